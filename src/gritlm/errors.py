@@ -1,0 +1,72 @@
+"""The exceptions of gritlm. All of them can be caught as :class:`GritLMError`.
+
+::
+
+    GritLMError
+    ├── InputError (ValueError)            a value handed in cannot be used
+    │   └── CacheMismatchError             key/value state made by another model
+    ├── UnknownArgumentError (TypeError)   a keyword nobody reads
+    ├── ModelError (RuntimeError)          a model that cannot be loaded or is refused
+    ├── ModeError (RuntimeError)           the model was loaded for the other job
+    ├── DownloadError (RuntimeError)       weights that cannot be fetched or kept
+    └── MissingExtraError (ImportError)    an optional dependency that is not installed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class GritLMError(Exception):
+    """Base of every error that gritlm raises on purpose."""
+
+
+class InputError(GritLMError, ValueError):
+    """A value handed in cannot be used; the message says which, and what would be right."""
+
+
+class CacheMismatchError(InputError):
+    """Key/value state handed to a model that did not make it."""
+
+
+class UnknownArgumentError(GritLMError, TypeError):
+    """A keyword argument that nothing would read."""
+
+
+class ModelError(GritLMError, RuntimeError):
+    """A checkpoint that cannot be loaded, or a model that is refused."""
+
+
+class ModeError(GritLMError, RuntimeError):
+    """The model was loaded for the other job."""
+
+
+class DownloadError(GritLMError, RuntimeError):
+    """Weights that cannot be fetched, checked or kept."""
+
+
+class MissingExtraError(GritLMError, ImportError):
+    """An optional dependency is needed; the message names the extra that brings it."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """``"; did you mean 'x'?"`` when a known word is near, else the list of known words."""
+    known = sorted(known)
+    near = get_close_matches(word, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+
+
+def choice(value: object, known: Iterable[str], *, name: str) -> str:
+    """``value`` if it is one of ``known``.
+
+    Raises:
+        InputError: naming the argument, what came and what was expected.
+    """
+    known = list(known)
+    if isinstance(value, str) and value in known:
+        return value
+    raise InputError(
+        f"{name}={value!r} is unknown; expected one of {', '.join(known)}"
+        + (did_you_mean(value, known) if isinstance(value, str) else "")
+    )

@@ -1,0 +1,1 @@
+"""The model room: weights, views, embeddings, key/value blocks and text."""

@@ -1,0 +1,95 @@
+"""Unpadded attention: several texts in one row, each attending to all of itself and nothing else.
+
+Shapes: T tokens of all texts together, H heads, K key/value heads, E head dimension.
+
+transformers calls it like its own implementations (a name in its attention registry), so every
+model that goes through that registry gets it: no modeling file is copied.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+PACKED = "gritlm_packed"
+
+
+def register() -> None:
+    """Make the name ``gritlm_packed`` known to transformers. Calling it again changes nothing."""
+    from transformers import AttentionInterface
+    from transformers.masking_utils import AttentionMaskInterface
+
+    AttentionInterface.register(PACKED, packed_attention)
+    AttentionMaskInterface.register(PACKED, _no_mask)
+
+
+def _no_mask(*_: Any, **__: Any) -> None:
+    """The lengths say all: no mask is built."""
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query_1HTE: Tensor,
+    key_1KTE: Tensor,
+    value_1KTE: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    lengths: list[int],
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    softcap: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Bidirectional attention within each of ``lengths`` consecutive texts -> (1, T, H, E).
+
+    Sliding windows are ignored: an embedding looks at its whole text.
+    """
+    del attention_mask
+    groups = query_1HTE.shape[1] // key_1KTE.shape[1]
+    key_1HTE = key_1KTE.repeat_interleave(groups, dim=1) if groups > 1 else key_1KTE
+    value_1HTE = value_1KTE.repeat_interleave(groups, dim=1) if groups > 1 else value_1KTE
+    rate = dropout if module.training else 0.0
+    if softcap is None and not rate and _has_varlen_kernel(query_1HTE):
+        return _varlen(query_1HTE, key_1HTE, value_1HTE, lengths, scaling), None
+    texts = zip(
+        query_1HTE.split(lengths, dim=2),
+        key_1HTE.split(lengths, dim=2),
+        value_1HTE.split(lengths, dim=2),
+        strict=True,
+    )
+    mixed = [_full(q, k, v, scaling, rate, softcap) for q, k, v in texts]
+    return torch.cat(mixed, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _full(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float | None, rate: float, cap: float | None
+) -> Tensor:
+    """Full attention of one text; with a soft cap on the scores as Gemma 2 has it."""
+    if cap is None:
+        return F.scaled_dot_product_attention(query, key, value, dropout_p=rate, scale=scaling)
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    score = query @ key.transpose(-1, -2) * scale
+    weight = (torch.tanh(score / cap) * cap).softmax(dim=-1, dtype=torch.float32)
+    return F.dropout(weight.to(query.dtype), rate) @ value
+
+
+def _has_varlen_kernel(query: Tensor) -> bool:
+    return query.is_cuda and query.dtype in (torch.float16, torch.bfloat16)
+
+
+def _varlen(
+    query: Tensor, key: Tensor, value: Tensor, lengths: list[int], scaling: float | None
+) -> Tensor:
+    """One flash-attention kernel over all texts (GPU, half precision) -> (1, T, H, E)."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    if scaling is not None:
+        query = query * (scaling * query.shape[-1] ** 0.5)  # the kernel scales by 1/sqrt(E) itself
+    border_N = torch.tensor([0, *lengths], device=query.device).cumsum(0).to(torch.int32)
+    flat = [x[0].transpose(0, 1).contiguous() for x in (query, key, value)]
+    longest = max(lengths)
+    mixed = varlen_attn(*flat, border_N, border_N, longest, longest)
+    return mixed[None]

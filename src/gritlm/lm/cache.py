@@ -1,0 +1,120 @@
+"""Caches that transformers models write their keys and values into.
+
+Shapes: B rows, K key/value heads, T tokens, E head dimension.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+_GROWTH = 256
+
+
+class PreallocatedLayer(CacheLayerMixin):
+    """Keys and values in one buffer with room ahead.
+
+    transformers' own dynamic layer copies everything at each step; here a step writes one token.
+    """
+
+    is_sliding = False
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__()
+        self.capacity = capacity
+        self.length = 0
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        rows, heads, _, size = key_states.shape
+        self.keys = key_states.new_empty(rows, heads, self.capacity, size)
+        self.values = value_states.new_empty(rows, heads, self.capacity, value_states.shape[-1])
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self.is_initialized = True
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Append (B, K, T, E); returns views of everything held."""
+        end = self.length + key_states.shape[2]
+        if not self.is_initialized:
+            self.capacity = max(self.capacity, end)
+            self.lazy_initialization(key_states, value_states)
+        elif end > self.capacity:
+            self._grow(end)
+        self.keys[:, :, self.length : end] = key_states
+        self.values[:, :, self.length : end] = value_states
+        self.length = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def _grow(self, needed: int) -> None:
+        self.capacity = needed + _GROWTH
+        old_keys, old_values = self.keys[:, :, : self.length], self.values[:, :, : self.length]
+        self.lazy_initialization(old_keys, old_values)
+        self.keys[:, :, : self.length] = old_keys
+        self.values[:, :, : self.length] = old_values
+
+    def get_seq_length(self) -> int:
+        return self.length
+
+    def get_max_length(self) -> int:
+        return -1
+
+    def get_max_cache_shape(self) -> int:
+        """The name that transformers before 5.20 asks for."""
+        return -1
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.length + query_length, 0
+
+    def reset(self) -> None:
+        self.length = 0
+
+
+class RecordingLayer(CacheLayerMixin):
+    """Keeps what one forward pass computed, and adds nothing to it."""
+
+    is_sliding = False
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.keys, self.values, self.is_initialized = key_states, value_states, True
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        self.lazy_initialization(key_states, value_states)
+        return key_states, value_states
+
+    def get_seq_length(self) -> int:
+        return 0
+
+    def get_max_length(self) -> int:
+        return -1
+
+    def get_max_cache_shape(self) -> int:
+        return -1
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return query_length, 0
+
+
+def preallocated(layers: int, capacity: int) -> Cache:
+    """An empty cache with room for ``capacity`` tokens; it grows when that is not enough."""
+    return Cache(layers=[PreallocatedLayer(capacity) for _ in range(layers)])
+
+
+def recording(layers: int) -> Cache:
+    """A cache that only records a single pass."""
+    return Cache(layers=[RecordingLayer() for _ in range(layers)])
+
+
+def recorded(cache: Cache) -> Tensor:
+    """What a pass over one row left behind -> (L, 2, K, T, E).
+
+    Raises:
+        ValueError: from torch, when layers differ in heads or size.
+    """
+    layers = [torch.stack((layer.keys[0], layer.values[0])) for layer in cache.layers]
+    return torch.stack(layers)

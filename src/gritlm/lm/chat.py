@@ -1,0 +1,91 @@
+"""Messages -> token ids, in the paper's chat format or that of the tokenizer's own template."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import uuid4
+
+from gritlm import prompts
+from gritlm.errors import InputError
+from gritlm.lm.tokens import SegmentTokenizer
+
+Message = dict[str, str]
+
+_ROLES = ("system", "user", "assistant")
+
+
+def chat_ids(
+    tokens: SegmentTokenizer, messages: Sequence[Message] | str, *, template: str, start: bool = True
+) -> list[int]:
+    """Ids of a conversation, ready for the model to answer.
+
+    Args:
+        messages: a user's text, or ``{"role": "system" | "user" | "assistant", "content": str}``.
+        template: ``gritlm`` or ``tokenizer``.
+        start: False continues a prefix (no BOS; a newline first).
+
+    Raises:
+        InputError: for a conversation that is not one.
+    """
+    turns = _validated(messages)
+    if template == "gritlm":
+        return tokens.for_chat(prompts.for_chat(turns, start=start), start=start).ids
+    return _by_template(tokens, turns, start=start)
+
+
+def _validated(messages: Sequence[Message] | str) -> list[Message]:
+    turns = [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
+    if not turns:
+        raise InputError("messages is empty; expected a text or at least one message")
+    for index, turn in enumerate(turns):
+        if not isinstance(turn, dict) or not isinstance(turn.get("content"), str):
+            raise InputError(
+                f"message {index} is {turn!r}; expected "
+                "{'role': 'user', 'content': 'text'} with a text"
+            )
+        if turn.get("role") not in _ROLES:
+            raise InputError(
+                f"message {index} has role {turn.get('role')!r}; expected {', '.join(_ROLES)}"
+            )
+    if turns[-1]["role"] == "assistant":
+        raise InputError("the last message is the assistant's; expected one to answer")
+    if not any(turn["content"] for turn in turns):
+        raise InputError("all messages are empty; expected some text")
+    return turns
+
+
+def _by_template(tokens: SegmentTokenizer, turns: Sequence[Message], *, start: bool) -> list[int]:
+    """Markup gets its special tokens; the same characters inside of a message stay characters."""
+    tokenizer = tokens.tokenizer
+    if tokenizer.chat_template is None:
+        raise InputError(
+            "this tokenizer has no chat template; set template='gritlm' in gritlm.json, or give "
+            "tokenizer.chat_template one"
+        )
+    contents = [turn["content"] for turn in turns]
+    if not any(special in c for special in tokenizer.all_special_tokens for c in contents):
+        return _continued(tokens, tokens.markup(_rendered(tokens, turns)), start=start)
+    marks = [f"content{uuid4().hex}" for _ in turns]
+    text = _rendered(tokens, [t | {"content": m} for t, m in zip(turns, marks, strict=True)])
+    ids: list[int] = []
+    for mark, content in zip(marks, contents, strict=True):
+        before, _, text = text.partition(mark)
+        ids += tokens.markup(before) + tokens.pieces([content], first=False)[0]
+    return _continued(tokens, ids + tokens.markup(text), start=start)
+
+
+def _rendered(tokens: SegmentTokenizer, turns: Sequence[Message]) -> str:
+    rendered = tokens.tokenizer.apply_chat_template(
+        list(turns), tokenize=False, add_generation_prompt=True
+    )
+    return str(rendered)
+
+
+def _continued(tokens: SegmentTokenizer, ids: list[int], *, start: bool) -> list[int]:
+    """Behind a prefix there is a newline and no second BOS."""
+    if start:
+        return ids
+    bos = tokens.tokenizer.bos_token_id
+    if tokens.prefix and ids[:1] == [bos]:
+        ids = ids[1:]
+    return tokens.pieces(["\n"], first=False)[0] + ids

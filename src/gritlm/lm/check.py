@@ -1,0 +1,51 @@
+"""The check made when a model is loaded: is its bidirectional pass bidirectional?
+
+Some versions of transformers ignored ``is_causal=False`` for padded or eager batches; embeddings
+were then silently those of a causal model. Such a model is refused.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from gritlm.errors import ModelError
+from gritlm.lm.model import UnifiedLM
+
+_LENGTH = 6
+# Below any real effect of a changed token, above rounding in bfloat16 of equal inputs (which is 0).
+_TOLERANCE = 1e-6
+
+
+@torch.inference_mode()
+def require_views(lm: UnifiedLM) -> None:
+    """Change the last token of a text and look at its first state, padded and unpadded.
+
+    Raises:
+        ModelError: when the bidirectional view does not see ahead, or the causal one does.
+    """
+    first, last, filler = 3, 4, 5
+    ids_BL = torch.full((3, _LENGTH + 2), filler, device=lm.device)
+    ids_BL[:, 0] = first
+    ids_BL[1, _LENGTH - 1] = last
+    mask_BL = torch.ones_like(ids_BL)
+    mask_BL[:2, _LENGTH:] = 0
+    short_BL, name = ids_BL[:2, :_LENGTH], type(lm.causal).__name__
+    for kind, ids, mask in (("padded", ids_BL, mask_BL), ("unpadded", short_BL, None)):
+        if _change(lm, ids, mask, causal=False) <= _TOLERANCE:
+            raise ModelError(
+                f"{name}: the first token of a {kind} text does not see its last one, so this "
+                "model cannot embed bidirectionally with this transformers; use attn='cccc'"
+            )
+    if _change(lm, short_BL, None, causal=True) > _TOLERANCE:
+        raise ModelError(
+            f"{name}: the first token sees the last one in the causal pass; this is an encoder, "
+            "and gritlm takes decoders (Llama, Mistral, Qwen, ...)"
+        )
+
+
+def _change(
+    lm: UnifiedLM, ids_BL: torch.Tensor, mask_BL: torch.Tensor | None, *, causal: bool
+) -> float:
+    """Largest difference between the first states of rows 0 and 1."""
+    state_BD = lm.hidden(ids_BL, mask_BL, causal=causal)[:2, 0].float()
+    return float((state_BD[0] - state_BD[1]).abs().max())

@@ -1,0 +1,72 @@
+"""Which checkpoint a name means, and how one is written."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from gritlm.errors import ModelError
+from gritlm.lm.load import adapter_base, is_adapter_folder
+from gritlm.lm.model import UnifiedLM
+from gritlm.lm.settings import PROJECTION_FILE, Settings
+
+
+def resolve(
+    name: str | Path | None, adapter: str | Path | None
+) -> tuple[str, str | None]:
+    """Base checkpoint and adapter that the arguments of ``GritLM`` mean.
+
+    No name is the default model, fetched if need be; an adapter's folder names its base itself.
+    """
+    chosen = None if adapter is None else str(adapter)
+    if name is None:
+        from gritlm.lm import default
+
+        return str(default.ensure()), chosen
+    if is_adapter_folder(str(name)) and chosen is None:
+        return adapter_base(str(name)), str(name)
+    return str(name), chosen
+
+
+def projection(source: str, settings: Settings, lm: UnifiedLM) -> nn.Linear | None:
+    """The projection before pooling: read from the folder, or new (random) when it has none."""
+    if settings.projection is None:
+        return None
+    with torch.random.fork_rng():
+        layer = nn.Linear(int(lm.config.hidden_size), settings.projection)
+    path = Path(source) / PROJECTION_FILE
+    if path.is_file():
+        try:
+            layer.load_state_dict(load_file(path))
+        except (RuntimeError, OSError) as error:
+            raise ModelError(f"{path}: does not fit projection={settings.projection}: {error}") from None
+    return layer.to(device=lm.device, dtype=lm.dtype).requires_grad_(False)
+
+
+def save(
+    lm: UnifiedLM, tokenizer: PreTrainedTokenizerBase, settings: Settings,
+    projection: nn.Linear | None, folder: Path,
+) -> None:  # fmt: skip
+    """Write model, tokenizer and settings; files take their places only when all are written.
+
+    Raises:
+        OSError: when they cannot be written; what was in the folder is then still there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    staging = folder / f".saving-{os.getpid()}"
+    try:
+        lm.causal.save_pretrained(staging)
+        tokenizer.save_pretrained(staging)
+        settings.save(staging)
+        if projection is not None:
+            save_file(projection.state_dict(), staging / PROJECTION_FILE)
+        for path in sorted(staging.iterdir()):
+            path.replace(folder / path.name)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)

@@ -1,0 +1,154 @@
+"""Texts -> vectors: length-sorted batches under a token budget.
+
+Shapes: B texts of a batch, T their tokens without padding, L positions, D hidden size, P projected.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from gritlm.lm.kv import KVBlock
+from gritlm.lm.model import UnifiedLM, unpack
+from gritlm.lm.pooling import POOLING, normalise
+from gritlm.lm.settings import Settings
+from gritlm.lm.tokens import Prompt, SegmentTokenizer
+
+log = logging.getLogger(__name__)
+
+# Tokens of one batch. Few on a CPU, where a batch that leaves the cache is slower; many on a GPU.
+TOKEN_BUDGET = {"cpu": 512, "mps": 4096, "cuda": 16384}
+
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    """What ``encode`` is told about its texts; see :meth:`gritlm.GritLM.encode`."""
+
+    batch_size: int
+    max_length: int
+    instruction: str
+    embed_instruction: bool
+    add_special_tokens: bool
+    get_cache: bool
+    progress: bool | None
+
+
+class Encoder:
+    """Reads texts with the bidirectional view (or the causal one, by ``settings.attn``)."""
+
+    def __init__(
+        self,
+        lm: UnifiedLM,
+        tokens: SegmentTokenizer,
+        settings: Settings,
+        projection: nn.Linear | None = None,
+    ) -> None:
+        self.lm = lm
+        self.tokens = tokens
+        self.settings = settings
+        self.projection = projection
+        self.pool = POOLING[settings.pooling_method]
+
+    @property
+    def dimension(self) -> int:
+        if self.projection is not None:
+            return self.projection.out_features
+        return int(self.lm.config.hidden_size)
+
+    def encode(self, texts: Sequence[str], options: EncodeOptions) -> tuple[Tensor, list[KVBlock]]:
+        """Vectors (N, D) in float32, in the order of ``texts``, and one block a text if wanted.
+
+        Raises:
+            InputError: naming the text that is empty or left without room by the instruction.
+        """
+        prompts = self._prompts(texts, options)
+        vectors_ND = torch.empty(len(prompts), self.dimension)
+        blocks: list[KVBlock | None] = [None] * len(prompts)
+        with _progress(len(prompts), options.progress) as bar:
+            for rows in batches(prompts, options.batch_size, self.token_budget):
+                vector_BD, made = self._read([prompts[row] for row in rows], options.get_cache)
+                vectors_ND[rows] = vector_BD.cpu()
+                for row, block in zip(rows, made, strict=False):
+                    blocks[row] = block
+                bar.update(len(rows))
+        return vectors_ND, [block for block in blocks if block is not None]
+
+    @property
+    def token_budget(self) -> int:
+        return TOKEN_BUDGET.get(self.lm.device.type, TOKEN_BUDGET["cpu"])
+
+    def _prompts(self, texts: Sequence[str], options: EncodeOptions) -> list[Prompt]:
+        prompts, cut = self.tokens.for_embedding(
+            texts,
+            max_length=options.max_length,
+            instruction=options.instruction,
+            end=self.settings.embed_eos,
+            embed_instruction=options.embed_instruction,
+            specials=options.add_special_tokens,
+        )
+        if cut:
+            log.warning(
+                "%d of %d texts are longer than max_length=%d tokens and were cut",
+                cut, len(texts), options.max_length,
+            )  # fmt: skip
+        return prompts
+
+    @torch.inference_mode()
+    def _read(self, batch: Sequence[Prompt], get_cache: bool) -> tuple[Tensor, list[KVBlock]]:
+        lengths = [len(prompt.ids) for prompt in batch]
+        ids_T = torch.tensor([i for prompt in batch for i in prompt.ids], device=self.lm.device)
+        hidden_BLD, blocks = self._hidden(ids_T, lengths, get_cache=get_cache)
+        if self.projection is not None:
+            hidden_BLD = self.projection(hidden_BLD)
+        vector_BD = self.pool(hidden_BLD, _span_mask([p.pooled for p in batch], hidden_BLD))
+        return normalise(vector_BD) if self.settings.normalized else vector_BD, blocks
+
+    def _hidden(
+        self, ids_T: Tensor, lengths: list[int], *, get_cache: bool
+    ) -> tuple[Tensor, list[KVBlock]]:
+        if self.settings.embeds_causally:
+            ids_BL = unpack(ids_T[:, None], lengths)[..., 0]
+            mask_BL = unpack(torch.ones_like(ids_T)[:, None], lengths)[..., 0]
+            blocks = [self.lm.causal_block(ids) for ids in ids_T.split(lengths)] if get_cache else []
+            return self.lm.hidden(ids_BL, mask_BL, causal=True), blocks
+        if get_cache:
+            hidden_TD, blocks = self.lm.hidden_and_blocks(ids_T, lengths)
+            return unpack(hidden_TD, lengths), blocks
+        return unpack(self.lm.hidden_packed(ids_T, lengths), lengths), []
+
+
+def _span_mask(spans: Sequence[tuple[int, int]], hidden_BLD: Tensor) -> Tensor:
+    position_L = torch.arange(hidden_BLD.shape[1], device=hidden_BLD.device)
+    start_B1, end_B1 = torch.tensor(spans, device=hidden_BLD.device)[:, :, None].unbind(dim=1)
+    return (position_L >= start_B1) & (position_L < end_B1)
+
+
+def batches(prompts: Sequence[Prompt], rows: int, budget: int) -> Iterator[list[int]]:
+    """Indices of like-sized texts, longest first so that memory trouble shows at once.
+
+    A batch holds at most ``rows`` texts and ``budget`` tokens; a longer text is alone in its batch.
+    """
+    batch: list[int] = []
+    tokens = 0
+    for index in sorted(range(len(prompts)), key=lambda i: -len(prompts[i].ids)):
+        size = len(prompts[index].ids)
+        if batch and (len(batch) == rows or tokens + size > budget):
+            yield batch
+            batch, tokens = [], 0
+        batch.append(index)
+        tokens += size
+    if batch:
+        yield batch
+
+
+def _progress(total: int, show: bool | None) -> tqdm[Any]:
+    """A bar on stderr; by itself only on a terminal, and only when the work takes a while."""
+    hidden = not sys.stderr.isatty() if show is None else not show
+    return tqdm(total=total, unit="text", disable=hidden, delay=0 if show else 1, leave=False)

@@ -1,0 +1,133 @@
+"""Prefill on top of given key/value state -> tokens -> stream of text."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+
+import torch
+from transformers import PreTrainedTokenizerBase
+from transformers.cache_utils import Cache
+
+from gritlm.errors import InputError
+from gritlm.lm.cache import preallocated
+from gritlm.lm.kv import KVBlock
+from gritlm.lm.model import UnifiedLM
+from gritlm.lm.sampling import Sampler
+
+
+def complete(
+    lm: UnifiedLM,
+    ids: Sequence[int],
+    *,
+    kv: KVBlock | None = None,
+    sampler: Sampler,
+    max_new_tokens: int,
+    end_ids: Collection[int] = (),
+) -> Iterator[int]:
+    """Token ids that follow ``kv`` and ``ids``, one at a time, without the closing end token.
+
+    Only the last position of the prompt gets logits, and each step writes one token into a cache
+    allocated beforehand.
+
+    Raises:
+        InputError: when there is nothing to continue, or it does not fit the model.
+        CacheMismatchError: when another model made ``kv``.
+    """
+    if not ids:
+        raise InputError("the prompt has no tokens; expected at least one")
+    held = 0 if kv is None else kv.tokens
+    room = _room(lm, held + len(ids), max_new_tokens)
+    if kv is not None:
+        lm.require_own(kv)
+    return _steps(lm, list(ids), kv, sampler, room, frozenset(end_ids))
+
+
+def _room(lm: UnifiedLM, prompt: int, wanted: int) -> int:
+    if wanted < 1:
+        raise InputError(f"max_new_tokens={wanted}; expected 1 or more")
+    limit = lm.max_positions
+    if limit is not None and prompt >= limit:
+        raise InputError(f"the prompt has {prompt} tokens, the model takes {limit} with the answer")
+    return wanted if limit is None else min(wanted, limit - prompt)
+
+
+def _steps(
+    lm: UnifiedLM, ids: list[int], kv: KVBlock | None, sampler: Sampler, room: int,
+    end_ids: frozenset[int],
+) -> Iterator[int]:  # fmt: skip
+    # Inference mode is left at each yield: it belongs to the thread, and the caller runs there.
+    with torch.inference_mode():
+        cache = prefix_cache(lm, kv, room=len(ids) + room)
+        logits_V = lm.logits(torch.tensor([ids], device=lm.device), cache=cache, keep=1)[0, -1]
+    for step in range(room):
+        token = sampler(logits_V)
+        if token in end_ids:
+            return
+        yield token
+        if step + 1 < room:
+            with torch.inference_mode():
+                next_11 = torch.tensor([[token]], device=lm.device)
+                logits_V = lm.logits(next_11, cache=cache, keep=1)[0, -1]
+
+
+def prefix_cache(lm: UnifiedLM, kv: KVBlock | None, *, room: int, rows: int = 1) -> Cache:
+    """A cache that begins with ``kv`` at position 0, in the model's format and on its device."""
+    if kv is None:
+        return preallocated(lm.config.num_hidden_layers, room)
+    lm.require_own(kv)
+    block = KVBlock.join([kv]).to(dtype=lm.dtype, device=lm.device)
+    return block.cache(room=room, rows=rows)
+
+
+class TextStream:
+    """Token ids -> pieces of text that never split a character or show part of a stop string."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str] = ()) -> None:
+        self.tokenizer = tokenizer
+        self.stop = [s for s in stop if s]
+        self._ids: list[int] = []
+        # Tokens before `_context` are never decoded again; those up to `_done` are already text.
+        self._context = self._done = 0
+        self._held = ""
+
+    def pieces(self, tokens: Iterable[int]) -> Iterator[str]:
+        """Text as it becomes certain; ends at the first stop string, which is not shown."""
+        for token in tokens:
+            self._ids.append(token)
+            self._held += self._new_text()
+            if (cut := self._stops_at()) is not None:
+                yield from self._release(cut)
+                return
+            yield from self._release(len(self._held) - self._maybe_stop())
+        self._held += self._new_text(last=True)
+        cut = self._stops_at()
+        yield from self._release(len(self._held) if cut is None else cut)
+
+    def _release(self, size: int) -> Iterator[str]:
+        if size:
+            yield self._held[:size]
+            self._held = self._held[size:]
+
+    def _new_text(self, *, last: bool = False) -> str:
+        """Text since the last call; nothing while a character is still incomplete."""
+        known = self._decode(self._ids[self._context : self._done])
+        text = self._decode(self._ids[self._context :])
+        if text.endswith("\ufffd") and not last:
+            return ""
+        self._context, self._done = self._done, len(self._ids)
+        return text[len(known) :]
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+
+    def _stops_at(self) -> int | None:
+        found = [at for s in self.stop if (at := self._held.find(s)) >= 0]
+        return min(found, default=None)
+
+    def _maybe_stop(self) -> int:
+        """How many characters at the end may turn out to be the beginning of a stop string."""
+        longest = max((len(s) for s in self.stop), default=1) - 1
+        for size in range(min(longest, len(self._held)), 0, -1):
+            if any(s.startswith(self._held[-size:]) for s in self.stop):
+                return size
+        return 0

@@ -1,0 +1,347 @@
+"""GritLM: the facade. One model that embeds, searches and writes."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gritlm.errors import InputError, ModeError, UnknownArgumentError, choice
+from gritlm.lm import checkpoint, texts
+from gritlm.lm.chat import Message, chat_ids
+from gritlm.lm.check import require_views
+from gritlm.lm.encoder import Encoder, EncodeOptions
+from gritlm.lm.generator import TextStream, complete
+from gritlm.lm.hf_generate import hf_generate
+from gritlm.lm.kv import KVBlock
+from gritlm.lm.load import load
+from gritlm.lm.model import UnifiedLM
+from gritlm.lm.pooling import normalise
+from gritlm.lm.precision import to_precision
+from gritlm.lm.sampling import make_sampler
+from gritlm.lm.settings import MODES
+from gritlm.lm.tokens import SegmentTokenizer
+from gritlm.prompts import gritlm_instruction
+
+log = logging.getLogger(__name__)
+
+Vectors = NDArray[Any] | Tensor
+
+
+class GritLM:
+    """One set of weights that embeds (bidirectionally) and generates (causally).
+
+    Args:
+        model_name_or_path: hub id or checkpoint folder of any decoder; None for the default model,
+            which is fetched at the first use.
+        mode: ``unified``, ``embedding`` (loads no LM head) or ``generative``.
+        pooling_method: ``mean``, ``weightedmean``, ``lasttoken`` or ``cls``. This and the next four
+            default to what the checkpoint's ``gritlm.json`` says, else to the reference's values
+            (mean, True, no projection, bbcc, no string).
+        normalized: vectors of length 1.
+        projection: size the states are projected to before pooling.
+        attn: ``bbcc``, ``cccc``, ``bb`` or ``cc``.
+        embed_eos: string put behind every text to embed.
+        device: where to put the model; None for the best there is.
+        adapter: folder or hub id of a PEFT adapter, merged into the weights when loading.
+        from_pretrained: ``dtype`` (or ``torch_dtype``; None picks what this machine is fastest in),
+            ``device_map``, ``quantization_config``, ``attn_implementation``, ``revision``, ...
+
+    Raises:
+        ModelError: for a checkpoint that cannot be loaded or whose attention cannot be changed.
+        UnknownArgumentError: for a keyword nobody reads.
+        InputError: for an unknown value.
+    """
+
+    def __init__(
+        self,
+        model_name_or_path: str | Path | None = None,
+        *,
+        mode: str = "unified",
+        pooling_method: str | None = None,
+        normalized: bool | None = None,
+        projection: int | None = None,
+        attn: str | None = None,
+        embed_eos: str | None = None,
+        device: str | torch.device | None = None,
+        adapter: str | Path | None = None,
+        **from_pretrained: Any,
+    ) -> None:
+        self.mode = choice(mode, MODES, name="mode")
+        source, adapter = checkpoint.resolve(model_name_or_path, adapter)
+        dtype = _one_dtype(from_pretrained)
+        loaded = load(
+            source, mode=mode, device=device, dtype=dtype, adapter=adapter, options=from_pretrained
+        )
+        self.source, self.adapter = source, adapter
+        self.settings = loaded.settings.but(
+            pooling_method=pooling_method,
+            normalized=normalized,
+            projection=projection,
+            attn=attn,
+            embed_eos=embed_eos,
+        )
+        self.tokenizer, self.dtype_reason = loaded.tokenizer, loaded.dtype_reason
+        self.lm = UnifiedLM(loaded.model)
+        if mode != "generative" and not self.settings.embeds_causally:
+            require_views(self.lm)
+        self._tokens = SegmentTokenizer(self.tokenizer)
+        self.projection = checkpoint.projection(source, self.settings, self.lm)
+        self._encoder = Encoder(self.lm, self._tokens, self.settings, self.projection)
+        self._lock, self._warned = threading.Lock(), self.settings.trained_to_embed
+
+    def encode(
+        self,
+        sentences: str | Sequence[str],
+        *,
+        batch_size: int = 256,
+        max_length: int | None = None,
+        instruction: str = "",
+        embed_instruction: bool = False,
+        get_cache: bool = False,
+        convert_to_tensor: bool = False,
+        recast: bool = False,
+        add_special_tokens: bool = True,
+        truncate_dim: int | None = None,
+        precision: str = "float32",
+        show_progress_bar: bool | None = None,
+    ) -> Any:
+        """Texts -> vectors, in the order of the texts.
+
+        Args:
+            sentences: one text or many.
+            batch_size: most texts read at once; a token budget for the machine bounds it further.
+            max_length: tokens a text is cut to, header included (a warning counts the cut ones).
+            instruction: the formatted header, ``gritlm_instruction("what to do")``.
+            embed_instruction: average over the header too.
+            get_cache: also return the key/value state, one :class:`KVBlock` a text, unpadded.
+            convert_to_tensor: a torch tensor on the model's device instead of a numpy array.
+            recast: vectors in the model's own number format (tensors; numpy stays float32).
+            add_special_tokens: put the tokenizer's BOS in front.
+            truncate_dim: keep the first so many dimensions (and normalise again).
+            precision: ``float32``, ``int8``, ``uint8``, ``binary`` or ``ubinary``.
+            show_progress_bar: None shows one on a terminal when it takes more than a second.
+
+        Returns:
+            (D,) for one text, (N, D) for a list, float32; with ``get_cache`` a pair
+            ``(vectors, blocks)``.
+
+        Raises:
+            InputError: naming the text that is empty, no text, or has no room.
+            ModeError: on a model loaded with ``mode="generative"``.
+        """
+        self._require_embedding()
+        many = texts.validated(sentences)
+        options = EncodeOptions(
+            batch_size=texts.at_least_one(batch_size, name="batch_size"),
+            max_length=self._length(max_length),
+            instruction=instruction,
+            embed_instruction=embed_instruction,
+            add_special_tokens=add_special_tokens,
+            get_cache=get_cache,
+            progress=show_progress_bar,
+        )
+        vectors_ND, blocks = self._encoder.encode(many, options)
+        if truncate_dim is not None:
+            vectors_ND = self._truncated(vectors_ND, truncate_dim)
+        if recast:
+            vectors_ND = vectors_ND.to(self.dtype)
+        vectors = self._output(vectors_ND, precision, convert_to_tensor)
+        if isinstance(sentences, str):
+            vectors = vectors[0]
+        return (vectors, blocks) if get_cache else vectors
+
+    def encode_queries(self, queries: str | Sequence[str], **options: Any) -> Any:
+        """As :meth:`encode`; the name that BEIR users know."""
+        return self.encode(queries, **options)
+
+    def encode_corpus(
+        self, corpus: str | Sequence[str] | Mapping[str, str] | Sequence[Mapping[str, str]],
+        **options: Any,
+    ) -> Any:  # fmt: skip
+        """As :meth:`encode`, for texts or ``{"title": ..., "text": ...}`` (joined by a space)."""
+        return self.encode(texts.documents(corpus), **options)
+
+    def encode_query(
+        self, sentences: str | Sequence[str], *, instruction: str | None = None, **options: Any
+    ) -> Any:
+        """As :meth:`encode`, with the model's own query instruction as the default header."""
+        if instruction is None:
+            instruction = gritlm_instruction(self.settings.query_instruction)
+        return self.encode(sentences, instruction=instruction, **options)
+
+    def encode_document(
+        self, sentences: Any, *, instruction: str | None = None, **options: Any
+    ) -> Any:
+        """As :meth:`encode_corpus`, with the header of a text without instruction."""
+        header = gritlm_instruction() if instruction is None else instruction
+        return self.encode_corpus(sentences, instruction=header, **options)
+
+    def similarity(self, one: Vectors, other: Vectors) -> Tensor:
+        """Cosine of each vector with each -> (N, M)."""
+        return normalise(texts.as_rows(one)) @ normalise(texts.as_rows(other)).T
+
+    def similarity_pairwise(self, one: Vectors, other: Vectors) -> Tensor:
+        """Cosine of vector i with vector i -> (N,)."""
+        return (normalise(texts.as_rows(one)) * normalise(texts.as_rows(other))).sum(dim=-1)
+
+    def chat(
+        self,
+        messages: str | Sequence[Message],
+        *,
+        kv: KVBlock | None = None,
+        stream: bool = False,
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        stop: str | Sequence[str] | None = None,
+        seed: int | None = None,
+    ) -> str | Iterator[str]:
+        """Answer a text or a conversation.
+
+        Args:
+            messages: a text, or ``{"role": "system" | "user" | "assistant", "content": str}``.
+            kv: key/value state that comes before the conversation, as ``encode(get_cache=True)``
+                returns it; it is moved to position 0.
+            stream: return an iterator of pieces of text instead of the text.
+            temperature: 0 (the default) takes the likeliest token.
+            stop: strings that end the answer; they are not part of it.
+            seed: fixes what is drawn.
+
+        Raises:
+            InputError: for values out of range or a prompt that does not fit.
+            CacheMismatchError: when another model made ``kv``.
+            ModeError: on a model loaded with ``mode="embedding"``.
+        """
+        self._require_head()
+        sampler = make_sampler(temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
+        ids = chat_ids(
+            self._tokens, messages, template=self.settings.template, start=kv is None
+        )
+        tokens = complete(
+            self.lm, ids, kv=kv, sampler=sampler, max_new_tokens=max_new_tokens,
+            end_ids=self.end_ids,
+        )  # fmt: skip
+        stops = [stop] if isinstance(stop, str) else list(stop or [])
+        pieces = TextStream(self.tokenizer, stops).pieces(tokens)
+        return pieces if stream else "".join(pieces)
+
+    def generate(
+        self, inputs: Tensor | Mapping[str, Tensor], *, kv: KVBlock | None = None, **options: Any
+    ) -> Any:
+        """transformers' ``generate`` on the causal view, with all of its arguments.
+
+        Args:
+            inputs: ids (B, L), or a mapping with ``input_ids`` (and ``attention_mask``).
+            kv: key/value state that comes before the ids of every row.
+
+        Returns:
+            Ids (B, L + new), as transformers does; those of ``kv`` are not among them.
+        """
+        self._require_head()
+        return hf_generate(self.lm, inputs, kv=kv, pad_id=self.tokenizer.pad_token_id, **options)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a folder that ``GritLM(folder)`` and plain transformers load."""
+        checkpoint.save(self.lm, self.tokenizer, self.settings, self.projection, Path(folder))
+
+    @property
+    def model(self) -> Any:
+        """The Hugging Face model: the causal view."""
+        return self.lm.causal
+
+    @property
+    def device(self) -> torch.device:
+        return self.lm.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.lm.dtype
+
+    @property
+    def max_length(self) -> int:
+        """Tokens a text to embed is cut to by default."""
+        return self._length(None)
+
+    @property
+    def embedding_dimension(self) -> int:
+        return self._encoder.dimension
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Tokens that end an answer."""
+        said = getattr(self.lm.causal.generation_config, "eos_token_id", None)
+        known = said if isinstance(said, list) else [said]
+        return frozenset(i for i in [*known, self.tokenizer.eos_token_id] if i is not None)
+
+    def num_parameters(self) -> int:
+        return int(self.lm.causal.num_parameters())
+
+    def memory_bytes(self) -> int:
+        """Bytes of the weights and buffers."""
+        return int(self.lm.causal.get_memory_footprint())
+
+    def kv_bytes_per_token(self) -> int:
+        """Bytes that the keys and values of one token take in the model's number format."""
+        config = self.lm.config
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return int(2 * config.num_hidden_layers * heads * size * self.dtype.itemsize)
+
+    def _length(self, asked: int | None) -> int:
+        limit = self.lm.max_positions
+        if asked is None:
+            return min(self.settings.max_length, limit or self.settings.max_length)
+        texts.at_least_one(asked, name="max_length")
+        if limit is not None and asked > limit:
+            raise InputError(f"max_length={asked}, the model takes at most {limit} tokens")
+        return asked
+
+    def _truncated(self, vectors_ND: Tensor, size: int) -> Tensor:
+        if not 1 <= size <= self.embedding_dimension:
+            raise InputError(f"truncate_dim={size}; expected 1 to {self.embedding_dimension}")
+        cut_ND = vectors_ND[:, :size]
+        return normalise(cut_ND) if self.settings.normalized else cut_ND
+
+    def _output(self, vectors_ND: Tensor, precision: str, as_tensor: bool) -> Any:
+        if as_tensor and precision == "float32":
+            return vectors_ND.to(self.device)
+        made: NDArray[Any] = to_precision(vectors_ND.to(torch.float32).numpy(), precision)
+        return torch.from_numpy(np.ascontiguousarray(made)) if as_tensor else made
+
+    def _require_embedding(self) -> None:
+        if self.mode == "generative":
+            raise ModeError(
+                "this model was loaded with mode='generative' and does not embed; "
+                "load it with mode='unified' or mode='embedding'"
+            )
+        with self._lock:
+            first, self._warned = not self._warned, True
+        if first:
+            log.warning(
+                "%s is not yet trained to embed: it writes as its base does, and its vectors rank "
+                "texts poorly", self.source,
+            )  # fmt: skip
+
+    def _require_head(self) -> None:
+        if not self.lm.has_head:
+            raise ModeError(
+                "this model was loaded with mode='embedding' and has no LM head to write with; "
+                "load it with mode='unified'"
+            )
+
+
+def _one_dtype(options: dict[str, Any]) -> Any:
+    """``dtype`` or its older name ``torch_dtype``."""
+    old, new = options.pop("torch_dtype", None), options.pop("dtype", None)
+    if old is not None and new is not None and old != new:
+        raise UnknownArgumentError(f"torch_dtype={old!r} and dtype={new!r}: give one of the two")
+    return new if new is not None else old

@@ -1,0 +1,214 @@
+"""Name or folder -> weights and tokenizer, refused early where they cannot work."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from gritlm import prompts, runtime
+from gritlm.errors import GritLMError, InputError, ModelError, UnknownArgumentError, did_you_mean
+from gritlm.lm.settings import FILE, Settings, read_settings
+
+log = logging.getLogger(__name__)
+
+# Keyword arguments handed on to transformers' from_pretrained. Anything else is a mistake.
+FROM_PRETRAINED = frozenset(
+    "attn_implementation cache_dir device_map distributed_config force_download local_files_only "
+    "max_memory offload_buffers offload_folder quantization_config revision subfolder token tp_plan "
+    "variant".split()
+)
+_HUB = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model with its tokenizer and what is known about both."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    settings: Settings
+    dtype_reason: str
+
+
+def load(
+    source: str, *, mode: str, device: str | torch.device | None, dtype: Any, adapter: str | None,
+    options: dict[str, Any],
+) -> Loaded:  # fmt: skip
+    """Load a checkpoint folder or hub id with transformers' own classes; remote code stays off.
+
+    Args:
+        mode: ``embedding`` loads no LM head.
+        dtype: a torch dtype, its name, "auto" (as stored) or None (best for this machine).
+        adapter: folder or hub id of a PEFT adapter, merged into the weights.
+        options: other arguments of ``from_pretrained``.
+
+    Raises:
+        UnknownArgumentError: for an option nobody reads.
+        ModelError: for anything that cannot be loaded, with what to do.
+    """
+    _require_known(options)
+    hub = {name: options[name] for name in _HUB if name in options}
+    config = _config(source, hub)
+    _require_decoder(config, source)
+    target, placed = runtime.choose_device(device), "device_map" in options
+    chosen, reason = _dtype(dtype, target)
+    with _explained(source):
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **hub)
+        model = _class_for(mode).from_pretrained(
+            source, dtype=chosen, use_safetensors=True, trust_remote_code=False, **options
+        )
+    if adapter is not None:
+        model = _with_adapter(model, adapter)
+    if not placed and "quantization_config" not in options:
+        model = model.to(target)
+    settings = _settings(source, hub)
+    _prepare(tokenizer, settings)
+    return Loaded(model.eval(), tokenizer, settings, reason)
+
+
+def _require_known(options: dict[str, Any]) -> None:
+    if options.pop("trust_remote_code", False):
+        raise InputError(
+            "trust_remote_code=True is not accepted: gritlm runs transformers' own classes only; "
+            "leave it out (the code that published GritLM checkpoints name is not needed)"
+        )
+    for name in options:
+        if name not in FROM_PRETRAINED:
+            raise UnknownArgumentError(
+                f"GritLM() got an unknown argument {name!r}{did_you_mean(name, FROM_PRETRAINED)}"
+            )
+
+
+def _config(source: str, hub: dict[str, Any]) -> Any:
+    folder = Path(source)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise ModelError(f"{source}: no config.json in this folder; expected a checkpoint folder")
+    with _explained(source):
+        return AutoConfig.from_pretrained(source, trust_remote_code=False, **hub)
+
+
+def _require_decoder(config: Any, source: str) -> None:
+    kind = config.model_type
+    encoder = getattr(config, "is_encoder_decoder", False) or not _is_decoder(config)
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or encoder:
+        raise ModelError(
+            f"{source}: {kind!r} is not a decoder; gritlm takes models that write from left to "
+            "right (Llama, Mistral, Mixtral, Qwen, Gemma, Phi, GPT-NeoX, ...)"
+        )
+
+
+def _is_decoder(config: Any) -> bool:
+    """Encoders that can be turned into decoders (BERT and its kin) say so by ``is_decoder``."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    masked = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return not masked or bool(getattr(config, "is_decoder", False))
+
+
+def _dtype(dtype: Any, device: torch.device) -> tuple[Any, str]:
+    if dtype is None:
+        found = runtime.choose_dtype(device)
+        log.info("number format %s: %s", found.dtype, found.reason)
+        return found.dtype, found.reason
+    if dtype == "auto":
+        return "auto", "as stored in the checkpoint"
+    known = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(known, torch.dtype) or not known.is_floating_point:
+        raise InputError(
+            f"dtype={dtype!r}; expected 'auto', 'float32', 'bfloat16', 'float16' or a torch dtype"
+        )
+    return known, "as asked for"
+
+
+def _class_for(mode: str) -> Any:
+    return AutoModel if mode == "embedding" else AutoModelForCausalLM
+
+
+@contextmanager
+def _explained(source: str) -> Iterator[None]:
+    """Turns what transformers raises for a bad checkpoint into one line that says what to do."""
+    try:
+        yield
+    except GritLMError:
+        raise
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ModelError(_explanation(source, error)) from error
+
+
+def _explanation(source: str, error: BaseException) -> str:
+    folder, said = Path(source), " ".join(str(error).split())
+    if "trust_remote_code" in said:
+        return (
+            f"{source}: its config asks for code from the checkpoint, which gritlm never runs, and "
+            "transformers has no class of its own for it"
+        )
+    if folder.is_dir() and not any(folder.glob("*.safetensors*")):
+        if any(folder.glob("*.bin")):
+            return (
+                f"{source}: only .bin (pickle) weights, which can carry code; convert them with "
+                "transformers: model.save_pretrained(folder, safe_serialization=True)"
+            )
+        return f"{source}: no *.safetensors file in this folder"
+    if type(error).__name__ == "SafetensorError":
+        return f"{source}: a weights file is truncated or damaged ({said}); download it again"
+    if not folder.exists() and ("not a local folder" in said or "connect" in said.lower()):
+        return (
+            f"{source!r} is neither a folder here nor a model that can be fetched ({said[:200]}); "
+            "check the path, or the name and the network"
+        )
+    return f"{source}: cannot be loaded: {said[:500]}"
+
+
+def _with_adapter(model: PreTrainedModel, adapter: str) -> PreTrainedModel:
+    """Apply a PEFT adapter and merge it, so that both views read the same merged tensors."""
+    from peft import PeftModel
+
+    with _explained(adapter):
+        adapted = PeftModel.from_pretrained(model, adapter, use_safetensors=True)
+        return adapted.merge_and_unload(safe_merge=True)  # type: ignore[operator, no-any-return]
+
+
+def _settings(source: str, hub: dict[str, Any]) -> Settings:
+    if Path(source).is_dir():
+        return read_settings(Path(source) / hub.get("subfolder", ""))
+    from transformers.utils import cached_file
+
+    found = cached_file(source, FILE, _raise_exceptions_for_missing_entries=False, **hub)
+    return Settings() if found is None else read_settings(Path(found).parent)
+
+
+def _prepare(tokenizer: PreTrainedTokenizerBase, settings: Settings) -> None:
+    """Our chat format where the tokenizer has none; a padding token where it has none."""
+    if tokenizer.chat_template is None and settings.template == "gritlm":
+        tokenizer.chat_template = prompts.CHAT_TEMPLATE
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"
+
+
+def is_adapter_folder(source: str) -> bool:
+    return (Path(source) / "adapter_config.json").is_file()
+
+
+def adapter_base(folder: str) -> str:
+    """The base model that an adapter folder names.
+
+    Raises:
+        ModelError: when it names none.
+    """
+    about = json.loads((Path(folder) / "adapter_config.json").read_text(encoding="utf-8"))
+    base = about.get("base_model_name_or_path")
+    if not base:
+        raise ModelError(f"{folder}: the adapter names no base model; pass it: GritLM(BASE, adapter=...)")
+    return str(base)

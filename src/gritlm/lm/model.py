@@ -1,0 +1,219 @@
+"""UnifiedLM: one set of weights, a bidirectional view to read and a causal view to write.
+
+Shapes: B rows, L positions, T tokens of all rows without padding, D hidden size, V vocabulary,
+S positions whose logits are kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache
+
+from gritlm.errors import CacheMismatchError, ModelError
+from gritlm.lm import views
+from gritlm.lm.cache import recorded, recording
+from gritlm.lm.kv import KVBlock
+from gritlm.lm.packing import decoding_view
+from gritlm.lm.rope import RopeTable, rope_table
+
+
+class UnifiedLM:
+    """Two module shells over the tensors of one Hugging Face decoder.
+
+    Safe to call from several threads: neither view is ever changed by a call.
+
+    Attributes:
+        causal: the model handed in, untouched.
+        bidirectional: a shell of its decoder in which each token sees its whole text.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.causal = model.eval()
+        self.decoder = model.base_model
+        self.bidirectional = views.bidirectional(self.decoder)
+        self.packs = views.can_pack(self.decoder)
+        self._lock = threading.Lock()
+        self._decoding: PreTrainedModel | None = None
+        self._fingerprint: str | None = None
+
+    @property
+    def config(self) -> Any:
+        return self.decoder.config
+
+    @property
+    def device(self) -> torch.device:
+        return self.decoder.get_input_embeddings().weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.causal.dtype
+
+    @property
+    def has_head(self) -> bool:
+        """Whether it can write: False for a model loaded without its LM head."""
+        return self.causal is not self.decoder
+
+    @property
+    def max_positions(self) -> int | None:
+        """Longest text in tokens that the model was built for, where its config tells."""
+        return getattr(self.config, "max_position_embeddings", None)
+
+    def hidden(self, ids_BL: Tensor, mask_BL: Tensor | None = None, *, causal: bool) -> Tensor:
+        """States after the final norm -> (B, L, D); arbitrary where the mask is 0.
+
+        Args:
+            ids_BL: token ids, padded on the right.
+            mask_BL: 1 for real tokens; None when there is no padding.
+            causal: each token sees those before it, else its whole text.
+        """
+        if causal:
+            return self.decoder(ids_BL, attention_mask=mask_BL, use_cache=False).last_hidden_state
+        if not self.packs:
+            view = self.bidirectional
+            return view(ids_BL, attention_mask=mask_BL, use_cache=False).last_hidden_state
+        width = ids_BL.shape[1]
+        lengths = [width] * len(ids_BL) if mask_BL is None else mask_BL.sum(dim=1).tolist()
+        ids_T = torch.cat([row[:n] for row, n in zip(ids_BL, lengths, strict=True)])
+        return unpack(self.hidden_packed(ids_T, lengths), lengths, width=width)
+
+    def hidden_packed(self, ids_T: Tensor, lengths: list[int]) -> Tensor:
+        """Bidirectional states of texts that stand one behind the other -> (T, D)."""
+        return self._packed(ids_T, lengths, None)
+
+    def hidden_and_blocks(self, ids_T: Tensor, lengths: list[int]) -> tuple[Tensor, list[KVBlock]]:
+        """As :meth:`hidden_packed`, and the key/value block of each text."""
+        cache = recording(self.config.num_hidden_layers)
+        hidden_TD = self._packed(ids_T, lengths, cache)
+        return hidden_TD, self._blocks(recorded(cache), ids_T, lengths, causal=False)
+
+    def causal_block(self, ids_T: Tensor) -> KVBlock:
+        """Key/value block of one text read causally."""
+        cache = recording(self.config.num_hidden_layers)
+        self.decoder(ids_T[None], past_key_values=cache, use_cache=True)
+        return self._blocks(recorded(cache), ids_T, [len(ids_T)], causal=True)[0]
+
+    def logits(
+        self, ids_BL: Tensor, mask_BL: Tensor | None = None, *, cache: Cache | None = None,
+        keep: int = 0,
+    ) -> Tensor:
+        """Next-token logits of the causal view -> (B, S, V).
+
+        Args:
+            mask_BL: 1 for real tokens, the cached ones included.
+            cache: continued and extended in place.
+            keep: how many last positions get logits; 0 for all.
+        """
+        one_step = ids_BL.shape[1] == 1 and not torch.is_grad_enabled()
+        model = self.decoding if one_step else self.causal
+        return model(
+            ids_BL, attention_mask=mask_BL, past_key_values=cache, use_cache=cache is not None,
+            logits_to_keep=keep,
+        ).logits  # fmt: skip
+
+    @property
+    def decoding(self) -> PreTrainedModel:
+        """The causal view for steps of one token; on some machines with packed weights."""
+        with self._lock:
+            if self._decoding is None:
+                self._decoding = decoding_view(self.causal)
+            return self._decoding
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies weights, number format and adapter: the maker of a KV block."""
+        with self._lock:
+            if self._fingerprint is None:
+                self._fingerprint = _fingerprint(self.decoder)
+            return self._fingerprint
+
+    def require_own(self, block: KVBlock) -> None:
+        """Refuse key/value state that other weights made.
+
+        Raises:
+            CacheMismatchError: naming both.
+        """
+        if block.model != self.fingerprint:
+            raise CacheMismatchError(
+                f"this KV block was made by model {block.model}, this model is "
+                f"{self.fingerprint}; encode the text again with this model"
+            )
+
+    def _packed(self, ids_T: Tensor, lengths: list[int], cache: Cache | None) -> Tensor:
+        if not self.packs:
+            return self._one_by_one(ids_T, lengths, cache)
+        position_T = torch.cat([torch.arange(n, device=ids_T.device) for n in lengths])
+        output = self.bidirectional(
+            ids_T[None],
+            position_ids=position_T[None],
+            past_key_values=cache,
+            use_cache=cache is not None,
+            lengths=lengths,
+        )
+        return output.last_hidden_state[0]
+
+    def _one_by_one(self, ids_T: Tensor, lengths: list[int], cache: Cache | None) -> Tensor:
+        """For models whose attention cannot be exchanged: padded, without a cache."""
+        if cache is not None:
+            raise ModelError(
+                f"{type(self.causal).__name__} has its attention built in: no KV blocks from it"
+            )
+        rows = ids_T.split(lengths)
+        ids_BL = pad_sequence(list(rows), batch_first=True)
+        mask_BL = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+        hidden_BLD = self.hidden(ids_BL, mask_BL, causal=False)
+        return hidden_BLD[mask_BL.bool()]
+
+    def _blocks(
+        self, data: Tensor, ids_T: Tensor, lengths: list[int], *, causal: bool
+    ) -> list[KVBlock]:
+        ids, rope = ids_T.cpu(), self.rope()
+        blocks, start = [], 0
+        for length in lengths:
+            here = slice(start, start + length)
+            position_T = torch.arange(length)
+            blocks.append(
+                KVBlock(
+                    data=data[:, :, :, here].clone(),
+                    token_ids=ids[here].clone(),
+                    stored_T=position_T,
+                    position_T=position_T,
+                    causal=causal,
+                    model=self.fingerprint,
+                    rope=rope,
+                )
+            )
+            start += length
+        return blocks
+
+    def rope(self) -> RopeTable | None:
+        """Table to move keys with; None where they cannot be moved."""
+        try:
+            return rope_table(self.decoder)
+        except ModelError:
+            return None
+
+
+def unpack(packed_TD: Tensor, lengths: list[int], *, width: int | None = None) -> Tensor:
+    """(T, D) -> (B, L, D), padded with zeros on the right to ``width`` or the longest text."""
+    padded = pad_sequence(list(packed_TD.split(lengths)), batch_first=True)
+    missing = (width or padded.shape[1]) - padded.shape[1]
+    return torch.nn.functional.pad(padded, (0, 0, 0, missing)) if missing else padded
+
+
+def _fingerprint(decoder: PreTrainedModel) -> str:
+    """Hash of every parameter's name, shape, format and up to 64 values spread over it."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name, tensor in decoder.named_parameters():
+        flat = tensor.detach().flatten()
+        step = max(1, flat.numel() // 64)
+        values = flat[::step][:64].to("cpu", torch.float32) if flat.device.type != "meta" else None
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(b"" if values is None else values.numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,63 @@
+"""Samplers as closures: logits of one position -> one token id."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from gritlm.errors import InputError
+
+Sampler = Callable[[Tensor], int]
+
+
+def make_sampler(
+    *, temperature: float = 0.0, top_p: float = 1.0, top_k: int = 0, seed: int | None = None
+) -> Sampler:
+    """A sampler of logits (V,).
+
+    Args:
+        temperature: 0 takes the likeliest token; 1 samples from the model's own distribution.
+        top_p: sample from the smallest set of tokens that holds this much probability (nucleus
+            sampling, Holtzman et al. 2020); 1 keeps all.
+        top_k: sample from this many likeliest tokens; 0 keeps all.
+        seed: fixes what is drawn; None draws anew each time.
+
+    Raises:
+        InputError: for a value outside of its range, NaN included.
+    """
+    if not 0 <= temperature < float("inf"):
+        raise InputError(f"temperature={temperature!r}; expected a number >= 0")
+    if not 0 < top_p <= 1:
+        raise InputError(f"top_p={top_p!r}; expected 0 < top_p <= 1")
+    if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 0:
+        raise InputError(f"top_k={top_k!r}; expected a whole number >= 0 (0 keeps all tokens)")
+    if temperature == 0:
+        return lambda logits_V: int(logits_V.argmax())
+    generator = torch.Generator()
+    generator.seed() if seed is None else generator.manual_seed(seed)
+
+    def sample(logits_V: Tensor) -> int:
+        scaled_V = logits_V.float().cpu() / temperature
+        kept_V = _nucleus(_likeliest(scaled_V, top_k), top_p)
+        return int(torch.multinomial(kept_V.softmax(dim=0), 1, generator=generator))
+
+    return sample
+
+
+def _likeliest(logits_V: Tensor, top_k: int) -> Tensor:
+    if not 0 < top_k < len(logits_V):
+        return logits_V
+    lowest = logits_V.topk(top_k).values[-1]
+    return logits_V.masked_fill(logits_V < lowest, float("-inf"))
+
+
+def _nucleus(logits_V: Tensor, top_p: float) -> Tensor:
+    if top_p == 1:
+        return logits_V
+    sorted_V, order_V = logits_V.sort(descending=True)
+    probability_V = sorted_V.softmax(dim=0)
+    before_V = probability_V.cumsum(dim=0) - probability_V
+    return logits_V.masked_fill(torch.zeros_like(logits_V, dtype=torch.bool).scatter(
+        0, order_V, before_V >= top_p), float("-inf"))  # fmt: skip

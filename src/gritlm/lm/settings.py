@@ -1,0 +1,88 @@
+"""What a checkpoint folder says about itself, beside ``config.json``: ``gritlm.json``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from gritlm.errors import ModelError, choice, did_you_mean
+
+FILE = "gritlm.json"
+PROJECTION_FILE = "gritlm_projection.safetensors"
+
+POOLING_METHODS = ("mean", "weightedmean", "lasttoken", "cls")
+ATTENTIONS = ("bbcc", "cccc", "bb", "cc")
+MODES = ("unified", "embedding", "generative")
+TEMPLATES = ("gritlm", "tokenizer")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a model embeds and chats. The defaults are those of the reference.
+
+    Attributes:
+        pooling_method: mean | weightedmean | lasttoken | cls.
+        attn: bbcc | cccc | bb | cc: first two letters for embedding, last two for generating,
+            b for bidirectional and c for causal.
+        normalized: whether vectors have length 1.
+        max_length: tokens a text is cut to when ``encode`` is not told otherwise.
+        template: ``gritlm`` chats in the format of the paper, ``tokenizer`` in that of the
+            tokenizer's own chat template.
+        embed_eos: string appended to every text to embed.
+        projection: size the states are projected to before pooling; None for no projection.
+        query_instruction: what ``encode_query`` tells the model when it is told nothing.
+        trained_to_embed: False for base weights that only ever learned to write.
+        version: of this file.
+    """
+
+    pooling_method: str = "mean"
+    attn: str = "bbcc"
+    normalized: bool = True
+    max_length: int = 512
+    template: str = "gritlm"
+    embed_eos: str = ""
+    projection: int | None = None
+    query_instruction: str = ""
+    trained_to_embed: bool = True
+    version: int = 1
+
+    def __post_init__(self) -> None:
+        choice(self.pooling_method, POOLING_METHODS, name="pooling_method")
+        choice(self.attn, ATTENTIONS, name="attn")
+        choice(self.template, TEMPLATES, name="template")
+
+    @property
+    def embeds_causally(self) -> bool:
+        return self.attn.startswith("cc")
+
+    def but(self, **changes: Any) -> Settings:
+        """These settings with those of ``changes`` that are not None."""
+        return replace(self, **{k: v for k, v in changes.items() if v is not None})
+
+    def save(self, folder: Path) -> None:
+        text = json.dumps(asdict(self), indent=2) + "\n"
+        (folder / FILE).write_text(text, encoding="utf-8")
+
+
+def read_settings(folder: Path) -> Settings:
+    """Settings of a checkpoint folder; the reference's where it has no ``gritlm.json``.
+
+    Raises:
+        ModelError: for a file that is no JSON object or has an unknown key.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return Settings()
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{path}: no valid JSON ({error}); restore or delete the file") from None
+    if not isinstance(content, dict):
+        raise ModelError(f"{path}: expected a JSON object, got {type(content).__name__}")
+    known = [field.name for field in fields(Settings)]
+    for key in content:
+        if key not in known:
+            raise ModelError(f"{path}: unknown key {key!r}{did_you_mean(key, known)}")
+    return Settings(**content)

@@ -1,0 +1,110 @@
+"""The machine: device, number format and the reason for it, cache folder, files written whole.
+
+torch is imported inside the functions, so that the CLI starts without it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from gritlm.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A number format and why it was chosen."""
+
+    dtype: torch.dtype
+    reason: str
+
+
+def choose_device(device: str | torch.device | None = None) -> torch.device:
+    """The device asked for, else the first of CUDA, MPS and CPU that is there.
+
+    Raises:
+        InputError: when the device asked for does not exist on this machine.
+    """
+    import torch
+
+    if device is None:
+        return torch.device(_best_device())
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise InputError(f"device={device!r} is no device: {error}") from None
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device={str(device)!r}: this torch sees no CUDA device; use device='cpu'")
+    return found
+
+
+def _best_device() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def choose_dtype(device: torch.device) -> Choice:
+    """bfloat16 where the hardware multiplies it natively, else float32 (float16 on MPS).
+
+    Emulated bfloat16 on a CPU is slower than float32, so it is never chosen there.
+    """
+    import torch
+
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return Choice(torch.bfloat16, "this GPU multiplies bfloat16 natively")
+        return Choice(torch.float16, "this GPU has no native bfloat16")
+    if device.type == "mps":
+        return Choice(torch.float16, "the precision MPS is fastest in")
+    if cpu_has_bfloat16():
+        return Choice(torch.bfloat16, "this CPU multiplies bfloat16 natively (avx512_bf16 or amx)")
+    return Choice(torch.float32, "this CPU has no native bfloat16")
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether this CPU has bfloat16 dot products (AVX-512 BF16, AMX, or Arm BF16)."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    words = set(flags.split())
+    return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def cache_dir() -> Path:
+    """Folder for downloaded and converted models.
+
+    ``GRITLM_CACHE`` if set, else ``$XDG_CACHE_HOME/gritlm``, else ``~/.cache/gritlm``.
+    """
+    if folder := os.environ.get("GRITLM_CACHE"):
+        return Path(folder).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base).expanduser() if base else Path.home() / ".cache") / "gritlm"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside ``path`` that takes its place when the block ends well.
+
+    On any error, and on ctrl-C, it is removed and what was at ``path`` stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
