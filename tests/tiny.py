@@ -33,9 +33,7 @@ def tokenizer() -> hf.PreTrainedTokenizerFast:
         show_progress=False,
     )
     bpe.train_from_iterator(SENTENCES * 4, trainer)
-    bpe.post_processor = processors.TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", 1)]
-    )
+    bpe.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     return hf.PreTrainedTokenizerFast(
         tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", pad_token="<pad>",
         chat_template=CHAT,

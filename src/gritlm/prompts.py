@@ -20,13 +20,19 @@ ASSISTANT = "<|assistant|>\n"
 # Jinja form of the chat format, for tokenizers that come without a template of their own.
 CHAT_TEMPLATE = (
     "{{ bos_token if bos_token }}"
+    "{% set seen = namespace(system='', newline='') %}"
     "{% for message in messages %}"
-    "{% if message['role'] == 'assistant' %}"
-    "{{ '<|assistant|>\\n' + message['content'] + eos_token }}"
-    "{% else %}{{ '<|user|>\\n' + message['content'] }}{% endif %}"
-    "{% if not loop.last or add_generation_prompt %}{{ '\\n' }}{% endif %}"
+    "{% if message['role'] == 'system' %}"
+    "{% set seen.system = seen.system + message['content'] + '\\n\\n' %}"
+    "{% elif message['role'] == 'user' %}"
+    "{{ seen.newline + '<|user|>\\n' + seen.system + message['content'] }}"
+    "{% set seen.system = '' %}{% set seen.newline = '\\n' %}"
+    "{% else %}"
+    "{{ seen.newline + '<|assistant|>\\n' + message['content'] + eos_token }}"
+    "{% set seen.newline = '\\n' %}"
+    "{% endif %}"
     "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
+    "{% if add_generation_prompt %}{{ seen.newline + '<|assistant|>\\n' }}{% endif %}"
 )
 
 

@@ -42,7 +42,9 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
     except RuntimeError as error:
         raise InputError(f"device={device!r} is no device: {error}") from None
     if found.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device={str(device)!r}: this torch sees no CUDA device; use device='cpu'")
+        raise InputError(
+            f"device={str(device)!r}: this torch sees no CUDA device; use device='cpu'"
+        )
     return found
 
 

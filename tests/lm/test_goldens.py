@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from gritlm.lm.generator import prefix_cache
-from gritlm.lm.model import UnifiedLM
-from gritlm.lm.pooling import POOLING, normalise
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
+
+from gritlm.lm.generator import prefix_cache
+from gritlm.lm.model import UnifiedLM
+from gritlm.lm.pooling import POOLING, normalise
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 BOUND = 1e-5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from gritlm.errors import CacheMismatchError, InputError
 from gritlm.lm.generator import prefix_cache
 from gritlm.lm.kv import KVBlock
@@ -156,7 +157,7 @@ def test_what_a_block_cannot_do_is_said(lm):
     with pytest.raises(InputError, match="no blocks"):
         KVBlock.join([])
     with pytest.raises(InputError, match="begins at 4"):
-        block.move(4).cache(room=1)
+        block.move(4).fill(lm.new_cache(10))
 
 
 def test_bfloat16_blocks_answer_within_rounding(lm):

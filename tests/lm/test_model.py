@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+
 from gritlm.errors import ModelError
 from gritlm.lm import views
 from gritlm.lm.check import require_views
@@ -69,7 +70,7 @@ def test_padding_does_not_change_a_hidden_state(family):
 
 @torch.inference_mode()
 def test_the_packed_pass_equals_transformers_own_padded_one(family):
-    """transformers is asked the slow way: an eager model with a full 4D mask, one text at a time."""
+    """transformers is asked the slow way: eager, with a full 4D mask, one text at a time."""
     ids, mask = rows(23, 12)
     ours = family.hidden(ids, mask, causal=False)
     plain = copy.deepcopy(family.decoder)

@@ -6,11 +6,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from gritlm import gritlm_instruction
 from gritlm.errors import InputError
-from gritlm.lm.chat import chat_ids
+from gritlm.lm.chat import chat_ids, template_for
 from gritlm.lm.tokens import SegmentTokenizer
-from gritlm.prompts import for_chat
+from gritlm.prompts import CHAT_TEMPLATE, for_chat
 from tests import tiny
 
 HEADER = [1, 523, 28766, 18320, 28766, 28767, 13]
@@ -54,7 +55,9 @@ def test_mistral_ids_with_instruction(mistral):
     assert ids[: len(USER + inner + EMBED)] == USER + inner + EMBED
 
 
-@pytest.mark.parametrize("text", ["Bitcoin: A system", " two  spaces", "\nnew\n\nlines", "é 日本 🙂"])
+@pytest.mark.parametrize(
+    "text", ["Bitcoin: A system", " two  spaces", "\nnew\n\nlines", "é 日本 🙂"]
+)
 def test_segments_give_the_ids_of_the_whole_string_for_mistral(mistral, text):
     whole = gritlm_instruction("Do it") + text
     ids = embedding_ids(mistral, text, gritlm_instruction("Do it"))
@@ -128,7 +131,9 @@ def test_a_continued_chat_has_no_second_start(byte_level):
 
 def test_an_instruction_that_leaves_no_room_names_the_text(byte_level):
     with pytest.raises(InputError, match=r"text 0 of 2 has no room.*max_length is 10"):
-        byte_level.for_embedding(["a", "b"], max_length=10, instruction=gritlm_instruction("x" * 40))
+        byte_level.for_embedding(
+            ["a", "b"], max_length=10, instruction=gritlm_instruction("x" * 40)
+        )
 
 
 def test_the_tokenizer_of_the_user_is_left_as_it_was():
@@ -137,6 +142,31 @@ def test_the_tokenizer_of_the_user_is_left_as_it_was():
     SegmentTokenizer(tokenizer).for_embedding(["some text"] * 3, max_length=4)
     assert tokenizer.backend_tokenizer.to_str() == before
     assert tokenizer("</s>")["input_ids"] == [1, 2]
+
+
+def test_the_template_is_chosen_by_what_the_tokenizer_brings():
+    tokenizer = tiny.tokenizer()
+    assert template_for(tokenizer, "auto") == "tokenizer"
+    assert template_for(tokenizer, "gritlm") == "gritlm"
+    tokenizer.chat_template = CHAT_TEMPLATE
+    assert template_for(tokenizer, "auto") == "gritlm"
+    tokenizer.chat_template = None
+    assert template_for(tokenizer, "auto") == "gritlm"
+
+
+def test_the_template_in_jinja_says_the_same_as_the_segments():
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = CHAT_TEMPLATE
+    turns = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "One?"},
+        {"role": "assistant", "content": "Two."},
+        {"role": "user", "content": "Three?"},
+    ]
+    rendered = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    segments = for_chat(turns)
+    assert rendered == "<s>" + "".join(s.text + "</s>" * s.end for s in segments)
+    assert "Be brief.\n\nOne?" in rendered
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 PACKED = "gritlm_packed"
 
@@ -89,7 +89,7 @@ def _varlen(
     if scaling is not None:
         query = query * (scaling * query.shape[-1] ** 0.5)  # the kernel scales by 1/sqrt(E) itself
     border_N = torch.tensor([0, *lengths], device=query.device).cumsum(0).to(torch.int32)
-    flat = [x[0].transpose(0, 1).contiguous() for x in (query, key, value)]
+    query, key, value = (x[0].transpose(0, 1).contiguous() for x in (query, key, value))
     longest = max(lengths)
-    mixed = varlen_attn(*flat, border_N, border_N, longest, longest)
+    mixed: Any = varlen_attn(query, key, value, border_N, border_N, longest, longest)
     return mixed[None]

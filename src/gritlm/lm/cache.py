@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers import PreTrainedConfig
+from transformers.cache_utils import Cache, CacheLayerMixin, StaticCache
 
 _GROWTH = 256
 
@@ -21,6 +22,8 @@ class PreallocatedLayer(CacheLayerMixin):
     """
 
     is_sliding = False
+    keys: Any
+    values: Any
 
     def __init__(self, capacity: int) -> None:
         super().__init__()
@@ -105,6 +108,14 @@ def preallocated(layers: int, capacity: int) -> Cache:
     return Cache(layers=[PreallocatedLayer(capacity) for _ in range(layers)])
 
 
+def fixed(config: PreTrainedConfig, capacity: int) -> Cache:
+    """transformers' cache of fixed size, as compiled steps need it.
+
+    Its size is rounded up, so that few sizes, each compiled once, serve all prompts.
+    """
+    return StaticCache(config=config, max_cache_len=-(-capacity // _GROWTH) * _GROWTH)
+
+
 def recording(layers: int) -> Cache:
     """A cache that only records a single pass."""
     return Cache(layers=[RecordingLayer() for _ in range(layers)])
@@ -116,5 +127,6 @@ def recorded(cache: Cache) -> Tensor:
     Raises:
         ValueError: from torch, when layers differ in heads or size.
     """
-    layers = [torch.stack((layer.keys[0], layer.values[0])) for layer in cache.layers]
+    kept: list[Any] = list(cache.layers)
+    layers = [torch.stack((layer.keys[0], layer.values[0])) for layer in kept]
     return torch.stack(layers)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 from uuid import uuid4
+
+from jinja2.exceptions import TemplateError
 
 from gritlm import prompts
 from gritlm.errors import InputError
 from gritlm.lm.tokens import SegmentTokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Message = dict[str, str]
 
@@ -15,7 +21,11 @@ _ROLES = ("system", "user", "assistant")
 
 
 def chat_ids(
-    tokens: SegmentTokenizer, messages: Sequence[Message] | str, *, template: str, start: bool = True
+    tokens: SegmentTokenizer,
+    messages: Sequence[Message] | str,
+    *,
+    template: str,
+    start: bool = True,
 ) -> list[int]:
     """Ids of a conversation, ready for the model to answer.
 
@@ -31,6 +41,30 @@ def chat_ids(
     if template == "gritlm":
         return tokens.for_chat(prompts.for_chat(turns, start=start), start=start).ids
     return _by_template(tokens, turns, start=start)
+
+
+def template_for(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
+    """``auto`` -> ``gritlm`` or ``tokenizer``.
+
+    A tokenizer whose own template is the paper's format, like that of the published models, is
+    taken for ``gritlm``: the segments are then exact.
+    """
+    if template != "auto":
+        return template
+    if tokenizer.chat_template is None:
+        return "gritlm"
+    turns = [
+        {"role": "user", "content": "one"},
+        {"role": "assistant", "content": "two"},
+        {"role": "user", "content": "three"},
+    ]
+    eos = tokenizer.eos_token or ""
+    ours = "".join(s.text + (eos if s.end else "") for s in prompts.for_chat(turns))
+    try:
+        own = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    except TemplateError:
+        return "tokenizer"
+    return "gritlm" if str(own).removeprefix(tokenizer.bos_token or "") == ours else "tokenizer"
 
 
 def _validated(messages: Sequence[Message] | str) -> list[Message]:

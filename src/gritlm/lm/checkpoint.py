@@ -17,9 +17,7 @@ from gritlm.lm.model import UnifiedLM
 from gritlm.lm.settings import PROJECTION_FILE, Settings
 
 
-def resolve(
-    name: str | Path | None, adapter: str | Path | None
-) -> tuple[str, str | None]:
+def resolve(name: str | Path | None, adapter: str | Path | None) -> tuple[str, str | None]:
     """Base checkpoint and adapter that the arguments of ``GritLM`` mean.
 
     No name is the default model, fetched if need be; an adapter's folder names its base itself.
@@ -45,7 +43,9 @@ def projection(source: str, settings: Settings, lm: UnifiedLM) -> nn.Linear | No
         try:
             layer.load_state_dict(load_file(path))
         except (RuntimeError, OSError) as error:
-            raise ModelError(f"{path}: does not fit projection={settings.projection}: {error}") from None
+            raise ModelError(
+                f"{path}: does not fit projection={settings.projection}: {error}"
+            ) from None
     return layer.to(device=lm.device, dtype=lm.dtype).requires_grad_(False)
 
 

@@ -116,7 +116,9 @@ class Encoder:
         if self.settings.embeds_causally:
             ids_BL = unpack(ids_T[:, None], lengths)[..., 0]
             mask_BL = unpack(torch.ones_like(ids_T)[:, None], lengths)[..., 0]
-            blocks = [self.lm.causal_block(ids) for ids in ids_T.split(lengths)] if get_cache else []
+            blocks = (
+                [self.lm.causal_block(ids) for ids in ids_T.split(lengths)] if get_cache else []
+            )
             return self.lm.hidden(ids_BL, mask_BL, causal=True), blocks
         if get_cache:
             hidden_TD, blocks = self.lm.hidden_and_blocks(ids_T, lengths)

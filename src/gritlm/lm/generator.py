@@ -9,7 +9,6 @@ from transformers import PreTrainedTokenizerBase
 from transformers.cache_utils import Cache
 
 from gritlm.errors import InputError
-from gritlm.lm.cache import preallocated
 from gritlm.lm.kv import KVBlock
 from gritlm.lm.model import UnifiedLM
 from gritlm.lm.sampling import Sampler
@@ -73,10 +72,10 @@ def _steps(
 def prefix_cache(lm: UnifiedLM, kv: KVBlock | None, *, room: int, rows: int = 1) -> Cache:
     """A cache that begins with ``kv`` at position 0, in the model's format and on its device."""
     if kv is None:
-        return preallocated(lm.config.num_hidden_layers, room)
+        return lm.new_cache(room)
     lm.require_own(kv)
     block = KVBlock.join([kv]).to(dtype=lm.dtype, device=lm.device)
-    return block.cache(room=room, rows=rows)
+    return block.fill(lm.new_cache(block.tokens + room), rows=rows)
 
 
 class TextStream:

@@ -17,7 +17,7 @@ from gritlm.errors import InputError, ModeError, UnknownArgumentError, choice
 from gritlm.lm import checkpoint, texts
 from gritlm.lm.chat import Message, chat_ids
 from gritlm.lm.check import require_views
-from gritlm.lm.encoder import Encoder, EncodeOptions
+from gritlm.lm.encoder import EncodeOptions, Encoder
 from gritlm.lm.generator import TextStream, complete
 from gritlm.lm.hf_generate import hf_generate
 from gritlm.lm.kv import KVBlock
@@ -51,6 +51,7 @@ class GritLM:
         embed_eos: string put behind every text to embed.
         device: where to put the model; None for the best there is.
         adapter: folder or hub id of a PEFT adapter, merged into the weights when loading.
+        compile: compile the steps of ``chat`` (CUDA graphs on a GPU): slow to start, then fast.
         from_pretrained: ``dtype`` (or ``torch_dtype``; None picks what this machine is fastest in),
             ``device_map``, ``quantization_config``, ``attn_implementation``, ``revision``, ...
 
@@ -72,6 +73,7 @@ class GritLM:
         embed_eos: str | None = None,
         device: str | torch.device | None = None,
         adapter: str | Path | None = None,
+        compile: bool = False,
         **from_pretrained: Any,
     ) -> None:
         self.mode = choice(mode, MODES, name="mode")
@@ -89,7 +91,7 @@ class GritLM:
             embed_eos=embed_eos,
         )
         self.tokenizer, self.dtype_reason = loaded.tokenizer, loaded.dtype_reason
-        self.lm = UnifiedLM(loaded.model)
+        self.lm = UnifiedLM(loaded.model, compiled=compile)
         if mode != "generative" and not self.settings.embeds_causally:
             require_views(self.lm)
         self._tokens = SegmentTokenizer(self.tokenizer)
@@ -223,9 +225,7 @@ class GritLM:
         """
         self._require_head()
         sampler = make_sampler(temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
-        ids = chat_ids(
-            self._tokens, messages, template=self.settings.template, start=kv is None
-        )
+        ids = chat_ids(self._tokens, messages, template=self.settings.template, start=kv is None)
         tokens = complete(
             self.lm, ids, kv=kv, sampler=sampler, max_new_tokens=max_new_tokens,
             end_ids=self.end_ids,

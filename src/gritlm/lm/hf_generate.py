@@ -34,17 +34,18 @@ def hf_generate(
         mask_BL = torch.ones_like(ids_BL)
     options.setdefault("pad_token_id", pad_id)
     own = [name for name in _OWN_CACHE if options.get(name) is not None]
+    model = lm.causal if lm.compiled else lm.decoding
     if kv is None:
-        if not own:
+        if not own and not lm.compiled:
             room = ids_BL.shape[1] + int(options.get("max_new_tokens") or 0)
             options["past_key_values"] = prefix_cache(lm, None, room=room)
-        return lm.decoding.generate(ids_BL, attention_mask=mask_BL, **options)
+        return model.generate(ids_BL, attention_mask=mask_BL, **options)
     if own:
         raise InputError(f"generate(kv=...) cannot be combined with {own[0]!r}; leave it out")
     rows, held = len(ids_BL), kv.tokens
     prefix_BT = kv.token_ids.to(ids_BL.device).expand(rows, -1)
     room = ids_BL.shape[1] + int(options.get("max_new_tokens") or 0)
-    found = lm.decoding.generate(
+    found = model.generate(
         torch.cat((prefix_BT, ids_BL), dim=1),
         attention_mask=torch.cat((torch.ones_like(prefix_BT), mask_BL), dim=1),
         past_key_values=prefix_cache(lm, kv, room=room, rows=rows),

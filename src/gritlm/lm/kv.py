@@ -19,7 +19,6 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from gritlm.errors import CacheMismatchError, InputError
-from gritlm.lm.cache import preallocated
 from gritlm.lm.rope import RopeTable
 from gritlm.runtime import replacing
 
@@ -139,8 +138,8 @@ class KVBlock:
         keys_LKTE = self.rope.rotate(self.data[:, 0], shift_T)
         return torch.stack((keys_LKTE, self.data[:, 1]), dim=1)
 
-    def cache(self, *, room: int, rows: int = 1) -> Cache:
-        """A cache that begins with this block and has room for ``room`` more tokens.
+    def fill(self, cache: Cache, *, rows: int = 1) -> Cache:
+        """Write this block to the front of an empty cache, the same for every row; returns it.
 
         Raises:
             InputError: when the positions have gaps; ``KVBlock.join([block])`` closes them.
@@ -150,10 +149,8 @@ class KVBlock:
                 f"a prefix sits at positions 0..{self.tokens - 1}, this block begins at "
                 f"{int(self.position_T[0])} or has gaps; use KVBlock.join([block])"
             )
-        cache = preallocated(self.data.shape[0], self.tokens + room)
         for index, (keys, values) in enumerate(self.placed()):
-            expanded = (x.expand(rows, -1, -1, -1) for x in (keys, values))
-            cache.layers[index].update(*expanded)
+            cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), index)
         return cache
 
     def save(self, path: str | Path) -> Path:

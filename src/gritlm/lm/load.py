@@ -12,22 +12,30 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.utils import logging as hf_logging
 
 from gritlm import prompts, runtime
 from gritlm.errors import GritLMError, InputError, ModelError, UnknownArgumentError, did_you_mean
+from gritlm.lm import chat
 from gritlm.lm.settings import FILE, Settings, read_settings
 
 log = logging.getLogger(__name__)
 
 # Keyword arguments handed on to transformers' from_pretrained. Anything else is a mistake.
-FROM_PRETRAINED = frozenset(
-    "attn_implementation cache_dir device_map distributed_config force_download local_files_only "
-    "max_memory offload_buffers offload_folder quantization_config revision subfolder token tp_plan "
-    "variant".split()
-)
+FROM_PRETRAINED = (
+    "attn_implementation", "cache_dir", "device_map", "distributed_config", "force_download",
+    "local_files_only", "max_memory", "offload_buffers", "offload_folder", "quantization_config",
+    "revision", "subfolder", "token", "tp_plan", "variant",
+)  # fmt: skip
 _HUB = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
 
@@ -65,14 +73,13 @@ def load(
     chosen, reason = _dtype(dtype, target)
     with _explained(source):
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **hub)
-        model = _class_for(mode).from_pretrained(
-            source, dtype=chosen, use_safetensors=True, trust_remote_code=False, **options
-        )
+        model = _weights(_class_for(mode), source, dtype=chosen, **options)
     if adapter is not None:
         model = _with_adapter(model, adapter)
     if not placed and "quantization_config" not in options:
         model = model.to(target)
     settings = _settings(source, hub)
+    settings = settings.but(template=chat.template_for(tokenizer, settings.template))
     _prepare(tokenizer, settings)
     return Loaded(model.eval(), tokenizer, settings, reason)
 
@@ -131,6 +138,37 @@ def _dtype(dtype: Any, device: torch.device) -> tuple[Any, str]:
     return known, "as asked for"
 
 
+def _weights(kind: Any, source: str, **options: Any) -> Any:
+    """The model, every tensor of which was in the checkpoint."""
+    with _quiet():
+        model, found = kind.from_pretrained(
+            source, use_safetensors=True, trust_remote_code=False, output_loading_info=True,
+            **options,
+        )  # fmt: skip
+    if missing := sorted(found["missing_keys"]):
+        raise ModelError(
+            f"{source}: {len(missing)} tensors are not in the checkpoint ({', '.join(missing[:3])}"
+            f"{', ...' if len(missing) > 3 else ''}); it is incomplete, or was saved without its "
+            "LM head (then use mode='embedding')"
+        )
+    return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' own report and progress bar: what matters of it is checked here."""
+    noisy = logging.getLogger("transformers")
+    level, bar = noisy.level, hf_logging.is_progress_bar_enabled()
+    noisy.setLevel(logging.ERROR)
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        noisy.setLevel(level)
+        if bar:
+            hf_logging.enable_progress_bar()
+
+
 def _class_for(mode: str) -> Any:
     return AutoModel if mode == "embedding" else AutoModelForCausalLM
 
@@ -170,19 +208,19 @@ def _explanation(source: str, error: BaseException) -> str:
     return f"{source}: cannot be loaded: {said[:500]}"
 
 
-def _with_adapter(model: PreTrainedModel, adapter: str) -> PreTrainedModel:
+def _with_adapter(model: Any, adapter: str) -> Any:
     """Apply a PEFT adapter and merge it, so that both views read the same merged tensors."""
     from peft import PeftModel
 
     with _explained(adapter):
         adapted = PeftModel.from_pretrained(model, adapter, use_safetensors=True)
-        return adapted.merge_and_unload(safe_merge=True)  # type: ignore[operator, no-any-return]
+        return adapted.merge_and_unload(safe_merge=True)
 
 
 def _settings(source: str, hub: dict[str, Any]) -> Settings:
     if Path(source).is_dir():
         return read_settings(Path(source) / hub.get("subfolder", ""))
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     found = cached_file(source, FILE, _raise_exceptions_for_missing_entries=False, **hub)
     return Settings() if found is None else read_settings(Path(found).parent)
@@ -210,5 +248,7 @@ def adapter_base(folder: str) -> str:
     about = json.loads((Path(folder) / "adapter_config.json").read_text(encoding="utf-8"))
     base = about.get("base_model_name_or_path")
     if not base:
-        raise ModelError(f"{folder}: the adapter names no base model; pass it: GritLM(BASE, adapter=...)")
+        raise ModelError(
+            f"{folder}: the adapter names no base model; pass it: GritLM(BASE, adapter=...)"
+        )
     return str(base)

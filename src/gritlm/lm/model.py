@@ -18,9 +18,9 @@ from transformers.cache_utils import Cache
 
 from gritlm.errors import CacheMismatchError, ModelError
 from gritlm.lm import views
-from gritlm.lm.cache import recorded, recording
+from gritlm.lm.cache import fixed, preallocated, recorded, recording
+from gritlm.lm.decoding import compiled_view, decoding_view
 from gritlm.lm.kv import KVBlock
-from gritlm.lm.packing import decoding_view
 from gritlm.lm.rope import RopeTable, rope_table
 
 
@@ -31,16 +31,18 @@ class UnifiedLM:
 
     Attributes:
         causal: the model handed in, untouched.
+        compiled: whether one-token steps run as a compiled graph (CUDA graphs on a GPU).
         bidirectional: a shell of its decoder in which each token sees its whole text.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        self.causal = model.eval()
-        self.decoder = model.base_model
+    def __init__(self, model: Any, *, compiled: bool = False) -> None:
+        self.causal: Any = model.eval()
+        self.decoder: Any = model.base_model
         self.bidirectional = views.bidirectional(self.decoder)
+        self.compiled = compiled
         self.packs = views.can_pack(self.decoder)
         self._lock = threading.Lock()
-        self._decoding: PreTrainedModel | None = None
+        self._decoding: Any = None
         self._fingerprint: str | None = None
 
     @property
@@ -100,7 +102,11 @@ class UnifiedLM:
         return self._blocks(recorded(cache), ids_T, [len(ids_T)], causal=True)[0]
 
     def logits(
-        self, ids_BL: Tensor, mask_BL: Tensor | None = None, *, cache: Cache | None = None,
+        self,
+        ids_BL: Tensor,
+        mask_BL: Tensor | None = None,
+        *,
+        cache: Cache | None = None,
         keep: int = 0,
     ) -> Tensor:
         """Next-token logits of the causal view -> (B, S, V).
@@ -117,12 +123,19 @@ class UnifiedLM:
             logits_to_keep=keep,
         ).logits  # fmt: skip
 
+    def new_cache(self, capacity: int) -> Cache:
+        """An empty cache for ``capacity`` tokens, of the kind that :attr:`decoding` works on."""
+        if self.compiled:
+            return fixed(self.config, capacity)
+        return preallocated(self.config.num_hidden_layers, capacity)
+
     @property
-    def decoding(self) -> PreTrainedModel:
-        """The causal view for steps of one token; on some machines with packed weights."""
+    def decoding(self) -> Any:
+        """The causal view for steps of one token: compiled, or with packed weights, or as it is."""
         with self._lock:
             if self._decoding is None:
-                self._decoding = decoding_view(self.causal)
+                make = compiled_view if self.compiled else decoding_view
+                self._decoding = make(self.causal)
             return self._decoding
 
     @property

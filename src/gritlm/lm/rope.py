@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +36,9 @@ class RopeTable:
         Dimensions behind the rotated ones (partial rotary embeddings) stay as they are.
         """
         angle_LTF = shift_T.to(torch.float64)[None, :, None] * self.inv_freq_LF.double()[:, None, :]
-        cos, sin = (f(angle_LTF).float()[:, None].to(key_LKTE.device) for f in (torch.cos, torch.sin))
+        cos, sin = (
+            f(angle_LTF).float()[:, None].to(key_LKTE.device) for f in (torch.cos, torch.sin)
+        )
         turned = 2 * self.inv_freq_LF.shape[1]
         x, rest = key_LKTE[..., :turned].float(), key_LKTE[..., turned:]
         a, b = (x[..., 0::2], x[..., 1::2]) if self.interleaved else x.chunk(2, dim=-1)
@@ -47,7 +50,7 @@ class RopeTable:
         return torch.cat((moved.to(key_LKTE.dtype), rest), dim=-1)
 
 
-def rope_table(decoder: nn.Module) -> RopeTable:
+def rope_table(decoder: Any) -> RopeTable:
     """The table of a transformers decoder.
 
     Raises:

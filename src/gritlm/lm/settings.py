@@ -15,7 +15,7 @@ PROJECTION_FILE = "gritlm_projection.safetensors"
 POOLING_METHODS = ("mean", "weightedmean", "lasttoken", "cls")
 ATTENTIONS = ("bbcc", "cccc", "bb", "cc")
 MODES = ("unified", "embedding", "generative")
-TEMPLATES = ("gritlm", "tokenizer")
+TEMPLATES = ("auto", "gritlm", "tokenizer")
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Settings:
         normalized: whether vectors have length 1.
         max_length: tokens a text is cut to when ``encode`` is not told otherwise.
         template: ``gritlm`` chats in the format of the paper, ``tokenizer`` in that of the
-            tokenizer's own chat template.
+            tokenizer's own chat template, ``auto`` in its own if it has one, else in the paper's.
         embed_eos: string appended to every text to embed.
         projection: size the states are projected to before pooling; None for no projection.
         query_instruction: what ``encode_query`` tells the model when it is told nothing.
@@ -41,7 +41,7 @@ class Settings:
     attn: str = "bbcc"
     normalized: bool = True
     max_length: int = 512
-    template: str = "gritlm"
+    template: str = "auto"
     embed_eos: str = ""
     projection: int | None = None
     query_instruction: str = ""

@@ -50,7 +50,9 @@ def documents(corpus: Any) -> str | list[str]:
 
 def _document(document: Mapping[str, Any], index: int) -> str:
     if not isinstance(document.get("text"), str):
-        raise InputError(f"document {index} has no 'text'; it has {', '.join(document) or 'no key'}")
+        raise InputError(
+            f"document {index} has no 'text'; it has {', '.join(document) or 'no key'}"
+        )
     return f"{document.get('title') or ''} {document['text']}".strip()
 
 

@@ -21,12 +21,12 @@ from gritlm.lm import attention
 NO_WINDOW = 1 << 30
 
 
-def shell(module: nn.Module) -> nn.Module:
+def shell(module: nn.Module) -> Any:
     """A copy of the module tree that shares every tensor and owns everything else."""
     return _shell(module, {})
 
 
-def bidirectional(decoder: nn.Module) -> nn.Module:
+def bidirectional(decoder: nn.Module) -> Any:
     """A view of a decoder in which every token attends to all tokens of its text."""
     view = shell(decoder)
     view.eval()
@@ -50,7 +50,7 @@ def can_pack(decoder: nn.Module) -> bool:
     return bool(getattr(decoder, "_supports_attention_backend", False))
 
 
-def _shell(module: nn.Module, seen: dict[int, Any]) -> nn.Module:
+def _shell(module: nn.Module, seen: dict[int, Any]) -> Any:
     if id(module) in seen:
         return seen[id(module)]
     twin: nn.Module = object.__new__(type(module))

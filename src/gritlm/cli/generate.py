@@ -1,0 +1,39 @@
+"""``gritlm generate``: one prompt, one answer."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from gritlm.cli import files
+from gritlm.cli.options import ModelOptions, SamplingOptions
+from gritlm.errors import InputError
+
+
+def generate(
+    prompt: Annotated[str | None, typer.Argument(help="The prompt; - or none for stdin.")] = None,
+    *,
+    sampling: SamplingOptions,
+    no_stream: Annotated[
+        bool, typer.Option("--no-stream", help="Print the answer when it is whole.")
+    ] = False,
+    model: ModelOptions,
+) -> None:
+    """Answer one prompt."""
+    text = _prompt(prompt)
+    lm = model.load(mode="generative")
+    answer = lm.chat(text, stream=not no_stream, **sampling.arguments())
+    for piece in [answer] if isinstance(answer, str) else answer:
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+
+
+def _prompt(prompt: str | None) -> str:
+    if prompt is None and not files.stdin_is_piped():
+        raise InputError("no prompt came; give it as an argument, or pipe it in")
+    if prompt is None or prompt == files.STDIN:
+        return files.read_prompt()
+    return files.from_arguments([prompt])[0].text

@@ -1,0 +1,81 @@
+"""What goes to stderr: log lines, notes, errors."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from gritlm.errors import GritLMError
+
+NAME = "gritlm"
+
+
+class _OneHandler(logging.StreamHandler):  # type: ignore[type-arg]
+    """Ours, so that configuring twice replaces it."""
+
+
+def configure(level: int) -> None:
+    """Send the library's log lines from ``level`` on to stderr."""
+    logger = logging.getLogger(NAME)
+    for handler in [old for old in logger.handlers if isinstance(old, _OneHandler)]:
+        logger.removeHandler(handler)
+    handler = _OneHandler(sys.stderr)
+    handler.setFormatter(_Lines())
+    logger.addHandler(handler)
+    logger.setLevel(level)
+
+
+class _Lines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return f"gritlm: {record.levelname.lower()}: {super().format(record)}"
+
+
+def is_quiet() -> bool:
+    """Whether --quiet was given: no progress, no notes, errors only."""
+    return not logging.getLogger(NAME).isEnabledFor(logging.WARNING)
+
+
+def progress() -> bool | None:
+    """What ``show_progress_bar`` should be: never with --quiet, else as the library sees fit."""
+    return False if is_quiet() else None
+
+
+def hush_libraries() -> None:
+    """No bars of other libraries where nobody looks, and no warnings of theirs with --quiet."""
+    from transformers.utils import logging as transformers_logging
+
+    if is_quiet() or not sys.stderr.isatty():
+        transformers_logging.disable_progress_bar()
+    if is_quiet():
+        transformers_logging.set_verbosity_error()
+
+
+def say(kind: str, message: str) -> None:
+    """One line ``gritlm: kind: message`` on stderr."""
+    sys.stderr.write(f"gritlm: {kind}: {message}\n")
+    sys.stderr.flush()
+
+
+def note(message: str) -> None:
+    """A plain line on stderr, unless --quiet was given."""
+    if not is_quiet():
+        sys.stderr.write(f"{message}\n")
+        sys.stderr.flush()
+
+
+def describe(error: BaseException) -> str:
+    """What an error says, in one line."""
+    if hasattr(error, "format_message"):  # typer's own: the words on the command line are wrong
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context else "gritlm"
+        return f"{_one_line(error.format_message()).rstrip('.')} (see '{path} --help')"
+    if isinstance(error, GritLMError):
+        return _one_line(str(error))
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    message = f"{type(error).__name__}: {_one_line(str(error))}"
+    return f"{message} (run again with --debug to see where)"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(stripped for line in text.splitlines() if (stripped := line.strip()))

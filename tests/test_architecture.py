@@ -1,0 +1,124 @@
+"""Who may import whom, as docs/structure.md draws it."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+SRC = Path(__file__).parents[1] / "src" / "gritlm"
+
+BASE = {"errors", "config", "prompts", "runtime"}
+MODEL = BASE | {"lm", "gritlm"}  # "gritlm" is the public names of the package itself
+
+# Rooms that are planned stand here too, so that they find their place when they are built.
+MAY_IMPORT = {
+    "errors": set(),
+    "config": {"errors"},
+    "prompts": {"errors"},
+    "runtime": {"errors"},
+    "lm": BASE,
+    "train": MODEL,
+    "rag": MODEL,
+    "serve": MODEL | {"rag"},
+    "evaluation": MODEL | {"rag"},
+    "scale": MODEL | {"rag"},
+    "integrations": MODEL | {"rag"},
+    "cli": MODEL | {"train", "rag", "serve", "evaluation", "scale", "integrations"},
+    "gritlm": {"lm", "prompts"},
+    "__main__": {"cli"},
+}
+
+HOMES = {
+    "accelerate": {"lm", "train"},
+    "datasets": {"train"},
+    "fastapi": {"serve"},
+    "gguf": {"lm"},
+    "huggingface_hub": {"lm"},
+    "lancedb": {"rag"},
+    "lm_eval": {"evaluation", "integrations"},
+    "lmdb": {"rag"},
+    "mteb": {"evaluation", "integrations"},
+    "peft": {"lm", "train"},
+    "psutil": {"lm"},
+    "pyarrow": {"cli"},
+    "ray": {"scale"},
+    "rich": {"cli"},
+    "tokenizers": {"lm"},
+    "transformers": {"lm", "train", "cli"},
+    "typer": {"cli"},
+    "uvicorn": {"serve"},
+}
+
+WITHOUT_TORCH = ("errors", "config", "prompts")
+
+
+def module_name(path: Path) -> str:
+    parts = ["gritlm", *path.relative_to(SRC).with_suffix("").parts]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in sorted(SRC.rglob("*.py"))}
+
+
+def imports(module: str, *, types: bool = True) -> Iterator[str]:
+    """Modules that a module names, wherever it does; with or without ``if TYPE_CHECKING``."""
+    todo: list[ast.AST] = [ast.parse(MODULES[module].read_text(encoding="utf-8"))]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: relative import in line {node.lineno}"
+            names = (f"{node.module}.{name.name}" for name in node.names)
+            yield from {name if name in MODULES else str(node.module) for name in names}
+        if types or not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)):
+            todo.extend(ast.iter_child_nodes(node))
+
+
+def room(module: str) -> str:
+    return module.split(".")[1] if "." in module else module
+
+
+def inside(module: str) -> bool:
+    return module == "gritlm" or module.startswith("gritlm.")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_rooms_below_its_own(module):
+    own = room(module)
+    seen = {room(name) for name in imports(module) if inside(name)}
+    assert seen - {own} <= MAY_IMPORT[own]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_an_outside_library_is_used_only_at_home(module):
+    used = {name.split(".")[0] for name in imports(module) if not inside(name)}
+    astray = {library for library in used & HOMES.keys() if room(module) not in HOMES[library]}
+    assert not astray
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if room(name) in WITHOUT_TORCH])
+def test_the_ground_floor_knows_no_torch(module):
+    used = {name.split(".")[0] for name in imports(module)}
+    assert not used & {"torch", "transformers", "numpy"}
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    graph = {
+        name: {other for other in imports(name, types=False) if inside(other)} - {name, "gritlm"}
+        for name in MODULES
+    }
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+
+
+@pytest.mark.parametrize("module", ["gritlm", "gritlm.cli.app"])
+def test_importing_loads_no_heavy_library(module):
+    code = f"import sys, {module}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "transformers", "numpy"} & set(done.stdout.split())

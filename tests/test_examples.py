@@ -1,0 +1,53 @@
+"""The demo runs, and the corpus it shows is in order."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gritlm import GritLM
+from tests import tiny
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def rows(name: str) -> list[dict[str, str]]:
+    text = (EXAMPLES / "corpus" / f"{name}.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.fixture
+def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The demo as a module, on a tiny random model."""
+    spec = importlib.util.spec_from_file_location("demo", EXAMPLES / "demo.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    folder = tiny.folder(tmp_path, max_position_embeddings=8192)
+    monkeypatch.setattr(module, "GritLM", lambda: GritLM(folder, dtype="float32", device="cpu"))
+    monkeypatch.setattr(module, "REPEATS", 1)
+    return module
+
+
+def test_the_demo_shows_that_a_cache_leaves_less_to_read(demo, capsys):
+    demo.main()
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    read = {tuple(words[:2]): int(words[2]) for words in lines if words[1:2] == ["cache"]}
+    assert 0 < read["with", "cache"] < read["without", "cache"] / 5
+
+
+def test_every_question_names_the_passage_that_answers_it():
+    known = {passage["id"] for passage in rows("passages")}
+    assert {question["passage"] for question in rows("questions")} <= known
+
+
+@pytest.mark.parametrize("name", ["passages", "papers"])
+def test_every_passage_has_an_id_of_its_own_a_title_a_text_and_a_source(name):
+    passages = rows(name)
+    assert len({passage["id"] for passage in passages}) == len(passages)
+    assert all(p["title"] and p["text"] and p["source"].startswith("https://") for p in passages)

@@ -1,0 +1,70 @@
+"""The README does what it says: its Python on the default model, its commands on a tiny one."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from gritlm.cli.app import create_app
+from tests import tiny
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+
+
+COMMANDS = [line for block in blocks("bash") for line in block.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.folder(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture
+def at_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that looks like the repository to the README, and may be written to."""
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_python_of_the_readme_runs_in_order(default_folder, at_root, capsys):
+    namespace: dict[str, Any] = {}
+    for code in blocks("python"):
+        exec(compile(code, "README.md", "exec"), namespace)
+    assert namespace["q_rep"].shape == (2, namespace["model"].embedding_dimension)
+    assert "Mt. Fuji" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_of_the_readme_runs(command, model_folder, at_root):
+    program, *words = shlex.split(command)
+    assert program == "gritlm"
+    result = CliRunner().invoke(
+        create_app(), [*words, "--model", str(model_folder)], input="hello\n", prog_name="gritlm"
+    )
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout or Path("questions.npy").is_file()
+
+
+def test_the_readme_names_every_target_of_the_makefile():
+    targets = re.findall(r"^(\w+):.*##", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    missing = [name for name in targets if name != "help" and f"make {name}" not in flat(README)]
+    assert not missing
+
+
+def test_the_files_the_readme_links_to_exist():
+    links = re.findall(r"\]\((?!http)([^)]+)\)", README)
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def flat(text: str) -> str:
+    return " ".join(text.split())
