@@ -36,6 +36,8 @@ def test_one_text_gives_a_vector_and_a_list_gives_rows(grit):
 
 def test_no_texts_give_no_rows(grit):
     assert grit.encode([]).shape == (0, 48)
+    assert grit.encode([], precision="binary").shape == (0, 6)
+    assert grit.encode([], precision="int8").dtype == np.int8
     assert grit.encode([], get_cache=True)[1] == []
     assert grit.encode([], convert_to_tensor=True).shape == (0, 48)
 

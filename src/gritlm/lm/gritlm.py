@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -24,7 +23,7 @@ from gritlm.lm.kv import KVBlock
 from gritlm.lm.load import load
 from gritlm.lm.model import UnifiedLM
 from gritlm.lm.pooling import normalise
-from gritlm.lm.precision import to_precision
+from gritlm.lm.precision import handed_out, truncated
 from gritlm.lm.sampling import make_sampler
 from gritlm.lm.settings import MODES
 from gritlm.lm.tokens import SegmentTokenizer
@@ -152,10 +151,12 @@ class GritLM:
         )
         vectors_ND, blocks = self._encoder.encode(many, options)
         if truncate_dim is not None:
-            vectors_ND = self._truncated(vectors_ND, truncate_dim)
+            vectors_ND = truncated(vectors_ND, truncate_dim, normalised=self.settings.normalized)
         if recast:
             vectors_ND = vectors_ND.to(self.dtype)
-        vectors = self._output(vectors_ND, precision, convert_to_tensor)
+        vectors = handed_out(
+            vectors_ND, precision=precision, device=self.device if convert_to_tensor else None
+        )
         if isinstance(sentences, str):
             vectors = vectors[0]
         return (vectors, blocks) if get_cache else vectors
@@ -291,10 +292,7 @@ class GritLM:
 
     def kv_bytes_per_token(self) -> int:
         """Bytes that the keys and values of one token take in the model's number format."""
-        config = self.lm.config
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        return int(2 * config.num_hidden_layers * heads * size * self.dtype.itemsize)
+        return self.lm.kv_bytes_per_token()
 
     def _length(self, asked: int | None) -> int:
         limit = self.lm.max_positions
@@ -304,18 +302,6 @@ class GritLM:
         if limit is not None and asked > limit:
             raise InputError(f"max_length={asked}, the model takes at most {limit} tokens")
         return asked
-
-    def _truncated(self, vectors_ND: Tensor, size: int) -> Tensor:
-        if not 1 <= size <= self.embedding_dimension:
-            raise InputError(f"truncate_dim={size}; expected 1 to {self.embedding_dimension}")
-        cut_ND = vectors_ND[:, :size]
-        return normalise(cut_ND) if self.settings.normalized else cut_ND
-
-    def _output(self, vectors_ND: Tensor, precision: str, as_tensor: bool) -> Any:
-        if as_tensor and precision == "float32":
-            return vectors_ND.to(self.device)
-        made: NDArray[Any] = to_precision(vectors_ND.to(torch.float32).numpy(), precision)
-        return torch.from_numpy(np.ascontiguousarray(made)) if as_tensor else made
 
     def _require_embedding(self) -> None:
         if self.mode == "generative":

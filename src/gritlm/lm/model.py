@@ -67,6 +67,13 @@ class UnifiedLM:
         """Longest text in tokens that the model was built for, where its config tells."""
         return getattr(self.config, "max_position_embeddings", None)
 
+    def kv_bytes_per_token(self) -> int:
+        """Bytes that the keys and values of one token take."""
+        config = self.config
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return int(2 * config.num_hidden_layers * heads * size * self.dtype.itemsize)
+
     def hidden(self, ids_BL: Tensor, mask_BL: Tensor | None = None, *, causal: bool) -> Tensor:
         """States after the final norm -> (B, L, D); arbitrary where the mask is 0.
 

@@ -1,13 +1,21 @@
-"""Vectors in fewer bits, as sentence-transformers' ``quantize_embeddings`` makes them."""
+"""What vectors leave as: fewer dimensions, fewer bits, numpy or torch.
+
+Shapes: N vectors of D dimensions. Bits are those of sentence-transformers' ``quantize_embeddings``.
+"""
 
 from __future__ import annotations
 
 import logging
 
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
-from gritlm.errors import choice
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gritlm.errors import InputError, choice
+from gritlm.lm.pooling import normalise
 
 log = logging.getLogger(__name__)
 
@@ -15,21 +23,40 @@ PRECISIONS = ("float32", "int8", "uint8", "binary", "ubinary")
 _FEW = 100
 
 
+def truncated(vectors_ND: Tensor, size: int, *, normalised: bool) -> Tensor:
+    """The first ``size`` dimensions, of length 1 again if the vectors were.
+
+    Raises:
+        InputError: for a size the vectors do not have.
+    """
+    if not 1 <= size <= vectors_ND.shape[1]:
+        raise InputError(f"truncate_dim={size}; expected 1 to {vectors_ND.shape[1]}")
+    cut_ND = vectors_ND[:, :size]
+    return normalise(cut_ND) if normalised else cut_ND
+
+
+def handed_out(vectors_ND: Tensor, *, precision: str, device: torch.device | None) -> Any:
+    """A tensor on ``device``, or a numpy array (never bfloat16) when it is None."""
+    choice(precision, PRECISIONS, name="precision")
+    if device is not None and precision == "float32":
+        return vectors_ND.to(device)
+    made: NDArray[Any] = to_precision(vectors_ND.to(torch.float32).numpy(), precision)
+    return made if device is None else torch.from_numpy(np.ascontiguousarray(made))
+
+
 def to_precision(vectors_ND: NDArray[np.float32], precision: str) -> NDArray[np.generic]:
     """float32 (N, D) -> the same, int8 / uint8 (N, D), or bits packed into (N, D / 8).
 
     int8 and uint8 stretch each dimension from its smallest to its largest value among these
     vectors, so only vectors of one call can be compared with each other.
-
-    Raises:
-        InputError: for an unknown precision.
     """
-    choice(precision, PRECISIONS, name="precision")
-    if precision == "float32" or not len(vectors_ND):
+    if precision == "float32":
         return vectors_ND
     if precision.endswith("binary"):
         bits = np.packbits(vectors_ND > 0, axis=-1)
         return bits if precision == "ubinary" else (bits.astype(np.int16) - 128).astype(np.int8)
+    if not len(vectors_ND):
+        return vectors_ND.astype(precision)
     if len(vectors_ND) < _FEW:
         log.warning(
             "%s ranges are taken from only %d vectors; %d or more give stable ones",
