@@ -68,5 +68,4 @@ def choice(value: object, known: Iterable[str], *, name: str) -> str:
         return value
     raise InputError(
         f"{name}={value!r} is unknown; expected one of {', '.join(known)}"
-        + (did_you_mean(value, known) if isinstance(value, str) else "")
     )

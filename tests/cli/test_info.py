@@ -34,7 +34,7 @@ def test_info_states_the_model_and_the_machine(run_model, model_folder: Path, lm
         "pooling": "mean",
         "normalized": True,
         "attention": "bbcc",
-        "template": "gritlm",
+        "template": "tokenizer",
         "trained_to_embed": True,
         "gritlm": gritlm.__version__,
         "torch": torch.__version__,
