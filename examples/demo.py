@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from statistics import median
@@ -29,7 +30,6 @@ NOT_TRAINED = (
     "This base has only ever learned to write: it is [bold]not yet trained[/] to embed or to read "
     "a cache. What follows shows how it works and what it costs, not how well it can get."
 )
-
 console = Console(highlight=False)
 
 
@@ -40,6 +40,7 @@ def main() -> None:
     console.print(f"{size:.0f}M parameters in {dtype}: {model.dtype_reason}")
     if not model.settings.trained_to_embed:
         console.print(NOT_TRAINED)
+        logging.getLogger("gritlm").setLevel(logging.ERROR)  # it would say so once more
     rank(model)
     search(model)
     chat(model)
@@ -91,8 +92,7 @@ def chat(model: GritLM) -> None:
 def answer_from_cache(model: GritLM) -> None:
     """One question about a text, with and without the state that embedding it left behind."""
     heading("4. Answer from what was read: embedding a text leaves keys and values")
-    by_id = {passage["id"]: passage["text"] for passage in rows("passages")}
-    document = "\n\n".join(by_id[name] for name in TOPIC)
+    document = "\n\n".join(p["text"] for p in rows("passages") if p["id"] in TOPIC)
     _, [block] = model.encode(
         [document], instruction=gritlm_instruction(""), get_cache=True, max_length=2048
     )

@@ -122,3 +122,8 @@ def test_importing_loads_no_heavy_library(module):
     code = f"import sys, {module}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "transformers", "numpy"} & set(done.stdout.split())
+
+
+@pytest.mark.parametrize("path", sorted(SRC.glob("lm/[a-z]*.py")), ids=lambda path: path.name)
+def test_the_structure_document_names_every_file_of_the_model_room(path):
+    assert f"`{path.name}`" in (SRC.parents[1] / "docs" / "structure.md").read_text("utf-8")

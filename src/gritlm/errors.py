@@ -66,6 +66,4 @@ def choice(value: object, known: Iterable[str], *, name: str) -> str:
     known = list(known)
     if isinstance(value, str) and value in known:
         return value
-    raise InputError(
-        f"{name}={value!r} is unknown; expected one of {', '.join(known)}"
-    )
+    raise InputError(f"{name}={value!r} is unknown; expected one of {', '.join(known)}")

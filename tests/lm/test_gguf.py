@@ -131,6 +131,7 @@ def test_converting_prints_nothing_and_leaves_progress_bars_as_they_were(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     tiny_gguf.write(tmp_path / "tiny.gguf")
+    transformers_logging.enable_progress_bar()
     capfd.readouterr()
     gguf.convert(tmp_path / "tiny.gguf", tmp_path / "model")
     assert capfd.readouterr() == ("", "")

@@ -7,8 +7,6 @@ and how its blocks unpack is left to the ``gguf`` package, config and vocabulary
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import gguf
@@ -22,13 +20,20 @@ from transformers import (
     LlamaForCausalLM,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging as transformers_logging
 
 from gritlm.errors import ModelError
+from gritlm.lm.quiet import quiet
 
 # Rounding to bfloat16 moves a value by 2^-8 of itself at most; measured over the default model that
 # is a sixtieth (rms) of the noise which the steps of the 4-bit blocks had put in before.
 DTYPE = torch.bfloat16
+
+_SPECIAL = {
+    "bos_token": "bos",
+    "eos_token": "eos",
+    "unk_token": "unknown",
+    "pad_token": "padding",
+}
 
 
 def convert(gguf_file: Path, folder: Path) -> None:
@@ -46,18 +51,6 @@ def convert(gguf_file: Path, folder: Path) -> None:
         del config._model_name_or_path  # the file's own title, which is no path
         _model(reader, config).save_pretrained(folder)
         _tokenizer(reader, gguf_file, config.max_position_embeddings).save_pretrained(folder)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """No progress bars of transformers and huggingface_hub; afterwards as it was."""
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()
 
 
 def _field(reader: gguf.GGUFReader, key: str) -> object:
@@ -109,6 +102,10 @@ def _tokenizer(
                 pre_tokenizers.ByteLevel(add_prefix_space=False),
             ]
         )
+    for name, key in _SPECIAL.items():  # transformers before 5.21 takes a wrong end token
+        number = _field(reader, f"tokenizer.ggml.{key}_token_id")
+        if isinstance(number, int):
+            setattr(tokenizer, name, tokenizer.convert_ids_to_tokens(number))
     for leftover in ("is_local", "local_files_only", "name_or_path"):
         tokenizer.init_kwargs.pop(leftover, None)
     tokenizer.model_max_length = max_length

@@ -21,11 +21,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-from transformers.utils import logging as hf_logging
 
 from gritlm import prompts, runtime
 from gritlm.errors import GritLMError, InputError, ModelError, UnknownArgumentError, did_you_mean
 from gritlm.lm import chat
+from gritlm.lm.quiet import quiet
 from gritlm.lm.settings import FILE, Settings, read_settings
 
 log = logging.getLogger(__name__)
@@ -71,6 +71,9 @@ def load(
     _require_decoder(config, source)
     target, placed = runtime.choose_device(device), "device_map" in options
     chosen, reason = _dtype(dtype, target)
+    if getattr(config, "attn_logit_softcapping", None):
+        # transformers before 5.21 lets "sdpa" drop the soft cap on the scores (Gemma 2).
+        options.setdefault("attn_implementation", "eager")
     with _explained(source):
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **hub)
         model = _weights(_class_for(mode), source, dtype=chosen, **options)
@@ -140,7 +143,7 @@ def _dtype(dtype: Any, device: torch.device) -> tuple[Any, str]:
 
 def _weights(kind: Any, source: str, **options: Any) -> Any:
     """The model, every tensor of which was in the checkpoint."""
-    with _quiet():
+    with quiet():
         model, found = kind.from_pretrained(
             source, use_safetensors=True, trust_remote_code=False, output_loading_info=True,
             **options,
@@ -152,21 +155,6 @@ def _weights(kind: Any, source: str, **options: Any) -> Any:
             "LM head (then use mode='embedding')"
         )
     return model
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' own report and progress bar: what matters of it is checked here."""
-    noisy = logging.getLogger("transformers")
-    level, bar = noisy.level, hf_logging.is_progress_bar_enabled()
-    noisy.setLevel(logging.ERROR)
-    hf_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        noisy.setLevel(level)
-        if bar:
-            hf_logging.enable_progress_bar()
 
 
 def _class_for(mode: str) -> Any:

@@ -6,7 +6,6 @@ Shapes: N vectors of D dimensions. Bits are those of sentence-transformers' ``qu
 from __future__ import annotations
 
 import logging
-
 from typing import Any
 
 import numpy as np

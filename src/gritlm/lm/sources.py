@@ -68,7 +68,7 @@ def hub(work: Path, say: Report) -> Origin:
     """The original, unquantised, from the model hub."""
     from huggingface_hub import HfApi, snapshot_download
 
-    from gritlm.lm.gguf import quiet
+    from gritlm.lm.quiet import quiet
 
     made = work / "model"
     try:
