@@ -14,7 +14,7 @@ import transformers
 
 CORPUS = Path(__file__).parents[1] / "examples" / "corpus" / "passages.jsonl"
 # Passages joined to one text: most texts are short, some are long, as in real collections.
-JOINED = (1, 1, 1, 2, 1, 1, 4, 1)
+JOINED = (1, 1, 1, 2, 1, 1, 3, 1)
 
 
 def mixed_texts(count: int) -> list[str]:

@@ -24,7 +24,7 @@ from gritlm.lm.tokens import Prompt, SegmentTokenizer
 log = logging.getLogger(__name__)
 
 # Tokens of one batch. Few on a CPU, where a batch that leaves the cache is slower; many on a GPU.
-TOKEN_BUDGET = {"cpu": 512, "mps": 4096, "cuda": 16384}
+TOKEN_BUDGET = {"cpu": 1024, "mps": 4096, "cuda": 16384}
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,8 @@ def bidirectional(decoder: nn.Module) -> Any:
             module.is_causal = False
         if getattr(module, "sliding_window", None) is not None:
             module.sliding_window = None
+    pairs = zip(decoder.parameters(), view.parameters(), strict=True)
+    assert all(one is other for one, other in pairs), "both views hold the same tensors"
     return view
 
 
