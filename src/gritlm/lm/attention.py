@@ -14,7 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gritlm.errors import ModelError
+
 PACKED = "gritlm_packed"
+
+_CHANGES_SCORES = ("s_aux", "sinks", "position_bias", "attn_bias", "alibi", "head_mask")
 
 
 def register() -> None:
@@ -41,13 +45,14 @@ def packed_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     softcap: float | None = None,
-    **_: Any,
+    **others: Any,
 ) -> tuple[Tensor, None]:
     """Bidirectional attention within each of ``lengths`` consecutive texts -> (1, T, H, E).
 
     Sliding windows are ignored: an embedding looks at its whole text.
     """
     del attention_mask
+    _refuse_unknown_scores(module, others)
     groups = query_1HTE.shape[1] // key_1KTE.shape[1]
     key_1HTE = key_1KTE.repeat_interleave(groups, dim=1) if groups > 1 else key_1KTE
     value_1HTE = value_1KTE.repeat_interleave(groups, dim=1) if groups > 1 else value_1KTE
@@ -62,6 +67,16 @@ def packed_attention(
     )
     mixed = [_full(q, k, v, scaling, rate, softcap) for q, k, v in texts]
     return torch.cat(mixed, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _refuse_unknown_scores(module: torch.nn.Module, others: dict[str, Any]) -> None:
+    """What would change the scores is refused, never ignored (sinks of GPT-OSS, ALiBi, ...)."""
+    for name in _CHANGES_SCORES:
+        if others.get(name) is not None:
+            raise ModelError(
+                f"{type(module).__name__} attends with {name!r}, which the bidirectional view of "
+                "gritlm does not have; this model can write (mode='generative') but not embed"
+            )
 
 
 def _full(

@@ -128,5 +128,6 @@ def recorded(cache: Cache) -> Tensor:
         ValueError: from torch, when layers differ in heads or size.
     """
     kept: list[Any] = list(cache.layers)
-    layers = [torch.stack((layer.keys[0], layer.values[0])) for layer in kept]
+    device = kept[0].keys.device  # layers may lie on several devices, a block lies on one
+    layers = [torch.stack((layer.keys[0], layer.values[0])).to(device) for layer in kept]
     return torch.stack(layers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -102,10 +103,11 @@ def _by_template(tokens: SegmentTokenizer, turns: Sequence[Message], *, start: b
     marks = [f"content{uuid4().hex}" for _ in turns]
     text = _rendered(tokens, [t | {"content": m} for t, m in zip(turns, marks, strict=True)])
     ids: list[int] = []
-    for mark, content in zip(marks, contents, strict=True):
-        before, _, text = text.partition(mark)
-        ids += tokens.markup(before) + tokens.pieces([content], first=False)[0]
-    return _continued(tokens, ids + tokens.markup(text), start=start)
+    literal = dict(zip(marks, contents, strict=True))
+    for part in re.split(f"({'|'.join(marks)})", text):  # a template may drop or repeat a message
+        known = part in literal
+        ids += tokens.pieces([literal[part]], first=False)[0] if known else tokens.markup(part)
+    return _continued(tokens, ids, start=start)
 
 
 def _rendered(tokens: SegmentTokenizer, turns: Sequence[Message]) -> str:

@@ -8,22 +8,36 @@ from __future__ import annotations
 
 import torch
 
-from gritlm.errors import ModelError
+from gritlm.errors import GritLMError, ModelError
 from gritlm.lm.model import UnifiedLM
 
 _LENGTH = 6
 # Below any real effect of a changed token, above rounding in bfloat16 of equal inputs (which is 0).
 _TOLERANCE = 1e-6
+_SAMPLE = 256
 
 
-@torch.inference_mode()
 def require_views(lm: UnifiedLM) -> None:
     """Change the last token of a text and look at its first state, padded and unpadded.
 
     Raises:
-        ModelError: when the bidirectional view does not see ahead, or the causal one does.
+        ModelError: when the bidirectional view does not see ahead, the causal one does, or the
+            model cannot be read in this way at all.
     """
-    first, last, filler = 3, 4, 5
+    try:
+        _require_views(lm)
+    except GritLMError:
+        raise
+    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+        raise ModelError(
+            f"{type(lm.causal).__name__} cannot be read bidirectionally ({error}); it can write: "
+            "mode='generative'"
+        ) from error
+
+
+@torch.inference_mode()
+def _require_views(lm: UnifiedLM) -> None:
+    first, last, filler = _unlike_tokens(lm)
     ids_BL = torch.full((3, _LENGTH + 2), filler, device=lm.device)
     ids_BL[:, 0] = first
     ids_BL[1, _LENGTH - 1] = last
@@ -46,6 +60,28 @@ def require_views(lm: UnifiedLM) -> None:
 def _change(
     lm: UnifiedLM, ids_BL: torch.Tensor, mask_BL: torch.Tensor | None, *, causal: bool
 ) -> float:
-    """Largest difference between the first states of rows 0 and 1."""
+    """Largest difference between the first states of rows 0 and 1.
+
+    Raises:
+        ModelError: when a state is no number.
+    """
     state_BD = lm.hidden(ids_BL, mask_BL, causal=causal)[:2, 0].float()
+    if not torch.isfinite(state_BD).all():
+        raise ModelError(
+            f"{type(lm.causal).__name__} gives states that are no numbers (NaN or infinite) in "
+            f"{lm.dtype}: its weights are damaged, or need dtype='float32' or 'bfloat16'"
+        )
     return float((state_BD[0] - state_BD[1]).abs().max())
+
+
+def _unlike_tokens(lm: UnifiedLM) -> list[int]:
+    """Three ids whose embeddings differ: many vocabularies begin with tokens that were never used."""
+    weight = lm.decoder.get_input_embeddings().weight
+    some = torch.linspace(0, weight.shape[0] - 1, _SAMPLE).long().unique()
+    if weight.device.type == "meta":
+        return some[len(some) // 4 :: len(some) // 4][:3].tolist()
+    row_SD = weight[some.to(weight.device)].float().cpu()
+    chosen = [int(row_SD.norm(dim=1).argmax())]
+    for _ in range(2):
+        chosen.append(int(torch.cdist(row_SD, row_SD[chosen]).amin(dim=1).argmax()))
+    return some[chosen].tolist()

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from gritlm.errors import ModelError
 from gritlm.lm.kv import KVBlock
 from gritlm.lm.model import UnifiedLM, unpack
 from gritlm.lm.pooling import POOLING, normalise
@@ -74,11 +75,20 @@ class Encoder:
         with _progress(len(prompts), options.progress) as bar:
             for rows in batches(prompts, options.batch_size, self.token_budget):
                 vector_BD, made = self._read([prompts[row] for row in rows], options.get_cache)
-                vectors_ND[rows] = vector_BD.cpu()
+                vectors_ND[rows] = self._finite(vector_BD.cpu(), rows)
                 for row, block in zip(rows, made, strict=False):
                     blocks[row] = block
                 bar.update(len(rows))
         return vectors_ND, [block for block in blocks if block is not None]
+
+    def _finite(self, vector_BD: Tensor, rows: list[int]) -> Tensor:
+        good_B = torch.isfinite(vector_BD).all(dim=1)
+        if not good_B.all():
+            raise ModelError(
+                f"the vector of text {rows[int((~good_B).nonzero()[0])]} is not finite in "
+                f"{self.lm.dtype}; load the model with dtype='float32' or 'bfloat16'"
+            )
+        return vector_BD
 
     @property
     def token_budget(self) -> int:

@@ -75,7 +75,8 @@ def prefix_cache(lm: UnifiedLM, kv: KVBlock | None, *, room: int, rows: int = 1)
         return lm.new_cache(room)
     lm.require_own(kv)
     block = KVBlock.join([kv]).to(dtype=lm.dtype, device=lm.device)
-    return block.fill(lm.new_cache(block.tokens + room), rows=rows)
+    cache = lm.new_cache(block.tokens + room)
+    return block.fill(cache, rows=rows, devices=lm.layer_devices())
 
 
 class TextStream:

@@ -127,7 +127,13 @@ class KVBlock:
     def to(
         self, *, dtype: torch.dtype | None = None, device: str | torch.device | None = None
     ) -> KVBlock:
-        """Keys and values in another number format or on another device."""
+        """Keys and values in another number format or on another device.
+
+        Raises:
+            InputError: for a format that holds no fractions.
+        """
+        if dtype is not None and not dtype.is_floating_point:
+            raise InputError(f"dtype={dtype}; expected a floating-point format, e.g. bfloat16")
         return replace(self, data=self.data.to(device=device, dtype=dtype))
 
     def placed(self) -> Tensor:
@@ -138,18 +144,25 @@ class KVBlock:
         keys_LKTE = self.rope.rotate(self.data[:, 0], shift_T)
         return torch.stack((keys_LKTE, self.data[:, 1]), dim=1)
 
-    def fill(self, cache: Cache, *, rows: int = 1) -> Cache:
+    def fill(
+        self, cache: Cache, *, rows: int = 1, devices: Sequence[torch.device] | None = None
+    ) -> Cache:
         """Write this block to the front of an empty cache, the same for every row; returns it.
 
+        Args:
+            devices: where each layer belongs; None leaves all where the block is.
+
         Raises:
-            InputError: when the positions have gaps; ``KVBlock.join([block])`` closes them.
+            InputError: unless its tokens sit at positions 0, 1, 2, ...; see :meth:`move`.
         """
         if self.tokens and not torch.equal(self.position_T, torch.arange(self.tokens)):
             raise InputError(
                 f"a prefix sits at positions 0..{self.tokens - 1}, this block begins at "
-                f"{int(self.position_T[0])} or has gaps; use KVBlock.join([block])"
+                f"{int(self.position_T[0])} or has gaps; use block.move(0), or join its parts"
             )
         for index, (keys, values) in enumerate(self.placed()):
+            if devices is not None:
+                keys, values = keys.to(devices[index]), values.to(devices[index])
             cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), index)
         return cache
 

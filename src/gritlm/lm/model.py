@@ -7,6 +7,7 @@ S positions whose logits are kept.
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, DynamicCache
 
 from gritlm.errors import CacheMismatchError, ModelError
 from gritlm.lm import views
@@ -22,6 +23,10 @@ from gritlm.lm.cache import fixed, preallocated, recorded, recording
 from gritlm.lm.decoding import compiled_view, decoding_view
 from gritlm.lm.kv import KVBlock
 from gritlm.lm.rope import RopeTable, rope_table
+
+log = logging.getLogger(__name__)
+
+_ATTENTION_LAYERS = {"full_attention", "sliding_attention"}
 
 
 class UnifiedLM:
@@ -43,7 +48,9 @@ class UnifiedLM:
         self.packs = views.can_pack(self.decoder)
         self._lock = threading.Lock()
         self._decoding: Any = None
-        self._fingerprint: str | None = None
+        self._made_from = -1
+        self._fingerprint: tuple[int, str] | None = None
+        self._rope: tuple[RopeTable | None] | None = None
 
     @property
     def config(self) -> Any:
@@ -51,7 +58,11 @@ class UnifiedLM:
 
     @property
     def device(self) -> torch.device:
-        return self.decoder.get_input_embeddings().weight.device
+        embedding = self.decoder.get_input_embeddings()
+        here: torch.device = embedding.weight.device
+        if here.type != "meta":
+            return here
+        return torch.device(embedding._hf_hook.execution_device)  # offloaded by accelerate
 
     @property
     def dtype(self) -> torch.dtype:
@@ -78,7 +89,7 @@ class UnifiedLM:
         """States after the final norm -> (B, L, D); arbitrary where the mask is 0.
 
         Args:
-            ids_BL: token ids, padded on the right.
+            ids_BL: token ids, padded on the right (bidirectionally on either side).
             mask_BL: 1 for real tokens; None when there is no padding.
             causal: each token sees those before it, else its whole text.
         """
@@ -87,10 +98,11 @@ class UnifiedLM:
         if not self.packs:
             view = self.bidirectional
             return view(ids_BL, attention_mask=mask_BL, use_cache=False).last_hidden_state
-        width = ids_BL.shape[1]
-        lengths = [width] * len(ids_BL) if mask_BL is None else mask_BL.sum(dim=1).tolist()
-        ids_T = torch.cat([row[:n] for row, n in zip(ids_BL, lengths, strict=True)])
-        return unpack(self.hidden_packed(ids_T, lengths), lengths, width=width)
+        real_BL = torch.ones_like(ids_BL, dtype=torch.bool) if mask_BL is None else mask_BL.bool()
+        hidden_TD = self.hidden_packed(ids_BL[real_BL], real_BL.sum(dim=1).tolist())
+        hidden_BLD = hidden_TD.new_zeros(*ids_BL.shape, hidden_TD.shape[-1])
+        hidden_BLD[real_BL] = hidden_TD
+        return hidden_BLD
 
     def hidden_packed(self, ids_T: Tensor, lengths: list[int]) -> Tensor:
         """Bidirectional states of texts that stand one behind the other -> (T, D)."""
@@ -132,6 +144,8 @@ class UnifiedLM:
 
     def new_cache(self, capacity: int) -> Cache:
         """An empty cache for ``capacity`` tokens, of the kind that :attr:`decoding` works on."""
+        if set(getattr(self.config, "layer_types", None) or ()) - _ATTENTION_LAYERS:
+            return DynamicCache(config=self.config)  # with states that are no keys and values
         if self.compiled:
             return fixed(self.config, capacity)
         return preallocated(self.config.num_hidden_layers, capacity)
@@ -140,7 +154,8 @@ class UnifiedLM:
     def decoding(self) -> Any:
         """The causal view for steps of one token: compiled, or with packed weights, or as it is."""
         with self._lock:
-            if self._decoding is None:
+            if self._decoding is None or self._made_from != self._version():
+                self._made_from = self._version()
                 make = compiled_view if self.compiled else decoding_view
                 self._decoding = make(self.causal)
             return self._decoding
@@ -149,9 +164,14 @@ class UnifiedLM:
     def fingerprint(self) -> str:
         """Identifies weights, number format and adapter: the maker of a KV block."""
         with self._lock:
-            if self._fingerprint is None:
-                self._fingerprint = _fingerprint(self.decoder)
-            return self._fingerprint
+            version = self._version()
+            if self._fingerprint is None or self._fingerprint[0] != version:
+                self._fingerprint = version, _fingerprint(self.decoder)
+            return self._fingerprint[1]
+
+    def _version(self) -> int:
+        """Grows whenever a parameter is changed in place: what was derived is then made anew."""
+        return sum(parameter._version for parameter in self.causal.parameters())
 
     def require_own(self, block: KVBlock) -> None:
         """Refuse key/value state that other weights made.
@@ -214,10 +234,18 @@ class UnifiedLM:
 
     def rope(self) -> RopeTable | None:
         """Table to move keys with; None where they cannot be moved."""
-        try:
-            return rope_table(self.decoder)
-        except ModelError:
-            return None
+        if self._rope is None:
+            try:
+                self._rope = (rope_table(self.decoder, self.device),)
+            except ModelError as error:
+                log.info("KV blocks of this model cannot be moved: %s", error)
+                self._rope = (None,)
+        return self._rope[0]
+
+    def layer_devices(self) -> list[torch.device]:
+        """Where each layer's keys and values belong."""
+        homes = [next(layer.parameters()).device for layer in self.decoder.layers]
+        return [self.device if home.type == "meta" else home for home in homes]
 
 
 def unpack(packed_TD: Tensor, lengths: list[int], *, width: int | None = None) -> Tensor:

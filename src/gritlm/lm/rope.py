@@ -13,6 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from gritlm.errors import ModelError
+from gritlm.lm.cache import recorded, recording
+
+_PROBE = 9  # position at which a table is tried
 
 # Frequencies that change with the length of the text: a key stored under one cannot be moved.
 _LENGTH_DEPENDENT = {"dynamic", "longrope"}
@@ -50,12 +53,48 @@ class RopeTable:
         return torch.cat((moved.to(key_LKTE.dtype), rest), dim=-1)
 
 
-def rope_table(decoder: Any) -> RopeTable:
-    """The table of a transformers decoder.
+def rope_table(decoder: Any, device: torch.device) -> RopeTable:
+    """The table of a transformers decoder, tried on the model itself.
 
     Raises:
-        ModelError: when its positions are not rotary, or its frequencies depend on the length.
+        ModelError: when its positions are not rotary, its frequencies depend on the length, or its
+            keys do not move as the table says.
     """
+    return _tried(decoder, _declared_table(decoder), device)
+
+
+@torch.inference_mode()
+def _tried(decoder: Any, table: RopeTable, device: torch.device) -> RopeTable:
+    """A lone token attends to itself only, so its keys differ between positions by rotation alone.
+
+    Layers whose keys stay the same have no positions (SmolLM3, Cohere 2): they get frequency 0.
+    """
+    here, there = (_lone_keys(decoder, position, device) for position in (0, _PROBE))
+    size = here.abs().amax(dim=(1, 2, 3), keepdim=True)
+    bound = size * (1e-3 if decoder.dtype == torch.float32 else 0.05)
+    still_L = ((here - there).abs() <= bound).all(dim=3).all(dim=2).all(dim=1)
+    found = RopeTable(table.inv_freq_LF * ~still_L[:, None], table.interleaved)
+    moved = found.rotate(here, torch.tensor([_PROBE]))
+    if not ((moved - there).abs() <= bound).all():
+        raise ModelError(
+            f"the keys of {type(decoder).__name__} are not moved by rotation alone: its key/value "
+            "state cannot be moved"
+        )
+    return found
+
+
+def _lone_keys(decoder: Any, position: int, device: torch.device) -> Tensor:
+    cache = recording(decoder.config.num_hidden_layers)
+    decoder(
+        torch.tensor([[decoder.config.vocab_size // 2]], device=device),
+        position_ids=torch.tensor([[position]], device=device),
+        past_key_values=cache,
+        use_cache=True,
+    )
+    return recorded(cache)[:, 0].float().cpu()
+
+
+def _declared_table(decoder: Any) -> RopeTable:
     name = type(decoder).__name__
     rotary = getattr(decoder, "rotary_emb", None)
     if rotary is None:

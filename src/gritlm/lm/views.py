@@ -16,8 +16,8 @@ from transformers import PreTrainedConfig
 
 from gritlm.lm import attention
 
-# Larger than any text: a "window" that never cuts. None would be refused by models whose layers
-# are declared as sliding ones.
+# Larger than any text: a "window" that never cuts. None would be refused by some models whose layers
+# are declared as sliding ones, and switches rotary positions off in others.
 NO_WINDOW = 1 << 30
 
 
@@ -41,7 +41,7 @@ def bidirectional(decoder: nn.Module) -> Any:
         if hasattr(module, "is_causal"):
             module.is_causal = False
         if getattr(module, "sliding_window", None) is not None:
-            module.sliding_window = None
+            module.sliding_window = NO_WINDOW
     pairs = zip(decoder.parameters(), view.parameters(), strict=True)
     assert all(one is other for one, other in pairs), "both views hold the same tensors"
     return view
