@@ -57,18 +57,20 @@ def config(family: str = "llama", **changes: object) -> hf.PreTrainedConfig:
         "phi": {"partial_rotary_factor": 0.5},
         "phi3": {},
         "gpt_neox": {"rotary_pct": 0.5},
+        "cohere2": {"sliding_window": 8},
     }
     kinds = {
         "llama": hf.LlamaConfig, "mistral": hf.MistralConfig, "mixtral": hf.MixtralConfig,
         "qwen2": hf.Qwen2Config, "qwen3": hf.Qwen3Config, "gemma": hf.GemmaConfig,
         "gemma2": hf.Gemma2Config, "gemma3": hf.Gemma3TextConfig, "phi": hf.PhiConfig,
         "phi3": hf.Phi3Config, "gpt_neox": hf.GPTNeoXConfig,
+        "smollm3": hf.SmolLM3Config, "cohere2": hf.Cohere2Config,
     }  # fmt: skip
     return kinds[family](**(common | special.get(family, {}) | changes))
 
 
 FAMILIES = ["llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi",
-            "phi3", "gpt_neox"]  # fmt: skip
+            "phi3", "gpt_neox", "smollm3", "cohere2"]  # fmt: skip
 
 
 def model(family: str = "llama", seed: int = 0, **changes: object) -> hf.PreTrainedModel:

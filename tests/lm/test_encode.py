@@ -177,6 +177,9 @@ def test_long_texts_are_cut_with_one_warning_that_counts_them(grit, caplog):
     [
         (["fine", ""], {}, "text 1 of 2 is empty"),
         (["fine", None], {}, "text 1 of 2 is None"),
+        (["fine", "bad \ud800 one"], {}, "text 1 of 2 has a lone surrogate at character 4"),
+        (["x"], {"instruction": 5}, "is 5"),
+        (["x"], {"truncate_dim": 16.0}, "truncate_dim=16.0"),
         (["fine", float("nan")], {}, "text 1 of 2 is nan"),
         (7, {}, "sentences is int"),
         ({"text": "x"}, {}, "encode_corpus"),

@@ -13,7 +13,7 @@ from tests import tiny
 
 BOUND = 1e-4
 # Families with rotary positions, plain and partial; Gemma 3 has two tables in one model.
-ROTARY = ["llama", "mixtral", "qwen3", "gemma2", "gemma3", "phi", "gpt_neox"]
+ROTARY = ["llama", "smollm3", "cohere2", "mixtral", "qwen3", "gemma2", "gemma3", "phi", "gpt_neox"]
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +51,20 @@ def block_masked_logits(
     return logits[:, -len(tail) :]
 
 
+def test_layers_without_positions_are_found_by_trying(lm):
+    """SmolLM3 and Cohere 2 leave rotary positions out of some layers."""
+    mixed = UnifiedLM(tiny.model("smollm3", no_rope_layers=[1, 0, 1]))
+    table = mixed.rope()
+    assert table is not None
+    assert (table.inv_freq_LF.abs().sum(dim=1) > 0).tolist() == [True, False, True]
+    assert lm.rope().inv_freq_LF.abs().sum(dim=1).min() > 0
+
+
 @pytest.mark.parametrize("family", ROTARY)
 @pytest.mark.parametrize("lengths", [(17,), (9, 14), (5, 11, 3, 8, 6)])
 def test_moved_blocks_equal_one_block_masked_pass(family, lengths):
     # A window that never cuts: the mask of this oracle is the same in every layer.
-    window = {"sliding_window": 4096} if family.startswith("gemma") and family != "gemma" else {}
+    window = {"sliding_window": 4096} if family in ("gemma2", "gemma3", "cohere2") else {}
     lm = UnifiedLM(tiny.model(family, **window))
     *parts, tail = texts(*lengths, 7)
     block = KVBlock.join(blocks_of(lm, parts))

@@ -116,6 +116,84 @@ def test_an_adapter_is_merged_into_both_views(llama_folder, tmp_path):
         assert np.abs(model.encode(TEXTS) - plain.encode(TEXTS)).max() > 1e-3
 
 
+@pytest.mark.parametrize("task", [None, "CAUSAL_LM"])
+def test_an_adapter_reaches_every_mode(llama_folder, tmp_path, task):
+    from peft import LoraConfig, get_peft_model
+
+    base = AutoModelForCausalLM.from_pretrained(llama_folder, dtype=torch.float32)
+    adapted = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", task_type=task))
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+    adapted.save_pretrained(tmp_path)
+    (tmp_path / "gritlm.json").write_text('{"pooling_method": "lasttoken"}', encoding="utf-8")
+    unified, reading = (
+        GritLM(llama_folder, adapter=tmp_path, mode=mode, dtype="float32", device="cpu")
+        for mode in ("unified", "embedding")
+    )
+    assert unified.settings.pooling_method == "lasttoken"
+    assert np.abs(unified.encode(TEXTS) - reading.encode(TEXTS)).max() < 1e-5
+    plain = GritLM(llama_folder, pooling_method="lasttoken", dtype="float32", device="cpu")
+    assert np.abs(unified.encode(TEXTS) - plain.encode(TEXTS)).max() > 1e-3
+
+
+def test_an_adapter_of_another_model_is_refused(llama_folder, tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    other = tiny.model("llama", hidden_size=96)
+    get_peft_model(other, LoraConfig(target_modules="all-linear")).save_pretrained(tmp_path)
+    with pytest.raises(ModelError):
+        GritLM(llama_folder, adapter=tmp_path, device="cpu")
+    (tmp_path / "adapter_model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"no adapter_model\.safetensors"):
+        GritLM(llama_folder, adapter=tmp_path, device="cpu")
+
+
+def test_weights_that_are_no_numbers_are_refused(copy):
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(copy / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"].fill_(float("nan"))
+    save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
+    refused(copy, "no numbers")
+
+
+def test_tokens_that_were_never_used_do_not_mislead_the_check(copy):
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(copy / "model.safetensors")
+    tensors["model.embed_tokens.weight"][:100] = 0
+    save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
+    assert GritLM(copy, device="cpu").encode("some text").shape == (48,)
+
+
+def test_attention_that_ours_lacks_is_refused(tmp_path):
+    from transformers import GptOssConfig
+
+    config = GptOssConfig(
+        vocab_size=400, hidden_size=48, intermediate_size=96, num_hidden_layers=2, head_dim=12,
+        num_attention_heads=4, num_key_value_heads=2, num_local_experts=2, num_experts_per_tok=1,
+        max_position_embeddings=256, rope_scaling=None,
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    refused(tmp_path, "'s_aux'")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"max_length": "512"}, "max_length='512'"),
+        ({"normalized": "no"}, "normalized='no'"),
+        ({"version": 99}, "version=99"),
+        ({"pooling_method": "avg"}, "pooling_method='avg'"),
+    ],
+)
+def test_a_wrong_setting_names_the_file(copy, settings, said):
+    (copy / "gritlm.json").write_text(json.dumps(settings), encoding="utf-8")
+    refused(copy, f"gritlm.json: {said}")
+
+
 def test_published_repositories_that_name_remote_code_use_the_native_class(copy):
     edit(copy / "config.json", auto_map={"AutoModelForCausalLM": "modeling_gritlm7b.Evil"})
     (copy / "modeling_gritlm7b.py").write_text("raise SystemExit('remote code ran')")

@@ -69,6 +69,16 @@ def test_padding_does_not_change_a_hidden_state(family):
 
 
 @torch.inference_mode()
+def test_padding_may_stand_on_either_side(lm):
+    ids, mask = rows(12, 7)
+    right = lm.hidden(ids, mask, causal=False)
+    turned, on_the_left = ids.clone(), mask.flip(1)
+    turned[1] = ids[1].roll(5)
+    left = lm.hidden(turned, on_the_left, causal=False)
+    assert (left[1, 5:] - right[1, :7]).abs().max() < BOUND
+
+
+@torch.inference_mode()
 def test_the_packed_pass_equals_transformers_own_padded_one(family):
     """transformers is asked the slow way: eager, with a full 4D mask, one text at a time."""
     ids, mask = rows(23, 12)

@@ -11,6 +11,7 @@ from jinja2.exceptions import TemplateError
 
 from gritlm import prompts
 from gritlm.errors import InputError
+from gritlm.lm.texts import require_text
 from gritlm.lm.tokens import SegmentTokenizer
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ def template_for(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
 
 
 def _validated(messages: Sequence[Message] | str) -> list[Message]:
+    if not isinstance(messages, str | list | tuple):
+        raise InputError(f"messages is {messages!r}; expected a text or a list of messages")
     turns = [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
     if not turns:
         raise InputError("messages is empty; expected a text or at least one message")
@@ -82,6 +85,8 @@ def _validated(messages: Sequence[Message] | str) -> list[Message]:
             raise InputError(
                 f"message {index} has role {turn.get('role')!r}; expected {', '.join(_ROLES)}"
             )
+    for index, turn in enumerate(turns):
+        require_text(turn["content"], f"message {index}")
     if turns[-1]["role"] == "assistant":
         raise InputError("the last message is the assistant's; expected one to answer")
     if not any(turn["content"] for turn in turns):

@@ -75,7 +75,7 @@ def _change(
 
 
 def _unlike_tokens(lm: UnifiedLM) -> list[int]:
-    """Three ids whose embeddings differ: many vocabularies begin with tokens that were never used."""
+    """Three ids whose embeddings differ: many vocabularies begin with tokens never used."""
     weight = lm.decoder.get_input_embeddings().weight
     some = torch.linspace(0, weight.shape[0] - 1, _SAMPLE).long().unique()
     if weight.device.type == "meta":

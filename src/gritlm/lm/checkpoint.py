@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedTokenizerBase
@@ -15,6 +17,8 @@ from gritlm.errors import ModelError
 from gritlm.lm.load import adapter_base, is_adapter_folder
 from gritlm.lm.model import UnifiedLM
 from gritlm.lm.settings import PROJECTION_FILE, Settings
+
+log = logging.getLogger(__name__)
 
 
 def resolve(name: str | Path | None, adapter: str | Path | None) -> tuple[str, str | None]:
@@ -33,19 +37,26 @@ def resolve(name: str | Path | None, adapter: str | Path | None) -> tuple[str, s
 
 
 def projection(source: str, settings: Settings, lm: UnifiedLM) -> nn.Linear | None:
-    """The projection before pooling: read from the folder, or new (random) when it has none."""
+    """The projection before pooling: from the folder, else new, random and always the same.
+
+    Raises:
+        ModelError: when the file is damaged or of another size.
+    """
     if settings.projection is None:
         return None
     with torch.random.fork_rng():
+        torch.manual_seed(0)
         layer = nn.Linear(int(lm.config.hidden_size), settings.projection)
     path = Path(source) / PROJECTION_FILE
     if path.is_file():
         try:
             layer.load_state_dict(load_file(path))
-        except (RuntimeError, OSError) as error:
+        except (RuntimeError, OSError, SafetensorError) as error:
             raise ModelError(
                 f"{path}: does not fit projection={settings.projection}: {error}"
             ) from None
+    else:
+        log.warning("projection=%d is new and untrained", settings.projection)
     return layer.to(device=lm.device, dtype=lm.dtype).requires_grad_(False)
 
 

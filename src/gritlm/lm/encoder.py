@@ -25,7 +25,7 @@ from gritlm.lm.tokens import Prompt, SegmentTokenizer
 log = logging.getLogger(__name__)
 
 # Tokens of one batch. Few on a CPU, where a batch that leaves the cache is slower; many on a GPU.
-TOKEN_BUDGET = {"cpu": 1024, "mps": 4096, "cuda": 16384}
+TOKEN_BUDGET = {"cpu": 512, "mps": 4096, "cuda": 16384}
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Encoder:
         ids_T = torch.tensor([i for prompt in batch for i in prompt.ids], device=self.lm.device)
         hidden_BLD, blocks = self._hidden(ids_T, lengths, get_cache=get_cache)
         if self.projection is not None:
-            hidden_BLD = self.projection(hidden_BLD)
+            hidden_BLD = self.projection(hidden_BLD.to(self.projection.weight.device))
         vector_BD = self.pool(hidden_BLD, _span_mask([p.pooled for p in batch], hidden_BLD))
         return normalise(vector_BD) if self.settings.normalized else vector_BD, blocks
 

@@ -12,6 +12,7 @@ from gritlm.errors import InputError
 from gritlm.lm.kv import KVBlock
 from gritlm.lm.model import UnifiedLM
 from gritlm.lm.sampling import Sampler
+from gritlm.lm.texts import at_least_one
 
 
 def complete(
@@ -34,16 +35,15 @@ def complete(
     """
     if not ids:
         raise InputError("the prompt has no tokens; expected at least one")
+    if kv is not None:
+        require_block(lm, kv)
     held = 0 if kv is None else kv.tokens
     room = _room(lm, held + len(ids), max_new_tokens)
-    if kv is not None:
-        lm.require_own(kv)
     return _steps(lm, list(ids), kv, sampler, room, frozenset(end_ids))
 
 
 def _room(lm: UnifiedLM, prompt: int, wanted: int) -> int:
-    if wanted < 1:
-        raise InputError(f"max_new_tokens={wanted}; expected 1 or more")
+    at_least_one(wanted, name="max_new_tokens")
     limit = lm.max_positions
     if limit is not None and prompt >= limit:
         raise InputError(f"the prompt has {prompt} tokens, the model takes {limit} with the answer")
@@ -69,11 +69,23 @@ def _steps(
                 logits_V = lm.logits(next_11, cache=cache, keep=1)[0, -1]
 
 
+def require_block(lm: UnifiedLM, kv: object) -> None:
+    """Refuse what is no block of this model.
+
+    Raises:
+        InputError: for another kind of object, such as the list that ``encode`` returns.
+        CacheMismatchError: when another model made it.
+    """
+    if not isinstance(kv, KVBlock):
+        raise InputError(f"kv is {type(kv).__name__}; expected one KVBlock, e.g. blocks[0]")
+    lm.require_own(kv)
+
+
 def prefix_cache(lm: UnifiedLM, kv: KVBlock | None, *, room: int, rows: int = 1) -> Cache:
     """A cache that begins with ``kv`` at position 0, in the model's format and on its device."""
     if kv is None:
         return lm.new_cache(room)
-    lm.require_own(kv)
+    require_block(lm, kv)
     block = KVBlock.join([kv]).to(dtype=lm.dtype, device=lm.device)
     cache = lm.new_cache(block.tokens + room)
     return block.fill(cache, rows=rows, devices=lm.layer_devices())

@@ -140,6 +140,7 @@ class GritLM:
         """
         self._require_embedding()
         many = texts.validated(sentences)
+        texts.validated([instruction])
         options = EncodeOptions(
             batch_size=texts.at_least_one(batch_size, name="batch_size"),
             max_length=self._length(max_length),
@@ -231,17 +232,22 @@ class GritLM:
             self.lm, ids, kv=kv, sampler=sampler, max_new_tokens=max_new_tokens,
             end_ids=self.end_ids,
         )  # fmt: skip
-        stops = [stop] if isinstance(stop, str) else list(stop or [])
+        stops = texts.validated([] if stop is None else stop)
         pieces = TextStream(self.tokenizer, stops).pieces(tokens)
         return pieces if stream else "".join(pieces)
 
     def generate(
-        self, inputs: Tensor | Mapping[str, Tensor], *, kv: KVBlock | None = None, **options: Any
+        self,
+        inputs: Tensor | Mapping[str, Tensor] | None = None,
+        *,
+        kv: KVBlock | None = None,
+        **options: Any,
     ) -> Any:
         """transformers' ``generate`` on the causal view, with all of its arguments.
 
         Args:
-            inputs: ids (B, L), or a mapping with ``input_ids`` (and ``attention_mask``).
+            inputs: ids (B, L), or a mapping with ``input_ids`` (and ``attention_mask``); both may
+                be given by these names instead.
             kv: key/value state that comes before the ids of every row.
 
         Returns:

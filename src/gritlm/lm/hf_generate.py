@@ -12,58 +12,89 @@ import torch
 from torch import Tensor
 
 from gritlm.errors import InputError
-from gritlm.lm.generator import prefix_cache
+from gritlm.lm.generator import prefix_cache, require_block
 from gritlm.lm.kv import KVBlock
 from gritlm.lm.model import UnifiedLM
 
-# With one of these transformers wants a cache of its own making.
+# With one of these transformers wants a cache of its own making, or reorders it.
 _OWN_CACHE = (
-    "past_key_values", "use_cache", "cache_implementation", "num_beams", "assistant_model",
-    "prompt_lookup_num_tokens", "generation_config", "compile_config",
+    "past_key_values", "cache_implementation", "assistant_model", "prompt_lookup_num_tokens",
+    "compile_config",
 )  # fmt: skip
 
 
 @torch.inference_mode()
 def hf_generate(
-    lm: UnifiedLM, inputs: Tensor | Mapping[str, Any], *, kv: KVBlock | None, pad_id: int | None,
-    **options: Any,
+    lm: UnifiedLM, inputs: Tensor | Mapping[str, Any] | None, *, kv: KVBlock | None,
+    pad_id: int | None, **options: Any,
 ) -> Any:  # fmt: skip
     """See :meth:`gritlm.GritLM.generate`."""
     ids_BL, mask_BL = _ids_and_mask(inputs, options)
+    if options.get("generation_config") is None:
+        options.setdefault("pad_token_id", pad_id)
+    model = lm.causal if lm.compiled else lm.decoding
+    if mask_BL is not None:
+        options["attention_mask"] = mask_BL
+    room = ids_BL.shape[1] + int(options.get("max_new_tokens") or 0)
+    if kv is not None:
+        return _behind(lm, model, ids_BL, kv, room, options)
+    if _is_plain(model, options) and not lm.compiled:
+        options |= {"past_key_values": lm.new_cache(room), "use_cache": True}
+    return model.generate(ids_BL, **options)
+
+
+def _behind(
+    lm: UnifiedLM, model: Any, ids_BL: Tensor, kv: KVBlock, room: int, options: dict[str, Any]
+) -> Any:
+    """Generate behind a block: transformers is handed its ids too, and they are cut off again."""
+    require_block(lm, kv)
+    if not _is_plain(model, options) or "streamer" in options or "max_length" in options:
+        raise InputError(
+            "generate(kv=...) takes neither beams, a cache, an assistant, a streamer nor "
+            "max_length; leave them out (max_new_tokens counts the new ones)"
+        )
+    prefix_BT = kv.token_ids.to(ids_BL.device).expand(len(ids_BL), -1)
+    mask_BL = options.pop("attention_mask", None)
     if mask_BL is None:
         mask_BL = torch.ones_like(ids_BL)
-    options.setdefault("pad_token_id", pad_id)
-    own = [name for name in _OWN_CACHE if options.get(name) is not None]
-    model = lm.causal if lm.compiled else lm.decoding
-    if kv is None:
-        if not own and not lm.compiled:
-            room = ids_BL.shape[1] + int(options.get("max_new_tokens") or 0)
-            options["past_key_values"] = prefix_cache(lm, None, room=room)
-        return model.generate(ids_BL, attention_mask=mask_BL, **options)
-    if own:
-        raise InputError(f"generate(kv=...) cannot be combined with {own[0]!r}; leave it out")
-    rows, held = len(ids_BL), kv.tokens
-    prefix_BT = kv.token_ids.to(ids_BL.device).expand(rows, -1)
-    room = ids_BL.shape[1] + int(options.get("max_new_tokens") or 0)
+    copies = int(_said(model, options, "num_return_sequences") or 1)
     found = model.generate(
         torch.cat((prefix_BT, ids_BL), dim=1),
         attention_mask=torch.cat((torch.ones_like(prefix_BT), mask_BL), dim=1),
-        past_key_values=prefix_cache(lm, kv, room=room, rows=rows),
-        **options,
+        past_key_values=prefix_cache(lm, kv, room=room, rows=len(ids_BL) * copies),
+        **options | {"use_cache": True},
     )
     if isinstance(found, Tensor):
-        return found[:, held:]
-    found.sequences = found.sequences[:, held:]
+        return found[:, kv.tokens :]
+    found.sequences = found.sequences[:, kv.tokens :]
     return found
 
 
+def _said(model: Any, options: dict[str, Any], name: str) -> Any:
+    """What holds for an option: the argument, the configuration handed in, the model's own."""
+    if options.get(name) is not None:
+        return options[name]
+    return getattr(options.get("generation_config") or model.generation_config, name, None)
+
+
+def _is_plain(model: Any, options: dict[str, Any]) -> bool:
+    """Whether our cache can stand in: no beams, and no cache asked for or refused by arguments."""
+    beams = _said(model, options, "num_beams") or 1
+    asked = any(_said(model, options, name) is not None for name in _OWN_CACHE)
+    return beams == 1 and not asked and options.get("use_cache") is not False
+
+
 def _ids_and_mask(inputs: Any, options: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
-    given = dict(inputs) if isinstance(inputs, Mapping) else {"input_ids": inputs}
-    ids = given.pop("input_ids", None)
-    mask = given.pop("attention_mask", options.pop("attention_mask", None))
+    given = dict(inputs) if isinstance(inputs, Mapping) else {}
+    if inputs is not None and not isinstance(inputs, Mapping):
+        given["input_ids"] = inputs
+    for name in ("input_ids", "attention_mask", "token_type_ids"):
+        if name in options:
+            given.setdefault(name, options.pop(name))
+    ids, mask = given.pop("input_ids", None), given.pop("attention_mask", None)
     given.pop("token_type_ids", None)
     if given:
-        raise InputError(f"generate() got inputs it does not know: {', '.join(given)}")
+        raise InputError(f"generate() got inputs it does not know: {', '.join(map(str, given))}")
     if not isinstance(ids, Tensor) or ids.ndim not in (1, 2) or ids.is_floating_point():
         raise InputError(
             f"generate() got {type(ids).__name__}; expected a tensor of token ids (rows, tokens) "
@@ -71,4 +102,4 @@ def _ids_and_mask(inputs: Any, options: dict[str, Any]) -> tuple[Tensor, Tensor 
         )
     if ids.numel() == 0:
         raise InputError("generate() got no token ids; expected at least one")
-    return torch.atleast_2d(ids), mask
+    return (ids if ids.ndim == 2 else ids[None]), mask

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,12 +77,17 @@ def load(
         options.setdefault("attn_implementation", "eager")
     with _explained(source):
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **hub)
-        model = _weights(_class_for(mode), source, dtype=chosen, **options)
-    if adapter is not None:
-        model = _with_adapter(model, adapter)
-    if not placed and "quantization_config" not in options:
-        model = model.to(target)
+        # An adapter's names are those of the whole model, so the head is dropped after merging.
+        kind = _class_for(mode if adapter is None else "unified")
+        model = _weights(kind, source, dtype=chosen, **options)
+        if adapter is not None:
+            model = _with_adapter(model, adapter)
+            model = model.base_model if mode == "embedding" else model
+        if not placed and "quantization_config" not in options:
+            model = model.to(target)
     settings = _settings(source, hub)
+    if adapter is not None and (Path(adapter) / FILE).is_file():
+        settings = read_settings(Path(adapter))
     settings = settings.but(template=chat.template_for(tokenizer, settings.template))
     _prepare(tokenizer, settings)
     return Loaded(model.eval(), tokenizer, settings, reason)
@@ -104,12 +110,19 @@ def _config(source: str, hub: dict[str, Any]) -> Any:
     folder = Path(source)
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise ModelError(f"{source}: no config.json in this folder; expected a checkpoint folder")
+    if not folder.exists() and source.startswith(("/", "./", "../", "~")):
+        raise ModelError(f"{source}: there is no such folder")
     with _explained(source):
         return AutoConfig.from_pretrained(source, trust_remote_code=False, **hub)
 
 
 def _require_decoder(config: Any, source: str) -> None:
     kind = config.model_type
+    if config.get_text_config() is not config:
+        raise ModelError(
+            f"{source}: {kind!r} has parts for other things than text; gritlm takes text decoders, "
+            "so save its text part as a checkpoint of its own and load that"
+        )
     encoder = getattr(config, "is_encoder_decoder", False) or not _is_decoder(config)
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or encoder:
         raise ModelError(
@@ -161,6 +174,13 @@ def _class_for(mode: str) -> Any:
     return AutoModel if mode == "embedding" else AutoModelForCausalLM
 
 
+# What transformers, peft and torch raise for a broken checkpoint or a missing library.
+_LOADING = (
+    OSError, ValueError, SafetensorError, RuntimeError, ImportError, KeyError, TypeError,
+    AttributeError,
+)  # fmt: skip
+
+
 @contextmanager
 def _explained(source: str) -> Iterator[None]:
     """Turns what transformers raises for a bad checkpoint into one line that says what to do."""
@@ -168,7 +188,7 @@ def _explained(source: str) -> Iterator[None]:
         yield
     except GritLMError:
         raise
-    except (OSError, ValueError, SafetensorError) as error:
+    except _LOADING as error:
         raise ModelError(_explanation(source, error)) from error
 
 
@@ -200,9 +220,18 @@ def _with_adapter(model: Any, adapter: str) -> Any:
     """Apply a PEFT adapter and merge it, so that both views read the same merged tensors."""
     from peft import PeftModel
 
-    with _explained(adapter):
-        adapted = PeftModel.from_pretrained(model, adapter, use_safetensors=True)
-        return adapted.merge_and_unload(safe_merge=True)
+    folder = Path(adapter)
+    if folder.is_dir() and not (folder / "adapter_model.safetensors").is_file():
+        raise ModelError(f"{adapter}: no adapter_model.safetensors in this adapter folder")
+    with _explained(adapter), warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        adapted = PeftModel.from_pretrained(model, adapter)
+        merged = adapted.merge_and_unload(safe_merge=True)
+    if any("missing adapter keys" in str(warning.message) for warning in said):
+        raise ModelError(
+            f"{adapter}: made for another model than {type(model).__name__} of this size"
+        )
+    return merged
 
 
 def _settings(source: str, hub: dict[str, Any]) -> Settings:

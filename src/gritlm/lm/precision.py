@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gritlm.errors import InputError, choice
 from gritlm.lm.pooling import normalise
+from gritlm.lm.texts import at_least_one
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ def truncated(vectors_ND: Tensor, size: int, *, normalised: bool) -> Tensor:
     Raises:
         InputError: for a size the vectors do not have.
     """
-    if not 1 <= size <= vectors_ND.shape[1]:
+    if at_least_one(size, name="truncate_dim") > vectors_ND.shape[1]:
         raise InputError(f"truncate_dim={size}; expected 1 to {vectors_ND.shape[1]}")
     cut_ND = vectors_ND[:, :size]
     return normalise(cut_ND) if normalised else cut_ND

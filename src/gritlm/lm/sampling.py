@@ -11,6 +11,8 @@ from gritlm.errors import InputError
 
 Sampler = Callable[[Tensor], int]
 
+_COLDEST = 1e-5  # colder than this is greedy: dividing by it would leave no finite logits
+
 
 def make_sampler(
     *, temperature: float = 0.0, top_p: float = 1.0, top_k: int = 0, seed: int | None = None
@@ -27,13 +29,15 @@ def make_sampler(
     Raises:
         InputError: for a value outside of its range, NaN included.
     """
-    if not 0 <= temperature < float("inf"):
+    if not _is_number(temperature) or not 0 <= temperature < float("inf"):
         raise InputError(f"temperature={temperature!r}; expected a number >= 0")
-    if not 0 < top_p <= 1:
+    if not _is_number(top_p) or not 0 < top_p <= 1:
         raise InputError(f"top_p={top_p!r}; expected 0 < top_p <= 1")
-    if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 0:
+    if not _is_whole(top_k) or top_k < 0:
         raise InputError(f"top_k={top_k!r}; expected a whole number >= 0 (0 keeps all tokens)")
-    if temperature == 0:
+    if seed is not None and (not _is_whole(seed) or not -(2**63) <= seed < 2**64):
+        raise InputError(f"seed={seed!r}; expected a whole number of 64 bits")
+    if temperature < _COLDEST:
         return lambda logits_V: int(logits_V.argmax())
     generator = torch.Generator()
     generator.seed() if seed is None else generator.manual_seed(seed)
@@ -44,6 +48,14 @@ def make_sampler(
         return int(torch.multinomial(kept_V.softmax(dim=0), 1, generator=generator))
 
     return sample
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _likeliest(logits_V: Tensor, top_k: int) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from gritlm.errors import ModelError, choice, did_you_mean
+from gritlm.errors import InputError, ModelError, choice, did_you_mean
 
 FILE = "gritlm.json"
 PROJECTION_FILE = "gritlm_projection.safetensors"
@@ -52,6 +52,18 @@ class Settings:
         choice(self.pooling_method, POOLING_METHODS, name="pooling_method")
         choice(self.attn, ATTENTIONS, name="attn")
         choice(self.template, TEMPLATES, name="template")
+        for name in ("normalized", "trained_to_embed"):
+            self._require(name, isinstance(getattr(self, name), bool), "true or false")
+        for name in ("embed_eos", "query_instruction"):
+            self._require(name, isinstance(getattr(self, name), str), "a string")
+        self._require("max_length", _is_count(self.max_length), "a whole number >= 1")
+        fits = self.projection is None or _is_count(self.projection)
+        self._require("projection", fits, "a whole number >= 1, or none")
+        self._require("version", self.version == 1, "1; a newer gritlm wrote this file")
+
+    def _require(self, name: str, right: bool, expected: str) -> None:
+        if not right:
+            raise InputError(f"{name}={getattr(self, name)!r}; expected {expected}")
 
     @property
     def embeds_causally(self) -> bool:
@@ -64,6 +76,10 @@ class Settings:
     def save(self, folder: Path) -> None:
         text = json.dumps(asdict(self), indent=2) + "\n"
         (folder / FILE).write_text(text, encoding="utf-8")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def read_settings(folder: Path) -> Settings:
@@ -85,4 +101,7 @@ def read_settings(folder: Path) -> Settings:
     for key in content:
         if key not in known:
             raise ModelError(f"{path}: unknown key {key!r}{did_you_mean(key, known)}")
-    return Settings(**content)
+    try:
+        return Settings(**content)
+    except InputError as error:
+        raise ModelError(f"{path}: {error}") from None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,7 +31,23 @@ def validated(sentences: Any) -> list[str]:
             raise InputError(
                 f"text {index} of {len(many)} is {text!r} ({type(text).__name__}); expected str"
             )
+        require_text(text, f"text {index} of {len(many)}")
     return many
+
+
+def require_text(text: str, name: str) -> None:
+    """Refuse characters that are none (lone surrogates, from wrongly decoded files).
+
+    Raises:
+        InputError: naming the text and the place.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{name} has a lone surrogate at character {error.start}; decode its source with the "
+            "right encoding, or with errors='replace'"
+        ) from None
 
 
 def documents(corpus: Any) -> str | list[str]:
@@ -42,17 +59,28 @@ def documents(corpus: Any) -> str | list[str]:
     if isinstance(corpus, str):
         return corpus
     if isinstance(corpus, Mapping):
+        if isinstance(corpus.get("text"), list):
+            return documents(_rows(corpus))
         return _document(corpus, 0)
-    if not isinstance(corpus, Sequence):
+    if not hasattr(corpus, "__iter__"):
         return validated(corpus)
     return [_document(d, i) if isinstance(d, Mapping) else d for i, d in enumerate(corpus)]
 
 
+def _rows(columns: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
+    """``{"title": [...], "text": [...]}``, as BEIR hands a corpus in -> one dict a document."""
+    titles = columns.get("title") or [None] * len(columns["text"])
+    if len(titles) != len(columns["text"]):
+        raise InputError(f"corpus has {len(titles)} titles and {len(columns['text'])} texts")
+    return [{"title": title, "text": t} for title, t in zip(titles, columns["text"], strict=True)]
+
+
 def _document(document: Mapping[str, Any], index: int) -> str:
     if not isinstance(document.get("text"), str):
-        raise InputError(
-            f"document {index} has no 'text'; it has {', '.join(document) or 'no key'}"
-        )
+        keys = ", ".join(map(str, document)) or "no key"
+        raise InputError(f"document {index} has no 'text' that is a text; it has {keys}")
+    if not isinstance(document.get("title"), str | None):
+        raise InputError(f"document {index} has the title {document['title']!r}; expected a text")
     return f"{document.get('title') or ''} {document['text']}".strip()
 
 
@@ -69,5 +97,5 @@ def at_least_one(value: Any, *, name: str) -> int:
 
 def as_rows(vectors: Any) -> Tensor:
     """Vectors of any kind -> (N, D) in float32 on the CPU."""
-    rows = vectors if isinstance(vectors, Tensor) else torch.as_tensor(vectors)
+    rows = vectors if isinstance(vectors, Tensor) else torch.as_tensor(np.asarray(vectors))
     return torch.atleast_2d(rows.detach().to("cpu", torch.float32))

@@ -50,7 +50,17 @@ class SegmentTokenizer:
         """
         if first or not self._anchor:
             return self._encode(list(texts))
-        return [ids[len(self._anchor) :] for ids in self._encode(["\n" + t for t in texts])]
+        found = self._encode(["\n" + t for t in texts])
+        size = len(self._anchor)
+        return [
+            ids[size:] if ids[:size] == self._anchor else self._behind_letter(text)
+            for ids, text in zip(found, texts, strict=True)
+        ]
+
+    def _behind_letter(self, text: str) -> list[int]:
+        """For a text whose first newline merges with the anchor."""
+        letter, whole = self._encode(["a", "a" + text])
+        return whole[len(letter) :] if whole[: len(letter)] == letter else self._encode([text])[0]
 
     def markup(self, text: str) -> list[int]:
         """Ids of template text: special tokens spelled in it are special tokens."""

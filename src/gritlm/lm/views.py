@@ -16,8 +16,8 @@ from transformers import PreTrainedConfig
 
 from gritlm.lm import attention
 
-# Larger than any text: a "window" that never cuts. None would be refused by some models whose layers
-# are declared as sliding ones, and switches rotary positions off in others.
+# Larger than any text: a "window" that never cuts. None would be refused by some models whose
+# layers are declared as sliding ones, and switches rotary positions off in others.
 NO_WINDOW = 1 << 30
 
 
