@@ -110,15 +110,17 @@ def distil(
 
 
 def next_token(
-    logits_BLV: Tensor, labels_BL: Tensor, *, kind: str = "mixed", factor: float = 1.0
-) -> Tensor:
+    logits_BLV: Tensor, labels_BL: Tensor, *, kind: str = "mixed", factor: float = 1.0,
+    sample_BL: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """Cross-entropy of the supervised tokens (eq. 2); exactly 0 when there is none.
 
     Args:
         kind: what one token weighs, see :func:`token_weights`.
         factor: the loss is multiplied by it, for every kind.
+        sample_BL: which sample each position belongs to, where a row holds several.
     """
-    weight_N = token_weights(labels_BL, kind=kind, factor=factor)
+    weight_N = token_weights(labels_BL, kind=kind, factor=factor, sample_BL=sample_BL)
     keep_BL, target_N = _supervised(labels_BL)
     loss_N = F.cross_entropy(logits_BLV[:, :-1][keep_BL].float(), target_N, reduction="none")
     return (loss_N * weight_N).sum()
@@ -126,14 +128,14 @@ def next_token(
 
 def chunked_next_token(
     hidden_BLD: Tensor, weight_VD: Tensor, labels_BL: Tensor, *, kind: str = "mixed",
-    factor: float = 1.0, chunk: int = 256,
+    factor: float = 1.0, sample_BL: Tensor | None = None, chunk: int = 256,
 ) -> Tensor:  # fmt: skip
     """:func:`next_token` of ``hidden @ weight.T``, with logits of ``chunk`` tokens at a time.
 
     For LM heads without bias and soft cap. Only supervised positions are computed at all.
     """
     _require_positive(chunk, "chunk")
-    weight_N = token_weights(labels_BL, kind=kind, factor=factor)
+    weight_N = token_weights(labels_BL, kind=kind, factor=factor, sample_BL=sample_BL)
     keep_BL, target_N = _supervised(labels_BL)
     return chunked.cross_entropy(
         hidden_BLD[:, :-1][keep_BL], weight_VD, target_N, weight_N, chunk=chunk
