@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from gritlm.lm.model import UnifiedLM, unpack
 from gritlm.lm.pooling import mean, normalise
@@ -21,6 +22,15 @@ def prompts(count: int, *, seed: int, longest: int = 20, vocabulary: int = 300) 
         ids = torch.randint(3, vocabulary, (size,), generator=generator).tolist()
         made.append(Prompt(ids, pooled=(2, size)))
     return made
+
+
+def padded(prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
+    """Ids and mask (B, L)."""
+    rows = [torch.tensor(prompt.ids) for prompt in prompts]
+    return (
+        pad_sequence(rows, batch_first=True),
+        pad_sequence([torch.ones_like(row) for row in rows], batch_first=True),
+    )
 
 
 class Reader(torch.nn.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from functools import partial
 from pathlib import Path
@@ -11,12 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.multiprocessing.spawn import start_processes
 
 from gritlm.lm.model import UnifiedLM
-from gritlm.train import distributed, gradcache, losses
+from gritlm.lm.pooling import mean, normalise
+from gritlm.lm.tokens import Prompt
+from gritlm.train import distributed, gradcache, losses, states
 from tests import tiny
-from tests.train.reading import Reader, distance, prompts
+from tests.train.reading import Reader, distance, padded, prompts
 
 pytestmark = pytest.mark.distributed
 
@@ -83,6 +87,23 @@ def cached_in_ddp(rank: int) -> tuple[Tensor, dict[str, Tensor]]:
     return loss, read.gradients()
 
 
+def cached_in_fsdp(rank: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """FSDP2: each rank holds half of every weight, so all must call the model equally often."""
+    decoder = tiny.model().base_model
+    for layer in [*decoder.layers, decoder]:
+        fully_shard(layer, mesh=init_device_mesh("cpu", (SIZE,)))
+
+    def embed(batch: Sequence[Prompt]) -> Tensor:
+        ids, mask = padded(batch)
+        pooled = mask * (torch.arange(ids.shape[1]) >= batch[0].pooled[0])
+        return normalise(mean(states.hidden(decoder, ids, mask, causal=False), pooled))
+
+    ranks = distributed.ranks()
+    loss = gradcache.backward(embed, share(rank), LOSS, budget=40, ranks=ranks)
+    slopes = {name: p.grad.full_tensor() for name, p in decoder.named_parameters()}
+    return loss, slopes
+
+
 WAYS: dict[str, Callable[[int], tuple[Tensor, dict[str, Tensor]]]] = {
     "gathered": gather_all,
     "own queries only": own_queries_only,
@@ -90,6 +111,7 @@ WAYS: dict[str, Callable[[int], tuple[Tensor, dict[str, Tensor]]]] = {
     "gradcache in one round": partial(cached, budget=10_000),
     "gradcache with one text a round": partial(cached, budget=1),
     "gradcache in DDP": cached_in_ddp,
+    "gradcache in FSDP": cached_in_fsdp,
 }
 
 

@@ -10,9 +10,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from gritlm.lm.model import UnifiedLM
+from gritlm.lm.tokens import Prompt
 from gritlm.train import states
 from tests import tiny
-from tests.train.reading import distance, prompts
+from tests.train.reading import distance, padded, prompts
 
 BOUND = 1e-5
 CASES = [(family, "eager") for family in tiny.FAMILIES] + [
@@ -28,9 +29,7 @@ def model(family: str, attention: str) -> PreTrainedModel:
 
 def rows() -> tuple[Tensor, Tensor]:
     """Ids and mask of four texts of different lengths, all longer than a tiny sliding window."""
-    texts = [torch.tensor(prompt.ids * 3) for prompt in prompts(4, seed=1)]
-    pad = torch.nn.utils.rnn.pad_sequence
-    return pad(texts, batch_first=True), pad([torch.ones_like(t) for t in texts], batch_first=True)
+    return padded([Prompt(prompt.ids * 3) for prompt in prompts(4, seed=1)])
 
 
 def gradients(decoder: PreTrainedModel, hidden: Tensor, mask: Tensor) -> dict[str, Tensor]:
@@ -62,7 +61,7 @@ def test_layers_computed_again_in_the_backward_pass_give_the_same_gradients(atte
     expected = gradients(decoder, states.hidden(decoder, ids, mask, causal=causal), mask)
     decoder.activation_checkpointing_enable()
     calls = []
-    decoder.layers[0].mlp.register_forward_hook(lambda *_: calls.append(1))
+    decoder.layers[0].self_attn.register_forward_pre_hook(lambda *_: calls.append(1))
     hidden = states.hidden(decoder, ids, mask, causal=causal)
     states.hidden(decoder, ids, mask, causal=not causal)  # the other way in between
     assert distance(gradients(decoder, hidden, mask), expected) <= BOUND
