@@ -18,7 +18,7 @@ from torch.multiprocessing.spawn import start_processes
 from gritlm.lm.model import UnifiedLM
 from gritlm.lm.pooling import mean, normalise
 from gritlm.lm.tokens import Prompt
-from gritlm.train import distributed, gradcache, losses, states
+from gritlm.train import distributed, gradcache, losses, pack, states
 from tests import tiny
 from tests.train.reading import Reader, distance, padded, prompts
 
@@ -87,6 +87,31 @@ def cached_in_ddp(rank: int) -> tuple[Tensor, dict[str, Tensor]]:
     return loss, read.gradients()
 
 
+def written(rows: pack.Rows, divisor: float | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+    model = tiny.model()
+    weight = losses.token_weights(rows.labels_BL, kind="mixed", divisor=divisor)
+    logits = model(rows.ids_BL, position_ids=rows.position_BL, use_cache=False).logits
+    loss = losses.next_token(logits, rows.labels_BL, weight_N=weight)
+    loss.backward()
+    return loss.detach(), {name: p.grad for name, p in model.named_parameters()}
+
+
+def samples() -> list[Prompt]:
+    return [
+        Prompt(prompt.ids, trained=((number + 1, len(prompt.ids)),))
+        for number, prompt in enumerate(QUERIES)
+    ]
+
+
+def written_in_parts(rank: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """Ranks with different numbers of supervised tokens."""
+    rows = pack.packed(samples()[MINE[rank]], capacity=40)
+    divisor = distributed.total(losses.divisor_of(rows.labels_BL, kind="mixed")) / SIZE
+    loss, slopes = written(rows, divisor)
+    torch.distributed.all_reduce(loss)
+    return loss / SIZE, averaged(slopes)
+
+
 def cached_in_fsdp(rank: int) -> tuple[Tensor, dict[str, Tensor]]:
     """FSDP2: each rank holds half of every weight, so all must call the model equally often."""
     decoder = tiny.model().base_model
@@ -120,6 +145,7 @@ def all_ways(rank: int, folder: str) -> None:
     with joined(rank, f"{folder}/meet"):
         found = {name: way(rank) for name, way in WAYS.items()}
         values = distributed.gathered(torch.tensor([rank] * (rank + 1)))
+        found["writing"] = written_in_parts(rank)
     with joined(rank, f"{folder}/meet again", timeout_s=1):
         error = left_alone(rank)
     torch.save((found, values, error), Path(folder) / f"{rank}.pt")
@@ -172,6 +198,14 @@ def test_two_ranks_equal_one_rank(found, way):
     for ways, _, _ in found:
         loss, ours = ways[way]
         assert torch.allclose(loss, expected.detach(), rtol=BOUND)
+        assert distance(ours, gradients) <= BOUND
+
+
+def test_writing_on_two_ranks_equals_one_rank(found):
+    expected, gradients = written(pack.padded(samples()))
+    for ways, _, _ in found:
+        loss, ours = ways["writing"]
+        assert torch.allclose(loss, expected, rtol=BOUND)
         assert distance(ours, gradients) <= BOUND
 
 

@@ -114,10 +114,32 @@ def test_packed_equals_unpacked_in_loss_and_gradient(family, kind):
     model, texts = tiny.model(family), samples()
     found = []
     for rows in (pack.packed(texts, capacity=50), pack.padded(texts)):
-        loss = losses.next_token(
-            logits(model, rows), rows.labels_BL, kind=kind, sample_BL=rows.sample_BL
-        )
+        weight = losses.token_weights(rows.labels_BL, kind=kind, sample_BL=rows.sample_BL)
+        loss = losses.next_token(logits(model, rows), rows.labels_BL, weight_N=weight)
         loss.backward()
         found.append((loss.item(), gradients(model)))
     assert found[0][0] == pytest.approx(found[1][0], rel=BOUND)
     assert distance(found[0][1], found[1][1]) <= BOUND
+
+
+@pytest.mark.parametrize("kind", losses.KINDS)
+def test_four_micro_batches_equal_one_batch(kind):
+    model, texts = tiny.model(), samples()
+    whole = pack.padded(texts)
+    loss = losses.next_token(logits(model, whole), whole.labels_BL, kind=kind, factor=0.3)
+    loss.backward()
+    expected = gradients(model)
+    parts = [pack.packed(texts[start : start + 2], capacity=60) for start in range(0, 7, 2)]
+    divisor = sum(
+        losses.divisor_of(part.labels_BL, kind=kind, sample_BL=part.sample_BL) for part in parts
+    )
+    found = 0.0
+    for part in parts:
+        weight = losses.token_weights(
+            part.labels_BL, kind=kind, factor=0.3, sample_BL=part.sample_BL, divisor=divisor
+        )
+        value = losses.next_token(logits(model, part), part.labels_BL, weight_N=weight)
+        value.backward()
+        found += value.item()
+    assert found == pytest.approx(loss.item(), rel=BOUND)
+    assert distance(gradients(model), expected) <= BOUND

@@ -111,40 +111,42 @@ def distil(
 
 def next_token(
     logits_BLV: Tensor, labels_BL: Tensor, *, kind: str = "mixed", factor: float = 1.0,
-    sample_BL: Tensor | None = None,
+    weight_N: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """Cross-entropy of the supervised tokens (eq. 2); exactly 0 when there is none.
 
     Args:
         kind: what one token weighs, see :func:`token_weights`.
         factor: the loss is multiplied by it, for every kind.
-        sample_BL: which sample each position belongs to, where a row holds several.
+        weight_N: from :func:`token_weights`, instead of ``kind`` and ``factor``.
     """
-    weight_N = token_weights(labels_BL, kind=kind, factor=factor, sample_BL=sample_BL)
+    if weight_N is None:
+        weight_N = token_weights(labels_BL, kind=kind, factor=factor)
     keep_BL, target_N = _supervised(labels_BL)
     loss_N = F.cross_entropy(logits_BLV[:, :-1][keep_BL].float(), target_N, reduction="none")
     return (loss_N * weight_N).sum()
 
 
 def chunked_next_token(
-    hidden_BLD: Tensor, weight_VD: Tensor, labels_BL: Tensor, *, kind: str = "mixed",
-    factor: float = 1.0, sample_BL: Tensor | None = None, chunk: int = 256,
+    hidden_BLD: Tensor, head_VD: Tensor, labels_BL: Tensor, *, kind: str = "mixed",
+    factor: float = 1.0, weight_N: Tensor | None = None, chunk: int = 256,
 ) -> Tensor:  # fmt: skip
-    """:func:`next_token` of ``hidden @ weight.T``, with logits of ``chunk`` tokens at a time.
+    """:func:`next_token` of ``hidden @ head.T``, with logits of ``chunk`` tokens at a time.
 
     For LM heads without bias and soft cap. Only supervised positions are computed at all.
     """
     _require_positive(chunk, "chunk")
-    weight_N = token_weights(labels_BL, kind=kind, factor=factor, sample_BL=sample_BL)
+    if weight_N is None:
+        weight_N = token_weights(labels_BL, kind=kind, factor=factor)
     keep_BL, target_N = _supervised(labels_BL)
-    return chunked.cross_entropy(
-        hidden_BLD[:, :-1][keep_BL], weight_VD, target_N, weight_N, chunk=chunk
-    )
+    state_ND = hidden_BLD[:, :-1][keep_BL]
+    return chunked.cross_entropy(state_ND, head_VD, target_N, weight_N, chunk=chunk)
 
 
 def token_weights(
-    labels_BL: Tensor, *, kind: str, factor: float = 1.0, sample_BL: Tensor | None = None
-) -> Tensor:
+    labels_BL: Tensor, *, kind: str, factor: float = 1.0, sample_BL: Tensor | None = None,
+    divisor: float | None = None,
+) -> Tensor:  # fmt: skip
     """What each supervised token counts -> (N,), in row-major order.
 
     Kinds: ``mixed`` is the mean over all supervised tokens; ``token`` the sum divided by the
@@ -152,24 +154,43 @@ def token_weights(
     a supervised token left out).
 
     Args:
-        sample_BL: number of the sample at each position, 0, 1, ...; each row one when None.
+        sample_BL: number of the sample at each position; each row is one when None.
+        divisor: of a larger batch that these rows are a part of, see :func:`divisor_of`.
 
     Raises:
         InputError: for a kind that is none.
     """
     choice(kind, KINDS, name="kind")
     keep_BL, target_N = _supervised(labels_BL)
-    one_N = torch.ones_like(target_N, dtype=torch.float32) * factor
+    weight_N = torch.full_like(target_N, factor, dtype=torch.float32)
+    if kind == "sample":
+        sample_N = _samples(labels_BL, sample_BL)[:, 1:][keep_BL]
+        weight_N = weight_N / torch.bincount(sample_N)[sample_N]
+    if divisor is None:
+        divisor = divisor_of(labels_BL, kind=kind, sample_BL=sample_BL)
+    return weight_N / (divisor or 1)
+
+
+def divisor_of(labels_BL: Tensor, *, kind: str, sample_BL: Tensor | None = None) -> int:
+    """Number of tokens or samples that the loss of these rows is divided by.
+
+    A step that is split over micro-batches and processes gives the gradient of one batch when
+    each part is divided by the sum of the divisors of all (over the number of processes, whose
+    gradients are averaged).
+    """
+    keep_BL, _ = _supervised(labels_BL)
     if kind == "mixed":
-        return one_N / max(1, len(target_N))
-    if kind == "token":
-        return one_N / (len(labels_BL) if sample_BL is None else sample_BL.max() + 1)
-    if sample_BL is None:
-        row_B = torch.arange(len(labels_BL), device=labels_BL.device)
-        sample_BL = row_B[:, None].expand_as(labels_BL)
-    sample_N = sample_BL[:, 1:][keep_BL]
-    count_S = torch.bincount(sample_N)
-    return one_N / count_S[sample_N] / (count_S > 0).sum()
+        return int(keep_BL.sum())
+    sample_BL = _samples(labels_BL, sample_BL)
+    seen = sample_BL if kind == "token" else sample_BL[:, 1:][keep_BL]
+    return len(seen.unique())
+
+
+def _samples(labels_BL: Tensor, sample_BL: Tensor | None) -> Tensor:
+    if sample_BL is not None:
+        return sample_BL
+    row_B = torch.arange(len(labels_BL), device=labels_BL.device)
+    return row_B[:, None].expand_as(labels_BL)
 
 
 def kl_to(logits_BLV: Tensor, reference_BLV: Tensor, labels_BL: Tensor) -> Tensor:
