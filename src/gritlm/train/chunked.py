@@ -21,7 +21,8 @@ def cross_entropy(
 ) -> Tensor:
     """Sum over tokens of ``scale * cross_entropy(hidden @ weight.T, target)``, float32.
 
-    Under autocast logits are multiplied in its format; the softmax is always float32.
+    Under autocast logits are multiplied in its format; the softmax is always float32. Not for
+    float16: gradients are rounded before a gradient scaler could lift them.
     """
     device = hidden_ND.device.type
     if torch.is_autocast_enabled(device):
@@ -46,18 +47,17 @@ class _Chunked(torch.autograd.Function):
         weight_grad = torch.zeros_like(weight_VD, dtype=torch.float32) if to_weight else None
         for start in range(0, len(hidden_ND), chunk):
             here = slice(start, start + chunk)
-            logits_nV = F.linear(hidden_ND[here], weight_VD).float()
-            target_n, scale_n = target_N[here], scale_N[here]
-            loss += (F.cross_entropy(logits_nV, target_n, reduction="none") * scale_n).sum()
+            target_n1, scale_n1 = target_N[here, None], scale_N[here, None]
+            logp_nV = F.linear(hidden_ND[here], weight_VD).log_softmax(dim=-1, dtype=torch.float32)
+            loss -= (logp_nV.gather(1, target_n1) * scale_n1).sum()
             if not (to_hidden or to_weight):
                 continue
-            slope_nV = logits_nV.softmax(dim=-1)
-            slope_nV[torch.arange(len(target_n), device=target_n.device), target_n] -= 1
-            slope_nV = (slope_nV * scale_n[:, None]).to(weight_VD.dtype)
+            slope_nV = logp_nV.exp_().scatter_add_(1, target_n1, -torch.ones_like(scale_n1))
+            slope_nV = slope_nV.mul_(scale_n1).to(weight_VD.dtype)
             if hidden_grad is not None:
                 hidden_grad[here] = slope_nV @ weight_VD
             if weight_grad is not None:
-                weight_grad += slope_nV.T @ hidden_ND[here]
+                _add_product(weight_grad, slope_nV.T, hidden_ND[here])
         ctx.format = weight_VD.dtype
         ctx.save_for_backward(hidden_grad, weight_grad)
         return loss
@@ -69,3 +69,11 @@ class _Chunked(torch.autograd.Function):
         to_hidden = None if hidden_grad is None else hidden_grad * slope
         to_weight = None if weight_grad is None else (weight_grad * slope).to(ctx.format)
         return to_hidden, to_weight, None, None, None, None
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """total += left @ right; without a temporary where the formats are the same."""
+    if total.dtype == left.dtype:
+        total.addmm_(left, right)
+    else:
+        total += left @ right
