@@ -146,7 +146,7 @@ def all_ways(rank: int, folder: str) -> None:
         found = {name: way(rank) for name, way in WAYS.items()}
         values = distributed.gathered(torch.tensor([rank] * (rank + 1)))
         found["writing"] = written_in_parts(rank)
-    with joined(rank, f"{folder}/meet again", timeout_s=1):
+    with joined(rank, f"{folder}/meet again", timeout_s=4):
         error = left_alone(rank)
     torch.save((found, values, error), Path(folder) / f"{rank}.pt")
 
@@ -154,7 +154,7 @@ def all_ways(rank: int, folder: str) -> None:
 def left_alone(rank: int) -> str:
     """What rank 0 is told when the other one does not come."""
     if rank == 1:
-        time.sleep(3)
+        time.sleep(6)
         return ""
     try:
         return f"the largest is {distributed.most(1)}"
