@@ -1,0 +1,1 @@
+"""Training: both objectives in one run."""

@@ -1,0 +1,82 @@
+"""One module read in both ways against the two views that are served."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from gritlm.lm.model import UnifiedLM
+from gritlm.lm.tokens import Prompt
+from gritlm.train import states
+from tests import tiny
+from tests.train.reading import distance, padded, prompts
+
+BOUND = 1e-5
+CASES = [(family, "eager") for family in tiny.FAMILIES] + [
+    (family, "sdpa") for family in tiny.FAMILIES if family != "gemma2"
+]
+
+
+def model(family: str, attention: str) -> PreTrainedModel:
+    made = tiny.model(family)
+    made.set_attn_implementation(attention)
+    return made
+
+
+def rows() -> tuple[Tensor, Tensor]:
+    """Ids and mask of four texts of different lengths, all longer than a tiny sliding window."""
+    return padded([Prompt(prompt.ids * 3) for prompt in prompts(4, seed=1)])
+
+
+def gradients(decoder: PreTrainedModel, hidden: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    goal = torch.linspace(-1, 1, hidden.shape[-1])
+    (hidden[mask.bool()] @ goal).sin().sum().backward()
+    found = {n: p.grad.clone() for n, p in decoder.named_parameters() if p.grad is not None}
+    decoder.zero_grad()
+    return found
+
+
+@pytest.mark.parametrize(("family", "attention"), CASES)
+@pytest.mark.parametrize("causal", [False, True])
+def test_what_is_trained_is_what_is_served(family, attention, causal):
+    lm = UnifiedLM(model(family, attention))
+    ids, mask = rows()
+    ours = states.hidden(lm.decoder, ids, mask, causal=causal)
+    served = lm.hidden(ids, mask, causal=causal)
+    real = mask.bool()
+    assert (ours - served)[real].abs().max() <= BOUND * served[real].abs().max()
+    assert distance(gradients(lm.decoder, ours, mask), gradients(lm.decoder, served, mask)) <= BOUND
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("causal", [False, True])
+def test_layers_computed_again_in_the_backward_pass_give_the_same_gradients(attention, causal):
+    decoder = model("mistral", attention).base_model
+    decoder.train()
+    ids, mask = rows()
+    expected = gradients(decoder, states.hidden(decoder, ids, mask, causal=causal), mask)
+    decoder.activation_checkpointing_enable()
+    calls = []
+    decoder.layers[0].self_attn.register_forward_pre_hook(lambda *_: calls.append(1))
+    hidden = states.hidden(decoder, ids, mask, causal=causal)
+    states.hidden(decoder, ids, mask, causal=not causal)  # the other way in between
+    assert distance(gradients(decoder, hidden, mask), expected) <= BOUND
+    assert len(calls) == 3
+
+
+def test_reading_leaves_the_configuration_alone():
+    decoder = model("mistral", "sdpa").base_model
+    before = copy.deepcopy(decoder.config.to_dict())
+    states.hidden(decoder, *rows(), causal=False)
+    assert decoder.config.to_dict() == before
+
+
+def test_without_padding_no_mask_is_needed():
+    decoder = model("llama", "sdpa").base_model
+    ids = rows()[0][:, :5]
+    ours = states.hidden(decoder, ids, causal=False)
+    assert torch.allclose(ours, states.hidden(decoder, ids, torch.ones_like(ids), causal=False))
