@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -94,17 +97,20 @@ def test_the_published_example_runs_with_only_the_name_changed(tmp_path):
     from scipy.spatial.distance import cosine
 
     folder = tiny.folder(tmp_path, max_position_embeddings=4096)
+    papers = Path(__file__).parents[2] / "examples" / "corpus" / "papers.jsonl"
+    abstracts = [json.loads(line)["text"] for line in papers.read_text("utf-8").splitlines()]
+
     model = GritLM(str(folder), torch_dtype="auto")
 
     instruction = "Given a scientific paper title, retrieve the paper's abstract"
     queries = ["Bitcoin: A Peer-to-Peer Electronic Cash System",
                "Generative Representational Instruction Tuning"]  # fmt: skip
-    documents = ["A purely peer-to-peer version of electronic cash", "All text-based language"]
+    documents = abstracts
 
     d_rep = model.encode(documents, instruction=gritlm_instruction(""))
     q_rep = model.encode(queries, instruction=gritlm_instruction(instruction))
-    cosine_sim_q0_d0 = 1 - cosine(q_rep[0], d_rep[0])
-    assert -1 <= cosine_sim_q0_d0 <= 1
+    cosines = [[1 - cosine(q, d) for d in d_rep] for q in q_rep]
+    assert np.allclose(cosines, model.similarity(q_rep, d_rep), atol=1e-6)
 
     messages = [
         {"role": "user", "content": "Please write me a poem about my recent hike of Mt. Fuji at "
@@ -116,8 +122,31 @@ def test_the_published_example_runs_with_only_the_name_changed(tmp_path):
     encoded = encoded.to(model.device)
     gen = model.generate(encoded, max_new_tokens=256, do_sample=False)
     decoded = model.tokenizer.batch_decode(gen)
+
+    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    expected = plain.generate(**encoded, max_new_tokens=256, do_sample=False, pad_token_id=0)
+    assert torch.equal(gen, expected)
     assert decoded[0].startswith("<|user|>\nPlease write me a poem")
-    assert encoded["input_ids"].shape[1] < len(gen[0])
+
+
+def test_four_threads_of_all_calls_get_what_each_gets_alone(llama_folder):
+    """In bfloat16, so that packed weights, made by whoever comes first, are part of it."""
+    model = GritLM(llama_folder, dtype="bfloat16", device="cpu")
+    texts = ["Bob has a blue car. " * 3, "Water", "Cats sleep most of the day."]
+    _, (block, *_) = model.encode(texts, get_cache=True)
+    ids = model.tokenizer(PROMPT, return_tensors="pt")["input_ids"]
+    calls = [
+        lambda: model.encode(texts, instruction=gritlm_instruction("Find")).tolist(),
+        lambda: model.chat("What does Bob have?", kv=block, max_new_tokens=8),
+        lambda: model.generate(ids, max_new_tokens=8, do_sample=False).tolist(),
+        lambda: model.encode(texts, get_cache=True)[1][2].data.tolist(),
+    ]
+    fresh = GritLM(llama_folder, dtype="bfloat16", device="cpu")
+    alone = [call() for call in calls]
+    model.lm = model._encoder.lm = fresh.lm
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [pool.submit(calls[i % 4]) for i in range(40)]
+    assert all(job.result() == alone[i % 4] for i, job in enumerate(jobs))
 
 
 def test_a_stream_joined_is_the_text(grit):
