@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
+from gritlm import runtime
 from gritlm.cli.files import Item
 from gritlm.errors import InputError, MissingExtraError
 
@@ -100,15 +101,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         with path.open("wb") as file:
             yield file
         return
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with unfinished.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with runtime.replacing(path) as unfinished, unfinished.open("wb") as file:
+        yield file
 
 
 def json_line(record: dict[str, Any]) -> str:

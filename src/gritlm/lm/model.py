@@ -248,11 +248,9 @@ class UnifiedLM:
         return [self.device if home.type == "meta" else home for home in homes]
 
 
-def unpack(packed_TD: Tensor, lengths: list[int], *, width: int | None = None) -> Tensor:
-    """(T, D) -> (B, L, D), padded with zeros on the right to ``width`` or the longest text."""
-    padded = pad_sequence(list(packed_TD.split(lengths)), batch_first=True)
-    missing = (width or padded.shape[1]) - padded.shape[1]
-    return torch.nn.functional.pad(padded, (0, 0, 0, missing)) if missing else padded
+def unpack(packed_TD: Tensor, lengths: list[int]) -> Tensor:
+    """(T, D) -> (B, L, D), padded with zeros on the right to the longest text."""
+    return pad_sequence(list(packed_TD.split(lengths)), batch_first=True)
 
 
 def _fingerprint(decoder: PreTrainedModel) -> str:
