@@ -9,6 +9,7 @@
     ├── ModelError (RuntimeError)          a model that cannot be loaded or is refused
     ├── ModeError (RuntimeError)           the model was loaded for the other job
     ├── DownloadError (RuntimeError)       weights that cannot be fetched or kept
+    ├── TrainingError (RuntimeError)       a training run that cannot go on
     └── MissingExtraError (ImportError)    an optional dependency that is not installed
 """
 
@@ -44,6 +45,10 @@ class ModeError(GritLMError, RuntimeError):
 
 class DownloadError(GritLMError, RuntimeError):
     """Weights that cannot be fetched, checked or kept."""
+
+
+class TrainingError(GritLMError, RuntimeError):
+    """A training run that cannot go on: no numbers, a full disk, a process that is gone."""
 
 
 class MissingExtraError(GritLMError, ImportError):

@@ -12,6 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
+
+from gritlm.errors import choice
 
 USER = "<|user|>\n"
 EMBED = "<|embed|>\n"
@@ -95,3 +98,55 @@ def _turns(messages: Sequence[dict[str, str]], newline: str) -> Iterator[Segment
             newline = "\n"
     if system:
         yield Segment(f"{newline}{USER}{system.rstrip()}")
+
+
+RagMode = Literal["none", "query", "doc", "doc-query", "query-doc"]
+
+_ANSWER = "Answer the prior query while optionally using the context prior to it"
+_OPTIONALLY = "Optionally using the prior context answer the query prior to it"
+
+
+@dataclass(frozen=True)
+class RagForm:
+    """One order in which a question and its documents are read.
+
+    Attributes:
+        before: what stands in front, in this order and in the form in which it is embedded.
+        fresh: what the tail spells out.
+        closing: the instruction at the end.
+    """
+
+    before: tuple[Literal["documents", "question"], ...]
+    fresh: Literal["documents", "question"] | None
+    closing: str
+
+
+# "none" reads what "doc" reads, but nothing of it comes from key/value state.
+RAG_FORMS: dict[RagMode, RagForm] = {
+    "none": RagForm(("documents",), "question", _ANSWER),
+    "query": RagForm(("question",), "documents", _OPTIONALLY),
+    "doc": RagForm(("documents",), "question", _ANSWER),
+    "doc-query": RagForm(("documents", "question"), None, _ANSWER),
+    "query-doc": RagForm(("question", "documents"), None, _OPTIONALLY),
+}
+
+
+def for_rag(mode: RagMode, *, question: str, documents: Sequence[str]) -> list[Segment]:
+    """The tail of a RAG prompt: what follows ``RAG_FORMS[mode].before``, up to the answer.
+
+    Args:
+        documents: in reading order, the best one last (next to the question). They are spelled out
+            in mode ``query`` only, joined by a blank line; each is a segment of its own.
+
+    Raises:
+        InputError: for an unknown mode.
+    """
+    choice(mode, RAG_FORMS, name="mode")
+    form = RAG_FORMS[mode]
+    spelled = {"documents": documents, "question": [question], None: []}[form.fresh]
+    texts = [*spelled, form.closing]
+    return [
+        Segment(f"\n{USER}"),
+        *(Segment(f"\n\n{text}" if index else text) for index, text in enumerate(texts)),
+        Segment(f"\n{ASSISTANT}"),
+    ]

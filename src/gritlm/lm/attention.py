@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from gritlm.errors import ModelError
 
 PACKED = "gritlm_packed"
+BOTH = "gritlm_both"
 
 _CHANGES_SCORES = ("s_aux", "sinks", "position_bias", "attn_bias", "alibi", "head_mask")
 
@@ -28,6 +29,33 @@ def register() -> None:
 
     AttentionInterface.register(PACKED, packed_attention)
     AttentionMaskInterface.register(PACKED, _no_mask)
+
+
+def register_both() -> None:
+    """Make the name ``gritlm_both`` known to transformers: for one module that is read both ways.
+
+    Calls with ``lengths`` are texts without padding, read in both directions; others go to
+    transformers' own ``sdpa``.
+    """
+    from transformers import AttentionInterface
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
+
+    AttentionInterface.register(BOTH, both_attention)
+    AttentionMaskInterface.register(BOTH, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+
+
+def both_attention(
+    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor,
+    attention_mask: Tensor | None, *, lengths: list[int] | None = None, **options: Any,
+) -> tuple[Tensor, None]:  # fmt: skip
+    """:func:`packed_attention` where ``lengths`` are given, else ``sdpa``."""
+    if lengths is not None:
+        return packed_attention(
+            module, query, key, value, attention_mask, lengths=lengths, **options
+        )
+    from transformers import AttentionInterface
+
+    return AttentionInterface()["sdpa"](module, query, key, value, attention_mask, **options)
 
 
 def _no_mask(*_: Any, **__: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -12,7 +12,7 @@ from jinja2.exceptions import TemplateError
 from gritlm import prompts
 from gritlm.errors import InputError
 from gritlm.lm.texts import require_text
-from gritlm.lm.tokens import SegmentTokenizer
+from gritlm.lm.tokens import Prompt, SegmentTokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -40,9 +40,35 @@ def chat_ids(
         InputError: for a conversation that is not one.
     """
     turns = _validated(messages)
+    if turns[-1]["role"] == "assistant":
+        raise InputError("the last message is the assistant's; expected one to answer")
     if template == "gritlm":
         return tokens.for_chat(prompts.for_chat(turns, start=start), start=start).ids
     return _by_template(tokens, turns, start=start)
+
+
+def conversation(tokens: SegmentTokenizer, messages: Sequence[Message], *, template: str) -> Prompt:
+    """A whole conversation as it is trained: answers, each with its end token, are the spans.
+
+    In a tokenizer's own template an answer's end is the end token that the template puts behind it.
+
+    Raises:
+        InputError: for a conversation that is not one.
+    """
+    turns = _validated(messages)
+    if template == "gritlm":
+        return tokens.for_chat(prompts.for_chat(turns, answer=False))
+    ids: list[int] = []
+    trained: list[tuple[int, int]] = []
+    answered = False
+    for turn, piece in _marked_pieces(tokens, turns, answer=False):
+        if answered and piece[:1] == [tokens.tokenizer.eos_token_id]:
+            trained[-1] = (trained[-1][0], len(ids) + 1)
+        answered = turn is not None and turns[turn]["role"] == "assistant"
+        if answered:
+            trained.append((len(ids), len(ids) + len(piece)))
+        ids += piece
+    return Prompt(ids, trained=tuple(trained))
 
 
 def template_for(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
@@ -87,8 +113,6 @@ def _validated(messages: Sequence[Message] | str) -> list[Message]:
             )
     for index, turn in enumerate(turns):
         require_text(turn["content"], f"message {index}")
-    if turns[-1]["role"] == "assistant":
-        raise InputError("the last message is the assistant's; expected one to answer")
     if not any(turn["content"] for turn in turns):
         raise InputError("all messages are empty; expected some text")
     return turns
@@ -96,28 +120,37 @@ def _validated(messages: Sequence[Message] | str) -> list[Message]:
 
 def _by_template(tokens: SegmentTokenizer, turns: Sequence[Message], *, start: bool) -> list[int]:
     """Markup gets its special tokens; the same characters inside of a message stay characters."""
+    contents = [turn["content"] for turn in turns]
+    if not any(special in c for special in tokens.tokenizer.all_special_tokens for c in contents):
+        ids = tokens.markup(_rendered(tokens, turns, answer=True))
+    else:
+        ids = [i for _, piece in _marked_pieces(tokens, turns, answer=True) for i in piece]
+    return _continued(tokens, ids, start=start)
+
+
+def _marked_pieces(
+    tokens: SegmentTokenizer, turns: Sequence[Message], *, answer: bool
+) -> Iterator[tuple[int | None, list[int]]]:
+    """Ids of the markup and of the messages in their order; a message comes with its number."""
+    marks = [f"content{uuid4().hex}" for _ in turns]
+    marked = [turn | {"content": mark} for turn, mark in zip(turns, marks, strict=True)]
+    for part in re.split(f"({'|'.join(marks)})", _rendered(tokens, marked, answer=answer)):
+        if part in marks:  # a template may drop or repeat a message
+            number = marks.index(part)
+            yield number, tokens.pieces([turns[number]["content"]], first=False)[0]
+        else:
+            yield None, tokens.markup(part)
+
+
+def _rendered(tokens: SegmentTokenizer, turns: Sequence[Message], *, answer: bool) -> str:
     tokenizer = tokens.tokenizer
     if tokenizer.chat_template is None:
         raise InputError(
             "this tokenizer has no chat template; set template='gritlm' in gritlm.json, or give "
             "tokenizer.chat_template one"
         )
-    contents = [turn["content"] for turn in turns]
-    if not any(special in c for special in tokenizer.all_special_tokens for c in contents):
-        return _continued(tokens, tokens.markup(_rendered(tokens, turns)), start=start)
-    marks = [f"content{uuid4().hex}" for _ in turns]
-    text = _rendered(tokens, [t | {"content": m} for t, m in zip(turns, marks, strict=True)])
-    ids: list[int] = []
-    literal = dict(zip(marks, contents, strict=True))
-    for part in re.split(f"({'|'.join(marks)})", text):  # a template may drop or repeat a message
-        known = part in literal
-        ids += tokens.pieces([literal[part]], first=False)[0] if known else tokens.markup(part)
-    return _continued(tokens, ids, start=start)
-
-
-def _rendered(tokens: SegmentTokenizer, turns: Sequence[Message]) -> str:
-    rendered = tokens.tokenizer.apply_chat_template(
-        list(turns), tokenize=False, add_generation_prompt=True
+    rendered = tokenizer.apply_chat_template(
+        list(turns), tokenize=False, add_generation_prompt=answer
     )
     return str(rendered)
 

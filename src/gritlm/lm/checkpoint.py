@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -36,8 +37,12 @@ def resolve(name: str | Path | None, adapter: str | Path | None) -> tuple[str, s
     return str(name), chosen
 
 
-def projection(source: str, settings: Settings, lm: UnifiedLM) -> nn.Linear | None:
-    """The projection before pooling: from the folder, else new, random and always the same.
+def projection(
+    sources: Sequence[str | Path | None], settings: Settings, lm: UnifiedLM
+) -> nn.Linear | None:
+    """The projection before pooling: from the first folder that has one, else new.
+
+    A new one is random and always the same.
 
     Raises:
         ModelError: when the file is damaged or of another size.
@@ -47,8 +52,9 @@ def projection(source: str, settings: Settings, lm: UnifiedLM) -> nn.Linear | No
     with torch.random.fork_rng():
         torch.manual_seed(0)
         layer = nn.Linear(int(lm.config.hidden_size), settings.projection)
-    path = Path(source) / PROJECTION_FILE
-    if path.is_file():
+    paths = [Path(source) / PROJECTION_FILE for source in sources if source is not None]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is not None:
         try:
             layer.load_state_dict(load_file(path))
         except (RuntimeError, OSError, SafetensorError) as error:

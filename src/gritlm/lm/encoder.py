@@ -117,7 +117,7 @@ class Encoder:
         hidden_BLD, blocks = self._hidden(ids_T, lengths, get_cache=get_cache)
         if self.projection is not None:
             hidden_BLD = self.projection(hidden_BLD.to(self.projection.weight.device))
-        vector_BD = self.pool(hidden_BLD, _span_mask([p.pooled for p in batch], hidden_BLD))
+        vector_BD = self.pool(hidden_BLD, span_mask([p.pooled for p in batch], hidden_BLD))
         return normalise(vector_BD) if self.settings.normalized else vector_BD, blocks
 
     def _hidden(
@@ -136,7 +136,7 @@ class Encoder:
         return unpack(self.lm.hidden_packed(ids_T, lengths), lengths), []
 
 
-def _span_mask(spans: Sequence[tuple[int, int]], hidden_BLD: Tensor) -> Tensor:
+def span_mask(spans: Sequence[tuple[int, int]], hidden_BLD: Tensor) -> Tensor:
     position_L = torch.arange(hidden_BLD.shape[1], device=hidden_BLD.device)
     start_B1, end_B1 = torch.tensor(spans, device=hidden_BLD.device)[:, :, None].unbind(dim=1)
     return (position_L >= start_B1) & (position_L < end_B1)

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from gritlm.errors import InputError, ModeError, UnknownArgumentError, choice
 from gritlm.lm import checkpoint, texts
@@ -25,7 +26,7 @@ from gritlm.lm.model import UnifiedLM
 from gritlm.lm.pooling import normalise
 from gritlm.lm.precision import handed_out, truncated
 from gritlm.lm.sampling import make_sampler
-from gritlm.lm.settings import MODES
+from gritlm.lm.settings import MODES, Settings
 from gritlm.lm.tokens import SegmentTokenizer
 from gritlm.prompts import gritlm_instruction
 
@@ -75,28 +76,51 @@ class GritLM:
         compile: bool = False,
         **from_pretrained: Any,
     ) -> None:
-        self.mode = choice(mode, MODES, name="mode")
+        choice(mode, MODES, name="mode")
         source, adapter = checkpoint.resolve(model_name_or_path, adapter)
         dtype = _one_dtype(from_pretrained)
         loaded = load(
             source, mode=mode, device=device, dtype=dtype, adapter=adapter, options=from_pretrained
         )
-        self.source, self.adapter = source, adapter
-        self.settings = loaded.settings.but(
+        settings = loaded.settings.but(
             pooling_method=pooling_method,
             normalized=normalized,
             projection=projection,
             attn=attn,
             embed_eos=embed_eos,
         )
-        self.tokenizer, self.dtype_reason = loaded.tokenizer, loaded.dtype_reason
-        self.lm = UnifiedLM(loaded.model, compiled=compile)
-        if mode != "generative" and not self.settings.embeds_causally:
-            require_views(self.lm)
-        self._tokens = SegmentTokenizer(self.tokenizer)
-        self.projection = checkpoint.projection(source, self.settings, self.lm)
-        self._encoder = Encoder(self.lm, self._tokens, self.settings, self.projection)
-        self._lock, self._warned = threading.Lock(), self.settings.trained_to_embed
+        self.source, self.adapter, self.dtype_reason = source, adapter, loaded.dtype_reason
+        lm = UnifiedLM(loaded.model, compiled=compile)
+        if mode != "generative" and not settings.embeds_causally:
+            require_views(lm)
+        head = checkpoint.projection([adapter, source], settings, lm)
+        self._put_together(lm, loaded.tokenizer, settings, head, mode)
+
+    @classmethod
+    def around(
+        cls, model: Any, tokenizer: PreTrainedTokenizerBase, settings: Settings,
+        projection: nn.Linear | None = None,
+    ) -> GritLM:  # fmt: skip
+        """The facade over a model of transformers that is in memory already, e.g. in training.
+
+        Args:
+            model: with its LM head, in evaluation mode from now on.
+            settings: with its ``template`` decided (not ``auto``).
+        """
+        made = cls.__new__(cls)
+        made.source, made.adapter, made.dtype_reason = "a model in memory", None, "as handed in"
+        made._put_together(UnifiedLM(model), tokenizer, settings, projection, "unified")
+        return made
+
+    def _put_together(
+        self, lm: UnifiedLM, tokenizer: PreTrainedTokenizerBase, settings: Settings,
+        projection: nn.Linear | None, mode: str,
+    ) -> None:  # fmt: skip
+        self.lm, self.tokenizer, self.settings, self.mode = lm, tokenizer, settings, mode
+        self.projection = projection
+        self._tokens = SegmentTokenizer(tokenizer)
+        self._encoder = Encoder(lm, self._tokens, settings, projection)
+        self._lock, self._warned = threading.Lock(), settings.trained_to_embed
 
     def encode(
         self,

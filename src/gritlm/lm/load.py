@@ -75,8 +75,8 @@ def load(
     if getattr(config, "attn_logit_softcapping", None):
         # transformers before 5.21 lets "sdpa" drop the soft cap on the scores (Gemma 2).
         options.setdefault("attn_implementation", "eager")
+    tokenizer, settings = load_tokenizer(source, adapter=adapter, hub=hub)
     with _explained(source):
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **hub)
         # An adapter's names are those of the whole model, so the head is dropped after merging.
         kind = _class_for(mode if adapter is None else "unified")
         model = _weights(kind, source, dtype=chosen, **options)
@@ -85,12 +85,31 @@ def load(
             model = model.base_model if mode == "embedding" else model
         if not placed and "quantization_config" not in options:
             model = model.to(target)
+    return Loaded(model.eval(), tokenizer, settings, reason)
+
+
+def load_tokenizer(
+    source: str, *, adapter: str | None = None, hub: dict[str, Any] | None = None
+) -> tuple[PreTrainedTokenizerBase, Settings]:
+    """The tokenizer, ready for use, and what the checkpoint says about itself; no weights are read.
+
+    Args:
+        adapter: folder or hub id of a PEFT adapter; its ``gritlm.json`` counts where it has one.
+        hub: options of ``from_pretrained`` that say where to look.
+
+    Raises:
+        ModelError: for anything that cannot be loaded, with what to do.
+    """
+    hub = hub or {}
+    _require_folder(source)
+    with _explained(source):
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **hub)
     settings = _settings(source, hub)
     if adapter is not None and (Path(adapter) / FILE).is_file():
         settings = read_settings(Path(adapter))
     settings = settings.but(template=chat.template_for(tokenizer, settings.template))
     _prepare(tokenizer, settings)
-    return Loaded(model.eval(), tokenizer, settings, reason)
+    return tokenizer, settings
 
 
 def _require_known(options: dict[str, Any]) -> None:
@@ -106,12 +125,17 @@ def _require_known(options: dict[str, Any]) -> None:
             )
 
 
-def _config(source: str, hub: dict[str, Any]) -> Any:
+def _require_folder(source: str) -> None:
+    """A path must be a checkpoint folder; a hub id may be anything."""
     folder = Path(source)
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise ModelError(f"{source}: no config.json in this folder; expected a checkpoint folder")
     if not folder.exists() and source.startswith(("/", "./", "../", "~")):
         raise ModelError(f"{source}: there is no such folder")
+
+
+def _config(source: str, hub: dict[str, Any]) -> Any:
+    _require_folder(source)
     with _explained(source):
         return AutoConfig.from_pretrained(source, trust_remote_code=False, **hub)
 
