@@ -1,0 +1,308 @@
+"""What a training run is told: one frozen dataclass a section of its TOML file.
+
+Names are those of the GritLM reference and of transformers' ``TrainingArguments`` where these have
+one. A value that cannot be is refused here, before anything is loaded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from gritlm.errors import InputError
+from gritlm.prompts import RAG_FORMS, RagMode
+
+Mode = Literal["unified", "embedding", "generative"]
+BlockKind = Literal["bidirectional", "causal"]
+
+RAG_MODES = tuple(RAG_FORMS)
+BLOCK_KINDS: tuple[BlockKind, ...] = ("bidirectional", "causal")
+
+
+def _at_least(owner: object, least: float, *names: str, above: bool = False) -> None:
+    for name in names:
+        value = getattr(owner, name)
+        if value is not None and (value <= least if above else value < least):
+            wanted = f"a number above {least}" if above else f"at least {least}"
+            raise InputError(f"{name} = {value}; expected {wanted}")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One data set.
+
+    Attributes:
+        path: JSONL, JSON or Parquet file, a folder of these, or the id of a data set on the hub.
+        weight: share of its stream among the weights of all sources; None: its number of rows.
+        cap: most rows that are used, the first ones.
+        instruction: for queries that bring none of their own, as plain words.
+        passage_instruction: the same for passages.
+        split: of a hub data set.
+        name: in logs and the model card; None: the last part of the path, without its ending.
+    """
+
+    path: str
+    weight: float | None = None
+    cap: int | None = None
+    instruction: str = ""
+    passage_instruction: str = ""
+    split: str = "train"
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        _at_least(self, 0, "weight", above=True)
+        _at_least(self, 1, "cap")
+
+    @property
+    def title(self) -> str:
+        last = Path(self.path)
+        while last.suffix.lower() in (".gz", ".jsonl", ".ndjson", ".json", ".parquet", ".arrow"):
+            last = last.with_suffix("")
+        return self.name or last.name or self.path
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is trained.
+
+    Attributes:
+        base: folder or hub id; None for the default model.
+        adapter: an adapter to start from; it is merged into the base first.
+        attn, pooling_method, normalized, projection, embed_eos, template, query_instruction: as in
+            ``gritlm.json``; None: what the base says.
+        attn_implementation: of transformers; None: ``eager`` on a CPU (faster in the backward pass
+            of short texts), else its own choice. ``gritlm_both`` embeds texts without padding (on a
+            GPU in half precision by one kernel) and writes with ``sdpa``.
+        lora: train adapters on all linear layers instead of the weights.
+        qlora: the same over a base in 4 bits (bitsandbytes, GPU).
+        freeze: parameters whose name contains one of these strings stay as they are.
+    """
+
+    base: str | None = None
+    adapter: str | None = None
+    attn: Literal["bbcc", "cccc", "bb", "cc"] | None = None
+    pooling_method: Literal["mean", "weightedmean", "lasttoken", "cls"] | None = None
+    normalized: bool | None = None
+    projection: int | None = None
+    embed_eos: str | None = None
+    template: Literal["auto", "gritlm", "tokenizer"] | None = None
+    query_instruction: str | None = None
+    attn_implementation: str | None = None
+    lora: bool = False
+    qlora: bool = False
+    lora_r: int = 16
+    lora_alpha: int = 32
+    lora_dropout: float = 0.0
+    lora_target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+    freeze: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "lora_r", "lora_alpha", "projection")
+        _at_least(self, 0, "lora_dropout")
+
+    @property
+    def adapted(self) -> bool:
+        return self.lora or self.qlora
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where rows come from and how long they may be, in tokens.
+
+    Attributes:
+        embedding, generative, rag: sources; ``rag`` rows join the generative stream.
+        train_group_size: passages a query: its positive, then negatives.
+        same_source_batches: all rows of a step come from one embedding source.
+        deduplicate: of equal rows within a source only the first is used.
+        mask_false_negatives: passages equal or nearly equal to a positive of the query, or that
+            answer the same query, do not count as negatives.
+    """
+
+    embedding: tuple[Source, ...] = ()
+    generative: tuple[Source, ...] = ()
+    rag: tuple[Source, ...] = ()
+    query_max_len: int = 256
+    passage_max_len: int = 2048
+    generative_max_len: int = 2048
+    train_group_size: int = 2
+    same_source_batches: bool = True
+    deduplicate: bool = True
+    mask_false_negatives: bool = True
+
+    def __post_init__(self) -> None:
+        lengths = ("query_max_len", "passage_max_len", "generative_max_len")
+        _at_least(self, 2, *lengths)
+        _at_least(self, 1, "train_group_size")
+
+
+@dataclass(frozen=True)
+class Rag:
+    """How a RAG row becomes a sample: one of each is drawn anew every time it is seen.
+
+    Attributes:
+        modes: what of the prompt comes from key/value blocks.
+        blocks: how blocks are read.
+        max_documents: most documents of a sample; the gold one is always among them.
+    """
+
+    modes: tuple[RagMode, ...] = RAG_MODES
+    blocks: tuple[BlockKind, ...] = BLOCK_KINDS
+    max_documents: int = 5
+
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "max_documents")
+        if not self.modes or not self.blocks:
+            raise InputError("modes and blocks are lists with at least one entry each")
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What is minimised: contrastive + generative, each with its helpers.
+
+    Attributes:
+        temperature: of the contrastive loss.
+        negatives_cross_device: the passages of all processes are negatives.
+        symmetric: each positive also looks for its query.
+        matryoshka_dims: the contrastive loss is the weighted sum of that on the first so many
+            dimensions, for each number listed (list the full size too).
+        teacher: sentence-transformers model whose similarities are distilled.
+        teacher_weight: of the distillation, beside ``contrastive_weight``.
+        teacher_temperature, student_temperature: of the two sides of the distillation; None: the
+            contrastive one.
+        loss_gen_type, loss_gen_factor: see :func:`gritlm.train.losses.token_weights`.
+        kl_weight: of the divergence from the starting model on generative rows.
+        rag_kl_weight: of the divergence from the model's own reading of the same tokens without
+            blocks, on RAG rows.
+    """
+
+    temperature: float = 0.02
+    negatives_cross_device: bool = True
+    symmetric: bool = False
+    contrastive_weight: float = 1.0
+    matryoshka_dims: tuple[int, ...] = ()
+    matryoshka_weights: tuple[float, ...] = ()
+    teacher: str | None = None
+    teacher_weight: float = 1.0
+    teacher_temperature: float | None = None
+    student_temperature: float | None = None
+    loss_gen_type: Literal["mixed", "token", "sample"] = "mixed"
+    loss_gen_factor: float = 1.0
+    kl_weight: float = 0.0
+    rag_kl_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        temperatures = ("temperature", "teacher_temperature", "student_temperature")
+        _at_least(self, 0, *temperatures, above=True)
+        weights = ("contrastive_weight", "teacher_weight", "kl_weight", "rag_kl_weight")
+        _at_least(self, 0, *weights)
+        if self.matryoshka_weights and len(self.matryoshka_weights) != len(self.matryoshka_dims):
+            raise InputError(
+                f"{len(self.matryoshka_weights)} matryoshka_weights for "
+                f"{len(self.matryoshka_dims)} matryoshka_dims; expected one for each, or none"
+            )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Rows that are only measured, every ``eval_steps`` steps and at the end."""
+
+    embedding: tuple[Source, ...] = ()
+    generative: tuple[Source, ...] = ()
+    eval_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "eval_steps")
+
+
+@dataclass(frozen=True)
+class Training:
+    """How long, how fast, and what is kept.
+
+    Attributes:
+        output_dir: where checkpoints and the trained model go.
+        mode: both objectives or one of them.
+        max_steps: optimizer steps; None: ``num_train_epochs`` over the embedding rows (over the
+            generative ones in mode ``generative``).
+        per_device_train_batch_size, per_device_generative_bs: rows of a process, times
+            ``gradient_accumulation_steps`` a step. All embedding rows of a step are each other's
+            negatives, and ``token_budget`` bounds the memory, whichever of the two is larger.
+        token_budget: most tokens whose graphs are in memory at once; rows are grouped by length
+            under it, and what does not fit is read twice (GradCache).
+        packing: several generative samples in a row of ``generative_max_len`` tokens.
+        warmup_steps: a number of steps, or a share of all steps when below 1.
+        bf16: autocast; None: where the hardware multiplies bfloat16.
+        distribution: under torchrun: ``ddp``, or ``fsdp`` (FSDP2: weights spread over processes).
+        sharded_checkpoints: each process writes its part (and ranks may change on resuming).
+        save_merged: with LoRA, write whole merged weights instead of an adapter.
+        resume_from_checkpoint: a folder, or true for the newest one in ``output_dir``.
+        overwrite_output_dir: start anew in a folder that already holds a run.
+        use_liger: Liger kernels, where installed (GPU).
+        timeout_s: a process that waits longer for another one stops with an error.
+    """
+
+    output_dir: str
+    mode: Mode = "unified"
+    max_steps: int | None = None
+    num_train_epochs: float = 1.0
+    per_device_train_batch_size: int = 32
+    per_device_generative_bs: int = 8
+    gradient_accumulation_steps: int = 1
+    token_budget: int = 8192
+    packing: bool = True
+    learning_rate: float = 2e-5
+    lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"
+    warmup_steps: float = 0.03
+    weight_decay: float = 0.0
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_epsilon: float = 1e-8
+    max_grad_norm: float = 1.0
+    bf16: bool | None = None
+    gradient_checkpointing: bool = False
+    seed: int = 42
+    logging_steps: int = 1
+    save_steps: int | None = None
+    save_total_limit: int | None = 2
+    sharded_checkpoints: bool = False
+    save_merged: bool = False
+    report_to: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    resume_from_checkpoint: bool | str = False
+    overwrite_output_dir: bool = False
+    distribution: Literal["ddp", "fsdp"] = "ddp"
+    use_liger: bool = False
+    device: str | None = None
+    timeout_s: float = 600
+
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "max_steps", "per_device_train_batch_size", "per_device_generative_bs")
+        _at_least(self, 1, "gradient_accumulation_steps", "token_budget", "logging_steps")
+        _at_least(self, 1, "save_steps", "save_total_limit")
+        _at_least(self, 0, "num_train_epochs", "learning_rate", "timeout_s", above=True)
+        _at_least(self, 0, "warmup_steps", "weight_decay", "max_grad_norm")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A whole training run: the TOML file of ``gritlm train``."""
+
+    training: Training
+    data: Data
+    model: Model = field(default_factory=Model)
+    loss: Loss = field(default_factory=Loss)
+    rag: Rag = field(default_factory=Rag)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+
+    def __post_init__(self) -> None:
+        if self.embeds and not self.data.embedding:
+            raise InputError(f"mode = {self.training.mode} needs [[data.embedding]] sources")
+        if self.writes and not (self.data.generative or self.data.rag):
+            raise InputError(f"mode = {self.training.mode} needs [[data.generative]] sources")
+
+    @property
+    def embeds(self) -> bool:
+        return self.training.mode != "generative"
+
+    @property
+    def writes(self) -> bool:
+        return self.training.mode != "embedding"

@@ -1,0 +1,126 @@
+"""Files of JSON objects, one a line, also compressed or as one list: read where a row stands."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import tempfile
+import weakref
+import zlib
+from array import array
+from codecs import BOM_UTF8
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from shutil import copyfileobj
+from typing import IO, Any
+
+from gritlm.errors import InputError
+
+
+class Lines:
+    """JSON objects, one a line; blank lines do not count."""
+
+    def __init__(self, path: Path, unpack: Callable[[Path, IO[bytes]], None] | None = None) -> None:
+        """
+        Args:
+            unpack: writes the lines of a file that does not hold them as such.
+
+        Raises:
+            InputError: when there is no line, or the file cannot be unpacked.
+            OSError: when it cannot be read.
+        """
+        self._path = path
+        self._content: IO[bytes] | None = None
+        self._starts, self._sizes, self._numbers = array("Q"), array("Q"), array("Q")
+        if unpack is None:
+            with path.open("rb") as file:
+                self._scan(file)
+        else:
+            self._content = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as its rows
+            weakref.finalize(self, self._content.close)
+            unpack(path, self._content)
+            self._content.seek(0)
+            self._scan(self._content)
+        if not self._starts:
+            raise InputError(f"{path} is empty; expected one JSON object a line")
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def record(self, index: int) -> dict[str, Any]:
+        data, place = self._line(index), self.place(index)
+        try:
+            record = json.loads(data.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{place}: byte {error.start + 1} (0x{data[error.start]:02x}) is not UTF-8; "
+                "convert the file to UTF-8"
+            ) from error
+        except (ValueError, RecursionError) as error:
+            raise InputError(
+                f"{place}: broken JSON ({_said(error)}); expected one JSON object a line"
+            ) from error
+        if not isinstance(record, dict):
+            raise InputError(f"{place}: {type(record).__name__}; expected a JSON object a line")
+        return record
+
+    def place(self, index: int) -> str:
+        return f"{self._path}:{self._numbers[index]}"
+
+    def _scan(self, file: Iterable[bytes]) -> None:
+        start = 0
+        for number, line in enumerate(file, start=1):
+            if number == 1 and line.startswith(BOM_UTF8):
+                line, start = line.removeprefix(BOM_UTF8), len(BOM_UTF8)
+            if line.strip():
+                self._starts.append(start)
+                # A line that breaks off at its end is else said to break in column 1 of the next.
+                self._sizes.append(len(line.rstrip(b"\r\n")))
+                self._numbers.append(number)
+            start += len(line)
+
+    def _line(self, index: int) -> bytes:
+        start, size = self._starts[index], self._sizes[index]
+        if self._content is not None:
+            return os.pread(self._content.fileno(), size, start)
+        try:
+            with self._path.open("rb", buffering=0) as file:
+                return os.pread(file.fileno(), size, start)
+        except OSError as error:
+            raise InputError(f"{self.place(index)} cannot be read: {error.strerror}") from error
+
+
+def zipped(path: Path) -> Lines:
+    """The lines of a gzip file, unpacked into a temporary file without a name."""
+    return Lines(path, _unzip)
+
+
+def json_file(path: Path) -> Lines:
+    """The items of one JSON list; files that end with .json may hold lines, too."""
+    with path.open("rb") as file:
+        listed = file.read(1024).removeprefix(BOM_UTF8).lstrip().startswith(b"[")
+    return Lines(path, _unlist if listed else None)
+
+
+def _unzip(path: Path, into: IO[bytes]) -> None:
+    try:
+        with gzip.open(path) as packed:
+            copyfileobj(packed, into)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise InputError(f"{path} is no whole gzip file: {error}") from error
+
+
+def _unlist(path: Path, into: IO[bytes]) -> None:
+    try:
+        items = json.loads(path.read_bytes().decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        where = f"{path}:{error.lineno}" if isinstance(error, json.JSONDecodeError) else str(path)
+        raise InputError(f"{where}: broken JSON ({_said(error)}); expected one list") from error
+    into.writelines(json.dumps(item).encode() + b"\n" for item in items)
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} at column {error.colno}"
+    return str(error)

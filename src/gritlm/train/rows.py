@@ -1,0 +1,44 @@
+"""The three kinds of rows a model is trained on, as values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["embedding", "generative", "rag"]
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text to embed, and what the model is told about it in plain words."""
+
+    text: str
+    instruction: str = ""
+
+
+@dataclass(frozen=True)
+class EmbeddingRow:
+    """A query, the passages that answer it (at least one), and hard negatives."""
+
+    query: Text
+    positives: tuple[Text, ...]
+    negatives: tuple[Text, ...] = ()
+
+
+@dataclass(frozen=True)
+class ChatRow:
+    """A conversation ``{"role": ..., "content": ...}``; the assistant's turns are trained."""
+
+    messages: tuple[dict[str, str], ...]
+
+
+@dataclass(frozen=True)
+class RagRow:
+    """A question over documents, the one that answers it first, and the answer."""
+
+    question: str
+    documents: tuple[str, ...]
+    answer: str
+
+
+Row = EmbeddingRow | ChatRow | RagRow
