@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -13,20 +12,18 @@ import torch
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.multiprocessing.spawn import start_processes
 
 from gritlm.lm.model import UnifiedLM
 from gritlm.lm.pooling import mean, normalise
 from gritlm.lm.tokens import Prompt
 from gritlm.train import distributed, gradcache, losses, pack, states
 from tests import tiny
+from tests.train.ranks import SIZE, joined, spawn
 from tests.train.reading import Reader, distance, padded, prompts
 
 pytestmark = pytest.mark.distributed
 
 BOUND = 1e-5
-SIZE = 2
-TIMEOUT_S = 20
 LOSS = partial(losses.contrastive, temperature=0.1)
 QUERIES, PASSAGES = prompts(5, seed=1), prompts(10, seed=2)
 MINE = (slice(0, 3), slice(3, 5))  # the ranks hold different numbers of rows
@@ -160,25 +157,6 @@ def left_alone(rank: int) -> str:
         return f"the largest is {distributed.most(1)}"
     except RuntimeError as error:
         return str(error)
-
-
-def joined(rank: int, meeting: str, timeout_s: float = TIMEOUT_S) -> AbstractContextManager[None]:
-    return distributed.group(
-        timeout_s=timeout_s, init_method=f"file://{meeting}", rank=rank, size=SIZE
-    )
-
-
-def spawn(work: Callable[[int, str], None], folder: Path) -> None:
-    """Run in two processes; those that are not done in time are ended, and the test fails."""
-    context = start_processes(work, (str(folder),), nprocs=SIZE, join=False, start_method="spawn")
-    end = time.monotonic() + 3 * TIMEOUT_S
-    try:
-        while not context.join(timeout=1):
-            assert time.monotonic() < end, "the processes hang"
-    finally:
-        for process in context.processes:
-            with suppress(ProcessLookupError):
-                process.kill()
 
 
 @pytest.fixture(scope="module")

@@ -32,16 +32,18 @@ def one_batch(read: Reader) -> tuple[Tensor, dict[str, Tensor]]:
 
 @pytest.mark.parametrize("family", ["llama", "mixtral", "qwen3"])
 @pytest.mark.parametrize("budget", [1, 40, 90, 10_000])
-def test_gradcache_equals_one_big_batch(family, budget):
+@pytest.mark.parametrize("kept", [0, 60, 10_000])
+def test_gradcache_equals_one_big_batch(family, budget, kept):
     read = reader(family)
     loss, expected = one_batch(read)
-    ours = gradcache.backward(read, [QUERIES, PASSAGES], LOSS, budget=budget)
+    ours = gradcache.backward(read, [QUERIES, PASSAGES], LOSS, budget=budget, kept=kept)
     assert torch.allclose(ours, loss, rtol=BOUND)
     assert distance(read.gradients(), expected) <= BOUND
 
 
 @pytest.mark.parametrize("budget", [1, 40, 90])
-def test_dropout_is_the_same_in_both_passes(budget):
+@pytest.mark.parametrize("kept", [0, 60, 10_000])
+def test_dropout_is_the_same_in_both_passes(budget, kept):
     read = reader(attention_dropout=0.3)
     read._lm[0].bidirectional.train()
     texts = QUERIES + PASSAGES
@@ -54,7 +56,7 @@ def test_dropout_is_the_same_in_both_passes(budget):
     expected = read.gradients()
 
     torch.manual_seed(5)
-    ours = gradcache.backward(read, [QUERIES, PASSAGES], LOSS, budget=budget)
+    ours = gradcache.backward(read, [QUERIES, PASSAGES], LOSS, budget=budget, kept=kept)
     assert torch.allclose(ours, loss.detach(), rtol=BOUND)
     assert distance(read.gradients(), expected) <= BOUND
 

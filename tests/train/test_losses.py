@@ -279,3 +279,123 @@ def test_the_divergence_from_a_reference_is_zero_without_labels(generative):
     logits = hidden @ weight.T
     nothing = torch.full_like(wanted, losses.IGNORE)
     assert losses.kl_to(logits, logits + 1, nothing).item() == 0
+
+
+@pytest.fixture
+def reference() -> tuple[Tensor, Tensor]:
+    """States (3, 9, 6) and head (23, 6) of another, narrower model."""
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(3, 9, 6, generator=generator), torch.randn(23, 6, generator=generator)
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 100])
+@pytest.mark.parametrize("kl_weight", [0.0, 0.7])
+def test_the_chunked_divergence_equals_the_plain_one(generative, reference, chunk, kl_weight):
+    hidden, weight, wanted = generative
+    states, head = reference
+    kl = losses.kl_to(hidden @ weight.T, states @ head.T, wanted)
+    plain = losses.next_token(hidden @ weight.T, wanted) + kl_weight * kl
+    expected = torch.autograd.grad(2 * plain, (hidden, weight))
+    total, ours = losses.chunked_with_kl(
+        hidden, weight, wanted, reference=reference, kl_weight=kl_weight, chunk=chunk
+    )
+    got = torch.autograd.grad(2 * total, (hidden, weight))
+    assert torch.allclose(total, plain, rtol=BOUND)
+    assert torch.allclose(ours, kl, rtol=BOUND)
+    assert not ours.requires_grad
+    assert all(distance(a, b) <= BOUND for a, b in zip(got, expected, strict=True))
+
+
+def test_reference_states_may_come_for_the_supervised_positions_only(generative, reference):
+    hidden, weight, wanted = generative
+    states, head = reference
+    few = losses.supervised_states(states, wanted)
+    assert len(few) == (wanted[:, 1:] != losses.IGNORE).sum()
+    one, other = (
+        losses.chunked_with_kl(hidden, weight, wanted, reference=(each, head), kl_weight=1.0)
+        for each in (states, few)
+    )
+    assert torch.equal(one[0], other[0])
+    assert torch.equal(one[1], other[1])
+
+
+def test_a_tokens_divergence_counts_what_its_cross_entropy_counts(generative, reference):
+    hidden, weight, wanted = generative
+    token_N = losses.token_weights(wanted, kind="sample", factor=0.3)
+    parts = [
+        losses.chunked_with_kl(
+            hidden[i : i + 1], weight, wanted[i : i + 1], kl_weight=0.7, weight_N=each,
+            reference=(reference[0][i : i + 1], reference[1]),
+        )
+        for i, each in enumerate(token_N.split((wanted[:, 1:] != losses.IGNORE).sum(1).tolist()))
+    ]  # fmt: skip
+    whole = losses.chunked_with_kl(
+        hidden, weight, wanted, reference=reference, kl_weight=0.7, weight_N=token_N
+    )
+    for ours, summed in zip(whole, map(torch.stack, zip(*parts, strict=True)), strict=True):
+        assert torch.allclose(ours, summed.sum(), rtol=BOUND)
+    plain = losses.next_token(hidden @ weight.T, wanted, weight_N=token_N)
+    assert torch.allclose(whole[0] - 0.7 * whole[1], plain, rtol=BOUND)
+
+
+def test_a_model_is_at_no_distance_from_itself(generative):
+    hidden, weight, wanted = generative
+    total, kl = losses.chunked_with_kl(
+        hidden, weight, wanted, reference=(hidden, weight), kl_weight=5.0
+    )
+    assert kl.item() == pytest.approx(0, abs=1e-6)
+    expected = torch.autograd.grad(losses.next_token(hidden @ weight.T, wanted), hidden)[0]
+    assert distance(torch.autograd.grad(total, hidden)[0], expected) <= BOUND
+
+
+def test_the_reference_and_a_frozen_head_get_no_gradient(generative, reference):
+    hidden, weight, wanted = generative
+    reference = tuple(each.requires_grad_() for each in reference)
+    total, _ = losses.chunked_with_kl(
+        hidden, weight.detach(), wanted, reference=reference, kl_weight=1.0
+    )
+    total.backward()
+    assert hidden.grad.abs().sum() > 0
+    assert weight.grad is None
+    assert all(each.grad is None for each in reference)
+
+
+def test_the_chunked_divergence_is_the_same_without_a_graph(generative, reference):
+    hidden, weight, wanted = generative
+    options = {"reference": reference, "kl_weight": 0.7}
+    with torch.no_grad():
+        total, kl = losses.chunked_with_kl(hidden, weight, wanted, **options)
+    assert not total.requires_grad
+    expected = losses.chunked_with_kl(hidden, weight, wanted, **options)
+    assert torch.equal(total, expected[0])
+    assert torch.equal(kl, expected[1])
+
+
+def test_the_chunked_divergence_is_zero_with_a_gradient_without_labels(generative, reference):
+    hidden, weight, wanted = generative
+    nothing = torch.full_like(wanted, losses.IGNORE)
+    total, kl = losses.chunked_with_kl(hidden, weight, nothing, reference=reference, kl_weight=1.0)
+    total.backward()
+    assert total.item() == kl.item() == 0
+    assert torch.equal(hidden.grad, torch.zeros_like(hidden))
+
+
+def test_the_chunked_divergence_is_float32_under_autocast(generative, reference):
+    hidden, weight, wanted = generative
+    with torch.autocast("cpu", torch.bfloat16):
+        kl = losses.kl_to(F.linear(hidden, weight), F.linear(*reference), wanted)
+        plain = losses.next_token(F.linear(hidden, weight), wanted) + 0.7 * kl
+        total, ours = losses.chunked_with_kl(
+            hidden, weight, wanted, reference=reference, kl_weight=0.7
+        )
+    assert total.dtype == ours.dtype == torch.float32
+    assert torch.allclose(total, plain, rtol=BOUND)
+    assert torch.allclose(ours, kl, rtol=BOUND)
+
+
+def test_a_reference_of_other_positions_or_words_is_refused(generative, reference):
+    hidden, weight, wanted = generative
+    states, head = reference
+    for wrong in ((states[0], head), (states, head[:-1])):
+        with pytest.raises(InputError, match="the reference has"):
+            losses.chunked_with_kl(hidden, weight, wanted, reference=wrong, kl_weight=1.0)

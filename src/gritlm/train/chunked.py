@@ -1,4 +1,4 @@
-"""Cross-entropy from hidden states without the logits of all tokens in memory.
+"""Cross-entropy and divergence from hidden states without the logits of all tokens in memory.
 
 Shapes: N tokens, D hidden size, V vocabulary.
 
@@ -9,11 +9,35 @@ the loss to the format of the states.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """What a model is kept close to; it gets no gradient.
+
+    Attributes:
+        hidden_ND: its states at the same tokens (D may be another one than the model's).
+        weight_VD: its head.
+        share: what the divergence weighs beside the cross-entropy.
+    """
+
+    hidden_ND: Tensor
+    weight_VD: Tensor
+    share: float
+
+    def logp(self, here: slice) -> Tensor:
+        """Its log-probabilities for some of the tokens -> (n, V), float32."""
+        logits_nV = F.linear(self.hidden_ND[here], self.weight_VD)
+        return logits_nV.log_softmax(dim=-1, dtype=torch.float32)
+
+    def to(self, dtype: torch.dtype) -> Reference:
+        return replace(self, hidden_ND=self.hidden_ND.to(dtype), weight_VD=self.weight_VD.to(dtype))
 
 
 def cross_entropy(
@@ -24,13 +48,32 @@ def cross_entropy(
     Under autocast logits are multiplied in its format; the softmax is always float32. Not for
     float16: gradients are rounded before a gradient scaler could lift them.
     """
+    return _apply(hidden_ND, weight_VD, target_N, scale_N, None, chunk)[0]
+
+
+def cross_entropy_and_kl(
+    hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor, scale_N: Tensor, *,
+    reference: Reference, chunk: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Sum of ``scale * (cross_entropy + reference.share * KL(reference || model))``, float32.
+
+    Also returns the sum of ``scale * KL``, without a gradient.
+    """
+    return _apply(hidden_ND, weight_VD, target_N, scale_N, reference, chunk)
+
+
+def _apply(
+    hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor, scale_N: Tensor,
+    reference: Reference | None, chunk: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     device = hidden_ND.device.type
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         hidden_ND, weight_VD = hidden_ND.to(dtype), weight_VD.to(dtype)
+        reference = None if reference is None else reference.to(dtype)
     with torch.autocast(device, enabled=False):
         wanted = torch.is_grad_enabled()
-        return _Chunked.apply(hidden_ND, weight_VD, target_N, scale_N, chunk, wanted)
+        return _Chunked.apply(hidden_ND, weight_VD, target_N, scale_N, reference, chunk, wanted)
 
 
 class _Chunked(torch.autograd.Function):
@@ -39,20 +82,24 @@ class _Chunked(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor, scale_N: Tensor,
-        chunk: int, wanted: bool,
-    ) -> Tensor:  # fmt: skip
+        reference: Reference | None, chunk: int, wanted: bool,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         to_hidden, to_weight = (wanted and needed for needed in ctx.needs_input_grad[:2])
-        loss = torch.zeros((), device=hidden_ND.device)
+        loss, kl = torch.zeros(2, device=hidden_ND.device).unbind()
         hidden_grad = torch.empty_like(hidden_ND) if to_hidden else None
         weight_grad = torch.zeros_like(weight_VD, dtype=torch.float32) if to_weight else None
         for start in range(0, len(hidden_ND), chunk):
             here = slice(start, start + chunk)
             target_n1, scale_n1 = target_N[here, None], scale_N[here, None]
             logp_nV = F.linear(hidden_ND[here], weight_VD).log_softmax(dim=-1, dtype=torch.float32)
-            loss -= (logp_nV.gather(1, target_n1) * scale_n1).sum()
+            loss = loss - (logp_nV.gather(1, target_n1) * scale_n1).sum()
+            goal_nV = None
+            if reference is not None:
+                part, goal_nV = _divergence(logp_nV, reference.logp(here), scale_n1)
+                kl = kl + part
             if not (to_hidden or to_weight):
                 continue
-            slope_nV = logp_nV.exp_().scatter_add_(1, target_n1, -torch.ones_like(scale_n1))
+            slope_nV = _slope(logp_nV, target_n1, goal_nV, reference.share if reference else 0)
             slope_nV = slope_nV.mul_(scale_n1).to(weight_VD.dtype)
             if hidden_grad is not None:
                 hidden_grad[here] = slope_nV @ weight_VD
@@ -60,15 +107,35 @@ class _Chunked(torch.autograd.Function):
                 _add_product(weight_grad, slope_nV.T, hidden_ND[here])
         ctx.format = weight_VD.dtype
         ctx.save_for_backward(hidden_grad, weight_grad)
-        return loss
+        ctx.mark_non_differentiable(kl)
+        return loss + reference.share * kl if reference else loss, kl
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
-        (slope,) = slopes
+        slope = slopes[0]
         hidden_grad, weight_grad = ctx.saved_tensors
         to_hidden = None if hidden_grad is None else hidden_grad * slope
         to_weight = None if weight_grad is None else (weight_grad * slope).to(ctx.format)
-        return to_hidden, to_weight, None, None, None, None
+        return to_hidden, to_weight, None, None, None, None, None
+
+
+def _divergence(logp_nV: Tensor, goal_nV: Tensor, scale_n1: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum of ``scale * KL(goal || p)`` from log-probabilities, and the goal as probabilities.
+
+    ``goal_nV`` is overwritten.
+    """
+    gap_nV = goal_nV - logp_nV
+    goal_nV = goal_nV.exp_()
+    return (gap_nV.mul_(goal_nV).sum(dim=1, keepdim=True) * scale_n1).sum(), goal_nV
+
+
+def _slope(logp_nV: Tensor, target_n1: Tensor, goal_nV: Tensor | None, share: float) -> Tensor:
+    """Gradient of ``cross-entropy + share * KL(goal || p)`` to the logits; overwrites ``logp``."""
+    slope_nV = logp_nV.exp_()
+    if goal_nV is not None:
+        slope_nV = slope_nV.mul_(1 + share).sub_(goal_nV, alpha=share)
+    ones_n1 = torch.ones_like(target_n1, dtype=slope_nV.dtype)
+    return slope_nV.scatter_add_(1, target_n1, -ones_n1)
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:

@@ -62,14 +62,32 @@ def total(count: int) -> int:
     return int(_reduced(count, dist.ReduceOp.SUM))
 
 
+def mean(value: float) -> float:
+    """The mean of a number over all processes."""
+    if not together():
+        return value
+    return float(gathered(torch.tensor([value], dtype=torch.float64)).mean())
+
+
+def rank() -> int:
+    """Number of this process, from 0."""
+    return dist.get_rank() if together() else 0
+
+
+def size() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if together() else 1
+
+
 @contextmanager
 def group(
-    backend: str = "gloo", *, timeout_s: float = 600, init_method: str | None = None,
+    backend: str | None = "gloo", *, timeout_s: float = 600, init_method: str | None = None,
     rank: int = -1, size: int = -1,
 ) -> Iterator[None]:  # fmt: skip
     """A process group for the length of a block; by default as torchrun describes it.
 
     Args:
+        backend: None: one for each kind of device there is.
         timeout_s: a process that waits longer for another one stops with an error.
     """
     dist.init_process_group(

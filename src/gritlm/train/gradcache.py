@@ -3,6 +3,8 @@
 1. Embed mini-batches without a graph. 2. Loss on all vectors, and its gradient to each of them.
 3. Embed every mini-batch again, with a graph and the same random state, and go back from there.
 
+Where memory allows, the graphs of some mini-batches are kept from step 1: these are read once.
+
 Shapes: N texts of this process, D dimensions.
 """
 
@@ -39,7 +41,7 @@ class Ranks:
 
 
 def backward(
-    embed: Embed, groups: Sequence[Sequence[Prompt]], loss: Loss, *, budget: int,
+    embed: Embed, groups: Sequence[Sequence[Prompt]], loss: Loss, *, budget: int, kept: int = 0,
     ranks: Ranks | None = None,
 ) -> Tensor:  # fmt: skip
     """Add the gradients of ``loss(*vectors of each group)`` to the parameters; the loss.
@@ -50,6 +52,7 @@ def backward(
         groups: what the loss takes, e.g. queries and passages.
         loss: one tensor of vectors a group, of all processes -> scalar.
         budget: most tokens of a mini-batch; a longer text is alone in its own.
+        kept: most tokens whose graphs are kept from the first pass; they are not read again.
 
     Raises:
         InputError: when there is no text at all.
@@ -64,14 +67,20 @@ def backward(
     if count == 1:
         return _loss_backward(embed(prompts), sizes, loss, ranks.gather)
     rounds = evened(rounds, count)
-    vectors_ND, states = _without_graph(embed, prompts, rounds)
+    # DDP averages in the pass that is read last, so with it one round is always read again.
+    least = 0 if ranks.unsynced is nullcontext else 1
+    again = ranks.most(max(least, _over(prompts, rounds, kept)))
+    with ranks.unsynced():
+        vectors_ND, graphs, states = _first_pass(embed, prompts, rounds, again)
     value = _loss_backward(vectors_ND.requires_grad_(), sizes, loss, ranks.gather)
     slope_ND = vectors_ND.grad
     assert slope_ND is not None
-    for number, (rows, state) in enumerate(zip(rounds, states, strict=True), start=1):
-        with nullcontext() if number == count else ranks.unsynced(), state.again():
-            vectors_nD = embed([prompts[row] for row in rows or [0]])
-            vectors_nD.backward(slope_ND[rows] if rows else torch.zeros_like(vectors_nD))
+    for rows, vectors_nD in zip(rounds[again:], graphs, strict=True):
+        with ranks.unsynced():
+            _go_back(vectors_nD, slope_ND, rows)
+    for number, (rows, state) in enumerate(zip(rounds[:again], states, strict=True), start=1):
+        with nullcontext() if number == again else ranks.unsynced(), state.again():
+            _go_back(embed([prompts[row] for row in rows or [0]]), slope_ND, rows)
     return value
 
 
@@ -111,17 +120,41 @@ class RandomState:
             yield
 
 
-@torch.no_grad()
-def _without_graph(
-    embed: Embed, prompts: Sequence[Prompt], rounds: Sequence[list[int]]
-) -> tuple[Tensor, list[RandomState]]:
-    """Vectors (N, D) in the order of ``prompts``, and the random state before each mini-batch."""
-    states, parts = [], []
-    for rows in rounds:
-        states.append(RandomState())
-        parts.append(embed([prompts[row] for row in rows or [0]])[: len(rows)])
+def _over(prompts: Sequence[Prompt], rounds: Sequence[list[int]], kept: int) -> int:
+    """How many of the first rounds do not fit when the last ones hold ``kept`` tokens at most."""
+    for number in range(len(rounds), 0, -1):
+        kept -= sum(len(prompts[row].ids) for row in rounds[number - 1] or [0])
+        if kept < 0:
+            return number
+    return 0
+
+
+def _first_pass(
+    embed: Embed, prompts: Sequence[Prompt], rounds: Sequence[list[int]], again: int
+) -> tuple[Tensor, list[Tensor], list[RandomState]]:
+    """Vectors (N, D) in the order of ``prompts`` without a graph, and what is needed to go back.
+
+    That is the random state before each of the first ``again`` rounds, and the graphs of the rest.
+    """
+    states: list[RandomState] = []
+    graphs: list[Tensor] = []
+    parts: list[Tensor] = []
+    for number, rows in enumerate(rounds):
+        texts = [prompts[row] for row in rows or [0]]
+        if number < again:
+            states.append(RandomState())
+            with torch.no_grad():
+                found = embed(texts)
+        else:
+            found = embed(texts)
+            graphs.append(found)
+        parts.append(found.detach()[: len(rows)])
     order = torch.tensor([row for rows in rounds for row in rows], device=parts[0].device)
-    return torch.cat(parts)[order.argsort()], states
+    return torch.cat(parts)[order.argsort()], graphs, states
+
+
+def _go_back(vectors_nD: Tensor, slope_ND: Tensor, rows: list[int]) -> None:
+    vectors_nD.backward(slope_ND[rows] if rows else torch.zeros_like(vectors_nD))
 
 
 def _loss_backward(

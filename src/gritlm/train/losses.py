@@ -138,9 +138,67 @@ def chunked_next_token(
     _require_positive(chunk, "chunk")
     if weight_N is None:
         weight_N = token_weights(labels_BL, kind=kind, factor=factor)
-    keep_BL, target_N = _supervised(labels_BL)
-    state_ND = hidden_BLD[:, :-1][keep_BL]
+    state_ND, target_N = supervised_states(hidden_BLD, labels_BL), targets(labels_BL)
     return chunked.cross_entropy(state_ND, head_VD, target_N, weight_N, chunk=chunk)
+
+
+def chunked_with_kl(
+    hidden_BLD: Tensor, head_VD: Tensor, labels_BL: Tensor, *, reference: tuple[Tensor, Tensor],
+    kl_weight: float, weight_N: Tensor | None = None, chunk: int = 256,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """:func:`chunked_next_token` plus ``kl_weight`` times the divergence from a reference.
+
+    A token's divergence counts what its cross-entropy counts, so a split step adds up alike.
+    With the default weights it is :func:`kl_to`.
+
+    Args:
+        reference: states (B, L, D), or (N, D) at the supervised positions only (see
+            :func:`supervised_states`), and head (V, D). Neither gets a gradient.
+        weight_N: from :func:`token_weights`; None: of kind ``mixed``.
+
+    Returns:
+        The total, and the divergence alone without gradient and before ``kl_weight``.
+
+    Raises:
+        InputError: when the reference has other positions or another vocabulary.
+    """
+    _require_positive(chunk, "chunk")
+    if weight_N is None:
+        weight_N = token_weights(labels_BL, kind="mixed")
+    state_ND, (theirs, their_head_VD) = supervised_states(hidden_BLD, labels_BL), reference
+    theirs_ND = theirs if theirs.ndim == 2 else supervised_states(theirs, labels_BL)
+    if (len(theirs_ND), len(their_head_VD)) != (len(state_ND), len(head_VD)):
+        raise InputError(
+            f"the reference has {len(theirs_ND)} positions and {len(their_head_VD)} words; "
+            f"expected {len(state_ND)} (the supervised ones) and {len(head_VD)}"
+        )
+    return chunked.cross_entropy_and_kl(
+        state_ND, head_VD, targets(labels_BL), weight_N,
+        reference=chunked.Reference(theirs_ND, their_head_VD, kl_weight), chunk=chunk,
+    )  # fmt: skip
+
+
+def next_token_of(
+    logits_NV: Tensor, target_N: Tensor, weight_N: Tensor, *, reference_NV: Tensor | None = None,
+    kl_weight: float = 0.0,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """What :func:`chunked_with_kl` returns, from logits at the supervised positions only."""
+    loss_N = F.cross_entropy(logits_NV.float(), target_N, reduction="none")
+    kl = torch.zeros_like(loss_N)
+    if reference_NV is not None:
+        kl = _kl(logits_NV.float(), reference_NV.detach().float())
+    total = ((loss_N + kl_weight * kl) * weight_N).sum()
+    return total, (kl.detach() * weight_N).sum()
+
+
+def targets(labels_BL: Tensor) -> Tensor:
+    """What the supervised positions are asked for -> (N,), in row-major order."""
+    return _supervised(labels_BL)[1]
+
+
+def supervised_states(hidden_BLD: Tensor, labels_BL: Tensor) -> Tensor:
+    """The states that are asked for a label -> (N, D), in row-major order."""
+    return hidden_BLD[:, :-1][_supervised(labels_BL)[0]]
 
 
 def token_weights(

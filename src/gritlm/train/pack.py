@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -30,18 +30,24 @@ class Rows:
         labels_BL: the ids that are trained, ``IGNORE`` elsewhere.
         position_BL: 0, 1, ... from the start of each sample, and of the padding.
         sample_BL: index of the sample; padding counts to the last one of its row.
+        real_BL: false for padding.
+        seen_BLL: whom (last axis) each token sees; None: all before it in its sample.
     """
 
     ids_BL: Tensor
     labels_BL: Tensor
     position_BL: Tensor
     sample_BL: Tensor
+    real_BL: Tensor
+    seen_BLL: Tensor | None = None
 
     def to(self, device: torch.device) -> Rows:
-        return Rows(
-            self.ids_BL.to(device), self.labels_BL.to(device), self.position_BL.to(device),
-            self.sample_BL.to(device),
-        )  # fmt: skip
+        moved = {
+            field.name: value.to(device)
+            for field in fields(self)
+            if (value := getattr(self, field.name)) is not None
+        }
+        return Rows(**moved)
 
 
 def packed(samples: Sequence[Prompt], *, capacity: int, pad: int = 0) -> Rows:
@@ -91,6 +97,7 @@ def rows(samples: Sequence[Prompt], plan: Sequence[Sequence[int]], *, pad: int =
     ids_BL = torch.full((len(plan), width), pad)
     labels_BL = torch.full_like(ids_BL, IGNORE)
     position_BL, sample_BL = torch.zeros_like(ids_BL), torch.zeros_like(ids_BL)
+    real_BL = torch.zeros_like(ids_BL, dtype=torch.bool)
     for number, row in enumerate(plan):
         start = 0
         for index in row:
@@ -104,4 +111,5 @@ def rows(samples: Sequence[Prompt], plan: Sequence[Sequence[int]], *, pad: int =
             sample_BL[number, start:] = index
             start = end
         position_BL[number, start:] = torch.arange(width - start)
-    return Rows(ids_BL, labels_BL, position_BL, sample_BL)
+        real_BL[number, :start] = True
+    return Rows(ids_BL, labels_BL, position_BL, sample_BL, real_BL)

@@ -15,6 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gritlm.train.pack import Rows
+
+_SLIDING = "sliding_attention"
+
 
 def hidden(decoder: Any, ids_BL: Tensor, mask_BL: Tensor | None = None, *, causal: bool) -> Tensor:
     """States after the final norm -> (B, L, D); arbitrary where the mask is 0.
@@ -29,8 +33,45 @@ def hidden(decoder: Any, ids_BL: Tensor, mask_BL: Tensor | None = None, *, causa
         mask: Tensor | None = mask_BL
     else:
         real_BL = torch.ones_like(ids_BL) if mask_BL is None else mask_BL
-        mask = all_see(real_BL, getattr(decoder, "module", decoder))
+        mask = all_see(real_BL, _inner(decoder))
     return decoder(ids_BL, attention_mask=mask, use_cache=False).last_hidden_state
+
+
+def hidden_packed(decoder: Any, ids_T: Tensor, lengths: list[int]) -> Tensor:
+    """Bidirectional states of texts that stand one behind the other, without padding -> (T, D).
+
+    Args:
+        decoder: with ``gritlm_both`` as its attention.
+    """
+    position_T = torch.cat([torch.arange(length, device=ids_T.device) for length in lengths])
+    # A mask with four dimensions is taken as it is, so none is built; the lengths say all.
+    mask_1111 = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=ids_T.device)
+    output = decoder(
+        ids_T[None], attention_mask=mask_1111, position_ids=position_T[None], use_cache=False,
+        lengths=lengths,
+    )  # fmt: skip
+    return output.last_hidden_state[0]
+
+
+def written(decoder: Any, rows: Rows) -> Tensor:
+    """States of generative rows after the final norm -> (B, L, D); arbitrary at padding.
+
+    Args:
+        decoder: as in :func:`hidden`. A sliding window cuts what is read causally, and nothing
+            that sees and is seen (a block read in both directions), as it is when served.
+    """
+    return routed(decoder, rows, wanted=False)[0]
+
+
+def routed(decoder: Any, rows: Rows, *, wanted: bool = True) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """:func:`written`, and if wanted the logits of each layer's router (B * L, experts)."""
+    seen_BLL, inner = rows.seen_BLL, _inner(decoder)
+    mask = None if seen_BLL is None else _masks(seen_BLL, rows.position_BL, inner)
+    extra = {"output_router_logits": True} if wanted else {}
+    output = decoder(
+        rows.ids_BL, attention_mask=mask, position_ids=rows.position_BL, use_cache=False, **extra
+    )
+    return output.last_hidden_state, output.router_logits if wanted else ()
 
 
 def all_see(mask_BL: Tensor, decoder: Any) -> Tensor:
@@ -39,9 +80,31 @@ def all_see(mask_BL: Tensor, decoder: Any) -> Tensor:
     Padding sees them too, so that no row of attention weights is empty.
     """
     real_BL = mask_BL.bool()
-    seen = real_BL[:, None, None, :].expand(-1, 1, real_BL.shape[1], -1)
+    return as_mask(real_BL[:, None, :].expand(-1, real_BL.shape[1], -1), decoder)
+
+
+def as_mask(seen_BLL: Tensor, decoder: Any) -> Tensor:
+    """Whom (last axis) each token sees, as the decoder's attention wants it -> (B, 1, L, L)."""
+    seen = seen_BLL[:, None]
     if decoder.config._attn_implementation != "eager":
         return seen
     # The plain implementation adds its mask to the scores.
     lowest = torch.finfo(decoder.dtype).min
     return torch.zeros_like(seen, dtype=decoder.dtype).masked_fill(~seen, lowest)
+
+
+def _masks(seen_BLL: Tensor, position_BL: Tensor, decoder: Any) -> Tensor | dict[str, Tensor]:
+    """One mask, or one for each kind of layer where a decoder has several kinds."""
+    window = getattr(decoder.config, "sliding_window", None)
+    kinds = getattr(decoder.config, "layer_types", None)
+    full = as_mask(seen_BLL, decoder)
+    if window is None or (kinds and _SLIDING not in kinds):
+        return full
+    distance_BLL = position_BL[:, :, None] - position_BL[:, None, :]
+    mutual_BLL = seen_BLL & seen_BLL.transpose(1, 2)
+    near = as_mask(seen_BLL & (mutual_BLL | (distance_BLL < window)), decoder)
+    return {"full_attention": full, _SLIDING: near} if kinds else near
+
+
+def _inner(decoder: Any) -> Any:
+    return getattr(decoder, "module", decoder)

@@ -1,0 +1,34 @@
+"""Two processes on one CPU."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
+
+from torch.multiprocessing.spawn import start_processes
+
+from gritlm.train import distributed
+
+SIZE = 2
+TIMEOUT_S = 20
+
+
+def joined(rank: int, meeting: str, timeout_s: float = TIMEOUT_S) -> AbstractContextManager[None]:
+    return distributed.group(
+        timeout_s=timeout_s, init_method=f"file://{meeting}", rank=rank, size=SIZE
+    )
+
+
+def spawn(work: Callable[[int, str], None], folder: Path) -> None:
+    """Run in two processes; those that are not done in time are ended, and the test fails."""
+    context = start_processes(work, (str(folder),), nprocs=SIZE, join=False, start_method="spawn")
+    end = time.monotonic() + 3 * TIMEOUT_S
+    try:
+        while not context.join(timeout=1):
+            assert time.monotonic() < end, "the processes hang"
+    finally:
+        for process in context.processes:
+            with suppress(ProcessLookupError):
+                process.kill()
