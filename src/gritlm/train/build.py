@@ -1,0 +1,199 @@
+"""Settings -> the module to train, its tokenizer and how it embeds and chats."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from gritlm import runtime
+from gritlm.errors import InputError, MissingExtraError
+from gritlm.lm import attention as attention_registry
+from gritlm.lm import checkpoint
+from gritlm.lm.check import require_views
+from gritlm.lm.load import Loaded, load
+from gritlm.lm.model import UnifiedLM
+from gritlm.lm.settings import Settings
+from gritlm.lm.tokens import SegmentTokenizer
+from gritlm.train import adapters
+from gritlm.train.config import Model, Run
+from gritlm.train.module import Trainee
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run trains, and with what it turns rows into tokens."""
+
+    trainee: Trainee
+    tokenizer: PreTrainedTokenizerBase
+    tokens: SegmentTokenizer
+    settings: Settings
+    source: str
+    bf16: bool
+
+
+def build(run: Run, *, device: str | None = None, weights: Path | None = None) -> Parts:
+    """Load the base and prepare it: adapters, frozen parts, projection.
+
+    Args:
+        device: to load it to; None: where it is trained.
+        weights: a checkpoint to take the trained weights from, instead of starting anew.
+
+    Raises:
+        ModelError: for a base that cannot be loaded or read bidirectionally.
+        InputError: for settings that fit no part of it.
+        MissingExtraError: for QLoRA or Liger kernels without their libraries.
+    """
+    said, final = run.model, runtime.choose_device(run.training.device)
+    bf16 = _bf16(run, final)
+    base, adapter = checkpoint.resolve(said.base, said.adapter)
+    load_from = partial(
+        _loaded, adapter=adapter, said=said, final=final, bf16=bf16,
+        device=final if device is None else runtime.choose_device(device),
+    )  # fmt: skip
+    continued = weights is not None and not said.adapted
+    loaded = load_from(str(weights) if continued else base)
+    settings = loaded.settings.but(**_changes(said), trained_to_embed=_embeds(run, loaded))
+    lm = UnifiedLM(loaded.model)
+    _require_usable(lm, run, settings)
+    head = checkpoint.projection([weights, adapter, base], settings, lm)
+    if head is not None:
+        head = head.to(torch.float32).requires_grad_(run.embeds)
+    frozen = None
+    if run.loss.kl_weight and run.writes and not said.adapted:
+        frozen = _frozen(load_from(base).model if continued else loaded.model)
+    model = adapters.adapted(loaded.model, said, weights, bf16=bf16)
+    trainee = Trainee(
+        model, settings, head, autocast=torch.bfloat16 if bf16 else None, frozen=frozen
+    )
+    _freeze(trainee, said.freeze, head=not run.writes)
+    _save_memory(trainee, run)
+    tokens = SegmentTokenizer(loaded.tokenizer)
+    return Parts(trainee, loaded.tokenizer, tokens, settings, base, bf16)
+
+
+def _require_usable(lm: UnifiedLM, run: Run, settings: Settings) -> None:
+    if run.embeds and not settings.embeds_causally:
+        require_views(lm)
+    if run.writes and run.data.rag:
+        _require_blocks(lm, run, settings)
+
+
+def _require_blocks(lm: UnifiedLM, run: Run, settings: Settings) -> None:
+    """Refuse RAG rows that a model could not be served with.
+
+    Raises:
+        InputError: saying what stands against it.
+    """
+    name = type(lm.causal).__name__
+    if lm.rope() is None:
+        raise InputError(f"[[data.rag]]: the keys of {name} cannot be moved, so it has no blocks")
+    if "flash" in str(lm.config._attn_implementation):
+        raise InputError(
+            "[[data.rag]]: flash attention takes no mask of blocks; use attn_implementation = "
+            "'sdpa'"
+        )
+    if settings.embeds_causally and "bidirectional" in run.rag.blocks:
+        raise InputError(
+            f"[rag]: a model with attn = {settings.attn!r} makes causal blocks only; use blocks = "
+            "['causal']"
+        )
+
+
+def _bf16(run: Run, device: torch.device) -> bool:
+    if run.training.bf16 is not None:
+        return run.training.bf16
+    return runtime.choose_dtype(device).dtype == torch.bfloat16
+
+
+def _loaded(
+    source: str, *, adapter: str | None, said: Model, device: torch.device, final: torch.device,
+    bf16: bool,
+) -> Loaded:  # fmt: skip
+    """Weights to train in float32 (master weights); those that stay as they are in bfloat16."""
+    options: dict[str, Any] = {}
+    attention = said.attn_implementation or ("eager" if final.type == "cpu" else None)
+    if attention is not None:
+        attention_registry.register_both()
+        options["attn_implementation"] = attention
+    if said.qlora:
+        if final.type == "cpu":
+            raise InputError(
+                "[model]: qlora = true needs a GPU: its 4-bit kernels for CPUs have "
+                "no gradient; use lora = true"
+            )
+        options["quantization_config"] = _four_bits()
+        options["device_map"] = {"": device}
+    dtype = torch.bfloat16 if said.adapted and bf16 else torch.float32
+    return load(
+        source, mode="unified", device=device, dtype=dtype, adapter=adapter, options=options
+    )
+
+
+def _four_bits() -> Any:
+    try:
+        import bitsandbytes  # noqa: F401
+        from transformers import BitsAndBytesConfig
+    except ImportError:
+        raise MissingExtraError(
+            "qlora = true needs bitsandbytes: pip install 'gritlm[gpu]', or use lora = true"
+        ) from None
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )  # fmt: skip
+
+
+def _changes(said: Model) -> dict[str, Any]:
+    names = ("attn", "pooling_method", "normalized", "projection", "embed_eos", "template",
+             "query_instruction")  # fmt: skip
+    found = {name: getattr(said, name) for name in names}
+    return found | ({"template": None} if said.template == "auto" else {})
+
+
+def _embeds(run: Run, loaded: Loaded) -> bool:
+    return run.embeds or loaded.settings.trained_to_embed
+
+
+def _frozen(model: Any) -> Any:
+    return copy.deepcopy(model).requires_grad_(False).eval()
+
+
+def _freeze(trainee: Trainee, names: tuple[str, ...], *, head: bool) -> None:
+    """Parameters that stay as they are: by name, and an LM head that no half reads.
+
+    Raises:
+        InputError: for a name that is none, or when nothing is left to train.
+    """
+    for part in names:
+        found = [p for name, p in trainee.named_parameters() if part in name]
+        if not found:
+            raise InputError(f"[model]: freeze = {part!r} is in no parameter's name")
+        for parameter in found:
+            parameter.requires_grad_(False)
+    last, first = trainee.causal.get_output_embeddings(), trainee.causal.get_input_embeddings()
+    if head and last.weight is not first.weight:
+        last.weight.requires_grad_(False)
+    if not any(p.requires_grad for p in trainee.parameters()):
+        raise InputError("[model]: freeze leaves nothing to train")
+
+
+def _save_memory(trainee: Trainee, run: Run) -> None:
+    """Layers computed again in the backward pass, and kernels that need less memory, if wanted."""
+    if run.training.gradient_checkpointing:
+        # transformers before 5.18 or so knows it by its older name only.
+        newer = getattr(trainee.causal, "activation_checkpointing_enable", None)
+        (newer or trainee.causal.gradient_checkpointing_enable)({"use_reentrant": False})
+    if run.training.use_liger:
+        try:
+            from liger_kernel.transformers import _apply_liger_kernel_to_instance
+        except ImportError:
+            raise MissingExtraError(
+                "use_liger = true needs liger-kernel: pip install 'gritlm[gpu]'"
+            ) from None
+        _apply_liger_kernel_to_instance(model=trainee.causal)

@@ -1,0 +1,87 @@
+"""Losses on rows that are never trained on, read as in training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gritlm.train import losses, sources
+from gritlm.train.collate import Collator
+from gritlm.train.config import Run, Source
+from gritlm.train.contrast import Contrast
+from gritlm.train.module import Weights
+from gritlm.train.rows import Kind, Row
+from gritlm.train.writing import Writing
+
+
+class HeldOut:
+    """The rows of ``[evaluation]``, in fixed batches, measured by every process alike."""
+
+    def __init__(self, run: Run, collator: Collator) -> None:
+        said = run.evaluation
+        self._collator, self._size = collator, run.training.per_device_train_batch_size
+        self._pairs = (
+            _rows(said.embedding, "embedding", collator.require_room) if run.embeds else []
+        )
+        self._chats = (
+            _rows(said.generative, "generative", collator.require_room) if run.writes else []
+        )
+
+    @torch.no_grad()
+    def losses(self, module: Any, contrast: Contrast, writing: Writing) -> dict[str, float]:
+        """``loss_emb`` and ``accuracy`` (the positive comes first in its batch), ``loss_gen``."""
+        found: dict[str, float] = {}
+        if self._pairs:
+            found |= self._embedding(partial(module, "embed"), contrast.loss.temperature)
+        if self._chats:
+            found["loss_gen"] = self._generative(module, writing)
+        return found
+
+    def _embedding(self, embed: Any, temperature: float) -> dict[str, float]:
+        loss, right, count = 0.0, 0, 0
+        for rows in _parts(self._pairs, self._size):
+            batch = self._collator.embedding(rows, [Random(number) for number in range(len(rows))])
+            query_QD, passage_PD = embed(batch.queries), embed(batch.passages)
+            positive_Q = batch.keys.first_P.nonzero()[:, 0].to(query_QD.device)
+            mask_QP = batch.keys.false_negatives().to(query_QD.device)
+            loss += len(rows) * float(
+                losses.contrastive(
+                    query_QD, passage_PD, temperature=temperature, positives=positive_Q,
+                    mask_QP=mask_QP,
+                )
+            )  # fmt: skip
+            right += _right(losses.similarity(query_QD, passage_PD), positive_Q, mask_QP)
+            count += len(rows)
+        return {"loss_emb": loss / count, "accuracy": right / count}
+
+    def _generative(self, module: Any, writing: Writing) -> float:
+        """Mean over all supervised tokens."""
+        samples = [self._collator.sample(row, Random(0)) for row in self._chats]
+        total, count = 0.0, 0
+        for rows in writing.micro_batches([sample for sample in samples if sample is not None]):
+            kept = losses.divisor_of(rows.labels_BL, kind="mixed")
+            device = next(module.parameters()).device
+            loss, _ = module("write", rows.to(device), Weights(torch.ones(kept, device=device)))
+            total, count = total + float(loss), count + kept
+        return total / max(1, count)
+
+
+def _rows(chosen: Sequence[Source], kind: Kind, check: Callable[[Row], None]) -> list[Any]:
+    many = [sources.load(source, kind, check=check) for source in chosen]
+    return [rows[index] for rows in many for index in range(len(rows))]
+
+
+def _parts(rows: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
+
+
+def _right(score_QP: Tensor, positive_Q: Tensor, mask_QP: Tensor) -> int:
+    own_QP = torch.nn.functional.one_hot(positive_Q, score_QP.shape[1]).bool()
+    kept_QP = score_QP.masked_fill(mask_QP & ~own_QP, float("-inf"))
+    return int((kept_QP.argmax(dim=1) == positive_Q).sum())

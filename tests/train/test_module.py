@@ -1,0 +1,239 @@
+"""What is trained is what is served: one module against the facade, adapters, heads, routers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from gritlm import GritLM, gritlm_instruction
+from gritlm.errors import InputError, MissingExtraError
+from gritlm.train import heads, losses, pack, routers, states
+from gritlm.train.build import Parts, build
+from gritlm.train.collate import Collator
+from gritlm.train.config import Data
+from gritlm.train.module import Weights
+from gritlm.train.rows import ChatRow, EmbeddingRow, Text
+from gritlm.train.trainer import train
+from tests import tiny
+from tests.train import runs
+
+BOUND = 1e-5
+TEXTS = ["cats sleep", "dogs like long walks in the park", "water boils"]
+
+
+def built(folder: Path, **sections: object) -> Parts:
+    parts = build(runs.make(folder, **sections))
+    parts.trainee.train()
+    return parts
+
+
+def facade(parts: Parts) -> GritLM:
+    trainee = parts.trainee
+    return GritLM.around(trainee.causal, parts.tokenizer, parts.settings, trainee.projection)
+
+
+def chats(parts: Parts, count: int = 4) -> pack.Rows:
+    collator = Collator(parts.tokens, parts.settings, Data(generative_max_len=128))
+    made = [collator.chat(ChatRow(tuple(row["messages"]))) for row in runs.CHATS[:count]]
+    return pack.padded([prompt for prompt in made if prompt is not None])
+
+
+@pytest.mark.parametrize("attn", ["bbcc", "cccc", "bb", "cc"])
+@pytest.mark.parametrize("pooling_method", ["mean", "weightedmean", "lasttoken", "cls"])
+def test_every_way_of_embedding_is_trained_as_it_is_served(tmp_path, attn, pooling_method):
+    said = {"attn": attn, "pooling_method": pooling_method, "projection": 16, "normalized": False}
+    parts = built(tmp_path, model=said)
+    collator = Collator(parts.tokens, parts.settings, Data())
+    rows = [EmbeddingRow(Text(text, "find"), (Text(text),)) for text in TEXTS]
+    batch = collator.embedding(rows, [Random(0) for _ in rows]).queries
+    with torch.no_grad():
+        ours = parts.trainee("embed", batch)
+    served = facade(parts).encode(TEXTS, instruction=gritlm_instruction("find"))
+    assert abs(ours.numpy() - served).max() <= BOUND * abs(served).max()
+
+
+@pytest.mark.parametrize("family", ["llama", "mixtral", "gemma", "phi"])
+def test_adapters_sit_on_every_linear_layer_and_train_in_both_halves(tmp_path, family):
+    parts = built(tmp_path, family=family, model={"lora": True})
+    adapted = {
+        name.split(".lora_")[0] for name, _ in parts.trainee.named_parameters() if "lora_" in name
+    }
+    plain = tiny.model(family)
+    linear = [
+        name for name, module in plain.named_modules()
+        if isinstance(module, torch.nn.Linear) and module is not plain.get_output_embeddings()
+    ]  # fmt: skip
+    assert all(any(each.endswith(name) for each in adapted) for name in linear)
+    if family == "mixtral":
+        assert any("experts" in name for name in adapted)
+    _grow(parts)
+    prompts = [parts.tokens.for_embedding([text], max_length=64)[0][0] for text in TEXTS]
+    parts.trainee("embed", prompts).sum().backward()
+    assert _moved(parts) == {True}
+    parts.trainee.zero_grad()
+    rows = chats(parts)
+    count = int((rows.labels_BL != losses.IGNORE).sum())
+    parts.trainee("write", rows, Weights(torch.ones(count)))[0].backward()
+    assert _moved(parts) == {True}
+
+
+def _grow(parts: Parts) -> None:
+    """Adapters start at zero: give them something to do."""
+    torch.manual_seed(3)
+    for name, parameter in parts.trainee.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+
+
+def _moved(parts: Parts) -> set[bool]:
+    return {
+        parameter.grad is not None and bool(parameter.grad.abs().sum() > 0)
+        for name, parameter in parts.trainee.named_parameters()
+        if "lora_" in name and "experts" not in name
+    }
+
+
+@pytest.mark.parametrize("family", ["llama", "mixtral"])
+def test_merged_adapters_equal_unmerged_ones_in_both_passes(tmp_path, family):
+    parts = built(tmp_path, family=family, model={"lora": True})
+    _grow(parts)
+    apart = facade(parts)
+    ids = torch.tensor([[1, 20, 30, 40, 50]])
+    vectors = apart.encode(TEXTS)
+    with torch.no_grad():
+        logits = parts.trainee.causal(ids).logits
+    parts.trainee.model.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    parts.settings.save(tmp_path / "adapter")
+    merged = GritLM(tmp_path / family, adapter=tmp_path / "adapter", dtype="float32", device="cpu")
+    assert abs(merged.encode(TEXTS) - vectors).max() <= BOUND
+    with torch.no_grad():
+        assert (merged.lm.logits(ids) - logits).abs().max() <= BOUND * logits.abs().max()
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_a_lora_run_saves_an_adapter_or_whole_weights(tmp_path, merged):
+    run = runs.make(
+        tmp_path, model={"lora": True, "projection": 16}, training={"save_merged": merged}
+    )
+    train(run)
+    folder = tmp_path / "out"
+    assert (folder / "model.safetensors").exists() == merged
+    assert (folder / "adapter_model.safetensors").exists() != merged
+    model = GritLM(folder, dtype="float32", device="cpu")
+    assert model.encode("cats").shape == (16,)
+    assert (folder / "gritlm_projection.safetensors").exists()
+    assert model.projection.weight.abs().sum() > 0
+    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    ids = torch.tensor([[1, 20, 30]])
+    with torch.no_grad():
+        assert torch.allclose(plain(ids).logits, model.lm.logits(ids), atol=BOUND)
+
+
+def test_the_divergence_from_the_start_is_zero_at_the_start(tmp_path):
+    for lora in (False, True):
+        parts = build(runs.make(tmp_path, model={"lora": lora}, loss={"kl_weight": 1.0}))
+        rows = chats(parts)
+        weight_N = losses.token_weights(rows.labels_BL, kind="mixed")
+        total, found = parts.trainee("write", rows, Weights(weight_N, kl=1.0))
+        assert abs(float(found["kl"])) <= BOUND
+        expected = float(found["cross_entropy"])
+        assert total.item() == pytest.approx(expected, rel=BOUND)
+
+
+def test_the_divergence_keeps_a_model_near_its_start(tmp_path):
+    free = runs.make(
+        tmp_path, model={"lora": True}, training={"max_steps": 8, "learning_rate": 1e-2}
+    )
+    kept = runs.make(
+        tmp_path, model={"lora": True}, loss={"kl_weight": 20.0},
+        training={"max_steps": 8, "learning_rate": 1e-2, "output_dir": str(tmp_path / "kept")},
+    )  # fmt: skip
+    ids = torch.randint(3, 400, (2, 20), generator=torch.Generator().manual_seed(0))
+    start = AutoModelForCausalLM.from_pretrained(tmp_path / "llama", dtype=torch.float32)
+    gaps = []
+    for run in (free, kept):
+        train(run)
+        model = GritLM(run.training.output_dir, dtype="float32", device="cpu")
+        with torch.no_grad():
+            gaps.append(float((model.lm.logits(ids) - start(ids).logits).abs().mean()))
+    assert gaps[1] < 0.7 * gaps[0]
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "cohere2", "phi", "gpt_neox"])
+def test_every_head_gives_the_loss_of_its_model(family):
+    model = tiny.model(family)
+    prompt = torch.randint(3, 400, (2, 12), generator=torch.Generator().manual_seed(1))
+    rows = pack.Rows(
+        prompt, prompt, torch.arange(12).repeat(2, 1), torch.zeros_like(prompt),
+        torch.ones_like(prompt, dtype=torch.bool),
+    )  # fmt: skip
+    with torch.no_grad():
+        state_ND = losses.supervised_states(states.written(model.base_model, rows), rows.labels_BL)
+        expected = model(prompt).logits[:, :-1].flatten(0, 1)
+    assert (heads.logits(model, state_ND) - expected).abs().max() <= BOUND * expected.abs().max()
+    if heads.is_plain(model):
+        product = state_ND @ heads.weight(model).T
+        assert (product - expected).abs().max() <= BOUND * expected.abs().max()
+    assert heads.is_plain(model) == (family in ("llama", "gpt_neox"))
+
+
+@pytest.mark.parametrize("family", ["gemma2", "phi"])
+def test_a_head_that_does_more_trains_too(tmp_path, family):
+    run = runs.make(tmp_path, family=family, loss={"kl_weight": 0.5}, training={"max_steps": 6})
+    train(run)
+    course = runs.losses(run)
+    assert course[-1]["loss_gen"] < course[0]["loss_gen"]
+
+
+def test_the_routers_loss_is_that_of_transformers(tmp_path):
+    parts = built(tmp_path, family="mixtral")
+    rows, model = chats(parts), parts.trainee.causal
+    weight_N = losses.token_weights(rows.labels_BL, kind="mixed")
+    share = routers.share(model)
+    assert share > 0
+    total, found = parts.trainee("write", rows, Weights(weight_N, router=share))
+    mask = rows.real_BL.long()
+    expected = model(
+        rows.ids_BL, attention_mask=mask, labels=rows.labels_BL, output_router_logits=True
+    )
+    assert float(found["router"]) == pytest.approx(expected.aux_loss.item(), rel=BOUND)
+    assert total.item() == pytest.approx(expected.loss.item(), rel=BOUND)
+
+
+def test_a_mixture_is_trained_with_its_routers_loss(tmp_path):
+    run = runs.make(tmp_path, family="mixtral", rag=True)
+    result = train(run)
+    assert "loss_gen/router" in result.metrics
+    assert GritLM(tmp_path / "out", dtype="float32", device="cpu").encode("cats").any()
+
+
+def test_gradients_under_autocast_reach_float32_master_weights(tmp_path):
+    run = runs.make(tmp_path, training={"bf16": True})
+    parts = build(run)
+    assert {p.dtype for p in parts.trainee.parameters()} == {torch.float32}
+    adapted = build(runs.make(tmp_path, model={"lora": True}, training={"bf16": True}))
+    formats = {p.dtype for p in adapted.trainee.parameters() if p.requires_grad}
+    assert formats == {torch.float32}
+    train(run)
+
+
+def test_rag_rows_that_could_not_be_served_are_refused(tmp_path):
+    with pytest.raises(InputError, match="causal blocks only"):
+        build(runs.make(tmp_path, rag=True, model={"attn": "cccc"}))
+    build(
+        runs.make(tmp_path, rag=True, model={"attn": "cccc"}, rag_options={"blocks": ("causal",)})
+    )
+
+
+def test_qlora_is_refused_on_a_cpu(tmp_path):
+    with pytest.raises(InputError, match="qlora = true needs a GPU"):
+        build(runs.make(tmp_path, model={"qlora": True}, training={"device": "cpu"}))
+
+
+def test_kernels_that_are_not_installed_name_their_extra(tmp_path):
+    with pytest.raises(MissingExtraError, match=r"gritlm\[gpu\]"):
+        build(runs.make(tmp_path, training={"use_liger": True}))
