@@ -10,20 +10,21 @@ import gritlm
 from gritlm.cli.logs import describe
 from gritlm.errors import InputError
 
-COMMANDS = ("embed", "search", "chat", "generate", "pull", "info")
+COMMANDS = ("embed", "search", "chat", "generate", "train", "mine", "data", "pull", "info")
+HELP = [[], ["data", "check"], *([name] for name in COMMANDS)]
 
 
 def test_help_loads_no_heavy_library():
     code = (
         "import sys\n"
         "from gritlm.cli import main\n"
-        f"for words in ([], {', '.join(f'[{name!r}]' for name in COMMANDS)}):\n"
+        f"for words in {HELP!r}:\n"
         "    sys.argv = ['gritlm', *words, '--help']\n"
         "    try:\n"
         "        main()\n"
         "    except SystemExit as done:\n"
         "        assert done.code == 0\n"
-        "heavy = {'torch', 'transformers', 'numpy', 'tokenizers', 'peft', 'pyarrow'}\n"
+        "heavy = {'torch', 'transformers', 'numpy', 'datasets', 'tokenizers', 'peft', 'pyarrow'}\n"
         "print('loaded:', *sorted(heavy & set(sys.modules)))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

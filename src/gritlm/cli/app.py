@@ -16,10 +16,16 @@ import typer
 from typer.core import TyperGroup
 
 from gritlm import __version__
-from gritlm.cli import chat, embed, generate, info, logs, pull, search
+from gritlm.cli import chat, data, embed, generate, info, logs, mine, pull, search, train
 from gritlm.cli.spread import spread
 
 ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
+
+COMMANDS = (
+    embed.embed, search.search, chat.chat, generate.generate, train.train, mine.mine, pull.pull,
+    info.info,
+)  # fmt: skip
+GROUPS = (("data", "Look at training data.", (data.check,)),)
 
 
 def create_app() -> typer.Typer:
@@ -34,8 +40,14 @@ def create_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(spread(_root, level=logging.WARNING))
-    for command in (embed.embed, search.search, chat.chat, generate.generate, pull.pull, info.info):
+    for command in COMMANDS:
         app.command()(spread(command))
+    for name, about, commands in GROUPS:
+        group = typer.Typer(help=about, invoke_without_command=True)
+        group.callback()(_help)
+        for member in commands:
+            group.command()(spread(member))
+        app.add_typer(group, name=name)
     return app
 
 
@@ -56,6 +68,10 @@ def _root(
     ] = False,
 ) -> None:
     del version  # its callback has done it
+    _help(context)
+
+
+def _help(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 

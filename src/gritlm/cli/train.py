@@ -1,0 +1,78 @@
+"""``gritlm train``: a training run from its TOML file."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gritlm.cli import logs
+from gritlm.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from gritlm.train.config import Run
+
+STOPPED = 130
+
+
+def train(
+    file: Annotated[str, typer.Argument(help="TOML file of the run.", metavar="RUN.toml")],
+    *,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="section.key=value, over the file; may be repeated."),
+    ] = None,
+) -> None:
+    """Train a model to embed and to write.
+
+    Prints the output folder when all is done. Ctrl-C writes a checkpoint to go on from.
+    """
+    run = _run(file, set_ or [])
+    logs.hush_libraries()
+    # PEFT loads it where it is installed; it warns of kernels that are missing for 4 bits on a CPU.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    from gritlm.train.trainer import train as start
+
+    result = start(run, report=_note, progress=logs.progress())
+    first = os.environ.get("RANK", "0") == "0"  # of torchrun's processes, one speaks
+    if result.stopped and first:
+        logs.say(
+            "stopped",
+            f"after step {result.steps}; to go on, give the same command with "
+            "--set training.resume_from_checkpoint=true",
+        )
+    if result.stopped:
+        raise typer.Exit(STOPPED)
+    if first:
+        sys.stdout.write(f"{result.output_dir}\n")
+
+
+def _note(line: str) -> None:
+    """A line on stderr, above the bar where one is shown, unless --quiet was given."""
+    from tqdm import tqdm
+
+    if not logs.is_quiet():
+        tqdm.write(line, file=sys.stderr)
+
+
+def _run(file: str, overrides: list[str]) -> Run:
+    """The settings, checked before any library that takes long is loaded.
+
+    Raises:
+        InputError: naming file, section and key.
+        MissingExtraError: when a library of the training room is not installed.
+    """
+    from gritlm import config
+    from gritlm.train.config import Run
+
+    run = config.read(file, Run, overrides)
+    if find_spec("datasets") is None:
+        raise MissingExtraError(
+            "training needs the library 'datasets', which is not installed; "
+            "pip install 'gritlm[train]'"
+        )
+    return run
