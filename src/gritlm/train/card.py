@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gritlm import __version__
+from gritlm.lm.sources import HUB
 from gritlm.train import journal
 from gritlm.train.config import Run
 from gritlm.train.sources import Rows
@@ -16,7 +17,7 @@ _LATEST = ("loss_emb", "loss_gen")
 
 
 def write(
-    target: Path, run: Run, *, folder: Path, base: str, sources: Mapping[str, Sequence[Rows]],
+    target: Path, run: Run, *, folder: Path, sources: Mapping[str, Sequence[Rows]],
     steps: int, metrics: Mapping[str, float], skipped: int,
 ) -> None:  # fmt: skip
     """``README.md`` beside the weights, with the front matter that model hubs read.
@@ -29,6 +30,7 @@ def write(
         skipped: rows that truncation left nothing to train of.
     """
     tags = ["gritlm", *(["sentence-similarity", "feature-extraction"] if run.embeds else [])]
+    base = run.model.base or HUB  # the default model, wherever it lies here
     lines = [
         "---", f"base_model: {base}", "library_name: gritlm",
         f"pipeline_tag: {'text-generation' if run.writes else 'sentence-similarity'}",

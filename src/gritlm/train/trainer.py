@@ -233,7 +233,7 @@ class Trainer:
             checkpoint.write_model(work, self.parts, state, merged=merged)
             journal.plot(self.output)
             card.write(
-                work, self.settings, base=self.parts.source, sources=rows, steps=self.done,
+                work, self.settings, sources=rows, steps=self.done,
                 metrics=measured, skipped=self.feed.skipped, folder=self.output,
             )  # fmt: skip
 

@@ -1,0 +1,92 @@
+"""Generative rows: an instruction or question and its answer, as they are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from rows import Row, chat
+from texts import number
+
+MOST_PROBLEMS = 1500
+MOST_WORDS = 150  # of a prompt of T0
+
+_END = "<|endoftext|>"
+
+# Sets whose licence lets everybody use them (CC BY, CC BY-SA, MIT), one template each.
+SHORT_ANSWERS = (
+    "common_gen_Put_together",
+    "commonsense_qa_question_answering",
+    "cosmos_qa_context_description_question_text",
+    "dbpedia_14_given_list_what_category_does_the_paragraph_belong_to",
+    "qasc_qa_with_separated_facts_1",
+    "quarel_heres_a_story",
+    "quartz_use_info_from_paragraph_question",
+    "ropes_plain_no_background",
+)
+
+
+def seeds(folder: Path) -> Iterator[Row]:
+    """The tasks of Self-Instruct that people wrote."""
+    yield from _tasks(folder / "seed_tasks.jsonl")
+
+
+def user_tasks(folder: Path) -> Iterator[Row]:
+    yield from _tasks(folder / "human_eval" / "user_oriented_instructions.jsonl")
+
+
+def _tasks(path: Path) -> Iterator[Row]:
+    for line in path.read_text(encoding="utf-8").splitlines():
+        task = json.loads(line)
+        for instance in task["instances"]:
+            yield from _instruction(task["instruction"], instance["input"], instance["output"])
+
+
+def alpaca(folder: Path) -> Iterator[Row]:
+    text = (folder / "data" / "alpaca_en_demo.json").read_text(encoding="utf-8")
+    for row in json.loads(text):
+        yield from _instruction(row["instruction"], row["input"], row["output"])
+
+
+def dolly(folder: Path) -> Iterator[Row]:
+    """Without the frame of the Alpaca prompt."""
+    path = folder / "scripts" / "data_prep" / "dolly_hhrlhf_train_small.jsonl"
+    for line in path.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        instruction = row["prompt"].partition("### Instruction:\n")[2]
+        yield from _instruction(instruction.rpartition("### Response:")[0], "", row["response"])
+
+
+def mathematics(folder: Path) -> Iterator[Row]:
+    """A part of the training split."""
+    path = folder / "grade_school_math" / "data" / "train.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for line in sorted(lines, key=number)[:MOST_PROBLEMS]:
+        row = json.loads(line)
+        yield chat(row["question"], row["answer"])
+
+
+def short_answers(folder: Path) -> Iterator[Row]:
+    """Prompts of T0 that fit in a short sample."""
+    for name in SHORT_ANSWERS:
+        for prompt, completion in _template(folder, name):
+            if len(prompt.split()) <= MOST_WORDS:
+                yield chat(prompt, completion)
+
+
+def _instruction(instruction: str, given: str, answer: str) -> Iterator[Row]:
+    given = "" if "noinput" in given.lower() else given
+    user = "\n\n".join(part.strip() for part in (instruction, given) if part.strip())
+    if user and answer.strip():
+        yield chat(user, answer.strip())
+
+
+def _template(folder: Path, name: str) -> Iterator[tuple[str, str]]:
+    """Prompt and completion of each row of one template, both not empty."""
+    place = folder / "data" / "finetuning" / "t0_train_50k" / "data_per_template"
+    for line in (place / f"{name}.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        prompt, completion = row["prompt"].strip(), row["completion"].removesuffix(_END).strip()
+        if prompt and completion:
+            yield prompt, completion

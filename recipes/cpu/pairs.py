@@ -1,0 +1,184 @@
+"""Embedding rows from question-answer sets, titles, commands and intents."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import tarfile
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+import nq
+from rows import Row, pair
+from texts import Overlap, fingerprint, first_words, number, one_line, untokenised
+
+WORDS = 70  # of a passage: some 96 tokens
+POOL = 8  # utterances of an intent that serve as passages
+QUERIES = 40  # utterances of an intent that look for them
+
+_NO_ANSWER = ("The Human Phenotype Ontology provides", "These resources address")
+
+
+def squad(folder: Path) -> Iterator[Row]:
+    """Question -> sentence; as negative the next other sentence, which is of the same article.
+
+    Only the half called test: the one called dev is made of the paragraphs of XQuAD.
+    """
+    place = folder / "data" / "processed"
+    sentences, questions = (
+        [untokenised(line) for line in _lines(place / f"{side}-test.txt")]
+        for side in ("src", "tgt")
+    )
+    for index, (sentence, question) in enumerate(zip(sentences, questions, strict=True)):
+        others = (other for other in sentences[index + 1 :] if other != sentence)
+        if len(sentence.split()) >= 6:
+            yield pair(question, [first_words(sentence, WORDS)], [next(others, sentences[0])])
+
+
+def medquad(folder: Path) -> Iterator[Row]:
+    """Question -> beginning of its answer; as negative what answers another on the same topic."""
+    for name, content in _unpacked(folder / "medquad.tar.gz"):
+        if name.endswith(".xml"):
+            yield from _medical(ElementTree.fromstring(content))
+
+
+def _medical(document: ElementTree.Element) -> Iterator[Row]:
+    topic = document.findtext("Focus", "")
+    known: dict[str, str] = {}
+    for found in document.iter("QAPair"):
+        question = one_line(found.findtext("Question", ""))
+        question = question.replace("What is (are)", "What is").replace(" ?", "?")
+        answer = one_line(found.findtext("Answer", ""))
+        if answer.lower().startswith(question.lower()):
+            answer = answer[len(question) :].strip()
+        # What GARD's pages repeat as a heading is not part of the answer.
+        answer = re.sub(r"^(What|How|Is|Are|Who|Can)\b[^.?]{5,120}\? ", "", answer)
+        answer = first_words(answer.removeprefix("Key Points - "), WORDS)
+        if _informs(answer, topic):
+            known[question] = answer
+    for question, answer in known.items():
+        yield pair(question, [answer], [other for other in known.values() if other != answer][:3])
+
+
+def _informs(answer: str, topic: str) -> bool:
+    """Names its topic, and is no notice that stands under hundreds of them."""
+    names = [word for word in re.findall(r"\w+", topic.lower()) if len(word) > 3]
+    named = any(name in answer.lower() for name in names)
+    return named and len(answer.split()) >= 8 and not any(n in answer for n in _NO_ANSWER)
+
+
+def commands(folder: Path) -> Iterator[Row]:
+    """Task in words -> command line; as negatives other commands of the same page."""
+    pages = {
+        name: _tasks(content.decode("utf-8"))
+        for name, content in _unpacked(folder / "tldr-pages.tar.gz")
+        if name.startswith("pages/")
+    }
+    times = Counter(task for page in pages.values() for task in {task for task, _ in page})
+    for name, page in pages.items():
+        for task, command in page:
+            query = task if times[task] == 1 else f"{task} with {Path(name).stem}"
+            others = [other for _, other in page if other != command]
+            yield pair(query, [command], others[:3])
+
+
+def _tasks(page: str) -> list[tuple[str, str]]:
+    found = re.findall(r"^- (.+?):?\n\n`(.+)`$", page, flags=re.MULTILINE)
+    return [(_task(task), _command(command)) for task, command in found]
+
+
+def _task(text: str) -> str:
+    """Without the brackets that mark the letters of an option: ``[c]reate``."""
+    return one_line(re.sub(r"\[(\w+)\]", r"\1", text).replace("`", ""))
+
+
+def _command(text: str) -> str:
+    """``{{[-C|--directory]}} {{path/to/file}}`` -> ``--directory path/to/file``."""
+    text = re.sub(r"\{\{\[[^|\]{}]*\|([^\]{}]*)\]\}\}", r"\1", text)
+    return one_line(text.replace("{{", "").replace("}}", ""))
+
+
+def papers(folder: Path) -> Iterator[Row]:
+    """Title -> abstract, or one-sentence summary -> abstract."""
+    for split in ("train", "dev", "test"):
+        for line in _lines(folder / "SciTLDR-Data" / "SciTLDR-A" / f"{split}.jsonl"):
+            paper = json.loads(line)
+            queries = [paper.get("title") or "", paper["target"][0]]
+            query = queries[number(line) % 2] or queries[1]
+            abstract = one_line(" ".join(paper["source"]))
+            if abstract:
+                yield pair(one_line(query), [first_words(abstract, WORDS)])
+
+
+def wikipedia(folder: Path) -> Iterator[Row]:
+    """Title -> passage; as negative the passage whose title is most like it."""
+    path = folder / "reproduce" / "dataset" / "2wikimultihopqa_corpus.json"
+    passages = json.loads(path.read_text(encoding="utf-8"))
+    titles = [one_line(passage["title"]) for passage in passages]
+    bodies = [first_words(passage["text"], WORDS) for passage in passages]
+    overlap = Overlap(titles)
+    for index, (title, body) in enumerate(zip(titles, bodies, strict=True)):
+        near = overlap.nearest(title, count=3, without=[index])
+        negatives = [bodies[i] for i in near if titles[i] != title][:1]
+        if len(body.split()) >= 8:
+            yield pair(title, [body], negatives)
+
+
+def natural_questions(folder: Path) -> Iterator[Row]:
+    """Question -> gold passage with its title; as negatives passages with most of its words."""
+    for entry in nq.with_distractors(nq.training_rows(folder), count=3):
+        positive, *negatives = (
+            f"{title} {first_words(text, WORDS)}" for title, text in entry.passages
+        )
+        yield pair(entry.question, [positive], negatives, whole=[entry.passages[0][1]])
+
+
+def similar_sentences(folder: Path) -> Iterator[Row]:
+    """Two sentences that mean the same: rated 4 or 5 of 5."""
+    for one, other, score in csv.reader(_lines(folder / "data" / "stsb-en-train.csv")):
+        if float(score) >= 4 and fingerprint(one) != fingerprint(other):
+            yield pair(one_line(one), [one_line(other)])
+
+
+def banking(folder: Path) -> Iterator[Row]:
+    lines = csv.DictReader(_lines(folder / "banking_data" / "train.csv"))
+    yield from _intents([(one_line(line["text"]), line["category"]) for line in lines])
+
+
+def clinc(folder: Path) -> Iterator[Row]:
+    whole = json.loads((folder / "data" / "data_full.json").read_text(encoding="utf-8"))
+    yield from _intents([(one_line(text), intent) for text, intent in whole["train"]])
+
+
+def _intents(examples: Sequence[tuple[str, str]]) -> Iterator[Row]:
+    """An utterance -> others of the same intent; as negatives near ones of other intents.
+
+    A few utterances of each intent are the passages of all its rows, so that a batch shows which
+    of its passages are right answers to another query too.
+    """
+    by_intent: dict[str, list[str]] = defaultdict(list)
+    for text, intent in sorted(set(examples), key=lambda example: number(example[0])):
+        by_intent[intent].append(text)
+    pool = [(text, intent) for intent in by_intent for text in by_intent[intent][:POOL]]
+    overlap = Overlap([text for text, _ in pool])
+    for intent, texts in by_intent.items():
+        for query in texts[POOL : POOL + QUERIES]:
+            near = overlap.nearest(query, count=4 * POOL)
+            others = [pool[i][0] for i in near if pool[i][1] != intent]
+            yield pair(query, texts[:POOL], others[:2])
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines()
+
+
+def _unpacked(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Files of an archive in the order of their names."""
+    with tarfile.open(path) as archive:
+        for member in sorted(archive.getmembers(), key=lambda member: member.name):
+            file = archive.extractfile(member)
+            if file is not None:
+                yield member.name, file.read()

@@ -1,0 +1,56 @@
+"""RAG rows: a question, documents of which the first one answers it, and the answer."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import nq
+from rows import Row, rag
+from texts import Overlap, around, one_line
+
+WORDS = 50  # of a document: two of them, question and answer fit in 256 tokens
+DISTRACTORS = 4
+
+
+def natural_questions(folder: Path) -> Iterator[Row]:
+    for entry in nq.with_distractors(nq.training_rows(folder), count=DISTRACTORS):
+        documents = [_document(title, text, entry.answers[0]) for title, text in entry.passages]
+        whole = [text for _, text in entry.passages]
+        yield rag(entry.question, documents, entry.answers[0], whole=whole)
+
+
+def dialogues(folder: Path) -> Iterator[Row]:
+    """The first question of each dialogue (QuAC), which stands by itself once it has its topic."""
+    path = folder / "scripts" / "eval" / "local_data" / "free_response" / "quac.jsonl"
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        context = json.loads(line)["context"]
+        match = re.match(
+            r"Title: (.+?)\n.*?\nSection: (.*?)\nContext: (.+?)(?: CANNOTANSWER)?\n\n"
+            r"Question: (.+?)\nAnswer: (.+?)\n\n",
+            context,
+            flags=re.DOTALL,
+        )
+        if match and match[5] != "CANNOTANSWER":
+            title, section, text, question, answer = (one_line(part) for part in match.groups())
+            found.append((f"{title}, {section}: {question}", title, text, answer))
+    yield from _among_themselves(found)
+
+
+def _among_themselves(found: Sequence[tuple[str, str, str, str]]) -> Iterator[Row]:
+    """(question, title, text, answer) -> rows; texts of the others distract."""
+    passages = sorted({(title, text) for _, title, text, _ in found})
+    overlap = Overlap([f"{title} {text}" for title, text in passages])
+    for question, title, text, answer in found:
+        near = (passages[i] for i in overlap.nearest(question, count=40))
+        wrong = [p for p in near if p[1] != text and answer.lower() not in p[1].lower()]
+        chosen = [(title, text), *wrong[:DISTRACTORS]]
+        documents = [_document(*passage, answer) for passage in chosen]
+        yield rag(question, documents, answer, whole=[passage for _, passage in chosen])
+
+
+def _document(title: str, text: str, answer: str) -> dict[str, str]:
+    return {"title": title, "text": around(text, answer, WORDS)}
