@@ -34,6 +34,7 @@ bench: $(VENV)/.dev ## speed, beside other libraries
 	@$(BIN)/gritlm pull >/dev/null
 	$(BIN)/python benchmarks/encode.py
 	$(BIN)/python benchmarks/generate.py
+	$(BIN)/python benchmarks/train.py
 
 demo: $(VENV)/.runtime ## embed, search, chat, and answer from a cached passage
 	@$(BIN)/gritlm pull >/dev/null

@@ -1,26 +1,36 @@
-"""What the benchmarks share: real texts of mixed length, alternating timing, a table."""
+"""What the benchmarks share: real texts of mixed length, alternating timing, memory, a table."""
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
 import platform
 import statistics
+import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import psutil
 import torch
 import transformers
 
 CORPUS = Path(__file__).parents[1] / "examples" / "corpus" / "passages.jsonl"
 # Passages joined to one text: most texts are short, some are long, as in real collections.
 JOINED = (1, 1, 1, 2, 1, 1, 3, 1)
+SAMPLED_S = 0.005  # between two looks at the memory of the process
+
+
+def passages_with_titles() -> list[dict[str, str]]:
+    """The rows of the example collection: ``title`` and ``text`` among other things."""
+    return [json.loads(line) for line in CORPUS.read_text(encoding="utf-8").splitlines()]
 
 
 def mixed_texts(count: int) -> list[str]:
     """Real texts of mixed length: titles, passages, and passages joined, in no order of length."""
-    lines = CORPUS.read_text(encoding="utf-8").splitlines()
-    passages = [json.loads(line) for line in lines]
+    passages = passages_with_titles()
     texts, at = [], 0
     for number in range(count):
         if number % 3 == 0:
@@ -42,9 +52,44 @@ def alternate(
         for name, run in sides.items():
             start = time.perf_counter()
             run()
+            _finished()
             if turn >= warmups:
                 seconds[name].append(time.perf_counter() - start)
     return seconds
+
+
+def peak_memory(run: Callable[[], object]) -> int:
+    """Most bytes taken while ``run`` runs, beyond those taken before it.
+
+    On a GPU what its allocator counts; else what the process has in memory, looked at every few
+    milliseconds, after what earlier work left unused has been given back.
+    """
+    gc.collect()
+    if torch.cuda.is_available():
+        _finished()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        _finished()
+        return torch.cuda.max_memory_allocated() - before
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
+    process, ended = psutil.Process(), threading.Event()
+    before = process.memory_info().rss
+    seen = [before]
+
+    def look() -> None:
+        while not ended.wait(SAMPLED_S):
+            seen.append(max(seen.pop(), process.memory_info().rss))
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        run()
+    finally:
+        ended.set()
+        watcher.join()
+    return seen[0] - before
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -75,6 +120,12 @@ def machine() -> str:
         f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
         f"transformers {transformers.__version__}"
     )
+
+
+def _finished() -> None:
+    """A GPU works on after a call has returned."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def _cpuinfo() -> list[str]:

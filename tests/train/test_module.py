@@ -11,12 +11,12 @@ from transformers import AutoModelForCausalLM
 
 from gritlm import GritLM, gritlm_instruction
 from gritlm.errors import InputError, MissingExtraError
-from gritlm.train import heads, losses, pack, routers, states
+from gritlm.train import context, heads, losses, pack, routers, states
 from gritlm.train.build import Parts, build
 from gritlm.train.collate import Collator
 from gritlm.train.config import Data
 from gritlm.train.module import Weights
-from gritlm.train.rows import ChatRow, EmbeddingRow, Text
+from gritlm.train.rows import ChatRow, EmbeddingRow, RagRow, Text
 from gritlm.train.trainer import train
 from tests import tiny
 from tests.train import runs
@@ -221,6 +221,22 @@ def test_gradients_under_autocast_reach_float32_master_weights(tmp_path):
     train(run)
 
 
+def test_a_reference_read_under_autocast_takes_no_gradient_from_the_weights(tmp_path):
+    """Casts are kept for a while: one made without a graph must not be used with one."""
+    run = runs.make(tmp_path, rag=True, training={"bf16": True}, data={"generative_max_len": 250})
+    parts = build(run)
+    collator = Collator(parts.tokens, parts.settings, run.data, run.rag)
+    question = RagRow("who?", ("Ann has a ball.", "Bob has a car."), "Ann")
+    sample = next(s for n in range(99) if (s := collator.sample(question, Random(n))) and s.blocks)
+    rows = context.rows([sample], pad=0)
+    weight_N = losses.token_weights(rows.labels_BL, kind="mixed")
+    with parts.trainee.casting():
+        total, _ = parts.trainee("write", rows, Weights(weight_N, kl=1.0, own=True))
+        total.backward()
+    trained = {n: p.grad is not None for n, p in parts.trainee.named_parameters()}
+    assert all(trained.values()), trained
+
+
 def test_rag_rows_that_could_not_be_served_are_refused(tmp_path):
     with pytest.raises(InputError, match="causal blocks only"):
         build(runs.make(tmp_path, rag=True, model={"attn": "cccc"}))
@@ -237,3 +253,78 @@ def test_qlora_is_refused_on_a_cpu(tmp_path):
 def test_kernels_that_are_not_installed_name_their_extra(tmp_path):
     with pytest.raises(MissingExtraError, match=r"gritlm\[gpu\]"):
         build(runs.make(tmp_path, training={"use_liger": True}))
+
+
+def test_a_second_round_of_adapters_goes_on_from_the_first(tmp_path):
+    first = runs.make(tmp_path, model={"lora": True}, training={"learning_rate": 3e-2})
+    train(first)
+    again = {"lora": True, "base": first.training.output_dir}
+    second = runs.make(
+        tmp_path, model=again,
+        training={"learning_rate": 1e-12, "output_dir": str(tmp_path / "second")},
+    )  # fmt: skip
+    train(second)
+    one, two, base = (
+        GritLM(folder, dtype="float32", device="cpu").encode("cats sleep")
+        for folder in (first.training.output_dir, tmp_path / "second", tmp_path / "llama")
+    )
+    assert abs(one - base).max() > 1e-3
+    assert abs(one - two).max() <= BOUND
+
+
+def test_whole_weights_can_start_from_an_adapter_and_be_gone_on_with(tmp_path):
+    first = runs.make(tmp_path, model={"lora": True}, training={"learning_rate": 3e-2})
+    train(first)
+    said = {"adapter": first.training.output_dir}
+    whole = runs.make(
+        tmp_path, model=said, loss={"kl_weight": 0.1},
+        training={"max_steps": 4, "save_steps": 2, "output_dir": str(tmp_path / "whole")},
+    )  # fmt: skip
+    train(whole)
+    checkpoint = str(tmp_path / "whole" / "checkpoint-000002")
+    train(runs.elsewhere(whole, "again", resume_from_checkpoint=checkpoint))
+    runs.assert_same_weights(tmp_path / "whole", tmp_path / "again", 1e-7)
+
+
+def test_frozen_adapters_stay_frozen_beside_the_divergence(tmp_path):
+    run = runs.make(
+        tmp_path, model={"lora": True, "freeze": ("layers.0.",)}, loss={"kl_weight": 1.0}
+    )
+    parts = build(run)
+    rows = chats(parts)
+    weight_N = losses.token_weights(rows.labels_BL, kind="mixed")
+    parts.trainee("write", rows, Weights(weight_N, kl=1.0))[0].backward()
+    moved = {name for name, p in parts.trainee.named_parameters() if p.grad is not None}
+    assert moved
+    assert not [name for name in moved if "layers.0." in name or "lora_" not in name]
+
+
+def test_a_model_that_lets_packed_samples_see_each_other_is_refused(tmp_path):
+    import transformers as hf
+
+    config = hf.OPTConfig(
+        vocab_size=400, hidden_size=48, num_hidden_layers=2, ffn_dim=96, num_attention_heads=4,
+        max_position_embeddings=256, word_embed_proj_dim=48, pad_token_id=0, bos_token_id=1,
+        eos_token_id=2, init_std=0.15,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    hf.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "opt")
+    tiny.tokenizer().save_pretrained(tmp_path / "opt")
+    said = {"model": {"base": str(tmp_path / "opt")}}
+    with pytest.raises(InputError, match="packing = false"):
+        build(runs.make(tmp_path, **said, training={"mode": "generative"}))
+    build(runs.make(tmp_path, **said, training={"mode": "generative", "packing": False}))
+
+
+def test_attention_without_masks_is_refused(tmp_path):
+    with pytest.raises(InputError, match="attn_implementation = 'flex_attention'"):
+        build(runs.make(tmp_path, model={"attn_implementation": "flex_attention"}))
+
+
+def test_plain_transformers_chats_in_the_format_that_was_trained(tmp_path):
+    parts = build(runs.make(tmp_path, model={"template": "gritlm"}))
+    turns = [{"role": "user", "content": "hi"}]
+    rendered = parts.tokenizer.apply_chat_template(turns, tokenize=False)
+    assert rendered == "<s><|user|>\nhi"
+    kept = build(runs.make(tmp_path, model={"template": "auto"}))
+    assert kept.settings.template == "tokenizer"

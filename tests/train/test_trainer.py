@@ -344,3 +344,31 @@ def test_an_instruction_that_leaves_no_room_is_found_before_the_first_step(tmp_p
     with pytest.raises(InputError, match=r"pairs.jsonl:41: query_max_len = 40: .*no room"):
         train(run)
     assert not (tmp_path / "out").exists()
+
+
+def test_going_on_from_another_run_does_not_touch_the_run_that_is_there(tmp_path):
+    run = runs.make(tmp_path, training={"save_steps": 2})
+    train(run)
+    train(runs.elsewhere(run, "other"))
+    foreign = str(tmp_path / "other" / "checkpoint-000002")
+    with pytest.raises(InputError, match="already holds a run"):
+        train(runs.elsewhere(run, "out", resume_from_checkpoint=foreign))
+
+
+def test_folders_that_users_name_are_no_checkpoints(tmp_path):
+    for name in ("checkpoint-best", "checkpoint-000002", "checkpoint-1000000"):
+        (tmp_path / name).mkdir()
+    names = [path.name for path in checkpoint.checkpoints(tmp_path)]
+    assert names == ["checkpoint-000002", "checkpoint-1000000"]
+
+
+def test_a_full_disk_is_said_of_shards_too(tmp_path, monkeypatch):
+    run = runs.make(tmp_path, training={"save_steps": 2, "sharded_checkpoints": True})
+
+    def full(*args: object, **options: object) -> None:
+        raise checkpoint.CheckpointException("", {0: (OSError(28, "No space left"), None)})
+
+    monkeypatch.setattr(checkpoint.state_dict_saver, "save", full)
+    with pytest.raises(TrainingError, match="cannot be written"):
+        train(run)
+    assert not list((tmp_path / "out").glob(".*"))

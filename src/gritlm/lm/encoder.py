@@ -142,18 +142,25 @@ def span_mask(spans: Sequence[tuple[int, int]], hidden_BLD: Tensor) -> Tensor:
     return (position_L >= start_B1) & (position_L < end_B1)
 
 
-def batches(prompts: Sequence[Prompt], rows: int, budget: int) -> Iterator[list[int]]:
+def batches(
+    prompts: Sequence[Prompt], rows: int, budget: int, *, padded: bool = False
+) -> Iterator[list[int]]:
     """Indices of like-sized texts, longest first so that memory trouble shows at once.
 
     A batch holds at most ``rows`` texts and ``budget`` tokens; a longer text is alone in its batch.
+
+    Args:
+        padded: every text counts as many tokens as the longest one of its batch.
     """
     batch: list[int] = []
-    tokens = 0
+    tokens = longest = 0
     for index in sorted(range(len(prompts)), key=lambda i: -len(prompts[i].ids)):
-        size = len(prompts[index].ids)
+        size = longest if padded and batch else len(prompts[index].ids)
         if batch and (len(batch) == rows or tokens + size > budget):
             yield batch
             batch, tokens = [], 0
+            size = len(prompts[index].ids)
+        longest = size if not batch else longest
         batch.append(index)
         tokens += size
     if batch:

@@ -10,11 +10,11 @@ from gritlm.errors import InputError
 from gritlm.train.config import Model
 
 
-def adapted(model: Any, said: Model, weights: Path | None, *, bf16: bool) -> Any:
+def adapted(model: Any, said: Model, weights: str | Path | None, *, bf16: bool) -> Any:
     """The model with adapters if wanted: on all linear layers, experts of a mixture included.
 
     Args:
-        weights: a folder with adapters to go on from.
+        weights: adapters to go on from, as they are (their rank too).
         bf16: whether it runs under autocast.
 
     Raises:
@@ -28,7 +28,7 @@ def adapted(model: Any, said: Model, weights: Path | None, *, bf16: bool) -> Any
     return made
 
 
-def _adapted(model: Any, said: Model, weights: Path | None) -> Any:
+def _adapted(model: Any, said: Model, weights: str | Path | None) -> Any:
     from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 
     if said.qlora:

@@ -13,16 +13,20 @@ from transformers import PreTrainedTokenizerBase
 
 from gritlm import runtime
 from gritlm.errors import InputError, MissingExtraError
-from gritlm.lm import attention as attention_registry
-from gritlm.lm import checkpoint
+from gritlm.lm import attention, checkpoint
+from gritlm.lm.chat import template_for
 from gritlm.lm.check import require_views
 from gritlm.lm.load import Loaded, load
 from gritlm.lm.model import UnifiedLM
-from gritlm.lm.settings import Settings
+from gritlm.lm.settings import FILE, Settings, read_settings
 from gritlm.lm.tokens import SegmentTokenizer
-from gritlm.train import adapters
+from gritlm.prompts import CHAT_TEMPLATE
+from gritlm.train import adapters, states
 from gritlm.train.config import Model, Run
 from gritlm.train.module import Trainee
+
+# These take a mask of four dimensions and positions that begin anew, which training hands over.
+_ATTENTIONS = ("eager", "sdpa", attention.BOTH)
 
 
 @dataclass(frozen=True)
@@ -53,12 +57,14 @@ def build(run: Run, *, device: str | None = None, weights: Path | None = None) -
     bf16 = _bf16(run, final)
     base, adapter = checkpoint.resolve(said.base, said.adapter)
     load_from = partial(
-        _loaded, adapter=adapter, said=said, final=final, bf16=bf16,
+        _loaded, said=said, final=final, bf16=bf16,
         device=final if device is None else runtime.choose_device(device),
     )  # fmt: skip
+    # With LoRA an adapter to start from is trained on; else it becomes part of the weights.
+    merged = None if said.adapted else adapter
     continued = weights is not None and not said.adapted
-    loaded = load_from(str(weights) if continued else base)
-    settings = loaded.settings.but(**_changes(said), trained_to_embed=_embeds(run, loaded))
+    loaded = load_from(str(weights)) if continued else load_from(base, adapter=merged)
+    settings = _settings(run, loaded, adapter)
     lm = UnifiedLM(loaded.model)
     _require_usable(lm, run, settings)
     head = checkpoint.projection([weights, adapter, base], settings, lm)
@@ -66,8 +72,9 @@ def build(run: Run, *, device: str | None = None, weights: Path | None = None) -
         head = head.to(torch.float32).requires_grad_(run.embeds)
     frozen = None
     if run.loss.kl_weight and run.writes and not said.adapted:
-        frozen = _frozen(load_from(base).model if continued else loaded.model)
-    model = adapters.adapted(loaded.model, said, weights, bf16=bf16)
+        start = load_from(base, adapter=merged) if continued else loaded
+        frozen = _frozen(start.model)
+    model = adapters.adapted(loaded.model, said, weights or adapter, bf16=bf16)
     trainee = Trainee(
         model, settings, head, autocast=torch.bfloat16 if bf16 else None, frozen=frozen
     )
@@ -78,6 +85,17 @@ def build(run: Run, *, device: str | None = None, weights: Path | None = None) -
 
 
 def _require_usable(lm: UnifiedLM, run: Run, settings: Settings) -> None:
+    attends = lm.config._attn_implementation
+    if attends not in _ATTENTIONS:
+        raise InputError(
+            f"[model]: attn_implementation = {attends!r} cannot be trained, since it takes no mask "
+            f"of four dimensions; use one of {', '.join(_ATTENTIONS)}"
+        )
+    if run.writes and run.training.packing and not states.keeps_samples_apart(lm.decoder):
+        raise InputError(
+            f"[training]: {type(lm.causal).__name__} lets samples of a packed row see each other; "
+            "use packing = false"
+        )
     if run.embeds and not settings.embeds_causally:
         require_views(lm)
     if run.writes and run.data.rag:
@@ -93,11 +111,6 @@ def _require_blocks(lm: UnifiedLM, run: Run, settings: Settings) -> None:
     name = type(lm.causal).__name__
     if lm.rope() is None:
         raise InputError(f"[[data.rag]]: the keys of {name} cannot be moved, so it has no blocks")
-    if "flash" in str(lm.config._attn_implementation):
-        raise InputError(
-            "[[data.rag]]: flash attention takes no mask of blocks; use attn_implementation = "
-            "'sdpa'"
-        )
     if settings.embeds_causally and "bidirectional" in run.rag.blocks:
         raise InputError(
             f"[rag]: a model with attn = {settings.attn!r} makes causal blocks only; use blocks = "
@@ -112,15 +125,14 @@ def _bf16(run: Run, device: torch.device) -> bool:
 
 
 def _loaded(
-    source: str, *, adapter: str | None, said: Model, device: torch.device, final: torch.device,
-    bf16: bool,
+    source: str, *, said: Model, device: torch.device, final: torch.device, bf16: bool,
+    adapter: str | None = None,
 ) -> Loaded:  # fmt: skip
     """Weights to train in float32 (master weights); those that stay as they are in bfloat16."""
     options: dict[str, Any] = {}
-    attention = said.attn_implementation or ("eager" if final.type == "cpu" else None)
-    if attention is not None:
-        attention_registry.register_both()
-        options["attn_implementation"] = attention
+    if said.attn_implementation is not None:
+        attention.register_both()
+        options["attn_implementation"] = said.attn_implementation
     if said.qlora:
         if final.type == "cpu":
             raise InputError(
@@ -149,15 +161,21 @@ def _four_bits() -> Any:
     )  # fmt: skip
 
 
+def _settings(run: Run, loaded: Loaded, adapter: str | None) -> Settings:
+    """How it will embed and chat: as the run says, else its adapter, else its base."""
+    said, found = run.model, loaded.settings
+    if adapter is not None and said.adapted and (Path(adapter) / FILE).is_file():
+        found = read_settings(Path(adapter))
+    found = found.but(**_changes(said), trained_to_embed=run.embeds or found.trained_to_embed)
+    if said.template == "gritlm":  # plain transformers shall chat in the format that is trained
+        loaded.tokenizer.chat_template = CHAT_TEMPLATE
+    return found.but(template=template_for(loaded.tokenizer, found.template))
+
+
 def _changes(said: Model) -> dict[str, Any]:
     names = ("attn", "pooling_method", "normalized", "projection", "embed_eos", "template",
              "query_instruction")  # fmt: skip
-    found = {name: getattr(said, name) for name in names}
-    return found | ({"template": None} if said.template == "auto" else {})
-
-
-def _embeds(run: Run, loaded: Loaded) -> bool:
-    return run.embeds or loaded.settings.trained_to_embed
+    return {name: getattr(said, name) for name in names}
 
 
 def _frozen(model: Any) -> Any:
@@ -170,6 +188,8 @@ def _freeze(trainee: Trainee, names: tuple[str, ...], *, head: bool) -> None:
     Raises:
         InputError: for a name that is none, or when nothing is left to train.
     """
+    if not trainee.adapted:
+        trainee.model.requires_grad_(True)  # merging an adapter leaves weights frozen
     for part in names:
         found = [p for name, p in trainee.named_parameters() if part in name]
         if not found:

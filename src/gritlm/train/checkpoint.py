@@ -26,6 +26,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -105,7 +106,11 @@ def _write_model(
     parts.settings.save(folder)
     if trainee.projection is not None:
         named = state if state is not None else trainee.state_dict()
-        head = {k.removeprefix("projection."): v for k, v in named.items() if "projection." in k}
+        head = {
+            k.removeprefix("projection."): v
+            for k, v in named.items()
+            if k.startswith("projection.")
+        }
         save_file({k: v.contiguous() for k, v in head.items()}, folder / PROJECTION_FILE)
 
 
@@ -137,7 +142,7 @@ def restore(folder: Path, module: Any, optimizer: torch.optim.Optimizer) -> None
             moments = torch.load(extra / _OPTIMIZER, weights_only=True, map_location="cpu")
             set_optimizer_state_dict(module, optimizer, moments, options=_WHOLE)
         states = torch.load(extra / _RANDOM, weights_only=True)
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
+    except (OSError, RuntimeError, KeyError, ValueError, CheckpointException) as error:
         said = " ".join(str(error).split())[:200]
         raise InputError(f"{folder} cannot be continued from: {said}") from error
     rank = distributed.rank()
@@ -166,8 +171,14 @@ def is_sharded(folder: Path) -> bool:
 
 
 def checkpoints(output: Path) -> list[Path]:
-    """Those of a run, oldest first; unfinished ones are none."""
-    return sorted(path for path in output.glob("checkpoint-*") if path.is_dir())
+    """Those of a run, oldest first; unfinished ones are none, nor those with names of users."""
+    found = (path for path in output.glob("checkpoint-*") if path.is_dir())
+    return sorted((path for path in found if path.name[11:].isdigit()), key=step_of)
+
+
+def step_of(path: Path) -> int:
+    """Number of the step after which a checkpoint was written."""
+    return int(path.name.removeprefix("checkpoint-"))
 
 
 def prune(output: Path, keep: int | None) -> None:

@@ -23,7 +23,7 @@ BLOCK_KINDS: tuple[BlockKind, ...] = ("bidirectional", "causal")
 def _at_least(owner: object, least: float, *names: str, above: bool = False) -> None:
     for name in names:
         value = getattr(owner, name)
-        if value is not None and (value <= least if above else value < least):
+        if value is not None and not (value > least if above else value >= least):
             wanted = f"a number above {least}" if above else f"at least {least}"
             raise InputError(f"{name} = {value}; expected {wanted}")
 
@@ -71,8 +71,8 @@ class Model:
         adapter: an adapter to start from; it is merged into the base first.
         attn, pooling_method, normalized, projection, embed_eos, template, query_instruction: as in
             ``gritlm.json``; None: what the base says.
-        attn_implementation: of transformers; None: ``eager`` on a CPU (faster in the backward pass
-            of short texts), else its own choice. ``gritlm_both`` embeds texts without padding (on a
+        attn_implementation: of transformers; None: its own choice. ``eager`` can be faster on a CPU
+            where all texts are short. ``gritlm_both`` embeds texts without padding (on a
             GPU in half precision by one kernel) and writes with ``sdpa``.
         lora: train adapters on all linear layers instead of the weights.
         qlora: the same over a base in 4 bits (bitsandbytes, GPU).
@@ -228,7 +228,8 @@ class Training:
             ``gradient_accumulation_steps`` a step. All embedding rows of a step are each other's
             negatives, and ``token_budget`` bounds the memory, whichever of the two is larger.
         token_budget: most tokens whose graphs are in memory at once; rows are grouped by length
-            under it, and what does not fit is read twice (GradCache).
+            under it, and what does not fit is read twice (GradCache). None: 4,096 on a CPU, 16,384
+            on a GPU.
         packing: several generative samples in a row of ``generative_max_len`` tokens.
         warmup_steps: a number of steps, or a share of all steps when below 1.
         bf16: autocast; None: where the hardware multiplies bfloat16.
@@ -248,7 +249,7 @@ class Training:
     per_device_train_batch_size: int = 32
     per_device_generative_bs: int = 8
     gradient_accumulation_steps: int = 1
-    token_budget: int = 8192
+    token_budget: int | None = None
     packing: bool = True
     learning_rate: float = 2e-5
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"

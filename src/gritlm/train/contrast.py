@@ -57,7 +57,10 @@ class Contrast:
             embed, (batch.queries, batch.passages), loss, ranks=ranks,
             budget=min(self.at_once, self.budget), kept=self.budget,
         )  # fmt: skip
-        return {"emb": float(total), **parts}
+        found = {"emb": float(total), **parts}
+        if self.loss.negatives_cross_device:
+            return found
+        return {name: distributed.mean(value) for name, value in found.items()}
 
     def _parts(
         self, query_QD: Tensor, passage_PD: Tensor, keys: Keys, teacher_QP: Tensor | None

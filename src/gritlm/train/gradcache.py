@@ -85,8 +85,8 @@ def backward(
 
 
 def plan(prompts: Sequence[Prompt], budget: int) -> list[list[int]]:
-    """Indices of the texts of each mini-batch: like-sized ones, longest first."""
-    return list(batches(prompts, len(prompts), budget))
+    """Indices of the texts of each mini-batch: like-sized ones, longest first, padding counted."""
+    return list(batches(prompts, len(prompts), budget, padded=True))
 
 
 def evened(rounds: Sequence[list[int]], count: int) -> list[list[int]]:
@@ -123,10 +123,15 @@ class RandomState:
 def _over(prompts: Sequence[Prompt], rounds: Sequence[list[int]], kept: int) -> int:
     """How many of the first rounds do not fit when the last ones hold ``kept`` tokens at most."""
     for number in range(len(rounds), 0, -1):
-        kept -= sum(len(prompts[row].ids) for row in rounds[number - 1] or [0])
+        kept -= _positions([prompts[row] for row in rounds[number - 1] or [0]])
         if kept < 0:
             return number
     return 0
+
+
+def _positions(prompts: Sequence[Prompt]) -> int:
+    """Tokens and padding of a mini-batch."""
+    return len(prompts) * max(len(prompt.ids) for prompt in prompts)
 
 
 def _first_pass(

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gritlm.train import losses, sources
+from gritlm.lm.tokens import Prompt
+from gritlm.train import gradcache, losses, sources
 from gritlm.train.collate import Collator
 from gritlm.train.config import Run, Source
 from gritlm.train.contrast import Contrast
@@ -37,16 +38,20 @@ class HeldOut:
         """``loss_emb`` and ``accuracy`` (the positive comes first in its batch), ``loss_gen``."""
         found: dict[str, float] = {}
         if self._pairs:
-            found |= self._embedding(partial(module, "embed"), contrast.loss.temperature)
+            found |= self._embedding(
+                partial(module, "embed"), contrast.loss.temperature, contrast.at_once
+            )
         if self._chats:
             found["loss_gen"] = self._generative(module, writing)
         return found
 
-    def _embedding(self, embed: Any, temperature: float) -> dict[str, float]:
+    def _embedding(self, embed: Any, temperature: float, budget: int) -> dict[str, float]:
         loss, right, count = 0.0, 0, 0
         for rows in _parts(self._pairs, self._size):
             batch = self._collator.embedding(rows, [Random(number) for number in range(len(rows))])
-            query_QD, passage_PD = embed(batch.queries), embed(batch.passages)
+            query_QD, passage_PD = (
+                _embedded(embed, prompts, budget) for prompts in (batch.queries, batch.passages)
+            )
             positive_Q = batch.keys.first_P.nonzero()[:, 0].to(query_QD.device)
             mask_QP = batch.keys.false_negatives().to(query_QD.device)
             loss += len(rows) * float(
@@ -69,6 +74,14 @@ class HeldOut:
             loss, _ = module("write", rows.to(device), Weights(torch.ones(kept, device=device)))
             total, count = total + float(loss), count + kept
         return total / max(1, count)
+
+
+def _embedded(embed: Any, prompts: Sequence[Prompt], budget: int) -> Tensor:
+    """Vectors in the order of the prompts, from mini-batches of ``budget`` tokens."""
+    rounds = gradcache.plan(prompts, budget)
+    vectors = torch.cat([embed([prompts[row] for row in rows]) for rows in rounds])
+    order = torch.tensor([row for rows in rounds for row in rows], device=vectors.device)
+    return vectors[order.argsort()]
 
 
 def _rows(chosen: Sequence[Source], kind: Kind, check: Callable[[Row], None]) -> list[Any]:

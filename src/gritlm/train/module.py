@@ -93,9 +93,16 @@ class Trainee(nn.Module):
     def forward(self, job: str, *args: Any) -> Any:
         """``embed`` or ``write``, under autocast."""
         jobs: dict[str, Callable[..., Any]] = {"embed": self.embed, "write": self.write}
-        dtype = self.autocast or torch.bfloat16
-        with torch.autocast(self.device.type, dtype=dtype, enabled=self.autocast is not None):
+        # Weights that are cast without a graph must not be taken for those with one.
+        with self.casting(cached=torch.is_grad_enabled()):
             return jobs[job](*args)
+
+    def casting(self, *, cached: bool = True) -> torch.autocast:
+        """Autocast as this module wants it; around a whole step, weights are cast once."""
+        return torch.autocast(
+            self.device.type, dtype=self.autocast or torch.bfloat16,
+            enabled=self.autocast is not None, cache_enabled=cached,
+        )  # fmt: skip
 
     def embed(self, prompts: Sequence[Prompt]) -> Tensor:
         """Vectors (B, D), float32."""
@@ -155,14 +162,21 @@ class Trainee(nn.Module):
             reference=(reference_ND, heads.weight(start).detach()),
         )  # fmt: skip
 
-    @torch.no_grad()
     def _reference(self, rows: Rows, weights: Weights) -> Tensor:
         """States (N, D) at the supervised positions of what this model shall stay close to."""
+        with torch.no_grad(), self.casting(cached=False):
+            return self._reference_states(rows, weights)
+
+    def _reference_states(self, rows: Rows, weights: Weights) -> Tensor:
         if weights.own:
             hidden_BLD = states.written(self.decoder, without_blocks(rows))
         elif self._frozen[0] is not None:
             hidden_BLD = states.written(self._frozen[0].base_model, rows)
         else:
+            trained = [p for p in self.model.parameters() if p.requires_grad]
             with self.model.disable_adapter():
                 hidden_BLD = states.written(self.decoder, rows)
+            self.model.requires_grad_(False)  # PEFT lets all adapters be trained afterwards
+            for parameter in trained:
+                parameter.requires_grad_(True)
         return losses.supervised_states(hidden_BLD, rows.labels_BL)

@@ -50,7 +50,11 @@ def local_device(training: Training) -> str | None:
     What is going to be spread (FSDP2) is loaded into main memory: each layer moves to the GPUs when
     it is spread, so that no GPU has to hold the whole model.
     """
-    if training.device is not None or not torch.cuda.is_available() or not distributed.together():
+    if (
+        training.device not in (None, "cuda")
+        or not torch.cuda.is_available()
+        or not distributed.together()
+    ):
         return training.device
     number = int(os.environ.get("LOCAL_RANK", "0"))
     torch.cuda.set_device(number)
@@ -94,5 +98,5 @@ def is_main() -> bool:
 
 def _is_of_the_group(error: RuntimeError) -> bool:
     said = str(error).lower()
-    words = ("gloo", "nccl", "connection", "timed out", "peer", "store")
+    words = ("gloo", "nccl", "connection closed", "connection reset", "timed out")
     return isinstance(error, dist.DistError) or any(word in said for word in words)

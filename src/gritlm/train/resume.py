@@ -24,7 +24,7 @@ _FREE = {
     "training.output_dir", "training.resume_from_checkpoint", "training.overwrite_output_dir",
     "training.save_steps", "training.save_total_limit", "training.logging_steps",
     "training.report_to", "training.device", "training.timeout_s", "training.distribution",
-    "training.sharded_checkpoints", "training.save_merged", "training.token_budget",
+    "training.sharded_checkpoints", "training.token_budget",
     "training.gradient_checkpointing", "training.use_liger",
     "evaluation.embedding", "evaluation.generative", "evaluation.eval_steps",
     # compared as rows a step of all processes together
@@ -45,7 +45,10 @@ def claim(run: Run) -> Path | None:
     if run.model.base and output.exists() and _is_same(output, run.model.base):
         raise InputError(f"output_dir = {output} is the folder of model.base; choose another one")
     if said.resume_from_checkpoint:
-        return _chosen(output, said.resume_from_checkpoint)
+        chosen = _chosen(output, said.resume_from_checkpoint)
+        foreign = chosen.resolve().parent != output.resolve()
+        if not (foreign and _holds_run(output)) or said.overwrite_output_dir:
+            return chosen
     if _holds_model(output) and not (output / FILE).exists():
         raise InputError(
             f"output_dir = {output} holds a model that no run has made; choose another folder"
@@ -69,7 +72,7 @@ def prepare(run: Run, *, done: int = 0) -> None:
     try:
         output.mkdir(parents=True, exist_ok=True)
         for path in checkpoint.checkpoints(output):
-            if int(path.name.rpartition("-")[2]) > done:  # gone on from an earlier one
+            if checkpoint.step_of(path) > done:  # gone on from an earlier one
                 shutil.rmtree(path)
         for old in (old for pattern in before for old in output.glob(pattern)):
             old.unlink()

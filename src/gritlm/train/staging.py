@@ -8,11 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from safetensors import SafetensorError
+from torch.distributed.checkpoint.api import CheckpointException
 
 from gritlm.errors import TrainingError
 from gritlm.train import distributed, parallel
 
-_DISK_ERRORS = (OSError, SafetensorError, RuntimeError)
+_DISK_ERRORS = (OSError, SafetensorError, RuntimeError, CheckpointException)
 
 
 def replacing(target: Path, write: Callable[[Path], None]) -> None:

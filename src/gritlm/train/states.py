@@ -53,6 +53,17 @@ def hidden_packed(decoder: Any, ids_T: Tensor, lengths: list[int]) -> Tensor:
     return output.last_hidden_state[0]
 
 
+@torch.no_grad()
+def keeps_samples_apart(decoder: Any) -> bool:
+    """Whether the second sample of a packed row is read as if the first were not there."""
+    size = decoder.config.vocab_size
+    device = decoder.get_input_embeddings().weight.device
+    ids_2L = torch.tensor([[1, 2, 3, 4, 5, 6], [5, 6, 7, 4, 5, 6]], device=device) * (size // 10)
+    position_2L = torch.arange(3, device=device).repeat(2, 2)
+    found = decoder(ids_2L, position_ids=position_2L, use_cache=False).last_hidden_state
+    return bool(torch.allclose(found[0, 3:], found[1, 3:], atol=1e-4, rtol=1e-4))
+
+
 def written(decoder: Any, rows: Rows) -> Tensor:
     """States of generative rows after the final norm -> (B, L, D); arbitrary at padding.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -44,6 +43,8 @@ log = logging.getLogger(__name__)
 Evaluate = Callable[[GritLM], Mapping[str, float]]
 Report = Callable[[str], None]
 
+# Tokens whose graphs are in memory at once; 1.4 MB each for the default model.
+_BUDGET = {"cpu": 4096, "mps": 4096, "cuda": 16384}
 _LINES = 20  # said over a run where no bar is shown
 
 
@@ -115,8 +116,8 @@ class Trainer:
         """Module, optimizer, schedule and journal; as they were at a checkpoint."""
         said, self.done = self.settings.training, 0
         self.module = parallel.wrapped(self.parts.trainee, said, bf16=self.parts.bf16)
-        if self.evaluate is not None and parallel.is_sharded(self.module):
-            raise InputError("evaluate= wants whole weights; use distribution = 'ddp' with it")
+        if parallel.is_sharded(self.module):
+            self._require_whole_weights_unneeded()
         self.optimizer = optim.optimizer(self.module, said)
         self.contrast, self.writing = self._halves()
         self.held_out = heldout.HeldOut(self.settings, self.collator)
@@ -132,6 +133,17 @@ class Trainer:
             self.output, steps=self.steps, done=self.done, every=said.logging_steps,
             trackers=said.report_to, settings=self.agreed, bar=bar,
         )  # fmt: skip
+
+    def _require_whole_weights_unneeded(self) -> None:
+        if self.evaluate is not None:
+            raise InputError("evaluate= wants whole weights; use distribution = 'ddp' with it")
+        if self.settings.training.save_merged:
+            raise InputError(
+                "[training]: save_merged wants whole weights; with distribution = 'fsdp' save the "
+                "adapter, and merge it with GritLM(folder).save_pretrained(other)"
+            )
+        if self.settings.model.qlora:
+            raise InputError("[model]: qlora weights cannot be spread; use distribution = 'ddp'")
 
     def run(self, stop: Stop) -> Result:
         """All steps that are left, then the trained model."""
@@ -160,8 +172,11 @@ class Trainer:
     def step(self, number: int) -> dict[str, float]:
         """One optimizer step; its losses, the norm of its gradient, its learning rate."""
         batch = self.feed.next(number)
-        values = self.backward(batch)
-        norm = optim.clip(self.module.parameters(), self.settings.training.max_grad_norm)
+        # Weights are cast once a step; but spread ones come and go, and casts would keep them all.
+        spread = parallel.is_sharded(self.module)
+        with nullcontext() if spread else self.parts.trainee.casting():
+            values = self.backward(batch)
+        norm = optim.clip(self._trained(), self.settings.training.max_grad_norm)
         values |= {"grad_norm": norm, "learning_rate": self.optimizer.param_groups[0]["lr"]}
         sound = all(math.isfinite(value) for value in values.values())
         if distributed.most(int(not sound)):
@@ -194,6 +209,9 @@ class Trainer:
         values["loss"] = sum(values.get(name, 0.0) for name in ("loss_emb", "loss_gen"))
         return values
 
+    def _trained(self) -> list[torch.nn.Parameter]:
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
     def save(self) -> None:
         """Write a checkpoint, and remove the oldest beyond the limit."""
         said = self.settings.training
@@ -207,6 +225,14 @@ class Trainer:
 
     def measure(self) -> dict[str, float]:
         """Losses on held-out rows, and what the function handed in finds."""
+        with torch.random.fork_rng():  # a run that is measured draws what an unmeasured one does
+            found = self._measured()
+        if found:
+            self.journal.evaluation(self.done, found)
+            self.report(f"step {self.done}: {_shown(found)}")
+        return found
+
+    def _measured(self) -> dict[str, float]:
         trainee = self.parts.trainee.eval()
         found = self.held_out.losses(self.module, self.contrast, self.writing)
         if self.evaluate is not None and parallel.is_main():
@@ -216,9 +242,6 @@ class Trainer:
                 found |= self.evaluate(model)
         distributed.most(0)
         trainee.train()
-        if found:
-            self.journal.evaluation(self.done, found)
-            self.report(f"step {self.done}: {_shown(found)}")
         return dict(found)
 
     def finish(self, measured: Mapping[str, float]) -> None:
@@ -244,14 +267,15 @@ class Trainer:
 
     def _halves(self) -> tuple[Contrast, Writing]:
         said, trainee = self.settings, self.parts.trainee
+        budget = said.training.token_budget or _BUDGET.get(trainee.device.type, _BUDGET["cpu"])
         teacher = said.loss.teacher if said.embeds else None
         contrast = Contrast(
-            said.loss, said.training.token_budget, _at_once(trainee.device),
+            said.loss, budget, _at_once(trainee.device),
             mask=said.data.mask_false_negatives,
             teacher=None if teacher is None else Teacher(teacher, device=trainee.device),
         )  # fmt: skip
         writing = Writing(
-            said.loss, said.training.token_budget,
+            said.loss, budget,
             capacity=said.data.generative_max_len if said.training.packing else None,
             router=routers.share(trainee.causal), pad=self.parts.tokenizer.pad_token_id or 0,
         )  # fmt: skip
@@ -280,7 +304,7 @@ class Trainer:
 
 def _at_once(device: torch.device) -> int:
     """Tokens of a mini-batch: few on a CPU, whose caches are small; else what memory allows."""
-    return TOKEN_BUDGET["cpu"] if device.type == "cpu" else sys.maxsize
+    return TOKEN_BUDGET["cpu"] if device.type == "cpu" else _BUDGET["cuda"]
 
 
 def _named(found: Mapping[str, float], half: str) -> dict[str, float]:

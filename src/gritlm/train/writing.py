@@ -68,10 +68,11 @@ class Writing:
         for own in (True, False):
             some = [rows for rows in parts if (rows.seen_BLL is not None) == own]
             missing = ranks.most(len(some)) - len(some)
-            made += [(rows, self._weights(rows, divisor, own=own)) for rows in some]
+            found = [(rows, self._weights(rows, divisor, own=own)) for rows in some]
+            made += [(rows, replace(w, router=w.router / len(parts))) for rows, w in found]
             nothing = _nothing(self._weights(parts[0], divisor, own=own))
             made += [(parts[0], nothing)] * missing
-        return [(rows, replace(w, router=w.router / len(made))) for rows, w in made]
+        return made
 
     def micro_batches(self, samples: Sequence[Prompt]) -> list[Rows]:
         """Rows with blocks and rows without, each in groups under the budget."""
@@ -89,7 +90,7 @@ class Writing:
         ]
 
     def _groups(self, samples: Sequence[Prompt]) -> list[list[Any]]:
-        found = batches(samples, len(samples) or 1, self.budget)
+        found = batches(samples, len(samples) or 1, self.budget, padded=True)
         return [[samples[i] for i in rows] for rows in found]
 
     def _divisor(self, parts: Sequence[Rows]) -> float:
