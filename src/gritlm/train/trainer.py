@@ -172,10 +172,7 @@ class Trainer:
     def step(self, number: int) -> dict[str, float]:
         """One optimizer step; its losses, the norm of its gradient, its learning rate."""
         batch = self.feed.next(number)
-        # Weights are cast once a step; but spread ones come and go, and casts would keep them all.
-        spread = parallel.is_sharded(self.module)
-        with nullcontext() if spread else self.parts.trainee.casting():
-            values = self.backward(batch)
+        values = self.backward(batch)
         norm = optim.clip(self._trained(), self.settings.training.max_grad_norm)
         values |= {"grad_norm": norm, "learning_rate": self.optimizer.param_groups[0]["lr"]}
         sound = all(math.isfinite(value) for value in values.values())
@@ -190,6 +187,12 @@ class Trainer:
 
     def backward(self, batch: Batch) -> dict[str, float]:
         """Add the gradients of both halves; their losses and the parts of these by name."""
+        # Weights are cast once a step; but spread ones come and go, and casts would keep them all.
+        spread = parallel.is_sharded(self.module)
+        with nullcontext() if spread else self.parts.trainee.casting():
+            return self._backward(batch)
+
+    def _backward(self, batch: Batch) -> dict[str, float]:
         unsynced = partial(parallel.unsynced, self.module)
         ranks = distributed.ranks(unsynced)
         values: dict[str, float] = {}
@@ -269,13 +272,13 @@ class Trainer:
         said, trainee = self.settings, self.parts.trainee
         budget = said.training.token_budget or _BUDGET.get(trainee.device.type, _BUDGET["cpu"])
         teacher = said.loss.teacher if said.embeds else None
+        at_once = min(budget, _at_once(trainee.device))
         contrast = Contrast(
-            said.loss, budget, _at_once(trainee.device),
-            mask=said.data.mask_false_negatives,
+            said.loss, budget, at_once, mask=said.data.mask_false_negatives,
             teacher=None if teacher is None else Teacher(teacher, device=trainee.device),
         )  # fmt: skip
         writing = Writing(
-            said.loss, budget,
+            said.loss, at_once,
             capacity=said.data.generative_max_len if said.training.packing else None,
             router=routers.share(trainee.causal), pad=self.parts.tokenizer.pad_token_id or 0,
         )  # fmt: skip
