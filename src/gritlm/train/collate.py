@@ -24,6 +24,7 @@ from gritlm.train.rows import ChatRow, EmbeddingRow, RagRow, Row, Text
 
 _MOST_POSITIVES = 16
 _NOTHING = 0
+_AROUND = " .,;:!?\"'“”‘’"
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ def _keys(rows: Sequence[EmbeddingRow], groups: Sequence[Sequence[Text]]) -> Key
 
 
 def key(text: str) -> int:
-    """A number (63 bits, never 0) that ignores case, white space and how a sentence ends."""
-    plain = " ".join(text.casefold().split()).rstrip(" .,;:!?") or text
+    """A number (63 bits, never 0) that ignores case, white space, and marks around a sentence."""
+    plain = " ".join(text.casefold().split()).strip(_AROUND) or text
     digest = hashlib.blake2b(plain.encode("utf-8", "replace"), digest_size=8).digest()
     return (int.from_bytes(digest, "big") >> 1) | 1
