@@ -5,6 +5,7 @@ torch's own wrappers are called directly: accelerate refuses FSDP2 on CPUs, wher
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -42,6 +43,8 @@ def processes(timeout_s: float) -> Iterator[None]:
                 f"{distributed.rank()} stops too; look at the log of the one that ended first "
                 f"({' '.join(str(error).split())[:200]})"
             ) from error
+        finally:
+            gc.collect()  # DDP and FSDP hold threads of the group: they must go before it does
 
 
 def local_device(training: Training) -> str | None:

@@ -82,9 +82,14 @@ def train(
             saved before is whole.
     """
     with parallel.processes(run.training.timeout_s):
-        trainer = Trainer(run, evaluate, report, progress=progress)
-        with listening() as stop:  # before the first step there is nothing to save
-            return trainer.run(stop)
+        return _train(run, evaluate, report, progress)
+
+
+def _train(run: Run, evaluate: Evaluate | None, report: Report, progress: bool | None) -> Result:
+    """A function of its own, so that the trainer is gone before the group of processes is."""
+    trainer = Trainer(run, evaluate, report, progress=progress)
+    with listening() as stop:  # before the first step there is nothing to save
+        return trainer.run(stop)
 
 
 class Trainer:
