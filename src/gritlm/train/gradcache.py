@@ -89,6 +89,12 @@ def plan(prompts: Sequence[Prompt], budget: int) -> list[list[int]]:
     return list(batches(prompts, len(prompts), budget, padded=True))
 
 
+def in_order(parts: Sequence[Tensor], rounds: Sequence[list[int]]) -> Tensor:
+    """Vectors of each mini-batch -> those of all texts (N, D), in the order of the texts."""
+    order = torch.tensor([row for rows in rounds for row in rows], device=parts[0].device)
+    return torch.cat(list(parts))[order.argsort()]
+
+
 def evened(rounds: Sequence[list[int]], count: int) -> list[list[int]]:
     """The same texts in ``count`` mini-batches: large ones are split, empty ones added if needed.
 
@@ -154,8 +160,7 @@ def _first_pass(
             found = embed(texts)
             graphs.append(found)
         parts.append(found.detach()[: len(rows)])
-    order = torch.tensor([row for rows in rounds for row in rows], device=parts[0].device)
-    return torch.cat(parts)[order.argsort()], graphs, states
+    return in_order(parts, rounds), graphs, states
 
 
 def _go_back(vectors_nD: Tensor, slope_ND: Tensor, rows: list[int]) -> None:

@@ -79,9 +79,7 @@ class HeldOut:
 def _embedded(embed: Any, prompts: Sequence[Prompt], budget: int) -> Tensor:
     """Vectors in the order of the prompts, from mini-batches of ``budget`` tokens."""
     rounds = gradcache.plan(prompts, budget)
-    vectors = torch.cat([embed([prompts[row] for row in rows]) for rows in rounds])
-    order = torch.tensor([row for rows in rounds for row in rows], device=vectors.device)
-    return vectors[order.argsort()]
+    return gradcache.in_order([embed([prompts[row] for row in rows]) for rows in rounds], rounds)
 
 
 def _rows(chosen: Sequence[Source], kind: Kind, check: Callable[[Row], None]) -> list[Any]:
