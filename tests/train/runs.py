@@ -41,6 +41,20 @@ QUESTIONS = [
     }
     for i in range(10)
 ]
+OTHER_WORDS = (
+    "{} times water boils",
+    "dogs sleep {} days",
+    "{} cats rest",
+    "{} cats sleep all day",
+)
+SCORED = [
+    {
+        "sentence1": ["same words", f"{i} cats sleep" + " or more" * (i % 3)],
+        "sentence2": OTHER_WORDS[i % 4].format(i),
+        "score": i % 4,
+    }
+    for i in range(24)
+]
 
 
 def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> Source:
@@ -48,13 +62,21 @@ def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> Source:
     return Source(str(path))
 
 
-def make(folder: Path, *, family: str = "llama", rag: bool = False, **sections: Any) -> Run:
-    """A run in ``folder``; ``training=dict(...)`` and the like change its settings."""
+def make(
+    folder: Path, *, family: str = "llama", rag: bool = False, scored: bool = False, **sections: Any
+) -> Run:
+    """A run in ``folder``; ``training=dict(...)`` and the like change its settings.
+
+    With ``scored``, a source of scored pairs comes as often as the one of other pairs.
+    """
     base = folder / family
     if not base.exists():
         tiny.folder(base, family)
+    pairs = (write(folder / "pairs.jsonl", PAIRS),)
+    if scored:
+        pairs += (replace(write(folder / "scored.jsonl", SCORED), weight=float(len(PAIRS))),)
     data = {
-        "embedding": (write(folder / "pairs.jsonl", PAIRS),),
+        "embedding": pairs,
         "generative": (write(folder / "chats.jsonl", CHATS),),
         "rag": (write(folder / "rag.jsonl", QUESTIONS),) if rag else (),
         "query_max_len": 40, "passage_max_len": 48, "generative_max_len": 96,

@@ -17,6 +17,7 @@ from tests import tiny
 GRITLM = Settings(template="gritlm")
 PAIR = {"query": ["Find it", "Where is the ball?"], "pos": ["A red ball."], "neg": ["Cats sleep."]}
 CHAT = {"text": ["Who reads?", "A model.", "And?", "Cats."]}
+SCORED = {"sentence1": ["Same?", "Cats sleep."], "sentence2": "Cats rest.", "score": 4}
 RAG = {"question": "Who reads?", "documents": ["A model reads.", "Cats sleep."], "answer": "It."}
 
 
@@ -47,7 +48,10 @@ def marked(findings: Findings) -> list[tuple[str, list[tuple[str, str]]]]:
     return [(each.name, [(p.mark, p.text) for p in each.pieces]) for each in views]
 
 
-@pytest.mark.parametrize(("row", "kind"), [(PAIR, "embedding"), (CHAT, "generative"), (RAG, "rag")])
+@pytest.mark.parametrize(
+    ("row", "kind"),
+    [(PAIR, "embedding"), (SCORED, "embedding"), (CHAT, "generative"), (RAG, "rag")],
+)
 def test_the_kind_is_told_from_the_first_row_that_has_one(found, row, kind):
     assert found(row).kind == kind
     findings = found("{broken", row)
@@ -118,6 +122,25 @@ def test_of_an_embedding_row_the_text_is_pooled_and_the_header_is_not(found):
         ("positive", [("header", "<s><|embed|>\n"), ("pooled", "A red ball.")]),
         ("negative", [("header", "<s><|embed|>\n"), ("pooled", "Cats sleep.")]),
     ]  # fmt: skip
+
+
+def test_of_a_scored_pair_both_texts_are_shown_and_measured(found):
+    findings = found(SCORED, SCORED | {"score": 1})
+    assert marked(findings) == [
+        ("first text", [("header", "<s><|user|>\nSame?\n<|embed|>\n"), ("pooled", "Cats sleep.")]),
+        ("second text", [("header", "<s><|embed|>\n"), ("pooled", "Cats rest.")]),
+    ]
+    assert [(each.what, each.count) for each in findings.lengths] == [("query", 2), ("passage", 2)]
+
+
+def test_scores_that_are_none_and_rows_of_another_sort_are_problems(found, tmp_path):
+    findings = found(SCORED, SCORED | {"score": "4"}, PAIR)
+    assert findings.problems == (
+        f"{tmp_path}/rows.jsonl:2: score is '4' (str); expected a number",
+        f"{tmp_path}/rows.jsonl:3: the row has no score, the first one of its source has one; put "
+        "scored pairs into a source of their own",
+    )
+    assert findings.refused == 2
 
 
 def test_of_a_conversation_exactly_the_answers_and_their_ends_are_trained(found):

@@ -17,6 +17,9 @@ from gritlm.lm.model import UnifiedLM
 from gritlm.lm.pooling import mean, normalise
 from gritlm.lm.tokens import Prompt
 from gritlm.train import distributed, gradcache, losses, pack, states
+from gritlm.train.collate import ScoredBatch
+from gritlm.train.config import Loss
+from gritlm.train.contrast import Contrast
 from tests import tiny
 from tests.train.ranks import SIZE, joined, spawn
 from tests.train.reading import Reader, distance, padded, prompts
@@ -109,6 +112,19 @@ def written_in_parts(rank: int) -> tuple[Tensor, dict[str, Tensor]]:
     return loss / SIZE, averaged(slopes)
 
 
+def scored_in_parts(rank: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """Scored pairs, compared over both ranks, in mini-batches."""
+    read, rows = reader(), MINE[rank]
+    batch = scored(rows)
+    found = Contrast(Loss(), budget=40, at_once=40).backward(read, batch, distributed.ranks())
+    return torch.tensor(found["emb"]), averaged(read.gradients())
+
+
+def scored(rows: slice) -> ScoredBatch:
+    score_N = torch.tensor([3.0, 0.0, 1.0, 3.0, 2.0], dtype=torch.float64)[rows]
+    return ScoredBatch(QUERIES[rows], PASSAGES[rows], [], [], score_N)
+
+
 def cached_in_fsdp(rank: int) -> tuple[Tensor, dict[str, Tensor]]:
     """FSDP2: each rank holds half of every weight, so all must call the model equally often."""
     decoder = tiny.model().base_model
@@ -143,6 +159,7 @@ def all_ways(rank: int, folder: str) -> None:
         found = {name: way(rank) for name, way in WAYS.items()}
         values = distributed.gathered(torch.tensor([rank] * (rank + 1)))
         found["writing"] = written_in_parts(rank)
+        found["scored"] = scored_in_parts(rank)
     with joined(rank, f"{folder}/meet again", timeout_s=4):
         error = left_alone(rank)
     torch.save((found, values, error), Path(folder) / f"{rank}.pt")
@@ -184,6 +201,19 @@ def test_writing_on_two_ranks_equals_one_rank(found):
     for ways, _, _ in found:
         loss, ours = ways["writing"]
         assert torch.allclose(loss, expected, rtol=BOUND)
+        assert distance(ours, gradients) <= BOUND
+
+
+def test_scored_pairs_on_two_ranks_equal_one_rank(found):
+    read = reader()
+    whole = scored(slice(5))
+    vectors = read(whole.queries), read(whole.passages)
+    expected = losses.cosent(*vectors, whole.score_N, temperature=Loss().scored_temperature)
+    expected.backward()
+    gradients = read.gradients()
+    for ways, _, _ in found:
+        loss, ours = ways["scored"]
+        assert torch.allclose(loss, expected.detach(), rtol=BOUND)
         assert distance(ours, gradients) <= BOUND
 
 

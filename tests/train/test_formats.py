@@ -7,7 +7,7 @@ import pytest
 from gritlm.errors import InputError
 from gritlm.train.config import Source
 from gritlm.train.formats import normalised, parse
-from gritlm.train.rows import EmbeddingRow, RagRow, Text
+from gritlm.train.rows import EmbeddingRow, RagRow, ScoredRow, Text
 
 PLAIN = Source("data.jsonl")
 TOLD = Source("data.jsonl", instruction="Find the answer", passage_instruction="A passage")
@@ -50,6 +50,44 @@ def test_the_instructions_of_the_source_stand_in_where_a_record_has_none():
     assert row({"anchor": "q", "positive": "p"}, "embedding", TOLD).query == Text(
         "q", "Find the answer"
     )
+
+
+@pytest.mark.parametrize("text", ["sentence", "text"])
+@pytest.mark.parametrize("score", ["score", "label"])
+def test_scored_pairs_are_read(text, score):
+    record = {f"{text}1": "a", f"{text}2": ["own", "b"], score: 3, "genre": "news"}
+    assert row(record, "embedding") == ScoredRow(Text("a"), Text("b", "own"), 3.0)
+    assert row(record, "embedding", TOLD).first == Text("a", "Find the answer")
+    other = record | {f"{text}2": "b", score: -0.25}
+    expected = ScoredRow(Text("a", "Find the answer"), Text("b", "A passage"), -0.25)
+    assert row(other, "embedding", TOLD) == expected
+
+
+def test_a_pair_with_positives_stays_one_whatever_its_score():
+    assert isinstance(row({"query": "q", "pos": ["p"], "score": 1}, "embedding"), EmbeddingRow)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"score": "high"}, r"score is 'high' \(str\); expected a number"),
+        ({"score": True}, r"score is True \(bool\); expected a number"),
+        ({"score": [1]}, r"score is \[1\] \(list\); expected a number"),
+        ({"score": float("nan")}, "score is nan; expected a number that is finite"),
+        ({"score": float("inf")}, "score is inf; expected a number that is finite"),
+        ({"score": 10**400}, r"score is 1000\S+ \(int\); expected a number below"),
+        (
+            {"score": None},
+            r"the row has 'sentence1', 'sentence2', 'score' \(null\); known .*score}",
+        ),
+        ({"sentence2": ""}, "sentence2 is empty"),
+        ({"sentence1": 7}, r"sentence1 is 7 \(int\); expected a text or \[instruction, text"),
+    ],
+)
+def test_a_scored_pair_that_is_none_is_refused(change, message):
+    record = {"sentence1": "a", "sentence2": "b", "score": 1.0}
+    with pytest.raises(InputError, match=f"^data.jsonl:12: {message}"):
+        row(record | change, "embedding")
 
 
 @pytest.mark.parametrize("asked", ["query", "question"])

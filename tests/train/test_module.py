@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from random import Random
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from gritlm import GritLM, gritlm_instruction
-from gritlm.errors import InputError, MissingExtraError
+from gritlm.errors import InputError, MissingExtraError, ModelError
+from gritlm.train import build as build_module
 from gritlm.train import context, heads, losses, pack, routers, states
 from gritlm.train.build import Parts, build
 from gritlm.train.collate import Collator
@@ -270,6 +273,68 @@ def test_a_second_round_of_adapters_goes_on_from_the_first(tmp_path):
     )
     assert abs(one - base).max() > 1e-3
     assert abs(one - two).max() <= BOUND
+
+
+def test_the_default_model_is_trained_on_with_its_adapter_and_its_base_without(
+    tmp_path, monkeypatch
+):
+    """What a name means is found by ``resolve``; packed adapters are stored in bfloat16."""
+    first = runs.make(tmp_path, model={"lora": True, "lora_r": 4})
+    train(first)
+    adapter = Path(first.training.output_dir)
+    stored = {name: weight.bfloat16() for name, weight in runs.weights(adapter).items()}
+    save_file(stored, adapter / "adapter_model.safetensors", {"format": "pt"})
+    names = {None: str(adapter), "base": None}
+    monkeypatch.setattr(
+        build_module.checkpoint, "resolve", lambda name, _: (str(tmp_path / "llama"), names[name])
+    )
+    for name, rank in ((None, 4), ("base", 16)):
+        parts = build(runs.make(tmp_path, model={"lora": True, "base": name}))
+        trained = {n: p for n, p in parts.trainee.named_parameters() if p.requires_grad}
+        assert {p.dtype for p in trained.values()} == {torch.float32}
+        assert {p.shape[0] for n, p in trained.items() if "lora_A" in n} == {rank}
+        grown = [bool(p.any()) for n, p in trained.items() if "lora_B" in n]
+        assert all(grown) if name is None else not any(grown)
+    whole = build(runs.make(tmp_path, model={"base": None})).trainee.causal.state_dict()
+    start = runs.weights(tmp_path / "llama")
+    assert not torch.equal(whole["model.layers.0.mlp.up_proj.weight"],
+                           start["model.layers.0.mlp.up_proj.weight"])  # fmt: skip
+
+
+def test_what_an_adapter_of_the_hub_says_about_itself_counts(tmp_path, monkeypatch):
+    said = {"lora": True, "pooling_method": "lasttoken", "query_instruction": "Find it"}
+    train(runs.make(tmp_path, model=said, training={"mode": "embedding"}))
+    cache = tmp_path / "cache" / "models--owner--adapter"
+    shutil.copytree(tmp_path / "out", cache / "snapshots" / "1")
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text("1", encoding="utf-8")
+    for name, value in (("HF_HUB_CACHE", str(tmp_path / "cache")), ("HF_HUB_OFFLINE", True)):
+        monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
+    settings = build(
+        runs.make(tmp_path, model={"lora": True, "adapter": "owner/adapter"})
+    ).settings  # fmt: skip
+    assert (settings.pooling_method, settings.query_instruction) == ("lasttoken", "Find it")
+
+
+@pytest.mark.parametrize(
+    ("adapter", "message"),
+    [
+        ("owner/other", "owner/other: no adapter to go on from"),
+        ("runs/none/here", "runs/none/here"),
+    ],
+)
+def test_an_adapter_that_is_not_there_is_named(tmp_path, monkeypatch, adapter, message):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match=message):
+        build(runs.make(tmp_path, model={"lora": True, "adapter": adapter}))
+
+
+def test_adapters_of_another_model_are_refused(tmp_path):
+    train(runs.make(tmp_path, model={"lora": True}, training={"mode": "embedding", "max_steps": 1}))
+    tiny.folder(tmp_path / "wider", hidden_size=64, head_dim=16)
+    said = {"lora": True, "base": str(tmp_path / "wider"), "adapter": str(tmp_path / "out")}
+    with pytest.raises(ModelError, match=r"no adapter to go on from: .*size mismatch"):
+        build(runs.make(tmp_path, model=said))
 
 
 def test_whole_weights_can_start_from_an_adapter_and_be_gone_on_with(tmp_path):

@@ -45,9 +45,10 @@ WAYS: dict[str, dict[str, Any]] = {
             "per_device_train_batch_size": 2, "per_device_generative_bs": 1,
         }
     },
+    "ddp, scored pairs among others": {"training": {"distribution": "ddp"}, "scored": True},
     "fsdp, sharded": {"training": {"distribution": "fsdp", "sharded_checkpoints": True}},
 }  # fmt: skip
-OF_ONE = ("model",)  # what a run of one process has in common with its counterpart of two
+OF_ONE = ("model", "scored")  # what a run of one process has in common with its counterpart of two
 
 
 def run_of_two(folder: Path, way: str) -> Run:
@@ -73,7 +74,7 @@ def all_runs(rank: int, folder: str) -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs of two processes, each once whole and once gone on from its second step."""
     folder = tmp_path_factory.mktemp("ranks")
-    runs.make(folder, rag=True)  # the files, before both processes want them
+    runs.make(folder, rag=True, scored=True)  # the files, before both processes want them
     for way in WAYS:
         (folder / "resumed" / way).mkdir(parents=True)
     spawn(all_runs, folder)

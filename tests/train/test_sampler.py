@@ -203,24 +203,6 @@ def test_sources_come_as_often_as_they_weigh(one_source):
         assert abs(drawn.count(source) / len(drawn) - share) < 4 * deviation
 
 
-def test_a_drawn_row_is_of_the_source_of_its_step_and_new_to_it():
-    made = stream(7, 9, 30)
-    for _ in range(200):
-        step = made.next()
-        drawn = [made.draw() for _ in range(3)]
-        assert {source for source, _ in drawn} == {step[0][0]}
-        assert len({*step, *drawn}) == 7
-
-
-def test_a_step_that_had_every_row_of_its_source_gets_no_more():
-    made = stream(5)
-    made.next()
-    made.draw()
-    with pytest.raises(InputError, match="source 0: all 5 rows are in use for one step of 4"):
-        made.draw()
-    made.next()
-
-
 def test_draws_go_on_without_an_end_among_mixed_sources():
     made = stream(2, 3, one_source=False)
     assert {made.draw() for _ in range(100)} == {(0, 0), (0, 1), (1, 0), (1, 1), (1, 2)}

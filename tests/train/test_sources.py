@@ -61,6 +61,17 @@ def test_of_equal_rows_the_first_one_is_kept_and_the_others_are_counted(tmp_path
     assert (len(every), every.duplicates) == (6, 0)
 
 
+def test_a_source_holds_scored_pairs_or_other_rows(tmp_path):
+    scored = {"sentence1": "a", "sentence2": "b", "score": 2}
+    rows = pairs(lines(tmp_path / "a.jsonl", [scored, scored | {"score": 3}, scored]))
+    assert (len(rows), rows.duplicates, rows.scored) == (2, 1, True)
+    mixed = lines(tmp_path / "b.jsonl", [scored, pair(0)])
+    assert "b.jsonl:2: the row has no score, the first one of its source has one" in refused(mixed)
+    mixed = lines(tmp_path / "c.jsonl", [pair(0), scored])
+    assert "c.jsonl:2: the row has a score, the first one of its source has none" in refused(mixed)
+    assert not pairs(mixed, cap=1).scored
+
+
 @pytest.mark.parametrize(
     ("path", "title"),
     [

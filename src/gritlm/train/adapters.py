@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from gritlm.errors import InputError
+from gritlm.errors import InputError, ModelError
 from gritlm.train.config import Model
 
 
@@ -19,6 +19,7 @@ def adapted(model: Any, said: Model, weights: str | Path | None, *, bf16: bool) 
 
     Raises:
         InputError: when they cannot be put on this model.
+        ModelError: for adapters to go on from that are not there or belong to another model.
     """
     if not said.adapted:
         return model
@@ -39,7 +40,11 @@ def _adapted(model: Any, said: Model, weights: str | Path | None) -> Any:
         # Its own tables for mixtures have names that its own matching does not find.
         warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys", RuntimeWarning)
         if weights is not None:
-            return PeftModel.from_pretrained(model, str(weights), is_trainable=True)
+            try:
+                return PeftModel.from_pretrained(model, str(weights), is_trainable=True)
+            except (ValueError, OSError, RuntimeError) as error:
+                reason = " ".join(str(error).split())[:300]
+                raise ModelError(f"{weights}: no adapter to go on from: {reason}") from error
         targets = said.lora_target_modules
         experts = _stacked_weights(model) if targets == "all-linear" else []
         settings = LoraConfig(

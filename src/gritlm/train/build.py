@@ -16,9 +16,9 @@ from gritlm.errors import InputError, MissingExtraError
 from gritlm.lm import attention, checkpoint
 from gritlm.lm.chat import template_for
 from gritlm.lm.check import require_views
-from gritlm.lm.load import Loaded, load
+from gritlm.lm.load import Loaded, load, settings_beside
 from gritlm.lm.model import UnifiedLM
-from gritlm.lm.settings import FILE, Settings, read_settings
+from gritlm.lm.settings import Settings
 from gritlm.lm.tokens import SegmentTokenizer
 from gritlm.prompts import CHAT_TEMPLATE
 from gritlm.train import adapters, states
@@ -49,7 +49,7 @@ def build(run: Run, *, device: str | None = None, weights: Path | None = None) -
         weights: a checkpoint to take the trained weights from, instead of starting anew.
 
     Raises:
-        ModelError: for a base that cannot be loaded or read bidirectionally.
+        ModelError: for a base or an adapter that cannot be loaded or read bidirectionally.
         InputError: for settings that fit no part of it.
         MissingExtraError: for QLoRA or Liger kernels without their libraries.
     """
@@ -164,8 +164,8 @@ def _four_bits() -> Any:
 def _settings(run: Run, loaded: Loaded, adapter: str | None) -> Settings:
     """How it will embed and chat: as the run says, else its adapter, else its base."""
     said, found = run.model, loaded.settings
-    if adapter is not None and said.adapted and (Path(adapter) / FILE).is_file():
-        found = read_settings(Path(adapter))
+    if adapter is not None and said.adapted:
+        found = settings_beside(adapter) or found
     found = found.but(**_changes(said), trained_to_embed=run.embeds or found.trained_to_embed)
     if said.template == "gritlm":  # plain transformers shall chat in the format that is trained
         loaded.tokenizer.chat_template = CHAT_TEMPLATE

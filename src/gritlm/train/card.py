@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from gritlm import __version__
+from gritlm.lm.default import BASE, DEFAULT
 from gritlm.lm.sources import HUB
 from gritlm.train import journal
 from gritlm.train.config import Run
 from gritlm.train.sources import Rows
 
+_OURS = (None, DEFAULT, BASE)
 _LATEST = ("loss_emb", "loss_gen")
 
 
@@ -30,13 +32,15 @@ def write(
         skipped: rows that truncation left nothing to train of.
     """
     tags = ["gritlm", *(["sentence-similarity", "feature-extraction"] if run.embeds else [])]
-    base = run.model.base or HUB  # the default model, wherever it lies here
+    ours = run.model.base in _OURS
+    base = HUB if ours else run.model.base  # the default model, wherever it lies here
+    start = f"the default model (`{HUB}`)" if ours and run.model.base != BASE else f"`{base}`"
     lines = [
         "---", f"base_model: {base}", "library_name: gritlm",
         f"pipeline_tag: {'text-generation' if run.writes else 'sentence-similarity'}",
         "tags:", *(f"- {tag}" for tag in tags), "---", "",
         f"# {folder.resolve().name}", "",
-        f"Trained with gritlm {__version__} from `{base}`: mode `{run.training.mode}`, {steps} "
+        f"Trained with gritlm {__version__} from {start}: mode `{run.training.mode}`, {steps} "
         "steps.",
         "", "```python", "from gritlm import GritLM", "", f'model = GritLM("{folder.name}")', "```",
         "", "## Data", "", "| stream | source | rows | weight | duplicates left out |",

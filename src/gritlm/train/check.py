@@ -21,7 +21,7 @@ from gritlm.train.lengths import Lengths, Ruler
 from gritlm.train.pieces import View, view
 from gritlm.train.records import Records
 from gritlm.train.rows import EmbeddingRow, Kind, Row
-from gritlm.train.sources import digest
+from gritlm.train.sources import digest, require_alike
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 FIRST = 100  # rows that are looked at to tell the kind
@@ -118,6 +118,7 @@ class _Notes:
     def __init__(self, tokens: SegmentTokenizer, ruler: Ruler, *, keep: int, show: int) -> None:
         self._tokens, self._ruler, self._keep, self._show = tokens, ruler, keep, show
         self.rows = self._duplicates = self._unlabelled = self._nearly_equal = self._count = 0
+        self._first: Row | None = None
         self._seen: set[int] = set()
         self._problems: list[str] = []
         self._samples: list[tuple[str, tuple[View, ...]]] = []
@@ -129,6 +130,12 @@ class _Notes:
 
     def take(self, place: str, row: Row) -> None:
         """Look at a row, unless an earlier one equals it."""
+        self._first = self._first or row
+        try:
+            require_alike(self._first, row)
+        except InputError as error:
+            self.problem(f"{place}: {error}")
+            return
         content = digest(row)
         if content in self._seen:
             self._duplicates += 1

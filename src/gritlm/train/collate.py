@@ -1,6 +1,6 @@
 """Rows -> what a step reads: prompts with their spans, and what tells false negatives apart.
 
-Shapes: Q queries, P passages, M positives of a row at most.
+Shapes: Q queries, P passages, M positives of a row at most; N scored pairs.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from gritlm.lm.tokens import Prompt, SegmentTokenizer
 from gritlm.prompts import gritlm_instruction
 from gritlm.train import context
 from gritlm.train.config import Data, Rag
-from gritlm.train.rows import ChatRow, EmbeddingRow, RagRow, Row, Text
+from gritlm.train.rows import ChatRow, EmbeddingRow, RagRow, Row, ScoredRow, Text
 
 _MOST_POSITIVES = 16
 _NOTHING = 0
@@ -52,18 +53,35 @@ class Keys:
 
 
 @dataclass(frozen=True)
-class EmbeddingBatch:
-    """Queries and passages; each query's passages follow its positive, which comes first."""
+class Sides:
+    """What is embedded, on two sides."""
 
     queries: list[Prompt]
     passages: list[Prompt]
     query_texts: list[str]
     passage_texts: list[str]
-    keys: Keys
 
     @property
     def tokens(self) -> int:
         return sum(len(prompt.ids) for prompt in (*self.queries, *self.passages))
+
+
+@dataclass(frozen=True)
+class EmbeddingBatch(Sides):
+    """Queries and passages; each query's passages follow its positive, which comes first."""
+
+    keys: Keys
+
+
+@dataclass(frozen=True)
+class ScoredBatch(Sides):
+    """The first texts of scored pairs as queries, the second ones as passages, in one order.
+
+    Attributes:
+        score_N: of the pairs; float64, so that what differs in the rows differs here.
+    """
+
+    score_N: Tensor
 
 
 class Collator:
@@ -85,15 +103,29 @@ class Collator:
         """
         size = self.data.train_group_size
         groups = [_group(row, size, draw) for row, draw in zip(rows, draws, strict=True)]
-        passages = [passage for group in groups for passage in group]
-        queries = [row.query for row in rows]
-        return EmbeddingBatch(
-            queries=self._prompts(queries, self.data.query_max_len, "query_max_len"),
-            passages=self._prompts(passages, self.data.passage_max_len, "passage_max_len"),
-            query_texts=[query.text for query in queries],
-            passage_texts=[passage.text for passage in passages],
-            keys=_keys(rows, groups),
+        sides = self._sides(
+            [row.query for row in rows], [text for group in groups for text in group]
         )
+        return EmbeddingBatch(**sides, keys=_keys(rows, groups))
+
+    def scored(self, rows: Sequence[ScoredRow]) -> ScoredBatch:
+        """One batch of scored pairs.
+
+        Raises:
+            InputError: when an instruction leaves no room for its text.
+        """
+        sides = self._sides([row.first for row in rows], [row.second for row in rows])
+        scores = [row.score for row in rows]
+        return ScoredBatch(**sides, score_N=torch.tensor(scores, dtype=torch.float64))
+
+    def _sides(self, queries: Sequence[Text], passages: Sequence[Text]) -> dict[str, Any]:
+        """The fields of :class:`Sides`."""
+        return {
+            "queries": self._prompts(queries, self.data.query_max_len, "query_max_len"),
+            "passages": self._prompts(passages, self.data.passage_max_len, "passage_max_len"),
+            "query_texts": [text.text for text in queries],
+            "passage_texts": [text.text for text in passages],
+        }
 
     def require_room(self, row: Row) -> None:
         """Tokenises each instruction once.
@@ -105,6 +137,9 @@ class Collator:
             self._require_room(row.query, "query_max_len")
             for text in (*row.positives, *row.negatives):
                 self._require_room(text, "passage_max_len")
+        elif isinstance(row, ScoredRow):
+            self._require_room(row.first, "query_max_len")
+            self._require_room(row.second, "passage_max_len")
 
     def _require_room(self, text: Text, name: str) -> None:
         if (text.instruction, name) not in self._fitting:

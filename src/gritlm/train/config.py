@@ -36,8 +36,9 @@ class Source:
         path: JSONL, JSON or Parquet file, a folder of these, or the id of a data set on the hub.
         weight: share of its stream among the weights of all sources; None: its number of rows.
         cap: most rows that are used, the first ones.
-        instruction: for queries that bring none of their own, as plain words.
-        passage_instruction: the same for passages.
+        instruction: for queries (first texts of scored pairs) that bring none of their own, as
+            plain words.
+        passage_instruction: the same for passages (second texts of scored pairs).
         split: of a hub data set.
         name: in logs and the model card; None: the last part of the path, without its ending.
     """
@@ -67,8 +68,10 @@ class Model:
     """What is trained.
 
     Attributes:
-        base: folder or hub id; None for the default model.
-        adapter: an adapter to start from; it is merged into the base first.
+        base: folder or hub id; ``default`` or None for the default model with its adapter, ``base``
+            for its base weights alone.
+        adapter: an adapter to start from, also the one of a base that has one: trained on with
+            ``lora`` or ``qlora``, else merged into the base first.
         attn, pooling_method, normalized, projection, embed_eos, template, query_instruction: as in
             ``gritlm.json``; None: what the base says.
         attn_implementation: of transformers; None: its own choice. ``eager`` can be faster on a CPU
@@ -113,7 +116,8 @@ class Data:
     Attributes:
         embedding, generative, rag: sources; ``rag`` rows join the generative stream.
         train_group_size: passages a query: its positive, then negatives.
-        same_source_batches: all rows of a step come from one embedding source.
+        same_source_batches: all rows of a step come from one embedding source. Beside scored pairs
+            it must be so.
         deduplicate: of equal rows within a source only the first is used.
         mask_false_negatives: passages equal or nearly equal to a positive of the query, or that
             answer the same query, do not count as negatives.
@@ -158,7 +162,7 @@ class Rag:
 
 @dataclass(frozen=True)
 class Loss:
-    """What is minimised: contrastive + generative, each with its helpers.
+    """What is minimised: contrastive (on scored pairs: CoSENT) + generative, each with its helpers.
 
     Attributes:
         temperature: of the contrastive loss.
@@ -166,8 +170,10 @@ class Loss:
         symmetric: each positive also looks for its query.
         matryoshka_dims: the contrastive loss is the weighted sum of that on the first so many
             dimensions, for each number listed (list the full size too).
+        scored_temperature, scored_weight: of CoSENT, which stands in for the contrastive loss in
+            steps of scored pairs (``matryoshka_dims`` and ``negatives_cross_device`` go for both).
         teacher: sentence-transformers model whose similarities are distilled.
-        teacher_weight: of the distillation, beside ``contrastive_weight``.
+        teacher_weight: of the distillation, beside ``contrastive_weight`` or ``scored_weight``.
         teacher_temperature, student_temperature: of the two sides of the distillation; None: the
             contrastive one.
         loss_gen_type, loss_gen_factor: see :func:`gritlm.train.losses.token_weights`.
@@ -182,6 +188,8 @@ class Loss:
     contrastive_weight: float = 1.0
     matryoshka_dims: tuple[int, ...] = ()
     matryoshka_weights: tuple[float, ...] = ()
+    scored_temperature: float = 0.05
+    scored_weight: float = 1.0
     teacher: str | None = None
     teacher_weight: float = 1.0
     teacher_temperature: float | None = None
@@ -192,10 +200,10 @@ class Loss:
     rag_kl_weight: float = 0.0
 
     def __post_init__(self) -> None:
-        temperatures = ("temperature", "teacher_temperature", "student_temperature")
-        _at_least(self, 0, *temperatures, above=True)
-        weights = ("contrastive_weight", "teacher_weight", "kl_weight", "rag_kl_weight")
-        _at_least(self, 0, *weights)
+        sides = ("teacher_temperature", "student_temperature")
+        _at_least(self, 0, "temperature", "scored_temperature", *sides, above=True)
+        _at_least(self, 0, "contrastive_weight", "scored_weight", "teacher_weight")
+        _at_least(self, 0, "kl_weight", "rag_kl_weight")
         if self.matryoshka_weights and len(self.matryoshka_weights) != len(self.matryoshka_dims):
             raise InputError(
                 f"{len(self.matryoshka_weights)} matryoshka_weights for "

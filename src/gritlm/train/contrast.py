@@ -1,6 +1,6 @@
 """The embedding half of a step: GradCache over queries and passages of all processes.
 
-Shapes: Q queries, P passages of all processes, D dimensions.
+Shapes: Q queries, P passages of all processes, D dimensions; N scored pairs of all processes.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from torch import Tensor
 
 from gritlm.lm.tokens import Prompt
 from gritlm.train import distributed, gradcache, losses
-from gritlm.train.collate import EmbeddingBatch, Keys
+from gritlm.train.collate import EmbeddingBatch, Keys, ScoredBatch, Sides
 from gritlm.train.config import Loss
 from gritlm.train.gradcache import Ranks
+from gritlm.train.losses import PairLoss
 from gritlm.train.teacher import Teacher
 
 Embed = Callable[[Sequence[Prompt]], Tensor]
+Shared = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -39,17 +41,18 @@ class Contrast:
     mask: bool = True
     teacher: Teacher | None = None
 
-    def backward(self, embed: Embed, batch: EmbeddingBatch, ranks: Ranks) -> dict[str, float]:
+    def backward(
+        self, embed: Embed, batch: EmbeddingBatch | ScoredBatch, ranks: Ranks
+    ) -> dict[str, float]:
         """Add the gradients of one step; the parts of the loss by name, ``emb`` their sum."""
         if not self.loss.negatives_cross_device:
             ranks = Ranks(most=ranks.most, unsynced=ranks.unsynced)
         shared = distributed.gathered if self.loss.negatives_cross_device else _own
-        keys = Keys(*(shared(getattr(batch.keys, field.name)) for field in fields(Keys)))
-        score_QP = self._teacher_scores(batch, shared)
+        goals = self._goals(batch, shared)
         parts: dict[str, float] = {}
 
         def loss(query_QD: Tensor, passage_PD: Tensor) -> Tensor:
-            found = self._parts(query_QD, passage_PD, keys, score_QP)
+            found = {name: goal(query_QD, passage_PD) for name, goal in goals.items()}
             parts.update({name: float(part.detach()) for name, part in found.items()})
             return torch.stack(list(found.values())).sum()
 
@@ -62,38 +65,56 @@ class Contrast:
             return found
         return {name: distributed.mean(value) for name, value in found.items()}
 
-    def _parts(
-        self, query_QD: Tensor, passage_PD: Tensor, keys: Keys, teacher_QP: Tensor | None
-    ) -> dict[str, Tensor]:
-        said, device = self.loss, query_QD.device
-        pairs: losses.PairLoss = partial(
-            losses.contrastive,
-            temperature=said.temperature,
-            positives=keys.first_P.nonzero()[:, 0].to(device),
-            mask_QP=keys.false_negatives().to(device) if self.mask else None,
-            symmetric=said.symmetric,
-        )
-        if said.matryoshka_dims:
-            pairs = losses.matryoshka(pairs, said.matryoshka_dims, said.matryoshka_weights or None)
-        found = {"contrastive": said.contrastive_weight * pairs(query_QD, passage_PD)}
-        if teacher_QP is not None:
-            found["distillation"] = said.teacher_weight * losses.distil(
-                query_QD, passage_PD, teacher_QP.to(device),
+    def _goals(self, batch: EmbeddingBatch | ScoredBatch, shared: Shared) -> dict[str, PairLoss]:
+        """The parts of the loss by name, each with its weight."""
+        goals: dict[str, PairLoss] = {}
+        if isinstance(batch, ScoredBatch):
+            goals["scored"] = self._scored(batch, shared)
+        else:
+            goals["contrastive"] = self._contrastive(batch, shared)
+        if self.teacher is not None:
+            goals["distillation"] = self._distillation(batch, shared, self.teacher)
+        return goals
+
+    def _contrastive(self, batch: EmbeddingBatch, shared: Shared) -> PairLoss:
+        keys = Keys(*(shared(getattr(batch.keys, field.name)) for field in fields(Keys)))
+        positive_Q = keys.first_P.nonzero()[:, 0]
+        mask_QP = keys.false_negatives() if self.mask else None
+
+        def loss(query_QD: Tensor, passage_PD: Tensor) -> Tensor:
+            device = query_QD.device
+            return losses.contrastive(
+                query_QD, passage_PD, temperature=self.loss.temperature,
+                positives=positive_Q.to(device), symmetric=self.loss.symmetric,
+                mask_QP=None if mask_QP is None else mask_QP.to(device),
+            )  # fmt: skip
+
+        return self._weighted(loss, self.loss.contrastive_weight)
+
+    def _scored(self, batch: ScoredBatch, shared: Shared) -> PairLoss:
+        score_N, temperature = shared(batch.score_N), self.loss.scored_temperature
+        loss = partial(losses.cosent, score_N=score_N, temperature=temperature)
+        return self._weighted(loss, self.loss.scored_weight)
+
+    def _weighted(self, loss: PairLoss, weight: float) -> PairLoss:
+        """The loss as often as ``matryoshka_dims`` says, times its weight."""
+        if dims := self.loss.matryoshka_dims:
+            loss = losses.matryoshka(loss, dims, self.loss.matryoshka_weights or None)
+        return lambda query_QD, passage_PD: weight * loss(query_QD, passage_PD)
+
+    def _distillation(self, batch: Sides, shared: Shared, teacher: Teacher) -> PairLoss:
+        sides = (batch.query_texts, batch.passage_texts)
+        teacher_QP = losses.similarity(*(shared(teacher.vectors(texts)) for texts in sides))
+        said = self.loss
+
+        def loss(query_QD: Tensor, passage_PD: Tensor) -> Tensor:
+            return said.teacher_weight * losses.distil(
+                query_QD, passage_PD, teacher_QP.to(query_QD.device),
                 temperature=said.student_temperature or said.temperature,
                 teacher_temperature=said.teacher_temperature,
             )  # fmt: skip
-        return found
 
-    def _teacher_scores(
-        self, batch: EmbeddingBatch, shared: Callable[[Tensor], Tensor]
-    ) -> Tensor | None:
-        if self.teacher is None:
-            return None
-        query_QD, passage_PD = (
-            shared(self.teacher.vectors(texts))
-            for texts in (batch.query_texts, batch.passage_texts)
-        )
-        return losses.similarity(query_QD, passage_PD)
+        return loss
 
 
 def _own(values: Tensor) -> Tensor:

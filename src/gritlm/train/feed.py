@@ -15,9 +15,9 @@ from typing import Any
 from gritlm.errors import InputError
 from gritlm.lm.tokens import Prompt
 from gritlm.train import sources
-from gritlm.train.collate import Collator, EmbeddingBatch
+from gritlm.train.collate import Collator, EmbeddingBatch, ScoredBatch
 from gritlm.train.config import Run, Source
-from gritlm.train.rows import Kind
+from gritlm.train.rows import Kind, ScoredRow
 from gritlm.train.sampler import Stream
 from gritlm.train.sources import Rows
 
@@ -30,7 +30,7 @@ _TRIES = 1000  # rows in a row without anything to train
 class Batch:
     """What this process reads in one step; a half that is not trained is empty."""
 
-    embedding: EmbeddingBatch | None
+    embedding: EmbeddingBatch | ScoredBatch | None
     samples: list[Prompt]
 
     @property
@@ -71,8 +71,10 @@ class Feed:
         said, data = run.training, run.data
         times = said.gradient_accumulation_steps * share.size
         if run.embeds:
+            pairs = self._load(data.embedding, "embedding")
+            _require_apart(pairs, one_source=data.same_source_batches)
             self._add(
-                "embedding", self._load(data.embedding, "embedding"),
+                "embedding", pairs,
                 batch=said.per_device_train_batch_size * times,
                 one_source=data.same_source_batches,
             )  # fmt: skip
@@ -96,10 +98,7 @@ class Feed:
         """
         embedding = None
         if stream := self._streams.get("embedding"):
-            rows = self._rows("embedding", stream.next())
-            draws = [self._random("embedding", step, place) for place in range(len(rows))]
-            mine, theirs = self._share.of(rows), self._share.of(draws)
-            embedding = self._collator.embedding(mine, theirs)
+            embedding = self._embedding(self._rows("embedding", stream.next()), step)
         samples = []
         if stream := self._streams.get("generative"):
             found = [
@@ -137,6 +136,13 @@ class Feed:
     def _random(self, name: str, step: int, place: int) -> Random:
         return Random(f"{self._run.training.seed} {name} {step} {place}")
 
+    def _embedding(self, rows: list[Any], step: int) -> EmbeddingBatch | ScoredBatch:
+        mine = self._share.of(rows)
+        if isinstance(rows[0], ScoredRow):
+            return self._collator.scored(mine)
+        draws = [self._random("embedding", step, place) for place in range(len(rows))]
+        return self._collator.embedding(mine, self._share.of(draws))
+
     def _sample(self, stream: Stream, chosen: tuple[int, int], step: int, place: int) -> Prompt:
         random = self._random("generative", step, place)
         for _ in range(_TRIES):
@@ -159,3 +165,13 @@ class Feed:
     def _place(self, chosen: tuple[int, int]) -> str:
         source, row = chosen
         return self.rows["generative"][source].place(row)
+
+
+def _require_apart(sources: Sequence[Rows], *, one_source: bool) -> None:
+    """Scored pairs share a step neither with other rows nor with scores of another scale."""
+    scored = next((rows.title for rows in sources if rows.scored), None)
+    if scored is not None and len(sources) > 1 and not one_source:
+        raise InputError(
+            f"{scored} has scored pairs, which need steps of their own; set same_source_batches = "
+            "true, or leave the other embedding sources out"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from reprlib import repr as short
@@ -45,6 +46,18 @@ class Fields:
             raise self.wrong(value, what, "a text")
         require_text(value, f"{self.place}: {what}")
         return value
+
+    def number(self, value: Any, what: str) -> float:
+        """A number that is finite; true and false are none."""
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self.wrong(value, what, "a number")
+        try:
+            number = float(value)
+        except OverflowError:
+            raise self.wrong(value, what, "a number below 1e308") from None
+        if not math.isfinite(number):
+            raise self.error(f"{what} is {number}; expected a number that is finite")
+        return number
 
     def items(self, value: Any, what: str, *, of: str) -> list[Any]:
         """A list with at least one item."""

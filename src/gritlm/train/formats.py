@@ -1,7 +1,7 @@
 """Records as users have them -> rows: one function a form, conversations in ``chats.py``.
 
 The form is told by the keys; where several fit, the first one of the list is taken. Other keys
-(ids, scores) are not read. A key that is null counts as absent: Parquet fills gaps so.
+(ids, scores of negatives) are not read. A key that is null counts as absent: Parquet fills gaps so.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from gritlm.lm.texts import documents
 from gritlm.train import chats
 from gritlm.train.config import Source
 from gritlm.train.fields import Fields
-from gritlm.train.rows import EmbeddingRow, Kind, RagRow, Row, Text
+from gritlm.train.rows import EmbeddingRow, Kind, RagRow, Row, ScoredRow, Text
 
 _KNOWN: dict[Kind, str] = {
-    "embedding": "{query, pos, neg}, {anchor, positive, negative}",
+    "embedding": "{query, pos, neg}, {anchor, positive, negative}, {sentence1, sentence2, score}",
     "generative": chats.KNOWN,
     "rag": "{query or question, documents, answer or answers}",
 }
@@ -27,7 +27,8 @@ _KNOWN: dict[Kind, str] = {
 def parse(record: Mapping[str, Any], kind: Kind, *, place: str, source: Source) -> Row:
     """One record as a row.
 
-    Embedding: a passage is a text or ``[instruction, text]``; ``neg`` may be missing or empty.
+    Embedding: a text may be ``[instruction, text]``; ``neg`` may be missing or empty. A scored pair
+    has two texts and a number.
     Generative: turns behind the last answer are left out, and so are empty system messages. All
     answers are trained, also those in a ``prompt`` of several messages.
     RAG: the document that answers comes first; of several answers the first one is trained.
@@ -66,6 +67,18 @@ def _triplet(given: Fields) -> EmbeddingRow:
     negatives = {k: v for k, v in values.items() if k == "negative" or k.startswith("negative_")}
     query = _embedded(given, values["anchor"], "anchor", given.source.instruction)
     return _pairs(given, query, {"positive": values["positive"]}, negatives)
+
+
+def _scored(first: str, second: str, score: str) -> Callable[[Fields], Row]:
+    def make(given: Fields) -> ScoredRow:
+        values, source = given.values, given.source
+        return ScoredRow(
+            _embedded(given, values[first], first, source.instruction),
+            _embedded(given, values[second], second, source.passage_instruction),
+            given.number(values[score], score),
+        )
+
+    return make
 
 
 def _pairs(
@@ -126,7 +139,15 @@ def _answer(given: Fields) -> str:
 _Form = tuple[tuple[str, ...], Callable[[Fields], Row]]
 
 _FORMS: dict[Kind, Sequence[_Form]] = {
-    "embedding": [(("query", "pos"), _flag_embedding), (("anchor", "positive"), _triplet)],
+    "embedding": [
+        (("query", "pos"), _flag_embedding),
+        (("anchor", "positive"), _triplet),
+        *(
+            ((f"{text}1", f"{text}2", score), _scored(f"{text}1", f"{text}2", score))
+            for text in ("sentence", "text")
+            for score in ("score", "label")
+        ),
+    ],
     "generative": chats.FORMS,
     "rag": [
         ((question, "documents", answer), _rag)

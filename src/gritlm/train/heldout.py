@@ -10,13 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gritlm.errors import InputError
 from gritlm.lm.tokens import Prompt
-from gritlm.train import gradcache, losses, sources
+from gritlm.train import correlation, gradcache, losses, sources
 from gritlm.train.collate import Collator
 from gritlm.train.config import Run, Source
 from gritlm.train.contrast import Contrast
 from gritlm.train.module import Weights
-from gritlm.train.rows import Kind, Row
+from gritlm.train.rows import Kind, Row, ScoredRow
+from gritlm.train.sources import Rows
 from gritlm.train.writing import Writing
 
 
@@ -24,23 +26,34 @@ class HeldOut:
     """The rows of ``[evaluation]``, in fixed batches, measured by every process alike."""
 
     def __init__(self, run: Run, collator: Collator) -> None:
-        said = run.evaluation
+        """
+        Raises:
+            InputError: for a source that cannot be read, or whose scores are all equal.
+        """
+        said, check = run.evaluation, collator.require_room
         self._collator, self._size = collator, run.training.per_device_train_batch_size
-        self._pairs = (
-            _rows(said.embedding, "embedding", collator.require_room) if run.embeds else []
-        )
-        self._chats = (
-            _rows(said.generative, "generative", collator.require_room) if run.writes else []
-        )
+        embedded = _rows(said.embedding, "embedding", check) if run.embeds else []
+        self._scored = [rows for rows in embedded if rows.scored]
+        self._pairs = [row for rows in embedded if not rows.scored for row in rows]
+        chats = _rows(said.generative, "generative", check) if run.writes else []
+        self._chats: list[Any] = [row for rows in chats for row in rows]
+        for rows in self._scored:
+            _require_order(rows)
 
     @torch.no_grad()
     def losses(self, module: Any, contrast: Contrast, writing: Writing) -> dict[str, float]:
-        """``loss_emb`` and ``accuracy`` (the positive comes first in its batch), ``loss_gen``."""
+        """``loss_emb`` and ``accuracy`` (the positive comes first in its batch), ``loss_gen``.
+
+        Of scored pairs ``spearman``: the correlation of cosines and scores, mean over sources.
+        """
         found: dict[str, float] = {}
         if self._pairs:
             found |= self._embedding(
                 partial(module, "embed"), contrast.loss.temperature, contrast.at_once
             )
+        if self._scored:
+            each = [self._spearman(module, rows, contrast.at_once) for rows in self._scored]
+            found["spearman"] = sum(each) / len(each)
         if self._chats:
             found["loss_gen"] = self._generative(module, writing)
         return found
@@ -64,6 +77,14 @@ class HeldOut:
             count += len(rows)
         return {"loss_emb": loss / count, "accuracy": right / count}
 
+    def _spearman(self, module: Any, rows: Rows, budget: int) -> float:
+        batch = self._collator.scored([row for row in rows if isinstance(row, ScoredRow)])
+        first_ND, second_ND = (
+            _embedded(partial(module, "embed"), prompts, budget)
+            for prompts in (batch.queries, batch.passages)
+        )
+        return correlation.spearman(losses.cosines(first_ND, second_ND), batch.score_N)
+
     def _generative(self, module: Any, writing: Writing) -> float:
         """Mean over all supervised tokens."""
         samples = [self._collator.sample(row, Random(0)) for row in self._chats]
@@ -82,9 +103,16 @@ def _embedded(embed: Any, prompts: Sequence[Prompt], budget: int) -> Tensor:
     return gradcache.in_order([embed([prompts[row] for row in rows]) for rows in rounds], rounds)
 
 
-def _rows(chosen: Sequence[Source], kind: Kind, check: Callable[[Row], None]) -> list[Any]:
-    many = [sources.load(source, kind, check=check) for source in chosen]
-    return [rows[index] for rows in many for index in range(len(rows))]
+def _rows(chosen: Sequence[Source], kind: Kind, check: Callable[[Row], None]) -> list[Rows]:
+    return [sources.load(source, kind, check=check) for source in chosen]
+
+
+def _require_order(rows: Rows) -> None:
+    if len({row.score for row in rows if isinstance(row, ScoredRow)}) < 2:
+        raise InputError(
+            f"[[evaluation.embedding]]: the scores of {rows.title} are all equal, so there is no "
+            "order to measure; leave it out"
+        )
 
 
 def _parts(rows: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

@@ -16,7 +16,7 @@ from gritlm.prompts import gritlm_instruction
 from gritlm.train import context
 from gritlm.train.collate import Collator
 from gritlm.train.config import Data, Rag
-from gritlm.train.rows import ChatRow, EmbeddingRow, RagRow, Row, Text
+from gritlm.train.rows import ChatRow, EmbeddingRow, RagRow, Row, ScoredRow, Text
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,8 @@ class Ruler:
         """
         if isinstance(row, EmbeddingRow):
             return self._embedding(row)
+        if isinstance(row, ScoredRow):
+            return self._scored(row)
         return self._chat(row) if isinstance(row, ChatRow) else self._rag(row)
 
     def lengths(self) -> tuple[Lengths, ...]:
@@ -72,6 +74,12 @@ class Ruler:
         negatives = [self._embedded("passage", text, limit) for text in row.negatives]
         shown = {"query": query, "positive": positives[0]}
         return shown | ({"negative": negatives[0]} if negatives else {})
+
+    def _scored(self, row: ScoredRow) -> dict[str, Prompt]:
+        return {
+            "first text": self._embedded("query", row.first, self.data.query_max_len),
+            "second text": self._embedded("passage", row.second, self.data.passage_max_len),
+        }
 
     def _embedded(self, what: str, text: Text, limit: int) -> Prompt:
         def made(max_length: int) -> Prompt:

@@ -1,10 +1,12 @@
 """The losses, as pure functions that return a scalar in float32, under autocast too.
 
 Shapes: Q queries, P passages, D dimensions; B rows, L positions, V vocabulary, N supervised
-tokens. ``labels_BL`` holds at each position the token that stands there if it is trained, else
-``IGNORE``: the functions shift it, so the state at position t is asked for the label at t + 1.
+tokens, or N scored pairs of which K combinations count. ``labels_BL`` holds at each position the
+token that stands there if it is trained, else ``IGNORE``: the functions shift it, so the state at
+position t is asked for the label at t + 1.
 
-Sources: GritLM (arXiv 2402.09906) equations 1 to 3, Matryoshka representations (arXiv 2205.13147).
+Sources: GritLM (arXiv 2402.09906) equations 1 to 3, Matryoshka representations (arXiv 2205.13147),
+CoSENT (doi 10.1109/TASLP.2024.3402087).
 """
 
 from __future__ import annotations
@@ -54,6 +56,31 @@ def contrastive(
         return forth
     own_Q = torch.arange(len(positive_Q), device=positive_Q.device)
     return (forth + F.cross_entropy(score_QP[:, positive_Q].T, own_Q)) / 2
+
+
+def cosent(first_ND: Tensor, second_ND: Tensor, score_N: Tensor, *, temperature: float) -> Tensor:
+    """How far the order of the pairs' cosines is from that of their scores.
+
+    ``log(1 + sum(exp((cos_j - cos_i) / temperature)))`` over all i and j with score_i > score_j;
+    0 where no two scores differ.
+
+    Args:
+        first_ND, second_ND: vectors of any length, one of each side a pair.
+        score_N: of any scale: the order alone counts.
+
+    Raises:
+        InputError: for a temperature <= 0.
+    """
+    _require_positive(temperature, "temperature")
+    cosine_N = cosines(first_ND, second_ND) / temperature
+    above_NN = (score_N[:, None] > score_N).to(cosine_N.device)
+    gap_K = (cosine_N - cosine_N[:, None])[above_NN]
+    return torch.cat([gap_K.new_zeros(1), gap_K]).logsumexp(dim=0)
+
+
+def cosines(first_ND: Tensor, second_ND: Tensor) -> Tensor:
+    """Cosine of the two vectors of each pair (N,), in float32."""
+    return (normalise(first_ND) * normalise(second_ND)).sum(dim=-1)
 
 
 def similarity(query_QD: Tensor, passage_PD: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The three kinds of rows a model is trained on, as values."""
+"""The rows a model is trained on, as values: two to embed, two to write."""
 
 from __future__ import annotations
 
@@ -26,6 +26,15 @@ class EmbeddingRow:
 
 
 @dataclass(frozen=True)
+class ScoredRow:
+    """Two texts and how near they are to each other, on any scale: the more, the nearer."""
+
+    first: Text
+    second: Text
+    score: float
+
+
+@dataclass(frozen=True)
 class ChatRow:
     """A conversation ``{"role": ..., "content": ...}``; the assistant's turns are trained."""
 
@@ -41,4 +50,4 @@ class RagRow:
     answer: str
 
 
-Row = EmbeddingRow | ChatRow | RagRow
+Row = EmbeddingRow | ScoredRow | ChatRow | RagRow

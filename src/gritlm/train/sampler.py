@@ -66,7 +66,6 @@ class Stream:
         self._draws = 0  # choices of a source so far
         self._pass = [0] * len(sources)
         self._position = [0] * len(sources)  # rows of the current pass behind us
-        self._step: list[Pick] = []  # what a row drawn for this step must not repeat
         self._begin()
 
     def next(self) -> list[Pick]:
@@ -78,30 +77,15 @@ class Stream:
             chosen = [source] * self._batch
         else:
             chosen = self._choose(self._batch)
-        self._step = [self._take(source) for source in chosen]
-        return list(self._step)
+        return [self._take(source) for source in chosen]
 
     def draw(self) -> Pick:
-        """One more row for the current step, in place of one that turned out unusable.
+        """One more row, in place of one that turned out unusable; its source is drawn by weight.
 
-        With ``one_source`` it is of the source of that step, and none that the step had already.
-        Otherwise it may repeat one; who finds all rows unusable has to stop asking.
-
-        Raises:
-            InputError: with ``one_source``, when the step had all rows of the source.
+        For streams without ``one_source``: it may repeat a row of the step. Who finds all rows
+        unusable has to stop asking.
         """
-        if not (self._one_source and self._step):
-            return self._take(self._choose(1)[0])
-        source = self._step[0][0]
-        if len(self._step) == self._sizes[source]:
-            raise InputError(
-                f"{self._titles[source]}: all {self._sizes[source]} rows are in use for one step "
-                f"of {self._batch}, and some are unusable; lower the batch size"
-            )
-        while (pick := self._take(source)) in self._step:
-            self._given -= 1  # passed over, at the beginning of a pass
-        self._step.append(pick)
-        return pick
+        return self._take(self._choose(1)[0])
 
     @property
     def passes(self) -> float:
@@ -120,7 +104,6 @@ class Stream:
             "draws": self._draws,
             "pass": list(self._pass),
             "position": list(self._position),
-            "step": [list(pick) for pick in self._step],
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -137,7 +120,6 @@ class Stream:
                 )
         self._given, self._draws = state["given"], state["draws"]
         self._pass, self._position = list(state["pass"]), list(state["position"])
-        self._step = [(source, row) for source, row in state["step"]]
         self._begin()
 
     def _identity(self) -> dict[str, Any]:

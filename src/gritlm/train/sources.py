@@ -9,6 +9,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from hashlib import blake2b
 from itertools import accumulate
 
@@ -20,7 +21,7 @@ from gritlm.train import records
 from gritlm.train.config import Source
 from gritlm.train.formats import normalised, parse
 from gritlm.train.records import Records
-from gritlm.train.rows import ChatRow, EmbeddingRow, Kind, RagRow, Row
+from gritlm.train.rows import ChatRow, EmbeddingRow, Kind, RagRow, Row, ScoredRow
 
 
 class Rows:
@@ -54,6 +55,11 @@ class Rows:
     def __iter__(self) -> Iterator[Row]:
         return (self[index] for index in range(len(self)))
 
+    @property
+    def scored(self) -> bool:
+        """Whether these are scored pairs; a source has no others beside them."""
+        return len(self) > 0 and isinstance(self[0], ScoredRow)
+
     def place(self, index: int) -> str:
         """``file:line`` of a row."""
         part, number = self._find(index)
@@ -81,11 +87,14 @@ def load(
     """
     parts: list[Records] = []
     digests = array("Q")
+    first: Row | None = None
     for part in records.find(source):
         parts.append(part)
         room = len(part) if source.cap is None else source.cap - len(digests)
         for index in range(min(room, len(part))):
             row = parse(part.record(index), kind, place=part.place(index), source=source)
+            first = first or row
+            _checked(row, partial(require_alike, first), part.place(index))
             if check is not None:
                 _checked(row, check, part.place(index))
             digests.append(digest(row))
@@ -95,6 +104,16 @@ def load(
     if deduplicate:
         kept = np.sort(np.unique(np.frombuffer(digests, np.uint64), return_index=True)[1])
     return Rows(source, kind, parts, kept, len(digests))
+
+
+def require_alike(first: Row, row: Row) -> None:
+    """Raises InputError when one of two rows of a source is a scored pair and the other is not."""
+    if isinstance(row, ScoredRow) != isinstance(first, ScoredRow):
+        has, had = ("a", "none") if isinstance(row, ScoredRow) else ("no", "one")
+        raise InputError(
+            f"the row has {has} score, the first one of its source has {had}; put scored pairs "
+            "into a source of their own"
+        )
 
 
 def _checked(row: Row, check: Callable[[Row], None], place: str) -> None:
@@ -115,6 +134,10 @@ def _texts(row: Row) -> Iterator[str]:
         passages = (row.query, *row.positives, *row.negatives)
         yield str(len(row.positives))
         yield from (text for each in passages for text in (each.instruction, each.text))
+    elif isinstance(row, ScoredRow):
+        yield repr(row.score)
+        pair = (row.first, row.second)
+        yield from (text for each in pair for text in (each.instruction, each.text))
     elif isinstance(row, ChatRow):
         yield from (text for each in row.messages for text in (each["role"], each["content"]))
     elif isinstance(row, RagRow):

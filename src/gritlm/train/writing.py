@@ -22,6 +22,19 @@ Write = Callable[[Rows, Weights], Any]
 
 
 @dataclass(frozen=True)
+class _Kind:
+    """What samples that are read together have in common.
+
+    Attributes:
+        rag: they are RAG samples, with the model itself as their reference.
+        kl: weight of the divergence from their reference; 0: none is read.
+    """
+
+    rag: bool
+    kl: float
+
+
+@dataclass(frozen=True)
 class Writing:
     """The loss of the generative half and how samples are laid out.
 
@@ -59,33 +72,55 @@ class Writing:
     def _rounds(self, samples: Sequence[Prompt], ranks: Ranks) -> list[tuple[Rows, Weights]]:
         """Micro-batches with their weights: as many of each kind in every process.
 
-        Processes that share weights (FSDP) must call the model equally often, and rows with blocks
-        may be read twice: one that has fewer of a kind reads others in their place, for nothing.
+        Processes that share weights (FSDP) must call the model equally often, and rows with a
+        divergence are read twice: one that has fewer of a kind reads others in their place, for
+        nothing.
         """
-        parts = self.micro_batches(samples)
+        kinds = self._kinds(samples)
+        parts = [rows for some in kinds.values() for rows in some]
         divisor = self._divisor(parts)
         made: list[tuple[Rows, Weights]] = []
-        for own in (True, False):
-            some = [rows for rows in parts if (rows.seen_BLL is not None) == own]
+        for kind, some in kinds.items():
             missing = ranks.most(len(some)) - len(some)
-            found = [(rows, self._weights(rows, divisor, own=own)) for rows in some]
+            found = [(rows, self._weights(rows, divisor, kind)) for rows in some]
             made += [(rows, replace(w, router=w.router / len(parts))) for rows, w in found]
-            nothing = _nothing(self._weights(parts[0], divisor, own=own))
+            nothing = _nothing(self._weights(parts[0], divisor, kind))
             made += [(parts[0], nothing)] * missing
         return made
 
     def micro_batches(self, samples: Sequence[Prompt]) -> list[Rows]:
-        """Rows with blocks and rows without, each in groups under the budget."""
-        blocked = [sample for sample in samples if isinstance(sample, Blocked)]
-        plain = [sample for sample in samples if not isinstance(sample, Blocked)]
-        made = [context.rows(group, pad=self.pad) for group in self._groups(blocked)]
+        """Samples in groups under the budget, those of one kind together."""
+        return [rows for some in self._kinds(samples).values() for rows in some]
+
+    def _kinds(self, samples: Sequence[Prompt]) -> dict[_Kind, list[Rows]]:
+        """Micro-batches by kind; every process has all kinds, in the same order."""
+        said = self.loss
+        kinds = (_Kind(True, said.rag_kl_weight), _Kind(True, 0.0), _Kind(False, said.kl_weight))
+        split: dict[_Kind, list[Any]] = {kind: [] for kind in kinds}
+        for sample in samples:
+            split[self._kind(sample)].append(sample)
+        return {
+            kind: self._of_rag(some) if kind.rag else self._of_chats(some)
+            for kind, some in split.items()
+        }
+
+    def _kind(self, sample: Prompt) -> _Kind:
+        if not isinstance(sample, Blocked):
+            return _Kind(False, self.loss.kl_weight)
+        # Without blocks (mode "none") it is read as its reference would be.
+        return _Kind(True, self.loss.rag_kl_weight if sample.blocks else 0.0)
+
+    def _of_rag(self, samples: Sequence[Blocked]) -> list[Rows]:
+        return [context.rows(group, pad=self.pad) for group in self._groups(samples)]
+
+    def _of_chats(self, samples: Sequence[Prompt]) -> list[Rows]:
         if self.capacity is None:
-            return made + [pack.padded(group, pad=self.pad) for group in self._groups(plain)]
-        width = max([self.capacity, *(len(sample.ids) for sample in plain)])
-        layout = pack.best_fit([len(sample.ids) for sample in plain], width)
+            return [pack.padded(group, pad=self.pad) for group in self._groups(samples)]
+        width = max([self.capacity, *(len(sample.ids) for sample in samples)])
+        layout = pack.best_fit([len(sample.ids) for sample in samples], width)
         step = max(1, self.budget // width)
-        return made + [
-            pack.rows(plain, layout[start : start + step], pad=self.pad)
+        return [
+            pack.rows(samples, layout[start : start + step], pad=self.pad)
             for start in range(0, len(layout), step)
         ]
 
@@ -101,14 +136,13 @@ class Writing:
         )
         return distributed.total(own) / distributed.size()
 
-    def _weights(self, rows: Rows, divisor: float, *, own: bool) -> Weights:
+    def _weights(self, rows: Rows, divisor: float, kind: _Kind) -> Weights:
         said = self.loss
         token_N = losses.token_weights(
             rows.labels_BL, kind=said.loss_gen_type, factor=said.loss_gen_factor,
             sample_BL=rows.sample_BL, divisor=divisor,
         )  # fmt: skip
-        kl = said.rag_kl_weight if own else said.kl_weight
-        return Weights(token_N, kl=kl, own=own, router=self.router)
+        return Weights(token_N, kl=kind.kl, own=kind.rag, router=self.router)
 
 
 def _nothing(weights: Weights) -> Weights:

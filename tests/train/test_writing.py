@@ -1,0 +1,86 @@
+"""Which generative rows are read a second time, as the reference of a divergence."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+import torch
+
+from gritlm.lm.settings import Settings
+from gritlm.lm.tokens import Prompt, SegmentTokenizer
+from gritlm.train import states
+from gritlm.train.collate import Collator
+from gritlm.train.config import Data, Loss, Rag
+from gritlm.train.gradcache import Ranks
+from gritlm.train.pack import Rows
+from gritlm.train.rows import ChatRow, RagRow
+from gritlm.train.trainer import train
+from gritlm.train.writing import Writing
+from tests import tiny
+from tests.train import runs
+
+CHAT = ChatRow(tuple(runs.CHATS[0]["messages"]))
+QUESTION = RagRow("who?", ("Ann has a ball.", "Bob has a car."), "Ann")
+
+
+def sample(row: ChatRow | RagRow, *modes: str) -> Prompt:
+    tokens = SegmentTokenizer(tiny.tokenizer())
+    made = Collator(tokens, Settings(), Data(), Rag(modes=modes or ("none",))).sample(
+        row, Random(0)
+    )
+    assert made is not None
+    return made
+
+
+SAMPLES = {"chat": sample(CHAT), "none": sample(QUESTION, "none"), "doc": sample(QUESTION, "doc")}
+
+
+def weighed(said: Loss, *, most: int = 0) -> list[tuple[int, float, bool, float]]:
+    """Of each micro-batch: its rows, weight and kind of its divergence, what its tokens count."""
+    seen = []
+
+    def write(rows: Rows, weights: object) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        seen.append((len(rows.ids_BL), weights.kl, weights.own, float(weights.token_N.sum())))
+        return torch.zeros((), requires_grad=True), {}
+
+    ranks = Ranks(most=lambda own: max(own, most))
+    writing = Writing(said, budget=4096, capacity=None)
+    writing.backward(write, list(SAMPLES.values()), ranks, device=torch.device("cpu"))
+    return seen
+
+
+def test_rag_rows_without_blocks_are_no_reference_of_themselves():
+    found = [row[:3] for row in weighed(Loss(kl_weight=0.3, rag_kl_weight=0.5))]
+    assert found == [(1, 0.5, True), (1, 0.0, True), (1, 0.3, False)]
+
+
+def test_without_a_divergence_all_rag_rows_are_read_together():
+    assert [row[:3] for row in weighed(Loss())] == [(2, 0.0, True), (1, 0.0, False)]
+
+
+def test_every_token_of_a_step_counts_once_however_it_is_split():
+    for said in (Loss(), Loss(kl_weight=0.3, rag_kl_weight=0.5)):
+        assert sum(row[3] for row in weighed(said)) == pytest.approx(1)
+
+
+def test_a_process_with_fewer_of_a_kind_reads_others_for_nothing():
+    """All processes read twice equally often."""
+    found = weighed(Loss(kl_weight=0.3, rag_kl_weight=0.5), most=2)
+    assert [row[1:3] for row in found] == [(0.5, True)] * 2 + [(0.0, True)] * 2 + [(0.3, False)] * 2
+    assert [row[3] > 0 for row in found] == [True, False] * 3
+
+
+def test_a_run_on_rows_without_blocks_is_the_same_with_their_divergence(tmp_path, monkeypatch):
+    said = {"rag_options": {"modes": ("none",)}, "training": {"mode": "generative"}}
+    plain = runs.make(tmp_path, rag=True, **said)
+    train(plain)
+    calls = []
+    monkeypatch.setattr(states, "written", lambda *rows: calls.append(rows))
+    output = {"mode": "generative", "output_dir": str(tmp_path / "other")}
+    other = runs.make(
+        tmp_path, rag=True, loss={"rag_kl_weight": 0.5}, **{**said, "training": output}
+    )
+    train(other)
+    runs.assert_same_course(plain, other, 0)
+    assert not calls
