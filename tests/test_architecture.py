@@ -37,10 +37,10 @@ MAY_IMPORT = {
 HOMES = {
     "accelerate": {"lm", "train"},
     "bitsandbytes": {"train"},
-    "datasets": {"train"},
+    "datasets": {"train", "evaluation"},
     "fastapi": {"serve"},
     "gguf": {"lm"},
-    "huggingface_hub": {"lm"},
+    "huggingface_hub": {"lm", "evaluation"},
     "lancedb": {"rag"},
     "liger_kernel": {"train"},
     "lm_eval": {"evaluation", "integrations"},
@@ -128,7 +128,11 @@ def test_importing_loads_no_heavy_library(module):
     assert not {"torch", "transformers", "numpy"} & set(done.stdout.split())
 
 
-FILES = sorted(path for room in ("lm", "train") for path in SRC.glob(f"{room}/[a-z]*.py"))
+FILES = sorted(
+    path
+    for room in ("lm", "train", "evaluation", "evaluation/*")
+    for path in SRC.glob(f"{room}/[a-z]*.py")
+)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.name}")

@@ -10,7 +10,8 @@
     ├── ModeError (RuntimeError)           the model was loaded for the other job
     ├── DownloadError (RuntimeError)       weights that cannot be fetched or kept
     ├── TrainingError (RuntimeError)       a training run that cannot go on
-    └── MissingExtraError (ImportError)    an optional dependency that is not installed
+    ├── MissingExtraError (ImportError)    an optional dependency that is not installed
+    └── evaluation.unreachable.DataUnreachableError    a task whose data cannot be fetched
 """
 
 from __future__ import annotations

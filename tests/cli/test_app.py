@@ -10,7 +10,7 @@ import gritlm
 from gritlm.cli.logs import describe
 from gritlm.errors import InputError
 
-COMMANDS = ("embed", "search", "chat", "generate", "train", "mine", "data", "pull", "info")
+COMMANDS = ("embed", "search", "chat", "generate", "train", "mine", "eval", "data", "pull", "info")
 HELP = [[], ["data", "check"], *([name] for name in COMMANDS)]
 
 

@@ -1,6 +1,7 @@
 """The program: its commands, its global options, and every way out of it.
 
-Exit codes: 0 done, 2 an error (one line on stderr), 130 ctrl-C, 141 the reader of a pipe left.
+Exit codes: 0 done, 2 an error (one line on stderr), 3 nothing could be measured (``eval``),
+130 ctrl-C, 141 the reader of a pipe left.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from typer.core import TyperGroup
 
 from gritlm import __version__
 from gritlm.cli import chat, data, embed, generate, info, logs, mine, pull, search, train
+from gritlm.cli import eval as evaluation
 from gritlm.cli.spread import spread
 
 ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 
 COMMANDS = (
-    embed.embed, search.search, chat.chat, generate.generate, train.train, mine.mine, pull.pull,
-    info.info,
+    embed.embed, search.search, chat.chat, generate.generate, train.train, mine.mine,
+    evaluation.eval_, pull.pull, info.info,
 )  # fmt: skip
 GROUPS = (("data", "Look at training data.", (data.check,)),)
 
@@ -41,7 +43,7 @@ def create_app() -> typer.Typer:
     )
     app.callback()(spread(_root, level=logging.WARNING))
     for command in COMMANDS:
-        app.command()(spread(command))
+        app.command(command.__name__.rstrip("_"))(spread(command))  # eval is a word of Python
     for name, about, commands in GROUPS:
         group = typer.Typer(help=about, invoke_without_command=True)
         group.callback()(_help)

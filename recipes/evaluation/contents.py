@@ -1,0 +1,105 @@
+"""Contents of a task: the rows of its files, by their names; and samples of them.
+
+Rows that are measured are in an order that says nothing (``raw.mixed``), so that a limited
+run and a sample take the beginning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from raw import mixed
+
+Row = Mapping[str, Any]
+Content = dict[str, list[Row]]
+
+TEST, TRAIN = "test.jsonl", "train.jsonl"
+CORPUS, QUERIES, JUDGED = "corpus.jsonl", "queries.jsonl", "qrels/test.tsv"
+
+PER_LABEL = 8  # training rows of a label in a sample: what one fit of mteb takes
+OTHERS = 1  # passages of a sample that answer none of its questions, for each that answers one
+DOCUMENTS = 5  # of a question in a sample, those that answer it among them
+NEGATIVES = 8  # of a query in a sample
+GROUPS = ("subject", "subset")  # columns by which examples belong to the rows that are measured
+
+
+def measured(rows: Iterable[Row], train: Iterable[Row] = ()) -> Content:
+    content: Content = {TEST: mixed(rows)}
+    if train := list(train):
+        content[TRAIN] = list(train)
+    return content
+
+
+def search(queries: Mapping[str, Sequence[str]], passages: Iterable[tuple[str, str]]) -> Content:
+    """BEIR's files.
+
+    Args:
+        queries: texts, each with the texts of the passages that answer it.
+        passages: ``(title, text)``; equal texts are one passage, under its first title.
+    """
+    titles: dict[str, str] = {}
+    for title, text in passages:
+        titles.setdefault(text, title)
+    places = {text: f"p{place}" for place, text in enumerate(titles)}
+    asked: list[Row] = []
+    judged: list[Row] = []
+    for place, question in enumerate(mixed(queries)):
+        asked.append({"_id": f"q{place}", "text": question})
+        for text in dict.fromkeys(queries[question]):
+            judged.append({"query-id": f"q{place}", "corpus-id": places[text], "score": 1})
+    corpus: list[Row] = [
+        {"_id": places[text], "title": title, "text": text} for text, title in titles.items()
+    ]
+    return {CORPUS: corpus, QUERIES: asked, JUDGED: judged}
+
+
+def sample(content: Content, count: int) -> Content:
+    """The beginning: ``count`` rows that are measured and what belongs to them."""
+    if QUERIES in content:
+        return _searched(content, count)
+    kept = [_shortened(row) for row in content[TEST][:count]]
+    small: Content = {TEST: kept}
+    for name, rows in content.items():
+        if name == TRAIN:
+            small[name] = _few_of_each(rows)
+        elif name != TEST:
+            small[name] = [row for row in rows if _belongs(row, kept)]
+    return small
+
+
+def _searched(content: Content, count: int) -> Content:
+    queries = content[QUERIES][:count]
+    names = {row["_id"] for row in queries}
+    judged = [row for row in content[JUDGED] if row["query-id"] in names]
+    right = {row["corpus-id"] for row in judged}
+    others = mixed(row for row in content[CORPUS] if row["_id"] not in right)
+    kept = right | {row["_id"] for row in others[: OTHERS * len(right)]}
+    corpus = [row for row in content[CORPUS] if row["_id"] in kept]
+    return {CORPUS: corpus, QUERIES: queries, JUDGED: judged}
+
+
+def _shortened(row: Row) -> Row:
+    """Fewer distractors."""
+    if "documents" in row:
+        return {**row, "documents": row["documents"][: max(DOCUMENTS, row["gold"])]}
+    if "negative" in row:
+        return {**row, "negative": row["negative"][:NEGATIVES]}
+    return row
+
+
+def _belongs(example: Row, rows: Sequence[Row]) -> bool:
+    """Whether an example is of the group of one of the rows, or of no group."""
+    groups = [name for name in GROUPS if name in example]
+    return all(example[name] in {row[name] for row in rows} for name in groups)
+
+
+def _few_of_each(rows: Sequence[Row]) -> list[Row]:
+    """So many rows of each label, in an order that says nothing."""
+    taken: dict[Any, int] = {}
+    kept = []
+    for row in mixed(rows):
+        taken[row["label"]] = taken.get(row["label"], 0) + 1
+        if taken[row["label"]] <= PER_LABEL:
+            kept.append(row)
+    return kept

@@ -1,0 +1,157 @@
+"""How sure a figure is, and a difference of two: the bootstrap (Efron 1979), paired by rows.
+
+Shapes: R resamples, N rows, K distinct values. The rows that are drawn depend on the task and its
+number of rows alone, so all models are resampled alike and differences are paired.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gritlm.evaluation.results import TaskResult
+
+RESAMPLES = 1000
+LEVEL = 0.95
+_CHUNK = 4_000_000  # numbers of one matrix in memory
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its interval.
+
+    Attributes:
+        low, high: of the 95% interval; None where the rows are not known.
+    """
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def differs(self) -> bool:
+        """Whether the interval leaves out 0."""
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+
+
+def is_share(result: TaskResult) -> bool:
+    """Whether the score is in percent, more being better; perplexities and bits are not."""
+    return not any(word in result.metric for word in ("perplexity", "bits_per_byte"))
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A result with its score on each of R resamples of its rows, in percent.
+
+    Attributes:
+        scores_R: None where the figures of the rows are not known.
+    """
+
+    result: TaskResult
+    scores_R: Floats | None
+
+
+def resampled(result: TaskResult) -> Drawn:
+    """Draw the rows of a result again and again; all other functions compare what this returns."""
+    if result.pairs is not None and len(result.pairs) > 1:
+        pairs_N2 = np.asarray(result.pairs, dtype=np.float64)
+        parts = [spearman(pairs_N2, counts) for counts in _draws(result.task, len(pairs_N2))]
+    elif result.items:
+        items_N = np.asarray(result.items, dtype=np.float64)
+        parts = [counts @ items_N / len(items_N) for counts in _draws(result.task, len(items_N))]
+    else:
+        return Drawn(result, None)
+    return Drawn(result, 100 * np.concatenate(parts))
+
+
+def score(one: Drawn) -> Estimate:
+    """The main figure of a task."""
+    return _estimate(one.result.score, one.scores_R)
+
+
+def difference(one: Drawn, first: Drawn) -> Estimate:
+    """How much more a model has than the first one, on the same rows."""
+    return _estimate(one.result.score - first.result.score, _minus(one, first))
+
+
+def mean(many: Sequence[Drawn]) -> Estimate:
+    """The mean of several tasks, each counting the same; rows are resampled within each task."""
+    return _mean([each.result.score for each in many], [each.scores_R for each in many])
+
+
+def mean_difference(many: Sequence[Drawn], first: Sequence[Drawn]) -> Estimate:
+    """The mean of the differences to the first model on the same tasks, in the same order."""
+    pairs = list(zip(many, first, strict=True))
+    values = [one.result.score - other.result.score for one, other in pairs]
+    return _mean(values, [_minus(one, other) for one, other in pairs])
+
+
+def spearman(pairs_N2: Floats, counts_RN: Floats) -> Floats:
+    """Spearman's correlation of weighted rows, ties by their mean rank -> (R,).
+
+    Args:
+        counts_RN: how often each row is drawn.
+    """
+    one_RN, other_RN = (_ranks(column_N, counts_RN) for column_N in pairs_N2.T)
+    total = counts_RN.sum(axis=1, keepdims=True)
+    one_RN = one_RN - (one_RN * counts_RN).sum(axis=1, keepdims=True) / total
+    other_RN = other_RN - (other_RN * counts_RN).sum(axis=1, keepdims=True) / total
+    shared_R = (counts_RN * one_RN * other_RN).sum(axis=1)
+    spread_R = (counts_RN * one_RN**2).sum(axis=1) * (counts_RN * other_RN**2).sum(axis=1)
+    # all drawn rows alike: no order to agree on
+    return np.where(spread_R > 0, shared_R / np.sqrt(np.where(spread_R > 0, spread_R, 1)), 0.0)
+
+
+def _ranks(values_N: Floats, counts_RN: Floats) -> Floats:
+    """Rank of each row among the drawn ones; those of equal value share the mean of theirs."""
+    _, kind_N = np.unique(values_N, return_inverse=True)
+    order_N = np.argsort(kind_N, kind="stable")
+    starts_K = np.unique(kind_N[order_N], return_index=True)[1]
+    drawn_RK = np.add.reduceat(counts_RN[:, order_N], starts_K, axis=1)
+    rank_RK = np.cumsum(drawn_RK, axis=1) - (drawn_RK - 1) / 2
+    return rank_RK[:, kind_N]
+
+
+def _draws(task: str, rows: int) -> Iterator[Floats]:
+    """How often each row is in each resample, some resamples at a time -> (r, N)."""
+    random = np.random.default_rng(crc32(task.encode()))
+    step = max(1, min(RESAMPLES, _CHUNK // rows))
+    for start in range(0, RESAMPLES, step):
+        count = min(step, RESAMPLES - start)
+        drawn = random.integers(rows, size=(count, rows)) + rows * np.arange(count)[:, None]
+        counted = np.bincount(drawn.ravel(), minlength=count * rows)
+        yield counted.reshape(count, rows).astype(np.float64)
+
+
+def _minus(one: Drawn, first: Drawn) -> Floats | None:
+    """None where the rows are not known, or not the same."""
+    if one.scores_R is None or first.scores_R is None or not _same_rows(one.result, first.result):
+        return None
+    return one.scores_R - first.scores_R
+
+
+def _same_rows(one: TaskResult, other: TaskResult) -> bool:
+    if one.pairs is not None and other.pairs is not None:
+        return [gold for _, gold in one.pairs] == [gold for _, gold in other.pairs]
+    return len(one.items or ()) == len(other.items or ())
+
+
+def _mean(values: Sequence[float], drawn: Sequence[Floats | None]) -> Estimate:
+    """Values whose rows are not known stay as they are; with none known there is no interval."""
+    known = [v if d is None else d for v, d in zip(values, drawn, strict=True)]
+    anything = any(each is not None for each in drawn)
+    mixed = np.mean(np.broadcast_arrays(*known), axis=0) if anything else None
+    return _estimate(float(np.mean(values)), mixed)
+
+
+def _estimate(value: float, drawn_R: Floats | None) -> Estimate:
+    if drawn_R is None:
+        return Estimate(value)
+    low, high = np.quantile(drawn_R, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Estimate(value, float(low), float(high))

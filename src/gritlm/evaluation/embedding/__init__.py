@@ -1,0 +1,1 @@
+"""How well a model embeds, by mteb: its own tasks by name, and local folders as tasks of its."""

@@ -1,0 +1,101 @@
+"""GritLM as a model of mteb: instructions by task, queries and documents apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gritlm.evaluation.embedding import instructions
+from gritlm.evaluation.embedding.instructions import Sides
+from gritlm.evaluation.embedding.library import require
+from gritlm.prompts import gritlm_instruction
+
+if TYPE_CHECKING:
+    from mteb.abstasks.task_metadata import TaskMetadata
+    from mteb.models.model_meta import ModelMeta
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from gritlm.lm.gritlm import GritLM, Vectors
+
+BLANK = "."  # read in place of a text without characters, which has no token to pool
+
+
+def mteb_encoder(model: GritLM) -> GritLMEncoder:
+    """The model for ``mteb.evaluate(mteb_encoder(model), mteb.get_task("STSBenchmark"))``.
+
+    Raises:
+        MissingExtraError: when mteb is not installed.
+    """
+    require()
+    return GritLMEncoder(model)
+
+
+class GritLMEncoder:
+    """Implements ``mteb.models.EncoderProtocol``.
+
+    Args:
+        sides: instructions in place of those known for the task.
+    """
+
+    def __init__(self, model: GritLM, sides: Sides | None = None) -> None:
+        self.model = model
+        self.sides = sides
+
+    def encode(
+        self,
+        inputs: Iterable[Any],
+        *,
+        task_metadata: TaskMetadata,
+        hf_split: str,  # noqa: ARG002  (mteb hands it in; no instruction depends on it)
+        hf_subset: str,  # noqa: ARG002
+        prompt_type: str | None = None,
+        batch_size: int = 256,
+        show_progress_bar: bool = False,
+        precision: str = "float32",
+    ) -> NDArray[Any]:
+        """Batches with a column ``text`` -> (N, D), float32.
+
+        Args:
+            prompt_type: ``query``, ``document``, or None for a task without sides.
+        """
+        sides = self.sides or instructions.of(task_metadata)
+        texts = [text if text.strip() else BLANK for batch in inputs for text in batch["text"]]
+        return self.model.encode(
+            texts,
+            instruction=gritlm_instruction(sides.of(prompt_type)),
+            batch_size=batch_size,
+            show_progress_bar=show_progress_bar,
+            precision=precision,
+        )
+
+    def similarity(self, embeddings1: Vectors, embeddings2: Vectors) -> Tensor:
+        """Cosine of each vector with each -> (N, M)."""
+        return self.model.similarity(embeddings1, embeddings2)
+
+    def similarity_pairwise(self, embeddings1: Vectors, embeddings2: Vectors) -> Tensor:
+        """Cosine of vector i with vector i -> (N,)."""
+        return self.model.similarity_pairwise(embeddings1, embeddings2)
+
+    @cached_property
+    def mteb_model_meta(self) -> ModelMeta:
+        """Name and revision, under which mteb keeps results: other weights, other revision."""
+        from mteb.models.model_meta import ModelMeta, ScoringFunction
+
+        model = self.model
+        settings = blake2b(repr(model.settings).encode(), digest_size=4).hexdigest()
+        return ModelMeta.create_empty(
+            {
+                "name": f"gritlm/{Path(str(model.source)).name}",
+                "revision": f"{model.lm.fingerprint}-{settings}",
+                "embed_dim": model.embedding_dimension,
+                "max_tokens": model.max_length,
+                "n_parameters": model.num_parameters(),
+                "similarity_fn_name": ScoringFunction.COSINE,
+                "framework": ["GritLM", "PyTorch"],
+                "use_instructions": True,
+            }
+        )

@@ -1,0 +1,54 @@
+"""mteb, which only this folder knows."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+
+from gritlm.errors import MissingExtraError
+
+NOISY = ("mteb", "datasets", "huggingface_hub", "sentence_transformers")
+
+
+def require() -> None:
+    """
+    Raises:
+        MissingExtraError: when mteb is not installed.
+    """
+    if find_spec("mteb") is None:
+        raise MissingExtraError(
+            "measuring embeddings needs mteb, which is not installed; pip install 'gritlm[eval]'"
+        )
+
+
+@contextmanager
+def quiet(*, bars: bool) -> Iterator[None]:
+    """Only errors are logged, nothing is warned of; afterwards as it was.
+
+    mteb, and the classifiers and correlations it calls, warn of every small or odd task. What
+    matters of it (a score that is no number) is an error here.
+
+    Args:
+        bars: leave the progress bars of ``datasets`` on.
+    """
+    import datasets
+
+    loggers = [logging.getLogger(name) for name in NOISY]
+    levels = [each.level for each in loggers]
+    shown = datasets.is_progress_bar_enabled()
+    for each in loggers:
+        each.setLevel(logging.ERROR)
+    if not bars:
+        datasets.disable_progress_bars()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for each, level in zip(loggers, levels, strict=True):
+            each.setLevel(level)
+        if shown:
+            datasets.enable_progress_bars()

@@ -1,0 +1,66 @@
+"""Each text of a task is read once.
+
+Shapes: N texts, D dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from mteb.abstasks.task_metadata import TaskMetadata
+    from mteb.models.model_meta import ModelMeta
+    from mteb.models.models_protocols import EncoderProtocol
+
+
+class Once:
+    """An encoder of mteb around another, for one task.
+
+    mteb hands the two columns of a pair, or the rows to train and to test on, in calls of their
+    own, with many texts in both: those vectors are kept. Queries and documents come in one call
+    each (documents in pieces, of which one is in memory at a time), so only their repeated texts
+    are left out.
+    """
+
+    def __init__(self, inner: EncoderProtocol) -> None:
+        self.inner = inner
+        self._known: dict[str, NDArray[Any]] = {}
+
+    def encode(
+        self, inputs: Iterable[Any], *, task_metadata: TaskMetadata, hf_split: str, hf_subset: str,
+        prompt_type: Any = None, **options: Any,
+    ) -> NDArray[Any]:  # fmt: skip
+        """As the inner encoder's: (N, D)."""
+        texts = [text for batch in inputs for text in batch["text"]]
+        known = self._known if prompt_type is None else {}
+        new = [text for text in dict.fromkeys(texts) if text not in known]
+        if new:
+            vectors_ND = self.inner.encode(
+                _loader(new, options.get("batch_size", 32)),
+                task_metadata=task_metadata, hf_split=hf_split, hf_subset=hf_subset,
+                prompt_type=prompt_type, **options,
+            )  # fmt: skip
+            known.update(zip(new, np.asarray(vectors_ND), strict=True))
+        return np.stack([known[text] for text in texts])
+
+    def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
+        return self.inner.similarity(embeddings1, embeddings2)
+
+    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
+        return self.inner.similarity_pairwise(embeddings1, embeddings2)
+
+    @property
+    def mteb_model_meta(self) -> ModelMeta:
+        return self.inner.mteb_model_meta
+
+
+def _loader(texts: list[str], batch_size: int) -> Any:
+    """What mteb's encoders read: batches of a table with a column ``text``."""
+    from datasets import Dataset
+    from torch.utils.data import DataLoader
+
+    return DataLoader(Dataset.from_dict({"text": texts}), batch_size=batch_size)

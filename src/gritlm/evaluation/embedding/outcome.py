@@ -1,0 +1,102 @@
+"""mteb's result -> ours: one main figure, a few others, and the rows it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import mteb
+import numpy as np
+from mteb.abstasks import AbsTask, AbsTaskRetrieval
+from mteb.abstasks.classification import AbsTaskClassification
+
+from gritlm.errors import ModelError
+from gritlm.evaluation.embedding import hub, items
+from gritlm.evaluation.results import TaskResult
+
+Heard = Callable[[], Mapping[str, Mapping[str, float]]]
+
+# Other figures worth showing beside the main one, of those that mteb computes for a type.
+SHOWN = {
+    "STS": ("cosine_pearson", "euclidean_spearman"),
+    "Summarization": ("cosine_pearson",),
+    "PairClassification": ("cosine_accuracy", "cosine_f1", "max_ap"),
+    "Classification": ("f1", "f1_weighted"),
+    "MultilabelClassification": ("f1", "lrap"),
+    "Clustering": ("v_measure_std", "ami"),
+    "Retrieval": ("mrr_at_10", "recall_at_10", "recall_at_100"),
+    "Reranking": ("mrr_at_10", "ndcg_at_10"),
+    "BitextMining": ("accuracy", "f1"),
+}
+
+
+def of(task: AbsTask, scores: Mapping[str, Any], heard: Heard, folder: Path, seconds: float) -> (
+    TaskResult
+):  # fmt: skip
+    """
+    Args:
+        scores: mteb's, by split: a list with the figures of each subset.
+        heard: figures of each query, from :func:`items.listen`.
+        folder: where mteb wrote its predictions.
+
+    Raises:
+        ModelError: when the score is no number.
+    """
+    metadata = task.metadata
+    tables = {(split, table["hf_subset"]): table for split in scores for table in scores[split]}
+    score = float(np.mean([table["main_score"] for table in tables.values()]))
+    if not isfinite(score):
+        raise ModelError(
+            f"{metadata.name}: {metadata.main_score} is no number; the vectors of the texts, or "
+            "the gold values, are all the same"
+        )
+    one = len(tables) == 1 and not task.is_aggregate
+    return TaskResult(
+        task=metadata.name,
+        half="embedding",
+        kind=metadata.type,
+        metric=metadata.main_score,
+        score=100 * score,
+        count=sum(_rows(data) for part in hub.parts(task) for *_, data in hub.splits(part)),
+        seconds=seconds,
+        items=_items(task, heard, folder) if one else None,
+        pairs=_pairs(task, folder) if one else None,
+        details=_details(metadata.type, tables, one),
+        harness=f"mteb {mteb.__version__}",
+    )
+
+
+def _details(
+    kind: str, tables: Mapping[tuple[str, str], Mapping[str, Any]], one: bool
+) -> dict[str, float]:
+    """Other figures of the only subset, or the main one of each of them."""
+    if not one:
+        return {f"{subset} {split}" if subset != "default" else split: 100 * table["main_score"]
+                for (split, subset), table in tables.items()}  # fmt: skip
+    (table,) = tables.values()
+    known = {name: table.get(name) for name in SHOWN.get(kind, ())}
+    return {name: 100 * value for name, value in known.items() if value is not None}
+
+
+def _rows(data: Any) -> int:
+    return len(data["queries"]) if isinstance(data, dict) else len(data)
+
+
+def _items(task: AbsTask, heard: Heard, folder: Path) -> items.Items | None:
+    subset, split, _, data = next(hub.splits(task))
+    if isinstance(task, AbsTaskRetrieval):
+        return items.of_queries(heard(), data["queries"]["id"], task.metadata.main_score)
+    if isinstance(task, AbsTaskClassification) and task.metadata.main_score == "accuracy":
+        said = items.predictions(folder, task, subset=subset, split=split)
+        return items.of_classes(said, data[task.label_column_name])
+    return None
+
+
+def _pairs(task: AbsTask, folder: Path) -> items.Pairs | None:
+    if not (task.metadata.type == "STS" and task.metadata.main_score == "cosine_spearman"):
+        return None
+    subset, split, _, data = next(hub.splits(task))
+    said = items.predictions(folder, task, subset=subset, split=split)
+    return items.of_pairs(said["cosine_scores"], data["score"])

@@ -1,0 +1,139 @@
+"""Queries with passages, as mteb's retrieval wants them: BEIR's layout, and lists to rerank."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from gritlm.errors import InputError
+from gritlm.evaluation.embedding import rows
+from gritlm.evaluation.embedding.rows import Row
+
+CORPUS, QUERIES, QRELS, TEST = "corpus.jsonl", "queries.jsonl", "qrels/test.tsv", "test.jsonl"
+HEADER = ["query-id", "corpus-id", "score"]
+
+Relevance = dict[str, dict[str, int]]  # query -> passage -> how relevant
+Data = Mapping[str, Mapping[str, Mapping[str, Any]]]  # subset -> split -> parts
+
+
+def retrieval(folder: Path, limit: int | None = None) -> Data:
+    """BEIR's three files; queries without a judgement are left out.
+
+    Args:
+        limit: the first so many queries; the passages stay all.
+
+    Raises:
+        InputError: for a file, column, value or id that is wrong, as ``file:line``.
+    """
+    passages = _passages(folder / CORPUS)
+    queries = _by_id(rows.read(folder / QUERIES, {"_id": rows.TEXT, "text": rows.TEXT}))
+    relevant = _judgements(folder / QRELS, queries, passages)
+    asked = [query for query in queries if query in relevant][:limit]
+    return _data(
+        corpus=Dataset.from_dict(
+            {
+                "id": list(passages),
+                "title": [row.values.get("title") or "" for row in passages.values()],
+                "text": [row["text"] for row in passages.values()],
+            }
+        ),
+        queries=_texts(asked, [queries[query]["text"] for query in asked]),
+        relevant_docs={query: relevant[query] for query in asked},
+        top_ranked=None,
+    )
+
+
+def reranking(folder: Path, limit: int | None = None) -> Data:
+    """Each row is a query with passages of its own, the right and the wrong ones.
+
+    Raises:
+        InputError: for a column or value that is wrong, as ``file:line``.
+    """
+    columns = {"query": rows.TEXT, "positive": rows.TEXTS, "negative": rows.TEXTS}
+    found = rows.read(folder / TEST, columns)[:limit]
+    ids, texts = [], []
+    relevant: Relevance = {}
+    ranked: dict[str, list[str]] = {}
+    for number, row in enumerate(found):
+        _require_apart(row)
+        query = f"q{number}"
+        # Where scores are equal, the later name counts as the better one: a model that cannot
+        # tell its texts apart gets no credit.
+        right = {f"{query}-a{i}": text for i, text in enumerate(row["positive"])}
+        wrong = {f"{query}-b{i}": text for i, text in enumerate(row["negative"])}
+        ids += [*right, *wrong]
+        texts += [*right.values(), *wrong.values()]
+        relevant[query] = {**dict.fromkeys(right, 1), **dict.fromkeys(wrong, 0)}
+        ranked[query] = [*right, *wrong]
+    return _data(
+        corpus=_texts(ids, texts),
+        queries=_texts(list(relevant), [row["query"] for row in found]),
+        relevant_docs=relevant,
+        top_ranked=ranked,
+    )
+
+
+def _data(**parts: Any) -> Data:
+    return {"default": {"test": parts}}
+
+
+def _texts(ids: Sequence[str], texts: Sequence[str]) -> Dataset:
+    return Dataset.from_dict({"id": list(ids), "text": list(texts)})
+
+
+def _passages(path: Path) -> dict[str, Row]:
+    """A passage may have its words in the title."""
+    found = rows.read(path, {"_id": rows.TEXT, "text": rows.STRING})
+    for row in found:
+        title = row.values.get("title") or ""
+        rows.require(row.place, "title", title, rows.STRING)
+        if not (title + row["text"]).strip():
+            raise InputError(f"{row.place}: neither 'title' nor 'text' has words")
+    return _by_id(found)
+
+
+def _by_id(found: Iterable[Row]) -> dict[str, Row]:
+    by_id: dict[str, Row] = {}
+    for row in found:
+        if row["_id"] in by_id:
+            raise InputError(f"{row.place}: _id {row['_id']!r} is in {by_id[row['_id']].place} too")
+        by_id[row["_id"]] = row
+    return by_id
+
+
+def _judgements(path: Path, queries: Mapping[str, Row], passages: Mapping[str, Row]) -> Relevance:
+    lines = rows.lines(path)
+    place, head = next(lines, (f"{path}:1", ""))
+    if head.split() != HEADER:
+        raise InputError(f"{place}: {head.strip()!r}; expected the header {' '.join(HEADER)!r}")
+    found: Relevance = {}
+    for place, line in lines:
+        query, passage, score = _judgement(place, line)
+        for known, name, file in ((queries, query, QUERIES), (passages, passage, CORPUS)):
+            if name not in known:
+                raise InputError(f"{place}: {name!r} is no _id in {path.parents[1] / file}")
+        found.setdefault(query, {})[passage] = score
+    if not found:
+        raise InputError(f"{path} judges no query; expected a line for each relevant passage")
+    return found
+
+
+def _judgement(place: str, line: str) -> tuple[str, str, int]:
+    cells = line.rstrip("\r\n").split("\t")
+    if len(cells) != len(HEADER):
+        raise InputError(f"{place}: {len(cells)} columns with tabs between; expected {len(HEADER)}")
+    try:
+        return cells[0], cells[1], int(cells[2])
+    except ValueError:
+        raise InputError(
+            f"{place}: column 'score' is {cells[2]!r}; expected a whole number"
+        ) from None
+
+
+def _require_apart(row: Row) -> None:
+    for text in row["positive"]:
+        if text in row["negative"]:
+            raise InputError(f"{row.place}: {text[:60]!r} is both in 'positive' and 'negative'")

@@ -1,0 +1,110 @@
+"""JSON lines with columns -> rows, each checked, with the place it came from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from reprlib import repr as short
+from typing import Any
+
+from gritlm.errors import InputError
+from gritlm.lm.texts import require_text
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a file.
+
+    Attributes:
+        place: ``file:line``.
+    """
+
+    values: Mapping[str, Any]
+    place: str
+
+    def __getitem__(self, column: str) -> Any:
+        return self.values[column]
+
+
+@dataclass(frozen=True)
+class Column:
+    """What a column holds: how it is called in a message, and whether a value is such."""
+
+    kind: str
+    fits: Callable[[Any], bool]
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(TEXT.fits, value))
+
+
+STRING = Column("a text", lambda v: isinstance(v, str))
+TEXT = Column("a text that is not blank", lambda v: isinstance(v, str) and bool(v.strip()))
+TEXTS = Column("a list of texts, at least one", _texts)
+NUMBER = Column("a number", lambda v: _whole(v) or (isinstance(v, float) and isfinite(v)))
+LABEL = Column("a text or a whole number", lambda v: TEXT.fits(v) or _whole(v))
+BINARY = Column("0 or 1", lambda v: _whole(v) and v in (0, 1))
+
+
+def read(path: Path, columns: Mapping[str, Column]) -> list[Row]:
+    """All rows of a file; blank lines are none.
+
+    Raises:
+        InputError: for a file that is missing, empty or not UTF-8, and for a line that is no
+            object or lacks a column or has another kind of value in it, as ``file:line``.
+    """
+    rows = [_row(line, place, columns) for place, line in lines(path)]
+    if not rows:
+        raise InputError(f"{path} has no rows; expected {', '.join(columns)} in each line")
+    return rows
+
+
+def lines(path: Path) -> Iterator[tuple[str, str]]:
+    """``file:line`` and text of every line that is not blank.
+
+    Raises:
+        InputError: for a file that is missing or not UTF-8.
+    """
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield f"{path}:{number}", line
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing; the task needs it") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 ({error.reason}); convert it") from None
+
+
+def require(place: str, column: str, value: Any, expected: Column) -> None:
+    """
+    Raises:
+        InputError: naming place and column of a value of another kind.
+    """
+    if not expected.fits(value):
+        raise InputError(f"{place}: column {column!r} is {short(value)}; expected {expected.kind}")
+    for text in value if isinstance(value, list) else [value]:
+        if isinstance(text, str):
+            require_text(text, f"{place}: column {column!r}")
+
+
+def _row(line: str, place: str, columns: Mapping[str, Column]) -> Row:
+    try:
+        values = json.loads(line)
+    except ValueError as error:
+        raise InputError(f"{place}: broken JSON ({error}); expected an object a line") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{place}: {type(values).__name__}; expected a JSON object a line")
+    for column, expected in columns.items():
+        if column not in values:
+            has = ", ".join(values) or "none"
+            raise InputError(f"{place}: no column {column!r}; the row has {has}")
+        require(place, column, values[column], expected)
+    return Row(values, place)

@@ -1,0 +1,1 @@
+"""The generation half: lm-eval's tasks, answered by our engine."""

@@ -1,0 +1,193 @@
+"""GritLM as a model of lm-eval, on our engine.
+
+Tokens are those of lm-eval's own ``hf`` model, so that both can be compared request by request.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import TemplateLM
+from lm_eval.models.utils import has_bos_prefix, resolve_max_length
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+from tqdm import tqdm
+
+from gritlm.errors import InputError
+from gritlm.evaluation.generation import scoring, writing
+from gritlm.evaluation.generation.chat import ChatTexts
+from gritlm.evaluation.generation.scoring import Score
+from gritlm.evaluation.generation.trees import Pair
+from gritlm.evaluation.memory import Halver
+from gritlm.lm.chat import Message
+from gritlm.lm.gritlm import GritLM
+
+log = logging.getLogger(__name__)
+
+Encoded = tuple[tuple[str, str], list[int], list[int]]
+
+
+class GritLMHarness(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
+    """lm-eval's ``LM`` over the causal view of a GritLM.
+
+    Args:
+        model: with its LM head.
+        progress: show a bar for every kind of request.
+    """
+
+    def __init__(self, model: GritLM, *, progress: bool = False) -> None:
+        super().__init__()
+        self.model, self.tokenizer, self.progress = model, model.tokenizer, progress
+        self._chats, self._halver = ChatTexts(model), Halver()
+
+    @property
+    def eot_token_id(self) -> Any:
+        return self.tokenizer.eos_token_id
+
+    @property
+    def prefix_token_id(self) -> Any:
+        bos = self.tokenizer.bos_token_id
+        return self.eot_token_id if bos is None else bos
+
+    @property
+    def max_length(self) -> int:
+        """Tokens the model takes, context and continuation together."""
+        return int(resolve_max_length(self.model.lm.config, self.tokenizer))
+
+    @property
+    def tokenizer_name(self) -> str:
+        return str(self.model.source).replace("/", "__")
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        return self._chats.template if chat_template else None
+
+    def apply_chat_template(
+        self, chat_history: Sequence[Message], add_generation_prompt: bool = True
+    ) -> str:
+        return self._chats.text(chat_history, answer=add_generation_prompt)
+
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **_: Any
+    ) -> list[int]:
+        if add_special_tokens is None:
+            first = self.prefix_token_id
+            begun = first is not None and has_bos_prefix(string, self.tokenizer.decode(first))
+            add_special_tokens = not begun
+        return list(self.tokenizer.encode(string, add_special_tokens=add_special_tokens))
+
+    def loglikelihood(
+        self, requests: Sequence[Instance], disable_tqdm: bool = False
+    ) -> list[Score]:
+        """(log-likelihood, whether it is the greedy answer) of each continuation."""
+        del disable_tqdm  # the bar that matters is that of the scores
+        return super().loglikelihood(requests, disable_tqdm=True)
+
+    def loglikelihood_rolling(
+        self, requests: Sequence[Instance], disable_tqdm: bool = False
+    ) -> list[float]:
+        """Log-likelihood of each whole text, in windows where it is longer than the model takes."""
+        windows = [list(self._windows(request.args[0])) for request in requests]
+        flat = [pair for pairs in windows for pair in pairs]
+        with self._bar(len(flat), disable_tqdm) as bar:
+            found = {pair: score for pair, (score, _) in self._scores(flat, bar)}
+        totals = [sum(found[pair] for pair in pairs) for pairs in windows]
+        for request, total in zip(requests, totals, strict=True):
+            self.cache_hook.add_partial("loglikelihood_rolling", request.args, total)
+        return totals
+
+    def generate_until(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[str]:
+        """What is written behind each context."""
+        found = [""] * len(requests)
+        groups: dict[str, list[int]] = {}
+        for number, request in enumerate(requests):
+            groups.setdefault(json.dumps(request.args[1], sort_keys=True), []).append(number)
+        with self._bar(len(requests), disable_tqdm) as bar:
+            for numbers in groups.values():
+                for place, text in self._answers([requests[number].args for number in numbers]):
+                    found[numbers[place]] = text
+                    self.cache_hook.add_partial(
+                        "generate_until", requests[numbers[place]].args, text
+                    )
+                    bar.update(1)
+        return found
+
+    def _answers(self, asked: Sequence[tuple[str, dict[str, Any]]]) -> Iterable[tuple[int, str]]:
+        """Number and answer of requests that are written in the same manner."""
+        end = self.tokenizer.eos_token_id
+        text = None if end is None else str(self.tokenizer.decode([end]))
+        how = writing.manner(asked[0][1], end=text)
+        room = self.max_length - how.max_new_tokens
+        if room < 1:
+            raise InputError(
+                f"max_gen_toks={how.max_new_tokens}, the model takes {self.max_length} tokens with "
+                "the context; lower max_gen_toks in the task's generation_kwargs"
+            )
+        prompts = [tuple(self._encode(context)) for context, _ in asked]
+        self._tell_cut(sum(len(ids) > room for ids in prompts), len(prompts), room)
+        cut = [ids[-room:] for ids in prompts]
+        return writing.answers(self.model, cut, how, halver=self._halver)
+
+    def _encode(self, context: str) -> list[int]:
+        known = self._chats.ids(context)
+        return self.tok_encode(context) if known is None else known
+
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        known = self._chats.ids(context)
+        if known is None:
+            return super()._encode_pair(context, continuation)
+        return known, self._chats.continuation(continuation)
+
+    def _loglikelihood_tokens(
+        self, requests: Sequence[Encoded], disable_tqdm: bool = False, **others: Any
+    ) -> list[Score]:
+        del others
+        pairs = [self._fitted(*request) for request in requests]
+        cut = sum(
+            len(request[1]) > len(pair[0]) for request, pair in zip(requests, pairs, strict=True)
+        )
+        self._tell_cut(cut, len(requests), self.max_length)
+        asked: dict[Pair, set[tuple[str, str]]] = {}
+        for pair, (words, _, _) in zip(pairs, requests, strict=True):
+            asked.setdefault(pair, set()).add(words)
+        found: dict[Pair, Score] = {}
+        with self._bar(len(asked), disable_tqdm) as bar:
+            for pair, score in self._scores(pairs, bar):
+                found[pair] = score
+                for words in asked[pair]:
+                    self.cache_hook.add_partial("loglikelihood", words, score)
+        return [found[pair] for pair in pairs]
+
+    def _fitted(self, words: tuple[str, str], context: list[int], continuation: list[int]) -> Pair:
+        """Ids that fit the model: the context loses its beginning, as in lm-eval's hf model."""
+        if not context or not 0 < len(continuation) <= self.max_length:
+            raise InputError(
+                f"the continuation {words[1][:60]!r} of the context {words[0][-60:]!r} has "
+                f"{len(continuation)} tokens, the context {len(context)}; expected 1 to "
+                f"{self.max_length} behind at least 1"
+            )
+        return tuple(context[-(self.max_length + 1 - len(continuation)) :]), tuple(continuation)
+
+    def _scores(self, pairs: Sequence[Pair], bar: Any) -> Iterable[tuple[Pair, Score]]:
+        for pair, score in scoring.scores(self.model.lm, pairs, halver=self._halver):
+            yield pair, score
+            bar.update(1)
+
+    def _windows(self, text: str) -> Iterable[Pair]:
+        for window in get_rolling_token_windows(
+            self.tok_encode(text), self.prefix_token_id, self.max_length, context_len=1
+        ):
+            context, continuation = make_disjoint_window(window)
+            yield tuple(context), tuple(continuation)
+
+    def _bar(self, total: int, hidden: bool) -> Any:
+        return tqdm(total=total, unit="request", leave=False, disable=hidden or not self.progress)
+
+    def _tell_cut(self, cut: int, of: int, limit: int) -> None:
+        if cut:
+            log.warning(
+                "%d of %d contexts are longer than the model takes (%d tokens are left for them) "
+                "and lost their beginning", cut, of, limit,
+            )  # fmt: skip

@@ -1,0 +1,100 @@
+"""Tasks of lm-eval: from a local folder without any network, or from the hub by name."""
+
+from __future__ import annotations
+
+import sys
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from gritlm.errors import InputError
+from gritlm.evaluation.generation import library, rows
+from gritlm.evaluation.tasks import Task
+from gritlm.evaluation.unreachable import DataUnreachableError
+
+FILE = "task.yaml"
+SEED = 1234  # draws examples; lm-eval's own
+
+# Whose errors say that data is somewhere else.
+_FETCHERS = {"datasets", "huggingface_hub", "httpx", "requests", "urllib3", "fsspec", "aiohttp"}
+
+
+def load(task: Task | str) -> list[Any]:
+    """lm-eval's tasks: one, or those of a group.
+
+    Raises:
+        InputError: for an unknown name, or a folder whose files cannot be read as a task.
+        DataUnreachableError: when rows must be fetched and cannot be.
+    """
+    found = _by_name(task) if isinstance(task, str) else [_local(task)]
+    for one in found:
+        if one.get_config("num_fewshot") is None:
+            one.set_config(key="num_fewshot", value=0)
+        one.set_fewshot_seed(seed=SEED)
+    return found
+
+
+def _by_name(name: str) -> list[Any]:
+    manager = library.manager()
+    if name not in manager.task_index:
+        near = get_close_matches(name, manager.all_tasks, n=3)
+        hint = f"did you mean {', '.join(map(repr, near))}?" if near else "nothing is near it"
+        raise InputError(f"lm-eval has no task {name!r}; {hint}")
+    try:
+        return list(manager.load([name])["tasks"].values())
+    except Exception as error:
+        if not _is_unreachable(error):
+            raise
+        raise DataUnreachableError(name, error) from error
+
+
+def _is_unreachable(error: Exception) -> bool:
+    kinds = {kind.__module__.split(".")[0] for kind in type(error).__mro__}
+    return isinstance(error, OSError) or bool(kinds & _FETCHERS)
+
+
+def _local(task: Task) -> Any:
+    from lm_eval.api.task import ConfigurableTask
+
+    path = task.folder / FILE
+    config = _config(path)
+    files = _files(config, path)
+    data = rows.splits(files)
+    for key in ("tag", "group", "dataset_path", "dataset_kwargs"):
+        config.pop(key, None)
+    config |= {"task": task.name, "custom_dataset": lambda **_: data}
+    try:
+        return ConfigurableTask(config=config)
+    except Exception as error:  # lm-eval tries everything on the first row, code of the task too
+        said = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"{path}: lm-eval cannot make this task of the first row of "
+            f"{', '.join(map(str, files.values()))}: {type(error).__name__}: {said}"
+        ) from error
+
+
+def _config(path: Path) -> dict[str, Any]:
+    """``task.yaml`` with its functions; their code is read anew each time."""
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    inside = f"{path.parent.resolve()}/"
+    for module in [name for name in sys.modules if name.startswith(inside)]:
+        del sys.modules[module]
+    try:
+        return dict(load_yaml(path))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file: {error.filename}") from None
+    except Exception as error:  # of YAML, or of the code that it names
+        raise InputError(f"{path}: cannot be read as a task of lm-eval: {error}") from error
+
+
+def _files(config: dict[str, Any], path: Path) -> dict[str, Path]:
+    """Split -> its file."""
+    named = (config.get("dataset_kwargs") or {}).get("data_files")
+    if config.get("dataset_path") != "json" or not isinstance(named, dict):
+        raise InputError(
+            f"{path}: dataset_path is {config.get('dataset_path')!r} with data_files {named!r}; "
+            "expected dataset_path: json, and dataset_kwargs with data_files that name a file for "
+            "each split, e.g. test: test.jsonl"
+        )
+    return {str(split): path.parent / str(file) for split, file in named.items()}

@@ -1,0 +1,60 @@
+"""Key/value blocks of documents, each embedded once while there is memory for it."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import torch
+
+from gritlm.lm.kv import KVBlock
+from gritlm.lm.model import UnifiedLM
+
+MOST_BYTES = 2**30
+
+_Ids = tuple[int, ...]
+
+
+class Blocks:
+    """What reading documents left behind; those used least lately go when it is too much.
+
+    Args:
+        causal: read in a causal pass of its own, else as the pass that embeds reads them.
+        most_bytes: of keys and values that are kept.
+    """
+
+    def __init__(self, lm: UnifiedLM, *, causal: bool, most_bytes: int = MOST_BYTES) -> None:
+        self.lm, self.causal, self.most_bytes = lm, causal, most_bytes
+        self._kept: OrderedDict[_Ids, KVBlock] = OrderedDict()
+
+    def of(self, documents: Sequence[Sequence[int]]) -> list[KVBlock]:
+        """The block of each document, BOS included.
+
+        Args:
+            documents: token ids, as :meth:`Form.embedded` makes them.
+        """
+        keys = [tuple(ids) for ids in documents]
+        missing = [ids for ids in dict.fromkeys(keys) if ids not in self._kept]
+        if missing:
+            self._kept |= zip(missing, self._read(missing), strict=True)
+        for ids in keys:
+            self._kept.move_to_end(ids)
+        found = [self._kept[ids] for ids in keys]
+        self._evict()
+        return found
+
+    @property
+    def nbytes(self) -> int:
+        return sum(block.nbytes for block in self._kept.values())
+
+    @torch.inference_mode()
+    def _read(self, documents: Sequence[_Ids]) -> list[KVBlock]:
+        rows = [torch.tensor(ids, device=self.lm.device) for ids in documents]
+        if self.causal:
+            return [self.lm.causal_block(ids_T) for ids_T in rows]
+        return self.lm.hidden_and_blocks(torch.cat(rows), [len(ids) for ids in documents])[1]
+
+    def _evict(self) -> None:
+        held = self.nbytes
+        while held > self.most_bytes:
+            held -= self._kept.popitem(last=False)[1].nbytes

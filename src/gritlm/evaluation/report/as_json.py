@@ -1,0 +1,72 @@
+"""``report.json``: everything, for machines."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from gritlm.evaluation.outcome import Outcome, Report
+from gritlm.evaluation.report.view import Row, Section
+
+VERSION = 1
+
+
+def record(report: Report, sections: list[Section]) -> dict[str, Any]:
+    """The report as JSON can hold it; ``comparison`` is what the other two files show."""
+    return {
+        "version": VERSION,
+        "suite": report.suite,
+        "limit": report.limit,
+        "stopped": report.stopped,
+        **report.about,
+        "models": [_model(model) for model in report.models],
+        "tasks": [
+            {**{key: value for key, value in asdict(task).items() if key != "folder"},
+             "folder": str(task.folder)}
+            for task in report.tasks
+        ],
+        "comparison": {section.half: _section(section, report) for section in sections},
+    }  # fmt: skip
+
+
+def text(report: Report, sections: list[Section]) -> str:
+    return json.dumps(record(report, sections), ensure_ascii=False) + "\n"
+
+
+def _model(model: Outcome) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "kind": model.kind,
+        "digest": model.digest,
+        "settings": model.about,
+        "results": [asdict(result) for result in model.results],
+        "skipped": [asdict(each) for each in model.skipped],
+        "computed": list(model.computed),
+    }
+
+
+def _section(section: Section, report: Report) -> dict[str, Any]:
+    names = [model.name for model in report.models]
+    headline = section.headline
+    return {
+        "headline": None if headline is None else _row(headline, names),
+        "groups": [_row(row, names) for row in section.groups],
+        "tasks": [_row(row, names) for row in section.rows],
+    }
+
+
+def _row(row: Row, names: list[str]) -> dict[str, Any]:
+    return {
+        "name": row.name,
+        "kind": row.kind,
+        "metric": row.metric,
+        "count": row.count,
+        "models": {
+            name: {
+                "score": None if cell.score is None else asdict(cell.score),
+                "difference": None if cell.difference is None else asdict(cell.difference),
+            }
+            for name, cell in zip(names, row.cells, strict=True)
+        },
+    }

@@ -1,0 +1,87 @@
+"""``report.md``: tables, for terminals, mails and model cards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from gritlm.evaluation.outcome import Report
+from gritlm.evaluation.report import view, words
+from gritlm.evaluation.report.view import Cell, Row, Section
+
+
+def text(report: Report, sections: Sequence[Section]) -> str:
+    """The whole report."""
+    names = [model.name for model in report.models]
+    lines = [f"# {', '.join(map(_plain, names))}", "", f"{words.subtitle(report)}.", ""]
+    if any(section.headline for section in sections):
+        lines += ["## Both halves", "", *_table(names, _headlines(sections)), ""]
+    for section in sections:
+        rows = [*section.means, *section.rows]
+        lines += [f"## {words.title(section)}", ""]
+        lines += [*_table(names, [(row.name, words.kind(row), row) for row in rows]), ""]
+    if skipped := view.reasons(report):
+        lines += ["## Skipped", "", *map(_reason, skipped), ""]
+    lines += ["## Models", "", *_models(report), "", "## Made with", "", *_made(report), ""]
+    return "\n".join([*lines, *(line for note in words.NOTES for line in (note, ""))])
+
+
+def _headlines(sections: Iterable[Section]) -> list[tuple[str, str, Row]]:
+    return [
+        (words.title(section), words.headline_name(section), section.headline)
+        for section in sections
+        if section.headline is not None
+    ]
+
+
+def _table(names: Sequence[str], rows: Iterable[tuple[str, str, Row]]) -> list[str]:
+    head = ["task", "what", *names]
+    lines = [_line(head), _line(["---", "---", *("---:" for _ in names)])]
+    for name, kind, row in rows:
+        lines.append(_line([name, kind, *(_cell(cell, share=row.share) for cell in row.cells)]))
+    return lines
+
+
+def _cell(cell: Cell, *, share: bool) -> str:
+    if cell.score is None:
+        return words.MISSING
+    score = words.with_interval(cell.score, share=share)
+    if cell.difference is None:
+        return score
+    return f"{score} ({words.change(cell.difference, share=share)})"
+
+
+def _reason(reason: view.Reason) -> str:
+    return f"- {_plain(reason.model)}: {', '.join(map(_plain, reason.tasks))}: {reason.reason}"
+
+
+def _models(report: Report) -> list[str]:
+    keys = list(dict.fromkeys(key for model in report.models for key in model.about))
+    lines = [_line(["", *(model.name for model in report.models)])]
+    lines.append(_line(["---", *("---" for _ in report.models)]))
+    lines.append(_line(["kind", *(model.kind for model in report.models)]))
+    for key in keys:
+        values = (words.setting(key, model.about.get(key)) for model in report.models)
+        lines.append(_line([words.label(key), *values]))
+    lines.append(_line(["digest", *(model.digest[:12] for model in report.models)]))
+    return lines
+
+
+def _made(report: Report) -> list[str]:
+    about = report.about
+    lines = [f"- command: `{about['command']}`"] if about.get("command") else []
+    for name in ("versions", "machine"):
+        told = (
+            f"{words.label(key)} {words.setting(key, value)}"
+            for key, value in about.get(name, {}).items()
+        )
+        lines.append(f"- {name}: {', '.join(told)}")
+    return [*lines, f"- date: {about.get('date', '')}"]
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(map(_plain, cells))} |"
+
+
+def _plain(text: str) -> str:
+    """Nothing that would end a cell of a table."""
+    return " ".join(text.replace("|", "\\|").split())

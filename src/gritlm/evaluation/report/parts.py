@@ -1,0 +1,146 @@
+"""Pieces of the page: bars of a row, the table of a half, a task that folds open."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+from gritlm.evaluation.compare import Estimate
+from gritlm.evaluation.report import svg, words
+from gritlm.evaluation.report.view import Cell, Row, Section
+from gritlm.evaluation.tasks import Task
+
+
+def dot(position: int) -> str:
+    return f'<span class="dot {svg.colour(position)}"></span>'
+
+
+def column(position: int, name: str) -> str:
+    """The head of a model's column."""
+    return f'<th scope="col">{dot(position)}{escape(name)}</th>'
+
+
+def section(section: Section, names: Sequence[str], tasks: Mapping[str, Task]) -> str:
+    """A half: its table of means and tasks, then the tasks one by one."""
+    rows = [_table_row(row, "mean") for row in section.means]
+    body = "".join([*rows, *map(_table_row, section.rows)])
+    head = "".join(column(position, name) for position, name in enumerate(names))
+    folded = "".join(_task(row, names, _about(row, tasks)) for row in section.rows)
+    return (
+        f'<h2>{escape(words.title(section))}</h2><div class="card wide"><table><thead><tr>'
+        f'<th scope="col">Task</th>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+        f'<h3 class="by-task">Task by task</h3><div class="card">{folded}</div>'
+    )
+
+
+def bars(row: Row, names: Sequence[str], *, large: bool = False) -> str:
+    """One line a model: name, bar with whiskers, figure, difference."""
+    lines = []
+    for position, (name, cell) in enumerate(zip(names, row.cells, strict=True)):
+        who = f'<span class="who" title="{escape(name)}">{dot(position)}{escape(name)}</span>'
+        lines.append(who + _bar(cell, row, position, name))
+    return f'<span class="bars{" big" if large else ""}">{"".join(lines)}</span>'
+
+
+def _bar(cell: Cell, row: Row, position: int, name: str) -> str:
+    if cell.score is None:
+        return '<span class="none">not measured</span>'
+    label = f"{name}: {words.with_interval(cell.score, share=row.share)}"
+    drawn = svg.bar(cell.score, position=position, label=label) if row.share else "<span></span>"
+    number = words.number(cell.score.value, share=row.share)
+    return f'{drawn}<span class="num">{number}</span>{_change(cell.difference, row)}'
+
+
+def _change(difference: Estimate | None, row: Row) -> str:
+    if difference is None:
+        return '<span class="diff"></span>'
+    text = words.signed(difference.value, share=row.share)
+    return f'<span class="diff {_tone(difference, row)}">{text}</span>'
+
+
+def _tone(difference: Estimate, row: Row) -> str:
+    """Green or red only where the interval leaves out 0; of perplexities less is better."""
+    if not difference.differs:
+        return "soft"
+    return "good" if (difference.value > 0) == row.share else "bad"
+
+
+def _table_row(row: Row, kind: str = "") -> str:
+    cells = "".join(_cell(cell, row) for cell in row.cells)
+    return (
+        f'<tr class="{kind}"><th scope="row">{escape(row.name)}'
+        f"<span>{escape(words.kind(row))}</span></th>{cells}</tr>"
+    )
+
+
+def _cell(cell: Cell, row: Row) -> str:
+    if cell.score is None:
+        return f'<td class="soft">{words.MISSING}</td>'
+    number = words.number(cell.score.value, share=row.share)
+    within = f"<span>{words.interval(cell.score, share=row.share)}</span>"
+    if cell.difference is None:
+        return f"<td><b>{number}</b>{within}</td>"
+    change = words.change(cell.difference, share=row.share)
+    return (
+        f"<td><b>{number}</b>{within}"
+        f'<span class="{_tone(cell.difference, row)}">{change}</span></td>'
+    )
+
+
+def _about(row: Row, tasks: Mapping[str, Task]) -> Task | None:
+    """The local task of a row; question answering adds its setting to the name."""
+    return tasks.get(row.name) or tasks.get(row.name.rpartition(" (")[0])
+
+
+def _task(row: Row, names: Sequence[str], task: Task | None) -> str:
+    told = [] if task is None else [
+        ("", task.description),
+        ("Instruction", task.instruction),
+        ("Passages", task.passage_instruction),
+        ("Language", task.language),
+        ("Source", task.source),
+        ("Licence", task.licence),
+    ]  # fmt: skip
+    lines = "".join(
+        f'<p class="small">{f"<strong>{name}:</strong> " if name else ""}{escape(text)}</p>'
+        for name, text in told
+        if text
+    )
+    return (
+        f'<details><summary><span class="task">{escape(row.name)}'
+        f'<span class="what">{escape(words.kind(row))}</span></span>'
+        f"{bars(row, names)}</summary>"
+        f'<div class="about">{lines}{_figures(row, names)}</div></details>'
+    )
+
+
+def _figures(row: Row, names: Sequence[str]) -> str:
+    """All figures of a task: the main one, the others, how long it took, what computed it."""
+    results = [cell.result for cell in row.cells]
+    details = dict.fromkeys(name for r in results if r is not None for name in r.details)
+    lines = [(row.metric, [_main(cell, row) for cell in row.cells])]
+    lines += [
+        (name, [_detail(r.details.get(name)) if r else words.MISSING for r in results])
+        for name in details
+        if name != row.metric
+    ]
+    lines.append(("rows", [str(r.count) if r else words.MISSING for r in results]))
+    lines.append(("time", [words.seconds(r.seconds) if r else words.MISSING for r in results]))
+    lines.append(("measured by", [r.harness if r else words.MISSING for r in results]))
+    head = "".join(column(position, name) for position, name in enumerate(names))
+    body = "".join(
+        f"<tr><th>{escape(name)}</th>{''.join(f'<td>{escape(text)}</td>' for text in values)}</tr>"
+        for name, values in lines
+    )
+    return (
+        f'<div class="wide"><table><thead><tr><th></th>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def _main(cell: Cell, row: Row) -> str:
+    return words.MISSING if cell.score is None else words.with_interval(cell.score, share=row.share)
+
+
+def _detail(value: float | None) -> str:
+    return words.MISSING if value is None else f"{value:.4g}"

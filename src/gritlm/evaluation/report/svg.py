@@ -1,0 +1,152 @@
+"""Drawings of the page: bars with whiskers, and both halves of all models in one plane.
+
+Colours are classes of the page's style sheet, so that a drawing follows light and dark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+from gritlm.evaluation.compare import Estimate
+
+COLOURS = 8  # classes m0 to m7 of the style sheet
+
+
+def colour(position: int) -> str:
+    return f"m{position % COLOURS}"
+
+
+def bar(estimate: Estimate, *, position: int, label: str) -> str:
+    """One bar from 0 to 100 as wide as its place, with the interval on top of it."""
+    value = _within(estimate.value)
+    whisker = ""
+    if estimate.low is not None and estimate.high is not None:
+        low, high = _within(estimate.low), _within(estimate.high)
+        whisker = (
+            f'<path class="whisker" d="M{low:.2f} 6H{high:.2f}M{low:.2f} 2.5V9.5M{high:.2f} '
+            f'2.5V9.5"/>'
+        )
+    return (
+        f'<svg class="bar" viewBox="0 0 100 12" preserveAspectRatio="none" role="img" '
+        f'aria-label="{escape(label)}"><title>{escape(label)}</title>'
+        f'<rect class="track" width="100" height="12"/>'
+        f'<rect class="{colour(position)}" width="{value:.2f}" height="12"/>{whisker}</svg>'
+    )
+
+
+@dataclass(frozen=True)
+class Point:
+    """A model in the plane; a half that it does not do is None."""
+
+    name: str
+    position: int
+    across: Estimate | None
+    up: Estimate | None
+
+
+WIDTH, HEIGHT = 400, 300
+_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 14, 14, 40
+
+
+def plane(points: Sequence[Point], *, across: str, up: str) -> str:
+    """Models by two figures; one that has only one of them is a dashed line at its place."""
+    x = _Axis([p.across for p in points if p.across], _LEFT, WIDTH - _RIGHT)
+    y = _Axis([p.up for p in points if p.up], HEIGHT - _BOTTOM, _TOP)
+    parts = [_grid(x, y), *(_mark(point, x, y) for point in points)]
+    middle_x, middle_y = (_LEFT + WIDTH - _RIGHT) / 2, (_TOP + HEIGHT - _BOTTOM) / 2
+    return (
+        f'<svg class="plane" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'aria-label="{escape(f"{up} over {across}")}">{"".join(parts)}'
+        f'<text class="axis" x="{middle_x}" y="{HEIGHT - 6}" text-anchor="middle">'
+        f"{escape(across)} →</text>"
+        f'<text class="axis" transform="translate(12 {middle_y}) rotate(-90)" '
+        f'text-anchor="middle">{escape(up)} →</text></svg>'
+    )
+
+
+class _Axis:
+    """Figures to places, in steps of 5, 10 or 20 around the figures there are."""
+
+    def __init__(self, shown: Sequence[Estimate], start: float, end: float) -> None:
+        values = [v for e in shown for v in (e.value, e.low, e.high) if v is not None]
+        spread = max(values) - min(values)
+        self.step = 5 if spread < 12 else 10 if spread < 40 else 20
+        self.low = max(0, self.step * (min(values) // self.step) - self.step * (spread < 5))
+        self.high = min(100, self.step * (max(values) // self.step + 1))
+        self.start, self.end = start, end
+
+    def at(self, value: float) -> float:
+        part = (value - self.low) / max(self.high - self.low, self.step)
+        return self.start + min(1.0, max(0.0, part)) * (self.end - self.start)
+
+    def ticks(self) -> list[float]:
+        count = int((self.high - self.low) // self.step)
+        return [self.low + self.step * i for i in range(count + 1)]
+
+
+def _grid(x: _Axis, y: _Axis) -> str:
+    parts = []
+    for value in x.ticks():
+        at = x.at(value)
+        parts.append(
+            f'<path class="grid" d="M{at:.1f} {y.start:.1f}V{y.end:.1f}"/>'
+            f'<text class="tick" x="{at:.1f}" y="{y.start + 15:.1f}" text-anchor="middle">'
+            f"{value:.0f}</text>"
+        )
+    for value in y.ticks():
+        at = y.at(value)
+        parts.append(
+            f'<path class="grid" d="M{x.start:.1f} {at:.1f}H{x.end:.1f}"/>'
+            f'<text class="tick" x="{x.start - 5:.1f}" y="{at + 4:.1f}" text-anchor="end">'
+            f"{value:.0f}</text>"
+        )
+    return "".join(parts)
+
+
+def _mark(point: Point, x: _Axis, y: _Axis) -> str:
+    kind, name = colour(point.position), escape(point.name)
+    if point.across is None and point.up is None:
+        return ""
+    if point.up is None and point.across is not None:
+        at = x.at(point.across.value)
+        flip = at > (x.start + x.end) / 2
+        turn = f"translate({at + (-14 if flip else 6):.1f} {y.end + 4:.1f}) rotate(90)"
+        return (
+            f'<path class="alone {kind}" d="M{at:.1f} {y.start:.1f}V{y.end:.1f}"/>'
+            f'<text class="name" transform="{turn}">{name} (embeds only)</text>'
+        )
+    assert point.up is not None
+    if point.across is None:
+        at = y.at(point.up.value)
+        return (
+            f'<path class="alone {kind}" d="M{x.start:.1f} {at:.1f}H{x.end:.1f}"/>'
+            f'<text class="name" x="{x.start + 5:.1f}" y="{at - 5:.1f}">{name} (writes only)</text>'
+        )
+    return _cross(point, x, y)
+
+
+def _cross(point: Point, x: _Axis, y: _Axis) -> str:
+    assert point.across is not None
+    assert point.up is not None
+    kind = colour(point.position)
+    left, top = x.at(point.across.value), y.at(point.up.value)
+    arms = ""
+    if point.across.low is not None and point.across.high is not None:
+        arms += f"M{x.at(point.across.low):.1f} {top:.1f}H{x.at(point.across.high):.1f}"
+    if point.up.low is not None and point.up.high is not None:
+        arms += f"M{left:.1f} {y.at(point.up.low):.1f}V{y.at(point.up.high):.1f}"
+    flip = left > x.start + 0.65 * (x.end - x.start)
+    anchor, shift = ("end", -9) if flip else ("start", 9)
+    lower = 18 if point.position % 2 else -8  # neighbours do not write over each other
+    return (
+        f'<path class="arm {kind}" d="{arms}"/>'
+        f'<circle class="{kind}" cx="{left:.1f}" cy="{top:.1f}" r="6"/>'
+        f'<text class="name" x="{left + shift:.1f}" y="{top + lower:.1f}" text-anchor="{anchor}">'
+        f"{escape(point.name)}</text>"
+    )
+
+
+def _within(value: float) -> float:
+    return min(100.0, max(0.0, value))

@@ -1,0 +1,170 @@
+"""The models to measure: what they are is known before they are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from gritlm.errors import DownloadError, InputError, ModelError
+from gritlm.evaluation import digests
+from gritlm.evaluation.results import Half
+
+Kind = Literal["GritLM", "sentence-transformers"]
+
+ENCODER_FILE = "modules.json"  # what sentence-transformers calls its folders by
+_COUNTED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*_*/*.json",
+            "*_*/*.safetensors")  # fmt: skip
+_ASIDE = ("trainer_state.json", "source.json")  # how it was made, not what it says
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to measure.
+
+    Attributes:
+        name: what the report calls it.
+        source: folder of its checkpoint, or of its base.
+        adapter: folder of an adapter over it.
+        digest: of its weights, settings and tokenizer.
+        about: settings that can be read without loading it.
+    """
+
+    name: str
+    kind: Kind
+    source: Path
+    adapter: Path | None
+    digest: str
+    about: dict[str, Any] = field(default_factory=dict)
+
+    def cannot(self, half: Half) -> str | None:
+        """Why one half is not measured; None when it is, as far as the files tell."""
+        if self.kind == "sentence-transformers" and half != "embedding":
+            return "it only embeds (a sentence-transformers model)"
+        return None
+
+
+def find(name: str) -> Subject:
+    """A model by its name: ``default``, ``base``, a folder or a hub id, or ``LABEL=`` one of these.
+
+    Raises:
+        ModelError: when it is no model.
+        DownloadError: when it is not here and cannot be fetched.
+    """
+    label, what = _split(name)
+    source, adapter = _resolve(what)
+    kind: Kind = "sentence-transformers" if (source / ENCODER_FILE).is_file() else "GritLM"
+    folders = [("model", source), *([] if adapter is None else [("adapter", adapter)])]
+    files = [pair for where, folder in folders for pair in _files(where, folder)]
+    if not any(path.parent == source and path.suffix == ".safetensors" for _, path in files):
+        raise ModelError(f"{source}: no *.safetensors file in this folder; expected a checkpoint")
+    about = {"weights": sum(p.stat().st_size for _, p in files if p.suffix == ".safetensors")}
+    return Subject(
+        label, kind, source, adapter, digests.of_files(files), {**about, **_settings(kind, folders)}
+    )
+
+
+def find_all(names: Sequence[str]) -> list[Subject]:
+    """Several models, each under a name of its own.
+
+    Raises:
+        InputError: when one is given twice.
+        ModelError, DownloadError: see :func:`find`.
+    """
+    found = [find(name) for name in names]
+    for position, one in enumerate(found):
+        for other in found[:position]:
+            if one.name == other.name:
+                raise InputError(
+                    f"two models are called {one.name!r}; give one another name: "
+                    f"other-name={names[position]}"
+                )
+    return found
+
+
+def _split(name: str) -> tuple[str, str]:
+    """What a model is called, and where it is: ``LABEL=PATH``, or a path by its last part."""
+    label, equals, what = name.partition("=")
+    if equals and label and what and not Path(name).exists():
+        return label, what
+    folder = Path(name)
+    if not folder.is_dir():
+        return name, name
+    parts = folder.resolve().parts
+    plain = parts[-1] in ("model", "final", "adapter", "best") or parts[-1].startswith("checkpoint")
+    return "/".join(parts[-2:] if plain else parts[-1:]), name
+
+
+def _resolve(what: str) -> tuple[Path, Path | None]:
+    """Folders of a checkpoint and of an adapter over it, fetched where they are not here."""
+    from gritlm.lm import checkpoint
+
+    place = Path(what).expanduser()
+    if place.is_dir() and (place / ENCODER_FILE).is_file():
+        return place, None
+    what = str(place) if place.is_dir() else what
+    source, adapter = checkpoint.resolve(what, None)
+    if adapter is None and not Path(source).is_dir():  # a hub id can be an adapter, too
+        source, adapter = checkpoint.resolve(str(_fetched(source)), None)
+    return _fetched(source), None if adapter is None else _fetched(adapter)
+
+
+def _fetched(name: str) -> Path:
+    folder = Path(name)
+    if folder.is_dir():
+        return folder
+    if folder.exists() or name.startswith(("/", "./", "../", "~")):
+        raise ModelError(f"{name}: there is no such folder; expected a checkpoint folder")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(_COUNTED)))
+    except (OSError, ValueError) as why:
+        raise DownloadError(
+            f"{name!r} is neither a folder here nor a model that can be fetched "
+            f"({' '.join(str(why).split())[:200]}); check the path, or the name and the network"
+        ) from None
+
+
+def _files(where: str, folder: Path) -> list[tuple[str, Path]]:
+    """The files of a folder that decide what the model says."""
+    paths = sorted({path for pattern in _COUNTED for path in folder.glob(pattern)})
+    return [
+        (f"{where}/{path.relative_to(folder).as_posix()}", path)
+        for path in paths
+        if path.is_file() and path.name not in _ASIDE
+    ]
+
+
+def _settings(kind: Kind, folders: Sequence[tuple[str, Path]]) -> dict[str, Any]:
+    """What the folders say: parameters, and of ours how it embeds and chats."""
+    from safetensors import SafetensorError, safe_open
+
+    from gritlm.lm.settings import FILE, read_settings
+
+    count = 0
+    for path in (path for _, folder in folders for path in sorted(folder.glob("*.safetensors"))):
+        try:
+            with safe_open(path, framework="numpy") as file:
+                shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise ModelError(
+                f"{path}: truncated or damaged ({error}); get the model again"
+            ) from None
+        count += sum(_product(shape) for shape in shapes)
+    if kind == "sentence-transformers":
+        return {"parameters": count}
+    own = [folder for _, folder in reversed(folders) if (folder / FILE).is_file()]
+    said = read_settings(own[0] if own else folders[0][1])
+    return {
+        "parameters": count, "pooling": said.pooling_method, "attention": said.attn,
+        "template": said.template, "trained_to_embed": said.trained_to_embed,
+    }  # fmt: skip
+
+
+def _product(shape: Sequence[int]) -> int:
+    made = 1
+    for size in shape:
+        made *= size
+    return made

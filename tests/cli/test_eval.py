@@ -1,0 +1,152 @@
+"""``gritlm eval``: models measured for real on tiny tasks, and every way it can end."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import Result
+
+from gritlm.evaluation import halves
+from tests import tiny
+from tests.evaluation import made
+
+Eval = Callable[..., Result]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return made.data(tmp_path / "data")
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> list[str]:
+    """Options that keep a run inside the folder of the test."""
+    return [
+        "--output", str(tmp_path / "out"), "--cache", str(tmp_path / "cache"), "--device", "cpu",
+        "--dtype", "float32",
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> made.Counting:
+    """Halves that answer at once."""
+    counting = made.Counting()
+    monkeypatch.setattr(halves, "measures", counting.measures)
+    return counting
+
+
+def record(tmp_path: Path) -> dict:
+    return json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+
+
+def test_two_models_are_measured_for_real_and_stand_side_by_side(run, data, words, tmp_path):
+    ours = tiny.folder(tmp_path / "ours", max_position_embeddings=1024)
+    theirs = tiny.folder(tmp_path / "theirs", seed=1, max_position_embeddings=1024)
+    result = run("eval", str(ours), str(theirs), "--data", str(data), *words)
+    assert result.exit_code == 0, result.stderr
+    for name in ("ours", "theirs", "pairs", "endings", "answers (fresh)", "report.html"):
+        assert name in result.stdout
+    found = record(tmp_path)
+    scores = {r["task"]: r["score"] for r in found["models"][0]["results"]}
+    assert {"pairs", "endings", "answers (oracle)"} <= scores.keys()
+    assert found["models"][0]["skipped"] == []
+    assert {r["half"] for r in found["models"][1]["results"]} == {"embedding", "generation", "rag"}
+    assert "Answering from passages" in (tmp_path / "out" / "report.html").read_text("utf-8")
+
+
+def test_a_rerun_takes_what_is_known(run, model_folder, data, words, fake):
+    assert run("eval", str(model_folder), "--data", str(data), *words).exit_code == 0
+    assert fake.names == ["pairs", "endings", "answers"]
+    again = run("eval", str(model_folder), "--data", str(data), *words)
+    assert len(fake.asked) == 3
+    assert again.stderr.count("(known)") == 3
+    run("eval", str(model_folder), "--data", str(data), *words, "--no-cache")
+    assert len(fake.asked) == 6
+
+
+def test_options_reach_the_halves(run, model_folder, data, words, fake):
+    more = ("--suite", "embedding", "--limit", "2", "--batch-size", "3")
+    assert run("eval", str(model_folder), "--data", str(data), *words, *more).exit_code == 0
+    ((_, name, how),) = fake.asked
+    assert (name, how.limit, how.batch_size) == ("pairs", 2, 3)
+
+
+def test_tasks_are_taken_by_name(run, model_folder, data, words, fake):
+    more = ("--tasks", "answers, pairs")
+    assert run("eval", str(model_folder), "--data", str(data), *words, *more).exit_code == 0
+    assert fake.names == ["answers", "pairs"]
+
+
+def test_a_skipped_task_is_named_and_the_rest_counts(run, model_folder, data, words, monkeypatch):
+    counting = made.Counting(pairs=ConnectionError("no network"))
+    monkeypatch.setattr(halves, "measures", counting.measures)
+    result = run("eval", str(model_folder), "--data", str(data), *words)
+    assert result.exit_code == 0
+    assert re.search(r"skipped: .*: pairs: ConnectionError: no network", result.stderr)
+
+
+def test_the_exit_code_is_3_when_nothing_ran(run, model_folder, data, words, tmp_path, monkeypatch):
+    errors = {name: ConnectionError("no network") for name in ("pairs", "endings", "answers")}
+    monkeypatch.setattr(halves, "measures", made.Counting(**errors).measures)
+    result = run("eval", str(model_folder), "--data", str(data), *words)
+    assert result.exit_code == 3
+    assert "nothing could be measured" in result.stderr
+    assert len(record(tmp_path)["models"][0]["skipped"]) == 3
+
+
+def test_ctrl_c_leaves_a_report_of_what_is_there(
+    run, model_folder, data, words, tmp_path, monkeypatch
+):
+    counting = made.Counting(endings=KeyboardInterrupt())
+    monkeypatch.setattr(halves, "measures", counting.measures)
+    result = run("eval", str(model_folder), "--data", str(data), *words)
+    assert result.exit_code == 130
+    assert "goes on from there" in result.stderr
+    found = record(tmp_path)
+    assert found["stopped"]
+    assert [r["task"] for r in found["models"][0]["results"]] == ["pairs"]
+
+
+def test_an_unknown_task_is_refused_with_the_nearest(
+    error_of, model_folder, data, words, monkeypatch
+):
+    monkeypatch.setattr(halves, "hubs", lambda: {"embedding": lambda: ["SciFact"]})
+    message = error_of("eval", str(model_folder), "--tasks", "scifcat", "--data", str(data), *words)
+    assert "unknown task 'scifcat'" in message
+    assert "did you mean 'SciFact'" in message
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--suite", "quik"), "did you mean 'quick'"),
+        (("--data", "no/where"), "there is no such folder"),
+        (("--tasks", " , "), "names no task"),
+        (("--limit", "0"), "--limit"),
+        (("--device", "warp"), "is no device"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_a_model_is_loaded(error_of, words, more, said):
+    assert said in error_of("eval", "no/model", *words, *more)
+
+
+def test_a_model_that_is_none_is_refused(error_of, data, words, tmp_path):
+    message = error_of("eval", str(tmp_path / "none"), "--data", str(data), *words)
+    assert "there is no such folder" in message
+
+
+def test_a_folder_in_the_wrong_layout_names_file_and_column(error_of, data, words):
+    file = data / "pairs" / "test.jsonl"
+    file.write_text('{"sentence1": "a", "sentence2": "b"}\n')
+    message = error_of("eval", "no/model", "--data", str(data), *words)
+    assert f"{file}:1: columns sentence1, sentence2" in message
+
+
+def test_quiet_says_nothing_on_the_way(run, model_folder, data, words, fake):
+    result = run("eval", str(model_folder), "--data", str(data), *words, "--quiet")
+    assert result.exit_code == 0
+    assert result.stderr == ""

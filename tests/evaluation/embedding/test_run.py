@@ -1,0 +1,117 @@
+"""Tasks measured on a tiny model: what comes out, and what is refused."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from gritlm.errors import InputError, ModelError
+from gritlm.evaluation.embedding import run
+from gritlm.prompts import gritlm_instruction
+from tests.evaluation.embedding import folders
+
+ITEMS = {"Classification", "Retrieval", "Reranking"}
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("somebody wants to reach the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.mark.parametrize("kind", folders.MAKERS)
+def test_every_type_is_measured_offline_and_in_silence(
+    kind, model, tmp_path, no_network, capfd, caplog
+):
+    caplog.set_level(logging.WARNING)
+    found = run.measure(model, folders.MAKERS[kind](tmp_path))
+    assert (found.kind, found.half, found.task) == (kind, "embedding", f"tiny-{kind}")
+    assert 0 <= found.score <= 100
+    assert found.harness.startswith("mteb ")
+    assert (found.items is not None) == (kind in ITEMS)
+    assert (found.pairs is not None) == (kind == "STS")
+    assert not caplog.records
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("kind", sorted(ITEMS))
+def test_the_score_is_the_mean_of_its_items(kind, model, tmp_path):
+    found = run.measure(model, folders.MAKERS[kind](tmp_path))
+    assert len(found.items) == found.count
+    assert 100 * np.mean(found.items) == pytest.approx(found.score, abs=1e-3)  # mteb rounds
+
+
+def test_pairs_are_own_cosines_and_the_score_their_correlation(model, tmp_path):
+    found = run.measure(model, folders.sts(tmp_path, instruction="Find the same"))
+    header = gritlm_instruction("Find the same")
+    one, two = (model.encode([row[side] for row in folders.PAIRS], instruction=header)
+                for side in (0, 1))  # fmt: skip
+    own = model.similarity_pairwise(one, two).numpy()
+    gold = [row[2] for row in folders.PAIRS]
+    np.testing.assert_allclose(found.pairs, np.stack([own, gold], axis=1), atol=1e-5)
+    assert found.score == pytest.approx(100 * spearmanr(own, gold)[0])
+
+
+def test_ndcg_is_that_of_own_cosines(model, tmp_path):
+    found = run.measure(
+        model, folders.retrieval(tmp_path, instruction="Ask", passage_instruction="Answer")
+    )
+    queries = model.encode(list(folders.QUERIES.values()), instruction=gritlm_instruction("Ask"))
+    texts = [f"{title} {text}" for title, text in folders.PASSAGES.items()]
+    passages = model.encode(texts, instruction=gritlm_instruction("Answer"))
+    order = (-model.similarity(queries, passages)).argsort(dim=1).tolist()
+    names = list(folders.PASSAGES)
+    for row, right, item in zip(order, folders.RELEVANT.values(), found.items, strict=True):
+        gain = sum(1 / np.log2(i + 2) for i, place in enumerate(row) if names[place] in right)
+        best = sum(1 / np.log2(i + 2) for i in range(len(right)))
+        assert item == pytest.approx(gain / best)
+
+
+def test_the_same_again_gives_the_same(model, tmp_path):
+    task = folders.classification(tmp_path)
+    first, second = run.measure(model, task), run.measure(model, task, batch_size=2)
+    assert (first.score, first.items) == (second.score, second.items)
+
+
+def test_limit_bounds_the_rows(model, tmp_path):
+    assert run.measure(model, folders.retrieval(tmp_path / "r"), limit=2).count == 2
+    assert len(run.measure(model, folders.sts(tmp_path / "s"), limit=3).pairs) == 3
+
+
+def test_mteb_leaves_logging_and_bars_as_they_were(model, tmp_path):
+    from datasets import is_progress_bar_enabled
+
+    noisy = logging.getLogger("mteb")
+    before = noisy.level, is_progress_bar_enabled()
+    run.measure(model, folders.sts(tmp_path))
+    assert (noisy.level, is_progress_bar_enabled()) == before
+
+
+def test_progress_shows_bars(model, tmp_path, capfd):
+    run.measure(model, folders.retrieval(tmp_path), progress=True)
+    assert "Searching corpus" in capfd.readouterr().err
+
+
+def test_vectors_that_are_all_the_same_have_no_score(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(model, "encode", lambda texts, **_: np.ones((len(texts), 4), "float32"))
+    with pytest.raises(ModelError, match="tiny-STS: cosine_spearman is no number"):
+        run.measure(model, folders.sts(tmp_path))
+
+
+def test_something_else_than_a_model_is_refused(tmp_path):
+    with pytest.raises(InputError, match="model is str; expected a GritLM or a"):
+        run.measure("MiniLM", folders.sts(tmp_path))
+
+
+@pytest.mark.parametrize("wrong", [{"limit": 0}, {"batch_size": True}])
+def test_numbers_are_checked(model, tmp_path, wrong):
+    with pytest.raises(InputError, match="expected a whole number >= 1"):
+        run.measure(model, folders.sts(tmp_path), **wrong)

@@ -1,0 +1,124 @@
+"""Answers written together equal those written one by one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers.cache_utils import DynamicCache
+
+from gritlm.evaluation.rag import decode
+from gritlm.evaluation.rag.decode import Reading, replies
+from gritlm.lm.generator import complete
+from gritlm.lm.kv import KVBlock
+from gritlm.lm.model import UnifiedLM
+from gritlm.lm.sampling import make_sampler
+from tests import tiny
+
+NEW = 12
+
+
+class Dynamic(UnifiedLM):
+    """Its cache is not ours, as that of models with other states than keys and values."""
+
+    def new_cache(self, capacity):
+        return DynamicCache(config=self.config)
+
+
+def ids(*lengths: int) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(7)
+    return [torch.randint(3, 400, (n,), generator=generator).tolist() for n in lengths]
+
+
+@torch.inference_mode()
+def prompts(lm: UnifiedLM) -> list[Reading]:
+    """Of several lengths; some behind the blocks of one or two documents."""
+    one, other, *tails = ids(9, 14, 5, 23, 11, 1)
+    documents = torch.tensor(one + other)
+    blocks = lm.hidden_and_blocks(documents, [len(one), len(other)])[1]
+    return [
+        Reading(tails[0]), Reading(tails[1]), Reading(tails[2], blocks[:1]),
+        Reading(tails[3], blocks),
+    ]  # fmt: skip
+
+
+def alone(lm: UnifiedLM, reading: Reading, ends: set[int]) -> list[int]:
+    kv = KVBlock.join(reading.blocks) if reading.blocks else None
+    greedy = make_sampler(temperature=0.0)
+    return list(complete(lm, reading.ids, kv=kv, sampler=greedy, max_new_tokens=NEW, end_ids=ends))
+
+
+def together(lm: UnifiedLM, readings: list[Reading], ends: set[int]) -> list[list[int]]:
+    return [r.ids for r in replies(lm, readings, end_ids=ends, max_new_tokens=NEW)]
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "gemma3", "gemma2", "phi", "smollm3"])
+def test_together_they_write_what_each_writes_alone(family):
+    """Mistral and the Gemmas have windows shorter than a prompt."""
+    lm = UnifiedLM(tiny.model(family))
+    readings = prompts(lm)
+    expected = [alone(lm, reading, set()) for reading in readings]
+    assert together(lm, readings, set()) == expected
+    assert len({tuple(written) for written in expected}) > 1
+
+
+def test_each_ends_at_its_own_end_token():
+    lm = UnifiedLM(tiny.model())
+    readings = prompts(lm)
+    whole = [alone(lm, reading, set()) for reading in readings]
+    ends = {whole[0][0], whole[1][4]}
+    expected = [alone(lm, reading, ends) for reading in readings]
+    assert expected[0] == []
+    assert together(lm, readings, ends) == expected
+
+
+def test_where_no_rows_can_be_put_together_each_is_written_alone():
+    lm = UnifiedLM(tiny.model())
+    readings, ends = prompts(lm), {alone(lm, prompts(lm)[0], set())[0]}
+    expected = together(lm, readings, ends)
+    assert together(Dynamic(lm.causal), readings, ends) == expected
+    assert expected[0] == []
+
+
+def test_too_much_for_the_memory_is_taken_in_halves(monkeypatch):
+    lm = UnifiedLM(tiny.model())
+    readings, sizes, whole = prompts(lm), [], decode._together
+
+    def counting(lm, readings, ends, new):
+        sizes.append(len(readings))
+        return whole(lm, readings, ends, new)
+
+    monkeypatch.setattr(decode, "_together", counting)
+    expected = together(lm, readings, set())
+    monkeypatch.setattr(decode, "MOST_BYTES", 1)
+    assert together(lm, readings, set()) == expected
+    assert sizes == [4, 1, 1, 1, 1]
+
+
+def test_out_of_memory_halves_and_goes_on(monkeypatch):
+    lm = UnifiedLM(tiny.model())
+    readings, whole = prompts(lm), decode._together
+    expected = together(lm, readings, set())
+
+    def small(lm, readings, ends, new):
+        if len(readings) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(lm, readings, ends, new)
+
+    monkeypatch.setattr(decode, "_together", small)
+    assert together(lm, readings, set()) == expected
+
+
+def test_one_row_that_is_too_much_alone_is_an_error(monkeypatch):
+    def none(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(decode, "_together", none)
+    lm = UnifiedLM(tiny.model())
+    with pytest.raises(torch.OutOfMemoryError):
+        together(lm, prompts(lm), set())
+
+
+def test_the_time_to_the_first_token_is_each_rows_own():
+    lm = UnifiedLM(tiny.model())
+    found = replies(lm, prompts(lm), end_ids=set(), max_new_tokens=2)
+    assert all(0 < reply.first_token_s < 60 for reply in found)

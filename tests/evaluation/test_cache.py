@@ -1,0 +1,71 @@
+"""Results are kept by what they depend on, whole or not at all."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gritlm.evaluation import digests, finding
+from gritlm.evaluation.cache import Cache, Key
+from tests.evaluation import made
+
+KEY = Key("weights", "task", "float32", None, "0.1.0-mteb-2.26")
+RESULTS = [
+    made.result("a"),
+    made.result("b", items=None, pairs=((0.5, 1.0), (0.25, 4.0)), details={}),
+]
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return Cache(tmp_path / "cache")
+
+
+def test_what_is_kept_comes_back_as_it_was(cache: Cache):
+    assert cache.find(KEY) is None
+    cache.keep(KEY, RESULTS)
+    assert cache.find(KEY) == RESULTS
+
+
+@pytest.mark.parametrize(
+    "change", [{"weights": "w"}, {"task": "t"}, {"dtype": "bfloat16"}, {"limit": 5},
+               {"versions": "0.2.0"}]
+)  # fmt: skip
+def test_another_key_finds_nothing(cache: Cache, change):
+    cache.keep(KEY, RESULTS)
+    assert cache.find(replace(KEY, **change)) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"results": [{"task": "a"}]}', '{"results": [1]}']
+)
+def test_a_damaged_file_is_as_none_and_said_so(cache: Cache, caplog, text):
+    cache.keep(KEY, RESULTS)
+    (file,) = Path(cache.folder or "").rglob("*.json")
+    file.write_text(text)
+    with caplog.at_level(logging.WARNING):
+        assert cache.find(KEY) is None
+    assert "measured again" in caplog.text
+    cache.keep(KEY, RESULTS)
+    assert cache.find(KEY) == RESULTS
+
+
+def test_without_a_folder_nothing_is_kept(tmp_path: Path):
+    cache = Cache(None)
+    cache.keep(KEY, RESULTS)
+    assert cache.find(KEY) is None
+    assert cache.requests("weights", "float32") is None
+
+
+def test_the_digest_of_a_task_follows_its_files_and_not_its_place(tmp_path: Path):
+    (one,) = finding.local(made.sts(tmp_path / "here" / "pairs"))
+    (other,) = finding.local(made.sts(tmp_path / "there" / "pairs"))
+    assert digests.of_task(one) == digests.of_task(other)
+    with (other.folder / "test.jsonl").open("a") as file:
+        file.write('{"sentence1": "x", "sentence2": "y", "score": 1}\n')
+    assert digests.of_task(one) != digests.of_task(other)
+    assert digests.of_task(one) != digests.of_task(replace(one, instruction="Find alike"))
+    assert digests.of_task("STS12") != digests.of_task("STS13")

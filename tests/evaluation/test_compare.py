@@ -1,0 +1,120 @@
+"""Intervals and differences by resampling the rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from gritlm.evaluation import compare
+from gritlm.evaluation.results import TaskResult
+from tests.evaluation import made
+
+
+def items(task: str, right: int, rows: int = 200, seed: int = 0) -> TaskResult:
+    values = np.zeros(rows)
+    values[:right] = 1
+    np.random.default_rng(seed).shuffle(values)
+    return made.result(
+        task, score=100 * right / rows, count=rows, items=tuple(map(float, values)), pairs=None
+    )
+
+
+def pairs(task: str, noise: float, rows: int = 150) -> TaskResult:
+    random = np.random.default_rng(0)
+    gold = random.integers(0, 6, rows).astype(float)  # with ties
+    value = gold + noise * random.normal(size=rows)
+    score = 100 * float(spearmanr(value, gold).statistic)
+    both = tuple(zip(map(float, value), map(float, gold), strict=True))
+    return made.result(task, score=score, count=rows, items=None, pairs=both)
+
+
+def test_the_interval_of_a_share_is_that_of_the_normal_approximation():
+    estimate = compare.score(compare.resampled(items("a", 120)))
+    half = 196 * np.sqrt(0.6 * 0.4 / 200)
+    assert estimate.value == 60
+    assert estimate.low == pytest.approx(60 - half, abs=1)
+    assert estimate.high == pytest.approx(60 + half, abs=1)
+
+
+def test_the_same_rows_give_the_same_interval_every_time():
+    one, other = (compare.resampled(items("a", 120)) for _ in range(2))
+    assert compare.score(one) == compare.score(other)
+
+
+def test_spearman_of_drawn_rows_equals_scipy_with_the_rows_repeated():
+    both_N2 = np.asarray(pairs("a", 2.0, rows=40).pairs)
+    counts_RN = np.random.default_rng(1).integers(0, 4, size=(5, 40)).astype(float)
+    found_R = compare.spearman(both_N2, counts_RN)
+    for found, counts_N in zip(found_R, counts_RN, strict=True):
+        repeated = np.repeat(both_N2, counts_N.astype(int), axis=0)
+        assert found == pytest.approx(spearmanr(*repeated.T).statistic)
+
+
+def test_rows_that_are_all_alike_correlate_with_nothing():
+    assert compare.spearman(np.ones((3, 2)), np.ones((1, 3))).tolist() == [0]
+
+
+def test_the_interval_of_a_correlation_holds_it():
+    result = pairs("a", 2.0)
+    estimate = compare.score(compare.resampled(result))
+    assert estimate.low < result.score < estimate.high
+    assert 2 < estimate.high - estimate.low < 30
+
+
+def test_a_model_does_not_differ_from_itself():
+    one = compare.resampled(items("a", 120))
+    assert compare.difference(one, one) == compare.Estimate(0, 0, 0)
+
+
+def test_a_difference_is_paired_by_rows():
+    worse, better = items("a", 100, seed=1), items("a", 100, seed=1)
+    values = list(better.items or ())
+    values[values.index(0.0)] = 1.0  # one row more, the same otherwise
+    better = made.result("a", score=50.5, count=200, items=tuple(values))
+    estimate = compare.difference(compare.resampled(better), compare.resampled(worse))
+    assert estimate.value == pytest.approx(0.5)
+    assert estimate.low == 0  # unpaired it would be some -10
+    assert not estimate.differs
+
+
+def test_a_clear_difference_leaves_out_zero():
+    first = compare.resampled(items("a", 80, seed=1))
+    assert compare.difference(compare.resampled(items("a", 150)), first).differs
+    assert compare.difference(
+        compare.resampled(pairs("p", 0.5)), compare.resampled(pairs("p", 6.0))
+    ).differs
+
+
+def test_without_the_rows_there_is_no_interval():
+    plain = compare.resampled(made.result("a", items=None))
+    other = compare.resampled(made.result("a", items=None, score=70.0))
+    assert compare.score(plain) == compare.Estimate(75.0)
+    assert compare.difference(other, plain) == compare.Estimate(-5.0)
+    assert compare.mean([plain, other]) == compare.Estimate(72.5)
+
+
+def test_rows_that_are_not_the_same_are_not_paired():
+    one, other = compare.resampled(items("a", 60)), compare.resampled(items("a", 60, rows=100))
+    assert compare.difference(one, other).low is None
+
+
+def test_a_mean_over_tasks_is_surer_than_one_task():
+    tasks = [compare.resampled(items(name, 120)) for name in "abcd"]
+    first = [compare.resampled(items(name, 100, seed=9)) for name in "abcd"]
+    one, four = compare.score(tasks[0]), compare.mean(tasks)
+    assert four.value == 60
+    assert four.high - four.low == pytest.approx((one.high - one.low) / 2, rel=0.2)
+    difference = compare.mean_difference(tasks, first)
+    assert difference.value == pytest.approx(10)
+    assert difference.low < 10 < difference.high
+
+
+def test_many_rows_are_drawn_in_parts_and_give_all_resamples():
+    drawn = compare.resampled(items("a", 6000, rows=10_000))
+    assert drawn.scores_R.shape == (compare.RESAMPLES,)
+
+
+def test_perplexities_are_no_shares():
+    assert not compare.is_share(made.result("a", metric="word_perplexity"))
+    assert compare.is_share(made.result("a", metric="acc"))

@@ -1,0 +1,222 @@
+"""Models and tasks become a report, whatever goes wrong with single ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from gritlm.errors import InputError, MissingExtraError, ModelError
+from gritlm.evaluation import halves, loading
+from gritlm.evaluation.bench import Options
+from gritlm.evaluation.cache import Cache
+from gritlm.evaluation.outcome import Report
+from gritlm.evaluation.run import INTERRUPTED, Step, evaluate
+from gritlm.evaluation.suites import Plan
+from tests.evaluation import made
+
+TASKS = (made.chosen("sts"), made.chosen("search"), made.chosen("mmlu", "generation"))
+PLAN = Plan("tasks", TASKS, limit=7)
+
+
+class Models:
+    """Counts what is loaded, and what is in memory at a time."""
+
+    def __init__(self) -> None:
+        self.loaded: list[str] = []
+        self.mode, self.held, self.most = "unified", 0, 0
+        self.refuses: set[str] = set()
+
+    @contextmanager
+    def load(self, subject: Any, **options: Any) -> Iterator[Any]:
+        if subject.name in self.refuses:
+            raise ModelError(f"{subject.name}: made for another model")
+        self.loaded.append(subject.name)
+        self.held += 1
+        self.most = max(self.most, self.held)
+        yield SimpleNamespace(mode=self.mode)
+        self.held -= 1
+
+
+@pytest.fixture
+def models(monkeypatch: pytest.MonkeyPatch) -> Models:
+    made_up = Models()
+    monkeypatch.setattr(loading, "loaded", made_up.load)
+    return made_up
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return Cache(tmp_path / "cache")
+
+
+def run(cache: Cache, counting: made.Counting, *names: str, **more: Any) -> Report:
+    subjects_ = [made.subject(name) for name in names or ("ours",)]
+    return evaluate(subjects_, PLAN, cache=cache, measures=counting.measures(), **more)
+
+
+def scored(report: Report, model: int = 0) -> list[str]:
+    return [result.task for result in report.models[model].results]
+
+
+def test_every_task_is_measured_on_every_model_one_model_at_a_time(models: Models, cache: Cache):
+    counting = made.Counting()
+    report = run(cache, counting, "ours", "theirs")
+    assert scored(report, 0) == scored(report, 1) == ["sts", "search", "mmlu"]
+    assert models.loaded == ["ours", "theirs"]
+    assert models.most == 1
+    assert models.held == 0
+    assert {how.limit for *_, how in counting.asked} == {7}
+    assert not report.is_empty
+
+
+def test_a_rerun_measures_nothing_and_loads_nothing(models: Models, cache: Cache):
+    first = run(cache, made.Counting())
+    again = made.Counting()
+    second = run(cache, again)
+    assert again.asked == []
+    assert models.loaded == ["ours"]
+    assert second.models[0].results == first.models[0].results
+    assert (first.models[0].computed, second.models[0].computed) == (
+        ("sts", "search", "mmlu"), (),
+    )  # fmt: skip
+
+
+def test_a_rerun_measures_only_what_is_missing(models: Models, cache: Cache):
+    run(cache, made.Counting(search=ConnectionError("no network")))
+    again = made.Counting()
+    assert scored(run(cache, again)) == ["sts", "search", "mmlu"]
+    assert again.names == ["search"]
+
+
+def test_a_task_that_cannot_be_measured_is_skipped_with_the_reason(models: Models, cache: Cache):
+    counting = made.Counting(
+        sts=InputError("data/test.jsonl:3: no score"), mmlu=ConnectionError("no network")
+    )
+    report = run(cache, counting)
+    assert scored(report) == ["search"]
+    assert [(each.task, each.reason) for each in report.models[0].skipped] == [
+        ("sts", "data/test.jsonl:3: no score"), ("mmlu", "ConnectionError: no network"),
+    ]  # fmt: skip
+
+
+def test_nothing_measured_is_an_empty_report(models: Models, cache: Cache):
+    errors = {name: OSError("offline") for name in ("sts", "search", "mmlu")}
+    report = run(cache, made.Counting(**errors))
+    assert report.is_empty
+    assert len(report.models[0].skipped) == 3
+
+
+def test_an_interruption_keeps_what_is_done_and_names_the_rest(models: Models, cache: Cache):
+    report = run(cache, made.Counting(search=KeyboardInterrupt()), "ours", "theirs")
+    assert report.stopped
+    assert scored(report) == ["sts"]
+    assert [each.task for each in report.models[0].skipped] == ["search", "mmlu"]
+    assert len(report.models[1].skipped) == 3
+    assert {each.reason for each in report.models[1].skipped} == {INTERRUPTED}
+    assert models.held == 0
+    again = made.Counting()
+    run(cache, again, "ours")
+    assert again.names == ["search", "mmlu"]
+
+
+def test_an_encoder_says_that_it_does_not_write_and_is_measured_otherwise(models, cache: Cache):
+    report = evaluate(
+        [made.subject("minilm", encoder=True)], PLAN, cache=cache,
+        measures=made.Counting().measures(),
+    )  # fmt: skip
+    assert scored(report) == ["sts", "search"]
+    (skipped,) = report.models[0].skipped
+    assert (skipped.half, "only embeds" in skipped.reason) == ("generation", True)
+
+
+def test_a_model_that_only_writes_says_so(models: Models, cache: Cache):
+    models.mode = "generative"
+    report = run(cache, made.Counting())
+    assert scored(report) == ["mmlu"]
+    assert all("only writes" in each.reason for each in report.models[0].skipped)
+
+
+def test_a_model_that_cannot_be_loaded_is_refused_and_what_came_before_is_kept(models, cache):
+    models.refuses = {"theirs"}
+    with pytest.raises(ModelError, match="made for another model"):
+        run(cache, made.Counting(), "ours", "theirs")
+    again = made.Counting()
+    assert scored(run(cache, again)) == ["sts", "search", "mmlu"]
+    assert again.asked == []
+
+
+def test_a_missing_library_ends_the_run(models: Models, cache: Cache):
+    with pytest.raises(MissingExtraError):
+        run(cache, made.Counting(mmlu=MissingExtraError("pip install 'gritlm[eval]'")))
+
+
+def test_another_number_format_is_measured_again(models: Models, cache: Cache):
+    run(cache, made.Counting(), options=Options(dtype="float32", device="cpu"))
+    again = made.Counting()
+    run(cache, again, options=Options(dtype="bfloat16", device="cpu"))
+    assert len(again.asked) == 3
+
+
+def test_whoever_watches_sees_every_task_begin_and_end(models: Models, cache: Cache):
+    seen: list[Step] = []
+    run(cache, made.Counting(sts=OSError("x")), watch=seen.append)
+    assert [(step.number, step.task) for step in seen if step.done is None] == [
+        (1, "sts"), (2, "search"), (3, "mmlu"),
+    ]  # fmt: skip
+    ends = [step.done for step in seen if step.done is not None]
+    assert [end.reason for end in ends] == ["OSError: x", "", ""]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
+)
+def test_out_of_memory_halves_the_batch_and_goes_on(error: BaseException):
+    tried: list[int | None] = []
+
+    def measure(batch_size: int | None) -> str:
+        tried.append(batch_size)
+        if batch_size is None or batch_size > 16:
+            raise error
+        return "done"
+
+    assert halves.halving(measure, None) == "done"
+    assert tried == [None, 64, 32, 16]
+
+
+def test_one_text_that_is_too_much_and_other_errors_are_not_tried_again():
+    tried: list[int | None] = []
+
+    def too_much(batch_size: int | None) -> None:
+        tried.append(batch_size)
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        halves.halving(too_much, 4)
+    assert tried == [4, 2, 1]
+
+    def broken(batch_size: int | None) -> None:
+        tried.append(batch_size)
+        raise RuntimeError("shapes do not fit")
+
+    tried.clear()
+    with pytest.raises(RuntimeError, match="shapes"):
+        halves.halving(broken, 4)
+    assert tried == [4]
+
+
+def test_a_half_without_its_library_names_the_extra(monkeypatch):
+    monkeypatch.setattr(halves, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"lm-eval.*gritlm\[eval\]"):
+        halves.require(["generation"])
+    halves.require(["rag"])

@@ -1,0 +1,83 @@
+"""The models to measure: known before they are loaded."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from gritlm.errors import DownloadError, InputError, ModelError
+from gritlm.evaluation import subjects
+from tests import tiny
+from tests.evaluation import made
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.folder(tmp_path_factory.mktemp("models") / "llama")
+
+
+@pytest.fixture
+def copy(folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(folder, tmp_path / "llama"))
+
+
+def test_a_checkpoint_is_known_without_being_loaded(folder: Path):
+    found = subjects.find(str(folder))
+    assert (found.name, found.kind, found.source) == ("llama", "GritLM", folder)
+    assert found.about["parameters"] == tiny.model().num_parameters()
+    assert found.about["pooling"] == "mean"
+    assert all(found.cannot(half) is None for half in ("embedding", "generation", "rag"))
+
+
+def test_the_digest_is_that_of_the_contents(folder: Path, copy: Path):
+    before = subjects.find(str(folder)).digest
+    (copy / "README.md").write_text("not counted")
+    assert subjects.find(str(copy)).digest == before
+    weights = load_file(copy / "model.safetensors")
+    weights["model.norm.weight"][0] += 1
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    assert subjects.find(str(copy)).digest != before
+
+
+def test_settings_and_adapters_are_part_of_the_digest(folder: Path, copy: Path, tmp_path: Path):
+    before = subjects.find(str(folder)).digest
+    (copy / "gritlm.json").write_text(json.dumps({"pooling_method": "lasttoken"}))
+    changed = subjects.find(str(copy))
+    assert changed.digest != before
+    assert changed.about["pooling"] == "lasttoken"
+    adapted = subjects.find(str(made.adapter(folder, tmp_path / "lora")))
+    assert (adapted.source, adapted.adapter) == (folder, tmp_path / "lora")
+    assert adapted.digest != before
+
+
+def test_a_model_can_be_called_otherwise(folder: Path):
+    assert subjects.find(f"ours={folder}").name == "ours"
+    several = subjects.find_all([str(folder), f"ours={folder}"])
+    assert [each.name for each in several] == ["llama", "ours"]
+    with pytest.raises(InputError, match="two models are called 'llama'"):
+        subjects.find_all([str(folder), str(folder)])
+
+
+def test_a_folder_called_like_many_others_gets_that_of_its_parent(tmp_path: Path):
+    place = tiny.folder(tmp_path / "run7" / "checkpoint-20")
+    assert subjects.find(str(place)).name == "run7/checkpoint-20"
+
+
+def test_what_is_no_model_is_refused(tmp_path: Path, monkeypatch):
+    with pytest.raises(ModelError, match=r"no \*\.safetensors file"):
+        subjects.find(str(tmp_path))
+    with pytest.raises(ModelError, match="there is no such folder"):
+        subjects.find(str(tmp_path / "nowhere"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(DownloadError, match="neither a folder here nor a model"):
+        subjects.find("no-such-owner/no-such-model")
+
+
+def test_damaged_weights_are_refused(copy: Path):
+    (copy / "model.safetensors").write_bytes(b"\x00" * 20)
+    with pytest.raises(ModelError, match="truncated or damaged"):
+        subjects.find(str(copy))
