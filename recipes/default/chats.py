@@ -6,13 +6,12 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import t0
 from rows import Row, chat
 from texts import number
 
 MOST_PROBLEMS = 1500
 MOST_WORDS = 150  # of a prompt of T0
-
-_END = "<|endoftext|>"
 
 # Sets whose licence lets everybody use them (CC BY, CC BY-SA, MIT), one template each.
 SHORT_ANSWERS = (
@@ -70,7 +69,7 @@ def mathematics(folder: Path) -> Iterator[Row]:
 def short_answers(folder: Path) -> Iterator[Row]:
     """Prompts of T0 that fit in a short sample."""
     for name in SHORT_ANSWERS:
-        for prompt, completion in _template(folder, name):
+        for prompt, completion in t0.template(folder, name):
             if len(prompt.split()) <= MOST_WORDS:
                 yield chat(prompt, completion)
 
@@ -80,13 +79,3 @@ def _instruction(instruction: str, given: str, answer: str) -> Iterator[Row]:
     user = "\n\n".join(part.strip() for part in (instruction, given) if part.strip())
     if user and answer.strip():
         yield chat(user, answer.strip())
-
-
-def _template(folder: Path, name: str) -> Iterator[tuple[str, str]]:
-    """Prompt and completion of each row of one template, both not empty."""
-    place = folder / "data" / "finetuning" / "t0_train_50k" / "data_per_template"
-    for line in (place / f"{name}.jsonl").read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        prompt, completion = row["prompt"].strip(), row["completion"].removesuffix(_END).strip()
-        if prompt and completion:
-            yield prompt, completion

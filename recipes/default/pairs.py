@@ -12,8 +12,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import nq
-from rows import Row, pair
-from texts import Overlap, fingerprint, first_words, number, one_line, untokenised
+import t0
+from rows import Row, pair, scored
+from texts import Overlap, around, fingerprint, first_words, number, one_line, untokenised
 
 WORDS = 70  # of a passage: some 96 tokens
 POOL = 8  # utterances of an intent that serve as passages
@@ -141,6 +142,23 @@ def similar_sentences(folder: Path) -> Iterator[Row]:
     for one, other, score in csv.reader(_lines(folder / "data" / "stsb-en-train.csv")):
         if float(score) >= 4 and fingerprint(one) != fingerprint(other):
             yield pair(one_line(one), [one_line(other)])
+
+
+def scored_sentences(folder: Path) -> Iterator[Row]:
+    """Two sentences and how alike people found them, 0 to 5."""
+    for one, other, score in csv.reader(_lines(folder / "data" / "stsb-en-train.csv")):
+        yield scored(one_line(one), one_line(other), float(score))
+
+
+def paraphrases(folder: Path) -> Iterator[Row]:
+    for one, other in t0.paraphrases(folder):
+        yield pair(one, [other])
+
+
+def reading(folder: Path) -> Iterator[Row]:
+    """Question -> the words of its paragraph around the answer."""
+    for question, text, answer in t0.reading(folder):
+        yield pair(question, [around(text, answer, WORDS)], whole=[text])
 
 
 def banking(folder: Path) -> Iterator[Row]:

@@ -105,6 +105,9 @@ FILES = (
     File("embedding-stsb", "stsbenchmark", pairs.similar_sentences, SAME, symmetric=True),
     File("embedding-banking77", "banking77", pairs.banking, BANKING, symmetric=True),
     File("embedding-clinc150", "clinc150", pairs.clinc, INTENTS, symmetric=True),
+    File("embedding-reading", "t0-50k", pairs.reading, ANSWERS),
+    File("embedding-paws", "t0-50k", pairs.paraphrases, SAME, symmetric=True),
+    File("scored-stsb", "stsbenchmark", pairs.scored_sentences),
     File("generative-seed", "alpaca-seed", chats.seeds),
     File("generative-user", "t0-50k", chats.user_tasks),
     File("generative-alpaca", "llamafactory-demo", chats.alpaca),
@@ -113,6 +116,7 @@ FILES = (
     File("generative-t0", "t0-50k", chats.short_answers),
     File("rag-nq", "nq-open-oracle", questions.natural_questions),
     File("rag-quac", "nq-openbook-quac", questions.dialogues),
+    File("rag-reading", "t0-50k", questions.reading),
 )
 
 

@@ -8,18 +8,27 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import nq
+import t0
 from rows import Row, rag
-from texts import Overlap, around, one_line
+from texts import Overlap, around, number, one_line
 
-WORDS = 50  # of a document: two of them, question and answer fit in 256 tokens
+WORDS = 80  # of a document: five of them, question and answer fit in 768 tokens
 DISTRACTORS = 4
+NOWHERE = "Not in the passages."
+UNANSWERED = 12  # one row of so many loses the passage that answers it
 
 
 def natural_questions(folder: Path) -> Iterator[Row]:
-    for entry in nq.with_distractors(nq.training_rows(folder), count=DISTRACTORS):
+    for entry in nq.with_distractors(nq.training_rows(folder), count=DISTRACTORS + 1):
         documents = [_document(title, text, entry.answers[0]) for title, text in entry.passages]
         whole = [text for _, text in entry.passages]
-        yield rag(entry.question, documents, entry.answers[0], whole=whole)
+        yield _row(entry.question, documents, entry.answers[0], whole)
+
+
+def reading(folder: Path) -> Iterator[Row]:
+    """Questions on a paragraph (T0); paragraphs of other questions distract."""
+    found = [(question, "", text, answer) for question, text, answer in t0.reading(folder)]
+    yield from _among_themselves(found)
 
 
 def dialogues(folder: Path) -> Iterator[Row]:
@@ -47,9 +56,18 @@ def _among_themselves(found: Sequence[tuple[str, str, str, str]]) -> Iterator[Ro
     for question, title, text, answer in found:
         near = (passages[i] for i in overlap.nearest(question, count=40))
         wrong = [p for p in near if p[1] != text and answer.lower() not in p[1].lower()]
-        chosen = [(title, text), *wrong[:DISTRACTORS]]
+        chosen = [(title, text), *wrong[: DISTRACTORS + 1]]
         documents = [_document(*passage, answer) for passage in chosen]
-        yield rag(question, documents, answer, whole=[passage for _, passage in chosen])
+        yield _row(question, documents, answer, [passage for _, passage in chosen])
+
+
+def _row(
+    question: str, documents: Sequence[dict[str, str]], answer: str, whole: Sequence[str]
+) -> Row:
+    """The row; some lose what answers them, and say so."""
+    if number(question) % UNANSWERED == 0 and len(documents) > 1:
+        return rag(question, documents[1:], NOWHERE, whole=whole)
+    return rag(question, documents[: DISTRACTORS + 1], answer, whole=whole)
 
 
 def _document(title: str, text: str, answer: str) -> dict[str, str]:

@@ -36,6 +36,11 @@ def pair(
     return Row(content, texts, group=positives[0])
 
 
+def scored(one: str, other: str, score: float) -> Row:
+    content = {"sentence1": one, "sentence2": other, "score": score}
+    return Row(content, (one, other), group=one)
+
+
 def chat(user: str, assistant: str) -> Row:
     messages = [
         {"role": "user", "content": user},

@@ -1,0 +1,81 @@
+"""What the base itself answers to the prompts of generative rows: keeps what it could.
+
+    python recipes/default/own_answers.py DATA [DATA ...] --out FILE [--model base] [--cap 300]
+
+DATA are JSONL files of ``{"messages": [user, assistant]}``; their answers are not read. Greedy;
+answers that do not end within the limit are left out. The model asks in its own chat format, and
+whoever is trained on the rows learns them in that of its run file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from texts import number
+
+from gritlm import GritLM
+
+ROWS = 16  # written at once
+LONGEST = 160  # tokens of a prompt, template included
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("data", nargs="+", type=Path, metavar="DATA")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--model", default="base", help="a folder, or: base")
+    parser.add_argument("--cap", type=int, default=300, help="most prompts of a file")
+    parser.add_argument("--max-new-tokens", type=int, default=160)
+    chosen = parser.parse_args()
+    prompts = [prompt for path in chosen.data for prompt in prompts_of(path, chosen.cap)]
+    model = GritLM(chosen.model)
+    rows = answers(model, prompts, max_new_tokens=chosen.max_new_tokens)
+    with chosen.out.open("w", encoding="utf-8", newline="\n") as file:
+        for done, (prompt, answer) in enumerate(rows, start=1):
+            messages = [
+                {"role": "user", "content": prompt},
+                {"role": "assistant", "content": answer},
+            ]
+            file.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
+            sys.stderr.write(f"\r{done} answers")
+    sys.stderr.write(f" to {len(prompts)} prompts\n")
+
+
+def prompts_of(path: Path, cap: int) -> list[str]:
+    """The first user turns, ``cap`` of them, drawn by their text."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    prompts = dict.fromkeys(json.loads(line)["messages"][0]["content"] for line in lines)
+    return sorted(prompts, key=number)[:cap]
+
+
+@torch.inference_mode()
+def answers(
+    model: GritLM, prompts: Sequence[str], *, max_new_tokens: int
+) -> Iterator[tuple[str, str]]:
+    """(prompt, answer) of those that fit and end, prompts of like length together."""
+    tokenizer = model.tokenizer
+    asked = [(model.chat_ids(prompt), prompt) for prompt in prompts]
+    asked = sorted((item for item in asked if len(item[0]) <= LONGEST), key=lambda i: len(i[0]))
+    for start in range(0, len(asked), ROWS):
+        batch = asked[start : start + ROWS]
+        width = max(len(ids) for ids, _ in batch)
+        rows = [[tokenizer.pad_token_id] * (width - len(ids)) + ids for ids, _ in batch]
+        masks = [[0] * (width - len(ids)) + [1] * len(ids) for ids, _ in batch]
+        written = model.generate(
+            torch.tensor(rows), attention_mask=torch.tensor(masks), do_sample=False,
+            max_new_tokens=max_new_tokens,
+        )  # fmt: skip
+        for (_, prompt), ids in zip(batch, written[:, width:].tolist(), strict=True):
+            end = next((at for at, i in enumerate(ids) if i in model.end_ids), None)
+            answer = "" if end is None else tokenizer.decode(ids[:end]).strip()
+            if answer:
+                yield prompt, answer
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""Rows of T0's prompts: what a template was filled with, without the template.
+
+Only sets whose licence lets everybody use them: AdversarialQA (CC BY-SA), Quoref (CC BY), PAWS.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from texts import one_line, untokenised
+
+END = "<|endoftext|>"
+
+# One template a set says it all: the others hold the same rows in other words.
+READING = {
+    "adversarial_qa_dbert_based_on": r"Question: (?P<question>.+?)\nContext: (?P<text>.+)",
+    "adversarial_qa_dbidaf_based_on": r"Question: (?P<question>.+?)\nContext: (?P<text>.+)",
+    "adversarial_qa_droberta_based_on": r"Question: (?P<question>.+?)\nContext: (?P<text>.+)",
+    "quoref_Answer_Question_Given_Context": (
+        r"Given the following context:\s+(?P<text>.+?)\s+answer the following question:\s+"
+        r"(?P<question>.+)"
+    ),
+}
+PARAPHRASES = {"paws_labeled_final_paraphrase_task": r"Paraphrase the sentence: (?P<text>.+)"}
+
+
+def template(folder: Path, name: str) -> Iterator[tuple[str, str]]:
+    """Prompt and completion of each row of one template, both not empty."""
+    place = folder / "data" / "finetuning" / "t0_train_50k" / "data_per_template"
+    for line in (place / f"{name}.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        prompt, completion = row["prompt"].strip(), row["completion"].removesuffix(END).strip()
+        if prompt and completion:
+            yield prompt, completion
+
+
+def reading(folder: Path) -> Iterator[tuple[str, str, str]]:
+    """Question, text and answer, where the answer stands in the text."""
+    seen: set[tuple[str, str]] = set()
+    for name, form in READING.items():
+        for prompt, completion in template(folder, name):
+            if found := re.search(form, prompt, flags=re.DOTALL):
+                question, text = one_line(found["question"]), one_line(found["text"])
+                answer = one_line(completion)
+                if answer in text and (question, answer) not in seen:
+                    seen.add((question, answer))
+                    yield question[:1].upper() + question[1:], text, answer
+
+
+def paraphrases(folder: Path) -> Iterator[tuple[str, str]]:
+    for name, form in PARAPHRASES.items():
+        for prompt, completion in template(folder, name):
+            if found := re.search(form, prompt, flags=re.DOTALL):
+                yield untokenised(found["text"]), untokenised(completion)
