@@ -205,7 +205,7 @@ RAG = (
     ),
     Made(
         "KV-RAG", "kv-retrieval", asking.exact_recall,
-        f"Recall of a random value among {asking.KEYS} keys and values", "QA", sample=20,
+        f"Recall of a random value among {asking.KEYS} keys and values", "QA", sample=8,
     ),
 )  # fmt: skip
 
