@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
 from time import perf_counter
 
+import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from gritlm import GritLM, KVBlock, gritlm_instruction
-from gritlm.lm.chat import chat_ids
-from gritlm.lm.generator import TextStream, complete
-from gritlm.lm.sampling import make_sampler
-from gritlm.lm.tokens import SegmentTokenizer
 
 CORPUS = Path(__file__).parent / "corpus"
 TITLE = "Given a scientific paper title, retrieve the paper's abstract"
 QUESTION = "Given a question, retrieve the passage that answers it"
-TOPIC = ("earthquakes", "floods", "hurricanes", "tornadoes", "tsunamis", "volcanoes")
+SIMILAR = "Retrieve semantically similar text"
+SENTENCE = "You lose up to 100 hairs from your scalp every day."
+OTHERS = {
+    "It is normal that dozens of hairs fall out daily.": "says the same",
+    "Protect your scalp from the sun every day.": "shares its words",
+    "The train to the coast leaves at nine.": "has nothing to do with it",
+}
+# The passage that answers stands last, next to the question.
+TOPIC = ("earthquakes", "floods", "hurricanes", "tornadoes", "volcanoes", "tsunamis")
 QUERY = "What is a tsunami?"
 CLOSING = "\n\nAnswer the prior query while optionally using the context prior to it"
 REPEATS = 5
-NOT_TRAINED = (
-    "This base has only ever learned to write: it is [bold]not yet trained[/] to embed or to read "
-    "a cache. What follows shows how it works and what it costs, not how well it can get."
-)
 console = Console(highlight=False)
 
 
@@ -38,11 +38,9 @@ def main() -> None:
     model = GritLM()
     size, dtype = model.num_parameters() / 1e6, str(model.dtype).removeprefix("torch.")
     console.print(f"{size:.0f}M parameters in {dtype}: {model.dtype_reason}")
-    if not model.settings.trained_to_embed:
-        console.print(NOT_TRAINED)
-        logging.getLogger("gritlm").setLevel(logging.ERROR)  # it would say so once more
     rank(model)
     search(model)
+    compare(model)
     chat(model)
     answer_from_cache(model)
 
@@ -82,22 +80,33 @@ def search(model: GritLM) -> None:
     console.print(f"\n* answers it; so does one of the three best for {hits} of {len(questions)}")
 
 
+def compare(model: GritLM) -> None:
+    """A paraphrase against sentences that only look like it."""
+    heading("3. Compare: what means the same")
+    console.print(f"[bold]{SENTENCE}[/]")
+    instruction = gritlm_instruction(SIMILAR)
+    one, others = (model.encode(t, instruction=instruction) for t in (SENTENCE, [*OTHERS]))
+    cosines = model.similarity(one, others)[0].tolist()
+    for cosine, text in sorted(zip(cosines, OTHERS, strict=True), reverse=True):
+        console.print(f"   {cosine:.3f}  {text} ({OTHERS[text]})")
+
+
 def chat(model: GritLM) -> None:
-    heading("3. Chat: the same weights write, as a stream")
+    heading("4. Chat: the same weights write, as a stream")
     request = "Write two sentences about why people like the sea."
     console.print(f"[bold]{request}[/]")
     show(model.chat(request, stream=True, max_new_tokens=80))
 
 
 def answer_from_cache(model: GritLM) -> None:
-    """One question about a text, with and without the state that embedding it left behind."""
-    heading("4. Answer from what was read: embedding a text leaves keys and values")
-    document = "\n\n".join(p["text"] for p in rows("passages") if p["id"] in TOPIC)
-    _, [block] = model.encode(
-        [document], instruction=gritlm_instruction(""), get_cache=True, max_length=2048
+    """One question about some passages, with and without the state that embedding them left."""
+    heading("5. Answer from what was read: embedding a text leaves keys and values")
+    known = {passage["id"]: passage["text"] for passage in rows("passages")}
+    _, blocks = model.encode(
+        [known[name] for name in TOPIC], instruction=gritlm_instruction(""), get_cache=True
     )
-    segments, template = SegmentTokenizer(model.tokenizer), model.settings.template
-    ids = chat_ids(segments, QUERY + CLOSING, template=template, start=False)
+    block = KVBlock.join(blocks)
+    ids = model.chat_ids(QUERY + CLOSING, start=False)
     whole = block.token_ids.tolist() + ids
     without, cached = [], []
     for _ in range(REPEATS + 1):  # the first pair warms up and does not count
@@ -106,23 +115,25 @@ def answer_from_cache(model: GritLM) -> None:
     table = new_table("", "tokens read", "time to first token")
     table.add_row("without cache", str(len(whole)), f"{1000 * median(without[1:]):.0f} ms")
     table.add_row("with cache", str(len(ids)), f"{1000 * median(cached[1:]):.0f} ms")
-    console.print(f"{block}; medians of {REPEATS}")
+    console.print(f"{len(blocks)} passages: {block}; medians of {REPEATS}")
     console.print(table)
     console.print(f"[bold]{QUERY}[/] without cache:")
-    show(TextStream(model.tokenizer).pieces(tokens(model, whole, None, limit=40)))
+    answer = continued(model, whole, None, limit=40)[len(whole) :]
+    show([model.tokenizer.decode(answer, skip_special_tokens=True)])
     console.print(f"[bold]{QUERY}[/] with cache:")
     show(model.chat(QUERY + CLOSING, kv=block, stream=True, max_new_tokens=40))
 
 
 def first_token_seconds(model: GritLM, ids: list[int], kv: KVBlock | None) -> float:
     started = perf_counter()
-    next(tokens(model, ids, kv, limit=1), None)
+    continued(model, ids, kv, limit=1)
     return perf_counter() - started
 
 
-def tokens(model: GritLM, ids: list[int], kv: KVBlock | None, *, limit: int) -> Iterator[int]:
-    greedy, ends = make_sampler(temperature=0.0), model.end_ids
-    return complete(model.lm, ids, kv=kv, sampler=greedy, max_new_tokens=limit, end_ids=ends)
+def continued(model: GritLM, ids: list[int], kv: KVBlock | None, *, limit: int) -> list[int]:
+    """``ids`` and the likeliest tokens after them."""
+    ids_1L = torch.tensor([ids], device=model.device)
+    return model.generate(ids_1L, kv=kv, max_new_tokens=limit, do_sample=False)[0].tolist()
 
 
 def rows(name: str) -> list[dict[str, str]]:

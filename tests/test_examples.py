@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +22,40 @@ def rows(name: str) -> list[dict[str, str]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-@pytest.fixture
-def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The demo as a module, on a tiny random model."""
+@pytest.fixture(scope="module")
+def demo() -> Any:
+    """The demo as a module."""
     spec = importlib.util.spec_from_file_location("demo", EXAMPLES / "demo.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    folder = tiny.folder(tmp_path, max_position_embeddings=8192)
-    monkeypatch.setattr(module, "GritLM", lambda: GritLM(folder, dtype="float32", device="cpu"))
-    monkeypatch.setattr(module, "REPEATS", 1)
     return module
 
 
-def test_the_demo_shows_that_a_cache_leaves_less_to_read(demo, capsys):
-    demo.main()
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+@pytest.fixture(scope="module")
+def shown(demo: Any, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The lines it prints on a tiny random model."""
+    folder = tiny.folder(tmp_path_factory.mktemp("tiny"), max_position_embeddings=8192)
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as changes, redirect_stdout(printed):
+        changes.setattr(demo, "GritLM", lambda: GritLM(folder, dtype="float32", device="cpu"))
+        changes.setattr(demo, "REPEATS", 1)
+        demo.main()
+    return printed.getvalue().splitlines()
+
+
+def test_the_demo_shows_that_a_cache_leaves_less_to_read(shown):
+    lines = [line.split() for line in shown]
     read = {tuple(words[:2]): int(words[2]) for words in lines if words[1:2] == ["cache"]}
     assert 0 < read["with", "cache"] < read["without", "cache"] / 5
+
+
+def test_the_demo_shows_the_sentences_it_compares_the_nearest_first(demo, shown):
+    lines = [line for line in shown if any(text in line for text in demo.OTHERS)]
+    cosines = [float(line.split()[0]) for line in lines]
+    assert len(cosines) == len(demo.OTHERS)
+    assert cosines == sorted(cosines, reverse=True)
 
 
 def test_every_question_names_the_passage_that_answers_it():

@@ -40,8 +40,13 @@ def test_the_python_of_the_readme_runs_in_order(default_folder, at_root, capsys)
     namespace: dict[str, Any] = {}
     for code in blocks("python"):
         exec(compile(code, "README.md", "exec"), namespace)
-    assert namespace["q_rep"].shape == (2, namespace["model"].embedding_dimension)
-    assert "Mt. Fuji" in capsys.readouterr().out
+    model, printed = namespace["model"], capsys.readouterr().out
+    assert namespace["q_rep"].shape == (2, model.embedding_dimension)
+    assert "Mt. Fuji" in printed
+    # The vectors are of use: what belongs together is nearest.
+    nearest = model.similarity(namespace["q_rep"], namespace["d_rep"]).argmax(dim=1)
+    assert nearest.tolist() == [0, 1]
+    assert "Hot rock and gas" in printed
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -7,6 +7,7 @@
     │   └── CacheMismatchError             key/value state made by another model
     ├── UnknownArgumentError (TypeError)   a keyword nobody reads
     ├── ModelError (RuntimeError)          a model that cannot be loaded or is refused
+    │   └── AttentionError                 its attention cannot be made to look both ways
     ├── ModeError (RuntimeError)           the model was loaded for the other job
     ├── DownloadError (RuntimeError)       weights that cannot be fetched or kept
     ├── TrainingError (RuntimeError)       a training run that cannot go on
@@ -38,6 +39,10 @@ class UnknownArgumentError(GritLMError, TypeError):
 
 class ModelError(GritLMError, RuntimeError):
     """A checkpoint that cannot be loaded, or a model that is refused."""
+
+
+class AttentionError(ModelError):
+    """A decoder whose attention cannot be made to look both ways: it writes and does not embed."""
 
 
 class ModeError(GritLMError, RuntimeError):

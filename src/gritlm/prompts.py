@@ -21,8 +21,8 @@ EMBED = "<|embed|>\n"
 ASSISTANT = "<|assistant|>\n"
 
 # Jinja form of the chat format, for tokenizers that come without a template of their own.
-CHAT_TEMPLATE = (
-    "{{ bos_token if bos_token }}"
+TEMPLATE_BOS = "{{ bos_token if bos_token }}"
+CHAT_TEMPLATE = TEMPLATE_BOS + (
     "{% set seen = namespace(system='', newline='') %}"
     "{% for message in messages %}"
     "{% if message['role'] == 'system' %}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Callable
@@ -10,7 +11,11 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
+from gritlm.cli import figures
 from gritlm.evaluation import halves
+from gritlm.evaluation.outcome import Outcome, Report
+from gritlm.evaluation.report import view
+from gritlm.evaluation.results import TaskResult
 from tests import tiny
 from tests.evaluation import made
 
@@ -64,7 +69,8 @@ def test_a_rerun_takes_what_is_known(run, model_folder, data, words, fake):
     again = run("eval", str(model_folder), "--data", str(data), *words)
     assert len(fake.asked) == 3
     assert again.stderr.count("(known)") == 3
-    run("eval", str(model_folder), "--data", str(data), *words, "--no-cache")
+    uncached = [*words[:2], *words[4:], "--no-cache"]
+    run("eval", str(model_folder), "--data", str(data), *uncached)
     assert len(fake.asked) == 6
 
 
@@ -72,7 +78,7 @@ def test_options_reach_the_halves(run, model_folder, data, words, fake):
     more = ("--suite", "embedding", "--limit", "2", "--batch-size", "3")
     assert run("eval", str(model_folder), "--data", str(data), *words, *more).exit_code == 0
     ((_, name, how),) = fake.asked
-    assert (name, how.limit, how.batch_size) == ("pairs", 2, 3)
+    assert (name, how.limit, how.batch.size) == ("pairs", 2, 3)
 
 
 def test_tasks_are_taken_by_name(run, model_folder, data, words, fake):
@@ -127,11 +133,55 @@ def test_an_unknown_task_is_refused_with_the_nearest(
         (("--data", "no/where"), "there is no such folder"),
         (("--tasks", " , "), "names no task"),
         (("--limit", "0"), "--limit"),
+        (("--suite", "rag", "--tasks", "pairs"), "--suite rag and --tasks"),
+        (("--no-cache",), "exclude each other"),
         (("--device", "warp"), "is no device"),
     ],
 )
-def test_what_cannot_be_done_is_refused_before_a_model_is_loaded(error_of, words, more, said):
+def test_what_cannot_be_done_is_refused_before_anything_is_loaded_or_made(
+    error_of, words, tmp_path, more, said
+):
     assert said in error_of("eval", "no/model", *words, *more)
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_that_look_like_markup_are_shown_as_they_are(
+    run, model_folder, data, words, monkeypatch
+):
+    def measure(model: object, task: object, how: object) -> list[TaskResult]:
+        return [made.result("a[/b]", metric="acc[bold]")]
+
+    monkeypatch.setattr(halves, "measures", lambda: {"embedding": measure})
+    more = ("--suite", "embedding", "--data", str(data))
+    result = run("eval", f"[/red]:smile:={model_folder}", *more, *words)
+    assert result.exit_code == 0, result.stderr
+    for name in ("[/red]:smile:", "a[/b]", "acc[bold]"):
+        assert name in result.stdout
+
+
+def test_a_reader_who_leaves_finds_the_report_written(
+    run, model_folder, data, words, fake, tmp_path, monkeypatch
+):
+    def leave(*args: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(figures, "show", leave)
+    result = run("eval", str(model_folder), "--data", str(data), *words)
+    assert result.exit_code == 141
+    assert "error" not in result.stderr
+    assert len(record(tmp_path)["models"][0]["results"]) == 3
+
+
+def test_the_tables_leave_a_broken_pipe_to_the_program(monkeypatch):
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    outcome = Outcome("m", "GritLM", "digest", {}, (made.result("a"),))
+    sections = view.sections(Report((outcome,), "quick", None))
+    monkeypatch.setattr("sys.stdout", Closed())
+    with pytest.raises(BrokenPipeError):
+        figures.show(sections, ["m"])
 
 
 def test_a_model_that_is_none_is_refused(error_of, data, words, tmp_path):

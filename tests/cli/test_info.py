@@ -35,7 +35,7 @@ def test_info_states_the_model_and_the_machine(run_model, model_folder: Path, lm
         "normalized": True,
         "attention": "bbcc",
         "template": "tokenizer",
-        "trained_to_embed": True,
+        "trained_to_embed": None,
         "gritlm": gritlm.__version__,
         "torch": torch.__version__,
         "transformers": transformers.__version__,

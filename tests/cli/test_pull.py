@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,19 @@ from gritlm.lm.settings import Settings
 
 
 @pytest.fixture
-def cached(tmp_path: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache folder that holds a tiny model in the place of the default one."""
+def cached(
+    tmp_path: Path, model_folder: Path, make_adapter: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:  # fmt: skip
+    """A cache folder with a tiny base, and an adapter for it, in the place of the real ones."""
     monkeypatch.setenv("GRITLM_CACHE", str(tmp_path / "cache"))
     folder = default.folder()
     shutil.copytree(model_folder, folder)
     Settings(template="tokenizer", trained_to_embed=False).save(folder)
     (folder / default.SOURCE_FILE).write_text(json.dumps({"source": "wheel"}))
+    adapter = make_adapter(model_folder, tmp_path / "adapter")
+    Settings(template="gritlm").save(adapter)
+    monkeypatch.setattr(default, "ADAPTER", adapter)
     return folder
 
 
@@ -29,19 +36,34 @@ def test_pull_prints_the_folder_and_nothing_else(run, cached: Path):
     assert result.stdout == f"{cached}\n"
 
 
-def test_a_command_without_a_model_takes_the_default_one(run, cached: Path):
-    facts = json.loads(run("info", "--json", "--device", "cpu").stdout)
+@pytest.mark.parametrize("words", [(), ("--model", "default")])
+def test_a_command_without_a_model_takes_the_default_one(run, cached: Path, words):
+    facts = json.loads(run("info", "--json", "--device", "cpu", *words).stdout)
     assert facts["source"] == str(cached)
-    assert facts["template"] == "tokenizer"
+    assert facts["adapter"] == str(default.ADAPTER)
+    assert (facts["template"], facts["trained_to_embed"]) == ("gritlm", True)
+
+
+def test_the_base_of_the_default_model_goes_by_its_name(run, cached: Path):
+    facts = json.loads(run("info", "--json", "--device", "cpu", "--model", "base").stdout)
+    assert (facts["source"], facts["adapter"]) == (str(cached), None)
+    assert (facts["template"], facts["trained_to_embed"]) == ("tokenizer", False)
+
+
+def test_an_adapter_of_ones_own_takes_the_place_of_the_default_one(run, cached: Path, tmp_path):
+    own = shutil.copytree(default.ADAPTER, tmp_path / "own")
+    facts = json.loads(run("info", "--json", "--device", "cpu", "--adapter", str(own)).stdout)
+    assert (facts["source"], facts["adapter"]) == (str(cached), str(own))
 
 
 def test_that_a_model_is_not_trained_to_embed_is_said_beside_the_results(run, cached: Path):
-    result = run("embed", "text", "--dtype", "float32", "--device", "cpu")
+    options = ("--model", "base", "--dtype", "float32", "--device", "cpu")
+    result = run("embed", "text", *options)
     assert result.exit_code == 0
     assert len(result.stdout.splitlines()) == 1
-    assert "not yet trained to embed" in result.stderr
-    quiet = run("embed", "text", "--dtype", "float32", "--device", "cpu", "--quiet")
-    assert quiet.stderr == ""
+    assert "is not trained to embed" in result.stderr
+    assert run("embed", "text", *options, "--quiet").stderr == ""
+    assert run("embed", "text", *options[2:]).stderr == ""  # the default model is
 
 
 def test_a_cache_folder_that_cannot_be_made_is_an_error_of_one_line(

@@ -1,4 +1,4 @@
-"""The default model: where it comes from, and that its folder is whole or not there at all."""
+"""The default model: where its base comes from, that its folder is whole or not there at all."""
 
 from __future__ import annotations
 

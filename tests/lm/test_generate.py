@@ -338,3 +338,21 @@ def test_join_of_two_documents_answers(grit):
     both = KVBlock.join([one, two[1:]])
     assert both.token_ids.tolist().count(1) == 1
     assert isinstance(grit.chat("Who?", kv=both, max_new_tokens=5), str)
+
+
+def test_the_ids_of_a_chat_are_those_that_it_reads(grit):
+    messages = [{"role": "system", "content": "Short."}, {"role": "user", "content": PROMPT}]
+    read = grit.chat_ids(messages)
+    answer = grit.generate(torch.tensor([read]), max_new_tokens=8, do_sample=False)[0, len(read) :]
+    text = grit.tokenizer.decode(answer, skip_special_tokens=True)
+    assert grit.chat(messages, max_new_tokens=8) == text
+    behind = grit.chat_ids(messages, start=False)
+    _, [block] = grit.encode(["The ball is red."], get_cache=True)
+    answer = grit.generate(torch.tensor([behind]), kv=block, max_new_tokens=8, do_sample=False)
+    text = grit.tokenizer.decode(answer[0, len(behind) :], skip_special_tokens=True)
+    assert grit.chat(messages, kv=block, max_new_tokens=8) == text
+
+
+def test_a_conversation_that_is_none_has_no_ids(grit):
+    with pytest.raises(InputError, match="messages is empty"):
+        grit.chat_ids([])

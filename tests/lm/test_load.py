@@ -93,60 +93,24 @@ def test_both_names_of_the_number_format_work(llama_folder):
         GritLM(llama_folder, dtype="int8")
 
 
-def test_an_adapter_is_merged_into_both_views(llama_folder, tmp_path):
-    from peft import LoraConfig, get_peft_model
-
-    base = AutoModelForCausalLM.from_pretrained(llama_folder, dtype=torch.float32)
-    torch.manual_seed(0)
-    adapted = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear"))
-    for name, parameter in adapted.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.05)
-    adapted.save_pretrained(tmp_path / "adapter")
-    ids = torch.tensor([[1, 5, 9, 4]])
-    with torch.inference_mode():
-        expected = adapted.eval()(ids).logits
-    for model in (
-        GritLM(llama_folder, adapter=tmp_path / "adapter", dtype="float32", device="cpu"),
-        GritLM(tmp_path / "adapter", dtype="float32", device="cpu"),
-    ):
-        with torch.inference_mode():
-            assert (model.lm.logits(ids) - expected).abs().max() < 1e-4
-        plain = GritLM(llama_folder, dtype="float32", device="cpu")
-        assert np.abs(model.encode(TEXTS) - plain.encode(TEXTS)).max() > 1e-3
+def test_settings_that_ask_for_our_format_change_the_template_of_the_tokenizer(copy):
+    (copy / "gritlm.json").write_text('{"template": "gritlm"}')
+    model = GritLM(copy, dtype="float32", device="cpu")
+    messages = [{"role": "system", "content": "Short."}, {"role": "user", "content": "Hi"}]
+    read = model.tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
+    assert read == model.chat_ids(messages)
 
 
-@pytest.mark.parametrize("task", [None, "CAUSAL_LM"])
-def test_an_adapter_reaches_every_mode(llama_folder, tmp_path, task):
-    from peft import LoraConfig, get_peft_model
-
-    base = AutoModelForCausalLM.from_pretrained(llama_folder, dtype=torch.float32)
-    adapted = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", task_type=task))
-    for name, parameter in adapted.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.05)
-    adapted.save_pretrained(tmp_path)
-    (tmp_path / "gritlm.json").write_text('{"pooling_method": "lasttoken"}', encoding="utf-8")
-    unified, reading = (
-        GritLM(llama_folder, adapter=tmp_path, mode=mode, dtype="float32", device="cpu")
-        for mode in ("unified", "embedding")
-    )
-    assert unified.settings.pooling_method == "lasttoken"
-    assert np.abs(unified.encode(TEXTS) - reading.encode(TEXTS)).max() < 1e-5
-    plain = GritLM(llama_folder, pooling_method="lasttoken", dtype="float32", device="cpu")
-    assert np.abs(unified.encode(TEXTS) - plain.encode(TEXTS)).max() > 1e-3
-
-
-def test_an_adapter_of_another_model_is_refused(llama_folder, tmp_path):
-    from peft import LoraConfig, get_peft_model
-
-    other = tiny.model("llama", hidden_size=96)
-    get_peft_model(other, LoraConfig(target_modules="all-linear")).save_pretrained(tmp_path)
-    with pytest.raises(ModelError):
-        GritLM(llama_folder, adapter=tmp_path, device="cpu")
-    (tmp_path / "adapter_model.safetensors").unlink()
-    with pytest.raises(ModelError, match=r"no adapter_model\.safetensors"):
-        GritLM(llama_folder, adapter=tmp_path, device="cpu")
+def test_a_tokenizer_that_puts_no_bos_gets_none_from_our_template(copy):
+    edit(copy / "tokenizer.json", post_processor=None)
+    (copy / "gritlm.json").write_text('{"template": "gritlm"}')
+    model = GritLM(copy, dtype="float32", device="cpu")
+    assert model.tokenizer.bos_token == "<s>"
+    read = model.tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Hi"}], add_generation_prompt=True
+    )["input_ids"]
+    assert read == model.chat_ids("Hi")
+    assert read[0] != model.tokenizer.bos_token_id
 
 
 def test_weights_that_are_no_numbers_are_refused(copy):

@@ -28,9 +28,12 @@ class TaskOptions:
     """What is measured."""
 
     suite: Annotated[
-        str,
-        typer.Option(help="quick, embedding, generation, rag or full.", rich_help_panel=TASKS),
-    ] = "quick"
+        str | None,
+        typer.Option(
+            help="quick (when left out), embedding, generation, rag or full.",
+            rich_help_panel=TASKS,
+        ),
+    ] = None
     tasks: Annotated[
         str | None,
         typer.Option(
@@ -54,18 +57,24 @@ class TaskOptions:
         """The tasks, found and looked at.
 
         Raises:
-            InputError: for an unknown suite or task, or a folder in the wrong layout.
+            InputError: for an unknown suite or task, both of them, or a folder in the wrong
+                layout.
             MissingExtraError: without a library that they need.
         """
-        from gritlm.evaluation import halves, suites
+        from gritlm.evaluation import halves, harnesses, suites
 
+        if self.tasks is not None and self.suite is not None:
+            raise InputError(
+                f"--suite {self.suite} and --tasks both say what is measured; leave one out"
+            )
         names = [name.strip() for name in (self.tasks or "").split(",") if name.strip()]
         if self.tasks is not None and not names:
             raise InputError(f"--tasks {self.tasks!r} names no task; expected NAME,NAME")
         plan = suites.plan(
-            self.suite, tasks=names, data=self.data, limit=self.limit, hubs=halves.hubs()
+            self.suite or "quick", tasks=names, data=self.data, limit=self.limit, hubs=halves.hubs()
         )
-        halves.require({chosen.half for chosen in plan.tasks})
+        for half in dict.fromkeys(chosen.half for chosen in plan.tasks):
+            harnesses.require(half)
         return plan
 
 
@@ -136,11 +145,15 @@ class ResultOptions:
         """The cache, once the report is known to have a place.
 
         Raises:
-            InputError: when the report cannot be written.
+            InputError: when the report cannot be written, or for a cache and none.
         """
         from gritlm.evaluation import cache
         from gritlm.evaluation.report.write import require_folder
 
+        if self.no_cache and self.cache is not None:
+            raise InputError(
+                f"--cache {self.cache} and --no-cache exclude each other; leave one out"
+            )
         require_folder(self.output)
         if self.no_cache:
             return cache.Cache(None)
@@ -178,11 +191,11 @@ def eval_(
         found, plan, cache=cache, options=options, command=command, watch=figures.tell
     )
     sections = view.sections(report)
-    figures.show(sections, [model.name for model in report.models])
-    for path in write.write(report, results.output, sections):
-        sys.stdout.write(f"{path}\n")
+    paths = write.write(report, results.output, sections)  # first: nobody may read the tables
     for each in view.reasons(report):
         logs.say("skipped", f"{each.model}: {', '.join(each.tasks)}: {each.reason}")
+    figures.show(sections, [model.name for model in report.models])
+    sys.stdout.write("".join(f"{path}\n" for path in paths))
     if report.stopped:
         logs.say("stopped", "the report has what was measured; the same command goes on from there")
         raise typer.Exit(INTERRUPTED)

@@ -35,7 +35,7 @@ class ModelOptions:
         typer.Option(
             "--model",
             "-m",
-            help="Folder or hub id; the default model when left out.",
+            help="Folder or hub id; default (when left out), or base: that without its adapter.",
             rich_help_panel=MODEL,
         ),
     ] = None
@@ -63,11 +63,10 @@ class ModelOptions:
     def load(self, *, mode: str = "unified") -> GritLM:
         """The model, ready for the job named by ``mode``."""
         from gritlm import GritLM
+        from gritlm.lm import default
 
         logs.hush_libraries()
-        if self.model is None:
-            from gritlm.lm import default
-
+        if self.model in (None, default.DEFAULT, default.BASE):
             default.ensure(report=logs.note)  # the first use takes a while: say what is done
         if self.threads is not None:
             import torch

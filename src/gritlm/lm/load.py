@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,9 +23,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from gritlm import prompts, runtime
 from gritlm.errors import GritLMError, InputError, ModelError, UnknownArgumentError, did_you_mean
-from gritlm.lm import chat
+from gritlm.lm import chat, lora
 from gritlm.lm.quiet import quiet
-from gritlm.lm.settings import FILE, Settings, read_settings
+from gritlm.lm.settings import FILE, UNSTATED, Settings, read_settings
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +79,8 @@ def load(
         kind = _class_for(mode if adapter is None else "unified")
         model = _weights(kind, source, dtype=chosen, **options)
         if adapter is not None:
-            model = _with_adapter(model, adapter)
+            with _explained(adapter):
+                model = lora.merged(model, adapter)
             model = model.base_model if mode == "embedding" else model
         if not placed and "quantization_config" not in options:
             model = model.to(target)
@@ -94,7 +93,7 @@ def load_tokenizer(
     """The tokenizer, ready for use, and what the checkpoint says about itself; no weights are read.
 
     Args:
-        adapter: folder or hub id of a PEFT adapter; its ``gritlm.json`` counts where it has one.
+        adapter: folder or hub id of a PEFT adapter, whose ``gritlm.json`` counts if it has one.
         hub: options of ``from_pretrained`` that say where to look.
 
     Raises:
@@ -104,12 +103,16 @@ def load_tokenizer(
     _require_folder(source)
     with _explained(source):
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **hub)
-    settings = _settings(source, hub)
-    if adapter is not None and (Path(adapter) / FILE).is_file():
-        settings = read_settings(Path(adapter))
-    settings = settings.but(template=chat.template_for(tokenizer, settings.template))
-    _prepare(tokenizer, settings)
-    return tokenizer, settings
+    settings = (adapter and settings_beside(adapter)) or settings_beside(source, hub) or UNSTATED
+    template = chat.template_for(tokenizer, settings.template)
+    if template == "gritlm" and (settings.template == template or tokenizer.chat_template is None):
+        tokenizer.chat_template = our_template(tokenizer)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"
+    if settings is UNSTATED and template == "gritlm":  # like the published checkpoints
+        settings = settings.but(trained_to_embed=True)
+    return tokenizer, settings.but(template=template)
 
 
 def _require_known(options: dict[str, Any]) -> None:
@@ -240,56 +243,35 @@ def _explanation(source: str, error: BaseException) -> str:
     return f"{source}: cannot be loaded: {said[:500]}"
 
 
-def _with_adapter(model: Any, adapter: str) -> Any:
-    """Apply a PEFT adapter and merge it, so that both views read the same merged tensors."""
-    from peft import PeftModel
+def settings_beside(source: str, hub: dict[str, Any] | None = None) -> Settings | None:
+    """What ``gritlm.json`` beside a checkpoint or an adapter says; None where there is none.
 
-    folder = Path(adapter)
-    if folder.is_dir() and not (folder / "adapter_model.safetensors").is_file():
-        raise ModelError(f"{adapter}: no adapter_model.safetensors in this adapter folder")
-    with _explained(adapter), warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        adapted = PeftModel.from_pretrained(model, adapter)
-        merged = adapted.merge_and_unload(safe_merge=True)
-    if any("missing adapter keys" in str(warning.message) for warning in said):
-        raise ModelError(
-            f"{adapter}: made for another model than {type(model).__name__} of this size"
-        )
-    return merged
-
-
-def _settings(source: str, hub: dict[str, Any]) -> Settings:
-    if Path(source).is_dir():
-        return read_settings(Path(source) / hub.get("subfolder", ""))
-    from transformers.utils.hub import cached_file
-
-    found = cached_file(source, FILE, _raise_exceptions_for_missing_entries=False, **hub)
-    return Settings() if found is None else read_settings(Path(found).parent)
-
-
-def _prepare(tokenizer: PreTrainedTokenizerBase, settings: Settings) -> None:
-    """Our chat format where the tokenizer has none; a padding token where it has none."""
-    if tokenizer.chat_template is None and settings.template == "gritlm":
-        tokenizer.chat_template = prompts.CHAT_TEMPLATE
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.padding_side = "right"
-
-
-def is_adapter_folder(source: str) -> bool:
-    return (Path(source) / "adapter_config.json").is_file()
-
-
-def adapter_base(folder: str) -> str:
-    """The base model that an adapter folder names.
+    Args:
+        source: folder or hub id.
+        hub: options of ``from_pretrained`` that say where to look.
 
     Raises:
-        ModelError: when it names none.
+        ModelError: for a file that is damaged or cannot be looked for.
     """
-    about = json.loads((Path(folder) / "adapter_config.json").read_text(encoding="utf-8"))
-    base = about.get("base_model_name_or_path")
-    if not base:
-        raise ModelError(
-            f"{folder}: the adapter names no base model; pass it: GritLM(BASE, adapter=...)"
-        )
-    return str(base)
+    hub, folder = hub or {}, Path(source)
+    if folder.is_dir():
+        folder = folder / hub.get("subfolder", "")
+        return read_settings(folder) if (folder / FILE).is_file() else None
+    from transformers.utils.hub import cached_file
+
+    with _explained(source):
+        found = cached_file(source, FILE, _raise_exceptions_for_missing_entries=False, **hub)
+    return None if found is None else read_settings(Path(found).parent)
+
+
+def our_template(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Our chat format as a template; the BOS stands in it where the tokenizer itself puts one.
+
+    A tokenizer may name a BOS and put none: then ``chat`` reads none either.
+    """
+    begins = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+    return (
+        prompts.CHAT_TEMPLATE
+        if begins
+        else prompts.CHAT_TEMPLATE.removeprefix(prompts.TEMPLATE_BOS)
+    )

@@ -33,7 +33,8 @@ class Settings:
         embed_eos: string appended to every text to embed.
         projection: size the states are projected to before pooling; None for no projection.
         query_instruction: what ``encode_query`` tells the model when it is told nothing.
-        trained_to_embed: False for base weights that only ever learned to write.
+        trained_to_embed: False for base weights that only ever learned to write; None where nobody
+            says, as for a model of others with a chat format of its own.
         version: of this file.
     """
 
@@ -45,15 +46,16 @@ class Settings:
     embed_eos: str = ""
     projection: int | None = None
     query_instruction: str = ""
-    trained_to_embed: bool = True
+    trained_to_embed: bool | None = True
     version: int = 1
 
     def __post_init__(self) -> None:
         choice(self.pooling_method, POOLING_METHODS, name="pooling_method")
         choice(self.attn, ATTENTIONS, name="attn")
         choice(self.template, TEMPLATES, name="template")
-        for name in ("normalized", "trained_to_embed"):
-            self._require(name, isinstance(getattr(self, name), bool), "true or false")
+        self._require("normalized", isinstance(self.normalized, bool), "true or false")
+        known = self.trained_to_embed is None or isinstance(self.trained_to_embed, bool)
+        self._require("trained_to_embed", known, "true, false or null")
         for name in ("embed_eos", "query_instruction"):
             self._require(name, isinstance(getattr(self, name), str), "a string")
         self._require("max_length", _is_count(self.max_length), "a whole number >= 1")
@@ -82,15 +84,18 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
+UNSTATED = Settings(trained_to_embed=None)  # of a checkpoint that says nothing about itself
+
+
 def read_settings(folder: Path) -> Settings:
-    """Settings of a checkpoint folder; the reference's where it has no ``gritlm.json``.
+    """Settings of a checkpoint folder; :data:`UNSTATED` where it has no ``gritlm.json``.
 
     Raises:
         ModelError: for a file that is no JSON object or has an unknown key.
     """
     path = folder / FILE
     if not path.is_file():
-        return Settings()
+        return UNSTATED
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

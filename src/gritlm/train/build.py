@@ -16,11 +16,10 @@ from gritlm.errors import InputError, MissingExtraError
 from gritlm.lm import attention, checkpoint
 from gritlm.lm.chat import template_for
 from gritlm.lm.check import require_views
-from gritlm.lm.load import Loaded, load, settings_beside
+from gritlm.lm.load import Loaded, load, our_template, settings_beside
 from gritlm.lm.model import UnifiedLM
 from gritlm.lm.settings import Settings
 from gritlm.lm.tokens import SegmentTokenizer
-from gritlm.prompts import CHAT_TEMPLATE
 from gritlm.train import adapters, states
 from gritlm.train.config import Model, Run
 from gritlm.train.module import Trainee
@@ -167,8 +166,8 @@ def _settings(run: Run, loaded: Loaded, adapter: str | None) -> Settings:
     if adapter is not None and said.adapted:
         found = settings_beside(adapter) or found
     found = found.but(**_changes(said), trained_to_embed=run.embeds or found.trained_to_embed)
-    if said.template == "gritlm":  # plain transformers shall chat in the format that is trained
-        loaded.tokenizer.chat_template = CHAT_TEMPLATE
+    if found.template == "gritlm":  # plain transformers shall chat in the format that is trained
+        loaded.tokenizer.chat_template = our_template(loaded.tokenizer)
     return found.but(template=template_for(loaded.tokenizer, found.template))
 
 

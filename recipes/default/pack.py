@@ -1,0 +1,124 @@
+"""Turn the adapter of a finished training run into the one that the package ships.
+
+    python recipes/default/pack.py RUN_FOLDER [--output FOLDER]
+
+RUN_FOLDER is the output folder of `gritlm train` with model.lora = true on the base of the default
+model. The weights are rounded to bfloat16, the configuration names the base by its hub id, and the
+fingerprint of the base is written into the weights file, so that another base is refused. The model
+card beside them (README.md) is written by hand and left as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from gritlm.errors import GritLMError, InputError
+from gritlm.lm import default, lora
+from gritlm.lm.quiet import quiet
+from gritlm.lm.settings import FILE, Settings, read_settings
+from gritlm.lm.sources import HUB
+
+MOST_BYTES = 24_000_000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("run", type=Path, metavar="RUN_FOLDER", help="with its adapter")
+    parser.add_argument("--output", type=Path, default=default.ADAPTER, help="default: the package")
+    chosen = parser.parse_args()
+    try:
+        size = pack(chosen.run, chosen.output)
+    except (GritLMError, OSError, SafetensorError) as error:
+        sys.exit(f"pack.py: error: {error}")
+    sys.stdout.write(f"{chosen.output}: {size:,} bytes of weights\n")
+
+
+def pack(run: Path, output: Path) -> int:
+    """Write the adapter of ``run`` to ``output``; the size of its weights file in bytes.
+
+    Raises:
+        InputError: for a run without adapter, on another base, that did not learn to embed, whose
+            weights are no numbers or too many.
+        ModelError: for files that are damaged, and an adapter that does not fit the base.
+    """
+    about, settings = _about(run), _settings(run)
+    tensors = _rounded(load_file(run / lora.WEIGHTS_FILE), run)
+    with quiet():
+        base = AutoModelForCausalLM.from_pretrained(default.ensure(), dtype=torch.bfloat16)
+    metadata = {"format": "pt", lora.FINGERPRINT: lora.fingerprint(base)}
+    output.mkdir(parents=True, exist_ok=True)
+    staging = output / f".packing-{os.getpid()}"
+    staging.mkdir()
+    try:
+        save_file(tensors, staging / lora.WEIGHTS_FILE, metadata=metadata)
+        text = json.dumps(about, indent=2, sort_keys=True) + "\n"
+        (staging / lora.CONFIG_FILE).write_text(text, encoding="utf-8")
+        settings.save(staging)
+        size = _size(staging / lora.WEIGHTS_FILE)
+        lora.merged(base, str(staging))  # what cannot be loaded shall not be shipped
+        for path in sorted(staging.iterdir()):
+            path.chmod(0o644)  # safetensors writes for the owner alone
+            path.replace(output / path.name)
+    finally:
+        shutil.rmtree(staging)
+    return size
+
+
+def _about(run: Path) -> dict[str, Any]:
+    """The configuration, with the base by a name that holds on every machine."""
+    if not (run / lora.WEIGHTS_FILE).is_file() or not lora.is_adapter_folder(str(run)):
+        raise InputError(
+            f"{run}: no {lora.CONFIG_FILE} and {lora.WEIGHTS_FILE}; expected the output folder of "
+            "a finished run with model.lora = true"
+        )
+    base = lora.base_named(str(run))
+    if base is None or not default.is_base(base):
+        raise InputError(f"{run}: its base is {base}; expected that of the default model, {HUB}")
+    about: dict[str, Any] = json.loads((run / lora.CONFIG_FILE).read_text(encoding="utf-8"))
+    targets = about["target_modules"]  # PEFT writes a set: in another order each time
+    names = sorted(targets) if isinstance(targets, list) else targets
+    return about | {
+        "base_model_name_or_path": HUB, "inference_mode": True, "target_modules": names,
+    }  # fmt: skip
+
+
+def _settings(run: Path) -> Settings:
+    settings = read_settings(run)
+    if not (run / FILE).is_file() or not settings.trained_to_embed:
+        raise InputError(f"{run / FILE}: expected settings with trained_to_embed true")
+    if settings.template == "auto":
+        raise InputError(f"{run / FILE}: template is 'auto'; expected the one that was trained")
+    return settings
+
+
+def _rounded(tensors: dict[str, Tensor], run: Path) -> dict[str, Tensor]:
+    for name, value in tensors.items():
+        if not torch.isfinite(value).all():
+            raise InputError(f"{run / lora.WEIGHTS_FILE}: {name} holds NaN or infinite numbers")
+    return {name: value.to(torch.bfloat16).contiguous() for name, value in tensors.items()}
+
+
+def _size(path: Path) -> int:
+    size = path.stat().st_size
+    if size > MOST_BYTES:
+        raise InputError(
+            f"the weights would take {size:,} bytes, at most {MOST_BYTES:,} are shipped; train "
+            "with a smaller model.lora_r"
+        )
+    return size
+
+
+if __name__ == "__main__":
+    main()
