@@ -68,6 +68,25 @@ def sample(content: Content, count: int) -> Content:
     return small
 
 
+def counted(content: Content) -> dict[str, str]:
+    """Numbers that a description may tell: documents of a question, and subjects."""
+    rows = content.get(TEST, [])
+    sizes = {_documents(row) for row in rows}
+    documents = f"{min(sizes)} to {max(sizes)}" if len(sizes) > 1 else "".join(map(str, sizes))
+    subjects = {row["subject"] for row in rows if "subject" in row}
+    return {"documents": documents, "subjects": str(len(subjects))}
+
+
+def extent(content: Content) -> str:
+    """How much it is, in words: rows that are measured, and passages that are searched."""
+    rows = f"{len(content.get(TEST) or content[QUERIES])} rows"
+    return f"{rows}, {len(content[CORPUS])} passages" if CORPUS in content else rows
+
+
+def _documents(row: Row) -> int:
+    return sum(len(row.get(name, ())) for name in ("documents", "positive", "negative"))
+
+
 def _searched(content: Content, count: int) -> Content:
     queries = content[QUERIES][:count]
     names = {row["_id"] for row in queries}

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from contents import JUDGED, QUERIES, TEST, Content, Row, sample
+from contents import JUDGED, QUERIES, TEST, Content, Row, counted, extent, sample
 from raw import about
 from table import TASKS, Made
 
@@ -61,7 +61,8 @@ def prepare(data: Path, out: Path, tasks: Sequence[Made], limit: int | None) -> 
             continue
         if limit is not None:
             content = sample(content, min(limit, task.sample))
-        write(task, content, data, out / task.half / task.name)
+        folder = out / task.half / task.name
+        write(task, content, data, folder, sampled=limit is not None)
         counts[task.name] = len(content.get(TEST) or content[QUERIES])
     made = [task for task in tasks if task.name in counts]
     text = sources(data, made, counts, sampled=limit is not None)
@@ -69,7 +70,7 @@ def prepare(data: Path, out: Path, tasks: Sequence[Made], limit: int | None) -> 
     return counts
 
 
-def write(task: Made, content: Content, data: Path, folder: Path) -> None:
+def write(task: Made, content: Content, data: Path, folder: Path, *, sampled: bool) -> None:
     """All files of a task, in place of what was there."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -80,11 +81,12 @@ def write(task: Made, content: Content, data: Path, folder: Path) -> None:
         text = _judged(rows) if name == JUDGED else _lines(rows)
         path.write_text(text, encoding="utf-8", newline="\n")
     said = about(data / task.folder)
+    description = task.description.format_map(counted(content))
     told = {
         "name": task.name,
         "half": task.half,
         "type": kind,
-        "description": task.description,
+        "description": f"{description} (a sample: {extent(content)})" if sampled else description,
         "language": task.language,
         "instruction": task.instruction,
         "source": said["Source"],

@@ -31,6 +31,7 @@ class Made:
     Attributes:
         folder: of the data set.
         read: that folder -> the content of the task.
+        description: with the names of ``contents.counted`` in braces where it tells numbers.
         type: None for generation tasks, whose task.yaml says it.
         sample: rows it gives to a sample; 0 where its licence forbids a copy, or it is not needed.
         licence: where SOURCE.txt speaks for several sets; else it is what SOURCE.txt says.
@@ -146,7 +147,7 @@ EMBEDDING = (
     Made(
         "MuSiQue-paragraphs", "hipporag-train100",
         lambda folder: asking.reranking(asking.hardest_first(passages.musique(folder))),
-        "Multi-hop questions: the paragraphs that support the answer among 20",
+        "Multi-hop questions: the paragraphs that support the answer among {documents}",
         "Reranking", ASK, sample=20, licence=MUSIQUE,
     ),
     Made(
@@ -200,12 +201,12 @@ RAG = (
     ),
     Made(
         "MuSiQue-RAG", "hipporag-train100", _hard(passages.musique),
-        "Multi-hop questions with 20 paragraphs, two to four of them needed", "QA",
+        "Multi-hop questions with {documents} paragraphs, two to four of them needed", "QA",
         sample=40, licence=MUSIQUE,
     ),
     Made(
         "KV-RAG", "kv-retrieval", asking.exact_recall,
-        f"Recall of a random value among {asking.KEYS} keys and values", "QA", sample=8,
+        "Recall of a random value among {documents} keys and values", "QA", sample=8,
     ),
 )  # fmt: skip
 
@@ -226,7 +227,7 @@ GENERATION = (
     ),
     Made(
         "mmlu", "mmlu", writing.subjects,
-        "Exam questions on 57 subjects, five answered examples in front", sample=60,
+        "Exam questions on {subjects} subjects, five answered examples in front", sample=60,
     ),
     Made("bbh", "bbh", writing.hard_tasks, "Hard tasks of BIG-bench, with worked examples"),
     Made(

@@ -10,9 +10,10 @@ import pytest
 
 from gritlm.evaluation import digests, finding
 from gritlm.evaluation.cache import Cache, Key
+from gritlm.evaluation.embedding import instructions
 from tests.evaluation import made
 
-KEY = Key("weights", "task", "float32", None, "0.1.0-mteb-2.26")
+KEY = Key("weights", "task", "float32", None, "cpu", "0.1.0-mteb-2.26")
 RESULTS = [
     made.result("a"),
     made.result("b", items=None, pairs=((0.5, 1.0), (0.25, 4.0)), details={}),
@@ -32,7 +33,7 @@ def test_what_is_kept_comes_back_as_it_was(cache: Cache):
 
 @pytest.mark.parametrize(
     "change", [{"weights": "w"}, {"task": "t"}, {"dtype": "bfloat16"}, {"limit": 5},
-               {"versions": "0.2.0"}]
+               {"device": "cuda"}, {"versions": "0.2.0"}]
 )  # fmt: skip
 def test_another_key_finds_nothing(cache: Cache, change):
     cache.keep(KEY, RESULTS)
@@ -57,15 +58,31 @@ def test_without_a_folder_nothing_is_kept(tmp_path: Path):
     cache = Cache(None)
     cache.keep(KEY, RESULTS)
     assert cache.find(KEY) is None
-    assert cache.requests("weights", "float32") is None
+    assert cache.requests(KEY) is None
+
+
+def test_single_answers_are_kept_by_model_and_machinery(cache: Cache):
+    file = cache.requests(KEY)
+    assert cache.requests(replace(KEY, task="another", limit=3)) == file
+    for change in ({"weights": "w"}, {"device": "cuda"}, {"versions": "0.2.0"}):
+        assert cache.requests(replace(KEY, **change)) != file
+
+
+def test_instructions_of_ours_are_part_of_tasks_that_embed(monkeypatch):
+    before = [digests.of_task("STS12", half) for half in ("embedding", "generation")]
+    monkeypatch.setattr(instructions, "text", lambda: "other ones")
+    after = [digests.of_task("STS12", half) for half in ("embedding", "generation")]
+    assert before[0] != after[0]
+    assert before[1] == after[1]
 
 
 def test_the_digest_of_a_task_follows_its_files_and_not_its_place(tmp_path: Path):
     (one,) = finding.local(made.sts(tmp_path / "here" / "pairs"))
     (other,) = finding.local(made.sts(tmp_path / "there" / "pairs"))
-    assert digests.of_task(one) == digests.of_task(other)
+    assert digests.of_task(one, "embedding") == digests.of_task(other, "embedding")
     with (other.folder / "test.jsonl").open("a") as file:
         file.write('{"sentence1": "x", "sentence2": "y", "score": 1}\n')
-    assert digests.of_task(one) != digests.of_task(other)
-    assert digests.of_task(one) != digests.of_task(replace(one, instruction="Find alike"))
-    assert digests.of_task("STS12") != digests.of_task("STS13")
+    assert digests.of_task(one, "embedding") != digests.of_task(other, "embedding")
+    told = replace(one, instruction="Find alike")
+    assert digests.of_task(one, "embedding") != digests.of_task(told, "embedding")
+    assert digests.of_task("STS12", "embedding") != digests.of_task("STS13", "embedding")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
+from sklearn.metrics import average_precision_score
 
 from gritlm.evaluation import compare
 from gritlm.evaluation.results import TaskResult
@@ -115,6 +116,41 @@ def test_many_rows_are_drawn_in_parts_and_give_all_resamples():
     assert drawn.scores_R.shape == (compare.RESAMPLES,)
 
 
-def test_perplexities_are_no_shares():
-    assert not compare.is_share(made.result("a", metric="word_perplexity"))
-    assert compare.is_share(made.result("a", metric="acc"))
+def test_average_precision_of_drawn_rows_equals_sklearn_with_the_rows_repeated():
+    random = np.random.default_rng(2)
+    both_N2 = np.stack([random.integers(0, 9, 40), random.integers(0, 2, 40)], axis=1).astype(float)
+    counts_RN = random.integers(0, 4, size=(5, 40)).astype(float)
+    found_R = compare.average_precision(both_N2, counts_RN)
+    for found, counts_N in zip(found_R, counts_RN, strict=True):
+        value, label = np.repeat(both_N2, counts_N.astype(int), axis=0).T
+        assert found == pytest.approx(average_precision_score(label, value))
+
+
+def test_without_a_right_row_the_precision_is_0():
+    assert compare.average_precision(np.array([[0.5, 0.0], [0.1, 0.0]]), np.ones((1, 2))) == [0]
+
+
+def test_pair_classification_gets_the_interval_of_its_average_precision():
+    random = np.random.default_rng(3)
+    label = random.integers(0, 2, 150).astype(float)
+    value = label + random.normal(size=150)
+    figure = 100 * average_precision_score(label, value)
+    result = made.result("p", kind="PairClassification", metric="cosine_ap", score=figure,
+                         items=None, pairs=tuple(zip(value, label, strict=True)))  # fmt: skip
+    estimate = compare.score(compare.resampled(result))
+    assert estimate.low < figure < estimate.high
+    assert estimate.high - estimate.low < 25
+
+
+def test_a_mean_has_no_interval_when_the_rows_of_a_task_are_not_known():
+    first = [compare.resampled(items("a", 80)), compare.resampled(made.result("c", items=None))]
+    second = [compare.resampled(items("a", 150)), compare.resampled(made.result("c", items=None))]
+    assert compare.mean(second) == compare.Estimate(75.0)
+    difference = compare.mean_difference(second, first)
+    assert difference == compare.Estimate(17.5)
+    assert not difference.differs
+
+
+def test_one_row_alone_has_no_interval():
+    one = made.result("a", score=100.0, count=1, items=(1.0,))
+    assert compare.score(compare.resampled(one)) == compare.Estimate(100.0)

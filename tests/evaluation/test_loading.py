@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from gritlm import GritLM
-from gritlm.errors import ModelError
+from gritlm.errors import AttentionError, ModelError
 from gritlm.evaluation import subjects
-from gritlm.evaluation.loading import lacks, loaded
+from gritlm.evaluation.loading import loaded
+from gritlm.lm import gritlm as facade
 from tests import tiny
 from tests.evaluation import made
 
@@ -28,39 +29,71 @@ def copy(folder: Path, tmp_path: Path) -> Path:
 
 
 def test_a_model_is_in_memory_for_the_time_of_the_block(folder: Path):
-    with loaded(subjects.find(str(folder)), device="cpu", dtype="float32") as model:
-        assert isinstance(model, GritLM)
-        assert all(lacks(model, half) is None for half in ("embedding", "generation"))
+    with loaded(subjects.find(str(folder)), device="cpu", dtype="float32") as ready:
+        assert isinstance(ready.model, GritLM)
+        assert all(ready.lacks(half) is None for half in ("embedding", "generation"))
 
 
-def test_an_adapter_for_another_base_is_refused(folder: Path, tmp_path: Path):
+@pytest.fixture
+def modes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The modes in which weights are read, from now on."""
+    seen: list[str] = []
+    whole = facade.load
+
+    def note(*args: object, mode: str, **options: object) -> object:
+        seen.append(mode)
+        return whole(*args, mode=mode, **options)
+
+    monkeypatch.setattr(facade, "load", note)
+    return seen
+
+
+def test_an_adapter_for_another_base_is_refused_at_once(folder: Path, tmp_path: Path, modes):
     place = made.adapter(folder, tmp_path / "lora", hidden_size=32)
-    found = subjects.find(str(place))
-    with (
-        pytest.raises(ModelError),
-        loaded(found, device="cpu", dtype="float32"),
-    ):
-        pass
+    with pytest.raises(ModelError), loaded(subjects.find(str(place)), device="cpu", dtype=None):
+        raise AssertionError("it was loaded")
+    assert modes == ["unified"]
+
+
+def test_what_is_wrong_for_both_halves_is_refused_at_once(copy: Path, modes):
+    weights = load_file(copy / "model.safetensors")
+    del weights["model.norm.weight"]
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    found = subjects.find(str(copy))
+    with pytest.raises(ModelError, match="1 tensors"), loaded(found, device="cpu", dtype=None):
+        raise AssertionError("it was loaded")
+    assert modes == ["unified"]
+
+
+def test_an_incomplete_checkpoint_without_head_is_refused_with_the_first_reason(copy: Path):
+    weights = load_file(copy / "model.safetensors")
+    del weights["lm_head.weight"], weights["model.norm.weight"]
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    found = subjects.find(str(copy))
+    with pytest.raises(ModelError, match="2 tensors"), loaded(found, device="cpu", dtype=None):
+        raise AssertionError("it was loaded")
 
 
 def test_a_checkpoint_without_its_head_only_embeds(copy: Path):
     weights = load_file(copy / "model.safetensors")
     del weights["lm_head.weight"]
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
-    with loaded(subjects.find(str(copy)), device="cpu", dtype="float32") as model:
-        assert lacks(model, "embedding") is None
-        assert "only embeds" in str(lacks(model, "generation"))
-        assert "only embeds" in str(lacks(model, "rag"))
+    with loaded(subjects.find(str(copy)), device="cpu", dtype="float32") as ready:
+        assert ready.lacks("embedding") is None
+        reason = str(ready.lacks("generation"))
+        assert reason == ready.lacks("rag")
+        assert reason.startswith("it only embeds: ")
+        assert "lm_head.weight" in reason
 
 
 def test_a_model_whose_attention_stays_causal_only_writes(folder: Path, monkeypatch):
     def refuse(lm: object) -> None:
-        raise ModelError("its attention cannot be changed")
+        raise AttentionError("its attention cannot be changed")
 
     monkeypatch.setattr("gritlm.lm.gritlm.require_views", refuse)
-    with loaded(subjects.find(str(folder)), device="cpu", dtype="float32") as model:
-        assert lacks(model, "generation") is None
-        assert "only writes" in str(lacks(model, "embedding"))
+    with loaded(subjects.find(str(folder)), device="cpu", dtype="float32") as ready:
+        assert ready.lacks("generation") is None
+        assert ready.lacks("embedding") == "it only writes: its attention cannot be changed"
 
 
 def test_an_encoder_of_sentence_transformers_only_embeds(tmp_path: Path):
@@ -77,6 +110,7 @@ def test_an_encoder_of_sentence_transformers_only_embeds(tmp_path: Path):
     assert found.kind == "sentence-transformers"
     assert found.cannot("embedding") is None
     assert "only embeds" in str(found.cannot("rag"))
-    with loaded(found, device="cpu", dtype="float32") as model:
-        assert isinstance(model, SentenceTransformer)
-        assert torch.is_tensor(model.encode("x", convert_to_tensor=True))
+    with loaded(found, device="cpu", dtype="float32") as ready:
+        assert isinstance(ready.model, SentenceTransformer)
+        assert torch.is_tensor(ready.model.encode("x", convert_to_tensor=True))
+        assert ready.lacks("rag") == "it only embeds"

@@ -39,7 +39,7 @@ class Models:
         self.loaded.append(subject.name)
         self.held += 1
         self.most = max(self.most, self.held)
-        yield SimpleNamespace(mode=self.mode)
+        yield loading.Ready(SimpleNamespace(mode=self.mode), "as it is" * (self.mode != "unified"))
         self.held -= 1
 
 
@@ -139,7 +139,8 @@ def test_a_model_that_only_writes_says_so(models: Models, cache: Cache):
     models.mode = "generative"
     report = run(cache, made.Counting())
     assert scored(report) == ["mmlu"]
-    assert all("only writes" in each.reason for each in report.models[0].skipped)
+    reasons = {each.reason for each in report.models[0].skipped}
+    assert reasons == {"it only writes: as it is"}
 
 
 def test_a_model_that_cannot_be_loaded_is_refused_and_what_came_before_is_kept(models, cache):
@@ -190,8 +191,36 @@ def test_out_of_memory_halves_the_batch_and_goes_on(error: BaseException):
             raise error
         return "done"
 
-    assert halves.halving(measure, None) == "done"
+    batch = halves.Batch()
+    assert batch.halving(measure, default=128) == "done"
     assert tried == [None, 64, 32, 16]
+    tried.clear()
+    assert batch.halving(measure, default=128) == "done"  # the next task of the model
+    assert tried == [16]
+
+
+def test_all_tasks_of_a_model_share_what_is_known_of_its_batch(models: Models, cache: Cache):
+    counting = made.Counting()
+    run(cache, counting, "ours", "theirs", options=Options(batch_size=8))
+    batches = [how.batch for *_, how in counting.asked]
+    assert {each.size for each in batches} == {8}
+    assert len(set(map(id, batches))) == 2
+
+
+def test_a_score_that_is_no_number_is_a_skipped_task(models: Models, cache: Cache):
+    def measure(model: Any, task: Any, how: Any) -> list[Any]:
+        return [made.result("sts", metric="perplexity", score=float("inf"))]
+
+    plan = Plan("tasks", TASKS[:1])
+    report = evaluate([made.subject()], plan, cache=cache, measures={"embedding": measure})
+    assert "perplexity is no number (inf)" in report.models[0].skipped[0].reason
+    assert not list(Path(cache.folder or "").rglob("*.json"))
+
+
+def test_what_was_known_before_is_told_apart(models: Models, cache: Cache):
+    run(cache, made.Counting(search=ConnectionError("no network")))
+    report = run(cache, made.Counting())
+    assert (report.models[0].known, report.models[0].computed) == (("sts", "mmlu"), ("search",))
 
 
 def test_one_text_that_is_too_much_and_other_errors_are_not_tried_again():
@@ -202,7 +231,7 @@ def test_one_text_that_is_too_much_and_other_errors_are_not_tried_again():
         raise MemoryError
 
     with pytest.raises(MemoryError):
-        halves.halving(too_much, 4)
+        halves.Batch(4).halving(too_much, default=64)
     assert tried == [4, 2, 1]
 
     def broken(batch_size: int | None) -> None:
@@ -211,12 +240,5 @@ def test_one_text_that_is_too_much_and_other_errors_are_not_tried_again():
 
     tried.clear()
     with pytest.raises(RuntimeError, match="shapes"):
-        halves.halving(broken, 4)
+        halves.Batch(4).halving(broken, default=64)
     assert tried == [4]
-
-
-def test_a_half_without_its_library_names_the_extra(monkeypatch):
-    monkeypatch.setattr(halves, "find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match=r"lm-eval.*gritlm\[eval\]"):
-        halves.require(["generation"])
-    halves.require(["rag"])

@@ -30,6 +30,7 @@ def test_a_checkpoint_is_known_without_being_loaded(folder: Path):
     assert (found.name, found.kind, found.source) == ("llama", "GritLM", folder)
     assert found.about["parameters"] == tiny.model().num_parameters()
     assert found.about["pooling"] == "mean"
+    assert found.about["trained_to_embed"] is None  # nobody says
     assert all(found.cannot(half) is None for half in ("embedding", "generation", "rag"))
 
 
@@ -81,3 +82,37 @@ def test_damaged_weights_are_refused(copy: Path):
     (copy / "model.safetensors").write_bytes(b"\x00" * 20)
     with pytest.raises(ModelError, match="truncated or damaged"):
         subjects.find(str(copy))
+
+
+def test_weights_in_the_folder_of_a_module_are_those_of_sentence_transformers(
+    folder: Path, tmp_path: Path
+):
+    place = tmp_path / "encoder"
+    shutil.copytree(folder, place / "0_Transformer")
+    (place / "modules.json").write_text("[]")
+    found = subjects.find(str(place))
+    assert found.kind == "sentence-transformers"
+    assert found.about["parameters"] == tiny.model().num_parameters()
+
+
+def test_weights_that_are_there_twice_count_once(copy: Path):
+    before = subjects.find(str(copy))
+    shutil.copy(copy / "model.safetensors", copy / "consolidated.safetensors")
+    assert subjects.find(str(copy)) == before
+
+
+def test_whether_a_head_was_saved_is_known_before_loading(copy: Path):
+    assert subjects.find(str(copy)).has_head
+    weights = load_file(copy / "model.safetensors")
+    del weights["lm_head.weight"]
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    assert not subjects.find(str(copy)).has_head
+
+
+def test_an_adapter_that_names_no_base_is_told_where_to_name_it(folder: Path, tmp_path: Path):
+    place = made.adapter(folder, tmp_path / "lora")
+    file = place / "adapter_config.json"
+    said = json.loads(file.read_text())
+    file.write_text(json.dumps({**said, "base_model_name_or_path": None}))
+    with pytest.raises(ModelError, match=r"into adapter_config.json as base_model_name_or_path"):
+        subjects.find(str(place))

@@ -141,6 +141,22 @@ def test_a_sample_is_the_beginning_with_a_few_training_rows_of_each_label(data, 
     assert sorted(labels) == ["intent0"] * 8 + ["intent1"] * 8
 
 
+def test_a_sample_says_that_it_is_one_and_how_much_it_holds(data, made, tmp_path):
+    run(data, tmp_path, "--sample", "5", "--only", "Banking77")
+    [small], whole = finding.local(tmp_path), finding.local(made)[0]
+    assert small.description == f"{whole.description} (a sample: 5 rows)"
+
+
+def test_the_numbers_that_are_told_are_those_of_the_rows(module):
+    contents = module("contents")
+    rows = [{"positive": ["a"], "negative": ["b", "c"]}, {"positive": ["a"], "negative": ["b"]}]
+    assert contents.counted({"test.jsonl": rows})["documents"] == "2 to 3"
+    five = [{"documents": list("abcde"), "subject": name} for name in ("law", "law", "art")]
+    assert contents.counted({"test.jsonl": five}) == {"documents": "5", "subjects": "2"}
+    searched = contents.search({"q": ["a"], "r": ["a"]}, [("", "a"), ("", "b")])
+    assert contents.extent(searched) == "2 rows, 2 passages"
+
+
 def test_a_sample_leaves_out_sets_that_may_not_be_copied(data, tmp_path):
     run(data, tmp_path, "--sample", "5", "--only", *MADE_UP)
     assert {task.name for task in finding.local(tmp_path)} == {"Banking77", "gsm8k"}

@@ -6,21 +6,20 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from math import isfinite
 from types import TracebackType
-from typing import Any
 
 from gritlm import __version__, runtime
 from gritlm.errors import GritLMError, MissingExtraError
-from gritlm.evaluation import loading, machine, memory
+from gritlm.evaluation import harnesses, loading, machine, memory
 from gritlm.evaluation.cache import Cache, Key
 from gritlm.evaluation.finding import Chosen
-from gritlm.evaluation.halves import How, Measure
+from gritlm.evaluation.halves import Batch, How, Measure
+from gritlm.evaluation.loading import Ready
 from gritlm.evaluation.results import Half, TaskResult
 from gritlm.evaluation.subjects import Subject
 
 log = logging.getLogger(__name__)
-
-_LIBRARY: dict[Half, str] = {"embedding": "mteb", "generation": "lm-eval"}
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,9 @@ class Bench:
     ) -> None:
         self._subject, self._options, self._cache = subject, options, cache
         self._measures = measures
-        self._stack, self._model = ExitStack(), None
+        self._batch = Batch(options.batch_size)
+        self._stack = ExitStack()
+        self._ready: Ready | None = None
 
     def __enter__(self) -> Bench:
         return self
@@ -75,7 +76,7 @@ class Bench:
         self, kind: type[BaseException] | None, error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:  # fmt: skip
-        self._model = None  # before the stack frees what it held
+        self._ready = None  # before the stack frees what it held
         self._stack.close()
 
     def measure(self, chosen: Chosen, digest: str) -> Done:
@@ -93,10 +94,10 @@ class Bench:
         key = self._key(chosen.half, digest)
         if known := self._cache.find(key):
             return Done(chosen, tuple(known), cached=True)
-        if why := loading.lacks(self._loaded(), chosen.half):
+        if why := self._loaded().lacks(chosen.half):
             return Done(chosen, reason=why)
         try:
-            results = self._now(chosen, key.dtype)
+            results = self._now(chosen, key)
         except MissingExtraError:
             raise
         except Exception as error:  # whatever a harness or a hub raises: the other tasks count
@@ -104,28 +105,34 @@ class Bench:
             return Done(chosen, reason=_reason(error))
         if not results:
             return Done(chosen, reason="it gave no result")
+        for result in results:
+            if not isfinite(result.score):
+                return Done(chosen, reason=f"its {result.metric} is no number ({result.score})")
         self._cache.keep(key, results)
         return Done(chosen, tuple(results))
 
-    def _now(self, chosen: Chosen, dtype: str) -> Sequence[TaskResult]:
+    def _now(self, chosen: Chosen, key: Key) -> Sequence[TaskResult]:
         options = self._options
-        requests = self._cache.requests(self._subject.digest, dtype)
-        how = How(options.limit, options.batch_size, requests, options.progress)
-        return self._measures[chosen.half](self._loaded(), chosen.task, how)
+        how = How(options.limit, self._batch, self._cache.requests(key), options.progress)
+        return self._measures[chosen.half](self._loaded().model, chosen.task, how)
 
-    def _loaded(self) -> Any:
-        if self._model is None:
+    def _loaded(self) -> Ready:
+        if self._ready is None:
             options = self._options
-            self._model = self._stack.enter_context(
+            self._ready = self._stack.enter_context(
                 loading.loaded(self._subject, device=options.device, dtype=options.dtype)
             )
-        return self._model
+        return self._ready
 
     def _key(self, half: Half, digest: str) -> Key:
-        library = _LIBRARY.get(half)
-        versions = [__version__, *([machine.library_version(library)] if library else [])]
-        dtype = number_format(self._subject, self._options)
-        return Key(self._subject.digest, digest, dtype, self._options.limit, "-".join(versions))
+        subject, options = self._subject, self._options
+        runs = "transformers" if subject.kind == "GritLM" else subject.kind
+        libraries = [harnesses.NAMES.get(half), runs, "torch"]
+        versions = [__version__, *(machine.library_version(name) for name in libraries if name)]
+        return Key(
+            subject.digest, digest, number_format(subject, options), options.limit,
+            runtime.choose_device(options.device).type, "-".join(versions),
+        )  # fmt: skip
 
 
 def number_format(subject: Subject, options: Options) -> str:

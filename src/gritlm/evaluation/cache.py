@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from gritlm import __version__, runtime
+from gritlm import runtime
 from gritlm.evaluation.results import TaskResult
 
 log = logging.getLogger(__name__)
@@ -22,19 +22,26 @@ class Key:
     Attributes:
         weights, task: digests.
         dtype: number format of the weights, as asked for.
-        versions: of gritlm, and of the harness that measured.
+        device: kind of device: ``cpu``, ``cuda``, ...
+        versions: of gritlm, of the harness that measures and of the libraries that run the model.
     """
 
     weights: str
     task: str
     dtype: str
     limit: int | None
+    device: str
     versions: str
 
     def file(self) -> str:
         # versions of 1.2+cpu and the like stay readable in a listing of the folder
         rows = "all" if self.limit is None else self.limit
-        return f"{self.weights}/{self.task}-{rows}-{self.dtype}-{self.versions}.json"
+        return f"{self.weights}/{self.task}-{rows}-{self.machinery}.json"
+
+    @property
+    def machinery(self) -> str:
+        """What a model runs on, whatever the task."""
+        return f"{self.dtype}-{self.device}-{self.versions}"
 
 
 @dataclass(frozen=True)
@@ -69,10 +76,10 @@ class Cache:
         with runtime.replacing(self.folder / key.file()) as unfinished:
             unfinished.write_text(json.dumps(record), encoding="utf-8")
 
-    def requests(self, weights: str, dtype: str) -> Path | None:
+    def requests(self, key: Key) -> Path | None:
         """File in which a harness may keep the answers of one model to single requests."""
-        name = f"requests-{dtype}-{__version__}.sqlite"
-        return None if self.folder is None else self.folder / weights / name
+        name = f"requests-{key.machinery}.sqlite"
+        return None if self.folder is None else self.folder / key.weights / name
 
 
 def default_folder() -> Path:

@@ -1,7 +1,7 @@
 """How sure a figure is, and a difference of two: the bootstrap (Efron 1979), paired by rows.
 
-Shapes: R resamples, N rows, K distinct values. The rows that are drawn depend on the task and its
-number of rows alone, so all models are resampled alike and differences are paired.
+Shapes: R resamples, N rows, K distinct values of the rows. The rows that are drawn depend on the
+task and its number of rows alone, so all models are resampled alike and differences are paired.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ class Estimate:
     """A figure with its interval.
 
     Attributes:
-        low, high: of the 95% interval; None where the rows are not known.
+        low, high: of the 95% interval; None where the rows are not known; of a mean, where those
+            of one of its tasks are not.
     """
 
     value: float
@@ -40,17 +41,12 @@ class Estimate:
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
 
-def is_share(result: TaskResult) -> bool:
-    """Whether the score is in percent, more being better; perplexities and bits are not."""
-    return not any(word in result.metric for word in ("perplexity", "bits_per_byte"))
-
-
 @dataclass(frozen=True)
 class Drawn:
     """A result with its score on each of R resamples of its rows, in percent.
 
     Attributes:
-        scores_R: None where the figures of the rows are not known.
+        scores_R: None where the figures of the rows are not known, or there is only one.
     """
 
     result: TaskResult
@@ -61,8 +57,9 @@ def resampled(result: TaskResult) -> Drawn:
     """Draw the rows of a result again and again; all other functions compare what this returns."""
     if result.pairs is not None and len(result.pairs) > 1:
         pairs_N2 = np.asarray(result.pairs, dtype=np.float64)
-        parts = [spearman(pairs_N2, counts) for counts in _draws(result.task, len(pairs_N2))]
-    elif result.items:
+        figure = average_precision if result.kind == "PairClassification" else spearman
+        parts = [figure(pairs_N2, counts) for counts in _draws(result.task, len(pairs_N2))]
+    elif result.items is not None and len(result.items) > 1:
         items_N = np.asarray(result.items, dtype=np.float64)
         parts = [counts @ items_N / len(items_N) for counts in _draws(result.task, len(items_N))]
     else:
@@ -81,7 +78,10 @@ def difference(one: Drawn, first: Drawn) -> Estimate:
 
 
 def mean(many: Sequence[Drawn]) -> Estimate:
-    """The mean of several tasks, each counting the same; rows are resampled within each task."""
+    """The mean of several tasks, each counting the same; rows are resampled within each task.
+
+    There is an interval only where the rows of all of them are known.
+    """
     return _mean([each.result.score for each in many], [each.scores_R for each in many])
 
 
@@ -106,6 +106,25 @@ def spearman(pairs_N2: Floats, counts_RN: Floats) -> Floats:
     spread_R = (counts_RN * one_RN**2).sum(axis=1) * (counts_RN * other_RN**2).sum(axis=1)
     # all drawn rows alike: no order to agree on
     return np.where(spread_R > 0, shared_R / np.sqrt(np.where(spread_R > 0, spread_R, 1)), 0.0)
+
+
+def average_precision(pairs_N2: Floats, counts_RN: Floats) -> Floats:
+    """Mean precision at each right row (label 1) of weighted rows, the highest value first -> (R,).
+
+    Rows of equal value are found together. Without a right row it is 0.
+
+    Args:
+        counts_RN: how often each row is drawn.
+    """
+    value_N, label_N = pairs_N2.T
+    order_N = np.argsort(-value_N, kind="stable")
+    starts_K = np.flatnonzero(np.diff(value_N[order_N], prepend=np.inf))
+    drawn_RN = counts_RN[:, order_N]
+    found_RK = np.add.reduceat(drawn_RN, starts_K, axis=1)
+    right_RK = np.add.reduceat(drawn_RN * label_N[order_N], starts_K, axis=1)
+    precision_RK = right_RK.cumsum(axis=1) / np.maximum(found_RK.cumsum(axis=1), 1)
+    right_R = right_RK.sum(axis=1)
+    return (right_RK * precision_RK).sum(axis=1) / np.maximum(right_R, 1)
 
 
 def _ranks(values_N: Floats, counts_RN: Floats) -> Floats:
@@ -143,11 +162,10 @@ def _same_rows(one: TaskResult, other: TaskResult) -> bool:
 
 
 def _mean(values: Sequence[float], drawn: Sequence[Floats | None]) -> Estimate:
-    """Values whose rows are not known stay as they are; with none known there is no interval."""
-    known = [v if d is None else d for v, d in zip(values, drawn, strict=True)]
-    anything = any(each is not None for each in drawn)
-    mixed = np.mean(np.broadcast_arrays(*known), axis=0) if anything else None
-    return _estimate(float(np.mean(values)), mixed)
+    """No interval where the rows of a value are not known: as a constant it would seem exact."""
+    known = [each for each in drawn if each is not None]
+    mixed_R = np.mean(known, axis=0) if len(known) == len(values) else None
+    return _estimate(float(np.mean(values)), mixed_R)
 
 
 def _estimate(value: float, drawn_R: Floats | None) -> Estimate:

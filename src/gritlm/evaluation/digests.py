@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
+from gritlm.evaluation.embedding import instructions
+from gritlm.evaluation.results import Half
 from gritlm.evaluation.tasks import Task
 
 _SIZE = 16  # bytes
@@ -31,10 +33,14 @@ def of_values(*values: object) -> str:
     return hashlib.blake2b(text.encode(), digest_size=_SIZE).hexdigest()
 
 
-def of_task(task: Task | str) -> str:
-    """The digest of a local task, with all of its files; of a hub's task its name."""
+def of_task(task: Task | str, half: Half) -> str:
+    """The digest of a local task, with all of its files; of a hub's task its name.
+
+    What embeds is told instructions of ours where a task has none: they are part of it.
+    """
+    told_too = instructions.text() if half == "embedding" else ""
     if isinstance(task, str):
-        return of_values("hub", task)
+        return of_values("hub", task, told_too)
     paths = sorted(path for path in task.folder.rglob("*") if path.is_file())
     told = {key: str(value) for key, value in asdict(task).items() if key != "folder"}
     files = of_files(
@@ -42,4 +48,4 @@ def of_task(task: Task | str) -> str:
         for path in paths
         if "__pycache__" not in path.parts
     )
-    return of_values(told, files)
+    return of_values(told, files, told_too)

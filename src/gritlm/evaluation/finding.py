@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gritlm import config
 from gritlm.errors import InputError
-from gritlm.evaluation import layouts
+from gritlm.evaluation import harnesses, layouts
 from gritlm.evaluation.results import Half
 from gritlm.evaluation.tasks import Task
 
@@ -18,7 +18,6 @@ ABOUT = "task.toml"
 
 # Where a name that is no local task is looked up: half -> all names its harness knows.
 Hubs = Mapping[Half, Callable[[], Iterable[str]]]
-HARNESS: dict[Half, str] = {"embedding": "mteb", "generation": "lm-eval"}
 
 
 @dataclass(frozen=True)
@@ -130,6 +129,6 @@ def _task(folder: Path) -> Task:
 def _unknown(name: str, local: Iterable[str], known: Mapping[Half, set[str]]) -> str:
     words = {word.lower(): word for words in (*known.values(), local) for word in sorted(words)}
     near = [words[word] for word in get_close_matches(name.lower(), words, n=3)]
-    places = ["no local task", *(HARNESS[half] for half in known)]
+    places = ["no local task", *(harnesses.NAMES[half] for half in known)]
     hint = f"did you mean {', '.join(map(repr, near))}?" if near else "nothing is near it"
     return f"unknown task {name!r}: {' and nothing of '.join(places)} has this name; {hint}"

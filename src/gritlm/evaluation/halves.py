@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from importlib.util import find_spec
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gritlm.errors import MissingExtraError
-from gritlm.evaluation.finding import HARNESS, Hubs
+from gritlm.evaluation.finding import Hubs
 from gritlm.evaluation.results import Half, TaskResult
 from gritlm.evaluation.tasks import Task
 
@@ -18,7 +16,38 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-FIRST_BATCH = 64  # halved from here when nobody says how large a batch is
+
+class Batch:
+    """How many texts a model reads at once; less for all of its later tasks once memory ran out.
+
+    Attributes:
+        size: None for what the model chooses.
+    """
+
+    def __init__(self, size: int | None = None) -> None:
+        self.size = size
+
+    def halving(self, measure: Callable[[int | None], T], *, default: int) -> T:
+        """``measure(size)``; where the memory is too small, again with half of it.
+
+        Args:
+            default: what the model chooses.
+
+        Raises:
+            MemoryError, RuntimeError: when even one text at a time is too much.
+        """
+        from gritlm.evaluation import memory
+
+        while True:
+            try:
+                return measure(self.size)
+            except (MemoryError, RuntimeError) as error:
+                size = self.size or default
+                if not memory.is_out_of_memory(error) or size == 1:
+                    raise
+                self.size = size // 2
+                log.warning("out of memory: going on with a batch size of %d", self.size)
+            memory.free()  # outside of the handler, which holds on to the frames of the failed try
 
 
 @dataclass(frozen=True)
@@ -27,13 +56,13 @@ class How:
 
     Attributes:
         limit: rows of it; None for all.
-        batch_size: texts read at once; None for what the model chooses.
+        batch: texts read at once.
         requests: where answers to single requests are kept.
         progress: whether to show a bar.
     """
 
     limit: int | None = None
-    batch_size: int | None = None
+    batch: Batch = field(default_factory=Batch)
     requests: Path | None = None
     progress: bool = False
 
@@ -51,50 +80,15 @@ def hubs() -> Hubs:
     return {"embedding": _embedding_names, "generation": _generation_names}
 
 
-def require(halves: Iterable[Half]) -> None:
-    """The libraries of some halves.
-
-    Raises:
-        MissingExtraError: when one is not installed.
-    """
-    libraries: dict[Half, str] = {"embedding": "mteb", "generation": "lm_eval"}
-    for half in halves:
-        if half in libraries and find_spec(libraries[half]) is None:
-            raise MissingExtraError(
-                f"measuring {half} needs {HARNESS[half]}, which is not installed; "
-                "pip install 'gritlm[eval]'"
-            )
-
-
-def halving(measure: Callable[[int | None], T], batch_size: int | None) -> T:
-    """``measure(batch_size)``; where the memory is too small, again with half of it.
-
-    Raises:
-        MemoryError, RuntimeError: when even one text at a time is too much.
-    """
-    from gritlm.evaluation import memory
-
-    while True:
-        try:
-            return measure(batch_size)
-        except (MemoryError, RuntimeError) as error:
-            size = batch_size or 2 * FIRST_BATCH
-            if not memory.is_out_of_memory(error) or size == 1:
-                raise
-            batch_size = size // 2
-            log.warning("out of memory: going on with a batch size of %d", batch_size)
-        memory.free()  # outside of the handler, which holds on to the frames of the failed try
-
-
 def _embedding(model: Any, task: Task | str, how: How) -> Sequence[TaskResult]:
     from gritlm.evaluation.embedding import run
 
     return [
-        halving(
+        how.batch.halving(
             lambda size: run.measure(
                 model, task, limit=how.limit, batch_size=size, progress=how.progress
             ),
-            how.batch_size,
+            default=run.default_batch_size(model),
         )
     ]
 

@@ -5,18 +5,43 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
-from gritlm.errors import MissingExtraError, ModelError
+from gritlm.errors import AttentionError, MissingExtraError, ModelError
 from gritlm.evaluation.results import Half
 from gritlm.evaluation.subjects import Subject
 
 _WRITES: dict[Half, bool] = {"embedding": False, "generation": True, "rag": True}
 
 
+@dataclass(frozen=True)
+class Ready:
+    """A model in memory.
+
+    Attributes:
+        model: a GritLM, or a SentenceTransformer.
+        why: what was said when it was refused for both halves; empty where it does them, or is
+            made for one.
+    """
+
+    model: Any
+    why: str = ""
+
+    def lacks(self, half: Half) -> str | None:
+        """Why it cannot do one half; None when it can."""
+        mode = getattr(self.model, "mode", "embedding")
+        more = f": {self.why}" if self.why else ""
+        if _WRITES[half] and mode == "embedding":
+            return f"it only embeds{more}"
+        if not _WRITES[half] and mode == "generative":
+            return f"it only writes{more}"
+        return None
+
+
 @contextmanager
-def loaded(subject: Subject, *, device: str | None, dtype: str | None) -> Iterator[Any]:
-    """The model in memory for the time of the block: a GritLM, or a SentenceTransformer.
+def loaded(subject: Subject, *, device: str | None, dtype: str | None) -> Iterator[Ready]:
+    """The model in memory for the time of the block.
 
     Raises:
         ModelError: for a checkpoint that cannot be loaded, or an adapter for another base.
@@ -35,33 +60,26 @@ def loaded(subject: Subject, *, device: str | None, dtype: str | None) -> Iterat
             torch.cuda.empty_cache()
 
 
-def lacks(model: Any, half: Half) -> str | None:
-    """Why a loaded model cannot do one half; None when it can."""
-    mode = getattr(model, "mode", "embedding")
-    if _WRITES[half] and mode == "embedding":
-        return "it only embeds (it has no LM head)"
-    if not _WRITES[half] and mode == "generative":
-        return "it only writes (its attention cannot be made to look both ways)"
-    return None
-
-
-def _gritlm(subject: Subject, device: str | None, dtype: str | None) -> Any:
-    """For both jobs if it can, else for the one it can do."""
+def _gritlm(subject: Subject, device: str | None, dtype: str | None) -> Ready:
+    """For both halves; without LM head, or with attention that stays causal, for the other one."""
     from gritlm import GritLM
 
-    refused: ModelError | None = None
-    for mode in ("unified", "embedding", "generative"):
-        try:
-            return GritLM(
-                subject.source, adapter=subject.adapter, mode=mode, device=device, dtype=dtype
-            )
-        except ModelError as error:
-            refused = refused or error
-    assert refused is not None
-    raise refused
+    options: dict[str, Any] = {"adapter": subject.adapter, "device": device, "dtype": dtype}
+    try:
+        return Ready(GritLM(subject.source, **options))
+    except ModelError as error:
+        attention = isinstance(error, AttentionError)
+        if not attention and (subject.has_head or subject.adapter is not None):
+            raise
+        mode = "generative" if attention else "embedding"
+        why = error.with_traceback(None)  # whose frames hold the weights
+    try:
+        return Ready(GritLM(subject.source, mode=mode, **options), str(why))
+    except ModelError:
+        raise why from None
 
 
-def _encoder(subject: Subject, device: str | None, dtype: str | None) -> Any:
+def _encoder(subject: Subject, device: str | None, dtype: str | None) -> Ready:
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError:
@@ -70,4 +88,4 @@ def _encoder(subject: Subject, device: str | None, dtype: str | None) -> Any:
             "pip install 'gritlm[eval]'"
         ) from None
     options = {} if dtype is None else {"dtype": dtype}
-    return SentenceTransformer(str(subject.source), device=device, model_kwargs=options)
+    return Ready(SentenceTransformer(str(subject.source), device=device, model_kwargs=options))

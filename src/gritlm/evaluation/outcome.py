@@ -32,7 +32,8 @@ class Outcome:
         kind: ``GritLM`` or ``sentence-transformers``.
         digest: of its weights.
         about: its settings.
-        computed: tasks that were measured now; the others come from the cache.
+        computed: tasks that were measured now.
+        known: names of the results that come from an earlier run, with the times of that run.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Outcome:
     results: tuple[TaskResult, ...] = ()
     skipped: tuple[Skipped, ...] = ()
     computed: tuple[str, ...] = ()
+    known: tuple[str, ...] = ()
 
     def result(self, task: str) -> TaskResult | None:
         return next((each for each in self.results if each.task == task), None)

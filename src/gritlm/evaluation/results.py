@@ -22,7 +22,8 @@ class TaskResult:
         seconds: by the clock, loading of data included and of the model not.
         items: the figure of each row, between 0 and 1, of which ``score`` is the mean in percent,
             in the order of the rows; None where it is no mean of rows.
-        pairs: for correlations: (value of the model, gold value) of each row; else None.
+        pairs: for correlations and average precision: (value of the model, gold value) of each
+            row; else None.
         details: other figures by name, in percent where they are shares.
         harness: what computed it, with its version, e.g. ``mteb 2.26.24``.
     """

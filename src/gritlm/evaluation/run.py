@@ -59,7 +59,7 @@ def evaluate(
         MissingExtraError: without a library that a task needs.
     """
     options = replace(options or Options(), limit=plan.limit)
-    read = {each.name: digests.of_task(each.task) for each in plan.tasks}
+    read = {each.name: digests.of_task(each.task, each.half) for each in plan.tasks}
     finished: list[list[Done]] = [[] for _ in models]
     stopped = False
     try:
@@ -109,4 +109,5 @@ def _outcome(
             if not done.results
         ),
         computed=tuple(done.chosen.name for done in finished if done.results and not done.cached),
+        known=tuple(result.task for done in finished if done.cached for result in done.results),
     )  # fmt: skip

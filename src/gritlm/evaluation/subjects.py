@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gritlm.errors import DownloadError, InputError, ModelError
-from gritlm.evaluation import digests
+from gritlm.evaluation import digests, tensors
 from gritlm.evaluation.results import Half
 
 Kind = Literal["GritLM", "sentence-transformers"]
@@ -17,6 +17,8 @@ ENCODER_FILE = "modules.json"  # what sentence-transformers calls its folders by
 _COUNTED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*_*/*.json",
             "*_*/*.safetensors")  # fmt: skip
 _ASIDE = ("trainer_state.json", "source.json")  # how it was made, not what it says
+_TWICE = "consolidated*"  # the same weights once more, in the format of Mistral's own library
+_HEADS = ("lm_head.", "embed_out.")  # what transformers calls LM heads
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Subject:
         source: folder of its checkpoint, or of its base.
         adapter: folder of an adapter over it.
         digest: of its weights, settings and tokenizer.
+        has_head: whether the files hold an LM head of its own; without one it is either tied to
+            the embeddings or was not saved.
         about: settings that can be read without loading it.
     """
 
@@ -36,6 +40,7 @@ class Subject:
     source: Path
     adapter: Path | None
     digest: str
+    has_head: bool = True
     about: dict[str, Any] = field(default_factory=dict)
 
     def cannot(self, half: Half) -> str | None:
@@ -57,12 +62,20 @@ def find(name: str) -> Subject:
     kind: Kind = "sentence-transformers" if (source / ENCODER_FILE).is_file() else "GritLM"
     folders = [("model", source), *([] if adapter is None else [("adapter", adapter)])]
     files = [pair for where, folder in folders for pair in _files(where, folder)]
-    if not any(path.parent == source and path.suffix == ".safetensors" for _, path in files):
+    weights = [path for _, path in files if path.suffix == ".safetensors"]
+    # of sentence-transformers they may lie in the folder of a module
+    inside = [path for path in weights if kind != "GritLM" or path.parent == source]
+    if not any(path.is_relative_to(source) for path in inside):
         raise ModelError(f"{source}: no *.safetensors file in this folder; expected a checkpoint")
-    about = {"weights": sum(p.stat().st_size for _, p in files if p.suffix == ".safetensors")}
+    sizes = tensors.sizes(weights)
+    about = {
+        "weights": sum(path.stat().st_size for path in weights),
+        "parameters": sum(size for _, size in sizes), **_settings(kind, folders),
+    }  # fmt: skip
     return Subject(
-        label, kind, source, adapter, digests.of_files(files), {**about, **_settings(kind, folders)}
-    )
+        label, kind, source, adapter, digests.of_files(files),
+        any(name.startswith(_HEADS) for name, _ in sizes), about,
+    )  # fmt: skip
 
 
 def find_all(names: Sequence[str]) -> list[Subject]:
@@ -104,10 +117,27 @@ def _resolve(what: str) -> tuple[Path, Path | None]:
     if place.is_dir() and (place / ENCODER_FILE).is_file():
         return place, None
     what = str(place) if place.is_dir() else what
+    _require_base(what)
     source, adapter = checkpoint.resolve(what, None)
     if adapter is None and not Path(source).is_dir():  # a hub id can be an adapter, too
-        source, adapter = checkpoint.resolve(str(_fetched(source)), None)
+        fetched = str(_fetched(source))
+        _require_base(fetched)
+        source, adapter = checkpoint.resolve(fetched, None)
     return _fetched(source), None if adapter is None else _fetched(adapter)
+
+
+def _require_base(what: str) -> None:
+    """
+    Raises:
+        ModelError: for the folder of an adapter that does not say what it belongs to.
+    """
+    from gritlm.lm import lora
+
+    if lora.is_adapter_folder(what) and lora.base_named(what) is None:
+        raise ModelError(
+            f"{what}: the adapter names no base model; write its folder or hub id into "
+            f"{lora.CONFIG_FILE} as base_model_name_or_path"
+        )
 
 
 def _fetched(name: str) -> Path:
@@ -119,7 +149,9 @@ def _fetched(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=list(_COUNTED)))
+        return Path(
+            snapshot_download(name, allow_patterns=list(_COUNTED), ignore_patterns=[_TWICE])
+        )
     except (OSError, ValueError) as why:
         raise DownloadError(
             f"{name!r} is neither a folder here nor a model that can be fetched "
@@ -133,38 +165,19 @@ def _files(where: str, folder: Path) -> list[tuple[str, Path]]:
     return [
         (f"{where}/{path.relative_to(folder).as_posix()}", path)
         for path in paths
-        if path.is_file() and path.name not in _ASIDE
+        if path.is_file() and path.name not in _ASIDE and not path.match(_TWICE)
     ]
 
 
 def _settings(kind: Kind, folders: Sequence[tuple[str, Path]]) -> dict[str, Any]:
-    """What the folders say: parameters, and of ours how it embeds and chats."""
-    from safetensors import SafetensorError, safe_open
-
+    """What our own folders say: how a model embeds and chats."""
     from gritlm.lm.settings import FILE, read_settings
 
-    count = 0
-    for path in (path for _, folder in folders for path in sorted(folder.glob("*.safetensors"))):
-        try:
-            with safe_open(path, framework="numpy") as file:
-                shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
-        except (OSError, SafetensorError) as error:
-            raise ModelError(
-                f"{path}: truncated or damaged ({error}); get the model again"
-            ) from None
-        count += sum(_product(shape) for shape in shapes)
     if kind == "sentence-transformers":
-        return {"parameters": count}
+        return {}
     own = [folder for _, folder in reversed(folders) if (folder / FILE).is_file()]
     said = read_settings(own[0] if own else folders[0][1])
     return {
-        "parameters": count, "pooling": said.pooling_method, "attention": said.attn,
+        "pooling": said.pooling_method, "attention": said.attn,
         "template": said.template, "trained_to_embed": said.trained_to_embed,
     }  # fmt: skip
-
-
-def _product(shape: Sequence[int]) -> int:
-    made = 1
-    for size in shape:
-        made *= size
-    return made

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
+from sklearn.metrics import average_precision_score
 
-from gritlm.errors import InputError, ModelError
-from gritlm.evaluation.embedding import run
+from gritlm.errors import InputError
+from gritlm.evaluation import compare
+from gritlm.evaluation.embedding import items, outcome, run
 from gritlm.prompts import gritlm_instruction
 from tests.evaluation.embedding import folders
 
@@ -37,7 +39,7 @@ def test_every_type_is_measured_offline_and_in_silence(
     assert 0 <= found.score <= 100
     assert found.harness.startswith("mteb ")
     assert (found.items is not None) == (kind in ITEMS)
-    assert (found.pairs is not None) == (kind == "STS")
+    assert (found.pairs is not None) == (kind in {"STS", "PairClassification"})
     assert not caplog.records
     assert capfd.readouterr() == ("", "")
 
@@ -100,10 +102,46 @@ def test_progress_shows_bars(model, tmp_path, capfd):
     assert "Searching corpus" in capfd.readouterr().err
 
 
-def test_vectors_that_are_all_the_same_have_no_score(model, tmp_path, monkeypatch):
+def test_pairs_of_a_classification_are_cosines_and_labels_and_the_score_their_precision(
+    model, tmp_path
+):
+    found = run.measure(model, folders.pair_classification(tmp_path))
+    cosines, labels = zip(*found.pairs, strict=True)
+    assert labels == tuple(float(row[2] > 3) for row in folders.PAIRS)
+    assert found.score == pytest.approx(100 * average_precision_score(labels, cosines))
+
+
+def test_the_precision_of_the_best_measure_comes_with_that_measure():
+    said = {"cosine_scores": [0.1, 0.2], "manhattan_distances": [0.5, 3.0]}
+    table = {"cosine_ap": 0.5, "manhattan_ap": 1.0, "max_ap": 1.0, "main_score": 1.0}
+    assert items.of_ranking(said, [1, 0], table) == ((-0.5, 1.0), (-3.0, 0.0))
+    assert items.of_ranking(said, [1, 0], {**table, "main_score": 0.75}) is None
+
+
+def test_vectors_that_are_all_the_same_agree_with_no_order(model, tmp_path, monkeypatch):
     monkeypatch.setattr(model, "encode", lambda texts, **_: np.ones((len(texts), 4), "float32"))
-    with pytest.raises(ModelError, match="tiny-STS: cosine_spearman is no number"):
+    found = run.measure(model, folders.sts(tmp_path))
+    assert found.score == 0
+    assert found.details == {}
+    assert compare.score(compare.resampled(found)) == compare.Estimate(0, 0, 0)
+
+
+def test_vectors_that_are_no_numbers_have_no_score(model, tmp_path, monkeypatch):
+    nan = float("nan")
+    monkeypatch.setattr(model, "encode", lambda texts, **_: np.full((len(texts), 4), nan))
+    with pytest.raises(ValueError, match="NaN"):
         run.measure(model, folders.sts(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("pairs", "none"),
+    [
+        (((0.5, 1.0), (0.5, 2.0)), True), (((0.5, 1.0), (0.25, 2.0)), False),
+        (((0.5, 1.0), (0.5, 1.0)), False), (((float("nan"), 1.0), (float("nan"), 2.0)), False),
+    ],
+)  # fmt: skip
+def test_there_is_no_order_where_the_model_alone_finds_all_alike(pairs, none):
+    assert outcome._is_no_order(pairs) == none
 
 
 def test_something_else_than_a_model_is_refused(tmp_path):

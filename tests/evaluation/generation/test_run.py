@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 
 import pytest
 
 from gritlm import GritLM
 from gritlm.errors import InputError, MissingExtraError, ModeError
+from gritlm.evaluation import harnesses
 from gritlm.evaluation.generation import library, loading, run, scoring
 from gritlm.evaluation.unreachable import DataUnreachableError
 
@@ -135,6 +137,19 @@ def test_a_broken_request_cache_is_made_anew(task, model, tmp_path):
     kept.close()
 
 
+def test_a_request_cache_that_another_run_writes_to_is_not_broken(tmp_path, monkeypatch):
+    file = tmp_path / "requests.sqlite"
+    whole = sqlite3.connect
+    monkeypatch.setattr(library.sqlite3, "connect", lambda name: whole(name, timeout=0))
+    with closing(whole(file)) as other:
+        other.execute("CREATE TABLE kept (row)")
+        other.commit()
+        other.execute("BEGIN EXCLUSIVE")
+        assert library._is_database(file)
+    file.write_bytes(b"no database at all" * 100)
+    assert not library._is_database(file)
+
+
 def test_a_model_without_head_is_refused(checkpoint, task):
     reader = GritLM(checkpoint, mode="embedding", device="cpu")
     with pytest.raises(ModeError, match="no LM head"):
@@ -142,7 +157,7 @@ def test_a_model_without_head_is_refused(checkpoint, task):
 
 
 def test_without_lm_eval_the_extra_is_named(task, model, monkeypatch):
-    monkeypatch.setattr(library, "find_spec", lambda name: None)
+    monkeypatch.setattr(harnesses, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'gritlm\[eval\]'"):
         run.measure(model, task(CHOICE, COLOURS))
 

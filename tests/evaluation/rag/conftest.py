@@ -10,6 +10,10 @@ from typing import Any
 import pytest
 
 from gritlm import GritLM
+from gritlm.evaluation.rag.decode import Reading
+from gritlm.evaluation.rag.forms import form_for
+from gritlm.evaluation.rag.rows import Question
+from gritlm.evaluation.rag.settings import asked, reader
 from gritlm.evaluation.tasks import Task
 from gritlm.lm.settings import Settings
 from tests import tiny
@@ -33,6 +37,12 @@ ROWS: Rows = [
     },
 ]
 
+
+def readings(model: GritLM, questions: list[Question], setting: str) -> list[Reading]:
+    """The prompt of each question in one setting."""
+    return list(map(reader(model, form_for(model), setting), asked(questions, setting)))
+
+
 MakeTask = Callable[..., Task]
 MakeModel = Callable[..., GritLM]
 
@@ -53,11 +63,12 @@ def make_task(tmp_path: Path) -> MakeTask:
 def make_model(tmp_path_factory: pytest.TempPathFactory) -> MakeModel:
     def make(
         settings: Settings | None = None, family: str = "llama", mode: str = "unified",
-        **changes: object,
+        *, stated: bool = True, **changes: object,
     ) -> GritLM:  # fmt: skip
         folder = tmp_path_factory.mktemp(family)
         tiny.folder(folder, family, **({"max_position_embeddings": 1024} | changes))
-        (settings or Settings()).save(folder)
+        if stated:
+            (settings or Settings()).save(folder)
         return GritLM(folder, mode=mode, dtype="float32", device="cpu")
 
     return make
@@ -67,6 +78,12 @@ def make_model(tmp_path_factory: pytest.TempPathFactory) -> MakeModel:
 def trained(make_model: MakeModel) -> GritLM:
     """A model that says it was trained to embed."""
     return make_model()
+
+
+@pytest.fixture(scope="session")
+def foreign(make_model: MakeModel) -> GritLM:
+    """A model of others, with a chat format of its own and no ``gritlm.json``."""
+    return make_model(stated=False)
 
 
 @pytest.fixture(scope="session")

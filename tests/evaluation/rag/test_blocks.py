@@ -8,12 +8,11 @@ import torch
 from gritlm.evaluation.rag.blocks import Blocks
 from gritlm.evaluation.rag.forms import form_for
 from gritlm.evaluation.rag.rows import load
-from gritlm.evaluation.rag.settings import readings
 from gritlm.lm.generator import prefix_cache
 from gritlm.lm.tokens import SegmentTokenizer
 from gritlm.train import context, states
 from gritlm.train.rows import RagRow
-from tests.evaluation.rag.conftest import GOLD, OTHERS
+from tests.evaluation.rag.conftest import GOLD, OTHERS, readings
 
 BOUND = 1e-4
 
@@ -57,6 +56,22 @@ def test_more_than_fits_is_read_all_the_same(trained):
     assert blocks.nbytes == 0
 
 
+def test_documents_that_do_not_fit_the_memory_together_are_read_in_halves(trained, monkeypatch):
+    documents, read, sizes = form_for(trained).embedded([GOLD, *OTHERS]), Blocks._read, []
+    expected = Blocks(trained.lm, causal=False).of(documents)
+
+    def small(self, some):
+        sizes.append(len(some))
+        if len(some) > 1:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return read(self, some)
+
+    monkeypatch.setattr(Blocks, "_read", small)
+    for one, other in zip(Blocks(trained.lm, causal=False).of(documents), expected, strict=True):
+        assert (one.data - other.data).abs().max() < BOUND
+    assert sizes == [4, 2, 1, 1, 1, 1]
+
+
 @pytest.mark.parametrize("family", ["llama", "gemma3"])
 @pytest.mark.parametrize("kind", ["bidirectional", "causal"])
 @torch.inference_mode()
@@ -68,7 +83,7 @@ def test_cached_documents_give_the_logits_of_one_block_masked_pass(
         "cached" if kind == "bidirectional" else "cached causal",
     )
     for question in load(make_task().folder):
-        [reading] = readings(model, form_for(model), [question], setting)
+        [reading] = readings(model, [question], setting)
         cache = prefix_cache(model.lm, reading.joined(), room=len(reading.ids))
         ours = model.lm.logits(torch.tensor([reading.ids]), cache=cache)[0]
         sample = context.sample(

@@ -79,7 +79,7 @@ def test_where_no_rows_can_be_put_together_each_is_written_alone():
     assert expected[0] == []
 
 
-def test_too_much_for_the_memory_is_taken_in_halves(monkeypatch):
+def test_more_than_is_written_together_is_taken_in_halves(monkeypatch):
     lm = UnifiedLM(tiny.model())
     readings, sizes, whole = prompts(lm), [], decode._together
 
@@ -92,30 +92,6 @@ def test_too_much_for_the_memory_is_taken_in_halves(monkeypatch):
     monkeypatch.setattr(decode, "MOST_BYTES", 1)
     assert together(lm, readings, set()) == expected
     assert sizes == [4, 1, 1, 1, 1]
-
-
-def test_out_of_memory_halves_and_goes_on(monkeypatch):
-    lm = UnifiedLM(tiny.model())
-    readings, whole = prompts(lm), decode._together
-    expected = together(lm, readings, set())
-
-    def small(lm, readings, ends, new):
-        if len(readings) > 2:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return whole(lm, readings, ends, new)
-
-    monkeypatch.setattr(decode, "_together", small)
-    assert together(lm, readings, set()) == expected
-
-
-def test_one_row_that_is_too_much_alone_is_an_error(monkeypatch):
-    def none(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr(decode, "_together", none)
-    lm = UnifiedLM(tiny.model())
-    with pytest.raises(torch.OutOfMemoryError):
-        together(lm, prompts(lm), set())
 
 
 def test_the_time_to_the_first_token_is_each_rows_own():

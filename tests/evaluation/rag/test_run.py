@@ -6,15 +6,22 @@ import logging
 from statistics import fmean
 
 import pytest
+import torch
 
 from gritlm.errors import InputError, ModeError
 from gritlm.evaluation.rag import run
+from gritlm.evaluation.rag.blocks import Blocks
 from gritlm.evaluation.rag.forms import form_for
 from gritlm.evaluation.rag.rows import load
 from gritlm.evaluation.rag.run import measure
-from gritlm.evaluation.rag.settings import SETTINGS, readings
+from gritlm.evaluation.rag.settings import SETTINGS, asked
 from gritlm.lm.settings import Settings
-from tests.evaluation.rag.conftest import ROWS
+from tests.evaluation.rag.conftest import OTHERS, ROWS
+
+
+def answers_of(model, questions, setting):
+    pairs = asked(questions, setting)
+    return run._answered(model, form_for(model), pairs, setting, "", progress=False)
 
 
 def settings_of(results) -> list[str]:
@@ -39,8 +46,18 @@ def test_an_untrained_model_is_asked_afresh_and_it_is_said(untrained, make_task,
         results = measure(untrained, make_task())
     assert settings_of(results) == ["no context", "oracle", "fresh", "shuffled"]
     assert {result.details["own_chat_format"] for result in results} == {1.0}
-    assert "cached: left out, as the model was not trained to embed" in caplog.text
+    assert "cached: left out, as the model was not trained here to embed" in caplog.text
     assert "asked in its own chat format" in caplog.text
+
+
+def test_a_model_of_others_is_asked_in_its_own_format_and_embeds_unwarned(
+    foreign, make_task, caplog
+):
+    found = measure(foreign, make_task())
+    assert settings_of(found) == ["no context", "oracle", "fresh", "shuffled"]
+    assert {result.details["own_chat_format"] for result in found} == {1.0}
+    foreign.encode("a text")
+    assert "trained to embed" not in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -69,8 +86,8 @@ def test_a_single_question_cannot_be_shuffled(trained, make_task, caplog):
 def test_what_a_model_writes_is_matched_with_its_row(trained, make_task, monkeypatch, together):
     monkeypatch.setattr(run, "ROWS_TOGETHER", together)
     questions = load(make_task().folder)
-    made = list(readings(trained, form_for(trained), questions, "fresh"))
-    written = [trained.tokenizer.decode(reply.ids) for reply in run._asked(trained, made)]
+    made = answers_of(trained, questions, "fresh")
+    written = [trained.tokenizer.decode(reply.ids) for _, reply in made]
     rows = [row | {"answers": [said]} for row, said in zip(ROWS, written, strict=True)]
     fresh = measure(trained, make_task([ROWS[0], *rows[1:]]))[SETTINGS.index("fresh")]
     assert fresh.items == (0.0, 1.0, 1.0)
@@ -82,11 +99,11 @@ def test_one_causal_document_is_answered_as_a_fresh_one_token_for_token(trained,
         make_task([row | {"documents": row["documents"][:1], "gold": 1} for row in ROWS]).folder
     )
     fresh, cached = (
-        run._asked(trained, list(readings(trained, form_for(trained), questions, setting)))
+        [reply.ids for _, reply in answers_of(trained, questions, setting)]
         for setting in ("fresh", "cached causal")
     )
-    assert [reply.ids for reply in cached] == [reply.ids for reply in fresh]
-    assert any(reply.ids for reply in fresh)
+    assert cached == fresh
+    assert any(fresh)
 
 
 def test_only_the_question_is_read_where_documents_are_cached(trained, make_task):
@@ -112,3 +129,94 @@ def test_a_model_without_a_head_is_refused(make_model, make_task):
 def test_a_bad_row_is_named(trained, make_task):
     with pytest.raises(InputError, match=r"test.jsonl:4: broken JSON"):
         measure(trained, make_task(lines=["{"]))
+
+
+def test_only_the_settings_asked_for_are_measured(trained, make_task):
+    assert settings_of(measure(trained, make_task(), settings=["fresh", "oracle"])) == [
+        "oracle", "fresh",
+    ]  # fmt: skip
+    with pytest.raises(InputError, match="settings='stale' is unknown"):
+        measure(trained, make_task(), settings=["stale"])
+
+
+def test_a_setting_that_does_not_fit_the_model_is_left_out_and_named(make_model, make_task, caplog):
+    """The second question's document is longer than the model takes."""
+    long = ROWS[1] | {"documents": [f"{OTHERS[1]} " * 60, OTHERS[2]]}
+    task = make_task([ROWS[0], long, ROWS[2]])
+    found = settings_of(measure(make_model(max_position_embeddings=300), task))
+    assert found == ["no context", "shuffled"]
+    assert "small (cached): left out, as" in caplog.text
+    assert "test.jsonl:2: the question and its documents have" in caplog.text
+
+
+def test_where_no_setting_fits_the_reasons_are_told(make_model, make_task):
+    with pytest.raises(InputError, match=r"small: no setting is left .*fresh: .*test.jsonl:1"):
+        measure(make_model(max_position_embeddings=40), make_task())
+
+
+def test_a_setting_that_cannot_be_asked_for_is_an_error(untrained, make_task):
+    with pytest.raises(InputError, match="no setting is left of cached; the model cannot"):
+        measure(untrained, make_task(), settings=["cached"])
+
+
+SAID = ["CUDA out of memory", "DefaultCPUAllocator: can't allocate memory"]
+
+
+@pytest.mark.parametrize("said", SAID)
+@pytest.mark.parametrize("setting", ["fresh", "cached"])
+def test_out_of_memory_halves_and_goes_on(trained, make_task, monkeypatch, said, setting):
+    questions, whole = load(make_task().folder), run.replies
+    expected = [reply.ids for _, reply in answers_of(trained, questions, setting)]
+    sizes = []
+
+    def small(lm, readings, **more):
+        sizes.append(len(readings))
+        if len(readings) > 1:
+            raise RuntimeError(said)
+        return whole(lm, readings, **more)
+
+    monkeypatch.setattr(run, "replies", small)
+    assert [reply.ids for _, reply in answers_of(trained, questions, setting)] == expected
+    assert sizes == [3, 1, 1, 1]
+
+
+def test_blocks_that_do_not_fit_the_memory_together_are_made_for_fewer_questions(
+    trained, make_task, monkeypatch
+):
+    questions, of = load(make_task().folder), Blocks.of
+    expected = [reply.ids for _, reply in answers_of(trained, questions, "cached")]
+    first = []
+
+    def failing_once(self, documents):
+        if len(first) == 1:
+            first.append("failed")
+            raise RuntimeError("CUDA out of memory")
+        first.append("read")
+        return of(self, documents)
+
+    monkeypatch.setattr(Blocks, "of", failing_once)
+    assert [reply.ids for _, reply in answers_of(trained, questions, "cached")] == expected
+    assert first == ["read", "failed", "read", "read", "read"]
+
+
+def test_one_row_that_is_too_much_leaves_its_setting_out(trained, make_task, monkeypatch, caplog):
+    whole = run.replies
+
+    def small(lm, readings, **more):
+        if any(len(reading.ids) > 60 for reading in readings):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(lm, readings, **more)
+
+    monkeypatch.setattr(run, "replies", small)
+    found = settings_of(measure(trained, make_task(), settings=["no context", "fresh"]))
+    assert found == ["no context"]
+    assert "small (fresh): left out, as one row alone is too much: CUDA" in caplog.text
+
+
+def test_what_is_no_lack_of_memory_is_raised(trained, make_task, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr(run, "replies", broken)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        measure(trained, make_task())

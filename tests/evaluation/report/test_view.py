@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gritlm.evaluation.outcome import Outcome, Report, Skipped
-from gritlm.evaluation.report import view
+from gritlm.evaluation.report import view, words
 from gritlm.evaluation.results import TaskResult
 from tests.evaluation import made
 
@@ -58,7 +58,27 @@ def test_perplexities_stay_out_of_means():
     ]
     (section,) = view.sections(report(results))
     assert section.headline.cells[0].score.value == 40
-    assert [row.share for row in section.rows] == [True, False]
+    assert [(row.share, row.less) for row in section.rows] == [(True, False), (False, True)]
+    assert section.headline.left_out == ("w",)
+    assert words.left_out(section) == ["Not in the mean: w."]
+
+
+def test_tasks_that_a_model_lacks_are_named_as_left_out_once():
+    (section,) = view.sections(
+        report(
+            [made.result("a"), made.result("b"), made.result("s", kind="STS")],
+            [made.result("a"), made.result("s", kind="STS")],
+        )
+    )
+    assert section.headline.left_out == ("b",)
+    assert words.left_out(section) == ["Not in the mean: b."]
+
+
+def test_times_of_an_earlier_run_are_told():
+    results = (made.result("a"), made.result("b"))
+    outcome = Outcome("m", "GritLM", "digest", {}, results, known=("b",))
+    (section,) = view.sections(Report((outcome,), "quick", None))
+    assert [row.cells[0].known for row in section.rows] == [False, True]
 
 
 def test_tasks_skipped_for_one_reason_stand_together():

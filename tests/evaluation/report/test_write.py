@@ -13,6 +13,7 @@ import pytest
 from gritlm.errors import InputError
 from gritlm.evaluation.outcome import Outcome, Report
 from gritlm.evaluation.report import words, write
+from tests.evaluation import made
 from tests.evaluation.report.conftest import OTHER
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
@@ -117,7 +118,40 @@ def test_a_folder_that_cannot_be_written_is_refused_before(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="--output"):
         write.require_folder(tmp_path / "file" / "out")
+    with pytest.raises(InputError, match="is no folder"):
+        write.require_folder(tmp_path / "file")
+
+
+def test_asking_whether_a_report_can_be_written_makes_nothing(tmp_path: Path):
     write.require_folder(tmp_path / "new" / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_left_out_of_a_mean_is_named_in_all_three_files(report: Report, tmp_path: Path):
+    record, markdown, html = (path.read_text("utf-8") for path in write.write(report, tmp_path))
+    assert json.loads(record)["comparison"]["generation"]["headline"]["left_out"] == ["wiki"]
+    assert "Not in the mean: wiki." in markdown
+    assert "Not in the mean: wiki." in page(html).text
+
+
+@pytest.mark.parametrize(("metric", "tone"), [("acc", "good"), ("wer", "bad")])
+def test_more_is_only_shown_as_better_where_it_is(report: Report, tmp_path: Path, metric, tone):
+    models = [
+        replace(model, results=(made.result("a", metric=metric, score=score, items=(value,) * 9),))
+        for model, score, value in zip(report.models, (0.0, 100.0), (0.0, 1.0), strict=True)
+    ]
+    html = write.write(replace(report, models=tuple(models)), tmp_path)[2].read_text("utf-8")
+    assert f'<span class="{tone}">+100.0' in html
+
+
+def test_times_of_an_earlier_run_are_marked_as_such(report: Report, tmp_path: Path):
+    result = made.result("a", seconds=2.0, details={"first_token_ms": 30.0, "recall": 80.0})
+    first, second = (replace(model, results=(result,)) for model in report.models)
+    known = replace(report, models=(first, replace(second, known=("a",))))
+    html = write.write(known, tmp_path)[2].read_text("utf-8")
+    assert "<th>time</th><td>2.0 s</td><td>2.0 s (earlier run)</td>" in html
+    assert "<th>first_token_ms</th><td>30</td><td>30 (earlier run)</td>" in html
+    assert "<th>recall</th><td>80</td><td>80</td>" in html
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gritlm.evaluation import harnesses
 from gritlm.evaluation.embedding import instructions
 from gritlm.evaluation.embedding.instructions import Sides
-from gritlm.evaluation.embedding.library import require
 from gritlm.prompts import gritlm_instruction
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def mteb_encoder(model: GritLM) -> GritLMEncoder:
     Raises:
         MissingExtraError: when mteb is not installed.
     """
-    require()
+    harnesses.require("embedding")
     return GritLMEncoder(model)
 
 

@@ -47,7 +47,12 @@ def of_local(task: Task, metadata: TaskMetadata) -> Sides:
     return Sides(task.instruction or known.query, task.passage_instruction or known.document)
 
 
+def text() -> str:
+    """``instructions.toml`` as it is written."""
+    file = resources.files(__package__).joinpath("instructions.toml")
+    return file.read_text(encoding="utf-8")
+
+
 @cache
 def _table() -> dict[str, dict[str, Any]]:
-    text = resources.files(__package__).joinpath("instructions.toml").read_text(encoding="utf-8")
-    return tomllib.loads(text)
+    return tomllib.loads(text())

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from mteb.abstasks import AbsTask, AbsTaskRetrieval
 from mteb.abstasks.classification import AbsTaskClassification
+from mteb.abstasks.pair_classification import AbsTaskPairClassification
 from mteb.abstasks.sts import AbsTaskSTS
 
 Items = tuple[float, ...]
@@ -19,10 +20,16 @@ Pairs = tuple[tuple[float, float], ...]
 _RANKED = {"ndcg_at_": "ndcg_cut_", "map_at_": "map_cut_", "recall_at_": "recall_",
            "precision_at_": "P_", "hit_rate_at_": "success_"}  # fmt: skip
 
+# How alike two texts are: mteb's name of a measure -> column of its predictions, and the sign that
+# makes more of it more alike.
+_LIKENESS = {"cosine": ("cosine_scores", 1), "similarity": ("similarity_scores", 1),
+             "dot": ("dot_scores", 1), "euclidean": ("euclidean_distances", -1),
+             "manhattan": ("manhattan_distances", -1)}  # fmt: skip
+
 
 def keeps_predictions(task: AbsTask) -> bool:
     """Whether the rows are read from what mteb writes to its folder of predictions."""
-    return isinstance(task, AbsTaskSTS | AbsTaskClassification)
+    return isinstance(task, AbsTaskSTS | AbsTaskClassification | AbsTaskPairClassification)
 
 
 def listen(task: AbsTask) -> Callable[[], Mapping[str, Mapping[str, float]]]:
@@ -59,6 +66,24 @@ def of_classes(predictions: Sequence[Sequence[Any]], gold: Sequence[Any]) -> Ite
     if any(len(each) != len(gold) for each in predictions):
         return None
     return tuple(np.mean([np.equal(each, gold) for each in predictions], axis=0).tolist())
+
+
+def of_ranking(
+    said: Mapping[str, Sequence[float]], gold: Sequence[float], table: Mapping[str, float]
+) -> Pairs | None:
+    """Likeness and label of each pair, by the measure that mteb's main figure comes from.
+
+    Args:
+        said: the measures of each pair, as mteb wrote them.
+        table: mteb's figures; the main one may be the highest average precision of all measures.
+
+    Returns:
+        None where the main figure is no average precision.
+    """
+    for measure, (column, sign) in _LIKENESS.items():
+        if table.get(f"{measure}_ap") == table["main_score"]:
+            return of_pairs([sign * value for value in said[column]], gold)
+    return None
 
 
 def of_pairs(cosines: Sequence[float], gold: Sequence[float]) -> Pairs:

@@ -6,22 +6,8 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
-
-from gritlm.errors import MissingExtraError
 
 NOISY = ("mteb", "datasets", "huggingface_hub", "sentence_transformers")
-
-
-def require() -> None:
-    """
-    Raises:
-        MissingExtraError: when mteb is not installed.
-    """
-    if find_spec("mteb") is None:
-        raise MissingExtraError(
-            "measuring embeddings needs mteb, which is not installed; pip install 'gritlm[eval]'"
-        )
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import mteb
 import numpy as np
 from mteb.abstasks import AbsTask, AbsTaskRetrieval
 from mteb.abstasks.classification import AbsTaskClassification
+from mteb.abstasks.pair_classification import AbsTaskPairClassification
 
 from gritlm.errors import ModelError
 from gritlm.evaluation.embedding import hub, items
@@ -42,17 +43,21 @@ def of(task: AbsTask, scores: Mapping[str, Any], heard: Heard, folder: Path, sec
         folder: where mteb wrote its predictions.
 
     Raises:
-        ModelError: when the score is no number.
+        ModelError: when the score is no number. Vectors that are all the same have one: they
+            agree with no order, which is a correlation of 0.
     """
     metadata = task.metadata
     tables = {(split, table["hf_subset"]): table for split in scores for table in scores[split]}
+    one = len(tables) == 1 and not task.is_aggregate
+    pairs = _pairs(task, folder, next(iter(tables.values()))) if one else None
     score = float(np.mean([table["main_score"] for table in tables.values()]))
+    if pairs is not None and not isfinite(score) and _is_no_order(pairs):
+        score = 0.0
     if not isfinite(score):
         raise ModelError(
-            f"{metadata.name}: {metadata.main_score} is no number; the vectors of the texts, or "
-            "the gold values, are all the same"
+            f"{metadata.name}: {metadata.main_score} is no number; some vectors are no numbers, or "
+            "all vectors or gold values of a part are the same"
         )
-    one = len(tables) == 1 and not task.is_aggregate
     return TaskResult(
         task=metadata.name,
         half="embedding",
@@ -62,7 +67,7 @@ def of(task: AbsTask, scores: Mapping[str, Any], heard: Heard, folder: Path, sec
         count=sum(_rows(data) for part in hub.parts(task) for *_, data in hub.splits(part)),
         seconds=seconds,
         items=_items(task, heard, folder) if one else None,
-        pairs=_pairs(task, folder) if one else None,
+        pairs=pairs,
         details=_details(metadata.type, tables, one),
         harness=f"mteb {mteb.__version__}",
     )
@@ -77,7 +82,9 @@ def _details(
                 for (split, subset), table in tables.items()}  # fmt: skip
     (table,) = tables.values()
     known = {name: table.get(name) for name in SHOWN.get(kind, ())}
-    return {name: 100 * value for name, value in known.items() if value is not None}
+    return {
+        name: 100 * value for name, value in known.items() if value is not None and isfinite(value)
+    }
 
 
 def _rows(data: Any) -> int:
@@ -94,9 +101,18 @@ def _items(task: AbsTask, heard: Heard, folder: Path) -> items.Items | None:
     return None
 
 
-def _pairs(task: AbsTask, folder: Path) -> items.Pairs | None:
-    if not (task.metadata.type == "STS" and task.metadata.main_score == "cosine_spearman"):
-        return None
+def _pairs(task: AbsTask, folder: Path, table: Mapping[str, float]) -> items.Pairs | None:
     subset, split, _, data = next(hub.splits(task))
-    said = items.predictions(folder, task, subset=subset, split=split)
-    return items.of_pairs(said["cosine_scores"], data["score"])
+    if task.metadata.type == "STS" and task.metadata.main_score == "cosine_spearman":
+        said = items.predictions(folder, task, subset=subset, split=split)
+        return items.of_pairs(said["cosine_scores"], data["score"])
+    if isinstance(task, AbsTaskPairClassification):
+        said = items.predictions(folder, task, subset=subset, split=split)
+        return items.of_ranking(said, data[task.label_column_name], table)
+    return None
+
+
+def _is_no_order(pairs: items.Pairs) -> bool:
+    """Whether a model finds all pairs equally alike, and the gold values do not."""
+    values, gold = ({pair[side] for pair in pairs} for side in (0, 1))
+    return len(values) == 1 and isfinite(values.pop()) and len(gold) > 1

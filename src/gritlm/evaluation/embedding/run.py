@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from gritlm.errors import InputError
+from gritlm.evaluation import harnesses
 from gritlm.evaluation.embedding import instructions, library
 from gritlm.evaluation.embedding.encoder import GritLMEncoder
 from gritlm.evaluation.embedding.once import Once
@@ -30,11 +31,16 @@ def names() -> list[str]:
     Raises:
         MissingExtraError: when mteb is not installed.
     """
-    library.require()
+    harnesses.require("embedding")
     with library.quiet(bars=False):
         from gritlm.evaluation.embedding import hub
 
         return hub.names()
+
+
+def default_batch_size(model: Any) -> int:
+    """Texts that a model reads at once when nobody says how many."""
+    return BATCH if isinstance(model, GritLM) else BATCH_ELSE
 
 
 def measure(
@@ -54,9 +60,9 @@ def measure(
         progress: show mteb's bars.
 
     Returns:
-        With ``items`` for retrieval, reranking and classification, ``pairs`` for STS, and neither
-        for the rest (clustering and pair classification have no figure of a row) and for tasks of
-        several subsets (their score is the mean over subsets, not over rows).
+        With ``items`` for retrieval, reranking and classification, ``pairs`` for STS and pair
+        classification, and neither for the rest (clustering has no figure of a row) and for tasks
+        of several subsets (their score is the mean over subsets, not over rows).
 
     Raises:
         InputError: for a task that is not known or whose files are wrong, or a model that is none.
@@ -64,9 +70,9 @@ def measure(
         ModelError: when the score is no number.
         MissingExtraError: when mteb is not installed.
     """
-    library.require()
+    harnesses.require("embedding")
     first = None if limit is None else at_least_one(limit, name="limit")
-    size = BATCH if isinstance(model, GritLM) else BATCH_ELSE
+    size = default_batch_size(model)
     if batch_size is not None:
         size = at_least_one(batch_size, name="batch_size")
     with library.quiet(bars=progress), TemporaryDirectory() as folder:

@@ -7,24 +7,10 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache, partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from gritlm.errors import MissingExtraError
-
 _NOISY = ("lm_eval", "datasets", "huggingface_hub")
-
-
-def require() -> None:
-    """
-    Raises:
-        MissingExtraError: when lm-eval is not installed.
-    """
-    if find_spec("lm_eval") is None:
-        raise MissingExtraError(
-            "measuring generation needs lm-eval, which is not installed; pip install 'gritlm[eval]'"
-        )
 
 
 def version() -> str:
@@ -88,5 +74,7 @@ def _is_database(file: Path) -> bool:
             return bool(connection.execute("PRAGMA quick_check").fetchone() == ("ok",))
         finally:
             connection.close()
+    except sqlite3.OperationalError:  # locked or out of reach: another run may be writing to it
+        return True
     except sqlite3.DatabaseError:
         return False

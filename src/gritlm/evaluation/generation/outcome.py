@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isclose
+from math import isclose, isfinite
 from typing import Any
 
-from gritlm.errors import InputError
+from gritlm.errors import InputError, ModelError
+from gritlm.evaluation import metrics
 from gritlm.evaluation.results import TaskResult
 
-# Figures that are no shares.
-AS_THEY_ARE = {
-    "perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "likelihood",
-    "brier_score", "bleu", "chrf", "ter",
-}  # fmt: skip
+# The main figure of a task that does not name one, the best first.
+PREFERRED = ("acc_norm", "acc", "exact_match", "em", "f1")
 
 
 @dataclass(frozen=True)
@@ -39,11 +37,15 @@ def result(
 
     Raises:
         InputError: when the tasks of a group have no figure in common.
+        ModelError: when the main figure is no number, or no share though its name says so.
     """
     names = [task.task_name for task in tasks]
     samples = [_by_filter(found["samples"][each]) for each in names]
+    told: Mapping[str, Mapping[str, bool | None]] = found.get("higher_is_better", {})
+    better = {k: v for each in names for k, v in told.get(each, {}).items()}
     mains = {
-        _main(task, list(found["results"][each])) for task, each in zip(tasks, names, strict=True)
+        _main(task, list(found["results"][each]), better)
+        for task, each in zip(tasks, names, strict=True)
     }
     if len(mains) > 1:
         raise InputError(
@@ -55,11 +57,23 @@ def result(
     counts = [len(next(iter(each.values()))) for each in samples]
     figures = _figures([found["results"][each] for each in names], counts)
     rows = [row for each in samples for row in each[main.filter]]
-    score = figures.pop(main)
+    value = figures.pop(main)
+    if not _is_sound(main.metric, value):
+        raise ModelError(
+            f"{name}: {main.name} is {value:g}; expected a number"
+            + (" from 0 to 1, as of all shares" if metrics.is_percentage(main.metric) else "")
+        )
+    score = _shown(main.metric, value)
     return TaskResult(
-        task=name, half="generation", kind=str(tasks[0].OUTPUT_TYPE), metric=main.name,
+        task=name, half="generation", kind=str(tasks[0].OUTPUT_TYPE),
+        metric=metrics.named(main.name, higher_is_better=better.get(main.metric)),
         score=score, count=sum(counts), seconds=seconds, items=_items(rows, main.metric, score),
-        details={figure.name: value for figure, value in figures.items()}, harness=harness,
+        details={
+            figure.name: _shown(figure.metric, value)
+            for figure, value in figures.items()
+            if _is_sound(figure.metric, value)
+        },
+        harness=harness,
     )  # fmt: skip
 
 
@@ -71,8 +85,12 @@ def _by_filter(samples: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[s
     return found
 
 
-def _main(task: Any, keys: Sequence[str]) -> Figure:
-    """What the task's ``metadata: main`` says, else acc_norm, else the first figure it has.
+def _main(task: Any, keys: Sequence[str], better: Mapping[str, bool | None]) -> Figure:
+    """What the task's ``metadata: main`` says, else the first of ``PREFERRED`` that it has, else
+    its first share, else its first figure.
+
+    Args:
+        better: metric -> whether more of it is better, as lm-eval says.
 
     Raises:
         InputError: when it has none of that name.
@@ -87,7 +105,12 @@ def _main(task: Any, keys: Sequence[str]) -> Figure:
         raise InputError(
             f"{task.task_name}: metadata says main: {said}; the task has {known or 'no figure'}"
         )
-    return next((figure for figure in figures if figure.metric == "acc_norm"), figures[0])
+    if not figures:
+        raise InputError(f"{task.task_name}: lm-eval gave no figure; expected a metric_list")
+    by_metric = {figure.metric: figure for figure in reversed(figures)}
+    shares = [f for f in figures if metrics.counts(f.metric) and better.get(f.metric) is not False]
+    preferred = [by_metric[metric] for metric in PREFERRED if metric in by_metric]
+    return [*preferred, *shares, *figures][0]
 
 
 def _of(keys: Sequence[str]) -> list[Figure]:
@@ -100,8 +123,7 @@ def _figures(results: Sequence[Mapping[str, Any]], counts: Sequence[int]) -> dic
     common = [f for f in _of(list(results[0])) if all(_key(f) in each for each in results)]
     return {
         figure: sum(
-            _scaled(figure.metric, float(each[_key(figure)])) * count
-            for each, count in zip(results, counts, strict=True)
+            float(each[_key(figure)]) * count for each, count in zip(results, counts, strict=True)
         )
         / sum(counts)
         for figure in common
@@ -112,9 +134,14 @@ def _key(figure: Figure) -> str:
     return f"{figure.metric},{figure.filter}"
 
 
-def _scaled(metric: str, value: float) -> float:
+def _is_sound(metric: str, value: float) -> bool:
+    """A number, and of a share (or correlation) one that can be shown in percent."""
+    return isfinite(value) and (not metrics.is_percentage(metric) or -1 <= value <= 1)
+
+
+def _shown(metric: str, value: float) -> float:
     """Percent, where the figure is a share."""
-    return value if metric in AS_THEY_ARE or abs(value) > 1 else 100 * value
+    return 100 * value if metrics.is_percentage(metric) else value
 
 
 def _items(
@@ -122,7 +149,9 @@ def _items(
 ) -> tuple[float, ...] | None:
     """The figure of each row; None unless the score is their mean."""
     values = [row.get(metric) for row in rows]
-    if not all(isinstance(value, int | float) and 0 <= value <= 1 for value in values):
+    if not metrics.is_percentage(metric) or not all(
+        isinstance(value, int | float) and 0 <= value <= 1 for value in values
+    ):
         return None
     items = tuple(float(value) for value in values if value is not None)
     return items if isclose(100 * sum(items) / len(items), score, abs_tol=1e-6) else None

@@ -8,6 +8,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from gritlm.errors import ModeError
+from gritlm.evaluation import harnesses
 from gritlm.evaluation.generation import library
 from gritlm.evaluation.results import TaskResult
 from gritlm.evaluation.tasks import Task
@@ -26,7 +27,7 @@ def names() -> list[str]:
     Raises:
         MissingExtraError: when lm-eval is not installed.
     """
-    library.require()
+    harnesses.require("generation")
     return list(library.manager().all_tasks)
 
 
@@ -51,7 +52,7 @@ def measure(
         ModeError: for a model without LM head.
         MissingExtraError: when lm-eval is not installed.
     """
-    library.require()
+    harnesses.require("generation")
     if not model.lm.has_head:
         raise ModeError(
             "this model was loaded with mode='embedding' and has no LM head to write with; "

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
+from gritlm.evaluation.memory import Halver
 from gritlm.lm.kv import KVBlock
 from gritlm.lm.model import UnifiedLM
 
@@ -26,17 +27,21 @@ class Blocks:
     def __init__(self, lm: UnifiedLM, *, causal: bool, most_bytes: int = MOST_BYTES) -> None:
         self.lm, self.causal, self.most_bytes = lm, causal, most_bytes
         self._kept: OrderedDict[_Ids, KVBlock] = OrderedDict()
+        self._halver = Halver()
 
     def of(self, documents: Sequence[Sequence[int]]) -> list[KVBlock]:
         """The block of each document, BOS included.
 
         Args:
             documents: token ids, as :meth:`Form.embedded` makes them.
+
+        Raises:
+            RuntimeError: from torch, when one document alone is too much for the memory.
         """
         keys = [tuple(ids) for ids in documents]
         missing = [ids for ids in dict.fromkeys(keys) if ids not in self._kept]
         if missing:
-            self._kept |= zip(missing, self._read(missing), strict=True)
+            self._kept |= zip(missing, self._halver.run(self._read, missing), strict=True)
         for ids in keys:
             self._kept.move_to_end(ids)
         found = [self._kept[ids] for ids in keys]

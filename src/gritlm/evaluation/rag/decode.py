@@ -55,27 +55,22 @@ def replies(
 ) -> list[Reply]:
     """The likeliest continuation of each, in the order of ``readings``.
 
-    Rows that need too much memory together are taken in halves.
+    Rows whose keys and values are more than ``MOST_BYTES`` are written in several parts.
 
     Args:
         readings: prompts that leave room for the answer in the model.
 
     Raises:
-        torch.OutOfMemoryError: when one row alone is too much.
+        RuntimeError: from torch, when all of it is too much for the memory.
     """
     if not _writes_together(lm):
         return [_alone(lm, reading, end_ids, max_new_tokens) for reading in readings]
     if len(readings) == 1 or _bytes(lm, readings, max_new_tokens) <= MOST_BYTES:
-        try:
-            return _together(lm, readings, end_ids, max_new_tokens)
-        except torch.OutOfMemoryError:
-            if len(readings) == 1:
-                raise
+        return _together(lm, readings, end_ids, max_new_tokens)
     half = len(readings) // 2
-    parts = (readings[:half], readings[half:])
     return [
         reply
-        for part in parts
+        for part in (readings[:half], readings[half:])
         for reply in replies(lm, part, end_ids=end_ids, max_new_tokens=max_new_tokens)
     ]
 

@@ -2,14 +2,16 @@
 
 A model that is trained here reads a question over passages in the form of :func:`prompts.for_rag`,
 behind documents as they are embedded: exactly the ids of training. A model that only ever learned
-to write would be asked in a language it never saw; it gets the same texts as one user message in
-its own chat format, with a request for a short answer, so that what is compared is the reading.
+to write, or of which nobody says more, would be asked in a language it never saw; it gets the same
+texts as one user message in its own chat format, with a request for a short answer, so that what
+is compared is the reading. Without documents every model gets that request.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from gritlm.errors import InputError
@@ -40,8 +42,7 @@ class Form:
 
     def alone(self, question: str) -> list[int]:
         """The question without documents, in the chat format."""
-        text = f"{question}\n\n{BRIEFLY}" if self.own_chat else question
-        return chat_ids(self.tokens, text, template=self.settings.template)
+        return chat_ids(self.tokens, f"{question}\n\n{BRIEFLY}", template=self.settings.template)
 
     def over(self, question: str, documents: Sequence[str]) -> list[int]:
         """Documents and question in one prompt."""
@@ -80,20 +81,54 @@ def form_for(model: GritLM) -> Form:
     )
 
 
-def fitting(form: Form, question: Question, documents: Sequence[str]) -> list[str]:
-    """The documents, without the first ones that are not gold while there is no room for all.
+def fitting_alone(form: Form, question: Question) -> list[int]:
+    """The ids of a question without documents.
 
     Raises:
-        InputError: with the place of a question that does not fit with its gold documents.
+        InputError: with its place, when it does not fit.
+    """
+    ids = form.alone(question.text)
+    if len(ids) > form.room:
+        raise _too_long(form, question, "the question has", len(ids))
+    return ids
+
+
+def fitting(
+    form: Form, question: Question, documents: Sequence[str], *, needed: Collection[str]
+) -> list[str]:
+    """The documents, the first ones left out while there is no room for all; as in training.
+
+    Of the last one that is left the end is cut.
+
+    Args:
+        needed: documents that are neither left out nor cut.
+
+    Raises:
+        InputError: with the place of a question that does not fit with those.
     """
     kept = list(documents)
     while (size := len(form.over(question.text, kept))) > form.room:
-        spare = [text for text in kept if text not in question.gold]
-        if not spare or len(kept) == 1:
-            raise InputError(
-                f"{question.place}: the question and its documents have {size} tokens, the model "
-                f"takes {form.room} and {MAX_NEW_TOKENS} of an answer; shorten the documents, or "
-                "leave the row out"
-            )
-        kept.remove(spare[0])
+        spare = next((text for text in kept if text not in needed), None)
+        if spare is not None and len(kept) > 1:
+            kept.remove(spare)
+            continue
+        if spare is not None and (beginning := _cut(form, question, spare)):
+            return [beginning]
+        raise _too_long(form, question, "the question and its documents have", size)
     return kept
+
+
+def _cut(form: Form, question: Question, document: str) -> str:
+    """As much of its beginning as fits; cut as text, as a reader would get it."""
+
+    def size(characters: int) -> int:
+        return len(form.over(question.text, [document[:characters]]))
+
+    return document[: bisect_right(range(1, len(document) + 1), form.room, key=size)]
+
+
+def _too_long(form: Form, question: Question, what: str, size: int) -> InputError:
+    return InputError(
+        f"{question.place}: {what} {size} tokens, the model takes {form.room} and "
+        f"{MAX_NEW_TOKENS} of an answer; shorten them, or leave the row out"
+    )

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from statistics import fmean, median
 from time import perf_counter
 
 from tqdm import tqdm
 
 from gritlm import __version__
-from gritlm.errors import ModeError
-from gritlm.evaluation import answers
+from gritlm.errors import InputError, ModeError, choice
+from gritlm.evaluation import answers, memory
 from gritlm.evaluation.rag import rows
-from gritlm.evaluation.rag.decode import Reading, Reply, replies
+from gritlm.evaluation.rag.decode import Reply, replies
 from gritlm.evaluation.rag.forms import MAX_NEW_TOKENS, Form, form_for
 from gritlm.evaluation.rag.rows import Question
-from gritlm.evaluation.rag.settings import possible, readings
+from gritlm.evaluation.rag.settings import SETTINGS, Asked, asked, possible, reader
 from gritlm.evaluation.results import TaskResult
 from gritlm.evaluation.tasks import Task
 from gritlm.lm.gritlm import GritLM
@@ -26,12 +25,13 @@ log = logging.getLogger(__name__)
 
 ROWS_TOGETHER = 16
 
-Answered = list[tuple[Reading, Reply]]
+Answer = tuple[int, Reply]  # with the number of tokens that were read when its question came
 
 
 def measure(
-    model: GritLM, task: Task, *, limit: int | None = None, progress: bool = False
-) -> list[TaskResult]:
+    model: GritLM, task: Task, *, limit: int | None = None, progress: bool = False,
+    settings: Sequence[str] | None = None,
+) -> list[TaskResult]:  # fmt: skip
     """Ask all questions in one setting after the other; see :data:`settings.SETTINGS`.
 
     Greedy, at most 32 new tokens, up to the end token; the whole output counts. The documents and
@@ -42,47 +42,84 @@ def measure(
 
     Args:
         limit: only the first so many questions.
+        settings: only these; None for all.
 
     Returns:
-        One result a setting; those the model cannot be asked in are left out and logged.
+        One result a setting. Those that the model cannot be asked in are left out and logged, and
+        so are, with a warning, those in which a question does not fit the model or its memory.
 
     Raises:
-        InputError: for a row that cannot be used or does not fit the model, with ``file:line``.
+        InputError: for a row that cannot be used, with ``file:line``; for an unknown setting; or
+            when no setting is left.
         ModeError: for a model without its LM head.
     """
     if not model.lm.has_head:
         raise ModeError("a model loaded with mode='embedding' answers nothing; use mode='unified'")
+    chosen = SETTINGS if settings is None else settings
+    wanted = [choice(each, SETTINGS, name="settings") for each in chosen]
     started = perf_counter()
     questions = rows.load(task.folder, limit=limit)
     form = form_for(model)
     if form.own_chat:
         log.info("%s is asked in its own chat format: it was not trained on ours", model.source)
-    results = []
-    for setting in possible(model, form, questions):
+    results, reasons = [], []
+    for setting in possible(model, form, questions, among=wanted):
         name = f"{task.name} ({setting})"
-        made = readings(model, form, questions, setting)
-        with tqdm(total=len(questions), desc=name, disable=not progress, leave=False) as bar:
-            answered: Answered = []
-            for batch in _batches(made):
-                answered += zip(batch, _asked(model, batch), strict=True)
-                bar.update(len(batch))
-        results.append(_result(name, model, form, questions, answered, perf_counter() - started))
+        made = _attempted(model, form, questions, setting, name, started, progress)
+        if isinstance(made, TaskResult):
+            results.append(made)
+        else:
+            log.warning("%s: left out, as %s", name, made)
+            reasons.append(f"{setting}: {made}")
+            memory.free()
         started = perf_counter()
+    if not results:
+        raise InputError(
+            f"{task.name}: no setting is left of {', '.join(wanted) or 'none'}; "
+            + ("; ".join(reasons) or "the model cannot be asked in them")
+        )
     return results
 
 
-def _batches(made: Iterator[Reading]) -> Iterator[list[Reading]]:
-    while batch := list(islice(made, ROWS_TOGETHER)):
-        yield batch
+def _attempted(
+    model: GritLM, form: Form, questions: Sequence[Question], setting: str, name: str,
+    started: float, progress: bool,
+) -> TaskResult | str:  # fmt: skip
+    """One setting; or why some question does not fit the model or its memory."""
+    try:
+        answered = _answered(model, form, asked(questions, setting), setting, name, progress)
+    except InputError as error:
+        return str(error)
+    except (MemoryError, RuntimeError) as error:
+        if not memory.is_out_of_memory(error):
+            raise
+        return f"one row alone is too much: {' '.join(str(error).split())[:200]}"
+    return _result(name, model, form, questions, answered, started)
 
 
-def _asked(model: GritLM, batch: Sequence[Reading]) -> list[Reply]:
-    return replies(model.lm, batch, end_ids=model.end_ids, max_new_tokens=MAX_NEW_TOKENS)
+def _answered(
+    model: GritLM, form: Form, questions: Sequence[Asked], setting: str, name: str, progress: bool
+) -> list[Answer]:
+    read, halver = reader(model, form, setting), memory.Halver()
+
+    def answers_to(part: Sequence[Asked]) -> list[Answer]:
+        # What blocks a prompt refers to is gone with the batch.
+        prompts = [read(each) for each in part]
+        made = replies(model.lm, prompts, end_ids=model.end_ids, max_new_tokens=MAX_NEW_TOKENS)
+        return [(len(prompt.ids), reply) for prompt, reply in zip(prompts, made, strict=True)]
+
+    answered: list[Answer] = []
+    with tqdm(total=len(questions), desc=name, disable=not progress, leave=False) as bar:
+        for start in range(0, len(questions), ROWS_TOGETHER):
+            batch = questions[start : start + ROWS_TOGETHER]
+            answered += halver.run(answers_to, batch)
+            bar.update(len(batch))
+    return answered
 
 
 def _result(
-    name: str, model: GritLM, form: Form, questions: Sequence[Question], answered: Answered,
-    seconds: float,
+    name: str, model: GritLM, form: Form, questions: Sequence[Question],
+    answered: Sequence[Answer], started: float,
 ) -> TaskResult:  # fmt: skip
     outputs = [
         str(model.tokenizer.decode(reply.ids, skip_special_tokens=True)) for _, reply in answered
@@ -96,12 +133,12 @@ def _result(
         metric="match",
         score=100 * fmean(items),
         count=len(items),
-        seconds=seconds,
+        seconds=perf_counter() - started,
         items=items,
         details={
             "em": 100 * fmean(answers.exact(*pair) for pair in pairs),
             "f1": 100 * fmean(answers.f1(*pair) for pair in pairs),
-            "tokens_prefilled": fmean(len(reading.ids) for reading, _ in answered),
+            "tokens_prefilled": fmean(tokens for tokens, _ in answered),
             "first_token_ms": 1000 * median(reply.first_token_s for _, reply in answered),
             "own_chat_format": float(form.own_chat),
         },

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from gritlm.evaluation.answers import match
 from gritlm.evaluation.rag.blocks import Blocks
 from gritlm.evaluation.rag.decode import Reading
-from gritlm.evaluation.rag.forms import Form, fitting
+from gritlm.evaluation.rag.forms import Form, fitting, fitting_alone
 from gritlm.evaluation.rag.rows import Question
 from gritlm.lm.gritlm import GritLM
 
 log = logging.getLogger(__name__)
+
+Asked = tuple[Question, tuple[str, ...]]  # with the documents that are read before it
 
 # What each one shows beside the others:
 SETTINGS = (
@@ -25,22 +27,27 @@ SETTINGS = (
 )
 
 
-def possible(model: GritLM, form: Form, questions: Sequence[Question]) -> list[str]:
-    """The settings in which a model can be asked; the others are logged with the reason."""
+def possible(
+    model: GritLM, form: Form, questions: Sequence[Question], *, among: Collection[str] = SETTINGS
+) -> list[str]:
+    """Settings in which a model can be asked; the others among those are logged with the reason.
+
+    Whether its memory and its longest text suffice shows only when it is asked.
+    """
     why_not = {
         "cached": _uncached(model, form) or _unembedded(model),
         "cached causal": _uncached(model, form),
         "shuffled": _unshuffled(questions),
     }
     for setting, reason in why_not.items():
-        if reason:
+        if reason and setting in among:
             log.info("%s: left out, as %s", setting, reason)
-    return [setting for setting in SETTINGS if not why_not.get(setting)]
+    return [each for each in SETTINGS if each in among and not why_not.get(each)]
 
 
 def _uncached(model: GritLM, form: Form) -> str | None:
-    if form.own_chat or not model.settings.trained_to_embed:
-        return "the model was not trained to embed, nor to read what embedding leaves behind"
+    if form.own_chat or model.settings.trained_to_embed is False:
+        return "the model was not trained here to embed, nor to read what embedding leaves behind"
     if model.lm.rope() is None:
         return "the keys of this model cannot be moved behind one another"
     return None
@@ -72,30 +79,42 @@ def _unrelated(questions: Sequence[Question], index: int) -> Iterator[Question]:
             yield other
 
 
-def readings(
-    model: GritLM, form: Form, questions: Sequence[Question], setting: str
-) -> Iterator[Reading]:
-    """The prompt of each question, made when it is asked for."""
+def asked(questions: Sequence[Question], setting: str) -> list[Asked]:
+    """The questions with what is read in one setting, which they allow."""
+    if setting == "no context":
+        return [(each, ()) for each in questions]
+    if setting == "oracle":
+        return [(each, each.gold) for each in questions]
+    if setting == "shuffled":
+        pairs = zip(questions, strangers(questions), strict=True)
+        return [(each, other.documents) for each, other in pairs if other is not None]
+    return [(each, each.documents) for each in questions]
+
+
+def reader(model: GritLM, form: Form, setting: str) -> Callable[[Asked], Reading]:
+    """What makes the prompt of a question in one setting.
+
+    It raises InputError with the place of a question that does not fit the model.
+    """
+    if setting == "no context":
+        return lambda each: Reading(fitting_alone(form, each[0]))
     if setting.startswith("cached"):
         blocks = Blocks(model.lm, causal=setting == "cached causal")
-        yield from (_cached(form, question, blocks) for question in questions)
-    elif setting == "no context":
-        yield from (Reading(form.alone(question.text)) for question in questions)
-    else:
-        for question, documents in zip(questions, _documents(questions, setting), strict=True):
-            kept = fitting(form, question, documents)
-            yield Reading(form.over(question.text, kept))
+        return lambda each: _cached(form, each, blocks)
+    return lambda each: _fresh(form, each, shuffled=setting == "shuffled")
 
 
-def _documents(questions: Sequence[Question], setting: str) -> Iterator[tuple[str, ...]]:
-    if setting == "shuffled":
-        return (other.documents for other in strangers(questions) if other is not None)
-    return (each.gold if setting == "oracle" else each.documents for each in questions)
+def _fresh(form: Form, asked: Asked, *, shuffled: bool) -> Reading:
+    question, documents = asked
+    needed = () if shuffled else question.gold
+    kept = fitting(form, question, documents, needed=needed)
+    return Reading(form.over(question.text, kept))
 
 
-def _cached(form: Form, question: Question, blocks: Blocks) -> Reading:
-    documents = fitting(form, question, question.documents)
-    first, *others = blocks.of(form.embedded(documents))
+def _cached(form: Form, asked: Asked, blocks: Blocks) -> Reading:
+    question, documents = asked
+    kept = fitting(form, question, documents, needed=question.gold)
+    first, *others = blocks.of(form.embedded(kept))
     bos = len(form.tokens.prefix)
-    tail = form.tail(question.text, documents)
+    tail = form.tail(question.text, kept)
     return Reading(tail, [first, *(block[bos:] for block in others)])

@@ -43,6 +43,7 @@ def _model(model: Outcome) -> dict[str, Any]:
         "results": [asdict(result) for result in model.results],
         "skipped": [asdict(each) for each in model.skipped],
         "computed": list(model.computed),
+        "known": list(model.known),
     }
 
 
@@ -62,6 +63,9 @@ def _row(row: Row, names: list[str]) -> dict[str, Any]:
         "kind": row.kind,
         "metric": row.metric,
         "count": row.count,
+        "percent": row.share,
+        "less_is_better": row.less,
+        "left_out": list(row.left_out),
         "models": {
             name: {
                 "score": None if cell.score is None else asdict(cell.score),

@@ -10,6 +10,8 @@ from gritlm.evaluation.report import svg, words
 from gritlm.evaluation.report.view import Cell, Row, Section
 from gritlm.evaluation.tasks import Task
 
+_TIMES = ("_ms", "_s", "seconds")  # how the names of figures end that are times
+
 
 def dot(position: int) -> str:
     return f'<span class="dot {svg.colour(position)}"></span>'
@@ -25,10 +27,11 @@ def section(section: Section, names: Sequence[str], tasks: Mapping[str, Task]) -
     rows = [_table_row(row, "mean") for row in section.means]
     body = "".join([*rows, *map(_table_row, section.rows)])
     head = "".join(column(position, name) for position, name in enumerate(names))
+    rest = "".join(f'<p class="soft small">{escape(line)}</p>' for line in words.left_out(section))
     folded = "".join(_task(row, names, _about(row, tasks)) for row in section.rows)
     return (
         f'<h2>{escape(words.title(section))}</h2><div class="card wide"><table><thead><tr>'
-        f'<th scope="col">Task</th>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+        f'<th scope="col">Task</th>{head}</tr></thead><tbody>{body}</tbody></table></div>{rest}'
         f'<h3 class="by-task">Task by task</h3><div class="card">{folded}</div>'
     )
 
@@ -59,10 +62,10 @@ def _change(difference: Estimate | None, row: Row) -> str:
 
 
 def _tone(difference: Estimate, row: Row) -> str:
-    """Green or red only where the interval leaves out 0; of perplexities less is better."""
+    """Green or red only where the interval leaves out 0."""
     if not difference.differs:
         return "soft"
-    return "good" if (difference.value > 0) == row.share else "bad"
+    return "good" if (difference.value > 0) != row.less else "bad"
 
 
 def _table_row(row: Row, kind: str = "") -> str:
@@ -120,12 +123,12 @@ def _figures(row: Row, names: Sequence[str]) -> str:
     details = dict.fromkeys(name for r in results if r is not None for name in r.details)
     lines = [(row.metric, [_main(cell, row) for cell in row.cells])]
     lines += [
-        (name, [_detail(r.details.get(name)) if r else words.MISSING for r in results])
+        (name, [_detail(name, cell) for cell in row.cells])
         for name in details
         if name != row.metric
     ]
     lines.append(("rows", [str(r.count) if r else words.MISSING for r in results]))
-    lines.append(("time", [words.seconds(r.seconds) if r else words.MISSING for r in results]))
+    lines.append(("time", [_time(cell) for cell in row.cells]))
     lines.append(("measured by", [r.harness if r else words.MISSING for r in results]))
     head = "".join(column(position, name) for position, name in enumerate(names))
     body = "".join(
@@ -142,5 +145,14 @@ def _main(cell: Cell, row: Row) -> str:
     return words.MISSING if cell.score is None else words.with_interval(cell.score, share=row.share)
 
 
-def _detail(value: float | None) -> str:
-    return words.MISSING if value is None else f"{value:.4g}"
+def _time(cell: Cell) -> str:
+    result = cell.result
+    return words.MISSING if result is None else words.took(result.seconds, known=cell.known)
+
+
+def _detail(name: str, cell: Cell) -> str:
+    value = None if cell.result is None else cell.result.details.get(name)
+    if value is None:
+        return words.MISSING
+    earlier = words.EARLIER if cell.known and name.endswith(_TIMES) else ""
+    return f"{value:.4g}{earlier}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from gritlm.evaluation import compare
+from gritlm.evaluation import compare, metrics
 from gritlm.evaluation.compare import Drawn, Estimate
 from gritlm.evaluation.outcome import HALVES, Report, Skipped
 from gritlm.evaluation.results import Half, TaskResult
@@ -22,11 +22,13 @@ class Cell:
         score: None where it was not measured.
         difference: to the first model; None in its own column, or without both.
         result: of the task; None for a mean.
+        known: whether the result, and so its times, come from an earlier run.
     """
 
     score: Estimate | None = None
     difference: Estimate | None = None
     result: TaskResult | None = None
+    known: bool = False
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,10 @@ class Row:
         name: of the task; for a mean the group.
         metric: of the main figure.
         count: rows of the task; for a mean its tasks.
-        share: whether scores are percent, more being better.
+        share: whether scores are percent.
+        less: whether less is better.
+        left_out: of a mean the tasks that are not in it: some able model lacks them, or their
+            figures are no percentages of which more is better.
     """
 
     name: str
@@ -46,6 +51,8 @@ class Row:
     count: int
     cells: tuple[Cell, ...]
     share: bool = True
+    less: bool = False
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,7 +95,8 @@ def sections(report: Report) -> list[Section]:
         {result.task: compare.resampled(result) for result in model.results}
         for model in report.models
     ]
-    return [_section(half, report.half(half), drawn) for half in HALVES if report.half(half)]
+    known = [frozenset(model.known) for model in report.models]
+    return [_section(half, report.half(half), drawn, known) for half in HALVES if report.half(half)]
 
 
 def reasons(report: Report) -> list[Reason]:
@@ -108,9 +116,10 @@ def group(result: TaskResult) -> str:
 
 
 def _section(
-    half: Half, tasks: Sequence[TaskResult], drawn: Sequence[Mapping[str, Drawn]]
-) -> Section:
-    shares = [task for task in tasks if compare.is_share(task)]
+    half: Half, tasks: Sequence[TaskResult], drawn: Sequence[Mapping[str, Drawn]],
+    known: Sequence[frozenset[str]],
+) -> Section:  # fmt: skip
+    shares = [task for task in tasks if metrics.counts(task.metric)]
     by_group: dict[str, list[TaskResult]] = {}
     for task in shares:
         by_group.setdefault(group(task), []).append(task)
@@ -118,12 +127,16 @@ def _section(
     if half == "rag":
         headline = next((row for row in groups if row and row.name == RAG_HEADLINE), None)
     else:
-        headline = _mean_row("all tasks", shares, drawn)
+        headline = _mean_row("all tasks", shares, drawn, [t.task for t in tasks if t not in shares])
     several = [row for row in groups if row is not None and row.count > 1]
-    return Section(half, headline, tuple(several), tuple(_row(task, drawn) for task in tasks))
+    return Section(
+        half, headline, tuple(several), tuple(_row(task, drawn, known) for task in tasks)
+    )
 
 
-def _row(task: TaskResult, drawn: Sequence[Mapping[str, Drawn]]) -> Row:
+def _row(
+    task: TaskResult, drawn: Sequence[Mapping[str, Drawn]], known: Sequence[frozenset[str]]
+) -> Row:
     first = drawn[0].get(task.task)
     cells = []
     for position, model in enumerate(drawn):
@@ -134,16 +147,24 @@ def _row(task: TaskResult, drawn: Sequence[Mapping[str, Drawn]]) -> Row:
                 score=None if one is None else compare.score(one),
                 difference=compare.difference(one, first) if both and one and first else None,
                 result=None if one is None else one.result,
+                known=task.task in known[position],
             )
         )
-    return Row(task.task, task.kind, task.metric, task.count, tuple(cells),
-               compare.is_share(task))  # fmt: skip
+    return Row(
+        task.task, task.kind, task.metric, task.count, tuple(cells),
+        share=metrics.is_percentage(task.metric), less=metrics.less_is_better(task.metric),
+    )  # fmt: skip
 
 
 def _mean_row(
-    name: str, tasks: Sequence[TaskResult], drawn: Sequence[Mapping[str, Drawn]]
-) -> Row | None:
-    """The mean over the tasks that all models have which have any of them."""
+    name: str, tasks: Sequence[TaskResult], drawn: Sequence[Mapping[str, Drawn]],
+    others: Sequence[str] = (),
+) -> Row | None:  # fmt: skip
+    """The mean over the tasks that all models have which have any of them.
+
+    Args:
+        others: tasks beside these that cannot be averaged.
+    """
     names = [task.task for task in tasks]
     able = [model for model in drawn if any(task in model for task in names)]
     common = [task for task in names if all(task in model for model in able)]
@@ -161,8 +182,8 @@ def _mean_row(
                 else None,
             )
         )  # fmt: skip
-    metrics = {task.metric for task in tasks}
+    figures = {task.metric for task in tasks}
     return Row(
-        name, "mean", metrics.pop() if len(metrics) == 1 else "main figures", len(common),
-        tuple(cells),
+        name, "mean", figures.pop() if len(figures) == 1 else "main figures", len(common),
+        tuple(cells), left_out=(*(task for task in names if task not in common), *others),
     )  # fmt: skip

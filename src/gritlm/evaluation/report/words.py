@@ -9,6 +9,7 @@ from gritlm.evaluation.outcome import TITLES, Report
 from gritlm.evaluation.report.view import Row, Section
 
 MISSING = "–"
+EARLIER = " (earlier run)"
 
 
 def number(value: float, *, share: bool = True) -> str:
@@ -58,6 +59,29 @@ def kind(row: Row) -> str:
     return f"{row.kind} · {row.metric} · {row.count} rows"
 
 
+def left_out(section: Section) -> list[str]:
+    """Which tasks are not in the mean of a half, and in those of groups, as sentences."""
+    whole = section.headline
+    lines = []
+    if whole is not None and whole.left_out:
+        name = whole.name if section.half == "rag" else ""
+        lines.append(_left_out(name, whole.left_out))
+    told = set() if whole is None else set(whole.left_out)
+    for row in section.groups:
+        if set(row.left_out) - told:
+            lines.append(_left_out(row.name, row.left_out))
+    return lines
+
+
+def _left_out(name: str, tasks: tuple[str, ...]) -> str:
+    return f"Not in the mean{f' of {name}' if name else ''}: {', '.join(tasks)}."
+
+
+def took(value: float, *, known: bool) -> str:
+    """A time, with a word when it is that of an earlier run."""
+    return f"{seconds(value)}{EARLIER if known else ''}"
+
+
 def subtitle(report: Report) -> str:
     """Suite, rows and date in a line."""
     rows = "all rows" if report.limit is None else f"the first {report.limit} rows of each task"
@@ -95,5 +119,5 @@ NOTES = (
     "differences are to the first model on the same rows. Where the figure of each row is not "
     "known there is no interval.",
     "A mean counts each task the same and takes in the tasks that all models have which do this "
-    "half at all.",
+    "half at all; what is left out is named. It has an interval where all of its tasks have one.",
 )

@@ -13,17 +13,20 @@ from gritlm.evaluation.report.view import Section
 
 
 def require_folder(folder: Path) -> None:
-    """Whether a report can be written there, asked before anything is measured.
+    """Whether a report can be written there, asked before anything is measured or made.
 
     Raises:
         InputError: when it cannot.
     """
+    place = folder.absolute()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        there = next(each for each in (place, *place.parents) if each.exists())
     except OSError as error:
         raise InputError(f"--output {folder}: {error.strerror}; name another folder") from None
-    if not os.access(folder, os.W_OK):
-        raise InputError(f"--output {folder} may not be written to; name another folder")
+    if not there.is_dir():
+        raise InputError(f"--output {folder}: {there} is no folder; name another one")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"--output {folder}: {there} may not be written to; name another folder")
 
 
 def write(report: Report, folder: Path, sections: list[Section] | None = None) -> list[Path]:
