@@ -117,6 +117,7 @@ FILES = (
     File("rag-nq", "nq-open-oracle", questions.natural_questions),
     File("rag-quac", "nq-openbook-quac", questions.dialogues),
     File("rag-reading", "t0-50k", questions.reading),
+    File("rag-wiki", "twowiki-corpus", questions.encyclopedia),
 )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import nq
 import t0
+import wiki
 from rows import Row, rag
 from texts import Overlap, around, number, one_line
 
@@ -29,6 +30,11 @@ def reading(folder: Path) -> Iterator[Row]:
     """Questions on a paragraph (T0); paragraphs of other questions distract."""
     found = [(question, "", text, answer) for question, text, answer in t0.reading(folder)]
     yield from _among_themselves(found)
+
+
+def encyclopedia(folder: Path) -> Iterator[Row]:
+    """Questions by form on Wikipedia passages; passages with like words distract."""
+    yield from _among_themselves(list(wiki.questions(folder)))
 
 
 def dialogues(folder: Path) -> Iterator[Row]:

@@ -151,13 +151,14 @@ def test_some_questions_are_not_answered_in_their_passages(prepared):
 @needs_data
 def test_the_stages_name_only_files_that_are_written(prepared):
     written = {path.name for path in prepared.iterdir()} | {"generative-own.jsonl"}
-    for name in ("stage1", "stage2"):
+    for name in ("stage1", "stage2", "stage3"):
         told = config.read(RECIPE / f"{name}.toml", Run)
         sources = (*told.data.embedding, *told.data.generative, *told.data.rag)
         assert {Path(source.path).name for source in sources} <= written
 
 
-def test_the_second_stage_goes_on_from_the_first():
-    first, second = (config.read(RECIPE / f"stage{n}.toml", Run) for n in (1, 2))
-    assert second.model.adapter == first.training.output_dir
-    assert (first.training.mode, second.training.mode) == ("embedding", "unified")
+def test_each_stage_goes_on_from_the_one_before():
+    stages = [config.read(RECIPE / f"stage{number}.toml", Run) for number in (1, 2, 3)]
+    before = [None, *(stage.training.output_dir for stage in stages[:-1])]
+    assert [stage.model.adapter for stage in stages] == before
+    assert [stage.training.mode for stage in stages] == ["embedding", "unified", "unified"]
