@@ -59,7 +59,9 @@ SCORED = [
 
 def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> Source:
     text = "".join(json.dumps(row) + "\n" for row in rows)
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:  # another process may read it
+    if (
+        not path.is_file() or path.read_text(encoding="utf-8") != text
+    ):  # another process may read it
         path.write_text(text, encoding="utf-8")
     return Source(str(path))
 
