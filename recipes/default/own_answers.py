@@ -15,10 +15,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import torch
 from texts import number
 
 from gritlm import GritLM
+from gritlm.evaluation.rag.decode import Reading, replies
 
 ROWS = 16  # written at once
 LONGEST = 160  # tokens of a prompt, template included
@@ -53,27 +53,21 @@ def prompts_of(path: Path, cap: int) -> list[str]:
     return sorted(prompts, key=number)[:cap]
 
 
-@torch.inference_mode()
 def answers(
     model: GritLM, prompts: Sequence[str], *, max_new_tokens: int
 ) -> Iterator[tuple[str, str]]:
     """(prompt, answer) of those that fit and end, prompts of like length together."""
-    tokenizer = model.tokenizer
     asked = [(model.chat_ids(prompt), prompt) for prompt in prompts]
     asked = sorted((item for item in asked if len(item[0]) <= LONGEST), key=lambda i: len(i[0]))
     for start in range(0, len(asked), ROWS):
         batch = asked[start : start + ROWS]
-        width = max(len(ids) for ids, _ in batch)
-        rows = [[tokenizer.pad_token_id] * (width - len(ids)) + ids for ids, _ in batch]
-        masks = [[0] * (width - len(ids)) + [1] * len(ids) for ids, _ in batch]
-        written = model.generate(
-            torch.tensor(rows), attention_mask=torch.tensor(masks), do_sample=False,
+        written = replies(
+            model.lm, [Reading(ids) for ids, _ in batch], end_ids=model.end_ids,
             max_new_tokens=max_new_tokens,
         )  # fmt: skip
-        for (_, prompt), ids in zip(batch, written[:, width:].tolist(), strict=True):
-            end = next((at for at, i in enumerate(ids) if i in model.end_ids), None)
-            answer = "" if end is None else tokenizer.decode(ids[:end]).strip()
-            if answer:
+        for (_, prompt), reply in zip(batch, written, strict=True):
+            answer = model.tokenizer.decode(reply.ids).strip()
+            if answer and len(reply.ids) < max_new_tokens:  # it ended before the limit
                 yield prompt, answer
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -16,16 +15,6 @@ from gritlm.evaluation.loading import loaded
 from gritlm.lm import gritlm as facade
 from tests import tiny
 from tests.evaluation import made
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.folder(tmp_path_factory.mktemp("models") / "llama")
-
-
-@pytest.fixture
-def copy(folder: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(folder, tmp_path / "llama"))
 
 
 def test_a_model_is_in_memory_for_the_time_of_the_block(folder: Path):

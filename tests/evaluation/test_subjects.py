@@ -15,16 +15,6 @@ from tests import tiny
 from tests.evaluation import made
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.folder(tmp_path_factory.mktemp("models") / "llama")
-
-
-@pytest.fixture
-def copy(folder: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(folder, tmp_path / "llama"))
-
-
 def test_a_checkpoint_is_known_without_being_loaded(folder: Path):
     found = subjects.find(str(folder))
     assert (found.name, found.kind, found.source) == ("llama", "GritLM", folder)

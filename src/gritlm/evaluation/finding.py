@@ -119,11 +119,8 @@ def _task(folder: Path) -> Task:
     half = layouts.half_of(kind)
     if about.half not in (None, half):
         raise InputError(f"{file}: half = {about.half!r}; a task of type {kind!r} is in {half!r}")
-    return Task(
-        name=about.name or folder.resolve().name, half=half, type=kind, folder=folder,
-        description=about.description, language=about.language, instruction=about.instruction,
-        passage_instruction=about.passage_instruction, source=about.source, licence=about.licence,
-    )  # fmt: skip
+    found = {"name": about.name or folder.resolve().name, "half": half, "type": kind}
+    return Task(folder=folder, **vars(about) | found)
 
 
 def _unknown(name: str, local: Iterable[str], known: Mapping[Half, set[str]]) -> str:

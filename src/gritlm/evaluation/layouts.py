@@ -6,11 +6,11 @@ loaded. Whoever measures checks every row.
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 from gritlm.errors import InputError, choice
+from gritlm.evaluation import jsonl
 from gritlm.evaluation.results import Half
 
 PAIR = ("sentence1", "sentence2")
@@ -99,22 +99,12 @@ def _columns(file: Path) -> list[str]:
     Raises:
         InputError: for a file without rows, or whose first row cannot be read.
     """
-    with file.open(encoding="utf-8-sig") as lines:
-        try:
-            first = next((line for line in lines if line.strip()), "")
-        except UnicodeDecodeError as error:
-            raise InputError(f"{file}: not UTF-8 ({error.reason}); convert it") from None
+    place, first = next(jsonl.lines(file), ("", ""))
     if not first:
         raise InputError(f"{file}: has no rows; expected one a line")
     if file.suffix == ".tsv":
         return first.rstrip("\r\n").split("\t")
-    try:
-        row = json.loads(first)
-    except ValueError as error:
-        raise InputError(f"{file}:1: broken JSON ({error}); expected an object a line") from None
-    if not isinstance(row, dict):
-        raise InputError(f"{file}:1: {type(row).__name__}; expected a JSON object a line")
-    return list(row)
+    return list(jsonl.parsed(first, place))
 
 
 def _wanted(kind: str) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from gritlm.errors import AttentionError, MissingExtraError, ModelError
+from gritlm.evaluation import memory
 from gritlm.evaluation.results import Half
 from gritlm.evaluation.subjects import Subject
 
@@ -53,11 +53,7 @@ def loaded(subject: Subject, *, device: str | None, dtype: str | None) -> Iterat
         yield held[0]
     finally:
         held.clear()
-        gc.collect()
-        import torch
-
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        memory.free()
 
 
 def _gritlm(subject: Subject, device: str | None, dtype: str | None) -> Ready:

@@ -9,7 +9,6 @@ Shapes: O outputs of a layer, I inputs, R rank.
 from __future__ import annotations
 
 import hashlib
-import json
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from gritlm.errors import ModelError
+from gritlm.lm.settings import read_object
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 FINGERPRINT = "base_fingerprint"  # in the metadata of the weights file
@@ -196,14 +196,7 @@ def _merged_by_peft(model: Any, adapter: str, config: dict[str, Any]) -> Any:
 
 
 def _config(adapter: str) -> dict[str, Any]:
-    path = _file(adapter, CONFIG_FILE)
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{path}: no valid JSON ({error}); restore the file") from None
-    if not isinstance(found, dict):
-        raise ModelError(f"{path}: expected a JSON object, got {type(found).__name__}")
-    return found
+    return read_object(_file(adapter, CONFIG_FILE))
 
 
 def _file(adapter: str, name: str) -> Path:

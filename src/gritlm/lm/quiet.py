@@ -1,4 +1,4 @@
-"""transformers without its own reports and progress bars, for a while."""
+"""Libraries without their own reports and progress bars, for a while."""
 
 from __future__ import annotations
 
@@ -12,13 +12,25 @@ from transformers.utils import logging as transformers_logging
 @contextmanager
 def quiet() -> Iterator[None]:
     """Only errors are logged and no bars are shown; afterwards as it was."""
-    noisy = logging.getLogger("transformers")
-    level, bars = noisy.level, transformers_logging.is_progress_bar_enabled()
-    noisy.setLevel(logging.ERROR)
+    bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
+    try:
+        with only_errors("transformers"):
+            yield
+    finally:
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+@contextmanager
+def only_errors(*names: str) -> Iterator[None]:
+    """Of these loggers; afterwards they log what they logged before."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [each.level for each in loggers]
+    for each in loggers:
+        each.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        noisy.setLevel(level)
-        if bars:
-            transformers_logging.enable_progress_bar()
+        for each, level in zip(loggers, levels, strict=True):
+            each.setLevel(level)

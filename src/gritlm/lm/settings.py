@@ -96,12 +96,7 @@ def read_settings(folder: Path) -> Settings:
     path = folder / FILE
     if not path.is_file():
         return UNSTATED
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{path}: no valid JSON ({error}); restore or delete the file") from None
-    if not isinstance(content, dict):
-        raise ModelError(f"{path}: expected a JSON object, got {type(content).__name__}")
+    content = read_object(path, mend="restore or delete the file")
     known = [field.name for field in fields(Settings)]
     for key in content:
         if key not in known:
@@ -110,3 +105,21 @@ def read_settings(folder: Path) -> Settings:
         return Settings(**content)
     except InputError as error:
         raise ModelError(f"{path}: {error}") from None
+
+
+def read_object(path: Path, *, mend: str = "restore the file") -> dict[str, Any]:
+    """A JSON file of a checkpoint.
+
+    Args:
+        mend: what to do about one that is damaged.
+
+    Raises:
+        ModelError: for a file that is no JSON object.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{path}: no valid JSON ({error}); {mend}") from None
+    if not isinstance(found, dict):
+        raise ModelError(f"{path}: expected a JSON object, got {type(found).__name__}")
+    return found

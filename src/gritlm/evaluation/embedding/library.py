@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from gritlm.lm.quiet import only_errors
 
 NOISY = ("mteb", "datasets", "huggingface_hub", "sentence_transformers")
 
@@ -22,19 +23,13 @@ def quiet(*, bars: bool) -> Iterator[None]:
     """
     import datasets
 
-    loggers = [logging.getLogger(name) for name in NOISY]
-    levels = [each.level for each in loggers]
     shown = datasets.is_progress_bar_enabled()
-    for each in loggers:
-        each.setLevel(logging.ERROR)
     if not bars:
         datasets.disable_progress_bars()
     try:
-        with warnings.catch_warnings():
+        with only_errors(*NOISY), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for each, level in zip(loggers, levels, strict=True):
-            each.setLevel(level)
         if shown:
             datasets.enable_progress_bars()

@@ -9,6 +9,7 @@ from typing import Any
 from datasets import Dataset
 
 from gritlm.errors import InputError
+from gritlm.evaluation import jsonl
 from gritlm.evaluation.embedding import rows
 from gritlm.evaluation.embedding.rows import Row
 
@@ -105,7 +106,7 @@ def _by_id(found: Iterable[Row]) -> dict[str, Row]:
 
 
 def _judgements(path: Path, queries: Mapping[str, Row], passages: Mapping[str, Row]) -> Relevance:
-    lines = rows.lines(path)
+    lines = jsonl.lines(path)
     place, head = next(lines, (f"{path}:1", ""))
     if head.split() != HEADER:
         raise InputError(f"{place}: {head.strip()!r}; expected the header {' '.join(HEADER)!r}")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -11,6 +10,7 @@ from reprlib import repr as short
 from typing import Any
 
 from gritlm.errors import InputError
+from gritlm.evaluation import jsonl
 from gritlm.lm.texts import require_text
 
 
@@ -60,27 +60,10 @@ def read(path: Path, columns: Mapping[str, Column]) -> list[Row]:
         InputError: for a file that is missing, empty or not UTF-8, and for a line that is no
             object or lacks a column or has another kind of value in it, as ``file:line``.
     """
-    rows = [_row(line, place, columns) for place, line in lines(path)]
+    rows = [_row(line, place, columns) for place, line in jsonl.lines(path)]
     if not rows:
         raise InputError(f"{path} has no rows; expected {', '.join(columns)} in each line")
     return rows
-
-
-def lines(path: Path) -> Iterator[tuple[str, str]]:
-    """``file:line`` and text of every line that is not blank.
-
-    Raises:
-        InputError: for a file that is missing or not UTF-8.
-    """
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield f"{path}:{number}", line
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing; the task needs it") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 ({error.reason}); convert it") from None
 
 
 def require(place: str, column: str, value: Any, expected: Column) -> None:
@@ -96,12 +79,7 @@ def require(place: str, column: str, value: Any, expected: Column) -> None:
 
 
 def _row(line: str, place: str, columns: Mapping[str, Column]) -> Row:
-    try:
-        values = json.loads(line)
-    except ValueError as error:
-        raise InputError(f"{place}: broken JSON ({error}); expected an object a line") from None
-    if not isinstance(values, dict):
-        raise InputError(f"{place}: {type(values).__name__}; expected a JSON object a line")
+    values = jsonl.parsed(line, place)
     for column, expected in columns.items():
         if column not in values:
             has = ", ".join(values) or "none"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
+
+from gritlm.lm.quiet import only_errors
 
 _NOISY = ("lm_eval", "datasets", "huggingface_hub")
 
@@ -32,18 +33,13 @@ def quiet() -> Iterator[None]:
     """Only errors are logged and no bars of lm-eval are shown; afterwards as it was."""
     from lm_eval.api import model, task
 
-    loggers = [logging.getLogger(name) for name in _NOISY]
-    levels = [each.level for each in loggers]
     bars = [(module, module.tqdm) for module in (model, task)]
-    for each in loggers:
-        each.setLevel(logging.ERROR)
     for module, bar in bars:
         module.tqdm = partial(bar, disable=True)
     try:
-        yield
+        with only_errors(*_NOISY):
+            yield
     finally:
-        for each, level in zip(loggers, levels, strict=True):
-            each.setLevel(level)
         for module, bar in bars:
             module.tqdm = bar
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from gritlm.errors import InputError
+from gritlm.evaluation import jsonl
 
 
 def splits(files: Mapping[str, Path]) -> Any:
@@ -38,34 +38,18 @@ def read(path: Path) -> list[dict[str, Any]]:
     Raises:
         InputError: for a file that is missing, empty or no JSON Lines, with ``file:line``.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; task.yaml names it in data_files") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 ({error.reason}); convert it") from None
     rows: list[dict[str, Any]] = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        row = _parsed(line, f"{path}:{number}")
+    for place, line in jsonl.lines(
+        path, missing=": no such file; task.yaml names it in data_files"
+    ):
+        row = jsonl.parsed(line, place)
         if rows and row.keys() != rows[0].keys():
             odd = ", ".join(sorted(row.keys() ^ rows[0].keys()))
             raise InputError(
-                f"{path}:{number}: other columns than in the first row ({odd}); expected "
+                f"{place}: other columns than in the first row ({odd}); expected "
                 f"{', '.join(rows[0])}"
             )
         rows.append(row)
     if not rows:
         raise InputError(f"{path}: has no rows; expected one a line")
     return rows
-
-
-def _parsed(line: str, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise InputError(f"{where}: broken JSON ({error}); expected an object a line") from None
-    if not isinstance(row, dict):
-        raise InputError(f"{where}: {type(row).__name__}; expected a JSON object a line")
-    return row

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -12,10 +11,12 @@ from reprlib import repr as short
 from typing import Any
 
 from gritlm.errors import InputError
+from gritlm.evaluation import jsonl
 from gritlm.evaluation.answers import normalise
 from gritlm.lm.texts import documents, require_text
 
 FILE = "test.jsonl"
+_EXPECTED = "expected one question a line"
 
 
 @dataclass(frozen=True)
@@ -42,16 +43,10 @@ def load(folder: Path, *, limit: int | None = None) -> list[Question]:
         InputError: for a file that is missing or empty, or a row that is none, with its place.
     """
     path = folder / FILE
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            lines = ((number, line) for number, line in enumerate(file, 1) if line.strip())
-            found = [_question(line, f"{path}:{n}") for n, line in islice(lines, limit)]
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing; expected one question a line") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 ({error}); convert it to UTF-8") from None
+    lines = jsonl.lines(path, missing=f" is missing; {_EXPECTED}")
+    found = [_question(line, place) for place, line in islice(lines, limit)]
     if not found:
-        raise InputError(f"{path} is empty; expected one question a line")
+        raise InputError(f"{path} is empty; {_EXPECTED}")
     return found
 
 
@@ -92,12 +87,7 @@ def _question(line: str, place: str) -> Question:
 
 
 def _object(line: str, place: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise InputError(f"{place}: broken JSON ({error}); expected one object a line") from None
-    if not isinstance(row, dict):
-        raise InputError(f"{place}: {type(row).__name__}; expected one JSON object a line")
+    row = jsonl.parsed(line, place, expected="one JSON object a line")
     for column in ("question", "answers", "documents"):
         if column not in row:
             known = ", ".join(row) or "nothing"
