@@ -103,6 +103,7 @@ def _turns(messages: Sequence[dict[str, str]], newline: str) -> Iterator[Segment
 RagMode = Literal["none", "query", "doc", "doc-query", "query-doc"]
 
 _ANSWER = "Answer the prior query while optionally using the context prior to it"
+_YES_OR_NO = "Does the passage before it answer the question? Answer yes or no."
 _OPTIONALLY = "Optionally using the prior context answer the query prior to it"
 
 
@@ -148,5 +149,14 @@ def for_rag(mode: RagMode, *, question: str, documents: Sequence[str]) -> list[S
     return [
         Segment(f"\n{USER}"),
         *(Segment(f"\n\n{text}" if index else text) for index, text in enumerate(texts)),
+        Segment(f"\n{ASSISTANT}"),
+    ]
+
+
+def for_yes_no(question: str) -> list[Segment]:
+    """The tail that asks whether the passage before it answers a question, up to the answer."""
+    return [
+        Segment(f"\n{USER}"),
+        Segment(f"{question}\n\n{_YES_OR_NO}"),
         Segment(f"\n{ASSISTANT}"),
     ]

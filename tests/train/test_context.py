@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from gritlm import GritLM, gritlm_instruction
+from gritlm.lm import blockmask
 from gritlm.lm.generator import prefix_cache
 from gritlm.lm.kv import KVBlock
 from gritlm.lm.tokens import SegmentTokenizer
@@ -91,6 +92,10 @@ def blocks(model: GritLM, mode: str, kind: str, documents: list[str]) -> list[KV
     return [made[0], *(block[1:] for block in made[1:])]
 
 
+def seen_in(made: context.Blocked) -> torch.Tensor:
+    return blockmask.seen(len(made.ids), made.blocks, made.unseen)
+
+
 @pytest.mark.parametrize("count", [1, 2, 5])
 @pytest.mark.parametrize(("mode", "kind"), [each for each in ALL if each[0] != "none"])
 def test_one_pass_gives_the_logits_that_are_served(served, mode, kind, count):
@@ -122,7 +127,7 @@ def test_one_causal_document_is_the_plain_prompt_token_for_token(served):
     assert (plain.ids, plain.positions, plain.trained) == (
         cached.ids, cached.positions, cached.trained,
     )  # fmt: skip
-    assert torch.equal(context.seen(plain), context.seen(cached))
+    assert torch.equal(seen_in(plain), seen_in(cached))
 
 
 def test_the_kind_of_blocks_and_their_borders_matter(llama):
@@ -146,7 +151,7 @@ def test_exactly_the_answer_and_its_end_are_trained(mode, kind):
 @pytest.mark.parametrize(("mode", "kind"), ALL)
 def test_only_the_first_bos_is_seen_by_what_follows(mode, kind):
     made = sample(mode, kind)
-    seen = context.seen(made)[-1]
+    seen = seen_in(made)[-1]
     assert [made.ids[i] for i in seen.nonzero()[:, 0]].count(1) == 1
     assert [made.ids[i] for i in made.unseen] == [1] * (max(1, len(made.blocks)) - 1)
     served = [at for i, at in enumerate(made.positions) if i not in made.unseen]

@@ -46,13 +46,14 @@ class PreallocatedLayer(CacheLayerMixin):
             self.capacity = max(self.capacity, end)
             self.lazy_initialization(key_states, value_states)
         elif end > self.capacity:
-            self._grow(end)
+            self.grow(end)
         self.keys[:, :, self.length : end] = key_states
         self.values[:, :, self.length : end] = value_states
         self.length = end
         return self.keys[:, :, :end], self.values[:, :, :end]
 
-    def _grow(self, needed: int) -> None:
+    def grow(self, needed: int) -> None:
+        """Make room for ``needed`` tokens."""
         self.capacity = needed + _GROWTH
         old_keys, old_values = self.keys[:, :, : self.length], self.values[:, :, : self.length]
         self.lazy_initialization(old_keys, old_values)
@@ -74,6 +75,49 @@ class PreallocatedLayer(CacheLayerMixin):
 
     def reset(self) -> None:
         self.length = 0
+
+
+class PatchedLayer(CacheLayerMixin):
+    """One pass over tokens that stand in places of a layer: some in the midst of what it holds.
+
+    Args:
+        layer: what is written to; it holds ``end`` tokens when the pass is over.
+        place_Q: where each token of the pass belongs.
+        end: tokens that are seen, those of the pass included.
+    """
+
+    is_sliding = False
+
+    def __init__(self, layer: PreallocatedLayer, place_Q: Tensor, end: int) -> None:
+        super().__init__()
+        if end > layer.capacity:
+            layer.grow(end)
+        self.layer, self.place_Q, self.end = layer, place_Q, end
+        self.is_initialized = True
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """The layer has its buffers already."""
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        keys, values = self.layer.keys, self.layer.values
+        keys[:, :, self.place_Q] = key_states
+        values[:, :, self.place_Q] = value_states
+        self.layer.length = self.end
+        return keys[:, :, : self.end], values[:, :, : self.end]
+
+    def get_seq_length(self) -> int:
+        return self.end - len(self.place_Q)
+
+    def get_max_length(self) -> int:
+        return -1
+
+    def get_max_cache_shape(self) -> int:
+        return -1
+
+    def get_mask_sizes(self, *_: Any) -> tuple[int, int]:
+        return self.end, 0
 
 
 class RecordingLayer(CacheLayerMixin):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from transformers.cache_utils import Cache
 
@@ -19,12 +20,14 @@ def complete(
     lm: UnifiedLM,
     ids: Sequence[int],
     *,
-    kv: KVBlock | None = None,
+    kv: KVBlock | Sequence[KVBlock] | None = None,
     sampler: Sampler,
     max_new_tokens: int,
     end_ids: Collection[int] = (),
 ) -> Iterator[int]:
     """Token ids that follow ``kv`` and ``ids``, one at a time, without the closing end token.
+
+    Several blocks stand one behind the other, as :meth:`KVBlock.join` puts them.
 
     Only the last position of the prompt gets logits, and each step writes one token into a cache
     allocated beforehand.
@@ -35,14 +38,21 @@ def complete(
     """
     if not ids:
         raise InputError("the prompt has no tokens; expected at least one")
-    if kv is not None:
-        require_block(lm, kv)
-    held = 0 if kv is None else kv.tokens
-    room = _room(lm, held + len(ids), max_new_tokens)
-    return _steps(lm, list(ids), kv, sampler, room, frozenset(end_ids))
+    blocks = own_blocks(lm, kv)
+    held = sum(block.tokens for block in blocks)
+    room = answer_room(lm, held + len(ids), max_new_tokens)
+    return _steps(lm, list(ids), blocks, sampler, room, frozenset(end_ids))
 
 
-def _room(lm: UnifiedLM, prompt: int, wanted: int) -> int:
+def answer_room(lm: UnifiedLM, prompt: int, wanted: int) -> int:
+    """Tokens an answer may have.
+
+    Args:
+        prompt: tokens of all that stands before it.
+
+    Raises:
+        InputError: when the prompt fills the model.
+    """
     at_least_one(wanted, name="max_new_tokens")
     limit = lm.max_positions
     if limit is not None and prompt >= limit:
@@ -51,22 +61,48 @@ def _room(lm: UnifiedLM, prompt: int, wanted: int) -> int:
 
 
 def _steps(
-    lm: UnifiedLM, ids: list[int], kv: KVBlock | None, sampler: Sampler, room: int,
+    lm: UnifiedLM, ids: list[int], kv: Sequence[KVBlock], sampler: Sampler, room: int,
     end_ids: frozenset[int],
 ) -> Iterator[int]:  # fmt: skip
-    # Inference mode is left at each yield: it belongs to the thread, and the caller runs there.
-    with torch.inference_mode():
-        cache = prefix_cache(lm, kv, room=len(ids) + room)
-        logits_V = lm.logits(torch.tensor([ids], device=lm.device), cache=cache, keep=1)[0, -1]
+    cache = prefix_cache(lm, kv, room=len(ids) + room)
+    logits_V = prefill(lm, cache, ids)
+    yield from decode(lm, cache, logits_V, sampler=sampler, room=room, end_ids=end_ids)
+
+
+@torch.inference_mode()
+def prefill(lm: UnifiedLM, cache: Cache, ids: Sequence[int]) -> Tensor:
+    """Read ``ids`` behind what the cache holds -> logits of what comes next (V,)."""
+    return lm.logits(torch.tensor([ids], device=lm.device), cache=cache, keep=1)[0, -1]
+
+
+def decode(
+    lm: UnifiedLM, cache: Cache, logits_V: Tensor, *, sampler: Sampler, room: int,
+    end_ids: Collection[int],
+) -> Iterator[int]:  # fmt: skip
+    """Tokens that follow what the cache holds, at most ``room``, without the closing end token."""
     for step in range(room):
         token = sampler(logits_V)
         if token in end_ids:
             return
         yield token
         if step + 1 < room:
-            with torch.inference_mode():
-                next_11 = torch.tensor([[token]], device=lm.device)
-                logits_V = lm.logits(next_11, cache=cache, keep=1)[0, -1]
+            # Inference mode is left at each yield: it belongs to the thread, which the caller uses.
+            logits_V = prefill(lm, cache, [token])
+
+
+def own_blocks(lm: UnifiedLM, kv: KVBlock | Sequence[KVBlock] | None) -> list[KVBlock]:
+    """The blocks handed in; what is no block of this model is refused.
+
+    Raises:
+        InputError: for another kind of object.
+        CacheMismatchError: when another model made one.
+    """
+    if kv is None:
+        return []
+    blocks = [kv] if isinstance(kv, KVBlock) else list(kv)
+    for block in blocks:
+        require_block(lm, block)
+    return blocks
 
 
 def require_block(lm: UnifiedLM, kv: object) -> None:
@@ -81,14 +117,22 @@ def require_block(lm: UnifiedLM, kv: object) -> None:
     lm.require_own(kv)
 
 
-def prefix_cache(lm: UnifiedLM, kv: KVBlock | None, *, room: int, rows: int = 1) -> Cache:
-    """A cache that begins with ``kv`` at position 0, in the model's format and on its device."""
-    if kv is None:
-        return lm.new_cache(room)
-    require_block(lm, kv)
-    block = KVBlock.join([kv]).to(dtype=lm.dtype, device=lm.device)
-    cache = lm.new_cache(block.tokens + room)
-    return block.fill(cache, rows=rows, devices=lm.layer_devices())
+@torch.inference_mode()
+def prefix_cache(
+    lm: UnifiedLM, kv: KVBlock | Sequence[KVBlock] | None, *, room: int, rows: int = 1
+) -> Cache:
+    """A cache that begins with ``kv`` at position 0, in the model's format and on its device.
+
+    Keys and values are copied once, to where they are used.
+    """
+    blocks = [block for block in own_blocks(lm, kv) if block.tokens]
+    cache = lm.new_cache(sum(block.tokens for block in blocks) + room)
+    held, devices = 0, lm.layer_devices() if blocks else None
+    for block in blocks:
+        here = block.move(held).to(dtype=lm.dtype, device=lm.device)
+        here.fill(cache, rows=rows, devices=devices)
+        held += block.tokens
+    return cache
 
 
 class TextStream:

@@ -10,7 +10,7 @@ used, and always from the stored original.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -138,29 +138,50 @@ class KVBlock:
 
     def placed(self) -> Tensor:
         """Keys and values with the keys at ``position_T`` -> (L, 2, K, T, E)."""
-        shift_T = self.position_T - self.stored_T
-        if self.rope is None or not shift_T.any():
+        shift_T = self._shift()
+        if self.rope is None or shift_T is None:
             return self.data
         keys_LKTE = self.rope.rotate(self.data[:, 0], shift_T)
         return torch.stack((keys_LKTE, self.data[:, 1]), dim=1)
 
+    def layers(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Keys at ``position_T`` and values, (K, T, E) each, layer by layer.
+
+        As :meth:`placed`, without a copy of the whole.
+        """
+        shift_T = self._shift()
+        for index, (keys, values) in enumerate(self.data):
+            if self.rope is None or shift_T is None:
+                yield keys, values
+            else:
+                yield self.rope.layer(index).rotate(keys[None], shift_T)[0], values
+
+    def _shift(self) -> Tensor | None:
+        """How far each token moves; one number (1,) where all move alike, None where none does."""
+        shift_T = self.position_T - self.stored_T
+        if not shift_T.any():
+            return None
+        return shift_T[:1] if (shift_T == shift_T[0]).all() else shift_T
+
     def fill(
         self, cache: Cache, *, rows: int = 1, devices: Sequence[torch.device] | None = None
     ) -> Cache:
-        """Write this block to the front of an empty cache, the same for every row; returns it.
+        """Write this block behind what a cache holds, the same for every row; returns the cache.
 
         Args:
             devices: where each layer belongs; None leaves all where the block is.
 
         Raises:
-            InputError: unless its tokens sit at positions 0, 1, 2, ...; see :meth:`move`.
+            InputError: unless its tokens sit at the next positions; see :meth:`move`.
         """
-        if self.tokens and not torch.equal(self.position_T, torch.arange(self.tokens)):
+        held = cache.get_seq_length()
+        if self.tokens and not torch.equal(self.position_T - held, torch.arange(self.tokens)):
             raise InputError(
-                f"a prefix sits at positions 0..{self.tokens - 1}, this block begins at "
-                f"{int(self.position_T[0])} or has gaps; use block.move(0), or join its parts"
+                f"the next tokens sit at positions {held}..{held + self.tokens - 1}, this block "
+                f"begins at {int(self.position_T[0])} or has gaps; use block.move({held}), or join "
+                "its parts"
             )
-        for index, (keys, values) in enumerate(self.placed()):
+        for index, (keys, values) in enumerate(self.layers()):
             if devices is not None:
                 keys, values = keys.to(devices[index]), values.to(devices[index])
             cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), index)

@@ -6,7 +6,7 @@ Shapes: L layers, F rotary frequencies (half the rotated dimensions), T tokens, 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -33,8 +33,14 @@ class RopeTable:
     inv_freq_LF: Tensor
     interleaved: bool = False
 
+    def layer(self, index: int) -> RopeTable:
+        """The table of one layer."""
+        return replace(self, inv_freq_LF=self.inv_freq_LF[index : index + 1])
+
     def rotate(self, key_LKTE: Tensor, shift_T: Tensor) -> Tensor:
-        """Keys moved by ``shift_T`` positions; angles in float64, rotation in float32.
+        """Keys moved by ``shift_T`` positions, (T,) or (1,).
+
+        Angles are float64, the rotation is float32.
 
         Dimensions behind the rotated ones (partial rotary embeddings) stay as they are.
         """

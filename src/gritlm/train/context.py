@@ -18,26 +18,13 @@ from dataclasses import dataclass, replace
 from random import Random
 
 import torch
-from torch import Tensor
 
+from gritlm.lm.blockmask import Block, lay_out, seen
 from gritlm.lm.tokens import Prompt, SegmentTokenizer
 from gritlm.prompts import RAG_FORMS, RagMode, Segment, for_rag, gritlm_instruction
 from gritlm.train import pack
 from gritlm.train.config import BlockKind, Rag
 from gritlm.train.rows import RagRow
-
-
-@dataclass(frozen=True)
-class Block:
-    """Tokens ``start`` to ``end`` (not included) of a sample, read by themselves.
-
-    Attributes:
-        causal: each token sees those before it, else its whole block.
-    """
-
-    start: int
-    end: int
-    causal: bool
 
 
 @dataclass(frozen=True)
@@ -120,19 +107,6 @@ def plain(sample: Blocked) -> Blocked:
     )
 
 
-def seen(sample: Blocked) -> Tensor:
-    """Whom (second axis) each token sees -> (L, L) of bool."""
-    size = len(sample.ids)
-    seen_LL = torch.ones(size, size, dtype=torch.bool).tril()
-    seen_LL[:, list(sample.unseen)] = False
-    for block in sample.blocks:
-        own = slice(block.start, block.end)
-        inside = torch.ones(block.end - block.start, block.end - block.start, dtype=torch.bool)
-        seen_LL[own] = False
-        seen_LL[own, own] = inside.tril() if block.causal else inside
-    return seen_LL
-
-
 def rows(samples: Sequence[Blocked], *, pad: int) -> pack.Rows:
     """One sample a row, padded on the right; padding sees itself only."""
     made = pack.padded(samples, pad=pad)
@@ -141,7 +115,7 @@ def rows(samples: Sequence[Blocked], *, pad: int) -> pack.Rows:
     for index, sample in enumerate(samples):
         size = len(sample.ids)
         position_BL[index, :size] = torch.tensor(sample.positions)
-        seen_BLL[index, :size, :size] = seen(sample)
+        seen_BLL[index, :size, :size] = seen(size, sample.blocks, sample.unseen)
     return replace(made, position_BL=position_BL, seen_BLL=seen_BLL)
 
 
@@ -176,24 +150,14 @@ def _tail(tokens: SegmentTokenizer, row: RagRow, mode: RagMode, documents: Seque
 
 def _laid_out(parts: Sequence[list[int]], tail: Prompt, *, bos: int, causal: bool) -> Blocked:
     """Blocks one behind the other, then the tail."""
-    ids: list[int] = []
-    positions: list[int] = []
-    unseen: list[int] = []
-    blocks = []
-    for part in parts:
-        start, cut = len(ids), bos if ids else 0
-        first = start - len(unseen) - cut
-        unseen += range(start, start + cut)
-        positions += range(first, first + len(part))
-        blocks.append(Block(start, start + len(part), causal))
-        ids += part
-    start, first = len(ids), len(ids) - len(unseen)
+    laid = lay_out(parts, tail.ids, bos=bos, causal=causal)
+    start = len(laid.ids) - len(tail.ids)
     return Blocked(
-        ids + tail.ids,
+        list(laid.ids),
         trained=tuple((start + begin, start + end) for begin, end in tail.trained),
-        positions=(*positions, *range(first, first + len(tail.ids))),
-        blocks=tuple(blocks),
-        unseen=tuple(unseen),
+        positions=laid.positions,
+        blocks=laid.blocks,
+        unseen=laid.unseen,
     )
 
 
