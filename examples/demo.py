@@ -6,14 +6,15 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from time import perf_counter
 
-import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from gritlm import GritLM, KVBlock, gritlm_instruction
+from gritlm import GritLM, gritlm_instruction
+from gritlm.rag.engine import RagEngine
 
 CORPUS = Path(__file__).parent / "corpus"
 TITLE = "Given a scientific paper title, retrieve the paper's abstract"
@@ -25,10 +26,9 @@ OTHERS = {
     "Protect your scalp from the sun every day.": "shares its words",
     "The train to the coast leaves at nine.": "has nothing to do with it",
 }
-# The passage that answers stands last, next to the question.
-TOPIC = ("earthquakes", "floods", "hurricanes", "tornadoes", "volcanoes", "tsunamis")
 QUERY = "What is a tsunami?"
-CLOSING = "\n\nAnswer the prior query while optionally using the context prior to it"
+TOP_K = 5
+MODES = ("none", "query", "doc", "doc-query", "query-doc")
 REPEATS = 5
 console = Console(highlight=False)
 
@@ -42,7 +42,7 @@ def main() -> None:
     search(model)
     compare(model)
     chat(model)
-    answer_from_cache(model)
+    answer_from_store(model)
 
 
 def rank(model: GritLM) -> None:
@@ -98,42 +98,32 @@ def chat(model: GritLM) -> None:
     show(model.chat(request, stream=True, max_new_tokens=80))
 
 
-def answer_from_cache(model: GritLM) -> None:
-    """One question about some passages, with and without the state that embedding them left."""
-    heading("5. Answer from what was read: embedding a text leaves keys and values")
-    known = {passage["id"]: passage["text"] for passage in rows("passages")}
-    _, blocks = model.encode(
-        [known[name] for name in TOPIC], instruction=gritlm_instruction(""), get_cache=True
-    )
-    block = KVBlock.join(blocks)
-    ids = model.chat_ids(QUERY + CLOSING, start=False)
-    whole = block.token_ids.tolist() + ids
-    without, cached = [], []
-    for _ in range(REPEATS + 1):  # the first pair warms up and does not count
-        without.append(first_token_seconds(model, whole, None))
-        cached.append(first_token_seconds(model, ids, block))
-    table = new_table("", "tokens read", "time to first token")
-    table.add_row("without cache", str(len(whole)), f"{1000 * median(without[1:]):.0f} ms")
-    table.add_row("with cache", str(len(ids)), f"{1000 * median(cached[1:]):.0f} ms")
-    console.print(f"{len(blocks)} passages: {block}; medians of {REPEATS}")
-    console.print(table)
-    console.print(f"[bold]{QUERY}[/] without cache:")
-    answer = continued(model, whole, None, limit=40)[len(whole) :]
-    show([model.tokenizer.decode(answer, skip_special_tokens=True)])
-    console.print(f"[bold]{QUERY}[/] with cache:")
-    show(model.chat(QUERY + CLOSING, kv=block, stream=True, max_new_tokens=40))
-
-
-def first_token_seconds(model: GritLM, ids: list[int], kv: KVBlock | None) -> float:
-    started = perf_counter()
-    continued(model, ids, kv, limit=1)
-    return perf_counter() - started
-
-
-def continued(model: GritLM, ids: list[int], kv: KVBlock | None, *, limit: int) -> list[int]:
-    """``ids`` and the likeliest tokens after them."""
-    ids_1L = torch.tensor([ids], device=model.device)
-    return model.generate(ids_1L, kv=kv, max_new_tokens=limit, do_sample=False)[0].tolist()
+def answer_from_store(model: GritLM, question: str = QUERY) -> None:
+    """One question to a store of documents, in every mode of reusing what embedding them left."""
+    heading("5. Answer from a store: what embedding a passage leaves behind is kept")
+    with TemporaryDirectory() as place, RagEngine.open(place, model) as engine:
+        added = engine.add(CORPUS / "passages.jsonl")
+        size, each = engine.store.nbytes / 1e6, added.passages / added.seconds
+        console.print(
+            f"{added.passages} passages of {added.documents} texts in {added.seconds:.1f} s "
+            f"({each:.0f} a second), {size:.0f} MB of keys and values"
+        )
+        table = new_table("mode", "tokens reused", "tokens prefilled", "time to first token")
+        answers = {}
+        for mode in MODES:
+            asked = [engine.answer(question, mode=mode, top_k=TOP_K) for _ in range(REPEATS + 1)]
+            answers[mode] = asked[0]  # it warms up, and its time does not count
+            trace = asked[0].trace
+            waited = median(each.trace.milliseconds["first_token"] for each in asked[1:])
+            table.add_row(
+                mode, str(trace.tokens_reused), str(trace.tokens_prefilled), f"{waited:.0f} ms"
+            )
+        console.print(f"the {TOP_K} nearest passages are read; medians of {REPEATS}")
+        console.print(table)
+        for mode in ("none", "doc"):
+            console.print(f"[bold]{question}[/] (mode {mode})")
+            show([answers[mode].text])
+        console.print("from: " + ", ".join(source.title for source in answers["doc"].sources))
 
 
 def rows(name: str) -> list[dict[str, str]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from gritlm.cli.app import create_app
 from tests import tiny
@@ -21,12 +21,13 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
 
 
+INDEX = "gritlm index examples/corpus/passages.jsonl --to store"
 COMMANDS = [line for block in blocks("bash") for line in block.splitlines()]
 
 
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.folder(tmp_path_factory.mktemp("llama"))
+    return tiny.folder(tmp_path_factory.mktemp("llama"), max_position_embeddings=1024)
 
 
 @pytest.fixture
@@ -49,13 +50,18 @@ def test_the_python_of_the_readme_runs_in_order(default_folder, at_root, capsys)
     assert "Hot rock and gas" in printed
 
 
+def invoke(words: list[str], model_folder: Path) -> Result:
+    model = [] if words[0] == "store" else ["--model", str(model_folder)]
+    return CliRunner().invoke(create_app(), [*words, *model], input="hello\n", prog_name="gritlm")
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_of_the_readme_runs(command, model_folder, at_root):
     program, *words = shlex.split(command)
     assert program == "gritlm"
-    result = CliRunner().invoke(
-        create_app(), [*words, "--model", str(model_folder)], input="hello\n", prog_name="gritlm"
-    )
+    if words[:1] == ["ask"] or words[:1] == ["store"]:
+        invoke(shlex.split(INDEX)[1:], model_folder)
+    result = invoke(words, model_folder)
     assert result.exit_code == 0, result.stderr
     assert result.stdout or Path("questions.npy").is_file()
 

@@ -4,7 +4,8 @@
 
     GritLMError
     ├── InputError (ValueError)            a value handed in cannot be used
-    │   └── CacheMismatchError             key/value state made by another model
+    │   ├── CacheMismatchError             key/value state made by another model
+    │   └── rag.store.problems: StoreFullError, StoreLockedError, IndexDamagedError
     ├── UnknownArgumentError (TypeError)   a keyword nobody reads
     ├── ModelError (RuntimeError)          a model that cannot be loaded or is refused
     │   └── AttentionError                 its attention cannot be made to look both ways
@@ -12,7 +13,8 @@
     ├── DownloadError (RuntimeError)       weights that cannot be fetched or kept
     ├── TrainingError (RuntimeError)       a training run that cannot go on
     ├── MissingExtraError (ImportError)    an optional dependency that is not installed
-    └── evaluation.unreachable.DataUnreachableError    a task whose data cannot be fetched
+    ├── evaluation.unreachable.DataUnreachableError    a task whose data cannot be fetched
+    └── rag.lance.IndexFailedError         an index that cannot be read or written
 """
 
 from __future__ import annotations

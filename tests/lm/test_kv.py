@@ -73,6 +73,17 @@ def test_moved_blocks_equal_one_block_masked_pass(family, lengths):
     assert (ours - block_masked_logits(lm, parts, tail)).abs().max() < BOUND
 
 
+def test_blocks_one_behind_the_other_are_the_joined_block(lm):
+    *parts, tail = texts(9, 14, 5, 7)
+    blocks = [block[1:] if at else block for at, block in enumerate(blocks_of(lm, parts))]
+    with torch.inference_mode():
+        apart, joined = (
+            lm.logits(tail[None], cache=prefix_cache(lm, kv, room=7))
+            for kv in (blocks, KVBlock.join(blocks))
+        )
+    assert torch.equal(apart, joined)
+
+
 def test_unmoved_blocks_would_be_wrong(lm):
     """The bound above means something: overlapping positions give other logits."""
     *parts, tail = texts(9, 14, 7)

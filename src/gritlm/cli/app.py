@@ -1,7 +1,7 @@
 """The program: its commands, its global options, and every way out of it.
 
-Exit codes: 0 done, 2 an error (one line on stderr), 3 nothing could be measured (``eval``),
-130 ctrl-C, 141 the reader of a pipe left.
+Exit codes: 0 done, 1 something stored is damaged (``store verify``), 2 an error (one line on
+stderr), 3 nothing could be measured (``eval``), 130 ctrl-C, 141 the reader of a pipe left.
 """
 
 from __future__ import annotations
@@ -17,17 +17,36 @@ import typer
 from typer.core import TyperGroup
 
 from gritlm import __version__
-from gritlm.cli import chat, data, embed, generate, info, logs, mine, pull, search, train
+from gritlm.cli import (
+    ask,
+    chat,
+    data,
+    embed,
+    generate,
+    index,
+    info,
+    logs,
+    mine,
+    pull,
+    search,
+    store,
+    train,
+)  # fmt: skip
 from gritlm.cli import eval as evaluation
 from gritlm.cli.spread import spread
 
 ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 
 COMMANDS = (
-    embed.embed, search.search, chat.chat, generate.generate, train.train, mine.mine,
-    evaluation.eval_, pull.pull, info.info,
+    embed.embed, search.search, index.index, ask.ask, chat.chat, generate.generate, train.train,
+    mine.mine, evaluation.eval_, pull.pull, info.info,
 )  # fmt: skip
-GROUPS = (("data", "Look at training data.", (data.check,)),)
+GROUPS = (
+    ("data", "Look at training data.", (data.check,)),
+    ("store", "Look after a store of documents.", (
+        store.stats, store.verify, store.gc, store.rebuild,
+    )),
+)  # fmt: skip
 
 
 def create_app() -> typer.Typer:

@@ -1,0 +1,200 @@
+"""How long until the first token of an answer, reading documents again or reusing what they left?
+
+    python benchmarks/rag.py [--model FOLDER] [--tokens 512,1024,2048,4096] [--documents 1]
+                             [--question 32] [--repeats 30] [--fresh-repeats 10]
+                             [--storage auto,int8] [--plot FILE.png]
+
+End to end, one question at a time: from its text to the first id of the answer, with its embedding,
+the search, reading and placing key/value state. All modes read the same passages. ``cold``: the
+files are dropped from the page cache and mapped anew; ``warm``: in the page cache; ``hot``: in
+memory. Mode none is the peer: the same model, number format and threads, logits of the last
+position only, no padding.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from common import machine, passages_with_titles, table
+
+from gritlm import GritLM
+from gritlm.prompts import gritlm_instruction
+from gritlm.rag.answering import Answer, Writing
+from gritlm.rag.engine import RagEngine
+from gritlm.rag.indexing import Cutting
+
+MODES = ("none", "query", "doc", "doc-query", "query-doc")
+WARMUPS = 5
+MEMORY = 4 * 2**30
+
+
+@dataclass(frozen=True)
+class Case:
+    """One line of the table: how it is asked, and in which state the store is."""
+
+    mode: str
+    tier: str
+
+    @property
+    def name(self) -> str:
+        return self.mode if self.mode in ("none", "query") else f"{self.mode} {self.tier}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--model", default=None, help="left out: the default model")
+    parser.add_argument("--tokens", default="512,1024,2048,4096", help="of all documents together")
+    parser.add_argument("--documents", type=int, default=1)
+    parser.add_argument("--question", type=int, default=32, help="tokens of the question")
+    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--fresh-repeats", type=int, default=10, help="of mode none and query")
+    parser.add_argument("--storage", default="auto", help="number formats of stored blocks")
+    parser.add_argument("--plot", type=Path, default=None)
+    chosen = parser.parse_args()
+    model = GritLM(chosen.model)
+    sizes = [int(size) for size in chosen.tokens.split(",")]
+    print(
+        f"{machine()}, {model.dtype}, {chosen.documents} document(s), question of "
+        f"{chosen.question} tokens, {chosen.repeats} repeats ({chosen.fresh_repeats} fresh)\n"
+    )
+    question = words(model, chosen.question)
+    curves: dict[str, list[float]] = {}
+    for storage in chosen.storage.split(","):
+        for size in sizes:
+            rows = measured(model, size, chosen, storage, question)
+            print(f"### {size} tokens, blocks stored as {storage}\n")
+            print(table(HEADER, [line(name, taken, rows) for name, taken in rows.items()]) + "\n")
+            for name, taken in rows.items():
+                curves.setdefault(f"{name} ({storage})", []).append(median_ms(taken))
+    if chosen.plot is not None:
+        plot(chosen.plot, sizes, curves)
+
+
+HEADER = ("mode", "prefilled", "reused", "median ms", "p95 ms", "times faster than none")
+
+
+def measured(
+    model: GritLM, size: int, chosen: argparse.Namespace, storage: str, question: str
+) -> dict[str, list[Answer]]:
+    """Answers of every case, the cases taking turns."""
+    cases = [Case("none", ""), Case("query", ""), Case("doc", "cold")]
+    cases += [Case(mode, tier) for tier in ("warm", "hot") for mode in MODES[2:]]
+    with tempfile.TemporaryDirectory() as place:
+        fill(model, Path(place) / "store", size, chosen.documents, storage)
+        found: dict[str, list[Answer]] = {case.name: [] for case in cases}
+        with opened(model, place, 0) as warm, opened(model, place, MEMORY) as hot:
+            engines = {"": warm, "warm": warm, "hot": hot}
+            for turn in range(WARMUPS + chosen.repeats):
+                for case in cases:
+                    slow = case.mode in ("none", "query")
+                    if slow and turn >= min(WARMUPS, 1) + chosen.fresh_repeats:
+                        continue
+                    if case.tier == "cold":
+                        answer = cold(model, place, question, chosen.documents)
+                    else:
+                        answer = ask(engines[case.tier], question, case.mode, chosen.documents)
+                    if turn >= (1 if slow else WARMUPS):
+                        found[case.name].append(answer)
+        return found
+
+
+def fill(model: GritLM, place: Path, size: int, documents: int, storage: str) -> None:
+    """A store of documents of exactly ``size / documents`` tokens each, and other passages."""
+    each = size // documents
+    with RagEngine.open(place, model, cutting=Cutting(max_tokens=each), storage=storage) as engine:
+        long = [
+            {"id": f"long-{n}", "text": words(model, each - header(model), skip=n * each),
+             "metadata": {"asked": True}}
+            for n in range(documents)
+        ]  # fmt: skip
+        engine.add(long)
+        others = passages_with_titles()
+        engine.add([{"id": row["id"], "text": row["text"], "metadata": {"asked": False}}
+                    for row in others])  # fmt: skip
+
+
+def opened(model: GritLM, place: str, memory: int) -> RagEngine:
+    return RagEngine.open(Path(place) / "store", model, memory_bytes=memory, read_only=True)
+
+
+def cold(model: GritLM, place: str, question: str, documents: int) -> Answer:
+    """Asked by an engine that maps the files anew, after they have left the page cache."""
+    for path in (Path(place) / "store" / "kv").rglob("*.kv"):
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
+    with opened(model, place, 0) as engine:
+        engine.retrieve(question, top_k=1)  # LanceDB opens its files: not what is measured here
+        return ask(engine, question, "doc", documents)
+
+
+def ask(engine: RagEngine, question: str, mode: str, documents: int) -> Answer:
+    answer = engine.answer(
+        question, top_k=documents, mode=mode, filter={"asked": True},
+        writing=Writing(max_new_tokens=1),
+    )  # fmt: skip
+    assert isinstance(answer, Answer)
+    return answer
+
+
+def words(model: GritLM, tokens: int, skip: int = 0) -> str:
+    """Real text of so many tokens."""
+    text = " ".join(row["text"] for row in endless(skip, tokens))
+    ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
+    made = model.tokenizer.decode(ids[skip : skip + tokens])
+    while len(model.tokenizer(made, add_special_tokens=False)["input_ids"]) > tokens:
+        made = made.rsplit(" ", 1)[0]  # cutting in the midst of a word may make more of it
+    return made
+
+
+def endless(skip: int, tokens: int) -> Iterator[dict[str, str]]:
+    rows = passages_with_titles()
+    for number in range(1 + (skip + tokens) // 20):
+        yield rows[number % len(rows)]
+
+
+def header(model: GritLM) -> int:
+    ids = model.tokenizer(gritlm_instruction())["input_ids"]
+    return len(ids) + 2
+
+
+def median_ms(answers: Sequence[Answer]) -> float:
+    return statistics.median(answer.trace.milliseconds["first_token"] for answer in answers)
+
+
+def line(name: str, answers: Sequence[Answer], rows: dict[str, list[Answer]]) -> list[str]:
+    taken = sorted(answer.trace.milliseconds["first_token"] for answer in answers)
+    trace = answers[-1].trace
+    return [
+        name, str(trace.tokens_prefilled), str(trace.tokens_reused),
+        f"{statistics.median(taken):.0f}", f"{taken[int(0.95 * (len(taken) - 1))]:.0f}",
+        f"{median_ms(rows['none']) / statistics.median(taken):.1f}x",
+    ]  # fmt: skip
+
+
+def plot(path: Path, sizes: Sequence[int], curves: dict[str, list[float]]) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 5))
+    for name, milliseconds in curves.items():
+        axes.plot(sizes, milliseconds, marker="o", label=name)
+    axes.set(xscale="log", yscale="log", xlabel="tokens of the documents",
+             ylabel="milliseconds to the first token", xticks=sizes, xticklabels=sizes)  # fmt: skip
+    axes.grid(visible=True, alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=120, bbox_inches="tight")
+    print(path)
+
+
+if __name__ == "__main__":
+    main()

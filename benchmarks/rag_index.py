@@ -1,0 +1,117 @@
+"""Does adding stay fast and small? Ten thousand passages into a store, then searches over them.
+
+    python benchmarks/rag_index.py DATA [--model FOLDER] [--passages 10000] [--max-tokens 128]
+                                   [--storage int8] [--disk-gb 4] [--searches 200]
+
+DATA has ``twowiki-corpus`` and ``medquad``. Every tenth of the way: passages a second since the
+last line, memory of the process, bytes of key/value blocks on disk. The budget on disk is smaller
+than what all blocks would take, so that eviction is at work, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from xml.etree import ElementTree
+
+import psutil
+from common import machine, table
+
+from gritlm import GritLM
+from gritlm.rag.engine import RagEngine
+from gritlm.rag.indexing import Cutting
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--model", default=None)
+    parser.add_argument("--passages", type=int, default=10_000)
+    parser.add_argument("--max-tokens", type=int, default=128)
+    parser.add_argument("--storage", default="int8")
+    parser.add_argument("--disk-gb", type=float, default=4.0)
+    parser.add_argument("--searches", type=int, default=200)
+    chosen = parser.parse_args()
+    model = GritLM(chosen.model)
+    print(
+        f"{machine()}, {model.dtype}, passages of at most {chosen.max_tokens} tokens, blocks as "
+        f"{chosen.storage}, at most {chosen.disk_gb:g} GB of them\n"
+    )
+    with (
+        tempfile.TemporaryDirectory() as place,
+        RagEngine.open(
+            Path(place) / "store", model, cutting=Cutting(chosen.max_tokens),
+            storage=chosen.storage, disk_bytes=int(chosen.disk_gb * 1e9),
+        ) as engine,
+    ):  # fmt: skip
+        rows = list(filled(engine, documents(chosen.data), chosen.passages))
+        print(table(("passages", "a second", "memory MB", "blocks", "blocks GB"), rows) + "\n")
+        searched(engine, chosen.searches)
+
+
+def filled(
+    engine: RagEngine, found: Iterator[dict[str, str]], most: int
+) -> Iterator[tuple[object, ...]]:
+    """A line every tenth of the way."""
+    process, step, before = psutil.Process(), most // 10, 0
+    started, batch = time.perf_counter(), []
+    for document in found:
+        batch.append(document)
+        if len(batch) < 64:
+            continue
+        engine.add(batch)
+        batch, now = [], len(engine.index)
+        if now - before >= step:
+            seconds = time.perf_counter() - started
+            stats = engine.store.stats()
+            yield (
+                now, f"{(now - before) / seconds:.1f}", process.memory_info().rss // 10**6,
+                stats.blocks, f"{engine.store.nbytes / 1e9:.2f}",
+            )  # fmt: skip
+            before, started = now, time.perf_counter()
+        if now >= most:
+            return
+
+
+def searched(engine: RagEngine, count: int) -> None:
+    """Milliseconds of searches with the vectors of stored passages."""
+    vectors = engine.model.encode(
+        [passage.text for passage, _ in zip(engine.index.passages(), range(count), strict=False)]
+    )
+    taken = []
+    for vector_D in vectors:
+        started = time.perf_counter()
+        engine.index.search(vector_D, top_k=10)
+        taken.append(1000 * (time.perf_counter() - started))
+    taken.sort()
+    print(
+        f"search over {len(engine.index)} passages, {count} times: median "
+        f"{statistics.median(taken):.1f} ms, p95 {taken[int(0.95 * (count - 1))]:.1f} ms"
+    )
+
+
+def documents(data: Path) -> Iterator[dict[str, str]]:
+    """Wikipedia passages, then answers of MedQuAD."""
+    path = data / "twowiki-corpus" / "reproduce" / "dataset" / "2wikimultihopqa_corpus.json"
+    for number, row in enumerate(json.loads(path.read_text(encoding="utf-8"))):
+        yield {"id": f"wiki-{number}", "title": row["title"], "text": row["text"]}
+    with tarfile.open(data / "medquad" / "medquad.tar.gz") as archive:
+        for member in archive:
+            file = archive.extractfile(member) if member.name.endswith(".xml") else None
+            if file is None:
+                continue
+            for number, pair in enumerate(ElementTree.parse(file).iter("QAPair")):
+                text = (pair.findtext("Answer") or "").strip()
+                if text:
+                    title = (pair.findtext("Question") or "").strip()
+                    yield {"id": f"{member.name}-{number}", "title": title, "text": text}
+
+
+if __name__ == "__main__":
+    main()

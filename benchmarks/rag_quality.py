@@ -1,0 +1,222 @@
+"""How good are answers from reused state? Beside plain reading, no context, and wrong documents.
+
+    python benchmarks/rag_quality.py DATA [--model FOLDER] [--sets nq,hotpotqa,musique]
+                                     [--top-k 1,5] [--limit 100] [--storage auto]
+
+DATA has ``nq-open-oracle`` (the last 300 rows; the passages of all rows are the corpus) and
+``hipporag-train100``. Every mode answers from the same retrieved passages, greedily. Per mode:
+match, exact match and F1; how often the answer is that of mode none word for word; the mean
+divergence (KL) of the first token from that of mode none. Also recall of the retrieval, bytes a
+passage and seconds of indexing. These are report sets: nothing is tuned on them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+
+import torch
+from common import machine, table
+
+from gritlm import GritLM
+from gritlm.evaluation import answers
+from gritlm.rag import answering
+from gritlm.rag.answering import Writing
+from gritlm.rag.engine import RagEngine
+from gritlm.rag.passages import Hit
+from gritlm.rag.trace import Trace
+
+MODES = ("none", "query", "doc", "doc-query", "query-doc")
+KINDS = ("bidirectional", "causal")
+MEASURED = 300  # last rows of Natural Questions
+NEW_TOKENS = 24
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question, answers that count, and the ids of the documents that hold them."""
+
+    text: str
+    answers: tuple[str, ...]
+    gold: frozenset[str]
+
+
+@dataclass
+class Column:
+    """What one way of asking came to, question by question."""
+
+    texts: list[str] = field(default_factory=list)
+    first: list[torch.Tensor] = field(default_factory=list)
+    prefilled: list[int] = field(default_factory=list)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--model", default=None)
+    parser.add_argument("--sets", default="nq,hotpotqa,musique")
+    parser.add_argument("--top-k", default="1,5")
+    parser.add_argument("--limit", type=int, default=100)
+    parser.add_argument("--storage", default="auto")
+    chosen = parser.parse_args()
+    model = GritLM(chosen.model)
+    print(f"{machine()}, {model.dtype}, {model.source}, blocks stored as {chosen.storage}\n")
+    for name in chosen.sets.split(","):
+        documents, questions = natural(chosen.data) if name == "nq" else multihop(chosen.data, name)
+        measure(model, name, documents, questions[: chosen.limit], chosen)
+
+
+def measure(
+    model: GritLM, name: str, documents: list[dict[str, str]], questions: Sequence[Question],
+    chosen: argparse.Namespace,
+) -> None:  # fmt: skip
+    with (
+        tempfile.TemporaryDirectory() as place,
+        RagEngine.open(Path(place) / "store", model, storage=chosen.storage) as engine,
+    ):
+        started = time.perf_counter()
+        added = engine.add(documents)
+        seconds, nbytes = time.perf_counter() - started, engine.store.nbytes
+        print(
+            f"## {name}: {len(questions)} questions, {added.passages} passages of "
+            f"{added.documents} documents, {nbytes / added.passages / 1e6:.2f} MB a passage, "
+            f"indexed in {seconds:.0f} s\n"
+        )
+        found = [engine.retrieve(question.text, top_k=10) for question in questions]
+        recall = {k: fmean(recalled(q, hits[:k]) for q, hits in zip(questions, found, strict=True))
+                  for k in (1, 5, 10)}  # fmt: skip
+        print(", ".join(f"recall@{k} {100 * value:.1f}" for k, value in recall.items()) + "\n")
+        for top_k in map(int, chosen.top_k.split(",")):
+            hits = [each[:top_k] for each in found]
+            print(f"### {top_k} passage(s)\n\n{report(engine, questions, hits)}\n")
+
+
+def recalled(question: Question, hits: Sequence[Hit]) -> float:
+    got = {hit.passage.document_id for hit in hits}
+    return len(got & question.gold) / len(question.gold)
+
+
+def report(engine: RagEngine, questions: Sequence[Question], hits: Sequence[list[Hit]]) -> str:
+    columns: dict[str, Column] = {}
+    for kind in KINDS:
+        for mode in MODES:
+            if mode == "none" and kind == "causal":
+                continue
+            columns[mode if mode == "none" else f"{mode}, {kind}"] = asked(
+                engine, questions, hits, mode, kind
+            )
+    columns["no context"] = alone(engine.model, questions)
+    # The passages of another question: does it read at all?
+    columns["shuffled, none"] = asked(
+        engine, questions, [*hits[1:], *hits[:1]], "none", "bidirectional"
+    )
+    plain = columns["none"]
+    return table(
+        ("mode", "match", "EM", "F1", "as none", "KL of first token", "prefilled"),
+        [row(name, column, plain, questions) for name, column in columns.items()],
+    )
+
+
+def asked(
+    engine: RagEngine, questions: Sequence[Question], hits: Sequence[list[Hit]], mode: str,
+    kind: str,
+) -> Column:  # fmt: skip
+    column, writing = Column(), Writing(max_new_tokens=NEW_TOKENS)
+    for question, found in zip(questions, hits, strict=True):
+        trace = Trace()
+        begun = engine.begin(question.text, found, mode=mode, blocks=kind, writing=writing,
+                             trace=trace)  # fmt: skip
+        column.first.append(begun.logits_V.float().log_softmax(-1))
+        pieces = answering.pieces(engine.model, begun, writing, trace, started=0.0)
+        column.texts.append("".join(pieces))
+        column.prefilled.append(trace.tokens_prefilled)
+    return column
+
+
+def alone(model: GritLM, questions: Sequence[Question]) -> Column:
+    texts = [
+        str(model.chat(f"{q.text}\n\nAnswer in a few words.", max_new_tokens=NEW_TOKENS))
+        for q in questions
+    ]
+    return Column(texts)
+
+
+def row(name: str, column: Column, plain: Column, questions: Sequence[Question]) -> list[str]:
+    pairs = [(text, q.answers) for text, q in zip(column.texts, questions, strict=True)]
+    scores = [100 * fmean(score(*pair) for pair in pairs)
+              for score in (answers.match, answers.exact, answers.f1)]  # fmt: skip
+    same = fmean(a == b for a, b in zip(column.texts, plain.texts, strict=True))
+    divergence = [float((p.exp() * (p - q)).sum())
+                  for p, q in zip(plain.first, column.first, strict=False)]  # fmt: skip
+    return [
+        name, *(f"{score:.1f}" for score in scores), f"{100 * same:.0f}%",
+        f"{fmean(divergence):.3f}" if column.first else "",
+        f"{fmean(column.prefilled):.0f}" if column.prefilled else "",
+    ]  # fmt: skip
+
+
+def natural(data: Path) -> tuple[list[dict[str, str]], list[Question]]:
+    """All passages, and the questions that are measured."""
+    path = data / "nq-open-oracle" / "qa_data" / "nq-open-oracle.jsonl.gz"
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    documents: dict[tuple[str, str], dict[str, str]] = {}
+    questions = []
+    for number, entry in enumerate(rows):
+        passage = entry["ctxs"][0]
+        key = (passage["title"], passage["text"])
+        document = documents.setdefault(
+            key, {"id": f"nq-{len(documents)}", "title": key[0], "text": key[1]}
+        )
+        if number >= len(rows) - MEASURED:
+            gold = frozenset([document["id"]])
+            questions.append(Question(entry["question"], tuple(entry["answers"]), gold))
+    return list(documents.values()), questions
+
+
+def multihop(data: Path, name: str) -> tuple[list[dict[str, str]], list[Question]]:
+    """HotpotQA or MuSiQue: the pooled passages, and all questions."""
+    folder = data / "hipporag-train100" / "data"
+    corpus = json.loads((folder / f"{name}_train_corpus.json").read_text(encoding="utf-8"))
+    documents = list(passages(name, corpus))
+    known = {(row["title"], row["text"].strip()): row["id"] for row in documents}
+    rows = json.loads((folder / f"{name}_train.json").read_text(encoding="utf-8"))
+    return documents, [one(name, each, known) for each in rows]
+
+
+def passages(name: str, corpus: object) -> Iterator[dict[str, str]]:
+    if isinstance(corpus, dict):
+        corpus = [{"title": title, "text": "".join(text)} for title, text in corpus.items()]
+    assert isinstance(corpus, list)
+    for number, each in enumerate(corpus):
+        text = each["text"].strip()
+        yield {"id": f"{name}-{number}", "title": each["title"], "text": text}
+
+
+def one(name: str, entry: dict, known: dict[tuple[str, str], str]) -> Question:
+    if name == "hotpotqa":
+        titles = {title for title, _ in entry["supporting_facts"]}
+        gold = {(title, "".join(text).strip()) for title, text in entry["context"]
+                if title in titles}  # fmt: skip
+        return Question(entry["question"], (entry["answer"],), ids(gold, known))
+    gold = {(p["title"], p["paragraph_text"].strip()) for p in entry["paragraphs"]
+            if p["is_supporting"]}  # fmt: skip
+    accepted = (entry["answer"], *entry.get("answer_aliases", []))
+    return Question(entry["question"], accepted, ids(gold, known))
+
+
+def ids(gold: set[tuple[str, str]], known: dict[tuple[str, str], str]) -> frozenset[str]:
+    found = frozenset(known[each] for each in gold if each in known)
+    assert found, f"no gold passage of {gold} is in the corpus"
+    return found
+
+
+if __name__ == "__main__":
+    main()

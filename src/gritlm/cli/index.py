@@ -1,0 +1,102 @@
+"""``gritlm index``: files and folders into a store."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gritlm.cli import logs
+from gritlm.cli.options import ModelOptions
+
+if TYPE_CHECKING:
+    from gritlm.rag.indexing import Added, Cutting
+
+
+class Storage(StrEnum):
+    """Number formats in which key/value blocks are stored."""
+
+    auto = "auto"
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+    int8 = "int8"
+    int4 = "int4"
+
+
+def index(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            help="Files (.txt .md .html .pdf .jsonl) and folders of them.", metavar="FOLDER..."
+        ),
+    ],
+    *,
+    to: Annotated[Path, typer.Option("--to", help="Folder of the store; made if need be.")],
+    max_tokens: Annotated[
+        int | None, typer.Option(min=8, help="Longest passage in a new store; 256 if left out.")
+    ] = None,
+    overlap: Annotated[
+        int | None, typer.Option(min=0, help="Tokens that passages share, in a new store.")
+    ] = None,
+    storage: Annotated[
+        Storage, typer.Option(help="Number format of key/value blocks in a new store.")
+    ] = Storage.auto,
+    disk_gb: Annotated[
+        float | None,
+        typer.Option(min=0.001, help="Most gigabytes of key/value blocks; 10.7 in a new store."),
+    ] = None,
+    causal: Annotated[
+        bool,
+        typer.Option("--causal", help="Also store causal blocks: one more pass over all."),
+    ] = False,
+    model: ModelOptions,
+) -> None:
+    """Cut documents into passages, embed them, and keep what embedding leaves behind.
+
+    What is in the store already is left alone, what has changed is replaced; a run that was cut
+    short goes on. Files that cannot be read are skipped and named.
+    """
+    from gritlm.rag import needs
+
+    needs.require()
+    from gritlm.rag.engine import KINDS, RagEngine
+
+    lm = model.load()
+    with RagEngine.open(
+        to, lm, cutting=_cutting(max_tokens, overlap), storage=storage.value,
+        disk_bytes=None if disk_gb is None else int(disk_gb * 1e9),
+    ) as engine:  # fmt: skip
+        added = engine.add(
+            sources, progress=not logs.is_quiet() and sys.stderr.isatty(),
+            kinds=KINDS if causal else KINDS[:1],
+        )  # fmt: skip
+        _tell(added, total=len(engine.index))
+
+
+def _cutting(max_tokens: int | None, overlap: int | None) -> Cutting | None:
+    """What was asked for; None leaves a known store as it is."""
+    from gritlm.rag.indexing import Cutting
+
+    if max_tokens is None and overlap is None:
+        return None
+    usual = Cutting()
+    return Cutting(
+        usual.max_tokens if max_tokens is None else max_tokens,
+        usual.overlap if overlap is None else overlap,
+    )
+
+
+def _tell(added: Added, *, total: int) -> None:
+    for each in added.skipped:
+        logs.say("skipped", f"{each.path}: {each.reason}")
+    speed = f", {added.passages / added.seconds:.0f} a second" if added.passages else ""
+    sys.stdout.write(
+        f"added {added.documents} documents ({added.replaced} of them replaced) with "
+        f"{added.passages} passages in {added.seconds:.1f} s{speed}\n"
+        f"unchanged: {added.unchanged} documents; skipped: {len(added.skipped)}; "
+        f"the store has {total} passages\n"
+    )

@@ -1,0 +1,158 @@
+"""Plan -> key/value state and ids -> answer, as a whole or piece by piece."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+from gritlm.lm.generator import TextStream, answer_room, decode, prefill, prefix_cache
+from gritlm.lm.gritlm import GritLM
+from gritlm.lm.kv import KVBlock
+from gritlm.lm.sampling import make_sampler
+from gritlm.rag import recompute
+from gritlm.rag.assemble import Plan
+from gritlm.rag.passages import Hit
+from gritlm.rag.recompute import Recompute
+from gritlm.rag.trace import Trace
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How an answer is written.
+
+    Attributes:
+        max_new_tokens: most tokens of it.
+        temperature, top_p, seed, stop: as in :meth:`gritlm.GritLM.chat`.
+        recompute: tokens of the blocks that are read again; None for none.
+    """
+
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    recompute: Recompute | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """A passage that was read before the answer.
+
+    Attributes:
+        score: cosine of question and passage; None where only its words were found.
+        start: first character of the passage in the text of its document.
+        end: the character behind its last one.
+    """
+
+    id: str
+    document_id: str
+    title: str
+    text: str
+    start: int
+    end: int
+    score: float | None
+
+    @staticmethod
+    def of(hit: Hit) -> Source:
+        """The source that a hit is."""
+        p = hit.passage
+        return Source(p.id, p.document_id, p.title, p.text, p.start, p.end, hit.score)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was answered, from what, and what it took; the best source first."""
+
+    text: str
+    sources: tuple[Source, ...]
+    trace: Trace
+
+
+class AnswerStream:
+    """Pieces of an answer; ``sources`` are known at once, ``answer`` when it has ended."""
+
+    def __init__(self, pieces: Iterator[str], sources: Sequence[Source], trace: Trace) -> None:
+        self._pieces, self._text = pieces, ""
+        self.sources, self.trace = tuple(sources), trace
+
+    def __iter__(self) -> Iterator[str]:
+        for piece in self._pieces:
+            self._text += piece
+            yield piece
+
+    @property
+    def answer(self) -> Answer:
+        """What has come so far, as a whole."""
+        return Answer(self._text, self.sources, self.trace)
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A prompt that was read: its state, what comes next, and how much may follow."""
+
+    cache: Cache
+    logits_V: Tensor
+    room: int
+
+
+def begin(
+    model: GritLM, plan: Plan, blocks: Sequence[KVBlock], writing: Writing, trace: Trace
+) -> Begun:
+    """Place the blocks, read what is not in them.
+
+    Raises:
+        InputError: when the prompt leaves no room for an answer.
+    """
+    lm = model.lm
+    room = answer_room(lm, plan.tokens, writing.max_new_tokens)
+    trace.part("read", tokens=len(plan.ids), reused=False)
+    with trace.stage("move"):
+        cache = prefix_cache(lm, blocks, room=len(plan.ids) + room)
+    with trace.stage("prefill"):
+        if writing.recompute is None or not blocks:
+            return Begun(cache, prefill(lm, cache, plan.ids), room)
+        return Begun(cache, _mended(model, plan, blocks, writing.recompute, cache, trace), room)
+
+
+def pieces(
+    model: GritLM, begun: Begun, writing: Writing, trace: Trace, *, started: float
+) -> Iterator[str]:
+    """The answer's text as it becomes certain.
+
+    Args:
+        started: when the question came (``perf_counter``).
+    """
+    sampler = make_sampler(
+        temperature=writing.temperature, top_p=writing.top_p, top_k=0, seed=writing.seed
+    )
+    tokens = decode(
+        model.lm, begun.cache, begun.logits_V, sampler=sampler, room=begun.room,
+        end_ids=model.end_ids,
+    )  # fmt: skip
+
+    def counted() -> Iterator[int]:
+        for token in tokens:
+            if not trace.tokens_generated:
+                trace.milliseconds["first_token"] = 1000 * (perf_counter() - started)
+            trace.tokens_generated += 1
+            yield token
+
+    begun_at = perf_counter()
+    yield from TextStream(model.tokenizer, writing.stop).pieces(counted())
+    trace.milliseconds.setdefault("first_token", 1000 * (perf_counter() - started))
+    trace.add("decode", perf_counter() - begun_at)
+
+
+def _mended(
+    model: GritLM, plan: Plan, blocks: Sequence[KVBlock], how: Recompute, cache: Cache,
+    trace: Trace,
+) -> Tensor:  # fmt: skip
+    ids = [i for block in blocks for i in block.token_ids.tolist()]
+    sizes = [block.tokens for block in blocks]
+    again = recompute.chosen(model.lm, cache, how, ids=ids, sizes=sizes, tail=plan.ids)
+    trace.tokens_recomputed = len(again)
+    return recompute.read_again(model.lm, cache, again, ids=ids, tail=plan.ids)

@@ -1,0 +1,138 @@
+"""Question and passages -> what comes as key/value blocks, and what is read when it is asked.
+
+Shapes: T tokens of one part.
+
+A part is read by itself and begins with the tokenizer's BOS, of which only the first part's stays.
+The best passage stands last, next to the question.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from gritlm.errors import InputError
+from gritlm.lm.gritlm import GritLM
+from gritlm.lm.tokens import SegmentTokenizer
+from gritlm.prompts import RAG_FORMS, RagMode, for_rag, gritlm_instruction
+from gritlm.rag.passages import Hit
+
+BlockKind = Literal["bidirectional", "causal"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one key/value block is made of.
+
+    Attributes:
+        ids: with BOS, as they are embedded.
+        hit: the passage; None for the question.
+        cut: how many ids in front are left out where it is used: a BOS that is not the first.
+    """
+
+    ids: tuple[int, ...]
+    hit: Hit | None = None
+    cut: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the prompt that come from it."""
+        return len(self.ids) - self.cut
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A prompt, cut into what is reused and what is read.
+
+    Attributes:
+        parts: in reading order; blocks are made of them. Empty in mode ``none``.
+        ids: what is read behind them.
+        hits: passages that are read, in reading order.
+        dropped: passages without room, the least relevant ones.
+    """
+
+    mode: RagMode
+    parts: tuple[Part, ...]
+    ids: tuple[int, ...]
+    hits: tuple[Hit, ...]
+    dropped: tuple[Hit, ...] = ()
+
+    @property
+    def tokens(self) -> int:
+        """Length of the prompt."""
+        return sum(part.tokens for part in self.parts) + len(self.ids)
+
+
+class Assembler:
+    """Plans prompts for one model, with the ids that it was trained on."""
+
+    def __init__(self, model: GritLM) -> None:
+        self._tokens = SegmentTokenizer(model.tokenizer)
+        self._settings = model.settings
+        self._limit = model.lm.max_positions or sys.maxsize
+        self.prefix = self._tokens.prefix
+
+    def question_ids(self, question: str) -> tuple[int, ...]:
+        """The question as it is embedded."""
+        return self._embedded([question], self._settings.query_instruction)[0]
+
+    def passage_ids(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        """Passages as they are embedded."""
+        return self._embedded(texts, "")
+
+    def plan(
+        self, mode: RagMode, question: str, found: Sequence[Hit], *, max_new_tokens: int
+    ) -> Plan:
+        """The prompt in one mode; passages that have no room are left out, the worst first.
+
+        Args:
+            found: the best one first.
+            max_new_tokens: room that is left for the answer.
+
+        Raises:
+            InputError: when the question does not fit with a single passage.
+        """
+        room = self._limit - max_new_tokens
+        kept, dropped = list(found), []
+        while (made := self._plan(mode, question, kept)).tokens > room:
+            if len(kept) < 2:
+                what = "and its best passage have" if kept else "has"
+                raise InputError(
+                    f"the question {what} {made.tokens} tokens in mode {mode!r}; the model takes "
+                    f"{self._limit}, of which {max_new_tokens} are kept for the answer: ask for "
+                    "less, or index with shorter passages"
+                )
+            dropped.append(kept.pop())
+        return replace(made, dropped=tuple(dropped))
+
+    def fresh(self, plan: Plan) -> Plan:
+        """The same prompt, all of it read when it is asked."""
+        ids = [i for part in plan.parts for i in part.ids[part.cut :]]
+        return replace(plan, parts=(), ids=(*ids, *plan.ids))
+
+    def _plan(self, mode: RagMode, question: str, found: Sequence[Hit]) -> Plan:
+        hits = tuple(reversed(found))
+        texts = [hit.passage.embedded for hit in hits]
+        form = RAG_FORMS[mode]
+        parts: list[Part] = []
+        for before in form.before:
+            if before == "question":
+                parts.append(Part(self.question_ids(question)))
+            else:
+                ids = self.passage_ids(texts)
+                parts += [Part(each, hit) for each, hit in zip(ids, hits, strict=True)]
+        parts = [replace(part, cut=len(self.prefix) if n else 0) for n, part in enumerate(parts)]
+        tail = self._tokens.for_chat(
+            for_rag(mode, question=question, documents=texts), start=not parts
+        )
+        made = Plan(mode, tuple(parts), tuple(tail.ids), hits)
+        return self.fresh(made) if mode == "none" else made
+
+    def _embedded(self, texts: Sequence[str], instruction: str) -> list[tuple[int, ...]]:
+        prompts, _ = self._tokens.for_embedding(
+            texts, max_length=sys.maxsize, instruction=gritlm_instruction(instruction),
+            end=self._settings.embed_eos,
+        )  # fmt: skip
+        return [tuple(prompt.ids) for prompt in prompts]

@@ -1,0 +1,67 @@
+"""Parts of a prompt -> their key/value blocks: from the store, or computed and stored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gritlm.lm.kv import KVBlock
+from gritlm.lm.model import UnifiedLM
+from gritlm.rag.assemble import Part
+from gritlm.rag.parity import blocks_of
+from gritlm.rag.store.store import KVStore
+from gritlm.rag.trace import Trace
+
+
+class Blocks:
+    """Blocks of parts, each without the BOS that only the first one keeps."""
+
+    def __init__(self, lm: UnifiedLM, store: KVStore) -> None:
+        self.lm, self.store = lm, store
+
+    def of(
+        self, parts: Sequence[Part], *, causal: bool, question: KVBlock | None, trace: Trace
+    ) -> list[KVBlock]:
+        """The block of each part, in order.
+
+        Args:
+            causal: kind of blocks.
+            question: what embedding the question left behind; None when that is unknown.
+        """
+        return [
+            self._block(part, causal=causal, question=question, trace=trace)[part.cut :]
+            for part in parts
+        ]
+
+    def missing(self, parts: Sequence[Part], *, causal: bool) -> list[int]:
+        """Tokens of each part that would have to be computed."""
+        documents = [part for part in parts if part.hit is not None]
+        return [
+            len(part.ids)
+            for part in documents
+            if self.store.key(part.ids, causal=causal) not in self.store
+        ]
+
+    def _block(
+        self, part: Part, *, causal: bool, question: KVBlock | None, trace: Trace
+    ) -> KVBlock:
+        name = "question" if part.hit is None else part.hit.passage.id
+        tier, block, nbytes = self._found(part, causal=causal, question=question)
+        trace.part(name, tokens=part.tokens, reused=True, tier=tier, nbytes=nbytes)
+        return block
+
+    def _found(
+        self, part: Part, *, causal: bool, question: KVBlock | None
+    ) -> tuple[str, KVBlock, int]:
+        """Where it comes from, the block, and the bytes that were read for it."""
+        if part.hit is None:
+            if question is not None and question.causal == causal:
+                return "embedding", question, question.nbytes
+            block = blocks_of(self.lm, [part.ids], causal=causal)[0]
+            return "computed", block, block.nbytes
+        key = self.store.key(part.ids, causal=causal)
+        if (found := self.store.fetch(key)) is not None:
+            return found.tier, found.block, found.nbytes
+        block = blocks_of(self.lm, [part.ids], causal=causal)[0]
+        if not self.store.read_only:
+            self.store.put(key, block)
+        return "computed", block, block.nbytes

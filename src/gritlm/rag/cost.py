@@ -1,0 +1,154 @@
+"""What a mode will take on this machine, told before it is done: so that ``auto`` can choose.
+
+Seconds of reading grow with the tokens read and with the pairs of tokens that attend to each
+other; those of reusing with the tokens that are brought into place. Both are measured once on the
+model at hand and kept beside the store.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import numpy as np
+
+from gritlm.lm.generator import prefill, prefix_cache
+from gritlm.lm.kv import KVBlock
+from gritlm.lm.model import UnifiedLM
+from gritlm.rag.assemble import Plan
+from gritlm.rag.parity import blocks_of
+from gritlm.runtime import replacing
+
+_LENGTHS = (32, 128, 384, 768)  # tokens that are read to learn how long reading takes
+_TAIL = 32
+_REPEATS = 3
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """Seconds: ``call`` + ``token`` * read + ``pair`` * pairs + ``reused`` * reused.
+
+    Attributes:
+        call: of one pass, however short.
+        token: of reading one token.
+        pair: of one token attending to one before it.
+        reused: of loading and placing one token of a block.
+        machine: where it was measured; elsewhere it is measured again.
+    """
+
+    call: float
+    token: float
+    pair: float
+    reused: float
+    machine: str
+
+    def seconds(self, *, read: int, before: int = 0, reused: int = 0) -> float:
+        """Of a pass over ``read`` tokens behind ``before`` others, ``reused`` of them placed."""
+        pairs = read * before + read * (read + 1) / 2
+        return self.call + self.token * read + self.pair * pairs + self.reused * reused
+
+    def first_token(self, plan: Plan, *, missing: Sequence[int] = ()) -> float:
+        """Until the first token of an answer.
+
+        Args:
+            missing: tokens of each part whose block has to be computed first.
+        """
+        behind = sum(part.tokens for part in plan.parts)
+        made = sum(self.seconds(read=tokens) for tokens in missing)
+        return made + self.seconds(read=len(plan.ids), before=behind, reused=behind)
+
+    def break_even(self, tail: int, *, other: float = 0.0) -> int:
+        """Tokens of a document from which on reusing it is faster than reading it.
+
+        Args:
+            tail: tokens that are read either way.
+            other: seconds that only reusing takes, such as reading a slow disk.
+        """
+        for tokens in range(16, 1 << 20, 16):
+            fresh = self.seconds(read=tokens + tail)
+            if self.seconds(read=tail, before=tokens, reused=tokens) + other < fresh:
+                return tokens
+        return 1 << 20
+
+
+def calibrated(lm: UnifiedLM, path: Path | None, *, about: str) -> CostModel:
+    """The model of this machine: read from ``path``, or measured and written there.
+
+    Args:
+        path: a JSON file; None keeps nothing.
+        about: model and machine; a file about others is replaced.
+    """
+    if path is not None and (known := _read(path, about)) is not None:
+        return known
+    made = _measured(lm, about)
+    if path is not None:
+        with suppress(OSError), replacing(path) as temporary:
+            temporary.write_text(json.dumps(asdict(made), indent=1) + "\n", encoding="utf-8")
+    return made
+
+
+def _read(path: Path, about: str) -> CostModel | None:
+    try:
+        found = CostModel(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+    return found if found.machine == about else None
+
+
+def _measured(lm: UnifiedLM, about: str) -> CostModel:
+    limit = lm.max_positions or max(_LENGTHS) + _TAIL
+    lengths = [n for n in _LENGTHS if n + _TAIL < limit] or [max(1, limit // 2)]
+    rows, seconds = [], []
+    for read in lengths:
+        rows.append((1.0, read, read * (read + 1) / 2, 0.0))
+        seconds.append(_time(partial(_read_fresh, lm, read)))
+    for held in lengths:
+        block = blocks_of(lm, [_ids(lm, held)], causal=True)[0]
+        pairs = _TAIL * held + _TAIL * (_TAIL + 1) / 2
+        rows.append((1.0, _TAIL, pairs, held))
+        seconds.append(_time(partial(_read_behind, lm, block)))
+    call, token, pair, reused = _fit(np.array(rows), np.array(seconds))
+    return CostModel(call, token, pair, reused, about)
+
+
+def _fit(rows_N4: np.ndarray, seconds_N: np.ndarray) -> list[float]:
+    """Least squares of relative errors, no coefficient below 0."""
+    active = list(range(rows_N4.shape[1]))
+    found = np.zeros(rows_N4.shape[1])
+    while active:
+        scaled = rows_N4[:, active] / seconds_N[:, None]
+        found[active] = np.linalg.lstsq(scaled, np.ones(len(seconds_N)), rcond=None)[0]
+        negative = [i for i in active if found[i] < 0]
+        if not negative:
+            break
+        active = [i for i in active if i not in negative]
+        found[:] = 0
+    return [float(value) for value in found]
+
+
+def _time(run: Callable[[], object]) -> float:
+    run()
+    taken = []
+    for _ in range(_REPEATS):
+        started = perf_counter()
+        run()
+        taken.append(perf_counter() - started)
+    return median(taken)
+
+
+def _ids(lm: UnifiedLM, size: int) -> list[int]:
+    return [i % int(lm.config.vocab_size) for i in range(7, 7 + size)]
+
+
+def _read_fresh(lm: UnifiedLM, size: int) -> None:
+    prefill(lm, prefix_cache(lm, None, room=size), _ids(lm, size))
+
+
+def _read_behind(lm: UnifiedLM, block: KVBlock) -> None:
+    prefill(lm, prefix_cache(lm, block, room=_TAIL), _ids(lm, _TAIL))

@@ -1,0 +1,248 @@
+"""RagEngine: documents in, answers out; what was computed to find a passage answers from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from gritlm.errors import InputError, choice
+from gritlm.lm.gritlm import GritLM
+from gritlm.lm.kv import KVBlock
+from gritlm.prompts import RAG_FORMS
+from gritlm.rag import answering, folder
+from gritlm.rag.answering import Answer, AnswerStream, Begun, Source, Writing
+from gritlm.rag.assemble import Assembler, BlockKind, Plan
+from gritlm.rag.blocks import Blocks
+from gritlm.rag.cost import CostModel
+from gritlm.rag.index import Index
+from gritlm.rag.indexing import Added, Cutting, Given, Indexer
+from gritlm.rag.keys import maker_of
+from gritlm.rag.passages import Hit
+from gritlm.rag.planning import Mode, Planner
+from gritlm.rag.retrieval import Retriever, Search
+from gritlm.rag.store.store import KVStore
+from gritlm.rag.trace import Trace
+
+KINDS = ("bidirectional", "causal")
+
+
+@dataclass
+class RagEngine:
+    """Answers questions about documents, from their stored key/value state.
+
+    Args:
+        model: one that embeds and writes.
+        index: passages and vectors that this model made.
+        store: key/value blocks that this model made.
+        cutting: how new documents are cut.
+        place: folder of what is measured about model and machine; None keeps nothing.
+    """
+
+    model: GritLM
+    index: Index
+    store: KVStore
+    cutting: Cutting = field(default_factory=Cutting)
+    place: Path | None = None
+
+    def __post_init__(self) -> None:
+        self._assembler = Assembler(self.model)
+        self._blocks = Blocks(self.model.lm, self.store)
+        self._retriever = Retriever(self.model, self.index, self._blocks)
+        self._planner = Planner(self.model, self._blocks, self.place)
+
+    @classmethod
+    def open(
+        cls, place: str | Path, model: GritLM | None = None, *, cutting: Cutting | None = None,
+        index: str | None = None, storage: str = "auto", disk_bytes: int | None = None,
+        memory_bytes: int = 512 * 2**20, read_only: bool = False,
+    ) -> RagEngine:  # fmt: skip
+        """An engine over a folder; it is made when it is not there.
+
+        Args:
+            model: None for the default model.
+            cutting: how documents are cut; None for what the folder was made with.
+            index: where LanceDB keeps the passages, e.g. ``s3://bucket/path``; None for the folder.
+            storage: number format of blocks: ``float32``, ``float16``, ``bfloat16``, ``int8`` or
+                ``int4``; ``auto`` for that of the folder, or of the model.
+            disk_bytes: most bytes of blocks on disk; None for what the folder has, 10 GiB if new.
+            memory_bytes: most bytes of blocks in memory.
+            read_only: only ask; any number of processes may.
+
+        Raises:
+            InputError: when another model made what is there, another process writes to it, or
+                there is nothing to read.
+        """
+        place = Path(place)
+        if read_only and not folder.exists(place):
+            raise InputError(
+                f"{place}: there is no store here; make one with: gritlm index FOLDER --to {place}"
+            )
+        model = GritLM() if model is None else model
+        maker = maker_of(model)
+        settings = folder.settings(place, cutting=cutting, index=index, read_only=read_only)
+        store = KVStore.open(
+            place / folder.BLOCKS, maker, storage=storage, dtype=model.dtype, disk_bytes=disk_bytes,
+            memory_bytes=memory_bytes, read_only=read_only,
+        )  # fmt: skip
+        try:
+            found = Index.open(settings.index or place / "index", maker, create=not read_only)
+        except BaseException:
+            store.close()
+            raise
+        return cls(model, found, store, settings.cutting, place)
+
+    def close(self) -> None:
+        """Write what is pending and let go of the folder."""
+        self.store.close()
+        self.index.close()
+
+    def __enter__(self) -> RagEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def add(
+        self, sources: Given | Iterable[Given], *, progress: bool = False,
+        kinds: Sequence[str] = ("bidirectional",),
+    ) -> Added:  # fmt: skip
+        """Add files, folders, or dicts with ``text`` and perhaps ``id``, ``title``, ``metadata``.
+
+        What is known already is left as it is; what has changed replaces its old passages. What
+        cannot be read is skipped and named in the result.
+
+        Args:
+            kinds: of key/value blocks that are stored now; others are computed when first asked.
+
+        Raises:
+            InputError: for a path that does not exist.
+            StoreFullError: when the disk is full; what was there stays.
+        """
+        many = [sources] if isinstance(sources, str | Path | Mapping) else sources
+        for kind in kinds:
+            choice(kind, KINDS, name="kinds")
+        indexer = Indexer(self.model, self.index, self.store, self.cutting, kinds=kinds)
+        return indexer.add(many, progress=progress)  # type: ignore[arg-type]
+
+    def delete(self, document_ids: str | Sequence[str]) -> int:
+        """Forget documents and their blocks; how many passages that were."""
+        ids = [document_ids] if isinstance(document_ids, str) else list(document_ids)
+        texts = [p.embedded for each in ids for p in self.index.passages(each)]
+        deleted = self.index.delete(ids)
+        others = {p.embedded for p in self.index.passages()} if texts else set()
+        gone = self._assembler.passage_ids([text for text in texts if text not in others])
+        self.store.delete([self.store.key(each, causal=c) for each in gone for c in (False, True)])
+        return deleted
+
+    def retrieve(self, question: str, *, top_k: int = 3, filter: Any = None) -> list[Hit]:
+        """The passages nearest to a question, the best first."""
+        search = Search(top_k=top_k, filter=filter)
+        return self._retriever.found(question, search, Trace())[0]
+
+    def answer(
+        self, question: str, *, top_k: int = 3, mode: Mode = "doc",
+        blocks: BlockKind = "bidirectional", filter: Any = None, stream: bool = False,
+        max_new_tokens: int | None = None, search: Search | None = None,
+        writing: Writing | None = None,
+    ) -> Answer | AnswerStream:  # fmt: skip
+        """Find passages and answer from them.
+
+        Args:
+            mode: what is reused: ``none``, ``query``, ``doc``, ``doc-query``, ``query-doc``, or
+                ``auto`` for what this machine is fastest in among the first three.
+            blocks: kind of the documents' blocks.
+            stream: return an :class:`AnswerStream`.
+            max_new_tokens: most tokens of the answer; None for what ``writing`` says.
+            search: in place of ``top_k`` and ``filter``, for more.
+            writing: how the answer is written.
+
+        Raises:
+            InputError: for an unknown value, when nothing is found, or when the question is longer
+                than the model takes.
+            ModelError: when reused state is not what this model would have computed.
+        """
+        started, trace = perf_counter(), Trace()
+        search = Search(top_k=top_k, filter=filter) if search is None else search
+        hits, question_block = self._retriever.found(question, search, trace)
+        if not hits:
+            why = (
+                "nothing is stored yet; add documents first"
+                if not len(self.index)
+                else (f"no passage matches the filter {search.filter!r}")
+            )
+            raise InputError(f"nothing to answer from: {why}")
+        return self._answered(
+            question, hits, question_block, mode, blocks, _writing(writing, max_new_tokens),
+            trace, started, stream=stream,
+        )  # fmt: skip
+
+    def answer_from(
+        self, question: str, hits: Sequence[Hit], *, mode: Mode = "doc",
+        blocks: BlockKind = "bidirectional", stream: bool = False, writing: Writing | None = None,
+    ) -> Answer | AnswerStream:  # fmt: skip
+        """As :meth:`answer`, from passages that were found before, the best first."""
+        started, trace = perf_counter(), Trace()
+        with trace.stage("embed"):
+            _, block = self._retriever.embedded(question)
+        return self._answered(
+            question, hits, block, mode, blocks, _writing(writing, None), trace, started,
+            stream=stream,
+        )  # fmt: skip
+
+    def begin(
+        self, question: str, hits: Sequence[Hit], *, mode: Mode = "doc",
+        blocks: BlockKind = "bidirectional", writing: Writing | None = None,
+        trace: Trace | None = None,
+    ) -> Begun:  # fmt: skip
+        """Read all that stands before an answer: its state, and the logits of the first token."""
+        _, block = self._retriever.embedded(question)
+        return self._begun(
+            question, hits, block, mode, blocks, _writing(writing, None), trace or Trace()
+        )[0]
+
+    @property
+    def cost(self) -> CostModel:
+        """What modes take on this machine; measured at the first use."""
+        return self._planner.cost
+
+    def _answered(
+        self, question: str, hits: Sequence[Hit], question_block: KVBlock, mode: Mode,
+        kind: BlockKind, writing: Writing, trace: Trace, started: float, *, stream: bool,
+    ) -> Answer | AnswerStream:  # fmt: skip
+        begun, plan = self._begun(question, hits, question_block, mode, kind, writing, trace)
+        sources = [Source.of(hit) for hit in reversed(plan.hits)]
+        made = AnswerStream(
+            answering.pieces(self.model, begun, writing, trace, started=started), sources, trace
+        )
+        if stream:
+            return made
+        for _ in made:
+            continue
+        return made.answer
+
+    def _begun(
+        self, question: str, hits: Sequence[Hit], question_block: KVBlock, mode: Mode,
+        kind: BlockKind, writing: Writing, trace: Trace,
+    ) -> tuple[Begun, Plan]:  # fmt: skip
+        choice(mode, [*RAG_FORMS, "auto"], name="mode")
+        causal = choice(kind, KINDS, name="blocks") == "causal"
+        with trace.stage("plan"):
+            plan = self._planner.plan(
+                question, hits, mode, max_new_tokens=writing.max_new_tokens, causal=causal,
+                trace=trace,
+            )  # fmt: skip
+        trace.mode, trace.blocks = plan.mode, kind
+        trace.dropped = tuple(hit.passage.id for hit in plan.dropped)
+        with trace.stage("load"):
+            blocks = self._blocks.of(
+                plan.parts, causal=causal, question=question_block, trace=trace
+            )
+        return answering.begin(self.model, plan, blocks, writing, trace), plan
+
+
+def _writing(writing: Writing | None, max_new_tokens: int | None) -> Writing:
+    made = Writing() if writing is None else writing
+    return made if max_new_tokens is None else replace(made, max_new_tokens=max_new_tokens)

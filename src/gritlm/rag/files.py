@@ -1,0 +1,192 @@
+"""Files, folders and rows to documents, one after the other; what is left out is said."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gritlm.errors import InputError
+from gritlm.rag import rows
+from gritlm.rag.metadata import checked, encodable
+from gritlm.rag.passages import Document
+from gritlm.rag.readers import READERS
+
+MAX_BYTES = 50_000_000
+Source = str | Path | Mapping[str, Any] | Document
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """Something that did not become a document.
+
+    Attributes:
+        path: file, ``file:line``, or ``sources[3]`` for what was handed in as a value.
+    """
+
+    path: str
+    reason: str
+
+
+def documents(
+    sources: Iterable[Source], *, skipped: list[Skipped], max_bytes: int = MAX_BYTES
+) -> Iterator[Document]:
+    """The documents of all sources, read when they are asked for.
+
+    A folder is read with all folders in it, in order of names, without hidden ones. A file is
+    known by its path: as it was given, or from the folder that was given. A row of a ``.jsonl``
+    file is ``path#id``. A row without id is known by its content.
+
+    Args:
+        sources: files, folders, rows ``{id?, title?, text, metadata?}``, or documents.
+        skipped: takes what cannot be read, is empty, larger than ``max_bytes`` (for rows: each
+            of them), of an unknown kind, or has the id of one that came before.
+
+    Raises:
+        InputError: for a path that does not exist, and for a source of another type; before
+            anything is read where ``sources`` is a list.
+    """
+    if isinstance(sources, str | Path | Mapping | Document):
+        raise InputError(f"sources is one {type(sources).__name__}; expected a list of them")
+    if isinstance(sources, Sequence):
+        for source in sources:
+            _check(source)
+    return _once(sources, skipped, max_bytes)
+
+
+def _once(sources: Iterable[Source], skipped: list[Skipped], max_bytes: int) -> Iterator[Document]:
+    seen: dict[str, str] = {}
+    for number, source in enumerate(sources):
+        _check(source)
+        for place, document in _read(source, f"sources[{number}]", skipped, max_bytes):
+            if document.id in seen:
+                first = seen[document.id]
+                skipped.append(Skipped(place, f"its id {document.id!r} is that of {first}"))
+            else:
+                seen[document.id] = place
+                yield document
+
+
+def _check(source: object) -> None:
+    if isinstance(source, str | Path):
+        if not _exists(Path(source)):
+            hint = "; hand in text as {'text': ...}" if isinstance(source, str) else ""
+            raise InputError(f"{_short(str(source))!r} is no file or folder{hint}")
+    elif not isinstance(source, Mapping | Document):
+        raise InputError(
+            f"a source is {type(source).__name__}; expected a path, a dict or a Document"
+        )
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that no file can have
+        return False
+
+
+def _read(
+    source: Source, name: str, skipped: list[Skipped], max_bytes: int
+) -> Iterator[tuple[str, Document]]:
+    """Places and documents of one source."""
+    if isinstance(source, str | Path):
+        for path, known_as in _files(Path(source), skipped):
+            yield from _file(path, known_as, skipped, max_bytes)
+        return
+    try:
+        document = rows.document(source) if isinstance(source, Mapping) else _whole(source)
+        if len(document.text.encode()) > max_bytes:
+            raise InputError(_too_large(max_bytes))
+        yield name, document
+    except InputError as error:
+        skipped.append(Skipped(name, str(error)))
+
+
+def _whole(document: Document) -> Document:
+    if not document.id or not document.text.strip():
+        raise InputError("empty: a document needs an id and text")
+    if not all(map(encodable, (document.id, document.title, document.text))):
+        raise InputError("it holds half a surrogate pair; expected whole Unicode text")
+    checked(document.metadata)
+    return document
+
+
+def _files(path: Path, skipped: list[Skipped]) -> Iterator[tuple[Path, str]]:
+    """Files, and what their documents are known as."""
+    if not path.is_dir():
+        yield path, path.as_posix()
+        return
+
+    def unreadable(error: OSError) -> None:
+        skipped.append(Skipped(str(error.filename), f"unreadable: {error.strerror}"))
+
+    own = Path(path.resolve().name)  # two folders may both hold a README.md
+    for folder, folders, names in os.walk(path, onerror=unreadable):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith("."):
+                file = Path(folder, name)
+                yield file, (own / file.relative_to(path)).as_posix()
+
+
+def _file(
+    path: Path, known_as: str, skipped: list[Skipped], max_bytes: int
+) -> Iterator[tuple[str, Document]]:
+    try:
+        if not encodable(known_as):
+            raise InputError("its name is no whole Unicode text; rename it")
+        if not path.is_file():
+            raise InputError("no regular file")
+        if rows.is_rows(path):
+            yield from _rows(path, known_as, skipped, max_bytes)
+        else:
+            yield str(path), _document(path, known_as, max_bytes)
+    except OSError as error:
+        skipped.append(Skipped(str(path), f"unreadable: {error.strerror or error}"))
+    except InputError as error:
+        skipped.append(Skipped(str(path), str(error)))
+
+
+def _document(path: Path, known_as: str, max_bytes: int) -> Document:
+    suffix = path.suffix.lower()
+    if suffix not in READERS:
+        known = ", ".join([*READERS, ".jsonl"])
+        raise InputError(f"{suffix or 'no ending'}: not a kind that is read; known: {known}")
+    with path.open("rb") as file:
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise InputError(_too_large(max_bytes))
+    if not data.strip():
+        raise InputError("empty")
+    content = READERS[suffix](data)
+    if not content.text.strip():
+        raise InputError("empty: no text in it")
+    return Document(known_as, content.text, content.title, markdown=content.markdown)
+
+
+def _rows(
+    path: Path, known_as: str, skipped: list[Skipped], max_bytes: int
+) -> Iterator[tuple[str, Document]]:
+    number = 0
+    with path.open("rb") as file:
+        for number, row in rows.lines(file, max_bytes=max_bytes):
+            try:
+                if isinstance(row, InputError):
+                    raise row
+                document = rows.document(row, prefix=f"{known_as}#")
+            except InputError as error:
+                skipped.append(Skipped(f"{path}:{number}", str(error)))
+                continue
+            yield f"{path}:{number}", document
+    if not number:
+        raise InputError("empty")
+
+
+def _too_large(max_bytes: int) -> str:
+    return f"larger than {max_bytes:,} bytes; cut it, or allow more"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 80 else f"{text[:80]}..."

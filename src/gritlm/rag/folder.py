@@ -1,0 +1,110 @@
+"""The folder of an engine: how documents are cut, where the index is, what was measured."""
+
+from __future__ import annotations
+
+import json
+import platform
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import transformers
+
+from gritlm.errors import InputError
+from gritlm.lm.gritlm import GritLM
+from gritlm.rag import parity as checking
+from gritlm.rag.indexing import Cutting
+from gritlm.rag.parity import Parity
+from gritlm.runtime import replacing
+
+FORMAT = "gritlm.rag/1"
+NAME, CHECKED, BLOCKS = "engine.json", "parity.json", "kv"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What stays the same for the life of a folder.
+
+    Attributes:
+        index: address of the passages; None for a folder in this one.
+    """
+
+    cutting: Cutting
+    index: str | None = None
+
+
+def exists(place: Path) -> bool:
+    """Whether an engine was opened for writing here before."""
+    return (place / NAME).is_file()
+
+
+def settings(
+    place: Path, *, cutting: Cutting | None, index: str | None, read_only: bool
+) -> Settings:
+    """The settings of a folder; a new one gets those that are handed in.
+
+    Raises:
+        InputError: when the folder has others, cannot be read, or holds other things.
+    """
+    if not exists(place):
+        if place.exists() and (not place.is_dir() or any(place.iterdir())):
+            raise InputError(f"{place} holds something else; name an empty or a new folder")
+        made = Settings(cutting or Cutting(), index)
+        if not read_only:
+            _write(place / NAME, {"format": FORMAT} | asdict(made))
+        return made
+    found = _read(place / NAME)
+    for name, said, kept in (("cutting", cutting, found.cutting), ("index", index, found.index)):
+        if said is not None and said != kept:
+            raise InputError(
+                f"{place} was made with {name}={kept}, not {said}: leave it out, or index into "
+                "another folder"
+            )
+    return found
+
+
+def machine(model: GritLM) -> str:
+    """Model and machine, as far as times depend on them."""
+    about = [
+        model.lm.fingerprint, str(model.device), str(model.dtype), platform.processor(),
+        platform.machine(), str(torch.get_num_threads()), torch.__version__,
+    ]  # fmt: skip
+    return " ".join(about)
+
+
+def parity(model: GritLM, place: Path | None, *, bos: tuple[int, ...]) -> Parity:
+    """What the check of this model came to: known from before, or made now and kept."""
+    about = f"{machine(model)} transformers {transformers.__version__}"
+    if place is not None and (known := _known(place / CHECKED, about)) is not None:
+        return known
+    found = checking.check(model.lm, bos=bos)
+    if place is not None:
+        with suppress(OSError):  # a folder that may only be read: it is checked again next time
+            _write(place / CHECKED, {"about": about} | asdict(found))
+    return found
+
+
+def _known(path: Path, about: str) -> Parity | None:
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        return Parity(said["difference"], said["tolerance"]) if said["about"] == about else None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _read(path: Path) -> Settings:
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        if said["format"] != FORMAT:
+            raise InputError(f"{path}: format {said['format']!r}; this version reads {FORMAT!r}")
+        return Settings(Cutting(**said["cutting"]), said["index"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: cannot be read ({error}); index into a new folder") from None
+
+
+def _write(path: Path, content: dict[str, object]) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

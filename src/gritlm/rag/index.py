@@ -1,0 +1,251 @@
+"""Index: passages, their vectors and their words in a LanceDB table. Shapes: D of a vector.
+
+Every change is one commit of the table, so a process that dies leaves the old state or the new
+one. Readers see a commit as soon as it is there. One process writes at a time: of two that add the
+same new document at once, both would be kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from lancedb.table import Table
+
+from gritlm.errors import InputError, did_you_mean
+from gritlm.rag import filters, lance, schema
+from gritlm.rag.filters import Where
+from gritlm.rag.keys import Maker
+from gritlm.rag.lance import told
+from gritlm.rag.passages import Hit, Passage, Scalar
+from gritlm.rag.ranking import Search
+
+EXACT_BELOW = 20_000
+COMMITS = 64  # after which rows are spread over too many files
+GROWN = 1.1  # and only then, so that the cost of putting them together stays in proportion
+KEPT = timedelta(minutes=10)  # old states, for readers that are in the middle of a search
+FIRST = "number = 0"  # one passage of each document
+
+
+@dataclass(frozen=True)
+class Indexed:
+    """A document as the index knows it.
+
+    Attributes:
+        passages: how many.
+        content: hash of its content, as it was handed in.
+    """
+
+    id: str
+    title: str
+    passages: int
+    metadata: Mapping[str, Scalar]
+    content: str
+
+
+class Index:
+    """Passages of documents, found by meaning, words and metadata."""
+
+    def __init__(self, table: Table, maker: Maker, *, place: str, exact_below: int) -> None:
+        self._table = table
+        self._maker = maker
+        self._place = place
+        self._exact_below = exact_below
+        self._known: tuple[int, dict[str, str]] = (-1, {})  # of which version of the table
+        self._commits = 0
+        self._settled = len(self)  # rows when files were last put together
+
+    @classmethod
+    def open(
+        cls, uri: str | Path, maker: Maker, *, create: bool = True, exact_below: int = EXACT_BELOW
+    ) -> Index:
+        """The index in a folder, or at any address that LanceDB takes (``s3://bucket/name``).
+
+        Args:
+            maker: whose vectors it holds.
+            create: make it if it is not there.
+            exact_below: with fewer rows a search compares with all of them; from there on
+                ``optimise`` makes an approximate index.
+
+        Raises:
+            InputError: where there is none and none is to be made, for one that another model
+                or version made, and for a place that cannot be an index.
+            IndexFailedError: for one that cannot be read.
+        """
+        place = str(uri) if "://" in str(uri) else str(Path(uri).expanduser())
+        table = lance.opened(place, maker, create=create)
+        with told(place):
+            found = table.schema
+        schema.check_maker(found, maker, place=place)
+        if create:
+            with told(place):
+                lance.index_words(table)
+        return cls(table, maker, place=place, exact_below=exact_below)
+
+    def __len__(self) -> int:
+        """Passages."""
+        with told(self._place):
+            return self._table.count_rows()
+
+    def add(
+        self, rows: Sequence[tuple[Passage, np.ndarray]], *, contents: Mapping[str, str]
+    ) -> None:
+        """Put documents in the place of what was known under their ids, all in one commit.
+
+        Args:
+            rows: all passages of these documents, with their vectors (D,).
+            contents: ids of the documents, and hashes of their contents. A document without
+                rows is taken out.
+
+        Raises:
+            InputError: for passages that are not whole documents, and for unfit vectors.
+            IndexFailedError: when it cannot be written; what was there is there still.
+        """
+        batch = schema.to_arrow(rows, contents, self._maker)
+        known = self.known()
+        old = contents.keys() & known.keys()
+        if not rows and not old:
+            return
+        with told(self._place):
+            if old:
+                self._replace(batch, old)
+            else:
+                self._table.add(batch)
+            version = self._table.version
+        if version == self._known[0] + 1:  # nobody else wrote meanwhile
+            left = {name: known[name] for name in known.keys() - old}
+            added = {passage.document_id for passage, _ in rows}
+            self._known = (version, left | {name: contents[name] for name in added})
+        self._commits += 1
+        if self._commits >= COMMITS and len(self) >= GROWN * self._settled:
+            self.optimise()
+
+    def delete(self, document_ids: Iterable[str]) -> int:
+        """Take documents out; unknown ids are no error.
+
+        Returns:
+            How many passages went.
+        """
+        if isinstance(document_ids, str):
+            raise InputError(f"document_ids={document_ids!r} is one text; expected a list of ids")
+        gone = set(document_ids) & self.known().keys()
+        if not gone:
+            return 0
+        with told(self._place):
+            done: Any = self._table.delete(filters.among("document_id", gone))
+        return int(done.num_deleted_rows)
+
+    def known(self) -> dict[str, str]:
+        """Ids of documents, and the hashes of contents that they were added with."""
+        with told(self._place):
+            version = self._table.version
+            if self._known[0] != version:
+                rows = lance.scan(self._table, FIRST, ("document_id", "content"))
+                self._known = (version, {row["document_id"]: row["content"] for row in rows})
+        return dict(self._known[1])
+
+    def documents(self) -> list[Indexed]:
+        """All documents, in the order of their ids."""
+        columns = ("document_id", "title", "passages", "metadata", "content")
+        with told(self._place):
+            found = [
+                Indexed(
+                    id=row["document_id"],
+                    title=row["title"],
+                    passages=row["passages"],
+                    metadata=schema.to_metadata(row),
+                    content=row["content"],
+                )
+                for row in lance.scan(self._table, FIRST, columns)
+            ]
+        return sorted(found, key=lambda document: document.id)
+
+    def passages(self, document_id: str | None = None) -> Iterator[Passage]:
+        """Of one document, in order; or all, as they are stored."""
+        where = None if document_id is None else filters.among("document_id", [document_id])
+        with told(self._place):
+            found = map(schema.to_passage, lance.scan(self._table, where, schema.SHOWN))
+            if where is None:
+                yield from found
+            else:
+                yield from sorted(found, key=lambda passage: passage.number)
+
+    def search(
+        self,
+        vector_D: np.ndarray,
+        *,
+        top_k: int,
+        text: str | None = None,
+        where: Where | None = None,
+        hybrid: bool = False,
+    ) -> list[Hit]:
+        """The passages nearest to a question, best first; equal ones in the order of their ids.
+
+        Args:
+            vector_D: the question's.
+            text: its words, for ``hybrid``.
+            where: names of metadata (or ``document_id``, ``title``) with a value, or with a list
+                of which one fits: ``{"lang": "en", "year": [2023, 2024]}``. Or SQL on the columns
+                ``id document_id title text number start end metadata``:
+                ``"json_get_int(metadata, 'year') >= 2020"``.
+            hybrid: fuse the ranking by cosine with the one by words (BM25).
+
+        Returns:
+            Hits with the cosine as their score, also where their words were what was found.
+
+        Raises:
+            InputError: for a filter that cannot be used or asks for unknown names, and for a
+                vector that does not fit.
+        """
+        if top_k < 1:
+            raise InputError(f"top_k={top_k}; expected at least 1")
+        if hybrid and text is None:
+            raise InputError("hybrid=True needs the words of the question; hand in text=...")
+        vector_D = schema.unit(vector_D, self._maker.dimension, name="the question's vector")
+        condition = None if where is None else filters.condition(where)
+        rows = len(self)
+        if not rows:
+            return []
+        search = Search(self._table, vector_D, condition, exact=rows < self._exact_below)
+        with told(self._place, where):
+            hits = search.hits(min(top_k, rows), words=text if hybrid else None)
+        if where is not None and (not hits or filters.takes_none(where)):
+            self._check_names(where)
+        return hits
+
+    def optimise(self) -> None:
+        """Put files together, and bring the indices of words and vectors up to date.
+
+        From ``exact_below`` rows on there is an approximate index of vectors. Rows that are added
+        later are compared exactly, until this takes them in.
+        """
+        rows = len(self)
+        with told(self._place):
+            if rows >= self._exact_below and lance.not_indexed(self._table) > rows // 2:
+                lance.index_vectors(self._table)
+            self._table.optimize(cleanup_older_than=KEPT)
+        self._commits, self._settled = 0, rows
+
+    def close(self) -> None:
+        """Forget what is remembered of the table; LanceDB holds no lock and nothing unwritten."""
+        self._known = (-1, {})
+
+    def _replace(self, batch: pa.Table, old: Iterable[str]) -> None:
+        """The new rows in, those of the old documents that are not among them out."""
+        merge = self._table.merge_insert("id")
+        merge = merge.when_matched_update_all().when_not_matched_insert_all()
+        merge.when_not_matched_by_source_delete(filters.among("document_id", old)).execute(batch)
+
+    def _check_names(self, where: Where) -> None:
+        with told(self._place):
+            rows = lance.scan(self._table, FIRST, ("metadata",))
+            known = {name for row in rows for name in schema.to_metadata(row)}
+        for name in filters.names(where):
+            if name not in known:
+                hint = did_you_mean(name, known | set(filters.COLUMNS))
+                raise InputError(f"filter: no passage has {name!r} in its metadata{hint}")

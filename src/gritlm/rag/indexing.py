@@ -1,0 +1,176 @@
+"""Documents -> passages, vectors and key/value blocks, a batch at a time.
+
+A batch is acknowledged when its passages are in the index, which is written last: what is cut short
+before is done again, what came after it goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from gritlm.errors import InputError
+from gritlm.lm.gritlm import GritLM
+from gritlm.lm.kv import KVBlock
+from gritlm.prompts import gritlm_instruction
+from gritlm.rag.assemble import Assembler
+from gritlm.rag.chunking import content_hash, cut
+from gritlm.rag.files import Skipped, documents
+from gritlm.rag.index import Index
+from gritlm.rag.parity import blocks_of
+from gritlm.rag.passages import Document, Passage
+from gritlm.rag.store.store import KVStore
+
+BATCH = 64  # passages that are read, stored and acknowledged together
+
+Given = str | Path | Mapping[str, Any] | Document
+
+
+@dataclass(frozen=True)
+class Cutting:
+    """How documents are cut into passages.
+
+    Attributes:
+        max_tokens: of a passage, its title included.
+        overlap: tokens that a passage repeats of the one before it.
+    """
+
+    max_tokens: int = 256
+    overlap: int = 0
+
+
+@dataclass
+class Added:
+    """What adding came to.
+
+    Attributes:
+        documents, passages: that are new.
+        replaced: of the documents, those that were known with another content.
+        unchanged: documents that were known already.
+        stored: passages whose key/value blocks were stored; the budget may refuse some.
+        skipped: what could not be read, with the reason.
+    """
+
+    documents: int = 0
+    passages: int = 0
+    replaced: int = 0
+    unchanged: int = 0
+    stored: int = 0
+    skipped: list[Skipped] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+class Indexer:
+    """Adds documents to an index and a store.
+
+    Args:
+        kinds: kinds of key/value blocks that are stored.
+    """
+
+    def __init__(
+        self, model: GritLM, index: Index, store: KVStore, cutting: Cutting, *,
+        kinds: Sequence[str] = ("bidirectional",),
+    ) -> None:  # fmt: skip
+        self.model, self.index, self.store, self.cutting = model, index, store, cutting
+        self.kinds = tuple(kinds)
+        self._assembler = Assembler(model)
+        limit = model.lm.max_positions
+        if limit is not None and cutting.max_tokens > limit:
+            raise InputError(
+                f"passages of {cutting.max_tokens} tokens are longer than the model takes; use "
+                f"max_tokens={limit} or less"
+            )
+
+    def add(self, sources: Iterable[Given], *, progress: bool = False) -> Added:
+        """Add what is not known yet; a document whose content has changed is replaced."""
+        started, done = perf_counter(), Added()
+        known = self.index.known()
+        with tqdm(desc="indexing", unit=" passages", disable=not progress, leave=False) as bar:
+            for batch in self._batches(documents(sources, skipped=done.skipped), known, done):
+                self._write(batch, done)
+                bar.update(sum(len(passages) for _, passages in batch))
+        self.index.optimise()
+        done.seconds = perf_counter() - started
+        return done
+
+    def _batches(
+        self, found: Iterable[Document], known: dict[str, str], done: Added
+    ) -> Iterator[list[tuple[Document, list[Passage]]]]:
+        """Documents with their passages, whole documents in a batch."""
+        batch: list[tuple[Document, list[Passage]]] = []
+        size = 0
+        for document in found:
+            content = self._content(document)
+            if known.get(document.id) == content:
+                done.unchanged += 1
+                continue
+            passages = self._cut(document)
+            if not passages:
+                done.skipped.append(Skipped(document.id, "it holds no text"))
+                continue
+            done.replaced += document.id in known
+            known[document.id] = content
+            batch.append((document, passages))
+            size += len(passages)
+            if size >= BATCH:
+                yield batch
+                batch, size = [], 0
+        if batch:
+            yield batch
+
+    def _write(self, batch: Sequence[tuple[Document, list[Passage]]], done: Added) -> None:
+        passages = [passage for _, some in batch for passage in some]
+        # A document of thousands of passages is read in parts, too: blocks take memory.
+        vectors = []
+        for start in range(0, len(passages), BATCH):
+            vectors.append(self._read(passages[start : start + BATCH], done))
+        contents = {document.id: self._content(document) for document, _ in batch}
+        self.index.add(list(zip(passages, np.concatenate(vectors), strict=True)), contents=contents)
+        done.documents += len(batch)
+        done.passages += len(passages)
+
+    def _read(self, passages: Sequence[Passage], done: Added) -> np.ndarray[Any, Any]:
+        """Vectors (N, D) of some passages; their blocks go to the store."""
+        texts = [passage.embedded for passage in passages]
+        vectors_ND, blocks = self.model.encode(
+            texts, instruction=gritlm_instruction(), get_cache=True,
+            max_length=self.model.lm.max_positions or 1 << 20, show_progress_bar=False,
+        )  # fmt: skip
+        ids = self._assembler.passage_ids(texts)
+        done.stored += self.store.put_many(self._kept(ids, blocks))
+        return np.asarray(vectors_ND)
+
+    def _kept(
+        self, ids: Sequence[tuple[int, ...]], blocks: Sequence[KVBlock]
+    ) -> Iterator[tuple[bytes, KVBlock]]:
+        embeds_causally = self.model.settings.embeds_causally
+        for each, block in zip(ids, blocks, strict=True):
+            for kind in self.kinds:
+                causal = kind == "causal"
+                read = block
+                if causal != embeds_causally:
+                    read = blocks_of(self.model.lm, [each], causal=causal)[0]
+                yield self.store.key(each, causal=causal), read
+
+    def _cut(self, document: Document) -> list[Passage]:
+        return cut(
+            document, tokens=self._count, max_tokens=self.cutting.max_tokens,
+            overlap=self.cutting.overlap,
+        )  # fmt: skip
+
+    def _count(self, texts: list[str]) -> list[int]:
+        """Tokens of each text as it is embedded; none for one without text."""
+        full = [text for text in texts if text.strip()]
+        sizes = iter([len(ids) for ids in self._assembler.passage_ids(full)])
+        return [next(sizes) if text.strip() else 0 for text in texts]
+
+    def _content(self, document: Document) -> str:
+        return content_hash(
+            document, max_tokens=self.cutting.max_tokens, overlap=self.cutting.overlap
+        )

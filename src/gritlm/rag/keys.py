@@ -1,0 +1,77 @@
+"""Who made a key/value block, and the name under which it is kept.
+
+A block belongs to the exact ids that were read, the weights that read them, and the way of reading.
+Where it will stand in a prompt is not a part of its name: it is moved there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from blake3 import blake3
+
+from gritlm.lm.gritlm import GritLM
+from gritlm.lm.rope import RopeTable
+from gritlm.prompts import gritlm_instruction
+
+VERSION = 1  # of templates and of what a block holds; another one makes other names
+
+
+@dataclass(frozen=True)
+class Maker:
+    """A model as far as its blocks and vectors depend on it.
+
+    Attributes:
+        model: fingerprint of weights, number format and adapter.
+        digest: of all else too: tokenizer, templates, prefix, table of rotary positions.
+        name: for messages.
+        rope: table to move keys with; None for a model whose keys cannot be moved.
+        kv_bytes_per_token: in the model's own number format.
+        dimension: of its vectors.
+    """
+
+    model: str
+    digest: str
+    name: str
+    rope: RopeTable | None
+    kv_bytes_per_token: int
+    dimension: int
+
+    def key(self, ids: Sequence[int], *, causal: bool, storage: str) -> bytes:
+        """The name (32 bytes) of what reading these ids leaves behind.
+
+        Args:
+            storage: number format in which it is kept.
+        """
+        kind = "causal" if causal else "bidirectional"
+        about = json.dumps([VERSION, self.model, self.digest, kind, storage]).encode()
+        return blake3(about + np.asarray(ids, dtype="<i8").tobytes()).digest()
+
+
+def maker_of(model: GritLM) -> Maker:
+    """The maker of the blocks and vectors that this model leaves behind."""
+    rope = model.lm.rope()
+    settings = model.settings
+    about = [
+        VERSION,
+        sorted(model.tokenizer.get_vocab().items()),
+        str(model.tokenizer("a")["input_ids"]),
+        gritlm_instruction(),
+        settings.template,
+        settings.embed_eos,
+        settings.pooling_method,
+        settings.normalized,
+        settings.query_instruction,
+        None if rope is None else [rope.inv_freq_LF.tolist(), rope.interleaved],
+    ]
+    return Maker(
+        model=model.lm.fingerprint,
+        digest=blake3(json.dumps(about).encode()).hexdigest()[:32],
+        name=str(model.source),
+        rope=rope,
+        kv_bytes_per_token=model.kv_bytes_per_token(),
+        dimension=model.embedding_dimension,
+    )

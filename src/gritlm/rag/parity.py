@@ -1,0 +1,112 @@
+"""Whether blocks that are read apart, moved and joined are the prompt that they stand for.
+
+Shapes: V vocabulary.
+
+The oracle is one forward pass over the whole prompt, in which a mask keeps the blocks apart. A
+model whose keys are not moved right, or whose attention does more than a mask says, differs there,
+and then nothing may be reused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gritlm.errors import ModelError
+from gritlm.lm.blockmask import lay_out, seen
+from gritlm.lm.generator import prefix_cache
+from gritlm.lm.kv import KVBlock
+from gritlm.lm.model import UnifiedLM
+
+# Of the spread (standard deviation) of the logits. Half precision rounds at every layer: the
+# default model in bfloat16 comes to 0.07, with unmoved keys to 0.2-0.4, with another mask to 2.
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.15, torch.float16: 0.03}
+_LENGTHS = (24, 17, 9)  # tokens of the two parts and of the tail that are tried
+
+
+@dataclass(frozen=True)
+class Parity:
+    """What was measured.
+
+    Attributes:
+        difference: root mean square of the differences of logits, over the spread of the logits.
+        tolerance: most that is taken.
+    """
+
+    difference: float
+    tolerance: float
+
+    @property
+    def holds(self) -> bool:
+        return self.difference <= self.tolerance
+
+
+def check(lm: UnifiedLM, *, bos: Sequence[int], causal: bool = False) -> Parity:
+    """Try two parts and a tail of tokens spread over the vocabulary."""
+    *parts, tail = _sample(lm, bos)
+    exact_V = block_masked_logits(lm, parts, tail, bos=len(bos), causal=causal)
+    reused_V = reused_logits(lm, parts, tail, bos=len(bos), causal=causal)
+    difference = float((reused_V - exact_V).square().mean().sqrt() / exact_V.std())
+    return Parity(difference, TOLERANCE.get(lm.dtype, 1e-3))
+
+
+def require(parity: Parity, *, name: str) -> None:
+    """Refuse a model whose blocks cannot be reused.
+
+    Raises:
+        ModelError: with the measured difference.
+    """
+    if not parity.holds:
+        raise ModelError(
+            f"{name}: reused key/value state gives other logits than one pass over the same "
+            f"prompt: they differ by {parity.difference:.3g} of their spread, at most "
+            f"{parity.tolerance:g} is taken; use mode='none' with this model"
+        )
+
+
+@torch.inference_mode()
+def reused_logits(
+    lm: UnifiedLM, parts: Sequence[Sequence[int]], tail: Sequence[int], *, bos: int, causal: bool
+) -> Tensor:
+    """Logits behind ``tail`` on top of blocks -> (V,), float32."""
+    blocks = blocks_of(lm, parts, causal=causal)
+    placed = [block[bos:] if number else block for number, block in enumerate(blocks)]
+    cache = prefix_cache(lm, placed, room=len(tail))
+    return lm.logits(torch.tensor([tail], device=lm.device), cache=cache, keep=1)[0, -1].float()
+
+
+@torch.inference_mode()
+def block_masked_logits(
+    lm: UnifiedLM, parts: Sequence[Sequence[int]], tail: Sequence[int], *, bos: int, causal: bool
+) -> Tensor:
+    """The same in one pass with a mask over the whole prompt -> (V,), float32."""
+    laid = lay_out(parts, tail, bos=bos, causal=causal)
+    seen_LL = seen(len(laid.ids), laid.blocks, laid.unseen).to(lm.device)
+    mask_LL = torch.zeros(seen_LL.shape, dtype=lm.dtype, device=lm.device)
+    mask_LL.masked_fill_(~seen_LL, torch.finfo(lm.dtype).min)
+    logits_BSV = lm.causal(
+        torch.tensor([laid.ids], device=lm.device), attention_mask=mask_LL[None, None],
+        position_ids=torch.tensor([laid.positions], device=lm.device), use_cache=False,
+        logits_to_keep=1,
+    ).logits  # fmt: skip
+    return logits_BSV[0, -1].float()
+
+
+@torch.inference_mode()
+def blocks_of(lm: UnifiedLM, parts: Sequence[Sequence[int]], *, causal: bool) -> list[KVBlock]:
+    """Each part read by itself."""
+    rows = [torch.tensor(ids, device=lm.device) for ids in parts]
+    if causal:
+        return [lm.causal_block(ids_T) for ids_T in rows]
+    return lm.hidden_and_blocks(torch.cat(rows), [len(ids_T) for ids_T in rows])[1]
+
+
+def _sample(lm: UnifiedLM, bos: Sequence[int]) -> list[list[int]]:
+    vocabulary = int(lm.config.vocab_size)
+    step = max(1, vocabulary // (sum(_LENGTHS) + 1))
+    ids = [i % vocabulary for i in range(step, step * (sum(_LENGTHS) + 1), step)]
+    first, second, tail = _LENGTHS
+    return [[*bos, *ids[:first]], [*bos, *ids[first : first + second]], ids[-tail:]]

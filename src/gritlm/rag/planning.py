@@ -1,0 +1,79 @@
+"""Question and passages -> the plan of a prompt, in the mode asked for or the fastest one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from gritlm.lm.gritlm import GritLM
+from gritlm.prompts import RagMode
+from gritlm.rag import cost, folder, parity
+from gritlm.rag.assemble import Assembler, Plan
+from gritlm.rag.blocks import Blocks
+from gritlm.rag.passages import Hit
+from gritlm.rag.trace import Trace
+
+Mode = RagMode | Literal["auto"]
+
+# What "auto" chooses from: modes in which the answer is no worse, only later or sooner.
+AUTOMATIC: tuple[RagMode, ...] = ("none", "doc", "query")
+
+
+class Planner:
+    """Plans prompts; what it has to know about model and machine it measures once.
+
+    Args:
+        place: folder where that is kept; None keeps nothing.
+    """
+
+    def __init__(self, model: GritLM, blocks: Blocks, place: Path | None) -> None:
+        self._model, self._blocks, self._place = model, blocks, place
+        self._assembler = Assembler(model)
+        self._parity: parity.Parity | None = None
+        self._cost: cost.CostModel | None = None
+
+    def plan(
+        self, question: str, hits: Sequence[Hit], mode: Mode, *, max_new_tokens: int, causal: bool,
+        trace: Trace,
+    ) -> Plan:  # fmt: skip
+        """The prompt.
+
+        Raises:
+            ModelError: when state would be reused that this model does not reuse right.
+            InputError: when the question does not fit.
+        """
+        if mode == "auto":
+            return self._fastest(question, hits, max_new_tokens, causal, trace)
+        if mode != "none":
+            parity.require(self.parity, name=str(self._model.source))
+        return self._assembler.plan(mode, question, hits, max_new_tokens=max_new_tokens)
+
+    @property
+    def parity(self) -> parity.Parity:
+        """Whether this model's blocks are what they stand for."""
+        if self._parity is None:
+            bos = self._assembler.prefix
+            self._parity = folder.parity(self._model, self._place, bos=bos)
+        return self._parity
+
+    @property
+    def cost(self) -> cost.CostModel:
+        """What modes take on this machine."""
+        if self._cost is None:
+            path = None if self._place is None else self._place / "cost.json"
+            about = folder.machine(self._model)
+            self._cost = cost.calibrated(self._model.lm, path, about=about)
+        return self._cost
+
+    def _fastest(
+        self, question: str, hits: Sequence[Hit], max_new_tokens: int, causal: bool, trace: Trace
+    ) -> Plan:
+        modes: tuple[RagMode, ...] = AUTOMATIC if self.parity.holds else ("none",)
+        told: list[tuple[float, Plan]] = []
+        for mode in modes:
+            plan = self._assembler.plan(mode, question, hits, max_new_tokens=max_new_tokens)
+            missing = self._blocks.missing(plan.parts, causal=causal)
+            told.append((self.cost.first_token(plan, missing=missing), plan))
+        trace.reasons += [f"{plan.mode}: {1000 * s:.0f} ms predicted" for s, plan in told]
+        return min(told, key=lambda pair: pair[0])[1]

@@ -1,0 +1,57 @@
+"""Passages in the order in which the model itself says that they answer a question.
+
+The template, read behind the passage as it is embedded (so its key/value block is reused)::
+
+    <|user|>
+    {question}
+
+    Does the passage before it answer the question? Answer yes or no.
+    <|assistant|>
+
+The score is the logit of "Yes" less that of "No" as the first token of the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from gritlm.errors import ModelError
+from gritlm.lm.generator import prefill, prefix_cache
+from gritlm.lm.gritlm import GritLM
+from gritlm.lm.tokens import SegmentTokenizer
+from gritlm.prompts import for_yes_no
+from gritlm.rag.assemble import Assembler, Part
+from gritlm.rag.blocks import Blocks
+from gritlm.rag.passages import Hit
+from gritlm.rag.trace import Trace
+
+
+class Reranker:
+    """Scores passages by how much likelier a yes is than a no."""
+
+    def __init__(self, model: GritLM, blocks: Blocks) -> None:
+        self._model, self._blocks = model, blocks
+        self._tokens, self._assembler = SegmentTokenizer(model.tokenizer), Assembler(model)
+        self._yes, self._no = (self._first_id(word) for word in ("Yes", "No"))
+
+    def ranked(self, question: str, hits: Sequence[Hit]) -> list[tuple[Hit, float]]:
+        """The passages with their scores, the best first; of equals, the one found earlier."""
+        scored = [(hit, self.score(question, hit)) for hit in hits]
+        best = sorted(scored, key=lambda pair: -pair[1])
+        return [(replace(hit, rank=rank), score) for rank, (hit, score) in enumerate(best, 1)]
+
+    def score(self, question: str, hit: Hit) -> float:
+        """Logit of yes less that of no."""
+        lm = self._model.lm
+        (ids,) = self._assembler.passage_ids([hit.passage.embedded])
+        blocks = self._blocks.of([Part(ids, hit)], causal=False, question=None, trace=Trace())
+        tail = self._tokens.for_chat(for_yes_no(question), start=False).ids
+        logits_V = prefill(lm, prefix_cache(lm, blocks, room=len(tail)), tail)
+        return float(logits_V[self._yes] - logits_V[self._no])
+
+    def _first_id(self, word: str) -> int:
+        ids = self._tokens.pieces([word], first=False)[0]
+        if not ids:
+            raise ModelError(f"the tokenizer has no ids for {word!r}: this model cannot rerank")
+        return ids[0]

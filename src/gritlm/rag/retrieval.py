@@ -1,0 +1,91 @@
+"""Question -> passages: embedded once, searched for, and put in order by the model on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gritlm.errors import InputError
+from gritlm.lm.gritlm import GritLM
+from gritlm.lm.kv import KVBlock
+from gritlm.prompts import gritlm_instruction
+from gritlm.rag.assemble import Assembler
+from gritlm.rag.blocks import Blocks
+from gritlm.rag.index import Index
+from gritlm.rag.passages import Hit
+from gritlm.rag.rerank import Reranker
+from gritlm.rag.trace import Trace
+
+
+@dataclass(frozen=True)
+class Search:
+    """How passages are found.
+
+    Attributes:
+        top_k: how many.
+        filter: ``{"name": value}`` of metadata, or a condition in SQL.
+        hybrid: by words too, fused by reciprocal rank.
+        rerank: how many candidates the model itself puts in order; 0 for none.
+
+    Raises:
+        InputError: for a number out of range.
+    """
+
+    top_k: int = 3
+    filter: str | Mapping[str, Any] | None = None
+    hybrid: bool = False
+    rerank: int = 0
+
+    def __post_init__(self) -> None:
+        if self.top_k < 1:
+            raise InputError(f"top_k is {self.top_k}; expected 1 or more")
+        if self.rerank < 0:
+            raise InputError(f"rerank is {self.rerank}; expected 0 or more candidates")
+
+
+class Retriever:
+    """Finds passages; keeps what embedding the question left behind."""
+
+    def __init__(self, model: GritLM, index: Index, blocks: Blocks) -> None:
+        self._model, self._index, self._blocks = model, index, blocks
+        self._assembler = Assembler(model)
+
+    def found(self, question: str, search: Search, trace: Trace) -> tuple[list[Hit], KVBlock]:
+        """Passages, the best first, and the block of the question.
+
+        Raises:
+            InputError: for a question longer than the model takes, or a filter that is none.
+        """
+        with trace.stage("embed"):
+            vector_D, block = self.embedded(question)
+        with trace.stage("search"):
+            hits = self._index.search(
+                vector_D, top_k=max(search.top_k, search.rerank), text=question,
+                where=search.filter, hybrid=search.hybrid,
+            )  # fmt: skip
+        if search.rerank:
+            with trace.stage("rerank"):
+                reranker = Reranker(self._model, self._blocks)
+                hits = [hit for hit, _ in reranker.ranked(question, hits)]
+        return hits[: search.top_k], block
+
+    def embedded(self, question: str) -> tuple[np.ndarray[Any, Any], KVBlock]:
+        """The question's vector (D,), and its block.
+
+        Raises:
+            InputError: for a question that is empty or longer than the model takes.
+        """
+        if not question.strip():
+            raise InputError("the question is empty; expected some text")
+        limit = self._model.lm.max_positions
+        size = len(self._assembler.question_ids(question))
+        if limit is not None and size > limit:
+            raise InputError(f"the question has {size} tokens, the model takes {limit}; shorten it")
+        (vector_D,), (block,) = self._model.encode(
+            [question], instruction=gritlm_instruction(self._model.settings.query_instruction),
+            get_cache=True, max_length=size, show_progress_bar=False,
+        )  # fmt: skip
+        return np.asarray(vector_D), block

@@ -1,0 +1,64 @@
+"""Opening a store: the lock, whose store it is, its index."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from gritlm.errors import InputError
+from gritlm.rag.store import about
+from gritlm.rag.store.about import About
+from gritlm.rag.store.access import Access
+from gritlm.rag.store.lock import WriterLock
+from gritlm.rag.store.problems import full, is_full
+from gritlm.rag.store.reader import Reader
+from gritlm.rag.store.record import ALIGN
+from gritlm.rag.store.writer import Writer
+
+if TYPE_CHECKING:
+    from gritlm.rag.keys import Maker
+
+LOCK = "writer.lock"
+_LEAST_BYTES = 16 * ALIGN
+
+
+def to_read(
+    folder: Path, maker: Maker | None, *, storage: str, dtype: torch.dtype | None
+) -> tuple[About, Access]:
+    """A store that is there, beside whoever writes to it."""
+    found = about.settle(folder, maker, storage=storage, dtype=dtype, create=False)
+    return found, Access(folder, Reader(folder))
+
+
+def to_write(
+    folder: Path,
+    maker: Maker | None,
+    *,
+    storage: str,
+    dtype: torch.dtype | None,
+    disk_bytes: int | None,
+) -> tuple[About, Access, WriterLock]:
+    """A store that is there, or a new one where a model came."""
+    if disk_bytes is not None and disk_bytes < _LEAST_BYTES:
+        raise InputError(f"disk_bytes={disk_bytes} came; expected at least {_LEAST_BYTES}")
+    if maker is None:
+        about.settle(folder, maker, storage=storage, dtype=dtype, create=False)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = WriterLock(folder / LOCK)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written to: {error}") from None
+    try:
+        found = about.settle(folder, maker, storage=storage, dtype=dtype, create=True)
+        found = about.with_budget(folder, found, disk_bytes)
+        return found, Access(folder, Writer(folder, disk_bytes=found.disk_bytes)), lock
+    except OSError as error:
+        lock.release()
+        if is_full(error):
+            raise full(folder, error) from None
+        raise InputError(f"{folder} cannot be opened: {error}") from None
+    except BaseException:
+        lock.release()
+        raise

@@ -1,0 +1,71 @@
+"""What answering took: tokens, bytes and milliseconds of every part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+STAGES = ("embed", "search", "plan", "load", "move", "prefill", "first_token", "decode")
+
+
+@dataclass
+class Trace:
+    """Filled while an answer is made.
+
+    Attributes:
+        mode, blocks: as they were chosen.
+        tokens_prefilled: read behind what is reused. The pass that embeds the question is not among
+            them: every mode has it, to search.
+        tokens_reused: that came as key/value state.
+        tokens_recomputed: of those, read again.
+        tokens_generated: of the answer.
+        parts: of the prompt, in reading order.
+        bytes_read: of key/value state, by tier: ``memory``, ``disk``, ``embedding`` (of the
+            question), ``computed`` (it was missing).
+        milliseconds: of each stage; ``first_token`` counts from the question's text to the first
+            id of the answer.
+        dropped: ids of passages that had no room.
+        reasons: of what was chosen, in words.
+    """
+
+    mode: str = ""
+    blocks: str = ""
+    tokens_prefilled: int = 0
+    tokens_reused: int = 0
+    tokens_recomputed: int = 0
+    tokens_generated: int = 0
+    parts: list[dict[str, Any]] = field(default_factory=list)
+    bytes_read: dict[str, int] = field(default_factory=dict)
+    milliseconds: dict[str, float] = field(default_factory=dict)
+    dropped: tuple[str, ...] = ()
+    reasons: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time of a block to a stage."""
+        started = perf_counter()
+        try:
+            yield
+        finally:
+            self.add(name, perf_counter() - started)
+
+    def add(self, name: str, seconds: float) -> None:
+        self.milliseconds[name] = self.milliseconds.get(name, 0.0) + 1000 * seconds
+
+    def part(
+        self, name: str, *, tokens: int, reused: bool, tier: str = "", nbytes: int = 0
+    ) -> None:
+        """Note a part of the prompt."""
+        self.parts.append({"part": name, "tokens": tokens, "reused": reused, "tier": tier})
+        if reused:
+            self.tokens_reused += tokens
+            self.bytes_read[tier] = self.bytes_read.get(tier, 0) + nbytes
+        else:
+            self.tokens_prefilled += tokens
+
+    def as_dict(self) -> Mapping[str, Any]:
+        """As plain values, for JSON."""
+        return vars(self) | {"dropped": list(self.dropped)}

@@ -1,0 +1,267 @@
+"""The engine: reused state gives what reading again gives, and says what it did."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from gritlm import GritLM
+from gritlm.errors import InputError, ModelError
+from gritlm.prompts import RAG_FORMS
+from gritlm.rag.answering import Answer, AnswerStream, Writing
+from gritlm.rag.assemble import Assembler
+from gritlm.rag.engine import RagEngine
+from gritlm.rag.parity import Parity, block_masked_logits
+from gritlm.rag.recompute import Recompute
+from gritlm.rag.retrieval import Search
+from gritlm.rag.trace import Trace
+from tests import tiny
+from tests.rag.conftest import QUESTION, TEXTS
+
+BOUND = 1e-4
+CACHED = [mode for mode in RAG_FORMS if mode != "none"]
+DOCUMENTS = [{"id": f"d{n}", "text": text, "metadata": {"n": n}} for n, text in enumerate(TEXTS)]
+BRIEF = Writing(max_new_tokens=8)
+
+
+@pytest.fixture(scope="module")
+def engine(grit, tmp_path_factory):
+    """Five documents; tests only ask."""
+    with RagEngine.open(tmp_path_factory.mktemp("engine") / "store", grit) as made:
+        made.add(DOCUMENTS)
+        yield made
+
+
+def exact(engine: RagEngine, mode, kind, hits) -> torch.Tensor:
+    """Logits of one pass over the whole prompt, its parts kept apart by a mask."""
+    assembler = Assembler(engine.model)
+    plan = assembler.plan(mode, QUESTION, hits, max_new_tokens=8)
+    return block_masked_logits(
+        engine.model.lm, [part.ids for part in plan.parts], plan.ids, bos=len(assembler.prefix),
+        causal=kind == "causal",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("mode", RAG_FORMS)
+@pytest.mark.parametrize("kind", ["bidirectional", "causal"])
+def test_the_logits_are_those_of_one_block_masked_pass(engine, mode, kind, count):
+    hits = engine.retrieve(QUESTION, top_k=count)
+    begun = engine.begin(QUESTION, hits, mode=mode, blocks=kind, writing=BRIEF)
+    assert (begun.logits_V - exact(engine, mode, kind, hits)).abs().max() < BOUND
+
+
+@pytest.mark.parametrize(("storage", "bound"), [("bfloat16", 0.03), ("int8", 0.06), ("int4", 0.5)])
+@pytest.mark.parametrize("mode", CACHED)
+def test_smaller_number_formats_stay_within_a_bound(grit, tmp_path, mode, storage, bound):
+    with RagEngine.open(tmp_path / "store", grit, storage=storage) as engine:
+        engine.add(DOCUMENTS)
+        hits = engine.retrieve(QUESTION, top_k=5)
+        ours = engine.begin(QUESTION, hits, mode=mode, writing=BRIEF).logits_V
+        theirs = exact(engine, mode, "bidirectional", hits)
+    assert (ours - theirs).abs().max() < bound * theirs.std()
+
+
+def test_one_causal_document_is_answered_from_token_for_token(engine):
+    for number in range(5):
+        plain, cached = (
+            engine.answer(QUESTION, mode=mode, blocks="causal", filter={"n": number}, top_k=1,
+                          max_new_tokens=24).text
+            for mode in ("none", "doc")
+        )  # fmt: skip
+        assert plain == cached
+
+
+@pytest.mark.parametrize("mode", RAG_FORMS)
+def test_a_stream_gives_the_same_answer(engine, mode):
+    whole = engine.answer(QUESTION, mode=mode, max_new_tokens=16)
+    stream = engine.answer(QUESTION, mode=mode, max_new_tokens=16, stream=True)
+    assert isinstance(whole, Answer)
+    assert isinstance(stream, AnswerStream)
+    assert stream.sources == whole.sources
+    assert "".join(stream) == whole.text == stream.answer.text
+
+
+def test_the_trace_counts_every_token_once(engine):
+    lengths = {}
+    for mode in RAG_FORMS:
+        trace = engine.answer(QUESTION, mode=mode, top_k=3, max_new_tokens=4).trace
+        lengths[mode] = trace.tokens_prefilled + trace.tokens_reused
+        assert sum(part["tokens"] for part in trace.parts) == lengths[mode]
+        assert trace.milliseconds["first_token"] > 0
+    assert lengths["none"] == lengths["doc"]
+    doc = engine.answer(QUESTION, mode="doc", top_k=3, max_new_tokens=4).trace
+    assert set(doc.bytes_read) <= {"memory", "disk"}
+    none = engine.answer(QUESTION, mode="none", top_k=3, max_new_tokens=4).trace
+    assert (none.tokens_reused, none.tokens_prefilled - doc.tokens_reused) == (
+        0, doc.tokens_prefilled,
+    )  # fmt: skip
+
+
+def test_sources_are_spans_of_their_documents(engine):
+    (source,) = engine.answer(QUESTION, filter={"n": 3}, top_k=1, max_new_tokens=2).sources
+    assert source.document_id == "d3"
+    assert TEXTS[3][source.start : source.end] == source.text
+
+
+def test_adding_again_changes_nothing_and_another_content_replaces(grit, tmp_path):
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    for number, text in enumerate(TEXTS):
+        (notes / f"{number}.txt").write_text(text, encoding="utf-8")
+    (notes / "empty.txt").write_text("", encoding="utf-8")
+    with RagEngine.open(tmp_path / "store", grit) as engine:
+        first = engine.add(notes)
+        assert (first.documents, first.unchanged, len(first.skipped)) == (5, 0, 1)
+        before = sorted(p.id for p in engine.index.passages())
+        again = engine.add(notes)
+        assert (again.documents, again.unchanged) == (0, 5)
+        assert sorted(p.id for p in engine.index.passages()) == before
+        (notes / "1.txt").write_text("Something else altogether.", encoding="utf-8")
+        changed = engine.add(notes)
+        assert (changed.documents, changed.replaced, changed.unchanged) == (1, 1, 4)
+        texts = {p.text for p in engine.index.passages()}
+        assert texts == {*TEXTS, "Something else altogether."} - {TEXTS[1]}
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(grit, tmp_path, monkeypatch):
+    monkeypatch.setattr("gritlm.rag.indexing.BATCH", 2)
+    with RagEngine.open(tmp_path / "store", grit) as engine:
+        write = engine.index.add
+        calls = []
+
+        def stopping(*args, **options):
+            if len(calls) == 1:
+                raise KeyboardInterrupt
+            calls.append(1)
+            return write(*args, **options)
+
+        monkeypatch.setattr(engine.index, "add", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            engine.add(DOCUMENTS)
+    with RagEngine.open(tmp_path / "store", grit) as engine:
+        added = engine.add(DOCUMENTS)
+        assert (added.unchanged, added.documents) == (2, 3)
+        assert len(engine.index) == 5
+
+
+def test_deleted_documents_are_gone_with_their_blocks(grit, tmp_path):
+    with RagEngine.open(tmp_path / "store", grit) as engine:
+        engine.add([*DOCUMENTS, {"id": "twin", "text": TEXTS[0]}])
+        blocks = engine.store.stats().blocks
+        assert engine.delete("twin") == 1
+        assert engine.store.stats().blocks == blocks  # another document has the same text
+        assert engine.delete(["d0", "d1"]) == 2
+        assert engine.store.stats().blocks == blocks - 2
+        assert {hit.passage.document_id for hit in engine.retrieve(QUESTION, top_k=9)} == {
+            "d2", "d3", "d4",
+        }  # fmt: skip
+
+
+def test_a_missing_block_is_computed_answered_from_and_stored(grit, tmp_path):
+    with RagEngine.open(tmp_path / "store", grit) as engine:
+        engine.add(DOCUMENTS)
+        first = engine.answer(QUESTION, blocks="causal", max_new_tokens=8)
+        assert set(first.trace.bytes_read) == {"computed"}
+        second = engine.answer(QUESTION, blocks="causal", max_new_tokens=8)
+        assert "computed" not in second.trace.bytes_read
+        assert second.text == first.text
+
+
+def test_auto_takes_what_it_predicts_to_be_fastest_and_says_why(engine):
+    trace = engine.answer(QUESTION, mode="auto", max_new_tokens=2).trace
+    assert trace.mode in ("none", "doc", "query")
+    assert len(trace.reasons) == 3
+    assert engine.cost.seconds(read=500) > engine.cost.seconds(read=10) >= 0
+    assert (engine.place / "cost.json").is_file()
+
+
+def test_recomputing_all_values_is_the_plain_prompt(engine):
+    hits = engine.retrieve(QUESTION, top_k=3)
+    trace = Trace()
+    all_again = Writing(max_new_tokens=8, recompute=Recompute(by="value", share=1.0))
+    ours = engine.begin(QUESTION, hits, mode="doc", writing=all_again, trace=trace).logits_V
+    plain = engine.begin(QUESTION, hits, mode="none", writing=BRIEF).logits_V
+    assert (ours - plain).abs().max() < BOUND
+    assert trace.tokens_recomputed == trace.tokens_reused
+
+
+def test_reranking_keeps_the_candidates_and_orders_them_by_the_models_own_word(engine):
+    found = engine.answer(QUESTION, search=Search(top_k=2, rerank=5), writing=BRIEF)
+    everything = engine.answer(QUESTION, search=Search(top_k=5, rerank=5), writing=BRIEF)
+    assert [s.id for s in found.sources] == [s.id for s in everything.sources][:2]
+    assert len(everything.sources) == 5
+    assert "rerank" in found.trace.milliseconds
+
+
+def test_more_passages_than_there_are_is_all_of_them(engine):
+    assert len(engine.answer(QUESTION, top_k=99, max_new_tokens=2).sources) == 5
+
+
+def test_passages_without_room_are_dropped_and_named(grit, tmp_path):
+    with RagEngine.open(tmp_path / "store", grit) as engine:
+        engine.add([{"id": f"long{n}", "text": f"{n} {TEXTS[n % 5]} " * 9} for n in range(9)])
+        answer = engine.answer(QUESTION, top_k=9, max_new_tokens=300)
+        assert answer.trace.dropped
+        assert len(answer.sources) + len(answer.trace.dropped) == 9
+
+
+def test_what_cannot_be_answered_is_said(engine, grit, tmp_path):
+    with pytest.raises(InputError, match="1024; shorten it"):
+        engine.answer("word " * 2000)
+    with pytest.raises(InputError, match="the question is empty"):
+        engine.answer("  ")
+    with pytest.raises(InputError, match="no passage matches the filter"):
+        engine.answer(QUESTION, filter={"n": 77})
+    with pytest.raises(InputError, match="expected one of none, query, doc"):
+        engine.answer(QUESTION, mode="document")
+    with pytest.raises(InputError, match="top_k is 0"):
+        engine.answer(QUESTION, top_k=0)
+    with RagEngine.open(tmp_path / "empty", grit) as empty:
+        assert empty.retrieve(QUESTION) == []
+        with pytest.raises(InputError, match="nothing is stored yet"):
+            empty.answer(QUESTION)
+
+
+def test_a_store_of_another_model_is_refused(engine, tmp_path):
+    other = GritLM(tiny.folder(tmp_path / "other", seed=5), dtype="float32", device="cpu")
+    with pytest.raises(InputError, match="model"):
+        RagEngine.open(engine.place, other, read_only=True)
+
+
+def test_a_folder_of_something_else_is_left_alone(grit, tmp_path):
+    (tmp_path / "letter.txt").write_text("Dear Ann", encoding="utf-8")
+    with pytest.raises(InputError, match="holds something else"):
+        RagEngine.open(tmp_path, grit)
+    assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
+    with pytest.raises(InputError, match="there is no store here"):
+        RagEngine.open(tmp_path / "none", grit, read_only=True)
+
+
+def test_a_second_writer_is_told_who_writes(grit, engine):
+    with pytest.raises(InputError, match="process"):
+        RagEngine.open(engine.place, grit)
+
+
+def test_a_reader_answers_beside_the_writer(grit, engine):
+    with RagEngine.open(engine.place, grit, read_only=True) as reader:
+        ours, theirs = (
+            each.answer(QUESTION, max_new_tokens=8, top_k=2) for each in (reader, engine)
+        )
+        assert ours.text == theirs.text
+
+
+def test_reuse_is_refused_where_the_check_fails(grit, tmp_path, monkeypatch):
+    with RagEngine.open(tmp_path / "store", grit) as engine:
+        engine.add(DOCUMENTS)
+        monkeypatch.setattr("gritlm.rag.parity.check", lambda *_, **__: Parity(3.0, 0.001))
+        with pytest.raises(ModelError, match="differ by 3 of their spread"):
+            engine.answer(QUESTION, mode="doc")
+        assert engine.answer(QUESTION, mode="auto", max_new_tokens=2).trace.mode == "none"
+
+
+def test_the_check_is_kept_beside_the_store(engine: RagEngine):
+    engine.answer(QUESTION, mode="doc", max_new_tokens=2)
+    assert (Path(engine.place) / "parity.json").is_file()

@@ -1,0 +1,49 @@
+"""Blocks read apart, moved and joined are the prompt that they stand for, or reuse is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from gritlm.errors import ModelError
+from gritlm.lm.model import UnifiedLM
+from gritlm.lm.rope import RopeTable
+from gritlm.rag import parity
+from tests import tiny
+
+FAMILIES = ["llama", "qwen3", "mixtral", "phi", "gpt_neox", "gemma3"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("causal", [False, True])
+def test_it_holds_for_models_with_rotary_positions(family, causal):
+    window = {"sliding_window": 4096} if family == "gemma3" else {}
+    found = parity.check(UnifiedLM(tiny.model(family, **window)), bos=[1], causal=causal)
+    assert found.holds
+    assert found.difference < 1e-4
+
+
+def test_it_does_not_hold_when_keys_are_moved_wrong(monkeypatch):
+    lm = UnifiedLM(tiny.model("llama"))
+    assert lm.rope() is not None  # it is tried when it is made
+    monkeypatch.setattr(RopeTable, "rotate", lambda self, key, shift: key)
+    found = parity.check(lm, bos=[1])
+    assert found.difference > 100 * found.tolerance
+    with pytest.raises(ModelError, match=r"differ by .* mode='none'"):
+        parity.require(found, name="a model")
+
+
+def test_the_two_kinds_of_blocks_differ():
+    """The bound above means something."""
+    lm = UnifiedLM(tiny.model("llama"))
+    parts, tail = [[1, 30, 40, 50, 60], [1, 70, 80, 90]], [5, 6, 7]
+    one, other = (
+        parity.block_masked_logits(lm, parts, tail, bos=1, causal=causal) for causal in (0, 1)
+    )
+    assert (one - other).abs().max() > 0.01 * one.std()
+
+
+def test_half_precision_holds_within_its_rounding():
+    model = tiny.model("llama").to(torch.bfloat16)
+    found = parity.check(UnifiedLM(model), bos=[1])
+    assert found.holds

@@ -1,0 +1,81 @@
+"""Reading tokens of blocks again: all of them is the plain prompt, some are between."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from gritlm.errors import InputError
+from gritlm.lm.generator import prefill, prefix_cache
+from gritlm.lm.model import UnifiedLM
+from gritlm.rag import recompute
+from gritlm.rag.parity import blocks_of
+from gritlm.rag.recompute import Recompute
+from tests import tiny
+
+PARTS = [[1, *range(30, 50)], [1, *range(90, 104)], [1, *range(200, 211)]]
+TAIL = [5, 6, 7, 8]
+BOUND = 1e-4
+
+
+@pytest.fixture(scope="module")
+def lm() -> UnifiedLM:
+    return UnifiedLM(tiny.model("llama"))
+
+
+def mended(lm, how: Recompute, *, causal: bool = False) -> tuple[torch.Tensor, int, object]:
+    blocks = blocks_of(lm, PARTS, causal=causal)
+    blocks = [blocks[0], *(block[1:] for block in blocks[1:])]
+    ids = [i for block in blocks for i in block.token_ids.tolist()]
+    cache = prefix_cache(lm, blocks, room=len(TAIL) + 3)
+    sizes = [block.tokens for block in blocks]
+    again = recompute.chosen(lm, cache, how, ids=ids, sizes=sizes, tail=TAIL)
+    return recompute.read_again(lm, cache, again, ids=ids, tail=TAIL), len(again), cache
+
+
+def plain(lm) -> torch.Tensor:
+    ids = [*PARTS[0], *PARTS[1][1:], *PARTS[2][1:], *TAIL]
+    return prefill(lm, prefix_cache(lm, None, room=len(ids)), ids)
+
+
+@pytest.mark.parametrize("by", ["value", "question"])
+@pytest.mark.parametrize("causal", [False, True])
+def test_reading_all_again_is_the_plain_prompt(lm, by, causal):
+    ours, count, _ = mended(lm, Recompute(by=by, share=1.0), causal=causal)
+    assert count == sum(map(len, PARTS)) - 2
+    assert (ours - plain(lm)).abs().max() < BOUND
+
+
+def test_reading_all_but_a_causal_first_block_again_is_the_plain_prompt(lm):
+    ours, count, _ = mended(lm, Recompute(by="first", tokens=99), causal=True)
+    assert count == sum(map(len, PARTS[1:])) - 2
+    assert (ours - plain(lm)).abs().max() < BOUND
+
+
+def test_the_cache_then_continues_as_that_of_the_plain_prompt(lm):
+    _, _, cache = mended(lm, Recompute(by="value", share=1.0))
+    ids = [*PARTS[0], *PARTS[1][1:], *PARTS[2][1:], *TAIL]
+    other = prefix_cache(lm, None, room=len(ids) + 3)
+    prefill(lm, other, ids)
+    for token in (11, 12, 13):
+        ours, theirs = (prefill(lm, each, [token]) for each in (cache, other))
+        assert (ours - theirs).abs().max() < BOUND
+
+
+@pytest.mark.parametrize("by", ["first", "value", "question"])
+def test_some_tokens_change_the_answer_and_are_as_many_as_asked(lm, by):
+    how = Recompute(by=by, tokens=4, share=0.25)
+    ours, count, _ = mended(lm, how)
+    assert count == (8 if by == "first" else round(0.25 * (sum(map(len, PARTS)) - 2)))
+    blocks = blocks_of(lm, PARTS, causal=False)
+    cache = prefix_cache(lm, [blocks[0], *(block[1:] for block in blocks[1:])], room=len(TAIL))
+    assert (ours - prefill(lm, cache, TAIL)).abs().max() > BOUND
+
+
+def test_values_out_of_range_are_refused():
+    with pytest.raises(InputError, match="expected one of first, value, question"):
+        Recompute(by="random")
+    with pytest.raises(InputError, match="share is 0"):
+        Recompute(by="value", share=0)
+    with pytest.raises(InputError, match="tokens is 0"):
+        Recompute(tokens=0)
