@@ -18,7 +18,7 @@ from gritlm.rag.assemble import Assembler, BlockKind, Plan
 from gritlm.rag.blocks import Blocks
 from gritlm.rag.cost import CostModel
 from gritlm.rag.index import Index
-from gritlm.rag.indexing import Added, Cutting, Given, Indexer
+from gritlm.rag.indexing import Added, Cutting, Given, Indexer, forget
 from gritlm.rag.keys import maker_of
 from gritlm.rag.passages import Hit
 from gritlm.rag.planning import Mode, Planner
@@ -128,13 +128,14 @@ class RagEngine:
         return indexer.add(many, progress=progress)  # type: ignore[arg-type]
 
     def delete(self, document_ids: str | Sequence[str]) -> int:
-        """Forget documents and their blocks; how many passages that were."""
+        """Forget documents and their blocks; how many passages that were.
+
+        A block that another document has too is computed again when it is needed.
+        """
         ids = [document_ids] if isinstance(document_ids, str) else list(document_ids)
-        texts = [p.embedded for each in ids for p in self.index.passages(each)]
+        passages = [passage for each in ids for passage in self.index.passages(each)]
         deleted = self.index.delete(ids)
-        others = {p.embedded for p in self.index.passages()} if texts else set()
-        gone = self._assembler.passage_ids([text for text in texts if text not in others])
-        self.store.delete([self.store.key(each, causal=c) for each in gone for c in (False, True)])
+        forget(self.store, self._assembler, passages)
         return deleted
 
     def retrieve(self, question: str, *, top_k: int = 3, filter: Any = None) -> list[Hit]:

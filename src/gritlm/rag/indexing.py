@@ -66,6 +66,14 @@ class Added:
     seconds: float = 0.0
 
 
+def forget(store: KVStore, assembler: Assembler, passages: Sequence[Passage]) -> None:
+    """Take the blocks of passages out of a store, and off the disk."""
+    if passages:
+        read = assembler.passage_ids([passage.embedded for passage in passages])
+        store.delete([store.key(ids, causal=causal) for ids in read for causal in (False, True)])
+        store.gc()
+
+
 class Indexer:
     """Adds documents to an index and a store.
 
@@ -131,7 +139,11 @@ class Indexer:
         for start in range(0, len(passages), BATCH):
             vectors.append(self._read(passages[start : start + BATCH], done))
         contents = {document.id: self._content(document) for document, _ in batch}
+        known = self.index.known()
+        old = [p for each in contents if each in known for p in self.index.passages(each)]
         self.index.add(list(zip(passages, np.concatenate(vectors), strict=True)), contents=contents)
+        kept = {passage.embedded for passage in passages}
+        forget(self.store, self._assembler, [p for p in old if p.embedded not in kept])
         done.documents += len(batch)
         done.passages += len(passages)
 
