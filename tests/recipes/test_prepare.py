@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -151,14 +152,17 @@ def test_some_questions_are_not_answered_in_their_passages(prepared):
 @needs_data
 def test_the_stages_name_only_files_that_are_written(prepared):
     written = {path.name for path in prepared.iterdir()} | {"generative-own.jsonl"}
-    for name in ("stage1", "stage2", "stage3"):
+    for name in ("stage1", "stage2", "stage3", "stage4"):
         told = config.read(RECIPE / f"{name}.toml", Run)
         sources = (*told.data.embedding, *told.data.generative, *told.data.rag)
         assert {Path(source.path).name for source in sources} <= written
 
 
 def test_each_stage_goes_on_from_the_one_before():
-    stages = [config.read(RECIPE / f"stage{number}.toml", Run) for number in (1, 2, 3)]
-    before = [None, *(stage.training.output_dir for stage in stages[:-1])]
-    assert [stage.model.adapter for stage in stages] == before
-    assert [stage.training.mode for stage in stages] == ["embedding", "unified", "unified"]
+    stages = [config.read(RECIPE / f"stage{number}.toml", Run) for number in (1, 2, 3, 4)]
+    for before, stage in pairwise(stages):
+        folder, _, checkpoint = str(stage.model.adapter).partition("/checkpoint-")
+        assert folder == before.training.output_dir
+        assert not checkpoint or int(checkpoint) % before.training.save_steps == 0
+    assert stages[0].model.adapter is None
+    assert [stage.training.mode for stage in stages] == ["embedding", *["unified"] * 3]
