@@ -40,6 +40,21 @@ def test_what_was_indexed_and_what_was_skipped_is_told(run_model, notes, tmp_pat
     again = run_model("index", str(notes), "--to", place)
     assert again.stdout.startswith("added 0 documents")
     assert "unchanged: 4 documents; skipped: 1; the store has 4 passages" in again.stdout
+    assert "4 key/value blocks" in again.stdout
+
+
+def test_blocks_without_room_are_told(run_model, notes, tmp_path):
+    result = run_model("index", str(notes), "--to", str(tmp_path / "s"), "--disk-gb", "0.001")
+    assert result.exit_code == 0
+    assert "full: " not in result.stderr
+    (tmp_path / "many.jsonl").write_text(
+        "".join(json.dumps({"text": f"{n} {'word ' * 60}"}) + "\n" for n in range(40))
+    )
+    result = run_model(
+        "index", str(tmp_path / "many.jsonl"), "--to", str(tmp_path / "t"), "--disk-gb", "0.001"
+    )
+    assert "full: " in result.stderr
+    assert "--disk-gb" in result.stderr
 
 
 def test_an_answer_comes_with_its_sources_and_a_trace(run_model, store):

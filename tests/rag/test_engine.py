@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -9,13 +10,18 @@ import torch
 
 from gritlm import GritLM
 from gritlm.errors import InputError, ModelError
-from gritlm.prompts import RAG_FORMS
+from gritlm.lm.tokens import SegmentTokenizer
+from gritlm.prompts import RAG_FORMS, for_yes_no
 from gritlm.rag.answering import Answer, AnswerStream, Writing
 from gritlm.rag.assemble import Assembler
+from gritlm.rag.cost import CostModel
 from gritlm.rag.engine import RagEngine
+from gritlm.rag.indexing import Cutting
 from gritlm.rag.parity import Parity, block_masked_logits
 from gritlm.rag.recompute import Recompute
+from gritlm.rag.rerank import Reranker
 from gritlm.rag.retrieval import Search
+from gritlm.rag.store.problems import StoreFullError
 from gritlm.rag.trace import Trace
 from tests import tiny
 from tests.rag.conftest import QUESTION, TEXTS
@@ -89,7 +95,10 @@ def test_the_trace_counts_every_token_once(engine):
     for mode in RAG_FORMS:
         trace = engine.answer(QUESTION, mode=mode, top_k=3, max_new_tokens=4).trace
         lengths[mode] = trace.tokens_prefilled + trace.tokens_reused
-        assert sum(part["tokens"] for part in trace.parts) == lengths[mode]
+        assert trace.tokens_computed == 0
+        hits = engine.retrieve(QUESTION, top_k=3)
+        plan = Assembler(engine.model).plan(mode, QUESTION, hits, max_new_tokens=4)
+        assert lengths[mode] == plan.tokens
         assert trace.milliseconds["first_token"] > 0
     assert lengths["none"] == lengths["doc"]
     doc = engine.answer(QUESTION, mode="doc", top_k=3, max_new_tokens=4).trace
@@ -181,12 +190,16 @@ def test_a_missing_block_is_computed_answered_from_and_stored(grit, tmp_path):
         assert second.text == first.text
 
 
-def test_auto_takes_what_it_predicts_to_be_fastest_and_says_why(engine):
+def test_auto_takes_what_it_predicts_to_be_fastest_and_says_why(engine, monkeypatch):
     trace = engine.answer(QUESTION, mode="auto", max_new_tokens=2).trace
     assert trace.mode in ("none", "doc", "query")
     assert len(trace.reasons) == 3
     assert engine.cost.seconds(read=500) > engine.cost.seconds(read=10) >= 0
     assert (engine.place / "cost.json").is_file()
+    slow, fast = CostModel(0.01, 1.0, 0.0, 0.0, ""), CostModel(0.01, 1e-9, 0.0, 1.0, "")
+    for model, mode in ((slow, "doc"), (fast, "none")):
+        monkeypatch.setattr(engine._planner, "_cost", model)
+        assert engine.answer(QUESTION, mode="auto", max_new_tokens=2).trace.mode == mode
 
 
 def test_recomputing_all_values_is_the_plain_prompt(engine):
@@ -200,7 +213,18 @@ def test_recomputing_all_values_is_the_plain_prompt(engine):
 
 
 def test_reranking_keeps_the_candidates_and_orders_them_by_the_models_own_word(engine):
+    hits = engine.retrieve(QUESTION, top_k=5)
+    ranked = Reranker(engine.model, engine._blocks).ranked(QUESTION, hits)
+    tokens = SegmentTokenizer(engine.model.tokenizer)
+    tail = tokens.for_chat(for_yes_no(QUESTION), start=False).ids
+    yes, no = (tokens.pieces([word], first=False)[0][0] for word in ("Yes", "No"))
+    for hit, score in ranked:
+        part = Assembler(engine.model).passage_ids([hit.passage.embedded])
+        exact_V = block_masked_logits(engine.model.lm, part, tail, bos=1, causal=False)
+        assert abs(score - float(exact_V[yes] - exact_V[no])) < BOUND
+    assert [score for _, score in ranked] == sorted((s for _, s in ranked), reverse=True)
     found = engine.answer(QUESTION, search=Search(top_k=2, rerank=5), writing=BRIEF)
+    assert [s.id for s in found.sources] == [hit.passage.id for hit, _ in ranked[:2]]
     everything = engine.answer(QUESTION, search=Search(top_k=5, rerank=5), writing=BRIEF)
     assert [s.id for s in found.sources] == [s.id for s in everything.sources][:2]
     assert len(everything.sources) == 5
@@ -238,7 +262,7 @@ def test_what_cannot_be_answered_is_said(engine, grit, tmp_path):
 
 def test_a_store_of_another_model_is_refused(engine, tmp_path):
     other = GritLM(tiny.folder(tmp_path / "other", seed=5), dtype="float32", device="cpu")
-    with pytest.raises(InputError, match="model"):
+    with pytest.raises(InputError, match=r"(?s)rag-llama.*float32.*other.*float32"):
         RagEngine.open(engine.place, other, read_only=True)
 
 
@@ -249,6 +273,56 @@ def test_a_folder_of_something_else_is_left_alone(grit, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
     with pytest.raises(InputError, match="there is no store here"):
         RagEngine.open(tmp_path / "none", grit, read_only=True)
+
+
+def test_a_reader_changes_nothing(grit, engine):
+    with RagEngine.open(engine.place, grit, read_only=True) as reader:
+        with pytest.raises(InputError, match="opened for reading"):
+            reader.delete("d0")
+        with pytest.raises(InputError, match="opened for reading"):
+            reader.add({"id": "new", "text": "new"})
+    assert len(engine.index) == 5
+
+
+def test_a_way_of_cutting_that_cannot_be_used_is_not_settled(grit, tmp_path):
+    for wrong in (Cutting(max_tokens=8), Cutting(64, overlap=60), Cutting(max_tokens=5000)):
+        with pytest.raises(InputError, match=r"max_tokens|overlap"):
+            RagEngine.open(tmp_path / "store", grit, cutting=wrong)
+    with RagEngine.open(tmp_path / "store", grit) as engine:
+        assert engine.add(DOCUMENTS).documents == 5
+        assert [each.id for each in engine.documents()] == [f"d{n}" for n in range(5)]
+
+
+def test_threads_that_add_the_same_add_it_once(grit, tmp_path):
+    with RagEngine.open(tmp_path / "store", grit) as engine, ThreadPoolExecutor(3) as pool:
+        for done in [pool.submit(engine.add, DOCUMENTS) for _ in range(3)]:
+            done.result()
+        assert len(engine.index) == 5
+
+
+def test_adding_again_computes_what_is_missing(grit, tmp_path):
+    with RagEngine.open(tmp_path / "store", grit) as engine:
+        engine.add(DOCUMENTS)
+        engine.store.evict(1)
+        assert engine.store.stats().blocks < 5
+        assert engine.add(DOCUMENTS).unchanged == 5
+        assert engine.store.stats().blocks == 5
+        engine.add(DOCUMENTS, kinds=("bidirectional", "causal"))
+        assert engine.store.stats().blocks == 10
+        trace = engine.answer(QUESTION, blocks="causal", max_new_tokens=2).trace
+        assert trace.tokens_computed == 0
+
+
+def test_a_full_disk_does_not_take_the_answer(grit, tmp_path, monkeypatch):
+    with RagEngine.open(tmp_path / "store", grit) as engine:
+        engine.add(DOCUMENTS)
+
+        def full(*_):
+            raise StoreFullError("no room on the disk")
+
+        monkeypatch.setattr(engine.store, "put", full)
+        answer = engine.answer(QUESTION, blocks="causal", max_new_tokens=4)
+        assert answer.trace.tokens_computed > 0
 
 
 def test_a_second_writer_is_told_who_writes(grit, engine):

@@ -47,7 +47,9 @@ class SearchOptions:
     top_k: Annotated[int, typer.Option(min=1, help="Passages to answer from.")] = 3
     filter: Annotated[
         list[str] | None,
-        typer.Option(help="Only passages with this metadata, NAME=VALUE; may be repeated."),
+        typer.Option(
+            help="Only passages with this metadata, NAME=VALUE; repeated: one of the values."
+        ),
     ] = None
     hybrid: Annotated[bool, typer.Option("--hybrid", help="Search by words, too.")] = False
     rerank: Annotated[
@@ -62,12 +64,12 @@ class SearchOptions:
         """
         from gritlm.rag.retrieval import Search
 
-        wanted: dict[str, Any] = {}
+        wanted: dict[str, list[Any]] = {}
         for each in self.filter or []:
             name, equals, value = each.partition("=")
             if not name or not equals:
                 raise InputError(f"--filter {each!r}: expected NAME=VALUE, e.g. lang=en")
-            wanted[name] = _value(value)
+            wanted.setdefault(name, []).extend(_values(value))
         return Search(self.top_k, wanted or None, self.hybrid, self.rerank)
 
 
@@ -116,13 +118,13 @@ def ask(
             _show(found.trace)
 
 
-def _value(text: str) -> Any:
-    """A number or a truth value where the text is one, else the text."""
+def _values(text: str) -> list[Any]:
+    """What a word may stand for: itself, and the number or truth value that it spells."""
     try:
         found = json.loads(text)
     except ValueError:
-        return text
-    return found if isinstance(found, bool | int | float) else text
+        return [text]
+    return [text, found] if isinstance(found, bool | int | float) else [text]
 
 
 def _as_dict(answer: Answer) -> dict[str, Any]:
@@ -142,14 +144,16 @@ def _line(source: Source) -> str:
 def _show(trace: Trace) -> None:
     reasons = "".join(f"\n  {reason}" for reason in trace.reasons)
     parts = "".join(
-        f"\n  {part['part'][:16]:16} {part['tokens']:6} tokens "
-        + (f"from {part['tier']}" if part["reused"] else "read")
+        f"\n  {part['part'][:32]:32} {part['tokens']:6} tokens, {part['tier']}"
         for part in trace.parts
     )
     stages = "".join(f"\n  {name:11} {ms:9.1f} ms" for name, ms in trace.milliseconds.items())
+    dropped = "".join(f"\n  {each[:32]:32} dropped: no room" for each in trace.dropped)
     read = ", ".join(f"{n / 1e6:.1f} MB from {tier}" for tier, n in trace.bytes_read.items())
     logs.note(
         f"mode {trace.mode}, {trace.blocks} blocks{reasons}\n"
         f"prefilled {trace.tokens_prefilled}, reused {trace.tokens_reused}, "
-        f"written {trace.tokens_generated} tokens; {read or 'nothing loaded'}{parts}{stages}"
+        f"computed {trace.tokens_computed}, read again {trace.tokens_recomputed}, "
+        f"written {trace.tokens_generated} tokens; {read or 'nothing loaded'}{parts}{dropped}"
+        f"{stages}"
     )

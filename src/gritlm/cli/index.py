@@ -14,6 +14,7 @@ from gritlm.cli.options import ModelOptions
 
 if TYPE_CHECKING:
     from gritlm.rag.indexing import Added, Cutting
+    from gritlm.rag.store.figures import Stats
 
 
 class Storage(StrEnum):
@@ -74,7 +75,7 @@ def index(
             sources, progress=not logs.is_quiet() and sys.stderr.isatty(),
             kinds=KINDS if causal else KINDS[:1],
         )  # fmt: skip
-        _tell(added, total=len(engine.index))
+        _tell(added, engine.store.stats(), total=len(engine.index))
 
 
 def _cutting(max_tokens: int | None, overlap: int | None) -> Cutting | None:
@@ -90,7 +91,7 @@ def _cutting(max_tokens: int | None, overlap: int | None) -> Cutting | None:
     )
 
 
-def _tell(added: Added, *, total: int) -> None:
+def _tell(added: Added, stats: Stats, *, total: int) -> None:
     for each in added.skipped:
         logs.say("skipped", f"{each.path}: {each.reason}")
     speed = f", {added.passages / added.seconds:.0f} a second" if added.passages else ""
@@ -98,5 +99,11 @@ def _tell(added: Added, *, total: int) -> None:
         f"added {added.documents} documents ({added.replaced} of them replaced) with "
         f"{added.passages} passages in {added.seconds:.1f} s{speed}\n"
         f"unchanged: {added.unchanged} documents; skipped: {len(added.skipped)}; "
-        f"the store has {total} passages\n"
+        f"the store has {total} passages, and {stats.blocks} key/value blocks in "
+        f"{stats.live_bytes / 1e9:.2f} of {stats.disk_bytes / 1e9:.1f} GB\n"
     )
+    if gone := stats.refused + stats.evicted:
+        logs.say(
+            "full", f"{gone} blocks had no room and will be computed when they are asked for; "
+            "allow more with --disk-gb, or index into a new store with --storage int8"
+        )  # fmt: skip

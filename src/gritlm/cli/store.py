@@ -47,7 +47,10 @@ def gc(place: Place) -> None:
 def rebuild(place: Place) -> None:
     """Make the index of the blocks again, from the blocks themselves."""
     with _opened(place, read_only=False) as store:
-        sys.stdout.write(f"{store.rebuild()} blocks found\n")
+        found = store.rebuild()
+        for each in store.damages:
+            logs.say("damaged", str(each))
+        sys.stdout.write(f"{found} blocks found\n")
 
 
 @contextmanager

@@ -109,7 +109,7 @@ def begin(
     """
     lm = model.lm
     room = answer_room(lm, plan.tokens, writing.max_new_tokens)
-    trace.part("read", tokens=len(plan.ids), reused=False)
+    trace.part("question", tokens=len(plan.ids), tier="read")
     with trace.stage("move"):
         cache = prefix_cache(lm, blocks, room=len(plan.ids) + room)
     with trace.stage("prefill"):

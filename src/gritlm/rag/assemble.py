@@ -9,6 +9,7 @@ The best passage stands last, next to the question.
 from __future__ import annotations
 
 import sys
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -95,17 +96,21 @@ class Assembler:
             InputError: when the question does not fit with a single passage.
         """
         room = self._limit - max_new_tokens
-        kept, dropped = list(found), []
-        while (made := self._plan(mode, question, kept)).tokens > room:
-            if len(kept) < 2:
-                what = "and its best passage have" if kept else "has"
-                raise InputError(
-                    f"the question {what} {made.tokens} tokens in mode {mode!r}; the model takes "
-                    f"{self._limit}, of which {max_new_tokens} are kept for the answer: ask for "
-                    "less, or index with shorter passages"
-                )
-            dropped.append(kept.pop())
-        return replace(made, dropped=tuple(dropped))
+
+        def size(count: int) -> int:
+            return self._plan(mode, question, found[:count]).tokens
+
+        few = min(1, len(found))
+        if (least := size(few)) > room:
+            what = "and its best passage have" if few else "has"
+            raise InputError(
+                f"the question {what} {least} tokens in mode {mode!r}; the model takes "
+                f"{self._limit}, of which {max_new_tokens} are kept for the answer: ask for "
+                "less, or index with shorter passages"
+            )
+        kept = bisect_right(range(few, len(found) + 1), room, key=size) + few - 1
+        made = self._plan(mode, question, found[:kept])
+        return replace(made, dropped=tuple(reversed(found[kept:])))
 
     def fresh(self, plan: Plan) -> Plan:
         """The same prompt, all of it read when it is asked."""

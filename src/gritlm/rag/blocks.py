@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from gritlm.lm.kv import KVBlock
 from gritlm.lm.model import UnifiedLM
 from gritlm.rag.assemble import Part
 from gritlm.rag.parity import blocks_of
+from gritlm.rag.store.problems import StoreFullError
 from gritlm.rag.store.store import KVStore
 from gritlm.rag.trace import Trace
+
+log = logging.getLogger(__name__)
 
 
 class Blocks:
@@ -46,7 +50,7 @@ class Blocks:
     ) -> KVBlock:
         name = "question" if part.hit is None else part.hit.passage.id
         tier, block, nbytes = self._found(part, causal=causal, question=question)
-        trace.part(name, tokens=part.tokens, reused=True, tier=tier, nbytes=nbytes)
+        trace.part(name, tokens=part.tokens, tier=tier, nbytes=nbytes)
         return block
 
     def _found(
@@ -63,5 +67,8 @@ class Blocks:
             return found.tier, found.block, found.nbytes
         block = blocks_of(self.lm, [part.ids], causal=causal)[0]
         if not self.store.read_only:
-            self.store.put(key, block)
+            try:
+                self.store.put(key, block)
+            except StoreFullError as error:  # the answer does not need it on the disk
+                log.warning("a block was computed and not stored: %s", error)
         return "computed", block, block.nbytes

@@ -36,7 +36,7 @@ def cut(document: Document, *, tokens: Counter, max_tokens: int, overlap: int = 
         InputError: for a passage of hardly any tokens, and for an overlap of more than half of it.
     """
     around = tokens(["a"])[0]
-    _check(max_tokens - around, max_tokens, overlap)
+    check(around, max_tokens=max_tokens, overlap=overlap)
     share = around + (max_tokens - around) // TITLE_SHARE
     title = _shortened(" ".join(document.title.split()), tokens, share)
     fixed = tokens([title])[0] if title else 0
@@ -119,11 +119,18 @@ def _shortened(title: str, tokens: Counter, most: int) -> str:
     return title
 
 
-def _check(room: int, max_tokens: int, overlap: int) -> None:
+def check(around: int, *, max_tokens: int, overlap: int) -> None:
+    """Refuse numbers that make no passages.
+
+    Args:
+        around: tokens of a text of one.
+
+    Raises:
+        InputError: for a passage of hardly any tokens, and for an overlap of more than half of it.
+    """
+    room = max_tokens - around
     if room < FEWEST:
-        raise InputError(
-            f"max_tokens={max_tokens}; a passage needs at least {FEWEST + max_tokens - room}"
-        )
+        raise InputError(f"max_tokens={max_tokens}; a passage needs at least {FEWEST + around}")
     if not 0 <= overlap <= room // 2:
         raise InputError(
             f"overlap={overlap} with max_tokens={max_tokens}; expected 0 to {room // 2}"

@@ -19,7 +19,6 @@ from time import perf_counter
 import numpy as np
 
 from gritlm.lm.generator import prefill, prefix_cache
-from gritlm.lm.kv import KVBlock
 from gritlm.lm.model import UnifiedLM
 from gritlm.rag.assemble import Plan
 from gritlm.rag.parity import blocks_of
@@ -28,6 +27,7 @@ from gritlm.runtime import replacing
 _LENGTHS = (32, 128, 384, 768)  # tokens that are read to learn how long reading takes
 _TAIL = 32
 _REPEATS = 3
+_FARTHEST = 1 << 17  # tokens of a document
 
 
 @dataclass(frozen=True)
@@ -63,18 +63,20 @@ class CostModel:
         made = sum(self.seconds(read=tokens) for tokens in missing)
         return made + self.seconds(read=len(plan.ids), before=behind, reused=behind)
 
-    def break_even(self, tail: int, *, other: float = 0.0) -> int:
-        """Tokens of a document from which on reusing it is faster than reading it.
+    def break_even(self, tail: int, *, per_token: float = 0.0) -> int | None:
+        """Tokens of a document from which on reusing it is faster than reading it; None: never.
 
         Args:
             tail: tokens that are read either way.
-            other: seconds that only reusing takes, such as reading a slow disk.
+            per_token: seconds that only reusing takes, by token: the bytes of a token over the
+                bytes a second of a disk or a network.
         """
-        for tokens in range(16, 1 << 20, 16):
+        for tokens in range(1, _FARTHEST):
             fresh = self.seconds(read=tokens + tail)
-            if self.seconds(read=tail, before=tokens, reused=tokens) + other < fresh:
+            reused = self.seconds(read=tail, before=tokens, reused=tokens) + per_token * tokens
+            if reused < fresh:
                 return tokens
-        return 1 << 20
+        return None
 
 
 def calibrated(lm: UnifiedLM, path: Path | None, *, about: str) -> CostModel:
@@ -104,25 +106,26 @@ def _read(path: Path, about: str) -> CostModel | None:
 def _measured(lm: UnifiedLM, about: str) -> CostModel:
     limit = lm.max_positions or max(_LENGTHS) + _TAIL
     lengths = [n for n in _LENGTHS if n + _TAIL < limit] or [max(1, limit // 2)]
-    rows, seconds = [], []
-    for read in lengths:
-        rows.append((1.0, read, read * (read + 1) / 2, 0.0))
-        seconds.append(_time(partial(_read_fresh, lm, read)))
+    rows, seconds, moved = [], [], []
+    for size in lengths:
+        rows.append((1.0, size, size * (size + 1) / 2))
+        seconds.append(_time(partial(_read_fresh, lm, size)))
     for held in lengths:
         block = blocks_of(lm, [_ids(lm, held)], causal=True)[0]
-        pairs = _TAIL * held + _TAIL * (_TAIL + 1) / 2
-        rows.append((1.0, _TAIL, pairs, held))
-        seconds.append(_time(partial(_read_behind, lm, block)))
-    call, token, pair, reused = _fit(np.array(rows), np.array(seconds))
-    return CostModel(call, token, pair, reused, about)
+        cache = prefix_cache(lm, block, room=_TAIL * (_REPEATS + 1))
+        rows.append((1.0, _TAIL, _TAIL * held + _TAIL * (_TAIL + 1) / 2))
+        seconds.append(_time(partial(prefill, lm, cache, _ids(lm, _TAIL))))
+        moved.append(_time(partial(prefix_cache, lm, [block, block], room=_TAIL)) / (2 * held))
+    call, token, pair = _fit(np.array(rows), np.array(seconds))
+    return CostModel(call, token, pair, median(moved), about)
 
 
-def _fit(rows_N4: np.ndarray, seconds_N: np.ndarray) -> list[float]:
+def _fit(rows_NC: np.ndarray, seconds_N: np.ndarray) -> list[float]:
     """Least squares of relative errors, no coefficient below 0."""
-    active = list(range(rows_N4.shape[1]))
-    found = np.zeros(rows_N4.shape[1])
+    active = list(range(rows_NC.shape[1]))
+    found = np.zeros(rows_NC.shape[1])
     while active:
-        scaled = rows_N4[:, active] / seconds_N[:, None]
+        scaled = rows_NC[:, active] / seconds_N[:, None]
         found[active] = np.linalg.lstsq(scaled, np.ones(len(seconds_N)), rcond=None)[0]
         negative = [i for i in active if found[i] < 0]
         if not negative:
@@ -148,7 +151,3 @@ def _ids(lm: UnifiedLM, size: int) -> list[int]:
 
 def _read_fresh(lm: UnifiedLM, size: int) -> None:
     prefill(lm, prefix_cache(lm, None, room=size), _ids(lm, size))
-
-
-def _read_behind(lm: UnifiedLM, block: KVBlock) -> None:
-    prefill(lm, prefix_cache(lm, block, room=_TAIL), _ids(lm, _TAIL))

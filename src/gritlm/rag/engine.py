@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,8 +18,8 @@ from gritlm.rag.answering import Answer, AnswerStream, Begun, Source, Writing
 from gritlm.rag.assemble import Assembler, BlockKind, Plan
 from gritlm.rag.blocks import Blocks
 from gritlm.rag.cost import CostModel
-from gritlm.rag.index import Index
-from gritlm.rag.indexing import Added, Cutting, Given, Indexer, forget
+from gritlm.rag.index import Index, Indexed
+from gritlm.rag.indexing import Added, Cutting, Given, Indexer, check_cutting, forget
 from gritlm.rag.keys import maker_of
 from gritlm.rag.passages import Hit
 from gritlm.rag.planning import Mode, Planner
@@ -52,6 +53,7 @@ class RagEngine:
         self._blocks = Blocks(self.model.lm, self.store)
         self._retriever = Retriever(self.model, self.index, self._blocks)
         self._planner = Planner(self.model, self._blocks, self.place)
+        self._writing = threading.Lock()  # two threads that add would both add the same
 
     @classmethod
     def open(
@@ -82,16 +84,21 @@ class RagEngine:
             )
         model = GritLM() if model is None else model
         maker = maker_of(model)
-        settings = folder.settings(place, cutting=cutting, index=index, read_only=read_only)
+        settings = folder.settings(place, cutting=cutting, index=index)
+        check_cutting(settings.cutting, model)
         store = KVStore.open(
             place / folder.BLOCKS, maker, storage=storage, dtype=model.dtype, disk_bytes=disk_bytes,
             memory_bytes=memory_bytes, read_only=read_only,
         )  # fmt: skip
         try:
-            found = Index.open(settings.index or place / "index", maker, create=not read_only)
+            found = Index.open(
+                settings.index or place / folder.PASSAGES, maker, create=not read_only
+            )
         except BaseException:
             store.close()
             raise
+        if not read_only:
+            folder.keep(place, settings)  # last: what cannot be used is not settled
         return cls(model, found, store, settings.cutting, place)
 
     def close(self) -> None:
@@ -121,22 +128,31 @@ class RagEngine:
             InputError: for a path that does not exist.
             StoreFullError: when the disk is full; what was there stays.
         """
+        self._require_writing()
         many = [sources] if isinstance(sources, str | Path | Mapping) else sources
         for kind in kinds:
             choice(kind, KINDS, name="kinds")
         indexer = Indexer(self.model, self.index, self.store, self.cutting, kinds=kinds)
-        return indexer.add(many, progress=progress)  # type: ignore[arg-type]
+        with self._writing:
+            return indexer.add(many, progress=progress)  # type: ignore[arg-type]
 
     def delete(self, document_ids: str | Sequence[str]) -> int:
         """Forget documents and their blocks; how many passages that were.
 
         A block that another document has too is computed again when it is needed.
         """
+        self._require_writing()
         ids = [document_ids] if isinstance(document_ids, str) else list(document_ids)
-        passages = [passage for each in ids for passage in self.index.passages(each)]
-        deleted = self.index.delete(ids)
-        forget(self.store, self._assembler, passages)
+        with self._writing:
+            passages = [passage for each in ids for passage in self.index.passages(each)]
+            forget(self.store, self._assembler, passages)
+            deleted = self.index.delete(ids)
+            self.store.gc()
         return deleted
+
+    def documents(self) -> list[Indexed]:
+        """What is stored: id, title, number of passages and metadata of each document."""
+        return self.index.documents()
 
     def retrieve(self, question: str, *, top_k: int = 3, filter: Any = None) -> list[Hit]:
         """The passages nearest to a question, the best first."""
@@ -165,8 +181,12 @@ class RagEngine:
                 than the model takes.
             ModelError: when reused state is not what this model would have computed.
         """
-        started, trace = perf_counter(), Trace()
         search = Search(top_k=top_k, filter=filter) if search is None else search
+        if mode == "auto":
+            _ = self.cost  # measured once, and not a part of the answer's time
+        if search.rerank:
+            self._planner.require_parity()
+        started, trace = perf_counter(), Trace()
         hits, question_block = self._retriever.found(question, search, trace)
         if not hits:
             why = (
@@ -208,6 +228,12 @@ class RagEngine:
     def cost(self) -> CostModel:
         """What modes take on this machine; measured at the first use."""
         return self._planner.cost
+
+    def _require_writing(self) -> None:
+        if self.store.read_only:
+            raise InputError(
+                f"{self.place} was opened for reading; open it without read_only to change it"
+            )
 
     def _answered(
         self, question: str, hits: Sequence[Hit], question_block: KVBlock, mode: Mode,

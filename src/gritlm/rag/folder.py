@@ -19,7 +19,8 @@ from gritlm.rag.parity import Parity
 from gritlm.runtime import replacing
 
 FORMAT = "gritlm.rag/1"
-NAME, CHECKED, BLOCKS = "engine.json", "parity.json", "kv"
+NAME, CHECKED, BLOCKS, PASSAGES = "engine.json", "parity.json", "kv", "index"
+OURS = {CHECKED, BLOCKS, PASSAGES, "cost.json"}  # what a folder may hold that has lost its settings
 
 
 @dataclass(frozen=True)
@@ -39,21 +40,25 @@ def exists(place: Path) -> bool:
     return (place / NAME).is_file()
 
 
-def settings(
-    place: Path, *, cutting: Cutting | None, index: str | None, read_only: bool
-) -> Settings:
-    """The settings of a folder; a new one gets those that are handed in.
+def keep(place: Path, settings: Settings) -> None:
+    """Settle the settings of a new folder."""
+    if not exists(place):
+        _write(place / NAME, {"format": FORMAT} | asdict(settings))
+
+
+def settings(place: Path, *, cutting: Cutting | None, index: str | None) -> Settings:
+    """The settings of a folder; those that are handed in for a new one.
 
     Raises:
         InputError: when the folder has others, cannot be read, or holds other things.
     """
     if not exists(place):
-        if place.exists() and (not place.is_dir() or any(place.iterdir())):
-            raise InputError(f"{place} holds something else; name an empty or a new folder")
-        made = Settings(cutting or Cutting(), index)
-        if not read_only:
-            _write(place / NAME, {"format": FORMAT} | asdict(made))
-        return made
+        others = sorted(p.name for p in place.iterdir()) if place.is_dir() else [place.name]
+        if place.exists() and not set(others) <= OURS:
+            raise InputError(
+                f"{place} holds something else ({others[0]}); name an empty or a new folder"
+            )
+        return Settings(cutting or Cutting(), index)
     found = _read(place / NAME)
     for name, said, kept in (("cutting", cutting, found.cutting), ("index", index, found.index)):
         if said is not None and said != kept:
@@ -67,10 +72,16 @@ def settings(
 def machine(model: GritLM) -> str:
     """Model and machine, as far as times depend on them."""
     about = [
-        model.lm.fingerprint, str(model.device), str(model.dtype), platform.processor(),
-        platform.machine(), str(torch.get_num_threads()), torch.__version__,
+        model.lm.fingerprint, str(model.device), str(model.dtype), _processor(model),
+        str(torch.get_num_threads()), torch.__version__,
     ]  # fmt: skip
     return " ".join(about)
+
+
+def _processor(model: GritLM) -> str:
+    if model.device.type == "cuda":
+        return torch.cuda.get_device_name(model.device)
+    return f"{platform.node()} {platform.machine()}"
 
 
 def parity(model: GritLM, place: Path | None, *, bos: tuple[int, ...]) -> Parity:

@@ -20,7 +20,7 @@ from gritlm.lm.gritlm import GritLM
 from gritlm.lm.kv import KVBlock
 from gritlm.prompts import gritlm_instruction
 from gritlm.rag.assemble import Assembler
-from gritlm.rag.chunking import content_hash, cut
+from gritlm.rag.chunking import check, content_hash, cut
 from gritlm.rag.files import Skipped, documents
 from gritlm.rag.index import Index
 from gritlm.rag.parity import blocks_of
@@ -66,12 +66,27 @@ class Added:
     seconds: float = 0.0
 
 
+def check_cutting(cutting: Cutting, model: GritLM) -> None:
+    """Refuse a way of cutting before anything is written.
+
+    Raises:
+        InputError: for numbers that make no passages, or passages longer than the model takes.
+    """
+    limit = model.lm.max_positions
+    if limit is not None and cutting.max_tokens > limit:
+        raise InputError(
+            f"passages of {cutting.max_tokens} tokens are longer than the model takes; use "
+            f"max_tokens={limit} or less"
+        )
+    around = len(Assembler(model).passage_ids(["a"])[0])
+    check(around, max_tokens=cutting.max_tokens, overlap=cutting.overlap)
+
+
 def forget(store: KVStore, assembler: Assembler, passages: Sequence[Passage]) -> None:
-    """Take the blocks of passages out of a store, and off the disk."""
+    """Take the blocks of passages out of a store; its ``gc`` takes them off the disk."""
     if passages:
         read = assembler.passage_ids([passage.embedded for passage in passages])
         store.delete([store.key(ids, causal=causal) for ids in read for causal in (False, True)])
-        store.gc()
 
 
 class Indexer:
@@ -88,12 +103,7 @@ class Indexer:
         self.model, self.index, self.store, self.cutting = model, index, store, cutting
         self.kinds = tuple(kinds)
         self._assembler = Assembler(model)
-        limit = model.lm.max_positions
-        if limit is not None and cutting.max_tokens > limit:
-            raise InputError(
-                f"passages of {cutting.max_tokens} tokens are longer than the model takes; use "
-                f"max_tokens={limit} or less"
-            )
+        self._unchanged: set[str] = set()
 
     def add(self, sources: Iterable[Given], *, progress: bool = False) -> Added:
         """Add what is not known yet; a document whose content has changed is replaced."""
@@ -103,7 +113,11 @@ class Indexer:
             for batch in self._batches(documents(sources, skipped=done.skipped), known, done):
                 self._write(batch, done)
                 bar.update(sum(len(passages) for _, passages in batch))
-        self.index.optimise()
+        self._mend(done)
+        if done.documents:
+            self.index.optimise()
+        if done.replaced:
+            self.store.gc()
         done.seconds = perf_counter() - started
         return done
 
@@ -117,6 +131,7 @@ class Indexer:
             content = self._content(document)
             if known.get(document.id) == content:
                 done.unchanged += 1
+                self._unchanged.add(document.id)
                 continue
             passages = self._cut(document)
             if not passages:
@@ -141,11 +156,32 @@ class Indexer:
         contents = {document.id: self._content(document) for document, _ in batch}
         known = self.index.known()
         old = [p for each in contents if each in known for p in self.index.passages(each)]
-        self.index.add(list(zip(passages, np.concatenate(vectors), strict=True)), contents=contents)
+        # First the blocks: one that is missing is computed, one that is left would never go.
         kept = {passage.embedded for passage in passages}
         forget(self.store, self._assembler, [p for p in old if p.embedded not in kept])
+        self.index.add(list(zip(passages, np.concatenate(vectors), strict=True)), contents=contents)
         done.documents += len(batch)
         done.passages += len(passages)
+
+    def _mend(self, done: Added) -> None:
+        """Store the blocks that passages of unchanged documents lack, while there is room."""
+        lacking: list[Passage] = []
+        for passage in self.index.passages() if self._unchanged else ():
+            if passage.document_id in self._unchanged and self._lacks(passage):
+                lacking.append(passage)
+        for start in range(0, len(lacking), BATCH):
+            some = lacking[start : start + BATCH]
+            stats = self.store.stats()
+            each = stats.live_bytes // stats.blocks if stats.blocks else 0
+            if stats.live_bytes + stats.disk_bytes // 8 + each * len(some) > stats.disk_bytes:
+                return  # what is lacking had to go
+            self._read(some, done)
+
+    def _lacks(self, passage: Passage) -> bool:
+        (ids,) = self._assembler.passage_ids([passage.embedded])
+        return any(
+            self.store.key(ids, causal=kind == "causal") not in self.store for kind in self.kinds
+        )
 
     def _read(self, passages: Sequence[Passage], done: Added) -> np.ndarray[Any, Any]:
         """Vectors (N, D) of some passages; their blocks go to the store."""

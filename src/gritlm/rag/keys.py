@@ -67,10 +67,11 @@ def maker_of(model: GritLM) -> Maker:
         settings.query_instruction,
         None if rope is None else [rope.inv_freq_LF.tolist(), rope.interleaved],
     ]
+    adapter = f" with {model.adapter}" if model.adapter else ""
     return Maker(
         model=model.lm.fingerprint,
         digest=blake3(json.dumps(about).encode()).hexdigest()[:32],
-        name=str(model.source),
+        name=f"{model.source}{adapter}, {str(model.dtype).removeprefix('torch.')}",
         rope=rope,
         kv_bytes_per_token=model.kv_bytes_per_token(),
         dimension=model.embedding_dimension,

@@ -46,8 +46,16 @@ class Planner:
         if mode == "auto":
             return self._fastest(question, hits, max_new_tokens, causal, trace)
         if mode != "none":
-            parity.require(self.parity, name=str(self._model.source))
+            self.require_parity()
         return self._assembler.plan(mode, question, hits, max_new_tokens=max_new_tokens)
+
+    def require_parity(self) -> None:
+        """Refuse a model that does not reuse right.
+
+        Raises:
+            ModelError: with the measured difference.
+        """
+        parity.require(self.parity, name=str(self._model.source))
 
     @property
     def parity(self) -> parity.Parity:

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
-STAGES = ("embed", "search", "plan", "load", "move", "prefill", "first_token", "decode")
-
 
 @dataclass
 class Trace:
@@ -20,6 +18,7 @@ class Trace:
         tokens_prefilled: read behind what is reused. The pass that embeds the question is not among
             them: every mode has it, to search.
         tokens_reused: that came as key/value state.
+        tokens_computed: whose state was missing and was computed first.
         tokens_recomputed: of those, read again.
         tokens_generated: of the answer.
         parts: of the prompt, in reading order.
@@ -35,6 +34,7 @@ class Trace:
     blocks: str = ""
     tokens_prefilled: int = 0
     tokens_reused: int = 0
+    tokens_computed: int = 0
     tokens_recomputed: int = 0
     tokens_generated: int = 0
     parts: list[dict[str, Any]] = field(default_factory=list)
@@ -55,16 +55,21 @@ class Trace:
     def add(self, name: str, seconds: float) -> None:
         self.milliseconds[name] = self.milliseconds.get(name, 0.0) + 1000 * seconds
 
-    def part(
-        self, name: str, *, tokens: int, reused: bool, tier: str = "", nbytes: int = 0
-    ) -> None:
-        """Note a part of the prompt."""
-        self.parts.append({"part": name, "tokens": tokens, "reused": reused, "tier": tier})
-        if reused:
-            self.tokens_reused += tokens
-            self.bytes_read[tier] = self.bytes_read.get(tier, 0) + nbytes
-        else:
+    def part(self, name: str, *, tokens: int, tier: str, nbytes: int = 0) -> None:
+        """Note a part of the prompt.
+
+        Args:
+            tier: where its state came from; ``read`` for what is read behind the others.
+        """
+        self.parts.append({"part": name, "tokens": tokens, "tier": tier})
+        if tier == "read":
             self.tokens_prefilled += tokens
+            return
+        if tier == "computed":
+            self.tokens_computed += tokens
+        else:
+            self.tokens_reused += tokens
+        self.bytes_read[tier] = self.bytes_read.get(tier, 0) + nbytes
 
     def as_dict(self) -> Mapping[str, Any]:
         """As plain values, for JSON."""

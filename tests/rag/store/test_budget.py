@@ -191,3 +191,17 @@ def test_whatever_is_done_nothing_is_lost_and_the_budget_holds(folder, seed):
     for key, data in mirror.must.items():
         assert torch.equal(mirror.store.fetch(key).block.data, data)
     mirror.store.close()
+
+
+def test_evicting_while_others_put_takes_nothing_that_is_acknowledged(folder):
+    with blocks.opened(folder, disk_bytes=BUDGET) as store:
+        made = [blocks.block(seed) for seed in range(3)]
+
+        def evicting():
+            for number, block in enumerate(made):
+                if number == 2:
+                    store.evict(0)
+                yield blocks.key_of(store, block), block
+
+        assert store.put_many(evicting()) == 3
+        assert all(store.fetch(blocks.key_of(store, block)) is not None for block in made)

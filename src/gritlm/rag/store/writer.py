@@ -107,6 +107,7 @@ class Writer:
 
     def evict(self, nbytes: int) -> int:
         """Remove the least valuable until ``nbytes`` live bytes are free -> bytes freed."""
+        self.commit()  # else a segment that holds only what is pending would count as dead
         freed = self._evict(worth.cheapest(self.ledger.entries.items(), nbytes))
         self._drop_dead()
         return freed
