@@ -173,7 +173,7 @@ def line(name: str, answers: Sequence[Answer], rows: dict[str, list[Answer]]) ->
     taken = sorted(answer.trace.milliseconds["first_token"] for answer in answers)
     trace = answers[-1].trace
     return [
-        name, str(trace.tokens_prefilled), str(trace.tokens_reused),
+        name, str(trace.tokens_prefilled), str(trace.tokens_recomputed), str(trace.tokens_reused),
         f"{statistics.median(taken):.0f}", f"{taken[int(0.95 * (len(taken) - 1))]:.0f}",
         f"{median_ms(rows['none']) / statistics.median(taken):.1f}x",
     ]  # fmt: skip

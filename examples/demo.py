@@ -108,7 +108,7 @@ def answer_from_store(model: GritLM, question: str = QUERY) -> None:
             f"{added.passages} passages of {added.documents} texts in {added.seconds:.1f} s "
             f"({each:.0f} a second), {size:.0f} MB of keys and values"
         )
-        table = new_table("mode", "tokens reused", "tokens prefilled", "time to first token")
+        table = new_table("mode", "tokens reused", "tokens read", "time to first token")
         answers = {}
         for mode in MODES:
             asked = [engine.answer(question, mode=mode, top_k=TOP_K) for _ in range(REPEATS + 1)]
@@ -116,7 +116,7 @@ def answer_from_store(model: GritLM, question: str = QUERY) -> None:
             trace = asked[0].trace
             waited = median(each.trace.milliseconds["first_token"] for each in asked[1:])
             table.add_row(
-                mode, str(trace.tokens_reused), str(trace.tokens_prefilled), f"{waited:.0f} ms"
+                mode, str(trace.tokens_reused), str(trace.tokens_read), f"{waited:.0f} ms"
             )
         console.print(f"the {TOP_K} nearest passages are read; medians of {REPEATS}")
         console.print(table)

@@ -29,7 +29,7 @@ from tests.rag.conftest import QUESTION, TEXTS
 BOUND = 1e-4
 CACHED = [mode for mode in RAG_FORMS if mode != "none"]
 DOCUMENTS = [{"id": f"d{n}", "text": text, "metadata": {"n": n}} for n, text in enumerate(TEXTS)]
-BRIEF = Writing(max_new_tokens=8)
+BRIEF = Writing(max_new_tokens=8, recompute=None)
 
 
 @pytest.fixture(scope="module")
@@ -200,6 +200,12 @@ def test_auto_takes_what_it_predicts_to_be_fastest_and_says_why(engine, monkeypa
     for model, mode in ((slow, "doc"), (fast, "none")):
         monkeypatch.setattr(engine._planner, "_cost", model)
         assert engine.answer(QUESTION, mode="auto", max_new_tokens=2).trace.mode == mode
+
+
+def test_several_documents_have_their_first_tokens_read_again_and_one_has_not(engine):
+    for count in (1, 3):
+        trace = engine.answer(QUESTION, top_k=count, max_new_tokens=2).trace
+        assert trace.tokens_recomputed == 16 * (count - 1)
 
 
 def test_recomputing_all_values_is_the_plain_prompt(engine):

@@ -40,6 +40,15 @@ class Kind(StrEnum):
     causal = "causal"
 
 
+class Again(StrEnum):
+    """Which tokens of stored blocks are read again."""
+
+    none = "none"
+    first = "first"
+    value = "value"
+    question = "question"
+
+
 @dataclass(frozen=True)
 class SearchOptions:
     """How passages are found."""
@@ -83,6 +92,9 @@ def ask(
     blocks: Annotated[
         Kind, typer.Option(help="Kind of the documents' key/value blocks.")
     ] = Kind.bidirectional,
+    recompute: Annotated[
+        Again, typer.Option(help="Tokens of several documents that are read again.")
+    ] = Again.first,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 128,
     trace: Annotated[
         bool, typer.Option("--trace", help="Tell tokens, bytes and milliseconds of each part.")
@@ -97,15 +109,17 @@ def ask(
     from gritlm.rag import needs
 
     needs.require()
-    from gritlm.rag.answering import Answer
+    from gritlm.rag.answering import Answer, Writing
     from gritlm.rag.engine import RagEngine
+    from gritlm.rag.recompute import Recompute
 
+    again = None if recompute is Again.none else Recompute(recompute.value)
     wanted = search.search()
     lm = model.load()
     with RagEngine.open(store, lm, read_only=True) as engine:
         found = engine.answer(
             question, mode=mode.value, blocks=blocks.value, stream=not as_json,
-            max_new_tokens=max_new_tokens, search=wanted,
+            search=wanted, writing=Writing(max_new_tokens, recompute=again),
         )  # fmt: skip
         if isinstance(found, Answer):
             sys.stdout.write(json_line(_as_dict(found)))

@@ -16,7 +16,7 @@ from gritlm.lm.sampling import make_sampler
 from gritlm.rag import recompute
 from gritlm.rag.assemble import Plan
 from gritlm.rag.passages import Hit
-from gritlm.rag.recompute import Recompute
+from gritlm.rag.recompute import FIRST, Recompute
 from gritlm.rag.trace import Trace
 
 
@@ -27,7 +27,9 @@ class Writing:
     Attributes:
         max_new_tokens: most tokens of it.
         temperature, top_p, seed, stop: as in :meth:`gritlm.GritLM.chat`.
-        recompute: tokens of the blocks that are read again; None for none.
+        recompute: tokens of the blocks that are read again; None for none. The usual ones, the
+            first 16 of each block but the first, make several documents read as well as in one
+            prompt (docs/log.md), and change nothing for a single one.
     """
 
     max_new_tokens: int = 128
@@ -35,7 +37,7 @@ class Writing:
     top_p: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
-    recompute: Recompute | None = None
+    recompute: Recompute | None = FIRST
 
 
 @dataclass(frozen=True)
@@ -113,9 +115,13 @@ def begin(
     with trace.stage("move"):
         cache = prefix_cache(lm, blocks, room=len(plan.ids) + room)
     with trace.stage("prefill"):
-        if writing.recompute is None or not blocks:
+        how = writing.recompute if blocks else None
+        if how is not None and not recompute.possible(cache):
+            trace.reasons.append("no tokens read again: the cache of this model does not take them")
+            how = None
+        if how is None:
             return Begun(cache, prefill(lm, cache, plan.ids), room)
-        return Begun(cache, _mended(model, plan, blocks, writing.recompute, cache, trace), room)
+        return Begun(cache, _mended(model, plan, blocks, how, cache, trace), room)
 
 
 def pieces(
@@ -155,4 +161,6 @@ def _mended(
     sizes = [block.tokens for block in blocks]
     again = recompute.chosen(model.lm, cache, how, ids=ids, sizes=sizes, tail=plan.ids)
     trace.tokens_recomputed = len(again)
+    if not again:
+        return prefill(model.lm, cache, plan.ids)
     return recompute.read_again(model.lm, cache, again, ids=ids, tail=plan.ids)

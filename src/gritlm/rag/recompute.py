@@ -53,6 +53,9 @@ class Recompute:
             raise InputError(f"recompute.share is {self.share}; expected above 0, at most 1")
 
 
+FIRST = Recompute()
+
+
 @torch.inference_mode()
 def chosen(
     lm: UnifiedLM,
@@ -144,11 +147,10 @@ def _looked_at(lm: UnifiedLM, cache: Cache, tail: Sequence[int]) -> Tensor:
     return sum(weight_BHQT[0, :, :, :held].float().sum(dim=(0, 1)) for weight_BHQT in found)
 
 
+def possible(cache: Cache) -> bool:
+    """Whether a cache holds keys and values alone, in buffers that can be written to anywhere."""
+    return len(_layers(cache)) == len(cache.layers)
+
+
 def _layers(cache: Cache) -> list[PreallocatedLayer]:
-    layers = [layer for layer in cache.layers if isinstance(layer, PreallocatedLayer)]
-    if len(layers) < len(cache.layers):
-        raise InputError(
-            "recompute needs a cache of keys and values alone; this model keeps other states "
-            "(or was loaded with compile=True): leave recompute out"
-        )
-    return layers
+    return [layer for layer in cache.layers if isinstance(layer, PreallocatedLayer)]

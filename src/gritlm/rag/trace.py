@@ -43,6 +43,11 @@ class Trace:
     dropped: tuple[str, ...] = ()
     reasons: list[str] = field(default_factory=list)
 
+    @property
+    def tokens_read(self) -> int:
+        """Read when the question came: prefilled, read again, or computed for want of state."""
+        return self.tokens_prefilled + self.tokens_recomputed + self.tokens_computed
+
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Add the time of a block to a stage."""
