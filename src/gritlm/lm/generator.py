@@ -117,7 +117,7 @@ def require_block(lm: UnifiedLM, kv: object) -> None:
     lm.require_own(kv)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def prefix_cache(
     lm: UnifiedLM, kv: KVBlock | Sequence[KVBlock] | None, *, room: int, rows: int = 1
 ) -> Cache:
