@@ -49,7 +49,7 @@ def test_the_demo_shows_that_a_store_leaves_less_to_read(demo, shown):
     lines = [line.split() for line in shown]
     read = {words[0]: int(words[2]) for words in lines if len(words) == 5 and words[4] == "ms"}
     assert set(read) == set(demo.MODES)
-    assert read["doc-query"] < read["doc"] < read["none"] / 3
+    assert max(read["doc"], read["doc-query"]) < read["none"] / 3
 
 
 def test_the_demo_shows_the_sentences_it_compares_the_nearest_first(demo, shown):
