@@ -29,7 +29,7 @@ def test_the_ids_are_those_that_training_reads(assembler, grit, hits, mode, coun
     texts = [hit.passage.embedded for hit in reversed(hits[:count])]
     row = RagRow(QUESTION, tuple(texts), "red")
     trained = context.sample(
-        assembler._tokens, row, mode=mode, kind="bidirectional", documents=texts, max_length=999,
+        assembler.tokens, row, mode=mode, kind="bidirectional", documents=texts, max_length=999,
         query_instruction=grit.settings.query_instruction,
     )  # fmt: skip
     seen = [i for at, i in enumerate(trained.ids) if at not in trained.unseen]

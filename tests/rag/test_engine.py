@@ -220,7 +220,7 @@ def test_recomputing_all_values_is_the_plain_prompt(engine):
 
 def test_reranking_keeps_the_candidates_and_orders_them_by_the_models_own_word(engine):
     hits = engine.retrieve(QUESTION, top_k=5)
-    ranked = Reranker(engine.model, engine._blocks).ranked(QUESTION, hits)
+    ranked = Reranker(engine.model, engine._blocks, Assembler(engine.model)).ranked(QUESTION, hits)
     tokens = SegmentTokenizer(engine.model.tokenizer)
     tail = tokens.for_chat(for_yes_no(QUESTION), start=False).ids
     yes, no = (tokens.pieces([word], first=False)[0][0] for word in ("Yes", "No"))

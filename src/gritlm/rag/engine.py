@@ -40,6 +40,7 @@ class RagEngine:
         store: key/value blocks that this model made.
         cutting: how new documents are cut.
         place: folder of what is measured about model and machine; None keeps nothing.
+        assembler: of this model; made when it is left out.
     """
 
     model: GritLM
@@ -47,12 +48,14 @@ class RagEngine:
     store: KVStore
     cutting: Cutting = field(default_factory=Cutting)
     place: Path | None = None
+    assembler: Assembler | None = None
 
     def __post_init__(self) -> None:
-        self._assembler = Assembler(self.model)
+        made = Assembler(self.model) if self.assembler is None else self.assembler
+        self._assembler = made
         self._blocks = Blocks(self.model.lm, self.store)
-        self._retriever = Retriever(self.model, self.index, self._blocks)
-        self._planner = Planner(self.model, self._blocks, self.place)
+        self._retriever = Retriever(self.model, self.index, self._blocks, made)
+        self._planner = Planner(self.model, self._blocks, made, self.place)
         self._writing = threading.Lock()  # two threads that add would both add the same
 
     @classmethod
@@ -85,7 +88,8 @@ class RagEngine:
         model = GritLM() if model is None else model
         maker = maker_of(model)
         settings = folder.settings(place, cutting=cutting, index=index)
-        check_cutting(settings.cutting, model)
+        assembler = Assembler(model)
+        check_cutting(settings.cutting, model, assembler)
         store = KVStore.open(
             place / folder.BLOCKS, maker, storage=storage, dtype=model.dtype, disk_bytes=disk_bytes,
             memory_bytes=memory_bytes, read_only=read_only,
@@ -99,7 +103,7 @@ class RagEngine:
             raise
         if not read_only:
             folder.keep(place, settings)  # last: what cannot be used is not settled
-        return cls(model, found, store, settings.cutting, place)
+        return cls(model, found, store, settings.cutting, place, assembler)
 
     def close(self) -> None:
         """Write what is pending and let go of the folder."""
@@ -132,7 +136,9 @@ class RagEngine:
         many = [sources] if isinstance(sources, str | Path | Mapping) else sources
         for kind in kinds:
             choice(kind, KINDS, name="kinds")
-        indexer = Indexer(self.model, self.index, self.store, self.cutting, kinds=kinds)
+        indexer = Indexer(
+            self.model, self.index, self.store, self.cutting, self._assembler, kinds=kinds
+        )
         with self._writing:
             return indexer.add(many, progress=progress)  # type: ignore[arg-type]
 

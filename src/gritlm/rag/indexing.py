@@ -66,7 +66,7 @@ class Added:
     seconds: float = 0.0
 
 
-def check_cutting(cutting: Cutting, model: GritLM) -> None:
+def check_cutting(cutting: Cutting, model: GritLM, assembler: Assembler) -> None:
     """Refuse a way of cutting before anything is written.
 
     Raises:
@@ -78,7 +78,7 @@ def check_cutting(cutting: Cutting, model: GritLM) -> None:
             f"passages of {cutting.max_tokens} tokens are longer than the model takes; use "
             f"max_tokens={limit} or less"
         )
-    around = len(Assembler(model).passage_ids(["a"])[0])
+    around = len(assembler.passage_ids(["a"])[0])
     check(around, max_tokens=cutting.max_tokens, overlap=cutting.overlap)
 
 
@@ -93,16 +93,18 @@ class Indexer:
     """Adds documents to an index and a store.
 
     Args:
+        assembler: of the same model.
         kinds: kinds of key/value blocks that are stored.
     """
 
     def __init__(
-        self, model: GritLM, index: Index, store: KVStore, cutting: Cutting, *,
+        self, model: GritLM, index: Index, store: KVStore, cutting: Cutting,
+        assembler: Assembler, *,
         kinds: Sequence[str] = ("bidirectional",),
     ) -> None:  # fmt: skip
         self.model, self.index, self.store, self.cutting = model, index, store, cutting
         self.kinds = tuple(kinds)
-        self._assembler = Assembler(model)
+        self._assembler = assembler
         self._unchanged: set[str] = set()
 
     def add(self, sources: Iterable[Given], *, progress: bool = False) -> Added:

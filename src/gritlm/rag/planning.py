@@ -27,9 +27,11 @@ class Planner:
         place: folder where that is kept; None keeps nothing.
     """
 
-    def __init__(self, model: GritLM, blocks: Blocks, place: Path | None) -> None:
+    def __init__(
+        self, model: GritLM, blocks: Blocks, assembler: Assembler, place: Path | None
+    ) -> None:
         self._model, self._blocks, self._place = model, blocks, place
-        self._assembler = Assembler(model)
+        self._assembler = assembler
         self._parity: parity.Parity | None = None
         self._cost: cost.CostModel | None = None
 

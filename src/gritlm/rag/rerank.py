@@ -19,7 +19,6 @@ from dataclasses import replace
 from gritlm.errors import ModelError
 from gritlm.lm.generator import prefill, prefix_cache
 from gritlm.lm.gritlm import GritLM
-from gritlm.lm.tokens import SegmentTokenizer
 from gritlm.prompts import for_yes_no
 from gritlm.rag.assemble import Assembler, Part
 from gritlm.rag.blocks import Blocks
@@ -30,9 +29,8 @@ from gritlm.rag.trace import Trace
 class Reranker:
     """Scores passages by how much likelier a yes is than a no."""
 
-    def __init__(self, model: GritLM, blocks: Blocks) -> None:
-        self._model, self._blocks = model, blocks
-        self._tokens, self._assembler = SegmentTokenizer(model.tokenizer), Assembler(model)
+    def __init__(self, model: GritLM, blocks: Blocks, assembler: Assembler) -> None:
+        self._model, self._blocks, self._assembler = model, blocks, assembler
         self._yes, self._no = (self._first_id(word) for word in ("Yes", "No"))
 
     def ranked(self, question: str, hits: Sequence[Hit]) -> list[tuple[Hit, float]]:
@@ -46,12 +44,12 @@ class Reranker:
         lm = self._model.lm
         (ids,) = self._assembler.passage_ids([hit.passage.embedded])
         blocks = self._blocks.of([Part(ids, hit)], causal=False, question=None, trace=Trace())
-        tail = self._tokens.for_chat(for_yes_no(question), start=False).ids
+        tail = self._assembler.tokens.for_chat(for_yes_no(question), start=False).ids
         logits_V = prefill(lm, prefix_cache(lm, blocks, room=len(tail)), tail)
         return float(logits_V[self._yes] - logits_V[self._no])
 
     def _first_id(self, word: str) -> int:
-        ids = self._tokens.pieces([word], first=False)[0]
+        ids = self._assembler.tokens.pieces([word], first=False)[0]
         if not ids:
             raise ModelError(f"the tokenizer has no ids for {word!r}: this model cannot rerank")
         return ids[0]

@@ -49,9 +49,9 @@ class Search:
 class Retriever:
     """Finds passages; keeps what embedding the question left behind."""
 
-    def __init__(self, model: GritLM, index: Index, blocks: Blocks) -> None:
+    def __init__(self, model: GritLM, index: Index, blocks: Blocks, assembler: Assembler) -> None:
         self._model, self._index, self._blocks = model, index, blocks
-        self._assembler = Assembler(model)
+        self._assembler = assembler
 
     def found(self, question: str, search: Search, trace: Trace) -> tuple[list[Hit], KVBlock]:
         """Passages, the best first, and the block of the question.
@@ -68,7 +68,7 @@ class Retriever:
             )  # fmt: skip
         if search.rerank:
             with trace.stage("rerank"):
-                reranker = Reranker(self._model, self._blocks)
+                reranker = Reranker(self._model, self._blocks, self._assembler)
                 hits = [hit for hit, _ in reranker.ranked(question, hits)]
         return hits[: search.top_k], block
 
