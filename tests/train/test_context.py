@@ -254,7 +254,7 @@ def test_rows_take_their_mask_to_another_device():
 def test_the_answer_teaches_how_blocks_are_read(llama, mode):
     rows = context.rows([sample(mode)], pad=0)
     inputs = llama.get_input_embeddings()(rows.ids_BL).detach().requires_grad_()
-    mask = states.as_mask(rows.seen_BLL, llama)
+    mask = blockmask.as_mask(rows.seen_BLL, llama)
     out = llama(inputs_embeds=inputs, attention_mask=mask, position_ids=rows.position_BL)
     losses.next_token(out.logits, rows.labels_BL).backward()
     moved = inputs.grad[0].abs().sum(dim=-1) > 0

@@ -1,6 +1,6 @@
 """A prompt whose first parts are read apart: where its tokens stand, and whom they see.
 
-Shapes: L positions.
+Shapes: B rows, L positions.
 
 Every part is read by itself and begins with a BOS. One that stands later keeps its own, because its
 tokens were read with it: at the position before the part (rotary positions are relative), seen by
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,3 +82,13 @@ def seen(size: int, blocks: Sequence[Block], unseen: Sequence[int]) -> Tensor:
         seen_LL[own] = False
         seen_LL[own, own] = inside.tril() if block.causal else inside
     return seen_LL
+
+
+def as_mask(seen_BLL: Tensor, decoder: Any) -> Tensor:
+    """Whom (last axis) each token sees, as the decoder's attention wants it -> (B, 1, L, L)."""
+    seen = seen_BLL[:, None]
+    if decoder.config._attn_implementation != "eager":
+        return seen
+    # The plain implementation adds its mask to the scores.
+    lowest = torch.finfo(decoder.dtype).min
+    return torch.zeros_like(seen, dtype=decoder.dtype).masked_fill(~seen, lowest)

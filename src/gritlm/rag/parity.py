@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gritlm.errors import ModelError
-from gritlm.lm.blockmask import lay_out, seen
+from gritlm.lm.blockmask import as_mask, lay_out, seen
 from gritlm.lm.generator import prefix_cache
 from gritlm.lm.kv import KVBlock
 from gritlm.lm.model import UnifiedLM
@@ -85,10 +85,9 @@ def block_masked_logits(
     """The same in one pass with a mask over the whole prompt -> (V,), float32."""
     laid = lay_out(parts, tail, bos=bos, causal=causal)
     seen_LL = seen(len(laid.ids), laid.blocks, laid.unseen).to(lm.device)
-    mask_LL = torch.zeros(seen_LL.shape, dtype=lm.dtype, device=lm.device)
-    mask_LL.masked_fill_(~seen_LL, torch.finfo(lm.dtype).min)
     logits_BSV = lm.causal(
-        torch.tensor([laid.ids], device=lm.device), attention_mask=mask_LL[None, None],
+        torch.tensor([laid.ids], device=lm.device),
+        attention_mask=as_mask(seen_LL[None], lm.decoder),
         position_ids=torch.tensor([laid.positions], device=lm.device), use_cache=False,
         logits_to_keep=1,
     ).logits  # fmt: skip

@@ -21,6 +21,7 @@ from transformers.cache_utils import Cache
 
 from gritlm.errors import InputError, choice
 from gritlm.lm import views
+from gritlm.lm.blockmask import as_mask
 from gritlm.lm.cache import PatchedLayer, PreallocatedLayer, recorded, recording
 from gritlm.lm.model import UnifiedLM
 
@@ -96,13 +97,12 @@ def read_again(
     held, end = len(ids), len(ids) + len(tail)
     places_Q = torch.tensor([*positions, *range(held, end)], device=lm.device)
     input_Q = torch.tensor([*(ids[at] for at in positions), *tail], device=lm.device)
-    unseen_QT = torch.arange(end, device=lm.device)[None] > places_Q[:, None]
-    mask_QT = torch.zeros(unseen_QT.shape, dtype=lm.dtype, device=lm.device)
-    mask_QT.masked_fill_(unseen_QT, torch.finfo(lm.dtype).min)
+    seen_QT = torch.arange(end, device=lm.device)[None] <= places_Q[:, None]
     patched = Cache(layers=[PatchedLayer(layer, places_Q, end) for layer in _layers(cache)])
     return lm.causal(
-        input_Q[None], attention_mask=mask_QT[None, None], position_ids=places_Q[None],
-        past_key_values=patched, use_cache=True, logits_to_keep=1,
+        input_Q[None],
+        attention_mask=as_mask(seen_QT[None], lm.decoder),
+        position_ids=places_Q[None], past_key_values=patched, use_cache=True, logits_to_keep=1,
     ).logits[0, -1]  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gritlm.lm.blockmask import as_mask
 from gritlm.train.pack import Rows
 
 _SLIDING = "sliding_attention"
@@ -92,16 +93,6 @@ def all_see(mask_BL: Tensor, decoder: Any) -> Tensor:
     """
     real_BL = mask_BL.bool()
     return as_mask(real_BL[:, None, :].expand(-1, real_BL.shape[1], -1), decoder)
-
-
-def as_mask(seen_BLL: Tensor, decoder: Any) -> Tensor:
-    """Whom (last axis) each token sees, as the decoder's attention wants it -> (B, 1, L, L)."""
-    seen = seen_BLL[:, None]
-    if decoder.config._attn_implementation != "eager":
-        return seen
-    # The plain implementation adds its mask to the scores.
-    lowest = torch.finfo(decoder.dtype).min
-    return torch.zeros_like(seen, dtype=decoder.dtype).masked_fill(~seen, lowest)
 
 
 def _masks(seen_BLL: Tensor, position_BL: Tensor, decoder: Any) -> Tensor | dict[str, Tensor]:

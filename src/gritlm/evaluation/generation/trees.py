@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gritlm.lm.blockmask import as_mask
 from gritlm.lm.model import UnifiedLM
 
 Ids = tuple[int, ...]
@@ -130,19 +131,11 @@ def masks(batch: Batch, lm: UnifiedLM) -> Any:
     seen_TT = batch.tree_T[:, None] == batch.tree_T
     seen_TT &= place_T[:, None] >= place_T
     seen_TT &= (batch.branch_T == 0) | (branch_T1 == batch.branch_T)
-    full = _as_mask(seen_TT, lm)
+    full = as_mask(seen_TT[None], lm.decoder)
     window = getattr(lm.config, "sliding_window", None)
     kinds = getattr(lm.config, "layer_types", None)
     if window is None or (kinds and _SLIDING not in kinds):
         return full
-    near = _as_mask(seen_TT & (batch.position_T[:, None] - batch.position_T < window), lm)
+    near_TT = seen_TT & (batch.position_T[:, None] - batch.position_T < window)
+    near = as_mask(near_TT[None], lm.decoder)
     return {"full_attention": full, _SLIDING: near} if kinds else near
-
-
-def _as_mask(seen_TT: Tensor, lm: UnifiedLM) -> Tensor:
-    seen = seen_TT[None, None]
-    if lm.config._attn_implementation != "eager":
-        return seen
-    # The plain implementation adds its mask to the scores.
-    lowest = torch.finfo(lm.dtype).min
-    return torch.zeros_like(seen, dtype=lm.dtype).masked_fill(~seen, lowest)
