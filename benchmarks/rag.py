@@ -76,7 +76,15 @@ def main() -> None:
         plot(chosen.plot, sizes, curves)
 
 
-HEADER = ("mode", "prefilled", "reused", "median ms", "p95 ms", "times faster than none")
+HEADER = (
+    "mode",
+    "prefilled",
+    "read again",
+    "reused",
+    "median ms",
+    "p95 ms",
+    "times faster than none",
+)
 
 
 def measured(

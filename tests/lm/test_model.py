@@ -172,3 +172,28 @@ def test_hooks_of_accelerate_follow_into_the_reading_view(tmp_path):
         one = UnifiedLM(spread).hidden(ids, mask, causal=False)
         other = UnifiedLM(tiny.model("llama")).hidden(ids, mask, causal=False)
     assert (one - other)[mask.bool()].abs().max() < BOUND
+
+
+@torch.inference_mode()
+def test_few_tokens_behind_many_give_the_logits_of_one_pass(family):
+    """The view for few tokens has its own attention; Mistral and the Gemmas have short windows."""
+    ids, _ = rows(40)
+    whole = family.causal(ids).logits
+    for held in (0, 1, 29):
+        cache = family.new_cache(40)
+        if held:
+            family.logits(ids[:, :held], cache=cache)
+        rest = family.logits(ids[:, held:], cache=cache)
+        assert (rest - whole[:, held:]).abs().max() < BOUND
+
+
+@torch.inference_mode()
+def test_the_view_for_few_tokens_takes_padding_and_both_kinds_of_masks(lm):
+    ids, mask = rows(12, 7)
+    whole = lm.causal(ids, attention_mask=mask).logits
+    few = lm.causal_for(12)
+    assert few is not lm.causal
+    seen = torch.ones(12, 12).tril().bool() & mask[:, None, None].bool()
+    for each in (mask, seen):
+        difference = (few(ids, attention_mask=each).logits - whole).abs()
+        assert difference[mask.bool()].max() < BOUND

@@ -46,6 +46,13 @@ def test_reading_all_again_is_the_plain_prompt(lm, by, causal):
     assert (ours - plain(lm)).abs().max() < BOUND
 
 
+@pytest.mark.parametrize("family", ["mistral", "gemma3", "gemma2", "qwen3"])
+def test_windows_shorter_than_the_prompt_are_kept(family):
+    lm = UnifiedLM(tiny.model(family))
+    ours, _, _ = mended(lm, Recompute(by="value", share=1.0))
+    assert (ours - plain(lm)).abs().max() < BOUND
+
+
 def test_reading_all_but_a_causal_first_block_again_is_the_plain_prompt(lm):
     ours, count, _ = mended(lm, Recompute(by="first", tokens=99), causal=True)
     assert count == sum(map(len, PARTS[1:])) - 2

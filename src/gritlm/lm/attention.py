@@ -18,6 +18,7 @@ from gritlm.errors import ModelError
 
 PACKED = "gritlm_packed"
 BOTH = "gritlm_both"
+GROUPED = "gritlm_grouped"
 
 _CHANGES_SCORES = ("s_aux", "sinks", "position_bias", "attn_bias", "alibi", "head_mask")
 
@@ -44,6 +45,51 @@ def register_both() -> None:
     AttentionMaskInterface.register(BOTH, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
 
 
+def register_grouped() -> None:
+    """Make the name ``gritlm_grouped`` known to transformers: for few tokens on a CPU."""
+    from transformers import AttentionInterface
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
+
+    AttentionInterface.register(GROUPED, grouped_attention)
+    AttentionMaskInterface.register(GROUPED, ALL_MASK_ATTENTION_FUNCTIONS["eager"])
+
+
+def grouped_attention(
+    module: torch.nn.Module, query_BHQE: Tensor, key_BKTE: Tensor, value_BKTE: Tensor,
+    attention_mask: Tensor | None, *, scaling: float | None = None, **others: Any,
+) -> tuple[Tensor, None]:  # fmt: skip
+    """Attention of few tokens Q on T that may be many more -> (B, Q, H, E); for inference only.
+
+    The heads that share keys are one matrix product, so keys are neither repeated nor cut into
+    pieces: the CPU kernel of torch takes up to twice as long (docs/log.md).
+    """
+    if others.get("softcap") is not None or any(
+        others.get(name) is not None for name in _CHANGES_SCORES
+    ):
+        return _sdpa(
+            module, query_BHQE, key_BKTE, value_BKTE, attention_mask, scaling=scaling, **others
+        )
+    rows, heads, size, width = query_BHQE.shape
+    shared = heads // key_BKTE.shape[1]
+    scale = scaling if scaling is not None else width**-0.5
+    grouped = (query_BHQE * scale).reshape(rows, -1, shared * size, width)
+    score = (grouped @ key_BKTE.transpose(-1, -2)).view(rows, -1, shared, size, key_BKTE.shape[2])
+    if attention_mask is not None:
+        _hide(score, attention_mask[:, :, None])
+    # In its own number format: torch sums in float32 inside, copying to it costs ten times more.
+    weight = score.softmax(dim=-1)
+    mixed = weight.flatten(2, 3) @ value_BKTE
+    return mixed.view(rows, heads, size, width).transpose(1, 2).contiguous(), None
+
+
+def _hide(score: Tensor, mask: Tensor) -> None:
+    """In place: a mask that is added, or one that is False where a token is not seen."""
+    if mask.dtype is torch.bool:
+        score.masked_fill_(~mask, torch.finfo(score.dtype).min)
+    else:
+        score += mask
+
+
 def both_attention(
     module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor,
     attention_mask: Tensor | None, *, lengths: list[int] | None = None, **options: Any,
@@ -53,9 +99,14 @@ def both_attention(
         return packed_attention(
             module, query, key, value, attention_mask, lengths=lengths, **options
         )
+    return _sdpa(module, query, key, value, attention_mask, **options)
+
+
+def _sdpa(*arguments: Any, **options: Any) -> Any:
+    """transformers' own, which torch computes."""
     from transformers import AttentionInterface
 
-    return AttentionInterface()["sdpa"](module, query, key, value, attention_mask, **options)
+    return AttentionInterface()["sdpa"](*arguments, **options)
 
 
 def _no_mask(*_: Any, **__: Any) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,6 +27,9 @@ from gritlm.lm.rope import RopeTable, rope_table
 
 log = logging.getLogger(__name__)
 
+# Tokens of a text that are few: on a CPU packed weights and grouped heads read them faster
+# (docs/log.md).
+FEW = 256
 _ATTENTION_LAYERS = {"full_attention", "sliding_attention"}
 
 
@@ -48,6 +52,7 @@ class UnifiedLM:
         self.packs = views.can_pack(self.decoder)
         self._lock = threading.Lock()
         self._decoding: Any = None
+        self._made: dict[str, tuple[Any, Any]] = {}  # of which decoding view, and the view
         self._made_from = -1
         self._fingerprint: tuple[int, str] | None = None
         self._rope: tuple[RopeTable | None] | None = None
@@ -99,19 +104,20 @@ class UnifiedLM:
             view = self.bidirectional
             return view(ids_BL, attention_mask=mask_BL, use_cache=False).last_hidden_state
         real_BL = torch.ones_like(ids_BL, dtype=torch.bool) if mask_BL is None else mask_BL.bool()
-        hidden_TD = self.hidden_packed(ids_BL[real_BL], real_BL.sum(dim=1).tolist())
+        lengths = real_BL.sum(dim=1).tolist()
+        hidden_TD = self._packed(self.bidirectional, ids_BL[real_BL], lengths, None)
         hidden_BLD = hidden_TD.new_zeros(*ids_BL.shape, hidden_TD.shape[-1])
         hidden_BLD[real_BL] = hidden_TD
         return hidden_BLD
 
     def hidden_packed(self, ids_T: Tensor, lengths: list[int]) -> Tensor:
         """Bidirectional states of texts that stand one behind the other -> (T, D)."""
-        return self._packed(ids_T, lengths, None)
+        return self._packed(self._fast_bidirectional(len(ids_T)), ids_T, lengths, None)
 
     def hidden_and_blocks(self, ids_T: Tensor, lengths: list[int]) -> tuple[Tensor, list[KVBlock]]:
         """As :meth:`hidden_packed`, and the key/value block of each text."""
         cache = recording(self.config.num_hidden_layers)
-        hidden_TD = self._packed(ids_T, lengths, cache)
+        hidden_TD = self._packed(self._fast_bidirectional(len(ids_T)), ids_T, lengths, cache)
         return hidden_TD, self._blocks(recorded(cache), ids_T, lengths, causal=False)
 
     def causal_block(self, ids_T: Tensor) -> KVBlock:
@@ -135,12 +141,39 @@ class UnifiedLM:
             cache: continued and extended in place.
             keep: how many last positions get logits; 0 for all.
         """
-        one_step = ids_BL.shape[1] == 1 and not torch.is_grad_enabled()
-        model = self.decoding if one_step else self.causal
-        return model(
+        tokens = 1 if ids_BL.shape[1] == 1 else ids_BL.numel()
+        view = self.causal if torch.is_grad_enabled() else self.causal_for(tokens)
+        return view(
             ids_BL, attention_mask=mask_BL, past_key_values=cache, use_cache=cache is not None,
             logits_to_keep=keep,
         ).logits  # fmt: skip
+
+    def causal_for(self, tokens: int) -> Any:
+        """The causal view that reads so many tokens of a text fastest; for inference only."""
+        if tokens == 1:
+            return self.decoding
+        if tokens > FEW or self.compiled or self.device.type != "cpu":
+            return self.causal
+        return self._from_decoding("causal", views.grouped)
+
+    def _fast_bidirectional(self, tokens: int) -> Any:
+        """The bidirectional view that reads so many tokens fastest."""
+        few = tokens <= FEW and not self.compiled and self.device.type == "cpu"
+        if not few or torch.is_grad_enabled():
+            return self.bidirectional
+        return self._from_decoding("bidirectional", self._reading)
+
+    def _reading(self, decoding: Any) -> Any:
+        packed = decoding is not self.causal
+        return views.bidirectional(decoding.base_model) if packed else self.bidirectional
+
+    def _from_decoding(self, name: str, make: Callable[[Any], Any]) -> Any:
+        """What is made of :attr:`decoding`, which is made anew when weights have changed."""
+        decoding = self.decoding
+        with self._lock:
+            if name not in self._made or self._made[name][0] is not decoding:
+                self._made[name] = decoding, make(decoding)
+            return self._made[name][1]
 
     def new_cache(self, capacity: int) -> Cache:
         """An empty cache for ``capacity`` tokens, of the kind that :attr:`decoding` works on."""
@@ -185,11 +218,11 @@ class UnifiedLM:
                 f"{self.fingerprint}; encode the text again with this model"
             )
 
-    def _packed(self, ids_T: Tensor, lengths: list[int], cache: Cache | None) -> Tensor:
+    def _packed(self, view: Any, ids_T: Tensor, lengths: list[int], cache: Cache | None) -> Tensor:
         if not self.packs:
             return self._one_by_one(ids_T, lengths, cache)
         position_T = torch.cat([torch.arange(n, device=ids_T.device) for n in lengths])
-        output = self.bidirectional(
+        output = view(
             ids_T[None],
             position_ids=position_T[None],
             past_key_values=cache,

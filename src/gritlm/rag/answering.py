@@ -9,14 +9,14 @@ from time import perf_counter
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from gritlm.lm.generator import TextStream, answer_room, decode, prefill, prefix_cache
+from gritlm.lm.generator import TextStream, answer_room, decode, prefix_cache
 from gritlm.lm.gritlm import GritLM
 from gritlm.lm.kv import KVBlock
 from gritlm.lm.sampling import make_sampler
 from gritlm.rag import recompute
 from gritlm.rag.assemble import Plan
 from gritlm.rag.passages import Hit
-from gritlm.rag.recompute import FIRST, Recompute
+from gritlm.rag.recompute import FIRST, Recompute, read_behind
 from gritlm.rag.trace import Trace
 
 
@@ -119,9 +119,8 @@ def begin(
         if how is not None and not recompute.possible(cache):
             trace.reasons.append("no tokens read again: the cache of this model does not take them")
             how = None
-        if how is None:
-            return Begun(cache, prefill(lm, cache, plan.ids), room)
-        return Begun(cache, _mended(model, plan, blocks, how, cache, trace), room)
+        logits_V, trace.tokens_recomputed = read_behind(lm, cache, blocks, plan.ids, how)
+    return Begun(cache, logits_V, room)
 
 
 def pieces(
@@ -151,16 +150,3 @@ def pieces(
     yield from TextStream(model.tokenizer, writing.stop).pieces(counted())
     trace.milliseconds.setdefault("first_token", 1000 * (perf_counter() - started))
     trace.add("decode", perf_counter() - begun_at)
-
-
-def _mended(
-    model: GritLM, plan: Plan, blocks: Sequence[KVBlock], how: Recompute, cache: Cache,
-    trace: Trace,
-) -> Tensor:  # fmt: skip
-    ids = [i for block in blocks for i in block.token_ids.tolist()]
-    sizes = [block.tokens for block in blocks]
-    again = recompute.chosen(model.lm, cache, how, ids=ids, sizes=sizes, tail=plan.ids)
-    trace.tokens_recomputed = len(again)
-    if not again:
-        return prefill(model.lm, cache, plan.ids)
-    return recompute.read_again(model.lm, cache, again, ids=ids, tail=plan.ids)

@@ -12,6 +12,7 @@ import sys
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 from gritlm.errors import InputError
@@ -19,6 +20,8 @@ from gritlm.lm.gritlm import GritLM
 from gritlm.lm.tokens import SegmentTokenizer
 from gritlm.prompts import RAG_FORMS, RagMode, for_rag, gritlm_instruction
 from gritlm.rag.passages import Hit
+
+_KEPT = 1024  # passages whose ids are remembered
 
 BlockKind = Literal["bidirectional", "causal"]
 
@@ -77,6 +80,8 @@ class Assembler:
         self._settings = model.settings
         self._limit = model.lm.max_positions or sys.maxsize
         self.prefix = self.tokens.prefix
+        # Planning asks for the same passages again and again, and so do other questions.
+        self._passage = lru_cache(_KEPT)(lambda text: self.passage_ids([text])[0])
 
     def question_ids(self, question: str) -> tuple[int, ...]:
         """The question as it is embedded."""
@@ -129,8 +134,9 @@ class Assembler:
             if before == "question":
                 parts.append(Part(self.question_ids(question)))
             else:
-                ids = self.passage_ids(texts)
-                parts += [Part(each, hit) for each, hit in zip(ids, hits, strict=True)]
+                parts += [
+                    Part(self._passage(text), hit) for text, hit in zip(texts, hits, strict=True)
+                ]
         parts = [replace(part, cut=len(self.prefix) if n else 0) for n, part in enumerate(parts)]
         tail = self.tokens.for_chat(
             for_rag(mode, question=question, documents=texts), start=not parts

@@ -23,6 +23,8 @@ from gritlm.errors import InputError, choice
 from gritlm.lm import views
 from gritlm.lm.blockmask import as_mask
 from gritlm.lm.cache import PatchedLayer, PreallocatedLayer, recorded, recording
+from gritlm.lm.generator import prefill
+from gritlm.lm.kv import KVBlock
 from gritlm.lm.model import UnifiedLM
 
 _LAYER = 1  # whose values tell how much a token depends on what stands before its block
@@ -55,6 +57,31 @@ class Recompute:
 
 
 FIRST = Recompute()
+
+
+@torch.inference_mode()
+def read_behind(
+    lm: UnifiedLM,
+    cache: Cache,
+    blocks: Sequence[KVBlock],
+    tail: Sequence[int],
+    how: Recompute | None,
+) -> tuple[Tensor, int]:
+    """Read ``tail`` behind what a cache holds -> logits of what comes next (V,), and how many
+    tokens of the blocks were read again.
+
+    Args:
+        cache: holds ``blocks`` and nothing more, and is one that :func:`possible` takes unless
+            ``how`` is None.
+    """
+    if how is None:
+        return prefill(lm, cache, tail), 0
+    ids = [i for block in blocks for i in block.token_ids.tolist()]
+    sizes = [block.tokens for block in blocks]
+    again = chosen(lm, cache, how, ids=ids, sizes=sizes, tail=tail)
+    if not again:
+        return prefill(lm, cache, tail), 0
+    return read_again(lm, cache, again, ids=ids, tail=tail), len(again)
 
 
 @torch.inference_mode()
@@ -97,13 +124,27 @@ def read_again(
     held, end = len(ids), len(ids) + len(tail)
     places_Q = torch.tensor([*positions, *range(held, end)], device=lm.device)
     input_Q = torch.tensor([*(ids[at] for at in positions), *tail], device=lm.device)
-    seen_QT = torch.arange(end, device=lm.device)[None] <= places_Q[:, None]
     patched = Cache(layers=[PatchedLayer(layer, places_Q, end) for layer in _layers(cache)])
-    return lm.causal(
+    return lm.causal_for(len(places_Q))(
         input_Q[None],
-        attention_mask=as_mask(seen_QT[None], lm.decoder),
+        attention_mask=_causal_masks(lm, places_Q, end),
         position_ids=places_Q[None], past_key_values=patched, use_cache=True, logits_to_keep=1,
     ).logits[0, -1]  # fmt: skip
+
+
+def _causal_masks(lm: UnifiedLM, places_Q: Tensor, end: int) -> Tensor | dict[str, Tensor]:
+    """Whom the tokens at these places see, of all up to ``end``; by kind of layer if there are
+    several."""
+    ahead_QT = places_Q[:, None] - torch.arange(end, device=lm.device)[None]
+    full_QT = ahead_QT >= 0
+    window = getattr(lm.config, "sliding_window", None) or end
+    seen = {"full_attention": full_QT, "sliding_attention": full_QT & (ahead_QT < window)}
+    masks = {kind: as_mask(seen_QT[None], lm.decoder) for kind, seen_QT in seen.items()}
+    kinds = set(getattr(lm.config, "layer_types", None) or ())
+    if len(kinds) > 1:
+        return masks
+    # Mistral has one kind of layers and does not name it.
+    return masks[kinds.pop() if kinds else "sliding_attention"]
 
 
 def _first(sizes: Sequence[int], tokens: int) -> list[int]:

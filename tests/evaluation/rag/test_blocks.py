@@ -84,7 +84,7 @@ def test_cached_documents_give_the_logits_of_one_block_masked_pass(
     )
     for question in load(make_task().folder):
         [reading] = readings(model, [question], setting)
-        cache = prefix_cache(model.lm, reading.joined(), room=len(reading.ids))
+        cache = prefix_cache(model.lm, reading.blocks, room=len(reading.ids))
         ours = model.lm.logits(torch.tensor([reading.ids]), cache=cache)[0]
         sample = context.sample(
             SegmentTokenizer(model.tokenizer), RagRow(question.text, question.documents, "red"),

@@ -6,12 +6,12 @@ import pytest
 import torch
 from transformers.cache_utils import DynamicCache
 
-from gritlm.evaluation.rag import decode
+from gritlm.evaluation.rag import decode as writing
 from gritlm.evaluation.rag.decode import Reading, replies
-from gritlm.lm.generator import complete
-from gritlm.lm.kv import KVBlock
+from gritlm.lm.generator import decode, prefix_cache
 from gritlm.lm.model import UnifiedLM
 from gritlm.lm.sampling import make_sampler
+from gritlm.rag.recompute import FIRST, read_behind
 from tests import tiny
 
 NEW = 12
@@ -41,10 +41,12 @@ def prompts(lm: UnifiedLM) -> list[Reading]:
     ]  # fmt: skip
 
 
+@torch.inference_mode()
 def alone(lm: UnifiedLM, reading: Reading, ends: set[int]) -> list[int]:
-    kv = KVBlock.join(reading.blocks) if reading.blocks else None
+    cache = prefix_cache(lm, reading.blocks, room=len(reading.ids) + NEW)
+    logits_V, _ = read_behind(lm, cache, reading.blocks, reading.ids, FIRST)
     greedy = make_sampler(temperature=0.0)
-    return list(complete(lm, reading.ids, kv=kv, sampler=greedy, max_new_tokens=NEW, end_ids=ends))
+    return list(decode(lm, cache, logits_V, sampler=greedy, room=NEW, end_ids=ends))
 
 
 def together(lm: UnifiedLM, readings: list[Reading], ends: set[int]) -> list[list[int]]:
@@ -73,7 +75,7 @@ def test_each_ends_at_its_own_end_token():
 
 def test_where_no_rows_can_be_put_together_each_is_written_alone():
     lm = UnifiedLM(tiny.model())
-    readings, ends = prompts(lm), {alone(lm, prompts(lm)[0], set())[0]}
+    readings, ends = prompts(lm)[:3], {alone(lm, prompts(lm)[0], set())[0]}
     expected = together(lm, readings, ends)
     assert together(Dynamic(lm.causal), readings, ends) == expected
     assert expected[0] == []
@@ -81,15 +83,15 @@ def test_where_no_rows_can_be_put_together_each_is_written_alone():
 
 def test_more_than_is_written_together_is_taken_in_halves(monkeypatch):
     lm = UnifiedLM(tiny.model())
-    readings, sizes, whole = prompts(lm), [], decode._together
+    readings, sizes, whole = prompts(lm), [], writing._together
 
     def counting(lm, readings, ends, new):
         sizes.append(len(readings))
         return whole(lm, readings, ends, new)
 
-    monkeypatch.setattr(decode, "_together", counting)
+    monkeypatch.setattr(writing, "_together", counting)
     expected = together(lm, readings, set())
-    monkeypatch.setattr(decode, "MOST_BYTES", 1)
+    monkeypatch.setattr(writing, "MOST_BYTES", 1)
     assert together(lm, readings, set()) == expected
     assert sizes == [4, 1, 1, 1, 1]
 

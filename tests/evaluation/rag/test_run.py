@@ -16,6 +16,7 @@ from gritlm.evaluation.rag.rows import load
 from gritlm.evaluation.rag.run import measure
 from gritlm.evaluation.rag.settings import SETTINGS, asked
 from gritlm.lm.settings import Settings
+from gritlm.rag.recompute import FIRST
 from tests.evaluation.rag.conftest import OTHERS, ROWS
 
 
@@ -87,7 +88,7 @@ def test_what_a_model_writes_is_matched_with_its_row(trained, make_task, monkeyp
     monkeypatch.setattr(run, "ROWS_TOGETHER", together)
     questions = load(make_task().folder)
     made = answers_of(trained, questions, "fresh")
-    written = [trained.tokenizer.decode(reply.ids) for _, reply in made]
+    written = [trained.tokenizer.decode(reply.ids) for reply in made]
     rows = [row | {"answers": [said]} for row, said in zip(ROWS, written, strict=True)]
     fresh = measure(trained, make_task([ROWS[0], *rows[1:]]))[SETTINGS.index("fresh")]
     assert fresh.items == (0.0, 1.0, 1.0)
@@ -99,19 +100,28 @@ def test_one_causal_document_is_answered_as_a_fresh_one_token_for_token(trained,
         make_task([row | {"documents": row["documents"][:1], "gold": 1} for row in ROWS]).folder
     )
     fresh, cached = (
-        [reply.ids for _, reply in answers_of(trained, questions, setting)]
+        [reply.ids for reply in answers_of(trained, questions, setting)]
         for setting in ("fresh", "cached causal")
     )
     assert cached == fresh
     assert any(fresh)
 
 
-def test_only_the_question_is_read_where_documents_are_cached(trained, make_task):
+def test_the_question_and_first_tokens_of_further_documents_are_read_where_those_are_cached(
+    trained, make_task
+):
     found = {r.task: r.details["tokens_prefilled"] for r in measure(trained, make_task())}
     form, questions = form_for(trained), load(make_task().folder)
-    tail = fmean(len(form.tail(q.text, q.documents)) for q in questions)
-    assert found["small (cached)"] == found["small (cached causal)"] == tail
-    assert found["small (cached)"] < found["small (oracle)"] < found["small (fresh)"]
+    bos = len(form.tokens.prefix)
+
+    def expected(question) -> int:
+        others = form.embedded(question.documents)[1:]
+        again = sum(min(FIRST.tokens, len(ids) - bos) for ids in others)
+        return again + len(form.tail(question.text, question.documents))
+
+    read = fmean(map(expected, questions))
+    assert found["small (cached)"] == found["small (cached causal)"] == read
+    assert found["small (cached)"] < found["small (fresh)"]
 
 
 def test_the_same_figures_come_again(trained, make_task):
@@ -166,7 +176,7 @@ SAID = ["CUDA out of memory", "DefaultCPUAllocator: can't allocate memory"]
 @pytest.mark.parametrize("setting", ["fresh", "cached"])
 def test_out_of_memory_halves_and_goes_on(trained, make_task, monkeypatch, said, setting):
     questions, whole = load(make_task().folder), run.replies
-    expected = [reply.ids for _, reply in answers_of(trained, questions, setting)]
+    expected = [reply.ids for reply in answers_of(trained, questions, setting)]
     sizes = []
 
     def small(lm, readings, **more):
@@ -176,7 +186,7 @@ def test_out_of_memory_halves_and_goes_on(trained, make_task, monkeypatch, said,
         return whole(lm, readings, **more)
 
     monkeypatch.setattr(run, "replies", small)
-    assert [reply.ids for _, reply in answers_of(trained, questions, setting)] == expected
+    assert [reply.ids for reply in answers_of(trained, questions, setting)] == expected
     assert sizes == [3, 1, 1, 1]
 
 
@@ -184,7 +194,7 @@ def test_blocks_that_do_not_fit_the_memory_together_are_made_for_fewer_questions
     trained, make_task, monkeypatch
 ):
     questions, of = load(make_task().folder), Blocks.of
-    expected = [reply.ids for _, reply in answers_of(trained, questions, "cached")]
+    expected = [reply.ids for reply in answers_of(trained, questions, "cached")]
     first = []
 
     def failing_once(self, documents):
@@ -195,7 +205,7 @@ def test_blocks_that_do_not_fit_the_memory_together_are_made_for_fewer_questions
         return of(self, documents)
 
     monkeypatch.setattr(Blocks, "of", failing_once)
-    assert [reply.ids for _, reply in answers_of(trained, questions, "cached")] == expected
+    assert [reply.ids for reply in answers_of(trained, questions, "cached")] == expected
     assert first == ["read", "failed", "read", "read", "read"]
 
 

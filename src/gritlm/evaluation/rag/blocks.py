@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 
-import torch
-
 from gritlm.evaluation.memory import Halver
 from gritlm.lm.kv import KVBlock
 from gritlm.lm.model import UnifiedLM
+from gritlm.rag.parity import blocks_of
 
 MOST_BYTES = 2**30
 
@@ -52,12 +51,8 @@ class Blocks:
     def nbytes(self) -> int:
         return sum(block.nbytes for block in self._kept.values())
 
-    @torch.inference_mode()
     def _read(self, documents: Sequence[_Ids]) -> list[KVBlock]:
-        rows = [torch.tensor(ids, device=self.lm.device) for ids in documents]
-        if self.causal:
-            return [self.lm.causal_block(ids_T) for ids_T in rows]
-        return self.lm.hidden_and_blocks(torch.cat(rows), [len(ids) for ids in documents])[1]
+        return blocks_of(self.lm, documents, causal=self.causal)
 
     def _evict(self) -> None:
         held = self.nbytes

@@ -23,13 +23,18 @@ from gritlm.lm.generator import complete, prefix_cache
 from gritlm.lm.kv import KVBlock
 from gritlm.lm.model import UnifiedLM
 from gritlm.lm.sampling import make_sampler
+from gritlm.rag.recompute import FIRST, read_behind
 
 MOST_BYTES = 2**30  # keys and values of the rows that are written together
 
 
 @dataclass(frozen=True)
 class Reading:
-    """A prompt: blocks that were read before, the first at position 0, and ids behind them."""
+    """A prompt: blocks that were read before, the first at position 0, and ids behind them.
+
+    The first tokens of each further block are read again with the ids, as the engine of cached RAG
+    does it where nobody says otherwise.
+    """
 
     ids: list[int]
     blocks: Sequence[KVBlock] = ()
@@ -38,15 +43,19 @@ class Reading:
     def tokens(self) -> int:
         return len(self.ids) + sum(block.tokens for block in self.blocks)
 
-    def joined(self) -> KVBlock | None:
-        return KVBlock.join(self.blocks) if self.blocks else None
-
 
 @dataclass(frozen=True)
 class Reply:
-    """Ids without the closing end token, and seconds from the prompt's ids to the first of them."""
+    """An answer.
+
+    Attributes:
+        ids: without the closing end token.
+        tokens_read: when the question came.
+        first_token_s: seconds from the prompt's ids to the first token.
+    """
 
     ids: list[int]
+    tokens_read: int
     first_token_s: float
 
 
@@ -88,12 +97,12 @@ def _bytes(lm: UnifiedLM, readings: Sequence[Reading], new: int) -> int:
 def _alone(lm: UnifiedLM, reading: Reading, end_ids: Collection[int], new: int) -> Reply:
     started = perf_counter()
     tokens = complete(
-        lm, reading.ids, kv=reading.joined(), sampler=make_sampler(temperature=0.0),
+        lm, reading.ids, kv=reading.blocks, sampler=make_sampler(temperature=0.0),
         max_new_tokens=new, end_ids=end_ids,
     )  # fmt: skip
     first = [token for token in [next(tokens, None)] if token is not None]
     seconds = perf_counter() - started
-    return Reply([*first, *tokens], seconds)
+    return Reply([*first, *tokens], len(reading.ids), seconds)
 
 
 @torch.inference_mode()
@@ -101,9 +110,9 @@ def _together(
     lm: UnifiedLM, readings: Sequence[Reading], end_ids: Collection[int], new: int
 ) -> list[Reply]:
     begun = [_begin(lm, reading) for reading in readings]
-    written, ends = [[token] for _, token, _ in begun], set(end_ids)
+    written, ends = [[each.token] for each in begun], set(end_ids)
     sizes = [reading.tokens for reading in readings]
-    cache = _side_by_side(lm, [cache for cache, _, _ in begun], sizes, room=new)
+    cache = _side_by_side(lm, [each.cache for each in begun], sizes, room=new)
     mask_BL = _right_aligned(sizes).to(lm.device)
     position_B1 = torch.tensor(sizes, device=lm.device)[:, None]
     for _ in range(new - 1):
@@ -118,18 +127,29 @@ def _together(
         for ids, token in zip(written, logits_BV.argmax(dim=-1).tolist(), strict=True):
             ids.append(token)
         position_B1 = position_B1 + 1
-    seconds = [each for _, _, each in begun]
-    return [Reply(_ended(ids, ends), s) for ids, s in zip(written, seconds, strict=True)]
+    return [
+        Reply(_ended(ids, ends), each.tokens_read, each.seconds)
+        for ids, each in zip(written, begun, strict=True)
+    ]
 
 
-def _begin(lm: UnifiedLM, reading: Reading) -> tuple[Any, int, float]:
-    """Read one prompt -> its cache, the first token of the answer, and the seconds it took."""
+@dataclass(frozen=True)
+class _Begun:
+    """A prompt that was read: its cache, and the first token of the answer."""
+
+    cache: Any
+    token: int
+    tokens_read: int
+    seconds: float
+
+
+def _begin(lm: UnifiedLM, reading: Reading) -> _Begun:
     started = perf_counter()
     # Room for nothing more: the keys and values move on to the cache of all rows.
-    cache = prefix_cache(lm, reading.joined(), room=len(reading.ids))
-    ids_1L = torch.tensor([reading.ids], device=lm.device)
-    token = int(lm.logits(ids_1L, cache=cache, keep=1)[0, -1].argmax())
-    return cache, token, perf_counter() - started
+    cache = prefix_cache(lm, reading.blocks, room=len(reading.ids))
+    logits_V, again = read_behind(lm, cache, reading.blocks, reading.ids, FIRST)
+    token = int(logits_V.argmax())
+    return _Begun(cache, token, again + len(reading.ids), perf_counter() - started)
 
 
 def _side_by_side(lm: UnifiedLM, caches: Sequence[Any], sizes: Sequence[int], *, room: int) -> Any:

@@ -25,8 +25,6 @@ log = logging.getLogger(__name__)
 
 ROWS_TOGETHER = 16
 
-Answer = tuple[int, Reply]  # with the number of tokens that were read when its question came
-
 
 def measure(
     model: GritLM, task: Task, *, limit: int | None = None, progress: bool = False,
@@ -99,16 +97,15 @@ def _attempted(
 
 def _answered(
     model: GritLM, form: Form, questions: Sequence[Asked], setting: str, name: str, progress: bool
-) -> list[Answer]:
+) -> list[Reply]:
     read, halver = reader(model, form, setting), memory.Halver()
 
-    def answers_to(part: Sequence[Asked]) -> list[Answer]:
+    def answers_to(part: Sequence[Asked]) -> list[Reply]:
         # What blocks a prompt refers to is gone with the batch.
         prompts = [read(each) for each in part]
-        made = replies(model.lm, prompts, end_ids=model.end_ids, max_new_tokens=MAX_NEW_TOKENS)
-        return [(len(prompt.ids), reply) for prompt, reply in zip(prompts, made, strict=True)]
+        return replies(model.lm, prompts, end_ids=model.end_ids, max_new_tokens=MAX_NEW_TOKENS)
 
-    answered: list[Answer] = []
+    answered: list[Reply] = []
     with tqdm(total=len(questions), desc=name, disable=not progress, leave=False) as bar:
         for start in range(0, len(questions), ROWS_TOGETHER):
             batch = questions[start : start + ROWS_TOGETHER]
@@ -119,10 +116,10 @@ def _answered(
 
 def _result(
     name: str, model: GritLM, form: Form, questions: Sequence[Question],
-    answered: Sequence[Answer], started: float,
+    answered: Sequence[Reply], started: float,
 ) -> TaskResult:  # fmt: skip
     outputs = [
-        str(model.tokenizer.decode(reply.ids, skip_special_tokens=True)) for _, reply in answered
+        str(model.tokenizer.decode(reply.ids, skip_special_tokens=True)) for reply in answered
     ]
     pairs = [(text, each.answers) for text, each in zip(outputs, questions, strict=True)]
     items = tuple(answers.match(*pair) for pair in pairs)
@@ -138,8 +135,8 @@ def _result(
         details={
             "em": 100 * fmean(answers.exact(*pair) for pair in pairs),
             "f1": 100 * fmean(answers.f1(*pair) for pair in pairs),
-            "tokens_prefilled": fmean(tokens for tokens, _ in answered),
-            "first_token_ms": 1000 * median(reply.first_token_s for _, reply in answered),
+            "tokens_prefilled": fmean(reply.tokens_read for reply in answered),
+            "first_token_ms": 1000 * median(reply.first_token_s for reply in answered),
             "own_chat_format": float(form.own_chat),
         },
         harness=f"gritlm {__version__}",
