@@ -144,12 +144,10 @@ def cold(model: GritLM, place: str, question: str, documents: int) -> Answer:
 
 
 def ask(engine: RagEngine, question: str, mode: str, documents: int) -> Answer:
-    answer = engine.answer(
+    return engine.answer(
         question, top_k=documents, mode=mode, filter={"asked": True},
         writing=Writing(max_new_tokens=1),
     )  # fmt: skip
-    assert isinstance(answer, Answer)
-    return answer
 
 
 def words(model: GritLM, tokens: int, skip: int = 0) -> str:

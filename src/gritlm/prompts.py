@@ -132,6 +132,11 @@ RAG_FORMS: dict[RagMode, RagForm] = {
 }
 
 
+# How many first tokens of each block but the first are read again over all before them, where
+# nobody says otherwise: when answering, and so in training.
+READ_AGAIN = 16
+
+
 def for_rag(mode: RagMode, *, question: str, documents: Sequence[str]) -> list[Segment]:
     """The tail of a RAG prompt: what follows ``RAG_FORMS[mode].before``, up to the answer.
 

@@ -10,8 +10,12 @@ import gritlm
 from gritlm.cli.logs import describe
 from gritlm.errors import InputError
 
-COMMANDS = ("embed", "search", "chat", "generate", "train", "mine", "eval", "data", "pull", "info")
-HELP = [[], ["data", "check"], *([name] for name in COMMANDS)]
+COMMANDS = (
+    "embed", "search", "index", "ask", "chat", "generate", "train", "mine", "eval", "data", "store",
+    "pull", "info",
+)  # fmt: skip
+DEEPER = [["data", "check"], ["store", "list"], ["store", "delete"]]
+HELP = [[], *DEEPER, *([name] for name in COMMANDS)]
 
 
 def test_help_loads_no_heavy_library():

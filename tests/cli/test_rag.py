@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -29,6 +32,16 @@ def store(run_model, notes, tmp_path: Path) -> Path:
     result = run_model("index", str(notes), "--to", str(tmp_path / "store"))
     assert result.exit_code == 0, result.output
     return tmp_path / "store"
+
+
+@pytest.fixture
+def run_words(run, model_options):
+    """The command line with the tiny model named at its end."""
+
+    def call(*words: str):
+        return run(*words, *model_options)
+
+    return call
 
 
 def test_what_was_indexed_and_what_was_skipped_is_told(run_model, notes, tmp_path):
@@ -89,6 +102,102 @@ def test_a_store_is_looked_after(run, store):
     assert run("store", "rebuild", str(store)).stdout == "4 blocks found\n"
 
 
+def test_what_a_store_holds_is_listed(run, notes, store):
+    listed = run("store", "list", str(store))
+    name = notes.name
+    assert listed.exit_code == 0
+    assert [line.split("\t") for line in listed.stdout.splitlines()] == [
+        [f"{name}/cats.md", "Cats", "1"],
+        [f"{name}/rows.jsonl#1", "Ball", "1", "lang=en"],
+        [f"{name}/rows.jsonl#2", "", "1", "lang=de"],
+        [f"{name}/water.txt", "", "1"],
+    ]
+    assert listed.stderr == "4 documents with 4 passages\n"
+    lines = run("store", "list", str(store), "--json").stdout.splitlines()
+    assert json.loads(lines[1]) == {
+        "id": f"{name}/rows.jsonl#1", "title": "Ball", "passages": 1, "metadata": {"lang": "en"},
+    }  # fmt: skip
+
+
+def test_a_line_has_room_for_some_metadata_and_json_for_all(run_model, run, tmp_path):
+    row = {"text": "one", "id": "a", "a": "x\ty", "b": 2, "c": True, "d": None}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    run_model("index", str(tmp_path / "rows.jsonl"), "--to", str(tmp_path / "s"))
+    (line,) = run("store", "list", str(tmp_path / "s")).stdout.splitlines()
+    assert line.split("\t")[1:] == ["", "1", "a=x y, b=2, c=True, ..."]
+    said = json.loads(run("store", "list", str(tmp_path / "s"), "--json").stdout)
+    assert said["metadata"] == {"a": "x\ty", "b": 2, "c": True, "d": None}
+
+
+def test_documents_are_deleted_with_their_blocks(run, run_words, notes, store):
+    ids = [f"{notes.name}/cats.md", f"{notes.name}/rows.jsonl#1"]
+    deleted = run_words("store", "delete", str(store), *ids, ids[0], "absent", "catz.md")
+    assert deleted.exit_code == 0
+    assert deleted.stdout == "".join(f"deleted {each}: 1 passages\n" for each in ids)
+    assert [line[:24] for line in deleted.stderr.splitlines()] == [
+        "gritlm: unknown: 'absent", "gritlm: unknown: 'catz.m",
+    ]  # fmt: skip
+    assert len(run("store", "list", str(store)).stdout.splitlines()) == 2
+    assert "2 blocks, 0 damaged" in run("store", "verify", str(store)).stdout
+
+
+def test_deleting_nothing_is_an_error_with_the_nearest_id(run_words, notes, store):
+    result = run_words("store", "delete", str(store), f"{notes.name}/cat.md", "absent")
+    assert result.exit_code == 2
+    assert f"did you mean '{notes.name}/cats.md'?" in result.stderr
+    assert "gritlm store list" in result.stderr
+    assert result.stdout == ""
+
+
+def test_ctrl_c_tells_what_went_in_and_the_same_command_goes_on(
+    start, run, run_model, model_options, tmp_path
+):
+    rows = [{"id": n, "text": f"{n} {'word ' * 100}"} for n in range(3000)]
+    source, place = tmp_path / "many.jsonl", tmp_path / "store"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    process = start(["index", str(source), "--to", str(place), *model_options])
+    ends = time.monotonic() + 60
+    while len(list((place / "index").rglob("*.manifest"))) < 5 and time.monotonic() < ends:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    documents = int(stdout.split()[1])
+    assert 0 < documents < 3000
+    assert stdout.startswith(f"added {documents} documents".encode())
+    assert b"gritlm: stopped: " in stderr
+    assert b"the same command goes on from there" in stderr
+    assert b"Traceback" not in stderr
+    assert run("store", "verify", str(place)).exit_code == 0
+    there = len(run("store", "list", str(place)).stdout.splitlines())
+    assert documents <= there <= documents + 64  # what LanceDB was at is finished behind us
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows[: there + 5]))
+    again = run_model("index", str(source), "--to", str(place))
+    assert again.stdout.startswith("added 5 documents")
+
+
+def test_a_damaged_table_says_what_to_do_and_that_mends_it(run, run_model, notes, store):
+    for file in (store / "index").rglob("*.manifest"):
+        file.write_bytes(b"nonsense" * 9)
+    for words in (("store", "list", str(store)), ("index", str(notes), "--to", str(store))):
+        failed = (run if words[0] == "store" else run_model)(*words)
+        assert failed.exit_code == 2
+        assert f"delete the folder {store}/index and run the same `gritlm index`" in failed.stderr
+    shutil.rmtree(store / "index")
+    again = run_model("index", str(notes), "--to", str(store))
+    assert again.stdout.startswith("added 4 documents")
+    assert "4 key/value blocks" in again.stdout
+
+
+def test_a_store_in_the_folder_that_is_indexed_is_no_document(run_model, tmp_path):
+    (tmp_path / "a.txt").write_text("Water boils.")
+    for added in (1, 0):
+        result = run_model("index", str(tmp_path), "--to", str(tmp_path / "store"))
+        assert result.stdout.startswith(f"added {added} documents")
+        assert "skipped: 0;" in result.stdout
+        assert "skipped" not in result.stderr
+
+
 def test_damage_is_named_and_answered_around(run, run_model, store):
     ask = ("ask", "Who sleeps?", "--store", str(store), "--json", "--max-new-tokens", "6")
     before = json.loads(run_model(*ask).stdout)["answer"]
@@ -110,6 +219,7 @@ def test_damage_is_named_and_answered_around(run, run_model, store):
     [
         (("ask", "Why?", "--store", "absent"), "there is no store here"),
         (("store", "stats", "absent"), "absent holds no store"),
+        (("store", "list", "absent"), "there is no store here"),
         (("index", "absent", "--to", "s"), "absent"),
     ],
 )

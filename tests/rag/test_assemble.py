@@ -30,7 +30,7 @@ def test_the_ids_are_those_that_training_reads(assembler, grit, hits, mode, coun
     row = RagRow(QUESTION, tuple(texts), "red")
     trained = context.sample(
         assembler.tokens, row, mode=mode, kind="bidirectional", documents=texts, max_length=999,
-        query_instruction=grit.settings.query_instruction,
+        query_instruction=grit.settings.query_instruction, read_again=0,
     )  # fmt: skip
     seen = [i for at, i in enumerate(trained.ids) if at not in trained.unseen]
     answer = len(trained.ids) - trained.trained[0][0]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from typing import get_overloads
 
 import pytest
 import torch
@@ -12,16 +14,20 @@ from gritlm import GritLM
 from gritlm.errors import InputError, ModelError
 from gritlm.lm.tokens import SegmentTokenizer
 from gritlm.prompts import RAG_FORMS, for_yes_no
-from gritlm.rag.answering import Answer, AnswerStream, Writing
+from gritlm.rag.answering import Writing
 from gritlm.rag.assemble import Assembler
 from gritlm.rag.cost import CostModel
 from gritlm.rag.engine import RagEngine
-from gritlm.rag.indexing import Cutting
+from gritlm.rag.index import Index
+from gritlm.rag.indexing import Added, Cutting
 from gritlm.rag.parity import Parity, block_masked_logits
 from gritlm.rag.recompute import Recompute
 from gritlm.rag.rerank import Reranker
 from gritlm.rag.retrieval import Search
+from gritlm.rag.store import arena
+from gritlm.rag.store.catalogue import Catalogue
 from gritlm.rag.store.problems import StoreFullError
+from gritlm.rag.store.store import KVStore
 from gritlm.rag.trace import Trace
 from tests import tiny
 from tests.rag.conftest import QUESTION, TEXTS
@@ -84,8 +90,6 @@ def test_one_causal_document_is_answered_from_token_for_token(engine):
 def test_a_stream_gives_the_same_answer(engine, mode):
     whole = engine.answer(QUESTION, mode=mode, max_new_tokens=16)
     stream = engine.answer(QUESTION, mode=mode, max_new_tokens=16, stream=True)
-    assert isinstance(whole, Answer)
-    assert isinstance(stream, AnswerStream)
     assert stream.sources == whole.sources
     assert "".join(stream) == whole.text == stream.answer.text
 
@@ -297,6 +301,74 @@ def test_a_way_of_cutting_that_cannot_be_used_is_not_settled(grit, tmp_path):
     with RagEngine.open(tmp_path / "store", grit) as engine:
         assert engine.add(DOCUMENTS).documents == 5
         assert [each.id for each in engine.documents()] == [f"d{n}" for n in range(5)]
+
+
+def test_folders_of_one_name_and_other_ways_to_say_the_same_folder(grit, tmp_path, monkeypatch):
+    for name in ("one", "two"):
+        (tmp_path / name / "notes").mkdir(parents=True)
+        (tmp_path / name / "notes" / "a.txt").write_text(f"This is {name}.")
+    place = tmp_path / "store"
+    with RagEngine.open(place, grit) as engine:
+        engine.add(tmp_path / "one" / "notes")
+    monkeypatch.chdir(tmp_path / "one")
+    with RagEngine.open(place, grit) as engine:
+        assert engine.add([tmp_path / "two" / "notes", "notes"]).documents == 1
+        texts = {each.document_id: each.text for each in engine.index.passages()}
+        assert texts == {"notes/a.txt": "This is one.", "two/notes/a.txt": "This is two."}
+        monkeypatch.chdir(tmp_path / "two" / "notes")
+        for source in (".", "a.txt", "../notes", tmp_path / "one" / "notes" / "a.txt"):
+            added = engine.add(source)
+            assert (added.documents, added.unchanged) == (0, 1)
+        Path("a.txt").write_text("It was changed.")
+        assert engine.add("../../two/notes").replaced == 1
+        texts = {each.document_id: each.text for each in engine.index.passages()}
+        assert texts == {"notes/a.txt": "This is one.", "two/notes/a.txt": "It was changed."}
+
+
+@pytest.mark.parametrize("step", range(1, 30, 2))
+def test_what_is_interrupted_anywhere_is_whole_and_goes_on(grit, tmp_path, monkeypatch, step):
+    """Ctrl-C at the first call of one of these, at the third, ..."""
+    monkeypatch.setattr("gritlm.rag.indexing.BATCH", 2)
+    left, done = [step], Added()
+
+    def stops(function):
+        def call(*arguments, **options):
+            left[0] -= 1
+            if left[0] == 0:
+                raise KeyboardInterrupt
+            return function(*arguments, **options)
+
+        return call
+
+    with RagEngine.open(tmp_path / "store", grit) as engine:
+        engine.add([DOCUMENTS[0] | {"text": "It will be replaced."}])
+        with monkeypatch.context() as patch:
+            for owner, name in (
+                (GritLM, "encode"), (arena.Arena, "_write"), (arena.Arena, "sync"),
+                (Catalogue, "write"), (Index, "add"), (KVStore, "put_many"), (KVStore, "delete"),
+            ):  # fmt: skip
+                patch.setattr(owner, name, stops(getattr(owner, name)))
+            with suppress(KeyboardInterrupt):
+                engine.add(DOCUMENTS, done=done)
+        assert len(engine.index.known()) == max(1, done.documents)
+        assert done.seconds > 0
+    with KVStore.open(tmp_path / "store" / "kv", None, read_only=True) as store:
+        assert store.verify() == []
+    with RagEngine.open(tmp_path / "store", grit) as engine:
+        again = engine.add(DOCUMENTS)
+        assert again.documents == 5 - done.documents
+        assert [each.text for each in engine.index.passages("d0")] == [TEXTS[0]]
+        assert engine.store.stats().blocks == 5
+        assert engine.store.verify() == []
+
+
+@pytest.mark.parametrize("method", [RagEngine.answer, RagEngine.answer_from])
+def test_type_checkers_know_a_whole_answer_from_a_stream(method):
+    told = [each.__annotations__ for each in get_overloads(method)]
+    assert [(each["stream"], each["return"]) for each in told] == [
+        ("Literal[False]", "Answer"), ("Literal[True]", "AnswerStream"),
+        ("bool", "Answer | AnswerStream"),
+    ]  # fmt: skip
 
 
 def test_threads_that_add_the_same_add_it_once(grit, tmp_path):

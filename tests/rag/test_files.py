@@ -69,12 +69,22 @@ def test_a_folder_is_read_in_order_of_names_without_hidden_files(tmp_path):
     assert not skipped
 
 
-def test_a_file_is_known_by_the_path_that_was_given(tmp_path, monkeypatch):
+def test_a_file_that_was_given_alone_is_known_by_its_own_folder(tmp_path, monkeypatch):
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "a.txt").write_text("text")
-    monkeypatch.chdir(tmp_path)
-    found, _ = read("docs/a.txt", tmp_path / "docs" / "a.txt")
-    assert [each.id for each in found] == ["docs/a.txt", f"{tmp_path}/docs/a.txt"]
+    for place, source in ((tmp_path, "docs/a.txt"), (tmp_path / "docs", "a.txt"), ("/", None)):
+        monkeypatch.chdir(place)
+        found, _ = read(source or tmp_path / "docs" / "a.txt")
+        assert [each.id for each in found] == ["docs/a.txt"]
+
+
+def test_a_file_that_was_given_twice_is_read_once(tmp_path):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a.txt").write_text("text")
+    (tmp_path / "docs" / "b.jsonl").write_text('{"text": "one"}\n{"text": "one"}\n')
+    found, skipped = read(tmp_path / "docs", tmp_path, tmp_path / "docs" / "b.jsonl")
+    assert [each.text for each in found] == ["text", "one"]
+    assert list(skipped) == [f"{tmp_path}/docs/b.jsonl:2"]
 
 
 def test_in_a_folder_it_is_known_by_the_path_from_that_folder_on(tmp_path, monkeypatch):
@@ -252,14 +262,24 @@ def test_dicts_and_documents_are_taken_as_they_are():
     assert list(skipped) == [f"sources[{number}]" for number in range(3, 7)]
 
 
-def test_of_two_documents_with_one_id_the_second_is_named_and_left_out(tmp_path):
+def test_two_folders_of_one_name_lose_nothing(tmp_path, caplog):
     for name in ("one/notes", "two/notes"):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "README.md").write_text(name)
     found, skipped = read(tmp_path / "one" / "notes", tmp_path / "two" / "notes")
-    assert [each.text for each in found] == ["one/notes"]
-    reason = f"its id 'notes/README.md' is that of {tmp_path}/one/notes/README.md"
-    assert skipped == {f"{tmp_path}/two/notes/README.md": reason}
+    assert {each.id: each.text for each in found} == {
+        "notes/README.md": "one/notes", "two/notes/README.md": "two/notes",
+    }  # fmt: skip
+    assert not skipped
+    assert "known as 'two/notes'" in caplog.text
+
+
+def test_of_two_documents_with_one_id_the_second_is_named_and_left_out(tmp_path):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("file")
+    found, skipped = read({"id": "notes/a.txt", "text": "value"}, tmp_path / "notes")
+    assert [each.text for each in found] == ["value"]
+    assert skipped == {f"{tmp_path}/notes/a.txt": "its id 'notes/a.txt' is that of sources[0]"}
 
 
 @pytest.mark.parametrize(("source", "said"), [

@@ -392,8 +392,40 @@ def test_a_damaged_table_is_told(tmp_path):
     put(Index.open(tmp_path / "index", MAKER), document("a", "one"))
     for file in (tmp_path / "index").rglob("*.manifest"):
         file.write_bytes(b"nonsense" * 9)
-    with pytest.raises(IndexFailedError, match=str(tmp_path)):
+    with pytest.raises(IndexFailedError, match=f"delete the folder {tmp_path}/index and run"):
         Index.open(tmp_path / "index", MAKER)
+
+
+def test_damage_is_not_taken_for_a_wrong_filter(index, tmp_path):
+    put(index, document("a", "one", lang="en"))
+    for file in (tmp_path / "index" / "passages.lance" / "data").iterdir():
+        file.write_bytes(b"nonsense" * 99)
+    with pytest.raises(IndexFailedError, match="key/value blocks are kept apart and stay"):
+        index.search(vectors(1)[0], top_k=1, where={"lang": "en"})
+
+
+@pytest.mark.parametrize(("place", "said", "advice"), [
+    ("/p", "LanceError(IO): No space left on device", "free some space"),
+    ("/p", "Permission denied (os error 13)", "allow this user"),
+    ("s3://b/p", "LanceError(IO): no answer", "see that it can be reached"),
+    ("/p", "LanceError(IO): file size is too small", "delete the folder /p"),
+])  # fmt: skip
+def test_a_failure_says_what_to_do(place, said, advice):
+    with pytest.raises(IndexFailedError, match=advice), lance.told(place):
+        raise RuntimeError(said)
+
+
+def test_what_is_there_can_be_listed_and_deleted_without_the_model(tmp_path):
+    put(Index.open(tmp_path / "index", MAKER), document("a", "one", "two"), document("b", "three"))
+    index = Index.open(tmp_path / "index", None)
+    assert [(each.id, each.passages) for each in index.documents()] == [("a", 2), ("b", 1)]
+    assert index.delete(["a"]) == 2
+    with pytest.raises(InputError, match="open it with the model"):
+        index.search(vectors(1)[0], top_k=1)
+    with pytest.raises(InputError, match="open it with the model"):
+        put(index, document("c", "four"))
+    with pytest.raises(InputError, match="there is no index"):
+        Index.open(tmp_path / "none", None)
 
 
 # --- other processes ------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from gritlm.errors import InputError
 from gritlm.lm.generator import prefill, prefix_cache
 from gritlm.lm.model import UnifiedLM
 from gritlm.rag import recompute
-from gritlm.rag.parity import blocks_of
+from gritlm.rag.parity import block_masked_logits, blocks_of
 from gritlm.rag.recompute import Recompute
 from tests import tiny
 
@@ -44,6 +44,14 @@ def test_reading_all_again_is_the_plain_prompt(lm, by, causal):
     ours, count, _ = mended(lm, Recompute(by=by, share=1.0), causal=causal)
     assert count == sum(map(len, PARTS)) - 2
     assert (ours - plain(lm)).abs().max() < BOUND
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("tokens", [1, 4, 99])
+def test_reading_first_tokens_again_is_one_pass_with_a_mask(lm, causal, tokens):
+    ours, _, _ = mended(lm, Recompute(tokens=tokens), causal=causal)
+    exact = block_masked_logits(lm, PARTS, TAIL, bos=1, causal=causal, again=tokens)
+    assert (ours - exact).abs().max() < BOUND
 
 
 @pytest.mark.parametrize("family", ["mistral", "gemma3", "gemma2", "qwen3"])

@@ -17,6 +17,7 @@ from gritlm.lm.generator import prefix_cache
 from gritlm.lm.kv import KVBlock
 from gritlm.lm.tokens import SegmentTokenizer
 from gritlm.prompts import RAG_FORMS, Segment, for_rag
+from gritlm.rag.recompute import read_again
 from gritlm.train import context, losses, states
 from gritlm.train.config import BLOCK_KINDS, RAG_MODES, Rag
 from gritlm.train.rows import RagRow
@@ -58,11 +59,11 @@ def chosen(count: int) -> list[str]:
 def sample(
     mode: str = "doc", kind: str = "bidirectional", *, documents: list[str] | None = None,
     max_length: int = LONG, tokens: SegmentTokenizer = TOKENS, row: RagRow = ROW,
-    embed_eos: str = "",
+    embed_eos: str = "", read_again: int = 0,
 ) -> context.Blocked | None:  # fmt: skip
     return context.sample(
         tokens, row, mode=mode, kind=kind, documents=chosen(3) if documents is None else documents,
-        max_length=max_length, query_instruction=FIND, embed_eos=embed_eos,
+        max_length=max_length, query_instruction=FIND, embed_eos=embed_eos, read_again=read_again,
     )  # fmt: skip
 
 
@@ -93,7 +94,7 @@ def blocks(model: GritLM, mode: str, kind: str, documents: list[str]) -> list[KV
 
 
 def seen_in(made: context.Blocked) -> torch.Tensor:
-    return blockmask.seen(len(made.ids), made.blocks, made.unseen)
+    return blockmask.seen(made)
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
@@ -109,6 +110,39 @@ def test_one_pass_gives_the_logits_that_are_served(served, mode, kind, count):
     assert made.ids[-ids.shape[1] :] == ids[0].tolist()
     assert made.positions[-1] == block.tokens + ids.shape[1] - 1
     assert (ours - expected).abs().max() < BOUND
+
+
+@pytest.mark.parametrize("again", [1, 3, 99])
+@pytest.mark.parametrize(("mode", "kind"), [each for each in ALL if each[0] != "none"])
+def test_with_tokens_read_again_one_pass_gives_the_logits_of_a_cache_that_is_patched(
+    served, mode, kind, again
+):
+    made = sample(mode, kind, read_again=again)
+    parts = blocks(served, mode, kind, chosen(3))
+    ids = tail(mode, chosen(3))
+    held = [i for block in parts for i in block.token_ids.tolist()]
+    starts = [sum(block.tokens for block in parts[:n]) for n in range(len(parts))]
+    places = [
+        at for start, block in list(zip(starts, parts, strict=True))[1:]
+        for at in range(start, start + min(again, block.tokens))
+    ]  # fmt: skip
+    whole = [*(held[at] for at in places), *ids]
+    with torch.inference_mode():
+        cache = prefix_cache(served.lm, parts, room=len(ids))
+        expected = read_again(served.lm, cache, places, ids=held, tail=ids)
+    assert made.ids[-len(whole) :] == whole
+    assert (logits(served.model, [made])[0, -1] - expected).abs().max() < BOUND
+
+
+@pytest.mark.parametrize(("mode", "kind"), [each for each in ALL if each[0] != "none"])
+def test_what_is_read_again_changes_nothing_of_the_plain_reading(llama, mode, kind):
+    one, other = (sample(mode, kind, read_again=again) for again in (0, 7))
+    assert len(other.ids) == len(one.ids) + 7 * (len(one.blocks) - 1)
+    rows = [context.without_blocks(context.rows([each], pad=0)) for each in (one, other)]
+    size = len(tail(mode, chosen(3)))
+    with torch.no_grad():
+        states_ = [states.written(llama.base_model, each)[0, -size:] for each in rows]
+    assert (states_[0] - states_[1]).abs().max() < BOUND
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])

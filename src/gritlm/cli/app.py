@@ -29,6 +29,7 @@ from gritlm.cli import (
     mine,
     pull,
     search,
+    serve,
     store,
     train,
 )  # fmt: skip
@@ -38,13 +39,13 @@ from gritlm.cli.spread import spread
 ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 
 COMMANDS = (
-    embed.embed, search.search, index.index, ask.ask, chat.chat, generate.generate, train.train,
-    mine.mine, evaluation.eval_, pull.pull, info.info,
+    embed.embed, search.search, index.index, ask.ask, chat.chat, generate.generate, serve.serve,
+    train.train, mine.mine, evaluation.eval_, pull.pull, info.info,
 )  # fmt: skip
 GROUPS = (
     ("data", "Look at training data.", (data.check,)),
     ("store", "Look after a store of documents.", (
-        store.stats, store.verify, store.gc, store.rebuild,
+        store.list_, store.delete, store.stats, store.verify, store.gc, store.rebuild,
     )),
 )  # fmt: skip
 
@@ -67,7 +68,7 @@ def create_app() -> typer.Typer:
         group = typer.Typer(help=about, invoke_without_command=True)
         group.callback()(_help)
         for member in commands:
-            group.command()(spread(member))
+            group.command(member.__name__.rstrip("_"))(spread(member))
         app.add_typer(group, name=name)
     return app
 

@@ -109,7 +109,7 @@ def ask(
     from gritlm.rag import needs
 
     needs.require()
-    from gritlm.rag.answering import Answer, Writing
+    from gritlm.rag.answering import Writing
     from gritlm.rag.engine import RagEngine
     from gritlm.rag.recompute import Recompute
 
@@ -118,11 +118,11 @@ def ask(
     lm = model.load()
     with RagEngine.open(store, lm, read_only=True) as engine:
         found = engine.answer(
-            question, mode=mode.value, blocks=blocks.value, stream=not as_json,
+            question, mode=mode.value, blocks=blocks.value, stream=True,
             search=wanted, writing=Writing(max_new_tokens, recompute=again),
         )  # fmt: skip
-        if isinstance(found, Answer):
-            sys.stdout.write(json_line(_as_dict(found)))
+        if as_json:
+            sys.stdout.write(json_line(_as_dict(found.whole())))
             return
         for piece in found:
             sys.stdout.write(piece)

@@ -59,22 +59,31 @@ def index(
     """Cut documents into passages, embed them, and keep what embedding leaves behind.
 
     What is in the store already is left alone, what has changed is replaced; a run that was cut
-    short goes on. Files that cannot be read are skipped and named.
+    short (ctrl-C, too) goes on. Files that cannot be read are skipped and named.
     """
     from gritlm.rag import needs
 
     needs.require()
     from gritlm.rag.engine import KINDS, RagEngine
+    from gritlm.rag.indexing import Added
+    from gritlm.rag.store.problems import StoreFullError
 
-    lm = model.load()
+    lm, added = model.load(), Added()
     with RagEngine.open(
         to, lm, cutting=_cutting(max_tokens, overlap), storage=storage.value,
         disk_bytes=None if disk_gb is None else int(disk_gb * 1e9),
     ) as engine:  # fmt: skip
-        added = engine.add(
-            sources, progress=not logs.is_quiet() and sys.stderr.isatty(),
-            kinds=KINDS if causal else KINDS[:1],
-        )  # fmt: skip
+        try:
+            engine.add(
+                sources, progress=not logs.is_quiet() and sys.stderr.isatty(),
+                kinds=KINDS if causal else KINDS[:1], done=added,
+            )  # fmt: skip
+        except (KeyboardInterrupt, StoreFullError):
+            _tell(added, engine.store.stats(), total=len(engine.index))
+            logs.say(
+                "stopped", "what was told is in the store; the same command goes on from there"
+            )
+            raise
         _tell(added, engine.store.stats(), total=len(engine.index))
 
 

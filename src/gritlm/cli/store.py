@@ -3,21 +3,79 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gritlm.cli import logs
+from gritlm.cli.options import ModelOptions
+from gritlm.cli.output import json_line
+from gritlm.errors import InputError
 
 if TYPE_CHECKING:
+    from gritlm.rag.index import Indexed
     from gritlm.rag.store.store import KVStore
 
 Place = Annotated[Path, typer.Argument(help="Folder that gritlm index made.", metavar="STORE")]
 
 DAMAGED = 1
+SHOWN = 3  # names of metadata that a line has room for
+
+
+def list_(
+    place: Place,
+    *,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a line, with all metadata.")
+    ] = False,
+) -> None:
+    """List the documents: id, title, passages, metadata; by tabs, in the order of ids."""
+    from gritlm.rag import needs
+
+    needs.require()
+    from gritlm.rag import folder
+
+    found = folder.documents(place)
+    for each in found:
+        sys.stdout.write(json_line(_as_dict(each)) if as_json else _line(each))
+    passages = sum(each.passages for each in found)
+    logs.note(f"{len(found)} documents with {passages} passages")
+
+
+def delete(
+    place: Place,
+    ids: Annotated[
+        list[str], typer.Argument(help="Ids of documents, as list shows them.", metavar="ID...")
+    ],
+    *,
+    model: ModelOptions,
+) -> None:
+    """Delete documents with their key/value blocks, which are named by the model that made them.
+
+    Exit code 2: the store holds none of them.
+    """
+    from gritlm.rag import needs
+
+    needs.require()
+    from gritlm.rag import folder
+    from gritlm.rag.engine import RagEngine
+
+    known = {each.id: each.passages for each in folder.documents(place)}
+    found, unknown = [i for i in dict.fromkeys(ids) if i in known], set(ids) - known.keys()
+    if not found:
+        raise InputError(
+            f"{place} holds no document {ids[0]!r}{_near(ids[0], known)}; "
+            f"gritlm store list {place} shows what it holds"
+        )
+    with RagEngine.open(place, model.load()) as engine:
+        engine.delete(found)
+    sys.stdout.write("".join(f"deleted {each}: {known[each]} passages\n" for each in found))
+    for each in sorted(unknown):
+        logs.say("unknown", f"{each!r}{_near(each, known)}")
 
 
 def stats(place: Place) -> None:
@@ -51,6 +109,29 @@ def rebuild(place: Place) -> None:
         for each in store.damages:
             logs.say("damaged", str(each))
         sys.stdout.write(f"{found} blocks found\n")
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    near = get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _line(document: Indexed) -> str:
+    """One line by tabs; white space of a title or a value is no border."""
+    pairs = [f"{name}={value}" for name, value in document.metadata.items()]
+    more = ["..."] if len(pairs) > SHOWN else []
+    metadata = ", ".join([*pairs[:SHOWN], *more])
+    rest = [" ".join(cell.split()) for cell in (document.title, str(document.passages), metadata)]
+    return "\t".join([document.id, *rest]).rstrip("\t") + "\n"
+
+
+def _as_dict(document: Indexed) -> dict[str, Any]:
+    return {
+        "id": document.id,
+        "title": document.title,
+        "passages": document.passages,
+        "metadata": dict(document.metadata),
+    }
 
 
 @contextmanager

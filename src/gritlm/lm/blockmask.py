@@ -5,13 +5,16 @@ Shapes: B rows, L positions.
 Every part is read by itself and begins with a BOS. One that stands later keeps its own, because its
 tokens were read with it: at the position before the part (rotary positions are relative), seen by
 nobody else. What follows the parts is read causally over all of them.
+
+The first tokens of a later part may be read again, causally over all before them: they then stand
+behind the parts once more, at their old positions, and everybody but their own part sees these.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -38,49 +41,76 @@ class Layout:
         positions: of each token.
         blocks: from left to right.
         unseen: tokens (the BOS of later blocks) that are seen in their own block only.
+        again: tokens that stand once more behind the last block, in this order; the first time they
+            are seen in their own block only.
     """
 
     ids: tuple[int, ...]
     positions: tuple[int, ...]
     blocks: tuple[Block, ...]
     unseen: tuple[int, ...]
+    again: tuple[int, ...] = ()
+
+
+class Laid(Protocol):
+    """What :func:`seen` has to know; the attributes of :class:`Layout`."""
+
+    @property
+    def ids(self) -> Sequence[int]: ...
+    @property
+    def positions(self) -> Sequence[int]: ...
+    @property
+    def blocks(self) -> Sequence[Block]: ...
+    @property
+    def unseen(self) -> Sequence[int]: ...
+    @property
+    def again(self) -> Sequence[int]: ...
 
 
 def lay_out(
-    parts: Sequence[Sequence[int]], tail: Sequence[int], *, bos: int, causal: bool
+    parts: Sequence[Sequence[int]], tail: Sequence[int], *, bos: int, causal: bool, again: int = 0
 ) -> Layout:
     """Parts one behind the other, then the tail.
 
     Args:
         parts: each with its BOS.
         bos: how many ids of a part that is.
+        again: how many first tokens of each part but the first are read again.
     """
     ids: list[int] = []
     positions: list[int] = []
     unseen: list[int] = []
-    blocks = []
+    twice: list[int] = []
+    blocks: list[Block] = []
     for part in parts:
         start, cut = len(ids), bos if ids else 0
         first = start - len(unseen) - cut
         unseen += range(start, start + cut)
+        if blocks:
+            twice += range(start + cut, min(start + cut + again, start + len(part)))
         positions += range(first, first + len(part))
         blocks.append(Block(start, start + len(part), causal))
         ids += part
     first = len(ids) - len(unseen)
-    return Layout(
-        (*ids, *tail), (*positions, *range(first, first + len(tail))), tuple(blocks), tuple(unseen)
-    )
+    copies = tuple(ids[at] for at in twice)
+    places = (*positions, *(positions[at] for at in twice), *range(first, first + len(tail)))
+    return Layout((*ids, *copies, *tail), places, tuple(blocks), tuple(unseen), tuple(twice))
 
 
-def seen(size: int, blocks: Sequence[Block], unseen: Sequence[int]) -> Tensor:
+def seen(laid: Laid) -> Tensor:
     """Whom (second axis) each token sees -> (L, L) of bool."""
+    size = len(laid.ids)
     seen_LL = torch.ones(size, size, dtype=torch.bool).tril()
-    seen_LL[:, list(unseen)] = False
-    for block in blocks:
+    seen_LL[:, [*laid.unseen, *laid.again]] = False
+    for block in laid.blocks:
         own = slice(block.start, block.end)
         inside = torch.ones(block.end - block.start, block.end - block.start, dtype=torch.bool)
         seen_LL[own] = False
         seen_LL[own, own] = inside.tril() if block.causal else inside
+    if laid.again:
+        position_L = torch.tensor(laid.positions)
+        copies = slice(laid.blocks[-1].end, laid.blocks[-1].end + len(laid.again))
+        seen_LL[copies] &= position_L <= position_L[copies, None]
     return seen_LL
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from gritlm.errors import DownloadError
+from gritlm.runtime import sync
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
@@ -49,21 +49,13 @@ def replacing(target: Path) -> Iterator[Path]:
         yield work
         made = work / "model"
         for path in [*made.iterdir(), made]:
-            _sync(path)
+            sync(path)
         if target.exists():
             target.rename(work / "before")
         made.rename(target)
-        _sync(target.parent)
+        sync(target.parent)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def require_space(place: Path, needed: int) -> None:

@@ -91,6 +91,12 @@ class AnswerStream:
         """What has come so far, as a whole."""
         return Answer(self._text, self.sources, self.trace)
 
+    def whole(self) -> Answer:
+        """The answer, read to its end."""
+        for _ in self:
+            continue
+        return self.answer
+
 
 @dataclass(frozen=True)
 class Begun:

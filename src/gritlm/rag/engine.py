@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal, overload
 
 from gritlm.errors import InputError, choice
 from gritlm.lm.gritlm import GritLM
@@ -21,6 +22,7 @@ from gritlm.rag.cost import CostModel
 from gritlm.rag.index import Index, Indexed
 from gritlm.rag.indexing import Added, Cutting, Given, Indexer, check_cutting, forget
 from gritlm.rag.keys import maker_of
+from gritlm.rag.names import Names
 from gritlm.rag.passages import Hit
 from gritlm.rag.planning import Mode, Planner
 from gritlm.rag.retrieval import Retriever, Search
@@ -28,6 +30,21 @@ from gritlm.rag.store.store import KVStore
 from gritlm.rag.trace import Trace
 
 KINDS = ("bidirectional", "causal")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question whose prompt was read; its answer can begin.
+
+    Attributes:
+        sources: that were read, the best first.
+        started: when the question came (``perf_counter``).
+    """
+
+    begun: Begun
+    sources: tuple[Source, ...]
+    trace: Trace
+    started: float
 
 
 @dataclass
@@ -39,7 +56,8 @@ class RagEngine:
         index: passages and vectors that this model made.
         store: key/value blocks that this model made.
         cutting: how new documents are cut.
-        place: folder of what is measured about model and machine; None keeps nothing.
+        place: folder of what is measured about model and machine, and of the names that folders
+            of files go by; None keeps nothing.
         assembler: of this model; made when it is left out.
     """
 
@@ -62,7 +80,7 @@ class RagEngine:
     def open(
         cls, place: str | Path, model: GritLM | None = None, *, cutting: Cutting | None = None,
         index: str | None = None, storage: str = "auto", disk_bytes: int | None = None,
-        memory_bytes: int = 512 * 2**20, read_only: bool = False,
+        memory_bytes: int = 512 * 2**20, read_only: bool = False, longest: int | None = None,
     ) -> RagEngine:  # fmt: skip
         """An engine over a folder; it is made when it is not there.
 
@@ -74,21 +92,21 @@ class RagEngine:
                 ``int4``; ``auto`` for that of the folder, or of the model.
             disk_bytes: most bytes of blocks on disk; None for what the folder has, 10 GiB if new.
             memory_bytes: most bytes of blocks in memory.
-            read_only: only ask; any number of processes may.
+            read_only: only ask; any number of processes may. Then no hits are counted, and what
+                is missing is computed and not stored.
+            longest: tokens of a prompt and its answer; None for what the model takes.
 
         Raises:
             InputError: when another model made what is there, another process writes to it, or
                 there is nothing to read.
         """
         place = Path(place)
-        if read_only and not folder.exists(place):
-            raise InputError(
-                f"{place}: there is no store here; make one with: gritlm index FOLDER --to {place}"
-            )
+        if read_only:
+            folder.require(place)
         model = GritLM() if model is None else model
         maker = maker_of(model)
         settings = folder.settings(place, cutting=cutting, index=index)
-        assembler = Assembler(model)
+        assembler = Assembler(model, limit=longest)
         check_cutting(settings.cutting, model, assembler)
         store = KVStore.open(
             place / folder.BLOCKS, maker, storage=storage, dtype=model.dtype, disk_bytes=disk_bytes,
@@ -118,15 +136,19 @@ class RagEngine:
 
     def add(
         self, sources: Given | Iterable[Given], *, progress: bool = False,
-        kinds: Sequence[str] = ("bidirectional",),
+        kinds: Sequence[str] = ("bidirectional",), between: Callable[[], None] | None = None,
+        done: Added | None = None,
     ) -> Added:  # fmt: skip
         """Add files, folders, or dicts with ``text`` and perhaps ``id``, ``title``, ``metadata``.
 
         What is known already is left as it is; what has changed replaces its old passages. What
-        cannot be read is skipped and named in the result.
+        cannot be read is skipped and named in the result. What a file is known by does not depend
+        on where it is looked at from: see :func:`gritlm.rag.files.documents`.
 
         Args:
             kinds: of key/value blocks that are stored now; others are computed when first asked.
+            between: called every few passages, for who shares the model's thread.
+            done: the result, filled as it goes: what went in is there after an interruption.
 
         Raises:
             InputError: for a path that does not exist.
@@ -137,10 +159,11 @@ class RagEngine:
         for kind in kinds:
             choice(kind, KINDS, name="kinds")
         indexer = Indexer(
-            self.model, self.index, self.store, self.cutting, self._assembler, kinds=kinds
-        )
+            self.model, self.index, self.store, self.cutting, self._assembler, kinds=kinds,
+            between=between,
+        )  # fmt: skip
         with self._writing:
-            return indexer.add(many, progress=progress)  # type: ignore[arg-type]
+            return indexer.add(many, names=self._names, done=done, progress=progress)  # type: ignore[arg-type]
 
     def delete(self, document_ids: str | Sequence[str]) -> int:
         """Forget documents and their blocks; how many passages that were.
@@ -162,8 +185,35 @@ class RagEngine:
 
     def retrieve(self, question: str, *, top_k: int = 3, filter: Any = None) -> list[Hit]:
         """The passages nearest to a question, the best first."""
-        search = Search(top_k=top_k, filter=filter)
+        return self.find(question, Search(top_k=top_k, filter=filter))
+
+    def find(self, question: str, search: Search) -> list[Hit]:
+        """As :meth:`retrieve`, with all that a search can be told."""
         return self._retriever.found(question, search, Trace())[0]
+
+    @overload
+    def answer(
+        self, question: str, *, stream: Literal[False] = False, top_k: int = 3, mode: Mode = "doc",
+        blocks: BlockKind = "bidirectional", filter: Any = None,
+        max_new_tokens: int | None = None, search: Search | None = None,
+        writing: Writing | None = None,
+    ) -> Answer: ...  # fmt: skip
+
+    @overload
+    def answer(
+        self, question: str, *, stream: Literal[True], top_k: int = 3, mode: Mode = "doc",
+        blocks: BlockKind = "bidirectional", filter: Any = None,
+        max_new_tokens: int | None = None, search: Search | None = None,
+        writing: Writing | None = None,
+    ) -> AnswerStream: ...  # fmt: skip
+
+    @overload
+    def answer(
+        self, question: str, *, stream: bool, top_k: int = 3, mode: Mode = "doc",
+        blocks: BlockKind = "bidirectional", filter: Any = None,
+        max_new_tokens: int | None = None, search: Search | None = None,
+        writing: Writing | None = None,
+    ) -> Answer | AnswerStream: ...  # fmt: skip
 
     def answer(
         self, question: str, *, top_k: int = 3, mode: Mode = "doc",
@@ -188,6 +238,17 @@ class RagEngine:
             ModelError: when reused state is not what this model would have computed.
         """
         search = Search(top_k=top_k, filter=filter) if search is None else search
+        writing = _writing(writing, max_new_tokens)
+        asked = self.ask(question, mode=mode, blocks=blocks, search=search, writing=writing)
+        made = self._told(asked, writing)
+        return made if stream else made.whole()
+
+    def ask(
+        self, question: str, *, mode: Mode = "doc", blocks: BlockKind = "bidirectional",
+        search: Search | None = None, writing: Writing | None = None,
+    ) -> Asked:  # fmt: skip
+        """As :meth:`answer`, up to where the answer begins; for who writes it himself."""
+        search = Search() if search is None else search
         if mode == "auto":
             _ = self.cost  # measured once, and not a part of the answer's time
         if search.rerank:
@@ -201,10 +262,27 @@ class RagEngine:
                 else (f"no passage matches the filter {search.filter!r}")
             )
             raise InputError(f"nothing to answer from: {why}")
-        return self._answered(
-            question, hits, question_block, mode, blocks, _writing(writing, max_new_tokens),
-            trace, started, stream=stream,
-        )  # fmt: skip
+        return self._asked(
+            question, hits, question_block, mode, blocks, _writing(writing, None), trace, started
+        )
+
+    @overload
+    def answer_from(
+        self, question: str, hits: Sequence[Hit], *, stream: Literal[False] = False,
+        mode: Mode = "doc", blocks: BlockKind = "bidirectional", writing: Writing | None = None,
+    ) -> Answer: ...  # fmt: skip
+
+    @overload
+    def answer_from(
+        self, question: str, hits: Sequence[Hit], *, stream: Literal[True],
+        mode: Mode = "doc", blocks: BlockKind = "bidirectional", writing: Writing | None = None,
+    ) -> AnswerStream: ...  # fmt: skip
+
+    @overload
+    def answer_from(
+        self, question: str, hits: Sequence[Hit], *, stream: bool,
+        mode: Mode = "doc", blocks: BlockKind = "bidirectional", writing: Writing | None = None,
+    ) -> Answer | AnswerStream: ...  # fmt: skip
 
     def answer_from(
         self, question: str, hits: Sequence[Hit], *, mode: Mode = "doc",
@@ -214,10 +292,10 @@ class RagEngine:
         started, trace = perf_counter(), Trace()
         with trace.stage("embed"):
             _, block = self._retriever.embedded(question)
-        return self._answered(
-            question, hits, block, mode, blocks, _writing(writing, None), trace, started,
-            stream=stream,
-        )  # fmt: skip
+        writing = _writing(writing, None)
+        asked = self._asked(question, hits, block, mode, blocks, writing, trace, started)
+        made = self._told(asked, writing)
+        return made if stream else made.whole()
 
     def begin(
         self, question: str, hits: Sequence[Hit], *, mode: Mode = "doc",
@@ -235,26 +313,29 @@ class RagEngine:
         """What modes take on this machine; measured at the first use."""
         return self._planner.cost
 
+    @cached_property
+    def _names(self) -> Names:
+        return Names(self.place)
+
     def _require_writing(self) -> None:
         if self.store.read_only:
             raise InputError(
                 f"{self.place} was opened for reading; open it without read_only to change it"
             )
 
-    def _answered(
+    def _asked(
         self, question: str, hits: Sequence[Hit], question_block: KVBlock, mode: Mode,
-        kind: BlockKind, writing: Writing, trace: Trace, started: float, *, stream: bool,
-    ) -> Answer | AnswerStream:  # fmt: skip
+        kind: BlockKind, writing: Writing, trace: Trace, started: float,
+    ) -> Asked:  # fmt: skip
         begun, plan = self._begun(question, hits, question_block, mode, kind, writing, trace)
-        sources = [Source.of(hit) for hit in reversed(plan.hits)]
-        made = AnswerStream(
-            answering.pieces(self.model, begun, writing, trace, started=started), sources, trace
+        sources = tuple(Source.of(hit) for hit in reversed(plan.hits))
+        return Asked(begun, sources, trace, started)
+
+    def _told(self, asked: Asked, writing: Writing) -> AnswerStream:
+        pieces = answering.pieces(
+            self.model, asked.begun, writing, asked.trace, started=asked.started
         )
-        if stream:
-            return made
-        for _ in made:
-            continue
-        return made.answer
+        return AnswerStream(pieces, asked.sources, asked.trace)
 
     def _begun(
         self, question: str, hits: Sequence[Hit], question_block: KVBlock, mode: Mode,

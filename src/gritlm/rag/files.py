@@ -2,47 +2,40 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gritlm.errors import InputError
 from gritlm.rag import rows
 from gritlm.rag.metadata import checked, encodable
+from gritlm.rag.names import Names
 from gritlm.rag.passages import Document
 from gritlm.rag.readers import READERS
+from gritlm.rag.walk import Skipped, files
 
 MAX_BYTES = 50_000_000
 Source = str | Path | Mapping[str, Any] | Document
 
 
-@dataclass(frozen=True)
-class Skipped:
-    """Something that did not become a document.
-
-    Attributes:
-        path: file, ``file:line``, or ``sources[3]`` for what was handed in as a value.
-    """
-
-    path: str
-    reason: str
-
-
 def documents(
-    sources: Iterable[Source], *, skipped: list[Skipped], max_bytes: int = MAX_BYTES
-) -> Iterator[Document]:
+    sources: Iterable[Source], *, skipped: list[Skipped], names: Names | None = None,
+    max_bytes: int = MAX_BYTES,
+) -> Iterator[Document]:  # fmt: skip
     """The documents of all sources, read when they are asked for.
 
     A folder is read with all folders in it, in order of names, without hidden ones. A file is
-    known by its path: as it was given, or from the folder that was given. A row of a ``.jsonl``
-    file is ``path#id``. A row without id is known by its content.
+    known by its path from the folder that was given on, that folder's name included
+    (``notes/a.md``), or by its own folder's where it was given alone. Another folder of the same
+    name is known by more of its path (``home/notes/a.md``), see :class:`gritlm.rag.names.Names`.
+    A row of a ``.jsonl`` file is ``path#id``. A row without id is known by its content.
 
     Args:
         sources: files, folders, rows ``{id?, title?, text, metadata?}``, or documents.
         skipped: takes what cannot be read, is empty, larger than ``max_bytes`` (for rows: each
-            of them), of an unknown kind, or has the id of one that came before.
+            of them), of an unknown kind, or has the id of one that came before; and links to
+            folders, which are not followed.
+        names: of the folders that were given before; takes those that come.
 
     Raises:
         InputError: for a path that does not exist, and for a source of another type; before
@@ -53,14 +46,20 @@ def documents(
     if isinstance(sources, Sequence):
         for source in sources:
             _check(source)
-    return _once(sources, skipped, max_bytes)
+    return _once(sources, skipped, names or Names(), max_bytes)
 
 
-def _once(sources: Iterable[Source], skipped: list[Skipped], max_bytes: int) -> Iterator[Document]:
+def _once(
+    sources: Iterable[Source], skipped: list[Skipped], names: Names, max_bytes: int
+) -> Iterator[Document]:
     seen: dict[str, str] = {}
+    given: dict[str, int] = {}  # which source a document of a file came from
     for number, source in enumerate(sources):
         _check(source)
-        for place, document in _read(source, f"sources[{number}]", skipped, max_bytes):
+        is_path = isinstance(source, str | Path)
+        for place, document in _read(source, f"sources[{number}]", skipped, names, max_bytes):
+            if is_path and given.setdefault(document.id, number) != number:
+                continue  # the same file, given twice
             if document.id in seen:
                 first = seen[document.id]
                 skipped.append(Skipped(place, f"its id {document.id!r} is that of {first}"))
@@ -88,11 +87,11 @@ def _exists(path: Path) -> bool:
 
 
 def _read(
-    source: Source, name: str, skipped: list[Skipped], max_bytes: int
+    source: Source, name: str, skipped: list[Skipped], names: Names, max_bytes: int
 ) -> Iterator[tuple[str, Document]]:
     """Places and documents of one source."""
     if isinstance(source, str | Path):
-        for path, known_as in _files(Path(source), skipped):
+        for path, known_as in _named(Path(source), skipped, names):
             yield from _file(path, known_as, skipped, max_bytes)
         return
     try:
@@ -113,22 +112,13 @@ def _whole(document: Document) -> Document:
     return document
 
 
-def _files(path: Path, skipped: list[Skipped]) -> Iterator[tuple[Path, str]]:
-    """Files, and what their documents are known as."""
-    if not path.is_dir():
-        yield path, path.as_posix()
-        return
-
-    def unreadable(error: OSError) -> None:
-        skipped.append(Skipped(str(error.filename), f"unreadable: {error.strerror}"))
-
-    own = Path(path.resolve().name)  # two folders may both hold a README.md
-    for folder, folders, names in os.walk(path, onerror=unreadable):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith("."):
-                file = Path(folder, name)
-                yield file, (own / file.relative_to(path)).as_posix()
+def _named(path: Path, skipped: list[Skipped], names: Names) -> Iterator[tuple[Path, str]]:
+    """Files, and what their documents are known by: the same wherever they are looked at from."""
+    folder = path if path.is_dir() else path.parent
+    real = folder.resolve()
+    for file in files(path, skipped):
+        names.add(real)
+        yield file, names.of(real / file.relative_to(folder))
 
 
 def _file(

@@ -13,14 +13,17 @@ import transformers
 
 from gritlm.errors import InputError
 from gritlm.lm.gritlm import GritLM
+from gritlm.rag import names
 from gritlm.rag import parity as checking
+from gritlm.rag.index import Index, Indexed
 from gritlm.rag.indexing import Cutting
+from gritlm.rag.marker import FORMAT, NAME
 from gritlm.rag.parity import Parity
 from gritlm.runtime import replacing
 
-FORMAT = "gritlm.rag/1"
-NAME, CHECKED, BLOCKS, PASSAGES = "engine.json", "parity.json", "kv", "index"
-OURS = {CHECKED, BLOCKS, PASSAGES, "cost.json"}  # what a folder may hold that has lost its settings
+CHECKED, BLOCKS, PASSAGES = "parity.json", "kv", "index"
+# what a folder may hold that has lost its settings
+OURS = {CHECKED, BLOCKS, PASSAGES, names.FILE, "cost.json"}
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,29 @@ class Settings:
 def exists(place: Path) -> bool:
     """Whether an engine was opened for writing here before."""
     return (place / NAME).is_file()
+
+
+def require(place: Path) -> None:
+    """
+    Raises:
+        InputError: where no engine was opened before.
+    """
+    if not exists(place):
+        raise InputError(
+            f"{place}: there is no store here; make one with: gritlm index FOLDER --to {place}"
+        )
+
+
+def documents(place: Path) -> list[Indexed]:
+    """What the store in a folder holds, in the order of ids; it takes no model to tell.
+
+    Raises:
+        InputError: where there is no store.
+        IndexFailedError: for one that cannot be read.
+    """
+    require(place)
+    address = settings(place, cutting=None, index=None).index
+    return Index.open(address or place / PASSAGES, None, create=False).documents()
 
 
 def keep(place: Path, settings: Settings) -> None:

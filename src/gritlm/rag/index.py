@@ -51,9 +51,9 @@ class Indexed:
 class Index:
     """Passages of documents, found by meaning, words and metadata."""
 
-    def __init__(self, table: Table, maker: Maker, *, place: str, exact_below: int) -> None:
+    def __init__(self, table: Table, maker: Maker | None, *, place: str, exact_below: int) -> None:
         self._table = table
-        self._maker = maker
+        self._given = maker
         self._place = place
         self._exact_below = exact_below
         self._known: tuple[int, dict[str, str]] = (-1, {})  # of which version of the table
@@ -62,12 +62,14 @@ class Index:
 
     @classmethod
     def open(
-        cls, uri: str | Path, maker: Maker, *, create: bool = True, exact_below: int = EXACT_BELOW
-    ) -> Index:
+        cls, uri: str | Path, maker: Maker | None, *, create: bool = True,
+        exact_below: int = EXACT_BELOW,
+    ) -> Index:  # fmt: skip
         """The index in a folder, or at any address that LanceDB takes (``s3://bucket/name``).
 
         Args:
-            maker: whose vectors it holds.
+            maker: whose vectors it holds; None to look at what is there without the model: then
+                nothing is made, added or searched.
             create: make it if it is not there.
             exact_below: with fewer rows a search compares with all of them; from there on
                 ``optimise`` makes an approximate index.
@@ -78,6 +80,7 @@ class Index:
             IndexFailedError: for one that cannot be read.
         """
         place = str(uri) if "://" in str(uri) else str(Path(uri).expanduser())
+        create = create and maker is not None
         table = lance.opened(place, maker, create=create)
         with told(place):
             found = table.schema
@@ -234,6 +237,15 @@ class Index:
     def close(self) -> None:
         """Forget what is remembered of the table; LanceDB holds no lock and nothing unwritten."""
         self._known = (-1, {})
+
+    @property
+    def _maker(self) -> Maker:
+        if self._given is None:
+            raise InputError(
+                f"{self._place} was opened without its model, to look at it; open it with the "
+                "model to add and search"
+            )
+        return self._given
 
     def _replace(self, batch: pa.Table, old: Iterable[str]) -> None:
         """The new rows in, those of the old documents that are not among them out."""

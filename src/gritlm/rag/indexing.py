@@ -6,7 +6,7 @@ before is done again, what came after it goes on where it stopped.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -21,13 +21,16 @@ from gritlm.lm.kv import KVBlock
 from gritlm.prompts import gritlm_instruction
 from gritlm.rag.assemble import Assembler
 from gritlm.rag.chunking import check, content_hash, cut
-from gritlm.rag.files import Skipped, documents
+from gritlm.rag.files import documents
 from gritlm.rag.index import Index
+from gritlm.rag.names import Names
 from gritlm.rag.parity import blocks_of
 from gritlm.rag.passages import Document, Passage
 from gritlm.rag.store.store import KVStore
+from gritlm.rag.walk import Skipped
 
 BATCH = 64  # passages that are read, stored and acknowledged together
+SHARING = 512  # tokens that are read at once where somebody waits for the model's thread
 
 Given = str | Path | Mapping[str, Any] | Document
 
@@ -66,6 +69,15 @@ class Added:
     seconds: float = 0.0
 
 
+@dataclass(frozen=True)
+class Piece:
+    """A document as it goes in: with its passages, and the hash of its content."""
+
+    document: Document
+    passages: Sequence[Passage]
+    content: str
+
+
 def check_cutting(cutting: Cutting, model: GritLM, assembler: Assembler) -> None:
     """Refuse a way of cutting before anything is written.
 
@@ -95,39 +107,50 @@ class Indexer:
     Args:
         assembler: of the same model.
         kinds: kinds of key/value blocks that are stored.
+        between: called after every few passages, for who shares the model's thread.
     """
 
     def __init__(
         self, model: GritLM, index: Index, store: KVStore, cutting: Cutting,
         assembler: Assembler, *,
-        kinds: Sequence[str] = ("bidirectional",),
+        kinds: Sequence[str] = ("bidirectional",), between: Callable[[], None] | None = None,
     ) -> None:  # fmt: skip
         self.model, self.index, self.store, self.cutting = model, index, store, cutting
         self.kinds = tuple(kinds)
-        self._assembler = assembler
+        self._assembler, self._between = assembler, between
         self._unchanged: set[str] = set()
 
-    def add(self, sources: Iterable[Given], *, progress: bool = False) -> Added:
-        """Add what is not known yet; a document whose content has changed is replaced."""
-        started, done = perf_counter(), Added()
-        known = self.index.known()
-        with tqdm(desc="indexing", unit=" passages", disable=not progress, leave=False) as bar:
-            for batch in self._batches(documents(sources, skipped=done.skipped), known, done):
-                self._write(batch, done)
-                bar.update(sum(len(passages) for _, passages in batch))
-        self._mend(done)
-        if done.documents:
-            self.index.optimise()
-        if done.replaced:
-            self.store.gc()
-        done.seconds = perf_counter() - started
+    def add(
+        self, sources: Iterable[Given], *, names: Names | None = None, done: Added | None = None,
+        progress: bool = False,
+    ) -> Added:  # fmt: skip
+        """Add what is not known yet; a document whose content has changed is replaced.
+
+        Args:
+            names: of folders that were added before.
+            done: takes what was done as it goes; who is interrupted finds it there.
+        """
+        started, done = perf_counter(), Added() if done is None else done
+        known, found = self.index.known(), documents(sources, skipped=done.skipped, names=names)
+        try:
+            with tqdm(desc="indexing", unit=" passages", disable=not progress, leave=False) as bar:
+                for batch in self._batches(found, known, done):
+                    self._write(batch, done)
+                    bar.update(sum(len(piece.passages) for piece in batch))
+            self._mend(done)
+            if done.documents:
+                self.index.optimise()
+            if done.replaced:
+                self.store.gc()
+        finally:
+            done.seconds += perf_counter() - started
         return done
 
     def _batches(
         self, found: Iterable[Document], known: dict[str, str], done: Added
-    ) -> Iterator[list[tuple[Document, list[Passage]]]]:
+    ) -> Iterator[list[Piece]]:
         """Documents with their passages, whole documents in a batch."""
-        batch: list[tuple[Document, list[Passage]]] = []
+        batch: list[Piece] = []
         size = 0
         for document in found:
             content = self._content(document)
@@ -139,9 +162,7 @@ class Indexer:
             if not passages:
                 done.skipped.append(Skipped(document.id, "it holds no text"))
                 continue
-            done.replaced += document.id in known
-            known[document.id] = content
-            batch.append((document, passages))
+            batch.append(Piece(document, passages, content))
             size += len(passages)
             if size >= BATCH:
                 yield batch
@@ -149,21 +170,22 @@ class Indexer:
         if batch:
             yield batch
 
-    def _write(self, batch: Sequence[tuple[Document, list[Passage]]], done: Added) -> None:
-        passages = [passage for _, some in batch for passage in some]
+    def _write(self, batch: Sequence[Piece], done: Added) -> None:
+        passages = [passage for piece in batch for passage in piece.passages]
         # A document of thousands of passages is read in parts, too: blocks take memory.
         vectors = []
         for start in range(0, len(passages), BATCH):
             vectors.append(self._read(passages[start : start + BATCH], done))
-        contents = {document.id: self._content(document) for document, _ in batch}
-        known = self.index.known()
-        old = [p for each in contents if each in known for p in self.index.passages(each)]
+        contents = {piece.document.id: piece.content for piece in batch}
+        replaced = contents.keys() & self.index.known().keys()
+        old = [p for each in replaced for p in self.index.passages(each)]
         # First the blocks: one that is missing is computed, one that is left would never go.
         kept = {passage.embedded for passage in passages}
         forget(self.store, self._assembler, [p for p in old if p.embedded not in kept])
         self.index.add(list(zip(passages, np.concatenate(vectors), strict=True)), contents=contents)
         done.documents += len(batch)
         done.passages += len(passages)
+        done.replaced += len(replaced)
 
     def _mend(self, done: Added) -> None:
         """Store the blocks that passages of unchanged documents lack, while there is room."""
@@ -188,13 +210,23 @@ class Indexer:
     def _read(self, passages: Sequence[Passage], done: Added) -> np.ndarray[Any, Any]:
         """Vectors (N, D) of some passages; their blocks go to the store."""
         texts = [passage.embedded for passage in passages]
-        vectors_ND, blocks = self.model.encode(
-            texts, instruction=gritlm_instruction(), get_cache=True,
-            max_length=self.model.lm.max_positions or 1 << 20, show_progress_bar=False,
-        )  # fmt: skip
+        vectors, blocks = [], []
+        step = BATCH if self._between is None else max(1, SHARING // self.cutting.max_tokens)
+        for start in range(0, len(texts), step):
+            vectors_ND, made = self.model.encode(
+                texts[start : start + step], instruction=gritlm_instruction(), get_cache=True,
+                max_length=self.model.lm.max_positions or 1 << 20, show_progress_bar=False,
+            )  # fmt: skip
+            vectors.append(vectors_ND)
+            blocks += made
+            self._share()
         ids = self._assembler.passage_ids(texts)
         done.stored += self.store.put_many(self._kept(ids, blocks))
-        return np.asarray(vectors_ND)
+        return np.concatenate(vectors)
+
+    def _share(self) -> None:
+        if self._between is not None:
+            self._between()
 
     def _kept(
         self, ids: Sequence[tuple[int, ...]], blocks: Sequence[KVBlock]

@@ -23,6 +23,9 @@ TABLE = "passages"
 WORDS = ("title", "text")
 ORIGIN = re.compile(r",? ?/\S+\.rs:\d+:\d+")  # where in its own code the library failed
 UNKNOWN = re.compile(r"No field named [`'\"]?([^`'\".\s]+)")
+FILES = re.compile(r"\(IO\)|Not found: /|appear to be a Lance file|permission denied", re.I)
+FULL = re.compile(r"no space left|file too large|quota exceeded", re.I)
+REFUSED = re.compile(r"permission denied|read-only file system", re.I)
 
 
 class IndexFailedError(GritLMError, RuntimeError):
@@ -43,15 +46,17 @@ def told(place: str, where: Where | None = None) -> Iterator[None]:
         if isinstance(error, GritLMError):
             raise
         said = ORIGIN.sub("", str(error)).strip()
-        if where is None or "(IO)" in said or isinstance(error, OSError):
-            raise IndexFailedError(f"the index {place} failed: {said}") from error
+        if where is None or FILES.search(said) or isinstance(error, OSError):
+            raise IndexFailedError(
+                f"the index {place} failed: {said}; {_advice(place, said)}"
+            ) from error
         field = UNKNOWN.search(said)
         if field:
             said = f"there is no column {field[1]!r}{did_you_mean(field[1], schema.SHOWN)}"
         raise InputError(f"filter {where!r} cannot be used: {said}") from error
 
 
-def opened(place: str, maker: Maker, *, create: bool) -> Table:
+def opened(place: str, maker: Maker | None, *, create: bool) -> Table:
     """The table of an index, made where there is none.
 
     Raises:
@@ -67,7 +72,7 @@ def opened(place: str, maker: Maker, *, create: bool) -> Table:
         database = lancedb.connect(place, read_consistency_interval=timedelta(0))
         if TABLE in database.list_tables(limit=1000).tables:
             return database.open_table(TABLE)
-        if not create:
+        if not create or maker is None:
             raise InputError(_missing(place))
         return database.create_table(TABLE, schema=schema.table_schema(maker), exist_ok=True)
 
@@ -108,6 +113,18 @@ def not_indexed(table: Table) -> int:
         if config.columns == ["vector"]:
             return int(config.num_unindexed_rows or 0)
     return table.count_rows()
+
+
+def _advice(place: str, said: str) -> str:
+    """What to do about a failure."""
+    if FULL.search(said):
+        return "free some space and do the same again: what was there is there still"
+    if REFUSED.search(said):
+        return "allow this user to read and write there"
+    again = "run the same `gritlm index` again: the key/value blocks are kept apart and stay"
+    if "://" in place:
+        return f"see that it can be reached; if its files are damaged, delete them and {again}"
+    return f"if its files are damaged, delete the folder {place} and {again}"
 
 
 def _missing(place: str) -> str:

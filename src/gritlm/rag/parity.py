@@ -80,11 +80,16 @@ def reused_logits(
 
 @torch.inference_mode()
 def block_masked_logits(
-    lm: UnifiedLM, parts: Sequence[Sequence[int]], tail: Sequence[int], *, bos: int, causal: bool
-) -> Tensor:
-    """The same in one pass with a mask over the whole prompt -> (V,), float32."""
-    laid = lay_out(parts, tail, bos=bos, causal=causal)
-    seen_LL = seen(len(laid.ids), laid.blocks, laid.unseen).to(lm.device)
+    lm: UnifiedLM, parts: Sequence[Sequence[int]], tail: Sequence[int], *, bos: int, causal: bool,
+    again: int = 0,
+) -> Tensor:  # fmt: skip
+    """The same in one pass with a mask over the whole prompt -> (V,), float32.
+
+    Args:
+        again: how many first tokens of each part but the first are read again.
+    """
+    laid = lay_out(parts, tail, bos=bos, causal=causal, again=again)
+    seen_LL = seen(laid).to(lm.device)
     logits_BSV = lm.causal(
         torch.tensor([laid.ids], device=lm.device),
         attention_mask=as_mask(seen_LL[None], lm.decoder),

@@ -26,6 +26,7 @@ from gritlm.lm.cache import PatchedLayer, PreallocatedLayer, recorded, recording
 from gritlm.lm.generator import prefill
 from gritlm.lm.kv import KVBlock
 from gritlm.lm.model import UnifiedLM
+from gritlm.prompts import READ_AGAIN
 
 _LAYER = 1  # whose values tell how much a token depends on what stands before its block
 
@@ -45,7 +46,7 @@ class Recompute:
     """
 
     by: Literal["first", "value", "question"] = "first"
-    tokens: int = 16
+    tokens: int = READ_AGAIN
     share: float = 0.15
 
     def __post_init__(self) -> None:

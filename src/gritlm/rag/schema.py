@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -61,8 +61,11 @@ def table_schema(maker: Maker) -> pa.Schema:
     )
 
 
-def check_maker(schema: pa.Schema, maker: Maker, *, place: str) -> None:
+def check_maker(schema: pa.Schema, maker: Maker | None, *, place: str) -> None:
     """
+    Args:
+        maker: None where only the version matters.
+
     Raises:
         InputError: for a table of another model, version or dimension, or of another program.
     """
@@ -72,7 +75,7 @@ def check_maker(schema: pa.Schema, maker: Maker, *, place: str) -> None:
         raise InputError(
             f"{place} holds a table that gritlm did not make; index into another folder"
         ) from None
-    asked = made_by(maker)
+    asked = replace(found, version=VERSION) if maker is None else made_by(maker)
     if _identity(found) != _identity(asked):
         raise InputError(
             f"{place} was made by {found}, not by {asked}; open it with the model that made it, "

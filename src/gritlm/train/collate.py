@@ -154,7 +154,7 @@ class Collator:
         return context.sample(
             self.tokens, row, mode=mode, kind=kind, documents=documents,
             max_length=self.data.generative_max_len, embed_eos=self.settings.embed_eos,
-            query_instruction=self.settings.query_instruction,
+            query_instruction=self.settings.query_instruction, read_again=self.rag.read_again,
         )  # fmt: skip
 
     def chat(self, row: ChatRow) -> Prompt | None:

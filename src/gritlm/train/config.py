@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from gritlm.errors import InputError
-from gritlm.prompts import RAG_FORMS, RagMode
+from gritlm.prompts import RAG_FORMS, READ_AGAIN, RagMode
 
 Mode = Literal["unified", "embedding", "generative"]
 BlockKind = Literal["bidirectional", "causal"]
@@ -148,14 +148,18 @@ class Rag:
         modes: what of the prompt comes from key/value blocks.
         blocks: how blocks are read.
         max_documents: most documents of a sample; the gold one is always among them.
+        read_again: how many first tokens of each block but the first are read again over all that
+            stands before them; the default is that of serving.
     """
 
     modes: tuple[RagMode, ...] = RAG_MODES
     blocks: tuple[BlockKind, ...] = BLOCK_KINDS
     max_documents: int = 5
+    read_again: int = READ_AGAIN
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "max_documents")
+        _at_least(self, 0, "read_again")
         if not self.modes or not self.blocks:
             raise InputError("modes and blocks are lists with at least one entry each")
 

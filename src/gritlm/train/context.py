@@ -21,7 +21,7 @@ import torch
 
 from gritlm.lm.blockmask import Block, lay_out, seen
 from gritlm.lm.tokens import Prompt, SegmentTokenizer
-from gritlm.prompts import RAG_FORMS, RagMode, Segment, for_rag, gritlm_instruction
+from gritlm.prompts import RAG_FORMS, READ_AGAIN, RagMode, Segment, for_rag, gritlm_instruction
 from gritlm.train import pack
 from gritlm.train.config import BlockKind, Rag
 from gritlm.train.rows import RagRow
@@ -35,11 +35,14 @@ class Blocked(Prompt):
         positions: of each token.
         blocks: from left to right.
         unseen: tokens (the BOS of later blocks) that are seen in their own block only.
+        again: tokens of blocks that are read once more behind the last one; see
+            :class:`gritlm.lm.blockmask.Layout`.
     """
 
     positions: tuple[int, ...] = ()
     blocks: tuple[Block, ...] = ()
     unseen: tuple[int, ...] = ()
+    again: tuple[int, ...] = ()
 
 
 def draw(row: RagRow, rag: Rag, random: Random) -> tuple[RagMode, BlockKind, list[str]]:
@@ -58,6 +61,7 @@ def draw(row: RagRow, rag: Rag, random: Random) -> tuple[RagMode, BlockKind, lis
 def sample(
     tokens: SegmentTokenizer, row: RagRow, *, mode: RagMode, kind: BlockKind,
     documents: Sequence[str], max_length: int, query_instruction: str = "", embed_eos: str = "",
+    read_again: int = READ_AGAIN,
 ) -> Blocked | None:  # fmt: skip
     """The row as it is served in ``mode``, with the answer and its end trained.
 
@@ -70,6 +74,7 @@ def sample(
         max_length: in tokens, those that no other block sees included.
         query_instruction: of embedded questions, as plain words.
         embed_eos: string that ends embedded texts.
+        read_again: how many first tokens of each block but the first are read again.
 
     Returns:
         None when one token of the document has no room.
@@ -81,14 +86,17 @@ def sample(
             parts += _embedded(tokens, documents, "", embed_eos)
         else:
             parts += _embedded(tokens, [row.question], query_instruction, embed_eos)
-    made = _laid_out(parts, tail, bos=len(tokens.prefix), causal=kind == "causal")
+    made = _laid_out(
+        parts, tail, bos=len(tokens.prefix), causal=kind == "causal",
+        again=0 if mode == "none" else read_again,
+    )  # fmt: skip
     if (over := len(made.ids) - max_length) <= 0:
         return plain(made) if mode == "none" else made
     if not (fewer := _shortened(tokens, documents, row.documents[0], over)):
         return None
     return sample(
         tokens, row, mode=mode, kind=kind, documents=fewer, max_length=max_length,
-        query_instruction=query_instruction, embed_eos=embed_eos,
+        query_instruction=query_instruction, embed_eos=embed_eos, read_again=read_again,
     )  # fmt: skip
 
 
@@ -97,11 +105,12 @@ def plain(sample: Blocked) -> Blocked:
 
     Trained tokens keep their number and order.
     """
-    gone = set(sample.unseen)
+    behind = sample.blocks[-1].end if sample.blocks else 0
+    gone = {*sample.unseen, *range(behind, behind + len(sample.again))}
     kept = [index for index in range(len(sample.ids)) if index not in gone]
     return Blocked(
         [sample.ids[index] for index in kept],
-        # All that is unseen stands in blocks, before anything that is trained.
+        # All that is gone stands before anything that is trained.
         trained=tuple((start - len(gone), end - len(gone)) for start, end in sample.trained),
         positions=tuple(range(len(kept))),
     )
@@ -115,7 +124,7 @@ def rows(samples: Sequence[Blocked], *, pad: int) -> pack.Rows:
     for index, sample in enumerate(samples):
         size = len(sample.ids)
         position_BL[index, :size] = torch.tensor(sample.positions)
-        seen_BLL[index, :size, :size] = seen(size, sample.blocks, sample.unseen)
+        seen_BLL[index, :size, :size] = seen(sample)
     return replace(made, position_BL=position_BL, seen_BLL=seen_BLL)
 
 
@@ -124,7 +133,8 @@ def without_blocks(rows: pack.Rows) -> pack.Rows:
     if rows.seen_BLL is None:
         return rows
     position_BL = rows.position_BL
-    # What stands at a position that was there before is the BOS of a later block, or padding.
+    # What stands at a position that was there before is the BOS of a later block, a token that is
+    # read again, or padding.
     again_BL = torch.zeros_like(position_BL, dtype=torch.bool)
     again_BL[:, 1:] = position_BL[:, 1:] <= position_BL.cummax(dim=1).values[:, :-1]
     before_LL = torch.ones_like(rows.seen_BLL[0]).tril()
@@ -148,9 +158,11 @@ def _tail(tokens: SegmentTokenizer, row: RagRow, mode: RagMode, documents: Seque
     return tokens.for_chat([*segments, answer], start=False)
 
 
-def _laid_out(parts: Sequence[list[int]], tail: Prompt, *, bos: int, causal: bool) -> Blocked:
+def _laid_out(
+    parts: Sequence[list[int]], tail: Prompt, *, bos: int, causal: bool, again: int
+) -> Blocked:
     """Blocks one behind the other, then the tail."""
-    laid = lay_out(parts, tail.ids, bos=bos, causal=causal)
+    laid = lay_out(parts, tail.ids, bos=bos, causal=causal, again=again)
     start = len(laid.ids) - len(tail.ids)
     return Blocked(
         list(laid.ids),
@@ -158,6 +170,7 @@ def _laid_out(parts: Sequence[list[int]], tail: Prompt, *, bos: int, causal: boo
         positions=laid.positions,
         blocks=laid.blocks,
         unseen=laid.unseen,
+        again=laid.again,
     )
 
 

@@ -140,7 +140,7 @@ def dies_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arena.Arena, "roll", counted(arena.Arena.roll))
     monkeypatch.setattr(arena.Arena, "drop", counted(arena.Arena.drop))
     monkeypatch.setattr(catalogue.Catalogue, "write", counted(catalogue.Catalogue.write))
-    monkeypatch.setattr(recover, "sync_folder", counted(recover.sync_folder))
+    monkeypatch.setattr(recover, "sync", counted(recover.sync))
 
 
 def test_a_kill_at_each_single_step_loses_nothing(tmp_path, monkeypatch):

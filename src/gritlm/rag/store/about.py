@@ -11,9 +11,9 @@ import torch
 
 from gritlm.errors import InputError, choice
 from gritlm.rag.store.arena import FOLDER as ARENAS
-from gritlm.rag.store.arena import segments, sync_folder
+from gritlm.rag.store.arena import segments
 from gritlm.rag.store.codec import NAMES, STORAGES
-from gritlm.runtime import replacing
+from gritlm.runtime import replacing, sync
 
 if TYPE_CHECKING:
     from gritlm.rag.keys import Maker
@@ -92,7 +92,7 @@ def with_budget(folder: Path, found: About, disk_bytes: int | None) -> About:
 def _written(folder: Path, about: About) -> About:
     with replacing(folder / FILE) as temporary:
         temporary.write_text(json.dumps(asdict(about), indent=2) + "\n", encoding="utf-8")
-    sync_folder(folder)
+    sync(folder)
     return about
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from gritlm.rag.store import record
 from gritlm.rag.store.problems import BrokenError, full, is_full
 from gritlm.rag.store.record import ALIGN, Header, aligned
+from gritlm.runtime import sync
 
 FOLDER = "arenas"
 
@@ -31,15 +32,6 @@ def segments(folder: Path) -> dict[int, int]:
         with suppress(ValueError, FileNotFoundError):  # not ours, or gone by now
             found[int(path.stem)] = path.stat().st_size
     return dict(sorted(found.items()))
-
-
-def sync_folder(folder: Path) -> None:
-    """Make names of new, renamed and removed files durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class Arena:
@@ -110,7 +102,7 @@ class Arena:
             raise full(self.folder.parent, error) if is_full(error) else error from None
         self.close()
         self._file, self.sizes[number] = file, 0
-        sync_folder(self.folder)
+        sync(self.folder)
 
     def read(self, segment: int, offset: int, nbytes: int) -> bytes:
         """A record as it is on the disk, header and payload with their padding."""

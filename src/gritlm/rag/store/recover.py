@@ -17,10 +17,11 @@ from pathlib import Path
 from blake3 import blake3
 
 from gritlm.rag.store import arena, catalogue, worth
-from gritlm.rag.store.arena import Arena, segment_path, sync_folder
+from gritlm.rag.store.arena import Arena, segment_path
 from gritlm.rag.store.catalogue import Catalogue, Entry, State
 from gritlm.rag.store.problems import BrokenError, Damage
 from gritlm.rag.store.record import Header
+from gritlm.runtime import sync
 
 Index = tuple[dict[bytes, Entry], State]
 
@@ -72,11 +73,11 @@ def _replaced(folder: Path, entries: dict[bytes, Entry], state: State) -> Catalo
     made = Catalogue.open(new, create=True)
     made.write(entries, (), state)
     made.close()
-    sync_folder(new)
+    sync(new)
     if place.exists():
         place.rename(old)
     new.rename(place)
-    sync_folder(folder)
+    sync(folder)
     shutil.rmtree(old, ignore_errors=True)
     return Catalogue.open(place)
 

@@ -1,0 +1,161 @@
+"""``gritlm serve`` as a process: its settings, what it says, and how it leaves."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+from typer.main import get_command
+
+from gritlm import GritLM
+from gritlm.cli import serve as command
+from gritlm.cli.app import create_app
+from gritlm.cli.serve import LimitOptions, ListenOptions
+from tests.cli.conftest import Start
+
+CHAT = {"messages": [{"role": "user", "content": "Hello"}], "temperature": 0, "max_tokens": 60}
+
+
+class Process:
+    """A server in a process of its own."""
+
+    def __init__(self, start: Start, *words: str) -> None:
+        self.process = start(["serve", *words, "--port", "0"])
+        self.lines: list[str] = []
+        self._known = threading.Event()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+        assert self._known.wait(60), "".join(self.lines)
+        self.url = re.search(r"http://\S+", "".join(self.lines))[0]
+
+    def _read(self) -> None:
+        for line in self.process.stderr:
+            self.lines.append(line.decode())
+            if "key is needed" in self.lines[-1]:
+                self._known.set()
+        self._known.set()
+
+    def end(self, signal_number: int) -> int:
+        self.process.send_signal(signal_number)
+        return self.wait()
+
+    def wait(self) -> int:
+        code = self.process.wait(timeout=30)
+        self._reader.join()
+        return code
+
+    @property
+    def said(self) -> str:
+        return "".join(self.lines)
+
+
+def test_sigterm_under_load_loses_no_accepted_request(start: Start, model_folder: Path, lm: GritLM):
+    served = Process(start, str(model_folder), "--dtype", "float32", "--max-num-seqs", "2")
+    answers: list[httpx.Response] = []
+
+    def ask() -> None:
+        answers.append(httpx.post(f"{served.url}/v1/chat/completions", json=CHAT, timeout=60))
+
+    threads = [threading.Thread(target=ask) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    while not running(served.url, 6):
+        time.sleep(0.01)
+    assert served.end(signal.SIGTERM) == 0
+    for thread in threads:
+        thread.join()
+    assert [answer.status_code for answer in answers] == [200] * 6
+    wanted = lm.chat("Hello", max_new_tokens=60)
+    assert {answer.json()["choices"][0]["message"]["content"] for answer in answers} == {wanted}
+
+
+def running(url: str, count: int) -> bool:
+    """Whether so many requests were taken."""
+    text = httpx.get(f"{url}/metrics").text
+    found = re.findall(r"^gritlm_num_requests_(?:running|waiting) (\S+)$", text, re.MULTILINE)
+    return sum(map(float, found)) >= count
+
+
+def test_settings_come_from_the_environment_and_ctrl_c_ends_it(
+    start: Start, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name, value in {
+        "MODEL": str(model_folder), "DTYPE": "float32", "API_KEY": "one two", "PORT": "1",
+        "SERVED_MODEL_NAME": "mine", "MAX_MODEL_LEN": "100", "LOG_FORMAT": "json",
+        "STORE": str(tmp_path / "store"),
+    }.items():  # fmt: skip
+        monkeypatch.setenv(f"GRITLM_{name}", value)
+    served = Process(start)
+    assert httpx.get(f"{served.url}/v1/models").status_code == 401
+    models = httpx.get(f"{served.url}/v1/models", headers={"Authorization": "Bearer two"}).json()
+    assert [(each["id"], each["max_model_len"]) for each in models["data"]] == [("mine", 100)]
+    assert models["data"][0]["documents"] is True
+    assert served.end(signal.SIGINT) == 0
+    assert "serves mine at http://127.0.0.1:" in served.said
+    assert "float32 on cpu" in served.said
+    assert "8 chats at once of 100 tokens each" in served.said
+    logged = [json.loads(line) for line in served.lines if line.startswith("{")]
+    assert any(line.get("path") == "/v1/models" and line["status"] == 401 for line in logged)
+    assert "one" not in "".join(line for line in served.lines if line.startswith("{"))
+
+
+def test_each_flag_is_an_environment_variable_too():
+    found = get_command(create_app()).commands["serve"].params
+    own = {"verbose", "debug", "quiet", "help"}
+    flags = {parameter.name: parameter.envvar for parameter in found if parameter.name not in own}
+    assert flags == {name: f"GRITLM_{name.upper()}" for name in flags}
+    assert {
+        "host", "port", "api_key", "served_model_name", "max_model_len", "dtype", "max_num_seqs",
+        "max_num_batched_tokens", "store", "model",
+    } <= flags.keys()  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--port", "70000"], "65535"),
+        (["--max-num-seqs", "0"], "max-num-seqs"),
+        (["--host", "203.0.113.1"], "cannot listen on 203.0.113.1"),
+        (["--api-key", ""], "API key"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_before_a_model_is_loaded(
+    error_of: Callable[..., str], words: list[str], told: str
+):
+    assert told in error_of("serve", "no/such/model", *words)
+
+
+def test_a_missing_library_names_the_extra(
+    error_of: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+):
+    from gritlm.serve import needs
+
+    monkeypatch.setattr(needs, "LIBRARIES", ("fastapi", "no_such_library"))
+    assert "no_such_library" in error_of("serve")
+    assert "pip install 'gritlm[serve]'" in error_of("serve")
+
+
+def test_an_address_that_others_reach_without_a_key_warns(capsys: pytest.CaptureFixture[str]):
+    class Service:
+        has_documents, budget = False, 512
+        scheduler = type(
+            "", (), {"max_model_len": 9, "stats": lambda _: type("", (), {"slots": 1})}
+        )()
+        model = type("", (), {"source": "m", "dtype": "float32", "device": "cpu",
+                              "dtype_reason": "r", "num_parameters": lambda _: 1})()  # fmt: skip
+
+        def __init__(self, listen: ListenOptions) -> None:
+            self.settings = command._settings(None, listen, LimitOptions())
+
+    command._tell(Service(ListenOptions(host="0.0.0.0")), "http://0.0.0.0:8000")
+    assert "warning: 0.0.0.0 can be reached" in capsys.readouterr().err
+    command._tell(Service(ListenOptions(host="0.0.0.0", api_key=["key"])), "http://0.0.0.0:8000")
+    command._tell(Service(ListenOptions()), "http://127.0.0.1:8000")
+    assert "warning" not in capsys.readouterr().err
