@@ -140,7 +140,7 @@ def test_importing_loads_no_heavy_library(module):
 
 FILES = sorted(
     path
-    for room in ("lm", "train", "evaluation", "evaluation/*", "rag", "rag/*")
+    for room in ("lm", "train", "evaluation", "evaluation/*", "rag", "rag/*", "serve", "serve/*")
     for path in SRC.glob(f"{room}/[a-z]*.py")
 )
 

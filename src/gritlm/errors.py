@@ -5,7 +5,8 @@
     GritLMError
     ├── InputError (ValueError)            a value handed in cannot be used
     │   ├── CacheMismatchError             key/value state made by another model
-    │   └── rag.store.problems: StoreFullError, StoreLockedError, IndexDamagedError
+    │   ├── rag.store.problems: StoreFullError, StoreLockedError, IndexDamagedError
+    │   └── serve.problems.TooLongError    a prompt that the server has no room for
     ├── UnknownArgumentError (TypeError)   a keyword nobody reads
     ├── ModelError (RuntimeError)          a model that cannot be loaded or is refused
     │   └── AttentionError                 its attention cannot be made to look both ways
@@ -13,6 +14,7 @@
     ├── DownloadError (RuntimeError)       weights that cannot be fetched or kept
     ├── TrainingError (RuntimeError)       a training run that cannot go on
     ├── MissingExtraError (ImportError)    an optional dependency that is not installed
+    ├── serve.problems: OverloadedError, DrainingError    a server that takes nothing more
     ├── evaluation.unreachable.DataUnreachableError    a task whose data cannot be fetched
     └── rag.lance.IndexFailedError         an index that cannot be read or written
 """

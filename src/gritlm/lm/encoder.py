@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,19 +110,32 @@ class Encoder:
             )  # fmt: skip
         return prompts
 
+    def vectors(
+        self, batch: Sequence[Prompt], *, pause: Callable[[], None] | None = None
+    ) -> Tensor:
+        """Vectors (B, D) of prompts, read as one batch; in float32, on the CPU.
+
+        Args:
+            pause: called between layers, where the model's attention can be exchanged.
+        """
+        return self._read(batch, get_cache=False, pause=pause)[0].to("cpu", torch.float32)
+
     @torch.inference_mode()
-    def _read(self, batch: Sequence[Prompt], get_cache: bool) -> tuple[Tensor, list[KVBlock]]:
+    def _read(
+        self, batch: Sequence[Prompt], get_cache: bool, pause: Callable[[], None] | None = None
+    ) -> tuple[Tensor, list[KVBlock]]:
         lengths = [len(prompt.ids) for prompt in batch]
         ids_T = torch.tensor([i for prompt in batch for i in prompt.ids], device=self.lm.device)
-        hidden_BLD, blocks = self._hidden(ids_T, lengths, get_cache=get_cache)
+        hidden_BLD, blocks = self._hidden(ids_T, lengths, get_cache=get_cache, pause=pause)
         if self.projection is not None:
             hidden_BLD = self.projection(hidden_BLD.to(self.projection.weight.device))
         vector_BD = self.pool(hidden_BLD, span_mask([p.pooled for p in batch], hidden_BLD))
         return normalise(vector_BD) if self.settings.normalized else vector_BD, blocks
 
     def _hidden(
-        self, ids_T: Tensor, lengths: list[int], *, get_cache: bool
-    ) -> tuple[Tensor, list[KVBlock]]:
+        self, ids_T: Tensor, lengths: list[int], *, get_cache: bool,
+        pause: Callable[[], None] | None,
+    ) -> tuple[Tensor, list[KVBlock]]:  # fmt: skip
         if self.settings.embeds_causally:
             ids_BL = unpack(ids_T[:, None], lengths)[..., 0]
             mask_BL = unpack(torch.ones_like(ids_T)[:, None], lengths)[..., 0]
@@ -133,7 +146,7 @@ class Encoder:
         if get_cache:
             hidden_TD, blocks = self.lm.hidden_and_blocks(ids_T, lengths)
             return unpack(hidden_TD, lengths), blocks
-        return unpack(self.lm.hidden_packed(ids_T, lengths), lengths), []
+        return unpack(self.lm.hidden_packed(ids_T, lengths, pause=pause), lengths), []
 
 
 def span_mask(spans: Sequence[tuple[int, int]], hidden_BLD: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from gritlm.lm import views
+from gritlm.lm import ragged, views
 from gritlm.lm.decoding import compiled_view, decoding_view
 
 FEW = 256  # most tokens of a text for which packed weights are faster
@@ -45,6 +45,11 @@ class FastViews:
                 make = compiled_view if self._compiled else decoding_view
                 self._decoding = version, make(self._causal)
             return self._decoding[1]
+
+    @property
+    def stepping(self) -> Any:
+        """The causal view for one token each of rows that stand in slots."""
+        return self._derived("stepping", ragged.view)
 
     def causal(self, tokens: int) -> Any:
         """The causal view for so many tokens of a text; for inference only."""

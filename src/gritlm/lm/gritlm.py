@@ -164,7 +164,7 @@ class GritLM:
             InputError: naming the text that is empty, no text, or has no room.
             ModeError: on a model loaded with ``mode="generative"``.
         """
-        self._require_embedding()
+        self.require_embedding()
         many = texts.validated(sentences)
         texts.validated([instruction])
         options = EncodeOptions(
@@ -251,7 +251,7 @@ class GritLM:
             CacheMismatchError: when another model made ``kv``.
             ModeError: on a model loaded with ``mode="embedding"``.
         """
-        self._require_head()
+        self.require_head()
         sampler = make_sampler(temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
         ids = self.chat_ids(messages, start=kv is None)
         tokens = complete(
@@ -290,7 +290,7 @@ class GritLM:
         Returns:
             Ids (B, L + new), as transformers does; those of ``kv`` are not among them.
         """
-        self._require_head()
+        self.require_head()
         return hf_generate(self.lm, inputs, kv=kv, pad_id=self.tokenizer.pad_token_id, **options)
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -314,6 +314,11 @@ class GritLM:
     def max_length(self) -> int:
         """Tokens a text to embed is cut to by default."""
         return self._length(None)
+
+    @property
+    def encoder(self) -> Encoder:
+        """What turns prompts into vectors."""
+        return self._encoder
 
     @property
     def embedding_dimension(self) -> int:
@@ -346,7 +351,12 @@ class GritLM:
             raise InputError(f"max_length={asked}, the model takes at most {limit} tokens")
         return asked
 
-    def _require_embedding(self) -> None:
+    def require_embedding(self) -> None:
+        """Refuse to embed with a model that cannot; warn once about one that never learned it.
+
+        Raises:
+            ModeError: on a model loaded with ``mode="generative"``.
+        """
         if self.mode == "generative":
             raise ModeError(
                 "this model was loaded with mode='generative' and does not embed; "
@@ -360,7 +370,12 @@ class GritLM:
                 "texts poorly", self.source,
             )  # fmt: skip
 
-    def _require_head(self) -> None:
+    def require_head(self) -> None:
+        """Refuse to write with a model that cannot.
+
+        Raises:
+            ModeError: on a model loaded with ``mode="embedding"``.
+        """
         if not self.lm.has_head:
             raise ModeError(
                 "this model was loaded with mode='embedding' and has no LM head to write with; "

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -104,9 +105,16 @@ class UnifiedLM:
         hidden_BLD[real_BL] = hidden_TD
         return hidden_BLD
 
-    def hidden_packed(self, ids_T: Tensor, lengths: list[int]) -> Tensor:
-        """Bidirectional states of texts that stand one behind the other -> (T, D)."""
-        return self._packed(self._fast.bidirectional(len(ids_T)), ids_T, lengths, None)
+    def hidden_packed(
+        self, ids_T: Tensor, lengths: list[int], *, pause: Callable[[], None] | None = None
+    ) -> Tensor:
+        """Bidirectional states of texts that stand one behind the other -> (T, D).
+
+        Args:
+            pause: called between layers, where the model's attention can be exchanged.
+        """
+        view = self._fast.bidirectional(len(ids_T))
+        return self._packed(view, ids_T, lengths, None, pause)
 
     def hidden_and_blocks(self, ids_T: Tensor, lengths: list[int]) -> tuple[Tensor, list[KVBlock]]:
         """As :meth:`hidden_packed`, and the key/value block of each text."""
@@ -160,6 +168,11 @@ class UnifiedLM:
         return self._fast.decoding
 
     @property
+    def stepping(self) -> Any:
+        """The causal view for one token each of several rows; see :mod:`gritlm.lm.ragged`."""
+        return self._fast.stepping
+
+    @property
     def fingerprint(self) -> str:
         """Identifies weights, number format and adapter: the maker of a KV block."""
         with self._lock:
@@ -180,7 +193,10 @@ class UnifiedLM:
                 f"{self.fingerprint}; encode the text again with this model"
             )
 
-    def _packed(self, view: Any, ids_T: Tensor, lengths: list[int], cache: Cache | None) -> Tensor:
+    def _packed(
+        self, view: Any, ids_T: Tensor, lengths: list[int], cache: Cache | None,
+        pause: Callable[[], None] | None = None,
+    ) -> Tensor:  # fmt: skip
         if not self.packs:
             return self._one_by_one(ids_T, lengths, cache)
         position_T = torch.cat([torch.arange(n, device=ids_T.device) for n in lengths])
@@ -190,6 +206,7 @@ class UnifiedLM:
             past_key_values=cache,
             use_cache=cache is not None,
             lengths=lengths,
+            pause=pause,
         )
         return output.last_hidden_state[0]
 

@@ -1,0 +1,40 @@
+"""Another server over the same weights: ``transformers serve`` with continuous batching."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from serve_common import Client, started
+
+from gritlm import GritLM
+
+LISTENS = re.compile(r"running on (http://\S+)")
+
+
+@contextmanager
+def running(model: GritLM, threads: int | None) -> Iterator[Client]:
+    """A client of a server that has the model's weights, its adapter merged into them."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        dtype = str(model.dtype).removeprefix("torch.")
+        command = [
+            str(Path(sys.executable).with_name("transformers")), "serve", folder,
+            "--continuous-batching", "--device", model.device.type, "--dtype", dtype,
+            "--host", "127.0.0.1", "--port", str(_free_port()),
+        ]  # fmt: skip
+        number = os.environ.get("OMP_NUM_THREADS") if threads is None else str(threads)
+        extra = {} if number is None else {"OMP_NUM_THREADS": number}
+        with started(command, LISTENS, extra) as server:
+            yield Client(server.url, model=folder)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return int(taken.getsockname()[1])

@@ -1,0 +1,63 @@
+"""The web application over a service."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+
+from gritlm import __version__
+from gritlm.serve import errors
+from gritlm.serve.bodies import Bodies
+from gritlm.serve.context import Context
+from gritlm.serve.paths import HEALTH, LIVE, METRICS, SCHEMA
+from gritlm.serve.routes import documents, models, openai, operations
+from gritlm.serve.security import RequireHost, RequireKey
+from gritlm.serve.service import Service
+
+ABOUT = "Chats, embeddings, reranking and cached RAG from one set of weights."
+
+
+def create_app(service: Service) -> FastAPI:
+    """All routes behind all layers; what is not listed as open needs the key."""
+    app = FastAPI(
+        title="gritlm", summary=ABOUT, version=__version__, openapi_url=SCHEMA, docs_url=None,
+        redoc_url=None, middleware=_layers(service), redirect_slashes=False,
+    )  # fmt: skip
+    errors.install(app)
+    for part in (openai, documents, models, operations):
+        app.include_router(part.routes(service))
+    app.router.routes.extend(operations.page_routes())
+    return app
+
+
+def open_paths(service: Service) -> frozenset[str]:
+    """Paths that need no key."""
+    known = {HEALTH, LIVE, *operations.page()}
+    return frozenset(known | {METRICS} if service.settings.open_metrics else known)
+
+
+def _layers(service: Service) -> list[Middleware]:
+    """From the outermost to the innermost."""
+    settings = service.settings
+    layers = [
+        Middleware(Context, service=service, quiet_paths=(HEALTH, LIVE, METRICS)),
+        Middleware(RequireHost, hosts=settings.hosts),
+    ]
+    if settings.cors_origins:
+        layers.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=settings.cors_origins,
+                allow_methods=["*"],
+                allow_headers=["*"],
+                expose_headers=["X-Request-ID", "Retry-After"],
+            )
+        )
+    return [
+        *layers,
+        Middleware(RequireKey, keys=settings.api_keys, open_paths=open_paths(service)),
+        Middleware(
+            Bodies, max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s
+        ),
+    ]  # fmt: skip

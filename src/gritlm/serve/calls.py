@@ -1,0 +1,110 @@
+"""The works of one request: handed to the model's thread, and what comes back to the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from time import perf_counter
+from types import TracebackType
+
+from gritlm.serve.inbox import Deliver
+from gritlm.serve.metrics import Meter
+from gritlm.serve.scheduler import Done, Event, Failed, Reservation, Scheduler, Ticket
+from gritlm.serve.work import Delta, Started, Work
+
+
+class Calls:
+    """Some works whose events come in one queue; leaving the context cancels what still runs.
+
+    Args:
+        endpoint: path of the route, for the metrics.
+    """
+
+    def __init__(self, scheduler: Scheduler, meter: Meter, *, endpoint: str) -> None:
+        self._scheduler, self._meter, self._endpoint = scheduler, meter, endpoint
+        self._loop = asyncio.get_running_loop()
+        self._events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
+        self._tickets: list[Ticket] = []
+        self._arrived = perf_counter()
+        self._latest: dict[int, float] = {}
+
+    def submit(self, place: Reservation, works: Sequence[Work]) -> None:
+        """Hand all works over, the first one in the place that was kept for it.
+
+        Raises:
+            OverloadedError: when there is no room for all of them.
+        """
+        for index, work in enumerate(works):
+            submit = self._scheduler.submit if index else place.submit
+            self._tickets.append(submit(work, self._deliverer(index)))
+
+    def cancel(self) -> None:
+        """Let go of the places on the model's thread; what has ended stays as it is."""
+        for ticket in self._tickets:
+            ticket.cancel()
+
+    def __enter__(self) -> Calls:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:  # fmt: skip
+        self.cancel()
+
+    async def events(self) -> AsyncIterator[tuple[int, Event]]:
+        """Number of the work and what it handed back, until all have ended.
+
+        Raises:
+            Exception: with which a work failed.
+        """
+        running = len(self._tickets)
+        while running:
+            index, event = await self._events.get()
+            if isinstance(event, Failed):
+                raise event.error
+            self._measure(index, event)
+            running -= isinstance(event, Done) or _is_last(event)
+            yield index, event
+
+    async def result(self) -> object:
+        """What the only work came to."""
+        async for _, event in self.events():
+            if isinstance(event, Done):
+                return event.value
+        raise AssertionError("a work ended without a result")
+
+    def _deliverer(self, index: int) -> Deliver:
+        def deliver(event: Event) -> None:
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                self._loop.call_soon_threadsafe(self._events.put_nowait, (index, event))
+
+        return deliver
+
+    def _measure(self, index: int, event: Event) -> None:
+        meter, now = self._meter, perf_counter()
+        if isinstance(event, Started):
+            meter.queue_time.labels(self._endpoint).observe(now - self._arrived)
+            meter.prompt_tokens.labels(self._endpoint).inc(event.prompt_tokens)
+            meter.cached_tokens.labels(self._endpoint).inc(event.cached_tokens)
+        elif isinstance(event, Delta):
+            if event.tokens:
+                self._measure_tokens(index, event.tokens, now)
+            if event.finish_reason is not None:
+                meter.whole.labels(self._endpoint).observe(now - self._arrived)
+        elif isinstance(event, Done):
+            meter.whole.labels(self._endpoint).observe(now - self._arrived)
+
+    def _measure_tokens(self, index: int, tokens: int, now: float) -> None:
+        meter, before = self._meter, self._latest.get(index)
+        meter.generation_tokens.labels(self._endpoint).inc(tokens)
+        if before is None:
+            meter.first_token.labels(self._endpoint).observe(now - self._arrived)
+        else:
+            meter.between_tokens.labels(self._endpoint).observe((now - before) / tokens)
+        self._latest[index] = now
+
+
+def _is_last(event: Event) -> bool:
+    return isinstance(event, Delta) and event.finish_reason is not None

@@ -1,0 +1,143 @@
+"""How answers are spelled: OpenAI's chats and completions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gritlm.serve.replies import Part, Tally
+from gritlm.serve.spelling import Spelling
+from gritlm.serve.work import Delta, Event, TokenLogprob
+
+
+class ChatForm:
+    """``chat.completion`` and its chunks.
+
+    Args:
+        head: id, model and what else all of them have.
+        logprobs: whether they were asked for.
+        usage: whether each event has the field.
+    """
+
+    whole_object, chunk_object = "chat.completion", "chat.completion.chunk"
+
+    def __init__(
+        self, head: Mapping[str, Any], spelling: Spelling, *, logprobs: bool, usage: bool
+    ) -> None:
+        self._head, self._spelling, self._logprobs = head, spelling, logprobs
+        self._empty = {"usage": None} if usage else {}
+
+    def note(self, event: Event) -> None:
+        """Nothing follows from it."""
+
+    def whole(self, parts: list[Part], tally: Tally) -> Mapping[str, Any]:
+        choices = [
+            {
+                "index": index,
+                "message": {"role": "assistant", "content": part.text, "refusal": None},
+                "logprobs": self._spelled(part.logprobs),
+                "finish_reason": part.finish_reason,
+            }
+            for index, part in enumerate(parts)
+        ]
+        return {
+            **self._head, "object": self.whole_object, "choices": choices, "usage": tally.usage()
+        }  # fmt: skip
+
+    def opening(self, index: int) -> Mapping[str, Any]:
+        return self._event(index, {"role": "assistant", "content": ""})
+
+    def piece(self, index: int, delta: Delta) -> Mapping[str, Any]:
+        added = {"content": delta.text} if delta.text or delta.logprobs else {}
+        return self._event(
+            index, added, logprobs=self._spelled(delta.logprobs) if delta.logprobs else None,
+            finish_reason=delta.finish_reason,
+        )  # fmt: skip
+
+    def closing(self, tally: Tally, *, include_usage: bool) -> Mapping[str, Any] | None:
+        if not include_usage:
+            return None
+        return self.event([]) | {"usage": tally.usage()}
+
+    def event(self, choices: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        return {**self._head, "object": self.chunk_object, "choices": choices, **self._empty}
+
+    def _event(
+        self, index: int, delta: Mapping[str, Any], *, logprobs: Any = None,
+        finish_reason: str | None = None,
+    ) -> Mapping[str, Any]:  # fmt: skip
+        choice = {
+            "index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason
+        }  # fmt: skip
+        return self.event([choice])
+
+    def _spelled(self, found: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+        if not self._logprobs:
+            return None
+        return {"content": [self._spelling.as_chat(each) for each in found], "refusal": None}
+
+
+class CompletionForm:
+    """``text_completion``, whole and in pieces.
+
+    Args:
+        head: id, model and what else all of them have.
+        logprobs: whether they were asked for.
+        usage: whether each event has the field.
+    """
+
+    object = "text_completion"
+
+    def __init__(
+        self, head: Mapping[str, Any], spelling: Spelling, *, logprobs: bool, usage: bool
+    ) -> None:
+        self._head, self._spelling, self._logprobs = head, spelling, logprobs
+        self._empty = {"usage": None} if usage else {}
+        self._offsets: dict[int, int] = {}
+
+    def note(self, event: Event) -> None:
+        """Nothing follows from it."""
+
+    def whole(self, parts: list[Part], tally: Tally) -> Mapping[str, Any]:
+        choices = [
+            self._choice(index, part.text, part.logprobs, part.finish_reason)
+            for index, part in enumerate(parts)
+        ]
+        return {**self._head, "choices": choices, "usage": tally.usage()}
+
+    def opening(self, index: int) -> Mapping[str, Any] | None:
+        del index  # an answer begins with its text
+        return None
+
+    def piece(self, index: int, delta: Delta) -> Mapping[str, Any]:
+        choice = self._choice(index, delta.text, delta.logprobs, delta.finish_reason)
+        return {**self._head, "choices": [choice], **self._empty}
+
+    def closing(self, tally: Tally, *, include_usage: bool) -> Mapping[str, Any] | None:
+        if not include_usage:
+            return None
+        return {**self._head, "choices": [], "usage": tally.usage()}
+
+    def _choice(
+        self, index: int, text: str, logprobs: Sequence[TokenLogprob], finish_reason: str | None
+    ) -> dict[str, Any]:
+        spelled = self._spelled(index, logprobs) if self._logprobs else None
+        return {"index": index, "text": text, "logprobs": spelled, "finish_reason": finish_reason}
+
+    def _spelled(self, index: int, found: Sequence[TokenLogprob]) -> dict[str, Any]:
+        names = [self._spelling.of(each.token) for each in found]
+        offsets, at = [], self._offsets.get(index, 0)
+        for name in names:
+            offsets.append(at)
+            at += len(name)
+        self._offsets[index] = at
+        return {
+            "tokens": names,
+            "token_logprobs": [each.logprob for each in found],
+            "top_logprobs": [self._top(each) for each in found],
+            "text_offset": offsets,
+        }
+
+    def _top(self, found: TokenLogprob) -> dict[str, float]:
+        top = {self._spelling.of(token): logprob for token, logprob in found.top}
+        return top | {self._spelling.of(found.token): found.logprob}

@@ -1,0 +1,37 @@
+"""What the scheduler answers when it does not do what is asked."""
+
+from __future__ import annotations
+
+from gritlm.errors import GritLMError, InputError
+
+
+class OverloadedError(GritLMError):
+    """As much waits as may wait.
+
+    Attributes:
+        retry_after_s: when there should be room again.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class DrainingError(GritLMError):
+    """The server is on its way out: it takes nothing new, or its time to end work is over."""
+
+
+class TooLongError(InputError):
+    """A prompt that can never fit.
+
+    Attributes:
+        tokens: of the prompt.
+        limit: tokens that a prompt and its answer may have together.
+    """
+
+    def __init__(self, tokens: int, limit: int) -> None:
+        super().__init__(
+            f"the prompt has {tokens} tokens, the server takes {limit} with the answer; "
+            "shorten it, or start the server with a larger --max-model-len"
+        )
+        self.tokens, self.limit = tokens, limit

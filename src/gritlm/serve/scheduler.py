@@ -1,0 +1,214 @@
+"""The thread that owns the model, as everybody else sees it: requests in, events out."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+
+from gritlm.errors import InputError
+from gritlm.lm.gritlm import GritLM
+from gritlm.lm.texts import at_least_one
+from gritlm.serve.answer import sampler_of
+from gritlm.serve.inbox import Deliver, Inbox, Job
+from gritlm.serve.limits import Limits
+from gritlm.serve.loop import Loop
+from gritlm.serve.places import Places, places
+from gritlm.serve.problems import TooLongError
+from gritlm.serve.work import (
+    Delta,
+    Done,
+    Event,
+    Failed,
+    Started,
+    ToContinue,
+    ToEmbed,
+    ToWrite,
+    Work,
+)
+
+__all__ = [
+    "Delta",
+    "Done",
+    "Event",
+    "Failed",
+    "Reservation",
+    "Scheduler",
+    "Started",
+    "Stats",
+    "Ticket",
+]
+
+
+@dataclass(frozen=True)
+class Stats:
+    """How it stands, in plain numbers.
+
+    Attributes:
+        running: requests that the model works on.
+        waiting: requests that it has not begun with, and the tokens of their prompts.
+        slots: chats that can be written at once.
+        kv_used: tokens whose keys and values belong to running chats.
+        kv_held: tokens that all slots take.
+        steps: that running chats have made.
+        started: requests that were begun with, and the seconds they waited together.
+        silent_s: since the thread last looked at its queue; 0 while it has nothing to do. It is
+            long only while one piece of work is, or when the thread hangs.
+    """
+
+    running: int
+    waiting: int
+    waiting_tokens: int
+    slots: int
+    kv_used: int
+    kv_held: int
+    steps: int
+    started: int
+    queue_s: float
+    silent_s: float
+
+
+class Ticket:
+    """A request that was taken."""
+
+    def __init__(self, job: Job, inbox: Inbox) -> None:
+        self._job, self._inbox = job, inbox
+
+    def cancel(self) -> None:
+        """Nobody wants the rest: its slot is free within one step, and no event follows."""
+        self._job.cancelled = True
+        self._inbox.disturb()
+
+
+class Reservation:
+    """A request that counts as waiting before it is there; leaving the context gives it back."""
+
+    def __init__(self, scheduler: Scheduler, inbox: Inbox) -> None:
+        self._scheduler, self._inbox, self._open = scheduler, inbox, True
+
+    def submit(self, work: Work, deliver: Deliver) -> Ticket:
+        """Turn it into a request; see :meth:`Scheduler.submit`. It can be turned once."""
+        assert self._open, "a reservation is turned into one request"
+        self._scheduler.check(work)
+        self._open = False
+        job = Job(work, deliver)
+        self._inbox.put(job)
+        return Ticket(job, self._inbox)
+
+    def release(self) -> None:
+        """The request does not come; harmless when it came."""
+        if self._open:
+            self._open = False
+            self._inbox.release()
+
+    def __enter__(self) -> Reservation:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+class Scheduler:
+    """Continuous batching of chats and embeddings over one model.
+
+    Greedy answers are those of :meth:`GritLM.chat`, whatever runs beside them (in float32; number
+    formats with fewer digits may round otherwise in company). Nothing of the model is changed.
+
+    Args:
+        model: used by nobody else while the scheduler runs.
+
+    Raises:
+        InputError: for limits that do not fit the model.
+    """
+
+    def __init__(self, model: GritLM, limits: Limits | None = None) -> None:
+        limits = Limits() if limits is None else limits
+        self._model, self._inbox = model, Inbox(limits)
+        self.max_model_len = limits.length_for(model)
+        self._slots, self._budget = limits.max_num_seqs, limits.budget_for(model)
+        self._places: Places | None = None
+        self._loop: Loop | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Allocate the slots and start the thread."""
+        assert self._thread is None, "it is started once"
+        if self._model.lm.has_head:
+            self._places = places(self._model.lm, self._slots, self.max_model_len)
+        self._loop = Loop(self._model, self._inbox, self._places, self._budget)
+        self._thread = threading.Thread(target=self._loop.run, name="gritlm-model", daemon=True)
+        self._thread.start()
+
+    def stop(self, *, deadline_s: float = 0.0) -> bool:
+        """Take nothing new, end what was taken, and join the thread.
+
+        What has not ended within the deadline gets ``Failed(DrainingError)``.
+
+        Returns:
+            Whether all of it ended in time.
+        """
+        if self._thread is None or self._loop is None:
+            return True
+        self._loop.deadline = time.monotonic() + deadline_s
+        self._inbox.drain()
+        self._thread.join()
+        return not self._loop.left_over
+
+    def submit(self, work: Work, deliver: Deliver) -> Ticket:
+        """Take a request, from any thread.
+
+        Args:
+            deliver: called on the model's thread with each event; it has to return at once. A
+                write ends with a ``Delta`` that has a ``finish_reason``, all else with ``Done``;
+                any may end with ``Failed``.
+
+        Raises:
+            OverloadedError: when as much waits as may.
+            DrainingError: when the scheduler is being stopped.
+            TooLongError: for a prompt that can never fit.
+            InputError: for values out of range.
+            ModeError: when the model was loaded for the other job.
+        """
+        with self.reserve() as place:
+            return place.submit(work, deliver)
+
+    def reserve(self) -> Reservation:
+        """Count a request that is on its way, from any thread.
+
+        Raises:
+            OverloadedError: when as much waits as may.
+            DrainingError: when the scheduler is being stopped.
+        """
+        self._inbox.reserve()
+        return Reservation(self, self._inbox)
+
+    def check(self, work: Work) -> None:
+        """Refuse what can be seen to be wrong beforehand; as :meth:`submit`."""
+        if isinstance(work, ToEmbed):
+            self._model.require_embedding()
+        elif isinstance(work, ToWrite | ToContinue):
+            self._model.require_head()
+            at_least_one(work.writing.max_new_tokens, name="max_new_tokens")
+            sampler_of(work.writing)
+        if isinstance(work, ToWrite):
+            if not work.ids:
+                raise InputError("the prompt has no tokens; expected at least one")
+            if len(work.ids) >= self.max_model_len:
+                raise TooLongError(len(work.ids), self.max_model_len)
+
+    def stats(self) -> Stats:
+        """How it stands, from any thread; numbers may be of neighbouring moments."""
+        inbox, loop, held = self._inbox, self._loop, self._places
+        looked = loop.looked if loop else None
+        return Stats(
+            running=loop.running if loop else 0,
+            waiting=inbox.waiting,
+            waiting_tokens=inbox.waiting_tokens,
+            slots=held.slots if held else 0,
+            kv_used=held.tokens if held else 0,
+            kv_held=held.slots * held.capacity if held else 0,
+            steps=loop.steps if loop else 0,
+            started=inbox.started,
+            queue_s=inbox.queue_s,
+            silent_s=0.0 if looked is None else time.monotonic() - looked,
+        )

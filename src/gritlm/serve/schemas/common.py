@@ -1,0 +1,110 @@
+"""What several bodies share. Fields that nobody reads are refused, never ignored."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+from gritlm.serve.settings import MAX_STOPS
+
+LONGEST_STOP = 256  # characters
+SEEDS = 2**63
+
+
+class Body(BaseModel):
+    """A request: types as they are, no unknown fields, no NaN."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=()
+    )
+
+
+class Reply(BaseModel):
+    """An answer; only described with these models, they are not checked on their way out."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+
+class ErrorDetail(Reply):
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class ErrorReply(Reply):
+    error: ErrorDetail
+
+
+def refused(type: str, message: str) -> PydanticCustomError:
+    """An error whose words reach the client as they are."""
+    return PydanticCustomError(type, "{told}", {"told": message})
+
+
+def only(*values: Any) -> AfterValidator:
+    """For fields of OpenAI's API of which we have one value."""
+
+    def check(value: Any) -> Any:
+        if value in values:
+            return value
+        known = " or ".join(repr(each) for each in values)
+        raise refused("unsupported_value", f"this server has only {known}; leave it out")
+
+    return AfterValidator(check)
+
+
+def _stops(value: str | list[str] | None) -> str | list[str] | None:
+    many = [value] if isinstance(value, str) else value or []
+    if len(many) > MAX_STOPS:
+        raise refused("too_many", f"{len(many)} stop strings; expected at most {MAX_STOPS}")
+    for stop in many:
+        if not 1 <= len(stop) <= LONGEST_STOP:
+            raise refused(
+                "length", f"a stop string has {len(stop)} characters; expected 1 to {LONGEST_STOP}"
+            )
+    return value
+
+
+Zero = Annotated[float, only(0), Field(json_schema_extra={"enum": [0]})]
+Off = Annotated[bool, only(False), Field(json_schema_extra={"enum": [False]})]
+NoObject = Annotated[dict[str, Any], only({}), Field(json_schema_extra={"maxProperties": 0})]
+NoList = Annotated[list[Any], only([]), Field(json_schema_extra={"maxItems": 0})]
+
+_StopText = Annotated[str, Field(json_schema_extra={"minLength": 1, "maxLength": LONGEST_STOP})]
+_StopTexts = Annotated[list[_StopText], Field(json_schema_extra={"maxItems": MAX_STOPS})]
+Stop = Annotated[_StopText | _StopTexts | None, AfterValidator(_stops)]
+
+Tokens = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Temperature = Annotated[float, Field(ge=0, le=2)]
+TopP = Annotated[float, Field(gt=0, le=1)]
+TopK = Annotated[int, Field(ge=0, le=2**31 - 1, description="0 keeps all tokens.")]
+Seed = Annotated[int, Field(ge=-SEEDS, lt=SEEDS)]
+Hint = Annotated[str, Field(description="Taken, and nothing follows from it.")]
+
+
+class StreamOptions(Body):
+    include_usage: bool | None = None
+    include_obfuscation: Off | None = None
+
+
+class PromptTokensDetails(Reply):
+    cached_tokens: int = Field(description="Whose keys and values were there already.")
+
+
+class Usage(Reply):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+
+
+class ReadUsage(Reply):
+    """Of a request that writes nothing."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+FinishReason = Literal["stop", "length"]

@@ -1,0 +1,79 @@
+"""``POST /v1/completions``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from gritlm.serve.schemas.chat import Nothing
+from gritlm.serve.schemas.common import (
+    Body,
+    FinishReason,
+    Hint,
+    NoObject,
+    Off,
+    Reply,
+    Seed,
+    Stop,
+    StreamOptions,
+    Temperature,
+    Tokens,
+    TopK,
+    TopP,
+    Usage,
+    Zero,
+    only,
+)
+from gritlm.serve.schemas.embeddings import Input
+from gritlm.serve.settings import MAX_CHOICES
+
+
+class CompletionsBody(Body):
+    """OpenAI's, and ``top_k``."""
+
+    prompt: Input
+    model: str | None = None
+    max_tokens: Tokens | None = Field(None, description="16 if left out, as in OpenAI's API.")
+    temperature: Temperature | None = Field(None, description="1 if left out, as in OpenAI's API.")
+    top_p: TopP | None = None
+    top_k: TopK | None = None
+    n: int | None = Field(None, ge=1, le=MAX_CHOICES)
+    seed: Seed | None = None
+    stop: Stop = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    logprobs: int | None = Field(None, ge=0, le=5)
+    user: Hint | None = None
+    best_of: Annotated[int, only(1), Field(json_schema_extra={"enum": [1]})] | None = None
+    echo: Off | None = None
+    suffix: Nothing = None
+    frequency_penalty: Zero | None = None
+    presence_penalty: Zero | None = None
+    logit_bias: NoObject | None = None
+
+
+class Logprobs(Reply):
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]] | None
+    text_offset: list[int]
+
+
+class CompletionChoice(Reply):
+    index: int
+    text: str
+    logprobs: Logprobs | None
+    finish_reason: FinishReason | None
+
+
+class CompletionsReply(Reply):
+    """Also an event of a stream; its choices then hold what is new."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    system_fingerprint: str
+    usage: Usage | None

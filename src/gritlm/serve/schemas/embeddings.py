@@ -1,0 +1,147 @@
+"""``POST /v1/embeddings`` and ``POST /v1/rerank``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
+
+from gritlm.serve.schemas.common import Body, Hint, ReadUsage, Reply, refused
+from gritlm.serve.settings import MAX_INPUTS
+
+Inputs = list[str] | list[list[int]]
+Truncation = Annotated[
+    int, Field(ge=-1, le=2**31 - 1, description="Tokens a text is cut to; -1: what fits.")
+]
+
+
+def many(value: Any) -> Inputs:
+    """Texts, or the token ids of texts; one of them becomes a list of one.
+
+    Raises:
+        PydanticCustomError: naming the item that is neither, or empty.
+    """
+    if isinstance(value, str):
+        items: Any = [value]
+    elif not isinstance(value, list):
+        raise refused("wrong_type", f"{_kind(value)}; expected text, texts, or token ids")
+    else:
+        items = [value] if value and _is_id(value[0]) else value
+    if not 1 <= len(items) <= MAX_INPUTS:
+        raise refused("too_many", f"{len(items):,} inputs; expected 1 to {MAX_INPUTS:,}")
+    kind = str if isinstance(items[0], str) else list
+    for index, item in enumerate(items):
+        if not isinstance(item, kind) or not isinstance(item, str | list):
+            raise refused(
+                "wrong_type", f"item {index} is {_kind(item)}; expected all text or all token ids"
+            )
+        if not item:
+            raise refused("empty", f"item {index} of {len(items)} is empty; expected some text")
+        if isinstance(item, list) and not all(map(_is_id, item)):
+            raise refused("wrong_type", f"item {index} holds something that is no token id")
+    return items
+
+
+def _is_id(value: Any) -> bool:
+    return type(value) is int
+
+
+def _kind(value: Any) -> str:
+    names = {type(None): "null", dict: "an object", list: "a list", str: "a text"}
+    return names.get(type(value), f"the value {str(value)[:40]}")
+
+
+_ID = {"type": "integer", "minimum": 0}
+_IDS = {"type": "array", "items": _ID, "minItems": 1}
+_TEXT = {"type": "string", "minLength": 1}
+_ITEMS = {"minItems": 1, "maxItems": MAX_INPUTS}
+_SCHEMA = {
+    "anyOf": [
+        _TEXT, {"type": "array", "items": _TEXT, **_ITEMS}, _IDS,
+        {"type": "array", "items": _IDS, **_ITEMS},
+    ]
+}  # fmt: skip
+
+Input = Annotated[Inputs, PlainValidator(many), WithJsonSchema(_SCHEMA)]
+
+
+class EmbeddingsBody(Body):
+    """OpenAI's, and ``instruction``, ``input_type`` and ``truncate_prompt_tokens``."""
+
+    input: Input
+    model: str | None = None
+    encoding_format: Literal["float", "base64"] | None = Field(
+        None, description="base64: of little-endian float32."
+    )
+    dimensions: int | None = Field(
+        None, ge=1, le=2**31 - 1, description="The first so many, of length 1 again."
+    )
+    user: Hint | None = None
+    instruction: str | None = Field(
+        None, description="What to do with the texts, in plain words: 'Retrieve the abstract'."
+    )
+    input_type: Literal["query", "document"] | None = Field(
+        None,
+        description="query: with the model's own instruction for questions; document, or left "
+        "out: without one.",
+    )
+    truncate_prompt_tokens: Truncation | None = None
+
+
+class Embedding(Reply):
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingsReply(Reply):
+    object: Literal["list"]
+    data: list[Embedding]
+    model: str
+    usage: ReadUsage
+
+
+class TextObject(Body):
+    text: str
+
+
+def _documents(value: list[str | TextObject]) -> list[str | TextObject]:
+    for index, item in enumerate(value):
+        if not (item if isinstance(item, str) else item.text):
+            raise refused("empty", f"document {index} is empty; expected some text")
+    return value
+
+
+class RerankBody(Body):
+    """The shape that Cohere and Jina use."""
+
+    query: str = Field(min_length=1)
+    documents: Annotated[
+        list[str | TextObject], Field(min_length=1, max_length=MAX_INPUTS),
+        AfterValidator(_documents),
+    ]  # fmt: skip
+    model: str | None = None
+    top_n: int | None = Field(None, ge=1, le=2**31 - 1)
+    return_documents: bool | None = None
+    instruction: str | None = Field(
+        None, description="What the query looks for; the model's own instruction if left out."
+    )
+    method: Literal["embed", "generate"] = Field(
+        "embed",
+        description="embed: relevance is the cosine of query and document. generate: how likely "
+        "the model answers yes to whether the document answers the query, 0 to 1.",
+    )
+    truncate_prompt_tokens: Truncation | None = None
+
+
+class Reranked(Reply):
+    index: int
+    relevance_score: float
+    document: TextObject | None = None
+
+
+class RerankReply(Reply):
+    id: str
+    model: str
+    results: list[Reranked]
+    usage: ReadUsage

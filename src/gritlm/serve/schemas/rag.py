@@ -1,0 +1,192 @@
+"""``/v1/rag``: documents, passages and answers from them. Ours; streams look like chats."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from gritlm.serve.schemas.chat import ChunkChoice
+from gritlm.serve.schemas.common import (
+    Body,
+    FinishReason,
+    Reply,
+    Seed,
+    Stop,
+    StreamOptions,
+    Temperature,
+    Tokens,
+    TopP,
+    Usage,
+)
+
+Scalar = str | int | float | bool | None
+Filter = Annotated[
+    dict[str, Scalar | list[Scalar]],
+    Field(min_length=1, description="Names of metadata with a value, or with several of which one "
+          "fits."),
+]  # fmt: skip
+TopPassages = Annotated[int, Field(ge=1, le=100)]
+
+
+class DocumentBody(Body):
+    """A text. Its id is made from its content when it has none."""
+
+    text: str = Field(min_length=1)
+    id: str | None = Field(None, min_length=1, max_length=512)
+    title: str | None = None
+    markdown: bool = Field(False, description="Whether headings are borders of passages.")
+    metadata: dict[str, Scalar] | None = None
+
+
+class FileBody(Body):
+    """A file, read by the ending of its name: .txt .md .html .pdf .jsonl. Its name is its id."""
+
+    name: str = Field(min_length=1, max_length=512)
+    data: str = Field(description="Its bytes in base64.")
+    metadata: dict[str, Scalar] | None = None
+
+
+class AddBody(Body):
+    documents: list[DocumentBody] = Field(default_factory=list, max_length=2048)
+    files: list[FileBody] = Field(default_factory=list, max_length=256)
+
+
+class SkippedReply(Reply):
+    name: str
+    reason: str
+
+
+class AddReply(Reply):
+    object: Literal["rag.documents.added"]
+    ids: list[str]
+    documents: int = Field(description="That are new or replaced.")
+    passages: int
+    replaced: int
+    unchanged: int
+    skipped: list[SkippedReply]
+    seconds: float
+
+
+class DocumentReply(Reply):
+    id: str
+    object: Literal["rag.document"]
+    title: str
+    passages: int
+    metadata: dict[str, Any]
+
+
+class DocumentsReply(Reply):
+    """``after=last_id`` asks for the next ones."""
+
+    object: Literal["list"]
+    data: list[DocumentReply]
+    total: int
+    has_more: bool
+    last_id: str | None
+
+
+class DeletedReply(Reply):
+    id: str
+    object: Literal["rag.document.deleted"]
+    deleted: Literal[True]
+    passages: int
+
+
+class Finding(Body):
+    """How passages are found."""
+
+    question: str = Field(min_length=1)
+    top_k: TopPassages = 3
+    filter: Filter | None = None
+    hybrid: bool = Field(False, description="Search by words, too.")
+    rerank: int = Field(
+        0, ge=0, le=100, description="Let the model order so many candidates itself; 0: none."
+    )
+
+
+class SearchBody(Finding):
+    model: str | None = None
+
+
+class PassageReply(Reply):
+    id: str
+    document_id: str
+    title: str
+    text: str
+    start: int = Field(description="First character of it in its document's text.")
+    end: int
+    score: float | None = Field(description="Cosine; null where only its words were found.")
+
+
+class HitReply(PassageReply):
+    rank: int
+    metadata: dict[str, Any]
+
+
+class SearchReply(Reply):
+    object: Literal["list"]
+    data: list[HitReply]
+    model: str
+
+
+class AnswerBody(Finding):
+    model: str | None = None
+    mode: Literal["none", "query", "doc", "doc-query", "query-doc", "auto"] = Field(
+        "doc",
+        description="What is reused of what was read before; none: everything is read now; auto: "
+        "what is fastest here.",
+    )
+    blocks: Literal["bidirectional", "causal"] = Field(
+        "bidirectional", description="How documents were read when they were stored."
+    )
+    max_tokens: Tokens = 128
+    temperature: Temperature = 0.0
+    top_p: TopP = 1.0
+    seed: Seed | None = None
+    stop: Stop = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+
+
+class TraceReply(Reply):
+    """What the answer took: tokens, bytes and milliseconds of every part."""
+
+    mode: str
+    blocks: str
+    tokens_prefilled: int
+    tokens_reused: int
+    tokens_computed: int
+    tokens_recomputed: int
+    tokens_generated: int
+    parts: list[dict[str, Any]]
+    bytes_read: dict[str, int]
+    milliseconds: dict[str, float]
+    dropped: list[str]
+    reasons: list[str]
+
+
+class AnswerReply(Reply):
+    id: str
+    object: Literal["rag.answer"]
+    created: int
+    model: str
+    answer: str
+    finish_reason: FinishReason
+    sources: list[PassageReply]
+    trace: TraceReply
+    usage: Usage
+
+
+class AnswerChunk(Reply):
+    """An event of a stream: the first has ``sources``, the last ``trace`` and ``usage``."""
+
+    id: str
+    object: Literal["chat.completion.chunk"]
+    created: int
+    model: str
+    choices: list[ChunkChoice]
+    system_fingerprint: str
+    sources: list[PassageReply] | None = None
+    trace: TraceReply | None = None
+    usage: Usage | None = None

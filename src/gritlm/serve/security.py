@@ -1,0 +1,106 @@
+"""Who may ask: the key, the ``Host`` header, and what browsers are told.
+
+Everything is denied by default; what needs no key is listed in ``app.open_paths``.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Collection, Sequence
+from hashlib import sha256
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from gritlm.serve.errors import ApiError
+
+POLICY = "; ".join(
+    (
+        "default-src 'none'", "script-src 'self'", "style-src 'self'", "img-src 'self'",
+        "font-src 'self'", "connect-src 'self'", "manifest-src 'self'", "base-uri 'none'",
+        "form-action 'none'", "frame-ancestors 'none'",
+    )
+)  # fmt: skip
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+}
+
+
+class RequireKey:
+    """Lets in who has a key, and everybody to a few paths.
+
+    Args:
+        keys: none of them lets in everybody.
+        open_paths: exact paths that need none.
+    """
+
+    def __init__(self, app: ASGIApp, *, keys: Sequence[str], open_paths: Collection[str]) -> None:
+        self.app = app
+        self._digests = [_digest(key) for key in keys]
+        self._open = frozenset(open_paths)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan" or not self._digests or scope["path"] in self._open:
+            await self.app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("authorization", "")
+        if self._known(given):
+            await self.app(scope, receive, send)
+        else:
+            await _refused(given).response()(scope, receive, send)
+
+    def _known(self, given: str) -> bool:
+        """Takes the same time for every key: digests of one length, all of them compared."""
+        scheme, _, key = given.partition(" ")
+        digest = _digest(key.strip())
+        found = [hmac.compare_digest(digest, known) for known in self._digests]
+        return scheme.lower() == "bearer" and any(found)
+
+
+class RequireHost:
+    """Refuses requests that were sent to another name.
+
+    A page whose name is made to point to this machine could ask us for it, with its own name.
+    """
+
+    def __init__(self, app: ASGIApp, *, hosts: Collection[str]) -> None:
+        self.app, self._hosts = app, frozenset(hosts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan" or not self._hosts:
+            await self.app(scope, receive, send)
+            return
+        name = host_name(Headers(scope=scope).get("host", ""))
+        if name in self._hosts:
+            await self.app(scope, receive, send)
+        else:
+            error = ApiError(
+                421, f"This server is not known as {name[:100]!r}; start it with "
+                "--allowed-host to let that name in", code="unknown_host",
+            )  # fmt: skip
+            await error.response()(scope, receive, send)
+
+
+def host_name(header: str) -> str:
+    """``[::1]:8000`` -> ``::1``."""
+    header = header.strip().lower()
+    if header.startswith("["):
+        return header[1:].partition("]")[0]
+    return header.partition(":")[0]
+
+
+def _digest(key: str) -> bytes:
+    return sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+def _refused(given: str) -> ApiError:
+    message = (
+        "Incorrect API key provided" if given else
+        "You didn't provide an API key; send it as: Authorization: Bearer KEY"
+    )  # fmt: skip
+    return ApiError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})

@@ -1,0 +1,172 @@
+"""From a loaded model to a listening server, and back: SIGTERM ends what was begun, then leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from gritlm.errors import InputError
+from gritlm.lm.gritlm import GritLM
+from gritlm.serve.app import create_app
+from gritlm.serve.limits import Limits
+from gritlm.serve.scheduler import Scheduler
+from gritlm.serve.service import Service
+from gritlm.serve.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_LEAVING_S = 5  # for clients that read slowly, once their answers are complete
+
+
+@dataclass(frozen=True)
+class StoreAt:
+    """Where documents are.
+
+    Attributes:
+        read_only: only ask; any number of servers may.
+    """
+
+    folder: Path
+    read_only: bool = False
+
+
+def bound(settings: Settings) -> socket.socket:
+    """A socket on the address, before a model is loaded for it; it does not listen yet.
+
+    Raises:
+        InputError: for an address that is taken, or none of this machine's.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    made = socket.socket(family, socket.SOCK_STREAM)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        made.bind((settings.host, settings.port))
+    except OSError as error:
+        made.close()
+        raise InputError(
+            f"cannot listen on {settings.host} port {settings.port}: {error.strerror or error}; "
+            "name another --host or --port"
+        ) from None
+    return made
+
+
+@contextmanager
+def running(
+    model: GritLM, settings: Settings, limits: Limits, store: StoreAt | None = None
+) -> Iterator[Service]:
+    """A service whose model's thread runs; all of it has ended afterwards."""
+    scheduler = Scheduler(model, limits)
+    engine = None
+    if store is not None:
+        from gritlm.rag import needs
+
+        needs.require()
+        from gritlm.rag.engine import RagEngine
+
+        engine = RagEngine.open(
+            store.folder, model, read_only=store.read_only, longest=scheduler.max_model_len
+        )
+    try:
+        documents = None
+        if engine is not None:
+            from gritlm.serve.documents import Documents
+
+            documents = Documents(engine)
+        scheduler.start()
+        service = Service(model, scheduler, settings, documents, budget=limits.budget_for(model))
+        try:
+            yield service
+        finally:
+            scheduler.stop()
+            service.close()
+    finally:
+        if engine is not None:
+            engine.close()
+
+
+class Server(uvicorn.Server):
+    """Serves until it is told to stop, and then answers what it has taken.
+
+    Args:
+        told: is handed the server's address once it listens.
+    """
+
+    def __init__(self, service: Service, told: Callable[[str], None]) -> None:
+        settings = service.settings
+        super().__init__(
+            uvicorn.Config(
+                create_app(service),
+                host=settings.host,
+                port=settings.port,
+                loop="asyncio",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_graceful_shutdown=_LEAVING_S,
+            )
+        )
+        self._service, self._told = service, told
+        self._until: float | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for each in sockets or []:
+            self._told(address(each))
+
+    def drain(self) -> None:
+        """Take nothing new, and leave when all is answered or the time for that is over.
+
+        The port stays open meanwhile, so that who asks is told to ask another server.
+        """
+        self._service.draining = True
+        self._until = time.monotonic() + self._service.settings.drain_s
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal drains, another one leaves at once."""
+        del sig, frame
+        if self._until is None:
+            self.drain()
+        else:
+            self.should_exit = self.force_exit = True
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._until is not None:
+            self.should_exit |= not self._service.running or time.monotonic() >= self._until
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if left := self._service.running:
+            log.warning("%d requests did not end in time", left)
+        await asyncio.to_thread(self._service.scheduler.stop)  # it tells them
+        await super().shutdown(sockets)
+
+
+def address(listening: socket.socket) -> str:
+    """``http://127.0.0.1:8000``."""
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def serve(
+    model: GritLM, sock: socket.socket, settings: Settings, limits: Limits, *,
+    store: StoreAt | None = None, told: Callable[[Service, str], None],
+) -> None:  # fmt: skip
+    """Serve on a socket until SIGTERM or ctrl-C.
+
+    Args:
+        told: is handed the service and its address once it listens.
+    """
+    with running(model, settings, limits, store) as service:
+        Server(service, lambda where: told(service, where)).run(sockets=[sock])

@@ -1,0 +1,167 @@
+"""What all routes share: model, scheduler, threads that tokenize, metrics, state."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from time import time
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from uuid import uuid4
+
+import torch
+
+from gritlm.lm.gritlm import GritLM
+from gritlm.serve.calls import Calls
+from gritlm.serve.errors import ApiError, invalid, no_model
+from gritlm.serve.metrics import Meter
+from gritlm.serve.paths import HEALTH
+from gritlm.serve.problems import OverloadedError
+from gritlm.serve.prompts import Prompts
+from gritlm.serve.scheduler import Scheduler
+from gritlm.serve.settings import Settings
+from gritlm.serve.spelling import Spelling
+from gritlm.serve.work import ToDo
+
+if TYPE_CHECKING:
+    from gritlm.serve.documents import Documents
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Service:
+    """One model behind one scheduler, as the routes use it.
+
+    Args:
+        documents: of the store; None without one.
+        budget: tokens that are read between two steps of the running chats.
+
+    Attributes:
+        draining: no new requests are taken.
+        running: requests that were taken and are not answered yet.
+    """
+
+    def __init__(
+        self, model: GritLM, scheduler: Scheduler, settings: Settings,
+        documents: Documents | None = None, *, budget: int = 512,
+    ) -> None:  # fmt: skip
+        self.model, self.scheduler, self.settings = model, scheduler, settings
+        self.budget = budget
+        self.meter = Meter(scheduler.stats)
+        self.prompts = Prompts(model, limit=scheduler.max_model_len)
+        self.spelling = Spelling(self.prompts.tokens)
+        self.created, self.fingerprint = int(time()), model.lm.fingerprint
+        self.draining, self.running = False, 0
+        self._documents = documents
+        self._pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="gritlm-tokenize")
+
+    def close(self) -> None:
+        """End the threads that tokenize."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    async def off_loop(self, call: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
+        """Run in one of the threads, so that the event loop goes on."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._pool, lambda: call(*args, **options))
+
+    async def on_model(
+        self, endpoint: str, run: Callable[[Callable[[], None]], T], *, tokens: int = 0
+    ) -> T:
+        """Run on the model's thread, between two steps.
+
+        Args:
+            run: is handed what it calls now and then in long work.
+            tokens: that it reads, about.
+        """
+        with self.scheduler.reserve() as place, self.calls(endpoint) as calls:
+            calls.submit(place, [ToDo(run, tokens)])
+            return await calls.result()  # type: ignore[return-value]
+
+    def calls(self, endpoint: str) -> Calls:
+        return Calls(self.scheduler, self.meter, endpoint=endpoint)
+
+    def named(self, asked: str | None) -> str:
+        """The name under which the model answers.
+
+        Raises:
+            ApiError: for a model that is not here.
+        """
+        if asked is not None and asked not in self.settings.names:
+            raise no_model(asked[:200], self.settings.names)
+        return self.settings.names[0] if asked is None else asked
+
+    def writer(self, asked: str | None) -> str:
+        """As :meth:`named`, for what needs a model that writes."""
+        name = self.named(asked)
+        if not self.model.lm.has_head:
+            raise _cannot("write", "embedding")
+        return name
+
+    def embedder(self, asked: str | None) -> str:
+        """As :meth:`named`, for what needs a model that embeds."""
+        name = self.named(asked)
+        if self.model.mode == "generative":
+            raise _cannot("embed", "generative")
+        return name
+
+    @property
+    def documents(self) -> Documents:
+        """
+        Raises:
+            ApiError: where there is no store.
+        """
+        if self._documents is None:
+            raise ApiError(
+                404, "This server has no store of documents; start it with: gritlm serve --store "
+                "FOLDER", code="no_store",
+            )  # fmt: skip
+        return self._documents
+
+    @property
+    def has_documents(self) -> bool:
+        return self._documents is not None
+
+    def head(self, kind: str, name: str, object: str) -> dict[str, Any]:
+        """What every answer and every event begins with."""
+        return {
+            "id": f"{kind}-{uuid4().hex}", "object": object, "created": int(time()),
+            "model": name, "system_fingerprint": self.fingerprint,
+        }  # fmt: skip
+
+    async def try_model(self) -> None:
+        """Have the model read a token on its thread.
+
+        A thread that is busy with other work, and looks at its queue meanwhile, is well too.
+
+        Raises:
+            ApiError: when it does neither within the time that is set for it.
+        """
+        seconds = self.settings.health_timeout_s
+        with suppress(TimeoutError, OverloadedError):
+            async with asyncio.timeout(seconds):
+                await self.on_model(HEALTH, self._read_one)
+                return
+        if self.scheduler.stats().silent_s >= seconds:
+            raise ApiError(
+                503, f"The model did not answer within {seconds:g} seconds", code="unhealthy",
+                type="server_error",
+            )  # fmt: skip
+
+    def _read_one(self, _: Callable[[], None]) -> bool:
+        with torch.inference_mode():
+            ids_BL = torch.zeros(1, 1, dtype=torch.long, device=self.model.device)
+            hidden_BLD = self.model.lm.hidden(ids_BL, causal=True)
+        if not bool(torch.isfinite(hidden_BLD).all()):
+            raise ApiError(
+                503, "The model's states are not finite", code="unhealthy", type="server_error"
+            )
+        return True
+
+
+def _cannot(what: str, mode: str) -> ApiError:
+    return invalid(
+        f"this server's model was loaded with mode='{mode}' and does not {what}", param="model",
+        code="unsupported_value",
+    )  # fmt: skip

@@ -1,0 +1,80 @@
+"""How the server listens, whom it lets in and what it takes."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+
+from gritlm.errors import InputError
+
+LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
+MAX_INPUTS = 2048  # texts of one request, as in OpenAI's API
+MAX_CHOICES = 16  # answers to one prompt
+MAX_STOPS = 4
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What does not depend on the model.
+
+    Attributes:
+        port: 0 takes a free one.
+        api_keys: one of them opens everything; none of them: everything is open.
+        names: that clients may call the model by; the first is the one we answer with.
+        allowed_hosts: names in a request's ``Host`` header; none: any, but on a loopback address
+            only its own names. That keeps web pages from reaching it under a name of theirs.
+        cors_origins: web pages of other origins that may use the server; none by default.
+        open_metrics: whether ``/metrics`` needs no key.
+        max_body_bytes: of a request.
+        body_timeout_s: in which a request's body has to arrive.
+        health_timeout_s: in which the model's thread has to answer.
+        drain_s: that accepted requests get to end after SIGTERM.
+        threads: that tokenize.
+
+    Raises:
+        InputError: for a value out of range.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    api_keys: tuple[str, ...] = ()
+    names: tuple[str, ...] = ("gritlm",)
+    allowed_hosts: tuple[str, ...] = ()
+    cors_origins: tuple[str, ...] = ()
+    open_metrics: bool = False
+    max_body_bytes: int = 8 * 2**20
+    body_timeout_s: float = 60.0
+    health_timeout_s: float = 5.0
+    drain_s: float = 30.0
+    threads: int = 2
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port < 65536:
+            raise InputError(f"port={self.port}; expected 0 to 65535")
+        if not self.names or not all(self.names):
+            raise InputError("names is empty; expected at least one name for the model")
+        for key in self.api_keys:
+            if not key or not key.isascii() or not key.isprintable() or " " in key:
+                raise InputError("an API key is empty or has characters that no header takes")
+        for name in ("max_body_bytes", "body_timeout_s", "health_timeout_s", "threads"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name}={getattr(self, name)}; expected more than 0")
+        if not 0 <= self.drain_s < float("inf"):
+            raise InputError(f"drain_s={self.drain_s}; expected 0 or more seconds")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can connect."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        """Names that a ``Host`` header may have, in small letters; empty for any."""
+        if self.allowed_hosts:
+            return frozenset(name.lower() for name in self.allowed_hosts)
+        return frozenset((*LOCAL_NAMES, self.host)) if self.is_local else frozenset()

@@ -1,0 +1,25 @@
+// The two ways to have a text written, each as a stream of the same pieces:
+// {text}, {sources}, {trace}, {usage}, {finish}.
+
+import { stream } from "./api.js";
+
+const pieces = async function* (events) {
+  for await (const event of events) {
+    if (event.sources) yield { sources: event.sources };
+    const [choice] = event.choices ?? [];
+    if (choice?.delta?.content) yield { text: choice.delta.content };
+    if (choice?.finish_reason) yield { finish: choice.finish_reason };
+    if (event.trace) yield { trace: event.trace };
+    if (event.usage) yield { usage: event.usage };
+  }
+};
+
+export const chat = (messages, { temperature, length }, signal) =>
+  pieces(stream("v1/chat/completions", {
+    messages, temperature, max_completion_tokens: length, stream_options: { include_usage: true },
+  }, signal));
+
+export const fromDocuments = (question, { mode, passages, temperature, length }, signal) =>
+  pieces(stream("v1/rag/answer", {
+    question, mode, top_k: passages, temperature, max_tokens: length,
+  }, signal));

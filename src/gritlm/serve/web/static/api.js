@@ -1,0 +1,112 @@
+// The server's API: requests with the key, answers as values, errors as the server words them.
+
+const KEY = "gritlm.key";
+
+export const key = {
+  get: () => sessionStorage.getItem(KEY) ?? "",
+  set: (value) => sessionStorage.setItem(KEY, value),
+  forget: () => sessionStorage.removeItem(KEY),
+  // Asks whoever sits here for a key; true when there is a new one. app.js puts the dialog here.
+  ask: async () => false,
+};
+
+export class ApiError extends Error {
+  constructor(message, facts = {}) {
+    super(message);
+    Object.assign(this, { status: 0, code: null, type: null, param: null, request: null }, facts);
+  }
+}
+
+const address = (path) => new URL(path, document.baseURI);
+
+const headers = (body) => ({
+  ...(body === undefined ? {} : { "Content-Type": "application/json" }),
+  ...(key.get() ? { Authorization: `Bearer ${key.get()}` } : {}),
+});
+
+const inWords = (status, said) =>
+  typeof said?.message === "string" ? said.message : `The server answered with status ${status}.`;
+
+const refused = async (response) => {
+  const text = await response.text();
+  let said = null;
+  try {
+    said = JSON.parse(text).error;
+  } catch {
+    // A proxy in between answers in its own words.
+  }
+  return new ApiError(inWords(response.status, said), {
+    status: response.status, code: said?.code ?? null, type: said?.type ?? null,
+    param: said?.param ?? null, request: response.headers.get("x-request-id"),
+  });
+};
+
+const reach = async (path, { method, body, signal }) => {
+  try {
+    return await fetch(address(path), {
+      method, signal, headers: headers(body), cache: "no-store", redirect: "error",
+      body: body === undefined ? undefined : JSON.stringify(body),
+    });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new ApiError("The server cannot be reached. Is it still running?", { code: "unreachable" });
+  }
+};
+
+const send = async (path, options) => {
+  for (;;) {
+    const used = key.get();
+    const response = await reach(path, options);
+    if (response.ok) return response;
+    const error = await refused(response);
+    // Another request may have brought the key while this one was on its way.
+    if (error.status !== 401 || !(key.get() !== used || (await key.ask(error, used)))) throw error;
+  }
+};
+
+export const call = async (path, { method = "GET", body, signal } = {}) =>
+  (await send(path, { method, body, signal })).json();
+
+export const post = (path, body, signal) => call(path, { method: "POST", body, signal });
+
+const brokenOff = () =>
+  new ApiError("The answer broke off: the server closed the connection.", { code: "broken_off" });
+
+async function* linesOf(response) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  try {
+    for (;;) {
+      const { value, done } = await reader.read();
+      if (done) return;
+      const lines = (rest + value).split("\n");
+      rest = lines.pop();
+      yield* lines;
+    }
+  } catch (error) {
+    throw error.name === "AbortError" ? error : brokenOff();
+  } finally {
+    reader.cancel().catch(() => {}); // it may have failed already, which was told
+  }
+}
+
+// What a stream of server-sent events holds, one parsed object an event.
+export async function* stream(path, body, signal) {
+  const response = await send(path, { method: "POST", body: { ...body, stream: true }, signal });
+  for await (const line of linesOf(response)) {
+    if (!line.startsWith("data:")) continue;
+    const data = line.slice(5).trim();
+    if (data === "[DONE]") return;
+    const event = JSON.parse(data);
+    if (event.error) throw new ApiError(inWords(response.status, event.error), event.error);
+    yield event;
+  }
+  throw brokenOff();
+}
+
+// Asked without a key dialog: whether it is well is a question of its own.
+export const health = async () => {
+  const response = await fetch(address("health"), { headers: headers(), cache: "no-store" });
+  const body = await response.json().catch(() => ({}));
+  return { ok: response.ok, status: response.status, body };
+};

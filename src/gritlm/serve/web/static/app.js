@@ -1,0 +1,61 @@
+// The page: starts its parts, and keeps an eye on the server.
+
+import { key } from "./api.js";
+import { startAsk } from "./ask.js";
+import { startChat } from "./chat.js";
+import { $, h } from "./dom.js";
+import { startEmbed } from "./embed.js";
+import { startSearch } from "./search.js";
+import { condition, lookAtModel, server, whenServerChanges } from "./server.js";
+import { startTabs } from "./tabs.js";
+import { startKey } from "./unlock.js";
+
+const LOOK_EVERY_MS = 10_000;
+
+const look = async () => {
+  try {
+    await lookAtModel();
+  } catch {
+    // The header shows that there is none; what is asked of the server next tells why.
+  }
+};
+
+const showCondition = async () => {
+  const { state, words } = await condition();
+  if (state === "ready" && $("server").dataset.state === "bad") look(); // it may be another one now
+  $("server").dataset.state = state;
+  if ($("server-state").textContent !== words) $("server-state").textContent = words;
+};
+
+const watch = async () => {
+  if (!document.hidden) await showCondition();
+  setTimeout(watch, LOOK_EVERY_MS);
+};
+
+const noStore = () => [
+  h("p", {}, "No store of documents is loaded. Start the server with one; the folder is made when it is not there:"),
+  h("pre", {}, h("code", {}, "gritlm serve --store FOLDER")),
+];
+
+const showServer = () => {
+  const { model } = server;
+  const hasStore = model?.documents ?? null;
+  $("server-model").textContent = model?.id ?? "";
+  document.title = model ? `gritlm: ${model.id}` : "gritlm";
+  $("key").hidden = !key.get();
+  for (const place of document.querySelectorAll("[data-no-store]")) {
+    place.hidden = hasStore !== false;
+    if (!place.hidden && !place.childElementCount) place.append(...noStore());
+  }
+  for (const place of document.querySelectorAll("[data-needs-store]")) place.hidden = hasStore === false;
+};
+
+whenServerChanges(showServer);
+startKey(() => { showServer(); look(); });
+startChat();
+startSearch();
+startAsk();
+startEmbed();
+startTabs();
+watch();
+look();

@@ -1,0 +1,148 @@
+// The Ask tab: one question, answered from stored state and then from reading everything afresh.
+
+import * as answers from "./answers.js";
+import { documents, refresh } from "./documents.js";
+import { $, eachFrame, h } from "./dom.js";
+import { markdown } from "./markdown.js";
+import { server, whenServerChanges } from "./server.js";
+import { sourceItems } from "./sources.js";
+import { whenShown } from "./tabs.js";
+import { charts, readNow, stages } from "./took.js";
+import { showTrouble, stopped } from "./trouble.js";
+import { number, some } from "./words.js";
+
+let control = null;
+
+const chosen = () => ({
+  question: $("ask-question").value.trim(),
+  mode: document.querySelector('#ask-mode input:checked').value,
+  passages: Number($("ask-k").value),
+  length: Number($("ask-length").value),
+});
+
+const way = (name, mode, fresh) => ({ name, mode, fresh, first: null, trace: null, text: "", sources: null });
+
+const ways = (mode) =>
+  mode === "none" ? [way("fresh", "none", true)] : [way("cached", mode, false), way("fresh", "none", true)];
+
+const times = (ratio) => (ratio >= 10 ? ratio.toFixed(0) : ratio.toFixed(1));
+
+const verdict = ([cached, fresh]) => {
+  if (!fresh?.trace || cached.first === null || fresh.first === null) return [];
+  const ratio = fresh.first / cached.first;
+  const spared = readNow(fresh.trace) - readNow(cached.trace);
+  const said = `${number(readNow(cached.trace))} tokens were read instead of ${number(readNow(fresh.trace))}.`;
+  if (cached.trace.tokens_computed) return [`${said} The state of ${number(cached.trace.tokens_computed)} had to be computed first: ask again to have it.`];
+  if (spared <= 0) return [`Nothing was spared here: mode ${cached.trace.mode} read as much as reading afresh.`];
+  if (ratio < 1.05) return [`${said} It was no faster here: with few tokens, loading state costs what reading them does.`];
+  return [h("strong", {}, `${times(ratio)}× sooner`), said];
+};
+
+const draw = (all) => {
+  const [main, other] = all;
+  $("ask-answer").replaceChildren(...markdown(main.text));
+  $("ask-answer").classList.toggle("writing", main.running === true);
+  $("ask-other").hidden = !other?.text;
+  $("ask-other-text").replaceChildren(...markdown(other?.text ?? ""));
+  $("ask-charts").replaceChildren(...charts(all));
+  $("ask-verdict").replaceChildren(...verdict(all));
+  $("ask-stages").hidden = !all.some((each) => each.trace);
+  $("ask-stages-table").replaceChildren(stages(all));
+};
+
+const drawSources = (sources) => {
+  $("ask-sources-title").hidden = !sources.length;
+  $("ask-sources").replaceChildren(...sourceItems(sources));
+};
+
+// Asks one way; times are those of the page, from sending to the first token's arrival.
+const askOne = async (one, wanted, drawn) => {
+  const started = performance.now();
+  one.running = true;
+  const { question, passages, length } = wanted;
+  const how = { mode: one.mode, passages, length, temperature: 0 };
+  for await (const piece of answers.fromDocuments(question, how, control.signal)) {
+    if (piece.text) {
+      one.first ??= performance.now() - started;
+      one.text += piece.text;
+    }
+    if (piece.sources && !one.fresh) drawSources(piece.sources);
+    if (piece.sources && wanted.mode === "none") drawSources(piece.sources);
+    if (piece.trace) one.trace = piece.trace;
+    drawn();
+  }
+  one.first ??= performance.now() - started;
+  one.running = false;
+};
+
+const busy = (on) => {
+  $("ask-send").hidden = on;
+  $("ask-stop").hidden = !on;
+};
+
+const submit = async (event) => {
+  event.preventDefault();
+  const wanted = chosen();
+  if (!wanted.question || control) return;
+  const all = ways(wanted.mode);
+  control = new AbortController();
+  busy(true);
+  $("ask-trouble").replaceChildren();
+  $("ask-empty").hidden = true;
+  $("ask-result").hidden = false;
+  $("ask-other").open = false;
+  drawSources([]);
+  const drawn = eachFrame(() => draw(all));
+  drawn();
+  try {
+    for (const one of all) {
+      $("ask-status").textContent = one.fresh ? "Asking with everything read afresh" : "Asking from stored state";
+      await askOne(one, wanted, drawn);
+    }
+    $("ask-status").textContent = all.length > 1 ? "Asked both ways" : "Answered";
+  } catch (error) {
+    $("ask-status").textContent = stopped(error) ? "Stopped" : "";
+    if (!stopped(error)) showTrouble($("ask-trouble"), error);
+    for (const one of all) one.running = false;
+    $("ask-result").hidden = !all[0].text;
+  }
+  drawn();
+  control = null;
+  busy(false);
+};
+
+const MODES = {
+  doc: "The documents come as stored state; the question is read.",
+  "doc-query": "Both come as state, the question's from the search, moved behind the documents. Only the closing words are read.",
+  "query-doc": "As before, the other way round: the documents' state is moved behind the question's.",
+  query: "The question's state comes from the search that found the documents; these are read.",
+  auto: "Whichever of documents, question and nothing this machine is fastest in.",
+  none: "Everything is read, once: there is nothing to compare.",
+};
+
+const showMode = () => { $("ask-mode-hint").textContent = MODES[chosen().mode]; };
+
+const onKey = (event) => {
+  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+    event.preventDefault();
+    $("ask-form").requestSubmit();
+  }
+};
+
+const drawEmpty = async () => {
+  if ($("ask").hidden || !server.model?.documents) return;
+  await refresh();
+  $("ask-empty-text").textContent = documents.count
+    ? `The answer will stand here, from ${some(documents.count, "document")}, beside what each way took.`
+    : "There are no documents yet. Add some on the Search tab; then ask about them here.";
+};
+
+export const startAsk = () => {
+  showMode();
+  whenShown("ask", drawEmpty);
+  whenServerChanges(drawEmpty);
+  $("ask-mode").addEventListener("change", showMode);
+  $("ask-form").addEventListener("submit", submit);
+  $("ask-question").addEventListener("keydown", onKey);
+  $("ask-stop").addEventListener("click", () => { control?.abort(); $("ask-question").focus(); });
+};

@@ -1,0 +1,82 @@
+// The Embed tab: texts to vectors, and what these say of the texts.
+
+import { post } from "./api.js";
+import { $ } from "./dom.js";
+import { heat } from "./heat.js";
+import { plane } from "./plane.js";
+import { showTrouble, stopped } from "./trouble.js";
+import { cosines, decoded, pca } from "./vectors.js";
+import { duration, number, some } from "./words.js";
+
+const LEAST = 2;
+const MOST = 50;
+const SIDE_BY_SIDE = 10;
+const EXAMPLE = [
+  "The museum opens at ten.", "Visitors may come in from ten o'clock.", "The gallery is closed on Mondays.",
+  "Bread dough has to rest for an hour.", "Let the yeast work before you bake.", "Salt goes in last.",
+  "The train to the coast leaves at noon.", "There is a ferry to the island every hour.",
+];
+
+let asked = null;
+let last = null;
+
+const texts = () => $("embed-texts").value.split("\n").map((line) => line.trim()).filter(Boolean);
+
+const count = () => {
+  const found = texts().length;
+  $("embed-count").textContent = `${found} of ${MOST}`;
+  const wrong = found < LEAST ? `${some(found, "text")}; expected at least ${LEAST}, one a line`
+    : found > MOST ? `${found} texts; this page draws up to ${MOST}` : "";
+  $("embed-texts").setCustomValidity(wrong);
+};
+
+const draw = () => {
+  if (!last) return;
+  $("embed-result").hidden = false;
+  $("embed-result").classList.toggle("many", last.lines.length > SIDE_BY_SIDE);
+  $("heat").replaceChildren(...heat(last.lines, cosines(last.vectors), $("heat").clientWidth));
+  $("plane").replaceChildren(...plane(last.lines, pca(last.vectors), $("plane").clientWidth));
+};
+
+const submit = async (event) => {
+  event.preventDefault();
+  asked?.abort();
+  asked = new AbortController();
+  const lines = texts();
+  const instruction = $("embed-instruction").value.trim();
+  $("embed-status").textContent = "Embedding";
+  $("embed-trouble").replaceChildren();
+  try {
+    const started = performance.now();
+    const { data, usage } = await post("v1/embeddings", {
+      input: lines, encoding_format: "base64", ...(instruction ? { instruction } : {}),
+    }, asked.signal);
+    const took = performance.now() - started;
+    const vectors = data.map((each) => decoded(each.embedding));
+    last = { lines, vectors };
+    $("embed-status").textContent =
+      `${some(lines.length, "vector")} of ${some(vectors[0].length, "dimension")} from ${number(usage.prompt_tokens)} tokens in ${duration(took)}`;
+    draw();
+  } catch (error) {
+    if (stopped(error)) return;
+    $("embed-status").textContent = "";
+    $("embed-result").hidden = true;
+    showTrouble($("embed-trouble"), error);
+  }
+};
+
+export const startEmbed = () => {
+  count();
+  $("embed-texts").addEventListener("input", count);
+  $("embed-form").addEventListener("submit", submit);
+  $("embed-example").addEventListener("click", () => {
+    $("embed-texts").value = EXAMPLE.join("\n");
+    count();
+    $("embed-texts").focus();
+  });
+  let width = 0;
+  new ResizeObserver(([entry]) => {
+    const now = Math.round(entry.contentRect.width);
+    if (now && now !== width) { width = now; draw(); }
+  }).observe($("heat"));
+};

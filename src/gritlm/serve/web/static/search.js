@@ -1,0 +1,63 @@
+// The Search tab: passages ranked by meaning, beside the documents they come from.
+
+import { post } from "./api.js";
+import { documents, refresh, startDocuments } from "./documents.js";
+import { $, h, share } from "./dom.js";
+import { placeOf, scoreOf, titleOf } from "./sources.js";
+import { showTrouble, stopped } from "./trouble.js";
+import { duration, some } from "./words.js";
+import { whenShown } from "./tabs.js";
+import { server, whenServerChanges } from "./server.js";
+
+let asked = null;
+
+const hit = (found, place) =>
+  h("li", { class: "hit" },
+    h("div", { class: "hit-top" },
+      h("span", { class: "rank" }, String(place + 1)),
+      h("h3", {}, titleOf(found)),
+      h("div", { class: "bar", "aria-hidden": "true" }, share(h("i"), found.score ?? 0)),
+      h("span", { class: "score", title: "Cosine of query and passage" }, scoreOf(found))),
+    h("p", {}, found.text),
+    h("p", { class: "place" }, placeOf(found)));
+
+const emptyWords = () =>
+  documents.count
+    ? `${some(documents.count, "document")} to search in. Ask in your own words.`
+    : "Add documents, then ask for something in your own words.";
+
+const drawEmpty = () => {
+  $("search-empty-text").textContent = emptyWords();
+  $("search-empty").hidden = $("search-hits").childElementCount > 0;
+};
+
+const submit = async (event) => {
+  event.preventDefault();
+  asked?.abort();
+  asked = new AbortController();
+  const started = performance.now();
+  $("search-status").textContent = "Searching";
+  $("search-trouble").replaceChildren();
+  try {
+    const body = { question: $("search-query").value, top_k: Number($("search-k").value), hybrid: $("search-words").checked };
+    const { data } = await post("v1/rag/search", body, asked.signal);
+    $("search-hits").replaceChildren(...data.map(hit));
+    $("search-status").textContent = data.length
+      ? `${some(data.length, "passage")} in ${duration(performance.now() - started)}`
+      : "Nothing was found.";
+  } catch (error) {
+    if (stopped(error)) return;
+    $("search-hits").replaceChildren();
+    $("search-status").textContent = "";
+    showTrouble($("search-trouble"), error);
+  }
+  drawEmpty();
+};
+
+export const startSearch = () => {
+  startDocuments(drawEmpty);
+  $("search-form").addEventListener("submit", submit);
+  const load = () => { if (server.model?.documents) refresh(); };
+  whenShown("search", load);
+  whenServerChanges(() => { if (!$("search").hidden) load(); });
+};

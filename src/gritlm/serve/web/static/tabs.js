@@ -1,0 +1,47 @@
+// One tab at a time; arrow keys move among them, and the address remembers which.
+
+import { $ } from "./dom.js";
+
+const tabs = () => [...document.querySelectorAll('[role="tab"]')];
+
+const shown = new Map();
+
+// `when` runs each time the tab of that name comes up.
+export const whenShown = (name, when) => shown.set(name, when);
+
+const show = (name, { focus = false } = {}) => {
+  for (const tab of tabs()) {
+    const chosen = tab.getAttribute("aria-controls") === name;
+    tab.setAttribute("aria-selected", String(chosen));
+    tab.tabIndex = chosen ? 0 : -1;
+    $(tab.getAttribute("aria-controls")).hidden = !chosen;
+    if (chosen && focus) tab.focus();
+  }
+  history.replaceState(null, "", `#${name}`);
+  scrollTo(0, 0);
+  shown.get(name)?.();
+};
+
+const MOVES = { ArrowRight: 1, ArrowLeft: -1 };
+
+const onKey = (event) => {
+  const all = tabs();
+  const at = all.indexOf(event.target.closest('[role="tab"]'));
+  const to = { Home: 0, End: all.length - 1 }[event.key] ?? (event.key in MOVES ? at + MOVES[event.key] : null);
+  if (at < 0 || to === null) return;
+  event.preventDefault();
+  show(all.at(to % all.length).getAttribute("aria-controls"), { focus: true });
+};
+
+export const startTabs = () => {
+  const names = tabs().map((tab) => tab.getAttribute("aria-controls"));
+  const list = document.querySelector('[role="tablist"]');
+  list.addEventListener("keydown", onKey);
+  list.addEventListener("click", (event) => {
+    const tab = event.target.closest('[role="tab"]');
+    if (tab) show(tab.getAttribute("aria-controls"));
+  });
+  const named = () => names.find((name) => `#${name}` === location.hash) ?? names[0];
+  addEventListener("hashchange", () => show(named()));
+  show(named());
+};

@@ -1,0 +1,20 @@
+// Errors, shown as they are.
+
+import { h } from "./dom.js";
+
+const facts = (error) =>
+  [error.status ? `status ${error.status}` : null, error.code, error.type, error.param ? `param ${error.param}` : null,
+    error.request ? `request ${error.request}` : null]
+    .filter((each, place, all) => each && all.indexOf(each) === place)
+    .join(" · ");
+
+export const trouble = (error, again = null) =>
+  h("div", { class: "trouble", role: "alert" },
+    h("div", { class: "trouble-words" },
+      h("p", { class: "trouble-message" }, error.message),
+      h("p", { class: "trouble-facts" }, facts(error))),
+    again && h("button", { type: "button", onclick: again }, "Try again"));
+
+export const showTrouble = (place, error, again = null) => place.replaceChildren(trouble(error, again));
+
+export const stopped = (error) => error.name === "AbortError";

@@ -1,0 +1,40 @@
+// The dialog that takes the server's key.
+
+import { key } from "./api.js";
+import { $ } from "./dom.js";
+import { trouble } from "./trouble.js";
+
+let waiting = null;
+
+const open = (error, used) => {
+  $("key-trouble").replaceChildren(...(error && used ? [trouble(error)] : []));
+  $("key-forget").hidden = !key.get();
+  $("key-input").value = "";
+  $("key-dialog").showModal();
+};
+
+// Several requests that are refused at once wait for one answer.
+const ask = (error, used) => {
+  waiting ??= new Promise((resolve) => {
+    open(error, used);
+    $("key-dialog").addEventListener("close", () => {
+      waiting = null;
+      resolve($("key-dialog").returnValue === "used");
+    }, { once: true });
+  });
+  return waiting;
+};
+
+export const startKey = (changed) => {
+  key.ask = ask;
+  const close = (how) => { $("key-dialog").close(how); changed(); };
+  $("key-form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    key.set($("key-input").value.trim());
+    close("used");
+  });
+  $("key-cancel").addEventListener("click", () => close(""));
+  $("key-dialog").addEventListener("cancel", () => { $("key-dialog").returnValue = ""; });
+  $("key-forget").addEventListener("click", () => { key.forget(); close(""); });
+  $("key").addEventListener("click", () => ask(null, ""));
+};

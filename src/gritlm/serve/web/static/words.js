@@ -1,0 +1,18 @@
+// Numbers and amounts in words.
+
+const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+
+export const number = (value) => whole.format(value);
+
+export const some = (value, one, many = `${one}s`) => `${number(value)} ${value === 1 ? one : many}`;
+
+export const duration = (ms) => {
+  if (ms < 10) return `${ms.toFixed(1)} ms`;
+  if (ms < 1000) return `${whole.format(ms)} ms`;
+  return `${(ms / 1000).toFixed(ms < 10_000 ? 2 : 1)} s`;
+};
+
+export const bytes = (value) => {
+  if (value < 1000) return some(value, "byte");
+  return value < 1e6 ? `${(value / 1e3).toFixed(0)} kB` : `${(value / 1e6).toFixed(1)} MB`;
+};

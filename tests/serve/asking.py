@@ -1,0 +1,136 @@
+"""A client of the scheduler: it keeps what it is told."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from gritlm import GritLM
+from gritlm.lm.tokens import Prompt
+from gritlm.serve.limits import Limits
+from gritlm.serve.scheduler import Scheduler
+from gritlm.serve.work import (
+    Delta,
+    Done,
+    Event,
+    Failed,
+    Started,
+    ToDo,
+    ToEmbed,
+    ToWrite,
+    Work,
+    Writing,
+)
+
+PATIENCE_S = 60
+
+
+class Asked:
+    """One request and its events.
+
+    Args:
+        seen: called on the model's thread with each event.
+    """
+
+    def __init__(
+        self, scheduler: Scheduler, work: Work, seen: Callable[[Event], None] | None = None
+    ) -> None:
+        self.events: list[Event] = []
+        self._seen, self._over, self._begun = seen, threading.Event(), threading.Event()
+        self.ticket = scheduler.submit(work, self._deliver)
+
+    def _deliver(self, event: Event) -> None:
+        self.events.append(event)
+        if isinstance(event, Delta):
+            self._begun.set()
+        if isinstance(event, Done | Failed) or getattr(event, "finish_reason", None):
+            self._over.set()
+        if self._seen is not None:
+            self._seen(event)
+
+    def begun(self) -> Asked:
+        """When its first token is there."""
+        assert self._begun.wait(PATIENCE_S)
+        return self
+
+    def ended(self) -> Asked:
+        assert self._over.wait(PATIENCE_S), self.events
+        return self
+
+    @property
+    def is_over(self) -> bool:
+        return self._over.is_set()
+
+    @property
+    def deltas(self) -> list[Delta]:
+        return [event for event in self.events if isinstance(event, Delta)]
+
+    @property
+    def text(self) -> str:
+        """The whole answer."""
+        self.ended()
+        return "".join(delta.text for delta in self.deltas)
+
+    @property
+    def started(self) -> Started:
+        self.begun()
+        return next(event for event in self.events if isinstance(event, Started))
+
+    @property
+    def value(self) -> Any:
+        """What ToEmbed or ToDo came to."""
+        self.ended()
+        (event,) = self.events
+        assert isinstance(event, Done), event
+        return event.value
+
+    @property
+    def error(self) -> Exception:
+        event = self.ended().events[-1]
+        assert isinstance(event, Failed), event
+        return event.error
+
+
+def to_write(model: GritLM, text: str, tokens: int = 16, **writing: Any) -> ToWrite:
+    return ToWrite(tuple(model.chat_ids(text)), Writing(tokens, **writing))
+
+
+def to_embed(model: GritLM, texts: list[str]) -> ToEmbed:
+    prompts, _ = model.encoder.tokens.for_embedding(texts, max_length=model.max_length)
+    return ToEmbed(tuple(prompts))
+
+
+def texts_of(lengths: list[int]) -> ToEmbed:
+    """Texts of so many tokens."""
+    return ToEmbed(tuple(Prompt([1, *range(3, n + 2)], pooled=(0, n)) for n in lengths))
+
+
+@contextmanager
+def scheduled(model: GritLM, **limits: int) -> Iterator[Scheduler]:
+    """A scheduler; what was asked of it ends first, then its thread."""
+    scheduler = Scheduler(model, Limits(**({"max_num_seqs": 4} | limits)))
+    scheduler.start()
+    try:
+        yield scheduler
+    finally:
+        scheduler.stop(deadline_s=PATIENCE_S)
+
+
+@contextmanager
+def held(scheduler: Scheduler) -> Iterator[None]:
+    """The model's thread stands still, so that all that is asked meanwhile arrives together."""
+    reached, go = threading.Event(), threading.Event()
+
+    def stand(between: Callable[[], None]) -> None:
+        reached.set()
+        assert go.wait(PATIENCE_S)
+
+    asked = Asked(scheduler, ToDo(stand))
+    assert reached.wait(PATIENCE_S)
+    try:
+        yield
+    finally:
+        go.set()
+        asked.ended()

@@ -1,0 +1,273 @@
+"""What bad requests get: the right status, a code, the field, and a message with the numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gritlm import GritLM
+from gritlm.prompts import gritlm_instruction
+from tests.serve.conftest import LENGTH, Served
+
+CHAT, EMBED, COMPLETE = "/v1/chat/completions", "/v1/embeddings", "/v1/completions"
+USER = {"role": "user", "content": "Hello"}
+
+
+def error_of(live: Served, path: str, status: int = 400, **sent: Any) -> dict[str, Any]:
+    """What the server says about a body that it refuses; afterwards it is well."""
+    response = live.http.post(path, **sent)
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/json"
+    assert set(response.json()) == {"error"}
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    return error
+
+
+@pytest.mark.parametrize(
+    ("change", "param", "code"),
+    [
+        ({"temperature": -0.5}, "temperature", "invalid_value"),
+        ({"temperature": "hot"}, "temperature", "invalid_value"),
+        ({"temperature": True}, "temperature", "invalid_value"),
+        ({"top_p": 0}, "top_p", "invalid_value"),
+        ({"max_tokens": 0}, "max_tokens", "invalid_value"),
+        ({"max_tokens": 1.5}, "max_tokens", "invalid_value"),
+        ({"n": 1000}, "n", "invalid_value"),
+        ({"seed": 2**63}, "seed", "invalid_value"),
+        ({"stop": ["a", "b", "c", "d", "e"]}, "stop", "invalid_value"),
+        ({"stop": [""]}, "stop", "invalid_value"),
+        ({"stop": "x" * 1000}, "stop", "invalid_value"),
+        ({"top_logprobs": 2}, "top_logprobs", "invalid_value"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "invalid_value"),
+        ({"stream_options": {"include_usage": True}}, "stream_options", "invalid_value"),
+        ({"max_tokens": 3, "max_completion_tokens": 4}, "max_tokens", "invalid_value"),
+        ({"frequency_penalty": 0.5}, "frequency_penalty", "unsupported_value"),
+        ({"tools": [{"type": "function"}]}, "tools", "unsupported_value"),
+        ({"response_format": {"type": "json_object"}}, "response_format.type", "invalid_value"),
+        ({"guided_json": {}}, "guided_json", "unknown_parameter"),
+        ({"chat_template": "{{ 1 }}"}, "chat_template", "unknown_parameter"),
+        ({"messages": []}, "messages", "invalid_value"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role", "invalid_value"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content", "missing_required_parameter"),
+        ({"messages": [USER, {"role": "assistant", "content": "x"}]}, None, "invalid_value"),
+    ],
+)  # fmt: skip
+def test_a_chat_that_cannot_be_answered_is_refused_by_field(live: Served, change, param, code):
+    error = error_of(live, CHAT, json={"messages": [USER]} | change)
+    assert (error["param"], error["code"]) == (param, code)
+    assert error["type"] == "invalid_request_error"
+    if param is not None:
+        assert param in error["message"]
+
+
+def test_a_picture_is_refused_where_it_stands(live: Served):
+    parts = [{"type": "image_url", "image_url": {"url": "http://example.org/cat.png"}}]
+    error = error_of(live, CHAT, json={"messages": [{"role": "user", "content": parts}]})
+    assert error["param"].startswith("messages[0].content")
+
+
+@pytest.mark.parametrize("zero", [{"presence_penalty": 0}, {"tools": []}, {"store": False},
+                                  {"response_format": {"type": "text"}}, {"user": "me"},
+                                  {"logit_bias": {}}, {"n": None}])  # fmt: skip
+def test_the_one_value_of_a_field_that_we_have_is_taken(live: Served, zero):
+    sent = {"messages": [USER], "max_tokens": 1} | zero
+    assert live.http.post(CHAT, json=sent).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{", b"", b"[]", b"null", b'"text"', b"{}",
+        b'{"messages": [{"role": "user", "content": "\\ud800"}]}',
+        b'{"messages": [{"role": "user", "content": "a"}], "temperature": NaN}',
+        b'{"messages": [{"role": "user", "content": "a"}], "temperature": 1e999}',
+        b'{"messages": [{"role": "user", "content": "\xff"}]}',
+        b"[" * 100_000,
+    ],
+)  # fmt: skip
+def test_what_is_no_json_of_ours_is_refused(live: Served, body):
+    headers = {"Content-Type": "application/json"}
+    error_of(live, CHAT, content=body, headers=headers)
+
+
+def test_json_under_another_name_is_refused(live: Served):
+    """Pages of other origins may send that without asking."""
+    error = error_of(
+        live, CHAT, content=b'{"messages": []}', headers={"Content-Type": "text/plain"}
+    )
+    assert "application/json" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("", "empty"), ([], "0 inputs; expected 1 to 2,048"), (["a", ""], "item 1 of 2 is empty"),
+        (["a"] * 2049, "2,049 inputs; expected 1 to 2,048"),
+        (["a"] * 5000, "5,000 inputs; expected 1 to 2,048"),
+        (None, "null"), ({}, "an object"), ([1.5], "item 0"), (["a", 1], "item 1"),
+        ([[1], "a"], "item 1"), ([[]], "item 0 of 1 is empty"), ([True], "item 0"),
+        ([[1, 400]], "token id 400 at 1; expected 0 to 399"), ([-1], "token id -1 at 0"),
+        ([2**40], f"token id {2**40}"),
+        ("dog " * LENGTH, f"maximum context length is {LENGTH}"),
+        (list(range(3, 13)) * LENGTH, f"maximum context length is {LENGTH}"),
+    ],
+)  # fmt: skip
+def test_texts_that_cannot_be_embedded_are_refused_by_number(live: Served, given, words):
+    error = error_of(live, EMBED, json={"input": given})
+    assert words in error["message"]
+    assert error["param"] == "input"
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"dimensions": 49}, "dimensions"), ({"dimensions": 0}, "dimensions"),
+        ({"encoding_format": "int8"}, "encoding_format"), ({"input_type": "code"}, "input_type"),
+        ({"truncate_prompt_tokens": 0}, "truncate_prompt_tokens"),
+        ({"truncate_prompt_tokens": LENGTH + 1}, "truncate_prompt_tokens"),
+        ({"normalize": True}, "normalize"),
+    ],
+)  # fmt: skip
+def test_embeddings_of_another_kind_are_refused_by_field(live: Served, change, param):
+    assert error_of(live, EMBED, json={"input": "a"} | change)["param"] == param
+
+
+def test_a_prompt_that_does_not_fit_is_refused_with_the_numbers(live: Served):
+    error = error_of(live, CHAT, json={"messages": [{"role": "user", "content": "dog " * 600}]})
+    assert error["code"] == "context_length_exceeded"
+    assert f"{LENGTH} tokens" in error["message"]
+    error = error_of(live, CHAT, json={"messages": [USER], "max_tokens": LENGTH})
+    assert error["code"] == "context_length_exceeded"
+    assert str(LENGTH) in error["message"]
+    error = error_of(live, COMPLETE, json={"prompt": ["fits", "dog " * 600]})
+    assert error["code"] == "context_length_exceeded"
+
+
+def test_texts_are_cut_on_demand_as_the_library_cuts_them(live: Served, oracle: GritLM):
+    text = "dog " * 600
+    for cut, tokens in ((-1, LENGTH), (20, 20)):
+        found = live.http.post(EMBED, json={"input": text, "truncate_prompt_tokens": cut}).json()
+        assert found["usage"]["prompt_tokens"] == tokens
+        wanted = oracle.encode(text, instruction=gritlm_instruction(), max_length=tokens)
+        np.testing.assert_allclose(found["data"][0]["embedding"], wanted, atol=1e-5)
+
+
+def test_ids_are_embedded_as_the_text_that_they_spell(live: Served, oracle: GritLM):
+    ids = oracle.tokenizer("Cats sleep", add_special_tokens=False)["input_ids"]
+    by_ids = live.http.post(EMBED, json={"input": ids}).json()
+    by_text = live.http.post(EMBED, json={"input": "Cats sleep"}).json()
+    assert by_ids["usage"] == by_text["usage"]
+    np.testing.assert_allclose(
+        by_ids["data"][0]["embedding"], by_text["data"][0]["embedding"], atol=1e-6
+    )
+
+
+def test_instructions_are_those_of_the_library(live: Served, oracle: GritLM):
+    def vector(**how: str) -> list[float]:
+        return live.http.post(EMBED, json={"input": "Cats"} | how).json()["data"][0]["embedding"]
+
+    def wanted(instruction: str) -> Any:
+        return oracle.encode("Cats", instruction=gritlm_instruction(instruction))
+
+    np.testing.assert_allclose(vector(), wanted(""), atol=1e-5)
+    np.testing.assert_allclose(vector(input_type="document"), wanted(""), atol=1e-5)
+    query = vector(input_type="query")
+    np.testing.assert_allclose(query, wanted("Find the passage"), atol=1e-5)
+    np.testing.assert_allclose(vector(instruction="Look"), wanted("Look"), atol=1e-5)
+
+
+def test_markers_and_special_tokens_in_texts_are_plain_characters(live: Served, oracle: GritLM):
+    sent = {"messages": [{"role": "user", "content": "</s><|assistant|>\n<s>"}]}
+    ids = live.http.post("/tokenize", json=sent).json()["tokens"]
+    assert ids == list(oracle.chat_ids(sent["messages"]))
+    assert ids.count(oracle.tokenizer.eos_token_id) == 0
+    assert ids.count(oracle.tokenizer.bos_token_id) == 0  # its template has none
+
+
+def test_tokenize_and_detokenize_undo_each_other(live: Served):
+    text = "Ann has a red ball – 你好 <|embed|>"
+    found = live.http.post(
+        "/tokenize",
+        json={"prompt": text, "add_special_tokens": False, "return_token_strs": True},
+    ).json()
+    assert found["count"] == len(found["tokens"]) == len(found["token_strs"])
+    assert found["max_model_len"] == LENGTH
+    back = live.http.post("/detokenize", json={"tokens": found["tokens"]}).json()
+    assert back == {"prompt": text}
+    whole = live.http.post("/tokenize", json={"prompt": text}).json()
+    assert whole["count"] == found["count"] + 1
+    assert error_of(live, "/detokenize", json={"tokens": [400]})["param"] == "tokens"
+    assert error_of(live, "/tokenize", json={"prompt": "a", "messages": [USER]})
+    assert error_of(live, "/tokenize", json={})
+
+
+def test_paths_methods_and_models_that_are_not_there(live: Served):
+    assert error_of(live, "/v1/nothing", 404)["code"] == "not_found"
+    assert live.http.get("/v1/nothing").json()["error"]["code"] == "not_found"
+    found = live.http.get(CHAT)
+    assert (found.status_code, found.headers["allow"]) == (405, "POST")
+    assert found.json()["error"]["code"] == "method_not_allowed"
+    found = live.http.get("/v1/models/other")
+    assert (found.status_code, found.json()["error"]["code"]) == (404, "model_not_found")
+    error = error_of(live, EMBED, 404, json={"input": "a", "model": "other"})
+    assert error["code"] == "model_not_found"
+    assert "tiny" in error["message"]
+
+
+@pytest.mark.parametrize("path", ["/../settings.py", "/%2e%2e/settings.py", "/..%2fsettings.py"])
+def test_only_files_of_the_page_are_handed_out(live: Served, path):
+    assert live.http.get(path).status_code == 404
+
+
+def test_reranking_sorts_by_cosine(live: Served, oracle: GritLM):
+    documents = ["Cats sleep most of the day.", "Water boils.", "Dogs like long walks."]
+    found = live.http.post(
+        "/v1/rerank",
+        json={"query": "sleepy cats", "documents": documents, "top_n": 2, "return_documents": True},
+    ).json()
+    query = oracle.encode("sleepy cats", instruction=gritlm_instruction("Find the passage"))
+    others = oracle.encode(documents, instruction=gritlm_instruction())
+    wanted = (others @ query).tolist()
+    order = sorted(range(3), key=lambda index: -wanted[index])[:2]
+    assert [each["index"] for each in found["results"]] == order
+    for each in found["results"]:
+        assert each["relevance_score"] == pytest.approx(wanted[each["index"]], abs=1e-5)
+        assert each["document"] == {"text": documents[each["index"]]}
+
+
+def test_reranking_by_reading_gives_what_the_rag_room_gives(live: Served, oracle: GritLM, tmp_path):
+    from gritlm.rag.engine import RagEngine
+    from gritlm.rag.rerank import Reranker
+    from tests.rag.conftest import hit
+
+    documents = ["Cats sleep most of the day.", "Water boils."]
+    found = live.http.post(
+        "/v1/rerank",
+        json={"query": "Who sleeps?", "documents": [{"text": d} for d in documents],
+              "method": "generate"},
+    ).json()  # fmt: skip
+    with RagEngine.open(tmp_path / "store", oracle) as engine:
+        reranker = Reranker(oracle, engine._blocks, engine._assembler)
+        logits = [reranker.score("Who sleeps?", hit(text)) for text in documents]
+    for each in found["results"]:
+        likelihood = 1 / (1 + np.exp(-logits[each["index"]]))
+        assert each["relevance_score"] == pytest.approx(likelihood, abs=1e-5)
+
+
+def test_reranking_needs_a_query_and_documents(live: Served):
+    base = {"query": "a", "documents": ["b"]}
+    for change, param in (
+        ({"documents": []}, "documents"), ({"documents": ["a", ""]}, "documents"),
+        ({"query": ""}, "query"), ({"top_n": 0}, "top_n"),
+        ({"documents": ["dog " * 600]}, "documents"),
+        ({"documents": ["dog " * 600], "method": "generate"}, "documents"),
+        ({"query": "dog " * 600, "method": "generate"}, "query"),
+        ({"instruction": "Look", "method": "generate"}, "instruction"),
+    ):  # fmt: skip
+        error = error_of(live, "/v1/rerank", json=base | change)
+        assert error["param"] == param, error
+    cut = base | {"documents": ["dog " * 600], "method": "generate", "truncate_prompt_tokens": -1}
+    assert live.http.post("/v1/rerank", json=cut).status_code == 200

@@ -1,0 +1,181 @@
+"""Documents over HTTP: added, listed, searched, answered from, deleted."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gritlm import GritLM
+from gritlm.rag.answering import Writing
+from gritlm.rag.engine import RagEngine
+from gritlm.serve.server import StoreAt
+from gritlm.serve.settings import Settings
+from tests.serve.conftest import TEXTS, Served
+
+DOCUMENTS, SEARCH, ANSWER = "/v1/rag/documents", "/v1/rag/search", "/v1/rag/answer"
+QUESTION = "What colour is the ball?"
+
+
+def events_of(live: Served, body: dict[str, Any]) -> list[dict[str, Any]]:
+    """Events of a streamed answer, which ends as streams do."""
+    with live.http.stream("POST", ANSWER, json=body | {"stream": True}) as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        lines = [line for line in response.iter_lines() if line]
+    assert lines.pop() == "data: [DONE]"
+    return [json.loads(line.removeprefix("data: ")) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def engine(oracle: GritLM, tmp_path_factory: pytest.TempPathFactory):
+    """The same documents in a store of the library's."""
+    place = tmp_path_factory.mktemp("library") / "store"
+    with RagEngine.open(place, oracle, longest=512) as made:
+        made.add([{"id": name, "text": text} for name, text in TEXTS.items()])
+        yield made
+
+
+@pytest.mark.parametrize("mode", ["none", "query", "doc", "doc-query", "query-doc"])
+def test_an_answer_is_that_of_the_library(live: Served, engine: RagEngine, mode: str):
+    body = {"question": QUESTION, "mode": mode, "max_tokens": 12, "top_k": 2}
+    found = live.http.post(ANSWER, json=body).json()
+    wanted = engine.answer(QUESTION, mode=mode, top_k=2, writing=Writing(max_new_tokens=12))
+    assert found["answer"] == wanted.text
+    assert [each["id"] for each in found["sources"]] == [each.id for each in wanted.sources]
+    assert [each["text"] for each in found["sources"]] == [each.text for each in wanted.sources]
+    trace = found["trace"]
+    assert trace["tokens_prefilled"] == wanted.trace.tokens_prefilled
+    assert trace["tokens_generated"] == wanted.trace.tokens_generated == 12
+    assert {"embed", "search", "prefill", "first_token", "decode"} <= set(trace["milliseconds"])
+    assert found["usage"]["prompt_tokens"] == sum(part["tokens"] for part in trace["parts"])
+    assert found["finish_reason"] == "length"
+
+
+def test_a_stream_begins_with_the_sources_and_ends_with_the_trace(live: Served):
+    body = {"question": QUESTION, "max_tokens": 12}
+    whole = live.http.post(ANSWER, json=body).json()
+    first, *events, last = events_of(live, body)
+    assert [each["id"] for each in first["sources"]] == [each["id"] for each in whole["sources"]]
+    assert first["choices"][0]["delta"]["role"] == "assistant"
+    text = "".join(event["choices"][0]["delta"].get("content", "") for event in events)
+    assert text == whole["answer"]
+    assert events[-1]["choices"][0]["finish_reason"] == "length"
+    assert last["choices"] == []
+    assert last["trace"]["tokens_generated"] == 12
+    assert last["usage"]["completion_tokens"] == 12
+
+
+def test_a_search_finds_what_the_library_finds(live: Served, engine: RagEngine):
+    found = live.http.post(SEARCH, json={"question": QUESTION, "top_k": 3}).json()["data"]
+    wanted = engine.retrieve(QUESTION, top_k=3)
+    assert [each["document_id"] for each in found] == [hit.passage.document_id for hit in wanted]
+    for each, hit in zip(found, wanted, strict=True):
+        assert each["score"] == pytest.approx(hit.score, abs=1e-5)
+        assert each["rank"] == hit.rank
+        assert TEXTS[each["document_id"]][each["start"] : each["end"]] == each["text"]
+
+
+def test_documents_come_go_and_can_be_filtered_by(live: Served):
+    new = {"id": "notes/new one?.md", "text": "# Rain\n\nIt rains.", "markdown": True,
+           "title": "Rain", "metadata": {"year": 2024, "lang": "en"}}  # fmt: skip
+    added = live.http.post(DOCUMENTS, json={"documents": [new]}).json()
+    assert (added["documents"], added["ids"], added["skipped"]) == (1, [new["id"]], [])
+    again = live.http.post(DOCUMENTS, json={"documents": [new]}).json()
+    assert (again["documents"], again["unchanged"]) == (0, 1)
+    listed = live.http.get(DOCUMENTS).json()
+    assert listed["total"] == len(TEXTS) + 1
+    assert {each["id"] for each in listed["data"]} == {*TEXTS, new["id"]}
+    page = live.http.get(DOCUMENTS, params={"limit": 2, "after": listed["data"][0]["id"]}).json()
+    assert [each["id"] for each in page["data"]] == [each["id"] for each in listed["data"][1:3]]
+    assert page["has_more"]
+    fit = {"question": "Does it rain?", "filter": {"year": [2023, 2024], "lang": "en"}}
+    assert [each["title"] for each in live.http.post(SEARCH, json=fit).json()["data"]] == ["Rain"]
+    place = f"{DOCUMENTS}/notes%2Fnew%20one%3F.md"
+    assert live.http.delete(place).json()["deleted"] is True
+    gone = live.http.delete(place)
+    assert (gone.status_code, gone.json()["error"]["code"]) == (404, "document_not_found")
+    assert live.http.get(DOCUMENTS).json()["total"] == len(TEXTS)
+
+
+def test_files_are_read_by_their_endings_and_never_from_the_disk(live: Served, tmp_path: Path):
+    secret = tmp_path / "secret.txt"
+    secret.write_text("The password is swordfish.")
+    rows = '{"text": "Snow is cold.", "id": "snow"}\n{"no": 1}\n'
+    files = [
+        {"name": "walks.md", "data": coded("# Walks\n\nDogs like them."), "metadata": {"a": 1}},
+        {"name": "rows.jsonl", "data": coded(rows)},
+        {"name": str(secret), "data": coded("Only this.")},
+        {"name": "tool.exe", "data": coded("MZ")},
+        {"name": "broken.pdf", "data": coded("no pdf")},
+        {"name": "bad.txt", "data": "$$$"},
+    ]
+    added = live.http.post(DOCUMENTS, json={"files": files}).json()
+    assert added["ids"] == ["walks.md", "rows.jsonl#snow", str(secret)]
+    assert [each["name"] for each in added["skipped"]] == [
+        "rows.jsonl", "tool.exe", "broken.pdf", "bad.txt",
+    ]  # fmt: skip
+    hits = live.http.post(SEARCH, json={"question": "password", "top_k": 9}).json()["data"]
+    assert not any("swordfish" in each["text"] for each in hits)
+    assert any(each["text"] == "Only this." for each in hits)
+    for name in added["ids"]:
+        live.http.delete(f"{DOCUMENTS}/{name.replace('#', '%23')}").raise_for_status()
+
+
+def coded(text: str) -> str:
+    return b64encode(text.encode()).decode()
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        (DOCUMENTS, {}, None),
+        (DOCUMENTS, {"documents": [{"text": ""}]}, "documents[0].text"),
+        (DOCUMENTS, {"documents": [{"text": "a", "path": "/etc"}]}, "documents[0].path"),
+        (SEARCH, {"question": ""}, "question"),
+        (SEARCH, {"question": "a", "top_k": 0}, "top_k"),
+        (SEARCH, {"question": "a", "filter": "1 = 1; DROP TABLE x"}, "filter"),
+        (SEARCH, {"question": "a", "filter": {}}, "filter"),
+        (SEARCH, {"question": "a", "filter": {"year": {}}}, None),
+        (SEARCH, {"question": "a", "filter": {"unknown": 1}}, None),
+        (ANSWER, {"question": "a", "mode": "all"}, "mode"),
+        (ANSWER, {"question": "   "}, None),
+        (ANSWER, {"question": "dog " * 600}, None),
+        (ANSWER, {"question": "a", "max_tokens": 100_000}, None),
+        (ANSWER, {"question": "a", "temperature": -1}, "temperature"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_asked_is_refused(live: Served, path, body, param):
+    response = live.http.post(path, json=body)
+    assert response.status_code == 400, response.text
+    if param is not None:
+        assert response.json()["error"]["param"] == param
+
+
+def test_a_server_without_a_store_says_how_to_start_one(serve: Callable[..., Served]):
+    bare = serve()
+    for response in (
+        bare.http.get(DOCUMENTS),
+        bare.http.delete(f"{DOCUMENTS}/a"),
+        bare.http.post(DOCUMENTS, json={"documents": [{"text": "a"}]}),
+        bare.http.post(ANSWER, json={"question": "a"}),
+        bare.http.post(SEARCH, json={"question": "a"}),
+    ):
+        assert response.status_code == 404
+        assert "--store" in response.json()["error"]["message"]
+    assert bare.http.get("/v1/models").json()["data"][0]["documents"] is False
+
+
+def test_a_store_that_is_shared_is_only_read(
+    live: Served, serve: Callable[..., Served], store_folder: Path
+):
+    reader = serve(Settings(port=0), None, StoreAt(store_folder, read_only=True))
+    found = reader.http.post(ANSWER, json={"question": QUESTION, "max_tokens": 12}).json()
+    wanted = live.http.post(ANSWER, json={"question": QUESTION, "max_tokens": 12}).json()
+    assert found["answer"] == wanted["answer"]
+    response = reader.http.post(DOCUMENTS, json={"documents": [{"text": "a"}]})
+    assert (response.status_code, response.json()["error"]["code"]) == (403, "read_only")
+    assert reader.http.delete(f"{DOCUMENTS}/ball").status_code == 403

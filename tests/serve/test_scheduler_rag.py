@@ -1,0 +1,99 @@
+"""Answers whose prompt cached RAG reads, and models that are written one row at a time."""
+
+from __future__ import annotations
+
+import pytest
+from transformers.cache_utils import DynamicCache
+
+from gritlm import GritLM
+from gritlm.lm.model import UnifiedLM
+from gritlm.rag.answering import Writing as HowWritten
+from gritlm.rag.engine import RagEngine
+from gritlm.serve.problems import TooLongError
+from gritlm.serve.work import ToContinue, Writing
+from tests import tiny
+from tests.serve.asking import Asked, held, scheduled, texts_of, to_write
+
+DOCUMENTS = [{"id": f"d{number}", "text": text} for number, text in enumerate(tiny.SENTENCES)]
+QUESTION = "What colour is the ball?"
+TOKENS = 24
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> GritLM:
+    folder = tiny.folder(tmp_path_factory.mktemp("llama"), max_position_embeddings=1024)
+    return GritLM(folder, dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def engine(model, tmp_path_factory):
+    with RagEngine.open(tmp_path_factory.mktemp("engine") / "store", model) as made:
+        made.add(DOCUMENTS)
+        yield made
+
+
+def continuing(engine: RagEngine, mode: str, tokens: int = TOKENS) -> ToContinue:
+    hits = engine.retrieve(QUESTION, top_k=3)
+    writing = HowWritten(max_new_tokens=tokens)
+    return ToContinue(
+        lambda: engine.begin(QUESTION, hits, mode=mode, writing=writing), 300, Writing(tokens)
+    )
+
+
+@pytest.mark.parametrize("mode", ["none", "doc", "query-doc"])
+def test_an_answer_from_documents_is_that_of_the_engine(model, engine, mode):
+    expected = engine.answer(QUESTION, mode=mode, top_k=3, max_new_tokens=TOKENS).text
+    with scheduled(model) as scheduler:
+        with held(scheduler):
+            beside = Asked(scheduler, to_write(model, "Tell me about cats.", TOKENS))
+            asked = [Asked(scheduler, continuing(engine, mode)) for _ in range(2)]
+        assert [one.text for one in asked] == [expected] * 2
+        assert beside.text == model.chat("Tell me about cats.", max_new_tokens=TOKENS)
+        assert scheduler.stats().steps < 2 * TOKENS
+
+
+def test_an_answer_from_documents_begins_while_a_batch_of_texts_is_read(model, engine, monkeypatch):
+    expected = engine.answer(QUESTION, mode="doc", top_k=3, max_new_tokens=4).text
+    work, packed = continuing(engine, "doc", 4), UnifiedLM._packed
+    answers: list[Asked] = []
+    with scheduled(model) as scheduler:
+
+        def slow(lm, view, ids_T, lengths, cache, pause=None):
+            if not answers:  # the question is embedded too, within this one
+                answers.append(Asked(scheduler, work))
+                while not answers[0].is_over:
+                    pause()
+            return packed(lm, view, ids_T, lengths, cache, pause)
+
+        monkeypatch.setattr(UnifiedLM, "_packed", slow)
+        assert Asked(scheduler, texts_of([20])).value.shape == (1, 48)
+    assert answers[0].text == expected
+
+
+def test_what_somebody_else_read_is_no_prefix_for_others(model, engine):
+    with scheduled(model, max_num_seqs=1) as scheduler:
+        Asked(scheduler, continuing(engine, "doc", 4)).ended()
+        chat = Asked(scheduler, to_write(model, "What is water?", 8)).ended()
+        assert chat.started.cached_tokens == 0
+        assert chat.text == model.chat("What is water?", max_new_tokens=8)
+
+
+def test_a_state_that_does_not_fit_a_slot_is_refused_with_the_numbers(model, engine):
+    with scheduled(model, max_model_len=64) as scheduler:
+        error = Asked(scheduler, continuing(engine, "doc")).error
+    assert isinstance(error, TooLongError)
+    assert error.limit == 64 < error.tokens
+
+
+def test_models_whose_cache_holds_more_are_written_one_row_at_a_time(model, engine, monkeypatch):
+    monkeypatch.setattr(UnifiedLM, "new_cache", lambda lm, _: DynamicCache(config=lm.config))
+    texts = ["Tell me about cats.", "What is water?", "Ann has a red ball."]
+    expected = [model.chat(text, max_new_tokens=20) for text in texts]
+    with scheduled(model, max_num_seqs=3) as scheduler:
+        with held(scheduler):
+            asked = [Asked(scheduler, to_write(model, text, 20)) for text in texts]
+        assert [one.text for one in asked] == expected
+        assert scheduler.stats().steps <= 20
+        again = Asked(scheduler, to_write(model, texts[0], 20)).ended()
+        assert again.started.cached_tokens == 0
+        assert again.text == expected[0]

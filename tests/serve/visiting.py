@@ -1,0 +1,156 @@
+"""A person at the page: Chromium, a running server, and what may be looked at afterwards."""
+
+from __future__ import annotations
+
+import json
+import queue
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from gritlm import GritLM
+from gritlm.serve.limits import Limits
+from gritlm.serve.server import Server, StoreAt, bound, running
+from gritlm.serve.settings import Settings
+from tests import tiny
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+KEY = "sesame"
+TEXTS = {
+    "ball": "Ann has a red ball, Bob has a blue car.",
+    "cats": "Cats sleep most of the day. Dogs like long walks in the park.",
+    "water": "Water boils at 100 degrees and freezes at 0 degrees.",
+}
+TIMEOUT_MS = 20_000
+
+
+@contextmanager
+def serving(
+    folder: Path, *, store: bool = False, keys: tuple[str, ...] = (),
+    names: tuple[str, ...] = ("tiny",),
+) -> Iterator[str]:  # fmt: skip
+    """The address of a server with a tiny model, perhaps with a store of ``TEXTS``."""
+    model = GritLM(
+        tiny.folder(folder / "model", max_position_embeddings=1024), dtype="float32", device="cpu"
+    )
+    settings = Settings(port=0, names=names, api_keys=keys)
+    place = StoreAt(folder / "store") if store else None
+    with (
+        bound(settings) as sock,
+        running(model, settings, Limits(max_num_seqs=2), place) as service,
+    ):
+        told: queue.Queue[str] = queue.Queue()
+        server = Server(service, told.put)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
+        thread.start()
+        try:
+            address = told.get(timeout=30)
+            if store:
+                documents = [{"id": name, "text": text} for name, text in TEXTS.items()]
+                added = httpx.post(f"{address}/v1/rag/documents", json={"documents": documents})
+                added.raise_for_status()
+            yield address
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@contextmanager
+def chromium() -> Iterator[Any]:
+    """A browser; the test is skipped where there is none."""
+    api = pytest.importorskip("playwright.sync_api")
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium on this machine")
+    with api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+class Visit:
+    """The page, open in a browser of its own.
+
+    Args:
+        shots: folder for screenshots.
+        may_fail: whether requests may be refused, of which Chromium complains by itself.
+        how: of the browser: viewport, color_scheme, ...
+    """
+
+    def __init__(
+        self, browser: Any, address: str, tab: str, shots: Path, *, may_fail: bool = False,
+        **how: Any,
+    ) -> None:  # fmt: skip
+        self.address, self._shots, self._may_fail = address, shots, may_fail
+        self.complaints: list[str] = []
+        self.hosts: set[str] = set()
+        self._bodies: list[tuple[str, Any]] = []
+        self._context = browser.new_context(**how)
+        self.page = self._context.new_page()
+        self.page.set_default_timeout(TIMEOUT_MS)
+        self.page.on("console", self._on_console)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", self._on_request)
+        self.page.goto(f"{address}/#{tab}")
+
+    def close(self) -> None:
+        self._context.close()
+
+    def shot(self, name: str) -> None:
+        """Keep a picture of the whole page."""
+        self._shots.mkdir(parents=True, exist_ok=True)
+        self.page.evaluate("scrollTo(0, 0)")
+        self.page.screenshot(
+            path=self._shots / f"{name}.png", full_page=True, animations="disabled"
+        )
+
+    def bodies(self, path: str) -> list[Any]:
+        """What was sent to a path, in order."""
+        return [body for sent_to, body in self._bodies if sent_to == path]
+
+    def settings(self, **values: object) -> None:
+        """Set ``length``, ``system`` or ``temperature`` of the chat."""
+        self.page.locator("#server-model", has_text="tiny").wait_for()
+        self.page.get_by_role("button", name="Settings").click()
+        for name, value in values.items():
+            self.page.locator(f"#chat-{name}").fill(str(value))
+        self.page.get_by_role("button", name="Settings").click()
+
+    def say(self, text: str) -> None:
+        """Send a message of the chat."""
+        self.page.get_by_label("Message", exact=True).fill(text)
+        self.page.keyboard.press("Enter")
+
+    def answered(self, turns: int) -> None:
+        """Wait until so many answers have ended."""
+        self.page.locator(".facts").nth(turns - 1).wait_for()
+        self.page.get_by_role("button", name="Send").wait_for()
+
+    def drop(self, name: str, text: str) -> None:
+        """Let a file fall on the place for documents."""
+        self.page.evaluate(
+            """([name, text]) => {
+              const files = new DataTransfer();
+              files.items.add(new File([text], name));
+              document.getElementById("drop").dispatchEvent(
+                new DragEvent("drop", { dataTransfer: files, bubbles: true, cancelable: true }));
+            }""",
+            [name, text],
+        )
+
+    def _on_console(self, message: Any) -> None:
+        refused = message.text.startswith("Failed to load resource")
+        if not (refused and self._may_fail):
+            self.complaints.append(message.text)
+
+    def _on_request(self, request: Any) -> None:
+        parts = urlsplit(request.url)
+        self.hosts.add(parts.netloc)
+        if request.post_data:
+            self._bodies.append((parts.path, json.loads(request.post_data)))
