@@ -19,7 +19,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
-from itertools import count, islice
+from itertools import cycle, islice
 
 import numpy as np
 import serve_peer
@@ -32,7 +32,8 @@ from gritlm import GritLM, gritlm_instruction
 TOKENS = 64  # of an answer
 TEXT_TOKENS = 128  # of a text to embed, its header among them
 HEADER = gritlm_instruction()
-CLIENTS = 8  # that embed
+CLIENTS = 8  # that embed, or choose questions
+QUESTIONS = 24  # taken in turn: more than slots, which remember what was asked in them
 BULK = 64  # texts of a request
 
 Run = Callable[[Awaitable[object]], object]
@@ -46,26 +47,25 @@ class Bench:
         self, model: GritLM, client: Client, runner: asyncio.Runner, chosen: argparse.Namespace
     ) -> None:
         self.model, self.client, self.runner, self.chosen = model, client, runner, chosen
-        self.fresh = questions()
         self.written: list[Written] = []
+        self._questions = cycle(runner.run(long_answered(client)))
+        generated(model, self.take(1)[0], 8)  # its first call takes longer
 
     def take(self, number: int) -> list[str]:
-        """Questions that were not asked yet."""
-        return list(islice(self.fresh, number))
+        """Questions of which none was among the last ones, so that no slot has it."""
+        return list(islice(self._questions, number))
 
     def settle(self) -> None:
         """Whatever the server still does ends before somebody else is measured."""
         self.runner.run(self.client.idle())
 
-    def rates(self, sides: dict[str, Side], warmups: int = 1) -> dict[str, list[float]]:
+    def rates(self, sides: dict[str, Side]) -> dict[str, list[float]]:
         """What each side measures, round by round."""
         found: dict[str, list[float]] = {name: [] for name in sides}
-        for turn in range(warmups + self.chosen.rounds):
+        for _ in range(self.chosen.rounds):
             for name, side in sides.items():
                 self.settle()
-                value = side()
-                if turn >= warmups:
-                    found[name].append(value)
+                found[name].append(side())
         return found
 
 
@@ -197,7 +197,7 @@ def embeddings(bench: Bench) -> str:
     sides: dict[str, Side] = {name: alone}
     for batch in (1, 16):
         sides[f"server, {CLIENTS} clients, {batch} a request"] = partial(served, batch)
-    found = bench.rates(sides, warmups=0)
+    found = bench.rates(sides)
     pairs = [zip(vectors["alone"], vectors[key], strict=False) for key in ("1", "16")]
     least = min(float(a @ b) for pair in pairs for a, b in pair)
     note = f"{len(texts)} texts of about {TEXT_TOKENS} tokens; least cosine of both: {least:.5f}"
@@ -294,20 +294,39 @@ def ratios(found: dict[str, list[float]], base: str, unit: str) -> str:
     return table(["side", f"{unit} (median)", "range", "ratio"], rows)
 
 
+async def long_answered(client: Client) -> list[str]:
+    """Questions whose answers take all the tokens that they may have."""
+    kept: list[str] = []
+
+    async def ask(text: str) -> None:
+        if (await client.chat(text, tokens=TOKENS)).tokens == TOKENS:
+            kept.append(text)
+
+    candidates = questions()
+    while len(kept) < QUESTIONS:
+        some = [partial(ask, text) for text in islice(candidates, QUESTIONS)]
+        if not some:
+            raise RuntimeError(f"only {len(kept)} answers have {TOKENS} tokens, not {QUESTIONS}")
+        await closed_loop(CLIENTS, some)
+    return kept
+
+
 def questions() -> Iterator[str]:
-    """Real texts with a task that takes many words; no two begin alike."""
-    passages = passages_with_titles()
-    for number in count(1):
-        row = passages[number % len(passages)]
+    """Real texts with a task that takes many words."""
+    for number, row in enumerate(passages_with_titles()):
         words = " ".join(row["text"].split()[:60])
-        yield f"({number}) {words}\nWrite a long essay about {row['title']} in ten paragraphs."
+        yield (
+            f"({number}) {words}\nThat was about {row['title']}. Write a long essay about "
+            f"{row['title']}: history, causes, signs, treatment, prevention and research. Begin "
+            "with an introduction."
+        )
 
 
 def texts_of(model: GritLM, tokens: int, number: int) -> list[str]:
     """Real texts of about so many tokens, header among them."""
     own = tokens - len(model.tokenizer(HEADER)["input_ids"])
     text = " ".join(row["text"] for row in passages_with_titles())
-    ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids = model.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     starts = [at * own % (len(ids) - own) for at in range(number)]
     return [model.tokenizer.decode(ids[at : at + own]) for at in starts]
 

@@ -15,6 +15,8 @@ from serve_common import Client, started
 
 from gritlm import GritLM
 
+# As much room for keys and values as ours has; left alone, it takes most of the machine's memory.
+BLOCK, BLOCKS = 256, 128
 LISTENS = re.compile(r"running on (http://\S+)")
 
 
@@ -26,7 +28,8 @@ def running(model: GritLM, threads: int | None) -> Iterator[Client]:
         dtype = str(model.dtype).removeprefix("torch.")
         command = [
             str(Path(sys.executable).with_name("transformers")), "serve", folder,
-            "--continuous-batching", "--device", model.device.type, "--dtype", dtype,
+            "--continuous-batching", "--cb-block-size", str(BLOCK), "--cb-num-blocks", str(BLOCKS),
+            "--cb-max-batch-tokens", "512", "--device", model.device.type, "--dtype", dtype,
             "--host", "127.0.0.1", "--port", str(_free_port()),
         ]  # fmt: skip
         number = os.environ.get("OMP_NUM_THREADS") if threads is None else str(threads)

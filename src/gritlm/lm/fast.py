@@ -52,10 +52,10 @@ class FastViews:
         return self._derived("stepping", ragged.view)
 
     def causal(self, tokens: int) -> Any:
-        """The causal view for so many tokens of a text; for inference only."""
-        if tokens == 1:
-            return self.decoding
-        return self._derived("causal", views.grouped) if self._few(tokens) else self._causal
+        """The causal view for so many tokens of each text; for inference only."""
+        if self._few(tokens):
+            return self._derived("causal", views.grouped)
+        return self.decoding if tokens == 1 else self._causal
 
     def bidirectional(self, tokens: int) -> Any:
         """The bidirectional view for so many tokens of all texts together."""

@@ -119,7 +119,7 @@ def _together(
         if all(ends & set(ids) for ids in written):
             break
         mask_BL = pad(mask_BL, (0, 1), value=1)
-        logits_BV = lm.decoding(
+        logits_BV = lm.causal_for(1)(
             torch.tensor([ids[-1:] for ids in written], device=lm.device),
             attention_mask=mask_BL, position_ids=position_B1, past_key_values=cache,
             use_cache=True, logits_to_keep=1,
