@@ -31,10 +31,11 @@ TEXTS = {
 
 @dataclass(frozen=True)
 class Served:
-    """A server that runs: its parts, its address, and clients for it."""
+    """A server that runs: its parts, its thread, its address, and clients for it."""
 
     service: Service
     server: Server
+    thread: threading.Thread
     url: str
     http: httpx.Client
     openai: openai.OpenAI
@@ -59,7 +60,7 @@ def served(
                 httpx.Client(base_url=url, timeout=30, headers=headers) as http,
                 openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0) as client,
             ):
-                yield Served(service, server, url, http, client)
+                yield Served(service, server, thread, url, http, client)
         finally:
             server.should_exit = True
             thread.join()

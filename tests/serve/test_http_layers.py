@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,14 +19,20 @@ import openai
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from gritlm.errors import InputError
-from gritlm.serve import app, logs
+from gritlm.errors import InputError, ModelError
+from gritlm.serve import app, logs, probe
+from gritlm.serve.answer import Answer
 from gritlm.serve.limits import Limits
+from gritlm.serve.paths import endpoint
+from gritlm.serve.probe import Probe
+from gritlm.serve.routes import operations
 from gritlm.serve.server import bound
 from gritlm.serve.settings import Settings
+from gritlm.serve.work import ToWrite, Writing
 from tests.serve.conftest import Served
 
 USER = [{"role": "user", "content": "Hello"}]
+JSON = {"Content-Type": "application/json"}
 CHAT = {"messages": USER, "max_tokens": 2, "temperature": 0}
 
 
@@ -123,6 +132,22 @@ def test_other_origins_may_only_ask_when_they_are_named(live: Served, serve):
     assert "access-control-allow-origin" not in found.headers
 
 
+def test_pages_of_other_origins_may_not_write(live: Served, serve: Callable[..., Served]):
+    """A browser sends what a page asks for, and lets it read the answer or not."""
+    body = {"input": "a"}
+    for origin, status in (
+        ("https://evil.example", 403), ("null", 403), ("http://127.0.0.1:1", 403), (live.url, 200),
+    ):  # fmt: skip
+        found = live.http.post("/v1/embeddings", json=body, headers={"Origin": origin})
+        assert found.status_code == status, origin
+    found = live.http.delete("/v1/rag/documents/x", headers={"Origin": "https://evil.example"})
+    assert found.json()["error"]["code"] == "unknown_origin"
+    served = serve(Settings(port=0, cors_origins=("https://app.example",)))
+    for origin, status in (("https://app.example", 200), ("https://evil.example", 403)):
+        found = served.http.post("/v1/embeddings", json=body, headers={"Origin": origin})
+        assert found.status_code == status, origin
+
+
 def test_the_page_may_only_load_what_is_the_servers_own(live: Served):
     for path in ("/", "/v1/models", "/nothing", "/health"):
         headers = live.http.get(path).headers
@@ -141,7 +166,7 @@ def test_a_body_that_is_too_large_is_refused_unread(live: Served):
     assert found.status_code == 413
     assert "1,048,576 bytes" in found.json()["error"]["message"]
     pieces = (b"x" * 2**16 for _ in range(2**8))  # of unknown length, 16 MiB
-    assert live.http.post("/v1/embeddings", content=pieces).status_code == 413
+    assert live.http.post("/v1/embeddings", content=pieces, headers=JSON).status_code == 413
     with pytest.raises(openai.APIStatusError) as caught:
         live.openai.embeddings.create(model="tiny", input=["x" * 2**20])
     assert caught.value.status_code == 413
@@ -220,10 +245,38 @@ def test_metrics_count_tokens_and_times(serve: Callable[..., Served]):
     assert found["gritlm_time_to_first_token_seconds_count"] == 2
     assert found["gritlm_inter_token_latency_seconds_count"] == 8
     assert found["gritlm_e2e_request_latency_seconds_count"] == 3
-    assert found["gritlm_request_queue_time_seconds_count"] == 2
+    assert found["gritlm_request_queue_time_seconds_count"] == 3
     assert found["gritlm_http_requests_total"] >= 4
     for name in ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc"):
         assert found[f"gritlm_{name}"] == 0
+
+
+def test_a_prompt_with_several_answers_is_counted_once(serve: Callable[..., Served]):
+    served = serve()
+    body = CHAT | {"n": 3}
+    usage = served.http.post("/v1/chat/completions", json=body).json()["usage"]
+    body = {"prompt": ["a b", "c d"], "n": 2, "max_tokens": 1}
+    more = served.http.post("/v1/completions", json=body).json()["usage"]
+    found = values(served)
+    assert found["gritlm_prompt_tokens_total"] == usage["prompt_tokens"] + more["prompt_tokens"]
+
+
+def test_times_are_those_of_the_model_however_late_a_client_reads(serve: Callable[..., Served]):
+    served = serve()
+
+    async def measured() -> None:
+        calls = served.service.calls("/v1/chat/completions")
+        with served.service.scheduler.reserve() as place, calls:
+            calls.submit(place, [ToWrite((5, 6), Writing(2))])
+            await asyncio.sleep(0.5)
+            async for _ in calls.events():
+                continue
+
+    asyncio.run(measured())
+    found = values(served)
+    for name in ("time_to_first_token", "e2e_request_latency", "request_queue_time"):
+        assert found[f"gritlm_{name}_seconds_count"] == 1
+        assert found[f"gritlm_{name}_seconds_sum"] < 0.4
 
 
 def test_paths_of_clients_do_not_become_metrics(live: Served):
@@ -234,20 +287,63 @@ def test_paths_of_clients_do_not_become_metrics(live: Served):
     assert 'endpoint="other"' in text
 
 
+def test_refused_requests_are_counted_under_their_paths(serve: Callable[..., Served]):
+    served = serve(Settings(port=0, max_body_bytes=100))
+    served.http.get("/")
+    served.http.post("/v1/embeddings", json={"input": "x" * 100})
+    served.http.get("/v1/models", headers={"Host": "evil.example"})
+    served.http.get("/v1/models/other")
+    text = served.http.get("/metrics").text
+    for labels in (
+        'endpoint="/",status="200"', 'endpoint="/v1/embeddings",status="413"',
+        'endpoint="/v1/models",status="421"', 'endpoint="/v1/models/{name}",status="404"',
+    ):  # fmt: skip
+        assert f"gritlm_http_requests_total{{{labels}}}" in text
+    assert 'endpoint="other"' not in text
+
+
+def test_every_route_is_counted_under_a_name_of_its_own(live: Served):
+    page = operations.page()
+    for _, path in all_routes(live):
+        assert endpoint(path, page=page) != "other", path
+
+
 def test_health_tells_whether_the_model_answers(
     serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
 ):
     served = serve(Settings(port=0, health_timeout_s=0.2), Limits(max_num_seqs=1))
     assert served.http.get("/health").json() == {"status": "ok"}
     hangs = threading.Event()
-    monkeypatch.setattr(served.service, "_read_one", lambda _: hangs.wait(10))
+    monkeypatch.setattr(Probe, "_read_one", lambda *_: hangs.wait(10))
+    monkeypatch.setattr(probe, "_KEPT_S", 0.0)
     found = served.http.get("/health")
     assert found.status_code == 503
     assert found.json()["error"]["code"] == "unhealthy"
     assert served.http.get("/health/live").json() == {"status": "alive"}
     hangs.set()
-    monkeypatch.undo()
     assert served.http.get("/health").status_code == 200
+
+
+def test_many_who_ask_for_health_take_no_place_and_share_one_try(
+    serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
+):
+    served = serve(Settings(port=0), Limits(max_waiting=2))
+    tries, go_on = [], threading.Event()
+
+    def slow(*_: object) -> bool:
+        tries.append(served.service.scheduler.stats().waiting)
+        return go_on.wait(10)
+
+    monkeypatch.setattr(Probe, "_read_one", slow)
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(served.http.get, "/health") for _ in range(8)]
+        while not tries:
+            time.sleep(0.002)
+        chat = pool.submit(served.http.post, "/v1/chat/completions", json=CHAT | {"max_tokens": 2})
+        go_on.set()
+        assert chat.result().status_code == 200
+        assert [each.result().status_code for each in asked] == [200] * 8
+    assert tries == [0]
 
 
 def test_what_nobody_expected_is_told_without_details(
@@ -265,6 +361,23 @@ def test_what_nobody_expected_is_told_without_details(
     assert "swordfish" in caplog.text
     monkeypatch.undo()
     assert live.http.post("/v1/embeddings", json={"input": "a"}).status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_error_of_the_model_is_told_without_details(
+    live: Served, monkeypatch: pytest.MonkeyPatch, caplog, stream: bool
+):
+    def broken(*_: Any) -> None:
+        raise ModelError("/srv/models/swordfish is broken")
+
+    monkeypatch.setattr(Answer, "draw", broken)
+    found = live.http.post(
+        "/v1/chat/completions", json=CHAT | {"stream": stream}, headers={"X-Request-ID": "r2"}
+    )
+    assert "internal_error" in found.text
+    assert "r2" in found.text
+    assert "swordfish" not in found.text
+    assert "swordfish" in caplog.text
 
 
 @pytest.mark.parametrize(

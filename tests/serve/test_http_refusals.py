@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 
 from gritlm import GritLM
 from gritlm.prompts import gritlm_instruction
+from gritlm.serve.problems import OverloadedError
+from gritlm.serve.routes import base
 from tests.serve.conftest import LENGTH, Served
 
 CHAT, EMBED, COMPLETE = "/v1/chat/completions", "/v1/embeddings", "/v1/completions"
@@ -46,13 +49,25 @@ def error_of(live: Served, path: str, status: int = 400, **sent: Any) -> dict[st
         ({"max_tokens": 3, "max_completion_tokens": 4}, "max_tokens", "invalid_value"),
         ({"frequency_penalty": 0.5}, "frequency_penalty", "unsupported_value"),
         ({"tools": [{"type": "function"}]}, "tools", "unsupported_value"),
-        ({"response_format": {"type": "json_object"}}, "response_format.type", "invalid_value"),
+        ({"response_format": {"type": "json_object"}}, "response_format.type", "unsupported_value"),
+        ({"tool_choice": "required"}, "tool_choice", "unsupported_value"),
         ({"guided_json": {}}, "guided_json", "unknown_parameter"),
         ({"chat_template": "{{ 1 }}"}, "chat_template", "unknown_parameter"),
         ({"messages": []}, "messages", "invalid_value"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role", "invalid_value"),
+        ({"messages": [{"role": "user", "content": ""}]}, "messages", "invalid_value"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role", "unsupported_value"),
+        ({"messages": [{"role": "cook", "content": "x"}]}, "messages[0].role", "invalid_value"),
+        ({"messages": [USER | {"name": "Ann"}]}, "messages[0].name", "unsupported_value"),
+        ({"messages": [{"role": "assistant", "content": None}]}, "messages[0].content",
+         "unsupported_value"),
+        ({"messages": [USER | {"tool_calls": [{}]}]}, "messages[0].tool_calls",
+         "unsupported_value"),
+        ({"messages": [USER] * 5000}, "messages", "invalid_value"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}] * 2000}]},
+         "messages[0].content", "invalid_value"),
+        ({f"field{number}": 1 for number in range(1000)}, None, "invalid_value"),
         ({"messages": [{"role": "user"}]}, "messages[0].content", "missing_required_parameter"),
-        ({"messages": [USER, {"role": "assistant", "content": "x"}]}, None, "invalid_value"),
+        ({"messages": [USER, {"role": "assistant", "content": "x"}]}, "messages", "invalid_value"),
     ],
 )  # fmt: skip
 def test_a_chat_that_cannot_be_answered_is_refused_by_field(live: Served, change, param, code):
@@ -66,7 +81,14 @@ def test_a_chat_that_cannot_be_answered_is_refused_by_field(live: Served, change
 def test_a_picture_is_refused_where_it_stands(live: Served):
     parts = [{"type": "image_url", "image_url": {"url": "http://example.org/cat.png"}}]
     error = error_of(live, CHAT, json={"messages": [{"role": "user", "content": parts}]})
-    assert error["param"].startswith("messages[0].content")
+    assert error["param"] == "messages[0].content[0].type"
+    assert error["code"] == "unsupported_value"
+    assert "text only" in error["message"]
+
+
+def test_tools_are_refused_in_plain_words(live: Served):
+    error = error_of(live, CHAT, json={"messages": [USER], "tools": [{"type": "function"}]})
+    assert "does not call tools" in error["message"]
 
 
 @pytest.mark.parametrize("zero", [{"presence_penalty": 0}, {"tools": []}, {"store": False},
@@ -95,10 +117,10 @@ def test_what_is_no_json_of_ours_is_refused(live: Served, body):
 
 def test_json_under_another_name_is_refused(live: Served):
     """Pages of other origins may send that without asking."""
-    error = error_of(
-        live, CHAT, content=b'{"messages": []}', headers={"Content-Type": "text/plain"}
-    )
-    assert "application/json" in error["message"]
+    for headers in ({"Content-Type": "text/plain"}, {}):
+        error = error_of(live, CHAT, 415, content=b'{"messages": []}', headers=headers)
+        assert "application/json" in error["message"]
+        assert error["code"] == "unsupported_media_type"
 
 
 @pytest.mark.parametrize(
@@ -127,12 +149,15 @@ def test_texts_that_cannot_be_embedded_are_refused_by_number(live: Served, given
         ({"dimensions": 49}, "dimensions"), ({"dimensions": 0}, "dimensions"),
         ({"encoding_format": "int8"}, "encoding_format"), ({"input_type": "code"}, "input_type"),
         ({"truncate_prompt_tokens": 0}, "truncate_prompt_tokens"),
+        ({"truncate_prompt_tokens": 1, "instruction": "Look"}, "truncate_prompt_tokens"),
         ({"truncate_prompt_tokens": LENGTH + 1}, "truncate_prompt_tokens"),
         ({"normalize": True}, "normalize"),
     ],
 )  # fmt: skip
 def test_embeddings_of_another_kind_are_refused_by_field(live: Served, change, param):
-    assert error_of(live, EMBED, json={"input": "a"} | change)["param"] == param
+    error = error_of(live, EMBED, json={"input": "a"} | change)
+    assert error["param"] == param
+    assert "max_length" not in error["message"]
 
 
 def test_a_prompt_that_does_not_fit_is_refused_with_the_numbers(live: Served):
@@ -255,6 +280,56 @@ def test_reranking_by_reading_gives_what_the_rag_room_gives(live: Served, oracle
     for each in found["results"]:
         likelihood = 1 / (1 + np.exp(-logits[each["index"]]))
         assert each["relevance_score"] == pytest.approx(likelihood, abs=1e-5)
+
+
+def test_texts_without_bound_are_not_tokenized(live: Served):
+    large = {"prompt": "a" * (2**20 - 20)}  # above the body's limit would be another error
+    assert live.http.post("/tokenize", json=large).status_code == 200
+    error = error_of(live, "/detokenize", json={"tokens": [5] * (2**18 + 1)})
+    assert error["param"] == "tokens"
+
+
+def test_tokenizing_takes_a_place_in_the_queue(live: Served, monkeypatch: pytest.MonkeyPatch):
+    def full() -> None:
+        raise OverloadedError("full", retry_after_s=1)
+
+    monkeypatch.setattr(live.service.scheduler, "reserve", full)
+    for path, body in (("/tokenize", {"prompt": "a"}), ("/detokenize", {"tokens": [5]})):
+        assert live.http.post(path, json=body).status_code == 429
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"messages": [' + b"1," * 200_000 + b"1]}",
+        b'{"messages": [{"role": "user", "content": [' + b"1," * 200_000 + b"1]}]}",
+        b"{" + b",".join(b'"k%d": 1' % number for number in range(60_000)) + b"}",
+        b'{"messages": [{"role": "user", "content": "a"}], "stop": [' + b"1," * 200_000 + b"1]}",
+    ],
+)
+def test_of_many_wrong_items_one_is_told(live: Served, body):
+    """Saying what is wrong with each of them would take seconds, for everybody."""
+    found = live.http.post(CHAT, content=body, headers={"Content-Type": "application/json"})
+    assert found.status_code == 400
+    assert found.elapsed.total_seconds() < 1
+    assert "more problems" not in found.text
+
+
+def test_a_large_body_is_checked_beside_the_event_loop(
+    live: Served, monkeypatch: pytest.MonkeyPatch
+):
+    threads, check = [], base.checked
+
+    def noted(*given: Any) -> Any:
+        threads.append(threading.current_thread().name)
+        return check(*given)
+
+    monkeypatch.setattr(base, "checked", noted)
+    text = {"role": "user", "content": "a" * 70_000}
+    live.http.post(CHAT, json={"messages": [text]})
+    error = error_of(live, CHAT, json={"messages": [text], "temperature": 3})
+    assert error["param"] == "temperature"
+    assert [name.rpartition("_")[0] for name in threads] == 2 * ["gritlm-tokenize"]
 
 
 def test_reranking_needs_a_query_and_documents(live: Served):

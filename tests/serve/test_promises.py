@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import signal
 import socket
 import threading
 import time
@@ -23,6 +24,7 @@ from gritlm import GritLM
 from gritlm.prompts import gritlm_instruction
 from gritlm.serve.limits import Limits
 from gritlm.serve.settings import Settings
+from gritlm.serve.work import ToDo
 from tests.serve.conftest import LENGTH, TEXTS, Served
 
 CHAT = "/v1/chat/completions"
@@ -133,7 +135,15 @@ def test_several_answers_for_which_there_is_no_room_leave_nothing_behind(
     serve: Callable[..., Served],
 ):
     served = serve(Settings(port=0), Limits(max_num_seqs=1, max_waiting=2))
-    assert served.http.post(CHAT, json=LONG | {"n": 8}).status_code == 429
+    refused = served.http.post(CHAT, json=LONG | {"n": 8})
+    assert refused.status_code == 400  # never, not only now
+    assert "for 8 answers (prompts times n), the server takes at most 2" in refused.text
+    with streaming(served), ThreadPoolExecutor(1) as pool:
+        waits = pool.submit(served.http.post, CHAT, json=SHORT)
+        wait_until(lambda: stats(served).waiting == 1)
+        assert served.http.post(CHAT, json=LONG | {"n": 2}).status_code == 429
+        assert stats(served).waiting == 1
+    assert waits.result().status_code == 200
     wait_until(lambda: stats(served).running == stats(served).waiting == 0)
     assert served.http.post(CHAT, json=SHORT).status_code == 200
 
@@ -190,8 +200,43 @@ def test_draining_has_a_deadline_and_tells_who_did_not_make_it(serve: Callable[.
     with streaming(served) as lines:
         served.server.drain()
         last = [line for line in lines if line]
-    assert json.loads(last[-1].removeprefix("data: "))["error"]["code"] == "draining"
+    assert json.loads(last[-1].removeprefix("data: "))["error"]["code"] == "interrupted"
     wait_until(lambda: not accepts(served))
+
+
+def hanging(served: Served) -> threading.Event:
+    """The model's thread does not look at its queue until the event is set."""
+    reached, go_on = threading.Event(), threading.Event()
+
+    def hang(_: Callable[[], None]) -> None:
+        reached.set()
+        go_on.wait(30)
+
+    served.service.scheduler.submit(ToDo(hang), lambda _: None)
+    assert reached.wait(SOON_S)
+    return go_on
+
+
+def test_another_signal_leaves_at_once_whatever_the_model_does(serve: Callable[..., Served]):
+    served = serve(Settings(port=0, drain_s=30))
+    go_on = hanging(served)
+    with posted(served, CHAT, SHORT):
+        wait_until(lambda: served.service.running == 1)
+        for _ in range(2):
+            served.server.handle_exit(signal.SIGTERM, None)
+        wait_until(lambda: not served.thread.is_alive())
+    go_on.set()
+
+
+def test_the_time_to_drain_holds_whatever_the_model_does(serve: Callable[..., Served]):
+    served = serve(Settings(port=0, drain_s=0.1))
+    go_on = hanging(served)
+    with posted(served, CHAT, SHORT) as waits:
+        wait_until(lambda: served.service.running == 1)
+        served.server.drain()
+        wait_until(lambda: not served.thread.is_alive())
+        assert b" 503 " in waits.recv(100)
+    go_on.set()
 
 
 def accepts(served: Served) -> bool:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import threading
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gritlm import GritLM
+from gritlm.rag import lance
 from gritlm.rag.answering import Writing
 from gritlm.rag.engine import RagEngine
+from gritlm.rag.readers import READERS
+from gritlm.serve import reading, uploads
+from gritlm.serve.problems import OverloadedError
 from gritlm.serve.server import StoreAt
 from gritlm.serve.settings import Settings
 from tests.serve.conftest import TEXTS, Served
@@ -101,6 +106,24 @@ def test_documents_come_go_and_can_be_filtered_by(live: Served):
     assert live.http.get(DOCUMENTS).json()["total"] == len(TEXTS)
 
 
+def test_a_page_of_documents_reads_no_others(live: Served, monkeypatch: pytest.MonkeyPatch):
+    read = []
+    scan = lance.scan
+
+    def noted(*given: Any) -> Iterator[dict[str, Any]]:
+        for row in scan(*given):
+            read.append(row)
+            yield row
+
+    live.http.get(DOCUMENTS)  # ids are known then
+    monkeypatch.setattr(lance, "scan", noted)
+    page = live.http.get(DOCUMENTS, params={"limit": 1, "after": "ball"}).json()
+    assert ([each["id"] for each in page["data"]], page["has_more"]) == (["cats"], True)
+    assert [row["document_id"] for row in read] == ["cats"]
+    end = live.http.get(DOCUMENTS, params={"after": "water"}).json()
+    assert (end["data"], end["has_more"], end["last_id"]) == ([], False, None)
+
+
 def test_files_are_read_by_their_endings_and_never_from_the_disk(live: Served, tmp_path: Path):
     secret = tmp_path / "secret.txt"
     secret.write_text("The password is swordfish.")
@@ -125,6 +148,65 @@ def test_files_are_read_by_their_endings_and_never_from_the_disk(live: Served, t
         live.http.delete(f"{DOCUMENTS}/{name.replace('#', '%23')}").raise_for_status()
 
 
+def test_a_file_that_takes_too_long_holds_up_nobody(live: Served, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(reading, "SECONDS", 0.5)
+    page = "<a" + " " * 100_000  # takes minutes
+    files = [{"name": "slow.html", "data": coded(page)}, {"name": "a.txt", "data": coded("Yes.")}]
+    added = live.http.post(DOCUMENTS, json={"files": files}).json()
+    assert added["ids"] == ["a.txt"]
+    (skipped,) = added["skipped"]
+    assert skipped["name"] == "slow.html"
+    assert "0.5 seconds" in skipped["reason"]
+    live.http.delete(f"{DOCUMENTS}/a.txt").raise_for_status()
+
+
+def test_pages_are_read_as_the_library_reads_them():
+    page = b"<title>Walks</title><h1>Dogs</h1><p>They like <b>long</b> walks.</p>"
+    given = [(".html", b64encode(page).decode()), (".pdf", "AAAA"), (".html", "$$$")]
+    found, broken, odd = reading.Reader().contents(given)
+    assert found == READERS[".html"](page)
+    assert "no PDF" in broken
+    assert isinstance(odd, str)
+
+
+def test_a_reader_that_is_closed_ends_what_it_reads():
+    reader, data = reading.Reader(), b64encode(b"<a" + b" " * 100_000).decode()
+    threading.Timer(0.3, reader.close).start()
+    assert reader.contents([(".html", data)]) == ["the process that read it broke down"]
+
+
+def test_documents_are_only_read_when_there_is_room(live: Served, monkeypatch: pytest.MonkeyPatch):
+    def full() -> None:
+        raise OverloadedError("full", retry_after_s=1)
+
+    def read(*_: object) -> None:
+        raise AssertionError("nothing is read")
+
+    monkeypatch.setattr(uploads, "documents", read)
+    monkeypatch.setattr(live.service.scheduler, "reserve", full)
+    assert live.http.post(DOCUMENTS, json={"documents": [{"text": "a"}]}).status_code == 429
+
+
+def test_what_is_skipped_is_named_as_it_was_sent(live: Served):
+    twice = [{"id": "one", "text": "First."}, {"id": "one", "text": "Second."}, {"text": "  "}]
+    added = live.http.post(DOCUMENTS, json={"documents": twice}).json()
+    assert added["ids"] == ["one"]
+    assert added["skipped"] == [
+        {"name": "documents[1]", "reason": "its id 'one' is that of documents[0]"},
+        {"name": "documents[2]",
+         "reason": "empty: 'text' is missing or holds only white space"},
+    ]  # fmt: skip
+    live.http.delete(f"{DOCUMENTS}/one").raise_for_status()
+
+
+def test_ids_in_rows_stand_on_one_line(live: Served):
+    row = json.dumps({"id": "a\nb", "text": "Rain."})
+    files = [{"name": "rows.jsonl", "data": coded(row)}]
+    added = live.http.post(DOCUMENTS, json={"files": files}).json()
+    assert added["ids"] == []
+    assert "control characters" in added["skipped"][0]["reason"]
+
+
 def coded(text: str) -> str:
     return b64encode(text.encode()).decode()
 
@@ -135,14 +217,18 @@ def coded(text: str) -> str:
         (DOCUMENTS, {}, None),
         (DOCUMENTS, {"documents": [{"text": ""}]}, "documents[0].text"),
         (DOCUMENTS, {"documents": [{"text": "a", "path": "/etc"}]}, "documents[0].path"),
+        (DOCUMENTS, {"documents": [{"text": "a", "id": "a\nb"}]}, "documents[0].id"),
+        (DOCUMENTS, {"files": [{"name": "a\u2028.txt", "data": ""}]}, "files[0].name"),
+        (DOCUMENTS, {"documents": [{"text": "a", "metadata": {str(n): 1 for n in range(999)}}]},
+         "documents[0].metadata"),
         (SEARCH, {"question": ""}, "question"),
         (SEARCH, {"question": "a", "top_k": 0}, "top_k"),
         (SEARCH, {"question": "a", "filter": "1 = 1; DROP TABLE x"}, "filter"),
         (SEARCH, {"question": "a", "filter": {}}, "filter"),
-        (SEARCH, {"question": "a", "filter": {"year": {}}}, None),
+        (SEARCH, {"question": "a", "filter": {"year": []}}, "filter"),
         (SEARCH, {"question": "a", "filter": {"unknown": 1}}, None),
         (ANSWER, {"question": "a", "mode": "all"}, "mode"),
-        (ANSWER, {"question": "   "}, None),
+        (ANSWER, {"question": "   "}, "question"),
         (ANSWER, {"question": "dog " * 600}, None),
         (ANSWER, {"question": "a", "max_tokens": 100_000}, None),
         (ANSWER, {"question": "a", "temperature": -1}, "temperature"),

@@ -130,7 +130,7 @@ def test_what_is_accepted_ends_before_the_thread_does_and_nothing_new_is_taken(m
         scheduler._inbox.drain()  # as stop() does first
         with pytest.raises(DrainingError, match="takes nothing new"):
             scheduler.reserve()
-    late = announced.submit(to_write(model, "What is water?", 8), asked[0]._deliver)
+    late = announced.submit([to_write(model, "What is water?", 8)], [asked[0]._deliver])
     assert scheduler.stop(deadline_s=30)
     assert late is not None
     assert all(one.is_over for one in asked)
@@ -166,7 +166,7 @@ def test_a_scheduler_that_never_started_stops(model):
 
 
 def test_a_begin_that_fails_fails_alone(model):
-    def begin():
+    def begin(between):
         raise InputError("nothing to answer from")
 
     with scheduled(model) as scheduler:

@@ -7,6 +7,7 @@ from transformers.cache_utils import DynamicCache
 
 from gritlm import GritLM
 from gritlm.lm.model import UnifiedLM
+from gritlm.rag.answering import Begun
 from gritlm.rag.answering import Writing as HowWritten
 from gritlm.rag.engine import RagEngine
 from gritlm.serve.problems import TooLongError
@@ -35,9 +36,11 @@ def engine(model, tmp_path_factory):
 def continuing(engine: RagEngine, mode: str, tokens: int = TOKENS) -> ToContinue:
     hits = engine.retrieve(QUESTION, top_k=3)
     writing = HowWritten(max_new_tokens=tokens)
-    return ToContinue(
-        lambda: engine.begin(QUESTION, hits, mode=mode, writing=writing), 300, Writing(tokens)
-    )
+
+    def begin(between: object) -> Begun:
+        return engine.begin(QUESTION, hits, mode=mode, writing=writing)
+
+    return ToContinue(begin, 300, Writing(tokens))
 
 
 @pytest.mark.parametrize("mode", ["none", "doc", "query-doc"])

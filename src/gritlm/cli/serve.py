@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -216,7 +218,18 @@ def serve(
             json=listen.log_format is LogFormat.json,
             level=logging.INFO if level == logging.WARNING else level,
         )
-        server.serve(loaded, sock, settings, wanted, store=place, told=_tell)
+        ended = server.serve(loaded, sock, settings, wanted, store=place, told=_tell)
+    if not ended:
+        _leave()
+
+
+def _leave() -> None:
+    """End the process under a thread that is in the middle of something: the interpreter's own way
+    out would end in a crash."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def _settings(model: str | None, listen: ListenOptions, limits: LimitOptions) -> Settings:

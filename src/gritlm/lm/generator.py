@@ -161,6 +161,11 @@ class TextStream:
         if piece := self.close():
             yield piece
 
+    @property
+    def held(self) -> int:
+        """Characters that are there and not certain yet."""
+        return len(self._held)
+
     def push(self, token: int) -> str:
         """What one more token makes certain; may be empty. Nothing follows when ``stopped``."""
         self._ids.append(token)

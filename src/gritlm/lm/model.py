@@ -116,10 +116,13 @@ class UnifiedLM:
         view = self._fast.bidirectional(len(ids_T))
         return self._packed(view, ids_T, lengths, None, pause)
 
-    def hidden_and_blocks(self, ids_T: Tensor, lengths: list[int]) -> tuple[Tensor, list[KVBlock]]:
+    def hidden_and_blocks(
+        self, ids_T: Tensor, lengths: list[int], *, pause: Callable[[], None] | None = None
+    ) -> tuple[Tensor, list[KVBlock]]:
         """As :meth:`hidden_packed`, and the key/value block of each text."""
         cache = recording(self.config.num_hidden_layers)
-        hidden_TD = self._packed(self._fast.bidirectional(len(ids_T)), ids_T, lengths, cache)
+        view = self._fast.bidirectional(len(ids_T))
+        hidden_TD = self._packed(view, ids_T, lengths, cache, pause)
         return hidden_TD, self._blocks(recorded(cache), ids_T, lengths, causal=False)
 
     def causal_block(self, ids_T: Tensor) -> KVBlock:

@@ -18,6 +18,7 @@ from gritlm.rag.assemble import Plan
 from gritlm.rag.passages import Hit
 from gritlm.rag.recompute import FIRST, Recompute, read_behind
 from gritlm.rag.trace import Trace
+from gritlm.rag.turns import Between
 
 
 @dataclass(frozen=True)
@@ -100,17 +101,26 @@ class AnswerStream:
 
 @dataclass(frozen=True)
 class Begun:
-    """A prompt that was read: its state, what comes next, and how much may follow."""
+    """A prompt that was read: its state, what comes next, and how much may follow.
+
+    Attributes:
+        reused: tokens whose state was there already.
+    """
 
     cache: Cache
     logits_V: Tensor
     room: int
+    reused: int = 0
 
 
 def begin(
-    model: GritLM, plan: Plan, blocks: Sequence[KVBlock], writing: Writing, trace: Trace
-) -> Begun:
+    model: GritLM, plan: Plan, blocks: Sequence[KVBlock], writing: Writing, trace: Trace,
+    between: Between | None = None,
+) -> Begun:  # fmt: skip
     """Place the blocks, read what is not in them.
+
+    Args:
+        between: called now and then, for who shares the model's thread.
 
     Raises:
         InputError: when the prompt leaves no room for an answer.
@@ -125,8 +135,8 @@ def begin(
         if how is not None and not recompute.possible(cache):
             trace.reasons.append("no tokens read again: the cache of this model does not take them")
             how = None
-        logits_V, trace.tokens_recomputed = read_behind(lm, cache, blocks, plan.ids, how)
-    return Begun(cache, logits_V, room)
+        logits_V, trace.tokens_recomputed = read_behind(lm, cache, blocks, plan.ids, how, between)
+    return Begun(cache, logits_V, room, trace.tokens_reused)
 
 
 def pieces(

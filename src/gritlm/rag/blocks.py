@@ -12,6 +12,7 @@ from gritlm.rag.parity import blocks_of
 from gritlm.rag.store.problems import StoreFullError
 from gritlm.rag.store.store import KVStore
 from gritlm.rag.trace import Trace
+from gritlm.rag.turns import Between
 
 log = logging.getLogger(__name__)
 
@@ -23,18 +24,23 @@ class Blocks:
         self.lm, self.store = lm, store
 
     def of(
-        self, parts: Sequence[Part], *, causal: bool, question: KVBlock | None, trace: Trace
-    ) -> list[KVBlock]:
+        self, parts: Sequence[Part], *, causal: bool, question: KVBlock | None, trace: Trace,
+        between: Between | None = None,
+    ) -> list[KVBlock]:  # fmt: skip
         """The block of each part, in order.
 
         Args:
             causal: kind of blocks.
             question: what embedding the question left behind; None when that is unknown.
+            between: called behind each part, for who shares the model's thread.
         """
-        return [
-            self._block(part, causal=causal, question=question, trace=trace)[part.cut :]
-            for part in parts
-        ]
+        blocks = []
+        for part in parts:
+            block = self._block(part, causal=causal, question=question, trace=trace)
+            blocks.append(block[part.cut :])
+            if between is not None:
+                between()
+        return blocks
 
     def missing(self, parts: Sequence[Part], *, causal: bool) -> list[int]:
         """Tokens of each part that would have to be computed."""

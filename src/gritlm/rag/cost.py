@@ -22,6 +22,7 @@ from gritlm.lm.generator import prefill, prefix_cache
 from gritlm.lm.model import UnifiedLM
 from gritlm.rag.assemble import Plan
 from gritlm.rag.parity import blocks_of
+from gritlm.rag.turns import Between
 from gritlm.runtime import replacing
 
 _LENGTHS = (32, 128, 384, 768)  # tokens that are read to learn how long reading takes
@@ -79,16 +80,19 @@ class CostModel:
         return None
 
 
-def calibrated(lm: UnifiedLM, path: Path | None, *, about: str) -> CostModel:
+def calibrated(
+    lm: UnifiedLM, path: Path | None, *, about: str, between: Between | None = None
+) -> CostModel:
     """The model of this machine: read from ``path``, or measured and written there.
 
     Args:
         path: a JSON file; None keeps nothing.
         about: model and machine; a file about others is replaced.
+        between: called between two passes, for who shares the model's thread.
     """
     if path is not None and (known := _read(path, about)) is not None:
         return known
-    made = _measured(lm, about)
+    made = _measured(lm, about, between)
     if path is not None:
         with suppress(OSError), replacing(path) as temporary:
             temporary.write_text(json.dumps(asdict(made), indent=1) + "\n", encoding="utf-8")
@@ -103,19 +107,20 @@ def _read(path: Path, about: str) -> CostModel | None:
     return found if found.machine == about else None
 
 
-def _measured(lm: UnifiedLM, about: str) -> CostModel:
+def _measured(lm: UnifiedLM, about: str, between: Between | None) -> CostModel:
     limit = lm.max_positions or max(_LENGTHS) + _TAIL
     lengths = [n for n in _LENGTHS if n + _TAIL < limit] or [max(1, limit // 2)]
     rows, seconds, moved = [], [], []
     for size in lengths:
         rows.append((1.0, size, size * (size + 1) / 2))
-        seconds.append(_time(partial(_read_fresh, lm, size)))
+        seconds.append(_time(partial(_read_fresh, lm, size), between))
     for held in lengths:
         block = blocks_of(lm, [_ids(lm, held)], causal=True)[0]
         cache = prefix_cache(lm, block, room=_TAIL * (_REPEATS + 1))
         rows.append((1.0, _TAIL, _TAIL * held + _TAIL * (_TAIL + 1) / 2))
-        seconds.append(_time(partial(prefill, lm, cache, _ids(lm, _TAIL))))
-        moved.append(_time(partial(prefix_cache, lm, [block, block], room=_TAIL)) / (2 * held))
+        seconds.append(_time(partial(prefill, lm, cache, _ids(lm, _TAIL)), between))
+        place = partial(prefix_cache, lm, [block, block], room=_TAIL)
+        moved.append(_time(place, between) / (2 * held))
     call, token, pair = _fit(np.array(rows), np.array(seconds))
     return CostModel(call, token, pair, median(moved), about)
 
@@ -135,10 +140,12 @@ def _fit(rows_NC: np.ndarray, seconds_N: np.ndarray) -> list[float]:
     return [float(value) for value in found]
 
 
-def _time(run: Callable[[], object]) -> float:
+def _time(run: Callable[[], object], between: Between | None) -> float:
     run()
     taken = []
     for _ in range(_REPEATS):
+        if between is not None:
+            between()
         started = perf_counter()
         run()
         taken.append(perf_counter() - started)

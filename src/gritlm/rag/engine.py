@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +28,7 @@ from gritlm.rag.planning import Mode, Planner
 from gritlm.rag.retrieval import Retriever, Search
 from gritlm.rag.store.store import KVStore
 from gritlm.rag.trace import Trace
+from gritlm.rag.turns import Between, paced
 
 KINDS = ("bidirectional", "causal")
 
@@ -179,17 +180,25 @@ class RagEngine:
             self.store.gc()
         return deleted
 
-    def documents(self) -> list[Indexed]:
-        """What is stored: id, title, number of passages and metadata of each document."""
-        return self.index.documents()
+    def documents(self, ids: Collection[str] | None = None) -> list[Indexed]:
+        """What is stored: id, title, number of passages and metadata of each document.
+
+        Args:
+            ids: of the ones that are wanted; None for all.
+        """
+        return self.index.documents(ids)
 
     def retrieve(self, question: str, *, top_k: int = 3, filter: Any = None) -> list[Hit]:
         """The passages nearest to a question, the best first."""
         return self.find(question, Search(top_k=top_k, filter=filter))
 
-    def find(self, question: str, search: Search) -> list[Hit]:
-        """As :meth:`retrieve`, with all that a search can be told."""
-        return self._retriever.found(question, search, Trace())[0]
+    def find(self, question: str, search: Search, *, between: Between | None = None) -> list[Hit]:
+        """As :meth:`retrieve`, with all that a search can be told.
+
+        Args:
+            between: called now and then in long work, for who shares the model's thread.
+        """
+        return self._retriever.found(question, search, Trace(), paced(between))[0]
 
     @overload
     def answer(
@@ -246,15 +255,21 @@ class RagEngine:
     def ask(
         self, question: str, *, mode: Mode = "doc", blocks: BlockKind = "bidirectional",
         search: Search | None = None, writing: Writing | None = None,
+        between: Between | None = None,
     ) -> Asked:  # fmt: skip
-        """As :meth:`answer`, up to where the answer begins; for who writes it himself."""
-        search = Search() if search is None else search
+        """As :meth:`answer`, up to where the answer begins; for who writes it himself.
+
+        Args:
+            between: called now and then in long work, for who shares the model's thread; what is
+                done there counts as time of the answer.
+        """
+        search, between = Search() if search is None else search, paced(between)
         if mode == "auto":
-            _ = self.cost  # measured once, and not a part of the answer's time
+            self._planner.measured(between)  # once, and not a part of the answer's time
         if search.rerank:
             self._planner.require_parity()
         started, trace = perf_counter(), Trace()
-        hits, question_block = self._retriever.found(question, search, trace)
+        hits, question_block = self._retriever.found(question, search, trace, between)
         if not hits:
             why = (
                 "nothing is stored yet; add documents first"
@@ -263,8 +278,9 @@ class RagEngine:
             )
             raise InputError(f"nothing to answer from: {why}")
         return self._asked(
-            question, hits, question_block, mode, blocks, _writing(writing, None), trace, started
-        )
+            question, hits, question_block, mode, blocks, _writing(writing, None), trace, started,
+            between,
+        )  # fmt: skip
 
     @overload
     def answer_from(
@@ -326,8 +342,11 @@ class RagEngine:
     def _asked(
         self, question: str, hits: Sequence[Hit], question_block: KVBlock, mode: Mode,
         kind: BlockKind, writing: Writing, trace: Trace, started: float,
+        between: Between | None = None,
     ) -> Asked:  # fmt: skip
-        begun, plan = self._begun(question, hits, question_block, mode, kind, writing, trace)
+        begun, plan = self._begun(
+            question, hits, question_block, mode, kind, writing, trace, between
+        )
         sources = tuple(Source.of(hit) for hit in reversed(plan.hits))
         return Asked(begun, sources, trace, started)
 
@@ -339,7 +358,7 @@ class RagEngine:
 
     def _begun(
         self, question: str, hits: Sequence[Hit], question_block: KVBlock, mode: Mode,
-        kind: BlockKind, writing: Writing, trace: Trace,
+        kind: BlockKind, writing: Writing, trace: Trace, between: Between | None = None,
     ) -> tuple[Begun, Plan]:  # fmt: skip
         choice(mode, [*RAG_FORMS, "auto"], name="mode")
         causal = choice(kind, KINDS, name="blocks") == "causal"
@@ -352,9 +371,9 @@ class RagEngine:
         trace.dropped = tuple(hit.passage.id for hit in plan.dropped)
         with trace.stage("load"):
             blocks = self._blocks.of(
-                plan.parts, causal=causal, question=question_block, trace=trace
+                plan.parts, causal=causal, question=question_block, trace=trace, between=between
             )
-        return answering.begin(self.model, plan, blocks, writing, trace), plan
+        return answering.begin(self.model, plan, blocks, writing, trace, between), plan
 
 
 def _writing(writing: Writing | None, max_new_tokens: int | None) -> Writing:

@@ -7,7 +7,7 @@ same new document at once, both would be kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -152,8 +152,11 @@ class Index:
                 self._known = (version, {row["document_id"]: row["content"] for row in rows})
         return dict(self._known[1])
 
-    def documents(self) -> list[Indexed]:
-        """All documents, in the order of their ids."""
+    def documents(self, ids: Collection[str] | None = None) -> list[Indexed]:
+        """All documents, or those of some ids, in the order of their ids."""
+        if ids is not None and not ids:
+            return []
+        where = FIRST if ids is None else f"{FIRST} AND {filters.among('document_id', ids)}"
         columns = ("document_id", "title", "passages", "metadata", "content")
         with told(self._place):
             found = [
@@ -164,7 +167,7 @@ class Index:
                     metadata=schema.to_metadata(row),
                     content=row["content"],
                 )
-                for row in lance.scan(self._table, FIRST, columns)
+                for row in lance.scan(self._table, where, columns)
             ]
         return sorted(found, key=lambda document: document.id)
 

@@ -27,10 +27,10 @@ from gritlm.rag.names import Names
 from gritlm.rag.parity import blocks_of
 from gritlm.rag.passages import Document, Passage
 from gritlm.rag.store.store import KVStore
+from gritlm.rag.turns import SHARING
 from gritlm.rag.walk import Skipped
 
 BATCH = 64  # passages that are read, stored and acknowledged together
-SHARING = 512  # tokens that are read at once where somebody waits for the model's thread
 
 Given = str | Path | Mapping[str, Any] | Document
 

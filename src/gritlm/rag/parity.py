@@ -9,7 +9,7 @@ and then nothing may be reused.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -100,12 +100,21 @@ def block_masked_logits(
 
 
 @torch.inference_mode()
-def blocks_of(lm: UnifiedLM, parts: Sequence[Sequence[int]], *, causal: bool) -> list[KVBlock]:
-    """Each part read by itself."""
+def blocks_of(
+    lm: UnifiedLM, parts: Sequence[Sequence[int]], *, causal: bool,
+    pause: Callable[[], None] | None = None,
+) -> list[KVBlock]:  # fmt: skip
+    """Each part read by itself.
+
+    Args:
+        pause: called between layers, where the model's attention can be exchanged; of
+            bidirectional blocks only.
+    """
     rows = [torch.tensor(ids, device=lm.device) for ids in parts]
     if causal:
         return [lm.causal_block(ids_T) for ids_T in rows]
-    return lm.hidden_and_blocks(torch.cat(rows), [len(ids_T) for ids_T in rows])[1]
+    sizes = [len(ids_T) for ids_T in rows]
+    return lm.hidden_and_blocks(torch.cat(rows), sizes, pause=pause)[1]
 
 
 def _sample(lm: UnifiedLM, bos: Sequence[int]) -> list[list[int]]:

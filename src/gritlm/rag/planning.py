@@ -13,6 +13,7 @@ from gritlm.rag.assemble import Assembler, Plan
 from gritlm.rag.blocks import Blocks
 from gritlm.rag.passages import Hit
 from gritlm.rag.trace import Trace
+from gritlm.rag.turns import Between
 
 Mode = RagMode | Literal["auto"]
 
@@ -67,14 +68,22 @@ class Planner:
             self._parity = folder.parity(self._model, self._place, bos=bos)
         return self._parity
 
-    @property
-    def cost(self) -> cost.CostModel:
-        """What modes take on this machine."""
+    def measured(self, between: Between | None = None) -> cost.CostModel:
+        """What modes take on this machine.
+
+        Args:
+            between: called now and then, for who shares the model's thread.
+        """
         if self._cost is None:
             path = None if self._place is None else self._place / "cost.json"
             about = folder.machine(self._model)
-            self._cost = cost.calibrated(self._model.lm, path, about=about)
+            self._cost = cost.calibrated(self._model.lm, path, about=about, between=between)
         return self._cost
+
+    @property
+    def cost(self) -> cost.CostModel:
+        """As :meth:`measured`."""
+        return self.measured()
 
     def _fastest(
         self, question: str, hits: Sequence[Hit], max_new_tokens: int, causal: bool, trace: Trace

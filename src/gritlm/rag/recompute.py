@@ -23,10 +23,10 @@ from gritlm.errors import InputError, choice
 from gritlm.lm import views
 from gritlm.lm.blockmask import as_mask
 from gritlm.lm.cache import PatchedLayer, PreallocatedLayer, recorded, recording
-from gritlm.lm.generator import prefill
 from gritlm.lm.kv import KVBlock
 from gritlm.lm.model import UnifiedLM
 from gritlm.prompts import READ_AGAIN
+from gritlm.rag.turns import Between, read
 
 _LAYER = 1  # whose values tell how much a token depends on what stands before its block
 
@@ -67,6 +67,7 @@ def read_behind(
     blocks: Sequence[KVBlock],
     tail: Sequence[int],
     how: Recompute | None,
+    between: Between | None = None,
 ) -> tuple[Tensor, int]:
     """Read ``tail`` behind what a cache holds -> logits of what comes next (V,), and how many
     tokens of the blocks were read again.
@@ -74,14 +75,15 @@ def read_behind(
     Args:
         cache: holds ``blocks`` and nothing more, and is one that :func:`possible` takes unless
             ``how`` is None.
+        between: called now and then, for who shares the model's thread.
     """
     if how is None:
-        return prefill(lm, cache, tail), 0
+        return read(lm, cache, tail, between), 0
     ids = [i for block in blocks for i in block.token_ids.tolist()]
     sizes = [block.tokens for block in blocks]
     again = chosen(lm, cache, how, ids=ids, sizes=sizes, tail=tail)
     if not again:
-        return prefill(lm, cache, tail), 0
+        return read(lm, cache, tail, between), 0
     return read_again(lm, cache, again, ids=ids, tail=tail), len(again)
 
 

@@ -24,6 +24,7 @@ from gritlm.rag.assemble import Assembler, Part
 from gritlm.rag.blocks import Blocks
 from gritlm.rag.passages import Hit
 from gritlm.rag.trace import Trace
+from gritlm.rag.turns import Between
 
 
 class Reranker:
@@ -33,9 +34,19 @@ class Reranker:
         self._model, self._blocks, self._assembler = model, blocks, assembler
         self._yes, self._no = (self._first_id(word) for word in ("Yes", "No"))
 
-    def ranked(self, question: str, hits: Sequence[Hit]) -> list[tuple[Hit, float]]:
-        """The passages with their scores, the best first; of equals, the one found earlier."""
-        scored = [(hit, self.score(question, hit)) for hit in hits]
+    def ranked(
+        self, question: str, hits: Sequence[Hit], between: Between | None = None
+    ) -> list[tuple[Hit, float]]:
+        """The passages with their scores, the best first; of equals, the one found earlier.
+
+        Args:
+            between: called behind each passage, for who shares the model's thread.
+        """
+        scored = []
+        for hit in hits:
+            scored.append((hit, self.score(question, hit)))
+            if between is not None:
+                between()
         best = sorted(scored, key=lambda pair: -pair[1])
         return [(replace(hit, rank=rank), score) for rank, (hit, score) in enumerate(best, 1)]
 

@@ -18,6 +18,7 @@ from gritlm.rag.index import Index
 from gritlm.rag.passages import Hit
 from gritlm.rag.rerank import Reranker
 from gritlm.rag.trace import Trace
+from gritlm.rag.turns import Between
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,13 @@ class Retriever:
         self._model, self._index, self._blocks = model, index, blocks
         self._assembler = assembler
 
-    def found(self, question: str, search: Search, trace: Trace) -> tuple[list[Hit], KVBlock]:
+    def found(
+        self, question: str, search: Search, trace: Trace, between: Between | None = None
+    ) -> tuple[list[Hit], KVBlock]:
         """Passages, the best first, and the block of the question.
+
+        Args:
+            between: called now and then, for who shares the model's thread.
 
         Raises:
             InputError: for a question longer than the model takes, or a filter that is none.
@@ -69,7 +75,7 @@ class Retriever:
         if search.rerank:
             with trace.stage("rerank"):
                 reranker = Reranker(self._model, self._blocks, self._assembler)
-                hits = [hit for hit, _ in reranker.ranked(question, hits)]
+                hits = [hit for hit, _ in reranker.ranked(question, hits, between)]
         return hits[: search.top_k], block
 
     def embedded(self, question: str) -> tuple[np.ndarray[Any, Any], KVBlock]:

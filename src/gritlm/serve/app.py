@@ -12,7 +12,7 @@ from gritlm.serve.bodies import Bodies
 from gritlm.serve.context import Context
 from gritlm.serve.paths import HEALTH, LIVE, METRICS, SCHEMA
 from gritlm.serve.routes import documents, models, openai, operations
-from gritlm.serve.security import RequireHost, RequireKey
+from gritlm.serve.security import RequireHost, RequireKey, RequireOwnPage
 from gritlm.serve.service import Service
 
 ABOUT = "Chats, embeddings, reranking and cached RAG from one set of weights."
@@ -24,6 +24,7 @@ def create_app(service: Service) -> FastAPI:
         title="gritlm", summary=ABOUT, version=__version__, openapi_url=SCHEMA, docs_url=None,
         redoc_url=None, middleware=_layers(service), redirect_slashes=False,
     )  # fmt: skip
+    app.state.service = service
     errors.install(app)
     for part in (openai, documents, models, operations):
         app.include_router(part.routes(service))
@@ -41,7 +42,9 @@ def _layers(service: Service) -> list[Middleware]:
     """From the outermost to the innermost."""
     settings = service.settings
     layers = [
-        Middleware(Context, service=service, quiet_paths=(HEALTH, LIVE, METRICS)),
+        Middleware(
+            Context, service=service, quiet_paths=(HEALTH, LIVE, METRICS), page=operations.page()
+        ),
         Middleware(RequireHost, hosts=settings.hosts),
     ]
     if settings.cors_origins:
@@ -57,6 +60,7 @@ def _layers(service: Service) -> list[Middleware]:
     return [
         *layers,
         Middleware(RequireKey, keys=settings.api_keys, open_paths=open_paths(service)),
+        Middleware(RequireOwnPage, origins=settings.cors_origins),
         Middleware(
             Bodies, max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s
         ),

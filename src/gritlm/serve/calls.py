@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
-from time import perf_counter
+from time import monotonic
 from types import TracebackType
 
 from gritlm.serve.inbox import Deliver
 from gritlm.serve.metrics import Meter
-from gritlm.serve.scheduler import Done, Event, Failed, Reservation, Scheduler, Ticket
+from gritlm.serve.scheduler import Done, Event, Failed, Reservation, Ticket
 from gritlm.serve.work import Delta, Started, Work
 
 
@@ -19,25 +19,26 @@ class Calls:
 
     Args:
         endpoint: path of the route, for the metrics.
+        choices: works of one prompt, which is counted once.
     """
 
-    def __init__(self, scheduler: Scheduler, meter: Meter, *, endpoint: str) -> None:
-        self._scheduler, self._meter, self._endpoint = scheduler, meter, endpoint
+    def __init__(self, meter: Meter, *, endpoint: str, choices: int = 1) -> None:
+        self._meter, self._endpoint, self._choices = meter, endpoint, choices
         self._loop = asyncio.get_running_loop()
-        self._events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
+        self._events: asyncio.Queue[tuple[int, Event, float]] = asyncio.Queue()
         self._tickets: list[Ticket] = []
-        self._arrived = perf_counter()
+        self._arrived = monotonic()
+        self._waiting: set[int] = set()
         self._latest: dict[int, float] = {}
 
     def submit(self, place: Reservation, works: Sequence[Work]) -> None:
-        """Hand all works over, the first one in the place that was kept for it.
+        """Hand all works over, in the places that were kept for them.
 
         Raises:
-            OverloadedError: when there is no room for all of them.
+            OverloadedError: when too many tokens wait for all of them; then none is taken.
         """
-        for index, work in enumerate(works):
-            submit = self._scheduler.submit if index else place.submit
-            self._tickets.append(submit(work, self._deliverer(index)))
+        self._tickets = place.submit(works, [self._deliverer(n) for n in range(len(works))])
+        self._waiting = set(range(len(works)))
 
     def cancel(self) -> None:
         """Let go of the places on the model's thread; what has ended stays as it is."""
@@ -61,10 +62,10 @@ class Calls:
         """
         running = len(self._tickets)
         while running:
-            index, event = await self._events.get()
+            index, event, at = await self._events.get()
             if isinstance(event, Failed):
                 raise event.error
-            self._measure(index, event)
+            self._measure(index, event, at)
             running -= isinstance(event, Done) or _is_last(event)
             yield index, event
 
@@ -78,23 +79,36 @@ class Calls:
     def _deliverer(self, index: int) -> Deliver:
         def deliver(event: Event) -> None:
             with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                self._loop.call_soon_threadsafe(self._events.put_nowait, (index, event))
+                self._loop.call_soon_threadsafe(
+                    self._events.put_nowait, (index, event, monotonic())
+                )
 
         return deliver
 
-    def _measure(self, index: int, event: Event) -> None:
-        meter, now = self._meter, perf_counter()
+    def _measure(self, index: int, event: Event, at: float) -> None:
+        """
+        Args:
+            at: when the model's thread handed it over, however late the client takes it.
+        """
+        self._measure_wait(index)
+        meter = self._meter
         if isinstance(event, Started):
-            meter.queue_time.labels(self._endpoint).observe(now - self._arrived)
-            meter.prompt_tokens.labels(self._endpoint).inc(event.prompt_tokens)
-            meter.cached_tokens.labels(self._endpoint).inc(event.cached_tokens)
+            if index % self._choices == 0:
+                meter.prompt_tokens.labels(self._endpoint).inc(event.prompt_tokens)
+                meter.cached_tokens.labels(self._endpoint).inc(event.cached_tokens)
         elif isinstance(event, Delta):
             if event.tokens:
-                self._measure_tokens(index, event.tokens, now)
+                self._measure_tokens(index, event.tokens, at)
             if event.finish_reason is not None:
-                meter.whole.labels(self._endpoint).observe(now - self._arrived)
+                meter.whole.labels(self._endpoint).observe(at - self._arrived)
         elif isinstance(event, Done):
-            meter.whole.labels(self._endpoint).observe(now - self._arrived)
+            meter.whole.labels(self._endpoint).observe(at - self._arrived)
+
+    def _measure_wait(self, index: int) -> None:
+        begun = self._tickets[index].begun
+        if index in self._waiting and begun is not None:
+            self._waiting.remove(index)
+            self._meter.queue_time.labels(self._endpoint).observe(begun - self._arrived)
 
     def _measure_tokens(self, index: int, tokens: int, now: float) -> None:
         meter, before = self._meter, self._latest.get(index)

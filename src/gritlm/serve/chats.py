@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
+from bisect import insort
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -21,6 +23,9 @@ from gritlm.serve.problems import TooLongError
 from gritlm.serve.slots import Slot
 from gritlm.serve.work import Failed, Started, ToContinue, ToWrite
 
+if TYPE_CHECKING:
+    from gritlm.rag.answering import Begun
+
 log = logging.getLogger(__name__)
 
 _SMALLEST_PIECE = 16  # tokens of a prompt that are worth a pass
@@ -28,9 +33,15 @@ _SMALLEST_PIECE = 16  # tokens of a prompt that are worth a pass
 
 @dataclass
 class _Waiting:
+    """
+    Attributes:
+        turn: the lower, the sooner.
+    """
+
     job: Job
     work: ToWrite | ToContinue
     sampler: Sampler
+    turn: int
 
 
 @dataclass
@@ -56,11 +67,17 @@ class Chats:
 
     Args:
         budget: most tokens of prompts that are read between two steps.
+        beside: called where the prompt of a job that somebody else reads lets others go on; then
+            :meth:`turn` makes steps only.
     """
 
-    def __init__(self, model: GritLM, inbox: Inbox, places: Places, budget: int) -> None:
+    def __init__(
+        self, model: GritLM, inbox: Inbox, places: Places, budget: int,
+        beside: Callable[[Job], None],
+    ) -> None:  # fmt: skip
         self._model, self._inbox, self._places, self._budget = model, inbox, places, budget
-        self._waiting: deque[_Waiting] = deque()
+        self._beside, self._begins, self._came = beside, False, 0
+        self._waiting: list[_Waiting] = []
         self._reading: _Chat | None = None
         self._running: list[_Chat] = []
         self._step_s = self._token_s = 0.0
@@ -75,7 +92,14 @@ class Chats:
         return bool(self._waiting or self._running or self._reading is not None)
 
     def add(self, job: Job, work: ToWrite | ToContinue) -> None:
-        self._waiting.append(_Waiting(job, work, sampler_of(work.writing)))
+        """It waits for its turn: other requests that come soon after are served before the second
+        answer to a request, more of them before its third."""
+        self._came += job.number == 0
+        turn = self._came + job.number * self._places.slots
+        insort(
+            self._waiting, _Waiting(job, work, sampler_of(work.writing), turn),
+            key=lambda waiting: (waiting.turn, waiting.job.number),
+        )  # fmt: skip
 
     def turn(self) -> None:
         """One step of all that run, then a part of the prompts that wait.
@@ -86,14 +110,15 @@ class Chats:
         self.forget_cancelled()
         if self._running:
             self._step()
-        self._read()
+        if not self._begins:
+            self._read()
 
     def forget_cancelled(self) -> None:
         """Whoever is gone loses the slot, or the place in the queue."""
         for waiting in self._waiting:
             if waiting.job.cancelled:
                 self._inbox.dropped(waiting.job)
-        self._waiting = deque(w for w in self._waiting if not w.job.cancelled)
+        self._waiting = [w for w in self._waiting if not w.job.cancelled]
         for chat in [*self._running, *([self._reading] if self._reading else [])]:
             if chat.job.cancelled:
                 self._close(chat)
@@ -148,7 +173,7 @@ class Chats:
         slot = self._places.open(work.ids if isinstance(work, ToWrite) else ())
         if slot is None:
             return False
-        next_one = self._waiting.popleft()
+        next_one = self._waiting.pop(0)
         chat = _Chat(next_one.job, work, next_one.sampler, slot)
         if isinstance(work, ToWrite):
             chat.cached = len(slot.ids)
@@ -180,7 +205,7 @@ class Chats:
     def _continue(self, chat: _Chat, work: ToContinue) -> None:
         """Whoever asks reads the prompt; from there on it is a chat like any."""
         try:
-            begun = work.begin()
+            begun = self._begun(chat, work)
             tokens = int(begun.cache.get_seq_length())
             if tokens >= self._places.capacity:
                 raise TooLongError(tokens, self._places.capacity)
@@ -188,8 +213,16 @@ class Chats:
         except Exception as error:
             self._fail(chat, error)
             return
+        chat.cached = begun.reused
         room = self._room(chat, min(begun.room, work.writing.max_new_tokens))
         self._run(chat, begun.logits_V, room)
+
+    def _begun(self, chat: _Chat, work: ToContinue) -> Begun:
+        self._begins = True
+        try:
+            return work.begin(lambda: self._beside(chat.job))
+        finally:
+            self._begins = False
 
     def _room(self, chat: _Chat, wanted: int) -> int:
         return min(wanted, self._places.capacity - len(chat.slot.ids) - len(chat.unread))

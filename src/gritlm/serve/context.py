@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gritlm.serve import logs, security
 from gritlm.serve.bodies import ClientGoneError
 from gritlm.serve.errors import draining, internal
-from gritlm.serve.paths import API, HEALTH, METRICS
+from gritlm.serve.paths import API, HEALTH, METRICS, endpoint
 from gritlm.serve.service import Service
 
 log = logging.getLogger(__name__)
@@ -27,10 +27,15 @@ class Context:
 
     Args:
         quiet_paths: that are asked for all the time; their lines are for debugging only.
+        page: paths of the page.
     """
 
-    def __init__(self, app: ASGIApp, *, service: Service, quiet_paths: Collection[str]) -> None:
+    def __init__(
+        self, app: ASGIApp, *, service: Service, quiet_paths: Collection[str],
+        page: Collection[str],
+    ) -> None:  # fmt: skip
         self.app, self._service, self._quiet = app, service, frozenset(quiet_paths)
+        self._page = frozenset(page)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -70,7 +75,7 @@ class Context:
             self._service.running -= 1
 
     def _note(self, scope: Scope, status: int, ms: float) -> None:
-        route = getattr(scope.get("route"), "path", None) or "other"
+        route = endpoint(scope["path"], page=self._page)
         self._service.meter.requests.labels(route, str(status)).inc()
         level = logging.DEBUG if scope["path"] in self._quiet else logging.INFO
         method, path = scope["method"], scope.get("raw_path", b"").decode("ascii", "replace")

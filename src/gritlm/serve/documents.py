@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from starlette.responses import Response
 
+from gritlm.errors import InputError
+from gritlm.rag import filters
 from gritlm.rag.answering import Writing as RagWriting
 from gritlm.rag.engine import RagEngine
+from gritlm.rag.passages import Document
 from gritlm.serve import uploads
-from gritlm.serve.errors import ApiError
+from gritlm.serve.errors import ApiError, invalid
 from gritlm.serve.forms import ChatForm
 from gritlm.serve.paths import ANSWER, DOCUMENTS, SEARCH
+from gritlm.serve.reading import Reader
 from gritlm.serve.replies import Part, Tally, json_response
-from gritlm.serve.schemas.rag import AddBody, AnswerBody, SearchBody
+from gritlm.serve.scheduler import Reservation
+from gritlm.serve.schemas.rag import AddBody, AnswerBody, Finding, SearchBody
 from gritlm.serve.service import Service
 from gritlm.serve.spelling import Spelling
 from gritlm.serve.store import Asking, Store
@@ -58,15 +62,20 @@ class Documents:
     """Documents of one store, as the routes use them."""
 
     def __init__(self, engine: RagEngine) -> None:
-        self._store = Store(engine)
+        self._store, self._reader = Store(engine), Reader()
+
+    def close(self) -> None:
+        """Nothing more is read of what was sent."""
+        self._reader.close()
 
     async def answer(self, service: Service, body: AnswerBody) -> Response:
         """Find passages and answer from them."""
+        _require_filter(body)
         name, usage = service.writer(body.model), wants_usage(body.stream, body.stream_options)
         stop = stops(body.stop)
         reading = RagWriting(body.max_tokens, body.temperature, body.top_p, body.seed, stop)
         writing = Writing(body.max_tokens, body.temperature, body.top_p, seed=body.seed, stop=stop)
-        asking = Asking(lambda: self._store.ask(body, reading))
+        asking = Asking(lambda between: self._store.ask(body, reading, between))
         tokens = min(self._store.prompt_tokens(body), service.prompts.limit)
         with service.scheduler.reserve() as place:
             calls = service.calls(ANSWER)
@@ -76,28 +85,37 @@ class Documents:
 
     async def search(self, service: Service, body: SearchBody) -> Response:
         """Find passages."""
+        _require_filter(body)
         name = service.embedder(body.model)
-        found = await service.on_model(SEARCH, lambda _: self._store.search(body))
+        found = await service.on_model(
+            SEARCH, lambda between: self._store.search(body, between), beside=True
+        )
         return json_response({"object": "list", "data": found, "model": name})
 
     async def add(self, service: Service, body: AddBody) -> Response:
         """Read, cut, embed and keep documents."""
         self._store.require_writing()
-        found, skipped = await asyncio.to_thread(uploads.documents, body)
+        with service.scheduler.reserve() as place:
+            found, skipped = await service.off_loop_slowly(uploads.documents, body, self._reader)
+            added = await self._added(service, found, place)
+        unread = {each["name"] for each in added["skipped"]}
+        added["skipped"] = [*skipped, *added["skipped"]]
+        ids = [document.id for document in found if document.id not in unread]
+        return json_response({"object": "rag.documents.added", "ids": ids, **added})
 
+    async def _added(
+        self, service: Service, found: list[Document], place: Reservation
+    ) -> dict[str, Any]:
         def run(between: Callable[[], None]) -> dict[str, Any]:
             return self._store.add(found, between)
 
         size = sum(len(document.text) for document in found) // _CHARACTERS
-        added = await service.on_model(DOCUMENTS, run, tokens=size)
-        added["skipped"] = [*skipped, *added["skipped"]]
-        ids = [document.id for document in found]
-        return json_response({"object": "rag.documents.added", "ids": ids, **added})
+        return await service.on_model(DOCUMENTS, run, tokens=size, place=place)
 
     async def listed(self, service: Service, *, after: str | None, limit: int) -> Response:
         """What is stored."""
         found = await service.on_model(
-            DOCUMENTS, lambda _: self._store.all(after=after, limit=limit)
+            DOCUMENTS, lambda _: self._store.all(after=after, limit=limit), beside=True
         )
         return json_response(found)
 
@@ -112,3 +130,15 @@ class Documents:
             )  # fmt: skip
         gone = {"id": document_id, "object": "rag.document.deleted", "deleted": True}
         return json_response({**gone, "passages": passages})
+
+
+def _require_filter(body: Finding) -> None:
+    """
+    Raises:
+        ApiError: for a filter that cannot be searched by.
+    """
+    if body.filter is not None:
+        try:
+            filters.condition(body.filter)
+        except InputError as error:
+            raise invalid(str(error), param="filter") from None

@@ -14,11 +14,13 @@ import torch
 from numpy.typing import NDArray
 from starlette.responses import Response
 
-from gritlm.lm.generator import prefill, prefix_cache
+from gritlm.lm.generator import prefix_cache
 from gritlm.lm.gritlm import GritLM
 from gritlm.lm.precision import truncated
 from gritlm.lm.tokens import Prompt
 from gritlm.rag.parity import blocks_of
+from gritlm.rag.turns import Between, paced
+from gritlm.rag.turns import read as read_pieces
 from gritlm.serve.errors import invalid, too_long
 from gritlm.serve.paths import EMBEDDINGS, RERANK
 from gritlm.serve.prompts import Ids
@@ -105,9 +107,9 @@ async def _likelihoods(
         words = [service.prompts.first_id(word) for word in ("Yes", "No")]
 
         def run(between: Callable[[], None]) -> list[float]:
-            scores = []
+            scores, pause = [], paced(between)
             for passage in passages:
-                scores.append(likelihood(service.model, passage, tail, words))
+                scores.append(likelihood(service.model, passage, tail, words, pause))
                 between()
             return scores
 
@@ -118,11 +120,17 @@ async def _likelihoods(
     return found, read
 
 
-def likelihood(model: GritLM, passage: Prompt, tail: Ids, words: Sequence[int]) -> float:
+def likelihood(
+    model: GritLM, passage: Prompt, tail: Ids, words: Sequence[int], pause: Between | None = None
+) -> float:
     """Probability of the first of two tokens against the other, behind a passage that was read as
-    it is embedded, and a question about it."""
-    blocks = blocks_of(model.lm, [passage.ids], causal=False)
-    logits_V = prefill(model.lm, prefix_cache(model.lm, blocks, room=len(tail)), tail)
+    it is embedded, and a question about it.
+
+    Args:
+        pause: called between layers, for who shares the model's thread.
+    """
+    blocks = blocks_of(model.lm, [passage.ids], causal=False, pause=pause)
+    logits_V = read_pieces(model.lm, prefix_cache(model.lm, blocks, room=len(tail)), tail, pause)
     yes, no = (float(logits_V[word]) for word in words)
     return 1 / (1 + exp(min(700.0, no - yes)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
@@ -13,7 +14,10 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from gritlm.errors import GritLMError, InputError, ModeError, UnknownArgumentError
-from gritlm.serve.problems import DrainingError, OverloadedError, TooLongError
+from gritlm.serve.logs import REQUEST_ID
+from gritlm.serve.problems import CutOffError, DrainingError, OverloadedError, TooLongError
+
+log = logging.getLogger(__name__)
 
 INVALID, SERVER, LIMIT = "invalid_request_error", "server_error", "rate_limit_error"
 _RETRY_ELSEWHERE_S = 5
@@ -83,6 +87,22 @@ def draining() -> ApiError:
     )  # fmt: skip
 
 
+def crowded() -> ApiError:
+    """One connection more than there may be."""
+    return ApiError(
+        503, "The server has as many connections as it takes; try again", code="overloaded",
+        type=SERVER, headers={"Retry-After": "1"},
+    )  # fmt: skip
+
+
+def cut_off() -> ApiError:
+    """Other than :func:`draining`: the request was taken, and may have had its effect."""
+    return ApiError(
+        503, "The server was shut down before this request had ended; look at what it came to, "
+        "or ask again", code="interrupted", type=SERVER,
+    )  # fmt: skip
+
+
 def as_api_error(error: GritLMError) -> ApiError:
     """What a client is told about an error of the library."""
     if isinstance(error, ApiError):
@@ -92,6 +112,8 @@ def as_api_error(error: GritLMError) -> ApiError:
         return ApiError(
             429, str(error), code="rate_limit_exceeded", type=LIMIT, headers={"Retry-After": wait}
         )
+    if isinstance(error, CutOffError):
+        return cut_off()
     if isinstance(error, DrainingError):
         return draining()
     if isinstance(error, TooLongError):
@@ -100,7 +122,8 @@ def as_api_error(error: GritLMError) -> ApiError:
         return invalid(str(error), param="model", code="unsupported_value")
     if isinstance(error, InputError | UnknownArgumentError):
         return invalid(str(error))
-    return ApiError(500, str(error), code="internal_error", type=SERVER)
+    log.error("a request failed", exc_info=error)  # it may name paths of ours
+    return internal(REQUEST_ID.get())
 
 
 def from_validation(errors: Sequence[Mapping[str, Any]]) -> ApiError:

@@ -6,11 +6,12 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from weakref import WeakSet
 
 from gritlm.serve.limits import Limits
-from gritlm.serve.problems import DrainingError, OverloadedError
-from gritlm.serve.work import Event, ToWrite, Work
+from gritlm.serve.problems import DrainingError, OverloadedError, TooManyError
+from gritlm.serve.work import Event, Failed, ToWrite, Work
 
 log = logging.getLogger(__name__)
 
@@ -24,13 +25,16 @@ class Job:
     """A request on its way through the scheduler.
 
     Attributes:
+        number: of the works of one request that came before it.
         cancelled: nobody wants what it comes to.
+        begun: when the model began with it (``time.monotonic``); None before.
         waiting_tokens: that the model has not begun to read.
     """
 
-    def __init__(self, work: Work, deliver: Deliver) -> None:
-        self.work, self.deliver = work, deliver
+    def __init__(self, work: Work, deliver: Deliver, *, number: int = 0) -> None:
+        self.work, self.deliver, self.number = work, deliver, number
         self.arrived, self.cancelled, self.waits = time.monotonic(), False, True
+        self.begun: float | None = None
         self.waiting_tokens = tokens_of(work)
 
     def send(self, event: Event) -> None:
@@ -62,6 +66,7 @@ class Inbox:
         self._reserved = self._waiting = self._tokens = 0
         self._draining = self._closed = self._disturbed = False
         self._taken: deque[tuple[float, int]] = deque()
+        self._known: WeakSet[Job] = WeakSet()
         self.started, self.queue_s = 0, 0.0
 
     @property
@@ -79,39 +84,50 @@ class Inbox:
         with self._wake:
             return self._draining and not self._reserved and not self._arrived
 
-    def reserve(self) -> None:
-        """Count a request that is on its way.
+    def reserve(self, count: int = 1) -> None:
+        """Count works of a request that is on its way: all of them or none.
 
         Raises:
-            OverloadedError: when as many requests or tokens wait as may.
+            TooManyError: for more than may ever wait.
+            OverloadedError: when as many works or tokens wait as may.
             DrainingError: when nothing new is taken.
         """
         with self._wake:
-            self._admit(0)
-            self._reserved += 1
+            self._admit(count)
+            self._reserved += count
 
-    def release(self) -> None:
-        """The request that was announced does not come."""
+    def release(self, count: int = 1) -> None:
+        """The works that were announced do not come."""
         with self._wake:
-            self._reserved -= 1
-            self._disturbed = True  # who drains waits for this too
-            self._wake.notify_all()
+            self._withdraw(count)
 
-    def put(self, job: Job) -> None:
-        """In the place of a request that was announced: it comes now, and draining does not
-        refuse it.
+    def put(self, jobs: Sequence[Job]) -> None:
+        """In the places that were announced: they come now, and draining does not refuse them.
 
         Raises:
-            OverloadedError: when as many tokens wait as may; the announcement is withdrawn.
+            OverloadedError: when as many tokens wait as may; the announcement is withdrawn, and
+                none of them is taken.
             DrainingError: when the thread is gone.
         """
         with self._wake:
-            self._reserved -= 1
-            if self._closed:
-                raise DrainingError("the server is shut down")
-            self._refuse_overload(job.waiting_tokens)
-            self._waiting += 1
-            self._tokens += job.waiting_tokens
+            self._withdraw(len(jobs))
+            self._refuse_closed()
+            tokens = sum(job.waiting_tokens for job in jobs)
+            self._refuse_overload(tokens)
+            self._waiting += len(jobs)
+            self._tokens += tokens
+            self._arrived.extend(jobs)
+            self._known.update(jobs)
+
+    def put_aside(self, job: Job) -> None:
+        """What is no request of a client, and counts as none.
+
+        Raises:
+            DrainingError: when the thread is gone.
+        """
+        with self._wake:
+            self._refuse_closed()
+            job.waits, job.waiting_tokens = False, 0
             self._arrived.append(job)
             self._wake.notify_all()
 
@@ -127,6 +143,8 @@ class Inbox:
         """The model reads so many tokens of a request."""
         with self._wake:
             now = time.monotonic()
+            if job.begun is None:
+                job.begun = now
             if job.waits:
                 job.waits = False
                 self._waiting -= 1
@@ -166,6 +184,16 @@ class Inbox:
             self._arrived.clear()
             return jobs
 
+    def abandon(self, error: Exception) -> None:
+        """All who still wait for the model's thread, which does not answer, are told; who has got
+        everything is not there any more."""
+        with self._wake:
+            self._draining = self._closed = True
+            known = list(self._known)
+        for job in known:
+            job.send(Failed(error))
+            job.cancelled = True
+
     def sleep(self, until: float | None = None) -> None:
         """Until something arrives or changes.
 
@@ -177,12 +205,24 @@ class Inbox:
             if not self._arrived and not self._disturbed:
                 self._wake.wait(left)
 
-    def _admit(self, tokens: int) -> None:
+    def _admit(self, count: int) -> None:
+        limit = self._limits.max_waiting
         if self._draining:
             raise DrainingError("the server is shutting down and takes nothing new")
-        if self.waiting >= self._limits.max_waiting:
-            raise self._overload(f"{self.waiting} requests", self._limits.max_waiting)
-        self._refuse_overload(tokens)
+        if count > limit:
+            raise TooManyError(count, limit)
+        if self.waiting + count > limit:
+            raise self._overload(f"{self.waiting} requests", limit)
+        self._refuse_overload(0)
+
+    def _withdraw(self, count: int) -> None:
+        self._reserved -= count
+        self._disturbed = True  # who drains waits for this too
+        self._wake.notify_all()
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise DrainingError("the server is shut down")
 
     def _refuse_overload(self, tokens: int) -> None:
         limit = self._limits.max_waiting_tokens

@@ -1,14 +1,15 @@
 """What the thread that owns the model does, turn by turn.
 
 A turn is one step of all running chats, a part of the prompts that wait, and one batch of texts to
-embed or one other piece of work. While a batch is read, chats go on between its layers.
+embed or one other piece of work. While a batch is read, chats go on between its layers. While
+other work or the prompt of an answer from documents is read, chats, texts and short work go on
+where it lets them.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections import deque
 
 import torch
 
@@ -16,9 +17,10 @@ from gritlm.lm.gritlm import GritLM
 from gritlm.serve.chats import Chats
 from gritlm.serve.inbox import Inbox, Job
 from gritlm.serve.places import Places
-from gritlm.serve.problems import DrainingError
-from gritlm.serve.texts import NobodyWantsItError, Texts
-from gritlm.serve.work import Done, Failed, ToContinue, ToDo, ToEmbed, ToWrite
+from gritlm.serve.problems import CutOffError, NobodyWantsItError
+from gritlm.serve.texts import Texts
+from gritlm.serve.work import Failed, ToContinue, ToDo, ToEmbed, ToWrite
+from gritlm.serve.works import Works
 
 log = logging.getLogger(__name__)
 
@@ -38,10 +40,10 @@ class Loop:
 
     def __init__(self, model: GritLM, inbox: Inbox, places: Places | None, budget: int) -> None:
         self._inbox = inbox
-        self._chats = None if places is None else Chats(model, inbox, places, budget)
+        self._chats = None if places is None else Chats(model, inbox, places, budget, self._beside)
         self._texts = Texts(model, inbox, budget)
-        self._works: deque[tuple[Job, ToDo]] = deque()
-        self._working = self._texts_next = False
+        self._works = Works(inbox)
+        self._embedding = self._texts_next = False
         self._chats_ended = self._chats_took = self._paused = 0.0
         self.deadline = float("inf")
         self.looked: float | None = None
@@ -51,7 +53,7 @@ class Loop:
     def running(self) -> int:
         """Requests that the model works on."""
         chats = 0 if self._chats is None else self._chats.running
-        return chats + self._texts.reading + self._working
+        return chats + self._texts.reading + self._works.running
 
     @property
     def steps(self) -> int:
@@ -88,10 +90,11 @@ class Loop:
                 case ToEmbed() as work:
                     self._texts.add(job, work)
                 case ToDo() as work:
-                    self._works.append((job, work))
+                    self._works.add(job, work)
                 case ToWrite() | ToContinue() as work:
                     assert self._chats is not None, "refused where it was handed in"
                     self._chats.add(job, work)
+        self._works.forget_cancelled()
 
     def _guarded_turn(self) -> None:
         try:
@@ -112,14 +115,19 @@ class Loop:
         """Texts and other work take turns."""
         if self._works and not (self._texts_next and self._texts):
             self._texts_next = True
-            self._work(*self._works.popleft())
+            self._works.turn(self._beside)
         else:
             self._texts_next = False
             self._embed()
 
     def _embed(self) -> None:
-        self._paused = time.perf_counter()
-        self._texts.turn(self._pause)
+        if self._embedding:  # within a batch, in which somebody begins a prompt
+            return
+        self._embedding, self._paused = True, time.perf_counter()
+        try:
+            self._texts.turn(self._pause)
+        finally:
+            self._embedding = False
 
     def _pause(self) -> None:
         """Between layers: chats, before as much time has gone by as their last turn took."""
@@ -132,52 +140,38 @@ class Loop:
                 self._chats_turn()
             self._paused = time.perf_counter()
 
-    def _work(self, job: Job, work: ToDo) -> None:
-        def between() -> None:
-            if job.cancelled:
-                raise NobodyWantsItError
-            self._look()
-            self._refuse_late()
+    def _beside(self, job: Job) -> None:
+        """Where the work of a job lets others go on."""
+        self._look()
+        if job.cancelled:
+            raise NobodyWantsItError
+        self._refuse_late()
+        with torch.inference_mode(False):  # others expect the usual mode
             self._chats_turn()
             self._embed()
-
-        self._inbox.begun(job, work.tokens)
-        if job.cancelled:
-            return
-        self._working = True
-        try:
-            job.send(Done(work.run(between)))
-        except NobodyWantsItError:
-            log.info("a piece of work was cancelled while it ran")
-        except Exception as error:
-            job.send(Failed(error))
-        finally:
-            self._working = False
+            self._works.turn_beside(self._beside)
 
     def _refuse_late(self) -> None:
         if self._late:
             self.left_over = True
-            raise _shut_down()
+            raise cut_off()
 
     def _fail(self, error: Exception) -> None:
         if self._chats is not None:
             self._chats.fail(error)
         self._texts.fail(error)
-        for job, _ in self._works:
-            self._inbox.dropped(job)
-            job.send(Failed(error))
-        self._works.clear()
+        self._works.fail(error)
 
     def _end(self) -> None:
         """Nobody is left without an answer."""
         for job in self._inbox.close():
             self._inbox.dropped(job)
-            job.send(Failed(_shut_down()))
+            job.send(Failed(cut_off()))
             self.left_over = True
         self.left_over |= self._busy
-        self._fail(_shut_down())
+        self._fail(cut_off())
         self.looked = None
 
 
-def _shut_down() -> DrainingError:
-    return DrainingError("the server was shut down before this request had ended")
+def cut_off() -> CutOffError:
+    return CutOffError("the server was shut down before this request had ended")

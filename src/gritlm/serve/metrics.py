@@ -44,7 +44,7 @@ class Meter:
             "e2e_request_latency_seconds", "From arrival to the end of the answer.", _SECONDS
         )
         self.queue_time = self._histogram(
-            "request_queue_time_seconds", "From arrival until the prompt was read.", _SECONDS
+            "request_queue_time_seconds", "From arrival until the model began with it.", _SECONDS
         )
         self._registry.register(_Gauges(stats))
 

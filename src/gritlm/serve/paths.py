@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 EMBEDDINGS = "/v1/embeddings"
@@ -14,4 +16,24 @@ TOKENIZE, DETOKENIZE = "/tokenize", "/detokenize"
 HEALTH, LIVE, METRICS = "/health", "/health/live", "/metrics"
 SCHEMA = "/openapi.json"
 
+KNOWN = frozenset(
+    {
+        CHAT, COMPLETIONS, EMBEDDINGS, RERANK, MODELS, DOCUMENTS, SEARCH, ANSWER, TOKENIZE,
+        DETOKENIZE, HEALTH, LIVE, METRICS, SCHEMA,
+    }
+)  # fmt: skip
+NAMED = {MODELS + "/": MODELS + "/{name}", DOCUMENTS + "/": DOCUMENTS + "/{document_id}"}
+
 API = ("/v1/", TOKENIZE, DETOKENIZE)  # what all others of it begin with
+
+
+def endpoint(path: str, *, page: Collection[str]) -> str:
+    """What a path is counted under: one of a few names, whatever clients ask for.
+
+    Args:
+        page: paths of the page, which count as one.
+    """
+    if path in KNOWN:
+        return path
+    named = next((name for start, name in NAMED.items() if path.startswith(start)), None)
+    return named or ("/" if path in page else "other")

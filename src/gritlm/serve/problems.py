@@ -21,6 +21,24 @@ class DrainingError(GritLMError):
     """The server is on its way out: it takes nothing new, or its time to end work is over."""
 
 
+class NobodyWantsItError(Exception):
+    """Those for whom something was read were cancelled meanwhile."""
+
+
+class TooManyError(InputError):
+    """A request for more answers than may ever wait."""
+
+    def __init__(self, answers: int, limit: int) -> None:
+        super().__init__(
+            f"the request is for {answers} answers (prompts times n), the server takes at most "
+            f"{limit} at once; ask in several requests, or start it with a larger --max-waiting"
+        )
+
+
+class CutOffError(DrainingError):
+    """The time to end work is over, and this work was taken: it may have had its effect."""
+
+
 class TooLongError(InputError):
     """A prompt that can never fit.
 

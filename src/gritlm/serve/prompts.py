@@ -35,12 +35,16 @@ class Prompts:
         """A conversation, up to where its answer begins.
 
         Raises:
-            InputError: for one that the model's template does not take.
+            ApiError: for one that the model's template does not take.
         """
         try:
             return tuple(chat_ids(self.tokens, messages, template=self._settings.template))
         except TemplateError as error:
-            raise InputError(f"the model's chat template does not take this: {error}") from None
+            raise invalid(
+                f"the model's chat template does not take this: {error}", param="messages"
+            ) from None
+        except InputError as error:
+            raise invalid(f"'messages': {error}", param="messages") from None
 
     def plain(self, items: Sequence[Item]) -> list[Ids]:
         """Prompts to complete, as texts or as ids that are read as they are."""
@@ -68,6 +72,7 @@ class Prompts:
         header, ending = gritlm_instruction(instruction), self._settings.embed_eos
         texts = [item for item in items if isinstance(item, str)]
         room = sys.maxsize if most is None else most
+        self._require_header_room(room, header)
         if len(texts) == len(items):
             made, _ = self.tokens.for_embedding(
                 texts, max_length=room, instruction=header, end=ending
@@ -144,20 +149,27 @@ class Prompts:
 
     def _framed(self, ids: Ids, room: int, header: str) -> Prompt:
         """Ids where the text of an embedding prompt stands."""
+        head, tail = self._frame(header)
+        whole = [*head, *ids[: room - len(head) - len(tail)], *tail]
+        return Prompt(whole, pooled=(len(head), len(whole)))
+
+    def _frame(self, header: str) -> tuple[list[int], list[int]]:
+        """Ids before the pooled ones, and those behind the text."""
         (frame,), _ = self.tokens.for_embedding(
             ["a"], max_length=sys.maxsize, instruction=header, end=self._settings.embed_eos
         )
         start = frame.pooled[0]
-        head, rest = frame.ids[:start], frame.ids[start:]
-        tail = rest[len(self.tokens.pieces(["a"], first=False)[0]) :]
-        left = room - len(head) - len(tail)
-        if left < 1:
+        text = self.tokens.pieces(["a"], first=False)[0]
+        return frame.ids[:start], frame.ids[start + len(text) :]
+
+    def _require_header_room(self, room: int, header: str) -> None:
+        head, tail = self._frame(header)
+        if room <= len(head) + len(tail):
             raise invalid(
-                f"the instruction takes {len(head)} of {room} tokens and leaves no room",
+                f"truncate_prompt_tokens={room}, and the instruction takes "
+                f"{len(head) + len(tail)} tokens; expected more than that",
                 param="truncate_prompt_tokens",
             )
-        whole = [*head, *ids[:left], *tail]
-        return Prompt(whole, pooled=(start, len(whole)))
 
     def _require_room(self, made: Sequence[Prompt], param: str) -> None:
         for index, prompt in enumerate(made):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gritlm.errors import InputError
@@ -12,7 +13,7 @@ from gritlm.lm.texts import at_least_one
 from gritlm.serve.answer import sampler_of
 from gritlm.serve.inbox import Deliver, Inbox, Job
 from gritlm.serve.limits import Limits
-from gritlm.serve.loop import Loop
+from gritlm.serve.loop import Loop, cut_off
 from gritlm.serve.places import Places, places
 from gritlm.serve.problems import TooLongError
 from gritlm.serve.work import (
@@ -22,6 +23,7 @@ from gritlm.serve.work import (
     Failed,
     Started,
     ToContinue,
+    ToDo,
     ToEmbed,
     ToWrite,
     Work,
@@ -38,6 +40,8 @@ __all__ = [
     "Stats",
     "Ticket",
 ]
+
+_PATIENCE_S = 1.0  # for a thread in the middle of something
 
 
 @dataclass(frozen=True)
@@ -69,10 +73,15 @@ class Stats:
 
 
 class Ticket:
-    """A request that was taken."""
+    """A work that was taken."""
 
     def __init__(self, job: Job, inbox: Inbox) -> None:
         self._job, self._inbox = job, inbox
+
+    @property
+    def begun(self) -> float | None:
+        """When the model began with it (``time.monotonic``); None before."""
+        return self._job.begun
 
     def cancel(self) -> None:
         """Nobody wants the rest: its slot is free within one step, and no event follows."""
@@ -81,25 +90,31 @@ class Ticket:
 
 
 class Reservation:
-    """A request that counts as waiting before it is there; leaving the context gives it back."""
+    """Works of one request that count as waiting before they are there; leaving the context gives
+    their places back."""
 
-    def __init__(self, scheduler: Scheduler, inbox: Inbox) -> None:
-        self._scheduler, self._inbox, self._open = scheduler, inbox, True
+    def __init__(self, scheduler: Scheduler, inbox: Inbox, count: int) -> None:
+        self._scheduler, self._inbox = scheduler, inbox
+        self._count, self._open = count, True
 
-    def submit(self, work: Work, deliver: Deliver) -> Ticket:
-        """Turn it into a request; see :meth:`Scheduler.submit`. It can be turned once."""
-        assert self._open, "a reservation is turned into one request"
-        self._scheduler.check(work)
+    def submit(self, works: Sequence[Work], deliver: Sequence[Deliver]) -> list[Ticket]:
+        """Turn it into works, all of them or none; see :meth:`Scheduler.submit`. It can be turned
+        once."""
+        assert self._open, "it is turned once"
+        assert len(works) == self._count, "each place is turned into one work"
+        for work in works:
+            self._scheduler.check(work)
         self._open = False
-        job = Job(work, deliver)
-        self._inbox.put(job)
-        return Ticket(job, self._inbox)
+        pairs = zip(works, deliver, strict=True)
+        jobs = [Job(work, told, number=number) for number, (work, told) in enumerate(pairs)]
+        self._inbox.put(jobs)
+        return [Ticket(job, self._inbox) for job in jobs]
 
     def release(self) -> None:
         """The request does not come; harmless when it came."""
         if self._open:
             self._open = False
-            self._inbox.release()
+            self._inbox.release(self._count)
 
     def __enter__(self) -> Reservation:
         return self
@@ -140,9 +155,10 @@ class Scheduler:
         self._thread.start()
 
     def stop(self, *, deadline_s: float = 0.0) -> bool:
-        """Take nothing new, end what was taken, and join the thread.
+        """Take nothing new, end what was taken, and wait for the thread's end.
 
-        What has not ended within the deadline gets ``Failed(DrainingError)``.
+        What has not ended within the deadline gets ``Failed(CutOffError)``, from us where the
+        thread does not look at its queue within a second more: see :attr:`ended`.
 
         Returns:
             Whether all of it ended in time.
@@ -151,8 +167,15 @@ class Scheduler:
             return True
         self._loop.deadline = time.monotonic() + deadline_s
         self._inbox.drain()
-        self._thread.join()
-        return not self._loop.left_over
+        self._thread.join(deadline_s + _PATIENCE_S)
+        if not self.ended:
+            self._inbox.abandon(cut_off())
+        return self.ended and not self._loop.left_over
+
+    @property
+    def ended(self) -> bool:
+        """Whether no thread of it uses the model."""
+        return self._thread is None or not self._thread.is_alive()
 
     def submit(self, work: Work, deliver: Deliver) -> Ticket:
         """Take a request, from any thread.
@@ -170,17 +193,28 @@ class Scheduler:
             ModeError: when the model was loaded for the other job.
         """
         with self.reserve() as place:
-            return place.submit(work, deliver)
+            return place.submit([work], [deliver])[0]
 
-    def reserve(self) -> Reservation:
-        """Count a request that is on its way, from any thread.
+    def submit_aside(self, work: ToDo, deliver: Deliver) -> Ticket:
+        """Take what is no request of a client, such as a probe: it counts as none.
 
         Raises:
+            DrainingError: when the scheduler has stopped.
+        """
+        job = Job(work, deliver)
+        self._inbox.put_aside(job)
+        return Ticket(job, self._inbox)
+
+    def reserve(self, count: int = 1) -> Reservation:
+        """Count works of a request that is on its way, from any thread: all of them or none.
+
+        Raises:
+            TooManyError: for more than may ever wait.
             OverloadedError: when as much waits as may.
             DrainingError: when the scheduler is being stopped.
         """
-        self._inbox.reserve()
-        return Reservation(self, self._inbox)
+        self._inbox.reserve(count)
+        return Reservation(self, self._inbox, count)
 
     def check(self, work: Work) -> None:
         """Refuse what can be seen to be wrong beforehand; as :meth:`submit`."""

@@ -86,6 +86,51 @@ class RequireHost:
             await error.response()(scope, receive, send)
 
 
+class RequireOwnPage:
+    """Refuses what a web page of another origin may send without being allowed to: browsers say
+    where a page is from, and ask beforehand when it sends JSON.
+
+    Args:
+        origins: pages that are allowed; ``*`` for all.
+    """
+
+    def __init__(self, app: ASGIApp, *, origins: Collection[str]) -> None:
+        self.app, self._origins = app, frozenset(origins)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        error = self._problem(scope) if scope["type"] == "http" else None
+        if error is None:
+            await self.app(scope, receive, send)
+        else:
+            await error.response()(scope, receive, send)
+
+    def _problem(self, scope: Scope) -> ApiError | None:
+        if scope["method"] in ("GET", "HEAD", "OPTIONS"):
+            return None
+        headers = Headers(scope=scope)
+        origin = headers.get("origin")
+        if origin is not None and not self._knows(origin, headers.get("host", "")):
+            return ApiError(
+                403, f"Pages of {origin[:100]!r} may not use this server; start it with "
+                "--cors-origin to let them in", code="unknown_origin",
+            )  # fmt: skip
+        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if _has_body(headers) and kind != "application/json":
+            return ApiError(
+                415, f"The body's Content-Type is {kind[:100]!r}; send it with Content-Type: "
+                "application/json", code="unsupported_media_type",
+            )  # fmt: skip
+        return None
+
+    def _knows(self, origin: str, host: str) -> bool:
+        own = origin.partition("://")[2].lower()
+        return bool(own and own == host.strip().lower()) or bool({origin, "*"} & self._origins)
+
+
+def _has_body(headers: Headers) -> bool:
+    return "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
+
+
 def host_name(header: str) -> str:
     """``[::1]:8000`` -> ``::1``."""
     header = header.strip().lower()

@@ -17,6 +17,7 @@ import uvicorn
 from gritlm.errors import InputError
 from gritlm.lm.gritlm import GritLM
 from gritlm.serve.app import create_app
+from gritlm.serve.connections import Sweep, protocol
 from gritlm.serve.limits import Limits
 from gritlm.serve.scheduler import Scheduler
 from gritlm.serve.service import Service
@@ -24,6 +25,7 @@ from gritlm.serve.settings import Settings
 
 log = logging.getLogger(__name__)
 
+_TICKS = 5  # of a tenth of a second, from one look at the connections to the next
 _LEAVING_S = 5  # for clients that read slowly, once their answers are complete
 
 
@@ -63,7 +65,8 @@ def bound(settings: Settings) -> socket.socket:
 def running(
     model: GritLM, settings: Settings, limits: Limits, store: StoreAt | None = None
 ) -> Iterator[Service]:
-    """A service whose model's thread runs; all of it has ended afterwards."""
+    """A service whose model's thread runs. All of it has ended afterwards, but for a thread that
+    does not end in time: with it the store stays as it is, as after a crash."""
     scheduler = Scheduler(model, limits)
     engine = None
     if store is not None:
@@ -89,7 +92,7 @@ def running(
             scheduler.stop()
             service.close()
     finally:
-        if engine is not None:
+        if engine is not None and scheduler.ended:
             engine.close()
 
 
@@ -108,6 +111,7 @@ class Server(uvicorn.Server):
                 host=settings.host,
                 port=settings.port,
                 loop="asyncio",
+                http=protocol(settings.max_connections),
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -119,6 +123,7 @@ class Server(uvicorn.Server):
         )
         self._service, self._told = service, told
         self._until: float | None = None
+        self._sweep = Sweep()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -144,13 +149,21 @@ class Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         if self._until is not None:
             self.should_exit |= not self._service.running or time.monotonic() >= self._until
+        if counter % _TICKS == 0:
+            self._sweep(self.server_state.connections, draining=self._until is not None)  # type: ignore[arg-type]
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if left := self._service.running:
             log.warning("%d requests did not end in time", left)
-        await asyncio.to_thread(self._service.scheduler.stop)  # it tells them
+        scheduler = self._service.scheduler
+        await asyncio.to_thread(scheduler.stop)  # it tells them
+        if not scheduler.ended:
+            log.warning("the model's thread is in the middle of something and is left behind")
         await super().shutdown(sockets)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        await asyncio.sleep(0)  # they are closed there
 
 
 def address(listening: socket.socket) -> str:
@@ -162,11 +175,16 @@ def address(listening: socket.socket) -> str:
 def serve(
     model: GritLM, sock: socket.socket, settings: Settings, limits: Limits, *,
     store: StoreAt | None = None, told: Callable[[Service, str], None],
-) -> None:  # fmt: skip
+) -> bool:  # fmt: skip
     """Serve on a socket until SIGTERM or ctrl-C.
 
     Args:
         told: is handed the service and its address once it listens.
+
+    Returns:
+        Whether all has ended; else a thread is in the middle of something, and the process should
+        leave without waiting for it.
     """
     with running(model, settings, limits, store) as service:
         Server(service, lambda where: told(service, where)).run(sockets=[sock])
+    return service.scheduler.ended

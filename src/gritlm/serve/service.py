@@ -5,21 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from time import time
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from uuid import uuid4
-
-import torch
 
 from gritlm.lm.gritlm import GritLM
 from gritlm.serve.calls import Calls
 from gritlm.serve.errors import ApiError, invalid, no_model
 from gritlm.serve.metrics import Meter
-from gritlm.serve.paths import HEALTH
-from gritlm.serve.problems import OverloadedError
+from gritlm.serve.probe import Probe
 from gritlm.serve.prompts import Prompts
-from gritlm.serve.scheduler import Scheduler
+from gritlm.serve.scheduler import Reservation, Scheduler
 from gritlm.serve.settings import Settings
 from gritlm.serve.spelling import Spelling
 from gritlm.serve.work import ToDo
@@ -55,32 +51,49 @@ class Service:
         self.created, self.fingerprint = int(time()), model.lm.fingerprint
         self.draining, self.running = False, 0
         self._documents = documents
+        self._probe = Probe(model, scheduler, settings.health_timeout_s)
         self._pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="gritlm-tokenize")
+        self._readers = ThreadPoolExecutor(1, thread_name_prefix="gritlm-uploads")
 
     def close(self) -> None:
-        """End the threads that tokenize."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """End the threads that tokenize and read files."""
+        if self._documents is not None:
+            self._documents.close()
+        for pool in (self._pool, self._readers):
+            pool.shutdown(wait=True, cancel_futures=True)
 
     async def off_loop(self, call: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
         """Run in one of the threads, so that the event loop goes on."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._pool, lambda: call(*args, **options))
 
+    async def off_loop_slowly(self, call: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
+        """As :meth:`off_loop`, one at a time: files may take long, and nobody else waits."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._readers, lambda: call(*args, **options))
+
     async def on_model(
-        self, endpoint: str, run: Callable[[Callable[[], None]], T], *, tokens: int = 0
-    ) -> T:
+        self, endpoint: str, run: Callable[[Callable[[], None]], T], *, tokens: int = 0,
+        place: Reservation | None = None, beside: bool = False,
+    ) -> T:  # fmt: skip
         """Run on the model's thread, between two steps.
 
         Args:
             run: is handed what it calls now and then in long work.
             tokens: that it reads, about.
+            place: that was kept for it.
+            beside: see :class:`gritlm.serve.work.ToDo`.
         """
-        with self.scheduler.reserve() as place, self.calls(endpoint) as calls:
-            calls.submit(place, [ToDo(run, tokens)])
+        with place or self.scheduler.reserve() as kept, self.calls(endpoint) as calls:
+            calls.submit(kept, [ToDo(run, tokens, beside)])
             return await calls.result()  # type: ignore[return-value]
 
-    def calls(self, endpoint: str) -> Calls:
-        return Calls(self.scheduler, self.meter, endpoint=endpoint)
+    def calls(self, endpoint: str, *, choices: int = 1) -> Calls:
+        """
+        Args:
+            choices: works of one prompt.
+        """
+        return Calls(self.meter, endpoint=endpoint, choices=choices)
 
     def named(self, asked: str | None) -> str:
         """The name under which the model answers.
@@ -138,26 +151,7 @@ class Service:
         Raises:
             ApiError: when it does neither within the time that is set for it.
         """
-        seconds = self.settings.health_timeout_s
-        with suppress(TimeoutError, OverloadedError):
-            async with asyncio.timeout(seconds):
-                await self.on_model(HEALTH, self._read_one)
-                return
-        if self.scheduler.stats().silent_s >= seconds:
-            raise ApiError(
-                503, f"The model did not answer within {seconds:g} seconds", code="unhealthy",
-                type="server_error",
-            )  # fmt: skip
-
-    def _read_one(self, _: Callable[[], None]) -> bool:
-        with torch.inference_mode():
-            ids_BL = torch.zeros(1, 1, dtype=torch.long, device=self.model.device)
-            hidden_BLD = self.model.lm.hidden(ids_BL, causal=True)
-        if not bool(torch.isfinite(hidden_BLD).all()):
-            raise ApiError(
-                503, "The model's states are not finite", code="unhealthy", type="server_error"
-            )
-        return True
+        await self._probe.require_well()
 
 
 def _cannot(what: str, mode: str) -> ApiError:

@@ -30,6 +30,7 @@ class Settings:
         health_timeout_s: in which the model's thread has to answer.
         drain_s: that accepted requests get to end after SIGTERM.
         threads: that tokenize.
+        max_connections: at once, those that wait for their next request among them.
 
     Raises:
         InputError: for a value out of range.
@@ -47,6 +48,7 @@ class Settings:
     health_timeout_s: float = 5.0
     drain_s: float = 30.0
     threads: int = 2
+    max_connections: int = 512
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 65536:
@@ -56,7 +58,8 @@ class Settings:
         for key in self.api_keys:
             if not key or not key.isascii() or not key.isprintable() or " " in key:
                 raise InputError("an API key is empty or has characters that no header takes")
-        for name in ("max_body_bytes", "body_timeout_s", "health_timeout_s", "threads"):
+        numbers = ("max_body_bytes", "body_timeout_s", "health_timeout_s", "threads")
+        for name in (*numbers, "max_connections"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name}={getattr(self, name)}; expected more than 0")
         if not 0 <= self.drain_s < float("inf"):

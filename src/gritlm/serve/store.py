@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from time import perf_counter
@@ -50,14 +51,14 @@ class Store:
 
     def all(self, *, after: str | None, limit: int) -> dict[str, Any]:
         """The documents that come after an id, in the order of their ids."""
-        known = self._engine.documents()
-        rest = [each for each in known if after is None or each.id > after]
+        known = sorted(self._engine.index.known())  # ids only, kept until somebody writes
+        rest = known if after is None else known[bisect_right(known, after) :]
         shown = [
             {
                 "id": each.id, "object": "rag.document", "title": each.title,
                 "passages": each.passages, "metadata": dict(each.metadata),
             }
-            for each in rest[:limit]
+            for each in self._engine.documents(rest[:limit])
         ]  # fmt: skip
         return {
             "object": "list", "data": shown, "total": len(known), "has_more": len(rest) > limit,
@@ -68,16 +69,16 @@ class Store:
         """Forget a document; how many passages it had."""
         return self._engine.delete(document_id)
 
-    def search(self, finding: Finding) -> list[dict[str, Any]]:
+    def search(self, finding: Finding, between: Callable[[], None]) -> list[dict[str, Any]]:
         """Passages, the best first."""
-        hits = self._engine.find(finding.question, search_of(finding))
+        hits = self._engine.find(finding.question, search_of(finding), between=between)
         return [_hit(hit) for hit in hits]
 
-    def ask(self, body: AnswerBody, writing: Writing) -> Asked:
+    def ask(self, body: AnswerBody, writing: Writing, between: Callable[[], None]) -> Asked:
         """Find passages and read the prompt."""
         return self._engine.ask(
             body.question, mode=body.mode, blocks=body.blocks, search=search_of(body),
-            writing=writing,
+            writing=writing, between=between,
         )  # fmt: skip
 
     def prompt_tokens(self, body: AnswerBody) -> int:
@@ -88,13 +89,13 @@ class Store:
 class Asking:
     """One question: read on the model's thread, its trace completed as its answer comes in."""
 
-    def __init__(self, read: Callable[[], Asked]) -> None:
+    def __init__(self, read: Callable[[Callable[[], None]], Asked]) -> None:
         self._read = read
         self._asked: Asked | None = None
         self._began = perf_counter()
 
-    def begin(self) -> Any:
-        self._asked = self._read()
+    def begin(self, between: Callable[[], None]) -> Any:
+        self._asked = self._read(between)
         return self._asked.begun
 
     def note(self, event: Event) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from itertools import islice
+from itertools import islice, zip_longest
 
 import torch
 
@@ -17,25 +17,28 @@ from gritlm.lm.encoder import batches
 from gritlm.lm.gritlm import GritLM
 from gritlm.lm.tokens import Prompt
 from gritlm.serve.inbox import Inbox, Job
+from gritlm.serve.problems import NobodyWantsItError
 from gritlm.serve.work import Done, Failed, ToEmbed
 
 log = logging.getLogger(__name__)
 
 _ROWS = 256  # most texts of a batch
-_WINDOW = 4 * _ROWS  # oldest texts among which those of like size are looked for
-
-
-class NobodyWantsItError(Exception):
-    """All requests of a batch were cancelled while it was read."""
+_WINDOW = 4 * _ROWS  # texts among which those of like size are looked for
 
 
 class _Request:
-    """Texts of one request, and the vectors that are there."""
+    """Texts of one request, and the vectors that are there.
+
+    Attributes:
+        rows: numbers of the texts that wait.
+        left: texts that have no vector yet.
+    """
 
     def __init__(self, job: Job, work: ToEmbed, dimension: int) -> None:
         self.job, self.prompts = job, work.prompts
         with torch.inference_mode(False):  # it may arrive while a batch is read in that mode
             self.vectors_ND = torch.empty(len(work.prompts), dimension)
+        self.rows = deque(range(len(work.prompts)))
         self.left = len(work.prompts)
         self.failed = False
 
@@ -43,12 +46,23 @@ class _Request:
     def wanted(self) -> bool:
         return not self.failed and not self.job.cancelled
 
+    def leave(self, rows: set[int]) -> None:
+        """These wait no more; they are among the first."""
+        kept: list[int] = []
+        while rows:
+            row = self.rows.popleft()
+            if row in rows:
+                rows.remove(row)
+            else:
+                kept.append(row)
+        self.rows.extendleft(reversed(kept))
+
 
 _Row = tuple[_Request, int]
 
 
 class Texts:
-    """First come, first served; only the model's thread may touch it.
+    """Requests take turns; only the model's thread may touch it.
 
     Args:
         budget: tokens of a batch; a longer text is alone in its batch.
@@ -56,30 +70,31 @@ class Texts:
 
     def __init__(self, model: GritLM, inbox: Inbox, budget: int) -> None:
         self._model, self._inbox, self._budget = model, inbox, budget
-        self._rows: deque[_Row] = deque()
+        self._requests: deque[_Request] = deque()  # with rows that wait, in the order of turns
         self.reading = 0  # requests with a text in the batch that is read
 
-    def __len__(self) -> int:
-        return len(self._rows)
+    def __bool__(self) -> bool:
+        return bool(self._requests)
 
     def add(self, job: Job, work: ToEmbed) -> None:
         request = _Request(job, work, self._model.embedding_dimension)
-        if not work.prompts:
+        if work.prompts:
+            self._requests.append(request)
+        else:
             job.send(Done(request.vectors_ND.numpy()))
-        self._rows.extend((request, row) for row in range(len(work.prompts)))
 
     def forget_cancelled(self) -> None:
         """What nobody wants any more is not read."""
-        for request in {id(request): request for request, _ in self._rows}.values():
+        for request in self._requests:
             if not request.wanted:
                 self._inbox.dropped(request.job)
-        self._rows = deque(row for row in self._rows if row[0].wanted)
+        self._requests = deque(request for request in self._requests if request.wanted)
 
     def fail(self, error: Exception) -> None:
         """Nothing that waits is read."""
-        for request, _ in self._rows:
+        for request in self._requests:
             self._fail(request, error)
-        self._rows.clear()
+        self._requests.clear()
 
     def turn(self, pause: Callable[[], None]) -> None:
         """Read one batch.
@@ -88,7 +103,7 @@ class Texts:
             pause: called between layers.
         """
         self.forget_cancelled()
-        if not self._rows:
+        if not self._requests:
             return
         rows = self._next_batch()
         for request, row in rows:
@@ -104,19 +119,34 @@ class Texts:
             self.reading = 0
 
     def _next_batch(self) -> list[_Row]:
-        """The oldest text, and those that stand next to it when all are sorted by length."""
-        window = list(islice(self._rows, _WINDOW))
+        """The first text of whose turn it is, and those that stand next to it when texts of all
+        requests are sorted by length."""
+        window = self._window()
         found = batches(
             [_prompt(row) for row in window], _ROWS, self._budget,
             padded=not self._model.lm.packs,
         )  # fmt: skip
-        taken = set(next(batch for batch in found if 0 in batch))
-        for _ in window:
-            self._rows.popleft()
-        self._rows.extendleft(
-            row for at, row in reversed(list(enumerate(window))) if at not in taken
-        )
-        return [row for at, row in enumerate(window) if at in taken]
+        taken = [window[at] for at in sorted(next(batch for batch in found if 0 in batch))]
+        self._take(taken)
+        return taken
+
+    def _window(self) -> list[_Row]:
+        """Some texts of every request, the first of each before the second of any."""
+        share = -(-_WINDOW // len(self._requests))
+        each = [
+            [(request, row) for row in islice(request.rows, share)] for request in self._requests
+        ]
+        return [row for rows in zip_longest(*each) for row in rows if row is not None]
+
+    def _take(self, taken: Sequence[_Row]) -> None:
+        """They wait no more; whose turn it was is the last one now."""
+        of: dict[_Request, set[int]] = {}
+        for request, row in taken:
+            of.setdefault(request, set()).add(row)
+        for request, rows in of.items():
+            request.leave(rows)
+        self._requests.rotate(-1)
+        self._requests = deque(request for request in self._requests if request.rows)
 
     def _read(self, rows: Sequence[_Row], pause: Callable[[], None]) -> None:
         def looking() -> None:

@@ -54,11 +54,12 @@ class ToContinue:
     cached RAG.
 
     Attributes:
-        begin: reads the prompt and returns its state; it may raise what the client is told.
+        begin: reads the prompt and returns its state; it may raise what the client is told. It is
+            handed ``between``, as :class:`ToDo` is.
         tokens: of the prompt, at most; for admission.
     """
 
-    begin: Callable[[], Begun]
+    begin: Callable[[Callable[[], None]], Begun]
     tokens: int
     writing: Writing
 
@@ -83,10 +84,12 @@ class ToDo:
             chats and embeddings go on there. It raises when the work is to end because nobody
             wants it, or the server shuts down.
         tokens: that it reads, about; for admission.
+        beside: short, and takes no lock of other work: it may run where that lets others go on.
     """
 
     run: Callable[[Callable[[], None]], object]
     tokens: int = 0
+    beside: bool = False
 
 
 @dataclass(frozen=True)

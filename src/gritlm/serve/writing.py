@@ -27,8 +27,9 @@ async def chat(service: Service, body: ChatBody) -> Response:
     name, logprobs = service.writer(body.model), _chat_logprobs(body)
     usage = wants_usage(body.stream, body.stream_options)
     turns = [message.as_turn() for message in body.messages]
-    with service.scheduler.reserve() as place:
-        calls = service.calls(CHAT)
+    choices = body.n or 1
+    with service.scheduler.reserve(choices) as place:
+        calls = service.calls(CHAT, choices=choices)
         ids = await service.off_loop(service.prompts.chat, turns)
         room = service.prompts.room(ids, _most_tokens(body), param="messages")
         works = _works([ids], [room], body, logprobs)
@@ -37,7 +38,7 @@ async def chat(service: Service, body: ChatBody) -> Response:
         service.head("chatcmpl", name, ChatForm.whole_object), service.spelling,
         logprobs=logprobs is not None, usage=usage,
     )  # fmt: skip
-    return await answered(calls, form, works=len(works), choices=len(works), stream=body.stream,
+    return await answered(calls, form, works=choices, choices=choices, stream=body.stream,
                           usage=usage)  # fmt: skip
 
 
@@ -48,8 +49,9 @@ async def complete(service: Service, body: CompletionsBody) -> Response:
     prompts = body.prompt
     if len(prompts) > _MOST_PROMPTS:
         raise invalid(f"{len(prompts)} prompts; expected at most {_MOST_PROMPTS}", param="prompt")
-    with service.scheduler.reserve() as place:
-        calls = service.calls(COMPLETIONS)
+    choices = body.n or 1
+    with service.scheduler.reserve(len(prompts) * choices) as place:
+        calls = service.calls(COMPLETIONS, choices=choices)
         many = await service.off_loop(service.prompts.plain, prompts)
         wanted = _COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens
         rooms = [service.prompts.room(ids, wanted, param="prompt") for ids in many]
@@ -59,7 +61,7 @@ async def complete(service: Service, body: CompletionsBody) -> Response:
         service.head("cmpl", name, CompletionForm.object), service.spelling,
         logprobs=body.logprobs is not None, usage=usage,
     )  # fmt: skip
-    return await answered(calls, form, works=len(works), choices=body.n or 1, stream=body.stream,
+    return await answered(calls, form, works=len(works), choices=choices, stream=body.stream,
                           usage=usage)  # fmt: skip
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Any
+from contextlib import suppress
+from typing import Any, TypeGuard
 
 import orjson
 from fastapi import APIRouter, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from pydantic import BaseModel, ValidationError
 
 from gritlm.serve.schemas.common import ErrorReply
 
@@ -15,6 +18,9 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": ErrorReply, "description": "The request is refused; the message says why."},
     "5XX": {"model": ErrorReply, "description": "The server failed, or is shutting down."},
 }
+
+
+_LARGE = 2**16  # bytes of a body that takes long enough to be noticed by others
 
 
 class _JsonRequest(Request):
@@ -25,15 +31,50 @@ class _JsonRequest(Request):
             self._json = orjson.loads(await self.body())
         return self._json
 
+    async def check(self, model: type[BaseModel]) -> None:
+        """Read and check a large body beside the event loop; the route takes it as it is then.
+
+        Raises:
+            RequestValidationError: for another body.
+        """
+        body = await self.body()
+        if len(body) > _LARGE:
+            off_loop = self.app.state.service.off_loop
+            with suppress(orjson.JSONDecodeError):  # it is told where small ones are
+                self._json = await off_loop(checked, body, model)
+
+
+def checked(body: bytes, model: type[BaseModel]) -> BaseModel:
+    """A body, if it is one.
+
+    Raises:
+        RequestValidationError: for another one.
+    """
+    try:
+        return model.model_validate(orjson.loads(body))
+    except ValidationError as error:
+        errors = error.errors(include_url=False, include_input=False)
+        raise RequestValidationError(
+            [{**each, "loc": ("body", *each["loc"])} for each in errors]
+        ) from None
+
 
 class _JsonRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
+        handle, field = super().get_route_handler(), self.body_field
+        model = None if field is None else field.field_info.annotation
 
         async def handle_strictly(request: Request) -> Response:
-            return await handle(_JsonRequest(request.scope, request.receive))
+            strict = _JsonRequest(request.scope, request.receive)
+            if _is_body(model):
+                await strict.check(model)
+            return await handle(strict)
 
         return handle_strictly
+
+
+def _is_body(model: Any) -> TypeGuard[type[BaseModel]]:
+    return isinstance(model, type) and issubclass(model, BaseModel)
 
 
 def new_router(**options: Any) -> APIRouter:

@@ -12,6 +12,7 @@ from gritlm.serve.paths import DETOKENIZE, MODELS, TOKENIZE
 from gritlm.serve.replies import json_response
 from gritlm.serve.routes.base import new_router
 from gritlm.serve.schemas.models import (
+    MAX_CHARACTERS,
     DetokenizeBody,
     DetokenizeReply,
     ModelReply,
@@ -40,22 +41,15 @@ def routes(service: Service) -> APIRouter:
     async def tokenize(body: TokenizeBody) -> Response:
         """A text or a conversation to token ids."""
         service.named(body.model)
-        ids = await service.off_loop(_ids, service, body)
-        names = [service.spelling.of(token) for token in ids] if body.return_token_strs else None
-        return json_response(
-            {
-                "count": len(ids), "max_model_len": service.prompts.limit, "tokens": ids,
-                "token_strs": names,
-            }
-        )  # fmt: skip
+        with service.scheduler.reserve():
+            return await service.off_loop(_tokenized, service, body)
 
     @router.post(DETOKENIZE, response_model=DetokenizeReply, summary="Detokenize")
     async def detokenize(body: DetokenizeBody) -> Response:
         """Token ids to text."""
         service.named(body.model)
-        ids = service.prompts.known(body.tokens, "'tokens'", param="tokens")
-        text = await service.off_loop(service.prompts.text, ids)
-        return json_response({"prompt": text})
+        with service.scheduler.reserve():
+            return await service.off_loop(_detokenized, service, body)
 
     return router
 
@@ -72,10 +66,32 @@ def _about(service: Service, name: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _tokenized(service: Service, body: TokenizeBody) -> Response:
+    ids = _ids(service, body)
+    names = [service.spelling.of(token) for token in ids] if body.return_token_strs else None
+    return json_response(
+        {
+            "count": len(ids), "max_model_len": service.prompts.limit, "tokens": ids,
+            "token_strs": names,
+        }
+    )  # fmt: skip
+
+
+def _detokenized(service: Service, body: DetokenizeBody) -> Response:
+    ids = service.prompts.known(body.tokens, "'tokens'", param="tokens")
+    return json_response({"prompt": service.prompts.text(ids)})
+
+
 def _ids(service: Service, body: TokenizeBody) -> Sequence[int]:
     if (body.prompt is None) == (body.messages is None):
         raise invalid("give one of 'prompt' and 'messages'", param="prompt")
     if body.messages is not None:
+        size = sum(len(message.text) for message in body.messages)
+        if size > MAX_CHARACTERS:
+            raise invalid(
+                f"the messages have {size:,} characters; expected at most {MAX_CHARACTERS:,}",
+                param="messages",
+            )
         return service.prompts.chat([message.as_turn() for message in body.messages])
     assert body.prompt is not None
     (ids,) = service.prompts.plain([body.prompt])

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from gritlm.serve.schemas.common import (
     Body,
@@ -12,6 +12,7 @@ from gritlm.serve.schemas.common import (
     Hint,
     NoList,
     NoObject,
+    NoTools,
     Off,
     Reply,
     Seed,
@@ -23,34 +24,87 @@ from gritlm.serve.schemas.common import (
     TopP,
     Usage,
     Zero,
+    nothing,
     only,
+    refused,
 )
 from gritlm.serve.settings import MAX_CHOICES
 
-Role = Literal["system", "developer", "user", "assistant"]
-Nothing = Annotated[None, Field(description="Only null: this server has no such thing.")]
+MAX_MESSAGES = 4096
+MAX_PARTS = 1024  # of a message
+NO_TOOLS = "this server does not call tools; leave it out"
+
+
+def _no_tool(role: Any) -> Any:
+    if role in ("tool", "function"):
+        raise refused(
+            "unsupported_value", f"{role!r}: this server does not call tools; put what a tool "
+            "found into a turn of the user",
+        )  # fmt: skip
+    return role
+
+
+Role = Annotated[Literal["system", "developer", "user", "assistant"], BeforeValidator(_no_tool)]
+Nothing = Annotated[
+    None, nothing("this server has no such thing; leave it out"),
+    Field(description="Only null: this server has no such thing."),
+]  # fmt: skip
+NoCall = Annotated[
+    None, nothing(NO_TOOLS), Field(description="Only null: this server does not call tools.")
+]
+NoName = Annotated[
+    None, nothing("this model is not told names of speakers; write it into the content"),
+    Field(description="Only null: the model is not told names of speakers."),
+]  # fmt: skip
 
 
 class TextPart(Body):
-    type: Literal["text"]
+    type: Annotated[
+        str, only("text", why="this server reads text only; expected 'text'"),
+        Field(json_schema_extra={"enum": ["text"]}),
+    ]  # fmt: skip
     text: str
+
+
+def _as_parts(value: Any) -> Any:
+    """A text is one part."""
+    if isinstance(value, str):
+        return [TextPart(type="text", text=value)]
+    if value is None:
+        raise refused(
+            "unsupported_value", "null, as turns that call tools have it; this server does not "
+            "call tools, expected text",
+        )  # fmt: skip
+    if not isinstance(value, list):
+        raise refused("wrong_type", "expected text, or a list of parts with text")
+    return value
+
+
+_PART = {
+    "type": "object", "properties": {"type": {"enum": ["text"]}, "text": {"type": "string"}},
+    "required": ["type", "text"], "additionalProperties": False,
+}  # fmt: skip
+_CONTENT = {"anyOf": [{"type": "string"}, {"type": "array", "items": _PART, "maxItems": MAX_PARTS}]}
+Content = Annotated[
+    list[TextPart], Field(fail_fast=True, max_length=MAX_PARTS), BeforeValidator(_as_parts),
+    WithJsonSchema(_CONTENT),
+]  # fmt: skip
 
 
 class MessageBody(Body):
     """One turn. What answers of this API hold besides their text may come back as null."""
 
     role: Role
-    content: str | list[TextPart]
+    content: Content
+    name: NoName = None
     refusal: Nothing = None
     annotations: NoList | None = None
     audio: Nothing = None
-    function_call: Nothing = None
-    tool_calls: NoList | None = None
+    function_call: NoCall = None
+    tool_calls: NoTools | None = None
 
     @property
     def text(self) -> str:
-        if isinstance(self.content, str):
-            return self.content
         return "".join(part.text for part in self.content)
 
     def as_turn(self) -> dict[str, str]:
@@ -58,14 +112,19 @@ class MessageBody(Body):
         return {"role": role, "content": self.text}
 
 
+Messages = Annotated[
+    list[MessageBody], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)
+]
+
+
 class TextFormat(Body):
-    type: Literal["text"]
+    type: Annotated[str, only("text"), Field(json_schema_extra={"enum": ["text"]})]
 
 
 class ChatBody(Body):
     """OpenAI's, and ``top_k``."""
 
-    messages: list[MessageBody] = Field(min_length=1)
+    messages: Messages
     model: str | None = None
     max_tokens: Tokens | None = None
     max_completion_tokens: Tokens | None = None
@@ -86,12 +145,14 @@ class ChatBody(Body):
     presence_penalty: Zero | None = None
     logit_bias: NoObject | None = None
     metadata: NoObject | None = None
-    modalities: Annotated[list[str], only(["text"])] | None = None
+    modalities: Annotated[list[str], Field(fail_fast=True), only(["text"])] | None = None
     response_format: TextFormat | None = None
     service_tier: Literal["auto", "default"] | None = None
     store: Off | None = None
-    tools: NoList | None = None
-    tool_choice: Literal["none", "auto"] | None = None
+    tools: NoTools | None = None
+    tool_choice: Annotated[
+        str, only("none", "auto", why=NO_TOOLS), Field(json_schema_extra={"enum": ["none", "auto"]})
+    ] | None = None  # fmt: skip
 
 
 class TopLogprob(Reply):

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
+from unicodedata import category
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from gritlm.serve.settings import MAX_STOPS
 
 LONGEST_STOP = 256  # characters
 SEEDS = 2**63
+MAX_FIELDS = 256  # of an object; each unknown one costs time to say so
 
 
 class Body(BaseModel):
@@ -19,6 +28,11 @@ class Body(BaseModel):
     model_config = ConfigDict(
         extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=()
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bounded(cls, given: Any) -> Any:
+        return bounded(given)
 
 
 class Reply(BaseModel):
@@ -43,22 +57,57 @@ def refused(type: str, message: str) -> PydanticCustomError:
     return PydanticCustomError(type, "{told}", {"told": message})
 
 
-def only(*values: Any) -> AfterValidator:
+def bounded(given: Any) -> Any:
+    """Refuse an object of very many fields before each of them is looked at."""
+    if isinstance(given, dict) and len(given) > MAX_FIELDS:
+        raise refused("too_many", f"{len(given):,} fields; expected at most {MAX_FIELDS}")
+    return given
+
+
+def nothing(why: str) -> BeforeValidator:
+    """For fields of OpenAI's API that are null here; ``why`` is told to who sends another value."""
+
+    def check(value: Any) -> None:
+        if value is not None:
+            raise refused("unsupported_value", why)
+
+    return BeforeValidator(check)
+
+
+def on_one_line(name: str) -> bool:
+    """Whether it can stand in a path or a log: no control character, no line break."""
+    return not any(category(letter) in ("Cc", "Zl", "Zp") for letter in name)
+
+
+def _one_line(name: str) -> str:
+    if not on_one_line(name):
+        raise refused("control", f"{name[:100]!r} has a control character or a line break")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_one_line), Field(min_length=1, max_length=512)]
+
+
+def only(*values: Any, why: str | None = None) -> AfterValidator:
     """For fields of OpenAI's API of which we have one value."""
 
     def check(value: Any) -> Any:
         if value in values:
             return value
         known = " or ".join(repr(each) for each in values)
-        raise refused("unsupported_value", f"this server has only {known}; leave it out")
+        raise refused("unsupported_value", why or f"this server has only {known}; leave it out")
 
     return AfterValidator(check)
 
 
+def _few_stops(value: Any) -> Any:
+    if isinstance(value, list) and len(value) > MAX_STOPS:
+        raise refused("too_many", f"{len(value)} stop strings; expected at most {MAX_STOPS}")
+    return value
+
+
 def _stops(value: str | list[str] | None) -> str | list[str] | None:
     many = [value] if isinstance(value, str) else value or []
-    if len(many) > MAX_STOPS:
-        raise refused("too_many", f"{len(many)} stop strings; expected at most {MAX_STOPS}")
     for stop in many:
         if not 1 <= len(stop) <= LONGEST_STOP:
             raise refused(
@@ -71,10 +120,14 @@ Zero = Annotated[float, only(0), Field(json_schema_extra={"enum": [0]})]
 Off = Annotated[bool, only(False), Field(json_schema_extra={"enum": [False]})]
 NoObject = Annotated[dict[str, Any], only({}), Field(json_schema_extra={"maxProperties": 0})]
 NoList = Annotated[list[Any], only([]), Field(json_schema_extra={"maxItems": 0})]
+NoTools = Annotated[
+    list[Any], only([], why="this server does not call tools; leave it out"),
+    Field(json_schema_extra={"maxItems": 0}),
+]  # fmt: skip
 
 _StopText = Annotated[str, Field(json_schema_extra={"minLength": 1, "maxLength": LONGEST_STOP})]
 _StopTexts = Annotated[list[_StopText], Field(json_schema_extra={"maxItems": MAX_STOPS})]
-Stop = Annotated[_StopText | _StopTexts | None, AfterValidator(_stops)]
+Stop = Annotated[_StopText | _StopTexts | None, BeforeValidator(_few_stops), AfterValidator(_stops)]
 
 Tokens = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Temperature = Annotated[float, Field(ge=0, le=2)]

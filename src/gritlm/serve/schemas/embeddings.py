@@ -117,7 +117,7 @@ class RerankBody(Body):
 
     query: str = Field(min_length=1)
     documents: Annotated[
-        list[str | TextObject], Field(min_length=1, max_length=MAX_INPUTS),
+        list[str | TextObject], Field(fail_fast=True, min_length=1, max_length=MAX_INPUTS),
         AfterValidator(_documents),
     ]  # fmt: skip
     model: str | None = None

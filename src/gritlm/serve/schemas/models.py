@@ -6,8 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from gritlm.serve.schemas.chat import MessageBody
+from gritlm.serve.schemas.chat import Messages
 from gritlm.serve.schemas.common import Body, Reply
+
+MAX_CHARACTERS = 2**20  # of a text to tokenize
+MAX_TOKENS = 2**18  # to detokenize
 
 
 class ModelReply(Reply):
@@ -33,8 +36,8 @@ class ModelsReply(Reply):
 class TokenizeBody(Body):
     """Either ``prompt`` or ``messages``."""
 
-    prompt: str | None = None
-    messages: list[MessageBody] | None = Field(None, min_length=1)
+    prompt: str | None = Field(None, max_length=MAX_CHARACTERS)
+    messages: Messages | None = None
     model: str | None = None
     add_special_tokens: bool = Field(
         True, description="Put the tokenizer's BOS in front; of a prompt only."
@@ -50,7 +53,10 @@ class TokenizeReply(Reply):
 
 
 class DetokenizeBody(Body):
-    tokens: list[Annotated[int, Field(ge=0, le=2**31 - 1)]]
+    tokens: Annotated[
+        list[Annotated[int, Field(ge=0, le=2**31 - 1)]],
+        Field(fail_fast=True, max_length=MAX_TOKENS),
+    ]
     model: str | None = None
 
 

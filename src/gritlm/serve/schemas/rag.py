@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from gritlm.serve.schemas.chat import ChunkChoice
 from gritlm.serve.schemas.common import (
     Body,
     FinishReason,
+    Name,
     Reply,
     Seed,
     Stop,
@@ -18,14 +19,18 @@ from gritlm.serve.schemas.common import (
     Tokens,
     TopP,
     Usage,
+    bounded,
+    refused,
 )
 
 Scalar = str | int | float | bool | None
 Filter = Annotated[
-    dict[str, Scalar | list[Scalar]],
+    dict[str, Scalar | Annotated[list[Scalar], Field(fail_fast=True, max_length=1000)]],
+    BeforeValidator(bounded),
     Field(min_length=1, description="Names of metadata with a value, or with several of which one "
           "fits."),
 ]  # fmt: skip
+Metadata = Annotated[dict[str, Scalar], BeforeValidator(bounded)]
 TopPassages = Annotated[int, Field(ge=1, le=100)]
 
 
@@ -33,23 +38,23 @@ class DocumentBody(Body):
     """A text. Its id is made from its content when it has none."""
 
     text: str = Field(min_length=1)
-    id: str | None = Field(None, min_length=1, max_length=512)
+    id: Name | None = None
     title: str | None = None
     markdown: bool = Field(False, description="Whether headings are borders of passages.")
-    metadata: dict[str, Scalar] | None = None
+    metadata: Metadata | None = None
 
 
 class FileBody(Body):
     """A file, read by the ending of its name: .txt .md .html .pdf .jsonl. Its name is its id."""
 
-    name: str = Field(min_length=1, max_length=512)
+    name: Name
     data: str = Field(description="Its bytes in base64.")
-    metadata: dict[str, Scalar] | None = None
+    metadata: Metadata | None = None
 
 
 class AddBody(Body):
-    documents: list[DocumentBody] = Field(default_factory=list, max_length=2048)
-    files: list[FileBody] = Field(default_factory=list, max_length=256)
+    documents: list[DocumentBody] = Field(default_factory=list, max_length=2048, fail_fast=True)
+    files: list[FileBody] = Field(default_factory=list, max_length=256, fail_fast=True)
 
 
 class SkippedReply(Reply):
@@ -93,10 +98,16 @@ class DeletedReply(Reply):
     passages: int
 
 
+def _words(question: str) -> str:
+    if not question.strip():
+        raise refused("empty", "the question is empty; expected some text")
+    return question
+
+
 class Finding(Body):
     """How passages are found."""
 
-    question: str = Field(min_length=1)
+    question: Annotated[str, AfterValidator(_words), Field(min_length=1)]
     top_k: TopPassages = 3
     filter: Filter | None = None
     hybrid: bool = Field(False, description="Search by words, too.")

@@ -1,0 +1,74 @@
+"""Long requests to a server with documents let short ones through, and all are counted."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from gritlm.rag.engine import RagEngine
+from gritlm.serve import embedding
+from tests.serve.conftest import TEXTS, Served
+
+ANSWER, DOCUMENTS, SEARCH = "/v1/rag/answer", "/v1/rag/documents", "/v1/rag/search"
+QUESTION = {"question": "What colour is the ball?"}
+LONG_S = 20
+
+
+def test_documents_can_be_searched_and_listed_while_others_are_added(
+    live: Served, monkeypatch: pytest.MonkeyPatch
+):
+    found, begun = threading.Event(), threading.Event()
+    add = RagEngine.add
+
+    def slow(engine: RagEngine, *given: Any, between: Callable[[], None], **options: Any) -> Any:
+        begun.set()
+        while not found.is_set():
+            between()
+        return add(engine, *given, between=between, **options)
+
+    monkeypatch.setattr(RagEngine, "add", slow)
+    documents = {"documents": [{"id": "late", "text": "Snow is cold."}]}
+    with ThreadPoolExecutor(1) as pool:
+        added = pool.submit(live.http.post, DOCUMENTS, json=documents)
+        assert begun.wait(LONG_S)
+        hits = live.http.post(SEARCH, json=QUESTION | {"rerank": 3}, timeout=LONG_S).json()["data"]
+        listed = live.http.get(DOCUMENTS, timeout=LONG_S).json()["total"]
+        found.set()
+        assert added.result().json()["documents"] == 1
+    assert hits
+    assert listed == len(TEXTS)
+    live.http.delete(f"{DOCUMENTS}/late").raise_for_status()
+
+
+def test_one_long_document_to_rerank_lets_others_through_while_it_is_read(
+    live: Served, monkeypatch: pytest.MonkeyPatch
+):
+    let_in: list[int] = []
+    monkeypatch.setattr(embedding, "paced", lambda between: lambda: let_in.append(between() or 1))
+    body = {"query": "cats", "documents": ["cat " * 200], "method": "generate"}
+    live.http.post("/v1/rerank", json=body).raise_for_status()
+    assert len(let_in) >= live.service.model.lm.config.num_hidden_layers
+
+
+def test_tokens_of_an_answer_that_came_from_the_store_are_counted(live: Served):
+    live.http.post(ANSWER, json=QUESTION | {"mode": "doc", "max_tokens": 2}).raise_for_status()
+    before = cached(live)
+    usage = live.http.post(ANSWER, json=QUESTION | {"mode": "doc", "max_tokens": 2}).json()["usage"]
+    read = usage["prompt_tokens_details"]["cached_tokens"]
+    assert cached(live) - before == read > 0
+
+
+def cached(live: Served) -> float:
+    text = live.http.get("/metrics").text
+    return sum(
+        sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == "gritlm_prompt_tokens_cached_total"
+        and sample.labels["endpoint"] == ANSWER
+    )
