@@ -27,6 +27,16 @@ class Choice:
     reason: str
 
 
+def bound_kernel_caches() -> None:
+    """For a process that reads texts of every length; before anything is multiplied.
+
+    torch and oneDNN keep what they made for each shape, a thousand shapes each: some hundreds of
+    MB in a server. What the user has set stays.
+    """
+    for name in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
+        os.environ.setdefault(name, "64")
+
+
 def choose_device(device: str | torch.device | None = None) -> torch.device:
     """The device asked for, else the first of CUDA, MPS and CPU that is there.
 

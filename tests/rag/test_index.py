@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import os
 import resource
 from dataclasses import replace
+from pathlib import Path
 from time import perf_counter
 
 import numpy as np
@@ -467,3 +469,20 @@ def test_the_library_prints_nothing(index, capfd):
     index.search(vectors(1)[0], top_k=1, text="one", hybrid=True)
     index.delete(["a"])
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="no list of open files here")
+def test_putting_files_together_leaves_none_open(tmp_path):
+    """LanceDB keeps an index of words that is large enough open, and every new one with it."""
+
+    def text(number: int) -> str:
+        return " ".join(f"w{(number * 7919 + i * 104729) % 5000}" for i in range(400))
+
+    index = Index.open(tmp_path / "index", MAKER)
+    put(index, *(document(f"d{number}", text(number), seed=number) for number in range(40)))
+    index.optimise()
+    for number in range(40, 44):
+        put(index, document(f"d{number}", text(number), seed=number))
+        index.optimise()
+    files = [os.path.realpath(each) for each in Path("/proc/self/fd").iterdir()]
+    assert not [each for each in files if each.startswith(str(tmp_path))]

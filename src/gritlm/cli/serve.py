@@ -206,9 +206,11 @@ def serve(
     from gritlm.serve import needs
 
     needs.require()
+    from gritlm.runtime import bound_kernel_caches
     from gritlm.serve import logs as server_logs
     from gritlm.serve import server
 
+    bound_kernel_caches()
     settings, wanted, place = _settings(model, listen, limits), limits.limits(), documents.place()
     with server.bound(settings) as sock:
         options = ModelOptions(model, how.adapter, how.device, how.dtype, how.threads)

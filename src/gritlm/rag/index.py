@@ -141,6 +141,7 @@ class Index:
             return 0
         with told(self._place):
             done: Any = self._table.delete(filters.among("document_id", gone))
+        self._commits += 1
         return int(done.num_deleted_rows)
 
     def known(self) -> dict[str, str]:
@@ -235,7 +236,14 @@ class Index:
             if rows >= self._exact_below and lance.not_indexed(self._table) > rows // 2:
                 lance.index_vectors(self._table)
             self._table.optimize(cleanup_older_than=KEPT)
+        # LanceDB keeps the files of every index that it has seen open, as long as a connection is.
+        self._table = lance.opened(self._place, self._given, create=False)
         self._commits, self._settled = 0, rows
+
+    def settle(self) -> None:
+        """:meth:`optimise`, where it pays: after many small changes, or one that is large."""
+        if self._commits >= COMMITS or len(self) >= GROWN * max(1, self._settled):
+            self.optimise()
 
     def close(self) -> None:
         """Forget what is remembered of the table; LanceDB holds no lock and nothing unwritten."""

@@ -139,7 +139,7 @@ class Indexer:
                     bar.update(sum(len(piece.passages) for piece in batch))
             self._mend(done)
             if done.documents:
-                self.index.optimise()
+                self.index.settle()
             if done.replaced:
                 self.store.gc()
         finally:
