@@ -206,7 +206,7 @@ def serve(
     from gritlm.serve import needs
 
     needs.require()
-    from gritlm.runtime import bound_kernel_caches
+    from gritlm.runtime import bound_kernel_caches, in_a_thread_of_its_own
     from gritlm.serve import logs as server_logs
     from gritlm.serve import server
 
@@ -214,7 +214,7 @@ def serve(
     settings, wanted, place = _settings(model, listen, limits), limits.limits(), documents.place()
     with server.bound(settings) as sock:
         options = ModelOptions(model, how.adapter, how.device, how.dtype, how.threads)
-        loaded = options.load()
+        loaded = in_a_thread_of_its_own(options.load)
         level = logging.getLogger(logs.NAME).level
         server_logs.configure(
             json=listen.log_format is LogFormat.json,

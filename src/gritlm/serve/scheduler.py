@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 from gritlm.errors import InputError
@@ -146,13 +147,29 @@ class Scheduler:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Allocate the slots and start the thread."""
+        """Start the thread; it allocates the slots.
+
+        Raises:
+            RuntimeError: from torch, when there is no memory for them.
+        """
         assert self._thread is None, "it is started once"
-        if self._model.lm.has_head:
-            self._places = places(self._model.lm, self._slots, self.max_model_len)
-        self._loop = Loop(self._model, self._inbox, self._places, self._budget)
-        self._thread = threading.Thread(target=self._loop.run, name="gritlm-model", daemon=True)
+        ready: Future[None] = Future()
+        self._thread = threading.Thread(
+            target=self._serve, args=(ready,), name="gritlm-model", daemon=True
+        )
         self._thread.start()
+        ready.result()
+
+    def _serve(self, ready: Future[None]) -> None:
+        try:  # here, as nobody else is to multiply: see runtime.in_a_thread_of_its_own
+            if self._model.lm.has_head:
+                self._places = places(self._model.lm, self._slots, self.max_model_len)
+            loop = self._loop = Loop(self._model, self._inbox, self._places, self._budget)
+        except BaseException as error:
+            ready.set_exception(error)
+            return
+        ready.set_result(None)
+        loop.run()
 
     def stop(self, *, deadline_s: float = 0.0) -> bool:
         """Take nothing new, end what was taken, and wait for the thread's end.

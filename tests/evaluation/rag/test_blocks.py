@@ -88,7 +88,7 @@ def test_cached_documents_give_the_logits_of_one_block_masked_pass(
         ours = model.lm.logits(torch.tensor([reading.ids]), cache=cache)[0]
         sample = context.sample(
             SegmentTokenizer(model.tokenizer), RagRow(question.text, question.documents, "red"),
-            mode="doc", kind=kind, documents=question.documents, max_length=10_000,
+            mode="doc", kind=kind, documents=question.documents, max_length=10_000, read_again=0,
         )  # fmt: skip
         hidden = states.written(model.lm.decoder, context.rows([sample], pad=0))
         theirs = model.model.get_output_embeddings()(hidden)[0, : sample.trained[0][0]]

@@ -24,6 +24,7 @@ def trained_ids(model, question, mode):
     made = context.sample(
         SegmentTokenizer(model.tokenizer), row, mode=mode, kind="bidirectional",
         documents=question.documents, max_length=10_000, embed_eos=model.settings.embed_eos,
+        read_again=0,
     )  # fmt: skip
     return made.ids[: made.trained[0][0]], made.unseen
 
