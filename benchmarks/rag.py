@@ -196,6 +196,7 @@ def plot(path: Path, sizes: Sequence[int], curves: dict[str, list[float]]) -> No
         axes.plot(sizes, milliseconds, marker="o", label=name)
     axes.set(xscale="log", yscale="log", xlabel="tokens of the documents",
              ylabel="milliseconds to the first token", xticks=sizes, xticklabels=sizes)  # fmt: skip
+    axes.minorticks_off()  # their labels would stand on ours
     axes.grid(visible=True, alpha=0.3)
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=120, bbox_inches="tight")
