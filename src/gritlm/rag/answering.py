@@ -29,8 +29,8 @@ class Writing:
         max_new_tokens: most tokens of it.
         temperature, top_p, seed, stop: as in :meth:`gritlm.GritLM.chat`.
         recompute: tokens of the blocks that are read again; None for none. The usual ones, the
-            first 16 of each block but the first, make several documents read as well as in one
-            prompt (docs/log.md), and change nothing for a single one.
+            first 16 of each block but the first, are those that training reads again, and change
+            nothing for a single document. What they are worth: docs/log.md.
     """
 
     max_new_tokens: int = 128
