@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from gritlm import GritLM
 from gritlm.rag.engine import RagEngine
 from gritlm.serve import embedding
 from tests.serve.conftest import TEXTS, Served
@@ -72,3 +73,26 @@ def cached(live: Served) -> float:
         if sample.name == "gritlm_prompt_tokens_cached_total"
         and sample.labels["endpoint"] == ANSWER
     )
+
+
+def test_nothing_multiplies_in_a_thread_that_stays_but_the_models(
+    live: Served, monkeypatch: pytest.MonkeyPatch
+):
+    """Its team of OpenMP would stall that of the model's thread from then on."""
+    threads: list[threading.Thread] = []
+    similarity, cut = GritLM.similarity, embedding.truncated
+
+    def compared(*given: Any) -> Any:
+        threads.append(threading.current_thread())
+        return similarity(*given)
+
+    def shortened(*given: Any, **options: Any) -> Any:
+        threads.append(threading.current_thread())
+        return cut(*given, **options)
+
+    monkeypatch.setattr(GritLM, "similarity", compared)
+    monkeypatch.setattr(embedding, "truncated", shortened)
+    live.http.post("/v1/rerank", json={"query": "cats", "documents": ["one", "two"]})
+    live.http.post("/v1/embeddings", json={"input": "cats", "dimensions": 8}).raise_for_status()
+    assert len(threads) == 2
+    assert not any(thread.is_alive() for thread in threads)

@@ -48,7 +48,7 @@ async def embed(service: Service, body: EmbeddingsBody) -> Response:
         calls.submit(place, [ToEmbed(prompts)])
         vectors_ND: Any = await calls.result()
     read = _count(service, EMBEDDINGS, prompts)
-    items = await service.off_loop(
+    items = await service.multiplying(
         _spelled, vectors_ND, dimensions=body.dimensions, base64=body.encoding_format == "base64",
         normalised=service.model.settings.normalized,
     )  # fmt: skip
@@ -93,7 +93,7 @@ async def _cosines(
         documents = await service.off_loop(service.prompts.texts, texts, cut=cut, param="documents")
         calls.submit(place, [ToEmbed((*query, *documents))])
         vectors_ND: Any = await calls.result()
-    cosines_1N = service.model.similarity(vectors_ND[:1], vectors_ND[1:])
+    cosines_1N = await service.multiplying(service.model.similarity, vectors_ND[:1], vectors_ND[1:])
     return cosines_1N[0].tolist(), _count(service, RERANK, (*query, *documents))
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from uuid import uuid4
 
 from gritlm.lm.gritlm import GritLM
+from gritlm.runtime import in_a_thread_of_its_own
 from gritlm.serve.calls import Calls
 from gritlm.serve.errors import ApiError, invalid, no_model
 from gritlm.serve.metrics import Meter
@@ -66,6 +67,11 @@ class Service:
         """Run in one of the threads, so that the event loop goes on."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._pool, lambda: call(*args, **options))
+
+    async def multiplying(self, call: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
+        """As :meth:`off_loop`, for what multiplies matrices, which would slow the model down for
+        good in a thread that stays: see :func:`gritlm.runtime.in_a_thread_of_its_own`."""
+        return await self.off_loop(in_a_thread_of_its_own, lambda: call(*args, **options))
 
     async def off_loop_slowly(self, call: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
         """As :meth:`off_loop`, one at a time: files may take long, and nobody else waits."""
