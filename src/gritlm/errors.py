@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from importlib.util import find_spec
 
 
 class GritLMError(Exception):
@@ -63,6 +64,23 @@ class TrainingError(GritLMError, RuntimeError):
 
 class MissingExtraError(GritLMError, ImportError):
     """An optional dependency is needed; the message names the extra that brings it."""
+
+
+def require_libraries(names: Iterable[str], *, what: str, extra: str) -> None:
+    """Refuse to begin without a library.
+
+    Args:
+        what: needs them, as the beginning of a sentence: ``serving needs``.
+
+    Raises:
+        MissingExtraError: naming those that are missing and the extra that brings them.
+    """
+    missing = [name for name in names if find_spec(name) is None]
+    if missing:
+        raise MissingExtraError(
+            f"{what} {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not "
+            f"installed; pip install 'gritlm[{extra}]'"
+        )
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

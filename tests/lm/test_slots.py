@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gritlm.lm import ragged
+from gritlm.lm import attention, ragged
 from gritlm.lm.cache import PreallocatedLayer
 from gritlm.lm.generator import prefill, prefix_cache
 from gritlm.lm.model import UnifiedLM
@@ -106,7 +106,7 @@ def test_what_cannot_be_stepped_together_is_found_beforehand(monkeypatch):
     monkeypatch.setattr(SlotMemory, "step", lambda *_: torch.full((2, 400), torch.nan))
     assert "gives other logits" in obstacle(lm)
     monkeypatch.undo()
-    monkeypatch.setattr(ragged, "CHANGES_SCORES", ("dropout",))
+    monkeypatch.setattr(attention, "CHANGES_SCORES", ("dropout",))
     assert "attends with 'dropout'" in obstacle(lm)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from gritlm import GritLM
@@ -23,8 +24,17 @@ from gritlm.serve.work import (
     Work,
     Writing,
 )
+from tests import tiny
 
 PATIENCE_S = 60
+
+
+def endless(folder: Path) -> GritLM:
+    """A tiny model whose chats end only when they are full."""
+    made = GritLM(tiny.folder(folder, max_position_embeddings=512), dtype="float32", device="cpu")
+    made.tokenizer.eos_token = None
+    made.lm.causal.generation_config.eos_token_id = None
+    return made
 
 
 class Asked:

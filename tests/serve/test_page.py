@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 
 from gritlm import serve
-from tests.serve.visiting import KEY, TEXTS, Visit, chromium, serving
+from tests.browser import chromium
+from tests.serve.conftest import TEXTS
+from tests.serve.visiting import KEY, Visit, serving
 
 PAGE = Path(serve.__file__).with_name("web")
 TABS = ("chat", "search", "ask", "embed")

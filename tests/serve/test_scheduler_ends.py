@@ -16,18 +16,14 @@ from gritlm.serve.problems import DrainingError, OverloadedError, TooLongError
 from gritlm.serve.scheduler import Scheduler
 from gritlm.serve.work import Delta, ToContinue, ToDo, ToEmbed, ToWrite, Writing
 from tests import tiny
-from tests.serve.asking import Asked, held, scheduled, texts_of, to_embed, to_write
+from tests.serve.asking import Asked, endless, held, scheduled, texts_of, to_embed, to_write
 
 LONG = 400  # tokens of a chat that does not end by itself while a test runs
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> GritLM:
-    folder = tiny.folder(tmp_path_factory.mktemp("llama"), max_position_embeddings=512)
-    made = GritLM(folder, dtype="float32", device="cpu")
-    made.tokenizer.eos_token = None  # chats end when they are full
-    made.lm.causal.generation_config.eos_token_id = None
-    return made
+    return endless(tmp_path_factory.mktemp("llama"))
 
 
 def test_a_cancelled_chat_gives_its_slot_back_within_one_step(model):

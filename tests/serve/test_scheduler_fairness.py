@@ -14,19 +14,14 @@ from gritlm.serve.limits import Limits
 from gritlm.serve.problems import OverloadedError, TooManyError
 from gritlm.serve.scheduler import Scheduler
 from gritlm.serve.work import Delta, ToContinue, ToDo, Writing
-from tests import tiny
-from tests.serve.asking import Asked, held, scheduled, texts_of, to_write
+from tests.serve.asking import Asked, endless, held, scheduled, texts_of, to_write
 
 SOON_S = 10.0
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> GritLM:
-    folder = tiny.folder(tmp_path_factory.mktemp("llama"), max_position_embeddings=512)
-    made = GritLM(folder, dtype="float32", device="cpu")
-    made.tokenizer.eos_token = None  # chats end when they are full
-    made.lm.causal.generation_config.eos_token_id = None
-    return made
+    return endless(tmp_path_factory.mktemp("llama"))
 
 
 def until(true: Callable[[], bool]) -> None:

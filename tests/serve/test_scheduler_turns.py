@@ -15,19 +15,14 @@ from gritlm.lm.slots import SlotMemory
 from gritlm.serve import places
 from gritlm.serve.inbox import Inbox
 from gritlm.serve.work import ToDo
-from tests import tiny
-from tests.serve.asking import Asked, held, scheduled, texts_of, to_write
+from tests.serve.asking import Asked, endless, held, scheduled, texts_of, to_write
 
 BUDGET = 48
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> GritLM:
-    folder = tiny.folder(tmp_path_factory.mktemp("llama"), max_position_embeddings=512)
-    made = GritLM(folder, dtype="float32", device="cpu")
-    made.tokenizer.eos_token = None  # chats end when they are full
-    made.lm.causal.generation_config.eos_token_id = None
-    return made
+    return endless(tmp_path_factory.mktemp("llama"))
 
 
 class Watch:

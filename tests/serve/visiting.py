@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 import json
-import queue
-import shutil
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
-import pytest
-
 from gritlm import GritLM
 from gritlm.serve.limits import Limits
-from gritlm.serve.server import Server, StoreAt, bound, running
+from gritlm.serve.server import StoreAt
 from gritlm.serve.settings import Settings
 from tests import tiny
+from tests.serve.conftest import TEXTS, served
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 KEY = "sesame"
-TEXTS = {
-    "ball": "Ann has a red ball, Bob has a blue car.",
-    "cats": "Cats sleep most of the day. Dogs like long walks in the park.",
-    "water": "Water boils at 100 degrees and freezes at 0 degrees.",
-}
 TIMEOUT_MS = 20_000
 
 
@@ -42,36 +31,12 @@ def serving(
     )
     settings = Settings(port=0, names=names, api_keys=keys)
     place = StoreAt(folder / "store") if store else None
-    with (
-        bound(settings) as sock,
-        running(model, settings, Limits(max_num_seqs=2), place) as service,
-    ):
-        told: queue.Queue[str] = queue.Queue()
-        server = Server(service, told.put)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
-        thread.start()
-        try:
-            address = told.get(timeout=30)
-            if store:
-                documents = [{"id": name, "text": text} for name, text in TEXTS.items()]
-                added = httpx.post(f"{address}/v1/rag/documents", json={"documents": documents})
-                added.raise_for_status()
-            yield address
-        finally:
-            server.should_exit = True
-            thread.join()
-
-
-@contextmanager
-def chromium() -> Iterator[Any]:
-    """A browser; the test is skipped where there is none."""
-    api = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium on this machine")
-    with api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield started
-        started.close()
+    with served(model, settings, Limits(max_num_seqs=2), place) as live:
+        if store:
+            documents = [{"id": name, "text": text} for name, text in TEXTS.items()]
+            added = live.http.post("/v1/rag/documents", json={"documents": documents})
+            added.raise_for_status()
+        yield live.url
 
 
 class Visit:

@@ -8,7 +8,7 @@ model that goes through that registry gets it: no modeling file is copied.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -64,9 +64,7 @@ def grouped_attention(
     The heads that share keys are one matrix product, so keys are neither repeated nor cut into
     pieces: the CPU kernel of torch takes up to twice as long (docs/log.md).
     """
-    if others.get("softcap") is not None or any(
-        others.get(name) is not None for name in CHANGES_SCORES
-    ):
+    if others.get("softcap") is not None or _unknown_score(others):
         return _sdpa(
             module, query_BHQE, key_BKTE, value_BKTE, attention_mask, scaling=scaling, **others
         )
@@ -138,7 +136,10 @@ def packed_attention(
     del attention_mask
     if pause is not None:
         pause()
-    _refuse_unknown_scores(module, others)
+    refuse_unknown_scores(
+        module, others, where="the bidirectional view of gritlm does not have; this model can "
+        "write (mode='generative') but not embed",
+    )  # fmt: skip
     groups = query_1HTE.shape[1] // key_1KTE.shape[1]
     key_1HTE = key_1KTE.repeat_interleave(groups, dim=1) if groups > 1 else key_1KTE
     value_1HTE = value_1KTE.repeat_interleave(groups, dim=1) if groups > 1 else value_1KTE
@@ -155,14 +156,23 @@ def packed_attention(
     return torch.cat(mixed, dim=2).transpose(1, 2).contiguous(), None
 
 
-def _refuse_unknown_scores(module: torch.nn.Module, others: dict[str, Any]) -> None:
-    """What would change the scores is refused, never ignored (sinks of GPT-OSS, ALiBi, ...)."""
-    for name in CHANGES_SCORES:
-        if others.get(name) is not None:
-            raise ModelError(
-                f"{type(module).__name__} attends with {name!r}, which the bidirectional view of "
-                "gritlm does not have; this model can write (mode='generative') but not embed"
-            )
+def refuse_unknown_scores(
+    module: torch.nn.Module, others: Mapping[str, object], *, where: str
+) -> None:
+    """What would change the scores is refused, never ignored (sinks of GPT-OSS, ALiBi, ...).
+
+    Args:
+        where: it is missing, and what that means.
+
+    Raises:
+        ModelError: naming it.
+    """
+    if (name := _unknown_score(others)) is not None:
+        raise ModelError(f"{type(module).__name__} attends with {name!r}, which {where}")
+
+
+def _unknown_score(others: Mapping[str, object]) -> str | None:
+    return next((name for name in CHANGES_SCORES if others.get(name) is not None), None)
 
 
 def _full(

@@ -12,12 +12,14 @@ behind the parts once more, at their old positions, and everybody but their own 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+_SLIDING = "sliding_attention"
 
 
 @dataclass(frozen=True)
@@ -122,3 +124,21 @@ def as_mask(seen_BLL: Tensor, decoder: Any) -> Tensor:
     # The plain implementation adds its mask to the scores.
     lowest = torch.finfo(decoder.dtype).min
     return torch.zeros_like(seen, dtype=decoder.dtype).masked_fill(~seen, lowest)
+
+
+def windowed(
+    seen_BLL: Tensor, near: Callable[[int], Tensor], decoder: Any
+) -> Tensor | dict[str, Tensor]:
+    """:func:`as_mask` for all layers; where a decoder has a sliding window, one for each kind.
+
+    Args:
+        near: whom each token sees through a window of so many tokens, as ``seen_BLL``.
+    """
+    full = as_mask(seen_BLL, decoder)
+    window = getattr(decoder.config, "sliding_window", None)
+    kinds = getattr(decoder.config, "layer_types", None)
+    if window is None or (kinds and _SLIDING not in kinds):
+        return full
+    cut = as_mask(near(window), decoder)
+    # Mistral has one kind of layers and does not name it.
+    return {"full_attention": full, _SLIDING: cut} if kinds else cut

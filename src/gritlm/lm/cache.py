@@ -15,13 +15,25 @@ from transformers.cache_utils import Cache, CacheLayerMixin, StaticCache
 _GROWTH = 256
 
 
-class PreallocatedLayer(CacheLayerMixin):
+class UnboundedLayer(CacheLayerMixin):
+    """A layer without a window and without a largest size of its own."""
+
+    is_sliding = False
+
+    def get_max_length(self) -> int:
+        return -1
+
+    def get_max_cache_shape(self) -> int:
+        """The name that transformers before 5.20 asks for."""
+        return -1
+
+
+class PreallocatedLayer(UnboundedLayer):
     """Keys and values in one buffer with room ahead.
 
     transformers' own dynamic layer copies everything at each step; here a step writes one token.
     """
 
-    is_sliding = False
     keys: Any
     values: Any
 
@@ -63,13 +75,6 @@ class PreallocatedLayer(CacheLayerMixin):
     def get_seq_length(self) -> int:
         return self.length
 
-    def get_max_length(self) -> int:
-        return -1
-
-    def get_max_cache_shape(self) -> int:
-        """The name that transformers before 5.20 asks for."""
-        return -1
-
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.length + query_length, 0
 
@@ -77,7 +82,7 @@ class PreallocatedLayer(CacheLayerMixin):
         self.length = 0
 
 
-class PatchedLayer(CacheLayerMixin):
+class PatchedLayer(UnboundedLayer):
     """One pass over tokens that stand in places of a layer: some in the midst of what it holds.
 
     Args:
@@ -85,8 +90,6 @@ class PatchedLayer(CacheLayerMixin):
         place_Q: where each token of the pass belongs.
         end: tokens that are seen, those of the pass included.
     """
-
-    is_sliding = False
 
     def __init__(self, layer: PreallocatedLayer, place_Q: Tensor, end: int) -> None:
         super().__init__()
@@ -110,20 +113,12 @@ class PatchedLayer(CacheLayerMixin):
     def get_seq_length(self) -> int:
         return self.end - len(self.place_Q)
 
-    def get_max_length(self) -> int:
-        return -1
-
-    def get_max_cache_shape(self) -> int:
-        return -1
-
     def get_mask_sizes(self, *_: Any) -> tuple[int, int]:
         return self.end, 0
 
 
-class RecordingLayer(CacheLayerMixin):
+class RecordingLayer(UnboundedLayer):
     """Keeps what one forward pass computed, and adds nothing to it."""
-
-    is_sliding = False
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.keys, self.values, self.is_initialized = key_states, value_states, True
@@ -137,12 +132,6 @@ class RecordingLayer(CacheLayerMixin):
     def get_seq_length(self) -> int:
         return 0
 
-    def get_max_length(self) -> int:
-        return -1
-
-    def get_max_cache_shape(self) -> int:
-        return -1
-
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return query_length, 0
 
@@ -150,6 +139,11 @@ class RecordingLayer(CacheLayerMixin):
 def preallocated(layers: int, capacity: int) -> Cache:
     """An empty cache with room for ``capacity`` tokens; it grows when that is not enough."""
     return Cache(layers=[PreallocatedLayer(capacity) for _ in range(layers)])
+
+
+def is_preallocated(cache: Cache) -> bool:
+    """Whether it holds keys and values alone, in buffers that can be written to anywhere."""
+    return all(isinstance(layer, PreallocatedLayer) for layer in cache.layers)
 
 
 def fixed(config: PreTrainedConfig, capacity: int) -> Cache:

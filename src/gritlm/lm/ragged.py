@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gritlm.errors import ModelError
 from gritlm.lm import views
-from gritlm.lm.attention import CHANGES_SCORES
+from gritlm.lm.attention import refuse_unknown_scores
 
 RAGGED = "gritlm_ragged"
 
@@ -106,7 +105,10 @@ def ragged_attention(
         ModelError: for attention with terms that are not known here.
     """
     del attention_mask
-    _refuse_unknown_scores(module, others)
+    refuse_unknown_scores(
+        module, others, where="steps of several rows do not have; its texts are written one at a "
+        "time",
+    )  # fmt: skip
     window = _window(module, sliding_window)
     scale = scaling if scaling is not None else query_BH1E.shape[-1] ** -0.5
     query_BH1E = query_BH1E * scale
@@ -139,12 +141,3 @@ def _window(module: Any, given: int | None) -> int | None:
     if given is None and kinds and kinds[module.layer_idx] == "sliding_attention":
         return int(module.config.sliding_window)
     return given
-
-
-def _refuse_unknown_scores(module: torch.nn.Module, others: dict[str, Any]) -> None:
-    for name in CHANGES_SCORES:
-        if others.get(name) is not None:
-            raise ModelError(
-                f"{type(module).__name__} attends with {name!r}, which steps of several rows do "
-                "not have; its texts are written one at a time"
-            )

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import Cache
 
 from gritlm.lm import ragged
-from gritlm.lm.cache import PreallocatedLayer, recording
+from gritlm.lm.cache import PreallocatedLayer, UnboundedLayer, is_preallocated, recording
 from gritlm.lm.generator import prefill
 from gritlm.lm.model import UnifiedLM
 
@@ -105,10 +105,9 @@ class _SlotLayer(PreallocatedLayer):
         raise ValueError(f"the slot has room for {self.capacity} tokens, not for {needed}")
 
 
-class _StepLayer(CacheLayerMixin):
+class _StepLayer(UnboundedLayer):
     """One layer of all slots, into which a step writes one token of some."""
 
-    is_sliding = False
     keys: Any
     values: Any
 
@@ -130,12 +129,6 @@ class _StepLayer(CacheLayerMixin):
     def get_seq_length(self) -> int:
         return 0  # it differs from slot to slot: positions are handed in
 
-    def get_max_length(self) -> int:
-        return -1
-
-    def get_max_cache_shape(self) -> int:
-        return -1
-
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return query_length, 0
 
@@ -148,7 +141,7 @@ def obstacle(lm: UnifiedLM) -> str | None:
     name = type(lm.causal).__name__
     if not lm.packs:
         return f"{name} has its attention built in"
-    if not all(isinstance(layer, PreallocatedLayer) for layer in lm.new_cache(1).layers):
+    if not is_preallocated(lm.new_cache(1)):
         return f"the cache of {name} holds more than keys and values, or is compiled"
     if lm.rope() is None:
         return f"positions of {name} depend on the length of the text"

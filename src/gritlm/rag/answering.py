@@ -9,11 +9,11 @@ from time import perf_counter
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from gritlm.lm.cache import is_preallocated
 from gritlm.lm.generator import TextStream, answer_room, decode, prefix_cache
 from gritlm.lm.gritlm import GritLM
 from gritlm.lm.kv import KVBlock
 from gritlm.lm.sampling import make_sampler
-from gritlm.rag import recompute
 from gritlm.rag.assemble import Plan
 from gritlm.rag.passages import Hit
 from gritlm.rag.recompute import FIRST, Recompute, read_behind
@@ -132,7 +132,7 @@ def begin(
         cache = prefix_cache(lm, blocks, room=len(plan.ids) + room)
     with trace.stage("prefill"):
         how = writing.recompute if blocks else None
-        if how is not None and not recompute.possible(cache):
+        if how is not None and not is_preallocated(cache):
             trace.reasons.append("no tokens read again: the cache of this model does not take them")
             how = None
         logits_V, trace.tokens_recomputed = read_behind(lm, cache, blocks, plan.ids, how, between)

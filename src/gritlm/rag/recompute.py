@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from transformers.cache_utils import Cache
 
 from gritlm.errors import InputError, choice
 from gritlm.lm import views
-from gritlm.lm.blockmask import as_mask
+from gritlm.lm.blockmask import windowed
 from gritlm.lm.cache import PatchedLayer, PreallocatedLayer, recorded, recording
 from gritlm.lm.kv import KVBlock
 from gritlm.lm.model import UnifiedLM
@@ -73,8 +73,7 @@ def read_behind(
     tokens of the blocks were read again.
 
     Args:
-        cache: holds ``blocks`` and nothing more, and is one that :func:`possible` takes unless
-            ``how`` is None.
+        cache: holds ``blocks`` and nothing more; preallocated, unless ``how`` is None.
         between: called now and then, for who shares the model's thread.
     """
     if how is None:
@@ -136,18 +135,10 @@ def read_again(
 
 
 def _causal_masks(lm: UnifiedLM, places_Q: Tensor, end: int) -> Tensor | dict[str, Tensor]:
-    """Whom the tokens at these places see, of all up to ``end``; by kind of layer if there are
-    several."""
+    """Whom the tokens at these places see, of all up to ``end``."""
     ahead_QT = places_Q[:, None] - torch.arange(end, device=lm.device)[None]
-    full_QT = ahead_QT >= 0
-    window = getattr(lm.config, "sliding_window", None) or end
-    seen = {"full_attention": full_QT, "sliding_attention": full_QT & (ahead_QT < window)}
-    masks = {kind: as_mask(seen_QT[None], lm.decoder) for kind, seen_QT in seen.items()}
-    kinds = set(getattr(lm.config, "layer_types", None) or ())
-    if len(kinds) > 1:
-        return masks
-    # Mistral has one kind of layers and does not name it.
-    return masks[kinds.pop() if kinds else "sliding_attention"]
+    seen_QT = ahead_QT >= 0
+    return windowed(seen_QT[None], lambda size: (seen_QT & (ahead_QT < size))[None], lm.decoder)
 
 
 def _first(sizes: Sequence[int], tokens: int) -> list[int]:
@@ -174,10 +165,7 @@ def _changed(lm: UnifiedLM, cache: Cache, ids: Sequence[int]) -> Tensor:
 
 def _looked_at(lm: UnifiedLM, cache: Cache, tail: Sequence[int]) -> Tensor:
     """Attention of the tail to each token of the blocks, over layers, heads and queries -> (T,)."""
-    view: Any = views.shell(lm.causal)
-    for module in view.modules():
-        if hasattr(module, "config"):
-            module.config._attn_implementation = "eager"
+    view = views.attending(lm.causal, "eager")
     layers = _layers(cache)
     held = layers[0].length
     try:
@@ -189,11 +177,6 @@ def _looked_at(lm: UnifiedLM, cache: Cache, tail: Sequence[int]) -> Tensor:
         for layer in layers:
             layer.length = held
     return sum(weight_BHQT[0, :, :, :held].float().sum(dim=(0, 1)) for weight_BHQT in found)
-
-
-def possible(cache: Cache) -> bool:
-    """Whether a cache holds keys and values alone, in buffers that can be written to anywhere."""
-    return len(_layers(cache)) == len(cache.layers)
 
 
 def _layers(cache: Cache) -> list[PreallocatedLayer]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from gritlm.lm.cache import PreallocatedLayer
+from gritlm.lm.cache import is_preallocated
 from gritlm.lm.generator import prefill
 from gritlm.lm.model import UnifiedLM
 
@@ -40,7 +40,7 @@ def paced(between: Between | None) -> Between | None:
 @torch.inference_mode()
 def read(lm: UnifiedLM, cache: Cache, ids: Sequence[int], between: Between | None) -> Tensor:
     """As :func:`gritlm.lm.generator.prefill`, in pieces where others wait -> (V,)."""
-    if between is None or not all(isinstance(each, PreallocatedLayer) for each in cache.layers):
+    if between is None or not is_preallocated(cache):
         return prefill(lm, cache, ids)  # other kinds may have to be read in one pass
     for start in range(0, len(ids), SHARING):
         if start:

@@ -10,8 +10,8 @@ from types import TracebackType
 
 from gritlm.serve.inbox import Deliver
 from gritlm.serve.metrics import Meter
-from gritlm.serve.scheduler import Done, Event, Failed, Reservation, Ticket
-from gritlm.serve.work import Delta, Started, Work
+from gritlm.serve.scheduler import Reservation, Ticket
+from gritlm.serve.work import Delta, Done, Event, Failed, Started, Work
 
 
 class Calls:

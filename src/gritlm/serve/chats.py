@@ -86,10 +86,13 @@ class Chats:
     @property
     def running(self) -> int:
         """Chats that have a slot."""
-        return len(self._running) + (self._reading is not None)
+        return len(self._seated())
 
     def __bool__(self) -> bool:
         return bool(self._waiting or self._running or self._reading is not None)
+
+    def _seated(self) -> list[_Chat]:
+        return [*self._running, *([self._reading] if self._reading is not None else [])]
 
     def add(self, job: Job, work: ToWrite | ToContinue) -> None:
         """It waits for its turn: other requests that come soon after are served before the second
@@ -119,7 +122,7 @@ class Chats:
             if waiting.job.cancelled:
                 self._inbox.dropped(waiting.job)
         self._waiting = [w for w in self._waiting if not w.job.cancelled]
-        for chat in [*self._running, *([self._reading] if self._reading else [])]:
+        for chat in self._seated():
             if chat.job.cancelled:
                 self._close(chat)
 
@@ -129,7 +132,7 @@ class Chats:
             self._inbox.dropped(waiting.job)
             waiting.job.send(Failed(error))
         self._waiting.clear()
-        for chat in [*self._running, *([self._reading] if self._reading else [])]:
+        for chat in self._seated():
             self._fail(chat, error)
 
     def _step(self) -> None:

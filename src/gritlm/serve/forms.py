@@ -10,8 +10,8 @@ from gritlm.serve.spelling import Spelling
 from gritlm.serve.work import Delta, Event, TokenLogprob
 
 
-class ChatForm:
-    """``chat.completion`` and its chunks.
+class _Form:
+    """What answers of both kinds have in common.
 
     Args:
         head: id, model and what else all of them have.
@@ -19,7 +19,7 @@ class ChatForm:
         usage: whether each event has the field.
     """
 
-    whole_object, chunk_object = "chat.completion", "chat.completion.chunk"
+    chunk_object: str
 
     def __init__(
         self, head: Mapping[str, Any], spelling: Spelling, *, logprobs: bool, usage: bool
@@ -29,6 +29,20 @@ class ChatForm:
 
     def note(self, event: Event) -> None:
         """Nothing follows from it."""
+
+    def closing(self, tally: Tally, *, include_usage: bool) -> Mapping[str, Any] | None:
+        if not include_usage:
+            return None
+        return self.event([]) | {"usage": tally.usage()}
+
+    def event(self, choices: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        return {**self._head, "object": self.chunk_object, "choices": choices, **self._empty}
+
+
+class ChatForm(_Form):
+    """``chat.completion`` and its chunks."""
+
+    whole_object, chunk_object = "chat.completion", "chat.completion.chunk"
 
     def whole(self, parts: list[Part], tally: Tally) -> Mapping[str, Any]:
         choices = [
@@ -54,14 +68,6 @@ class ChatForm:
             finish_reason=delta.finish_reason,
         )  # fmt: skip
 
-    def closing(self, tally: Tally, *, include_usage: bool) -> Mapping[str, Any] | None:
-        if not include_usage:
-            return None
-        return self.event([]) | {"usage": tally.usage()}
-
-    def event(self, choices: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        return {**self._head, "object": self.chunk_object, "choices": choices, **self._empty}
-
     def _event(
         self, index: int, delta: Mapping[str, Any], *, logprobs: Any = None,
         finish_reason: str | None = None,
@@ -77,26 +83,16 @@ class ChatForm:
         return {"content": [self._spelling.as_chat(each) for each in found], "refusal": None}
 
 
-class CompletionForm:
-    """``text_completion``, whole and in pieces.
+class CompletionForm(_Form):
+    """``text_completion``, whole and in pieces."""
 
-    Args:
-        head: id, model and what else all of them have.
-        logprobs: whether they were asked for.
-        usage: whether each event has the field.
-    """
-
-    object = "text_completion"
+    whole_object = chunk_object = "text_completion"
 
     def __init__(
         self, head: Mapping[str, Any], spelling: Spelling, *, logprobs: bool, usage: bool
     ) -> None:
-        self._head, self._spelling, self._logprobs = head, spelling, logprobs
-        self._empty = {"usage": None} if usage else {}
+        super().__init__(head, spelling, logprobs=logprobs, usage=usage)
         self._offsets: dict[int, int] = {}
-
-    def note(self, event: Event) -> None:
-        """Nothing follows from it."""
 
     def whole(self, parts: list[Part], tally: Tally) -> Mapping[str, Any]:
         choices = [
@@ -111,12 +107,7 @@ class CompletionForm:
 
     def piece(self, index: int, delta: Delta) -> Mapping[str, Any]:
         choice = self._choice(index, delta.text, delta.logprobs, delta.finish_reason)
-        return {**self._head, "choices": [choice], **self._empty}
-
-    def closing(self, tally: Tally, *, include_usage: bool) -> Mapping[str, Any] | None:
-        if not include_usage:
-            return None
-        return {**self._head, "choices": [], "usage": tally.usage()}
+        return self.event([choice])
 
     def _choice(
         self, index: int, text: str, logprobs: Sequence[TokenLogprob], finish_reason: str | None

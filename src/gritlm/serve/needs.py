@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
-from gritlm.errors import MissingExtraError
+from gritlm.errors import require_libraries
 
 LIBRARIES = ("fastapi", "orjson", "prometheus_client", "pydantic", "starlette", "uvicorn")
 
@@ -15,9 +13,4 @@ def require() -> None:
     Raises:
         MissingExtraError: naming those that are missing and the extra that brings them.
     """
-    missing = [name for name in LIBRARIES if find_spec(name) is None]
-    if missing:
-        raise MissingExtraError(
-            f"serving needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} "
-            "not installed; pip install 'gritlm[serve]'"
-        )
+    require_libraries(LIBRARIES, what="serving needs", extra="serve")

@@ -77,14 +77,11 @@ def places(lm: UnifiedLM, slots: int, capacity: int) -> Places:
     return Apart(lm, slots, capacity)
 
 
-class Together:
-    """All slots in one memory: a step reads the weights once for all chats."""
-
-    whole = False
+class _Numbered:
+    """Slots of a model, and what can be told of them."""
 
     def __init__(self, lm: UnifiedLM, slots: int, capacity: int) -> None:
-        self._lm, self.capacity = lm, capacity
-        self._slots, self._memory = Slots(slots), SlotMemory(lm, slots, capacity)
+        self._lm, self.capacity, self._slots = lm, capacity, Slots(slots)
 
     @property
     def tokens(self) -> int:
@@ -93,6 +90,16 @@ class Together:
     @property
     def slots(self) -> int:
         return len(self._slots)
+
+
+class Together(_Numbered):
+    """All slots in one memory: a step reads the weights once for all chats."""
+
+    whole = False
+
+    def __init__(self, lm: UnifiedLM, slots: int, capacity: int) -> None:
+        super().__init__(lm, slots, capacity)
+        self._memory = SlotMemory(lm, slots, capacity)
 
     def open(self, ids: Sequence[int]) -> Slot | None:
         place = self._slots.take(ids)
@@ -131,23 +138,14 @@ class Together:
         self._slots.free(slot)
 
 
-class Apart:
+class Apart(_Numbered):
     """A cache of the model's own kind for each chat; nothing of it is used again."""
 
     whole = True
 
     def __init__(self, lm: UnifiedLM, slots: int, capacity: int) -> None:
-        self._lm, self.capacity = lm, capacity
-        self._slots = Slots(slots)
+        super().__init__(lm, slots, capacity)
         self._caches: dict[int, Any] = {}
-
-    @property
-    def tokens(self) -> int:
-        return self._slots.busy_tokens
-
-    @property
-    def slots(self) -> int:
-        return len(self._slots)
 
     def open(self, ids: Sequence[int]) -> Slot | None:
         place = self._slots.take(())  # nothing in common with any: no state is kept

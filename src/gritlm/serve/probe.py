@@ -12,8 +12,8 @@ import torch
 
 from gritlm.lm.gritlm import GritLM
 from gritlm.serve.errors import SERVER, ApiError
-from gritlm.serve.scheduler import Done, Event, Failed, Scheduler
-from gritlm.serve.work import ToDo
+from gritlm.serve.scheduler import Scheduler
+from gritlm.serve.work import Done, Event, Failed, ToDo
 
 log = logging.getLogger(__name__)
 

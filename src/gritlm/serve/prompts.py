@@ -16,6 +16,7 @@ from gritlm.serve.errors import invalid, too_long
 
 Ids = tuple[int, ...]
 Item = str | list[int]  # a text, or its ids
+Frame = tuple[list[int], list[int]]  # ids before the pooled ones, and those behind the text
 
 
 class Prompts:
@@ -69,17 +70,18 @@ class Prompts:
             ApiError: for a text that is too long and not to be cut, naming it.
         """
         most = self._most(cut)
-        header, ending = gritlm_instruction(instruction), self._settings.embed_eos
-        texts = [item for item in items if isinstance(item, str)]
         room = sys.maxsize if most is None else most
-        self._require_header_room(room, header)
+        header = gritlm_instruction(instruction)
+        frame = self._frame(header)
+        self._require_header_room(room, frame)
+        texts = [item for item in items if isinstance(item, str)]
         if len(texts) == len(items):
             made, _ = self.tokens.for_embedding(
-                texts, max_length=room, instruction=header, end=ending
+                texts, max_length=room, instruction=header, end=self._settings.embed_eos
             )
         else:
             made = [
-                self._framed(self.known(item, f"text {n}", param=param), room, header)
+                _framed(self.known(item, f"text {n}", param=param), room, frame)
                 for n, item in enumerate(items)
             ]
         if most is None:
@@ -147,14 +149,8 @@ class Prompts:
             )
         return self.limit if cut == -1 else cut
 
-    def _framed(self, ids: Ids, room: int, header: str) -> Prompt:
-        """Ids where the text of an embedding prompt stands."""
-        head, tail = self._frame(header)
-        whole = [*head, *ids[: room - len(head) - len(tail)], *tail]
-        return Prompt(whole, pooled=(len(head), len(whole)))
-
-    def _frame(self, header: str) -> tuple[list[int], list[int]]:
-        """Ids before the pooled ones, and those behind the text."""
+    def _frame(self, header: str) -> Frame:
+        """What stands around a text with this header."""
         (frame,), _ = self.tokens.for_embedding(
             ["a"], max_length=sys.maxsize, instruction=header, end=self._settings.embed_eos
         )
@@ -162,14 +158,13 @@ class Prompts:
         text = self.tokens.pieces(["a"], first=False)[0]
         return frame.ids[:start], frame.ids[start + len(text) :]
 
-    def _require_header_room(self, room: int, header: str) -> None:
-        head, tail = self._frame(header)
-        if room <= len(head) + len(tail):
+    def _require_header_room(self, room: int, frame: Frame) -> None:
+        taken = sum(map(len, frame))
+        if room <= taken:
             raise invalid(
-                f"truncate_prompt_tokens={room}, and the instruction takes "
-                f"{len(head) + len(tail)} tokens; expected more than that",
-                param="truncate_prompt_tokens",
-            )
+                f"truncate_prompt_tokens={room}, and the instruction takes {taken} tokens; "
+                "expected more than that", param="truncate_prompt_tokens",
+            )  # fmt: skip
 
     def _require_room(self, made: Sequence[Prompt], param: str) -> None:
         for index, prompt in enumerate(made):
@@ -179,3 +174,10 @@ class Prompts:
                     f"this model's maximum context length is {self.limit}. Shorten it, or send "
                     "truncate_prompt_tokens=-1 to have it cut", param=param,
                 )  # fmt: skip
+
+
+def _framed(ids: Ids, room: int, frame: Frame) -> Prompt:
+    """Ids where the text of an embedding prompt stands."""
+    head, tail = frame
+    whole = [*head, *ids[: room - len(head) - len(tail)], *tail]
+    return Prompt(whole, pooled=(len(head), len(whole)))

@@ -16,8 +16,7 @@ from gritlm.errors import GritLMError
 from gritlm.serve.calls import Calls
 from gritlm.serve.errors import as_api_error, internal
 from gritlm.serve.logs import REQUEST_ID
-from gritlm.serve.scheduler import Event
-from gritlm.serve.work import Delta, FinishReason, Started, TokenLogprob
+from gritlm.serve.work import Delta, Event, FinishReason, Started, TokenLogprob
 
 log = logging.getLogger(__name__)
 

@@ -17,30 +17,7 @@ from gritlm.serve.limits import Limits
 from gritlm.serve.loop import Loop, cut_off
 from gritlm.serve.places import Places, places
 from gritlm.serve.problems import TooLongError
-from gritlm.serve.work import (
-    Delta,
-    Done,
-    Event,
-    Failed,
-    Started,
-    ToContinue,
-    ToDo,
-    ToEmbed,
-    ToWrite,
-    Work,
-)
-
-__all__ = [
-    "Delta",
-    "Done",
-    "Event",
-    "Failed",
-    "Reservation",
-    "Scheduler",
-    "Started",
-    "Stats",
-    "Ticket",
-]
+from gritlm.serve.work import ToContinue, ToDo, ToEmbed, ToWrite, Work
 
 _PATIENCE_S = 1.0  # for a thread in the middle of something
 

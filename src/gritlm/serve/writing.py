@@ -58,7 +58,7 @@ async def complete(service: Service, body: CompletionsBody) -> Response:
         works = _works(many, rooms, body, body.logprobs)
         calls.submit(place, works)
     form = CompletionForm(
-        service.head("cmpl", name, CompletionForm.object), service.spelling,
+        service.head("cmpl", name, CompletionForm.whole_object), service.spelling,
         logprobs=body.logprobs is not None, usage=usage,
     )  # fmt: skip
     return await answered(calls, form, works=len(works), choices=choices, stream=body.stream,

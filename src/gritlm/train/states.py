@@ -15,10 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gritlm.lm.blockmask import as_mask
+from gritlm.lm.blockmask import as_mask, windowed
 from gritlm.train.pack import Rows
-
-_SLIDING = "sliding_attention"
 
 
 def hidden(decoder: Any, ids_BL: Tensor, mask_BL: Tensor | None = None, *, causal: bool) -> Tensor:
@@ -97,15 +95,9 @@ def all_see(mask_BL: Tensor, decoder: Any) -> Tensor:
 
 def _masks(seen_BLL: Tensor, position_BL: Tensor, decoder: Any) -> Tensor | dict[str, Tensor]:
     """One mask, or one for each kind of layer where a decoder has several kinds."""
-    window = getattr(decoder.config, "sliding_window", None)
-    kinds = getattr(decoder.config, "layer_types", None)
-    full = as_mask(seen_BLL, decoder)
-    if window is None or (kinds and _SLIDING not in kinds):
-        return full
     distance_BLL = position_BL[:, :, None] - position_BL[:, None, :]
     mutual_BLL = seen_BLL & seen_BLL.transpose(1, 2)
-    near = as_mask(seen_BLL & (mutual_BLL | (distance_BLL < window)), decoder)
-    return {"full_attention": full, _SLIDING: near} if kinds else near
+    return windowed(seen_BLL, lambda size: seen_BLL & (mutual_BLL | (distance_BLL < size)), decoder)
 
 
 def _inner(decoder: Any) -> Any:

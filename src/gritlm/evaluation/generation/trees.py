@@ -17,14 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gritlm.lm.blockmask import as_mask
+from gritlm.lm.blockmask import windowed
 from gritlm.lm.model import UnifiedLM
 
 Ids = tuple[int, ...]
 Pair = tuple[Ids, Ids]
 
 _ATTENTION_LAYERS = {"full_attention", "sliding_attention"}
-_SLIDING = "sliding_attention"
 
 
 @dataclass(frozen=True)
@@ -131,11 +130,5 @@ def masks(batch: Batch, lm: UnifiedLM) -> Any:
     seen_TT = batch.tree_T[:, None] == batch.tree_T
     seen_TT &= place_T[:, None] >= place_T
     seen_TT &= (batch.branch_T == 0) | (branch_T1 == batch.branch_T)
-    full = as_mask(seen_TT[None], lm.decoder)
-    window = getattr(lm.config, "sliding_window", None)
-    kinds = getattr(lm.config, "layer_types", None)
-    if window is None or (kinds and _SLIDING not in kinds):
-        return full
-    near_TT = seen_TT & (batch.position_T[:, None] - batch.position_T < window)
-    near = as_mask(near_TT[None], lm.decoder)
-    return {"full_attention": full, _SLIDING: near} if kinds else near
+    ahead_TT = batch.position_T[:, None] - batch.position_T
+    return windowed(seen_TT[None], lambda size: (seen_TT & (ahead_TT < size))[None], lm.decoder)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from gritlm.lm.cache import PreallocatedLayer
+from gritlm.lm.cache import is_preallocated
 from gritlm.lm.generator import complete, prefix_cache
 from gritlm.lm.kv import KVBlock
 from gritlm.lm.model import UnifiedLM
@@ -86,7 +86,7 @@ def replies(
 
 def _writes_together(lm: UnifiedLM) -> bool:
     """Whether its cache holds nothing but keys and values that can be put side by side."""
-    return all(isinstance(layer, PreallocatedLayer) for layer in lm.new_cache(1).layers)
+    return is_preallocated(lm.new_cache(1))
 
 
 def _bytes(lm: UnifiedLM, readings: Sequence[Reading], new: int) -> int:
