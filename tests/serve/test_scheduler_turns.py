@@ -126,6 +126,35 @@ def test_chats_go_on_between_the_layers_of_a_batch(model, monkeypatch):
     assert steps_before[1] - steps_before[0] >= 2
 
 
+def test_reading_many_prompts_does_not_give_texts_as_long_a_turn(model, monkeypatch):
+    steps_before: list[int] = []
+    packed, read = UnifiedLM._packed, places.prefill
+    with scheduled(model, max_num_batched_tokens=4 * BUDGET) as scheduler:
+
+        def slow_reading(*arguments):
+            time.sleep(0.5)
+            return read(*arguments)
+
+        def slow(lm, view, ids_T, lengths, cache, pause=None):
+            chats = [Asked(scheduler, to_write(model, f"Who is {n}?", 400)) for n in "ab"]
+            while not all(chat.deltas for chat in chats):
+                pause()
+            steps_before.append(scheduler.stats().steps)
+            for _ in range(20):
+                time.sleep(0.02)
+                pause()
+            steps_before.append(scheduler.stats().steps)
+            for chat in chats:
+                chat.ticket.cancel()
+            return packed(lm, view, ids_T, lengths, cache, pause)
+
+        Asked(scheduler, to_write(model, "What is water?", 3)).ended()  # a step has been timed
+        monkeypatch.setattr(places, "prefill", slow_reading)
+        monkeypatch.setattr(UnifiedLM, "_packed", slow)
+        Asked(scheduler, texts_of([200])).ended()
+    assert steps_before[1] - steps_before[0] >= 10
+
+
 def test_a_chat_that_arrives_during_a_long_batch_begins_before_it_ends(model, monkeypatch):
     packed, order = UnifiedLM._packed, []
     with scheduled(model) as scheduler:

@@ -123,6 +123,13 @@ class LimitOptions:
         float,
         _option(env="MAX_BODY_MB", help="Largest request, in MiB.", panel=LIMITS, min=0.001),
     ] = 8.0
+    max_connections: Annotated[
+        int,
+        _option(
+            env="MAX_CONNECTIONS", panel=LIMITS, min=1,
+            help="Connections at once, idle ones too; one more is refused.",
+        ),
+    ] = 512  # fmt: skip
     drain_seconds: Annotated[
         float,
         _option(
@@ -243,6 +250,7 @@ def _settings(model: str | None, listen: ListenOptions, limits: LimitOptions) ->
         allowed_hosts=tuple(listen.allowed_host or ()),
         cors_origins=tuple(listen.cors_origin or ()), open_metrics=listen.open_metrics,
         max_body_bytes=int(limits.max_body_mb * MEGABYTE), drain_s=limits.drain_seconds,
+        max_connections=limits.max_connections,
     )  # fmt: skip
 
 

@@ -88,6 +88,11 @@ class Chats:
         """Chats that have a slot."""
         return len(self._seated())
 
+    @property
+    def turn_s(self) -> float:
+        """Seconds of a turn while chats run: a step, and reading for as long."""
+        return 2 * self._step_s if self._step_s else float("inf")
+
     def __bool__(self) -> bool:
         return bool(self._waiting or self._running or self._reading is not None)
 

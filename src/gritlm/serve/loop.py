@@ -109,7 +109,7 @@ class Loop:
             started = time.perf_counter()
             self._chats.turn()
             self._chats_ended = time.perf_counter()
-            self._chats_took = self._chats_ended - started
+            self._chats_took = min(self._chats_ended - started, self._chats.turn_s)
 
     def _others_turn(self) -> None:
         """Texts and other work take turns."""
@@ -130,7 +130,7 @@ class Loop:
             self._embedding = False
 
     def _pause(self) -> None:
-        """Between layers: chats, before as much time has gone by as their last turn took."""
+        """Between layers: chats, before as much time has gone by as a turn of theirs takes."""
         self._look()
         self._refuse_late()
         now = time.perf_counter()
