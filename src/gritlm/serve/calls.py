@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from time import monotonic
@@ -12,6 +13,9 @@ from gritlm.serve.inbox import Deliver
 from gritlm.serve.metrics import Meter
 from gritlm.serve.scheduler import Reservation, Ticket
 from gritlm.serve.work import Delta, Done, Event, Failed, Started, Work
+
+
+_BURST_S = 0.5  # at most so long pieces of an answer wait that is wanted as a whole
 
 
 class Calls:
@@ -26,6 +30,8 @@ class Calls:
         self._meter, self._endpoint, self._choices = meter, endpoint, choices
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[tuple[int, Event, float]] = asyncio.Queue()
+        self._delivered: deque[tuple[int, Event, float]] = deque()
+        self._bursts, self._woken = False, 0.0
         self._tickets: list[Ticket] = []
         self._arrived = monotonic()
         self._waiting: set[int] = set()
@@ -39,6 +45,11 @@ class Calls:
         """
         self._tickets = place.submit(works, [self._deliverer(n) for n in range(len(works))])
         self._waiting = set(range(len(works)))
+
+    def wait_for_all(self) -> None:
+        """Nobody looks at single pieces: the event loop is not woken for each of them, which would
+        cost the model's thread as much as the piece is worth."""
+        self._bursts = True
 
     def cancel(self) -> None:
         """Let go of the places on the model's thread; what has ended stays as it is."""
@@ -78,12 +89,24 @@ class Calls:
 
     def _deliverer(self, index: int) -> Deliver:
         def deliver(event: Event) -> None:
+            now = monotonic()
+            self._delivered.append((index, event, now))
+            if self._bursts and self._can_wait(index, event, now):
+                return
+            self._woken = now
             with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                self._loop.call_soon_threadsafe(
-                    self._events.put_nowait, (index, event, monotonic())
-                )
+                self._loop.call_soon_threadsafe(self._take)
 
         return deliver
+
+    def _can_wait(self, index: int, event: Event, now: float) -> bool:
+        """Whether it is a piece in the middle of an answer that has begun."""
+        middle = isinstance(event, Delta) and not _is_last(event) and index in self._latest
+        return middle and now - self._woken < _BURST_S
+
+    def _take(self) -> None:
+        while self._delivered:
+            self._events.put_nowait(self._delivered.popleft())
 
     def _measure(self, index: int, event: Event, at: float) -> None:
         """

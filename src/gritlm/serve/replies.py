@@ -87,6 +87,7 @@ class Form(Protocol):
 
 async def as_whole(calls: Calls, form: Form, *, works: int, choices: int) -> Response:
     """Wait for all of it."""
+    calls.wait_for_all()
     parts, tally = [Part() for _ in range(works)], Tally(choices)
     async for index, event in calls.events():
         tally.take(index, event)
