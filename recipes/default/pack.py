@@ -1,9 +1,9 @@
 """Turn the adapter of a finished training run into the one that the package ships.
 
-    python recipes/default/pack.py RUN_FOLDER [--output FOLDER]
+    python recipes/default/pack.py RUN_FOLDER [RUN_FOLDER ...] [--output FOLDER]
 
 RUN_FOLDER is the output folder of `gritlm train` with model.lora = true on the base of the default
-model. The weights are rounded to bfloat16, the configuration names the base by its hub id, and the
+model, or a checkpoint in it; of several the mean is taken. The weights are rounded to bfloat16, the configuration names the base by its hub id, and the
 fingerprint of the base is written into the weights file, so that another base is refused. The model
 card beside them (README.md) is written by hand and left as it is.
 """
@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,18 +36,23 @@ MOST_BYTES = 24_000_000
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("run", type=Path, metavar="RUN_FOLDER", help="with its adapter")
+    parser.add_argument(
+        "runs", type=Path, nargs="+", metavar="RUN_FOLDER", help="with its adapter"
+    )
     parser.add_argument("--output", type=Path, default=default.ADAPTER, help="default: the package")
     chosen = parser.parse_args()
     try:
-        size = pack(chosen.run, chosen.output)
+        size = pack(chosen.runs[0], chosen.output, *chosen.runs[1:])
     except (GritLMError, OSError, SafetensorError) as error:
         sys.exit(f"pack.py: error: {error}")
     sys.stdout.write(f"{chosen.output}: {size:,} bytes of weights\n")
 
 
-def pack(run: Path, output: Path) -> int:
+def pack(run: Path, output: Path, *others: Path) -> int:
     """Write the adapter of ``run`` to ``output``; the size of its weights file in bytes.
+
+    Args:
+        others: runs of the same settings, with which the mean of all is taken.
 
     Raises:
         InputError: for a run without adapter, on another base, that did not learn to embed, whose
@@ -54,7 +60,11 @@ def pack(run: Path, output: Path) -> int:
         ModelError: for files that are damaged, and an adapter that does not fit the base.
     """
     about, settings = _about(run), _settings(run)
-    tensors = _rounded(load_file(run / lora.WEIGHTS_FILE), run)
+    for other in others:
+        if (_about(other), _settings(other)) != (about, settings):
+            raise InputError(f"{other}: trained with other settings than {run}; expected the same")
+    mean = _mean([_loaded(each) for each in (run, *others)])
+    tensors = {name: value.to(torch.bfloat16).contiguous() for name, value in mean.items()}
     with quiet():
         base = AutoModelForCausalLM.from_pretrained(default.ensure(), dtype=torch.bfloat16)
     metadata = {"format": "pt", lora.FINGERPRINT: lora.fingerprint(base)}
@@ -74,6 +84,15 @@ def pack(run: Path, output: Path) -> int:
     finally:
         shutil.rmtree(staging)
     return size
+
+
+def _mean(all_tensors: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Of tensors by name, computed in float32."""
+    first, *others = all_tensors
+    return {
+        name: sum((each[name].float() for each in others), tensor.float()) / len(all_tensors)
+        for name, tensor in first.items()
+    }
 
 
 def _about(run: Path) -> dict[str, Any]:
@@ -103,11 +122,12 @@ def _settings(run: Path) -> Settings:
     return settings
 
 
-def _rounded(tensors: dict[str, Tensor], run: Path) -> dict[str, Tensor]:
+def _loaded(run: Path) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = load_file(run / lora.WEIGHTS_FILE)
     for name, value in tensors.items():
         if not torch.isfinite(value).all():
             raise InputError(f"{run / lora.WEIGHTS_FILE}: {name} holds NaN or infinite numbers")
-    return {name: value.to(torch.bfloat16).contiguous() for name, value in tensors.items()}
+    return tensors
 
 
 def _size(path: Path) -> int:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from unittest.mock import Mock
 from urllib.parse import urlsplit
 
 import httpx
@@ -28,7 +29,7 @@ from gritlm.serve.probe import Probe
 from gritlm.serve.routes import operations
 from gritlm.serve.server import bound
 from gritlm.serve.settings import Settings
-from gritlm.serve.work import ToWrite, Writing
+from gritlm.serve.work import Delta, ToWrite, Writing
 from tests.serve.conftest import Served
 
 USER = [{"role": "user", "content": "Hello"}]
@@ -277,6 +278,29 @@ def test_times_are_those_of_the_model_however_late_a_client_reads(serve: Callabl
     for name in ("time_to_first_token", "e2e_request_latency", "request_queue_time"):
         assert found[f"gritlm_{name}_seconds_count"] == 1
         assert found[f"gritlm_{name}_seconds_sum"] < 0.4
+
+
+def test_pieces_of_a_whole_answer_do_not_wake_the_event_loop_one_by_one(serve):
+    served = serve()
+
+    async def asked(*, whole: bool) -> tuple[str, int, int]:
+        """Text, pieces, and how often the loop was woken."""
+        calls, loop = served.service.calls("/v1/chat/completions"), Mock()
+        loop.call_soon_threadsafe = Mock(wraps=calls._loop.call_soon_threadsafe)
+        calls._loop = loop
+        if whole:
+            calls.wait_for_all()
+        with served.service.scheduler.reserve() as place, calls:
+            calls.submit(place, [ToWrite((5, 6), Writing(40))])
+            deltas = [event async for _, event in calls.events() if isinstance(event, Delta)]
+        woken = loop.call_soon_threadsafe.call_count
+        return "".join(delta.text for delta in deltas), len(deltas), woken
+
+    text, pieces, woken = asyncio.run(asked(whole=False))
+    assert woken > pieces > 20
+    again, as_many, fewer = asyncio.run(asked(whole=True))
+    assert (again, as_many) == (text, pieces)
+    assert fewer < pieces / 2
 
 
 def test_paths_of_clients_do_not_become_metrics(live: Served):
