@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -79,6 +80,27 @@ def test_the_same_run_is_packed_in_the_same_way(pack, run, tmp_path):
     pack.pack(run, tmp_path / "two")
     for name in (lora.CONFIG_FILE, "gritlm.json"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_of_several_runs_the_mean_is_packed(pack, run, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    one = load_file(run / lora.WEIGHTS_FILE)
+    two = {name: torch.randn_like(value) for name, value in one.items()}
+    save_file(two, other / lora.WEIGHTS_FILE)
+    pack.pack(run, tmp_path / "out", other)
+    made = load_file(tmp_path / "out" / lora.WEIGHTS_FILE)
+    for name, value in made.items():
+        assert torch.equal(value, ((one[name] + two[name]) / 2).bfloat16())
+
+
+def test_runs_of_other_settings_have_no_mean(pack, run, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    edit(other / lora.CONFIG_FILE, lora_alpha=99)
+    with pytest.raises(InputError, match="other: trained with other settings than"):
+        pack.pack(run, tmp_path / "out", other)
+    assert not (tmp_path / "out").exists()
 
 
 def test_weights_that_are_too_large_are_refused_and_what_was_there_stays(
