@@ -3,9 +3,10 @@
     python recipes/default/pack.py RUN_FOLDER [RUN_FOLDER ...] [--output FOLDER]
 
 RUN_FOLDER is the output folder of `gritlm train` with model.lora = true on the base of the default
-model, or a checkpoint in it; of several the mean is taken. The weights are rounded to bfloat16, the configuration names the base by its hub id, and the
-fingerprint of the base is written into the weights file, so that another base is refused. The model
-card beside them (README.md) is written by hand and left as it is.
+model, or a checkpoint in it; of several the mean is taken. The weights are rounded to bfloat16, the
+configuration names the base by its hub id, and the fingerprint of the base is written into the
+weights file, so that another base is refused. The model card beside them (README.md) is written by
+hand and left as it is.
 """
 
 from __future__ import annotations
@@ -36,9 +37,7 @@ MOST_BYTES = 24_000_000
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument(
-        "runs", type=Path, nargs="+", metavar="RUN_FOLDER", help="with its adapter"
-    )
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN_FOLDER", help="with its adapter")
     parser.add_argument("--output", type=Path, default=default.ADAPTER, help="default: the package")
     chosen = parser.parse_args()
     try:

@@ -14,7 +14,6 @@ from gritlm.serve.metrics import Meter
 from gritlm.serve.scheduler import Reservation, Ticket
 from gritlm.serve.work import Delta, Done, Event, Failed, Started, Work
 
-
 _BURST_S = 0.5  # at most so long pieces of an answer wait that is wanted as a whole
 
 

@@ -16,6 +16,7 @@ import uvicorn
 
 from gritlm.errors import InputError
 from gritlm.lm.gritlm import GritLM
+from gritlm.runtime import give_back_memory
 from gritlm.serve.app import create_app
 from gritlm.serve.connections import Sweep, protocol
 from gritlm.serve.limits import Limits
@@ -26,6 +27,7 @@ from gritlm.serve.settings import Settings
 log = logging.getLogger(__name__)
 
 _TICKS = 5  # of a tenth of a second, from one look at the connections to the next
+_MEMORY_TICKS = 300  # from one return of free memory to the next
 _LEAVING_S = 5  # for clients that read slowly, once their answers are complete
 
 
@@ -151,6 +153,8 @@ class Server(uvicorn.Server):
             self.should_exit |= not self._service.running or time.monotonic() >= self._until
         if counter % _TICKS == 0:
             self._sweep(self.server_state.connections, draining=self._until is not None)  # type: ignore[arg-type]
+        if counter % _MEMORY_TICKS == 0:
+            asyncio.get_running_loop().run_in_executor(None, give_back_memory)
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
