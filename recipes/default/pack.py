@@ -87,10 +87,9 @@ def pack(run: Path, output: Path, *others: Path) -> int:
 
 def _mean(all_tensors: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Of tensors by name, computed in float32."""
-    first, *others = all_tensors
     return {
-        name: sum((each[name].float() for each in others), tensor.float()) / len(all_tensors)
-        for name, tensor in first.items()
+        name: torch.stack([each[name].float() for each in all_tensors]).mean(dim=0)
+        for name in all_tensors[0]
     }
 
 

@@ -18,7 +18,7 @@ _BURST_S = 0.5  # at most so long pieces of an answer wait that is wanted as a w
 
 
 class Calls:
-    """Some works whose events come in one queue; leaving the context cancels what still runs.
+    """Some works whose events come in one row; leaving the context cancels what still runs.
 
     Args:
         endpoint: path of the route, for the metrics.
@@ -28,8 +28,8 @@ class Calls:
     def __init__(self, meter: Meter, *, endpoint: str, choices: int = 1) -> None:
         self._meter, self._endpoint, self._choices = meter, endpoint, choices
         self._loop = asyncio.get_running_loop()
-        self._events: asyncio.Queue[tuple[int, Event, float]] = asyncio.Queue()
-        self._delivered: deque[tuple[int, Event, float]] = deque()
+        self._events: deque[tuple[int, Event, float]] = deque()
+        self._news = asyncio.Event()
         self._bursts, self._woken = False, 0.0
         self._tickets: list[Ticket] = []
         self._arrived = monotonic()
@@ -72,7 +72,10 @@ class Calls:
         """
         running = len(self._tickets)
         while running:
-            index, event, at = await self._events.get()
+            while not self._events:
+                self._news.clear()
+                await self._news.wait()
+            index, event, at = self._events.popleft()
             if isinstance(event, Failed):
                 raise event.error
             self._measure(index, event, at)
@@ -89,12 +92,12 @@ class Calls:
     def _deliverer(self, index: int) -> Deliver:
         def deliver(event: Event) -> None:
             now = monotonic()
-            self._delivered.append((index, event, now))
+            self._events.append((index, event, now))
             if self._bursts and self._can_wait(index, event, now):
                 return
             self._woken = now
             with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                self._loop.call_soon_threadsafe(self._take)
+                self._loop.call_soon_threadsafe(self._news.set)
 
         return deliver
 
@@ -102,10 +105,6 @@ class Calls:
         """Whether it is a piece in the middle of an answer that has begun."""
         middle = isinstance(event, Delta) and not _is_last(event) and index in self._latest
         return middle and now - self._woken < _BURST_S
-
-    def _take(self) -> None:
-        while self._delivered:
-            self._events.put_nowait(self._delivered.popleft())
 
     def _measure(self, index: int, event: Event, at: float) -> None:
         """
