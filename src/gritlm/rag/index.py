@@ -25,7 +25,7 @@ from gritlm.rag.lance import told
 from gritlm.rag.passages import Hit, Passage, Scalar
 from gritlm.rag.ranking import Search
 
-EXACT_BELOW = 20_000
+EXACT_BELOW = 10_000
 COMMITS = 64  # after which rows are spread over too many files
 GROWN = 1.1  # and only then, so that the cost of putting them together stays in proportion
 KEPT = timedelta(minutes=10)  # old states, for readers that are in the middle of a search
