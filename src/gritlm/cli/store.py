@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -86,9 +86,14 @@ def stats(place: Place) -> None:
 
 
 def verify(place: Place) -> None:
-    """Read everything and compare all checksums. Exit code 1: something is damaged."""
-    with _opened(place, read_only=True) as store:
-        damages = store.verify()
+    """Read everything and compare all checksums. Exit code 1: something is damaged.
+
+    What is damaged is removed, and the next gritlm index of the same documents stores it again;
+    while another process writes to the store, it is only named.
+    """
+    with _opened_to_mend(place) as store:
+        store.verify()
+        damages = store.damages
         for each in damages:
             logs.say("damaged", str(each))
         sys.stdout.write(f"{store.stats().blocks} blocks, {len(damages)} damaged\n")
@@ -132,6 +137,18 @@ def _as_dict(document: Indexed) -> dict[str, Any]:
         "passages": document.passages,
         "metadata": dict(document.metadata),
     }
+
+
+@contextmanager
+def _opened_to_mend(place: Path) -> Iterator[KVStore]:
+    """For writing where that can be, else for reading, which is said."""
+    with ExitStack() as opened:
+        try:
+            store = opened.enter_context(_opened(place, read_only=False))
+        except InputError as error:
+            store = opened.enter_context(_opened(place, read_only=True))
+            logs.say("nothing is removed", str(error))
+        yield store
 
 
 @contextmanager

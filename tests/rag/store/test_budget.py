@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -164,13 +165,20 @@ class Mirror:
         self.store.gc()
         assert self.store.stats().dead_bytes == 0
 
+    def gc_between(self) -> None:
+        verbs = [self.put, self.fetch, self.delete, self.evict, self.gc]
+        self.store.gc(between=lambda: self.do(verbs))
+
     def reopen(self) -> None:
         self.store.close()
         self.open()
 
     def step(self) -> None:
         often, rare = [self.put] * 8 + [self.fetch] * 6, [self.delete, self.evict, self.gc]
-        self.dice.choice([*often, *rare, self.put_many, self.reopen])()
+        self.do([*often, *rare, self.gc_between, self.put_many, self.reopen])
+
+    def do(self, verbs: Sequence[Callable[[], None]]) -> None:
+        self.dice.choice(verbs)()
         gone = [key for key in self.must if key not in self.store]
         for key in gone:
             del self.must[key]

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from gritlm.rag.store import arena, environment
-from gritlm.rag.store.problems import StoreFullError
+from gritlm.rag.store.problems import IndexDamagedError, StoreFullError
 from tests.rag.store import blocks
 
 
@@ -120,6 +120,113 @@ def test_uses_that_cannot_be_noted_do_not_keep_anyone_from_reading(folder, monke
             patch.setattr(environment.Environment, "write", no_space)
             assert blocks.same(store, key, blocks.block(1))
         assert blocks.same(store, key, blocks.block(1))
+
+
+@pytest.mark.parametrize("verb", ["fetch", "delete", "evict"])
+def test_a_block_that_others_lose_while_it_is_put_is_not_acknowledged(folder, monkeypatch, verb):
+    monkeypatch.setattr("gritlm.rag.store.ledger._HITS", 1)
+    made = [blocks.block(3), blocks.block(4)]
+    with blocks.opened(folder) as store:
+        there = blocks.put(store, blocks.block(1))[0]
+        keys = [blocks.key_of(store, one) for one in made]
+        argument = {"fetch": there, "delete": [there], "evict": 1}[verb]
+
+        def losing_the_first():
+            yield keys[0], made[0]
+            with monkeypatch.context() as patch, suppress(StoreFullError):
+                patch.setattr(environment.Environment, "write", no_space)
+                getattr(store, verb)(argument)
+            yield keys[1], made[1]
+
+        with pytest.raises(StoreFullError, match="could not be made known"):
+            store.put_many(losing_the_first())
+        assert [key in store for key in keys] == [False, True]
+        assert store.put(keys[0], made[0])
+    with blocks.opened(folder) as store:
+        assert all(blocks.same(store, key, one) for key, one in zip(keys, made, strict=True))
+
+
+def test_an_index_that_cannot_be_made_anew_stays_as_it_is(folder, monkeypatch):
+    made = [blocks.block(1), blocks.block(2)]
+    with blocks.opened(folder) as store:
+        keys = [blocks.key_of(store, one) for one in made]
+
+        def rebuilding():
+            yield keys[0], made[0]
+            with monkeypatch.context() as patch:
+                patch.setattr(environment.Environment, "write", no_space)
+                with pytest.raises(StoreFullError):
+                    store.rebuild()
+            yield keys[1], made[1]
+
+        assert store.put_many(rebuilding()) == 2
+        assert all(blocks.same(store, key, one) for key, one in zip(keys, made, strict=True))
+        assert store.rebuild() == 2
+
+
+@pytest.mark.parametrize("fails", ["ftruncate", "pwrite"])
+def test_a_lock_that_cannot_be_written_is_given_back(folder, monkeypatch, fails):
+    with monkeypatch.context() as patch:
+        patch.setattr(os, fails, no_space)
+        with pytest.raises(StoreFullError):
+            blocks.opened(folder)
+    blocks.opened(folder).close()
+
+
+def open_files() -> int:
+    return len(list(Path("/dev/fd").iterdir()))
+
+
+@pytest.mark.parametrize("fails", ["evicting", "copying", "repairing", "rebuilding"])
+def test_a_store_that_cannot_be_opened_lets_go_of_all_its_files(folder, monkeypatch, fails):
+    with blocks.opened(folder) as store:
+        blocks.put(store, *map(blocks.block, range(30)))
+    (segment,) = (folder / "arenas").iterdir()
+    if fails == "repairing":
+        os.truncate(segment, 29 * 8192)
+    if fails == "rebuilding":
+        (folder / "index.lmdb" / "data.mdb").write_bytes(b"")
+    before = open_files()
+    with monkeypatch.context() as patch:
+        if fails == "copying":
+            patch.setattr(os, "pwrite", fills_up(8192))
+        else:
+            patch.setattr(environment.Environment, "write", no_space)
+        with pytest.raises(StoreFullError):
+            blocks.opened(folder, disk_bytes=20 * 8192)
+    assert open_files() == before
+    with blocks.opened(folder) as store:
+        assert store.nbytes <= 20 * 8192
+        assert store.verify() == []
+
+
+def test_a_store_that_cannot_be_closed_well_lets_go_of_all_its_files(folder, monkeypatch):
+    def write(*_: object) -> None:
+        raise lmdb.CorruptedError("mdb_put")
+
+    blocks.opened(folder).close()
+    before = open_files()
+    store = blocks.opened(folder)
+    store.fetch(*blocks.put(store, blocks.block(1)))
+    with monkeypatch.context() as patch:
+        patch.setattr(environment.Environment, "write", write)
+        with pytest.raises(IndexDamagedError):
+            store.close()
+    assert open_files() == before
+    blocks.opened(folder).close()
+
+
+def test_an_index_that_cannot_be_made_is_a_full_disk_too(folder, monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        error = lmdb.Error("index.lmdb.new: No space left on device")
+        error.code = errno.ENOSPC
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(environment.lmdb, "open", refuse)
+        with pytest.raises(StoreFullError):
+            blocks.opened(folder)
+    blocks.opened(folder).close()
 
 
 def test_a_store_that_cannot_be_made_says_so_and_gives_the_lock_back(folder, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 
 import pytest
 import torch
@@ -131,6 +132,92 @@ def test_a_deleted_block_stays_deleted(folder):
         assert store.stats().dead_bytes == 0
 
 
+def test_a_block_that_is_deleted_while_it_is_put_is_gone(folder):
+    made = [blocks.block(1), blocks.block(2)]
+    with blocks.opened(folder) as store:
+        keys = [blocks.key_of(store, one) for one in made]
+
+        def deleting_the_first():
+            yield keys[0], made[0]
+            assert store.delete(keys[:1]) == 1
+            yield keys[1], made[1]
+
+        store.put_many(deleting_the_first())
+        assert [key in store for key in keys] == [False, True]
+    with blocks.opened(folder) as store:
+        assert [key in store for key in keys] == [False, True]
+        assert store.verify() == []
+
+
+def test_bytes_are_counted_when_no_other_thread_is_at_work(folder):
+    counted = []
+    with blocks.opened(folder) as store:
+        blocks.put(store, blocks.block(1))
+        counting = threading.Thread(target=lambda: counted.append(store.nbytes))
+        with store._mutex:
+            counting.start()
+            counting.join(0.05)
+            assert counted == []
+        counting.join()
+    assert counted == [8192]
+
+
+@pytest.fixture
+def wasteful(folder):
+    """Three segments of two records; the first of each is deleted. Its keys come with it."""
+    with blocks.opened(folder, disk_bytes=40 * 8192) as store:
+        keys = blocks.put(store, *map(blocks.block, range(6)))
+        store.delete(keys[::2])
+        assert store.stats().segments == 3
+        yield store, keys
+
+
+def test_other_threads_are_let_in_between_the_segments_that_gc_compacts(wasteful):
+    store, keys = wasteful
+    found = []
+
+    def between() -> None:
+        fetching = threading.Thread(target=lambda: found.append(store.fetch(keys[5])), daemon=True)
+        fetching.start()
+        fetching.join(5)
+
+    assert store.gc(between=between) == 3 * 8192
+    assert len(found) == 2
+    assert None not in found
+    assert store.stats().dead_bytes == 0
+
+
+def test_gc_loses_nothing_that_another_thread_is_putting(wasteful):
+    store, keys = wasteful
+    made = blocks.block(9)
+    appended, go_on = threading.Event(), threading.Event()
+
+    def slowly():
+        yield blocks.key_of(store, made), made
+        appended.set()
+        go_on.wait(5)
+
+    putting = threading.Thread(target=lambda: store.put_many(slowly()), daemon=True)
+
+    def between() -> None:
+        putting.start()
+        appended.wait(5)
+
+    store.delete(keys[:2])  # leaves two segments
+    store._writer.arena.segment_bytes += 2 * 8192  # what moves and the newcomer fit into the last
+    store.gc(between=between)
+    go_on.set()
+    putting.join()
+    assert blocks.same(store, blocks.key_of(store, made), made)
+    assert all(blocks.same(store, keys[seed], blocks.block(seed)) for seed in (3, 5))
+
+
+def test_gc_goes_on_when_a_segment_is_gone_meanwhile(wasteful):
+    store, keys = wasteful
+    assert store.gc(between=lambda: store.delete(keys)) == 8192
+    assert store.stats().blocks == 0
+
+
 def test_uses_are_counted_and_kept(folder):
     with blocks.opened(folder) as store:
         (key,) = blocks.put(store, blocks.block(1))
@@ -150,6 +237,25 @@ def test_a_view_is_kept_in_memory_when_it_is_asked_for_twice(folder):
         stats = store.stats()
     assert (stats.from_disk, stats.from_memory) == (2, 2)
     assert stats.memory_used == made.nbytes
+
+
+def test_what_was_deleted_is_as_if_it_had_never_been_asked_for(folder):
+    made = blocks.block(1)
+    with blocks.opened(folder) as store:
+        (key,) = blocks.put(store, made)
+        store.fetch(key)
+        store.delete([key])
+        blocks.put(store, made)
+        assert [store.fetch(key).tier for _ in range(3)] == ["disk", "disk", "memory"]
+
+
+def test_only_the_last_keys_that_were_asked_for_are_remembered(folder, monkeypatch):
+    monkeypatch.setattr("gritlm.rag.store.memory._ASKED", 2)
+    with blocks.opened(folder) as store:
+        keys = blocks.put(store, *map(blocks.block, range(3)))
+        for key in [*keys, keys[0], keys[0]]:
+            assert store.fetch(key).tier == "disk"
+        assert store.fetch(keys[0]).tier == "memory"
 
 
 def test_what_was_quantised_is_decoded_once(folder):

@@ -95,6 +95,7 @@ class Catalogue:
 
         Raises:
             BrokenError: when it is not there (unless ``create``) or cannot be trusted.
+            StoreFullError: when the disk takes no more.
         """
         if not create and (reason := trouble(folder)):
             raise BrokenError(reason)
@@ -167,6 +168,8 @@ def _acquired(folder: Path, *, create: bool, map_bytes: int) -> environment.Envi
     try:
         return environment.acquire(folder, create=create, map_bytes=map_bytes)
     except lmdb.Error as error:
+        if is_full(error):
+            raise full(folder.parent, error) from None
         raise BrokenError(f"LMDB says: {error}") from None
 
 

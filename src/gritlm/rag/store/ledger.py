@@ -29,6 +29,7 @@ class Ledger:
     Attributes:
         entries: by key, as of the last commit; uses are counted here first.
         pending: records that are written and not yet made known.
+        lost: how many records so far were pending when a commit failed.
         damages: places that were found damaged, at opening and since.
     """
 
@@ -37,16 +38,21 @@ class Ledger:
         self.arena = arena
         self.entries: dict[bytes, Entry] = {}
         self.pending: dict[bytes, Entry] = {}
+        self.lost = 0
         self.damages: list[Damage] = []
         self._live = Counter[int]()
         self._used: set[bytes] = set()
         self.state: State
         self._catalogue, index, damages = recover.opened(folder, arena)
-        self._take(index)
-        adopted, lost, more = recover.repaired(index, arena)
-        self.damages.extend([*damages, *more])
-        if adopted or lost:
-            self.commit(puts=adopted, deletes=lost)
+        try:
+            self._take(index)
+            adopted, lost, more = recover.repaired(index, arena)
+            self.damages.extend([*damages, *more])
+            if adopted or lost:
+                self.commit(puts=adopted, deletes=lost)
+        except BaseException:
+            self._catalogue.close()
+            raise
 
     @property
     def live(self) -> int:
@@ -88,15 +94,45 @@ class Ledger:
     ) -> None:
         """Payloads first, then the index, then what is known here.
 
+        Args:
+            deletes: keys to take out, of pending records too.
+
         Raises:
             StoreFullError: when the disk takes no more; nothing is changed then, and what was
                 pending is dead.
         """
         pending, self.pending = self.pending, {}
-        added = pending | dict(puts or {})
+        try:
+            self._commit(pending | dict(puts or {}), set(deletes), clock)
+        except BaseException:
+            self.lost += len(pending)
+            raise
+
+    def age(self, step: float) -> None:
+        """Move the clock; written down with the next commit."""
+        self.state = replace(self.state, clock=self.state.clock + step)
+
+    def rebuild(self) -> None:
+        """A new index out of the arenas; the old one is not asked."""
+        self.arena.sync()
+        old = self._catalogue
+        self._catalogue, index, damages = recover.rebuilt(self.folder, self.arena)
+        old.close()
+        self.pending.clear()  # the records were found where they lie
+        self.damages.extend(damages)
+        self._take(index)
+
+    def close(self) -> None:
+        try:
+            if self._used or self.pending:
+                self.note_uses()
+        finally:
+            self._catalogue.close()
+
+    def _commit(self, puts: Mapping[bytes, Entry], gone: set[bytes], clock: float | None) -> None:
+        added = {key: entry for key, entry in puts.items() if key not in gone}
         if added:
             self.arena.sync()
-        gone = set(deletes)
         changed = {key: self.entries[key] for key in self._used - gone if key in self.entries}
         changed |= added
         state = State(
@@ -109,26 +145,6 @@ class Ledger:
         self._used.clear()
         for key in gone | changed.keys():
             self._replace(key, changed.get(key))
-
-    def age(self, step: float) -> None:
-        """Move the clock; written down with the next commit."""
-        self.state = replace(self.state, clock=self.state.clock + step)
-
-    def rebuild(self) -> None:
-        """A new index out of the arenas; the old one is not asked."""
-        self.arena.sync()
-        self.pending.clear()  # the records are found where they lie
-        self._catalogue.close()
-        self._catalogue, index, damages = recover.rebuilt(self.folder, self.arena)
-        self.damages.extend(damages)
-        self._take(index)
-
-    def close(self) -> None:
-        try:
-            if self._used or self.pending:
-                self.note_uses()
-        finally:
-            self._catalogue.close()
 
     def _take(self, index: recover.Index) -> None:
         entries, self.state = index

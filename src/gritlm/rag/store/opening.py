@@ -49,16 +49,20 @@ def to_write(
         folder.mkdir(parents=True, exist_ok=True)
         lock = WriterLock(folder / LOCK)
     except OSError as error:
-        raise InputError(f"{folder} cannot be written to: {error}") from None
+        raise _refused(folder, error, to_be="written to") from None
     try:
         found = about.settle(folder, maker, storage=storage, dtype=dtype, create=True)
         found = about.with_budget(folder, found, disk_bytes)
         return found, Access(folder, Writer(folder, disk_bytes=found.disk_bytes)), lock
     except OSError as error:
         lock.release()
-        if is_full(error):
-            raise full(folder, error) from None
-        raise InputError(f"{folder} cannot be opened: {error}") from None
+        raise _refused(folder, error, to_be="opened") from None
     except BaseException:
         lock.release()
         raise
+
+
+def _refused(folder: Path, error: OSError, *, to_be: str) -> InputError:
+    if is_full(error):
+        return full(folder, error)
+    return InputError(f"{folder} cannot be {to_be}: {error}")

@@ -71,8 +71,10 @@ def _replaced(folder: Path, entries: dict[bytes, Entry], state: State) -> Catalo
     for stale in (new, old):
         shutil.rmtree(stale, ignore_errors=True)
     made = Catalogue.open(new, create=True)
-    made.write(entries, (), state)
-    made.close()
+    try:
+        made.write(entries, (), state)
+    finally:
+        made.close()
     sync(new)
     if place.exists():
         place.rename(old)

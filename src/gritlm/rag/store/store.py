@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +20,7 @@ from gritlm.rag.store.codec import FLOATS
 from gritlm.rag.store.figures import Fetched, Stats
 from gritlm.rag.store.lock import WriterLock
 from gritlm.rag.store.memory import MemoryTier
-from gritlm.rag.store.problems import Damage
+from gritlm.rag.store.problems import Damage, full
 from gritlm.rag.store.writer import Writer
 
 if TYPE_CHECKING:
@@ -50,7 +50,6 @@ class KVStore:
         self._reach = access
         self._lock = lock
         self._memory = MemoryTier(memory_bytes)
-        self._viewed: set[bytes] = set()
         self._fetched = {"memory": 0, "disk": 0, "missed": 0}
         self._mutex = threading.RLock()
         self._open = True
@@ -107,7 +106,8 @@ class KVStore:
     @property
     def nbytes(self) -> int:
         """Bytes that the arenas take on disk, live and dead."""
-        return sum(self._access.index.sizes().values())
+        with self._mutex:
+            return sum(self._access.index.sizes().values())
 
     def key(self, ids: Sequence[int], *, causal: bool) -> bytes:
         """The name of the block that reading these ids makes, as this store keeps it."""
@@ -131,12 +131,13 @@ class KVStore:
         """Store many blocks with one sync and one commit -> how many are there now.
 
         Of some hundred MB at a time: then the first of them are made durable. If this ends with an
-        error, what was admitted before it is durable too.
+        error, what was admitted before it is durable too, unless the disk took no more.
 
         Raises:
             InputError, CacheMismatchError, StoreFullError: as :meth:`put`.
         """
         writer, stored, since = self._writer, 0, 0
+        before = writer.lost
         try:
             for key, block in items:
                 with self._mutex:
@@ -154,6 +155,9 @@ class KVStore:
         finally:
             with self._mutex:
                 writer.commit()
+                lost = writer.lost - before
+        if lost:  # to a commit of another thread, which took along what was pending here
+            raise full(self.folder, "what was put could not be made known")
         return stored
 
     def fetch(self, key: bytes) -> Fetched | None:
@@ -171,7 +175,7 @@ class KVStore:
         keys, writer = list(keys), self._writer
         with self._mutex:
             for key in keys:
-                self._memory.drop(key)
+                self._memory.forget(key)
             return writer.remove(keys)
 
     def evict(self, nbytes: int) -> int:
@@ -180,14 +184,28 @@ class KVStore:
             return self._writer.evict(nbytes)
 
     def verify(self) -> list[Damage]:
-        """Read everything from the disk and check it -> what is damaged and was not known yet."""
+        """Read everything from the disk and check it -> what is damaged and was not known yet.
+
+        A writer takes it out, so that it counts as missing; a reader only knows of it.
+        """
         with self._mutex:
             return self._access.verify()
 
-    def gc(self) -> int:
-        """Remove from the disk what is not live -> bytes given back."""
+    def gc(self, *, between: Callable[[], None] | None = None) -> int:
+        """Remove from the disk what is not live -> bytes given back.
+
+        A segment at a time. Other threads are let in after each, and ``between`` is called, which
+        may use this store too.
+        """
         with self._mutex:
-            return self._writer.gc()
+            segments = self._writer.wasteful()
+        freed = 0
+        for number, segment in enumerate(segments):
+            if number and between is not None:
+                between()
+            with self._mutex:
+                freed += self._writer.gc(segment)
+        return freed
 
     def rebuild(self) -> int:
         """Make the index anew from the arenas -> records found.
@@ -212,9 +230,11 @@ class KVStore:
             if self._open:
                 self._open = False
                 self._memory.clear()
-                self._reach.close()
-                if self._lock is not None:
-                    self._lock.release()
+                try:
+                    self._reach.close()
+                finally:
+                    if self._lock is not None:
+                        self._lock.release()
 
     def __enter__(self) -> Self:
         return self
@@ -253,7 +273,7 @@ class KVStore:
     def _fetch(self, key: bytes, maker: Maker) -> Fetched | None:
         entry = self._access.find(key)
         if entry is None:
-            self._memory.drop(key)
+            self._memory.forget(key)
             return None
         kept = self._memory.get(key)
         if kept is not None:
@@ -267,8 +287,7 @@ class KVStore:
     def _kept(self, key: bytes, block: KVBlock) -> KVBlock:
         """Keep it in memory: decoded blocks at once, views of the file when asked for twice."""
         if FLOATS.get(self.storage) == block.dtype:
-            if key not in self._viewed or block.nbytes > self._memory.capacity:
-                self._viewed.add(key)
+            if block.nbytes > self._memory.capacity or not self._memory.ask(key):
                 return block
             block = replace(block, data=block.data.clone())
         self._memory.put(key, block)

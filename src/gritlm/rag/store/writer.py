@@ -8,6 +8,7 @@ The index is not counted: some 300 bytes a record.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,11 +39,15 @@ class Writer:
         self.disk_bytes = disk_bytes
         self.reserve = max(ALIGN, min(segment_bytes, disk_bytes // _SEGMENTS))
         self.refused = self.evicted = 0
-        self.arena = Arena(folder / arena.FOLDER, segment_bytes=self.reserve)
-        self.ledger = Ledger(folder, self.arena)
-        self.damages = self.ledger.damages
-        self._shrink()
-        self._make_room(0)
+        with ExitStack() as opened:
+            self.arena = Arena(folder / arena.FOLDER, segment_bytes=self.reserve)
+            opened.callback(self.arena.close)
+            self.ledger = Ledger(folder, self.arena)
+            opened.callback(self.ledger.close)
+            self.damages = self.ledger.damages
+            self._shrink()
+            self._make_room(0)
+            opened.pop_all()
 
     def get(self, key: bytes) -> Entry | None:
         """Where a record is; None when it is not stored."""
@@ -65,6 +70,11 @@ class Writer:
     def capacity(self) -> int:
         """Bytes that records may take: the budget without what is kept free."""
         return self.disk_bytes - self.reserve
+
+    @property
+    def lost(self) -> int:
+        """How many records so far were appended and will not be there: their commit failed."""
+        return self.ledger.lost
 
     def has(self, key: bytes) -> bool:
         """Whether it is stored, or will be with the next commit."""
@@ -98,8 +108,8 @@ class Writer:
         return appended
 
     def remove(self, keys: Iterable[bytes]) -> int:
-        """Take keys out of the index -> how many of them were there."""
-        found = {key for key in keys if key in self.ledger.entries}
+        """Take keys out, pending ones too -> how many of them were there."""
+        found = {key for key in keys if self.has(key)}
         if found:
             self.ledger.commit(deletes=found)
             self._drop_dead()
@@ -112,13 +122,17 @@ class Writer:
         self._drop_dead()
         return freed
 
-    def gc(self) -> int:
-        """Compact every segment that holds dead bytes -> bytes given back."""
-        self.commit()
+    def wasteful(self) -> list[int]:
+        """Segments that hold dead bytes."""
+        self.commit()  # else what is pending would count as dead
+        return [segment for segment in self.arena.sizes if self._dead_in(segment)]
+
+    def gc(self, segment: int) -> int:
+        """Compact a segment, if it is there, holds dead bytes and fits -> bytes given back."""
+        if segment not in self.wasteful() or not self._fits(segment):
+            return 0
         before = self.nbytes
-        for segment in list(self.arena.sizes):
-            if self._dead_in(segment) and self._fits(segment):
-                self._compact(segment)
+        self._compact(segment)
         return before - self.nbytes
 
     def rebuild(self) -> int:
@@ -127,8 +141,10 @@ class Writer:
         return len(self.ledger.entries)
 
     def close(self) -> None:
-        self.ledger.close()
-        self.arena.close()
+        try:
+            self.ledger.close()
+        finally:
+            self.arena.close()
 
     def _admit(self, entry: Entry) -> bool:
         """Whether a newcomer comes in; then there is room for it."""
