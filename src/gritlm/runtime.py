@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import torch
 
 _T = TypeVar("_T")
+_TEMPORARY = ".tmp"
 
 
 @dataclass(frozen=True)
@@ -149,10 +151,16 @@ def replacing(path: Path) -> Iterator[Path]:
     On any error, and on ctrl-C, it is removed and what was at ``path`` stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}{_TEMPORARY}")
     try:
         yield temporary
         sync(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_temporary(name: str, *, of: Collection[str]) -> bool:
+    """Whether a file's name is one that :func:`replacing` gives, for a file of these names."""
+    known = re.fullmatch(rf"\.(.+)\.[0-9a-f]{{32}}{re.escape(_TEMPORARY)}", name)
+    return known is not None and known[1] in of

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+
+from gritlm.rag.lance import IndexFailedError
+from gritlm.rag.store.store import KVStore
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +59,37 @@ def test_what_was_indexed_and_what_was_skipped_is_told(run_model, notes, tmp_pat
     assert again.stdout.startswith("added 0 documents")
     assert "unchanged: 4 documents; skipped: 1; the store has 4 passages" in again.stdout
     assert "4 key/value blocks" in again.stdout
+
+
+def test_rows_that_are_gone_are_told(run_model, tmp_path):
+    rows, place = tmp_path / "rows.jsonl", str(tmp_path / "store")
+    rows.write_text('{"text": "It opens at nine."}\n{"text": "It rains."}\n')
+    run_model("index", str(rows), "--to", place)
+    rows.write_text('{"text": "It opens at ten."}\n{"text": "It rains."}\n')
+    again = run_model("index", str(rows), "--to", place)
+    assert "removed: 1 documents; unchanged: 1 documents; skipped: 0;" in again.stdout
+    assert "the store has 2 passages" in again.stdout
+
+
+def test_what_went_in_before_the_passages_had_no_room_is_told(
+    run_model, notes, tmp_path, monkeypatch
+):
+    def full(*_: object, **__: object) -> None:
+        raise IndexFailedError("the index failed: no space left on device")
+
+    monkeypatch.setattr("gritlm.rag.index.Index.add", full)
+    result = run_model("index", str(notes), "--to", str(tmp_path / "store"))
+    assert result.exit_code != 0
+    assert result.stdout.startswith("added 0 documents")
+    assert "no space left" in result.stderr
+    assert "gritlm: stopped: " in result.stderr
+
+
+def test_passages_can_be_kept_elsewhere(run_model, notes, tmp_path):
+    place, address = tmp_path / "store", str(tmp_path / "elsewhere")
+    assert run_model("index", str(notes), "--to", str(place), "--index", address).exit_code == 0
+    assert not (place / "index").exists()
+    assert run_model("ask", "Does it rain?", "--store", str(place)).exit_code == 0
 
 
 def test_blocks_without_room_are_told(run_model, notes, tmp_path):
@@ -198,20 +234,60 @@ def test_a_store_in_the_folder_that_is_indexed_is_no_document(run_model, tmp_pat
         assert "skipped" not in result.stderr
 
 
-def test_damage_is_named_and_answered_around(run, run_model, store):
-    ask = ("ask", "Who sleeps?", "--store", str(store), "--json", "--max-new-tokens", "6")
-    before = json.loads(run_model(*ask).stdout)["answer"]
+def flip(store: Path) -> None:
+    """A bit in every page of the arena but the first."""
     (arena,) = (store / "kv").rglob("*.kv")
     content = bytearray(arena.read_bytes())
     for at in range(4096, len(content), 4096):
         content[at] ^= 1
     arena.write_bytes(content)
+
+
+def test_damage_is_named_answered_around_and_mended(run, run_model, notes, store):
+    ask = ("ask", "Who sleeps?", "--store", str(store), "--json", "--max-new-tokens", "6")
+    before = json.loads(run_model(*ask).stdout)["answer"]
+    flip(store)
     verified = run("store", "verify", str(store))
-    assert verified.exit_code == 1
-    assert "damaged: " in verified.stderr
+    assert (verified.exit_code, verified.stdout) == (1, "0 blocks, 4 damaged\n")
+    assert verified.stderr.count("gritlm: damaged: ") == 4
     after = json.loads(run_model(*ask).stdout)
     assert after["answer"] == before
     assert "computed" in after["trace"]["bytes_read"]
+    again = run_model("index", str(notes), "--to", str(store))
+    assert again.stdout.startswith("added 0 documents")
+    verified = run("store", "verify", str(store))
+    assert (verified.exit_code, verified.stdout) == (0, "4 blocks, 0 damaged\n")
+
+
+def test_damage_that_was_found_when_the_store_was_opened_is_named_too(run, store):
+    (arena,) = (store / "kv").rglob("*.kv")
+    os.truncate(arena, arena.stat().st_size - 1)
+    verified = run("store", "verify", str(store))
+    assert (verified.exit_code, verified.stdout) == (1, "3 blocks, 1 damaged\n")
+    (store / "kv" / "index.lmdb" / "data.mdb").write_bytes(b"")
+    verified = run("store", "verify", str(store))
+    assert (verified.exit_code, verified.stdout) == (1, "3 blocks, 1 damaged\n")
+    assert "index: made anew" in verified.stderr
+
+
+@pytest.mark.parametrize("why", ["another writer holds this store", "cannot be written to"])
+def test_damage_is_only_named_where_the_store_cannot_be_written(run, store, why):
+    flip(store)
+    lock = store / "kv" / "writer.lock"
+    with ExitStack() as held:
+        if why.startswith("another"):
+            held.enter_context(KVStore.open(store / "kv", None))
+        else:
+            lock.unlink()
+            lock.mkdir()
+        verified = run("store", "verify", str(store))
+    assert (verified.exit_code, verified.stdout) == (1, "4 blocks, 4 damaged\n")
+    (line,) = [line for line in verified.stderr.splitlines() if why in line]
+    assert line.startswith("gritlm: nothing is removed: ")
+
+
+def test_what_is_no_store_is_not_verified(error_of, tmp_path):
+    assert "holds no store" in error_of("store", "verify", str(tmp_path))
 
 
 @pytest.mark.parametrize(

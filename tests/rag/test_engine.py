@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +21,7 @@ from gritlm.rag.cost import CostModel
 from gritlm.rag.engine import RagEngine
 from gritlm.rag.index import Index
 from gritlm.rag.indexing import Added, Cutting
+from gritlm.rag.keys import maker_of
 from gritlm.rag.parity import Parity, block_masked_logits
 from gritlm.rag.recompute import Recompute
 from gritlm.rag.rerank import Reranker
@@ -104,6 +106,12 @@ def test_the_trace_counts_every_token_once(engine):
         plan = Assembler(engine.model).plan(mode, QUESTION, hits, max_new_tokens=4)
         assert lengths[mode] == plan.tokens
         assert trace.milliseconds["first_token"] > 0
+        passages = [hit.passage.id for hit in reversed(hits)]
+        named = {"documents": passages, "question": ["question"], None: []}
+        form = RAG_FORMS[mode]
+        wanted = [name for part in (*form.before, form.fresh) for name in named[part]]
+        assert [part["part"] for part in trace.parts] == [*wanted, "instruction"]
+        assert sum(part["tokens"] for part in trace.parts) == plan.tokens
     assert lengths["none"] == lengths["doc"]
     doc = engine.answer(QUESTION, mode="doc", top_k=3, max_new_tokens=4).trace
     assert set(doc.bytes_read) <= {"memory", "disk"}
@@ -139,6 +147,28 @@ def test_adding_again_changes_nothing_and_another_content_replaces(grit, tmp_pat
         assert texts == {*TEXTS, "Something else altogether."} - {TEXTS[1]}
 
 
+def test_rows_that_are_gone_from_a_file_go_from_the_store(grit, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+
+    def write(*lines: object) -> None:
+        rows.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+
+    with RagEngine.open(tmp_path / "store", grit) as engine:
+        engine.add({"id": "other", "text": TEXTS[4]})
+        write({"text": TEXTS[0]}, {"id": "a", "text": TEXTS[1]}, {"id": "b", "text": TEXTS[2]})
+        engine.add(rows)
+        write({"text": TEXTS[3]}, {"id": "a", "text": TEXTS[1]}, {"id": "c", "text": TEXTS[2]})
+        changed = engine.add(rows)
+        assert (changed.documents, changed.removed, changed.unchanged) == (2, 2, 1)
+        assert {p.text for p in engine.index.passages()} == {*TEXTS} - {TEXTS[0]}
+        assert engine.store.stats().blocks == 4  # that of b and c, too, which was taken out with b
+        assert engine.store.stats().dead_bytes == 0
+        write({"id": "a", "text": TEXTS[1]}, {"id": "c", "text": ""})
+        broken = engine.add(rows)
+        assert (broken.removed, len(broken.skipped)) == (0, 1)
+        assert len(engine.index) == 4
+
+
 def test_an_interrupted_run_goes_on_where_it_stopped(grit, tmp_path, monkeypatch):
     monkeypatch.setattr("gritlm.rag.indexing.BATCH", 2)
     with RagEngine.open(tmp_path / "store", grit) as engine:
@@ -172,6 +202,19 @@ def test_deleted_documents_are_gone_with_their_blocks(grit, tmp_path):
         }  # fmt: skip
         read = engine.answer(QUESTION, top_k=4, max_new_tokens=2).trace.bytes_read
         assert read["computed"] > 0  # that of the twin, whose text was forgotten with d0
+
+
+def test_others_are_let_in_while_bytes_are_given_back(grit, tmp_path, monkeypatch):
+    def between() -> None:
+        pass
+
+    with RagEngine.open(tmp_path / "store", grit) as engine:
+        engine.add(DOCUMENTS)
+        told = []
+        monkeypatch.setattr(engine.store, "gc", lambda *, between: told.append(between))
+        engine.delete("d0", between=between)
+        engine.add({"id": "d1", "text": "Another one."}, between=between)
+        assert told == [between, between]
 
 
 def test_the_blocks_of_a_replaced_text_are_gone_too(grit, tmp_path):
@@ -274,6 +317,26 @@ def test_a_store_of_another_model_is_refused(engine, tmp_path):
     other = GritLM(tiny.folder(tmp_path / "other", seed=5), dtype="float32", device="cpu")
     with pytest.raises(InputError, match=r"(?s)rag-llama.*float32.*other.*float32"):
         RagEngine.open(engine.place, other, read_only=True)
+
+
+def test_a_store_whose_texts_were_read_in_another_way_is_refused(grit, rag_folder, tmp_path):
+    with RagEngine.open(tmp_path / "store", grit) as engine:
+        engine.add(DOCUMENTS)
+    other = GritLM(rag_folder, attn="cccc", dtype="float32", device="cpu")
+    with pytest.raises(InputError, match="this store was made by"):
+        RagEngine.open(tmp_path / "store", other)
+    projected = GritLM(rag_folder, projection=16, dtype="float32", device="cpu")
+    before = maker_of(projected).digest
+    torch.nn.init.ones_(projected.projection.weight)
+    assert maker_of(projected).digest != before
+
+
+def test_what_a_killed_process_left_behind_is_no_reason_to_refuse_a_folder(grit, tmp_path):
+    place = tmp_path / "store"
+    place.mkdir()
+    (place / f".engine.json.{'0f' * 16}.tmp").write_text("{", encoding="utf-8")
+    with RagEngine.open(place, grit) as engine:
+        assert engine.add(DOCUMENTS).documents == 5
 
 
 def test_a_folder_of_something_else_is_left_alone(grit, tmp_path):
@@ -423,6 +486,19 @@ def test_reuse_is_refused_where_the_check_fails(grit, tmp_path, monkeypatch):
         with pytest.raises(ModelError, match="differ by 3 of their spread"):
             engine.answer(QUESTION, mode="doc")
         assert engine.answer(QUESTION, mode="auto", max_new_tokens=2).trace.mode == "none"
+        with pytest.raises(ModelError, match="differ by 3 of their spread"):
+            engine.find(QUESTION, Search(rerank=2))
+
+
+def test_a_model_whose_keys_cannot_be_moved_reads_all_of_it(grit, tmp_path, monkeypatch):
+    monkeypatch.setattr(type(grit.lm), "rope", lambda _: None)
+    with RagEngine.open(tmp_path / "store", grit) as engine:
+        engine.add(DOCUMENTS)
+        with pytest.raises(ModelError, match="its keys cannot be moved"):
+            engine.answer(QUESTION, mode="doc")
+        answer = engine.answer(QUESTION, mode="auto", max_new_tokens=2)
+        assert answer.trace.mode == "none"
+        assert answer.trace.tokens_reused == 0
 
 
 def test_the_check_is_kept_beside_the_store(engine: RagEngine):

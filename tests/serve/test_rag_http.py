@@ -16,6 +16,8 @@ from gritlm.rag import lance
 from gritlm.rag.answering import Writing
 from gritlm.rag.engine import RagEngine
 from gritlm.rag.readers import READERS
+from gritlm.rag.store.problems import IndexDamagedError, StoreFullError
+from gritlm.rag.store.store import KVStore
 from gritlm.serve import reading, uploads
 from gritlm.serve.problems import OverloadedError
 from gritlm.serve.server import StoreAt
@@ -185,6 +187,42 @@ def test_documents_are_only_read_when_there_is_room(live: Served, monkeypatch: p
     monkeypatch.setattr(uploads, "documents", read)
     monkeypatch.setattr(live.service.scheduler, "reserve", full)
     assert live.http.post(DOCUMENTS, json={"documents": [{"text": "a"}]}).status_code == 429
+
+
+def test_a_full_disk_is_the_servers_matter(live: Served, monkeypatch: pytest.MonkeyPatch):
+    put = KVStore.put_many
+
+    def full(store: KVStore, blocks: Any) -> int:
+        calls.append(1)
+        if len(calls) > 1:
+            raise StoreFullError("/srv/secret/kv: the disk is full")
+        return put(store, blocks)
+
+    calls: list[int] = []
+    monkeypatch.setattr("gritlm.rag.indexing.BATCH", 1)
+    monkeypatch.setattr(KVStore, "put_many", full)
+    two = [{"id": f"full{n}", "text": f"Nothing of {n}."} for n in range(2)]
+    refused = live.http.post(DOCUMENTS, json={"documents": two})
+    assert refused.status_code == 507
+    error = refused.json()["error"]
+    assert (error["type"], error["code"]) == ("server_error", "insufficient_storage")
+    assert "1 of 2 documents are in its store" in error["message"]
+    assert "secret" not in refused.text
+    monkeypatch.setattr(KVStore, "put_many", put)
+    again = live.http.post(DOCUMENTS, json={"documents": two}).json()
+    assert (again["documents"], again["unchanged"]) == (1, 1)
+    for each in two:
+        assert live.http.delete(f"{DOCUMENTS}/{each['id']}").status_code == 200
+
+
+def test_a_damaged_store_is_no_fault_of_the_request(live: Served, monkeypatch: pytest.MonkeyPatch):
+    def damaged(*_: object) -> None:
+        raise IndexDamagedError("/srv/secret/kv: the index cannot be read")
+
+    monkeypatch.setattr(KVStore, "fetch", damaged)
+    failed = live.http.post(ANSWER, json={"question": QUESTION})
+    assert failed.status_code == 500
+    assert "secret" not in failed.text
 
 
 def test_what_is_skipped_is_named_as_it_was_sent(live: Served):

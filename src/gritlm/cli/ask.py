@@ -150,9 +150,8 @@ def _as_dict(answer: Answer) -> dict[str, Any]:
 
 
 def _line(source: Source) -> str:
-    score = "  by words" if source.score is None else f"{source.score:.3f}"
     place = f"{source.document_id}:{source.start}-{source.end}"
-    return f"{score}  {place}  {' '.join(source.text.split())[:80]}\n"
+    return f"{source.score:.3f}  {place}  {' '.join(source.text.split())[:80]}\n"
 
 
 def _show(trace: Trace) -> None:

@@ -50,6 +50,15 @@ def index(
         float | None,
         typer.Option(min=0.001, help="Most gigabytes of key/value blocks; 10.7 in a new store."),
     ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            "--index",
+            metavar="URI",
+            help="Where LanceDB keeps the passages of a new store, e.g. s3://bucket/path; "
+            "its own folder if left out.",
+        ),
+    ] = None,
     causal: Annotated[
         bool,
         typer.Option("--causal", help="Also store causal blocks: one more pass over all."),
@@ -66,11 +75,12 @@ def index(
     needs.require()
     from gritlm.rag.engine import KINDS, RagEngine
     from gritlm.rag.indexing import Added
+    from gritlm.rag.lance import IndexFailedError
     from gritlm.rag.store.problems import StoreFullError
 
     lm, added = model.load(), Added()
     with RagEngine.open(
-        to, lm, cutting=_cutting(max_tokens, overlap), storage=storage.value,
+        to, lm, cutting=_cutting(max_tokens, overlap), index=address, storage=storage.value,
         disk_bytes=None if disk_gb is None else int(disk_gb * 1e9),
     ) as engine:  # fmt: skip
         try:
@@ -78,7 +88,7 @@ def index(
                 sources, progress=not logs.is_quiet() and sys.stderr.isatty(),
                 kinds=KINDS if causal else KINDS[:1], done=added,
             )  # fmt: skip
-        except (KeyboardInterrupt, StoreFullError):
+        except (KeyboardInterrupt, StoreFullError, IndexFailedError):
             _tell(added, engine.store.stats(), total=len(engine.index))
             logs.say(
                 "stopped", "what was told is in the store; the same command goes on from there"
@@ -104,10 +114,11 @@ def _tell(added: Added, stats: Stats, *, total: int) -> None:
     for each in added.skipped:
         logs.say("skipped", f"{each.path}: {each.reason}")
     speed = f", {added.passages / added.seconds:.0f} a second" if added.passages else ""
+    removed = f"removed: {added.removed} documents; " if added.removed else ""
     sys.stdout.write(
         f"added {added.documents} documents ({added.replaced} of them replaced) with "
         f"{added.passages} passages in {added.seconds:.1f} s{speed}\n"
-        f"unchanged: {added.unchanged} documents; skipped: {len(added.skipped)}; "
+        f"{removed}unchanged: {added.unchanged} documents; skipped: {len(added.skipped)}; "
         f"the store has {total} passages, and {stats.blocks} key/value blocks in "
         f"{stats.live_bytes / 1e9:.2f} of {stats.disk_bytes / 1e9:.1f} GB\n"
     )

@@ -46,7 +46,7 @@ class Source:
     """A passage that was read before the answer.
 
     Attributes:
-        score: cosine of question and passage; None where only its words were found.
+        score: cosine of question and passage, also where its words were what was found.
         start: first character of the passage in the text of its document.
         end: the character behind its last one.
     """
@@ -57,7 +57,7 @@ class Source:
     text: str
     start: int
     end: int
-    score: float | None
+    score: float
 
     @staticmethod
     def of(hit: Hit) -> Source:
@@ -127,7 +127,8 @@ def begin(
     """
     lm = model.lm
     room = answer_room(lm, plan.tokens, writing.max_new_tokens)
-    trace.part("question", tokens=len(plan.ids), tier="read")
+    for name, tokens in plan.read:
+        trace.part(name, tokens=tokens, tier="read")
     with trace.stage("move"):
         cache = prefix_cache(lm, blocks, room=len(plan.ids) + room)
     with trace.stage("prefill"):

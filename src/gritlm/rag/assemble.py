@@ -22,6 +22,7 @@ from gritlm.prompts import RAG_FORMS, RagMode, for_rag, gritlm_instruction
 from gritlm.rag.passages import Hit
 
 _KEPT = 1024  # passages whose ids are remembered
+QUESTION, INSTRUCTION = "question", "instruction"  # parts of a prompt that are no passage
 
 BlockKind = Literal["bidirectional", "causal"]
 
@@ -45,6 +46,10 @@ class Part:
         """Tokens of the prompt that come from it."""
         return len(self.ids) - self.cut
 
+    @property
+    def name(self) -> str:
+        return QUESTION if self.hit is None else self.hit.passage.id
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -53,6 +58,8 @@ class Plan:
     Attributes:
         parts: in reading order; blocks are made of them. Empty in mode ``none``.
         ids: what is read behind them.
+        read: what these are, in order, and how many tokens each: passages by their ids,
+            ``question``, and ``instruction`` for all around them.
         hits: passages that are read, in reading order.
         dropped: passages without room, the least relevant ones.
     """
@@ -60,6 +67,7 @@ class Plan:
     mode: RagMode
     parts: tuple[Part, ...]
     ids: tuple[int, ...]
+    read: tuple[tuple[str, int], ...]
     hits: tuple[Hit, ...]
     dropped: tuple[Hit, ...] = ()
 
@@ -127,7 +135,8 @@ class Assembler:
     def fresh(self, plan: Plan) -> Plan:
         """The same prompt, all of it read when it is asked."""
         ids = [i for part in plan.parts for i in part.ids[part.cut :]]
-        return replace(plan, parts=(), ids=(*ids, *plan.ids))
+        read = ((part.name, part.tokens) for part in plan.parts)
+        return replace(plan, parts=(), ids=(*ids, *plan.ids), read=(*read, *plan.read))
 
     def _plan(self, mode: RagMode, question: str, found: Sequence[Hit]) -> Plan:
         hits = tuple(reversed(found))
@@ -142,11 +151,25 @@ class Assembler:
                     Part(self._passage(text), hit) for text, hit in zip(texts, hits, strict=True)
                 ]
         parts = [replace(part, cut=len(self.prefix) if n else 0) for n, part in enumerate(parts)]
-        tail = self.tokens.for_chat(
-            for_rag(mode, question=question, documents=texts), start=not parts
-        )
-        made = Plan(mode, tuple(parts), tuple(tail.ids), hits)
+        ids, read = self._tail(mode, question, hits, start=not parts)
+        made = Plan(mode, tuple(parts), ids, read, hits)
         return self.fresh(made) if mode == "none" else made
+
+    def _tail(
+        self, mode: RagMode, question: str, hits: Sequence[Hit], *, start: bool
+    ) -> tuple[tuple[int, ...], tuple[tuple[str, int], ...]]:
+        """What is read behind all blocks, and what of it is what."""
+        texts = [hit.passage.embedded for hit in hits]
+        segments = for_rag(mode, question=question, documents=texts)
+        # A trained segment is one whose span is told.
+        spanned = [replace(segment, trained=True) for segment in segments]
+        prompt = self.tokens.for_chat(spanned, start=start)
+        sizes = [end - begin for begin, end in prompt.trained[1:]]  # behind the role
+        passages = [hit.passage.id for hit in hits]
+        names = {"documents": passages, "question": [QUESTION], None: []}[RAG_FORMS[mode].fresh]
+        named = list(zip(names, sizes, strict=False))  # what is left are instruction and role
+        rest = len(prompt.ids) - sum(size for _, size in named)
+        return tuple(prompt.ids), (*named, (INSTRUCTION, rest))
 
     def _embedded(self, texts: Sequence[str], instruction: str) -> list[tuple[int, ...]]:
         prompts, _ = self.tokens.for_embedding(

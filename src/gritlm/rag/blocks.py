@@ -54,9 +54,8 @@ class Blocks:
     def _block(
         self, part: Part, *, causal: bool, question: KVBlock | None, trace: Trace
     ) -> KVBlock:
-        name = "question" if part.hit is None else part.hit.passage.id
         tier, block, nbytes = self._found(part, causal=causal, question=question)
-        trace.part(name, tokens=part.tokens, tier=tier, nbytes=nbytes)
+        trace.part(part.name, tokens=part.tokens, tier=tier, nbytes=nbytes)
         return block
 
     def _found(

@@ -39,7 +39,7 @@ class CostModel:
         call: of one pass, however short.
         token: of reading one token.
         pair: of one token attending to one before it.
-        reused: of loading and placing one token of a block.
+        reused: of placing one token of a block that is in memory, in the model's number format.
         machine: where it was measured; elsewhere it is measured again.
     """
 

@@ -166,18 +166,23 @@ class RagEngine:
         with self._writing:
             return indexer.add(many, names=self._names, done=done, progress=progress)  # type: ignore[arg-type]
 
-    def delete(self, document_ids: str | Sequence[str]) -> int:
+    def delete(
+        self, document_ids: str | Sequence[str], *, between: Callable[[], None] | None = None
+    ) -> int:
         """Forget documents and their blocks; how many passages that were.
 
         A block that another document has too is computed again when it is needed.
+
+        Args:
+            between: called now and then, for who shares the model's thread.
         """
         self._require_writing()
         ids = [document_ids] if isinstance(document_ids, str) else list(document_ids)
         with self._writing:
-            passages = [passage for each in ids for passage in self.index.passages(each)]
+            passages = list(self.index.passages(ids))
             forget(self.store, self._assembler, passages)
             deleted = self.index.delete(ids)
-            self.store.gc()
+            self.store.gc(between=between)
         return deleted
 
     def documents(self, ids: Collection[str] | None = None) -> list[Indexed]:
@@ -198,6 +203,8 @@ class RagEngine:
         Args:
             between: called now and then in long work, for who shares the model's thread.
         """
+        if search.rerank:
+            self._planner.require_parity()
         return self._retriever.found(question, search, Trace(), paced(between))[0]
 
     @overload
@@ -264,7 +271,7 @@ class RagEngine:
                 done there counts as time of the answer.
         """
         search, between = Search() if search is None else search, paced(between)
-        if mode == "auto":
+        if mode == "auto" and self._planner.parity.holds:
             self._planner.measured(between)  # once, and not a part of the answer's time
         if search.rerank:
             self._planner.require_parity()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,22 @@ MAX_BYTES = 50_000_000
 Source = str | Path | Mapping[str, Any] | Document
 
 
+@dataclass(frozen=True)
+class _Reading:
+    """What :func:`documents` was told, and what it tells."""
+
+    skipped: list[Skipped]
+    names: Names
+    whole: set[str]
+    max_bytes: int
+
+    def skip(self, place: str, reason: object) -> None:
+        self.skipped.append(Skipped(place, str(reason)))
+
+
 def documents(
     sources: Iterable[Source], *, skipped: list[Skipped], names: Names | None = None,
-    max_bytes: int = MAX_BYTES,
+    whole: set[str] | None = None, max_bytes: int = MAX_BYTES,
 ) -> Iterator[Document]:  # fmt: skip
     """The documents of all sources, read when they are asked for.
 
@@ -36,6 +50,7 @@ def documents(
             of them), of an unknown kind, or has the id of one that came before; and links to
             folders, which are not followed.
         names: of the folders that were given before; takes those that come.
+        whole: takes what files of rows are known by of which every row was read.
 
     Raises:
         InputError: for a path that does not exist, and for a source of another type; before
@@ -46,23 +61,22 @@ def documents(
     if isinstance(sources, Sequence):
         for source in sources:
             _check(source)
-    return _once(sources, skipped, names or Names(), max_bytes)
+    whole = set() if whole is None else whole
+    return _once(sources, _Reading(skipped, names or Names(), whole, max_bytes))
 
 
-def _once(
-    sources: Iterable[Source], skipped: list[Skipped], names: Names, max_bytes: int
-) -> Iterator[Document]:
+def _once(sources: Iterable[Source], reading: _Reading) -> Iterator[Document]:
     seen: dict[str, str] = {}
     given: dict[str, int] = {}  # which source a document of a file came from
     for number, source in enumerate(sources):
         _check(source)
         is_path = isinstance(source, str | Path)
-        for place, document in _read(source, f"sources[{number}]", skipped, names, max_bytes):
+        for place, document in _read(source, f"sources[{number}]", reading):
             if is_path and given.setdefault(document.id, number) != number:
                 continue  # the same file, given twice
             if document.id in seen:
                 first = seen[document.id]
-                skipped.append(Skipped(place, f"its id {document.id!r} is that of {first}"))
+                reading.skip(place, f"its id {document.id!r} is that of {first}")
             else:
                 seen[document.id] = place
                 yield document
@@ -86,21 +100,19 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def _read(
-    source: Source, name: str, skipped: list[Skipped], names: Names, max_bytes: int
-) -> Iterator[tuple[str, Document]]:
+def _read(source: Source, name: str, reading: _Reading) -> Iterator[tuple[str, Document]]:
     """Places and documents of one source."""
     if isinstance(source, str | Path):
-        for path, known_as in _named(Path(source), skipped, names):
-            yield from _file(path, known_as, skipped, max_bytes)
+        for path, known_as in _named(Path(source), reading):
+            yield from _file(path, known_as, reading)
         return
     try:
         document = rows.document(source) if isinstance(source, Mapping) else _whole(source)
-        if len(document.text.encode()) > max_bytes:
-            raise InputError(_too_large(max_bytes))
+        if len(document.text.encode()) > reading.max_bytes:
+            raise InputError(_too_large(reading.max_bytes))
         yield name, document
     except InputError as error:
-        skipped.append(Skipped(name, str(error)))
+        reading.skip(name, error)
 
 
 def _whole(document: Document) -> Document:
@@ -112,31 +124,29 @@ def _whole(document: Document) -> Document:
     return document
 
 
-def _named(path: Path, skipped: list[Skipped], names: Names) -> Iterator[tuple[Path, str]]:
+def _named(path: Path, reading: _Reading) -> Iterator[tuple[Path, str]]:
     """Files, and what their documents are known by: the same wherever they are looked at from."""
     folder = path if path.is_dir() else path.parent
     real = folder.resolve()
-    for file in files(path, skipped):
-        names.add(real)
-        yield file, names.of(real / file.relative_to(folder))
+    for file in files(path, reading.skipped):
+        reading.names.add(real)
+        yield file, reading.names.of(real / file.relative_to(folder))
 
 
-def _file(
-    path: Path, known_as: str, skipped: list[Skipped], max_bytes: int
-) -> Iterator[tuple[str, Document]]:
+def _file(path: Path, known_as: str, reading: _Reading) -> Iterator[tuple[str, Document]]:
     try:
         if not encodable(known_as):
             raise InputError("its name is no whole Unicode text; rename it")
         if not path.is_file():
             raise InputError("no regular file")
         if rows.is_rows(path):
-            yield from _rows(path, known_as, skipped, max_bytes)
+            yield from _rows(path, known_as, reading)
         else:
-            yield str(path), _document(path, known_as, max_bytes)
+            yield str(path), _document(path, known_as, reading.max_bytes)
     except OSError as error:
-        skipped.append(Skipped(str(path), f"unreadable: {error.strerror or error}"))
+        reading.skip(str(path), f"unreadable: {error.strerror or error}")
     except InputError as error:
-        skipped.append(Skipped(str(path), str(error)))
+        reading.skip(str(path), error)
 
 
 def _document(path: Path, known_as: str, max_bytes: int) -> Document:
@@ -156,22 +166,23 @@ def _document(path: Path, known_as: str, max_bytes: int) -> Document:
     return Document(known_as, content.text, content.title, markdown=content.markdown)
 
 
-def _rows(
-    path: Path, known_as: str, skipped: list[Skipped], max_bytes: int
-) -> Iterator[tuple[str, Document]]:
-    number = 0
+def _rows(path: Path, known_as: str, reading: _Reading) -> Iterator[tuple[str, Document]]:
+    number, all_read = 0, True
     with path.open("rb") as file:
-        for number, row in rows.lines(file, max_bytes=max_bytes):
+        for number, row in rows.lines(file, max_bytes=reading.max_bytes):
             try:
                 if isinstance(row, InputError):
                     raise row
                 document = rows.document(row, prefix=f"{known_as}#")
             except InputError as error:
-                skipped.append(Skipped(f"{path}:{number}", str(error)))
+                reading.skip(f"{path}:{number}", error)
+                all_read = False
                 continue
             yield f"{path}:{number}", document
     if not number:
         raise InputError("empty")
+    if all_read:
+        reading.whole.add(known_as)
 
 
 def _too_large(max_bytes: int) -> str:

@@ -6,6 +6,7 @@ import json
 import platform
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from operator import attrgetter
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from gritlm.rag.index import Index, Indexed
 from gritlm.rag.indexing import Cutting
 from gritlm.rag.marker import FORMAT, NAME
 from gritlm.rag.parity import Parity
-from gritlm.runtime import replacing
+from gritlm.runtime import is_temporary, replacing
 
 CHECKED, BLOCKS, PASSAGES = "parity.json", "kv", "index"
 # what a folder may hold that has lost its settings
@@ -79,8 +80,9 @@ def settings(place: Path, *, cutting: Cutting | None, index: str | None) -> Sett
         InputError: when the folder has others, cannot be read, or holds other things.
     """
     if not exists(place):
-        others = sorted(p.name for p in place.iterdir()) if place.is_dir() else [place.name]
-        if place.exists() and not set(others) <= OURS:
+        names = (p.name for p in place.iterdir()) if place.is_dir() else [place.name]
+        others = sorted(name for name in names if name not in OURS and not _left_over(name))
+        if place.exists() and others:
             raise InputError(
                 f"{place} holds something else ({others[0]}); name an empty or a new folder"
             )
@@ -111,11 +113,17 @@ def _processor(model: GritLM) -> str:
 
 
 def parity(model: GritLM, place: Path | None, *, bos: tuple[int, ...]) -> Parity:
-    """What the check of this model came to: known from before, or made now and kept."""
-    about = f"{machine(model)} transformers {transformers.__version__}"
+    """What the check of this model came to, for the worse of both kinds of blocks.
+
+    It is known from before, or made now and kept.
+    """
+    about = f"{machine(model)} transformers {transformers.__version__} both kinds"
     if place is not None and (known := _known(place / CHECKED, about)) is not None:
         return known
-    found = checking.check(model.lm, bos=bos)
+    found = max(
+        (checking.check(model.lm, bos=bos, causal=causal) for causal in (False, True)),
+        key=attrgetter("difference"),
+    )
     if place is not None:
         with suppress(OSError):  # a folder that may only be read: it is checked again next time
             _write(place / CHECKED, {"about": about} | asdict(found))
@@ -140,6 +148,11 @@ def _read(path: Path) -> Settings:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path}: cannot be read ({error}); index into a new folder") from None
+
+
+def _left_over(name: str) -> bool:
+    """Whether a file is what a process left behind that died while it wrote one of ours."""
+    return is_temporary(name, of={*OURS, NAME})
 
 
 def _write(path: Path, content: dict[str, object]) -> None:

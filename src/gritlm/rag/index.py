@@ -30,6 +30,7 @@ COMMITS = 64  # after which rows are spread over too many files
 GROWN = 1.1  # and only then, so that the cost of putting them together stays in proportion
 KEPT = timedelta(minutes=10)  # old states, for readers that are in the middle of a search
 FIRST = "number = 0"  # one passage of each document
+ASKED = 256  # documents that a condition names; more are looked for among all
 
 
 @dataclass(frozen=True)
@@ -172,15 +173,19 @@ class Index:
             ]
         return sorted(found, key=lambda document: document.id)
 
-    def passages(self, document_id: str | None = None) -> Iterator[Passage]:
-        """Of one document, in order; or all, as they are stored."""
-        where = None if document_id is None else filters.among("document_id", [document_id])
+    def passages(self, document_ids: str | Collection[str] | None = None) -> Iterator[Passage]:
+        """Of one document, in order; of some or of all, as they are stored."""
+        if isinstance(document_ids, str):
+            yield from sorted(self.passages([document_ids]), key=lambda passage: passage.number)
+            return
+        if document_ids is not None and not document_ids:
+            return
+        few = document_ids is not None and len(document_ids) <= ASKED
+        where = filters.among("document_id", document_ids) if document_ids and few else None
         with told(self._place):
-            found = map(schema.to_passage, lance.scan(self._table, where, schema.SHOWN))
-            if where is None:
-                yield from found
-            else:
-                yield from sorted(found, key=lambda passage: passage.number)
+            for passage in map(schema.to_passage, lance.scan(self._table, where, schema.SHOWN)):
+                if document_ids is None or passage.document_id in document_ids:
+                    yield passage
 
     def search(
         self,

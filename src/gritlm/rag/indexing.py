@@ -6,7 +6,8 @@ before is done again, what came after it goes on where it stopped.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -56,6 +57,7 @@ class Added:
         documents, passages: that are new.
         replaced: of the documents, those that were known with another content.
         unchanged: documents that were known already.
+        removed: documents that were rows of a file and are so no more.
         stored: passages whose key/value blocks were stored; the budget may refuse some.
         skipped: what could not be read, with the reason.
     """
@@ -64,6 +66,7 @@ class Added:
     passages: int = 0
     replaced: int = 0
     unchanged: int = 0
+    removed: int = 0
     stored: int = 0
     skipped: list[Skipped] = field(default_factory=list)
     seconds: float = 0.0
@@ -94,6 +97,14 @@ def check_cutting(cutting: Cutting, model: GritLM, assembler: Assembler) -> None
     check(around, max_tokens=cutting.max_tokens, overlap=cutting.overlap)
 
 
+def _rows_of(files: Collection[str], ids: Iterable[str]) -> set[str]:
+    """The ids that rows of some files are known by."""
+    return {
+        name for name in ids
+        if any(name[: place.start()] in files for place in re.finditer("#", name))
+    }  # fmt: skip
+
+
 def forget(store: KVStore, assembler: Assembler, passages: Sequence[Passage]) -> None:
     """Take the blocks of passages out of a store; its ``gc`` takes them off the disk."""
     if passages:
@@ -119,6 +130,7 @@ class Indexer:
         self.kinds = tuple(kinds)
         self._assembler, self._between = assembler, between
         self._unchanged: set[str] = set()
+        self._seen: set[str] = set()
 
     def add(
         self, sources: Iterable[Given], *, names: Names | None = None, done: Added | None = None,
@@ -126,22 +138,26 @@ class Indexer:
     ) -> Added:  # fmt: skip
         """Add what is not known yet; a document whose content has changed is replaced.
 
+        Of a file of rows that was read without a fault, rows that are gone are removed.
+
         Args:
             names: of folders that were added before.
             done: takes what was done as it goes; who is interrupted finds it there.
         """
         started, done = perf_counter(), Added() if done is None else done
-        known, found = self.index.known(), documents(sources, skipped=done.skipped, names=names)
+        known, whole = self.index.known(), set[str]()
+        found = documents(sources, skipped=done.skipped, names=names, whole=whole)
         try:
             with tqdm(desc="indexing", unit=" passages", disable=not progress, leave=False) as bar:
                 for batch in self._batches(found, known, done):
                     self._write(batch, done)
                     bar.update(sum(len(piece.passages) for piece in batch))
+            self._remove(_rows_of(whole, known) - self._seen, done)
             self._mend(done)
-            if done.documents:
+            if done.documents or done.removed:
                 self.index.settle()
-            if done.replaced:
-                self.store.gc()
+            if done.replaced or done.removed:
+                self.store.gc(between=self._between)
         finally:
             done.seconds += perf_counter() - started
         return done
@@ -154,6 +170,7 @@ class Indexer:
         size = 0
         for document in found:
             content = self._content(document)
+            self._seen.add(document.id)
             if known.get(document.id) == content:
                 done.unchanged += 1
                 self._unchanged.add(document.id)
@@ -178,7 +195,7 @@ class Indexer:
             vectors.append(self._read(passages[start : start + BATCH], done))
         contents = {piece.document.id: piece.content for piece in batch}
         replaced = contents.keys() & self.index.known().keys()
-        old = [p for each in replaced for p in self.index.passages(each)]
+        old = list(self.index.passages(replaced))
         # First the blocks: one that is missing is computed, one that is left would never go.
         kept = {passage.embedded for passage in passages}
         forget(self.store, self._assembler, [p for p in old if p.embedded not in kept])
@@ -187,12 +204,21 @@ class Indexer:
         done.passages += len(passages)
         done.replaced += len(replaced)
 
+    def _remove(self, gone: Collection[str], done: Added) -> None:
+        if not gone:
+            return
+        forget(self.store, self._assembler, list(self.index.passages(gone)))
+        self.index.delete(gone)
+        done.removed += len(gone)
+
     def _mend(self, done: Added) -> None:
-        """Store the blocks that passages of unchanged documents lack, while there is room."""
-        lacking: list[Passage] = []
-        for passage in self.index.passages() if self._unchanged else ():
-            if passage.document_id in self._unchanged and self._lacks(passage):
-                lacking.append(passage)
+        """Store the blocks that passages lack, while there is room.
+
+        Those of unchanged documents; after a removal, which takes blocks that a new document may
+        have too, those of all that were seen.
+        """
+        kept = self._seen if done.removed else self._unchanged
+        lacking = [passage for passage in self.index.passages(kept) if self._lacks(passage)]
         for start in range(0, len(lacking), BATCH):
             some = lacking[start : start + BATCH]
             stats = self.store.stats()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from blake3 import blake3
+from torch import nn
 
 from gritlm.lm.gritlm import GritLM
 from gritlm.lm.rope import RopeTable
@@ -26,7 +27,8 @@ class Maker:
 
     Attributes:
         model: fingerprint of weights, number format and adapter.
-        digest: of all else too: tokenizer, templates, prefix, table of rotary positions.
+        digest: of all else too: tokenizer, templates, prefix, table of rotary positions, how
+            texts are read and pooled, the projection's weights.
         name: for messages.
         rope: table to move keys with; None for a model whose keys cannot be moved.
         kv_bytes_per_token: in the model's own number format.
@@ -66,6 +68,9 @@ def maker_of(model: GritLM) -> Maker:
         settings.normalized,
         settings.query_instruction,
         None if rope is None else [rope.inv_freq_LF.tolist(), rope.interleaved],
+        # Only where there is something to tell: stores that were made before keep their names.
+        *(["reads causally"] if settings.embeds_causally else []),
+        *([] if model.projection is None else [_weights(model.projection)]),
     ]
     adapter = f" with {model.adapter}" if model.adapter else ""
     return Maker(
@@ -76,3 +81,12 @@ def maker_of(model: GritLM) -> Maker:
         kv_bytes_per_token=model.kv_bytes_per_token(),
         dimension=model.embedding_dimension,
     )
+
+
+def _weights(layer: nn.Linear) -> str:
+    """Hash of a layer's parameters."""
+    found = blake3()
+    for name, tensor in layer.state_dict().items():
+        found.update(name.encode())
+        found.update(tensor.detach().float().cpu().numpy().tobytes())
+    return found.hexdigest()

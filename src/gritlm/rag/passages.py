@@ -57,10 +57,10 @@ class Hit:
     """A passage that was found.
 
     Attributes:
-        score: cosine of question and passage; None where only its words were found.
+        score: cosine of question and passage, also where its words were what was found.
         rank: from 1.
     """
 
     passage: Passage
-    score: float | None
+    score: float
     rank: int

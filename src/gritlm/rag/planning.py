@@ -88,9 +88,11 @@ class Planner:
     def _fastest(
         self, question: str, hits: Sequence[Hit], max_new_tokens: int, causal: bool, trace: Trace
     ) -> Plan:
-        modes: tuple[RagMode, ...] = AUTOMATIC if self.parity.holds else ("none",)
+        if not self.parity.holds:
+            trace.reasons.append("none: this model's state cannot be reused")
+            return self._assembler.plan("none", question, hits, max_new_tokens=max_new_tokens)
         told: list[tuple[float, Plan]] = []
-        for mode in modes:
+        for mode in AUTOMATIC:
             plan = self._assembler.plan(mode, question, hits, max_new_tokens=max_new_tokens)
             missing = self._blocks.missing(plan.parts, causal=causal)
             told.append((self.cost.first_token(plan, missing=missing), plan))

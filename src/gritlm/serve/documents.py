@@ -122,7 +122,9 @@ class Documents:
     async def delete(self, service: Service, document_id: str) -> Response:
         """Forget a document and what was kept of it."""
         self._store.require_writing()
-        passages = await service.on_model(DOCUMENTS, lambda _: self._store.delete(document_id))
+        passages = await service.on_model(
+            DOCUMENTS, lambda between: self._store.delete(document_id, between)
+        )
         if not passages:
             raise ApiError(
                 404, f"There is no document '{document_id[:200]}'", code="document_not_found",

@@ -14,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from gritlm.errors import GritLMError, InputError, ModeError, UnknownArgumentError
+from gritlm.rag.store.problems import IndexDamagedError, StoreFullError, StoreLockedError
 from gritlm.serve.logs import REQUEST_ID
 from gritlm.serve.problems import CutOffError, DrainingError, OverloadedError, TooLongError
 
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 
 INVALID, SERVER, LIMIT = "invalid_request_error", "server_error", "rate_limit_error"
 _RETRY_ELSEWHERE_S = 5
+_OURS = (StoreFullError, StoreLockedError, IndexDamagedError)  # wrong here, not in the request
 _KINDS = {
     "extra_forbidden": "unknown_parameter",
     "missing": "missing_required_parameter",
@@ -103,6 +105,15 @@ def cut_off() -> ApiError:
     )  # fmt: skip
 
 
+def no_room(went_in: int, of: int) -> ApiError:
+    """The disk is full in the middle of adding documents."""
+    return ApiError(
+        507, f"The server's disk is full: {went_in} of {of} documents are in its store, the others "
+        "are not; when there is room, send the same again", code="insufficient_storage",
+        type=SERVER,
+    )  # fmt: skip
+
+
 def as_api_error(error: GritLMError) -> ApiError:
     """What a client is told about an error of the library."""
     if isinstance(error, ApiError):
@@ -120,7 +131,7 @@ def as_api_error(error: GritLMError) -> ApiError:
         return ApiError(400, str(error), code="context_length_exceeded")
     if isinstance(error, ModeError):
         return invalid(str(error), param="model", code="unsupported_value")
-    if isinstance(error, InputError | UnknownArgumentError):
+    if isinstance(error, InputError | UnknownArgumentError) and not isinstance(error, _OURS):
         return invalid(str(error))
     log.error("a request failed", exc_info=error)  # it may name paths of ours
     return internal(REQUEST_ID.get())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -10,11 +11,15 @@ from typing import Any
 
 from gritlm.rag.answering import Source, Writing
 from gritlm.rag.engine import Asked, RagEngine
+from gritlm.rag.indexing import Added
 from gritlm.rag.passages import Document, Hit
 from gritlm.rag.retrieval import Search
-from gritlm.serve.errors import ApiError
+from gritlm.rag.store.problems import StoreFullError
+from gritlm.serve.errors import ApiError, no_room
 from gritlm.serve.schemas.rag import AnswerBody, Finding
 from gritlm.serve.work import Delta, Event, Started
+
+log = logging.getLogger(__name__)
 
 _PROMPT = 64  # tokens of a question with all that is put around it, about
 
@@ -41,8 +46,17 @@ class Store:
             )  # fmt: skip
 
     def add(self, documents: Sequence[Document], between: Callable[[], None]) -> dict[str, Any]:
-        """Add what is not known yet; what has changed replaces its old passages."""
-        added = self._engine.add(list(documents), between=between)
+        """Add what is not known yet; what has changed replaces its old passages.
+
+        Raises:
+            ApiError: when the disk is full.
+        """
+        added = Added()
+        try:
+            self._engine.add(list(documents), between=between, done=added)
+        except StoreFullError as error:
+            log.error("documents could not be added: %s", error)  # it names a path of ours
+            raise no_room(added.documents + added.unchanged, len(documents)) from error
         return {
             "documents": added.documents, "passages": added.passages, "replaced": added.replaced,
             "unchanged": added.unchanged, "seconds": added.seconds,
@@ -65,9 +79,9 @@ class Store:
             "last_id": shown[-1]["id"] if shown else None,
         }  # fmt: skip
 
-    def delete(self, document_id: str) -> int:
+    def delete(self, document_id: str, between: Callable[[], None]) -> int:
         """Forget a document; how many passages it had."""
-        return self._engine.delete(document_id)
+        return self._engine.delete(document_id, between=between)
 
     def search(self, finding: Finding, between: Callable[[], None]) -> list[dict[str, Any]]:
         """Passages, the best first."""

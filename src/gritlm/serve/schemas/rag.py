@@ -127,7 +127,7 @@ class PassageReply(Reply):
     text: str
     start: int = Field(description="First character of it in its document's text.")
     end: int
-    score: float | None = Field(description="Cosine; null where only its words were found.")
+    score: float = Field(description="Cosine of question and passage.")
 
 
 class HitReply(PassageReply):

@@ -16,7 +16,7 @@ const hit = (found, place) =>
     h("div", { class: "hit-top" },
       h("span", { class: "rank" }, String(place + 1)),
       h("h3", {}, titleOf(found)),
-      h("div", { class: "bar", "aria-hidden": "true" }, share(h("i"), found.score ?? 0)),
+      h("div", { class: "bar", "aria-hidden": "true" }, share(h("i"), found.score)),
       h("span", { class: "score", title: "Cosine of query and passage" }, scoreOf(found))),
     h("p", {}, found.text),
     h("p", { class: "place" }, placeOf(found)));

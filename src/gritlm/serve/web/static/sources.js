@@ -6,7 +6,7 @@ export const titleOf = (source) => source.title || source.document_id;
 
 export const placeOf = (source) => `${source.document_id}, characters ${source.start} to ${source.end}`;
 
-export const scoreOf = (source) => (source.score === null ? "by words" : source.score.toFixed(3));
+export const scoreOf = (source) => source.score.toFixed(3);
 
 export const sourceItems = (sources) =>
   sources.map((source, place) =>
