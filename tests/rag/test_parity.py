@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from gritlm import GritLM
 from gritlm.errors import ModelError
 from gritlm.lm.model import UnifiedLM
 from gritlm.lm.rope import RopeTable
 from gritlm.rag import parity
+from gritlm.rag.assemble import Assembler
 from tests import tiny
 
 FAMILIES = ["llama", "qwen3", "mixtral", "phi", "gpt_neox", "gemma3"]
@@ -47,3 +49,16 @@ def test_half_precision_holds_within_its_rounding():
     model = tiny.model("llama").to(torch.bfloat16)
     found = parity.check(UnifiedLM(model), bos=[1])
     assert found.holds
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_in_bfloat16_the_default_model_holds_and_unmoved_keys_do_not(
+    default_folder, monkeypatch, causal
+):
+    model = GritLM(dtype="bfloat16", device="cpu")
+    bos = Assembler(model).prefix
+    found = parity.check(model.lm, bos=bos, causal=causal)
+    assert found.difference < 0.8 * found.tolerance
+    monkeypatch.setattr(RopeTable, "rotate", lambda self, key, shift: key)
+    unmoved = parity.check(model.lm, bos=bos, causal=causal)
+    assert unmoved.difference > 1.2 * found.tolerance

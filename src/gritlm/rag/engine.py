@@ -271,8 +271,7 @@ class RagEngine:
                 done there counts as time of the answer.
         """
         search, between = Search() if search is None else search, paced(between)
-        if mode == "auto" and self._planner.parity.holds:
-            self._planner.measured(between)  # once, and not a part of the answer's time
+        self._planner.prepare(mode, between)  # once, and not a part of the answer's time
         if search.rerank:
             self._planner.require_parity()
         started, trace = perf_counter(), Trace()

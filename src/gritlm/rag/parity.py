@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from random import Random
 
 import torch
 from torch import Tensor
@@ -23,8 +24,10 @@ from gritlm.lm.kv import KVBlock
 from gritlm.lm.model import UnifiedLM
 
 # Of the spread (standard deviation) of the logits. Half precision rounds at every layer: the
-# default model in bfloat16 comes to 0.07, with unmoved keys to 0.2-0.4, with another mask to 2.
-TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.15, torch.float16: 0.03}
+# default model in bfloat16 comes to 0.05, with unmoved keys to 0.13.
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.09, torch.float16: 0.03}
+# Of single prompts in bfloat16 a few round to 0.9; what is wrong is wrong for every prompt.
+_PROMPTS, _PROMPTS_EXACT = 8, 1
 _LENGTHS = (24, 17, 9)  # tokens of the two parts and of the tail that are tried
 
 
@@ -33,7 +36,8 @@ class Parity:
     """What was measured.
 
     Attributes:
-        difference: root mean square of the differences of logits, over the spread of the logits.
+        difference: standard deviation of the differences of logits, over that of the logits; what
+            all of them have in common changes no answer. Of some prompts the lower quartile.
         tolerance: most that is taken.
     """
 
@@ -46,18 +50,16 @@ class Parity:
 
 
 def check(lm: UnifiedLM, *, bos: Sequence[int], causal: bool = False) -> Parity:
-    """Try two parts and a tail of tokens spread over the vocabulary.
+    """Try prompts of two parts and a tail, of tokens from all over the vocabulary.
 
     A model whose keys cannot be moved has no difference to measure: it is infinite.
     """
     tolerance = TOLERANCE.get(lm.dtype, 1e-3)
     if lm.rope() is None:
         return Parity(math.inf, tolerance)
-    *parts, tail = _sample(lm, bos)
-    exact_V = block_masked_logits(lm, parts, tail, bos=len(bos), causal=causal)
-    reused_V = reused_logits(lm, parts, tail, bos=len(bos), causal=causal)
-    difference = float((reused_V - exact_V).square().mean().sqrt() / exact_V.std())
-    return Parity(difference, tolerance)
+    prompts = _PROMPTS_EXACT if lm.dtype == torch.float32 else _PROMPTS
+    found = sorted(_difference(lm, bos, causal, Random(seed)) for seed in range(prompts))
+    return Parity(found[len(found) // 4], tolerance)
 
 
 def require(parity: Parity, *, name: str) -> None:
@@ -129,9 +131,11 @@ def blocks_of(
     return lm.hidden_and_blocks(torch.cat(rows), sizes, pause=pause)[1]
 
 
-def _sample(lm: UnifiedLM, bos: Sequence[int]) -> list[list[int]]:
-    vocabulary = int(lm.config.vocab_size)
-    step = max(1, vocabulary // (sum(_LENGTHS) + 1))
-    ids = [i % vocabulary for i in range(step, step * (sum(_LENGTHS) + 1), step)]
-    first, second, tail = _LENGTHS
-    return [[*bos, *ids[:first]], [*bos, *ids[first : first + second]], ids[-tail:]]
+def _difference(lm: UnifiedLM, bos: Sequence[int], causal: bool, random: Random) -> float:
+    first, second, tail = (
+        [random.randrange(int(lm.config.vocab_size)) for _ in range(size)] for size in _LENGTHS
+    )
+    parts = [[*bos, *first], [*bos, *second]]
+    exact_V = block_masked_logits(lm, parts, tail, bos=len(bos), causal=causal)
+    reused_V = reused_logits(lm, parts, tail, bos=len(bos), causal=causal)
+    return float((reused_V - exact_V).std() / exact_V.std())

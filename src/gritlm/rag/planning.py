@@ -52,6 +52,17 @@ class Planner:
             self.require_parity()
         return self._assembler.plan(mode, question, hits, max_new_tokens=max_new_tokens)
 
+    def prepare(self, mode: Mode, between: Between | None) -> None:
+        """Measure what a mode has to know, if nobody did before.
+
+        Args:
+            between: called now and then, for who shares the model's thread.
+        """
+        if mode == "none":
+            return
+        if self.parity.holds and mode == "auto":
+            self.measured(between)
+
     def require_parity(self) -> None:
         """Refuse a model that does not reuse right.
 
