@@ -20,6 +20,7 @@ from gritlm.rag.index import Index, Indexed
 from gritlm.rag.indexing import Cutting
 from gritlm.rag.marker import FORMAT, NAME
 from gritlm.rag.parity import Parity
+from gritlm.rag.turns import Between
 from gritlm.runtime import is_temporary, replacing
 
 CHECKED, BLOCKS, PASSAGES = "parity.json", "kv", "index"
@@ -112,16 +113,24 @@ def _processor(model: GritLM) -> str:
     return f"{platform.node()} {platform.machine()}"
 
 
-def parity(model: GritLM, place: Path | None, *, bos: tuple[int, ...]) -> Parity:
+def parity(
+    model: GritLM, place: Path | None, *, bos: tuple[int, ...], between: Between | None = None
+) -> Parity:
     """What the check of this model came to, for the worse of both kinds of blocks.
 
     It is known from before, or made now and kept.
+
+    Args:
+        between: called now and then, for who shares the model's thread.
     """
     about = f"{machine(model)} transformers {transformers.__version__} both kinds"
     if place is not None and (known := _known(place / CHECKED, about)) is not None:
         return known
     found = max(
-        (checking.check(model.lm, bos=bos, causal=causal) for causal in (False, True)),
+        (
+            checking.check(model.lm, bos=bos, causal=causal, between=between)
+            for causal in (False, True)
+        ),
         key=attrgetter("difference"),
     )
     if place is not None:

@@ -49,17 +49,27 @@ class Parity:
         return self.difference <= self.tolerance
 
 
-def check(lm: UnifiedLM, *, bos: Sequence[int], causal: bool = False) -> Parity:
+def check(
+    lm: UnifiedLM, *, bos: Sequence[int], causal: bool = False,
+    between: Callable[[], None] | None = None,
+) -> Parity:  # fmt: skip
     """Try prompts of two parts and a tail, of tokens from all over the vocabulary.
 
     A model whose keys cannot be moved has no difference to measure: it is infinite.
+
+    Args:
+        between: called behind each prompt, for who shares the model's thread.
     """
     tolerance = TOLERANCE.get(lm.dtype, 1e-3)
     if lm.rope() is None:
         return Parity(math.inf, tolerance)
     prompts = _PROMPTS_EXACT if lm.dtype == torch.float32 else _PROMPTS
-    found = sorted(_difference(lm, bos, causal, Random(seed)) for seed in range(prompts))
-    return Parity(found[len(found) // 4], tolerance)
+    found = []
+    for seed in range(prompts):
+        found.append(_difference(lm, bos, causal, Random(seed)))
+        if between is not None:
+            between()
+    return Parity(sorted(found)[prompts // 4], tolerance)
 
 
 def require(parity: Parity, *, name: str) -> None:

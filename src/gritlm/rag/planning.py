@@ -11,6 +11,7 @@ from gritlm.prompts import RagMode
 from gritlm.rag import cost, folder, parity
 from gritlm.rag.assemble import Assembler, Plan
 from gritlm.rag.blocks import Blocks
+from gritlm.rag.parity import Parity
 from gritlm.rag.passages import Hit
 from gritlm.rag.trace import Trace
 from gritlm.rag.turns import Between
@@ -33,7 +34,7 @@ class Planner:
     ) -> None:
         self._model, self._blocks, self._place = model, blocks, place
         self._assembler = assembler
-        self._parity: parity.Parity | None = None
+        self._parity: Parity | None = None
         self._cost: cost.CostModel | None = None
 
     def plan(
@@ -60,7 +61,7 @@ class Planner:
         """
         if mode == "none":
             return
-        if self.parity.holds and mode == "auto":
+        if self._checked(between).holds and mode == "auto":
             self.measured(between)
 
     def require_parity(self) -> None:
@@ -72,12 +73,9 @@ class Planner:
         parity.require(self.parity, name=str(self._model.source))
 
     @property
-    def parity(self) -> parity.Parity:
+    def parity(self) -> Parity:
         """Whether this model's blocks are what they stand for."""
-        if self._parity is None:
-            bos = self._assembler.prefix
-            self._parity = folder.parity(self._model, self._place, bos=bos)
-        return self._parity
+        return self._checked(None)
 
     def measured(self, between: Between | None = None) -> cost.CostModel:
         """What modes take on this machine.
@@ -109,3 +107,9 @@ class Planner:
             told.append((self.cost.first_token(plan, missing=missing), plan))
         trace.reasons += [f"{plan.mode}: {1000 * s:.0f} ms predicted" for s, plan in told]
         return min(told, key=lambda pair: pair[0])[1]
+
+    def _checked(self, between: Between | None) -> Parity:
+        if self._parity is None:
+            bos = self._assembler.prefix
+            self._parity = folder.parity(self._model, self._place, bos=bos, between=between)
+        return self._parity
