@@ -140,16 +140,12 @@ class Assembler:
 
     def _plan(self, mode: RagMode, question: str, found: Sequence[Hit]) -> Plan:
         hits = tuple(reversed(found))
-        texts = [hit.passage.embedded for hit in hits]
-        form = RAG_FORMS[mode]
         parts: list[Part] = []
-        for before in form.before:
+        for before in RAG_FORMS[mode].before:
             if before == "question":
                 parts.append(Part(self.question_ids(question)))
             else:
-                parts += [
-                    Part(self._passage(text), hit) for text, hit in zip(texts, hits, strict=True)
-                ]
+                parts += [Part(self._passage(hit.passage.embedded), hit) for hit in hits]
         parts = [replace(part, cut=len(self.prefix) if n else 0) for n, part in enumerate(parts)]
         ids, read = self._tail(mode, question, hits, start=not parts)
         made = Plan(mode, tuple(parts), ids, read, hits)

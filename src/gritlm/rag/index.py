@@ -178,13 +178,14 @@ class Index:
         if isinstance(document_ids, str):
             yield from sorted(self.passages([document_ids]), key=lambda passage: passage.number)
             return
-        if document_ids is not None and not document_ids:
+        wanted = None if document_ids is None else set(document_ids)
+        if wanted is not None and not wanted:
             return
-        few = document_ids is not None and len(document_ids) <= ASKED
-        where = filters.among("document_id", document_ids) if document_ids and few else None
+        few = wanted is not None and len(wanted) <= ASKED
+        where = filters.among("document_id", wanted) if wanted and few else None
         with told(self._place):
             for passage in map(schema.to_passage, lance.scan(self._table, where, schema.SHOWN)):
-                if document_ids is None or passage.document_id in document_ids:
+                if wanted is None or passage.document_id in wanted:
                     yield passage
 
     def search(

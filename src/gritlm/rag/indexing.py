@@ -99,6 +99,8 @@ def check_cutting(cutting: Cutting, model: GritLM, assembler: Assembler) -> None
 
 def _rows_of(files: Collection[str], ids: Iterable[str]) -> set[str]:
     """The ids that rows of some files are known by."""
+    if not files:  # as a rule: the ids are all that a store knows
+        return set()
     return {
         name for name in ids
         if any(name[: place.start()] in files for place in re.finditer("#", name))
