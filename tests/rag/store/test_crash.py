@@ -35,9 +35,14 @@ class Log:
             file.write(json.dumps(line).encode() + b"\n")
 
     def read(self) -> tuple[set[int], dict[str, object] | None]:
-        """Seeds that were acknowledged last, and the verb that was under way."""
+        """Seeds that were acknowledged last, and the verb that was under way.
+
+        A line whose writer was killed before its end was not said.
+        """
+        said = self.path.read_bytes()
+        os.truncate(self.path, said.rfind(b"\n") + 1)
         there, begun = set(), None
-        for line in map(json.loads, self.path.read_text().splitlines()):
+        for line in map(json.loads, self.path.read_bytes().splitlines()):
             if "there" in line:
                 there, begun = set(line["there"]), None
             else:
