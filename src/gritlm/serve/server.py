@@ -164,10 +164,19 @@ class Server(uvicorn.Server):
         await asyncio.to_thread(scheduler.stop)  # it tells them
         if not scheduler.ended:
             log.warning("the model's thread is in the middle of something and is left behind")
+        await self._stop_accepting()
         await super().shutdown(sockets)
         for connection in list(self.server_state.connections):
             connection.transport.abort()
         await asyncio.sleep(0)  # they are closed there
+
+    async def _stop_accepting(self) -> None:
+        """Before the listening sockets close: asyncio drops a connection that is half accepted."""
+        loop = asyncio.get_running_loop()
+        for server in self.servers:
+            for listening in server.sockets:
+                loop.remove_reader(listening)
+        await asyncio.sleep(0)  # who was accepted has arrived
 
 
 def address(listening: socket.socket) -> str:
