@@ -10,7 +10,7 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import psutil
@@ -41,6 +41,12 @@ def mixed_texts(count: int) -> list[str]:
         texts.append(" ".join(chosen))
         at += size
     return texts
+
+
+def part_of(values: Iterable[float], part: float) -> float:
+    """The value below which such a part of all values lies; NaN for none."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(part * len(ordered)))] if ordered else float("nan")
 
 
 def alternate(

@@ -24,8 +24,8 @@ from itertools import cycle, islice
 import numpy as np
 import serve_peer
 import torch
-from common import machine, passages_with_titles, table
-from serve_common import Client, Written, closed_loop, part_of, serving
+from common import machine, part_of, passages_with_titles, table
+from serve_common import Client, Written, closed_loop, serving
 
 from gritlm import GritLM, gritlm_instruction
 

@@ -255,9 +255,3 @@ async def closed_loop(
         for _ in range(clients):
             group.create_task(client())
     return done, time.perf_counter() - began
-
-
-def part_of(values: Iterable[float], part: float) -> float:
-    """The value below which such a part of all values lies; NaN for none."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(part * len(ordered)))] if ordered else float("nan")
