@@ -180,8 +180,8 @@ def line(name: str, answers: Sequence[Answer], rows: dict[str, list[Answer]]) ->
     trace = answers[-1].trace
     return [
         name, str(trace.tokens_prefilled), str(trace.tokens_recomputed), str(trace.tokens_reused),
-        f"{statistics.median(taken):.0f}", f"{part_of(taken, 0.95):.0f}",
-        f"{median_ms(rows['none']) / statistics.median(taken):.1f}x",
+        f"{median_ms(answers):.0f}", f"{part_of(taken, 0.95):.0f}",
+        f"{median_ms(rows['none']) / median_ms(answers):.1f}x",
     ]  # fmt: skip
 
 
