@@ -36,6 +36,25 @@ WAYS: dict[str, dict[str, Any]] = {
         "model": {"lora": True, "projection": 16},
     },
     "fsdp, lora": {"training": {"distribution": "fsdp"}, "model": {"lora": True}},
+    "ddp, adapters on head and embeddings": {
+        "training": {"distribution": "ddp"},
+        "model": {"lora": True, "lora_target_modules": ("q_proj", "lm_head", "embed_tokens")},
+    },
+    "fsdp, adapters on head and embeddings": {
+        "training": {"distribution": "fsdp"},
+        "model": {"lora": True, "lora_target_modules": ("q_proj", "lm_head", "embed_tokens")},
+    },
+    "fsdp, dora, head trained whole": {
+        "training": {"distribution": "fsdp"},
+        "model": {
+            "lora": True, "lora_target_modules": ("q_proj",), "use_dora": True,
+            "lora_modules_to_save": ("lm_head",),
+        },
+    },
+    "fsdp, dora on the head": {
+        "training": {"distribution": "fsdp"},
+        "model": {"lora": True, "lora_target_modules": ("q_proj", "lm_head"), "use_dora": True},
+    },
     "fsdp, small rounds, recomputed": {
         "training": {"distribution": "fsdp", "token_budget": 64, "gradient_checkpointing": True}
     },

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from gritlm import runtime
@@ -30,7 +31,11 @@ _ATTENTIONS = ("eager", "sdpa", attention.BOTH)
 
 @dataclass(frozen=True)
 class Parts:
-    """What a run trains, and with what it turns rows into tokens."""
+    """The module that a run trains, and the tokenizer that turns rows into tokens.
+
+    Attributes:
+        unread: names of parameters of adapters that the mode does not read; they are not trained.
+    """
 
     trainee: Trainee
     tokenizer: PreTrainedTokenizerBase
@@ -38,6 +43,7 @@ class Parts:
     settings: Settings
     source: str
     bf16: bool
+    unread: tuple[str, ...] = ()
 
 
 def build(run: Run, *, device: str | None = None, weights: Path | None = None) -> Parts:
@@ -77,10 +83,12 @@ def build(run: Run, *, device: str | None = None, weights: Path | None = None) -
     trainee = Trainee(
         model, settings, head, autocast=torch.bfloat16 if bf16 else None, frozen=frozen
     )
-    _freeze(trainee, said.freeze, head=not run.writes)
+    _freeze(trainee, said.freeze)
+    unread = () if run.writes else _freeze_head(trainee)
+    _require_trained(trainee, run)
     _save_memory(trainee, run)
     tokens = SegmentTokenizer(loaded.tokenizer)
-    return Parts(trainee, loaded.tokenizer, tokens, settings, base, bf16)
+    return Parts(trainee, loaded.tokenizer, tokens, settings, base, bf16, unread)
 
 
 def _require_usable(lm: UnifiedLM, run: Run, settings: Settings) -> None:
@@ -181,11 +189,11 @@ def _frozen(model: Any) -> Any:
     return copy.deepcopy(model).requires_grad_(False).eval()
 
 
-def _freeze(trainee: Trainee, names: tuple[str, ...], *, head: bool) -> None:
-    """Parameters that stay as they are: by name, and an LM head that no half reads.
+def _freeze(trainee: Trainee, names: tuple[str, ...]) -> None:
+    """Freeze parameters by a part of their name.
 
     Raises:
-        InputError: for a name that is none, or when nothing is left to train.
+        InputError: for a part that is in no parameter's name.
     """
     if not trainee.adapted:
         trainee.model.requires_grad_(True)  # merging an adapter leaves weights frozen
@@ -195,11 +203,43 @@ def _freeze(trainee: Trainee, names: tuple[str, ...], *, head: bool) -> None:
             raise InputError(f"[model]: freeze = {part!r} is in no parameter's name")
         for parameter in found:
             parameter.requires_grad_(False)
-    last, first = trainee.causal.get_output_embeddings(), trainee.causal.get_input_embeddings()
-    if head and last.weight is not first.weight:
-        last.weight.requires_grad_(False)
+
+
+def _freeze_head(trainee: Trainee) -> tuple[str, ...]:
+    """Freeze an LM head that no objective reads; the names of its adapter's parameters."""
+    head = trainee.causal.get_output_embeddings()
+    shared = set(trainee.decoder.parameters())  # tied weights
+    alone = {p for p in head.parameters() if p not in shared and p.requires_grad}
+    for parameter in alone:
+        parameter.requires_grad_(False)
+    if not trainee.adapted:
+        return ()
+    return tuple(name for name, p in trainee.named_parameters() if p in alone)
+
+
+def _require_trained(trainee: Trainee, run: Run) -> None:
+    """Refuse a run that trains nothing, or an objective that trains nothing.
+
+    Raises:
+        InputError: naming the objective and the trained parameters.
+    """
     if not any(p.requires_grad for p in trainee.parameters()):
-        raise InputError("[model]: freeze leaves nothing to train")
+        raise InputError(f"[model]: freeze leaves nothing to train in mode = {run.training.mode!r}")
+    if run.embeds and run.writes:
+        head, projection = trainee.causal.get_output_embeddings(), trainee.projection
+        _require_read(trainee, projection, "embedding", "generative")
+        _require_read(trainee, head, "generative", "embedding")
+
+
+def _require_read(trainee: Trainee, own: nn.Module | None, objective: str, other: str) -> None:
+    """Refuse an objective without a trained parameter in the decoder or in its own module."""
+    modules = [trainee.decoder] if own is None else [trainee.decoder, own]
+    if not any(p.requires_grad for module in modules for p in module.parameters()):
+        trained = next(name for name, p in trainee.named_parameters() if p.requires_grad)
+        raise InputError(
+            f"[training]: mode = 'unified', but the {objective} objective reads no trained "
+            f"parameter (only such as {trained} are trained); use mode = {other!r}, or train more"
+        )
 
 
 def _save_memory(trainee: Trainee, run: Run) -> None:

@@ -2,67 +2,109 @@
 
 Shapes: N tokens, D hidden size, V vocabulary.
 
-The gradients of a chunk are taken right after its logits, so no chunk is computed twice. torch has
-``linear_cross_entropy`` for it, which takes no weight per token, does not see autocast, and rounds
-the loss to the format of the states.
+With a weight as head the gradients of a chunk are taken right after its logits, so no chunk is
+computed twice. torch has ``linear_cross_entropy`` for it, which takes no weight per token, does not
+see autocast, and rounds the loss to the format of the states. With a function as head (an adapter,
+a soft cap) each chunk is recomputed in the backward pass.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+Head = Tensor | Callable[[Tensor], Tensor]  # weight (V, D), or states (N, D) -> logits (N, V)
 
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """What a model is kept close to; it gets no gradient.
+    """The model that another one is kept close to; it gets no gradient.
 
     Attributes:
         hidden_ND: its states at the same tokens (D may be another one than the model's).
-        weight_VD: its head.
-        share: what the divergence weighs beside the cross-entropy.
+        head: its head.
+        share: the weight of the divergence; the cross-entropy has 1.
     """
 
     hidden_ND: Tensor
-    weight_VD: Tensor
+    head: Head
     share: float
 
+    @torch.no_grad()
     def logp(self, here: slice) -> Tensor:
-        """Its log-probabilities for some of the tokens -> (n, V), float32."""
-        logits_nV = F.linear(self.hidden_ND[here], self.weight_VD)
-        return logits_nV.log_softmax(dim=-1, dtype=torch.float32)
+        """Return its log-probabilities for some of the tokens -> (n, V), float32."""
+        return _logp(self.head, self.hidden_ND[here])
 
     def to(self, dtype: torch.dtype) -> Reference:
-        return replace(self, hidden_ND=self.hidden_ND.to(dtype), weight_VD=self.weight_VD.to(dtype))
+        head = self.head.to(dtype) if isinstance(self.head, Tensor) else self.head
+        return replace(self, hidden_ND=self.hidden_ND.to(dtype), head=head)
 
 
 def cross_entropy(
-    hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor, scale_N: Tensor, *, chunk: int
+    hidden_ND: Tensor, head: Head, target_N: Tensor, scale_N: Tensor, *, chunk: int
 ) -> Tensor:
-    """Sum over tokens of ``scale * cross_entropy(hidden @ weight.T, target)``, float32.
+    """Return the sum over tokens of ``scale * cross_entropy(logits, target)``, float32.
 
     Under autocast logits are multiplied in its format; the softmax is always float32. Not for
     float16: gradients are rounded before a gradient scaler could lift them.
     """
-    return _apply(hidden_ND, weight_VD, target_N, scale_N, None, chunk)[0]
+    return _summed(hidden_ND, head, target_N, scale_N, None, chunk)[0]
 
 
 def cross_entropy_and_kl(
-    hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor, scale_N: Tensor, *,
-    reference: Reference, chunk: int,
+    hidden_ND: Tensor, head: Head, target_N: Tensor, scale_N: Tensor, *, reference: Reference,
+    chunk: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Sum of ``scale * (cross_entropy + reference.share * KL(reference || model))``, float32.
+    """Return the sum of ``scale * (cross_entropy + reference.share * KL(reference || model))``.
 
-    Also returns the sum of ``scale * KL``, without a gradient.
+    The second value is the sum of ``scale * KL``, without a gradient. Both are float32.
     """
-    return _apply(hidden_ND, weight_VD, target_N, scale_N, reference, chunk)
+    return _summed(hidden_ND, head, target_N, scale_N, reference, chunk)
 
 
-def _apply(
+def _summed(
+    hidden_ND: Tensor, head: Head, target_N: Tensor, scale_N: Tensor,
+    reference: Reference | None, chunk: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    if isinstance(head, Tensor) and (reference is None or isinstance(reference.head, Tensor)):
+        return _by_weight(hidden_ND, head, target_N, scale_N, reference, chunk)
+    return _by_function(hidden_ND, head, target_N, scale_N, reference, chunk)
+
+
+def _by_function(
+    hidden_ND: Tensor, head: Head, target_N: Tensor, scale_N: Tensor,
+    reference: Reference | None, chunk: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    def part(hidden_nD: Tensor, here: slice) -> tuple[Tensor, Tensor]:
+        target_n1, scale_n1 = target_N[here, None], scale_N[here, None]
+        logp_nV = _logp(head, hidden_nD)
+        loss = -(logp_nV.gather(1, target_n1) * scale_n1).sum()
+        if reference is None:
+            return loss, torch.zeros_like(loss)
+        kl, _ = _divergence(logp_nV, reference.logp(here), scale_n1)
+        return loss + reference.share * kl, kl.detach()
+
+    loss, kl = torch.zeros(2, device=hidden_ND.device).unbind()
+    for start in range(0, max(1, len(hidden_ND)), chunk):  # without tokens the graph is still there
+        here = slice(start, start + chunk)
+        some, some_kl = checkpoint(part, hidden_ND[here], here, use_reentrant=False)
+        loss = loss + some
+        kl = kl + some_kl
+    return loss, kl
+
+
+def _logp(head: Head, hidden_nD: Tensor) -> Tensor:
+    logits_nV = F.linear(hidden_nD, head) if isinstance(head, Tensor) else head(hidden_nD)
+    return logits_nV.log_softmax(dim=-1, dtype=torch.float32)
+
+
+def _by_weight(
     hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor, scale_N: Tensor,
     reference: Reference | None, chunk: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
@@ -91,7 +133,7 @@ class _Chunked(torch.autograd.Function):
         for start in range(0, len(hidden_ND), chunk):
             here = slice(start, start + chunk)
             target_n1, scale_n1 = target_N[here, None], scale_N[here, None]
-            logp_nV = F.linear(hidden_ND[here], weight_VD).log_softmax(dim=-1, dtype=torch.float32)
+            logp_nV = _logp(weight_VD, hidden_ND[here])
             loss = loss - (logp_nV.gather(1, target_n1) * scale_n1).sum()
             goal_nV = None
             if reference is not None:

@@ -79,6 +79,10 @@ class Model:
             GPU in half precision by one kernel) and writes with ``sdpa``.
         lora: train adapters on all linear layers instead of the weights.
         qlora: the same over a base in 4 bits (bitsandbytes, GPU).
+        use_dora: train DoRA's magnitudes along with the adapters.
+        lora_target_modules: ``all-linear``, without the LM head, or names of modules, such as
+            ``lm_head`` and ``embed_tokens``.
+        lora_modules_to_save: names of modules that are trained whole and saved with the adapter.
         freeze: parameters whose name contains one of these strings stay as they are.
     """
 
@@ -98,6 +102,8 @@ class Model:
     lora_alpha: int = 32
     lora_dropout: float = 0.0
     lora_target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+    lora_modules_to_save: tuple[str, ...] = ()
+    use_dora: bool = False
     freeze: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from gritlm.errors import InputError, choice
 from gritlm.lm.pooling import normalise
 from gritlm.train import chunked
+from gritlm.train.chunked import Head
 
 IGNORE = -100
 KINDS = ("mixed", "token", "sample")
@@ -155,32 +156,36 @@ def next_token(
 
 
 def chunked_next_token(
-    hidden_BLD: Tensor, head_VD: Tensor, labels_BL: Tensor, *, kind: str = "mixed",
+    hidden_BLD: Tensor, head: Head, labels_BL: Tensor, *, kind: str = "mixed",
     factor: float = 1.0, weight_N: Tensor | None = None, chunk: int = 256,
 ) -> Tensor:  # fmt: skip
-    """:func:`next_token` of ``hidden @ head.T``, with logits of ``chunk`` tokens at a time.
+    """Return :func:`next_token` of a head's logits, ``chunk`` tokens at a time.
 
-    For LM heads without bias and soft cap. Only supervised positions are computed at all.
+    Only supervised positions are computed at all.
+
+    Args:
+        head: a weight (V, D) for logits ``hidden @ weight.T``, or a function of states (N, D) that
+            returns logits (N, V), such as a module with an adapter, a bias or a soft cap.
     """
     _require_positive(chunk, "chunk")
     if weight_N is None:
         weight_N = token_weights(labels_BL, kind=kind, factor=factor)
     state_ND, target_N = supervised_states(hidden_BLD, labels_BL), targets(labels_BL)
-    return chunked.cross_entropy(state_ND, head_VD, target_N, weight_N, chunk=chunk)
+    return chunked.cross_entropy(state_ND, head, target_N, weight_N, chunk=chunk)
 
 
 def chunked_with_kl(
-    hidden_BLD: Tensor, head_VD: Tensor, labels_BL: Tensor, *, reference: tuple[Tensor, Tensor],
+    hidden_BLD: Tensor, head: Head, labels_BL: Tensor, *, reference: tuple[Tensor, Head],
     kl_weight: float, weight_N: Tensor | None = None, chunk: int = 256,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """:func:`chunked_next_token` plus ``kl_weight`` times the divergence from a reference.
+    """Return :func:`chunked_next_token` plus ``kl_weight`` times the divergence from a reference.
 
     A token's divergence counts what its cross-entropy counts, so a split step adds up alike.
     With the default weights it is :func:`kl_to`.
 
     Args:
         reference: states (B, L, D), or (N, D) at the supervised positions only (see
-            :func:`supervised_states`), and head (V, D). Neither gets a gradient.
+            :func:`supervised_states`), and head. Neither gets a gradient.
         weight_N: from :func:`token_weights`; None: of kind ``mixed``.
 
     Returns:
@@ -192,30 +197,15 @@ def chunked_with_kl(
     _require_positive(chunk, "chunk")
     if weight_N is None:
         weight_N = token_weights(labels_BL, kind="mixed")
-    state_ND, (theirs, their_head_VD) = supervised_states(hidden_BLD, labels_BL), reference
+    state_ND, (theirs, their_head) = supervised_states(hidden_BLD, labels_BL), reference
     theirs_ND = theirs if theirs.ndim == 2 else supervised_states(theirs, labels_BL)
-    if (len(theirs_ND), len(their_head_VD)) != (len(state_ND), len(head_VD)):
-        raise InputError(
-            f"the reference has {len(theirs_ND)} positions and {len(their_head_VD)} words; "
-            f"expected {len(state_ND)} (the supervised ones) and {len(head_VD)}"
-        )
+    _require_same(len(theirs_ND), len(state_ND), "positions (the supervised ones)")
+    if isinstance(head, Tensor) and isinstance(their_head, Tensor):
+        _require_same(len(their_head), len(head), "words")
     return chunked.cross_entropy_and_kl(
-        state_ND, head_VD, targets(labels_BL), weight_N,
-        reference=chunked.Reference(theirs_ND, their_head_VD, kl_weight), chunk=chunk,
+        state_ND, head, targets(labels_BL), weight_N,
+        reference=chunked.Reference(theirs_ND, their_head, kl_weight), chunk=chunk,
     )  # fmt: skip
-
-
-def next_token_of(
-    logits_NV: Tensor, target_N: Tensor, weight_N: Tensor, *, reference_NV: Tensor | None = None,
-    kl_weight: float = 0.0,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """What :func:`chunked_with_kl` returns, from logits at the supervised positions only."""
-    loss_N = F.cross_entropy(logits_NV.float(), target_N, reduction="none")
-    kl = torch.zeros_like(loss_N)
-    if reference_NV is not None:
-        kl = _kl(logits_NV.float(), reference_NV.detach().float())
-    total = ((loss_N + kl_weight * kl) * weight_N).sum()
-    return total, (kl.detach() * weight_N).sum()
 
 
 def targets(labels_BL: Tensor) -> Tensor:
@@ -311,6 +301,11 @@ def _positives(query_QD: Tensor, passage_PD: Tensor) -> Tensor:
             "each, or positives= with the index of each query's passage"
         )
     return torch.arange(0, len(passage_PD), group, device=query_QD.device)
+
+
+def _require_same(theirs: int, ours: int, what: str) -> None:
+    if theirs != ours:
+        raise InputError(f"the reference has {theirs} {what}; expected {ours}")
 
 
 def _require_positive(value: float, name: str) -> None:

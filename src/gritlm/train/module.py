@@ -22,6 +22,7 @@ from gritlm.lm.pooling import POOLING, normalise
 from gritlm.lm.settings import Settings
 from gritlm.lm.tokens import Prompt
 from gritlm.train import heads, losses, routers, states
+from gritlm.train.chunked import Head
 from gritlm.train.context import without_blocks
 from gritlm.train.pack import Rows
 
@@ -143,24 +144,23 @@ class Trainee(nn.Module):
     def _next_token(
         self, hidden_BLD: Tensor, rows: Rows, weights: Weights, reference_ND: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """The loss with its gradient, and the divergence alone."""
+        """Return the loss with its gradient, and the divergence alone."""
         labels_BL, weight_N = rows.labels_BL, weights.token_N
-        start = self.causal if weights.own or self._frozen[0] is None else self._frozen[0]
-        if not heads.is_plain(self.causal):
-            state_ND = losses.supervised_states(hidden_BLD, labels_BL)
-            goal_NV = None if reference_ND is None else heads.logits(start, reference_ND)
-            return losses.next_token_of(
-                heads.logits(self.causal, state_ND), losses.targets(labels_BL), weight_N,
-                reference_NV=goal_NV, kl_weight=weights.kl,
-            )  # fmt: skip
-        head_VD = heads.weight(self.causal)
+        head = heads.head_of(self.causal)
         if reference_ND is None:
-            loss = losses.chunked_next_token(hidden_BLD, head_VD, labels_BL, weight_N=weight_N)
+            loss = losses.chunked_next_token(hidden_BLD, head, labels_BL, weight_N=weight_N)
             return loss, torch.zeros_like(loss)
         return losses.chunked_with_kl(
-            hidden_BLD, head_VD, labels_BL, weight_N=weight_N, kl_weight=weights.kl,
-            reference=(reference_ND, heads.weight(start).detach()),
+            hidden_BLD, head, labels_BL, weight_N=weight_N, kl_weight=weights.kl,
+            reference=(reference_ND, self._reference_head(weights)),
         )  # fmt: skip
+
+    def _reference_head(self, weights: Weights) -> Head:
+        if weights.own:
+            return heads.head_of(self.causal)
+        if self._frozen[0] is not None:
+            return heads.head_of(self._frozen[0])
+        return heads.head_of(self.causal, adapted=False)
 
     def _reference(self, rows: Rows, weights: Weights) -> Tensor:
         """States (N, D) at the supervised positions of what this model shall stay close to."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from gritlm.errors import InputError
 from gritlm.train import checkpoint, journal
-from gritlm.train.config import Run
+from gritlm.train.config import Data, Loss, Model, Rag, Run, Training
 
 FILE = "run.json"
 
@@ -93,11 +93,12 @@ def settings(run: Run, size: int) -> dict[str, Any]:
 
 
 def require_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
-    """Refuse to go on with other settings.
+    """Refuse to go on with other settings; one that is new since the checkpoint had its default.
 
     Raises:
         InputError: naming each that differs.
     """
+    before = {**{name: value for name, value in _defaults() if name in now}, **before}
     differing = [
         f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
         for name in sorted({*before, *now})
@@ -108,6 +109,12 @@ def require_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path
             f"{folder} was made with other settings: {'; '.join(differing)}; use those, or start "
             "anew in another output_dir"
         )
+
+
+def _defaults() -> Iterator[tuple[str, Any]]:
+    sections = (Data(), Model(), Loss(), Rag(), Training(output_dir=""))
+    table = {type(section).__name__.lower(): asdict(section) for section in sections}
+    return _flat(json.loads(json.dumps(table)))
 
 
 def _chosen(output: Path, asked: bool | str) -> Path:

@@ -20,6 +20,7 @@ from gritlm.train import (
     card,
     checkpoint,
     distributed,
+    gradient_check,
     heldout,
     journal,
     optim,
@@ -130,6 +131,7 @@ class Trainer:
             checkpoint.restore(start, self.module, self.optimizer)
             self.feed.restore(state["feed"])
             self.done = int(state["step"])
+        self.started = self.done
         if parallel.is_main():  # what could fail has been read by now
             resume.prepare(self.settings, done=self.done)
         distributed.most(0)  # nobody goes on before the folder is there
@@ -178,6 +180,8 @@ class Trainer:
         """One optimizer step; its losses, the norm of its gradient, its learning rate."""
         batch = self.feed.next(number)
         values = self.backward(batch)
+        if number == self.started + 1:
+            gradient_check.require_gradients(self.parts.trainee, number)
         norm = optim.clip(self._trained(), self.settings.training.max_grad_norm)
         values |= {"grad_norm": norm, "learning_rate": self.optimizer.param_groups[0]["lr"]}
         sound = all(math.isfinite(value) for value in values.values())
@@ -299,6 +303,11 @@ class Trainer:
             for rows in many:
                 left_out = f", {rows.duplicates} duplicates left out" if rows.duplicates else ""
                 self.report(f"{stream}: {rows.title}, {len(rows)} rows{left_out}")
+        if self.parts.unread:
+            self.report(
+                f"mode = {self.settings.training.mode!r} reads no LM head, so "
+                f"{', '.join(self.parts.unread)} of the adapter are not trained"
+            )
         left = self.steps - self.done
         self.report(
             f"{left} step{'' if left == 1 else 's'}, {trained:,} trained parameters on "
