@@ -31,6 +31,7 @@ from gritlm.cli import (
     search,
     serve,
     store,
+    terminal,
     train,
 )  # fmt: skip
 from gritlm.cli import eval as evaluation
@@ -75,7 +76,7 @@ def create_app() -> typer.Typer:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"gritlm {__version__}")
+        terminal.write(f"gritlm {__version__}\n")
         raise typer.Exit
 
 
@@ -95,7 +96,7 @@ def _root(
 
 def _help(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
+        terminal.write(f"{context.get_help()}\n")
 
 
 class Program(TyperGroup):
@@ -109,6 +110,7 @@ class Program(TyperGroup):
 
     def main(self, *args: Any, **extra: Any) -> Any:
         _never_fail_on_a_character()
+        logs.escape_warnings()
         try:
             code = super().main(*args, **{**extra, "standalone_mode": False})
         except KeyboardInterrupt:

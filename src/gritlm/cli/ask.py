@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gritlm.cli import logs
+from gritlm.cli import logs, terminal
 from gritlm.cli.options import ModelOptions
 from gritlm.cli.output import json_line
 from gritlm.errors import InputError
@@ -122,12 +121,11 @@ def ask(
             search=wanted, writing=Writing(max_new_tokens, recompute=again),
         )  # fmt: skip
         if as_json:
-            sys.stdout.write(json_line(_as_dict(found.whole())))
+            terminal.write(json_line(_as_dict(found.whole())))
             return
         for piece in found:
-            sys.stdout.write(piece)
-            sys.stdout.flush()
-        sys.stdout.write("\n\n" + "".join(map(_line, found.sources)))
+            terminal.write(piece)
+        terminal.write("\n\n" + "".join(map(_line, found.sources)))
         if trace:
             _show(found.trace)
 

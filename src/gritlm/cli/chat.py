@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from importlib import import_module
 
-from gritlm.cli import files, logs
+from gritlm.cli import files, logs, terminal
 from gritlm.cli.options import ModelOptions, SamplingOptions
 from gritlm.errors import GritLMError
 
@@ -87,14 +87,12 @@ class Conversation:
         try:
             for piece in self._answer([*system, *self.turns, turn]):
                 pieces.append(piece)
-                sys.stdout.write(piece)
-                sys.stdout.flush()
+                terminal.write(piece)
         except KeyboardInterrupt:
-            sys.stdout.write("\n")
+            terminal.write("\n")
             logs.note("(stopped)")
         else:
-            sys.stdout.write("\n")
-        sys.stdout.flush()
+            terminal.write("\n")
         if said := "".join(pieces):
             # Without an answer the turn is dropped: templates want the roles to alternate.
             self.turns += [turn, {"role": "assistant", "content": said}]
@@ -120,8 +118,7 @@ def _typed_lines() -> Iterator[str]:
 
 
 def _ask(prompt: str) -> str:
-    if sys.stdout.isatty():
+    if terminal.is_terminal():
         return input(prompt)
-    sys.stderr.write(prompt)  # stdout goes to a file: only answers belong there
-    sys.stderr.flush()
+    logs.write(prompt)  # stdout goes to a file: only answers belong there
     return input()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gritlm.cli import logs
+from gritlm.cli import logs, terminal
 from gritlm.errors import InputError
 
 if TYPE_CHECKING:
@@ -97,24 +96,14 @@ def _tokenizer(model: str | None) -> tuple[SegmentTokenizer, Settings]:
 
 
 def _show(found: Findings) -> None:
-    from rich.console import Console
-
-    # What is printed may hold what rich would take for markup, numbers or emoji.
-    console = Console(file=sys.stdout, markup=False, highlight=False, emoji=False)
-    console.print(_counts(found))
+    terminal.draw(_counts(found))
     if found.lengths:
-        console.print()
-        console.print(_lengths(found))
-    coloured = console.color_system is not None and not console.no_color
-    for text in _samples(found, coloured=coloured):
-        console.print(text, soft_wrap=True)
-    if found.problems:
-        console.print("\nProblems:")
-    for problem in found.problems:
-        console.print(problem, soft_wrap=True)
+        terminal.draw("", _lengths(found))
+    problems = ["\nProblems:", *found.problems] if found.problems else []
     if unseen := found.problem_count - len(found.problems):
-        console.print(f"... and {unseen:,} more")
-    sys.stdout.flush()
+        problems.append(f"... and {unseen:,} more")
+    samples = _samples(found, coloured=terminal.has_colours())
+    terminal.draw(*samples, *map(terminal.text, problems), wrap=False)
 
 
 def _counts(found: Findings) -> Table:
@@ -157,28 +146,24 @@ _MARKS: dict[Mark, tuple[str, str, str]] = {
 
 def _samples(found: Findings, *, coloured: bool) -> Iterator[Text]:
     """Rows as training reads them, and first what their marks mean."""
-    from rich.text import Text
-
     if not found.samples:
         return
     embeds = found.kind == "embedding"
     mark = _span("this", "pooled" if embeds else "trained", coloured=coloured)
     meaning = " becomes the vector:" if embeds else " is learned:"
-    yield Text("\nWhat training reads; ").append_text(mark).append(meaning)
+    yield terminal.text("\nWhat training reads; ").append_text(mark).append(meaning)
     for place, views in found.samples:
         for view in views:
-            yield Text(f"\n{place} {view.name}:")
+            yield terminal.text(f"\n{place} {view.name}:")
             yield _marked(view.pieces, coloured=coloured)
 
 
 def _marked(pieces: Sequence[Piece], *, coloured: bool) -> Text:
-    from rich.text import Text
-
-    return Text().join(_span(piece.text, piece.mark, coloured=coloured) for piece in pieces)
+    return terminal.text("").join(
+        _span(piece.text, piece.mark, coloured=coloured) for piece in pieces
+    )
 
 
 def _span(text: str, mark: Mark, *, coloured: bool) -> Text:
-    from rich.text import Text
-
     style, left, right = _MARKS[mark]
-    return Text(text, style=style) if coloured else Text(f"{left}{text}{right}")
+    return terminal.text(text, style) if coloured else terminal.text(f"{left}{text}{right}")

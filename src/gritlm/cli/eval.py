@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gritlm.cli import figures, logs
+from gritlm.cli import figures, logs, terminal
 from gritlm.cli.options import Dtype
 from gritlm.errors import InputError
 
@@ -195,7 +195,7 @@ def eval_(
     for each in view.reasons(report):
         logs.say("skipped", f"{each.model}: {', '.join(each.tasks)}: {each.reason}")
     figures.show(sections, [model.name for model in report.models])
-    sys.stdout.write("".join(f"{path}\n" for path in paths))
+    terminal.write("".join(f"{path}\n" for path in paths))
     if report.stopped:
         logs.say("stopped", "the report has what was measured; the same command goes on from there")
         raise typer.Exit(INTERRUPTED)

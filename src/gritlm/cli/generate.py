@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
-from gritlm.cli import files
+from gritlm.cli import files, terminal
 from gritlm.cli.options import ModelOptions, SamplingOptions
 from gritlm.errors import InputError
 
@@ -26,9 +25,8 @@ def generate(
     lm = model.load(mode="generative")
     answer = lm.chat(text, stream=not no_stream, **sampling.arguments())
     for piece in [answer] if isinstance(answer, str) else answer:
-        sys.stdout.write(piece)
-        sys.stdout.flush()
-    sys.stdout.write("\n")
+        terminal.write(piece)
+    terminal.write("\n")
 
 
 def _prompt(prompt: str | None) -> str:

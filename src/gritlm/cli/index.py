@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gritlm.cli import logs
+from gritlm.cli import logs, terminal
 from gritlm.cli.options import ModelOptions
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def _tell(added: Added, stats: Stats, *, total: int) -> None:
         logs.say("skipped", f"{each.path}: {each.reason}")
     speed = f", {added.passages / added.seconds:.0f} a second" if added.passages else ""
     removed = f"removed: {added.removed} documents; " if added.removed else ""
-    sys.stdout.write(
+    terminal.write(
         f"added {added.documents} documents ({added.replaced} of them replaced) with "
         f"{added.passages} passages in {added.seconds:.1f} s{speed}\n"
         f"{removed}unchanged: {added.unchanged} documents; skipped: {len(added.skipped)}; "

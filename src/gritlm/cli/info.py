@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import platform
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gritlm import __version__
+from gritlm.cli import terminal
 from gritlm.cli.options import ModelOptions
 
 if TYPE_CHECKING:
@@ -27,11 +27,11 @@ def info(
     lm = model.load()
     facts = {**_model(lm), **_sizes(lm), **_use(lm), **_versions()}
     if as_json:
-        sys.stdout.write(json.dumps(facts) + "\n")
+        terminal.write(json.dumps(facts) + "\n")
         return
     width = max(map(len, facts))
     for name, value in facts.items():
-        sys.stdout.write(f"{name:<{width}}  {_readable(name, value)}\n")
+        terminal.write(f"{name:<{width}}  {_readable(name, value)}\n")
 
 
 def _model(lm: GritLM) -> dict[str, Any]:

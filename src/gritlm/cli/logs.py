@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
+from typing import Any
 
 from gritlm.errors import GritLMError
+from gritlm.printable import PrintableFormatter, printable
 
 NAME = "gritlm"
+_FORMAT_WARNING = warnings.formatwarning
 
 
 class _OneHandler(logging.StreamHandler):  # type: ignore[type-arg]
@@ -25,9 +29,18 @@ def configure(level: int) -> None:
     logger.setLevel(level)
 
 
-class _Lines(logging.Formatter):
+class _Lines(PrintableFormatter):
     def format(self, record: logging.LogRecord) -> str:
         return f"gritlm: {record.levelname.lower()}: {super().format(record)}"
+
+
+def escape_warnings() -> None:
+    """Escape Python's warnings, which quote files and models."""
+    warnings.formatwarning = _format_warning
+
+
+def _format_warning(*args: Any, **others: Any) -> str:
+    return printable(_FORMAT_WARNING(*args, **others))
 
 
 def is_quiet() -> bool:
@@ -44,6 +57,8 @@ def hush_libraries() -> None:
     """No bars of other libraries where nobody looks, and no warnings of theirs with --quiet."""
     from transformers.utils import logging as transformers_logging
 
+    for handler in logging.getLogger("transformers").handlers:
+        handler.setFormatter(PrintableFormatter(one_line=False))  # it quotes the model's files
     if is_quiet() or not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()
     if is_quiet():
@@ -51,16 +66,28 @@ def hush_libraries() -> None:
 
 
 def say(kind: str, message: str) -> None:
-    """One line ``gritlm: kind: message`` on stderr."""
-    sys.stderr.write(f"gritlm: {kind}: {message}\n")
-    sys.stderr.flush()
+    """Write one line ``gritlm: kind: message`` to stderr."""
+    write(f"gritlm: {kind}: {printable(message, one_line=True)}\n")
 
 
 def note(message: str) -> None:
-    """A plain line on stderr, unless --quiet was given."""
+    """Write plain lines to stderr, unless --quiet was given."""
     if not is_quiet():
-        sys.stderr.write(f"{message}\n")
-        sys.stderr.flush()
+        write(f"{message}\n")
+
+
+def note_above_bar(message: str) -> None:
+    """Write a plain line to stderr, above the progress bar where one is shown."""
+    from tqdm import tqdm
+
+    if not is_quiet():
+        tqdm.write(printable(message), file=sys.stderr)
+
+
+def write(text: str) -> None:
+    """Write text to stderr without a line end of its own."""
+    sys.stderr.write(printable(text))
+    sys.stderr.flush()
 
 
 def describe(error: BaseException) -> str:

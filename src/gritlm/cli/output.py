@@ -18,6 +18,7 @@ import typer
 from gritlm import runtime
 from gritlm.cli.files import Item
 from gritlm.errors import InputError, MissingExtraError
+from gritlm.printable import printable_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -106,8 +107,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def json_line(record: dict[str, Any]) -> str:
-    """A record as one line of JSON, with its characters as they are."""
-    return json.dumps(record, ensure_ascii=False) + "\n"
+    """Return a record as one line of JSON that is safe to print: see :func:`printable_json`."""
+    return printable_json(json.dumps(record, ensure_ascii=False)) + "\n"
 
 
 def _on_stdout(form: Format) -> Destination:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-from gritlm.cli import logs
+from gritlm.cli import logs, terminal
 
 
 class Source(StrEnum):
@@ -30,4 +29,4 @@ def pull(
     from gritlm.lm import default
 
     folder = default.pull(source=source.value, force=force, report=logs.note)
-    sys.stdout.write(f"{folder}\n")
+    terminal.write(f"{folder}\n")

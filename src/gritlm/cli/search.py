@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gritlm.cli import files, logs
+from gritlm.cli import files, logs, terminal
 from gritlm.cli.options import EncodeOptions, ModelOptions, ReadOptions
 from gritlm.cli.output import json_line
 from gritlm.errors import InputError
@@ -137,13 +136,13 @@ def _row_id(item: files.Item, row: int) -> str | int:
 
 def _show(hits: list[Hit], *, as_json: bool) -> None:
     if as_json:
-        sys.stdout.buffer.write("".join(json_line(asdict(hit)) for hit in hits).encode("utf-8"))
-    elif sys.stdout.isatty():
+        terminal.write("".join(json_line(asdict(hit)) for hit in hits))
+    elif terminal.is_terminal():
         _print_table(hits)
     else:
         for hit in hits:
             fields = (str(hit.rank), f"{hit.score:.4f}", _flat(str(hit.id)), _flat(hit.text))
-            sys.stdout.write("\t".join(fields) + "\n")
+            terminal.write("\t".join(fields) + "\n")
 
 
 def _flat(text: str) -> str:
@@ -152,12 +151,11 @@ def _flat(text: str) -> str:
 
 
 def _print_table(hits: list[Hit]) -> None:
-    from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
-    table = Table("rank", "score", "id", "text", box=None)
+    table = Table("rank", "score", box=None)
+    for name in ("id", "text"):
+        table.add_column(name, overflow="fold")
     for hit in hits:
-        # Text, because a text may hold what rich would take for markup
-        table.add_row(str(hit.rank), f"{hit.score:.4f}", Text(str(hit.id)), Text(hit.text))
-    Console(file=sys.stdout).print(table)
+        table.add_row(*map(terminal.text, (hit.rank, f"{hit.score:.4f}", hit.id, hit.text)))
+    terminal.draw(table)

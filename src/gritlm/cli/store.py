@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from difflib import get_close_matches
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gritlm.cli import logs
+from gritlm.cli import logs, terminal
 from gritlm.cli.options import ModelOptions
 from gritlm.cli.output import json_line
 from gritlm.errors import InputError
@@ -41,7 +40,7 @@ def list_(
 
     found = folder.documents(place)
     for each in found:
-        sys.stdout.write(json_line(_as_dict(each)) if as_json else _line(each))
+        terminal.write(json_line(_as_dict(each)) if as_json else _line(each))
     passages = sum(each.passages for each in found)
     logs.note(f"{len(found)} documents with {passages} passages")
 
@@ -73,7 +72,7 @@ def delete(
         )
     with RagEngine.open(place, model.load()) as engine:
         engine.delete(found)
-    sys.stdout.write("".join(f"deleted {each}: {known[each]} passages\n" for each in found))
+    terminal.write("".join(f"deleted {each}: {known[each]} passages\n" for each in found))
     for each in sorted(unknown):
         logs.say("unknown", f"{each!r}{_near(each, known)}")
 
@@ -82,7 +81,7 @@ def stats(place: Place) -> None:
     """Tell what is stored: blocks, tokens, bytes, hits."""
     with _opened(place, read_only=True) as store:
         about: dict[str, Any] = vars(store.stats())
-        sys.stdout.write("".join(f"{name}\t{value}\n" for name, value in about.items()))
+        terminal.write("".join(f"{name}\t{value}\n" for name, value in about.items()))
 
 
 def verify(place: Place) -> None:
@@ -96,7 +95,7 @@ def verify(place: Place) -> None:
         damages = store.damages
         for each in damages:
             logs.say("damaged", str(each))
-        sys.stdout.write(f"{store.stats().blocks} blocks, {len(damages)} damaged\n")
+        terminal.write(f"{store.stats().blocks} blocks, {len(damages)} damaged\n")
     if damages:
         raise typer.Exit(DAMAGED)
 
@@ -104,7 +103,7 @@ def verify(place: Place) -> None:
 def gc(place: Place) -> None:
     """Give back the bytes of blocks that are gone."""
     with _opened(place, read_only=False) as store:
-        sys.stdout.write(f"{store.gc()} bytes given back\n")
+        terminal.write(f"{store.gc()} bytes given back\n")
 
 
 def rebuild(place: Place) -> None:
@@ -113,7 +112,7 @@ def rebuild(place: Place) -> None:
         found = store.rebuild()
         for each in store.damages:
             logs.say("damaged", str(each))
-        sys.stdout.write(f"{found} blocks found\n")
+        terminal.write(f"{found} blocks found\n")
 
 
 def _near(name: str, known: Iterable[str]) -> str:

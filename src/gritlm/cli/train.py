@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gritlm.cli import logs
+from gritlm.cli import logs, terminal
 from gritlm.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ def train(
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     from gritlm.train.trainer import train as start
 
-    result = start(run, report=_note, progress=logs.progress())
+    result = start(run, report=logs.note_above_bar, progress=logs.progress())
     first = os.environ.get("RANK", "0") == "0"  # of torchrun's processes, one speaks
     if result.stopped and first:
         logs.say(
@@ -48,15 +47,7 @@ def train(
     if result.stopped:
         raise typer.Exit(STOPPED)
     if first:
-        sys.stdout.write(f"{result.output_dir}\n")
-
-
-def _note(line: str) -> None:
-    """A line on stderr, above the bar where one is shown, unless --quiet was given."""
-    from tqdm import tqdm
-
-    if not logs.is_quiet():
-        tqdm.write(line, file=sys.stderr)
+        terminal.write(f"{result.output_dir}\n")
 
 
 def _run(file: str, overrides: list[str]) -> Run:

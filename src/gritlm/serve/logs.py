@@ -12,6 +12,8 @@ from uuid import uuid4
 
 import orjson
 
+from gritlm.printable import PrintableFormatter, printable_json
+
 LOGGERS = ("gritlm", "uvicorn.error")
 REQUEST_ID: ContextVar[str] = ContextVar("gritlm_request_id", default="")
 
@@ -40,7 +42,7 @@ def _with_request_id(record: logging.LogRecord) -> bool:
     return True
 
 
-class _Words(logging.Formatter):
+class _Words(PrintableFormatter):
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         line = f"{time} {record.levelname.lower()}: {super().format(record)}"
@@ -61,4 +63,4 @@ class _Json(logging.Formatter):
         told |= getattr(record, "fields", {})
         if record.exc_info:
             told["traceback"] = self.formatException(record.exc_info)
-        return orjson.dumps(told, default=str).decode()
+        return printable_json(orjson.dumps(told, default=str).decode())

@@ -20,6 +20,7 @@ from gritlm.evaluation.rag.settings import SETTINGS, Asked, asked, possible, rea
 from gritlm.evaluation.results import TaskResult
 from gritlm.evaluation.tasks import Task
 from gritlm.lm.gritlm import GritLM
+from gritlm.printable import printable
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +107,7 @@ def _answered(
         return replies(model.lm, prompts, end_ids=model.end_ids, max_new_tokens=MAX_NEW_TOKENS)
 
     answered: list[Reply] = []
-    with tqdm(total=len(questions), desc=name, disable=not progress, leave=False) as bar:
+    with tqdm(total=len(questions), desc=printable(name), disable=not progress, leave=False) as bar:
         for start in range(0, len(questions), ROWS_TOGETHER):
             batch = questions[start : start + ROWS_TOGETHER]
             answered += halver.run(answers_to, batch)
