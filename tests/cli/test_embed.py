@@ -138,6 +138,20 @@ def test_the_format_given_wins_over_the_ending(run_model, tmp_path: Path):
     assert np.load(output).shape == (1, 48)
 
 
+@pytest.mark.parametrize("name", ["v.csv", "v.json", "v.PARQUE", "v.txt"])
+def test_an_ending_that_cannot_be_written_is_refused_with_those_that_can(error_of, tmp_path, name):
+    message = error_of("embed", "text", "--output", str(tmp_path / name))
+    assert message.startswith(f"--output {tmp_path / name}: {Path(name).suffix.lower()} is not")
+    assert ".jsonl, .ndjson, .npy, .parquet" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["v", "v.ndjson", "v.JSONL"])
+def test_json_lines_are_written_without_an_ending_too(run_model, tmp_path: Path, name: str):
+    run_model("embed", "text", "--output", str(tmp_path / name))
+    assert json.loads((tmp_path / name).read_text())["text"] == "text"
+
+
 def test_dimensions_and_precision_are_those_of_encode(run_model, lm):
     result = run_model("embed", *TEXTS, "--truncate-dim", "8")
     expected_ND = lm.encode(TEXTS, instruction=gritlm_instruction(), truncate_dim=8)

@@ -161,3 +161,85 @@ def test_texts_and_a_file_together_are_refused(error_of):
 def test_an_argument_that_is_not_utf8_is_refused():
     with pytest.raises(InputError, match="half a character"):
         files.from_arguments(["caf\udce9"])
+
+
+ARRAY = '[{"text": "a"}, {"id": 7, "title": "T", "text": "b"}, "c"]'
+TABLE = 'id,title,text\r\n1,,"a, b\nc"\r\n\r\n2,T,d\r\n'
+
+
+@pytest.mark.parametrize("name", ["arr.json", "arr", "arr.txt"])
+def test_a_json_array_is_a_list_of_rows(tmp_path: Path, name: str):
+    (tmp_path / name).write_text(ARRAY)
+    expected = [files.Item("a"), files.Item("T b", 7), files.Item("c")]
+    assert read(tmp_path / name) == expected
+
+
+def test_a_json_array_over_several_lines_is_a_list_of_rows(tmp_path: Path):
+    (tmp_path / "arr.json").write_text(json.dumps([{"text": "a"}, {"text": "b"}], indent=2))
+    assert read(tmp_path / "arr.json") == [files.Item("a"), files.Item("b")]
+
+
+def test_json_lines_in_a_json_file_are_read(tmp_path: Path):
+    file = jsonl(tmp_path / "docs.json", {"text": "a"}, {"text": "b"})
+    assert read(file) == [files.Item("a"), files.Item("b")]
+
+
+def test_a_text_that_only_begins_like_an_array_is_text(tmp_path: Path):
+    (tmp_path / "notes.txt").write_text("[1] first note\n[2] second\n")
+    assert read(tmp_path / "notes.txt") == [files.Item("[1] first note"), files.Item("[2] second")]
+
+
+@pytest.mark.parametrize(
+    ("name", "separator"), [("t.csv", ","), ("t.csv", ";"), ("t.tsv", "\t"), ("T.CSV", ",")]
+)
+def test_a_table_is_read_by_its_header(tmp_path: Path, name: str, separator: str):
+    table = TABLE.replace("a, b", "a@ b").replace(",", separator).replace("@", ",")
+    (tmp_path / name).write_text(table, newline="")
+    assert read(tmp_path / name) == [files.Item("a, b\nc", "1"), files.Item("T d", "2")]
+
+
+def test_a_table_may_have_another_column_and_come_by_stdin(error_of, tmp_path: Path):
+    (tmp_path / "t.csv").write_text("question,text\nWho?,I\n")
+    assert read(tmp_path / "t.csv", field="question") == [files.Item("Who?")]
+    message = error_of("embed", "--input-format", "csv", stdin="a,b\n1,2\n")
+    assert message.startswith("stdin:2: no field 'text'; the record has 'a', 'b'")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("t.csv", "id,text\n1,a, b\n", "t.csv:2: 3 cells, the header has 2 ('id', 'text')"),
+        ("t.csv", 'id,text\n1,"a\n2,b\n', "t.csv:2: broken table"),
+        ("t.csv", "text,text\na,b\n", "t.csv:1: column 'text' is in the header twice"),
+        ("t.csv", 'id,text\n1,"x\ny"\n2, \n', "t.csv:4: field 'text' is empty"),
+        ("t.csv", "id,text\n", "t.csv holds no text"),
+        ("t.tsv", "id,text\n1,a\n", "t.tsv:2: no field 'text'; the record has 'id,text'"),
+        (
+            "a.json",
+            '[{"text": "a"},\n {"text": ]',
+            "a.json: broken JSON (Expecting value at line 2",
+        ),
+        ("a.json", '[{"text": "a"}, 3]', "a.json: item 2: a number; expected a JSON object"),
+        ("a.json", '{"data": []}', "a.json: item 1: no field 'text'; the record has 'data'"),
+        ("a.json", "[]", "a.json holds no text"),
+        ("a.json", "[" * 100_000, "broken JSON"),
+    ],
+)
+def test_a_broken_table_or_array_is_named(error_of, tmp_path: Path, name, content, said):
+    (tmp_path / name).write_text(content)
+    assert said in error_of("embed", "--file", str(tmp_path / name))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-32", "utf-8-sig"])
+def test_a_byte_order_mark_names_the_encoding(tmp_path: Path, encoding: str):
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    (tmp_path / "notes.txt").write_bytes(f"{mark}Grüße\nzwei\n".encode(encoding))
+    assert read(tmp_path / "notes.txt") == [files.Item("Grüße"), files.Item("zwei")]
+
+
+def test_other_encodings_are_refused_with_their_name(error_of, tmp_path: Path):
+    file = tmp_path / "notes.txt"
+    file.write_bytes("one\ntwo\n".encode("utf-16-le"))
+    assert "UTF-16 without a byte order mark" in error_of("embed", "--file", str(file))
+    file.write_bytes("one\n".encode("utf-16")[:-1])
+    assert "begins as UTF-16" in error_of("search", "query", str(file))

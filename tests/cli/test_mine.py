@@ -84,6 +84,11 @@ def test_the_input_is_never_written_over(error_of, model_options, rows: Path):
     assert rows.read_bytes() == before
 
 
+def test_a_file_of_another_format_is_not_written_to(error_of, rows: Path, tmp_path: Path):
+    message = error_of("mine", str(rows), "--output", str(tmp_path / "mined.csv"))
+    assert message.endswith("mined.csv: the rows are JSON lines; name the file .jsonl")
+
+
 def test_a_corpus_is_never_written_over(error_of, model_options, rows: Path):
     corpus = rows.with_name("corpus.txt")
     corpus.write_text("A dog.\n")

@@ -27,7 +27,8 @@ def embed(
     texts: Annotated[list[str] | None, typer.Argument(help="Texts; - or none for stdin.")] = None,
     *,
     file: Annotated[
-        str | None, typer.Option("--file", "-f", help="File of texts or JSON lines.")
+        str | None,
+        typer.Option("--file", "-f", help="Texts by lines, JSON lines, a JSON array, CSV or TSV."),
     ] = None,
     read: ReadOptions,
     write: WriteOptions,

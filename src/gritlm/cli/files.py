@@ -1,25 +1,31 @@
-"""Texts to embed: from the command line, from a text file, from JSON lines, from stdin.
+"""Texts to embed: from the command line, a text file, JSON, a table, or stdin.
 
 Everything is read and checked before a model is loaded, so a broken line costs no waiting.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
-from codecs import BOM_UTF8
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_BE, BOM_UTF32_LE
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gritlm.cli import logs
+from gritlm.cli import logs, records
 from gritlm.cli.options import InputFormat
+from gritlm.cli.records import Record
 from gritlm.errors import InputError
 
 STDIN = "-"
-_JSONL_ENDINGS = (".jsonl", ".ndjson")
+_MARKS = (
+    (BOM_UTF8, "utf-8-sig"),
+    (BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark is its beginning
+    (BOM_UTF32_BE, "utf-32"),
+    (BOM_UTF16_LE, "utf-16"),
+    (BOM_UTF16_BE, "utf-16"),
+)
 
 
 @dataclass(frozen=True)
@@ -28,12 +34,6 @@ class Item:
 
     text: str
     id: str | int | None = None
-
-
-@dataclass(frozen=True)
-class _Line:
-    place: str  # "notes.txt:3", for messages
-    text: str
 
 
 def from_arguments(texts: Sequence[str]) -> list[Item]:
@@ -48,34 +48,34 @@ def from_arguments(texts: Sequence[str]) -> list[Item]:
 
 
 def read_items(source: str, *, input_format: InputFormat, field: str) -> list[Item]:
-    """The texts of a file (or of stdin for ``-``), in order.
+    """Return the texts of a file (or of stdin for ``-``), in order.
 
-    A text file holds one text a line, blank lines are left out. A JSON object a line holds its
-    text in ``field``; with the field ``text`` its ``title`` is put before it, as
-    ``GritLM.encode_corpus`` does, and its ``id`` (or ``_id``) is kept.
+    A text file holds one text a line, blank lines are left out. A JSON object a line, an item of a
+    JSON array or a row of a table holds its text in ``field``; with the field ``text`` its
+    ``title`` is put before it, as ``GritLM.encode_corpus`` does, and its ``id`` (or ``_id``) is
+    kept.
 
     Raises:
         InputError: naming the file and the line that cannot be used.
     """
     name, data = _read(source)
-    lines = _lines(name, data)
-    if not lines:
+    text = decode(data, name)
+    form = records.format_of(source, text, input_format)
+    items = (
+        _lines(name, text)
+        if form is InputFormat.text
+        else [_from_record(record, field) for record in records.read(name, text, form)]
+    )
+    if not items:
         raise InputError(f"{name} holds no text; expected one text or JSON object a line")
-    if _is_jsonl(source, lines[0], input_format):
-        return [_from_record(line, field) for line in lines]
-    skipped = data.removesuffix(b"\n").count(b"\n") + 1 - len(lines)
-    if skipped:
-        logging.getLogger(f"{logs.NAME}.cli").warning(
-            "%s: %d blank line%s left out", name, skipped, "" if skipped == 1 else "s"
-        )
-    return [Item(line.text) for line in lines]
+    return items
 
 
 def read_prompt() -> str:
     """All of stdin as one text, without the line end.
 
     Raises:
-        InputError: when nothing is piped in, or it is empty or not UTF-8.
+        InputError: when nothing is piped in, it is empty or cannot be decoded.
     """
     name, data = _read(STDIN)
     text = decode(data, name).removesuffix("\n").removesuffix("\r")
@@ -92,9 +92,9 @@ def _read(source: str) -> tuple[str, bytes]:
     if source == STDIN:
         if sys.stdin is None:
             raise InputError("stdin is closed; pipe a text in, or give it as an argument")
-        return "stdin", sys.stdin.buffer.read().removeprefix(BOM_UTF8)
+        return "stdin", sys.stdin.buffer.read()
     try:
-        return source, Path(source).read_bytes().removeprefix(BOM_UTF8)
+        return source, Path(source).read_bytes()
     except OSError as error:
         raise InputError(
             f"cannot read {source}: {error.strerror}; expected a text file or JSON lines, "
@@ -102,70 +102,74 @@ def _read(source: str) -> tuple[str, bytes]:
         ) from error
 
 
-def _lines(name: str, data: bytes) -> list[_Line]:
-    """The lines that are not blank."""
-    places = ((f"{name}:{n}", line) for n, line in enumerate(data.split(b"\n"), start=1))
-    decoded = ((place, decode(line, place)) for place, line in places)
-    return [_Line(place, text.removesuffix("\r")) for place, text in decoded if text.strip()]
-
-
 def decode(data: bytes, place: str) -> str:
-    """UTF-8 to text.
+    """Return bytes as text: UTF-8, or UTF-16 and UTF-32 with a byte order mark.
 
     Raises:
-        InputError: naming the place and the first byte that is not UTF-8.
+        InputError: naming the place, its line and byte that are not UTF-8, or the encoding.
     """
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
+    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
+    if encoding == "utf-8" and b"\0" in data:
         raise InputError(
-            f"{place}: byte {error.start + 1} (0x{data[error.start]:02x}) is not UTF-8; "
-            "convert the text to UTF-8"
-        ) from error
-
-
-def _is_jsonl(source: str, first: _Line, input_format: InputFormat) -> bool:
-    if input_format is not InputFormat.auto:
-        return input_format is InputFormat.jsonl
-    return source.lower().endswith(_JSONL_ENDINGS) or first.text.lstrip().startswith("{")
-
-
-def _from_record(line: _Line, field: str) -> Item:
-    record = _parse(line)
-    if field not in record:
-        raise InputError(
-            f"{line.place}: no field {field!r}; the record has "
-            f"{', '.join(map(repr, record)) or 'no field at all'}; name the right one with --field"
+            f"{place} holds zero bytes: it is binary, or UTF-16 without a byte order mark; "
+            "convert it to UTF-8"
         )
-    text = _string(record, field, line.place)
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise InputError(_undecodable(place, error)) from error
+
+
+def _undecodable(place: str, error: UnicodeDecodeError) -> str:
+    if error.encoding != "utf-8":
+        return (
+            f"{place} begins as {error.encoding.upper()}, and byte {error.start + 1} is not; "
+            "convert it to UTF-8"
+        )
+    data = error.object  # without the mark
+    line = data.count(b"\n", 0, error.start)
+    start = data.rfind(b"\n", 0, error.start) + 1
+    where = f"{place}:{line + 1}" if b"\n" in data.rstrip(b"\n") else place
+    return (
+        f"{where}: byte {error.start - start + 1} (0x{data[error.start]:02x}) is not UTF-8; "
+        "convert the text to UTF-8"
+    )
+
+
+def _lines(name: str, text: str) -> list[Item]:
+    """The lines of a plain text that are not blank."""
+    lines = text.removesuffix("\n").split("\n")
+    items = [Item(line.removesuffix("\r")) for line in lines if line.strip()]
+    if items and (blank := len(lines) - len(items)):
+        logging.getLogger(f"{logs.NAME}.cli").warning(
+            "%s: %d blank line%s left out", name, blank, "" if blank == 1 else "s"
+        )
+    return items
+
+
+def _from_record(record: Record, field: str) -> Item:
+    values = record.values
+    if isinstance(values, str) and field == "text":
+        _check_text(values, record.place)
+        return Item(values)
+    if not isinstance(values, dict):
+        raise InputError(f"{record.place}: {_kind(values)}; expected a JSON object")
+    if field not in values:
+        raise InputError(
+            f"{record.place}: no field {field!r}; the record has "
+            f"{', '.join(map(repr, values)) or 'no field at all'}; name the right one with --field"
+        )
+    text = _string(values, field, record.place)
     if field == "text":
-        title = _string(record, "title", line.place) if record.get("title") is not None else ""
+        title = _string(values, "title", record.place) if values.get("title") is not None else ""
         text = f"{title} {text}".strip()
-    _check_text(text, f"{line.place}: field {field!r}")
-    key = record.get("id", record.get("_id"))
+    _check_text(text, f"{record.place}: field {field!r}")
+    key = values.get("id", values.get("_id"))
     if key is not None and (isinstance(key, bool) or not isinstance(key, str | int)):
         raise InputError(
-            f"{line.place}: the id is {_kind(key)}; expected a string or a whole number"
+            f"{record.place}: the id is {_kind(key)}; expected a string or a whole number"
         )
     return Item(text, key)
-
-
-def _parse(line: _Line) -> dict[str, Any]:
-    try:
-        record = json.loads(line.text)
-    except (ValueError, RecursionError) as error:
-        where = (
-            f"{error.msg} at column {error.colno}"
-            if isinstance(error, json.JSONDecodeError)
-            else str(error)
-        )
-        raise InputError(
-            f"{line.place}: broken JSON ({where}); expected one JSON object a line; "
-            "plain text is read with --input-format text"
-        ) from error
-    if not isinstance(record, dict):
-        raise InputError(f"{line.place}: {_kind(record)}; expected a JSON object a line")
-    return record
 
 
 def _string(record: dict[str, Any], field: str, place: str) -> str:

@@ -12,7 +12,7 @@ import typer
 
 from gritlm.cli import files, logs
 from gritlm.cli.options import InputFormat, ModelOptions
-from gritlm.cli.output import STDOUT, Format, WriteOptions, json_line, replacing
+from gritlm.cli.output import STDOUT, Format, WriteOptions, json_line, replacing, require_json_lines
 from gritlm.errors import InputError
 
 if TYPE_CHECKING:
@@ -118,6 +118,7 @@ def _target(output: str, *, inputs: list[str]) -> Path:
     for name in inputs:
         if path.exists() and Path(name).exists() and path.samefile(name):
             raise InputError(f"--output {path} is the file that is read; name another one")
+    require_json_lines(path)
     return path
 
 

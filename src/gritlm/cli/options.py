@@ -148,11 +148,14 @@ class LogOptions:
 
 
 class InputFormat(StrEnum):
-    """How a file's lines are read; ``auto`` looks at its name and its first line."""
+    """Format of a file of texts; ``auto`` looks at its name and its beginning."""
 
     auto = "auto"
     text = "text"
     jsonl = "jsonl"
+    json = "json"
+    csv = "csv"
+    tsv = "tsv"
 
 
 @dataclass(frozen=True)
@@ -160,12 +163,17 @@ class ReadOptions:
     """How texts are read from a file or from stdin."""
 
     input_format: Annotated[
-        InputFormat, typer.Option(help="text: one text a line; jsonl: one JSON object a line.")
+        InputFormat,
+        typer.Option(
+            help="text: one text a line; jsonl: one JSON object a line; json: an array of them; "
+            "csv, tsv: a table with a header; auto: by the file's ending, else by its beginning."
+        ),
     ] = InputFormat.auto
     field: Annotated[
         str,
         typer.Option(
-            help="Field of a JSON object that holds the text; before 'text' its 'title' is put."
+            help="Field of an object, or column of a table, that holds the text; before 'text' "
+            "its 'title' is put."
         ),
     ] = "text"
 

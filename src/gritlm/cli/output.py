@@ -34,6 +34,14 @@ class Format(StrEnum):
     parquet = "parquet"
 
 
+_ENDINGS = {
+    ".jsonl": Format.jsonl,
+    ".ndjson": Format.jsonl,
+    ".npy": Format.npy,
+    ".parquet": Format.parquet,
+}
+
+
 @dataclass(frozen=True)
 class WriteOptions:
     """Where vectors are written, and how."""
@@ -43,23 +51,21 @@ class WriteOptions:
     )
     format: Annotated[
         Format | None,
-        typer.Option(help="By the file's ending when left out, else jsonl."),
+        typer.Option(help="By the file's ending when left out; jsonl for a file without one."),
     ] = None
 
     def destination(self) -> Destination:
-        """Where to write, checked before any work is done.
+        """Return where to write, checked before any work is done.
 
         Raises:
-            InputError: when the file could not be written.
+            InputError: when the file could not be written, or its ending names another format.
             MissingExtraError: when pyarrow is needed and not installed.
         """
         if self.output == STDOUT:
             return _on_stdout(self.format or Format.jsonl)
         path = Path(self.output)
-        ending = path.suffix.lower().removeprefix(".")
-        by_name = Format(ending) if ending in list(Format) else Format.jsonl
-        destination = Destination(path, self.format or by_name)
         _check_path(path)
+        destination = Destination(path, self.format or _format_of(path))
         if destination.format is Format.parquet and find_spec("pyarrow") is None:
             raise MissingExtraError(
                 "writing parquet needs pyarrow, which is not installed; "
@@ -115,6 +121,34 @@ def _on_stdout(form: Format) -> Destination:
     if form is not Format.jsonl:
         raise InputError(f"--format {form} is binary and needs a file; add --output FILE.{form}")
     return Destination(None, form)
+
+
+def require_json_lines(path: Path) -> None:
+    """Refuse a file for JSON lines whose ending names another format.
+
+    Raises:
+        InputError: naming the file and the ending that is right.
+    """
+    if _by_ending(path) is not Format.jsonl:
+        raise InputError(f"--output {path}: the rows are JSON lines; name the file .jsonl")
+
+
+def _format_of(path: Path) -> Format:
+    found = _by_ending(path)
+    if found is None:
+        raise InputError(
+            f"--output {path}: {path.suffix.lower()} is not a format that can be written; name "
+            f"the file {', '.join(_ENDINGS)}, or choose one with --format {', '.join(Format)}"
+        )
+    return found
+
+
+def _by_ending(path: Path) -> Format | None:
+    """JSON lines for no ending, and for a pipe or a device; None for an unknown ending."""
+    ending = path.suffix.lower()
+    if not ending or (path.exists() and not path.is_file()):
+        return Format.jsonl
+    return _ENDINGS.get(ending)
 
 
 def _check_path(path: Path) -> None:

@@ -31,7 +31,10 @@ class Hit:
 
 def search(
     query: Annotated[str, typer.Argument(help="What to look for.")],
-    file: Annotated[str, typer.Argument(help="Texts or JSON lines; - for stdin.")],
+    file: Annotated[
+        str,
+        typer.Argument(help="Texts by lines, JSON lines, a JSON array, CSV or TSV; - for stdin."),
+    ],
     *,
     top_k: Annotated[int, typer.Option(min=1, help="How many results.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,

@@ -1,0 +1,141 @@
+"""Records in a text: JSON lines, one JSON array, or a table with a header."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from gritlm.cli.options import InputFormat
+from gritlm.errors import InputError
+
+_BY_ENDING = {
+    ".jsonl": InputFormat.jsonl,
+    ".ndjson": InputFormat.jsonl,
+    ".json": InputFormat.json,
+    ".csv": InputFormat.csv,
+    ".tsv": InputFormat.tsv,
+}
+_SEPARATORS = {InputFormat.csv: ",;", InputFormat.tsv: "\t"}
+_NOT_THE_END = "Extra data"  # in words of the json module: another value begins
+_LONGEST_CELL = 2**31 - 1  # the csv module stops at 128 KiB unless it is raised
+
+
+@dataclass(frozen=True)
+class Record:
+    """An object of a file.
+
+    Attributes:
+        place: ``file:line``, or ``file: item 3`` of an array.
+        values: anything but an object is refused where its fields are read.
+    """
+
+    place: str
+    values: Any
+
+
+def format_of(name: str, text: str, wanted: InputFormat) -> InputFormat:
+    """Return how a text is read: as asked for, by the file's ending, or by its beginning."""
+    if wanted is not InputFormat.auto:
+        return wanted
+    for ending, form in _BY_ENDING.items():
+        if name.lower().endswith(ending):
+            return form
+    beginning = text.lstrip()[:1]
+    if beginning == "{":
+        return InputFormat.jsonl
+    return InputFormat.json if beginning == "[" and _is_array(text) else InputFormat.text
+
+
+def read(name: str, text: str, form: InputFormat) -> Iterator[Record]:
+    """Yield the records of a text that is not plain.
+
+    Raises:
+        InputError: naming file and line of broken JSON or of a row that does not fit the header.
+    """
+    if form is InputFormat.jsonl:
+        return _json_lines(name, text)
+    if form is InputFormat.json:
+        return _json(name, text)
+    return _table(name, text, _SEPARATORS[form])
+
+
+def _json_lines(name: str, text: str) -> Iterator[Record]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            place = f"{name}:{number}"
+            try:
+                values = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise _broken(place, error, expected="one JSON object a line") from error
+            yield Record(place, values)
+
+
+def _json(name: str, text: str) -> Iterator[Record]:
+    """An array of objects or texts, one object, or what is JSON lines after all."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, json.JSONDecodeError) and error.msg == _NOT_THE_END:
+            yield from _json_lines(name, text)
+            return
+        raise _broken(name, error, expected="an array of objects") from error
+    for number, values in enumerate(found if isinstance(found, list) else [found], start=1):
+        yield Record(f"{name}: item {number}", values)
+
+
+def _broken(place: str, error: Exception, *, expected: str) -> InputError:
+    where = str(error)
+    if isinstance(error, json.JSONDecodeError):
+        line = f"line {error.lineno}, " if error.lineno > 1 else ""
+        where = f"{error.msg} at {line}column {error.colno}"
+    return InputError(
+        f"{place}: broken JSON ({where}); expected {expected}; "
+        "plain text is read with --input-format text"
+    )
+
+
+def _is_array(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), list)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _table(name: str, text: str, separators: str) -> Iterator[Record]:
+    csv.field_size_limit(_LONGEST_CELL)
+    beginning = text.split("\n", 1)[0]
+    separator = max(separators, key=beginning.count)
+    lines = (f"{line}\n" for line in text.split("\n"))
+    rows = csv.reader(lines, delimiter=separator, strict=True)
+    header: list[str] = []
+    first = 1
+    try:
+        for cells in rows:
+            place, first = f"{name}:{first}", rows.line_num + 1
+            if not any(cell.strip() for cell in cells):
+                continue
+            if not header:
+                header = _header(place, cells)
+                continue
+            if len(cells) != len(header):
+                raise InputError(
+                    f"{place}: {len(cells)} cells, the header has {len(header)} "
+                    f"({', '.join(map(repr, header))}); quote cells that hold {separator!r}"
+                )
+            yield Record(place, dict(zip(header, cells, strict=True)))
+    except csv.Error as error:
+        raise InputError(
+            f"{name}:{first}: broken table ({error}); expected cells separated by {separator!r}; "
+            "plain text is read with --input-format text"
+        ) from error
+
+
+def _header(place: str, cells: list[str]) -> list[str]:
+    names = [cell.strip() for cell in cells]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"{place}: column {name!r} is in the header twice; rename one")
+    return names
