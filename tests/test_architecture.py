@@ -43,6 +43,7 @@ HOMES = {
     "datasets": {"train", "evaluation"},
     "fastapi": {"serve"},
     "gguf": {"lm"},
+    "httptools": {"serve"},
     "huggingface_hub": {"lm", "evaluation"},
     "lancedb": {"rag"},
     "liger_kernel": {"train"},

@@ -33,7 +33,7 @@ def create_app(service: Service) -> FastAPI:
 
 
 def open_paths(service: Service) -> frozenset[str]:
-    """Paths that need no key."""
+    """Paths that need no key to be read (GET, HEAD)."""
     known = {HEALTH, LIVE, *operations.page()}
     return frozenset(known | {METRICS} if service.settings.open_metrics else known)
 
@@ -62,6 +62,7 @@ def _layers(service: Service) -> list[Middleware]:
         Middleware(RequireKey, keys=settings.api_keys, open_paths=open_paths(service)),
         Middleware(RequireOwnPage, origins=settings.cors_origins),
         Middleware(
-            Bodies, max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s
+            Bodies, max_bytes=settings.max_body_bytes,
+            max_total_bytes=settings.max_total_body_bytes, timeout_s=settings.body_timeout_s,
         ),
     ]  # fmt: skip

@@ -4,12 +4,16 @@ that hang up."""
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gritlm.serve.errors import ApiError
+from gritlm.serve.errors import ApiError, full_of_bodies
+
+REFUSED = "gritlm.refused"  # in a request's state: its body comes in too many pieces
+FREE_BYTES = 2**16  # of each body, that are not counted: small requests always find room
 
 
 class ClientGoneError(Exception):
@@ -23,45 +27,59 @@ class Bodies:
     model's thread are free at once.
 
     Args:
+        max_bytes: of one body.
+        max_total_bytes: of all bodies together, until their requests have ended.
         timeout_s: in which the body has to arrive.
     """
 
-    def __init__(self, app: ASGIApp, *, max_bytes: int, timeout_s: float) -> None:
+    def __init__(
+        self, app: ASGIApp, *, max_bytes: int, max_total_bytes: int, timeout_s: float
+    ) -> None:
         self.app, self._max_bytes, self._timeout_s = app, max_bytes, timeout_s
+        self._budget = _Budget(max_total_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                body = await self._read(Headers(scope=scope), receive)
-        except TimeoutError:
-            await self._slow().response()(scope, receive, send)
-        except ApiError as error:
-            await error.response()(scope, receive, send)
-        else:
-            await self._run(scope, receive, send, body)
+        with self._budget.share() as share:
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    body = await self._read(scope, receive, share)
+            except TimeoutError:
+                await self._slow().response()(scope, receive, send)
+            except ApiError as error:
+                await error.response()(scope, receive, send)
+            else:
+                await self._run(scope, receive, send, body)
 
-    async def _read(self, headers: Headers, receive: Receive) -> bytes:
-        """
+    async def _read(self, scope: Scope, receive: Receive, share: _Share) -> bytes:
+        """Return the body.
+
         Raises:
-            ApiError: for more bytes than are taken; without reading them when they are announced.
+            ApiError: for more bytes than are taken, without reading them when they are announced;
+                for more than there is room for; for a body in too many pieces.
         """
-        announced = headers.get("content-length", "")
-        if announced.isdecimal() and int(announced) > self._max_bytes:
-            raise self._large()
-        parts, size = [], 0
+        announced = Headers(scope=scope).get("content-length", "")
+        if announced.isdecimal():
+            self._claim(int(announced), share)
+        body = bytearray()
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise ClientGoneError
-            size += len(message.get("body", b""))
-            if size > self._max_bytes:
-                raise self._large()
-            parts.append(message.get("body", b""))
+            if scope.get("state", {}).get(REFUSED):
+                raise self._fine()
+            body += message.get("body", b"")
+            self._claim(len(body), share)
             if not message.get("more_body"):
-                return b"".join(parts)
+                return bytes(body)
+
+    def _claim(self, size: int, share: _Share) -> None:
+        if size > self._max_bytes:
+            raise self._large()
+        if not share.grow(size - FREE_BYTES):
+            raise full_of_bodies(self._budget.total)
 
     async def _run(self, scope: Scope, receive: Receive, send: Send, body: bytes) -> None:
         gone = asyncio.ensure_future(_gone(receive))
@@ -97,10 +115,44 @@ class Bodies:
         )  # fmt: skip
 
     def _slow(self) -> ApiError:
-        return ApiError(
-            408, f"The body did not arrive within {self._timeout_s:g} seconds",
-            code="request_timeout", headers={"Connection": "close"},
-        )  # fmt: skip
+        message = f"The body did not arrive within {self._timeout_s:g} seconds"
+        return ApiError(408, message, code="request_timeout")
+
+    def _fine(self) -> ApiError:
+        message = "The body arrives in very small chunks; send it with a Content-Length"
+        return ApiError(400, message, code="invalid_body")
+
+
+class _Budget:
+    """Bytes that bodies may take together."""
+
+    def __init__(self, total: int) -> None:
+        self.total = self.left = total
+
+    @contextmanager
+    def share(self) -> Iterator[_Share]:
+        """The part of one body; given back at the end."""
+        share = _Share(self)
+        try:
+            yield share
+        finally:
+            self.left += share.size
+
+
+class _Share:
+    """The part of one body in a budget."""
+
+    def __init__(self, budget: _Budget) -> None:
+        self._budget, self.size = budget, 0
+
+    def grow(self, size: int) -> bool:
+        """Take up to ``size`` bytes in all; return whether there is room."""
+        more = max(0, size - self.size)
+        if more > self._budget.left:
+            return False
+        self._budget.left -= more
+        self.size += more
+        return True
 
 
 async def _gone(receive: Receive) -> None:

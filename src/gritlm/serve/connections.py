@@ -1,30 +1,35 @@
-"""Connections: so many at once, and none that is kept waiting by its client."""
+"""Connections: a bounded number of them, and none kept waiting by its client."""
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
 from time import monotonic
-
-import orjson
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from typing import Any
 
 from gritlm.serve.errors import crowded
+from gritlm.serve.protocol import BUFFER_BYTES, Connection, raw_answer
 
-HEADER_S = 20.0  # in which the header of a request has to arrive
+KEEP_ALIVE_S = 75  # idle, between two requests; a proxy's own limit has to be below it
+HEADER_S = 20.0  # from the first byte of a request, or a new connection, to the end of its header
 WRITE_S = 60.0  # that a client may take nothing of what is written to it
 DRAIN_WRITE_S = 5.0  # the same while the server shuts down
 
 
-def protocol(most: int) -> type[H11Protocol]:
+def protocol(most: int) -> type[Connection]:
     """HTTP/1.1 that answers one more connection than ``most`` with 503 and closes it."""
+    buffer = bytearray(BUFFER_BYTES)
+    refusal = raw_answer(crowded())
 
-    class Bounded(H11Protocol):
+    class Bounded(Connection):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, buffer=buffer, **options)
+
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             if len(self.connections) > most:
                 self.connections.discard(self)
-                transport.write(_REFUSAL)
+                transport.write(refusal)
                 transport.close()
 
     return Bounded
@@ -42,9 +47,9 @@ class Sweep:
     """Looks at all connections now and then, and cuts off clients that keep theirs waiting."""
 
     def __init__(self) -> None:
-        self._known: dict[H11Protocol, _Wait] = {}
+        self._known: dict[Connection, _Wait] = {}
 
-    def __call__(self, connections: set[H11Protocol], *, draining: bool) -> None:
+    def __call__(self, connections: set[Connection], *, draining: bool) -> None:
         now, before, self._known = monotonic(), self._known, {}
         for each in connections:
             patience, on = _waits_for(each, draining)
@@ -58,26 +63,12 @@ class Sweep:
                 each.transport.abort()
 
 
-def _waits_for(connection: H11Protocol, draining: bool) -> tuple[float | None, object]:
+def _waits_for(connection: Connection, draining: bool) -> tuple[float | None, object]:
     """Seconds that a connection may wait, and what it waits for: another thing is progress."""
     if connection.flow.write_paused:
         left = connection.transport.get_write_buffer_size()
         return DRAIN_WRITE_S if draining else WRITE_S, left
     cycle = connection.cycle
-    if cycle is None or cycle.response_complete:  # the header of the next request
+    if connection.awaits_header and (cycle is None or cycle.response_complete):
         return HEADER_S, id(cycle)
     return None, None
-
-
-def _refusal() -> bytes:
-    error = crowded()
-    body = orjson.dumps(error.body())
-    head = [
-        f"HTTP/1.1 {error.status} Service Unavailable", "Content-Type: application/json",
-        f"Content-Length: {len(body)}", "Connection: close",
-        *(f"{name}: {value}" for name, value in error.headers.items()),
-    ]  # fmt: skip
-    return "\r\n".join([*head, "", ""]).encode() + body
-
-
-_REFUSAL = _refusal()

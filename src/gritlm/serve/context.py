@@ -43,16 +43,17 @@ class Context:
             return
         request_id = logs.request_id(Headers(scope=scope).get("x-request-id"))
         logs.REQUEST_ID.set(request_id)
-        answer = _Answer(send, request_id, scope["path"])
+        body = _Body(receive, announced=security.has_body(Headers(scope=scope)))
+        answer = _Answer(send, request_id, scope["path"], body)
         started = perf_counter()
         try:
-            await self._run(scope, receive, answer)
+            await self._run(scope, body.receive, answer)
         except ClientGoneError:
             answer.status = GONE
         except Exception:
             log.exception("a request failed")
             if answer.status == 0:
-                await internal(request_id).response()(scope, receive, answer.send)
+                await internal(request_id).response()(scope, body.receive, answer.send)
             answer.status = 500
         finally:
             self._note(scope, answer.status or GONE, 1000 * (perf_counter() - started))
@@ -83,11 +84,32 @@ class Context:
         access.log(level, "%s %s %d %.1f ms", method, path, status, ms, extra={"fields": fields})
 
 
-class _Answer:
-    """Adds headers to an answer and remembers its status; 0 while there is none."""
+class _Body:
+    """A request's body on its way in.
 
-    def __init__(self, send: Send, request_id: str, path: str) -> None:
-        self._send, self._request_id, self._path = send, request_id, path
+    Attributes:
+        is_unread: a part of it has not been read.
+    """
+
+    def __init__(self, receive: Receive, *, announced: bool) -> None:
+        self._receive, self.is_unread = receive, announced
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.request" and not message.get("more_body"):
+            self.is_unread = False
+        return message
+
+
+class _Answer:
+    """Adds headers to an answer and remembers its status; 0 while there is none.
+
+    An answer that comes before the request's body was read closes the connection: nothing waits
+    for the rest.
+    """
+
+    def __init__(self, send: Send, request_id: str, path: str, body: _Body) -> None:
+        self._send, self._request_id, self._path, self._body = send, request_id, path, body
         self.status = 0
 
     async def send(self, message: Message) -> None:
@@ -95,6 +117,8 @@ class _Answer:
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["X-Request-ID"] = self._request_id
+            if self._body.is_unread:
+                headers["Connection"] = "close"
             for name, value in security.HEADERS.items():
                 headers.setdefault(name, value)
             headers.setdefault("Cache-Control", "no-store" if self._is_api() else "no-cache")

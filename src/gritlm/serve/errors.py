@@ -47,6 +47,11 @@ class ApiError(GritLMError):
         self.status, self.message, self.type = status, message, type
         self.param, self.code, self.headers = param, code, dict(headers or {})
 
+    @property
+    def phrase(self) -> str:
+        """Words of the status, as in the first line of an answer."""
+        return HTTPStatus(self.status).phrase
+
     def body(self) -> dict[str, Any]:
         told = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
         return {"error": told}
@@ -94,6 +99,22 @@ def crowded() -> ApiError:
     return ApiError(
         503, "The server has as many connections as it takes; try again", code="overloaded",
         type=SERVER, headers={"Retry-After": "1"},
+    )  # fmt: skip
+
+
+def full_of_bodies(total: int) -> ApiError:
+    """Bodies of other requests leave no room for one more."""
+    return ApiError(
+        503, f"The bodies of running requests reach the server's limit of {total:,} bytes; try "
+        "again", code="overloaded", type=SERVER, headers={"Retry-After": "1"},
+    )  # fmt: skip
+
+
+def large_header(most_bytes: int, most: int) -> ApiError:
+    """A request whose header is not read to its end."""
+    return ApiError(
+        431, f"The request's header is too large; expected at most {most_bytes:,} bytes in {most} "
+        "fields", code="header_too_large",
     )  # fmt: skip
 
 

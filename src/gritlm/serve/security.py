@@ -36,7 +36,7 @@ class RequireKey:
 
     Args:
         keys: none of them lets in everybody.
-        open_paths: exact paths that need none.
+        open_paths: exact paths that need none to be read.
     """
 
     def __init__(self, app: ASGIApp, *, keys: Sequence[str], open_paths: Collection[str]) -> None:
@@ -45,7 +45,7 @@ class RequireKey:
         self._open = frozenset(open_paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or not self._digests or scope["path"] in self._open:
+        if scope["type"] == "lifespan" or not self._digests or self._is_open(scope):
             await self.app(scope, receive, send)
             return
         given = Headers(scope=scope).get("authorization", "")
@@ -53,6 +53,9 @@ class RequireKey:
             await self.app(scope, receive, send)
         else:
             await _refused(given).response()(scope, receive, send)
+
+    def _is_open(self, scope: Scope) -> bool:
+        return scope["path"] in self._open and scope.get("method") in ("GET", "HEAD")
 
     def _known(self, given: str) -> bool:
         """Takes the same time for every key: digests of one length, all of them compared."""
@@ -115,7 +118,7 @@ class RequireOwnPage:
                 "--cors-origin to let them in", code="unknown_origin",
             )  # fmt: skip
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if _has_body(headers) and kind != "application/json":
+        if has_body(headers) and kind != "application/json":
             return ApiError(
                 415, f"The body's Content-Type is {kind[:100]!r}; send it with Content-Type: "
                 "application/json", code="unsupported_media_type",
@@ -127,7 +130,8 @@ class RequireOwnPage:
         return bool(own and own == host.strip().lower()) or bool({origin, "*"} & self._origins)
 
 
-def _has_body(headers: Headers) -> bool:
+def has_body(headers: Headers) -> bool:
+    """Whether a request announces a body."""
     return "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
 
 

@@ -11,6 +11,7 @@ LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 MAX_INPUTS = 2048  # texts of one request, as in OpenAI's API
 MAX_CHOICES = 16  # answers to one prompt
 MAX_STOPS = 4
+MAX_BODIES = 8  # of the largest size, in memory at once; smaller ones share their room
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,11 @@ class Settings:
                 raise InputError(f"{name}={getattr(self, name)}; expected more than 0")
         if not 0 <= self.drain_s < float("inf"):
             raise InputError(f"drain_s={self.drain_s}; expected 0 or more seconds")
+
+    @property
+    def max_total_body_bytes(self) -> int:
+        """Bytes of all requests' bodies together."""
+        return MAX_BODIES * self.max_body_bytes
 
     @property
     def is_local(self) -> bool:
