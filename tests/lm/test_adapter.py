@@ -13,7 +13,7 @@ from safetensors import safe_open
 
 from gritlm import GritLM, gritlm_instruction
 from gritlm.errors import ModelError
-from gritlm.lm import default, lora
+from gritlm.lm import default, lora, merge
 from gritlm.lm.settings import Settings, read_settings
 from gritlm.lm.sources import HUB
 from tests import tiny
@@ -51,7 +51,7 @@ def test_it_has_a_card_for_the_model_hub():
 
 def test_plain_lora_of_it_needs_no_peft_to_load():
     config = json.loads((default.ADAPTER / lora.CONFIG_FILE).read_text(encoding="utf-8"))
-    assert lora._is_plain(config)
+    assert merge._is_plain(config)
 
 
 def test_a_built_wheel_holds_it():

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from gritlm import GritLM
 from gritlm.errors import ModelError
-from gritlm.lm import default, gguf, lora
+from gritlm.lm import default, gguf, lora, merge
 from gritlm.lm.sources import HUB
 from tests import tiny, tiny_gguf
 
@@ -65,21 +65,21 @@ def change_weights(adapter: Path, changed: dict[str, torch.Tensor], **metadata: 
 def test_an_adapter_is_merged_as_peft_merges_it(make_adapter, llama_folder, tmp_path, settings):
     folder = make_adapter(llama_folder, tmp_path / "adapter", **settings)
     expected = by_peft(llama_folder, folder)
-    found = lora.merged(plain(llama_folder), str(folder)).state_dict()
+    found = merge.merge_adapter(plain(llama_folder), str(folder)).state_dict()
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         assert torch.equal(found[name], value), name
 
 
 def test_plain_lora_needs_no_peft(adapter, llama_folder, monkeypatch):
-    monkeypatch.setattr(lora, "_merged_by_peft", None)
-    assert lora.merged(plain(llama_folder), str(adapter))
+    monkeypatch.setattr(merge, "_Peft", None)
+    assert merge.merge_adapter(plain(llama_folder), str(adapter))
 
 
 def test_weights_are_merged_in_float32_and_rounded_afterwards(adapter, llama_folder):
     rounded = plain(llama_folder, torch.bfloat16)
-    exact = lora.merged(rounded.float(), str(adapter)).state_dict()
-    found = lora.merged(plain(llama_folder, torch.bfloat16), str(adapter)).state_dict()
+    exact = merge.merge_adapter(rounded.float(), str(adapter)).state_dict()
+    found = merge.merge_adapter(plain(llama_folder, torch.bfloat16), str(adapter)).state_dict()
     for name, value in exact.items():
         assert torch.equal(found[name], value.to(torch.bfloat16)), name
 
@@ -153,7 +153,7 @@ def test_an_adapter_with_weights_that_are_no_numbers_is_refused(adapter, llama_f
     tensors = load_file(adapter / lora.WEIGHTS_FILE)
     next(iter(tensors.values())).fill_(float("nan"))
     change_weights(adapter, tensors)
-    with pytest.raises(ModelError, match="weights that are no numbers"):
+    with pytest.raises(ModelError, match="non-finite weights"):
         GritLM(llama_folder, adapter=adapter, **OPTIONS)
 
 

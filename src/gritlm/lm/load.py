@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -22,8 +19,9 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from gritlm import prompts, runtime
-from gritlm.errors import GritLMError, InputError, ModelError, UnknownArgumentError, did_you_mean
-from gritlm.lm import chat, lora
+from gritlm.errors import InputError, ModelError, UnknownArgumentError, did_you_mean
+from gritlm.lm import chat, lora, merge, vocabulary
+from gritlm.lm.load_errors import explained
 from gritlm.lm.quiet import quiet
 from gritlm.lm.settings import FILE, UNSTATED, Settings, read_settings
 
@@ -50,15 +48,17 @@ class Loaded:
 
 def load(
     source: str, *, mode: str, device: str | torch.device | None, dtype: Any, adapter: str | None,
-    options: dict[str, Any],
+    options: dict[str, Any], merging: bool = True,
 ) -> Loaded:  # fmt: skip
     """Load a checkpoint folder or hub id with transformers' own classes; remote code stays off.
 
     Args:
         mode: ``embedding`` loads no LM head.
         dtype: a torch dtype, its name, "auto" (as stored) or None (best for this machine).
-        adapter: folder or hub id of a PEFT adapter, merged into the weights.
+        adapter: folder or hub id of a PEFT adapter. Its tokenizer, chat template and number of
+            embeddings take the place of the base's.
         options: other arguments of ``from_pretrained``.
+        merging: add the adapter to the weights; False prepares the base for it only.
 
     Raises:
         UnknownArgumentError: for an option nobody reads.
@@ -73,36 +73,45 @@ def load(
     if getattr(config, "attn_logit_softcapping", None):
         # transformers before 5.21 lets "sdpa" drop the soft cap on the scores (Gemma 2).
         options.setdefault("attn_implementation", "eager")
-    tokenizer, settings = load_tokenizer(source, adapter=adapter, hub=hub)
-    with _explained(source):
+    tokenizer, settings = load_tokenizer(source, adapter=adapter, hub=hub, config=config)
+    with explained(source):
         # An adapter's names are those of the whole model, so the head is dropped after merging.
         kind = _class_for(mode if adapter is None else "unified")
         model = _weights(kind, source, dtype=chosen, **options)
-        if adapter is not None:
-            with _explained(adapter):
-                model = lora.merged(model, adapter)
-            model = model.base_model if mode == "embedding" else model
         if not placed and "quantization_config" not in options:
             model = model.to(target)
+    if adapter is not None:
+        with explained(adapter):
+            lora.fit(model, adapter)
+            model = merge.merge_adapter(model, adapter) if merging else model
+            model = model.base_model if mode == "embedding" else model
+    vocabulary.require_embeddings(tokenizer, model, adapter or source)
     return Loaded(model.eval(), tokenizer, settings, reason)
 
 
 def load_tokenizer(
-    source: str, *, adapter: str | None = None, hub: dict[str, Any] | None = None
-) -> tuple[PreTrainedTokenizerBase, Settings]:
-    """The tokenizer, ready for use, and what the checkpoint says about itself; no weights are read.
+    source: str, *, adapter: str | None = None, hub: dict[str, Any] | None = None,
+    config: Any = None,
+) -> tuple[PreTrainedTokenizerBase, Settings]:  # fmt: skip
+    """Load the tokenizer, ready for use, and the settings of a checkpoint; no weights are read.
 
     Args:
-        adapter: folder or hub id of a PEFT adapter, whose ``gritlm.json`` counts if it has one.
+        adapter: folder or hub id of a PEFT adapter, whose tokenizer, chat template and
+            ``gritlm.json`` take the place of the base's where it has them.
         hub: options of ``from_pretrained`` that say where to look.
+        config: of the base, if it is loaded already.
 
     Raises:
         ModelError: for anything that cannot be loaded, with what to do.
     """
     hub = hub or {}
     _require_folder(source)
-    with _explained(source):
+    with explained(source):
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **hub)
+    if adapter is not None:
+        config = _config(source, hub) if config is None else config
+        with explained(adapter):
+            tokenizer = vocabulary.with_adapter(tokenizer, adapter, config)
     settings = (adapter and settings_beside(adapter)) or settings_beside(source, hub) or UNSTATED
     template = chat.template_for(tokenizer, settings.template)
     if template == "gritlm" and (settings.template == template or tokenizer.chat_template is None):
@@ -139,7 +148,7 @@ def _require_folder(source: str) -> None:
 
 def _config(source: str, hub: dict[str, Any]) -> Any:
     _require_folder(source)
-    with _explained(source):
+    with explained(source):
         return AutoConfig.from_pretrained(source, trust_remote_code=False, **hub)
 
 
@@ -201,48 +210,6 @@ def _class_for(mode: str) -> Any:
     return AutoModel if mode == "embedding" else AutoModelForCausalLM
 
 
-# What transformers, peft and torch raise for a broken checkpoint or a missing library.
-_LOADING = (
-    OSError, ValueError, SafetensorError, RuntimeError, ImportError, KeyError, TypeError,
-    AttributeError,
-)  # fmt: skip
-
-
-@contextmanager
-def _explained(source: str) -> Iterator[None]:
-    """Turns what transformers raises for a bad checkpoint into one line that says what to do."""
-    try:
-        yield
-    except GritLMError:
-        raise
-    except _LOADING as error:
-        raise ModelError(_explanation(source, error)) from error
-
-
-def _explanation(source: str, error: BaseException) -> str:
-    folder, said = Path(source), " ".join(str(error).split())
-    if "trust_remote_code" in said:
-        return (
-            f"{source}: its config asks for code from the checkpoint, which gritlm never runs, and "
-            "transformers has no class of its own for it"
-        )
-    if folder.is_dir() and not any(folder.glob("*.safetensors*")):
-        if any(folder.glob("*.bin")):
-            return (
-                f"{source}: only .bin (pickle) weights, which can carry code; convert them with "
-                "transformers: model.save_pretrained(folder, safe_serialization=True)"
-            )
-        return f"{source}: no *.safetensors file in this folder"
-    if type(error).__name__ == "SafetensorError":
-        return f"{source}: a weights file is truncated or damaged ({said}); download it again"
-    if not folder.exists() and ("not a local folder" in said or "connect" in said.lower()):
-        return (
-            f"{source!r} is neither a folder here nor a model that can be fetched ({said[:200]}); "
-            "check the path, or the name and the network"
-        )
-    return f"{source}: cannot be loaded: {said[:500]}"
-
-
 def settings_beside(source: str, hub: dict[str, Any] | None = None) -> Settings | None:
     """What ``gritlm.json`` beside a checkpoint or an adapter says; None where there is none.
 
@@ -259,7 +226,7 @@ def settings_beside(source: str, hub: dict[str, Any] | None = None) -> Settings 
         return read_settings(folder) if (folder / FILE).is_file() else None
     from transformers.utils.hub import cached_file
 
-    with _explained(source):
+    with explained(source):
         found = cached_file(source, FILE, _raise_exceptions_for_missing_entries=False, **hub)
     return None if found is None else read_settings(Path(found).parent)
 

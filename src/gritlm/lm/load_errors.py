@@ -1,0 +1,67 @@
+"""The border between libraries and users: any exception of a library becomes one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gritlm.errors import GritLMError, ModelError
+from gritlm.printable import printable
+
+# Messages of these are sentences; those of others need the name of their class in front.
+_SENTENCES = (OSError, ValueError, RuntimeError, ImportError)
+
+
+@contextmanager
+def explained(source: str) -> Iterator[None]:
+    """Turn any exception about a checkpoint or adapter into a :class:`ModelError` of one line.
+
+    transformers, tokenizers, peft, safetensors and torch raise dozens of classes for damaged
+    files, and new versions bring new ones, so none is named here.
+
+    Args:
+        source: folder or hub id that is loaded.
+    """
+    try:
+        yield
+    except GritLMError:
+        raise
+    except Exception as error:
+        raise ModelError(_explanation(source, error)) from error
+
+
+def one_line(value: object, *, limit: int = 500) -> str:
+    """Return text of a library or file for a message: one line, printable, cut."""
+    text = " ".join(str(value).split())
+    cut = text if len(text) <= limit else f"{text[:limit]} ..."
+    return printable(cut, one_line=True)
+
+
+def _explanation(source: str, error: BaseException) -> str:
+    folder, reason = Path(source), _reason(error)
+    if "trust_remote_code" in reason:
+        return (
+            f"{source}: its config asks for code from the checkpoint, which gritlm never runs, and "
+            "transformers has no class of its own for it"
+        )
+    if folder.is_dir() and not any(folder.glob("*.safetensors*")):
+        if any(folder.glob("*.bin")):
+            return (
+                f"{source}: only .bin (pickle) weights, which can carry code; convert them with "
+                "transformers: model.save_pretrained(folder, safe_serialization=True)"
+            )
+        return f"{source}: no *.safetensors file in this folder"
+    if type(error).__name__ == "SafetensorError":
+        return f"{source}: a weights file is truncated or damaged ({reason}); download it again"
+    if not folder.exists() and ("not a local folder" in reason or "connect" in reason.lower()):
+        return (
+            f"{source!r} is neither a folder here nor a model that can be fetched ({reason[:200]}); "
+            "check the path, or the name and the network"
+        )
+    return f"{source}: cannot be loaded ({reason}); download or save it again"
+
+
+def _reason(error: BaseException) -> str:
+    text = one_line(error)
+    return text if isinstance(error, _SENTENCES) and text else f"{type(error).__name__}: {text}"

@@ -1,0 +1,51 @@
+"""Input and output embeddings that share one tensor, while an adapter changes one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import nn
+
+from gritlm.errors import ModelError
+
+
+def tied_head(model: Any, changed: Collection[str]) -> nn.Module | None:
+    """Return the LM head if it shares its weight with the input embeddings and either changes.
+
+    Args:
+        model: with its LM head, before PEFT wraps its layers.
+        changed: names of the tensors that an adapter changes.
+
+    Raises:
+        ModelError: for a shared weight that is kept on disk.
+    """
+    first, last = model.get_input_embeddings(), model.get_output_embeddings()
+    if first is None or last is None or first.weight is not last.weight:
+        return None
+    names = tuple(f"{name}." for name, layer in model.named_modules() if layer in (first, last))
+    if not any(change.startswith(names) for change in changed):
+        return None
+    if last.weight.is_meta:
+        raise ModelError(
+            "the adapter changes tied embeddings that are kept on disk; load the model without "
+            "device_map"
+        )
+    return last
+
+
+def untie(head: nn.Module) -> None:
+    """Give an LM head a weight of its own."""
+    head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+
+
+def tie_if_equal(model: Any) -> None:
+    """Tie the embeddings of a merged model again; where they differ, its config says so."""
+    first, last = model.get_input_embeddings(), model.get_output_embeddings()
+    are_equal = torch.equal(first.weight, last.weight)
+    if are_equal:
+        last.weight = first.weight
+    model.config.tie_word_embeddings = are_equal
+    # transformers reads this table when it saves, to leave out tied tensors.
+    model.all_tied_weights_keys = model.get_expanded_tied_weights_keys(all_submodels=True)
