@@ -149,7 +149,9 @@ def test_warnings_of_peft_reach_the_log_as_one_line_each(tied_base, tmp_path, ca
     adapter = make(tied_base, tmp_path / "adapter", target_modules=["embed_tokens"])
     with caplog.at_level(logging.WARNING):
         GritLM(tied_base, adapter=adapter, **OPTIONS)
-    lines = [record.getMessage() for record in caplog.records if "peft warns" in record.getMessage()]
+    lines = [
+        record.getMessage() for record in caplog.records if "peft warns" in record.getMessage()
+    ]
     assert len(lines) == 1
     assert "tie_word_embeddings" in lines[0]
     assert "\n" not in lines[0]

@@ -38,12 +38,17 @@ _HUB = ("cache_dir", "force_download", "local_files_only", "revision", "subfolde
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model with its tokenizer and what is known about both."""
+    """A model with its tokenizer and settings.
+
+    Attributes:
+        resized: whether an adapter changed the number of embeddings.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     settings: Settings
     dtype_reason: str
+    resized: bool = False
 
 
 def load(
@@ -80,13 +85,14 @@ def load(
         model = _weights(kind, source, dtype=chosen, **options)
         if not placed and "quantization_config" not in options:
             model = model.to(target)
+    resized = False
     if adapter is not None:
         with explained(adapter):
-            lora.fit(model, adapter)
+            resized = lora.fit(model, adapter)
             model = merge.merge_adapter(model, adapter) if merging else model
             model = model.base_model if mode == "embedding" else model
     vocabulary.require_embeddings(tokenizer, model, adapter or source)
-    return Loaded(model.eval(), tokenizer, settings, reason)
+    return Loaded(model.eval(), tokenizer, settings, reason, resized)
 
 
 def load_tokenizer(
@@ -107,7 +113,9 @@ def load_tokenizer(
     hub = hub or {}
     _require_folder(source)
     with explained(source):
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **hub)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            source, trust_remote_code=False, **hub
+        )
     if adapter is not None:
         config = _config(source, hub) if config is None else config
         with explained(adapter):

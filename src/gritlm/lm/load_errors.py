@@ -56,8 +56,8 @@ def _explanation(source: str, error: BaseException) -> str:
         return f"{source}: a weights file is truncated or damaged ({reason}); download it again"
     if not folder.exists() and ("not a local folder" in reason or "connect" in reason.lower()):
         return (
-            f"{source!r} is neither a folder here nor a model that can be fetched ({reason[:200]}); "
-            "check the path, or the name and the network"
+            f"{source!r} is neither a folder here nor a model that can be fetched "
+            f"({reason[:200]}); check the path, or the name and the network"
         )
     return f"{source}: cannot be loaded ({reason}); download or save it again"
 

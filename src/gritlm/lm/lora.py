@@ -49,8 +49,11 @@ def fingerprint(model: nn.Module) -> str:
     return found.hexdigest()
 
 
-def fit(model: Any, adapter: str) -> None:
+def fit(model: Any, adapter: str) -> bool:
     """Resize a model's embeddings to those that an adapter brings, and refuse another base.
+
+    Returns:
+        Whether their number changed.
 
     Raises:
         ModelError: for an adapter of other sizes, of another base, or without the embeddings of
@@ -62,12 +65,13 @@ def fit(model: Any, adapter: str) -> None:
         shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
     shapes = {key.removeprefix(PREFIX): shape for key, shape in shapes.items()}
     is_foreign = made_for is not None and not _has_meta(model) and made_for != fingerprint(model)
-    vocabulary.resize(model, shapes, config, adapter)
+    is_resized = vocabulary.resize(model, shapes, config, adapter)
     why = next(_misfits(model, shapes), None)
     if why is None and is_foreign:
         why = "the sizes are the same, the weights are others"
     if why is not None:
         raise foreign(adapter, config, describe(model), why)
+    return is_resized
 
 
 def foreign(adapter: str, config: dict[str, Any], model: str, why: str) -> ModelError:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -56,15 +56,35 @@ def merge_adapter(model: Any, adapter: str) -> Any:
     head = tying.tied_head(model, [key.removeprefix(lora.PREFIX) for key in tensors])
     ids = _trained_tokens(config)
     attached = _plain_lora(model, adapter, config, tensors) or _Peft.attach(model, adapter, config)
+    return _merge(attached, model, head, ids)
+
+
+def merge_trained(peft_model: Any, name: str) -> Any:
+    """Merge an adapter of PEFT that is in memory; the model changes in place.
+
+    Args:
+        name: of the adapter, for messages.
+
+    Raises:
+        ModelError: when it computes something else once it is merged.
+    """
+    model = peft_model.eval().get_base_model()
+    return _merge(_Peft(name, peft_model), model, tying.tied_head(model), [])
+
+
+def _merge(
+    attached: _PlainLora | _Peft, model: Any, head: nn.Module | None, ids: Sequence[int]
+) -> Any:
     with attached.unmerged():
         before = merge_check.read_sentence(model, ids)
     if head is not None:
         tying.untie(head)
-    made = attached.merged(model)
+    merged = attached.merged(model)
     if head is not None:
-        tying.tie_if_equal(made)
-    merge_check.require_equal(before, merge_check.read_sentence(made, ids), made, adapter)
-    return made
+        tying.tie_if_equal(merged)
+    after = merge_check.read_sentence(merged, ids)
+    merge_check.require_equal(before, after, merged, attached.adapter)
+    return merged
 
 
 @dataclass(frozen=True)
@@ -94,6 +114,7 @@ class _Layer:
             )
         whole_OI = torch.addmm(weight_OI.float(), other_OR, one_RI, alpha=self.scale)
         self.layer.weight.data = whole_OI.to(weight_OI.dtype)
+
 
 @dataclass(frozen=True)
 class _PlainLora:

@@ -11,21 +11,24 @@ from torch import nn
 from gritlm.errors import ModelError
 
 
-def tied_head(model: Any, changed: Collection[str]) -> nn.Module | None:
+def tied_head(model: Any, changed: Collection[str] | None = None) -> nn.Module | None:
     """Return the LM head if it shares its weight with the input embeddings and either changes.
 
     Args:
-        model: with its LM head, before PEFT wraps its layers.
-        changed: names of the tensors that an adapter changes.
+        model: with its LM head, whose layers PEFT may have wrapped.
+        changed: names of the tensors that an adapter changes; None if both may change.
 
     Raises:
         ModelError: for a shared weight that is kept on disk.
     """
-    first, last = model.get_input_embeddings(), model.get_output_embeddings()
-    if first is None or last is None or first.weight is not last.weight:
+    wrapped = model.get_input_embeddings(), model.get_output_embeddings()
+    if None in wrapped:
         return None
-    names = tuple(f"{name}." for name, layer in model.named_modules() if layer in (first, last))
-    if not any(change.startswith(names) for change in changed):
+    first, last = (_unwrapped(layer) for layer in wrapped)
+    if first.weight is not last.weight:
+        return None
+    names = tuple(f"{name}." for name, layer in model.named_modules() if layer in wrapped)
+    if changed is not None and not any(change.startswith(names) for change in changed):
         return None
     if last.weight.is_meta:
         raise ModelError(
@@ -35,7 +38,15 @@ def tied_head(model: Any, changed: Collection[str]) -> nn.Module | None:
     return last
 
 
-def untie(head: nn.Module) -> None:
+def _unwrapped(layer: Any) -> Any:
+    """Return the layer inside of PEFT's wrappers."""
+    for inner in ("original_module", "base_layer"):
+        if hasattr(layer, inner):
+            return _unwrapped(getattr(layer, inner))
+    return layer
+
+
+def untie(head: Any) -> None:
     """Give an LM head a weight of its own."""
     head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
 

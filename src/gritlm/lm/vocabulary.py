@@ -62,12 +62,15 @@ def require_embeddings(tokenizer: PreTrainedTokenizerBase, model: Any, source: s
         tokenizer.pad_token = tokenizer.eos_token
 
 
-def resize(model: Any, shapes: Shapes, config: Mapping[str, Any], adapter: str) -> None:
+def resize(model: Any, shapes: Shapes, config: Mapping[str, Any], adapter: str) -> bool:
     """Give the model as many embeddings as an adapter was made for.
 
     Args:
         shapes: of the adapter's tensors, by name.
         config: of the adapter.
+
+    Returns:
+        Whether their number changed.
 
     Raises:
         ModelError: when the adapter adds tokens and does not bring their embeddings.
@@ -91,6 +94,7 @@ def resize(model: Any, shapes: Shapes, config: Mapping[str, Any], adapter: str) 
         )
     if wanted != has:
         model.resize_token_embeddings(wanted, mean_resizing=False)
+    return wanted != has
 
 
 @dataclass(frozen=True)

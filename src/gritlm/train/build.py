@@ -17,7 +17,7 @@ from gritlm.errors import InputError, MissingExtraError
 from gritlm.lm import attention, checkpoint
 from gritlm.lm.chat import template_for
 from gritlm.lm.check import require_views
-from gritlm.lm.load import Loaded, load, our_template, settings_beside
+from gritlm.lm.load import Loaded, load, our_template
 from gritlm.lm.model import UnifiedLM
 from gritlm.lm.settings import Settings
 from gritlm.lm.tokens import SegmentTokenizer
@@ -35,6 +35,7 @@ class Parts:
 
     Attributes:
         unread: names of parameters of adapters that the mode does not read; they are not trained.
+        resized: whether the adapter to start from changed the number of embeddings.
     """
 
     trainee: Trainee
@@ -44,6 +45,7 @@ class Parts:
     source: str
     bf16: bool
     unread: tuple[str, ...] = ()
+    resized: bool = False
 
 
 def build(run: Run, *, device: str | None = None, weights: Path | None = None) -> Parts:
@@ -66,10 +68,10 @@ def build(run: Run, *, device: str | None = None, weights: Path | None = None) -
         device=final if device is None else runtime.choose_device(device),
     )  # fmt: skip
     # With LoRA an adapter to start from is trained on; else it becomes part of the weights.
-    merged = None if said.adapted else adapter
+    from_start = partial(load_from, base, adapter=adapter, merging=not said.adapted)
     continued = weights is not None and not said.adapted
-    loaded = load_from(str(weights)) if continued else load_from(base, adapter=merged)
-    settings = _settings(run, loaded, adapter)
+    loaded = load_from(str(weights)) if continued else from_start()
+    settings = _settings(run, loaded)
     lm = UnifiedLM(loaded.model)
     _require_usable(lm, run, settings)
     head = checkpoint.projection([weights, adapter, base], settings, lm)
@@ -77,7 +79,7 @@ def build(run: Run, *, device: str | None = None, weights: Path | None = None) -
         head = head.to(torch.float32).requires_grad_(run.embeds)
     frozen = None
     if run.loss.kl_weight and run.writes and not said.adapted:
-        start = load_from(base, adapter=merged) if continued else loaded
+        start = from_start() if continued else loaded
         frozen = _frozen(start.model)
     model = adapters.adapted(loaded.model, said, weights or adapter, bf16=bf16)
     trainee = Trainee(
@@ -88,7 +90,7 @@ def build(run: Run, *, device: str | None = None, weights: Path | None = None) -
     _require_trained(trainee, run)
     _save_memory(trainee, run)
     tokens = SegmentTokenizer(loaded.tokenizer)
-    return Parts(trainee, loaded.tokenizer, tokens, settings, base, bf16, unread)
+    return Parts(trainee, loaded.tokenizer, tokens, settings, base, bf16, unread, loaded.resized)
 
 
 def _require_usable(lm: UnifiedLM, run: Run, settings: Settings) -> None:
@@ -133,7 +135,7 @@ def _bf16(run: Run, device: torch.device) -> bool:
 
 def _loaded(
     source: str, *, said: Model, device: torch.device, final: torch.device, bf16: bool,
-    adapter: str | None = None,
+    adapter: str | None = None, merging: bool = True,
 ) -> Loaded:  # fmt: skip
     """Weights to train in float32 (master weights); those that stay as they are in bfloat16."""
     options: dict[str, Any] = {}
@@ -150,7 +152,13 @@ def _loaded(
         options["device_map"] = {"": device}
     dtype = torch.bfloat16 if said.adapted and bf16 else torch.float32
     return load(
-        source, mode="unified", device=device, dtype=dtype, adapter=adapter, options=options
+        source,
+        mode="unified",
+        device=device,
+        dtype=dtype,
+        adapter=adapter,
+        options=options,
+        merging=merging,
     )
 
 
@@ -168,11 +176,9 @@ def _four_bits() -> Any:
     )  # fmt: skip
 
 
-def _settings(run: Run, loaded: Loaded, adapter: str | None) -> Settings:
+def _settings(run: Run, loaded: Loaded) -> Settings:
     """How it will embed and chat: as the run says, else its adapter, else its base."""
     said, found = run.model, loaded.settings
-    if adapter is not None and said.adapted:
-        found = settings_beside(adapter) or found
     found = found.but(**_changes(said), trained_to_embed=run.embeds or found.trained_to_embed)
     if found.template == "gritlm":  # plain transformers shall chat in the format that is trained
         loaded.tokenizer.chat_template = our_template(loaded.tokenizer)

@@ -36,6 +36,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from gritlm.errors import InputError
+from gritlm.lm.merge import merge_trained
 from gritlm.lm.quiet import quiet
 from gritlm.lm.settings import PROJECTION_FILE
 from gritlm.train import distributed, parallel, staging
@@ -96,9 +97,9 @@ def _write_model(
     if state is not None:
         inner = {k.removeprefix(_PREFIX): v for k, v in state.items() if k.startswith(_PREFIX)}
     if merged and trainee.adapted:
-        trainee.model.merge_and_unload(safe_merge=True).save_pretrained(folder)
+        merge_trained(trainee.model, "the trained adapter").save_pretrained(folder)
     elif trainee.adapted:
-        trainee.model.save_pretrained(folder, state_dict=inner, save_embedding_layers=False)
+        trainee.model.save_pretrained(folder, state_dict=inner, save_embedding_layers=parts.resized)
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty form
     else:
         trainee.model.save_pretrained(folder, state_dict=inner)
