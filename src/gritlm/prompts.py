@@ -10,7 +10,7 @@ Text is literal: a marker or a special token inside of it is plain characters.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -66,7 +66,11 @@ class Segment:
 
 
 def for_chat(
-    messages: Sequence[dict[str, str]], *, answer: bool = True, start: bool = True
+    messages: Sequence[dict[str, str]],
+    *,
+    answer: bool = True,
+    start: bool = True,
+    context: Collection[int] = (),
 ) -> list[Segment]:
     """The chat format: turns joined by a newline, answers closed by end-of-sequence.
 
@@ -76,16 +80,19 @@ def for_chat(
         messages: ``{"role": "system" | "user" | "assistant", "content": str}``.
         answer: end with the assistant marker, ready for the model to answer.
         start: False when the turns follow something (a cached document): a newline comes first.
+        context: numbers of the assistant's messages that are not in the loss.
     """
-    segments = list(_turns(messages, "" if start else "\n"))
+    segments = list(_turns(messages, "" if start else "\n", context))
     if answer:
         segments.append(Segment(f"\n{ASSISTANT}" if segments or not start else ASSISTANT))
     return segments
 
 
-def _turns(messages: Sequence[dict[str, str]], newline: str) -> Iterator[Segment]:
+def _turns(
+    messages: Sequence[dict[str, str]], newline: str, context: Collection[int]
+) -> Iterator[Segment]:
     system = ""
-    for message in messages:
+    for number, message in enumerate(messages):
         role, content = message["role"], message["content"]
         if role == "system":
             system += content + "\n\n"
@@ -94,7 +101,7 @@ def _turns(messages: Sequence[dict[str, str]], newline: str) -> Iterator[Segment
             newline, system = "\n", ""
         else:
             yield Segment(newline + ASSISTANT)
-            yield Segment(content, trained=True, end=True)
+            yield Segment(content, trained=number not in context, end=True)
             newline = "\n"
     if system:
         yield Segment(f"{newline}{USER}{system.rstrip()}")

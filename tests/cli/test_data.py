@@ -143,3 +143,14 @@ def test_an_unknown_command_of_the_group_names_the_right_one(error_of):
 def test_the_options_have_the_defaults_of_a_run():
     defaults = asdict(Data())
     assert asdict(LengthOptions()) == {name: defaults[name] for name in asdict(LengthOptions())}
+
+
+def test_rows_that_training_can_skip_are_no_error_on_demand(check):
+    result = check(PAIR, "{broken", words=("--skip-bad",))
+    assert result.exit_code == 0
+    assert result.stderr == ""
+    assert ":2: broken JSON" in result.stdout
+    assert table(result.stdout)["that"][3:] == ["1", "--skip-bad", "skips", "them"]
+    nothing = check("{broken", words=("--skip-bad", "--kind", "embedding"))
+    assert nothing.exit_code == 2
+    assert "none of its 1 rows can be used" in nothing.stderr

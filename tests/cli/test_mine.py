@@ -128,3 +128,13 @@ def test_what_cannot_be_done_is_refused_before_the_model_is_loaded(error_of, row
 def test_the_options_have_the_defaults_of_the_library():
     assert MiningOptions().settings() == Mining()
     assert asdict(MiningOptions()).keys() == asdict(Mining()).keys()
+
+
+def test_a_broken_row_is_skipped_on_demand(run_model, rows: Path):
+    out = rows.with_name("out.jsonl")
+    with rows.open("a") as file:
+        file.write('{"query": "x"}\n')
+    result = run_model("mine", str(rows), "-o", str(out), "--skip-bad")
+    assert result.exit_code == 0
+    assert f"skipped {rows}:4: the row has 'query'" in result.stderr
+    assert len(negatives(out)) == 3

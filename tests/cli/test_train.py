@@ -161,3 +161,11 @@ def test_a_teacher_that_cannot_be_loaded_is_named(error_of, file: Path):
     teacher = file.with_name("nobody")
     message = error_of("train", str(file), "--set", f"loss.teacher={teacher}")
     assert message.startswith(f"loss.teacher = '{teacher}' cannot be loaded: ")
+
+
+def test_bad_rows_are_skipped_on_demand(run, file: Path):
+    with (file.parent / "pairs.jsonl").open("a") as pairs:
+        pairs.write("{broken\n")
+    result = run("train", str(file), "--skip-bad")
+    assert result.exit_code == 0
+    assert f"skipped {file.parent}/pairs.jsonl:41: broken JSON" in result.stderr

@@ -56,6 +56,10 @@ def check(
     sample: Annotated[
         int, typer.Option(min=0, help="Show so many rows as training reads them.")
     ] = 1,
+    skip_bad: Annotated[
+        bool,
+        typer.Option("--skip-bad", help="Rows that training can skip are no error: exit code 0."),
+    ] = False,
     model: Annotated[
         str | None,
         typer.Option(
@@ -65,7 +69,7 @@ def check(
 ) -> None:
     """Look through training rows: problems, lengths, and what is pooled and trained.
 
-    Leaves with exit code 2 when there is a problem.
+    Leaves with exit code 2 when there is a problem; with --skip-bad, when no row can be used.
     """
     from gritlm.train.check import check_rows
     from gritlm.train.config import Data, Source
@@ -76,8 +80,10 @@ def check(
         source, tokens, settings, Data(**asdict(lengths)), samples=sample,
         kind=None if kind is None else kind.value, progress=logs.progress(),
     )  # fmt: skip
-    _show(found)
-    if found.problem_count:
+    _show(found, skip_bad=skip_bad)
+    if skip_bad and found.refused == found.rows:
+        raise InputError(f"{file}: none of its {found.rows:,} rows can be used; see the list above")
+    if found.problem_count and not skip_bad:
         problems = "1 problem" if found.problem_count == 1 else f"{found.problem_count:,} problems"
         raise InputError(f"{file}: {problems} in {found.rows:,} rows; see the list above")
 
@@ -95,8 +101,8 @@ def _tokenizer(model: str | None) -> tuple[SegmentTokenizer, Settings]:
     return SegmentTokenizer(tokenizer), settings
 
 
-def _show(found: Findings) -> None:
-    terminal.draw(_counts(found))
+def _show(found: Findings, *, skip_bad: bool) -> None:
+    terminal.draw(_counts(found, skip_bad=skip_bad))
     if found.lengths:
         terminal.draw("", _lengths(found))
     problems = ["\nProblems:", *found.problems] if found.problems else []
@@ -106,7 +112,7 @@ def _show(found: Findings) -> None:
     terminal.draw(*samples, *map(terminal.text, problems), wrap=False)
 
 
-def _counts(found: Findings) -> Table:
+def _counts(found: Findings, *, skip_bad: bool) -> Table:
     from rich.table import Table
 
     table = Table(box=None, show_header=False)
@@ -119,7 +125,8 @@ def _counts(found: Findings) -> Table:
     else:
         unlabelled = f"{found.unlabelled:,}"
         table.add_row("without an answer when cut", unlabelled, "training skips them")
-    table.add_row("that cannot be used", f"{found.refused:,}", "training stops there")
+    then = "--skip-bad skips them" if skip_bad else "training stops there"
+    table.add_row("that cannot be used", f"{found.refused:,}", then)
     return table
 
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from gritlm.train.rows import EmbeddingRow, Text
 
 
+_SKIPPED = 20  # rows that the log names
+
+
 class Sampling(StrEnum):
     """Which of the allowed passages are taken."""
 
@@ -84,6 +87,10 @@ def mine(
         str, typer.Option(help="For queries without one of their own, as plain words.")
     ] = "",
     passage_instruction: Annotated[str, typer.Option(help="The same for passages.")] = "",
+    skip_bad: Annotated[
+        bool,
+        typer.Option("--skip-bad", help="Skip rows that cannot be used, count and list them."),
+    ] = False,
     mining: MiningOptions,
     model: ModelOptions,
 ) -> None:
@@ -95,7 +102,7 @@ def mine(
 
     target = _target(output, inputs=[file] if corpus is None else [file, corpus])
     settings = mining.settings()
-    rows = _rows(file, instruction, passage_instruction)
+    rows = _rows(file, instruction, passage_instruction, skip_bad=skip_bad)
     passages = _corpus(corpus, passage_instruction)
     lm = model.load(mode="embedding")
     found: Counter[int] = Counter()
@@ -122,13 +129,17 @@ def _target(output: str, *, inputs: list[str]) -> Path:
     return path
 
 
-def _rows(file: str, instruction: str, passage_instruction: str) -> list[EmbeddingRow]:
-    from gritlm.train import sources
+def _rows(
+    file: str, instruction: str, passage_instruction: str, *, skip_bad: bool
+) -> list[EmbeddingRow]:
+    from gritlm.train import skipped, sources
     from gritlm.train.config import Source
     from gritlm.train.rows import EmbeddingRow
 
     source = Source(file, instruction=instruction, passage_instruction=passage_instruction)
-    rows = sources.load(source, "embedding", deduplicate=False)
+    rows = sources.load(source, "embedding", deduplicate=False, skip_bad=skip_bad)
+    for line in skipped.lines(rows, most=_SKIPPED):
+        logs.note(line)
     return [row for row in rows if isinstance(row, EmbeddingRow)]
 
 

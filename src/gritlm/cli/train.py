@@ -25,12 +25,16 @@ def train(
         list[str] | None,
         typer.Option("--set", help="section.key=value, over the file; may be repeated."),
     ] = None,
+    skip_bad: Annotated[
+        bool,
+        typer.Option("--skip-bad", help="Skip rows that cannot be used, count and list them."),
+    ] = False,
 ) -> None:
     """Train a model to embed and to write.
 
     Prints the output folder when all is done. Ctrl-C writes a checkpoint to go on from.
     """
-    run = _run(file, set_ or [])
+    run = _run(file, [*(set_ or []), *(["data.skip_bad_rows=true"] if skip_bad else [])])
     logs.hush_libraries()
     # PEFT loads it where it is installed; it warns of kernels that are missing for 4 bits on a CPU.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

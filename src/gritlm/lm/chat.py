@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -47,24 +47,33 @@ def chat_ids(
     return _by_template(tokens, turns, start=start)
 
 
-def conversation(tokens: SegmentTokenizer, messages: Sequence[Message], *, template: str) -> Prompt:
-    """A whole conversation as it is trained: answers, each with its end token, are the spans.
+def conversation(
+    tokens: SegmentTokenizer,
+    messages: Sequence[Message],
+    *,
+    template: str,
+    context: Collection[int] = (),
+) -> Prompt:
+    """Return a whole conversation; its spans are the answers, each with its end token.
 
     In a tokenizer's own template an answer's end is the end token that the template puts behind it.
+
+    Args:
+        context: numbers of the assistant's messages that are no answers, such as tool calls.
 
     Raises:
         InputError: for a conversation that is not one.
     """
     turns = _validated(messages)
     if template == "gritlm":
-        return tokens.for_chat(prompts.for_chat(turns, answer=False))
+        return tokens.for_chat(prompts.for_chat(turns, answer=False, context=context))
     ids: list[int] = []
     trained: list[tuple[int, int]] = []
     answered = False
     for turn, piece in _marked_pieces(tokens, turns, answer=False):
         if answered and piece[:1] == [tokens.tokenizer.eos_token_id]:
             trained[-1] = (trained[-1][0], len(ids) + 1)
-        answered = turn is not None and turns[turn]["role"] == "assistant"
+        answered = turn is not None and turns[turn]["role"] == "assistant" and turn not in context
         if answered:
             trained.append((len(ids), len(ids) + len(piece)))
         ids += piece

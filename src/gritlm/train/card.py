@@ -43,10 +43,12 @@ def write(
         f"Trained with gritlm {__version__} from {start}: mode `{run.training.mode}`, {steps} "
         "steps.",
         "", "```python", "from gritlm import GritLM", "", f'model = GritLM("{folder.name}")', "```",
-        "", "## Data", "", "| stream | source | rows | weight | duplicates left out |",
-        "| --- | --- | --- | --- | --- |",
+        "", "## Data", "",
+        "| stream | source | rows | weight | duplicates left out | unusable rows skipped |",
+        "| --- | --- | --- | --- | --- | --- |",
         *(
-            f"| {stream} | {rows.title} | {len(rows)} | {rows.weight:g} | {rows.duplicates} |"
+            f"| {stream} | {rows.title} | {len(rows)} | {rows.weight:g} | {rows.duplicates} "
+            f"| {rows.skipped.count} |"
             for stream, many in sources.items() for rows in many
         ),
         "", *([f"{skipped} rows were skipped: cut to length, nothing was left to train.", ""]

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby
 from typing import Any
 
+from gritlm.train import turns
 from gritlm.train.fields import Fields
 from gritlm.train.rows import ChatRow
+from gritlm.train.turns import Turn
 
 KNOWN = (
     "{messages}, {prompt, completion}, {conversations}, {instruction, input, output}, "
     "{text: [user, assistant, ...]}"
 )
-
-_ROLES = {
-    "system": "system", "user": "user", "human": "user",
-    "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant",
-}  # fmt: skip
-
-_Turns = list[dict[str, str]]
 
 
 def _messages(given: Fields) -> ChatRow:
@@ -28,12 +25,13 @@ def _messages(given: Fields) -> ChatRow:
 def _prompt_completion(given: Fields) -> ChatRow:
     prompt, completion = given.values["prompt"], given.values["completion"]
     if isinstance(prompt, str) and isinstance(completion, str):
-        said = [_said(given, "user", "prompt"), _said(given, "assistant", "completion")]
-        return _chat(given, said)
+        return _chat(given, [_said(given, "user", "prompt"),
+                             _said(given, "assistant", "completion")])  # fmt: skip
     if isinstance(prompt, str) or isinstance(completion, str):
         raise given.error("prompt and completion are a text and a list; expected two of a kind")
-    completed = _chat(given, _turns(given, "completion"))
-    return _chat(given, [*_turns(given, "prompt"), *completed.messages])
+    completed = _turns(given, "completion")
+    _chat(given, completed)  # it has an answer of its own
+    return _chat(given, [*_turns(given, "prompt"), *completed])
 
 
 def _sharegpt(given: Fields) -> ChatRow:
@@ -44,13 +42,13 @@ def _alpaca(given: Fields) -> ChatRow:
     """``input`` stands behind the instruction; ``system`` and ``history`` as in LLaMA-Factory."""
     asked = _said(given, "user", "instruction")
     if given.string(given.values.get("input", ""), "input").strip():
-        asked["content"] += f"\n\n{given.values['input']}"
+        asked = replace(asked, content=f"{asked.content}\n\n{given.values['input']}")
     answered = _said(given, "assistant", "output")
     return _chat(given, [*_system(given), *_history(given), asked, answered])
 
 
-def _history(given: Fields) -> _Turns:
-    history, said = given.values.get("history", []), []
+def _history(given: Fields) -> list[Turn]:
+    history, said = given.values.get("history", []), list[Turn]()
     if not isinstance(history, list | tuple):
         raise given.wrong(history, "history", "a list of [question, answer]")
     for index, pair in enumerate(history):
@@ -71,46 +69,46 @@ def _gritlm(given: Fields) -> ChatRow:
     return _chat(given, _alternating(given, given.items(value, "text", of="texts"), "text"))
 
 
-def _alternating(given: Fields, texts: Sequence[Any], what: str) -> _Turns:
+def _alternating(given: Fields, texts: Sequence[Any], what: str) -> list[Turn]:
     return [
-        {"role": ("user", "assistant")[index % 2], "content": given.text(text, f"{what}[{index}]")}
+        Turn(("user", "assistant")[index % 2], given.text(text, f"{what}[{index}]"))
         for index, text in enumerate(texts)
     ]
 
 
-def _said(given: Fields, role: str, key: str) -> dict[str, str]:
-    return {"role": role, "content": given.text(given.values[key], key)}
+def _said(given: Fields, role: str, key: str) -> Turn:
+    return Turn(role, given.text(given.values[key], key))
 
 
-def _system(given: Fields) -> _Turns:
-    content = given.string(given.values.get("system", ""), "system")
-    return [{"role": "system", "content": content}]
+def _system(given: Fields) -> list[Turn]:
+    return [Turn("system", given.string(given.values.get("system", ""), "system"))]
 
 
-def _turns(given: Fields, key: str) -> _Turns:
-    turns = given.items(given.values[key], key, of="messages")
-    return [_turn(given, turn, f"{key}[{index}]") for index, turn in enumerate(turns)]
+def _turns(given: Fields, key: str) -> list[Turn]:
+    messages = given.items(given.values[key], key, of="messages")
+    return [turns.read(given, each, f"{key}[{index}]") for index, each in enumerate(messages)]
 
 
-def _turn(given: Fields, turn: Any, what: str) -> dict[str, str]:
-    """``{"role", "content"}`` or ``{"from", "value"}``."""
-    known = turn if isinstance(turn, Mapping) else {}
-    said_by, said = ("from", "value") if "from" in known else ("role", "content")
-    if said_by not in known or said not in known:
-        raise given.wrong(turn, what, "{'role': 'user', 'content': 'text'}")
-    role = known[said_by]
-    if not isinstance(role, str) or role not in _ROLES:
-        raise given.error(f"{what} has role {role!r}; expected {', '.join(_ROLES)}")
-    check = given.string if _ROLES[role] == "system" else given.text
-    return {"role": _ROLES[role], "content": check(known[said], what)}
-
-
-def _chat(given: Fields, turns: Sequence[dict[str, str]]) -> ChatRow:
-    answers = [index for index, turn in enumerate(turns) if turn["role"] == "assistant"]
+def _chat(given: Fields, said: Sequence[Turn]) -> ChatRow:
+    """Return the row up to its last answer; empty system messages are left out."""
+    answers = [i for i, turn in enumerate(said) if turn.role == "assistant" and not turn.tool]
     if not answers:
-        raise given.error("no turn is the assistant's; expected at least one answer to train")
-    said = turns[: answers[-1] + 1]
-    return ChatRow(tuple(t for t in said if t["role"] != "system" or t["content"].strip()))
+        raise given.error("no turn is an answer of the assistant; expected at least one to train")
+    kept = [t for t in said[: answers[-1] + 1] if t.role != "system" or t.content.strip()]
+    merged = list(_with_results_joined(kept))
+    return ChatRow(
+        tuple({"role": turn.role, "content": turn.content} for turn in merged),
+        tuple(i for i, turn in enumerate(merged) if turn.role == "assistant" and turn.tool),
+    )
+
+
+def _with_results_joined(said: Sequence[Turn]) -> Iterator[Turn]:
+    """Results of several tools are one turn: templates expect user and assistant by turns."""
+    for is_result, group in groupby(said, lambda turn: turn.role == "user" and turn.tool):
+        if is_result:
+            yield Turn("user", "\n".join(turn.content for turn in group), tool=True)
+        else:
+            yield from group
 
 
 # Keys that tell a form, and the function that reads it; the first that fits is taken.

@@ -9,9 +9,11 @@ import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import Any
 
 import torch
+from jinja2.exceptions import TemplateError
 from torch import Tensor
 
 from gritlm.errors import InputError
@@ -92,6 +94,7 @@ class Collator:
     ) -> None:
         self.tokens, self.settings, self.data, self.rag = tokens, settings, data, rag or Rag()
         self._fitting: set[tuple[str, str]] = set()  # instructions, and for which length
+        self._rendered: set[tuple[str, ...]] = set()  # roles that the chat template takes
 
     def embedding(
         self, rows: Sequence[EmbeddingRow], draws: Sequence[random.Random]
@@ -127,24 +130,36 @@ class Collator:
             "passage_texts": [text.text for text in passages],
         }
 
-    def require_room(self, row: Row) -> None:
-        """Tokenises each instruction once.
+    def require_usable(self, row: Row) -> None:
+        """Refuse a row that cannot be tokenised; each instruction and form of a chat is tried once.
 
         Raises:
-            InputError: when an instruction leaves no room for a text.
+            InputError: for an instruction that leaves no room for a text, a text without tokens, a
+                conversation that the tokenizer's chat template refuses.
         """
         if isinstance(row, EmbeddingRow):
-            self._require_room(row.query, "query_max_len")
+            self._require_tokens(row.query, "query_max_len")
             for text in (*row.positives, *row.negatives):
-                self._require_room(text, "passage_max_len")
+                self._require_tokens(text, "passage_max_len")
         elif isinstance(row, ScoredRow):
-            self._require_room(row.first, "query_max_len")
-            self._require_room(row.second, "passage_max_len")
+            self._require_tokens(row.first, "query_max_len")
+            self._require_tokens(row.second, "passage_max_len")
+        elif isinstance(row, ChatRow):
+            self._require_template(row)
 
-    def _require_room(self, text: Text, name: str) -> None:
+    def _require_tokens(self, text: Text, name: str) -> None:
+        limit = getattr(self.data, name)
         if (text.instruction, name) not in self._fitting:
-            self._prompts([Text("a", text.instruction)], getattr(self.data, name), name)
+            self._prompts([Text("a", text.instruction)], limit, name)
             self._fitting.add((text.instruction, name))
+        if not any(character.isalnum() for character in text.text):  # a tokenizer may drop the rest
+            self._prompts([text], limit, name)
+
+    def _require_template(self, row: ChatRow) -> None:
+        roles = tuple(turn["role"] for turn in row.messages)
+        if self.settings.template == "tokenizer" and roles not in self._rendered:
+            self.chat(row)
+            self._rendered.add(roles)
 
     def sample(self, row: ChatRow | RagRow, draw: random.Random) -> Prompt | None:
         """A generative sample; None when cutting it to length leaves nothing to train."""
@@ -161,8 +176,20 @@ class Collator:
         """The conversation cut to ``generative_max_len``; None when that leaves nothing to train.
 
         A first token is never trained (nothing stands before it).
+
+        Raises:
+            InputError: when the tokenizer's chat template refuses it.
         """
-        whole = conversation(self.tokens, row.messages, template=self.settings.template)
+        try:
+            whole = conversation(
+                self.tokens, row.messages, template=self.settings.template, context=row.context
+            )
+        except TemplateError as error:
+            roles = shorten(", ".join(turn["role"] for turn in row.messages), 80)
+            raise InputError(
+                f"the tokenizer's chat template refuses the roles {roles} "
+                f"({shorten(str(error), 200)}); change the row, or set template = 'gritlm'"
+            ) from error
         limit = self.data.generative_max_len
         spans = [(start, min(end, limit)) for start, end in whole.trained if start < limit]
         if not any(end > max(1, start) for start, end in spans):

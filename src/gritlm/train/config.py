@@ -125,6 +125,8 @@ class Data:
         same_source_batches: all rows of a step come from one embedding source. Beside scored pairs
             it must be so.
         deduplicate: of equal rows within a source only the first is used.
+        skip_bad_rows: rows that cannot be used are skipped, counted and listed; else the first one
+            ends the run before it starts.
         mask_false_negatives: passages equal or nearly equal to a positive of the query, or that
             answer the same query, do not count as negatives.
     """
@@ -138,6 +140,7 @@ class Data:
     train_group_size: int = 2
     same_source_batches: bool = True
     deduplicate: bool = True
+    skip_bad_rows: bool = False
     mask_false_negatives: bool = True
 
     def __post_init__(self) -> None:

@@ -120,9 +120,13 @@ class Feed:
             stream.restore(state["streams"][name])
 
     def _load(self, chosen: Sequence[Source], kind: Kind) -> list[Rows]:
-        unique = self._run.data.deduplicate
-        check = self._collator.require_room
-        return [sources.load(each, kind, deduplicate=unique, check=check) for each in chosen]
+        data, check = self._run.data, self._collator.require_usable
+        return [
+            sources.load(
+                each, kind, deduplicate=data.deduplicate, skip_bad=data.skip_bad_rows, check=check
+            )
+            for each in chosen
+        ]
 
     def _add(self, name: str, rows: list[Rows], *, batch: int, one_source: bool) -> None:
         self.rows[name] = rows
@@ -146,21 +150,29 @@ class Feed:
     def _sample(self, stream: Stream, chosen: tuple[int, int], step: int, place: int) -> Prompt:
         random = self._random("generative", step, place)
         for _ in range(_TRIES):
-            (row,) = self._rows("generative", [chosen])
-            if (sample := self._collator.sample(row, random)) is not None:
+            if (sample := self._made(chosen, random)) is not None:
                 return sample
-            if not self.skipped:
-                log.warning(
-                    "%s: cut to generative_max_len=%d, nothing is left to train of this row; such "
-                    "rows are skipped and counted",
-                    self._place(chosen), self._run.data.generative_max_len,
-                )  # fmt: skip
             self.skipped += 1
             chosen = stream.draw()
         raise InputError(
             f"of {_TRIES} generative rows, none has anything to train within generative_max_len = "
             f"{self._run.data.generative_max_len} tokens; raise it"
         )
+
+    def _made(self, chosen: tuple[int, int], random: Random) -> Prompt | None:
+        """Return the sample of a row; None when there is none, which is logged the first time."""
+        (row,) = self._rows("generative", [chosen])
+        limit = self._run.data.generative_max_len
+        reason = f"cut to generative_max_len={limit}, nothing is left to train of this row"
+        try:
+            sample = self._collator.sample(row, random)
+        except InputError as error:
+            if not self._run.data.skip_bad_rows:
+                raise InputError(f"{self._place(chosen)}: {error}") from None
+            sample, reason = None, str(error)
+        if sample is None and not self.skipped:
+            log.warning("%s: %s; such rows are skipped and counted", self._place(chosen), reason)
+        return sample
 
     def _place(self, chosen: tuple[int, int]) -> str:
         source, row = chosen

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
+from reprlib import repr as short
+from textwrap import shorten
 from typing import Any
 
 from gritlm.errors import InputError
@@ -44,7 +46,8 @@ def parse(record: Mapping[str, Any], kind: Kind, *, place: str, source: Source) 
     for keys, make in _FORMS[kind]:
         if given.values.keys() >= set(keys):
             return make(given)
-    came = ", ".join(f"{k!r}{' (null)' if v is None else ''}" for k, v in record.items())
+    given_keys = (f"{short(k)}{' (null)' if v is None else ''}" for k, v in record.items())
+    came = shorten(", ".join(given_keys), 300, placeholder=" ...")
     raise given.error(f"the row has {came or 'no key'}; known {kind} rows are {_KNOWN[kind]}")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from random import Random
 from typing import Any
@@ -14,28 +14,34 @@ from gritlm.errors import InputError
 from gritlm.lm.tokens import Prompt
 from gritlm.train import correlation, gradcache, losses, sources
 from gritlm.train.collate import Collator
-from gritlm.train.config import Run, Source
+from gritlm.train.config import Run
 from gritlm.train.contrast import Contrast
 from gritlm.train.module import Weights
-from gritlm.train.rows import Kind, Row, ScoredRow
+from gritlm.train.rows import ScoredRow
 from gritlm.train.sources import Rows
 from gritlm.train.writing import Writing
 
 
 class HeldOut:
-    """The rows of ``[evaluation]``, in fixed batches, measured by every process alike."""
+    """The rows of ``[evaluation]``, in fixed batches, measured by every process alike.
+
+    Attributes:
+        rows: sources by stream.
+    """
 
     def __init__(self, run: Run, collator: Collator) -> None:
         """
         Raises:
             InputError: for a source that cannot be read, or whose scores are all equal.
         """
-        said, check = run.evaluation, collator.require_room
+        said, skip = run.evaluation, run.data.skip_bad_rows
+        load = partial(sources.load, check=collator.require_usable, skip_bad=skip)
         self._collator, self._size = collator, run.training.per_device_train_batch_size
-        embedded = _rows(said.embedding, "embedding", check) if run.embeds else []
+        embedded = [load(each, "embedding") for each in said.embedding if run.embeds]
         self._scored = [rows for rows in embedded if rows.scored]
         self._pairs = [row for rows in embedded if not rows.scored for row in rows]
-        chats = _rows(said.generative, "generative", check) if run.writes else []
+        chats = [load(each, "generative") for each in said.generative if run.writes]
+        self.rows = {"held-out embedding": embedded, "held-out generative": chats}
         self._chats: list[Any] = [row for rows in chats for row in rows]
         for rows in self._scored:
             _require_order(rows)
@@ -101,10 +107,6 @@ def _embedded(embed: Any, prompts: Sequence[Prompt], budget: int) -> Tensor:
     """Vectors in the order of the prompts, from mini-batches of ``budget`` tokens."""
     rounds = gradcache.plan(prompts, budget)
     return gradcache.in_order([embed([prompts[row] for row in rows]) for rows in rounds], rounds)
-
-
-def _rows(chosen: Sequence[Source], kind: Kind, check: Callable[[Row], None]) -> list[Rows]:
-    return [sources.load(source, kind, check=check) for source in chosen]
 
 
 def _require_order(rows: Rows) -> None:

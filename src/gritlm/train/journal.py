@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -51,7 +52,7 @@ class Journal:
         self._trackers = [_tracker(name, folder, settings or {}) for name in trackers if self._main]
         self._start = time.perf_counter()
         if self._main:
-            kept = [line for line in read(folder) if line["step"] <= done]
+            kept = [line for line in read(folder) if _step_of(line) <= done]
             self._path.write_text("".join(_line(entry) for entry in kept), encoding="utf-8")
 
     @property
@@ -73,6 +74,11 @@ class Journal:
         self._start = time.perf_counter()
         if self._main:
             self._note({"step": number, **{f"eval/{k}": v for k, v in values.items()}})
+
+    def skipped(self, done: int, rows: int) -> None:
+        """Note how many rows a run skips, once a start: step 0, or the step it goes on from."""
+        if self._main:
+            self._note({"step": done, "skipped_rows": rows})
 
     def close(self) -> None:
         self._bar.close()
@@ -97,6 +103,12 @@ def read(folder: Path) -> list[dict[str, Any]]:
         except ValueError:
             break
     return found
+
+
+def _step_of(line: Any) -> float:
+    """Return the step of a line; one that no run has written comes behind all."""
+    step = line.get("step") if isinstance(line, dict) else None
+    return step if isinstance(step, int) else math.inf
 
 
 def plot(folder: Path) -> Path:

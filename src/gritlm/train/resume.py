@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gritlm.errors import InputError
-from gritlm.train import checkpoint, journal
+from gritlm.train import checkpoint, journal, skipped
 from gritlm.train.config import Data, Loss, Model, Rag, Run, Training
 
 FILE = "run.json"
@@ -68,7 +68,9 @@ def prepare(run: Run, *, done: int = 0) -> None:
         InputError: when it cannot be written.
     """
     output = Path(run.training.output_dir)
-    before = (*_MODEL, journal.FILE, journal.PLOT, "trouble-*.jsonl") if not done else ()
+    before = (
+        (*_MODEL, journal.FILE, journal.PLOT, skipped.FILE, "trouble-*.jsonl") if not done else ()
+    )
     try:
         output.mkdir(parents=True, exist_ok=True)
         for path in checkpoint.checkpoints(output):

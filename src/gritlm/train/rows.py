@@ -36,9 +36,14 @@ class ScoredRow:
 
 @dataclass(frozen=True)
 class ChatRow:
-    """A conversation ``{"role": ..., "content": ...}``; the assistant's turns are trained."""
+    """A conversation of ``{"role": ..., "content": ...}``; the assistant's turns are trained.
+
+    Attributes:
+        context: numbers of the assistant's turns that are not: its tool calls.
+    """
 
     messages: tuple[dict[str, str], ...]
+    context: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

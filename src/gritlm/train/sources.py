@@ -22,6 +22,7 @@ from gritlm.train.config import Source
 from gritlm.train.formats import normalised, parse
 from gritlm.train.records import Records
 from gritlm.train.rows import ChatRow, EmbeddingRow, Kind, RagRow, Row, ScoredRow
+from gritlm.train.skipped import SkippedRows
 
 
 class Rows:
@@ -30,17 +31,18 @@ class Rows:
     Attributes:
         title: name of the source.
         weight: its share among sources.
-        duplicates: rows that were left out because an earlier one is the same.
+        duplicates: number of rows that an earlier one equals; they are left out.
+        skipped: the rows that cannot be used, where these are skipped.
     """
 
     def __init__(
         self, source: Source, kind: Kind, parts: Sequence[Records], kept: NDArray[np.intp],
-        read: int,
+        *, duplicates: int, skipped: SkippedRows,
     ) -> None:  # fmt: skip
-        """``kept`` are the numbers of the rows that count among the ``read`` ones of all parts."""
+        """``kept`` are the numbers, over all parts, of the rows that count."""
         self.title = source.title
         self.weight = float(len(kept) if source.weight is None else source.weight)
-        self.duplicates = read - len(kept)
+        self.duplicates, self.skipped = duplicates, skipped
         self._source, self._kind, self._parts, self._kept = source, kind, parts, kept
         self._ends = list(accumulate(len(part) for part in parts))
 
@@ -72,38 +74,91 @@ class Rows:
 
 
 def load(
-    source: Source, kind: Kind, *, deduplicate: bool = True,
+    source: Source, kind: Kind, *, deduplicate: bool = True, skip_bad: bool = False,
     check: Callable[[Row], None] | None = None,
 ) -> Rows:  # fmt: skip
     """Find a source, as :func:`gritlm.train.records.find` does, and read it once.
 
     Args:
         deduplicate: leave rows out that an earlier one of this source equals, white space aside.
+        skip_bad: count rows that cannot be used, and go on with the others.
         check: raises InputError for a row that cannot be used; its place is added.
 
     Raises:
         InputError: naming file and line that cannot be used, or the path that leads nowhere.
         MissingExtraError: when ``datasets`` is needed and not installed.
     """
-    parts: list[Records] = []
-    digests = array("Q")
-    first: Row | None = None
+    reading = _Reading(source, kind, check, skip_bad=skip_bad)
     for part in records.find(source):
-        parts.append(part)
-        room = len(part) if source.cap is None else source.cap - len(digests)
-        for index in range(min(room, len(part))):
-            row = parse(part.record(index), kind, place=part.place(index), source=source)
-            first = first or row
-            _checked(row, partial(require_alike, first), part.place(index))
-            if check is not None:
-                _checked(row, check, part.place(index))
-            digests.append(digest(row))
-        if len(digests) == source.cap:
+        reading.read(part)
+        if reading.is_full:
             break
-    kept = np.arange(len(digests))
-    if deduplicate:
-        kept = np.sort(np.unique(np.frombuffer(digests, np.uint64), return_index=True)[1])
-    return Rows(source, kind, parts, kept, len(digests))
+    return reading.rows(deduplicate=deduplicate)
+
+
+class _Reading:
+    """The first pass over a source: which of its rows can be used."""
+
+    def __init__(
+        self, source: Source, kind: Kind, check: Callable[[Row], None] | None, *, skip_bad: bool
+    ) -> None:
+        self._source, self._kind, self._check, self._skip_bad = source, kind, check, skip_bad
+        self._parts: list[Records] = []
+        self._digests, self._numbers = array("Q"), array("Q")  # of the rows that can be used
+        self._before = 0  # rows of earlier parts
+        self._first: Row | None = None
+        self._skipped = SkippedRows()
+
+    @property
+    def is_full(self) -> bool:
+        return len(self._digests) == self._source.cap
+
+    def read(self, part: Records) -> None:
+        """Read the rows of a part, up to the cap."""
+        self._parts.append(part)
+        for index in range(len(part)):
+            if self.is_full:
+                break
+            place = part.place(index)
+            try:
+                row = self._usable(part, index, place)
+            except InputError as error:
+                if not self._skip_bad:
+                    raise
+                self._skipped.add(place, str(error))
+                continue
+            self._digests.append(digest(row))
+            self._numbers.append(self._before + index)
+        self._before += len(part)
+
+    def _usable(self, part: Records, index: int, place: str) -> Row:
+        row = parse(part.record(index), self._kind, place=place, source=self._source)
+        _checked(row, partial(require_alike, self._first or row), place)
+        if self._check is not None:
+            _checked(row, self._check, place)
+        self._first = self._first or row
+        return row
+
+    def rows(self, *, deduplicate: bool) -> Rows:
+        """Return the rows that can be used.
+
+        Raises:
+            InputError: when all were skipped.
+        """
+        if self._skipped.count and not self._numbers:
+            place, reason = self._skipped.first[0]
+            raise InputError(
+                f"{self._source.path}: none of its {self._skipped.count} rows can be used; the "
+                f"first is {place}: {reason}"
+            )
+        kept = np.frombuffer(self._numbers, np.uint64).astype(np.intp)
+        if deduplicate:
+            content = np.frombuffer(self._digests, np.uint64)
+            kept = kept[np.sort(np.unique(content, return_index=True)[1])]
+        return Rows(
+            self._source, self._kind, self._parts, kept,
+            duplicates=len(self._numbers) - len(kept), skipped=self._skipped,
+        )  # fmt: skip
 
 
 def require_alike(first: Row, row: Row) -> None:
@@ -139,6 +194,7 @@ def _texts(row: Row) -> Iterator[str]:
         pair = (row.first, row.second)
         yield from (text for each in pair for text in (each.instruction, each.text))
     elif isinstance(row, ChatRow):
+        yield from map(str, row.context)
         yield from (text for each in row.messages for text in (each["role"], each["content"]))
     elif isinstance(row, RagRow):
         yield from (row.question, row.answer, *row.documents)

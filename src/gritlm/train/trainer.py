@@ -27,6 +27,7 @@ from gritlm.train import (
     parallel,
     resume,
     routers,
+    skipped,
     staging,
     trouble,
 )
@@ -35,6 +36,7 @@ from gritlm.train.collate import Collator
 from gritlm.train.config import Run
 from gritlm.train.contrast import Contrast
 from gritlm.train.feed import Batch, Feed, Share
+from gritlm.train.sources import Rows
 from gritlm.train.stop import Stop, listening
 from gritlm.train.teacher import Teacher
 from gritlm.train.writing import Writing
@@ -46,6 +48,7 @@ Report = Callable[[str], None]
 
 # Tokens whose graphs are in memory at once; 1.4 MB each for the default model.
 _BUDGET = {"cpu": 4096, "mps": 4096, "cuda": 16384}
+_SKIPPED = 5  # rows of a source that the log names; skipped.jsonl has more
 _LINES = 20  # said over a run where no bar is shown
 
 
@@ -134,12 +137,15 @@ class Trainer:
         self.started = self.done
         if parallel.is_main():  # what could fail has been read by now
             resume.prepare(self.settings, done=self.done)
+            skipped.write(self.output, self._rows())
         distributed.most(0)  # nobody goes on before the folder is there
         self.schedule = optim.schedule(self.optimizer, said, steps=self.steps, done=self.done)
         self.journal = journal.Journal(
             self.output, steps=self.steps, done=self.done, every=said.logging_steps,
             trackers=said.report_to, settings=self.agreed, bar=bar,
         )  # fmt: skip
+        if number := sum(rows.skipped.count for many in self._rows().values() for rows in many):
+            self.journal.skipped(self.done, number)
 
     def _require_whole_weights_unneeded(self) -> None:
         if self.evaluate is not None:
@@ -299,10 +305,13 @@ class Trainer:
 
     def _introduce(self) -> None:
         trained = sum(p.numel() for p in self.module.parameters() if p.requires_grad)
-        for stream, many in self.feed.rows.items():
+        for stream, many in self._rows().items():
             for rows in many:
                 left_out = f", {rows.duplicates} duplicates left out" if rows.duplicates else ""
+                left_out += f", {rows.skipped.count} skipped" if rows.skipped.count else ""
                 self.report(f"{stream}: {rows.title}, {len(rows)} rows{left_out}")
+                for line in skipped.lines(rows, most=_SKIPPED):
+                    self.report(line)
         if self.parts.unread:
             self.report(
                 f"mode = {self.settings.training.mode!r} reads no LM head, so "
@@ -313,6 +322,10 @@ class Trainer:
             f"{left} step{'' if left == 1 else 's'}, {trained:,} trained parameters on "
             f"{distributed.size()} x {self.parts.trainee.device}, to {self.output}"
         )
+
+    def _rows(self) -> dict[str, list[Rows]]:
+        """Return the sources of all streams, held-out ones too."""
+        return {**self.feed.rows, **self.held_out.rows}
 
     def _say(self, number: int, values: Mapping[str, float]) -> None:
         if not self.journal.has_bar and number % max(1, self.steps // _LINES) == 0:
