@@ -200,3 +200,17 @@ def test_quiet_says_nothing_on_the_way(run, model_folder, data, words, fake):
     result = run("eval", str(model_folder), "--data", str(data), *words, "--quiet")
     assert result.exit_code == 0
     assert result.stderr == ""
+
+
+def test_a_bad_row_is_skipped_and_named_or_ends_the_run(run, model_folder: Path, tmp_path: Path):
+    data = tmp_path / "data"
+    file = made.sts(data / "pairs") / "test.jsonl"
+    with file.open("a") as rows:
+        rows.write('{"sentence1": "a", "sentence2": "b"}\n')
+    words = ("eval", str(model_folder), "--data", str(data), "--output", str(tmp_path / "report"))
+    result = run(*words, "--no-cache")
+    assert result.exit_code == 0, result.output
+    assert f"1 row skipped in pairs: {file}:7: no column 'score'" in result.stdout
+    result = run(*words, "--no-cache", "--no-skip-bad")
+    assert result.exit_code == 2
+    assert f"gritlm: error: {file}:7: no column 'score'" in result.stderr

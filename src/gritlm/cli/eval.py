@@ -102,6 +102,15 @@ class RunOptions:
         int | None,
         typer.Option(min=1, help="Texts to embed at once.", rich_help_panel=RUNNING),
     ] = None
+    skip_bad: Annotated[
+        bool,
+        typer.Option(
+            "--skip-bad/--no-skip-bad",
+            help="Leave out rows of local tasks that cannot be used, and name them; without it the "
+            "first one ends the run.",
+            rich_help_panel=RUNNING,
+        ),
+    ] = True
 
     def options(self) -> Options:
         from gritlm import runtime
@@ -115,7 +124,7 @@ class RunOptions:
         dtype = None if self.dtype is None else self.dtype.value
         return Options(
             device=self.device, dtype=dtype, batch_size=self.batch_size,
-            progress=not logs.is_quiet() and sys.stderr.isatty(),
+            progress=not logs.is_quiet() and sys.stderr.isatty(), skip_bad=self.skip_bad,
         )  # fmt: skip
 
 

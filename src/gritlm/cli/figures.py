@@ -45,7 +45,7 @@ def show(sections: Sequence[Section], names: Sequence[str]) -> None:
         table.add_section()
         for row in section.rows:
             table.add_row(*_row(row))
-        terminal.draw(table, *map(terminal.text, words.left_out(section)))
+        terminal.draw(table, *map(terminal.text, words.notes(section)))
 
 
 def _row(row: Row) -> list[Text]:

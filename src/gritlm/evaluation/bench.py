@@ -12,6 +12,7 @@ from types import TracebackType
 from gritlm import __version__, runtime
 from gritlm.errors import GritLMError, MissingExtraError
 from gritlm.evaluation import harnesses, loading, machine, memory
+from gritlm.evaluation.bad_rows import BadRowError
 from gritlm.evaluation.cache import Cache, Key
 from gritlm.evaluation.finding import Chosen
 from gritlm.evaluation.halves import Batch, How, Measure
@@ -32,6 +33,8 @@ class Options:
         dtype: number format of the weights; None for the fastest here.
         batch_size: texts embedded at once; None for what the model chooses.
         progress: a bar for each task.
+        skip_bad: leave out rows of local tasks that cannot be used; else the first one ends the
+            run.
     """
 
     limit: int | None = None
@@ -39,6 +42,7 @@ class Options:
     dtype: str | None = None
     batch_size: int | None = None
     progress: bool = False
+    skip_bad: bool = True
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,7 @@ class Bench:
         Raises:
             ModelError: when the model cannot be loaded.
             MissingExtraError: without a library that the task needs.
+            BadRowError: for a row that cannot be used, when none may be left out.
         """
         if why := self._subject.cannot(chosen.half):
             return Done(chosen, reason=why)
@@ -98,7 +103,7 @@ class Bench:
             return Done(chosen, reason=why)
         try:
             results = self._now(chosen, key)
-        except MissingExtraError:
+        except (MissingExtraError, BadRowError):
             raise
         except Exception as error:  # whatever a harness or a hub raises: the other tasks count
             log.debug("%s on %s", chosen.name, self._subject.name, exc_info=error)
@@ -113,7 +118,13 @@ class Bench:
 
     def _now(self, chosen: Chosen, key: Key) -> Sequence[TaskResult]:
         options = self._options
-        how = How(options.limit, self._batch, self._cache.requests(key), options.progress)
+        how = How(
+            options.limit,
+            self._batch,
+            self._cache.requests(key),
+            options.progress,
+            options.skip_bad,
+        )
         return self._measures[chosen.half](self._loaded().model, chosen.task, how)
 
     def _loaded(self) -> Ready:
@@ -131,7 +142,7 @@ class Bench:
         versions = [__version__, *(machine.library_version(name) for name in libraries if name)]
         return Key(
             subject.digest, digest, number_format(subject, options), options.limit,
-            runtime.choose_device(options.device).type, "-".join(versions),
+            runtime.choose_device(options.device).type, "-".join(versions), options.skip_bad,
         )  # fmt: skip
 
 

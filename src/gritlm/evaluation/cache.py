@@ -24,6 +24,7 @@ class Key:
         dtype: number format of the weights, as asked for.
         device: kind of device: ``cpu``, ``cuda``, ...
         versions: of gritlm, of the harness that measures and of the libraries that run the model.
+        skip_bad: whether rows that cannot be used are left out.
     """
 
     weights: str
@@ -32,11 +33,13 @@ class Key:
     limit: int | None
     device: str
     versions: str
+    skip_bad: bool = True
 
     def file(self) -> str:
         # versions of 1.2+cpu and the like stay readable in a listing of the folder
         rows = "all" if self.limit is None else self.limit
-        return f"{self.weights}/{self.task}-{rows}-{self.machinery}.json"
+        strict = "" if self.skip_bad else "-strict"
+        return f"{self.weights}/{self.task}-{rows}{strict}-{self.machinery}.json"
 
     @property
     def machinery(self) -> str:
@@ -100,6 +103,8 @@ def read(record: dict[str, Any]) -> TaskResult:
     return TaskResult(**{
         **record,
         "score": float(record["score"]),
+        "rows_skipped": int(record["rows_skipped"]),
+        "skip_reasons": tuple(map(str, record["skip_reasons"])),
         "items": None if items is None else tuple(map(float, items)),
         "pairs": None if pairs is None else tuple((float(one), float(gold)) for one, gold in pairs),
     })  # fmt: skip

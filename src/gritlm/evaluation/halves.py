@@ -59,12 +59,14 @@ class How:
         batch: texts read at once.
         requests: where answers to single requests are kept.
         progress: whether to show a bar.
+        skip_bad: whether rows of local tasks that cannot be used are left out.
     """
 
     limit: int | None = None
     batch: Batch = field(default_factory=Batch)
     requests: Path | None = None
     progress: bool = False
+    skip_bad: bool = True
 
 
 Measure = Callable[[Any, Task | str, How], Sequence[TaskResult]]
@@ -86,7 +88,12 @@ def _embedding(model: Any, task: Task | str, how: How) -> Sequence[TaskResult]:
     return [
         how.batch.halving(
             lambda size: run.measure(
-                model, task, limit=how.limit, batch_size=size, progress=how.progress
+                model,
+                task,
+                limit=how.limit,
+                batch_size=size,
+                progress=how.progress,
+                skip_bad_rows=how.skip_bad,
             ),
             default=run.default_batch_size(model),
         )
@@ -98,7 +105,12 @@ def _generation(model: Any, task: Task | str, how: How) -> Sequence[TaskResult]:
 
     return [
         run.measure(
-            model, task, limit=how.limit, requests_cache=how.requests, progress=how.progress
+            model,
+            task,
+            limit=how.limit,
+            requests_cache=how.requests,
+            progress=how.progress,
+            skip_bad_rows=how.skip_bad,
         )
     ]
 
@@ -107,7 +119,9 @@ def _rag(model: Any, task: Task | str, how: How) -> Sequence[TaskResult]:
     from gritlm.evaluation.rag import run
 
     assert isinstance(task, Task), "question answering has local tasks only"
-    return run.measure(model, task, limit=how.limit, progress=how.progress)
+    return run.measure(
+        model, task, limit=how.limit, progress=how.progress, skip_bad_rows=how.skip_bad
+    )
 
 
 def _embedding_names() -> Iterable[str]:

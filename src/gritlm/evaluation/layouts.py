@@ -1,12 +1,14 @@
-"""What the files of a local task must look like, by its type; see :mod:`gritlm.evaluation.tasks`.
+"""The files that a local task must have, by its type; see :mod:`gritlm.evaluation.tasks`.
 
-Only the first row of each file is looked at here: a wrong folder is refused before any model is
-loaded. Whoever measures checks every row.
+Only the first rows of each file are read here: a wrong folder is refused before any model is
+loaded, a bad row among good ones is not. Every row is checked before it is measured.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 from gritlm.errors import InputError, choice
@@ -15,6 +17,7 @@ from gritlm.evaluation.results import Half
 
 PAIR = ("sentence1", "sentence2")
 TEST, YAML = "test.jsonl", "task.yaml"
+_LOOKED_AT = 100  # rows of each file
 
 # Type -> file -> columns of each row. A folder without task.toml is of the first type that fits.
 LAYOUTS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -86,25 +89,34 @@ def check(folder: Path, kind: str) -> None:
 def _missing(folder: Path, kind: str) -> tuple[str, str] | None:
     """File and column that the first row of a file lacks."""
     for file, columns in LAYOUTS.get(kind, {}).items():
-        there = _columns(folder / file)
+        there = _columns(folder / file, columns)
         for column in columns:
             if column not in there:
                 return file, column
     return None
 
 
-def _columns(file: Path) -> list[str]:
-    """Columns of the first row.
+def _columns(file: Path, wanted: Sequence[str] = ()) -> list[str]:
+    """Return the columns of the first row, or of the first one that has the wanted ones.
 
     Raises:
-        InputError: for a file without rows, or whose first row cannot be read.
+        InputError: for a file without rows, or of whose first rows none can be read.
     """
-    place, first = next(jsonl.lines(file), ("", ""))
-    if not first:
+    lines = list(islice(jsonl.lines(file), _LOOKED_AT))
+    if not lines:
         raise InputError(f"{file}: has no rows; expected one a line")
     if file.suffix == ".tsv":
-        return first.rstrip("\r\n").split("\t")
-    return list(jsonl.parsed(first, place))
+        return lines[0][1].rstrip("\r\n").split("\t")
+    found: list[list[str]] = []
+    errors: list[InputError] = []
+    for place, line in lines:
+        try:
+            found.append(list(jsonl.parsed(line, place)))
+        except InputError as error:
+            errors.append(error)
+    if not found:
+        raise errors[0]
+    return next((columns for columns in found if {*wanted} <= {*columns}), found[0])
 
 
 def _wanted(kind: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 Half = Literal["embedding", "generation", "rag"]
@@ -26,6 +26,8 @@ class TaskResult:
             row; else None.
         details: other figures by name, in percent where they are shares.
         harness: what computed it, with its version, e.g. ``mteb 2.26.24``.
+        rows_skipped: bad rows of the task's files that the figure leaves out.
+        skip_reasons: why, with ``file:line``, of the first of them.
     """
 
     task: str
@@ -39,3 +41,9 @@ class TaskResult:
     pairs: tuple[tuple[float, float], ...] | None = None
     details: dict[str, float] = field(default_factory=dict)
     harness: str = ""
+    rows_skipped: int = 0
+    skip_reasons: tuple[str, ...] = ()
+
+    def without_rows(self, count: int, reasons: tuple[str, ...]) -> TaskResult:
+        """Return the result with the bad rows that it leaves out."""
+        return replace(self, rows_skipped=count, skip_reasons=reasons)

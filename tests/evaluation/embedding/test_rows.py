@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gritlm.errors import InputError
+from gritlm.evaluation.bad_rows import BadRows
 from gritlm.evaluation.embedding import rows
 
 COLUMNS = {"text": rows.TEXT, "score": rows.NUMBER}
@@ -29,7 +30,7 @@ def test_a_wrong_line_is_named_with_its_column(tmp_path, line, said):
     file = tmp_path / "test.jsonl"
     file.write_text(f"{GOOD}\n{line}\n", encoding="utf-8")
     with pytest.raises(InputError) as caught:
-        rows.read(file, COLUMNS)
+        rows.read(file, COLUMNS, BadRows())
     assert f"{file}:{said}" in str(caught.value)
 
 
@@ -40,15 +41,15 @@ def test_a_file_that_is_none_is_named(tmp_path, content, said):
     file = tmp_path / "test.jsonl"
     file.write_bytes(content)
     with pytest.raises(InputError, match=said):
-        rows.read(file, COLUMNS)
+        rows.read(file, COLUMNS, BadRows())
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match=r"test\.jsonl is missing"):
-        rows.read(tmp_path / "test.jsonl", COLUMNS)
+        rows.read(tmp_path / "test.jsonl", COLUMNS, BadRows())
 
 
 def test_rows_keep_their_place(tmp_path):
     file = tmp_path / "test.jsonl"
     file.write_text(f"\ufeff\n{GOOD}\n{GOOD}", encoding="utf-8")
-    assert [row.place for row in rows.read(file, COLUMNS)] == [f"{file}:2", f"{file}:4"]
+    assert [row.place for row in rows.read(file, COLUMNS, BadRows())] == [f"{file}:2", f"{file}:4"]

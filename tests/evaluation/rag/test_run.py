@@ -138,7 +138,10 @@ def test_a_model_without_a_head_is_refused(make_model, make_task):
 
 def test_a_bad_row_is_named(trained, make_task):
     with pytest.raises(InputError, match=r"test.jsonl:4: broken JSON"):
-        measure(trained, make_task(lines=["{"]))
+        measure(trained, make_task(lines=["{"]), skip_bad_rows=False)
+    result, *_ = measure(trained, make_task(lines=["{"]))
+    assert result.rows_skipped == 1
+    assert "test.jsonl:4: broken JSON" in result.skip_reasons[0]
 
 
 def test_only_the_settings_asked_for_are_measured(trained, make_task):

@@ -2,28 +2,44 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gritlm.errors import InputError
+from gritlm.evaluation.bad_rows import BadRows
 from gritlm.evaluation.embedding.rows import Row
 
 Ids = Mapping[str | int, int]
 
 
-def numbered(rows: Sequence[Row]) -> Ids:
-    """Label -> number, in the order of the labels.
+def of_one_kind(rows: Sequence[Row], file: Path, bad: BadRows) -> list[Row]:
+    """Return the rows whose labels are of the most frequent kind: texts, or numbers.
 
     Raises:
-        InputError: when texts and numbers are mixed, or there is one label only.
+        InputError: for a label of another kind, as ``bad`` decides.
     """
-    kind = type(rows[0]["label"])
-    for row in rows:
+    kinds = Counter(type(row["label"]) for row in rows)
+    kind = kinds.most_common(1)[0][0] if bad.skip else type(rows[0]["label"])
+    first = next(row for row in rows if isinstance(row["label"], kind))
+
+    def usable(row: Row) -> Row:
         if not isinstance(row["label"], kind):
             raise InputError(
-                f"{row.place}: column 'label' is {row['label']!r}, and {rows[0]['label']!r} in "
-                f"{rows[0].place}; expected texts everywhere or numbers everywhere"
+                f"{row.place}: column 'label' is {row['label']!r}, and {first['label']!r} in "
+                f"{first.place}; expected texts everywhere or numbers everywhere"
             )
+        return row
+
+    return bad.keep_usable(rows, usable, path=file)
+
+
+def numbered(rows: Sequence[Row]) -> Ids:
+    """Return label -> number, in the order of the labels, which are of one kind.
+
+    Raises:
+        InputError: when there is one label only.
+    """
     ids = {label: number for number, label in enumerate(sorted({row["label"] for row in rows}))}
     if len(ids) < 2:
         raise InputError(
@@ -33,11 +49,16 @@ def numbered(rows: Sequence[Row]) -> Ids:
     return ids
 
 
-def require_known(rows: Sequence[Row], ids: Ids, file: Path) -> None:
-    """
+def known(rows: Sequence[Row], ids: Ids, *, train: Path, file: Path, bad: BadRows) -> list[Row]:
+    """Return the rows of ``file`` whose label a row of ``train`` has: no other can be learned.
+
     Raises:
-        InputError: for a label that no row of ``file`` has: nothing can learn it.
+        InputError: for another label, as ``bad`` decides.
     """
-    for row in rows:
+
+    def usable(row: Row) -> Row:
         if row["label"] not in ids:
-            raise InputError(f"{row.place}: label {row['label']!r} is in no row of {file}")
+            raise InputError(f"{row.place}: label {row['label']!r} is in no row of {train}")
+        return row
+
+    return bad.keep_usable(rows, usable, path=file)

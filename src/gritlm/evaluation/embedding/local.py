@@ -15,6 +15,7 @@ from mteb.abstasks.sts import AbsTaskSTS
 from mteb.abstasks.task_metadata import TaskMetadata
 
 from gritlm.errors import InputError, choice
+from gritlm.evaluation.bad_rows import BadRows
 from gritlm.evaluation.embedding import labels, passages, rows
 from gritlm.evaluation.embedding.quick import QuickClassification
 from gritlm.evaluation.embedding.rows import Row
@@ -31,22 +32,23 @@ class _Kind:
         base: its class of tasks.
         score: the main figure.
         category: text to text, or text to category.
-        data: folder and limit -> data set as the class wants it.
+        data: folder, limit and bad rows -> data set as the class wants it.
         settings: attributes of the class that differ from its defaults.
     """
 
     base: type[AbsTask]
     score: str
     category: str
-    data: Callable[[Path, int | None], Any]
+    data: Callable[[Path, int | None, BadRows], Any]
     settings: Mapping[str, Any]
 
 
-def make(task: Task, limit: int | None = None) -> AbsTask:
-    """The task as one of mteb's, its data read and checked.
+def make(task: Task, limit: int | None = None, bad: BadRows | None = None) -> AbsTask:
+    """Return the task as one of mteb's, its data read and checked.
 
     Args:
         limit: the first so many rows to measure on; of retrieval queries, with all passages.
+        bad: receives the rows that cannot be used; None: the first one raises.
 
     Raises:
         InputError: for a type mteb's classes do not cover here, and for files in the wrong layout,
@@ -54,7 +56,7 @@ def make(task: Task, limit: int | None = None) -> AbsTask:
     """
     kind = KINDS[choice(task.type, KINDS, name=f"{task.folder}: type")]
     attributes = {"metadata": _metadata(task, kind), **kind.settings}
-    data = kind.data(task.folder, limit)
+    data = kind.data(task.folder, limit, BadRows() if bad is None else bad)
     made = type(f"Local{task.type}", (kind.base,), attributes)()
     made.dataset, made.data_loaded = data, True
     return made
@@ -74,9 +76,11 @@ def _metadata(task: Task, kind: _Kind) -> TaskMetadata:
     )
 
 
-def _pairs(folder: Path, limit: int | None, column: str, kind: rows.Column) -> list[Row]:
+def _pairs(
+    folder: Path, limit: int | None, column: str, kind: rows.Column, bad: BadRows
+) -> list[Row]:
     wanted = {"sentence1": rows.TEXT, "sentence2": rows.TEXT, column: kind}
-    found = rows.read(folder / TEST, wanted)[:limit]
+    found = rows.read(folder / TEST, wanted, bad)[:limit]
     if len({row[column] for row in found}) < 2:
         raise InputError(
             f"{folder / TEST}: all {len(found)} rows have {column} {found[0][column]!r}; a score "
@@ -89,26 +93,29 @@ def _table(found: Sequence[Row], *columns: str) -> Dataset:
     return Dataset.from_dict({column: [row[column] for row in found] for column in columns})
 
 
-def _sts(folder: Path, limit: int | None) -> DatasetDict:
-    found = _pairs(folder, limit, "score", rows.NUMBER)
+def _sts(folder: Path, limit: int | None, bad: BadRows) -> DatasetDict:
+    found = _pairs(folder, limit, "score", rows.NUMBER, bad)
     return DatasetDict(test=_table(found, "sentence1", "sentence2", "score"))
 
 
-def _pair_classification(folder: Path, limit: int | None) -> DatasetDict:
-    found = _pairs(folder, limit, "label", rows.BINARY)
+def _pair_classification(folder: Path, limit: int | None, bad: BadRows) -> DatasetDict:
+    found = _pairs(folder, limit, "label", rows.BINARY, bad)
     return DatasetDict(test=_table(found, "sentence1", "sentence2", "label"))
 
 
-def _classification(folder: Path, limit: int | None) -> DatasetDict:
+def _classification(folder: Path, limit: int | None, bad: BadRows) -> DatasetDict:
     wanted = {"text": rows.TEXT, "label": rows.LABEL}
-    train, test = (rows.read(folder / file, wanted) for file in (TRAIN, TEST))
+    paths = folder / TRAIN, folder / TEST
+    train, test = (rows.read(path, wanted, bad) for path in paths)
+    train = labels.of_one_kind(train, paths[0], bad)
     ids = labels.numbered(train)
-    labels.require_known(test, ids, folder / TRAIN)
+    test = labels.known(test, ids, train=paths[0], file=paths[1], bad=bad)
     return DatasetDict(train=_labelled(train, ids), test=_labelled(test[:limit], ids))
 
 
-def _clustering(folder: Path, limit: int | None) -> DatasetDict:
-    found = rows.read(folder / TEST, {"text": rows.TEXT, "label": rows.LABEL})[:limit]
+def _clustering(folder: Path, limit: int | None, bad: BadRows) -> DatasetDict:
+    every = rows.read(folder / TEST, {"text": rows.TEXT, "label": rows.LABEL}, bad)
+    found = labels.of_one_kind(every, folder / TEST, bad)[:limit]
     return DatasetDict(test=_labelled(found, labels.numbered(found)))
 
 

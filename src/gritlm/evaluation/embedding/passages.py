@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from datasets import Dataset
 
 from gritlm.errors import InputError
 from gritlm.evaluation import jsonl
+from gritlm.evaluation.bad_rows import BadRows
 from gritlm.evaluation.embedding import rows
 from gritlm.evaluation.embedding.rows import Row
 
@@ -20,18 +21,19 @@ Relevance = dict[str, dict[str, int]]  # query -> passage -> how relevant
 Data = Mapping[str, Mapping[str, Mapping[str, Any]]]  # subset -> split -> parts
 
 
-def retrieval(folder: Path, limit: int | None = None) -> Data:
-    """BEIR's three files; queries without a judgement are left out.
+def retrieval(folder: Path, limit: int | None, bad: BadRows) -> Data:
+    """Return BEIR's three files; queries without a judgement are left out.
 
     Args:
         limit: the first so many queries; the passages stay all.
+        bad: receives rows that cannot be used, and judgements of unknown queries and passages.
 
     Raises:
         InputError: for a file, column, value or id that is wrong, as ``file:line``.
     """
-    passages = _passages(folder / CORPUS)
-    queries = _by_id(rows.read(folder / QUERIES, {"_id": rows.TEXT, "text": rows.TEXT}))
-    relevant = _judgements(folder / QRELS, queries, passages)
+    passages = _by_id(folder / CORPUS, rows.STRING, bad, _require_words)
+    queries = _by_id(folder / QUERIES, rows.TEXT, bad)
+    relevant = _judgements(folder / QRELS, queries, passages, bad)
     asked = [query for query in queries if query in relevant][:limit]
     return _data(
         corpus=Dataset.from_dict(
@@ -47,19 +49,18 @@ def retrieval(folder: Path, limit: int | None = None) -> Data:
     )
 
 
-def reranking(folder: Path, limit: int | None = None) -> Data:
-    """Each row is a query with passages of its own, the right and the wrong ones.
+def reranking(folder: Path, limit: int | None, bad: BadRows) -> Data:
+    """Return queries, each with passages of its own, the right and the wrong ones.
 
     Raises:
         InputError: for a column or value that is wrong, as ``file:line``.
     """
     columns = {"query": rows.TEXT, "positive": rows.TEXTS, "negative": rows.TEXTS}
-    found = rows.read(folder / TEST, columns)[:limit]
+    found = rows.read(folder / TEST, columns, bad, _require_apart)[:limit]
     ids, texts = [], []
     relevant: Relevance = {}
     ranked: dict[str, list[str]] = {}
     for number, row in enumerate(found):
-        _require_apart(row)
         query = f"q{number}"
         # Where scores are equal, the later name counts as the better one: a model that cannot
         # tell its texts apart gets no credit.
@@ -85,37 +86,48 @@ def _texts(ids: Sequence[str], texts: Sequence[str]) -> Dataset:
     return Dataset.from_dict({"id": list(ids), "text": list(texts)})
 
 
-def _passages(path: Path) -> dict[str, Row]:
+def _require_words(row: Row) -> None:
     """A passage may have its words in the title."""
-    found = rows.read(path, {"_id": rows.TEXT, "text": rows.STRING})
-    for row in found:
-        title = row.values.get("title") or ""
-        rows.require(row.place, "title", title, rows.STRING)
-        if not (title + row["text"]).strip():
-            raise InputError(f"{row.place}: neither 'title' nor 'text' has words")
-    return _by_id(found)
+    title = row.values.get("title") or ""
+    rows.require(row.place, "title", title, rows.STRING)
+    if not (title + row["text"]).strip():
+        raise InputError(f"{row.place}: neither 'title' nor 'text' has words")
 
 
-def _by_id(found: Iterable[Row]) -> dict[str, Row]:
+def _by_id(
+    path: Path, text: rows.Column, bad: BadRows, check: Callable[[Row], None] | None = None
+) -> dict[str, Row]:
+    """Return the rows of a file by their ids; of two with one id the first is used."""
     by_id: dict[str, Row] = {}
-    for row in found:
+
+    def checked(row: Row) -> None:
+        if check is not None:
+            check(row)
         if row["_id"] in by_id:
             raise InputError(f"{row.place}: _id {row['_id']!r} is in {by_id[row['_id']].place} too")
         by_id[row["_id"]] = row
+
+    rows.read(path, {"_id": rows.TEXT, "text": text}, bad, checked)
     return by_id
 
 
-def _judgements(path: Path, queries: Mapping[str, Row], passages: Mapping[str, Row]) -> Relevance:
+def _judgements(
+    path: Path, queries: Mapping[str, Row], passages: Mapping[str, Row], bad: BadRows
+) -> Relevance:
     lines = jsonl.lines(path)
     place, head = next(lines, (f"{path}:1", ""))
     if head.split() != HEADER:
         raise InputError(f"{place}: {head.strip()!r}; expected the header {' '.join(HEADER)!r}")
+
+    def known(line: tuple[str, str]) -> tuple[str, str, int]:
+        query, passage, score = _judgement(*line)
+        for ids, name, file in ((queries, query, QUERIES), (passages, passage, CORPUS)):
+            if name not in ids:
+                raise InputError(f"{line[0]}: {name!r} is no _id in {path.parents[1] / file}")
+        return query, passage, score
+
     found: Relevance = {}
-    for place, line in lines:
-        query, passage, score = _judgement(place, line)
-        for known, name, file in ((queries, query, QUERIES), (passages, passage, CORPUS)):
-            if name not in known:
-                raise InputError(f"{place}: {name!r} is no _id in {path.parents[1] / file}")
+    for query, passage, score in bad.keep_usable(lines, known, path=path):
         found.setdefault(query, {})[passage] = score
     if not found:
         raise InputError(f"{path} judges no query; expected a line for each relevant passage")

@@ -11,6 +11,7 @@ from typing import Any
 
 from gritlm.errors import InputError
 from gritlm.evaluation import jsonl
+from gritlm.evaluation.bad_rows import BadRows
 from gritlm.lm.texts import require_text
 
 
@@ -53,14 +54,30 @@ LABEL = Column("a text or a whole number", lambda v: TEXT.fits(v) or _whole(v))
 BINARY = Column("0 or 1", lambda v: _whole(v) and v in (0, 1))
 
 
-def read(path: Path, columns: Mapping[str, Column]) -> list[Row]:
-    """All rows of a file; blank lines are none.
+def read(
+    path: Path,
+    columns: Mapping[str, Column],
+    bad: BadRows,
+    check: Callable[[Row], None] | None = None,
+) -> list[Row]:
+    """Return the usable rows of a file; blank lines are ignored.
+
+    Args:
+        bad: receives lines that are no object, lack a column or have another kind of value in it.
+        check: raises ``InputError`` for a row that cannot be used for another reason.
 
     Raises:
-        InputError: for a file that is missing, empty or not UTF-8, and for a line that is no
-            object or lacks a column or has another kind of value in it, as ``file:line``.
+        InputError: for a file that is missing, empty, not UTF-8, or mostly bad rows; for the first
+            bad row, as ``file:line``, when none may be left out.
     """
-    rows = [_row(line, place, columns) for place, line in jsonl.lines(path)]
+
+    def usable(line: tuple[str, str]) -> Row:
+        row = _row(line[1], line[0], columns)
+        if check is not None:
+            check(row)
+        return row
+
+    rows = bad.keep_usable(jsonl.lines(path), usable, path=path)
     if not rows:
         raise InputError(f"{path} has no rows; expected {', '.join(columns)} in each line")
     return rows

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from gritlm.errors import InputError
 from gritlm.evaluation import harnesses
+from gritlm.evaluation.bad_rows import BadRows
 from gritlm.evaluation.embedding import instructions, library
 from gritlm.evaluation.embedding.encoder import GritLMEncoder
 from gritlm.evaluation.embedding.once import Once
@@ -45,7 +46,7 @@ def default_batch_size(model: Any) -> int:
 
 def measure(
     model: GritLM | SentenceTransformer, task: Task | str, *, limit: int | None = None,
-    batch_size: int | None = None, progress: bool = False,
+    batch_size: int | None = None, progress: bool = False, skip_bad_rows: bool = True,
 ) -> TaskResult:  # fmt: skip
     """Let mteb measure a model on a task.
 
@@ -58,6 +59,8 @@ def measure(
         batch_size: texts read at once; None for 256 (GritLM, whose token budget bounds it
             further) or 32.
         progress: show mteb's bars.
+        skip_bad_rows: leave out rows of a local task that cannot be used; the result counts and
+            names them.
 
     Returns:
         With ``items`` for retrieval, reranking and classification, ``pairs`` for STS and pair
@@ -65,7 +68,8 @@ def measure(
         of several subsets (their score is the mean over subsets, not over rows).
 
     Raises:
-        InputError: for a task that is not known or whose files are wrong, or a model that is none.
+        InputError: for a task that is not known or whose files are wrong, or a model that is none;
+            when more than half of a file's rows are bad, or any is and none is skipped.
         DataUnreachableError: when the data of one of mteb's tasks cannot be fetched.
         ModelError: when the score is no number.
         MissingExtraError: when mteb is not installed.
@@ -79,16 +83,18 @@ def measure(
         from gritlm.evaluation.embedding import items, outcome
 
         started = time.perf_counter()  # the first import of mteb is no time of the task's
-        ready = _ready(task, first)
+        bad = BadRows(skip=skip_bad_rows)
+        ready = _ready(task, first, bad)
         heard = items.listen(ready)
         scores = _evaluate(_encoder(model, task, ready), ready, size, Path(folder), progress)
-        return outcome.of(ready, scores, heard, Path(folder), time.perf_counter() - started)
+        found = outcome.of(ready, scores, heard, Path(folder), time.perf_counter() - started)
+        return found.without_rows(bad.count, bad.reasons)
 
 
-def _ready(task: Task | str, limit: int | None) -> AbsTask:
+def _ready(task: Task | str, limit: int | None, bad: BadRows) -> AbsTask:
     from gritlm.evaluation.embedding import hub, local
 
-    return local.make(task, limit) if isinstance(task, Task) else hub.load(task, limit)
+    return local.make(task, limit, bad) if isinstance(task, Task) else hub.load(task, limit)
 
 
 def _encoder(model: Any, task: Task | str, ready: AbsTask) -> Once:

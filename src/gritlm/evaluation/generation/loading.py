@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gritlm.errors import InputError
+from gritlm.evaluation.bad_rows import BadRows
 from gritlm.evaluation.generation import library, rows
 from gritlm.evaluation.tasks import Task
 from gritlm.evaluation.unreachable import DataUnreachableError
@@ -19,14 +20,21 @@ SEED = 1234  # draws examples; lm-eval's own
 _FETCHERS = {"datasets", "huggingface_hub", "httpx", "requests", "urllib3", "fsspec", "aiohttp"}
 
 
-def load(task: Task | str) -> list[Any]:
-    """lm-eval's tasks: one, or those of a group.
+def load(task: Task | str, bad: BadRows | None = None) -> list[Any]:
+    """Return lm-eval's tasks: one, or those of a group.
+
+    Args:
+        bad: receives the rows of a local task that cannot be used; None: the first one raises.
 
     Raises:
         InputError: for an unknown name, or a folder whose files cannot be read as a task.
         DataUnreachableError: when rows must be fetched and cannot be.
     """
-    found = _by_name(task) if isinstance(task, str) else [_local(task)]
+    found = (
+        _by_name(task)
+        if isinstance(task, str)
+        else [_local(task, BadRows() if bad is None else bad)]
+    )
     for one in found:
         if one.get_config("num_fewshot") is None:
             one.set_config(key="num_fewshot", value=0)
@@ -53,13 +61,13 @@ def _is_unreachable(error: Exception) -> bool:
     return isinstance(error, OSError) or bool(kinds & _FETCHERS)
 
 
-def _local(task: Task) -> Any:
+def _local(task: Task, bad: BadRows) -> Any:
     from lm_eval.api.task import ConfigurableTask
 
     path = task.folder / FILE
     config = _config(path)
     files = _files(config, path)
-    data = rows.splits(files)
+    data = rows.splits(files, bad)
     for key in ("tag", "group", "dataset_path", "dataset_kwargs"):
         config.pop(key, None)
     config |= {"task": task.name, "custom_dataset": lambda **_: data}

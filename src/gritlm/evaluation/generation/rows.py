@@ -1,17 +1,19 @@
-"""Rows of a local task: JSON Lines, read anew each time, so that no changed file is ever stale."""
+"""Rows of a local task: JSON Lines, read again each time, so that no changed file is ever stale."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gritlm.errors import InputError
 from gritlm.evaluation import jsonl
+from gritlm.evaluation.bad_rows import BadRows
 
 
-def splits(files: Mapping[str, Path]) -> Any:
-    """One data set of ``datasets`` for each name.
+def splits(files: Mapping[str, Path], bad: BadRows) -> Any:
+    """Return one data set of ``datasets`` for each name.
 
     Raises:
         InputError: naming the file and the line that cannot be read.
@@ -20,7 +22,7 @@ def splits(files: Mapping[str, Path]) -> Any:
 
     made = {}
     for name, path in files.items():
-        rows = read(path)
+        rows = read(path, bad)
         try:
             made[name] = Dataset.from_list(rows)
         except (TypeError, ValueError) as error:  # pyarrow's own errors are among these
@@ -32,24 +34,60 @@ def splits(files: Mapping[str, Path]) -> Any:
     return DatasetDict(made)
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """Rows of a file, all with the columns of the first one.
+def read(path: Path, bad: BadRows) -> list[dict[str, Any]]:
+    """Return the rows of a file that have the columns, of the types, that most of them have.
+
+    Args:
+        bad: receives the others; where none may be left out, the first row counts for most.
 
     Raises:
-        InputError: for a file that is missing, empty or no JSON Lines, with ``file:line``.
+        InputError: for a file that is missing, empty or mostly bad rows; for the first bad row,
+            with ``file:line``, when none may be left out.
     """
-    rows: list[dict[str, Any]] = []
-    for place, line in jsonl.lines(
-        path, missing=": no such file; task.yaml names it in data_files"
-    ):
-        row = jsonl.parsed(line, place)
-        if rows and row.keys() != rows[0].keys():
-            odd = ", ".join(sorted(row.keys() ^ rows[0].keys()))
-            raise InputError(
-                f"{place}: other columns than in the first row ({odd}); expected "
-                f"{', '.join(rows[0])}"
-            )
-        rows.append(row)
-    if not rows:
+    lines = jsonl.lines(path, missing=": no such file; task.yaml names it in data_files")
+    placed = bad.keep_usable(
+        lines, lambda line: (line[0], jsonl.parsed(line[1], line[0])), path=path
+    )
+    if not placed:
         raise InputError(f"{path}: has no rows; expected one a line")
-    return rows
+    expected = _most_common(placed) if bad.skip else placed[0][1]
+
+    def usable(item: tuple[str, dict[str, Any]]) -> dict[str, Any]:
+        _require_alike(*item, expected, types=bad.skip)
+        return item[1]
+
+    return bad.keep_usable(placed, usable, path=path)
+
+
+def _most_common(placed: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
+    """Return the first row that has columns and types as most rows have them."""
+    kinds = Counter(_kinds(row) for _, row in placed)
+    most = kinds.most_common(1)[0][0]
+    return next(row for _, row in placed if _kinds(row) == most)
+
+
+def _kinds(row: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted((column, _kind(value)) for column, value in row.items()))
+
+
+def _kind(value: Any) -> str:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return "number" if whole or isinstance(value, float) else type(value).__name__
+
+
+def _require_alike(
+    place: str, row: Mapping[str, Any], expected: Mapping[str, Any], *, types: bool
+) -> None:
+    if row.keys() != expected.keys():
+        odd = ", ".join(sorted(row.keys() ^ expected.keys()))
+        rows = "most rows" if types else "the first row"
+        raise InputError(
+            f"{place}: other columns than in {rows} ({odd}); expected {', '.join(expected)}"
+        )
+    for column, value in row.items():
+        differ = _kind(value) != _kind(expected[column])
+        if types and differ and value is not None and expected[column] is not None:
+            raise InputError(
+                f"{place}: column {column!r} is {_kind(value)}, in most rows it is "
+                f"{_kind(expected[column])}"
+            )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gritlm.errors import ModeError
 from gritlm.evaluation import harnesses
+from gritlm.evaluation.bad_rows import BadRows
 from gritlm.evaluation.generation import library
 from gritlm.evaluation.results import TaskResult
 from gritlm.evaluation.tasks import Task
@@ -34,6 +35,7 @@ def names() -> list[str]:
 def measure(
     model: GritLM, task: Task | str, *, limit: int | None = None,
     requests_cache: Path | None = None, progress: bool = False, chat: bool | None = None,
+    skip_bad_rows: bool = True,
 ) -> TaskResult:  # fmt: skip
     """One task, computed by lm-eval.
 
@@ -45,6 +47,8 @@ def measure(
             model; a run that was interrupted goes on from there.
         progress: show bars on stderr.
         chat: ask in the chat format; None for what the task says.
+        skip_bad_rows: leave out rows of a local task that cannot be used; the result counts and
+            names them.
 
     Raises:
         InputError: for an unknown name, or a folder that is no task.
@@ -63,14 +67,16 @@ def measure(
 
     started = perf_counter()
     with library.quiet():
-        tasks = loading.load(task)
+        bad = BadRows(skip=skip_bad_rows)
+        tasks = loading.load(task, bad)
         harness = GritLMHarness(model, progress=progress)
         with library.remembering(harness, requests_cache) as lm:
             found = _evaluate(lm, tasks, limit, _chats(tasks) if chat is None else chat)
-    return outcome.result(
+    made = outcome.result(
         task if isinstance(task, str) else task.name, tasks, found,
         seconds=perf_counter() - started, harness=library.version(),
     )  # fmt: skip
+    return made.without_rows(bad.count, bad.reasons)
 
 
 def _chats(tasks: list[Any]) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import islice
 from pathlib import Path
 from reprlib import repr as short
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from gritlm.errors import InputError
 from gritlm.evaluation import jsonl
 from gritlm.evaluation.answers import normalise
+from gritlm.evaluation.bad_rows import BadRows
 from gritlm.lm.texts import documents, require_text
 
 FILE = "test.jsonl"
@@ -36,15 +36,20 @@ class Question:
     place: str
 
 
-def load(folder: Path, *, limit: int | None = None) -> list[Question]:
-    """The questions of a task's folder, at most the first ``limit``.
+def load(folder: Path, *, limit: int | None = None, bad: BadRows | None = None) -> list[Question]:
+    """Return the questions of a task's folder, at most the first ``limit`` that can be used.
+
+    Args:
+        bad: receives the rows that cannot be used; None: the first one raises.
 
     Raises:
-        InputError: for a file that is missing or empty, or a row that is none, with its place.
+        InputError: for a file that is missing, empty or mostly bad rows; for the first bad row,
+            with its place, when none may be left out.
     """
     path = folder / FILE
     lines = jsonl.lines(path, missing=f" is missing; {_EXPECTED}")
-    found = [_question(line, place) for place, line in islice(lines, limit)]
+    bad = BadRows() if bad is None else bad
+    found = bad.keep_usable(lines, lambda line: _question(line[1], line[0]), path=path, limit=limit)
     if not found:
         raise InputError(f"{path} is empty; {_EXPECTED}")
     return found

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from gritlm import __version__
 from gritlm.errors import InputError, ModeError, choice
 from gritlm.evaluation import answers, memory
+from gritlm.evaluation.bad_rows import BadRows
 from gritlm.evaluation.rag import rows
 from gritlm.evaluation.rag.decode import Reply, replies
 from gritlm.evaluation.rag.forms import MAX_NEW_TOKENS, Form, form_for
@@ -29,7 +30,7 @@ ROWS_TOGETHER = 16
 
 def measure(
     model: GritLM, task: Task, *, limit: int | None = None, progress: bool = False,
-    settings: Sequence[str] | None = None,
+    settings: Sequence[str] | None = None, skip_bad_rows: bool = True,
 ) -> list[TaskResult]:  # fmt: skip
     """Ask all questions in one setting after the other; see :data:`settings.SETTINGS`.
 
@@ -42,14 +43,15 @@ def measure(
     Args:
         limit: only the first so many questions.
         settings: only these; None for all.
+        skip_bad_rows: leave out rows that cannot be used; the results count and name them.
 
     Returns:
         One result a setting. Those that the model cannot be asked in are left out and logged, and
         so are, with a warning, those in which a question does not fit the model or its memory.
 
     Raises:
-        InputError: for a row that cannot be used, with ``file:line``; for an unknown setting; or
-            when no setting is left.
+        InputError: when more than half of the rows cannot be used, or one cannot and none is
+            skipped, with ``file:line``; for an unknown setting; or when no setting is left.
         ModeError: for a model without its LM head.
     """
     if not model.lm.has_head:
@@ -57,7 +59,8 @@ def measure(
     chosen = SETTINGS if settings is None else settings
     wanted = [choice(each, SETTINGS, name="settings") for each in chosen]
     started = perf_counter()
-    questions = rows.load(task.folder, limit=limit)
+    bad = BadRows(skip=skip_bad_rows)
+    questions = rows.load(task.folder, limit=limit, bad=bad)
     form = form_for(model)
     if form.own_chat:
         log.info("%s is asked in its own chat format: it was not trained on ours", model.source)
@@ -66,7 +69,7 @@ def measure(
         name = f"{task.name} ({setting})"
         made = _attempted(model, form, questions, setting, name, started, progress)
         if isinstance(made, TaskResult):
-            results.append(made)
+            results.append(made.without_rows(bad.count, bad.reasons))
         else:
             log.warning("%s: left out, as %s", name, made)
             reasons.append(f"{setting}: {made}")

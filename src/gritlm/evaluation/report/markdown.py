@@ -19,7 +19,7 @@ def text(report: Report, sections: Sequence[Section]) -> str:
         rows = [*section.means, *section.rows]
         lines += [f"## {words.title(section)}", ""]
         lines += [*_table(names, [(row.name, words.kind(row), row) for row in rows]), ""]
-        lines += [text for line in words.left_out(section) for text in (line, "")]
+        lines += [text for line in words.notes(section) for text in (line, "")]
     if skipped := view.reasons(report):
         lines += ["## Skipped", "", *map(_reason, skipped), ""]
     lines += ["## Models", "", *_models(report), "", "## Made with", "", *_made(report), ""]

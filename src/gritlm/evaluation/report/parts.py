@@ -27,7 +27,7 @@ def section(section: Section, names: Sequence[str], tasks: Mapping[str, Task]) -
     rows = [_table_row(row, "mean") for row in section.means]
     body = "".join([*rows, *map(_table_row, section.rows)])
     head = "".join(column(position, name) for position, name in enumerate(names))
-    rest = "".join(f'<p class="soft small">{escape(line)}</p>' for line in words.left_out(section))
+    rest = "".join(f'<p class="soft small">{escape(line)}</p>' for line in words.notes(section))
     folded = "".join(_task(row, names, _about(row, tasks)) for row in section.rows)
     return (
         f'<h2>{escape(words.title(section))}</h2><div class="card wide"><table><thead><tr>'

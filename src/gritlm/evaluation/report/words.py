@@ -59,6 +59,27 @@ def kind(row: Row) -> str:
     return f"{row.kind} · {row.metric} · {row.count} rows"
 
 
+def notes(section: Section) -> list[str]:
+    """Return the sentences below the table of a half: tasks left out of means, rows skipped."""
+    return [*left_out(section), *skipped_rows(section)]
+
+
+def skipped_rows(section: Section) -> list[str]:
+    """Return a sentence for each task some of whose rows could not be used."""
+    found: dict[tuple[int, tuple[str, ...]], list[str]] = {}
+    for row in section.rows:
+        result = next((cell.result for cell in row.cells if cell.result is not None), None)
+        if result is not None and result.rows_skipped:
+            found.setdefault((result.rows_skipped, result.skip_reasons), []).append(row.name)
+    return [_skipped_rows(names, *key) for key, names in found.items()]
+
+
+def _skipped_rows(names: list[str], count: int, reasons: tuple[str, ...]) -> str:
+    more = f"; and {count - len(reasons)} more" if count > len(reasons) else ""
+    rows = "1 row" if count == 1 else f"{count} rows"
+    return f"{rows} skipped in {', '.join(names)}: {'; '.join(reasons)}{more}."
+
+
 def left_out(section: Section) -> list[str]:
     """Which tasks are not in the mean of a half, and in those of groups, as sentences."""
     whole = section.headline

@@ -1,0 +1,84 @@
+"""Rows of a task that cannot be used: left out and counted, or the end of the task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TypeVar
+
+from gritlm.errors import InputError
+
+LISTED = 10  # reasons that a result keeps; the count is exact
+MOST = 0.5  # share of a file's rows that may be left out
+
+T = TypeVar("T")
+Row = TypeVar("Row")
+
+
+class BadRowError(InputError):
+    """A row that cannot be used, where none may be left out."""
+
+
+class BadRows:
+    """The bad rows of one task.
+
+    Args:
+        skip: whether they are left out; else the first one raises.
+
+    Attributes:
+        count: rows left out.
+        reasons: why, with ``file:line``, of the first ones.
+    """
+
+    def __init__(self, *, skip: bool = False) -> None:
+        self.skip = skip
+        self.count = 0
+        self.reasons: tuple[str, ...] = ()
+
+    def add(self, error: InputError) -> None:
+        """Leave out a row.
+
+        Raises:
+            BadRowError: with the same words, when no row may be left out.
+        """
+        if not self.skip:
+            raise BadRowError(str(error)) from error
+        self.count += 1
+        if len(self.reasons) < LISTED:
+            self.reasons += (" ".join(str(error).split())[:300],)
+
+    def keep_usable(
+        self,
+        items: Iterable[T],
+        read: Callable[[T], Row],
+        *,
+        path: Path,
+        limit: int | None = None,
+    ) -> list[Row]:
+        """Return the rows that ``read`` takes without an error, the others are left out.
+
+        Args:
+            limit: stop after so many usable rows.
+
+        Raises:
+            BadRowError: for the first bad row, when none may be left out.
+            InputError: when more than :data:`MOST` of the rows would be left out.
+        """
+        kept: list[Row] = []
+        before = self.count
+        for item in items:
+            if limit is not None and len(kept) == limit:
+                break
+            try:
+                kept.append(read(item))
+            except InputError as error:
+                self.add(error)
+        self._require_most(path, len(kept), self.count - before)
+        return kept
+
+    def _require_most(self, path: Path, kept: int, left_out: int) -> None:
+        if left_out > MOST * (kept + left_out):
+            raise InputError(
+                f"{path}: {left_out} of {kept + left_out} rows cannot be used, more than "
+                f"{MOST:.0%}; the last ones listed: {'; '.join(self.reasons[-3:])}"
+            )
