@@ -65,7 +65,8 @@ class SegmentTokenizer:
     def markup(self, text: str) -> list[int]:
         """Ids of template text: special tokens spelled in it are special tokens."""
         if self._markup is not None:
-            return list(self._markup.encode(text, add_special_tokens=False).ids)
+            # As a batch: for a single text the Rust tokenizer would hold up all other threads.
+            return list(self._markup.encode_batch_fast([text], add_special_tokens=False)[0].ids)
         with self._lock:
             return list(self.tokenizer.encode(text, add_special_tokens=False))
 
