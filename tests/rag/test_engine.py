@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -204,17 +205,30 @@ def test_deleted_documents_are_gone_with_their_blocks(grit, tmp_path):
         assert read["computed"] > 0  # that of the twin, whose text was forgotten with d0
 
 
-def test_others_are_let_in_while_bytes_are_given_back(grit, tmp_path, monkeypatch):
-    def between() -> None:
-        pass
+def test_documents_are_added_from_a_thread_that_does_not_own_the_model(grit, tmp_path):
+    models, others = set(), set()
+    encode, put = grit.encode, KVStore.put_many
+    with (
+        ThreadPoolExecutor(1) as model,
+        pytest.MonkeyPatch.context() as patch,
+        RagEngine.open(tmp_path / "store", grit) as engine,
+    ):
+        seen = threading.get_ident
 
-    with RagEngine.open(tmp_path / "store", grit) as engine:
-        engine.add(DOCUMENTS)
-        told = []
-        monkeypatch.setattr(engine.store, "gc", lambda *, between: told.append(between))
-        engine.delete("d0", between=between)
-        engine.add({"id": "d1", "text": "Another one."}, between=between)
-        assert told == [between, between]
+        def encoded(*given, **options):
+            models.add(seen())
+            return encode(*given, **options)
+
+        def stored(*given):
+            others.add(seen())
+            return put(*given)
+
+        patch.setattr(grit, "encode", encoded, raising=False)
+        patch.setattr(KVStore, "put_many", stored)
+        added = engine.add(DOCUMENTS, on_model=lambda run: model.submit(run).result())
+        assert models == {model.submit(seen).result()}
+        assert seen() not in others | models  # it has multiplied in no thread that stays
+    assert added.stored == added.passages == len(DOCUMENTS)
 
 
 def test_the_blocks_of_a_replaced_text_are_gone_too(grit, tmp_path):

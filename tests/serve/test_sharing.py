@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gritlm import GritLM
 from gritlm.rag.engine import RagEngine
+from gritlm.rag.turns import OnModel
 from gritlm.serve import embedding
 from tests.serve.conftest import TEXTS, Served
 
@@ -26,11 +26,11 @@ def test_documents_can_be_searched_and_listed_while_others_are_added(
     found, begun = threading.Event(), threading.Event()
     add = RagEngine.add
 
-    def slow(engine: RagEngine, *given: Any, between: Callable[[], None], **options: Any) -> Any:
+    def slow(engine: RagEngine, *given: Any, on_model: OnModel, **options: Any) -> Any:
         begun.set()
         while not found.is_set():
-            between()
-        return add(engine, *given, between=between, **options)
+            on_model(lambda: None)
+        return add(engine, *given, on_model=on_model, **options)
 
     monkeypatch.setattr(RagEngine, "add", slow)
     documents = {"documents": [{"id": "late", "text": "Snow is cold."}]}

@@ -119,6 +119,13 @@ class LimitOptions:
             env="MAX_WAITING", help="Requests that wait; one more is refused.", panel=LIMITS, min=1
         ),
     ] = 256
+    max_request_tokens: Annotated[
+        int,
+        _option(
+            env="MAX_REQUEST_TOKENS", panel=LIMITS, min=1,
+            help="Tokens of all texts of one request; one with more is refused.",
+        ),
+    ] = 300_000  # fmt: skip
     max_body_mb: Annotated[
         float,
         _option(env="MAX_BODY_MB", help="Largest request, in MiB.", panel=LIMITS, min=0.001),
@@ -144,6 +151,7 @@ class LimitOptions:
         return Limits(
             max_num_seqs=self.max_num_seqs, max_model_len=self.max_model_len,
             max_num_batched_tokens=self.max_num_batched_tokens, max_waiting=self.max_waiting,
+            max_request_tokens=self.max_request_tokens,
         )  # fmt: skip
 
 

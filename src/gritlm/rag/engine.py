@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,10 +25,10 @@ from gritlm.rag.keys import maker_of
 from gritlm.rag.names import Names
 from gritlm.rag.passages import Hit
 from gritlm.rag.planning import Mode, Planner
-from gritlm.rag.retrieval import Retriever, Search
+from gritlm.rag.retrieval import Retriever, Search, Vector
 from gritlm.rag.store.store import KVStore
 from gritlm.rag.trace import Trace
-from gritlm.rag.turns import Between, paced
+from gritlm.rag.turns import Between, OnModel, paced
 
 KINDS = ("bidirectional", "causal")
 
@@ -44,6 +44,23 @@ class Asked:
 
     begun: Begun
     sources: tuple[Source, ...]
+    trace: Trace
+    started: float
+
+
+@dataclass(frozen=True)
+class Query:
+    """A question that was embedded.
+
+    Attributes:
+        vector_D: what passages are compared with.
+        block: the key/value state that embedding it left.
+        started: when the question came (``perf_counter``).
+    """
+
+    question: str
+    vector_D: Vector
+    block: KVBlock
     trace: Trace
     started: float
 
@@ -137,7 +154,7 @@ class RagEngine:
 
     def add(
         self, sources: Given | Iterable[Given], *, progress: bool = False,
-        kinds: Sequence[str] = ("bidirectional",), between: Callable[[], None] | None = None,
+        kinds: Sequence[str] = ("bidirectional",), on_model: OnModel | None = None,
         done: Added | None = None,
     ) -> Added:  # fmt: skip
         """Add files, folders, or dicts with ``text`` and perhaps ``id``, ``title``, ``metadata``.
@@ -148,7 +165,7 @@ class RagEngine:
 
         Args:
             kinds: of key/value blocks that are stored now; others are computed when first asked.
-            between: called every few passages, for who shares the model's thread.
+            on_model: runs everything that uses the model, where another thread owns it.
             done: the result, filled as it goes: what went in is there after an interruption.
 
         Raises:
@@ -161,37 +178,34 @@ class RagEngine:
             choice(kind, KINDS, name="kinds")
         indexer = Indexer(
             self.model, self.index, self.store, self.cutting, self._assembler, kinds=kinds,
-            between=between,
+            on_model=on_model,
         )  # fmt: skip
         with self._writing:
             return indexer.add(many, names=self._names, done=done, progress=progress)  # type: ignore[arg-type]
 
-    def delete(
-        self, document_ids: str | Sequence[str], *, between: Callable[[], None] | None = None
-    ) -> int:
+    def delete(self, document_ids: str | Sequence[str]) -> int:
         """Forget documents and their blocks; how many passages that were.
 
-        A block that another document has too is computed again when it is needed.
-
-        Args:
-            between: called now and then, for who shares the model's thread.
+        A block that another document has too is computed again when it is needed. The model is
+        not used, so any thread may call it.
         """
         self._require_writing()
         ids = [document_ids] if isinstance(document_ids, str) else list(document_ids)
         with self._writing:
-            passages = list(self.index.passages(ids))
+            passages = list(self.index.passages(ids, metadata=False))
             forget(self.store, self._assembler, passages)
             deleted = self.index.delete(ids)
-            self.store.gc(between=between)
+            self.store.gc()
         return deleted
 
-    def documents(self, ids: Collection[str] | None = None) -> list[Indexed]:
+    def documents(self, ids: Collection[str] | None = None, *, whole: bool = True) -> list[Indexed]:
         """What is stored: id, title, number of passages and metadata of each document.
 
         Args:
             ids: of the ones that are wanted; None for all.
+            whole: also read metadata of more than 32 KiB; else ``LEFT_OUT`` stands for it.
         """
-        return self.index.documents(ids)
+        return self.index.documents(ids, whole=whole)
 
     def retrieve(self, question: str, *, top_k: int = 3, filter: Any = None) -> list[Hit]:
         """The passages nearest to a question, the best first."""
@@ -271,11 +285,55 @@ class RagEngine:
                 done there counts as time of the answer.
         """
         search, between = Search() if search is None else search, paced(between)
+        writing = _writing(writing, None)
+        query = self.query(question, mode=mode, search=search, between=between)
+        hits = self.ordered(query, self.nearest(query, search), search, between=between)
+        plan = self.plan(query, hits, search, mode=mode, blocks=blocks, writing=writing)
+        return self.read(query, plan, blocks=blocks, writing=writing, between=between)
+
+    def query(
+        self, question: str, *, mode: Mode = "none", search: Search, between: Between | None = None
+    ) -> Query:
+        """Embed a question: the first of the five steps of :meth:`ask`.
+
+        This step, :meth:`ordered` and :meth:`read` use the model; :meth:`nearest` and :meth:`plan`
+        do not, and may run in any thread while the model does something else.
+
+        Raises:
+            InputError: for a question that is longer than the model takes.
+            ModelError: when reused state is not what this model would have computed.
+        """
         self._planner.prepare(mode, between)  # once, and not a part of the answer's time
         if search.rerank:
             self._planner.require_parity()
         started, trace = perf_counter(), Trace()
-        hits, question_block = self._retriever.found(question, search, trace, between)
+        with trace.stage("embed"):
+            vector_D, block = self._retriever.embedded(question)
+        return Query(question, vector_D, block, trace, started)
+
+    def nearest(self, query: Query, search: Search) -> list[Hit]:
+        """Return the passages nearest to a query, the best first.
+
+        Raises:
+            InputError: for an unusable filter.
+        """
+        return self._retriever.nearest(query.question, query.vector_D, search, query.trace)
+
+    def ordered(
+        self, query: Query, hits: list[Hit], search: Search, *, between: Between | None = None
+    ) -> list[Hit]:
+        """Return the best of the passages, in the model's own order if the search asks for it."""
+        return self._retriever.ordered(query.question, hits, search, query.trace, between)
+
+    def plan(
+        self, query: Query, hits: Sequence[Hit], search: Search, *, mode: Mode = "doc",
+        blocks: BlockKind = "bidirectional", writing: Writing | None = None,
+    ) -> Plan:  # fmt: skip
+        """Return the prompt of an answer.
+
+        Raises:
+            InputError: for an unknown mode, without passages, and when the question does not fit.
+        """
         if not hits:
             why = (
                 "nothing is stored yet; add documents first"
@@ -283,10 +341,15 @@ class RagEngine:
                 else (f"no passage matches the filter {search.filter!r}")
             )
             raise InputError(f"nothing to answer from: {why}")
-        return self._asked(
-            question, hits, question_block, mode, blocks, _writing(writing, None), trace, started,
-            between,
-        )  # fmt: skip
+        return self._plan(query.question, hits, mode, blocks, _writing(writing, None), query.trace)
+
+    def read(
+        self, query: Query, plan: Plan, *, blocks: BlockKind = "bidirectional",
+        writing: Writing | None = None, between: Between | None = None,
+    ) -> Asked:  # fmt: skip
+        """Read a prompt, up to where the answer begins."""
+        begun = self._read(plan, query.block, blocks, _writing(writing, None), query.trace, between)
+        return Asked(begun, _sources(plan), query.trace, query.started)
 
     @overload
     def answer_from(
@@ -315,8 +378,9 @@ class RagEngine:
         with trace.stage("embed"):
             _, block = self._retriever.embedded(question)
         writing = _writing(writing, None)
-        asked = self._asked(question, hits, block, mode, blocks, writing, trace, started)
-        made = self._told(asked, writing)
+        plan = self._plan(question, hits, mode, blocks, writing, trace)
+        begun = self._read(plan, block, blocks, writing, trace, None)
+        made = self._told(Asked(begun, _sources(plan), trace, started), writing)
         return made if stream else made.whole()
 
     def begin(
@@ -326,9 +390,9 @@ class RagEngine:
     ) -> Begun:  # fmt: skip
         """Read all that stands before an answer: its state, and the logits of the first token."""
         _, block = self._retriever.embedded(question)
-        return self._begun(
-            question, hits, block, mode, blocks, _writing(writing, None), trace or Trace()
-        )[0]
+        how, trace = _writing(writing, None), Trace() if trace is None else trace
+        plan = self._plan(question, hits, mode, blocks, how, trace)
+        return self._read(plan, block, blocks, how, trace, None)
 
     @property
     def cost(self) -> CostModel:
@@ -345,27 +409,16 @@ class RagEngine:
                 f"{self.place} was opened for reading; open it without read_only to change it"
             )
 
-    def _asked(
-        self, question: str, hits: Sequence[Hit], question_block: KVBlock, mode: Mode,
-        kind: BlockKind, writing: Writing, trace: Trace, started: float,
-        between: Between | None = None,
-    ) -> Asked:  # fmt: skip
-        begun, plan = self._begun(
-            question, hits, question_block, mode, kind, writing, trace, between
-        )
-        sources = tuple(Source.of(hit) for hit in reversed(plan.hits))
-        return Asked(begun, sources, trace, started)
-
     def _told(self, asked: Asked, writing: Writing) -> AnswerStream:
         pieces = answering.pieces(
             self.model, asked.begun, writing, asked.trace, started=asked.started
         )
         return AnswerStream(pieces, asked.sources, asked.trace)
 
-    def _begun(
-        self, question: str, hits: Sequence[Hit], question_block: KVBlock, mode: Mode,
-        kind: BlockKind, writing: Writing, trace: Trace, between: Between | None = None,
-    ) -> tuple[Begun, Plan]:  # fmt: skip
+    def _plan(
+        self, question: str, hits: Sequence[Hit], mode: Mode, kind: BlockKind, writing: Writing,
+        trace: Trace,
+    ) -> Plan:  # fmt: skip
         choice(mode, [*RAG_FORMS, "auto"], name="mode")
         causal = choice(kind, KINDS, name="blocks") == "causal"
         with trace.stage("plan"):
@@ -375,11 +428,23 @@ class RagEngine:
             )  # fmt: skip
         trace.mode, trace.blocks = plan.mode, kind
         trace.dropped = tuple(hit.passage.id for hit in plan.dropped)
+        return plan
+
+    def _read(
+        self, plan: Plan, question: KVBlock, kind: BlockKind, writing: Writing, trace: Trace,
+        between: Between | None,
+    ) -> Begun:  # fmt: skip
         with trace.stage("load"):
             blocks = self._blocks.of(
-                plan.parts, causal=causal, question=question_block, trace=trace, between=between
-            )
-        return answering.begin(self.model, plan, blocks, writing, trace, between), plan
+                plan.parts, causal=kind == "causal", question=question, trace=trace,
+                between=between,
+            )  # fmt: skip
+        return answering.begin(self.model, plan, blocks, writing, trace, between)
+
+
+def _sources(plan: Plan) -> tuple[Source, ...]:
+    """Return the passages of a prompt, the best first."""
+    return tuple(Source.of(hit) for hit in reversed(plan.hits))
 
 
 def _writing(writing: Writing | None, max_new_tokens: int | None) -> Writing:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, TypeGuard
 
 from gritlm.errors import InputError
 from gritlm.rag.metadata import checked
@@ -12,6 +12,8 @@ from gritlm.rag.passages import Scalar
 
 Where = str | Mapping[str, Any]
 COLUMNS = ("document_id", "title")  # names of a filter that are no metadata
+MOST_TERMS = 64  # values of all names together; each may be compared with every row
+MOST_CHARACTERS = 2**14  # of all names and values together
 
 
 def condition(where: Where) -> str:
@@ -20,7 +22,8 @@ def condition(where: Where) -> str:
     Numbers are equal by value (``1`` and ``1.0``), all else by type and value, too.
 
     Raises:
-        InputError: for an empty filter, and for values that metadata cannot have.
+        InputError: for an empty filter, for one with more terms or characters than are taken, and
+            for values that metadata cannot have.
     """
     if isinstance(where, str):
         if not where.strip():
@@ -28,6 +31,7 @@ def condition(where: Where) -> str:
         return where
     if not isinstance(where, Mapping) or not where:
         raise InputError(f"where={where!r}; expected {{'name': value}} or SQL")
+    require_few_terms(where)
     return " AND ".join(_one_of(name, values) for name, values in where.items())
 
 
@@ -38,10 +42,7 @@ def names(where: Where) -> list[str]:
 
 def takes_none(where: Where) -> bool:
     """Whether passages without one of its names may fulfil a filter."""
-    return not isinstance(where, str) and any(
-        None in (value if isinstance(value, list | tuple | set | frozenset) else [value])
-        for value in where.values()
-    )
+    return not isinstance(where, str) and any(None in _many(value) for value in where.values())
 
 
 def among(column: str, values: Iterable[str]) -> str:
@@ -53,26 +54,61 @@ def quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+def require_few_terms(where: Mapping[str, Any]) -> None:
+    """Refuse a filter that takes long to search by.
+
+    Raises:
+        InputError: with the numbers.
+    """
+    terms = sum(len(_many(values)) for values in where.values())
+    if terms > MOST_TERMS:
+        raise InputError(
+            f"the filter has {terms:,} values of {len(where):,} names, at most {MOST_TERMS} values "
+            "are taken; search with fewer"
+        )
+    size = sum(len(str(text)) for name in where for text in (name, *_many(where[name])))
+    if size > MOST_CHARACTERS:
+        raise InputError(
+            f"the filter has {size:,} characters, at most {MOST_CHARACTERS:,} are taken; search "
+            "with shorter values"
+        )
+
+
+def _many(values: object) -> Collection[Any]:
+    """Return a list of values as it is, and a single value as a list of one."""
+    return values if isinstance(values, list | tuple | set | frozenset) else [values]
+
+
 def _one_of(name: str, values: object) -> str:
-    if not isinstance(values, list | tuple | set | frozenset):
-        values = [values]
-    if not values:
+    many = _many(values)
+    if not many:
         raise InputError(f"filter {name!r} is an empty list; expected values")
-    allowed: Sequence[Scalar] = [checked({name: value})[name] for value in values]
+    allowed: Sequence[Scalar] = [checked({name: value})[name] for value in many]
     if name in COLUMNS:
         return among(name, map(str, allowed))
-    return "(" + " OR ".join(_is(name, value) for value in allowed) + ")"
-
-
-def _is(name: str, value: Scalar) -> str:
     # The name is a JSON string in a JSON path in a SQL string.
     path = quoted("$." + json.dumps(name, ensure_ascii=False))
     found = f"json_extract(metadata, {path})"
-    if value is None:
-        return f"{found} IS NULL OR {found} = 'null'"
-    exact = f"{found} = {quoted(json.dumps(value, ensure_ascii=False))}"
-    if isinstance(value, bool | str):
-        return exact
-    if isinstance(value, int) and value != float(value):
-        return exact  # a float cannot tell it from its neighbours
-    return f"try_cast({found} AS double) = {float(value)!r}"
+    numbers = [repr(float(value)) for value in allowed if _is_number(value)]
+    exact = [quoted(_spelled(value)) for value in allowed if not _is_number(value)]
+    terms = [f"{found} IS NULL"] if None in allowed else []
+    terms += _in(found, exact) + _in(f"try_cast({found} AS double)", numbers)
+    return "(" + " OR ".join(terms) + ")"
+
+
+def _in(column: str, literals: Sequence[str]) -> list[str]:
+    """Return the condition that a column has one of some values, or nothing for no values."""
+    if len(literals) < 2:
+        return [f"{column} = {literal}" for literal in literals]
+    return [f"{column} IN ({', '.join(dict.fromkeys(literals))})"]
+
+
+def _spelled(value: Scalar) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _is_number(value: Scalar) -> TypeGuard[int | float]:
+    """Return whether a value is compared as a float; some whole numbers are not among floats."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return isinstance(value, float) or value == float(value)

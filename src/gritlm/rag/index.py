@@ -8,8 +8,9 @@ same new document at once, both would be kept.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ GROWN = 1.1  # and only then, so that the cost of putting them together stays in
 KEPT = timedelta(minutes=10)  # old states, for readers that are in the middle of a search
 FIRST = "number = 0"  # one passage of each document
 ASKED = 256  # documents that a condition names; more are looked for among all
+FEW = 4  # rows with large metadata that are in memory together
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class Index:
         self._place = place
         self._exact_below = exact_below
         self._known: tuple[int, dict[str, str]] = (-1, {})  # of which version of the table
+        self._names: tuple[int, frozenset[str]] = (-1, frozenset())  # of metadata, likewise
         self._commits = 0
         self._settled = len(self)  # rows when files were last put together
 
@@ -154,13 +157,17 @@ class Index:
                 self._known = (version, {row["document_id"]: row["content"] for row in rows})
         return dict(self._known[1])
 
-    def documents(self, ids: Collection[str] | None = None) -> list[Indexed]:
-        """All documents, or those of some ids, in the order of their ids."""
+    def documents(self, ids: Collection[str] | None = None, *, whole: bool = True) -> list[Indexed]:
+        """All documents, or those of some ids, in the order of their ids.
+
+        Args:
+            whole: also read metadata of more than 32 KiB; else ``LEFT_OUT`` stands for it.
+        """
         if ids is not None and not ids:
             return []
         where = FIRST if ids is None else f"{FIRST} AND {filters.among('document_id', ids)}"
-        columns = ("document_id", "title", "passages", "metadata", "content")
         with told(self._place):
+            rows = self._rows(where, ("document_id", "title", "passages", "content"), whole=whole)
             found = [
                 Indexed(
                     id=row["document_id"],
@@ -169,14 +176,21 @@ class Index:
                     metadata=schema.to_metadata(row),
                     content=row["content"],
                 )
-                for row in lance.scan(self._table, where, columns)
+                for row in rows
             ]
         return sorted(found, key=lambda document: document.id)
 
-    def passages(self, document_ids: str | Collection[str] | None = None) -> Iterator[Passage]:
-        """Of one document, in order; of some or of all, as they are stored."""
+    def passages(
+        self, document_ids: str | Collection[str] | None = None, *, metadata: bool = True
+    ) -> Iterator[Passage]:
+        """Of one document, in order; of some or of all, as they are stored.
+
+        Args:
+            metadata: read it too; else ``LEFT_OUT`` stands for it.
+        """
         if isinstance(document_ids, str):
-            yield from sorted(self.passages([document_ids]), key=lambda passage: passage.number)
+            found = self.passages([document_ids], metadata=metadata)
+            yield from sorted(found, key=lambda passage: passage.number)
             return
         wanted = None if document_ids is None else set(document_ids)
         if wanted is not None and not wanted:
@@ -184,7 +198,8 @@ class Index:
         few = wanted is not None and len(wanted) <= ASKED
         where = filters.among("document_id", wanted) if wanted and few else None
         with told(self._place):
-            for passage in map(schema.to_passage, lance.scan(self._table, where, schema.SHOWN)):
+            columns = schema.SHOWN if metadata else schema.BARE
+            for passage in map(schema.to_passage, lance.scan(self._table, where, columns)):
                 if wanted is None or passage.document_id in wanted:
                     yield passage
 
@@ -196,6 +211,7 @@ class Index:
         text: str | None = None,
         where: Where | None = None,
         hybrid: bool = False,
+        whole: bool = True,
     ) -> list[Hit]:
         """The passages nearest to a question, best first; equal ones in the order of their ids.
 
@@ -207,6 +223,7 @@ class Index:
                 ``id document_id title text number start end metadata``:
                 ``"json_get_int(metadata, 'year') >= 2020"``.
             hybrid: fuse the ranking by cosine with the one by words (BM25).
+            whole: also read metadata of more than 32 KiB; else ``LEFT_OUT`` stands for it.
 
         Returns:
             Hits with the cosine as their score, also where their words were what was found.
@@ -224,9 +241,17 @@ class Index:
         rows = len(self)
         if not rows:
             return []
-        search = Search(self._table, vector_D, condition, exact=rows < self._exact_below)
+        if where is not None:
+            self._check_names(where, known=self._names[1])
+        bare = not whole and self._has_large_metadata
+        search = Search(
+            self._table, vector_D, condition, exact=rows < self._exact_below,
+            columns=schema.BARE if bare else schema.SHOWN,
+        )  # fmt: skip
         with told(self._place, where):
             hits = search.hits(min(top_k, rows), words=text if hybrid else None)
+            if bare:
+                hits = self._with_metadata(hits)
         if where is not None and (not hits or filters.takes_none(where)):
             self._check_names(where)
         return hits
@@ -253,7 +278,7 @@ class Index:
 
     def close(self) -> None:
         """Forget what is remembered of the table; LanceDB holds no lock and nothing unwritten."""
-        self._known = (-1, {})
+        self._known, self._names = (-1, {}), (-1, frozenset())
 
     @property
     def _maker(self) -> Maker:
@@ -270,11 +295,65 @@ class Index:
         merge = merge.when_matched_update_all().when_not_matched_insert_all()
         merge.when_not_matched_by_source_delete(filters.among("document_id", old)).execute(batch)
 
-    def _check_names(self, where: Where) -> None:
-        with told(self._place):
-            rows = lance.scan(self._table, FIRST, ("metadata",))
-            known = {name for row in rows for name in schema.to_metadata(row)}
-        for name in filters.names(where):
-            if name not in known:
-                hint = did_you_mean(name, known | set(filters.COLUMNS))
+    def _check_names(self, where: Where, *, known: Collection[str] = ()) -> None:
+        """Refuse a filter with a name that no passage has in its metadata.
+
+        Args:
+            known: names that are not looked up.
+
+        Raises:
+            InputError: naming it, with a name that is like it.
+        """
+        asked = [name for name in filters.names(where) if name not in known]
+        there = self._metadata_names() if asked else frozenset()
+        for name in asked:
+            if name not in there:
+                hint = did_you_mean(name, there | set(filters.COLUMNS))
                 raise InputError(f"filter: no passage has {name!r} in its metadata{hint}")
+
+    def _metadata_names(self) -> frozenset[str]:
+        """Return the names in the metadata of all passages; read once for each version."""
+        with told(self._place):
+            version = self._table.version
+            if self._names[0] != version:
+                rows = self._rows(FIRST, (), whole=True)
+                found = frozenset(name for row in rows for name in schema.to_metadata(row))
+                self._names = (version, found)
+        return self._names[1]
+
+    def _rows(self, where: str, columns: Sequence[str], *, whole: bool) -> Iterator[dict[str, Any]]:
+        """Read rows with their metadata.
+
+        Args:
+            whole: with large metadata, too; else such rows come without it.
+        """
+        if not self._has_large_metadata:
+            yield from lance.scan(self._table, where, (*columns, "metadata"))
+            return
+        yield from lance.scan(
+            self._table, f"{where} AND NOT {schema.LARGE}", (*columns, "metadata")
+        )
+        large = (*columns, "metadata") if whole else columns or ("id",)
+        yield from lance.scan(self._table, f"{where} AND {schema.LARGE}", large, rows=FEW)
+
+    def _with_metadata(self, hits: Sequence[Hit]) -> list[Hit]:
+        """Return hits that were read without metadata with it, where it is not large."""
+        where = filters.among("id", [hit.passage.id for hit in hits])
+        found = {
+            row["id"]: schema.to_metadata(row)
+            for row in lance.scan(
+                self._table, f"{where} AND NOT {schema.LARGE}", ("id", "metadata")
+            )
+        }
+        return [
+            replace(hit, passage=replace(hit.passage, metadata=found[hit.passage.id]))
+            if hit.passage.id in found
+            else hit
+            for hit in hits
+        ]
+
+    @cached_property
+    def _has_large_metadata(self) -> bool:
+        """Whether rows of an older version have metadata of any size."""
+        with told(self._place):
+            return self._table.count_rows(schema.LARGE) > 0

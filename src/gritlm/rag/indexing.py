@@ -7,8 +7,9 @@ before is done again, what came after it goes on where it stopped.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -28,12 +29,14 @@ from gritlm.rag.names import Names
 from gritlm.rag.parity import blocks_of
 from gritlm.rag.passages import Document, Passage
 from gritlm.rag.store.store import KVStore
-from gritlm.rag.turns import SHARING
+from gritlm.rag.turns import SHARING, OnModel
 from gritlm.rag.walk import Skipped
+from gritlm.runtime import in_a_thread_of_its_own
 
 BATCH = 64  # passages that are read, stored and acknowledged together
 
 Given = str | Path | Mapping[str, Any] | Document
+Keyed = tuple[bytes, KVBlock]
 
 
 @dataclass(frozen=True)
@@ -120,17 +123,18 @@ class Indexer:
     Args:
         assembler: of the same model.
         kinds: kinds of key/value blocks that are stored.
-        between: called after every few passages, for who shares the model's thread.
+        on_model: runs everything that uses the model, a few passages in each call; None where this
+            thread owns the model.
     """
 
     def __init__(
         self, model: GritLM, index: Index, store: KVStore, cutting: Cutting,
         assembler: Assembler, *,
-        kinds: Sequence[str] = ("bidirectional",), between: Callable[[], None] | None = None,
+        kinds: Sequence[str] = ("bidirectional",), on_model: OnModel | None = None,
     ) -> None:  # fmt: skip
         self.model, self.index, self.store, self.cutting = model, index, store, cutting
         self.kinds = tuple(kinds)
-        self._assembler, self._between = assembler, between
+        self._assembler, self._on_model = assembler, on_model
         self._unchanged: set[str] = set()
         self._seen: set[str] = set()
 
@@ -159,7 +163,7 @@ class Indexer:
             if done.documents or done.removed:
                 self.index.settle()
             if done.replaced or done.removed:
-                self.store.gc(between=self._between)
+                self.store.gc()
         finally:
             done.seconds += perf_counter() - started
         return done
@@ -197,7 +201,7 @@ class Indexer:
             vectors.append(self._read(passages[start : start + BATCH], done))
         contents = {piece.document.id: piece.content for piece in batch}
         replaced = contents.keys() & self.index.known().keys()
-        old = list(self.index.passages(replaced))
+        old = list(self.index.passages(replaced, metadata=False))
         # First the blocks: one that is missing is computed, one that is left would never go.
         kept = {passage.embedded for passage in passages}
         forget(self.store, self._assembler, [p for p in old if p.embedded not in kept])
@@ -209,7 +213,7 @@ class Indexer:
     def _remove(self, gone: Collection[str], done: Added) -> None:
         if not gone:
             return
-        forget(self.store, self._assembler, list(self.index.passages(gone)))
+        forget(self.store, self._assembler, list(self.index.passages(gone, metadata=False)))
         self.index.delete(gone)
         done.removed += len(gone)
 
@@ -220,7 +224,8 @@ class Indexer:
         have too, those of all that were seen.
         """
         kept = self._seen if done.removed else self._unchanged
-        lacking = [passage for passage in self.index.passages(kept) if self._lacks(passage)]
+        there = self.index.passages(kept, metadata=False)
+        lacking = [passage for passage in there if self._lacks(passage)]
         for start in range(0, len(lacking), BATCH):
             some = lacking[start : start + BATCH]
             stats = self.store.stats()
@@ -238,27 +243,37 @@ class Indexer:
     def _read(self, passages: Sequence[Passage], done: Added) -> np.ndarray[Any, Any]:
         """Vectors (N, D) of some passages; their blocks go to the store."""
         texts = [passage.embedded for passage in passages]
-        vectors, blocks = [], []
-        step = BATCH if self._between is None else max(1, SHARING // self.cutting.max_tokens)
+        vectors: list[np.ndarray[Any, Any]] = []
+        blocks: list[Keyed] = []
+        shared = self._on_model is not None
+        step = max(1, SHARING // self.cutting.max_tokens) if shared else BATCH
         for start in range(0, len(texts), step):
-            vectors_ND, made = self.model.encode(
-                texts[start : start + step], instruction=gritlm_instruction(), get_cache=True,
-                max_length=self.model.lm.max_positions or 1 << 20, show_progress_bar=False,
-            )  # fmt: skip
+            encode = partial(self._encoded, texts[start : start + step])
+            vectors_ND, made = encode() if self._on_model is None else self._on_model(encode)
             vectors.append(vectors_ND)
             blocks += made
-            self._share()
-        ids = self._assembler.passage_ids(texts)
-        done.stored += self.store.put_many(self._kept(ids, blocks))
+        done.stored += self._stored(blocks)
         return np.concatenate(vectors)
 
-    def _share(self) -> None:
-        if self._between is not None:
-            self._between()
+    def _encoded(self, texts: Sequence[str]) -> tuple[np.ndarray[Any, Any], list[Keyed]]:
+        """Return the vectors of some texts, and their blocks of each kind with their keys."""
+        vectors_ND, blocks = self.model.encode(
+            texts, instruction=gritlm_instruction(), get_cache=True,
+            max_length=self.model.lm.max_positions or 1 << 20, show_progress_bar=False,
+        )  # fmt: skip
+        return vectors_ND, list(self._kept(self._assembler.passage_ids(texts), blocks))
 
-    def _kept(
-        self, ids: Sequence[tuple[int, ...]], blocks: Sequence[KVBlock]
-    ) -> Iterator[tuple[bytes, KVBlock]]:
+    def _stored(self, blocks: list[Keyed]) -> int:
+        """Store blocks and return how many are there.
+
+        A thread that shares the model with another one must not multiply and stay: see
+        :func:`gritlm.runtime.in_a_thread_of_its_own`.
+        """
+        if self._on_model is None:
+            return self.store.put_many(blocks)
+        return in_a_thread_of_its_own(lambda: self.store.put_many(blocks))
+
+    def _kept(self, ids: Sequence[tuple[int, ...]], blocks: Sequence[KVBlock]) -> Iterator[Keyed]:
         embeds_causally = self.model.settings.embeds_causally
         for each, block in zip(ids, blocks, strict=True):
             for kind in self.kinds:

@@ -88,12 +88,18 @@ def index_words(table: Table) -> None:
             table.create_index(column, config=FTS(base_tokenizer="icu"))
 
 
-def scan(table: Table, where: str | None, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Rows that fulfil a condition, as they are stored."""
+def scan(
+    table: Table, where: str | None, columns: Sequence[str], *, rows: int | None = None
+) -> Iterator[dict[str, Any]]:
+    """Rows that fulfil a condition, as they are stored.
+
+    Args:
+        rows: that are read together; None for as many as LanceDB takes.
+    """
     query = table.search().select(list(columns))
     if where is not None:
         query = query.where(where)
-    for batch in query.to_batches():
+    for batch in query.to_batches(batch_size=rows):
         yield from batch.to_pylist()
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 Scalar = str | int | float | bool | None
+LEFT_OUT: Mapping[str, Scalar] = MappingProxyType({})  # for metadata that was too large to read
 
 
 @dataclass(frozen=True)

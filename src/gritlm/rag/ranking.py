@@ -39,12 +39,14 @@ class Search:
         vector_D: the question's, of length 1.
         where: SQL that passages fulfil.
         exact: compare with all vectors, not only with those that the approximate index names.
+        columns: of a passage that are read.
     """
 
     table: Table
     vector_D: np.ndarray
     where: str | None
     exact: bool
+    columns: Sequence[str] = SHOWN
 
     def hits(self, top_k: int, *, words: str | None) -> list[Hit]:
         """The best passages by vector; with words, by both rankings fused."""
@@ -57,7 +59,7 @@ class Search:
         """By cosine, the nearest first, equal ones in the order of their ids."""
         found = self.table.search(self.vector_D, vector_column_name="vector", query_type="vector")
         query = cast(LanceVectorQueryBuilder, found).distance_type("cosine")
-        query = query.limit(count + SPARE).select([*SHOWN, "_distance"])
+        query = query.limit(count + SPARE).select([*self.columns, "_distance"])
         if self.where is not None:
             query = query.where(self.where)
         if self.exact:
@@ -76,7 +78,7 @@ class Search:
         asked = MultiMatchQuery(words, list(WORDS), boosts=None, operator=FullTextOperator.OR)
         found = self.table.search(asked, query_type="fts")
         query = cast(LanceFtsQueryBuilder, found)
-        query = query.limit(count + SPARE).select([*SHOWN, "vector", "_score"])
+        query = query.limit(count + SPARE).select([*self.columns, "vector", "_score"])
         if self.where is not None:
             query = query.where(self.where)
         rows = query.to_list()

@@ -20,6 +20,8 @@ from gritlm.rag.rerank import Reranker
 from gritlm.rag.trace import Trace
 from gritlm.rag.turns import Between
 
+Vector = np.ndarray[Any, Any]
+
 
 @dataclass(frozen=True)
 class Search:
@@ -30,6 +32,7 @@ class Search:
         filter: ``{"name": value}`` of metadata, or a condition in SQL.
         hybrid: by words too, fused by reciprocal rank.
         rerank: how many candidates the model itself puts in order; 0 for none.
+        whole: also read metadata of more than 32 KiB; else ``LEFT_OUT`` stands for it.
 
     Raises:
         InputError: for a number out of range.
@@ -39,6 +42,7 @@ class Search:
     filter: str | Mapping[str, Any] | None = None
     hybrid: bool = False
     rerank: int = 0
+    whole: bool = True
 
     def __post_init__(self) -> None:
         if self.top_k < 1:
@@ -57,28 +61,49 @@ class Retriever:
     def found(
         self, question: str, search: Search, trace: Trace, between: Between | None = None
     ) -> tuple[list[Hit], KVBlock]:
-        """Passages, the best first, and the block of the question.
+        """Return passages, the best first, and the block of the question.
 
         Args:
-            between: called now and then, for who shares the model's thread.
+            between: called now and then, for other users of the model's thread.
 
         Raises:
-            InputError: for a question longer than the model takes, or a filter that is none.
+            InputError: for a question longer than the model takes, or an unusable filter.
         """
         with trace.stage("embed"):
             vector_D, block = self.embedded(question)
+        hits = self.nearest(question, vector_D, search, trace)
+        return self.ordered(question, hits, search, trace, between), block
+
+    def nearest(self, question: str, vector_D: Vector, search: Search, trace: Trace) -> list[Hit]:
+        """Return the passages nearest to a question that was embedded, the best first.
+
+        The model is not used, so any thread may call it.
+
+        Raises:
+            InputError: for an unusable filter.
+        """
         with trace.stage("search"):
-            hits = self._index.search(
-                vector_D, top_k=max(search.top_k, search.rerank), text=question,
-                where=search.filter, hybrid=search.hybrid,
-            )  # fmt: skip
-        if search.rerank:
+            return self._index.search(
+                vector_D,
+                top_k=max(search.top_k, search.rerank),
+                text=question,
+                where=search.filter,
+                hybrid=search.hybrid,
+                whole=search.whole,
+            )
+
+    def ordered(
+        self, question: str, hits: list[Hit], search: Search, trace: Trace,
+        between: Between | None = None,
+    ) -> list[Hit]:  # fmt: skip
+        """Return the best of the passages, in the model's own order if the search asks for it."""
+        if search.rerank and hits:
             with trace.stage("rerank"):
                 reranker = Reranker(self._model, self._blocks, self._assembler)
                 hits = [hit for hit, _ in reranker.ranked(question, hits, between)]
-        return hits[: search.top_k], block
+        return hits[: search.top_k]
 
-    def embedded(self, question: str) -> tuple[np.ndarray[Any, Any], KVBlock]:
+    def embedded(self, question: str) -> tuple[Vector, KVBlock]:
         """The question's vector (D,), and its block.
 
         Raises:

@@ -13,11 +13,14 @@ import pyarrow as pa
 from gritlm.errors import InputError
 from gritlm.rag.keys import Maker
 from gritlm.rag.metadata import checked
-from gritlm.rag.passages import Passage, Scalar
+from gritlm.rag.passages import LEFT_OUT, Passage, Scalar
 
 VERSION = 1  # of the columns
 KEY = b"gritlm"
 SHOWN = ("id", "document_id", "title", "text", "number", "start", "end", "metadata")
+BARE = SHOWN[:-1]  # without metadata, which may be large
+# Metadata that is larger than what can be added today: of rows that an older version added.
+LARGE = "octet_length(json_extract(metadata, '$')) > 32768"
 
 
 @dataclass(frozen=True)
@@ -115,12 +118,14 @@ def to_arrow(
 
 
 def to_passage(row: Mapping[str, Any]) -> Passage:
-    """A row of the columns ``SHOWN`` as it was handed in."""
-    return Passage(**{name: row[name] for name in SHOWN} | {"metadata": to_metadata(row)})
+    """Return a row of the columns ``SHOWN``, or ``BARE``, as it was handed in."""
+    return Passage(**{name: row[name] for name in BARE}, metadata=to_metadata(row))
 
 
-def to_metadata(row: Mapping[str, Any]) -> dict[str, Scalar]:
-    return json.loads(row["metadata"])
+def to_metadata(row: Mapping[str, Any]) -> Mapping[str, Scalar]:
+    """Return the metadata of a row, or ``LEFT_OUT`` for a row that was read without it."""
+    found: Mapping[str, Scalar] = json.loads(row["metadata"]) if "metadata" in row else LEFT_OUT
+    return found
 
 
 def _counts(passages: Sequence[Passage], contents: Mapping[str, str]) -> dict[str, int]:

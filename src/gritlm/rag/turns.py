@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from time import perf_counter
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +18,13 @@ SHARING = 512  # tokens that are read at once where somebody waits for the model
 _MOST_S = 0.2  # for which nobody is let in, however long the others took
 
 Between = Callable[[], None]
+T = TypeVar("T")
+
+
+class OnModel(Protocol):
+    """How a thread that does not own the model has it do something: it waits for the result."""
+
+    def __call__(self, run: Callable[[], T]) -> T: ...
 
 
 def paced(between: Between | None) -> Between | None:

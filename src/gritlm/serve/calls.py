@@ -11,8 +11,8 @@ from types import TracebackType
 
 from gritlm.serve.inbox import Deliver
 from gritlm.serve.metrics import Meter
-from gritlm.serve.scheduler import Reservation, Ticket
-from gritlm.serve.work import Delta, Done, Event, Failed, Started, Work
+from gritlm.serve.scheduler import Reservation, Scheduler, Ticket
+from gritlm.serve.work import Delta, Done, Event, Failed, Started, ToDo, Work
 
 _BURST_S = 0.5  # at most so long pieces of an answer wait that is wanted as a whole
 
@@ -23,10 +23,16 @@ class Calls:
     Args:
         endpoint: path of the route, for the metrics.
         choices: works of one prompt, which is counted once.
+        first: whether the request waits for the model for the first time, so that the wait counts.
+        last: whether the request ends with these works, so that its time counts.
     """
 
-    def __init__(self, meter: Meter, *, endpoint: str, choices: int = 1) -> None:
+    def __init__(
+        self, meter: Meter, *, endpoint: str, choices: int = 1, first: bool = True,
+        last: bool = True,
+    ) -> None:  # fmt: skip
         self._meter, self._endpoint, self._choices = meter, endpoint, choices
+        self._first, self._last = first, last
         self._loop = asyncio.get_running_loop()
         self._events: deque[tuple[int, Event, float]] = deque()
         self._news = asyncio.Event()
@@ -43,7 +49,12 @@ class Calls:
             OverloadedError: when too many tokens wait for all of them; then none is taken.
         """
         self._tickets = place.submit(works, [self._deliverer(n) for n in range(len(works))])
-        self._waiting = set(range(len(works)))
+        self._waiting = set(range(len(works))) if self._first else set()
+
+    def submit_aside(self, scheduler: Scheduler, work: ToDo) -> None:
+        """Hand over a work of a request that keeps a place for other works, and counts by that."""
+        self._tickets = [scheduler.submit_aside(work, self._deliverer(0))]
+        self._waiting = {0} if self._first else set()
 
     def wait_for_all(self) -> None:
         """Nobody looks at single pieces: the event loop is not woken for each of them, which would
@@ -122,7 +133,7 @@ class Calls:
                 self._measure_tokens(index, event.tokens, at)
             if event.finish_reason is not None:
                 meter.whole.labels(self._endpoint).observe(at - self._arrived)
-        elif isinstance(event, Done):
+        elif isinstance(event, Done) and self._last:
             meter.whole.labels(self._endpoint).observe(at - self._arrived)
 
     def _measure_wait(self, index: int) -> None:

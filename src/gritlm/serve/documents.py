@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from time import monotonic
 from typing import Any
 
 from starlette.responses import Response
@@ -10,23 +11,26 @@ from starlette.responses import Response
 from gritlm.errors import InputError
 from gritlm.rag import filters
 from gritlm.rag.answering import Writing as RagWriting
-from gritlm.rag.engine import RagEngine
-from gritlm.rag.passages import Document
+from gritlm.rag.engine import Query, RagEngine
+from gritlm.rag.indexing import Added
+from gritlm.rag.passages import Document, Hit
+from gritlm.rag.planning import Mode
 from gritlm.serve import uploads
+from gritlm.serve.blocking import ModelThread
 from gritlm.serve.errors import ApiError, invalid
 from gritlm.serve.forms import ChatForm
 from gritlm.serve.paths import ANSWER, DOCUMENTS, SEARCH
 from gritlm.serve.reading import Reader
 from gritlm.serve.replies import Part, Tally, json_response
-from gritlm.serve.scheduler import Reservation
 from gritlm.serve.schemas.rag import AddBody, AnswerBody, Finding, SearchBody
 from gritlm.serve.service import Service
 from gritlm.serve.spelling import Spelling
-from gritlm.serve.store import Asking, Store
+from gritlm.serve.store import Asking, Store, hit_of
 from gritlm.serve.work import Event, ToContinue, Writing
 from gritlm.serve.writing import answered, stops, wants_usage
 
-_CHARACTERS = 3  # of a token, about
+_CHARACTERS = 4  # of a token in documents, about
+_PORTION = 2**16  # characters of documents that are added before other requests add theirs
 
 
 class AnswerForm(ChatForm):
@@ -75,10 +79,13 @@ class Documents:
         stop = stops(body.stop)
         reading = RagWriting(body.max_tokens, body.temperature, body.top_p, body.seed, stop)
         writing = Writing(body.max_tokens, body.temperature, body.top_p, seed=body.seed, stop=stop)
-        asking = Asking(lambda between: self._store.ask(body, reading, between))
-        tokens = min(self._store.prompt_tokens(body), service.prompts.limit)
+        calls = service.calls(ANSWER, first=False)
         with service.scheduler.reserve() as place:
-            calls = service.calls(ANSWER)
+            await service.off_loop(service.prompts.question, body.question)
+            query, hits = await self._found(service, ANSWER, body, body.mode)
+            plan = await service.searching(self._store.plan, query, hits, body, reading)
+            asking = Asking(lambda between: self._store.read(query, plan, body, reading, between))
+            tokens = min(plan.tokens, service.prompts.limit)
             calls.submit(place, [ToContinue(asking.begin, tokens, writing)])
         form = AnswerForm(service.head("rag", name, "rag.answer"), service.spelling, asking)
         return await answered(calls, form, works=1, choices=1, stream=body.stream, usage=usage)
@@ -86,45 +93,68 @@ class Documents:
     async def search(self, service: Service, body: SearchBody) -> Response:
         """Find passages."""
         _require_filter(body)
-        name = service.embedder(body.model)
-        found = await service.on_model(
-            SEARCH, lambda between: self._store.search(body, between), beside=True
+        name, started = service.embedder(body.model), monotonic()
+        with service.scheduler.reserve():
+            await service.off_loop(service.prompts.question, body.question)
+            _, hits = await self._found(service, SEARCH, body, "none")
+        service.meter.whole.labels(SEARCH).observe(monotonic() - started)
+        return json_response({"object": "list", "data": list(map(hit_of, hits)), "model": name})
+
+    async def _found(
+        self, service: Service, endpoint: str, body: Finding, mode: Mode
+    ) -> tuple[Query, list[Hit]]:
+        """Embed a question and find passages; the model goes on while the index is searched."""
+        query = await service.aside(
+            endpoint, lambda checkpoint: self._store.embed(body, mode, checkpoint)
         )
-        return json_response({"object": "list", "data": found, "model": name})
+        hits = await service.searching(self._store.nearest, query, body)
+        if not body.rerank:
+            return query, hits[: body.top_k]
+        ordered = await service.aside(
+            endpoint, lambda checkpoint: self._store.order(query, hits, body, checkpoint),
+            first=False,
+        )  # fmt: skip
+        return query, ordered
 
     async def add(self, service: Service, body: AddBody) -> Response:
         """Read, cut, embed and keep documents."""
         self._store.require_writing()
-        with service.scheduler.reserve() as place:
+        with service.scheduler.reserve():
             found, skipped = await service.off_loop_slowly(uploads.documents, body, self._reader)
-            added = await self._added(service, found, place)
-        unread = {each["name"] for each in added["skipped"]}
-        added["skipped"] = [*skipped, *added["skipped"]]
-        ids = [document.id for document in found if document.id not in unread]
-        return json_response({"object": "rag.documents.added", "ids": ids, **added})
+            _require_few_characters(found, service.scheduler.max_request_tokens)
+            added = await self._added(service, found)
+        unread = [{"name": each.path, "reason": each.reason} for each in added.skipped]
+        gone = {each["name"] for each in unread}
+        return json_response(
+            {
+                "object": "rag.documents.added",
+                "ids": [document.id for document in found if document.id not in gone],
+                "documents": added.documents, "passages": added.passages,
+                "replaced": added.replaced, "unchanged": added.unchanged,
+                "seconds": added.seconds, "skipped": [*skipped, *unread],
+            }
+        )  # fmt: skip
 
-    async def _added(
-        self, service: Service, found: list[Document], place: Reservation
-    ) -> dict[str, Any]:
-        def run(between: Callable[[], None]) -> dict[str, Any]:
-            return self._store.add(found, between)
-
-        size = sum(len(document.text) for document in found) // _CHARACTERS
-        return await service.on_model(DOCUMENTS, run, tokens=size, place=place)
+    async def _added(self, service: Service, found: Sequence[Document]) -> Added:
+        """Add documents portion by portion: other requests add theirs in between."""
+        added, started = Added(), monotonic()
+        with ModelThread(service.scheduler) as on_model:
+            for some in _portions(found):
+                await service.storing(self._store.add, some, added, on_model, of=len(found))
+        service.meter.whole.labels(DOCUMENTS).observe(monotonic() - started)
+        return added
 
     async def listed(self, service: Service, *, after: str | None, limit: int) -> Response:
         """What is stored."""
-        found = await service.on_model(
-            DOCUMENTS, lambda _: self._store.all(after=after, limit=limit), beside=True
-        )
+        with service.scheduler.reserve():
+            found = await service.searching(self._store.all, after=after, limit=limit)
         return json_response(found)
 
     async def delete(self, service: Service, document_id: str) -> Response:
         """Forget a document and what was kept of it."""
         self._store.require_writing()
-        passages = await service.on_model(
-            DOCUMENTS, lambda between: self._store.delete(document_id, between)
-        )
+        with service.scheduler.reserve():
+            passages = await service.storing(self._store.delete, document_id)
         if not passages:
             raise ApiError(
                 404, f"There is no document '{document_id[:200]}'", code="document_not_found",
@@ -132,6 +162,31 @@ class Documents:
             )  # fmt: skip
         gone = {"id": document_id, "object": "rag.document.deleted", "deleted": True}
         return json_response({**gone, "passages": passages})
+
+
+def _portions(found: Sequence[Document]) -> Iterator[Sequence[Document]]:
+    """Cut documents into runs that are added together."""
+    start = size = 0
+    for end, document in enumerate(found, start=1):
+        size += len(document.text)
+        if size >= _PORTION or end == len(found):
+            yield found[start:end]
+            start, size = end, 0
+
+
+def _require_few_characters(found: Sequence[Document], tokens: int) -> None:
+    """
+    Raises:
+        ApiError: for more text than one request may bring.
+    """
+    size, most = sum(len(document.text) for document in found), tokens * _CHARACTERS
+    if size > most:
+        raise invalid(
+            f"the documents have {size:,} characters, the server takes at most {most:,} "
+            f"({_CHARACTERS} for each of --max-request-tokens={tokens:,}) a request; send them "
+            "in several requests, or cut a long one into several documents",
+            param="documents", code="max_tokens_per_request",
+        )  # fmt: skip
 
 
 def _require_filter(body: Finding) -> None:

@@ -88,8 +88,9 @@ async def _cosines(
     with service.scheduler.reserve() as place, service.calls(RERANK) as calls:
         cut = body.truncate_prompt_tokens
         query = await service.off_loop(
-            service.prompts.texts, [body.query], instruction=instruction, cut=cut, param="query"
-        )
+            service.prompts.texts, [body.query], instruction=instruction, cut=cut, param="query",
+            name="the query",
+        )  # fmt: skip
         documents = await service.off_loop(service.prompts.texts, texts, cut=cut, param="documents")
         calls.submit(place, [ToEmbed((*query, *documents))])
         vectors_ND: Any = await calls.result()

@@ -16,7 +16,13 @@ from starlette.exceptions import HTTPException
 from gritlm.errors import GritLMError, InputError, ModeError, UnknownArgumentError
 from gritlm.rag.store.problems import IndexDamagedError, StoreFullError, StoreLockedError
 from gritlm.serve.logs import REQUEST_ID
-from gritlm.serve.problems import CutOffError, DrainingError, OverloadedError, TooLongError
+from gritlm.serve.problems import (
+    CutOffError,
+    DrainingError,
+    OverloadedError,
+    TooLongError,
+    TooManyTokensError,
+)
 
 log = logging.getLogger(__name__)
 
@@ -150,6 +156,8 @@ def as_api_error(error: GritLMError) -> ApiError:
         return draining()
     if isinstance(error, TooLongError):
         return ApiError(400, str(error), code="context_length_exceeded")
+    if isinstance(error, TooManyTokensError):
+        return ApiError(400, str(error), code="max_tokens_per_request")
     if isinstance(error, ModeError):
         return invalid(str(error), param="model", code="unsupported_value")
     if isinstance(error, InputError | UnknownArgumentError) and not isinstance(error, _OURS):

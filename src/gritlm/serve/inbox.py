@@ -89,7 +89,7 @@ class Inbox:
 
         Raises:
             TooManyError: for more than may ever wait.
-            OverloadedError: when as many works or tokens wait as may.
+            OverloadedError: when as many works wait as may.
             DrainingError: when nothing new is taken.
         """
         with self._wake:
@@ -129,6 +129,7 @@ class Inbox:
             self._refuse_closed()
             job.waits, job.waiting_tokens = False, 0
             self._arrived.append(job)
+            self._known.add(job)
             self._wake.notify_all()
 
     def take(self) -> list[Job]:
@@ -213,7 +214,6 @@ class Inbox:
             raise TooManyError(count, limit)
         if self.waiting + count > limit:
             raise self._overload(f"{self.waiting} requests", limit)
-        self._refuse_overload(0)
 
     def _withdraw(self, count: int) -> None:
         self._reserved -= count
@@ -226,7 +226,7 @@ class Inbox:
 
     def _refuse_overload(self, tokens: int) -> None:
         limit = self._limits.max_waiting_tokens
-        if self._tokens and self._tokens + tokens > limit:
+        if tokens > self._limits.share and self._tokens and self._tokens + tokens > limit:
             raise self._overload(f"requests of {self._tokens} tokens", limit)
 
     def _overload(self, waiting: str, limit: int) -> OverloadedError:

@@ -24,8 +24,11 @@ class Limits:
         max_num_batched_tokens: tokens of texts to embed, or of a prompt, between two steps of the
             running chats; a longer text is read alone. None for 512 on a CPU, 16,384 on a GPU.
         max_waiting: requests that wait; one more is refused.
-        max_waiting_tokens: the same in tokens of their prompts. A request that has more by itself
-            is taken when nothing else waits.
+        max_request_tokens: tokens of all prompts and texts of one request; one prompt that fits
+            the model is never too many.
+        max_waiting_tokens: tokens of all waiting requests. Each has a share (a ``max_waiting``-th)
+            to itself: a request of at most its share is refused for their number only. A larger
+            one is taken when no other waits.
 
     Raises:
         InputError: for a value below 1.
@@ -35,13 +38,19 @@ class Limits:
     max_model_len: int | None = None
     max_num_batched_tokens: int | None = None
     max_waiting: int = 256
-    max_waiting_tokens: int = 2**18
+    max_request_tokens: int = 300_000
+    max_waiting_tokens: int = 2**20
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
             if value is not None and value < 1:
                 raise InputError(f"{field.name}={value}; expected 1 or more")
+
+    @property
+    def share(self) -> int:
+        """Tokens of a waiting request that are always taken."""
+        return self.max_waiting_tokens // self.max_waiting
 
     def length_for(self, model: GritLM) -> int:
         """Tokens that a prompt and its answer may have together.

@@ -35,6 +35,17 @@ class TooManyError(InputError):
         )
 
 
+class TooManyTokensError(InputError):
+    """A request with more tokens, in all of its texts, than one request may have."""
+
+    def __init__(self, tokens: int, limit: int) -> None:
+        super().__init__(
+            f"the request has {tokens:,} tokens in all of its texts, the server takes at most "
+            f"{limit:,} a request; send it as several requests, or start the server with a larger "
+            "--max-request-tokens"
+        )
+
+
 class CutOffError(DrainingError):
     """The time to end work is over, and this work was taken: it may have had its effect."""
 

@@ -13,10 +13,14 @@ from gritlm.lm.gritlm import GritLM
 from gritlm.lm.tokens import Prompt, SegmentTokenizer
 from gritlm.prompts import for_yes_no, gritlm_instruction
 from gritlm.serve.errors import invalid, too_long
+from gritlm.serve.problems import TooManyTokensError
 
 Ids = tuple[int, ...]
 Item = str | list[int]  # a text, or its ids
 Frame = tuple[list[int], list[int]]  # ids before the pooled ones, and those behind the text
+
+
+_CHARACTERS = 16  # of a token in texts of a request together; four are usual
 
 
 class Prompts:
@@ -24,12 +28,14 @@ class Prompts:
 
     Args:
         limit: tokens of a prompt with its answer, or of a text.
+        most: tokens of all texts of one request; None for any number.
     """
 
-    def __init__(self, model: GritLM, *, limit: int) -> None:
-        self.limit = limit
+    def __init__(self, model: GritLM, *, limit: int, most: int | None = None) -> None:
+        self.limit, self._request_tokens = limit, most
         self.tokens = SegmentTokenizer(model.tokenizer)
         self._settings = model.settings
+        self._longest = max(map(len, model.tokenizer.get_vocab()))  # characters of a token
         self._vocabulary = int(model.model.get_input_embeddings().num_embeddings)
 
     def chat(self, messages: Sequence[Message]) -> Ids:
@@ -58,13 +64,14 @@ class Prompts:
 
     def texts(
         self, items: Sequence[Item], *, instruction: str = "", cut: int | None = None,
-        param: str = "input",
+        param: str = "input", name: str = "text {}",
     ) -> tuple[Prompt, ...]:  # fmt: skip
         """Texts to embed, or their ids, each behind the header of its instruction.
 
         Args:
             instruction: in plain words; empty for none.
             cut: tokens a text is cut to with its header; -1 for the model's own limit.
+            name: of a text in messages, with its number.
 
         Raises:
             ApiError: for a text that is too long and not to be cut, naming it.
@@ -74,6 +81,10 @@ class Prompts:
         header = gritlm_instruction(instruction)
         frame = self._frame(header)
         self._require_header_room(room, frame)
+        if most is None:
+            self.require_characters(list(map(characters, items)), name, param=param)
+        else:  # what is cut off anyway is not tokenized
+            items = [item[: room * self._longest] if characters(item) else item for item in items]
         texts = [item for item in items if isinstance(item, str)]
         if len(texts) == len(items):
             made, _ = self.tokens.for_embedding(
@@ -88,8 +99,21 @@ class Prompts:
             self._require_room(made, param)
         return tuple(made)
 
+    def question(self, text: str) -> int:
+        """Return the tokens of a question that is searched with.
+
+        Raises:
+            ApiError: for one that is longer than the model takes.
+        """
+        instruction = self._settings.query_instruction
+        (prompt,) = self.texts(
+            [text], instruction=instruction, param="question", name="the question"
+        )
+        return len(prompt.ids)
+
     def question_about(self, question: str) -> Ids:
         """What asks behind a passage whether it answers a question."""
+        self.require_characters([len(question)], "the query", param="query")
         return tuple(self.tokens.for_chat(for_yes_no(question), start=False).ids)
 
     def first_id(self, word: str) -> int:
@@ -139,6 +163,26 @@ class Prompts:
                 )  # fmt: skip
         return tuple(ids)
 
+    def require_characters(self, sizes: Sequence[int], name: str, *, param: str) -> None:
+        """Refuse texts that cannot fit, by their characters, before time is spent on their tokens.
+
+        Args:
+            name: of a text, with its number.
+
+        Raises:
+            ApiError: naming the text that is too long.
+        """
+        for index, size in enumerate(sizes):
+            if size > self.limit * self._longest:
+                raise too_long(
+                    f"{name.format(index)} has {size:,} characters, which are at least "
+                    f"{-(-size // self._longest):,} tokens; this model's maximum context length is "
+                    f"{self.limit}. Shorten it", param=param,
+                )  # fmt: skip
+        total, most = sum(sizes), self._request_tokens
+        if most is not None and total > most * _CHARACTERS:
+            raise TooManyTokensError(total // _CHARACTERS, most)
+
     def _most(self, cut: int | None) -> int | None:
         if cut is None:
             return None
@@ -174,6 +218,11 @@ class Prompts:
                     f"this model's maximum context length is {self.limit}. Shorten it, or send "
                     "truncate_prompt_tokens=-1 to have it cut", param=param,
                 )  # fmt: skip
+
+
+def characters(item: Item) -> int:
+    """Return the characters of a text; ids have none."""
+    return len(item) if isinstance(item, str) else 0
 
 
 def _framed(ids: Ids, room: int, frame: Frame) -> Prompt:

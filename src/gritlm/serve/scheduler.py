@@ -12,11 +12,11 @@ from gritlm.errors import InputError
 from gritlm.lm.gritlm import GritLM
 from gritlm.lm.texts import at_least_one
 from gritlm.serve.answer import sampler_of
-from gritlm.serve.inbox import Deliver, Inbox, Job
+from gritlm.serve.inbox import Deliver, Inbox, Job, tokens_of
 from gritlm.serve.limits import Limits
 from gritlm.serve.loop import Loop, cut_off
 from gritlm.serve.places import Places, places
-from gritlm.serve.problems import TooLongError
+from gritlm.serve.problems import TooLongError, TooManyTokensError
 from gritlm.serve.work import ToContinue, ToDo, ToEmbed, ToWrite, Work
 
 _PATIENCE_S = 1.0  # for a thread in the middle of something
@@ -77,11 +77,16 @@ class Reservation:
 
     def submit(self, works: Sequence[Work], deliver: Sequence[Deliver]) -> list[Ticket]:
         """Turn it into works, all of them or none; see :meth:`Scheduler.submit`. It can be turned
-        once."""
+        once.
+
+        Raises:
+            TooManyTokensError: for more tokens than one request may have.
+        """
         assert self._open, "it is turned once"
         assert len(works) == self._count, "each place is turned into one work"
         for work in works:
             self._scheduler.check(work)
+        self._scheduler.check_tokens(sum(map(tokens_of, works)))
         self._open = False
         pairs = zip(works, deliver, strict=True)
         jobs = [Job(work, told, number=number) for number, (work, told) in enumerate(pairs)]
@@ -118,6 +123,7 @@ class Scheduler:
         limits = Limits() if limits is None else limits
         self._model, self._inbox = model, Inbox(limits)
         self.max_model_len = limits.length_for(model)
+        self.max_request_tokens = max(limits.max_request_tokens, self.max_model_len)
         self._slots, self._budget = limits.max_num_seqs, limits.budget_for(model)
         self._places: Places | None = None
         self._loop: Loop | None = None
@@ -223,6 +229,15 @@ class Scheduler:
                 raise InputError("the prompt has no tokens; expected at least one")
             if len(work.ids) >= self.max_model_len:
                 raise TooLongError(len(work.ids), self.max_model_len)
+
+    def check_tokens(self, tokens: int) -> None:
+        """Refuse a request with more tokens than one request may have.
+
+        Raises:
+            TooManyTokensError: with the numbers.
+        """
+        if tokens > self.max_request_tokens:
+            raise TooManyTokensError(tokens, self.max_request_tokens)
 
     def stats(self) -> Stats:
         """How it stands, from any thread; numbers may be of neighbouring moments."""

@@ -16,13 +16,15 @@ from gritlm.serve.errors import ApiError, invalid, no_model
 from gritlm.serve.metrics import Meter
 from gritlm.serve.probe import Probe
 from gritlm.serve.prompts import Prompts
-from gritlm.serve.scheduler import Reservation, Scheduler
+from gritlm.serve.scheduler import Scheduler
 from gritlm.serve.settings import Settings
 from gritlm.serve.spelling import Spelling
 from gritlm.serve.work import ToDo
 
 if TYPE_CHECKING:
     from gritlm.serve.documents import Documents
+
+_SEARCHES = 2  # threads; LanceDB uses more for each search
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -47,7 +49,9 @@ class Service:
         self.model, self.scheduler, self.settings = model, scheduler, settings
         self.budget = budget
         self.meter = Meter(scheduler.stats)
-        self.prompts = Prompts(model, limit=scheduler.max_model_len)
+        self.prompts = Prompts(
+            model, limit=scheduler.max_model_len, most=scheduler.max_request_tokens
+        )
         self.spelling = Spelling(self.prompts.tokens)
         self.created, self.fingerprint = int(time()), model.lm.fingerprint
         self.draining, self.running = False, 0
@@ -55,12 +59,14 @@ class Service:
         self._probe = Probe(model, scheduler, settings.health_timeout_s)
         self._pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="gritlm-tokenize")
         self._readers = ThreadPoolExecutor(1, thread_name_prefix="gritlm-uploads")
+        self._searches = ThreadPoolExecutor(_SEARCHES, thread_name_prefix="gritlm-search")
+        self._writes = ThreadPoolExecutor(1, thread_name_prefix="gritlm-store")
 
     def close(self) -> None:
-        """End the threads that tokenize and read files."""
+        """End the threads that tokenize, read files, search and write documents."""
         if self._documents is not None:
             self._documents.close()
-        for pool in (self._pool, self._readers):
+        for pool in (self._pool, self._readers, self._searches, self._writes):
             pool.shutdown(wait=True, cancel_futures=True)
 
     async def off_loop(self, call: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
@@ -78,28 +84,39 @@ class Service:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._readers, lambda: call(*args, **options))
 
-    async def on_model(
-        self, endpoint: str, run: Callable[[Callable[[], None]], T], *, tokens: int = 0,
-        place: Reservation | None = None, beside: bool = False,
-    ) -> T:  # fmt: skip
-        """Run on the model's thread, between two steps.
+    async def searching(self, call: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
+        """Read the index of documents, while the model and the event loop go on."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._searches, lambda: call(*args, **options))
+
+    async def storing(self, call: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
+        """Write documents, one call at a time in the order of the calls: requests that make several
+        take turns."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._writes, lambda: call(*args, **options))
+
+    async def aside(
+        self, endpoint: str, run: Callable[[Callable[[], None]], T], *, first: bool = True
+    ) -> T:
+        """Run short work on the model's thread, for a request that keeps a place for other works.
 
         Args:
-            run: is handed what it calls now and then in long work.
-            tokens: that it reads, about.
-            place: that was kept for it.
-            beside: see :class:`gritlm.serve.work.ToDo`.
+            run: is handed the checkpoint that it calls now and then in long work.
+            first: whether the request waits for the model for the first time.
         """
-        with place or self.scheduler.reserve() as kept, self.calls(endpoint) as calls:
-            calls.submit(kept, [ToDo(run, tokens, beside)])
+        with self.calls(endpoint, first=first, last=False) as calls:
+            calls.submit_aside(self.scheduler, ToDo(run, beside=True))
             return await calls.result()  # type: ignore[return-value]
 
-    def calls(self, endpoint: str, *, choices: int = 1) -> Calls:
+    def calls(
+        self, endpoint: str, *, choices: int = 1, first: bool = True, last: bool = True
+    ) -> Calls:
         """
         Args:
             choices: works of one prompt.
+            first, last: whether the request waits for the model first, or ends, with them.
         """
-        return Calls(self.meter, endpoint=endpoint, choices=choices)
+        return Calls(self.meter, endpoint=endpoint, choices=choices, first=first, last=last)
 
     def named(self, asked: str | None) -> str:
         """The name under which the model answers.

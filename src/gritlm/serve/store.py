@@ -1,27 +1,35 @@
-"""The store's verbs as the server uses them. All run on the model's thread, one at a time."""
+"""The store's verbs as the server uses them. Only :meth:`Store.embed`, :meth:`Store.order` and
+:meth:`Store.read` use the model, on its thread; all others run in any thread."""
 
 from __future__ import annotations
 
 import logging
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from time import perf_counter
 from typing import Any
 
+import orjson
+
 from gritlm.rag.answering import Source, Writing
-from gritlm.rag.engine import Asked, RagEngine
+from gritlm.rag.assemble import Plan
+from gritlm.rag.engine import Asked, Query, RagEngine
+from gritlm.rag.index import Indexed
 from gritlm.rag.indexing import Added
-from gritlm.rag.passages import Document, Hit
+from gritlm.rag.passages import LEFT_OUT, Document, Hit, Scalar
+from gritlm.rag.planning import Mode
 from gritlm.rag.retrieval import Search
 from gritlm.rag.store.problems import StoreFullError
+from gritlm.rag.turns import OnModel, paced
 from gritlm.serve.errors import ApiError, no_room
 from gritlm.serve.schemas.rag import AnswerBody, Finding
 from gritlm.serve.work import Delta, Event, Started
 
 log = logging.getLogger(__name__)
 
-_PROMPT = 64  # tokens of a question with all that is put around it, about
+PAGE_BYTES = 4 * 2**20  # of documents in one answer, about
+_FIRST_READ = 8  # documents of a page that are read before their size is known
 
 
 class Store:
@@ -45,59 +53,82 @@ class Store:
                 "without --store-read-only", code="read_only",
             )  # fmt: skip
 
-    def add(self, documents: Sequence[Document], between: Callable[[], None]) -> dict[str, Any]:
+    def add(
+        self, documents: Sequence[Document], added: Added, on_model: OnModel, *, of: int
+    ) -> None:
         """Add what is not known yet; what has changed replaces its old passages.
+
+        Args:
+            added: takes what was done as it goes.
+            on_model: runs what uses the model.
+            of: documents of the whole request.
 
         Raises:
             ApiError: when the disk is full.
         """
-        added = Added()
         try:
-            self._engine.add(list(documents), between=between, done=added)
+            self._engine.add(list(documents), on_model=on_model, done=added)
         except StoreFullError as error:
             log.error("documents could not be added: %s", error)  # it names a path of ours
-            raise no_room(added.documents + added.unchanged, len(documents)) from error
-        return {
-            "documents": added.documents, "passages": added.passages, "replaced": added.replaced,
-            "unchanged": added.unchanged, "seconds": added.seconds,
-            "skipped": [{"name": each.path, "reason": each.reason} for each in added.skipped],
-        }  # fmt: skip
+            raise no_room(added.documents + added.unchanged, of) from error
 
     def all(self, *, after: str | None, limit: int) -> dict[str, Any]:
-        """The documents that come after an id, in the order of their ids."""
+        """The documents that come after an id, in the order of their ids; a page ends early when
+        it gets large."""
         known = sorted(self._engine.index.known())  # ids only, kept until somebody writes
         rest = known if after is None else known[bisect_right(known, after) :]
-        shown = [
-            {
-                "id": each.id, "object": "rag.document", "title": each.title,
-                "passages": each.passages, "metadata": dict(each.metadata),
-            }
-            for each in self._engine.documents(rest[:limit])
-        ]  # fmt: skip
+        shown, read = self._page(rest[:limit])
         return {
-            "object": "list", "data": shown, "total": len(known), "has_more": len(rest) > limit,
-            "last_id": shown[-1]["id"] if shown else None,
+            "object": "list", "data": shown, "total": len(known), "has_more": len(rest) > read,
+            "last_id": rest[read - 1] if read else None,
         }  # fmt: skip
 
-    def delete(self, document_id: str, between: Callable[[], None]) -> int:
+    def _page(self, ids: Sequence[str]) -> tuple[list[dict[str, Any]], int]:
+        """Return documents as far as they fit a page, at least one, and how many ids were read."""
+        shown: list[dict[str, Any]] = []
+        read, size, step = 0, 0, _FIRST_READ
+        while read < len(ids) and (not read or size < PAGE_BYTES):
+            for document in self._engine.documents(ids[read : read + step], whole=False):
+                shown.append(_listed(document))
+                size += len(orjson.dumps(shown[-1]))
+            read += min(step, len(ids) - read)
+            step = max(1, (PAGE_BYTES - size) * read // max(1, size))  # by the size of those read
+        return shown, read
+
+    def delete(self, document_id: str) -> int:
         """Forget a document; how many passages it had."""
-        return self._engine.delete(document_id, between=between)
+        return self._engine.delete(document_id)
 
-    def search(self, finding: Finding, between: Callable[[], None]) -> list[dict[str, Any]]:
-        """Passages, the best first."""
-        hits = self._engine.find(finding.question, search_of(finding), between=between)
-        return [_hit(hit) for hit in hits]
+    def embed(self, body: Finding, mode: Mode, checkpoint: Callable[[], None]) -> Query:
+        """Embed a question."""
+        return self._engine.query(
+            body.question, mode=mode, search=search_of(body), between=paced(checkpoint)
+        )
 
-    def ask(self, body: AnswerBody, writing: Writing, between: Callable[[], None]) -> Asked:
-        """Find passages and read the prompt."""
-        return self._engine.ask(
-            body.question, mode=body.mode, blocks=body.blocks, search=search_of(body),
-            writing=writing, between=between,
-        )  # fmt: skip
+    def nearest(self, query: Query, body: Finding) -> list[Hit]:
+        """The passages nearest to a question, the best first."""
+        return self._engine.nearest(query, search_of(body))
 
-    def prompt_tokens(self, body: AnswerBody) -> int:
-        """Tokens that a prompt has, about."""
-        return body.top_k * self._engine.cutting.max_tokens + _PROMPT + len(body.question) // 3
+    def order(
+        self, query: Query, hits: list[Hit], body: Finding, checkpoint: Callable[[], None]
+    ) -> list[Hit]:
+        """The best of some passages, in the model's own order if that is asked for."""
+        return self._engine.ordered(query, hits, search_of(body), between=paced(checkpoint))
+
+    def plan(self, query: Query, hits: list[Hit], body: AnswerBody, writing: Writing) -> Plan:
+        """The prompt of an answer."""
+        return self._engine.plan(
+            query, hits, search_of(body), mode=body.mode, blocks=body.blocks, writing=writing
+        )
+
+    def read(
+        self, query: Query, plan: Plan, body: AnswerBody, writing: Writing,
+        checkpoint: Callable[[], None],
+    ) -> Asked:  # fmt: skip
+        """Read the prompt of an answer."""
+        return self._engine.read(
+            query, plan, blocks=body.blocks, writing=writing, between=paced(checkpoint)
+        )
 
 
 class Asking:
@@ -149,9 +180,22 @@ class Asking:
 
 def search_of(finding: Finding) -> Search:
     """How passages are found. A filter is names and values, never SQL."""
-    return Search(finding.top_k, finding.filter, finding.hybrid, finding.rerank)
+    return Search(finding.top_k, finding.filter, finding.hybrid, finding.rerank, whole=False)
 
 
-def _hit(hit: Hit) -> dict[str, Any]:
-    about = {"rank": hit.rank, "metadata": dict(hit.passage.metadata)}
+def hit_of(hit: Hit) -> dict[str, Any]:
+    """A passage as a search answers it."""
+    about = {"rank": hit.rank, "metadata": _metadata(hit.passage.metadata)}
     return asdict(Source.of(hit)) | about
+
+
+def _listed(document: Indexed) -> dict[str, Any]:
+    return {
+        "id": document.id, "object": "rag.document", "title": document.title,
+        "passages": document.passages, "metadata": _metadata(document.metadata),
+    }  # fmt: skip
+
+
+def _metadata(metadata: Mapping[str, Scalar]) -> dict[str, Scalar] | None:
+    """Metadata as it is answered; None for one that is too large to be."""
+    return None if metadata is LEFT_OUT else dict(metadata)

@@ -10,7 +10,7 @@ from gritlm.serve.calls import Calls
 from gritlm.serve.errors import invalid
 from gritlm.serve.forms import ChatForm, CompletionForm
 from gritlm.serve.paths import CHAT, COMPLETIONS
-from gritlm.serve.prompts import Ids
+from gritlm.serve.prompts import Ids, characters
 from gritlm.serve.replies import Form, as_stream, as_whole
 from gritlm.serve.schemas.chat import ChatBody
 from gritlm.serve.schemas.common import StreamOptions
@@ -27,6 +27,8 @@ async def chat(service: Service, body: ChatBody) -> Response:
     name, logprobs = service.writer(body.model), _chat_logprobs(body)
     usage = wants_usage(body.stream, body.stream_options)
     turns = [message.as_turn() for message in body.messages]
+    size = sum(len(turn["content"]) for turn in turns)
+    service.prompts.require_characters([size], "the prompt", param="messages")
     choices = body.n or 1
     with service.scheduler.reserve(choices) as place:
         calls = service.calls(CHAT, choices=choices)
@@ -49,6 +51,8 @@ async def complete(service: Service, body: CompletionsBody) -> Response:
     prompts = body.prompt
     if len(prompts) > _MOST_PROMPTS:
         raise invalid(f"{len(prompts)} prompts; expected at most {_MOST_PROMPTS}", param="prompt")
+    sizes = [characters(prompt) for prompt in prompts]
+    service.prompts.require_characters(sizes, "prompt {}", param="prompt")
     choices = body.n or 1
     with service.scheduler.reserve(len(prompts) * choices) as place:
         calls = service.calls(COMPLETIONS, choices=choices)

@@ -6,6 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from gritlm.errors import InputError
+from gritlm.rag import filters
+from gritlm.rag.filters import MOST_TERMS
 from gritlm.serve.schemas.chat import ChunkChoice
 from gritlm.serve.schemas.common import (
     Body,
@@ -24,13 +27,29 @@ from gritlm.serve.schemas.common import (
 )
 
 Scalar = str | int | float | bool | None
+
+
+def _few_terms(given: Any) -> Any:
+    """Refuse a filter of very many values before each of them is looked at."""
+    if isinstance(given, dict):
+        try:
+            filters.require_few_terms(given)
+        except InputError as error:
+            raise refused("too_many", str(error)) from None
+    return given
+
+
 Filter = Annotated[
-    dict[str, Scalar | Annotated[list[Scalar], Field(fail_fast=True, max_length=1000)]],
-    BeforeValidator(bounded),
+    dict[str, Scalar | Annotated[list[Scalar], Field(fail_fast=True, max_length=MOST_TERMS)]],
+    BeforeValidator(_few_terms),
     Field(min_length=1, description="Names of metadata with a value, or with several of which one "
-          "fits."),
+          f"fits; at most {MOST_TERMS} values in all."),
 ]  # fmt: skip
 Metadata = Annotated[dict[str, Scalar], BeforeValidator(bounded)]
+ShownMetadata = Annotated[
+    dict[str, Any] | None,
+    Field(description="null: a document of an older version has more than 32 KiB of it."),
+]
 TopPassages = Annotated[int, Field(ge=1, le=100)]
 
 
@@ -78,11 +97,12 @@ class DocumentReply(Reply):
     object: Literal["rag.document"]
     title: str
     passages: int
-    metadata: dict[str, Any]
+    metadata: ShownMetadata
 
 
 class DocumentsReply(Reply):
-    """``after=last_id`` asks for the next ones."""
+    """``after=last_id`` asks for the next ones while ``has_more``; a page ends at ``limit``
+    documents or some 4 MiB."""
 
     object: Literal["list"]
     data: list[DocumentReply]
@@ -132,7 +152,7 @@ class PassageReply(Reply):
 
 class HitReply(PassageReply):
     rank: int
-    metadata: dict[str, Any]
+    metadata: ShownMetadata
 
 
 class SearchReply(Reply):
