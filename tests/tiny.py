@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ CHAT = (
 )
 
 
-def tokenizer() -> hf.PreTrainedTokenizerFast:
+def tokenizer(sentences: Sequence[str] = SENTENCES) -> hf.PreTrainedTokenizerFast:
     """Byte-level BPE with BOS in front of every sequence."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -32,7 +33,7 @@ def tokenizer() -> hf.PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    bpe.train_from_iterator(SENTENCES * 4, trainer)
+    bpe.train_from_iterator([*sentences] * 4, trainer)
     bpe.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     return hf.PreTrainedTokenizerFast(
         tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", pad_token="<pad>",

@@ -14,8 +14,8 @@ from gritlm.evaluation.results import Half
 Kind = Literal["GritLM", "sentence-transformers"]
 
 ENCODER_FILE = "modules.json"  # what sentence-transformers calls its folders by
-_COUNTED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*_*/*.json",
-            "*_*/*.safetensors")  # fmt: skip
+_COUNTED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
+_INSIDE = ("*_*/*.json", "*_*/*.safetensors")  # the folders of sentence-transformers' modules
 _ASIDE = ("trainer_state.json", "source.json")  # how it was made, not what it says
 _TWICE = "consolidated*"  # the same weights once more, in the format of Mistral's own library
 _HEADS = ("lm_head.", "embed_out.")  # what transformers calls LM heads
@@ -59,9 +59,10 @@ def find(name: str) -> Subject:
     """
     label, what = _split(name)
     source, adapter = _resolve(what)
-    kind: Kind = "sentence-transformers" if (source / ENCODER_FILE).is_file() else "GritLM"
+    kind: Kind = "sentence-transformers" if _is_encoder(source) else "GritLM"
     folders = [("model", source), *([] if adapter is None else [("adapter", adapter)])]
-    files = [pair for where, folder in folders for pair in _files(where, folder)]
+    patterns = _COUNTED + (_INSIDE if kind == "sentence-transformers" else ())
+    files = [pair for where, folder in folders for pair in _files(where, folder, patterns)]
     weights = [path for _, path in files if path.suffix == ".safetensors"]
     # of sentence-transformers they may lie in the folder of a module
     inside = [path for path in weights if kind != "GritLM" or path.parent == source]
@@ -76,6 +77,13 @@ def find(name: str) -> Subject:
         label, kind, source, adapter, digests.of_files(files),
         any(name.startswith(_HEADS) for name, _ in sizes), about,
     )  # fmt: skip
+
+
+def _is_encoder(folder: Path) -> bool:
+    """Whether a folder is a sentence-transformers model; ours say so only to other libraries."""
+    from gritlm.lm.settings import FILE
+
+    return (folder / ENCODER_FILE).is_file() and not (folder / FILE).is_file()
 
 
 def find_all(names: Sequence[str]) -> list[Subject]:
@@ -114,7 +122,7 @@ def _resolve(what: str) -> tuple[Path, Path | None]:
     from gritlm.lm import checkpoint
 
     place = Path(what).expanduser()
-    if place.is_dir() and (place / ENCODER_FILE).is_file():
+    if _is_encoder(place):
         return place, None
     what = str(place) if place.is_dir() else what
     _require_base(what)
@@ -150,7 +158,7 @@ def _fetched(name: str) -> Path:
 
     try:
         return Path(
-            snapshot_download(name, allow_patterns=list(_COUNTED), ignore_patterns=[_TWICE])
+            snapshot_download(name, allow_patterns=[*_COUNTED, *_INSIDE], ignore_patterns=[_TWICE])
         )
     except (OSError, ValueError) as why:
         raise DownloadError(
@@ -159,9 +167,9 @@ def _fetched(name: str) -> Path:
         ) from None
 
 
-def _files(where: str, folder: Path) -> list[tuple[str, Path]]:
+def _files(where: str, folder: Path, patterns: Sequence[str]) -> list[tuple[str, Path]]:
     """The files of a folder that decide what the model says."""
-    paths = sorted({path for pattern in _COUNTED for path in folder.glob(pattern)})
+    paths = sorted({path for pattern in patterns for path in folder.glob(pattern)})
     return [
         (f"{where}/{path.relative_to(folder).as_posix()}", path)
         for path in paths

@@ -6,15 +6,23 @@ were then silently those of a causal model. Such a model is refused.
 
 from __future__ import annotations
 
+import logging
+from typing import Any
+
 import torch
 
 from gritlm.errors import AttentionError, GritLMError, ModelError
 from gritlm.lm.model import UnifiedLM
 
+log = logging.getLogger(__name__)
+
 _LENGTH = 6
 # Below any real effect of a changed token, above rounding in bfloat16 of equal inputs (which is 0).
 _TOLERANCE = 1e-6
+_ALIKE = 0.99  # cosine of states that two kernels compute; in bfloat16 they differ by 1e-3
 _SAMPLE = 256
+# What models raise whose attention is of another form than the views expect.
+_UNLIKE = (AttributeError, TypeError, ValueError, RuntimeError)
 
 
 def require_views(lm: UnifiedLM) -> None:
@@ -29,7 +37,7 @@ def require_views(lm: UnifiedLM) -> None:
         _require_views(lm)
     except GritLMError:
         raise
-    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+    except _UNLIKE as error:
         raise AttentionError(
             f"{type(lm.causal).__name__} cannot be read bidirectionally ({error}); it can write: "
             "mode='generative'"
@@ -38,12 +46,7 @@ def require_views(lm: UnifiedLM) -> None:
 
 @torch.inference_mode()
 def _require_views(lm: UnifiedLM) -> None:
-    first, last, filler = _unlike_tokens(lm)
-    ids_BL = torch.full((3, _LENGTH + 2), filler, device=lm.device)
-    ids_BL[:, 0] = first
-    ids_BL[1, _LENGTH - 1] = last
-    mask_BL = torch.ones_like(ids_BL)
-    mask_BL[:2, _LENGTH:] = 0
+    ids_BL, mask_BL = _texts(lm)
     short_BL, name = ids_BL[:2, :_LENGTH], type(lm.causal).__name__
     for kind, ids, mask in (("padded", ids_BL, mask_BL), ("unpadded", short_BL, None)):
         if _change(lm, ids, mask, causal=False) <= _TOLERANCE:
@@ -56,6 +59,33 @@ def _require_views(lm: UnifiedLM) -> None:
             f"{name}: the first token sees the last one in the causal pass; this is an encoder, "
             "and gritlm takes decoders (Llama, Mistral, Qwen, ...)"
         )
+
+
+def reads_alike(lm: UnifiedLM, view: Any) -> bool:
+    """Return whether another view of the decoder computes the same bidirectional states."""
+    try:
+        return _reads_alike(lm, view)
+    except (GritLMError, *_UNLIKE) as error:
+        log.info("%s cannot be read bidirectionally: %s", type(lm.causal).__name__, error)
+        return False
+
+
+@torch.inference_mode()
+def _reads_alike(lm: UnifiedLM, view: Any) -> bool:
+    """Compare padded and unpadded texts; a change of the last token has to move the first state.
+
+    The first state alone would not do: in many models it is large and hardly changes.
+    """
+    ids_BL, mask_BL = _texts(lm)
+    for ids, mask in ((ids_BL, mask_BL), (ids_BL[:2, :_LENGTH], None)):
+        own_BLD = lm.hidden(ids, mask, causal=False).float()
+        other_BLD = view(ids, attention_mask=mask, use_cache=False).last_hidden_state.float()
+        real_BL = torch.ones_like(ids) if mask is None else mask
+        cosine_T = torch.cosine_similarity(own_BLD, other_BLD, dim=-1)[real_BL.bool()]
+        moved = (other_BLD[0, 0] - other_BLD[1, 0]).abs().max()
+        if not (cosine_T.min() >= _ALIKE and moved > _TOLERANCE):
+            return False
+    return True
 
 
 def _change(
@@ -73,6 +103,17 @@ def _change(
             f"{lm.dtype}: its weights are damaged, or need dtype='float32' or 'bfloat16'"
         )
     return float((state_BD[0] - state_BD[1]).abs().max())
+
+
+def _texts(lm: UnifiedLM) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two texts of :data:`_LENGTH` tokens that differ in the last one, a longer one; the mask."""
+    first, last, filler = _unlike_tokens(lm)
+    ids_BL = torch.full((3, _LENGTH + 2), filler, device=lm.device)
+    ids_BL[:, 0] = first
+    ids_BL[1, _LENGTH - 1] = last
+    mask_BL = torch.ones_like(ids_BL)
+    mask_BL[:2, _LENGTH:] = 0
+    return ids_BL, mask_BL
 
 
 def _unlike_tokens(lm: UnifiedLM) -> list[int]:

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from gritlm.errors import ModelError
-from gritlm.lm import default, lora
+from gritlm.lm import default, export, lora
 from gritlm.lm.model import UnifiedLM
 from gritlm.lm.settings import PROJECTION_FILE, Settings
 
@@ -97,9 +97,20 @@ def save(
         lm.causal.save_pretrained(staging)
         tokenizer.save_pretrained(staging)
         settings.save(staging)
-        if projection is not None:
-            save_file(projection.state_dict(), staging / PROJECTION_FILE)
-        for path in sorted(staging.iterdir()):
-            path.replace(folder / path.name)
+        head = None if projection is None else projection.state_dict()
+        if head is not None:
+            save_file(head, staging / PROJECTION_FILE)
+        reason = export.obstacle(lm, settings)
+        export.write(staging, lm.config, settings, head, obstacle=reason)
+        join(staging, folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def join(work: Path, folder: Path) -> None:
+    """Move all files and folders of ``work`` into ``folder``, over those of the same names."""
+    for path in sorted(work.iterdir()):
+        target = folder / path.name
+        if target.is_dir():
+            shutil.rmtree(target)
+        path.replace(target)

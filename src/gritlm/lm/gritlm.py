@@ -294,7 +294,11 @@ class GritLM:
         return hf_generate(self.lm, inputs, kv=kv, pad_id=self.tokenizer.pad_token_id, **options)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write a folder that ``GritLM(folder)`` and plain transformers load."""
+        """Write a folder that ``GritLM``, transformers, sentence-transformers and mteb load.
+
+        A model whose vectors sentence-transformers cannot compute is written for the others only:
+        a warning names the reason, and ``SentenceTransformer(folder)`` raises it.
+        """
         checkpoint.save(self.lm, self.tokenizer, self.settings, self.projection, Path(folder))
 
     @property
@@ -345,7 +349,7 @@ class GritLM:
     def _length(self, asked: int | None) -> int:
         limit = self.lm.max_positions
         if asked is None:
-            return min(self.settings.max_length, limit or self.settings.max_length)
+            return self.settings.longest_text(limit)
         texts.at_least_one(asked, name="max_length")
         if limit is not None and asked > limit:
             raise InputError(f"max_length={asked}, the model takes at most {limit} tokens")

@@ -83,6 +83,7 @@ def load(
         # An adapter's names are those of the whole model, so the head is dropped after merging.
         kind = _class_for(mode if adapter is None else "unified")
         model = _weights(kind, source, dtype=chosen, **options)
+        _forget_causal(model.config)
         if not placed and "quantization_config" not in options:
             model = model.to(target)
     resized = False
@@ -212,6 +213,12 @@ def _weights(kind: Any, source: str, **options: Any) -> Any:
             "LM head (then use mode='embedding')"
         )
     return model
+
+
+def _forget_causal(config: Any) -> None:
+    """Drop the ``is_causal: true`` of saved folders, which transformers hands to each layer."""
+    if config.__dict__.get("is_causal") is True:
+        del config.is_causal
 
 
 def _class_for(mode: str) -> Any:

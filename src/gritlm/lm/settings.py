@@ -71,6 +71,10 @@ class Settings:
     def embeds_causally(self) -> bool:
         return self.attn.startswith("cc")
 
+    def longest_text(self, positions: int | None) -> int:
+        """Tokens that a text is cut to by default, in a model built for ``positions`` tokens."""
+        return min(self.max_length, positions or self.max_length)
+
     def but(self, **changes: Any) -> Settings:
         """These settings with those of ``changes`` that are not None."""
         return replace(self, **{k: v for k, v in changes.items() if v is not None})

@@ -9,6 +9,7 @@ is passed as an argument).
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -44,6 +45,23 @@ def bidirectional(decoder: nn.Module) -> Any:
             module.sliding_window = NO_WINDOW
     pairs = zip(decoder.parameters(), view.parameters(), strict=True)
     assert all(one is other for one, other in pairs), "both views hold the same tensors"
+    return view
+
+
+def configured(decoder: nn.Module, changes: Mapping[str, Any]) -> Any:
+    """Return the view that plain transformers would load with other values in the configuration.
+
+    Args:
+        changes: values of the configuration; ``attn_implementation`` may be one of them.
+    """
+    view = shell(decoder)
+    view.eval()
+    for name, value in changes.items():
+        setattr(view.config, f"_{name}" if name == "attn_implementation" else name, value)
+    if "sliding_window" in changes:  # copied from the configuration when a layer is made
+        for module in view.modules():
+            if getattr(module, "sliding_window", None) is not None:
+                module.sliding_window = changes["sliding_window"]
     return view
 
 

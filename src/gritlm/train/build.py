@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from gritlm import runtime
 from gritlm.errors import InputError, MissingExtraError
-from gritlm.lm import attention, checkpoint
+from gritlm.lm import attention, checkpoint, export
 from gritlm.lm.chat import template_for
 from gritlm.lm.check import require_views
 from gritlm.lm.load import Loaded, load, our_template
@@ -36,6 +36,8 @@ class Parts:
     Attributes:
         unread: names of parameters of adapters that the mode does not read; they are not trained.
         resized: whether the adapter to start from changed the number of embeddings.
+        obstacle: why sentence-transformers cannot compute the vectors of the trained model; None
+            when it can.
     """
 
     trainee: Trainee
@@ -46,6 +48,7 @@ class Parts:
     bf16: bool
     unread: tuple[str, ...] = ()
     resized: bool = False
+    obstacle: str | None = None
 
 
 def build(run: Run, *, device: str | None = None, weights: Path | None = None) -> Parts:
@@ -74,6 +77,7 @@ def build(run: Run, *, device: str | None = None, weights: Path | None = None) -
     settings = _settings(run, loaded)
     lm = UnifiedLM(loaded.model)
     _require_usable(lm, run, settings)
+    obstacle = export.obstacle(lm, settings)  # before processes spread the weights
     head = checkpoint.projection([weights, adapter, base], settings, lm)
     if head is not None:
         head = head.to(torch.float32).requires_grad_(run.embeds)
@@ -90,7 +94,9 @@ def build(run: Run, *, device: str | None = None, weights: Path | None = None) -
     _require_trained(trainee, run)
     _save_memory(trainee, run)
     tokens = SegmentTokenizer(loaded.tokenizer)
-    return Parts(trainee, loaded.tokenizer, tokens, settings, base, bf16, unread, loaded.resized)
+    return Parts(
+        trainee, loaded.tokenizer, tokens, settings, base, bf16, unread, loaded.resized, obstacle
+    )
 
 
 def _require_usable(lm: UnifiedLM, run: Run, settings: Settings) -> None:

@@ -36,6 +36,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from gritlm.errors import InputError
+from gritlm.lm import export
 from gritlm.lm.merge import merge_trained
 from gritlm.lm.quiet import quiet
 from gritlm.lm.settings import PROJECTION_FILE
@@ -105,14 +106,20 @@ def _write_model(
         trainee.model.save_pretrained(folder, state_dict=inner)
     parts.tokenizer.save_pretrained(folder)
     parts.settings.save(folder)
+    head = None
     if trainee.projection is not None:
         named = state if state is not None else trainee.state_dict()
         head = {
-            k.removeprefix("projection."): v
+            k.removeprefix("projection."): v.contiguous()
             for k, v in named.items()
             if k.startswith("projection.")
         }
-        save_file({k: v.contiguous() for k, v in head.items()}, folder / PROJECTION_FILE)
+        save_file(head, folder / PROJECTION_FILE)
+    if trainee.adapted and not merged:
+        export.refuse(folder, export.ADAPTER)
+    else:
+        config = trainee.causal.config
+        export.write(folder, config, parts.settings, head, obstacle=parts.obstacle)
 
 
 def whole_weights(module: Any) -> dict[str, Tensor] | None:

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from torch.distributed.checkpoint.api import CheckpointException
 
 from gritlm.errors import TrainingError
+from gritlm.lm import checkpoint
 from gritlm.train import distributed, parallel
 
 _DISK_ERRORS = (OSError, SafetensorError, RuntimeError, CheckpointException)
@@ -72,8 +73,7 @@ def _exchange(work: Path, target: Path) -> None:
 
 def _join(work: Path, target: Path) -> None:
     _sync(work)
-    for path in sorted(work.iterdir()):
-        path.replace(target / path.name)
+    checkpoint.join(work, target)
 
 
 def _sync(folder: Path) -> None:
