@@ -49,7 +49,6 @@ HOMES = {
     "liger_kernel": {"train"},
     "lm_eval": {"evaluation", "integrations"},
     "lmdb": {"rag"},
-    "markdownify": {"rag"},
     "matplotlib": {"train", "evaluation"},
     "mteb": {"evaluation", "integrations"},
     "orjson": {"serve"},

@@ -232,14 +232,15 @@ def test_broken_rows_are_named_by_file_and_line_and_the_rest_goes_in(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"\n".join(lines))
     found, skipped = read(path, max_bytes=300)
-    assert [each.text for each in found] == ["good", "also good"]
+    assert [each.text for each in found] == ["good", "t", "also good"]
+    assert found[1].metadata == {"tags": ["a"]}
     reasons = [
         "broken JSON", "list; expected one JSON object", "'text' is int", "empty", "empty",
-        "'tags' is of type list", "broken JSON (NaN", "half a surrogate pair", "'id' is ''",
+        "broken JSON (NaN", "half a surrogate pair", "'id' is ''",
         "'metadata' is int", "byte 11 is not UTF-8", "more than 300 bytes",
         "the number 9223372036854775808", "broken JSON",
     ]  # fmt: skip
-    assert list(skipped) == [f"{path}:{number}" for number in range(2, 16)]
+    assert list(skipped) == [f"{path}:{number}" for number in range(2, 16) if number != 7]
     for said, reason in zip(skipped.values(), reasons, strict=True):
         assert reason in said
 

@@ -32,7 +32,8 @@ def index(
     sources: Annotated[
         list[str],
         typer.Argument(
-            help="Files (.txt .md .html .pdf .jsonl) and folders of them.", metavar="FOLDER..."
+            help="Files (.txt .md .html .pdf .jsonl .json .csv .tsv) and folders of them.",
+            metavar="FOLDER...",
         ),
     ],
     *,
@@ -113,12 +114,14 @@ def _cutting(max_tokens: int | None, overlap: int | None) -> Cutting | None:
 def _tell(added: Added, stats: Stats, *, total: int) -> None:
     for each in added.skipped:
         logs.say("skipped", f"{each.path}: {each.reason}")
+    if more := added.skipped_count - len(added.skipped):
+        logs.say("skipped", f"{more:,} more, which are not named")
     speed = f", {added.passages / added.seconds:.0f} a second" if added.passages else ""
     removed = f"removed: {added.removed} documents; " if added.removed else ""
     terminal.write(
         f"added {added.documents} documents ({added.replaced} of them replaced) with "
         f"{added.passages} passages in {added.seconds:.1f} s{speed}\n"
-        f"{removed}unchanged: {added.unchanged} documents; skipped: {len(added.skipped)}; "
+        f"{removed}unchanged: {added.unchanged} documents; skipped: {added.skipped_count}; "
         f"the store has {total} passages, and {stats.blocks} key/value blocks in "
         f"{stats.live_bytes / 1e9:.2f} of {stats.disk_bytes / 1e9:.1f} GB\n"
     )

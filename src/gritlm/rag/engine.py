@@ -155,7 +155,7 @@ class RagEngine:
     def add(
         self, sources: Given | Iterable[Given], *, progress: bool = False,
         kinds: Sequence[str] = ("bidirectional",), on_model: OnModel | None = None,
-        done: Added | None = None,
+        done: Added | None = None, text_field: str | None = None,
     ) -> Added:  # fmt: skip
         """Add files, folders, or dicts with ``text`` and perhaps ``id``, ``title``, ``metadata``.
 
@@ -167,6 +167,8 @@ class RagEngine:
             kinds: of key/value blocks that are stored now; others are computed when first asked.
             on_model: runs everything that uses the model, where another thread owns it.
             done: the result, filled as it goes: what went in is there after an interruption.
+            text_field: name of the text of rows; None for ``text``, ``page_content``, ``contents``
+                or ``content``.
 
         Raises:
             InputError: for a path that does not exist.
@@ -181,7 +183,13 @@ class RagEngine:
             on_model=on_model,
         )  # fmt: skip
         with self._writing:
-            return indexer.add(many, names=self._names, done=done, progress=progress)  # type: ignore[arg-type]
+            return indexer.add(
+                many,  # type: ignore[arg-type]
+                names=self._names,
+                done=done,
+                progress=progress,
+                text_field=text_field,
+            )
 
     def delete(self, document_ids: str | Sequence[str]) -> int:
         """Forget documents and their blocks; how many passages that were.

@@ -1,19 +1,20 @@
-"""Files, folders and rows to documents, one after the other; what is left out is said."""
+"""Files, folders and rows to documents, one after the other; skipped ones are reported."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from gritlm.errors import InputError
-from gritlm.rag import rows
-from gritlm.rag.metadata import checked, encodable
+from gritlm.rag import readers, records, rows
+from gritlm.rag.document_ids import check_document_id
+from gritlm.rag.metadata import encodable, normalise_metadata
 from gritlm.rag.names import Names
 from gritlm.rag.passages import Document
-from gritlm.rag.readers import READERS
-from gritlm.rag.walk import Skipped, files
+from gritlm.rag.skips import LONGEST, Skipped, TakesSkipped
+from gritlm.rag.walk import files
 
 MAX_BYTES = 50_000_000
 Source = str | Path | Mapping[str, Any] | Document
@@ -21,28 +22,35 @@ Source = str | Path | Mapping[str, Any] | Document
 
 @dataclass(frozen=True)
 class _Reading:
-    """What :func:`documents` was told, and what it tells."""
+    """The options of :func:`documents`, and its reports."""
 
-    skipped: list[Skipped]
+    skipped: TakesSkipped
     names: Names
     whole: set[str]
     max_bytes: int
+    text_field: str | None
 
     def skip(self, place: str, reason: object) -> None:
-        self.skipped.append(Skipped(place, str(reason)))
+        self.skipped.append(Skipped(place, str(reason)[:LONGEST]))
 
 
 def documents(
-    sources: Iterable[Source], *, skipped: list[Skipped], names: Names | None = None,
-    whole: set[str] | None = None, max_bytes: int = MAX_BYTES,
-) -> Iterator[Document]:  # fmt: skip
-    """The documents of all sources, read when they are asked for.
+    sources: Iterable[Source],
+    *,
+    skipped: TakesSkipped,
+    names: Names | None = None,
+    whole: set[str] | None = None,
+    max_bytes: int = MAX_BYTES,
+    text_field: str | None = None,
+) -> Iterator[Document]:
+    """Yield the documents of all sources, read when they are asked for.
 
     A folder is read with all folders in it, in order of names, without hidden ones. A file is
     known by its path from the folder that was given on, that folder's name included
     (``notes/a.md``), or by its own folder's where it was given alone. Another folder of the same
     name is known by more of its path (``home/notes/a.md``), see :class:`gritlm.rag.names.Names`.
-    A row of a ``.jsonl`` file is ``path#id``. A row without id is known by its content.
+    A row of a file (``.jsonl .json .csv .tsv``) is ``path#id``. A row without id is known by its
+    content.
 
     Args:
         sources: files, folders, rows ``{id?, title?, text, metadata?}``, or documents.
@@ -51,6 +59,8 @@ def documents(
             folders, which are not followed.
         names: of the folders that were given before; takes those that come.
         whole: takes what files of rows are known by of which every row was read.
+        text_field: name of the text of rows; None for ``text``, ``page_content``, ``contents`` or
+            ``content``.
 
     Raises:
         InputError: for a path that does not exist, and for a source of another type; before
@@ -62,7 +72,7 @@ def documents(
         for source in sources:
             _check(source)
     whole = set() if whole is None else whole
-    return _once(sources, _Reading(skipped, names or Names(), whole, max_bytes))
+    return _once(sources, _Reading(skipped, names or Names(), whole, max_bytes, text_field))
 
 
 def _once(sources: Iterable[Source], reading: _Reading) -> Iterator[Document]:
@@ -107,7 +117,10 @@ def _read(source: Source, name: str, reading: _Reading) -> Iterator[tuple[str, D
             yield from _file(path, known_as, reading)
         return
     try:
-        document = rows.document(source) if isinstance(source, Mapping) else _whole(source)
+        if isinstance(source, Mapping):
+            document = rows.document(source, text_field=reading.text_field)
+        else:
+            document = _whole(source)
         if len(document.text.encode()) > reading.max_bytes:
             raise InputError(_too_large(reading.max_bytes))
         yield name, document
@@ -120,8 +133,9 @@ def _whole(document: Document) -> Document:
         raise InputError("empty: a document needs an id and text")
     if not all(map(encodable, (document.id, document.title, document.text))):
         raise InputError("it holds half a surrogate pair; expected whole Unicode text")
-    checked(document.metadata)
-    return document
+    check_document_id(document.id)
+    metadata = normalise_metadata(document.metadata)
+    return document if metadata == document.metadata else replace(document, metadata=metadata)
 
 
 def _named(path: Path, reading: _Reading) -> Iterator[tuple[Path, str]]:
@@ -137,9 +151,10 @@ def _file(path: Path, known_as: str, reading: _Reading) -> Iterator[tuple[str, D
     try:
         if not encodable(known_as):
             raise InputError("its name is no whole Unicode text; rename it")
+        check_document_id(known_as)
         if not path.is_file():
             raise InputError("no regular file")
-        if rows.is_rows(path):
+        if records.is_rows(path):
             yield from _rows(path, known_as, reading)
         else:
             yield str(path), _document(path, known_as, reading.max_bytes)
@@ -150,36 +165,35 @@ def _file(path: Path, known_as: str, reading: _Reading) -> Iterator[tuple[str, D
 
 
 def _document(path: Path, known_as: str, max_bytes: int) -> Document:
-    suffix = path.suffix.lower()
-    if suffix not in READERS:
-        known = ", ".join([*READERS, ".jsonl"])
-        raise InputError(f"{suffix or 'no ending'}: not a kind that is read; known: {known}")
+    ending = path.suffix.lower()
+    if ending not in readers.READERS:
+        known = ", ".join([*readers.READERS, *records.KINDS])
+        raise InputError(f"{ending or 'no ending'}: not a kind that is read; known: {known}")
     with path.open("rb") as file:
         data = file.read(max_bytes + 1)
     if len(data) > max_bytes:
         raise InputError(_too_large(max_bytes))
-    if not data.strip():
-        raise InputError("empty")
-    content = READERS[suffix](data)
-    if not content.text.strip():
-        raise InputError("empty: no text in it")
-    return Document(known_as, content.text, content.title, markdown=content.markdown)
+    content = readers.read(ending, data)
+    return Document(
+        known_as, content.text, content.title, content.metadata, markdown=content.markdown
+    )
 
 
 def _rows(path: Path, known_as: str, reading: _Reading) -> Iterator[tuple[str, Document]]:
-    number, all_read = 0, True
+    found, all_read = False, True
     with path.open("rb") as file:
-        for number, row in rows.lines(file, max_bytes=reading.max_bytes):
+        for place, row in records.records(path.suffix.lower(), file, max_bytes=reading.max_bytes):
+            found = True
             try:
                 if isinstance(row, InputError):
                     raise row
-                document = rows.document(row, prefix=f"{known_as}#")
+                document = rows.document(row, prefix=f"{known_as}#", text_field=reading.text_field)
             except InputError as error:
-                reading.skip(f"{path}:{number}", error)
+                reading.skip(f"{path}{place}", error)
                 all_read = False
                 continue
-            yield f"{path}:{number}", document
-    if not number:
+            yield f"{path}{place}", document
+    if not found:
         raise InputError("empty")
     if all_read:
         reading.whole.add(known_as)

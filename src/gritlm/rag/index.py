@@ -23,7 +23,7 @@ from gritlm.rag import filters, lance, schema
 from gritlm.rag.filters import Where
 from gritlm.rag.keys import Maker
 from gritlm.rag.lance import told
-from gritlm.rag.passages import Hit, Passage, Scalar
+from gritlm.rag.passages import Hit, Passage, Value
 from gritlm.rag.ranking import Search
 
 EXACT_BELOW = 10_000
@@ -47,7 +47,7 @@ class Indexed:
     id: str
     title: str
     passages: int
-    metadata: Mapping[str, Scalar]
+    metadata: Mapping[str, Value]
     content: str
 
 

@@ -28,9 +28,9 @@ from gritlm.rag.index import Index
 from gritlm.rag.names import Names
 from gritlm.rag.parity import blocks_of
 from gritlm.rag.passages import Document, Passage
+from gritlm.rag.skips import Skipped, Skips
 from gritlm.rag.store.store import KVStore
 from gritlm.rag.turns import SHARING, OnModel
-from gritlm.rag.walk import Skipped
 from gritlm.runtime import in_a_thread_of_its_own
 
 BATCH = 64  # passages that are read, stored and acknowledged together
@@ -62,7 +62,7 @@ class Added:
         unchanged: documents that were known already.
         removed: documents that were rows of a file and are so no more.
         stored: passages whose key/value blocks were stored; the budget may refuse some.
-        skipped: what could not be read, with the reason.
+        skips: sources and rows that could not be read: the first 100, and how many in all.
     """
 
     documents: int = 0
@@ -71,8 +71,18 @@ class Added:
     unchanged: int = 0
     removed: int = 0
     stored: int = 0
-    skipped: list[Skipped] = field(default_factory=list)
+    skips: Skips = field(default_factory=Skips)
     seconds: float = 0.0
+
+    @property
+    def skipped(self) -> list[Skipped]:
+        """The first 100 that were skipped, with the reasons."""
+        return self.skips.named
+
+    @property
+    def skipped_count(self) -> int:
+        """How many were skipped in all."""
+        return self.skips.count
 
 
 @dataclass(frozen=True)
@@ -140,7 +150,7 @@ class Indexer:
 
     def add(
         self, sources: Iterable[Given], *, names: Names | None = None, done: Added | None = None,
-        progress: bool = False,
+        progress: bool = False, text_field: str | None = None,
     ) -> Added:  # fmt: skip
         """Add what is not known yet; a document whose content has changed is replaced.
 
@@ -149,10 +159,13 @@ class Indexer:
         Args:
             names: of folders that were added before.
             done: takes what was done as it goes; who is interrupted finds it there.
+            text_field: see :func:`gritlm.rag.files.documents`.
         """
         started, done = perf_counter(), Added() if done is None else done
         known, whole = self.index.known(), set[str]()
-        found = documents(sources, skipped=done.skipped, names=names, whole=whole)
+        found = documents(
+            sources, skipped=done.skips, names=names, whole=whole, text_field=text_field
+        )
         try:
             with tqdm(desc="indexing", unit=" passages", disable=not progress, leave=False) as bar:
                 for batch in self._batches(found, known, done):
@@ -183,7 +196,7 @@ class Indexer:
                 continue
             passages = self._cut(document)
             if not passages:
-                done.skipped.append(Skipped(document.id, "it holds no text"))
+                done.skips.append(Skipped(document.id, "it holds no text"))
                 continue
             batch.append(Piece(document, passages, content))
             size += len(passages)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from gritlm.errors import require_libraries
 
 LIBRARIES = (
-    "blake3", "charset_normalizer", "lancedb", "lmdb", "markdownify", "pyarrow", "pypdf",
-    "semantic_text_splitter", "xxhash",
+    "blake3", "charset_normalizer", "lancedb", "lmdb", "pyarrow", "pypdf",
+    "semantic_text_splitter", "xxhash", "yaml",
 )  # fmt: skip
 
 

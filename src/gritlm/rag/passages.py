@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 Scalar = str | int | float | bool | None
-LEFT_OUT: Mapping[str, Scalar] = MappingProxyType({})  # for metadata that was too large to read
+Value = Scalar | list[Scalar]
+ID_NAMES = ("id", "_id")  # of rows
+TEXT_NAMES = ("text", "page_content", "contents", "content")  # ours, LangChain, Pyserini, others
+LEFT_OUT: Mapping[str, Value] = MappingProxyType({})  # for metadata that was too large to read
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Document:
     id: str
     text: str
     title: str = ""
-    metadata: Mapping[str, Scalar] = field(default_factory=dict)
+    metadata: Mapping[str, Value] = field(default_factory=dict)
     markdown: bool = False
 
 
@@ -46,7 +49,7 @@ class Passage:
     number: int
     start: int
     end: int
-    metadata: Mapping[str, Scalar] = field(default_factory=dict)
+    metadata: Mapping[str, Value] = field(default_factory=dict)
 
     @property
     def embedded(self) -> str:

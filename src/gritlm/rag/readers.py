@@ -2,73 +2,86 @@
 
 from __future__ import annotations
 
-import re
-import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from io import BytesIO
-from typing import Any
 
-from bs4 import BeautifulSoup
-from bs4.dammit import EncodingDetector
-from markdownify import MarkdownConverter
 from pypdf import PdfReader
 from pypdf.errors import DependencyError
 
 from gritlm.errors import InputError
 from gritlm.lm.quiet import only_errors
-from gritlm.rag.decoding import decoded
+from gritlm.rag import markdown_text, pdf_text
+from gritlm.rag.decoding import declared_encoding, decoded
+from gritlm.rag.html_markdown import markdown_of
+from gritlm.rag.html_tokens import is_xml, tokens
+from gritlm.rag.html_tree import page_title, tree
+from gritlm.rag.metadata import normalise_metadata
+from gritlm.rag.passages import Value
 
-HEADING = re.compile(r"^# +([^ \n].*)$", re.MULTILINE)  # takes time by length: no two ways to match
-UNSEEN = ("script", "style", "noscript", "template", "head")
-AS_WRITTEN: dict[str, Any] = {
-    "heading_style": "ATX",
-    "strip": ["a", "img"],
-    "escape_asterisks": False,
-    "escape_underscores": False,
-    "escape_misc": False,
-}
-BORDER = "\n\n"  # between the pages of a PDF
+LEAST_TEXT = 2**20  # characters that any file may hold
+GROWTH = 50  # characters of text for each byte of a file, above that
+UNTITLED = {"untitled", "(anonymous)", "anonymous", "unspecified"}  # what programs fill in
 
 
 @dataclass(frozen=True)
 class Content:
-    """What a file says."""
+    """The text of a file, its title, and the metadata that it names itself."""
 
     text: str
     title: str = ""
     markdown: bool = False
+    metadata: Mapping[str, Value] = field(default_factory=dict)
+
+
+def read(ending: str, data: bytes) -> Content:
+    """Return the content of a file.
+
+    Args:
+        ending: of the file's name, one of ``READERS``.
+
+    Raises:
+        InputError: for a file that cannot be read, has no text, or far more text than bytes.
+    """
+    if not data.strip():
+        raise InputError("empty")
+    content = READERS[ending](data)
+    if not content.text.strip():
+        raise InputError("empty: no text in it")
+    _check_size(len(content.text), len(data))
+    return content
 
 
 def plain(data: bytes) -> Content:
+    """Return a text as it is written."""
     return Content(decoded(data))
 
 
 def markdown(data: bytes) -> Content:
-    """Its title is the first heading of the first level."""
-    text = decoded(data)
-    heading = HEADING.search(text)
-    return Content(text, heading[1].rstrip(" #").strip() if heading else "", markdown=True)
+    """Return Markdown without its front matter and comments.
+
+    The title is that of the front matter, else the first heading of the first level.
+    """
+    found, text = markdown_text.split_front_matter(decoded(data))
+    text = markdown_text.without_comments(text)
+    title = found.get("title")
+    if isinstance(title, str | int | float) and not isinstance(title, bool):
+        del found["title"]
+    else:
+        title = ""
+    title = " ".join(str(title).split()) or markdown_text.title_of(text)
+    return Content(text.strip("\n"), title, markdown=True, metadata=normalise_metadata(found))
 
 
 def html(data: bytes) -> Content:
-    """The page as Markdown, without scripts, styles, pictures and addresses of links."""
-    text = decoded(data, declared=EncodingDetector.find_declared_encoding(data, is_html=True))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # guesses about what the author meant
-        page = BeautifulSoup(text, "html.parser")
-    title = page.title.get_text(" ", strip=True) if page.title else ""
-    for tag in page(UNSEEN):
-        tag.decompose()
-    try:
-        body = MarkdownConverter(**AS_WRITTEN).convert_soup(page)
-    except RecursionError:
-        raise InputError("its elements are nested too deeply") from None
-    return Content(body.strip(), " ".join(title.split()), markdown=True)
+    """Return what a reader of the page sees, as Markdown, without addresses of links."""
+    text = decoded(data, declared=declared_encoding(data))
+    root = tree(tokens(text), xml=is_xml(text))
+    return Content(markdown_of(root), page_title(root), markdown=True)
 
 
 def pdf(data: bytes) -> Content:
-    """The text of all pages.
+    """Return the text of all pages.
 
     Raises:
         InputError: for a PDF that is broken, needs a password, or has no text.
@@ -77,21 +90,47 @@ def pdf(data: bytes) -> Content:
         try:
             reader = PdfReader(BytesIO(data))
             locked = bool(reader.is_encrypted and not reader.decrypt(""))
-            pages = [] if locked else [page.extract_text() for page in reader.pages]
+            pages = [] if locked else _pages(reader, len(data))
             title = "" if locked or reader.metadata is None else str(reader.metadata.title or "")
         except DependencyError:
             raise InputError("encrypted; save it without encryption") from None
+        except InputError:
+            raise
         # A broken file makes the parser fail in any way there is.
         except Exception as error:
             what = type(error).__name__
             raise InputError(f"no PDF that can be read ({what}: {error})") from error
     if locked:
         raise InputError("encrypted: it asks for a password; save it without one")
-    text = BORDER.join(page.strip() for page in pages).replace("\0", "")
-    text = text.encode("utf-8", errors="replace").decode()
+    text = pdf_text.text_of(pages)
     if not text.strip():
         raise InputError("a PDF without text, as scanners make it; recognise its text first (OCR)")
-    return Content(text, title.replace("\0", "").strip())
+    title = " ".join(_whole(title).split())
+    return Content(text, "" if title.lower() in UNTITLED else title)
+
+
+def _pages(reader: PdfReader, size: int) -> list[str]:
+    pages: list[str] = []
+    length = 0
+    for page in reader.pages:
+        pages.append(_whole(page.extract_text()))
+        length += len(pages[-1])
+        _check_size(length, size)
+    return pages
+
+
+def _whole(text: str) -> str:
+    """Return the text without zeros and halves of characters."""
+    return text.replace("\0", "").encode("utf-8", errors="replace").decode()
+
+
+def _check_size(length: int, size: int) -> None:
+    most = max(LEAST_TEXT, GROWTH * size)
+    if length > most:
+        raise InputError(
+            f"its {size:,} bytes hold more than {most:,} characters of text; split the file, or "
+            "save it as plain text"
+        )
 
 
 READERS: dict[str, Callable[[bytes], Content]] = {
@@ -101,5 +140,6 @@ READERS: dict[str, Callable[[bytes], Content]] = {
     ".markdown": markdown,
     ".html": html,
     ".htm": html,
+    ".xhtml": html,
     ".pdf": pdf,
 }

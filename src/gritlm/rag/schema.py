@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from gritlm.errors import InputError
 from gritlm.rag.keys import Maker
-from gritlm.rag.metadata import checked
-from gritlm.rag.passages import LEFT_OUT, Passage, Scalar
+from gritlm.rag.metadata import normalise_metadata
+from gritlm.rag.passages import LEFT_OUT, Passage, Value
 
 VERSION = 1  # of the columns
 KEY = b"gritlm"
@@ -103,7 +103,7 @@ def to_arrow(
         if name != "metadata"
     }
     documents = columns["document_id"]
-    columns["metadata"] = [json.dumps(checked(passage.metadata)) for passage, _ in rows]
+    columns["metadata"] = [json.dumps(normalise_metadata(passage.metadata)) for passage, _ in rows]
     columns["passages"] = [counts[name] for name in documents]
     columns["content"] = [contents[name] for name in documents]
     columns["vector"] = pa.FixedSizeListArray.from_arrays(
@@ -122,9 +122,9 @@ def to_passage(row: Mapping[str, Any]) -> Passage:
     return Passage(**{name: row[name] for name in BARE}, metadata=to_metadata(row))
 
 
-def to_metadata(row: Mapping[str, Any]) -> Mapping[str, Scalar]:
+def to_metadata(row: Mapping[str, Any]) -> Mapping[str, Value]:
     """Return the metadata of a row, or ``LEFT_OUT`` for a row that was read without it."""
-    found: Mapping[str, Scalar] = json.loads(row["metadata"]) if "metadata" in row else LEFT_OUT
+    found: Mapping[str, Value] = json.loads(row["metadata"]) if "metadata" in row else LEFT_OUT
     return found
 
 

@@ -1,28 +1,16 @@
-"""Folders to files, in order of names; what is left out is said."""
+"""Folders to files, in order of names; skipped ones are reported."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from gritlm.rag.marker import is_store
+from gritlm.rag.skips import Skipped, TakesSkipped
 
 
-@dataclass(frozen=True)
-class Skipped:
-    """Something that did not become a document.
-
-    Attributes:
-        path: file, ``file:line``, or ``sources[3]`` for what was handed in as a value.
-    """
-
-    path: str
-    reason: str
-
-
-def files(path: Path, skipped: list[Skipped]) -> Iterator[Path]:
+def files(path: Path, skipped: TakesSkipped) -> Iterator[Path]:
     """The file, or the files of a folder and of all folders in it.
 
     Hidden files and folders are left out, and folders that an engine keeps its things in: no word
@@ -51,7 +39,7 @@ def _shown(names: list[str]) -> list[str]:
     return sorted(name for name in names if not name.startswith("."))
 
 
-def _entered(folder: Path, skipped: list[Skipped]) -> bool:
+def _entered(folder: Path, skipped: TakesSkipped) -> bool:
     if folder.is_symlink():
         target = folder.resolve()
         skipped.append(

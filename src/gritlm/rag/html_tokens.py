@@ -1,0 +1,154 @@
+"""HTML to tags and texts, in time that grows with its length alone.
+
+``html.parser`` of the standard library searches the rest of a page again for each tag that is
+broken, so a page of 180 KB can take minutes. Here every search that fails is remembered.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from html import unescape
+
+# Their content is text up to their own end tag.
+RAW = {"script", "style", "textarea", "title", "xmp", "iframe", "noembed", "noframes", "plaintext"}
+NAME = re.compile(r"[a-zA-Z][^\s/>]{0,200}")
+BLANK = re.compile(r"[\s/]*")
+ATTRIBUTE = re.compile(r"""([^\s/>=][^\s/>=]*)(?:\s*=\s*("[^"]*"|'[^']*'|[^\s"'>][^\s>]*))?""")
+
+
+@dataclass(frozen=True)
+class Start:
+    """A start tag; ``closed`` where it ends with ``/>``."""
+
+    name: str
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    closed: bool = False
+
+
+@dataclass(frozen=True)
+class End:
+    """An end tag."""
+
+    name: str
+
+
+Token = Start | End | str
+
+
+class _Page:
+    """A page as it is searched."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._lower = text.lower() if len(text.lower()) == len(text) else text
+        self._missing: set[str] = set()
+
+    def find(self, mark: str, start: int) -> int:
+        """Return the place of a mark in lower case, or -1; a mark that is missing stays so."""
+        if mark in self._missing:
+            return -1
+        place = self._lower.find(mark, start)
+        if place < 0:
+            self._missing.add(mark)
+        return place
+
+    def behind(self, mark: str, start: int) -> int:
+        """Return the place behind a mark, the end of the page without one."""
+        place = self.find(mark, start)
+        return len(self.text) if place < 0 else place + len(mark)
+
+
+def is_xml(text: str) -> bool:
+    """Tell whether a page begins with an XML declaration, as XHTML does."""
+    return text[:100].lstrip("\ufeff \t\n").startswith("<?xml")
+
+
+def tokens(text: str) -> Iterator[Token]:
+    """Yield tags and texts; comments, declarations and processing instructions are left out."""
+    page = _Page(text)
+    xml = is_xml(text)
+    place = 0
+    while place < len(text):
+        tag = page.find("<", place)
+        if tag < 0:
+            yield _unescaped(text[place:])
+            return
+        if tag > place:
+            yield _unescaped(text[place:tag])
+        place, found = _markup(page, tag)
+        yield from found
+        raw = found[0] if found else None
+        if isinstance(raw, Start) and raw.name in RAW and not (xml and raw.closed):
+            place, content = _raw(page, raw.name, place)
+            yield content
+
+
+def _markup(page: _Page, tag: int) -> tuple[int, list[Token]]:
+    """Return the place behind what begins with ``<``, and its tokens."""
+    text = page.text
+    if text.startswith("<!--", tag):
+        return _comment(page, tag), []
+    if text.startswith("<![CDATA[", tag):
+        end = page.find("]]>", tag)
+        end = len(text) if end < 0 else end
+        return end + 3, [text[tag + 9 : end]]
+    if text.startswith("<?", tag):
+        end = page.find("?>", tag)
+        return (page.behind(">", tag) if end < 0 else end + 2), []
+    if text.startswith("<!", tag):
+        return page.behind(">", tag), []
+    if text.startswith("</", tag):
+        name = NAME.match(text, tag + 2)
+        end = page.behind(">", tag)
+        return end, [End(name[0].lower())] if name else []
+    name = NAME.match(text, tag + 1)
+    if name is None:
+        return tag + 1, ["<"]
+    return _start(text, tag, name)
+
+
+def _comment(page: _Page, tag: int) -> int:
+    if page.text.startswith((">", "->"), tag + 4):  # an empty one, as browsers see it
+        return page.behind(">", tag)
+    end = page.find("-->", tag + 4)
+    return page.behind(">", tag) if end < 0 else end + 3
+
+
+def _start(text: str, tag: int, name: re.Match[str]) -> tuple[int, list[Token]]:
+    attributes: dict[str, str] = {}
+    place = BLANK.match(text, name.end()).end()  # type: ignore[union-attr]
+    while place < len(text) and text[place] != ">":
+        found = ATTRIBUTE.match(text, place)
+        if found is None:  # a stray equals sign or quote
+            place += 1
+        else:
+            value = found[2] or ""
+            quoted = value[:1] in ('"', "'")
+            attributes.setdefault(found[1].lower(), value[1:-1] if quoted else value)
+            place = found.end()
+        place = BLANK.match(text, place).end()  # type: ignore[union-attr]
+    if place >= len(text):  # the page ends within the tag: nothing of it is lost
+        return len(text), [_unescaped(text[tag:])]
+    named = {key: _unescaped(value) for key, value in attributes.items()}
+    return place + 1, [Start(name[0].lower(), named, closed=text[place - 1] == "/")]
+
+
+def _raw(page: _Page, name: str, start: int) -> tuple[int, str]:
+    """Return the place behind an element's content, before its end tag, and the content.
+
+    A script without an end reaches to the end of the page, a title has then no content.
+    """
+    end = page.find(f"</{name}", start)
+    if end >= 0:
+        content = page.text[start:end]
+        return end, _unescaped(content) if name in ("title", "textarea") else content
+    return (start, "") if name == "title" else (len(page.text), page.text[start:])
+
+
+def _unescaped(text: str) -> str:
+    try:
+        return unescape(text)
+    except ValueError:  # the number of a character has thousands of digits
+        return text

@@ -1,0 +1,108 @@
+"""Pages of a PDF to one text: hyphenated words joined, running heads and page numbers once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+BORDER = "\n\n"  # between pages
+EDGE = 3  # lines at the top and at the bottom of a page that may be a running head
+NEAR = 2  # pages back that a head is looked for: left and right ones may differ
+NUMBER = re.compile(r"\d+")
+HYPHENATED = re.compile(r"(\w*[^\W\d_])[-\u2010\xad]\n{1,2}(?=([^\W\d_]\w*))")
+LIGATURES = str.maketrans({
+    "\ufb00": "ff", "\ufb01": "fi", "\ufb02": "fl", "\ufb03": "ffi", "\ufb04": "ffl",
+    "\ufb05": "st", "\ufb06": "st",
+})  # fmt: skip
+
+
+def text_of(pages: Sequence[str]) -> str:
+    """Return the text of pages without what only the paper needs."""
+    kept = ["\n".join(line.rstrip() for line in lines).strip() for lines in _bodies(pages)]
+    return _joined(BORDER.join(filter(None, kept))).replace("\xad", "")
+
+
+def _bodies(pages: Sequence[str]) -> Iterator[list[str]]:
+    """Yield the lines of each page but its running heads that were there before."""
+    sheets = [_lines(page) for page in pages]
+    for number, lines in enumerate(sheets):
+        near = range(max(0, number - NEAR), min(len(sheets), number + NEAR + 1))
+        others = [(number - other, sheets[other]) for other in near if other != number]
+        top = _heads(lines, others, step=1)
+        bottom = _heads(lines, others, step=-1)
+        whole = top + bottom >= len(lines)  # a page of nothing else has no heads
+        yield lines if whole else lines[top : len(lines) - bottom]
+
+
+def _lines(page: str) -> list[str]:
+    return page.translate(LIGATURES).strip().split("\n")
+
+
+def _heads(lines: list[str], others: Sequence[tuple[int, list[str]]], *, step: int) -> int:
+    """Return how many lines, from the top (1) or the bottom (-1), are heads to leave out.
+
+    Args:
+        others: pages near this one, and how many pages before it they are.
+    """
+    count = numbers = 0
+    for place, line in enumerate(lines[::step]):
+        number = any(_is_number(line, sheet[::step], place, back) for back, sheet in others)
+        if count > EDGE or not (
+            number
+            or not line.strip()
+            or any(
+                _continues(line, sheet[::step], place, back) for back, sheet in others if back > 0
+            )
+        ):
+            break
+        count += 1
+        numbers += number and numbers == place
+    if count <= EDGE:
+        return count
+    # So many lines are content that is repeated; at the top the first of them is still a head.
+    return max(numbers, int(step > 0))
+
+
+def _continues(line: str, other: list[str], place: int, back: int) -> bool:
+    """Tell whether a page ``back`` pages before has this head, with its own page number."""
+    return place < len(other) and (
+        line.strip() == other[place].strip() or _counts(line, other[place], back)
+    )
+
+
+def _is_number(line: str, other: list[str], place: int, back: int) -> bool:
+    """Tell whether a line is nothing but a page number."""
+    words = NUMBER.sub("", line)
+    return (
+        sum(map(str.isalpha, words)) <= 8
+        and place < len(other)
+        and _counts(line, other[place], back)
+    )
+
+
+def _counts(line: str, other: str, back: int) -> bool:
+    """Tell whether two lines differ in one number alone, by the distance of their pages."""
+    if NUMBER.sub("#", line).split() != NUMBER.sub("#", other).split():
+        return False
+    pairs = zip(NUMBER.findall(line), NUMBER.findall(other), strict=True)
+    apart = [int(one[:9]) - int(two[:9]) for one, two in pairs if one != two]
+    return apart == [back]
+
+
+def _joined(text: str) -> str:
+    """Return the text with words whole that a line end parts.
+
+    The hyphen stays where the text has the word with it elsewhere, and not without.
+    """
+    words = set(re.findall(r"[^\W\d_]+(?:-[^\W\d_]+)*", text.lower()))
+
+    def join(found: re.Match[str]) -> str:
+        head, tail = found[1], found[2]
+        if not tail[0].islower():
+            return found[0]
+        ends = (head + tail).lower(), f"{head}-{tail}".lower()
+        if ends[1] in words and ends[0] not in words:
+            return f"{head}-"
+        return head
+
+    return HYPHENATED.sub(join, text)
