@@ -6,7 +6,9 @@ import json
 import threading
 from base64 import b64encode
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import pytest
@@ -22,10 +24,12 @@ from gritlm.serve import reading, uploads
 from gritlm.serve.problems import OverloadedError
 from gritlm.serve.server import StoreAt
 from gritlm.serve.settings import Settings
+from tests.pdfs import slow_pdf
 from tests.serve.conftest import TEXTS, Served
 
 DOCUMENTS, SEARCH, ANSWER = "/v1/rag/documents", "/v1/rag/search", "/v1/rag/answer"
 QUESTION = "What colour is the ball?"
+SLOW = b64encode(slow_pdf()).decode()
 
 
 def events_of(live: Served, body: dict[str, Any]) -> list[dict[str, Any]]:
@@ -152,12 +156,11 @@ def test_files_are_read_by_their_endings_and_never_from_the_disk(live: Served, t
 
 def test_a_file_that_takes_too_long_holds_up_nobody(live: Served, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(reading, "SECONDS", 0.5)
-    page = "<a" + " " * 100_000  # takes minutes
-    files = [{"name": "slow.html", "data": coded(page)}, {"name": "a.txt", "data": coded("Yes.")}]
+    files = [{"name": "slow.pdf", "data": SLOW}, {"name": "a.txt", "data": coded("Yes.")}]
     added = live.http.post(DOCUMENTS, json={"files": files}).json()
     assert added["ids"] == ["a.txt"]
     (skipped,) = added["skipped"]
-    assert skipped["name"] == "slow.html"
+    assert skipped["name"] == "slow.pdf"
     assert "0.5 seconds" in skipped["reason"]
     live.http.delete(f"{DOCUMENTS}/a.txt").raise_for_status()
 
@@ -172,9 +175,27 @@ def test_pages_are_read_as_the_library_reads_them():
 
 
 def test_a_reader_that_is_closed_ends_what_it_reads():
-    reader, data = reading.Reader(), b64encode(b"<a" + b" " * 100_000).decode()
+    reader = reading.Reader()
     threading.Timer(0.3, reader.close).start()
-    assert reader.contents([(".html", data)]) == ["the process that read it broke down"]
+    assert reader.contents([(".pdf", SLOW)]) == ["the process that read it broke down"]
+
+
+def test_a_slow_file_does_not_hold_up_the_files_of_others(
+    live: Served, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(reading, "SECONDS", 8)
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(
+            live.http.post, DOCUMENTS, json={"files": [{"name": "slow.pdf", "data": SLOW}]}
+        )
+        while not live.service._documents._reader._processes:  # type: ignore[union-attr]
+            sleep(0.01)
+        quick = {"files": [{"name": "quick.html", "data": coded("<p>Quick.</p>")}]}
+        assert live.http.post(DOCUMENTS, json=quick).json()["ids"] == ["quick.html"]
+        assert not slow.done()
+        (skipped,) = slow.result().json()["skipped"]
+    assert "within 8 seconds" in skipped["reason"]
+    live.http.delete(f"{DOCUMENTS}/quick.html").raise_for_status()
 
 
 def test_documents_are_only_read_when_there_is_room(live: Served, monkeypatch: pytest.MonkeyPatch):
@@ -235,6 +256,64 @@ def test_what_is_skipped_is_named_as_it_was_sent(live: Served):
          "reason": "empty: 'text' is missing or holds only white space"},
     ]  # fmt: skip
     live.http.delete(f"{DOCUMENTS}/one").raise_for_status()
+
+
+@pytest.mark.parametrize("name", ["x" * 513, "é" * 257, ".", "..", "a\nb", "a\u202eb", ""])
+def test_one_rule_for_ids_however_they_come(live: Served, name: str):
+    refused = live.http.post(DOCUMENTS, json={"documents": [{"id": name, "text": "Rain."}]})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "documents[0].id"
+    row = json.dumps({"id": name, "text": "Rain."})
+    added = live.http.post(DOCUMENTS, json={"files": [{"name": "r.jsonl", "data": coded(row)}]})
+    assert (added.json()["documents"], added.json()["skipped_count"]) == (0, 1)
+    assert "'id'" in added.json()["skipped"][0]["reason"]
+
+
+def test_rows_are_read_as_other_tools_write_them(live: Served):
+    body = {"documents": [
+        {"_id": "beir", "text": "Rain falls."}, {"id": 5.0, "page_content": "Snow falls."},
+        {"id": "tags", "contents": "Hail falls.", "metadata": {"tags": ["a"], "by": {"who": "x"}}},
+    ]}  # fmt: skip
+    added = live.http.post(DOCUMENTS, json=body).json()
+    assert added["ids"] == ["beir", "5", "tags"]
+    listed = {each["id"]: each["metadata"] for each in live.http.get(DOCUMENTS).json()["data"]}
+    assert listed["tags"] == {"tags": ["a"], "by.who": "x"}
+    for name in added["ids"]:
+        live.http.delete(f"{DOCUMENTS}/{name}").raise_for_status()
+
+
+def test_tables_and_arrays_are_read_as_rows(live: Served):
+    files = [
+        {"name": "t.csv", "data": coded("id,text\n1,Rain falls.\n"), "metadata": {"from": "t"}},
+        {
+            "name": "n.json",
+            "data": coded('[{"id": "n", "body": "Snow."}, 3]'),
+            "text_field": "body",
+        },
+    ]
+    added = live.http.post(DOCUMENTS, json={"files": files}).json()
+    assert added["ids"] == ["t.csv#1", "n.json#n"]
+    assert added["skipped"] == [
+        {"name": "n.json", "reason": "item [1]: int; expected an object or text"}
+    ]
+    for name in added["ids"]:
+        live.http.delete(f"{DOCUMENTS}/{name.replace('#', '%23')}").raise_for_status()
+
+
+def test_skipped_rows_are_counted_and_only_the_first_are_named(live: Served):
+    files = [{"name": "r.jsonl", "data": coded("1\n" * 5000)}]
+    response = live.http.post(DOCUMENTS, json={"files": files})
+    added = response.json()
+    assert (added["skipped_count"], len(added["skipped"])) == (5000, 100)
+    assert len(response.content) < 20_000
+
+
+def test_metadata_has_a_size(live: Served):
+    large = {"id": "large", "text": "Rain.", "metadata": {"note": "x" * 20_000}}
+    added = live.http.post(DOCUMENTS, json={"documents": [large]}).json()
+    (skipped,) = added["skipped"]
+    assert skipped["name"] == "large"
+    assert "bytes; expected at most 16,384" in skipped["reason"]
 
 
 def test_ids_in_rows_stand_on_one_line(live: Served):

@@ -15,6 +15,7 @@ from gritlm.rag.engine import Query, RagEngine
 from gritlm.rag.indexing import Added
 from gritlm.rag.passages import Document, Hit
 from gritlm.rag.planning import Mode
+from gritlm.rag.skips import NAMED
 from gritlm.serve import uploads
 from gritlm.serve.blocking import ModelThread
 from gritlm.serve.errors import ApiError, invalid
@@ -125,13 +126,15 @@ class Documents:
             added = await self._added(service, found)
         unread = [{"name": each.path, "reason": each.reason} for each in added.skipped]
         gone = {each["name"] for each in unread}
+        named = [{"name": each.path, "reason": each.reason} for each in skipped]
         return json_response(
             {
                 "object": "rag.documents.added",
                 "ids": [document.id for document in found if document.id not in gone],
                 "documents": added.documents, "passages": added.passages,
                 "replaced": added.replaced, "unchanged": added.unchanged,
-                "seconds": added.seconds, "skipped": [*skipped, *unread],
+                "seconds": added.seconds, "skipped": [*named, *unread][:NAMED],
+                "skipped_count": skipped.count + added.skipped_count,
             }
         )  # fmt: skip
 

@@ -1,5 +1,5 @@
-"""HTML and PDF files, read by a process of their own: what is in them can make any parser take
-minutes, or all memory there is."""
+"""HTML and PDF files, read by a process of their own for each request: a hostile file can make a
+parser take minutes, or all memory there is. A few requests are read at a time."""
 
 from __future__ import annotations
 
@@ -8,27 +8,29 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TextIO
 
 from gritlm.errors import InputError
-from gritlm.rag.readers import READERS, Content
+from gritlm.rag.readers import Content, read
 
-KINDS = (".html", ".htm", ".pdf")
+KINDS = (".html", ".htm", ".xhtml", ".pdf")
 SECONDS = 60.0  # for all files of a request
-_BYTES = 2 * 2**30  # of memory
+_BYTES = 768 * 2**20  # of memory for each of as many processes as requests are read at a time
 
 
 class Reader:
-    """Reads the files of one request at a time; from one thread, closed from any."""
+    """Starts a process for the files of a request; from any thread, closed from any."""
 
     def __init__(self) -> None:
-        self._process: subprocess.Popen[str] | None = None
+        self._processes: set[subprocess.Popen[str]] = set()
+        self._lock = threading.Lock()
         self._closed = False
 
     def contents(self, files: Sequence[tuple[str, str]]) -> list[Content | str]:
-        """What files say, or why it cannot be read.
+        """Return the contents of files, or why they cannot be read.
 
         Args:
             files: endings of their names, and their bytes in base64.
@@ -37,23 +39,31 @@ class Reader:
             return []
         why = "the process that read it broke down"
         with _started() as process:
-            self._process = process
-            if self._closed:
-                process.kill()
+            self._add(process)
             try:
                 told, _ = process.communicate("".join(map(_line, files)), timeout=SECONDS)
             except subprocess.TimeoutExpired:
                 process.kill()
                 told, _ = process.communicate()
                 why = f"it was not read within {SECONDS:g} seconds"
+            finally:
+                with self._lock:
+                    self._processes.discard(process)
         found = [_parsed(line) for line in told.splitlines(keepends=True) if line.endswith("\n")]
         return found + [why] * (len(files) - len(found))
 
     def close(self) -> None:
-        """What is read now is not read to its end."""
-        self._closed = True
-        if self._process is not None:
-            self._process.kill()
+        """End the processes: files that are being read are not read to their end."""
+        with self._lock:
+            self._closed = True
+            for process in self._processes:
+                process.kill()
+
+    def _add(self, process: subprocess.Popen[str]) -> None:
+        with self._lock:
+            self._processes.add(process)
+            if self._closed:
+                process.kill()
 
 
 def _started() -> subprocess.Popen[str]:
@@ -66,12 +76,12 @@ def _started() -> subprocess.Popen[str]:
 
 
 def main(given: TextIO, told: TextIO) -> None:
-    """The other process: a line of JSON for each line of JSON."""
+    """Answer each line of JSON with one; run by the other process."""
     _limit()
     for line in given:
         ending, data = json.loads(line)
         try:
-            answer = asdict(READERS[ending](base64.b64decode(data, validate=True)))
+            answer = asdict(read(ending, base64.b64decode(data, validate=True)))
         except (InputError, ValueError) as error:
             answer = {"error": str(error)}
         except (MemoryError, RecursionError):
@@ -81,7 +91,7 @@ def main(given: TextIO, told: TextIO) -> None:
 
 
 def _limit() -> None:
-    """It ends by itself, even when the server was killed and nobody looks after it."""
+    """Make this process end by itself, even when the server was killed."""
     if sys.platform != "win32":
         import resource
 

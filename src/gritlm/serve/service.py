@@ -17,7 +17,7 @@ from gritlm.serve.metrics import Meter
 from gritlm.serve.probe import Probe
 from gritlm.serve.prompts import Prompts
 from gritlm.serve.scheduler import Scheduler
-from gritlm.serve.settings import Settings
+from gritlm.serve.settings import UPLOADS, Settings
 from gritlm.serve.spelling import Spelling
 from gritlm.serve.work import ToDo
 
@@ -58,7 +58,7 @@ class Service:
         self._documents = documents
         self._probe = Probe(model, scheduler, settings.health_timeout_s)
         self._pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="gritlm-tokenize")
-        self._readers = ThreadPoolExecutor(1, thread_name_prefix="gritlm-uploads")
+        self._readers = ThreadPoolExecutor(UPLOADS, thread_name_prefix="gritlm-uploads")
         self._searches = ThreadPoolExecutor(_SEARCHES, thread_name_prefix="gritlm-search")
         self._writes = ThreadPoolExecutor(1, thread_name_prefix="gritlm-store")
 
@@ -80,7 +80,7 @@ class Service:
         return await self.off_loop(in_a_thread_of_its_own, lambda: call(*args, **options))
 
     async def off_loop_slowly(self, call: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
-        """As :meth:`off_loop`, one at a time: files may take long, and nobody else waits."""
+        """Run as :meth:`off_loop` does, a few at a time: files may take long."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._readers, lambda: call(*args, **options))
 

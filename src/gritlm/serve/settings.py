@@ -12,6 +12,7 @@ MAX_INPUTS = 2048  # texts of one request, as in OpenAI's API
 MAX_CHOICES = 16  # answers to one prompt
 MAX_STOPS = 4
 MAX_BODIES = 8  # of the largest size, in memory at once; smaller ones share their room
+UPLOADS = 3  # requests whose files are read at a time: a slow file holds up no others
 
 
 @dataclass(frozen=True)

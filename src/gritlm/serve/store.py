@@ -17,7 +17,7 @@ from gritlm.rag.assemble import Plan
 from gritlm.rag.engine import Asked, Query, RagEngine
 from gritlm.rag.index import Indexed
 from gritlm.rag.indexing import Added
-from gritlm.rag.passages import LEFT_OUT, Document, Hit, Scalar
+from gritlm.rag.passages import LEFT_OUT, Document, Hit, Value
 from gritlm.rag.planning import Mode
 from gritlm.rag.retrieval import Search
 from gritlm.rag.store.problems import StoreFullError
@@ -196,6 +196,6 @@ def _listed(document: Indexed) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _metadata(metadata: Mapping[str, Scalar]) -> dict[str, Scalar] | None:
+def _metadata(metadata: Mapping[str, Value]) -> dict[str, Value] | None:
     """Metadata as it is answered; None for one that is too large to be."""
     return None if metadata is LEFT_OUT else dict(metadata)

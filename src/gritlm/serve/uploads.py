@@ -1,4 +1,4 @@
-"""Bodies that bring documents -> documents. A file's name is a name: nothing is opened by it."""
+"""Request bodies to documents. A file's name is a name: no file is opened by it."""
 
 from __future__ import annotations
 
@@ -7,24 +7,22 @@ import binascii
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import PurePosixPath
-from typing import Any
 
 from gritlm.errors import InputError
-from gritlm.rag import rows
-from gritlm.rag.metadata import checked
-from gritlm.rag.passages import Document
+from gritlm.rag import readers, records, rows
+from gritlm.rag.metadata import normalise_metadata
+from gritlm.rag.passages import Document, Value
 from gritlm.rag.readers import READERS, Content
+from gritlm.rag.skips import LONGEST, Skipped, Skips
 from gritlm.serve.errors import invalid
 from gritlm.serve.reading import KINDS, Reader
-from gritlm.serve.schemas.common import on_one_line
 from gritlm.serve.schemas.rag import AddBody, FileBody
 
-_ROWS = ".jsonl"
-_LONGEST_ROW = 2**26  # bytes; a body is shorter anyway
+_LONGEST_FILE = 2**26  # bytes; a body is shorter anyway
 
 
-def documents(body: AddBody, reader: Reader) -> tuple[list[Document], list[dict[str, str]]]:
-    """The documents of a body, and what could not be read, with the reason. All ids differ.
+def documents(body: AddBody, reader: Reader) -> tuple[list[Document], Skips]:
+    """Return the documents of a body, and those that were skipped. All ids differ.
 
     Raises:
         ApiError: for a body without any.
@@ -32,14 +30,13 @@ def documents(body: AddBody, reader: Reader) -> tuple[list[Document], list[dict[
     if not body.documents and not body.files:
         raise invalid("'documents' and 'files' are empty; expected at least one document")
     found: list[Document] = []
-    skipped: list[dict[str, str]] = []
+    skipped = Skips()
     places: dict[str, str] = {}  # by id
     for place, item in _all(body, reader):
         if isinstance(item, str):
-            skipped.append({"name": place, "reason": item})
+            skipped.append(Skipped(place, item[:LONGEST]))
         elif item.id in places:
-            reason = f"its id {item.id!r} is that of {places[item.id]}"
-            skipped.append({"name": place, "reason": reason})
+            skipped.append(Skipped(place, f"its id {item.id!r} is that of {places[item.id]}"))
         else:
             places[item.id] = place
             found.append(item)
@@ -47,7 +44,7 @@ def documents(body: AddBody, reader: Reader) -> tuple[list[Document], list[dict[
 
 
 def _all(body: AddBody, reader: Reader) -> Iterator[tuple[str, Document | str]]:
-    """Where each document stands in the body; and the document, or why there is none."""
+    """Yield where each document stands in the body, and the document or why it is skipped."""
     for number, given in enumerate(body.documents):
         place = f"documents[{number}]"
         try:
@@ -62,15 +59,15 @@ def _all(body: AddBody, reader: Reader) -> Iterator[tuple[str, Document | str]]:
 
 
 def _of_file(file: FileBody, read: Content | str | None) -> Iterator[Document | str]:
-    """Documents of a file, or why there is none.
+    """Yield the documents of a file, or why they are skipped.
 
     Args:
-        read: what it says, or why that cannot be known; None: it was not read.
+        read: its content, or why it cannot be read; None where no process has read it.
     """
     try:
-        data, metadata = _decoded(file.data), checked(file.metadata or {})
-        if _ending(file) == _ROWS:
-            yield from _of_rows(file.name, data, metadata)
+        data, metadata = _decoded(file.data), normalise_metadata(file.metadata or {})
+        if _ending(file) in records.KINDS:
+            yield from _of_rows(file, data, metadata)
         else:
             yield _document(file.name, _content(_ending(file), data, read), metadata)
     except InputError as error:
@@ -81,36 +78,43 @@ def _ending(file: FileBody) -> str:
     return PurePosixPath(file.name).suffix.lower()
 
 
-def _content(ending: str, data: bytes, read: Content | str | None) -> Content | None:
+def _content(ending: str, data: bytes, read: Content | str | None) -> Content:
     if ending not in READERS:
-        known = ", ".join([*READERS, _ROWS])
+        known = ", ".join([*READERS, *records.KINDS])
         raise InputError(f"{ending or 'no ending'}: not a kind that is read; known: {known}")
-    if not data.strip():
-        return None
     if isinstance(read, str):
         raise InputError(read)
-    return READERS[ending](data) if read is None else read
+    return readers.read(ending, data) if read is None else read
 
 
-def _document(name: str, content: Content | None, metadata: dict[str, Any]) -> Document:
-    if content is None or not content.text.strip():
-        raise InputError("empty: no text in it")
-    return Document(name, content.text, content.title, metadata, markdown=content.markdown)
+def _document(name: str, content: Content, metadata: dict[str, Value]) -> Document:
+    both = normalise_metadata({**content.metadata, **metadata})
+    return Document(name, content.text, content.title, both, markdown=content.markdown)
 
 
-def _of_rows(name: str, data: bytes, metadata: dict[str, Any]) -> Iterator[Document | str]:
-    for number, row in rows.lines(BytesIO(data), max_bytes=_LONGEST_ROW):
+def _of_rows(file: FileBody, data: bytes, metadata: dict[str, Value]) -> Iterator[Document | str]:
+    found = False
+    for place, row in records.records(_ending(file), BytesIO(data), max_bytes=_LONGEST_FILE):
+        found = True
         try:
             if isinstance(row, InputError):
                 raise row
             given = row.get("metadata") or {}
             own = metadata | given if isinstance(given, dict) else given
-            document = rows.document({**row, "metadata": own}, prefix=f"{name}#")
-            if not on_one_line(document.id):
-                raise InputError(f"'id' is {row['id']!r}; expected no control characters in it")
-            yield document
+            yield rows.document(
+                {**row, "metadata": own}, prefix=f"{file.name}#", text_field=file.text_field
+            )
         except InputError as error:
-            yield f"line {number}: {error}"
+            yield f"{_spoken(place)}{error}"
+    if not found:
+        raise InputError("empty")
+
+
+def _spoken(place: str) -> str:
+    """Return a place within a file as a message names it: ``line 3: ``, ``item [3]: ``."""
+    if not place:
+        return ""
+    return f"line {place[1:]}: " if place.startswith(":") else f"item {place}: "
 
 
 def _decoded(data: str) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
-from unicodedata import category
 
 from pydantic import (
     AfterValidator,
@@ -72,20 +71,6 @@ def nothing(why: str) -> BeforeValidator:
             raise refused("unsupported_value", why)
 
     return BeforeValidator(check)
-
-
-def on_one_line(name: str) -> bool:
-    """Whether it can stand in a path or a log: no control character, no line break."""
-    return not any(category(letter) in ("Cc", "Zl", "Zp") for letter in name)
-
-
-def _one_line(name: str) -> str:
-    if not on_one_line(name):
-        raise refused("control", f"{name[:100]!r} has a control character or a line break")
-    return name
-
-
-Name = Annotated[str, AfterValidator(_one_line), Field(min_length=1, max_length=512)]
 
 
 def only(*values: Any, why: str | None = None) -> AfterValidator:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field
 
 from gritlm.errors import InputError
 from gritlm.rag import filters
+from gritlm.rag.document_ids import check_document_id
 from gritlm.rag.filters import MOST_TERMS
+from gritlm.rag.passages import ID_NAMES, TEXT_NAMES
 from gritlm.serve.schemas.chat import ChunkChoice
 from gritlm.serve.schemas.common import (
     Body,
     FinishReason,
-    Name,
     Reply,
     Seed,
     Stop,
@@ -45,7 +46,14 @@ Filter = Annotated[
     Field(min_length=1, description="Names of metadata with a value, or with several of which one "
           f"fits; at most {MOST_TERMS} values in all."),
 ]  # fmt: skip
-Metadata = Annotated[dict[str, Scalar], BeforeValidator(bounded)]
+Metadata = Annotated[
+    dict[str, Any],
+    BeforeValidator(bounded),
+    Field(
+        description="Names and values to filter by, at most 16 KB as JSON. An object in it becomes "
+        "names with dots."
+    ),
+]
 ShownMetadata = Annotated[
     dict[str, Any] | None,
     Field(description="null: a document of an older version has more than 32 KiB of it."),
@@ -53,21 +61,50 @@ ShownMetadata = Annotated[
 TopPassages = Annotated[int, Field(ge=1, le=100)]
 
 
-class DocumentBody(Body):
-    """A text. Its id is made from its content when it has none."""
+def _document_id(value: str) -> str:
+    try:
+        return check_document_id(value)
+    except InputError as error:
+        raise refused("document_id", str(error)) from None
 
-    text: str = Field(min_length=1)
-    id: Name | None = None
+
+def _as_text(value: Any) -> Any:
+    """Return a whole number as the id that it is in a file of rows, too."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1:
+        return str(int(value))
+    return value
+
+
+DocumentId = Annotated[
+    str, AfterValidator(_document_id), Field(description="At most 512 bytes, on one line.")
+]
+
+
+class DocumentBody(Body):
+    """A text. Its id is made from its content when it has none.
+
+    As in a file of rows, the text may be named ``page_content``, ``contents`` or ``content``, the
+    id ``_id``.
+    """
+
+    text: str = Field(min_length=1, validation_alias=AliasChoices(*TEXT_NAMES))
+    id: Annotated[DocumentId | None, BeforeValidator(_as_text)] = Field(
+        None, validation_alias=AliasChoices(*ID_NAMES)
+    )
     title: str | None = None
     markdown: bool = Field(False, description="Whether headings are borders of passages.")
     metadata: Metadata | None = None
 
 
 class FileBody(Body):
-    """A file, read by the ending of its name: .txt .md .html .pdf .jsonl. Its name is its id."""
+    """A file, read by the ending of its name: .txt .md .html .pdf .jsonl .json .csv .tsv. Its name
+    is its id."""
 
-    name: Name
+    name: DocumentId
     data: str = Field(description="Its bytes in base64.")
+    text_field: str | None = Field(
+        None, max_length=512, description="Name of the text in a file of rows."
+    )
     metadata: Metadata | None = None
 
 
@@ -88,7 +125,8 @@ class AddReply(Reply):
     passages: int
     replaced: int
     unchanged: int
-    skipped: list[SkippedReply]
+    skipped: list[SkippedReply] = Field(description="The first 100 of them.")
+    skipped_count: int = Field(description="All that were skipped.")
     seconds: float
 
 
