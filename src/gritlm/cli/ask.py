@@ -164,7 +164,8 @@ def _show(trace: Trace) -> None:
     logs.note(
         f"mode {trace.mode}, {trace.blocks} blocks{reasons}\n"
         f"prefilled {trace.tokens_prefilled}, reused {trace.tokens_reused}, "
-        f"computed {trace.tokens_computed}, read again {trace.tokens_recomputed}, "
+        f"computed {trace.tokens_computed}, read again {trace.tokens_recomputed} "
+        f"(chosen by reading {trace.tokens_selecting}), "
         f"written {trace.tokens_generated} tokens; {read or 'nothing loaded'}{parts}{dropped}"
         f"{stages}"
     )

@@ -136,7 +136,8 @@ def begin(
         if how is not None and not is_preallocated(cache):
             trace.reasons.append("no tokens read again: the cache of this model does not take them")
             how = None
-        logits_V, trace.tokens_recomputed = read_behind(lm, cache, blocks, plan.ids, how, between)
+        logits_V, again = read_behind(lm, cache, blocks, plan.ids, how, between)
+    trace.tokens_recomputed, trace.tokens_selecting = again.tokens, again.selecting
     return Begun(cache, logits_V, room, trace.tokens_reused)
 
 

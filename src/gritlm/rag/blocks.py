@@ -55,7 +55,7 @@ class Blocks:
         self, part: Part, *, causal: bool, question: KVBlock | None, trace: Trace
     ) -> KVBlock:
         tier, block, nbytes = self._found(part, causal=causal, question=question)
-        trace.part(part.name, tokens=part.tokens, tier=tier, nbytes=nbytes)
+        trace.part(part.name, tokens=part.tokens, tier=tier, nbytes=nbytes, read=len(part.ids))
         return block
 
     def _found(

@@ -22,6 +22,7 @@ from gritlm.lm.generator import prefill, prefix_cache
 from gritlm.lm.model import UnifiedLM
 from gritlm.rag.assemble import Plan
 from gritlm.rag.parity import blocks_of
+from gritlm.rag.recompute import Reread
 from gritlm.rag.turns import Between
 from gritlm.runtime import replacing
 
@@ -29,6 +30,7 @@ _LENGTHS = (32, 128, 384, 768)  # tokens that are read to learn how long reading
 _TAIL = 32
 _REPEATS = 3
 _FARTHEST = 1 << 17  # tokens of a document
+NOTHING = Reread()
 
 
 @dataclass(frozen=True)
@@ -54,14 +56,21 @@ class CostModel:
         pairs = read * before + read * (read + 1) / 2
         return self.call + self.token * read + self.pair * pairs + self.reused * reused
 
-    def first_token(self, plan: Plan, *, missing: Sequence[int] = ()) -> float:
+    def first_token(
+        self, plan: Plan, *, missing: Sequence[int] = (), again: Reread = NOTHING
+    ) -> float:
         """Until the first token of an answer.
 
         Args:
             missing: tokens of each part whose block has to be computed first.
+            again: tokens of the blocks that are recomputed, in the pass that reads the rest, and
+                those that are read before to choose them.
         """
         behind = sum(part.tokens for part in plan.parts)
         made = sum(self.seconds(read=tokens) for tokens in missing)
+        if again.selecting:  # at most: some ways of choosing read in two layers only
+            made += self.seconds(read=again.selecting)
+        made += again.tokens * (self.token + self.pair * (behind + len(plan.ids)))
         return made + self.seconds(read=len(plan.ids), before=behind, reused=behind)
 
     def break_even(self, tail: int, *, per_token: float = 0.0) -> int | None:

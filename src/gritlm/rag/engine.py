@@ -316,7 +316,7 @@ class RagEngine:
             self._planner.require_parity()
         started, trace = perf_counter(), Trace()
         with trace.stage("embed"):
-            vector_D, block = self._retriever.embedded(question)
+            vector_D, block = self._retriever.embedded(question, trace)
         return Query(question, vector_D, block, trace, started)
 
     def nearest(self, query: Query, search: Search) -> list[Hit]:
@@ -384,7 +384,7 @@ class RagEngine:
         """As :meth:`answer`, from passages that were found before, the best first."""
         started, trace = perf_counter(), Trace()
         with trace.stage("embed"):
-            _, block = self._retriever.embedded(question)
+            _, block = self._retriever.embedded(question, trace)
         writing = _writing(writing, None)
         plan = self._plan(question, hits, mode, blocks, writing, trace)
         begun = self._read(plan, block, blocks, writing, trace, None)
@@ -397,8 +397,8 @@ class RagEngine:
         trace: Trace | None = None,
     ) -> Begun:  # fmt: skip
         """Read all that stands before an answer: its state, and the logits of the first token."""
-        _, block = self._retriever.embedded(question)
         how, trace = _writing(writing, None), Trace() if trace is None else trace
+        _, block = self._retriever.embedded(question, trace)
         plan = self._plan(question, hits, mode, blocks, how, trace)
         return self._read(plan, block, blocks, how, trace, None)
 
@@ -432,7 +432,7 @@ class RagEngine:
         with trace.stage("plan"):
             plan = self._planner.plan(
                 question, hits, mode, max_new_tokens=writing.max_new_tokens, causal=causal,
-                trace=trace,
+                recompute=writing.recompute, trace=trace,
             )  # fmt: skip
         trace.mode, trace.blocks = plan.mode, kind
         trace.dropped = tuple(hit.passage.id for hit in plan.dropped)

@@ -13,6 +13,7 @@ from gritlm.rag.assemble import Assembler, Plan
 from gritlm.rag.blocks import Blocks
 from gritlm.rag.parity import Parity
 from gritlm.rag.passages import Hit
+from gritlm.rag.recompute import Recompute, expected
 from gritlm.rag.trace import Trace
 from gritlm.rag.turns import Between
 
@@ -39,16 +40,19 @@ class Planner:
 
     def plan(
         self, question: str, hits: Sequence[Hit], mode: Mode, *, max_new_tokens: int, causal: bool,
-        trace: Trace,
+        recompute: Recompute | None, trace: Trace,
     ) -> Plan:  # fmt: skip
         """The prompt.
+
+        Args:
+            recompute: tokens of the blocks that will be read again, which takes time too.
 
         Raises:
             ModelError: when state would be reused that this model does not reuse right.
             InputError: when the question does not fit.
         """
         if mode == "auto":
-            return self._fastest(question, hits, max_new_tokens, causal, trace)
+            return self._fastest(question, hits, max_new_tokens, causal, recompute, trace)
         if mode != "none":
             self.require_parity()
         return self._assembler.plan(mode, question, hits, max_new_tokens=max_new_tokens)
@@ -95,8 +99,9 @@ class Planner:
         return self.measured()
 
     def _fastest(
-        self, question: str, hits: Sequence[Hit], max_new_tokens: int, causal: bool, trace: Trace
-    ) -> Plan:
+        self, question: str, hits: Sequence[Hit], max_new_tokens: int, causal: bool,
+        recompute: Recompute | None, trace: Trace,
+    ) -> Plan:  # fmt: skip
         if not self.parity.holds:
             trace.reasons.append("none: this model's state cannot be reused")
             return self._assembler.plan("none", question, hits, max_new_tokens=max_new_tokens)
@@ -104,7 +109,9 @@ class Planner:
         for mode in AUTOMATIC:
             plan = self._assembler.plan(mode, question, hits, max_new_tokens=max_new_tokens)
             missing = self._blocks.missing(plan.parts, causal=causal)
-            told.append((self.cost.first_token(plan, missing=missing), plan))
+            sizes = [part.tokens for part in plan.parts]
+            again = expected(recompute, sizes=sizes, tail=len(plan.ids))
+            told.append((self.cost.first_token(plan, missing=missing, again=again), plan))
         trace.reasons += [f"{plan.mode}: {1000 * s:.0f} ms predicted" for s, plan in told]
         return min(told, key=lambda pair: pair[0])[1]
 

@@ -60,6 +60,30 @@ class Recompute:
 FIRST = Recompute()
 
 
+@dataclass(frozen=True)
+class Reread:
+    """What was read of the blocks besides the tail.
+
+    Attributes:
+        tokens: that were recomputed.
+        selecting: that were read to choose them; for ``value`` in the first two layers only.
+    """
+
+    tokens: int = 0
+    selecting: int = 0
+
+
+def expected(how: Recompute | None, *, sizes: Sequence[int], tail: int) -> Reread:
+    """Return what will be read of blocks with these numbers of tokens, before a tail."""
+    if how is None or not sizes:
+        return Reread()
+    if how.by == "first":
+        return Reread(len(_first(sizes, how.tokens)))
+    held = sum(sizes)
+    selecting = held if how.by == "value" else tail
+    return Reread(_share(how, held), selecting)
+
+
 @torch.inference_mode()
 def read_behind(
     lm: UnifiedLM,
@@ -68,22 +92,23 @@ def read_behind(
     tail: Sequence[int],
     how: Recompute | None,
     between: Between | None = None,
-) -> tuple[Tensor, int]:
-    """Read ``tail`` behind what a cache holds -> logits of what comes next (V,), and how many
-    tokens of the blocks were read again.
+) -> tuple[Tensor, Reread]:
+    """Read ``tail`` behind the blocks of a cache -> logits of the next token (V,), and the tokens
+    of the blocks that were read.
 
     Args:
         cache: holds ``blocks`` and nothing more; preallocated, unless ``how`` is None.
         between: called now and then, for who shares the model's thread.
     """
     if how is None:
-        return read(lm, cache, tail, between), 0
+        return read(lm, cache, tail, between), Reread()
     ids = [i for block in blocks for i in block.token_ids.tolist()]
     sizes = [block.tokens for block in blocks]
     again = chosen(lm, cache, how, ids=ids, sizes=sizes, tail=tail)
     if not again:
-        return read(lm, cache, tail, between), 0
-    return read_again(lm, cache, again, ids=ids, tail=tail), len(again)
+        return read(lm, cache, tail, between), Reread()
+    made = expected(how, sizes=sizes, tail=len(tail))
+    return read_again(lm, cache, again, ids=ids, tail=tail), made
 
 
 @torch.inference_mode()
@@ -106,8 +131,7 @@ def chosen(
     if how.by == "first":
         return _first(sizes, how.tokens)
     score_T = _changed(lm, cache, ids) if how.by == "value" else _looked_at(lm, cache, tail)
-    most = max(1, round(how.share * len(ids)))
-    return sorted(score_T.topk(min(most, len(ids))).indices.tolist())
+    return sorted(score_T.topk(_share(how, len(ids))).indices.tolist())
 
 
 @torch.inference_mode()
@@ -139,6 +163,10 @@ def _causal_masks(lm: UnifiedLM, places_Q: Tensor, end: int) -> Tensor | dict[st
     ahead_QT = places_Q[:, None] - torch.arange(end, device=lm.device)[None]
     seen_QT = ahead_QT >= 0
     return windowed(seen_QT[None], lambda size: (seen_QT & (ahead_QT < size))[None], lm.decoder)
+
+
+def _share(how: Recompute, held: int) -> int:
+    return min(held, max(1, round(how.share * held)))
 
 
 def _first(sizes: Sequence[int], tokens: int) -> list[int]:

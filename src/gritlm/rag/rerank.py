@@ -35,27 +35,31 @@ class Reranker:
         self._yes, self._no = (self._first_id(word) for word in ("Yes", "No"))
 
     def ranked(
-        self, question: str, hits: Sequence[Hit], between: Between | None = None
-    ) -> list[tuple[Hit, float]]:
+        self, question: str, hits: Sequence[Hit], between: Between | None = None,
+        trace: Trace | None = None,
+    ) -> list[tuple[Hit, float]]:  # fmt: skip
         """The passages with their scores, the best first; of equals, the one found earlier.
 
         Args:
-            between: called behind each passage, for who shares the model's thread.
+            between: called behind each passage, for other users of the model's thread.
+            trace: of the answer; the tokens that are read are counted there.
         """
-        scored = []
+        scored, trace = [], Trace() if trace is None else trace
         for hit in hits:
-            scored.append((hit, self.score(question, hit)))
+            scored.append((hit, self.score(question, hit, trace)))
             if between is not None:
                 between()
         best = sorted(scored, key=lambda pair: -pair[1])
         return [(replace(hit, rank=rank), score) for rank, (hit, score) in enumerate(best, 1)]
 
-    def score(self, question: str, hit: Hit) -> float:
+    def score(self, question: str, hit: Hit, trace: Trace | None = None) -> float:
         """Logit of yes less that of no."""
-        lm = self._model.lm
+        lm, own = self._model.lm, Trace()
         (ids,) = self._assembler.passage_ids([hit.passage.embedded])
-        blocks = self._blocks.of([Part(ids, hit)], causal=False, question=None, trace=Trace())
+        blocks = self._blocks.of([Part(ids, hit)], causal=False, question=None, trace=own)
         tail = self._assembler.tokens.for_chat(for_yes_no(question), start=False).ids
+        if trace is not None:
+            trace.tokens_reranked += own.tokens_computed + len(tail)
         logits_V = prefill(lm, prefix_cache(lm, blocks, room=len(tail)), tail)
         return float(logits_V[self._yes] - logits_V[self._no])
 

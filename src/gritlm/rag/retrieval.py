@@ -70,7 +70,7 @@ class Retriever:
             InputError: for a question longer than the model takes, or an unusable filter.
         """
         with trace.stage("embed"):
-            vector_D, block = self.embedded(question)
+            vector_D, block = self.embedded(question, trace)
         hits = self.nearest(question, vector_D, search, trace)
         return self.ordered(question, hits, search, trace, between), block
 
@@ -100,10 +100,10 @@ class Retriever:
         if search.rerank and hits:
             with trace.stage("rerank"):
                 reranker = Reranker(self._model, self._blocks, self._assembler)
-                hits = [hit for hit, _ in reranker.ranked(question, hits, between)]
+                hits = [hit for hit, _ in reranker.ranked(question, hits, between, trace)]
         return hits[: search.top_k]
 
-    def embedded(self, question: str) -> tuple[Vector, KVBlock]:
+    def embedded(self, question: str, trace: Trace) -> tuple[Vector, KVBlock]:
         """The question's vector (D,), and its block.
 
         Raises:
@@ -119,4 +119,6 @@ class Retriever:
             [question], instruction=gritlm_instruction(self._model.settings.query_instruction),
             get_cache=True, max_length=size, show_progress_bar=False,
         )  # fmt: skip
+        # A model that embeds causally reads it once for the vector and once for the block.
+        trace.tokens_embedded += size * (2 if self._model.settings.embeds_causally else 1)
         return np.asarray(vector_D), block

@@ -15,11 +15,13 @@ class Trace:
 
     Attributes:
         mode, blocks: as they were chosen.
-        tokens_prefilled: read behind what is reused. The pass that embeds the question is not among
-            them: every mode has it, to search.
+        tokens_embedded: of the question, to search with it; read in every mode.
+        tokens_reranked: read to put the passages in the model's own order.
+        tokens_prefilled: read behind the tokens that are reused.
         tokens_reused: that came as key/value state.
         tokens_computed: whose state was missing and was computed first.
-        tokens_recomputed: of those, read again.
+        tokens_recomputed: of those reused or computed, read again.
+        tokens_selecting: read to choose the recomputed ones, by ``value`` in two layers only.
         tokens_generated: of the answer.
         parts: of the prompt, in reading order.
         bytes_read: of key/value state, by tier: ``memory``, ``disk``, ``embedding`` (of the
@@ -32,10 +34,13 @@ class Trace:
 
     mode: str = ""
     blocks: str = ""
+    tokens_embedded: int = 0
+    tokens_reranked: int = 0
     tokens_prefilled: int = 0
     tokens_reused: int = 0
     tokens_computed: int = 0
     tokens_recomputed: int = 0
+    tokens_selecting: int = 0
     tokens_generated: int = 0
     parts: list[dict[str, Any]] = field(default_factory=list)
     bytes_read: dict[str, int] = field(default_factory=dict)
@@ -45,8 +50,10 @@ class Trace:
 
     @property
     def tokens_read(self) -> int:
-        """Read when the question came: prefilled, read again, or computed for want of state."""
-        return self.tokens_prefilled + self.tokens_recomputed + self.tokens_computed
+        """Tokens read between the search and the answer: prefilled, recomputed, chosen from for
+        that, or computed for want of state."""
+        again = self.tokens_recomputed + self.tokens_selecting
+        return self.tokens_prefilled + again + self.tokens_computed
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -60,10 +67,13 @@ class Trace:
     def add(self, name: str, seconds: float) -> None:
         self.milliseconds[name] = self.milliseconds.get(name, 0.0) + 1000 * seconds
 
-    def part(self, name: str, *, tokens: int, tier: str, nbytes: int = 0) -> None:
+    def part(
+        self, name: str, *, tokens: int, tier: str, nbytes: int = 0, read: int | None = None
+    ) -> None:
         """Note a part of the prompt.
 
         Args:
+            read: tokens that were read to compute it; None for ``tokens``.
             tier: where its state came from; ``read`` for what is read behind the others.
         """
         self.parts.append({"part": name, "tokens": tokens, "tier": tier})
@@ -71,7 +81,7 @@ class Trace:
             self.tokens_prefilled += tokens
             return
         if tier == "computed":
-            self.tokens_computed += tokens
+            self.tokens_computed += tokens if read is None else read
         else:
             self.tokens_reused += tokens
         self.bytes_read[tier] = self.bytes_read.get(tier, 0) + nbytes

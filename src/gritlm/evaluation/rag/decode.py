@@ -149,7 +149,7 @@ def _begin(lm: UnifiedLM, reading: Reading) -> _Begun:
     cache = prefix_cache(lm, reading.blocks, room=len(reading.ids))
     logits_V, again = read_behind(lm, cache, reading.blocks, reading.ids, FIRST)
     token = int(logits_V.argmax())
-    return _Begun(cache, token, again + len(reading.ids), perf_counter() - started)
+    return _Begun(cache, token, again.tokens + len(reading.ids), perf_counter() - started)
 
 
 def _side_by_side(lm: UnifiedLM, caches: Sequence[Any], sizes: Sequence[int], *, room: int) -> Any:

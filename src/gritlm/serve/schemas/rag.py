@@ -223,10 +223,13 @@ class TraceReply(Reply):
 
     mode: str
     blocks: str
+    tokens_embedded: int
+    tokens_reranked: int
     tokens_prefilled: int
     tokens_reused: int
     tokens_computed: int
     tokens_recomputed: int
+    tokens_selecting: int
     tokens_generated: int
     parts: list[dict[str, Any]]
     bytes_read: dict[str, int]

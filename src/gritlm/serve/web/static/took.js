@@ -25,7 +25,8 @@ const chart = (title, rows, format, keys = []) => {
 };
 
 // Tokens that were read once the question had come.
-export const readNow = (trace) => trace.tokens_prefilled + trace.tokens_recomputed + trace.tokens_computed;
+export const readNow = (trace) =>
+  trace.tokens_prefilled + trace.tokens_recomputed + trace.tokens_selecting + trace.tokens_computed;
 
 // `ways`: [{name, fresh, first, trace}]; first (ms) and trace are null until they are known.
 export const charts = (ways) => [
