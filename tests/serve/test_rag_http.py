@@ -319,9 +319,34 @@ def test_metadata_has_a_size(live: Served):
 def test_ids_in_rows_stand_on_one_line(live: Served):
     row = json.dumps({"id": "a\nb", "text": "Rain."})
     files = [{"name": "rows.jsonl", "data": coded(row)}]
-    added = live.http.post(DOCUMENTS, json={"files": files}).json()
-    assert added["ids"] == []
-    assert "control characters" in added["skipped"][0]["reason"]
+    refused = live.http.post(DOCUMENTS, json={"files": files})
+    assert refused.status_code == 400
+    assert "control characters" in refused.json()["error"]["message"]
+
+
+def test_a_request_of_which_no_document_goes_in_is_refused_with_the_reasons(live: Served):
+    before = live.http.get(DOCUMENTS).json()
+    files = [{"name": f"tool{n}.exe", "data": coded("MZ")} for n in range(5)]
+    refused = live.http.post(
+        DOCUMENTS, json={"files": files[:1], "documents": [{"id": "a", "text": " "}]}
+    )
+    error = refused.json()["error"]
+    assert (refused.status_code, error["code"]) == (400, "no_documents_added")
+    assert error["message"].startswith("No document went in: a: empty")
+    assert "; tool0.exe: .exe: not a kind that is read" in error["message"]
+    many = live.http.post(DOCUMENTS, json={"files": files}).json()["error"]["message"]
+    assert many.endswith("; and 2 more")
+    assert live.http.get(DOCUMENTS).json() == before
+
+
+def test_a_request_of_which_some_documents_are_known_or_go_in_is_answered_with_the_rest(
+    live: Served,
+):
+    known = {"id": "water", "text": TEXTS["water"]}
+    added = live.http.post(DOCUMENTS, json={"documents": [known, {"text": " "}]})
+    assert added.status_code == 200
+    assert (added.json()["documents"], added.json()["unchanged"]) == (0, 1)
+    assert len(added.json()["skipped"]) == 1
 
 
 def coded(text: str) -> str:

@@ -18,7 +18,7 @@ from gritlm.rag.planning import Mode
 from gritlm.rag.skips import NAMED
 from gritlm.serve import uploads
 from gritlm.serve.blocking import ModelThread
-from gritlm.serve.errors import ApiError, invalid
+from gritlm.serve.errors import ApiError, invalid, none_added
 from gritlm.serve.forms import ChatForm
 from gritlm.serve.paths import ANSWER, DOCUMENTS, SEARCH
 from gritlm.serve.reading import Reader
@@ -118,13 +118,19 @@ class Documents:
         return query, ordered
 
     async def add(self, service: Service, body: AddBody) -> Response:
-        """Read, cut, embed and keep documents."""
+        """Read, cut, embed and keep documents: some of them, or all.
+
+        Raises:
+            ApiError: when no document goes in; nothing has changed then.
+        """
         self._store.require_writing()
         with service.scheduler.reserve():
             found, skipped = await service.off_loop_slowly(uploads.documents, body, self._reader)
             _require_few_characters(found, service.scheduler.max_request_tokens)
             added = await self._added(service, found)
         unread = [{"name": each.path, "reason": each.reason} for each in added.skipped]
+        if not added.documents and not added.unchanged:
+            raise none_added([*skipped, *unread])
         gone = {each["name"] for each in unread}
         named = [{"name": each.path, "reason": each.reason} for each in skipped]
         return json_response(

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 INVALID, SERVER, LIMIT = "invalid_request_error", "server_error", "rate_limit_error"
 _RETRY_ELSEWHERE_S = 5
+_REASONS, _SHOWN = 3, 300  # reasons in a message, and characters of each
 _OURS = (StoreFullError, StoreLockedError, IndexDamagedError)  # wrong here, not in the request
 _KINDS = {
     "extra_forbidden": "unknown_parameter",
@@ -139,6 +140,19 @@ def no_room(went_in: int, of: int) -> ApiError:
         "are not; when there is room, send the same again", code="insufficient_storage",
         type=SERVER,
     )  # fmt: skip
+
+
+def none_added(skipped: Sequence[Mapping[str, str]]) -> ApiError:
+    """Return the answer to a request of which no document could be added.
+
+    Args:
+        skipped: at least one ``name`` with its ``reason``.
+    """
+    first = "; ".join(
+        f"{each['name'][:_SHOWN]}: {each['reason'][:_SHOWN]}" for each in skipped[:_REASONS]
+    )
+    more = f"; and {len(skipped) - _REASONS:,} more" if len(skipped) > _REASONS else ""
+    return invalid(f"No document went in: {first}{more}", code="no_documents_added")
 
 
 def as_api_error(error: GritLMError) -> ApiError:

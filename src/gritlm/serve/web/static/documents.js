@@ -78,6 +78,9 @@ const summary = (sum) => [
   ...sum.skipped.map(({ name, reason }) => `${name}: ${reason}`),
 ].filter(Boolean).join(". ");
 
+// What is wrong with this one; others may go in.
+const REFUSED = ["no_documents_added", "max_tokens_per_request", "request_too_large"];
+
 const addOne = async (item, sum) => {
   let body;
   try {
@@ -86,9 +89,14 @@ const addOne = async (item, sum) => {
     sum.skipped.push({ name: item.name, reason: error.message });
     return;
   }
-  const done = await post("v1/rag/documents", body, adding.signal);
-  for (const name of ["documents", "passages", "unchanged"]) sum[name] += done[name];
-  sum.skipped.push(...done.skipped);
+  try {
+    const done = await post("v1/rag/documents", body, adding.signal);
+    for (const name of ["documents", "passages", "unchanged"]) sum[name] += done[name];
+    sum.skipped.push(...done.skipped);
+  } catch (error) {
+    if (!REFUSED.includes(error.code)) throw error;
+    sum.skipped.push({ name: item.name, reason: error.message });
+  }
 };
 
 // `items`: [{name, body}]. One request each, so that there is progress to show, and stopping loses
