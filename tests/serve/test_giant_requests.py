@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from gritlm.rag import schema
@@ -259,7 +260,7 @@ def test_a_client_that_leaves_its_documents_is_not_worked_for(
 
     monkeypatch.setattr(Indexer, "_encoded", noted)
     body = {"documents": [{"id": "left", "text": "Cats sleep most of the day. " * 4000}]}
-    with pytest.raises(Exception, match="timed out"):
+    with pytest.raises(httpx.TimeoutException):
         live.http.post(DOCUMENTS, json=body, timeout=0.5)
     wait_until(lambda: not live.service.running)
     time.sleep(0.3)
@@ -319,3 +320,27 @@ def test_large_metadata_of_an_older_store_is_not_read(
     assert hit["metadata"] == usual
     library = fresh.service.documents._store._engine.documents()
     assert {each.id: each.metadata for each in library} == {"large": large, "usual": usual}
+
+
+def test_a_search_whose_client_has_left_is_not_begun(live: Served, monkeypatch: pytest.MonkeyPatch):
+    begun: list[int] = []
+    go_on = threading.Event()
+    search = Index.search
+
+    def slow(index: Index, *given: Any, **options: Any) -> Any:
+        begun.append(1)
+        assert go_on.wait(SOON_S)
+        return search(index, *given, **options)
+
+    monkeypatch.setattr(Index, "search", slow)
+    threads = live.service._searches._max_workers
+    with ThreadPoolExecutor(threads) as pool:
+        asked = [pool.submit(live.http.post, SEARCH, json=QUESTION) for _ in range(threads)]
+        wait_until(lambda: len(begun) == threads)
+        with pytest.raises(httpx.TimeoutException):
+            live.http.post(SEARCH, json=QUESTION, timeout=0.5)
+        wait_until(lambda: live.service.running == threads)
+        go_on.set()
+        assert [each.result().status_code for each in asked] == [200] * threads
+    assert live.http.post(SEARCH, json=QUESTION).status_code == 200
+    assert len(begun) == threads + 1

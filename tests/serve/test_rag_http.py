@@ -332,6 +332,7 @@ def test_a_request_of_which_no_document_goes_in_is_refused_with_the_reasons(live
     )
     error = refused.json()["error"]
     assert (refused.status_code, error["code"]) == (400, "no_documents_added")
+    assert (refused.json()["documents"], refused.json()["skipped_count"]) == (0, 2)
     assert error["message"].startswith("No document went in: a: empty")
     assert "; tool0.exe: .exe: not a kind that is read" in error["message"]
     many = live.http.post(DOCUMENTS, json={"files": files}).json()["error"]["message"]

@@ -118,31 +118,26 @@ class Documents:
         return query, ordered
 
     async def add(self, service: Service, body: AddBody) -> Response:
-        """Read, cut, embed and keep documents: some of them, or all.
-
-        Raises:
-            ApiError: when no document goes in; nothing has changed then.
-        """
+        """Read, cut, embed and keep documents. Where none goes in, the answer is an error too."""
         self._store.require_writing()
         with service.scheduler.reserve():
             found, skipped = await service.off_loop_slowly(uploads.documents, body, self._reader)
             _require_few_characters(found, service.scheduler.max_request_tokens)
             added = await self._added(service, found)
         unread = [{"name": each.path, "reason": each.reason} for each in added.skipped]
-        if not added.documents and not added.unchanged:
-            raise none_added([*skipped, *unread])
-        gone = {each["name"] for each in unread}
         named = [{"name": each.path, "reason": each.reason} for each in skipped]
-        return json_response(
-            {
-                "object": "rag.documents.added",
-                "ids": [document.id for document in found if document.id not in gone],
-                "documents": added.documents, "passages": added.passages,
-                "replaced": added.replaced, "unchanged": added.unchanged,
-                "seconds": added.seconds, "skipped": [*named, *unread][:NAMED],
-                "skipped_count": skipped.count + added.skipped_count,
-            }
-        )  # fmt: skip
+        gone = {each["name"] for each in unread}
+        answer: dict[str, Any] = {
+            "object": "rag.documents.added",
+            "ids": [document.id for document in found if document.id not in gone],
+            "documents": added.documents, "passages": added.passages,
+            "replaced": added.replaced, "unchanged": added.unchanged,
+            "seconds": added.seconds, "skipped": [*named, *unread][:NAMED],
+            "skipped_count": skipped.count + added.skipped_count,
+        }  # fmt: skip
+        if added.documents or added.unchanged:
+            return json_response(answer)
+        return none_added(answer["skipped"], answer["skipped_count"]).response(answer)
 
     async def _added(self, service: Service, found: Sequence[Document]) -> Added:
         """Add documents portion by portion: other requests add theirs in between."""

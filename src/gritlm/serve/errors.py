@@ -63,9 +63,15 @@ class ApiError(GritLMError):
         told = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
         return {"error": told}
 
-    def response(self) -> Response:
+    def response(self, more: Mapping[str, Any] | None = None) -> Response:
+        """Return the answer.
+
+        Args:
+            more: fields next to ``error``.
+        """
+        body = {**(more or {}), **self.body()}
         return Response(
-            orjson.dumps(self.body()), self.status, self.headers, media_type="application/json"
+            orjson.dumps(body), self.status, self.headers, media_type="application/json"
         )
 
 
@@ -142,16 +148,17 @@ def no_room(went_in: int, of: int) -> ApiError:
     )  # fmt: skip
 
 
-def none_added(skipped: Sequence[Mapping[str, str]]) -> ApiError:
+def none_added(skipped: Sequence[Mapping[str, str]], count: int) -> ApiError:
     """Return the answer to a request of which no document could be added.
 
     Args:
-        skipped: at least one ``name`` with its ``reason``.
+        skipped: the first of them, each a ``name`` with its ``reason``.
+        count: of all.
     """
     first = "; ".join(
         f"{each['name'][:_SHOWN]}: {each['reason'][:_SHOWN]}" for each in skipped[:_REASONS]
     )
-    more = f"; and {len(skipped) - _REASONS:,} more" if len(skipped) > _REASONS else ""
+    more = f"; and {count - _REASONS:,} more" if count > _REASONS else ""
     return invalid(f"No document went in: {first}{more}", code="no_documents_added")
 
 
