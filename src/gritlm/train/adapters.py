@@ -5,11 +5,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
-from safetensors import SafetensorError
-
 from gritlm.errors import InputError, ModelError, did_you_mean
+from gritlm.lm.lora import WEIGHTS_FILE
 from gritlm.train.config import Model
 
 _NAMES = {"lora_target_modules": "target_modules", "lora_modules_to_save": "modules_to_save"}
@@ -41,11 +41,21 @@ def adapted(model: Any, said: Model, weights: str | Path | None, *, bf16: bool) 
 def _continued(model: Any, said: Model, weights: str) -> Any:
     from peft import PeftModel
 
+    if Path(weights).is_dir() and not (Path(weights) / WEIGHTS_FILE).is_file():
+        raise ModelError(f"{weights}: no adapter to go on from: no {WEIGHTS_FILE} in this folder")
     try:
-        made = PeftModel.from_pretrained(model, weights, is_trainable=True)
-    except (ValueError, OSError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:300]
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            made = PeftModel.from_pretrained(model, weights, is_trainable=True)
+    except Exception as error:  # a damaged folder raises errors of any kind
+        reason = shorten(" ".join(str(error).split()), 300, placeholder=" ...")
         raise ModelError(f"{weights}: no adapter to go on from: {reason}") from error
+    for warning in caught:
+        if "missing adapter keys" in str(warning.message):
+            raise ModelError(
+                f"{weights}: no adapter to go on from: weights of some layers are missing"
+            )
+        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     has = made.peft_config["default"].to_dict()
     for setting, key in _NAMES.items():
         _require_in(getattr(said, setting), has.get(key), setting, weights)

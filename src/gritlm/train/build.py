@@ -13,13 +13,13 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from gritlm import runtime
-from gritlm.errors import InputError, MissingExtraError
+from gritlm.errors import InputError, MissingExtraError, ModelError
 from gritlm.lm import attention, checkpoint, export
 from gritlm.lm.chat import template_for
 from gritlm.lm.check import require_views
 from gritlm.lm.load import Loaded, load, our_template
 from gritlm.lm.model import UnifiedLM
-from gritlm.lm.settings import Settings
+from gritlm.lm.settings import PROJECTION_FILE, Settings
 from gritlm.lm.tokens import SegmentTokenizer
 from gritlm.train import adapters, states
 from gritlm.train.config import Model, Run
@@ -78,7 +78,9 @@ def build(run: Run, *, device: str | None = None, weights: Path | None = None) -
     lm = UnifiedLM(loaded.model)
     _require_usable(lm, run, settings)
     obstacle = export.obstacle(lm, settings)  # before processes spread the weights
-    head = checkpoint.projection([weights, adapter, base], settings, lm)
+    if weights and settings.projection and not (weights / PROJECTION_FILE).is_file():
+        raise ModelError(f"{weights} has no {PROJECTION_FILE}; the checkpoint is damaged")
+    head = checkpoint.projection([weights] if weights else [adapter, base], settings, lm)
     if head is not None:
         head = head.to(torch.float32).requires_grad_(run.embeds)
     frozen = None

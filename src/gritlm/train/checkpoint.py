@@ -20,12 +20,13 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
-from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch import Tensor, nn
+from torch.distributed.checkpoint import state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -39,9 +40,11 @@ from gritlm.errors import InputError
 from gritlm.lm import export
 from gritlm.lm.merge import merge_trained
 from gritlm.lm.quiet import quiet
+from gritlm.lm.settings import FILE as _SETTINGS
 from gritlm.lm.settings import PROJECTION_FILE
-from gritlm.train import distributed, parallel, staging
+from gritlm.train import distributed, parallel, shards, staging
 from gritlm.train.build import Parts
+from gritlm.train.gradient_check import may_lack_gradient
 
 _STATE, _OPTIMIZER, _RANDOM, _SHARDS = "state.json", "optimizer.pt", "random.pt", "shards"
 _PREFIX = "model."
@@ -141,18 +144,40 @@ def restore(folder: Path, module: Any, optimizer: torch.optim.Optimizer) -> None
     extra = folder / "training"
     try:
         if (extra / _SHARDS).is_dir():
-            shards = _shards(module, optimizer)
+            state = _shards(module, optimizer)
             with _alone_is_fine():
-                state_dict_loader.load(shards, checkpoint_id=extra / _SHARDS)
-            set_model_state_dict(module, shards["model"], options=StateDictOptions(strict=False))
-            set_optimizer_state_dict(module, optimizer, shards["optimizer"])
+                shards.load(extra / _SHARDS, state)
+            set_model_state_dict(module, state["model"], options=StateDictOptions(strict=False))
+            set_optimizer_state_dict(module, optimizer, state["optimizer"])
         else:
-            moments = torch.load(extra / _OPTIMIZER, weights_only=True, map_location="cpu")
+            moments = shards.load_tensors(extra / _OPTIMIZER)
+            _require_moments(module, moments["state"])
             set_optimizer_state_dict(module, optimizer, moments, options=_WHOLE)
-        states = torch.load(extra / _RANDOM, weights_only=True)
-    except (OSError, RuntimeError, KeyError, ValueError, CheckpointException) as error:
-        said = " ".join(str(error).split())[:200]
-        raise InputError(f"{folder} cannot be continued from: {said}") from error
+        _restore_random(shards.load_tensors(extra / _RANDOM))
+    except (Exception, CheckpointException) as error:  # a damaged file raises errors of any kind
+        raise InputError(f"{folder} cannot be continued from: {_reason(error)}") from error
+
+
+def _require_moments(module: nn.Module, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Refuse moments that are missing or of another size: torch starts again from zeros there.
+
+    Args:
+        state: of AdamW, by the name of the parameter.
+    """
+    for wrapped, parameter in module.named_parameters():
+        name = wrapped.removeprefix("module.")  # of DDP
+        if not parameter.requires_grad or (name not in state and may_lack_gradient(name)):
+            continue
+        for key in ("exp_avg", "exp_avg_sq"):
+            moment = state.get(name, {}).get(key)
+            if moment is None or moment.shape != parameter.shape:
+                found = "missing" if moment is None else f"of the size {tuple(moment.shape)}"
+                raise InputError(
+                    f"{key} of {name} is {found}; expected the size {tuple(parameter.shape)}"
+                )
+
+
+def _restore_random(states: dict[str, list[Tensor]]) -> None:
     rank = distributed.rank()
     # Copies: torch wants a state at the start of its memory.
     if rank < len(states["cpu"]):
@@ -161,16 +186,34 @@ def restore(folder: Path, module: Any, optimizer: torch.optim.Optimizer) -> None
         torch.cuda.set_rng_state(states["cuda"][rank].clone())
 
 
+def _reason(error: BaseException) -> str:
+    """Return the reason in one short line; of errors of several processes that of the first."""
+    if isinstance(error, CheckpointException) and error.failures:
+        error = next(iter(error.failures.values()))[0]
+    text = shorten(" ".join(str(error).split()), 300, placeholder=" ...")
+    return text if isinstance(error, InputError) else f"{type(error).__name__}: {text}"
+
+
 def read_state(folder: Path) -> dict[str, Any]:
     """Step, streams and settings of a checkpoint.
 
     Raises:
         InputError: when the folder is no checkpoint of a run.
     """
+    path = folder / "training" / _STATE
     try:
-        found = json.loads((folder / "training" / _STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{folder} is no checkpoint of a training run ({error})") from None
+    kinds = {"step": int, "feed": dict, "settings": dict}
+    for key, kind in kinds.items():
+        if not isinstance(found, dict) or type(found.get(key)) is not kind:
+            raise InputError(f"{path} has no {key!r} that can be used; the checkpoint is damaged")
+    for name in () if is_sharded(folder) else (_SETTINGS, "tokenizer_config.json"):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder} has no {name}; the checkpoint is damaged, use another one")
+    if found["step"] < 1:
+        raise InputError(f"{path} has step = {found['step']}; expected at least 1")
     return dict(found)
 
 

@@ -114,10 +114,18 @@ class Feed:
         return {"streams": streams, "skipped": self.skipped}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from a :meth:`state`."""
-        self.skipped = int(state["skipped"])
+        """Go on from a :meth:`state`.
+
+        Raises:
+            InputError: for a state of other streams or rows, or one that is damaged.
+        """
+        streams, count = state.get("streams"), state.get("skipped")
         for name, stream in self._streams.items():
-            stream.restore(state["streams"][name])
+            found = streams.get(name) if isinstance(streams, dict) else None
+            if not isinstance(found, dict) or type(count) is not int:
+                raise InputError(f"the checkpoint has no place in the {name} rows; it is damaged")
+            stream.restore(found)
+        self.skipped = int(count or 0)
 
     def _load(self, chosen: Sequence[Source], kind: Kind) -> list[Rows]:
         data, check = self._run.data, self._collator.require_usable

@@ -25,7 +25,7 @@ def require_gradients(module: nn.Module, step: int) -> None:
     missing = [
         name
         for name, parameter in module.named_parameters()
-        if parameter.requires_grad and parameter.grad is None and not _EXPERT.search(name)
+        if parameter.requires_grad and parameter.grad is None and not may_lack_gradient(name)
     ]
     if distributed.most(len(missing)):
         names = ", ".join(missing[:_SHOWN]) or "see the log of the other processes"
@@ -34,3 +34,8 @@ def require_gradients(module: nn.Module, step: int) -> None:
             f"step {step}: no gradient reached {names}{more}, so they would not be trained; "
             "name them in [model] freeze, or take their modules out of the adapter"
         )
+
+
+def may_lack_gradient(name: str) -> bool:
+    """Return whether a parameter can get no gradient in a step although it is trained."""
+    return _EXPERT.search(name) is not None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -52,7 +51,7 @@ class Journal:
         self._trackers = [_tracker(name, folder, settings or {}) for name in trackers if self._main]
         self._start = time.perf_counter()
         if self._main:
-            kept = [line for line in read(folder) if _step_of(line) <= done]
+            kept = [line for line in read(folder) if line["step"] <= done]
             self._path.write_text("".join(_line(entry) for entry in kept), encoding="utf-8")
 
     @property
@@ -93,22 +92,19 @@ class Journal:
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's journal; a torn last line is left out."""
+    """Return the lines of a run's journal up to the first one that is torn or damaged."""
     path = folder / FILE
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    found = []
+    lines = path.read_bytes().splitlines() if path.is_file() else []
+    found: list[dict[str, Any]] = []
     for line in lines:
         try:
-            found.append(json.loads(line))
-        except ValueError:
+            entry = json.loads(line)
+        except (ValueError, RecursionError):
             break
+        if not isinstance(entry, dict) or type(entry.get("step")) is not int:
+            break
+        found.append(entry)
     return found
-
-
-def _step_of(line: Any) -> float:
-    """Return the step of a line; one that no run has written comes behind all."""
-    step = line.get("step") if isinstance(line, dict) else None
-    return step if isinstance(step, int) else math.inf
 
 
 def plot(folder: Path) -> Path:

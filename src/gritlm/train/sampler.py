@@ -110,7 +110,8 @@ class Stream:
         """Go on exactly where ``state`` was taken; weights and batch may be others from there on.
 
         Raises:
-            InputError: when the state is that of a stream over other rows, or with another seed.
+            InputError: when the state is that of a stream over other rows, or with another seed, or
+                is damaged.
         """
         for key, ours in self._identity().items():
             if state.get(key) != ours:
@@ -118,6 +119,10 @@ class Stream:
                     f"the checkpoint was made with {key} = {state.get(key)}, this run has {ours}; "
                     "resume with the data and settings it was made with, or start anew"
                 )
+        if not _is_place(state, self._sizes):
+            raise InputError(
+                "the checkpoint's place in the data is damaged; start from another one"
+            )
         self._given, self._draws = state["given"], state["draws"]
         self._pass, self._position = list(state["pass"]), list(state["position"])
         self._begin()
@@ -155,6 +160,18 @@ class Stream:
     def _order(self, source: int) -> NDArray[np.intp]:
         keys = _bits(self._seed, source + 1, self._pass[source]).random_raw(self._sizes[source])
         return np.argsort(keys, kind="stable")
+
+
+def _is_place(state: Mapping[str, Any], sizes: Sequence[int]) -> bool:
+    """Return whether the counters of a state are those of a stream over sources of these sizes."""
+    passes, positions = state.get("pass"), state.get("position")
+    if not isinstance(passes, list) or not isinstance(positions, list):
+        return False
+    counts = [state.get("given"), state.get("draws"), *passes, *positions]
+    if not all(type(count) is int and count >= 0 for count in counts):
+        return False
+    fits = len(passes) == len(positions) == len(sizes)
+    return fits and all(map(int.__le__, positions, sizes))
 
 
 def _bits(seed: int, *path: int) -> np.random.PCG64:
