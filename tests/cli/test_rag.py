@@ -49,6 +49,18 @@ def run_words(run, model_options):
     return call
 
 
+def test_the_field_of_the_text_is_named_and_skipped_rows_are_counted(run_model, tmp_path):
+    (tmp_path / "tea.csv").write_text("story,price\nGreen tea is steamed.,3\n", encoding="utf-8")
+    (tmp_path / "bad.jsonl").write_text("1\n" * 300, encoding="utf-8")
+    place = str(tmp_path / "store")
+    files = (str(tmp_path / "tea.csv"), str(tmp_path / "bad.jsonl"))
+    result = run_model("index", *files, "--text-field", "story", "--to", place)
+    assert result.stdout.startswith("added 1 documents")
+    assert "skipped: 300; the store has 1 passages" in result.stdout
+    assert result.stderr.count("bad.jsonl:") == 100
+    assert "200 more, which are not named" in result.stderr
+
+
 def test_what_was_indexed_and_what_was_skipped_is_told(run_model, notes, tmp_path):
     place = str(tmp_path / "store")
     first = run_model("index", str(notes), "--to", place)

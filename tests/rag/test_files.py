@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import random
+from datetime import date, datetime
 from io import BytesIO
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import pytest
 from pypdf import PdfWriter
 
 from gritlm.errors import InputError
-from gritlm.rag.files import Skipped, documents
+from gritlm.rag.files import documents
 from gritlm.rag.passages import Document
+from gritlm.rag.skips import Skipped, Skips
 
 FRENCH = "Le château reçoit chaque été des milliers de visiteurs, où êtes-vous allé à Noël? " * 6
 
@@ -261,6 +263,86 @@ def test_dicts_and_documents_are_taken_as_they_are():
     assert found[2] is whole
     assert found[1].id == read({"text": "two"})[0][0].id != read({"text": "three"})[0][0].id
     assert list(skipped) == [f"sources[{number}]" for number in range(3, 7)]
+
+
+BAD_IDS = ["x" * 513, "é" * 257, ".", "..", "a\nb", "a\u202eb", ""]
+
+
+@pytest.mark.parametrize("name", BAD_IDS)
+def test_one_rule_for_ids_of_dicts_documents_and_rows(tmp_path, name):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"id": name, "text": "t"}))
+    (tmp_path / "a.csv").write_text(f'id,text\n"{name}",t\n' if name else "id,text\n.,t\n")
+    found, skipped = read(
+        {"id": name, "text": "t"}, {"_id": name, "text": "t"}, Document(name, "t"), tmp_path,
+    )  # fmt: skip
+    assert not found
+    assert len(skipped) == 5
+    assert all(" id" in reason or "'id'" in reason for reason in skipped.values())
+
+
+def test_the_longest_id_is_taken():
+    assert len(read({"id": "é" * 256, "text": "t"})[0]) == 1
+
+
+def test_a_file_whose_name_stands_on_two_lines_is_skipped(tmp_path):
+    (tmp_path / "a\nb.txt").write_text("text")
+    found, skipped = read(tmp_path)
+    assert not found
+    assert "control characters" in skipped[f"{tmp_path}/a\nb.txt"]
+
+
+def test_metadata_of_a_document_has_a_size():
+    large = {"id": "a", "text": "t", "note": "x" * 16_384}
+    found, skipped = read(large, large | {"note": "x" * 16_000}, Document("c", "t", "", large))
+    assert [each.id for each in found] == ["a"]
+    assert list(skipped) == ["sources[0]", "sources[2]"]
+    assert skipped["sources[0]"] == (
+        "its metadata has 16,396 bytes; expected at most 16,384: move long values into the text, "
+        "or leave them out"
+    )
+
+
+@pytest.mark.parametrize(("given", "kept"), [
+    ({"a": {"b": {"c": 1}}}, {"a.b.c": 1}),
+    ({"a": [1, "x", None, True]}, {"a": [1, "x", None, True]}),
+    ({"a": [{"b": 1}, [2]]}, {"a": '[{"b": 1}, [2]]'}),
+    ({"day": date(2024, 5, 1), "at": datetime(2024, 5, 1, 9)},
+     {"day": "2024-05-01", "at": "2024-05-01T09:00:00"}),
+    ({"a": (1, 2), "b": {}, "c": None}, {"a": [1, 2], "b": "{}", "c": None}),
+])  # fmt: skip
+def test_metadata_of_all_shapes_is_kept(given, kept):
+    ((document,), skipped) = read({"text": "t", "metadata": given})
+    assert document.metadata == kept
+    assert not skipped
+
+
+@pytest.mark.parametrize(("given", "said"), [
+    ({"a": float("nan")}, "'a' is the number nan"), ({"a": {"b": object()}}, "'a.b' is of type"),
+    ({"a": [float("inf"), [1]]}, "cannot be kept as JSON"),
+    ({"a": {"b": 1}, "a.b": 2}, "two values"),
+    ({3: 1}, "cannot name metadata"), ({"a": ["\ud800"]}, "broken text"),
+])  # fmt: skip
+def test_metadata_that_cannot_be_kept_is_an_error_that_names_it(given, said):
+    _, skipped = read({"text": "t", "metadata": given})
+    assert said in skipped["sources[0]"]
+
+
+def test_the_field_of_the_text_can_be_named(tmp_path):
+    (tmp_path / "a.csv").write_text("name,story,text\nTea,Long ago.,short\n")
+    ((row, value), skipped) = read(tmp_path, {"story": "New."}, text_field="story")
+    assert (row.text, dict(row.metadata)) == ("Long ago.", {"name": "Tea", "text": "short"})
+    assert value.text == "New."
+    assert not skipped
+
+
+def test_skipped_rows_are_all_counted_and_the_first_are_named(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b"1\n" * 5000 + b'{"text": "t"}\n')
+    skips = Skips()
+    assert [each.text for each in documents([tmp_path], skipped=skips)] == ["t"]
+    assert (skips.count, len(skips.named)) == (5000, 100)
+    assert skips.named[0] == Skipped(
+        f"{tmp_path}/a.jsonl:1", "int; expected one JSON object a line"
+    )
 
 
 def test_two_folders_of_one_name_lose_nothing(tmp_path, caplog):

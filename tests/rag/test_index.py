@@ -210,6 +210,23 @@ def test_a_filter_that_asks_for_what_is_not_there_is_an_error(index, where, said
     assert ".rs:" not in str(error.value)
 
 
+def test_a_list_is_searched_by_sql_and_an_object_by_names_with_dots(index):
+    put(index, document("a", "t", tags=["x", "y"]), document("b", "t", **{"author.name": "Ann"}))
+    for where, wanted in (
+        ("json_array_contains(metadata, '$.tags', 'x')", "a"), ({"author.name": "Ann"}, "b"),
+    ):  # fmt: skip
+        hits = index.search(vectors(1)[0], top_k=4, where=where)
+        assert [hit.passage.document_id for hit in hits] == [wanted]
+
+
+def test_documents_of_ids_that_are_refused_now_are_still_listed_and_deleted(index):
+    old = ["..", ".", "x" * 200_000, "a\nb"]
+    put(index, *(document(name, "text") for name in old))
+    assert {each.id for each in index.documents()} == set(old)
+    assert index.delete(old) == len(old)
+    assert len(index) == 0
+
+
 def test_a_narrow_filter_still_fills_the_answer(index):
     rows, contents = many(200)
     index.add(rows, contents=contents)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import random
+from contextlib import suppress
+from io import BytesIO
 from time import perf_counter
 
 import pytest
 
 from gritlm.errors import InputError
-from gritlm.rag import readers
+from gritlm.rag import pdf_text, readers, records, rows
 from tests.pdfs import lines_pdf
+from tests.rag.test_corpus import CORPUS
 
 
 @pytest.mark.parametrize(
@@ -60,6 +64,49 @@ def test_an_encoding_is_found_in_no_time_however_long_the_text_is():
     started = perf_counter()
     assert readers.plain(text.encode("cp1252")).text == text
     assert perf_counter() - started < 5
+
+
+def test_long_lines_take_no_time():
+    started = perf_counter()
+    readers.markdown(b"a <!-- b --> " * 200_000)
+    pdf_text.text_of(["a" * 500_000 + "-\n" + "b" * 500_000] * 2)
+    with pytest.raises(InputError, match="expected a header of at most 1,000"):
+        list(records.records(".csv", BytesIO(b"a," * 1_000_000 + b"\n"), max_bytes=5_000_000))
+    assert perf_counter() - started < 5
+
+
+def test_files_that_are_damaged_anyhow_are_read_or_refused():
+    chance = random.Random(0)
+    files = [path.read_bytes() for path in sorted(CORPUS.iterdir())]
+    endings = [*readers.READERS, *records.KINDS]
+    for _ in range(1500):
+        data = bytearray(chance.choice(files))
+        for _ in range(chance.randrange(1, 6)):
+            place = chance.randrange(len(data) + 1)
+            data[place : place + chance.randrange(9)] = chance.choice(PIECES)
+        with suppress(InputError):
+            _read_anyhow(chance.choice(endings), bytes(data))
+
+
+PIECES = [
+    b"", b"<", b">", b"<table>", b"<td rowspan=3>", b"<sup>", b"<!--", b"<svg>", b"&#x110000;",
+    b"---\n", b"```\n", b"[", b"}", b'"', b"\0", b"\xff\xfe", b"\xe9", b"\x1b$B", b"NaN",
+]  # fmt: skip
+
+
+def _read_anyhow(ending: str, data: bytes) -> None:
+    if ending in readers.READERS:
+        readers.read(ending, data)
+        return
+    for _, row in records.records(ending, BytesIO(data), max_bytes=10_000):
+        if isinstance(row, dict):
+            rows.document(row)
+
+
+@pytest.mark.parametrize("name", ["ISO-8859ml", "punycode", "hex", "unicode_escape", "idna"])
+def test_a_name_that_is_no_encoding_is_not_used(name: str):
+    page = f"<meta charset={name}><p>Größe, Häuser und Öl kosten jährlich natürlich mehr.</p>"
+    assert "Größe, Häuser" in readers.html(page.encode("cp1252")).text
 
 
 def test_a_text_far_larger_than_its_file_is_refused():

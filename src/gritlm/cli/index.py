@@ -60,6 +60,13 @@ def index(
             "its own folder if left out.",
         ),
     ] = None,
+    text_field: Annotated[
+        str | None,
+        typer.Option(
+            help="Name of the text in rows (.jsonl .json .csv .tsv); text, page_content, contents "
+            "or content if left out."
+        ),
+    ] = None,
     causal: Annotated[
         bool,
         typer.Option("--causal", help="Also store causal blocks: one more pass over all."),
@@ -87,7 +94,7 @@ def index(
         try:
             engine.add(
                 sources, progress=not logs.is_quiet() and sys.stderr.isatty(),
-                kinds=KINDS if causal else KINDS[:1], done=added,
+                kinds=KINDS if causal else KINDS[:1], done=added, text_field=text_field,
             )  # fmt: skip
         except (KeyboardInterrupt, StoreFullError, IndexFailedError):
             _tell(added, engine.store.stats(), total=len(engine.index))

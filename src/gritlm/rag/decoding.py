@@ -44,6 +44,11 @@ ALIASES = {
     "x-gbk": "gbk",
     "x-mac-roman": "mac_roman",
 }
+# Python calls these encodings, too; some take time by the square of the length.
+NO_ENCODINGS = {
+    "idna", "punycode", "raw-unicode-escape", "raw_unicode_escape", "undefined", "unicode-escape",
+    "unicode_escape", "utf-7",
+}  # fmt: skip
 ESCAPED = ((b"\x1b$)C", "iso2022_kr"), (b"\x1b$B", "iso2022_jp_2"), (b"\x1b$@", "iso2022_jp_2"))
 DECLARED = re.compile(
     rb"""<\?xml[^>]{0,200}?encoding\s{0,9}=\s{0,9}["']([\w.:-]{1,40})"""
@@ -94,8 +99,9 @@ def _decoded(data: bytes, declared: str | None) -> str:
         return _wide(data) if "\0" in text else text
     if b"\0" in data:
         return _wide(data)
-    if declared is not None and _known(declared):
-        return _as_declared(data, declared)
+    named = _codec(declared)
+    if named is not None:
+        return _as_declared(data, named)
     if _damaged(data):
         raise InputError(f"damaged: {problem}, the rest is; repair it or convert it to UTF-8")
     return _recognised(data, problem)
@@ -125,8 +131,7 @@ def _wide(data: bytes) -> str:
     raise InputError("binary: it holds zero bytes; expected text")
 
 
-def _as_declared(data: bytes, declared: str) -> str:
-    named = codecs.lookup(ALIASES.get(declared.lower(), declared)).name
+def _as_declared(data: bytes, named: str) -> str:
     try:
         return data.decode(WIDER.get(named, named))
     except UnicodeError:
@@ -140,12 +145,16 @@ def _strictly(data: bytes, encoding: str) -> str:
         raise InputError(f"damaged: it says {encoding}, but {error}") from None
 
 
-def _known(encoding: str) -> bool:
+def _codec(declared: str | None) -> str | None:
+    """Return the name of a declared encoding, or None for one that is unknown or no encoding."""
+    if declared is None:
+        return None
     try:
-        b"".decode(ALIASES.get(encoding.lower(), encoding))
-    except LookupError:
-        return False
-    return True
+        found = codecs.lookup(ALIASES.get(declared.lower(), declared))
+    except (LookupError, ValueError):
+        return None
+    is_text = getattr(found, "_is_text_encoding", True)
+    return found.name if is_text and found.name not in NO_ENCODINGS else None
 
 
 def _damaged(data: bytes) -> bool:

@@ -13,6 +13,7 @@ from html import unescape
 
 # Their content is text up to their own end tag.
 RAW = {"script", "style", "textarea", "title", "xmp", "iframe", "noembed", "noframes", "plaintext"}
+SMALL = {letter: letter + 32 for letter in range(ord("A"), ord("Z") + 1)}  # each stays one letter
 NAME = re.compile(r"[a-zA-Z][^\s/>]{0,200}")
 BLANK = re.compile(r"[\s/]*")
 ATTRIBUTE = re.compile(r"""([^\s/>=][^\s/>=]*)(?:\s*=\s*("[^"]*"|'[^']*'|[^\s"'>][^\s>]*))?""")
@@ -42,7 +43,7 @@ class _Page:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self._lower = text.lower() if len(text.lower()) == len(text) else text
+        self._lower = text.translate(SMALL)
         self._missing: set[str] = set()
 
     def find(self, mark: str, start: int) -> int:

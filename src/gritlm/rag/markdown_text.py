@@ -16,6 +16,7 @@ YAML = "---"
 ATX = re.compile(r"^ {0,3}#[ \t]+(\S.*)$")  # takes time by length: no two ways to match
 SETEXT = re.compile(r"^ {0,3}=+\s*$")
 FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})(.*)$")
+MARKS = re.compile(r"`+|<!--|-->")
 FIELD = re.compile(r"[\w\"'-][\w \"'.-]{0,100}:(?:\s|$)")
 
 
@@ -127,16 +128,18 @@ def without_comments(text: str) -> str:
 
 
 def _shown(line: str, inside: bool) -> tuple[str, bool]:
-    """Return what a line shows, and whether a comment goes on behind it."""
-    shown = ""
-    while True:
+    """Return the part of a line that is shown, and whether a comment goes on behind it."""
+    shown: list[str] = []
+    start, code = 0, False
+    for mark in MARKS.finditer(line):
         if inside:
-            _, end, line = line.partition("-->")
-            if not end:
-                return shown, True
-            inside = False
-        before, start, after = line.partition("<!--")
-        if not start or before.count("`") % 2:
-            return shown + line, False
-        shown += before
-        line, inside = after, True
+            if mark[0] == "-->":
+                inside, start = False, mark.end()
+        elif mark[0] == "<!--" and not code:
+            shown.append(line[start : mark.start()])
+            inside = True
+        elif mark[0][0] == "`":
+            code = not code
+    if not inside:
+        shown.append(line[start:])
+    return "".join(shown), inside

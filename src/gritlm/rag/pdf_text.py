@@ -9,7 +9,10 @@ BORDER = "\n\n"  # between pages
 EDGE = 3  # lines at the top and at the bottom of a page that may be a running head
 NEAR = 2  # pages back that a head is looked for: left and right ones may differ
 NUMBER = re.compile(r"\d+")
-HYPHENATED = re.compile(r"(\w*[^\W\d_])[-\u2010\xad]\n{1,2}(?=([^\W\d_]\w*))")
+HYPHENATED = re.compile(r"(?<=[^\W\d_])[-\u2010\xad]\n{1,2}(?=[^\W\d_])")
+WORD_BEFORE = re.compile(r"[^\W\d_]*$")
+WORD_BEHIND = re.compile(r"[^\W\d_]*")
+LONGEST_PART = 40  # letters of a part of a word
 LIGATURES = str.maketrans({
     "\ufb00": "ff", "\ufb01": "fi", "\ufb02": "fl", "\ufb03": "ffi", "\ufb04": "ffl",
     "\ufb05": "st", "\ufb06": "st",
@@ -97,12 +100,12 @@ def _joined(text: str) -> str:
     words = set(re.findall(r"[^\W\d_]+(?:-[^\W\d_]+)*", text.lower()))
 
     def join(found: re.Match[str]) -> str:
-        head, tail = found[1], found[2]
-        if not tail[0].islower():
+        before = text[max(0, found.start() - LONGEST_PART) : found.start()]
+        head = WORD_BEFORE.search(before)
+        tail = WORD_BEHIND.match(text[found.end() : found.end() + LONGEST_PART])
+        if head is None or tail is None or not tail[0][:1].islower():
             return found[0]
-        ends = (head + tail).lower(), f"{head}-{tail}".lower()
-        if ends[1] in words and ends[0] not in words:
-            return f"{head}-"
-        return head
+        whole, hyphenated = f"{head[0]}{tail[0]}".lower(), f"{head[0]}-{tail[0]}".lower()
+        return "-" if hyphenated in words and whole not in words else ""
 
     return HYPHENATED.sub(join, text)

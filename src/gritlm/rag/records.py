@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import PurePath
 from typing import IO, Any
@@ -22,6 +23,7 @@ Rows = Iterator[tuple[str, Row]]
 
 SPACE = re.compile(r"[ \t\n\r\ufeff]*")
 DELIMITERS = ",;\t|"
+MOST_COLUMNS = 1000
 UNNAMED = "column"  # of a table's column without a name, with its number
 
 
@@ -192,13 +194,18 @@ def _names(cells: list[str]) -> list[str]:
     """Return the names of columns; those of ids, titles and texts in small letters.
 
     Raises:
-        InputError: for two columns of one name.
+        InputError: for two columns of one name, and for too many of them.
     """
+    if len(cells) > MOST_COLUMNS:
+        raise InputError(
+            f"its first line has {len(cells):,} cells; expected a header of at most "
+            f"{MOST_COLUMNS:,}"
+        )
     known = {*ID_NAMES, *TEXT_NAMES, "title"}
     names = [cell.strip() or f"{UNNAMED} {number}" for number, cell in enumerate(cells, start=1)]
     names = [name.lower() if name.lower() in known else name for name in names]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
+    twice, count = Counter(names).most_common(1)[0]
+    if count > 1:
         raise InputError(f"two columns are named {twice[:80]!r}; rename one of them")
     return names
 
