@@ -18,7 +18,7 @@ _BY_ENDING = {
     ".csv": InputFormat.csv,
     ".tsv": InputFormat.tsv,
 }
-_SEPARATORS = {InputFormat.csv: ",;", InputFormat.tsv: "\t"}
+_SEPARATORS = {InputFormat.csv: ",;\t|", InputFormat.tsv: "\t"}
 _NOT_THE_END = "Extra data"  # in words of the json module: another value begins
 _LONGEST_CELL = 2**31 - 1  # the csv module stops at 128 KiB unless it is raised
 
