@@ -302,6 +302,7 @@ def test_a_page_of_documents_ends_where_it_gets_large(
 def test_large_metadata_of_an_older_store_is_not_read(
     fresh: Served, monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setattr(schema, "LARGEST", 400)
     monkeypatch.setattr(schema, "LARGE", schema.LARGE.replace("32768", "400"))
     large, usual = {"note": "x" * 500}, {"note": "y"}
     both = [

@@ -23,7 +23,7 @@ from gritlm.rag import filters, lance, schema
 from gritlm.rag.filters import Where
 from gritlm.rag.keys import Maker
 from gritlm.rag.lance import told
-from gritlm.rag.passages import Hit, Passage, Value
+from gritlm.rag.passages import LEFT_OUT, Hit, Passage, Value
 from gritlm.rag.ranking import Search
 
 EXACT_BELOW = 10_000
@@ -32,7 +32,7 @@ GROWN = 1.1  # and only then, so that the cost of putting them together stays in
 KEPT = timedelta(minutes=10)  # old states, for readers that are in the middle of a search
 FIRST = "number = 0"  # one passage of each document
 ASKED = 256  # documents that a condition names; more are looked for among all
-FEW = 4  # rows with large metadata that are in memory together
+FEW = 16  # rows that are read together where each may have large metadata
 
 
 @dataclass(frozen=True)
@@ -166,14 +166,17 @@ class Index:
         if ids is not None and not ids:
             return []
         where = FIRST if ids is None else f"{FIRST} AND {filters.among('document_id', ids)}"
+        columns = ("id", "document_id", "title", "passages", "content")
+        bare = not whole and self._has_large_metadata
         with told(self._place):
-            rows = self._rows(where, ("document_id", "title", "passages", "content"), whole=whole)
+            rows = list(lance.scan(self._table, where, columns if bare else (*columns, "metadata")))
+            small = self._small_metadata([row["id"] for row in rows]) if bare else {}
             found = [
                 Indexed(
                     id=row["document_id"],
                     title=row["title"],
                     passages=row["passages"],
-                    metadata=schema.to_metadata(row),
+                    metadata=small.get(row["id"], LEFT_OUT) if bare else schema.to_metadata(row),
                     content=row["content"],
                 )
                 for row in rows
@@ -251,7 +254,8 @@ class Index:
         with told(self._place, where):
             hits = search.hits(min(top_k, rows), words=text if hybrid else None)
             if bare:
-                hits = self._with_metadata(hits)
+                small = self._small_metadata([hit.passage.id for hit in hits])
+                hits = [_with_metadata(hit, small) for hit in hits]
         if where is not None and (not hits or filters.takes_none(where)):
             self._check_names(where)
         return hits
@@ -316,44 +320,30 @@ class Index:
         with told(self._place):
             version = self._table.version
             if self._names[0] != version:
-                rows = self._rows(FIRST, (), whole=True)
+                few = FEW if self._has_large_metadata else None
+                rows = lance.scan(self._table, FIRST, ("metadata",), rows=few)
                 found = frozenset(name for row in rows for name in schema.to_metadata(row))
                 self._names = (version, found)
         return self._names[1]
 
-    def _rows(self, where: str, columns: Sequence[str], *, whole: bool) -> Iterator[dict[str, Any]]:
-        """Read rows with their metadata.
-
-        Args:
-            whole: with large metadata, too; else such rows come without it.
-        """
-        if not self._has_large_metadata:
-            yield from lance.scan(self._table, where, (*columns, "metadata"))
-            return
-        yield from lance.scan(
-            self._table, f"{where} AND NOT {schema.LARGE}", (*columns, "metadata")
-        )
-        large = (*columns, "metadata") if whole else columns or ("id",)
-        yield from lance.scan(self._table, f"{where} AND {schema.LARGE}", large, rows=FEW)
-
-    def _with_metadata(self, hits: Sequence[Hit]) -> list[Hit]:
-        """Return hits that were read without metadata with it, where it is not large."""
-        where = filters.among("id", [hit.passage.id for hit in hits])
-        found = {
-            row["id"]: schema.to_metadata(row)
-            for row in lance.scan(
-                self._table, f"{where} AND NOT {schema.LARGE}", ("id", "metadata")
-            )
-        }
-        return [
-            replace(hit, passage=replace(hit.passage, metadata=found[hit.passage.id]))
-            if hit.passage.id in found
-            else hit
-            for hit in hits
-        ]
+    def _small_metadata(self, ids: Sequence[str]) -> dict[str, Mapping[str, Value]]:
+        """Return the metadata of passages by their ids, a few at a time, but not large one."""
+        found = {}
+        for start in range(0, len(ids), FEW):
+            where = filters.among("id", ids[start : start + FEW])
+            for row in lance.scan(self._table, where, ("id", "metadata")):
+                if len(row["metadata"]) <= schema.LARGEST:
+                    found[row["id"]] = schema.to_metadata(row)
+        return found
 
     @cached_property
     def _has_large_metadata(self) -> bool:
-        """Whether rows of an older version have metadata of any size."""
+        """Whether an older version, which took metadata of any size, has added such rows."""
         with told(self._place):
-            return self._table.count_rows(schema.LARGE) > 0
+            rows = lance.scan(self._table, schema.LARGE, ("id",), rows=FEW)
+            return next(rows, None) is not None
+
+
+def _with_metadata(hit: Hit, found: Mapping[str, Mapping[str, Value]]) -> Hit:
+    metadata = found.get(hit.passage.id, LEFT_OUT)
+    return replace(hit, passage=replace(hit.passage, metadata=metadata))

@@ -19,8 +19,8 @@ VERSION = 1  # of the columns
 KEY = b"gritlm"
 SHOWN = ("id", "document_id", "title", "text", "number", "start", "end", "metadata")
 BARE = SHOWN[:-1]  # without metadata, which may be large
-# Metadata that is larger than what can be added today: of rows that an older version added.
-LARGE = "octet_length(json_extract(metadata, '$')) > 32768"
+LARGEST = 2**15  # characters of metadata; more was added by an older version
+LARGE = f"octet_length(json_extract(metadata, '$')) > {LARGEST}"
 
 
 @dataclass(frozen=True)
