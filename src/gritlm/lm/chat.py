@@ -7,10 +7,9 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from jinja2.exceptions import TemplateError
-
 from gritlm import prompts
 from gritlm.errors import InputError
+from gritlm.lm.chat_template import render
 from gritlm.lm.texts import require_text
 from gritlm.lm.tokens import Prompt, SegmentTokenizer
 
@@ -98,10 +97,10 @@ def template_for(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
     eos = tokenizer.eos_token or ""
     ours = "".join(s.text + (eos if s.end else "") for s in prompts.for_chat(turns))
     try:
-        own = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    except TemplateError:
+        own = render(tokenizer, turns, answer=True)
+    except InputError:
         return "tokenizer"
-    return "gritlm" if str(own).removeprefix(tokenizer.bos_token or "") == ours else "tokenizer"
+    return "gritlm" if own.removeprefix(tokenizer.bos_token or "") == ours else "tokenizer"
 
 
 def _validated(messages: Sequence[Message] | str) -> list[Message]:
@@ -158,10 +157,7 @@ def _rendered(tokens: SegmentTokenizer, turns: Sequence[Message], *, answer: boo
             "this tokenizer has no chat template; set template='gritlm' in gritlm.json, or give "
             "tokenizer.chat_template one"
         )
-    rendered = tokenizer.apply_chat_template(
-        list(turns), tokenize=False, add_generation_prompt=answer
-    )
-    return str(rendered)
+    return render(tokenizer, turns, answer=answer)
 
 
 def _continued(tokens: SegmentTokenizer, ids: list[int], *, start: bool) -> list[int]:

@@ -31,7 +31,7 @@ def require_views(lm: UnifiedLM) -> None:
     Raises:
         AttentionError: when the bidirectional view does not see ahead, or the model cannot be
             read in this way at all.
-        ModelError: when the causal one sees ahead, or states are no numbers.
+        ModelError: when the causal one sees ahead, or states are NaN or infinite.
     """
     try:
         _require_views(lm)
@@ -88,6 +88,20 @@ def _reads_alike(lm: UnifiedLM, view: Any) -> bool:
     return True
 
 
+@torch.inference_mode()
+def require_numbers(lm: UnifiedLM) -> None:
+    """Read a few tokens as the model is used, causally and with its LM head if it has one.
+
+    Raises:
+        ModelError: when states or logits are NaN or infinite.
+    """
+    ids_BL = torch.tensor([_unlike_tokens(lm)], device=lm.device)
+    if lm.has_head:
+        _require_finite(lm, lm.causal(ids_BL, use_cache=False).logits)
+    else:
+        _require_finite(lm, lm.hidden(ids_BL, causal=True))
+
+
 def _change(
     lm: UnifiedLM, ids_BL: torch.Tensor, mask_BL: torch.Tensor | None, *, causal: bool
 ) -> float:
@@ -97,11 +111,7 @@ def _change(
         ModelError: when a state is no number.
     """
     state_BD = lm.hidden(ids_BL, mask_BL, causal=causal)[:2, 0].float()
-    if not torch.isfinite(state_BD).all():
-        raise ModelError(
-            f"{type(lm.causal).__name__} gives states that are no numbers (NaN or infinite) in "
-            f"{lm.dtype}: its weights are damaged, or need dtype='float32' or 'bfloat16'"
-        )
+    _require_finite(lm, state_BD)
     return float((state_BD[0] - state_BD[1]).abs().max())
 
 
@@ -114,6 +124,14 @@ def _texts(lm: UnifiedLM) -> tuple[torch.Tensor, torch.Tensor]:
     mask_BL = torch.ones_like(ids_BL)
     mask_BL[:2, _LENGTH:] = 0
     return ids_BL, mask_BL
+
+
+def _require_finite(lm: UnifiedLM, values: torch.Tensor) -> None:
+    if not torch.isfinite(values).all():
+        raise ModelError(
+            f"{type(lm.causal).__name__} gives non-finite states (NaN or infinite) in {lm.dtype}: "
+            "its weights are damaged, or need dtype='float32' or 'bfloat16'"
+        )
 
 
 def _unlike_tokens(lm: UnifiedLM) -> list[int]:

@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from gritlm.errors import ModelError
+from gritlm.lm.load_errors import explained
 from gritlm.lm.quiet import quiet
 
 # Rounding to bfloat16 moves a value by 2^-8 of itself at most; measured over the default model that
@@ -40,13 +41,13 @@ def convert(gguf_file: Path, folder: Path) -> None:
     """Write config, bfloat16 weights and tokenizer of a Llama GGUF file into ``folder``.
 
     Raises:
-        ModelError: for a file of another architecture, or one that lacks tensors.
+        ModelError: for a file of another architecture, or one that is damaged or lacks tensors.
         OSError: when the folder cannot be written.
     """
-    reader = gguf.GGUFReader(gguf_file)
-    if (kind := _field(reader, "general.architecture")) != "llama":
-        raise ModelError(f"{gguf_file}: expected the architecture 'llama', got {kind!r}")
-    with quiet():
+    with explained(str(gguf_file)), quiet():
+        reader = gguf.GGUFReader(gguf_file)
+        if (kind := _field(reader, "general.architecture")) != "llama":
+            raise ModelError(f"{gguf_file}: expected the architecture 'llama', got {kind!r}")
         config = AutoConfig.from_pretrained(gguf_file.parent, gguf_file=gguf_file.name)
         del config._model_name_or_path  # the file's own title, which is no path
         _model(reader, config).save_pretrained(folder)

@@ -16,12 +16,13 @@ from transformers import PreTrainedTokenizerBase
 from gritlm.errors import InputError, ModeError, UnknownArgumentError, choice
 from gritlm.lm import checkpoint, texts
 from gritlm.lm.chat import Message, chat_ids
-from gritlm.lm.check import require_views
+from gritlm.lm.check import require_numbers, require_views
 from gritlm.lm.encoder import EncodeOptions, Encoder
 from gritlm.lm.generator import TextStream, complete
 from gritlm.lm.hf_generate import hf_generate
 from gritlm.lm.kv import KVBlock
 from gritlm.lm.load import load
+from gritlm.lm.load_errors import explained
 from gritlm.lm.model import UnifiedLM
 from gritlm.lm.pooling import normalise
 from gritlm.lm.precision import handed_out, truncated
@@ -92,11 +93,13 @@ class GritLM:
             embed_eos=embed_eos,
         )
         self.source, self.adapter, self.dtype_reason = source, adapter, loaded.dtype_reason
-        lm = UnifiedLM(loaded.model, compiled=compile)
-        if mode != "generative" and not settings.embeds_causally:
-            require_views(lm)
-        head = checkpoint.projection([adapter, source], settings, lm)
-        self._put_together(lm, loaded.tokenizer, settings, head, mode)
+        with explained(source):
+            lm = UnifiedLM(loaded.model, compiled=compile)
+            if mode != "generative" and not settings.embeds_causally:
+                require_views(lm)
+            require_numbers(lm)
+            head = checkpoint.projection([adapter, source], settings, lm)
+            self._put_together(lm, loaded.tokenizer, settings, head, mode)
 
     @classmethod
     def around(

@@ -20,9 +20,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from gritlm import prompts, runtime
 from gritlm.errors import InputError, ModelError, UnknownArgumentError, did_you_mean
-from gritlm.lm import chat, lora, merge, vocabulary
+from gritlm.lm import chat, lora, merge, vocabulary, weights
+from gritlm.lm.chat_template import require_syntax
 from gritlm.lm.load_errors import explained
-from gritlm.lm.quiet import quiet
 from gritlm.lm.settings import FILE, UNSTATED, Settings, read_settings
 
 log = logging.getLogger(__name__)
@@ -33,6 +33,7 @@ FROM_PRETRAINED = (
     "local_files_only", "max_memory", "offload_buffers", "offload_folder", "quantization_config",
     "revision", "subfolder", "token", "tp_plan", "variant",
 )  # fmt: skip
+_TOKENIZER = "the tokenizer"
 _HUB = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
 
@@ -73,6 +74,7 @@ def load(
     hub = {name: options[name] for name in _HUB if name in options}
     config = _config(source, hub)
     _require_decoder(config, source)
+    _require_sizes(config, source)
     target, placed = runtime.choose_device(device), "device_map" in options
     chosen, reason = _dtype(dtype, target)
     if getattr(config, "attn_logit_softcapping", None):
@@ -82,7 +84,7 @@ def load(
     with explained(source):
         # An adapter's names are those of the whole model, so the head is dropped after merging.
         kind = _class_for(mode if adapter is None else "unified")
-        model = _weights(kind, source, dtype=chosen, **options)
+        model = weights.load_weights(kind, source, config, dtype=chosen, **options)
         _forget_causal(model.config)
         if not placed and "quantization_config" not in options:
             model = model.to(target)
@@ -92,6 +94,7 @@ def load(
             resized = lora.fit(model, adapter)
             model = merge.merge_adapter(model, adapter) if merging else model
             model = model.base_model if mode == "embedding" else model
+    _require_end_ids(model, source)
     vocabulary.require_embeddings(tokenizer, model, adapter or source)
     return Loaded(model.eval(), tokenizer, settings, reason, resized)
 
@@ -113,24 +116,36 @@ def load_tokenizer(
     """
     hub = hub or {}
     _require_folder(source)
-    with explained(source):
+    with explained(source, _TOKENIZER):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             source, trust_remote_code=False, **hub
         )
     if adapter is not None:
         config = _config(source, hub) if config is None else config
-        with explained(adapter):
+        with explained(adapter, _TOKENIZER):
             tokenizer = vocabulary.with_adapter(tokenizer, adapter, config)
     settings = (adapter and settings_beside(adapter)) or settings_beside(source, hub) or UNSTATED
-    template = chat.template_for(tokenizer, settings.template)
-    if template == "gritlm" and (settings.template == template or tokenizer.chat_template is None):
-        tokenizer.chat_template = our_template(tokenizer)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.padding_side = "right"
+    with explained(adapter or source, _TOKENIZER):
+        template = chat.template_for(tokenizer, settings.template)
+        _prepare(tokenizer, settings, template)
     if settings is UNSTATED and template == "gritlm":  # like the published checkpoints
         settings = settings.but(trained_to_embed=True)
     return tokenizer, settings.but(template=template)
+
+
+def _prepare(tokenizer: PreTrainedTokenizerBase, settings: Settings, template: str) -> None:
+    """Set the chat template and the padding; a tokenizer that cannot tokenize fails here."""
+    tokenizer("a")
+    if template == "gritlm" and (settings.template == template or tokenizer.chat_template is None):
+        tokenizer.chat_template = our_template(tokenizer)
+    elif tokenizer.chat_template is not None:
+        try:
+            require_syntax(tokenizer)
+        except InputError as error:
+            raise ModelError(f"{tokenizer.name_or_path}: {error}") from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"
 
 
 def _require_known(options: dict[str, Any]) -> None:
@@ -157,7 +172,7 @@ def _require_folder(source: str) -> None:
 
 def _config(source: str, hub: dict[str, Any]) -> Any:
     _require_folder(source)
-    with explained(source):
+    with explained(source, "config.json"):
         return AutoConfig.from_pretrained(source, trust_remote_code=False, **hub)
 
 
@@ -174,6 +189,34 @@ def _require_decoder(config: Any, source: str) -> None:
             f"{source}: {kind!r} is not a decoder; gritlm takes models that write from left to "
             "right (Llama, Mistral, Mixtral, Qwen, Gemma, Phi, GPT-NeoX, ...)"
         )
+
+
+# Sizes that transformers takes as they are, down to 0 and below.
+_SIZES = (
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "head_dim", "max_position_embeddings",
+)  # fmt: skip
+
+
+def _require_sizes(config: Any, source: str) -> None:
+    for name in _SIZES:
+        value = getattr(config, name, None)
+        if isinstance(value, int) and value < 1:
+            raise ModelError(
+                f"{source}: config.json has {name}={value}; expected a whole number >= 1; restore "
+                "the file"
+            )
+
+
+def _require_end_ids(model: Any, source: str) -> None:
+    """Refuse end tokens that are no token ids: an answer would never end."""
+    found = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    for number in found if isinstance(found, list) else [found]:
+        if number is not None and (type(number) is not int or number < 0):
+            raise ModelError(
+                f"{source}: eos_token_id={found!r} in generation_config.json or config.json; "
+                "expected a token id or a list of them; restore the file"
+            )
 
 
 def _is_decoder(config: Any) -> bool:
@@ -197,22 +240,6 @@ def _dtype(dtype: Any, device: torch.device) -> tuple[Any, str]:
             f"dtype={dtype!r}; expected 'auto', 'float32', 'bfloat16', 'float16' or a torch dtype"
         )
     return known, "as asked for"
-
-
-def _weights(kind: Any, source: str, **options: Any) -> Any:
-    """The model, every tensor of which was in the checkpoint."""
-    with quiet():
-        model, found = kind.from_pretrained(
-            source, use_safetensors=True, trust_remote_code=False, output_loading_info=True,
-            **options,
-        )  # fmt: skip
-    if missing := sorted(found["missing_keys"]):
-        raise ModelError(
-            f"{source}: {len(missing)} tensors are not in the checkpoint ({', '.join(missing[:3])}"
-            f"{', ...' if len(missing) > 3 else ''}); it is incomplete, or was saved without its "
-            "LM head (then use mode='embedding')"
-        )
-    return model
 
 
 def _forget_causal(config: Any) -> None:

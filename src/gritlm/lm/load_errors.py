@@ -13,8 +13,11 @@ from gritlm.printable import printable
 _SENTENCES = (OSError, ValueError, RuntimeError, ImportError)
 
 
+_PANIC = "PanicException"  # of libraries written in Rust, which derive it from BaseException
+
+
 @contextmanager
-def explained(source: str) -> Iterator[None]:
+def explained(source: str, part: str = "") -> Iterator[None]:
     """Turn any exception about a checkpoint or adapter into a :class:`ModelError` of one line.
 
     transformers, tokenizers, peft, safetensors and torch raise dozens of classes for damaged
@@ -22,13 +25,16 @@ def explained(source: str) -> Iterator[None]:
 
     Args:
         source: folder or hub id that is loaded.
+        part: of it that is read, such as "config.json".
     """
     try:
         yield
     except GritLMError:
         raise
-    except Exception as error:
-        raise ModelError(_explanation(source, error)) from error
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != _PANIC:
+            raise  # ctrl-C and the like
+        raise ModelError(_explanation(source, part, error)) from error
 
 
 def one_line(value: object, *, limit: int = 500) -> str:
@@ -38,7 +44,7 @@ def one_line(value: object, *, limit: int = 500) -> str:
     return printable(cut, one_line=True)
 
 
-def _explanation(source: str, error: BaseException) -> str:
+def _explanation(source: str, part: str, error: BaseException) -> str:
     folder, reason = Path(source), _reason(error)
     if "trust_remote_code" in reason:
         return (
@@ -59,7 +65,7 @@ def _explanation(source: str, error: BaseException) -> str:
             f"{source!r} is neither a folder here nor a model that can be fetched "
             f"({reason[:200]}); check the path, or the name and the network"
         )
-    return f"{source}: cannot be loaded ({reason}); download or save it again"
+    return f"{source}: {part or 'it'} cannot be loaded ({reason}); restore it or download it again"
 
 
 def _reason(error: BaseException) -> str:

@@ -26,12 +26,18 @@ def is_adapter_folder(source: str) -> bool:
 
 
 def base_named(adapter: str) -> str | None:
-    """The base model that an adapter (a folder or hub id) names.
+    """Return the base model that an adapter (a folder or hub id) names.
 
     Raises:
-        ModelError: when its configuration is no JSON object.
+        ModelError: when its configuration is no JSON object, or names no string.
     """
-    return read_config(adapter).get("base_model_name_or_path") or None
+    found = read_config(adapter).get("base_model_name_or_path") or None
+    if found is not None and not isinstance(found, str):
+        raise ModelError(
+            f"{adapter}: {CONFIG_FILE} has base_model_name_or_path={found!r}; expected a folder or "
+            "hub id; restore the file"
+        )
+    return found
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -62,7 +68,10 @@ def fit(model: Any, adapter: str) -> bool:
     config, path = read_config(adapter), find_file(adapter, WEIGHTS_FILE)
     with safe_open(path, framework="pt") as file:
         made_for = (file.metadata() or {}).get(FINGERPRINT)
-        shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+        slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
+        shapes = {key: tuple(each.get_shape()) for key, each in slices.items()}
+        whole = [key for key, each in slices.items() if "F" not in each.get_dtype()]
+    _require_types(adapter, config, whole)
     shapes = {key.removeprefix(PREFIX): shape for key, shape in shapes.items()}
     is_foreign = made_for is not None and not _has_meta(model) and made_for != fingerprint(model)
     is_resized = vocabulary.resize(model, shapes, config, adapter)
@@ -72,6 +81,18 @@ def fit(model: Any, adapter: str) -> bool:
     if why is not None:
         raise foreign(adapter, config, describe(model), why)
     return is_resized
+
+
+def _require_types(adapter: str, config: Mapping[str, Any], whole: list[str]) -> None:
+    """Refuse tensors of whole numbers, and values that PEFT takes as true whatever they are."""
+    if whole:
+        raise ModelError(f"{adapter}: {whole[0]} holds no floating-point numbers; fetch it again")
+    for name in ("use_dora", "use_rslora", "fan_in_fan_out"):
+        if not isinstance(config.get(name, False), bool):
+            raise ModelError(
+                f"{adapter}: {CONFIG_FILE} has {name}={config[name]!r}; expected true or false; "
+                "restore the file"
+            )
 
 
 def foreign(adapter: str, config: dict[str, Any], model: str, why: str) -> ModelError:
@@ -90,6 +111,8 @@ def _misfits(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> Iterato
             layer = _layer(model, name)
             if layer is None:
                 yield f"it has no layer {name}"
+            elif len(shape) != 2:
+                yield f"the adapter's tensor for its {name} has the shape {list(shape)}"
             elif isinstance(layer, nn.Linear):
                 side, has, wanted = (
                     ("inputs", layer.in_features, shape[1])

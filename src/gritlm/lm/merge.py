@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -55,7 +55,9 @@ def merge_adapter(model: Any, adapter: str) -> Any:
     tensors = load_file(lora.find_file(adapter, lora.WEIGHTS_FILE))
     head = tying.tied_head(model, [key.removeprefix(lora.PREFIX) for key in tensors])
     ids = _trained_tokens(config)
-    attached = _plain_lora(model, adapter, config, tensors) or _Peft.attach(model, adapter, config)
+    attached = _plain_lora(model, adapter, config, tensors) or _Peft.attach(
+        model, adapter, config, tensors
+    )
     return _merge(attached, model, head, ids)
 
 
@@ -148,7 +150,8 @@ def _plain_lora(
     if not _is_plain(config) or not isinstance(targets, list):
         return None
     found, ends = [], tuple(f".{target}" for target in targets)
-    scale = _scale(config)
+    firsts = [value for key, value in tensors.items() if key.endswith(lora.LORA_A)]
+    scale = _scale(adapter, config, {len(value) for value in firsts})
     for name, layer in model.named_modules():
         if f".{name}".endswith(ends):
             one = tensors.get(f"{lora.PREFIX}{name}{lora.LORA_A}")
@@ -159,13 +162,16 @@ def _plain_lora(
     return _PlainLora(adapter, found) if 2 * len(found) == len(tensors) else None
 
 
-def _scale(config: dict[str, Any]) -> float:
-    alpha, rank = config.get("lora_alpha"), config.get("r")
-    if isinstance(alpha, int | float) and isinstance(rank, int) and rank > 0:
-        return alpha / rank
+def _scale(adapter: str, config: dict[str, Any], ranks: set[int]) -> float:
+    """Return the factor of plain LoRA, alpha / rank."""
+    alpha: Any = config.get("lora_alpha")
+    rank: Any = config.get("r")
+    if type(alpha) in (int, float) and alpha > 0 and type(rank) is int and ranks <= {rank}:
+        return float(alpha / rank)
+    found = ", ".join(map(str, sorted(ranks)))
     raise ModelError(
-        f"{lora.CONFIG_FILE}: lora_alpha={alpha!r}, r={rank!r}; expected a number and a whole "
-        "number >= 1; restore the file"
+        f"{adapter}: {lora.CONFIG_FILE} has lora_alpha={alpha!r} and r={rank!r}, the tensors have "
+        f"the rank {found}; restore the file"
     )
 
 
@@ -184,7 +190,9 @@ class _Peft:
     peft_model: Any
 
     @classmethod
-    def attach(cls, model: Any, adapter: str, config: dict[str, Any]) -> _Peft:
+    def attach(
+        cls, model: Any, adapter: str, config: dict[str, Any], tensors: Mapping[str, Tensor]
+    ) -> _Peft:
         from peft import PeftModel
 
         name = lora.describe(model)
@@ -201,6 +209,7 @@ class _Peft:
         if any("missing adapter keys" in message for message in messages):
             why = "the adapter has nothing for some of its layers"
             raise lora.foreign(adapter, config, name, why)
+        _require_read(peft_model, adapter, tensors)
         for message in dict.fromkeys(messages):
             log.warning("%s: peft warns: %s", adapter, message)
         return cls(adapter, peft_model)
@@ -211,6 +220,20 @@ class _Peft:
 
     def merged(self, _: Any) -> Any:
         return self.peft_model.merge_and_unload(safe_merge=True)
+
+
+def _require_read(peft_model: Any, adapter: str, tensors: Iterable[str]) -> None:
+    """Refuse tensors that PEFT leaves out without a word."""
+    from peft import get_peft_model_state_dict
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about saving
+        known = get_peft_model_state_dict(peft_model, save_embedding_layers=True)
+    if unread := sorted(set(tensors) - set(known) - set(peft_model.state_dict())):
+        raise ModelError(
+            f"{adapter}: {len(unread)} of its tensors have no place in the layers that its "
+            f"{lora.CONFIG_FILE} names ({one_line(', '.join(unread[:3]))}); restore the file"
+        )
 
 
 def _trained_tokens(config: dict[str, Any]) -> list[int]:

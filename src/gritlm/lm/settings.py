@@ -122,7 +122,7 @@ def read_object(path: Path, *, mend: str = "restore the file") -> dict[str, Any]
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{path}: no valid JSON ({error}); {mend}") from None
     if not isinstance(found, dict):
         raise ModelError(f"{path}: expected a JSON object, got {type(found).__name__}")

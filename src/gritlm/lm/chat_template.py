@@ -1,0 +1,227 @@
+"""Chat templates, which are programs of a checkpoint: rendered in a sandbox, with bounds.
+
+The sandbox, its functions and its filters are those of transformers. Here loops, calls and sizes
+are counted, so that no template holds its thread or fills the memory.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextvars import ContextVar
+from functools import lru_cache, wraps
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Template, TemplateSyntaxError, nodes
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.visitor import NodeTransformer
+from transformers import PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import _compile_jinja_template
+
+from gritlm.errors import InputError
+from gritlm.lm.load_errors import one_line
+
+if TYPE_CHECKING:
+    from gritlm.lm.chat import Message
+
+_MOST_STEPS = 1_000_000  # of loops and calls together: a second or less
+_CALL = 5  # steps of one call
+_MOST_CHARACTERS = 1_000_000  # of a text, and more for long messages
+_PER_CHARACTER = 8  # a template may repeat a message
+_LARGEST_NUMBER = 100_000  # as an argument: widths, counts
+_LONG = 64  # items that a filter reads in a step
+_SIZED = (str, list, tuple, dict)
+
+
+class _BoundError(Exception):
+    """A template that does more than any chat needs."""
+
+
+class _Budget:
+    """Steps and characters that one rendering may still use."""
+
+    def __init__(self, characters: int) -> None:
+        self.steps, self.characters = _MOST_STEPS, _MOST_CHARACTERS + _PER_CHARACTER * characters
+
+    def step(self, count: int = 1) -> None:
+        self.steps -= count
+        if self.steps < 0:
+            raise _BoundError(f"takes more than {_MOST_STEPS:,} steps")
+
+    def require(self, size: int) -> None:
+        if size > self.characters:
+            raise _BoundError(f"writes more than {self.characters:,} characters")
+
+
+_budget: ContextVar[_Budget] = ContextVar("budget of the template that is rendered")
+
+
+def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, answer: bool) -> str:
+    """Return a conversation as the tokenizer's chat template writes it.
+
+    Args:
+        answer: end where the assistant's answer begins.
+
+    Raises:
+        InputError: when the template fails, refuses the conversation, or passes its bounds.
+    """
+    if type(tokenizer).apply_chat_template is not PreTrainedTokenizerBase.apply_chat_template:
+        return str(  # not a template: code of transformers
+            tokenizer.apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=answer
+            )
+        )
+    budget = _Budget(sum(len(message["content"]) for message in messages))
+    token = _budget.set(budget)
+    try:
+        pieces = _compiled(tokenizer.get_chat_template()).generate(
+            messages=[dict(message) for message in messages], tools=None, documents=None,
+            add_generation_prompt=answer, **tokenizer.special_tokens_map,
+        )  # fmt: skip
+        return _joined(pieces, budget)
+    except Exception as error:  # a template can raise whatever a program can
+        raise InputError(f"the chat template of this model {_reason(error)}") from error
+    finally:
+        _budget.reset(token)
+
+
+def require_syntax(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a template that cannot be compiled.
+
+    Raises:
+        InputError: naming the line.
+    """
+    try:
+        _compiled(tokenizer.get_chat_template())
+    except Exception as error:  # deep nesting ends in RecursionError, and so on
+        raise InputError(f"the chat template of this model {_reason(error)}") from error
+
+
+def _joined(pieces: Iterable[str], budget: _Budget) -> str:
+    found, size = [], 0
+    for piece in pieces:
+        size += len(piece)
+        budget.require(size)
+        found.append(piece)
+    return "".join(found)
+
+
+def _reason(error: Exception) -> str:
+    said = one_line(error, limit=300)
+    if isinstance(error, _BoundError):
+        return f"{said}; repair it, or set template='gritlm' in gritlm.json"
+    if isinstance(error, TemplateSyntaxError):
+        return f"has a syntax error in line {error.lineno} ({said}); restore it"
+    return f"refuses or cannot render these messages ({type(error).__name__}: {said})"
+
+
+@lru_cache(maxsize=16)
+def _compiled(source: str) -> Template:
+    theirs = _compile_jinja_template("").environment
+    ours = _BoundedEnvironment(
+        trim_blocks=theirs.trim_blocks, lstrip_blocks=theirs.lstrip_blocks,
+        extensions=[type(extension) for extension in theirs.extensions.values()],
+    )  # fmt: skip
+    ours.globals.update({k: v for k, v in theirs.globals.items() if k != "lipsum"})
+    del ours.globals["lipsum"]
+    ours.filters.update({name: _guarded(function) for name, function in theirs.filters.items()})
+    ours.filters[_COUNTED], ours.filters[_CONCATENATED] = _counted, _concatenated
+    return ours.from_string(source)
+
+
+class _BoundedEnvironment(ImmutableSandboxedEnvironment):
+    intercepted_binops = frozenset({"*", "**", "%", "+"})
+
+    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        tree = _Counting().visit(super()._parse(source, name, filename))
+        tree.set_environment(self)
+        return tree
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        _require_small(operator, left, right)
+        return _checked(super().call_binop(context, operator, left, right))
+
+    def call(*args: Any, **kwargs: Any) -> Any:  # names of arguments are left to the template
+        _require_arguments(args[3:], kwargs)
+        return _checked(ImmutableSandboxedEnvironment.call(*args, **kwargs))
+
+
+# Names that no template can spell.
+_COUNTED, _CONCATENATED = "items counted", "texts concatenated"
+
+
+class _Counting(NodeTransformer):
+    """Loops and ``~`` go through filters that count."""
+
+    def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802
+        node.iter = _filtered(node.iter, _COUNTED)
+        return self.generic_visit(node)
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802
+        made = nodes.List(node.nodes, lineno=node.lineno)
+        return self.generic_visit(_filtered(made, _CONCATENATED))
+
+
+def _filtered(node: nodes.Node, name: str) -> nodes.Filter:
+    return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
+
+
+def _counted(items: Iterable[Any]) -> Iterator[Any]:
+    for item in items:
+        _step()
+        yield item
+
+
+def _concatenated(values: Sequence[Any]) -> str:
+    texts = [str(value) for value in values]
+    _require_characters(sum(map(len, texts)))
+    return "".join(texts)
+
+
+def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a filter that counts the items it reads and refuses large numbers."""
+
+    @wraps(function)  # jinja2 marks functions that want the context
+    def bounded(*args: Any, **kwargs: Any) -> Any:
+        _require_arguments(args, kwargs)
+        return _checked(function(*args, **kwargs))
+
+    return bounded
+
+
+def _require_arguments(args: Sequence[Any], named: dict[str, Any]) -> None:
+    _step(_CALL + sum(len(value) // _LONG for value in args if isinstance(value, _SIZED)))
+    for value in (*args, *named.values()):
+        if isinstance(value, int) and abs(value) > _LARGEST_NUMBER:
+            raise _BoundError(f"uses a number above {_LARGEST_NUMBER:,}")
+
+
+def _require_small(operator: str, left: Any, right: Any) -> None:
+    """Refuse to repeat, pad or concatenate texts and lists beyond the bound, before it is done."""
+    _step()
+    sizes = [len(value) if isinstance(value, _SIZED) else 1 for value in (left, right)]
+    numbers = [abs(value) for value in (left, right) if isinstance(value, int | float)]
+    if operator == "*" and len(numbers) < 2:
+        _require_characters(int(sizes[0] * sizes[1] * max(numbers, default=1)))
+    elif operator == "%" and isinstance(left, str):
+        _require_arguments([int(digits) for digits in re.findall(r"\d+", left)], {})
+    elif operator == "**" and max(numbers, default=0) > _LONG:
+        raise _BoundError(f"raises to a power with a number above {_LONG}")
+    elif operator == "+":
+        _require_characters(sum(sizes))
+
+
+def _checked(value: Any) -> Any:
+    if isinstance(value, _SIZED):
+        _require_characters(len(value))
+    return value
+
+
+def _step(count: int = 1) -> None:
+    if budget := _budget.get(None):
+        budget.step(count)
+
+
+def _require_characters(size: int) -> None:
+    if budget := _budget.get(None):
+        budget.require(size)
