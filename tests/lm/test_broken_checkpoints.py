@@ -207,7 +207,7 @@ INDEXES: dict[str, tuple[Callable[[dict[str, str]], Any], str]] = {
     ),
     "absolute": (lambda names: {"weight_map": {"lm_head.weight": "/etc/passwd"}}, "/etc/passwd"),
     "no files": (lambda names: {"metadata": {}, "weight_map": {}}, "weight_map is no object"),
-    "numbers": (lambda names: {"weight_map": dict.fromkeys(names, 1)}, "weight_map is no object"),
+    "numbers": (lambda names: {"weight_map": dict.fromkeys(names, 1)}, "names 1, which is missing"),
     "a list": (lambda names: [1], "expected a JSON object"),
 }
 

@@ -128,9 +128,10 @@ def _texts(lm: UnifiedLM) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _require_finite(lm: UnifiedLM, values: torch.Tensor) -> None:
     if not torch.isfinite(values).all():
+        name = getattr(lm.causal, "name_or_path", "") or type(lm.causal).__name__
         raise ModelError(
-            f"{type(lm.causal).__name__} gives non-finite states (NaN or infinite) in {lm.dtype}: "
-            "its weights are damaged, or need dtype='float32' or 'bfloat16'"
+            f"{name}: the model gives non-finite states (NaN or infinite) in {lm.dtype}; its "
+            "weights are damaged, or need dtype='float32' or 'bfloat16'"
         )
 
 

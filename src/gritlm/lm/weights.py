@@ -34,7 +34,8 @@ def load_weights(kind: Any, source: str, config: Any, **options: Any) -> Any:
     Raises:
         ModelError: for files that are damaged, lack tensors, or that the config does not describe.
     """
-    shapes = read_shapes(Path(source)) if Path(source).is_dir() else {}
+    folder = Path(source) / options.get("subfolder", "")
+    shapes = read_shapes(folder) if folder.is_dir() else {}
     _require_layers(source, config, shapes)
     try:
         with quiet():
@@ -69,18 +70,20 @@ def _indexed_files(folder: Path) -> list[Path]:
     if not index.is_file() or (folder / "model.safetensors").is_file():
         return []
     names = read_object(index).get("weight_map")
-    is_map = isinstance(names, dict) and len(names) > 0
-    if not is_map or not all(isinstance(name, str) for name in names.values()):
+    if not isinstance(names, dict) or not names:
         raise ModelError(f"{index}: weight_map is no object of file names; download it again")
-    for name in sorted(set(names.values())):
+    files = sorted({str(name) for name in names.values()})
+    for name in files:
         if Path(name).name != name:
             raise ModelError(
                 f"{index}: names the file {one_line(name, limit=80)!r}, which is not in the "
                 "folder; expected plain file names"
             )
         if not (folder / name).is_file():
-            raise ModelError(f"{index}: names {name}, which is missing; download it again")
-    return [folder / name for name in sorted(set(names.values()))]
+            raise ModelError(
+                f"{index}: names {one_line(name)}, which is missing; download it again"
+            )
+    return [folder / name for name in files]
 
 
 def _require_layers(source: str, config: Any, shapes: Shapes) -> None:
