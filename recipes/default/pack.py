@@ -27,7 +27,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from gritlm.errors import GritLMError, InputError
-from gritlm.lm import default, lora
+from gritlm.lm import default, lora, merge
 from gritlm.lm.quiet import quiet
 from gritlm.lm.settings import FILE, Settings, read_settings
 from gritlm.lm.sources import HUB
@@ -76,7 +76,8 @@ def pack(run: Path, output: Path, *others: Path) -> int:
         (staging / lora.CONFIG_FILE).write_text(text, encoding="utf-8")
         settings.save(staging)
         size = _size(staging / lora.WEIGHTS_FILE)
-        lora.merged(base, str(staging))  # what cannot be loaded shall not be shipped
+        lora.fit(base, str(staging))
+        merge.merge_adapter(base, str(staging))  # an adapter that cannot be loaded is not shipped
         for path in sorted(staging.iterdir()):
             path.chmod(0o644)  # safetensors writes for the owner alone
             path.replace(output / path.name)

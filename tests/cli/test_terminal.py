@@ -96,7 +96,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     documents.mkdir()
     row = {"id": "esc", "title": HOSTILE, "text": f"Penguins {HOSTILE}", "note": HOSTILE}
     (documents / "rows.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
-    (documents / f"{NAME}.md").write_text(f"# {HOSTILE}\n\nSeals {HOSTILE}\n", encoding="utf-8")
+    (documents / "titled.md").write_text(f"# {HOSTILE}\n\nSeals {HOSTILE}\n", encoding="utf-8")
     (documents / f"{NAME}.txt").write_text("", encoding="utf-8")  # skipped, by name
     texts = {"id": HOSTILE, "text": f"one {HOSTILE}"}
     (folder / f"{NAME}.jsonl").write_text(json.dumps(texts) + "\n", encoding="utf-8")
@@ -164,7 +164,7 @@ def test_index_store_and_ask_print_escapes(on_a_terminal, hostile_model, files, 
     shown = refused_nothing(on_a_terminal(*asked, "--json", *hostile_model))
     assert json.loads(shown.splitlines()[-1])["answer"] == "\x1b" * 4
     refused_nothing(on_a_terminal(*asked, "--filter", f"{HOSTILE}=1", *hostile_model))
-    for doomed in ("esc", f"{NAME}.md"):
+    for doomed in ("esc", "titled.md"):
         refused_nothing(on_a_terminal("store", "delete", place, doomed, *hostile_model))
 
 
