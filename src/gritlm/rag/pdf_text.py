@@ -8,6 +8,11 @@ from collections.abc import Iterator, Sequence
 BORDER = "\n\n"  # between pages
 EDGE = 3  # lines at the top and at the bottom of a page that may be a running head
 NEAR = 2  # pages back that a head is looked for: left and right ones may differ
+FEWEST_WORDS = 3  # of a head with a page number
+PAGE_WORDS = {
+    "page", "p", "pg", "of", "seite", "s", "von", "sur", "de", "página", "pagina", "pág", "di",
+    "sida", "av", "strona", "z", "стр", "страница", "из",
+}  # fmt: skip
 NUMBER = re.compile(r"\d+")
 HYPHENATED = re.compile(r"(?<=[^\W\d_])[-\u2010\xad]\n{1,2}(?=[^\W\d_])")
 WORD_BEFORE = re.compile(r"[^\W\d_]*$")
@@ -67,20 +72,26 @@ def _heads(lines: list[str], others: Sequence[tuple[int, list[str]]], *, step: i
 
 
 def _continues(line: str, other: list[str], place: int, back: int) -> bool:
-    """Tell whether a page ``back`` pages before has this head, with its own page number."""
-    return place < len(other) and (
-        line.strip() == other[place].strip() or _counts(line, other[place], back)
-    )
+    """Tell whether a page ``back`` pages before has this head, with its own page number.
+
+    A short line that counts up may be a heading, as in ``Step 1``, ``Step 2``: it is no head.
+    """
+    if place >= len(other):
+        return False
+    if line.strip() == other[place].strip():
+        return True
+    return len(_words(line)) >= FEWEST_WORDS and _counts(line, other[place], back)
 
 
 def _is_number(line: str, other: list[str], place: int, back: int) -> bool:
     """Tell whether a line is nothing but a page number."""
-    words = NUMBER.sub("", line)
-    return (
-        sum(map(str.isalpha, words)) <= 8
-        and place < len(other)
-        and _counts(line, other[place], back)
-    )
+    if place >= len(other) or not PAGE_WORDS.issuperset(_words(line)):
+        return False
+    return _counts(line, other[place], back)
+
+
+def _words(line: str) -> list[str]:
+    return re.findall(r"[^\W\d_]+", line.lower())
 
 
 def _counts(line: str, other: str, back: int) -> bool:
