@@ -5,10 +5,12 @@ from __future__ import annotations
 import ast
 import io
 import json
+import logging
 import os
 import pty
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +18,7 @@ import pytest
 import torch
 import transformers as hf
 
-from gritlm.cli import terminal
+from gritlm.cli import logs, terminal
 from gritlm.cli.app import COMMANDS, GROUPS, create_app
 from gritlm.printable import printable
 from tests import tiny
@@ -238,6 +240,15 @@ def test_escapes_are_not_taken_for_markup(capsys: pytest.CaptureFixture[str]):
     terminal.draw(terminal.text(HOSTILE))
     assert capsys.readouterr().out == f"{SHOWN}\n"
     assert printable(HOSTILE) == SHOWN
+
+
+def test_warnings_of_libraries_are_escaped(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    logs.escape_warnings()
+    assert SHOWN in warnings.formatwarning(HOSTILE, UserWarning, "file.py", 1)
+    record = logging.LogRecord("a.library", logging.WARNING, "", 1, HOSTILE, (), None)
+    assert logging.lastResort is not None
+    assert logging.lastResort.format(record) == SHOWN
 
 
 # The only modules that may write to a stream or use rich's console and text.

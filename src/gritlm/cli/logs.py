@@ -35,8 +35,10 @@ class _Lines(PrintableFormatter):
 
 
 def escape_warnings() -> None:
-    """Escape Python's warnings, which quote files and models."""
+    """Escape the warnings of Python and of libraries, which quote files and models."""
     warnings.formatwarning = _format_warning
+    if logging.lastResort is not None:  # prints for libraries that set up no logging
+        logging.lastResort.setFormatter(PrintableFormatter(one_line=False))
 
 
 def _format_warning(*args: Any, **others: Any) -> str:

@@ -80,5 +80,5 @@ class BadRows:
         if left_out > MOST * (kept + left_out):
             raise InputError(
                 f"{path}: {left_out} of {kept + left_out} rows cannot be used, more than "
-                f"{MOST:.0%}; the last ones listed: {'; '.join(self.reasons[-3:])}"
+                f"{MOST:.0%}, e.g. {'; '.join(self.reasons[-3:])}"
             )
