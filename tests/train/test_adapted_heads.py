@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gritlm import GritLM
 from gritlm.errors import InputError, TrainingError
 from gritlm.train import gradient_check, heads, losses, pack, states
 from gritlm.train.build import Parts, build
@@ -40,8 +41,11 @@ KINDS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 ON_THE_HEAD = ("lora on lm_head", "dora on lm_head", "lora on both", "lm_head whole")
 
-# PEFT says so for every adapter on tied weights.
-pytestmark = pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings:UserWarning")
+# PEFT warns of every adapter on tied weights, when it is put on and when it is merged.
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore:{start}:UserWarning")
+    for start in ("Model (has|with) `tie_word_embeddings", "Input and output embeddings are no")
+]
 
 
 def made(folder: Path, kind: str, *, tied: bool = False, **sections: Any) -> Run:
@@ -258,3 +262,27 @@ def test_an_adapter_is_gone_on_with_as_it_is(tmp_path):
     for wrong in ("lora on embed_tokens", "lm_head whole", "dora on lm_head"):
         with pytest.raises(InputError, match=r"embed_tokens|lora_modules_to_save|use_dora"):
             build(made(tmp_path, wrong, **again, model={"adapter": first}))
+
+
+@pytest.mark.parametrize("merged", [False, True], ids=["adapter", "merged"])
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_trained_adapter_is_loaded_as_it_was_trained(tmp_path, kind, tied, merged):
+    training = {"learning_rate": 1e-2, "save_merged": merged}
+    trainer = Trainer(made(tmp_path, kind, tied=tied, training=training))
+    ids = torch.tensor([[1, 20, 30, 40, 50]])
+    unmerged: list[Tensor] = []
+
+    def keep(measured: Any) -> None:
+        with torch.no_grad():
+            unmerged.append(trainer.parts.trainee.eval().model(ids).logits)
+        Trainer.finish(trainer, measured)
+
+    trainer.finish = keep  # type: ignore[method-assign]
+    trainer.run(Stop())
+    loaded = GritLM(tmp_path / "out", dtype="float32", device="cpu")
+    start = GritLM(tmp_path / "base", dtype="float32", device="cpu")
+    with torch.no_grad():
+        found, before = (model.lm.logits(ids) for model in (loaded, start))
+    assert (found - unmerged[0]).abs().max() <= BOUND * unmerged[0].abs().max()
+    assert (before - unmerged[0]).abs().max() > 100 * BOUND

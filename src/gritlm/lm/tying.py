@@ -24,7 +24,7 @@ def tied_head(model: Any, changed: Collection[str] | None = None) -> nn.Module |
     wrapped = model.get_input_embeddings(), model.get_output_embeddings()
     if None in wrapped:
         return None
-    first, last = (_unwrapped(layer) for layer in wrapped)
+    first, last = (unwrapped(layer) for layer in wrapped)
     if first.weight is not last.weight:
         return None
     names = tuple(f"{name}." for name, layer in model.named_modules() if layer in wrapped)
@@ -38,11 +38,11 @@ def tied_head(model: Any, changed: Collection[str] | None = None) -> nn.Module |
     return last
 
 
-def _unwrapped(layer: Any) -> Any:
+def unwrapped(layer: Any) -> Any:
     """Return the layer inside of PEFT's wrappers."""
     for inner in ("original_module", "base_layer"):
         if hasattr(layer, inner):
-            return _unwrapped(getattr(layer, inner))
+            return unwrapped(getattr(layer, inner))
     return layer
 
 

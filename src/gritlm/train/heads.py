@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gritlm.lm.tying import unwrapped
 from gritlm.train.chunked import Head
 
 
@@ -44,7 +45,7 @@ def logits(model: Any, hidden_ND: Tensor, *, adapted: bool = True) -> Tensor:
 
 def _module(model: Any, *, adapted: bool) -> Any:
     head = model.get_output_embeddings()
-    return _trained_copy(head) if adapted else _original(head)
+    return _trained_copy(head) if adapted else unwrapped(head)
 
 
 def _trained_copy(head: nn.Module) -> nn.Module:
@@ -53,14 +54,6 @@ def _trained_copy(head: nn.Module) -> nn.Module:
     if copies is None:
         return head
     return copies[head.active_adapters[0]]  # type: ignore[index]
-
-
-def _original(head: nn.Module) -> nn.Module:
-    """Return the module inside of PEFT's wrappers."""
-    for name in ("base_layer", "original_module"):
-        if (inner := head._modules.get(name)) is not None:
-            return _original(inner)
-    return head
 
 
 def _is_product(head: nn.Module) -> bool:
