@@ -135,6 +135,17 @@ def cache_dir() -> Path:
     return (Path(base).expanduser() if base else Path.home() / ".cache") / "gritlm"
 
 
+def private_folder(path: Path) -> None:
+    """Make a folder that this user alone may enter; one that is there stays as it is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.mkdir(mode=0o700, exist_ok=True)
+
+
+def file_mode(folder: Path) -> int:
+    """Return the mode of new files of a folder: its own, without the right to run them."""
+    return folder.stat().st_mode & 0o666
+
+
 def sync(path: Path) -> None:
     """Make a file durable, or the names of new, renamed and removed files of a folder."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -145,9 +145,14 @@ def test_a_store_is_looked_after(run, store):
     stats = dict(line.split("\t") for line in run("store", "stats", str(store)).stdout.splitlines())
     assert stats["blocks"] == "4"
     verified = run("store", "verify", str(store))
-    assert (verified.exit_code, verified.stdout) == (0, "4 blocks, 0 damaged\n")
+    assert (verified.exit_code, verified.stdout) == (
+        0,
+        "4 blocks, 0 damaged\n4 passages, 0 problems\n",
+    )
     assert run("store", "gc", str(store)).stdout.endswith("bytes given back\n")
-    assert run("store", "rebuild", str(store)).stdout == "4 blocks found\n"
+    assert run("store", "rebuild", str(store)).stdout == (
+        "4 blocks found\n4 passages kept, 0 embedded again\n"
+    )
 
 
 def test_what_a_store_holds_is_listed(run, notes, store):
@@ -230,8 +235,25 @@ def test_a_damaged_table_says_what_to_do_and_that_mends_it(run, run_model, notes
     for words in (("store", "list", str(store)), ("index", str(notes), "--to", str(store))):
         failed = (run if words[0] == "store" else run_model)(*words)
         assert failed.exit_code == 2
-        assert f"delete the folder {store}/index and run the same `gritlm index`" in failed.stderr
-    shutil.rmtree(store / "index")
+        assert f"run: gritlm store rebuild {store}" in failed.stderr
+    assert run("store", "verify", str(store)).exit_code == 1
+    assert "4 passages kept" in run("store", "rebuild", str(store)).stdout
+    again = run_model("index", str(notes), "--to", str(store))
+    assert again.stdout.startswith("added 0 documents")
+    assert run("store", "verify", str(store)).exit_code == 0
+
+
+def test_a_table_that_is_lost_as_a_whole_is_set_aside_and_indexed_again(
+    run, run_model, notes, store
+):
+    shutil.rmtree(store / "index" / "passages.lance" / "_versions")
+    (store / "index" / "passages.checks").unlink()
+    for words in (("store", "list", str(store)), ("index", str(notes), "--to", str(store))):
+        failed = (run if words[0] == "store" else run_model)(*words)
+        assert failed.exit_code == 2
+        assert len(failed.stderr.splitlines()) == 1
+        assert f"run: gritlm store rebuild {store}" in failed.stderr
+    assert "index the documents again" in run("store", "rebuild", str(store)).stdout
     again = run_model("index", str(notes), "--to", str(store))
     assert again.stdout.startswith("added 4 documents")
     assert "4 key/value blocks" in again.stdout
@@ -260,7 +282,10 @@ def test_damage_is_named_answered_around_and_mended(run, run_model, notes, store
     before = json.loads(run_model(*ask).stdout)["answer"]
     flip(store)
     verified = run("store", "verify", str(store))
-    assert (verified.exit_code, verified.stdout) == (1, "0 blocks, 4 damaged\n")
+    assert (verified.exit_code, verified.stdout) == (
+        1,
+        "0 blocks, 4 damaged\n4 passages, 0 problems\n",
+    )
     assert verified.stderr.count("gritlm: damaged: ") == 4
     after = json.loads(run_model(*ask).stdout)
     assert after["answer"] == before
@@ -268,17 +293,26 @@ def test_damage_is_named_answered_around_and_mended(run, run_model, notes, store
     again = run_model("index", str(notes), "--to", str(store))
     assert again.stdout.startswith("added 0 documents")
     verified = run("store", "verify", str(store))
-    assert (verified.exit_code, verified.stdout) == (0, "4 blocks, 0 damaged\n")
+    assert (verified.exit_code, verified.stdout) == (
+        0,
+        "4 blocks, 0 damaged\n4 passages, 0 problems\n",
+    )
 
 
 def test_damage_that_was_found_when_the_store_was_opened_is_named_too(run, store):
     (arena,) = (store / "kv").rglob("*.kv")
     os.truncate(arena, arena.stat().st_size - 1)
     verified = run("store", "verify", str(store))
-    assert (verified.exit_code, verified.stdout) == (1, "3 blocks, 1 damaged\n")
+    assert (verified.exit_code, verified.stdout) == (
+        1,
+        "3 blocks, 1 damaged\n4 passages, 0 problems\n",
+    )
     (store / "kv" / "index.lmdb" / "data.mdb").write_bytes(b"")
     verified = run("store", "verify", str(store))
-    assert (verified.exit_code, verified.stdout) == (1, "3 blocks, 1 damaged\n")
+    assert (verified.exit_code, verified.stdout) == (
+        1,
+        "3 blocks, 1 damaged\n4 passages, 0 problems\n",
+    )
     assert "index: made anew" in verified.stderr
 
 
@@ -293,7 +327,10 @@ def test_damage_is_only_named_where_the_store_cannot_be_written(run, store, why)
             lock.unlink()
             lock.mkdir()
         verified = run("store", "verify", str(store))
-    assert (verified.exit_code, verified.stdout) == (1, "4 blocks, 4 damaged\n")
+    assert (verified.exit_code, verified.stdout) == (
+        1,
+        "4 blocks, 4 damaged\n4 passages, 0 problems\n",
+    )
     (line,) = [line for line in verified.stderr.splitlines() if why in line]
     assert line.startswith("gritlm: nothing is removed: ")
 

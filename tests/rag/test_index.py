@@ -169,10 +169,10 @@ def test_asking_for_more_than_there_is_gives_all(index):
     assert len(index.search(vectors(1)[0], top_k=10**9, text="one", hybrid=True)) == 2
 
 
-def test_equal_passages_stand_in_the_order_of_their_ids(index):
+def test_equally_near_passages_stand_in_the_order_of_their_ids(index):
     vector_D = vectors(1)[0]
     for name in "dbeac":
-        index.add([(passage(name), vector_D)], contents={name: "v"})
+        index.add([(passage(name, text=f"of {name}"), vector_D)], contents={name: "v"})
     for top_k in (2, 5):
         found = [hit.passage.document_id for hit in index.search(vector_D, top_k=top_k)]
         assert found == list("abcde")[:top_k]
@@ -181,7 +181,10 @@ def test_equal_passages_stand_in_the_order_of_their_ids(index):
 @pytest.mark.parametrize(("where", "expected"), [
     ({"lang": "en"}, {"a", "c"}), ({"lang": ["en", "fr"]}, {"a", "b", "c"}),
     ({"lang": "en", "year": 2020}, {"a"}), ({"year": 2020.0}, {"a"}), ({"year": 2021}, {"b"}),
-    ({"year": 1}, set()), ({"year": "2020"}, set()), ({"it's \"so\".": "x'y\\"}, {"c"}),
+    ({"year": 1}, set()), ({"big": 2**53}, {"a"}), ({"big": 2**53 + 1}, {"b"}),
+    ({"big": 2.0**53}, {"a"}), ({"big": 2.0**63}, {"d"}), ({"big": 2**63 - 1}, {"c"}),
+    ({"big": [2**53 + 1, 2**53 - 1, 0.5]}, {"b"}),
+    ({"year": "2020"}, set()), ({"it's \"so\".": "x'y\\"}, {"c"}),
     ({"ok": True}, {"c"}), ({"ok": 1}, set()), ({"lang": None}, {"d"}), ({"tiny": 1e-7}, {"d"}),
     ({"document_id": ["a", "d"]}, {"a", "d"}), ({"title": "T"}, {"d"}),
     ({"lang": "en' OR 'a'='a"}, set()),
@@ -190,9 +193,13 @@ def test_equal_passages_stand_in_the_order_of_their_ids(index):
 ])  # fmt: skip
 @pytest.mark.parametrize("hybrid", [False, True])
 def test_a_filter_lets_through_what_fits_it(index, where, expected, hybrid):
-    put(index, document("a", "a", lang="en", year=2020), document("b", "b", lang="fr", year=2021.0),
-        document("c", "c", lang="en", ok=True, **{"it's \"so\".": "x'y\\"}),
-        document("d", "d", lang=None, tiny=1e-7, title="T"))  # fmt: skip
+    put(
+        index,
+        document("a", "a", lang="en", year=2020, big=2**53),
+        document("b", "b", lang="fr", year=2021.0, big=2**53 + 1),
+        document("c", "c", lang="en", ok=True, big=2**63 - 1, **{'it\'s "so".': "x'y\\"}),
+        document("d", "d", lang=None, tiny=1e-7, title="T", big=2.0**63),
+    )
     hits = index.search(vectors(1)[0], top_k=4, where=where, text="a b c d", hybrid=hybrid)
     assert texts(hits) == expected
 
@@ -275,6 +282,30 @@ def test_a_question_that_makes_no_sense_is_an_error(index, options, said):
 def test_a_question_with_another_vector_is_an_error(index):
     with pytest.raises(InputError, match="the question's vector has the shape"):
         index.search(np.ones(3), top_k=1)
+
+
+def test_equal_texts_are_found_once_and_name_all_their_documents(index):
+    near, far = vectors(2)
+    for name in "ba":
+        index.add([(passage(name, text="the same"), near)], contents={name: "v"})
+    index.add([(passage("c", text="another"), far)], contents={"c": "v"})
+    for words in (None, "the same"):
+        found = index.search(near, top_k=2, text=words, hybrid=words is not None)
+        assert [hit.passage.text for hit in found] == ["the same", "another"]
+        assert [hit.rank for hit in found] == [1, 2]
+        assert [hit.passage.document_id for hit in found] == ["a", "c"]
+        assert [hit.also_in for hit in found] == [("b",), ()]
+
+
+@pytest.mark.parametrize("where", [None, {"lang": "en"}])
+def test_a_thousand_equal_texts_leave_room_for_others(index, where):
+    near, far = vectors(2)
+    rows = [(passage(f"d{n}", text=f"copy {n % 3}", lang="en"), near) for n in range(1000)]
+    rows += [(passage(f"e{n}", text=f"other {n}", lang="en"), far) for n in range(4)]
+    index.add(rows, contents={row[0].document_id: "v" for row in rows})
+    found = index.search(near, top_k=6, where=where)
+    assert texts(found) == {"copy 0", "copy 1", "copy 2", "other 0", "other 1", "other 2"}
+    assert len(found[0].also_in) > 5
 
 
 # --- the approximate index, and growth -------------------------------------------------------
@@ -383,8 +414,9 @@ def test_the_index_of_another_version_is_refused_also_after_it_was_compacted(tmp
     put(index, document("a", "one"))
     put(index, document("a", "two"))
     index.optimise()
-    monkeypatch.setattr("gritlm.rag.schema.VERSION", 2)
-    with pytest.raises(InputError, match=r"format 1\), not by .*format 2\)"):
+    monkeypatch.setattr("gritlm.rag.schema.VERSION", 3)
+    monkeypatch.setattr("gritlm.rag.schema.READABLE", (3,))
+    with pytest.raises(InputError, match=r"format 2\), not by .*format 3\)"):
         Index.open(tmp_path / "index", MAKER)
 
 
@@ -411,7 +443,9 @@ def test_a_damaged_table_is_told(tmp_path):
     put(Index.open(tmp_path / "index", MAKER), document("a", "one"))
     for file in (tmp_path / "index").rglob("*.manifest"):
         file.write_bytes(b"nonsense" * 9)
-    with pytest.raises(IndexFailedError, match=f"delete the folder {tmp_path}/index and run"):
+    with pytest.raises(
+        IndexFailedError, match=r"manifest is not as it was written; run: gritlm store rebuild"
+    ):
         Index.open(tmp_path / "index", MAKER)
 
 
@@ -419,7 +453,7 @@ def test_damage_is_not_taken_for_a_wrong_filter(index, tmp_path):
     put(index, document("a", "one", lang="en"))
     for file in (tmp_path / "index" / "passages.lance" / "data").iterdir():
         file.write_bytes(b"nonsense" * 99)
-    with pytest.raises(IndexFailedError, match="key/value blocks are kept apart and stay"):
+    with pytest.raises(IndexFailedError, match="gritlm store rebuild"):
         index.search(vectors(1)[0], top_k=1, where={"lang": "en"})
 
 
@@ -427,7 +461,7 @@ def test_damage_is_not_taken_for_a_wrong_filter(index, tmp_path):
     ("/p", "LanceError(IO): No space left on device", "free some space"),
     ("/p", "Permission denied (os error 13)", "allow this user"),
     ("s3://b/p", "LanceError(IO): no answer", "see that it can be reached"),
-    ("/p", "LanceError(IO): file size is too small", "delete the folder /p"),
+    ("/p", "LanceError(IO): file size is too small", "gritlm store rebuild STORE"),
 ])  # fmt: skip
 def test_a_failure_says_what_to_do(place, said, advice):
     with pytest.raises(IndexFailedError, match=advice), lance.told(place):

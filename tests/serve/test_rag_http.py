@@ -116,8 +116,8 @@ def test_a_page_of_documents_reads_no_others(live: Served, monkeypatch: pytest.M
     read = []
     scan = lance.scan
 
-    def noted(*given: Any) -> Iterator[dict[str, Any]]:
-        for row in scan(*given):
+    def noted(*given: Any, **options: Any) -> Iterator[dict[str, Any]]:
+        for row in scan(*given, **options):
             read.append(row)
             yield row
 

@@ -13,7 +13,7 @@ import typer
 from gritlm.cli import logs, terminal
 from gritlm.cli.options import ModelOptions
 from gritlm.cli.output import json_line
-from gritlm.errors import InputError
+from gritlm.errors import GritLMError, InputError
 
 if TYPE_CHECKING:
     from gritlm.rag.index import Indexed
@@ -87,8 +87,9 @@ def stats(place: Place) -> None:
 def verify(place: Place) -> None:
     """Read everything and compare all checksums. Exit code 1: something is damaged.
 
-    What is damaged is removed, and the next gritlm index of the same documents stores it again;
-    while another process writes to the store, it is only named.
+    A damaged key/value block is removed, and the next gritlm index of the same documents stores it
+    again; while another process writes to the store, it is only named. A damaged passage is named:
+    gritlm store rebuild mends it.
     """
     with _opened_to_mend(place) as store:
         store.verify()
@@ -96,8 +97,28 @@ def verify(place: Place) -> None:
         for each in damages:
             logs.say("damaged", str(each))
         terminal.write(f"{store.stats().blocks} blocks, {len(damages)} damaged\n")
-    if damages:
+    if _verify_passages(place) or damages:
         raise typer.Exit(DAMAGED)
+
+
+def _verify_passages(place: Path) -> bool:
+    """Whether something is wrong with the table of passages."""
+    from gritlm.rag import folder
+
+    if not folder.exists(place):
+        return False
+    try:
+        health = folder.examine(place)
+    except GritLMError as error:
+        problems, passages = [str(error)], 0
+    else:
+        problems, passages = health.problems, health.passages
+    for each in problems:
+        logs.say("damaged", each)
+    terminal.write(f"{passages} passages, {len(problems)} problems\n")
+    if problems:
+        logs.say("mend it", f"gritlm store rebuild {place}")
+    return bool(problems)
 
 
 def gc(place: Place) -> None:
@@ -106,13 +127,22 @@ def gc(place: Place) -> None:
         terminal.write(f"{store.gc()} bytes given back\n")
 
 
-def rebuild(place: Place) -> None:
-    """Make the index of the blocks again, from the blocks themselves."""
+def rebuild(place: Place, *, model: ModelOptions) -> None:
+    """Make the index of the blocks and the table of passages again, from what is sound.
+
+    A damaged vector is computed again: only then the model is loaded. A document whose text is
+    lost is named; gritlm index adds it again.
+    """
     with _opened(place, read_only=False) as store:
+        from gritlm.rag import folder, mending
+
         found = store.rebuild()
         for each in store.damages:
             logs.say("damaged", str(each))
         terminal.write(f"{found} blocks found\n")
+        if folder.exists(place):
+            mended = folder.rebuild(place, model.load)
+            terminal.write("".join(f"{line}\n" for line in mending.summary(mended)))
 
 
 def _near(name: str, known: Iterable[str]) -> str:

@@ -49,6 +49,7 @@ class Source:
         score: cosine of question and passage, also where its words were what was found.
         start: first character of the passage in the text of its document.
         end: the character behind its last one.
+        also_in: ids of other documents that hold a passage of the same text.
     """
 
     id: str
@@ -58,12 +59,22 @@ class Source:
     start: int
     end: int
     score: float
+    also_in: tuple[str, ...] = ()
 
     @staticmethod
     def of(hit: Hit) -> Source:
         """The source that a hit is."""
         p = hit.passage
-        return Source(p.id, p.document_id, p.title, p.text, p.start, p.end, hit.score)
+        return Source(
+            id=p.id,
+            document_id=p.document_id,
+            title=p.title,
+            text=p.text,
+            start=p.start,
+            end=p.end,
+            score=hit.score,
+            also_in=hit.also_in,
+        )
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from blake3 import blake3
 from semantic_text_splitter import MarkdownSplitter, TextSplitter
 
 from gritlm.errors import InputError
+from gritlm.rag.checks import passage_id
 from gritlm.rag.passages import Document, Passage
 
 VERSION = 1  # of the rules by which documents are cut
@@ -106,8 +107,7 @@ def _passage(document: Document, title: str, number: int, start: int, text: str)
         end=start + len(text),
         metadata=document.metadata,
     )
-    about = json.dumps([document.id, passage.embedded, number])
-    return replace(passage, id=blake3(about.encode()).hexdigest()[:32])
+    return replace(passage, id=passage_id(document.id, passage.embedded, number))
 
 
 def _shortened(title: str, tokens: Counter, most: int) -> str:

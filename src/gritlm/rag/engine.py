@@ -20,8 +20,17 @@ from gritlm.rag.assemble import Assembler, BlockKind, Plan
 from gritlm.rag.blocks import Blocks
 from gritlm.rag.cost import CostModel
 from gritlm.rag.index import Index, Indexed
-from gritlm.rag.indexing import Added, Cutting, Given, Indexer, check_cutting, forget
+from gritlm.rag.indexing import (
+    Added,
+    Cutting,
+    Given,
+    Indexer,
+    check_cutting,
+    forget,
+    skipped_when_full,
+)
 from gritlm.rag.keys import maker_of
+from gritlm.rag.lance import IndexFailedError
 from gritlm.rag.names import Names
 from gritlm.rag.passages import Hit
 from gritlm.rag.planning import Mode, Planner
@@ -126,6 +135,8 @@ class RagEngine:
         settings = folder.settings(place, cutting=cutting, index=index)
         assembler = Assembler(model, limit=longest)
         check_cutting(settings.cutting, model, assembler)
+        if not read_only:
+            folder.make(place)
         store = KVStore.open(
             place / folder.BLOCKS, maker, storage=storage, dtype=model.dtype, disk_bytes=disk_bytes,
             memory_bytes=memory_bytes, read_only=read_only,
@@ -203,7 +214,8 @@ class RagEngine:
             passages = list(self.index.passages(ids, metadata=False))
             forget(self.store, self._assembler, passages)
             deleted = self.index.delete(ids)
-            self.store.gc()
+            with skipped_when_full("bytes of deleted blocks are not given back"):
+                self.store.gc()
         return deleted
 
     def documents(self, ids: Collection[str] | None = None, *, whole: bool = True) -> list[Indexed]:
@@ -342,6 +354,8 @@ class RagEngine:
         Raises:
             InputError: for an unknown mode, without passages, and when the question does not fit.
         """
+        if not hits and query.trace.warnings:
+            raise IndexFailedError(f"nothing to answer from: {query.trace.warnings[0]}")
         if not hits:
             why = (
                 "nothing is stored yet; add documents first"

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeGuard
 
 from gritlm.errors import InputError
-from gritlm.rag.metadata import checked
+from gritlm.rag.metadata import LARGEST, checked
 from gritlm.rag.passages import Scalar
 
 Where = str | Mapping[str, Any]
@@ -89,10 +89,16 @@ def _one_of(name: str, values: object) -> str:
     # The name is a JSON string in a JSON path in a SQL string.
     path = quoted("$." + json.dumps(name, ensure_ascii=False))
     found = f"json_extract(metadata, {path})"
-    numbers = [repr(float(value)) for value in allowed if _is_number(value)]
-    exact = [quoted(_spelled(value)) for value in allowed if not _is_number(value)]
+    numbers = [value for value in allowed if _is_number(value)]
+    others = [quoted(_spelled(value)) for value in allowed if not _is_number(value)]
+    # A double cannot tell whole numbers above 2^53 apart, so these are compared as such.
+    integer = f"try_cast({found} AS bigint)"
+    integers = [str(int(value)) for value in numbers if value == int(value)]
+    floats = [repr(float(value)) for value in numbers if value == float(value)]
     terms = [f"{found} IS NULL"] if None in allowed else []
-    terms += _in(found, exact) + _in(f"try_cast({found} AS double)", numbers)
+    terms += _in(found, others) + _in(integer, [each for each in integers if _is_bigint(each)])
+    for term in _in(f"try_cast({found} AS double)", floats):
+        terms.append(f"({integer} IS NULL AND {term})")
     return "(" + " OR ".join(terms) + ")"
 
 
@@ -108,7 +114,10 @@ def _spelled(value: Scalar) -> str:
 
 
 def _is_number(value: Scalar) -> TypeGuard[int | float]:
-    """Return whether a value is compared as a float; some whole numbers are not among floats."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return isinstance(value, float) or value == float(value)
+    """Return whether a value is a number; true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_bigint(literal: str) -> bool:
+    """Return whether SQL has a type for this whole number."""
+    return -LARGEST <= int(literal) < LARGEST

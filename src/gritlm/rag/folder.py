@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from operator import attrgetter
 from pathlib import Path
 
+import numpy as np
 import torch
 import transformers
 
 from gritlm.errors import InputError
 from gritlm.lm.gritlm import GritLM
-from gritlm.rag import names
+from gritlm.prompts import gritlm_instruction
+from gritlm.rag import lance, mending, names, schema
 from gritlm.rag import parity as checking
 from gritlm.rag.index import Index, Indexed
 from gritlm.rag.indexing import Cutting
+from gritlm.rag.keys import maker_of
+from gritlm.rag.lance import told
 from gritlm.rag.marker import FORMAT, NAME
+from gritlm.rag.mending import Health, Mended
 from gritlm.rag.parity import Parity
+from gritlm.rag.store.opening import refused
 from gritlm.rag.turns import Between
-from gritlm.runtime import is_temporary, replacing
+from gritlm.runtime import is_temporary, private_folder, replacing
 
 CHECKED, BLOCKS, PASSAGES = "parity.json", "kv", "index"
 # what a folder may hold that has lost its settings
@@ -64,8 +71,62 @@ def documents(place: Path) -> list[Indexed]:
         IndexFailedError: for one that cannot be read.
     """
     require(place)
-    address = settings(place, cutting=None, index=None).index
-    return Index.open(address or place / PASSAGES, None, create=False).documents()
+    return Index.open(address(place), None, create=False).documents()
+
+
+def address(place: Path) -> str:
+    """Return where the table of a store is."""
+    return settings(place, cutting=None, index=None).index or str(place / PASSAGES)
+
+
+def examine(place: Path) -> Health:
+    """Read the whole table of a store and compare its checksums.
+
+    Raises:
+        IndexFailedError: when it cannot be opened.
+    """
+    return mending.examine(address(place), lance.opened(address(place), None, create=False))
+
+
+def rebuild(place: Path, load: Callable[[], GritLM]) -> Mended:
+    """Make the table of a store again from its sound rows.
+
+    Args:
+        load: the model that made it, for rows whose vector is damaged.
+
+    Raises:
+        IndexFailedError: when it cannot be written.
+        InputError: when another model is loaded than the one that made it.
+    """
+
+    def embed(texts: list[str]) -> np.ndarray:
+        model = load()
+        with told(address(place)):
+            found = lance.opened(address(place), None, create=False).schema
+        schema.check_maker(found, maker_of(model), place=address(place))
+        longest = model.lm.max_positions or 1 << 20
+        vectors_ND = model.encode(
+            texts,
+            instruction=gritlm_instruction(),
+            max_length=longest,
+            show_progress_bar=False,
+        )
+        return np.asarray(vectors_ND)
+
+    return mending.rebuild(address(place), embed)
+
+
+def make(place: Path) -> None:
+    """Make the folder, for this user alone.
+
+    Raises:
+        StoreFullError: when the disk takes no more.
+        InputError: when it cannot be made.
+    """
+    try:
+        private_folder(place)
+    except OSError as error:
+        raise refused(place, error, to_be="made") from None
 
 
 def keep(place: Path, settings: Settings) -> None:

@@ -7,10 +7,11 @@ same new document at once, both would be kept.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,15 @@ import pyarrow as pa
 from lancedb.table import Table
 
 from gritlm.errors import InputError, did_you_mean
-from gritlm.rag import filters, lance, schema
+from gritlm.rag import filters, lance, mending, schema, table_files
+from gritlm.rag.checks import FIELDS, DamagedRow, Watch
 from gritlm.rag.filters import Where
 from gritlm.rag.keys import Maker
-from gritlm.rag.lance import told
+from gritlm.rag.lance import IndexFailedError, told
 from gritlm.rag.passages import LEFT_OUT, Hit, Passage, Value
 from gritlm.rag.ranking import Search
+
+log = logging.getLogger(__name__)
 
 EXACT_BELOW = 10_000
 COMMITS = 64  # after which rows are spread over too many files
@@ -59,6 +63,7 @@ class Index:
         self._given = maker
         self._place = place
         self._exact_below = exact_below
+        self._watch = Watch(place, lance.remedy)
         self._known: tuple[int, dict[str, str]] = (-1, {})  # of which version of the table
         self._names: tuple[int, frozenset[str]] = (-1, frozenset())  # of metadata, likewise
         self._commits = 0
@@ -85,6 +90,7 @@ class Index:
         """
         place = str(uri) if "://" in str(uri) else str(Path(uri).expanduser())
         create = create and maker is not None
+        check_files(place)
         table = lance.opened(place, maker, create=create)
         with told(place):
             found = table.schema
@@ -92,7 +98,13 @@ class Index:
         if create:
             with told(place):
                 lance.index_words(table)
+            table_files.record(place)
         return cls(table, maker, place=place, exact_below=exact_below)
+
+    @property
+    def damages(self) -> list[DamagedRow]:
+        """The damaged rows that were met so far; they are left out wherever rows are shown."""
+        return list(self._watch.found)
 
     def __len__(self) -> int:
         """Passages."""
@@ -114,6 +126,7 @@ class Index:
             IndexFailedError: when it cannot be written; what was there is there still.
         """
         batch = schema.to_arrow(rows, contents, self._maker)
+        self._add_checks()
         known = self.known()
         old = contents.keys() & known.keys()
         if not rows and not old:
@@ -124,7 +137,8 @@ class Index:
             else:
                 self._table.add(batch)
             version = self._table.version
-        if version == self._known[0] + 1:  # nobody else wrote meanwhile
+        table_files.record(self._place)
+        if version == self._known[0] + 1:  # no other process wrote meanwhile
             left = {name: known[name] for name in known.keys() - old}
             added = {passage.document_id for passage, _ in rows}
             self._known = (version, left | {name: contents[name] for name in added})
@@ -140,20 +154,33 @@ class Index:
         """
         if isinstance(document_ids, str):
             raise InputError(f"document_ids={document_ids!r} is one text; expected a list of ids")
-        gone = set(document_ids) & self.known().keys()
+        self._add_checks()
+        known = self.known()
+        gone = set(document_ids) & known.keys()
         if not gone:
             return 0
+        rows = len(self)
+        try:
+            with told(self._place):
+                self._table.delete(filters.among("document_id", gone))
+        except IndexFailedError:
+            if gone & self.known().keys():
+                raise
+            log.warning("%s: an error followed a deletion that took effect", self._place)
         with told(self._place):
-            done: Any = self._table.delete(filters.among("document_id", gone))
+            version = self._table.version
+        table_files.record(self._place)
+        if version == self._known[0] + 1:  # no other process wrote meanwhile
+            self._known = (version, {name: known[name] for name in known.keys() - gone})
         self._commits += 1
-        return int(done.num_deleted_rows)
+        return rows - len(self)
 
     def known(self) -> dict[str, str]:
         """Ids of documents, and the hashes of contents that they were added with."""
         with told(self._place):
             version = self._table.version
             if self._known[0] != version:
-                rows = lance.scan(self._table, FIRST, ("document_id", "content"))
+                rows = self._scan(FIRST, ())
                 self._known = (version, {row["document_id"]: row["content"] for row in rows})
         return dict(self._known[1])
 
@@ -166,10 +193,9 @@ class Index:
         if ids is not None and not ids:
             return []
         where = FIRST if ids is None else f"{FIRST} AND {filters.among('document_id', ids)}"
-        columns = ("id", "document_id", "title", "passages", "content")
         bare = not whole and self._has_large_metadata
         with told(self._place):
-            rows = list(lance.scan(self._table, where, columns if bare else (*columns, "metadata")))
+            rows = list(self._scan(where, () if bare else ("metadata",)))
             small = self._small_metadata([row["id"] for row in rows]) if bare else {}
             found = [
                 Indexed(
@@ -201,8 +227,8 @@ class Index:
         few = wanted is not None and len(wanted) <= ASKED
         where = filters.among("document_id", wanted) if wanted and few else None
         with told(self._place):
-            columns = schema.SHOWN if metadata else schema.BARE
-            for passage in map(schema.to_passage, lance.scan(self._table, where, columns)):
+            columns = ("text", "metadata") if metadata else ("text",)
+            for passage in map(schema.to_passage, self._scan(where, columns)):
                 if wanted is None or passage.document_id in wanted:
                     yield passage
 
@@ -215,6 +241,7 @@ class Index:
         where: Where | None = None,
         hybrid: bool = False,
         whole: bool = True,
+        warnings: list[str] | None = None,
     ) -> list[Hit]:
         """The passages nearest to a question, best first; equal ones in the order of their ids.
 
@@ -227,6 +254,7 @@ class Index:
                 ``"json_get_int(metadata, 'year') >= 2020"``.
             hybrid: fuse the ranking by cosine with the one by words (BM25).
             whole: also read metadata of more than 32 KiB; else ``LEFT_OUT`` stands for it.
+            warnings: takes a line for each damaged passage that is left out.
 
         Returns:
             Hits with the cosine as their score, also where their words were what was found.
@@ -247,10 +275,9 @@ class Index:
         if where is not None:
             self._check_names(where, known=self._names[1])
         bare = not whole and self._has_large_metadata
-        search = Search(
-            self._table, vector_D, condition, exact=rows < self._exact_below,
-            columns=schema.BARE if bare else schema.SHOWN,
-        )  # fmt: skip
+        exact = rows < self._exact_below
+        sound = partial(self._watch.sound, warnings=warnings)
+        search = Search(self._table, vector_D, condition, exact, metadata=not bare, sound=sound)
         with told(self._place, where):
             hits = search.hits(min(top_k, rows), words=text if hybrid else None)
             if bare:
@@ -273,6 +300,7 @@ class Index:
             self._table.optimize(cleanup_older_than=KEPT)
         # LanceDB keeps the files of every index that it has seen open, as long as a connection is.
         self._table = lance.opened(self._place, self._given, create=False)
+        table_files.record(self._place)
         self._commits, self._settled = 0, rows
 
     def settle(self) -> None:
@@ -292,6 +320,14 @@ class Index:
                 "model to add and search"
             )
         return self._given
+
+    def _add_checks(self) -> None:
+        """Give a table of version 1 its checksums; a document that is damaged is taken out."""
+        if not lance.has_checks(self._table):
+            mended = mending.rewrite(self._place, self._table, None)
+            for line in mending.summary(mended):
+                log.warning("%s now has checksums: %s", self._place, line)
+            self._known = (-1, {})
 
     def _replace(self, batch: pa.Table, old: Iterable[str]) -> None:
         """The new rows in, those of the old documents that are not among them out."""
@@ -321,7 +357,7 @@ class Index:
             version = self._table.version
             if self._names[0] != version:
                 few = FEW if self._has_large_metadata else None
-                rows = lance.scan(self._table, FIRST, ("metadata",), rows=few)
+                rows = self._scan(FIRST, ("metadata",), rows=few)
                 found = frozenset(name for row in rows for name in schema.to_metadata(row))
                 self._names = (version, found)
         return self._names[1]
@@ -331,7 +367,7 @@ class Index:
         found = {}
         for start in range(0, len(ids), FEW):
             where = filters.among("id", ids[start : start + FEW])
-            for row in lance.scan(self._table, where, ("id", "metadata")):
+            for row in self._scan(where, ("metadata",)):
                 if len(row["metadata"]) <= schema.LARGEST:
                     found[row["id"]] = schema.to_metadata(row)
         return found
@@ -343,7 +379,30 @@ class Index:
             rows = lance.scan(self._table, schema.LARGE, ("id",), rows=FEW)
             return next(rows, None) is not None
 
+    def _scan(
+        self, where: str | None, columns: Sequence[str], *, rows: int | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Read the fields and some columns of sound rows that fulfil a condition."""
+        found = lance.scan(self._table, where, (*FIELDS, *columns), rows=rows)
+        yield from self._watch.sound(found)
+
 
 def _with_metadata(hit: Hit, found: Mapping[str, Mapping[str, Value]]) -> Hit:
     metadata = found.get(hit.passage.id, LEFT_OUT)
     return replace(hit, passage=replace(hit.passage, metadata=metadata))
+
+
+def check_files(place: str) -> None:
+    """Compare the files of a table with their checksums, small ones first.
+
+    Damaged rows are left out when they are read, so a damaged file of rows is only logged.
+
+    Raises:
+        IndexFailedError: for any other damaged file: the table cannot be trusted.
+    """
+    damaged = table_files.damaged_at_opening(place)
+    for name in damaged:
+        reason = f"the index {place} is damaged: {name} is not as it was written"
+        if not table_files.is_data(name):
+            raise IndexFailedError(f"{reason}; {lance.remedy(place)}")
+        log.warning("%s; its damaged rows are left out; %s", reason, lance.remedy(place))

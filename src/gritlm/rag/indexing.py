@@ -6,8 +6,10 @@ before is done again, what came after it goes on where it stopped.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -29,9 +31,12 @@ from gritlm.rag.names import Names
 from gritlm.rag.parity import blocks_of
 from gritlm.rag.passages import Document, Passage
 from gritlm.rag.skips import Skipped, Skips
+from gritlm.rag.store.problems import StoreFullError
 from gritlm.rag.store.store import KVStore
 from gritlm.rag.turns import SHARING, OnModel
 from gritlm.runtime import in_a_thread_of_its_own
+
+log = logging.getLogger(__name__)
 
 BATCH = 64  # passages that are read, stored and acknowledged together
 
@@ -127,6 +132,15 @@ def forget(store: KVStore, assembler: Assembler, passages: Sequence[Passage]) ->
         store.delete([store.key(ids, causal=causal) for ids in read for causal in (False, True)])
 
 
+@contextmanager
+def skipped_when_full(consequence: str) -> Iterator[None]:
+    """Log a full disk instead of failing, in work that only saves space or time."""
+    try:
+        yield
+    except StoreFullError as error:
+        log.warning("%s: %s", consequence, error)
+
+
 class Indexer:
     """Adds documents to an index and a store.
 
@@ -173,10 +187,12 @@ class Indexer:
                     bar.update(sum(len(piece.passages) for piece in batch))
             self._remove(_rows_of(whole, known) - self._seen, done)
             self._mend(done)
-            if done.documents or done.removed:
-                self.index.settle()
-            if done.replaced or done.removed:
-                self.store.gc()
+            with skipped_when_full("the files of the index stay apart for now"):
+                if done.documents or done.removed:
+                    self.index.settle()
+            with skipped_when_full("bytes of replaced blocks are not given back"):
+                if done.replaced or done.removed:
+                    self.store.gc()
         finally:
             done.seconds += perf_counter() - started
         return done

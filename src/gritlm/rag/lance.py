@@ -11,13 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import lancedb
+import pyarrow as pa
 from lancedb.index import FTS, IvfSq
 from lancedb.table import Table
 
 from gritlm.errors import GritLMError, InputError, did_you_mean
 from gritlm.rag import schema
+from gritlm.rag.checks import COLUMN, rows_of
 from gritlm.rag.filters import Where
 from gritlm.rag.keys import Maker
+from gritlm.rag.marker import is_store
+from gritlm.rag.store.problems import StoreFullError
+from gritlm.runtime import private_folder
 
 TABLE = "passages"
 WORDS = ("title", "text")
@@ -29,7 +34,11 @@ REFUSED = re.compile(r"permission denied|read-only file system", re.I)
 
 
 class IndexFailedError(GritLMError, RuntimeError):
-    """The table of an index cannot be read or written: a full disk, damage, no network."""
+    """The table of an index cannot be read or written: damage, no permission, no network."""
+
+
+class IndexFullError(IndexFailedError, StoreFullError):
+    """The disk takes no more of an index; what was acknowledged before is whole."""
 
 
 @contextmanager
@@ -42,18 +51,30 @@ def told(place: str, where: Where | None = None) -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, RuntimeError, OSError) as error:
-        if isinstance(error, GritLMError):
+    except Exception as error:
+        if isinstance(error, GritLMError) or not _is_lances(error):
             raise
-        said = ORIGIN.sub("", str(error)).strip()
-        if where is None or FILES.search(said) or isinstance(error, OSError):
-            raise IndexFailedError(
-                f"the index {place} failed: {said}; {_advice(place, said)}"
-            ) from error
-        field = UNKNOWN.search(said)
+        reason = ORIGIN.sub("", str(error)).strip()
+        if where is None or _is_of_files(error, reason):
+            problem = IndexFullError if FULL.search(reason) else IndexFailedError
+            raise problem(f"the index {place} failed: {reason}; {advice(place, reason)}") from error
+        field = UNKNOWN.search(reason)
         if field:
-            said = f"there is no column {field[1]!r}{did_you_mean(field[1], schema.SHOWN)}"
-        raise InputError(f"filter {where!r} cannot be used: {said}") from error
+            reason = f"there is no column {field[1]!r}{did_you_mean(field[1], schema.SHOWN)}"
+        raise InputError(f"filter {where!r} cannot be used: {reason}") from error
+
+
+def _is_lances(error: Exception) -> bool:
+    """Whether LanceDB raises this; a panic of its own code has a type that no module exports."""
+    return isinstance(error, ValueError | RuntimeError | OSError) or _is_panic(error)
+
+
+def _is_of_files(error: Exception, reason: str) -> bool:
+    return bool(FILES.search(reason)) or isinstance(error, OSError) or _is_panic(error)
+
+
+def _is_panic(error: Exception) -> bool:
+    return type(error).__name__ == "RustPanic"
 
 
 def opened(place: str, maker: Maker | None, *, create: bool) -> Table:
@@ -68,6 +89,8 @@ def opened(place: str, maker: Maker | None, *, create: bool) -> Table:
             raise InputError(f"{place} is a file; expected a folder for the index")
         if not create and not Path(place).is_dir():
             raise InputError(_missing(place))
+        if create:
+            private_folder(Path(place))
     with told(place):
         database = lancedb.connect(place, read_consistency_interval=timedelta(0))
         if TABLE in database.list_tables(limit=1000).tables:
@@ -88,19 +111,25 @@ def index_words(table: Table) -> None:
             table.create_index(column, config=FTS(base_tokenizer="icu"))
 
 
+def has_checks(table: Table) -> bool:
+    """Whether its rows carry checksums; those of a table of version 1 do not."""
+    return COLUMN in table.schema.names
+
+
 def scan(
     table: Table, where: str | None, columns: Sequence[str], *, rows: int | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Rows that fulfil a condition, as they are stored.
+    """Rows that fulfil a condition, as they are stored, with their checksums.
 
     Args:
         rows: that are read together; None for as many as LanceDB takes.
     """
-    query = table.search().select(list(columns))
+    checks = [COLUMN] if has_checks(table) else []
+    query = table.search().select([*columns, *checks])
     if where is not None:
         query = query.where(where)
     for batch in query.to_batches(batch_size=rows):
-        yield from batch.to_pylist()
+        yield from rows_of(pa.Table.from_batches([batch]))
 
 
 def index_vectors(table: Table) -> None:
@@ -121,16 +150,25 @@ def not_indexed(table: Table) -> int:
     return table.count_rows()
 
 
-def _advice(place: str, said: str) -> str:
+def advice(place: str, reason: str = "") -> str:
     """What to do about a failure."""
-    if FULL.search(said):
+    if FULL.search(reason):
         return "free some space and do the same again: what was there is there still"
-    if REFUSED.search(said):
+    if REFUSED.search(reason):
         return "allow this user to read and write there"
-    again = "run the same `gritlm index` again: the key/value blocks are kept apart and stay"
-    if "://" in place:
-        return f"see that it can be reached; if its files are damaged, delete them and {again}"
-    return f"if its files are damaged, delete the folder {place} and {again}"
+    first = "see that it can be reached; " if "://" in place else ""
+    return f"{first}if its files are damaged, {remedy(place)}"
+
+
+def remedy(place: str) -> str:
+    """Return the command that makes a damaged table again."""
+    return f"run: gritlm store rebuild {_store_of(place)}"
+
+
+def _store_of(place: str) -> str:
+    """The folder of the engine that an index belongs to, as far as it can be known."""
+    folder = Path(place).parent
+    return "STORE" if "://" in place or not is_store(folder) else str(folder)
 
 
 def _missing(place: str) -> str:

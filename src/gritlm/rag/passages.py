@@ -64,8 +64,10 @@ class Hit:
     Attributes:
         score: cosine of question and passage, also where its words were what was found.
         rank: from 1.
+        also_in: ids of other documents that hold a passage of the same text.
     """
 
     passage: Passage
     score: float
     rank: int
+    also_in: tuple[str, ...] = ()

@@ -90,6 +90,7 @@ class Retriever:
                 where=search.filter,
                 hybrid=search.hybrid,
                 whole=search.whole,
+                warnings=trace.warnings,
             )
 
     def ordered(

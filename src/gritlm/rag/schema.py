@@ -11,16 +11,19 @@ import numpy as np
 import pyarrow as pa
 
 from gritlm.errors import InputError
+from gritlm.rag import checks
 from gritlm.rag.keys import Maker
 from gritlm.rag.metadata import normalise_metadata
 from gritlm.rag.passages import LEFT_OUT, Passage, Value
 
-VERSION = 1  # of the columns
+VERSION = 2  # of the columns
+READABLE = (1, 2)  # 1: without checksums; its first change rewrites it
 KEY = b"gritlm"
 SHOWN = ("id", "document_id", "title", "text", "number", "start", "end", "metadata")
 BARE = SHOWN[:-1]  # without metadata, which may be large
 LARGEST = 2**15  # characters of metadata; more was added by an older version
 LARGE = f"octet_length(json_extract(metadata, '$')) > {LARGEST}"
+CHECK = pa.field(checks.COLUMN, pa.binary(checks.SIZE * len(checks.PARTS)), nullable=False)
 
 
 @dataclass(frozen=True)
@@ -59,9 +62,17 @@ def table_schema(maker: Maker) -> pa.Schema:
             pa.field("passages", pa.int64(), nullable=False),  # of the document
             pa.field("content", pa.string(), nullable=False),  # hash of the document's
             pa.field("vector", pa.list_(pa.float32(), maker.dimension), nullable=False),
+            CHECK,
         ],
         metadata={KEY: json.dumps(asdict(made_by(maker))).encode()},
     )
+
+
+def current(found: pa.Schema) -> pa.Schema:
+    """Return the schema of the same maker's table in this version of the columns."""
+    made = replace(MadeBy(**json.loads(found.metadata[KEY])), version=VERSION)
+    fields = [field for field in found if field.name != checks.COLUMN]
+    return pa.schema([*fields, CHECK], metadata={KEY: json.dumps(asdict(made)).encode()})
 
 
 def check_maker(schema: pa.Schema, maker: Maker | None, *, place: str) -> None:
@@ -79,6 +90,8 @@ def check_maker(schema: pa.Schema, maker: Maker | None, *, place: str) -> None:
             f"{place} holds a table that gritlm did not make; index into another folder"
         ) from None
     asked = replace(found, version=VERSION) if maker is None else made_by(maker)
+    if found.version in READABLE:
+        asked = replace(asked, version=found.version)
     if _identity(found) != _identity(asked):
         raise InputError(
             f"{place} was made by {found}, not by {asked}; open it with the model that made it, "
@@ -110,11 +123,12 @@ def to_arrow(
         pa.array(vector_ND.reshape(-1)), maker.dimension
     )
     schema = table_schema(maker)
+    plain = schema.remove(schema.get_field_index(checks.COLUMN))
     arrays = [
         columns[field.name] if field.name == "vector" else pa.array(columns[field.name], field.type)
-        for field in schema
+        for field in plain
     ]
-    return pa.Table.from_arrays(arrays, schema=schema)
+    return checks.sealed(pa.Table.from_arrays(arrays, schema=plain), schema)
 
 
 def to_passage(row: Mapping[str, Any]) -> Passage:

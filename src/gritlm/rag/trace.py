@@ -30,6 +30,7 @@ class Trace:
             id of the answer.
         dropped: ids of passages that had no room.
         reasons: of what was chosen, in words.
+        warnings: damage that was met, and what to do about it.
     """
 
     mode: str = ""
@@ -47,6 +48,7 @@ class Trace:
     milliseconds: dict[str, float] = field(default_factory=dict)
     dropped: tuple[str, ...] = ()
     reasons: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def tokens_read(self) -> int:

@@ -183,6 +183,12 @@ def as_api_error(error: GritLMError) -> ApiError:
         return invalid(str(error), param="model", code="unsupported_value")
     if isinstance(error, InputError | UnknownArgumentError) and not isinstance(error, _OURS):
         return invalid(str(error))
+    if isinstance(error, StoreFullError):
+        log.error("the disk is full: %s", error)
+        return ApiError(
+            507, "The server's disk is full, and nothing was changed; when there is room, send the "
+            "same again", code="insufficient_storage", type=SERVER,
+        )  # fmt: skip
     log.error("a request failed", exc_info=error)  # it may name paths of ours
     return internal(REQUEST_ID.get())
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from gritlm.rag.store import record
 from gritlm.rag.store.problems import BrokenError, full, is_full
 from gritlm.rag.store.record import ALIGN, Header, aligned
-from gritlm.runtime import sync
+from gritlm.runtime import file_mode, private_folder, sync
 
 FOLDER = "arenas"
 
@@ -42,7 +42,7 @@ class Arena:
     """
 
     def __init__(self, folder: Path, *, segment_bytes: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        private_folder(folder)
         self.folder = folder
         self.segment_bytes = segment_bytes
         self.sizes = segments(folder)
@@ -97,7 +97,8 @@ class Arena:
         number = self.active + 1
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
         try:
-            file = os.open(segment_path(self.folder, number), flags, 0o644)
+            mode = file_mode(self.folder)
+            file = os.open(segment_path(self.folder, number), flags, mode)
         except OSError as error:
             raise full(self.folder.parent, error) if is_full(error) else error from None
         self.close()

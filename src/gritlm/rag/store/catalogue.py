@@ -28,7 +28,6 @@ _STATE_KEY = b"state"
 _CHECK = struct.Struct("<Q")
 _ENTRY = struct.Struct("<IQIQIQddd")
 _STATE = struct.Struct("<QId")
-_META_BYTES = 2 * 4096  # LMDB's two meta pages: they change with every commit
 _TRIES = 5
 
 
@@ -214,6 +213,6 @@ def trouble(folder: Path) -> str | None:
 def _meta(data: Path) -> bytes:
     try:
         with data.open("rb") as file:
-            return file.read(_META_BYTES)
+            return file.read(environment.META_BYTES)
     except OSError:
         return b""

@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from gritlm.rag.store.problems import StoreLockedError
+from gritlm.runtime import file_mode
 
 
 class WriterLock:
@@ -21,7 +22,7 @@ class WriterLock:
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT, file_mode(path.parent))
         try:
             self._hold(path.parent)
         except BaseException:

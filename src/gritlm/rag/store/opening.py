@@ -16,6 +16,7 @@ from gritlm.rag.store.problems import full, is_full
 from gritlm.rag.store.reader import Reader
 from gritlm.rag.store.record import ALIGN
 from gritlm.rag.store.writer import Writer
+from gritlm.runtime import private_folder
 
 if TYPE_CHECKING:
     from gritlm.rag.keys import Maker
@@ -46,23 +47,24 @@ def to_write(
     if maker is None:
         about.settle(folder, maker, storage=storage, dtype=dtype, create=False)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        private_folder(folder)
         lock = WriterLock(folder / LOCK)
     except OSError as error:
-        raise _refused(folder, error, to_be="written to") from None
+        raise refused(folder, error, to_be="written to") from None
     try:
         found = about.settle(folder, maker, storage=storage, dtype=dtype, create=True)
         found = about.with_budget(folder, found, disk_bytes)
         return found, Access(folder, Writer(folder, disk_bytes=found.disk_bytes)), lock
     except OSError as error:
         lock.release()
-        raise _refused(folder, error, to_be="opened") from None
+        raise refused(folder, error, to_be="opened") from None
     except BaseException:
         lock.release()
         raise
 
 
-def _refused(folder: Path, error: OSError, *, to_be: str) -> InputError:
+def refused(folder: Path, error: OSError, *, to_be: str) -> InputError:
+    """Return the error of ours for a folder that the system refuses."""
     if is_full(error):
         return full(folder, error)
     return InputError(f"{folder} cannot be {to_be}: {error}")

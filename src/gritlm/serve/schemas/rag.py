@@ -186,6 +186,7 @@ class PassageReply(Reply):
     start: int = Field(description="First character of it in its document's text.")
     end: int
     score: float = Field(description="Cosine of question and passage.")
+    also_in: list[str] = Field(description="Ids of other documents with a passage of this text.")
 
 
 class HitReply(PassageReply):
@@ -236,6 +237,7 @@ class TraceReply(Reply):
     milliseconds: dict[str, float]
     dropped: list[str]
     reasons: list[str]
+    warnings: list[str] = Field(description="Damaged passages that were left out.")
 
 
 class AnswerReply(Reply):

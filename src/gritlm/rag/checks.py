@@ -1,0 +1,173 @@
+"""Checksums of the rows of a table, and the damaged rows that were met while reading."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from blake3 import blake3
+from xxhash import xxh3_64_digest
+
+log = logging.getLogger(__name__)
+
+COLUMN = "check"
+PARTS = ("fields", "metadata", "text", "vector")
+SIZE = 8  # bytes of the checksum of a part
+FIELDS = (
+    "id",
+    "document_id",
+    "title",
+    "number",
+    "start",
+    "end",
+    "passages",
+    "content",
+)
+_ID = 32  # characters of an id that was made from its content
+
+
+@dataclass(frozen=True)
+class DamagedRow:
+    """A row of a table that is not what was written.
+
+    Attributes:
+        passage: id of the passage, as it reads now.
+        document_id: id of its document, as it reads now.
+        part: ``fields``, ``metadata``, ``text`` or ``vector``.
+    """
+
+    passage: str
+    document_id: str
+    part: str
+
+    def __str__(self) -> str:
+        verb = "are" if self.part == "fields" else "is"
+        return (
+            f"passage {self.passage[:80]!r} of document {self.document_id[:200]!r}: its "
+            f"{self.part} {verb} not as written"
+        )
+
+
+class Watch:
+    """The damaged rows of one table that were met so far; each is logged once.
+
+    Attributes:
+        remedy: of a place: what to do about damage.
+    """
+
+    def __init__(self, place: str, remedy: Callable[[str], str]) -> None:
+        self.place = place
+        self.remedy = remedy
+        self.found: list[DamagedRow] = []
+
+    def sound(
+        self, rows: Iterable[dict[str, Any]], warnings: list[str] | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the rows that are what was written, with the parts that they were read with.
+
+        Args:
+            warnings: takes one line for each row that is left out.
+        """
+        for row in rows:
+            part = damaged_part(row)
+            if part is None:
+                yield row
+                continue
+            damage = DamagedRow(row["id"], row["document_id"], part)
+            line = f"{damage}; it is left out: {self.remedy(self.place)}"
+            if warnings is not None and line not in warnings:
+                warnings.append(line)
+            if damage not in self.found:
+                self.found.append(damage)
+                log.warning("%s: %s", self.place, line)
+
+
+def sealed(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Return the rows with their checksums, as a table of this schema."""
+    vector_ND = vectors_of(rows)
+    plain = rows.select([*FIELDS, "metadata", "text"]).to_pylist()
+    checks = [
+        b"".join(_digest(part, row | {"vector": vector_ND[number]}) for part in PARTS)
+        for number, row in enumerate(plain)
+    ]
+    columns = {name: rows.column(name) for name in rows.column_names if name != COLUMN}
+    columns[COLUMN] = pa.array(checks, schema.field(COLUMN).type)
+    return pa.Table.from_arrays([columns[field.name] for field in schema], schema=schema)
+
+
+def damaged_part(row: Mapping[str, Any]) -> str | None:
+    """Return the part of a row that is not what was written; None for a sound row.
+
+    A row of a table without checksums is held against its id, which is made from its content.
+    """
+    check = row.get(COLUMN)
+    if check is None:
+        return None if _fits_id(row) else "text"
+    there = [part for part in PARTS if part == "fields" or part in row]
+    for part in there:
+        begin = SIZE * PARTS.index(part)
+        if check[begin : begin + SIZE] != _digest(part, row):
+            return part
+    return None
+
+
+def passage_id(document_id: str, embedded: str, number: int) -> str:
+    """Return the id of a passage: a hash of its document's id, its words and its number."""
+    return blake3(json.dumps([document_id, embedded, number]).encode()).hexdigest()[:_ID]
+
+
+def vectors_of(rows: pa.Table) -> np.ndarray[Any, Any]:
+    """Return the column ``vector`` (N, D)."""
+    column = rows.column("vector").combine_chunks()
+    flat = column.flatten().to_numpy(zero_copy_only=False)
+    return flat.reshape(len(rows), -1) if len(rows) else flat.reshape(0, column.type.list_size)
+
+
+def rows_of(found: pa.Table) -> list[dict[str, Any]]:
+    """Return rows as dicts, the vectors as arrays (D,)."""
+    if "vector" not in found.column_names:
+        return found.to_pylist()
+    vector_ND = vectors_of(found)
+    plain = found.drop_columns(["vector"]).to_pylist()
+    return [row | {"vector": vector_ND[number]} for number, row in enumerate(plain)]
+
+
+def _digest(part: str, row: Mapping[str, Any]) -> bytes:
+    if part == "vector":
+        return xxh3_64_digest(np.ascontiguousarray(row["vector"], dtype="<f4").tobytes())
+    if part == "text":
+        return xxh3_64_digest(row["text"].encode())
+    if part == "metadata":
+        return xxh3_64_digest(json.dumps(_canonical(row["metadata"])).encode())
+    return xxh3_64_digest(json.dumps([row[name] for name in FIELDS]).encode())
+
+
+def _canonical(metadata: str) -> list[Any]:
+    """Metadata as read or written: names in order, numbers by value."""
+    try:
+        found = json.loads(metadata)
+        return sorted([name, _by_value(value)] for name, value in found.items())
+    except (ValueError, AttributeError, OverflowError):
+        return [metadata]
+
+
+def _by_value(value: object) -> str:
+    if isinstance(value, list):
+        return repr([_by_value(each) for each in value])
+    if isinstance(value, int) and not isinstance(value, bool) and value == float(value):
+        value = float(value)
+    return repr(value)
+
+
+def _fits_id(row: Mapping[str, Any]) -> bool:
+    """Whether the id, where it was made from the content, is that of this content."""
+    name = row["id"]
+    if "text" not in row or len(name) != _ID or set(name) - set("0123456789abcdef"):
+        return True
+    embedded = f"{row['title']} {row['text']}".strip()
+    return bool(name == passage_id(row["document_id"], embedded, row["number"]))

@@ -1,0 +1,227 @@
+"""The files of a table on this machine: their checksums, and copies of the small ones.
+
+LanceDB never changes a file that it wrote, and keeps no checksums. They are kept in a file next to
+the table, written after each change. Copies are kept of the newest manifest, which names all other
+files of a version, and of the lists of deleted rows: no row can be read without them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from base64 import b64decode, b64encode
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from xxhash import xxh3_64, xxh3_128_hexdigest
+
+from gritlm.runtime import replacing
+
+log = logging.getLogger(__name__)
+
+RECORD = "passages.checks"  # in the folder of the index
+TABLE = "passages.lance"
+DATA = "data"
+_MANIFESTS = "_versions"
+_DELETIONS = "_deletions"
+_KINDS = (DATA, _DELETIONS, "_indices")
+_COPIED = 1 << 20  # bytes of the largest list of deleted rows that is copied
+_AT_OPENING = 256 * 2**20  # bytes that are read and compared when a table is opened
+_CHUNK = 16 * 2**20
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files of a table as they were after its last change.
+
+    Attributes:
+        sums: bytes and checksum of each file, by its path in the table.
+        manifest: name of the newest manifest.
+        copies: content in base64, by path in the table.
+    """
+
+    sums: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+    manifest: str = ""
+    copies: Mapping[str, str] = field(default_factory=dict)
+
+
+def folder_of(place: str) -> Path | None:
+    """Return the folder of an index; None for one that is not a folder of this machine."""
+    return None if "://" in place else Path(place)
+
+
+def record(place: str) -> None:
+    """Note the checksums of new files. A failure is logged: the next change notes them too."""
+    folder = folder_of(place)
+    if folder is None or not (folder / TABLE).is_dir():
+        return
+    try:
+        before = _read(folder)
+        now = _files(folder / TABLE, before)
+        if now != before:
+            _write(folder, now)
+    except OSError as error:
+        log.warning("%s: the checksums of its files are not noted: %s", place, error)
+
+
+def damaged(place: str, *, most_bytes: int | None = None) -> list[str]:
+    """Return the paths, in the table, of files that are not what was written.
+
+    Args:
+        most_bytes: bytes to read, small files first; None reads all.
+    """
+    folder = folder_of(place)
+    if folder is None:
+        return []
+    known = _read(folder)
+    found = [f"{_MANIFESTS}/{known.manifest}"] if _lost_manifest(folder, known) else []
+    left = most_bytes
+    for name, (nbytes, digest) in sorted(known.sums.items(), key=lambda item: item[1][0]):
+        if left is not None:
+            left -= nbytes
+            if left < 0:
+                break
+        if _differs(folder / TABLE / name, nbytes, digest):
+            found.append(name)
+    return found
+
+
+def damaged_at_opening(place: str) -> list[str]:
+    """Return what :func:`damaged` does, as far as small files and the bound of time allow."""
+    return damaged(place, most_bytes=_AT_OPENING)
+
+
+def is_data(name: str) -> bool:
+    """Whether a file holds rows, which have checksums of their own."""
+    return name.startswith(f"{DATA}/")
+
+
+def restore(place: str) -> None:
+    """Write the files again that there are copies of, where they are lost or damaged."""
+    folder = folder_of(place)
+    known = Files() if folder is None else _read(folder)
+    if folder is None or _is_newer(folder, known):
+        return
+    for name, copy in known.copies.items():
+        target = folder / TABLE / name
+        if _content(target) != b64decode(copy):
+            with replacing(target) as temporary:
+                temporary.write_bytes(b64decode(copy))
+
+
+def present(place: str) -> set[Path]:
+    """Return all files of a table."""
+    folder = folder_of(place)
+    return set() if folder is None else set(_paths(folder / TABLE))
+
+
+def set_aside(place: str) -> Path | None:
+    """Rename a table that cannot be read -> its new folder; None where there is no table."""
+    folder = folder_of(place)
+    if folder is None or not (folder / TABLE).exists():
+        return None
+    number = 1
+    while (target := folder / f"passages.damaged-{number}").exists():
+        number += 1
+    (folder / TABLE).rename(target)
+    (folder / RECORD).unlink(missing_ok=True)
+    return target
+
+
+def _files(table: Path, before: Files) -> Files:
+    sums = {}
+    for path in _paths(table):
+        name = str(path.relative_to(table))
+        if name.startswith(_KINDS):
+            sums[name] = before.sums.get(name) or _sum(path)
+    newest = _newest(table) or ""
+    copied = [
+        name
+        for name, (nbytes, _) in sums.items()
+        if name.startswith(_DELETIONS) and nbytes <= _COPIED
+    ]
+    if newest:
+        copied.append(f"{_MANIFESTS}/{newest}")
+    copies = {name: before.copies.get(name) or _copy(table / name) for name in copied}
+    return Files(sums, newest, copies)
+
+
+def _copy(path: Path) -> str:
+    return b64encode(path.read_bytes()).decode()
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def _newest(table: Path) -> str | None:
+    """The newest manifest: the numbers in their names fall."""
+    return min((path.name for path in (table / _MANIFESTS).glob("*.manifest")), default=None)
+
+
+def _is_newer(folder: Path, known: Files) -> bool:
+    """Whether the table has changed since its files were noted."""
+    newest = _newest(folder / TABLE)
+    return newest is not None and newest < known.manifest
+
+
+def _paths(table: Path) -> Iterator[Path]:
+    return (path for path in table.rglob("*") if path.is_file())
+
+
+def _lost_manifest(folder: Path, known: Files) -> bool:
+    """Whether the manifest that was noted is damaged or gone, and no newer one is there."""
+    if not known.manifest or _is_newer(folder, known):
+        return False
+    name = f"{_MANIFESTS}/{known.manifest}"
+    return _content(folder / TABLE / name) != b64decode(known.copies[name])
+
+
+def _differs(path: Path, nbytes: int, digest: str) -> bool:
+    """Whether a file is there and is not what was written."""
+    try:
+        return path.stat().st_size != nbytes or _sum(path)[1] != digest
+    except FileNotFoundError:  # of an old version, removed since
+        return False
+
+
+def _sum(path: Path) -> tuple[int, str]:
+    digest = xxh3_64()
+    nbytes = 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            nbytes += len(chunk)
+    return nbytes, digest.hexdigest()
+
+
+def _read(folder: Path) -> Files:
+    """What was noted; nothing where the record is missing or damaged itself."""
+    try:
+        content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        files: dict[str, Any] = content["files"]
+        if content["check"] != _seal(files):
+            raise ValueError("its checksum does not fit")
+        sums = {name: (nbytes, digest) for name, (nbytes, digest) in files["sums"].items()}
+        return Files(sums, files["manifest"], files["copies"])
+    except FileNotFoundError:
+        return Files()
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        log.warning("%s cannot be read (%s); it is written again", folder / RECORD, error)
+        return Files()
+
+
+def _write(folder: Path, files: Files) -> None:
+    content = asdict(files)
+    with replacing(folder / RECORD) as temporary:
+        text = json.dumps({"files": content, "check": _seal(content)})
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _seal(files: Mapping[str, Any]) -> str:
+    return xxh3_128_hexdigest(json.dumps(files, sort_keys=True).encode())
