@@ -85,9 +85,8 @@ def test_log_probabilities_come_with_the_likeliest_tokens(live: Served):
         assert each.logprob == max(top.logprob for top in each.top_logprobs)
         assert each.token == each.top_logprobs[0].token
         assert len(each.top_logprobs) == 3
-        assert each.bytes is None or bytes(each.bytes).decode() == each.token
-    whole = [each.bytes for each in content if each.bytes is not None]
-    assert whole, "a token that is text has its bytes"
+    whole = b"".join(bytes(each.bytes) for each in content)
+    assert whole.decode(errors="replace") == found.choices[0].message.content
 
 
 def test_a_stop_string_across_tokens_ends_the_answer(live: Served, oracle: GritLM):
@@ -141,7 +140,7 @@ def test_completions_go_on_with_each_prompt(live: Served, oracle: GritLM):
         for choice in found.choices[2 * number : 2 * number + 2]:
             assert choice.text == text
             assert len(choice.logprobs.tokens) == 6
-            assert choice.logprobs.text_offset[:2] == [0, len(choice.logprobs.tokens[0])]
+            assert choice.logprobs.text_offset[0] == 0
     lengths = [len(oracle.tokenizer(prompt)["input_ids"]) for prompt in prompts]
     assert found.usage.prompt_tokens == sum(lengths)
     assert found.usage.completion_tokens == 24

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gritlm.serve.replies import Part, Tally
-from gritlm.serve.spelling import Spelling
+from gritlm.serve.spelling import AnswerSpelling, Spelling
 from gritlm.serve.work import Delta, Event, TokenLogprob
 
 
@@ -26,6 +26,7 @@ class _Form:
     ) -> None:
         self._head, self._spelling, self._logprobs = head, spelling, logprobs
         self._empty = {"usage": None} if usage else {}
+        self._answers: dict[int, AnswerSpelling] = {}
 
     def note(self, event: Event) -> None:
         """Nothing follows from it."""
@@ -34,6 +35,9 @@ class _Form:
         if not include_usage:
             return None
         return self.event([]) | {"usage": tally.usage()}
+
+    def _answer(self, index: int) -> AnswerSpelling:
+        return self._answers.setdefault(index, self._spelling.answer())
 
     def event(self, choices: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         return {**self._head, "object": self.chunk_object, "choices": choices, **self._empty}
@@ -49,7 +53,7 @@ class ChatForm(_Form):
             {
                 "index": index,
                 "message": {"role": "assistant", "content": part.text, "refusal": None},
-                "logprobs": self._spelled(part.logprobs),
+                "logprobs": self._spelled(index, part.logprobs),
                 "finish_reason": part.finish_reason,
             }
             for index, part in enumerate(parts)
@@ -64,8 +68,8 @@ class ChatForm(_Form):
     def piece(self, index: int, delta: Delta) -> Mapping[str, Any]:
         added = {"content": delta.text} if delta.text or delta.logprobs else {}
         return self._event(
-            index, added, logprobs=self._spelled(delta.logprobs) if delta.logprobs else None,
-            finish_reason=delta.finish_reason,
+            index, added, finish_reason=delta.finish_reason,
+            logprobs=self._spelled(index, delta.logprobs) if delta.logprobs else None,
         )  # fmt: skip
 
     def _event(
@@ -77,22 +81,16 @@ class ChatForm(_Form):
         }  # fmt: skip
         return self.event([choice])
 
-    def _spelled(self, found: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+    def _spelled(self, index: int, found: Sequence[TokenLogprob]) -> dict[str, Any] | None:
         if not self._logprobs:
             return None
-        return {"content": [self._spelling.as_chat(each) for each in found], "refusal": None}
+        return {"content": self._answer(index).as_chat(found), "refusal": None}
 
 
 class CompletionForm(_Form):
     """``text_completion``, whole and in pieces."""
 
     whole_object = chunk_object = "text_completion"
-
-    def __init__(
-        self, head: Mapping[str, Any], spelling: Spelling, *, logprobs: bool, usage: bool
-    ) -> None:
-        super().__init__(head, spelling, logprobs=logprobs, usage=usage)
-        self._offsets: dict[int, int] = {}
 
     def whole(self, parts: list[Part], tally: Tally) -> Mapping[str, Any]:
         choices = [
@@ -112,23 +110,5 @@ class CompletionForm(_Form):
     def _choice(
         self, index: int, text: str, logprobs: Sequence[TokenLogprob], finish_reason: str | None
     ) -> dict[str, Any]:
-        spelled = self._spelled(index, logprobs) if self._logprobs else None
+        spelled = self._answer(index).as_completion(logprobs) if self._logprobs else None
         return {"index": index, "text": text, "logprobs": spelled, "finish_reason": finish_reason}
-
-    def _spelled(self, index: int, found: Sequence[TokenLogprob]) -> dict[str, Any]:
-        names = [self._spelling.of(each.token) for each in found]
-        offsets, at = [], self._offsets.get(index, 0)
-        for name in names:
-            offsets.append(at)
-            at += len(name)
-        self._offsets[index] = at
-        return {
-            "tokens": names,
-            "token_logprobs": [each.logprob for each in found],
-            "top_logprobs": [self._top(each) for each in found],
-            "text_offset": offsets,
-        }
-
-    def _top(self, found: TokenLogprob) -> dict[str, float]:
-        top = {self._spelling.of(token): logprob for token, logprob in found.top}
-        return top | {self._spelling.of(found.token): found.logprob}

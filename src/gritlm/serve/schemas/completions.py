@@ -54,7 +54,10 @@ class CompletionsBody(Body):
 
 
 class Logprobs(Reply):
-    tokens: list[str]
+    tokens: list[str] = Field(
+        description=r"Text; bytes:\xf0\x9f for a part of a character; token_id:7 where two tokens "
+        "have the same text."
+    )
     token_logprobs: list[float]
     top_logprobs: list[dict[str, float]] | None
     text_offset: list[int]
