@@ -38,6 +38,11 @@ def printable(text: str, *, one_line: bool = False) -> str:
     return (_OF_A_LINE if one_line else _CHARACTERS).sub(_escape, text)
 
 
+def excerpt(text: str, length: int = 100) -> str:
+    """Return the beginning of untrusted text for a message: bounded, escaped, on one line."""
+    return printable(text[:length], one_line=True) + ("…" if len(text) > length else "")
+
+
 def printable_json(text: str) -> str:
     r"""Escape the same characters of a JSON text as ``\u001b``: equal data to every JSON reader."""
     return _CHARACTERS.sub(_escape_json, text)

@@ -128,8 +128,13 @@ def cache_dir() -> Path:
     """Folder for downloaded and converted models.
 
     ``GRITLM_CACHE`` if set, else ``$XDG_CACHE_HOME/gritlm``, else ``~/.cache/gritlm``.
+
+    Raises:
+        InputError: where the variable is empty.
     """
-    if folder := os.environ.get("GRITLM_CACHE"):
+    if (folder := os.environ.get("GRITLM_CACHE")) is not None:
+        if not folder.strip():
+            raise InputError("GRITLM_CACHE is set but empty; name a folder, or unset it")
         return Path(folder).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base).expanduser() if base else Path.home() / ".cache") / "gritlm"

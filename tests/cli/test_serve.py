@@ -87,23 +87,36 @@ def test_settings_come_from_the_environment_and_ctrl_c_ends_it(
     start: Start, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     for name, value in {
-        "MODEL": str(model_folder), "DTYPE": "float32", "API_KEY": "one two", "PORT": "1",
-        "SERVED_MODEL_NAME": "mine", "MAX_MODEL_LEN": "100", "LOG_FORMAT": "json",
-        "STORE": str(tmp_path / "store"),
+        "MODEL": str(model_folder), "DTYPE": "float32", "PORT": "1",
+        "API_KEY": "one two\nopen sesame\n", "SERVED_MODEL_NAME": "my model",
+        "MAX_MODEL_LEN": "100", "LOG_FORMAT": "json", "STORE": str(tmp_path / "store"),
     }.items():  # fmt: skip
         monkeypatch.setenv(f"GRITLM_{name}", value)
     served = Process(start)
     assert httpx.get(f"{served.url}/v1/models").status_code == 401
-    models = httpx.get(f"{served.url}/v1/models", headers={"Authorization": "Bearer two"}).json()
-    assert [(each["id"], each["max_model_len"]) for each in models["data"]] == [("mine", 100)]
+    models = httpx.get(
+        f"{served.url}/v1/models", headers={"Authorization": "Bearer open sesame"}
+    ).json()
+    assert [(each["id"], each["max_model_len"]) for each in models["data"]] == [("my model", 100)]
     assert models["data"][0]["documents"] is True
     assert served.end(signal.SIGINT) == 0
-    assert "serves mine at http://127.0.0.1:" in served.said
+    assert "serves my model at http://127.0.0.1:" in served.said
     assert "float32 on cpu" in served.said
     assert "8 chats at once of 100 tokens each" in served.said
     logged = [json.loads(line) for line in served.lines if line.startswith("{")]
     assert any(line.get("path") == "/v1/models" and line["status"] == 401 for line in logged)
     assert "one" not in "".join(line for line in served.lines if line.startswith("{"))
+
+
+@pytest.mark.parametrize("name", ["API_KEY", "PORT", "STORE", "ALLOWED_HOST", "OPEN_METRICS"])
+@pytest.mark.parametrize("value", ["", " \n"])
+def test_a_variable_that_is_set_but_empty_is_refused(
+    error_of: Callable[..., str], monkeypatch: pytest.MonkeyPatch, name: str, value: str
+):
+    monkeypatch.setenv(f"GRITLM_{name}", value)
+    told = error_of("serve", "no/such/model")
+    assert f"GRITLM_{name}" in told
+    assert value == " \n" or "is set but empty" in told
 
 
 def test_each_flag_is_an_environment_variable_too():

@@ -8,12 +8,13 @@ import sys
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gritlm import __version__
 from gritlm.cli import logs
+from gritlm.cli.environment import lines, option, require_values
 from gritlm.cli.options import Dtype, ModelOptions
 
 if TYPE_CHECKING:
@@ -24,13 +25,6 @@ if TYPE_CHECKING:
 
 LISTENING, LIMITS, STORE, MODEL = "Listening", "Limits", "Documents", "Model"
 MEGABYTE = 2**20
-
-
-def _option(*names: str, env: str, help: str, panel: str, **more: Any) -> Any:
-    """An option that is an environment variable too."""
-    return typer.Option(
-        *names, envvar=f"GRITLM_{env}", help=help, rich_help_panel=panel, show_envvar=True, **more
-    )
 
 
 class LogFormat(StrEnum):
@@ -45,50 +39,59 @@ class ListenOptions:
     """Where the server listens, and to whom."""
 
     host: Annotated[
-        str, _option(env="HOST", help="Address to listen on; 0.0.0.0: all.", panel=LISTENING)
+        str, option(env="HOST", help="Address to listen on; 0.0.0.0: all.", panel=LISTENING)
     ] = "127.0.0.1"
     port: Annotated[
         int,
-        _option(env="PORT", help="Port; 0: a free one.", panel=LISTENING, min=0, max=65535),
+        option(env="PORT", help="Port; 0: a free one.", panel=LISTENING, min=0, max=65535),
     ] = 8000
     api_key: Annotated[
         list[str] | None,
-        _option(
-            env="API_KEY", panel=LISTENING,
-            help="Key that clients need, may be repeated. Other users of the machine see it in the "
-            "list of processes: rather set the variable.",
+        option(
+            env="API_KEY", panel=LISTENING, callback=lines,
+            help="Key that clients need, may be repeated; in the variable one a line. Other users "
+            "of the machine see arguments in the list of processes: rather set the variable.",
         ),
     ] = None  # fmt: skip
     served_model_name: Annotated[
         list[str] | None,
-        _option(
-            env="SERVED_MODEL_NAME", panel=LISTENING,
-            help="What clients call the model; may be repeated.",
+        option(
+            env="SERVED_MODEL_NAME", panel=LISTENING, callback=lines,
+            help="What clients call the model; may be repeated, in the variable one a line.",
         ),
     ] = None  # fmt: skip
     allowed_host: Annotated[
         list[str] | None,
-        _option(
+        option(
             env="ALLOWED_HOST", panel=LISTENING,
             help="Name that requests may be sent to; may be repeated. All but on loopback.",
         ),
     ] = None  # fmt: skip
     cors_origin: Annotated[
         list[str] | None,
-        _option(
+        option(
             env="CORS_ORIGIN", panel=LISTENING,
             help="Other web origin whose pages may use the server; may be repeated.",
         ),
     ] = None  # fmt: skip
     open_metrics: Annotated[
         bool,
-        _option(
+        option(
             "--open-metrics", env="OPEN_METRICS", help="Let /metrics be read without a key.",
             panel=LISTENING,
         ),
     ] = False  # fmt: skip
+    allow_token_ids: Annotated[
+        bool,
+        option(
+            "--allow-token-ids",
+            env="ALLOW_TOKEN_IDS",
+            panel=LISTENING,
+            help="Embed token ids, too; they are taken for ids of this model's tokenizer.",
+        ),
+    ] = False
     log_format: Annotated[
-        LogFormat, _option(env="LOG_FORMAT", help="Log lines for people, or JSON.", panel=LISTENING)
+        LogFormat, option(env="LOG_FORMAT", help="Log lines for people, or JSON.", panel=LISTENING)
     ] = LogFormat.text
 
 
@@ -98,24 +101,24 @@ class LimitOptions:
 
     max_model_len: Annotated[
         int | None,
-        _option(
+        option(
             env="MAX_MODEL_LEN", panel=LIMITS, min=8,
             help="Tokens of a prompt and its answer; left out: what model and memory allow.",
         ),
     ] = None  # fmt: skip
     max_num_seqs: Annotated[
-        int, _option(env="MAX_NUM_SEQS", help="Chats written at once.", panel=LIMITS, min=1)
+        int, option(env="MAX_NUM_SEQS", help="Chats written at once.", panel=LIMITS, min=1)
     ] = 8
     max_num_batched_tokens: Annotated[
         int | None,
-        _option(
+        option(
             env="MAX_NUM_BATCHED_TOKENS", panel=LIMITS, min=1,
             help="Tokens of texts or prompts read between two steps of the running chats.",
         ),
     ] = None  # fmt: skip
     max_waiting: Annotated[
         int,
-        _option(
+        option(
             env="MAX_WAITING", help="Requests that wait; one more is refused.", panel=LIMITS, min=1
         ),
     ] = 256
@@ -128,18 +131,18 @@ class LimitOptions:
     ] = 300_000  # fmt: skip
     max_body_mb: Annotated[
         float,
-        _option(env="MAX_BODY_MB", help="Largest request, in MiB.", panel=LIMITS, min=0.001),
+        option(env="MAX_BODY_MB", help="Largest request, in MiB.", panel=LIMITS, min=0.001),
     ] = 8.0
     max_connections: Annotated[
         int,
-        _option(
+        option(
             env="MAX_CONNECTIONS", panel=LIMITS, min=1,
             help="Connections at once, idle ones too; one more is refused.",
         ),
     ] = 512  # fmt: skip
     drain_seconds: Annotated[
         float,
-        _option(
+        option(
             env="DRAIN_SECONDS", panel=LIMITS, min=0.0,
             help="Time that accepted requests get to end after SIGTERM.",
         ),
@@ -161,14 +164,14 @@ class StoreOptions:
 
     store: Annotated[
         Path | None,
-        _option(
+        option(
             env="STORE", help="Folder of documents, as gritlm index makes it; made if need be.",
             panel=STORE,
         ),
     ] = None  # fmt: skip
     store_read_only: Annotated[
         bool,
-        _option(
+        option(
             "--store-read-only", env="STORE_READ_ONLY", panel=STORE,
             help="Only ask; any number of servers may share the folder.",
         ),
@@ -185,18 +188,18 @@ class ServedModelOptions:
     """How the model runs."""
 
     adapter: Annotated[
-        str | None, _option(env="ADAPTER", help="Folder or hub id of a LoRA adapter.", panel=MODEL)
+        str | None, option(env="ADAPTER", help="Folder or hub id of a LoRA adapter.", panel=MODEL)
     ] = None
     device: Annotated[
         str | None,
-        _option(env="DEVICE", help="cpu, cuda, cuda:1, mps; the best if left out.", panel=MODEL),
+        option(env="DEVICE", help="cpu, cuda, cuda:1, mps; the best if left out.", panel=MODEL),
     ] = None
     dtype: Annotated[
         Dtype | None,
-        _option(env="DTYPE", help="auto: as stored; left out: the fastest here.", panel=MODEL),
+        option(env="DTYPE", help="auto: as stored; left out: the fastest here.", panel=MODEL),
     ] = None
     threads: Annotated[
-        int | None, _option(env="THREADS", help="CPU threads to use.", panel=MODEL, min=1)
+        int | None, option(env="THREADS", help="CPU threads to use.", panel=MODEL, min=1)
     ] = None
 
 
@@ -221,6 +224,7 @@ def serve(
     from gritlm.serve import needs
 
     needs.require()
+    require_values(os.environ)
     from gritlm.runtime import bound_kernel_caches, in_a_thread_of_its_own
     from gritlm.serve import logs as server_logs
     from gritlm.serve import server
@@ -257,6 +261,7 @@ def _settings(model: str | None, listen: ListenOptions, limits: LimitOptions) ->
         names=tuple(listen.served_model_name or [_name(model)]),
         allowed_hosts=tuple(listen.allowed_host or ()),
         cors_origins=tuple(listen.cors_origin or ()), open_metrics=listen.open_metrics,
+        allow_token_ids=listen.allow_token_ids,
         max_body_bytes=int(limits.max_body_mb * MEGABYTE), drain_s=limits.drain_seconds,
         max_connections=limits.max_connections,
     )  # fmt: skip

@@ -10,6 +10,7 @@ from time import perf_counter
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gritlm.printable import excerpt
 from gritlm.serve import logs, security
 from gritlm.serve.bodies import ClientGoneError
 from gritlm.serve.errors import draining, internal
@@ -19,6 +20,7 @@ from gritlm.serve.service import Service
 log = logging.getLogger(__name__)
 access = logging.getLogger("gritlm.serve.access")
 
+_PATH_LENGTH = 200  # characters of a path in a log line
 GONE = 499  # in logs and metrics: the client hung up first
 
 
@@ -80,6 +82,7 @@ class Context:
         self._service.meter.requests.labels(route, str(status)).inc()
         level = logging.DEBUG if scope["path"] in self._quiet else logging.INFO
         method, path = scope["method"], scope.get("raw_path", b"").decode("ascii", "replace")
+        path = excerpt(path, _PATH_LENGTH)
         fields = {"method": method, "path": path, "status": status, "milliseconds": round(ms, 1)}
         access.log(level, "%s %s %d %.1f ms", method, path, status, ms, extra={"fields": fields})
 

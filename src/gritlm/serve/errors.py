@@ -14,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from gritlm.errors import GritLMError, InputError, ModeError, UnknownArgumentError
+from gritlm.printable import excerpt
 from gritlm.rag.store.problems import IndexDamagedError, StoreFullError, StoreLockedError
 from gritlm.serve.logs import REQUEST_ID
 from gritlm.serve.problems import (
@@ -87,7 +88,7 @@ def too_long(message: str, *, param: str) -> ApiError:
 
 def no_model(name: str, known: Sequence[str]) -> ApiError:
     return ApiError(
-        404, f"The model '{name}' does not exist; this server has {', '.join(known)}",
+        404, f"The model '{excerpt(name)}' does not exist; this server has {', '.join(known)}",
         code="model_not_found", param="model",
     )  # fmt: skip
 
@@ -118,17 +119,22 @@ def crowded() -> ApiError:
 def full_of_bodies(total: int) -> ApiError:
     """Bodies of other requests leave no room for one more."""
     return ApiError(
-        503, f"The bodies of running requests reach the server's limit of {total:,} bytes; try "
-        "again", code="overloaded", type=SERVER, headers={"Retry-After": "1"},
-    )  # fmt: skip
+        503,
+        f"The bodies of running requests reach the server's limit of {total:,} bytes; try again",
+        code="overloaded",
+        type=SERVER,
+        headers={"Retry-After": "1"},
+    )
 
 
 def large_header(most_bytes: int, most: int) -> ApiError:
     """A request whose header is not read to its end."""
     return ApiError(
-        431, f"The request's header is too large; expected at most {most_bytes:,} bytes in {most} "
-        "fields", code="header_too_large",
-    )  # fmt: skip
+        431,
+        f"The request's header is too large; expected at most {most_bytes:,} bytes in {most} "
+        "fields",
+        code="header_too_large",
+    )
 
 
 def cut_off() -> ApiError:
@@ -228,7 +234,8 @@ def _spelled(path: Sequence[str | int]) -> str:
         if isinstance(part, int):
             made += f"[{part}]"
         else:
-            made += f".{part[:64]}" if made else part[:64]
+            name = excerpt(part, 64)
+            made += f".{name}" if made else name
     return made
 
 
@@ -253,7 +260,7 @@ def install(app: FastAPI) -> None:
 
 
 def _of_http(error: HTTPException, request: Request) -> ApiError:
-    where = f"{request.method} {request.url.path}"
+    where = f"{request.method} {excerpt(request.url.path)}"
     code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
     message = f"{where}: {error.detail}"
     return ApiError(error.status_code, message, code=code, headers=error.headers)

@@ -12,6 +12,7 @@ from hashlib import sha256
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from gritlm.printable import excerpt
 from gritlm.serve.errors import ApiError
 
 POLICY = "; ".join(
@@ -83,7 +84,7 @@ class RequireHost:
             await self.app(scope, receive, send)
         else:
             error = ApiError(
-                421, f"This server is not known as {name[:100]!r}; start it with "
+                421, f"This server is not known as '{excerpt(name)}'; start it with "
                 "--allowed-host to let that name in", code="unknown_host",
             )  # fmt: skip
             await error.response()(scope, receive, send)
@@ -114,13 +115,13 @@ class RequireOwnPage:
         origin = headers.get("origin")
         if origin is not None and not self._knows(origin, headers.get("host", "")):
             return ApiError(
-                403, f"Pages of {origin[:100]!r} may not use this server; start it with "
+                403, f"Pages of '{excerpt(origin)}' may not use this server; start it with "
                 "--cors-origin to let them in", code="unknown_origin",
             )  # fmt: skip
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         if has_body(headers) and kind != "application/json":
             return ApiError(
-                415, f"The body's Content-Type is {kind[:100]!r}; send it with Content-Type: "
+                415, f"The body's Content-Type is '{excerpt(kind)}'; send it with Content-Type: "
                 "application/json", code="unsupported_media_type",
             )  # fmt: skip
         return None

@@ -26,6 +26,8 @@ class Settings:
         allowed_hosts: names in a request's ``Host`` header; none: any, but on a loopback address
             only its own names. That keeps web pages from reaching it under a name of theirs.
         cors_origins: web pages of other origins that may use the server; none by default.
+        allow_token_ids: whether token ids are embedded; they are taken for ids of this model's
+            tokenizer, and many clients send those of another one.
         open_metrics: whether ``/metrics`` needs no key.
         max_body_bytes: of a request.
         body_timeout_s: in which a request's body has to arrive.
@@ -45,6 +47,7 @@ class Settings:
     allowed_hosts: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
     open_metrics: bool = False
+    allow_token_ids: bool = False
     max_body_bytes: int = 8 * 2**20
     body_timeout_s: float = 60.0
     health_timeout_s: float = 5.0
@@ -57,9 +60,8 @@ class Settings:
             raise InputError(f"port={self.port}; expected 0 to 65535")
         if not self.names or not all(self.names):
             raise InputError("names is empty; expected at least one name for the model")
-        for key in self.api_keys:
-            if not key or not key.isascii() or not key.isprintable() or " " in key:
-                raise InputError("an API key is empty or has characters that no header takes")
+        for number, key in enumerate(self.api_keys, 1):
+            _require_sendable(key, f"API key {number} of {len(self.api_keys)}")
         numbers = ("max_body_bytes", "body_timeout_s", "health_timeout_s", "threads")
         for name in (*numbers, "max_connections"):
             if not getattr(self, name) > 0:
@@ -88,3 +90,19 @@ class Settings:
         if self.allowed_hosts:
             return frozenset(name.lower() for name in self.allowed_hosts)
         return frozenset((*LOCAL_NAMES, self.host)) if self.is_local else frozenset()
+
+
+def _require_sendable(key: str, name: str) -> None:
+    """
+    Raises:
+        InputError: for a key that a header cannot hold; the key is not shown.
+    """
+    if not key.strip():
+        raise InputError(f"{name} is empty; give it characters, or leave it out")
+    if not key.isascii() or not key.isprintable():
+        raise InputError(
+            f"{name} has a character that headers do not hold; use letters, digits and signs of "
+            "ASCII"
+        )
+    if key != key.strip():
+        raise InputError(f"{name} begins or ends with a space, which headers lose; remove it")
