@@ -94,7 +94,7 @@ def store_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def live(grit: GritLM, store_folder: Path) -> Iterator[Served]:
     """A server with a store of ``TEXTS``, without a key."""
-    settings = Settings(port=0, names=("tiny", "small"), max_body_bytes=2**20)
+    settings = Settings(port=0, names=("tiny", "small"), max_body_bytes=2**20, allow_token_ids=True)
     with served(grit, settings, store=StoreAt(store_folder)) as found:
         documents = [{"id": name, "text": text} for name, text in TEXTS.items()]
         found.http.post("/v1/rag/documents", json={"documents": documents}).raise_for_status()

@@ -35,6 +35,7 @@ Vectors = NDArray[np.float32]
 async def embed(service: Service, body: EmbeddingsBody) -> Response:
     """Texts -> vectors, in the order of the texts."""
     name, instruction = service.embedder(body.model), _instruction(service, body)
+    _require_texts(service, body)
     size = service.model.embedding_dimension
     if body.dimensions is not None and body.dimensions > size:
         raise invalid(
@@ -157,6 +158,21 @@ def _questions(
                 f"model's maximum context length is {limit}", param="documents",
             )  # fmt: skip
     return passages, tail
+
+
+def _require_texts(service: Service, body: EmbeddingsBody) -> None:
+    """
+    Raises:
+        ApiError: for token ids, which nobody can tell from those of another tokenizer.
+    """
+    if not service.settings.allow_token_ids and not isinstance(body.input[0], str):
+        raise invalid(
+            "'input' holds token ids, and ids of another tokenizer would give vectors of other "
+            "words; send text (LangChain's OpenAIEmbeddings: check_embedding_ctx_length=False). "
+            "For ids of this model's own tokenizer, start the server with --allow-token-ids",
+            param="input",
+            code="unsupported_value",
+        )
 
 
 def _instruction(service: Service, body: EmbeddingsBody) -> str:

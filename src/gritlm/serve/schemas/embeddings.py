@@ -68,7 +68,9 @@ Input = Annotated[Inputs, PlainValidator(many), WithJsonSchema(_SCHEMA)]
 class EmbeddingsBody(Body):
     """OpenAI's, and ``instruction``, ``input_type`` and ``truncate_prompt_tokens``."""
 
-    input: Input
+    input: Input = Field(
+        description="Texts. Token ids only where the server runs with --allow-token-ids."
+    )
     model: str | None = None
     encoding_format: Literal["float", "base64"] | None = Field(
         None, description="base64: of little-endian float32."
