@@ -133,10 +133,11 @@ def test_a_header_without_bound_is_refused(live: Served, sent: bytes):
 def test_an_answer_before_the_body_was_read_closes_the_connection(serve: Callable[..., Served]):
     served = serve(Settings(port=0, api_keys=("key",), max_body_bytes=MIB))
     for head, status in (
-        (HEAD, 401), (HEAD + b"Authorization: Bearer key\r\nOrigin: https://evil.example\r\n", 403),
+        (HEAD, 401),
+        (HEAD + b"Authorization: Bearer key\r\nOrigin: https://evil.example\r\n", 403),
         (HEAD.replace(b"localhost", b"evil.example"), 421),
         (HEAD + b"Authorization: Bearer key\r\nX: ", 413),
-    ):  # fmt: skip
+    ):
         with raw(served) as client:
             size = 10 * MIB if status == 413 else MIB
             head = head.removesuffix(b"X: ")

@@ -225,6 +225,30 @@ def test_log_lines_are_json_without_what_was_said(live: Served, tmp_path):
     assert "swordfish" not in path.read_text()
 
 
+def test_a_long_path_is_cut_in_the_log(live: Served, caplog):
+    caplog.set_level(logging.INFO, "gritlm.serve.access")
+    live.http.get("/" + "x" * 30_000)
+    live.http.get("/v1/models")  # its line comes behind
+    (record,) = [each for each in caplog.records if "xxx" in each.getMessage()]
+    assert len(record.getMessage()) < 300
+    assert len(record.fields["path"]) < 300
+
+
+@pytest.mark.parametrize("key", ["", " ", "k\u00e9y", "a\nb", "tab\there", " key", "key "])
+def test_a_key_that_no_header_holds_is_refused(key: str):
+    with pytest.raises(InputError, match="API key 2 of 2") as caught:
+        Settings(api_keys=("first", key))
+    assert key.strip() == "" or key.strip() not in str(caught.value).replace("API key", "")
+
+
+def test_a_key_may_have_a_space(serve: Callable[..., Served]):
+    served = serve(Settings(port=0, api_keys=("open sesame",)))
+    assert served.http.get("/v1/models").status_code == 200
+    for part in ("open", "sesame"):
+        headers = {"Authorization": f"Bearer {part}"}
+        assert httpx.get(f"{served.url}/v1/models", headers=headers).status_code == 401
+
+
 def values(served: Served) -> dict[str, float]:
     """Samples by name, summed over their labels."""
     found: dict[str, float] = {}
@@ -407,7 +431,7 @@ def test_an_error_of_the_model_is_told_without_details(
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"port": 65536}, {"names": ()}, {"api_keys": ("",)}, {"api_keys": ("two words",)},
+    [{"port": 65536}, {"names": ()}, {"api_keys": ("",)}, {"api_keys": ("k\u00e9y",)},
      {"max_body_bytes": 0}, {"drain_s": -1.0}, {"threads": 0}],
 )  # fmt: skip
 def test_settings_out_of_range_are_refused(wrong: dict[str, Any]):

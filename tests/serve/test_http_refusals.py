@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -12,6 +14,11 @@ from gritlm import GritLM
 from gritlm.prompts import gritlm_instruction
 from gritlm.serve.problems import OverloadedError
 from gritlm.serve.routes import base
+from gritlm.serve.schemas.chat import ChatBody
+from gritlm.serve.schemas.completions import CompletionsBody
+from gritlm.serve.schemas.embeddings import EmbeddingsBody, RerankBody
+from gritlm.serve.schemas.rag import AnswerBody, SearchBody
+from gritlm.serve.settings import Settings
 from tests.serve.conftest import LENGTH, Served
 
 CHAT, EMBED, COMPLETE = "/v1/chat/completions", "/v1/embeddings", "/v1/completions"
@@ -57,7 +64,6 @@ def error_of(live: Served, path: str, status: int = 400, **sent: Any) -> dict[st
         ({"messages": [{"role": "user", "content": ""}]}, "messages", "invalid_value"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role", "unsupported_value"),
         ({"messages": [{"role": "cook", "content": "x"}]}, "messages[0].role", "invalid_value"),
-        ({"messages": [USER | {"name": "Ann"}]}, "messages[0].name", "unsupported_value"),
         ({"messages": [{"role": "assistant", "content": None}]}, "messages[0].content",
          "unsupported_value"),
         ({"messages": [USER | {"tool_calls": [{}]}]}, "messages[0].tool_calls",
@@ -76,6 +82,35 @@ def test_a_chat_that_cannot_be_answered_is_refused_by_field(live: Served, change
     assert error["type"] == "invalid_request_error"
     if param is not None:
         assert param in error["message"]
+
+
+@pytest.mark.parametrize(
+    "nulls",
+    [
+        {"parallel_tool_calls": None, "reasoning_effort": None, "functions": None,
+         "function_call": None},
+        {"messages": [USER | {"name": "ann"}]},
+        {"messages": [USER | {"name": None, "tool_calls": None, "anything": None}]},
+        dict.fromkeys(ChatBody.model_fields.keys() - {"messages", "max_tokens"}),
+    ],
+)  # fmt: skip
+def test_null_is_as_good_as_left_out(live: Served, nulls):
+    sent = {"messages": [USER], "max_tokens": 4, "model": "tiny"} | nulls
+    assert live.http.post(CHAT, json=sent).status_code == 200
+
+
+def test_null_is_left_out_everywhere(live: Served):
+    for path, body, model in (
+        (COMPLETE, {"prompt": "a", "max_tokens": 1}, CompletionsBody),
+        (EMBED, {"input": "a"}, EmbeddingsBody),
+        ("/v1/rerank", {"query": "a", "documents": ["b"]}, RerankBody),
+        ("/v1/rag/search", {"question": "a"}, SearchBody),
+        ("/v1/rag/answer", {"question": "a", "max_tokens": 1}, AnswerBody),
+    ):
+        sent = dict.fromkeys([*model.model_fields, "not_a_field"]) | body
+        assert live.http.post(path, json=sent).status_code == 200, path
+    error = error_of(live, CHAT, json={"messages": None})
+    assert error["param"] == "messages"
 
 
 def test_a_picture_is_refused_where_it_stands(live: Served):
@@ -180,6 +215,21 @@ def test_texts_are_cut_on_demand_as_the_library_cuts_them(live: Served, oracle: 
         np.testing.assert_allclose(found["data"][0]["embedding"], wanted, atol=1e-5)
 
 
+CL100K = [[791, 8415, 7731, 389, 279, 5634, 13]]  # "The cat sat on the mat.", as tiktoken has it
+
+
+@pytest.mark.parametrize("given", [CL100K, CL100K[0]])
+def test_ids_are_refused_where_nobody_said_whose_they_are(serve: Callable[..., Served], given):
+    served = serve(Settings(port=0))
+    error = error_of(served, EMBED, json={"input": given})
+    assert (error["param"], error["code"]) == ("input", "unsupported_value")
+    assert "check_embedding_ctx_length=False" in error["message"]
+    assert "--allow-token-ids" in error["message"]
+    assert served.http.post(EMBED, json={"input": ["a"]}).status_code == 200
+    body = {"prompt": [5, 6], "max_tokens": 1}  # clients that tokenize prompts know the model
+    assert served.http.post(COMPLETE, json=body).status_code == 200
+
+
 def test_ids_are_embedded_as_the_text_that_they_spell(live: Served, oracle: GritLM):
     ids = oracle.tokenizer("Cats sleep", add_special_tokens=False)["input_ids"]
     by_ids = live.http.post(EMBED, json={"input": ids}).json()
@@ -227,6 +277,24 @@ def test_tokenize_and_detokenize_undo_each_other(live: Served):
     assert error_of(live, "/detokenize", json={"tokens": [400]})["param"] == "tokens"
     assert error_of(live, "/tokenize", json={"prompt": "a", "messages": [USER]})
     assert error_of(live, "/tokenize", json={})
+
+
+def test_messages_show_a_part_of_a_name_and_no_control_character(live: Served):
+    name = "\x1b[2J" + "x" * 5000
+    error = error_of(live, EMBED, 404, json={"input": "a", "model": name})
+    assert "\\x1b[2Jxxx" in error["message"]
+    assert len(error["message"]) < 300
+    for path in (
+        quote("/v1/models/" + name),
+        quote("/" + name),
+        "/v1/rag/documents/" + quote(name),
+    ):
+        message = live.http.delete(path + quote(name)).json()["error"]["message"]
+        assert "\x1b" not in message
+        assert len(message) < 300
+    error = error_of(live, EMBED, json={"input": "a", name: 1})
+    assert len(error["message"]) < 300
+    assert "\x1b" not in error["message"] + error["param"]
 
 
 def test_paths_methods_and_models_that_are_not_there(live: Served):

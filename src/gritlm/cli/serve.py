@@ -124,7 +124,7 @@ class LimitOptions:
     ] = 256
     max_request_tokens: Annotated[
         int,
-        _option(
+        option(
             env="MAX_REQUEST_TOKENS", panel=LIMITS, min=1,
             help="Tokens of all texts of one request; one with more is refused.",
         ),

@@ -9,6 +9,7 @@ from typing import Any
 from starlette.responses import Response
 
 from gritlm.errors import InputError
+from gritlm.printable import excerpt
 from gritlm.rag import filters
 from gritlm.rag.answering import Writing as RagWriting
 from gritlm.rag.engine import Query, RagEngine
@@ -161,7 +162,7 @@ class Documents:
             passages = await service.storing(self._store.delete, document_id)
         if not passages:
             raise ApiError(
-                404, f"There is no document '{document_id[:200]}'", code="document_not_found",
+                404, f"There is no document '{excerpt(document_id)}'", code="document_not_found",
                 param="document_id",
             )  # fmt: skip
         gone = {"id": document_id, "object": "rag.document.deleted", "deleted": True}
@@ -198,7 +199,7 @@ def _require_filter(body: Finding) -> None:
     Raises:
         ApiError: for a filter that cannot be searched by.
     """
-    if body.filter is not None:
+    if body.filter:
         try:
             filters.condition(body.filter)
         except InputError as error:

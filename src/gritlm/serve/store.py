@@ -180,7 +180,9 @@ class Asking:
 
 def search_of(finding: Finding) -> Search:
     """How passages are found. A filter is names and values, never SQL."""
-    return Search(finding.top_k, finding.filter, finding.hybrid, finding.rerank, whole=False)
+    return Search(
+        finding.top_k, finding.filter or None, finding.hybrid, finding.rerank, whole=False
+    )
 
 
 def hit_of(hit: Hit) -> dict[str, Any]:

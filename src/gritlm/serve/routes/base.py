@@ -91,4 +91,4 @@ def stream_of(model: type[Any]) -> dict[int | str, dict[str, Any]]:
     return {200: {"description": about, "content": {"text/event-stream": {"schema": _STREAM}}}}
 
 
-_STREAM = {"type": "string", "description": "data: {...} lines; the last one is data: [DONE]."}
+_STREAM = {"description": "data: {...} lines; the last one is data: [DONE]."}

@@ -52,10 +52,6 @@ Nothing = Annotated[
 NoCall = Annotated[
     None, nothing(NO_TOOLS), Field(description="Only null: this server does not call tools.")
 ]
-NoName = Annotated[
-    None, nothing("this model is not told names of speakers; write it into the content"),
-    Field(description="Only null: the model is not told names of speakers."),
-]  # fmt: skip
 
 
 class TextPart(Body):
@@ -96,7 +92,7 @@ class MessageBody(Body):
 
     role: Role
     content: Content
-    name: NoName = None
+    name: Hint | None = None
     refusal: Nothing = None
     annotations: NoList | None = None
     audio: Nothing = None
@@ -158,7 +154,10 @@ class ChatBody(Body):
 class TopLogprob(Reply):
     token: str
     logprob: float
-    bytes: list[int] | None = Field(description="null for a part of a character.")
+    bytes: list[int] = Field(
+        description="UTF-8, also of a part of a character; empty for a special token. Those of all "
+        "tokens are the answer's."
+    )
 
 
 class TokenLogprob(TopLogprob):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -12,6 +13,7 @@ from pydantic import (
     Field,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from gritlm.serve.settings import MAX_STOPS
@@ -21,17 +23,34 @@ SEEDS = 2**63
 MAX_FIELDS = 256  # of an object; each unknown one costs time to say so
 
 
+def _allow_nulls(schema: dict[str, Any]) -> None:
+    """Say in a schema that fields may be null; also those that do not exist."""
+    null = {"type": "null"}
+    schema["additionalProperties"] = null
+    for name, field in schema.get("properties", {}).items():
+        required = name in schema.get("required", ())
+        if required or field.get("type") == "null" or null in field.get("anyOf", ()):
+            continue
+        about = {key: field[key] for key in ("title", "description", "default") if key in field}
+        kind = {key: value for key, value in field.items() if key not in about}
+        schema["properties"][name] = {**about, "anyOf": [kind, null]}
+
+
 class Body(BaseModel):
-    """A request: types as they are, no unknown fields, no NaN."""
+    """A request: types as they are, no unknown fields, no NaN; null is as good as left out."""
 
     model_config = ConfigDict(
-        extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=()
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+        json_schema_extra=_allow_nulls,
     )
 
     @model_validator(mode="before")
     @classmethod
-    def _bounded(cls, given: Any) -> Any:
-        return bounded(given)
+    def _present(cls, given: Any) -> Any:
+        return _without_nulls(bounded(given), cls.model_fields)
 
 
 class Reply(BaseModel):
@@ -61,6 +80,17 @@ def bounded(given: Any) -> Any:
     if isinstance(given, dict) and len(given) > MAX_FIELDS:
         raise refused("too_many", f"{len(given):,} fields; expected at most {MAX_FIELDS}")
     return given
+
+
+def _without_nulls(given: Any, fields: Mapping[str, FieldInfo]) -> Any:
+    """Leave out fields that are null; a field that has to be there is told about instead."""
+    if not isinstance(given, dict):
+        return given
+    return {
+        name: value
+        for name, value in given.items()
+        if value is not None or (name in fields and fields[name].is_required())
+    }
 
 
 def nothing(why: str) -> BeforeValidator:

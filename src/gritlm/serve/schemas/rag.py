@@ -43,8 +43,8 @@ def _few_terms(given: Any) -> Any:
 Filter = Annotated[
     dict[str, Scalar | Annotated[list[Scalar], Field(fail_fast=True, max_length=MOST_TERMS)]],
     BeforeValidator(_few_terms),
-    Field(min_length=1, description="Names of metadata with a value, or with several of which one "
-          f"fits; at most {MOST_TERMS} values in all."),
+    Field(description="Names of metadata with a value, or with several of which one "
+          f"fits; at most {MOST_TERMS} values in all. Without names: no filter."),
 ]  # fmt: skip
 Metadata = Annotated[
     dict[str, Any],
@@ -59,6 +59,14 @@ ShownMetadata = Annotated[
     Field(description="null: a document of an older version has more than 32 KiB of it."),
 ]
 TopPassages = Annotated[int, Field(ge=1, le=100)]
+
+
+def _unwrapped(data: str) -> str:
+    """Return base64 in one piece: many tools break it into lines."""
+    return "".join(data.split())
+
+
+Base64 = Annotated[str, AfterValidator(_unwrapped)]
 
 
 def _document_id(value: str) -> str:
@@ -101,7 +109,7 @@ class FileBody(Body):
     is its id."""
 
     name: DocumentId
-    data: str = Field(description="Its bytes in base64.")
+    data: Base64 = Field(description="Its bytes in base64, which may have line breaks.")
     text_field: str | None = Field(
         None, max_length=512, description="Name of the text in a file of rows."
     )
