@@ -130,6 +130,16 @@ def test_a_header_without_bound_is_refused(live: Served, sent: bytes):
         assert ended(client)
 
 
+@pytest.mark.parametrize(
+    "sent", [b"hello\r\n\r\n", CHUNKED + b"zz\r\n", ASK[:-2] + b"Content-Length: -1\r\n\r\n"]
+)
+def test_another_protocol_gets_an_error_of_the_same_shape(live: Served, sent: bytes):
+    with raw(live) as client:
+        client.sendall(sent)
+        status, error = answer(client)
+        assert (status, error["code"]) == (400, "invalid_http")
+
+
 def test_an_answer_before_the_body_was_read_closes_the_connection(serve: Callable[..., Served]):
     served = serve(Settings(port=0, api_keys=("key",), max_body_bytes=MIB))
     for head, status in (

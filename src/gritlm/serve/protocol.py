@@ -11,7 +11,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gritlm.serve.bodies import REFUSED
-from gritlm.serve.errors import ApiError, large_header
+from gritlm.serve.errors import ApiError, invalid, large_header
 
 log = logging.getLogger(__name__)
 
@@ -125,18 +125,16 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
         try:
             self._parse(data)
         except HttpParserError:
-            self.send_400_response("Invalid HTTP request received.")
+            self.send_400_response("The request is not valid HTTP/1.1")
         self._received += len(data)
         self._pieces += 1
         if self._in_request and not self._discards and self._is_too_fine():
             self._refuse()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer a request that cannot be parsed, or that a callback below has refused."""
-        if self._discards:  # it is answered
-            return
-        self._discards = True
-        super().send_400_response(msg)
+        """Answer a request that cannot be parsed."""
+        if not self._discards:  # a callback below has refused it
+            self._end(invalid(msg, code="invalid_http"))
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -213,13 +211,18 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
     def _refuse(self) -> None:
         """Parse no more of this connection; the application answers, if the request has come so
         far."""
-        self._discards = True
         if self._has_header:
+            self._discards = True
             self.scope["state"][REFUSED] = True
             self.cycle.message_event.set()
-            return
-        log.info("a request was refused: its header is larger than %d bytes", _HEADER_BYTES)
-        self.transport.write(raw_answer(large_header(_HEADER_BYTES, _HEADERS)))
+        else:
+            self._end(large_header(_HEADER_BYTES, _HEADERS))
+
+    def _end(self, error: ApiError) -> None:
+        """Answer a request that no application sees, and close."""
+        self._discards = True
+        log.info("a request was refused: %s", error.message)
+        self.transport.write(raw_answer(error))
         self.transport.close()
 
 
