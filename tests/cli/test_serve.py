@@ -59,26 +59,28 @@ class Process:
 def test_sigterm_under_load_loses_no_accepted_request(start: Start, model_folder: Path, lm: GritLM):
     served = Process(start, str(model_folder), "--dtype", "float32", "--max-num-seqs", "2")
     answers: list[httpx.Response] = []
+    with httpx.Client(base_url=served.url, timeout=60) as client:
 
-    def ask() -> None:
-        answers.append(httpx.post(f"{served.url}/v1/chat/completions", json=CHAT, timeout=60))
+        def ask() -> None:
+            answers.append(client.post("/v1/chat/completions", json=CHAT))
 
-    threads = [threading.Thread(target=ask) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    while not running(served.url, 6):
-        time.sleep(0.01)
-    assert served.end(signal.SIGTERM) == 0
-    for thread in threads:
-        thread.join()
+        threads = [threading.Thread(target=ask) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        until = time.monotonic() + 30
+        while not running(client, 6):
+            assert time.monotonic() < until, "six requests were never there together"
+        assert served.end(signal.SIGTERM) == 0
+        for thread in threads:
+            thread.join()
     assert [answer.status_code for answer in answers] == [200] * 6
     wanted = lm.chat("Hello", max_new_tokens=60)
     assert {answer.json()["choices"][0]["message"]["content"] for answer in answers} == {wanted}
 
 
-def running(url: str, count: int) -> bool:
+def running(client: httpx.Client, count: int) -> bool:
     """Whether so many requests were taken."""
-    text = httpx.get(f"{url}/metrics").text
+    text = client.get("/metrics").text
     found = re.findall(r"^gritlm_num_requests_(?:running|waiting) (\S+)$", text, re.MULTILINE)
     return sum(map(float, found)) >= count
 
