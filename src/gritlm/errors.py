@@ -25,6 +25,8 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from importlib.util import find_spec
 
+from gritlm.distribution import install_hint
+
 
 class GritLMError(Exception):
     """Base of every error that gritlm raises on purpose."""
@@ -79,7 +81,7 @@ def require_libraries(names: Iterable[str], *, what: str, extra: str) -> None:
     if missing:
         raise MissingExtraError(
             f"{what} {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not "
-            f"installed; pip install 'gritlm[{extra}]'"
+            f"installed; {install_hint(extra)}"
         )
 
 

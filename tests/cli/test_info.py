@@ -37,6 +37,7 @@ def test_info_states_the_model_and_the_machine(run_model, model_folder: Path, lm
         "template": "tokenizer",
         "trained_to_embed": None,
         "gritlm": gritlm.__version__,
+        "conflict": None,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "python": platform.python_version(),

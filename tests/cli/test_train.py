@@ -12,6 +12,7 @@ import pytest
 
 from gritlm import GritLM
 from gritlm.cli import train
+from gritlm.distribution import install_hint
 from tests.cli.conftest import Start
 from tests.train import runs
 
@@ -126,7 +127,7 @@ def test_a_missing_file_is_named(error_of, tmp_path: Path):
 
 def test_a_missing_extra_is_named(error_of, file: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(train, "find_spec", lambda name: None)
-    assert "pip install 'gritlm[train]'" in error_of("train", str(file))
+    assert install_hint("train") in error_of("train", str(file))
 
 
 def test_missing_data_is_named_with_what_is_near(error_of, file: Path):

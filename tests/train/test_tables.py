@@ -136,6 +136,6 @@ def test_without_datasets_the_extra_is_named(tmp_path, monkeypatch):
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
     monkeypatch.setitem(sys.modules, "datasets", None)
     for path in ("owner/pairs", str(tmp_path / "a.parquet")):
-        with pytest.raises(MissingExtraError, match=r"pip install 'gritlm\[train\]'"):
+        with pytest.raises(MissingExtraError, match=r"pip install -e '.*\[train\]'"):
             pairs(path)
     assert len(pairs(lines(tmp_path / "b.jsonl", [pair(0)]))) == 1

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gritlm import __version__
+from gritlm import __version__, distribution
 from gritlm.cli import terminal
 from gritlm.cli.options import ModelOptions
 
@@ -79,6 +79,7 @@ def _versions() -> dict[str, Any]:
 
     return {
         "gritlm": __version__,
+        "conflict": distribution.conflict(),
         "torch": version("torch"),
         "transformers": version("transformers"),
         "python": platform.python_version(),

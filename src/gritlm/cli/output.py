@@ -17,6 +17,7 @@ import typer
 
 from gritlm import runtime
 from gritlm.cli.files import Item
+from gritlm.distribution import install_hint
 from gritlm.errors import InputError, MissingExtraError
 from gritlm.printable import printable_json
 
@@ -69,7 +70,7 @@ class WriteOptions:
         if destination.format is Format.parquet and find_spec("pyarrow") is None:
             raise MissingExtraError(
                 "writing parquet needs pyarrow, which is not installed; "
-                "pip install 'gritlm[cli]', or use --format jsonl or npy"
+                f"{install_hint('cli')}, or use --format jsonl or npy"
             )
         return destination
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gritlm.cli import logs, terminal
+from gritlm.distribution import install_hint
 from gritlm.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -68,6 +69,6 @@ def _run(file: str, overrides: list[str]) -> Run:
     if find_spec("datasets") is None:
         raise MissingExtraError(
             "training needs the library 'datasets', which is not installed; "
-            "pip install 'gritlm[train]'"
+            f"{install_hint('train')}"
         )
     return run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
+from gritlm.distribution import install_hint
 from gritlm.errors import MissingExtraError
 from gritlm.evaluation.results import Half
 
@@ -19,5 +20,5 @@ def require(half: Half) -> None:
     name = NAMES.get(half)
     if name is not None and find_spec(name.replace("-", "_")) is None:
         raise MissingExtraError(
-            f"measuring {half} needs {name}, which is not installed; pip install 'gritlm[eval]'"
+            f"measuring {half} needs {name}, which is not installed; {install_hint('eval')}"
         )

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from gritlm.distribution import install_hint
 from gritlm.errors import AttentionError, MissingExtraError, ModelError
 from gritlm.evaluation import memory
 from gritlm.evaluation.results import Half
@@ -81,7 +82,7 @@ def _encoder(subject: Subject, device: str | None, dtype: str | None) -> Ready:
     except ImportError:
         raise MissingExtraError(
             f"{subject.name}: measuring a sentence-transformers model needs that library; "
-            "pip install 'gritlm[eval]'"
+            f"{install_hint('eval')}"
         ) from None
     options = {} if dtype is None else {"dtype": dtype}
     return Ready(SentenceTransformer(str(subject.source), device=device, model_kwargs=options))

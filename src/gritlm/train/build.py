@@ -13,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from gritlm import runtime
+from gritlm.distribution import install_hint
 from gritlm.errors import InputError, MissingExtraError, ModelError
 from gritlm.lm import attention, checkpoint, export
 from gritlm.lm.chat import template_for
@@ -176,7 +177,7 @@ def _four_bits() -> Any:
         from transformers import BitsAndBytesConfig
     except ImportError:
         raise MissingExtraError(
-            "qlora = true needs bitsandbytes: pip install 'gritlm[gpu]', or use lora = true"
+            f"qlora = true needs bitsandbytes: {install_hint('gpu')}, or use lora = true"
         ) from None
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
@@ -267,6 +268,6 @@ def _save_memory(trainee: Trainee, run: Run) -> None:
             from liger_kernel.transformers import _apply_liger_kernel_to_instance
         except ImportError:
             raise MissingExtraError(
-                "use_liger = true needs liger-kernel: pip install 'gritlm[gpu]'"
+                f"use_liger = true needs liger-kernel: {install_hint('gpu')}"
             ) from None
         _apply_liger_kernel_to_instance(model=trainee.causal)

@@ -12,6 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from gritlm.distribution import install_hint
 from gritlm.errors import MissingExtraError
 from gritlm.train import parallel
 
@@ -40,9 +41,7 @@ class Journal:
             MissingExtraError: for a tracker, or the library of the plot, that is not installed.
         """
         if find_spec("matplotlib") is None:
-            raise MissingExtraError(
-                "the plot of a run needs matplotlib: pip install 'gritlm[train]'"
-            )
+            raise MissingExtraError(f"the plot of a run needs matplotlib: {install_hint('train')}")
         self._main, self._every, self._path = parallel.is_main(), every, folder / FILE
         hidden = not sys.stderr.isatty() if bar is None else not bar
         self._bar = tqdm(

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from gritlm.distribution import install_hint
 from gritlm.errors import InputError, MissingExtraError, did_you_mean
 from gritlm.train import parallel
 
@@ -94,7 +95,7 @@ def _datasets(path: str) -> Iterator[Any]:
         import datasets
     except ImportError:
         raise MissingExtraError(
-            f"{path} is read with datasets, which is missing: pip install 'gritlm[train]'"
+            f"{path} is read with datasets, which is missing: {install_hint('train')}"
         ) from None
     shown = sys.stderr.isatty() and parallel.is_main()
     if shown or datasets.are_progress_bars_disabled():

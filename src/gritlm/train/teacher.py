@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gritlm.distribution import install_hint
 from gritlm.errors import MissingExtraError, ModelError
 from gritlm.lm.quiet import quiet
 
@@ -48,7 +49,7 @@ def _load(name: str, device: torch.device) -> Any:
         from sentence_transformers import SentenceTransformer
     except ImportError:
         raise MissingExtraError(
-            "loss.teacher needs sentence-transformers: pip install 'gritlm[train]'"
+            f"loss.teacher needs sentence-transformers: {install_hint('train')}"
         ) from None
     try:
         with quiet():

@@ -158,7 +158,7 @@ def test_a_model_without_head_is_refused(checkpoint, task):
 
 def test_without_lm_eval_the_extra_is_named(task, model, monkeypatch):
     monkeypatch.setattr(harnesses, "find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'gritlm\[eval\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install -e '.*\[eval\]'"):
         run.measure(model, task(CHOICE, COLOURS))
 
 

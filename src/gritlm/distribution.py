@@ -1,0 +1,63 @@
+"""The name under which the project is installed, and the commands that install its extras.
+
+The name ``gritlm`` on the package index belongs to the reference implementation, whose package has
+the name of ours: where both are installed, one has replaced files of the other.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from importlib import metadata
+from pathlib import Path
+
+NAME, REFERENCE = "gritlm-unified", "gritlm"
+PACKAGE = Path(__file__).parent
+_COMMAND = "gritlm.cli:main"  # by which our own distribution is told apart
+
+
+def install_hint(extra: str = "") -> str:
+    """Return the command that installs the copy of gritlm that runs, with an extra.
+
+    It names the place that this copy came from: a checkout, a repository, a file or an index.
+    """
+    extras = f"[{extra}]" if extra else ""
+    checkout = PACKAGE.parents[1]
+    if (checkout / "pyproject.toml").is_file():
+        place = "." if checkout == Path.cwd() else str(checkout)
+        return f"pip install -e {_quoted(f'{place}{extras}')}"
+    try:
+        source = metadata.distribution(NAME).read_text("direct_url.json")
+    except metadata.PackageNotFoundError:
+        return f"pip install -e {_quoted(f'.{extras}')} in a checkout of gritlm"
+    origin = f" @ {_address(json.loads(source))}" if source else ""
+    return f"pip install {_quoted(f'{NAME}{extras}{origin}')}"
+
+
+def conflict() -> str | None:
+    """Return a line about the reference implementation; None where it is not installed."""
+    try:
+        other = metadata.distribution(REFERENCE)
+    except metadata.PackageNotFoundError:
+        return None
+    if any(entry.value == _COMMAND for entry in other.entry_points):
+        return None  # an earlier installation of this project, under its former name
+    return (
+        f"the reference implementation ({REFERENCE} {other.version}) is installed too and replaces "
+        f"files of this package; the files in use are in {PACKAGE}; run: pip uninstall -y "
+        f"{REFERENCE} && {install_hint()}"
+    )
+
+
+def _address(origin: dict[str, dict[str, str] | str]) -> str:
+    """Return the address in a ``direct_url.json`` (PEP 610) as requirements spell it."""
+    repository = origin.get("vcs_info")
+    if not isinstance(repository, dict):
+        return str(origin["url"])
+    return f"{repository['vcs']}+{origin['url']}@{repository['commit_id']}"
+
+
+def _quoted(requirement: str) -> str:
+    """Quote always: shells expand brackets."""
+    quoted = shlex.quote(requirement)
+    return quoted if quoted.startswith("'") else f"'{quoted}'"
