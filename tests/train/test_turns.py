@@ -127,7 +127,7 @@ def test_a_conversation_that_the_chat_template_refuses_is_found_before_the_first
     settings = UNSTATED.but(template="tokenizer")
     collator = Collator(SegmentTokenizer(tokenizer), settings, Data())
     collator.require_usable(said(("user", "Q"), ("assistant", "A")))
-    with pytest.raises(InputError, match=r"refuses the roles system, user, assistant \(no system"):
+    with pytest.raises(InputError, match=r"template of this model refuses .*no system role"):
         collator.require_usable(said(("system", "S"), ("user", "Q"), ("assistant", "A")))
 
 

@@ -9,11 +9,9 @@ import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from textwrap import shorten
 from typing import Any
 
 import torch
-from jinja2.exceptions import TemplateError
 from torch import Tensor
 
 from gritlm.errors import InputError
@@ -180,16 +178,9 @@ class Collator:
         Raises:
             InputError: when the tokenizer's chat template refuses it.
         """
-        try:
-            whole = conversation(
-                self.tokens, row.messages, template=self.settings.template, context=row.context
-            )
-        except TemplateError as error:
-            roles = shorten(", ".join(turn["role"] for turn in row.messages), 80)
-            raise InputError(
-                f"the tokenizer's chat template refuses the roles {roles} "
-                f"({shorten(str(error), 200)}); change the row, or set template = 'gritlm'"
-            ) from error
+        whole = conversation(
+            self.tokens, row.messages, template=self.settings.template, context=row.context
+        )
         limit = self.data.generative_max_len
         spans = [(start, min(end, limit)) for start, end in whole.trained if start < limit]
         if not any(end > max(1, start) for start, end in spans):
