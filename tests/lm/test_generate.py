@@ -323,6 +323,11 @@ def test_compiled_steps_write_the_same_text(grit, monkeypatch):
         assert ours == plain
 
 
+def test_the_smallest_nucleus_holds_the_likeliest_token():
+    smallest = make_sampler(temperature=1.0, top_p=1e-320, seed=0)  # 0 in float32
+    assert {smallest(torch.tensor([0.0, 2.0, 1.0])) for _ in range(20)} == {1}
+
+
 def test_sampling_follows_the_distribution():
     logits = torch.log(torch.tensor([0.5, 0.3, 0.15, 0.05]))
     draw = make_sampler(temperature=1.0, seed=0)

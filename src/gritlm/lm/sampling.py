@@ -70,6 +70,7 @@ def _nucleus(logits_V: Tensor, top_p: float) -> Tensor:
         return logits_V
     sorted_V, order_V = logits_V.sort(descending=True)
     probability_V = sorted_V.softmax(dim=0)
-    before_V = probability_V.cumsum(dim=0) - probability_V
-    return logits_V.masked_fill(torch.zeros_like(logits_V, dtype=torch.bool).scatter(
-        0, order_V, before_V >= top_p), float("-inf"))  # fmt: skip
+    dropped_V = probability_V.cumsum(dim=0) - probability_V >= top_p
+    dropped_V[0] = False  # also where top_p is 0 in float32
+    dropped_V = torch.zeros_like(dropped_V).scatter(0, order_V, dropped_V)
+    return logits_V.masked_fill(dropped_V, float("-inf"))

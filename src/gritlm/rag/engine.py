@@ -13,6 +13,7 @@ from typing import Any, Literal, overload
 from gritlm.errors import InputError, choice
 from gritlm.lm.gritlm import GritLM
 from gritlm.lm.kv import KVBlock
+from gritlm.printable import excerpt
 from gritlm.prompts import RAG_FORMS
 from gritlm.rag import answering, folder
 from gritlm.rag.answering import Answer, AnswerStream, Begun, Source, Writing
@@ -360,7 +361,7 @@ class RagEngine:
             why = (
                 "nothing is stored yet; add documents first"
                 if not len(self.index)
-                else (f"no passage matches the filter {search.filter!r}")
+                else (f"no passage matches the filter {excerpt(str(search.filter))}")
             )
             raise InputError(f"nothing to answer from: {why}")
         return self._plan(query.question, hits, mode, blocks, _writing(writing, None), query.trace)
