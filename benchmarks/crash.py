@@ -36,10 +36,10 @@ from tests import tiny
 
 from gritlm import GritLM, gritlm_instruction
 from gritlm.errors import GritLMError
-from gritlm.rag import folder
+from gritlm.rag import workspace
 from gritlm.rag.engine import RagEngine
-from gritlm.rag.retrieval import Search
-from gritlm.rag.store.problems import StoreFullError
+from gritlm.rag.kvstore.errors import StoreFullError
+from gritlm.rag.retrieve import Search
 
 QUESTION = "What colour is the ball?"
 LIMIT_S = 60.0  # of one child
@@ -105,7 +105,7 @@ def check(place: Path, log: Path, model: GritLM) -> list[str]:
     wrong = []
     with RagEngine.open(place, model) as engine:
         wrong += [f"block: {damage}" for damage in engine.store.verify()]
-        wrong += [f"table: {line}" for line in folder.examine(place).problems]
+        wrong += [f"table: {line}" for line in workspace.examine(place).problems]
         found = {each.document_id: each for each in engine.index.passages()}
         for name, versions in expected(log).items():
             texts = {None if v is None else text_of(name, v) for v in versions}
@@ -249,7 +249,7 @@ def outcome(place: Path, model: GritLM, right: list[str], texts: set[str]) -> st
             return f"wrong: shows {others}"
         if reported:
             return "reported"
-        return "found by verify" if folder.examine(place).problems else "wrong: silent"
+        return "found by verify" if workspace.examine(place).problems else "wrong: silent"
     except GritLMError as error:
         return "error" if "\n" not in str(error) else f"wrong: {str(error)[:80]!r}"
     except Exception as error:  # a traceback for the user

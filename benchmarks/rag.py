@@ -25,9 +25,9 @@ from common import machine, part_of, passages_with_titles, table
 
 from gritlm import GritLM
 from gritlm.prompts import gritlm_instruction
-from gritlm.rag.answering import Answer, Writing
+from gritlm.rag.answer import Answer, Writing
 from gritlm.rag.engine import RagEngine
-from gritlm.rag.indexing import Cutting
+from gritlm.rag.ingest.ingest import Cutting
 
 MODES = ("none", "query", "doc", "doc-query", "query-doc")
 WARMUPS = 5

@@ -27,11 +27,11 @@ import psutil
 from common import machine, part_of, table
 
 from gritlm import GritLM
-from gritlm.rag import folder
+from gritlm.rag import workspace
 from gritlm.rag.engine import RagEngine
-from gritlm.rag.index import Index
-from gritlm.rag.indexing import Cutting
-from gritlm.rag.keys import maker_of
+from gritlm.rag.identity import maker_of
+from gritlm.rag.index.index import Index
+from gritlm.rag.ingest.ingest import Cutting
 
 TOP_K = 10
 
@@ -61,7 +61,7 @@ def main() -> None:
         rows = list(filled(engine, documents(chosen.data), chosen.passages))
         print(table(("passages", "a second", "memory MB", "blocks", "blocks GB"), rows) + "\n")
         exact = Index.open(
-            Path(place) / "store" / folder.PASSAGES, maker_of(model), exact_below=sys.maxsize
+            Path(place) / "store" / workspace.PASSAGES, maker_of(model), exact_below=sys.maxsize
         )
         searched(engine, exact, chosen.searches)
 

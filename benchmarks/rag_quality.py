@@ -28,11 +28,11 @@ from common import machine, table
 
 from gritlm import GritLM
 from gritlm.evaluation import answers
-from gritlm.rag import answering
-from gritlm.rag.answering import Writing
+from gritlm.rag import answer
+from gritlm.rag.answer import Writing
 from gritlm.rag.engine import RagEngine
-from gritlm.rag.passages import Hit
 from gritlm.rag.trace import Trace
+from gritlm.rag.types import Hit
 
 MODES = ("none", "query", "doc", "doc-query", "query-doc")
 KINDS = ("bidirectional", "causal")
@@ -137,7 +137,7 @@ def asked(
         begun = engine.begin(question.text, found, mode=mode, blocks=kind, writing=writing,
                              trace=trace)  # fmt: skip
         column.first.append(begun.logits_V.float().log_softmax(-1))
-        pieces = answering.pieces(engine.model, begun, writing, trace, started=0.0)
+        pieces = answer.pieces(engine.model, begun, writing, trace, started=0.0)
         column.texts.append("".join(pieces))
         column.prefilled.append(trace.tokens_prefilled)
     return column

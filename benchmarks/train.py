@@ -34,7 +34,7 @@ from train_memory import Asked, growths
 from train_ours import Step
 from transformers.utils import logging as transformers_logging
 
-from gritlm.train.feed import Batch
+from gritlm.train.data.loader import Batch
 from gritlm.train.trainer import Trainer
 
 OURS = "gritlm"

@@ -16,7 +16,7 @@ from common import passages_with_titles, peak_memory
 from train_ours import TEMPERATURE
 
 from gritlm.lm.tokens import Prompt
-from gritlm.train import gradcache, losses
+from gritlm.train.objectives import gradcache, losses
 from gritlm.train.trainer import Trainer
 
 # Short texts, since what counts here is their number, and all of one length: for each new shape the

@@ -14,7 +14,7 @@ import torch
 from common import mixed_texts, passages_with_titles
 
 from gritlm.train.config import Data, Loss, Model, Run, Source, Training
-from gritlm.train.feed import Batch
+from gritlm.train.data.loader import Batch
 from gritlm.train.trainer import Trainer
 
 TEMPERATURE = 0.05

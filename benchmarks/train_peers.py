@@ -16,7 +16,7 @@ from train_ours import TEMPERATURE, Step, with_gradients
 from transformers import AutoModelForCausalLM
 
 from gritlm.lm.tokens import Prompt
-from gritlm.train.collate import EmbeddingBatch
+from gritlm.train.data.collate import EmbeddingBatch
 from gritlm.train.trainer import Trainer
 
 IGNORED = -100

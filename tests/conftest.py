@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from gritlm.lm import default
+from gritlm.lm.hub import default_model
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -25,9 +25,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def default_folder() -> Path:
     """Folder of the default model's base; `make test` sees to it that it is there."""
-    if not default.is_cached():
+    if not default_model.is_cached():
         pytest.skip("the default model is not in the cache folder; get it with: gritlm pull")
-    return default.folder()
+    return default_model.folder()
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ import pytest
 
 from gritlm import GritLM, config
 from gritlm.train import config as settings
-from gritlm.train.formats import parse
+from gritlm.train.data.formats import parse
 from tests import tiny
 
 ROOT = Path(__file__).parents[1]

@@ -27,10 +27,10 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from gritlm.errors import GritLMError, InputError
-from gritlm.lm import default, lora, merge
-from gritlm.lm.quiet import quiet
-from gritlm.lm.settings import FILE, Settings, read_settings
-from gritlm.lm.sources import HUB
+from gritlm.lm.hub import default_model, lora, merge
+from gritlm.lm.hub.model_config import FILE, Settings, read_settings
+from gritlm.lm.hub.quiet import quiet
+from gritlm.lm.hub.weight_sources import HUB
 
 MOST_BYTES = 24_000_000
 
@@ -38,7 +38,9 @@ MOST_BYTES = 24_000_000
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN_FOLDER", help="with its adapter")
-    parser.add_argument("--output", type=Path, default=default.ADAPTER, help="default: the package")
+    parser.add_argument(
+        "--output", type=Path, default=default_model.ADAPTER, help="default: the package"
+    )
     chosen = parser.parse_args()
     try:
         size = pack(chosen.runs[0], chosen.output, *chosen.runs[1:])
@@ -65,7 +67,7 @@ def pack(run: Path, output: Path, *others: Path) -> int:
     mean = _mean([_loaded(each) for each in (run, *others)])
     tensors = {name: value.to(torch.bfloat16).contiguous() for name, value in mean.items()}
     with quiet():
-        base = AutoModelForCausalLM.from_pretrained(default.ensure(), dtype=torch.bfloat16)
+        base = AutoModelForCausalLM.from_pretrained(default_model.ensure(), dtype=torch.bfloat16)
     metadata = {"format": "pt", lora.FINGERPRINT: lora.fingerprint(base)}
     output.mkdir(parents=True, exist_ok=True)
     staging = output / f".packing-{os.getpid()}"
@@ -102,7 +104,7 @@ def _about(run: Path) -> dict[str, Any]:
             "a finished run with model.lora = true"
         )
     base = lora.base_named(str(run))
-    if base is None or not default.is_base(base):
+    if base is None or not default_model.is_base(base):
         raise InputError(f"{run}: its base is {base}; expected that of the default model, {HUB}")
     about: dict[str, Any] = json.loads((run / lora.CONFIG_FILE).read_text(encoding="utf-8"))
     targets = about["target_modules"]  # PEFT writes a set: in another order each time

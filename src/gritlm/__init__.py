@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gritlm.lm.gritlm import GritLM
-    from gritlm.lm.kv import KVBlock
+    from gritlm.lm.kv.block import KVBlock
     from gritlm.prompts import gritlm_instruction
 
 __version__ = "0.1.0"
@@ -19,7 +19,7 @@ __all__ = ["GritLM", "KVBlock", "__version__", "gritlm_instruction"]
 
 _HOMES = {
     "GritLM": "gritlm.lm.gritlm",
-    "KVBlock": "gritlm.lm.kv",
+    "KVBlock": "gritlm.lm.kv.block",
     "gritlm_instruction": "gritlm.prompts",
 }
 

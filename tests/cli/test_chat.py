@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from gritlm.cli.chat import Conversation
+from gritlm.cli.commands.chat import Conversation
 
 FEW = ("--max-new-tokens", "6")
 

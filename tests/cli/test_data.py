@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from gritlm.cli.data import LengthOptions, _marked
+from gritlm.cli.commands.data import LengthOptions, _marked
 from gritlm.train.config import Data
-from gritlm.train.pieces import Piece
+from gritlm.train.data.inspect import Piece
 
 PAIR = {"query": ["Find it", "Where is the [red] ball?"], "pos": ["Here."], "neg": ["There."]}
 CHAT = {"text": ["Who reads?", "A model."]}

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from gritlm import gritlm_instruction
-from gritlm.cli.embed import Precision
+from gritlm.cli.commands.embed import Precision
 from gritlm.cli.output import replacing
 from gritlm.lm.precision import PRECISIONS
 

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import Result
 
 from gritlm.cli import figures
-from gritlm.evaluation import halves
+from gritlm.evaluation import kinds
 from gritlm.evaluation.outcome import Outcome, Report
 from gritlm.evaluation.report import view
 from gritlm.evaluation.results import TaskResult
@@ -40,7 +40,7 @@ def words(tmp_path: Path) -> list[str]:
 def fake(monkeypatch: pytest.MonkeyPatch) -> made.Counting:
     """Halves that answer at once."""
     counting = made.Counting()
-    monkeypatch.setattr(halves, "measures", counting.measures)
+    monkeypatch.setattr(kinds, "measures", counting.measures)
     return counting
 
 
@@ -89,7 +89,7 @@ def test_tasks_are_taken_by_name(run, model_folder, data, words, fake):
 
 def test_a_skipped_task_is_named_and_the_rest_counts(run, model_folder, data, words, monkeypatch):
     counting = made.Counting(pairs=ConnectionError("no network"))
-    monkeypatch.setattr(halves, "measures", counting.measures)
+    monkeypatch.setattr(kinds, "measures", counting.measures)
     result = run("eval", str(model_folder), "--data", str(data), *words)
     assert result.exit_code == 0
     assert re.search(r"skipped: .*: pairs: ConnectionError: no network", result.stderr)
@@ -97,7 +97,7 @@ def test_a_skipped_task_is_named_and_the_rest_counts(run, model_folder, data, wo
 
 def test_the_exit_code_is_3_when_nothing_ran(run, model_folder, data, words, tmp_path, monkeypatch):
     errors = {name: ConnectionError("no network") for name in ("pairs", "endings", "answers")}
-    monkeypatch.setattr(halves, "measures", made.Counting(**errors).measures)
+    monkeypatch.setattr(kinds, "measures", made.Counting(**errors).measures)
     result = run("eval", str(model_folder), "--data", str(data), *words)
     assert result.exit_code == 3
     assert "nothing could be measured" in result.stderr
@@ -108,7 +108,7 @@ def test_ctrl_c_leaves_a_report_of_what_is_there(
     run, model_folder, data, words, tmp_path, monkeypatch
 ):
     counting = made.Counting(endings=KeyboardInterrupt())
-    monkeypatch.setattr(halves, "measures", counting.measures)
+    monkeypatch.setattr(kinds, "measures", counting.measures)
     result = run("eval", str(model_folder), "--data", str(data), *words)
     assert result.exit_code == 130
     assert "goes on from there" in result.stderr
@@ -120,7 +120,7 @@ def test_ctrl_c_leaves_a_report_of_what_is_there(
 def test_an_unknown_task_is_refused_with_the_nearest(
     error_of, model_folder, data, words, monkeypatch
 ):
-    monkeypatch.setattr(halves, "hubs", lambda: {"embedding": lambda: ["SciFact"]})
+    monkeypatch.setattr(kinds, "hubs", lambda: {"embedding": lambda: ["SciFact"]})
     message = error_of("eval", str(model_folder), "--tasks", "scifcat", "--data", str(data), *words)
     assert "unknown task 'scifcat'" in message
     assert "did you mean 'SciFact'" in message
@@ -151,7 +151,7 @@ def test_names_that_look_like_markup_are_shown_as_they_are(
     def measure(model: object, task: object, how: object) -> list[TaskResult]:
         return [made.result("a[/b]", metric="acc[bold]")]
 
-    monkeypatch.setattr(halves, "measures", lambda: {"embedding": measure})
+    monkeypatch.setattr(kinds, "measures", lambda: {"embedding": measure})
     more = ("--suite", "embedding", "--data", str(data))
     result = run("eval", f"[/red]:smile:={model_folder}", *more, *words)
     assert result.exit_code == 0, result.stderr

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from gritlm.cli.mine import MiningOptions
-from gritlm.train.mine import mine_rows
-from gritlm.train.negatives import Mining
-from gritlm.train.rows import EmbeddingRow, Text
+from gritlm.cli.commands.mine import MiningOptions
+from gritlm.train.data.examples import EmbeddingRow, Text
+from gritlm.train.mining.mine import mine_rows
+from gritlm.train.mining.negatives import Mining
 
 ROWS = [
     {"query": "Where is the ball?", "pos": ["Ann has a red ball."]},

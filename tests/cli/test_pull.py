@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from gritlm.lm import default
-from gritlm.lm.settings import Settings
+from gritlm.lm.hub import default_model
+from gritlm.lm.hub.model_config import Settings
 
 
 @pytest.fixture
@@ -20,13 +20,13 @@ def cached(
 ) -> Path:  # fmt: skip
     """A cache folder with a tiny base, and an adapter for it, in the place of the real ones."""
     monkeypatch.setenv("GRITLM_CACHE", str(tmp_path / "cache"))
-    folder = default.folder()
+    folder = default_model.folder()
     shutil.copytree(model_folder, folder)
     Settings(template="tokenizer", trained_to_embed=False).save(folder)
-    (folder / default.SOURCE_FILE).write_text(json.dumps({"source": "wheel"}))
+    (folder / default_model.SOURCE_FILE).write_text(json.dumps({"source": "wheel"}))
     adapter = make_adapter(model_folder, tmp_path / "adapter")
     Settings(template="gritlm").save(adapter)
-    monkeypatch.setattr(default, "ADAPTER", adapter)
+    monkeypatch.setattr(default_model, "ADAPTER", adapter)
     return folder
 
 
@@ -40,7 +40,7 @@ def test_pull_prints_the_folder_and_nothing_else(run, cached: Path):
 def test_a_command_without_a_model_takes_the_default_one(run, cached: Path, words):
     facts = json.loads(run("info", "--json", "--device", "cpu", *words).stdout)
     assert facts["source"] == str(cached)
-    assert facts["adapter"] == str(default.ADAPTER)
+    assert facts["adapter"] == str(default_model.ADAPTER)
     assert (facts["template"], facts["trained_to_embed"]) == ("gritlm", True)
 
 
@@ -51,7 +51,7 @@ def test_the_base_of_the_default_model_goes_by_its_name(run, cached: Path):
 
 
 def test_an_adapter_of_ones_own_takes_the_place_of_the_default_one(run, cached: Path, tmp_path):
-    own = shutil.copytree(default.ADAPTER, tmp_path / "own")
+    own = shutil.copytree(default_model.ADAPTER, tmp_path / "own")
     facts = json.loads(run("info", "--json", "--device", "cpu", "--adapter", str(own)).stdout)
     assert (facts["source"], facts["adapter"]) == (str(cached), str(own))
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from gritlm.rag.lance import IndexFailedError
-from gritlm.rag.store.store import KVStore
+from gritlm.rag.index.lance import IndexFailedError
+from gritlm.rag.kvstore.store import KVStore
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_what_went_in_before_the_passages_had_no_room_is_told(
     def full(*_: object, **__: object) -> None:
         raise IndexFailedError("the index failed: no space left on device")
 
-    monkeypatch.setattr("gritlm.rag.index.Index.add", full)
+    monkeypatch.setattr("gritlm.rag.index.index.Index.add", full)
     result = run_model("index", str(notes), "--to", str(tmp_path / "store"))
     assert result.exit_code != 0
     assert result.stdout.startswith("added 0 documents")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gritlm import gritlm_instruction
-from gritlm.cli.search import Hit, _print_table
+from gritlm.cli.commands.search import Hit, _print_table
 
 TEXTS = ["Snow keeps\tthe seed warm.", "A lighthouse warns ships.", "Bread rises.", "Bread rises."]
 QUERY = "Why does bread rise?"

@@ -15,9 +15,9 @@ import pytest
 from typer.main import get_command
 
 from gritlm import GritLM
-from gritlm.cli import serve as command
 from gritlm.cli.app import create_app
-from gritlm.cli.serve import LimitOptions, ListenOptions
+from gritlm.cli.commands import serve as command
+from gritlm.cli.commands.serve import LimitOptions, ListenOptions
 from gritlm.distribution import install_hint
 from tests.cli.conftest import Start
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gritlm import GritLM
-from gritlm.cli import train
+from gritlm.cli.commands import train
 from gritlm.distribution import install_hint
 from tests.cli.conftest import Start
 from tests.train import runs

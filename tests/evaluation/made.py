@@ -9,11 +9,11 @@ from typing import Any
 
 import peft
 
-from gritlm.evaluation.finding import Chosen
-from gritlm.evaluation.halves import How, Measure
+from gritlm.evaluation.kinds import How, Measure
+from gritlm.evaluation.models import Subject
 from gritlm.evaluation.results import Half, TaskResult
-from gritlm.evaluation.subjects import Subject
-from gritlm.evaluation.tasks import Task
+from gritlm.evaluation.tasks.discovery import Chosen
+from gritlm.evaluation.tasks.task import Task
 from tests import tiny
 
 PAIRS = [

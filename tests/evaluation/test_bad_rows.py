@@ -8,14 +8,16 @@ from pathlib import Path
 import pytest
 
 from gritlm.errors import InputError
-from gritlm.evaluation import cache, finding, run, suites
-from gritlm.evaluation.bad_rows import LISTED, BadRowError, BadRows
-from gritlm.evaluation.bench import Options
+from gritlm.evaluation import cache
+from gritlm.evaluation import evaluate as run
 from gritlm.evaluation.embedding import local
-from gritlm.evaluation.generation import rows as generation_rows
-from gritlm.evaluation.rag import rows as rag_rows
+from gritlm.evaluation.generation import row_files as generation_rows
+from gritlm.evaluation.models import find_all
+from gritlm.evaluation.rag import questions as rag_rows
 from gritlm.evaluation.report import view, write
-from gritlm.evaluation.subjects import find_all
+from gritlm.evaluation.runner import Options
+from gritlm.evaluation.tasks import discovery, suites
+from gritlm.evaluation.tasks.bad_rows import LISTED, BadRowError, BadRows
 from tests.evaluation import made
 from tests.evaluation.embedding import folders
 
@@ -188,4 +190,4 @@ def test_without_skipping_the_first_bad_row_ends_the_run(folder, data, tmp_path:
 
 
 def test_a_first_row_that_is_bad_does_not_make_a_folder_no_task(data):
-    assert [task.type for task in finding.local(data)] == ["QA", "multiple_choice", "STS"]
+    assert [task.type for task in discovery.local(data)] == ["QA", "multiple_choice", "STS"]

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from gritlm.evaluation import digests, finding
+from gritlm.evaluation import fingerprints
 from gritlm.evaluation.cache import Cache, Key
 from gritlm.evaluation.embedding import instructions
+from gritlm.evaluation.tasks import discovery
 from tests.evaluation import made
 
 KEY = Key("weights", "task", "float32", None, "cpu", "0.1.0-mteb-2.26")
@@ -69,20 +70,20 @@ def test_single_answers_are_kept_by_model_and_machinery(cache: Cache):
 
 
 def test_instructions_of_ours_are_part_of_tasks_that_embed(monkeypatch):
-    before = [digests.of_task("STS12", half) for half in ("embedding", "generation")]
+    before = [fingerprints.of_task("STS12", half) for half in ("embedding", "generation")]
     monkeypatch.setattr(instructions, "text", lambda: "other ones")
-    after = [digests.of_task("STS12", half) for half in ("embedding", "generation")]
+    after = [fingerprints.of_task("STS12", half) for half in ("embedding", "generation")]
     assert before[0] != after[0]
     assert before[1] == after[1]
 
 
 def test_the_digest_of_a_task_follows_its_files_and_not_its_place(tmp_path: Path):
-    (one,) = finding.local(made.sts(tmp_path / "here" / "pairs"))
-    (other,) = finding.local(made.sts(tmp_path / "there" / "pairs"))
-    assert digests.of_task(one, "embedding") == digests.of_task(other, "embedding")
+    (one,) = discovery.local(made.sts(tmp_path / "here" / "pairs"))
+    (other,) = discovery.local(made.sts(tmp_path / "there" / "pairs"))
+    assert fingerprints.of_task(one, "embedding") == fingerprints.of_task(other, "embedding")
     with (other.folder / "test.jsonl").open("a") as file:
         file.write('{"sentence1": "x", "sentence2": "y", "score": 1}\n')
-    assert digests.of_task(one, "embedding") != digests.of_task(other, "embedding")
+    assert fingerprints.of_task(one, "embedding") != fingerprints.of_task(other, "embedding")
     told = replace(one, instruction="Find alike")
-    assert digests.of_task(one, "embedding") != digests.of_task(told, "embedding")
-    assert digests.of_task("STS12", "embedding") != digests.of_task("STS13", "embedding")
+    assert fingerprints.of_task(one, "embedding") != fingerprints.of_task(told, "embedding")
+    assert fingerprints.of_task("STS12", "embedding") != fingerprints.of_task("STS13", "embedding")

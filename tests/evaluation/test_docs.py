@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from gritlm.evaluation import finding, layouts, subjects, suites
+from gritlm.evaluation import models
+from gritlm.evaluation.tasks import discovery, layouts, suites
 from tests import tiny
 from tests.evaluation import made
 
@@ -41,13 +42,13 @@ def test_the_task_toml_that_is_shown_can_be_read(tmp_path: Path):
     (tmp_path / "qrels").mkdir()
     (tmp_path / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n1\t1\t1\n")
     (tmp_path / "task.toml").write_text(block("toml"), encoding="utf-8")
-    (task,) = finding.local(tmp_path)
+    (task,) = discovery.local(tmp_path)
     assert (task.name, task.licence) == ("my-search", "CC0")
 
 
 def test_the_python_that_is_shown_runs(tmp_path: Path, monkeypatch):
     folder = tiny.folder(tmp_path / "base", max_position_embeddings=1024)
-    monkeypatch.setattr(subjects, "_resolve", lambda what: (folder, None))
+    monkeypatch.setattr(models, "_resolve", lambda what: (folder, None))
     monkeypatch.setattr(suites, "SAMPLES", made.data(tmp_path / "data"))
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, Any] = {}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gritlm.errors import InputError
-from gritlm.evaluation import finding
+from gritlm.evaluation.tasks import discovery
 from tests.evaluation import made
 
 HUBS = {
@@ -39,13 +39,13 @@ def folder(path: Path, kind: str) -> Path:
 
 @pytest.mark.parametrize("kind", BARE)
 def test_a_bare_folder_tells_its_type_by_its_files(tmp_path: Path, kind):
-    (task,) = finding.local(folder(tmp_path / "mine", kind))
+    (task,) = discovery.local(folder(tmp_path / "mine", kind))
     assert (task.name, task.type) == ("mine", kind)
     assert task.half == ("rag" if kind == "QA" else "embedding")
 
 
 def test_a_folder_with_a_yaml_of_lm_eval_is_a_generation_task(tmp_path: Path):
-    (task,) = finding.local(made.endings(tmp_path / "endings"))
+    (task,) = discovery.local(made.endings(tmp_path / "endings"))
     assert (task.half, task.type) == ("generation", "multiple_choice")
 
 
@@ -54,13 +54,13 @@ def test_task_toml_says_more(tmp_path: Path):
     (place / "task.toml").write_text(
         'name = "Pairs"\ntype = "STS"\ninstruction = "Find alike"\nlicence = "MIT"\n'
     )
-    (task,) = finding.local(tmp_path)
+    (task,) = discovery.local(tmp_path)
     assert (task.name, task.instruction, task.licence) == ("Pairs", "Find alike", "MIT")
 
 
 def test_tasks_are_found_at_any_depth(tmp_path: Path):
     made.data(tmp_path / "a" / "b")
-    assert [task.name for task in finding.local(tmp_path)] == ["answers", "endings", "pairs"]
+    assert [task.name for task in discovery.local(tmp_path)] == ["answers", "endings", "pairs"]
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_a_task_in_the_wrong_layout_is_refused(tmp_path: Path, toml, said):
     place = folder(tmp_path / "mine", "STS")
     (place / "task.toml").write_text(toml)
     with pytest.raises(InputError) as error:
-        finding.local(tmp_path)
+        discovery.local(tmp_path)
     assert said in str(error.value)
 
 
@@ -93,7 +93,7 @@ def test_a_task_in_the_wrong_layout_is_refused(tmp_path: Path, toml, said):
 def test_rows_that_tell_no_type_are_named(tmp_path: Path, text, said):
     (tmp_path / "test.jsonl").write_text(text)
     with pytest.raises(InputError) as error:
-        finding.local(tmp_path)
+        discovery.local(tmp_path)
     assert said in str(error.value)
 
 
@@ -101,27 +101,27 @@ def test_a_retrieval_folder_without_judgements_says_so(tmp_path: Path):
     place = folder(tmp_path / "mine", "Retrieval")
     (place / "qrels" / "test.tsv").unlink()
     with pytest.raises(InputError, match=r"no file qrels/test\.tsv"):
-        finding.local(place)
+        discovery.local(place)
 
 
 def test_a_folder_without_tasks_and_one_that_is_not_there_are_refused(tmp_path: Path):
     with pytest.raises(InputError, match="no task in this folder"):
-        finding.local(tmp_path)
+        discovery.local(tmp_path)
     with pytest.raises(InputError, match="there is no such folder"):
-        finding.local(tmp_path / "nowhere")
+        discovery.local(tmp_path / "nowhere")
 
 
 def test_two_tasks_of_one_name_are_refused(tmp_path: Path):
     made.sts(tmp_path / "a" / "pairs")
     made.sts(tmp_path / "b" / "pairs")
     with pytest.raises(InputError, match="is called 'pairs' too"):
-        finding.local(tmp_path)
+        discovery.local(tmp_path)
 
 
 def test_a_name_is_a_local_task_else_one_of_mteb_else_one_of_lm_eval(tmp_path: Path):
-    tasks = finding.local(made.data(tmp_path))
+    tasks = discovery.local(made.data(tmp_path))
     names = ["gsm8k", "pairs", "same", "SciFact", "gsm8k"]
-    found = finding.named(names, tasks, HUBS)
+    found = discovery.named(names, tasks, HUBS)
     assert [(each.name, each.half) for each in found] == [
         ("gsm8k", "generation"), ("pairs", "embedding"), ("same", "embedding"),
         ("SciFact", "embedding"),
@@ -131,16 +131,16 @@ def test_a_name_is_a_local_task_else_one_of_mteb_else_one_of_lm_eval(tmp_path: P
 
 
 def test_a_hub_is_asked_only_when_the_name_was_not_found_before_it(tmp_path: Path):
-    tasks = finding.local(made.data(tmp_path))
-    assert finding.named(["pairs"], tasks, {"embedding": pytest.fail})
-    assert finding.named(["SciFact"], tasks, {**HUBS, "generation": pytest.fail})
+    tasks = discovery.local(made.data(tmp_path))
+    assert discovery.named(["pairs"], tasks, {"embedding": pytest.fail})
+    assert discovery.named(["SciFact"], tasks, {**HUBS, "generation": pytest.fail})
 
 
 def test_an_unknown_name_names_the_nearest(tmp_path: Path):
-    tasks = finding.local(made.data(tmp_path))
+    tasks = discovery.local(made.data(tmp_path))
     with pytest.raises(InputError) as error:
-        finding.named(["scifcat"], tasks, HUBS)
+        discovery.named(["scifcat"], tasks, HUBS)
     assert "no local task and nothing of mteb and nothing of lm-eval" in str(error.value)
     assert "did you mean 'SciFact'" in str(error.value)
     with pytest.raises(InputError, match="did you mean 'pairs'"):
-        finding.named(["pears"], tasks, HUBS)
+        discovery.named(["pears"], tasks, HUBS)

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from gritlm.errors import InputError, MissingExtraError, ModelError
-from gritlm.evaluation import halves, loading
-from gritlm.evaluation.bench import Options
+from gritlm.evaluation import kinds, loading
 from gritlm.evaluation.cache import Cache
+from gritlm.evaluation.evaluate import INTERRUPTED, Step, evaluate
 from gritlm.evaluation.outcome import Report
-from gritlm.evaluation.run import INTERRUPTED, Step, evaluate
-from gritlm.evaluation.suites import Plan
+from gritlm.evaluation.runner import Options
+from gritlm.evaluation.tasks.suites import Plan
 from tests.evaluation import made
 
 TASKS = (made.chosen("sts"), made.chosen("search"), made.chosen("mmlu", "generation"))
@@ -191,7 +191,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(error: BaseException):
             raise error
         return "done"
 
-    batch = halves.Batch()
+    batch = kinds.Batch()
     assert batch.halving(measure, default=128) == "done"
     assert tried == [None, 64, 32, 16]
     tried.clear()
@@ -231,7 +231,7 @@ def test_one_text_that_is_too_much_and_other_errors_are_not_tried_again():
         raise MemoryError
 
     with pytest.raises(MemoryError):
-        halves.Batch(4).halving(too_much, default=64)
+        kinds.Batch(4).halving(too_much, default=64)
     assert tried == [4, 2, 1]
 
     def broken(batch_size: int | None) -> None:
@@ -240,5 +240,5 @@ def test_one_text_that_is_too_much_and_other_errors_are_not_tried_again():
 
     tried.clear()
     with pytest.raises(RuntimeError, match="shapes"):
-        halves.Batch(4).halving(broken, default=64)
+        kinds.Batch(4).halving(broken, default=64)
     assert tried == [4]

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from gritlm.errors import InputError
-from gritlm.evaluation import halves, suites
+from gritlm.evaluation import kinds
+from gritlm.evaluation.tasks import suites
 from tests.evaluation import made
 
 
@@ -45,7 +46,7 @@ def test_without_a_folder_a_suite_takes_the_hubs(tmp_path: Path):
 
 @pytest.mark.slow
 def test_the_harnesses_know_the_tasks_of_the_suites():
-    known = {half: set(names()) for half, names in halves.hubs().items()}
+    known = {half: set(names()) for half, names in kinds.hubs().items()}
     for half, name in suites.SUITES["full"].hub:
         assert name in known[half]
 

@@ -13,9 +13,9 @@ from safetensors import safe_open
 
 from gritlm import GritLM, gritlm_instruction
 from gritlm.errors import ModelError
-from gritlm.lm import default, lora, merge
-from gritlm.lm.settings import Settings, read_settings
-from gritlm.lm.sources import HUB
+from gritlm.lm.hub import default_model, lora, merge
+from gritlm.lm.hub.model_config import Settings, read_settings
+from gritlm.lm.hub.weight_sources import HUB
 from tests import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +24,7 @@ FILES = ("README.md", "adapter_config.json", "adapter_model.safetensors", "gritl
 
 
 def test_its_weights_are_small_and_in_bfloat16():
-    path = default.ADAPTER / lora.WEIGHTS_FILE
+    path = default_model.ADAPTER / lora.WEIGHTS_FILE
     assert path.stat().st_size <= MOST_BYTES
     with safe_open(path, framework="pt") as file:
         assert {file.get_slice(key).get_dtype() for key in file.keys()} == {"BF16"}  # noqa: SIM118
@@ -32,17 +32,17 @@ def test_its_weights_are_small_and_in_bfloat16():
 
 
 def test_it_names_its_base_by_the_id_that_every_machine_knows():
-    assert lora.base_named(str(default.ADAPTER)) == HUB
+    assert lora.base_named(str(default_model.ADAPTER)) == HUB
 
 
 def test_it_says_that_it_embeds_and_how_it_chats():
-    settings = read_settings(default.ADAPTER)
+    settings = read_settings(default_model.ADAPTER)
     assert settings.trained_to_embed
     assert settings.template in ("gritlm", "tokenizer")
 
 
 def test_it_has_a_card_for_the_model_hub():
-    card = (default.ADAPTER / "README.md").read_text(encoding="utf-8")
+    card = (default_model.ADAPTER / "README.md").read_text(encoding="utf-8")
     front, body = card.removeprefix("---\n").split("\n---\n", maxsplit=1)
     assert f"base_model: {HUB}" in front
     assert "license: apache-2.0" in front
@@ -50,7 +50,7 @@ def test_it_has_a_card_for_the_model_hub():
 
 
 def test_plain_lora_of_it_needs_no_peft_to_load():
-    config = json.loads((default.ADAPTER / lora.CONFIG_FILE).read_text(encoding="utf-8"))
+    config = json.loads((default_model.ADAPTER / lora.CONFIG_FILE).read_text(encoding="utf-8"))
     assert merge._is_plain(config)
 
 
@@ -63,7 +63,7 @@ def test_a_built_wheel_holds_it():
 
 def test_it_is_refused_on_another_base(llama_folder: Path):
     with pytest.raises(ModelError, match=f"made for {HUB}, which the LlamaForCausalLM .* is not"):
-        GritLM(llama_folder, adapter=default.ADAPTER, dtype="float32", device="cpu")
+        GritLM(llama_folder, adapter=default_model.ADAPTER, dtype="float32", device="cpu")
 
 
 @pytest.fixture
@@ -74,8 +74,8 @@ def tiny_default(
     """A tiny base and an adapter for it in the place of the real ones; the base's folder."""
     adapter = make_adapter(llama_folder, tmp_path / "adapter")
     Settings(template="gritlm").save(adapter)
-    monkeypatch.setattr(default, "ensure", lambda report=None: llama_folder)
-    monkeypatch.setattr(default, "ADAPTER", adapter)
+    monkeypatch.setattr(default_model, "ensure", lambda report=None: llama_folder)
+    monkeypatch.setattr(default_model, "ADAPTER", adapter)
     return llama_folder
 
 
@@ -84,9 +84,9 @@ def vector(*name: str | Path | None, **options: object) -> list[float]:
 
 
 def test_no_name_and_the_word_default_mean_base_and_adapter(tiny_default: Path):
-    expected = vector(tiny_default, adapter=default.ADAPTER)
+    expected = vector(tiny_default, adapter=default_model.ADAPTER)
     assert vector() == vector(None) == vector("default") == expected
-    assert GritLM(device="cpu").adapter == str(default.ADAPTER)
+    assert GritLM(device="cpu").adapter == str(default_model.ADAPTER)
 
 
 def test_the_word_base_means_the_base_alone(tiny_default: Path):

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from gritlm import GritLM
 from gritlm.errors import GritLMError, ModelError
-from gritlm.lm import gguf
+from gritlm.lm.hub import gguf
 from tests import tiny, tiny_gguf
 
 pytestmark = pytest.mark.filterwarnings("ignore")

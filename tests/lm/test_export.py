@@ -16,9 +16,10 @@ from tokenizers import processors
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from gritlm import GritLM
-from gritlm.lm import export_tokenizer, views
-from gritlm.lm.quiet import quiet
-from gritlm.lm.settings import Settings
+from gritlm.lm.attention import views
+from gritlm.lm.hub import export_tokenizer
+from gritlm.lm.hub.model_config import Settings
+from gritlm.lm.hub.quiet import quiet
 from tests import tiny
 
 TEXTS = [

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from gritlm import GritLM, KVBlock, gritlm_instruction
 from gritlm.errors import CacheMismatchError, InputError, ModeError
-from gritlm.lm.decoding import decoding_view
+from gritlm.lm.attention.decode_views import decoding_view
 from gritlm.lm.generator import TextStream, complete
 from gritlm.lm.sampling import make_sampler
 from tests import tiny
@@ -29,7 +29,7 @@ def ids(grit: GritLM) -> torch.Tensor:
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_greedy_tokens_equal_transformers(family):
-    from gritlm.lm.model import UnifiedLM
+    from gritlm.lm.unified import UnifiedLM
 
     model = tiny.model(family)
     prompt = torch.randint(3, 400, (1, 11), generator=torch.Generator().manual_seed(2))
@@ -309,7 +309,7 @@ def test_compiled_steps_write_the_same_text(grit, monkeypatch):
     """The graph is traced but left to the ordinary kernels: no compiler is needed here."""
     import functools
 
-    from gritlm.lm.model import UnifiedLM
+    from gritlm.lm.unified import UnifiedLM
 
     eager = functools.partial(torch.compile, backend="eager")
     monkeypatch.setattr(torch, "compile", lambda f, **_: eager(f))

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from gritlm.errors import ModelError
-from gritlm.lm import gguf
+from gritlm.lm.hub import gguf
 from tests import tiny, tiny_gguf
 
 TEXTS = [

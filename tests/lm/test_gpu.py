@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gritlm import GritLM, gritlm_instruction
-from gritlm.lm import attention
+from gritlm.lm.attention import packed as attention
 from gritlm.lm.generator import complete
 from gritlm.lm.sampling import make_sampler
 from tests import tiny

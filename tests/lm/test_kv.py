@@ -7,8 +7,8 @@ import torch
 
 from gritlm.errors import CacheMismatchError, InputError
 from gritlm.lm.generator import prefix_cache
-from gritlm.lm.kv import KVBlock
-from gritlm.lm.model import UnifiedLM
+from gritlm.lm.kv.block import KVBlock
+from gritlm.lm.unified import UnifiedLM
 from tests import tiny
 
 BOUND = 1e-4

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, BertConfig, BertLMHea
 
 from gritlm import GritLM
 from gritlm.errors import InputError, ModelError
-from gritlm.lm.load import _require_decoder
+from gritlm.lm.hub.load import _require_decoder
 from tests import tiny
 
 TEXTS = ["The quick brown fox", "Water boils at 100 degrees", "Cats"]

@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM
 
 from gritlm import GritLM
 from gritlm.errors import ModelError
-from gritlm.lm import default, gguf, lora, merge
-from gritlm.lm.sources import HUB
+from gritlm.lm.hub import default_model, gguf, lora, merge
+from gritlm.lm.hub.weight_sources import HUB
 from tests import tiny, tiny_gguf
 
 TEXTS = ["The quick brown fox", "Water boils at 100 degrees", "Cats"]
@@ -179,11 +179,13 @@ def test_an_adapter_that_is_nowhere_says_so(llama_folder, monkeypatch):
         GritLM(llama_folder, adapter="nobody/no-adapter", **OPTIONS)
 
 
-@pytest.mark.parametrize("name", ["base", HUB, f"/home/somebody/.cache/gritlm/{default.NAME}"])
+@pytest.mark.parametrize(
+    "name", ["base", HUB, f"/home/somebody/.cache/gritlm/{default_model.NAME}"]
+)
 def test_an_adapter_for_the_default_base_finds_it_by_any_of_its_names(
     adapter, llama_folder, monkeypatch, name
 ):
-    monkeypatch.setattr(default, "ensure", lambda report=None: llama_folder)
+    monkeypatch.setattr(default_model, "ensure", lambda report=None: llama_folder)
     edit(adapter / lora.CONFIG_FILE, base_model_name_or_path=name)
     assert GritLM(adapter, **OPTIONS).source == str(llama_folder)
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from gritlm.errors import ModelError
-from gritlm.lm import views
-from gritlm.lm.check import require_views
+from gritlm.lm.attention import views
 from gritlm.lm.generator import complete
-from gritlm.lm.model import UnifiedLM
 from gritlm.lm.sampling import make_sampler
+from gritlm.lm.self_check import require_views
+from gritlm.lm.unified import UnifiedLM
 from tests import tiny
 
 BOUND = 1e-5

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gritlm.lm import attention, ragged
-from gritlm.lm.cache import PreallocatedLayer
+from gritlm.lm.attention import packed, ragged
+from gritlm.lm.attention.ragged import runs
 from gritlm.lm.generator import prefill, prefix_cache
-from gritlm.lm.model import UnifiedLM
-from gritlm.lm.ragged import runs
-from gritlm.lm.slots import SlotMemory, obstacle
+from gritlm.lm.kv.cache import PreallocatedLayer
+from gritlm.lm.kv.slot_memory import SlotMemory, obstacle
+from gritlm.lm.unified import UnifiedLM
 from tests import tiny
 
 BOUND = 1e-4
@@ -106,7 +106,7 @@ def test_what_cannot_be_stepped_together_is_found_beforehand(monkeypatch):
     monkeypatch.setattr(SlotMemory, "step", lambda *_: torch.full((2, 400), torch.nan))
     assert "gives other logits" in obstacle(lm)
     monkeypatch.undo()
-    monkeypatch.setattr(attention, "CHANGES_SCORES", ("dropout",))
+    monkeypatch.setattr(packed, "CHANGES_SCORES", ("dropout",))
     assert "attends with 'dropout'" in obstacle(lm)
 
 

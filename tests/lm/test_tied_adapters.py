@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM
 
 from gritlm import GritLM
 from gritlm.errors import ModelError
-from gritlm.lm import merge, merge_check
-from gritlm.lm.model import UnifiedLM
+from gritlm.lm.hub import merge, merge_check
+from gritlm.lm.unified import UnifiedLM
 from tests import tiny
 
 IDS = torch.tensor([[1, 5, 9, 4, 300, 17, 399]])

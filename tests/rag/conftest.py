@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gritlm import GritLM
-from gritlm.rag.passages import Hit, Passage
+from gritlm.rag.types import Hit, Passage
 from tests import tiny
 
 TEXTS = (

@@ -6,9 +6,9 @@ import pytest
 
 from gritlm.errors import InputError
 from gritlm.prompts import RAG_FORMS
-from gritlm.rag.assemble import Assembler
-from gritlm.train import context
-from gritlm.train.rows import RagRow
+from gritlm.rag.plan import Assembler
+from gritlm.train.data import rag_samples
+from gritlm.train.data.examples import RagRow
 from tests.rag.conftest import QUESTION
 
 CACHED = [mode for mode in RAG_FORMS if mode != "none"]
@@ -28,7 +28,7 @@ def whole(plan) -> list[int]:
 def test_the_ids_are_those_that_training_reads(assembler, grit, hits, mode, count):
     texts = [hit.passage.embedded for hit in reversed(hits[:count])]
     row = RagRow(QUESTION, tuple(texts), "red")
-    trained = context.sample(
+    trained = rag_samples.sample(
         assembler.tokens, row, mode=mode, kind="bidirectional", documents=texts, max_length=999,
         query_instruction=grit.settings.query_instruction, read_again=0,
     )  # fmt: skip

@@ -8,8 +8,8 @@ from time import perf_counter
 import pytest
 
 from gritlm.errors import InputError
-from gritlm.rag.chunking import content_hash, cut
-from gritlm.rag.passages import Document
+from gritlm.rag.ingest.chunking import content_hash, cut
+from gritlm.rag.types import Document
 from tests import tiny
 
 ODD = ["\n\n", "\n", " ", "\t", "\r\n", "日本語の文章。", "👨\u200d👩\u200d👧", "é", "x" * 90,

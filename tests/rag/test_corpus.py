@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gritlm.rag.files import documents
-from gritlm.rag.skips import Skipped
+from gritlm.rag.ingest.skips import Skipped
+from gritlm.rag.ingest.sources import documents
 
 CORPUS = Path(__file__).parent / "corpus"
 WANTED = ".expected.json"

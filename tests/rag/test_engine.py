@@ -16,21 +16,21 @@ from gritlm import GritLM
 from gritlm.errors import InputError, ModelError
 from gritlm.lm.tokens import SegmentTokenizer
 from gritlm.prompts import RAG_FORMS, for_yes_no
-from gritlm.rag.answering import Writing
-from gritlm.rag.assemble import Assembler
+from gritlm.rag.answer import Writing
 from gritlm.rag.cost import CostModel
 from gritlm.rag.engine import RagEngine
-from gritlm.rag.index import Index
-from gritlm.rag.indexing import Added, Cutting
-from gritlm.rag.keys import maker_of
-from gritlm.rag.parity import Parity, block_masked_logits
-from gritlm.rag.recompute import Recompute
+from gritlm.rag.identity import maker_of
+from gritlm.rag.index.index import Index
+from gritlm.rag.ingest.ingest import Added, Cutting
+from gritlm.rag.kvstore import segments
+from gritlm.rag.kvstore.errors import StoreFullError
+from gritlm.rag.kvstore.lmdb.lmdb_index import Catalogue
+from gritlm.rag.kvstore.store import KVStore
+from gritlm.rag.plan import Assembler
 from gritlm.rag.rerank import Reranker
-from gritlm.rag.retrieval import Search
-from gritlm.rag.store import arena
-from gritlm.rag.store.catalogue import Catalogue
-from gritlm.rag.store.problems import StoreFullError
-from gritlm.rag.store.store import KVStore
+from gritlm.rag.retrieve import Search
+from gritlm.rag.reuse.recompute import Recompute
+from gritlm.rag.reuse.reuse_check import Parity, block_masked_logits
 from gritlm.rag.trace import Trace
 from tests import tiny
 from tests.rag.conftest import QUESTION, TEXTS
@@ -171,7 +171,7 @@ def test_rows_that_are_gone_from_a_file_go_from_the_store(grit, tmp_path):
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(grit, tmp_path, monkeypatch):
-    monkeypatch.setattr("gritlm.rag.indexing.BATCH", 2)
+    monkeypatch.setattr("gritlm.rag.ingest.ingest.BATCH", 2)
     with RagEngine.open(tmp_path / "store", grit) as engine:
         write = engine.index.add
         calls = []
@@ -405,7 +405,7 @@ def test_folders_of_one_name_and_other_ways_to_say_the_same_folder(grit, tmp_pat
 @pytest.mark.parametrize("step", range(1, 30, 2))
 def test_what_is_interrupted_anywhere_is_whole_and_goes_on(grit, tmp_path, monkeypatch, step):
     """Ctrl-C at the first call of one of these, at the third, ..."""
-    monkeypatch.setattr("gritlm.rag.indexing.BATCH", 2)
+    monkeypatch.setattr("gritlm.rag.ingest.ingest.BATCH", 2)
     left, done = [step], Added()
 
     def stops(function):
@@ -421,7 +421,7 @@ def test_what_is_interrupted_anywhere_is_whole_and_goes_on(grit, tmp_path, monke
         engine.add([DOCUMENTS[0] | {"text": "It will be replaced."}])
         with monkeypatch.context() as patch:
             for owner, name in (
-                (GritLM, "encode"), (arena.Arena, "_write"), (arena.Arena, "sync"),
+                (GritLM, "encode"), (segments.Arena, "_write"), (segments.Arena, "sync"),
                 (Catalogue, "write"), (Index, "add"), (KVStore, "put_many"), (KVStore, "delete"),
             ):  # fmt: skip
                 patch.setattr(owner, name, stops(getattr(owner, name)))
@@ -496,7 +496,9 @@ def test_a_reader_answers_beside_the_writer(grit, engine):
 def test_reuse_is_refused_where_the_check_fails(grit, tmp_path, monkeypatch):
     with RagEngine.open(tmp_path / "store", grit) as engine:
         engine.add(DOCUMENTS)
-        monkeypatch.setattr("gritlm.rag.parity.check", lambda *_, **__: Parity(3.0, 0.001))
+        monkeypatch.setattr(
+            "gritlm.rag.reuse.reuse_check.check", lambda *_, **__: Parity(3.0, 0.001)
+        )
         with pytest.raises(ModelError, match="differ by 3 of their spread"):
             engine.answer(QUESTION, mode="doc")
         assert engine.answer(QUESTION, mode="auto", max_new_tokens=2).trace.mode == "none"

@@ -11,9 +11,9 @@ import pytest
 from pypdf import PdfWriter
 
 from gritlm.errors import InputError
-from gritlm.rag.files import documents
-from gritlm.rag.passages import Document
-from gritlm.rag.skips import Skipped, Skips
+from gritlm.rag.ingest.skips import Skipped, Skips
+from gritlm.rag.ingest.sources import documents
+from gritlm.rag.types import Document
 
 FRENCH = "Le château reçoit chaque été des milliers de visiteurs, où êtes-vous allé à Noël? " * 6
 

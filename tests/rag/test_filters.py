@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from gritlm.errors import InputError
-from gritlm.rag import filters
+from gritlm.rag.index import filters
 
 
 def test_sql_stays_as_it_is():

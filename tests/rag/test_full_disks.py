@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from gritlm.rag import indexing
 from gritlm.rag.engine import RagEngine
-from gritlm.rag.index import Index
-from gritlm.rag.lance import IndexFullError, told
-from gritlm.rag.store import environment
-from gritlm.rag.store.problems import StoreFullError
-from gritlm.rag.store.store import KVStore
+from gritlm.rag.index.index import Index
+from gritlm.rag.index.lance import IndexFullError, told
+from gritlm.rag.ingest import ingest
+from gritlm.rag.kvstore.errors import StoreFullError
+from gritlm.rag.kvstore.lmdb import lmdb_environment
+from gritlm.rag.kvstore.store import KVStore
 from tests.rag.conftest import TEXTS
 
 IDS = [f"d{number}" for number in range(len(TEXTS))]
@@ -39,7 +39,7 @@ def table_full(*_: object, **__: object) -> None:
 def test_a_delete_that_finds_no_space_has_no_effect(engine, monkeypatch, step):
     with monkeypatch.context() as patch:
         if step == "blocks":
-            patch.setattr(environment.Environment, "write", no_space)
+            patch.setattr(lmdb_environment.Environment, "write", no_space)
         else:
             patch.setattr(engine.index._table, "delete", table_full)
         with pytest.raises(StoreFullError):
@@ -80,7 +80,7 @@ def test_a_full_disk_of_the_table_is_a_full_store():
     with pytest.raises(IndexFullError, match="free some space"), told("/p"):
         table_full()
     assert issubclass(IndexFullError, StoreFullError)
-    with indexing.skipped_when_full("its files stay apart"):
+    with ingest.skipped_when_full("its files stay apart"):
         raise_full()
 
 

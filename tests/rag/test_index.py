@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from gritlm.errors import InputError
-from gritlm.rag import index as index_module
-from gritlm.rag import lance
-from gritlm.rag.index import Index, Indexed
-from gritlm.rag.keys import Maker
-from gritlm.rag.lance import IndexFailedError
-from gritlm.rag.passages import Passage
-from gritlm.rag.ranking import Search
+from gritlm.rag.identity import Maker
+from gritlm.rag.index import index as index_module
+from gritlm.rag.index import lance
+from gritlm.rag.index.index import Index, Indexed
+from gritlm.rag.index.lance import IndexFailedError
+from gritlm.rag.index.search import Search
+from gritlm.rag.types import Passage
 
 D = 16
 MAKER = Maker("weights", "digest", "tiny", None, 8, D)
@@ -414,8 +414,8 @@ def test_the_index_of_another_version_is_refused_also_after_it_was_compacted(tmp
     put(index, document("a", "one"))
     put(index, document("a", "two"))
     index.optimise()
-    monkeypatch.setattr("gritlm.rag.schema.VERSION", 3)
-    monkeypatch.setattr("gritlm.rag.schema.READABLE", (3,))
+    monkeypatch.setattr("gritlm.rag.index.schema.VERSION", 3)
+    monkeypatch.setattr("gritlm.rag.index.schema.READABLE", (3,))
     with pytest.raises(InputError, match=r"format 2\), not by .*format 3\)"):
         Index.open(tmp_path / "index", MAKER)
 

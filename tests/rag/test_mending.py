@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from gritlm.rag import checks, lance, mending, schema
 from gritlm.rag.engine import RagEngine
-from gritlm.rag.index import Index
-from gritlm.rag.lance import IndexFailedError
-from gritlm.rag.retrieval import Search
+from gritlm.rag.index import checks, lance, repair, schema
+from gritlm.rag.index.index import Index
+from gritlm.rag.index.lance import IndexFailedError
+from gritlm.rag.retrieve import Search
 from tests.rag import test_index as rows
 from tests.rag.conftest import TEXTS
 
@@ -92,11 +92,11 @@ def test_rebuilding_keeps_what_is_sound_and_names_what_is_lost(
     before = index.search(QUESTION, top_k=6)
     index._table.update(where="text = 'b two'", values={column: value})
     place = str(tmp_path / "index")
-    assert len(mending.examine(place, index._table).problems) >= 1
-    mended = mending.rebuild(place, embed)
+    assert len(repair.examine(place, index._table).problems) >= 1
+    mended = repair.rebuild(place, embed)
     assert (mended.passages, mended.embedded, mended.dropped) == (kept, embedded, dropped)
     again = Index.open(place, rows.MAKER)
-    assert mending.examine(place, again._table).problems == []
+    assert repair.examine(place, again._table).problems == []
     assert set(again.known()) == {"a", "b", "c"} - set(dropped)
     after = again.search(QUESTION, top_k=6)
     assert after == before if not dropped else len(after) == kept
@@ -105,7 +105,7 @@ def test_rebuilding_keeps_what_is_sound_and_names_what_is_lost(
 
 def test_without_a_model_the_document_of_a_damaged_vector_is_lost(index, tmp_path):
     index._table.update(where="text = 'b two'", values={"vector": OTHER})
-    mended = mending.rewrite(str(tmp_path / "index"), index._table, None)
+    mended = repair.rewrite(str(tmp_path / "index"), index._table, None)
     assert (mended.passages, mended.dropped) == (4, ("b",))
 
 
@@ -135,7 +135,7 @@ def test_a_changed_file_of_the_table_is_named_when_it_is_opened_and_mended(tmp_p
                 Index.open(place, rows.MAKER)
             file.write_bytes(whole)
     flip(file, 9)
-    assert mending.rebuild(str(place), embed).dropped == ()
+    assert repair.rebuild(str(place), embed).dropped == ()
     again = Index.open(place, rows.MAKER)
     assert again.search(QUESTION, top_k=5) == before
     assert set(again.known()) == {"a", "c"}
@@ -145,19 +145,19 @@ def test_a_table_without_its_versions_is_one_line_and_mended(index, tmp_path):
     shutil.rmtree(tmp_path / "index/passages.lance/_versions")
     with pytest.raises(IndexFailedError, match=r"_versions/.*; run: gritlm store rebuild"):
         Index.open(tmp_path / "index", rows.MAKER)
-    assert mending.rebuild(str(tmp_path / "index"), embed).passages == 6
+    assert repair.rebuild(str(tmp_path / "index"), embed).passages == 6
     assert set(Index.open(tmp_path / "index", rows.MAKER).known()) == {"a", "b", "c"}
 
 
 def test_a_file_of_rows_that_cannot_be_read_costs_its_own_documents_alone(index, tmp_path):
     (first, *_) = sorted((tmp_path / "index/passages.lance/data").iterdir())
     first.write_bytes(b"nonsense" * 99)
-    mended = mending.rebuild(str(tmp_path / "index"), embed)
+    mended = repair.rebuild(str(tmp_path / "index"), embed)
     again = Index.open(tmp_path / "index", rows.MAKER)
     assert mended.passages == len(again) == 4
     assert len(again.known()) == 2
     assert mended.dropped == ("",)  # its id is gone with it
-    assert "index all documents again" in mending.summary(mended)[1]
+    assert "index all documents again" in repair.summary(mended)[1]
 
 
 def old_table(place: Path) -> None:
@@ -184,12 +184,12 @@ def test_a_table_of_the_version_before_is_read_and_gets_checksums_with_its_first
     assert set(Index.open(place, rows.MAKER).known()) == {"a", "b", "c"}
     assert b'"version": 2' in writer._table.schema.metadata[schema.KEY]
     assert writer.delete(["a"]) == 2
-    assert mending.examine(str(place), writer._table).problems == []
+    assert repair.examine(str(place), writer._table).problems == []
 
 
 def test_rebuilding_gives_a_table_of_the_version_before_its_checksums(tmp_path):
     old_table(tmp_path / "index")
-    assert mending.rebuild(str(tmp_path / "index"), embed).passages == 3
+    assert repair.rebuild(str(tmp_path / "index"), embed).passages == 3
     assert lance.has_checks(Index.open(tmp_path / "index", rows.MAKER)._table)
 
 

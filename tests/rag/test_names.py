@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gritlm.errors import InputError
-from gritlm.rag.names import FILE, Names, free, within
+from gritlm.rag.ingest.file_ids import FILE, Names, free, within
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_a_folder_that_was_moved_keeps_its_name_and_that_is_told(folders, tmp_pa
     ({"/x/b": "b", "/y/b-2": "b-2"}, "/b", "b-3"),
 ])  # fmt: skip
 def test_a_free_name_overlaps_no_other(monkeypatch, known, folder, name):
-    monkeypatch.setattr("gritlm.rag.names._is_gone", lambda folder: False)
+    monkeypatch.setattr("gritlm.rag.ingest.file_ids._is_gone", lambda folder: False)
     assert free(known, Path(folder)) == name
 
 

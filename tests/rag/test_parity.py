@@ -7,10 +7,10 @@ import torch
 
 from gritlm import GritLM
 from gritlm.errors import ModelError
-from gritlm.lm.model import UnifiedLM
-from gritlm.lm.rope import RopeTable
-from gritlm.rag import parity
-from gritlm.rag.assemble import Assembler
+from gritlm.lm.kv.rope import RopeTable
+from gritlm.lm.unified import UnifiedLM
+from gritlm.rag.plan import Assembler
+from gritlm.rag.reuse import reuse_check
 from tests import tiny
 
 FAMILIES = ["llama", "qwen3", "mixtral", "phi", "gpt_neox", "gemma3"]
@@ -20,7 +20,7 @@ FAMILIES = ["llama", "qwen3", "mixtral", "phi", "gpt_neox", "gemma3"]
 @pytest.mark.parametrize("causal", [False, True])
 def test_it_holds_for_models_with_rotary_positions(family, causal):
     window = {"sliding_window": 4096} if family == "gemma3" else {}
-    found = parity.check(UnifiedLM(tiny.model(family, **window)), bos=[1], causal=causal)
+    found = reuse_check.check(UnifiedLM(tiny.model(family, **window)), bos=[1], causal=causal)
     assert found.holds
     assert found.difference < 1e-4
 
@@ -29,10 +29,10 @@ def test_it_does_not_hold_when_keys_are_moved_wrong(monkeypatch):
     lm = UnifiedLM(tiny.model("llama"))
     assert lm.rope() is not None  # it is tried when it is made
     monkeypatch.setattr(RopeTable, "rotate", lambda self, key, shift: key)
-    found = parity.check(lm, bos=[1])
+    found = reuse_check.check(lm, bos=[1])
     assert found.difference > 100 * found.tolerance
     with pytest.raises(ModelError, match=r"differ by .* mode='none'"):
-        parity.require(found, name="a model")
+        reuse_check.require(found, name="a model")
 
 
 def test_the_two_kinds_of_blocks_differ():
@@ -40,14 +40,14 @@ def test_the_two_kinds_of_blocks_differ():
     lm = UnifiedLM(tiny.model("llama"))
     parts, tail = [[1, 30, 40, 50, 60], [1, 70, 80, 90]], [5, 6, 7]
     one, other = (
-        parity.block_masked_logits(lm, parts, tail, bos=1, causal=causal) for causal in (0, 1)
+        reuse_check.block_masked_logits(lm, parts, tail, bos=1, causal=causal) for causal in (0, 1)
     )
     assert (one - other).abs().max() > 0.01 * one.std()
 
 
 def test_half_precision_holds_within_its_rounding():
     model = tiny.model("llama").to(torch.bfloat16)
-    found = parity.check(UnifiedLM(model), bos=[1])
+    found = reuse_check.check(UnifiedLM(model), bos=[1])
     assert found.holds
 
 
@@ -57,8 +57,8 @@ def test_in_bfloat16_the_default_model_holds_and_unmoved_keys_do_not(
 ):
     model = GritLM(dtype="bfloat16", device="cpu")
     bos = Assembler(model).prefix
-    found = parity.check(model.lm, bos=bos, causal=causal)
+    found = reuse_check.check(model.lm, bos=bos, causal=causal)
     assert found.difference < 0.8 * found.tolerance
     monkeypatch.setattr(RopeTable, "rotate", lambda self, key, shift: key)
-    unmoved = parity.check(model.lm, bos=bos, causal=causal)
+    unmoved = reuse_check.check(model.lm, bos=bos, causal=causal)
     assert unmoved.difference > 1.2 * found.tolerance

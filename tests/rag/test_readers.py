@@ -10,7 +10,7 @@ from time import perf_counter
 import pytest
 
 from gritlm.errors import InputError
-from gritlm.rag import pdf_text, readers, records, rows
+from gritlm.rag.ingest import pdf_text, readers, records, rows
 from tests.pdfs import lines_pdf
 from tests.rag.test_corpus import CORPUS
 

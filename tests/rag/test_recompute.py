@@ -7,10 +7,10 @@ import torch
 
 from gritlm.errors import InputError
 from gritlm.lm.generator import prefill, prefix_cache
-from gritlm.lm.model import UnifiedLM
-from gritlm.rag import recompute
-from gritlm.rag.parity import block_masked_logits, blocks_of
-from gritlm.rag.recompute import Recompute
+from gritlm.lm.unified import UnifiedLM
+from gritlm.rag.reuse import recompute
+from gritlm.rag.reuse.recompute import Recompute
+from gritlm.rag.reuse.reuse_check import block_masked_logits, blocks_of
 from tests import tiny
 
 PARTS = [[1, *range(30, 50)], [1, *range(90, 104)], [1, *range(200, 211)]]

@@ -12,11 +12,11 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from gritlm import GritLM
 from gritlm.prompts import RagMode
-from gritlm.rag.answering import Writing
+from gritlm.rag.answer import Writing
 from gritlm.rag.cost import CostModel
 from gritlm.rag.engine import Asked, RagEngine
-from gritlm.rag.recompute import Recompute, Reread
-from gritlm.rag.retrieval import Search
+from gritlm.rag.retrieve import Search
+from gritlm.rag.reuse.recompute import Recompute, Reread
 from tests import tiny
 
 DOCUMENTS = [{"id": f"d{number}", "text": text} for number, text in enumerate(tiny.SENTENCES)]

@@ -10,11 +10,11 @@ from transformers.cache_utils import DynamicCache
 
 from gritlm import GritLM
 from gritlm.lm.generator import prefill
-from gritlm.rag import turns
+from gritlm.rag import cooperative
+from gritlm.rag.cooperative import paced, read
 from gritlm.rag.engine import RagEngine
-from gritlm.rag.parity import blocks_of
-from gritlm.rag.retrieval import Search
-from gritlm.rag.turns import paced, read
+from gritlm.rag.retrieve import Search
+from gritlm.rag.reuse.reuse_check import blocks_of
 from tests import tiny
 
 DOCUMENTS = [{"id": f"d{number}", "text": text} for number, text in enumerate(tiny.SENTENCES)]
@@ -37,8 +37,8 @@ def engine(model, tmp_path_factory):
 @pytest.fixture
 def calls(monkeypatch) -> list[int]:
     """Grows with every call of ``calls.append``; small pieces are read at once."""
-    monkeypatch.setattr(turns, "SHARING", 16)
-    monkeypatch.setattr(turns, "_MOST_S", 0.0)
+    monkeypatch.setattr(cooperative, "SHARING", 16)
+    monkeypatch.setattr(cooperative, "_MOST_S", 0.0)
     return []
 
 

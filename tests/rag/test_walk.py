@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gritlm.rag.marker import NAME, is_store
-from gritlm.rag.walk import Skipped, files
+from gritlm.rag.ingest.folders import Skipped, files
+from gritlm.rag.workspace_marker import NAME, is_store
 
 
 def walked(path: Path) -> tuple[list[str], dict[str, str]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from gritlm.evaluation import finding
+from gritlm.evaluation.tasks import discovery
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "recipes" / "evaluation"
@@ -81,7 +81,7 @@ def made(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_folder_is_a_task_of_its_half(made):
-    found = {task.name: (task.half, task.type) for task in finding.local(made)}
+    found = {task.name: (task.half, task.type) for task in discovery.local(made)}
     assert found == {
         "Banking77": ("embedding", "Classification"),
         "gsm8k": ("generation", "generate_until"),
@@ -91,7 +91,7 @@ def test_every_folder_is_a_task_of_its_half(made):
 
 
 def test_a_task_says_where_its_rows_come_from_and_under_which_licence(made):
-    task = finding.local(made)[0]
+    task = discovery.local(made)[0]
     assert (task.source, task.licence, task.language) == ("made up", "MIT", "eng")
     assert "| Banking77 | 30 | made up | MIT |" in (made / "SOURCES.md").read_text("utf-8")
 
@@ -143,7 +143,7 @@ def test_a_sample_is_the_beginning_with_a_few_training_rows_of_each_label(data, 
 
 def test_a_sample_says_that_it_is_one_and_how_much_it_holds(data, made, tmp_path):
     run(data, tmp_path, "--sample", "5", "--only", "Banking77")
-    [small], whole = finding.local(tmp_path), finding.local(made)[0]
+    [small], whole = discovery.local(tmp_path), discovery.local(made)[0]
     assert small.description == f"{whole.description} (a sample: 5 rows)"
 
 
@@ -159,7 +159,7 @@ def test_the_numbers_that_are_told_are_those_of_the_rows(module):
 
 def test_a_sample_leaves_out_sets_that_may_not_be_copied(data, tmp_path):
     run(data, tmp_path, "--sample", "5", "--only", *MADE_UP)
-    assert {task.name for task in finding.local(tmp_path)} == {"Banking77", "gsm8k"}
+    assert {task.name for task in discovery.local(tmp_path)} == {"Banking77", "gsm8k"}
 
 
 def test_an_unknown_task_is_refused_with_the_names_of_all(data, tmp_path):
@@ -222,7 +222,7 @@ def test_every_generation_task_has_a_template_and_every_template_a_task(module):
 
 
 def test_a_sample_is_only_of_sets_under_licences_that_allow_it():
-    for task in finding.local(SAMPLES):
+    for task in discovery.local(SAMPLES):
         assert any(licence in task.licence for licence in COPIED), task.name
         assert "SA" not in task.licence
         assert f"| {task.name} |" in (SAMPLES / "SOURCES.md").read_text("utf-8")
@@ -230,11 +230,11 @@ def test_a_sample_is_only_of_sets_under_licences_that_allow_it():
 
 def test_the_samples_are_small_and_of_all_halves():
     assert sum(map(len, contents(SAMPLES).values())) < 1.2e6
-    assert {task.half for task in finding.local(SAMPLES)} == {"embedding", "generation", "rag"}
+    assert {task.half for task in discovery.local(SAMPLES)} == {"embedding", "generation", "rag"}
 
 
 def test_the_templates_in_the_samples_are_those_of_the_recipe():
-    for task in finding.local(SAMPLES):
+    for task in discovery.local(SAMPLES):
         for name in ("task.yaml", "utils.py"):
             if (copy := task.folder / name).is_file():
                 assert copy.read_bytes() == (RECIPE / "tasks" / task.name / name).read_bytes()
@@ -249,7 +249,7 @@ def test_the_samples_are_what_the_recipe_writes(tmp_path):
 def test_the_real_sets_have_the_rows_they_are_known_to_have(tmp_path):
     names = ("STSBenchmark-dev", "NQ-report", "NQ-report-RAG", "LiveQA-Med", "HotpotQA-RAG", "copa")
     run(DATA, tmp_path, "--only", *names)
-    folders = {task.name: task.folder for task in finding.local(tmp_path)}
+    folders = {task.name: task.folder for task in discovery.local(tmp_path)}
     counts = {name: len(rows(folder / "test.jsonl")) for name, folder in folders.items()
               if (folder / "test.jsonl").is_file()}  # fmt: skip
     assert counts == {

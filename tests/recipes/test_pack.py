@@ -17,9 +17,9 @@ from safetensors.torch import load_file, save_file
 
 from gritlm import GritLM
 from gritlm.errors import GritLMError, InputError, ModelError
-from gritlm.lm import default, lora
-from gritlm.lm.settings import Settings
-from gritlm.lm.sources import HUB
+from gritlm.lm.hub import default_model, lora
+from gritlm.lm.hub.model_config import Settings
+from gritlm.lm.hub.weight_sources import HUB
 from tests import tiny
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "default"
@@ -35,14 +35,14 @@ def pack(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny base by the name of the default model's."""
-    return tiny.folder(tmp_path_factory.mktemp("models") / default.NAME)
+    return tiny.folder(tmp_path_factory.mktemp("models") / default_model.NAME)
 
 
 @pytest.fixture
 def run(
     base: Path, make_adapter: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
-    monkeypatch.setattr(default, "ensure", lambda report=None: base)
+    monkeypatch.setattr(default_model, "ensure", lambda report=None: base)
     folder = make_adapter(base, tmp_path / "run")
     SETTINGS.save(folder)
     return folder
@@ -141,7 +141,7 @@ def test_a_run_that_cannot_be_shipped_says_why(pack, run, tmp_path, harm, said):
 
 def test_an_adapter_that_does_not_fit_the_base_is_refused(pack, run, tmp_path, monkeypatch):
     other = tiny.folder(tmp_path / "other", hidden_size=96)
-    monkeypatch.setattr(default, "ensure", lambda report=None: other)
+    monkeypatch.setattr(default_model, "ensure", lambda report=None: other)
     with pytest.raises(ModelError, match="this adapter was made for"):
         pack.pack(run, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []

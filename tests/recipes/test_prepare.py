@@ -17,7 +17,7 @@ import pytest
 
 from gritlm import config
 from gritlm.train.config import Run, Source
-from gritlm.train.sources import load
+from gritlm.train.data.sources import load
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "recipes" / "default"

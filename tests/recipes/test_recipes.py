@@ -8,8 +8,8 @@ import pytest
 import transformers
 
 from gritlm import GritLM, config
-from gritlm.train import sources
 from gritlm.train.config import Run
+from gritlm.train.data import sources
 from gritlm.train.trainer import train
 from tests import tiny
 

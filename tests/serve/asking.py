@@ -10,9 +10,8 @@ from typing import Any
 
 from gritlm import GritLM
 from gritlm.lm.tokens import Prompt
-from gritlm.serve.limits import Limits
-from gritlm.serve.scheduler import Scheduler
-from gritlm.serve.work import (
+from gritlm.serve.engine.limits import Limits
+from gritlm.serve.engine.requests import (
     Delta,
     Done,
     Event,
@@ -24,6 +23,7 @@ from gritlm.serve.work import (
     Work,
     Writing,
 )
+from gritlm.serve.engine.scheduler import Scheduler
 from tests import tiny
 
 PATIENCE_S = 60

@@ -14,11 +14,11 @@ import openai
 import pytest
 
 from gritlm import GritLM
-from gritlm.lm.settings import Settings as ModelSettings
-from gritlm.serve.limits import Limits
+from gritlm.lm.hub.model_config import Settings as ModelSettings
+from gritlm.serve.config import Settings
+from gritlm.serve.engine.limits import Limits
 from gritlm.serve.server import Server, StoreAt, bound, running
 from gritlm.serve.service import Service
-from gritlm.serve.settings import Settings
 from tests import tiny
 
 LENGTH = 512  # tokens that the tiny model takes

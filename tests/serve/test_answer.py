@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from gritlm import GritLM
-from gritlm.serve.answer import Answer, sampler_of
-from gritlm.serve.work import Delta, Writing
+from gritlm.serve.engine.requests import Delta, Writing
+from gritlm.serve.engine.sequence import Answer, sampler_of
 
 
 def deltas(model: GritLM, text: str, stop: tuple[str, ...] = ()) -> list[Delta]:

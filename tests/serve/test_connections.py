@@ -8,8 +8,8 @@ from time import sleep
 
 import pytest
 
-from gritlm.serve import connections
-from gritlm.serve.settings import Settings
+from gritlm.serve.config import Settings
+from gritlm.serve.http import connections
 from tests.serve.conftest import Served
 from tests.serve.test_http_layers import raw
 

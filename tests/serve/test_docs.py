@@ -13,13 +13,13 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gritlm import GritLM
-from gritlm.cli.serve import LimitOptions, ListenOptions, ServedModelOptions, StoreOptions
+from gritlm.cli.commands.serve import LimitOptions, ListenOptions, ServedModelOptions, StoreOptions
 from gritlm.serve import errors
 from gritlm.serve.app import create_app
-from gritlm.serve.limits import Limits
+from gritlm.serve.config import Settings
+from gritlm.serve.engine.limits import Limits
 from gritlm.serve.server import running
 from gritlm.serve.service import Service
-from gritlm.serve.settings import Settings
 from tests import tiny
 from tests.serve.visiting import serving
 

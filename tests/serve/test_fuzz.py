@@ -15,9 +15,9 @@ from urllib.parse import quote
 import pytest
 
 from gritlm import GritLM
-from gritlm.serve.limits import Limits
+from gritlm.serve.config import Settings
+from gritlm.serve.engine.limits import Limits
 from gritlm.serve.server import StoreAt
-from gritlm.serve.settings import Settings
 from tests.serve.conftest import TEXTS, Served, served
 
 TALK = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]

@@ -12,15 +12,15 @@ from typing import Any
 import httpx
 import pytest
 
-from gritlm.rag import schema
-from gritlm.rag.index import Index
-from gritlm.rag.indexing import Indexer
-from gritlm.serve import documents, store
-from gritlm.serve.inbox import Inbox, Job
-from gritlm.serve.limits import Limits
-from gritlm.serve.problems import OverloadedError, TooManyTokensError
+from gritlm.rag.index import schema
+from gritlm.rag.index.index import Index
+from gritlm.rag.ingest.ingest import Indexer
+from gritlm.serve.api import document_store, documents
+from gritlm.serve.config import Settings
+from gritlm.serve.engine.errors import OverloadedError, TooManyTokensError
+from gritlm.serve.engine.limits import Limits
+from gritlm.serve.engine.queue import Inbox, Job
 from gritlm.serve.server import StoreAt
-from gritlm.serve.settings import Settings
 from tests.serve.asking import Asked, endless, held, scheduled, texts_of
 from tests.serve.conftest import TEXTS, Served
 
@@ -282,7 +282,7 @@ def test_a_page_of_documents_ends_where_it_gets_large(
     about = {"note": "x" * 900}
     many = [{"id": f"m{n:02}", "text": f"Note {n}.", "metadata": about} for n in range(30)]
     fresh.http.post(DOCUMENTS, json={"documents": many}).raise_for_status()
-    monkeypatch.setattr(store, "PAGE_BYTES", 9_000)
+    monkeypatch.setattr(document_store, "PAGE_BYTES", 9_000)
     seen: list[str] = []
     sizes: list[int] = []
     after: dict[str, str] = {}

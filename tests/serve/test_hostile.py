@@ -18,8 +18,8 @@ import httpx
 import psutil
 import pytest
 
-from gritlm.serve import connections, protocol
-from gritlm.serve.settings import MAX_BODIES, Settings
+from gritlm.serve.config import MAX_BODIES, Settings
+from gritlm.serve.http import connections, protocol
 from tests.serve.conftest import Served
 from tests.serve.test_connections import ASK, ended
 from tests.serve.test_http_layers import raw

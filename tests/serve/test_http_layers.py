@@ -21,15 +21,16 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gritlm.errors import InputError, ModelError
-from gritlm.serve import app, logs, probe
-from gritlm.serve.answer import Answer
-from gritlm.serve.limits import Limits
-from gritlm.serve.paths import endpoint
-from gritlm.serve.probe import Probe
-from gritlm.serve.routes import operations
+from gritlm.serve import app, health
+from gritlm.serve.api import operations
+from gritlm.serve.config import Settings
+from gritlm.serve.engine.limits import Limits
+from gritlm.serve.engine.requests import Delta, ToWrite, Writing
+from gritlm.serve.engine.sequence import Answer
+from gritlm.serve.health import Probe
+from gritlm.serve.http import logging as logs
+from gritlm.serve.http.paths import endpoint
 from gritlm.serve.server import bound
-from gritlm.serve.settings import Settings
-from gritlm.serve.work import Delta, ToWrite, Writing
 from tests.serve.conftest import Served
 
 USER = [{"role": "user", "content": "Hello"}]
@@ -364,7 +365,7 @@ def test_health_tells_whether_the_model_answers(
     assert served.http.get("/health").json() == {"status": "ok"}
     hangs = threading.Event()
     monkeypatch.setattr(Probe, "_read_one", lambda *_: hangs.wait(10))
-    monkeypatch.setattr(probe, "_KEPT_S", 0.0)
+    monkeypatch.setattr(health, "_KEPT_S", 0.0)
     found = served.http.get("/health")
     assert found.status_code == 503
     assert found.json()["error"]["code"] == "unhealthy"

@@ -12,13 +12,13 @@ import pytest
 
 from gritlm import GritLM
 from gritlm.prompts import gritlm_instruction
-from gritlm.serve.problems import OverloadedError
-from gritlm.serve.routes import base
-from gritlm.serve.schemas.chat import ChatBody
+from gritlm.serve.api import router
+from gritlm.serve.config import Settings
+from gritlm.serve.engine.errors import OverloadedError
+from gritlm.serve.schemas.chat_completions import ChatBody
 from gritlm.serve.schemas.completions import CompletionsBody
 from gritlm.serve.schemas.embeddings import EmbeddingsBody, RerankBody
 from gritlm.serve.schemas.rag import AnswerBody, SearchBody
-from gritlm.serve.settings import Settings
 from tests.serve.conftest import LENGTH, Served
 
 CHAT, EMBED, COMPLETE = "/v1/chat/completions", "/v1/embeddings", "/v1/completions"
@@ -386,13 +386,13 @@ def test_of_many_wrong_items_one_is_told(live: Served, body):
 def test_a_large_body_is_checked_beside_the_event_loop(
     live: Served, monkeypatch: pytest.MonkeyPatch
 ):
-    threads, check = [], base.checked
+    threads, check = [], router.checked
 
     def noted(*given: Any) -> Any:
         threads.append(threading.current_thread().name)
         return check(*given)
 
-    monkeypatch.setattr(base, "checked", noted)
+    monkeypatch.setattr(router, "checked", noted)
     text = {"role": "user", "content": "a" * 70_000}
     live.http.post(CHAT, json={"messages": [text]})
     error = error_of(live, CHAT, json={"messages": [text], "temperature": 3})

@@ -10,9 +10,9 @@ import torch
 
 from gritlm import GritLM
 from gritlm.lm.tokens import SegmentTokenizer
-from gritlm.serve.answer import Answer, sampler_of
-from gritlm.serve.spelling import Spelling
-from gritlm.serve.work import TokenLogprob, Writing
+from gritlm.serve.api.logprobs import Spelling
+from gritlm.serve.engine.requests import TokenLogprob, Writing
+from gritlm.serve.engine.sequence import Answer, sampler_of
 from tests.lm.test_token_bytes import ids_of, sentencepiece
 from tests.serve.conftest import Served
 

@@ -9,7 +9,7 @@ from io import StringIO
 
 import pytest
 
-from gritlm.serve import logs
+from gritlm.serve.http import logging as logs
 
 HOSTILE = "\x1b]0;pwn\x07\x9b2J\u202e\nerror: forged"
 

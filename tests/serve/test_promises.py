@@ -22,9 +22,9 @@ import pytest
 
 from gritlm import GritLM
 from gritlm.prompts import gritlm_instruction
-from gritlm.serve.limits import Limits
-from gritlm.serve.settings import Settings
-from gritlm.serve.work import ToDo
+from gritlm.serve.config import Settings
+from gritlm.serve.engine.limits import Limits
+from gritlm.serve.engine.requests import ToDo
 from tests.serve.conftest import LENGTH, TEXTS, Served
 
 CHAT = "/v1/chat/completions"

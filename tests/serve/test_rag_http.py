@@ -14,16 +14,16 @@ from typing import Any
 import pytest
 
 from gritlm import GritLM
-from gritlm.rag import lance
-from gritlm.rag.answering import Writing
+from gritlm.rag.answer import Writing
 from gritlm.rag.engine import RagEngine
-from gritlm.rag.readers import READERS
-from gritlm.rag.store.problems import IndexDamagedError, StoreFullError
-from gritlm.rag.store.store import KVStore
-from gritlm.serve import reading, uploads
-from gritlm.serve.problems import OverloadedError
+from gritlm.rag.index import lance
+from gritlm.rag.ingest.readers import READERS
+from gritlm.rag.kvstore.errors import IndexDamagedError, StoreFullError
+from gritlm.rag.kvstore.store import KVStore
+from gritlm.serve.api import file_reader, uploads
+from gritlm.serve.config import Settings
+from gritlm.serve.engine.errors import OverloadedError
 from gritlm.serve.server import StoreAt
-from gritlm.serve.settings import Settings
 from tests.pdfs import slow_pdf
 from tests.serve.conftest import TEXTS, Served
 
@@ -170,7 +170,7 @@ def test_files_are_read_by_their_endings_and_never_from_the_disk(live: Served, t
 
 
 def test_a_file_that_takes_too_long_holds_up_nobody(live: Served, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(reading, "SECONDS", 0.5)
+    monkeypatch.setattr(file_reader, "SECONDS", 0.5)
     files = [{"name": "slow.pdf", "data": SLOW}, {"name": "a.txt", "data": coded("Yes.")}]
     added = live.http.post(DOCUMENTS, json={"files": files}).json()
     assert added["ids"] == ["a.txt"]
@@ -183,14 +183,14 @@ def test_a_file_that_takes_too_long_holds_up_nobody(live: Served, monkeypatch: p
 def test_pages_are_read_as_the_library_reads_them():
     page = b"<title>Walks</title><h1>Dogs</h1><p>They like <b>long</b> walks.</p>"
     given = [(".html", b64encode(page).decode()), (".pdf", "AAAA"), (".html", "$$$")]
-    found, broken, odd = reading.Reader().contents(given)
+    found, broken, odd = file_reader.Reader().contents(given)
     assert found == READERS[".html"](page)
     assert "no PDF" in broken
     assert isinstance(odd, str)
 
 
 def test_a_reader_that_is_closed_ends_what_it_reads():
-    reader = reading.Reader()
+    reader = file_reader.Reader()
     threading.Timer(0.3, reader.close).start()
     assert reader.contents([(".pdf", SLOW)]) == ["the process that read it broke down"]
 
@@ -198,7 +198,7 @@ def test_a_reader_that_is_closed_ends_what_it_reads():
 def test_a_slow_file_does_not_hold_up_the_files_of_others(
     live: Served, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(reading, "SECONDS", 8)
+    monkeypatch.setattr(file_reader, "SECONDS", 8)
     with ThreadPoolExecutor(1) as pool:
         slow = pool.submit(
             live.http.post, DOCUMENTS, json={"files": [{"name": "slow.pdf", "data": SLOW}]}
@@ -235,7 +235,7 @@ def test_a_full_disk_is_the_servers_matter(live: Served, monkeypatch: pytest.Mon
         return put(store, blocks)
 
     calls: list[int] = []
-    monkeypatch.setattr("gritlm.rag.indexing.BATCH", 1)
+    monkeypatch.setattr("gritlm.rag.ingest.ingest.BATCH", 1)
     monkeypatch.setattr(KVStore, "put_many", full)
     two = [{"id": f"full{n}", "text": f"Nothing of {n}."} for n in range(2)]
     refused = live.http.post(DOCUMENTS, json={"documents": two})

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from gritlm import GritLM
-from gritlm.lm.slots import obstacle
-from gritlm.serve.work import ToWrite, Writing
+from gritlm.lm.kv.slot_memory import obstacle
+from gritlm.serve.engine.requests import ToWrite, Writing
 from tests import tiny
 from tests.serve.asking import Asked, held, scheduled, to_embed, to_write
 

@@ -10,11 +10,11 @@ import pytest
 from gritlm import GritLM
 from gritlm.errors import InputError, ModeError
 from gritlm.lm.encoder import Encoder
-from gritlm.serve.limits import Limits
-from gritlm.serve.places import Together
-from gritlm.serve.problems import DrainingError, OverloadedError, TooLongError
-from gritlm.serve.scheduler import Scheduler
-from gritlm.serve.work import Delta, ToContinue, ToDo, ToEmbed, ToWrite, Writing
+from gritlm.serve.engine.errors import DrainingError, OverloadedError, TooLongError
+from gritlm.serve.engine.kv_slots import Together
+from gritlm.serve.engine.limits import Limits
+from gritlm.serve.engine.requests import Delta, ToContinue, ToDo, ToEmbed, ToWrite, Writing
+from gritlm.serve.engine.scheduler import Scheduler
 from tests import tiny
 from tests.serve.asking import Asked, endless, held, scheduled, texts_of, to_embed, to_write
 

@@ -9,11 +9,11 @@ from collections.abc import Callable
 import pytest
 
 from gritlm import GritLM
-from gritlm.serve.inbox import Inbox, Job
-from gritlm.serve.limits import Limits
-from gritlm.serve.problems import OverloadedError, TooManyError
-from gritlm.serve.scheduler import Scheduler
-from gritlm.serve.work import Delta, ToContinue, ToDo, Writing
+from gritlm.serve.engine.errors import OverloadedError, TooManyError
+from gritlm.serve.engine.limits import Limits
+from gritlm.serve.engine.queue import Inbox, Job
+from gritlm.serve.engine.requests import Delta, ToContinue, ToDo, Writing
+from gritlm.serve.engine.scheduler import Scheduler
 from tests.serve.asking import Asked, endless, held, scheduled, texts_of, to_write
 
 SOON_S = 10.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gritlm import GritLM
-from gritlm.serve.work import ToWrite, Writing
+from gritlm.serve.engine.requests import ToWrite, Writing
 from tests import tiny
 from tests.serve.asking import Asked, held, scheduled, to_write
 
@@ -58,7 +58,7 @@ def test_the_same_prompt_again_reads_one_token(model):
 
 
 def test_a_prompt_that_fails_midway_leaves_nothing_to_build_on(model, monkeypatch):
-    from gritlm.serve.places import Together
+    from gritlm.serve.engine.kv_slots import Together
 
     work, read = to_write(model, asks("What is water?"), 10), Together.read
     expected = model.chat(asks("What is water?"), max_new_tokens=10)

@@ -6,12 +6,12 @@ import pytest
 from transformers.cache_utils import DynamicCache
 
 from gritlm import GritLM
-from gritlm.lm.model import UnifiedLM
-from gritlm.rag.answering import Begun
-from gritlm.rag.answering import Writing as HowWritten
+from gritlm.lm.unified import UnifiedLM
+from gritlm.rag.answer import Begun
+from gritlm.rag.answer import Writing as HowWritten
 from gritlm.rag.engine import RagEngine
-from gritlm.serve.problems import TooLongError
-from gritlm.serve.work import ToContinue, Writing
+from gritlm.serve.engine.errors import TooLongError
+from gritlm.serve.engine.requests import ToContinue, Writing
 from tests import tiny
 from tests.serve.asking import Asked, held, scheduled, texts_of, to_write
 

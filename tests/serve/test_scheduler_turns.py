@@ -10,11 +10,11 @@ import pytest
 
 from gritlm import GritLM
 from gritlm.lm.encoder import Encoder
-from gritlm.lm.model import UnifiedLM
-from gritlm.lm.slots import SlotMemory
-from gritlm.serve import places
-from gritlm.serve.inbox import Inbox
-from gritlm.serve.work import ToDo
+from gritlm.lm.kv.slot_memory import SlotMemory
+from gritlm.lm.unified import UnifiedLM
+from gritlm.serve.engine import kv_slots
+from gritlm.serve.engine.queue import Inbox
+from gritlm.serve.engine.requests import ToDo
 from tests.serve.asking import Asked, endless, held, scheduled, texts_of, to_write
 
 BUDGET = 48
@@ -31,7 +31,7 @@ class Watch:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.done: list[tuple[str, int]] = []
-        step, vectors, prefill = SlotMemory.step, Encoder.vectors, places.prefill
+        step, vectors, prefill = SlotMemory.step, Encoder.vectors, kv_slots.prefill
 
         def watched_step(memory, tokens, *rest):
             self.done.append(("step", len(tokens)))
@@ -47,7 +47,7 @@ class Watch:
 
         monkeypatch.setattr(SlotMemory, "step", watched_step)
         monkeypatch.setattr(Encoder, "vectors", watched_vectors)
-        monkeypatch.setattr(places, "prefill", watched_prefill)
+        monkeypatch.setattr(kv_slots, "prefill", watched_prefill)
 
     def between_steps(self, kind: str) -> list[int]:
         """Tokens of a kind between each two steps."""
@@ -128,7 +128,7 @@ def test_chats_go_on_between_the_layers_of_a_batch(model, monkeypatch):
 
 def test_reading_many_prompts_does_not_give_texts_as_long_a_turn(model, monkeypatch):
     steps_before: list[int] = []
-    packed, read = UnifiedLM._packed, places.prefill
+    packed, read = UnifiedLM._packed, kv_slots.prefill
     with scheduled(model, max_num_batched_tokens=4 * BUDGET) as scheduler:
 
         def slow_reading(*arguments):
@@ -149,7 +149,7 @@ def test_reading_many_prompts_does_not_give_texts_as_long_a_turn(model, monkeypa
             return packed(lm, view, ids_T, lengths, cache, pause)
 
         Asked(scheduler, to_write(model, "What is water?", 3)).ended()  # a step has been timed
-        monkeypatch.setattr(places, "prefill", slow_reading)
+        monkeypatch.setattr(kv_slots, "prefill", slow_reading)
         monkeypatch.setattr(UnifiedLM, "_packed", slow)
         Asked(scheduler, texts_of([200])).ended()
     assert steps_before[1] - steps_before[0] >= 10

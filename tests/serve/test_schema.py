@@ -18,9 +18,9 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from gritlm import GritLM
-from gritlm.serve.limits import Limits
+from gritlm.serve.config import Settings
+from gritlm.serve.engine.limits import Limits
 from gritlm.serve.server import StoreAt
-from gritlm.serve.settings import Settings
 from tests.serve.conftest import TEXTS, Served, served
 
 CHECKS = [

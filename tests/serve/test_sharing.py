@@ -10,9 +10,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gritlm import GritLM
+from gritlm.rag.cooperative import OnModel
 from gritlm.rag.engine import RagEngine
-from gritlm.rag.turns import OnModel
-from gritlm.serve import embedding
+from gritlm.serve.api import embeddings
 from tests.serve.conftest import TEXTS, Served
 
 ANSWER, DOCUMENTS, SEARCH = "/v1/rag/answer", "/v1/rag/documents", "/v1/rag/search"
@@ -50,7 +50,7 @@ def test_one_long_document_to_rerank_lets_others_through_while_it_is_read(
     live: Served, monkeypatch: pytest.MonkeyPatch
 ):
     let_in: list[int] = []
-    monkeypatch.setattr(embedding, "paced", lambda between: lambda: let_in.append(between() or 1))
+    monkeypatch.setattr(embeddings, "paced", lambda between: lambda: let_in.append(between() or 1))
     body = {"query": "cats", "documents": ["cat " * 200], "method": "generate"}
     live.http.post("/v1/rerank", json=body).raise_for_status()
     assert len(let_in) >= live.service.model.lm.config.num_hidden_layers
@@ -80,7 +80,7 @@ def test_nothing_multiplies_in_a_thread_that_stays_but_the_models(
 ):
     """Its team of OpenMP would stall that of the model's thread from then on."""
     threads: list[threading.Thread] = []
-    similarity, cut = GritLM.similarity, embedding.truncated
+    similarity, cut = GritLM.similarity, embeddings.truncated
 
     def compared(*given: Any) -> Any:
         threads.append(threading.current_thread())
@@ -91,7 +91,7 @@ def test_nothing_multiplies_in_a_thread_that_stays_but_the_models(
         return cut(*given, **options)
 
     monkeypatch.setattr(GritLM, "similarity", compared)
-    monkeypatch.setattr(embedding, "truncated", shortened)
+    monkeypatch.setattr(embeddings, "truncated", shortened)
     live.http.post("/v1/rerank", json={"query": "cats", "documents": ["one", "two"]})
     live.http.post("/v1/embeddings", json={"input": "cats", "dimensions": 8}).raise_for_status()
     assert len(threads) == 2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gritlm.serve.slots import UNKNOWN, Slots
+from gritlm.serve.engine.slot_table import UNKNOWN, Slots
 
 SYSTEM = [1, 2, 3, 4]
 

@@ -10,9 +10,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from gritlm import GritLM
-from gritlm.serve.limits import Limits
+from gritlm.serve.config import Settings
+from gritlm.serve.engine.limits import Limits
 from gritlm.serve.server import StoreAt
-from gritlm.serve.settings import Settings
 from tests import tiny
 from tests.serve.conftest import TEXTS, served
 

@@ -9,8 +9,8 @@ import pytest
 
 from gritlm.errors import InputError
 from gritlm.train.config import Source
-from gritlm.train.rows import EmbeddingRow
-from gritlm.train.sources import Rows, load
+from gritlm.train.data.examples import EmbeddingRow
+from gritlm.train.data.sources import Rows, load
 
 
 def pair(number: int) -> dict[str, object]:

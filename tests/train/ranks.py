@@ -10,14 +10,14 @@ from pathlib import Path
 
 from torch.multiprocessing.spawn import start_processes
 
-from gritlm.train import distributed
+from gritlm.train.run import collectives
 
 SIZE = 2
 TIMEOUT_S = 20
 
 
 def joined(rank: int, meeting: str, timeout_s: float = TIMEOUT_S) -> AbstractContextManager[None]:
-    return distributed.group(
+    return collectives.group(
         timeout_s=timeout_s, init_method=f"file://{meeting}", rank=rank, size=SIZE
     )
 

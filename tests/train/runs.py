@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from gritlm.train import journal
 from gritlm.train.config import Data, Loss, Model, Rag, Run, Source, Training
+from gritlm.train.run import metrics_log
 from tests import tiny
 
 PAIRS = [
@@ -115,7 +115,7 @@ def weights(folder: str | Path) -> dict[str, Tensor]:
 def losses(run: Run) -> list[dict[str, float]]:
     """Both losses and the norm of the gradient of every step."""
     kept = ("step", "loss_emb", "loss_gen", "grad_norm")
-    entries = journal.read(Path(run.training.output_dir))
+    entries = metrics_log.read(Path(run.training.output_dir))
     return [{k: e[k] for k in kept if k in e} for e in entries if "loss" in e]
 
 

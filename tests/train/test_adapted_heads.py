@@ -13,13 +13,16 @@ from torch.nn import functional as F
 
 from gritlm import GritLM
 from gritlm.errors import InputError, TrainingError
-from gritlm.train import gradient_check, heads, losses, pack, states
-from gritlm.train.build import Parts, build
-from gritlm.train.collate import Collator
 from gritlm.train.config import Data, Run
-from gritlm.train.module import Weights
-from gritlm.train.rows import ChatRow
-from gritlm.train.stop import Stop
+from gritlm.train.data import packing
+from gritlm.train.data.collate import Collator
+from gritlm.train.data.examples import ChatRow
+from gritlm.train.model import heads, hidden_states
+from gritlm.train.model.build import Parts, build
+from gritlm.train.model.module import Weights
+from gritlm.train.objectives import losses
+from gritlm.train.run import gradient_check
+from gritlm.train.run.signals import Stop
 from gritlm.train.trainer import Trainer, train
 from tests import tiny
 from tests.train import runs
@@ -66,13 +69,13 @@ def grown(parts: Parts) -> Parts:
     return parts
 
 
-def rows_of(parts: Parts) -> pack.Rows:
+def rows_of(parts: Parts) -> packing.Rows:
     collator = Collator(parts.tokens, parts.settings, Data(generative_max_len=128))
     prompts = [collator.chat(ChatRow(tuple(row["messages"]))) for row in runs.CHATS[:4]]
-    return pack.padded([prompt for prompt in prompts if prompt is not None])
+    return packing.padded([prompt for prompt in prompts if prompt is not None])
 
 
-def plain_logits(parts: Parts, rows: pack.Rows) -> Tensor:
+def plain_logits(parts: Parts, rows: packing.Rows) -> Tensor:
     """The forward pass of transformers through PEFT's modules (B, L, V)."""
     return parts.trainee.model(rows.ids_BL, attention_mask=rows.real_BL.long()).logits
 
@@ -113,7 +116,7 @@ def test_the_chunked_loss_equals_the_forward_pass_of_peft(tmp_path, kind, tied):
         rows.labels_BL[:, 1:].flatten(),
         ignore_index=losses.IGNORE,
     )
-    hidden_BLD = states.written(parts.trainee.decoder, rows)
+    hidden_BLD = hidden_states.written(parts.trainee.decoder, rows)
     ours = losses.chunked_next_token(hidden_BLD, heads.head_of(causal), rows.labels_BL, chunk=7)
     assert ours.item() == pytest.approx(expected.item(), rel=BOUND)
     assert_same_gradients(ours, expected, parts)
@@ -142,7 +145,7 @@ def test_a_head_with_an_adapter_never_sees_more_tokens_than_a_chunk(tmp_path):
     causal.get_output_embeddings().register_forward_hook(
         lambda module, given, found: seen.append(len(given[0]))
     )
-    hidden_BLD = states.written(parts.trainee.decoder, rows)
+    hidden_BLD = hidden_states.written(parts.trainee.decoder, rows)
     head = heads.head_of(causal)
     losses.chunked_next_token(hidden_BLD, head, rows.labels_BL, chunk=5).backward()
     count = int((rows.labels_BL[:, 1:] != losses.IGNORE).sum())
@@ -153,7 +156,7 @@ def test_a_head_with_an_adapter_never_sees_more_tokens_than_a_chunk(tmp_path):
 def test_a_batch_without_an_answer_has_a_loss_of_zero_with_a_gradient(tmp_path):
     parts = build(made(tmp_path, "lora on lm_head"))
     rows = rows_of(parts)
-    hidden_BLD = states.written(parts.trainee.decoder, rows)
+    hidden_BLD = hidden_states.written(parts.trainee.decoder, rows)
     nothing_BL = torch.full_like(rows.labels_BL, losses.IGNORE)
     loss = losses.chunked_next_token(hidden_BLD, heads.head_of(parts.trainee.causal), nothing_BL)
     loss.backward()

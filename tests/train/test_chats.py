@@ -6,8 +6,8 @@ import pytest
 
 from gritlm.errors import InputError
 from gritlm.train.config import Source
-from gritlm.train.formats import parse
-from gritlm.train.rows import ChatRow
+from gritlm.train.data.examples import ChatRow
+from gritlm.train.data.formats import parse
 
 
 def row(record):

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from gritlm.errors import InputError
-from gritlm.lm.settings import Settings
+from gritlm.lm.hub.model_config import Settings
 from gritlm.lm.tokens import SegmentTokenizer
-from gritlm.train.check import Findings, check_rows
 from gritlm.train.config import Data, Source
+from gritlm.train.data.validation import Findings, check_rows
 from tests import tiny
 
 GRITLM = Settings(template="gritlm")

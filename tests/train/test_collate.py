@@ -9,12 +9,13 @@ import torch
 
 from gritlm.errors import InputError
 from gritlm.lm.chat import conversation
-from gritlm.lm.settings import Settings
+from gritlm.lm.hub.model_config import Settings
 from gritlm.lm.tokens import SegmentTokenizer
-from gritlm.train import losses, pack
-from gritlm.train.collate import Collator, key
 from gritlm.train.config import Data
-from gritlm.train.rows import ChatRow, EmbeddingRow, Text
+from gritlm.train.data import packing
+from gritlm.train.data.collate import Collator, key
+from gritlm.train.data.examples import ChatRow, EmbeddingRow, Text
+from gritlm.train.objectives import losses
 from tests import tiny
 
 TURNS = [
@@ -48,7 +49,7 @@ def test_of_several_turns_exactly_the_answers_and_their_ends_are_trained(templat
             "{% if m['role'] == 'assistant' %}</s>{% endif %}\n{% endfor %}"
         )
     prompt = conversation(tokens, TURNS, template=template)
-    labels = pack.padded([prompt]).labels_BL[0]
+    labels = packing.padded([prompt]).labels_BL[0]
     decode = tokens.tokenizer.decode
     said = [decode(prompt.ids[start:end]) for start, end in prompt.trained]
     assert said == ["the quick fox</s>", "jumps over</s>"]

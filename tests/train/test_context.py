@@ -12,15 +12,17 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from gritlm import GritLM, gritlm_instruction
-from gritlm.lm import blockmask
+from gritlm.lm.attention import block_mask
 from gritlm.lm.generator import prefix_cache
-from gritlm.lm.kv import KVBlock
+from gritlm.lm.kv.block import KVBlock
 from gritlm.lm.tokens import SegmentTokenizer
 from gritlm.prompts import RAG_FORMS, Segment, for_rag
-from gritlm.rag.recompute import read_again
-from gritlm.train import context, losses, states
+from gritlm.rag.reuse.recompute import read_again
 from gritlm.train.config import BLOCK_KINDS, RAG_MODES, Rag
-from gritlm.train.rows import RagRow
+from gritlm.train.data import rag_samples
+from gritlm.train.data.examples import RagRow
+from gritlm.train.model import hidden_states
+from gritlm.train.objectives import losses
 from tests import tiny
 
 BOUND = 1e-4
@@ -60,8 +62,8 @@ def sample(
     mode: str = "doc", kind: str = "bidirectional", *, documents: list[str] | None = None,
     max_length: int = LONG, tokens: SegmentTokenizer = TOKENS, row: RagRow = ROW,
     embed_eos: str = "", read_again: int = 0,
-) -> context.Blocked | None:  # fmt: skip
-    return context.sample(
+) -> rag_samples.Blocked | None:  # fmt: skip
+    return rag_samples.sample(
         tokens, row, mode=mode, kind=kind, documents=chosen(3) if documents is None else documents,
         max_length=max_length, query_instruction=FIND, embed_eos=embed_eos, read_again=read_again,
     )  # fmt: skip
@@ -74,8 +76,8 @@ def tail(mode: str, documents: list[str]) -> list[int]:
 
 
 @torch.no_grad()
-def logits(model: PreTrainedModel, samples: list[context.Blocked]) -> Tensor:
-    hidden = states.written(model.base_model, context.rows(samples, pad=0))
+def logits(model: PreTrainedModel, samples: list[rag_samples.Blocked]) -> Tensor:
+    hidden = hidden_states.written(model.base_model, rag_samples.rows(samples, pad=0))
     return model.get_output_embeddings()(hidden)
 
 
@@ -93,8 +95,8 @@ def blocks(model: GritLM, mode: str, kind: str, documents: list[str]) -> list[KV
     return [made[0], *(block[1:] for block in made[1:])]
 
 
-def seen_in(made: context.Blocked) -> torch.Tensor:
-    return blockmask.seen(made)
+def seen_in(made: rag_samples.Blocked) -> torch.Tensor:
+    return block_mask.seen(made)
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
@@ -138,10 +140,10 @@ def test_with_tokens_read_again_one_pass_gives_the_logits_of_a_cache_that_is_pat
 def test_what_is_read_again_changes_nothing_of_the_plain_reading(llama, mode, kind):
     one, other = (sample(mode, kind, read_again=again) for again in (0, 7))
     assert len(other.ids) == len(one.ids) + 7 * (len(one.blocks) - 1)
-    rows = [context.without_blocks(context.rows([each], pad=0)) for each in (one, other)]
+    rows = [rag_samples.without_blocks(rag_samples.rows([each], pad=0)) for each in (one, other)]
     size = len(tail(mode, chosen(3)))
     with torch.no_grad():
-        states_ = [states.written(llama.base_model, each)[0, -size:] for each in rows]
+        states_ = [hidden_states.written(llama.base_model, each)[0, -size:] for each in rows]
     assert (states_[0] - states_[1]).abs().max() < BOUND
 
 
@@ -176,7 +178,7 @@ def test_the_kind_of_blocks_and_their_borders_matter(llama):
 @pytest.mark.parametrize(("mode", "kind"), ALL)
 def test_exactly_the_answer_and_its_end_are_trained(mode, kind):
     made = sample(mode, kind)
-    labels = context.rows([made], pad=0).labels_BL[0]
+    labels = rag_samples.rows([made], pad=0).labels_BL[0]
     trained = TOKENS.tokenizer.decode(labels[labels != losses.IGNORE])
     assert trained == f"{ROW.answer}</s>"
     assert made.trained[0][1] == len(made.ids)
@@ -239,13 +241,15 @@ def _size(mode: str, documents: list[str]) -> int:
 
 
 def test_a_drawn_sample_can_be_drawn_again():
-    one, other = ([context.draw(ROW, Rag(), r) for _ in range(20)] for r in (Random(3), Random(3)))
+    one, other = (
+        [rag_samples.draw(ROW, Rag(), r) for _ in range(20)] for r in (Random(3), Random(3))
+    )
     assert one == other
 
 
 def test_all_modes_kinds_numbers_and_places_are_drawn():
     random = Random(0)
-    drawn = [context.draw(ROW, Rag(max_documents=4), random) for _ in range(2000)]
+    drawn = [rag_samples.draw(ROW, Rag(max_documents=4), random) for _ in range(2000)]
     assert {(mode, kind) for mode, kind, _ in drawn} == set(ALL)
     places = Counter((len(texts), texts.index(GOLD)) for _, _, texts in drawn)
     assert set(places) == {(k, place) for k in range(1, 5) for place in range(k)}
@@ -255,7 +259,7 @@ def test_all_modes_kinds_numbers_and_places_are_drawn():
 
 def test_a_row_with_fewer_documents_than_allowed_gives_what_it_has():
     row = RagRow("Who?", (GOLD, GOLD, OTHERS[0]), "Ann.")
-    drawn = {tuple(context.draw(row, Rag(), Random(seed))[2]) for seed in range(50)}
+    drawn = {tuple(rag_samples.draw(row, Rag(), Random(seed))[2]) for seed in range(50)}
     assert drawn == {(GOLD,), (GOLD, OTHERS[0]), (OTHERS[0], GOLD)}
 
 
@@ -272,7 +276,7 @@ def test_padding_changes_nothing(attention):
 
 def test_padding_sees_itself_and_is_seen_by_nobody_else():
     samples = [sample(documents=[GOLD]), sample()]
-    size, rows = len(samples[0].ids), context.rows(samples, pad=0)
+    size, rows = len(samples[0].ids), rag_samples.rows(samples, pad=0)
     padding = rows.seen_BLL[0, size:]
     assert torch.equal(padding[:, size:], torch.eye(len(padding), dtype=torch.bool))
     assert not padding[:, :size].any()
@@ -280,15 +284,15 @@ def test_padding_sees_itself_and_is_seen_by_nobody_else():
 
 
 def test_rows_take_their_mask_to_another_device():
-    rows = context.rows([sample()], pad=0).to(torch.device("meta"))
+    rows = rag_samples.rows([sample()], pad=0).to(torch.device("meta"))
     assert rows.seen_BLL.device.type == "meta"
 
 
 @pytest.mark.parametrize("mode", ["doc", "query", "doc-query"])
 def test_the_answer_teaches_how_blocks_are_read(llama, mode):
-    rows = context.rows([sample(mode)], pad=0)
+    rows = rag_samples.rows([sample(mode)], pad=0)
     inputs = llama.get_input_embeddings()(rows.ids_BL).detach().requires_grad_()
-    mask = blockmask.as_mask(rows.seen_BLL, llama)
+    mask = block_mask.as_mask(rows.seen_BLL, llama)
     out = llama(inputs_embeds=inputs, attention_mask=mask, position_ids=rows.position_BL)
     losses.next_token(out.logits, rows.labels_BL).backward()
     moved = inputs.grad[0].abs().sum(dim=-1) > 0
@@ -299,11 +303,11 @@ def test_the_answer_teaches_how_blocks_are_read(llama, mode):
 @pytest.mark.parametrize("mode", RAG_MODES)
 def test_rows_read_without_blocks_equal_the_plain_sample(served, mode):
     samples = [sample(mode, documents=chosen(count)) for count in (1, 3)]
-    rows = context.rows(samples, pad=0)
-    plain = context.rows([context.plain(each) for each in samples], pad=0)
+    rows = rag_samples.rows(samples, pad=0)
+    plain = rag_samples.rows([rag_samples.plain(each) for each in samples], pad=0)
     with torch.no_grad():
         ours, theirs = (
-            losses.supervised_states(states.written(served.lm.decoder, each), each.labels_BL)
-            for each in (context.without_blocks(rows), plain)
+            losses.supervised_states(hidden_states.written(served.lm.decoder, each), each.labels_BL)
+            for each in (rag_samples.without_blocks(rows), plain)
         )
     assert (ours - theirs).abs().max() < BOUND

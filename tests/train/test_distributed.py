@@ -13,13 +13,16 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from gritlm.lm.model import UnifiedLM
 from gritlm.lm.pooling import mean, normalise
 from gritlm.lm.tokens import Prompt
-from gritlm.train import distributed, gradcache, losses, pack, states
-from gritlm.train.collate import ScoredBatch
+from gritlm.lm.unified import UnifiedLM
 from gritlm.train.config import Loss
-from gritlm.train.contrast import Contrast
+from gritlm.train.data import packing
+from gritlm.train.data.collate import ScoredBatch
+from gritlm.train.model import hidden_states
+from gritlm.train.objectives import gradcache, losses
+from gritlm.train.objectives.embedding import Contrast
+from gritlm.train.run import collectives
 from tests import tiny
 from tests.train.ranks import SIZE, joined, spawn
 from tests.train.reading import Reader, distance, padded, prompts
@@ -52,7 +55,7 @@ def averaged(gradients: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def gather_all(rank: int) -> tuple[Tensor, dict[str, Tensor]]:
     read = reader()
-    query, passage = (distributed.gather(read(texts)) for texts in share(rank))
+    query, passage = (collectives.gather(read(texts)) for texts in share(rank))
     loss = LOSS(query, passage)
     loss.backward()
     return loss.detach(), averaged(read.gradients())
@@ -64,8 +67,8 @@ def own_queries_only(rank: int) -> tuple[Tensor, dict[str, Tensor]]:
     queries, passages = share(rank)
     start = 2 * MINE[rank].start
     positives = torch.arange(start, start + 2 * len(queries), 2)
-    loss = LOSS(read(queries), distributed.gather(read(passages)), positives=positives)
-    loss = loss * len(queries) * SIZE / distributed.total(len(queries))
+    loss = LOSS(read(queries), collectives.gather(read(passages)), positives=positives)
+    loss = loss * len(queries) * SIZE / collectives.total(len(queries))
     loss.backward()
     mean = loss.detach().clone()
     torch.distributed.all_reduce(mean)
@@ -74,7 +77,7 @@ def own_queries_only(rank: int) -> tuple[Tensor, dict[str, Tensor]]:
 
 def cached(rank: int, budget: int) -> tuple[Tensor, dict[str, Tensor]]:
     read = reader()
-    loss = gradcache.backward(read, share(rank), LOSS, budget=budget, ranks=distributed.ranks())
+    loss = gradcache.backward(read, share(rank), LOSS, budget=budget, ranks=collectives.ranks())
     return loss, averaged(read.gradients())
 
 
@@ -82,12 +85,12 @@ def cached_in_ddp(rank: int) -> tuple[Tensor, dict[str, Tensor]]:
     """DDP averages by itself, once, in the last mini-batch."""
     read = reader()
     ddp = torch.nn.parallel.DistributedDataParallel(read)
-    ranks = distributed.ranks(ddp.no_sync)
+    ranks = collectives.ranks(ddp.no_sync)
     loss = gradcache.backward(ddp, share(rank), LOSS, budget=40, ranks=ranks)
     return loss, read.gradients()
 
 
-def written(rows: pack.Rows, divisor: float | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+def written(rows: packing.Rows, divisor: float | None = None) -> tuple[Tensor, dict[str, Tensor]]:
     model = tiny.model()
     weight = losses.token_weights(rows.labels_BL, kind="mixed", divisor=divisor)
     logits = model(rows.ids_BL, position_ids=rows.position_BL, use_cache=False).logits
@@ -105,8 +108,8 @@ def samples() -> list[Prompt]:
 
 def written_in_parts(rank: int) -> tuple[Tensor, dict[str, Tensor]]:
     """Ranks with different numbers of supervised tokens."""
-    rows = pack.packed(samples()[MINE[rank]], capacity=40)
-    divisor = distributed.total(losses.divisor_of(rows.labels_BL, kind="mixed")) / SIZE
+    rows = packing.packed(samples()[MINE[rank]], capacity=40)
+    divisor = collectives.total(losses.divisor_of(rows.labels_BL, kind="mixed")) / SIZE
     loss, slopes = written(rows, divisor)
     torch.distributed.all_reduce(loss)
     return loss / SIZE, averaged(slopes)
@@ -116,7 +119,7 @@ def scored_in_parts(rank: int) -> tuple[Tensor, dict[str, Tensor]]:
     """Scored pairs, compared over both ranks, in mini-batches."""
     read, rows = reader(), MINE[rank]
     batch = scored(rows)
-    found = Contrast(Loss(), budget=40, at_once=40).backward(read, batch, distributed.ranks())
+    found = Contrast(Loss(), budget=40, at_once=40).backward(read, batch, collectives.ranks())
     return torch.tensor(found["emb"]), averaged(read.gradients())
 
 
@@ -134,9 +137,9 @@ def cached_in_fsdp(rank: int) -> tuple[Tensor, dict[str, Tensor]]:
     def embed(batch: Sequence[Prompt]) -> Tensor:
         ids, mask = padded(batch)
         pooled = mask * (torch.arange(ids.shape[1]) >= batch[0].pooled[0])
-        return normalise(mean(states.hidden(decoder, ids, mask, causal=False), pooled))
+        return normalise(mean(hidden_states.hidden(decoder, ids, mask, causal=False), pooled))
 
-    ranks = distributed.ranks()
+    ranks = collectives.ranks()
     loss = gradcache.backward(embed, share(rank), LOSS, budget=40, ranks=ranks)
     slopes = {name: p.grad.full_tensor() for name, p in decoder.named_parameters()}
     return loss, slopes
@@ -157,7 +160,7 @@ def all_ways(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     with joined(rank, f"{folder}/meet"):
         found = {name: way(rank) for name, way in WAYS.items()}
-        values = distributed.gathered(torch.tensor([rank] * (rank + 1)))
+        values = collectives.gathered(torch.tensor([rank] * (rank + 1)))
         found["writing"] = written_in_parts(rank)
         found["scored"] = scored_in_parts(rank)
     with joined(rank, f"{folder}/meet again", timeout_s=4):
@@ -171,7 +174,7 @@ def left_alone(rank: int) -> str:
         time.sleep(6)
         return ""
     try:
-        return f"the largest is {distributed.most(1)}"
+        return f"the largest is {collectives.most(1)}"
     except RuntimeError as error:
         return str(error)
 
@@ -197,7 +200,7 @@ def test_two_ranks_equal_one_rank(found, way):
 
 
 def test_writing_on_two_ranks_equals_one_rank(found):
-    expected, gradients = written(pack.padded(samples()))
+    expected, gradients = written(packing.padded(samples()))
     for ways, _, _ in found:
         loss, ours = ways["writing"]
         assert torch.allclose(loss, expected, rtol=BOUND)
@@ -227,6 +230,6 @@ def test_a_rank_that_is_left_alone_stops_with_an_error(found):
 
 def test_one_process_needs_no_group():
     vectors = torch.ones(2, 3)
-    assert distributed.gather(vectors) is vectors
-    assert distributed.gathered(vectors) is vectors
-    assert distributed.most(3) == distributed.total(3) == 3
+    assert collectives.gather(vectors) is vectors
+    assert collectives.gathered(vectors) is vectors
+    assert collectives.most(3) == collectives.total(3) == 3

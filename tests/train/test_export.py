@@ -9,7 +9,7 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from gritlm import GritLM
-from gritlm.lm.quiet import quiet
+from gritlm.lm.hub.quiet import quiet
 from gritlm.train.trainer import train
 from tests.train import runs
 

@@ -6,8 +6,8 @@ import pytest
 
 from gritlm.errors import InputError
 from gritlm.train.config import Source
-from gritlm.train.formats import normalised, parse
-from gritlm.train.rows import EmbeddingRow, RagRow, ScoredRow, Text
+from gritlm.train.data.examples import EmbeddingRow, RagRow, ScoredRow, Text
+from gritlm.train.data.formats import normalised, parse
 
 PLAIN = Source("data.jsonl")
 TOLD = Source("data.jsonl", instruction="Find the answer", passage_instruction="A passage")

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from gritlm.errors import InputError
-from gritlm.lm.model import UnifiedLM
-from gritlm.train import gradcache, losses
+from gritlm.lm.unified import UnifiedLM
+from gritlm.train.objectives import gradcache, losses
 from tests import tiny
 from tests.train.reading import Reader, distance, prompts
 

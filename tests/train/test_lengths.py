@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from gritlm.lm.settings import Settings
+from gritlm.lm.hub.model_config import Settings
 from gritlm.lm.tokens import SegmentTokenizer
 from gritlm.train.config import Data
-from gritlm.train.lengths import Ruler
-from gritlm.train.rows import ChatRow, EmbeddingRow, RagRow, Text
+from gritlm.train.data.examples import ChatRow, EmbeddingRow, RagRow, Text
+from gritlm.train.data.lengths import Ruler
 from tests import tiny
 
 CHAT = ChatRow(

@@ -9,7 +9,7 @@ import pytest
 
 from gritlm.errors import InputError
 from gritlm.train.config import Source
-from gritlm.train.sources import load
+from gritlm.train.data.sources import load
 from tests.train.files import lines, pair, pairs, queries, refused
 
 CHATS = [{"text": ["Q", "A"]}, {"messages": [{"role": "assistant", "content": "B"}]}]

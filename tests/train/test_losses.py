@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from gritlm.errors import InputError
 from gritlm.lm.pooling import normalise
-from gritlm.train import losses
+from gritlm.train.objectives import losses
 
 BOUND = 1e-5
 

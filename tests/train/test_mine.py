@@ -7,10 +7,10 @@ import pytest
 from gritlm import GritLM, gritlm_instruction
 from gritlm.errors import InputError
 from gritlm.train.config import Source
-from gritlm.train.formats import parse
-from gritlm.train.mine import mine_rows, record
-from gritlm.train.negatives import Mining
-from gritlm.train.rows import EmbeddingRow, Text
+from gritlm.train.data.examples import EmbeddingRow, Text
+from gritlm.train.data.formats import parse
+from gritlm.train.mining.mine import mine_rows, record
+from gritlm.train.mining.negatives import Mining
 from tests import tiny
 
 CORPUS = [Text(text) for text in [*tiny.SENTENCES, "A ball.", "Who walks dogs?", "The lazy fox."]]

@@ -13,13 +13,15 @@ from transformers import AutoModelForCausalLM
 
 from gritlm import GritLM, gritlm_instruction
 from gritlm.errors import InputError, MissingExtraError, ModelError
-from gritlm.train import build as build_module
-from gritlm.train import context, heads, losses, pack, routers, states
-from gritlm.train.build import Parts, build
-from gritlm.train.collate import Collator
 from gritlm.train.config import Data
-from gritlm.train.module import Weights
-from gritlm.train.rows import ChatRow, EmbeddingRow, RagRow, Text
+from gritlm.train.data import packing, rag_samples
+from gritlm.train.data.collate import Collator
+from gritlm.train.data.examples import ChatRow, EmbeddingRow, RagRow, Text
+from gritlm.train.model import build as build_module
+from gritlm.train.model import heads, hidden_states, routers
+from gritlm.train.model.build import Parts, build
+from gritlm.train.model.module import Weights
+from gritlm.train.objectives import losses
 from gritlm.train.trainer import train
 from tests import tiny
 from tests.train import runs
@@ -39,10 +41,10 @@ def facade(parts: Parts) -> GritLM:
     return GritLM.around(trainee.causal, parts.tokenizer, parts.settings, trainee.projection)
 
 
-def chats(parts: Parts, count: int = 4) -> pack.Rows:
+def chats(parts: Parts, count: int = 4) -> packing.Rows:
     collator = Collator(parts.tokens, parts.settings, Data(generative_max_len=128))
     made = [collator.chat(ChatRow(tuple(row["messages"]))) for row in runs.CHATS[:count]]
-    return pack.padded([prompt for prompt in made if prompt is not None])
+    return packing.padded([prompt for prompt in made if prompt is not None])
 
 
 @pytest.mark.parametrize("attn", ["bbcc", "cccc", "bb", "cc"])
@@ -170,12 +172,14 @@ def test_the_divergence_keeps_a_model_near_its_start(tmp_path):
 def test_every_head_gives_the_loss_of_its_model(family):
     model = tiny.model(family)
     prompt = torch.randint(3, 400, (2, 12), generator=torch.Generator().manual_seed(1))
-    rows = pack.Rows(
+    rows = packing.Rows(
         prompt, prompt, torch.arange(12).repeat(2, 1), torch.zeros_like(prompt),
         torch.ones_like(prompt, dtype=torch.bool),
     )  # fmt: skip
     with torch.no_grad():
-        state_ND = losses.supervised_states(states.written(model.base_model, rows), rows.labels_BL)
+        state_ND = losses.supervised_states(
+            hidden_states.written(model.base_model, rows), rows.labels_BL
+        )
         expected = model(prompt).logits[:, :-1].flatten(0, 1)
     assert (heads.logits(model, state_ND) - expected).abs().max() <= BOUND * expected.abs().max()
     head = heads.head_of(model)
@@ -232,7 +236,7 @@ def test_a_reference_read_under_autocast_takes_no_gradient_from_the_weights(tmp_
     collator = Collator(parts.tokens, parts.settings, run.data, run.rag)
     question = RagRow("who?", ("Ann has a ball.", "Bob has a car."), "Ann")
     sample = next(s for n in range(99) if (s := collator.sample(question, Random(n))) and s.blocks)
-    rows = context.rows([sample], pad=0)
+    rows = rag_samples.rows([sample], pad=0)
     weight_N = losses.token_weights(rows.labels_BL, kind="mixed")
     with parts.trainee.casting():
         total, _ = parts.trainee("write", rows, Weights(weight_N, kl=1.0, own=True))

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from gritlm.errors import InputError
 from gritlm.lm.pooling import normalise
-from gritlm.train import negatives
-from gritlm.train.negatives import Mining, choose, nearest
+from gritlm.train.mining import negatives
+from gritlm.train.mining.negatives import Mining, choose, nearest
 
 SCORES = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, -0.1]
 

@@ -9,7 +9,8 @@ from torch import Tensor
 from gritlm.errors import InputError
 from gritlm.lm.tokens import Prompt, SegmentTokenizer
 from gritlm.prompts import for_chat
-from gritlm.train import losses, pack
+from gritlm.train.data import packing
+from gritlm.train.objectives import losses
 from tests import tiny
 from tests.train.reading import distance, prompts
 
@@ -24,11 +25,11 @@ def samples() -> list[Prompt]:
     ]
 
 
-def logits(model: torch.nn.Module, rows: pack.Rows) -> Tensor:
+def logits(model: torch.nn.Module, rows: packing.Rows) -> Tensor:
     return model(rows.ids_BL, position_ids=rows.position_BL, use_cache=False).logits
 
 
-def of_sample(values: Tensor, rows: pack.Rows, index: int, size: int) -> Tensor:
+def of_sample(values: Tensor, rows: packing.Rows, index: int, size: int) -> Tensor:
     return values[rows.sample_BL == index][:size]
 
 
@@ -49,12 +50,12 @@ def gradients(model: torch.nn.Module) -> dict[str, Tensor]:
     ],
 )
 def test_a_sample_goes_where_least_room_stays_free(lengths, plan):
-    assert pack.best_fit(lengths, 8) == plan
+    assert packing.best_fit(lengths, 8) == plan
 
 
 def test_many_samples_fill_the_rows():
     lengths = torch.randint(1, 100, (500,), generator=torch.Generator().manual_seed(0)).tolist()
-    plan = pack.best_fit(lengths, 256)
+    plan = packing.best_fit(lengths, 256)
     assert sorted(index for row in plan for index in row) == list(range(500))
     assert max(sum(lengths[index] for index in row) for row in plan) <= 256
     assert sum(lengths) / (256 * len(plan)) > 0.98
@@ -62,11 +63,11 @@ def test_many_samples_fill_the_rows():
 
 def test_a_sample_longer_than_a_row_is_refused():
     with pytest.raises(InputError, match="sample 1 has 9 tokens, a row takes 8"):
-        pack.best_fit([3, 9], 8)
+        packing.best_fit([3, 9], 8)
 
 
 def test_labels_are_the_trained_spans_without_the_first_token_of_a_sample():
-    rows = pack.packed(
+    rows = packing.packed(
         [Prompt([5, 6, 7], trained=((0, 3),)), Prompt([8, 9], trained=((1, 2),))],
         capacity=6, pad=4,
     )  # fmt: skip
@@ -85,20 +86,20 @@ def test_of_several_turns_exactly_the_answers_and_their_ends_are_trained():
         for role, text in zip(("user", "assistant"), turn, strict=True)
     ]
     prompt = SegmentTokenizer(tokenizer).for_chat(for_chat(messages, answer=False))
-    labels = pack.padded([prompt]).labels_BL[0]
+    labels = packing.padded([prompt]).labels_BL[0]
     trained = tokenizer.decode(labels[labels != losses.IGNORE])
     assert trained == "A model.</s>One set of weights.</s>Cats.</s>"
 
 
 def test_padding_is_never_trained_even_where_it_is_the_end_token():
-    rows = pack.padded([Prompt([5, 2], trained=((1, 2),)), Prompt([5, 6, 7, 2])], pad=2)
+    rows = packing.padded([Prompt([5, 2], trained=((1, 2),)), Prompt([5, 6, 7, 2])], pad=2)
     assert rows.labels_BL.tolist() == [[-100, 2, -100, -100], [-100] * 4]
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_packed_samples_get_the_logits_they_get_alone(family):
     model, texts = tiny.model(family), samples()
-    together, alone = pack.packed(texts, capacity=50), pack.padded(texts)
+    together, alone = packing.packed(texts, capacity=50), packing.padded(texts)
     assert len(together.ids_BL) < len(alone.ids_BL)
     with torch.no_grad():
         packed, padded = logits(model, together), logits(model, alone)
@@ -113,7 +114,7 @@ def test_packed_samples_get_the_logits_they_get_alone(family):
 def test_packed_equals_unpacked_in_loss_and_gradient(family, kind):
     model, texts = tiny.model(family), samples()
     found = []
-    for rows in (pack.packed(texts, capacity=50), pack.padded(texts)):
+    for rows in (packing.packed(texts, capacity=50), packing.padded(texts)):
         weight = losses.token_weights(rows.labels_BL, kind=kind, sample_BL=rows.sample_BL)
         loss = losses.next_token(logits(model, rows), rows.labels_BL, weight_N=weight)
         loss.backward()
@@ -125,11 +126,11 @@ def test_packed_equals_unpacked_in_loss_and_gradient(family, kind):
 @pytest.mark.parametrize("kind", losses.KINDS)
 def test_four_micro_batches_equal_one_batch(kind):
     model, texts = tiny.model(), samples()
-    whole = pack.padded(texts)
+    whole = packing.padded(texts)
     loss = losses.next_token(logits(model, whole), whole.labels_BL, kind=kind, factor=0.3)
     loss.backward()
     expected = gradients(model)
-    parts = [pack.packed(texts[start : start + 2], capacity=60) for start in range(0, 7, 2)]
+    parts = [packing.packed(texts[start : start + 2], capacity=60) for start in range(0, 7, 2)]
     divisor = sum(
         losses.divisor_of(part.labels_BL, kind=kind, sample_BL=part.sample_BL) for part in parts
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gritlm.lm.tokens import Prompt, SegmentTokenizer
-from gritlm.train.pieces import view
+from gritlm.train.data.inspect import view
 from tests import tiny
 
 

@@ -16,8 +16,8 @@ import torch
 
 from gritlm import GritLM
 from gritlm.errors import TrainingError
-from gritlm.train import feed
 from gritlm.train.config import Evaluation, Run
+from gritlm.train.data import loader
 from gritlm.train.trainer import train
 from tests.train import runs
 from tests.train.ranks import joined, spawn
@@ -124,7 +124,7 @@ def test_going_on_with_two_processes_equals_not_having_stopped(folder, way):
 
 def test_each_process_takes_its_part_of_the_same_rows():
     rows = list(range(12))
-    parts = [feed.Share(rank, 3).of(rows) for rank in range(3)]
+    parts = [loader.Share(rank, 3).of(rows) for rank in range(3)]
     assert [row for part in parts for row in part] == rows
 
 
@@ -136,8 +136,8 @@ def left(rank: int, folder: str) -> None:
         if rank == 1:
             measured = replace(run, evaluation=Evaluation(eval_steps=1))
             run = measured
-            original = feed.Feed.next
-            feed.Feed.next = partial(_die_at_step_two, original)  # type: ignore[method-assign]
+            original = loader.Feed.next
+            loader.Feed.next = partial(_die_at_step_two, original)  # type: ignore[method-assign]
         try:
             train(run)
         except TrainingError as error:

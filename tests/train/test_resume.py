@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from gritlm.errors import GritLMError
-from gritlm.train import journal
 from gritlm.train.config import Run
+from gritlm.train.run import metrics_log
 from gritlm.train.trainer import train
 from tests.train import runs
 
@@ -146,7 +146,7 @@ def test_an_adapter_without_some_of_its_weights_is_refused(resume, part):
 @pytest.mark.parametrize("line", [b'{"step": "two"}', b"[]", b"\xff\xfe", b"{"])
 def test_a_damaged_line_of_the_metrics_ends_them_and_not_the_run(resume, line):
     run, _ = resume("whole")
-    path = Path(run.training.output_dir) / journal.FILE
+    path = Path(run.training.output_dir) / metrics_log.FILE
     path.write_bytes(path.read_bytes().splitlines()[0] + b"\n" + line + b"\n")
     assert train(run).steps == 3
-    assert [entry["step"] for entry in journal.read(path.parent)] == [1, 3]
+    assert [entry["step"] for entry in metrics_log.read(path.parent)] == [1, 3]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pytest
 
 from gritlm.errors import InputError
-from gritlm.train.sampler import Stream
+from gritlm.train.data.sampler import Stream
 
 
 @dataclass(frozen=True)

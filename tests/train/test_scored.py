@@ -12,12 +12,13 @@ from torch import Tensor
 
 from gritlm import GritLM, gritlm_instruction
 from gritlm.errors import InputError
-from gritlm.lm.model import UnifiedLM
-from gritlm.train import correlation, journal, losses
-from gritlm.train.collate import ScoredBatch
+from gritlm.lm.unified import UnifiedLM
 from gritlm.train.config import Evaluation, Loss
-from gritlm.train.contrast import Contrast
-from gritlm.train.gradcache import Ranks
+from gritlm.train.data.collate import ScoredBatch
+from gritlm.train.objectives import correlation, losses
+from gritlm.train.objectives.embedding import Contrast
+from gritlm.train.objectives.gradcache import Ranks
+from gritlm.train.run import metrics_log
 from gritlm.train.trainer import train
 from tests import tiny
 from tests.train import runs
@@ -105,7 +106,7 @@ def test_steps_of_scored_pairs_stand_among_the_others(tmp_path):
     train(run)
     parts = [
         {name for name in ("contrastive", "scored") if f"loss_emb/{name}" in entry}
-        for entry in journal.read(tmp_path / "out")
+        for entry in metrics_log.read(tmp_path / "out")
     ]
     assert all(len(each) == 1 for each in parts)
     assert {name for each in parts for name in each} == {"contrastive", "scored"}
@@ -123,7 +124,7 @@ def test_training_brings_the_order_of_the_cosines_near_that_of_the_scores(tmp_pa
     run = alone(tmp_path, max_steps=20, learning_rate=3e-3)
     held = Evaluation(embedding=run.data.embedding, eval_steps=1)
     train(replace(run, evaluation=held))
-    entries = journal.read(tmp_path / "out")
+    entries = metrics_log.read(tmp_path / "out")
     measured = [entry["eval/spearman"] for entry in entries if "eval/spearman" in entry]
     assert measured[-1] > 0.8 > measured[0]
     assert not any("eval/accuracy" in entry or "eval/loss_emb" in entry for entry in entries)

@@ -17,8 +17,8 @@ from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata
 
 from gritlm.errors import InputError
-from gritlm.train import shards
 from gritlm.train.config import Run
+from gritlm.train.run import shards
 from gritlm.train.trainer import train
 from tests.train import runs
 

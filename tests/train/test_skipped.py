@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from gritlm.errors import InputError
-from gritlm.train import journal, skipped, sources
 from gritlm.train.config import Evaluation, Run, Source
+from gritlm.train.data import skipped, sources
+from gritlm.train.run import metrics_log
 from gritlm.train.trainer import train
 from tests.train import runs
 from tests.train.files import pair
@@ -121,7 +122,7 @@ def test_a_run_reports_its_skipped_rows_everywhere(tmp_path):
     train(replace(run, evaluation=Evaluation(embedding=(held,))), report=said.append)
     assert any("bad-pairs, 40 rows, 3 skipped" in line for line in said)
     assert any(line.startswith(f"skipped {tmp_path}/bad-pairs.jsonl:2: the row") for line in said)
-    assert {"step": 0, "skipped_rows": 5} in journal.read(tmp_path / "out")
+    assert {"step": 0, "skipped_rows": 5} in metrics_log.read(tmp_path / "out")
     text = (tmp_path / "out" / skipped.FILE).read_text(encoding="utf-8")
     listed = [json.loads(line) for line in text.splitlines()]
     assert [entry["skipped"] for entry in listed if "skipped" in entry] == [3, 1, 1]
@@ -191,4 +192,4 @@ def test_two_processes_skip_the_same_rows_as_one(tmp_path):
     spawn(both, tmp_path)
     two = runs.elsewhere(one, "two")
     runs.assert_same_course(one, two, 1e-5)
-    assert {"step": 0, "skipped_rows": 4} in journal.read(tmp_path / "two")
+    assert {"step": 0, "skipped_rows": 4} in metrics_log.read(tmp_path / "two")

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from gritlm.train.config import Source
-from gritlm.train.rows import ChatRow, EmbeddingRow, RagRow, Text
-from gritlm.train.sources import load
+from gritlm.train.data.examples import ChatRow, EmbeddingRow, RagRow, Text
+from gritlm.train.data.sources import load
 from tests.train.files import lines, pair, pairs, queries, refused
 
 CHATS = [{"text": ["Q", "A"]}, {"messages": [{"role": "assistant", "content": "B"}]}]

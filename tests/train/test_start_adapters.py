@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from gritlm import GritLM
-from gritlm.train.build import build
-from gritlm.train.checkpoint import write_model
+from gritlm.train.model.build import build
+from gritlm.train.run.checkpoint import write_model
 from gritlm.train.trainer import train
 from tests import tiny
 from tests.lm.test_adapter_vocabulary import ADDED, make, tokenizer_with

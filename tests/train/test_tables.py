@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 
 from gritlm.errors import MissingExtraError
-from gritlm.train import parallel
+from gritlm.train.run import parallel
 from tests.train.files import lines, pair, pairs, queries, refused
 
 

@@ -10,7 +10,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import modules
 
 from gritlm.errors import ModelError
-from gritlm.train.teacher import Teacher
+from gritlm.train.objectives.distillation import Teacher
 from gritlm.train.trainer import train
 from tests import tiny
 from tests.train import runs

@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM
 
 from gritlm import GritLM
 from gritlm.errors import InputError, TrainingError
-from gritlm.train import checkpoint, journal
 from gritlm.train.config import Evaluation, Source
+from gritlm.train.run import checkpoint, metrics_log
 from gritlm.train.trainer import train
 from tests.train import runs
 
@@ -65,7 +65,7 @@ def test_the_folder_tells_what_was_done(tmp_path):
         assert said in card
     assert (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((folder / "run.json").read_text())["training"]["max_steps"] == 3
-    entries = journal.read(folder)
+    entries = metrics_log.read(folder)
     assert [entry["step"] for entry in entries] == [1, 2, 3]
     assert {"loss_emb", "loss_gen", "grad_norm", "learning_rate", "tokens_per_second"} <= entries[
         0
@@ -219,7 +219,7 @@ def test_what_is_handed_in_is_measured_between_steps(tmp_path):
 
     result = train(run, evaluate=measure)
     assert result.metrics["eval/size"] == 48
-    assert [e["step"] for e in journal.read(tmp_path / "out") if "eval/size" in e] == [2, 3]
+    assert [e["step"] for e in metrics_log.read(tmp_path / "out") if "eval/size" in e] == [2, 3]
     assert len(asked) == 2
     served = GritLM(tmp_path / "out", dtype="float32", device="cpu").encode(["cats sleep"])[0]
     assert abs(served - asked[-1]).max() <= BOUND

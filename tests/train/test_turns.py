@@ -9,11 +9,11 @@ import pytest
 from gritlm.errors import InputError
 from gritlm.lm.chat import conversation
 from gritlm.lm.tokens import SegmentTokenizer
-from gritlm.train.collate import Collator
 from gritlm.train.config import Data, Source
-from gritlm.train.formats import parse
-from gritlm.train.rows import ChatRow
-from gritlm.train.sources import digest
+from gritlm.train.data.collate import Collator
+from gritlm.train.data.examples import ChatRow
+from gritlm.train.data.formats import parse
+from gritlm.train.data.sources import digest
 from tests import tiny
 from tests.train.test_chats import ONE, row, said
 
@@ -122,7 +122,7 @@ def test_a_conversation_that_the_chat_template_refuses_is_found_before_the_first
         "{% for m in messages %}{% if m['role'] == 'system' %}"
         "{{ raise_exception('no system role') }}{% endif %}{{ m['content'] }}{% endfor %}"
     )
-    from gritlm.lm.settings import UNSTATED
+    from gritlm.lm.hub.model_config import UNSTATED
 
     settings = UNSTATED.but(template="tokenizer")
     collator = Collator(SegmentTokenizer(tokenizer), settings, Data())

@@ -7,16 +7,16 @@ from random import Random
 import pytest
 import torch
 
-from gritlm.lm.settings import Settings
+from gritlm.lm.hub.model_config import Settings
 from gritlm.lm.tokens import Prompt, SegmentTokenizer
-from gritlm.train import states
-from gritlm.train.collate import Collator
 from gritlm.train.config import Data, Loss, Rag
-from gritlm.train.gradcache import Ranks
-from gritlm.train.pack import Rows
-from gritlm.train.rows import ChatRow, RagRow
+from gritlm.train.data.collate import Collator
+from gritlm.train.data.examples import ChatRow, RagRow
+from gritlm.train.data.packing import Rows
+from gritlm.train.model import hidden_states
+from gritlm.train.objectives.generation import Writing
+from gritlm.train.objectives.gradcache import Ranks
 from gritlm.train.trainer import train
-from gritlm.train.writing import Writing
 from tests import tiny
 from tests.train import runs
 
@@ -76,7 +76,7 @@ def test_a_run_on_rows_without_blocks_is_the_same_with_their_divergence(tmp_path
     plain = runs.make(tmp_path, rag=True, **said)
     train(plain)
     calls = []
-    monkeypatch.setattr(states, "written", lambda *rows: calls.append(rows))
+    monkeypatch.setattr(hidden_states, "written", lambda *rows: calls.append(rows))
     output = {"mode": "generative", "output_dir": str(tmp_path / "other")}
     other = runs.make(
         tmp_path, rag=True, loss={"rag_kl_weight": 0.5}, **{**said, "training": output}

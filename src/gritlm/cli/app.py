@@ -17,7 +17,8 @@ import typer
 from typer.core import TyperGroup
 
 from gritlm import __version__
-from gritlm.cli import (
+from gritlm.cli import logs, terminal
+from gritlm.cli.commands import (  # fmt: skip
     ask,
     chat,
     data,
@@ -25,16 +26,14 @@ from gritlm.cli import (
     generate,
     index,
     info,
-    logs,
     mine,
     pull,
     search,
     serve,
     store,
-    terminal,
     train,
-)  # fmt: skip
-from gritlm.cli import eval as evaluation
+)
+from gritlm.cli.commands import eval as evaluation
 from gritlm.cli.spread import spread
 
 ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141

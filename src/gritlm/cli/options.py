@@ -63,11 +63,11 @@ class ModelOptions:
     def load(self, *, mode: str = "unified") -> GritLM:
         """The model, ready for the job named by ``mode``."""
         from gritlm import GritLM
-        from gritlm.lm import default
+        from gritlm.lm.hub import default_model
 
         logs.hush_libraries()
-        if self.model in (None, default.DEFAULT, default.BASE):
-            default.ensure(report=logs.note)  # the first use takes a while: say what is done
+        if self.model in (None, default_model.DEFAULT, default_model.BASE):
+            default_model.ensure(report=logs.note)  # the first use takes a while: say what is done
         if self.threads is not None:
             import torch
 

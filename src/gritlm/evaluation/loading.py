@@ -10,8 +10,8 @@ from typing import Any
 from gritlm.distribution import install_hint
 from gritlm.errors import AttentionError, MissingExtraError, ModelError
 from gritlm.evaluation import memory
+from gritlm.evaluation.models import Subject
 from gritlm.evaluation.results import Half
-from gritlm.evaluation.subjects import Subject
 
 _WRITES: dict[Half, bool] = {"embedding": False, "generation": True, "rag": True}
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gritlm.evaluation.results import Half, TaskResult
-from gritlm.evaluation.tasks import Task
+from gritlm.evaluation.tasks.task import Task
 
 HALVES: tuple[Half, ...] = ("embedding", "generation", "rag")
 TITLES: dict[Half, str] = {

@@ -10,7 +10,7 @@ from uuid import uuid4
 from gritlm import prompts
 from gritlm.errors import InputError
 from gritlm.lm.chat_template import render
-from gritlm.lm.texts import require_text
+from gritlm.lm.inputs import require_text
 from gritlm.lm.tokens import Prompt, SegmentTokenizer
 
 if TYPE_CHECKING:

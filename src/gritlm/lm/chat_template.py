@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from gritlm.errors import InputError
-from gritlm.lm.load_errors import one_line
+from gritlm.lm.hub.load_errors import one_line
 
 if TYPE_CHECKING:
     from gritlm.lm.chat import Message

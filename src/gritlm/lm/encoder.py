@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from gritlm.errors import ModelError
-from gritlm.lm.kv import KVBlock
-from gritlm.lm.model import UnifiedLM, unpack
+from gritlm.lm.hub.model_config import Settings
+from gritlm.lm.kv.block import KVBlock
 from gritlm.lm.pooling import POOLING, normalise
-from gritlm.lm.settings import Settings
 from gritlm.lm.tokens import Prompt, SegmentTokenizer
+from gritlm.lm.unified import UnifiedLM, unpack
 
 log = logging.getLogger(__name__)
 

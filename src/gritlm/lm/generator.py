@@ -10,10 +10,10 @@ from transformers import PreTrainedTokenizerBase
 from transformers.cache_utils import Cache
 
 from gritlm.errors import InputError
-from gritlm.lm.kv import KVBlock
-from gritlm.lm.model import UnifiedLM
+from gritlm.lm.inputs import at_least_one
+from gritlm.lm.kv.block import KVBlock
 from gritlm.lm.sampling import Sampler
-from gritlm.lm.texts import at_least_one
+from gritlm.lm.unified import UnifiedLM
 
 
 def complete(

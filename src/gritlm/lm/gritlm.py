@@ -14,21 +14,22 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from gritlm.errors import InputError, ModeError, UnknownArgumentError, choice
-from gritlm.lm import checkpoint, texts
+from gritlm.lm import inputs
 from gritlm.lm.chat import Message, chat_ids
-from gritlm.lm.check import require_numbers, require_views
 from gritlm.lm.encoder import EncodeOptions, Encoder
 from gritlm.lm.generator import TextStream, complete
 from gritlm.lm.hf_generate import hf_generate
-from gritlm.lm.kv import KVBlock
-from gritlm.lm.load import load
-from gritlm.lm.load_errors import explained
-from gritlm.lm.model import UnifiedLM
+from gritlm.lm.hub import checkpoint
+from gritlm.lm.hub.load import load
+from gritlm.lm.hub.load_errors import explained
+from gritlm.lm.hub.model_config import MODES, Settings
+from gritlm.lm.kv.block import KVBlock
 from gritlm.lm.pooling import normalise
 from gritlm.lm.precision import handed_out, truncated
 from gritlm.lm.sampling import make_sampler
-from gritlm.lm.settings import MODES, Settings
+from gritlm.lm.self_check import require_numbers, require_views
 from gritlm.lm.tokens import SegmentTokenizer
+from gritlm.lm.unified import UnifiedLM
 from gritlm.prompts import gritlm_instruction
 
 log = logging.getLogger(__name__)
@@ -168,10 +169,10 @@ class GritLM:
             ModeError: on a model loaded with ``mode="generative"``.
         """
         self.require_embedding()
-        many = texts.validated(sentences)
-        texts.validated([instruction])
+        many = inputs.validated(sentences)
+        inputs.validated([instruction])
         options = EncodeOptions(
-            batch_size=texts.at_least_one(batch_size, name="batch_size"),
+            batch_size=inputs.at_least_one(batch_size, name="batch_size"),
             max_length=self._length(max_length),
             instruction=instruction,
             embed_instruction=embed_instruction,
@@ -200,7 +201,7 @@ class GritLM:
         **options: Any,
     ) -> Any:  # fmt: skip
         """As :meth:`encode`, for texts or ``{"title": ..., "text": ...}`` (joined by a space)."""
-        return self.encode(texts.documents(corpus), **options)
+        return self.encode(inputs.documents(corpus), **options)
 
     def encode_query(
         self, sentences: str | Sequence[str], *, instruction: str | None = None, **options: Any
@@ -219,11 +220,11 @@ class GritLM:
 
     def similarity(self, one: Vectors, other: Vectors) -> Tensor:
         """Cosine of each vector with each -> (N, M)."""
-        return normalise(texts.as_rows(one)) @ normalise(texts.as_rows(other)).T
+        return normalise(inputs.as_rows(one)) @ normalise(inputs.as_rows(other)).T
 
     def similarity_pairwise(self, one: Vectors, other: Vectors) -> Tensor:
         """Cosine of vector i with vector i -> (N,)."""
-        return (normalise(texts.as_rows(one)) * normalise(texts.as_rows(other))).sum(dim=-1)
+        return (normalise(inputs.as_rows(one)) * normalise(inputs.as_rows(other))).sum(dim=-1)
 
     def chat(
         self,
@@ -261,7 +262,7 @@ class GritLM:
             self.lm, ids, kv=kv, sampler=sampler, max_new_tokens=max_new_tokens,
             end_ids=self.end_ids,
         )  # fmt: skip
-        stops = texts.validated([] if stop is None else stop)
+        stops = inputs.validated([] if stop is None else stop)
         pieces = TextStream(self.tokenizer, stops).pieces(tokens)
         return pieces if stream else "".join(pieces)
 
@@ -353,7 +354,7 @@ class GritLM:
         limit = self.lm.max_positions
         if asked is None:
             return self.settings.longest_text(limit)
-        texts.at_least_one(asked, name="max_length")
+        inputs.at_least_one(asked, name="max_length")
         if limit is not None and asked > limit:
             raise InputError(f"max_length={asked}, the model takes at most {limit} tokens")
         return asked

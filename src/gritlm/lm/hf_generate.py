@@ -13,8 +13,8 @@ from torch import Tensor
 
 from gritlm.errors import InputError
 from gritlm.lm.generator import prefix_cache, require_block
-from gritlm.lm.kv import KVBlock
-from gritlm.lm.model import UnifiedLM
+from gritlm.lm.kv.block import KVBlock
+from gritlm.lm.unified import UnifiedLM
 
 # With one of these transformers wants a cache of its own making, or reorders it.
 _OWN_CACHE = (

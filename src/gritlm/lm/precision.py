@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gritlm.errors import InputError, choice
+from gritlm.lm.inputs import at_least_one
 from gritlm.lm.pooling import normalise
-from gritlm.lm.texts import at_least_one
 
 log = logging.getLogger(__name__)
 

@@ -19,11 +19,11 @@ from time import perf_counter
 import numpy as np
 
 from gritlm.lm.generator import prefill, prefix_cache
-from gritlm.lm.model import UnifiedLM
-from gritlm.rag.assemble import Plan
-from gritlm.rag.parity import blocks_of
-from gritlm.rag.recompute import Reread
-from gritlm.rag.turns import Between
+from gritlm.lm.unified import UnifiedLM
+from gritlm.rag.cooperative import Between
+from gritlm.rag.plan import Plan
+from gritlm.rag.reuse.recompute import Reread
+from gritlm.rag.reuse.reuse_check import blocks_of
 from gritlm.runtime import replacing
 
 _LENGTHS = (32, 128, 384, 768)  # tokens that are read to learn how long reading takes

@@ -12,16 +12,19 @@ from typing import Any, Literal, overload
 
 from gritlm.errors import InputError, choice
 from gritlm.lm.gritlm import GritLM
-from gritlm.lm.kv import KVBlock
+from gritlm.lm.kv.block import KVBlock
 from gritlm.printable import excerpt
 from gritlm.prompts import RAG_FORMS
-from gritlm.rag import answering, folder
-from gritlm.rag.answering import Answer, AnswerStream, Begun, Source, Writing
-from gritlm.rag.assemble import Assembler, BlockKind, Plan
-from gritlm.rag.blocks import Blocks
+from gritlm.rag import answer as answering
+from gritlm.rag import workspace
+from gritlm.rag.answer import Answer, AnswerStream, Begun, Source, Writing
+from gritlm.rag.cooperative import Between, OnModel, paced
 from gritlm.rag.cost import CostModel
-from gritlm.rag.index import Index, Indexed
-from gritlm.rag.indexing import (
+from gritlm.rag.identity import maker_of
+from gritlm.rag.index.index import Index, Indexed
+from gritlm.rag.index.lance import IndexFailedError
+from gritlm.rag.ingest.file_ids import Names
+from gritlm.rag.ingest.ingest import (
     Added,
     Cutting,
     Given,
@@ -30,15 +33,13 @@ from gritlm.rag.indexing import (
     forget,
     skipped_when_full,
 )
-from gritlm.rag.keys import maker_of
-from gritlm.rag.lance import IndexFailedError
-from gritlm.rag.names import Names
-from gritlm.rag.passages import Hit
-from gritlm.rag.planning import Mode, Planner
-from gritlm.rag.retrieval import Retriever, Search, Vector
-from gritlm.rag.store.store import KVStore
+from gritlm.rag.kvstore.store import KVStore
+from gritlm.rag.plan import Assembler, BlockKind, Plan
+from gritlm.rag.planner import Mode, Planner
+from gritlm.rag.retrieve import Retriever, Search, Vector
+from gritlm.rag.reuse.blocks import Blocks
 from gritlm.rag.trace import Trace
-from gritlm.rag.turns import Between, OnModel, paced
+from gritlm.rag.types import Hit
 
 KINDS = ("bidirectional", "causal")
 
@@ -130,27 +131,27 @@ class RagEngine:
         """
         place = Path(place)
         if read_only:
-            folder.require(place)
+            workspace.require(place)
         model = GritLM() if model is None else model
         maker = maker_of(model)
-        settings = folder.settings(place, cutting=cutting, index=index)
+        settings = workspace.settings(place, cutting=cutting, index=index)
         assembler = Assembler(model, limit=longest)
         check_cutting(settings.cutting, model, assembler)
         if not read_only:
-            folder.make(place)
+            workspace.make(place)
         store = KVStore.open(
-            place / folder.BLOCKS, maker, storage=storage, dtype=model.dtype, disk_bytes=disk_bytes,
+            place / workspace.BLOCKS, maker, storage=storage, dtype=model.dtype, disk_bytes=disk_bytes,
             memory_bytes=memory_bytes, read_only=read_only,
         )  # fmt: skip
         try:
             found = Index.open(
-                settings.index or place / folder.PASSAGES, maker, create=not read_only
+                settings.index or place / workspace.PASSAGES, maker, create=not read_only
             )
         except BaseException:
             store.close()
             raise
         if not read_only:
-            folder.keep(place, settings)  # last: what cannot be used is not settled
+            workspace.keep(place, settings)  # last: what cannot be used is not settled
         return cls(model, found, store, settings.cutting, place, assembler)
 
     def close(self) -> None:
@@ -173,7 +174,7 @@ class RagEngine:
 
         What is known already is left as it is; what has changed replaces its old passages. What
         cannot be read is skipped and named in the result. What a file is known by does not depend
-        on where it is looked at from: see :func:`gritlm.rag.files.documents`.
+        on where it is looked at from: see :func:`gritlm.rag.ingest.sources.documents`.
 
         Args:
             kinds: of key/value blocks that are stored now; others are computed when first asked.

@@ -20,11 +20,11 @@ from gritlm.errors import ModelError
 from gritlm.lm.generator import prefill, prefix_cache
 from gritlm.lm.gritlm import GritLM
 from gritlm.prompts import for_yes_no
-from gritlm.rag.assemble import Assembler, Part
-from gritlm.rag.blocks import Blocks
-from gritlm.rag.passages import Hit
+from gritlm.rag.cooperative import Between
+from gritlm.rag.plan import Assembler, Part
+from gritlm.rag.reuse.blocks import Blocks
 from gritlm.rag.trace import Trace
-from gritlm.rag.turns import Between
+from gritlm.rag.types import Hit
 
 
 class Reranker:

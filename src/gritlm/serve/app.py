@@ -8,11 +8,11 @@ from starlette.middleware.cors import CORSMiddleware
 
 from gritlm import __version__
 from gritlm.serve import errors
-from gritlm.serve.bodies import Bodies
-from gritlm.serve.context import Context
-from gritlm.serve.paths import HEALTH, LIVE, METRICS, SCHEMA
-from gritlm.serve.routes import documents, models, openai, operations
-from gritlm.serve.security import RequireHost, RequireKey, RequireOwnPage
+from gritlm.serve.api import models, openai, operations, rag
+from gritlm.serve.http.access_log import Context
+from gritlm.serve.http.auth import RequireHost, RequireKey, RequireOwnPage
+from gritlm.serve.http.body_limit import Bodies
+from gritlm.serve.http.paths import HEALTH, LIVE, METRICS, SCHEMA
 from gritlm.serve.service import Service
 
 ABOUT = "Chats, embeddings, reranking and cached RAG from one set of weights."
@@ -26,7 +26,7 @@ def create_app(service: Service) -> FastAPI:
     )  # fmt: skip
     app.state.service = service
     errors.install(app)
-    for part in (openai, documents, models, operations):
+    for part in (openai, rag, models, operations):
         app.include_router(part.routes(service))
     app.router.routes.extend(operations.page_routes())
     return app

@@ -15,15 +15,15 @@ from starlette.exceptions import HTTPException
 
 from gritlm.errors import GritLMError, InputError, ModeError, UnknownArgumentError
 from gritlm.printable import excerpt
-from gritlm.rag.store.problems import IndexDamagedError, StoreFullError, StoreLockedError
-from gritlm.serve.logs import REQUEST_ID
-from gritlm.serve.problems import (
+from gritlm.rag.kvstore.errors import IndexDamagedError, StoreFullError, StoreLockedError
+from gritlm.serve.engine.errors import (
     CutOffError,
     DrainingError,
     OverloadedError,
     TooLongError,
     TooManyTokensError,
 )
+from gritlm.serve.http.logging import REQUEST_ID
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from gritlm.serve.scheduler import Stats
+from gritlm.serve.engine.scheduler import Stats
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

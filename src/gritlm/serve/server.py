@@ -18,11 +18,11 @@ from gritlm.errors import InputError
 from gritlm.lm.gritlm import GritLM
 from gritlm.runtime import give_back_memory
 from gritlm.serve.app import create_app
-from gritlm.serve.connections import KEEP_ALIVE_S, Sweep, protocol
-from gritlm.serve.limits import Limits
-from gritlm.serve.scheduler import Scheduler
+from gritlm.serve.config import Settings
+from gritlm.serve.engine.limits import Limits
+from gritlm.serve.engine.scheduler import Scheduler
+from gritlm.serve.http.connections import KEEP_ALIVE_S, Sweep, protocol
 from gritlm.serve.service import Service
-from gritlm.serve.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ def running(
     try:
         documents = None
         if engine is not None:
-            from gritlm.serve.documents import Documents
+            from gritlm.serve.api.documents import Documents
 
             documents = Documents(engine)
         scheduler.start()

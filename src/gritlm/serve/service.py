@@ -11,18 +11,18 @@ from uuid import uuid4
 
 from gritlm.lm.gritlm import GritLM
 from gritlm.runtime import in_a_thread_of_its_own
-from gritlm.serve.calls import Calls
+from gritlm.serve.api.calls import Calls
+from gritlm.serve.api.logprobs import Spelling
+from gritlm.serve.api.tokenization import Prompts
+from gritlm.serve.config import UPLOADS, Settings
+from gritlm.serve.engine.requests import ToDo
+from gritlm.serve.engine.scheduler import Scheduler
 from gritlm.serve.errors import ApiError, invalid, no_model
+from gritlm.serve.health import Probe
 from gritlm.serve.metrics import Meter
-from gritlm.serve.probe import Probe
-from gritlm.serve.prompts import Prompts
-from gritlm.serve.scheduler import Scheduler
-from gritlm.serve.settings import UPLOADS, Settings
-from gritlm.serve.spelling import Spelling
-from gritlm.serve.work import ToDo
 
 if TYPE_CHECKING:
-    from gritlm.serve.documents import Documents
+    from gritlm.serve.api.documents import Documents
 
 _SEARCHES = 2  # threads; LanceDB uses more for each search
 

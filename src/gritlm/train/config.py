@@ -189,7 +189,7 @@ class Loss:
         teacher_weight: of the distillation, beside ``contrastive_weight`` or ``scored_weight``.
         teacher_temperature, student_temperature: of the two sides of the distillation; None: the
             contrastive one.
-        loss_gen_type, loss_gen_factor: see :func:`gritlm.train.losses.token_weights`.
+        loss_gen_type, loss_gen_factor: see :func:`gritlm.train.objectives.losses.token_weights`.
         kl_weight: of the divergence from the starting model on generative rows.
         rag_kl_weight: of the divergence from the model's own reading of the same tokens without
             blocks, on RAG rows.

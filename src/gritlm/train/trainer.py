@@ -16,30 +16,30 @@ import torch
 from gritlm.errors import InputError
 from gritlm.lm.encoder import TOKEN_BUDGET
 from gritlm.lm.gritlm import GritLM
-from gritlm.train import (
-    card,
+from gritlm.train.config import Run
+from gritlm.train.data import skipped
+from gritlm.train.data.collate import Collator
+from gritlm.train.data.loader import Batch, Feed, Share
+from gritlm.train.data.sources import Rows
+from gritlm.train.model import routers
+from gritlm.train.model.build import build
+from gritlm.train.objectives import evaluation
+from gritlm.train.objectives.distillation import Teacher
+from gritlm.train.objectives.embedding import Contrast
+from gritlm.train.objectives.generation import Writing
+from gritlm.train.run import (
     checkpoint,
-    distributed,
+    collectives,
     gradient_check,
-    heldout,
-    journal,
+    metrics_log,
+    model_card,
+    non_finite,
     optim,
     parallel,
     resume,
-    routers,
-    skipped,
     staging,
-    trouble,
 )
-from gritlm.train.build import build
-from gritlm.train.collate import Collator
-from gritlm.train.config import Run
-from gritlm.train.contrast import Contrast
-from gritlm.train.feed import Batch, Feed, Share
-from gritlm.train.sources import Rows
-from gritlm.train.stop import Stop, listening
-from gritlm.train.teacher import Teacher
-from gritlm.train.writing import Writing
+from gritlm.train.run.signals import Stop, listening
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ class Trainer:
         self.output = Path(run.training.output_dir)
         start = resume.claim(run)
         state = checkpoint.read_state(start) if start else None
-        share = Share(distributed.rank(), distributed.size())
+        share = Share(collectives.rank(), collectives.size())
         agreed = resume.settings(run, share.size)
         if start and state:
             resume.require_same(state["settings"], agreed, start)
@@ -129,7 +129,7 @@ class Trainer:
             self._require_whole_weights_unneeded()
         self.optimizer = optim.optimizer(self.module, said)
         self.contrast, self.writing = self._halves()
-        self.held_out = heldout.HeldOut(self.settings, self.collator)
+        self.held_out = evaluation.HeldOut(self.settings, self.collator)
         if start and state:
             checkpoint.restore(start, self.module, self.optimizer)
             self.feed.restore(state["feed"])
@@ -138,9 +138,9 @@ class Trainer:
         if parallel.is_main():  # what could fail has been read by now
             resume.prepare(self.settings, done=self.done)
             skipped.write(self.output, self._rows())
-        distributed.most(0)  # nobody goes on before the folder is there
+        collectives.most(0)  # nobody goes on before the folder is there
         self.schedule = optim.schedule(self.optimizer, said, steps=self.steps, done=self.done)
-        self.journal = journal.Journal(
+        self.journal = metrics_log.Journal(
             self.output, steps=self.steps, done=self.done, every=said.logging_steps,
             trackers=said.report_to, settings=self.agreed, bar=bar,
         )  # fmt: skip
@@ -168,7 +168,7 @@ class Trainer:
             for number in range(self.done + 1, self.steps + 1):
                 values = self.step(number)
                 self.done = number
-                if ended := bool(distributed.most(int(stop.asked))) and number < self.steps:
+                if ended := bool(collectives.most(int(stop.asked))) and number < self.steps:
                     self.save()
                     return Result(self.output, number, values, stopped=ended)
                 if said.save_steps and number % said.save_steps == 0:
@@ -191,12 +191,12 @@ class Trainer:
         norm = optim.clip(self._trained(), self.settings.training.max_grad_norm)
         values |= {"grad_norm": norm, "learning_rate": self.optimizer.param_groups[0]["lr"]}
         sound = all(math.isfinite(value) for value in values.values())
-        if distributed.most(int(not sound)):
-            trouble.write_down(self.output, number, batch, values, self.parts.tokenizer)
+        if collectives.most(int(not sound)):
+            non_finite.write_down(self.output, number, batch, values, self.parts.tokenizer)
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.journal.step(number, values, tokens=distributed.total(batch.tokens))
+        self.journal.step(number, values, tokens=collectives.total(batch.tokens))
         self._say(number, values)
         return values
 
@@ -209,7 +209,7 @@ class Trainer:
 
     def _backward(self, batch: Batch) -> dict[str, float]:
         unsynced = partial(parallel.unsynced, self.module)
-        ranks = distributed.ranks(unsynced)
+        ranks = collectives.ranks(unsynced)
         values: dict[str, float] = {}
         if batch.embedding is not None:
             # Gradients are averaged in the last backward pass of the step only.
@@ -258,7 +258,7 @@ class Trainer:
             model = GritLM.around(trainee.causal, self.parts.tokenizer, settings, head)
             with torch.inference_mode():
                 found |= self.evaluate(model)
-        distributed.most(0)
+        collectives.most(0)
         trainee.train()
         return dict(found)
 
@@ -272,8 +272,8 @@ class Trainer:
                 return
             merged = self.settings.training.save_merged
             checkpoint.write_model(work, self.parts, state, merged=merged)
-            journal.plot(self.output)
-            card.write(
+            metrics_log.plot(self.output)
+            model_card.write(
                 work, self.settings, sources=rows, steps=self.done,
                 metrics=measured, skipped=self.feed.skipped, folder=self.output,
             )  # fmt: skip
@@ -320,7 +320,7 @@ class Trainer:
         left = self.steps - self.done
         self.report(
             f"{left} step{'' if left == 1 else 's'}, {trained:,} trained parameters on "
-            f"{distributed.size()} x {self.parts.trainee.device}, to {self.output}"
+            f"{collectives.size()} x {self.parts.trainee.device}, to {self.output}"
         )
 
     def _rows(self) -> dict[str, list[Rows]]:

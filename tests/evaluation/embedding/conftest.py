@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from gritlm.lm.gritlm import GritLM
-from gritlm.lm.quiet import quiet
-from gritlm.lm.settings import Settings
+from gritlm.lm.hub.model_config import Settings
+from gritlm.lm.hub.quiet import quiet
 from tests import tiny
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gritlm.evaluation.tasks import Task
+from gritlm.evaluation.tasks.task import Task
 from tests.tiny import SENTENCES
 
 FOX, MODEL, BALL, CATS, WATER = SENTENCES

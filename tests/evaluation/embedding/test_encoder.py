@@ -14,7 +14,7 @@ from gritlm.evaluation.embedding import local
 from gritlm.evaluation.embedding.encoder import GritLMEncoder, mteb_encoder
 from gritlm.evaluation.embedding.instructions import Sides
 from gritlm.lm.gritlm import GritLM
-from gritlm.lm.settings import Settings
+from gritlm.lm.hub.model_config import Settings
 from gritlm.prompts import gritlm_instruction
 from tests import tiny
 from tests.evaluation.embedding import folders

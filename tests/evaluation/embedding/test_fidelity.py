@@ -14,7 +14,7 @@ from sentence_transformers.sentence_transformer.evaluation import (
     InformationRetrievalEvaluator,
 )
 
-from gritlm.evaluation.embedding import local, run
+from gritlm.evaluation.embedding import local, mteb_run
 from tests.evaluation.embedding import folders
 
 DATA = Path(__file__).parents[4] / "shared" / "data" / "stsbenchmark" / "data" / "stsb-en-dev.csv"
@@ -38,7 +38,7 @@ def sts(tmp_path_factory):
 
 def test_sts_is_what_sentence_transformers_computes(minilm, sts):
     task, rows = sts
-    found = run.measure(minilm, task)
+    found = mteb_run.measure(minilm, task)
     one, two, said = (list(column) for column in zip(*rows, strict=True))
     gold = [float(value) for value in said]
     own = (minilm.encode(one) * minilm.encode(two)).sum(axis=1)
@@ -49,7 +49,7 @@ def test_sts_is_what_sentence_transformers_computes(minilm, sts):
 
 
 def test_retrieval_is_what_sentence_transformers_computes(minilm, tmp_path):
-    found = run.measure(minilm, folders.retrieval(tmp_path))
+    found = mteb_run.measure(minilm, folders.retrieval(tmp_path))
     evaluator = InformationRetrievalEvaluator(
         folders.QUERIES,
         {key: f"{key} {text}" for key, text in folders.PASSAGES.items()},
@@ -65,6 +65,6 @@ def test_retrieval_is_what_sentence_transformers_computes(minilm, tmp_path):
 def test_a_task_is_what_mteb_alone_computes(kind, minilm, tmp_path):
     task = folders.MAKERS[kind](tmp_path)
     alone = mteb.evaluate(minilm, local.make(task), cache=None, show_progress_bar=False)
-    assert run.measure(minilm, task).score == pytest.approx(
+    assert mteb_run.measure(minilm, task).score == pytest.approx(
         100 * alone.task_results[0].get_score(), abs=0.01
     )

@@ -9,7 +9,7 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from gritlm.errors import InputError
-from gritlm.evaluation.embedding import local, run
+from gritlm.evaluation.embedding import local, mteb_run
 from gritlm.evaluation.unreachable import DataUnreachableError
 from tests.evaluation.embedding import folders
 
@@ -36,10 +36,10 @@ def sends(monkeypatch):
 
 def test_a_name_of_mteb_is_measured_as_the_same_rows_in_a_folder(model, tmp_path, sends):
     sends("STSBenchmark", dataset=pairs())
-    own = run.measure(model, folders.sts(tmp_path))
-    found = run.measure(model, "STSBenchmark")
+    own = mteb_run.measure(model, folders.sts(tmp_path))
+    found = mteb_run.measure(model, "STSBenchmark")
     assert (found.score, found.pairs, found.metric) == (own.score, own.pairs, "cosine_spearman")
-    assert run.measure(model, "STSBenchmark", limit=4).pairs == own.pairs[:4]
+    assert mteb_run.measure(model, "STSBenchmark", limit=4).pairs == own.pairs[:4]
 
 
 def test_retrieval_in_the_older_form_is_read_and_cut(model, tmp_path, sends):
@@ -50,7 +50,7 @@ def test_retrieval_in_the_older_form_is_read_and_cut(model, tmp_path, sends):
         queries={"test": folders.QUERIES},
         relevant_docs={"test": folders.RELEVANT},
     )
-    found = run.measure(model, "NFCorpus", limit=2)
+    found = mteb_run.measure(model, "NFCorpus", limit=2)
     assert (found.count, len(found.items), found.metric) == (2, 2, "ndcg_at_10")
 
 
@@ -58,13 +58,13 @@ def test_pairs_in_one_row_are_read_as_rows(model, sends):
     one, two, gold = (list(column) for column in zip(*folders.PAIRS, strict=True))
     row = {"sentence1": [one], "sentence2": [two], "labels": [[int(value > 3) for value in gold]]}
     sends("SprintDuplicateQuestions", dataset=DatasetDict(test=Dataset.from_dict(row)))
-    assert run.measure(model, "SprintDuplicateQuestions").count == len(folders.PAIRS)
+    assert mteb_run.measure(model, "SprintDuplicateQuestions").count == len(folders.PAIRS)
 
 
 def test_a_task_of_several_subsets_shows_each_and_has_no_rows(model, sends):
     subsets = mteb.get_task("STS17").hf_subsets
     sends("STS17", dataset={subset: pairs() for subset in subsets})
-    found = run.measure(model, "STS17", limit=5)
+    found = mteb_run.measure(model, "STS17", limit=5)
     assert len(found.details) == len(subsets)
     assert (found.count, found.items, found.pairs) == (5 * len(subsets), None, None)
     assert found.details["en-en test"] == pytest.approx(found.score)
@@ -75,7 +75,7 @@ def test_a_task_made_of_tasks_is_the_mean_of_their_scores(model, tmp_path, sends
     names = [task.metadata.name for task in mteb.get_task("CQADupstackRetrieval").tasks]
     for name in names:
         sends(name, dataset={"default": {"test": dict(data["test"])}})
-    found = run.measure(model, "CQADupstackRetrieval", limit=1)
+    found = mteb_run.measure(model, "CQADupstackRetrieval", limit=1)
     assert (found.count, found.items, found.metric) == (len(names), None, "ndcg_at_10")
 
 
@@ -85,7 +85,7 @@ def test_a_limited_clustering_task_embeds_the_rows_that_are_left(model, sends):
         "labels": [n for _, n in folders.CLASSED],
     }
     sends("TwentyNewsgroupsClustering.v2", dataset=DatasetDict(test=Dataset.from_dict(table)))
-    found = run.measure(model, "TwentyNewsgroupsClustering.v2", limit=10)
+    found = mteb_run.measure(model, "TwentyNewsgroupsClustering.v2", limit=10)
     assert (found.count, found.metric) == (10, "v_measure")
 
 
@@ -95,21 +95,21 @@ def test_data_that_cannot_be_fetched_is_named(model, monkeypatch):
 
     monkeypatch.setattr(type(mteb.get_task("STSBenchmark")), "load_data", fail)
     with pytest.raises(DataUnreachableError, match=r"'STSBenchmark' cannot .* \(no route to host"):
-        run.measure(model, "STSBenchmark")
+        mteb_run.measure(model, "STSBenchmark")
 
 
 def test_an_unknown_name_is_refused_with_the_nearest(model):
     with pytest.raises(InputError, match="mteb has no task 'STSBenchmrk'; did you mean 'STSBench"):
-        run.measure(model, "STSBenchmrk")
+        mteb_run.measure(model, "STSBenchmrk")
 
 
 def test_a_task_of_images_is_refused(model):
     with pytest.raises(InputError, match="CIFAR10 is made of image; expected text alone"):
-        run.measure(model, "CIFAR10")
+        mteb_run.measure(model, "CIFAR10")
 
 
 def test_names_are_those_of_tasks_of_text():
-    names = run.names()
+    names = mteb_run.names()
     assert names == sorted(names)
     assert {"STSBenchmark", "NFCorpus", "Banking77Classification"} <= set(names)
     assert "CIFAR10" not in names

@@ -10,7 +10,7 @@ import mteb
 from mteb.abstasks.task_metadata import TaskType
 from mteb.get_tasks import TASK_LIST
 
-from gritlm.evaluation.embedding import instructions, run
+from gritlm.evaluation.embedding import instructions, mteb_run
 from gritlm.evaluation.embedding.instructions import Sides
 from tests.evaluation.embedding import folders
 
@@ -42,7 +42,7 @@ def test_a_local_task_says_it_itself():
 
 
 def test_every_name_in_the_table_is_one_of_mteb():
-    assert set(TABLE["tasks"]) <= set(run.names())
+    assert set(TABLE["tasks"]) <= set(mteb_run.names())
     assert set(TABLE["types"]) <= set(get_args(TaskType))
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from gritlm.errors import InputError
-from gritlm.evaluation.bad_rows import BadRows
 from gritlm.evaluation.embedding import rows
+from gritlm.evaluation.tasks.bad_rows import BadRows
 
 COLUMNS = {"text": rows.TEXT, "score": rows.NUMBER}
 GOOD = '{"text": "a", "score": 1}\n'

@@ -12,8 +12,8 @@ from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score
 
 from gritlm.errors import InputError
-from gritlm.evaluation import compare
-from gritlm.evaluation.embedding import items, outcome, run
+from gritlm.evaluation import bootstrap
+from gritlm.evaluation.embedding import items, mteb_results, mteb_run
 from gritlm.prompts import gritlm_instruction
 from tests.evaluation.embedding import folders
 
@@ -34,7 +34,7 @@ def test_every_type_is_measured_offline_and_in_silence(
     kind, model, tmp_path, no_network, capfd, caplog
 ):
     caplog.set_level(logging.WARNING)
-    found = run.measure(model, folders.MAKERS[kind](tmp_path))
+    found = mteb_run.measure(model, folders.MAKERS[kind](tmp_path))
     assert (found.kind, found.half, found.task) == (kind, "embedding", f"tiny-{kind}")
     assert 0 <= found.score <= 100
     assert found.harness.startswith("mteb ")
@@ -46,13 +46,13 @@ def test_every_type_is_measured_offline_and_in_silence(
 
 @pytest.mark.parametrize("kind", sorted(ITEMS))
 def test_the_score_is_the_mean_of_its_items(kind, model, tmp_path):
-    found = run.measure(model, folders.MAKERS[kind](tmp_path))
+    found = mteb_run.measure(model, folders.MAKERS[kind](tmp_path))
     assert len(found.items) == found.count
     assert 100 * np.mean(found.items) == pytest.approx(found.score, abs=1e-3)  # mteb rounds
 
 
 def test_pairs_are_own_cosines_and_the_score_their_correlation(model, tmp_path):
-    found = run.measure(model, folders.sts(tmp_path, instruction="Find the same"))
+    found = mteb_run.measure(model, folders.sts(tmp_path, instruction="Find the same"))
     header = gritlm_instruction("Find the same")
     one, two = (model.encode([row[side] for row in folders.PAIRS], instruction=header)
                 for side in (0, 1))  # fmt: skip
@@ -63,7 +63,7 @@ def test_pairs_are_own_cosines_and_the_score_their_correlation(model, tmp_path):
 
 
 def test_ndcg_is_that_of_own_cosines(model, tmp_path):
-    found = run.measure(
+    found = mteb_run.measure(
         model, folders.retrieval(tmp_path, instruction="Ask", passage_instruction="Answer")
     )
     queries = model.encode(list(folders.QUERIES.values()), instruction=gritlm_instruction("Ask"))
@@ -79,13 +79,13 @@ def test_ndcg_is_that_of_own_cosines(model, tmp_path):
 
 def test_the_same_again_gives_the_same(model, tmp_path):
     task = folders.classification(tmp_path)
-    first, second = run.measure(model, task), run.measure(model, task, batch_size=2)
+    first, second = mteb_run.measure(model, task), mteb_run.measure(model, task, batch_size=2)
     assert (first.score, first.items) == (second.score, second.items)
 
 
 def test_limit_bounds_the_rows(model, tmp_path):
-    assert run.measure(model, folders.retrieval(tmp_path / "r"), limit=2).count == 2
-    assert len(run.measure(model, folders.sts(tmp_path / "s"), limit=3).pairs) == 3
+    assert mteb_run.measure(model, folders.retrieval(tmp_path / "r"), limit=2).count == 2
+    assert len(mteb_run.measure(model, folders.sts(tmp_path / "s"), limit=3).pairs) == 3
 
 
 def test_mteb_leaves_logging_and_bars_as_they_were(model, tmp_path):
@@ -93,19 +93,19 @@ def test_mteb_leaves_logging_and_bars_as_they_were(model, tmp_path):
 
     noisy = logging.getLogger("mteb")
     before = noisy.level, is_progress_bar_enabled()
-    run.measure(model, folders.sts(tmp_path))
+    mteb_run.measure(model, folders.sts(tmp_path))
     assert (noisy.level, is_progress_bar_enabled()) == before
 
 
 def test_progress_shows_bars(model, tmp_path, capfd):
-    run.measure(model, folders.retrieval(tmp_path), progress=True)
+    mteb_run.measure(model, folders.retrieval(tmp_path), progress=True)
     assert "Searching corpus" in capfd.readouterr().err
 
 
 def test_pairs_of_a_classification_are_cosines_and_labels_and_the_score_their_precision(
     model, tmp_path
 ):
-    found = run.measure(model, folders.pair_classification(tmp_path))
+    found = mteb_run.measure(model, folders.pair_classification(tmp_path))
     cosines, labels = zip(*found.pairs, strict=True)
     assert labels == tuple(float(row[2] > 3) for row in folders.PAIRS)
     assert found.score == pytest.approx(100 * average_precision_score(labels, cosines))
@@ -120,17 +120,17 @@ def test_the_precision_of_the_best_measure_comes_with_that_measure():
 
 def test_vectors_that_are_all_the_same_agree_with_no_order(model, tmp_path, monkeypatch):
     monkeypatch.setattr(model, "encode", lambda texts, **_: np.ones((len(texts), 4), "float32"))
-    found = run.measure(model, folders.sts(tmp_path))
+    found = mteb_run.measure(model, folders.sts(tmp_path))
     assert found.score == 0
     assert found.details == {}
-    assert compare.score(compare.resampled(found)) == compare.Estimate(0, 0, 0)
+    assert bootstrap.score(bootstrap.resampled(found)) == bootstrap.Estimate(0, 0, 0)
 
 
 def test_vectors_that_are_no_numbers_have_no_score(model, tmp_path, monkeypatch):
     nan = float("nan")
     monkeypatch.setattr(model, "encode", lambda texts, **_: np.full((len(texts), 4), nan))
     with pytest.raises(ValueError, match="NaN"):
-        run.measure(model, folders.sts(tmp_path))
+        mteb_run.measure(model, folders.sts(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -141,15 +141,15 @@ def test_vectors_that_are_no_numbers_have_no_score(model, tmp_path, monkeypatch)
     ],
 )  # fmt: skip
 def test_there_is_no_order_where_the_model_alone_finds_all_alike(pairs, none):
-    assert outcome._is_no_order(pairs) == none
+    assert mteb_results._is_no_order(pairs) == none
 
 
 def test_something_else_than_a_model_is_refused(tmp_path):
     with pytest.raises(InputError, match="model is str; expected a GritLM or a"):
-        run.measure("MiniLM", folders.sts(tmp_path))
+        mteb_run.measure("MiniLM", folders.sts(tmp_path))
 
 
 @pytest.mark.parametrize("wrong", [{"limit": 0}, {"batch_size": True}])
 def test_numbers_are_checked(model, tmp_path, wrong):
     with pytest.raises(InputError, match="expected a whole number >= 1"):
-        run.measure(model, folders.sts(tmp_path), **wrong)
+        mteb_run.measure(model, folders.sts(tmp_path), **wrong)

@@ -13,7 +13,7 @@ from lm_eval.models.huggingface import HFLM
 
 from gritlm import GritLM
 from gritlm.evaluation.generation.harness import GritLMHarness
-from gritlm.evaluation.tasks import Task
+from gritlm.evaluation.tasks.task import Task
 from tests import tiny
 
 

@@ -8,7 +8,7 @@ import pytest
 from lm_eval.evaluator import evaluate
 
 from gritlm import GritLM
-from gritlm.evaluation.generation import library, loading, run
+from gritlm.evaluation.generation import library, lm_eval_run, loading
 from gritlm.evaluation.generation.harness import GritLMHarness
 from tests import tiny
 
@@ -73,7 +73,7 @@ def test_a_task_gets_the_same_score(task, model, theirs):
     with library.quiet():
         loaded = {"tasks": {one.task_name: one for one in loading.load(made)}}
         expected = evaluate(lm=theirs, task_dict=loaded, bootstrap_iters=0)["results"]["colours"]
-    found = run.measure(model, made)
+    found = lm_eval_run.measure(model, made)
     assert found.score == pytest.approx(100 * expected["acc_norm,none"])
     assert found.details == {"acc": pytest.approx(100 * expected["acc,none"])}
 

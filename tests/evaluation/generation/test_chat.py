@@ -5,7 +5,7 @@ import pytest
 from gritlm import GritLM
 from gritlm.evaluation.generation.harness import GritLMHarness
 from gritlm.lm.chat import chat_ids
-from gritlm.lm.settings import Settings
+from gritlm.lm.hub.model_config import Settings
 from gritlm.lm.tokens import SegmentTokenizer
 from tests import tiny
 

@@ -4,7 +4,7 @@ import pytest
 
 from gritlm.errors import InputError
 from gritlm.evaluation.generation import loading
-from gritlm.evaluation.tasks import Task
+from gritlm.evaluation.tasks.task import Task
 
 from .conftest import CHOICE, COLOURS
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from gritlm.errors import InputError, ModelError
-from gritlm.evaluation.generation import outcome
+from gritlm.evaluation.generation import lm_eval_results
 
 
 @dataclass
@@ -25,7 +25,7 @@ def rows(metric: str, *values: Any, **also: Any) -> list[dict[str, Any]]:
 
 def made(tasks, results, samples):
     found = {"results": results, "samples": samples}
-    return outcome.result("all", tasks, found, seconds=1.0, harness="lm-eval")
+    return lm_eval_results.result("all", tasks, found, seconds=1.0, harness="lm-eval")
 
 
 def test_tasks_of_a_group_count_by_their_rows():
@@ -109,6 +109,6 @@ def test_a_figure_of_which_less_is_better_is_called_so():
         "results": {"a": {"toxicity,none": 0.25}}, "samples": {"a": rows("toxicity", 0.5, 0.0)},
         "higher_is_better": {"a": {"toxicity": False}},
     }  # fmt: skip
-    result = outcome.result("a", [FakeTask("a")], found, seconds=1.0, harness="lm-eval")
+    result = lm_eval_results.result("a", [FakeTask("a")], found, seconds=1.0, harness="lm-eval")
     assert (result.metric, result.score) == ("toxicity (less is better)", 25)
     assert result.items == (0.5, 0.0)

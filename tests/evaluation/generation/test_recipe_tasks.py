@@ -12,8 +12,8 @@ import pytest
 from lm_eval.tasks._yaml_loader import load_yaml
 from lm_eval.utils import apply_template
 
-from gritlm.evaluation.generation import library, loading, run
-from gritlm.evaluation.tasks import Task
+from gritlm.evaluation.generation import library, lm_eval_run, loading
+from gritlm.evaluation.tasks.task import Task
 
 RECIPES = Path(__file__).parents[3] / "recipes" / "evaluation" / "tasks"
 THEIRS = Path(lm_eval.__file__).parent / "tasks"
@@ -76,7 +76,7 @@ def test_every_task_file_has_a_row_here():
 
 @pytest.mark.parametrize("name", sorted(ROWS.keys() - {"ifeval", "bbh", "gsm8k"}))
 def test_a_task_file_is_measured(name, recipe, model):
-    found = run.measure(model, recipe(name))
+    found = lm_eval_run.measure(model, recipe(name))
     assert found.count == 1
     assert found.items is not None
 

@@ -8,7 +8,7 @@ import pytest
 from gritlm import GritLM
 from gritlm.errors import InputError, MissingExtraError, ModeError
 from gritlm.evaluation import harnesses
-from gritlm.evaluation.generation import library, loading, run, scoring
+from gritlm.evaluation.generation import library, lm_eval_run, loading, loglikelihood
 from gritlm.evaluation.unreachable import DataUnreachableError
 
 from .conftest import CHOICE, COLOURS
@@ -52,7 +52,7 @@ def seen_prompts(monkeypatch) -> list[str]:
 
 
 def test_a_local_task_is_measured_row_by_row(task, model):
-    found = run.measure(model, task(CHOICE, COLOURS))
+    found = lm_eval_run.measure(model, task(CHOICE, COLOURS))
     assert (found.task, found.half, found.kind) == ("colours", "generation", "multiple_choice")
     assert (found.metric, found.count) == ("acc_norm", 5)
     assert found.items is not None
@@ -64,24 +64,26 @@ def test_a_local_task_is_measured_row_by_row(task, model):
 
 def test_a_limit_takes_the_first_rows(task, model):
     made = task(CHOICE, COLOURS)
-    whole, part = run.measure(model, made), run.measure(model, made, limit=2)
+    whole, part = lm_eval_run.measure(model, made), lm_eval_run.measure(model, made, limit=2)
     assert part.count == 2
     assert part.items == whole.items[:2]
 
 
 def test_examples_stand_in_front_and_code_beside_the_task_is_run(task, model, monkeypatch):
     seen = seen_prompts(monkeypatch)
-    found = run.measure(model, task(WRITING, QUESTIONS, utils_py=ASK, shots_jsonl=SHOTS))
+    found = lm_eval_run.measure(model, task(WRITING, QUESTIONS, utils_py=ASK, shots_jsonl=SHOTS))
     assert seen == ["Q: Water?\nA: wet\n\nQ: Cats?\nA:", "Q: Water?\nA: wet\n\nQ: Dogs?\nA:"]
     assert found.metric == "exact_match,loose"
     assert found.details.keys() == {"exact_match,strict"}
 
 
 def test_rows_and_code_that_changed_are_read_anew(task, model, monkeypatch):
-    run.measure(model, task(WRITING, QUESTIONS, utils_py=ASK, shots_jsonl=SHOTS))
+    lm_eval_run.measure(model, task(WRITING, QUESTIONS, utils_py=ASK, shots_jsonl=SHOTS))
     seen = seen_prompts(monkeypatch)
     rows = [{"question": "Foxes?", "answer": "quick"}]
-    run.measure(model, task(WRITING, rows, utils_py=ASK.replace("Q:", "Say:"), shots_jsonl=SHOTS))
+    lm_eval_run.measure(
+        model, task(WRITING, rows, utils_py=ASK.replace("Q:", "Say:"), shots_jsonl=SHOTS)
+    )
     assert seen == ["Say: Water?\nA: wet\n\nSay: Foxes?\nA:"]
 
 
@@ -89,11 +91,11 @@ def test_a_task_says_whether_it_is_asked_in_the_chat_format(task, model, monkeyp
     seen = seen_prompts(monkeypatch)
     chatting = WRITING.replace("metadata: {", "metadata: {chat: true, ")
     made = task(chatting, QUESTIONS[:1], utils_py=ASK, shots_jsonl=SHOTS)
-    run.measure(model, made)
+    lm_eval_run.measure(model, made)
     turns = ["user|>\nQ: Water?\nA:\n", "assistant|>\nwet\n", "user|>\nQ: Cats?\nA:\n"]
     assert seen == ["".join(f"<|{turn}" for turn in turns) + "<|assistant|>\n"]
     seen.clear()
-    run.measure(model, made, chat=False)
+    lm_eval_run.measure(model, made, chat=False)
     assert seen == ["Q: Water?\nA: wet\n\nQ: Cats?\nA:"]
 
 
@@ -101,8 +103,8 @@ def test_answered_requests_are_kept_and_an_interrupted_run_goes_on(
     task, model, tmp_path, monkeypatch
 ):
     made, file = task(CHOICE, COLOURS), tmp_path / "kept" / "requests.sqlite"
-    expected = run.measure(model, made)
-    whole, asked = scoring._read, []
+    expected = lm_eval_run.measure(model, made)
+    whole, asked = loglikelihood._read, []
 
     def interrupted(lm, chosen):
         if asked:
@@ -110,28 +112,28 @@ def test_answered_requests_are_kept_and_an_interrupted_run_goes_on(
         asked.append(chosen)
         return whole(lm, chosen)
 
-    monkeypatch.setattr(scoring, "TOKEN_BUDGET", {"cpu": 40})
-    monkeypatch.setattr(scoring, "_read", interrupted)
+    monkeypatch.setattr(loglikelihood, "TOKEN_BUDGET", {"cpu": 40})
+    monkeypatch.setattr(loglikelihood, "_read", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run.measure(model, made, requests_cache=file)
+        lm_eval_run.measure(model, made, requests_cache=file)
 
     def counted(lm, chosen):
         asked.append(chosen)
         return whole(lm, chosen)
 
-    monkeypatch.setattr(scoring, "_read", counted)
-    found = run.measure(model, made, requests_cache=file)
+    monkeypatch.setattr(loglikelihood, "_read", counted)
+    found = lm_eval_run.measure(model, made, requests_cache=file)
     pairs = [pair for chosen in asked for tree in chosen for pair in tree.pairs]
     assert found.items == expected.items
     assert len(pairs) == len(set(pairs)) == sum(len(row["choices"]) for row in COLOURS)
-    monkeypatch.setattr(scoring, "_read", None)  # nothing is left to read
-    assert run.measure(model, made, requests_cache=file).items == expected.items
+    monkeypatch.setattr(loglikelihood, "_read", None)  # nothing is left to read
+    assert lm_eval_run.measure(model, made, requests_cache=file).items == expected.items
 
 
 def test_a_broken_request_cache_is_made_anew(task, model, tmp_path):
     made, file = task(CHOICE, COLOURS), tmp_path / "requests.sqlite"
     file.write_bytes(b"no database at all" * 100)
-    assert run.measure(model, made, requests_cache=file).count == 5
+    assert lm_eval_run.measure(model, made, requests_cache=file).count == 5
     with sqlite3.connect(file) as kept:
         assert kept.execute("SELECT count(*) FROM unnamed").fetchone()[0] > 0
     kept.close()
@@ -153,13 +155,13 @@ def test_a_request_cache_that_another_run_writes_to_is_not_broken(tmp_path, monk
 def test_a_model_without_head_is_refused(checkpoint, task):
     reader = GritLM(checkpoint, mode="embedding", device="cpu")
     with pytest.raises(ModeError, match="no LM head"):
-        run.measure(reader, task(CHOICE, COLOURS))
+        lm_eval_run.measure(reader, task(CHOICE, COLOURS))
 
 
 def test_without_lm_eval_the_extra_is_named(task, model, monkeypatch):
     monkeypatch.setattr(harnesses, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"pip install -e '.*\[eval\]'"):
-        run.measure(model, task(CHOICE, COLOURS))
+        lm_eval_run.measure(model, task(CHOICE, COLOURS))
 
 
 class Hub:
@@ -178,20 +180,20 @@ class Hub:
 def test_an_unknown_name_gets_the_nearest_ones(model, monkeypatch):
     monkeypatch.setattr(library, "manager", Hub)
     with pytest.raises(InputError, match="lm-eval has no task 'arc_eazy'; did you mean 'arc_easy'"):
-        run.measure(model, "arc_eazy")
+        lm_eval_run.measure(model, "arc_eazy")
 
 
 @pytest.mark.parametrize("error", [ConnectionError("Couldn't reach the Hub"), TimeoutError()])
 def test_data_that_cannot_be_fetched_is_named(error, model, monkeypatch):
     monkeypatch.setattr(library, "manager", lambda: Hub(error))
     with pytest.raises(DataUnreachableError, match="'arc_easy'"):
-        run.measure(model, "arc_easy")
+        lm_eval_run.measure(model, "arc_easy")
 
 
 def test_an_error_of_our_own_is_not_taken_for_a_missing_network(model, monkeypatch):
     monkeypatch.setattr(library, "manager", lambda: Hub(ZeroDivisionError("a bug")))
     with pytest.raises(ZeroDivisionError):
-        run.measure(model, "arc_easy")
+        lm_eval_run.measure(model, "arc_easy")
 
 
 def test_examples_are_drawn_with_a_fixed_seed(task):

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gritlm.evaluation.generation import scoring, trees
+from gritlm.evaluation.generation import loglikelihood, shared_prefixes
 from gritlm.evaluation.memory import Halver
-from gritlm.lm.model import UnifiedLM
+from gritlm.lm.unified import UnifiedLM
 from tests import tiny
 
 CONTEXT, OTHER = tuple(range(10, 30)), (40, 41, 42)
@@ -15,7 +15,7 @@ PAIRS = [
 ]  # fmt: skip
 
 
-def alone(lm: UnifiedLM, pair: trees.Pair) -> float:
+def alone(lm: UnifiedLM, pair: shared_prefixes.Pair) -> float:
     """One pair by itself, all logits, no mask."""
     context, continuation = pair
     ids = torch.tensor([[*context, *continuation]])
@@ -27,8 +27,8 @@ def alone(lm: UnifiedLM, pair: trees.Pair) -> float:
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_a_tree_gives_the_scores_of_each_text_alone(family):
     lm = UnifiedLM(tiny.model(family))
-    found = dict(scoring.scores(lm, PAIRS))
-    assert trees.can_branch(lm)
+    found = dict(loglikelihood.scores(lm, PAIRS))
+    assert shared_prefixes.can_branch(lm)
     with torch.inference_mode():
         for pair in PAIRS:
             assert found[pair][0] == pytest.approx(alone(lm, pair), abs=1e-4)
@@ -36,13 +36,13 @@ def test_a_tree_gives_the_scores_of_each_text_alone(family):
 
 def test_a_model_that_takes_no_masks_reads_one_text_after_the_other(monkeypatch):
     lm = UnifiedLM(tiny.model())
-    expected = dict(scoring.scores(lm, PAIRS))
+    expected = dict(loglikelihood.scores(lm, PAIRS))
     monkeypatch.setattr(lm.config, "_attn_implementation", "flash_attention_2")
-    assert not trees.can_branch(lm)
-    monkeypatch.setattr(trees, "can_branch", lambda lm: False)
+    assert not shared_prefixes.can_branch(lm)
+    monkeypatch.setattr(shared_prefixes, "can_branch", lambda lm: False)
     monkeypatch.setattr(lm.config, "_attn_implementation", "sdpa")
-    monkeypatch.setattr(trees, "masks", None)  # must not be called
-    found = dict(scoring.scores(lm, PAIRS))
+    monkeypatch.setattr(shared_prefixes, "masks", None)  # must not be called
+    found = dict(loglikelihood.scores(lm, PAIRS))
     for pair, (score, greedy) in expected.items():
         assert found[pair] == (pytest.approx(score, abs=1e-4), greedy)
 
@@ -50,13 +50,13 @@ def test_a_model_that_takes_no_masks_reads_one_text_after_the_other(monkeypatch)
 @pytest.mark.parametrize("budget", [1, 30, 1000])
 def test_the_size_of_batches_changes_nothing(budget):
     lm = UnifiedLM(tiny.model())
-    expected = dict(scoring.scores(lm, PAIRS, budget=200))
-    for pair, (score, greedy) in scoring.scores(lm, PAIRS, budget=budget):
+    expected = dict(loglikelihood.scores(lm, PAIRS, budget=200))
+    for pair, (score, greedy) in loglikelihood.scores(lm, PAIRS, budget=budget):
         assert expected[pair] == (pytest.approx(score, abs=1e-4), greedy)
 
 
 def test_what_continuations_share_is_read_once():
-    grown = trees.grown([*PAIRS, *PAIRS], together=True)
+    grown = shared_prefixes.grown([*PAIRS, *PAIRS], together=True)
     assert [tree.ids for tree in grown] == [
         [*CONTEXT, 5, 6],  # (5, 6, 7) and (5, 6, 8) differ in what is only predicted
         [*OTHER, 5, *[7] * 10],
@@ -70,7 +70,7 @@ def test_a_greedy_continuation_is_called_one():
     ids = model.generate(torch.tensor([OTHER]), max_new_tokens=4, do_sample=False)[0].tolist()
     greedy = tuple(ids[len(OTHER) :])
     other = (*greedy[:-1], (greedy[-1] + 1) % 400)
-    found = dict(scoring.scores(UnifiedLM(model), [(OTHER, greedy), (OTHER, other)]))
+    found = dict(loglikelihood.scores(UnifiedLM(model), [(OTHER, greedy), (OTHER, other)]))
     assert [found[OTHER, one][1] for one in (greedy, other)] == [True, False]
 
 
@@ -115,15 +115,15 @@ def _never(items):
 
 def test_scores_go_on_when_memory_runs_out(monkeypatch):
     lm = UnifiedLM(tiny.model())
-    expected = dict(scoring.scores(lm, PAIRS))
-    whole = scoring._read
+    expected = dict(loglikelihood.scores(lm, PAIRS))
+    whole = loglikelihood._read
 
     def small(lm, chosen):
         if len(chosen) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return whole(lm, chosen)
 
-    monkeypatch.setattr(scoring, "_read", small)
-    found = dict(scoring.scores(lm, PAIRS))
+    monkeypatch.setattr(loglikelihood, "_read", small)
+    found = dict(loglikelihood.scores(lm, PAIRS))
     assert found.keys() == expected.keys()
     assert all(found[p][0] == pytest.approx(expected[p][0], abs=1e-4) for p in PAIRS)

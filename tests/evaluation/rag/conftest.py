@@ -11,11 +11,11 @@ import pytest
 
 from gritlm import GritLM
 from gritlm.evaluation.rag.decode import Reading
-from gritlm.evaluation.rag.forms import form_for
-from gritlm.evaluation.rag.rows import Question
+from gritlm.evaluation.rag.prompts import form_for
+from gritlm.evaluation.rag.questions import Question
 from gritlm.evaluation.rag.settings import asked, reader
-from gritlm.evaluation.tasks import Task
-from gritlm.lm.settings import Settings
+from gritlm.evaluation.tasks.task import Task
+from gritlm.lm.hub.model_config import Settings
 from tests import tiny
 
 Rows = list[dict[str, Any]]

@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from gritlm.evaluation.rag.blocks import Blocks
-from gritlm.evaluation.rag.forms import form_for
-from gritlm.evaluation.rag.rows import load
+from gritlm.evaluation.rag.prompts import form_for
+from gritlm.evaluation.rag.questions import load
 from gritlm.lm.generator import prefix_cache
 from gritlm.lm.tokens import SegmentTokenizer
-from gritlm.train import context, states
-from gritlm.train.rows import RagRow
+from gritlm.train.data import rag_samples
+from gritlm.train.data.examples import RagRow
+from gritlm.train.model import hidden_states
 from tests.evaluation.rag.conftest import GOLD, OTHERS, readings
 
 BOUND = 1e-4
@@ -86,10 +87,10 @@ def test_cached_documents_give_the_logits_of_one_block_masked_pass(
         [reading] = readings(model, [question], setting)
         cache = prefix_cache(model.lm, reading.blocks, room=len(reading.ids))
         ours = model.lm.logits(torch.tensor([reading.ids]), cache=cache)[0]
-        sample = context.sample(
+        sample = rag_samples.sample(
             SegmentTokenizer(model.tokenizer), RagRow(question.text, question.documents, "red"),
             mode="doc", kind=kind, documents=question.documents, max_length=10_000, read_again=0,
         )  # fmt: skip
-        hidden = states.written(model.lm.decoder, context.rows([sample], pad=0))
+        hidden = hidden_states.written(model.lm.decoder, rag_samples.rows([sample], pad=0))
         theirs = model.model.get_output_embeddings()(hidden)[0, : sample.trained[0][0]]
         assert (ours - theirs[-len(ours) :]).abs().max() < BOUND

@@ -9,9 +9,9 @@ from transformers.cache_utils import DynamicCache
 from gritlm.evaluation.rag import decode as writing
 from gritlm.evaluation.rag.decode import Reading, replies
 from gritlm.lm.generator import decode, prefix_cache
-from gritlm.lm.model import UnifiedLM
 from gritlm.lm.sampling import make_sampler
-from gritlm.rag.recompute import FIRST, read_behind
+from gritlm.lm.unified import UnifiedLM
+from gritlm.rag.reuse.recompute import FIRST, read_behind
 from tests import tiny
 
 NEW = 12

@@ -6,14 +6,14 @@ import pytest
 
 from gritlm import GritLM
 from gritlm.errors import InputError
-from gritlm.evaluation.rag.forms import BRIEFLY, fitting, form_for
-from gritlm.evaluation.rag.rows import load
+from gritlm.evaluation.rag.prompts import BRIEFLY, fitting, form_for
+from gritlm.evaluation.rag.questions import load
 from gritlm.lm.chat import chat_ids
-from gritlm.lm.settings import Settings
+from gritlm.lm.hub.model_config import Settings
 from gritlm.lm.tokens import SegmentTokenizer
 from gritlm.prompts import CHAT_TEMPLATE
-from gritlm.train import context
-from gritlm.train.rows import RagRow
+from gritlm.train.data import rag_samples
+from gritlm.train.data.examples import RagRow
 from tests import tiny
 from tests.evaluation.rag.conftest import readings
 
@@ -21,7 +21,7 @@ from tests.evaluation.rag.conftest import readings
 def trained_ids(model, question, mode):
     """The prompt of a training sample, and the number of its tokens that no other block sees."""
     row = RagRow(question.text, question.documents, "red")
-    made = context.sample(
+    made = rag_samples.sample(
         SegmentTokenizer(model.tokenizer), row, mode=mode, kind="bidirectional",
         documents=question.documents, max_length=10_000, embed_eos=model.settings.embed_eos,
         read_again=0,

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from gritlm.errors import InputError
-from gritlm.evaluation.rag.rows import in_reading_order, load
+from gritlm.evaluation.rag.questions import in_reading_order, load
 from tests.evaluation.rag.conftest import GOLD, OTHERS, ROWS
 
 

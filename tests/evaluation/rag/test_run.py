@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from gritlm.errors import InputError, ModeError
-from gritlm.evaluation.rag import run
+from gritlm.evaluation.rag import measure as run
 from gritlm.evaluation.rag.blocks import Blocks
-from gritlm.evaluation.rag.forms import form_for
-from gritlm.evaluation.rag.rows import load
-from gritlm.evaluation.rag.run import measure
+from gritlm.evaluation.rag.measure import measure
+from gritlm.evaluation.rag.prompts import form_for
+from gritlm.evaluation.rag.questions import load
 from gritlm.evaluation.rag.settings import SETTINGS, asked
-from gritlm.lm.settings import Settings
-from gritlm.rag.recompute import FIRST
+from gritlm.lm.hub.model_config import Settings
+from gritlm.rag.reuse.recompute import FIRST
 from tests.evaluation.rag.conftest import OTHERS, ROWS
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from gritlm.evaluation import finding, machine
+from gritlm.evaluation import environment
 from gritlm.evaluation.outcome import Outcome, Report, Skipped
+from gritlm.evaluation.tasks import discovery
 from tests.evaluation import made
 
 OTHER = "a|b <i>"
@@ -16,7 +17,7 @@ OTHER = "a|b <i>"
 
 @pytest.fixture
 def report(tmp_path: Path) -> Report:
-    task = replace(finding.local(made.sts(tmp_path / "pairs"))[0], licence="CC BY <4.0>")
+    task = replace(discovery.local(made.sts(tmp_path / "pairs"))[0], licence="CC BY <4.0>")
     ours = (
         made.result("pairs", kind="STS", score=81.25),
         made.result("mmlu", half="generation", metric="acc", score=42.5),
@@ -30,5 +31,5 @@ def report(tmp_path: Path) -> Report:
             Outcome("ours", "GritLM", "0123456789abcdef", {"parameters": 2_500_000}, ours),
             Outcome(OTHER, "sentence-transformers", "fedcba", {"dtype": "auto"}, theirs, skipped),
         ),
-        "quick", 50, machine.about("gritlm eval ours"), (task,),
+        "quick", 50, environment.about("gritlm eval ours"), (task,),
     )  # fmt: skip

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-from gritlm.lm.kv import KVBlock
-from gritlm.lm.rope import RopeTable
-from gritlm.rag.keys import Maker
-from gritlm.rag.store.store import KVStore
+from gritlm.lm.kv.block import KVBlock
+from gritlm.lm.kv.rope import RopeTable
+from gritlm.rag.identity import Maker
+from gritlm.rag.kvstore.store import KVStore
 
 MODEL = "a tiny model"
 LAYERS, HEADS, DIM = 3, 2, 12

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from gritlm.rag.store import worth
-from gritlm.rag.store.catalogue import Entry
+from gritlm.rag.kvstore import eviction
+from gritlm.rag.kvstore.lmdb.lmdb_index import Entry
 from tests.rag.store import blocks
 
 RECORD = 8192  # bytes that a small block takes: a page of header, a page of payload
@@ -19,7 +19,7 @@ BUDGET = 40 * RECORD
 
 
 def entry(**changes: object) -> Entry:
-    return replace(Entry(1, 0, 200, 4000, 100, 0, worth.cost(100), 0.0, 0.0), **changes)
+    return replace(Entry(1, 0, 200, 4000, 100, 0, eviction.cost(100), 0.0, 0.0), **changes)
 
 
 @pytest.fixture
@@ -28,17 +28,17 @@ def folder(tmp_path):
 
 
 def test_worth_grows_with_hits_and_cost_and_falls_with_bytes():
-    assert worth.of(entry(hits=3)) == pytest.approx(4 * worth.of(entry()))
-    assert worth.of(entry(cost=2.0)) == pytest.approx(2 * worth.of(entry(cost=1.0)))
-    assert worth.of(entry(payload=12000)) == pytest.approx(worth.of(entry()) / 2)
-    assert worth.cost(2000) > 2 * worth.cost(1000)
+    assert eviction.of(entry(hits=3)) == pytest.approx(4 * eviction.of(entry()))
+    assert eviction.of(entry(cost=2.0)) == pytest.approx(2 * eviction.of(entry(cost=1.0)))
+    assert eviction.of(entry(payload=12000)) == pytest.approx(eviction.of(entry()) / 2)
+    assert eviction.cost(2000) > 2 * eviction.cost(1000)
 
 
 def test_the_cheapest_go_first_and_of_the_same_worth_the_oldest():
     entries = {b"a": entry(offset=2), b"b": entry(hits=1), b"c": entry(offset=1)}
-    chosen = worth.cheapest(entries.items(), 2 * RECORD)
+    chosen = eviction.cheapest(entries.items(), 2 * RECORD)
     assert [key for key, _ in chosen] == [b"c", b"a"]
-    assert worth.cheapest(entries.items(), 1, below=0.0) == []
+    assert eviction.cheapest(entries.items(), 1, below=0.0) == []
 
 
 def test_a_newcomer_takes_the_place_of_what_was_never_asked_for(folder):

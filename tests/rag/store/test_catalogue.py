@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gritlm.rag.store.catalogue import Catalogue, Entry, State
-from gritlm.rag.store.problems import BrokenError
+from gritlm.rag.kvstore.errors import BrokenError
+from gritlm.rag.kvstore.lmdb.lmdb_index import Catalogue, Entry, State
 
 ENTRY = Entry(3, 8192, 200, 4000, 100, 7, 1.5, 0.25, 1.7e9)
 

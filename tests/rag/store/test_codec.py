@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gritlm.errors import InputError
-from gritlm.rag.store import codec
+from gritlm.rag.kvstore import codec
 
 SHAPES = [(2, 3, 7, 64), (3, 2, 5, 12), (1, 1, 4, 80), (2, 2, 3, 128)]
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from gritlm.rag.store import arena, catalogue, recover
+from gritlm.rag.kvstore import recovery, segments
+from gritlm.rag.kvstore.lmdb import lmdb_index
 from tests.rag.store import blocks
 
 # Python 3.12 warns of a fork beside threads; these children use none.
@@ -140,12 +141,12 @@ def dies_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
         return call
 
-    monkeypatch.setattr(arena.os, "pwrite", counted(os.pwrite, half=True))
-    monkeypatch.setattr(arena, "_datasync", counted(arena._datasync))
-    monkeypatch.setattr(arena.Arena, "roll", counted(arena.Arena.roll))
-    monkeypatch.setattr(arena.Arena, "drop", counted(arena.Arena.drop))
-    monkeypatch.setattr(catalogue.Catalogue, "write", counted(catalogue.Catalogue.write))
-    monkeypatch.setattr(recover, "sync", counted(recover.sync))
+    monkeypatch.setattr(segments.os, "pwrite", counted(os.pwrite, half=True))
+    monkeypatch.setattr(segments, "_datasync", counted(segments._datasync))
+    monkeypatch.setattr(segments.Arena, "roll", counted(segments.Arena.roll))
+    monkeypatch.setattr(segments.Arena, "drop", counted(segments.Arena.drop))
+    monkeypatch.setattr(lmdb_index.Catalogue, "write", counted(lmdb_index.Catalogue.write))
+    monkeypatch.setattr(recovery, "sync", counted(recovery.sync))
 
 
 def test_a_kill_at_each_single_step_loses_nothing(tmp_path, monkeypatch):
@@ -173,7 +174,7 @@ def test_what_was_synced_and_not_yet_in_the_index_is_taken_in(tmp_path, monkeypa
     def child() -> None:
         with blocks.opened(folder) as store:
             monkeypatch.setattr(
-                catalogue.Catalogue, "write", lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+                lmdb_index.Catalogue, "write", lambda *_: os.kill(os.getpid(), signal.SIGKILL)
             )
             blocks.put(store, blocks.block(1))
 

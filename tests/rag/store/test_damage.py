@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from gritlm.rag.store.problems import IndexDamagedError
-from gritlm.rag.store.record import ALIGN
-from gritlm.rag.store.store import KVStore
+from gritlm.rag.kvstore.errors import IndexDamagedError
+from gritlm.rag.kvstore.record import ALIGN
+from gritlm.rag.kvstore.store import KVStore
 from tests.rag.store import blocks
 
 HEADER, PAYLOAD = 188, 1440 * 4  # bytes of a block of 10 tokens that say something

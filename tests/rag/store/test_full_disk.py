@@ -13,8 +13,9 @@ import lmdb
 import pytest
 import torch
 
-from gritlm.rag.store import arena, environment
-from gritlm.rag.store.problems import IndexDamagedError, StoreFullError
+from gritlm.rag.kvstore import segments
+from gritlm.rag.kvstore.errors import IndexDamagedError, StoreFullError
+from gritlm.rag.kvstore.lmdb import lmdb_environment
 from tests.rag.store import blocks
 
 
@@ -50,7 +51,7 @@ def test_a_full_disk_in_the_middle_of_a_put_loses_nothing_that_was_there(
         size = store.nbytes
         more = [blocks.block(seed) for seed in range(5, 8)]
         with monkeypatch.context() as patch:
-            patch.setattr(arena.os, "pwrite", fills_up(2 * 8192 + takes))
+            patch.setattr(segments.os, "pwrite", fills_up(2 * 8192 + takes))
             with pytest.raises(StoreFullError, match="what was stored before stays readable"):
                 blocks.put(store, *more)
         keys += [blocks.key_of(store, one) for one in more]
@@ -67,7 +68,7 @@ def test_a_disk_that_cannot_sync_acknowledges_nothing(folder, monkeypatch):
     with blocks.opened(folder) as store:
         keys = blocks.put(store, blocks.block(1))
         with monkeypatch.context() as patch:
-            patch.setattr(arena, "_datasync", no_space)
+            patch.setattr(segments, "_datasync", no_space)
             with pytest.raises(StoreFullError):
                 blocks.put(store, blocks.block(2))
         assert blocks.same(store, keys[0], blocks.block(1))
@@ -85,7 +86,7 @@ def test_a_full_disk_in_the_commit_of_the_index_loses_nothing(folder, monkeypatc
     with blocks.opened(folder) as store:
         keys = blocks.put(store, blocks.block(1))
         with monkeypatch.context() as patch:
-            patch.setattr(environment.Environment, "write", write)
+            patch.setattr(lmdb_environment.Environment, "write", write)
             with pytest.raises(StoreFullError):
                 blocks.put(store, blocks.block(2))
             with pytest.raises(StoreFullError):
@@ -102,7 +103,7 @@ def test_a_full_disk_while_compacting_loses_nothing(folder, monkeypatch):
         keys = blocks.put(store, *map(blocks.block, range(6)))
         store.delete(keys[:3])
         with monkeypatch.context() as patch:
-            patch.setattr(arena.os, "pwrite", fills_up(8192 + 100))
+            patch.setattr(segments.os, "pwrite", fills_up(8192 + 100))
             with pytest.raises(StoreFullError):
                 store.gc()
         assert all(blocks.same(store, keys[n], blocks.block(n)) for n in range(3, 6))
@@ -115,16 +116,16 @@ def test_a_full_disk_while_compacting_loses_nothing(folder, monkeypatch):
 def test_uses_that_cannot_be_noted_do_not_keep_anyone_from_reading(folder, monkeypatch):
     with blocks.opened(folder) as store:
         (key,) = blocks.put(store, blocks.block(1))
-        monkeypatch.setattr("gritlm.rag.store.ledger._HITS", 1)
+        monkeypatch.setattr("gritlm.rag.kvstore.lmdb.transactions._HITS", 1)
         with monkeypatch.context() as patch:
-            patch.setattr(environment.Environment, "write", no_space)
+            patch.setattr(lmdb_environment.Environment, "write", no_space)
             assert blocks.same(store, key, blocks.block(1))
         assert blocks.same(store, key, blocks.block(1))
 
 
 @pytest.mark.parametrize("verb", ["fetch", "delete", "evict"])
 def test_a_block_that_others_lose_while_it_is_put_is_not_acknowledged(folder, monkeypatch, verb):
-    monkeypatch.setattr("gritlm.rag.store.ledger._HITS", 1)
+    monkeypatch.setattr("gritlm.rag.kvstore.lmdb.transactions._HITS", 1)
     made = [blocks.block(3), blocks.block(4)]
     with blocks.opened(folder) as store:
         there = blocks.put(store, blocks.block(1))[0]
@@ -134,7 +135,7 @@ def test_a_block_that_others_lose_while_it_is_put_is_not_acknowledged(folder, mo
         def losing_the_first():
             yield keys[0], made[0]
             with monkeypatch.context() as patch, suppress(StoreFullError):
-                patch.setattr(environment.Environment, "write", no_space)
+                patch.setattr(lmdb_environment.Environment, "write", no_space)
                 getattr(store, verb)(argument)
             yield keys[1], made[1]
 
@@ -154,7 +155,7 @@ def test_an_index_that_cannot_be_made_anew_stays_as_it_is(folder, monkeypatch):
         def rebuilding():
             yield keys[0], made[0]
             with monkeypatch.context() as patch:
-                patch.setattr(environment.Environment, "write", no_space)
+                patch.setattr(lmdb_environment.Environment, "write", no_space)
                 with pytest.raises(StoreFullError):
                     store.rebuild()
             yield keys[1], made[1]
@@ -191,7 +192,7 @@ def test_a_store_that_cannot_be_opened_lets_go_of_all_its_files(folder, monkeypa
         if fails == "copying":
             patch.setattr(os, "pwrite", fills_up(8192))
         else:
-            patch.setattr(environment.Environment, "write", no_space)
+            patch.setattr(lmdb_environment.Environment, "write", no_space)
         with pytest.raises(StoreFullError):
             blocks.opened(folder, disk_bytes=20 * 8192)
     assert open_files() == before
@@ -209,7 +210,7 @@ def test_a_store_that_cannot_be_closed_well_lets_go_of_all_its_files(folder, mon
     store = blocks.opened(folder)
     store.fetch(*blocks.put(store, blocks.block(1)))
     with monkeypatch.context() as patch:
-        patch.setattr(environment.Environment, "write", write)
+        patch.setattr(lmdb_environment.Environment, "write", write)
         with pytest.raises(IndexDamagedError):
             store.close()
     assert open_files() == before
@@ -223,7 +224,7 @@ def test_an_index_that_cannot_be_made_is_a_full_disk_too(folder, monkeypatch):
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(environment.lmdb, "open", refuse)
+        patch.setattr(lmdb_environment.lmdb, "open", refuse)
         with pytest.raises(StoreFullError):
             blocks.opened(folder)
     blocks.opened(folder).close()
@@ -231,7 +232,7 @@ def test_an_index_that_cannot_be_made_is_a_full_disk_too(folder, monkeypatch):
 
 def test_a_store_that_cannot_be_made_says_so_and_gives_the_lock_back(folder, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("gritlm.rag.store.about.replacing", no_space)
+        patch.setattr("gritlm.rag.kvstore.manifest.replacing", no_space)
         with pytest.raises(StoreFullError):
             blocks.opened(folder)
     blocks.opened(folder).close()

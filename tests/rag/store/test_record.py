@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gritlm.rag.store import record
-from gritlm.rag.store.problems import BrokenError
+from gritlm.rag.kvstore import record
+from gritlm.rag.kvstore.errors import BrokenError
 
 
 def header(tokens: int = 6) -> record.Header:

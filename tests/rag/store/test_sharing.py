@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gritlm.rag.store.problems import StoreLockedError
+from gritlm.rag.kvstore.errors import StoreLockedError
 from tests.rag.store import blocks
 
 # Python 3.12 warns of a fork beside threads; these children use none.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mteb.abstasks.task_metadata import TaskMetadata
 
-    from gritlm.evaluation.tasks import Task
+    from gritlm.evaluation.tasks.task import Task
 
 
 @dataclass(frozen=True)

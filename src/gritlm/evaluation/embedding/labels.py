@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gritlm.errors import InputError
-from gritlm.evaluation.bad_rows import BadRows
 from gritlm.evaluation.embedding.rows import Row
+from gritlm.evaluation.tasks.bad_rows import BadRows
 
 Ids = Mapping[str | int, int]
 

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from gritlm.lm.quiet import only_errors
+from gritlm.lm.hub.quiet import only_errors
 
 NOISY = ("mteb", "datasets", "huggingface_hub", "sentence_transformers")
 

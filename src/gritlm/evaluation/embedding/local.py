@@ -15,11 +15,11 @@ from mteb.abstasks.sts import AbsTaskSTS
 from mteb.abstasks.task_metadata import TaskMetadata
 
 from gritlm.errors import InputError, choice
-from gritlm.evaluation.bad_rows import BadRows
 from gritlm.evaluation.embedding import labels, passages, rows
 from gritlm.evaluation.embedding.quick import QuickClassification
 from gritlm.evaluation.embedding.rows import Row
-from gritlm.evaluation.tasks import Task
+from gritlm.evaluation.tasks.bad_rows import BadRows
+from gritlm.evaluation.tasks.task import Task
 
 TEST, TRAIN = "test.jsonl", "train.jsonl"
 

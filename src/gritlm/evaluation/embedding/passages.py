@@ -9,10 +9,10 @@ from typing import Any
 from datasets import Dataset
 
 from gritlm.errors import InputError
-from gritlm.evaluation import jsonl
-from gritlm.evaluation.bad_rows import BadRows
 from gritlm.evaluation.embedding import rows
 from gritlm.evaluation.embedding.rows import Row
+from gritlm.evaluation.tasks import jsonl
+from gritlm.evaluation.tasks.bad_rows import BadRows
 
 CORPUS, QUERIES, QRELS, TEST = "corpus.jsonl", "queries.jsonl", "qrels/test.tsv", "test.jsonl"
 HEADER = ["query-id", "corpus-id", "score"]

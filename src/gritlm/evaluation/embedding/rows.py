@@ -10,9 +10,9 @@ from reprlib import repr as short
 from typing import Any
 
 from gritlm.errors import InputError
-from gritlm.evaluation import jsonl
-from gritlm.evaluation.bad_rows import BadRows
-from gritlm.lm.texts import require_text
+from gritlm.evaluation.tasks import jsonl
+from gritlm.evaluation.tasks.bad_rows import BadRows
+from gritlm.lm.inputs import require_text
 
 
 @dataclass(frozen=True)

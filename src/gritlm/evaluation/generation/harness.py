@@ -17,10 +17,11 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm
 
 from gritlm.errors import InputError
-from gritlm.evaluation.generation import scoring, writing
-from gritlm.evaluation.generation.chat import ChatTexts
-from gritlm.evaluation.generation.scoring import Score
-from gritlm.evaluation.generation.trees import Pair
+from gritlm.evaluation.generation import loglikelihood as scoring
+from gritlm.evaluation.generation import writing
+from gritlm.evaluation.generation.chat_texts import ChatTexts
+from gritlm.evaluation.generation.loglikelihood import Score
+from gritlm.evaluation.generation.shared_prefixes import Pair
 from gritlm.evaluation.memory import Halver
 from gritlm.lm.chat import Message
 from gritlm.lm.gritlm import GritLM

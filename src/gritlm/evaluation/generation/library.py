@@ -9,7 +9,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from gritlm.lm.quiet import only_errors
+from gritlm.lm.hub.quiet import only_errors
 
 _NOISY = ("lm_eval", "datasets", "huggingface_hub")
 

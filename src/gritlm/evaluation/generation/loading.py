@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from gritlm.errors import InputError
-from gritlm.evaluation.bad_rows import BadRows
-from gritlm.evaluation.generation import library, rows
-from gritlm.evaluation.tasks import Task
+from gritlm.evaluation.generation import library, row_files
+from gritlm.evaluation.tasks.bad_rows import BadRows
+from gritlm.evaluation.tasks.task import Task
 from gritlm.evaluation.unreachable import DataUnreachableError
 
 FILE = "task.yaml"
@@ -67,7 +67,7 @@ def _local(task: Task, bad: BadRows) -> Any:
     path = task.folder / FILE
     config = _config(path)
     files = _files(config, path)
-    data = rows.splits(files, bad)
+    data = row_files.splits(files, bad)
     for key in ("tag", "group", "dataset_path", "dataset_kwargs"):
         config.pop(key, None)
     config |= {"task": task.name, "custom_dataset": lambda **_: data}

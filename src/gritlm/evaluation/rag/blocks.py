@@ -6,9 +6,9 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from gritlm.evaluation.memory import Halver
-from gritlm.lm.kv import KVBlock
-from gritlm.lm.model import UnifiedLM
-from gritlm.rag.parity import blocks_of
+from gritlm.lm.kv.block import KVBlock
+from gritlm.lm.unified import UnifiedLM
+from gritlm.rag.reuse.reuse_check import blocks_of
 
 MOST_BYTES = 2**30
 

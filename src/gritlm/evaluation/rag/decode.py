@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from gritlm.lm.cache import is_preallocated
 from gritlm.lm.generator import complete, prefix_cache
-from gritlm.lm.kv import KVBlock
-from gritlm.lm.model import UnifiedLM
+from gritlm.lm.kv.block import KVBlock
+from gritlm.lm.kv.cache import is_preallocated
 from gritlm.lm.sampling import make_sampler
-from gritlm.rag.recompute import FIRST, read_behind
+from gritlm.lm.unified import UnifiedLM
+from gritlm.rag.reuse.recompute import FIRST, read_behind
 
 MOST_BYTES = 2**30  # keys and values of the rows that are written together
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from gritlm.evaluation.answers import match
 from gritlm.evaluation.rag.blocks import Blocks
 from gritlm.evaluation.rag.decode import Reading
-from gritlm.evaluation.rag.forms import Form, fitting, fitting_alone
-from gritlm.evaluation.rag.rows import Question
+from gritlm.evaluation.rag.prompts import Form, fitting, fitting_alone
+from gritlm.evaluation.rag.questions import Question
 from gritlm.lm.gritlm import GritLM
 
 log = logging.getLogger(__name__)

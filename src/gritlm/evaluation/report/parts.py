@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from gritlm.evaluation.compare import Estimate
+from gritlm.evaluation.bootstrap import Estimate
 from gritlm.evaluation.report import svg, words
 from gritlm.evaluation.report.view import Cell, Row, Section
-from gritlm.evaluation.tasks import Task
+from gritlm.evaluation.tasks.task import Task
 
 _TIMES = ("_ms", "_s", "seconds")  # how the names of figures end that are times
 

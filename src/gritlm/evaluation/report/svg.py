@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from gritlm.evaluation.compare import Estimate
+from gritlm.evaluation.bootstrap import Estimate
 
 COLOURS = 8  # classes m0 to m7 of the style sheet
 

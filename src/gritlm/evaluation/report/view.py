@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from gritlm.evaluation import compare, metrics
-from gritlm.evaluation.compare import Drawn, Estimate
+from gritlm.evaluation import bootstrap, metrics
+from gritlm.evaluation.bootstrap import Drawn, Estimate
 from gritlm.evaluation.outcome import HALVES, Report, Skipped
 from gritlm.evaluation.results import Half, TaskResult
 
@@ -92,7 +92,7 @@ class Reason:
 def sections(report: Report) -> list[Section]:
     """The halves that something was measured of."""
     drawn = [
-        {result.task: compare.resampled(result) for result in model.results}
+        {result.task: bootstrap.resampled(result) for result in model.results}
         for model in report.models
     ]
     known = [frozenset(model.known) for model in report.models]
@@ -144,8 +144,8 @@ def _row(
         both = one is not None and first is not None and position > 0
         cells.append(
             Cell(
-                score=None if one is None else compare.score(one),
-                difference=compare.difference(one, first) if both and one and first else None,
+                score=None if one is None else bootstrap.score(one),
+                difference=bootstrap.difference(one, first) if both and one and first else None,
                 result=None if one is None else one.result,
                 known=task.task in known[position],
             )
@@ -177,8 +177,8 @@ def _mean_row(
         both = many is not None and first is not None and position > 0
         cells.append(
             Cell(
-                score=None if many is None else compare.mean(many),
-                difference=compare.mean_difference(many, first) if both and many and first
+                score=None if many is None else bootstrap.mean(many),
+                difference=bootstrap.mean_difference(many, first) if both and many and first
                 else None,
             )
         )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gritlm.evaluation.compare import Estimate
+from gritlm.evaluation.bootstrap import Estimate
 from gritlm.evaluation.outcome import TITLES, Report
 from gritlm.evaluation.report.view import Row, Section
 

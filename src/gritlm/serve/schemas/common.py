@@ -16,7 +16,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
-from gritlm.serve.settings import MAX_STOPS
+from gritlm.serve.config import MAX_STOPS
 
 LONGEST_STOP = 256  # characters
 SEEDS = 2**63

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from gritlm.serve.schemas.chat import Nothing
+from gritlm.serve.config import MAX_CHOICES
+from gritlm.serve.schemas.chat_completions import Nothing
 from gritlm.serve.schemas.common import (
     Body,
     FinishReason,
@@ -26,7 +27,6 @@ from gritlm.serve.schemas.common import (
     only,
 )
 from gritlm.serve.schemas.embeddings import Input
-from gritlm.serve.settings import MAX_CHOICES
 
 
 class CompletionsBody(Body):

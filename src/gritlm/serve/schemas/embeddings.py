@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
 
+from gritlm.serve.config import MAX_INPUTS
 from gritlm.serve.schemas.common import Body, Hint, ReadUsage, Reply, refused
-from gritlm.serve.settings import MAX_INPUTS
 
 Inputs = list[str] | list[list[int]]
 Truncation = Annotated[

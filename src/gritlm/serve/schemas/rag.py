@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field
 
 from gritlm.errors import InputError
-from gritlm.rag import filters
-from gritlm.rag.document_ids import check_document_id
-from gritlm.rag.filters import MOST_TERMS
-from gritlm.rag.passages import ID_NAMES, TEXT_NAMES
-from gritlm.serve.schemas.chat import ChunkChoice
+from gritlm.rag.index import filters
+from gritlm.rag.index.filters import MOST_TERMS
+from gritlm.rag.ingest.document_ids import check_document_id
+from gritlm.rag.types import ID_NAMES, TEXT_NAMES
+from gritlm.serve.schemas.chat_completions import ChunkChoice
 from gritlm.serve.schemas.common import (
     Body,
     FinishReason,

@@ -1,0 +1,176 @@
+"""``gritlm data check``: training rows looked through before they are trained on."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gritlm.cli import logs, terminal
+from gritlm.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from rich.table import Table
+    from rich.text import Text
+
+    from gritlm.lm.hub.model_config import Settings
+    from gritlm.lm.tokens import SegmentTokenizer
+    from gritlm.train.data.inspect import Mark, Piece
+    from gritlm.train.data.validation import Findings
+
+
+class Kind(StrEnum):
+    """What rows teach."""
+
+    embedding = "embedding"
+    generative = "generative"
+    rag = "rag"
+
+
+@dataclass(frozen=True)
+class LengthOptions:
+    """Where training cuts, in tokens; the defaults are those of a run."""
+
+    query_max_len: Annotated[int, typer.Option(min=2, help="Longest query, in tokens.")] = 256
+    passage_max_len: Annotated[int, typer.Option(min=2, help="Longest passage.")] = 2048
+    generative_max_len: Annotated[
+        int, typer.Option(min=2, help="Longest conversation or RAG sample.")
+    ] = 2048
+
+
+def check(
+    file: Annotated[str, typer.Argument(help="File, folder, or data set id of training rows.")],
+    *,
+    kind: Annotated[
+        Kind | None, typer.Option(help="What the rows teach; told from the first one if left out.")
+    ] = None,
+    lengths: LengthOptions,
+    instruction: Annotated[
+        str, typer.Option(help="For queries without one of their own, as plain words.")
+    ] = "",
+    passage_instruction: Annotated[str, typer.Option(help="The same for passages.")] = "",
+    sample: Annotated[
+        int, typer.Option(min=0, help="Show so many rows as training reads them.")
+    ] = 1,
+    skip_bad: Annotated[
+        bool,
+        typer.Option("--skip-bad", help="Rows that training can skip are no error: exit code 0."),
+    ] = False,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", "-m", help="Folder or hub id, for its tokenizer; no weights are read."
+        ),
+    ] = None,
+) -> None:
+    """Look through training rows: problems, lengths, and what is pooled and trained.
+
+    Leaves with exit code 2 when there is a problem; with --skip-bad, when no row can be used.
+    """
+    from gritlm.train.config import Data, Source
+    from gritlm.train.data.validation import check_rows
+
+    source = Source(file, instruction=instruction, passage_instruction=passage_instruction)
+    tokens, settings = _tokenizer(model)
+    found = check_rows(
+        source, tokens, settings, Data(**asdict(lengths)), samples=sample,
+        kind=None if kind is None else kind.value, progress=logs.progress(),
+    )  # fmt: skip
+    _show(found, skip_bad=skip_bad)
+    if skip_bad and found.refused == found.rows:
+        raise InputError(f"{file}: none of its {found.rows:,} rows can be used; see the list above")
+    if found.problem_count and not skip_bad:
+        problems = "1 problem" if found.problem_count == 1 else f"{found.problem_count:,} problems"
+        raise InputError(f"{file}: {problems} in {found.rows:,} rows; see the list above")
+
+
+def _tokenizer(model: str | None) -> tuple[SegmentTokenizer, Settings]:
+    from gritlm.lm.hub import checkpoint, default_model
+    from gritlm.lm.hub.load import load_tokenizer
+    from gritlm.lm.tokens import SegmentTokenizer
+
+    logs.hush_libraries()
+    if model is None:
+        default_model.ensure(report=logs.note)
+    source, adapter = checkpoint.resolve(model, None)
+    tokenizer, settings = load_tokenizer(source, adapter=adapter)
+    return SegmentTokenizer(tokenizer), settings
+
+
+def _show(found: Findings, *, skip_bad: bool) -> None:
+    terminal.draw(_counts(found, skip_bad=skip_bad))
+    if found.lengths:
+        terminal.draw("", _lengths(found))
+    problems = ["\nProblems:", *found.problems] if found.problems else []
+    if unseen := found.problem_count - len(found.problems):
+        problems.append(f"... and {unseen:,} more")
+    samples = _samples(found, coloured=terminal.has_colours())
+    terminal.draw(*samples, *map(terminal.text, problems), wrap=False)
+
+
+def _counts(found: Findings, *, skip_bad: bool) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False)
+    table.add_row("kind", found.kind)
+    table.add_row("rows", f"{found.rows:,}")
+    table.add_row("duplicates", f"{found.duplicates:,}", "training leaves them out")
+    if found.kind == "embedding":
+        nearly = f"{found.nearly_equal:,}"
+        table.add_row("negatives like a positive", nearly, "training does not count them")
+    else:
+        unlabelled = f"{found.unlabelled:,}"
+        table.add_row("without an answer when cut", unlabelled, "training skips them")
+    then = "--skip-bad skips them" if skip_bad else "training stops there"
+    table.add_row("that cannot be used", f"{found.refused:,}", then)
+    return table
+
+
+def _lengths(found: Findings) -> Table:
+    from rich.table import Table
+
+    table = Table("in tokens", box=None)
+    for name in ("texts", "median", "95% up to", "longest", "cut at", "are cut"):
+        table.add_column(name, justify="right")
+    for each in found.lengths:
+        numbers = (each.count, each.median, each.p95, each.longest, each.limit, each.cut)
+        table.add_row(each.what, *(f"{number:,}" for number in numbers))
+    return table
+
+
+# How a span is shown: style where there are colours, brackets where there are none.
+_MARKS: dict[Mark, tuple[str, str, str]] = {
+    "header": ("dim", "", ""),
+    "pooled": ("bold cyan", "[[", "]]"),
+    "trained": ("bold green", "{{", "}}"),
+    "other": ("", "", ""),
+}
+
+
+def _samples(found: Findings, *, coloured: bool) -> Iterator[Text]:
+    """Rows as training reads them, and first what their marks mean."""
+    if not found.samples:
+        return
+    embeds = found.kind == "embedding"
+    mark = _span("this", "pooled" if embeds else "trained", coloured=coloured)
+    meaning = " becomes the vector:" if embeds else " is learned:"
+    yield terminal.text("\nWhat training reads; ").append_text(mark).append(meaning)
+    for place, views in found.samples:
+        for view in views:
+            yield terminal.text(f"\n{place} {view.name}:")
+            yield _marked(view.pieces, coloured=coloured)
+
+
+def _marked(pieces: Sequence[Piece], *, coloured: bool) -> Text:
+    return terminal.text("").join(
+        _span(piece.text, piece.mark, coloured=coloured) for piece in pieces
+    )
+
+
+def _span(text: str, mark: Mark, *, coloured: bool) -> Text:
+    style, left, right = _MARKS[mark]
+    return terminal.text(text, style) if coloured else terminal.text(f"{left}{text}{right}")

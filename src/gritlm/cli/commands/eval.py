@@ -1,0 +1,214 @@
+"""``gritlm eval``: models measured, and one report of both halves."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gritlm.cli import figures, logs, terminal
+from gritlm.cli.options import Dtype
+from gritlm.errors import InputError
+
+if TYPE_CHECKING:
+    from gritlm.evaluation.cache import Cache
+    from gritlm.evaluation.runner import Options
+    from gritlm.evaluation.tasks.suites import Plan
+
+NOTHING_RAN, INTERRUPTED = 3, 130
+TASKS, RUNNING, RESULTS = "Tasks", "Running", "Results"
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """What is measured."""
+
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            help="quick (when left out), embedding, generation, rag or full.",
+            rich_help_panel=TASKS,
+        ),
+    ] = None
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            help="Names with commas instead of a suite: local tasks, or of mteb or lm-eval.",
+            rich_help_panel=TASKS,
+        ),
+    ] = None
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of local tasks; the samples of this package when left out.",
+            rich_help_panel=TASKS,
+        ),
+    ] = None
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Only the first so many rows of each.", rich_help_panel=TASKS),
+    ] = None
+
+    def plan(self) -> Plan:
+        """The tasks, found and looked at.
+
+        Raises:
+            InputError: for an unknown suite or task, both of them, or a folder in the wrong
+                layout.
+            MissingExtraError: without a library that they need.
+        """
+        from gritlm.evaluation import harnesses, kinds
+        from gritlm.evaluation.tasks import suites
+
+        if self.tasks is not None and self.suite is not None:
+            raise InputError(
+                f"--suite {self.suite} and --tasks both say what is measured; leave one out"
+            )
+        names = [name.strip() for name in (self.tasks or "").split(",") if name.strip()]
+        if self.tasks is not None and not names:
+            raise InputError(f"--tasks {self.tasks!r} names no task; expected NAME,NAME")
+        plan = suites.plan(
+            self.suite or "quick", tasks=names, data=self.data, limit=self.limit, hubs=kinds.hubs()
+        )
+        for half in dict.fromkeys(chosen.half for chosen in plan.tasks):
+            harnesses.require(half)
+        return plan
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How the models are run."""
+
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="cpu, cuda, cuda:1, mps; the best one found when left out.",
+            rich_help_panel=RUNNING,
+        ),
+    ] = None
+    dtype: Annotated[
+        Dtype | None,
+        typer.Option(
+            help="auto: as stored; left out: the fastest on this machine.", rich_help_panel=RUNNING
+        ),
+    ] = None
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads to use.", rich_help_panel=RUNNING)
+    ] = None
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Texts to embed at once.", rich_help_panel=RUNNING),
+    ] = None
+    skip_bad: Annotated[
+        bool,
+        typer.Option(
+            "--skip-bad/--no-skip-bad",
+            help="Leave out rows of local tasks that cannot be used, and name them; without it the "
+            "first one ends the run.",
+            rich_help_panel=RUNNING,
+        ),
+    ] = True
+
+    def options(self) -> Options:
+        from gritlm import runtime
+        from gritlm.evaluation.runner import Options
+
+        runtime.choose_device(self.device)  # a device that is not there is refused at once
+        if self.threads is not None:
+            import torch
+
+            torch.set_num_threads(self.threads)
+        dtype = None if self.dtype is None else self.dtype.value
+        return Options(
+            device=self.device, dtype=dtype, batch_size=self.batch_size,
+            progress=not logs.is_quiet() and sys.stderr.isatty(), skip_bad=self.skip_bad,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ResultOptions:
+    """Where results go, and where known ones come from."""
+
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="Folder of the report.", rich_help_panel=RESULTS),
+    ] = Path("eval-report")
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of known results; in gritlm's cache folder when left out.",
+            rich_help_panel=RESULTS,
+        ),
+    ] = None
+    no_cache: Annotated[
+        bool,
+        typer.Option(
+            "--no-cache", help="Measure all again, and keep nothing.", rich_help_panel=RESULTS
+        ),
+    ] = False
+
+    def results(self) -> Cache:
+        """The cache, once the report is known to have a place.
+
+        Raises:
+            InputError: when the report cannot be written, or for a cache and none.
+        """
+        from gritlm.evaluation import cache
+        from gritlm.evaluation.report.write import require_folder
+
+        if self.no_cache and self.cache is not None:
+            raise InputError(
+                f"--cache {self.cache} and --no-cache exclude each other; leave one out"
+            )
+        require_folder(self.output)
+        if self.no_cache:
+            return cache.Cache(None)
+        return cache.Cache(self.cache or cache.default_folder())
+
+
+def eval_(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Folders or hub ids, default or base; LABEL=MODEL gives one another name.",
+            metavar="[MODEL]...",
+        ),
+    ] = None,
+    *,
+    tasks: TaskOptions,
+    running: RunOptions,
+    results: ResultOptions,
+) -> None:
+    """Measure models and write one report of both halves.
+
+    Prints the figures; the folder of --output has them as JSON, Markdown and a page for a browser.
+    Differences are to the first model. Exit code 3: nothing could be measured.
+    """
+    cache, plan = results.results(), tasks.plan()
+    options = running.options()
+    logs.hush_libraries()
+    from gritlm.evaluation import models as subjects
+    from gritlm.evaluation.evaluate import evaluate
+    from gritlm.evaluation.report import view, write
+
+    found = subjects.find_all(models or ["default"])
+    command = shlex.join(["gritlm", *sys.argv[1:]])
+    report = evaluate(
+        found, plan, cache=cache, options=options, command=command, watch=figures.tell
+    )
+    sections = view.sections(report)
+    paths = write.write(report, results.output, sections)  # first: nobody may read the tables
+    for each in view.reasons(report):
+        logs.say("skipped", f"{each.model}: {', '.join(each.tasks)}: {each.reason}")
+    figures.show(sections, [model.name for model in report.models])
+    terminal.write("".join(f"{path}\n" for path in paths))
+    if report.stopped:
+        logs.say("stopped", "the report has what was measured; the same command goes on from there")
+        raise typer.Exit(INTERRUPTED)
+    if report.is_empty:
+        logs.say("error", "nothing could be measured")
+        raise typer.Exit(NOTHING_RAN)

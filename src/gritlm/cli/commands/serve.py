@@ -1,0 +1,297 @@
+"""``gritlm serve``: chats, embeddings and cached RAG over HTTP, from one model."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gritlm import __version__
+from gritlm.cli import logs
+from gritlm.cli.environment import lines, option, require_values
+from gritlm.cli.options import Dtype, ModelOptions
+
+if TYPE_CHECKING:
+    from gritlm.serve.config import Settings
+    from gritlm.serve.engine.limits import Limits
+    from gritlm.serve.server import StoreAt
+    from gritlm.serve.service import Service
+
+LISTENING, LIMITS, STORE, MODEL = "Listening", "Limits", "Documents", "Model"
+MEGABYTE = 2**20
+
+
+class LogFormat(StrEnum):
+    """How log lines are written."""
+
+    text = "text"
+    json = "json"
+
+
+@dataclass(frozen=True)
+class ListenOptions:
+    """Where the server listens, and to whom."""
+
+    host: Annotated[
+        str, option(env="HOST", help="Address to listen on; 0.0.0.0: all.", panel=LISTENING)
+    ] = "127.0.0.1"
+    port: Annotated[
+        int,
+        option(env="PORT", help="Port; 0: a free one.", panel=LISTENING, min=0, max=65535),
+    ] = 8000
+    api_key: Annotated[
+        list[str] | None,
+        option(
+            env="API_KEY", panel=LISTENING, callback=lines,
+            help="Key that clients need, may be repeated; in the variable one a line. Other users "
+            "of the machine see arguments in the list of processes: rather set the variable.",
+        ),
+    ] = None  # fmt: skip
+    served_model_name: Annotated[
+        list[str] | None,
+        option(
+            env="SERVED_MODEL_NAME", panel=LISTENING, callback=lines,
+            help="What clients call the model; may be repeated, in the variable one a line.",
+        ),
+    ] = None  # fmt: skip
+    allowed_host: Annotated[
+        list[str] | None,
+        option(
+            env="ALLOWED_HOST", panel=LISTENING,
+            help="Name that requests may be sent to; may be repeated. All but on loopback.",
+        ),
+    ] = None  # fmt: skip
+    cors_origin: Annotated[
+        list[str] | None,
+        option(
+            env="CORS_ORIGIN", panel=LISTENING,
+            help="Other web origin whose pages may use the server; may be repeated.",
+        ),
+    ] = None  # fmt: skip
+    open_metrics: Annotated[
+        bool,
+        option(
+            "--open-metrics", env="OPEN_METRICS", help="Let /metrics be read without a key.",
+            panel=LISTENING,
+        ),
+    ] = False  # fmt: skip
+    allow_token_ids: Annotated[
+        bool,
+        option(
+            "--allow-token-ids",
+            env="ALLOW_TOKEN_IDS",
+            panel=LISTENING,
+            help="Embed token ids, too; they are taken for ids of this model's tokenizer.",
+        ),
+    ] = False
+    log_format: Annotated[
+        LogFormat, option(env="LOG_FORMAT", help="Log lines for people, or JSON.", panel=LISTENING)
+    ] = LogFormat.text
+
+
+@dataclass(frozen=True)
+class LimitOptions:
+    """How much the server does at once."""
+
+    max_model_len: Annotated[
+        int | None,
+        option(
+            env="MAX_MODEL_LEN", panel=LIMITS, min=8,
+            help="Tokens of a prompt and its answer; left out: what model and memory allow.",
+        ),
+    ] = None  # fmt: skip
+    max_num_seqs: Annotated[
+        int, option(env="MAX_NUM_SEQS", help="Chats written at once.", panel=LIMITS, min=1)
+    ] = 8
+    max_num_batched_tokens: Annotated[
+        int | None,
+        option(
+            env="MAX_NUM_BATCHED_TOKENS", panel=LIMITS, min=1,
+            help="Tokens of texts or prompts read between two steps of the running chats.",
+        ),
+    ] = None  # fmt: skip
+    max_waiting: Annotated[
+        int,
+        option(
+            env="MAX_WAITING", help="Requests that wait; one more is refused.", panel=LIMITS, min=1
+        ),
+    ] = 256
+    max_request_tokens: Annotated[
+        int,
+        option(
+            env="MAX_REQUEST_TOKENS", panel=LIMITS, min=1,
+            help="Tokens of all texts of one request; one with more is refused.",
+        ),
+    ] = 300_000  # fmt: skip
+    max_body_mb: Annotated[
+        float,
+        option(env="MAX_BODY_MB", help="Largest request, in MiB.", panel=LIMITS, min=0.001),
+    ] = 8.0
+    max_connections: Annotated[
+        int,
+        option(
+            env="MAX_CONNECTIONS", panel=LIMITS, min=1,
+            help="Connections at once, idle ones too; one more is refused.",
+        ),
+    ] = 512  # fmt: skip
+    drain_seconds: Annotated[
+        float,
+        option(
+            env="DRAIN_SECONDS", panel=LIMITS, min=0.0,
+            help="Time that accepted requests get to end after SIGTERM.",
+        ),
+    ] = 30.0  # fmt: skip
+
+    def limits(self) -> Limits:
+        from gritlm.serve.engine.limits import Limits
+
+        return Limits(
+            max_num_seqs=self.max_num_seqs, max_model_len=self.max_model_len,
+            max_num_batched_tokens=self.max_num_batched_tokens, max_waiting=self.max_waiting,
+            max_request_tokens=self.max_request_tokens,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class StoreOptions:
+    """Which documents the server answers from."""
+
+    store: Annotated[
+        Path | None,
+        option(
+            env="STORE", help="Folder of documents, as gritlm index makes it; made if need be.",
+            panel=STORE,
+        ),
+    ] = None  # fmt: skip
+    store_read_only: Annotated[
+        bool,
+        option(
+            "--store-read-only", env="STORE_READ_ONLY", panel=STORE,
+            help="Only ask; any number of servers may share the folder.",
+        ),
+    ] = False  # fmt: skip
+
+    def place(self) -> StoreAt | None:
+        from gritlm.serve.server import StoreAt
+
+        return None if self.store is None else StoreAt(self.store, self.store_read_only)
+
+
+@dataclass(frozen=True)
+class ServedModelOptions:
+    """How the model runs."""
+
+    adapter: Annotated[
+        str | None, option(env="ADAPTER", help="Folder or hub id of a LoRA adapter.", panel=MODEL)
+    ] = None
+    device: Annotated[
+        str | None,
+        option(env="DEVICE", help="cpu, cuda, cuda:1, mps; the best if left out.", panel=MODEL),
+    ] = None
+    dtype: Annotated[
+        Dtype | None,
+        option(env="DTYPE", help="auto: as stored; left out: the fastest here.", panel=MODEL),
+    ] = None
+    threads: Annotated[
+        int | None, option(env="THREADS", help="CPU threads to use.", panel=MODEL, min=1)
+    ] = None
+
+
+def serve(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            envvar="GRITLM_MODEL", show_envvar=True,
+            help="Folder or hub id; the default model if left out.",
+        ),
+    ] = None,
+    *,
+    listen: ListenOptions,
+    limits: LimitOptions,
+    documents: StoreOptions,
+    how: ServedModelOptions,
+) -> None:  # fmt: skip
+    """Serve one model to OpenAI clients and browsers: chats, embeddings, reranking, cached RAG.
+
+    SIGTERM or ctrl-C ends what was begun and leaves; a second one leaves at once.
+    """
+    from gritlm.serve import needs
+
+    needs.require()
+    require_values(os.environ)
+    from gritlm.runtime import bound_kernel_caches, in_a_thread_of_its_own
+    from gritlm.serve import server
+    from gritlm.serve.http import logging as server_logs
+
+    bound_kernel_caches()
+    settings, wanted, place = _settings(model, listen, limits), limits.limits(), documents.place()
+    with server.bound(settings) as sock:
+        options = ModelOptions(model, how.adapter, how.device, how.dtype, how.threads)
+        loaded = in_a_thread_of_its_own(options.load)
+        level = logging.getLogger(logs.NAME).level
+        server_logs.configure(
+            json=listen.log_format is LogFormat.json,
+            level=logging.INFO if level == logging.WARNING else level,
+        )
+        ended = server.serve(loaded, sock, settings, wanted, store=place, told=_tell)
+    if not ended:
+        _leave()
+
+
+def _leave() -> None:
+    """End the process under a thread that is in the middle of something: the interpreter's own way
+    out would end in a crash."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def _settings(model: str | None, listen: ListenOptions, limits: LimitOptions) -> Settings:
+    from gritlm.serve.config import Settings
+
+    return Settings(
+        host=listen.host, port=listen.port, api_keys=tuple(listen.api_key or ()),
+        names=tuple(listen.served_model_name or [_name(model)]),
+        allowed_hosts=tuple(listen.allowed_host or ()),
+        cors_origins=tuple(listen.cors_origin or ()), open_metrics=listen.open_metrics,
+        allow_token_ids=listen.allow_token_ids,
+        max_body_bytes=int(limits.max_body_mb * MEGABYTE), drain_s=limits.drain_seconds,
+        max_connections=limits.max_connections,
+    )  # fmt: skip
+
+
+def _name(model: str | None) -> str:
+    """What a model is called where nobody says: its hub id, or the name of its folder."""
+    from gritlm.lm.hub import default_model
+
+    if model in (None, default_model.DEFAULT):
+        return "gritlm"
+    assert model is not None
+    return Path(model).resolve().name if Path(model).is_dir() else model
+
+
+def _tell(service: Service, where: str) -> None:
+    settings, model, scheduler = service.settings, service.model, service.scheduler
+    stats = scheduler.stats()
+    store = "with documents" if service.has_documents else "no documents (--store FOLDER)"
+    logs.note(
+        f"gritlm {__version__} serves {', '.join(settings.names)} at {where}\n"
+        f"model: {model.source}, {str(model.dtype).removeprefix('torch.')} on {model.device} "
+        f"({model.dtype_reason}), {model.num_parameters() / 1e6:.0f} million parameters\n"
+        f"limits: {stats.slots} chats at once of {scheduler.max_model_len} tokens each, "
+        f"{service.budget} tokens read between two steps, bodies of "
+        f"{settings.max_body_bytes / MEGABYTE:g} MiB\n"
+        f"{store}; {'a key is needed' if settings.api_keys else 'no key is needed'}"
+    )
+    if not settings.is_local and not settings.api_keys:
+        logs.say(
+            "warning", f"{settings.host} can be reached from other machines and no key is needed: "
+            "set GRITLM_API_KEY, or put a proxy in front that asks for one",
+        )  # fmt: skip

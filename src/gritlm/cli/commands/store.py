@@ -1,0 +1,195 @@
+"""``gritlm store``: look after what an engine has stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gritlm.cli import logs, terminal
+from gritlm.cli.options import ModelOptions
+from gritlm.cli.output import json_line
+from gritlm.errors import GritLMError, InputError
+
+if TYPE_CHECKING:
+    from gritlm.rag.index.index import Indexed
+    from gritlm.rag.kvstore.store import KVStore
+
+Place = Annotated[Path, typer.Argument(help="Folder that gritlm index made.", metavar="STORE")]
+
+DAMAGED = 1
+SHOWN = 3  # names of metadata that a line has room for
+
+
+def list_(
+    place: Place,
+    *,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a line, with all metadata.")
+    ] = False,
+) -> None:
+    """List the documents: id, title, passages, metadata; by tabs, in the order of ids."""
+    from gritlm.rag import needs
+
+    needs.require()
+    from gritlm.rag import workspace
+
+    found = workspace.documents(place)
+    for each in found:
+        terminal.write(json_line(_as_dict(each)) if as_json else _line(each))
+    passages = sum(each.passages for each in found)
+    logs.note(f"{len(found)} documents with {passages} passages")
+
+
+def delete(
+    place: Place,
+    ids: Annotated[
+        list[str], typer.Argument(help="Ids of documents, as list shows them.", metavar="ID...")
+    ],
+    *,
+    model: ModelOptions,
+) -> None:
+    """Delete documents with their key/value blocks, which are named by the model that made them.
+
+    Exit code 2: the store holds none of them.
+    """
+    from gritlm.rag import needs
+
+    needs.require()
+    from gritlm.rag import workspace
+    from gritlm.rag.engine import RagEngine
+
+    known = {each.id: each.passages for each in workspace.documents(place)}
+    found, unknown = [i for i in dict.fromkeys(ids) if i in known], set(ids) - known.keys()
+    if not found:
+        raise InputError(
+            f"{place} holds no document {ids[0]!r}{_near(ids[0], known)}; "
+            f"gritlm store list {place} shows what it holds"
+        )
+    with RagEngine.open(place, model.load()) as engine:
+        engine.delete(found)
+    terminal.write("".join(f"deleted {each}: {known[each]} passages\n" for each in found))
+    for each in sorted(unknown):
+        logs.say("unknown", f"{each!r}{_near(each, known)}")
+
+
+def stats(place: Place) -> None:
+    """Tell what is stored: blocks, tokens, bytes, hits."""
+    with _opened(place, read_only=True) as store:
+        about: dict[str, Any] = vars(store.stats())
+        terminal.write("".join(f"{name}\t{value}\n" for name, value in about.items()))
+
+
+def verify(place: Place) -> None:
+    """Read everything and compare all checksums. Exit code 1: something is damaged.
+
+    A damaged key/value block is removed, and the next gritlm index of the same documents stores it
+    again; while another process writes to the store, it is only named. A damaged passage is named:
+    gritlm store rebuild mends it.
+    """
+    with _opened_to_mend(place) as store:
+        store.verify()
+        damages = store.damages
+        for each in damages:
+            logs.say("damaged", str(each))
+        terminal.write(f"{store.stats().blocks} blocks, {len(damages)} damaged\n")
+    if _verify_passages(place) or damages:
+        raise typer.Exit(DAMAGED)
+
+
+def _verify_passages(place: Path) -> bool:
+    """Whether something is wrong with the table of passages."""
+    from gritlm.rag import workspace
+
+    if not workspace.exists(place):
+        return False
+    try:
+        health = workspace.examine(place)
+    except GritLMError as error:
+        problems, passages = [str(error)], 0
+    else:
+        problems, passages = health.problems, health.passages
+    for each in problems:
+        logs.say("damaged", each)
+    terminal.write(f"{passages} passages, {len(problems)} problems\n")
+    if problems:
+        logs.say("mend it", f"gritlm store rebuild {place}")
+    return bool(problems)
+
+
+def gc(place: Place) -> None:
+    """Give back the bytes of blocks that are gone."""
+    with _opened(place, read_only=False) as store:
+        terminal.write(f"{store.gc()} bytes given back\n")
+
+
+def rebuild(place: Place, *, model: ModelOptions) -> None:
+    """Make the index of the blocks and the table of passages again, from what is sound.
+
+    A damaged vector is computed again: only then the model is loaded. A document whose text is
+    lost is named; gritlm index adds it again.
+    """
+    with _opened(place, read_only=False) as store:
+        from gritlm.rag import workspace
+        from gritlm.rag.index import repair
+
+        found = store.rebuild()
+        for each in store.damages:
+            logs.say("damaged", str(each))
+        terminal.write(f"{found} blocks found\n")
+        if workspace.exists(place):
+            mended = workspace.rebuild(place, model.load)
+            terminal.write("".join(f"{line}\n" for line in repair.summary(mended)))
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    near = get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _line(document: Indexed) -> str:
+    """One line by tabs; white space of a title or a value is no border."""
+    pairs = [f"{name}={value}" for name, value in document.metadata.items()]
+    more = ["..."] if len(pairs) > SHOWN else []
+    metadata = ", ".join([*pairs[:SHOWN], *more])
+    rest = [" ".join(cell.split()) for cell in (document.title, str(document.passages), metadata)]
+    return "\t".join([document.id, *rest]).rstrip("\t") + "\n"
+
+
+def _as_dict(document: Indexed) -> dict[str, Any]:
+    return {
+        "id": document.id,
+        "title": document.title,
+        "passages": document.passages,
+        "metadata": dict(document.metadata),
+    }
+
+
+@contextmanager
+def _opened_to_mend(place: Path) -> Iterator[KVStore]:
+    """For writing where that can be, else for reading, which is said."""
+    with ExitStack() as opened:
+        try:
+            store = opened.enter_context(_opened(place, read_only=False))
+        except InputError as error:
+            store = opened.enter_context(_opened(place, read_only=True))
+            logs.say("nothing is removed", str(error))
+        yield store
+
+
+@contextmanager
+def _opened(place: Path, *, read_only: bool) -> Iterator[KVStore]:
+    from gritlm.rag import needs
+
+    needs.require()
+    from gritlm.rag import workspace
+    from gritlm.rag.kvstore.store import KVStore
+
+    if workspace.exists(place):
+        place = place / workspace.BLOCKS  # else it may be the folder of the blocks itself
+    with KVStore.open(place, None, read_only=read_only) as store:
+        yield store

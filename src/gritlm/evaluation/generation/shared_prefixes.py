@@ -1,0 +1,134 @@
+"""Contexts with their continuations as trees: what several continuations share is read once.
+
+A tree is a context (its trunk) and, behind it, one branch for each continuation. The last token of
+a continuation is only predicted, never read, so continuations that differ in it alone (the letters
+of a multiple choice) are one branch.
+
+Shapes: T tokens of all trees of a batch, S positions whose predictions are wanted, N predicted
+tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gritlm.lm.attention.block_mask import windowed
+from gritlm.lm.unified import UnifiedLM
+
+Ids = tuple[int, ...]
+Pair = tuple[Ids, Ids]
+
+_ATTENTION_LAYERS = {"full_attention", "sliding_attention"}
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A context and what may follow it.
+
+    Attributes:
+        branches: what is read of the continuations -> their last tokens.
+    """
+
+    trunk: Ids
+    branches: dict[Ids, list[int]]
+
+    @property
+    def ids(self) -> list[int]:
+        """What is read: the trunk, then branch after branch."""
+        return [*self.trunk, *(token for branch in self.branches for token in branch)]
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """Each context with its continuation, in the order of the branches."""
+        return [
+            (self.trunk, (*branch, last))
+            for branch, lasts in self.branches.items()
+            for last in lasts
+        ]
+
+
+def grown(pairs: Iterable[Pair], *, together: bool) -> list[Tree]:
+    """Trees that hold each different pair once.
+
+    Args:
+        together: one tree for all continuations of a context, else one for each branch.
+    """
+    trees: dict[tuple[Ids, Ids | None], Tree] = {}
+    for trunk, continuation in dict.fromkeys(pairs):
+        branch = continuation[:-1]
+        tree = trees.setdefault((trunk, None if together else branch), Tree(trunk, {}))
+        tree.branches.setdefault(branch, []).append(continuation[-1])
+    return list(trees.values())
+
+
+def can_branch(lm: UnifiedLM) -> bool:
+    """Whether the causal view takes our masks: attention of transformers' own, and nothing else."""
+    kinds = set(getattr(lm.config, "layer_types", None) or ())
+    plain = lm.config._attn_implementation in ("sdpa", "eager")
+    return lm.packs and plain and kinds <= _ATTENTION_LAYERS
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Trees one behind the other.
+
+    Attributes:
+        ids_T, position_T: tokens, and how far each is from the beginning of its text.
+        tree_T, branch_T: whose token it is; branch 0 is the trunk.
+        keep_S: positions whose next tokens are wanted.
+        row_N, target_N, pair_N: place in ``keep_S``, predicted token and number of its pair.
+    """
+
+    ids_T: Tensor
+    position_T: Tensor
+    tree_T: Tensor
+    branch_T: Tensor
+    keep_S: Tensor
+    row_N: Tensor
+    target_N: Tensor
+    pair_N: Tensor
+
+    @property
+    def branches(self) -> bool:
+        """Whether there is more than one text."""
+        return bool(self.tree_T.max()) or bool(self.branch_T.max() > 1)
+
+
+def batch(trees: Sequence[Tree], device: torch.device) -> Batch:
+    """Trees as tensors; pairs are numbered in the order of ``trees`` and their ``pairs``."""
+    tokens: list[tuple[int, int, int, int]] = []
+    keep: list[int] = []
+    targets: list[tuple[int, int, int]] = []
+    pair = 0
+    for number, tree in enumerate(trees):
+        tokens += [(token, at, number, 0) for at, token in enumerate(tree.trunk)]
+        last = len(tokens) - 1
+        for which, (branch, lasts) in enumerate(tree.branches.items(), 1):
+            begin = len(tokens)
+            start = len(tree.trunk)
+            tokens += [(token, start + at, number, which) for at, token in enumerate(branch)]
+            rows = range(len(keep), len(keep) + 1 + len(branch))
+            keep += [last, *range(begin, len(tokens))]
+            for end in lasts:
+                targets += [(*found, pair) for found in zip(rows, (*branch, end), strict=True)]
+                pair += 1
+    ids_T, position_T, tree_T, branch_T = torch.tensor(tokens, device=device).unbind(dim=1)
+    row_N, target_N, pair_N = torch.tensor(targets, device=device).unbind(dim=1)
+    keep_S = torch.tensor(keep, device=device)
+    return Batch(ids_T, position_T, tree_T, branch_T, keep_S, row_N, target_N, pair_N)
+
+
+def masks(batch: Batch, lm: UnifiedLM) -> Any:
+    """Whom each token sees: its own text up to itself -> (1, 1, T, T), or one a kind of layer."""
+    place_T = torch.arange(len(batch.ids_T), device=batch.ids_T.device)
+    branch_T1 = batch.branch_T[:, None]
+    seen_TT = batch.tree_T[:, None] == batch.tree_T
+    seen_TT &= place_T[:, None] >= place_T
+    seen_TT &= (batch.branch_T == 0) | (branch_T1 == batch.branch_T)
+    ahead_TT = batch.position_T[:, None] - batch.position_T
+    return windowed(seen_TT[None], lambda size: (seen_TT & (ahead_TT < size))[None], lm.decoder)

@@ -1,0 +1,1 @@
+"""Local tasks: folders with rows, their layouts, how they are found, and suites of them."""

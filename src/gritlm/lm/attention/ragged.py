@@ -1,0 +1,143 @@
+"""Attention of one token each of several texts, whose keys and values stand in slots of one memory.
+
+Shapes: B texts of a step, R of them that stand side by side, S slots, H heads, K key/value heads,
+C tokens that a slot has room for, W of them that are looked at, E head dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gritlm.lm.attention import views
+from gritlm.lm.attention.packed import refuse_unknown_scores
+
+RAGGED = "gritlm_ragged"
+
+# A call of the attention of a layer costs about as much as looking at so many tokens (docs/log.md).
+CALL_TOKENS = 200
+
+
+class Run:
+    """Texts in neighbouring slots, read as one padded batch.
+
+    Args:
+        first_row: place of the first one in the step.
+        first_slot: its slot.
+        lengths: tokens that each sees, its own among them.
+    """
+
+    def __init__(
+        self, first_row: int, first_slot: int, lengths: Sequence[int], device: torch.device
+    ) -> None:
+        self.rows = slice(first_row, first_row + len(lengths))
+        self.slots = slice(first_slot, first_slot + len(lengths))
+        self._shortest, self._longest = min(lengths), max(lengths)
+        self._length_R1 = torch.tensor(lengths, device=device)[:, None]
+        self._seen: dict[int | None, tuple[slice, Tensor | None]] = {}
+
+    def seen(self, window: int | None) -> tuple[slice, Tensor | None]:
+        """Tokens to look at, and which of them are hidden (R, 1, 1, W); None for none of them.
+
+        Args:
+            window: each text sees only so many last tokens; None for all.
+        """
+        if window not in self._seen:  # the same for all layers of a kind
+            self._seen[window] = self._look(window)
+        return self._seen[window]
+
+    def _look(self, window: int | None) -> tuple[slice, Tensor | None]:
+        start = 0 if window is None else max(0, self._shortest - window)
+        part = slice(start, self._longest)
+        if self._shortest == self._longest:
+            return part, None
+        place_W = torch.arange(start, self._longest, device=self._length_R1.device)
+        hidden_RW = place_W >= self._length_R1
+        if window is not None:
+            hidden_RW |= place_W < self._length_R1 - window
+        return part, hidden_RW[:, None, None]
+
+
+def runs(slots: Sequence[int], lengths: Sequence[int], device: torch.device) -> list[Run]:
+    """Texts grouped so that neighbours of like length share a call.
+
+    Args:
+        slots: of the texts, ascending.
+        lengths: tokens that each sees, its own among them.
+    """
+    groups: list[list[int]] = []
+    for row in range(len(slots)):
+        if groups and _joins(groups[-1], row, slots, lengths):
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    return [Run(g[0], slots[g[0]], [lengths[row] for row in g], device) for g in groups]
+
+
+def _joins(group: list[int], row: int, slots: Sequence[int], lengths: Sequence[int]) -> bool:
+    """Whether padding all of them to one length costs less than a call."""
+    if slots[row] != slots[group[-1]] + 1:
+        return False
+    longest, new = max(lengths[member] for member in group), lengths[row]
+    padding = len(group) * max(0, new - longest) + max(0, longest - new)
+    return padding <= CALL_TOKENS
+
+
+def view(model: Any) -> Any:
+    """A view of a causal model whose attention is :func:`ragged_attention`."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(RAGGED, ragged_attention)  # no mask of that name: none is built
+    return views.attending(model, RAGGED)
+
+
+def ragged_attention(
+    module: torch.nn.Module, query_BH1E: Tensor, key_SKCE: Tensor, value_SKCE: Tensor,
+    attention_mask: Tensor | None, *, runs: Sequence[Run], scaling: float | None = None,
+    softcap: float | None = None, sliding_window: int | None = None, **others: Any,
+) -> tuple[Tensor, None]:  # fmt: skip
+    """Attention of one token of each text on its own slot -> (B, 1, H, E); for inference only.
+
+    Raises:
+        ModelError: for attention with terms that are not known here.
+    """
+    del attention_mask
+    refuse_unknown_scores(
+        module, others, where="steps of several rows do not have; its texts are written one at a "
+        "time",
+    )  # fmt: skip
+    window = _window(module, sliding_window)
+    scale = scaling if scaling is not None else query_BH1E.shape[-1] ** -0.5
+    query_BH1E = query_BH1E * scale
+    mixed = []
+    for run in runs:
+        part, hidden = run.seen(window)
+        key, value = key_SKCE[run.slots, :, part], value_SKCE[run.slots, :, part]
+        mixed.append(_attend(query_BH1E[run.rows], key, value, hidden, softcap))
+    together = mixed[0] if len(mixed) == 1 else torch.cat(mixed)
+    return together.transpose(1, 2), None
+
+
+def _attend(
+    query_RH1E: Tensor, key_RKWE: Tensor, value_RKWE: Tensor, hidden: Tensor | None,
+    softcap: float | None,
+) -> Tensor:  # fmt: skip
+    """The heads that share keys are one matrix product -> (R, H, 1, E)."""
+    grouped = query_RH1E.reshape(len(query_RH1E), key_RKWE.shape[1], -1, query_RH1E.shape[-1])
+    score = grouped @ key_RKWE.transpose(-1, -2)
+    if softcap is not None:
+        score = torch.tanh(score / softcap) * softcap
+    if hidden is not None:
+        score.masked_fill_(hidden.to(score.device), torch.finfo(score.dtype).min)
+    return (score.softmax(dim=-1) @ value_RKWE).view(query_RH1E.shape)
+
+
+def _window(module: Any, given: int | None) -> int | None:
+    """Last tokens that a layer sees. Some models tell it with the call, some by the kind only."""
+    kinds = getattr(module.config, "layer_types", None)
+    if given is None and kinds and kinds[module.layer_idx] == "sliding_attention":
+        return int(module.config.sliding_window)
+    return given

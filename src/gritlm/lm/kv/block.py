@@ -1,0 +1,244 @@
+"""KVBlock: the key/value state of a piece of text, as a value.
+
+Shapes: L layers, K key/value heads, T tokens, E head dimension; one tensor (L, 2, K, T, E), keys
+first, so that a layer is one contiguous view.
+
+Moving a block only notes where its tokens shall sit. Keys are rotated once, when the block is
+used, and always from the stored original.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+from gritlm.errors import CacheMismatchError, InputError
+from gritlm.lm.kv.rope import RopeTable
+from gritlm.runtime import replacing
+
+_FORMAT = "gritlm.kv/1"
+
+
+@dataclass(frozen=True, eq=False)
+class KVBlock:
+    """Keys and values of ``tokens`` tokens of one text, without padding.
+
+    Attributes:
+        data: (L, 2, K, T, E); keys are rotated for the positions ``stored_T``.
+        token_ids: (T,) the ids it was computed from.
+        stored_T: (T,) positions at which the keys were computed.
+        position_T: (T,) positions at which they shall be used.
+        causal: whether a token saw only those before it (else all of its text).
+        model: fingerprint of the weights that made it.
+        rope: table to move keys with; None for models whose keys cannot be moved.
+    """
+
+    data: Tensor
+    token_ids: Tensor
+    stored_T: Tensor
+    position_T: Tensor
+    causal: bool
+    model: str
+    rope: RopeTable | None = None
+
+    @property
+    def tokens(self) -> int:
+        return self.data.shape[3]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of keys and values."""
+        return self.data.nbytes
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.data.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.data.device
+
+    def __len__(self) -> int:
+        return self.tokens
+
+    def __repr__(self) -> str:
+        kind = "causal" if self.causal else "bidirectional"
+        return f"KVBlock({self.tokens} tokens, {kind}, {self.dtype}, {self.nbytes / 1e6:.1f} MB)"
+
+    def __getitem__(self, part: slice) -> KVBlock:
+        """A run of tokens; they keep their positions. No copy is made."""
+        if not isinstance(part, slice) or part.step not in (None, 1):
+            raise InputError(f"a KVBlock takes a slice with step 1, not [{part!r}]; try block[1:]")
+        return replace(
+            self,
+            data=self.data[:, :, :, part],
+            token_ids=self.token_ids[part],
+            stored_T=self.stored_T[part],
+            position_T=self.position_T[part],
+        )
+
+    def move(self, position: int) -> KVBlock:
+        """The same tokens with the first one at ``position``. Costs nothing until it is used.
+
+        Raises:
+            InputError: for a negative position, or when the model's keys cannot be moved.
+        """
+        if position < 0:
+            raise InputError(f"position={position} is before the start of the text; expected >= 0")
+        if not self.tokens:
+            return self
+        moved_T = self.position_T + (position - self.position_T[0])
+        if self.rope is None and not torch.equal(moved_T, self.stored_T):
+            raise InputError("this model's keys carry no rotary positions and cannot be moved")
+        return replace(self, position_T=moved_T)
+
+    @staticmethod
+    def join(blocks: Sequence[KVBlock], *, position: int = 0) -> KVBlock:
+        """Blocks one behind the other, the first token at ``position``.
+
+        Each keeps seeing only itself. Cut the BOS off all but the first: ``block[1:]``.
+
+        Raises:
+            InputError: for an empty list.
+            CacheMismatchError: when another model made one of them.
+        """
+        if not blocks:
+            raise InputError("join() got no blocks; expected one or more")
+        first, moved = blocks[0], []
+        for block in blocks:
+            _require_same_maker(block, first)
+            moved.append(block.move(position))
+            position += block.tokens
+        return replace(
+            first,
+            data=torch.cat([block.data for block in moved], dim=3),
+            token_ids=torch.cat([block.token_ids for block in moved]),
+            stored_T=torch.cat([block.stored_T for block in moved]),
+            position_T=torch.cat([block.position_T for block in moved]),
+            causal=all(block.causal for block in moved) and len(moved) == 1,
+        )
+
+    def to(
+        self, *, dtype: torch.dtype | None = None, device: str | torch.device | None = None
+    ) -> KVBlock:
+        """Keys and values in another number format or on another device.
+
+        Raises:
+            InputError: for a format that holds no fractions.
+        """
+        if dtype is not None and not dtype.is_floating_point:
+            raise InputError(f"dtype={dtype}; expected a floating-point format, e.g. bfloat16")
+        return replace(self, data=self.data.to(device=device, dtype=dtype))
+
+    def placed(self) -> Tensor:
+        """Keys and values with the keys at ``position_T`` -> (L, 2, K, T, E)."""
+        shift_T = self._shift()
+        if self.rope is None or shift_T is None:
+            return self.data
+        keys_LKTE = self.rope.rotate(self.data[:, 0], shift_T)
+        return torch.stack((keys_LKTE, self.data[:, 1]), dim=1)
+
+    def layers(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Keys at ``position_T`` and values, (K, T, E) each, layer by layer.
+
+        As :meth:`placed`, without a copy of the whole.
+        """
+        shift_T = self._shift()
+        for index, (keys, values) in enumerate(self.data):
+            if self.rope is None or shift_T is None:
+                yield keys, values
+            else:
+                yield self.rope.layer(index).rotate(keys[None], shift_T)[0], values
+
+    def _shift(self) -> Tensor | None:
+        """How far each token moves; one number (1,) where all move alike, None where none does."""
+        shift_T = self.position_T - self.stored_T
+        if not shift_T.any():
+            return None
+        return shift_T[:1] if (shift_T == shift_T[0]).all() else shift_T
+
+    def fill(
+        self, cache: Cache, *, rows: int = 1, devices: Sequence[torch.device] | None = None
+    ) -> Cache:
+        """Write this block behind what a cache holds, the same for every row; returns the cache.
+
+        Args:
+            devices: where each layer belongs; None leaves all where the block is.
+
+        Raises:
+            InputError: unless its tokens sit at the next positions; see :meth:`move`.
+        """
+        held = cache.get_seq_length()
+        if self.tokens and not torch.equal(self.position_T - held, torch.arange(self.tokens)):
+            raise InputError(
+                f"the next tokens sit at positions {held}..{held + self.tokens - 1}, this block "
+                f"begins at {int(self.position_T[0])} or has gaps; use block.move({held}), or join "
+                "its parts"
+            )
+        for index, (keys, values) in enumerate(self.layers()):
+            if devices is not None:
+                keys, values = keys.to(devices[index]), values.to(devices[index])
+            cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), index)
+        return cache
+
+    def save(self, path: str | Path) -> Path:
+        """Write a safetensors file, whole or not at all."""
+        from safetensors.torch import save_file
+
+        tensors = {
+            "data": self.data.contiguous(),
+            "token_ids": self.token_ids.contiguous(),
+            "stored": self.stored_T.clone(),
+            "position": self.position_T.clone(),
+        }
+        about = {"format": _FORMAT, "model": self.model, "causal": json.dumps(self.causal)}
+        if self.rope is not None:
+            tensors["inv_freq"] = self.rope.inv_freq_LF.contiguous()
+            about["interleaved"] = json.dumps(self.rope.interleaved)
+        with replacing(Path(path)) as temporary:
+            save_file(tensors, temporary, metadata=about)
+        return Path(path)
+
+    @staticmethod
+    def load(path: str | Path) -> KVBlock:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            InputError: when the file is missing, truncated or something else.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="pt") as file:
+                about = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{path}: cannot be read as a KV block: {error}") from None
+        if about.get("format") != _FORMAT:
+            raise InputError(f"{path}: format {about.get('format')!r}; expected {_FORMAT!r}")
+        rope = None
+        if "inv_freq" in tensors:
+            rope = RopeTable(tensors["inv_freq"], json.loads(about["interleaved"]))
+        return KVBlock(
+            data=tensors["data"],
+            token_ids=tensors["token_ids"],
+            stored_T=tensors["stored"],
+            position_T=tensors["position"],
+            causal=json.loads(about["causal"]),
+            model=about["model"],
+            rope=rope,
+        )
+
+
+def _require_same_maker(block: KVBlock, other: KVBlock) -> None:
+    if block.model != other.model:
+        raise CacheMismatchError(
+            f"one block was made by model {block.model}, another by {other.model}; "
+            "blocks can only be joined when the same weights made them"
+        )

@@ -1,0 +1,192 @@
+"""Memory for the keys and values of many texts at once, and steps that write all of them.
+
+Shapes: B texts of a step, S slots, K key/value heads, C tokens that a slot has room for, E head
+dimension, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+from gritlm.lm.attention import ragged
+from gritlm.lm.generator import prefill
+from gritlm.lm.kv.cache import PreallocatedLayer, UnboundedLayer, is_preallocated, recording
+from gritlm.lm.unified import UnifiedLM
+
+# Largest difference that steps of several rows may make, as a part of the largest logit.
+_TOLERANCE = {torch.float32: 1e-3}
+_ROUNDING = 0.05
+
+
+class SlotMemory:
+    """Slots with room for ``capacity`` tokens each, allocated when it is made.
+
+    Its caller knows which tokens a slot holds, and asks one thing at a time.
+    """
+
+    def __init__(self, lm: UnifiedLM, slots: int, capacity: int) -> None:
+        self._lm, self.capacity = lm, capacity
+        self._keys: list[Tensor] = []
+        self._values: list[Tensor] = []
+        layers: list[Any] = _example(lm).layers
+        for layer in layers:
+            self._keys.append(_buffer(layer.keys, slots, capacity))
+            self._values.append(_buffer(layer.values, slots, capacity))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all slots."""
+        return sum(buffer.nbytes for buffer in (*self._keys, *self._values))
+
+    def cache(self, slot: int, tokens: int) -> Cache:
+        """The cache of one slot, to read on behind its first ``tokens``."""
+        here = slice(slot, slot + 1)
+        pairs = zip(self._keys, self._values, strict=True)
+        return Cache(layers=[_SlotLayer(k[here], v[here], tokens) for k, v in pairs])
+
+    @torch.no_grad()
+    def copy(self, source: int, target: int, tokens: int) -> None:
+        """The first tokens of one slot into another."""
+        for buffer in (*self._keys, *self._values):
+            buffer[target, :, :tokens] = buffer[source, :, :tokens]
+
+    @torch.no_grad()
+    def adopt(self, slot: int, cache: Cache, tokens: int) -> None:
+        """The first tokens of another cache of one row into a slot."""
+        layers: list[Any] = cache.layers
+        for keys, values, layer in zip(self._keys, self._values, layers, strict=True):
+            keys[slot, :, :tokens] = layer.keys[0, :, :tokens]
+            values[slot, :, :tokens] = layer.values[0, :, :tokens]
+
+    @torch.no_grad()
+    def clear(self, slot: int) -> None:
+        """Numbers that are not finite would reach the neighbours of whoever comes next."""
+        for buffer in (*self._keys, *self._values):
+            buffer[slot] = 0
+
+    @torch.inference_mode()
+    def step(self, tokens: Sequence[int], slots: Sequence[int], held: Sequence[int]) -> Tensor:
+        """One more token in each of these slots -> logits of what comes next (B, V).
+
+        Args:
+            slots: ascending.
+            held: tokens that each slot holds before.
+        """
+        device = self._lm.device
+        place_B = torch.tensor(held, device=device)
+        slot_B = torch.tensor(slots, device=device)
+        pairs = zip(self._keys, self._values, strict=True)
+        cache = Cache(layers=[_StepLayer(k, v, slot_B, place_B) for k, v in pairs])
+        ids_B = torch.tensor(tokens, device=device)
+        return self._lm.stepping(
+            ids_B[:, None],
+            position_ids=place_B[:, None],
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+            runs=ragged.runs(slots, [size + 1 for size in held], device),
+        ).logits[:, -1]
+
+
+class _SlotLayer(PreallocatedLayer):
+    """One layer of one slot: (1, K, C, E)."""
+
+    def __init__(self, keys: Tensor, values: Tensor, tokens: int) -> None:
+        super().__init__(keys.shape[2])
+        self.keys, self.values, self.length = keys, values, tokens
+        self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
+
+    def grow(self, needed: int) -> None:
+        raise ValueError(f"the slot has room for {self.capacity} tokens, not for {needed}")
+
+
+class _StepLayer(UnboundedLayer):
+    """One layer of all slots, into which a step writes one token of some."""
+
+    keys: Any
+    values: Any
+
+    def __init__(self, keys: Tensor, values: Tensor, slot_B: Tensor, place_B: Tensor) -> None:
+        super().__init__()
+        self.keys, self.values, self.is_initialized = keys, values, True
+        self._slot_B, self._place_B = slot_B.to(keys.device), place_B.to(keys.device)
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """The layer has its buffers already."""
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        self.keys[self._slot_B, :, self._place_B] = key_states[:, :, 0]
+        self.values[self._slot_B, :, self._place_B] = value_states[:, :, 0]
+        return self.keys, self.values
+
+    def get_seq_length(self) -> int:
+        return 0  # it differs from slot to slot: positions are handed in
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return query_length, 0
+
+
+def obstacle(lm: UnifiedLM) -> str | None:
+    """Why texts of this model cannot be written together; None when they can.
+
+    It is tried: two texts of different lengths, together and each by itself.
+    """
+    name = type(lm.causal).__name__
+    if not lm.packs:
+        return f"{name} has its attention built in"
+    if not is_preallocated(lm.new_cache(1)):
+        return f"the cache of {name} holds more than keys and values, or is compiled"
+    if lm.rope() is None:
+        return f"positions of {name} depend on the length of the text"
+    try:
+        difference = _difference(lm)
+    except Exception as error:  # whatever a model of another make may raise here
+        return f"{name} cannot step several rows ({error})"
+    if not difference <= _TOLERANCE.get(lm.dtype, _ROUNDING):  # NaN is no agreement
+        return f"{name} gives other logits when two texts are written together"
+    return None
+
+
+@torch.inference_mode()
+def _difference(lm: UnifiedLM) -> float:
+    """Of logits written together and alone, as a part of the largest one."""
+    size = int(lm.causal.get_input_embeddings().num_embeddings)
+    texts = [[(7 * i + 3) % size for i in range(12)], [(5 * i + 1) % size for i in range(5)]]
+    memory = SlotMemory(lm, 2, 16)
+    for slot, ids in enumerate(texts):
+        prefill(lm, memory.cache(slot, 0), ids)
+    together_BV = memory.step([2, 4], [0, 1], [len(ids) for ids in texts])
+    alone_BV = torch.stack(
+        [
+            prefill(lm, memory.cache(slot, len(ids)), [token])
+            for slot, (ids, token) in enumerate(zip(texts, (2, 4), strict=True))
+        ]
+    )
+    off = (together_BV.float() - alone_BV.float()).abs().max()
+    return float(off / alone_BV.float().abs().max())
+
+
+@torch.inference_mode()
+def _example(lm: UnifiedLM) -> Cache:
+    """What one token leaves behind: shapes, formats and places of all layers."""
+    cache = recording(lm.config.num_hidden_layers)
+    lm.causal(
+        torch.zeros(1, 1, dtype=torch.long, device=lm.device), past_key_values=cache,
+        use_cache=True, logits_to_keep=1,
+    )  # fmt: skip
+    return cache
+
+
+def _buffer(example_1K1E: Tensor, slots: int, capacity: int) -> Tensor:
+    _, heads, _, size = example_1K1E.shape
+    # Zeros, not whatever lies there: a padded call multiplies it by 0, and 0 times NaN is NaN.
+    return torch.zeros(
+        (slots, heads, capacity, size), dtype=example_1K1E.dtype, device=example_1K1E.device
+    )

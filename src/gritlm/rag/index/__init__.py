@@ -1,0 +1,1 @@
+"""The index of passages: vectors, words and metadata in LanceDB."""

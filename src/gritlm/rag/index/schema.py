@@ -1,0 +1,185 @@
+"""The table of an index: its columns, and who made it. Shapes: N passages, D of a vector."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from gritlm.errors import InputError
+from gritlm.rag.identity import Maker
+from gritlm.rag.index import checks
+from gritlm.rag.ingest.metadata import normalise_metadata
+from gritlm.rag.types import LEFT_OUT, Passage, Value
+
+VERSION = 2  # of the columns
+READABLE = (1, 2)  # 1: without checksums; its first change rewrites it
+KEY = b"gritlm"
+SHOWN = ("id", "document_id", "title", "text", "number", "start", "end", "metadata")
+BARE = SHOWN[:-1]  # without metadata, which may be large
+LARGEST = 2**15  # characters of metadata; more was added by an older version
+LARGE = f"octet_length(json_extract(metadata, '$')) > {LARGEST}"
+CHECK = pa.field(checks.COLUMN, pa.binary(checks.SIZE * len(checks.PARTS)), nullable=False)
+
+
+@dataclass(frozen=True)
+class MadeBy:
+    """What a table remembers of its maker."""
+
+    version: int
+    model: str
+    digest: str
+    dimension: int
+    name: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name} (weights {self.model[:12]}, tokenizer and templates {self.digest[:12]}, "
+            f"{self.dimension} dimensions, format {self.version})"
+        )
+
+
+def made_by(maker: Maker) -> MadeBy:
+    return MadeBy(VERSION, maker.model, maker.digest, maker.dimension, maker.name)
+
+
+def table_schema(maker: Maker) -> pa.Schema:
+    """Columns of a table that this maker fills."""
+    return pa.schema(
+        [
+            pa.field("id", pa.string(), nullable=False),
+            pa.field("document_id", pa.string(), nullable=False),
+            pa.field("title", pa.string(), nullable=False),
+            pa.field("text", pa.string(), nullable=False),
+            pa.field("number", pa.int64(), nullable=False),
+            pa.field("start", pa.int64(), nullable=False),
+            pa.field("end", pa.int64(), nullable=False),
+            pa.field("metadata", pa.json_(), nullable=False),
+            pa.field("passages", pa.int64(), nullable=False),  # of the document
+            pa.field("content", pa.string(), nullable=False),  # hash of the document's
+            pa.field("vector", pa.list_(pa.float32(), maker.dimension), nullable=False),
+            CHECK,
+        ],
+        metadata={KEY: json.dumps(asdict(made_by(maker))).encode()},
+    )
+
+
+def current(found: pa.Schema) -> pa.Schema:
+    """Return the schema of the same maker's table in this version of the columns."""
+    made = replace(MadeBy(**json.loads(found.metadata[KEY])), version=VERSION)
+    fields = [field for field in found if field.name != checks.COLUMN]
+    return pa.schema([*fields, CHECK], metadata={KEY: json.dumps(asdict(made)).encode()})
+
+
+def check_maker(schema: pa.Schema, maker: Maker | None, *, place: str) -> None:
+    """
+    Args:
+        maker: None where only the version matters.
+
+    Raises:
+        InputError: for a table of another model, version or dimension, or of another program.
+    """
+    try:
+        found = MadeBy(**json.loads((schema.metadata or {})[KEY]))
+    except (KeyError, TypeError, ValueError):
+        raise InputError(
+            f"{place} holds a table that gritlm did not make; index into another folder"
+        ) from None
+    asked = replace(found, version=VERSION) if maker is None else made_by(maker)
+    if found.version in READABLE:
+        asked = replace(asked, version=found.version)
+    if _identity(found) != _identity(asked):
+        raise InputError(
+            f"{place} was made by {found}, not by {asked}; open it with the model that made it, "
+            "or index the documents again into another folder"
+        )
+
+
+def to_arrow(
+    rows: Sequence[tuple[Passage, np.ndarray]], contents: Mapping[str, str], maker: Maker
+) -> pa.Table:
+    """Passages with their vectors as rows.
+
+    Raises:
+        InputError: for passages that are not whole documents of ``contents``, and for vectors
+            of another length or without direction.
+    """
+    counts = _counts([passage for passage, _ in rows], contents)
+    vector_ND = _normalised(rows, maker.dimension)
+    columns: dict[str, Any] = {
+        name: [getattr(passage, name) for passage, _ in rows]
+        for name in SHOWN
+        if name != "metadata"
+    }
+    documents = columns["document_id"]
+    columns["metadata"] = [json.dumps(normalise_metadata(passage.metadata)) for passage, _ in rows]
+    columns["passages"] = [counts[name] for name in documents]
+    columns["content"] = [contents[name] for name in documents]
+    columns["vector"] = pa.FixedSizeListArray.from_arrays(
+        pa.array(vector_ND.reshape(-1)), maker.dimension
+    )
+    schema = table_schema(maker)
+    plain = schema.remove(schema.get_field_index(checks.COLUMN))
+    arrays = [
+        columns[field.name] if field.name == "vector" else pa.array(columns[field.name], field.type)
+        for field in plain
+    ]
+    return checks.sealed(pa.Table.from_arrays(arrays, schema=plain), schema)
+
+
+def to_passage(row: Mapping[str, Any]) -> Passage:
+    """Return a row of the columns ``SHOWN``, or ``BARE``, as it was handed in."""
+    return Passage(**{name: row[name] for name in BARE}, metadata=to_metadata(row))
+
+
+def to_metadata(row: Mapping[str, Any]) -> Mapping[str, Value]:
+    """Return the metadata of a row, or ``LEFT_OUT`` for a row that was read without it."""
+    found: Mapping[str, Value] = json.loads(row["metadata"]) if "metadata" in row else LEFT_OUT
+    return found
+
+
+def _counts(passages: Sequence[Passage], contents: Mapping[str, str]) -> dict[str, int]:
+    """Passages of each document; they must be all of it, for what is not there is deleted."""
+    numbers: dict[str, list[int]] = {}
+    for passage in passages:
+        if passage.document_id not in contents:
+            raise InputError(f"passage of {passage.document_id!r}, which 'contents' does not name")
+        numbers.setdefault(passage.document_id, []).append(passage.number)
+    for name, found in numbers.items():
+        if sorted(found) != list(range(len(found))):
+            raise InputError(
+                f"document {name!r} has the passages {sorted(found)[:10]}; expected all from 0, "
+                "each once, in one call"
+            )
+    return {name: len(found) for name, found in numbers.items()}
+
+
+def _normalised(rows: Sequence[tuple[Passage, np.ndarray]], dimension: int) -> np.ndarray:
+    vector_ND = np.zeros((len(rows), dimension), dtype=np.float32)
+    for row, (passage, vector_D) in enumerate(rows):
+        vector_ND[row] = unit(vector_D, dimension, name=f"vector of passage {passage.id!r}")
+    return vector_ND
+
+
+def unit(vector_D: np.ndarray, dimension: int, *, name: str) -> np.ndarray:
+    """The vector in float32 and of length 1.
+
+    Raises:
+        InputError: for another number of dimensions, and for a vector without direction.
+    """
+    vector_D = np.asarray(vector_D, dtype=np.float32)
+    if vector_D.shape != (dimension,):
+        raise InputError(f"{name} has the shape {vector_D.shape}; expected ({dimension},)")
+    length = float(np.linalg.norm(vector_D))
+    if not np.isfinite(length) or length == 0:
+        raise InputError(f"{name} has the length {length}; expected a finite one above 0")
+    return vector_D / np.float32(length)
+
+
+def _identity(made: MadeBy) -> tuple[int, str, str, int]:
+    """All but the name: the same weights may lie in another folder."""
+    return made.version, made.model, made.digest, made.dimension

@@ -1,0 +1,49 @@
+"""Folders to files, in order of names; skipped ones are reported."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from gritlm.rag.ingest.skips import Skipped, TakesSkipped
+from gritlm.rag.workspace_marker import is_store
+
+
+def files(path: Path, skipped: TakesSkipped) -> Iterator[Path]:
+    """The file, or the files of a folder and of all folders in it.
+
+    Hidden files and folders are left out, and folders that an engine keeps its things in: no word
+    is lost about them. Links to folders are not followed, so nothing is read twice or for ever.
+
+    Args:
+        skipped: takes links to folders, and folders that cannot be read.
+    """
+    if not path.is_dir():
+        yield path
+        return
+    if is_store(path):
+        skipped.append(Skipped(str(path), "a store that gritlm made; expected documents"))
+        return
+
+    def unreadable(error: OSError) -> None:
+        skipped.append(Skipped(str(error.filename), f"unreadable: {error.strerror}"))
+
+    for folder, folders, names in os.walk(path, onerror=unreadable):
+        folders[:] = [name for name in _shown(folders) if _entered(Path(folder, name), skipped)]
+        for name in _shown(names):
+            yield Path(folder, name)
+
+
+def _shown(names: list[str]) -> list[str]:
+    return sorted(name for name in names if not name.startswith("."))
+
+
+def _entered(folder: Path, skipped: TakesSkipped) -> bool:
+    if folder.is_symlink():
+        target = folder.resolve()
+        skipped.append(
+            Skipped(str(folder), f"a link to a folder is not followed; add {target} by its name")
+        )
+        return False
+    return not is_store(folder)

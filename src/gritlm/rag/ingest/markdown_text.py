@@ -1,0 +1,145 @@
+"""Markdown: its front matter, its title, and its text without comments."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+from gritlm.errors import InputError
+from gritlm.rag.ingest.metadata import MAX_BYTES
+
+TOML = "+++"
+YAML = "---"
+ATX = re.compile(r"^ {0,3}#[ \t]+(\S.*)$")  # takes time by length: no two ways to match
+SETEXT = re.compile(r"^ {0,3}=+\s*$")
+FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})(.*)$")
+MARKS = re.compile(r"`+|<!--|-->")
+FIELD = re.compile(r"[\w\"'-][\w \"'.-]{0,100}:(?:\s|$)")
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # the library has no types
+    """YAML without aliases: a few of them repeated make a small file fill the memory."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not read")
+        return super().compose_node(parent, index)
+
+
+def split_front_matter(text: str) -> tuple[dict[str, Any], str]:
+    """Return the names and values at the start of a text, and the text behind them.
+
+    What is not YAML between ``---`` lines, or TOML between ``+++`` lines, stays in the text.
+
+    Raises:
+        InputError: for front matter longer than metadata may be.
+    """
+    first, _, rest = text.partition("\n")
+    mark = first.rstrip()
+    if mark not in (YAML, TOML):
+        return {}, text
+    ends = {YAML, "..."} if mark == YAML else {TOML}
+    place = 0
+    for line in rest.splitlines(keepends=True):
+        if line.rstrip() in ends:
+            found = _parsed(rest[:place], mark)
+            return ({}, text) if found is None else (found, rest[place + len(line) :])
+        place += len(line)
+        if place > 4 * MAX_BYTES:
+            break
+    return {}, text
+
+
+def _parsed(block: str, mark: str) -> dict[str, Any] | None:
+    if len(block.encode(errors="replace")) > MAX_BYTES:
+        if mark == YAML and not FIELD.match(block.lstrip()):
+            return None  # a text between two rules
+        raise InputError(
+            f"its front matter has more than {MAX_BYTES:,} bytes; move the text out of it"
+        )
+    try:
+        found = _yaml(block) if mark == YAML else _toml(block)
+    except (ValueError, yaml.YAMLError, RecursionError):
+        return None
+    return {str(name): value for name, value in found.items()} if isinstance(found, dict) else None
+
+
+def _yaml(block: str) -> Any:
+    return yaml.load(block, Loader=_Loader) or {}
+
+
+def _toml(block: str) -> Any:
+    import tomllib
+
+    return tomllib.loads(block)
+
+
+def title_of(text: str) -> str:
+    """Return the first heading of the first level that stands in no code and no comment."""
+    before = ""
+    for line in _prose(text):
+        if found := ATX.match(line):
+            return found[1].rstrip().rstrip("#").strip() or before
+        if before and SETEXT.match(line):
+            return before
+        before = line.strip() if not line.startswith(("    ", "\t", ">")) else ""
+    return ""
+
+
+def _prose(text: str) -> Iterator[str]:
+    """Yield lines that are not in fenced code; blank ones, too."""
+    fence = ""
+    for line in text.split("\n"):
+        found = FENCE.match(line)
+        if fence:
+            if found and found[1].startswith(fence) and not found[2].strip():
+                fence = ""
+        elif found and not (found[1][0] == "`" and "`" in found[2]):
+            fence = found[1]
+            yield ""
+        else:
+            yield line
+
+
+def without_comments(text: str) -> str:
+    """Return the text without ``<!-- -->``, but for those in fenced code and code spans."""
+    if "<!--" not in text:
+        return text
+    kept: list[str] = []
+    fence, inside = "", False
+    for line in text.split("\n"):
+        found = None if inside else FENCE.match(line)
+        if fence:
+            kept.append(line)
+            if found and found[1].startswith(fence) and not found[2].strip():
+                fence = ""
+            continue
+        if found and not (found[1][0] == "`" and "`" in found[2]):
+            fence = found[1]
+            kept.append(line)
+            continue
+        rest, inside = _shown(line, inside)
+        if rest.strip() or rest == line:
+            kept.append(rest)
+    return text if inside else "\n".join(kept)  # one that never ends is no comment
+
+
+def _shown(line: str, inside: bool) -> tuple[str, bool]:
+    """Return the part of a line that is shown, and whether a comment goes on behind it."""
+    shown: list[str] = []
+    start, code = 0, False
+    for mark in MARKS.finditer(line):
+        if inside:
+            if mark[0] == "-->":
+                inside, start = False, mark.end()
+        elif mark[0] == "<!--" and not code:
+            shown.append(line[start : mark.start()])
+            inside = True
+        elif mark[0][0] == "`":
+            code = not code
+    if not inside:
+        shown.append(line[start:])
+    return "".join(shown), inside

@@ -1,0 +1,1 @@
+"""The index of a store in LMDB: entries, environments, readers and transactions."""

@@ -1,0 +1,165 @@
+"""One record of an arena: a header that describes and proves the payload behind it.
+
+``header | zeros up to 4 KiB | payload, layer by layer | zeros up to 4 KiB``. The header says which
+key, shape, format and tokens, and carries a checksum of each layer (xxh3-64, quick, for reading),
+one of the payload (blake3, for `verify`), and one of itself.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from blake3 import blake3
+from torch import Tensor
+from xxhash import xxh3_64_intdigest
+
+from gritlm.rag.kvstore.codec import FLOATS, STORAGES, Shape, layer_nbytes
+from gritlm.rag.kvstore.errors import BrokenError
+
+VERSION = 1
+ALIGN = 4096
+KEY_BYTES = 32
+
+_MAGIC = b"gritlmKV"
+# magic, version, storage, number format, causal, length of the header, commit, bytes of payload,
+# L K T E, key, blake3 of the payload
+_FIXED = struct.Struct("<8sHBBB3xIQQ4I32s32s")
+_CHECK = struct.Struct("<Q")
+_DTYPES = tuple(FLOATS)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a record is.
+
+    Attributes:
+        key: 32 bytes.
+        shape: L, K, T, E.
+        dtype: number format of the block, by name.
+        storage: number format in which it is kept.
+        commit: number of the index commit that was to make it known.
+        layers: xxh3-64 of each layer's bytes.
+        digest: blake3 of the payload.
+        token_ids: (T,) uint32.
+    """
+
+    key: bytes
+    shape: Shape
+    dtype: str
+    storage: str
+    causal: bool
+    commit: int
+    layers: tuple[int, ...]
+    digest: bytes
+    token_ids: np.ndarray
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the header without padding."""
+        return _FIXED.size + 8 * len(self.layers) + 4 * len(self.token_ids) + _CHECK.size
+
+    @property
+    def payload(self) -> int:
+        """Bytes of the payload without padding."""
+        return len(self.layers) * layer_nbytes(self.shape, self.storage)
+
+    def at(self, commit: int) -> Header:
+        """The same for another commit: what is copied is made known anew."""
+        return replace(self, commit=commit)
+
+
+def aligned(nbytes: int) -> int:
+    """``nbytes``, up to the next border of 4 KiB."""
+    return -(-nbytes // ALIGN) * ALIGN
+
+
+def describe(
+    key: bytes, raw_LB: Tensor, *, shape: Shape, dtype: str, storage: str, causal: bool,
+    token_ids: Sequence[int],
+) -> Header:  # fmt: skip
+    """The header of an encoded block; its commit is not known yet (0)."""
+    layers = raw_LB.numpy()
+    return Header(
+        key=key,
+        shape=shape,
+        dtype=dtype,
+        storage=storage,
+        causal=causal,
+        commit=0,
+        layers=tuple(xxh3_64_intdigest(layer) for layer in layers),
+        digest=blake3(layers.data.cast("B")).digest(),
+        token_ids=np.asarray(token_ids, dtype="<u4"),
+    )
+
+
+def pack(header: Header) -> bytes:
+    """Bytes of a header, padded to the border at which the payload begins."""
+    fixed = _FIXED.pack(
+        _MAGIC, VERSION, STORAGES.index(header.storage), _DTYPES.index(header.dtype),
+        header.causal, header.nbytes, header.commit, header.payload, *header.shape,
+        header.key, header.digest,
+    )  # fmt: skip
+    layers = np.asarray(header.layers, dtype="<u8").tobytes()
+    body = fixed + layers + header.token_ids.tobytes()
+    body += _CHECK.pack(xxh3_64_intdigest(body))
+    return body.ljust(aligned(len(body)), b"\0")
+
+
+def begins(bytes_: bytes) -> bool:
+    """Whether a record may begin here."""
+    return bytes_[: len(_MAGIC)] == _MAGIC
+
+
+def length(start: bytes) -> int:
+    """Bytes of the header that begins so; at least those that say it must be given.
+
+    Raises:
+        BrokenError: when no header begins here.
+    """
+    if len(start) < _FIXED.size or not begins(start):
+        raise BrokenError("no record begins here")
+    return int(_FIXED.unpack_from(start)[5])
+
+
+def unpack(body: bytes) -> Header:
+    """The header in these bytes, exactly as long as :func:`length` says.
+
+    Raises:
+        BrokenError: when it is not the header that was written.
+    """
+    if length(body) != len(body) or len(body) <= _FIXED.size + _CHECK.size:
+        raise BrokenError("the header has another length")
+    if _CHECK.unpack_from(body, len(body) - _CHECK.size)[0] != xxh3_64_intdigest(
+        body[: -_CHECK.size]
+    ):
+        raise BrokenError("the checksum of the header does not fit")
+    _, version, storage, dtype, causal, nbytes, commit, payload, *rest = _FIXED.unpack_from(body)
+    if version != VERSION:
+        raise BrokenError(f"a record of version {version}; this one reads {VERSION}")
+    shape = (rest[0], rest[1], rest[2], rest[3])
+    border = _FIXED.size + 8 * shape[0]
+    header = Header(
+        key=rest[4],
+        shape=shape,
+        dtype=_DTYPES[dtype],
+        storage=STORAGES[storage],
+        causal=bool(causal),
+        commit=commit,
+        layers=tuple(np.frombuffer(body[_FIXED.size : border], dtype="<u8").tolist()),
+        digest=rest[5],
+        token_ids=np.frombuffer(body[border : -_CHECK.size], dtype="<u4"),
+    )
+    if (header.nbytes, header.payload) != (nbytes, payload):
+        raise BrokenError("the header does not fit its shape")
+    return header
+
+
+def damaged_layer(raw_LB: Tensor, header: Header) -> int | None:
+    """The first layer whose bytes are not those that were written; None when all are."""
+    for number, (layer, expected) in enumerate(zip(raw_LB.numpy(), header.layers, strict=True)):
+        if xxh3_64_intdigest(layer) != expected:
+            return number
+    return None

@@ -1,0 +1,169 @@
+"""Append-only files that hold the records: ``arenas/000001.kv``, ``000002.kv``, ...
+
+Numbers only grow: the file of the highest number is never removed before a higher one is there, so
+a place once given never means another record. Only what no index ever named is cut off.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from gritlm.rag.kvstore import record
+from gritlm.rag.kvstore.errors import BrokenError, full, is_full
+from gritlm.rag.kvstore.record import ALIGN, Header, aligned
+from gritlm.runtime import file_mode, private_folder, sync
+
+FOLDER = "arenas"
+
+_datasync = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
+
+
+def segment_path(folder: Path, number: int) -> Path:
+    return folder / f"{number:06d}.kv"
+
+
+def segments(folder: Path) -> dict[int, int]:
+    """Number and bytes of each file that is there, in order."""
+    found = {}
+    for path in folder.glob("*.kv"):
+        with suppress(ValueError, FileNotFoundError):  # not ours, or gone by now
+            found[int(path.stem)] = path.stat().st_size
+    return dict(sorted(found.items()))
+
+
+class Arena:
+    """The files, open for writing.
+
+    Attributes:
+        sizes: bytes of each segment, by number.
+    """
+
+    def __init__(self, folder: Path, *, segment_bytes: int) -> None:
+        private_folder(folder)
+        self.folder = folder
+        self.segment_bytes = segment_bytes
+        self.sizes = segments(folder)
+        self._file = -1
+        if self.sizes:
+            self._file = os.open(segment_path(folder, self.active), os.O_RDWR)
+
+    @property
+    def active(self) -> int:
+        """Number of the segment that is written to; 0 before the first."""
+        return max(self.sizes, default=0)
+
+    def append(self, header: bytes, payload: memoryview) -> tuple[int, int]:
+        """Write a record behind the others -> segment, offset. Durable after :meth:`sync`.
+
+        Raises:
+            StoreFullError: when the disk takes no more; what it took of this record is cut off.
+        """
+        nbytes = len(header) + aligned(len(payload))
+        if self._file < 0 or 0 < self.sizes[self.active] > self.segment_bytes - nbytes:
+            self.roll()
+        offset = self.sizes[self.active]
+        padding = b"\0" * (aligned(len(payload)) - len(payload))
+        try:
+            at = offset
+            for part in (memoryview(header), payload, memoryview(padding)):
+                at = self._write(part, at)
+        except OSError as error:
+            with suppress(OSError):
+                os.ftruncate(self._file, offset)
+            raise full(self.folder.parent, error) if is_full(error) else error from None
+        self.sizes[self.active] = at
+        return self.active, offset
+
+    def _write(self, part: memoryview, at: int) -> int:
+        while part:
+            written = os.pwrite(self._file, part, at)
+            part, at = part[written:], at + written
+        return at
+
+    def sync(self) -> None:
+        """Everything appended so far is on the disk when this returns."""
+        if self._file >= 0:
+            try:
+                _datasync(self._file)
+            except OSError as error:
+                raise full(self.folder.parent, error) if is_full(error) else error from None
+
+    def roll(self) -> None:
+        """Go on in a new segment."""
+        self.sync()
+        number = self.active + 1
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+        try:
+            mode = file_mode(self.folder)
+            file = os.open(segment_path(self.folder, number), flags, mode)
+        except OSError as error:
+            raise full(self.folder.parent, error) if is_full(error) else error from None
+        self.close()
+        self._file, self.sizes[number] = file, 0
+        sync(self.folder)
+
+    def read(self, segment: int, offset: int, nbytes: int) -> bytes:
+        """A record as it is on the disk, header and payload with their padding."""
+        with segment_path(self.folder, segment).open("rb") as file:
+            return os.pread(file.fileno(), nbytes, offset)
+
+    def cut(self, segment: int, size: int) -> None:
+        """Take off what is behind ``size``; only ever what no index named."""
+        os.truncate(segment_path(self.folder, segment), size)
+        self.sizes[segment] = size
+
+    def drop(self, segment: int) -> int:
+        """Remove a segment -> bytes given back. Who has it mapped keeps what is mapped."""
+        if segment == self.active:
+            self.roll()
+        segment_path(self.folder, segment).unlink(missing_ok=True)
+        return self.sizes.pop(segment)
+
+    def close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+
+def walk(path: Path) -> Iterator[tuple[int, Header]]:
+    """Offset and header of each record whose header is right and whose bytes are all there.
+
+    Where none begins it looks again at the next border of 4 KiB.
+    """
+    with path.open("rb") as file:
+        size, offset = os.fstat(file.fileno()).st_size, 0
+        while offset < size:
+            try:
+                header = header_at(file.fileno(), offset)
+            except BrokenError:
+                offset += ALIGN
+                continue
+            end = offset + aligned(header.nbytes) + aligned(header.payload)
+            if end > size:
+                offset += ALIGN
+                continue
+            yield offset, header
+            offset = end
+
+
+def header_at(file: int, offset: int) -> Header:
+    """The header that begins there.
+
+    Raises:
+        BrokenError: when there is none, or it is not what was written.
+    """
+    start = os.pread(file, ALIGN, offset)
+    nbytes = record.length(start)
+    if offset + nbytes > os.fstat(file).st_size:
+        raise BrokenError("the header is longer than its file")
+    if nbytes > len(start):
+        start += os.pread(file, nbytes - len(start), offset + len(start))
+    return record.unpack(start[:nbytes])
+
+
+def payload_at(file: int, offset: int, header: Header) -> bytes:
+    """The payload behind a header that begins at ``offset``."""
+    return os.pread(file, header.payload, offset + aligned(header.nbytes))

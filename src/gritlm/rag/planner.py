@@ -1,0 +1,123 @@
+"""Question and passages -> the plan of a prompt, in the mode asked for or the fastest one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from gritlm.lm.gritlm import GritLM
+from gritlm.prompts import RagMode
+from gritlm.rag import cost, workspace
+from gritlm.rag.cooperative import Between
+from gritlm.rag.plan import Assembler, Plan
+from gritlm.rag.reuse import reuse_check
+from gritlm.rag.reuse.blocks import Blocks
+from gritlm.rag.reuse.recompute import Recompute, expected
+from gritlm.rag.reuse.reuse_check import Parity
+from gritlm.rag.trace import Trace
+from gritlm.rag.types import Hit
+
+Mode = RagMode | Literal["auto"]
+
+# What "auto" chooses from: modes in which the answer is no worse, only later or sooner.
+AUTOMATIC: tuple[RagMode, ...] = ("none", "doc", "query")
+
+
+class Planner:
+    """Plans prompts; what it has to know about model and machine it measures once.
+
+    Args:
+        place: folder where that is kept; None keeps nothing.
+    """
+
+    def __init__(
+        self, model: GritLM, blocks: Blocks, assembler: Assembler, place: Path | None
+    ) -> None:
+        self._model, self._blocks, self._place = model, blocks, place
+        self._assembler = assembler
+        self._parity: Parity | None = None
+        self._cost: cost.CostModel | None = None
+
+    def plan(
+        self, question: str, hits: Sequence[Hit], mode: Mode, *, max_new_tokens: int, causal: bool,
+        recompute: Recompute | None, trace: Trace,
+    ) -> Plan:  # fmt: skip
+        """The prompt.
+
+        Args:
+            recompute: tokens of the blocks that will be read again, which takes time too.
+
+        Raises:
+            ModelError: when state would be reused that this model does not reuse right.
+            InputError: when the question does not fit.
+        """
+        if mode == "auto":
+            return self._fastest(question, hits, max_new_tokens, causal, recompute, trace)
+        if mode != "none":
+            self.require_parity()
+        return self._assembler.plan(mode, question, hits, max_new_tokens=max_new_tokens)
+
+    def prepare(self, mode: Mode, between: Between | None) -> None:
+        """Measure what a mode has to know, if nobody did before.
+
+        Args:
+            between: called now and then, for who shares the model's thread.
+        """
+        if mode == "none":
+            return
+        if self._checked(between).holds and mode == "auto":
+            self.measured(between)
+
+    def require_parity(self) -> None:
+        """Refuse a model that does not reuse right.
+
+        Raises:
+            ModelError: with the measured difference.
+        """
+        reuse_check.require(self.parity, name=str(self._model.source))
+
+    @property
+    def parity(self) -> Parity:
+        """Whether this model's blocks are what they stand for."""
+        return self._checked(None)
+
+    def measured(self, between: Between | None = None) -> cost.CostModel:
+        """What modes take on this machine.
+
+        Args:
+            between: called now and then, for who shares the model's thread.
+        """
+        if self._cost is None:
+            path = None if self._place is None else self._place / "cost.json"
+            about = workspace.machine(self._model)
+            self._cost = cost.calibrated(self._model.lm, path, about=about, between=between)
+        return self._cost
+
+    @property
+    def cost(self) -> cost.CostModel:
+        """As :meth:`measured`."""
+        return self.measured()
+
+    def _fastest(
+        self, question: str, hits: Sequence[Hit], max_new_tokens: int, causal: bool,
+        recompute: Recompute | None, trace: Trace,
+    ) -> Plan:  # fmt: skip
+        if not self.parity.holds:
+            trace.reasons.append("none: this model's state cannot be reused")
+            return self._assembler.plan("none", question, hits, max_new_tokens=max_new_tokens)
+        told: list[tuple[float, Plan]] = []
+        for mode in AUTOMATIC:
+            plan = self._assembler.plan(mode, question, hits, max_new_tokens=max_new_tokens)
+            missing = self._blocks.missing(plan.parts, causal=causal)
+            sizes = [part.tokens for part in plan.parts]
+            again = expected(recompute, sizes=sizes, tail=len(plan.ids))
+            told.append((self.cost.first_token(plan, missing=missing, again=again), plan))
+        trace.reasons += [f"{plan.mode}: {1000 * s:.0f} ms predicted" for s, plan in told]
+        return min(told, key=lambda pair: pair[0])[1]
+
+    def _checked(self, between: Between | None) -> Parity:
+        if self._parity is None:
+            bos = self._assembler.prefix
+            self._parity = workspace.parity(self._model, self._place, bos=bos, between=between)
+        return self._parity

@@ -1,0 +1,125 @@
+"""Question -> passages: embedded once, searched for, and put in order by the model on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gritlm.errors import InputError
+from gritlm.lm.gritlm import GritLM
+from gritlm.lm.kv.block import KVBlock
+from gritlm.prompts import gritlm_instruction
+from gritlm.rag.cooperative import Between
+from gritlm.rag.index.index import Index
+from gritlm.rag.plan import Assembler
+from gritlm.rag.rerank import Reranker
+from gritlm.rag.reuse.blocks import Blocks
+from gritlm.rag.trace import Trace
+from gritlm.rag.types import Hit
+
+Vector = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Search:
+    """How passages are found.
+
+    Attributes:
+        top_k: how many.
+        filter: ``{"name": value}`` of metadata, or a condition in SQL.
+        hybrid: by words too, fused by reciprocal rank.
+        rerank: how many candidates the model itself puts in order; 0 for none.
+        whole: also read metadata of more than 32 KiB; else ``LEFT_OUT`` stands for it.
+
+    Raises:
+        InputError: for a number out of range.
+    """
+
+    top_k: int = 3
+    filter: str | Mapping[str, Any] | None = None
+    hybrid: bool = False
+    rerank: int = 0
+    whole: bool = True
+
+    def __post_init__(self) -> None:
+        if self.top_k < 1:
+            raise InputError(f"top_k is {self.top_k}; expected 1 or more")
+        if self.rerank < 0:
+            raise InputError(f"rerank is {self.rerank}; expected 0 or more candidates")
+
+
+class Retriever:
+    """Finds passages; keeps what embedding the question left behind."""
+
+    def __init__(self, model: GritLM, index: Index, blocks: Blocks, assembler: Assembler) -> None:
+        self._model, self._index, self._blocks = model, index, blocks
+        self._assembler = assembler
+
+    def found(
+        self, question: str, search: Search, trace: Trace, between: Between | None = None
+    ) -> tuple[list[Hit], KVBlock]:
+        """Return passages, the best first, and the block of the question.
+
+        Args:
+            between: called now and then, for other users of the model's thread.
+
+        Raises:
+            InputError: for a question longer than the model takes, or an unusable filter.
+        """
+        with trace.stage("embed"):
+            vector_D, block = self.embedded(question, trace)
+        hits = self.nearest(question, vector_D, search, trace)
+        return self.ordered(question, hits, search, trace, between), block
+
+    def nearest(self, question: str, vector_D: Vector, search: Search, trace: Trace) -> list[Hit]:
+        """Return the passages nearest to a question that was embedded, the best first.
+
+        The model is not used, so any thread may call it.
+
+        Raises:
+            InputError: for an unusable filter.
+        """
+        with trace.stage("search"):
+            return self._index.search(
+                vector_D,
+                top_k=max(search.top_k, search.rerank),
+                text=question,
+                where=search.filter,
+                hybrid=search.hybrid,
+                whole=search.whole,
+                warnings=trace.warnings,
+            )
+
+    def ordered(
+        self, question: str, hits: list[Hit], search: Search, trace: Trace,
+        between: Between | None = None,
+    ) -> list[Hit]:  # fmt: skip
+        """Return the best of the passages, in the model's own order if the search asks for it."""
+        if search.rerank and hits:
+            with trace.stage("rerank"):
+                reranker = Reranker(self._model, self._blocks, self._assembler)
+                hits = [hit for hit, _ in reranker.ranked(question, hits, between, trace)]
+        return hits[: search.top_k]
+
+    def embedded(self, question: str, trace: Trace) -> tuple[Vector, KVBlock]:
+        """The question's vector (D,), and its block.
+
+        Raises:
+            InputError: for a question that is empty or longer than the model takes.
+        """
+        if not question.strip():
+            raise InputError("the question is empty; expected some text")
+        limit = self._model.lm.max_positions
+        size = len(self._assembler.question_ids(question))
+        if limit is not None and size > limit:
+            raise InputError(f"the question has {size} tokens, the model takes {limit}; shorten it")
+        (vector_D,), (block,) = self._model.encode(
+            [question], instruction=gritlm_instruction(self._model.settings.query_instruction),
+            get_cache=True, max_length=size, show_progress_bar=False,
+        )  # fmt: skip
+        # A model that embeds causally reads it once for the vector and once for the block.
+        trace.tokens_embedded += size * (2 if self._model.settings.embeds_causally else 1)
+        return np.asarray(vector_D), block

@@ -1,0 +1,151 @@
+"""Whether blocks that are read apart, moved and joined are the prompt that they stand for.
+
+Shapes: V vocabulary.
+
+The oracle is one forward pass over the whole prompt, in which a mask keeps the blocks apart. A
+model whose keys are not moved right, or whose attention does more than a mask says, differs there,
+and then nothing may be reused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+
+import torch
+from torch import Tensor
+
+from gritlm.errors import ModelError
+from gritlm.lm.attention.block_mask import as_mask, lay_out, seen
+from gritlm.lm.generator import prefix_cache
+from gritlm.lm.kv.block import KVBlock
+from gritlm.lm.unified import UnifiedLM
+
+# Of the spread (standard deviation) of the logits. Half precision rounds at every layer: the
+# default model in bfloat16 comes to 0.05, with unmoved keys to 0.13.
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.09, torch.float16: 0.03}
+# Of single prompts in bfloat16 a few round to 0.9; what is wrong is wrong for every prompt.
+_PROMPTS, _PROMPTS_EXACT = 8, 1
+_LENGTHS = (24, 17, 9)  # tokens of the two parts and of the tail that are tried
+
+
+@dataclass(frozen=True)
+class Parity:
+    """What was measured.
+
+    Attributes:
+        difference: standard deviation of the differences of logits, over that of the logits; what
+            all of them have in common changes no answer. Of some prompts the lower quartile.
+        tolerance: most that is taken.
+    """
+
+    difference: float
+    tolerance: float
+
+    @property
+    def holds(self) -> bool:
+        return self.difference <= self.tolerance
+
+
+def check(
+    lm: UnifiedLM, *, bos: Sequence[int], causal: bool = False,
+    between: Callable[[], None] | None = None,
+) -> Parity:  # fmt: skip
+    """Try prompts of two parts and a tail, of tokens from all over the vocabulary.
+
+    A model whose keys cannot be moved has no difference to measure: it is infinite.
+
+    Args:
+        between: called behind each prompt, for who shares the model's thread.
+    """
+    tolerance = TOLERANCE.get(lm.dtype, 1e-3)
+    if lm.rope() is None:
+        return Parity(math.inf, tolerance)
+    prompts = _PROMPTS_EXACT if lm.dtype == torch.float32 else _PROMPTS
+    found = []
+    for seed in range(prompts):
+        found.append(_difference(lm, bos, causal, Random(seed)))
+        if between is not None:
+            between()
+    return Parity(sorted(found)[prompts // 4], tolerance)
+
+
+def require(parity: Parity, *, name: str) -> None:
+    """Refuse a model whose blocks cannot be reused.
+
+    Raises:
+        ModelError: with the measured difference.
+    """
+    if math.isinf(parity.difference):
+        raise ModelError(
+            f"{name}: its keys cannot be moved (it has no rotary positions, or such as depend on "
+            "the length of the text), so nothing can be reused; use mode='none' with this model"
+        )
+    if not parity.holds:
+        raise ModelError(
+            f"{name}: reused key/value state gives other logits than one pass over the same "
+            f"prompt: they differ by {parity.difference:.3g} of their spread, at most "
+            f"{parity.tolerance:g} is taken; use mode='none' with this model"
+        )
+
+
+@torch.inference_mode()
+def reused_logits(
+    lm: UnifiedLM, parts: Sequence[Sequence[int]], tail: Sequence[int], *, bos: int, causal: bool
+) -> Tensor:
+    """Logits behind ``tail`` on top of blocks -> (V,), float32."""
+    blocks = blocks_of(lm, parts, causal=causal)
+    placed = [block[bos:] if number else block for number, block in enumerate(blocks)]
+    cache = prefix_cache(lm, placed, room=len(tail))
+    return lm.logits(torch.tensor([tail], device=lm.device), cache=cache, keep=1)[0, -1].float()
+
+
+@torch.inference_mode()
+def block_masked_logits(
+    lm: UnifiedLM, parts: Sequence[Sequence[int]], tail: Sequence[int], *, bos: int, causal: bool,
+    again: int = 0,
+) -> Tensor:  # fmt: skip
+    """The same in one pass with a mask over the whole prompt -> (V,), float32.
+
+    Args:
+        again: how many first tokens of each part but the first are read again.
+    """
+    laid = lay_out(parts, tail, bos=bos, causal=causal, again=again)
+    seen_LL = seen(laid).to(lm.device)
+    logits_BSV = lm.causal(
+        torch.tensor([laid.ids], device=lm.device),
+        attention_mask=as_mask(seen_LL[None], lm.decoder),
+        position_ids=torch.tensor([laid.positions], device=lm.device), use_cache=False,
+        logits_to_keep=1,
+    ).logits  # fmt: skip
+    return logits_BSV[0, -1].float()
+
+
+@torch.inference_mode()
+def blocks_of(
+    lm: UnifiedLM, parts: Sequence[Sequence[int]], *, causal: bool,
+    pause: Callable[[], None] | None = None,
+) -> list[KVBlock]:  # fmt: skip
+    """Each part read by itself.
+
+    Args:
+        pause: called between layers, where the model's attention can be exchanged; of
+            bidirectional blocks only.
+    """
+    rows = [torch.tensor(ids, device=lm.device) for ids in parts]
+    if causal:
+        return [lm.causal_block(ids_T) for ids_T in rows]
+    sizes = [len(ids_T) for ids_T in rows]
+    return lm.hidden_and_blocks(torch.cat(rows), sizes, pause=pause)[1]
+
+
+def _difference(lm: UnifiedLM, bos: Sequence[int], causal: bool, random: Random) -> float:
+    first, second, tail = (
+        [random.randrange(int(lm.config.vocab_size)) for _ in range(size)] for size in _LENGTHS
+    )
+    parts = [[*bos, *first], [*bos, *second]]
+    exact_V = block_masked_logits(lm, parts, tail, bos=len(bos), causal=causal)
+    reused_V = reused_logits(lm, parts, tail, bos=len(bos), causal=causal)
+    return float((reused_V - exact_V).std() / exact_V.std())

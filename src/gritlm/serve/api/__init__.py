@@ -1,0 +1,1 @@
+"""Endpoint families: requests to engine requests, engine events to responses."""

@@ -1,0 +1,206 @@
+"""Documents and answers from them: bodies -> works -> answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from time import monotonic
+from typing import Any
+
+from starlette.responses import Response
+
+from gritlm.errors import InputError
+from gritlm.printable import excerpt
+from gritlm.rag.answer import Writing as RagWriting
+from gritlm.rag.engine import Query, RagEngine
+from gritlm.rag.index import filters
+from gritlm.rag.ingest.ingest import Added
+from gritlm.rag.ingest.skips import NAMED
+from gritlm.rag.planner import Mode
+from gritlm.rag.types import Document, Hit
+from gritlm.serve.api import uploads
+from gritlm.serve.api.document_store import Asking, Store, hit_of
+from gritlm.serve.api.file_reader import Reader
+from gritlm.serve.api.formats import ChatForm
+from gritlm.serve.api.logprobs import Spelling
+from gritlm.serve.api.streaming import Part, Tally, json_response
+from gritlm.serve.api.text_generation import answered, stops, wants_usage
+from gritlm.serve.engine.model_thread import ModelThread
+from gritlm.serve.engine.requests import Event, ToContinue, Writing
+from gritlm.serve.errors import ApiError, invalid, none_added
+from gritlm.serve.http.paths import ANSWER, DOCUMENTS, SEARCH
+from gritlm.serve.schemas.rag import AddBody, AnswerBody, Finding, SearchBody
+from gritlm.serve.service import Service
+
+_CHARACTERS = 4  # of a token in documents, about
+_PORTION = 2**16  # characters of documents that are added before other requests add theirs
+
+
+class AnswerForm(ChatForm):
+    """Chat chunks that begin with the sources and end with the trace; ``rag.answer`` as a whole."""
+
+    def __init__(self, head: Mapping[str, Any], spelling: Spelling, asking: Asking) -> None:
+        super().__init__(head, spelling, logprobs=False, usage=False)
+        self._asking = asking
+
+    def note(self, event: Event) -> None:
+        self._asking.note(event)
+
+    def whole(self, parts: list[Part], tally: Tally) -> Mapping[str, Any]:
+        del tally  # the trace knows more
+        (part,) = parts
+        head = {name: value for name, value in self._head.items() if name != "system_fingerprint"}
+        return {
+            **head, "object": "rag.answer", "answer": part.text,
+            "finish_reason": part.finish_reason, "sources": self._asking.sources(),
+            "trace": self._asking.trace(), "usage": self._asking.usage(),
+        }  # fmt: skip
+
+    def opening(self, index: int) -> Mapping[str, Any]:
+        return {**super().opening(index), "sources": self._asking.sources()}
+
+    def closing(self, tally: Tally, *, include_usage: bool) -> Mapping[str, Any]:
+        del tally, include_usage  # always, and from the trace
+        asking = self._asking
+        return self.event([]) | {"trace": asking.trace(), "usage": asking.usage()}
+
+
+class Documents:
+    """Documents of one store, as the routes use them."""
+
+    def __init__(self, engine: RagEngine) -> None:
+        self._store, self._reader = Store(engine), Reader()
+
+    def close(self) -> None:
+        """Nothing more is read of what was sent."""
+        self._reader.close()
+
+    async def answer(self, service: Service, body: AnswerBody) -> Response:
+        """Find passages and answer from them."""
+        _require_filter(body)
+        name, usage = service.writer(body.model), wants_usage(body.stream, body.stream_options)
+        stop = stops(body.stop)
+        reading = RagWriting(body.max_tokens, body.temperature, body.top_p, body.seed, stop)
+        writing = Writing(body.max_tokens, body.temperature, body.top_p, seed=body.seed, stop=stop)
+        calls = service.calls(ANSWER, first=False)
+        with service.scheduler.reserve() as place:
+            await service.off_loop(service.prompts.question, body.question)
+            query, hits = await self._found(service, ANSWER, body, body.mode)
+            plan = await service.searching(self._store.plan, query, hits, body, reading)
+            asking = Asking(lambda between: self._store.read(query, plan, body, reading, between))
+            tokens = min(plan.tokens, service.prompts.limit)
+            calls.submit(place, [ToContinue(asking.begin, tokens, writing)])
+        form = AnswerForm(service.head("rag", name, "rag.answer"), service.spelling, asking)
+        return await answered(calls, form, works=1, choices=1, stream=body.stream, usage=usage)
+
+    async def search(self, service: Service, body: SearchBody) -> Response:
+        """Find passages."""
+        _require_filter(body)
+        name, started = service.embedder(body.model), monotonic()
+        with service.scheduler.reserve():
+            await service.off_loop(service.prompts.question, body.question)
+            _, hits = await self._found(service, SEARCH, body, "none")
+        service.meter.whole.labels(SEARCH).observe(monotonic() - started)
+        return json_response({"object": "list", "data": list(map(hit_of, hits)), "model": name})
+
+    async def _found(
+        self, service: Service, endpoint: str, body: Finding, mode: Mode
+    ) -> tuple[Query, list[Hit]]:
+        """Embed a question and find passages; the model goes on while the index is searched."""
+        query = await service.aside(
+            endpoint, lambda checkpoint: self._store.embed(body, mode, checkpoint)
+        )
+        hits = await service.searching(self._store.nearest, query, body)
+        if not body.rerank:
+            return query, hits[: body.top_k]
+        ordered = await service.aside(
+            endpoint, lambda checkpoint: self._store.order(query, hits, body, checkpoint),
+            first=False,
+        )  # fmt: skip
+        return query, ordered
+
+    async def add(self, service: Service, body: AddBody) -> Response:
+        """Read, cut, embed and keep documents. Where none goes in, the answer is an error too."""
+        self._store.require_writing()
+        with service.scheduler.reserve():
+            found, skipped = await service.off_loop_slowly(uploads.documents, body, self._reader)
+            _require_few_characters(found, service.scheduler.max_request_tokens)
+            added = await self._added(service, found)
+        unread = [{"name": each.path, "reason": each.reason} for each in added.skipped]
+        named = [{"name": each.path, "reason": each.reason} for each in skipped]
+        gone = {each["name"] for each in unread}
+        answer: dict[str, Any] = {
+            "object": "rag.documents.added",
+            "ids": [document.id for document in found if document.id not in gone],
+            "documents": added.documents, "passages": added.passages,
+            "replaced": added.replaced, "unchanged": added.unchanged,
+            "seconds": added.seconds, "skipped": [*named, *unread][:NAMED],
+            "skipped_count": skipped.count + added.skipped_count,
+        }  # fmt: skip
+        if added.documents or added.unchanged:
+            return json_response(answer)
+        return none_added(answer["skipped"], answer["skipped_count"]).response(answer)
+
+    async def _added(self, service: Service, found: Sequence[Document]) -> Added:
+        """Add documents portion by portion: other requests add theirs in between."""
+        added, started = Added(), monotonic()
+        with ModelThread(service.scheduler) as on_model:
+            for some in _portions(found):
+                await service.storing(self._store.add, some, added, on_model, of=len(found))
+        service.meter.whole.labels(DOCUMENTS).observe(monotonic() - started)
+        return added
+
+    async def listed(self, service: Service, *, after: str | None, limit: int) -> Response:
+        """What is stored."""
+        with service.scheduler.reserve():
+            found = await service.searching(self._store.all, after=after, limit=limit)
+        return json_response(found)
+
+    async def delete(self, service: Service, document_id: str) -> Response:
+        """Forget a document and what was kept of it."""
+        self._store.require_writing()
+        with service.scheduler.reserve():
+            passages = await service.storing(self._store.delete, document_id)
+        if not passages:
+            raise ApiError(
+                404, f"There is no document '{excerpt(document_id)}'", code="document_not_found",
+                param="document_id",
+            )  # fmt: skip
+        gone = {"id": document_id, "object": "rag.document.deleted", "deleted": True}
+        return json_response({**gone, "passages": passages})
+
+
+def _portions(found: Sequence[Document]) -> Iterator[Sequence[Document]]:
+    """Cut documents into runs that are added together."""
+    start = size = 0
+    for end, document in enumerate(found, start=1):
+        size += len(document.text)
+        if size >= _PORTION or end == len(found):
+            yield found[start:end]
+            start, size = end, 0
+
+
+def _require_few_characters(found: Sequence[Document], tokens: int) -> None:
+    """
+    Raises:
+        ApiError: for more text than one request may bring.
+    """
+    size, most = sum(len(document.text) for document in found), tokens * _CHARACTERS
+    if size > most:
+        raise invalid(
+            f"the documents have {size:,} characters, the server takes at most {most:,} "
+            f"({_CHARACTERS} for each of --max-request-tokens={tokens:,}) a request; send them "
+            "in several requests, or cut a long one into several documents",
+            param="documents", code="max_tokens_per_request",
+        )  # fmt: skip
+
+
+def _require_filter(body: Finding) -> None:
+    """
+    Raises:
+        ApiError: for a filter that cannot be searched by.
+    """
+    if body.filter:
+        try:
+            filters.condition(body.filter)
+        except InputError as error:
+            raise invalid(str(error), param="filter") from None

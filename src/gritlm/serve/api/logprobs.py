@@ -1,0 +1,87 @@
+"""Tokens as log-probabilities name them: text, exact bytes, and their place in the answer."""
+
+from __future__ import annotations
+
+from codecs import getincrementaldecoder
+from collections.abc import Sequence
+from typing import Any
+
+from gritlm.lm.token_bytes import TokenBytes
+from gritlm.lm.tokens import SegmentTokenizer
+from gritlm.serve.engine.requests import TokenLogprob
+
+_DECODER = getincrementaldecoder("utf-8")
+
+
+class Spelling:
+    """Names and bytes of a model's tokens."""
+
+    def __init__(self, tokens: SegmentTokenizer) -> None:
+        before = tokens.pieces(["a"], first=True)[0]
+        self._tokens = TokenBytes(tokens.tokenizer, list(before))
+
+    def of(self, token: int) -> str:
+        """Return the name of a token inside a text."""
+        return self._tokens.name(token)
+
+    def answer(self) -> AnswerSpelling:
+        """Return the spelling of a new answer."""
+        return AnswerSpelling(self._tokens)
+
+
+class AnswerSpelling:
+    """Log-probabilities of one answer, in the order of its tokens."""
+
+    def __init__(self, tokens: TokenBytes) -> None:
+        self._tokens = tokens
+        self._decoder = _DECODER(errors="replace")
+        self._characters = 0
+        self._first = True
+
+    def as_chat(self, found: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
+        """Return tokens as chats have them; the bytes of all tokens are the answer's."""
+        return [self._chat_token(each) for each in found]
+
+    def as_completion(self, found: Sequence[TokenLogprob]) -> dict[str, Any]:
+        """Return tokens as completions have them, by name; no two tokens share one."""
+        names, top, offsets = [], [], []
+        for each in found:
+            names.append(self._name(each.token))
+            top.append(self._by_name(each))
+            offsets.append(self._characters)
+            self._pass(each.token)
+        return {
+            "tokens": names,
+            "token_logprobs": [each.logprob for each in found],
+            "top_logprobs": top,
+            "text_offset": offsets,
+        }
+
+    def _chat_token(self, found: TokenLogprob) -> dict[str, Any]:
+        top = [self._chat_item(token, logprob) for token, logprob in found.top]
+        item = self._chat_item(found.token, found.logprob) | {"top_logprobs": top}
+        self._pass(found.token)
+        return item
+
+    def _chat_item(self, token: int, logprob: float) -> dict[str, Any]:
+        known = list(self._tokens.of(token, first=self._first))
+        return {"token": self._name(token), "logprob": logprob, "bytes": known}
+
+    def _by_name(self, found: TokenLogprob) -> dict[str, float]:
+        chosen = self._name(found.token)
+        named: dict[str, float] = {}
+        for token, logprob in found.top:
+            name = self._name(token)
+            if name in named or (name == chosen and token != found.token):
+                name = f"token_id:{token}"
+            named[name] = logprob
+        return named | {chosen: found.logprob}
+
+    def _name(self, token: int) -> str:
+        return self._tokens.name(token, first=self._first)
+
+    def _pass(self, token: int) -> None:
+        """Go on behind a token. Special tokens leave the next one the first of the text."""
+        added = self._tokens.of(token, first=self._first)
+        self._characters += len(self._decoder.decode(added))
+        self._first &= not self._tokens.of(token, first=False)

@@ -1,0 +1,98 @@
+"""What the server has, and how its model tokenizes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import APIRouter, Response
+
+from gritlm.serve.api.router import new_router
+from gritlm.serve.api.streaming import json_response
+from gritlm.serve.errors import invalid
+from gritlm.serve.http.paths import DETOKENIZE, MODELS, TOKENIZE
+from gritlm.serve.schemas.model_info import (
+    MAX_CHARACTERS,
+    DetokenizeBody,
+    DetokenizeReply,
+    ModelReply,
+    ModelsReply,
+    TokenizeBody,
+    TokenizeReply,
+)
+from gritlm.serve.service import Service
+
+
+def routes(service: Service) -> APIRouter:
+    router = new_router(tags=["model"])
+
+    @router.get(MODELS, response_model=ModelsReply, summary="Models")
+    async def models() -> Response:
+        """The model, under each of its names."""
+        data = [_about(service, name) for name in service.settings.names]
+        return json_response({"object": "list", "data": data})
+
+    @router.get(MODELS + "/{name:path}", response_model=ModelReply, summary="Model")
+    async def model(name: str) -> Response:
+        """One of them."""
+        return json_response(_about(service, service.named(name)))
+
+    @router.post(TOKENIZE, response_model=TokenizeReply, summary="Tokenize")
+    async def tokenize(body: TokenizeBody) -> Response:
+        """A text or a conversation to token ids."""
+        service.named(body.model)
+        with service.scheduler.reserve():
+            return await service.off_loop(_tokenized, service, body)
+
+    @router.post(DETOKENIZE, response_model=DetokenizeReply, summary="Detokenize")
+    async def detokenize(body: DetokenizeBody) -> Response:
+        """Token ids to text."""
+        service.named(body.model)
+        with service.scheduler.reserve():
+            return await service.off_loop(_detokenized, service, body)
+
+    return router
+
+
+def _about(service: Service, name: str) -> dict[str, Any]:
+    model = service.model
+    return {
+        "id": name, "object": "model", "created": service.created, "owned_by": "gritlm",
+        "max_model_len": service.prompts.limit,
+        "embedding_dimension": model.embedding_dimension,
+        "query_instruction": model.settings.query_instruction,
+        "embeds": model.mode != "generative", "writes": model.lm.has_head,
+        "documents": service.has_documents,
+    }  # fmt: skip
+
+
+def _tokenized(service: Service, body: TokenizeBody) -> Response:
+    ids = _ids(service, body)
+    names = [service.spelling.of(token) for token in ids] if body.return_token_strs else None
+    return json_response(
+        {
+            "count": len(ids), "max_model_len": service.prompts.limit, "tokens": ids,
+            "token_strs": names,
+        }
+    )  # fmt: skip
+
+
+def _detokenized(service: Service, body: DetokenizeBody) -> Response:
+    ids = service.prompts.known(body.tokens, "'tokens'", param="tokens")
+    return json_response({"prompt": service.prompts.text(ids)})
+
+
+def _ids(service: Service, body: TokenizeBody) -> Sequence[int]:
+    if (body.prompt is None) == (body.messages is None):
+        raise invalid("give one of 'prompt' and 'messages'", param="prompt")
+    if body.messages is not None:
+        size = sum(len(message.text) for message in body.messages)
+        if size > MAX_CHARACTERS:
+            raise invalid(
+                f"the messages have {size:,} characters; expected at most {MAX_CHARACTERS:,}",
+                param="messages",
+            )
+        return service.prompts.chat([message.as_turn() for message in body.messages])
+    assert body.prompt is not None
+    (ids,) = service.prompts.plain([body.prompt])
+    return ids if body.add_special_tokens else ids[len(service.prompts.tokens.prefix) :]

@@ -1,0 +1,68 @@
+"""Health, metrics, and the page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastapi import APIRouter, Request, Response
+from starlette.routing import Route
+from starlette.staticfiles import StaticFiles
+
+from gritlm.serve import metrics
+from gritlm.serve.api.router import new_router
+from gritlm.serve.api.streaming import json_response
+from gritlm.serve.errors import draining
+from gritlm.serve.http.paths import HEALTH, LIVE, METRICS
+from gritlm.serve.schemas.model_info import HealthReply
+from gritlm.serve.service import Service
+
+PAGE = Path(__file__).parents[1] / "web"
+
+
+def routes(service: Service) -> APIRouter:
+    router = new_router(tags=["operations"])
+
+    @router.get(HEALTH, response_model=HealthReply, summary="Ready")
+    async def health() -> Response:
+        """Whether requests are answered: the model reads a token. 503 while it cannot, or while
+        the server is shutting down."""
+        if service.draining:
+            raise draining()
+        await service.try_model()
+        return json_response({"status": "ok"})
+
+    @router.get(LIVE, response_model=HealthReply, summary="Alive")
+    async def live() -> Response:
+        """Whether the process answers at all."""
+        return json_response({"status": "alive"})
+
+    @router.get(METRICS, response_class=Response, summary="Metrics", responses=_TEXT)
+    async def exposition() -> Response:
+        """Numbers for Prometheus."""
+        return Response(service.meter.exposition(), media_type=metrics.CONTENT_TYPE)
+
+    return router
+
+
+def page() -> dict[str, str]:
+    """Paths of the page, and the files behind them; they hold nothing of the server."""
+    found = (path.relative_to(PAGE).as_posix() for path in PAGE.rglob("*") if path.is_file())
+    return {"/": "index.html"} | {f"/{name}": name for name in sorted(found)}
+
+
+def page_routes() -> list[Route]:
+    """One route a file: no other path leads to any."""
+    files = StaticFiles(directory=PAGE)
+
+    def route(path: str, name: str) -> Route:
+        async def file(request: Request) -> Response:
+            return await files.get_response(name, request.scope)
+
+        return Route(path, file, methods=["GET"])
+
+    return [route(path, name) for path, name in page().items()]
+
+
+_TEXT: dict[int | str, dict[str, object]] = {
+    200: {"description": "Text.", "content": {"text/plain": {"schema": {"type": "string"}}}}
+}

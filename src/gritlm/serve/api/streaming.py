@@ -1,0 +1,164 @@
+"""Events of works -> one JSON answer, or a stream of server-sent events."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import orjson
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from gritlm.errors import GritLMError
+from gritlm.serve.api.calls import Calls
+from gritlm.serve.engine.requests import Delta, Event, FinishReason, Started, TokenLogprob
+from gritlm.serve.errors import as_api_error, internal
+from gritlm.serve.http.logging import REQUEST_ID
+
+log = logging.getLogger(__name__)
+
+DONE = b"data: [DONE]\n\n"
+
+
+@dataclass
+class Part:
+    """One answer of a request, as far as it is written."""
+
+    text: str = ""
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+
+    def take(self, delta: Delta) -> None:
+        self.text += delta.text
+        self.logprobs.extend(delta.logprobs)
+        self.finish_reason = delta.finish_reason or self.finish_reason
+
+
+@dataclass
+class Tally:
+    """Tokens of a request.
+
+    Attributes:
+        choices: answers to each prompt, which is counted once.
+    """
+
+    choices: int
+    prompt: int = 0
+    cached: int = 0
+    written: int = 0
+
+    def take(self, index: int, event: Event) -> None:
+        if isinstance(event, Started) and index % self.choices == 0:
+            self.prompt += event.prompt_tokens
+            self.cached += event.cached_tokens
+        elif isinstance(event, Delta):
+            self.written += event.tokens
+
+    def usage(self) -> dict[str, Any]:
+        return {
+            "prompt_tokens": self.prompt,
+            "completion_tokens": self.written,
+            "total_tokens": self.prompt + self.written,
+            "prompt_tokens_details": {"cached_tokens": self.cached},
+        }
+
+
+class Form(Protocol):
+    """How answers of one endpoint are spelled."""
+
+    def note(self, event: Event) -> None:
+        """An event came; called before it is spelled."""
+
+    def whole(self, parts: list[Part], tally: Tally) -> Mapping[str, Any]:
+        """The answer in one piece."""
+
+    def opening(self, index: int) -> Mapping[str, Any] | None:
+        """Event with which an answer begins, if there is one."""
+
+    def piece(self, index: int, delta: Delta) -> Mapping[str, Any]:
+        """Event for what one step added."""
+
+    def closing(self, tally: Tally, *, include_usage: bool) -> Mapping[str, Any] | None:
+        """Event behind all answers, if there is one."""
+
+
+async def as_whole(calls: Calls, form: Form, *, works: int, choices: int) -> Response:
+    """Wait for all of it."""
+    calls.wait_for_all()
+    parts, tally = [Part() for _ in range(works)], Tally(choices)
+    async for index, event in calls.events():
+        tally.take(index, event)
+        form.note(event)
+        if isinstance(event, Delta):
+            parts[index].take(event)
+    return json_response(form.whole(parts, tally))
+
+
+async def as_stream(calls: Calls, form: Form, *, choices: int, include_usage: bool) -> Response:
+    """Events as they come; what fails before the first one is an error with its own status."""
+    events = calls.events()
+    first = await anext(events)
+    return _Stream(_frames(first, events, form, Tally(choices), include_usage), calls)
+
+
+def json_response(content: Any) -> Response:
+    return Response(orjson.dumps(content), media_type="application/json")
+
+
+class _Stream(StreamingResponse):
+    """Server-sent events; however it ends, the places on the model's thread are free."""
+
+    def __init__(self, frames: AsyncIterator[bytes], calls: Calls) -> None:
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        super().__init__(frames, headers=headers, media_type="text/event-stream")
+        self._calls = calls
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._calls:
+            await super().__call__(scope, receive, send)
+
+
+async def _frames(
+    first: tuple[int, Event], events: AsyncIterator[tuple[int, Event]], form: Form, tally: Tally,
+    include_usage: bool,
+) -> AsyncIterator[bytes]:  # fmt: skip
+    opened: set[int] = set()
+    try:
+        async with aclosing(_chained(first, events)) as all_events:
+            async for index, event in all_events:
+                tally.take(index, event)
+                form.note(event)
+                if index not in opened:
+                    opened.add(index)
+                    if (opening := form.opening(index)) is not None:
+                        yield _frame(opening)
+                if isinstance(event, Delta) and _shows(event):
+                    yield _frame(form.piece(index, event))
+    except GritLMError as error:
+        yield _frame(as_api_error(error).body())
+    except Exception:
+        log.exception("an answer failed on its way")
+        yield _frame(internal(REQUEST_ID.get()).body())
+    else:
+        if (closing := form.closing(tally, include_usage=include_usage)) is not None:
+            yield _frame(closing)
+        yield DONE
+
+
+async def _chained(
+    first: tuple[int, Event], rest: AsyncIterator[tuple[int, Event]]
+) -> AsyncGenerator[tuple[int, Event]]:
+    yield first
+    async for each in rest:
+        yield each
+
+
+def _shows(delta: Delta) -> bool:
+    return bool(delta.text or delta.logprobs or delta.finish_reason)
+
+
+def _frame(content: Mapping[str, Any]) -> bytes:
+    return b"data: " + orjson.dumps(content) + b"\n\n"

@@ -1,0 +1,88 @@
+"""Other work that waits: one piece at a time, short ones while a long one lets them."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+
+from gritlm.serve.engine.errors import NobodyWantsItError
+from gritlm.serve.engine.queue import Inbox, Job
+from gritlm.serve.engine.requests import Done, Failed, ToDo
+
+log = logging.getLogger(__name__)
+
+Between = Callable[[Job], None]
+
+
+class Works:
+    """Only the model's thread may touch it.
+
+    Attributes:
+        running: how many have begun and not ended.
+    """
+
+    def __init__(self, inbox: Inbox) -> None:
+        self._inbox = inbox
+        self._short: deque[Job] = deque()
+        self._long: deque[Job] = deque()
+        self._long_next = self._beside = False
+        self.running = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._short or self._long)
+
+    def add(self, job: Job, work: ToDo) -> None:
+        (self._short if work.beside else self._long).append(job)
+
+    def forget_cancelled(self) -> None:
+        """What nobody wants any more leaves the queue."""
+        for jobs in (self._short, self._long):
+            if not any(job.cancelled for job in jobs):
+                continue
+            wanted = [job for job in jobs if not job.cancelled]
+            for job in jobs:
+                if job.cancelled:
+                    self._inbox.dropped(job)
+            jobs.clear()
+            jobs.extend(wanted)
+
+    def fail(self, error: Exception) -> None:
+        """Nothing that waits is done."""
+        for jobs in (self._short, self._long):
+            for job in jobs:
+                self._inbox.dropped(job)
+                job.send(Failed(error))
+            jobs.clear()
+
+    def turn(self, between: Between) -> None:
+        """One piece; short and long ones take turns."""
+        self._long_next = bool(self._long) and (self._long_next or not self._short)
+        jobs = self._long if self._long_next else self._short
+        self._long_next = not self._long_next
+        self._do(jobs.popleft(), between)
+
+    def turn_beside(self, between: Between) -> None:
+        """One short piece within another one, but not within a short one."""
+        if self._beside or not self._short:
+            return
+        self._beside = True
+        try:
+            self._do(self._short.popleft(), between)
+        finally:
+            self._beside = False
+
+    def _do(self, job: Job, between: Between) -> None:
+        assert isinstance(job.work, ToDo), "nothing else is put here"
+        self._inbox.begun(job, job.work.tokens)
+        if job.cancelled:
+            return
+        self.running += 1
+        try:
+            job.send(Done(job.work.run(lambda: between(job))))
+        except NobodyWantsItError:
+            log.info("a piece of work was cancelled while it ran")
+        except Exception as error:
+            job.send(Failed(error))
+        finally:
+            self.running -= 1

@@ -1,0 +1,1 @@
+"""HTTP around every request: keys, bodies, connections, logs."""

@@ -1,0 +1,132 @@
+"""What surrounds every request: id, log line, headers, and errors that nobody expected."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from time import perf_counter
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gritlm.printable import excerpt
+from gritlm.serve.errors import draining, internal
+from gritlm.serve.http import auth
+from gritlm.serve.http import logging as logs
+from gritlm.serve.http.body_limit import ClientGoneError
+from gritlm.serve.http.paths import API, HEALTH, METRICS, endpoint
+from gritlm.serve.service import Service
+
+log = logging.getLogger(__name__)
+access = logging.getLogger("gritlm.serve.access")
+
+_PATH_LENGTH = 200  # characters of a path in a log line
+GONE = 499  # in logs and metrics: the client hung up first
+
+
+class Context:
+    """The outermost layer.
+
+    Args:
+        quiet_paths: that are asked for all the time; their lines are for debugging only.
+        page: paths of the page.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, service: Service, quiet_paths: Collection[str],
+        page: Collection[str],
+    ) -> None:  # fmt: skip
+        self.app, self._service, self._quiet = app, service, frozenset(quiet_paths)
+        self._page = frozenset(page)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request_id = logs.request_id(Headers(scope=scope).get("x-request-id"))
+        logs.REQUEST_ID.set(request_id)
+        body = _Body(receive, announced=auth.has_body(Headers(scope=scope)))
+        answer = _Answer(send, request_id, scope["path"], body)
+        started = perf_counter()
+        try:
+            await self._run(scope, body.receive, answer)
+        except ClientGoneError:
+            answer.status = GONE
+        except Exception:
+            log.exception("a request failed")
+            if answer.status == 0:
+                await internal(request_id).response()(scope, body.receive, answer.send)
+            answer.status = 500
+        finally:
+            self._note(scope, answer.status or GONE, 1000 * (perf_counter() - started))
+
+    async def _run(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
+        if not scope["path"].startswith(API):
+            await self.app(scope, receive, answer.send)
+        elif self._service.draining:
+            await draining().response()(scope, receive, answer.send)
+        else:
+            with self._counted():
+                await self.app(scope, receive, answer.send)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._service.running += 1
+        try:
+            yield
+        finally:
+            self._service.running -= 1
+
+    def _note(self, scope: Scope, status: int, ms: float) -> None:
+        route = endpoint(scope["path"], page=self._page)
+        self._service.meter.requests.labels(route, str(status)).inc()
+        level = logging.DEBUG if scope["path"] in self._quiet else logging.INFO
+        method, path = scope["method"], scope.get("raw_path", b"").decode("ascii", "replace")
+        path = excerpt(path, _PATH_LENGTH)
+        fields = {"method": method, "path": path, "status": status, "milliseconds": round(ms, 1)}
+        access.log(level, "%s %s %d %.1f ms", method, path, status, ms, extra={"fields": fields})
+
+
+class _Body:
+    """A request's body on its way in.
+
+    Attributes:
+        is_unread: a part of it has not been read.
+    """
+
+    def __init__(self, receive: Receive, *, announced: bool) -> None:
+        self._receive, self.is_unread = receive, announced
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.request" and not message.get("more_body"):
+            self.is_unread = False
+        return message
+
+
+class _Answer:
+    """Adds headers to an answer and remembers its status; 0 while there is none.
+
+    An answer that comes before the request's body was read closes the connection: nothing waits
+    for the rest.
+    """
+
+    def __init__(self, send: Send, request_id: str, path: str, body: _Body) -> None:
+        self._send, self._request_id, self._path, self._body = send, request_id, path, body
+        self.status = 0
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            headers["X-Request-ID"] = self._request_id
+            if self._body.is_unread:
+                headers["Connection"] = "close"
+            for name, value in auth.HEADERS.items():
+                headers.setdefault(name, value)
+            headers.setdefault("Cache-Control", "no-store" if self._is_api() else "no-cache")
+        await self._send(message)
+
+    def _is_api(self) -> bool:
+        return self._path.startswith((*API, HEALTH, METRICS))

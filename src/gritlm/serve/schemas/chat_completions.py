@@ -1,0 +1,216 @@
+"""``POST /v1/chat/completions``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, WithJsonSchema
+
+from gritlm.serve.config import MAX_CHOICES
+from gritlm.serve.schemas.common import (
+    Body,
+    FinishReason,
+    Hint,
+    NoList,
+    NoObject,
+    NoTools,
+    Off,
+    Reply,
+    Seed,
+    Stop,
+    StreamOptions,
+    Temperature,
+    Tokens,
+    TopK,
+    TopP,
+    Usage,
+    Zero,
+    nothing,
+    only,
+    refused,
+)
+
+MAX_MESSAGES = 4096
+MAX_PARTS = 1024  # of a message
+NO_TOOLS = "this server does not call tools; leave it out"
+
+
+def _no_tool(role: Any) -> Any:
+    if role in ("tool", "function"):
+        raise refused(
+            "unsupported_value", f"{role!r}: this server does not call tools; put what a tool "
+            "found into a turn of the user",
+        )  # fmt: skip
+    return role
+
+
+Role = Annotated[Literal["system", "developer", "user", "assistant"], BeforeValidator(_no_tool)]
+Nothing = Annotated[
+    None, nothing("this server has no such thing; leave it out"),
+    Field(description="Only null: this server has no such thing."),
+]  # fmt: skip
+NoCall = Annotated[
+    None, nothing(NO_TOOLS), Field(description="Only null: this server does not call tools.")
+]
+
+
+class TextPart(Body):
+    type: Annotated[
+        str, only("text", why="this server reads text only; expected 'text'"),
+        Field(json_schema_extra={"enum": ["text"]}),
+    ]  # fmt: skip
+    text: str
+
+
+def _as_parts(value: Any) -> Any:
+    """A text is one part."""
+    if isinstance(value, str):
+        return [TextPart(type="text", text=value)]
+    if value is None:
+        raise refused(
+            "unsupported_value", "null, as turns that call tools have it; this server does not "
+            "call tools, expected text",
+        )  # fmt: skip
+    if not isinstance(value, list):
+        raise refused("wrong_type", "expected text, or a list of parts with text")
+    return value
+
+
+_PART = {
+    "type": "object", "properties": {"type": {"enum": ["text"]}, "text": {"type": "string"}},
+    "required": ["type", "text"], "additionalProperties": False,
+}  # fmt: skip
+_CONTENT = {"anyOf": [{"type": "string"}, {"type": "array", "items": _PART, "maxItems": MAX_PARTS}]}
+Content = Annotated[
+    list[TextPart], Field(fail_fast=True, max_length=MAX_PARTS), BeforeValidator(_as_parts),
+    WithJsonSchema(_CONTENT),
+]  # fmt: skip
+
+
+class MessageBody(Body):
+    """One turn. What answers of this API hold besides their text may come back as null."""
+
+    role: Role
+    content: Content
+    name: Hint | None = None
+    refusal: Nothing = None
+    annotations: NoList | None = None
+    audio: Nothing = None
+    function_call: NoCall = None
+    tool_calls: NoTools | None = None
+
+    @property
+    def text(self) -> str:
+        return "".join(part.text for part in self.content)
+
+    def as_turn(self) -> dict[str, str]:
+        role = "system" if self.role == "developer" else self.role
+        return {"role": role, "content": self.text}
+
+
+Messages = Annotated[
+    list[MessageBody], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)
+]
+
+
+class TextFormat(Body):
+    type: Annotated[str, only("text"), Field(json_schema_extra={"enum": ["text"]})]
+
+
+class ChatBody(Body):
+    """OpenAI's, and ``top_k``."""
+
+    messages: Messages
+    model: str | None = None
+    max_tokens: Tokens | None = None
+    max_completion_tokens: Tokens | None = None
+    temperature: Temperature | None = Field(None, description="1 if left out, as in OpenAI's API.")
+    top_p: TopP | None = None
+    top_k: TopK | None = None
+    n: int | None = Field(None, ge=1, le=MAX_CHOICES)
+    seed: Seed | None = None
+    stop: Stop = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    user: Hint | None = None
+    safety_identifier: Hint | None = None
+    prompt_cache_key: Hint | None = None
+    frequency_penalty: Zero | None = None
+    presence_penalty: Zero | None = None
+    logit_bias: NoObject | None = None
+    metadata: NoObject | None = None
+    modalities: Annotated[list[str], Field(fail_fast=True), only(["text"])] | None = None
+    response_format: TextFormat | None = None
+    service_tier: Literal["auto", "default"] | None = None
+    store: Off | None = None
+    tools: NoTools | None = None
+    tool_choice: Annotated[
+        str, only("none", "auto", why=NO_TOOLS), Field(json_schema_extra={"enum": ["none", "auto"]})
+    ] | None = None  # fmt: skip
+
+
+class TopLogprob(Reply):
+    token: str
+    logprob: float
+    bytes: list[int] = Field(
+        description="UTF-8, also of a part of a character; empty for a special token. Those of all "
+        "tokens are the answer's."
+    )
+
+
+class TokenLogprob(TopLogprob):
+    top_logprobs: list[TopLogprob]
+
+
+class ChoiceLogprobs(Reply):
+    content: list[TokenLogprob]
+    refusal: None = None
+
+
+class Message(Reply):
+    role: Literal["assistant"]
+    content: str
+    refusal: None = None
+
+
+class Choice(Reply):
+    index: int
+    message: Message
+    logprobs: ChoiceLogprobs | None
+    finish_reason: FinishReason
+
+
+class ChatReply(Reply):
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[Choice]
+    usage: Usage
+    system_fingerprint: str
+
+
+class Delta(Reply):
+    role: Literal["assistant"] | None = None
+    content: str | None = None
+
+
+class ChunkChoice(Reply):
+    index: int
+    delta: Delta
+    logprobs: ChoiceLogprobs | None
+    finish_reason: FinishReason | None
+
+
+class ChatChunk(Reply):
+    """An event of a stream; with ``include_usage`` the last one has no choice and the usage."""
+
+    id: str
+    object: Literal["chat.completion.chunk"]
+    created: int
+    model: str
+    choices: list[ChunkChoice]
+    system_fingerprint: str
+    usage: Usage | None = None

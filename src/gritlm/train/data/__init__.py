@@ -1,0 +1,1 @@
+"""Training data: files to examples, examples to batches."""

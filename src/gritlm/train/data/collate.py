@@ -1,0 +1,234 @@
+"""Rows -> what a step reads: prompts with their spans, and what tells false negatives apart.
+
+Shapes: Q queries, P passages, M positives of a row at most; N scored pairs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gritlm.errors import InputError
+from gritlm.lm.chat import conversation
+from gritlm.lm.hub.model_config import Settings
+from gritlm.lm.tokens import Prompt, SegmentTokenizer
+from gritlm.prompts import gritlm_instruction
+from gritlm.train.config import Data, Rag
+from gritlm.train.data import rag_samples
+from gritlm.train.data.examples import ChatRow, EmbeddingRow, RagRow, Row, ScoredRow, Text
+
+_MOST_POSITIVES = 16
+_NOTHING = 0
+_AROUND = " .,;:!?\"'“”‘’"
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Numbers that are equal where texts are (nearly) equal; see :func:`key`.
+
+    Attributes:
+        query_Q, passage_P: of the texts themselves.
+        positive_QM: of all positives of a query's row, 0 where there are fewer.
+        owner_P: of the query that a passage came with.
+        first_P: whether a passage is the positive of its query.
+    """
+
+    query_Q: Tensor
+    passage_P: Tensor
+    positive_QM: Tensor
+    owner_P: Tensor
+    first_P: Tensor
+
+    def false_negatives(self) -> Tensor:
+        """(Q, P): passages that are as right as the positive, and must not count as wrong."""
+        equal_QP = (self.positive_QM[:, :, None] == self.passage_P).any(dim=1)
+        same_query_QP = self.query_Q[:, None] == self.owner_P
+        return equal_QP | (same_query_QP & self.first_P)
+
+
+@dataclass(frozen=True)
+class Sides:
+    """What is embedded, on two sides."""
+
+    queries: list[Prompt]
+    passages: list[Prompt]
+    query_texts: list[str]
+    passage_texts: list[str]
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(prompt.ids) for prompt in (*self.queries, *self.passages))
+
+
+@dataclass(frozen=True)
+class EmbeddingBatch(Sides):
+    """Queries and passages; each query's passages follow its positive, which comes first."""
+
+    keys: Keys
+
+
+@dataclass(frozen=True)
+class ScoredBatch(Sides):
+    """The first texts of scored pairs as queries, the second ones as passages, in one order.
+
+    Attributes:
+        score_N: of the pairs; float64, so that what differs in the rows differs here.
+    """
+
+    score_N: Tensor
+
+
+class Collator:
+    """Rows -> batches, with one tokenizer and one set of lengths."""
+
+    def __init__(
+        self, tokens: SegmentTokenizer, settings: Settings, data: Data, rag: Rag | None = None
+    ) -> None:
+        self.tokens, self.settings, self.data, self.rag = tokens, settings, data, rag or Rag()
+        self._fitting: set[tuple[str, str]] = set()  # instructions, and for which length
+        self._rendered: set[tuple[str, ...]] = set()  # roles that the chat template takes
+
+    def embedding(
+        self, rows: Sequence[EmbeddingRow], draws: Sequence[random.Random]
+    ) -> EmbeddingBatch:
+        """One batch; which positive and which negatives of a row are used is drawn, row by row.
+
+        Raises:
+            InputError: when an instruction leaves no room for its text.
+        """
+        size = self.data.train_group_size
+        groups = [_group(row, size, draw) for row, draw in zip(rows, draws, strict=True)]
+        sides = self._sides(
+            [row.query for row in rows], [text for group in groups for text in group]
+        )
+        return EmbeddingBatch(**sides, keys=_keys(rows, groups))
+
+    def scored(self, rows: Sequence[ScoredRow]) -> ScoredBatch:
+        """One batch of scored pairs.
+
+        Raises:
+            InputError: when an instruction leaves no room for its text.
+        """
+        sides = self._sides([row.first for row in rows], [row.second for row in rows])
+        scores = [row.score for row in rows]
+        return ScoredBatch(**sides, score_N=torch.tensor(scores, dtype=torch.float64))
+
+    def _sides(self, queries: Sequence[Text], passages: Sequence[Text]) -> dict[str, Any]:
+        """The fields of :class:`Sides`."""
+        return {
+            "queries": self._prompts(queries, self.data.query_max_len, "query_max_len"),
+            "passages": self._prompts(passages, self.data.passage_max_len, "passage_max_len"),
+            "query_texts": [text.text for text in queries],
+            "passage_texts": [text.text for text in passages],
+        }
+
+    def require_usable(self, row: Row) -> None:
+        """Refuse a row that cannot be tokenised; each instruction and form of a chat is tried once.
+
+        Raises:
+            InputError: for an instruction that leaves no room for a text, a text without tokens, a
+                conversation that the tokenizer's chat template refuses.
+        """
+        if isinstance(row, EmbeddingRow):
+            self._require_tokens(row.query, "query_max_len")
+            for text in (*row.positives, *row.negatives):
+                self._require_tokens(text, "passage_max_len")
+        elif isinstance(row, ScoredRow):
+            self._require_tokens(row.first, "query_max_len")
+            self._require_tokens(row.second, "passage_max_len")
+        elif isinstance(row, ChatRow):
+            self._require_template(row)
+
+    def _require_tokens(self, text: Text, name: str) -> None:
+        limit = getattr(self.data, name)
+        if (text.instruction, name) not in self._fitting:
+            self._prompts([Text("a", text.instruction)], limit, name)
+            self._fitting.add((text.instruction, name))
+        if not any(character.isalnum() for character in text.text):  # a tokenizer may drop the rest
+            self._prompts([text], limit, name)
+
+    def _require_template(self, row: ChatRow) -> None:
+        roles = tuple(turn["role"] for turn in row.messages)
+        if self.settings.template == "tokenizer" and roles not in self._rendered:
+            self.chat(row)
+            self._rendered.add(roles)
+
+    def sample(self, row: ChatRow | RagRow, draw: random.Random) -> Prompt | None:
+        """A generative sample; None when cutting it to length leaves nothing to train."""
+        if isinstance(row, ChatRow):
+            return self.chat(row)
+        mode, kind, documents = rag_samples.draw(row, self.rag, draw)
+        return rag_samples.sample(
+            self.tokens, row, mode=mode, kind=kind, documents=documents,
+            max_length=self.data.generative_max_len, embed_eos=self.settings.embed_eos,
+            query_instruction=self.settings.query_instruction, read_again=self.rag.read_again,
+        )  # fmt: skip
+
+    def chat(self, row: ChatRow) -> Prompt | None:
+        """The conversation cut to ``generative_max_len``; None when that leaves nothing to train.
+
+        A first token is never trained (nothing stands before it).
+
+        Raises:
+            InputError: when the tokenizer's chat template refuses it.
+        """
+        whole = conversation(
+            self.tokens, row.messages, template=self.settings.template, context=row.context
+        )
+        limit = self.data.generative_max_len
+        spans = [(start, min(end, limit)) for start, end in whole.trained if start < limit]
+        if not any(end > max(1, start) for start, end in spans):
+            return None
+        return Prompt(whole.ids[:limit], trained=tuple(spans))
+
+    def _prompts(self, texts: Sequence[Text], limit: int, name: str) -> list[Prompt]:
+        """Texts with the same instruction are tokenised together; order stays."""
+        made: list[Prompt | None] = [None] * len(texts)
+        for instruction in dict.fromkeys(text.instruction for text in texts):
+            chosen = [i for i, text in enumerate(texts) if text.instruction == instruction]
+            try:
+                found, _ = self.tokens.for_embedding(
+                    [texts[i].text for i in chosen],
+                    max_length=limit,
+                    instruction=gritlm_instruction(instruction),
+                    end=self.settings.embed_eos,
+                )
+            except InputError as error:
+                raise InputError(f"{name} = {limit}: {error} ({instruction[:80]!r})") from None
+            for i, prompt in zip(chosen, found, strict=True):
+                made[i] = prompt
+        return [prompt for prompt in made if prompt is not None]
+
+
+def _group(row: EmbeddingRow, size: int, draw: random.Random) -> list[Text]:
+    """The positive, then up to ``size - 1`` different negatives."""
+    positive = draw.choice(row.positives)
+    return [positive, *draw.sample(row.negatives, min(size - 1, len(row.negatives)))]
+
+
+def _keys(rows: Sequence[EmbeddingRow], groups: Sequence[Sequence[Text]]) -> Keys:
+    positive_QM = torch.full((len(rows), _MOST_POSITIVES), _NOTHING, dtype=torch.long)
+    for number, row in enumerate(rows):
+        chosen = [groups[number][0], *row.positives][:_MOST_POSITIVES]
+        positive_QM[number, : len(chosen)] = torch.tensor([key(text.text) for text in chosen])
+    query = [key(row.query.text) for row in rows]
+    return Keys(
+        query_Q=torch.tensor(query),
+        passage_P=torch.tensor([key(text.text) for group in groups for text in group]),
+        positive_QM=positive_QM,
+        owner_P=torch.tensor([query[i] for i, group in enumerate(groups) for _ in group]),
+        first_P=torch.tensor([not place for group in groups for place in range(len(group))]),
+    )
+
+
+def key(text: str) -> int:
+    """A number (63 bits, never 0) that ignores case, white space, and marks around a sentence."""
+    plain = " ".join(text.casefold().split()).strip(_AROUND) or text
+    digest = hashlib.blake2b(plain.encode("utf-8", "replace"), digest_size=8).digest()
+    return (int.from_bytes(digest, "big") >> 1) | 1

@@ -1,0 +1,145 @@
+"""Rows in tokens: what training reads of them, and how long they would be uncut."""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from dataclasses import dataclass, replace
+from reprlib import repr as short
+
+import numpy as np
+
+from gritlm.errors import InputError
+from gritlm.lm.hub.model_config import Settings
+from gritlm.lm.tokens import Prompt, SegmentTokenizer
+from gritlm.prompts import gritlm_instruction
+from gritlm.train.config import Data, Rag
+from gritlm.train.data import rag_samples
+from gritlm.train.data.collate import Collator
+from gritlm.train.data.examples import ChatRow, EmbeddingRow, RagRow, Row, ScoredRow, Text
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of one sort of text, header and end included.
+
+    Attributes:
+        what: ``query``, ``passage``, ``conversation`` or ``sample`` (of a RAG row).
+        limit: what training cuts them to.
+        cut: how many are longer than that.
+    """
+
+    what: str
+    limit: int
+    count: int
+    median: int
+    p95: int
+    longest: int
+    cut: int
+
+
+class Ruler:
+    """Makes prompts with the functions that training uses, and counts their tokens.
+
+    Attributes:
+        data: its lengths are those that rows are cut to.
+    """
+
+    def __init__(self, tokens: SegmentTokenizer, settings: Settings, data: Data) -> None:
+        self._tokens, self._settings, self.data = tokens, settings, data
+        self._cut = Collator(tokens, settings, data)
+        self._whole = Collator(tokens, settings, replace(data, generative_max_len=sys.maxsize))
+        self._sizes: dict[tuple[str, int], array[int]] = {}
+
+    def prompts(self, row: Row) -> dict[str, Prompt]:
+        """What training reads of a row, by name; empty when nothing is left to train.
+
+        Raises:
+            InputError: when a text has no tokens, or its instruction leaves no room for it.
+        """
+        if isinstance(row, EmbeddingRow):
+            return self._embedding(row)
+        if isinstance(row, ScoredRow):
+            return self._scored(row)
+        return self._chat(row) if isinstance(row, ChatRow) else self._rag(row)
+
+    def lengths(self) -> tuple[Lengths, ...]:
+        """Of all that was read so far."""
+        return tuple(_summary(*name, sizes) for name, sizes in self._sizes.items())
+
+    def _embedding(self, row: EmbeddingRow) -> dict[str, Prompt]:
+        limit = self.data.passage_max_len
+        query = self._embedded("query", row.query, self.data.query_max_len)
+        positives = [self._embedded("passage", text, limit) for text in row.positives]
+        negatives = [self._embedded("passage", text, limit) for text in row.negatives]
+        shown = {"query": query, "positive": positives[0]}
+        return shown | ({"negative": negatives[0]} if negatives else {})
+
+    def _scored(self, row: ScoredRow) -> dict[str, Prompt]:
+        return {
+            "first text": self._embedded("query", row.first, self.data.query_max_len),
+            "second text": self._embedded("passage", row.second, self.data.passage_max_len),
+        }
+
+    def _embedded(self, what: str, text: Text, limit: int) -> Prompt:
+        def made(max_length: int) -> Prompt:
+            (prompt,), _ = self._tokens.for_embedding(
+                [text.text],
+                max_length=max_length,
+                instruction=gritlm_instruction(text.instruction),
+                end=self._settings.embed_eos,
+            )
+            return prompt
+
+        try:
+            whole = made(sys.maxsize)
+        except InputError:
+            raise InputError(f"{what} {short(text.text)} has no tokens; leave it out") from None
+        try:
+            return made(limit) if self._is_longer(whole, what, limit) else whole
+        except InputError:
+            raise InputError(
+                f"{what} {short(text.text)} has no room: its instruction takes {whole.pooled[0]} "
+                f"tokens, {what}_max_len is {limit}; shorten it or raise {what}_max_len"
+            ) from None
+
+    def _chat(self, row: ChatRow) -> dict[str, Prompt]:
+        what, limit, prompt = "conversation", self.data.generative_max_len, self._whole.chat(row)
+        if prompt is not None and self._is_longer(prompt, what, limit):
+            prompt = self._cut.chat(row)
+        return {} if prompt is None else {what: prompt}
+
+    def _rag(self, row: RagRow) -> dict[str, Prompt]:
+        """With as many documents as training takes at most, the best one last."""
+        what, limit = "sample", self.data.generative_max_len
+        gold, *others = row.documents
+        documents = [*others[: Rag().max_documents - 1], gold]
+
+        def made(max_length: int) -> Prompt | None:
+            return rag_samples.sample(
+                self._tokens, row, mode="none", kind="causal", documents=documents,
+                max_length=max_length, embed_eos=self._settings.embed_eos,
+            )  # fmt: skip
+
+        prompt = made(sys.maxsize)
+        if prompt is not None and self._is_longer(prompt, what, limit):
+            prompt = made(limit)
+        return {} if prompt is None else {what: prompt}
+
+    def _is_longer(self, whole: Prompt, what: str, limit: int) -> bool:
+        """Count the tokens; whether they are more than training reads."""
+        self._sizes.setdefault((what, limit), array("L")).append(len(whole.ids))
+        return len(whole.ids) > limit
+
+
+def _summary(what: str, limit: int, sizes: array[int]) -> Lengths:
+    size_N = np.array(sizes)
+    return Lengths(
+        what,
+        limit,
+        count=len(size_N),
+        median=int(np.median(size_N)),
+        p95=int(np.percentile(size_N, 95, method="higher")),
+        longest=int(size_N.max()),
+        cut=int((size_N > limit).sum()),
+    )

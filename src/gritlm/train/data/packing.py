@@ -1,0 +1,115 @@
+"""Generative samples -> rows of token ids: several to a row, each with positions from 0.
+
+Shapes: B rows, L positions.
+
+Models of transformers read where a sample begins from its position 0, and keep samples apart in
+the causal view, when they are called with ``position_ids`` and without an attention mask. (Their
+flash attention does so for a batch of one row only.)
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from gritlm.errors import InputError
+from gritlm.lm.tokens import Prompt
+from gritlm.train.objectives.losses import IGNORE
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What the causal view and its loss take.
+
+    Attributes:
+        ids_BL: token ids, padded on the right.
+        labels_BL: the ids that are trained, ``IGNORE`` elsewhere.
+        position_BL: 0, 1, ... from the start of each sample, and of the padding.
+        sample_BL: index of the sample; padding counts to the last one of its row.
+        real_BL: false for padding.
+        seen_BLL: whom (last axis) each token sees; None: all before it in its sample.
+    """
+
+    ids_BL: Tensor
+    labels_BL: Tensor
+    position_BL: Tensor
+    sample_BL: Tensor
+    real_BL: Tensor
+    seen_BLL: Tensor | None = None
+
+    def to(self, device: torch.device) -> Rows:
+        moved = {
+            field.name: value.to(device)
+            for field in fields(self)
+            if (value := getattr(self, field.name)) is not None
+        }
+        return Rows(**moved)
+
+
+def packed(samples: Sequence[Prompt], *, capacity: int, pad: int = 0) -> Rows:
+    """As many samples in a row of ``capacity`` tokens as best-fit-decreasing puts there.
+
+    Raises:
+        InputError: naming a sample that is longer than a row.
+    """
+    return rows(samples, best_fit([len(sample.ids) for sample in samples], capacity), pad=pad)
+
+
+def padded(samples: Sequence[Prompt], *, pad: int = 0) -> Rows:
+    """One sample a row."""
+    return rows(samples, [[index] for index in range(len(samples))], pad=pad)
+
+
+def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Indices of the samples of each row: longest first, each where least room stays free.
+
+    Raises:
+        InputError: naming a sample that is longer than a row.
+    """
+    made: list[list[int]] = []
+    free: list[tuple[int, int]] = []  # (room left, row), sorted
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        length = lengths[index]
+        if length > capacity:
+            raise InputError(
+                f"sample {index} has {length} tokens, a row takes {capacity}; cut it or raise the "
+                "length of a row"
+            )
+        at = bisect_left(free, (length, 0))
+        room, row = free.pop(at) if at < len(free) else (capacity, len(made))
+        if row == len(made):
+            made.append([])
+        made[row].append(index)
+        insort(free, (room - length, row))
+    return made
+
+
+def rows(samples: Sequence[Prompt], plan: Sequence[Sequence[int]], *, pad: int = 0) -> Rows:
+    """The samples ``plan`` names for each row, one behind the other.
+
+    No sample trains its first token: nothing of its own stands before it.
+    """
+    width = max((sum(len(samples[i].ids) for i in row) for row in plan), default=0)
+    ids_BL = torch.full((len(plan), width), pad)
+    labels_BL = torch.full_like(ids_BL, IGNORE)
+    position_BL, sample_BL = torch.zeros_like(ids_BL), torch.zeros_like(ids_BL)
+    real_BL = torch.zeros_like(ids_BL, dtype=torch.bool)
+    for number, row in enumerate(plan):
+        start = 0
+        for index in row:
+            sample = samples[index]
+            end = start + len(sample.ids)
+            ids_BL[number, start:end] = torch.tensor(sample.ids)
+            for first, last in sample.trained:
+                trained = slice(start + max(1, first), start + last)
+                labels_BL[number, trained] = ids_BL[number, trained]
+            position_BL[number, start:end] = torch.arange(end - start)
+            sample_BL[number, start:] = index
+            start = end
+        position_BL[number, start:] = torch.arange(width - start)
+        real_BL[number, :start] = True
+    return Rows(ids_BL, labels_BL, position_BL, sample_BL, real_BL)

@@ -1,0 +1,93 @@
+"""Where records are: files, folders of files, folders that ``datasets`` saved, ids of the hub."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from textwrap import shorten
+from typing import Any, Protocol
+
+from gritlm.errors import InputError, did_you_mean
+from gritlm.train.config import Source
+from gritlm.train.data import tables
+from gritlm.train.data.json_files import Lines, json_file, zipped
+
+_LINES = (".jsonl", ".ndjson")
+_ZIPPED = tuple(f"{ending}.gz" for ending in _LINES)
+_TABLES = (".parquet", ".arrow")
+_ENDINGS = (*_LINES, *_ZIPPED, ".json", *_TABLES)
+_SAVED = ("dataset_dict.json", "state.json")  # a folder that datasets saved has one of them
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+class Records(Protocol):
+    """Records of one file or data set."""
+
+    def __len__(self) -> int: ...
+
+    def record(self, index: int) -> dict[str, Any]:
+        """Raises InputError naming the place, when it cannot be read."""
+
+    def place(self, index: int) -> str:
+        """``file:line``; in files without lines, the number of the record from 1."""
+
+
+def find(source: Source) -> Iterator[Records]:
+    """The files or the data set of a source, each opened when it is asked for.
+
+    A path that exists is taken before an id of the hub. The data files of a folder come in the
+    order of their names; a folder that ``datasets`` saved is one data set. Compressed files and
+    JSON lists are unpacked into a temporary file without a name.
+
+    Raises:
+        InputError: for a path that leads nowhere, or to what cannot be read.
+        MissingExtraError: when ``datasets`` is needed and not installed.
+    """
+    path = Path(source.path).expanduser()
+    if path.is_file():
+        yield _file(path)
+    elif any((path / mark).is_file() for mark in _SAVED):
+        yield tables.from_folder(path, source.split)
+    elif path.is_dir():
+        files = sorted(each for each in path.iterdir() if _is_data(each))
+        if not files:
+            raise InputError(f"the folder {path} has no data files; expected {_expected()}")
+        yield from map(_file, files)
+    elif _HUB_ID.fullmatch(source.path) and not source.path.lower().endswith(_ENDINGS):
+        here = path.parent != Path() and path.parent.is_dir()
+        yield tables.from_hub(source.path, source.split, near=_near(path) if here else "")
+    else:
+        raise InputError(f"{path} does not exist{_near(path)}")
+
+
+def _file(path: Path) -> Records:
+    name = path.name.lower()
+    try:
+        if name.endswith(_TABLES):
+            return tables.from_file(path)
+        if name.endswith(_LINES):
+            return Lines(path)
+        if name.endswith(_ZIPPED):
+            return zipped(path)
+        if name.endswith(".json"):
+            return json_file(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    raise InputError(f"{path} has an ending that is not known; expected {_expected()}")
+
+
+def _is_data(path: Path) -> bool:
+    hidden = path.name.startswith((".", "_"))
+    return path.name.lower().endswith(_ENDINGS) and not hidden and path.is_file()
+
+
+def _expected() -> str:
+    return f"{', '.join(_ENDINGS[:-1])} or {_ENDINGS[-1]}"
+
+
+def _near(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f"; there is no folder {path.parent} either"
+    known = [each.name for each in path.parent.iterdir() if each.is_dir() or _is_data(each)]
+    return shorten(did_you_mean(path.name, known), 300, placeholder=" ...") if known else ""

@@ -1,0 +1,200 @@
+"""Data sets -> rows that are read when asked for.
+
+Only where a row stands is kept in memory. All rows are parsed once at loading, so a row that
+cannot be used is found before training starts.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from hashlib import blake2b
+from itertools import accumulate
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gritlm.errors import InputError
+from gritlm.train.config import Source
+from gritlm.train.data import readers
+from gritlm.train.data.examples import ChatRow, EmbeddingRow, Kind, RagRow, Row, ScoredRow
+from gritlm.train.data.formats import normalised, parse
+from gritlm.train.data.readers import Records
+from gritlm.train.data.skipped import SkippedRows
+
+
+class Rows:
+    """The rows of a source, parsed when asked for.
+
+    Attributes:
+        title: name of the source.
+        weight: its share among sources.
+        duplicates: number of rows that an earlier one equals; they are left out.
+        skipped: the rows that cannot be used, where these are skipped.
+    """
+
+    def __init__(
+        self, source: Source, kind: Kind, parts: Sequence[Records], kept: NDArray[np.intp],
+        *, duplicates: int, skipped: SkippedRows,
+    ) -> None:  # fmt: skip
+        """``kept`` are the numbers, over all parts, of the rows that count."""
+        self.title = source.title
+        self.weight = float(len(kept) if source.weight is None else source.weight)
+        self.duplicates, self.skipped = duplicates, skipped
+        self._source, self._kind, self._parts, self._kept = source, kind, parts, kept
+        self._ends = list(accumulate(len(part) for part in parts))
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __getitem__(self, index: int) -> Row:
+        part, number = self._find(index)
+        record, place = part.record(number), part.place(number)
+        return parse(record, self._kind, place=place, source=self._source)
+
+    def __iter__(self) -> Iterator[Row]:
+        return (self[index] for index in range(len(self)))
+
+    @property
+    def scored(self) -> bool:
+        """Whether these are scored pairs; a source has no others beside them."""
+        return len(self) > 0 and isinstance(self[0], ScoredRow)
+
+    def place(self, index: int) -> str:
+        """``file:line`` of a row."""
+        part, number = self._find(index)
+        return part.place(number)
+
+    def _find(self, index: int) -> tuple[Records, int]:
+        number = int(self._kept[index])
+        which = bisect_right(self._ends, number)
+        return self._parts[which], number - (self._ends[which - 1] if which else 0)
+
+
+def load(
+    source: Source, kind: Kind, *, deduplicate: bool = True, skip_bad: bool = False,
+    check: Callable[[Row], None] | None = None,
+) -> Rows:  # fmt: skip
+    """Find a source, as :func:`gritlm.train.data.readers.find` does, and read it once.
+
+    Args:
+        deduplicate: leave rows out that an earlier one of this source equals, white space aside.
+        skip_bad: count rows that cannot be used, and go on with the others.
+        check: raises InputError for a row that cannot be used; its place is added.
+
+    Raises:
+        InputError: naming file and line that cannot be used, or the path that leads nowhere.
+        MissingExtraError: when ``datasets`` is needed and not installed.
+    """
+    reading = _Reading(source, kind, check, skip_bad=skip_bad)
+    for part in readers.find(source):
+        reading.read(part)
+        if reading.is_full:
+            break
+    return reading.rows(deduplicate=deduplicate)
+
+
+class _Reading:
+    """The first pass over a source: which of its rows can be used."""
+
+    def __init__(
+        self, source: Source, kind: Kind, check: Callable[[Row], None] | None, *, skip_bad: bool
+    ) -> None:
+        self._source, self._kind, self._check, self._skip_bad = source, kind, check, skip_bad
+        self._parts: list[Records] = []
+        self._digests, self._numbers = array("Q"), array("Q")  # of the rows that can be used
+        self._before = 0  # rows of earlier parts
+        self._first: Row | None = None
+        self._skipped = SkippedRows()
+
+    @property
+    def is_full(self) -> bool:
+        return len(self._digests) == self._source.cap
+
+    def read(self, part: Records) -> None:
+        """Read the rows of a part, up to the cap."""
+        self._parts.append(part)
+        for index in range(len(part)):
+            if self.is_full:
+                break
+            place = part.place(index)
+            try:
+                row = self._usable(part, index, place)
+            except InputError as error:
+                if not self._skip_bad:
+                    raise
+                self._skipped.add(place, str(error))
+                continue
+            self._digests.append(digest(row))
+            self._numbers.append(self._before + index)
+        self._before += len(part)
+
+    def _usable(self, part: Records, index: int, place: str) -> Row:
+        row = parse(part.record(index), self._kind, place=place, source=self._source)
+        _checked(row, partial(require_alike, self._first or row), place)
+        if self._check is not None:
+            _checked(row, self._check, place)
+        self._first = self._first or row
+        return row
+
+    def rows(self, *, deduplicate: bool) -> Rows:
+        """Return the rows that can be used.
+
+        Raises:
+            InputError: when all were skipped.
+        """
+        if self._skipped.count and not self._numbers:
+            place, reason = self._skipped.first[0]
+            raise InputError(
+                f"{self._source.path}: none of its {self._skipped.count} rows can be used; the "
+                f"first is {place}: {reason}"
+            )
+        kept = np.frombuffer(self._numbers, np.uint64).astype(np.intp)
+        if deduplicate:
+            content = np.frombuffer(self._digests, np.uint64)
+            kept = kept[np.sort(np.unique(content, return_index=True)[1])]
+        return Rows(
+            self._source, self._kind, self._parts, kept,
+            duplicates=len(self._numbers) - len(kept), skipped=self._skipped,
+        )  # fmt: skip
+
+
+def require_alike(first: Row, row: Row) -> None:
+    """Raises InputError when one of two rows of a source is a scored pair and the other is not."""
+    if isinstance(row, ScoredRow) != isinstance(first, ScoredRow):
+        has, had = ("a", "none") if isinstance(row, ScoredRow) else ("no", "one")
+        raise InputError(
+            f"the row has {has} score, the first one of its source has {had}; put scored pairs "
+            "into a source of their own"
+        )
+
+
+def _checked(row: Row, check: Callable[[Row], None], place: str) -> None:
+    try:
+        check(row)
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from None
+
+
+def digest(row: Row) -> int:
+    """64 bits of what a row says: ten million different rows all differ in 999,997 of a million."""
+    content = "\x1e".join(normalised(text) for text in _texts(row))  # normalised: holds no \x1e
+    return int.from_bytes(blake2b(content.encode(), digest_size=8).digest(), "big")
+
+
+def _texts(row: Row) -> Iterator[str]:
+    if isinstance(row, EmbeddingRow):
+        passages = (row.query, *row.positives, *row.negatives)
+        yield str(len(row.positives))
+        yield from (text for each in passages for text in (each.instruction, each.text))
+    elif isinstance(row, ScoredRow):
+        yield repr(row.score)
+        pair = (row.first, row.second)
+        yield from (text for each in pair for text in (each.instruction, each.text))
+    elif isinstance(row, ChatRow):
+        yield from map(str, row.context)
+        yield from (text for each in row.messages for text in (each["role"], each["content"]))
+    elif isinstance(row, RagRow):
+        yield from (row.question, row.answer, *row.documents)

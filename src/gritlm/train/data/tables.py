@@ -1,0 +1,121 @@
+"""What the library ``datasets`` reads: Parquet and Arrow files, saved folders, ids of the hub."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from gritlm.distribution import install_hint
+from gritlm.errors import InputError, MissingExtraError, did_you_mean
+from gritlm.train.run import parallel
+
+
+class Table:
+    """Records of a data set of ``datasets``."""
+
+    def __init__(self, dataset: Any, name: str) -> None:
+        self._dataset, self._name = dataset, name
+        if not len(self):
+            raise InputError(f"{name} is empty; expected rows")
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def record(self, index: int) -> dict[str, Any]:
+        return self._dataset[index]
+
+    def place(self, index: int) -> str:
+        return f"{self._name}:{index + 1}"
+
+
+def from_file(path: Path) -> Table:
+    """A Parquet or Arrow file, told by its ending.
+
+    Raises:
+        InputError: when it cannot be read.
+    """
+    kind = path.suffix.lower()[1:]
+    with _datasets(str(path)) as datasets:
+        try:
+            dataset = datasets.load_dataset(kind, data_files=_escaped(path), split="train")
+        except Exception as error:  # those of pyarrow, fsspec and datasets
+            raise InputError(f"{path} cannot be read as {kind} ({_reason(error)})") from error
+    return Table(dataset, str(path))
+
+
+def from_folder(path: Path, split: str) -> Table:
+    """A data set that ``save_to_disk`` wrote.
+
+    Raises:
+        InputError: when it cannot be read, or has no such split.
+    """
+    with _datasets(str(path)) as datasets:
+        try:
+            dataset = datasets.load_from_disk(str(path))
+        except Exception as error:
+            raise InputError(
+                f"{path} cannot be read as a saved data set ({_reason(error)})"
+            ) from error
+        if isinstance(dataset, datasets.Dataset):
+            return Table(dataset, str(path))
+    if split not in dataset:
+        raise InputError(f"{path} has no split {split!r}{did_you_mean(split, dataset)}")
+    return Table(dataset[split], f"{path}[{split}]")
+
+
+def from_hub(name: str, split: str, *, near: str = "") -> Table:
+    """A data set of the hub, or of its cache.
+
+    Args:
+        near: what stands here under a name like it, for the message.
+
+    Raises:
+        InputError: when it is not to be had.
+    """
+    with _datasets(name) as datasets:
+        try:
+            dataset = datasets.load_dataset(name, split=split)
+        except Exception as error:  # those of the hub's clients, pyarrow and datasets
+            raise InputError(
+                f"{name} is no file or folder here{near}, and not to be had from the hub "
+                f"({_reason(error)}); check the name and the connection, or download it and give "
+                "its folder"
+            ) from error
+    return Table(dataset, f"{name}[{split}]")
+
+
+@contextmanager
+def _datasets(path: str) -> Iterator[Any]:
+    """The library, its bars shown on a terminal and by one process only."""
+    try:
+        import datasets
+    except ImportError:
+        raise MissingExtraError(
+            f"{path} is read with datasets, which is missing: {install_hint('train')}"
+        ) from None
+    shown = sys.stderr.isatty() and parallel.is_main()
+    if shown or datasets.are_progress_bars_disabled():
+        yield datasets
+        return
+    datasets.disable_progress_bars()
+    try:
+        yield datasets
+    finally:
+        datasets.enable_progress_bars()
+
+
+def _reason(error: BaseException) -> str:
+    """One line of the error that began it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    said = str(error).strip().splitlines()
+    return said[0] if said else type(error).__name__
+
+
+def _escaped(path: Path) -> str:
+    """Characters of patterns stand for themselves."""
+    return re.sub(r"([*?\[])", r"[\1]", str(path.absolute()))

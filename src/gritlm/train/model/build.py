@@ -1,0 +1,274 @@
+"""Settings -> the module to train, its tokenizer and how it embeds and chats."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from gritlm import runtime
+from gritlm.distribution import install_hint
+from gritlm.errors import InputError, MissingExtraError, ModelError
+from gritlm.lm.attention import packed
+from gritlm.lm.chat import template_for
+from gritlm.lm.hub import checkpoint, export
+from gritlm.lm.hub.load import Loaded, load, our_template
+from gritlm.lm.hub.model_config import PROJECTION_FILE, Settings
+from gritlm.lm.self_check import require_views
+from gritlm.lm.tokens import SegmentTokenizer
+from gritlm.lm.unified import UnifiedLM
+from gritlm.train.config import Model, Run
+from gritlm.train.model import hidden_states, lora
+from gritlm.train.model.module import Trainee
+
+# These take a mask of four dimensions and positions that begin anew, which training hands over.
+_ATTENTIONS = ("eager", "sdpa", packed.BOTH)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The module that a run trains, and the tokenizer that turns rows into tokens.
+
+    Attributes:
+        unread: names of parameters of adapters that the mode does not read; they are not trained.
+        resized: whether the adapter to start from changed the number of embeddings.
+        obstacle: why sentence-transformers cannot compute the vectors of the trained model; None
+            when it can.
+    """
+
+    trainee: Trainee
+    tokenizer: PreTrainedTokenizerBase
+    tokens: SegmentTokenizer
+    settings: Settings
+    source: str
+    bf16: bool
+    unread: tuple[str, ...] = ()
+    resized: bool = False
+    obstacle: str | None = None
+
+
+def build(run: Run, *, device: str | None = None, weights: Path | None = None) -> Parts:
+    """Load the base and prepare it: adapters, frozen parts, projection.
+
+    Args:
+        device: to load it to; None: where it is trained.
+        weights: a checkpoint to take the trained weights from, instead of starting anew.
+
+    Raises:
+        ModelError: for a base or an adapter that cannot be loaded or read bidirectionally.
+        InputError: for settings that fit no part of it.
+        MissingExtraError: for QLoRA or Liger kernels without their libraries.
+    """
+    said, final = run.model, runtime.choose_device(run.training.device)
+    bf16 = _bf16(run, final)
+    base, adapter = checkpoint.resolve(said.base, said.adapter)
+    load_from = partial(
+        _loaded, said=said, final=final, bf16=bf16,
+        device=final if device is None else runtime.choose_device(device),
+    )  # fmt: skip
+    # With LoRA an adapter to start from is trained on; else it becomes part of the weights.
+    from_start = partial(load_from, base, adapter=adapter, merging=not said.adapted)
+    continued = weights is not None and not said.adapted
+    loaded = load_from(str(weights)) if continued else from_start()
+    settings = _settings(run, loaded)
+    lm = UnifiedLM(loaded.model)
+    _require_usable(lm, run, settings)
+    obstacle = export.obstacle(lm, settings)  # before processes spread the weights
+    if weights and settings.projection and not (weights / PROJECTION_FILE).is_file():
+        raise ModelError(f"{weights} has no {PROJECTION_FILE}; the checkpoint is damaged")
+    head = checkpoint.projection([weights] if weights else [adapter, base], settings, lm)
+    if head is not None:
+        head = head.to(torch.float32).requires_grad_(run.embeds)
+    frozen = None
+    if run.loss.kl_weight and run.writes and not said.adapted:
+        start = from_start() if continued else loaded
+        frozen = _frozen(start.model)
+    model = lora.adapted(loaded.model, said, weights or adapter, bf16=bf16)
+    trainee = Trainee(
+        model, settings, head, autocast=torch.bfloat16 if bf16 else None, frozen=frozen
+    )
+    _freeze(trainee, said.freeze)
+    unread = () if run.writes else _freeze_head(trainee)
+    _require_trained(trainee, run)
+    _save_memory(trainee, run)
+    tokens = SegmentTokenizer(loaded.tokenizer)
+    return Parts(
+        trainee, loaded.tokenizer, tokens, settings, base, bf16, unread, loaded.resized, obstacle
+    )
+
+
+def _require_usable(lm: UnifiedLM, run: Run, settings: Settings) -> None:
+    attends = lm.config._attn_implementation
+    if attends not in _ATTENTIONS:
+        raise InputError(
+            f"[model]: attn_implementation = {attends!r} cannot be trained, since it takes no mask "
+            f"of four dimensions; use one of {', '.join(_ATTENTIONS)}"
+        )
+    if run.writes and run.training.packing and not hidden_states.keeps_samples_apart(lm.decoder):
+        raise InputError(
+            f"[training]: {type(lm.causal).__name__} lets samples of a packed row see each other; "
+            "use packing = false"
+        )
+    if run.embeds and not settings.embeds_causally:
+        require_views(lm)
+    if run.writes and run.data.rag:
+        _require_blocks(lm, run, settings)
+
+
+def _require_blocks(lm: UnifiedLM, run: Run, settings: Settings) -> None:
+    """Refuse RAG rows that a model could not be served with.
+
+    Raises:
+        InputError: saying what stands against it.
+    """
+    name = type(lm.causal).__name__
+    if lm.rope() is None:
+        raise InputError(f"[[data.rag]]: the keys of {name} cannot be moved, so it has no blocks")
+    if settings.embeds_causally and "bidirectional" in run.rag.blocks:
+        raise InputError(
+            f"[rag]: a model with attn = {settings.attn!r} makes causal blocks only; use blocks = "
+            "['causal']"
+        )
+
+
+def _bf16(run: Run, device: torch.device) -> bool:
+    if run.training.bf16 is not None:
+        return run.training.bf16
+    return runtime.choose_dtype(device).dtype == torch.bfloat16
+
+
+def _loaded(
+    source: str, *, said: Model, device: torch.device, final: torch.device, bf16: bool,
+    adapter: str | None = None, merging: bool = True,
+) -> Loaded:  # fmt: skip
+    """Weights to train in float32 (master weights); those that stay as they are in bfloat16."""
+    options: dict[str, Any] = {}
+    if said.attn_implementation is not None:
+        packed.register_both()
+        options["attn_implementation"] = said.attn_implementation
+    if said.qlora:
+        if final.type == "cpu":
+            raise InputError(
+                "[model]: qlora = true needs a GPU: its 4-bit kernels for CPUs have "
+                "no gradient; use lora = true"
+            )
+        options["quantization_config"] = _four_bits()
+        options["device_map"] = {"": device}
+    dtype = torch.bfloat16 if said.adapted and bf16 else torch.float32
+    return load(
+        source,
+        mode="unified",
+        device=device,
+        dtype=dtype,
+        adapter=adapter,
+        options=options,
+        merging=merging,
+    )
+
+
+def _four_bits() -> Any:
+    try:
+        import bitsandbytes  # noqa: F401
+        from transformers import BitsAndBytesConfig
+    except ImportError:
+        raise MissingExtraError(
+            f"qlora = true needs bitsandbytes: {install_hint('gpu')}, or use lora = true"
+        ) from None
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )  # fmt: skip
+
+
+def _settings(run: Run, loaded: Loaded) -> Settings:
+    """How it will embed and chat: as the run says, else its adapter, else its base."""
+    said, found = run.model, loaded.settings
+    found = found.but(**_changes(said), trained_to_embed=run.embeds or found.trained_to_embed)
+    if found.template == "gritlm":  # plain transformers shall chat in the format that is trained
+        loaded.tokenizer.chat_template = our_template(loaded.tokenizer)
+    return found.but(template=template_for(loaded.tokenizer, found.template))
+
+
+def _changes(said: Model) -> dict[str, Any]:
+    names = ("attn", "pooling_method", "normalized", "projection", "embed_eos", "template",
+             "query_instruction")  # fmt: skip
+    return {name: getattr(said, name) for name in names}
+
+
+def _frozen(model: Any) -> Any:
+    return copy.deepcopy(model).requires_grad_(False).eval()
+
+
+def _freeze(trainee: Trainee, names: tuple[str, ...]) -> None:
+    """Freeze parameters by a part of their name.
+
+    Raises:
+        InputError: for a part that is in no parameter's name.
+    """
+    if not trainee.adapted:
+        trainee.model.requires_grad_(True)  # merging an adapter leaves weights frozen
+    for part in names:
+        found = [p for name, p in trainee.named_parameters() if part in name]
+        if not found:
+            raise InputError(f"[model]: freeze = {part!r} is in no parameter's name")
+        for parameter in found:
+            parameter.requires_grad_(False)
+
+
+def _freeze_head(trainee: Trainee) -> tuple[str, ...]:
+    """Freeze an LM head that no objective reads; the names of its adapter's parameters."""
+    head = trainee.causal.get_output_embeddings()
+    shared = set(trainee.decoder.parameters())  # tied weights
+    alone = {p for p in head.parameters() if p not in shared and p.requires_grad}
+    for parameter in alone:
+        parameter.requires_grad_(False)
+    if not trainee.adapted:
+        return ()
+    return tuple(name for name, p in trainee.named_parameters() if p in alone)
+
+
+def _require_trained(trainee: Trainee, run: Run) -> None:
+    """Refuse a run that trains nothing, or an objective that trains nothing.
+
+    Raises:
+        InputError: naming the objective and the trained parameters.
+    """
+    if not any(p.requires_grad for p in trainee.parameters()):
+        raise InputError(f"[model]: freeze leaves nothing to train in mode = {run.training.mode!r}")
+    if run.embeds and run.writes:
+        head, projection = trainee.causal.get_output_embeddings(), trainee.projection
+        _require_read(trainee, projection, "embedding", "generative")
+        _require_read(trainee, head, "generative", "embedding")
+
+
+def _require_read(trainee: Trainee, own: nn.Module | None, objective: str, other: str) -> None:
+    """Refuse an objective without a trained parameter in the decoder or in its own module."""
+    modules = [trainee.decoder] if own is None else [trainee.decoder, own]
+    if not any(p.requires_grad for module in modules for p in module.parameters()):
+        trained = next(name for name, p in trainee.named_parameters() if p.requires_grad)
+        raise InputError(
+            f"[training]: mode = 'unified', but the {objective} objective reads no trained "
+            f"parameter (only such as {trained} are trained); use mode = {other!r}, or train more"
+        )
+
+
+def _save_memory(trainee: Trainee, run: Run) -> None:
+    """Layers computed again in the backward pass, and kernels that need less memory, if wanted."""
+    if run.training.gradient_checkpointing:
+        # transformers before 5.18 or so knows it by its older name only.
+        newer = getattr(trainee.causal, "activation_checkpointing_enable", None)
+        (newer or trainee.causal.gradient_checkpointing_enable)({"use_reentrant": False})
+    if run.training.use_liger:
+        try:
+            from liger_kernel.transformers import _apply_liger_kernel_to_instance
+        except ImportError:
+            raise MissingExtraError(
+                f"use_liger = true needs liger-kernel: {install_hint('gpu')}"
+            ) from None
+        _apply_liger_kernel_to_instance(model=trainee.causal)

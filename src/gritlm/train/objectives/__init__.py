@@ -1,0 +1,1 @@
+"""Objectives of a step: contrastive and generative losses, distillation, held-out losses."""

@@ -1,0 +1,1 @@
+"""A run: processes, optimizer, checkpoints, metrics, signals."""

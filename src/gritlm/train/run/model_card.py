@@ -1,0 +1,87 @@
+"""The model card of a run: data, settings, how it went."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from gritlm import __version__
+from gritlm.lm.hub.default_model import BASE, DEFAULT
+from gritlm.lm.hub.weight_sources import HUB
+from gritlm.train.config import Run
+from gritlm.train.data.sources import Rows
+from gritlm.train.run import metrics_log
+
+_OURS = (None, DEFAULT, BASE)
+_LATEST = ("loss_emb", "loss_gen")
+
+
+def write(
+    target: Path, run: Run, *, folder: Path, sources: Mapping[str, Sequence[Rows]],
+    steps: int, metrics: Mapping[str, float], skipped: int,
+) -> None:  # fmt: skip
+    """``README.md`` beside the weights, with the front matter that model hubs read.
+
+    Args:
+        target: where it is written.
+        folder: of the run, with its journal.
+        sources: of each stream.
+        metrics: what was measured at the end.
+        skipped: rows that truncation left nothing to train of.
+    """
+    tags = ["gritlm", *(["sentence-similarity", "feature-extraction"] if run.embeds else [])]
+    ours = run.model.base in _OURS
+    base = HUB if ours else run.model.base  # the default model, wherever it lies here
+    start = f"the default model (`{HUB}`)" if ours and run.model.base != BASE else f"`{base}`"
+    lines = [
+        "---", f"base_model: {base}", "library_name: gritlm",
+        f"pipeline_tag: {'text-generation' if run.writes else 'sentence-similarity'}",
+        "tags:", *(f"- {tag}" for tag in tags), "---", "",
+        f"# {folder.resolve().name}", "",
+        f"Trained with gritlm {__version__} from {start}: mode `{run.training.mode}`, {steps} "
+        "steps.",
+        "", "```python", "from gritlm import GritLM", "", f'model = GritLM("{folder.name}")', "```",
+        "", "## Data", "",
+        "| stream | source | rows | weight | duplicates left out | unusable rows skipped |",
+        "| --- | --- | --- | --- | --- | --- |",
+        *(
+            f"| {stream} | {rows.title} | {len(rows)} | {rows.weight:g} | {rows.duplicates} "
+            f"| {rows.skipped.count} |"
+            for stream, many in sources.items() for rows in many
+        ),
+        "", *([f"{skipped} rows were skipped: cut to length, nothing was left to train.", ""]
+              if skipped else []),
+        "## Measured", "", *_measured(folder, metrics), "",
+        f"![losses over steps]({metrics_log.PLOT})", "",
+        "## Settings", "", *_settings(asdict(run)), "",
+    ]  # fmt: skip
+    (target / "README.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def _measured(folder: Path, metrics: Mapping[str, float]) -> list[str]:
+    entries = [e for e in metrics_log.read(folder) if any(name in e for name in _LATEST)]
+    rows = []
+    for name in _LATEST:
+        values = [entry[name] for entry in entries if name in entry]
+        if values:
+            tail = values[-max(1, len(values) // 10) :]
+            rows.append(f"| {name} | {values[0]:.4f} | {sum(tail) / len(tail):.4f} |")
+    table = ["| loss | first step | mean of the last tenth |", "| --- | --- | --- |", *rows]
+    return [*table, "", *(f"- {name}: {value:.4f}" for name, value in sorted(metrics.items()))]
+
+
+def _settings(table: Mapping[str, Any]) -> list[str]:
+    lines = ["| setting | value |", "| --- | --- |"]
+    for section, values in table.items():
+        for key, value in values.items():
+            if value not in (None, (), []):
+                lines.append(f"| {section}.{key} | {_short(value)} |")
+    return lines
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, tuple | list) and value and isinstance(value[0], dict):
+        return ", ".join(f"`{each.get('path')}`" for each in value)
+    return f"`{value}`"
