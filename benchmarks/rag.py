@@ -27,7 +27,7 @@ from gritlm import GritLM
 from gritlm.prompts import gritlm_instruction
 from gritlm.rag.answer import Answer, Writing
 from gritlm.rag.engine import RagEngine
-from gritlm.rag.ingest.ingest import Cutting
+from gritlm.rag.ingest.ingest import ChunkingOptions
 
 MODES = ("none", "query", "doc", "doc-query", "query-doc")
 WARMUPS = 5
@@ -115,7 +115,9 @@ def measured(
 def fill(model: GritLM, place: Path, size: int, documents: int, storage: str) -> None:
     """A store of documents of exactly ``size / documents`` tokens each, and other passages."""
     each = size // documents
-    with RagEngine.open(place, model, cutting=Cutting(max_tokens=each), storage=storage) as engine:
+    with RagEngine.open(
+        place, model, cutting=ChunkingOptions(max_tokens=each), storage=storage
+    ) as engine:
         long = [
             {"id": f"long-{n}", "text": words(model, each - header(model), skip=n * each),
              "metadata": {"asked": True}}

@@ -31,7 +31,7 @@ from gritlm.rag import workspace
 from gritlm.rag.engine import RagEngine
 from gritlm.rag.identity import maker_of
 from gritlm.rag.index.index import Index
-from gritlm.rag.ingest.ingest import Cutting
+from gritlm.rag.ingest.ingest import ChunkingOptions
 
 TOP_K = 10
 
@@ -54,7 +54,7 @@ def main() -> None:
     with (
         tempfile.TemporaryDirectory() as place,
         RagEngine.open(
-            Path(place) / "store", model, cutting=Cutting(chosen.max_tokens),
+            Path(place) / "store", model, cutting=ChunkingOptions(chosen.max_tokens),
             storage=chosen.storage, disk_bytes=int(chosen.disk_gb * 1e9),
         ) as engine,
     ):  # fmt: skip

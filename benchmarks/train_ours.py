@@ -13,7 +13,14 @@ from typing import Any
 import torch
 from common import mixed_texts, passages_with_titles
 
-from gritlm.train.config import Data, Loss, Model, Run, Source, Training
+from gritlm.train.config import (
+    DataConfig,
+    LossConfig,
+    ModelConfig,
+    SourceConfig,
+    TrainConfig,
+    TrainingConfig,
+)
 from gritlm.train.data.loader import Batch
 from gritlm.train.trainer import Trainer
 
@@ -67,19 +74,19 @@ def trainer(
         bf16: None: where the hardware has it.
     """
     folder.mkdir(parents=True)
-    run = Run(
-        Training(
+    run = TrainConfig(
+        TrainingConfig(
             str(folder / "out"), mode="unified" if chats else "embedding", max_steps=1,
             per_device_train_batch_size=len(pairs), per_device_generative_bs=max(1, len(chats)),
             token_budget=budget, bf16=bf16,
         ),
-        Data(
+        DataConfig(
             embedding=(_source(folder / "pairs.jsonl", pairs),),
             generative=(_source(folder / "chats.jsonl", chats),) if chats else (),
             query_max_len=length, passage_max_len=length, generative_max_len=row,
         ),
-        Model(base=model),
-        Loss(temperature=TEMPERATURE),
+        ModelConfig(base=model),
+        LossConfig(temperature=TEMPERATURE),
     )  # fmt: skip
     made = Trainer(run, progress=False)
     made.journal.close()
@@ -109,6 +116,6 @@ def sizes(trainer: Trainer) -> tuple[int, int]:
     )
 
 
-def _source(path: Path, rows: Sequence[Row]) -> Source:
+def _source(path: Path, rows: Sequence[Row]) -> SourceConfig:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return Source(str(path))
+    return SourceConfig(str(path))

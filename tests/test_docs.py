@@ -21,13 +21,13 @@ TRAINING = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
 
 # Where each dataclass is told about.
 SECTIONS = {
-    settings.Model: "[model]",
-    settings.Data: "[data]",
-    settings.Source: "[[data.embedding]]",
-    settings.Rag: "[rag]",
-    settings.Loss: "[loss]",
-    settings.Evaluation: "[evaluation]",
-    settings.Training: "[training]",
+    settings.ModelConfig: "[model]",
+    settings.DataConfig: "[data]",
+    settings.SourceConfig: "[[data.embedding]]",
+    settings.RagConfig: "[rag]",
+    settings.LossConfig: "[loss]",
+    settings.EvaluationConfig: "[evaluation]",
+    settings.TrainingConfig: "[training]",
 }
 ROWS = {"embedding": "Embedding rows", "generative": "Generative rows", "rag": "RAG rows"}
 
@@ -53,8 +53,8 @@ def told(text: str) -> Any:
 
 def test_every_dataclass_of_the_settings_has_its_section():
     made = {value for value in vars(settings).values() if hasattr(value, "__dataclass_fields__")}
-    assert made == {*SECTIONS, settings.Run}
-    assert {f"[{field.name}]" for field in fields(settings.Run)} <= {*SECTIONS.values()}
+    assert made == {*SECTIONS, settings.TrainConfig}
+    assert {f"[{field.name}]" for field in fields(settings.TrainConfig)} <= {*SECTIONS.values()}
 
 
 @pytest.mark.parametrize("kind", SECTIONS, ids=lambda kind: kind.__name__)
@@ -67,13 +67,13 @@ def test_every_setting_is_told_with_its_default(kind):
 def test_the_rows_that_are_shown_can_be_read(kind):
     (block,) = blocks("jsonl", section(ROWS[kind]))
     for line in block.splitlines():
-        assert parse(json.loads(line), kind, place="docs", source=settings.Source("docs"))
+        assert parse(json.loads(line), kind, place="docs", source=settings.SourceConfig("docs"))
 
 
 def test_the_run_file_that_is_shown_can_be_read(tmp_path):
     (block,) = blocks("toml")
     (tmp_path / "run.toml").write_text(block, encoding="utf-8")
-    assert config.read(tmp_path / "run.toml", settings.Run).model.lora
+    assert config.read(tmp_path / "run.toml", settings.TrainConfig).model.lora
 
 
 def test_the_python_that_is_shown_runs(tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ from pathlib import Path
 from texts import number
 
 from gritlm import GritLM
-from gritlm.evaluation.rag.decode import Reading, replies
+from gritlm.evaluation.rag.decode import PromptToRead, replies
 
 ROWS = 16  # written at once
 LONGEST = 160  # tokens of a prompt, template included
@@ -62,7 +62,7 @@ def answers(
     for start in range(0, len(asked), ROWS):
         batch = asked[start : start + ROWS]
         written = replies(
-            model.lm, [Reading(ids) for ids, _ in batch], end_ids=model.end_ids,
+            model.lm, [PromptToRead(ids) for ids, _ in batch], end_ids=model.end_ids,
             max_new_tokens=max_new_tokens,
         )  # fmt: skip
         for (_, prompt), reply in zip(batch, written, strict=True):

@@ -28,7 +28,7 @@ from transformers import AutoModelForCausalLM
 
 from gritlm.errors import GritLMError, InputError
 from gritlm.lm.hub import default_model, lora, merge
-from gritlm.lm.hub.model_config import FILE, Settings, read_settings
+from gritlm.lm.hub.model_config import FILE, ModelSettings, read_settings
 from gritlm.lm.hub.quiet import quiet
 from gritlm.lm.hub.weight_sources import HUB
 
@@ -114,7 +114,7 @@ def _about(run: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _settings(run: Path) -> Settings:
+def _settings(run: Path) -> ModelSettings:
     settings = read_settings(run)
     if not (run / FILE).is_file() or not settings.trained_to_embed:
         raise InputError(f"{run / FILE}: expected settings with trained_to_embed true")

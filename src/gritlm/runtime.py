@@ -27,7 +27,7 @@ _TEMPORARY = ".tmp"
 
 
 @dataclass(frozen=True)
-class Choice:
+class DeviceChoice:
     """A number format and why it was chosen."""
 
     dtype: torch.dtype
@@ -96,7 +96,7 @@ def _best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def choose_dtype(device: torch.device) -> Choice:
+def choose_dtype(device: torch.device) -> DeviceChoice:
     """bfloat16 where the hardware multiplies it natively, else float32 (float16 on MPS).
 
     Emulated bfloat16 on a CPU is slower than float32, so it is never chosen there.
@@ -105,13 +105,15 @@ def choose_dtype(device: torch.device) -> Choice:
 
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
-            return Choice(torch.bfloat16, "this GPU multiplies bfloat16 natively")
-        return Choice(torch.float16, "this GPU has no native bfloat16")
+            return DeviceChoice(torch.bfloat16, "this GPU multiplies bfloat16 natively")
+        return DeviceChoice(torch.float16, "this GPU has no native bfloat16")
     if device.type == "mps":
-        return Choice(torch.float16, "the precision MPS is fastest in")
+        return DeviceChoice(torch.float16, "the precision MPS is fastest in")
     if cpu_has_bfloat16():
-        return Choice(torch.bfloat16, "this CPU multiplies bfloat16 natively (avx512_bf16 or amx)")
-    return Choice(torch.float32, "this CPU has no native bfloat16")
+        return DeviceChoice(
+            torch.bfloat16, "this CPU multiplies bfloat16 natively (avx512_bf16 or amx)"
+        )
+    return DeviceChoice(torch.float32, "this CPU has no native bfloat16")
 
 
 def cpu_has_bfloat16() -> bool:

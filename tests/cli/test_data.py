@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from gritlm.cli.commands.data import LengthOptions, _marked
-from gritlm.train.config import Data
-from gritlm.train.data.inspect import Piece
+from gritlm.train.config import DataConfig
+from gritlm.train.data.inspect import LabelledSpan
 
 PAIR = {"query": ["Find it", "Where is the [red] ball?"], "pos": ["Here."], "neg": ["There."]}
 CHAT = {"text": ["Who reads?", "A model."]}
@@ -78,7 +78,11 @@ def test_trained_text_is_marked(check):
 
 
 def test_where_there_are_colours_there_are_no_brackets():
-    pieces = [Piece("a", "header"), Piece("b", "pooled"), Piece("c", "trained")]
+    pieces = [
+        LabelledSpan("a", "header"),
+        LabelledSpan("b", "pooled"),
+        LabelledSpan("c", "trained"),
+    ]
     text = _marked(pieces, coloured=True)
     assert text.plain == "abc"
     assert len({str(span.style) for span in text.spans}) == 3
@@ -141,7 +145,7 @@ def test_an_unknown_command_of_the_group_names_the_right_one(error_of):
 
 
 def test_the_options_have_the_defaults_of_a_run():
-    defaults = asdict(Data())
+    defaults = asdict(DataConfig())
     assert asdict(LengthOptions()) == {name: defaults[name] for name in asdict(LengthOptions())}
 
 

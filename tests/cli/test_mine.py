@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from gritlm.cli.commands.mine import MiningOptions
-from gritlm.train.data.examples import EmbeddingRow, Text
+from gritlm.train.data.examples import EmbeddingExample, InstructedText
 from gritlm.train.mining.mine import mine_rows
-from gritlm.train.mining.negatives import Mining
+from gritlm.train.mining.negatives import MiningConfig
 
 ROWS = [
     {"query": "Where is the ball?", "pos": ["Ann has a red ball."]},
@@ -37,13 +37,19 @@ def test_the_rows_come_out_with_the_negatives_of_the_library(run_model, lm, rows
     assert result.exit_code == 0
     assert result.stdout == ""
     asked = [
-        EmbeddingRow(Text("Where is the ball?"), (Text("Ann has a red ball."),)),
-        EmbeddingRow(
-            Text("Who sleeps?", "Find it"), (Text("Cats sleep."),), (Text("Bob has a car."),)
+        EmbeddingExample(
+            InstructedText("Where is the ball?"), (InstructedText("Ann has a red ball."),)
         ),
-        EmbeddingRow(Text("When does water boil?"), (Text("At 100 degrees."),)),
+        EmbeddingExample(
+            InstructedText("Who sleeps?", "Find it"),
+            (InstructedText("Cats sleep."),),
+            (InstructedText("Bob has a car."),),
+        ),
+        EmbeddingExample(
+            InstructedText("When does water boil?"), (InstructedText("At 100 degrees."),)
+        ),
     ]
-    expected = list(mine_rows(lm, asked, Mining(num_negatives=2)))
+    expected = list(mine_rows(lm, asked, MiningConfig(num_negatives=2)))
     assert [json.loads(line) for line in out.read_text().splitlines()] == expected
 
 
@@ -126,8 +132,8 @@ def test_what_cannot_be_done_is_refused_before_the_model_is_loaded(error_of, row
 
 
 def test_the_options_have_the_defaults_of_the_library():
-    assert MiningOptions().settings() == Mining()
-    assert asdict(MiningOptions()).keys() == asdict(Mining()).keys()
+    assert MiningOptions().settings() == MiningConfig()
+    assert asdict(MiningOptions()).keys() == asdict(MiningConfig()).keys()
 
 
 def test_a_broken_row_is_skipped_on_demand(run_model, rows: Path):

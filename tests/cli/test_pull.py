@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gritlm.lm.hub import default_model
-from gritlm.lm.hub.model_config import Settings
+from gritlm.lm.hub.model_config import ModelSettings
 
 
 @pytest.fixture
@@ -22,10 +22,10 @@ def cached(
     monkeypatch.setenv("GRITLM_CACHE", str(tmp_path / "cache"))
     folder = default_model.folder()
     shutil.copytree(model_folder, folder)
-    Settings(template="tokenizer", trained_to_embed=False).save(folder)
+    ModelSettings(template="tokenizer", trained_to_embed=False).save(folder)
     (folder / default_model.SOURCE_FILE).write_text(json.dumps({"source": "wheel"}))
     adapter = make_adapter(model_folder, tmp_path / "adapter")
-    Settings(template="gritlm").save(adapter)
+    ModelSettings(template="gritlm").save(adapter)
     monkeypatch.setattr(default_model, "ADAPTER", adapter)
     return folder
 

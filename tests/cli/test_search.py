@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gritlm import gritlm_instruction
-from gritlm.cli.commands.search import Hit, _print_table
+from gritlm.cli.commands.search import RankedText, _print_table
 
 TEXTS = ["Snow keeps\tthe seed warm.", "A lighthouse warns ships.", "Bread rises.", "Bread rises."]
 QUERY = "Why does bread rise?"
@@ -120,7 +120,7 @@ def test_a_missing_file_of_vectors_is_refused(error_of, notes: Path):
 
 
 def test_the_table_shows_brackets_as_they_are(capsys: pytest.CaptureFixture[str]):
-    _print_table([Hit(1, 0.5, "[red]", "see [/bold] and [1]")])
+    _print_table([RankedText(1, 0.5, "[red]", "see [/bold] and [1]")])
     shown = capsys.readouterr().out
     assert "see [/bold] and [1]" in shown
     assert "[red]" in shown

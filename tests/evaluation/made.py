@@ -9,10 +9,10 @@ from typing import Any
 
 import peft
 
-from gritlm.evaluation.kinds import How, Measure
-from gritlm.evaluation.models import Subject
+from gritlm.evaluation.kinds import Measure, MeasureOptions
+from gritlm.evaluation.models import EvaluatedModel
 from gritlm.evaluation.results import Half, TaskResult
-from gritlm.evaluation.tasks.discovery import Chosen
+from gritlm.evaluation.tasks.discovery import ChosenTask
 from gritlm.evaluation.tasks.task import Task
 from tests import tiny
 
@@ -79,15 +79,15 @@ def data(folder: Path) -> Path:
     return folder
 
 
-def chosen(name: str, half: Half = "embedding") -> Chosen:
+def chosen(name: str, half: Half = "embedding") -> ChosenTask:
     """A task of a hub."""
-    return Chosen(name, half, name)
+    return ChosenTask(name, half, name)
 
 
-def subject(name: str = "ours", *, encoder: bool = False) -> Subject:
+def subject(name: str = "ours", *, encoder: bool = False) -> EvaluatedModel:
     """A model that no fake measure looks at."""
     kind = "sentence-transformers" if encoder else "GritLM"
-    return Subject(name, kind, Path(name), None, f"digest-of-{name}")
+    return EvaluatedModel(name, kind, Path(name), None, f"digest-of-{name}")
 
 
 def result(task: str, *, half: Half = "embedding", **changes: Any) -> TaskResult:
@@ -103,12 +103,12 @@ class Counting:
     """Halves that answer at once, and know what they were asked."""
 
     def __init__(self, **raises: BaseException) -> None:
-        self.asked: list[tuple[Half, str, How]] = []
+        self.asked: list[tuple[Half, str, MeasureOptions]] = []
         self._raises = raises
 
     def measures(self) -> Mapping[Half, Measure]:
         def of(half: Half) -> Measure:
-            def measure(model: Any, task: Task | str, how: How) -> list[TaskResult]:
+            def measure(model: Any, task: Task | str, how: MeasureOptions) -> list[TaskResult]:
                 name = task if isinstance(task, str) else task.name
                 self.asked.append((half, name, how))
                 if name in self._raises:

@@ -15,7 +15,7 @@ from gritlm.evaluation.generation import row_files as generation_rows
 from gritlm.evaluation.models import find_all
 from gritlm.evaluation.rag import questions as rag_rows
 from gritlm.evaluation.report import view, write
-from gritlm.evaluation.runner import Options
+from gritlm.evaluation.runner import RunnerOptions
 from gritlm.evaluation.tasks import discovery, suites
 from gritlm.evaluation.tasks.bad_rows import LISTED, BadRowError, BadRows
 from tests.evaluation import made
@@ -154,13 +154,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def evaluate(folder: Path, data: Path, kept: cache.Cache, **options: object):
+def evaluate(folder: Path, data: Path, kept: cache.ResultCache, **options: object):
     plan = suites.plan("quick", data=data)
-    return run.evaluate(find_all([str(folder)]), plan, cache=kept, options=Options(**options))
+    return run.evaluate(find_all([str(folder)]), plan, cache=kept, options=RunnerOptions(**options))
 
 
 def test_every_report_names_the_rows_that_a_figure_leaves_out(folder, data, tmp_path: Path):
-    kept = cache.Cache(tmp_path / "cache")
+    kept = cache.ResultCache(tmp_path / "cache")
     report = evaluate(folder, data, kept)
     (model,) = report.models
     assert model.skipped == ()
@@ -183,7 +183,7 @@ def test_every_report_names_the_rows_that_a_figure_leaves_out(folder, data, tmp_
 
 
 def test_without_skipping_the_first_bad_row_ends_the_run(folder, data, tmp_path: Path):
-    kept = cache.Cache(tmp_path / "cache")
+    kept = cache.ResultCache(tmp_path / "cache")
     evaluate(folder, data, kept)
     with pytest.raises(BadRowError, match=r"pairs/test\.jsonl:7: column 'sentence1' is ' '"):
         evaluate(folder, data, kept, skip_bad=False)  # what is known leaves rows out

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from gritlm.evaluation import fingerprints
-from gritlm.evaluation.cache import Cache, Key
+from gritlm.evaluation.cache import CacheKey, ResultCache
 from gritlm.evaluation.embedding import instructions
 from gritlm.evaluation.tasks import discovery
 from tests.evaluation import made
 
-KEY = Key("weights", "task", "float32", None, "cpu", "0.1.0-mteb-2.26")
+KEY = CacheKey("weights", "task", "float32", None, "cpu", "0.1.0-mteb-2.26")
 RESULTS = [
     made.result("a"),
     made.result("b", items=None, pairs=((0.5, 1.0), (0.25, 4.0)), details={}),
@@ -22,11 +22,11 @@ RESULTS = [
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> Cache:
-    return Cache(tmp_path / "cache")
+def cache(tmp_path: Path) -> ResultCache:
+    return ResultCache(tmp_path / "cache")
 
 
-def test_what_is_kept_comes_back_as_it_was(cache: Cache):
+def test_what_is_kept_comes_back_as_it_was(cache: ResultCache):
     assert cache.find(KEY) is None
     cache.keep(KEY, RESULTS)
     assert cache.find(KEY) == RESULTS
@@ -36,7 +36,7 @@ def test_what_is_kept_comes_back_as_it_was(cache: Cache):
     "change", [{"weights": "w"}, {"task": "t"}, {"dtype": "bfloat16"}, {"limit": 5},
                {"device": "cuda"}, {"versions": "0.2.0"}]
 )  # fmt: skip
-def test_another_key_finds_nothing(cache: Cache, change):
+def test_another_key_finds_nothing(cache: ResultCache, change):
     cache.keep(KEY, RESULTS)
     assert cache.find(replace(KEY, **change)) is None
 
@@ -44,7 +44,7 @@ def test_another_key_finds_nothing(cache: Cache, change):
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", '{"results": [{"task": "a"}]}', '{"results": [1]}']
 )
-def test_a_damaged_file_is_as_none_and_said_so(cache: Cache, caplog, text):
+def test_a_damaged_file_is_as_none_and_said_so(cache: ResultCache, caplog, text):
     cache.keep(KEY, RESULTS)
     (file,) = Path(cache.folder or "").rglob("*.json")
     file.write_text(text)
@@ -56,13 +56,13 @@ def test_a_damaged_file_is_as_none_and_said_so(cache: Cache, caplog, text):
 
 
 def test_without_a_folder_nothing_is_kept(tmp_path: Path):
-    cache = Cache(None)
+    cache = ResultCache(None)
     cache.keep(KEY, RESULTS)
     assert cache.find(KEY) is None
     assert cache.requests(KEY) is None
 
 
-def test_single_answers_are_kept_by_model_and_machinery(cache: Cache):
+def test_single_answers_are_kept_by_model_and_machinery(cache: ResultCache):
     file = cache.requests(KEY)
     assert cache.requests(replace(KEY, task="another", limit=3)) == file
     for change in ({"weights": "w"}, {"device": "cuda"}, {"versions": "0.2.0"}):

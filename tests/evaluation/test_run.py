@@ -13,15 +13,15 @@ import torch
 
 from gritlm.errors import InputError, MissingExtraError, ModelError
 from gritlm.evaluation import kinds, loading
-from gritlm.evaluation.cache import Cache
+from gritlm.evaluation.cache import ResultCache
 from gritlm.evaluation.evaluate import INTERRUPTED, Step, evaluate
 from gritlm.evaluation.outcome import Report
-from gritlm.evaluation.runner import Options
-from gritlm.evaluation.tasks.suites import Plan
+from gritlm.evaluation.runner import RunnerOptions
+from gritlm.evaluation.tasks.suites import SuitePlan
 from tests.evaluation import made
 
 TASKS = (made.chosen("sts"), made.chosen("search"), made.chosen("mmlu", "generation"))
-PLAN = Plan("tasks", TASKS, limit=7)
+PLAN = SuitePlan("tasks", TASKS, limit=7)
 
 
 class Models:
@@ -39,7 +39,9 @@ class Models:
         self.loaded.append(subject.name)
         self.held += 1
         self.most = max(self.most, self.held)
-        yield loading.Ready(SimpleNamespace(mode=self.mode), "as it is" * (self.mode != "unified"))
+        yield loading.ReadyModel(
+            SimpleNamespace(mode=self.mode), "as it is" * (self.mode != "unified")
+        )
         self.held -= 1
 
 
@@ -51,11 +53,11 @@ def models(monkeypatch: pytest.MonkeyPatch) -> Models:
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> Cache:
-    return Cache(tmp_path / "cache")
+def cache(tmp_path: Path) -> ResultCache:
+    return ResultCache(tmp_path / "cache")
 
 
-def run(cache: Cache, counting: made.Counting, *names: str, **more: Any) -> Report:
+def run(cache: ResultCache, counting: made.Counting, *names: str, **more: Any) -> Report:
     subjects_ = [made.subject(name) for name in names or ("ours",)]
     return evaluate(subjects_, PLAN, cache=cache, measures=counting.measures(), **more)
 
@@ -64,7 +66,9 @@ def scored(report: Report, model: int = 0) -> list[str]:
     return [result.task for result in report.models[model].results]
 
 
-def test_every_task_is_measured_on_every_model_one_model_at_a_time(models: Models, cache: Cache):
+def test_every_task_is_measured_on_every_model_one_model_at_a_time(
+    models: Models, cache: ResultCache
+):
     counting = made.Counting()
     report = run(cache, counting, "ours", "theirs")
     assert scored(report, 0) == scored(report, 1) == ["sts", "search", "mmlu"]
@@ -75,7 +79,7 @@ def test_every_task_is_measured_on_every_model_one_model_at_a_time(models: Model
     assert not report.is_empty
 
 
-def test_a_rerun_measures_nothing_and_loads_nothing(models: Models, cache: Cache):
+def test_a_rerun_measures_nothing_and_loads_nothing(models: Models, cache: ResultCache):
     first = run(cache, made.Counting())
     again = made.Counting()
     second = run(cache, again)
@@ -87,14 +91,16 @@ def test_a_rerun_measures_nothing_and_loads_nothing(models: Models, cache: Cache
     )  # fmt: skip
 
 
-def test_a_rerun_measures_only_what_is_missing(models: Models, cache: Cache):
+def test_a_rerun_measures_only_what_is_missing(models: Models, cache: ResultCache):
     run(cache, made.Counting(search=ConnectionError("no network")))
     again = made.Counting()
     assert scored(run(cache, again)) == ["sts", "search", "mmlu"]
     assert again.names == ["search"]
 
 
-def test_a_task_that_cannot_be_measured_is_skipped_with_the_reason(models: Models, cache: Cache):
+def test_a_task_that_cannot_be_measured_is_skipped_with_the_reason(
+    models: Models, cache: ResultCache
+):
     counting = made.Counting(
         sts=InputError("data/test.jsonl:3: no score"), mmlu=ConnectionError("no network")
     )
@@ -105,14 +111,14 @@ def test_a_task_that_cannot_be_measured_is_skipped_with_the_reason(models: Model
     ]  # fmt: skip
 
 
-def test_nothing_measured_is_an_empty_report(models: Models, cache: Cache):
+def test_nothing_measured_is_an_empty_report(models: Models, cache: ResultCache):
     errors = {name: OSError("offline") for name in ("sts", "search", "mmlu")}
     report = run(cache, made.Counting(**errors))
     assert report.is_empty
     assert len(report.models[0].skipped) == 3
 
 
-def test_an_interruption_keeps_what_is_done_and_names_the_rest(models: Models, cache: Cache):
+def test_an_interruption_keeps_what_is_done_and_names_the_rest(models: Models, cache: ResultCache):
     report = run(cache, made.Counting(search=KeyboardInterrupt()), "ours", "theirs")
     assert report.stopped
     assert scored(report) == ["sts"]
@@ -125,7 +131,9 @@ def test_an_interruption_keeps_what_is_done_and_names_the_rest(models: Models, c
     assert again.names == ["search", "mmlu"]
 
 
-def test_an_encoder_says_that_it_does_not_write_and_is_measured_otherwise(models, cache: Cache):
+def test_an_encoder_says_that_it_does_not_write_and_is_measured_otherwise(
+    models, cache: ResultCache
+):
     report = evaluate(
         [made.subject("minilm", encoder=True)], PLAN, cache=cache,
         measures=made.Counting().measures(),
@@ -135,7 +143,7 @@ def test_an_encoder_says_that_it_does_not_write_and_is_measured_otherwise(models
     assert (skipped.half, "only embeds" in skipped.reason) == ("generation", True)
 
 
-def test_a_model_that_only_writes_says_so(models: Models, cache: Cache):
+def test_a_model_that_only_writes_says_so(models: Models, cache: ResultCache):
     models.mode = "generative"
     report = run(cache, made.Counting())
     assert scored(report) == ["mmlu"]
@@ -152,19 +160,19 @@ def test_a_model_that_cannot_be_loaded_is_refused_and_what_came_before_is_kept(m
     assert again.asked == []
 
 
-def test_a_missing_library_ends_the_run(models: Models, cache: Cache):
+def test_a_missing_library_ends_the_run(models: Models, cache: ResultCache):
     with pytest.raises(MissingExtraError):
         run(cache, made.Counting(mmlu=MissingExtraError("pip install x")))
 
 
-def test_another_number_format_is_measured_again(models: Models, cache: Cache):
-    run(cache, made.Counting(), options=Options(dtype="float32", device="cpu"))
+def test_another_number_format_is_measured_again(models: Models, cache: ResultCache):
+    run(cache, made.Counting(), options=RunnerOptions(dtype="float32", device="cpu"))
     again = made.Counting()
-    run(cache, again, options=Options(dtype="bfloat16", device="cpu"))
+    run(cache, again, options=RunnerOptions(dtype="bfloat16", device="cpu"))
     assert len(again.asked) == 3
 
 
-def test_whoever_watches_sees_every_task_begin_and_end(models: Models, cache: Cache):
+def test_whoever_watches_sees_every_task_begin_and_end(models: Models, cache: ResultCache):
     seen: list[Step] = []
     run(cache, made.Counting(sts=OSError("x")), watch=seen.append)
     assert [(step.number, step.task) for step in seen if step.done is None] == [
@@ -191,7 +199,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(error: BaseException):
             raise error
         return "done"
 
-    batch = kinds.Batch()
+    batch = kinds.BatchLimits()
     assert batch.halving(measure, default=128) == "done"
     assert tried == [None, 64, 32, 16]
     tried.clear()
@@ -199,25 +207,25 @@ def test_out_of_memory_halves_the_batch_and_goes_on(error: BaseException):
     assert tried == [16]
 
 
-def test_all_tasks_of_a_model_share_what_is_known_of_its_batch(models: Models, cache: Cache):
+def test_all_tasks_of_a_model_share_what_is_known_of_its_batch(models: Models, cache: ResultCache):
     counting = made.Counting()
-    run(cache, counting, "ours", "theirs", options=Options(batch_size=8))
+    run(cache, counting, "ours", "theirs", options=RunnerOptions(batch_size=8))
     batches = [how.batch for *_, how in counting.asked]
     assert {each.size for each in batches} == {8}
     assert len(set(map(id, batches))) == 2
 
 
-def test_a_score_that_is_no_number_is_a_skipped_task(models: Models, cache: Cache):
+def test_a_score_that_is_no_number_is_a_skipped_task(models: Models, cache: ResultCache):
     def measure(model: Any, task: Any, how: Any) -> list[Any]:
         return [made.result("sts", metric="perplexity", score=float("inf"))]
 
-    plan = Plan("tasks", TASKS[:1])
+    plan = SuitePlan("tasks", TASKS[:1])
     report = evaluate([made.subject()], plan, cache=cache, measures={"embedding": measure})
     assert "perplexity is no number (inf)" in report.models[0].skipped[0].reason
     assert not list(Path(cache.folder or "").rglob("*.json"))
 
 
-def test_what_was_known_before_is_told_apart(models: Models, cache: Cache):
+def test_what_was_known_before_is_told_apart(models: Models, cache: ResultCache):
     run(cache, made.Counting(search=ConnectionError("no network")))
     report = run(cache, made.Counting())
     assert (report.models[0].known, report.models[0].computed) == (("sts", "mmlu"), ("search",))
@@ -231,7 +239,7 @@ def test_one_text_that_is_too_much_and_other_errors_are_not_tried_again():
         raise MemoryError
 
     with pytest.raises(MemoryError):
-        kinds.Batch(4).halving(too_much, default=64)
+        kinds.BatchLimits(4).halving(too_much, default=64)
     assert tried == [4, 2, 1]
 
     def broken(batch_size: int | None) -> None:
@@ -240,5 +248,5 @@ def test_one_text_that_is_too_much_and_other_errors_are_not_tried_again():
 
     tried.clear()
     with pytest.raises(RuntimeError, match="shapes"):
-        kinds.Batch(4).halving(broken, default=64)
+        kinds.BatchLimits(4).halving(broken, default=64)
     assert tried == [4]

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from gritlm import GritLM, gritlm_instruction
 from gritlm.errors import ModelError
 from gritlm.lm.hub import default_model, lora, merge
-from gritlm.lm.hub.model_config import Settings, read_settings
+from gritlm.lm.hub.model_config import ModelSettings, read_settings
 from gritlm.lm.hub.weight_sources import HUB
 from tests import tiny
 
@@ -73,7 +73,7 @@ def tiny_default(
 ) -> Path:  # fmt: skip
     """A tiny base and an adapter for it in the place of the real ones; the base's folder."""
     adapter = make_adapter(llama_folder, tmp_path / "adapter")
-    Settings(template="gritlm").save(adapter)
+    ModelSettings(template="gritlm").save(adapter)
     monkeypatch.setattr(default_model, "ensure", lambda report=None: llama_folder)
     monkeypatch.setattr(default_model, "ADAPTER", adapter)
     return llama_folder

@@ -18,7 +18,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 from gritlm import GritLM
 from gritlm.lm.attention import views
 from gritlm.lm.hub import export_tokenizer
-from gritlm.lm.hub.model_config import Settings
+from gritlm.lm.hub.model_config import ModelSettings
 from gritlm.lm.hub.quiet import quiet
 from tests import tiny
 
@@ -77,7 +77,7 @@ def spaced(base: Path) -> Path:
 def base(tmp_path: Path) -> Path:
     """A tiny checkpoint with a query instruction, which cuts texts at 60 tokens."""
     folder = tiny.folder(tmp_path / "base")
-    Settings(query_instruction=QUESTION, max_length=60).save(folder)
+    ModelSettings(query_instruction=QUESTION, max_length=60).save(folder)
     return folder
 
 

@@ -6,17 +6,17 @@ import pytest
 
 from gritlm.errors import InputError
 from gritlm.prompts import RAG_FORMS
-from gritlm.rag.plan import Assembler
+from gritlm.rag.plan import PromptAssembler
 from gritlm.train.data import rag_samples
-from gritlm.train.data.examples import RagRow
+from gritlm.train.data.examples import RagExample
 from tests.rag.conftest import QUESTION
 
 CACHED = [mode for mode in RAG_FORMS if mode != "none"]
 
 
 @pytest.fixture
-def assembler(grit) -> Assembler:
-    return Assembler(grit)
+def assembler(grit) -> PromptAssembler:
+    return PromptAssembler(grit)
 
 
 def whole(plan) -> list[int]:
@@ -27,7 +27,7 @@ def whole(plan) -> list[int]:
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_the_ids_are_those_that_training_reads(assembler, grit, hits, mode, count):
     texts = [hit.passage.embedded for hit in reversed(hits[:count])]
-    row = RagRow(QUESTION, tuple(texts), "red")
+    row = RagExample(QUESTION, tuple(texts), "red")
     trained = rag_samples.sample(
         assembler.tokens, row, mode=mode, kind="bidirectional", documents=texts, max_length=999,
         query_instruction=grit.settings.query_instruction, read_again=0,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gritlm.rag.ingest.skips import Skipped
+from gritlm.rag.ingest.skips import SkippedSource
 from gritlm.rag.ingest.sources import documents
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -24,7 +24,7 @@ def test_each_file_of_the_corpus_has_its_expectation():
 @pytest.mark.parametrize("name", NAMES)
 def test_a_file_gives_exactly_this_text_and_metadata(name: str):
     wanted = json.loads((CORPUS / f"{name}{WANTED}").read_text(encoding="utf-8"))
-    skipped: list[Skipped] = []
+    skipped: list[SkippedSource] = []
     found = list(documents([CORPUS / name], skipped=skipped))
     assert [each.text for each in found] == [each["text"] for each in wanted["documents"]]
     for document, each in zip(found, wanted["documents"], strict=True):

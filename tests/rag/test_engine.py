@@ -21,16 +21,16 @@ from gritlm.rag.cost import CostModel
 from gritlm.rag.engine import RagEngine
 from gritlm.rag.identity import maker_of
 from gritlm.rag.index.index import Index
-from gritlm.rag.ingest.ingest import Added, Cutting
+from gritlm.rag.ingest.ingest import AddResult, ChunkingOptions
 from gritlm.rag.kvstore import segments
 from gritlm.rag.kvstore.errors import StoreFullError
-from gritlm.rag.kvstore.lmdb.lmdb_index import Catalogue
+from gritlm.rag.kvstore.lmdb.lmdb_index import LmdbIndex
 from gritlm.rag.kvstore.store import KVStore
-from gritlm.rag.plan import Assembler
+from gritlm.rag.plan import PromptAssembler
 from gritlm.rag.rerank import Reranker
 from gritlm.rag.retrieve import Search
 from gritlm.rag.reuse.recompute import Recompute
-from gritlm.rag.reuse.reuse_check import Parity, block_masked_logits
+from gritlm.rag.reuse.reuse_check import ReuseCheck, block_masked_logits
 from gritlm.rag.trace import Trace
 from tests import tiny
 from tests.rag.conftest import QUESTION, TEXTS
@@ -51,7 +51,7 @@ def engine(grit, tmp_path_factory):
 
 def exact(engine: RagEngine, mode, kind, hits) -> torch.Tensor:
     """Logits of one pass over the whole prompt, its parts kept apart by a mask."""
-    assembler = Assembler(engine.model)
+    assembler = PromptAssembler(engine.model)
     plan = assembler.plan(mode, QUESTION, hits, max_new_tokens=8)
     return block_masked_logits(
         engine.model.lm, [part.ids for part in plan.parts], plan.ids, bos=len(assembler.prefix),
@@ -104,7 +104,7 @@ def test_the_trace_counts_every_token_once(engine):
         lengths[mode] = trace.tokens_prefilled + trace.tokens_reused
         assert trace.tokens_computed == 0
         hits = engine.retrieve(QUESTION, top_k=3)
-        plan = Assembler(engine.model).plan(mode, QUESTION, hits, max_new_tokens=4)
+        plan = PromptAssembler(engine.model).plan(mode, QUESTION, hits, max_new_tokens=4)
         assert lengths[mode] == plan.tokens
         assert trace.milliseconds["first_token"] > 0
         passages = [hit.passage.id for hit in reversed(hits)]
@@ -237,7 +237,7 @@ def test_the_blocks_of_a_replaced_text_are_gone_too(grit, tmp_path):
         (old,) = engine.retrieve(QUESTION)
         engine.add({"id": "note", "text": TEXTS[1]})
         assert engine.store.stats().blocks == 1
-        (ids,) = Assembler(grit).passage_ids([old.passage.embedded])
+        (ids,) = PromptAssembler(grit).passage_ids([old.passage.embedded])
         assert engine.store.key(ids, causal=False) not in engine.store
 
 
@@ -281,12 +281,14 @@ def test_recomputing_all_values_is_the_plain_prompt(engine):
 
 def test_reranking_keeps_the_candidates_and_orders_them_by_the_models_own_word(engine):
     hits = engine.retrieve(QUESTION, top_k=5)
-    ranked = Reranker(engine.model, engine._blocks, Assembler(engine.model)).ranked(QUESTION, hits)
+    ranked = Reranker(engine.model, engine._blocks, PromptAssembler(engine.model)).ranked(
+        QUESTION, hits
+    )
     tokens = SegmentTokenizer(engine.model.tokenizer)
     tail = tokens.for_chat(for_yes_no(QUESTION), start=False).ids
     yes, no = (tokens.pieces([word], first=False)[0][0] for word in ("Yes", "No"))
     for hit, score in ranked:
-        part = Assembler(engine.model).passage_ids([hit.passage.embedded])
+        part = PromptAssembler(engine.model).passage_ids([hit.passage.embedded])
         exact_V = block_masked_logits(engine.model.lm, part, tail, bos=1, causal=False)
         assert abs(score - float(exact_V[yes] - exact_V[no])) < BOUND
     assert [score for _, score in ranked] == sorted((s for _, s in ranked), reverse=True)
@@ -372,7 +374,11 @@ def test_a_reader_changes_nothing(grit, engine):
 
 
 def test_a_way_of_cutting_that_cannot_be_used_is_not_settled(grit, tmp_path):
-    for wrong in (Cutting(max_tokens=8), Cutting(64, overlap=60), Cutting(max_tokens=5000)):
+    for wrong in (
+        ChunkingOptions(max_tokens=8),
+        ChunkingOptions(64, overlap=60),
+        ChunkingOptions(max_tokens=5000),
+    ):
         with pytest.raises(InputError, match=r"max_tokens|overlap"):
             RagEngine.open(tmp_path / "store", grit, cutting=wrong)
     with RagEngine.open(tmp_path / "store", grit) as engine:
@@ -406,7 +412,7 @@ def test_folders_of_one_name_and_other_ways_to_say_the_same_folder(grit, tmp_pat
 def test_what_is_interrupted_anywhere_is_whole_and_goes_on(grit, tmp_path, monkeypatch, step):
     """Ctrl-C at the first call of one of these, at the third, ..."""
     monkeypatch.setattr("gritlm.rag.ingest.ingest.BATCH", 2)
-    left, done = [step], Added()
+    left, done = [step], AddResult()
 
     def stops(function):
         def call(*arguments, **options):
@@ -421,8 +427,8 @@ def test_what_is_interrupted_anywhere_is_whole_and_goes_on(grit, tmp_path, monke
         engine.add([DOCUMENTS[0] | {"text": "It will be replaced."}])
         with monkeypatch.context() as patch:
             for owner, name in (
-                (GritLM, "encode"), (segments.Arena, "_write"), (segments.Arena, "sync"),
-                (Catalogue, "write"), (Index, "add"), (KVStore, "put_many"), (KVStore, "delete"),
+                (GritLM, "encode"), (segments.SegmentFiles, "_write"), (segments.SegmentFiles, "sync"),
+                (LmdbIndex, "write"), (Index, "add"), (KVStore, "put_many"), (KVStore, "delete"),
             ):  # fmt: skip
                 patch.setattr(owner, name, stops(getattr(owner, name)))
             with suppress(KeyboardInterrupt):
@@ -497,7 +503,7 @@ def test_reuse_is_refused_where_the_check_fails(grit, tmp_path, monkeypatch):
     with RagEngine.open(tmp_path / "store", grit) as engine:
         engine.add(DOCUMENTS)
         monkeypatch.setattr(
-            "gritlm.rag.reuse.reuse_check.check", lambda *_, **__: Parity(3.0, 0.001)
+            "gritlm.rag.reuse.reuse_check.check", lambda *_, **__: ReuseCheck(3.0, 0.001)
         )
         with pytest.raises(ModelError, match="differ by 3 of their spread"):
             engine.answer(QUESTION, mode="doc")

@@ -11,7 +11,7 @@ import pytest
 from pypdf import PdfWriter
 
 from gritlm.errors import InputError
-from gritlm.rag.ingest.skips import Skipped, Skips
+from gritlm.rag.ingest.skips import SkippedSource, Skips
 from gritlm.rag.ingest.sources import documents
 from gritlm.rag.types import Document
 
@@ -20,7 +20,7 @@ FRENCH = "Le château reçoit chaque été des milliers de visiteurs, où êtes-
 
 def read(*sources, **options) -> tuple[list[Document], dict[str, str]]:
     """Documents, and reasons by what was skipped."""
-    skipped: list[Skipped] = []
+    skipped: list[SkippedSource] = []
     found = list(documents(list(sources), skipped=skipped, **options))
     return found, {each.path: each.reason for each in skipped}
 
@@ -340,7 +340,7 @@ def test_skipped_rows_are_all_counted_and_the_first_are_named(tmp_path):
     skips = Skips()
     assert [each.text for each in documents([tmp_path], skipped=skips)] == ["t"]
     assert (skips.count, len(skips.named)) == (5000, 100)
-    assert skips.named[0] == Skipped(
+    assert skips.named[0] == SkippedSource(
         f"{tmp_path}/a.jsonl:1", "int; expected one JSON object a line"
     )
 

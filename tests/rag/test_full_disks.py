@@ -39,7 +39,7 @@ def table_full(*_: object, **__: object) -> None:
 def test_a_delete_that_finds_no_space_has_no_effect(engine, monkeypatch, step):
     with monkeypatch.context() as patch:
         if step == "blocks":
-            patch.setattr(lmdb_environment.Environment, "write", no_space)
+            patch.setattr(lmdb_environment.LmdbEnvironment, "write", no_space)
         else:
             patch.setattr(engine.index._table, "delete", table_full)
         with pytest.raises(StoreFullError):

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 
 from gritlm.errors import InputError
-from gritlm.rag.identity import Maker
+from gritlm.rag.identity import ModelIdentity
 from gritlm.rag.index import index as index_module
 from gritlm.rag.index import lance
-from gritlm.rag.index.index import Index, Indexed
+from gritlm.rag.index.index import Index, IndexedDocument
 from gritlm.rag.index.lance import IndexFailedError
-from gritlm.rag.index.search import Search
+from gritlm.rag.index.search import TableQuery
 from gritlm.rag.types import Passage
 
 D = 16
-MAKER = Maker("weights", "digest", "tiny", None, 8, D)
+MAKER = ModelIdentity("weights", "digest", "tiny", None, 8, D)
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_what_was_added_comes_back_as_it_was(index):
     assert list(index.passages()) == list(index.passages("d")) == [given]
     assert index.search(vectors(1)[0], top_k=1)[0].passage == given
     assert index.known() == {"d": "hash"}
-    assert index.documents() == [Indexed("d", "T", 1, given.metadata, "hash")]
+    assert index.documents() == [IndexedDocument("d", "T", 1, given.metadata, "hash")]
 
 
 def test_adding_a_document_again_replaces_its_passages(index):
@@ -260,7 +260,7 @@ def test_titles_and_words_of_other_scripts_are_found(index):
     put(index, document("a", "one", title="Xylophones"), document("b", "猫整天睡觉，狗喜欢散步"),
         document("c", "three"))  # fmt: skip
     for words, name in (("xylophone", "a"), ("睡觉", "b")):
-        scored = Search(index._table, vectors(1)[0], None, exact=True).worded(words, 5)
+        scored = TableQuery(index._table, vectors(1)[0], None, exact=True).worded(words, 5)
         assert [each.document_id for _, each in scored] == [name]
 
 
@@ -336,7 +336,7 @@ def test_rows_that_came_after_the_indices_are_found_too(tmp_path):
     question = vectors(1, seed=42)[0]
     assert lance.not_indexed(index._table) == 1
     assert index.search(question, top_k=1)[0].passage.document_id == "late"
-    assert Search(index._table, question, None, exact=True).worded("xylophone", 1)
+    assert TableQuery(index._table, question, None, exact=True).worded("xylophone", 1)
     index.optimise()
     assert lance.not_indexed(index._table) == 0
     assert index.search(question, top_k=1)[0].passage.document_id == "late"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gritlm.errors import InputError
-from gritlm.rag.ingest.file_ids import FILE, Names, free, within
+from gritlm.rag.ingest.file_ids import FILE, DocumentIds, free, within
 
 
 @pytest.fixture
@@ -22,14 +22,14 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_a_file_is_known_by_its_path_from_the_folder_on(folders):
-    names = Names()
+    names = DocumentIds()
     names.add(folders[0])
     assert names.of(folders[0] / "a.md") == "notes/a.md"
     assert names.of(folders[0] / "new" / "a.md") == "notes/new/a.md"
 
 
 def test_another_folder_of_the_name_is_known_by_more_of_its_path_and_that_is_told(folders, caplog):
-    names = Names()
+    names = DocumentIds()
     names.add(folders[0])
     assert not caplog.records
     names.add(folders[1])
@@ -40,8 +40,8 @@ def test_another_folder_of_the_name_is_known_by_more_of_its_path_and_that_is_tol
 
 def test_names_outlive_the_process_in_whatever_order_folders_come(folders, tmp_path):
     for folder in folders:
-        Names(tmp_path).add(folder)
-    again = Names(tmp_path)
+        DocumentIds(tmp_path).add(folder)
+    again = DocumentIds(tmp_path)
     for folder in reversed(folders):
         again.add(folder)
     assert [again.of(folder / "a") for folder in folders] == ["notes/a", "two/notes/a"]
@@ -51,7 +51,7 @@ def test_names_outlive_the_process_in_whatever_order_folders_come(folders, tmp_p
 
 
 def test_a_folder_within_a_known_one_and_one_around_it_change_no_name(folders, tmp_path):
-    names = Names()
+    names = DocumentIds()
     names.add(folders[0])
     names.add(folders[0] / "new")
     names.add(folders[0].parent)
@@ -60,9 +60,9 @@ def test_a_folder_within_a_known_one_and_one_around_it_change_no_name(folders, t
 
 
 def test_a_folder_that_was_moved_keeps_its_name_and_that_is_told(folders, tmp_path, caplog):
-    Names(tmp_path).add(folders[0])
+    DocumentIds(tmp_path).add(folders[0])
     folders[0].rename(tmp_path / "elsewhere")
-    names = Names(tmp_path)
+    names = DocumentIds(tmp_path)
     with caplog.at_level(logging.WARNING):
         names.add(folders[1])
     assert names.of(folders[1] / "a.md") == "notes/a.md"
@@ -96,4 +96,4 @@ def test_the_nearest_folder_around_names_a_path():
 def test_a_damaged_list_says_what_to_do(tmp_path, content):
     (tmp_path / FILE).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(InputError, match="put it back, or delete it"):
-        Names(tmp_path)
+        DocumentIds(tmp_path)

@@ -9,7 +9,7 @@ from gritlm import GritLM
 from gritlm.errors import ModelError
 from gritlm.lm.kv.rope import RopeTable
 from gritlm.lm.unified import UnifiedLM
-from gritlm.rag.plan import Assembler
+from gritlm.rag.plan import PromptAssembler
 from gritlm.rag.reuse import reuse_check
 from tests import tiny
 
@@ -56,7 +56,7 @@ def test_in_bfloat16_the_default_model_holds_and_unmoved_keys_do_not(
     default_folder, monkeypatch, causal
 ):
     model = GritLM(dtype="bfloat16", device="cpu")
-    bos = Assembler(model).prefix
+    bos = PromptAssembler(model).prefix
     found = reuse_check.check(model.lm, bos=bos, causal=causal)
     assert found.difference < 0.8 * found.tolerance
     monkeypatch.setattr(RopeTable, "rotate", lambda self, key, shift: key)

@@ -14,7 +14,7 @@ from gritlm import GritLM
 from gritlm.prompts import RagMode
 from gritlm.rag.answer import Writing
 from gritlm.rag.cost import CostModel
-from gritlm.rag.engine import Asked, RagEngine
+from gritlm.rag.engine import PreparedAnswer, RagEngine
 from gritlm.rag.retrieve import Search
 from gritlm.rag.reuse.recompute import Recompute, Reread
 from tests import tiny
@@ -54,7 +54,7 @@ def counted() -> Iterator[list[int]]:
         hook.remove()
 
 
-def total(asked: Asked) -> int:
+def total(asked: PreparedAnswer) -> int:
     trace = asked.trace
     return trace.tokens_embedded + trace.tokens_reranked + trace.tokens_read
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from gritlm.rag.ingest.folders import Skipped, files
+from gritlm.rag.ingest.folders import SkippedSource, files
 from gritlm.rag.workspace_marker import NAME, is_store
 
 
 def walked(path: Path) -> tuple[list[str], dict[str, str]]:
     """Files from the folder on, and reasons by what was skipped."""
-    skipped: list[Skipped] = []
+    skipped: list[SkippedSource] = []
     found = [file.relative_to(path).as_posix() for file in files(path, skipped)]
     return found, {each.path: each.reason for each in skipped}
 

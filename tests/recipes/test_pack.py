@@ -18,12 +18,12 @@ from safetensors.torch import load_file, save_file
 from gritlm import GritLM
 from gritlm.errors import GritLMError, InputError, ModelError
 from gritlm.lm.hub import default_model, lora
-from gritlm.lm.hub.model_config import Settings
+from gritlm.lm.hub.model_config import ModelSettings
 from gritlm.lm.hub.weight_sources import HUB
 from tests import tiny
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "default"
-SETTINGS = Settings(template="gritlm", query_instruction="Find the answer")
+SETTINGS = ModelSettings(template="gritlm", query_instruction="Find the answer")
 
 
 @pytest.fixture
@@ -125,8 +125,8 @@ def no_numbers(run: Path) -> None:
     [
         (lambda run: (run / lora.WEIGHTS_FILE).unlink(), "expected the output folder of a finish"),
         (lambda run: (run / "gritlm.json").unlink(), "expected settings with trained_to_embed"),
-        (lambda run: Settings(template="gritlm", trained_to_embed=False).save(run), "trained_to_e"),
-        (lambda run: Settings().save(run), "template is 'auto'"),
+        (lambda run: ModelSettings(template="gritlm", trained_to_embed=False).save(run), "trained_to_e"),
+        (lambda run: ModelSettings().save(run), "template is 'auto'"),
         (lambda run: edit(run / lora.CONFIG_FILE, base_model_name_or_path="other/model"),
          "its base is other/model; expected that of the default model"),
         (no_numbers, "holds NaN or infinite numbers"),

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from gritlm import config
-from gritlm.train.config import Run, Source
+from gritlm.train.config import SourceConfig, TrainConfig
 from gritlm.train.data.sources import load
 
 ROOT = Path(__file__).parents[2]
@@ -99,7 +99,7 @@ def test_training_reads_every_file_and_finds_no_row_twice(prepared):
             **{name: name for name in ("embedding", "generative", "rag")},
         }
         kind = next(kind for name, kind in kinds.items() if name in path.stem)
-        found = load(Source(str(path), cap=300), kind)
+        found = load(SourceConfig(str(path), cap=300), kind)
         assert (len(found) > 0, found.duplicates) == (True, 0), path.name
 
 
@@ -153,13 +153,13 @@ def test_some_questions_are_not_answered_in_their_passages(prepared):
 def test_the_stages_name_only_files_that_are_written(prepared):
     written = {path.name for path in prepared.iterdir()} | {"generative-own.jsonl"}
     for name in ("stage1", "stage2", "stage3", "stage4"):
-        told = config.read(RECIPE / f"{name}.toml", Run)
+        told = config.read(RECIPE / f"{name}.toml", TrainConfig)
         sources = (*told.data.embedding, *told.data.generative, *told.data.rag)
         assert {Path(source.path).name for source in sources} <= written
 
 
 def test_each_stage_goes_on_from_the_one_before():
-    stages = [config.read(RECIPE / f"stage{number}.toml", Run) for number in (1, 2, 3, 4)]
+    stages = [config.read(RECIPE / f"stage{number}.toml", TrainConfig) for number in (1, 2, 3, 4)]
     for before, stage in pairwise(stages):
         folder, _, checkpoint = str(stage.model.adapter).partition("/checkpoint-")
         assert folder == before.training.output_dir

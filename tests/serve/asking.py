@@ -12,16 +12,16 @@ from gritlm import GritLM
 from gritlm.lm.tokens import Prompt
 from gritlm.serve.engine.limits import Limits
 from gritlm.serve.engine.requests import (
-    Delta,
-    Done,
-    Event,
-    Failed,
-    Started,
-    ToDo,
-    ToEmbed,
-    ToWrite,
-    Work,
-    Writing,
+    EmbedRequest,
+    EngineEvent,
+    EngineRequest,
+    GenerateRequest,
+    ModelJob,
+    OutputDelta,
+    PrefillFinished,
+    RequestFailed,
+    RequestFinished,
+    SamplingParams,
 )
 from gritlm.serve.engine.scheduler import Scheduler
 from tests import tiny
@@ -45,17 +45,22 @@ class Asked:
     """
 
     def __init__(
-        self, scheduler: Scheduler, work: Work, seen: Callable[[Event], None] | None = None
+        self,
+        scheduler: Scheduler,
+        work: EngineRequest,
+        seen: Callable[[EngineEvent], None] | None = None,
     ) -> None:
-        self.events: list[Event] = []
+        self.events: list[EngineEvent] = []
         self._seen, self._over, self._begun = seen, threading.Event(), threading.Event()
         self.ticket = scheduler.submit(work, self._deliver)
 
-    def _deliver(self, event: Event) -> None:
+    def _deliver(self, event: EngineEvent) -> None:
         self.events.append(event)
-        if isinstance(event, Delta):
+        if isinstance(event, OutputDelta):
             self._begun.set()
-        if isinstance(event, Done | Failed) or getattr(event, "finish_reason", None):
+        if isinstance(event, RequestFinished | RequestFailed) or getattr(
+            event, "finish_reason", None
+        ):
             self._over.set()
         if self._seen is not None:
             self._seen(event)
@@ -74,8 +79,8 @@ class Asked:
         return self._over.is_set()
 
     @property
-    def deltas(self) -> list[Delta]:
-        return [event for event in self.events if isinstance(event, Delta)]
+    def deltas(self) -> list[OutputDelta]:
+        return [event for event in self.events if isinstance(event, OutputDelta)]
 
     @property
     def text(self) -> str:
@@ -84,37 +89,37 @@ class Asked:
         return "".join(delta.text for delta in self.deltas)
 
     @property
-    def started(self) -> Started:
+    def started(self) -> PrefillFinished:
         self.begun()
-        return next(event for event in self.events if isinstance(event, Started))
+        return next(event for event in self.events if isinstance(event, PrefillFinished))
 
     @property
     def value(self) -> Any:
         """What ToEmbed or ToDo came to."""
         self.ended()
         (event,) = self.events
-        assert isinstance(event, Done), event
+        assert isinstance(event, RequestFinished), event
         return event.value
 
     @property
     def error(self) -> Exception:
         event = self.ended().events[-1]
-        assert isinstance(event, Failed), event
+        assert isinstance(event, RequestFailed), event
         return event.error
 
 
-def to_write(model: GritLM, text: str, tokens: int = 16, **writing: Any) -> ToWrite:
-    return ToWrite(tuple(model.chat_ids(text)), Writing(tokens, **writing))
+def to_write(model: GritLM, text: str, tokens: int = 16, **writing: Any) -> GenerateRequest:
+    return GenerateRequest(tuple(model.chat_ids(text)), SamplingParams(tokens, **writing))
 
 
-def to_embed(model: GritLM, texts: list[str]) -> ToEmbed:
+def to_embed(model: GritLM, texts: list[str]) -> EmbedRequest:
     prompts, _ = model.encoder.tokens.for_embedding(texts, max_length=model.max_length)
-    return ToEmbed(tuple(prompts))
+    return EmbedRequest(tuple(prompts))
 
 
-def texts_of(lengths: list[int]) -> ToEmbed:
+def texts_of(lengths: list[int]) -> EmbedRequest:
     """Texts of so many tokens."""
-    return ToEmbed(tuple(Prompt([1, *range(3, n + 2)], pooled=(0, n)) for n in lengths))
+    return EmbedRequest(tuple(Prompt([1, *range(3, n + 2)], pooled=(0, n)) for n in lengths))
 
 
 @contextmanager
@@ -137,7 +142,7 @@ def held(scheduler: Scheduler) -> Iterator[None]:
         reached.set()
         assert go.wait(PATIENCE_S)
 
-    asked = Asked(scheduler, ToDo(stand))
+    asked = Asked(scheduler, ModelJob(stand))
     assert reached.wait(PATIENCE_S)
     try:
         yield

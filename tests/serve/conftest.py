@@ -14,8 +14,8 @@ import openai
 import pytest
 
 from gritlm import GritLM
-from gritlm.lm.hub.model_config import Settings as ModelSettings
-from gritlm.serve.config import Settings
+from gritlm.lm.hub.model_config import ModelSettings as ModelSettings
+from gritlm.serve.config import ServerConfig
 from gritlm.serve.engine.limits import Limits
 from gritlm.serve.server import Server, StoreAt, bound, running
 from gritlm.serve.service import Service
@@ -43,7 +43,10 @@ class Served:
 
 @contextmanager
 def served(
-    model: GritLM, settings: Settings, limits: Limits | None = None, store: StoreAt | None = None
+    model: GritLM,
+    settings: ServerConfig,
+    limits: Limits | None = None,
+    store: StoreAt | None = None,
 ) -> Iterator[Served]:
     """A server in a thread; it has ended afterwards."""
     where: Queue[str] = Queue()
@@ -94,7 +97,9 @@ def store_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def live(grit: GritLM, store_folder: Path) -> Iterator[Served]:
     """A server with a store of ``TEXTS``, without a key."""
-    settings = Settings(port=0, names=("tiny", "small"), max_body_bytes=2**20, allow_token_ids=True)
+    settings = ServerConfig(
+        port=0, names=("tiny", "small"), max_body_bytes=2**20, allow_token_ids=True
+    )
     with served(grit, settings, store=StoreAt(store_folder)) as found:
         documents = [{"id": name, "text": text} for name, text in TEXTS.items()]
         found.http.post("/v1/rag/documents", json={"documents": documents}).raise_for_status()
@@ -106,8 +111,8 @@ def serve(grit: GritLM) -> Iterator[Callable[..., Served]]:
     """Start a server with other settings: ``serve(Settings(...), Limits(...))``."""
     with ExitStack() as stack:
 
-        def start(settings: Settings | None = None, *rest: object) -> Served:
-            made = Settings(port=0) if settings is None else settings
+        def start(settings: ServerConfig | None = None, *rest: object) -> Served:
+            made = ServerConfig(port=0) if settings is None else settings
             return stack.enter_context(served(grit, made, *rest))  # type: ignore[arg-type]
 
         yield start

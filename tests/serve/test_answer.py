@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from gritlm import GritLM
-from gritlm.serve.engine.requests import Delta, Writing
-from gritlm.serve.engine.sequence import Answer, sampler_of
+from gritlm.serve.engine.requests import OutputDelta, SamplingParams
+from gritlm.serve.engine.sequence import GeneratedSequence, sampler_of
 
 
-def deltas(model: GritLM, text: str, stop: tuple[str, ...] = ()) -> list[Delta]:
+def deltas(model: GritLM, text: str, stop: tuple[str, ...] = ()) -> list[OutputDelta]:
     """What an answer of these tokens is told as, until it ends."""
     ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
-    writing = Writing(len(ids), stop=stop, logprobs=0)
-    answer = Answer(model, writing, sampler_of(writing), len(ids))
+    writing = SamplingParams(len(ids), stop=stop, logprobs=0)
+    answer = GeneratedSequence(model, writing, sampler_of(writing), len(ids))
     found = []
     for token in ids:
         logits_V = torch.zeros(model.model.config.vocab_size)
@@ -25,7 +25,7 @@ def deltas(model: GritLM, text: str, stop: tuple[str, ...] = ()) -> list[Delta]:
     return found
 
 
-def told(model: GritLM, found: list[Delta]) -> str:
+def told(model: GritLM, found: list[OutputDelta]) -> str:
     ids = [each.token for delta in found for each in delta.logprobs]
     return str(model.tokenizer.decode(ids))
 

@@ -8,7 +8,7 @@ from time import sleep
 
 import pytest
 
-from gritlm.serve.config import Settings
+from gritlm.serve.config import ServerConfig
 from gritlm.serve.http import connections
 from tests.serve.conftest import Served
 from tests.serve.test_http_layers import raw
@@ -17,7 +17,7 @@ ASK = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 def test_one_connection_too_many_is_told_so(serve: Callable[..., Served]):
-    served = serve(Settings(port=0, max_connections=2))
+    served = serve(ServerConfig(port=0, max_connections=2))
     with raw(served) as one, raw(served) as two:
         for each in (one, two):
             each.sendall(ASK)

@@ -16,7 +16,7 @@ from gritlm import GritLM
 from gritlm.cli.commands.serve import LimitOptions, ListenOptions, ServedModelOptions, StoreOptions
 from gritlm.serve import errors
 from gritlm.serve.app import create_app
-from gritlm.serve.config import Settings
+from gritlm.serve.config import ServerConfig
 from gritlm.serve.engine.limits import Limits
 from gritlm.serve.server import running
 from gritlm.serve.service import Service
@@ -31,7 +31,7 @@ SIGNS = "_total|_bucket|_count|_sum"
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     model = GritLM(tiny.folder(tmp_path_factory.mktemp("docs")), dtype="float32", device="cpu")
-    with running(model, Settings(), Limits(max_num_seqs=1)) as made:
+    with running(model, ServerConfig(), Limits(max_num_seqs=1)) as made:
         yield made
 
 

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import pytest
 
 from gritlm import GritLM
-from gritlm.serve.config import Settings
+from gritlm.serve.config import ServerConfig
 from gritlm.serve.engine.limits import Limits
 from gritlm.serve.server import StoreAt
 from tests.serve.conftest import TEXTS, Served, served
@@ -55,7 +55,7 @@ METHODS = ("GET", "HEAD", "DELETE", "PUT", "PATCH", "OPTIONS", "POST")
 @pytest.fixture(scope="module")
 def target(grit: GritLM, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     store = StoreAt(tmp_path_factory.mktemp("fuzz") / "store")
-    settings, limits = Settings(port=0, allow_token_ids=True), Limits(max_model_len=128)
+    settings, limits = ServerConfig(port=0, allow_token_ids=True), Limits(max_model_len=128)
     with served(grit, settings, limits, store) as found:
         documents = [{"id": name, "text": text} for name, text in TEXTS.items()]
         found.http.post("/v1/rag/documents", json={"documents": documents}).raise_for_status()

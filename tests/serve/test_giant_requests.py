@@ -16,10 +16,10 @@ from gritlm.rag.index import schema
 from gritlm.rag.index.index import Index
 from gritlm.rag.ingest.ingest import Indexer
 from gritlm.serve.api import document_store, documents
-from gritlm.serve.config import Settings
+from gritlm.serve.config import ServerConfig
 from gritlm.serve.engine.errors import OverloadedError, TooManyTokensError
 from gritlm.serve.engine.limits import Limits
-from gritlm.serve.engine.queue import Inbox, Job
+from gritlm.serve.engine.queue import QueuedRequest, RequestQueue
 from gritlm.serve.server import StoreAt
 from tests.serve.asking import Asked, endless, held, scheduled, texts_of
 from tests.serve.conftest import TEXTS, Served
@@ -139,7 +139,7 @@ def test_a_question_is_not_tokenized_on_the_models_thread_before_it_is_checked(
 def test_more_tokens_than_a_request_may_have_are_refused_with_the_numbers(
     serve: Callable[..., Served],
 ):
-    served = serve(Settings(port=0), Limits(max_num_seqs=2, max_request_tokens=600))
+    served = serve(ServerConfig(port=0), Limits(max_num_seqs=2, max_request_tokens=600))
     many = [[5] * 100] * 7
     for path, body in (
         (EMBED, {"input": many}),
@@ -156,7 +156,7 @@ def test_more_tokens_than_a_request_may_have_are_refused_with_the_numbers(
 
 
 def test_one_prompt_that_fits_the_model_is_never_too_many_tokens(serve: Callable[..., Served]):
-    served = serve(Settings(port=0), Limits(max_num_seqs=2, max_request_tokens=8))
+    served = serve(ServerConfig(port=0), Limits(max_num_seqs=2, max_request_tokens=8))
     body = {"prompt": [[5] * 400], "max_tokens": 1}
     assert served.http.post(COMPLETE, json=body).status_code == 200
 
@@ -165,7 +165,7 @@ def test_more_text_of_documents_than_a_request_may_have_is_refused(
     serve: Callable[..., Served], tmp_path: Path
 ):
     limits = Limits(max_num_seqs=2, max_request_tokens=600)
-    served = serve(Settings(port=0), limits, StoreAt(tmp_path / "store"))
+    served = serve(ServerConfig(port=0), limits, StoreAt(tmp_path / "store"))
     error = error_of(served, DOCUMENTS, {"documents": [{"text": "Rain. " * 500}]})
     assert error["code"] == "max_tokens_per_request"
     assert "3,000 characters, the server takes at most 2,400" in error["message"]
@@ -175,11 +175,11 @@ def test_more_text_of_documents_than_a_request_may_have_is_refused(
 def test_one_large_request_has_no_small_one_refused():
     limits = Limits(max_waiting=16, max_waiting_tokens=1600)
     assert limits.share == 100
-    inbox = Inbox(limits)
+    inbox = RequestQueue(limits)
 
     def put(tokens: int) -> None:
         inbox.reserve()
-        inbox.put([Job(texts_of([tokens]), print)])
+        inbox.put([QueuedRequest(texts_of([tokens]), print)])
 
     put(4000)  # more than may wait: taken, since nothing else does
     for _ in range(10):
@@ -194,10 +194,10 @@ def test_one_large_request_has_no_small_one_refused():
 
 def test_usual_limits_take_other_requests_while_the_largest_one_waits():
     limits = Limits()
-    inbox = Inbox(limits)
+    inbox = RequestQueue(limits)
     for tokens in (limits.max_request_tokens, 100_000, *[4096] * 200):
         inbox.reserve()
-        inbox.put([Job(texts_of([tokens]), print)])
+        inbox.put([QueuedRequest(texts_of([tokens]), print)])
     assert inbox.waiting == 202
 
 
@@ -273,7 +273,7 @@ def test_a_client_that_leaves_its_documents_is_not_worked_for(
 @pytest.fixture
 def fresh(serve: Callable[..., Served], tmp_path: Path) -> Served:
     """A server with an empty store of its own."""
-    return serve(Settings(port=0), None, StoreAt(tmp_path / "store"))
+    return serve(ServerConfig(port=0), None, StoreAt(tmp_path / "store"))
 
 
 def test_a_page_of_documents_ends_where_it_gets_large(

@@ -18,7 +18,7 @@ import httpx
 import psutil
 import pytest
 
-from gritlm.serve.config import MAX_BODIES, Settings
+from gritlm.serve.config import MAX_BODIES, ServerConfig
 from gritlm.serve.http import connections, protocol
 from tests.serve.conftest import Served
 from tests.serve.test_connections import ASK, ended
@@ -77,7 +77,7 @@ def segments_of_a_byte(client: socket.socket) -> None:
 @pytest.mark.parametrize("keys", [(), ("key",)])
 @pytest.mark.parametrize("send", [chunks_of_a_byte, segments_of_a_byte])
 def test_bodies_in_tiny_pieces_hold_nobody_up(serve: Callable[..., Served], send, keys):
-    served = serve(Settings(port=0, api_keys=keys))
+    served = serve(ServerConfig(port=0, api_keys=keys))
     with attacked(served, send, clients=4):
         time.sleep(0.3)
         assert latency(served) < HELD_UP_S
@@ -141,7 +141,7 @@ def test_another_protocol_gets_an_error_of_the_same_shape(live: Served, sent: by
 
 
 def test_an_answer_before_the_body_was_read_closes_the_connection(serve: Callable[..., Served]):
-    served = serve(Settings(port=0, api_keys=("key",), max_body_bytes=MIB))
+    served = serve(ServerConfig(port=0, api_keys=("key",), max_body_bytes=MIB))
     for head, status in (
         (HEAD, 401),
         (HEAD + b"Authorization: Bearer key\r\nOrigin: https://evil.example\r\n", 403),
@@ -160,7 +160,7 @@ def test_an_answer_before_the_body_was_read_closes_the_connection(serve: Callabl
 
 
 def test_who_sends_everything_before_it_reads_gets_the_answer(serve: Callable[..., Served]):
-    served = serve(Settings(port=0, api_keys=("key",)))
+    served = serve(ServerConfig(port=0, api_keys=("key",)))
     with raw(served) as client:
         client.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % (8 * MIB) + b"x" * (8 * MIB))
         assert answer(client)[1]["code"] == "invalid_api_key"
@@ -170,7 +170,7 @@ def test_input_behind_an_answer_is_thrown_away_for_a_while_only(
     serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(protocol, "LINGER_S", 0.3)
-    served = serve(Settings(port=0, api_keys=("key",)))
+    served = serve(ServerConfig(port=0, api_keys=("key",)))
     with raw(served) as client:
         client.sendall(HEAD + b"Content-Length: 1000000000\r\n\r\n")
         begun = time.monotonic()
@@ -182,7 +182,7 @@ def test_input_behind_an_answer_is_thrown_away_for_a_while_only(
 
 
 def test_a_path_that_needs_no_key_needs_one_to_be_written_to(serve: Callable[..., Served]):
-    served = serve(Settings(port=0, api_keys=("key",)))
+    served = serve(ServerConfig(port=0, api_keys=("key",)))
     with httpx.Client(base_url=served.url) as bare:
         for path in ("/", "/health", "/health/live"):
             assert bare.get(path).status_code == 200
@@ -192,7 +192,7 @@ def test_a_path_that_needs_no_key_needs_one_to_be_written_to(serve: Callable[...
 
 
 def test_all_bodies_together_have_a_bound(serve: Callable[..., Served]):
-    served = serve(Settings(port=0, max_body_bytes=MIB))
+    served = serve(ServerConfig(port=0, max_body_bytes=MIB))
     with ExitStack() as stack:
         for _ in range(MAX_BODIES):
             client = stack.enter_context(raw(served))
@@ -208,7 +208,7 @@ def test_all_bodies_together_have_a_bound(serve: Callable[..., Served]):
 
 
 def test_memory_stays_flat_under_bodies_that_nobody_asked_for(serve: Callable[..., Served]):
-    served = serve(Settings(port=0))
+    served = serve(ServerConfig(port=0))
     process, begun = psutil.Process(), threading.Barrier(61)
     before = process.memory_info().rss
 

@@ -23,11 +23,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from gritlm.errors import InputError, ModelError
 from gritlm.serve import app, health
 from gritlm.serve.api import operations
-from gritlm.serve.config import Settings
+from gritlm.serve.config import ServerConfig
 from gritlm.serve.engine.limits import Limits
-from gritlm.serve.engine.requests import Delta, ToWrite, Writing
-from gritlm.serve.engine.sequence import Answer
-from gritlm.serve.health import Probe
+from gritlm.serve.engine.requests import GenerateRequest, OutputDelta, SamplingParams
+from gritlm.serve.engine.sequence import GeneratedSequence
+from gritlm.serve.health import HealthCheck
 from gritlm.serve.http import logging as logs
 from gritlm.serve.http.paths import endpoint
 from gritlm.serve.server import bound
@@ -54,7 +54,7 @@ def all_routes(served: Served) -> Iterator[tuple[str, str]]:
 def locked(grit) -> Iterator[Served]:
     from tests.serve.conftest import served
 
-    with served(grit, Settings(port=0, api_keys=("first-key", "second-key"))) as found:
+    with served(grit, ServerConfig(port=0, api_keys=("first-key", "second-key"))) as found:
         yield found
 
 
@@ -102,7 +102,7 @@ def test_a_path_that_nobody_knows_needs_the_key_too(locked: Served):
 
 
 def test_metrics_can_be_open(serve: Callable[..., Served]):
-    served = serve(Settings(port=0, api_keys=("key",), open_metrics=True))
+    served = serve(ServerConfig(port=0, api_keys=("key",), open_metrics=True))
     with httpx.Client(base_url=served.url) as bare:
         assert bare.get("/metrics").status_code == 200
         assert bare.get("/v1/models").status_code == 401
@@ -117,7 +117,7 @@ def test_on_loopback_only_its_own_names_are_answered(live: Served):
 
 
 def test_a_name_that_is_allowed_is_answered(serve: Callable[..., Served]):
-    served = serve(Settings(port=0, allowed_hosts=("models.example",)))
+    served = serve(ServerConfig(port=0, allowed_hosts=("models.example",)))
     assert served.http.get("/health", headers={"Host": "models.example"}).status_code == 200
     assert served.http.get("/health").status_code == 421
 
@@ -125,7 +125,7 @@ def test_a_name_that_is_allowed_is_answered(serve: Callable[..., Served]):
 def test_other_origins_may_only_ask_when_they_are_named(live: Served, serve):
     ask = {"Origin": "https://app.example", "Access-Control-Request-Method": "POST"}
     assert "access-control-allow-origin" not in live.http.options("/v1/models", headers=ask).headers
-    served = serve(Settings(port=0, cors_origins=("https://app.example",), api_keys=("key",)))
+    served = serve(ServerConfig(port=0, cors_origins=("https://app.example",), api_keys=("key",)))
     found = httpx.options(f"{served.url}/v1/chat/completions", headers=ask)
     assert found.status_code == 200
     assert found.headers["access-control-allow-origin"] == "https://app.example"
@@ -144,7 +144,7 @@ def test_pages_of_other_origins_may_not_write(live: Served, serve: Callable[...,
         assert found.status_code == status, origin
     found = live.http.delete("/v1/rag/documents/x", headers={"Origin": "https://evil.example"})
     assert found.json()["error"]["code"] == "unknown_origin"
-    served = serve(Settings(port=0, cors_origins=("https://app.example",)))
+    served = serve(ServerConfig(port=0, cors_origins=("https://app.example",)))
     for origin, status in (("https://app.example", 200), ("https://evil.example", 403)):
         found = served.http.post("/v1/embeddings", json=body, headers={"Origin": origin})
         assert found.status_code == status, origin
@@ -180,7 +180,7 @@ def raw(served: Served) -> socket.socket:
 
 
 def test_a_body_that_comes_too_slowly_is_not_waited_for(serve: Callable[..., Served]):
-    served = serve(Settings(port=0, body_timeout_s=0.2))
+    served = serve(ServerConfig(port=0, body_timeout_s=0.2))
     with raw(served) as slow:
         slow.sendall(b"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n"
                      b"Content-Type: application/json\r\n\r\n{")  # fmt: skip
@@ -238,12 +238,12 @@ def test_a_long_path_is_cut_in_the_log(live: Served, caplog):
 @pytest.mark.parametrize("key", ["", " ", "k\u00e9y", "a\nb", "tab\there", " key", "key "])
 def test_a_key_that_no_header_holds_is_refused(key: str):
     with pytest.raises(InputError, match="API key 2 of 2") as caught:
-        Settings(api_keys=("first", key))
+        ServerConfig(api_keys=("first", key))
     assert key.strip() == "" or key.strip() not in str(caught.value).replace("API key", "")
 
 
 def test_a_key_may_have_a_space(serve: Callable[..., Served]):
-    served = serve(Settings(port=0, api_keys=("open sesame",)))
+    served = serve(ServerConfig(port=0, api_keys=("open sesame",)))
     assert served.http.get("/v1/models").status_code == 200
     for part in ("open", "sesame"):
         headers = {"Authorization": f"Bearer {part}"}
@@ -294,7 +294,7 @@ def test_times_are_those_of_the_model_however_late_a_client_reads(serve: Callabl
     async def measured() -> None:
         calls = served.service.calls("/v1/chat/completions")
         with served.service.scheduler.reserve() as place, calls:
-            calls.submit(place, [ToWrite((5, 6), Writing(2))])
+            calls.submit(place, [GenerateRequest((5, 6), SamplingParams(2))])
             await asyncio.sleep(0.5)
             async for _ in calls.events():
                 continue
@@ -317,8 +317,8 @@ def test_pieces_of_a_whole_answer_do_not_wake_the_event_loop_one_by_one(serve):
         if whole:
             calls.wait_for_all()
         with served.service.scheduler.reserve() as place, calls:
-            calls.submit(place, [ToWrite((5, 6), Writing(40))])
-            deltas = [event async for _, event in calls.events() if isinstance(event, Delta)]
+            calls.submit(place, [GenerateRequest((5, 6), SamplingParams(40))])
+            deltas = [event async for _, event in calls.events() if isinstance(event, OutputDelta)]
         woken = loop.call_soon_threadsafe.call_count
         return "".join(delta.text for delta in deltas), len(deltas), woken
 
@@ -338,7 +338,7 @@ def test_paths_of_clients_do_not_become_metrics(live: Served):
 
 
 def test_refused_requests_are_counted_under_their_paths(serve: Callable[..., Served]):
-    served = serve(Settings(port=0, max_body_bytes=100))
+    served = serve(ServerConfig(port=0, max_body_bytes=100))
     served.http.get("/")
     served.http.post("/v1/embeddings", json={"input": "x" * 100})
     served.http.get("/v1/models", headers={"Host": "evil.example"})
@@ -361,10 +361,10 @@ def test_every_route_is_counted_under_a_name_of_its_own(live: Served):
 def test_health_tells_whether_the_model_answers(
     serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
 ):
-    served = serve(Settings(port=0, health_timeout_s=0.2), Limits(max_num_seqs=1))
+    served = serve(ServerConfig(port=0, health_timeout_s=0.2), Limits(max_num_seqs=1))
     assert served.http.get("/health").json() == {"status": "ok"}
     hangs = threading.Event()
-    monkeypatch.setattr(Probe, "_read_one", lambda *_: hangs.wait(10))
+    monkeypatch.setattr(HealthCheck, "_read_one", lambda *_: hangs.wait(10))
     monkeypatch.setattr(health, "_KEPT_S", 0.0)
     found = served.http.get("/health")
     assert found.status_code == 503
@@ -377,14 +377,14 @@ def test_health_tells_whether_the_model_answers(
 def test_many_who_ask_for_health_take_no_place_and_share_one_try(
     serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
 ):
-    served = serve(Settings(port=0), Limits(max_waiting=2))
+    served = serve(ServerConfig(port=0), Limits(max_waiting=2))
     tries, go_on = [], threading.Event()
 
     def slow(*_: object) -> bool:
         tries.append(served.service.scheduler.stats().waiting)
         return go_on.wait(10)
 
-    monkeypatch.setattr(Probe, "_read_one", slow)
+    monkeypatch.setattr(HealthCheck, "_read_one", slow)
     with ThreadPoolExecutor(8) as pool:
         asked = [pool.submit(served.http.get, "/health") for _ in range(8)]
         while not tries:
@@ -420,7 +420,7 @@ def test_an_error_of_the_model_is_told_without_details(
     def broken(*_: Any) -> None:
         raise ModelError("/srv/models/swordfish is broken")
 
-    monkeypatch.setattr(Answer, "draw", broken)
+    monkeypatch.setattr(GeneratedSequence, "draw", broken)
     found = live.http.post(
         "/v1/chat/completions", json=CHAT | {"stream": stream}, headers={"X-Request-ID": "r2"}
     )
@@ -437,10 +437,10 @@ def test_an_error_of_the_model_is_told_without_details(
 )  # fmt: skip
 def test_settings_out_of_range_are_refused(wrong: dict[str, Any]):
     with pytest.raises(InputError):
-        Settings(**wrong)
+        ServerConfig(**wrong)
 
 
 def test_a_port_that_is_taken_is_told(live: Served):
     port = urlsplit(live.url).port
     with pytest.raises(InputError, match=f"cannot listen on 127.0.0.1 port {port}"):
-        bound(Settings(port=port))
+        bound(ServerConfig(port=port))

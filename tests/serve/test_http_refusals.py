@@ -13,12 +13,12 @@ import pytest
 from gritlm import GritLM
 from gritlm.prompts import gritlm_instruction
 from gritlm.serve.api import router
-from gritlm.serve.config import Settings
+from gritlm.serve.config import ServerConfig
 from gritlm.serve.engine.errors import OverloadedError
-from gritlm.serve.schemas.chat_completions import ChatBody
-from gritlm.serve.schemas.completions import CompletionsBody
-from gritlm.serve.schemas.embeddings import EmbeddingsBody, RerankBody
-from gritlm.serve.schemas.rag import AnswerBody, SearchBody
+from gritlm.serve.schemas.chat_completions import ChatCompletionRequest
+from gritlm.serve.schemas.completions import CompletionRequest
+from gritlm.serve.schemas.embeddings import EmbeddingsRequest, RerankRequest
+from gritlm.serve.schemas.rag import AnswerRequest, SearchRequest
 from tests.serve.conftest import LENGTH, Served
 
 CHAT, EMBED, COMPLETE = "/v1/chat/completions", "/v1/embeddings", "/v1/completions"
@@ -91,7 +91,7 @@ def test_a_chat_that_cannot_be_answered_is_refused_by_field(live: Served, change
          "function_call": None},
         {"messages": [USER | {"name": "ann"}]},
         {"messages": [USER | {"name": None, "tool_calls": None, "anything": None}]},
-        dict.fromkeys(ChatBody.model_fields.keys() - {"messages", "max_tokens"}),
+        dict.fromkeys(ChatCompletionRequest.model_fields.keys() - {"messages", "max_tokens"}),
     ],
 )  # fmt: skip
 def test_null_is_as_good_as_left_out(live: Served, nulls):
@@ -101,11 +101,11 @@ def test_null_is_as_good_as_left_out(live: Served, nulls):
 
 def test_null_is_left_out_everywhere(live: Served):
     for path, body, model in (
-        (COMPLETE, {"prompt": "a", "max_tokens": 1}, CompletionsBody),
-        (EMBED, {"input": "a"}, EmbeddingsBody),
-        ("/v1/rerank", {"query": "a", "documents": ["b"]}, RerankBody),
-        ("/v1/rag/search", {"question": "a"}, SearchBody),
-        ("/v1/rag/answer", {"question": "a", "max_tokens": 1}, AnswerBody),
+        (COMPLETE, {"prompt": "a", "max_tokens": 1}, CompletionRequest),
+        (EMBED, {"input": "a"}, EmbeddingsRequest),
+        ("/v1/rerank", {"query": "a", "documents": ["b"]}, RerankRequest),
+        ("/v1/rag/search", {"question": "a"}, SearchRequest),
+        ("/v1/rag/answer", {"question": "a", "max_tokens": 1}, AnswerRequest),
     ):
         sent = dict.fromkeys([*model.model_fields, "not_a_field"]) | body
         assert live.http.post(path, json=sent).status_code == 200, path
@@ -220,7 +220,7 @@ CL100K = [[791, 8415, 7731, 389, 279, 5634, 13]]  # "The cat sat on the mat.", a
 
 @pytest.mark.parametrize("given", [CL100K, CL100K[0]])
 def test_ids_are_refused_where_nobody_said_whose_they_are(serve: Callable[..., Served], given):
-    served = serve(Settings(port=0))
+    served = serve(ServerConfig(port=0))
     error = error_of(served, EMBED, json={"input": given})
     assert (error["param"], error["code"]) == ("input", "unsupported_value")
     assert "check_embedding_ctx_length=False" in error["message"]

@@ -10,9 +10,9 @@ import torch
 
 from gritlm import GritLM
 from gritlm.lm.tokens import SegmentTokenizer
-from gritlm.serve.api.logprobs import Spelling
-from gritlm.serve.engine.requests import TokenLogprob, Writing
-from gritlm.serve.engine.sequence import Answer, sampler_of
+from gritlm.serve.api.logprobs import TokenTexts
+from gritlm.serve.engine.requests import SamplingParams, TokenLogprob
+from gritlm.serve.engine.sequence import GeneratedSequence, sampler_of
 from tests.lm.test_token_bytes import ids_of, sentencepiece
 from tests.serve.conftest import Served
 
@@ -34,7 +34,7 @@ def test_each_position_of_a_completion_has_all_its_alternatives(live: Served):
 def test_two_tokens_of_the_same_text_have_two_names():
     tokenizer = sentencepiece()
     letter, byte, other = tokenizer.convert_tokens_to_ids(["a", "<0x61>", "b"])
-    answer = Spelling(SegmentTokenizer(tokenizer)).answer()
+    answer = TokenTexts(SegmentTokenizer(tokenizer)).answer()
     top = ((letter, -1.0), (byte, -2.0), (other, -3.0))
     found = answer.as_completion([TokenLogprob(letter, -1.0, top), TokenLogprob(byte, -2.0, top)])
     assert found["tokens"] == ["a", "a"]
@@ -46,7 +46,7 @@ def test_two_tokens_of_the_same_text_have_two_names():
 
 def test_offsets_are_characters_of_the_text():
     tokenizer = sentencepiece()
-    answer = Spelling(SegmentTokenizer(tokenizer)).answer()
+    answer = TokenTexts(SegmentTokenizer(tokenizer)).answer()
     ids = ids_of(tokenizer, "has 🔥a")
     found = answer.as_completion([TokenLogprob(token, 0.0) for token in ids])
     at = "has 🔥a".index("🔥")
@@ -80,9 +80,9 @@ def test_the_bytes_of_a_chat_are_its_text(live: Served, streamed: bool):
 
 def test_an_emoji_that_is_written_has_its_bytes(oracle: GritLM):
     ids = ids_of(oracle.tokenizer, "a 🔥!")
-    writing = Writing(len(ids), logprobs=2)
-    answer, told = Answer(oracle, writing, sampler_of(writing), len(ids)), []
-    spelling = Spelling(SegmentTokenizer(oracle.tokenizer)).answer()
+    writing = SamplingParams(len(ids), logprobs=2)
+    answer, told = GeneratedSequence(oracle, writing, sampler_of(writing), len(ids)), []
+    spelling = TokenTexts(SegmentTokenizer(oracle.tokenizer)).answer()
     items: list[dict[str, Any]] = []
     for token in ids:
         logits_V = torch.zeros(oracle.model.config.vocab_size)

@@ -22,9 +22,9 @@ import pytest
 
 from gritlm import GritLM
 from gritlm.prompts import gritlm_instruction
-from gritlm.serve.config import Settings
+from gritlm.serve.config import ServerConfig
 from gritlm.serve.engine.limits import Limits
-from gritlm.serve.engine.requests import ToDo
+from gritlm.serve.engine.requests import ModelJob
 from tests.serve.conftest import LENGTH, TEXTS, Served
 
 CHAT = "/v1/chat/completions"
@@ -116,7 +116,7 @@ def test_a_client_that_does_not_read_holds_nobody_up(live: Served):
 
 
 def test_more_than_may_wait_is_refused_with_a_time(serve: Callable[..., Served]):
-    served = serve(Settings(port=0), Limits(max_num_seqs=1, max_waiting=1))
+    served = serve(ServerConfig(port=0), Limits(max_num_seqs=1, max_waiting=1))
     with streaming(served), ThreadPoolExecutor(1) as pool:
         waits = pool.submit(served.http.post, CHAT, json=SHORT)
         wait_until(lambda: stats(served).waiting == 1)
@@ -134,7 +134,7 @@ def test_more_than_may_wait_is_refused_with_a_time(serve: Callable[..., Served])
 def test_several_answers_for_which_there_is_no_room_leave_nothing_behind(
     serve: Callable[..., Served],
 ):
-    served = serve(Settings(port=0), Limits(max_num_seqs=1, max_waiting=2))
+    served = serve(ServerConfig(port=0), Limits(max_num_seqs=1, max_waiting=2))
     refused = served.http.post(CHAT, json=LONG | {"n": 8})
     assert refused.status_code == 400  # never, not only now
     assert "for 8 answers (prompts times n), the server takes at most 2" in refused.text
@@ -151,7 +151,7 @@ def test_several_answers_for_which_there_is_no_room_leave_nothing_behind(
 def test_a_request_counts_before_it_is_tokenized(
     serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
 ):
-    served = serve(Settings(port=0), Limits(max_num_seqs=1, max_waiting=1))
+    served = serve(ServerConfig(port=0), Limits(max_num_seqs=1, max_waiting=1))
     go_on, tokenize = threading.Event(), served.service.prompts.chat
 
     def slow(messages: Any) -> Any:
@@ -177,7 +177,7 @@ def test_a_refused_request_gives_its_place_back(live: Served):
 def test_draining_ends_what_was_taken_and_refuses_the_rest(
     serve: Callable[..., Served], oracle: GritLM
 ):
-    served = serve(Settings(port=0, drain_s=30))
+    served = serve(ServerConfig(port=0, drain_s=30))
     with streaming(served) as lines:
         served.server.drain()
         refused = served.http.post(CHAT, json=SHORT)
@@ -196,7 +196,7 @@ def test_draining_ends_what_was_taken_and_refuses_the_rest(
 
 
 def test_draining_has_a_deadline_and_tells_who_did_not_make_it(serve: Callable[..., Served]):
-    served = serve(Settings(port=0, drain_s=0))
+    served = serve(ServerConfig(port=0, drain_s=0))
     with streaming(served) as lines:
         served.server.drain()
         last = [line for line in lines if line]
@@ -212,13 +212,13 @@ def hanging(served: Served) -> threading.Event:
         reached.set()
         go_on.wait(30)
 
-    served.service.scheduler.submit(ToDo(hang), lambda _: None)
+    served.service.scheduler.submit(ModelJob(hang), lambda _: None)
     assert reached.wait(SOON_S)
     return go_on
 
 
 def test_another_signal_leaves_at_once_whatever_the_model_does(serve: Callable[..., Served]):
-    served = serve(Settings(port=0, drain_s=30))
+    served = serve(ServerConfig(port=0, drain_s=30))
     go_on = hanging(served)
     with posted(served, CHAT, SHORT):
         wait_until(lambda: served.service.running == 1)
@@ -229,7 +229,7 @@ def test_another_signal_leaves_at_once_whatever_the_model_does(serve: Callable[.
 
 
 def test_the_time_to_drain_holds_whatever_the_model_does(serve: Callable[..., Served]):
-    served = serve(Settings(port=0, drain_s=0.1))
+    served = serve(ServerConfig(port=0, drain_s=0.1))
     go_on = hanging(served)
     with posted(served, CHAT, SHORT) as waits:
         wait_until(lambda: served.service.running == 1)

@@ -21,7 +21,7 @@ from gritlm.rag.ingest.readers import READERS
 from gritlm.rag.kvstore.errors import IndexDamagedError, StoreFullError
 from gritlm.rag.kvstore.store import KVStore
 from gritlm.serve.api import file_reader, uploads
-from gritlm.serve.config import Settings
+from gritlm.serve.config import ServerConfig
 from gritlm.serve.engine.errors import OverloadedError
 from gritlm.serve.server import StoreAt
 from tests.pdfs import slow_pdf
@@ -183,14 +183,14 @@ def test_a_file_that_takes_too_long_holds_up_nobody(live: Served, monkeypatch: p
 def test_pages_are_read_as_the_library_reads_them():
     page = b"<title>Walks</title><h1>Dogs</h1><p>They like <b>long</b> walks.</p>"
     given = [(".html", b64encode(page).decode()), (".pdf", "AAAA"), (".html", "$$$")]
-    found, broken, odd = file_reader.Reader().contents(given)
+    found, broken, odd = file_reader.FileReader().contents(given)
     assert found == READERS[".html"](page)
     assert "no PDF" in broken
     assert isinstance(odd, str)
 
 
 def test_a_reader_that_is_closed_ends_what_it_reads():
-    reader = file_reader.Reader()
+    reader = file_reader.FileReader()
     threading.Timer(0.3, reader.close).start()
     assert reader.contents([(".pdf", SLOW)]) == ["the process that read it broke down"]
 
@@ -415,7 +415,7 @@ def test_a_server_without_a_store_says_how_to_start_one(serve: Callable[..., Ser
 def test_a_store_that_is_shared_is_only_read(
     live: Served, serve: Callable[..., Served], store_folder: Path
 ):
-    reader = serve(Settings(port=0), None, StoreAt(store_folder, read_only=True))
+    reader = serve(ServerConfig(port=0), None, StoreAt(store_folder, read_only=True))
     found = reader.http.post(ANSWER, json={"question": QUESTION, "max_tokens": 12}).json()
     wanted = live.http.post(ANSWER, json={"question": QUESTION, "max_tokens": 12}).json()
     assert found["answer"] == wanted["answer"]

@@ -12,7 +12,7 @@ import torch
 
 from gritlm import GritLM
 from gritlm.lm.kv.slot_memory import obstacle
-from gritlm.serve.engine.requests import ToWrite, Writing
+from gritlm.serve.engine.requests import GenerateRequest, SamplingParams
 from tests import tiny
 from tests.serve.asking import Asked, held, scheduled, to_embed, to_write
 
@@ -160,6 +160,6 @@ def test_a_long_prompt_is_read_in_pieces_with_the_same_answer(model):
 def test_an_answer_may_fill_its_slot_to_the_last_token(model):
     ids = tuple(model.chat_ids("What is water?"))
     with scheduled(model, max_model_len=len(ids) + 5) as scheduler:
-        asked = Asked(scheduler, ToWrite(ids, Writing(100))).ended()
+        asked = Asked(scheduler, GenerateRequest(ids, SamplingParams(100))).ended()
     assert sum(delta.tokens for delta in asked.deltas) == 5
     assert asked.text == model.chat("What is water?", max_new_tokens=5)

@@ -10,10 +10,17 @@ import pytest
 from gritlm import GritLM
 from gritlm.errors import InputError, ModeError
 from gritlm.lm.encoder import Encoder
-from gritlm.serve.engine.errors import DrainingError, OverloadedError, TooLongError
-from gritlm.serve.engine.kv_slots import Together
+from gritlm.serve.engine.errors import DrainingError, OverloadedError, PromptTooLongError
+from gritlm.serve.engine.kv_slots import BatchedSlots
 from gritlm.serve.engine.limits import Limits
-from gritlm.serve.engine.requests import Delta, ToContinue, ToDo, ToEmbed, ToWrite, Writing
+from gritlm.serve.engine.requests import (
+    EmbedRequest,
+    GenerateRequest,
+    ModelJob,
+    OutputDelta,
+    ResumeRequest,
+    SamplingParams,
+)
 from gritlm.serve.engine.scheduler import Scheduler
 from tests import tiny
 from tests.serve.asking import Asked, endless, held, scheduled, texts_of, to_embed, to_write
@@ -31,7 +38,7 @@ def test_a_cancelled_chat_gives_its_slot_back_within_one_step(model):
     with scheduled(model, max_num_seqs=1) as scheduler:
 
         def gone(event):
-            if isinstance(event, Delta) and not steps:
+            if isinstance(event, OutputDelta) and not steps:
                 asked.ticket.cancel()
                 steps.append(scheduler.stats().steps)
 
@@ -152,7 +159,7 @@ def test_long_work_ends_at_the_deadline_too(model):
         while True:
             between()
 
-    asked = Asked(scheduler, ToDo(forever))
+    asked = Asked(scheduler, ModelJob(forever))
     assert not scheduler.stop(deadline_s=0.05)
     assert isinstance(asked.error, DrainingError)
 
@@ -167,7 +174,7 @@ def test_a_begin_that_fails_fails_alone(model):
 
     with scheduled(model) as scheduler:
         with held(scheduler):
-            bad = Asked(scheduler, ToContinue(begin, 8, Writing(4)))
+            bad = Asked(scheduler, ResumeRequest(begin, 8, SamplingParams(4)))
             good = Asked(scheduler, to_write(model, "What is water?", 4))
         assert str(bad.error) == "nothing to answer from"
         assert good.text == model.chat("What is water?", max_new_tokens=4)
@@ -176,13 +183,13 @@ def test_a_begin_that_fails_fails_alone(model):
 
 def test_work_that_fails_fails_alone(model):
     with scheduled(model) as scheduler:
-        bad = Asked(scheduler, ToDo(lambda between: 1 / 0))
+        bad = Asked(scheduler, ModelJob(lambda between: 1 / 0))
         assert isinstance(bad.error, ZeroDivisionError)
-        assert Asked(scheduler, ToDo(lambda between: 7)).value == 7
+        assert Asked(scheduler, ModelJob(lambda between: 7)).value == 7
 
 
 def test_after_a_step_that_fails_those_who_ran_are_told_and_the_thread_goes_on(model, monkeypatch):
-    step, expected = Together.step, model.chat("What is water?", max_new_tokens=6)
+    step, expected = BatchedSlots.step, model.chat("What is water?", max_new_tokens=6)
 
     def breaks(self, slots, tokens):
         step(self, slots, tokens)
@@ -190,7 +197,7 @@ def test_after_a_step_that_fails_those_who_ran_are_told_and_the_thread_goes_on(m
         raise RuntimeError("the device is lost")
 
     with scheduled(model) as scheduler:
-        monkeypatch.setattr(Together, "step", breaks)
+        monkeypatch.setattr(BatchedSlots, "step", breaks)
         with held(scheduler):
             asked = [Asked(scheduler, to_write(model, "What is water?", 6)) for _ in range(2)]
         assert [str(one.error) for one in asked] == ["the device is lost"] * 2
@@ -200,14 +207,14 @@ def test_after_a_step_that_fails_those_who_ran_are_told_and_the_thread_goes_on(m
 
 
 def test_logits_that_are_no_numbers_fail_their_own_request_only(model, monkeypatch):
-    read, expected = Together.read, model.chat("What is water?", max_new_tokens=6)
+    read, expected = BatchedSlots.read, model.chat("What is water?", max_new_tokens=6)
 
     def breaks(self, slot, ids, *, room):
         logits_V = read(self, slot, ids, room=room)
         return logits_V * float("nan") if len(ids) > 30 else logits_V
 
     with scheduled(model, max_num_seqs=2) as scheduler:
-        monkeypatch.setattr(Together, "read", breaks)
+        monkeypatch.setattr(BatchedSlots, "read", breaks)
         with held(scheduler):
             bad = Asked(scheduler, to_write(model, "cats " * 40, 6))
             good = [Asked(scheduler, to_write(model, "What is water?", 6)) for _ in range(3)]
@@ -236,18 +243,18 @@ def test_a_text_that_cannot_be_embedded_fails_its_own_request_only(model, monkey
 
 def test_a_prompt_that_can_never_fit_is_refused_with_the_numbers(model):
     with scheduled(model, max_model_len=32) as scheduler:
-        with pytest.raises(TooLongError, match="has 32 tokens, the server takes 32") as found:
-            scheduler.submit(ToWrite((5,) * 32, Writing(4)), print)
+        with pytest.raises(PromptTooLongError, match="has 32 tokens, the server takes 32") as found:
+            scheduler.submit(GenerateRequest((5,) * 32, SamplingParams(4)), print)
         assert (found.value.tokens, found.value.limit) == (32, 32)
 
 
 @pytest.mark.parametrize(
     ("work", "told"),
     [
-        (ToWrite((), Writing(4)), "the prompt has no tokens"),
-        (ToWrite((5,), Writing(0)), "max_new_tokens"),
-        (ToWrite((5,), Writing(4, temperature=float("nan"))), "temperature=nan"),
-        (ToWrite((5,), Writing(4, top_p=0.0)), "top_p=0.0"),
+        (GenerateRequest((), SamplingParams(4)), "the prompt has no tokens"),
+        (GenerateRequest((5,), SamplingParams(0)), "max_new_tokens"),
+        (GenerateRequest((5,), SamplingParams(4, temperature=float("nan"))), "temperature=nan"),
+        (GenerateRequest((5,), SamplingParams(4, top_p=0.0)), "top_p=0.0"),
     ],
 )
 def test_values_out_of_range_are_refused_at_once(model, work, told):
@@ -259,11 +266,11 @@ def test_values_out_of_range_are_refused_at_once(model, work, told):
 
 def test_no_texts_give_no_vectors(model):
     with scheduled(model) as scheduler:
-        assert Asked(scheduler, ToEmbed(())).value.shape == (0, 48)
+        assert Asked(scheduler, EmbedRequest(())).value.shape == (0, 48)
 
 
 @pytest.mark.parametrize(("mode", "work"), [
-    ("embedding", ToWrite((5,), Writing(4))), ("generative", texts_of([8])),
+    ("embedding", GenerateRequest((5,), SamplingParams(4))), ("generative", texts_of([8])),
 ])  # fmt: skip
 def test_a_model_of_one_job_refuses_the_other(tmp_path, mode, work):
     made = GritLM(tiny.folder(tmp_path), mode=mode, dtype="float32", device="cpu")

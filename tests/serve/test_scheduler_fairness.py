@@ -11,8 +11,8 @@ import pytest
 from gritlm import GritLM
 from gritlm.serve.engine.errors import OverloadedError, TooManyError
 from gritlm.serve.engine.limits import Limits
-from gritlm.serve.engine.queue import Inbox, Job
-from gritlm.serve.engine.requests import Delta, ToContinue, ToDo, Writing
+from gritlm.serve.engine.queue import QueuedRequest, RequestQueue
+from gritlm.serve.engine.requests import ModelJob, OutputDelta, ResumeRequest, SamplingParams
 from gritlm.serve.engine.scheduler import Scheduler
 from tests.serve.asking import Asked, endless, held, scheduled, texts_of, to_write
 
@@ -57,12 +57,12 @@ def test_of_works_with_too_many_tokens_none_is_taken(model):
 
 
 def test_who_drains_is_woken_when_an_announced_request_is_refused():
-    inbox = Inbox(Limits(max_waiting_tokens=10))
+    inbox = RequestQueue(Limits(max_waiting_tokens=10))
     inbox.reserve(2)
-    inbox.put([Job(texts_of([8]), print)])
+    inbox.put([QueuedRequest(texts_of([8]), print)])
     inbox.take()
     with pytest.raises(OverloadedError):
-        inbox.put([Job(texts_of([8]), print)])
+        inbox.put([QueuedRequest(texts_of([8]), print)])
     started = time.monotonic()
     inbox.sleep(started + 5)
     assert time.monotonic() - started < 1
@@ -76,8 +76,8 @@ def test_cancelled_work_leaves_the_queue_while_other_work_runs(model):
             while not end.is_set():
                 between()
 
-        running = Asked(scheduler, ToDo(long))
-        waiting = [Asked(scheduler, ToDo(lambda _: 0, 5)) for _ in range(3)]
+        running = Asked(scheduler, ModelJob(long))
+        waiting = [Asked(scheduler, ModelJob(lambda _: 0, 5)) for _ in range(3)]
         until(lambda: scheduler.stats().waiting == 3)
         for one in waiting:
             one.ticket.cancel()
@@ -115,7 +115,7 @@ def test_many_answers_to_one_request_leave_slots_to_others_who_wait(model):
         seen: list[object] = []
 
         def note(event: object) -> None:
-            if isinstance(event, Delta) and not seen:
+            if isinstance(event, OutputDelta) and not seen:
                 seen.append(event)
                 order.append(name)
 
@@ -165,10 +165,10 @@ def test_short_work_is_done_while_long_work_lets_it(model):
                 between()
             return 0
 
-        asked = [Asked(scheduler, ToDo(long), lambda _: order.append("long"))]
+        asked = [Asked(scheduler, ModelJob(long), lambda _: order.append("long"))]
         until(lambda: scheduler.stats().running == 1)
-        asked.append(Asked(scheduler, ToDo(lambda _: 1), lambda _: order.append("longer")))
-        short = ToDo(lambda _: 2, beside=True)
+        asked.append(Asked(scheduler, ModelJob(lambda _: 1), lambda _: order.append("longer")))
+        short = ModelJob(lambda _: 2, beside=True)
         asked.append(Asked(scheduler, short, lambda _: order.append("short")))
         assert [one.value for one in asked] == [0, 1, 2]
     assert order == ["short", "long", "longer"]
@@ -179,10 +179,12 @@ def test_short_work_does_not_keep_long_work_waiting_for_ever(model):
     with scheduled(model) as scheduler:
         with held(scheduler):
             asked = [
-                Asked(scheduler, ToDo(lambda _: 0, beside=True), lambda _: order.append("short"))
+                Asked(
+                    scheduler, ModelJob(lambda _: 0, beside=True), lambda _: order.append("short")
+                )
                 for _ in range(4)
             ]
-            asked.append(Asked(scheduler, ToDo(lambda _: 1), lambda _: order.append("long")))
+            asked.append(Asked(scheduler, ModelJob(lambda _: 1), lambda _: order.append("long")))
         for one in asked:
             one.ended()
     assert "long" in order[:2]
@@ -194,12 +196,12 @@ def test_chats_texts_and_short_work_go_on_while_somebody_reads_a_prompt(model):
 
         def begin(between):
             texts = Asked(scheduler, texts_of([8, 9]))
-            short = Asked(scheduler, ToDo(lambda _: 1, beside=True))
+            short = Asked(scheduler, ModelJob(lambda _: 1, beside=True))
             while not (chat.is_over and texts.is_over and short.is_over):
                 between()
             raise ValueError("read")
 
-        asked = Asked(scheduler, ToContinue(begin, 8, Writing(4)))
+        asked = Asked(scheduler, ResumeRequest(begin, 8, SamplingParams(4)))
         assert str(asked.error) == "read"
 
 
@@ -212,7 +214,7 @@ def test_a_prompt_that_nobody_wants_any_more_is_not_read_on(model):
             between()
 
     with scheduled(model, max_num_seqs=1) as scheduler:
-        asked = Asked(scheduler, ToContinue(begin, 8, Writing(4)))
+        asked = Asked(scheduler, ResumeRequest(begin, 8, SamplingParams(4)))
         assert reached.wait(SOON_S)
         asked.ticket.cancel()
         assert Asked(scheduler, to_write(model, "What is water?", 2)).text
@@ -228,7 +230,7 @@ def test_a_thread_in_the_middle_of_something_is_not_waited_for(model):
         reached.set()
         go_on.wait(SOON_S)
 
-    Asked(scheduler, ToDo(hangs))
+    Asked(scheduler, ModelJob(hangs))
     assert reached.wait(SOON_S)
     started = time.monotonic()
     assert not scheduler.stop()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gritlm import GritLM
-from gritlm.serve.engine.requests import ToWrite, Writing
+from gritlm.serve.engine.requests import GenerateRequest, SamplingParams
 from tests import tiny
 from tests.serve.asking import Asked, held, scheduled, to_write
 
@@ -26,12 +26,12 @@ def asks(text: str) -> list[dict[str, str]]:
 def test_a_conversation_that_goes_on_is_read_from_where_it_stopped(model):
     ids = model.chat_ids(asks("What is water?"))
     with scheduled(model) as scheduler:
-        first = Asked(scheduler, ToWrite(tuple(ids), Writing(8, logprobs=0))).ended()
+        first = Asked(scheduler, GenerateRequest(tuple(ids), SamplingParams(8, logprobs=0))).ended()
         written = [one.token for delta in first.deltas for one in delta.logprobs]
         more = [*ids, *written, *model.chat_ids("And what is a fox?", start=False)]
-        second = Asked(scheduler, ToWrite(tuple(more), Writing(12))).ended()
+        second = Asked(scheduler, GenerateRequest(tuple(more), SamplingParams(12))).ended()
     with scheduled(model) as scheduler:
-        fresh = Asked(scheduler, ToWrite(tuple(more), Writing(12))).ended()
+        fresh = Asked(scheduler, GenerateRequest(tuple(more), SamplingParams(12))).ended()
     assert fresh.started.cached_tokens == 0
     # The last token that was written has been told and never read.
     assert second.started.cached_tokens == len(ids) + len(written) - 1
@@ -58,9 +58,9 @@ def test_the_same_prompt_again_reads_one_token(model):
 
 
 def test_a_prompt_that_fails_midway_leaves_nothing_to_build_on(model, monkeypatch):
-    from gritlm.serve.engine.kv_slots import Together
+    from gritlm.serve.engine.kv_slots import BatchedSlots
 
-    work, read = to_write(model, asks("What is water?"), 10), Together.read
+    work, read = to_write(model, asks("What is water?"), 10), BatchedSlots.read
     expected = model.chat(asks("What is water?"), max_new_tokens=10)
 
     def breaks(self, slot, ids, *, room):
@@ -69,7 +69,7 @@ def test_a_prompt_that_fails_midway_leaves_nothing_to_build_on(model, monkeypatc
         raise RuntimeError("out of memory")
 
     with scheduled(model, max_num_seqs=1, max_num_batched_tokens=16) as scheduler:
-        monkeypatch.setattr(Together, "read", breaks)
+        monkeypatch.setattr(BatchedSlots, "read", breaks)
         assert "out of memory" in str(Asked(scheduler, work).error)
         again = Asked(scheduler, work).ended()
         assert again.started.cached_tokens == 0

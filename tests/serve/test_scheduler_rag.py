@@ -7,11 +7,11 @@ from transformers.cache_utils import DynamicCache
 
 from gritlm import GritLM
 from gritlm.lm.unified import UnifiedLM
-from gritlm.rag.answer import Begun
+from gritlm.rag.answer import PrefilledPrompt
 from gritlm.rag.answer import Writing as HowWritten
 from gritlm.rag.engine import RagEngine
-from gritlm.serve.engine.errors import TooLongError
-from gritlm.serve.engine.requests import ToContinue, Writing
+from gritlm.serve.engine.errors import PromptTooLongError
+from gritlm.serve.engine.requests import ResumeRequest, SamplingParams
 from tests import tiny
 from tests.serve.asking import Asked, held, scheduled, texts_of, to_write
 
@@ -33,14 +33,14 @@ def engine(model, tmp_path_factory):
         yield made
 
 
-def continuing(engine: RagEngine, mode: str, tokens: int = TOKENS) -> ToContinue:
+def continuing(engine: RagEngine, mode: str, tokens: int = TOKENS) -> ResumeRequest:
     hits = engine.retrieve(QUESTION, top_k=3)
     writing = HowWritten(max_new_tokens=tokens)
 
-    def begin(between: object) -> Begun:
+    def begin(between: object) -> PrefilledPrompt:
         return engine.begin(QUESTION, hits, mode=mode, writing=writing)
 
-    return ToContinue(begin, 300, Writing(tokens))
+    return ResumeRequest(begin, 300, SamplingParams(tokens))
 
 
 @pytest.mark.parametrize("mode", ["none", "doc", "query-doc"])
@@ -84,7 +84,7 @@ def test_what_somebody_else_read_is_no_prefix_for_others(model, engine):
 def test_a_state_that_does_not_fit_a_slot_is_refused_with_the_numbers(model, engine):
     with scheduled(model, max_model_len=64) as scheduler:
         error = Asked(scheduler, continuing(engine, "doc")).error
-    assert isinstance(error, TooLongError)
+    assert isinstance(error, PromptTooLongError)
     assert error.limit == 64 < error.tokens
 
 

@@ -13,8 +13,8 @@ from gritlm.lm.encoder import Encoder
 from gritlm.lm.kv.slot_memory import SlotMemory
 from gritlm.lm.unified import UnifiedLM
 from gritlm.serve.engine import kv_slots
-from gritlm.serve.engine.queue import Inbox
-from gritlm.serve.engine.requests import ToDo
+from gritlm.serve.engine.queue import RequestQueue
+from gritlm.serve.engine.requests import ModelJob
 from tests.serve.asking import Asked, endless, held, scheduled, texts_of, to_write
 
 BUDGET = 48
@@ -183,7 +183,7 @@ def test_chats_and_texts_go_on_when_long_work_lets_them(model):
                 turns += 1
             return turns
 
-        assert Asked(scheduler, ToDo(long, tokens=10)).value <= 8
+        assert Asked(scheduler, ModelJob(long, tokens=10)).value <= 8
 
 
 def test_cancelled_work_ends_where_it_lets_others_run(model):
@@ -195,10 +195,10 @@ def test_cancelled_work_ends_where_it_lets_others_run(model):
             between()
 
     with scheduled(model) as scheduler:
-        asked = Asked(scheduler, ToDo(long))
+        asked = Asked(scheduler, ModelJob(long))
         assert reached.wait(10)
         asked.ticket.cancel()
-        assert Asked(scheduler, ToDo(lambda between: 1)).value == 1
+        assert Asked(scheduler, ModelJob(lambda between: 1)).value == 1
     assert not asked.events
 
 
@@ -207,7 +207,7 @@ def test_texts_and_other_work_take_turns(model):
     with scheduled(model, max_num_batched_tokens=BUDGET) as scheduler:
         with held(scheduler):
             asked = [
-                Asked(scheduler, ToDo(lambda between: 0), lambda _: order.append("work"))
+                Asked(scheduler, ModelJob(lambda between: 0), lambda _: order.append("work"))
                 for _ in range(3)
             ]
             for _ in range(3):
@@ -218,13 +218,13 @@ def test_texts_and_other_work_take_turns(model):
 
 
 def test_the_thread_sleeps_while_there_is_nothing_to_do(model, monkeypatch):
-    looks, take = [0], Inbox.take
+    looks, take = [0], RequestQueue.take
 
     def counted(inbox):
         looks[0] += 1
         return take(inbox)
 
-    monkeypatch.setattr(Inbox, "take", counted)
+    monkeypatch.setattr(RequestQueue, "take", counted)
     with scheduled(model) as scheduler:
         Asked(scheduler, texts_of([8])).ended()
         time.sleep(0.05)

@@ -18,7 +18,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from gritlm import GritLM
-from gritlm.serve.config import Settings
+from gritlm.serve.config import ServerConfig
 from gritlm.serve.engine.limits import Limits
 from gritlm.serve.server import StoreAt
 from tests.serve.conftest import TEXTS, Served, served
@@ -42,7 +42,7 @@ def short(grit: GritLM, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
     """A server whose answers are short, with a store of ``TEXTS``."""
     store = StoreAt(tmp_path_factory.mktemp("schema") / "store")
     limits = Limits(max_num_seqs=2, max_model_len=400)
-    with served(grit, Settings(port=0), limits, store) as found:
+    with served(grit, ServerConfig(port=0), limits, store) as found:
         documents = [{"id": name, "text": text} for name, text in TEXTS.items()]
         found.http.post("/v1/rag/documents", json={"documents": documents}).raise_for_status()
         yield found

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from gritlm.serve.engine.slot_table import UNKNOWN, Slots
+from gritlm.serve.engine.slot_table import UNKNOWN, SlotTable
 
 SYSTEM = [1, 2, 3, 4]
 
 
-def taken(slots: Slots, ids: list[int]):
+def taken(slots: SlotTable, ids: list[int]):
     """A slot in which all of a prompt was read."""
     place = slots.take(ids)
     assert place is not None
@@ -16,7 +16,7 @@ def taken(slots: Slots, ids: list[int]):
 
 
 def test_a_conversation_that_goes_on_takes_its_own_slot_over():
-    slots = Slots(2)
+    slots = SlotTable(2)
     first = taken(slots, [*SYSTEM, 5, 6, 7, 8])
     slots.free(first.slot)
     again = slots.take([*SYSTEM, 5, 6, 7, 8, 9, 10])
@@ -24,14 +24,14 @@ def test_a_conversation_that_goes_on_takes_its_own_slot_over():
 
 
 def test_the_last_token_of_a_prompt_is_always_left_to_read():
-    slots = Slots(1)
+    slots = SlotTable(1)
     first = taken(slots, SYSTEM)
     slots.free(first.slot)
     assert slots.take(SYSTEM).tokens == 3
 
 
 def test_the_first_words_of_a_running_chat_are_copied():
-    slots = Slots(2)
+    slots = SlotTable(2)
     running = taken(slots, [*SYSTEM, 5, 6])
     other = slots.take([*SYSTEM, 7, 8])
     assert (other.tokens, other.source) == (4, running.slot)
@@ -40,7 +40,7 @@ def test_the_first_words_of_a_running_chat_are_copied():
 
 
 def test_another_conversation_with_the_same_first_words_leaves_the_old_one_whole():
-    slots = Slots(2)
+    slots = SlotTable(2)
     old = taken(slots, [*SYSTEM, *range(10, 30)])
     slots.free(old.slot)
     other = slots.take([*SYSTEM, 5, 6])
@@ -49,7 +49,7 @@ def test_another_conversation_with_the_same_first_words_leaves_the_old_one_whole
 
 
 def test_the_least_recently_used_idle_slot_goes_first():
-    slots = Slots(3)
+    slots = SlotTable(3)
     places = [taken(slots, [n, n, n]) for n in (10, 20, 30)]
     for number in (1, 0, 2):
         slots.free(places[number].slot)
@@ -58,7 +58,7 @@ def test_the_least_recently_used_idle_slot_goes_first():
 
 
 def test_no_slot_is_given_while_all_are_busy():
-    slots = Slots(1)
+    slots = SlotTable(1)
     busy = slots.take(SYSTEM)
     assert slots.take(SYSTEM) is None
     slots.free(busy.slot)
@@ -66,7 +66,7 @@ def test_no_slot_is_given_while_all_are_busy():
 
 
 def test_a_state_of_unknown_tokens_is_never_used_again():
-    slots = Slots(1)
+    slots = SlotTable(1)
     place = slots.take(())
     place.slot.ids = [UNKNOWN] * 8
     slots.free(place.slot)
@@ -74,7 +74,7 @@ def test_a_state_of_unknown_tokens_is_never_used_again():
 
 
 def test_what_cannot_be_relied_on_is_never_used_again():
-    slots = Slots(1)
+    slots = SlotTable(1)
     place = taken(slots, SYSTEM)
     slots.forget(place.slot)
     slots.free(place.slot)

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from gritlm import GritLM
-from gritlm.serve.config import Settings
+from gritlm.serve.config import ServerConfig
 from gritlm.serve.engine.limits import Limits
 from gritlm.serve.server import StoreAt
 from tests import tiny
@@ -29,7 +29,7 @@ def serving(
     model = GritLM(
         tiny.folder(folder / "model", max_position_embeddings=1024), dtype="float32", device="cpu"
     )
-    settings = Settings(port=0, names=names, api_keys=keys)
+    settings = ServerConfig(port=0, names=names, api_keys=keys)
     place = StoreAt(folder / "store") if store else None
     with served(model, settings, Limits(max_num_seqs=2), place) as live:
         if store:

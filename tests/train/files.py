@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from gritlm.errors import InputError
-from gritlm.train.config import Source
-from gritlm.train.data.examples import EmbeddingRow
-from gritlm.train.data.sources import Rows, load
+from gritlm.train.config import SourceConfig
+from gritlm.train.data.examples import EmbeddingExample
+from gritlm.train.data.sources import Dataset, load
 
 
 def pair(number: int) -> dict[str, object]:
@@ -22,12 +22,12 @@ def lines(path: Path, records: list[object], *, end: str = "\n") -> Path:
     return path
 
 
-def pairs(path: Path | str, **settings: object) -> Rows:
-    return load(Source(str(path), **settings), "embedding")
+def pairs(path: Path | str, **settings: object) -> Dataset:
+    return load(SourceConfig(str(path), **settings), "embedding")
 
 
-def queries(rows: Rows) -> list[str]:
-    return [row.query.text for row in rows if isinstance(row, EmbeddingRow)]
+def queries(rows: Dataset) -> list[str]:
+    return [row.query.text for row in rows if isinstance(row, EmbeddingExample)]
 
 
 def refused(path: Path | str, **settings: object) -> str:

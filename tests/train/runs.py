@@ -12,7 +12,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from gritlm.train.config import Data, Loss, Model, Rag, Run, Source, Training
+from gritlm.train.config import (
+    DataConfig,
+    LossConfig,
+    ModelConfig,
+    RagConfig,
+    SourceConfig,
+    TrainConfig,
+    TrainingConfig,
+)
 from gritlm.train.run import metrics_log
 from tests import tiny
 
@@ -57,18 +65,18 @@ SCORED = [
 ]
 
 
-def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> Source:
+def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> SourceConfig:
     text = "".join(json.dumps(row) + "\n" for row in rows)
     if (
         not path.is_file() or path.read_text(encoding="utf-8") != text
     ):  # another process may read it
         path.write_text(text, encoding="utf-8")
-    return Source(str(path))
+    return SourceConfig(str(path))
 
 
 def make(
     folder: Path, *, family: str = "llama", rag: bool = False, scored: bool = False, **sections: Any
-) -> Run:
+) -> TrainConfig:
     """A run in ``folder``; ``training=dict(...)`` and the like change its settings.
 
     With ``scored``, a source of scored pairs comes as often as the one of other pairs.
@@ -90,16 +98,16 @@ def make(
         "per_device_generative_bs": 4, "learning_rate": 1e-3, "warmup_steps": 0, "bf16": False,
         "lr_scheduler_type": "linear",
     }  # fmt: skip
-    return Run(
-        training=Training(**(training | sections.get("training", {}))),
-        data=Data(**(data | sections.get("data", {}))),
-        model=Model(**({"base": str(base)} | sections.get("model", {}))),
-        loss=Loss(**({"temperature": 0.1} | sections.get("loss", {}))),
-        rag=Rag(**sections.get("rag_options", {})),
+    return TrainConfig(
+        training=TrainingConfig(**(training | sections.get("training", {}))),
+        data=DataConfig(**(data | sections.get("data", {}))),
+        model=ModelConfig(**({"base": str(base)} | sections.get("model", {}))),
+        loss=LossConfig(**({"temperature": 0.1} | sections.get("loss", {}))),
+        rag=RagConfig(**sections.get("rag_options", {})),
     )
 
 
-def elsewhere(run: Run, name: str, **training: Any) -> Run:
+def elsewhere(run: TrainConfig, name: str, **training: Any) -> TrainConfig:
     """The same run with another folder, and other settings of [training]."""
     output = str(Path(run.training.output_dir).with_name(name))
     return replace(run, training=replace(run.training, output_dir=output, **training))
@@ -112,14 +120,14 @@ def weights(folder: str | Path) -> dict[str, Tensor]:
     return load_file(adapter if adapter.exists() else folder / "model.safetensors")
 
 
-def losses(run: Run) -> list[dict[str, float]]:
+def losses(run: TrainConfig) -> list[dict[str, float]]:
     """Both losses and the norm of the gradient of every step."""
     kept = ("step", "loss_emb", "loss_gen", "grad_norm")
     entries = metrics_log.read(Path(run.training.output_dir))
     return [{k: e[k] for k in kept if k in e} for e in entries if "loss" in e]
 
 
-def assert_same_course(one: Run, other: Run, bound: float) -> None:
+def assert_same_course(one: TrainConfig, other: TrainConfig, bound: float) -> None:
     """Equal losses and gradient norms in every step."""
     ours, theirs = losses(one), losses(other)
     assert len(ours) == len(theirs) > 0

@@ -13,16 +13,16 @@ from torch.nn import functional as F
 
 from gritlm import GritLM
 from gritlm.errors import InputError, TrainingError
-from gritlm.train.config import Data, Run
+from gritlm.train.config import DataConfig, TrainConfig
 from gritlm.train.data import packing
 from gritlm.train.data.collate import Collator
-from gritlm.train.data.examples import ChatRow
+from gritlm.train.data.examples import ChatExample
 from gritlm.train.model import heads, hidden_states
-from gritlm.train.model.build import Parts, build
+from gritlm.train.model.build import TrainingParts, build
 from gritlm.train.model.module import Weights
 from gritlm.train.objectives import losses
 from gritlm.train.run import gradient_check
-from gritlm.train.run.signals import Stop
+from gritlm.train.run.signals import StopSignal
 from gritlm.train.trainer import Trainer, train
 from tests import tiny
 from tests.train import runs
@@ -51,7 +51,7 @@ pytestmark = [
 ]
 
 
-def made(folder: Path, kind: str, *, tied: bool = False, **sections: Any) -> Run:
+def made(folder: Path, kind: str, *, tied: bool = False, **sections: Any) -> TrainConfig:
     tiny.folder(folder / "base", tie_word_embeddings=tied, pad_token_id=None)
     said = {"lora": True, "base": str(folder / "base"), **KINDS.get(kind, {})}
     return runs.make(folder, **{**sections, "model": {**said, **sections.get("model", {})}})
@@ -61,7 +61,7 @@ def trained(module: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in module.named_parameters() if p.requires_grad}
 
 
-def grown(parts: Parts) -> Parts:
+def grown(parts: TrainingParts) -> TrainingParts:
     """Give new adapters, which start at zero, something to do."""
     torch.manual_seed(3)
     for parameter in trained(parts.trainee).values():
@@ -69,25 +69,25 @@ def grown(parts: Parts) -> Parts:
     return parts
 
 
-def rows_of(parts: Parts) -> packing.Rows:
-    collator = Collator(parts.tokens, parts.settings, Data(generative_max_len=128))
-    prompts = [collator.chat(ChatRow(tuple(row["messages"]))) for row in runs.CHATS[:4]]
+def rows_of(parts: TrainingParts) -> packing.PackedBatch:
+    collator = Collator(parts.tokens, parts.settings, DataConfig(generative_max_len=128))
+    prompts = [collator.chat(ChatExample(tuple(row["messages"]))) for row in runs.CHATS[:4]]
     return packing.padded([prompt for prompt in prompts if prompt is not None])
 
 
-def plain_logits(parts: Parts, rows: packing.Rows) -> Tensor:
+def plain_logits(parts: TrainingParts, rows: packing.PackedBatch) -> Tensor:
     """The forward pass of transformers through PEFT's modules (B, L, V)."""
     return parts.trainee.model(rows.ids_BL, attention_mask=rows.real_BL.long()).logits
 
 
-def gradients(loss: Tensor, parts: Parts) -> Iterator[tuple[str, Tensor]]:
+def gradients(loss: Tensor, parts: TrainingParts) -> Iterator[tuple[str, Tensor]]:
     parameters = trained(parts.trainee)
     found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
     for (name, parameter), gradient in zip(parameters.items(), found, strict=True):
         yield name, torch.zeros_like(parameter) if gradient is None else gradient
 
 
-def assert_same_gradients(ours: Tensor, expected: Tensor, parts: Parts) -> None:
+def assert_same_gradients(ours: Tensor, expected: Tensor, parts: TrainingParts) -> None:
     for (name, one), (_, other) in zip(
         gradients(ours, parts), gradients(expected, parts), strict=True
     ):
@@ -100,7 +100,7 @@ def assert_same_gradients(ours: Tensor, expected: Tensor, parts: Parts) -> None:
 def test_every_trained_parameter_moves(tmp_path, kind, tied):
     trainer = Trainer(made(tmp_path, kind, tied=tied, training={"learning_rate": 1e-2}))
     before = {name: p.detach().clone() for name, p in trained(trainer.parts.trainee).items()}
-    trainer.run(Stop())
+    trainer.run(StopSignal())
     after = trained(trainer.parts.trainee)
     assert before
     assert not [name for name, value in before.items() if torch.equal(value, after[name])]
@@ -175,7 +175,7 @@ def test_a_run_of_one_mode_can_train_the_head_alone(tmp_path):
     only = {"lora_target_modules": ("lm_head",)}
     run = made(tmp_path, "", model=only, training={"mode": "generative", "learning_rate": 1e-2})
     trainer = Trainer(run)
-    trainer.run(Stop())
+    trainer.run(StopSignal())
     assert all(p.any() for p in trained(trainer.parts.trainee).values())
     with pytest.raises(InputError, match=r"embedding objective reads no trained .*lm_head.lora_A"):
         train(made(tmp_path / "unified", "", model=only))
@@ -282,7 +282,7 @@ def test_a_trained_adapter_is_loaded_as_it_was_trained(tmp_path, kind, tied, mer
         Trainer.finish(trainer, measured)
 
     trainer.finish = keep  # type: ignore[method-assign]
-    trainer.run(Stop())
+    trainer.run(StopSignal())
     loaded = GritLM(tmp_path / "out", dtype="float32", device="cpu")
     start = GritLM(tmp_path / "base", dtype="float32", device="cpu")
     with torch.no_grad():

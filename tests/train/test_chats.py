@@ -5,17 +5,17 @@ from __future__ import annotations
 import pytest
 
 from gritlm.errors import InputError
-from gritlm.train.config import Source
-from gritlm.train.data.examples import ChatRow
+from gritlm.train.config import SourceConfig
+from gritlm.train.data.examples import ChatExample
 from gritlm.train.data.formats import parse
 
 
 def row(record):
-    return parse(record, "generative", place="data.jsonl:12", source=Source("data.jsonl"))
+    return parse(record, "generative", place="data.jsonl:12", source=SourceConfig("data.jsonl"))
 
 
-def said(*turns: tuple[str, str]) -> ChatRow:
-    return ChatRow(tuple({"role": role, "content": text} for role, text in turns))
+def said(*turns: tuple[str, str]) -> ChatExample:
+    return ChatExample(tuple({"role": role, "content": text} for role, text in turns))
 
 
 ONE = said(("user", "Q"), ("assistant", "A"))

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from gritlm.errors import InputError
-from gritlm.lm.hub.model_config import Settings
+from gritlm.lm.hub.model_config import ModelSettings
 from gritlm.lm.tokens import SegmentTokenizer
-from gritlm.train.config import Data, Source
-from gritlm.train.data.validation import Findings, check_rows
+from gritlm.train.config import DataConfig, SourceConfig
+from gritlm.train.data.validation import ValidationResult, check_rows
 from tests import tiny
 
-GRITLM = Settings(template="gritlm")
+GRITLM = ModelSettings(template="gritlm")
 PAIR = {"query": ["Find it", "Where is the ball?"], "pos": ["A red ball."], "neg": ["Cats sleep."]}
 CHAT = {"text": ["Who reads?", "A model.", "And?", "Cats."]}
 SCORED = {"sentence1": ["Same?", "Cats sleep."], "sentence2": "Cats rest.", "score": 4}
@@ -30,11 +30,13 @@ def tokens() -> SegmentTokenizer:
 def found(tokens, tmp_path: Path):
     """Write rows (records, or lines as they are) to ``rows.jsonl`` and check them."""
 
-    def call(*rows: dict | str, data: Data | None = None, **options: object) -> Findings:
+    def call(
+        *rows: dict | str, data: DataConfig | None = None, **options: object
+    ) -> ValidationResult:
         file = tmp_path / "rows.jsonl"
         lines = [each if isinstance(each, str) else json.dumps(each) for each in rows]
         file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        return check_rows(Source(str(file)), tokens, GRITLM, data or Data(), **options)
+        return check_rows(SourceConfig(str(file)), tokens, GRITLM, data or DataConfig(), **options)
 
     return call
 
@@ -43,7 +45,7 @@ def size(tokens: SegmentTokenizer, text: str) -> int:
     return len(tokens.tokenizer(text)["input_ids"])
 
 
-def marked(findings: Findings) -> list[tuple[str, list[tuple[str, str]]]]:
+def marked(findings: ValidationResult) -> list[tuple[str, list[tuple[str, str]]]]:
     ((_, views),) = findings.samples
     return [(each.name, [(p.mark, p.text) for p in each.pieces]) for each in views]
 
@@ -97,7 +99,7 @@ def test_a_negative_nearly_equal_to_a_positive_is_a_problem(found):
 
 
 def test_an_instruction_that_leaves_no_room_is_a_problem(found):
-    findings = found(PAIR, data=Data(query_max_len=10))
+    findings = found(PAIR, data=DataConfig(query_max_len=10))
     assert findings.problem_count == 1
     assert "rows.jsonl:1: query 'Where is the ball?' has no room: its" in findings.problems[0]
     assert "query_max_len is 10" in findings.problems[0]
@@ -108,11 +110,11 @@ def test_a_row_without_an_answer_after_cutting_is_a_problem(found, tokens):
     question = "Who reads and writes?"
     long = {"text": [question, "A model."]}
     room = size(tokens, f"<|user|>\n{question}\n<|assistant|>\n")
-    findings = found(CHAT, long, data=Data(generative_max_len=room))
+    findings = found(CHAT, long, data=DataConfig(generative_max_len=room))
     assert findings.unlabelled == 1
     assert f"rows.jsonl:2: cut to {room} tokens" in findings.problems[0]
     assert findings.refused == 0
-    assert found(long, data=Data(generative_max_len=room + 1)).unlabelled == 0
+    assert found(long, data=DataConfig(generative_max_len=room + 1)).unlabelled == 0
 
 
 def test_of_an_embedding_row_the_text_is_pooled_and_the_header_is_not(found):
@@ -163,7 +165,7 @@ def test_of_a_rag_row_the_answer_is_trained_and_the_best_document_stands_last(fo
 
 
 def test_a_row_is_shown_as_it_is_cut(found, tokens):
-    ((_, (_, (_, text))), *_) = marked(found(PAIR, data=Data(query_max_len=30)))
+    ((_, (_, (_, text))), *_) = marked(found(PAIR, data=DataConfig(query_max_len=30)))
     assert "Where is the ball?".startswith(text)
     assert len(text) < len("Where is the ball?")
 

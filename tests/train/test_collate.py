@@ -9,12 +9,12 @@ import torch
 
 from gritlm.errors import InputError
 from gritlm.lm.chat import conversation
-from gritlm.lm.hub.model_config import Settings
+from gritlm.lm.hub.model_config import ModelSettings
 from gritlm.lm.tokens import SegmentTokenizer
-from gritlm.train.config import Data
+from gritlm.train.config import DataConfig
 from gritlm.train.data import packing
 from gritlm.train.data.collate import Collator, key
-from gritlm.train.data.examples import ChatRow, EmbeddingRow, Text
+from gritlm.train.data.examples import ChatExample, EmbeddingExample, InstructedText
 from gritlm.train.objectives import losses
 from tests import tiny
 
@@ -28,11 +28,15 @@ TURNS = [
 
 def collator(template: str = "gritlm", **data: object) -> Collator:
     tokens = SegmentTokenizer(tiny.tokenizer())
-    return Collator(tokens, Settings(template=template), Data(**data))
+    return Collator(tokens, ModelSettings(template=template), DataConfig(**data))
 
 
-def row(query: str, positives: list[str], negatives: list[str] = []) -> EmbeddingRow:  # noqa: B006
-    return EmbeddingRow(Text(query), tuple(map(Text, positives)), tuple(map(Text, negatives)))
+def row(query: str, positives: list[str], negatives: list[str] = []) -> EmbeddingExample:  # noqa: B006
+    return EmbeddingExample(
+        InstructedText(query),
+        tuple(map(InstructedText, positives)),
+        tuple(map(InstructedText, negatives)),
+    )
 
 
 def draws(count: int) -> list[Random]:
@@ -64,11 +68,11 @@ def test_an_answer_without_an_end_in_its_template_is_trained_alone():
 
 
 def test_a_conversation_is_cut_and_one_that_leaves_nothing_is_none():
-    whole = collator().chat(ChatRow(tuple(TURNS)))
+    whole = collator().chat(ChatExample(tuple(TURNS)))
     start, _ = whole.trained[0]
-    cut = collator(generative_max_len=start + 1).chat(ChatRow(tuple(TURNS)))
+    cut = collator(generative_max_len=start + 1).chat(ChatExample(tuple(TURNS)))
     assert (cut.ids, cut.trained) == (whole.ids[: start + 1], ((start, start + 1),))
-    assert collator(generative_max_len=start).chat(ChatRow(tuple(TURNS))) is None
+    assert collator(generative_max_len=start).chat(ChatExample(tuple(TURNS))) is None
 
 
 def test_each_query_is_followed_by_its_positive_and_negatives():
@@ -84,7 +88,13 @@ def test_each_query_is_followed_by_its_positive_and_negatives():
 
 def test_instructions_are_seen_and_not_pooled():
     made = collator().embedding(
-        [EmbeddingRow(Text("cats", "find"), (Text("dogs"), Text("dogs", "in park")))], draws(1)
+        [
+            EmbeddingExample(
+                InstructedText("cats", "find"),
+                (InstructedText("dogs"), InstructedText("dogs", "in park")),
+            )
+        ],
+        draws(1),
     )
     decode = tiny.tokenizer().decode
     (query,) = made.queries
@@ -128,5 +138,10 @@ def test_a_key_ignores_case_space_and_the_end_of_a_sentence_and_is_never_zero():
 def test_an_instruction_without_room_names_the_setting():
     with pytest.raises(InputError, match=r"query_max_len = 6: .*no room.*a long instruction"):
         collator(query_max_len=6).embedding(
-            [EmbeddingRow(Text("cats", "a long instruction about cats"), (Text("b"),))], draws(1)
+            [
+                EmbeddingExample(
+                    InstructedText("cats", "a long instruction about cats"), (InstructedText("b"),)
+                )
+            ],
+            draws(1),
         )

@@ -18,9 +18,9 @@ from gritlm.lm.kv.block import KVBlock
 from gritlm.lm.tokens import SegmentTokenizer
 from gritlm.prompts import RAG_FORMS, Segment, for_rag
 from gritlm.rag.reuse.recompute import read_again
-from gritlm.train.config import BLOCK_KINDS, RAG_MODES, Rag
+from gritlm.train.config import BLOCK_KINDS, RAG_MODES, RagConfig
 from gritlm.train.data import rag_samples
-from gritlm.train.data.examples import RagRow
+from gritlm.train.data.examples import RagExample
 from gritlm.train.model import hidden_states
 from gritlm.train.objectives import losses
 from tests import tiny
@@ -32,7 +32,7 @@ OTHERS = (
     "Cats sleep most of the day.", "Dogs like long walks.", "Water boils at 100 degrees.",
     "The quick brown fox jumps.",
 )  # fmt: skip
-ROW = RagRow("What colour is the ball?", (GOLD, *OTHERS), "A red one.")
+ROW = RagExample("What colour is the ball?", (GOLD, *OTHERS), "A red one.")
 TOKENS = SegmentTokenizer(tiny.tokenizer())
 LONG = 10_000
 ALL = list(product(RAG_MODES, BLOCK_KINDS))
@@ -60,7 +60,7 @@ def chosen(count: int) -> list[str]:
 
 def sample(
     mode: str = "doc", kind: str = "bidirectional", *, documents: list[str] | None = None,
-    max_length: int = LONG, tokens: SegmentTokenizer = TOKENS, row: RagRow = ROW,
+    max_length: int = LONG, tokens: SegmentTokenizer = TOKENS, row: RagExample = ROW,
     embed_eos: str = "", read_again: int = 0,
 ) -> rag_samples.Blocked | None:  # fmt: skip
     return rag_samples.sample(
@@ -242,14 +242,14 @@ def _size(mode: str, documents: list[str]) -> int:
 
 def test_a_drawn_sample_can_be_drawn_again():
     one, other = (
-        [rag_samples.draw(ROW, Rag(), r) for _ in range(20)] for r in (Random(3), Random(3))
+        [rag_samples.draw(ROW, RagConfig(), r) for _ in range(20)] for r in (Random(3), Random(3))
     )
     assert one == other
 
 
 def test_all_modes_kinds_numbers_and_places_are_drawn():
     random = Random(0)
-    drawn = [rag_samples.draw(ROW, Rag(max_documents=4), random) for _ in range(2000)]
+    drawn = [rag_samples.draw(ROW, RagConfig(max_documents=4), random) for _ in range(2000)]
     assert {(mode, kind) for mode, kind, _ in drawn} == set(ALL)
     places = Counter((len(texts), texts.index(GOLD)) for _, _, texts in drawn)
     assert set(places) == {(k, place) for k in range(1, 5) for place in range(k)}
@@ -258,8 +258,8 @@ def test_all_modes_kinds_numbers_and_places_are_drawn():
 
 
 def test_a_row_with_fewer_documents_than_allowed_gives_what_it_has():
-    row = RagRow("Who?", (GOLD, GOLD, OTHERS[0]), "Ann.")
-    drawn = {tuple(rag_samples.draw(row, Rag(), Random(seed))[2]) for seed in range(50)}
+    row = RagExample("Who?", (GOLD, GOLD, OTHERS[0]), "Ann.")
+    drawn = {tuple(rag_samples.draw(row, RagConfig(), Random(seed))[2]) for seed in range(50)}
     assert drawn == {(GOLD,), (GOLD, OTHERS[0]), (OTHERS[0], GOLD)}
 
 

@@ -16,12 +16,12 @@ from torch.distributed.fsdp import fully_shard
 from gritlm.lm.pooling import mean, normalise
 from gritlm.lm.tokens import Prompt
 from gritlm.lm.unified import UnifiedLM
-from gritlm.train.config import Loss
+from gritlm.train.config import LossConfig
 from gritlm.train.data import packing
 from gritlm.train.data.collate import ScoredBatch
 from gritlm.train.model import hidden_states
 from gritlm.train.objectives import gradcache, losses
-from gritlm.train.objectives.embedding import Contrast
+from gritlm.train.objectives.embedding import EmbeddingObjective
 from gritlm.train.run import collectives
 from tests import tiny
 from tests.train.ranks import SIZE, joined, spawn
@@ -90,7 +90,9 @@ def cached_in_ddp(rank: int) -> tuple[Tensor, dict[str, Tensor]]:
     return loss, read.gradients()
 
 
-def written(rows: packing.Rows, divisor: float | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+def written(
+    rows: packing.PackedBatch, divisor: float | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
     model = tiny.model()
     weight = losses.token_weights(rows.labels_BL, kind="mixed", divisor=divisor)
     logits = model(rows.ids_BL, position_ids=rows.position_BL, use_cache=False).logits
@@ -119,7 +121,9 @@ def scored_in_parts(rank: int) -> tuple[Tensor, dict[str, Tensor]]:
     """Scored pairs, compared over both ranks, in mini-batches."""
     read, rows = reader(), MINE[rank]
     batch = scored(rows)
-    found = Contrast(Loss(), budget=40, at_once=40).backward(read, batch, collectives.ranks())
+    found = EmbeddingObjective(LossConfig(), budget=40, at_once=40).backward(
+        read, batch, collectives.ranks()
+    )
     return torch.tensor(found["emb"]), averaged(read.gradients())
 
 
@@ -211,7 +215,7 @@ def test_scored_pairs_on_two_ranks_equal_one_rank(found):
     read = reader()
     whole = scored(slice(5))
     vectors = read(whole.queries), read(whole.passages)
-    expected = losses.cosent(*vectors, whole.score_N, temperature=Loss().scored_temperature)
+    expected = losses.cosent(*vectors, whole.score_N, temperature=LossConfig().scored_temperature)
     expected.backward()
     gradients = read.gradients()
     for ways, _, _ in found:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from gritlm.errors import InputError
-from gritlm.train.config import Source
-from gritlm.train.data.examples import EmbeddingRow, RagRow, ScoredRow, Text
+from gritlm.train.config import SourceConfig
+from gritlm.train.data.examples import EmbeddingExample, InstructedText, RagExample, ScoredExample
 from gritlm.train.data.formats import normalised, parse
 
-PLAIN = Source("data.jsonl")
-TOLD = Source("data.jsonl", instruction="Find the answer", passage_instruction="A passage")
+PLAIN = SourceConfig("data.jsonl")
+TOLD = SourceConfig("data.jsonl", instruction="Find the answer", passage_instruction="A passage")
 
 
 def row(record, kind, source=PLAIN):
@@ -20,19 +20,19 @@ def row(record, kind, source=PLAIN):
 @pytest.mark.parametrize(
     ("record", "expected"),
     [
-        ({"query": "q", "pos": ["p"]}, EmbeddingRow(Text("q"), (Text("p"),))),
-        ({"query": "q", "pos": ["p"], "neg": []}, EmbeddingRow(Text("q"), (Text("p"),))),
-        ({"query": "q", "pos": ["p"], "neg": None}, EmbeddingRow(Text("q"), (Text("p"),))),
+        ({"query": "q", "pos": ["p"]}, EmbeddingExample(InstructedText("q"), (InstructedText("p"),))),
+        ({"query": "q", "pos": ["p"], "neg": []}, EmbeddingExample(InstructedText("q"), (InstructedText("p"),))),
+        ({"query": "q", "pos": ["p"], "neg": None}, EmbeddingExample(InstructedText("q"), (InstructedText("p"),))),
         ({"query": "q", "pos": "p", "neg": "n"},
-         EmbeddingRow(Text("q"), (Text("p"),), (Text("n"),))),
+         EmbeddingExample(InstructedText("q"), (InstructedText("p"),), (InstructedText("n"),))),
         ({"query": ["i", "q"], "pos": [["j", "p"], "o"], "neg": [["", "n"]], "id": 7},
-         EmbeddingRow(Text("q", "i"), (Text("p", "j"), Text("o")), (Text("n"),))),
-        ({"query": "q", "pos": ["p"], "prompt": "i"}, EmbeddingRow(Text("q", "i"), (Text("p"),))),
-        ({"anchor": "q", "positive": "p"}, EmbeddingRow(Text("q"), (Text("p"),))),
+         EmbeddingExample(InstructedText("q", "i"), (InstructedText("p", "j"), InstructedText("o")), (InstructedText("n"),))),
+        ({"query": "q", "pos": ["p"], "prompt": "i"}, EmbeddingExample(InstructedText("q", "i"), (InstructedText("p"),))),
+        ({"anchor": "q", "positive": "p"}, EmbeddingExample(InstructedText("q"), (InstructedText("p"),))),
         ({"anchor": "q", "positive": "p", "negative": "n"},
-         EmbeddingRow(Text("q"), (Text("p"),), (Text("n"),))),
+         EmbeddingExample(InstructedText("q"), (InstructedText("p"),), (InstructedText("n"),))),
         ({"anchor": "q", "positive": "p", "negative_1": "n", "negative_2": "m"},
-         EmbeddingRow(Text("q"), (Text("p"),), (Text("n"), Text("m")))),
+         EmbeddingExample(InstructedText("q"), (InstructedText("p"),), (InstructedText("n"), InstructedText("m")))),
     ],
 )  # fmt: skip
 def test_pairs_are_read(record, expected):
@@ -41,13 +41,13 @@ def test_pairs_are_read(record, expected):
 
 def test_the_instructions_of_the_source_stand_in_where_a_record_has_none():
     record = {"query": ["", "q"], "pos": ["p", ["own", "o"]], "neg": ["n"]}
-    assert row(record, "embedding", TOLD) == EmbeddingRow(
-        Text("q", "Find the answer"),
-        (Text("p", "A passage"), Text("o", "own")),
-        (Text("n", "A passage"),),
+    assert row(record, "embedding", TOLD) == EmbeddingExample(
+        InstructedText("q", "Find the answer"),
+        (InstructedText("p", "A passage"), InstructedText("o", "own")),
+        (InstructedText("n", "A passage"),),
     )
     assert row({"query": ["own", "q"], "pos": "p"}, "embedding", TOLD).query.instruction == "own"
-    assert row({"anchor": "q", "positive": "p"}, "embedding", TOLD).query == Text(
+    assert row({"anchor": "q", "positive": "p"}, "embedding", TOLD).query == InstructedText(
         "q", "Find the answer"
     )
 
@@ -56,15 +56,19 @@ def test_the_instructions_of_the_source_stand_in_where_a_record_has_none():
 @pytest.mark.parametrize("score", ["score", "label"])
 def test_scored_pairs_are_read(text, score):
     record = {f"{text}1": "a", f"{text}2": ["own", "b"], score: 3, "genre": "news"}
-    assert row(record, "embedding") == ScoredRow(Text("a"), Text("b", "own"), 3.0)
-    assert row(record, "embedding", TOLD).first == Text("a", "Find the answer")
+    assert row(record, "embedding") == ScoredExample(
+        InstructedText("a"), InstructedText("b", "own"), 3.0
+    )
+    assert row(record, "embedding", TOLD).first == InstructedText("a", "Find the answer")
     other = record | {f"{text}2": "b", score: -0.25}
-    expected = ScoredRow(Text("a", "Find the answer"), Text("b", "A passage"), -0.25)
+    expected = ScoredExample(
+        InstructedText("a", "Find the answer"), InstructedText("b", "A passage"), -0.25
+    )
     assert row(other, "embedding", TOLD) == expected
 
 
 def test_a_pair_with_positives_stays_one_whatever_its_score():
-    assert isinstance(row({"query": "q", "pos": ["p"], "score": 1}, "embedding"), EmbeddingRow)
+    assert isinstance(row({"query": "q", "pos": ["p"], "score": 1}, "embedding"), EmbeddingExample)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +97,7 @@ def test_a_scored_pair_that_is_none_is_refused(change, message):
 @pytest.mark.parametrize("asked", ["query", "question"])
 def test_rag_rows_are_read(asked):
     documents = [{"title": "T", "text": "gold"}, "other", {"title": None, "text": "third"}]
-    expected = RagRow("q", ("T gold", "other", "third"), "a")
+    expected = RagExample("q", ("T gold", "other", "third"), "a")
     assert row({asked: "q", "documents": documents, "answer": "a"}, "rag") == expected
     assert row({asked: "q", "documents": documents, "answers": ["a", "b"]}, "rag") == expected
     assert row({asked: "q", "documents": documents, "answers": "a"}, "rag") == expected
@@ -156,7 +160,7 @@ def test_a_pair_that_is_none_is_refused(record, message):
 )
 def test_a_rag_row_that_is_none_is_refused(change, message):
     record = {"query": "q", "documents": ["d"], "answer": "a"}
-    assert row(record, "rag") == RagRow("q", ("d",), "a")
+    assert row(record, "rag") == RagExample("q", ("d",), "a")
     with pytest.raises(InputError, match=f"^data.jsonl:12: {message}"):
         row(record | change, "rag")
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from gritlm.lm.hub.model_config import Settings
+from gritlm.lm.hub.model_config import ModelSettings
 from gritlm.lm.tokens import SegmentTokenizer
-from gritlm.train.config import Data
-from gritlm.train.data.examples import ChatRow, EmbeddingRow, RagRow, Text
-from gritlm.train.data.lengths import Ruler
+from gritlm.train.config import DataConfig
+from gritlm.train.data.examples import ChatExample, EmbeddingExample, InstructedText, RagExample
+from gritlm.train.data.lengths import LengthCounter
 from tests import tiny
 
-CHAT = ChatRow(
+CHAT = ChatExample(
     ({"role": "user", "content": "Who reads?"}, {"role": "assistant", "content": "A model."})
 )
-RAG = RagRow("Who reads?", ("A model reads.", "Cats sleep.", "Dogs walk."), "It.")
+RAG = RagExample("Who reads?", ("A model reads.", "Cats sleep.", "Dogs walk."), "It.")
 
 
 @pytest.fixture(scope="module")
@@ -22,15 +22,15 @@ def tokens() -> SegmentTokenizer:
     return SegmentTokenizer(tiny.tokenizer())
 
 
-def ruler(tokens: SegmentTokenizer, **lengths: int) -> Ruler:
-    return Ruler(tokens, Settings(template="gritlm"), Data(**lengths))
+def ruler(tokens: SegmentTokenizer, **lengths: int) -> LengthCounter:
+    return LengthCounter(tokens, ModelSettings(template="gritlm"), DataConfig(**lengths))
 
 
 def test_lengths_are_those_of_uncut_prompts(tokens):
     texts = [f"A ball{' and a ball' * number}." for number in range(20)]
     measured = ruler(tokens, query_max_len=30)
     for text in texts:
-        measured.prompts(EmbeddingRow(Text(text), (Text("Cats."),)))
+        measured.prompts(EmbeddingExample(InstructedText(text), (InstructedText("Cats."),)))
     query, passage = measured.lengths()
     sizes = sorted(len(tokens.tokenizer(f"<|embed|>\n{text}")["input_ids"]) for text in texts)
     assert (query.what, query.limit, query.count) == ("query", 30, 20)

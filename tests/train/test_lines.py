@@ -8,7 +8,7 @@ import json
 import pytest
 
 from gritlm.errors import InputError
-from gritlm.train.config import Source
+from gritlm.train.config import SourceConfig
 from gritlm.train.data.sources import load
 from tests.train.files import lines, pair, pairs, queries, refused
 
@@ -38,8 +38,8 @@ def test_a_json_list_gives_the_same_rows(tmp_path):
     records = [*CHATS, {"text": ["ß", "字"]}]
     listed = tmp_path / "a.json"
     listed.write_text(json.dumps(records, indent=2, ensure_ascii=False), "utf-8")
-    rows = load(Source(str(listed)), "generative")
-    plain = load(Source(str(lines(tmp_path / "a.jsonl", records))), "generative")
+    rows = load(SourceConfig(str(listed)), "generative")
+    plain = load(SourceConfig(str(lines(tmp_path / "a.jsonl", records))), "generative")
     assert list(rows) == list(plain)
     assert rows.place(2) == f"{listed}:3"
 

@@ -6,14 +6,17 @@ import pytest
 
 from gritlm import GritLM, gritlm_instruction
 from gritlm.errors import InputError
-from gritlm.train.config import Source
-from gritlm.train.data.examples import EmbeddingRow, Text
+from gritlm.train.config import SourceConfig
+from gritlm.train.data.examples import EmbeddingExample, InstructedText
 from gritlm.train.data.formats import parse
 from gritlm.train.mining.mine import mine_rows, record
-from gritlm.train.mining.negatives import Mining
+from gritlm.train.mining.negatives import MiningConfig
 from tests import tiny
 
-CORPUS = [Text(text) for text in [*tiny.SENTENCES, "A ball.", "Who walks dogs?", "The lazy fox."]]
+CORPUS = [
+    InstructedText(text)
+    for text in [*tiny.SENTENCES, "A ball.", "Who walks dogs?", "The lazy fox."]
+]
 
 
 @pytest.fixture(scope="module")
@@ -22,19 +25,25 @@ def lm(tmp_path_factory: pytest.TempPathFactory) -> GritLM:
     return GritLM(folder, dtype="float32", device="cpu", mode="embedding")
 
 
-def row(query: str, *positives: str, negatives: tuple[str, ...] = ()) -> EmbeddingRow:
-    return EmbeddingRow(Text(query), tuple(map(Text, positives)), tuple(map(Text, negatives)))
+def row(query: str, *positives: str, negatives: tuple[str, ...] = ()) -> EmbeddingExample:
+    return EmbeddingExample(
+        InstructedText(query),
+        tuple(map(InstructedText, positives)),
+        tuple(map(InstructedText, negatives)),
+    )
 
 
-def mined(lm: GritLM, *rows: EmbeddingRow, corpus=CORPUS, **settings: object) -> list[list[str]]:
-    asked = Mining(**{"num_negatives": 3, **settings})
+def mined(
+    lm: GritLM, *rows: EmbeddingExample, corpus=CORPUS, **settings: object
+) -> list[list[str]]:
+    asked = MiningConfig(**{"num_negatives": 3, **settings})
     return [made["neg"] for made in mine_rows(lm, rows, asked, corpus=corpus)]
 
 
 def test_negatives_are_the_nearest_passages_with_the_instructions_of_training(lm):
-    query, passage = Text("Where is the ball?", "Find a place"), "Read a fact"
-    corpus = [Text(each.text, passage) for each in CORPUS]
-    asked = EmbeddingRow(query, (corpus[2],))
+    query, passage = InstructedText("Where is the ball?", "Find a place"), "Read a fact"
+    corpus = [InstructedText(each.text, passage) for each in CORPUS]
+    asked = EmbeddingExample(query, (corpus[2],))
     query_D = lm.encode(query.text, instruction=gritlm_instruction(query.instruction))
     passage_PD = lm.encode([each.text for each in corpus], instruction=gritlm_instruction(passage))
     score_P = lm.similarity(query_D, passage_PD)[0]
@@ -86,11 +95,15 @@ def test_without_a_corpus_the_passages_of_other_rows_are_taken(lm):
 
 def test_records_are_read_back_as_the_same_rows():
     rows = [
-        EmbeddingRow(Text("q", "Find"), (Text("p", "Read"), Text("p2")), (Text("n"),)),
-        EmbeddingRow(Text("q"), (Text("p"),)),
+        EmbeddingExample(
+            InstructedText("q", "Find"),
+            (InstructedText("p", "Read"), InstructedText("p2")),
+            (InstructedText("n"),),
+        ),
+        EmbeddingExample(InstructedText("q"), (InstructedText("p"),)),
     ]
     for each in rows:
-        assert parse(record(each), "embedding", place="a:1", source=Source("a")) == each
+        assert parse(record(each), "embedding", place="a:1", source=SourceConfig("a")) == each
 
 
 def test_no_rows_are_refused(lm):

@@ -13,13 +13,13 @@ from transformers import AutoModelForCausalLM
 
 from gritlm import GritLM, gritlm_instruction
 from gritlm.errors import InputError, MissingExtraError, ModelError
-from gritlm.train.config import Data
+from gritlm.train.config import DataConfig
 from gritlm.train.data import packing, rag_samples
 from gritlm.train.data.collate import Collator
-from gritlm.train.data.examples import ChatRow, EmbeddingRow, RagRow, Text
+from gritlm.train.data.examples import ChatExample, EmbeddingExample, InstructedText, RagExample
 from gritlm.train.model import build as build_module
 from gritlm.train.model import heads, hidden_states, routers
-from gritlm.train.model.build import Parts, build
+from gritlm.train.model.build import TrainingParts, build
 from gritlm.train.model.module import Weights
 from gritlm.train.objectives import losses
 from gritlm.train.trainer import train
@@ -30,20 +30,20 @@ BOUND = 1e-5
 TEXTS = ["cats sleep", "dogs like long walks in the park", "water boils"]
 
 
-def built(folder: Path, **sections: object) -> Parts:
+def built(folder: Path, **sections: object) -> TrainingParts:
     parts = build(runs.make(folder, **sections))
     parts.trainee.train()
     return parts
 
 
-def facade(parts: Parts) -> GritLM:
+def facade(parts: TrainingParts) -> GritLM:
     trainee = parts.trainee
     return GritLM.around(trainee.causal, parts.tokenizer, parts.settings, trainee.projection)
 
 
-def chats(parts: Parts, count: int = 4) -> packing.Rows:
-    collator = Collator(parts.tokens, parts.settings, Data(generative_max_len=128))
-    made = [collator.chat(ChatRow(tuple(row["messages"]))) for row in runs.CHATS[:count]]
+def chats(parts: TrainingParts, count: int = 4) -> packing.PackedBatch:
+    collator = Collator(parts.tokens, parts.settings, DataConfig(generative_max_len=128))
+    made = [collator.chat(ChatExample(tuple(row["messages"]))) for row in runs.CHATS[:count]]
     return packing.padded([prompt for prompt in made if prompt is not None])
 
 
@@ -52,8 +52,10 @@ def chats(parts: Parts, count: int = 4) -> packing.Rows:
 def test_every_way_of_embedding_is_trained_as_it_is_served(tmp_path, attn, pooling_method):
     said = {"attn": attn, "pooling_method": pooling_method, "projection": 16, "normalized": False}
     parts = built(tmp_path, model=said)
-    collator = Collator(parts.tokens, parts.settings, Data())
-    rows = [EmbeddingRow(Text(text, "find"), (Text(text),)) for text in TEXTS]
+    collator = Collator(parts.tokens, parts.settings, DataConfig())
+    rows = [
+        EmbeddingExample(InstructedText(text, "find"), (InstructedText(text),)) for text in TEXTS
+    ]
     batch = collator.embedding(rows, [Random(0) for _ in rows]).queries
     with torch.no_grad():
         ours = parts.trainee("embed", batch)
@@ -86,7 +88,7 @@ def test_adapters_sit_on_every_linear_layer_and_train_in_both_halves(tmp_path, f
     assert _moved(parts) == {True}
 
 
-def _grow(parts: Parts) -> None:
+def _grow(parts: TrainingParts) -> None:
     """Adapters start at zero: give them something to do."""
     torch.manual_seed(3)
     for name, parameter in parts.trainee.named_parameters():
@@ -94,7 +96,7 @@ def _grow(parts: Parts) -> None:
             torch.nn.init.normal_(parameter, std=0.05)
 
 
-def _moved(parts: Parts) -> set[bool]:
+def _moved(parts: TrainingParts) -> set[bool]:
     return {
         parameter.grad is not None and bool(parameter.grad.abs().sum() > 0)
         for name, parameter in parts.trainee.named_parameters()
@@ -172,7 +174,7 @@ def test_the_divergence_keeps_a_model_near_its_start(tmp_path):
 def test_every_head_gives_the_loss_of_its_model(family):
     model = tiny.model(family)
     prompt = torch.randint(3, 400, (2, 12), generator=torch.Generator().manual_seed(1))
-    rows = packing.Rows(
+    rows = packing.PackedBatch(
         prompt, prompt, torch.arange(12).repeat(2, 1), torch.zeros_like(prompt),
         torch.ones_like(prompt, dtype=torch.bool),
     )  # fmt: skip
@@ -234,7 +236,7 @@ def test_a_reference_read_under_autocast_takes_no_gradient_from_the_weights(tmp_
     run = runs.make(tmp_path, rag=True, training={"bf16": True}, data={"generative_max_len": 250})
     parts = build(run)
     collator = Collator(parts.tokens, parts.settings, run.data, run.rag)
-    question = RagRow("who?", ("Ann has a ball.", "Bob has a car."), "Ann")
+    question = RagExample("who?", ("Ann has a ball.", "Bob has a car."), "Ann")
     sample = next(s for n in range(99) if (s := collator.sample(question, Random(n))) and s.blocks)
     rows = rag_samples.rows([sample], pad=0)
     weight_N = losses.token_weights(rows.labels_BL, kind="mixed")

@@ -11,7 +11,7 @@ from torch import Tensor
 from gritlm.errors import InputError
 from gritlm.lm.pooling import normalise
 from gritlm.train.mining import negatives
-from gritlm.train.mining.negatives import Mining, choose, nearest
+from gritlm.train.mining.negatives import MiningConfig, choose, nearest
 
 SCORES = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, -0.1]
 
@@ -22,7 +22,7 @@ def vectors(count: int, seed: int, size: int = 6) -> Tensor:
 
 def mined(positives: set[int], kept: set[int] | None = None, **settings: object) -> list[int]:
     """One query; passage i scores ``SCORES[i]``."""
-    asked = Mining(**{"num_negatives": 2, **settings})
+    asked = MiningConfig(**{"num_negatives": 2, **settings})
     (found,) = choose(
         torch.ones(1, 1), torch.tensor(SCORES)[:, None], [positives], asked, kept=[kept or set()]
     )
@@ -73,7 +73,7 @@ def test_random_negatives_are_allowed_ones_and_the_same_for_the_same_seed():
 def test_the_size_of_a_block_changes_nothing(monkeypatch, sampling):
     query_QD, passage_PD = vectors(10, 0), vectors(50, 1)
     positives = [{row, row + 10} for row in range(10)]
-    settings = Mining(range_max=20, absolute_margin=0.1, sampling=sampling)
+    settings = MiningConfig(range_max=20, absolute_margin=0.1, sampling=sampling)
     whole = choose(query_QD, passage_PD, positives, settings)
     assert any(whole)
     monkeypatch.setattr(negatives, "QUERIES", 3)
@@ -91,7 +91,7 @@ def test_no_block_of_similarities_is_larger_than_its_bounds(monkeypatch):
     monkeypatch.setattr(negatives, "QUERIES", 3)
     monkeypatch.setattr(negatives, "PASSAGES", 7)
     monkeypatch.setattr(negatives, "similarity", watched)
-    choose(vectors(10, 0), vectors(50, 1), [{row} for row in range(10)], Mining())
+    choose(vectors(10, 0), vectors(50, 1), [{row} for row in range(10)], MiningConfig())
     assert max(sizes) == 3 * 7
 
 
@@ -118,7 +118,7 @@ def test_the_negatives_are_those_of_sentence_transformers(settings):
     util = pytest.importorskip("sentence_transformers.util")
     from datasets import Dataset
 
-    asked = replace(Mining(), **settings)
+    asked = replace(MiningConfig(), **settings)
     query_QD, passage_PD = vectors(12, 3), vectors(60, 4)
     passage_PD[:12] = normalise(query_QD + 0.7 * passage_PD[:12])  # positives are near
     queries, passages = [f"q{i}" for i in range(12)], [f"p{i}" for i in range(60)]
@@ -164,4 +164,4 @@ def test_the_negatives_are_those_of_sentence_transformers(settings):
 )
 def test_settings_that_leave_nothing_are_refused(settings, said):
     with pytest.raises(InputError, match=said):
-        Mining(**settings)
+        MiningConfig(**settings)

@@ -25,11 +25,11 @@ def samples() -> list[Prompt]:
     ]
 
 
-def logits(model: torch.nn.Module, rows: packing.Rows) -> Tensor:
+def logits(model: torch.nn.Module, rows: packing.PackedBatch) -> Tensor:
     return model(rows.ids_BL, position_ids=rows.position_BL, use_cache=False).logits
 
 
-def of_sample(values: Tensor, rows: packing.Rows, index: int, size: int) -> Tensor:
+def of_sample(values: Tensor, rows: packing.PackedBatch, index: int, size: int) -> Tensor:
     return values[rows.sample_BL == index][:size]
 
 

@@ -16,7 +16,7 @@ import torch
 
 from gritlm import GritLM
 from gritlm.errors import TrainingError
-from gritlm.train.config import Evaluation, Run
+from gritlm.train.config import EvaluationConfig, TrainConfig
 from gritlm.train.data import loader
 from gritlm.train.trainer import train
 from tests.train import runs
@@ -70,7 +70,7 @@ WAYS: dict[str, dict[str, Any]] = {
 OF_ONE = ("model", "scored")  # what a run of one process has in common with its counterpart of two
 
 
-def run_of_two(folder: Path, way: str) -> Run:
+def run_of_two(folder: Path, way: str) -> TrainConfig:
     """Half the rows a process of what one process has, and a checkpoint on the way."""
     half = {"per_device_train_batch_size": 4, "per_device_generative_bs": 2, "save_steps": 2}
     said = WAYS[way]
@@ -100,7 +100,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def one(folder: Path, way: str) -> Run:
+def one(folder: Path, way: str) -> TrainConfig:
     said = {name: value for name, value in WAYS[way].items() if name in OF_ONE}
     output = {"output_dir": str(folder / "one" / way)}
     return runs.make(folder, rag=True, loss=LOSS, **{**said, "training": output})
@@ -124,7 +124,7 @@ def test_going_on_with_two_processes_equals_not_having_stopped(folder, way):
 
 def test_each_process_takes_its_part_of_the_same_rows():
     rows = list(range(12))
-    parts = [loader.Share(rank, 3).of(rows) for rank in range(3)]
+    parts = [loader.BatchShare(rank, 3).of(rows) for rank in range(3)]
     assert [row for part in parts for row in part] == rows
 
 
@@ -134,10 +134,10 @@ def left(rank: int, folder: str) -> None:
     run = runs.make(Path(folder), training={"output_dir": f"{folder}/dead", "max_steps": 200})
     with joined(rank, f"{folder}/meet", timeout_s=10):
         if rank == 1:
-            measured = replace(run, evaluation=Evaluation(eval_steps=1))
+            measured = replace(run, evaluation=EvaluationConfig(eval_steps=1))
             run = measured
-            original = loader.Feed.next
-            loader.Feed.next = partial(_die_at_step_two, original)  # type: ignore[method-assign]
+            original = loader.Loader.next
+            loader.Loader.next = partial(_die_at_step_two, original)  # type: ignore[method-assign]
         try:
             train(run)
         except TrainingError as error:

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from gritlm.errors import GritLMError
-from gritlm.train.config import Run
+from gritlm.train.config import TrainConfig
 from gritlm.train.run import metrics_log
 from gritlm.train.trainer import train
 from tests.train import runs
@@ -25,7 +25,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TrainConfig]:
     """Runs of three steps with a checkpoint after the second one."""
     made = {}
     for kind, model in KINDS.items():
@@ -36,10 +36,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
 
 
 @pytest.fixture
-def resume(finished: dict[str, Run], tmp_path: Path) -> Callable[[str], tuple[Run, Path]]:
+def resume(
+    finished: dict[str, TrainConfig], tmp_path: Path
+) -> Callable[[str], tuple[TrainConfig, Path]]:
     """A copy of a run to go on with, and its checkpoint, to be damaged."""
 
-    def call(kind: str) -> tuple[Run, Path]:
+    def call(kind: str) -> tuple[TrainConfig, Path]:
         shutil.copytree(finished[kind].training.output_dir, tmp_path / "out")
         run = runs.elsewhere(finished[kind], "out", resume_from_checkpoint=True)
         moved = runs.replace(run.training, output_dir=str(tmp_path / "out"))
@@ -48,7 +50,7 @@ def resume(finished: dict[str, Run], tmp_path: Path) -> Callable[[str], tuple[Ru
     return call
 
 
-def refused(run: Run) -> str:
+def refused(run: TrainConfig) -> str:
     with pytest.raises(GritLMError) as caught:
         train(run)
     text = str(caught.value)

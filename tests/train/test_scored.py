@@ -13,10 +13,10 @@ from torch import Tensor
 from gritlm import GritLM, gritlm_instruction
 from gritlm.errors import InputError
 from gritlm.lm.unified import UnifiedLM
-from gritlm.train.config import Evaluation, Loss
+from gritlm.train.config import EvaluationConfig, LossConfig
 from gritlm.train.data.collate import ScoredBatch
 from gritlm.train.objectives import correlation, losses
-from gritlm.train.objectives.embedding import Contrast
+from gritlm.train.objectives.embedding import EmbeddingObjective
 from gritlm.train.objectives.gradcache import Ranks
 from gritlm.train.run import metrics_log
 from gritlm.train.trainer import train
@@ -94,8 +94,8 @@ def test_mini_batches_equal_one_batch(budget, dims):
     expected = (losses.matryoshka(pairs, dims) if dims else pairs)(read(FIRST), read(SECOND))
     (2 * expected).backward()
     slopes = read.gradients()
-    said = Loss(scored_temperature=0.1, scored_weight=2.0, matryoshka_dims=dims)
-    found = Contrast(said, budget=budget, at_once=40).backward(read, BATCH, Ranks())
+    said = LossConfig(scored_temperature=0.1, scored_weight=2.0, matryoshka_dims=dims)
+    found = EmbeddingObjective(said, budget=budget, at_once=40).backward(read, BATCH, Ranks())
     assert found == {"emb": found["emb"], "scored": found["emb"]}
     assert found["emb"] == pytest.approx(2 * expected.item(), rel=BOUND)
     assert distance(read.gradients(), slopes) <= BOUND
@@ -122,7 +122,7 @@ def alone(folder: Any, **training: Any) -> Any:
 
 def test_training_brings_the_order_of_the_cosines_near_that_of_the_scores(tmp_path):
     run = alone(tmp_path, max_steps=20, learning_rate=3e-3)
-    held = Evaluation(embedding=run.data.embedding, eval_steps=1)
+    held = EvaluationConfig(embedding=run.data.embedding, eval_steps=1)
     train(replace(run, evaluation=held))
     entries = metrics_log.read(tmp_path / "out")
     measured = [entry["eval/spearman"] for entry in entries if "eval/spearman" in entry]
@@ -132,7 +132,7 @@ def test_training_brings_the_order_of_the_cosines_near_that_of_the_scores(tmp_pa
 
 def test_what_is_measured_is_what_is_served(tmp_path):
     run = runs.make(tmp_path, scored=True, data=UNCUT)
-    held = Evaluation(embedding=run.data.embedding)
+    held = EvaluationConfig(embedding=run.data.embedding)
     metrics = train(replace(run, evaluation=held)).metrics
     assert {"eval/spearman", "eval/accuracy", "eval/loss_emb"} <= metrics.keys()
     model = GritLM(tmp_path / "out", dtype="float32", device="cpu")
@@ -172,7 +172,7 @@ def test_scored_pairs_in_steps_with_other_sources_are_refused(tmp_path):
 
 def test_held_out_scores_without_an_order_are_refused(tmp_path):
     same = runs.write(tmp_path / "same.jsonl", [row | {"score": 1} for row in runs.SCORED])
-    run = replace(runs.make(tmp_path), evaluation=Evaluation(embedding=(same,)))
+    run = replace(runs.make(tmp_path), evaluation=EvaluationConfig(embedding=(same,)))
     with pytest.raises(InputError, match="the scores of same are all equal"):
         train(run)
 

@@ -17,7 +17,7 @@ from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata
 
 from gritlm.errors import InputError
-from gritlm.train.config import Run
+from gritlm.train.config import TrainConfig
 from gritlm.train.run import shards
 from gritlm.train.trainer import train
 from tests.train import runs
@@ -42,7 +42,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def again(finished: Path, tmp_path: Path) -> tuple[Run, Path]:
+def again(finished: Path, tmp_path: Path) -> tuple[TrainConfig, Path]:
     """A run to go on with from its checkpoint after the second step, and the shards of that."""
     shutil.copytree(finished, tmp_path / "run")
     training = {"save_steps": 2, "sharded_checkpoints": True, "resume_from_checkpoint": True}
@@ -56,7 +56,7 @@ def again(finished: Path, tmp_path: Path) -> tuple[Run, Path]:
     return run, state.parent / "shards"
 
 
-def refused(run: Run) -> str:
+def refused(run: TrainConfig) -> str:
     with pytest.raises(InputError, match="cannot be continued from") as caught:
         train(run)
     text = str(caught.value)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from gritlm.errors import InputError
-from gritlm.train.config import Evaluation, Run, Source
+from gritlm.train.config import EvaluationConfig, SourceConfig, TrainConfig
 from gritlm.train.data import skipped, sources
 from gritlm.train.run import metrics_log
 from gritlm.train.trainer import train
@@ -31,16 +31,16 @@ SHAREGPT = [
 ]  # fmt: skip
 
 
-def mixed(path: Path, good: list[dict[str, Any]], bad: tuple[str, ...] = BAD) -> Source:
+def mixed(path: Path, good: list[dict[str, Any]], bad: tuple[str, ...] = BAD) -> SourceConfig:
     """A bad row behind each of the first good ones."""
     lines = []
     for number, record in enumerate(good):
         lines += [json.dumps(record), *bad[number : number + 1]]
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    return Source(str(path))
+    return SourceConfig(str(path))
 
 
-def skipping(folder: Path, **sections: Any) -> Run:
+def skipping(folder: Path, **sections: Any) -> TrainConfig:
     """A run whose sources hold rows that cannot be used."""
     pairs = mixed(folder / "bad-pairs.jsonl", runs.PAIRS)
     chats = mixed(folder / "bad-chats.jsonl", runs.CHATS, ('{"messages": []}',))
@@ -76,7 +76,7 @@ def test_rows_of_several_files_keep_their_places(tmp_path):
     folder.mkdir()
     for number in range(2):
         mixed(folder / f"{number}.jsonl", [pair(10 * number + i) for i in range(3)])
-    rows = sources.load(Source(str(folder)), "embedding", skip_bad=True)
+    rows = sources.load(SourceConfig(str(folder)), "embedding", skip_bad=True)
     texts = [row.query.text for row in rows]
     assert texts == [f"query {i}" for i in (0, 1, 2, 10, 11, 12)]
     assert rows.place(4) == f"{folder}/1.jsonl:3"
@@ -85,7 +85,7 @@ def test_rows_of_several_files_keep_their_places(tmp_path):
 def test_a_scored_pair_among_other_rows_is_a_bad_row(tmp_path):
     path = tmp_path / "rows.jsonl"
     runs.write(path, [pair(0), {"sentence1": "a", "sentence2": "b", "score": 1}, pair(1)])
-    rows = sources.load(Source(str(path)), "embedding", skip_bad=True)
+    rows = sources.load(SourceConfig(str(path)), "embedding", skip_bad=True)
     assert (len(rows), rows.skipped.count) == (2, 1)
 
 
@@ -93,7 +93,7 @@ def test_a_source_without_a_row_that_can_be_used_is_refused(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(BAD), encoding="utf-8")
     with pytest.raises(InputError, match=r"none of its 3 rows can be used; the first is .*:1: the"):
-        sources.load(Source(str(path)), "embedding", skip_bad=True)
+        sources.load(SourceConfig(str(path)), "embedding", skip_bad=True)
 
 
 def test_the_list_is_bounded_and_the_count_is_exact(tmp_path, monkeypatch):
@@ -119,7 +119,7 @@ def test_a_run_reports_its_skipped_rows_everywhere(tmp_path):
     said: list[str] = []
     run = skipping(tmp_path)
     held = mixed(tmp_path / "held.jsonl", runs.PAIRS[:3], BAD[:1])
-    train(replace(run, evaluation=Evaluation(embedding=(held,))), report=said.append)
+    train(replace(run, evaluation=EvaluationConfig(embedding=(held,))), report=said.append)
     assert any("bad-pairs, 40 rows, 3 skipped" in line for line in said)
     assert any(line.startswith(f"skipped {tmp_path}/bad-pairs.jsonl:2: the row") for line in said)
     assert {"step": 0, "skipped_rows": 5} in metrics_log.read(tmp_path / "out")

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from gritlm.train.config import Source
-from gritlm.train.data.examples import ChatRow, EmbeddingRow, RagRow, Text
+from gritlm.train.config import SourceConfig
+from gritlm.train.data.examples import ChatExample, EmbeddingExample, InstructedText, RagExample
 from gritlm.train.data.sources import load
 from tests.train.files import lines, pair, pairs, queries, refused
 
@@ -17,7 +17,9 @@ CHATS = [{"text": ["Q", "A"]}, {"messages": [{"role": "assistant", "content": "B
 def test_lines_become_rows(tmp_path):
     rows = pairs(lines(tmp_path / "a.jsonl", [pair(0), pair(1)]))
     assert (len(rows), rows.title, rows.weight, rows.duplicates) == (2, "a", 2.0, 0)
-    assert rows[1] == EmbeddingRow(Text("query 1", "i"), (Text("answer 1"),), (Text("no"),))
+    assert rows[1] == EmbeddingExample(
+        InstructedText("query 1", "i"), (InstructedText("answer 1"),), (InstructedText("no"),)
+    )
     assert rows[-1] == rows[1]
     assert rows.place(1) == f"{tmp_path}/a.jsonl:2"
     assert len(list(rows)) == 2
@@ -29,16 +31,18 @@ def test_weight_and_title_come_from_the_settings(tmp_path):
     path = lines(tmp_path / "a.jsonl", [pair(0)])
     rows = pairs(path, weight=0.3, name="questions", instruction="x", passage_instruction="y")
     assert (rows.title, rows.weight) == ("questions", 0.3)
-    assert rows[0] == EmbeddingRow(
-        Text("query 0", "i"), (Text("answer 0", "y"),), (Text("no", "y"),)
+    assert rows[0] == EmbeddingExample(
+        InstructedText("query 0", "i"),
+        (InstructedText("answer 0", "y"),),
+        (InstructedText("no", "y"),),
     )
 
 
 def test_every_kind_is_read(tmp_path):
     rag = lines(tmp_path / "rag.jsonl", [{"query": "q", "documents": ["d"], "answer": "a"}])
-    assert list(load(Source(str(rag)), "rag")) == [RagRow("q", ("d",), "a")]
-    chats = load(Source(str(lines(tmp_path / "chat.jsonl", CHATS))), "generative")
-    assert [len(row.messages) for row in chats if isinstance(row, ChatRow)] == [2, 1]
+    assert list(load(SourceConfig(str(rag)), "rag")) == [RagExample("q", ("d",), "a")]
+    chats = load(SourceConfig(str(lines(tmp_path / "chat.jsonl", CHATS))), "generative")
+    assert [len(row.messages) for row in chats if isinstance(row, ChatExample)] == [2, 1]
 
 
 def test_only_the_first_rows_under_a_cap_are_read(tmp_path):
@@ -57,7 +61,7 @@ def test_of_equal_rows_the_first_one_is_kept_and_the_others_are_counted(tmp_path
     rows = pairs(path)
     assert (len(rows), rows.duplicates, rows.weight) == (4, 2, 4.0)
     assert [rows.place(i).rpartition(":")[2] for i in range(4)] == ["1", "3", "4", "5"]
-    every = load(Source(str(path)), "embedding", deduplicate=False)
+    every = load(SourceConfig(str(path)), "embedding", deduplicate=False)
     assert (len(every), every.duplicates) == (6, 0)
 
 
@@ -84,5 +88,5 @@ def test_a_source_holds_scored_pairs_or_other_rows(tmp_path):
     ],
 )
 def test_a_source_is_called_by_the_last_part_of_its_path(path, title):
-    assert Source(path).title == title
-    assert Source(path, name="own").title == "own"
+    assert SourceConfig(path).title == title
+    assert SourceConfig(path, name="own").title == "own"

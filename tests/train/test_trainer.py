@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from gritlm import GritLM
 from gritlm.errors import InputError, TrainingError
-from gritlm.train.config import Evaluation, Source
+from gritlm.train.config import EvaluationConfig, SourceConfig
 from gritlm.train.run import checkpoint, metrics_log
 from gritlm.train.trainer import train
 from tests.train import runs
@@ -210,7 +210,9 @@ def test_numbers_that_are_none_stop_the_run_and_are_written_down(tmp_path):
 
 
 def test_what_is_handed_in_is_measured_between_steps(tmp_path):
-    run = replace(runs.make(tmp_path, model={"lora": True}), evaluation=Evaluation(eval_steps=2))
+    run = replace(
+        runs.make(tmp_path, model={"lora": True}), evaluation=EvaluationConfig(eval_steps=2)
+    )
     asked = []
 
     def measure(model: GritLM) -> dict[str, float]:
@@ -230,7 +232,9 @@ def test_what_is_handed_in_is_measured_between_steps(tmp_path):
 
 def test_held_out_rows_are_measured_and_not_trained(tmp_path):
     run = runs.make(tmp_path)
-    held = Evaluation(embedding=run.data.embedding, generative=run.data.generative, eval_steps=2)
+    held = EvaluationConfig(
+        embedding=run.data.embedding, generative=run.data.generative, eval_steps=2
+    )
     result = train(replace(run, evaluation=held))
     assert {"eval/loss_emb", "eval/accuracy", "eval/loss_gen"} <= result.metrics.keys()
     without = runs.elsewhere(run, "without")
@@ -300,7 +304,11 @@ def test_a_folder_that_is_overwritten_keeps_nothing_of_the_run_before(tmp_path):
 def test_a_start_that_failed_can_be_made_again(tmp_path):
     run = runs.make(tmp_path, training={"max_steps": 1})
     with pytest.raises(InputError, match="does not exist"):
-        train(replace(run, evaluation=Evaluation(embedding=(Source(str(tmp_path / "none")),))))
+        train(
+            replace(
+                run, evaluation=EvaluationConfig(embedding=(SourceConfig(str(tmp_path / "none")),))
+            )
+        )
     assert train(run).steps == 1
 
 

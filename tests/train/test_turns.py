@@ -9,9 +9,9 @@ import pytest
 from gritlm.errors import InputError
 from gritlm.lm.chat import conversation
 from gritlm.lm.tokens import SegmentTokenizer
-from gritlm.train.config import Data, Source
+from gritlm.train.config import DataConfig, SourceConfig
 from gritlm.train.data.collate import Collator
-from gritlm.train.data.examples import ChatRow
+from gritlm.train.data.examples import ChatExample
 from gritlm.train.data.formats import parse
 from gritlm.train.data.sources import digest
 from tests import tiny
@@ -22,7 +22,7 @@ QUESTION = {"role": "user", "content": "Q"}
 ANSWER = {"role": "assistant", "content": "A"}
 CALL = '{"name": "add", "arguments": "{\\"a\\": 2}"}'
 FUNCTION = {"name": "add", "arguments": '{"a": 2}'}
-WITH_TOOL = ChatRow(
+WITH_TOOL = ChatExample(
     (QUESTION, {"role": "assistant", "content": CALL}, {"role": "user", "content": "4"}, ANSWER),
     context=(1,),
 )
@@ -60,18 +60,18 @@ def human(text: str) -> dict[str, str]:
         ({"messages": [QUESTION, {"role": "assistant", "content": "Let me see.",
                                   "tool_calls": [{"function": FUNCTION}]},
                        {"role": "tool", "content": {"sum": 4}}, ANSWER]},
-         ChatRow((QUESTION, {"role": "assistant", "content": f"Let me see.\n{CALL}"},
+         ChatExample((QUESTION, {"role": "assistant", "content": f"Let me see.\n{CALL}"},
                   {"role": "user", "content": '{"sum": 4}'}, ANSWER), context=(1,))),
         ({"messages": [QUESTION, {"role": "assistant", "tool_calls": [FUNCTION, FUNCTION]},
                        {"role": "tool", "content": "4"}, {"role": "tool", "content": ""},
                        ANSWER]},
-         ChatRow((QUESTION, {"role": "assistant", "content": f"{CALL}\n{CALL}"},
+         ChatExample((QUESTION, {"role": "assistant", "content": f"{CALL}\n{CALL}"},
                   {"role": "user", "content": "4\n"}, ANSWER), context=(1,))),
         ({"messages": [QUESTION, ANSWER, {"role": "assistant", "tool_calls": [FUNCTION]},
                        {"role": "tool", "content": "4"}]}, ONE),
     ],
 )  # fmt: skip
-def test_messages_of_other_tools_are_read(record: dict[str, Any], expected: ChatRow):
+def test_messages_of_other_tools_are_read(record: dict[str, Any], expected: ChatExample):
     assert row(record) == expected
 
 
@@ -112,7 +112,10 @@ def test_a_tool_call_is_read_and_not_trained(template: str):
 
 def test_a_call_and_an_answer_of_the_same_words_are_different_rows():
     call = {"role": "assistant", "content": "A"}
-    rows = [ChatRow((QUESTION, call, ANSWER)), ChatRow((QUESTION, call, ANSWER), context=(1,))]
+    rows = [
+        ChatExample((QUESTION, call, ANSWER)),
+        ChatExample((QUESTION, call, ANSWER), context=(1,)),
+    ]
     assert digest(rows[0]) != digest(rows[1])
 
 
@@ -125,7 +128,7 @@ def test_a_conversation_that_the_chat_template_refuses_is_found_before_the_first
     from gritlm.lm.hub.model_config import UNSTATED
 
     settings = UNSTATED.but(template="tokenizer")
-    collator = Collator(SegmentTokenizer(tokenizer), settings, Data())
+    collator = Collator(SegmentTokenizer(tokenizer), settings, DataConfig())
     collator.require_usable(said(("user", "Q"), ("assistant", "A")))
     with pytest.raises(InputError, match=r"template of this model refuses .*no system role"):
         collator.require_usable(said(("system", "S"), ("user", "Q"), ("assistant", "A")))
@@ -134,5 +137,5 @@ def test_a_conversation_that_the_chat_template_refuses_is_found_before_the_first
 def test_a_row_with_many_keys_is_refused_in_a_short_line():
     record = {f"column {number}": 1 for number in range(5000)}
     with pytest.raises(InputError) as caught:
-        parse(record, "generative", place="data.jsonl:1", source=Source("data.jsonl"))
+        parse(record, "generative", place="data.jsonl:1", source=SourceConfig("data.jsonl"))
     assert len(str(caught.value)) < 600

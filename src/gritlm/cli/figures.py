@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from gritlm.evaluation.evaluate import Step
-    from gritlm.evaluation.report.view import Row, Section
+    from gritlm.evaluation.report.view import ReportRow, ReportSection
 
 
 def tell(step: Step) -> None:
@@ -28,7 +28,7 @@ def tell(step: Step) -> None:
     logs.note_above_bar(f"[{step.number}/{step.total}] {step.model}: {said}")
 
 
-def show(sections: Sequence[Section], names: Sequence[str]) -> None:
+def show(sections: Sequence[ReportSection], names: Sequence[str]) -> None:
     """One table a half."""
     from rich.table import Table
 
@@ -48,7 +48,7 @@ def show(sections: Sequence[Section], names: Sequence[str]) -> None:
         terminal.draw(table, *map(terminal.text, words.notes(section)))
 
 
-def _row(row: Row) -> list[Text]:
+def _row(row: ReportRow) -> list[Text]:
     from gritlm.evaluation.report import words
 
     cells = []

@@ -179,7 +179,7 @@ class ReadOptions:
 
 
 @dataclass(frozen=True)
-class EncodeOptions:
+class EncodeFlags:
     """How texts become vectors."""
 
     instruction: Annotated[

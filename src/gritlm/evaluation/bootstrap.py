@@ -42,7 +42,7 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class BootstrapSample:
     """A result with its score on each of R resamples of its rows, in percent.
 
     Attributes:
@@ -53,7 +53,7 @@ class Drawn:
     scores_R: Floats | None
 
 
-def resampled(result: TaskResult) -> Drawn:
+def resampled(result: TaskResult) -> BootstrapSample:
     """Draw the rows of a result again and again; all other functions compare what this returns."""
     if result.pairs is not None and len(result.pairs) > 1:
         pairs_N2 = np.asarray(result.pairs, dtype=np.float64)
@@ -63,21 +63,21 @@ def resampled(result: TaskResult) -> Drawn:
         items_N = np.asarray(result.items, dtype=np.float64)
         parts = [counts @ items_N / len(items_N) for counts in _draws(result.task, len(items_N))]
     else:
-        return Drawn(result, None)
-    return Drawn(result, 100 * np.concatenate(parts))
+        return BootstrapSample(result, None)
+    return BootstrapSample(result, 100 * np.concatenate(parts))
 
 
-def score(one: Drawn) -> Estimate:
+def score(one: BootstrapSample) -> Estimate:
     """The main figure of a task."""
     return _estimate(one.result.score, one.scores_R)
 
 
-def difference(one: Drawn, first: Drawn) -> Estimate:
+def difference(one: BootstrapSample, first: BootstrapSample) -> Estimate:
     """How much more a model has than the first one, on the same rows."""
     return _estimate(one.result.score - first.result.score, _minus(one, first))
 
 
-def mean(many: Sequence[Drawn]) -> Estimate:
+def mean(many: Sequence[BootstrapSample]) -> Estimate:
     """The mean of several tasks, each counting the same; rows are resampled within each task.
 
     There is an interval only where the rows of all of them are known.
@@ -85,7 +85,7 @@ def mean(many: Sequence[Drawn]) -> Estimate:
     return _mean([each.result.score for each in many], [each.scores_R for each in many])
 
 
-def mean_difference(many: Sequence[Drawn], first: Sequence[Drawn]) -> Estimate:
+def mean_difference(many: Sequence[BootstrapSample], first: Sequence[BootstrapSample]) -> Estimate:
     """The mean of the differences to the first model on the same tasks, in the same order."""
     pairs = list(zip(many, first, strict=True))
     values = [one.result.score - other.result.score for one, other in pairs]
@@ -148,7 +148,7 @@ def _draws(task: str, rows: int) -> Iterator[Floats]:
         yield counted.reshape(count, rows).astype(np.float64)
 
 
-def _minus(one: Drawn, first: Drawn) -> Floats | None:
+def _minus(one: BootstrapSample, first: BootstrapSample) -> Floats | None:
     """None where the rows are not known, or not the same."""
     if one.scores_R is None or first.scores_R is None or not _same_rows(one.result, first.result):
         return None

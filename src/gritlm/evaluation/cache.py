@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Key:
+class CacheKey:
     """What a result depends on.
 
     Attributes:
@@ -48,7 +48,7 @@ class Key:
 
 
 @dataclass(frozen=True)
-class Cache:
+class ResultCache:
     """A folder of results.
 
     Attributes:
@@ -57,7 +57,7 @@ class Cache:
 
     folder: Path | None
 
-    def find(self, key: Key) -> list[TaskResult] | None:
+    def find(self, key: CacheKey) -> list[TaskResult] | None:
         """The results under a key; None when there are none, or they cannot be read."""
         if self.folder is None:
             return None
@@ -71,7 +71,7 @@ class Cache:
             log.warning("%s cannot be read (%s); it is measured again", path, error)
             return None
 
-    def keep(self, key: Key, results: Sequence[TaskResult]) -> None:
+    def keep(self, key: CacheKey, results: Sequence[TaskResult]) -> None:
         """Write the results under a key."""
         if self.folder is None:
             return
@@ -79,7 +79,7 @@ class Cache:
         with runtime.replacing(self.folder / key.file()) as unfinished:
             unfinished.write_text(json.dumps(record), encoding="utf-8")
 
-    def requests(self, key: Key) -> Path | None:
+    def requests(self, key: CacheKey) -> Path | None:
         """File in which a harness may keep the answers of one model to single requests."""
         name = f"requests-{key.machinery}.sqlite"
         return None if self.folder is None else self.folder / key.weights / name

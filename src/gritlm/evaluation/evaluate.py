@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gritlm.evaluation import environment, fingerprints, kinds
-from gritlm.evaluation.cache import Cache
+from gritlm.evaluation.cache import ResultCache
 from gritlm.evaluation.kinds import Measure
-from gritlm.evaluation.models import Subject
-from gritlm.evaluation.outcome import Outcome, Report, Skipped
+from gritlm.evaluation.models import EvaluatedModel
+from gritlm.evaluation.outcome import Outcome, Report, SkippedTask
 from gritlm.evaluation.results import Half
-from gritlm.evaluation.runner import Bench, Done, Options, number_format
-from gritlm.evaluation.tasks.discovery import Chosen
-from gritlm.evaluation.tasks.suites import Plan
+from gritlm.evaluation.runner import MeasuredTask, RunnerOptions, TaskRunner, number_format
+from gritlm.evaluation.tasks.discovery import ChosenTask
+from gritlm.evaluation.tasks.suites import SuitePlan
 from gritlm.evaluation.tasks.task import Task
 
 INTERRUPTED = "interrupted before it was measured"
@@ -32,14 +32,14 @@ class Step:
     total: int
     model: str
     task: str
-    done: Done | None = None
+    done: MeasuredTask | None = None
 
 
 Watch = Callable[[Step], None]
 
 
 def evaluate(
-    models: Sequence[Subject], plan: Plan, *, cache: Cache, options: Options | None = None,
+    models: Sequence[EvaluatedModel], plan: SuitePlan, *, cache: ResultCache, options: RunnerOptions | None = None,
     measures: Mapping[Half, Measure] | None = None, command: str = "", watch: Watch | None = None,
 ) -> Report:  # fmt: skip
     """Measure every task on every model; ctrl-C ends it with a report of what is there.
@@ -58,13 +58,13 @@ def evaluate(
         ModelError: for a model that cannot be loaded; what was measured before is in the cache.
         MissingExtraError: without a library that a task needs.
     """
-    options = replace(options or Options(), limit=plan.limit)
+    options = replace(options or RunnerOptions(), limit=plan.limit)
     read = {each.name: fingerprints.of_task(each.task, each.half) for each in plan.tasks}
-    finished: list[list[Done]] = [[] for _ in models]
+    finished: list[list[MeasuredTask]] = [[] for _ in models]
     stopped = False
     try:
         for position, subject in enumerate(models):
-            bench = Bench(
+            bench = TaskRunner(
                 subject, options=options, cache=cache, measures=measures or kinds.measures()
             )
             with bench:
@@ -90,10 +90,13 @@ def _tell(watch: Watch | None, step: Step) -> None:
 
 
 def _outcome(
-    subject: Subject, finished: Sequence[Done], tasks: Sequence[Chosen], options: Options
+    subject: EvaluatedModel,
+    finished: Sequence[MeasuredTask],
+    tasks: Sequence[ChosenTask],
+    options: RunnerOptions,
 ) -> Outcome:
     """What a model came to; tasks that had no turn are named as interrupted."""
-    rest = [Done(chosen, reason=INTERRUPTED) for chosen in tasks[len(finished) :]]
+    rest = [MeasuredTask(chosen, reason=INTERRUPTED) for chosen in tasks[len(finished) :]]
     about = {
         "source": str(subject.source),
         "adapter": None if subject.adapter is None else str(subject.adapter),
@@ -104,7 +107,7 @@ def _outcome(
         subject.name, subject.kind, subject.digest, about,
         results=tuple(result for done in finished for result in done.results),
         skipped=tuple(
-            Skipped(subject.name, done.chosen.half, done.chosen.name, done.reason)
+            SkippedTask(subject.name, done.chosen.half, done.chosen.name, done.reason)
             for done in (*finished, *rest)
             if not done.results
         ),

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class Batch:
+class BatchLimits:
     """How many texts a model reads at once; less for all of its later tasks once memory ran out.
 
     Attributes:
@@ -51,7 +51,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class How:
+class MeasureOptions:
     """How a task is measured.
 
     Attributes:
@@ -63,13 +63,13 @@ class How:
     """
 
     limit: int | None = None
-    batch: Batch = field(default_factory=Batch)
+    batch: BatchLimits = field(default_factory=BatchLimits)
     requests: Path | None = None
     progress: bool = False
     skip_bad: bool = True
 
 
-Measure = Callable[[Any, Task | str, How], Sequence[TaskResult]]
+Measure = Callable[[Any, Task | str, MeasureOptions], Sequence[TaskResult]]
 
 
 def measures() -> Mapping[Half, Measure]:
@@ -82,7 +82,7 @@ def hubs() -> Hubs:
     return {"embedding": _embedding_names, "generation": _generation_names}
 
 
-def _embedding(model: Any, task: Task | str, how: How) -> Sequence[TaskResult]:
+def _embedding(model: Any, task: Task | str, how: MeasureOptions) -> Sequence[TaskResult]:
     from gritlm.evaluation.embedding import mteb_run
 
     return [
@@ -100,7 +100,7 @@ def _embedding(model: Any, task: Task | str, how: How) -> Sequence[TaskResult]:
     ]
 
 
-def _generation(model: Any, task: Task | str, how: How) -> Sequence[TaskResult]:
+def _generation(model: Any, task: Task | str, how: MeasureOptions) -> Sequence[TaskResult]:
     from gritlm.evaluation.generation import lm_eval_run
 
     return [
@@ -115,7 +115,7 @@ def _generation(model: Any, task: Task | str, how: How) -> Sequence[TaskResult]:
     ]
 
 
-def _rag(model: Any, task: Task | str, how: How) -> Sequence[TaskResult]:
+def _rag(model: Any, task: Task | str, how: MeasureOptions) -> Sequence[TaskResult]:
     from gritlm.evaluation.rag import measure
 
     assert isinstance(task, Task), "question answering has local tasks only"

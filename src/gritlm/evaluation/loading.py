@@ -10,14 +10,14 @@ from typing import Any
 from gritlm.distribution import install_hint
 from gritlm.errors import AttentionError, MissingExtraError, ModelError
 from gritlm.evaluation import memory
-from gritlm.evaluation.models import Subject
+from gritlm.evaluation.models import EvaluatedModel
 from gritlm.evaluation.results import Half
 
 _WRITES: dict[Half, bool] = {"embedding": False, "generation": True, "rag": True}
 
 
 @dataclass(frozen=True)
-class Ready:
+class ReadyModel:
     """A model in memory.
 
     Attributes:
@@ -41,7 +41,9 @@ class Ready:
 
 
 @contextmanager
-def loaded(subject: Subject, *, device: str | None, dtype: str | None) -> Iterator[Ready]:
+def loaded(
+    subject: EvaluatedModel, *, device: str | None, dtype: str | None
+) -> Iterator[ReadyModel]:
     """The model in memory for the time of the block.
 
     Raises:
@@ -57,13 +59,13 @@ def loaded(subject: Subject, *, device: str | None, dtype: str | None) -> Iterat
         memory.free()
 
 
-def _gritlm(subject: Subject, device: str | None, dtype: str | None) -> Ready:
+def _gritlm(subject: EvaluatedModel, device: str | None, dtype: str | None) -> ReadyModel:
     """For both halves; without LM head, or with attention that stays causal, for the other one."""
     from gritlm import GritLM
 
     options: dict[str, Any] = {"adapter": subject.adapter, "device": device, "dtype": dtype}
     try:
-        return Ready(GritLM(subject.source, **options))
+        return ReadyModel(GritLM(subject.source, **options))
     except ModelError as error:
         attention = isinstance(error, AttentionError)
         if not attention and (subject.has_head or subject.adapter is not None):
@@ -71,12 +73,12 @@ def _gritlm(subject: Subject, device: str | None, dtype: str | None) -> Ready:
         mode = "generative" if attention else "embedding"
         why = error.with_traceback(None)  # whose frames hold the weights
     try:
-        return Ready(GritLM(subject.source, mode=mode, **options), str(why))
+        return ReadyModel(GritLM(subject.source, mode=mode, **options), str(why))
     except ModelError:
         raise why from None
 
 
-def _encoder(subject: Subject, device: str | None, dtype: str | None) -> Ready:
+def _encoder(subject: EvaluatedModel, device: str | None, dtype: str | None) -> ReadyModel:
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError:
@@ -85,4 +87,4 @@ def _encoder(subject: Subject, device: str | None, dtype: str | None) -> Ready:
             f"{install_hint('eval')}"
         ) from None
     options = {} if dtype is None else {"dtype": dtype}
-    return Ready(SentenceTransformer(str(subject.source), device=device, model_kwargs=options))
+    return ReadyModel(SentenceTransformer(str(subject.source), device=device, model_kwargs=options))

@@ -18,7 +18,7 @@ R = TypeVar("R")
 _SAYS = ("out of memory", "can't allocate memory", "not enough memory")
 
 
-class Halver:
+class BatchSizeReducer:
     """Runs batches; one that does not fit is halved, and no later one is larger than that.
 
     Attributes:

@@ -22,7 +22,7 @@ _HEADS = ("lm_head.", "embed_out.")  # what transformers calls LM heads
 
 
 @dataclass(frozen=True)
-class Subject:
+class EvaluatedModel:
     """A model to measure.
 
     Attributes:
@@ -50,7 +50,7 @@ class Subject:
         return None
 
 
-def find(name: str) -> Subject:
+def find(name: str) -> EvaluatedModel:
     """A model by its name: ``default``, ``base``, a folder or a hub id, or ``LABEL=`` one of these.
 
     Raises:
@@ -73,7 +73,7 @@ def find(name: str) -> Subject:
         "weights": sum(path.stat().st_size for path in weights),
         "parameters": sum(size for _, size in sizes), **_settings(kind, folders),
     }  # fmt: skip
-    return Subject(
+    return EvaluatedModel(
         label, kind, source, adapter, fingerprints.of_files(files),
         any(name.startswith(_HEADS) for name, _ in sizes), about,
     )  # fmt: skip
@@ -86,7 +86,7 @@ def _is_encoder(folder: Path) -> bool:
     return (folder / ENCODER_FILE).is_file() and not (folder / FILE).is_file()
 
 
-def find_all(names: Sequence[str]) -> list[Subject]:
+def find_all(names: Sequence[str]) -> list[EvaluatedModel]:
     """Several models, each under a name of its own.
 
     Raises:

@@ -15,7 +15,7 @@ TITLES: dict[Half, str] = {
 
 
 @dataclass(frozen=True)
-class Skipped:
+class SkippedTask:
     """A task that was not measured, and why."""
 
     model: str
@@ -41,7 +41,7 @@ class Outcome:
     digest: str
     about: dict[str, Any]
     results: tuple[TaskResult, ...] = ()
-    skipped: tuple[Skipped, ...] = ()
+    skipped: tuple[SkippedTask, ...] = ()
     computed: tuple[str, ...] = ()
     known: tuple[str, ...] = ()
 

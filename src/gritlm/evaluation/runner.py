@@ -12,19 +12,19 @@ from types import TracebackType
 from gritlm import __version__, runtime
 from gritlm.errors import GritLMError, MissingExtraError
 from gritlm.evaluation import environment, harnesses, loading, memory
-from gritlm.evaluation.cache import Cache, Key
-from gritlm.evaluation.kinds import Batch, How, Measure
-from gritlm.evaluation.loading import Ready
-from gritlm.evaluation.models import Subject
+from gritlm.evaluation.cache import CacheKey, ResultCache
+from gritlm.evaluation.kinds import BatchLimits, Measure, MeasureOptions
+from gritlm.evaluation.loading import ReadyModel
+from gritlm.evaluation.models import EvaluatedModel
 from gritlm.evaluation.results import Half, TaskResult
 from gritlm.evaluation.tasks.bad_rows import BadRowError
-from gritlm.evaluation.tasks.discovery import Chosen
+from gritlm.evaluation.tasks.discovery import ChosenTask
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Options:
+class RunnerOptions:
     """How models are run.
 
     Attributes:
@@ -46,7 +46,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Done:
+class MeasuredTask:
     """A task after its turn.
 
     Attributes:
@@ -55,25 +55,30 @@ class Done:
         cached: whether it was known before.
     """
 
-    chosen: Chosen
+    chosen: ChosenTask
     results: tuple[TaskResult, ...] = ()
     reason: str = ""
     cached: bool = False
 
 
-class Bench:
+class TaskRunner:
     """A model while it is measured; leaving the ``with`` block frees its memory."""
 
     def __init__(
-        self, subject: Subject, *, options: Options, cache: Cache, measures: Mapping[Half, Measure]
+        self,
+        subject: EvaluatedModel,
+        *,
+        options: RunnerOptions,
+        cache: ResultCache,
+        measures: Mapping[Half, Measure],
     ) -> None:
         self._subject, self._options, self._cache = subject, options, cache
         self._measures = measures
-        self._batch = Batch(options.batch_size)
+        self._batch = BatchLimits(options.batch_size)
         self._stack = ExitStack()
-        self._ready: Ready | None = None
+        self._ready: ReadyModel | None = None
 
-    def __enter__(self) -> Bench:
+    def __enter__(self) -> TaskRunner:
         return self
 
     def __exit__(
@@ -83,7 +88,7 @@ class Bench:
         self._ready = None  # before the stack frees what it held
         self._stack.close()
 
-    def measure(self, chosen: Chosen, digest: str) -> Done:
+    def measure(self, chosen: ChosenTask, digest: str) -> MeasuredTask:
         """One task, from the cache where it is there.
 
         Args:
@@ -95,30 +100,32 @@ class Bench:
             BadRowError: for a row that cannot be used, when none may be left out.
         """
         if why := self._subject.cannot(chosen.half):
-            return Done(chosen, reason=why)
+            return MeasuredTask(chosen, reason=why)
         key = self._key(chosen.half, digest)
         if known := self._cache.find(key):
-            return Done(chosen, tuple(known), cached=True)
+            return MeasuredTask(chosen, tuple(known), cached=True)
         if why := self._loaded().lacks(chosen.half):
-            return Done(chosen, reason=why)
+            return MeasuredTask(chosen, reason=why)
         try:
             results = self._now(chosen, key)
         except (MissingExtraError, BadRowError):
             raise
         except Exception as error:  # whatever a harness or a hub raises: the other tasks count
             log.debug("%s on %s", chosen.name, self._subject.name, exc_info=error)
-            return Done(chosen, reason=_reason(error))
+            return MeasuredTask(chosen, reason=_reason(error))
         if not results:
-            return Done(chosen, reason="it gave no result")
+            return MeasuredTask(chosen, reason="it gave no result")
         for result in results:
             if not isfinite(result.score):
-                return Done(chosen, reason=f"its {result.metric} is no number ({result.score})")
+                return MeasuredTask(
+                    chosen, reason=f"its {result.metric} is no number ({result.score})"
+                )
         self._cache.keep(key, results)
-        return Done(chosen, tuple(results))
+        return MeasuredTask(chosen, tuple(results))
 
-    def _now(self, chosen: Chosen, key: Key) -> Sequence[TaskResult]:
+    def _now(self, chosen: ChosenTask, key: CacheKey) -> Sequence[TaskResult]:
         options = self._options
-        how = How(
+        how = MeasureOptions(
             options.limit,
             self._batch,
             self._cache.requests(key),
@@ -127,7 +134,7 @@ class Bench:
         )
         return self._measures[chosen.half](self._loaded().model, chosen.task, how)
 
-    def _loaded(self) -> Ready:
+    def _loaded(self) -> ReadyModel:
         if self._ready is None:
             options = self._options
             self._ready = self._stack.enter_context(
@@ -135,18 +142,18 @@ class Bench:
             )
         return self._ready
 
-    def _key(self, half: Half, digest: str) -> Key:
+    def _key(self, half: Half, digest: str) -> CacheKey:
         subject, options = self._subject, self._options
         runs = "transformers" if subject.kind == "GritLM" else subject.kind
         libraries = [harnesses.NAMES.get(half), runs, "torch"]
         versions = [__version__, *(environment.library_version(name) for name in libraries if name)]
-        return Key(
+        return CacheKey(
             subject.digest, digest, number_format(subject, options), options.limit,
             runtime.choose_device(options.device).type, "-".join(versions), options.skip_bad,
         )  # fmt: skip
 
 
-def number_format(subject: Subject, options: Options) -> str:
+def number_format(subject: EvaluatedModel, options: RunnerOptions) -> str:
     """The number format a model is measured in, known without loading it."""
     if options.dtype is not None:
         return options.dtype

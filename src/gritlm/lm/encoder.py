@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from gritlm.errors import ModelError
-from gritlm.lm.hub.model_config import Settings
+from gritlm.lm.hub.model_config import ModelSettings
 from gritlm.lm.kv.block import KVBlock
 from gritlm.lm.pooling import POOLING, normalise
 from gritlm.lm.tokens import Prompt, SegmentTokenizer
@@ -48,7 +48,7 @@ class Encoder:
         self,
         lm: UnifiedLM,
         tokens: SegmentTokenizer,
-        settings: Settings,
+        settings: ModelSettings,
         projection: nn.Linear | None = None,
     ) -> None:
         self.lm = lm

@@ -22,7 +22,7 @@ from gritlm.lm.hf_generate import hf_generate
 from gritlm.lm.hub import checkpoint
 from gritlm.lm.hub.load import load
 from gritlm.lm.hub.load_errors import explained
-from gritlm.lm.hub.model_config import MODES, Settings
+from gritlm.lm.hub.model_config import MODES, ModelSettings
 from gritlm.lm.kv.block import KVBlock
 from gritlm.lm.pooling import normalise
 from gritlm.lm.precision import handed_out, truncated
@@ -104,7 +104,7 @@ class GritLM:
 
     @classmethod
     def around(
-        cls, model: Any, tokenizer: PreTrainedTokenizerBase, settings: Settings,
+        cls, model: Any, tokenizer: PreTrainedTokenizerBase, settings: ModelSettings,
         projection: nn.Linear | None = None,
     ) -> GritLM:  # fmt: skip
         """The facade over a model of transformers that is in memory already, e.g. in training.
@@ -119,7 +119,7 @@ class GritLM:
         return made
 
     def _put_together(
-        self, lm: UnifiedLM, tokenizer: PreTrainedTokenizerBase, settings: Settings,
+        self, lm: UnifiedLM, tokenizer: PreTrainedTokenizerBase, settings: ModelSettings,
         projection: nn.Linear | None, mode: str,
     ) -> None:  # fmt: skip
         self.lm, self.tokenizer, self.settings, self.mode = lm, tokenizer, settings, mode

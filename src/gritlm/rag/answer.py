@@ -14,8 +14,8 @@ from gritlm.lm.gritlm import GritLM
 from gritlm.lm.kv.block import KVBlock
 from gritlm.lm.kv.cache import is_preallocated
 from gritlm.lm.sampling import make_sampler
-from gritlm.rag.cooperative import Between
-from gritlm.rag.plan import Plan
+from gritlm.rag.cooperative import Checkpoint
+from gritlm.rag.plan import PromptPlan
 from gritlm.rag.reuse.recompute import FIRST, Recompute, read_behind
 from gritlm.rag.trace import Trace
 from gritlm.rag.types import Hit
@@ -111,7 +111,7 @@ class AnswerStream:
 
 
 @dataclass(frozen=True)
-class Begun:
+class PrefilledPrompt:
     """A prompt that was read: its state, what comes next, and how much may follow.
 
     Attributes:
@@ -125,9 +125,9 @@ class Begun:
 
 
 def begin(
-    model: GritLM, plan: Plan, blocks: Sequence[KVBlock], writing: Writing, trace: Trace,
-    between: Between | None = None,
-) -> Begun:  # fmt: skip
+    model: GritLM, plan: PromptPlan, blocks: Sequence[KVBlock], writing: Writing, trace: Trace,
+    between: Checkpoint | None = None,
+) -> PrefilledPrompt:  # fmt: skip
     """Place the blocks, read what is not in them.
 
     Args:
@@ -149,11 +149,11 @@ def begin(
             how = None
         logits_V, again = read_behind(lm, cache, blocks, plan.ids, how, between)
     trace.tokens_recomputed, trace.tokens_selecting = again.tokens, again.selecting
-    return Begun(cache, logits_V, room, trace.tokens_reused)
+    return PrefilledPrompt(cache, logits_V, room, trace.tokens_reused)
 
 
 def pieces(
-    model: GritLM, begun: Begun, writing: Writing, trace: Trace, *, started: float
+    model: GritLM, begun: PrefilledPrompt, writing: Writing, trace: Trace, *, started: float
 ) -> Iterator[str]:
     """The answer's text as it becomes certain.
 

@@ -17,7 +17,7 @@ from gritlm.lm.unified import UnifiedLM
 SHARING = 512  # tokens that are read at once where somebody waits for the model's thread
 _MOST_S = 0.2  # for which nobody is let in, however long the others took
 
-Between = Callable[[], None]
+Checkpoint = Callable[[], None]
 T = TypeVar("T")
 
 
@@ -27,7 +27,7 @@ class OnModel(Protocol):
     def __call__(self, run: Callable[[], T]) -> T: ...
 
 
-def paced(between: Between | None) -> Between | None:
+def paced(between: Checkpoint | None) -> Checkpoint | None:
     """Lets others in only when as much was done as they took the last time: half of the time is
     ours."""
     if between is None:
@@ -46,7 +46,7 @@ def paced(between: Between | None) -> Between | None:
 
 
 @torch.inference_mode()
-def read(lm: UnifiedLM, cache: Cache, ids: Sequence[int], between: Between | None) -> Tensor:
+def read(lm: UnifiedLM, cache: Cache, ids: Sequence[int], between: Checkpoint | None) -> Tensor:
     """As :func:`gritlm.lm.generator.prefill`, in pieces where others wait -> (V,)."""
     if between is None or not is_preallocated(cache):
         return prefill(lm, cache, ids)  # other kinds may have to be read in one pass

@@ -20,8 +20,8 @@ import numpy as np
 
 from gritlm.lm.generator import prefill, prefix_cache
 from gritlm.lm.unified import UnifiedLM
-from gritlm.rag.cooperative import Between
-from gritlm.rag.plan import Plan
+from gritlm.rag.cooperative import Checkpoint
+from gritlm.rag.plan import PromptPlan
 from gritlm.rag.reuse.recompute import Reread
 from gritlm.rag.reuse.reuse_check import blocks_of
 from gritlm.runtime import replacing
@@ -57,7 +57,7 @@ class CostModel:
         return self.call + self.token * read + self.pair * pairs + self.reused * reused
 
     def first_token(
-        self, plan: Plan, *, missing: Sequence[int] = (), again: Reread = NOTHING
+        self, plan: PromptPlan, *, missing: Sequence[int] = (), again: Reread = NOTHING
     ) -> float:
         """Until the first token of an answer.
 
@@ -90,7 +90,7 @@ class CostModel:
 
 
 def calibrated(
-    lm: UnifiedLM, path: Path | None, *, about: str, between: Between | None = None
+    lm: UnifiedLM, path: Path | None, *, about: str, between: Checkpoint | None = None
 ) -> CostModel:
     """The model of this machine: read from ``path``, or measured and written there.
 
@@ -116,7 +116,7 @@ def _read(path: Path, about: str) -> CostModel | None:
     return found if found.machine == about else None
 
 
-def _measured(lm: UnifiedLM, about: str, between: Between | None) -> CostModel:
+def _measured(lm: UnifiedLM, about: str, between: Checkpoint | None) -> CostModel:
     limit = lm.max_positions or max(_LENGTHS) + _TAIL
     lengths = [n for n in _LENGTHS if n + _TAIL < limit] or [max(1, limit // 2)]
     rows, seconds, moved = [], [], []
@@ -149,7 +149,7 @@ def _fit(rows_NC: np.ndarray, seconds_N: np.ndarray) -> list[float]:
     return [float(value) for value in found]
 
 
-def _time(run: Callable[[], object], between: Between | None) -> float:
+def _time(run: Callable[[], object], between: Checkpoint | None) -> float:
     run()
     taken = []
     for _ in range(_REPEATS):

@@ -17,27 +17,27 @@ from gritlm.printable import excerpt
 from gritlm.prompts import RAG_FORMS
 from gritlm.rag import answer as answering
 from gritlm.rag import workspace
-from gritlm.rag.answer import Answer, AnswerStream, Begun, Source, Writing
-from gritlm.rag.cooperative import Between, OnModel, paced
+from gritlm.rag.answer import Answer, AnswerStream, PrefilledPrompt, Source, Writing
+from gritlm.rag.cooperative import Checkpoint, OnModel, paced
 from gritlm.rag.cost import CostModel
 from gritlm.rag.identity import maker_of
-from gritlm.rag.index.index import Index, Indexed
+from gritlm.rag.index.index import Index, IndexedDocument
 from gritlm.rag.index.lance import IndexFailedError
-from gritlm.rag.ingest.file_ids import Names
+from gritlm.rag.ingest.file_ids import DocumentIds
 from gritlm.rag.ingest.ingest import (
-    Added,
-    Cutting,
-    Given,
+    AddResult,
+    ChunkingOptions,
+    DocumentInput,
     Indexer,
     check_cutting,
     forget,
     skipped_when_full,
 )
 from gritlm.rag.kvstore.store import KVStore
-from gritlm.rag.plan import Assembler, BlockKind, Plan
+from gritlm.rag.plan import BlockKind, PromptAssembler, PromptPlan
 from gritlm.rag.planner import Mode, Planner
 from gritlm.rag.retrieve import Retriever, Search, Vector
-from gritlm.rag.reuse.blocks import Blocks
+from gritlm.rag.reuse.blocks import BlockProvider
 from gritlm.rag.trace import Trace
 from gritlm.rag.types import Hit
 
@@ -45,7 +45,7 @@ KINDS = ("bidirectional", "causal")
 
 
 @dataclass(frozen=True)
-class Asked:
+class PreparedAnswer:
     """A question whose prompt was read; its answer can begin.
 
     Attributes:
@@ -53,7 +53,7 @@ class Asked:
         started: when the question came (``perf_counter``).
     """
 
-    begun: Begun
+    begun: PrefilledPrompt
     sources: tuple[Source, ...]
     trace: Trace
     started: float
@@ -93,21 +93,21 @@ class RagEngine:
     model: GritLM
     index: Index
     store: KVStore
-    cutting: Cutting = field(default_factory=Cutting)
+    cutting: ChunkingOptions = field(default_factory=ChunkingOptions)
     place: Path | None = None
-    assembler: Assembler | None = None
+    assembler: PromptAssembler | None = None
 
     def __post_init__(self) -> None:
-        made = Assembler(self.model) if self.assembler is None else self.assembler
+        made = PromptAssembler(self.model) if self.assembler is None else self.assembler
         self._assembler = made
-        self._blocks = Blocks(self.model.lm, self.store)
+        self._blocks = BlockProvider(self.model.lm, self.store)
         self._retriever = Retriever(self.model, self.index, self._blocks, made)
         self._planner = Planner(self.model, self._blocks, made, self.place)
         self._writing = threading.Lock()  # two threads that add would both add the same
 
     @classmethod
     def open(
-        cls, place: str | Path, model: GritLM | None = None, *, cutting: Cutting | None = None,
+        cls, place: str | Path, model: GritLM | None = None, *, cutting: ChunkingOptions | None = None,
         index: str | None = None, storage: str = "auto", disk_bytes: int | None = None,
         memory_bytes: int = 512 * 2**20, read_only: bool = False, longest: int | None = None,
     ) -> RagEngine:  # fmt: skip
@@ -135,7 +135,7 @@ class RagEngine:
         model = GritLM() if model is None else model
         maker = maker_of(model)
         settings = workspace.settings(place, cutting=cutting, index=index)
-        assembler = Assembler(model, limit=longest)
+        assembler = PromptAssembler(model, limit=longest)
         check_cutting(settings.cutting, model, assembler)
         if not read_only:
             workspace.make(place)
@@ -166,10 +166,10 @@ class RagEngine:
         self.close()
 
     def add(
-        self, sources: Given | Iterable[Given], *, progress: bool = False,
+        self, sources: DocumentInput | Iterable[DocumentInput], *, progress: bool = False,
         kinds: Sequence[str] = ("bidirectional",), on_model: OnModel | None = None,
-        done: Added | None = None, text_field: str | None = None,
-    ) -> Added:  # fmt: skip
+        done: AddResult | None = None, text_field: str | None = None,
+    ) -> AddResult:  # fmt: skip
         """Add files, folders, or dicts with ``text`` and perhaps ``id``, ``title``, ``metadata``.
 
         What is known already is left as it is; what has changed replaces its old passages. What
@@ -220,7 +220,9 @@ class RagEngine:
                 self.store.gc()
         return deleted
 
-    def documents(self, ids: Collection[str] | None = None, *, whole: bool = True) -> list[Indexed]:
+    def documents(
+        self, ids: Collection[str] | None = None, *, whole: bool = True
+    ) -> list[IndexedDocument]:
         """What is stored: id, title, number of passages and metadata of each document.
 
         Args:
@@ -233,7 +235,9 @@ class RagEngine:
         """The passages nearest to a question, the best first."""
         return self.find(question, Search(top_k=top_k, filter=filter))
 
-    def find(self, question: str, search: Search, *, between: Between | None = None) -> list[Hit]:
+    def find(
+        self, question: str, search: Search, *, between: Checkpoint | None = None
+    ) -> list[Hit]:
         """As :meth:`retrieve`, with all that a search can be told.
 
         Args:
@@ -298,8 +302,8 @@ class RagEngine:
     def ask(
         self, question: str, *, mode: Mode = "doc", blocks: BlockKind = "bidirectional",
         search: Search | None = None, writing: Writing | None = None,
-        between: Between | None = None,
-    ) -> Asked:  # fmt: skip
+        between: Checkpoint | None = None,
+    ) -> PreparedAnswer:  # fmt: skip
         """As :meth:`answer`, up to where the answer begins; for who writes it himself.
 
         Args:
@@ -314,7 +318,12 @@ class RagEngine:
         return self.read(query, plan, blocks=blocks, writing=writing, between=between)
 
     def query(
-        self, question: str, *, mode: Mode = "none", search: Search, between: Between | None = None
+        self,
+        question: str,
+        *,
+        mode: Mode = "none",
+        search: Search,
+        between: Checkpoint | None = None,
     ) -> Query:
         """Embed a question: the first of the five steps of :meth:`ask`.
 
@@ -342,7 +351,7 @@ class RagEngine:
         return self._retriever.nearest(query.question, query.vector_D, search, query.trace)
 
     def ordered(
-        self, query: Query, hits: list[Hit], search: Search, *, between: Between | None = None
+        self, query: Query, hits: list[Hit], search: Search, *, between: Checkpoint | None = None
     ) -> list[Hit]:
         """Return the best of the passages, in the model's own order if the search asks for it."""
         return self._retriever.ordered(query.question, hits, search, query.trace, between)
@@ -350,7 +359,7 @@ class RagEngine:
     def plan(
         self, query: Query, hits: Sequence[Hit], search: Search, *, mode: Mode = "doc",
         blocks: BlockKind = "bidirectional", writing: Writing | None = None,
-    ) -> Plan:  # fmt: skip
+    ) -> PromptPlan:  # fmt: skip
         """Return the prompt of an answer.
 
         Raises:
@@ -368,12 +377,12 @@ class RagEngine:
         return self._plan(query.question, hits, mode, blocks, _writing(writing, None), query.trace)
 
     def read(
-        self, query: Query, plan: Plan, *, blocks: BlockKind = "bidirectional",
-        writing: Writing | None = None, between: Between | None = None,
-    ) -> Asked:  # fmt: skip
+        self, query: Query, plan: PromptPlan, *, blocks: BlockKind = "bidirectional",
+        writing: Writing | None = None, between: Checkpoint | None = None,
+    ) -> PreparedAnswer:  # fmt: skip
         """Read a prompt, up to where the answer begins."""
         begun = self._read(plan, query.block, blocks, _writing(writing, None), query.trace, between)
-        return Asked(begun, _sources(plan), query.trace, query.started)
+        return PreparedAnswer(begun, _sources(plan), query.trace, query.started)
 
     @overload
     def answer_from(
@@ -404,14 +413,14 @@ class RagEngine:
         writing = _writing(writing, None)
         plan = self._plan(question, hits, mode, blocks, writing, trace)
         begun = self._read(plan, block, blocks, writing, trace, None)
-        made = self._told(Asked(begun, _sources(plan), trace, started), writing)
+        made = self._told(PreparedAnswer(begun, _sources(plan), trace, started), writing)
         return made if stream else made.whole()
 
     def begin(
         self, question: str, hits: Sequence[Hit], *, mode: Mode = "doc",
         blocks: BlockKind = "bidirectional", writing: Writing | None = None,
         trace: Trace | None = None,
-    ) -> Begun:  # fmt: skip
+    ) -> PrefilledPrompt:  # fmt: skip
         """Read all that stands before an answer: its state, and the logits of the first token."""
         how, trace = _writing(writing, None), Trace() if trace is None else trace
         _, block = self._retriever.embedded(question, trace)
@@ -424,8 +433,8 @@ class RagEngine:
         return self._planner.cost
 
     @cached_property
-    def _names(self) -> Names:
-        return Names(self.place)
+    def _names(self) -> DocumentIds:
+        return DocumentIds(self.place)
 
     def _require_writing(self) -> None:
         if self.store.read_only:
@@ -433,7 +442,7 @@ class RagEngine:
                 f"{self.place} was opened for reading; open it without read_only to change it"
             )
 
-    def _told(self, asked: Asked, writing: Writing) -> AnswerStream:
+    def _told(self, asked: PreparedAnswer, writing: Writing) -> AnswerStream:
         pieces = answering.pieces(
             self.model, asked.begun, writing, asked.trace, started=asked.started
         )
@@ -442,7 +451,7 @@ class RagEngine:
     def _plan(
         self, question: str, hits: Sequence[Hit], mode: Mode, kind: BlockKind, writing: Writing,
         trace: Trace,
-    ) -> Plan:  # fmt: skip
+    ) -> PromptPlan:  # fmt: skip
         choice(mode, [*RAG_FORMS, "auto"], name="mode")
         causal = choice(kind, KINDS, name="blocks") == "causal"
         with trace.stage("plan"):
@@ -455,9 +464,9 @@ class RagEngine:
         return plan
 
     def _read(
-        self, plan: Plan, question: KVBlock, kind: BlockKind, writing: Writing, trace: Trace,
-        between: Between | None,
-    ) -> Begun:  # fmt: skip
+        self, plan: PromptPlan, question: KVBlock, kind: BlockKind, writing: Writing, trace: Trace,
+        between: Checkpoint | None,
+    ) -> PrefilledPrompt:  # fmt: skip
         with trace.stage("load"):
             blocks = self._blocks.of(
                 plan.parts, causal=kind == "causal", question=question, trace=trace,
@@ -466,7 +475,7 @@ class RagEngine:
         return answering.begin(self.model, plan, blocks, writing, trace, between)
 
 
-def _sources(plan: Plan) -> tuple[Source, ...]:
+def _sources(plan: PromptPlan) -> tuple[Source, ...]:
     """Return the passages of a prompt, the best first."""
     return tuple(Source.of(hit) for hit in reversed(plan.hits))
 

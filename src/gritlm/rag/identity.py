@@ -22,7 +22,7 @@ VERSION = 1  # of templates and of what a block holds; another one makes other n
 
 
 @dataclass(frozen=True)
-class Maker:
+class ModelIdentity:
     """A model as far as its blocks and vectors depend on it.
 
     Attributes:
@@ -53,7 +53,7 @@ class Maker:
         return blake3(about + np.asarray(ids, dtype="<i8").tobytes()).digest()
 
 
-def maker_of(model: GritLM) -> Maker:
+def maker_of(model: GritLM) -> ModelIdentity:
     """The maker of the blocks and vectors that this model leaves behind."""
     rope = model.lm.rope()
     settings = model.settings
@@ -73,7 +73,7 @@ def maker_of(model: GritLM) -> Maker:
         *([] if model.projection is None else [_weights(model.projection)]),
     ]
     adapter = f" with {model.adapter}" if model.adapter else ""
-    return Maker(
+    return ModelIdentity(
         model=model.lm.fingerprint,
         digest=blake3(json.dumps(about).encode()).hexdigest()[:32],
         name=f"{model.source}{adapter}, {str(model.dtype).removeprefix('torch.')}",

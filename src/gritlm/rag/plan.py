@@ -28,7 +28,7 @@ BlockKind = Literal["bidirectional", "causal"]
 
 
 @dataclass(frozen=True)
-class Part:
+class PromptPart:
     """What one key/value block is made of.
 
     Attributes:
@@ -52,7 +52,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Plan:
+class PromptPlan:
     """A prompt, cut into what is reused and what is read.
 
     Attributes:
@@ -65,7 +65,7 @@ class Plan:
     """
 
     mode: RagMode
-    parts: tuple[Part, ...]
+    parts: tuple[PromptPart, ...]
     ids: tuple[int, ...]
     read: tuple[tuple[str, int], ...]
     hits: tuple[Hit, ...]
@@ -77,7 +77,7 @@ class Plan:
         return sum(part.tokens for part in self.parts) + len(self.ids)
 
 
-class Assembler:
+class PromptAssembler:
     """Plans prompts for one model, with the ids that it was trained on.
 
     An engine makes one and hands it on: it copies the tokenizer, which takes some 0.2 seconds.
@@ -105,7 +105,7 @@ class Assembler:
 
     def plan(
         self, mode: RagMode, question: str, found: Sequence[Hit], *, max_new_tokens: int
-    ) -> Plan:
+    ) -> PromptPlan:
         """The prompt in one mode; passages that have no room are left out, the worst first.
 
         Args:
@@ -132,23 +132,23 @@ class Assembler:
         made = self._plan(mode, question, found[:kept])
         return replace(made, dropped=tuple(reversed(found[kept:])))
 
-    def fresh(self, plan: Plan) -> Plan:
+    def fresh(self, plan: PromptPlan) -> PromptPlan:
         """The same prompt, all of it read when it is asked."""
         ids = [i for part in plan.parts for i in part.ids[part.cut :]]
         read = ((part.name, part.tokens) for part in plan.parts)
         return replace(plan, parts=(), ids=(*ids, *plan.ids), read=(*read, *plan.read))
 
-    def _plan(self, mode: RagMode, question: str, found: Sequence[Hit]) -> Plan:
+    def _plan(self, mode: RagMode, question: str, found: Sequence[Hit]) -> PromptPlan:
         hits = tuple(reversed(found))
-        parts: list[Part] = []
+        parts: list[PromptPart] = []
         for before in RAG_FORMS[mode].before:
             if before == "question":
-                parts.append(Part(self.question_ids(question)))
+                parts.append(PromptPart(self.question_ids(question)))
             else:
-                parts += [Part(self._passage(hit.passage.embedded), hit) for hit in hits]
+                parts += [PromptPart(self._passage(hit.passage.embedded), hit) for hit in hits]
         parts = [replace(part, cut=len(self.prefix) if n else 0) for n, part in enumerate(parts)]
         ids, read = self._tail(mode, question, hits, start=not parts)
-        made = Plan(mode, tuple(parts), ids, read, hits)
+        made = PromptPlan(mode, tuple(parts), ids, read, hits)
         return self.fresh(made) if mode == "none" else made
 
     def _tail(

@@ -9,12 +9,12 @@ from typing import Literal
 from gritlm.lm.gritlm import GritLM
 from gritlm.prompts import RagMode
 from gritlm.rag import cost, workspace
-from gritlm.rag.cooperative import Between
-from gritlm.rag.plan import Assembler, Plan
+from gritlm.rag.cooperative import Checkpoint
+from gritlm.rag.plan import PromptAssembler, PromptPlan
 from gritlm.rag.reuse import reuse_check
-from gritlm.rag.reuse.blocks import Blocks
+from gritlm.rag.reuse.blocks import BlockProvider
 from gritlm.rag.reuse.recompute import Recompute, expected
-from gritlm.rag.reuse.reuse_check import Parity
+from gritlm.rag.reuse.reuse_check import ReuseCheck
 from gritlm.rag.trace import Trace
 from gritlm.rag.types import Hit
 
@@ -32,17 +32,17 @@ class Planner:
     """
 
     def __init__(
-        self, model: GritLM, blocks: Blocks, assembler: Assembler, place: Path | None
+        self, model: GritLM, blocks: BlockProvider, assembler: PromptAssembler, place: Path | None
     ) -> None:
         self._model, self._blocks, self._place = model, blocks, place
         self._assembler = assembler
-        self._parity: Parity | None = None
+        self._parity: ReuseCheck | None = None
         self._cost: cost.CostModel | None = None
 
     def plan(
         self, question: str, hits: Sequence[Hit], mode: Mode, *, max_new_tokens: int, causal: bool,
         recompute: Recompute | None, trace: Trace,
-    ) -> Plan:  # fmt: skip
+    ) -> PromptPlan:  # fmt: skip
         """The prompt.
 
         Args:
@@ -58,7 +58,7 @@ class Planner:
             self.require_parity()
         return self._assembler.plan(mode, question, hits, max_new_tokens=max_new_tokens)
 
-    def prepare(self, mode: Mode, between: Between | None) -> None:
+    def prepare(self, mode: Mode, between: Checkpoint | None) -> None:
         """Measure what a mode has to know, if nobody did before.
 
         Args:
@@ -78,11 +78,11 @@ class Planner:
         reuse_check.require(self.parity, name=str(self._model.source))
 
     @property
-    def parity(self) -> Parity:
+    def parity(self) -> ReuseCheck:
         """Whether this model's blocks are what they stand for."""
         return self._checked(None)
 
-    def measured(self, between: Between | None = None) -> cost.CostModel:
+    def measured(self, between: Checkpoint | None = None) -> cost.CostModel:
         """What modes take on this machine.
 
         Args:
@@ -102,11 +102,11 @@ class Planner:
     def _fastest(
         self, question: str, hits: Sequence[Hit], max_new_tokens: int, causal: bool,
         recompute: Recompute | None, trace: Trace,
-    ) -> Plan:  # fmt: skip
+    ) -> PromptPlan:  # fmt: skip
         if not self.parity.holds:
             trace.reasons.append("none: this model's state cannot be reused")
             return self._assembler.plan("none", question, hits, max_new_tokens=max_new_tokens)
-        told: list[tuple[float, Plan]] = []
+        told: list[tuple[float, PromptPlan]] = []
         for mode in AUTOMATIC:
             plan = self._assembler.plan(mode, question, hits, max_new_tokens=max_new_tokens)
             missing = self._blocks.missing(plan.parts, causal=causal)
@@ -116,7 +116,7 @@ class Planner:
         trace.reasons += [f"{plan.mode}: {1000 * s:.0f} ms predicted" for s, plan in told]
         return min(told, key=lambda pair: pair[0])[1]
 
-    def _checked(self, between: Between | None) -> Parity:
+    def _checked(self, between: Checkpoint | None) -> ReuseCheck:
         if self._parity is None:
             bos = self._assembler.prefix
             self._parity = workspace.parity(self._model, self._place, bos=bos, between=between)

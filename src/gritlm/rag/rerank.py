@@ -20,9 +20,9 @@ from gritlm.errors import ModelError
 from gritlm.lm.generator import prefill, prefix_cache
 from gritlm.lm.gritlm import GritLM
 from gritlm.prompts import for_yes_no
-from gritlm.rag.cooperative import Between
-from gritlm.rag.plan import Assembler, Part
-from gritlm.rag.reuse.blocks import Blocks
+from gritlm.rag.cooperative import Checkpoint
+from gritlm.rag.plan import PromptAssembler, PromptPart
+from gritlm.rag.reuse.blocks import BlockProvider
 from gritlm.rag.trace import Trace
 from gritlm.rag.types import Hit
 
@@ -30,12 +30,12 @@ from gritlm.rag.types import Hit
 class Reranker:
     """Scores passages by how much likelier a yes is than a no."""
 
-    def __init__(self, model: GritLM, blocks: Blocks, assembler: Assembler) -> None:
+    def __init__(self, model: GritLM, blocks: BlockProvider, assembler: PromptAssembler) -> None:
         self._model, self._blocks, self._assembler = model, blocks, assembler
         self._yes, self._no = (self._first_id(word) for word in ("Yes", "No"))
 
     def ranked(
-        self, question: str, hits: Sequence[Hit], between: Between | None = None,
+        self, question: str, hits: Sequence[Hit], between: Checkpoint | None = None,
         trace: Trace | None = None,
     ) -> list[tuple[Hit, float]]:  # fmt: skip
         """The passages with their scores, the best first; of equals, the one found earlier.
@@ -56,7 +56,7 @@ class Reranker:
         """Logit of yes less that of no."""
         lm, own = self._model.lm, Trace()
         (ids,) = self._assembler.passage_ids([hit.passage.embedded])
-        blocks = self._blocks.of([Part(ids, hit)], causal=False, question=None, trace=own)
+        blocks = self._blocks.of([PromptPart(ids, hit)], causal=False, question=None, trace=own)
         tail = self._assembler.tokens.for_chat(for_yes_no(question), start=False).ids
         if trace is not None:
             trace.tokens_reranked += own.tokens_computed + len(tail)

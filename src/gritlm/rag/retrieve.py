@@ -12,11 +12,11 @@ from gritlm.errors import InputError
 from gritlm.lm.gritlm import GritLM
 from gritlm.lm.kv.block import KVBlock
 from gritlm.prompts import gritlm_instruction
-from gritlm.rag.cooperative import Between
+from gritlm.rag.cooperative import Checkpoint
 from gritlm.rag.index.index import Index
-from gritlm.rag.plan import Assembler
+from gritlm.rag.plan import PromptAssembler
 from gritlm.rag.rerank import Reranker
-from gritlm.rag.reuse.blocks import Blocks
+from gritlm.rag.reuse.blocks import BlockProvider
 from gritlm.rag.trace import Trace
 from gritlm.rag.types import Hit
 
@@ -54,12 +54,14 @@ class Search:
 class Retriever:
     """Finds passages; keeps what embedding the question left behind."""
 
-    def __init__(self, model: GritLM, index: Index, blocks: Blocks, assembler: Assembler) -> None:
+    def __init__(
+        self, model: GritLM, index: Index, blocks: BlockProvider, assembler: PromptAssembler
+    ) -> None:
         self._model, self._index, self._blocks = model, index, blocks
         self._assembler = assembler
 
     def found(
-        self, question: str, search: Search, trace: Trace, between: Between | None = None
+        self, question: str, search: Search, trace: Trace, between: Checkpoint | None = None
     ) -> tuple[list[Hit], KVBlock]:
         """Return passages, the best first, and the block of the question.
 
@@ -95,7 +97,7 @@ class Retriever:
 
     def ordered(
         self, question: str, hits: list[Hit], search: Search, trace: Trace,
-        between: Between | None = None,
+        between: Checkpoint | None = None,
     ) -> list[Hit]:  # fmt: skip
         """Return the best of the passages, in the model's own order if the search asks for it."""
         if search.rerank and hits:

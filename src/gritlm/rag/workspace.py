@@ -17,17 +17,17 @@ import transformers
 from gritlm.errors import InputError
 from gritlm.lm.gritlm import GritLM
 from gritlm.prompts import gritlm_instruction
-from gritlm.rag.cooperative import Between
+from gritlm.rag.cooperative import Checkpoint
 from gritlm.rag.identity import maker_of
 from gritlm.rag.index import lance, repair, schema
-from gritlm.rag.index.index import Index, Indexed
+from gritlm.rag.index.index import Index, IndexedDocument
 from gritlm.rag.index.lance import told
 from gritlm.rag.index.repair import Health, Mended
 from gritlm.rag.ingest import file_ids
-from gritlm.rag.ingest.ingest import Cutting
+from gritlm.rag.ingest.ingest import ChunkingOptions
 from gritlm.rag.kvstore.opening import refused
 from gritlm.rag.reuse import reuse_check as checking
-from gritlm.rag.reuse.reuse_check import Parity
+from gritlm.rag.reuse.reuse_check import ReuseCheck
 from gritlm.rag.workspace_marker import FORMAT, NAME
 from gritlm.runtime import is_temporary, private_folder, replacing
 
@@ -37,14 +37,14 @@ OURS = {CHECKED, BLOCKS, PASSAGES, file_ids.FILE, "cost.json"}
 
 
 @dataclass(frozen=True)
-class Settings:
+class WorkspaceSettings:
     """What stays the same for the life of a folder.
 
     Attributes:
         index: address of the passages; None for a folder in this one.
     """
 
-    cutting: Cutting
+    cutting: ChunkingOptions
     index: str | None = None
 
 
@@ -64,7 +64,7 @@ def require(place: Path) -> None:
         )
 
 
-def documents(place: Path) -> list[Indexed]:
+def documents(place: Path) -> list[IndexedDocument]:
     """What the store in a folder holds, in the order of ids; it takes no model to tell.
 
     Raises:
@@ -130,13 +130,15 @@ def make(place: Path) -> None:
         raise refused(place, error, to_be="made") from None
 
 
-def keep(place: Path, settings: Settings) -> None:
+def keep(place: Path, settings: WorkspaceSettings) -> None:
     """Settle the settings of a new folder."""
     if not exists(place):
         _write(place / NAME, {"format": FORMAT} | asdict(settings))
 
 
-def settings(place: Path, *, cutting: Cutting | None, index: str | None) -> Settings:
+def settings(
+    place: Path, *, cutting: ChunkingOptions | None, index: str | None
+) -> WorkspaceSettings:
     """The settings of a folder; those that are handed in for a new one.
 
     Raises:
@@ -149,7 +151,7 @@ def settings(place: Path, *, cutting: Cutting | None, index: str | None) -> Sett
             raise InputError(
                 f"{place} holds something else ({others[0]}); name an empty or a new folder"
             )
-        return Settings(cutting or Cutting(), index)
+        return WorkspaceSettings(cutting or ChunkingOptions(), index)
     found = _read(place / NAME)
     for name, said, kept in (("cutting", cutting, found.cutting), ("index", index, found.index)):
         if said is not None and said != kept:
@@ -176,8 +178,8 @@ def _processor(model: GritLM) -> str:
 
 
 def parity(
-    model: GritLM, place: Path | None, *, bos: tuple[int, ...], between: Between | None = None
-) -> Parity:
+    model: GritLM, place: Path | None, *, bos: tuple[int, ...], between: Checkpoint | None = None
+) -> ReuseCheck:
     """What the check of this model came to, for the worse of both kinds of blocks.
 
     It is known from before, or made now and kept.
@@ -201,20 +203,20 @@ def parity(
     return found
 
 
-def _known(path: Path, about: str) -> Parity | None:
+def _known(path: Path, about: str) -> ReuseCheck | None:
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
-        return Parity(said["difference"], said["tolerance"]) if said["about"] == about else None
+        return ReuseCheck(said["difference"], said["tolerance"]) if said["about"] == about else None
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
-def _read(path: Path) -> Settings:
+def _read(path: Path) -> WorkspaceSettings:
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
         if said["format"] != FORMAT:
             raise InputError(f"{path}: format {said['format']!r}; this version reads {FORMAT!r}")
-        return Settings(Cutting(**said["cutting"]), said["index"])
+        return WorkspaceSettings(ChunkingOptions(**said["cutting"]), said["index"])
     except (OSError, ValueError, TypeError, KeyError) as error:
         if isinstance(error, InputError):
             raise

@@ -9,9 +9,9 @@ from starlette.middleware.cors import CORSMiddleware
 from gritlm import __version__
 from gritlm.serve import errors
 from gritlm.serve.api import models, openai, operations, rag
-from gritlm.serve.http.access_log import Context
+from gritlm.serve.http.access_log import RequestContext
 from gritlm.serve.http.auth import RequireHost, RequireKey, RequireOwnPage
-from gritlm.serve.http.body_limit import Bodies
+from gritlm.serve.http.body_limit import BodyLimit
 from gritlm.serve.http.paths import HEALTH, LIVE, METRICS, SCHEMA
 from gritlm.serve.service import Service
 
@@ -43,7 +43,10 @@ def _layers(service: Service) -> list[Middleware]:
     settings = service.settings
     layers = [
         Middleware(
-            Context, service=service, quiet_paths=(HEALTH, LIVE, METRICS), page=operations.page()
+            RequestContext,
+            service=service,
+            quiet_paths=(HEALTH, LIVE, METRICS),
+            page=operations.page(),
         ),
         Middleware(RequireHost, hosts=settings.hosts),
     ]
@@ -62,7 +65,7 @@ def _layers(service: Service) -> list[Middleware]:
         Middleware(RequireKey, keys=settings.api_keys, open_paths=open_paths(service)),
         Middleware(RequireOwnPage, origins=settings.cors_origins),
         Middleware(
-            Bodies, max_bytes=settings.max_body_bytes,
+            BodyLimit, max_bytes=settings.max_body_bytes,
             max_total_bytes=settings.max_total_body_bytes, timeout_s=settings.body_timeout_s,
         ),
     ]  # fmt: skip

@@ -16,7 +16,7 @@ UPLOADS = 3  # requests whose files are read at a time: a slow file holds up no 
 
 
 @dataclass(frozen=True)
-class Settings:
+class ServerConfig:
     """What does not depend on the model.
 
     Attributes:

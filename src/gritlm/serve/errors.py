@@ -17,10 +17,10 @@ from gritlm.errors import GritLMError, InputError, ModeError, UnknownArgumentErr
 from gritlm.printable import excerpt
 from gritlm.rag.kvstore.errors import IndexDamagedError, StoreFullError, StoreLockedError
 from gritlm.serve.engine.errors import (
-    CutOffError,
     DrainingError,
     OverloadedError,
-    TooLongError,
+    PromptTooLongError,
+    RequestInterruptedError,
     TooManyTokensError,
 )
 from gritlm.serve.http.logging import REQUEST_ID
@@ -177,11 +177,11 @@ def as_api_error(error: GritLMError) -> ApiError:
         return ApiError(
             429, str(error), code="rate_limit_exceeded", type=LIMIT, headers={"Retry-After": wait}
         )
-    if isinstance(error, CutOffError):
+    if isinstance(error, RequestInterruptedError):
         return cut_off()
     if isinstance(error, DrainingError):
         return draining()
-    if isinstance(error, TooLongError):
+    if isinstance(error, PromptTooLongError):
         return ApiError(400, str(error), code="context_length_exceeded")
     if isinstance(error, TooManyTokensError):
         return ApiError(400, str(error), code="max_tokens_per_request")

@@ -11,7 +11,7 @@ from time import monotonic
 import torch
 
 from gritlm.lm.gritlm import GritLM
-from gritlm.serve.engine.requests import Done, Event, Failed, ToDo
+from gritlm.serve.engine.requests import EngineEvent, ModelJob, RequestFailed, RequestFinished
 from gritlm.serve.engine.scheduler import Scheduler
 from gritlm.serve.errors import SERVER, ApiError
 
@@ -21,7 +21,7 @@ _LATER_S = 0.01
 _KEPT_S = 1.0  # how long an answer is good for others
 
 
-class Probe:
+class HealthCheck:
     """Has the model read a token on its thread. That counts as no request, and needs no room.
 
     Args:
@@ -49,17 +49,17 @@ class Probe:
     async def _try(self) -> str:
         """What is wrong; empty when nothing is."""
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Event] = loop.create_future()
+        answer: asyncio.Future[EngineEvent] = loop.create_future()
 
-        def told(event: Event) -> None:
+        def told(event: EngineEvent) -> None:
             if not answer.done():
                 answer.set_result(event)
 
-        def deliver(event: Event) -> None:
+        def deliver(event: EngineEvent) -> None:
             with suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(told, event)
 
-        ticket = self._scheduler.submit_aside(ToDo(self._read_one, beside=True), deliver)
+        ticket = self._scheduler.submit_aside(ModelJob(self._read_one, beside=True), deliver)
         try:
             async with asyncio.timeout(self._timeout_s):
                 return _problem(await answer)
@@ -86,10 +86,10 @@ class Probe:
         return bool(torch.isfinite(hidden_BLD).all())
 
 
-def _problem(event: Event) -> str:
-    if isinstance(event, Failed):
+def _problem(event: EngineEvent) -> str:
+    if isinstance(event, RequestFailed):
         log.error("the model could not read a token", exc_info=event.error)
         return "The model could not read a token"
-    if isinstance(event, Done) and event.value is True:
+    if isinstance(event, RequestFinished) and event.value is True:
         return ""
     return "The model's states are not finite"

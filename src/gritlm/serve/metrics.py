@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from gritlm.serve.engine.scheduler import Stats
+from gritlm.serve.engine.scheduler import EngineStats
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -19,14 +19,14 @@ _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _STEPS = (0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.2, 2.5, 5)
 
 
-class Meter:
+class Metrics:
     """What is counted while requests are answered.
 
     Args:
         stats: of the scheduler, asked for whenever somebody scrapes.
     """
 
-    def __init__(self, stats: Callable[[], Stats]) -> None:
+    def __init__(self, stats: Callable[[], EngineStats]) -> None:
         self._registry = CollectorRegistry()
         self.requests = self._counter("http_requests", "Requests by status.", "status")
         self.prompt_tokens = self._counter("prompt_tokens", "Tokens of prompts and texts.")
@@ -62,7 +62,7 @@ class Meter:
 
 
 class _Gauges(Collector):
-    def __init__(self, stats: Callable[[], Stats]) -> None:
+    def __init__(self, stats: Callable[[], EngineStats]) -> None:
         self._stats = stats
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
@@ -75,5 +75,5 @@ class _Gauges(Collector):
             yield GaugeMetricFamily(f"gritlm_{name}", about, value=value)
 
 
-def _share(stats: Stats) -> float:
+def _share(stats: EngineStats) -> float:
     return stats.kv_used / stats.kv_held if stats.kv_held else 0.0

@@ -18,7 +18,7 @@ from gritlm.errors import InputError
 from gritlm.lm.gritlm import GritLM
 from gritlm.runtime import give_back_memory
 from gritlm.serve.app import create_app
-from gritlm.serve.config import Settings
+from gritlm.serve.config import ServerConfig
 from gritlm.serve.engine.limits import Limits
 from gritlm.serve.engine.scheduler import Scheduler
 from gritlm.serve.http.connections import KEEP_ALIVE_S, Sweep, protocol
@@ -43,7 +43,7 @@ class StoreAt:
     read_only: bool = False
 
 
-def bound(settings: Settings) -> socket.socket:
+def bound(settings: ServerConfig) -> socket.socket:
     """A socket on the address, before a model is loaded for it; it does not listen yet.
 
     Raises:
@@ -66,7 +66,7 @@ def bound(settings: Settings) -> socket.socket:
 
 @contextmanager
 def running(
-    model: GritLM, settings: Settings, limits: Limits, store: StoreAt | None = None
+    model: GritLM, settings: ServerConfig, limits: Limits, store: StoreAt | None = None
 ) -> Iterator[Service]:
     """A service whose model's thread runs. All of it has ended afterwards, but for a thread that
     does not end in time: with it the store stays as it is, as after a crash."""
@@ -84,9 +84,9 @@ def running(
     try:
         documents = None
         if engine is not None:
-            from gritlm.serve.api.documents import Documents
+            from gritlm.serve.api.documents import DocumentApi
 
-            documents = Documents(engine)
+            documents = DocumentApi(engine)
         scheduler.start()
         service = Service(model, scheduler, settings, documents, budget=limits.budget_for(model))
         try:
@@ -188,7 +188,7 @@ def address(listening: socket.socket) -> str:
 
 
 def serve(
-    model: GritLM, sock: socket.socket, settings: Settings, limits: Limits, *,
+    model: GritLM, sock: socket.socket, settings: ServerConfig, limits: Limits, *,
     store: StoreAt | None = None, told: Callable[[Service, str], None],
 ) -> bool:  # fmt: skip
     """Serve on a socket until SIGTERM or ctrl-C.

@@ -11,18 +11,18 @@ from uuid import uuid4
 
 from gritlm.lm.gritlm import GritLM
 from gritlm.runtime import in_a_thread_of_its_own
-from gritlm.serve.api.calls import Calls
-from gritlm.serve.api.logprobs import Spelling
-from gritlm.serve.api.tokenization import Prompts
-from gritlm.serve.config import UPLOADS, Settings
-from gritlm.serve.engine.requests import ToDo
+from gritlm.serve.api.calls import RequestGroup
+from gritlm.serve.api.logprobs import TokenTexts
+from gritlm.serve.api.tokenization import PromptTokenizer
+from gritlm.serve.config import UPLOADS, ServerConfig
+from gritlm.serve.engine.requests import ModelJob
 from gritlm.serve.engine.scheduler import Scheduler
 from gritlm.serve.errors import ApiError, invalid, no_model
-from gritlm.serve.health import Probe
-from gritlm.serve.metrics import Meter
+from gritlm.serve.health import HealthCheck
+from gritlm.serve.metrics import Metrics
 
 if TYPE_CHECKING:
-    from gritlm.serve.api.documents import Documents
+    from gritlm.serve.api.documents import DocumentApi
 
 _SEARCHES = 2  # threads; LanceDB uses more for each search
 
@@ -43,20 +43,20 @@ class Service:
     """
 
     def __init__(
-        self, model: GritLM, scheduler: Scheduler, settings: Settings,
-        documents: Documents | None = None, *, budget: int = 512,
+        self, model: GritLM, scheduler: Scheduler, settings: ServerConfig,
+        documents: DocumentApi | None = None, *, budget: int = 512,
     ) -> None:  # fmt: skip
         self.model, self.scheduler, self.settings = model, scheduler, settings
         self.budget = budget
-        self.meter = Meter(scheduler.stats)
-        self.prompts = Prompts(
+        self.meter = Metrics(scheduler.stats)
+        self.prompts = PromptTokenizer(
             model, limit=scheduler.max_model_len, most=scheduler.max_request_tokens
         )
-        self.spelling = Spelling(self.prompts.tokens)
+        self.spelling = TokenTexts(self.prompts.tokens)
         self.created, self.fingerprint = int(time()), model.lm.fingerprint
         self.draining, self.running = False, 0
         self._documents = documents
-        self._probe = Probe(model, scheduler, settings.health_timeout_s)
+        self._probe = HealthCheck(model, scheduler, settings.health_timeout_s)
         self._pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="gritlm-tokenize")
         self._readers = ThreadPoolExecutor(UPLOADS, thread_name_prefix="gritlm-uploads")
         self._searches = ThreadPoolExecutor(_SEARCHES, thread_name_prefix="gritlm-search")
@@ -105,18 +105,18 @@ class Service:
             first: whether the request waits for the model for the first time.
         """
         with self.calls(endpoint, first=first, last=False) as calls:
-            calls.submit_aside(self.scheduler, ToDo(run, beside=True))
+            calls.submit_aside(self.scheduler, ModelJob(run, beside=True))
             return await calls.result()  # type: ignore[return-value]
 
     def calls(
         self, endpoint: str, *, choices: int = 1, first: bool = True, last: bool = True
-    ) -> Calls:
+    ) -> RequestGroup:
         """
         Args:
             choices: works of one prompt.
             first, last: whether the request waits for the model first, or ends, with them.
         """
-        return Calls(self.meter, endpoint=endpoint, choices=choices, first=first, last=last)
+        return RequestGroup(self.meter, endpoint=endpoint, choices=choices, first=first, last=last)
 
     def named(self, asked: str | None) -> str:
         """The name under which the model answers.
@@ -143,7 +143,7 @@ class Service:
         return name
 
     @property
-    def documents(self) -> Documents:
+    def documents(self) -> DocumentApi:
         """
         Raises:
             ApiError: where there is no store.

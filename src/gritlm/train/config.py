@@ -29,7 +29,7 @@ def _at_least(owner: object, least: float, *names: str, above: bool = False) -> 
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceConfig:
     """One data set.
 
     Attributes:
@@ -64,7 +64,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Model:
+class ModelConfig:
     """What is trained.
 
     Attributes:
@@ -116,7 +116,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Data:
+class DataConfig:
     """Where rows come from and how long they may be, in tokens.
 
     Attributes:
@@ -131,9 +131,9 @@ class Data:
             answer the same query, do not count as negatives.
     """
 
-    embedding: tuple[Source, ...] = ()
-    generative: tuple[Source, ...] = ()
-    rag: tuple[Source, ...] = ()
+    embedding: tuple[SourceConfig, ...] = ()
+    generative: tuple[SourceConfig, ...] = ()
+    rag: tuple[SourceConfig, ...] = ()
     query_max_len: int = 256
     passage_max_len: int = 2048
     generative_max_len: int = 2048
@@ -150,7 +150,7 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Rag:
+class RagConfig:
     """How a RAG row becomes a sample: one of each is drawn anew every time it is seen.
 
     Attributes:
@@ -174,7 +174,7 @@ class Rag:
 
 
 @dataclass(frozen=True)
-class Loss:
+class LossConfig:
     """What is minimised: contrastive (on scored pairs: CoSENT) + generative, each with its helpers.
 
     Attributes:
@@ -225,11 +225,11 @@ class Loss:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class EvaluationConfig:
     """Rows that are only measured, every ``eval_steps`` steps and at the end."""
 
-    embedding: tuple[Source, ...] = ()
-    generative: tuple[Source, ...] = ()
+    embedding: tuple[SourceConfig, ...] = ()
+    generative: tuple[SourceConfig, ...] = ()
     eval_steps: int | None = None
 
     def __post_init__(self) -> None:
@@ -237,7 +237,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingConfig:
     """How long, how fast, and what is kept.
 
     Attributes:
@@ -305,15 +305,15 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainConfig:
     """A whole training run: the TOML file of ``gritlm train``."""
 
-    training: Training
-    data: Data
-    model: Model = field(default_factory=Model)
-    loss: Loss = field(default_factory=Loss)
-    rag: Rag = field(default_factory=Rag)
-    evaluation: Evaluation = field(default_factory=Evaluation)
+    training: TrainingConfig
+    data: DataConfig
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    rag: RagConfig = field(default_factory=RagConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
         if self.embeds and not self.data.embedding:

@@ -16,17 +16,17 @@ import torch
 from gritlm.errors import InputError
 from gritlm.lm.encoder import TOKEN_BUDGET
 from gritlm.lm.gritlm import GritLM
-from gritlm.train.config import Run
+from gritlm.train.config import TrainConfig
 from gritlm.train.data import skipped
 from gritlm.train.data.collate import Collator
-from gritlm.train.data.loader import Batch, Feed, Share
-from gritlm.train.data.sources import Rows
+from gritlm.train.data.loader import Batch, BatchShare, Loader
+from gritlm.train.data.sources import Dataset
 from gritlm.train.model import routers
 from gritlm.train.model.build import build
 from gritlm.train.objectives import evaluation
 from gritlm.train.objectives.distillation import Teacher
-from gritlm.train.objectives.embedding import Contrast
-from gritlm.train.objectives.generation import Writing
+from gritlm.train.objectives.embedding import EmbeddingObjective
+from gritlm.train.objectives.generation import GenerationObjective
 from gritlm.train.run import (
     checkpoint,
     collectives,
@@ -39,7 +39,7 @@ from gritlm.train.run import (
     resume,
     staging,
 )
-from gritlm.train.run.signals import Stop, listening
+from gritlm.train.run.signals import StopSignal, listening
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ _LINES = 20  # said over a run where no bar is shown
 
 
 @dataclass(frozen=True)
-class Result:
+class TrainResult:
     """What a run came to.
 
     Attributes:
@@ -69,9 +69,9 @@ class Result:
 
 
 def train(
-    run: Run, *, evaluate: Evaluate | None = None, report: Report = log.info,
+    run: TrainConfig, *, evaluate: Evaluate | None = None, report: Report = log.info,
     progress: bool | None = None,
-) -> Result:  # fmt: skip
+) -> TrainResult:  # fmt: skip
     """Train as ``run`` says; under torchrun, together with the other processes.
 
     Args:
@@ -89,7 +89,9 @@ def train(
         return _train(run, evaluate, report, progress)
 
 
-def _train(run: Run, evaluate: Evaluate | None, report: Report, progress: bool | None) -> Result:
+def _train(
+    run: TrainConfig, evaluate: Evaluate | None, report: Report, progress: bool | None
+) -> TrainResult:
     """A function of its own, so that the trainer is gone before the group of processes is."""
     trainer = Trainer(run, evaluate, report, progress=progress)
     with listening() as stop:  # before the first step there is nothing to save
@@ -100,7 +102,7 @@ class Trainer:
     """One run: made, gone on from a checkpoint if wanted, and run to its end."""
 
     def __init__(
-        self, run: Run, evaluate: Evaluate | None = None, report: Report = log.info, *,
+        self, run: TrainConfig, evaluate: Evaluate | None = None, report: Report = log.info, *,
         progress: bool | None = None,
     ) -> None:  # fmt: skip
         self.settings, self.evaluate = run, evaluate
@@ -108,7 +110,7 @@ class Trainer:
         self.output = Path(run.training.output_dir)
         start = resume.claim(run)
         state = checkpoint.read_state(start) if start else None
-        share = Share(collectives.rank(), collectives.size())
+        share = BatchShare(collectives.rank(), collectives.size())
         agreed = resume.settings(run, share.size)
         if start and state:
             resume.require_same(state["settings"], agreed, start)
@@ -116,7 +118,7 @@ class Trainer:
         torch.manual_seed(run.training.seed)
         self.parts = build(run, device=parallel.local_device(run.training), weights=whole)
         self.collator = Collator(self.parts.tokens, self.parts.settings, run.data, run.rag)
-        self.feed = Feed(run, self.collator, share)
+        self.feed = Loader(run, self.collator, share)
         self.agreed = agreed
         self.steps = self._count()
         self._make(start, state, progress)
@@ -129,7 +131,7 @@ class Trainer:
             self._require_whole_weights_unneeded()
         self.optimizer = optim.optimizer(self.module, said)
         self.contrast, self.writing = self._halves()
-        self.held_out = evaluation.HeldOut(self.settings, self.collator)
+        self.held_out = evaluation.HeldOutEvaluation(self.settings, self.collator)
         if start and state:
             checkpoint.restore(start, self.module, self.optimizer)
             self.feed.restore(state["feed"])
@@ -140,7 +142,7 @@ class Trainer:
             skipped.write(self.output, self._rows())
         collectives.most(0)  # nobody goes on before the folder is there
         self.schedule = optim.schedule(self.optimizer, said, steps=self.steps, done=self.done)
-        self.journal = metrics_log.Journal(
+        self.journal = metrics_log.MetricsLog(
             self.output, steps=self.steps, done=self.done, every=said.logging_steps,
             trackers=said.report_to, settings=self.agreed, bar=bar,
         )  # fmt: skip
@@ -158,7 +160,7 @@ class Trainer:
         if self.settings.model.qlora:
             raise InputError("[model]: qlora weights cannot be spread; use distribution = 'ddp'")
 
-    def run(self, stop: Stop) -> Result:
+    def run(self, stop: StopSignal) -> TrainResult:
         """All steps that are left, then the trained model."""
         said = self.settings.training
         values: dict[str, float] = {}
@@ -170,7 +172,7 @@ class Trainer:
                 self.done = number
                 if ended := bool(collectives.most(int(stop.asked))) and number < self.steps:
                     self.save()
-                    return Result(self.output, number, values, stopped=ended)
+                    return TrainResult(self.output, number, values, stopped=ended)
                 if said.save_steps and number % said.save_steps == 0:
                     self.save()
                 if _due(number, self.settings.evaluation.eval_steps) and number < self.steps:
@@ -178,7 +180,7 @@ class Trainer:
             measured = self.measure()
             self.finish(measured)
             found = {f"eval/{name}": value for name, value in measured.items()}
-            return Result(self.output, self.done, {**values, **found}, stopped=False)
+            return TrainResult(self.output, self.done, {**values, **found}, stopped=False)
         finally:
             self.journal.close()
 
@@ -283,16 +285,16 @@ class Trainer:
             self.report(f"{self.feed.skipped} rows had nothing to train within their length")
         self.report(f"trained: {self.output}")
 
-    def _halves(self) -> tuple[Contrast, Writing]:
+    def _halves(self) -> tuple[EmbeddingObjective, GenerationObjective]:
         said, trainee = self.settings, self.parts.trainee
         budget = said.training.token_budget or _BUDGET.get(trainee.device.type, _BUDGET["cpu"])
         teacher = said.loss.teacher if said.embeds else None
         at_once = min(budget, _at_once(trainee.device))
-        contrast = Contrast(
+        contrast = EmbeddingObjective(
             said.loss, budget, at_once, mask=said.data.mask_false_negatives,
             teacher=None if teacher is None else Teacher(teacher, device=trainee.device),
         )  # fmt: skip
-        writing = Writing(
+        writing = GenerationObjective(
             said.loss, at_once,
             capacity=said.data.generative_max_len if said.training.packing else None,
             router=routers.share(trainee.causal), pad=self.parts.tokenizer.pad_token_id or 0,
@@ -323,7 +325,7 @@ class Trainer:
             f"{collectives.size()} x {self.parts.trainee.device}, to {self.output}"
         )
 
-    def _rows(self) -> dict[str, list[Rows]]:
+    def _rows(self) -> dict[str, list[Dataset]]:
         """Return the sources of all streams, held-out ones too."""
         return {**self.feed.rows, **self.held_out.rows}
 

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from gritlm.lm.gritlm import GritLM
-from gritlm.lm.hub.model_config import Settings
+from gritlm.lm.hub.model_config import ModelSettings
 from gritlm.lm.hub.quiet import quiet
 from tests import tiny
 
 
 @pytest.fixture(scope="session")
 def model() -> GritLM:
-    return GritLM.around(tiny.model(), tiny.tokenizer(), Settings(template="gritlm"))
+    return GritLM.around(tiny.model(), tiny.tokenizer(), ModelSettings(template="gritlm"))
 
 
 @pytest.fixture(scope="session")

@@ -12,9 +12,9 @@ from mteb.types import PromptType
 
 from gritlm.evaluation.embedding import local
 from gritlm.evaluation.embedding.encoder import GritLMEncoder, mteb_encoder
-from gritlm.evaluation.embedding.instructions import Sides
+from gritlm.evaluation.embedding.instructions import TaskInstructions
 from gritlm.lm.gritlm import GritLM
-from gritlm.lm.hub.model_config import Settings
+from gritlm.lm.hub.model_config import ModelSettings
 from gritlm.prompts import gritlm_instruction
 from tests import tiny
 from tests.evaluation.embedding import folders
@@ -56,14 +56,14 @@ def test_where_both_sides_are_questions_both_get_the_instruction(model):
 
 
 def test_a_text_without_characters_is_read_as_a_full_stop(model):
-    made = GritLMEncoder(model, Sides("Find"))
+    made = GritLMEncoder(model, TaskInstructions("Find"))
     blank, stop = encoded(made, ["", "."], mteb.get_task("SciFact"), None)
     np.testing.assert_array_equal(blank, stop)
 
 
 def test_other_weights_or_settings_have_another_revision(model):
     def revision(seed: int, pooling: str) -> str | None:
-        settings = Settings(template="gritlm", pooling_method=pooling)
+        settings = ModelSettings(template="gritlm", pooling_method=pooling)
         made = GritLM.around(tiny.model(seed=seed), tiny.tokenizer(), settings)
         return mteb_encoder(made).mteb_model_meta.revision
 

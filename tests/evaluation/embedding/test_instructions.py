@@ -11,7 +11,7 @@ from mteb.abstasks.task_metadata import TaskType
 from mteb.get_tasks import TASK_LIST
 
 from gritlm.evaluation.embedding import instructions, mteb_run
-from gritlm.evaluation.embedding.instructions import Sides
+from gritlm.evaluation.embedding.instructions import TaskInstructions
 from tests.evaluation.embedding import folders
 
 TABLE = tomllib.loads(
@@ -19,15 +19,15 @@ TABLE = tomllib.loads(
 )
 
 
-def of(name: str) -> Sides:
+def of(name: str) -> TaskInstructions:
     return instructions.of(mteb.get_task(name).metadata)
 
 
 def test_the_table_comes_first_then_mteb_then_the_type():
-    assert of("BIOSSES") == Sides(TABLE["tasks"]["BIOSSES"])
+    assert of("BIOSSES") == TaskInstructions(TABLE["tasks"]["BIOSSES"])
     assert of("NQ").query == mteb.get_task("NQ").metadata.prompt["query"]
     assert of("NQ").document == ""
-    assert of("STS12") == Sides(TABLE["types"]["STS"])
+    assert of("STS12") == TaskInstructions(TABLE["types"]["STS"])
 
 
 def test_a_task_of_two_equal_sides_tells_both_the_same():
@@ -37,7 +37,7 @@ def test_a_task_of_two_equal_sides_tells_both_the_same():
 def test_a_local_task_says_it_itself():
     metadata = mteb.get_task("NQ").metadata
     said = folders.task(None, "Retrieval", instruction="Ask", passage_instruction="Answer")
-    assert instructions.of_local(said, metadata) == Sides("Ask", "Answer")
+    assert instructions.of_local(said, metadata) == TaskInstructions("Ask", "Answer")
     assert instructions.of_local(folders.task(None, "Retrieval"), metadata) == of("NQ")
 
 

@@ -5,7 +5,7 @@ import pytest
 from gritlm import GritLM
 from gritlm.evaluation.generation.harness import GritLMHarness
 from gritlm.lm.chat import chat_ids
-from gritlm.lm.hub.model_config import Settings
+from gritlm.lm.hub.model_config import ModelSettings
 from gritlm.lm.tokens import SegmentTokenizer
 from tests import tiny
 
@@ -21,11 +21,11 @@ TALK = [
 
 @pytest.fixture(scope="module", params=["gritlm", "tokenizer"])
 def chatting(request) -> GritLM:
-    return GritLM.around(tiny.model(), tiny.tokenizer(), Settings(template=request.param))
+    return GritLM.around(tiny.model(), tiny.tokenizer(), ModelSettings(template=request.param))
 
 
 def test_an_answer_in_a_task_is_the_answer_of_chat():
-    model = GritLM.around(tiny.model(), tiny.tokenizer(), Settings(template="gritlm"))
+    model = GritLM.around(tiny.model(), tiny.tokenizer(), ModelSettings(template="gritlm"))
     harness = GritLMHarness(model)
     text = harness.apply_chat_template(TALK)
     (found,) = harness.generate_until(asked("generate_until", [(text, {"max_gen_toks": 8})]))
@@ -33,7 +33,7 @@ def test_an_answer_in_a_task_is_the_answer_of_chat():
 
 
 def test_our_format_is_tokenised_in_its_segments():
-    model = GritLM.around(tiny.model(), tiny.tokenizer(), Settings(template="gritlm"))
+    model = GritLM.around(tiny.model(), tiny.tokenizer(), ModelSettings(template="gritlm"))
     harness = GritLMHarness(model)
     text = harness.apply_chat_template(TALK)
     ids, behind = harness._encode_pair(text, "Bob")
@@ -52,7 +52,7 @@ def test_a_template_without_system_messages_leaves_them_out(caplog):
     tokenizer = tiny.tokenizer()
     refuse = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
     tokenizer.chat_template = refuse + str(tokenizer.chat_template)
-    model = GritLM.around(tiny.model(), tokenizer, Settings(template="tokenizer"))
+    model = GritLM.around(tiny.model(), tokenizer, ModelSettings(template="tokenizer"))
     text = GritLMHarness(model).apply_chat_template(TALK)
     assert "Be brief." not in text
     assert "takes no system message" in caplog.text

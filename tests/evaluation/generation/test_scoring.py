@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from gritlm.evaluation.generation import loglikelihood, shared_prefixes
-from gritlm.evaluation.memory import Halver
+from gritlm.evaluation.memory import BatchSizeReducer
 from gritlm.lm.unified import UnifiedLM
 from tests import tiny
 
@@ -92,7 +92,7 @@ class SmallMemory:
     "said", ["CUDA out of memory. Tried to allocate", "DefaultCPUAllocator: can't allocate memory"]
 )
 def test_without_memory_the_batch_halves_and_later_ones_stay_small(said, caplog):
-    read, halver = SmallMemory(said), Halver()
+    read, halver = SmallMemory(said), BatchSizeReducer()
     assert halver.run(read, range(7)) == [item * 10 for item in range(7)]
     assert read.sizes == [7, 3, 1, 1, 1, 1, 1, 1, 1]
     assert halver.run(read, range(2)) == [0, 10]
@@ -101,12 +101,12 @@ def test_without_memory_the_batch_halves_and_later_ones_stay_small(said, caplog)
 
 def test_an_error_of_another_kind_is_not_hidden():
     with pytest.raises(RuntimeError, match="shapes"):
-        Halver().run(SmallMemory("shapes cannot be multiplied"), range(7))
+        BatchSizeReducer().run(SmallMemory("shapes cannot be multiplied"), range(7))
 
 
 def test_one_row_that_does_not_fit_is_an_error():
     with pytest.raises(torch.OutOfMemoryError):
-        Halver().run(_never, [1, 2])
+        BatchSizeReducer().run(_never, [1, 2])
 
 
 def _never(items):

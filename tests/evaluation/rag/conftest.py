@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from gritlm import GritLM
-from gritlm.evaluation.rag.decode import Reading
+from gritlm.evaluation.rag.decode import PromptToRead
 from gritlm.evaluation.rag.prompts import form_for
 from gritlm.evaluation.rag.questions import Question
 from gritlm.evaluation.rag.settings import asked, reader
 from gritlm.evaluation.tasks.task import Task
-from gritlm.lm.hub.model_config import Settings
+from gritlm.lm.hub.model_config import ModelSettings
 from tests import tiny
 
 Rows = list[dict[str, Any]]
@@ -38,7 +38,7 @@ ROWS: Rows = [
 ]
 
 
-def readings(model: GritLM, questions: list[Question], setting: str) -> list[Reading]:
+def readings(model: GritLM, questions: list[Question], setting: str) -> list[PromptToRead]:
     """The prompt of each question in one setting."""
     return list(map(reader(model, form_for(model), setting), asked(questions, setting)))
 
@@ -62,13 +62,13 @@ def make_task(tmp_path: Path) -> MakeTask:
 @pytest.fixture(scope="session")
 def make_model(tmp_path_factory: pytest.TempPathFactory) -> MakeModel:
     def make(
-        settings: Settings | None = None, family: str = "llama", mode: str = "unified",
+        settings: ModelSettings | None = None, family: str = "llama", mode: str = "unified",
         *, stated: bool = True, **changes: object,
     ) -> GritLM:  # fmt: skip
         folder = tmp_path_factory.mktemp(family)
         tiny.folder(folder, family, **({"max_position_embeddings": 1024} | changes))
         if stated:
-            (settings or Settings()).save(folder)
+            (settings or ModelSettings()).save(folder)
         return GritLM(folder, mode=mode, dtype="float32", device="cpu")
 
     return make
@@ -88,4 +88,4 @@ def foreign(make_model: MakeModel) -> GritLM:
 
 @pytest.fixture(scope="session")
 def untrained(make_model: MakeModel) -> GritLM:
-    return make_model(Settings(trained_to_embed=False))
+    return make_model(ModelSettings(trained_to_embed=False))

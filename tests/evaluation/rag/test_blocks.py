@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gritlm.evaluation.rag.blocks import Blocks
+from gritlm.evaluation.rag.blocks import BlockCache
 from gritlm.evaluation.rag.prompts import form_for
 from gritlm.evaluation.rag.questions import load
 from gritlm.lm.generator import prefix_cache
 from gritlm.lm.tokens import SegmentTokenizer
 from gritlm.train.data import rag_samples
-from gritlm.train.data.examples import RagRow
+from gritlm.train.data.examples import RagExample
 from gritlm.train.model import hidden_states
 from tests.evaluation.rag.conftest import GOLD, OTHERS, readings
 
@@ -20,7 +20,7 @@ BOUND = 1e-4
 
 def test_a_block_is_what_the_embedding_pass_leaves_behind(trained):
     texts = [GOLD, *OTHERS]
-    ours = Blocks(trained.lm, causal=False).of(form_for(trained).embedded(texts))
+    ours = BlockCache(trained.lm, causal=False).of(form_for(trained).embedded(texts))
     _, theirs = trained.encode_document(texts, get_cache=True)
     for one, other in zip(ours, theirs, strict=True):
         assert torch.equal(one.token_ids, other.token_ids)
@@ -29,8 +29,10 @@ def test_a_block_is_what_the_embedding_pass_leaves_behind(trained):
 
 def test_a_document_of_several_questions_is_read_once(trained, monkeypatch):
     documents = form_for(trained).embedded([GOLD, *OTHERS])
-    blocks, counted, read = Blocks(trained.lm, causal=False), [], Blocks._read
-    monkeypatch.setattr(Blocks, "_read", lambda self, d: counted.append(len(d)) or read(self, d))
+    blocks, counted, read = BlockCache(trained.lm, causal=False), [], BlockCache._read
+    monkeypatch.setattr(
+        BlockCache, "_read", lambda self, d: counted.append(len(d)) or read(self, d)
+    )
     first = blocks.of([documents[0], documents[1], documents[0]])
     second = blocks.of([documents[1], documents[2]])
     assert counted == [2, 1]
@@ -40,9 +42,9 @@ def test_a_document_of_several_questions_is_read_once(trained, monkeypatch):
 
 def test_those_used_least_lately_go_when_there_are_too_many(trained):
     documents = form_for(trained).embedded(OTHERS)
-    most = Blocks(trained.lm, causal=True)
+    most = BlockCache(trained.lm, causal=True)
     sizes = [block.nbytes for block in most.of(documents)]
-    blocks = Blocks(trained.lm, causal=True, most_bytes=sizes[0] + sizes[2])
+    blocks = BlockCache(trained.lm, causal=True, most_bytes=sizes[0] + sizes[2])
     kept, gone = blocks.of(documents[:1]), blocks.of(documents[1:2])
     blocks.of(documents[:1])
     blocks.of(documents[2:])
@@ -52,14 +54,14 @@ def test_those_used_least_lately_go_when_there_are_too_many(trained):
 
 
 def test_more_than_fits_is_read_all_the_same(trained):
-    blocks = Blocks(trained.lm, causal=False, most_bytes=0)
+    blocks = BlockCache(trained.lm, causal=False, most_bytes=0)
     assert len(blocks.of(form_for(trained).embedded(OTHERS))) == 3
     assert blocks.nbytes == 0
 
 
 def test_documents_that_do_not_fit_the_memory_together_are_read_in_halves(trained, monkeypatch):
-    documents, read, sizes = form_for(trained).embedded([GOLD, *OTHERS]), Blocks._read, []
-    expected = Blocks(trained.lm, causal=False).of(documents)
+    documents, read, sizes = form_for(trained).embedded([GOLD, *OTHERS]), BlockCache._read, []
+    expected = BlockCache(trained.lm, causal=False).of(documents)
 
     def small(self, some):
         sizes.append(len(some))
@@ -67,8 +69,10 @@ def test_documents_that_do_not_fit_the_memory_together_are_read_in_halves(traine
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
         return read(self, some)
 
-    monkeypatch.setattr(Blocks, "_read", small)
-    for one, other in zip(Blocks(trained.lm, causal=False).of(documents), expected, strict=True):
+    monkeypatch.setattr(BlockCache, "_read", small)
+    for one, other in zip(
+        BlockCache(trained.lm, causal=False).of(documents), expected, strict=True
+    ):
         assert (one.data - other.data).abs().max() < BOUND
     assert sizes == [4, 2, 1, 1, 1, 1]
 
@@ -88,7 +92,7 @@ def test_cached_documents_give_the_logits_of_one_block_masked_pass(
         cache = prefix_cache(model.lm, reading.blocks, room=len(reading.ids))
         ours = model.lm.logits(torch.tensor([reading.ids]), cache=cache)[0]
         sample = rag_samples.sample(
-            SegmentTokenizer(model.tokenizer), RagRow(question.text, question.documents, "red"),
+            SegmentTokenizer(model.tokenizer), RagExample(question.text, question.documents, "red"),
             mode="doc", kind=kind, documents=question.documents, max_length=10_000, read_again=0,
         )  # fmt: skip
         hidden = hidden_states.written(model.lm.decoder, rag_samples.rows([sample], pad=0))

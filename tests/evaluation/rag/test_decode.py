@@ -7,7 +7,7 @@ import torch
 from transformers.cache_utils import DynamicCache
 
 from gritlm.evaluation.rag import decode as writing
-from gritlm.evaluation.rag.decode import Reading, replies
+from gritlm.evaluation.rag.decode import PromptToRead, replies
 from gritlm.lm.generator import decode, prefix_cache
 from gritlm.lm.sampling import make_sampler
 from gritlm.lm.unified import UnifiedLM
@@ -30,26 +30,26 @@ def ids(*lengths: int) -> list[list[int]]:
 
 
 @torch.inference_mode()
-def prompts(lm: UnifiedLM) -> list[Reading]:
+def prompts(lm: UnifiedLM) -> list[PromptToRead]:
     """Of several lengths; some behind the blocks of one or two documents."""
     one, other, *tails = ids(9, 14, 5, 23, 11, 1)
     documents = torch.tensor(one + other)
     blocks = lm.hidden_and_blocks(documents, [len(one), len(other)])[1]
     return [
-        Reading(tails[0]), Reading(tails[1]), Reading(tails[2], blocks[:1]),
-        Reading(tails[3], blocks),
+        PromptToRead(tails[0]), PromptToRead(tails[1]), PromptToRead(tails[2], blocks[:1]),
+        PromptToRead(tails[3], blocks),
     ]  # fmt: skip
 
 
 @torch.inference_mode()
-def alone(lm: UnifiedLM, reading: Reading, ends: set[int]) -> list[int]:
+def alone(lm: UnifiedLM, reading: PromptToRead, ends: set[int]) -> list[int]:
     cache = prefix_cache(lm, reading.blocks, room=len(reading.ids) + NEW)
     logits_V, _ = read_behind(lm, cache, reading.blocks, reading.ids, FIRST)
     greedy = make_sampler(temperature=0.0)
     return list(decode(lm, cache, logits_V, sampler=greedy, room=NEW, end_ids=ends))
 
 
-def together(lm: UnifiedLM, readings: list[Reading], ends: set[int]) -> list[list[int]]:
+def together(lm: UnifiedLM, readings: list[PromptToRead], ends: set[int]) -> list[list[int]]:
     return [r.ids for r in replies(lm, readings, end_ids=ends, max_new_tokens=NEW)]
 
 

@@ -9,18 +9,18 @@ from gritlm.errors import InputError
 from gritlm.evaluation.rag.prompts import BRIEFLY, fitting, form_for
 from gritlm.evaluation.rag.questions import load
 from gritlm.lm.chat import chat_ids
-from gritlm.lm.hub.model_config import Settings
+from gritlm.lm.hub.model_config import ModelSettings
 from gritlm.lm.tokens import SegmentTokenizer
 from gritlm.prompts import CHAT_TEMPLATE
 from gritlm.train.data import rag_samples
-from gritlm.train.data.examples import RagRow
+from gritlm.train.data.examples import RagExample
 from tests import tiny
 from tests.evaluation.rag.conftest import readings
 
 
 def trained_ids(model, question, mode):
     """The prompt of a training sample, and the number of its tokens that no other block sees."""
-    row = RagRow(question.text, question.documents, "red")
+    row = RagExample(question.text, question.documents, "red")
     made = rag_samples.sample(
         SegmentTokenizer(model.tokenizer), row, mode=mode, kind="bidirectional",
         documents=question.documents, max_length=10_000, embed_eos=model.settings.embed_eos,
@@ -31,7 +31,7 @@ def trained_ids(model, question, mode):
 
 @pytest.fixture(scope="module", params=["", "</s>"], ids=["plain", "with an end"])
 def model(request, make_model):
-    return make_model(Settings(embed_eos=request.param))
+    return make_model(ModelSettings(embed_eos=request.param))
 
 
 def test_fresh_documents_are_read_as_in_training(model, make_task):
@@ -58,7 +58,7 @@ def test_oracle_reads_the_gold_documents_alone(trained, make_task):
 
 
 def test_without_context_the_question_stands_alone_in_the_chat_format(make_model, make_task):
-    model = make_model(Settings(template="gritlm"))
+    model = make_model(ModelSettings(template="gritlm"))
     [question, *_] = load(make_task().folder)
     [reading, *_] = readings(model, [question], "no context")
     text = model.tokenizer.decode(reading.ids)

@@ -10,12 +10,12 @@ import torch
 
 from gritlm.errors import InputError, ModeError
 from gritlm.evaluation.rag import measure as run
-from gritlm.evaluation.rag.blocks import Blocks
+from gritlm.evaluation.rag.blocks import BlockCache
 from gritlm.evaluation.rag.measure import measure
 from gritlm.evaluation.rag.prompts import form_for
 from gritlm.evaluation.rag.questions import load
 from gritlm.evaluation.rag.settings import SETTINGS, asked
-from gritlm.lm.hub.model_config import Settings
+from gritlm.lm.hub.model_config import ModelSettings
 from gritlm.rag.reuse.recompute import FIRST
 from tests.evaluation.rag.conftest import OTHERS, ROWS
 
@@ -64,8 +64,8 @@ def test_a_model_of_others_is_asked_in_its_own_format_and_embeds_unwarned(
 @pytest.mark.parametrize(
     ("settings", "mode", "reason"),
     [
-        (Settings(attn="cccc"), "unified", "the model embeds causally"),
-        (Settings(), "generative", "loaded with mode='generative'"),
+        (ModelSettings(attn="cccc"), "unified", "the model embeds causally"),
+        (ModelSettings(), "generative", "loaded with mode='generative'"),
     ],
 )
 def test_what_does_not_read_both_ways_has_causal_blocks_only(
@@ -196,7 +196,7 @@ def test_out_of_memory_halves_and_goes_on(trained, make_task, monkeypatch, said,
 def test_blocks_that_do_not_fit_the_memory_together_are_made_for_fewer_questions(
     trained, make_task, monkeypatch
 ):
-    questions, of = load(make_task().folder), Blocks.of
+    questions, of = load(make_task().folder), BlockCache.of
     expected = [reply.ids for reply in answers_of(trained, questions, "cached")]
     first = []
 
@@ -207,7 +207,7 @@ def test_blocks_that_do_not_fit_the_memory_together_are_made_for_fewer_questions
         first.append("read")
         return of(self, documents)
 
-    monkeypatch.setattr(Blocks, "of", failing_once)
+    monkeypatch.setattr(BlockCache, "of", failing_once)
     assert [reply.ids for reply in answers_of(trained, questions, "cached")] == expected
     assert first == ["read", "failed", "read", "read", "read"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gritlm.evaluation import environment
-from gritlm.evaluation.outcome import Outcome, Report, Skipped
+from gritlm.evaluation.outcome import Outcome, Report, SkippedTask
 from gritlm.evaluation.tasks import discovery
 from tests.evaluation import made
 
@@ -25,7 +25,7 @@ def report(tmp_path: Path) -> Report:
         made.result("NQ (fresh)", half="rag", kind="QA", metric="match"),
     )
     theirs = (made.result("pairs", kind="STS", score=70.0, items=(0.0, 0.0, 0.0, 1.0)),)
-    skipped = (Skipped(OTHER, "generation", "mmlu", "it only embeds"),)
+    skipped = (SkippedTask(OTHER, "generation", "mmlu", "it only embeds"),)
     return Report(
         (
             Outcome("ours", "GritLM", "0123456789abcdef", {"parameters": 2_500_000}, ours),

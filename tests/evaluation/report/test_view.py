@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from gritlm.evaluation.outcome import Outcome, Report, Skipped
+from gritlm.evaluation.outcome import Outcome, Report, SkippedTask
 from gritlm.evaluation.report import view, words
 from gritlm.evaluation.results import TaskResult
 from tests.evaluation import made
 
 
-def report(*models: list[TaskResult], skipped: tuple[Skipped, ...] = ()) -> Report:
+def report(*models: list[TaskResult], skipped: tuple[SkippedTask, ...] = ()) -> Report:
     outcomes = (
         Outcome(f"m{i}", "GritLM", "digest", {}, tuple(results), skipped if i == 0 else ())
         for i, results in enumerate(models)
@@ -83,8 +83,8 @@ def test_times_of_an_earlier_run_are_told():
 
 def test_tasks_skipped_for_one_reason_stand_together():
     skipped = (
-        Skipped("m0", "rag", "a", "it only embeds"), Skipped("m0", "rag", "b", "it only embeds"),
-        Skipped("m0", "embedding", "c", "no network"),
+        SkippedTask("m0", "rag", "a", "it only embeds"), SkippedTask("m0", "rag", "b", "it only embeds"),
+        SkippedTask("m0", "embedding", "c", "no network"),
     )  # fmt: skip
     found = view.reasons(report([], skipped=skipped))
     assert [each.tasks for each in found] == [("a", "b"), ("c",)]

@@ -9,16 +9,16 @@ import torch
 
 from gritlm.lm.kv.block import KVBlock
 from gritlm.lm.kv.rope import RopeTable
-from gritlm.rag.identity import Maker
+from gritlm.rag.identity import ModelIdentity
 from gritlm.rag.kvstore.store import KVStore
 
 MODEL = "a tiny model"
 LAYERS, HEADS, DIM = 3, 2, 12
 
 
-def maker(model: str = MODEL, digest: str = "d1") -> Maker:
+def maker(model: str = MODEL, digest: str = "d1") -> ModelIdentity:
     rope = RopeTable(torch.linspace(1, 0.1, DIM // 2).repeat(LAYERS, 1))
-    return Maker(model=model, digest=digest, name=f"models/{model}", rope=rope,
+    return ModelIdentity(model=model, digest=digest, name=f"models/{model}", rope=rope,
                  kv_bytes_per_token=2 * LAYERS * HEADS * DIM * 4, dimension=8)  # fmt: skip
 
 

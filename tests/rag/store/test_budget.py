@@ -11,15 +11,15 @@ import pytest
 import torch
 
 from gritlm.rag.kvstore import eviction
-from gritlm.rag.kvstore.lmdb.lmdb_index import Entry
+from gritlm.rag.kvstore.lmdb.lmdb_index import IndexEntry
 from tests.rag.store import blocks
 
 RECORD = 8192  # bytes that a small block takes: a page of header, a page of payload
 BUDGET = 40 * RECORD
 
 
-def entry(**changes: object) -> Entry:
-    return replace(Entry(1, 0, 200, 4000, 100, 0, eviction.cost(100), 0.0, 0.0), **changes)
+def entry(**changes: object) -> IndexEntry:
+    return replace(IndexEntry(1, 0, 200, 4000, 100, 0, eviction.cost(100), 0.0, 0.0), **changes)
 
 
 @pytest.fixture

@@ -143,9 +143,9 @@ def dies_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(segments.os, "pwrite", counted(os.pwrite, half=True))
     monkeypatch.setattr(segments, "_datasync", counted(segments._datasync))
-    monkeypatch.setattr(segments.Arena, "roll", counted(segments.Arena.roll))
-    monkeypatch.setattr(segments.Arena, "drop", counted(segments.Arena.drop))
-    monkeypatch.setattr(lmdb_index.Catalogue, "write", counted(lmdb_index.Catalogue.write))
+    monkeypatch.setattr(segments.SegmentFiles, "roll", counted(segments.SegmentFiles.roll))
+    monkeypatch.setattr(segments.SegmentFiles, "drop", counted(segments.SegmentFiles.drop))
+    monkeypatch.setattr(lmdb_index.LmdbIndex, "write", counted(lmdb_index.LmdbIndex.write))
     monkeypatch.setattr(recovery, "sync", counted(recovery.sync))
 
 
@@ -174,7 +174,7 @@ def test_what_was_synced_and_not_yet_in_the_index_is_taken_in(tmp_path, monkeypa
     def child() -> None:
         with blocks.opened(folder) as store:
             monkeypatch.setattr(
-                lmdb_index.Catalogue, "write", lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+                lmdb_index.LmdbIndex, "write", lambda *_: os.kill(os.getpid(), signal.SIGKILL)
             )
             blocks.put(store, blocks.block(1))
 

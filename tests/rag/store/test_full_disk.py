@@ -86,7 +86,7 @@ def test_a_full_disk_in_the_commit_of_the_index_loses_nothing(folder, monkeypatc
     with blocks.opened(folder) as store:
         keys = blocks.put(store, blocks.block(1))
         with monkeypatch.context() as patch:
-            patch.setattr(lmdb_environment.Environment, "write", write)
+            patch.setattr(lmdb_environment.LmdbEnvironment, "write", write)
             with pytest.raises(StoreFullError):
                 blocks.put(store, blocks.block(2))
             with pytest.raises(StoreFullError):
@@ -118,7 +118,7 @@ def test_uses_that_cannot_be_noted_do_not_keep_anyone_from_reading(folder, monke
         (key,) = blocks.put(store, blocks.block(1))
         monkeypatch.setattr("gritlm.rag.kvstore.lmdb.transactions._HITS", 1)
         with monkeypatch.context() as patch:
-            patch.setattr(lmdb_environment.Environment, "write", no_space)
+            patch.setattr(lmdb_environment.LmdbEnvironment, "write", no_space)
             assert blocks.same(store, key, blocks.block(1))
         assert blocks.same(store, key, blocks.block(1))
 
@@ -135,7 +135,7 @@ def test_a_block_that_others_lose_while_it_is_put_is_not_acknowledged(folder, mo
         def losing_the_first():
             yield keys[0], made[0]
             with monkeypatch.context() as patch, suppress(StoreFullError):
-                patch.setattr(lmdb_environment.Environment, "write", no_space)
+                patch.setattr(lmdb_environment.LmdbEnvironment, "write", no_space)
                 getattr(store, verb)(argument)
             yield keys[1], made[1]
 
@@ -155,7 +155,7 @@ def test_an_index_that_cannot_be_made_anew_stays_as_it_is(folder, monkeypatch):
         def rebuilding():
             yield keys[0], made[0]
             with monkeypatch.context() as patch:
-                patch.setattr(lmdb_environment.Environment, "write", no_space)
+                patch.setattr(lmdb_environment.LmdbEnvironment, "write", no_space)
                 with pytest.raises(StoreFullError):
                     store.rebuild()
             yield keys[1], made[1]
@@ -192,7 +192,7 @@ def test_a_store_that_cannot_be_opened_lets_go_of_all_its_files(folder, monkeypa
         if fails == "copying":
             patch.setattr(os, "pwrite", fills_up(8192))
         else:
-            patch.setattr(lmdb_environment.Environment, "write", no_space)
+            patch.setattr(lmdb_environment.LmdbEnvironment, "write", no_space)
         with pytest.raises(StoreFullError):
             blocks.opened(folder, disk_bytes=20 * 8192)
     assert open_files() == before
@@ -210,7 +210,7 @@ def test_a_store_that_cannot_be_closed_well_lets_go_of_all_its_files(folder, mon
     store = blocks.opened(folder)
     store.fetch(*blocks.put(store, blocks.block(1)))
     with monkeypatch.context() as patch:
-        patch.setattr(lmdb_environment.Environment, "write", write)
+        patch.setattr(lmdb_environment.LmdbEnvironment, "write", write)
         with pytest.raises(IndexDamagedError):
             store.close()
     assert open_files() == before

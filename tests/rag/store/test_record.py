@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from gritlm.rag.kvstore import record
-from gritlm.rag.kvstore.errors import BrokenError
+from gritlm.rag.kvstore.errors import DamagedRecordError
 
 
-def header(tokens: int = 6) -> record.Header:
+def header(tokens: int = 6) -> record.RecordHeader:
     raw_LB = torch.arange(3 * 4 * tokens * 2 * 4, dtype=torch.uint8).view(3, -1)
     return record.describe(
         b"k" * 32, raw_LB, shape=(3, 2, tokens, 2), dtype="float32", storage="float32",
@@ -42,11 +42,11 @@ def test_every_single_bit_of_a_header_is_proven():
         for bit in range(8):
             broken = bytearray(packed)
             broken[at] ^= 1 << bit
-            with pytest.raises(BrokenError):
+            with pytest.raises(DamagedRecordError):
                 record.unpack(bytes(broken))
 
 
 @pytest.mark.parametrize("length", [0, 10, 120, 150])
 def test_a_header_that_is_cut_off_is_none(length):
-    with pytest.raises(BrokenError):
+    with pytest.raises(DamagedRecordError):
         record.unpack(record.pack(header())[:length])

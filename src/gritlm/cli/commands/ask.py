@@ -32,7 +32,7 @@ class Mode(StrEnum):
     auto = "auto"
 
 
-class Kind(StrEnum):
+class BlockKindOption(StrEnum):
     """How documents were read when their blocks were made."""
 
     bidirectional = "bidirectional"
@@ -49,7 +49,7 @@ class Again(StrEnum):
 
 
 @dataclass(frozen=True)
-class SearchOptions:
+class AskSearchOptions:
     """How passages are found."""
 
     top_k: Annotated[int, typer.Option(min=1, help="Passages to answer from.")] = 3
@@ -89,8 +89,8 @@ def ask(
         Mode, typer.Option(help="What is reused; auto: what is fastest here.")
     ] = Mode.doc,
     blocks: Annotated[
-        Kind, typer.Option(help="Kind of the documents' key/value blocks.")
-    ] = Kind.bidirectional,
+        BlockKindOption, typer.Option(help="Kind of the documents' key/value blocks.")
+    ] = BlockKindOption.bidirectional,
     recompute: Annotated[
         Again, typer.Option(help="Tokens of several documents that are read again.")
     ] = Again.first,
@@ -101,7 +101,7 @@ def ask(
     as_json: Annotated[
         bool, typer.Option("--json", help="Answer, sources and trace as one JSON object.")
     ] = False,
-    search: SearchOptions,
+    search: AskSearchOptions,
     model: ModelOptions,
 ) -> None:
     """Answer from the passages of a store, most of it without reading them again."""

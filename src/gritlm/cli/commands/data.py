@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from gritlm.lm.hub.model_config import Settings
+    from gritlm.lm.hub.model_config import ModelSettings
     from gritlm.lm.tokens import SegmentTokenizer
-    from gritlm.train.data.inspect import Mark, Piece
-    from gritlm.train.data.validation import Findings
+    from gritlm.train.data.inspect import LabelledSpan, Mark
+    from gritlm.train.data.validation import ValidationResult
 
 
-class Kind(StrEnum):
+class RowKind(StrEnum):
     """What rows teach."""
 
     embedding = "embedding"
@@ -46,7 +46,8 @@ def check(
     file: Annotated[str, typer.Argument(help="File, folder, or data set id of training rows.")],
     *,
     kind: Annotated[
-        Kind | None, typer.Option(help="What the rows teach; told from the first one if left out.")
+        RowKind | None,
+        typer.Option(help="What the rows teach; told from the first one if left out."),
     ] = None,
     lengths: LengthOptions,
     instruction: Annotated[
@@ -71,13 +72,13 @@ def check(
 
     Leaves with exit code 2 when there is a problem; with --skip-bad, when no row can be used.
     """
-    from gritlm.train.config import Data, Source
+    from gritlm.train.config import DataConfig, SourceConfig
     from gritlm.train.data.validation import check_rows
 
-    source = Source(file, instruction=instruction, passage_instruction=passage_instruction)
+    source = SourceConfig(file, instruction=instruction, passage_instruction=passage_instruction)
     tokens, settings = _tokenizer(model)
     found = check_rows(
-        source, tokens, settings, Data(**asdict(lengths)), samples=sample,
+        source, tokens, settings, DataConfig(**asdict(lengths)), samples=sample,
         kind=None if kind is None else kind.value, progress=logs.progress(),
     )  # fmt: skip
     _show(found, skip_bad=skip_bad)
@@ -88,7 +89,7 @@ def check(
         raise InputError(f"{file}: {problems} in {found.rows:,} rows; see the list above")
 
 
-def _tokenizer(model: str | None) -> tuple[SegmentTokenizer, Settings]:
+def _tokenizer(model: str | None) -> tuple[SegmentTokenizer, ModelSettings]:
     from gritlm.lm.hub import checkpoint, default_model
     from gritlm.lm.hub.load import load_tokenizer
     from gritlm.lm.tokens import SegmentTokenizer
@@ -101,7 +102,7 @@ def _tokenizer(model: str | None) -> tuple[SegmentTokenizer, Settings]:
     return SegmentTokenizer(tokenizer), settings
 
 
-def _show(found: Findings, *, skip_bad: bool) -> None:
+def _show(found: ValidationResult, *, skip_bad: bool) -> None:
     terminal.draw(_counts(found, skip_bad=skip_bad))
     if found.lengths:
         terminal.draw("", _lengths(found))
@@ -112,7 +113,7 @@ def _show(found: Findings, *, skip_bad: bool) -> None:
     terminal.draw(*samples, *map(terminal.text, problems), wrap=False)
 
 
-def _counts(found: Findings, *, skip_bad: bool) -> Table:
+def _counts(found: ValidationResult, *, skip_bad: bool) -> Table:
     from rich.table import Table
 
     table = Table(box=None, show_header=False)
@@ -130,7 +131,7 @@ def _counts(found: Findings, *, skip_bad: bool) -> Table:
     return table
 
 
-def _lengths(found: Findings) -> Table:
+def _lengths(found: ValidationResult) -> Table:
     from rich.table import Table
 
     table = Table("in tokens", box=None)
@@ -151,7 +152,7 @@ _MARKS: dict[Mark, tuple[str, str, str]] = {
 }
 
 
-def _samples(found: Findings, *, coloured: bool) -> Iterator[Text]:
+def _samples(found: ValidationResult, *, coloured: bool) -> Iterator[Text]:
     """Rows as training reads them, and first what their marks mean."""
     if not found.samples:
         return
@@ -165,7 +166,7 @@ def _samples(found: Findings, *, coloured: bool) -> Iterator[Text]:
             yield _marked(view.pieces, coloured=coloured)
 
 
-def _marked(pieces: Sequence[Piece], *, coloured: bool) -> Text:
+def _marked(pieces: Sequence[LabelledSpan], *, coloured: bool) -> Text:
     return terminal.text("").join(
         _span(piece.text, piece.mark, coloured=coloured) for piece in pieces
     )

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from gritlm.cli import files, logs
-from gritlm.cli.options import EncodeOptions, ModelOptions, ReadOptions
+from gritlm.cli.options import EncodeFlags, ModelOptions, ReadOptions
 from gritlm.cli.output import WriteOptions
 from gritlm.errors import InputError
 
@@ -32,7 +32,7 @@ def embed(
     ] = None,
     read: ReadOptions,
     write: WriteOptions,
-    encode: EncodeOptions,
+    encode: EncodeFlags,
     truncate_dim: Annotated[
         int | None, typer.Option(min=1, help="Keep this many dimensions.")
     ] = None,

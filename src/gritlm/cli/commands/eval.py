@@ -15,9 +15,9 @@ from gritlm.cli.options import Dtype
 from gritlm.errors import InputError
 
 if TYPE_CHECKING:
-    from gritlm.evaluation.cache import Cache
-    from gritlm.evaluation.runner import Options
-    from gritlm.evaluation.tasks.suites import Plan
+    from gritlm.evaluation.cache import ResultCache
+    from gritlm.evaluation.runner import RunnerOptions
+    from gritlm.evaluation.tasks.suites import SuitePlan
 
 NOTHING_RAN, INTERRUPTED = 3, 130
 TASKS, RUNNING, RESULTS = "Tasks", "Running", "Results"
@@ -53,7 +53,7 @@ class TaskOptions:
         typer.Option(min=1, help="Only the first so many rows of each.", rich_help_panel=TASKS),
     ] = None
 
-    def plan(self) -> Plan:
+    def plan(self) -> SuitePlan:
         """The tasks, found and looked at.
 
         Raises:
@@ -113,9 +113,9 @@ class RunOptions:
         ),
     ] = True
 
-    def options(self) -> Options:
+    def options(self) -> RunnerOptions:
         from gritlm import runtime
-        from gritlm.evaluation.runner import Options
+        from gritlm.evaluation.runner import RunnerOptions
 
         runtime.choose_device(self.device)  # a device that is not there is refused at once
         if self.threads is not None:
@@ -123,7 +123,7 @@ class RunOptions:
 
             torch.set_num_threads(self.threads)
         dtype = None if self.dtype is None else self.dtype.value
-        return Options(
+        return RunnerOptions(
             device=self.device, dtype=dtype, batch_size=self.batch_size,
             progress=not logs.is_quiet() and sys.stderr.isatty(), skip_bad=self.skip_bad,
         )  # fmt: skip
@@ -151,7 +151,7 @@ class ResultOptions:
         ),
     ] = False
 
-    def results(self) -> Cache:
+    def results(self) -> ResultCache:
         """The cache, once the report is known to have a place.
 
         Raises:
@@ -166,8 +166,8 @@ class ResultOptions:
             )
         require_folder(self.output)
         if self.no_cache:
-            return cache.Cache(None)
-        return cache.Cache(self.cache or cache.default_folder())
+            return cache.ResultCache(None)
+        return cache.ResultCache(self.cache or cache.default_folder())
 
 
 def eval_(

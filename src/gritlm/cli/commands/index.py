@@ -13,8 +13,8 @@ from gritlm.cli import logs, terminal
 from gritlm.cli.options import ModelOptions
 
 if TYPE_CHECKING:
-    from gritlm.rag.ingest.ingest import Added, Cutting
-    from gritlm.rag.kvstore.stats import Stats
+    from gritlm.rag.ingest.ingest import AddResult, ChunkingOptions
+    from gritlm.rag.kvstore.stats import StoreStats
 
 
 class Storage(StrEnum):
@@ -83,10 +83,10 @@ def index(
     needs.require()
     from gritlm.rag.engine import KINDS, RagEngine
     from gritlm.rag.index.lance import IndexFailedError
-    from gritlm.rag.ingest.ingest import Added
+    from gritlm.rag.ingest.ingest import AddResult
     from gritlm.rag.kvstore.errors import StoreFullError
 
-    lm, added = model.load(), Added()
+    lm, added = model.load(), AddResult()
     with RagEngine.open(
         to, lm, cutting=_cutting(max_tokens, overlap), index=address, storage=storage.value,
         disk_bytes=None if disk_gb is None else int(disk_gb * 1e9),
@@ -105,20 +105,20 @@ def index(
         _tell(added, engine.store.stats(), total=len(engine.index))
 
 
-def _cutting(max_tokens: int | None, overlap: int | None) -> Cutting | None:
+def _cutting(max_tokens: int | None, overlap: int | None) -> ChunkingOptions | None:
     """What was asked for; None leaves a known store as it is."""
-    from gritlm.rag.ingest.ingest import Cutting
+    from gritlm.rag.ingest.ingest import ChunkingOptions
 
     if max_tokens is None and overlap is None:
         return None
-    usual = Cutting()
-    return Cutting(
+    usual = ChunkingOptions()
+    return ChunkingOptions(
         usual.max_tokens if max_tokens is None else max_tokens,
         usual.overlap if overlap is None else overlap,
     )
 
 
-def _tell(added: Added, stats: Stats, *, total: int) -> None:
+def _tell(added: AddResult, stats: StoreStats, *, total: int) -> None:
     for each in added.skipped:
         logs.say("skipped", f"{each.path}: {each.reason}")
     if more := added.skipped_count - len(added.skipped):

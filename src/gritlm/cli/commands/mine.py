@@ -16,8 +16,8 @@ from gritlm.cli.output import STDOUT, Format, WriteOptions, json_line, replacing
 from gritlm.errors import InputError
 
 if TYPE_CHECKING:
-    from gritlm.train.data.examples import EmbeddingRow, Text
-    from gritlm.train.mining.negatives import Mining
+    from gritlm.train.data.examples import EmbeddingExample, InstructedText
+    from gritlm.train.mining.negatives import MiningConfig
 
 
 _SKIPPED = 20  # rows that the log names
@@ -65,15 +65,15 @@ class MiningOptions:
         int | None, typer.Option(min=2, help="Cut longer passages, in tokens.")
     ] = None
 
-    def settings(self) -> Mining:
+    def settings(self) -> MiningConfig:
         """The settings, checked.
 
         Raises:
             InputError: when they leave no room for the negatives.
         """
-        from gritlm.train.mining.negatives import Mining
+        from gritlm.train.mining.negatives import MiningConfig
 
-        return Mining(**{**asdict(self), "sampling": self.sampling.value})
+        return MiningConfig(**{**asdict(self), "sampling": self.sampling.value})
 
 
 def mine(
@@ -131,25 +131,25 @@ def _target(output: str, *, inputs: list[str]) -> Path:
 
 def _rows(
     file: str, instruction: str, passage_instruction: str, *, skip_bad: bool
-) -> list[EmbeddingRow]:
-    from gritlm.train.config import Source
+) -> list[EmbeddingExample]:
+    from gritlm.train.config import SourceConfig
     from gritlm.train.data import skipped, sources
-    from gritlm.train.data.examples import EmbeddingRow
+    from gritlm.train.data.examples import EmbeddingExample
 
-    source = Source(file, instruction=instruction, passage_instruction=passage_instruction)
+    source = SourceConfig(file, instruction=instruction, passage_instruction=passage_instruction)
     rows = sources.load(source, "embedding", deduplicate=False, skip_bad=skip_bad)
     for line in skipped.lines(rows, most=_SKIPPED):
         logs.note(line)
-    return [row for row in rows if isinstance(row, EmbeddingRow)]
+    return [row for row in rows if isinstance(row, EmbeddingExample)]
 
 
-def _corpus(corpus: str | None, instruction: str) -> list[Text]:
-    from gritlm.train.data.examples import Text
+def _corpus(corpus: str | None, instruction: str) -> list[InstructedText]:
+    from gritlm.train.data.examples import InstructedText
 
     if corpus is None:
         return []
     items = files.read_items(corpus, input_format=InputFormat.auto, field="text")
-    return [Text(item.text, instruction) for item in items]
+    return [InstructedText(item.text, instruction) for item in items]
 
 
 def _report(found: Counter[int], *, wanted: int) -> None:

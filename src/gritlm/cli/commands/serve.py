@@ -18,7 +18,7 @@ from gritlm.cli.environment import lines, option, require_values
 from gritlm.cli.options import Dtype, ModelOptions
 
 if TYPE_CHECKING:
-    from gritlm.serve.config import Settings
+    from gritlm.serve.config import ServerConfig
     from gritlm.serve.engine.limits import Limits
     from gritlm.serve.server import StoreAt
     from gritlm.serve.service import Service
@@ -253,10 +253,10 @@ def _leave() -> None:
     os._exit(1)
 
 
-def _settings(model: str | None, listen: ListenOptions, limits: LimitOptions) -> Settings:
-    from gritlm.serve.config import Settings
+def _settings(model: str | None, listen: ListenOptions, limits: LimitOptions) -> ServerConfig:
+    from gritlm.serve.config import ServerConfig
 
-    return Settings(
+    return ServerConfig(
         host=listen.host, port=listen.port, api_keys=tuple(listen.api_key or ()),
         names=tuple(listen.served_model_name or [_name(model)]),
         allowed_hosts=tuple(listen.allowed_host or ()),

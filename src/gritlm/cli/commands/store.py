@@ -16,7 +16,7 @@ from gritlm.cli.output import json_line
 from gritlm.errors import GritLMError, InputError
 
 if TYPE_CHECKING:
-    from gritlm.rag.index.index import Indexed
+    from gritlm.rag.index.index import IndexedDocument
     from gritlm.rag.kvstore.store import KVStore
 
 Place = Annotated[Path, typer.Argument(help="Folder that gritlm index made.", metavar="STORE")]
@@ -151,7 +151,7 @@ def _near(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def _line(document: Indexed) -> str:
+def _line(document: IndexedDocument) -> str:
     """One line by tabs; white space of a title or a value is no border."""
     pairs = [f"{name}={value}" for name, value in document.metadata.items()]
     more = ["..."] if len(pairs) > SHOWN else []
@@ -160,7 +160,7 @@ def _line(document: Indexed) -> str:
     return "\t".join([document.id, *rest]).rstrip("\t") + "\n"
 
 
-def _as_dict(document: Indexed) -> dict[str, Any]:
+def _as_dict(document: IndexedDocument) -> dict[str, Any]:
     return {
         "id": document.id,
         "title": document.title,

@@ -14,7 +14,7 @@ from gritlm.distribution import install_hint
 from gritlm.errors import MissingExtraError
 
 if TYPE_CHECKING:
-    from gritlm.train.config import Run
+    from gritlm.train.config import TrainConfig
 
 STOPPED = 130
 
@@ -55,7 +55,7 @@ def train(
         terminal.write(f"{result.output_dir}\n")
 
 
-def _run(file: str, overrides: list[str]) -> Run:
+def _run(file: str, overrides: list[str]) -> TrainConfig:
     """The settings, checked before any library that takes long is loaded.
 
     Raises:
@@ -63,9 +63,9 @@ def _run(file: str, overrides: list[str]) -> Run:
         MissingExtraError: when a library of the training room is not installed.
     """
     from gritlm import config
-    from gritlm.train.config import Run
+    from gritlm.train.config import TrainConfig
 
-    run = config.read(file, Run, overrides)
+    run = config.read(file, TrainConfig, overrides)
     if find_spec("datasets") is None:
         raise MissingExtraError(
             "training needs the library 'datasets', which is not installed; "

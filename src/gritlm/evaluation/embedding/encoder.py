@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from gritlm.evaluation import harnesses
 from gritlm.evaluation.embedding import instructions
-from gritlm.evaluation.embedding.instructions import Sides
+from gritlm.evaluation.embedding.instructions import TaskInstructions
 from gritlm.prompts import gritlm_instruction
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class GritLMEncoder:
         sides: instructions in place of those known for the task.
     """
 
-    def __init__(self, model: GritLM, sides: Sides | None = None) -> None:
+    def __init__(self, model: GritLM, sides: TaskInstructions | None = None) -> None:
         self.model = model
         self.sides = sides
 

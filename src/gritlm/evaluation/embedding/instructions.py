@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Sides:
+class TaskInstructions:
     """What is told before a text.
 
     Attributes:
@@ -31,20 +31,22 @@ class Sides:
         return self.document if prompt_type == "document" else self.query
 
 
-def of(metadata: TaskMetadata) -> Sides:
+def of(metadata: TaskMetadata) -> TaskInstructions:
     """By name of the task, else what mteb says about it, else by its type."""
     named = _table()["tasks"].get(metadata.name)
     of_type = _table()["types"].get(metadata.type, "")
     said = named or metadata.prompt or of_type
     if isinstance(said, str):
-        return Sides(said)
-    return Sides(said.get("query") or of_type, said.get("document", ""))
+        return TaskInstructions(said)
+    return TaskInstructions(said.get("query") or of_type, said.get("document", ""))
 
 
-def of_local(task: Task, metadata: TaskMetadata) -> Sides:
+def of_local(task: Task, metadata: TaskMetadata) -> TaskInstructions:
     """What the folder of a task says comes first."""
     known = of(metadata)
-    return Sides(task.instruction or known.query, task.passage_instruction or known.document)
+    return TaskInstructions(
+        task.instruction or known.query, task.passage_instruction or known.document
+    )
 
 
 def text() -> str:

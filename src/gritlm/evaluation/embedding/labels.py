@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gritlm.errors import InputError
-from gritlm.evaluation.embedding.rows import Row
+from gritlm.evaluation.embedding.rows import TaskRow
 from gritlm.evaluation.tasks.bad_rows import BadRows
 
 Ids = Mapping[str | int, int]
 
 
-def of_one_kind(rows: Sequence[Row], file: Path, bad: BadRows) -> list[Row]:
+def of_one_kind(rows: Sequence[TaskRow], file: Path, bad: BadRows) -> list[TaskRow]:
     """Return the rows whose labels are of the most frequent kind: texts, or numbers.
 
     Raises:
@@ -23,7 +23,7 @@ def of_one_kind(rows: Sequence[Row], file: Path, bad: BadRows) -> list[Row]:
     kind = kinds.most_common(1)[0][0] if bad.skip else type(rows[0]["label"])
     first = next(row for row in rows if isinstance(row["label"], kind))
 
-    def usable(row: Row) -> Row:
+    def usable(row: TaskRow) -> TaskRow:
         if not isinstance(row["label"], kind):
             raise InputError(
                 f"{row.place}: column 'label' is {row['label']!r}, and {first['label']!r} in "
@@ -34,7 +34,7 @@ def of_one_kind(rows: Sequence[Row], file: Path, bad: BadRows) -> list[Row]:
     return bad.keep_usable(rows, usable, path=file)
 
 
-def numbered(rows: Sequence[Row]) -> Ids:
+def numbered(rows: Sequence[TaskRow]) -> Ids:
     """Return label -> number, in the order of the labels, which are of one kind.
 
     Raises:
@@ -49,14 +49,16 @@ def numbered(rows: Sequence[Row]) -> Ids:
     return ids
 
 
-def known(rows: Sequence[Row], ids: Ids, *, train: Path, file: Path, bad: BadRows) -> list[Row]:
+def known(
+    rows: Sequence[TaskRow], ids: Ids, *, train: Path, file: Path, bad: BadRows
+) -> list[TaskRow]:
     """Return the rows of ``file`` whose label a row of ``train`` has: no other can be learned.
 
     Raises:
         InputError: for another label, as ``bad`` decides.
     """
 
-    def usable(row: Row) -> Row:
+    def usable(row: TaskRow) -> TaskRow:
         if row["label"] not in ids:
             raise InputError(f"{row.place}: label {row['label']!r} is in no row of {train}")
         return row

@@ -17,7 +17,7 @@ from mteb.abstasks.task_metadata import TaskMetadata
 from gritlm.errors import InputError, choice
 from gritlm.evaluation.embedding import labels, passages, rows
 from gritlm.evaluation.embedding.quick import QuickClassification
-from gritlm.evaluation.embedding.rows import Row
+from gritlm.evaluation.embedding.rows import TaskRow
 from gritlm.evaluation.tasks.bad_rows import BadRows
 from gritlm.evaluation.tasks.task import Task
 
@@ -78,7 +78,7 @@ def _metadata(task: Task, kind: _Kind) -> TaskMetadata:
 
 def _pairs(
     folder: Path, limit: int | None, column: str, kind: rows.Column, bad: BadRows
-) -> list[Row]:
+) -> list[TaskRow]:
     wanted = {"sentence1": rows.TEXT, "sentence2": rows.TEXT, column: kind}
     found = rows.read(folder / TEST, wanted, bad)[:limit]
     if len({row[column] for row in found}) < 2:
@@ -89,7 +89,7 @@ def _pairs(
     return found
 
 
-def _table(found: Sequence[Row], *columns: str) -> Dataset:
+def _table(found: Sequence[TaskRow], *columns: str) -> Dataset:
     return Dataset.from_dict({column: [row[column] for row in found] for column in columns})
 
 
@@ -119,7 +119,7 @@ def _clustering(folder: Path, limit: int | None, bad: BadRows) -> DatasetDict:
     return DatasetDict(test=_labelled(found, labels.numbered(found)))
 
 
-def _labelled(found: Sequence[Row], ids: Mapping[str | int, int]) -> Dataset:
+def _labelled(found: Sequence[TaskRow], ids: Mapping[str | int, int]) -> Dataset:
     return Dataset.from_dict(
         {"text": [row["text"] for row in found], "label": [ids[row["label"]] for row in found]}
     )

@@ -12,7 +12,7 @@ from gritlm.errors import InputError
 from gritlm.evaluation import harnesses
 from gritlm.evaluation.embedding import instructions, library
 from gritlm.evaluation.embedding.encoder import GritLMEncoder
-from gritlm.evaluation.embedding.once import Once
+from gritlm.evaluation.embedding.once import EncodeOnce
 from gritlm.evaluation.results import TaskResult
 from gritlm.evaluation.tasks.bad_rows import BadRows
 from gritlm.evaluation.tasks.task import Task
@@ -97,10 +97,10 @@ def _ready(task: Task | str, limit: int | None, bad: BadRows) -> AbsTask:
     return local.make(task, limit, bad) if isinstance(task, Task) else hub.load(task, limit)
 
 
-def _encoder(model: Any, task: Task | str, ready: AbsTask) -> Once:
+def _encoder(model: Any, task: Task | str, ready: AbsTask) -> EncodeOnce:
     if isinstance(model, GritLM):
         sides = instructions.of_local(task, ready.metadata) if isinstance(task, Task) else None
-        return Once(GritLMEncoder(model, sides))
+        return EncodeOnce(GritLMEncoder(model, sides))
     transformer = sys.modules.get("sentence_transformers")  # else it cannot be one of its models
     if transformer is None or not isinstance(model, transformer.SentenceTransformer):
         raise InputError(
@@ -108,11 +108,11 @@ def _encoder(model: Any, task: Task | str, ready: AbsTask) -> Once:
         )
     from mteb.models import SentenceTransformerEncoderWrapper
 
-    return Once(SentenceTransformerEncoderWrapper(model))
+    return EncodeOnce(SentenceTransformerEncoderWrapper(model))
 
 
 def _evaluate(
-    encoder: Once, task: AbsTask, batch_size: int, folder: Path, progress: bool
+    encoder: EncodeOnce, task: AbsTask, batch_size: int, folder: Path, progress: bool
 ) -> dict[str, Any]:
     """mteb's figures, by split."""
     import mteb

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mteb.models.models_protocols import EncoderProtocol
 
 
-class Once:
+class EncodeOnce:
     """An encoder of mteb around another, for one task.
 
     mteb hands the two columns of a pair, or the rows to train and to test on, in calls of their

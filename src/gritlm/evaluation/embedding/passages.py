@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from gritlm.errors import InputError
 from gritlm.evaluation.embedding import rows
-from gritlm.evaluation.embedding.rows import Row
+from gritlm.evaluation.embedding.rows import TaskRow
 from gritlm.evaluation.tasks import jsonl
 from gritlm.evaluation.tasks.bad_rows import BadRows
 
@@ -86,7 +86,7 @@ def _texts(ids: Sequence[str], texts: Sequence[str]) -> Dataset:
     return Dataset.from_dict({"id": list(ids), "text": list(texts)})
 
 
-def _require_words(row: Row) -> None:
+def _require_words(row: TaskRow) -> None:
     """A passage may have its words in the title."""
     title = row.values.get("title") or ""
     rows.require(row.place, "title", title, rows.STRING)
@@ -95,12 +95,12 @@ def _require_words(row: Row) -> None:
 
 
 def _by_id(
-    path: Path, text: rows.Column, bad: BadRows, check: Callable[[Row], None] | None = None
-) -> dict[str, Row]:
+    path: Path, text: rows.Column, bad: BadRows, check: Callable[[TaskRow], None] | None = None
+) -> dict[str, TaskRow]:
     """Return the rows of a file by their ids; of two with one id the first is used."""
-    by_id: dict[str, Row] = {}
+    by_id: dict[str, TaskRow] = {}
 
-    def checked(row: Row) -> None:
+    def checked(row: TaskRow) -> None:
         if check is not None:
             check(row)
         if row["_id"] in by_id:
@@ -112,7 +112,7 @@ def _by_id(
 
 
 def _judgements(
-    path: Path, queries: Mapping[str, Row], passages: Mapping[str, Row], bad: BadRows
+    path: Path, queries: Mapping[str, TaskRow], passages: Mapping[str, TaskRow], bad: BadRows
 ) -> Relevance:
     lines = jsonl.lines(path)
     place, head = next(lines, (f"{path}:1", ""))
@@ -146,7 +146,7 @@ def _judgement(place: str, line: str) -> tuple[str, str, int]:
         ) from None
 
 
-def _require_apart(row: Row) -> None:
+def _require_apart(row: TaskRow) -> None:
     for text in row["positive"]:
         if text in row["negative"]:
             raise InputError(f"{row.place}: {text[:60]!r} is both in 'positive' and 'negative'")

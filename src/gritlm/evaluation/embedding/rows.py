@@ -16,7 +16,7 @@ from gritlm.lm.inputs import require_text
 
 
 @dataclass(frozen=True)
-class Row:
+class TaskRow:
     """One line of a file.
 
     Attributes:
@@ -58,8 +58,8 @@ def read(
     path: Path,
     columns: Mapping[str, Column],
     bad: BadRows,
-    check: Callable[[Row], None] | None = None,
-) -> list[Row]:
+    check: Callable[[TaskRow], None] | None = None,
+) -> list[TaskRow]:
     """Return the usable rows of a file; blank lines are ignored.
 
     Args:
@@ -71,7 +71,7 @@ def read(
             bad row, as ``file:line``, when none may be left out.
     """
 
-    def usable(line: tuple[str, str]) -> Row:
+    def usable(line: tuple[str, str]) -> TaskRow:
         row = _row(line[1], line[0], columns)
         if check is not None:
             check(row)
@@ -95,11 +95,11 @@ def require(place: str, column: str, value: Any, expected: Column) -> None:
             require_text(text, f"{place}: column {column!r}")
 
 
-def _row(line: str, place: str, columns: Mapping[str, Column]) -> Row:
+def _row(line: str, place: str, columns: Mapping[str, Column]) -> TaskRow:
     values = jsonl.parsed(line, place)
     for column, expected in columns.items():
         if column not in values:
             has = ", ".join(values) or "none"
             raise InputError(f"{place}: no column {column!r}; the row has {has}")
         require(place, column, values[column], expected)
-    return Row(values, place)
+    return TaskRow(values, place)

@@ -22,7 +22,7 @@ from gritlm.evaluation.generation import writing
 from gritlm.evaluation.generation.chat_texts import ChatTexts
 from gritlm.evaluation.generation.loglikelihood import Score
 from gritlm.evaluation.generation.shared_prefixes import Pair
-from gritlm.evaluation.memory import Halver
+from gritlm.evaluation.memory import BatchSizeReducer
 from gritlm.lm.chat import Message
 from gritlm.lm.gritlm import GritLM
 
@@ -42,7 +42,7 @@ class GritLMHarness(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
     def __init__(self, model: GritLM, *, progress: bool = False) -> None:
         super().__init__()
         self.model, self.tokenizer, self.progress = model, model.tokenizer, progress
-        self._chats, self._halver = ChatTexts(model), Halver()
+        self._chats, self._halver = ChatTexts(model), BatchSizeReducer()
 
     @property
     def eot_token_id(self) -> Any:

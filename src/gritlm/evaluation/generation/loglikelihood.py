@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from gritlm.evaluation.generation import shared_prefixes
-from gritlm.evaluation.generation.shared_prefixes import Pair, Tree
-from gritlm.evaluation.memory import Halver
+from gritlm.evaluation.generation.shared_prefixes import Pair, PrefixTree
+from gritlm.evaluation.memory import BatchSizeReducer
 from gritlm.lm.encoder import batches
 from gritlm.lm.tokens import Prompt
 from gritlm.lm.unified import UnifiedLM
@@ -24,7 +24,11 @@ TOKEN_BUDGET = {"cpu": 512, "mps": 2048, "cuda": 4096}
 
 
 def scores(
-    lm: UnifiedLM, pairs: Sequence[Pair], *, budget: int | None = None, halver: Halver | None = None
+    lm: UnifiedLM,
+    pairs: Sequence[Pair],
+    *,
+    budget: int | None = None,
+    halver: BatchSizeReducer | None = None,
 ) -> Iterator[tuple[Pair, Score]]:
     """For each different pair: the log-likelihood of its continuation, and whether it is greedy.
 
@@ -36,7 +40,7 @@ def scores(
     """
     if budget is None:
         budget = TOKEN_BUDGET.get(lm.device.type, TOKEN_BUDGET["cpu"])
-    halver = halver or Halver()
+    halver = halver or BatchSizeReducer()
     branching = shared_prefixes.can_branch(lm)
     grown = shared_prefixes.grown(pairs, together=branching)
     sizes = [Prompt(tree.ids) for tree in grown]
@@ -47,7 +51,7 @@ def scores(
 
 
 @torch.inference_mode()
-def _read(lm: UnifiedLM, chosen: Sequence[Tree]) -> list[list[Score]]:
+def _read(lm: UnifiedLM, chosen: Sequence[PrefixTree]) -> list[list[Score]]:
     """Scores of each tree's pairs."""
     batch = shared_prefixes.batch(chosen, lm.device)
     several = {}

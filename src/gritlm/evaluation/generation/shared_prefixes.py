@@ -27,7 +27,7 @@ _ATTENTION_LAYERS = {"full_attention", "sliding_attention"}
 
 
 @dataclass(frozen=True)
-class Tree:
+class PrefixTree:
     """A context and what may follow it.
 
     Attributes:
@@ -52,16 +52,16 @@ class Tree:
         ]
 
 
-def grown(pairs: Iterable[Pair], *, together: bool) -> list[Tree]:
+def grown(pairs: Iterable[Pair], *, together: bool) -> list[PrefixTree]:
     """Trees that hold each different pair once.
 
     Args:
         together: one tree for all continuations of a context, else one for each branch.
     """
-    trees: dict[tuple[Ids, Ids | None], Tree] = {}
+    trees: dict[tuple[Ids, Ids | None], PrefixTree] = {}
     for trunk, continuation in dict.fromkeys(pairs):
         branch = continuation[:-1]
-        tree = trees.setdefault((trunk, None if together else branch), Tree(trunk, {}))
+        tree = trees.setdefault((trunk, None if together else branch), PrefixTree(trunk, {}))
         tree.branches.setdefault(branch, []).append(continuation[-1])
     return list(trees.values())
 
@@ -74,7 +74,7 @@ def can_branch(lm: UnifiedLM) -> bool:
 
 
 @dataclass(frozen=True)
-class Batch:
+class PrefixBatch:
     """Trees one behind the other.
 
     Attributes:
@@ -99,7 +99,7 @@ class Batch:
         return bool(self.tree_T.max()) or bool(self.branch_T.max() > 1)
 
 
-def batch(trees: Sequence[Tree], device: torch.device) -> Batch:
+def batch(trees: Sequence[PrefixTree], device: torch.device) -> PrefixBatch:
     """Trees as tensors; pairs are numbered in the order of ``trees`` and their ``pairs``."""
     tokens: list[tuple[int, int, int, int]] = []
     keep: list[int] = []
@@ -120,10 +120,10 @@ def batch(trees: Sequence[Tree], device: torch.device) -> Batch:
     ids_T, position_T, tree_T, branch_T = torch.tensor(tokens, device=device).unbind(dim=1)
     row_N, target_N, pair_N = torch.tensor(targets, device=device).unbind(dim=1)
     keep_S = torch.tensor(keep, device=device)
-    return Batch(ids_T, position_T, tree_T, branch_T, keep_S, row_N, target_N, pair_N)
+    return PrefixBatch(ids_T, position_T, tree_T, branch_T, keep_S, row_N, target_N, pair_N)
 
 
-def masks(batch: Batch, lm: UnifiedLM) -> Any:
+def masks(batch: PrefixBatch, lm: UnifiedLM) -> Any:
     """Whom each token sees: its own text up to itself -> (1, 1, T, T), or one a kind of layer."""
     place_T = torch.arange(len(batch.ids_T), device=batch.ids_T.device)
     branch_T1 = batch.branch_T[:, None]

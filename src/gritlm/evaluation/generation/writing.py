@@ -17,7 +17,7 @@ from lm_eval.models.utils import (
 )
 from lm_eval.models.utils_hf import stop_sequences_criteria
 
-from gritlm.evaluation.memory import Halver
+from gritlm.evaluation.memory import BatchSizeReducer
 from gritlm.lm.encoder import batches
 from gritlm.lm.gritlm import GritLM
 from gritlm.lm.tokens import Prompt
@@ -31,7 +31,7 @@ TOKEN_BUDGET = {"cpu": 16384, "mps": 16384, "cuda": 65536}
 
 
 @dataclass(frozen=True)
-class Manner:
+class GenerationSettings:
     """How answers are written.
 
     Attributes:
@@ -49,7 +49,7 @@ class Manner:
         return bool(self.options.get("do_sample"))
 
 
-def manner(gen_kwargs: Mapping[str, Any], *, end: str | None) -> Manner:
+def manner(gen_kwargs: Mapping[str, Any], *, end: str | None) -> GenerationSettings:
     """What a task's ``generation_kwargs`` come to, as lm-eval's hf model reads them.
 
     Args:
@@ -60,18 +60,22 @@ def manner(gen_kwargs: Mapping[str, Any], *, end: str | None) -> Manner:
     length = options.pop("max_gen_toks")
     if not options["do_sample"]:
         options.pop("temperature", None)  # transformers warns of a temperature that nobody reads
-    return Manner(tuple(until), length, options)
+    return GenerationSettings(tuple(until), length, options)
 
 
 def answers(
-    model: GritLM, prompts: Sequence[tuple[int, ...]], how: Manner, *, halver: Halver | None = None
+    model: GritLM,
+    prompts: Sequence[tuple[int, ...]],
+    how: GenerationSettings,
+    *,
+    halver: BatchSizeReducer | None = None,
 ) -> Iterator[tuple[int, str]]:
     """Number and answer of each prompt, batch by batch, the longest first.
 
     Args:
         prompts: ids that leave room for ``how.max_new_tokens``.
     """
-    halver = halver or Halver()
+    halver = halver or BatchSizeReducer()
     device = model.device.type
     rows, budget = ROWS.get(device, ROWS["cpu"]), TOKEN_BUDGET.get(device, TOKEN_BUDGET["cpu"])
     sizes = [Prompt(list(ids)) for ids in prompts]
@@ -81,7 +85,7 @@ def answers(
         yield from zip(numbers, found, strict=True)
 
 
-def _write(model: GritLM, prompts: Sequence[tuple[int, ...]], how: Manner) -> list[str]:
+def _write(model: GritLM, prompts: Sequence[tuple[int, ...]], how: GenerationSettings) -> list[str]:
     width = max(len(ids) for ids in prompts)
     pad = model.tokenizer.pad_token_id or 0
     ids_BL = torch.tensor([[pad] * (width - len(ids)) + list(ids) for ids in prompts])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from gritlm.evaluation.memory import Halver
+from gritlm.evaluation.memory import BatchSizeReducer
 from gritlm.lm.kv.block import KVBlock
 from gritlm.lm.unified import UnifiedLM
 from gritlm.rag.reuse.reuse_check import blocks_of
@@ -15,7 +15,7 @@ MOST_BYTES = 2**30
 _Ids = tuple[int, ...]
 
 
-class Blocks:
+class BlockCache:
     """What reading documents left behind; those used least lately go when it is too much.
 
     Args:
@@ -26,7 +26,7 @@ class Blocks:
     def __init__(self, lm: UnifiedLM, *, causal: bool, most_bytes: int = MOST_BYTES) -> None:
         self.lm, self.causal, self.most_bytes = lm, causal, most_bytes
         self._kept: OrderedDict[_Ids, KVBlock] = OrderedDict()
-        self._halver = Halver()
+        self._halver = BatchSizeReducer()
 
     def of(self, documents: Sequence[Sequence[int]]) -> list[KVBlock]:
         """The block of each document, BOS included.

@@ -29,7 +29,7 @@ MOST_BYTES = 2**30  # keys and values of the rows that are written together
 
 
 @dataclass(frozen=True)
-class Reading:
+class PromptToRead:
     """A prompt: blocks that were read before, the first at position 0, and ids behind them.
 
     The first tokens of each further block are read again with the ids, as the engine of cached RAG
@@ -45,7 +45,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Reply:
+class GeneratedAnswer:
     """An answer.
 
     Attributes:
@@ -60,8 +60,12 @@ class Reply:
 
 
 def replies(
-    lm: UnifiedLM, readings: Sequence[Reading], *, end_ids: Collection[int], max_new_tokens: int
-) -> list[Reply]:
+    lm: UnifiedLM,
+    readings: Sequence[PromptToRead],
+    *,
+    end_ids: Collection[int],
+    max_new_tokens: int,
+) -> list[GeneratedAnswer]:
     """The likeliest continuation of each, in the order of ``readings``.
 
     Rows whose keys and values are more than ``MOST_BYTES`` are written in several parts.
@@ -89,12 +93,14 @@ def _writes_together(lm: UnifiedLM) -> bool:
     return is_preallocated(lm.new_cache(1))
 
 
-def _bytes(lm: UnifiedLM, readings: Sequence[Reading], new: int) -> int:
+def _bytes(lm: UnifiedLM, readings: Sequence[PromptToRead], new: int) -> int:
     longest = max(reading.tokens for reading in readings) + new
     return len(readings) * longest * lm.kv_bytes_per_token()
 
 
-def _alone(lm: UnifiedLM, reading: Reading, end_ids: Collection[int], new: int) -> Reply:
+def _alone(
+    lm: UnifiedLM, reading: PromptToRead, end_ids: Collection[int], new: int
+) -> GeneratedAnswer:
     started = perf_counter()
     tokens = complete(
         lm, reading.ids, kv=reading.blocks, sampler=make_sampler(temperature=0.0),
@@ -102,13 +108,13 @@ def _alone(lm: UnifiedLM, reading: Reading, end_ids: Collection[int], new: int) 
     )  # fmt: skip
     first = [token for token in [next(tokens, None)] if token is not None]
     seconds = perf_counter() - started
-    return Reply([*first, *tokens], len(reading.ids), seconds)
+    return GeneratedAnswer([*first, *tokens], len(reading.ids), seconds)
 
 
 @torch.inference_mode()
 def _together(
-    lm: UnifiedLM, readings: Sequence[Reading], end_ids: Collection[int], new: int
-) -> list[Reply]:
+    lm: UnifiedLM, readings: Sequence[PromptToRead], end_ids: Collection[int], new: int
+) -> list[GeneratedAnswer]:
     begun = [_begin(lm, reading) for reading in readings]
     written, ends = [[each.token] for each in begun], set(end_ids)
     sizes = [reading.tokens for reading in readings]
@@ -128,7 +134,7 @@ def _together(
             ids.append(token)
         position_B1 = position_B1 + 1
     return [
-        Reply(_ended(ids, ends), each.tokens_read, each.seconds)
+        GeneratedAnswer(_ended(ids, ends), each.tokens_read, each.seconds)
         for ids, each in zip(written, begun, strict=True)
     ]
 
@@ -143,7 +149,7 @@ class _Begun:
     seconds: float
 
 
-def _begin(lm: UnifiedLM, reading: Reading) -> _Begun:
+def _begin(lm: UnifiedLM, reading: PromptToRead) -> _Begun:
     started = perf_counter()
     # Room for nothing more: the keys and values move on to the cache of all rows.
     cache = prefix_cache(lm, reading.blocks, room=len(reading.ids))

@@ -13,8 +13,8 @@ from gritlm import __version__
 from gritlm.errors import InputError, ModeError, choice
 from gritlm.evaluation import answers, memory
 from gritlm.evaluation.rag import questions as rows
-from gritlm.evaluation.rag.decode import Reply, replies
-from gritlm.evaluation.rag.prompts import MAX_NEW_TOKENS, Form, form_for
+from gritlm.evaluation.rag.decode import GeneratedAnswer, replies
+from gritlm.evaluation.rag.prompts import MAX_NEW_TOKENS, PromptFormat, form_for
 from gritlm.evaluation.rag.questions import Question
 from gritlm.evaluation.rag.settings import SETTINGS, Asked, asked, possible, reader
 from gritlm.evaluation.results import TaskResult
@@ -84,7 +84,7 @@ def measure(
 
 
 def _attempted(
-    model: GritLM, form: Form, questions: Sequence[Question], setting: str, name: str,
+    model: GritLM, form: PromptFormat, questions: Sequence[Question], setting: str, name: str,
     started: float, progress: bool,
 ) -> TaskResult | str:  # fmt: skip
     """One setting; or why some question does not fit the model or its memory."""
@@ -100,16 +100,21 @@ def _attempted(
 
 
 def _answered(
-    model: GritLM, form: Form, questions: Sequence[Asked], setting: str, name: str, progress: bool
-) -> list[Reply]:
-    read, halver = reader(model, form, setting), memory.Halver()
+    model: GritLM,
+    form: PromptFormat,
+    questions: Sequence[Asked],
+    setting: str,
+    name: str,
+    progress: bool,
+) -> list[GeneratedAnswer]:
+    read, halver = reader(model, form, setting), memory.BatchSizeReducer()
 
-    def answers_to(part: Sequence[Asked]) -> list[Reply]:
+    def answers_to(part: Sequence[Asked]) -> list[GeneratedAnswer]:
         # What blocks a prompt refers to is gone with the batch.
         prompts = [read(each) for each in part]
         return replies(model.lm, prompts, end_ids=model.end_ids, max_new_tokens=MAX_NEW_TOKENS)
 
-    answered: list[Reply] = []
+    answered: list[GeneratedAnswer] = []
     with tqdm(total=len(questions), desc=printable(name), disable=not progress, leave=False) as bar:
         for start in range(0, len(questions), ROWS_TOGETHER):
             batch = questions[start : start + ROWS_TOGETHER]
@@ -119,8 +124,8 @@ def _answered(
 
 
 def _result(
-    name: str, model: GritLM, form: Form, questions: Sequence[Question],
-    answered: Sequence[Reply], started: float,
+    name: str, model: GritLM, form: PromptFormat, questions: Sequence[Question],
+    answered: Sequence[GeneratedAnswer], started: float,
 ) -> TaskResult:  # fmt: skip
     outputs = [
         str(model.tokenizer.decode(reply.ids, skip_special_tokens=True)) for reply in answered

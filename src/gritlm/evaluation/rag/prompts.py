@@ -18,7 +18,7 @@ from gritlm.errors import InputError
 from gritlm.evaluation.rag.questions import Question
 from gritlm.lm.chat import chat_ids
 from gritlm.lm.gritlm import GritLM
-from gritlm.lm.hub.model_config import Settings
+from gritlm.lm.hub.model_config import ModelSettings
 from gritlm.lm.tokens import SegmentTokenizer
 from gritlm.prompts import for_rag, gritlm_instruction
 
@@ -27,7 +27,7 @@ BRIEFLY = "Answer in a few words."
 
 
 @dataclass(frozen=True)
-class Form:
+class PromptFormat:
     """How one model is asked.
 
     Attributes:
@@ -36,7 +36,7 @@ class Form:
     """
 
     tokens: SegmentTokenizer
-    settings: Settings
+    settings: ModelSettings
     own_chat: bool
     room: int
 
@@ -68,11 +68,11 @@ class Form:
         return self.tokens.for_chat(segments, start=False).ids
 
 
-def form_for(model: GritLM) -> Form:
+def form_for(model: GritLM) -> PromptFormat:
     """The form that a model was trained on, or its own chat format if it was not trained here."""
     settings = model.settings
     limit = model.lm.max_positions
-    return Form(
+    return PromptFormat(
         tokens=SegmentTokenizer(model.tokenizer),
         settings=settings,
         # One without a chat format of its own has seen neither form, and gets that of the paper.
@@ -81,7 +81,7 @@ def form_for(model: GritLM) -> Form:
     )
 
 
-def fitting_alone(form: Form, question: Question) -> list[int]:
+def fitting_alone(form: PromptFormat, question: Question) -> list[int]:
     """The ids of a question without documents.
 
     Raises:
@@ -94,7 +94,7 @@ def fitting_alone(form: Form, question: Question) -> list[int]:
 
 
 def fitting(
-    form: Form, question: Question, documents: Sequence[str], *, needed: Collection[str]
+    form: PromptFormat, question: Question, documents: Sequence[str], *, needed: Collection[str]
 ) -> list[str]:
     """The documents, the first ones left out while there is no room for all; as in training.
 
@@ -118,7 +118,7 @@ def fitting(
     return kept
 
 
-def _cut(form: Form, question: Question, document: str) -> str:
+def _cut(form: PromptFormat, question: Question, document: str) -> str:
     """As much of its beginning as fits; cut as text, as a reader would get it."""
 
     def size(characters: int) -> int:
@@ -127,7 +127,7 @@ def _cut(form: Form, question: Question, document: str) -> str:
     return document[: bisect_right(range(1, len(document) + 1), form.room, key=size)]
 
 
-def _too_long(form: Form, question: Question, what: str, size: int) -> InputError:
+def _too_long(form: PromptFormat, question: Question, what: str, size: int) -> InputError:
     return InputError(
         f"{question.place}: {what} {size} tokens, the model takes {form.room} and "
         f"{MAX_NEW_TOKENS} of an answer; shorten them, or leave the row out"

@@ -6,9 +6,9 @@ import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 from gritlm.evaluation.answers import match
-from gritlm.evaluation.rag.blocks import Blocks
-from gritlm.evaluation.rag.decode import Reading
-from gritlm.evaluation.rag.prompts import Form, fitting, fitting_alone
+from gritlm.evaluation.rag.blocks import BlockCache
+from gritlm.evaluation.rag.decode import PromptToRead
+from gritlm.evaluation.rag.prompts import PromptFormat, fitting, fitting_alone
 from gritlm.evaluation.rag.questions import Question
 from gritlm.lm.gritlm import GritLM
 
@@ -28,7 +28,11 @@ SETTINGS = (
 
 
 def possible(
-    model: GritLM, form: Form, questions: Sequence[Question], *, among: Collection[str] = SETTINGS
+    model: GritLM,
+    form: PromptFormat,
+    questions: Sequence[Question],
+    *,
+    among: Collection[str] = SETTINGS,
 ) -> list[str]:
     """Settings in which a model can be asked; the others among those are logged with the reason.
 
@@ -45,7 +49,7 @@ def possible(
     return [each for each in SETTINGS if each in among and not why_not.get(each)]
 
 
-def _uncached(model: GritLM, form: Form) -> str | None:
+def _uncached(model: GritLM, form: PromptFormat) -> str | None:
     if form.own_chat or model.settings.trained_to_embed is False:
         return "the model was not trained here to embed, nor to read what embedding leaves behind"
     if model.lm.rope() is None:
@@ -91,30 +95,30 @@ def asked(questions: Sequence[Question], setting: str) -> list[Asked]:
     return [(each, each.documents) for each in questions]
 
 
-def reader(model: GritLM, form: Form, setting: str) -> Callable[[Asked], Reading]:
+def reader(model: GritLM, form: PromptFormat, setting: str) -> Callable[[Asked], PromptToRead]:
     """What makes the prompt of a question in one setting.
 
     It raises InputError with the place of a question that does not fit the model.
     """
     if setting == "no context":
-        return lambda each: Reading(fitting_alone(form, each[0]))
+        return lambda each: PromptToRead(fitting_alone(form, each[0]))
     if setting.startswith("cached"):
-        blocks = Blocks(model.lm, causal=setting == "cached causal")
+        blocks = BlockCache(model.lm, causal=setting == "cached causal")
         return lambda each: _cached(form, each, blocks)
     return lambda each: _fresh(form, each, shuffled=setting == "shuffled")
 
 
-def _fresh(form: Form, asked: Asked, *, shuffled: bool) -> Reading:
+def _fresh(form: PromptFormat, asked: Asked, *, shuffled: bool) -> PromptToRead:
     question, documents = asked
     needed = () if shuffled else question.gold
     kept = fitting(form, question, documents, needed=needed)
-    return Reading(form.over(question.text, kept))
+    return PromptToRead(form.over(question.text, kept))
 
 
-def _cached(form: Form, asked: Asked, blocks: Blocks) -> Reading:
+def _cached(form: PromptFormat, asked: Asked, blocks: BlockCache) -> PromptToRead:
     question, documents = asked
     kept = fitting(form, question, documents, needed=question.gold)
     first, *others = blocks.of(form.embedded(kept))
     bos = len(form.tokens.prefix)
     tail = form.tail(question.text, kept)
-    return Reading(tail, [first, *(block[bos:] for block in others)])
+    return PromptToRead(tail, [first, *(block[bos:] for block in others)])

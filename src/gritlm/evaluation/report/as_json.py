@@ -7,12 +7,12 @@ from dataclasses import asdict
 from typing import Any
 
 from gritlm.evaluation.outcome import Outcome, Report
-from gritlm.evaluation.report.view import Row, Section
+from gritlm.evaluation.report.view import ReportRow, ReportSection
 
 VERSION = 1
 
 
-def record(report: Report, sections: list[Section]) -> dict[str, Any]:
+def record(report: Report, sections: list[ReportSection]) -> dict[str, Any]:
     """The report as JSON can hold it; ``comparison`` is what the other two files show."""
     return {
         "version": VERSION,
@@ -30,7 +30,7 @@ def record(report: Report, sections: list[Section]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def text(report: Report, sections: list[Section]) -> str:
+def text(report: Report, sections: list[ReportSection]) -> str:
     return json.dumps(record(report, sections), ensure_ascii=False) + "\n"
 
 
@@ -47,7 +47,7 @@ def _model(model: Outcome) -> dict[str, Any]:
     }
 
 
-def _section(section: Section, report: Report) -> dict[str, Any]:
+def _section(section: ReportSection, report: Report) -> dict[str, Any]:
     names = [model.name for model in report.models]
     headline = section.headline
     return {
@@ -57,7 +57,7 @@ def _section(section: Section, report: Report) -> dict[str, Any]:
     }
 
 
-def _row(row: Row, names: list[str]) -> dict[str, Any]:
+def _row(row: ReportRow, names: list[str]) -> dict[str, Any]:
     return {
         "name": row.name,
         "kind": row.kind,

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 
 from gritlm.evaluation.outcome import Report
 from gritlm.evaluation.report import view, words
-from gritlm.evaluation.report.view import Cell, Row, Section
+from gritlm.evaluation.report.view import ReportCell, ReportRow, ReportSection
 
 
-def text(report: Report, sections: Sequence[Section]) -> str:
+def text(report: Report, sections: Sequence[ReportSection]) -> str:
     """The whole report."""
     names = [model.name for model in report.models]
     lines = [f"# {', '.join(map(_plain, names))}", "", f"{words.subtitle(report)}.", ""]
@@ -26,7 +26,7 @@ def text(report: Report, sections: Sequence[Section]) -> str:
     return "\n".join([*lines, *(line for note in words.NOTES for line in (note, ""))])
 
 
-def _headlines(sections: Iterable[Section]) -> list[tuple[str, str, Row]]:
+def _headlines(sections: Iterable[ReportSection]) -> list[tuple[str, str, ReportRow]]:
     return [
         (words.title(section), words.headline_name(section), section.headline)
         for section in sections
@@ -34,7 +34,7 @@ def _headlines(sections: Iterable[Section]) -> list[tuple[str, str, Row]]:
     ]
 
 
-def _table(names: Sequence[str], rows: Iterable[tuple[str, str, Row]]) -> list[str]:
+def _table(names: Sequence[str], rows: Iterable[tuple[str, str, ReportRow]]) -> list[str]:
     head = ["task", "what", *names]
     lines = [_line(head), _line(["---", "---", *("---:" for _ in names)])]
     for name, kind, row in rows:
@@ -42,7 +42,7 @@ def _table(names: Sequence[str], rows: Iterable[tuple[str, str, Row]]) -> list[s
     return lines
 
 
-def _cell(cell: Cell, *, share: bool) -> str:
+def _cell(cell: ReportCell, *, share: bool) -> str:
     if cell.score is None:
         return words.MISSING
     score = words.with_interval(cell.score, share=share)

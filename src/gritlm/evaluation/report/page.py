@@ -10,10 +10,10 @@ from string import Template
 from gritlm.evaluation.outcome import Report
 from gritlm.evaluation.report import parts, svg, view, words
 from gritlm.evaluation.report.svg import Point
-from gritlm.evaluation.report.view import Section
+from gritlm.evaluation.report.view import ReportSection
 
 
-def text(report: Report, sections: Sequence[Section]) -> str:
+def text(report: Report, sections: Sequence[ReportSection]) -> str:
     """The whole page."""
     names = [model.name for model in report.models]
     title = f"{', '.join(names)}: evaluation"
@@ -58,7 +58,7 @@ def _head(report: Report) -> str:
     )
 
 
-def _glance(names: Sequence[str], sections: Sequence[Section]) -> str:
+def _glance(names: Sequence[str], sections: Sequence[ReportSection]) -> str:
     """The one figure of each half, and both of them in a plane where some model has both."""
     shown = [section for section in sections if section.headline is not None]
     if not shown:
@@ -81,7 +81,7 @@ def _glance(names: Sequence[str], sections: Sequence[Section]) -> str:
     )
 
 
-def _plane(names: Sequence[str], sections: Sequence[Section]) -> str:
+def _plane(names: Sequence[str], sections: Sequence[ReportSection]) -> str:
     by_half = {section.half: section.headline for section in sections}
     across, up = by_half.get("embedding"), by_half.get("generation") or by_half.get("rag")
     if across is None or up is None:

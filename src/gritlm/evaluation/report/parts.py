@@ -7,7 +7,7 @@ from html import escape
 
 from gritlm.evaluation.bootstrap import Estimate
 from gritlm.evaluation.report import svg, words
-from gritlm.evaluation.report.view import Cell, Row, Section
+from gritlm.evaluation.report.view import ReportCell, ReportRow, ReportSection
 from gritlm.evaluation.tasks.task import Task
 
 _TIMES = ("_ms", "_s", "seconds")  # how the names of figures end that are times
@@ -22,7 +22,7 @@ def column(position: int, name: str) -> str:
     return f'<th scope="col">{dot(position)}{escape(name)}</th>'
 
 
-def section(section: Section, names: Sequence[str], tasks: Mapping[str, Task]) -> str:
+def section(section: ReportSection, names: Sequence[str], tasks: Mapping[str, Task]) -> str:
     """A half: its table of means and tasks, then the tasks one by one."""
     rows = [_table_row(row, "mean") for row in section.means]
     body = "".join([*rows, *map(_table_row, section.rows)])
@@ -36,7 +36,7 @@ def section(section: Section, names: Sequence[str], tasks: Mapping[str, Task]) -
     )
 
 
-def bars(row: Row, names: Sequence[str], *, large: bool = False) -> str:
+def bars(row: ReportRow, names: Sequence[str], *, large: bool = False) -> str:
     """One line a model: name, bar with whiskers, figure, difference."""
     lines = []
     for position, (name, cell) in enumerate(zip(names, row.cells, strict=True)):
@@ -45,7 +45,7 @@ def bars(row: Row, names: Sequence[str], *, large: bool = False) -> str:
     return f'<span class="bars{" big" if large else ""}">{"".join(lines)}</span>'
 
 
-def _bar(cell: Cell, row: Row, position: int, name: str) -> str:
+def _bar(cell: ReportCell, row: ReportRow, position: int, name: str) -> str:
     if cell.score is None:
         return '<span class="none">not measured</span>'
     label = f"{name}: {words.with_interval(cell.score, share=row.share)}"
@@ -54,21 +54,21 @@ def _bar(cell: Cell, row: Row, position: int, name: str) -> str:
     return f'{drawn}<span class="num">{number}</span>{_change(cell.difference, row)}'
 
 
-def _change(difference: Estimate | None, row: Row) -> str:
+def _change(difference: Estimate | None, row: ReportRow) -> str:
     if difference is None:
         return '<span class="diff"></span>'
     text = words.signed(difference.value, share=row.share)
     return f'<span class="diff {_tone(difference, row)}">{text}</span>'
 
 
-def _tone(difference: Estimate, row: Row) -> str:
+def _tone(difference: Estimate, row: ReportRow) -> str:
     """Green or red only where the interval leaves out 0."""
     if not difference.differs:
         return "soft"
     return "good" if (difference.value > 0) != row.less else "bad"
 
 
-def _table_row(row: Row, kind: str = "") -> str:
+def _table_row(row: ReportRow, kind: str = "") -> str:
     cells = "".join(_cell(cell, row) for cell in row.cells)
     return (
         f'<tr class="{kind}"><th scope="row">{escape(row.name)}'
@@ -76,7 +76,7 @@ def _table_row(row: Row, kind: str = "") -> str:
     )
 
 
-def _cell(cell: Cell, row: Row) -> str:
+def _cell(cell: ReportCell, row: ReportRow) -> str:
     if cell.score is None:
         return f'<td class="soft">{words.MISSING}</td>'
     number = words.number(cell.score.value, share=row.share)
@@ -90,12 +90,12 @@ def _cell(cell: Cell, row: Row) -> str:
     )
 
 
-def _about(row: Row, tasks: Mapping[str, Task]) -> Task | None:
+def _about(row: ReportRow, tasks: Mapping[str, Task]) -> Task | None:
     """The local task of a row; question answering adds its setting to the name."""
     return tasks.get(row.name) or tasks.get(row.name.rpartition(" (")[0])
 
 
-def _task(row: Row, names: Sequence[str], task: Task | None) -> str:
+def _task(row: ReportRow, names: Sequence[str], task: Task | None) -> str:
     told = [] if task is None else [
         ("", task.description),
         ("Instruction", task.instruction),
@@ -117,7 +117,7 @@ def _task(row: Row, names: Sequence[str], task: Task | None) -> str:
     )
 
 
-def _figures(row: Row, names: Sequence[str]) -> str:
+def _figures(row: ReportRow, names: Sequence[str]) -> str:
     """All figures of a task: the main one, the others, how long it took, what computed it."""
     results = [cell.result for cell in row.cells]
     details = dict.fromkeys(name for r in results if r is not None for name in r.details)
@@ -141,16 +141,16 @@ def _figures(row: Row, names: Sequence[str]) -> str:
     )
 
 
-def _main(cell: Cell, row: Row) -> str:
+def _main(cell: ReportCell, row: ReportRow) -> str:
     return words.MISSING if cell.score is None else words.with_interval(cell.score, share=row.share)
 
 
-def _time(cell: Cell) -> str:
+def _time(cell: ReportCell) -> str:
     result = cell.result
     return words.MISSING if result is None else words.took(result.seconds, known=cell.known)
 
 
-def _detail(name: str, cell: Cell) -> str:
+def _detail(name: str, cell: ReportCell) -> str:
     value = None if cell.result is None else cell.result.details.get(name)
     if value is None:
         return words.MISSING

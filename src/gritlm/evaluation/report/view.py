@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gritlm.evaluation import bootstrap, metrics
-from gritlm.evaluation.bootstrap import Drawn, Estimate
-from gritlm.evaluation.outcome import HALVES, Report, Skipped
+from gritlm.evaluation.bootstrap import BootstrapSample, Estimate
+from gritlm.evaluation.outcome import HALVES, Report, SkippedTask
 from gritlm.evaluation.results import Half, TaskResult
 
 RAG_HEADLINE = "fresh"  # all documents in one prompt: the setting that every model has
@@ -15,7 +15,7 @@ _SETTING = " ("  # rag's tasks are called "NAME (setting)"
 
 
 @dataclass(frozen=True)
-class Cell:
+class ReportCell:
     """One model in one row.
 
     Attributes:
@@ -32,7 +32,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
+class ReportRow:
     """A task, or the mean of several, on all models.
 
     Attributes:
@@ -49,14 +49,14 @@ class Row:
     kind: str
     metric: str
     count: int
-    cells: tuple[Cell, ...]
+    cells: tuple[ReportCell, ...]
     share: bool = True
     less: bool = False
     left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Section:
+class ReportSection:
     """A half of the report.
 
     Attributes:
@@ -66,12 +66,12 @@ class Section:
     """
 
     half: Half
-    headline: Row | None
-    groups: tuple[Row, ...]
-    rows: tuple[Row, ...]
+    headline: ReportRow | None
+    groups: tuple[ReportRow, ...]
+    rows: tuple[ReportRow, ...]
 
     @property
-    def means(self) -> tuple[Row, ...]:
+    def means(self) -> tuple[ReportRow, ...]:
         """The rows above the tasks: the mean of all where that says more than they do, groups."""
         whole = self.headline
         if whole is None or whole.count < 2 or self.half == "rag":
@@ -89,7 +89,7 @@ class Reason:
     tasks: tuple[str, ...]
 
 
-def sections(report: Report) -> list[Section]:
+def sections(report: Report) -> list[ReportSection]:
     """The halves that something was measured of."""
     drawn = [
         {result.task: bootstrap.resampled(result) for result in model.results}
@@ -102,7 +102,7 @@ def sections(report: Report) -> list[Section]:
 def reasons(report: Report) -> list[Reason]:
     """What was skipped, the tasks of one reason together."""
     found: dict[tuple[str, Half, str], list[str]] = {}
-    skipped: list[Skipped] = [each for model in report.models for each in model.skipped]
+    skipped: list[SkippedTask] = [each for model in report.models for each in model.skipped]
     for each in skipped:
         found.setdefault((each.model, each.half, each.reason), []).append(each.task)
     return [Reason(*key, tuple(tasks)) for key, tasks in found.items()]
@@ -116,9 +116,9 @@ def group(result: TaskResult) -> str:
 
 
 def _section(
-    half: Half, tasks: Sequence[TaskResult], drawn: Sequence[Mapping[str, Drawn]],
+    half: Half, tasks: Sequence[TaskResult], drawn: Sequence[Mapping[str, BootstrapSample]],
     known: Sequence[frozenset[str]],
-) -> Section:  # fmt: skip
+) -> ReportSection:  # fmt: skip
     shares = [task for task in tasks if metrics.counts(task.metric)]
     by_group: dict[str, list[TaskResult]] = {}
     for task in shares:
@@ -129,37 +129,39 @@ def _section(
     else:
         headline = _mean_row("all tasks", shares, drawn, [t.task for t in tasks if t not in shares])
     several = [row for row in groups if row is not None and row.count > 1]
-    return Section(
+    return ReportSection(
         half, headline, tuple(several), tuple(_row(task, drawn, known) for task in tasks)
     )
 
 
 def _row(
-    task: TaskResult, drawn: Sequence[Mapping[str, Drawn]], known: Sequence[frozenset[str]]
-) -> Row:
+    task: TaskResult,
+    drawn: Sequence[Mapping[str, BootstrapSample]],
+    known: Sequence[frozenset[str]],
+) -> ReportRow:
     first = drawn[0].get(task.task)
     cells = []
     for position, model in enumerate(drawn):
         one = model.get(task.task)
         both = one is not None and first is not None and position > 0
         cells.append(
-            Cell(
+            ReportCell(
                 score=None if one is None else bootstrap.score(one),
                 difference=bootstrap.difference(one, first) if both and one and first else None,
                 result=None if one is None else one.result,
                 known=task.task in known[position],
             )
         )
-    return Row(
+    return ReportRow(
         task.task, task.kind, task.metric, task.count, tuple(cells),
         share=metrics.is_percentage(task.metric), less=metrics.less_is_better(task.metric),
     )  # fmt: skip
 
 
 def _mean_row(
-    name: str, tasks: Sequence[TaskResult], drawn: Sequence[Mapping[str, Drawn]],
+    name: str, tasks: Sequence[TaskResult], drawn: Sequence[Mapping[str, BootstrapSample]],
     others: Sequence[str] = (),
-) -> Row | None:  # fmt: skip
+) -> ReportRow | None:  # fmt: skip
     """The mean over the tasks that all models have which have any of them.
 
     Args:
@@ -176,14 +178,14 @@ def _mean_row(
         many = [model[task] for task in common] if common[0] in model else None
         both = many is not None and first is not None and position > 0
         cells.append(
-            Cell(
+            ReportCell(
                 score=None if many is None else bootstrap.mean(many),
                 difference=bootstrap.mean_difference(many, first) if both and many and first
                 else None,
             )
         )  # fmt: skip
     figures = {task.metric for task in tasks}
-    return Row(
+    return ReportRow(
         name, "mean", figures.pop() if len(figures) == 1 else "main figures", len(common),
         tuple(cells), left_out=(*(task for task in names if task not in common), *others),
     )  # fmt: skip

@@ -6,7 +6,7 @@ from typing import Any
 
 from gritlm.evaluation.bootstrap import Estimate
 from gritlm.evaluation.outcome import TITLES, Report
-from gritlm.evaluation.report.view import Row, Section
+from gritlm.evaluation.report.view import ReportRow, ReportSection
 
 MISSING = "–"
 EARLIER = " (earlier run)"
@@ -39,11 +39,11 @@ def change(estimate: Estimate, *, share: bool = True) -> str:
     return f"{signed(estimate.value, share=share)} {interval(estimate, share=share)}".strip()
 
 
-def title(section: Section) -> str:
+def title(section: ReportSection) -> str:
     return TITLES[section.half]
 
 
-def headline_name(section: Section) -> str:
+def headline_name(section: ReportSection) -> str:
     """What the one figure of a half is."""
     row = section.headline
     if row is None:
@@ -52,19 +52,19 @@ def headline_name(section: Section) -> str:
     return f"{row.name}, {tasks}" if section.half == "rag" else f"mean of {tasks}"
 
 
-def kind(row: Row) -> str:
+def kind(row: ReportRow) -> str:
     """Type, metric and rows of a task; for a mean its tasks."""
     if row.kind == "mean":
         return f"mean of {row.count} task{'' if row.count == 1 else 's'}"
     return f"{row.kind} · {row.metric} · {row.count} rows"
 
 
-def notes(section: Section) -> list[str]:
+def notes(section: ReportSection) -> list[str]:
     """Return the sentences below the table of a half: tasks left out of means, rows skipped."""
     return [*left_out(section), *skipped_rows(section)]
 
 
-def skipped_rows(section: Section) -> list[str]:
+def skipped_rows(section: ReportSection) -> list[str]:
     """Return a sentence for each task some of whose rows could not be used."""
     found: dict[tuple[int, tuple[str, ...]], list[str]] = {}
     for row in section.rows:
@@ -80,7 +80,7 @@ def _skipped_rows(names: list[str], count: int, reasons: tuple[str, ...]) -> str
     return f"{rows} skipped in {', '.join(names)}: {'; '.join(reasons)}{more}."
 
 
-def left_out(section: Section) -> list[str]:
+def left_out(section: ReportSection) -> list[str]:
     """Which tasks are not in the mean of a half, and in those of groups, as sentences."""
     whole = section.headline
     lines = []

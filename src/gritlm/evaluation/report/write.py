@@ -9,7 +9,7 @@ from gritlm import runtime
 from gritlm.errors import InputError
 from gritlm.evaluation.outcome import Report
 from gritlm.evaluation.report import as_json, markdown, page, view
-from gritlm.evaluation.report.view import Section
+from gritlm.evaluation.report.view import ReportSection
 
 
 def require_folder(folder: Path) -> None:
@@ -29,7 +29,7 @@ def require_folder(folder: Path) -> None:
         raise InputError(f"--output {folder}: {there} may not be written to; name another folder")
 
 
-def write(report: Report, folder: Path, sections: list[Section] | None = None) -> list[Path]:
+def write(report: Report, folder: Path, sections: list[ReportSection] | None = None) -> list[Path]:
     """Write ``report.json``, ``report.md`` and ``report.html``, and return their paths.
 
     Args:

@@ -22,7 +22,7 @@ Hubs = Mapping[Half, Callable[[], Iterable[str]]]
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ChosenTask:
     """A task to measure.
 
     Attributes:
@@ -69,11 +69,11 @@ def local(folder: Path) -> list[Task]:
     return found
 
 
-def chosen(task: Task) -> Chosen:
-    return Chosen(task.name, task.half, task)
+def chosen(task: Task) -> ChosenTask:
+    return ChosenTask(task.name, task.half, task)
 
 
-def named(names: Sequence[str], tasks: Sequence[Task], hubs: Hubs) -> list[Chosen]:
+def named(names: Sequence[str], tasks: Sequence[Task], hubs: Hubs) -> list[ChosenTask]:
     """Each name as a task: of the local ones, else one of mteb, else one of lm-eval.
 
     Raises:
@@ -89,7 +89,7 @@ def named(names: Sequence[str], tasks: Sequence[Task], hubs: Hubs) -> list[Chose
         half = _home(name, hubs, known)
         if half is None:
             raise InputError(_unknown(name, by_name, known))
-        found.append(Chosen(name, half, name))
+        found.append(ChosenTask(name, half, name))
     return found
 
 

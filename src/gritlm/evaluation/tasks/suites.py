@@ -9,7 +9,7 @@ from pathlib import Path
 from gritlm.errors import InputError, did_you_mean
 from gritlm.evaluation.results import Half
 from gritlm.evaluation.tasks import discovery
-from gritlm.evaluation.tasks.discovery import Chosen, Hubs
+from gritlm.evaluation.tasks.discovery import ChosenTask, Hubs
 from gritlm.evaluation.tasks.task import Task
 
 SAMPLES = Path(__file__).parents[1] / "samples"
@@ -55,7 +55,7 @@ SUITES = {
 
 
 @dataclass(frozen=True)
-class Plan:
+class SuitePlan:
     """What to measure.
 
     Attributes:
@@ -64,14 +64,14 @@ class Plan:
     """
 
     suite: str
-    tasks: tuple[Chosen, ...]
+    tasks: tuple[ChosenTask, ...]
     limit: int | None = None
 
 
 def plan(
     suite: str = "quick", *, tasks: Sequence[str] = (), data: Path | None = None,
     limit: int | None = None, hubs: Hubs | None = None,
-) -> Plan:  # fmt: skip
+) -> SuitePlan:  # fmt: skip
     """The tasks that the words of the command line mean.
 
     Args:
@@ -87,14 +87,14 @@ def plan(
     if suite not in SUITES:
         raise InputError(f"--suite {suite!r} is unknown{did_you_mean(suite, SUITES)}")
     if tasks:
-        return Plan("tasks", tuple(discovery.named(tasks, _local(data), hubs or {})), limit)
+        return SuitePlan("tasks", tuple(discovery.named(tasks, _local(data), hubs or {})), limit)
     chosen = SUITES[suite]
     if data is None and chosen.hub:
         samples = [
             discovery.chosen(t) for t in _of(_local(None), ("rag",)) if "rag" in chosen.halves
         ]
-        hub = [Chosen(name, half, name) for half, name in chosen.hub]
-        return Plan(suite, (*hub, *samples), limit)
+        hub = [ChosenTask(name, half, name) for half, name in chosen.hub]
+        return SuitePlan(suite, (*hub, *samples), limit)
     found = _of(_local(data), chosen.halves)
     if not found:
         raise InputError(
@@ -102,7 +102,7 @@ def plan(
             f"--suite {suite} needs one"
         )
     rows = QUICK_ROWS if suite == "quick" and data is not None and limit is None else limit
-    return Plan(suite, tuple(map(discovery.chosen, found)), rows)
+    return SuitePlan(suite, tuple(map(discovery.chosen, found)), rows)
 
 
 def _local(data: Path | None) -> list[Task]:

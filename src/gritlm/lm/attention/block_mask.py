@@ -23,7 +23,7 @@ _SLIDING = "sliding_attention"
 
 
 @dataclass(frozen=True)
-class Block:
+class BlockSpan:
     """Tokens ``start`` to ``end`` (not included) of a prompt, read by themselves.
 
     Attributes:
@@ -36,7 +36,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Layout:
+class BlockLayout:
     """All tokens of a prompt.
 
     Attributes:
@@ -49,20 +49,20 @@ class Layout:
 
     ids: tuple[int, ...]
     positions: tuple[int, ...]
-    blocks: tuple[Block, ...]
+    blocks: tuple[BlockSpan, ...]
     unseen: tuple[int, ...]
     again: tuple[int, ...] = ()
 
 
-class Laid(Protocol):
-    """What :func:`seen` has to know; the attributes of :class:`Layout`."""
+class LaidOutBlock(Protocol):
+    """What :func:`seen` has to know; the attributes of :class:`BlockLayout`."""
 
     @property
     def ids(self) -> Sequence[int]: ...
     @property
     def positions(self) -> Sequence[int]: ...
     @property
-    def blocks(self) -> Sequence[Block]: ...
+    def blocks(self) -> Sequence[BlockSpan]: ...
     @property
     def unseen(self) -> Sequence[int]: ...
     @property
@@ -71,7 +71,7 @@ class Laid(Protocol):
 
 def lay_out(
     parts: Sequence[Sequence[int]], tail: Sequence[int], *, bos: int, causal: bool, again: int = 0
-) -> Layout:
+) -> BlockLayout:
     """Parts one behind the other, then the tail.
 
     Args:
@@ -83,7 +83,7 @@ def lay_out(
     positions: list[int] = []
     unseen: list[int] = []
     twice: list[int] = []
-    blocks: list[Block] = []
+    blocks: list[BlockSpan] = []
     for part in parts:
         start, cut = len(ids), bos if ids else 0
         first = start - len(unseen) - cut
@@ -91,15 +91,15 @@ def lay_out(
         if blocks:
             twice += range(start + cut, min(start + cut + again, start + len(part)))
         positions += range(first, first + len(part))
-        blocks.append(Block(start, start + len(part), causal))
+        blocks.append(BlockSpan(start, start + len(part), causal))
         ids += part
     first = len(ids) - len(unseen)
     copies = tuple(ids[at] for at in twice)
     places = (*positions, *(positions[at] for at in twice), *range(first, first + len(tail)))
-    return Layout((*ids, *copies, *tail), places, tuple(blocks), tuple(unseen), tuple(twice))
+    return BlockLayout((*ids, *copies, *tail), places, tuple(blocks), tuple(unseen), tuple(twice))
 
 
-def seen(laid: Laid) -> Tensor:
+def seen(laid: LaidOutBlock) -> Tensor:
     """Whom (second axis) each token sees -> (L, L) of bool."""
     size = len(laid.ids)
     seen_LL = torch.ones(size, size, dtype=torch.bool).tril()

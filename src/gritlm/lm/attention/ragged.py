@@ -21,7 +21,7 @@ RAGGED = "gritlm_ragged"
 CALL_TOKENS = 200
 
 
-class Run:
+class RaggedRun:
     """Texts in neighbouring slots, read as one padded batch.
 
     Args:
@@ -61,7 +61,7 @@ class Run:
         return part, hidden_RW[:, None, None]
 
 
-def runs(slots: Sequence[int], lengths: Sequence[int], device: torch.device) -> list[Run]:
+def runs(slots: Sequence[int], lengths: Sequence[int], device: torch.device) -> list[RaggedRun]:
     """Texts grouped so that neighbours of like length share a call.
 
     Args:
@@ -74,7 +74,7 @@ def runs(slots: Sequence[int], lengths: Sequence[int], device: torch.device) -> 
             groups[-1].append(row)
         else:
             groups.append([row])
-    return [Run(g[0], slots[g[0]], [lengths[row] for row in g], device) for g in groups]
+    return [RaggedRun(g[0], slots[g[0]], [lengths[row] for row in g], device) for g in groups]
 
 
 def _joins(group: list[int], row: int, slots: Sequence[int], lengths: Sequence[int]) -> bool:
@@ -96,7 +96,7 @@ def view(model: Any) -> Any:
 
 def ragged_attention(
     module: torch.nn.Module, query_BH1E: Tensor, key_SKCE: Tensor, value_SKCE: Tensor,
-    attention_mask: Tensor | None, *, runs: Sequence[Run], scaling: float | None = None,
+    attention_mask: Tensor | None, *, runs: Sequence[RaggedRun], scaling: float | None = None,
     softcap: float | None = None, sliding_window: int | None = None, **others: Any,
 ) -> tuple[Tensor, None]:  # fmt: skip
     """Attention of one token of each text on its own slot -> (B, 1, H, E); for inference only.

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from gritlm.errors import ModelError
 from gritlm.lm.hub import default_model, export, lora
-from gritlm.lm.hub.model_config import PROJECTION_FILE, Settings
+from gritlm.lm.hub.model_config import PROJECTION_FILE, ModelSettings
 from gritlm.lm.unified import UnifiedLM
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def _base_of(adapter: str) -> str:
 
 
 def projection(
-    sources: Sequence[str | Path | None], settings: Settings, lm: UnifiedLM
+    sources: Sequence[str | Path | None], settings: ModelSettings, lm: UnifiedLM
 ) -> nn.Linear | None:
     """The projection before pooling: from the first folder that has one, else new.
 
@@ -83,7 +83,7 @@ def projection(
 
 
 def save(
-    lm: UnifiedLM, tokenizer: PreTrainedTokenizerBase, settings: Settings,
+    lm: UnifiedLM, tokenizer: PreTrainedTokenizerBase, settings: ModelSettings,
     projection: nn.Linear | None, folder: Path,
 ) -> None:  # fmt: skip
     """Write model, tokenizer and settings; files take their places only when all are written.

@@ -135,7 +135,7 @@ def _fetch(source: str, work: Path, say: Report) -> Origin:
 
 def _complete(made: Path, origin: Origin) -> None:
     """Add the files that are ours, and see that all is there."""
-    model_config.Settings(template="tokenizer", trained_to_embed=False).save(made)
+    model_config.ModelSettings(template="tokenizer", trained_to_embed=False).save(made)
     versions = {name: metadata.version(name) for name in ("torch", "transformers", "gguf")}
     about = {"model": weight_sources.HUB, "license": "Apache-2.0", **origin, "made_with": versions}
     (made / SOURCE_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from gritlm.lm.attention import views
 from gritlm.lm.hub import export_tokenizer
-from gritlm.lm.hub.model_config import Settings, read_object
+from gritlm.lm.hub.model_config import ModelSettings, read_object
 from gritlm.lm.self_check import reads_alike
 from gritlm.lm.unified import UnifiedLM
 from gritlm.prompts import gritlm_instruction
@@ -47,7 +47,7 @@ ADAPTER = (
 )
 
 
-def obstacle(lm: UnifiedLM, settings: Settings) -> str | None:
+def obstacle(lm: UnifiedLM, settings: ModelSettings) -> str | None:
     """Return why sentence-transformers cannot compute a model's vectors; None when it can."""
     if settings.pooling_method == "weightedmean":
         return "Its weights count the prompt's tokens, so pooling_method='weightedmean' differs"
@@ -62,7 +62,7 @@ def obstacle(lm: UnifiedLM, settings: Settings) -> str | None:
 
 
 def write(
-    folder: Path, config: Any, settings: Settings, projection: Mapping[str, Tensor] | None, *,
+    folder: Path, config: Any, settings: ModelSettings, projection: Mapping[str, Tensor] | None, *,
     obstacle: str | None,
 ) -> None:  # fmt: skip
     """Write the files into a folder that holds configuration, weights and tokenizer already.
@@ -107,7 +107,7 @@ def refuse(folder: Path, reason: str) -> None:
     _save(folder / MODULES_FILE, [module])
 
 
-def _config(config: Any, settings: Settings) -> dict[str, Any]:
+def _config(config: Any, settings: ModelSettings) -> dict[str, Any]:
     """Return the values of the configuration with which the model embeds."""
     if settings.embeds_causally:
         return {}
@@ -121,7 +121,7 @@ def _loading(config: Any) -> dict[str, str]:
     return {"attn_implementation": "eager" if capped else "sdpa"}
 
 
-def _reader(config: Any, settings: Settings) -> dict[str, Any]:
+def _reader(config: Any, settings: ModelSettings) -> dict[str, Any]:
     positions = getattr(config, "max_position_embeddings", None)
     capped = getattr(config, "attn_logit_softcapping", None)
     return {
@@ -139,7 +139,7 @@ def _reader(config: Any, settings: Settings) -> dict[str, Any]:
 
 
 def _modules(
-    folder: Path, config: Any, settings: Settings, projection: Mapping[str, Tensor] | None
+    folder: Path, config: Any, settings: ModelSettings, projection: Mapping[str, Tensor] | None
 ) -> list[dict[str, Any]]:
     """Write the folder of each module behind the transformer; return the list of all."""
     size, kinds = int(config.hidden_size), ["Transformer", "Pooling"]

@@ -24,7 +24,7 @@ from gritlm.lm import chat
 from gritlm.lm.chat_template import require_syntax
 from gritlm.lm.hub import lora, merge, vocabulary, weights
 from gritlm.lm.hub.load_errors import explained
-from gritlm.lm.hub.model_config import FILE, UNSTATED, Settings, read_settings
+from gritlm.lm.hub.model_config import FILE, UNSTATED, ModelSettings, read_settings
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ _HUB = ("cache_dir", "force_download", "local_files_only", "revision", "subfolde
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedModel:
     """A model with its tokenizer and settings.
 
     Attributes:
@@ -48,7 +48,7 @@ class Loaded:
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    settings: Settings
+    settings: ModelSettings
     dtype_reason: str
     resized: bool = False
 
@@ -56,7 +56,7 @@ class Loaded:
 def load(
     source: str, *, mode: str, device: str | torch.device | None, dtype: Any, adapter: str | None,
     options: dict[str, Any], merging: bool = True,
-) -> Loaded:  # fmt: skip
+) -> LoadedModel:  # fmt: skip
     """Load a checkpoint folder or hub id with transformers' own classes; remote code stays off.
 
     Args:
@@ -97,13 +97,13 @@ def load(
             model = model.base_model if mode == "embedding" else model
     _require_end_ids(model, source)
     vocabulary.require_embeddings(tokenizer, model, adapter or source)
-    return Loaded(model.eval(), tokenizer, settings, reason, resized)
+    return LoadedModel(model.eval(), tokenizer, settings, reason, resized)
 
 
 def load_tokenizer(
     source: str, *, adapter: str | None = None, hub: dict[str, Any] | None = None,
     config: Any = None,
-) -> tuple[PreTrainedTokenizerBase, Settings]:  # fmt: skip
+) -> tuple[PreTrainedTokenizerBase, ModelSettings]:  # fmt: skip
     """Load the tokenizer, ready for use, and the settings of a checkpoint; no weights are read.
 
     Args:
@@ -134,7 +134,7 @@ def load_tokenizer(
     return tokenizer, settings.but(template=template)
 
 
-def _prepare(tokenizer: PreTrainedTokenizerBase, settings: Settings, template: str) -> None:
+def _prepare(tokenizer: PreTrainedTokenizerBase, settings: ModelSettings, template: str) -> None:
     """Set the chat template and the padding; a tokenizer that cannot tokenize fails here."""
     tokenizer("a")
     if template == "gritlm" and (settings.template == template or tokenizer.chat_template is None):
@@ -253,7 +253,7 @@ def _class_for(mode: str) -> Any:
     return AutoModel if mode == "embedding" else AutoModelForCausalLM
 
 
-def settings_beside(source: str, hub: dict[str, Any] | None = None) -> Settings | None:
+def settings_beside(source: str, hub: dict[str, Any] | None = None) -> ModelSettings | None:
     """What ``gritlm.json`` beside a checkpoint or an adapter says; None where there is none.
 
     Args:

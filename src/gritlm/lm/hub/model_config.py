@@ -19,7 +19,7 @@ TEMPLATES = ("auto", "gritlm", "tokenizer")
 
 
 @dataclass(frozen=True)
-class Settings:
+class ModelSettings:
     """How a model embeds and chats. The defaults are those of the reference.
 
     Attributes:
@@ -75,7 +75,7 @@ class Settings:
         """Tokens that a text is cut to by default, in a model built for ``positions`` tokens."""
         return min(self.max_length, positions or self.max_length)
 
-    def but(self, **changes: Any) -> Settings:
+    def but(self, **changes: Any) -> ModelSettings:
         """These settings with those of ``changes`` that are not None."""
         return replace(self, **{k: v for k, v in changes.items() if v is not None})
 
@@ -88,10 +88,10 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-UNSTATED = Settings(trained_to_embed=None)  # of a checkpoint that says nothing about itself
+UNSTATED = ModelSettings(trained_to_embed=None)  # of a checkpoint that says nothing about itself
 
 
-def read_settings(folder: Path) -> Settings:
+def read_settings(folder: Path) -> ModelSettings:
     """Settings of a checkpoint folder; :data:`UNSTATED` where it has no ``gritlm.json``.
 
     Raises:
@@ -101,12 +101,12 @@ def read_settings(folder: Path) -> Settings:
     if not path.is_file():
         return UNSTATED
     content = read_object(path, mend="restore or delete the file")
-    known = [field.name for field in fields(Settings)]
+    known = [field.name for field in fields(ModelSettings)]
     for key in content:
         if key not in known:
             raise ModelError(f"{path}: unknown key {key!r}{did_you_mean(key, known)}")
     try:
-        return Settings(**content)
+        return ModelSettings(**content)
     except InputError as error:
         raise ModelError(f"{path}: {error}") from None
 

@@ -20,12 +20,12 @@ import pyarrow as pa
 from lancedb.table import Table
 
 from gritlm.errors import InputError, did_you_mean
-from gritlm.rag.identity import Maker
+from gritlm.rag.identity import ModelIdentity
 from gritlm.rag.index import filters, lance, repair, schema, table_files
 from gritlm.rag.index.checks import FIELDS, DamagedRow, Watch
 from gritlm.rag.index.filters import Where
 from gritlm.rag.index.lance import IndexFailedError, told
-from gritlm.rag.index.search import Search
+from gritlm.rag.index.search import TableQuery
 from gritlm.rag.types import LEFT_OUT, Hit, Passage, Value
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ FEW = 16  # rows that are read together where each may have large metadata
 
 
 @dataclass(frozen=True)
-class Indexed:
+class IndexedDocument:
     """A document as the index knows it.
 
     Attributes:
@@ -58,7 +58,9 @@ class Indexed:
 class Index:
     """Passages of documents, found by meaning, words and metadata."""
 
-    def __init__(self, table: Table, maker: Maker | None, *, place: str, exact_below: int) -> None:
+    def __init__(
+        self, table: Table, maker: ModelIdentity | None, *, place: str, exact_below: int
+    ) -> None:
         self._table = table
         self._given = maker
         self._place = place
@@ -71,7 +73,7 @@ class Index:
 
     @classmethod
     def open(
-        cls, uri: str | Path, maker: Maker | None, *, create: bool = True,
+        cls, uri: str | Path, maker: ModelIdentity | None, *, create: bool = True,
         exact_below: int = EXACT_BELOW,
     ) -> Index:  # fmt: skip
         """The index in a folder, or at any address that LanceDB takes (``s3://bucket/name``).
@@ -184,7 +186,9 @@ class Index:
                 self._known = (version, {row["document_id"]: row["content"] for row in rows})
         return dict(self._known[1])
 
-    def documents(self, ids: Collection[str] | None = None, *, whole: bool = True) -> list[Indexed]:
+    def documents(
+        self, ids: Collection[str] | None = None, *, whole: bool = True
+    ) -> list[IndexedDocument]:
         """All documents, or those of some ids, in the order of their ids.
 
         Args:
@@ -198,7 +202,7 @@ class Index:
             rows = list(self._scan(where, () if bare else ("metadata",)))
             small = self._small_metadata([row["id"] for row in rows]) if bare else {}
             found = [
-                Indexed(
+                IndexedDocument(
                     id=row["document_id"],
                     title=row["title"],
                     passages=row["passages"],
@@ -277,7 +281,7 @@ class Index:
         bare = not whole and self._has_large_metadata
         exact = rows < self._exact_below
         sound = partial(self._watch.sound, warnings=warnings)
-        search = Search(self._table, vector_D, condition, exact, metadata=not bare, sound=sound)
+        search = TableQuery(self._table, vector_D, condition, exact, metadata=not bare, sound=sound)
         with told(self._place, where):
             hits = search.hits(min(top_k, rows), words=text if hybrid else None)
             if bare:
@@ -313,7 +317,7 @@ class Index:
         self._known, self._names = (-1, {}), (-1, frozenset())
 
     @property
-    def _maker(self) -> Maker:
+    def _maker(self) -> ModelIdentity:
         if self._given is None:
             raise InputError(
                 f"{self._place} was opened without its model, to look at it; open it with the "

@@ -16,7 +16,7 @@ from lancedb.index import FTS, IvfSq
 from lancedb.table import Table
 
 from gritlm.errors import GritLMError, InputError, did_you_mean
-from gritlm.rag.identity import Maker
+from gritlm.rag.identity import ModelIdentity
 from gritlm.rag.index import schema
 from gritlm.rag.index.checks import COLUMN, rows_of
 from gritlm.rag.index.filters import Where
@@ -77,7 +77,7 @@ def _is_panic(error: Exception) -> bool:
     return type(error).__name__ == "RustPanic"
 
 
-def opened(place: str, maker: Maker | None, *, create: bool) -> Table:
+def opened(place: str, maker: ModelIdentity | None, *, create: bool) -> Table:
     """The table of an index, made where there is none.
 
     Raises:

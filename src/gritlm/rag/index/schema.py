@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from gritlm.errors import InputError
-from gritlm.rag.identity import Maker
+from gritlm.rag.identity import ModelIdentity
 from gritlm.rag.index import checks
 from gritlm.rag.ingest.metadata import normalise_metadata
 from gritlm.rag.types import LEFT_OUT, Passage, Value
@@ -27,7 +27,7 @@ CHECK = pa.field(checks.COLUMN, pa.binary(checks.SIZE * len(checks.PARTS)), null
 
 
 @dataclass(frozen=True)
-class MadeBy:
+class TableIdentity:
     """What a table remembers of its maker."""
 
     version: int
@@ -43,11 +43,11 @@ class MadeBy:
         )
 
 
-def made_by(maker: Maker) -> MadeBy:
-    return MadeBy(VERSION, maker.model, maker.digest, maker.dimension, maker.name)
+def made_by(maker: ModelIdentity) -> TableIdentity:
+    return TableIdentity(VERSION, maker.model, maker.digest, maker.dimension, maker.name)
 
 
-def table_schema(maker: Maker) -> pa.Schema:
+def table_schema(maker: ModelIdentity) -> pa.Schema:
     """Columns of a table that this maker fills."""
     return pa.schema(
         [
@@ -70,12 +70,12 @@ def table_schema(maker: Maker) -> pa.Schema:
 
 def current(found: pa.Schema) -> pa.Schema:
     """Return the schema of the same maker's table in this version of the columns."""
-    made = replace(MadeBy(**json.loads(found.metadata[KEY])), version=VERSION)
+    made = replace(TableIdentity(**json.loads(found.metadata[KEY])), version=VERSION)
     fields = [field for field in found if field.name != checks.COLUMN]
     return pa.schema([*fields, CHECK], metadata={KEY: json.dumps(asdict(made)).encode()})
 
 
-def check_maker(schema: pa.Schema, maker: Maker | None, *, place: str) -> None:
+def check_maker(schema: pa.Schema, maker: ModelIdentity | None, *, place: str) -> None:
     """
     Args:
         maker: None where only the version matters.
@@ -84,7 +84,7 @@ def check_maker(schema: pa.Schema, maker: Maker | None, *, place: str) -> None:
         InputError: for a table of another model, version or dimension, or of another program.
     """
     try:
-        found = MadeBy(**json.loads((schema.metadata or {})[KEY]))
+        found = TableIdentity(**json.loads((schema.metadata or {})[KEY]))
     except (KeyError, TypeError, ValueError):
         raise InputError(
             f"{place} holds a table that gritlm did not make; index into another folder"
@@ -100,7 +100,7 @@ def check_maker(schema: pa.Schema, maker: Maker | None, *, place: str) -> None:
 
 
 def to_arrow(
-    rows: Sequence[tuple[Passage, np.ndarray]], contents: Mapping[str, str], maker: Maker
+    rows: Sequence[tuple[Passage, np.ndarray]], contents: Mapping[str, str], maker: ModelIdentity
 ) -> pa.Table:
     """Passages with their vectors as rows.
 
@@ -180,6 +180,6 @@ def unit(vector_D: np.ndarray, dimension: int, *, name: str) -> np.ndarray:
     return vector_D / np.float32(length)
 
 
-def _identity(made: MadeBy) -> tuple[int, str, str, int]:
+def _identity(made: TableIdentity) -> tuple[int, str, str, int]:
     """All but the name: the same weights may lie in another folder."""
     return made.version, made.model, made.digest, made.dimension

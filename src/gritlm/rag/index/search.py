@@ -39,7 +39,7 @@ Check = Callable[[Iterable[dict[str, Any]]], Iterator[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
-class Search:
+class TableQuery:
     """One question to a table.
 
     Attributes:

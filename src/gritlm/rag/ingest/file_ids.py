@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 FILE = "folders.json"
 
 
-class Names:
+class DocumentIds:
     """Names of folders, and by them of files.
 
     A name stays for good. A folder that is gone leaves its name to the next one that would get

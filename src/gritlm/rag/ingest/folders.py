@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from gritlm.rag.ingest.skips import Skipped, TakesSkipped
+from gritlm.rag.ingest.skips import SkippedSource, TakesSkipped
 from gritlm.rag.workspace_marker import is_store
 
 
@@ -23,11 +23,11 @@ def files(path: Path, skipped: TakesSkipped) -> Iterator[Path]:
         yield path
         return
     if is_store(path):
-        skipped.append(Skipped(str(path), "a store that gritlm made; expected documents"))
+        skipped.append(SkippedSource(str(path), "a store that gritlm made; expected documents"))
         return
 
     def unreadable(error: OSError) -> None:
-        skipped.append(Skipped(str(error.filename), f"unreadable: {error.strerror}"))
+        skipped.append(SkippedSource(str(error.filename), f"unreadable: {error.strerror}"))
 
     for folder, folders, names in os.walk(path, onerror=unreadable):
         folders[:] = [name for name in _shown(folders) if _entered(Path(folder, name), skipped)]
@@ -43,7 +43,9 @@ def _entered(folder: Path, skipped: TakesSkipped) -> bool:
     if folder.is_symlink():
         target = folder.resolve()
         skipped.append(
-            Skipped(str(folder), f"a link to a folder is not followed; add {target} by its name")
+            SkippedSource(
+                str(folder), f"a link to a folder is not followed; add {target} by its name"
+            )
         )
         return False
     return not is_store(folder)

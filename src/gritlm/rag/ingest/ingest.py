@@ -26,12 +26,12 @@ from gritlm.prompts import gritlm_instruction
 from gritlm.rag.cooperative import SHARING, OnModel
 from gritlm.rag.index.index import Index
 from gritlm.rag.ingest.chunking import check, content_hash, cut
-from gritlm.rag.ingest.file_ids import Names
-from gritlm.rag.ingest.skips import Skipped, Skips
+from gritlm.rag.ingest.file_ids import DocumentIds
+from gritlm.rag.ingest.skips import SkippedSource, Skips
 from gritlm.rag.ingest.sources import documents
 from gritlm.rag.kvstore.errors import StoreFullError
 from gritlm.rag.kvstore.store import KVStore
-from gritlm.rag.plan import Assembler
+from gritlm.rag.plan import PromptAssembler
 from gritlm.rag.reuse.reuse_check import blocks_of
 from gritlm.rag.types import Document, Passage
 from gritlm.runtime import in_a_thread_of_its_own
@@ -40,12 +40,12 @@ log = logging.getLogger(__name__)
 
 BATCH = 64  # passages that are read, stored and acknowledged together
 
-Given = str | Path | Mapping[str, Any] | Document
+DocumentInput = str | Path | Mapping[str, Any] | Document
 Keyed = tuple[bytes, KVBlock]
 
 
 @dataclass(frozen=True)
-class Cutting:
+class ChunkingOptions:
     """How documents are cut into passages.
 
     Attributes:
@@ -58,7 +58,7 @@ class Cutting:
 
 
 @dataclass
-class Added:
+class AddResult:
     """What adding came to.
 
     Attributes:
@@ -80,7 +80,7 @@ class Added:
     seconds: float = 0.0
 
     @property
-    def skipped(self) -> list[Skipped]:
+    def skipped(self) -> list[SkippedSource]:
         """The first 100 that were skipped, with the reasons."""
         return self.skips.named
 
@@ -99,7 +99,7 @@ class Piece:
     content: str
 
 
-def check_cutting(cutting: Cutting, model: GritLM, assembler: Assembler) -> None:
+def check_cutting(cutting: ChunkingOptions, model: GritLM, assembler: PromptAssembler) -> None:
     """Refuse a way of cutting before anything is written.
 
     Raises:
@@ -125,7 +125,7 @@ def _rows_of(files: Collection[str], ids: Iterable[str]) -> set[str]:
     }  # fmt: skip
 
 
-def forget(store: KVStore, assembler: Assembler, passages: Sequence[Passage]) -> None:
+def forget(store: KVStore, assembler: PromptAssembler, passages: Sequence[Passage]) -> None:
     """Take the blocks of passages out of a store; its ``gc`` takes them off the disk."""
     if passages:
         read = assembler.passage_ids([passage.embedded for passage in passages])
@@ -152,8 +152,8 @@ class Indexer:
     """
 
     def __init__(
-        self, model: GritLM, index: Index, store: KVStore, cutting: Cutting,
-        assembler: Assembler, *,
+        self, model: GritLM, index: Index, store: KVStore, cutting: ChunkingOptions,
+        assembler: PromptAssembler, *,
         kinds: Sequence[str] = ("bidirectional",), on_model: OnModel | None = None,
     ) -> None:  # fmt: skip
         self.model, self.index, self.store, self.cutting = model, index, store, cutting
@@ -163,9 +163,9 @@ class Indexer:
         self._seen: set[str] = set()
 
     def add(
-        self, sources: Iterable[Given], *, names: Names | None = None, done: Added | None = None,
+        self, sources: Iterable[DocumentInput], *, names: DocumentIds | None = None, done: AddResult | None = None,
         progress: bool = False, text_field: str | None = None,
-    ) -> Added:  # fmt: skip
+    ) -> AddResult:  # fmt: skip
         """Add what is not known yet; a document whose content has changed is replaced.
 
         Of a file of rows that was read without a fault, rows that are gone are removed.
@@ -175,7 +175,7 @@ class Indexer:
             done: takes what was done as it goes; who is interrupted finds it there.
             text_field: see :func:`gritlm.rag.ingest.sources.documents`.
         """
-        started, done = perf_counter(), Added() if done is None else done
+        started, done = perf_counter(), AddResult() if done is None else done
         known, whole = self.index.known(), set[str]()
         found = documents(
             sources, skipped=done.skips, names=names, whole=whole, text_field=text_field
@@ -198,7 +198,7 @@ class Indexer:
         return done
 
     def _batches(
-        self, found: Iterable[Document], known: dict[str, str], done: Added
+        self, found: Iterable[Document], known: dict[str, str], done: AddResult
     ) -> Iterator[list[Piece]]:
         """Documents with their passages, whole documents in a batch."""
         batch: list[Piece] = []
@@ -212,7 +212,7 @@ class Indexer:
                 continue
             passages = self._cut(document)
             if not passages:
-                done.skips.append(Skipped(document.id, "it holds no text"))
+                done.skips.append(SkippedSource(document.id, "it holds no text"))
                 continue
             batch.append(Piece(document, passages, content))
             size += len(passages)
@@ -222,7 +222,7 @@ class Indexer:
         if batch:
             yield batch
 
-    def _write(self, batch: Sequence[Piece], done: Added) -> None:
+    def _write(self, batch: Sequence[Piece], done: AddResult) -> None:
         passages = [passage for piece in batch for passage in piece.passages]
         # A document of thousands of passages is read in parts, too: blocks take memory.
         vectors = []
@@ -239,14 +239,14 @@ class Indexer:
         done.passages += len(passages)
         done.replaced += len(replaced)
 
-    def _remove(self, gone: Collection[str], done: Added) -> None:
+    def _remove(self, gone: Collection[str], done: AddResult) -> None:
         if not gone:
             return
         forget(self.store, self._assembler, list(self.index.passages(gone, metadata=False)))
         self.index.delete(gone)
         done.removed += len(gone)
 
-    def _mend(self, done: Added) -> None:
+    def _mend(self, done: AddResult) -> None:
         """Store the blocks that passages lack, while there is room.
 
         Those of unchanged documents; after a removal, which takes blocks that a new document may
@@ -269,7 +269,7 @@ class Indexer:
             self.store.key(ids, causal=kind == "causal") not in self.store for kind in self.kinds
         )
 
-    def _read(self, passages: Sequence[Passage], done: Added) -> np.ndarray[Any, Any]:
+    def _read(self, passages: Sequence[Passage], done: AddResult) -> np.ndarray[Any, Any]:
         """Vectors (N, D) of some passages; their blocks go to the store."""
         texts = [passage.embedded for passage in passages]
         vectors: list[np.ndarray[Any, Any]] = []

@@ -25,7 +25,7 @@ UNTITLED = {"untitled", "(anonymous)", "anonymous", "unspecified"}  # what progr
 
 
 @dataclass(frozen=True)
-class Content:
+class FileContent:
     """The text of a file, its title, and the metadata that it names itself."""
 
     text: str
@@ -34,7 +34,7 @@ class Content:
     metadata: Mapping[str, Value] = field(default_factory=dict)
 
 
-def read(ending: str, data: bytes) -> Content:
+def read(ending: str, data: bytes) -> FileContent:
     """Return the content of a file.
 
     Args:
@@ -52,12 +52,12 @@ def read(ending: str, data: bytes) -> Content:
     return content
 
 
-def plain(data: bytes) -> Content:
+def plain(data: bytes) -> FileContent:
     """Return a text as it is written."""
-    return Content(decoded(data))
+    return FileContent(decoded(data))
 
 
-def markdown(data: bytes) -> Content:
+def markdown(data: bytes) -> FileContent:
     """Return Markdown without its front matter and comments.
 
     The title is that of the front matter, else the first heading of the first level.
@@ -70,17 +70,17 @@ def markdown(data: bytes) -> Content:
     else:
         title = ""
     title = " ".join(str(title).split()) or markdown_text.title_of(text)
-    return Content(text.strip("\n"), title, markdown=True, metadata=normalise_metadata(found))
+    return FileContent(text.strip("\n"), title, markdown=True, metadata=normalise_metadata(found))
 
 
-def html(data: bytes) -> Content:
+def html(data: bytes) -> FileContent:
     """Return what a reader of the page sees, as Markdown, without addresses of links."""
     text = decoded(data, declared=declared_encoding(data))
     root = tree(tokens(text), xml=is_xml(text))
-    return Content(markdown_of(root), page_title(root), markdown=True)
+    return FileContent(markdown_of(root), page_title(root), markdown=True)
 
 
-def pdf(data: bytes) -> Content:
+def pdf(data: bytes) -> FileContent:
     """Return the text of all pages.
 
     Raises:
@@ -106,7 +106,7 @@ def pdf(data: bytes) -> Content:
     if not text.strip():
         raise InputError("a PDF without text, as scanners make it; recognise its text first (OCR)")
     title = " ".join(_whole(title).split())
-    return Content(text, "" if title.lower() in UNTITLED else title)
+    return FileContent(text, "" if title.lower() in UNTITLED else title)
 
 
 def _pages(reader: PdfReader, size: int) -> list[str]:
@@ -133,7 +133,7 @@ def _check_size(length: int, size: int) -> None:
         )
 
 
-READERS: dict[str, Callable[[bytes], Content]] = {
+READERS: dict[str, Callable[[bytes], FileContent]] = {
     ".txt": plain,
     ".text": plain,
     ".md": markdown,

@@ -11,7 +11,7 @@ LONGEST = 500  # characters of a reason
 
 
 @dataclass(frozen=True)
-class Skipped:
+class SkippedSource:
     """Something that did not become a document.
 
     Attributes:
@@ -25,7 +25,7 @@ class Skipped:
 class TakesSkipped(Protocol):
     """A list, or :class:`Skips`."""
 
-    def append(self, skipped: Skipped, /) -> None: ...
+    def append(self, skipped: SkippedSource, /) -> None: ...
 
 
 @dataclass
@@ -37,14 +37,14 @@ class Skips:
         count: of all.
     """
 
-    named: list[Skipped] = field(default_factory=list)
+    named: list[SkippedSource] = field(default_factory=list)
     count: int = 0
 
-    def append(self, skipped: Skipped, /) -> None:
+    def append(self, skipped: SkippedSource, /) -> None:
         """Count one; name it while there is room."""
         self.count += 1
         if len(self.named) < NAMED:
             self.named.append(skipped)
 
-    def __iter__(self) -> Iterator[Skipped]:
+    def __iter__(self) -> Iterator[SkippedSource]:
         return iter(self.named)

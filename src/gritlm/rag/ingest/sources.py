@@ -10,10 +10,10 @@ from typing import Any
 from gritlm.errors import InputError
 from gritlm.rag.ingest import readers, records, rows
 from gritlm.rag.ingest.document_ids import check_document_id
-from gritlm.rag.ingest.file_ids import Names
+from gritlm.rag.ingest.file_ids import DocumentIds
 from gritlm.rag.ingest.folders import files
 from gritlm.rag.ingest.metadata import encodable, normalise_metadata
-from gritlm.rag.ingest.skips import LONGEST, Skipped, TakesSkipped
+from gritlm.rag.ingest.skips import LONGEST, SkippedSource, TakesSkipped
 from gritlm.rag.types import Document
 
 MAX_BYTES = 50_000_000
@@ -25,20 +25,20 @@ class _Reading:
     """The options of :func:`documents`, and its reports."""
 
     skipped: TakesSkipped
-    names: Names
+    names: DocumentIds
     whole: set[str]
     max_bytes: int
     text_field: str | None
 
     def skip(self, place: str, reason: object) -> None:
-        self.skipped.append(Skipped(place, str(reason)[:LONGEST]))
+        self.skipped.append(SkippedSource(place, str(reason)[:LONGEST]))
 
 
 def documents(
     sources: Iterable[Source],
     *,
     skipped: TakesSkipped,
-    names: Names | None = None,
+    names: DocumentIds | None = None,
     whole: set[str] | None = None,
     max_bytes: int = MAX_BYTES,
     text_field: str | None = None,
@@ -48,7 +48,7 @@ def documents(
     A folder is read with all folders in it, in order of names, without hidden ones. A file is
     known by its path from the folder that was given on, that folder's name included
     (``notes/a.md``), or by its own folder's where it was given alone. Another folder of the same
-    name is known by more of its path (``home/notes/a.md``), see :class:`gritlm.rag.ingest.file_ids.Names`.
+    name is known by more of its path (``home/notes/a.md``), see :class:`gritlm.rag.ingest.file_ids.DocumentIds`.
     A row of a file (``.jsonl .json .csv .tsv``) is ``path#id``. A row without id is known by its
     content.
 
@@ -72,7 +72,7 @@ def documents(
         for source in sources:
             _check(source)
     whole = set() if whole is None else whole
-    return _once(sources, _Reading(skipped, names or Names(), whole, max_bytes, text_field))
+    return _once(sources, _Reading(skipped, names or DocumentIds(), whole, max_bytes, text_field))
 
 
 def _once(sources: Iterable[Source], reading: _Reading) -> Iterator[Document]:

@@ -9,40 +9,46 @@ from pathlib import Path
 from torch import Tensor
 
 from gritlm.rag.kvstore import recovery, segments
-from gritlm.rag.kvstore.errors import BrokenError, Damage, GoneError, StoreFullError, damaged_index
+from gritlm.rag.kvstore.errors import (
+    Damage,
+    DamagedRecordError,
+    SegmentGoneError,
+    StoreFullError,
+    damaged_index,
+)
 from gritlm.rag.kvstore.lmdb import lmdb_index
-from gritlm.rag.kvstore.lmdb.lmdb_index import Entry
-from gritlm.rag.kvstore.lmdb.reader import Reader
-from gritlm.rag.kvstore.mapped_segments import Shelf
-from gritlm.rag.kvstore.record import Header
-from gritlm.rag.kvstore.writer import Writer
+from gritlm.rag.kvstore.lmdb.lmdb_index import IndexEntry
+from gritlm.rag.kvstore.lmdb.reader import IndexReader
+from gritlm.rag.kvstore.mapped_segments import MappedSegments
+from gritlm.rag.kvstore.record import RecordHeader
+from gritlm.rag.kvstore.writer import StoreWriter
 
 log = logging.getLogger(__name__)
 
 _TRIES = 8  # to find a record that a writer in another process moves meanwhile
 
 
-class Access:
+class RecordAccess:
     """Reads records by way of an index.
 
     Attributes:
         damages: what was found so far, by a writer and its readings together.
     """
 
-    def __init__(self, folder: Path, index: Reader | Writer) -> None:
+    def __init__(self, folder: Path, index: IndexReader | StoreWriter) -> None:
         self.folder = folder
         self.index = index
-        self.damages: list[Damage] = index.damages if isinstance(index, Writer) else []
-        self._shelf = Shelf(folder / segments.FOLDER)
+        self.damages: list[Damage] = index.damages if isinstance(index, StoreWriter) else []
+        self._shelf = MappedSegments(folder / segments.FOLDER)
         self._avoided: dict[bytes, tuple[int, int]] = {}  # where a reader cannot take it out
         for damage in self.damages:
             log.warning("%s: damaged: %s", folder, damage)
 
-    def find(self, key: bytes) -> Entry | None:
+    def find(self, key: bytes) -> IndexEntry | None:
         """Where a record is; None when it is not stored or known to be damaged."""
         try:
             entry = self.index.get(key)
-        except BrokenError as error:
+        except DamagedRecordError as error:
             damage = Damage(key, -1, 0, str(error))
             if damage not in self.damages:
                 self._note(damage)
@@ -51,15 +57,15 @@ class Access:
             return None
         return entry
 
-    def read(self, key: bytes, entry: Entry) -> tuple[Header, Tensor] | None:
+    def read(self, key: bytes, entry: IndexEntry) -> tuple[RecordHeader, Tensor] | None:
         """Header and payload (L, B), a view of the file; None when it is gone or damaged."""
         for _ in range(_TRIES):
             try:
                 return self._shelf.read(key, entry)
-            except BrokenError as error:
+            except DamagedRecordError as error:
                 self._quarantine(key, entry, str(error))
                 return None
-            except GoneError as error:
+            except SegmentGoneError as error:
                 again = self.find(key)
                 if again is None:
                     return None
@@ -77,14 +83,14 @@ class Access:
             self._note(Damage(b"", -1, 0, reason))
         try:
             entries = self.index.entries()
-        except BrokenError as error:
+        except DamagedRecordError as error:
             self._note(Damage(b"", -1, 0, str(error)))
             entries = {}
         for key in entries:
             self._prove(key)
         return self.damages[known:]
 
-    def entries(self) -> dict[bytes, Entry]:
+    def entries(self) -> dict[bytes, IndexEntry]:
         """All records.
 
         Raises:
@@ -92,10 +98,10 @@ class Access:
         """
         try:
             return self.index.entries()
-        except BrokenError as error:
+        except DamagedRecordError as error:
             raise damaged_index(self.folder, str(error)) from None
 
-    def rebuilt(self, writer: Writer) -> int:
+    def rebuilt(self, writer: StoreWriter) -> int:
         """A new index out of the arenas -> records found."""
         self._avoided.clear()
         self._shelf.close()
@@ -118,10 +124,10 @@ class Access:
                 self._quarantine(key, entry, reason)
                 return
 
-    def _quarantine(self, key: bytes, entry: Entry, reason: str) -> None:
+    def _quarantine(self, key: bytes, entry: IndexEntry, reason: str) -> None:
         self._note(Damage(key, entry.segment, entry.offset, reason))
         self._avoided[key] = _place(entry)
-        if isinstance(self.index, Writer):
+        if isinstance(self.index, StoreWriter):
             with suppress(StoreFullError):  # it is avoided all the same
                 self.index.remove([key])
 
@@ -130,5 +136,5 @@ class Access:
         self.damages.append(damage)
 
 
-def _place(entry: Entry) -> tuple[int, int]:
+def _place(entry: IndexEntry) -> tuple[int, int]:
     return entry.segment, entry.offset

@@ -11,15 +11,15 @@ from gritlm.errors import CacheMismatchError, InputError
 from gritlm.lm.kv.block import KVBlock
 from gritlm.rag.kvstore import codec, record
 from gritlm.rag.kvstore.codec import FLOATS, NAMES
-from gritlm.rag.kvstore.record import Header
+from gritlm.rag.kvstore.record import RecordHeader
 
 if TYPE_CHECKING:
-    from gritlm.rag.identity import Maker
+    from gritlm.rag.identity import ModelIdentity
 
 
 def to_record(
-    key: bytes, block: KVBlock, *, maker: Maker, storage: str
-) -> tuple[Header, memoryview]:
+    key: bytes, block: KVBlock, *, maker: ModelIdentity, storage: str
+) -> tuple[RecordHeader, memoryview]:
     """Header and payload of a block, as it was read at positions 0..T-1.
 
     Raises:
@@ -59,7 +59,7 @@ def to_record(
     return header, raw_LB.numpy().data.cast("B")
 
 
-def from_record(header: Header, raw_LB: Tensor, maker: Maker) -> KVBlock:
+def from_record(header: RecordHeader, raw_LB: Tensor, maker: ModelIdentity) -> KVBlock:
     """The block; a view of the bytes where the storage is the model's own number format."""
     place_T = torch.arange(header.shape[2])
     return KVBlock(

@@ -23,11 +23,11 @@ class IndexDamagedError(InputError):
     """The index cannot be trusted; it can be made anew from the arenas."""
 
 
-class GoneError(Exception):
+class SegmentGoneError(Exception):
     """A segment is not there (any more): who reads asks the index again."""
 
 
-class BrokenError(Exception):
+class DamagedRecordError(Exception):
     """A record that is not what was written; the message says what does not fit."""
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from gritlm.rag.kvstore.lmdb.lmdb_index import Entry
+from gritlm.rag.kvstore.lmdb.lmdb_index import IndexEntry
 
 _LONG = 8192  # tokens at which attention costs as much as all the rest (order of a small model)
 
@@ -22,24 +22,24 @@ def cost(tokens: int) -> float:
     return tokens * (1 + tokens / _LONG)
 
 
-def of(entry: Entry) -> float:
+def of(entry: IndexEntry) -> float:
     """Worth a byte, on the store's clock."""
     return entry.age + (entry.hits + 1) * entry.cost / entry.nbytes
 
 
-def refused(entry: Entry, blocks: int) -> float:
+def refused(entry: IndexEntry, blocks: int) -> float:
     """How far the clock moves when this newcomer is not admitted to a store of so many blocks."""
     return entry.cost / entry.nbytes / max(blocks, 1)
 
 
 def cheapest(
-    entries: Iterable[tuple[bytes, Entry]], nbytes: int, *, below: float = float("inf")
-) -> list[tuple[bytes, Entry]]:
+    entries: Iterable[tuple[bytes, IndexEntry]], nbytes: int, *, below: float = float("inf")
+) -> list[tuple[bytes, IndexEntry]]:
     """The least valuable blocks, until they come to ``nbytes``; none that is worth over ``below``.
 
     Of the same worth, those that were written first go first, so that whole segments come free.
     """
-    chosen: list[tuple[bytes, Entry]] = []
+    chosen: list[tuple[bytes, IndexEntry]] = []
     freed = 0
     ranked = sorted((of(entry), entry.segment, entry.offset, key, entry) for key, entry in entries)
     for worth, _, _, key, entry in ranked:

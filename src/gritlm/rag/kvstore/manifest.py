@@ -16,7 +16,7 @@ from gritlm.rag.kvstore.segments import segments
 from gritlm.runtime import replacing, sync
 
 if TYPE_CHECKING:
-    from gritlm.rag.identity import Maker
+    from gritlm.rag.identity import ModelIdentity
 
 FILE = "store.json"
 VERSION = 1
@@ -24,7 +24,7 @@ DISK_BYTES = 10 * 2**30  # of a new store
 
 
 @dataclass(frozen=True)
-class About:
+class Manifest:
     """What a store says of itself.
 
     Attributes:
@@ -44,8 +44,13 @@ class About:
 
 
 def settle(
-    folder: Path, maker: Maker | None, *, storage: str, dtype: torch.dtype | None, create: bool
-) -> About:
+    folder: Path,
+    maker: ModelIdentity | None,
+    *,
+    storage: str,
+    dtype: torch.dtype | None,
+    create: bool,
+) -> Manifest:
     """Read what the store says and hold it against who opens it; write it for a new store.
 
     Raises:
@@ -71,25 +76,25 @@ def settle(
     return found
 
 
-def _new(folder: Path, maker: Maker, storage: str) -> About:
+def _new(folder: Path, maker: ModelIdentity, storage: str) -> Manifest:
     if segments(folder / ARENAS):
         raise InputError(
             f"{folder}: {FILE} is missing beside arenas that are there; put it back, or use "
             "another folder"
         )
     return _written(
-        folder, About(VERSION, maker.model, maker.digest, maker.name, storage, DISK_BYTES)
+        folder, Manifest(VERSION, maker.model, maker.digest, maker.name, storage, DISK_BYTES)
     )
 
 
-def with_budget(folder: Path, found: About, disk_bytes: int | None) -> About:
+def with_budget(folder: Path, found: Manifest, disk_bytes: int | None) -> Manifest:
     """The same with another budget, which is written down; None leaves it as it is."""
     if disk_bytes in (None, found.disk_bytes):
         return found
     return _written(folder, replace(found, disk_bytes=disk_bytes))
 
 
-def _written(folder: Path, about: About) -> About:
+def _written(folder: Path, about: Manifest) -> Manifest:
     with replacing(folder / FILE) as temporary:
         temporary.write_text(json.dumps(asdict(about), indent=2) + "\n", encoding="utf-8")
     sync(folder)
@@ -105,7 +110,7 @@ def _storage_of(dtype: torch.dtype | None) -> str:
     return NAMES[dtype]
 
 
-def _read(path: Path) -> About:
+def _read(path: Path) -> Manifest:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         version = values["version"]
@@ -114,7 +119,7 @@ def _read(path: Path) -> About:
                 f"{path}: a store of version {version}, this gritlm reads {VERSION}; use the "
                 "gritlm that made it, or add the documents to another folder"
             )
-        return About(**values)
+        return Manifest(**values)
     except (OSError, ValueError, TypeError, KeyError) as error:
         if isinstance(error, InputError):
             raise

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from gritlm.rag.kvstore import record
-from gritlm.rag.kvstore.errors import BrokenError, GoneError
-from gritlm.rag.kvstore.lmdb.lmdb_index import Entry
-from gritlm.rag.kvstore.record import Header, aligned
+from gritlm.rag.kvstore.errors import DamagedRecordError, SegmentGoneError
+from gritlm.rag.kvstore.lmdb.lmdb_index import IndexEntry
+from gritlm.rag.kvstore.record import RecordHeader, aligned
 from gritlm.rag.kvstore.segments import segment_path
 
 
-class Shelf:
+class MappedSegments:
     """The segments that this process has mapped."""
 
     def __init__(self, folder: Path) -> None:
@@ -28,7 +28,7 @@ class Shelf:
         self._maps: dict[int, mmap.mmap] = {}
         self._proven: dict[int, set[int]] = {}  # segment -> offsets of records that were checked
 
-    def read(self, key: bytes, entry: Entry) -> tuple[Header, Tensor]:
+    def read(self, key: bytes, entry: IndexEntry) -> tuple[RecordHeader, Tensor]:
         """Header and payload (L, B) of a record; the payload is a view of the file.
 
         Raises:
@@ -38,7 +38,7 @@ class Shelf:
         area = self._mapped(entry)
         header = record.unpack(area[entry.offset : entry.offset + entry.header])
         if (header.key, header.payload) != (key, entry.payload):
-            raise BrokenError("another record lies here")
+            raise DamagedRecordError("another record lies here")
         raw_LB = torch.frombuffer(
             area,
             dtype=torch.uint8,
@@ -49,7 +49,7 @@ class Shelf:
         if entry.offset not in proven:
             layer = record.damaged_layer(raw_LB, header)
             if layer is not None:
-                raise BrokenError(f"the checksum of layer {layer} does not fit")
+                raise DamagedRecordError(f"the checksum of layer {layer} does not fit")
             proven.add(entry.offset)
         return header, raw_LB
 
@@ -62,14 +62,14 @@ class Shelf:
         for segment in list(self._maps):
             self.forget(segment)
 
-    def _mapped(self, entry: Entry) -> mmap.mmap:
+    def _mapped(self, entry: IndexEntry) -> mmap.mmap:
         area = self._maps.get(entry.segment)
         if area is None or len(area) < entry.end:
             self._forget_gone()
             area = self._maps[entry.segment] = _map(segment_path(self.folder, entry.segment))
         if area.size() < entry.end:  # of the file, now: to touch what was cut off would be the end
             self.forget(entry.segment)
-            raise BrokenError("the file is shorter than the record")
+            raise DamagedRecordError("the file is shorter than the record")
         return area
 
     def _forget_gone(self) -> None:
@@ -83,10 +83,10 @@ def _map(path: Path) -> mmap.mmap:
     try:
         file = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
-        raise GoneError(path.name) from None
+        raise SegmentGoneError(path.name) from None
     try:
         if not os.fstat(file).st_size:
-            raise BrokenError("the file is empty")
+            raise DamagedRecordError("the file is empty")
         return mmap.mmap(file, 0, access=mmap.ACCESS_COPY)
     finally:
         os.close(file)

@@ -9,7 +9,7 @@ from gritlm.lm.kv.block import KVBlock
 _ASKED = 10_000  # keys that are remembered as asked for
 
 
-class MemoryTier:
+class MemoryCache:
     """At most ``capacity`` bytes of keys and values.
 
     Attributes:

@@ -9,38 +9,38 @@ import torch
 
 from gritlm.errors import InputError
 from gritlm.rag.kvstore import manifest
-from gritlm.rag.kvstore.access import Access
+from gritlm.rag.kvstore.access import RecordAccess
 from gritlm.rag.kvstore.errors import full, is_full
-from gritlm.rag.kvstore.lmdb.reader import Reader
+from gritlm.rag.kvstore.lmdb.reader import IndexReader
 from gritlm.rag.kvstore.lock import WriterLock
-from gritlm.rag.kvstore.manifest import About
+from gritlm.rag.kvstore.manifest import Manifest
 from gritlm.rag.kvstore.record import ALIGN
-from gritlm.rag.kvstore.writer import Writer
+from gritlm.rag.kvstore.writer import StoreWriter
 from gritlm.runtime import private_folder
 
 if TYPE_CHECKING:
-    from gritlm.rag.identity import Maker
+    from gritlm.rag.identity import ModelIdentity
 
 LOCK = "writer.lock"
 _LEAST_BYTES = 16 * ALIGN
 
 
 def to_read(
-    folder: Path, maker: Maker | None, *, storage: str, dtype: torch.dtype | None
-) -> tuple[About, Access]:
+    folder: Path, maker: ModelIdentity | None, *, storage: str, dtype: torch.dtype | None
+) -> tuple[Manifest, RecordAccess]:
     """A store that is there, beside whoever writes to it."""
     found = manifest.settle(folder, maker, storage=storage, dtype=dtype, create=False)
-    return found, Access(folder, Reader(folder))
+    return found, RecordAccess(folder, IndexReader(folder))
 
 
 def to_write(
     folder: Path,
-    maker: Maker | None,
+    maker: ModelIdentity | None,
     *,
     storage: str,
     dtype: torch.dtype | None,
     disk_bytes: int | None,
-) -> tuple[About, Access, WriterLock]:
+) -> tuple[Manifest, RecordAccess, WriterLock]:
     """A store that is there, or a new one where a model came."""
     if disk_bytes is not None and disk_bytes < _LEAST_BYTES:
         raise InputError(f"disk_bytes={disk_bytes} came; expected at least {_LEAST_BYTES}")
@@ -54,7 +54,7 @@ def to_write(
     try:
         found = manifest.settle(folder, maker, storage=storage, dtype=dtype, create=True)
         found = manifest.with_budget(folder, found, disk_bytes)
-        return found, Access(folder, Writer(folder, disk_bytes=found.disk_bytes)), lock
+        return found, RecordAccess(folder, StoreWriter(folder, disk_bytes=found.disk_bytes)), lock
     except OSError as error:
         lock.release()
         raise refused(folder, error, to_be="opened") from None

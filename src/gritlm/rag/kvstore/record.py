@@ -17,7 +17,7 @@ from torch import Tensor
 from xxhash import xxh3_64_intdigest
 
 from gritlm.rag.kvstore.codec import FLOATS, STORAGES, Shape, layer_nbytes
-from gritlm.rag.kvstore.errors import BrokenError
+from gritlm.rag.kvstore.errors import DamagedRecordError
 
 VERSION = 1
 ALIGN = 4096
@@ -32,7 +32,7 @@ _DTYPES = tuple(FLOATS)
 
 
 @dataclass(frozen=True)
-class Header:
+class RecordHeader:
     """What a record is.
 
     Attributes:
@@ -66,7 +66,7 @@ class Header:
         """Bytes of the payload without padding."""
         return len(self.layers) * layer_nbytes(self.shape, self.storage)
 
-    def at(self, commit: int) -> Header:
+    def at(self, commit: int) -> RecordHeader:
         """The same for another commit: what is copied is made known anew."""
         return replace(self, commit=commit)
 
@@ -79,10 +79,10 @@ def aligned(nbytes: int) -> int:
 def describe(
     key: bytes, raw_LB: Tensor, *, shape: Shape, dtype: str, storage: str, causal: bool,
     token_ids: Sequence[int],
-) -> Header:  # fmt: skip
+) -> RecordHeader:  # fmt: skip
     """The header of an encoded block; its commit is not known yet (0)."""
     layers = raw_LB.numpy()
-    return Header(
+    return RecordHeader(
         key=key,
         shape=shape,
         dtype=dtype,
@@ -95,7 +95,7 @@ def describe(
     )
 
 
-def pack(header: Header) -> bytes:
+def pack(header: RecordHeader) -> bytes:
     """Bytes of a header, padded to the border at which the payload begins."""
     fixed = _FIXED.pack(
         _MAGIC, VERSION, STORAGES.index(header.storage), _DTYPES.index(header.dtype),
@@ -120,28 +120,28 @@ def length(start: bytes) -> int:
         BrokenError: when no header begins here.
     """
     if len(start) < _FIXED.size or not begins(start):
-        raise BrokenError("no record begins here")
+        raise DamagedRecordError("no record begins here")
     return int(_FIXED.unpack_from(start)[5])
 
 
-def unpack(body: bytes) -> Header:
+def unpack(body: bytes) -> RecordHeader:
     """The header in these bytes, exactly as long as :func:`length` says.
 
     Raises:
         BrokenError: when it is not the header that was written.
     """
     if length(body) != len(body) or len(body) <= _FIXED.size + _CHECK.size:
-        raise BrokenError("the header has another length")
+        raise DamagedRecordError("the header has another length")
     if _CHECK.unpack_from(body, len(body) - _CHECK.size)[0] != xxh3_64_intdigest(
         body[: -_CHECK.size]
     ):
-        raise BrokenError("the checksum of the header does not fit")
+        raise DamagedRecordError("the checksum of the header does not fit")
     _, version, storage, dtype, causal, nbytes, commit, payload, *rest = _FIXED.unpack_from(body)
     if version != VERSION:
-        raise BrokenError(f"a record of version {version}; this one reads {VERSION}")
+        raise DamagedRecordError(f"a record of version {version}; this one reads {VERSION}")
     shape = (rest[0], rest[1], rest[2], rest[3])
     border = _FIXED.size + 8 * shape[0]
-    header = Header(
+    header = RecordHeader(
         key=rest[4],
         shape=shape,
         dtype=_DTYPES[dtype],
@@ -153,11 +153,11 @@ def unpack(body: bytes) -> Header:
         token_ids=np.frombuffer(body[border : -_CHECK.size], dtype="<u4"),
     )
     if (header.nbytes, header.payload) != (nbytes, payload):
-        raise BrokenError("the header does not fit its shape")
+        raise DamagedRecordError("the header does not fit its shape")
     return header
 
 
-def damaged_layer(raw_LB: Tensor, header: Header) -> int | None:
+def damaged_layer(raw_LB: Tensor, header: RecordHeader) -> int | None:
     """The first layer whose bytes are not those that were written; None when all are."""
     for number, (layer, expected) in enumerate(zip(raw_LB.numpy(), header.layers, strict=True)):
         if xxh3_64_intdigest(layer) != expected:

@@ -17,28 +17,28 @@ from pathlib import Path
 from blake3 import blake3
 
 from gritlm.rag.kvstore import eviction, segments
-from gritlm.rag.kvstore.errors import BrokenError, Damage
+from gritlm.rag.kvstore.errors import Damage, DamagedRecordError
 from gritlm.rag.kvstore.lmdb import lmdb_index
-from gritlm.rag.kvstore.lmdb.lmdb_index import Catalogue, Entry, State
-from gritlm.rag.kvstore.record import Header
-from gritlm.rag.kvstore.segments import Arena, segment_path
+from gritlm.rag.kvstore.lmdb.lmdb_index import IndexEntry, IndexState, LmdbIndex
+from gritlm.rag.kvstore.record import RecordHeader
+from gritlm.rag.kvstore.segments import SegmentFiles, segment_path
 from gritlm.runtime import sync
 
-Index = tuple[dict[bytes, Entry], State]
+Index = tuple[dict[bytes, IndexEntry], IndexState]
 
 
-def opened(folder: Path, found: Arena) -> tuple[Catalogue, Index, list[Damage]]:
+def opened(folder: Path, found: SegmentFiles) -> tuple[LmdbIndex, Index, list[Damage]]:
     """The index of a store with these arenas; made anew where it cannot be trusted."""
     place = folder / lmdb_index.FOLDER
     reason = None
     try:
-        index = Catalogue.open(place)
+        index = LmdbIndex.open(place)
         try:
             return index, index.read(), []
-        except BrokenError as error:
+        except DamagedRecordError as error:
             index.close()
             reason = str(error)
-    except BrokenError as error:
+    except DamagedRecordError as error:
         reason = str(error)
     index, contents, damages = rebuilt(folder, found)
     if found.sizes:
@@ -46,12 +46,12 @@ def opened(folder: Path, found: Arena) -> tuple[Catalogue, Index, list[Damage]]:
     return index, contents, damages
 
 
-def rebuilt(folder: Path, found: Arena) -> tuple[Catalogue, Index, list[Damage]]:
+def rebuilt(folder: Path, found: SegmentFiles) -> tuple[LmdbIndex, Index, list[Damage]]:
     """A new index out of the headers of all records whose payload is what was written.
 
     Hits are forgotten; what was deleted and not yet collected comes back.
     """
-    entries: dict[bytes, Entry] = {}
+    entries: dict[bytes, IndexEntry] = {}
     damages: list[Damage] = []
     commit = 0
     for segment in found.sizes:
@@ -61,17 +61,17 @@ def rebuilt(folder: Path, found: Arena) -> tuple[Catalogue, Index, list[Damage]]
                 entries[header.key] = entry_of(header, segment, offset, age=0.0)
             else:
                 damages.append(Damage(header.key, segment, offset, "the payload does not fit"))
-    state = State(commit=commit, segment=found.active, clock=0.0)
+    state = IndexState(commit=commit, segment=found.active, clock=0.0)
     return _replaced(folder, entries, state), (entries, state), damages
 
 
-def _replaced(folder: Path, entries: dict[bytes, Entry], state: State) -> Catalogue:
+def _replaced(folder: Path, entries: dict[bytes, IndexEntry], state: IndexState) -> LmdbIndex:
     """Written beside the old one, then put in its place."""
     place = folder / lmdb_index.FOLDER
     new, old = place.with_suffix(".new"), place.with_suffix(".old")
     for stale in (new, old):
         shutil.rmtree(stale, ignore_errors=True)
-    made = Catalogue.open(new, create=True)
+    made = LmdbIndex.open(new, create=True)
     try:
         made.write(entries, (), state)
     finally:
@@ -82,10 +82,12 @@ def _replaced(folder: Path, entries: dict[bytes, Entry], state: State) -> Catalo
     new.rename(place)
     sync(folder)
     shutil.rmtree(old, ignore_errors=True)
-    return Catalogue.open(place)
+    return LmdbIndex.open(place)
 
 
-def repaired(index: Index, found: Arena) -> tuple[dict[bytes, Entry], set[bytes], list[Damage]]:
+def repaired(
+    index: Index, found: SegmentFiles
+) -> tuple[dict[bytes, IndexEntry], set[bytes], list[Damage]]:
     """Hold an index against the files -> records to take in, keys to take out, what is damaged.
 
     Torn ends of files are cut off.
@@ -97,7 +99,7 @@ def repaired(index: Index, found: Arena) -> tuple[dict[bytes, Entry], set[bytes]
         for key, entry in lost.items()
     ]
     kept = {key: entry for key, entry in entries.items() if key not in lost}
-    adopted: dict[bytes, Entry] = {}
+    adopted: dict[bytes, IndexEntry] = {}
     for segment in [number for number in found.sizes if number >= state.segment]:
         end = max((entry.end for entry in kept.values() if entry.segment == segment), default=0)
         for offset, header in segments.walk(segment_path(found.folder, segment)):
@@ -110,10 +112,10 @@ def repaired(index: Index, found: Arena) -> tuple[dict[bytes, Entry], set[bytes]
     return adopted, lost.keys() - adopted.keys(), damages
 
 
-def entry_of(header: Header, segment: int, offset: int, *, age: float) -> Entry:
+def entry_of(header: RecordHeader, segment: int, offset: int, *, age: float) -> IndexEntry:
     """What the index says of a record that nobody has asked for yet."""
     tokens = len(header.token_ids)
-    return Entry(
+    return IndexEntry(
         segment=segment,
         offset=offset,
         header=header.nbytes,
@@ -126,7 +128,7 @@ def entry_of(header: Header, segment: int, offset: int, *, age: float) -> Entry:
     )
 
 
-def proof(folder: Path, key: bytes, entry: Entry) -> str | None:
+def proof(folder: Path, key: bytes, entry: IndexEntry) -> str | None:
     """Read a record from the disk and hold it against all that its header says -> what is wrong."""
     try:
         file = os.open(segment_path(folder, entry.segment), os.O_RDONLY)
@@ -138,26 +140,26 @@ def proof(folder: Path, key: bytes, entry: Entry) -> str | None:
             return "another record lies here"
         payload = segments.payload_at(file, entry.offset, header)
         return None if blake3(payload).digest() == header.digest else "the payload does not fit"
-    except (BrokenError, OSError) as error:
+    except (DamagedRecordError, OSError) as error:
         return str(error)
     finally:
         os.close(file)
 
 
-def _records(found: Arena, segment: int) -> Iterator[tuple[int, Header, bool]]:
+def _records(found: SegmentFiles, segment: int) -> Iterator[tuple[int, RecordHeader, bool]]:
     for offset, header in segments.walk(segment_path(found.folder, segment)):
         entry = entry_of(header, segment, offset, age=0.0)
         yield offset, header, _whole(found, entry, header)
 
 
-def _whole(found: Arena, entry: Entry, header: Header) -> bool:
+def _whole(found: SegmentFiles, entry: IndexEntry, header: RecordHeader) -> bool:
     return proof(found.folder, header.key, entry) is None
 
 
-def _moved(before: Entry | None, now: Entry) -> Entry:
+def _moved(before: IndexEntry | None, now: IndexEntry) -> IndexEntry:
     """A copy that compacting made is as old, and as often used, as what it is a copy of."""
     return now if before is None else replace(before, segment=now.segment, offset=now.offset)
 
 
-def _beyond(entry: Entry, found: Arena) -> bool:
+def _beyond(entry: IndexEntry, found: SegmentFiles) -> bool:
     return entry.end > found.sizes.get(entry.segment, 0)

@@ -12,8 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from gritlm.rag.kvstore import record
-from gritlm.rag.kvstore.errors import BrokenError, full, is_full
-from gritlm.rag.kvstore.record import ALIGN, Header, aligned
+from gritlm.rag.kvstore.errors import DamagedRecordError, full, is_full
+from gritlm.rag.kvstore.record import ALIGN, RecordHeader, aligned
 from gritlm.runtime import file_mode, private_folder, sync
 
 FOLDER = "arenas"
@@ -34,7 +34,7 @@ def segments(folder: Path) -> dict[int, int]:
     return dict(sorted(found.items()))
 
 
-class Arena:
+class SegmentFiles:
     """The files, open for writing.
 
     Attributes:
@@ -128,7 +128,7 @@ class Arena:
             self._file = -1
 
 
-def walk(path: Path) -> Iterator[tuple[int, Header]]:
+def walk(path: Path) -> Iterator[tuple[int, RecordHeader]]:
     """Offset and header of each record whose header is right and whose bytes are all there.
 
     Where none begins it looks again at the next border of 4 KiB.
@@ -138,7 +138,7 @@ def walk(path: Path) -> Iterator[tuple[int, Header]]:
         while offset < size:
             try:
                 header = header_at(file.fileno(), offset)
-            except BrokenError:
+            except DamagedRecordError:
                 offset += ALIGN
                 continue
             end = offset + aligned(header.nbytes) + aligned(header.payload)
@@ -149,7 +149,7 @@ def walk(path: Path) -> Iterator[tuple[int, Header]]:
             offset = end
 
 
-def header_at(file: int, offset: int) -> Header:
+def header_at(file: int, offset: int) -> RecordHeader:
     """The header that begins there.
 
     Raises:
@@ -158,12 +158,12 @@ def header_at(file: int, offset: int) -> Header:
     start = os.pread(file, ALIGN, offset)
     nbytes = record.length(start)
     if offset + nbytes > os.fstat(file).st_size:
-        raise BrokenError("the header is longer than its file")
+        raise DamagedRecordError("the header is longer than its file")
     if nbytes > len(start):
         start += os.pread(file, nbytes - len(start), offset + len(start))
     return record.unpack(start[:nbytes])
 
 
-def payload_at(file: int, offset: int, header: Header) -> bytes:
+def payload_at(file: int, offset: int, header: RecordHeader) -> bytes:
     """The payload behind a header that begins at ``offset``."""
     return os.pread(file, header.payload, offset + aligned(header.nbytes))

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gritlm.lm.kv.block import KVBlock
-from gritlm.rag.kvstore.access import Access
-from gritlm.rag.kvstore.manifest import About
-from gritlm.rag.kvstore.memory_cache import MemoryTier
+from gritlm.rag.kvstore.access import RecordAccess
+from gritlm.rag.kvstore.manifest import Manifest
+from gritlm.rag.kvstore.memory_cache import MemoryCache
 
 
 @dataclass(frozen=True)
-class Fetched:
+class FetchCounts:
     """A block as it came.
 
     Attributes:
@@ -26,7 +26,7 @@ class Fetched:
 
 
 @dataclass(frozen=True)
-class Stats:
+class StoreStats:
     """What a store holds, and what this object did with it.
 
     Attributes:
@@ -63,7 +63,9 @@ class Stats:
     damages: int
 
 
-def gather(about: About, access: Access, memory: MemoryTier, fetched: Mapping[str, int]) -> Stats:
+def gather(
+    about: Manifest, access: RecordAccess, memory: MemoryCache, fetched: Mapping[str, int]
+) -> StoreStats:
     """All of it, now. ``fetched`` counts fetches by tier.
 
     Raises:
@@ -72,7 +74,7 @@ def gather(about: About, access: Access, memory: MemoryTier, fetched: Mapping[st
     index, entries = access.index, access.entries()
     live = sum(entry.nbytes for entry in entries.values())
     sizes = index.sizes()
-    return Stats(
+    return StoreStats(
         model=about.name,
         storage=about.storage,
         blocks=len(entries),

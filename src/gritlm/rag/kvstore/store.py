@@ -15,17 +15,17 @@ from gritlm.errors import InputError
 from gritlm.lm.kv.block import KVBlock
 from gritlm.rag.kvstore import block_records, opening
 from gritlm.rag.kvstore import stats as figures
-from gritlm.rag.kvstore.access import Access
+from gritlm.rag.kvstore.access import RecordAccess
 from gritlm.rag.kvstore.codec import FLOATS
 from gritlm.rag.kvstore.errors import Damage, full
 from gritlm.rag.kvstore.lock import WriterLock
-from gritlm.rag.kvstore.manifest import About
-from gritlm.rag.kvstore.memory_cache import MemoryTier
-from gritlm.rag.kvstore.stats import Fetched, Stats
-from gritlm.rag.kvstore.writer import Writer
+from gritlm.rag.kvstore.manifest import Manifest
+from gritlm.rag.kvstore.memory_cache import MemoryCache
+from gritlm.rag.kvstore.stats import FetchCounts, StoreStats
+from gritlm.rag.kvstore.writer import StoreWriter
 
 if TYPE_CHECKING:
-    from gritlm.rag.identity import Maker
+    from gritlm.rag.identity import ModelIdentity
 
 _BATCH_BYTES = 256 * 2**20  # on disk, in one commit of put_many
 
@@ -42,7 +42,7 @@ class KVStore:
     """
 
     def __init__(
-        self, maker: Maker | None, found: About, access: Access, *, memory_bytes: int,
+        self, maker: ModelIdentity | None, found: Manifest, access: RecordAccess, *, memory_bytes: int,
         lock: WriterLock | None = None,
     ) -> None:  # fmt: skip
         self.about = found
@@ -50,14 +50,14 @@ class KVStore:
         self._given = maker
         self._reach = access
         self._lock = lock
-        self._memory = MemoryTier(memory_bytes)
+        self._memory = MemoryCache(memory_bytes)
         self._fetched = {"memory": 0, "disk": 0, "missed": 0}
         self._mutex = threading.RLock()
         self._open = True
 
     @classmethod
     def open(
-        cls, folder: Path, maker: Maker | None, *, storage: str = "auto",
+        cls, folder: Path, maker: ModelIdentity | None, *, storage: str = "auto",
         dtype: torch.dtype | None = None, disk_bytes: int | None = None,
         memory_bytes: int = 512 * 2**20, read_only: bool = False,
     ) -> KVStore:  # fmt: skip
@@ -161,13 +161,13 @@ class KVStore:
             raise full(self.folder, "what was put could not be made known")
         return stored
 
-    def fetch(self, key: bytes) -> Fetched | None:
+    def fetch(self, key: bytes) -> FetchCounts | None:
         """A block at positions 0..T-1, on the CPU; None when it is not there or damaged."""
         maker = self._maker
         with self._mutex:
             found = self._fetch(key, maker)
             self._fetched["missed" if found is None else found.tier] += 1
-            if found is not None and isinstance(self._access.index, Writer):
+            if found is not None and isinstance(self._access.index, StoreWriter):
                 self._access.index.used(key)
             return found
 
@@ -216,7 +216,7 @@ class KVStore:
         with self._mutex:
             return self._access.rebuilt(self._writer)
 
-    def stats(self) -> Stats:
+    def stats(self) -> StoreStats:
         """What is stored and what this object did.
 
         Raises:
@@ -249,13 +249,13 @@ class KVStore:
         self.close()
 
     @property
-    def _access(self) -> Access:
+    def _access(self) -> RecordAccess:
         if not self._open:
             raise InputError(f"{self.folder}: this store was closed; open it again")
         return self._reach
 
     @property
-    def _maker(self) -> Maker:
+    def _maker(self) -> ModelIdentity:
         if self._given is None:
             raise InputError(
                 f"{self.folder} was opened without its model, to look after it; open it with the "
@@ -264,26 +264,26 @@ class KVStore:
         return self._given
 
     @property
-    def _writer(self) -> Writer:
-        if not isinstance(self._access.index, Writer):
+    def _writer(self) -> StoreWriter:
+        if not isinstance(self._access.index, StoreWriter):
             raise InputError(
                 f"{self.folder} was opened for reading; open it without read_only to change it"
             )
         return self._access.index
 
-    def _fetch(self, key: bytes, maker: Maker) -> Fetched | None:
+    def _fetch(self, key: bytes, maker: ModelIdentity) -> FetchCounts | None:
         entry = self._access.find(key)
         if entry is None:
             self._memory.forget(key)
             return None
         kept = self._memory.get(key)
         if kept is not None:
-            return Fetched(kept, "memory", kept.nbytes)
+            return FetchCounts(kept, "memory", kept.nbytes)
         found = self._access.read(key, entry)
         if found is None:
             return None
         block = block_records.from_record(*found, maker)
-        return Fetched(self._kept(key, block), "disk", found[0].payload)
+        return FetchCounts(self._kept(key, block), "disk", found[0].payload)
 
     def _kept(self, key: bytes, block: KVBlock) -> KVBlock:
         """Keep it in memory: decoded blocks at once, views of the file when asked for twice."""

@@ -13,17 +13,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from gritlm.rag.kvstore import eviction, recovery, segments
-from gritlm.rag.kvstore.errors import BrokenError, Damage
-from gritlm.rag.kvstore.lmdb.lmdb_index import Entry
-from gritlm.rag.kvstore.lmdb.transactions import Ledger
-from gritlm.rag.kvstore.record import ALIGN, Header, aligned, pack, unpack
-from gritlm.rag.kvstore.segments import Arena
+from gritlm.rag.kvstore.errors import Damage, DamagedRecordError
+from gritlm.rag.kvstore.lmdb.lmdb_index import IndexEntry
+from gritlm.rag.kvstore.lmdb.transactions import IndexTransactions
+from gritlm.rag.kvstore.record import ALIGN, RecordHeader, aligned, pack, unpack
+from gritlm.rag.kvstore.segments import SegmentFiles
 
 SEGMENT_BYTES = 256 * 2**20
 _SEGMENTS = 16  # at least so many fit into the budget
 
 
-class Writer:
+class StoreWriter:
     """A store's arenas and index, open for writing.
 
     Attributes:
@@ -40,20 +40,20 @@ class Writer:
         self.reserve = max(ALIGN, min(segment_bytes, disk_bytes // _SEGMENTS))
         self.refused = self.evicted = 0
         with ExitStack() as opened:
-            self.arena = Arena(folder / segments.FOLDER, segment_bytes=self.reserve)
+            self.arena = SegmentFiles(folder / segments.FOLDER, segment_bytes=self.reserve)
             opened.callback(self.arena.close)
-            self.ledger = Ledger(folder, self.arena)
+            self.ledger = IndexTransactions(folder, self.arena)
             opened.callback(self.ledger.close)
             self.damages = self.ledger.damages
             self._shrink()
             self._make_room(0)
             opened.pop_all()
 
-    def get(self, key: bytes) -> Entry | None:
+    def get(self, key: bytes) -> IndexEntry | None:
         """Where a record is; None when it is not stored."""
         return self.ledger.entries.get(key)
 
-    def entries(self) -> dict[bytes, Entry]:
+    def entries(self) -> dict[bytes, IndexEntry]:
         """All records."""
         return dict(self.ledger.entries)
 
@@ -84,7 +84,7 @@ class Writer:
         """Count a use of what is stored."""
         self.ledger.used(key)
 
-    def append(self, header: Header, payload: memoryview) -> bool:
+    def append(self, header: RecordHeader, payload: memoryview) -> bool:
         """Write a record; durable after :meth:`commit`. False when it is not admitted.
 
         Raises:
@@ -146,7 +146,7 @@ class Writer:
         finally:
             self.arena.close()
 
-    def _admit(self, entry: Entry) -> bool:
+    def _admit(self, entry: IndexEntry) -> bool:
         """Whether a newcomer comes in; then there is room for it."""
         needed = self.nbytes + entry.nbytes - self.capacity
         if needed <= 0:
@@ -167,7 +167,7 @@ class Writer:
         self._make_room(entry.nbytes)
         return True
 
-    def _evict(self, victims: list[tuple[bytes, Entry]]) -> int:
+    def _evict(self, victims: list[tuple[bytes, IndexEntry]]) -> int:
         if not victims:
             return 0
         clock = max(self.ledger.state.clock, *(eviction.of(entry) for _, entry in victims))
@@ -215,15 +215,15 @@ class Writer:
         """Copy what is live to the end of the arena, make that known, remove the segment."""
         if segment == self.arena.active:
             self.arena.roll()
-        moved: dict[bytes, Entry] = {}
+        moved: dict[bytes, IndexEntry] = {}
         broken: set[bytes] = set()
         for key, entry in self.ledger.of_segment(segment):
             data = self.arena.read(segment, entry.offset, entry.nbytes)
             try:
                 header = unpack(data[: entry.header])
                 if (header.key, len(data)) != (key, entry.nbytes):
-                    raise BrokenError("another record lies here, or only a part of it")
-            except BrokenError as error:
+                    raise DamagedRecordError("another record lies here, or only a part of it")
+            except DamagedRecordError as error:
                 self.damages.append(Damage(key, segment, entry.offset, str(error)))
                 broken.add(key)
                 continue
@@ -233,5 +233,5 @@ class Writer:
         self.ledger.commit(puts=moved, deletes=broken)
         self.arena.drop(segment)
 
-    def _write(self, header: Header, payload: memoryview) -> tuple[int, int]:
+    def _write(self, header: RecordHeader, payload: memoryview) -> tuple[int, int]:
         return self.arena.append(pack(header.at(self.ledger.state.commit + 1)), payload)

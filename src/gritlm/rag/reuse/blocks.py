@@ -7,25 +7,25 @@ from collections.abc import Sequence
 
 from gritlm.lm.kv.block import KVBlock
 from gritlm.lm.unified import UnifiedLM
-from gritlm.rag.cooperative import Between
+from gritlm.rag.cooperative import Checkpoint
 from gritlm.rag.kvstore.errors import StoreFullError
 from gritlm.rag.kvstore.store import KVStore
-from gritlm.rag.plan import Part
+from gritlm.rag.plan import PromptPart
 from gritlm.rag.reuse.reuse_check import blocks_of
 from gritlm.rag.trace import Trace
 
 log = logging.getLogger(__name__)
 
 
-class Blocks:
+class BlockProvider:
     """Blocks of parts, each without the BOS that only the first one keeps."""
 
     def __init__(self, lm: UnifiedLM, store: KVStore) -> None:
         self.lm, self.store = lm, store
 
     def of(
-        self, parts: Sequence[Part], *, causal: bool, question: KVBlock | None, trace: Trace,
-        between: Between | None = None,
+        self, parts: Sequence[PromptPart], *, causal: bool, question: KVBlock | None, trace: Trace,
+        between: Checkpoint | None = None,
     ) -> list[KVBlock]:  # fmt: skip
         """The block of each part, in order.
 
@@ -42,7 +42,7 @@ class Blocks:
                 between()
         return blocks
 
-    def missing(self, parts: Sequence[Part], *, causal: bool) -> list[int]:
+    def missing(self, parts: Sequence[PromptPart], *, causal: bool) -> list[int]:
         """Tokens of each part that would have to be computed."""
         documents = [part for part in parts if part.hit is not None]
         return [
@@ -52,14 +52,14 @@ class Blocks:
         ]
 
     def _block(
-        self, part: Part, *, causal: bool, question: KVBlock | None, trace: Trace
+        self, part: PromptPart, *, causal: bool, question: KVBlock | None, trace: Trace
     ) -> KVBlock:
         tier, block, nbytes = self._found(part, causal=causal, question=question)
         trace.part(part.name, tokens=part.tokens, tier=tier, nbytes=nbytes, read=len(part.ids))
         return block
 
     def _found(
-        self, part: Part, *, causal: bool, question: KVBlock | None
+        self, part: PromptPart, *, causal: bool, question: KVBlock | None
     ) -> tuple[str, KVBlock, int]:
         """Where it comes from, the block, and the bytes that were read for it."""
         if part.hit is None:

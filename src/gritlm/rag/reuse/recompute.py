@@ -26,7 +26,7 @@ from gritlm.lm.kv.block import KVBlock
 from gritlm.lm.kv.cache import PatchedLayer, PreallocatedLayer, recorded, recording
 from gritlm.lm.unified import UnifiedLM
 from gritlm.prompts import READ_AGAIN
-from gritlm.rag.cooperative import Between, read
+from gritlm.rag.cooperative import Checkpoint, read
 
 _LAYER = 1  # whose values tell how much a token depends on what stands before its block
 
@@ -91,7 +91,7 @@ def read_behind(
     blocks: Sequence[KVBlock],
     tail: Sequence[int],
     how: Recompute | None,
-    between: Between | None = None,
+    between: Checkpoint | None = None,
 ) -> tuple[Tensor, Reread]:
     """Read ``tail`` behind the blocks of a cache -> logits of the next token (V,), and the tokens
     of the blocks that were read.

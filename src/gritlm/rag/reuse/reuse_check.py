@@ -32,7 +32,7 @@ _LENGTHS = (24, 17, 9)  # tokens of the two parts and of the tail that are tried
 
 
 @dataclass(frozen=True)
-class Parity:
+class ReuseCheck:
     """What was measured.
 
     Attributes:
@@ -52,7 +52,7 @@ class Parity:
 def check(
     lm: UnifiedLM, *, bos: Sequence[int], causal: bool = False,
     between: Callable[[], None] | None = None,
-) -> Parity:  # fmt: skip
+) -> ReuseCheck:  # fmt: skip
     """Try prompts of two parts and a tail, of tokens from all over the vocabulary.
 
     A model whose keys cannot be moved has no difference to measure: it is infinite.
@@ -62,17 +62,17 @@ def check(
     """
     tolerance = TOLERANCE.get(lm.dtype, 1e-3)
     if lm.rope() is None:
-        return Parity(math.inf, tolerance)
+        return ReuseCheck(math.inf, tolerance)
     prompts = _PROMPTS_EXACT if lm.dtype == torch.float32 else _PROMPTS
     found = []
     for seed in range(prompts):
         found.append(_difference(lm, bos, causal, Random(seed)))
         if between is not None:
             between()
-    return Parity(sorted(found)[prompts // 4], tolerance)
+    return ReuseCheck(sorted(found)[prompts // 4], tolerance)
 
 
-def require(parity: Parity, *, name: str) -> None:
+def require(parity: ReuseCheck, *, name: str) -> None:
     """Refuse a model whose blocks cannot be reused.
 
     Raises:

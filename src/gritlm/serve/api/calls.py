@@ -10,14 +10,22 @@ from time import monotonic
 from types import TracebackType
 
 from gritlm.serve.engine.queue import Deliver
-from gritlm.serve.engine.requests import Delta, Done, Event, Failed, Started, ToDo, Work
-from gritlm.serve.engine.scheduler import Reservation, Scheduler, Ticket
-from gritlm.serve.metrics import Meter
+from gritlm.serve.engine.requests import (
+    EngineEvent,
+    EngineRequest,
+    ModelJob,
+    OutputDelta,
+    PrefillFinished,
+    RequestFailed,
+    RequestFinished,
+)
+from gritlm.serve.engine.scheduler import RequestHandle, Reservation, Scheduler
+from gritlm.serve.metrics import Metrics
 
 _BURST_S = 0.5  # at most so long pieces of an answer wait that is wanted as a whole
 
 
-class Calls:
+class RequestGroup:
     """Some works whose events come in one row; leaving the context cancels what still runs.
 
     Args:
@@ -28,21 +36,21 @@ class Calls:
     """
 
     def __init__(
-        self, meter: Meter, *, endpoint: str, choices: int = 1, first: bool = True,
+        self, meter: Metrics, *, endpoint: str, choices: int = 1, first: bool = True,
         last: bool = True,
     ) -> None:  # fmt: skip
         self._meter, self._endpoint, self._choices = meter, endpoint, choices
         self._first, self._last = first, last
         self._loop = asyncio.get_running_loop()
-        self._events: deque[tuple[int, Event, float]] = deque()
+        self._events: deque[tuple[int, EngineEvent, float]] = deque()
         self._news = asyncio.Event()
         self._bursts, self._woken = False, 0.0
-        self._tickets: list[Ticket] = []
+        self._tickets: list[RequestHandle] = []
         self._arrived = monotonic()
         self._waiting: set[int] = set()
         self._latest: dict[int, float] = {}
 
-    def submit(self, place: Reservation, works: Sequence[Work]) -> None:
+    def submit(self, place: Reservation, works: Sequence[EngineRequest]) -> None:
         """Hand all works over, in the places that were kept for them.
 
         Raises:
@@ -51,7 +59,7 @@ class Calls:
         self._tickets = place.submit(works, [self._deliverer(n) for n in range(len(works))])
         self._waiting = set(range(len(works))) if self._first else set()
 
-    def submit_aside(self, scheduler: Scheduler, work: ToDo) -> None:
+    def submit_aside(self, scheduler: Scheduler, work: ModelJob) -> None:
         """Hand over a work of a request that keeps a place for other works, and counts by that."""
         self._tickets = [scheduler.submit_aside(work, self._deliverer(0))]
         self._waiting = {0} if self._first else set()
@@ -66,7 +74,7 @@ class Calls:
         for ticket in self._tickets:
             ticket.cancel()
 
-    def __enter__(self) -> Calls:
+    def __enter__(self) -> RequestGroup:
         return self
 
     def __exit__(
@@ -75,7 +83,7 @@ class Calls:
     ) -> None:  # fmt: skip
         self.cancel()
 
-    async def events(self) -> AsyncIterator[tuple[int, Event]]:
+    async def events(self) -> AsyncIterator[tuple[int, EngineEvent]]:
         """Number of the work and what it handed back, until all have ended.
 
         Raises:
@@ -87,21 +95,21 @@ class Calls:
                 self._news.clear()
                 await self._news.wait()
             index, event, at = self._events.popleft()
-            if isinstance(event, Failed):
+            if isinstance(event, RequestFailed):
                 raise event.error
             self._measure(index, event, at)
-            running -= isinstance(event, Done) or _is_last(event)
+            running -= isinstance(event, RequestFinished) or _is_last(event)
             yield index, event
 
     async def result(self) -> object:
         """What the only work came to."""
         async for _, event in self.events():
-            if isinstance(event, Done):
+            if isinstance(event, RequestFinished):
                 return event.value
         raise AssertionError("a work ended without a result")
 
     def _deliverer(self, index: int) -> Deliver:
-        def deliver(event: Event) -> None:
+        def deliver(event: EngineEvent) -> None:
             now = monotonic()
             self._events.append((index, event, now))
             if self._bursts and self._can_wait(index, event, now):
@@ -112,28 +120,28 @@ class Calls:
 
         return deliver
 
-    def _can_wait(self, index: int, event: Event, now: float) -> bool:
+    def _can_wait(self, index: int, event: EngineEvent, now: float) -> bool:
         """Whether it is a piece in the middle of an answer that has begun."""
-        middle = isinstance(event, Delta) and not _is_last(event) and index in self._latest
+        middle = isinstance(event, OutputDelta) and not _is_last(event) and index in self._latest
         return middle and now - self._woken < _BURST_S
 
-    def _measure(self, index: int, event: Event, at: float) -> None:
+    def _measure(self, index: int, event: EngineEvent, at: float) -> None:
         """
         Args:
             at: when the model's thread handed it over, however late the client takes it.
         """
         self._measure_wait(index)
         meter = self._meter
-        if isinstance(event, Started):
+        if isinstance(event, PrefillFinished):
             if index % self._choices == 0:
                 meter.prompt_tokens.labels(self._endpoint).inc(event.prompt_tokens)
                 meter.cached_tokens.labels(self._endpoint).inc(event.cached_tokens)
-        elif isinstance(event, Delta):
+        elif isinstance(event, OutputDelta):
             if event.tokens:
                 self._measure_tokens(index, event.tokens, at)
             if event.finish_reason is not None:
                 meter.whole.labels(self._endpoint).observe(at - self._arrived)
-        elif isinstance(event, Done) and self._last:
+        elif isinstance(event, RequestFinished) and self._last:
             meter.whole.labels(self._endpoint).observe(at - self._arrived)
 
     def _measure_wait(self, index: int) -> None:
@@ -152,5 +160,5 @@ class Calls:
         self._latest[index] = now
 
 
-def _is_last(event: Event) -> bool:
-    return isinstance(event, Delta) and event.finish_reason is not None
+def _is_last(event: EngineEvent) -> bool:
+    return isinstance(event, OutputDelta) and event.finish_reason is not None

@@ -14,17 +14,17 @@ import orjson
 
 from gritlm.rag.answer import Source, Writing
 from gritlm.rag.cooperative import OnModel, paced
-from gritlm.rag.engine import Asked, Query, RagEngine
-from gritlm.rag.index.index import Indexed
-from gritlm.rag.ingest.ingest import Added
+from gritlm.rag.engine import PreparedAnswer, Query, RagEngine
+from gritlm.rag.index.index import IndexedDocument
+from gritlm.rag.ingest.ingest import AddResult
 from gritlm.rag.kvstore.errors import StoreFullError
-from gritlm.rag.plan import Plan
+from gritlm.rag.plan import PromptPlan
 from gritlm.rag.planner import Mode
 from gritlm.rag.retrieve import Search
 from gritlm.rag.types import LEFT_OUT, Document, Hit, Value
-from gritlm.serve.engine.requests import Delta, Event, Started
+from gritlm.serve.engine.requests import EngineEvent, OutputDelta, PrefillFinished
 from gritlm.serve.errors import ApiError, no_room
-from gritlm.serve.schemas.rag import AnswerBody, Finding
+from gritlm.serve.schemas.rag import AnswerRequest, SearchParams
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ PAGE_BYTES = 4 * 2**20  # of documents in one answer, about
 _FIRST_READ = 8  # documents of a page that are read before their size is known
 
 
-class Store:
+class DocumentStore:
     """What may be asked of one engine."""
 
     def __init__(self, engine: RagEngine) -> None:
@@ -54,7 +54,7 @@ class Store:
             )  # fmt: skip
 
     def add(
-        self, documents: Sequence[Document], added: Added, on_model: OnModel, *, of: int
+        self, documents: Sequence[Document], added: AddResult, on_model: OnModel, *, of: int
     ) -> None:
         """Add what is not known yet; what has changed replaces its old passages.
 
@@ -99,57 +99,59 @@ class Store:
         """Forget a document; how many passages it had."""
         return self._engine.delete(document_id)
 
-    def embed(self, body: Finding, mode: Mode, checkpoint: Callable[[], None]) -> Query:
+    def embed(self, body: SearchParams, mode: Mode, checkpoint: Callable[[], None]) -> Query:
         """Embed a question."""
         return self._engine.query(
             body.question, mode=mode, search=search_of(body), between=paced(checkpoint)
         )
 
-    def nearest(self, query: Query, body: Finding) -> list[Hit]:
+    def nearest(self, query: Query, body: SearchParams) -> list[Hit]:
         """The passages nearest to a question, the best first."""
         return self._engine.nearest(query, search_of(body))
 
     def order(
-        self, query: Query, hits: list[Hit], body: Finding, checkpoint: Callable[[], None]
+        self, query: Query, hits: list[Hit], body: SearchParams, checkpoint: Callable[[], None]
     ) -> list[Hit]:
         """The best of some passages, in the model's own order if that is asked for."""
         return self._engine.ordered(query, hits, search_of(body), between=paced(checkpoint))
 
-    def plan(self, query: Query, hits: list[Hit], body: AnswerBody, writing: Writing) -> Plan:
+    def plan(
+        self, query: Query, hits: list[Hit], body: AnswerRequest, writing: Writing
+    ) -> PromptPlan:
         """The prompt of an answer."""
         return self._engine.plan(
             query, hits, search_of(body), mode=body.mode, blocks=body.blocks, writing=writing
         )
 
     def read(
-        self, query: Query, plan: Plan, body: AnswerBody, writing: Writing,
+        self, query: Query, plan: PromptPlan, body: AnswerRequest, writing: Writing,
         checkpoint: Callable[[], None],
-    ) -> Asked:  # fmt: skip
+    ) -> PreparedAnswer:  # fmt: skip
         """Read the prompt of an answer."""
         return self._engine.read(
             query, plan, blocks=body.blocks, writing=writing, between=paced(checkpoint)
         )
 
 
-class Asking:
+class RunningAnswer:
     """One question: read on the model's thread, its trace completed as its answer comes in."""
 
-    def __init__(self, read: Callable[[Callable[[], None]], Asked]) -> None:
+    def __init__(self, read: Callable[[Callable[[], None]], PreparedAnswer]) -> None:
         self._read = read
-        self._asked: Asked | None = None
+        self._asked: PreparedAnswer | None = None
         self._began = perf_counter()
 
     def begin(self, between: Callable[[], None]) -> Any:
         self._asked = self._read(between)
         return self._asked.begun
 
-    def note(self, event: Event) -> None:
+    def note(self, event: EngineEvent) -> None:
         """An event of the answer came."""
         trace, now = self._known().trace, perf_counter()
-        if isinstance(event, Started):
+        if isinstance(event, PrefillFinished):
             self._began = now
             return
-        if not isinstance(event, Delta):
+        if not isinstance(event, OutputDelta):
             return
         if "first_token" not in trace.milliseconds and (event.tokens or event.finish_reason):
             trace.milliseconds["first_token"] = 1000 * (now - self._known().started)
@@ -173,12 +175,12 @@ class Asking:
             "prompt_tokens_details": {"cached_tokens": trace.tokens_reused},
         }
 
-    def _known(self) -> Asked:
+    def _known(self) -> PreparedAnswer:
         assert self._asked is not None, "nothing was asked yet"
         return self._asked
 
 
-def search_of(finding: Finding) -> Search:
+def search_of(finding: SearchParams) -> Search:
     """How passages are found. A filter is names and values, never SQL."""
     return Search(
         finding.top_k, finding.filter or None, finding.hybrid, finding.rerank, whole=False
@@ -191,7 +193,7 @@ def hit_of(hit: Hit) -> dict[str, Any]:
     return asdict(Source.of(hit)) | about
 
 
-def _listed(document: Indexed) -> dict[str, Any]:
+def _listed(document: IndexedDocument) -> dict[str, Any]:
     return {
         "id": document.id, "object": "rag.document", "title": document.title,
         "passages": document.passages, "metadata": _metadata(document.metadata),

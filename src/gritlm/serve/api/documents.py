@@ -13,39 +13,41 @@ from gritlm.printable import excerpt
 from gritlm.rag.answer import Writing as RagWriting
 from gritlm.rag.engine import Query, RagEngine
 from gritlm.rag.index import filters
-from gritlm.rag.ingest.ingest import Added
+from gritlm.rag.ingest.ingest import AddResult
 from gritlm.rag.ingest.skips import NAMED
 from gritlm.rag.planner import Mode
 from gritlm.rag.types import Document, Hit
 from gritlm.serve.api import uploads
-from gritlm.serve.api.document_store import Asking, Store, hit_of
-from gritlm.serve.api.file_reader import Reader
-from gritlm.serve.api.formats import ChatForm
-from gritlm.serve.api.logprobs import Spelling
-from gritlm.serve.api.streaming import Part, Tally, json_response
+from gritlm.serve.api.document_store import DocumentStore, RunningAnswer, hit_of
+from gritlm.serve.api.file_reader import FileReader
+from gritlm.serve.api.formats import ChatResponseBuilder
+from gritlm.serve.api.logprobs import TokenTexts
+from gritlm.serve.api.streaming import GeneratedText, TokenUsage, json_response
 from gritlm.serve.api.text_generation import answered, stops, wants_usage
 from gritlm.serve.engine.model_thread import ModelThread
-from gritlm.serve.engine.requests import Event, ToContinue, Writing
+from gritlm.serve.engine.requests import EngineEvent, ResumeRequest, SamplingParams
 from gritlm.serve.errors import ApiError, invalid, none_added
 from gritlm.serve.http.paths import ANSWER, DOCUMENTS, SEARCH
-from gritlm.serve.schemas.rag import AddBody, AnswerBody, Finding, SearchBody
+from gritlm.serve.schemas.rag import AddDocumentsRequest, AnswerRequest, SearchParams, SearchRequest
 from gritlm.serve.service import Service
 
 _CHARACTERS = 4  # of a token in documents, about
 _PORTION = 2**16  # characters of documents that are added before other requests add theirs
 
 
-class AnswerForm(ChatForm):
+class AnswerResponseBuilder(ChatResponseBuilder):
     """Chat chunks that begin with the sources and end with the trace; ``rag.answer`` as a whole."""
 
-    def __init__(self, head: Mapping[str, Any], spelling: Spelling, asking: Asking) -> None:
+    def __init__(
+        self, head: Mapping[str, Any], spelling: TokenTexts, asking: RunningAnswer
+    ) -> None:
         super().__init__(head, spelling, logprobs=False, usage=False)
         self._asking = asking
 
-    def note(self, event: Event) -> None:
+    def note(self, event: EngineEvent) -> None:
         self._asking.note(event)
 
-    def whole(self, parts: list[Part], tally: Tally) -> Mapping[str, Any]:
+    def whole(self, parts: list[GeneratedText], tally: TokenUsage) -> Mapping[str, Any]:
         del tally  # the trace knows more
         (part,) = parts
         head = {name: value for name, value in self._head.items() if name != "system_fingerprint"}
@@ -58,41 +60,47 @@ class AnswerForm(ChatForm):
     def opening(self, index: int) -> Mapping[str, Any]:
         return {**super().opening(index), "sources": self._asking.sources()}
 
-    def closing(self, tally: Tally, *, include_usage: bool) -> Mapping[str, Any]:
+    def closing(self, tally: TokenUsage, *, include_usage: bool) -> Mapping[str, Any]:
         del tally, include_usage  # always, and from the trace
         asking = self._asking
         return self.event([]) | {"trace": asking.trace(), "usage": asking.usage()}
 
 
-class Documents:
+class DocumentApi:
     """Documents of one store, as the routes use them."""
 
     def __init__(self, engine: RagEngine) -> None:
-        self._store, self._reader = Store(engine), Reader()
+        self._store, self._reader = DocumentStore(engine), FileReader()
 
     def close(self) -> None:
         """Nothing more is read of what was sent."""
         self._reader.close()
 
-    async def answer(self, service: Service, body: AnswerBody) -> Response:
+    async def answer(self, service: Service, body: AnswerRequest) -> Response:
         """Find passages and answer from them."""
         _require_filter(body)
         name, usage = service.writer(body.model), wants_usage(body.stream, body.stream_options)
         stop = stops(body.stop)
         reading = RagWriting(body.max_tokens, body.temperature, body.top_p, body.seed, stop)
-        writing = Writing(body.max_tokens, body.temperature, body.top_p, seed=body.seed, stop=stop)
+        writing = SamplingParams(
+            body.max_tokens, body.temperature, body.top_p, seed=body.seed, stop=stop
+        )
         calls = service.calls(ANSWER, first=False)
         with service.scheduler.reserve() as place:
             await service.off_loop(service.prompts.question, body.question)
             query, hits = await self._found(service, ANSWER, body, body.mode)
             plan = await service.searching(self._store.plan, query, hits, body, reading)
-            asking = Asking(lambda between: self._store.read(query, plan, body, reading, between))
+            asking = RunningAnswer(
+                lambda between: self._store.read(query, plan, body, reading, between)
+            )
             tokens = min(plan.tokens, service.prompts.limit)
-            calls.submit(place, [ToContinue(asking.begin, tokens, writing)])
-        form = AnswerForm(service.head("rag", name, "rag.answer"), service.spelling, asking)
+            calls.submit(place, [ResumeRequest(asking.begin, tokens, writing)])
+        form = AnswerResponseBuilder(
+            service.head("rag", name, "rag.answer"), service.spelling, asking
+        )
         return await answered(calls, form, works=1, choices=1, stream=body.stream, usage=usage)
 
-    async def search(self, service: Service, body: SearchBody) -> Response:
+    async def search(self, service: Service, body: SearchRequest) -> Response:
         """Find passages."""
         _require_filter(body)
         name, started = service.embedder(body.model), monotonic()
@@ -103,7 +111,7 @@ class Documents:
         return json_response({"object": "list", "data": list(map(hit_of, hits)), "model": name})
 
     async def _found(
-        self, service: Service, endpoint: str, body: Finding, mode: Mode
+        self, service: Service, endpoint: str, body: SearchParams, mode: Mode
     ) -> tuple[Query, list[Hit]]:
         """Embed a question and find passages; the model goes on while the index is searched."""
         query = await service.aside(
@@ -118,7 +126,7 @@ class Documents:
         )  # fmt: skip
         return query, ordered
 
-    async def add(self, service: Service, body: AddBody) -> Response:
+    async def add(self, service: Service, body: AddDocumentsRequest) -> Response:
         """Read, cut, embed and keep documents. Where none goes in, the answer is an error too."""
         self._store.require_writing()
         with service.scheduler.reserve():
@@ -140,9 +148,9 @@ class Documents:
             return json_response(answer)
         return none_added(answer["skipped"], answer["skipped_count"]).response(answer)
 
-    async def _added(self, service: Service, found: Sequence[Document]) -> Added:
+    async def _added(self, service: Service, found: Sequence[Document]) -> AddResult:
         """Add documents portion by portion: other requests add theirs in between."""
-        added, started = Added(), monotonic()
+        added, started = AddResult(), monotonic()
         with ModelThread(service.scheduler) as on_model:
             for some in _portions(found):
                 await service.storing(self._store.add, some, added, on_model, of=len(found))
@@ -194,7 +202,7 @@ def _require_few_characters(found: Sequence[Document], tokens: int) -> None:
         )  # fmt: skip
 
 
-def _require_filter(body: Finding) -> None:
+def _require_filter(body: SearchParams) -> None:
     """
     Raises:
         ApiError: for a filter that cannot be searched by.

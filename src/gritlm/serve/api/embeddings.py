@@ -18,21 +18,21 @@ from gritlm.lm.generator import prefix_cache
 from gritlm.lm.gritlm import GritLM
 from gritlm.lm.precision import truncated
 from gritlm.lm.tokens import Prompt
-from gritlm.rag.cooperative import Between, paced
+from gritlm.rag.cooperative import Checkpoint, paced
 from gritlm.rag.cooperative import read as read_pieces
 from gritlm.rag.reuse.reuse_check import blocks_of
 from gritlm.serve.api.streaming import json_response
 from gritlm.serve.api.tokenization import Ids
-from gritlm.serve.engine.requests import ToDo, ToEmbed
+from gritlm.serve.engine.requests import EmbedRequest, ModelJob
 from gritlm.serve.errors import invalid, too_long
 from gritlm.serve.http.paths import EMBEDDINGS, RERANK
-from gritlm.serve.schemas.embeddings import EmbeddingsBody, RerankBody
+from gritlm.serve.schemas.embeddings import EmbeddingsRequest, RerankRequest
 from gritlm.serve.service import Service
 
 Vectors = NDArray[np.float32]
 
 
-async def embed(service: Service, body: EmbeddingsBody) -> Response:
+async def embed(service: Service, body: EmbeddingsRequest) -> Response:
     """Texts -> vectors, in the order of the texts."""
     name, instruction = service.embedder(body.model), _instruction(service, body)
     _require_texts(service, body)
@@ -46,7 +46,7 @@ async def embed(service: Service, body: EmbeddingsBody) -> Response:
             service.prompts.texts, body.input, instruction=instruction,
             cut=body.truncate_prompt_tokens,
         )  # fmt: skip
-        calls.submit(place, [ToEmbed(prompts)])
+        calls.submit(place, [EmbedRequest(prompts)])
         vectors_ND: Any = await calls.result()
     read = _count(service, EMBEDDINGS, prompts)
     items = await service.multiplying(
@@ -60,7 +60,7 @@ async def embed(service: Service, body: EmbeddingsBody) -> Response:
     return Response(content, media_type="application/json")
 
 
-async def rerank(service: Service, body: RerankBody) -> Response:
+async def rerank(service: Service, body: RerankRequest) -> Response:
     """Documents in the order in which they fit a query, the best first."""
     name = service.embedder(body.model) if body.method == "embed" else service.writer(body.model)
     texts = [item if isinstance(item, str) else item.text for item in body.documents]
@@ -81,7 +81,7 @@ async def rerank(service: Service, body: RerankBody) -> Response:
 
 
 async def _cosines(
-    service: Service, body: RerankBody, texts: Sequence[str]
+    service: Service, body: RerankRequest, texts: Sequence[str]
 ) -> tuple[list[float], int]:
     instruction = body.instruction
     if instruction is None:
@@ -93,14 +93,14 @@ async def _cosines(
             name="the query",
         )  # fmt: skip
         documents = await service.off_loop(service.prompts.texts, texts, cut=cut, param="documents")
-        calls.submit(place, [ToEmbed((*query, *documents))])
+        calls.submit(place, [EmbedRequest((*query, *documents))])
         vectors_ND: Any = await calls.result()
     cosines_1N = await service.multiplying(service.model.similarity, vectors_ND[:1], vectors_ND[1:])
     return cosines_1N[0].tolist(), _count(service, RERANK, (*query, *documents))
 
 
 async def _likelihoods(
-    service: Service, body: RerankBody, texts: Sequence[str]
+    service: Service, body: RerankRequest, texts: Sequence[str]
 ) -> tuple[list[float], int]:
     if body.instruction is not None:
         raise invalid("'instruction' is for method=embed only", param="instruction")
@@ -116,14 +116,14 @@ async def _likelihoods(
             return scores
 
         read = sum(len(passage.ids) + len(tail) for passage in passages)
-        calls.submit(place, [ToDo(run, tokens=read)])
+        calls.submit(place, [ModelJob(run, tokens=read)])
         found: Any = await calls.result()
     service.meter.prompt_tokens.labels(RERANK).inc(read)
     return found, read
 
 
 def likelihood(
-    model: GritLM, passage: Prompt, tail: Ids, words: Sequence[int], pause: Between | None = None
+    model: GritLM, passage: Prompt, tail: Ids, words: Sequence[int], pause: Checkpoint | None = None
 ) -> float:
     """Probability of the first of two tokens against the other, behind a passage that was read as
     it is embedded, and a question about it.
@@ -138,7 +138,7 @@ def likelihood(
 
 
 def _questions(
-    service: Service, body: RerankBody, texts: Sequence[str]
+    service: Service, body: RerankRequest, texts: Sequence[str]
 ) -> tuple[tuple[Prompt, ...], Ids]:
     """Passages, and what asks of each whether it answers the query."""
     tail, limit = service.prompts.question_about(body.query), service.prompts.limit
@@ -160,7 +160,7 @@ def _questions(
     return passages, tail
 
 
-def _require_texts(service: Service, body: EmbeddingsBody) -> None:
+def _require_texts(service: Service, body: EmbeddingsRequest) -> None:
     """
     Raises:
         ApiError: for token ids, which nobody can tell from those of another tokenizer.
@@ -175,7 +175,7 @@ def _require_texts(service: Service, body: EmbeddingsBody) -> None:
         )
 
 
-def _instruction(service: Service, body: EmbeddingsBody) -> str:
+def _instruction(service: Service, body: EmbeddingsRequest) -> str:
     if body.instruction is not None:
         return body.instruction
     return service.model.settings.query_instruction if body.input_type == "query" else ""

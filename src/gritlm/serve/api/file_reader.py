@@ -14,14 +14,14 @@ from dataclasses import asdict
 from typing import TextIO
 
 from gritlm.errors import InputError
-from gritlm.rag.ingest.readers import Content, read
+from gritlm.rag.ingest.readers import FileContent, read
 
 KINDS = (".html", ".htm", ".xhtml", ".pdf")
 SECONDS = 60.0  # for all files of a request
 _BYTES = 768 * 2**20  # of memory for each of as many processes as requests are read at a time
 
 
-class Reader:
+class FileReader:
     """Starts a process for the files of a request; from any thread, closed from any."""
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class Reader:
         self._lock = threading.Lock()
         self._closed = False
 
-    def contents(self, files: Sequence[tuple[str, str]]) -> list[Content | str]:
+    def contents(self, files: Sequence[tuple[str, str]]) -> list[FileContent | str]:
         """Return the contents of files, or why they cannot be read.
 
         Args:
@@ -103,9 +103,9 @@ def _line(file: tuple[str, str]) -> str:
     return json.dumps(file) + "\n"
 
 
-def _parsed(line: str) -> Content | str:
+def _parsed(line: str) -> FileContent | str:
     answer = json.loads(line)
-    return str(answer["error"]) if "error" in answer else Content(**answer)
+    return str(answer["error"]) if "error" in answer else FileContent(**answer)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gritlm.serve.api.logprobs import AnswerSpelling, Spelling
-from gritlm.serve.api.streaming import Part, Tally
-from gritlm.serve.engine.requests import Delta, Event, TokenLogprob
+from gritlm.serve.api.logprobs import AnswerSpelling, TokenTexts
+from gritlm.serve.api.streaming import GeneratedText, TokenUsage
+from gritlm.serve.engine.requests import EngineEvent, OutputDelta, TokenLogprob
 
 
 class _Form:
@@ -22,16 +22,16 @@ class _Form:
     chunk_object: str
 
     def __init__(
-        self, head: Mapping[str, Any], spelling: Spelling, *, logprobs: bool, usage: bool
+        self, head: Mapping[str, Any], spelling: TokenTexts, *, logprobs: bool, usage: bool
     ) -> None:
         self._head, self._spelling, self._logprobs = head, spelling, logprobs
         self._empty = {"usage": None} if usage else {}
         self._answers: dict[int, AnswerSpelling] = {}
 
-    def note(self, event: Event) -> None:
+    def note(self, event: EngineEvent) -> None:
         """Nothing follows from it."""
 
-    def closing(self, tally: Tally, *, include_usage: bool) -> Mapping[str, Any] | None:
+    def closing(self, tally: TokenUsage, *, include_usage: bool) -> Mapping[str, Any] | None:
         if not include_usage:
             return None
         return self.event([]) | {"usage": tally.usage()}
@@ -43,12 +43,12 @@ class _Form:
         return {**self._head, "object": self.chunk_object, "choices": choices, **self._empty}
 
 
-class ChatForm(_Form):
+class ChatResponseBuilder(_Form):
     """``chat.completion`` and its chunks."""
 
     whole_object, chunk_object = "chat.completion", "chat.completion.chunk"
 
-    def whole(self, parts: list[Part], tally: Tally) -> Mapping[str, Any]:
+    def whole(self, parts: list[GeneratedText], tally: TokenUsage) -> Mapping[str, Any]:
         choices = [
             {
                 "index": index,
@@ -65,7 +65,7 @@ class ChatForm(_Form):
     def opening(self, index: int) -> Mapping[str, Any]:
         return self._event(index, {"role": "assistant", "content": ""})
 
-    def piece(self, index: int, delta: Delta) -> Mapping[str, Any]:
+    def piece(self, index: int, delta: OutputDelta) -> Mapping[str, Any]:
         added = {"content": delta.text} if delta.text or delta.logprobs else {}
         return self._event(
             index, added, finish_reason=delta.finish_reason,
@@ -87,12 +87,12 @@ class ChatForm(_Form):
         return {"content": self._answer(index).as_chat(found), "refusal": None}
 
 
-class CompletionForm(_Form):
+class CompletionResponseBuilder(_Form):
     """``text_completion``, whole and in pieces."""
 
     whole_object = chunk_object = "text_completion"
 
-    def whole(self, parts: list[Part], tally: Tally) -> Mapping[str, Any]:
+    def whole(self, parts: list[GeneratedText], tally: TokenUsage) -> Mapping[str, Any]:
         choices = [
             self._choice(index, part.text, part.logprobs, part.finish_reason)
             for index, part in enumerate(parts)
@@ -103,7 +103,7 @@ class CompletionForm(_Form):
         del index  # an answer begins with its text
         return None
 
-    def piece(self, index: int, delta: Delta) -> Mapping[str, Any]:
+    def piece(self, index: int, delta: OutputDelta) -> Mapping[str, Any]:
         choice = self._choice(index, delta.text, delta.logprobs, delta.finish_reason)
         return self.event([choice])
 

@@ -13,7 +13,7 @@ from gritlm.serve.engine.requests import TokenLogprob
 _DECODER = getincrementaldecoder("utf-8")
 
 
-class Spelling:
+class TokenTexts:
     """Names and bytes of a model's tokens."""
 
     def __init__(self, tokens: SegmentTokenizer) -> None:

@@ -13,12 +13,12 @@ from gritlm.serve.errors import invalid
 from gritlm.serve.http.paths import DETOKENIZE, MODELS, TOKENIZE
 from gritlm.serve.schemas.model_info import (
     MAX_CHARACTERS,
-    DetokenizeBody,
-    DetokenizeReply,
-    ModelReply,
-    ModelsReply,
-    TokenizeBody,
-    TokenizeReply,
+    DetokenizeRequest,
+    DetokenizeResponse,
+    ModelListResponse,
+    ModelObject,
+    TokenizeRequest,
+    TokenizeResponse,
 )
 from gritlm.serve.service import Service
 
@@ -26,26 +26,26 @@ from gritlm.serve.service import Service
 def routes(service: Service) -> APIRouter:
     router = new_router(tags=["model"])
 
-    @router.get(MODELS, response_model=ModelsReply, summary="Models")
+    @router.get(MODELS, response_model=ModelListResponse, summary="Models")
     async def models() -> Response:
         """The model, under each of its names."""
         data = [_about(service, name) for name in service.settings.names]
         return json_response({"object": "list", "data": data})
 
-    @router.get(MODELS + "/{name:path}", response_model=ModelReply, summary="Model")
+    @router.get(MODELS + "/{name:path}", response_model=ModelObject, summary="Model")
     async def model(name: str) -> Response:
         """One of them."""
         return json_response(_about(service, service.named(name)))
 
-    @router.post(TOKENIZE, response_model=TokenizeReply, summary="Tokenize")
-    async def tokenize(body: TokenizeBody) -> Response:
+    @router.post(TOKENIZE, response_model=TokenizeResponse, summary="Tokenize")
+    async def tokenize(body: TokenizeRequest) -> Response:
         """A text or a conversation to token ids."""
         service.named(body.model)
         with service.scheduler.reserve():
             return await service.off_loop(_tokenized, service, body)
 
-    @router.post(DETOKENIZE, response_model=DetokenizeReply, summary="Detokenize")
-    async def detokenize(body: DetokenizeBody) -> Response:
+    @router.post(DETOKENIZE, response_model=DetokenizeResponse, summary="Detokenize")
+    async def detokenize(body: DetokenizeRequest) -> Response:
         """Token ids to text."""
         service.named(body.model)
         with service.scheduler.reserve():
@@ -66,7 +66,7 @@ def _about(service: Service, name: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _tokenized(service: Service, body: TokenizeBody) -> Response:
+def _tokenized(service: Service, body: TokenizeRequest) -> Response:
     ids = _ids(service, body)
     names = [service.spelling.of(token) for token in ids] if body.return_token_strs else None
     return json_response(
@@ -77,12 +77,12 @@ def _tokenized(service: Service, body: TokenizeBody) -> Response:
     )  # fmt: skip
 
 
-def _detokenized(service: Service, body: DetokenizeBody) -> Response:
+def _detokenized(service: Service, body: DetokenizeRequest) -> Response:
     ids = service.prompts.known(body.tokens, "'tokens'", param="tokens")
     return json_response({"prompt": service.prompts.text(ids)})
 
 
-def _ids(service: Service, body: TokenizeBody) -> Sequence[int]:
+def _ids(service: Service, body: TokenizeRequest) -> Sequence[int]:
     if (body.prompt is None) == (body.messages is None):
         raise invalid("give one of 'prompt' and 'messages'", param="prompt")
     if body.messages is not None:

@@ -13,7 +13,7 @@ from gritlm.serve.api.router import new_router
 from gritlm.serve.api.streaming import json_response
 from gritlm.serve.errors import draining
 from gritlm.serve.http.paths import HEALTH, LIVE, METRICS
-from gritlm.serve.schemas.model_info import HealthReply
+from gritlm.serve.schemas.model_info import HealthResponse
 from gritlm.serve.service import Service
 
 PAGE = Path(__file__).parents[1] / "web"
@@ -22,7 +22,7 @@ PAGE = Path(__file__).parents[1] / "web"
 def routes(service: Service) -> APIRouter:
     router = new_router(tags=["operations"])
 
-    @router.get(HEALTH, response_model=HealthReply, summary="Ready")
+    @router.get(HEALTH, response_model=HealthResponse, summary="Ready")
     async def health() -> Response:
         """Whether requests are answered: the model reads a token. 503 while it cannot, or while
         the server is shutting down."""
@@ -31,7 +31,7 @@ def routes(service: Service) -> APIRouter:
         await service.try_model()
         return json_response({"status": "ok"})
 
-    @router.get(LIVE, response_model=HealthReply, summary="Alive")
+    @router.get(LIVE, response_model=HealthResponse, summary="Alive")
     async def live() -> Response:
         """Whether the process answers at all."""
         return json_response({"status": "alive"})

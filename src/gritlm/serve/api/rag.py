@@ -9,15 +9,15 @@ from fastapi import APIRouter, Query, Response
 from gritlm.serve.api.router import new_router, stream_of
 from gritlm.serve.http.paths import ANSWER, DOCUMENTS, SEARCH
 from gritlm.serve.schemas.rag import (
-    AddBody,
-    AddReply,
-    AnswerBody,
+    AddDocumentsRequest,
+    AddDocumentsResponse,
     AnswerChunk,
-    AnswerReply,
-    DeletedReply,
-    DocumentsReply,
-    SearchBody,
-    SearchReply,
+    AnswerRequest,
+    AnswerResponse,
+    DeleteDocumentResponse,
+    DocumentListResponse,
+    SearchRequest,
+    SearchResponse,
 )
 from gritlm.serve.service import Service
 
@@ -27,12 +27,12 @@ _MOST = 1000
 def routes(service: Service) -> APIRouter:
     router = new_router(tags=["documents"])
 
-    @router.post(DOCUMENTS, response_model=AddReply, summary="Add documents")
-    async def add(body: AddBody) -> Response:
+    @router.post(DOCUMENTS, response_model=AddDocumentsResponse, summary="Add documents")
+    async def add(body: AddDocumentsRequest) -> Response:
         """Cut documents or files into passages, embed them, and keep what that leaves behind."""
         return await service.documents.add(service, body)
 
-    @router.get(DOCUMENTS, response_model=DocumentsReply, summary="List documents")
+    @router.get(DOCUMENTS, response_model=DocumentListResponse, summary="List documents")
     async def listed(
         after: Annotated[str | None, Query(max_length=512)] = None,
         limit: Annotated[int, Query(ge=1, le=_MOST)] = 100,
@@ -41,22 +41,24 @@ def routes(service: Service) -> APIRouter:
         return await service.documents.listed(service, after=after, limit=limit)
 
     @router.delete(
-        DOCUMENTS + "/{document_id:path}", response_model=DeletedReply, summary="Delete a document"
+        DOCUMENTS + "/{document_id:path}",
+        response_model=DeleteDocumentResponse,
+        summary="Delete a document",
     )
     async def delete(document_id: str) -> Response:
         """Forget a document."""
         return await service.documents.delete(service, document_id)
 
-    @router.post(SEARCH, response_model=SearchReply, summary="Search passages")
-    async def search(body: SearchBody) -> Response:
+    @router.post(SEARCH, response_model=SearchResponse, summary="Search passages")
+    async def search(body: SearchRequest) -> Response:
         """Passages that are nearest to a question."""
         return await service.documents.search(service, body)
 
     @router.post(
-        ANSWER, response_model=AnswerReply, responses=stream_of(AnswerChunk),
+        ANSWER, response_model=AnswerResponse, responses=stream_of(AnswerChunk),
         summary="Answer from documents",
     )  # fmt: skip
-    async def answer(body: AnswerBody) -> Response:
+    async def answer(body: AnswerRequest) -> Response:
         """Find passages and answer from them. A stream's events look like chat chunks: the first
         has ``sources``, the last ``trace`` and ``usage``."""
         return await service.documents.answer(service, body)

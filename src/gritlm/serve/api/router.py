@@ -12,11 +12,11 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 
-from gritlm.serve.schemas.common import ErrorReply
+from gritlm.serve.schemas.common import ErrorResponse
 
 ERRORS: dict[int | str, dict[str, Any]] = {
-    "4XX": {"model": ErrorReply, "description": "The request is refused; the message says why."},
-    "5XX": {"model": ErrorReply, "description": "The server failed, or is shutting down."},
+    "4XX": {"model": ErrorResponse, "description": "The request is refused; the message says why."},
+    "5XX": {"model": ErrorResponse, "description": "The server failed, or is shutting down."},
 }
 
 

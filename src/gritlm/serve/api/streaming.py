@@ -13,8 +13,14 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from gritlm.errors import GritLMError
-from gritlm.serve.api.calls import Calls
-from gritlm.serve.engine.requests import Delta, Event, FinishReason, Started, TokenLogprob
+from gritlm.serve.api.calls import RequestGroup
+from gritlm.serve.engine.requests import (
+    EngineEvent,
+    FinishReason,
+    OutputDelta,
+    PrefillFinished,
+    TokenLogprob,
+)
 from gritlm.serve.errors import as_api_error, internal
 from gritlm.serve.http.logging import REQUEST_ID
 
@@ -24,21 +30,21 @@ DONE = b"data: [DONE]\n\n"
 
 
 @dataclass
-class Part:
+class GeneratedText:
     """One answer of a request, as far as it is written."""
 
     text: str = ""
     logprobs: list[TokenLogprob] = field(default_factory=list)
     finish_reason: FinishReason | None = None
 
-    def take(self, delta: Delta) -> None:
+    def take(self, delta: OutputDelta) -> None:
         self.text += delta.text
         self.logprobs.extend(delta.logprobs)
         self.finish_reason = delta.finish_reason or self.finish_reason
 
 
 @dataclass
-class Tally:
+class TokenUsage:
     """Tokens of a request.
 
     Attributes:
@@ -50,11 +56,11 @@ class Tally:
     cached: int = 0
     written: int = 0
 
-    def take(self, index: int, event: Event) -> None:
-        if isinstance(event, Started) and index % self.choices == 0:
+    def take(self, index: int, event: EngineEvent) -> None:
+        if isinstance(event, PrefillFinished) and index % self.choices == 0:
             self.prompt += event.prompt_tokens
             self.cached += event.cached_tokens
-        elif isinstance(event, Delta):
+        elif isinstance(event, OutputDelta):
             self.written += event.tokens
 
     def usage(self) -> dict[str, Any]:
@@ -66,42 +72,46 @@ class Tally:
         }
 
 
-class Form(Protocol):
+class ResponseBuilder(Protocol):
     """How answers of one endpoint are spelled."""
 
-    def note(self, event: Event) -> None:
+    def note(self, event: EngineEvent) -> None:
         """An event came; called before it is spelled."""
 
-    def whole(self, parts: list[Part], tally: Tally) -> Mapping[str, Any]:
+    def whole(self, parts: list[GeneratedText], tally: TokenUsage) -> Mapping[str, Any]:
         """The answer in one piece."""
 
     def opening(self, index: int) -> Mapping[str, Any] | None:
         """Event with which an answer begins, if there is one."""
 
-    def piece(self, index: int, delta: Delta) -> Mapping[str, Any]:
+    def piece(self, index: int, delta: OutputDelta) -> Mapping[str, Any]:
         """Event for what one step added."""
 
-    def closing(self, tally: Tally, *, include_usage: bool) -> Mapping[str, Any] | None:
+    def closing(self, tally: TokenUsage, *, include_usage: bool) -> Mapping[str, Any] | None:
         """Event behind all answers, if there is one."""
 
 
-async def as_whole(calls: Calls, form: Form, *, works: int, choices: int) -> Response:
+async def as_whole(
+    calls: RequestGroup, form: ResponseBuilder, *, works: int, choices: int
+) -> Response:
     """Wait for all of it."""
     calls.wait_for_all()
-    parts, tally = [Part() for _ in range(works)], Tally(choices)
+    parts, tally = [GeneratedText() for _ in range(works)], TokenUsage(choices)
     async for index, event in calls.events():
         tally.take(index, event)
         form.note(event)
-        if isinstance(event, Delta):
+        if isinstance(event, OutputDelta):
             parts[index].take(event)
     return json_response(form.whole(parts, tally))
 
 
-async def as_stream(calls: Calls, form: Form, *, choices: int, include_usage: bool) -> Response:
+async def as_stream(
+    calls: RequestGroup, form: ResponseBuilder, *, choices: int, include_usage: bool
+) -> Response:
     """Events as they come; what fails before the first one is an error with its own status."""
     events = calls.events()
     first = await anext(events)
-    return _Stream(_frames(first, events, form, Tally(choices), include_usage), calls)
+    return _Stream(_frames(first, events, form, TokenUsage(choices), include_usage), calls)
 
 
 def json_response(content: Any) -> Response:
@@ -111,7 +121,7 @@ def json_response(content: Any) -> Response:
 class _Stream(StreamingResponse):
     """Server-sent events; however it ends, the places on the model's thread are free."""
 
-    def __init__(self, frames: AsyncIterator[bytes], calls: Calls) -> None:
+    def __init__(self, frames: AsyncIterator[bytes], calls: RequestGroup) -> None:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         super().__init__(frames, headers=headers, media_type="text/event-stream")
         self._calls = calls
@@ -122,7 +132,7 @@ class _Stream(StreamingResponse):
 
 
 async def _frames(
-    first: tuple[int, Event], events: AsyncIterator[tuple[int, Event]], form: Form, tally: Tally,
+    first: tuple[int, EngineEvent], events: AsyncIterator[tuple[int, EngineEvent]], form: ResponseBuilder, tally: TokenUsage,
     include_usage: bool,
 ) -> AsyncIterator[bytes]:  # fmt: skip
     opened: set[int] = set()
@@ -135,7 +145,7 @@ async def _frames(
                     opened.add(index)
                     if (opening := form.opening(index)) is not None:
                         yield _frame(opening)
-                if isinstance(event, Delta) and _shows(event):
+                if isinstance(event, OutputDelta) and _shows(event):
                     yield _frame(form.piece(index, event))
     except GritLMError as error:
         yield _frame(as_api_error(error).body())
@@ -149,14 +159,14 @@ async def _frames(
 
 
 async def _chained(
-    first: tuple[int, Event], rest: AsyncIterator[tuple[int, Event]]
-) -> AsyncGenerator[tuple[int, Event]]:
+    first: tuple[int, EngineEvent], rest: AsyncIterator[tuple[int, EngineEvent]]
+) -> AsyncGenerator[tuple[int, EngineEvent]]:
     yield first
     async for each in rest:
         yield each
 
 
-def _shows(delta: Delta) -> bool:
+def _shows(delta: OutputDelta) -> bool:
     return bool(delta.text or delta.logprobs or delta.finish_reason)
 
 

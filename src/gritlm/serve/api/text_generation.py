@@ -6,23 +6,23 @@ from collections.abc import Sequence
 
 from starlette.responses import Response
 
-from gritlm.serve.api.calls import Calls
-from gritlm.serve.api.formats import ChatForm, CompletionForm
-from gritlm.serve.api.streaming import Form, as_stream, as_whole
+from gritlm.serve.api.calls import RequestGroup
+from gritlm.serve.api.formats import ChatResponseBuilder, CompletionResponseBuilder
+from gritlm.serve.api.streaming import ResponseBuilder, as_stream, as_whole
 from gritlm.serve.api.tokenization import Ids, characters
-from gritlm.serve.engine.requests import ToWrite, Writing
+from gritlm.serve.engine.requests import GenerateRequest, SamplingParams
 from gritlm.serve.errors import invalid
 from gritlm.serve.http.paths import CHAT, COMPLETIONS
-from gritlm.serve.schemas.chat_completions import ChatBody
+from gritlm.serve.schemas.chat_completions import ChatCompletionRequest
 from gritlm.serve.schemas.common import StreamOptions
-from gritlm.serve.schemas.completions import CompletionsBody
+from gritlm.serve.schemas.completions import CompletionRequest
 from gritlm.serve.service import Service
 
 _COMPLETION_TOKENS = 16  # what OpenAI's API writes when it is told nothing
 _MOST_PROMPTS = 64
 
 
-async def chat(service: Service, body: ChatBody) -> Response:
+async def chat(service: Service, body: ChatCompletionRequest) -> Response:
     """Answer a conversation."""
     name, logprobs = service.writer(body.model), _chat_logprobs(body)
     usage = wants_usage(body.stream, body.stream_options)
@@ -36,15 +36,15 @@ async def chat(service: Service, body: ChatBody) -> Response:
         room = service.prompts.room(ids, _most_tokens(body), param="messages")
         works = _works([ids], [room], body, logprobs)
         calls.submit(place, works)
-    form = ChatForm(
-        service.head("chatcmpl", name, ChatForm.whole_object), service.spelling,
+    form = ChatResponseBuilder(
+        service.head("chatcmpl", name, ChatResponseBuilder.whole_object), service.spelling,
         logprobs=logprobs is not None, usage=usage,
     )  # fmt: skip
     return await answered(calls, form, works=choices, choices=choices, stream=body.stream,
                           usage=usage)  # fmt: skip
 
 
-async def complete(service: Service, body: CompletionsBody) -> Response:
+async def complete(service: Service, body: CompletionRequest) -> Response:
     """Go on with each of some texts."""
     name = service.writer(body.model)
     usage = wants_usage(body.stream, body.stream_options)
@@ -61,8 +61,8 @@ async def complete(service: Service, body: CompletionsBody) -> Response:
         rooms = [service.prompts.room(ids, wanted, param="prompt") for ids in many]
         works = _works(many, rooms, body, body.logprobs)
         calls.submit(place, works)
-    form = CompletionForm(
-        service.head("cmpl", name, CompletionForm.whole_object), service.spelling,
+    form = CompletionResponseBuilder(
+        service.head("cmpl", name, CompletionResponseBuilder.whole_object), service.spelling,
         logprobs=body.logprobs is not None, usage=usage,
     )  # fmt: skip
     return await answered(calls, form, works=len(works), choices=choices, stream=body.stream,
@@ -70,7 +70,13 @@ async def complete(service: Service, body: CompletionsBody) -> Response:
 
 
 async def answered(
-    calls: Calls, form: Form, *, works: int, choices: int, stream: bool | None, usage: bool
+    calls: RequestGroup,
+    form: ResponseBuilder,
+    *,
+    works: int,
+    choices: int,
+    stream: bool | None,
+    usage: bool,
 ) -> Response:
     """The answer of works that were submitted; they are cancelled when this is."""
     if not stream:
@@ -99,14 +105,14 @@ def stops(given: str | list[str] | None) -> tuple[str, ...]:
 
 
 def _works(
-    prompts: Sequence[Ids], rooms: Sequence[int], body: ChatBody | CompletionsBody,
+    prompts: Sequence[Ids], rooms: Sequence[int], body: ChatCompletionRequest | CompletionRequest,
     logprobs: int | None,
-) -> list[ToWrite]:  # fmt: skip
+) -> list[GenerateRequest]:  # fmt: skip
     """One work an answer; each draws with a seed of its own."""
     return [
-        ToWrite(
+        GenerateRequest(
             ids,
-            Writing(
+            SamplingParams(
                 max_new_tokens=room,
                 temperature=1.0 if body.temperature is None else body.temperature,
                 top_p=1.0 if body.top_p is None else body.top_p,
@@ -121,7 +127,7 @@ def _works(
     ]
 
 
-def _most_tokens(body: ChatBody) -> int | None:
+def _most_tokens(body: ChatCompletionRequest) -> int | None:
     old, new = body.max_tokens, body.max_completion_tokens
     if old is not None and new is not None and old != new:
         raise invalid(
@@ -131,7 +137,7 @@ def _most_tokens(body: ChatBody) -> int | None:
     return old if new is None else new
 
 
-def _chat_logprobs(body: ChatBody) -> int | None:
+def _chat_logprobs(body: ChatCompletionRequest) -> int | None:
     if body.top_logprobs is not None and not body.logprobs:
         raise invalid("'top_logprobs' needs logprobs=true", param="top_logprobs")
     return (body.top_logprobs or 0) if body.logprobs else None

@@ -23,7 +23,7 @@ Frame = tuple[list[int], list[int]]  # ids before the pooled ones, and those beh
 _CHARACTERS = 16  # of a token in texts of a request together; four are usual
 
 
-class Prompts:
+class PromptTokenizer:
     """Tokenizes for one model.
 
     Args:

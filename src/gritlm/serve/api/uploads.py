@@ -11,17 +11,17 @@ from pathlib import PurePosixPath
 from gritlm.errors import InputError
 from gritlm.rag.ingest import readers, records, rows
 from gritlm.rag.ingest.metadata import normalise_metadata
-from gritlm.rag.ingest.readers import READERS, Content
-from gritlm.rag.ingest.skips import LONGEST, Skipped, Skips
+from gritlm.rag.ingest.readers import READERS, FileContent
+from gritlm.rag.ingest.skips import LONGEST, SkippedSource, Skips
 from gritlm.rag.types import Document, Value
-from gritlm.serve.api.file_reader import KINDS, Reader
+from gritlm.serve.api.file_reader import KINDS, FileReader
 from gritlm.serve.errors import invalid
-from gritlm.serve.schemas.rag import AddBody, FileBody
+from gritlm.serve.schemas.rag import AddDocumentsRequest, FileObject
 
 _LONGEST_FILE = 2**26  # bytes; a body is shorter anyway
 
 
-def documents(body: AddBody, reader: Reader) -> tuple[list[Document], Skips]:
+def documents(body: AddDocumentsRequest, reader: FileReader) -> tuple[list[Document], Skips]:
     """Return the documents of a body, and those that were skipped. All ids differ.
 
     Raises:
@@ -34,16 +34,16 @@ def documents(body: AddBody, reader: Reader) -> tuple[list[Document], Skips]:
     places: dict[str, str] = {}  # by id
     for place, item in _all(body, reader):
         if isinstance(item, str):
-            skipped.append(Skipped(place, item[:LONGEST]))
+            skipped.append(SkippedSource(place, item[:LONGEST]))
         elif item.id in places:
-            skipped.append(Skipped(place, f"its id {item.id!r} is that of {places[item.id]}"))
+            skipped.append(SkippedSource(place, f"its id {item.id!r} is that of {places[item.id]}"))
         else:
             places[item.id] = place
             found.append(item)
     return found, skipped
 
 
-def _all(body: AddBody, reader: Reader) -> Iterator[tuple[str, Document | str]]:
+def _all(body: AddDocumentsRequest, reader: FileReader) -> Iterator[tuple[str, Document | str]]:
     """Yield where each document stands in the body, and the document or why it is skipped."""
     for number, given in enumerate(body.documents):
         place = f"documents[{number}]"
@@ -58,7 +58,7 @@ def _all(body: AddBody, reader: Reader) -> Iterator[tuple[str, Document | str]]:
             yield file.name, item
 
 
-def _of_file(file: FileBody, read: Content | str | None) -> Iterator[Document | str]:
+def _of_file(file: FileObject, read: FileContent | str | None) -> Iterator[Document | str]:
     """Yield the documents of a file, or why they are skipped.
 
     Args:
@@ -74,11 +74,11 @@ def _of_file(file: FileBody, read: Content | str | None) -> Iterator[Document | 
         yield str(error)
 
 
-def _ending(file: FileBody) -> str:
+def _ending(file: FileObject) -> str:
     return PurePosixPath(file.name).suffix.lower()
 
 
-def _content(ending: str, data: bytes, read: Content | str | None) -> Content:
+def _content(ending: str, data: bytes, read: FileContent | str | None) -> FileContent:
     if ending not in READERS:
         known = ", ".join([*READERS, *records.KINDS])
         raise InputError(f"{ending or 'no ending'}: not a kind that is read; known: {known}")
@@ -87,12 +87,12 @@ def _content(ending: str, data: bytes, read: Content | str | None) -> Content:
     return readers.read(ending, data) if read is None else read
 
 
-def _document(name: str, content: Content, metadata: dict[str, Value]) -> Document:
+def _document(name: str, content: FileContent, metadata: dict[str, Value]) -> Document:
     both = normalise_metadata({**content.metadata, **metadata})
     return Document(name, content.text, content.title, both, markdown=content.markdown)
 
 
-def _of_rows(file: FileBody, data: bytes, metadata: dict[str, Value]) -> Iterator[Document | str]:
+def _of_rows(file: FileObject, data: bytes, metadata: dict[str, Value]) -> Iterator[Document | str]:
     found = False
     for place, row in records.records(_ending(file), BytesIO(data), max_bytes=_LONGEST_FILE):
         found = True

@@ -16,9 +16,9 @@ from gritlm.errors import ModelError
 from gritlm.lm.encoder import batches
 from gritlm.lm.gritlm import GritLM
 from gritlm.lm.tokens import Prompt
-from gritlm.serve.engine.errors import NobodyWantsItError
-from gritlm.serve.engine.queue import Inbox, Job
-from gritlm.serve.engine.requests import Done, Failed, ToEmbed
+from gritlm.serve.engine.errors import RequestCancelledError
+from gritlm.serve.engine.queue import QueuedRequest, RequestQueue
+from gritlm.serve.engine.requests import EmbedRequest, RequestFailed, RequestFinished
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ _ROWS = 256  # most texts of a batch
 _WINDOW = 4 * _ROWS  # texts among which those of like size are looked for
 
 
-class _Request:
+class _PendingTexts:
     """Texts of one request, and the vectors that are there.
 
     Attributes:
@@ -34,7 +34,7 @@ class _Request:
         left: texts that have no vector yet.
     """
 
-    def __init__(self, job: Job, work: ToEmbed, dimension: int) -> None:
+    def __init__(self, job: QueuedRequest, work: EmbedRequest, dimension: int) -> None:
         self.job, self.prompts = job, work.prompts
         with torch.inference_mode(False):  # it may arrive while a batch is read in that mode
             self.vectors_ND = torch.empty(len(work.prompts), dimension)
@@ -58,30 +58,30 @@ class _Request:
         self.rows.extendleft(reversed(kept))
 
 
-_Row = tuple[_Request, int]
+_Row = tuple[_PendingTexts, int]
 
 
-class Texts:
+class EmbeddingQueue:
     """Requests take turns; only the model's thread may touch it.
 
     Args:
         budget: tokens of a batch; a longer text is alone in its batch.
     """
 
-    def __init__(self, model: GritLM, inbox: Inbox, budget: int) -> None:
+    def __init__(self, model: GritLM, inbox: RequestQueue, budget: int) -> None:
         self._model, self._inbox, self._budget = model, inbox, budget
-        self._requests: deque[_Request] = deque()  # with rows that wait, in the order of turns
+        self._requests: deque[_PendingTexts] = deque()  # with rows that wait, in the order of turns
         self.reading = 0  # requests with a text in the batch that is read
 
     def __bool__(self) -> bool:
         return bool(self._requests)
 
-    def add(self, job: Job, work: ToEmbed) -> None:
-        request = _Request(job, work, self._model.embedding_dimension)
+    def add(self, job: QueuedRequest, work: EmbedRequest) -> None:
+        request = _PendingTexts(job, work, self._model.embedding_dimension)
         if work.prompts:
             self._requests.append(request)
         else:
-            job.send(Done(request.vectors_ND.numpy()))
+            job.send(RequestFinished(request.vectors_ND.numpy()))
 
     def forget_cancelled(self) -> None:
         """What nobody wants any more is not read."""
@@ -111,7 +111,7 @@ class Texts:
         self.reading = len({id(request) for request, _ in rows})
         try:
             self._read(rows, pause)
-        except NobodyWantsItError:
+        except RequestCancelledError:
             log.info("a batch of %d texts was dropped: its requests were cancelled", len(rows))
         except Exception as error:
             self._one_by_one(rows, pause, error)
@@ -140,7 +140,7 @@ class Texts:
 
     def _take(self, taken: Sequence[_Row]) -> None:
         """They wait no more; whose turn it was is the last one now."""
-        of: dict[_Request, set[int]] = {}
+        of: dict[_PendingTexts, set[int]] = {}
         for request, row in taken:
             of.setdefault(request, set()).add(row)
         for request, rows in of.items():
@@ -152,7 +152,7 @@ class Texts:
         def looking() -> None:
             pause()
             if not any(request.wanted for request, _ in rows):
-                raise NobodyWantsItError
+                raise RequestCancelledError
 
         vectors_BD = self._model.encoder.vectors([_prompt(row) for row in rows], pause=looking)
         for (request, row), vector_D in zip(rows, vectors_BD, strict=True):
@@ -164,7 +164,7 @@ class Texts:
             request.vectors_ND[row] = vector_D
             request.left -= 1
             if not request.left:
-                request.job.send(Done(request.vectors_ND.numpy()))
+                request.job.send(RequestFinished(request.vectors_ND.numpy()))
 
     def _one_by_one(
         self, rows: Sequence[_Row], pause: Callable[[], None], error: Exception
@@ -178,14 +178,14 @@ class Texts:
             if row[0].wanted:
                 try:
                     self._read([row], pause)
-                except NobodyWantsItError:
+                except RequestCancelledError:
                     continue
                 except Exception as own:
                     self._fail(row[0], own)
 
-    def _fail(self, request: _Request, error: Exception) -> None:
+    def _fail(self, request: _PendingTexts, error: Exception) -> None:
         if request.wanted:
-            request.job.send(Failed(error))
+            request.job.send(RequestFailed(error))
         request.failed = True
         self._inbox.dropped(request.job)
 

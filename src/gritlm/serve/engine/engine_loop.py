@@ -14,18 +14,24 @@ import time
 import torch
 
 from gritlm.lm.gritlm import GritLM
-from gritlm.serve.engine.embedding import Texts
-from gritlm.serve.engine.errors import CutOffError, NobodyWantsItError
-from gritlm.serve.engine.generation import Chats
-from gritlm.serve.engine.jobs import Works
-from gritlm.serve.engine.kv_slots import Places
-from gritlm.serve.engine.queue import Inbox, Job
-from gritlm.serve.engine.requests import Failed, ToContinue, ToDo, ToEmbed, ToWrite
+from gritlm.serve.engine.embedding import EmbeddingQueue
+from gritlm.serve.engine.errors import RequestCancelledError, RequestInterruptedError
+from gritlm.serve.engine.generation import GenerationBatch
+from gritlm.serve.engine.jobs import JobQueue
+from gritlm.serve.engine.kv_slots import KVSlots
+from gritlm.serve.engine.queue import QueuedRequest, RequestQueue
+from gritlm.serve.engine.requests import (
+    EmbedRequest,
+    GenerateRequest,
+    ModelJob,
+    RequestFailed,
+    ResumeRequest,
+)
 
 log = logging.getLogger(__name__)
 
 
-class Loop:
+class EngineLoop:
     """Only the model's thread may call it; numbers may be read from anywhere.
 
     Args:
@@ -38,11 +44,15 @@ class Loop:
         left_over: whether something was ended by the deadline.
     """
 
-    def __init__(self, model: GritLM, inbox: Inbox, places: Places | None, budget: int) -> None:
+    def __init__(
+        self, model: GritLM, inbox: RequestQueue, places: KVSlots | None, budget: int
+    ) -> None:
         self._inbox = inbox
-        self._chats = None if places is None else Chats(model, inbox, places, budget, self._beside)
-        self._texts = Texts(model, inbox, budget)
-        self._works = Works(inbox)
+        self._chats = (
+            None if places is None else GenerationBatch(model, inbox, places, budget, self._beside)
+        )
+        self._texts = EmbeddingQueue(model, inbox, budget)
+        self._works = JobQueue(inbox)
         self._embedding = self._texts_next = False
         self._chats_ended = self._chats_took = self._paused = 0.0
         self.deadline = float("inf")
@@ -87,11 +97,11 @@ class Loop:
         self.looked = time.monotonic()
         for job in self._inbox.take():
             match job.work:
-                case ToEmbed() as work:
+                case EmbedRequest() as work:
                     self._texts.add(job, work)
-                case ToDo() as work:
+                case ModelJob() as work:
                     self._works.add(job, work)
-                case ToWrite() | ToContinue() as work:
+                case GenerateRequest() | ResumeRequest() as work:
                     assert self._chats is not None, "refused where it was handed in"
                     self._chats.add(job, work)
         self._works.forget_cancelled()
@@ -140,11 +150,11 @@ class Loop:
                 self._chats_turn()
             self._paused = time.perf_counter()
 
-    def _beside(self, job: Job) -> None:
+    def _beside(self, job: QueuedRequest) -> None:
         """Where the work of a job lets others go on."""
         self._look()
         if job.cancelled:
-            raise NobodyWantsItError
+            raise RequestCancelledError
         self._refuse_late()
         with torch.inference_mode(False):  # others expect the usual mode
             self._chats_turn()
@@ -166,12 +176,12 @@ class Loop:
         """Nobody is left without an answer."""
         for job in self._inbox.close():
             self._inbox.dropped(job)
-            job.send(Failed(cut_off()))
+            job.send(RequestFailed(cut_off()))
             self.left_over = True
         self.left_over |= self._busy
         self._fail(cut_off())
         self.looked = None
 
 
-def cut_off() -> CutOffError:
-    return CutOffError("the server was shut down before this request had ended")
+def cut_off() -> RequestInterruptedError:
+    return RequestInterruptedError("the server was shut down before this request had ended")

@@ -21,7 +21,7 @@ class DrainingError(GritLMError):
     """The server is on its way out: it takes nothing new, or its time to end work is over."""
 
 
-class NobodyWantsItError(Exception):
+class RequestCancelledError(Exception):
     """Those for whom something was read were cancelled meanwhile."""
 
 
@@ -46,11 +46,11 @@ class TooManyTokensError(InputError):
         )
 
 
-class CutOffError(DrainingError):
+class RequestInterruptedError(DrainingError):
     """The time to end work is over, and this work was taken: it may have had its effect."""
 
 
-class TooLongError(InputError):
+class PromptTooLongError(InputError):
     """A prompt that can never fit.
 
     Attributes:

@@ -16,15 +16,20 @@ from torch import Tensor
 
 from gritlm.lm.gritlm import GritLM
 from gritlm.lm.sampling import Sampler
-from gritlm.serve.engine.errors import TooLongError
-from gritlm.serve.engine.kv_slots import Places
-from gritlm.serve.engine.queue import Inbox, Job
-from gritlm.serve.engine.requests import Failed, Started, ToContinue, ToWrite
-from gritlm.serve.engine.sequence import Answer, sampler_of
-from gritlm.serve.engine.slot_table import Slot
+from gritlm.serve.engine.errors import PromptTooLongError
+from gritlm.serve.engine.kv_slots import KVSlots
+from gritlm.serve.engine.queue import QueuedRequest, RequestQueue
+from gritlm.serve.engine.requests import (
+    GenerateRequest,
+    PrefillFinished,
+    RequestFailed,
+    ResumeRequest,
+)
+from gritlm.serve.engine.sequence import GeneratedSequence, sampler_of
+from gritlm.serve.engine.slot_table import KVSlot
 
 if TYPE_CHECKING:
-    from gritlm.rag.answer import Begun
+    from gritlm.rag.answer import PrefilledPrompt
 
 log = logging.getLogger(__name__)
 
@@ -32,20 +37,20 @@ _SMALLEST_PIECE = 16  # tokens of a prompt that are worth a pass
 
 
 @dataclass
-class _Waiting:
+class _WaitingPrompt:
     """
     Attributes:
         turn: the lower, the sooner.
     """
 
-    job: Job
-    work: ToWrite | ToContinue
+    job: QueuedRequest
+    work: GenerateRequest | ResumeRequest
     sampler: Sampler
     turn: int
 
 
 @dataclass
-class _Chat:
+class _RunningSequence:
     """A chat in its slot.
 
     Attributes:
@@ -53,16 +58,16 @@ class _Chat:
         cached: tokens that were there already.
     """
 
-    job: Job
-    work: ToWrite | ToContinue
+    job: QueuedRequest
+    work: GenerateRequest | ResumeRequest
     sampler: Sampler
-    slot: Slot
+    slot: KVSlot
     unread: list[int] = field(default_factory=list)
     cached: int = 0
-    answer: Answer | None = None
+    answer: GeneratedSequence | None = None
 
 
-class Chats:
+class GenerationBatch:
     """Waiting, read and written chats; only the model's thread may touch them.
 
     Args:
@@ -72,14 +77,14 @@ class Chats:
     """
 
     def __init__(
-        self, model: GritLM, inbox: Inbox, places: Places, budget: int,
-        beside: Callable[[Job], None],
+        self, model: GritLM, inbox: RequestQueue, places: KVSlots, budget: int,
+        beside: Callable[[QueuedRequest], None],
     ) -> None:  # fmt: skip
         self._model, self._inbox, self._places, self._budget = model, inbox, places, budget
         self._beside, self._begins, self._came = beside, False, 0
-        self._waiting: list[_Waiting] = []
-        self._reading: _Chat | None = None
-        self._running: list[_Chat] = []
+        self._waiting: list[_WaitingPrompt] = []
+        self._reading: _RunningSequence | None = None
+        self._running: list[_RunningSequence] = []
         self._step_s = self._token_s = 0.0
         self.steps = 0
 
@@ -96,16 +101,16 @@ class Chats:
     def __bool__(self) -> bool:
         return bool(self._waiting or self._running or self._reading is not None)
 
-    def _seated(self) -> list[_Chat]:
+    def _seated(self) -> list[_RunningSequence]:
         return [*self._running, *([self._reading] if self._reading is not None else [])]
 
-    def add(self, job: Job, work: ToWrite | ToContinue) -> None:
+    def add(self, job: QueuedRequest, work: GenerateRequest | ResumeRequest) -> None:
         """It waits for its turn: other requests that come soon after are served before the second
         answer to a request, more of them before its third."""
         self._came += job.number == 0
         turn = self._came + job.number * self._places.slots
         insort(
-            self._waiting, _Waiting(job, work, sampler_of(work.writing), turn),
+            self._waiting, _WaitingPrompt(job, work, sampler_of(work.writing), turn),
             key=lambda waiting: (waiting.turn, waiting.job.number),
         )  # fmt: skip
 
@@ -135,7 +140,7 @@ class Chats:
         """All of them end now."""
         for waiting in self._waiting:
             self._inbox.dropped(waiting.job)
-            waiting.job.send(Failed(error))
+            waiting.job.send(RequestFailed(error))
         self._waiting.clear()
         for chat in self._seated():
             self._fail(chat, error)
@@ -178,12 +183,12 @@ class Chats:
         if not self._waiting:
             return False
         work = self._waiting[0].work
-        slot = self._places.open(work.ids if isinstance(work, ToWrite) else ())
+        slot = self._places.open(work.ids if isinstance(work, GenerateRequest) else ())
         if slot is None:
             return False
         next_one = self._waiting.pop(0)
-        chat = _Chat(next_one.job, work, next_one.sampler, slot)
-        if isinstance(work, ToWrite):
+        chat = _RunningSequence(next_one.job, work, next_one.sampler, slot)
+        if isinstance(work, GenerateRequest):
             chat.cached = len(slot.ids)
             chat.unread = list(work.ids[chat.cached :])
             self._inbox.begun(chat.job, len(work.ids))
@@ -193,7 +198,7 @@ class Chats:
             self._continue(chat, work)
         return True
 
-    def _read_piece(self, chat: _Chat, size: int) -> int:
+    def _read_piece(self, chat: _RunningSequence, size: int) -> int:
         """Read some of its prompt; how many tokens that was."""
         ids = chat.unread if self._places.whole else chat.unread[:size]
         room = self._room(chat, chat.work.writing.max_new_tokens)
@@ -210,13 +215,13 @@ class Chats:
             self._run(chat, logits_V, room)
         return len(ids)
 
-    def _continue(self, chat: _Chat, work: ToContinue) -> None:
+    def _continue(self, chat: _RunningSequence, work: ResumeRequest) -> None:
         """Whoever asks reads the prompt; from there on it is a chat like any."""
         try:
             begun = self._begun(chat, work)
             tokens = int(begun.cache.get_seq_length())
             if tokens >= self._places.capacity:
-                raise TooLongError(tokens, self._places.capacity)
+                raise PromptTooLongError(tokens, self._places.capacity)
             self._places.adopt(chat.slot, begun)
         except Exception as error:
             self._fail(chat, error)
@@ -225,25 +230,25 @@ class Chats:
         room = self._room(chat, min(begun.room, work.writing.max_new_tokens))
         self._run(chat, begun.logits_V, room)
 
-    def _begun(self, chat: _Chat, work: ToContinue) -> Begun:
+    def _begun(self, chat: _RunningSequence, work: ResumeRequest) -> PrefilledPrompt:
         self._begins = True
         try:
             return work.begin(lambda: self._beside(chat.job))
         finally:
             self._begins = False
 
-    def _room(self, chat: _Chat, wanted: int) -> int:
+    def _room(self, chat: _RunningSequence, wanted: int) -> int:
         return min(wanted, self._places.capacity - len(chat.slot.ids) - len(chat.unread))
 
-    def _run(self, chat: _Chat, logits_V: Tensor, room: int) -> None:
+    def _run(self, chat: _RunningSequence, logits_V: Tensor, room: int) -> None:
         """Its prompt is read: the first token, and from now on a place in every step."""
         self._reading = None
         self._running.append(chat)
-        chat.job.send(Started(len(chat.slot.ids), chat.cached))
-        chat.answer = Answer(self._model, chat.work.writing, chat.sampler, room)
+        chat.job.send(PrefillFinished(len(chat.slot.ids), chat.cached))
+        chat.answer = GeneratedSequence(self._model, chat.work.writing, chat.sampler, room)
         self._draw(chat, logits_V)
 
-    def _draw(self, chat: _Chat, logits_V: Tensor) -> None:
+    def _draw(self, chat: _RunningSequence, logits_V: Tensor) -> None:
         answer = _answer(chat)
         try:
             delta = answer.draw(logits_V)
@@ -255,17 +260,17 @@ class Chats:
         if answer.ended:
             self._close(chat)
 
-    def _fail(self, chat: _Chat, error: Exception) -> None:
-        chat.job.send(Failed(error))
+    def _fail(self, chat: _RunningSequence, error: Exception) -> None:
+        chat.job.send(RequestFailed(error))
         self._close(chat, sound=False)
 
-    def _close(self, chat: _Chat, *, sound: bool = True) -> None:
+    def _close(self, chat: _RunningSequence, *, sound: bool = True) -> None:
         self._places.close(chat.slot, sound=sound)
         if chat is self._reading:
             self._reading = None
         self._running = [other for other in self._running if other is not chat]
 
 
-def _answer(chat: _Chat) -> Answer:
+def _answer(chat: _RunningSequence) -> GeneratedSequence:
     assert chat.answer is not None, "it runs, so its prompt was read"
     return chat.answer

@@ -6,33 +6,33 @@ import logging
 from collections import deque
 from collections.abc import Callable
 
-from gritlm.serve.engine.errors import NobodyWantsItError
-from gritlm.serve.engine.queue import Inbox, Job
-from gritlm.serve.engine.requests import Done, Failed, ToDo
+from gritlm.serve.engine.errors import RequestCancelledError
+from gritlm.serve.engine.queue import QueuedRequest, RequestQueue
+from gritlm.serve.engine.requests import ModelJob, RequestFailed, RequestFinished
 
 log = logging.getLogger(__name__)
 
-Between = Callable[[Job], None]
+Between = Callable[[QueuedRequest], None]
 
 
-class Works:
+class JobQueue:
     """Only the model's thread may touch it.
 
     Attributes:
         running: how many have begun and not ended.
     """
 
-    def __init__(self, inbox: Inbox) -> None:
+    def __init__(self, inbox: RequestQueue) -> None:
         self._inbox = inbox
-        self._short: deque[Job] = deque()
-        self._long: deque[Job] = deque()
+        self._short: deque[QueuedRequest] = deque()
+        self._long: deque[QueuedRequest] = deque()
         self._long_next = self._beside = False
         self.running = 0
 
     def __bool__(self) -> bool:
         return bool(self._short or self._long)
 
-    def add(self, job: Job, work: ToDo) -> None:
+    def add(self, job: QueuedRequest, work: ModelJob) -> None:
         (self._short if work.beside else self._long).append(job)
 
     def forget_cancelled(self) -> None:
@@ -52,7 +52,7 @@ class Works:
         for jobs in (self._short, self._long):
             for job in jobs:
                 self._inbox.dropped(job)
-                job.send(Failed(error))
+                job.send(RequestFailed(error))
             jobs.clear()
 
     def turn(self, between: Between) -> None:
@@ -72,17 +72,17 @@ class Works:
         finally:
             self._beside = False
 
-    def _do(self, job: Job, between: Between) -> None:
-        assert isinstance(job.work, ToDo), "nothing else is put here"
+    def _do(self, job: QueuedRequest, between: Between) -> None:
+        assert isinstance(job.work, ModelJob), "nothing else is put here"
         self._inbox.begun(job, job.work.tokens)
         if job.cancelled:
             return
         self.running += 1
         try:
-            job.send(Done(job.work.run(lambda: between(job))))
-        except NobodyWantsItError:
+            job.send(RequestFinished(job.work.run(lambda: between(job))))
+        except RequestCancelledError:
             log.info("a piece of work was cancelled while it ran")
         except Exception as error:
-            job.send(Failed(error))
+            job.send(RequestFailed(error))
         finally:
             self.running -= 1

@@ -15,15 +15,15 @@ from torch import Tensor
 from gritlm.lm.generator import prefill
 from gritlm.lm.kv.slot_memory import SlotMemory, obstacle
 from gritlm.lm.unified import UnifiedLM
-from gritlm.serve.engine.slot_table import UNKNOWN, Slot, Slots
+from gritlm.serve.engine.slot_table import UNKNOWN, KVSlot, SlotTable
 
 if TYPE_CHECKING:
-    from gritlm.rag.answer import Begun
+    from gritlm.rag.answer import PrefilledPrompt
 
 log = logging.getLogger(__name__)
 
 
-class Places(Protocol):
+class KVSlots(Protocol):
     """States of chats, each in a slot.
 
     Attributes:
@@ -41,26 +41,26 @@ class Places(Protocol):
     @property
     def slots(self) -> int: ...
 
-    def open(self, ids: Sequence[int]) -> Slot | None:
+    def open(self, ids: Sequence[int]) -> KVSlot | None:
         """A slot that holds as many first tokens of a prompt as are there; None when all are busy.
 
         At least one token of a prompt is left to read.
         """
 
-    def read(self, slot: Slot, ids: Sequence[int], *, room: int) -> Tensor:
+    def read(self, slot: KVSlot, ids: Sequence[int], *, room: int) -> Tensor:
         """Read tokens behind those that a slot holds -> logits of what comes next (V,).
 
         Args:
             room: tokens that follow, at most.
         """
 
-    def adopt(self, slot: Slot, begun: Begun) -> None:
+    def adopt(self, slot: KVSlot, begun: PrefilledPrompt) -> None:
         """Go on from a prompt that somebody else has read."""
 
-    def step(self, slots: Sequence[Slot], tokens: Sequence[int]) -> Tensor:
+    def step(self, slots: Sequence[KVSlot], tokens: Sequence[int]) -> Tensor:
         """One token more in each slot -> logits of what comes next (B, V)."""
 
-    def close(self, slot: Slot, *, sound: bool = True) -> None:
+    def close(self, slot: KVSlot, *, sound: bool = True) -> None:
         """Its chat is over.
 
         Args:
@@ -68,20 +68,20 @@ class Places(Protocol):
         """
 
 
-def places(lm: UnifiedLM, slots: int, capacity: int) -> Places:
+def kv_slots(lm: UnifiedLM, slots: int, capacity: int) -> KVSlots:
     """Slots side by side where the model can be stepped so, else apart."""
     reason = obstacle(lm)
     if reason is None:
-        return Together(lm, slots, capacity)
+        return BatchedSlots(lm, slots, capacity)
     log.warning("chats are written one row at a time, which is slower: %s", reason)
-    return Apart(lm, slots, capacity)
+    return SeparateSlots(lm, slots, capacity)
 
 
 class _Numbered:
     """Slots of a model, and what can be told of them."""
 
     def __init__(self, lm: UnifiedLM, slots: int, capacity: int) -> None:
-        self._lm, self.capacity, self._slots = lm, capacity, Slots(slots)
+        self._lm, self.capacity, self._slots = lm, capacity, SlotTable(slots)
 
     @property
     def tokens(self) -> int:
@@ -92,7 +92,7 @@ class _Numbered:
         return len(self._slots)
 
 
-class Together(_Numbered):
+class BatchedSlots(_Numbered):
     """All slots in one memory: a step reads the weights once for all chats."""
 
     whole = False
@@ -101,7 +101,7 @@ class Together(_Numbered):
         super().__init__(lm, slots, capacity)
         self._memory = SlotMemory(lm, slots, capacity)
 
-    def open(self, ids: Sequence[int]) -> Slot | None:
+    def open(self, ids: Sequence[int]) -> KVSlot | None:
         place = self._slots.take(ids)
         if place is None:
             return None
@@ -109,18 +109,18 @@ class Together(_Numbered):
             self._memory.copy(place.source.number, place.slot.number, place.tokens)
         return place.slot
 
-    def read(self, slot: Slot, ids: Sequence[int], *, room: int) -> Tensor:
+    def read(self, slot: KVSlot, ids: Sequence[int], *, room: int) -> Tensor:
         del room  # a slot has all its room from the beginning
         logits_V = prefill(self._lm, self._memory.cache(slot.number, len(slot.ids)), ids)
         slot.ids += ids
         return logits_V
 
-    def adopt(self, slot: Slot, begun: Begun) -> None:
+    def adopt(self, slot: KVSlot, begun: PrefilledPrompt) -> None:
         tokens = int(begun.cache.get_seq_length())
         self._memory.adopt(slot.number, begun.cache, tokens)
         slot.ids = [UNKNOWN] * tokens
 
-    def step(self, slots: Sequence[Slot], tokens: Sequence[int]) -> Tensor:
+    def step(self, slots: Sequence[KVSlot], tokens: Sequence[int]) -> Tensor:
         order = sorted(range(len(slots)), key=lambda row: slots[row].number)
         logits_BV = self._memory.step(
             [tokens[row] for row in order],
@@ -131,14 +131,14 @@ class Together(_Numbered):
             slot.ids.append(token)
         return logits_BV[sorted(range(len(order)), key=order.__getitem__)]
 
-    def close(self, slot: Slot, *, sound: bool = True) -> None:
+    def close(self, slot: KVSlot, *, sound: bool = True) -> None:
         if not sound:
             self._slots.forget(slot)
             self._memory.clear(slot.number)
         self._slots.free(slot)
 
 
-class Apart(_Numbered):
+class SeparateSlots(_Numbered):
     """A cache of the model's own kind for each chat; nothing of it is used again."""
 
     whole = True
@@ -147,30 +147,30 @@ class Apart(_Numbered):
         super().__init__(lm, slots, capacity)
         self._caches: dict[int, Any] = {}
 
-    def open(self, ids: Sequence[int]) -> Slot | None:
+    def open(self, ids: Sequence[int]) -> KVSlot | None:
         place = self._slots.take(())  # nothing in common with any: no state is kept
         del ids
         return None if place is None else place.slot
 
-    def read(self, slot: Slot, ids: Sequence[int], *, room: int) -> Tensor:
+    def read(self, slot: KVSlot, ids: Sequence[int], *, room: int) -> Tensor:
         cache = self._lm.new_cache(len(ids) + room)
         logits_V = prefill(self._lm, cache, ids)
         self._caches[slot.number] = cache
         slot.ids += ids
         return logits_V
 
-    def adopt(self, slot: Slot, begun: Begun) -> None:
+    def adopt(self, slot: KVSlot, begun: PrefilledPrompt) -> None:
         self._caches[slot.number] = begun.cache
         slot.ids = [UNKNOWN] * int(begun.cache.get_seq_length())
 
-    def step(self, slots: Sequence[Slot], tokens: Sequence[int]) -> Tensor:
+    def step(self, slots: Sequence[KVSlot], tokens: Sequence[int]) -> Tensor:
         rows = []
         for slot, token in zip(slots, tokens, strict=True):
             rows.append(prefill(self._lm, self._caches[slot.number], [token]))
             slot.ids.append(token)
         return torch.stack(rows)
 
-    def close(self, slot: Slot, *, sound: bool = True) -> None:
+    def close(self, slot: KVSlot, *, sound: bool = True) -> None:
         del sound
         self._caches.pop(slot.number, None)
         self._slots.forget(slot)

@@ -8,8 +8,8 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from gritlm.serve.engine.errors import NobodyWantsItError
-from gritlm.serve.engine.requests import Done, Event, Failed, ToDo
+from gritlm.serve.engine.errors import RequestCancelledError
+from gritlm.serve.engine.requests import EngineEvent, ModelJob, RequestFailed, RequestFinished
 from gritlm.serve.engine.scheduler import Scheduler
 
 T = TypeVar("T")
@@ -35,15 +35,15 @@ class ModelThread:
         """
         result: Future[T] = Future()
 
-        def deliver(event: Event) -> None:
+        def deliver(event: EngineEvent) -> None:
             with suppress(InvalidStateError):  # the request was given up in this moment
-                if isinstance(event, Failed):
+                if isinstance(event, RequestFailed):
                     result.set_exception(event.error)
-                elif isinstance(event, Done):
+                elif isinstance(event, RequestFinished):
                     result.set_result(event.value)
 
         self._waiting = result
-        ticket = self._scheduler.submit_aside(ToDo(lambda _: run()), deliver)
+        ticket = self._scheduler.submit_aside(ModelJob(lambda _: run()), deliver)
         if self._left:
             self._give_up(result)
         try:
@@ -65,4 +65,4 @@ class ModelThread:
     @staticmethod
     def _give_up(result: Future[Any]) -> None:
         with suppress(InvalidStateError):  # it has ended
-            result.set_exception(NobodyWantsItError())
+            result.set_exception(RequestCancelledError())

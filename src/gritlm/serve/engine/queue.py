@@ -11,17 +11,17 @@ from weakref import WeakSet
 
 from gritlm.serve.engine.errors import DrainingError, OverloadedError, TooManyError
 from gritlm.serve.engine.limits import Limits
-from gritlm.serve.engine.requests import Event, Failed, ToWrite, Work
+from gritlm.serve.engine.requests import EngineEvent, EngineRequest, GenerateRequest, RequestFailed
 
 log = logging.getLogger(__name__)
 
-Deliver = Callable[[Event], None]
+Deliver = Callable[[EngineEvent], None]
 
 _WINDOW_S = 10.0  # over which it is seen how fast waiting tokens are taken
 _LONGEST_WAIT_S = 60.0
 
 
-class Job:
+class QueuedRequest:
     """A request on its way through the scheduler.
 
     Attributes:
@@ -31,13 +31,13 @@ class Job:
         waiting_tokens: that the model has not begun to read.
     """
 
-    def __init__(self, work: Work, deliver: Deliver, *, number: int = 0) -> None:
+    def __init__(self, work: EngineRequest, deliver: Deliver, *, number: int = 0) -> None:
         self.work, self.deliver, self.number = work, deliver, number
         self.arrived, self.cancelled, self.waits = time.monotonic(), False, True
         self.begun: float | None = None
         self.waiting_tokens = tokens_of(work)
 
-    def send(self, event: Event) -> None:
+    def send(self, event: EngineEvent) -> None:
         """Tell its client, who may be gone."""
         if self.cancelled:
             return
@@ -48,12 +48,12 @@ class Job:
             self.cancelled = True
 
 
-def tokens_of(work: Work) -> int:
+def tokens_of(work: EngineRequest) -> int:
     """Tokens that the model reads for it, about."""
-    return len(work.ids) if isinstance(work, ToWrite) else work.tokens
+    return len(work.ids) if isinstance(work, GenerateRequest) else work.tokens
 
 
-class Inbox:
+class RequestQueue:
     """What has arrived and was not taken by the model's thread yet, and all that waits.
 
     All of it may be used from any thread.
@@ -62,11 +62,11 @@ class Inbox:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._wake = threading.Condition()
-        self._arrived: deque[Job] = deque()
+        self._arrived: deque[QueuedRequest] = deque()
         self._reserved = self._waiting = self._tokens = 0
         self._draining = self._closed = self._disturbed = False
         self._taken: deque[tuple[float, int]] = deque()
-        self._known: WeakSet[Job] = WeakSet()
+        self._known: WeakSet[QueuedRequest] = WeakSet()
         self.started, self.queue_s = 0, 0.0
 
     @property
@@ -101,7 +101,7 @@ class Inbox:
         with self._wake:
             self._withdraw(count)
 
-    def put(self, jobs: Sequence[Job]) -> None:
+    def put(self, jobs: Sequence[QueuedRequest]) -> None:
         """In the places that were announced: they come now, and draining does not refuse them.
 
         Raises:
@@ -119,7 +119,7 @@ class Inbox:
             self._arrived.extend(jobs)
             self._known.update(jobs)
 
-    def put_aside(self, job: Job) -> None:
+    def put_aside(self, job: QueuedRequest) -> None:
         """What is no request of a client, and counts as none.
 
         Raises:
@@ -132,7 +132,7 @@ class Inbox:
             self._known.add(job)
             self._wake.notify_all()
 
-    def take(self) -> list[Job]:
+    def take(self) -> list[QueuedRequest]:
         """All that has arrived since the last call."""
         with self._wake:
             jobs = list(self._arrived)
@@ -140,7 +140,7 @@ class Inbox:
             self._disturbed = False
             return jobs
 
-    def begun(self, job: Job, tokens: int) -> None:
+    def begun(self, job: QueuedRequest, tokens: int) -> None:
         """The model reads so many tokens of a request."""
         with self._wake:
             now = time.monotonic()
@@ -158,7 +158,7 @@ class Inbox:
             while self._taken[0][0] < now - _WINDOW_S:
                 self._taken.popleft()
 
-    def dropped(self, job: Job) -> None:
+    def dropped(self, job: QueuedRequest) -> None:
         """Nothing more of a request is read."""
         with self._wake:
             self._waiting -= job.waits
@@ -177,7 +177,7 @@ class Inbox:
             self._draining = self._disturbed = True
             self._wake.notify_all()
 
-    def close(self) -> list[Job]:
+    def close(self) -> list[QueuedRequest]:
         """Nothing is taken any more; what has arrived in the last moment."""
         with self._wake:
             self._draining = self._closed = True
@@ -192,7 +192,7 @@ class Inbox:
             self._draining = self._closed = True
             known = list(self._known)
         for job in known:
-            job.send(Failed(error))
+            job.send(RequestFailed(error))
             job.cancelled = True
 
     def sleep(self, until: float | None = None) -> None:

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from gritlm.lm.tokens import Prompt
 
 if TYPE_CHECKING:
-    from gritlm.rag.answer import Begun
+    from gritlm.rag.answer import PrefilledPrompt
 
 FinishReason = Literal["stop", "length"]
 
 
 @dataclass(frozen=True)
-class Writing:
+class SamplingParams:
     """How one answer is written; as in :meth:`gritlm.GritLM.chat`.
 
     Attributes:
@@ -37,7 +37,7 @@ class Writing:
 
 
 @dataclass(frozen=True)
-class ToWrite:
+class GenerateRequest:
     """A prompt to answer.
 
     Attributes:
@@ -45,27 +45,27 @@ class ToWrite:
     """
 
     ids: tuple[int, ...]
-    writing: Writing
+    writing: SamplingParams
 
 
 @dataclass(frozen=True)
-class ToContinue:
+class ResumeRequest:
     """An answer whose prompt is read by somebody else on the model's thread, such as the engine of
     cached RAG.
 
     Attributes:
         begin: reads the prompt and returns its state; it may raise what the client is told. It is
-            handed ``between``, as :class:`ToDo` is.
+            handed ``between``, as :class:`ModelJob` is.
         tokens: of the prompt, at most; for admission.
     """
 
-    begin: Callable[[Callable[[], None]], Begun]
+    begin: Callable[[Callable[[], None]], PrefilledPrompt]
     tokens: int
-    writing: Writing
+    writing: SamplingParams
 
 
 @dataclass(frozen=True)
-class ToEmbed:
+class EmbedRequest:
     """Texts to embed, tokenized already: they give one (N, D) array of float32."""
 
     prompts: tuple[Prompt, ...]
@@ -76,7 +76,7 @@ class ToEmbed:
 
 
 @dataclass(frozen=True)
-class ToDo:
+class ModelJob:
     """Anything else that needs the model: it runs between two steps, alone.
 
     Attributes:
@@ -102,7 +102,7 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True)
-class Delta:
+class OutputDelta:
     """What one step added to an answer.
 
     Attributes:
@@ -118,28 +118,28 @@ class Delta:
 
 
 @dataclass(frozen=True)
-class Started:
+class PrefillFinished:
     """A prompt was read: its tokens, and how many of them were in a slot already."""
 
     prompt_tokens: int
     cached_tokens: int
 
 
-Work = ToWrite | ToContinue | ToEmbed | ToDo
+EngineRequest = GenerateRequest | ResumeRequest | EmbedRequest | ModelJob
 
 
 @dataclass(frozen=True)
-class Done:
+class RequestFinished:
     """What ToEmbed or ToDo came to; nothing follows."""
 
     value: Any
 
 
 @dataclass(frozen=True)
-class Failed:
+class RequestFailed:
     """Why a request ended without what it asked for; nothing follows."""
 
     error: Exception
 
 
-Event = Started | Delta | Done | Failed
+EngineEvent = PrefillFinished | OutputDelta | RequestFinished | RequestFailed

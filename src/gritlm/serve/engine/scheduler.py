@@ -11,19 +11,25 @@ from dataclasses import dataclass
 from gritlm.errors import InputError
 from gritlm.lm.gritlm import GritLM
 from gritlm.lm.inputs import at_least_one
-from gritlm.serve.engine.engine_loop import Loop, cut_off
-from gritlm.serve.engine.errors import TooLongError, TooManyTokensError
-from gritlm.serve.engine.kv_slots import Places, places
+from gritlm.serve.engine.engine_loop import EngineLoop, cut_off
+from gritlm.serve.engine.errors import PromptTooLongError, TooManyTokensError
+from gritlm.serve.engine.kv_slots import KVSlots, kv_slots
 from gritlm.serve.engine.limits import Limits
-from gritlm.serve.engine.queue import Deliver, Inbox, Job, tokens_of
-from gritlm.serve.engine.requests import ToContinue, ToDo, ToEmbed, ToWrite, Work
+from gritlm.serve.engine.queue import Deliver, QueuedRequest, RequestQueue, tokens_of
+from gritlm.serve.engine.requests import (
+    EmbedRequest,
+    EngineRequest,
+    GenerateRequest,
+    ModelJob,
+    ResumeRequest,
+)
 from gritlm.serve.engine.sequence import sampler_of
 
 _PATIENCE_S = 1.0  # for a thread in the middle of something
 
 
 @dataclass(frozen=True)
-class Stats:
+class EngineStats:
     """How it stands, in plain numbers.
 
     Attributes:
@@ -50,10 +56,10 @@ class Stats:
     silent_s: float
 
 
-class Ticket:
+class RequestHandle:
     """A work that was taken."""
 
-    def __init__(self, job: Job, inbox: Inbox) -> None:
+    def __init__(self, job: QueuedRequest, inbox: RequestQueue) -> None:
         self._job, self._inbox = job, inbox
 
     @property
@@ -71,11 +77,13 @@ class Reservation:
     """Works of one request that count as waiting before they are there; leaving the context gives
     their places back."""
 
-    def __init__(self, scheduler: Scheduler, inbox: Inbox, count: int) -> None:
+    def __init__(self, scheduler: Scheduler, inbox: RequestQueue, count: int) -> None:
         self._scheduler, self._inbox = scheduler, inbox
         self._count, self._open = count, True
 
-    def submit(self, works: Sequence[Work], deliver: Sequence[Deliver]) -> list[Ticket]:
+    def submit(
+        self, works: Sequence[EngineRequest], deliver: Sequence[Deliver]
+    ) -> list[RequestHandle]:
         """Turn it into works, all of them or none; see :meth:`Scheduler.submit`. It can be turned
         once.
 
@@ -89,9 +97,11 @@ class Reservation:
         self._scheduler.check_tokens(sum(map(tokens_of, works)))
         self._open = False
         pairs = zip(works, deliver, strict=True)
-        jobs = [Job(work, told, number=number) for number, (work, told) in enumerate(pairs)]
+        jobs = [
+            QueuedRequest(work, told, number=number) for number, (work, told) in enumerate(pairs)
+        ]
         self._inbox.put(jobs)
-        return [Ticket(job, self._inbox) for job in jobs]
+        return [RequestHandle(job, self._inbox) for job in jobs]
 
     def release(self) -> None:
         """The request does not come; harmless when it came."""
@@ -121,12 +131,12 @@ class Scheduler:
 
     def __init__(self, model: GritLM, limits: Limits | None = None) -> None:
         limits = Limits() if limits is None else limits
-        self._model, self._inbox = model, Inbox(limits)
+        self._model, self._inbox = model, RequestQueue(limits)
         self.max_model_len = limits.length_for(model)
         self.max_request_tokens = max(limits.max_request_tokens, self.max_model_len)
         self._slots, self._budget = limits.max_num_seqs, limits.budget_for(model)
-        self._places: Places | None = None
-        self._loop: Loop | None = None
+        self._places: KVSlots | None = None
+        self._loop: EngineLoop | None = None
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -146,8 +156,8 @@ class Scheduler:
     def _serve(self, ready: Future[None]) -> None:
         try:  # here, as nobody else is to multiply: see runtime.in_a_thread_of_its_own
             if self._model.lm.has_head:
-                self._places = places(self._model.lm, self._slots, self.max_model_len)
-            loop = self._loop = Loop(self._model, self._inbox, self._places, self._budget)
+                self._places = kv_slots(self._model.lm, self._slots, self.max_model_len)
+            loop = self._loop = EngineLoop(self._model, self._inbox, self._places, self._budget)
         except BaseException as error:
             ready.set_exception(error)
             return
@@ -177,13 +187,13 @@ class Scheduler:
         """Whether no thread of it uses the model."""
         return self._thread is None or not self._thread.is_alive()
 
-    def submit(self, work: Work, deliver: Deliver) -> Ticket:
+    def submit(self, work: EngineRequest, deliver: Deliver) -> RequestHandle:
         """Take a request, from any thread.
 
         Args:
             deliver: called on the model's thread with each event; it has to return at once. A
                 write ends with a ``Delta`` that has a ``finish_reason``, all else with ``Done``;
-                any may end with ``Failed``.
+                any may end with ``RequestFailed``.
 
         Raises:
             OverloadedError: when as much waits as may.
@@ -195,15 +205,15 @@ class Scheduler:
         with self.reserve() as place:
             return place.submit([work], [deliver])[0]
 
-    def submit_aside(self, work: ToDo, deliver: Deliver) -> Ticket:
+    def submit_aside(self, work: ModelJob, deliver: Deliver) -> RequestHandle:
         """Take what is no request of a client, such as a probe: it counts as none.
 
         Raises:
             DrainingError: when the scheduler has stopped.
         """
-        job = Job(work, deliver)
+        job = QueuedRequest(work, deliver)
         self._inbox.put_aside(job)
-        return Ticket(job, self._inbox)
+        return RequestHandle(job, self._inbox)
 
     def reserve(self, count: int = 1) -> Reservation:
         """Count works of a request that is on its way, from any thread: all of them or none.
@@ -216,19 +226,19 @@ class Scheduler:
         self._inbox.reserve(count)
         return Reservation(self, self._inbox, count)
 
-    def check(self, work: Work) -> None:
+    def check(self, work: EngineRequest) -> None:
         """Refuse what can be seen to be wrong beforehand; as :meth:`submit`."""
-        if isinstance(work, ToEmbed):
+        if isinstance(work, EmbedRequest):
             self._model.require_embedding()
-        elif isinstance(work, ToWrite | ToContinue):
+        elif isinstance(work, GenerateRequest | ResumeRequest):
             self._model.require_head()
             at_least_one(work.writing.max_new_tokens, name="max_new_tokens")
             sampler_of(work.writing)
-        if isinstance(work, ToWrite):
+        if isinstance(work, GenerateRequest):
             if not work.ids:
                 raise InputError("the prompt has no tokens; expected at least one")
             if len(work.ids) >= self.max_model_len:
-                raise TooLongError(len(work.ids), self.max_model_len)
+                raise PromptTooLongError(len(work.ids), self.max_model_len)
 
     def check_tokens(self, tokens: int) -> None:
         """Refuse a request with more tokens than one request may have.
@@ -239,11 +249,11 @@ class Scheduler:
         if tokens > self.max_request_tokens:
             raise TooManyTokensError(tokens, self.max_request_tokens)
 
-    def stats(self) -> Stats:
+    def stats(self) -> EngineStats:
         """How it stands, from any thread; numbers may be of neighbouring moments."""
         inbox, loop, held = self._inbox, self._loop, self._places
         looked = loop.looked if loop else None
-        return Stats(
+        return EngineStats(
             running=loop.running if loop else 0,
             waiting=inbox.waiting,
             waiting_tokens=inbox.waiting_tokens,

@@ -15,10 +15,10 @@ from gritlm.errors import ModelError
 from gritlm.lm.generator import TextStream
 from gritlm.lm.gritlm import GritLM
 from gritlm.lm.sampling import Sampler, make_sampler
-from gritlm.serve.engine.requests import Delta, FinishReason, TokenLogprob, Writing
+from gritlm.serve.engine.requests import FinishReason, OutputDelta, SamplingParams, TokenLogprob
 
 
-def sampler_of(writing: Writing) -> Sampler:
+def sampler_of(writing: SamplingParams) -> Sampler:
     """How tokens are drawn.
 
     Raises:
@@ -30,7 +30,7 @@ def sampler_of(writing: Writing) -> Sampler:
     )  # fmt: skip
 
 
-class Answer:
+class GeneratedSequence:
     """Tokens are drawn one by one until one of them ends it.
 
     Args:
@@ -41,7 +41,7 @@ class Answer:
         ended: nothing follows.
     """
 
-    def __init__(self, model: GritLM, writing: Writing, sampler: Sampler, room: int) -> None:
+    def __init__(self, model: GritLM, writing: SamplingParams, sampler: Sampler, room: int) -> None:
         self._writing, self._sampler, self._room = writing, sampler, room
         self._stream = TextStream(model.tokenizer, writing.stop)
         self._end_ids: Collection[int] = model.end_ids
@@ -49,7 +49,7 @@ class Answer:
         self._written = 0
         self.token, self.ended = -1, False
 
-    def draw(self, logits_V: Tensor) -> Delta:
+    def draw(self, logits_V: Tensor) -> OutputDelta:
         """The next token, and what it adds.
 
         Raises:
@@ -64,12 +64,12 @@ class Answer:
         if self.token in self._end_ids:
             self.ended = True
             text = self._stream.close()
-            return Delta(text, 0, self._told.released(text, last=True), "stop")
+            return OutputDelta(text, 0, self._told.released(text, last=True), "stop")
         self._written += 1
         text, reason = self._added()
         self.ended = reason is not None
         told = self._told.added(text, self._logprobs(logits_V), last=self.ended)
-        return Delta(text, 1, told, reason)
+        return OutputDelta(text, 1, told, reason)
 
     def _added(self) -> tuple[str, FinishReason | None]:
         text = self._stream.push(self.token)

@@ -12,7 +12,7 @@ UNKNOWN = -1  # in the place of a token that no prompt can have: of a state that
 
 
 @dataclass
-class Slot:
+class KVSlot:
     """One place for the keys and values of a text.
 
     Attributes:
@@ -28,7 +28,7 @@ class Slot:
 
 
 @dataclass(frozen=True)
-class Place:
+class SlotAssignment:
     """A slot for a new prompt.
 
     Attributes:
@@ -36,16 +36,16 @@ class Place:
         source: the slot whose first ``tokens`` are to be copied; None when they are there.
     """
 
-    slot: Slot
+    slot: KVSlot
     tokens: int
-    source: Slot | None
+    source: KVSlot | None
 
 
-class Slots:
+class SlotTable:
     """All slots; the least recently used idle one goes first."""
 
     def __init__(self, count: int) -> None:
-        self._all = [Slot(number) for number in range(count)]
+        self._all = [KVSlot(number) for number in range(count)]
         self._clock = 0
 
     def __len__(self) -> int:
@@ -56,7 +56,7 @@ class Slots:
         """Tokens held for chats that are being read or written."""
         return sum(len(slot.ids) for slot in self._all if slot.busy)
 
-    def take(self, ids: Sequence[int]) -> Place | None:
+    def take(self, ids: Sequence[int]) -> SlotAssignment | None:
         """A slot for this prompt, busy from now on; None while all are busy.
 
         At least one token of the prompt is left to read: it is what comes next that is wanted.
@@ -74,14 +74,14 @@ class Slots:
         source = best if tokens and best is not slot else None
         slot.busy = True
         slot.ids = list(ids[:tokens])
-        return Place(slot, tokens, source)
+        return SlotAssignment(slot, tokens, source)
 
-    def free(self, slot: Slot) -> None:
+    def free(self, slot: KVSlot) -> None:
         """Its chat has ended; what it holds stays until somebody needs the slot."""
         self._clock += 1
         slot.busy, slot.last_used = False, self._clock
 
-    def forget(self, slot: Slot) -> None:
+    def forget(self, slot: KVSlot) -> None:
         """What it holds cannot be relied on."""
         slot.ids = []
 

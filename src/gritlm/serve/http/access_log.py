@@ -25,7 +25,7 @@ _PATH_LENGTH = 200  # characters of a path in a log line
 GONE = 499  # in logs and metrics: the client hung up first
 
 
-class Context:
+class RequestContext:
     """The outermost layer.
 
     Args:

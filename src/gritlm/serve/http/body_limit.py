@@ -20,7 +20,7 @@ class ClientGoneError(Exception):
     """The client hung up before its answer was complete."""
 
 
-class Bodies:
+class BodyLimit:
     """Reads the body, then runs the app for as long as the client is there.
 
     When the client hangs up, whatever the app does for it is cancelled, so that its places on the

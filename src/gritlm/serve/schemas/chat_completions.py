@@ -8,14 +8,14 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from gritlm.serve.config import MAX_CHOICES
 from gritlm.serve.schemas.common import (
-    Body,
     FinishReason,
     Hint,
     NoList,
     NoObject,
     NoTools,
     Off,
-    Reply,
+    RequestModel,
+    ResponseModel,
     Seed,
     Stop,
     StreamOptions,
@@ -54,7 +54,7 @@ NoCall = Annotated[
 ]
 
 
-class TextPart(Body):
+class TextPart(RequestModel):
     type: Annotated[
         str, only("text", why="this server reads text only; expected 'text'"),
         Field(json_schema_extra={"enum": ["text"]}),
@@ -87,7 +87,7 @@ Content = Annotated[
 ]  # fmt: skip
 
 
-class MessageBody(Body):
+class RequestMessage(RequestModel):
     """One turn. What answers of this API hold besides their text may come back as null."""
 
     role: Role
@@ -109,15 +109,15 @@ class MessageBody(Body):
 
 
 Messages = Annotated[
-    list[MessageBody], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)
+    list[RequestMessage], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)
 ]
 
 
-class TextFormat(Body):
+class TextFormat(RequestModel):
     type: Annotated[str, only("text"), Field(json_schema_extra={"enum": ["text"]})]
 
 
-class ChatBody(Body):
+class ChatCompletionRequest(RequestModel):
     """OpenAI's, and ``top_k``."""
 
     messages: Messages
@@ -151,7 +151,7 @@ class ChatBody(Body):
     ] | None = None  # fmt: skip
 
 
-class TopLogprob(Reply):
+class TopLogprob(ResponseModel):
     token: str
     logprob: float
     bytes: list[int] = Field(
@@ -160,51 +160,51 @@ class TopLogprob(Reply):
     )
 
 
-class TokenLogprob(TopLogprob):
+class ChatTokenLogprob(TopLogprob):
     top_logprobs: list[TopLogprob]
 
 
-class ChoiceLogprobs(Reply):
-    content: list[TokenLogprob]
+class ChoiceLogprobs(ResponseModel):
+    content: list[ChatTokenLogprob]
     refusal: None = None
 
 
-class Message(Reply):
+class ResponseMessage(ResponseModel):
     role: Literal["assistant"]
     content: str
     refusal: None = None
 
 
-class Choice(Reply):
+class ChatChoice(ResponseModel):
     index: int
-    message: Message
+    message: ResponseMessage
     logprobs: ChoiceLogprobs | None
     finish_reason: FinishReason
 
 
-class ChatReply(Reply):
+class ChatCompletionResponse(ResponseModel):
     id: str
     object: Literal["chat.completion"]
     created: int
     model: str
-    choices: list[Choice]
+    choices: list[ChatChoice]
     usage: Usage
     system_fingerprint: str
 
 
-class Delta(Reply):
+class ChatDelta(ResponseModel):
     role: Literal["assistant"] | None = None
     content: str | None = None
 
 
-class ChunkChoice(Reply):
+class ChunkChoice(ResponseModel):
     index: int
-    delta: Delta
+    delta: ChatDelta
     logprobs: ChoiceLogprobs | None
     finish_reason: FinishReason | None
 
 
-class ChatChunk(Reply):
+class ChatCompletionChunk(ResponseModel):
     """An event of a stream; with ``include_usage`` the last one has no choice and the usage."""
 
     id: str

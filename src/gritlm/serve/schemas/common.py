@@ -36,7 +36,7 @@ def _allow_nulls(schema: dict[str, Any]) -> None:
         schema["properties"][name] = {**about, "anyOf": [kind, null]}
 
 
-class Body(BaseModel):
+class RequestModel(BaseModel):
     """A request: types as they are, no unknown fields, no NaN; null is as good as left out."""
 
     model_config = ConfigDict(
@@ -53,20 +53,20 @@ class Body(BaseModel):
         return _without_nulls(bounded(given), cls.model_fields)
 
 
-class Reply(BaseModel):
+class ResponseModel(BaseModel):
     """An answer; only described with these models, they are not checked on their way out."""
 
     model_config = ConfigDict(protected_namespaces=())
 
 
-class ErrorDetail(Reply):
+class ErrorDetail(ResponseModel):
     message: str
     type: str
     param: str | None
     code: str
 
 
-class ErrorReply(Reply):
+class ErrorResponse(ResponseModel):
     error: ErrorDetail
 
 
@@ -152,23 +152,23 @@ Seed = Annotated[int, Field(ge=-SEEDS, lt=SEEDS)]
 Hint = Annotated[str, Field(description="Taken, and nothing follows from it.")]
 
 
-class StreamOptions(Body):
+class StreamOptions(RequestModel):
     include_usage: bool | None = None
     include_obfuscation: Off | None = None
 
 
-class PromptTokensDetails(Reply):
+class PromptTokensDetails(ResponseModel):
     cached_tokens: int = Field(description="Whose keys and values were there already.")
 
 
-class Usage(Reply):
+class Usage(ResponseModel):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
 
 
-class ReadUsage(Reply):
+class ReadUsage(ResponseModel):
     """Of a request that writes nothing."""
 
     prompt_tokens: int

@@ -9,12 +9,12 @@ from pydantic import Field
 from gritlm.serve.config import MAX_CHOICES
 from gritlm.serve.schemas.chat_completions import Nothing
 from gritlm.serve.schemas.common import (
-    Body,
     FinishReason,
     Hint,
     NoObject,
     Off,
-    Reply,
+    RequestModel,
+    ResponseModel,
     Seed,
     Stop,
     StreamOptions,
@@ -29,7 +29,7 @@ from gritlm.serve.schemas.common import (
 from gritlm.serve.schemas.embeddings import Input
 
 
-class CompletionsBody(Body):
+class CompletionRequest(RequestModel):
     """OpenAI's, and ``top_k``."""
 
     prompt: Input
@@ -53,7 +53,7 @@ class CompletionsBody(Body):
     logit_bias: NoObject | None = None
 
 
-class Logprobs(Reply):
+class Logprobs(ResponseModel):
     tokens: list[str] = Field(
         description=r"Text; bytes:\xf0\x9f for a part of a character; token_id:7 where two tokens "
         "have the same text."
@@ -63,14 +63,14 @@ class Logprobs(Reply):
     text_offset: list[int]
 
 
-class CompletionChoice(Reply):
+class CompletionChoice(ResponseModel):
     index: int
     text: str
     logprobs: Logprobs | None
     finish_reason: FinishReason | None
 
 
-class CompletionsReply(Reply):
+class CompletionResponse(ResponseModel):
     """Also an event of a stream; its choices then hold what is new."""
 
     id: str

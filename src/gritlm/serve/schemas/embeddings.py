@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
 
 from gritlm.serve.config import MAX_INPUTS
-from gritlm.serve.schemas.common import Body, Hint, ReadUsage, Reply, refused
+from gritlm.serve.schemas.common import Hint, ReadUsage, RequestModel, ResponseModel, refused
 
 Inputs = list[str] | list[list[int]]
 Truncation = Annotated[
@@ -65,7 +65,7 @@ _SCHEMA = {
 Input = Annotated[Inputs, PlainValidator(many), WithJsonSchema(_SCHEMA)]
 
 
-class EmbeddingsBody(Body):
+class EmbeddingsRequest(RequestModel):
     """OpenAI's, and ``instruction``, ``input_type`` and ``truncate_prompt_tokens``."""
 
     input: Input = Field(
@@ -90,20 +90,20 @@ class EmbeddingsBody(Body):
     truncate_prompt_tokens: Truncation | None = None
 
 
-class Embedding(Reply):
+class EmbeddingObject(ResponseModel):
     object: Literal["embedding"]
     index: int
     embedding: list[float] | str
 
 
-class EmbeddingsReply(Reply):
+class EmbeddingsResponse(ResponseModel):
     object: Literal["list"]
-    data: list[Embedding]
+    data: list[EmbeddingObject]
     model: str
     usage: ReadUsage
 
 
-class TextObject(Body):
+class TextObject(RequestModel):
     text: str
 
 
@@ -114,7 +114,7 @@ def _documents(value: list[str | TextObject]) -> list[str | TextObject]:
     return value
 
 
-class RerankBody(Body):
+class RerankRequest(RequestModel):
     """The shape that Cohere and Jina use."""
 
     query: str = Field(min_length=1)
@@ -136,14 +136,14 @@ class RerankBody(Body):
     truncate_prompt_tokens: Truncation | None = None
 
 
-class Reranked(Reply):
+class RerankResult(ResponseModel):
     index: int
     relevance_score: float
     document: TextObject | None = None
 
 
-class RerankReply(Reply):
+class RerankResponse(ResponseModel):
     id: str
     model: str
-    results: list[Reranked]
+    results: list[RerankResult]
     usage: ReadUsage

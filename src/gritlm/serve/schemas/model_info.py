@@ -7,13 +7,13 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from gritlm.serve.schemas.chat_completions import Messages
-from gritlm.serve.schemas.common import Body, Reply
+from gritlm.serve.schemas.common import RequestModel, ResponseModel
 
 MAX_CHARACTERS = 2**20  # of a text to tokenize
 MAX_TOKENS = 2**18  # to detokenize
 
 
-class ModelReply(Reply):
+class ModelObject(ResponseModel):
     """OpenAI's, and what this model can do here."""
 
     id: str
@@ -28,12 +28,12 @@ class ModelReply(Reply):
     documents: bool = Field(description="Whether the server has a store for /v1/rag.")
 
 
-class ModelsReply(Reply):
+class ModelListResponse(ResponseModel):
     object: Literal["list"]
-    data: list[ModelReply]
+    data: list[ModelObject]
 
 
-class TokenizeBody(Body):
+class TokenizeRequest(RequestModel):
     """Either ``prompt`` or ``messages``."""
 
     prompt: str | None = Field(None, max_length=MAX_CHARACTERS)
@@ -45,14 +45,14 @@ class TokenizeBody(Body):
     return_token_strs: bool = False
 
 
-class TokenizeReply(Reply):
+class TokenizeResponse(ResponseModel):
     count: int
     max_model_len: int
     tokens: list[int]
     token_strs: list[str] | None
 
 
-class DetokenizeBody(Body):
+class DetokenizeRequest(RequestModel):
     tokens: Annotated[
         list[Annotated[int, Field(ge=0, le=2**31 - 1)]],
         Field(fail_fast=True, max_length=MAX_TOKENS),
@@ -60,9 +60,9 @@ class DetokenizeBody(Body):
     model: str | None = None
 
 
-class DetokenizeReply(Reply):
+class DetokenizeResponse(ResponseModel):
     prompt: str
 
 
-class HealthReply(Reply):
+class HealthResponse(ResponseModel):
     status: Literal["ok", "alive"]

@@ -13,9 +13,9 @@ from gritlm.rag.ingest.document_ids import check_document_id
 from gritlm.rag.types import ID_NAMES, TEXT_NAMES
 from gritlm.serve.schemas.chat_completions import ChunkChoice
 from gritlm.serve.schemas.common import (
-    Body,
     FinishReason,
-    Reply,
+    RequestModel,
+    ResponseModel,
     Seed,
     Stop,
     StreamOptions,
@@ -88,7 +88,7 @@ DocumentId = Annotated[
 ]
 
 
-class DocumentBody(Body):
+class DocumentObject(RequestModel):
     """A text. Its id is made from its content when it has none.
 
     As in a file of rows, the text may be named ``page_content``, ``contents`` or ``content``, the
@@ -104,7 +104,7 @@ class DocumentBody(Body):
     metadata: Metadata | None = None
 
 
-class FileBody(Body):
+class FileObject(RequestModel):
     """A file, read by the ending of its name: .txt .md .html .pdf .jsonl .json .csv .tsv. Its name
     is its id."""
 
@@ -116,29 +116,29 @@ class FileBody(Body):
     metadata: Metadata | None = None
 
 
-class AddBody(Body):
-    documents: list[DocumentBody] = Field(default_factory=list, max_length=2048, fail_fast=True)
-    files: list[FileBody] = Field(default_factory=list, max_length=256, fail_fast=True)
+class AddDocumentsRequest(RequestModel):
+    documents: list[DocumentObject] = Field(default_factory=list, max_length=2048, fail_fast=True)
+    files: list[FileObject] = Field(default_factory=list, max_length=256, fail_fast=True)
 
 
-class SkippedReply(Reply):
+class SkippedItem(ResponseModel):
     name: str
     reason: str
 
 
-class AddReply(Reply):
+class AddDocumentsResponse(ResponseModel):
     object: Literal["rag.documents.added"]
     ids: list[str]
     documents: int = Field(description="That are new or replaced.")
     passages: int
     replaced: int
     unchanged: int
-    skipped: list[SkippedReply] = Field(description="The first 100 of them.")
+    skipped: list[SkippedItem] = Field(description="The first 100 of them.")
     skipped_count: int = Field(description="All that were skipped.")
     seconds: float
 
 
-class DocumentReply(Reply):
+class StoredDocument(ResponseModel):
     id: str
     object: Literal["rag.document"]
     title: str
@@ -146,18 +146,18 @@ class DocumentReply(Reply):
     metadata: ShownMetadata
 
 
-class DocumentsReply(Reply):
+class DocumentListResponse(ResponseModel):
     """``after=last_id`` asks for the next ones while ``has_more``; a page ends at ``limit``
     documents or some 4 MiB."""
 
     object: Literal["list"]
-    data: list[DocumentReply]
+    data: list[StoredDocument]
     total: int
     has_more: bool
     last_id: str | None
 
 
-class DeletedReply(Reply):
+class DeleteDocumentResponse(ResponseModel):
     id: str
     object: Literal["rag.document.deleted"]
     deleted: Literal[True]
@@ -170,7 +170,7 @@ def _words(question: str) -> str:
     return question
 
 
-class Finding(Body):
+class SearchParams(RequestModel):
     """How passages are found."""
 
     question: Annotated[str, AfterValidator(_words), Field(min_length=1)]
@@ -182,11 +182,11 @@ class Finding(Body):
     )
 
 
-class SearchBody(Finding):
+class SearchRequest(SearchParams):
     model: str | None = None
 
 
-class PassageReply(Reply):
+class PassageObject(ResponseModel):
     id: str
     document_id: str
     title: str
@@ -197,18 +197,18 @@ class PassageReply(Reply):
     also_in: list[str] = Field(description="Ids of other documents with a passage of this text.")
 
 
-class HitReply(PassageReply):
+class SearchHit(PassageObject):
     rank: int
     metadata: ShownMetadata
 
 
-class SearchReply(Reply):
+class SearchResponse(ResponseModel):
     object: Literal["list"]
-    data: list[HitReply]
+    data: list[SearchHit]
     model: str
 
 
-class AnswerBody(Finding):
+class AnswerRequest(SearchParams):
     model: str | None = None
     mode: Literal["none", "query", "doc", "doc-query", "query-doc", "auto"] = Field(
         "doc",
@@ -227,7 +227,7 @@ class AnswerBody(Finding):
     stream_options: StreamOptions | None = None
 
 
-class TraceReply(Reply):
+class TraceObject(ResponseModel):
     """What the answer took: tokens, bytes and milliseconds of every part."""
 
     mode: str
@@ -248,19 +248,19 @@ class TraceReply(Reply):
     warnings: list[str] = Field(description="Damaged passages that were left out.")
 
 
-class AnswerReply(Reply):
+class AnswerResponse(ResponseModel):
     id: str
     object: Literal["rag.answer"]
     created: int
     model: str
     answer: str
     finish_reason: FinishReason
-    sources: list[PassageReply]
-    trace: TraceReply
+    sources: list[PassageObject]
+    trace: TraceObject
     usage: Usage
 
 
-class AnswerChunk(Reply):
+class AnswerChunk(ResponseModel):
     """An event of a stream: the first has ``sources``, the last ``trace`` and ``usage``."""
 
     id: str
@@ -269,6 +269,6 @@ class AnswerChunk(Reply):
     model: str
     choices: list[ChunkChoice]
     system_fingerprint: str
-    sources: list[PassageReply] | None = None
-    trace: TraceReply | None = None
+    sources: list[PassageObject] | None = None
+    trace: TraceObject | None = None
     usage: Usage | None = None

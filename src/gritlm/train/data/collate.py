@@ -16,12 +16,19 @@ from torch import Tensor
 
 from gritlm.errors import InputError
 from gritlm.lm.chat import conversation
-from gritlm.lm.hub.model_config import Settings
+from gritlm.lm.hub.model_config import ModelSettings
 from gritlm.lm.tokens import Prompt, SegmentTokenizer
 from gritlm.prompts import gritlm_instruction
-from gritlm.train.config import Data, Rag
+from gritlm.train.config import DataConfig, RagConfig
 from gritlm.train.data import rag_samples
-from gritlm.train.data.examples import ChatRow, EmbeddingRow, RagRow, Row, ScoredRow, Text
+from gritlm.train.data.examples import (
+    ChatExample,
+    EmbeddingExample,
+    InstructedText,
+    RagExample,
+    Row,
+    ScoredExample,
+)
 
 _MOST_POSITIVES = 16
 _NOTHING = 0
@@ -53,7 +60,7 @@ class Keys:
 
 
 @dataclass(frozen=True)
-class Sides:
+class SideLengths:
     """What is embedded, on two sides."""
 
     queries: list[Prompt]
@@ -67,14 +74,14 @@ class Sides:
 
 
 @dataclass(frozen=True)
-class EmbeddingBatch(Sides):
+class EmbeddingBatch(SideLengths):
     """Queries and passages; each query's passages follow its positive, which comes first."""
 
     keys: Keys
 
 
 @dataclass(frozen=True)
-class ScoredBatch(Sides):
+class ScoredBatch(SideLengths):
     """The first texts of scored pairs as queries, the second ones as passages, in one order.
 
     Attributes:
@@ -88,14 +95,18 @@ class Collator:
     """Rows -> batches, with one tokenizer and one set of lengths."""
 
     def __init__(
-        self, tokens: SegmentTokenizer, settings: Settings, data: Data, rag: Rag | None = None
+        self,
+        tokens: SegmentTokenizer,
+        settings: ModelSettings,
+        data: DataConfig,
+        rag: RagConfig | None = None,
     ) -> None:
-        self.tokens, self.settings, self.data, self.rag = tokens, settings, data, rag or Rag()
+        self.tokens, self.settings, self.data, self.rag = tokens, settings, data, rag or RagConfig()
         self._fitting: set[tuple[str, str]] = set()  # instructions, and for which length
         self._rendered: set[tuple[str, ...]] = set()  # roles that the chat template takes
 
     def embedding(
-        self, rows: Sequence[EmbeddingRow], draws: Sequence[random.Random]
+        self, rows: Sequence[EmbeddingExample], draws: Sequence[random.Random]
     ) -> EmbeddingBatch:
         """One batch; which positive and which negatives of a row are used is drawn, row by row.
 
@@ -109,7 +120,7 @@ class Collator:
         )
         return EmbeddingBatch(**sides, keys=_keys(rows, groups))
 
-    def scored(self, rows: Sequence[ScoredRow]) -> ScoredBatch:
+    def scored(self, rows: Sequence[ScoredExample]) -> ScoredBatch:
         """One batch of scored pairs.
 
         Raises:
@@ -119,7 +130,9 @@ class Collator:
         scores = [row.score for row in rows]
         return ScoredBatch(**sides, score_N=torch.tensor(scores, dtype=torch.float64))
 
-    def _sides(self, queries: Sequence[Text], passages: Sequence[Text]) -> dict[str, Any]:
+    def _sides(
+        self, queries: Sequence[InstructedText], passages: Sequence[InstructedText]
+    ) -> dict[str, Any]:
         """The fields of :class:`Sides`."""
         return {
             "queries": self._prompts(queries, self.data.query_max_len, "query_max_len"),
@@ -135,33 +148,33 @@ class Collator:
             InputError: for an instruction that leaves no room for a text, a text without tokens, a
                 conversation that the tokenizer's chat template refuses.
         """
-        if isinstance(row, EmbeddingRow):
+        if isinstance(row, EmbeddingExample):
             self._require_tokens(row.query, "query_max_len")
             for text in (*row.positives, *row.negatives):
                 self._require_tokens(text, "passage_max_len")
-        elif isinstance(row, ScoredRow):
+        elif isinstance(row, ScoredExample):
             self._require_tokens(row.first, "query_max_len")
             self._require_tokens(row.second, "passage_max_len")
-        elif isinstance(row, ChatRow):
+        elif isinstance(row, ChatExample):
             self._require_template(row)
 
-    def _require_tokens(self, text: Text, name: str) -> None:
+    def _require_tokens(self, text: InstructedText, name: str) -> None:
         limit = getattr(self.data, name)
         if (text.instruction, name) not in self._fitting:
-            self._prompts([Text("a", text.instruction)], limit, name)
+            self._prompts([InstructedText("a", text.instruction)], limit, name)
             self._fitting.add((text.instruction, name))
         if not any(character.isalnum() for character in text.text):  # a tokenizer may drop the rest
             self._prompts([text], limit, name)
 
-    def _require_template(self, row: ChatRow) -> None:
+    def _require_template(self, row: ChatExample) -> None:
         roles = tuple(turn["role"] for turn in row.messages)
         if self.settings.template == "tokenizer" and roles not in self._rendered:
             self.chat(row)
             self._rendered.add(roles)
 
-    def sample(self, row: ChatRow | RagRow, draw: random.Random) -> Prompt | None:
+    def sample(self, row: ChatExample | RagExample, draw: random.Random) -> Prompt | None:
         """A generative sample; None when cutting it to length leaves nothing to train."""
-        if isinstance(row, ChatRow):
+        if isinstance(row, ChatExample):
             return self.chat(row)
         mode, kind, documents = rag_samples.draw(row, self.rag, draw)
         return rag_samples.sample(
@@ -170,7 +183,7 @@ class Collator:
             query_instruction=self.settings.query_instruction, read_again=self.rag.read_again,
         )  # fmt: skip
 
-    def chat(self, row: ChatRow) -> Prompt | None:
+    def chat(self, row: ChatExample) -> Prompt | None:
         """The conversation cut to ``generative_max_len``; None when that leaves nothing to train.
 
         A first token is never trained (nothing stands before it).
@@ -187,7 +200,7 @@ class Collator:
             return None
         return Prompt(whole.ids[:limit], trained=tuple(spans))
 
-    def _prompts(self, texts: Sequence[Text], limit: int, name: str) -> list[Prompt]:
+    def _prompts(self, texts: Sequence[InstructedText], limit: int, name: str) -> list[Prompt]:
         """Texts with the same instruction are tokenised together; order stays."""
         made: list[Prompt | None] = [None] * len(texts)
         for instruction in dict.fromkeys(text.instruction for text in texts):
@@ -206,13 +219,13 @@ class Collator:
         return [prompt for prompt in made if prompt is not None]
 
 
-def _group(row: EmbeddingRow, size: int, draw: random.Random) -> list[Text]:
+def _group(row: EmbeddingExample, size: int, draw: random.Random) -> list[InstructedText]:
     """The positive, then up to ``size - 1`` different negatives."""
     positive = draw.choice(row.positives)
     return [positive, *draw.sample(row.negatives, min(size - 1, len(row.negatives)))]
 
 
-def _keys(rows: Sequence[EmbeddingRow], groups: Sequence[Sequence[Text]]) -> Keys:
+def _keys(rows: Sequence[EmbeddingExample], groups: Sequence[Sequence[InstructedText]]) -> Keys:
     positive_QM = torch.full((len(rows), _MOST_POSITIVES), _NOTHING, dtype=torch.long)
     for number, row in enumerate(rows):
         chosen = [groups[number][0], *row.positives][:_MOST_POSITIVES]

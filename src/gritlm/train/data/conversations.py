@@ -8,8 +8,8 @@ from itertools import groupby
 from typing import Any
 
 from gritlm.train.data import turns
-from gritlm.train.data.examples import ChatRow
-from gritlm.train.data.fields import Fields
+from gritlm.train.data.examples import ChatExample
+from gritlm.train.data.fields import RecordFields
 from gritlm.train.data.turns import Turn
 
 KNOWN = (
@@ -18,11 +18,11 @@ KNOWN = (
 )
 
 
-def _messages(given: Fields) -> ChatRow:
+def _messages(given: RecordFields) -> ChatExample:
     return _chat(given, _turns(given, "messages"))
 
 
-def _prompt_completion(given: Fields) -> ChatRow:
+def _prompt_completion(given: RecordFields) -> ChatExample:
     prompt, completion = given.values["prompt"], given.values["completion"]
     if isinstance(prompt, str) and isinstance(completion, str):
         return _chat(given, [_said(given, "user", "prompt"),
@@ -34,11 +34,11 @@ def _prompt_completion(given: Fields) -> ChatRow:
     return _chat(given, [*_turns(given, "prompt"), *completed])
 
 
-def _sharegpt(given: Fields) -> ChatRow:
+def _sharegpt(given: RecordFields) -> ChatExample:
     return _chat(given, [*_system(given), *_turns(given, "conversations")])
 
 
-def _alpaca(given: Fields) -> ChatRow:
+def _alpaca(given: RecordFields) -> ChatExample:
     """``input`` stands behind the instruction; ``system`` and ``history`` as in LLaMA-Factory."""
     asked = _said(given, "user", "instruction")
     if given.string(given.values.get("input", ""), "input").strip():
@@ -47,7 +47,7 @@ def _alpaca(given: Fields) -> ChatRow:
     return _chat(given, [*_system(given), *_history(given), asked, answered])
 
 
-def _history(given: Fields) -> list[Turn]:
+def _history(given: RecordFields) -> list[Turn]:
     history, said = given.values.get("history", []), list[Turn]()
     if not isinstance(history, list | tuple):
         raise given.wrong(history, "history", "a list of [question, answer]")
@@ -59,7 +59,7 @@ def _history(given: Fields) -> list[Turn]:
     return said
 
 
-def _gritlm(given: Fields) -> ChatRow:
+def _gritlm(given: RecordFields) -> ChatExample:
     value = given.values["text"]
     if isinstance(value, str):
         raise given.error(
@@ -69,34 +69,34 @@ def _gritlm(given: Fields) -> ChatRow:
     return _chat(given, _alternating(given, given.items(value, "text", of="texts"), "text"))
 
 
-def _alternating(given: Fields, texts: Sequence[Any], what: str) -> list[Turn]:
+def _alternating(given: RecordFields, texts: Sequence[Any], what: str) -> list[Turn]:
     return [
         Turn(("user", "assistant")[index % 2], given.text(text, f"{what}[{index}]"))
         for index, text in enumerate(texts)
     ]
 
 
-def _said(given: Fields, role: str, key: str) -> Turn:
+def _said(given: RecordFields, role: str, key: str) -> Turn:
     return Turn(role, given.text(given.values[key], key))
 
 
-def _system(given: Fields) -> list[Turn]:
+def _system(given: RecordFields) -> list[Turn]:
     return [Turn("system", given.string(given.values.get("system", ""), "system"))]
 
 
-def _turns(given: Fields, key: str) -> list[Turn]:
+def _turns(given: RecordFields, key: str) -> list[Turn]:
     messages = given.items(given.values[key], key, of="messages")
     return [turns.read(given, each, f"{key}[{index}]") for index, each in enumerate(messages)]
 
 
-def _chat(given: Fields, said: Sequence[Turn]) -> ChatRow:
+def _chat(given: RecordFields, said: Sequence[Turn]) -> ChatExample:
     """Return the row up to its last answer; empty system messages are left out."""
     answers = [i for i, turn in enumerate(said) if turn.role == "assistant" and not turn.tool]
     if not answers:
         raise given.error("no turn is an answer of the assistant; expected at least one to train")
     kept = [t for t in said[: answers[-1] + 1] if t.role != "system" or t.content.strip()]
     merged = list(_with_results_joined(kept))
-    return ChatRow(
+    return ChatExample(
         tuple({"role": turn.role, "content": turn.content} for turn in merged),
         tuple(i for i, turn in enumerate(merged) if turn.role == "assistant" and turn.tool),
     )
@@ -112,7 +112,7 @@ def _with_results_joined(said: Sequence[Turn]) -> Iterator[Turn]:
 
 
 # Keys that tell a form, and the function that reads it; the first that fits is taken.
-FORMS: Sequence[tuple[tuple[str, ...], Callable[[Fields], ChatRow]]] = (
+FORMS: Sequence[tuple[tuple[str, ...], Callable[[RecordFields], ChatExample]]] = (
     (("messages",), _messages),
     (("prompt", "completion"), _prompt_completion),
     (("conversations",), _sharegpt),

@@ -9,7 +9,7 @@ Kind = Literal["embedding", "generative", "rag"]
 
 
 @dataclass(frozen=True)
-class Text:
+class InstructedText:
     """A text to embed, and what the model is told about it in plain words."""
 
     text: str
@@ -17,25 +17,25 @@ class Text:
 
 
 @dataclass(frozen=True)
-class EmbeddingRow:
+class EmbeddingExample:
     """A query, the passages that answer it (at least one), and hard negatives."""
 
-    query: Text
-    positives: tuple[Text, ...]
-    negatives: tuple[Text, ...] = ()
+    query: InstructedText
+    positives: tuple[InstructedText, ...]
+    negatives: tuple[InstructedText, ...] = ()
 
 
 @dataclass(frozen=True)
-class ScoredRow:
+class ScoredExample:
     """Two texts and how near they are to each other, on any scale: the more, the nearer."""
 
-    first: Text
-    second: Text
+    first: InstructedText
+    second: InstructedText
     score: float
 
 
 @dataclass(frozen=True)
-class ChatRow:
+class ChatExample:
     """A conversation of ``{"role": ..., "content": ...}``; the assistant's turns are trained.
 
     Attributes:
@@ -47,7 +47,7 @@ class ChatRow:
 
 
 @dataclass(frozen=True)
-class RagRow:
+class RagExample:
     """A question over documents, the one that answers it first, and the answer."""
 
     question: str
@@ -55,4 +55,4 @@ class RagRow:
     answer: str
 
 
-Row = EmbeddingRow | ScoredRow | ChatRow | RagRow
+Row = EmbeddingExample | ScoredExample | ChatExample | RagExample

@@ -10,11 +10,11 @@ from typing import Any
 
 from gritlm.errors import InputError
 from gritlm.lm.inputs import require_text
-from gritlm.train.config import Source
+from gritlm.train.config import SourceConfig
 
 
 @dataclass(frozen=True)
-class Fields:
+class RecordFields:
     """One record; each check returns the value, or raises InputError naming its place.
 
     Attributes:
@@ -25,7 +25,7 @@ class Fields:
 
     values: Mapping[str, Any]
     place: str
-    source: Source
+    source: SourceConfig
 
     def error(self, text: str) -> InputError:
         return InputError(f"{self.place}: {text}")

@@ -14,10 +14,17 @@ from typing import Any
 
 from gritlm.errors import InputError
 from gritlm.lm.inputs import documents
-from gritlm.train.config import Source
+from gritlm.train.config import SourceConfig
 from gritlm.train.data import conversations
-from gritlm.train.data.examples import EmbeddingRow, Kind, RagRow, Row, ScoredRow, Text
-from gritlm.train.data.fields import Fields
+from gritlm.train.data.examples import (
+    EmbeddingExample,
+    InstructedText,
+    Kind,
+    RagExample,
+    Row,
+    ScoredExample,
+)
+from gritlm.train.data.fields import RecordFields
 
 _KNOWN: dict[Kind, str] = {
     "embedding": "{query, pos, neg}, {anchor, positive, negative}, {sentence1, sentence2, score}",
@@ -26,7 +33,7 @@ _KNOWN: dict[Kind, str] = {
 }
 
 
-def parse(record: Mapping[str, Any], kind: Kind, *, place: str, source: Source) -> Row:
+def parse(record: Mapping[str, Any], kind: Kind, *, place: str, source: SourceConfig) -> Row:
     """One record as a row.
 
     Embedding: a text may be ``[instruction, text]``; ``neg`` may be missing or empty. A scored pair
@@ -42,7 +49,7 @@ def parse(record: Mapping[str, Any], kind: Kind, *, place: str, source: Source) 
     Raises:
         InputError: naming the place, what came and what was expected.
     """
-    given = Fields({k: v for k, v in record.items() if v is not None}, place, source)
+    given = RecordFields({k: v for k, v in record.items() if v is not None}, place, source)
     for keys, make in _FORMS[kind]:
         if given.values.keys() >= set(keys):
             return make(given)
@@ -56,7 +63,7 @@ def normalised(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-def _flag_embedding(given: Fields) -> EmbeddingRow:
+def _flag_embedding(given: RecordFields) -> EmbeddingExample:
     """FlagEmbedding's ``prompt`` is the instruction of this query."""
     values = given.values
     instruction = given.string(values.get("prompt", ""), "prompt") or given.source.instruction
@@ -64,7 +71,7 @@ def _flag_embedding(given: Fields) -> EmbeddingRow:
     return _pairs(given, query, {"pos": values["pos"]}, {"neg": values.get("neg", [])})
 
 
-def _triplet(given: Fields) -> EmbeddingRow:
+def _triplet(given: RecordFields) -> EmbeddingExample:
     """sentence-transformers: ``negative``, or ``negative_1``, ``negative_2``, ..."""
     values = given.values
     negatives = {k: v for k, v in values.items() if k == "negative" or k.startswith("negative_")}
@@ -72,10 +79,10 @@ def _triplet(given: Fields) -> EmbeddingRow:
     return _pairs(given, query, {"positive": values["positive"]}, negatives)
 
 
-def _scored(first: str, second: str, score: str) -> Callable[[Fields], Row]:
-    def make(given: Fields) -> ScoredRow:
+def _scored(first: str, second: str, score: str) -> Callable[[RecordFields], Row]:
+    def make(given: RecordFields) -> ScoredExample:
         values, source = given.values, given.source
-        return ScoredRow(
+        return ScoredExample(
             _embedded(given, values[first], first, source.instruction),
             _embedded(given, values[second], second, source.passage_instruction),
             given.number(values[score], score),
@@ -85,8 +92,8 @@ def _scored(first: str, second: str, score: str) -> Callable[[Fields], Row]:
 
 
 def _pairs(
-    given: Fields, query: Text, positive: dict[str, Any], negative: dict[str, Any]
-) -> EmbeddingRow:
+    given: RecordFields, query: InstructedText, positive: dict[str, Any], negative: dict[str, Any]
+) -> EmbeddingExample:
     positives, negatives = _passages(given, positive), _passages(given, negative)
     if not positives:
         raise given.error(f"{next(iter(positive))!r} is empty; expected at least one passage")
@@ -94,12 +101,12 @@ def _pairs(
     for what, text in negatives.items():
         if normalised(text.text) in right:
             raise given.error(f"{what} is equal to a positive; take it out of the negatives")
-    return EmbeddingRow(query, tuple(positives.values()), tuple(negatives.values()))
+    return EmbeddingExample(query, tuple(positives.values()), tuple(negatives.values()))
 
 
-def _passages(given: Fields, columns: dict[str, Any]) -> dict[str, Text]:
+def _passages(given: RecordFields, columns: dict[str, Any]) -> dict[str, InstructedText]:
     """``{"neg[0]": passage, ...}``; a text alone is one passage."""
-    found: dict[str, Text] = {}
+    found: dict[str, InstructedText] = {}
     for key, value in columns.items():
         if not isinstance(value, str | list | tuple):
             raise given.wrong(value, key, "a list of passages")
@@ -109,15 +116,15 @@ def _passages(given: Fields, columns: dict[str, Any]) -> dict[str, Text]:
     return found
 
 
-def _embedded(given: Fields, value: Any, what: str, instruction: str) -> Text:
+def _embedded(given: RecordFields, value: Any, what: str, instruction: str) -> InstructedText:
     own, text = value if isinstance(value, list | tuple) and len(value) == 2 else ("", value)
     if not isinstance(text, str):
         raise given.wrong(value, what, "a text or [instruction, text]")
     own = given.string(own, f"the instruction of {what}")
-    return Text(given.text(text, what), own if own.strip() else instruction)
+    return InstructedText(given.text(text, what), own if own.strip() else instruction)
 
 
-def _rag(given: Fields) -> RagRow:
+def _rag(given: RecordFields) -> RagExample:
     values = given.values
     asked = "query" if "query" in values else "question"
     question = given.text(values[asked], asked)
@@ -127,10 +134,10 @@ def _rag(given: Fields) -> RagRow:
     except InputError as error:
         raise given.error(str(error)) from None
     texts = (given.text(text, f"documents[{index}]") for index, text in enumerate(found))
-    return RagRow(question, tuple(texts), _answer(given))
+    return RagExample(question, tuple(texts), _answer(given))
 
 
-def _answer(given: Fields) -> str:
+def _answer(given: RecordFields) -> str:
     if "answer" in given.values:
         return given.text(given.values["answer"], "answer")
     answers = given.values["answers"]
@@ -139,7 +146,7 @@ def _answer(given: Fields) -> str:
     return given.text(given.items(answers, "answers", of="texts")[0], "answers[0]")
 
 
-_Form = tuple[tuple[str, ...], Callable[[Fields], Row]]
+_Form = tuple[tuple[str, ...], Callable[[RecordFields], Row]]
 
 _FORMS: dict[Kind, Sequence[_Form]] = {
     "embedding": [

@@ -12,7 +12,7 @@ Mark = Literal["header", "pooled", "trained", "other"]
 
 
 @dataclass(frozen=True)
-class Piece:
+class LabelledSpan:
     """Text of neighbouring tokens that are used in the same way."""
 
     text: str
@@ -20,22 +20,22 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class View:
+class ExampleView:
     """One prompt of a row: ``query``, ``positive``, ``negative`` or ``conversation``."""
 
     name: str
-    pieces: tuple[Piece, ...]
+    pieces: tuple[LabelledSpan, ...]
 
 
-def view(name: str, prompt: Prompt, tokens: SegmentTokenizer) -> View:
+def view(name: str, prompt: Prompt, tokens: SegmentTokenizer) -> ExampleView:
     """A prompt in pieces; joined, they are the text of all its tokens, special ones too."""
     made, before = [], ""
     for _, end, mark in _spans(prompt):
         # Decoded from the start: by itself, the first piece of a span can lose its space.
         upto = str(tokens.tokenizer.decode(prompt.ids[:end], clean_up_tokenization_spaces=False))
-        made.append(Piece(upto[len(before) :], mark))
+        made.append(LabelledSpan(upto[len(before) :], mark))
         before = upto
-    return View(name, tuple(made))
+    return ExampleView(name, tuple(made))
 
 
 def _spans(prompt: Prompt) -> Iterator[tuple[int, int, Mark]]:

@@ -18,7 +18,7 @@ from typing import IO, Any
 from gritlm.errors import InputError
 
 
-class Lines:
+class JsonFile:
     """JSON objects, one a line; blank lines do not count."""
 
     def __init__(self, path: Path, unpack: Callable[[Path, IO[bytes]], None] | None = None) -> None:
@@ -91,16 +91,16 @@ class Lines:
             raise InputError(f"{self.place(index)} cannot be read: {error.strerror}") from error
 
 
-def zipped(path: Path) -> Lines:
+def zipped(path: Path) -> JsonFile:
     """The lines of a gzip file, unpacked into a temporary file without a name."""
-    return Lines(path, _unzip)
+    return JsonFile(path, _unzip)
 
 
-def json_file(path: Path) -> Lines:
+def json_file(path: Path) -> JsonFile:
     """The items of one JSON list; files that end with .json may hold lines, too."""
     with path.open("rb") as file:
         listed = file.read(1024).removeprefix(BOM_UTF8).lstrip().startswith(b"[")
-    return Lines(path, _unlist if listed else None)
+    return JsonFile(path, _unlist if listed else None)
 
 
 def _unzip(path: Path, into: IO[bytes]) -> None:

@@ -10,13 +10,20 @@ from reprlib import repr as short
 import numpy as np
 
 from gritlm.errors import InputError
-from gritlm.lm.hub.model_config import Settings
+from gritlm.lm.hub.model_config import ModelSettings
 from gritlm.lm.tokens import Prompt, SegmentTokenizer
 from gritlm.prompts import gritlm_instruction
-from gritlm.train.config import Data, Rag
+from gritlm.train.config import DataConfig, RagConfig
 from gritlm.train.data import rag_samples
 from gritlm.train.data.collate import Collator
-from gritlm.train.data.examples import ChatRow, EmbeddingRow, RagRow, Row, ScoredRow, Text
+from gritlm.train.data.examples import (
+    ChatExample,
+    EmbeddingExample,
+    InstructedText,
+    RagExample,
+    Row,
+    ScoredExample,
+)
 
 
 @dataclass(frozen=True)
@@ -38,14 +45,14 @@ class Lengths:
     cut: int
 
 
-class Ruler:
+class LengthCounter:
     """Makes prompts with the functions that training uses, and counts their tokens.
 
     Attributes:
         data: its lengths are those that rows are cut to.
     """
 
-    def __init__(self, tokens: SegmentTokenizer, settings: Settings, data: Data) -> None:
+    def __init__(self, tokens: SegmentTokenizer, settings: ModelSettings, data: DataConfig) -> None:
         self._tokens, self._settings, self.data = tokens, settings, data
         self._cut = Collator(tokens, settings, data)
         self._whole = Collator(tokens, settings, replace(data, generative_max_len=sys.maxsize))
@@ -57,17 +64,17 @@ class Ruler:
         Raises:
             InputError: when a text has no tokens, or its instruction leaves no room for it.
         """
-        if isinstance(row, EmbeddingRow):
+        if isinstance(row, EmbeddingExample):
             return self._embedding(row)
-        if isinstance(row, ScoredRow):
+        if isinstance(row, ScoredExample):
             return self._scored(row)
-        return self._chat(row) if isinstance(row, ChatRow) else self._rag(row)
+        return self._chat(row) if isinstance(row, ChatExample) else self._rag(row)
 
     def lengths(self) -> tuple[Lengths, ...]:
         """Of all that was read so far."""
         return tuple(_summary(*name, sizes) for name, sizes in self._sizes.items())
 
-    def _embedding(self, row: EmbeddingRow) -> dict[str, Prompt]:
+    def _embedding(self, row: EmbeddingExample) -> dict[str, Prompt]:
         limit = self.data.passage_max_len
         query = self._embedded("query", row.query, self.data.query_max_len)
         positives = [self._embedded("passage", text, limit) for text in row.positives]
@@ -75,13 +82,13 @@ class Ruler:
         shown = {"query": query, "positive": positives[0]}
         return shown | ({"negative": negatives[0]} if negatives else {})
 
-    def _scored(self, row: ScoredRow) -> dict[str, Prompt]:
+    def _scored(self, row: ScoredExample) -> dict[str, Prompt]:
         return {
             "first text": self._embedded("query", row.first, self.data.query_max_len),
             "second text": self._embedded("passage", row.second, self.data.passage_max_len),
         }
 
-    def _embedded(self, what: str, text: Text, limit: int) -> Prompt:
+    def _embedded(self, what: str, text: InstructedText, limit: int) -> Prompt:
         def made(max_length: int) -> Prompt:
             (prompt,), _ = self._tokens.for_embedding(
                 [text.text],
@@ -103,17 +110,17 @@ class Ruler:
                 f"tokens, {what}_max_len is {limit}; shorten it or raise {what}_max_len"
             ) from None
 
-    def _chat(self, row: ChatRow) -> dict[str, Prompt]:
+    def _chat(self, row: ChatExample) -> dict[str, Prompt]:
         what, limit, prompt = "conversation", self.data.generative_max_len, self._whole.chat(row)
         if prompt is not None and self._is_longer(prompt, what, limit):
             prompt = self._cut.chat(row)
         return {} if prompt is None else {what: prompt}
 
-    def _rag(self, row: RagRow) -> dict[str, Prompt]:
+    def _rag(self, row: RagExample) -> dict[str, Prompt]:
         """With as many documents as training takes at most, the best one last."""
         what, limit = "sample", self.data.generative_max_len
         gold, *others = row.documents
-        documents = [*others[: Rag().max_documents - 1], gold]
+        documents = [*others[: RagConfig().max_documents - 1], gold]
 
         def made(max_length: int) -> Prompt | None:
             return rag_samples.sample(

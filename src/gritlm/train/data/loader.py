@@ -14,12 +14,12 @@ from typing import Any
 
 from gritlm.errors import InputError
 from gritlm.lm.tokens import Prompt
-from gritlm.train.config import Run, Source
+from gritlm.train.config import SourceConfig, TrainConfig
 from gritlm.train.data import sources
 from gritlm.train.data.collate import Collator, EmbeddingBatch, ScoredBatch
-from gritlm.train.data.examples import Kind, ScoredRow
+from gritlm.train.data.examples import Kind, ScoredExample
 from gritlm.train.data.sampler import Stream
-from gritlm.train.data.sources import Rows
+from gritlm.train.data.sources import Dataset
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Share:
+class BatchShare:
     """Which process of how many this one is."""
 
     rank: int = 0
@@ -51,7 +51,7 @@ class Share:
         return list(items[self.rank * each : (self.rank + 1) * each])
 
 
-class Feed:
+class Loader:
     """Batches of a run, one a step.
 
     Attributes:
@@ -59,14 +59,14 @@ class Feed:
         skipped: generative rows so far that truncation left nothing to train of.
     """
 
-    def __init__(self, run: Run, collator: Collator, share: Share) -> None:
+    def __init__(self, run: TrainConfig, collator: Collator, share: BatchShare) -> None:
         """
         Raises:
             InputError: for a source that cannot be read, or is smaller than a batch of its own.
         """
         self._run, self._collator, self._share = run, collator, share
         self.skipped = 0
-        self.rows: dict[str, list[Rows]] = {}
+        self.rows: dict[str, list[Dataset]] = {}
         self._streams: dict[str, Stream] = {}
         said, data = run.training, run.data
         times = said.gradient_accumulation_steps * share.size
@@ -127,7 +127,7 @@ class Feed:
             stream.restore(found)
         self.skipped = int(count or 0)
 
-    def _load(self, chosen: Sequence[Source], kind: Kind) -> list[Rows]:
+    def _load(self, chosen: Sequence[SourceConfig], kind: Kind) -> list[Dataset]:
         data, check = self._run.data, self._collator.require_usable
         return [
             sources.load(
@@ -136,7 +136,7 @@ class Feed:
             for each in chosen
         ]
 
-    def _add(self, name: str, rows: list[Rows], *, batch: int, one_source: bool) -> None:
+    def _add(self, name: str, rows: list[Dataset], *, batch: int, one_source: bool) -> None:
         self.rows[name] = rows
         number = ("embedding", "generative").index(name)
         seed = 2 * self._run.training.seed + number
@@ -150,7 +150,7 @@ class Feed:
 
     def _embedding(self, rows: list[Any], step: int) -> EmbeddingBatch | ScoredBatch:
         mine = self._share.of(rows)
-        if isinstance(rows[0], ScoredRow):
+        if isinstance(rows[0], ScoredExample):
             return self._collator.scored(mine)
         draws = [self._random("embedding", step, place) for place in range(len(rows))]
         return self._collator.embedding(mine, self._share.of(draws))
@@ -187,7 +187,7 @@ class Feed:
         return self.rows["generative"][source].place(row)
 
 
-def _require_apart(sources: Sequence[Rows], *, one_source: bool) -> None:
+def _require_apart(sources: Sequence[Dataset], *, one_source: bool) -> None:
     """Scored pairs share a step neither with other rows nor with scores of another scale."""
     scored = next((rows.title for rows in sources if rows.scored), None)
     if scored is not None and len(sources) > 1 and not one_source:

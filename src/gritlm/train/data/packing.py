@@ -22,7 +22,7 @@ from gritlm.train.objectives.losses import IGNORE
 
 
 @dataclass(frozen=True)
-class Rows:
+class PackedBatch:
     """What the causal view and its loss take.
 
     Attributes:
@@ -41,16 +41,16 @@ class Rows:
     real_BL: Tensor
     seen_BLL: Tensor | None = None
 
-    def to(self, device: torch.device) -> Rows:
+    def to(self, device: torch.device) -> PackedBatch:
         moved = {
             field.name: value.to(device)
             for field in fields(self)
             if (value := getattr(self, field.name)) is not None
         }
-        return Rows(**moved)
+        return PackedBatch(**moved)
 
 
-def packed(samples: Sequence[Prompt], *, capacity: int, pad: int = 0) -> Rows:
+def packed(samples: Sequence[Prompt], *, capacity: int, pad: int = 0) -> PackedBatch:
     """As many samples in a row of ``capacity`` tokens as best-fit-decreasing puts there.
 
     Raises:
@@ -59,7 +59,7 @@ def packed(samples: Sequence[Prompt], *, capacity: int, pad: int = 0) -> Rows:
     return rows(samples, best_fit([len(sample.ids) for sample in samples], capacity), pad=pad)
 
 
-def padded(samples: Sequence[Prompt], *, pad: int = 0) -> Rows:
+def padded(samples: Sequence[Prompt], *, pad: int = 0) -> PackedBatch:
     """One sample a row."""
     return rows(samples, [[index] for index in range(len(samples))], pad=pad)
 
@@ -88,7 +88,7 @@ def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     return made
 
 
-def rows(samples: Sequence[Prompt], plan: Sequence[Sequence[int]], *, pad: int = 0) -> Rows:
+def rows(samples: Sequence[Prompt], plan: Sequence[Sequence[int]], *, pad: int = 0) -> PackedBatch:
     """The samples ``plan`` names for each row, one behind the other.
 
     No sample trains its first token: nothing of its own stands before it.
@@ -112,4 +112,4 @@ def rows(samples: Sequence[Prompt], plan: Sequence[Sequence[int]], *, pad: int =
             start = end
         position_BL[number, start:] = torch.arange(width - start)
         real_BL[number, :start] = True
-    return Rows(ids_BL, labels_BL, position_BL, sample_BL, real_BL)
+    return PackedBatch(ids_BL, labels_BL, position_BL, sample_BL, real_BL)

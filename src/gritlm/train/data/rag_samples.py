@@ -19,12 +19,12 @@ from random import Random
 
 import torch
 
-from gritlm.lm.attention.block_mask import Block, lay_out, seen
+from gritlm.lm.attention.block_mask import BlockSpan, lay_out, seen
 from gritlm.lm.tokens import Prompt, SegmentTokenizer
 from gritlm.prompts import RAG_FORMS, READ_AGAIN, RagMode, Segment, for_rag, gritlm_instruction
-from gritlm.train.config import BlockKind, Rag
+from gritlm.train.config import BlockKind, RagConfig
 from gritlm.train.data import packing
-from gritlm.train.data.examples import RagRow
+from gritlm.train.data.examples import RagExample
 
 
 @dataclass(frozen=True)
@@ -36,16 +36,16 @@ class Blocked(Prompt):
         blocks: from left to right.
         unseen: tokens (the BOS of later blocks) that are seen in their own block only.
         again: tokens of blocks that are read once more behind the last one; see
-            :class:`gritlm.lm.attention.block_mask.Layout`.
+            :class:`gritlm.lm.attention.block_mask.BlockLayout`.
     """
 
     positions: tuple[int, ...] = ()
-    blocks: tuple[Block, ...] = ()
+    blocks: tuple[BlockSpan, ...] = ()
     unseen: tuple[int, ...] = ()
     again: tuple[int, ...] = ()
 
 
-def draw(row: RagRow, rag: Rag, random: Random) -> tuple[RagMode, BlockKind, list[str]]:
+def draw(row: RagExample, rag: RagConfig, random: Random) -> tuple[RagMode, BlockKind, list[str]]:
     """Mode, kind of blocks, and documents in reading order.
 
     The first document of the row, which answers it, gets any place among any number of others.
@@ -59,7 +59,7 @@ def draw(row: RagRow, rag: Rag, random: Random) -> tuple[RagMode, BlockKind, lis
 
 
 def sample(
-    tokens: SegmentTokenizer, row: RagRow, *, mode: RagMode, kind: BlockKind,
+    tokens: SegmentTokenizer, row: RagExample, *, mode: RagMode, kind: BlockKind,
     documents: Sequence[str], max_length: int, query_instruction: str = "", embed_eos: str = "",
     read_again: int = READ_AGAIN,
 ) -> Blocked | None:  # fmt: skip
@@ -116,7 +116,7 @@ def plain(sample: Blocked) -> Blocked:
     )
 
 
-def rows(samples: Sequence[Blocked], *, pad: int) -> packing.Rows:
+def rows(samples: Sequence[Blocked], *, pad: int) -> packing.PackedBatch:
     """One sample a row, padded on the right; padding sees itself only."""
     made = packing.padded(samples, pad=pad)
     position_BL = made.position_BL.clone()
@@ -128,7 +128,7 @@ def rows(samples: Sequence[Blocked], *, pad: int) -> packing.Rows:
     return replace(made, position_BL=position_BL, seen_BLL=seen_BLL)
 
 
-def without_blocks(rows: packing.Rows) -> packing.Rows:
+def without_blocks(rows: packing.PackedBatch) -> packing.PackedBatch:
     """Rows of the same tokens at the same places, read causally as :func:`plain` says."""
     if rows.seen_BLL is None:
         return rows
@@ -152,7 +152,9 @@ def _embedded(
     return [prompt.ids for prompt in prompts]
 
 
-def _tail(tokens: SegmentTokenizer, row: RagRow, mode: RagMode, documents: Sequence[str]) -> Prompt:
+def _tail(
+    tokens: SegmentTokenizer, row: RagExample, mode: RagMode, documents: Sequence[str]
+) -> Prompt:
     segments = for_rag(mode, question=row.question, documents=documents)
     answer = Segment(row.answer, trained=True, end=True)
     return tokens.for_chat([*segments, answer], start=False)

@@ -9,9 +9,9 @@ from textwrap import shorten
 from typing import Any, Protocol
 
 from gritlm.errors import InputError, did_you_mean
-from gritlm.train.config import Source
+from gritlm.train.config import SourceConfig
 from gritlm.train.data import tables
-from gritlm.train.data.json_files import Lines, json_file, zipped
+from gritlm.train.data.json_files import JsonFile, json_file, zipped
 
 _LINES = (".jsonl", ".ndjson")
 _ZIPPED = tuple(f"{ending}.gz" for ending in _LINES)
@@ -21,7 +21,7 @@ _SAVED = ("dataset_dict.json", "state.json")  # a folder that datasets saved has
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
-class Records(Protocol):
+class RecordReader(Protocol):
     """Records of one file or data set."""
 
     def __len__(self) -> int: ...
@@ -33,7 +33,7 @@ class Records(Protocol):
         """``file:line``; in files without lines, the number of the record from 1."""
 
 
-def find(source: Source) -> Iterator[Records]:
+def find(source: SourceConfig) -> Iterator[RecordReader]:
     """The files or the data set of a source, each opened when it is asked for.
 
     A path that exists is taken before an id of the hub. The data files of a folder come in the
@@ -61,13 +61,13 @@ def find(source: Source) -> Iterator[Records]:
         raise InputError(f"{path} does not exist{_near(path)}")
 
 
-def _file(path: Path) -> Records:
+def _file(path: Path) -> RecordReader:
     name = path.name.lower()
     try:
         if name.endswith(_TABLES):
             return tables.from_file(path)
         if name.endswith(_LINES):
-            return Lines(path)
+            return JsonFile(path)
         if name.endswith(_ZIPPED):
             return zipped(path)
         if name.endswith(".json"):

@@ -17,15 +17,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gritlm.errors import InputError
-from gritlm.train.config import Source
+from gritlm.train.config import SourceConfig
 from gritlm.train.data import readers
-from gritlm.train.data.examples import ChatRow, EmbeddingRow, Kind, RagRow, Row, ScoredRow
+from gritlm.train.data.examples import (
+    ChatExample,
+    EmbeddingExample,
+    Kind,
+    RagExample,
+    Row,
+    ScoredExample,
+)
 from gritlm.train.data.formats import normalised, parse
-from gritlm.train.data.readers import Records
+from gritlm.train.data.readers import RecordReader
 from gritlm.train.data.skipped import SkippedRows
 
 
-class Rows:
+class Dataset:
     """The rows of a source, parsed when asked for.
 
     Attributes:
@@ -36,7 +43,7 @@ class Rows:
     """
 
     def __init__(
-        self, source: Source, kind: Kind, parts: Sequence[Records], kept: NDArray[np.intp],
+        self, source: SourceConfig, kind: Kind, parts: Sequence[RecordReader], kept: NDArray[np.intp],
         *, duplicates: int, skipped: SkippedRows,
     ) -> None:  # fmt: skip
         """``kept`` are the numbers, over all parts, of the rows that count."""
@@ -60,23 +67,23 @@ class Rows:
     @property
     def scored(self) -> bool:
         """Whether these are scored pairs; a source has no others beside them."""
-        return len(self) > 0 and isinstance(self[0], ScoredRow)
+        return len(self) > 0 and isinstance(self[0], ScoredExample)
 
     def place(self, index: int) -> str:
         """``file:line`` of a row."""
         part, number = self._find(index)
         return part.place(number)
 
-    def _find(self, index: int) -> tuple[Records, int]:
+    def _find(self, index: int) -> tuple[RecordReader, int]:
         number = int(self._kept[index])
         which = bisect_right(self._ends, number)
         return self._parts[which], number - (self._ends[which - 1] if which else 0)
 
 
 def load(
-    source: Source, kind: Kind, *, deduplicate: bool = True, skip_bad: bool = False,
+    source: SourceConfig, kind: Kind, *, deduplicate: bool = True, skip_bad: bool = False,
     check: Callable[[Row], None] | None = None,
-) -> Rows:  # fmt: skip
+) -> Dataset:  # fmt: skip
     """Find a source, as :func:`gritlm.train.data.readers.find` does, and read it once.
 
     Args:
@@ -100,10 +107,15 @@ class _Reading:
     """The first pass over a source: which of its rows can be used."""
 
     def __init__(
-        self, source: Source, kind: Kind, check: Callable[[Row], None] | None, *, skip_bad: bool
+        self,
+        source: SourceConfig,
+        kind: Kind,
+        check: Callable[[Row], None] | None,
+        *,
+        skip_bad: bool,
     ) -> None:
         self._source, self._kind, self._check, self._skip_bad = source, kind, check, skip_bad
-        self._parts: list[Records] = []
+        self._parts: list[RecordReader] = []
         self._digests, self._numbers = array("Q"), array("Q")  # of the rows that can be used
         self._before = 0  # rows of earlier parts
         self._first: Row | None = None
@@ -113,7 +125,7 @@ class _Reading:
     def is_full(self) -> bool:
         return len(self._digests) == self._source.cap
 
-    def read(self, part: Records) -> None:
+    def read(self, part: RecordReader) -> None:
         """Read the rows of a part, up to the cap."""
         self._parts.append(part)
         for index in range(len(part)):
@@ -131,7 +143,7 @@ class _Reading:
             self._numbers.append(self._before + index)
         self._before += len(part)
 
-    def _usable(self, part: Records, index: int, place: str) -> Row:
+    def _usable(self, part: RecordReader, index: int, place: str) -> Row:
         row = parse(part.record(index), self._kind, place=place, source=self._source)
         _checked(row, partial(require_alike, self._first or row), place)
         if self._check is not None:
@@ -139,7 +151,7 @@ class _Reading:
         self._first = self._first or row
         return row
 
-    def rows(self, *, deduplicate: bool) -> Rows:
+    def rows(self, *, deduplicate: bool) -> Dataset:
         """Return the rows that can be used.
 
         Raises:
@@ -155,7 +167,7 @@ class _Reading:
         if deduplicate:
             content = np.frombuffer(self._digests, np.uint64)
             kept = kept[np.sort(np.unique(content, return_index=True)[1])]
-        return Rows(
+        return Dataset(
             self._source, self._kind, self._parts, kept,
             duplicates=len(self._numbers) - len(kept), skipped=self._skipped,
         )  # fmt: skip
@@ -163,8 +175,8 @@ class _Reading:
 
 def require_alike(first: Row, row: Row) -> None:
     """Raises InputError when one of two rows of a source is a scored pair and the other is not."""
-    if isinstance(row, ScoredRow) != isinstance(first, ScoredRow):
-        has, had = ("a", "none") if isinstance(row, ScoredRow) else ("no", "one")
+    if isinstance(row, ScoredExample) != isinstance(first, ScoredExample):
+        has, had = ("a", "none") if isinstance(row, ScoredExample) else ("no", "one")
         raise InputError(
             f"the row has {has} score, the first one of its source has {had}; put scored pairs "
             "into a source of their own"
@@ -185,16 +197,16 @@ def digest(row: Row) -> int:
 
 
 def _texts(row: Row) -> Iterator[str]:
-    if isinstance(row, EmbeddingRow):
+    if isinstance(row, EmbeddingExample):
         passages = (row.query, *row.positives, *row.negatives)
         yield str(len(row.positives))
         yield from (text for each in passages for text in (each.instruction, each.text))
-    elif isinstance(row, ScoredRow):
+    elif isinstance(row, ScoredExample):
         yield repr(row.score)
         pair = (row.first, row.second)
         yield from (text for each in pair for text in (each.instruction, each.text))
-    elif isinstance(row, ChatRow):
+    elif isinstance(row, ChatExample):
         yield from map(str, row.context)
         yield from (text for each in row.messages for text in (each["role"], each["content"]))
-    elif isinstance(row, RagRow):
+    elif isinstance(row, RagExample):
         yield from (row.question, row.answer, *row.documents)

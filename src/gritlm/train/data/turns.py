@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from reprlib import repr as short
 from typing import Any
 
-from gritlm.train.data.fields import Fields
+from gritlm.train.data.fields import RecordFields
 
 _ROLES = {
     "system": "system", "developer": "system", "user": "user", "human": "user",
@@ -33,7 +33,7 @@ class Turn:
     tool: bool = False
 
 
-def read(given: Fields, message: Any, what: str) -> Turn:
+def read(given: RecordFields, message: Any, what: str) -> Turn:
     """Return the turn of ``{"role", "content"}`` or ``{"from", "value"}``.
 
     Raises:
@@ -61,7 +61,7 @@ def read(given: Fields, message: Any, what: str) -> Turn:
     return Turn(_ROLES[role], check(text, what))
 
 
-def joined(given: Fields, content: Any, what: str) -> Any:
+def joined(given: RecordFields, content: Any, what: str) -> Any:
     """Return a content of ``{"type": "text", "text": ...}`` parts as one text, any other as it is.
 
     Raises:
@@ -72,7 +72,7 @@ def joined(given: Fields, content: Any, what: str) -> Any:
     return "".join(_part(given, part, f"{what}.content[{i}]") for i, part in enumerate(content))
 
 
-def _part(given: Fields, part: Any, what: str) -> str:
+def _part(given: RecordFields, part: Any, what: str) -> str:
     if isinstance(part, Mapping) and part.get("type", "text") == "text":
         return given.string(part.get("text"), what)
     if isinstance(part, Mapping):
@@ -80,7 +80,7 @@ def _part(given: Fields, part: Any, what: str) -> str:
     return given.string(part, what)
 
 
-def _tool_text(given: Fields, content: Any, what: str) -> str:
+def _tool_text(given: RecordFields, content: Any, what: str) -> str:
     """Return a tool's text, which may be empty; a JSON value is written as JSON."""
     if content is None or _is_parts(content):
         content = joined(given, content, what) or ""

@@ -11,16 +11,16 @@ from typing import get_args
 from tqdm import tqdm
 
 from gritlm.errors import InputError
-from gritlm.lm.hub.model_config import Settings
+from gritlm.lm.hub.model_config import ModelSettings
 from gritlm.lm.tokens import SegmentTokenizer
-from gritlm.train.config import Data, Source
+from gritlm.train.config import DataConfig, SourceConfig
 from gritlm.train.data import readers
 from gritlm.train.data.collate import key
-from gritlm.train.data.examples import EmbeddingRow, Kind, Row
+from gritlm.train.data.examples import EmbeddingExample, Kind, Row
 from gritlm.train.data.formats import parse
-from gritlm.train.data.inspect import View, view
-from gritlm.train.data.lengths import Lengths, Ruler
-from gritlm.train.data.readers import Records
+from gritlm.train.data.inspect import ExampleView, view
+from gritlm.train.data.lengths import LengthCounter, Lengths
+from gritlm.train.data.readers import RecordReader
 from gritlm.train.data.sources import digest, require_alike
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -28,7 +28,7 @@ FIRST = 100  # rows that are looked at to tell the kind
 
 
 @dataclass(frozen=True)
-class Findings:
+class ValidationResult:
     """What a file holds.
 
     Attributes:
@@ -51,7 +51,7 @@ class Findings:
     lengths: tuple[Lengths, ...]
     problem_count: int
     problems: tuple[str, ...]
-    samples: tuple[tuple[str, tuple[View, ...]], ...]
+    samples: tuple[tuple[str, tuple[ExampleView, ...]], ...]
 
     @property
     def refused(self) -> int:
@@ -60,9 +60,9 @@ class Findings:
 
 
 def check_rows(
-    source: Source, tokens: SegmentTokenizer, settings: Settings, data: Data, *,
+    source: SourceConfig, tokens: SegmentTokenizer, settings: ModelSettings, data: DataConfig, *,
     kind: Kind | None = None, samples: int = 1, keep: int = 50, progress: bool | None = None,
-) -> Findings:  # fmt: skip
+) -> ValidationResult:  # fmt: skip
     """Read all rows of a source, one at a time.
 
     Args:
@@ -78,7 +78,7 @@ def check_rows(
     """
     parts = list(readers.find(source))
     kind = kind or _kind(parts, source)
-    found = _Notes(tokens, Ruler(tokens, settings, data), keep=keep, show=samples)
+    found = _Notes(tokens, LengthCounter(tokens, settings, data), keep=keep, show=samples)
     hidden = None if progress is None else not progress
     for part, index in tqdm(_places(parts, source.cap), unit="row", disable=hidden, leave=False):
         found.rows += 1
@@ -92,12 +92,12 @@ def check_rows(
     return found.summary(kind)
 
 
-def _places(parts: Sequence[Records], most: int | None) -> Iterator[tuple[Records, int]]:
+def _places(parts: Sequence[RecordReader], most: int | None) -> Iterator[tuple[RecordReader, int]]:
     every = ((part, index) for part in parts for index in range(len(part)))
     return islice(every, most)
 
 
-def _kind(parts: Sequence[Records], source: Source) -> Kind:
+def _kind(parts: Sequence[RecordReader], source: SourceConfig) -> Kind:
     """The kind of the first row that is of one."""
     for part, index in _places(parts, FIRST):
         for kind in KINDS:
@@ -115,13 +115,15 @@ def _kind(parts: Sequence[Records], source: Source) -> Kind:
 class _Notes:
     """What is seen on the way through the rows."""
 
-    def __init__(self, tokens: SegmentTokenizer, ruler: Ruler, *, keep: int, show: int) -> None:
+    def __init__(
+        self, tokens: SegmentTokenizer, ruler: LengthCounter, *, keep: int, show: int
+    ) -> None:
         self._tokens, self._ruler, self._keep, self._show = tokens, ruler, keep, show
         self.rows = self._duplicates = self._unlabelled = self._nearly_equal = self._count = 0
         self._first: Row | None = None
         self._seen: set[int] = set()
         self._problems: list[str] = []
-        self._samples: list[tuple[str, tuple[View, ...]]] = []
+        self._samples: list[tuple[str, tuple[ExampleView, ...]]] = []
 
     def problem(self, text: str) -> None:
         self._count += 1
@@ -141,7 +143,7 @@ class _Notes:
             self._duplicates += 1
             return
         self._seen.add(content)
-        if isinstance(row, EmbeddingRow):
+        if isinstance(row, EmbeddingExample):
             self._compare(place, row)
         try:
             prompts = self._ruler.prompts(row)
@@ -159,8 +161,8 @@ class _Notes:
             views = (view(name, prompt, self._tokens) for name, prompt in prompts.items())
             self._samples.append((place, tuple(views)))
 
-    def summary(self, kind: Kind) -> Findings:
-        return Findings(
+    def summary(self, kind: Kind) -> ValidationResult:
+        return ValidationResult(
             kind=kind,
             rows=self.rows,
             duplicates=self._duplicates,
@@ -172,7 +174,7 @@ class _Notes:
             samples=tuple(self._samples),
         )
 
-    def _compare(self, place: str, row: EmbeddingRow) -> None:
+    def _compare(self, place: str, row: EmbeddingExample) -> None:
         right = {key(text.text) for text in row.positives}
         for number, text in enumerate(row.negatives, start=1):
             if key(text.text) in right:

@@ -16,13 +16,13 @@ from gritlm import GritLM, gritlm_instruction
 from gritlm.errors import InputError
 from gritlm.lm.pooling import normalise
 from gritlm.train.data.collate import key
-from gritlm.train.data.examples import EmbeddingRow, Text
-from gritlm.train.mining.negatives import Mining, choose
+from gritlm.train.data.examples import EmbeddingExample, InstructedText
+from gritlm.train.mining.negatives import MiningConfig, choose
 
 
 def mine_rows(
-    model: GritLM, rows: Sequence[EmbeddingRow], settings: Mining, *,
-    corpus: Sequence[Text] | None = None, progress: bool | None = None,
+    model: GritLM, rows: Sequence[EmbeddingExample], settings: MiningConfig, *,
+    corpus: Sequence[InstructedText] | None = None, progress: bool | None = None,
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
     """The rows as records in FlagEmbedding's form, their negatives filled up from all passages.
 
@@ -62,7 +62,7 @@ def mine_rows(
         yield record(row, [passages[index] for index in indices])
 
 
-def record(row: EmbeddingRow, negatives: Sequence[Text] = ()) -> dict[str, Any]:
+def record(row: EmbeddingExample, negatives: Sequence[InstructedText] = ()) -> dict[str, Any]:
     """A row as FlagEmbedding and GritLM write it: ``[instruction, text]``, or the text alone."""
     return {
         "query": _written(row.query),
@@ -71,25 +71,27 @@ def record(row: EmbeddingRow, negatives: Sequence[Text] = ()) -> dict[str, Any]:
     }
 
 
-def _written(text: Text) -> str | list[str]:
+def _written(text: InstructedText) -> str | list[str]:
     return [text.instruction, text.text] if text.instruction else text.text
 
 
-def _pool(rows: Sequence[EmbeddingRow], corpus: Sequence[Text]) -> dict[int, Text]:
+def _pool(
+    rows: Sequence[EmbeddingExample], corpus: Sequence[InstructedText]
+) -> dict[int, InstructedText]:
     """All passages by their key; of nearly equal ones the first."""
     own = (text for row in rows for text in (*row.positives, *row.negatives))
-    pool: dict[int, Text] = {}
+    pool: dict[int, InstructedText] = {}
     for text in chain(own, corpus):
         pool.setdefault(key(text.text), text)
     return pool
 
 
-def _places(texts: Sequence[Text], place: Mapping[int, int]) -> set[int]:
+def _places(texts: Sequence[InstructedText], place: Mapping[int, int]) -> set[int]:
     return {place[key(text.text)] for text in texts}
 
 
 def _vectors(
-    model: GritLM, texts: Sequence[Text], length: int | None, progress: bool | None
+    model: GritLM, texts: Sequence[InstructedText], length: int | None, progress: bool | None
 ) -> Tensor:
     """Vectors of length 1 (N, D), each text read behind its own instruction."""
     vector_ND = torch.empty(len(texts), model.embedding_dimension, device=model.device)

@@ -24,7 +24,7 @@ SAMPLINGS = ("top", "random")
 
 
 @dataclass(frozen=True)
-class Mining:
+class MiningConfig:
     """Which passages become negatives. Scores are cosines.
 
     Attributes:
@@ -81,7 +81,7 @@ class Mining:
 
 
 def choose(
-    query_QD: Tensor, passage_PD: Tensor, positives: Sequence[Collection[int]], settings: Mining,
+    query_QD: Tensor, passage_PD: Tensor, positives: Sequence[Collection[int]], settings: MiningConfig,
     *, kept: Sequence[Collection[int]] | None = None,
 ) -> list[list[int]]:  # fmt: skip
     """Indices of each query's new negatives, nearest first; fewer where too few are allowed.
@@ -139,7 +139,7 @@ def _worst(query_D: Tensor, passage_PD: Tensor, positives: set[int]) -> float:
 
 
 def _allowed(
-    ranked: Sequence[tuple[int, float]], positives: set[int], settings: Mining, worst: float
+    ranked: Sequence[tuple[int, float]], positives: set[int], settings: MiningConfig, worst: float
 ) -> list[int]:
     """The passages that may be negatives, nearest first."""
     low, high = settings.floor, settings.ceiling(worst)
@@ -147,7 +147,9 @@ def _allowed(
     return allowed[settings.range_min : settings.range_max]
 
 
-def _chosen(allowed: list[int], kept: set[int], settings: Mining, random: Random) -> list[int]:
+def _chosen(
+    allowed: list[int], kept: set[int], settings: MiningConfig, random: Random
+) -> list[int]:
     new = [index for index in allowed if index not in kept]
     count = min(len(new), max(0, settings.num_negatives - len(kept)))
     if settings.sampling == "top":

@@ -18,12 +18,12 @@ from gritlm.errors import InputError, MissingExtraError, ModelError
 from gritlm.lm.attention import packed
 from gritlm.lm.chat import template_for
 from gritlm.lm.hub import checkpoint, export
-from gritlm.lm.hub.load import Loaded, load, our_template
-from gritlm.lm.hub.model_config import PROJECTION_FILE, Settings
+from gritlm.lm.hub.load import LoadedModel, load, our_template
+from gritlm.lm.hub.model_config import PROJECTION_FILE, ModelSettings
 from gritlm.lm.self_check import require_views
 from gritlm.lm.tokens import SegmentTokenizer
 from gritlm.lm.unified import UnifiedLM
-from gritlm.train.config import Model, Run
+from gritlm.train.config import ModelConfig, TrainConfig
 from gritlm.train.model import hidden_states, lora
 from gritlm.train.model.module import Trainee
 
@@ -32,7 +32,7 @@ _ATTENTIONS = ("eager", "sdpa", packed.BOTH)
 
 
 @dataclass(frozen=True)
-class Parts:
+class TrainingParts:
     """The module that a run trains, and the tokenizer that turns rows into tokens.
 
     Attributes:
@@ -45,7 +45,7 @@ class Parts:
     trainee: Trainee
     tokenizer: PreTrainedTokenizerBase
     tokens: SegmentTokenizer
-    settings: Settings
+    settings: ModelSettings
     source: str
     bf16: bool
     unread: tuple[str, ...] = ()
@@ -53,7 +53,9 @@ class Parts:
     obstacle: str | None = None
 
 
-def build(run: Run, *, device: str | None = None, weights: Path | None = None) -> Parts:
+def build(
+    run: TrainConfig, *, device: str | None = None, weights: Path | None = None
+) -> TrainingParts:
     """Load the base and prepare it: adapters, frozen parts, projection.
 
     Args:
@@ -98,12 +100,12 @@ def build(run: Run, *, device: str | None = None, weights: Path | None = None) -
     _require_trained(trainee, run)
     _save_memory(trainee, run)
     tokens = SegmentTokenizer(loaded.tokenizer)
-    return Parts(
+    return TrainingParts(
         trainee, loaded.tokenizer, tokens, settings, base, bf16, unread, loaded.resized, obstacle
     )
 
 
-def _require_usable(lm: UnifiedLM, run: Run, settings: Settings) -> None:
+def _require_usable(lm: UnifiedLM, run: TrainConfig, settings: ModelSettings) -> None:
     attends = lm.config._attn_implementation
     if attends not in _ATTENTIONS:
         raise InputError(
@@ -121,7 +123,7 @@ def _require_usable(lm: UnifiedLM, run: Run, settings: Settings) -> None:
         _require_blocks(lm, run, settings)
 
 
-def _require_blocks(lm: UnifiedLM, run: Run, settings: Settings) -> None:
+def _require_blocks(lm: UnifiedLM, run: TrainConfig, settings: ModelSettings) -> None:
     """Refuse RAG rows that a model could not be served with.
 
     Raises:
@@ -137,16 +139,16 @@ def _require_blocks(lm: UnifiedLM, run: Run, settings: Settings) -> None:
         )
 
 
-def _bf16(run: Run, device: torch.device) -> bool:
+def _bf16(run: TrainConfig, device: torch.device) -> bool:
     if run.training.bf16 is not None:
         return run.training.bf16
     return runtime.choose_dtype(device).dtype == torch.bfloat16
 
 
 def _loaded(
-    source: str, *, said: Model, device: torch.device, final: torch.device, bf16: bool,
+    source: str, *, said: ModelConfig, device: torch.device, final: torch.device, bf16: bool,
     adapter: str | None = None, merging: bool = True,
-) -> Loaded:  # fmt: skip
+) -> LoadedModel:  # fmt: skip
     """Weights to train in float32 (master weights); those that stay as they are in bfloat16."""
     options: dict[str, Any] = {}
     if said.attn_implementation is not None:
@@ -186,7 +188,7 @@ def _four_bits() -> Any:
     )  # fmt: skip
 
 
-def _settings(run: Run, loaded: Loaded) -> Settings:
+def _settings(run: TrainConfig, loaded: LoadedModel) -> ModelSettings:
     """How it will embed and chat: as the run says, else its adapter, else its base."""
     said, found = run.model, loaded.settings
     found = found.but(**_changes(said), trained_to_embed=run.embeds or found.trained_to_embed)
@@ -195,7 +197,7 @@ def _settings(run: Run, loaded: Loaded) -> Settings:
     return found.but(template=template_for(loaded.tokenizer, found.template))
 
 
-def _changes(said: Model) -> dict[str, Any]:
+def _changes(said: ModelConfig) -> dict[str, Any]:
     names = ("attn", "pooling_method", "normalized", "projection", "embed_eos", "template",
              "query_instruction")  # fmt: skip
     return {name: getattr(said, name) for name in names}
@@ -233,7 +235,7 @@ def _freeze_head(trainee: Trainee) -> tuple[str, ...]:
     return tuple(name for name, p in trainee.named_parameters() if p in alone)
 
 
-def _require_trained(trainee: Trainee, run: Run) -> None:
+def _require_trained(trainee: Trainee, run: TrainConfig) -> None:
     """Refuse a run that trains nothing, or an objective that trains nothing.
 
     Raises:
@@ -258,7 +260,7 @@ def _require_read(trainee: Trainee, own: nn.Module | None, objective: str, other
         )
 
 
-def _save_memory(trainee: Trainee, run: Run) -> None:
+def _save_memory(trainee: Trainee, run: TrainConfig) -> None:
     """Layers computed again in the backward pass, and kernels that need less memory, if wanted."""
     if run.training.gradient_checkpointing:
         # transformers before 5.18 or so knows it by its older name only.

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gritlm.lm.attention.block_mask import as_mask, windowed
-from gritlm.train.data.packing import Rows
+from gritlm.train.data.packing import PackedBatch
 
 
 def hidden(decoder: Any, ids_BL: Tensor, mask_BL: Tensor | None = None, *, causal: bool) -> Tensor:
@@ -63,7 +63,7 @@ def keeps_samples_apart(decoder: Any) -> bool:
     return bool(torch.allclose(found[0, 3:], found[1, 3:], atol=1e-4, rtol=1e-4))
 
 
-def written(decoder: Any, rows: Rows) -> Tensor:
+def written(decoder: Any, rows: PackedBatch) -> Tensor:
     """States of generative rows after the final norm -> (B, L, D); arbitrary at padding.
 
     Args:
@@ -73,7 +73,9 @@ def written(decoder: Any, rows: Rows) -> Tensor:
     return routed(decoder, rows, wanted=False)[0]
 
 
-def routed(decoder: Any, rows: Rows, *, wanted: bool = True) -> tuple[Tensor, tuple[Tensor, ...]]:
+def routed(
+    decoder: Any, rows: PackedBatch, *, wanted: bool = True
+) -> tuple[Tensor, tuple[Tensor, ...]]:
     """:func:`written`, and if wanted the logits of each layer's router (B * L, experts)."""
     seen_BLL, inner = rows.seen_BLL, _inner(decoder)
     mask = None if seen_BLL is None else _masks(seen_BLL, rows.position_BL, inner)

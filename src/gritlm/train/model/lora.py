@@ -10,12 +10,12 @@ from typing import Any
 
 from gritlm.errors import InputError, ModelError, did_you_mean
 from gritlm.lm.hub.lora import WEIGHTS_FILE
-from gritlm.train.config import Model
+from gritlm.train.config import ModelConfig
 
 _NAMES = {"lora_target_modules": "target_modules", "lora_modules_to_save": "modules_to_save"}
 
 
-def adapted(model: Any, said: Model, weights: str | Path | None, *, bf16: bool) -> Any:
+def adapted(model: Any, said: ModelConfig, weights: str | Path | None, *, bf16: bool) -> Any:
     """The model with adapters if wanted: on all linear layers, experts of a mixture included.
 
     Args:
@@ -38,7 +38,7 @@ def adapted(model: Any, said: Model, weights: str | Path | None, *, bf16: bool) 
     return made
 
 
-def _continued(model: Any, said: Model, weights: str) -> Any:
+def _continued(model: Any, said: ModelConfig, weights: str) -> Any:
     from peft import PeftModel
 
     if Path(weights).is_dir() and not (Path(weights) / WEIGHTS_FILE).is_file():
@@ -77,7 +77,7 @@ def _require_in(
         )
 
 
-def _adapted(model: Any, said: Model, weights: str | Path | None) -> Any:
+def _adapted(model: Any, said: ModelConfig, weights: str | Path | None) -> Any:
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 
     if said.qlora:

@@ -17,11 +17,11 @@ from torch.nn.utils.rnn import pad_sequence
 
 from gritlm.lm.attention.packed import BOTH
 from gritlm.lm.encoder import span_mask
-from gritlm.lm.hub.model_config import Settings
+from gritlm.lm.hub.model_config import ModelSettings
 from gritlm.lm.pooling import POOLING, normalise
 from gritlm.lm.tokens import Prompt
 from gritlm.lm.unified import unpack
-from gritlm.train.data.packing import Rows
+from gritlm.train.data.packing import PackedBatch
 from gritlm.train.data.rag_samples import without_blocks
 from gritlm.train.model import heads, hidden_states, routers
 from gritlm.train.objectives import losses
@@ -54,7 +54,7 @@ class Trainee(nn.Module):
     """
 
     def __init__(
-        self, model: Any, settings: Settings, projection: nn.Linear | None = None, *,
+        self, model: Any, settings: ModelSettings, projection: nn.Linear | None = None, *,
         autocast: torch.dtype | None = None, frozen: Any = None,
     ) -> None:  # fmt: skip
         """
@@ -130,7 +130,7 @@ class Trainee(nn.Module):
             causal=self.settings.embeds_causally,
         )  # fmt: skip
 
-    def write(self, rows: Rows, weights: Weights) -> tuple[Tensor, dict[str, Tensor]]:
+    def write(self, rows: PackedBatch, weights: Weights) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted loss of a micro-batch, and its parts without gradient."""
         reference_ND = self._reference(rows, weights) if weights.kl else None
         hidden_BLD, routed = hidden_states.routed(self.decoder, rows, wanted=bool(weights.router))
@@ -143,7 +143,7 @@ class Trainee(nn.Module):
         return total, parts
 
     def _next_token(
-        self, hidden_BLD: Tensor, rows: Rows, weights: Weights, reference_ND: Tensor | None
+        self, hidden_BLD: Tensor, rows: PackedBatch, weights: Weights, reference_ND: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Return the loss with its gradient, and the divergence alone."""
         labels_BL, weight_N = rows.labels_BL, weights.token_N
@@ -163,12 +163,12 @@ class Trainee(nn.Module):
             return heads.head_of(self._frozen[0])
         return heads.head_of(self.causal, adapted=False)
 
-    def _reference(self, rows: Rows, weights: Weights) -> Tensor:
+    def _reference(self, rows: PackedBatch, weights: Weights) -> Tensor:
         """States (N, D) at the supervised positions of what this model shall stay close to."""
         with torch.no_grad(), self.casting(cached=False):
             return self._reference_states(rows, weights)
 
-    def _reference_states(self, rows: Rows, weights: Weights) -> Tensor:
+    def _reference_states(self, rows: PackedBatch, weights: Weights) -> Tensor:
         if weights.own:
             hidden_BLD = hidden_states.written(self.decoder, without_blocks(rows))
         elif self._frozen[0] is not None:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from gritlm.lm.tokens import Prompt
-from gritlm.train.config import Loss
-from gritlm.train.data.collate import EmbeddingBatch, Keys, ScoredBatch, Sides
+from gritlm.train.config import LossConfig
+from gritlm.train.data.collate import EmbeddingBatch, Keys, ScoredBatch, SideLengths
 from gritlm.train.objectives import gradcache, losses
 from gritlm.train.objectives.distillation import Teacher
 from gritlm.train.objectives.gradcache import Ranks
@@ -26,7 +26,7 @@ Shared = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Contrast:
+class EmbeddingObjective:
     """The loss of the embedding half and how its gradient is taken.
 
     Attributes:
@@ -36,7 +36,7 @@ class Contrast:
         teacher: None for no distillation.
     """
 
-    loss: Loss
+    loss: LossConfig
     budget: int
     at_once: int
     mask: bool = True
@@ -103,7 +103,7 @@ class Contrast:
             loss = losses.matryoshka(loss, dims, self.loss.matryoshka_weights or None)
         return lambda query_QD, passage_PD: weight * loss(query_QD, passage_PD)
 
-    def _distillation(self, batch: Sides, shared: Shared, teacher: Teacher) -> PairLoss:
+    def _distillation(self, batch: SideLengths, shared: Shared, teacher: Teacher) -> PairLoss:
         sides = (batch.query_texts, batch.passage_texts)
         teacher_QP = losses.similarity(*(shared(teacher.vectors(texts)) for texts in sides))
         said = self.loss

@@ -12,25 +12,25 @@ from torch import Tensor
 
 from gritlm.errors import InputError
 from gritlm.lm.tokens import Prompt
-from gritlm.train.config import Run
+from gritlm.train.config import TrainConfig
 from gritlm.train.data import sources
 from gritlm.train.data.collate import Collator
-from gritlm.train.data.examples import ScoredRow
-from gritlm.train.data.sources import Rows
+from gritlm.train.data.examples import ScoredExample
+from gritlm.train.data.sources import Dataset
 from gritlm.train.model.module import Weights
 from gritlm.train.objectives import correlation, gradcache, losses
-from gritlm.train.objectives.embedding import Contrast
-from gritlm.train.objectives.generation import Writing
+from gritlm.train.objectives.embedding import EmbeddingObjective
+from gritlm.train.objectives.generation import GenerationObjective
 
 
-class HeldOut:
+class HeldOutEvaluation:
     """The rows of ``[evaluation]``, in fixed batches, measured by every process alike.
 
     Attributes:
         rows: sources by stream.
     """
 
-    def __init__(self, run: Run, collator: Collator) -> None:
+    def __init__(self, run: TrainConfig, collator: Collator) -> None:
         """
         Raises:
             InputError: for a source that cannot be read, or whose scores are all equal.
@@ -48,7 +48,9 @@ class HeldOut:
             _require_order(rows)
 
     @torch.no_grad()
-    def losses(self, module: Any, contrast: Contrast, writing: Writing) -> dict[str, float]:
+    def losses(
+        self, module: Any, contrast: EmbeddingObjective, writing: GenerationObjective
+    ) -> dict[str, float]:
         """``loss_emb`` and ``accuracy`` (the positive comes first in its batch), ``loss_gen``.
 
         Of scored pairs ``spearman``: the correlation of cosines and scores, mean over sources.
@@ -84,15 +86,15 @@ class HeldOut:
             count += len(rows)
         return {"loss_emb": loss / count, "accuracy": right / count}
 
-    def _spearman(self, module: Any, rows: Rows, budget: int) -> float:
-        batch = self._collator.scored([row for row in rows if isinstance(row, ScoredRow)])
+    def _spearman(self, module: Any, rows: Dataset, budget: int) -> float:
+        batch = self._collator.scored([row for row in rows if isinstance(row, ScoredExample)])
         first_ND, second_ND = (
             _embedded(partial(module, "embed"), prompts, budget)
             for prompts in (batch.queries, batch.passages)
         )
         return correlation.spearman(losses.cosines(first_ND, second_ND), batch.score_N)
 
-    def _generative(self, module: Any, writing: Writing) -> float:
+    def _generative(self, module: Any, writing: GenerationObjective) -> float:
         """Mean over all supervised tokens."""
         samples = [self._collator.sample(row, Random(0)) for row in self._chats]
         total, count = 0.0, 0
@@ -110,8 +112,8 @@ def _embedded(embed: Any, prompts: Sequence[Prompt], budget: int) -> Tensor:
     return gradcache.in_order([embed([prompts[row] for row in rows]) for rows in rounds], rounds)
 
 
-def _require_order(rows: Rows) -> None:
-    if len({row.score for row in rows if isinstance(row, ScoredRow)}) < 2:
+def _require_order(rows: Dataset) -> None:
+    if len({row.score for row in rows if isinstance(row, ScoredExample)}) < 2:
         raise InputError(
             f"[[evaluation.embedding]]: the scores of {rows.title} are all equal, so there is no "
             "order to measure; leave it out"

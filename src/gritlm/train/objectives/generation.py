@@ -11,16 +11,16 @@ import torch
 
 from gritlm.lm.encoder import batches
 from gritlm.lm.tokens import Prompt
-from gritlm.train.config import Loss
+from gritlm.train.config import LossConfig
 from gritlm.train.data import packing, rag_samples
-from gritlm.train.data.packing import Rows
+from gritlm.train.data.packing import PackedBatch
 from gritlm.train.data.rag_samples import Blocked
 from gritlm.train.model.module import Weights
 from gritlm.train.objectives import losses
 from gritlm.train.objectives.gradcache import Ranks
 from gritlm.train.run import collectives
 
-Write = Callable[[Rows, Weights], Any]
+Write = Callable[[PackedBatch, Weights], Any]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class _Kind:
 
 
 @dataclass(frozen=True)
-class Writing:
+class GenerationObjective:
     """The loss of the generative half and how samples are laid out.
 
     Attributes:
@@ -47,7 +47,7 @@ class Writing:
         pad: id that fills rows up.
     """
 
-    loss: Loss
+    loss: LossConfig
     budget: int
     capacity: int | None
     router: float = 0.0
@@ -71,7 +71,7 @@ class Writing:
                 sums[name] = sums.get(name, 0.0) + float(value.detach())
         return {name: collectives.mean(value) for name, value in sorted(sums.items())}
 
-    def _rounds(self, samples: Sequence[Prompt], ranks: Ranks) -> list[tuple[Rows, Weights]]:
+    def _rounds(self, samples: Sequence[Prompt], ranks: Ranks) -> list[tuple[PackedBatch, Weights]]:
         """Micro-batches with their weights: as many of each kind in every process.
 
         Processes that share weights (FSDP) must call the model equally often, and rows with a
@@ -81,7 +81,7 @@ class Writing:
         kinds = self._kinds(samples)
         parts = [rows for some in kinds.values() for rows in some]
         divisor = self._divisor(parts)
-        made: list[tuple[Rows, Weights]] = []
+        made: list[tuple[PackedBatch, Weights]] = []
         for kind, some in kinds.items():
             missing = ranks.most(len(some)) - len(some)
             found = [(rows, self._weights(rows, divisor, kind)) for rows in some]
@@ -90,11 +90,11 @@ class Writing:
             made += [(parts[0], nothing)] * missing
         return made
 
-    def micro_batches(self, samples: Sequence[Prompt]) -> list[Rows]:
+    def micro_batches(self, samples: Sequence[Prompt]) -> list[PackedBatch]:
         """Samples in groups under the budget, those of one kind together."""
         return [rows for some in self._kinds(samples).values() for rows in some]
 
-    def _kinds(self, samples: Sequence[Prompt]) -> dict[_Kind, list[Rows]]:
+    def _kinds(self, samples: Sequence[Prompt]) -> dict[_Kind, list[PackedBatch]]:
         """Micro-batches by kind; every process has all kinds, in the same order."""
         said = self.loss
         kinds = (_Kind(True, said.rag_kl_weight), _Kind(True, 0.0), _Kind(False, said.kl_weight))
@@ -112,10 +112,10 @@ class Writing:
         # Without blocks (mode "none") it is read as its reference would be.
         return _Kind(True, self.loss.rag_kl_weight if sample.blocks else 0.0)
 
-    def _of_rag(self, samples: Sequence[Blocked]) -> list[Rows]:
+    def _of_rag(self, samples: Sequence[Blocked]) -> list[PackedBatch]:
         return [rag_samples.rows(group, pad=self.pad) for group in self._groups(samples)]
 
-    def _of_chats(self, samples: Sequence[Prompt]) -> list[Rows]:
+    def _of_chats(self, samples: Sequence[Prompt]) -> list[PackedBatch]:
         if self.capacity is None:
             return [packing.padded(group, pad=self.pad) for group in self._groups(samples)]
         width = max([self.capacity, *(len(sample.ids) for sample in samples)])
@@ -130,7 +130,7 @@ class Writing:
         found = batches(samples, len(samples) or 1, self.budget, padded=True)
         return [[samples[i] for i in rows] for rows in found]
 
-    def _divisor(self, parts: Sequence[Rows]) -> float:
+    def _divisor(self, parts: Sequence[PackedBatch]) -> float:
         """What all processes hold over their number, since their gradients are averaged."""
         kind = self.loss.loss_gen_type
         own = sum(
@@ -138,7 +138,7 @@ class Writing:
         )
         return collectives.total(own) / collectives.size()
 
-    def _weights(self, rows: Rows, divisor: float, kind: _Kind) -> Weights:
+    def _weights(self, rows: PackedBatch, divisor: float, kind: _Kind) -> Weights:
         said = self.loss
         token_N = losses.token_weights(
             rows.labels_BL, kind=said.loss_gen_type, factor=said.loss_gen_factor,

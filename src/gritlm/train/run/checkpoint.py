@@ -42,7 +42,7 @@ from gritlm.lm.hub.merge import merge_trained
 from gritlm.lm.hub.model_config import FILE as _SETTINGS
 from gritlm.lm.hub.model_config import PROJECTION_FILE
 from gritlm.lm.hub.quiet import quiet
-from gritlm.train.model.build import Parts
+from gritlm.train.model.build import TrainingParts
 from gritlm.train.run import collectives, parallel, shards, staging
 from gritlm.train.run.gradient_check import may_lack_gradient
 
@@ -52,7 +52,7 @@ _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 def save(
-    target: Path, parts: Parts, module: Any, optimizer: torch.optim.Optimizer,
+    target: Path, parts: TrainingParts, module: Any, optimizer: torch.optim.Optimizer,
     state: Mapping[str, Any], *, sharded: bool,
 ) -> None:  # fmt: skip
     """Write a checkpoint; all processes call it.
@@ -81,7 +81,7 @@ def save(
 
 
 def write_model(
-    folder: Path, parts: Parts, state: Mapping[str, Tensor] | None, *, merged: bool = False
+    folder: Path, parts: TrainingParts, state: Mapping[str, Tensor] | None, *, merged: bool = False
 ) -> None:
     """Weights or adapter, tokenizer and settings, so that ``GritLM(folder)`` loads them.
 
@@ -94,7 +94,7 @@ def write_model(
 
 
 def _write_model(
-    folder: Path, parts: Parts, state: Mapping[str, Tensor] | None, *, merged: bool
+    folder: Path, parts: TrainingParts, state: Mapping[str, Tensor] | None, *, merged: bool
 ) -> None:
     trainee = parts.trainee
     inner = None

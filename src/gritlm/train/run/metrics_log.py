@@ -20,7 +20,7 @@ FILE = "metrics.jsonl"
 PLOT = "loss.png"
 
 
-class Journal:
+class MetricsLog:
     """Numbers of each step, to ``metrics.jsonl``, a bar and trackers; on the main process only.
 
     Each line has the step, both losses and their parts, the norm of the gradient before it was

@@ -10,8 +10,8 @@ from typing import Any
 from gritlm import __version__
 from gritlm.lm.hub.default_model import BASE, DEFAULT
 from gritlm.lm.hub.weight_sources import HUB
-from gritlm.train.config import Run
-from gritlm.train.data.sources import Rows
+from gritlm.train.config import TrainConfig
+from gritlm.train.data.sources import Dataset
 from gritlm.train.run import metrics_log
 
 _OURS = (None, DEFAULT, BASE)
@@ -19,7 +19,7 @@ _LATEST = ("loss_emb", "loss_gen")
 
 
 def write(
-    target: Path, run: Run, *, folder: Path, sources: Mapping[str, Sequence[Rows]],
+    target: Path, run: TrainConfig, *, folder: Path, sources: Mapping[str, Sequence[Dataset]],
     steps: int, metrics: Mapping[str, float], skipped: int,
 ) -> None:  # fmt: skip
     """``README.md`` beside the weights, with the front matter that model hubs read.

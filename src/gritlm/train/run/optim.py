@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from transformers import get_scheduler
 
-from gritlm.train.config import Training
+from gritlm.train.config import TrainingConfig
 
 
-def optimizer(module: nn.Module, said: Training) -> torch.optim.Optimizer:
+def optimizer(module: nn.Module, said: TrainingConfig) -> torch.optim.Optimizer:
     """AdamW over what is trained; no decay of biases and norms (one dimension)."""
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     groups = [
@@ -26,7 +26,9 @@ def optimizer(module: nn.Module, said: Training) -> torch.optim.Optimizer:
     )  # fmt: skip
 
 
-def schedule(moved: torch.optim.Optimizer, said: Training, *, steps: int, done: int = 0) -> Any:
+def schedule(
+    moved: torch.optim.Optimizer, said: TrainingConfig, *, steps: int, done: int = 0
+) -> Any:
     """Warm-up, then the decay of ``lr_scheduler_type``; standing after ``done`` steps."""
     share = said.warmup_steps
     warmup = round(share * steps) if share < 1 else round(share)

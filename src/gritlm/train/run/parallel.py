@@ -18,7 +18,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from gritlm.errors import TrainingError
-from gritlm.train.config import Training
+from gritlm.train.config import TrainingConfig
 from gritlm.train.model.module import Trainee
 from gritlm.train.run import collectives
 
@@ -47,7 +47,7 @@ def processes(timeout_s: float) -> Iterator[None]:
             gc.collect()  # DDP and FSDP hold threads of the group: they must go before it does
 
 
-def local_device(training: Training) -> str | None:
+def local_device(training: TrainingConfig) -> str | None:
     """Where a process loads the model: its own GPU among several, unless a device is asked for.
 
     What is going to be spread (FSDP2) is loaded into main memory: each layer moves to the GPUs when
@@ -64,7 +64,7 @@ def local_device(training: Training) -> str | None:
     return "cpu" if training.distribution == "fsdp" else f"cuda:{number}"
 
 
-def wrapped(trainee: Trainee, training: Training, *, bf16: bool) -> Any:
+def wrapped(trainee: Trainee, training: TrainingConfig, *, bf16: bool) -> Any:
     """The module to call in training: ``trainee`` itself, or DDP or FSDP2 around it."""
     if not collectives.together():
         return trainee

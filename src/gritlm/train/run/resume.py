@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from gritlm.errors import InputError
-from gritlm.train.config import Data, Loss, Model, Rag, Run, Training
+from gritlm.train.config import (
+    DataConfig,
+    LossConfig,
+    ModelConfig,
+    RagConfig,
+    TrainConfig,
+    TrainingConfig,
+)
 from gritlm.train.data import skipped
 from gritlm.train.run import checkpoint, metrics_log
 
@@ -34,7 +41,7 @@ _FREE = {
 }  # fmt: skip
 
 
-def claim(run: Run) -> Path | None:
+def claim(run: TrainConfig) -> Path | None:
     """The checkpoint to go on from; None to start anew in a folder that holds no other run.
 
     Raises:
@@ -62,7 +69,7 @@ def claim(run: Run) -> Path | None:
     return None
 
 
-def prepare(run: Run, *, done: int = 0) -> None:
+def prepare(run: TrainConfig, *, done: int = 0) -> None:
     """Make the folder, empty of what came before this run, or behind its ``done`` steps.
 
     Raises:
@@ -86,7 +93,7 @@ def prepare(run: Run, *, done: int = 0) -> None:
         raise InputError(f"output_dir = {output} cannot be written: {error}") from error
 
 
-def settings(run: Run, size: int) -> dict[str, Any]:
+def settings(run: TrainConfig, size: int) -> dict[str, Any]:
     """What a continuation must agree on, by dotted name, as JSON gives it back."""
     said = run.training
     each = said.gradient_accumulation_steps * size
@@ -117,7 +124,13 @@ def require_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path
 
 
 def _defaults() -> Iterator[tuple[str, Any]]:
-    sections = (Data(), Model(), Loss(), Rag(), Training(output_dir=""))
+    sections = (
+        DataConfig(),
+        ModelConfig(),
+        LossConfig(),
+        RagConfig(),
+        TrainingConfig(output_dir=""),
+    )
     table = {type(section).__name__.lower(): asdict(section) for section in sections}
     return _flat(json.loads(json.dumps(table)))
 

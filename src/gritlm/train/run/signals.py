@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 
-class Stop:
+class StopSignal:
     """Whether the run was asked to end."""
 
     def __init__(self) -> None:
@@ -23,9 +23,9 @@ class Stop:
 
 
 @contextmanager
-def listening() -> Iterator[Stop]:
+def listening() -> Iterator[StopSignal]:
     """Signals are noted inside of the block, and do afterwards what they did before."""
-    stop = Stop()
+    stop = StopSignal()
     if threading.current_thread() is not threading.main_thread():
         yield stop  # only the main thread may change what signals do
         return

@@ -27,7 +27,7 @@ _BUSY_S = 5.0  # after which a file that a writer never leaves alone is given up
 _Identity = tuple[int, int]  # device and inode of the data file
 
 
-class Environment:
+class LmdbEnvironment:
     """A shared LMDB environment; transactions of one process go one after the other."""
 
     def __init__(self, env: lmdb.Environment, identity: _Identity) -> None:
@@ -66,7 +66,7 @@ class Environment:
             return self.env.begin(write=write)
 
 
-class Copied(Environment):
+class Copied(LmdbEnvironment):
     """The environment of a folder that may only be read: a copy, made again after each commit."""
 
     def __init__(self, folder: Path, identity: _Identity) -> None:
@@ -121,11 +121,11 @@ class Copied(Environment):
             target.unlink(missing_ok=True)  # LMDB has it open
 
 
-_open: dict[_Identity, Environment] = {}  # of this process: LMDB's rule, not ours
+_open: dict[_Identity, LmdbEnvironment] = {}  # of this process: LMDB's rule, not ours
 _lock = threading.Lock()
 
 
-def acquire(folder: Path, *, create: bool, map_bytes: int) -> Environment:
+def acquire(folder: Path, *, create: bool, map_bytes: int) -> LmdbEnvironment:
     """The environment of a folder, opened if nobody in this process has it open.
 
     Readers open it for writing too where they may: LMDB keeps a table of who reads in the folder.
@@ -139,7 +139,7 @@ def acquire(folder: Path, *, create: bool, map_bytes: int) -> Environment:
         return found
 
 
-def _opened(folder: Path, *, create: bool, map_bytes: int) -> Environment:
+def _opened(folder: Path, *, create: bool, map_bytes: int) -> LmdbEnvironment:
     here = identity(folder)
     if not create and not _writable(folder):
         if here is None:
@@ -149,7 +149,7 @@ def _opened(folder: Path, *, create: bool, map_bytes: int) -> Environment:
     env = lmdb.open(str(folder), map_size=map_bytes, create=create, mode=mode)
     here = identity(folder)
     assert here is not None
-    return Environment(env, here)
+    return LmdbEnvironment(env, here)
 
 
 def _writable(folder: Path) -> bool:
@@ -172,7 +172,7 @@ def _transaction(meta: bytes) -> int:
     return max(struct.unpack_from("=Q", meta, start + _TXNID)[0] for start in (0, page))
 
 
-def release(environment: Environment) -> None:
+def release(environment: LmdbEnvironment) -> None:
     """Close it when nobody uses it any more."""
     with _lock:
         environment.users -= 1

@@ -17,7 +17,7 @@ import lmdb
 from lmdb.verify import VerifyError, verify
 from xxhash import xxh3_64_intdigest
 
-from gritlm.rag.kvstore.errors import BrokenError, damaged_index, full, is_full
+from gritlm.rag.kvstore.errors import DamagedRecordError, damaged_index, full, is_full
 from gritlm.rag.kvstore.lmdb import lmdb_environment
 from gritlm.rag.kvstore.record import aligned
 
@@ -32,7 +32,7 @@ _TRIES = 5
 
 
 @dataclass(frozen=True)
-class Entry:
+class IndexEntry:
     """Where a record is, and what is known of its use.
 
     Attributes:
@@ -67,7 +67,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class State:
+class IndexState:
     """Of the store as a whole.
 
     Attributes:
@@ -81,15 +81,15 @@ class State:
     clock: float
 
 
-class Catalogue:
+class LmdbIndex:
     """The index, open. Made by :meth:`open`."""
 
-    def __init__(self, folder: Path, env: lmdb_environment.Environment) -> None:
+    def __init__(self, folder: Path, env: lmdb_environment.LmdbEnvironment) -> None:
         self.folder = folder
         self._env = env
 
     @classmethod
-    def open(cls, folder: Path, *, create: bool = False, map_bytes: int = MAP_BYTES) -> Catalogue:
+    def open(cls, folder: Path, *, create: bool = False, map_bytes: int = MAP_BYTES) -> LmdbIndex:
         """Open the index of this folder.
 
         Raises:
@@ -97,10 +97,10 @@ class Catalogue:
             StoreFullError: when the disk takes no more.
         """
         if not create and (reason := trouble(folder)):
-            raise BrokenError(reason)
+            raise DamagedRecordError(reason)
         return cls(folder, _acquired(folder, create=create, map_bytes=map_bytes))
 
-    def get(self, key: bytes) -> Entry | None:
+    def get(self, key: bytes) -> IndexEntry | None:
         """What is known of a key; None when it is not stored.
 
         Raises:
@@ -111,10 +111,10 @@ class Catalogue:
             with self._env.reading() as transaction:
                 value = transaction.get(key)
         except lmdb.Error as error:
-            raise BrokenError(f"LMDB says: {error}") from None
-        return None if value is None else Entry(*_checked(_ENTRY, key, value))
+            raise DamagedRecordError(f"LMDB says: {error}") from None
+        return None if value is None else IndexEntry(*_checked(_ENTRY, key, value))
 
-    def read(self) -> tuple[dict[bytes, Entry], State]:
+    def read(self) -> tuple[dict[bytes, IndexEntry], IndexState]:
         """All of it.
 
         Raises:
@@ -126,16 +126,18 @@ class Catalogue:
             with self._env.reading() as transaction:
                 for key, value in transaction.cursor():
                     if key == _STATE_KEY:
-                        state = State(*_checked(_STATE, key, value))
+                        state = IndexState(*_checked(_STATE, key, value))
                     else:
-                        entries[key] = Entry(*_checked(_ENTRY, key, value))
+                        entries[key] = IndexEntry(*_checked(_ENTRY, key, value))
         except lmdb.Error as error:
-            raise BrokenError(f"LMDB says: {error}") from None
+            raise DamagedRecordError(f"LMDB says: {error}") from None
         if state is None:
-            raise BrokenError("its state is missing")
+            raise DamagedRecordError("its state is missing")
         return entries, state
 
-    def write(self, puts: Mapping[bytes, Entry], deletes: Iterable[bytes], state: State) -> None:
+    def write(
+        self, puts: Mapping[bytes, IndexEntry], deletes: Iterable[bytes], state: IndexState
+    ) -> None:
         """One durable commit: all of it or nothing.
 
         Raises:
@@ -163,16 +165,16 @@ class Catalogue:
         lmdb_environment.release(old)
 
 
-def _acquired(folder: Path, *, create: bool, map_bytes: int) -> lmdb_environment.Environment:
+def _acquired(folder: Path, *, create: bool, map_bytes: int) -> lmdb_environment.LmdbEnvironment:
     try:
         return lmdb_environment.acquire(folder, create=create, map_bytes=map_bytes)
     except lmdb.Error as error:
         if is_full(error):
             raise full(folder.parent, error) from None
-        raise BrokenError(f"LMDB says: {error}") from None
+        raise DamagedRecordError(f"LMDB says: {error}") from None
 
 
-def _fields(entry: Entry) -> tuple[int | float, ...]:
+def _fields(entry: IndexEntry) -> tuple[int | float, ...]:
     return (
         entry.segment, entry.offset, entry.header, entry.payload, entry.tokens, entry.hits,
         entry.cost, entry.age, entry.used,
@@ -186,7 +188,7 @@ def _sealed(key: bytes, value: bytes) -> bytes:
 def _checked(form: struct.Struct, key: bytes, value: bytes) -> tuple[Any, ...]:
     body = value[: form.size]
     if len(value) != form.size + _CHECK.size or _sealed(key, body) != value:
-        raise BrokenError(f"the value of {key.hex()[:16]} is not what was written")
+        raise DamagedRecordError(f"the value of {key.hex()[:16]} is not what was written")
     return form.unpack(body)
 
 

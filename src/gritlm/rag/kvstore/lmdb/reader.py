@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from gritlm.rag.kvstore import segments
-from gritlm.rag.kvstore.errors import BrokenError, damaged_index
+from gritlm.rag.kvstore.errors import DamagedRecordError, damaged_index
 from gritlm.rag.kvstore.lmdb import lmdb_index
-from gritlm.rag.kvstore.lmdb.lmdb_index import Catalogue, Entry
+from gritlm.rag.kvstore.lmdb.lmdb_index import IndexEntry, LmdbIndex
 
 
-class Reader:
+class IndexReader:
     """Looks every key up anew, so that it sees what the writer did.
 
     Raises:
@@ -22,11 +22,11 @@ class Reader:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
-            self._catalogue = Catalogue.open(folder / lmdb_index.FOLDER)
-        except BrokenError as error:
+            self._catalogue = LmdbIndex.open(folder / lmdb_index.FOLDER)
+        except DamagedRecordError as error:
             raise damaged_index(folder, str(error)) from None
 
-    def get(self, key: bytes) -> Entry | None:
+    def get(self, key: bytes) -> IndexEntry | None:
         """Where a record is; None when it is not stored.
 
         Raises:
@@ -34,7 +34,7 @@ class Reader:
         """
         return self._catalogue.get(key)
 
-    def entries(self) -> dict[bytes, Entry]:
+    def entries(self) -> dict[bytes, IndexEntry]:
         """All records.
 
         Raises:

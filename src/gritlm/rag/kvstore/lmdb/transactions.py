@@ -15,15 +15,15 @@ from pathlib import Path
 
 from gritlm.rag.kvstore import recovery
 from gritlm.rag.kvstore.errors import Damage, StoreFullError
-from gritlm.rag.kvstore.lmdb.lmdb_index import Entry, State
-from gritlm.rag.kvstore.segments import Arena
+from gritlm.rag.kvstore.lmdb.lmdb_index import IndexEntry, IndexState
+from gritlm.rag.kvstore.segments import SegmentFiles
 
 log = logging.getLogger(__name__)
 
 _HITS = 256  # blocks whose uses are counted in memory before they are written down
 
 
-class Ledger:
+class IndexTransactions:
     """Entries, and what they come to.
 
     Attributes:
@@ -33,16 +33,16 @@ class Ledger:
         damages: places that were found damaged, at opening and since.
     """
 
-    def __init__(self, folder: Path, arena: Arena) -> None:
+    def __init__(self, folder: Path, arena: SegmentFiles) -> None:
         self.folder = folder
         self.arena = arena
-        self.entries: dict[bytes, Entry] = {}
-        self.pending: dict[bytes, Entry] = {}
+        self.entries: dict[bytes, IndexEntry] = {}
+        self.pending: dict[bytes, IndexEntry] = {}
         self.lost = 0
         self.damages: list[Damage] = []
         self._live = Counter[int]()
         self._used: set[bytes] = set()
-        self.state: State
+        self.state: IndexState
         self._catalogue, index, damages = recovery.opened(folder, arena)
         try:
             self._take(index)
@@ -62,7 +62,7 @@ class Ledger:
     def live_in(self, segment: int) -> int:
         return self._live[segment]
 
-    def of_segment(self, segment: int) -> list[tuple[bytes, Entry]]:
+    def of_segment(self, segment: int) -> list[tuple[bytes, IndexEntry]]:
         """Its records, in the order in which they lie there."""
         found = [item for item in self.entries.items() if item[1].segment == segment]
         return sorted(found, key=lambda item: item[1].offset)
@@ -88,7 +88,7 @@ class Ledger:
     def commit(
         self,
         *,
-        puts: Mapping[bytes, Entry] | None = None,
+        puts: Mapping[bytes, IndexEntry] | None = None,
         deletes: Iterable[bytes] = (),
         clock: float | None = None,
     ) -> None:
@@ -129,13 +129,15 @@ class Ledger:
         finally:
             self._catalogue.close()
 
-    def _commit(self, puts: Mapping[bytes, Entry], gone: set[bytes], clock: float | None) -> None:
+    def _commit(
+        self, puts: Mapping[bytes, IndexEntry], gone: set[bytes], clock: float | None
+    ) -> None:
         added = {key: entry for key, entry in puts.items() if key not in gone}
         if added:
             self.arena.sync()
         changed = {key: self.entries[key] for key in self._used - gone if key in self.entries}
         changed |= added
-        state = State(
+        state = IndexState(
             commit=self.state.commit + 1,
             segment=self.arena.active,
             clock=self.state.clock if clock is None else clock,
@@ -153,7 +155,7 @@ class Ledger:
         for key, entry in entries.items():
             self._replace(key, entry)
 
-    def _replace(self, key: bytes, entry: Entry | None) -> None:
+    def _replace(self, key: bytes, entry: IndexEntry | None) -> None:
         before = self.entries.pop(key, None)
         if before is not None:
             self._live[before.segment] -= before.nbytes
