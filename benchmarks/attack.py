@@ -235,9 +235,15 @@ def _broken(attack: Attack, outcome: Outcome) -> list[str]:
 
 
 HEADER = (
-    "attack", "statuses", "slowest answer", "RSS before / peak / after (MB)",
-    "live p50 / max (ms)", "longest gap (ms)", "embedding p50 / max (ms)", "holds",
-)  # fmt: skip
+    "attack",
+    "statuses",
+    "slowest answer",
+    "RSS before / peak / after (MB)",
+    "live p50 / max (ms)",
+    "longest gap (ms)",
+    "embedding p50 / max (ms)",
+    "holds",
+)
 
 
 def _row(outcome: Outcome) -> list[str]:

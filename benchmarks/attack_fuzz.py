@@ -32,8 +32,16 @@ BODIES: dict[str, list[dict[str, Any]]] = {
     "/v1/chat/completions": [
         _CHAT,
         _CHAT | {"stream": True, "stream_options": {"include_usage": True}},
-        _CHAT | {"temperature": 0.7, "top_p": 0.9, "seed": 1, "stop": ["x"], "logprobs": True,
-                 "top_logprobs": 2, "n": 1},
+        _CHAT
+        | {
+            "temperature": 0.7,
+            "top_p": 0.9,
+            "seed": 1,
+            "stop": ["x"],
+            "logprobs": True,
+            "top_logprobs": 2,
+            "n": 1,
+        },
     ],
     "/v1/completions": [
         {"prompt": _WORDS, "max_tokens": 2},
@@ -59,22 +67,64 @@ BODIES: dict[str, list[dict[str, Any]]] = {
     ],
     "/tokenize": [{"prompt": _WORDS}, {"messages": [{"role": "user", "content": "a"}]}],
     "/detokenize": [{"tokens": [5, 6, 7]}],
-}  # fmt: skip
+}
 RARE = {"/v1/rag/documents": 0.25}  # it writes to disk
 
 # Written into the JSON as they are: not all of them can come out of json.dumps.
 HOSTILE = (
-    "null", "true", "false", "0", "-1", "1", "1e400", "-1e400", "NaN", "Infinity", "1e-400",
-    "9223372036854775808", "-9223372036854775809", "1" + "0" * 400, "0.1", "3.0", '""', '" "',
-    '"\\ud800"', '"\\u0000"', '"\\u001b[31m"', '"' + "x" * 5000 + '"', '"NaN"', '"-1"', "[]", "{}",
-    "[[]]", "[null]", "[" * 60 + "]" * 60, "[" * 5000 + "]" * 5000, '{"a":' * 40 + "1" + "}" * 40,
-    "[1,2,3]", '["a", 1, null]', '{"role":"user"}', "[" + "0," * 3000 + "0]", '"\\u202e\\u200b"',
-    '"😀"', '{"$ref":"#"}', '"../../etc/passwd"', "[[1],[2]]", "-0.0", "1.7976931348623157e308",
-)  # fmt: skip
+    "null",
+    "true",
+    "false",
+    "0",
+    "-1",
+    "1",
+    "1e400",
+    "-1e400",
+    "NaN",
+    "Infinity",
+    "1e-400",
+    "9223372036854775808",
+    "-9223372036854775809",
+    "1" + "0" * 400,
+    "0.1",
+    "3.0",
+    '""',
+    '" "',
+    '"\\ud800"',
+    '"\\u0000"',
+    '"\\u001b[31m"',
+    '"' + "x" * 5000 + '"',
+    '"NaN"',
+    '"-1"',
+    "[]",
+    "{}",
+    "[[]]",
+    "[null]",
+    "[" * 60 + "]" * 60,
+    "[" * 5000 + "]" * 5000,
+    '{"a":' * 40 + "1" + "}" * 40,
+    "[1,2,3]",
+    '["a", 1, null]',
+    '{"role":"user"}',
+    "[" + "0," * 3000 + "0]",
+    '"\\u202e\\u200b"',
+    '"😀"',
+    '{"$ref":"#"}',
+    '"../../etc/passwd"',
+    "[[1],[2]]",
+    "-0.0",
+    "1.7976931348623157e308",
+)
 TYPES = (
-    "application/json", "application/json; charset=utf-16", "text/plain", "multipart/form-data",
-    "application/x-www-form-urlencoded", "", "application/json;;;", "x" * 300,
-)  # fmt: skip
+    "application/json",
+    "application/json; charset=utf-16",
+    "text/plain",
+    "multipart/form-data",
+    "application/x-www-form-urlencoded",
+    "",
+    "application/json;;;",
+    "x" * 300,
+)
 METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD", "TRACE", "BREW")
 MALFORMED: tuple[bytes, ...] = (
     b"GET / HTTP/9.9\r\n\r\n",

@@ -49,9 +49,15 @@ class Result:
 
 
 def ask(
-    url: str, method: str, path: str, body: bytes | dict[str, Any] | None = None, *,
-    key: str | None = KEY, timeout_s: float = PATIENCE_S, keep: int = 2000,
-) -> Reply:  # fmt: skip
+    url: str,
+    method: str,
+    path: str,
+    body: bytes | dict[str, Any] | None = None,
+    *,
+    key: str | None = KEY,
+    timeout_s: float = PATIENCE_S,
+    keep: int = 2000,
+) -> Reply:
     """Send one request on a connection of its own; never raises for what the server does."""
     place = urlsplit(url)
     data = json.dumps(body).encode() if isinstance(body, dict) else body
@@ -276,9 +282,11 @@ def pdf(content: bytes) -> bytes:
     table = b"".join(b"%010d 00000 n \n" % offset for offset in offsets)
     size = len(objects) + 1
     return (
-        made + b"xref\n0 %d\n0000000000 65535 f \n" % size + table
+        made
+        + b"xref\n0 %d\n0000000000 65535 f \n" % size
+        + table
         + b"trailer\n<< /Size %d /Root 1 0 R >>\nstartxref\n%d\n%%%%EOF\n" % (size, len(made))
-    )  # fmt: skip
+    )
 
 
 def _upload(url: str, name: str, data: bytes) -> Reply:

@@ -185,8 +185,9 @@ def kills(count: int, seed: int, model: GritLM, place: Path) -> Counter[str]:
         sent = signal.SIGTERM if end == "SIGTERM" else signal.SIGKILL
         in_child(
             lambda n=number: changes(work / "store", log, model, n, full=ENDS[n % 3] == ENDS[2]),  # noqa: B023
-            after_s=dice.uniform(0.3, 2.0), end=sent,
-        )  # fmt: skip
+            after_s=dice.uniform(0.3, 2.0),
+            end=sent,
+        )
         wrong = in_child(lambda: check(work / "store", log, model))  # noqa: B023
         wrong = ["the check itself ended"] if wrong is None else wrong
         results[f"{end}, {'wrong' if wrong else 'right'}"] += 1

@@ -119,14 +119,18 @@ def fill(model: GritLM, place: Path, size: int, documents: int, storage: str) ->
         place, model, cutting=ChunkingOptions(max_tokens=each), storage=storage
     ) as engine:
         long = [
-            {"id": f"long-{n}", "text": words(model, each - header(model), skip=n * each),
-             "metadata": {"asked": True}}
+            {
+                "id": f"long-{n}",
+                "text": words(model, each - header(model), skip=n * each),
+                "metadata": {"asked": True},
+            }
             for n in range(documents)
-        ]  # fmt: skip
+        ]
         engine.add(long)
         others = passages_with_titles()
-        engine.add([{"id": row["id"], "text": row["text"], "metadata": {"asked": False}}
-                    for row in others])  # fmt: skip
+        engine.add(
+            [{"id": row["id"], "text": row["text"], "metadata": {"asked": False}} for row in others]
+        )
 
 
 def opened(model: GritLM, place: str, memory: int) -> RagEngine:
@@ -147,9 +151,12 @@ def cold(model: GritLM, place: str, question: str, documents: int) -> Answer:
 
 def ask(engine: RagEngine, question: str, mode: str, documents: int) -> Answer:
     return engine.answer(
-        question, top_k=documents, mode=mode, filter={"asked": True},
+        question,
+        top_k=documents,
+        mode=mode,
+        filter={"asked": True},
         writing=Writing(max_new_tokens=1),
-    )  # fmt: skip
+    )
 
 
 def words(model: GritLM, tokens: int, skip: int = 0) -> str:
@@ -181,10 +188,14 @@ def line(name: str, answers: Sequence[Answer], rows: dict[str, list[Answer]]) ->
     taken = [answer.trace.milliseconds["first_token"] for answer in answers]
     trace = answers[-1].trace
     return [
-        name, str(trace.tokens_prefilled), str(trace.tokens_recomputed), str(trace.tokens_reused),
-        f"{median_ms(answers):.0f}", f"{part_of(taken, 0.95):.0f}",
+        name,
+        str(trace.tokens_prefilled),
+        str(trace.tokens_recomputed),
+        str(trace.tokens_reused),
+        f"{median_ms(answers):.0f}",
+        f"{part_of(taken, 0.95):.0f}",
         f"{median_ms(rows['none']) / median_ms(answers):.1f}x",
-    ]  # fmt: skip
+    ]
 
 
 def plot(path: Path, sizes: Sequence[int], curves: dict[str, list[float]]) -> None:
@@ -196,8 +207,14 @@ def plot(path: Path, sizes: Sequence[int], curves: dict[str, list[float]]) -> No
     figure, axes = pyplot.subplots(figsize=(8, 5))
     for name, milliseconds in curves.items():
         axes.plot(sizes, milliseconds, marker="o", label=name)
-    axes.set(xscale="log", yscale="log", xlabel="tokens of the documents",
-             ylabel="milliseconds to the first token", xticks=sizes, xticklabels=sizes)  # fmt: skip
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="tokens of the documents",
+        ylabel="milliseconds to the first token",
+        xticks=sizes,
+        xticklabels=sizes,
+    )
     axes.minorticks_off()  # their labels would stand on ours
     axes.grid(visible=True, alpha=0.3)
     axes.legend(fontsize=8)

@@ -54,10 +54,13 @@ def main() -> None:
     with (
         tempfile.TemporaryDirectory() as place,
         RagEngine.open(
-            Path(place) / "store", model, cutting=ChunkingOptions(chosen.max_tokens),
-            storage=chosen.storage, disk_bytes=int(chosen.disk_gb * 1e9),
+            Path(place) / "store",
+            model,
+            cutting=ChunkingOptions(chosen.max_tokens),
+            storage=chosen.storage,
+            disk_bytes=int(chosen.disk_gb * 1e9),
         ) as engine,
-    ):  # fmt: skip
+    ):
         rows = list(filled(engine, documents(chosen.data), chosen.passages))
         print(table(("passages", "a second", "memory MB", "blocks", "blocks GB"), rows) + "\n")
         exact = Index.open(
@@ -82,9 +85,12 @@ def filled(
             seconds = time.perf_counter() - started
             stats = engine.store.stats()
             yield (
-                now, f"{(now - before) / seconds:.1f}", process.memory_info().rss // 10**6,
-                stats.blocks, f"{engine.store.nbytes / 1e9:.2f}",
-            )  # fmt: skip
+                now,
+                f"{(now - before) / seconds:.1f}",
+                process.memory_info().rss // 10**6,
+                stats.blocks,
+                f"{engine.store.nbytes / 1e9:.2f}",
+            )
             before, started = now, time.perf_counter()
         if now >= most:
             return
@@ -115,9 +121,7 @@ def timed(index: Index, vectors: Iterable[np.ndarray]) -> tuple[tuple[str, str],
         hits = index.search(vector_D, top_k=TOP_K)
         taken.append(1000 * (time.perf_counter() - started))
         found.append({hit.passage.id for hit in hits})
-    return (
-        f"{statistics.median(taken):.1f}", f"{part_of(taken, 0.95):.1f}"
-    ), found  # fmt: skip
+    return (f"{statistics.median(taken):.1f}", f"{part_of(taken, 0.95):.1f}"), found
 
 
 def documents(data: Path) -> Iterator[dict[str, str]]:

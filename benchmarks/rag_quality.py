@@ -77,9 +77,12 @@ def main() -> None:
 
 
 def measure(
-    model: GritLM, name: str, documents: list[dict[str, str]], questions: Sequence[Question],
+    model: GritLM,
+    name: str,
+    documents: list[dict[str, str]],
+    questions: Sequence[Question],
     chosen: argparse.Namespace,
-) -> None:  # fmt: skip
+) -> None:
     with (
         tempfile.TemporaryDirectory() as place,
         RagEngine.open(Path(place) / "store", model, storage=chosen.storage) as engine,
@@ -93,13 +96,19 @@ def measure(
             f"indexed in {seconds:.0f} s\n"
         )
         found = [engine.retrieve(question.text, top_k=10) for question in questions]
-        recall = {k: fmean(recalled(q, hits[:k]) for q, hits in zip(questions, found, strict=True))
-                  for k in (1, 5, 10)}  # fmt: skip
+        recall = {
+            k: fmean(recalled(q, hits[:k]) for q, hits in zip(questions, found, strict=True))
+            for k in (1, 5, 10)
+        }
         print(", ".join(f"recall@{k} {100 * value:.1f}" for k, value in recall.items()) + "\n")
         for top_k in map(int, chosen.top_k.split(",")):
             hits = [each[:top_k] for each in found]
-            ways = [(mode, kind) for kind in chosen.kinds.split(",")
-                    for mode in chosen.modes.split(",") if mode != "none"]  # fmt: skip
+            ways = [
+                (mode, kind)
+                for kind in chosen.kinds.split(",")
+                for mode in chosen.modes.split(",")
+                if mode != "none"
+            ]
             print(f"### {top_k} passage(s)\n\n{report(engine, questions, hits, ways)}\n")
 
 
@@ -109,9 +118,11 @@ def recalled(question: Question, hits: Sequence[Hit]) -> float:
 
 
 def report(
-    engine: RagEngine, questions: Sequence[Question], hits: Sequence[list[Hit]],
+    engine: RagEngine,
+    questions: Sequence[Question],
+    hits: Sequence[list[Hit]],
     ways: Sequence[tuple[str, str]],
-) -> str:  # fmt: skip
+) -> str:
     columns = {"none": asked(engine, questions, hits, "none", "bidirectional")}
     for mode, kind in ways:
         columns[f"{mode}, {kind}"] = asked(engine, questions, hits, mode, kind)
@@ -128,14 +139,18 @@ def report(
 
 
 def asked(
-    engine: RagEngine, questions: Sequence[Question], hits: Sequence[list[Hit]], mode: str,
+    engine: RagEngine,
+    questions: Sequence[Question],
+    hits: Sequence[list[Hit]],
+    mode: str,
     kind: str,
-) -> Column:  # fmt: skip
+) -> Column:
     column, writing = Column(), Writing(max_new_tokens=NEW_TOKENS)
     for question, found in zip(questions, hits, strict=True):
         trace = Trace()
-        begun = engine.begin(question.text, found, mode=mode, blocks=kind, writing=writing,
-                             trace=trace)  # fmt: skip
+        begun = engine.begin(
+            question.text, found, mode=mode, blocks=kind, writing=writing, trace=trace
+        )
         column.first.append(begun.logits_V.float().log_softmax(-1))
         pieces = answer.pieces(engine.model, begun, writing, trace, started=0.0)
         column.texts.append("".join(pieces))
@@ -153,16 +168,21 @@ def alone(model: GritLM, questions: Sequence[Question]) -> Column:
 
 def row(name: str, column: Column, plain: Column, questions: Sequence[Question]) -> list[str]:
     pairs = [(text, q.answers) for text, q in zip(column.texts, questions, strict=True)]
-    scores = [100 * fmean(score(*pair) for pair in pairs)
-              for score in (answers.match, answers.exact, answers.f1)]  # fmt: skip
+    scores = [
+        100 * fmean(score(*pair) for pair in pairs)
+        for score in (answers.match, answers.exact, answers.f1)
+    ]
     same = fmean(a == b for a, b in zip(column.texts, plain.texts, strict=True))
-    divergence = [float((p.exp() * (p - q)).sum())
-                  for p, q in zip(plain.first, column.first, strict=False)]  # fmt: skip
+    divergence = [
+        float((p.exp() * (p - q)).sum()) for p, q in zip(plain.first, column.first, strict=False)
+    ]
     return [
-        name, *(f"{score:.1f}" for score in scores), f"{100 * same:.0f}%",
+        name,
+        *(f"{score:.1f}" for score in scores),
+        f"{100 * same:.0f}%",
         f"{fmean(divergence):.3f}" if column.first else "",
         f"{fmean(column.prefilled):.0f}" if column.prefilled else "",
-    ]  # fmt: skip
+    ]
 
 
 def natural(data: Path) -> tuple[list[dict[str, str]], list[Question]]:
@@ -206,11 +226,13 @@ def passages(name: str, corpus: object) -> Iterator[dict[str, str]]:
 def one(name: str, entry: dict, known: dict[tuple[str, str], str]) -> Question:
     if name == "hotpotqa":
         titles = {title for title, _ in entry["supporting_facts"]}
-        gold = {(title, "".join(text).strip()) for title, text in entry["context"]
-                if title in titles}  # fmt: skip
+        gold = {
+            (title, "".join(text).strip()) for title, text in entry["context"] if title in titles
+        }
         return Question(entry["question"], (entry["answer"],), ids(gold, known))
-    gold = {(p["title"], p["paragraph_text"].strip()) for p in entry["paragraphs"]
-            if p["is_supporting"]}  # fmt: skip
+    gold = {
+        (p["title"], p["paragraph_text"].strip()) for p in entry["paragraphs"] if p["is_supporting"]
+    }
     accepted = (entry["answer"], *entry.get("answer_aliases", []))
     return Question(entry["question"], accepted, ids(gold, known))
 

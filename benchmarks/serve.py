@@ -232,9 +232,7 @@ async def streams(bench: Bench, texts: Sequence[str]) -> tuple[list[Written], st
     """Four chats, twice, beside texts that are embedded; these end with the chats."""
     client, began = bench.client, time.perf_counter()
     parts = [texts[at : at + BULK] for at in range(0, len(texts), BULK)]
-    bulk = [
-        asyncio.create_task(client.post("/v1/embeddings", {"input": part})) for part in parts
-    ]  # fmt: skip
+    bulk = [asyncio.create_task(client.post("/v1/embeddings", {"input": part})) for part in parts]
     while bulk and not (await client.gauges())["num_requests_running"]:
         await asyncio.sleep(0.05)
     works = [partial(client.stream, text, tokens=TOKENS) for text in bench.take(8)]
@@ -267,10 +265,13 @@ def queue(bench: Bench) -> str:
         "one after the other (computed)": [begin + number * each for number in range(size)],
     }
     rows = [
-        [name, *(f"{part_of(taken, part):.2f}" for part in (0.5, 0.95, 1.0)),
-         f"{statistics.mean(taken):.2f}"]
+        [
+            name,
+            *(f"{part_of(taken, part):.2f}" for part in (0.5, 0.95, 1.0)),
+            f"{statistics.mean(taken):.2f}",
+        ]
         for name, taken in waits.items()
-    ]  # fmt: skip
+    ]
     means = [statistics.mean(taken) for taken in waits.values()]
     note = (
         f"All {size} answers took {seconds:.1f} s; the mean wait is {means[1] / means[0]:.1f} "
@@ -287,10 +288,14 @@ def ratios(found: dict[str, list[float]], base: str, unit: str) -> str:
     """Table of medians, and how many times that of ``base`` they are."""
     median = {name: statistics.median(values) for name, values in found.items()}
     rows = [
-        [name, f"{median[name]:.1f}", f"{min(values):.1f}-{max(values):.1f}",
-         f"{median[name] / median[base]:.2f}x"]
+        [
+            name,
+            f"{median[name]:.1f}",
+            f"{min(values):.1f}-{max(values):.1f}",
+            f"{median[name] / median[base]:.2f}x",
+        ]
         for name, values in found.items()
-    ]  # fmt: skip
+    ]
     return table(["side", f"{unit} (median)", "range", "ratio"], rows)
 
 

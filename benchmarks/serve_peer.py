@@ -27,11 +27,25 @@ def running(model: GritLM, threads: int | None) -> Iterator[Client]:
         model.save_pretrained(folder)
         dtype = str(model.dtype).removeprefix("torch.")
         command = [
-            str(Path(sys.executable).with_name("transformers")), "serve", folder,
-            "--continuous-batching", "--cb-block-size", str(BLOCK), "--cb-num-blocks", str(BLOCKS),
-            "--cb-max-batch-tokens", "512", "--device", model.device.type, "--dtype", dtype,
-            "--host", "127.0.0.1", "--port", str(_free_port()),
-        ]  # fmt: skip
+            str(Path(sys.executable).with_name("transformers")),
+            "serve",
+            folder,
+            "--continuous-batching",
+            "--cb-block-size",
+            str(BLOCK),
+            "--cb-num-blocks",
+            str(BLOCKS),
+            "--cb-max-batch-tokens",
+            "512",
+            "--device",
+            model.device.type,
+            "--dtype",
+            dtype,
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(_free_port()),
+        ]
         number = os.environ.get("OMP_NUM_THREADS") if threads is None else str(threads)
         extra = {} if number is None else {"OMP_NUM_THREADS": number}
         with started(command, LISTENS, extra) as server:

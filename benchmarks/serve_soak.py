@@ -36,9 +36,18 @@ REMEMBERED = 20  # errors that are shown
 
 # One client each; every name is a method of Load.
 KINDS = (
-    "chat", "chat", "stream", "stream", "leave", "embed", "embed", "forget_texts", "rerank",
-    "document", "ask",
-)  # fmt: skip
+    "chat",
+    "chat",
+    "stream",
+    "stream",
+    "leave",
+    "embed",
+    "embed",
+    "forget_texts",
+    "rerank",
+    "document",
+    "ask",
+)
 
 
 @dataclass(frozen=True)
@@ -134,9 +143,11 @@ class Load:
 
     async def _answer(self, title: str) -> None:
         body = {
-            "question": f"What is known about {title}?", "mode": self._random.choice(MODES),
-            "top_k": self._random.randint(1, 3), "max_tokens": self._random.randint(1, 16),
-        }  # fmt: skip
+            "question": f"What is known about {title}?",
+            "mode": self._random.choice(MODES),
+            "top_k": self._random.randint(1, 3),
+            "max_tokens": self._random.randint(1, 16),
+        }
         if self._random.random() < 0.5:
             await self._client.post("/v1/rag/answer", body)
             return

@@ -43,10 +43,23 @@ FLAT = 0.1
 MB = 2**20
 # Dense bfloat16, from the data sheets; the first name that is part of the device's counts.
 PEAK_TFLOPS = {
-    "H100 PCIe": 756, "H100 NVL": 835, "H100": 989, "H200": 989, "GH200": 989, "B200": 2250,
-    "A100": 312, "A10G": 70, "A10": 125, "A40": 150, "L40S": 362, "L40": 181, "L4": 121,
-    "RTX 4090": 165, "RTX 3090": 71, "RTX A6000": 155,
-}  # fmt: skip
+    "H100 PCIe": 756,
+    "H100 NVL": 835,
+    "H100": 989,
+    "H200": 989,
+    "GH200": 989,
+    "B200": 2250,
+    "A100": 312,
+    "A10G": 70,
+    "A10": 125,
+    "A40": 150,
+    "L40S": 362,
+    "L40": 181,
+    "L4": 121,
+    "RTX 4090": 165,
+    "RTX 3090": 71,
+    "RTX A6000": 155,
+}
 
 
 @dataclass(frozen=True)
@@ -155,10 +168,15 @@ PARTS = {"contrastive": contrastive, "generative": generative, "memory": memory}
 
 def _trainer(chosen: argparse.Namespace, folder: Path) -> Trainer:
     return train_ours.trainer(
-        folder / "ours", chosen.model, pairs=train_ours.pairs(chosen.pairs),
-        chats=train_ours.chats(chosen.chats), length=chosen.max_length, row=chosen.row,
-        budget=chosen.budget, bf16=False if chosen.float32 else None,
-    )  # fmt: skip
+        folder / "ours",
+        chosen.model,
+        pairs=train_ours.pairs(chosen.pairs),
+        chats=train_ours.chats(chosen.chats),
+        length=chosen.max_length,
+        row=chosen.row,
+        budget=chosen.budget,
+        bf16=False if chosen.float32 else None,
+    )
 
 
 def _report(

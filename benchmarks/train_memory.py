@@ -60,9 +60,13 @@ def measured(asked: Asked) -> Measured:
     """Peak memory of one step over the state before, in which gradients are there."""
     with tempfile.TemporaryDirectory() as folder:
         trainer = train_ours.trainer(
-            Path(folder) / "ours", asked.model, pairs=train_ours.pairs(2), length=64, row=64,
+            Path(folder) / "ours",
+            asked.model,
+            pairs=train_ours.pairs(2),
+            length=64,
+            row=64,
             budget=asked.budget,
-        )  # fmt: skip
+        )
     at_once = min(trainer.contrast.at_once, asked.budget)
     device = trainer.parts.trainee.device
     prompts = short_prompts(trainer, 2 * asked.rows)
@@ -70,13 +74,16 @@ def measured(asked: Asked) -> Measured:
 
     def step(size: int) -> None:
         gradcache.backward(
-            partial(trainer.module, "embed"), (queries[:size], passages[:size]),
+            partial(trainer.module, "embed"),
+            (queries[:size], passages[:size]),
             partial(
-                losses.contrastive, temperature=TEMPERATURE,
+                losses.contrastive,
+                temperature=TEMPERATURE,
                 positives=torch.arange(size, device=device),
             ),
-            budget=at_once, kept=asked.kept,
-        )  # fmt: skip
+            budget=at_once,
+            kept=asked.kept,
+        )
 
     step(min(WARM_UP, asked.rows))
     return Measured(LENGTH * len(prompts), at_once, peak_memory(lambda: step(asked.rows)))

@@ -47,12 +47,14 @@ def chats(count: int) -> list[Row]:
     passages = passages_with_titles()
     titles = [passage["title"] for passage in passages]
     return [
-        {"messages": [
-            {"role": "user", "content": numbered(titles, n)},
-            {"role": "assistant", "content": passages[n % len(passages)]["text"]},
-        ]}
+        {
+            "messages": [
+                {"role": "user", "content": numbered(titles, n)},
+                {"role": "assistant", "content": passages[n % len(passages)]["text"]},
+            ]
+        }
         for n in range(count)
-    ]  # fmt: skip
+    ]
 
 
 def numbered(titles: Sequence[str], n: int) -> str:
@@ -62,9 +64,16 @@ def numbered(titles: Sequence[str], n: int) -> str:
 
 
 def trainer(
-    folder: Path, model: str | None, *, pairs: Sequence[Row], chats: Sequence[Row] = (),
-    length: int, row: int, budget: int, bf16: bool | None = None,
-) -> Trainer:  # fmt: skip
+    folder: Path,
+    model: str | None,
+    *,
+    pairs: Sequence[Row],
+    chats: Sequence[Row] = (),
+    length: int,
+    row: int,
+    budget: int,
+    bf16: bool | None = None,
+) -> Trainer:
     """A trainer whose first batch is all the rows given; gradients are there, and zero.
 
     Args:
@@ -76,18 +85,24 @@ def trainer(
     folder.mkdir(parents=True)
     run = TrainConfig(
         TrainingConfig(
-            str(folder / "out"), mode="unified" if chats else "embedding", max_steps=1,
-            per_device_train_batch_size=len(pairs), per_device_generative_bs=max(1, len(chats)),
-            token_budget=budget, bf16=bf16,
+            str(folder / "out"),
+            mode="unified" if chats else "embedding",
+            max_steps=1,
+            per_device_train_batch_size=len(pairs),
+            per_device_generative_bs=max(1, len(chats)),
+            token_budget=budget,
+            bf16=bf16,
         ),
         DataConfig(
             embedding=(_source(folder / "pairs.jsonl", pairs),),
             generative=(_source(folder / "chats.jsonl", chats),) if chats else (),
-            query_max_len=length, passage_max_len=length, generative_max_len=row,
+            query_max_len=length,
+            passage_max_len=length,
+            generative_max_len=row,
         ),
         ModelConfig(base=model),
         LossConfig(temperature=TEMPERATURE),
-    )  # fmt: skip
+    )
     made = Trainer(run, progress=False)
     made.journal.close()
     made.parts.trainee.train()

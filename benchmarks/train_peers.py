@@ -74,10 +74,17 @@ def _sft(trainer: Trainer, rows: Any, folder: Path, *, row: int, packing: bool) 
     parts = trainer.parts
     model = AutoModelForCausalLM.from_pretrained(parts.source, dtype=torch.float32)
     settings = SFTConfig(
-        str(folder), per_device_train_batch_size=len(rows), max_length=row, packing=packing,
-        gradient_checkpointing=False, bf16=parts.bf16, use_cpu=not torch.cuda.is_available(),
-        dataloader_pin_memory=False, report_to="none", disable_tqdm=True,
-    )  # fmt: skip
+        str(folder),
+        per_device_train_batch_size=len(rows),
+        max_length=row,
+        packing=packing,
+        gradient_checkpointing=False,
+        bf16=parts.bf16,
+        use_cpu=not torch.cuda.is_available(),
+        dataloader_pin_memory=False,
+        report_to="none",
+        disable_tqdm=True,
+    )
     peer = SFTTrainer(
         model=model, args=settings, train_dataset=rows, processing_class=parts.tokenizer
     )

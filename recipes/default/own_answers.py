@@ -62,9 +62,11 @@ def answers(
     for start in range(0, len(asked), ROWS):
         batch = asked[start : start + ROWS]
         written = replies(
-            model.lm, [PromptToRead(ids) for ids, _ in batch], end_ids=model.end_ids,
+            model.lm,
+            [PromptToRead(ids) for ids, _ in batch],
+            end_ids=model.end_ids,
             max_new_tokens=max_new_tokens,
-        )  # fmt: skip
+        )
         for (_, prompt), reply in zip(batch, written, strict=True):
             answer = model.tokenizer.decode(reply.ids).strip()
             if answer and len(reply.ids) < max_new_tokens:  # it ended before the limit

@@ -110,8 +110,10 @@ def _about(run: Path) -> dict[str, Any]:
     targets = about["target_modules"]  # PEFT writes a set: in another order each time
     names = sorted(targets) if isinstance(targets, list) else targets
     return about | {
-        "base_model_name_or_path": HUB, "inference_mode": True, "target_modules": names,
-    }  # fmt: skip
+        "base_model_name_or_path": HUB,
+        "inference_mode": True,
+        "target_modules": names,
+    }
 
 
 def _settings(run: Path) -> ModelSettings:

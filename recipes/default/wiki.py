@@ -31,7 +31,7 @@ FORMS = (
     ("Who was {}?", r"\d{4}\s*\),? was (an? [^.,;()]{8,70}?)(?:,| who| that| and |\.)"),
     ("What is {}?", r"^[^.()]{3,60}? is (an? [^.,;()\d]{8,70}?)(?:,| who| that| and |\.)"),
     ("Who is the father of {}?", rf"\b(?:son|daughter) of (?:King |Duke |Count )?({_NAME})"),
-)  # fmt: skip
+)
 
 
 def questions(folder: Path) -> Iterator[tuple[str, str, str, str]]:

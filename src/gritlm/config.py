@@ -18,9 +18,16 @@ from gritlm.errors import InputError, did_you_mean
 T = TypeVar("T")
 
 _EXPECTED = {
-    bool: "true or false", int: "a whole number", float: "a number", str: "a string",
-    Path: "a path", list: "a list", tuple: "a list", dict: "a section", NoneType: "nothing",
-}  # fmt: skip
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a string",
+    Path: "a path",
+    list: "a list",
+    tuple: "a list",
+    dict: "a section",
+    NoneType: "nothing",
+}
 
 
 @dataclass(frozen=True)
@@ -155,10 +162,12 @@ def _expected(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return "one of " + ", ".join(map(str, get_args(kind)))
     names = [
-        _expected(each) if get_origin(each) is Literal
+        _expected(each)
+        if get_origin(each) is Literal
         else _EXPECTED.get(get_origin(each) or each, "a section")
-        for each in _alternatives(kind) if each is not NoneType
-    ]  # fmt: skip
+        for each in _alternatives(kind)
+        if each is not NoneType
+    ]
     return " or ".join(names)
 
 

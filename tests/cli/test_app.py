@@ -11,9 +11,20 @@ from gritlm.cli.logs import describe
 from gritlm.errors import InputError
 
 COMMANDS = (
-    "embed", "search", "index", "ask", "chat", "generate", "train", "mine", "eval", "data", "store",
-    "pull", "info",
-)  # fmt: skip
+    "embed",
+    "search",
+    "index",
+    "ask",
+    "chat",
+    "generate",
+    "train",
+    "mine",
+    "eval",
+    "data",
+    "store",
+    "pull",
+    "info",
+)
 DEEPER = [["data", "check"], ["store", "list"], ["store", "delete"]]
 HELP = [[], *DEEPER, *([name] for name in COMMANDS)]
 

@@ -31,9 +31,15 @@ def data(tmp_path: Path) -> Path:
 def words(tmp_path: Path) -> list[str]:
     """Options that keep a run inside the folder of the test."""
     return [
-        "--output", str(tmp_path / "out"), "--cache", str(tmp_path / "cache"), "--device", "cpu",
-        "--dtype", "float32",
-    ]  # fmt: skip
+        "--output",
+        str(tmp_path / "out"),
+        "--cache",
+        str(tmp_path / "cache"),
+        "--device",
+        "cpu",
+        "--dtype",
+        "float32",
+    ]
 
 
 @pytest.fixture

@@ -15,9 +15,11 @@ from gritlm.lm.hub.model_config import ModelSettings
 
 @pytest.fixture
 def cached(
-    tmp_path: Path, model_folder: Path, make_adapter: Callable[..., Path],
+    tmp_path: Path,
+    model_folder: Path,
+    make_adapter: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
-) -> Path:  # fmt: skip
+) -> Path:
     """A cache folder with a tiny base, and an adapter for it, in the place of the real ones."""
     monkeypatch.setenv("GRITLM_CACHE", str(tmp_path / "cache"))
     folder = default_model.folder()

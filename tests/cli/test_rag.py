@@ -120,9 +120,16 @@ def test_blocks_without_room_are_told(run_model, notes, tmp_path):
 
 def test_an_answer_comes_with_its_sources_and_a_trace(run_model, store):
     result = run_model(
-        "ask", "What colour is the ball?", "--store", str(store), "--top-k", "2",
-        "--max-new-tokens", "8", "--trace",
-    )  # fmt: skip
+        "ask",
+        "What colour is the ball?",
+        "--store",
+        str(store),
+        "--top-k",
+        "2",
+        "--max-new-tokens",
+        "8",
+        "--trace",
+    )
     assert result.exit_code == 0
     assert len(result.stdout.rstrip("\n").rpartition("\n\n")[2].splitlines()) == 2
     assert "mode doc, bidirectional blocks" in result.stderr
@@ -131,10 +138,23 @@ def test_an_answer_comes_with_its_sources_and_a_trace(run_model, store):
 
 def test_json_holds_answer_sources_and_trace(run_model, store):
     result = run_model(
-        "ask", "What colour is the ball?", "--store", str(store), "--filter", "lang=en", "--json",
-        "--max-new-tokens", "4", "--mode", "doc-query", "--blocks", "causal", "--hybrid",
-        "--rerank", "3",
-    )  # fmt: skip
+        "ask",
+        "What colour is the ball?",
+        "--store",
+        str(store),
+        "--filter",
+        "lang=en",
+        "--json",
+        "--max-new-tokens",
+        "4",
+        "--mode",
+        "doc-query",
+        "--blocks",
+        "causal",
+        "--hybrid",
+        "--rerank",
+        "3",
+    )
     said = json.loads(result.stdout)
     assert [source["title"] for source in said["sources"]] == ["Ball"]
     assert said["trace"]["mode"] == "doc-query"
@@ -168,8 +188,11 @@ def test_what_a_store_holds_is_listed(run, notes, store):
     assert listed.stderr == "4 documents with 4 passages\n"
     lines = run("store", "list", str(store), "--json").stdout.splitlines()
     assert json.loads(lines[1]) == {
-        "id": f"{name}/rows.jsonl#1", "title": "Ball", "passages": 1, "metadata": {"lang": "en"},
-    }  # fmt: skip
+        "id": f"{name}/rows.jsonl#1",
+        "title": "Ball",
+        "passages": 1,
+        "metadata": {"lang": "en"},
+    }
 
 
 def test_a_line_has_room_for_some_metadata_and_json_for_all(run_model, run, tmp_path):
@@ -188,8 +211,9 @@ def test_documents_are_deleted_with_their_blocks(run, run_words, notes, store):
     assert deleted.exit_code == 0
     assert deleted.stdout == "".join(f"deleted {each}: 1 passages\n" for each in ids)
     assert [line[:24] for line in deleted.stderr.splitlines()] == [
-        "gritlm: unknown: 'absent", "gritlm: unknown: 'catz.m",
-    ]  # fmt: skip
+        "gritlm: unknown: 'absent",
+        "gritlm: unknown: 'catz.m",
+    ]
     assert len(run("store", "list", str(store)).stdout.splitlines()) == 2
     assert "2 blocks, 0 damaged" in run("store", "verify", str(store)).stdout
 

@@ -90,10 +90,15 @@ def test_settings_come_from_the_environment_and_ctrl_c_ends_it(
     start: Start, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     for name, value in {
-        "MODEL": str(model_folder), "DTYPE": "float32", "PORT": "1",
-        "API_KEY": "one two\nopen sesame\n", "SERVED_MODEL_NAME": "my model",
-        "MAX_MODEL_LEN": "100", "LOG_FORMAT": "json", "STORE": str(tmp_path / "store"),
-    }.items():  # fmt: skip
+        "MODEL": str(model_folder),
+        "DTYPE": "float32",
+        "PORT": "1",
+        "API_KEY": "one two\nopen sesame\n",
+        "SERVED_MODEL_NAME": "my model",
+        "MAX_MODEL_LEN": "100",
+        "LOG_FORMAT": "json",
+        "STORE": str(tmp_path / "store"),
+    }.items():
         monkeypatch.setenv(f"GRITLM_{name}", value)
     served = Process(start)
     assert httpx.get(f"{served.url}/v1/models").status_code == 401
@@ -128,9 +133,17 @@ def test_each_flag_is_an_environment_variable_too():
     flags = {parameter.name: parameter.envvar for parameter in found if parameter.name not in own}
     assert flags == {name: f"GRITLM_{name.upper()}" for name in flags}
     assert {
-        "host", "port", "api_key", "served_model_name", "max_model_len", "dtype", "max_num_seqs",
-        "max_num_batched_tokens", "store", "model",
-    } <= flags.keys()  # fmt: skip
+        "host",
+        "port",
+        "api_key",
+        "served_model_name",
+        "max_model_len",
+        "dtype",
+        "max_num_seqs",
+        "max_num_batched_tokens",
+        "store",
+        "model",
+    } <= flags.keys()
 
 
 @pytest.mark.parametrize(
@@ -164,8 +177,17 @@ def test_an_address_that_others_reach_without_a_key_warns(capsys: pytest.Capture
         scheduler = type(
             "", (), {"max_model_len": 9, "stats": lambda _: type("", (), {"slots": 1})}
         )()
-        model = type("", (), {"source": "m", "dtype": "float32", "device": "cpu",
-                              "dtype_reason": "r", "num_parameters": lambda _: 1})()  # fmt: skip
+        model = type(
+            "",
+            (),
+            {
+                "source": "m",
+                "dtype": "float32",
+                "device": "cpu",
+                "dtype_reason": "r",
+                "num_parameters": lambda _: 1,
+            },
+        )()
 
         def __init__(self, listen: ListenOptions) -> None:
             self.settings = command._settings(None, listen, LimitOptions())

@@ -17,18 +17,30 @@ from gritlm.evaluation.tasks.task import Task
 from tests import tiny
 
 PAIRS = [
-    ("A cat sleeps.", "The cat is asleep.", 4.5), ("A dog runs.", "A dog is running.", 4.8),
-    ("Water boils.", "The ball is red.", 0.2), ("A man eats.", "A man has lunch.", 3.9),
-    ("Birds sing.", "It rains in spring.", 0.9), ("She reads.", "A woman reads a book.", 3.2),
-]  # fmt: skip
+    ("A cat sleeps.", "The cat is asleep.", 4.5),
+    ("A dog runs.", "A dog is running.", 4.8),
+    ("Water boils.", "The ball is red.", 0.2),
+    ("A man eats.", "A man has lunch.", 3.9),
+    ("Birds sing.", "It rains in spring.", 0.9),
+    ("She reads.", "A woman reads a book.", 3.2),
+]
 QUESTIONS = [
-    {"question": "What colour is the ball?", "answers": ["red"],
-     "documents": ["Ann has a red ball.", "Cats sleep most of the day."]},
-    {"question": "At how many degrees does water boil?", "answers": ["100"],
-     "documents": ["Water boils at 100 degrees.", "Dogs like long walks."]},
-    {"question": "What do cats do most of the day?", "answers": ["sleep"],
-     "documents": ["Cats sleep most of the day.", "Bob has a blue car."]},
-]  # fmt: skip
+    {
+        "question": "What colour is the ball?",
+        "answers": ["red"],
+        "documents": ["Ann has a red ball.", "Cats sleep most of the day."],
+    },
+    {
+        "question": "At how many degrees does water boil?",
+        "answers": ["100"],
+        "documents": ["Water boils at 100 degrees.", "Dogs like long walks."],
+    },
+    {
+        "question": "What do cats do most of the day?",
+        "answers": ["sleep"],
+        "documents": ["Cats sleep most of the day.", "Bob has a blue car."],
+    },
+]
 CHOICES = [
     {"query": "Cats sleep most of the", "choices": ["day", "ball"], "gold": 0},
     {"query": "Water boils at 100", "choices": ["dogs", "degrees"], "gold": 1},
@@ -93,9 +105,15 @@ def subject(name: str = "ours", *, encoder: bool = False) -> EvaluatedModel:
 def result(task: str, *, half: Half = "embedding", **changes: Any) -> TaskResult:
     """Three of four rows right."""
     given: dict[str, Any] = {
-        "kind": "Retrieval", "metric": "ndcg_at_10", "score": 75.0, "count": 4, "seconds": 0.5,
-        "items": (1.0, 1.0, 0.0, 1.0), "details": {"recall": 80.0}, "harness": "none 1.0",
-    }  # fmt: skip
+        "kind": "Retrieval",
+        "metric": "ndcg_at_10",
+        "score": 75.0,
+        "count": 4,
+        "seconds": 0.5,
+        "items": (1.0, 1.0, 0.0, 1.0),
+        "details": {"recall": 80.0},
+        "harness": "none 1.0",
+    }
     return TaskResult(task=task, half=half, **{**given, **changes})
 
 

@@ -47,9 +47,10 @@ BROKEN = {
     "an unknown label": (folders.classification, {"text": "a", "label": "ghost"}),
     "a label of another kind": (folders.clustering, {"text": "a", "label": 7}),
     "a text on both sides": (
-        folders.reranking, {"query": "q", "positive": ["a"], "negative": ["a"]},
+        folders.reranking,
+        {"query": "q", "positive": ["a"], "negative": ["a"]},
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("first", [True, False])

@@ -33,9 +33,16 @@ def test_what_is_kept_comes_back_as_it_was(cache: ResultCache):
 
 
 @pytest.mark.parametrize(
-    "change", [{"weights": "w"}, {"task": "t"}, {"dtype": "bfloat16"}, {"limit": 5},
-               {"device": "cuda"}, {"versions": "0.2.0"}]
-)  # fmt: skip
+    "change",
+    [
+        {"weights": "w"},
+        {"task": "t"},
+        {"dtype": "bfloat16"},
+        {"limit": 5},
+        {"device": "cuda"},
+        {"versions": "0.2.0"},
+    ],
+)
 def test_another_key_finds_nothing(cache: ResultCache, change):
     cache.keep(KEY, RESULTS)
     assert cache.find(replace(KEY, **change)) is None

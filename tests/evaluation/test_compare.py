@@ -135,8 +135,14 @@ def test_pair_classification_gets_the_interval_of_its_average_precision():
     label = random.integers(0, 2, 150).astype(float)
     value = label + random.normal(size=150)
     figure = 100 * average_precision_score(label, value)
-    result = made.result("p", kind="PairClassification", metric="cosine_ap", score=figure,
-                         items=None, pairs=tuple(zip(value, label, strict=True)))  # fmt: skip
+    result = made.result(
+        "p",
+        kind="PairClassification",
+        metric="cosine_ap",
+        score=figure,
+        items=None,
+        pairs=tuple(zip(value, label, strict=True)),
+    )
     estimate = bootstrap.score(bootstrap.resampled(result))
     assert estimate.low < figure < estimate.high
     assert estimate.high - estimate.low < 25

@@ -18,14 +18,18 @@ HUBS = {
 BARE = {
     "STS": {"test.jsonl": {"sentence1": "a", "sentence2": "b", "score": 1.0}},
     "PairClassification": {"test.jsonl": {"sentence1": "a", "sentence2": "b", "label": 1}},
-    "Classification": {"train.jsonl": {"text": "a", "label": 0},
-                       "test.jsonl": {"text": "a", "label": 0}},
+    "Classification": {
+        "train.jsonl": {"text": "a", "label": 0},
+        "test.jsonl": {"text": "a", "label": 0},
+    },
     "Clustering": {"test.jsonl": {"text": "a", "label": "x"}},
     "Reranking": {"test.jsonl": {"query": "a", "positive": ["b"], "negative": ["c"]}},
     "QA": {"test.jsonl": {"question": "a", "answers": ["b"], "documents": ["c"]}},
-    "Retrieval": {"corpus.jsonl": {"_id": "1", "text": "a"},
-                  "queries.jsonl": {"_id": "1", "text": "a"}},
-}  # fmt: skip
+    "Retrieval": {
+        "corpus.jsonl": {"_id": "1", "text": "a"},
+        "queries.jsonl": {"_id": "1", "text": "a"},
+    },
+}
 
 
 def folder(path: Path, kind: str) -> Path:
@@ -123,9 +127,11 @@ def test_a_name_is_a_local_task_else_one_of_mteb_else_one_of_lm_eval(tmp_path: P
     names = ["gsm8k", "pairs", "same", "SciFact", "gsm8k"]
     found = discovery.named(names, tasks, HUBS)
     assert [(each.name, each.half) for each in found] == [
-        ("gsm8k", "generation"), ("pairs", "embedding"), ("same", "embedding"),
+        ("gsm8k", "generation"),
+        ("pairs", "embedding"),
+        ("same", "embedding"),
         ("SciFact", "embedding"),
-    ]  # fmt: skip
+    ]
     assert found[0].task == "gsm8k"
     assert found[1].task == next(task for task in tasks if task.name == "pairs")
 

@@ -87,8 +87,9 @@ def test_a_rerun_measures_nothing_and_loads_nothing(models: Models, cache: Resul
     assert models.loaded == ["ours"]
     assert second.models[0].results == first.models[0].results
     assert (first.models[0].computed, second.models[0].computed) == (
-        ("sts", "search", "mmlu"), (),
-    )  # fmt: skip
+        ("sts", "search", "mmlu"),
+        (),
+    )
 
 
 def test_a_rerun_measures_only_what_is_missing(models: Models, cache: ResultCache):
@@ -107,8 +108,9 @@ def test_a_task_that_cannot_be_measured_is_skipped_with_the_reason(
     report = run(cache, counting)
     assert scored(report) == ["search"]
     assert [(each.task, each.reason) for each in report.models[0].skipped] == [
-        ("sts", "data/test.jsonl:3: no score"), ("mmlu", "ConnectionError: no network"),
-    ]  # fmt: skip
+        ("sts", "data/test.jsonl:3: no score"),
+        ("mmlu", "ConnectionError: no network"),
+    ]
 
 
 def test_nothing_measured_is_an_empty_report(models: Models, cache: ResultCache):
@@ -135,9 +137,11 @@ def test_an_encoder_says_that_it_does_not_write_and_is_measured_otherwise(
     models, cache: ResultCache
 ):
     report = evaluate(
-        [made.subject("minilm", encoder=True)], PLAN, cache=cache,
+        [made.subject("minilm", encoder=True)],
+        PLAN,
+        cache=cache,
         measures=made.Counting().measures(),
-    )  # fmt: skip
+    )
     assert scored(report) == ["sts", "search"]
     (skipped,) = report.models[0].skipped
     assert (skipped.half, "only embeds" in skipped.reason) == ("generation", True)
@@ -176,8 +180,10 @@ def test_whoever_watches_sees_every_task_begin_and_end(models: Models, cache: Re
     seen: list[Step] = []
     run(cache, made.Counting(sts=OSError("x")), watch=seen.append)
     assert [(step.number, step.task) for step in seen if step.done is None] == [
-        (1, "sts"), (2, "search"), (3, "mmlu"),
-    ]  # fmt: skip
+        (1, "sts"),
+        (2, "search"),
+        (3, "mmlu"),
+    ]
     ends = [step.done for step in seen if step.done is not None]
     assert [end.reason for end in ends] == ["OSError: x", "", ""]
 

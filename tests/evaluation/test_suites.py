@@ -29,10 +29,12 @@ def test_the_quick_suite_on_a_folder_takes_its_first_rows(tmp_path: Path):
 @pytest.mark.parametrize(
     ("suite", "names"),
     [
-        ("embedding", ["pairs"]), ("generation", ["endings"]), ("rag", ["answers"]),
+        ("embedding", ["pairs"]),
+        ("generation", ["endings"]),
+        ("rag", ["answers"]),
         ("full", ["pairs", "endings", "answers"]),
     ],
-)  # fmt: skip
+)
 def test_a_suite_on_a_folder_takes_its_halves(tmp_path: Path, suite, names):
     plan = suites.plan(suite, data=made.data(tmp_path))
     assert [each.name for each in plan.tasks] == names

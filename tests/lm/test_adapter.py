@@ -68,9 +68,11 @@ def test_it_is_refused_on_another_base(llama_folder: Path):
 
 @pytest.fixture
 def tiny_default(
-    llama_folder: Path, make_adapter: Callable[..., Path], tmp_path: Path,
+    llama_folder: Path,
+    make_adapter: Callable[..., Path],
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> Path:  # fmt: skip
+) -> Path:
     """A tiny base and an adapter for it in the place of the real ones; the base's folder."""
     adapter = make_adapter(llama_folder, tmp_path / "adapter")
     ModelSettings(template="gritlm").save(adapter)

@@ -35,8 +35,15 @@ def tokenizer_with(tokens: list[str], *, special: bool = True) -> PreTrainedToke
     return made
 
 
-def make(base: Path, folder: Path, *, size: int = SIZE, embeddings: Any = "auto",
-         tokenizer: PreTrainedTokenizerFast | None = None, **settings: Any) -> Path:  # fmt: skip
+def make(
+    base: Path,
+    folder: Path,
+    *,
+    size: int = SIZE,
+    embeddings: Any = "auto",
+    tokenizer: PreTrainedTokenizerFast | None = None,
+    **settings: Any,
+) -> Path:
     """Write a random adapter for a base whose embeddings were resized."""
     from peft import LoraConfig, get_peft_model
 

@@ -25,25 +25,85 @@ OPTIONS: dict[str, Any] = {"dtype": "float32", "device": "cpu"}
 TEXT, WORKS = "Cats sleep", "works"
 VALUES: tuple[Any, ...] = (None, 0, -1, 10**12, "x", [1], {}, 1.5, True)
 CONFIG = [
-    "architectures", "attention_bias", "attention_dropout", "bos_token_id", "dtype", "eos_token_id",
-    "head_dim", "hidden_act", "hidden_size", "initializer_range", "intermediate_size",
-    "layer_types", "max_position_embeddings", "mlp_bias", "model_type", "num_attention_heads",
-    "num_hidden_layers", "num_key_value_heads", "pad_token_id", "quantization_config",
-    "rope_parameters", "sliding_window", "tie_word_embeddings", "use_cache", "vocab_size",
-]  # fmt: skip
+    "architectures",
+    "attention_bias",
+    "attention_dropout",
+    "bos_token_id",
+    "dtype",
+    "eos_token_id",
+    "head_dim",
+    "hidden_act",
+    "hidden_size",
+    "initializer_range",
+    "intermediate_size",
+    "layer_types",
+    "max_position_embeddings",
+    "mlp_bias",
+    "model_type",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "num_key_value_heads",
+    "pad_token_id",
+    "quantization_config",
+    "rope_parameters",
+    "sliding_window",
+    "tie_word_embeddings",
+    "use_cache",
+    "vocab_size",
+]
 GENERATION = ["bos_token_id", "eos_token_id", "pad_token_id", "max_new_tokens", "temperature"]
-TOKENIZER = ["added_tokens", "decoder", "model", "normalizer", "post_processor", "pre_tokenizer",
-             "truncation", "padding", "version"]  # fmt: skip
-TOKENIZER_CONFIG = ["backend", "bos_token", "eos_token", "pad_token", "tokenizer_class", "auto_map",
-                    "model_max_length", "extra_special_tokens", "chat_template",
-                    "padding_side"]  # fmt: skip
-ADAPTER = ["base_model_name_or_path", "bias", "fan_in_fan_out", "init_lora_weights", "lora_alpha",
-           "lora_dropout", "modules_to_save", "peft_type", "r", "rank_pattern", "target_modules",
-           "target_parameters", "task_type", "trainable_token_indices", "use_dora",
-           "use_rslora"]  # fmt: skip
+TOKENIZER = [
+    "added_tokens",
+    "decoder",
+    "model",
+    "normalizer",
+    "post_processor",
+    "pre_tokenizer",
+    "truncation",
+    "padding",
+    "version",
+]
+TOKENIZER_CONFIG = [
+    "backend",
+    "bos_token",
+    "eos_token",
+    "pad_token",
+    "tokenizer_class",
+    "auto_map",
+    "model_max_length",
+    "extra_special_tokens",
+    "chat_template",
+    "padding_side",
+]
+ADAPTER = [
+    "base_model_name_or_path",
+    "bias",
+    "fan_in_fan_out",
+    "init_lora_weights",
+    "lora_alpha",
+    "lora_dropout",
+    "modules_to_save",
+    "peft_type",
+    "r",
+    "rank_pattern",
+    "target_modules",
+    "target_parameters",
+    "task_type",
+    "trainable_token_indices",
+    "use_dora",
+    "use_rslora",
+]
 # Without these, a model is another one that nothing in the folder speaks against.
-UNDETECTABLE = {"decoder", "pre_tokenizer", "post_processor", "eos_token", "rope_parameters",
-                "lora_alpha", "use_rslora", "added_tokens"}  # fmt: skip
+UNDETECTABLE = {
+    "decoder",
+    "pre_tokenizer",
+    "post_processor",
+    "eos_token",
+    "rope_parameters",
+    "lora_alpha",
+    "use_rslora",
+    "added_tokens",
+}
 
 
 @pytest.fixture(scope="module")
@@ -108,17 +168,32 @@ def test_a_wrong_value_in_a_file_is_refused_or_does_no_harm(base, copy, expected
 
 def damaged(raw: bytes) -> dict[str, bytes]:
     return {
-        "half": raw[: len(raw) // 2], "empty": b"", "a few bytes": raw[:3], "cut": raw[:-2],
-        "zeros": bytes(len(raw)), "a list": b"[]", "null": b"null", "a number": b"5",
-        "not UTF-8": b'{"a": "\xff\xfe"}', "deep": b'{"a":' * 50_000, "deep list": b"[" * 100_000,
-    }  # fmt: skip
+        "half": raw[: len(raw) // 2],
+        "empty": b"",
+        "a few bytes": raw[:3],
+        "cut": raw[:-2],
+        "zeros": bytes(len(raw)),
+        "a list": b"[]",
+        "null": b"null",
+        "a number": b"5",
+        "not UTF-8": b'{"a": "\xff\xfe"}',
+        "deep": b'{"a":' * 50_000,
+        "deep list": b"[" * 100_000,
+    }
 
 
 @pytest.mark.parametrize(
     "name",
-    ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
-     "model.safetensors", "chat_template.jinja", "gritlm.json"],
-)  # fmt: skip
+    [
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "model.safetensors",
+        "chat_template.jinja",
+        "gritlm.json",
+    ],
+)
 def test_a_damaged_file_is_refused_or_does_no_harm(base, copy, expected, name):
     path = copy / name
     raw = (base / name).read_bytes() if path.exists() else b'{"pooling_method": "mean"}'
@@ -169,9 +244,10 @@ TENSORS: dict[str, tuple[Callable[[dict[str, torch.Tensor]], Any], str]] = {
         "29 tensors are not in the checkpoint",
     ),
     "NaN in the head": (
-        lambda t: t["lm_head.weight"].fill_(float("nan")) is None, "non-finite states",
+        lambda t: t["lm_head.weight"].fill_(float("nan")) is None,
+        "non-finite states",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("change", "match"), TENSORS.values(), ids=TENSORS.keys())

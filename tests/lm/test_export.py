@@ -250,9 +250,13 @@ def seen_by_mteb(measured: Any, side: Any) -> Any:
     loader = DataLoader(rows({"text": TEXTS}), batch_size=4)
     task = mteb.get_task("SciFact").metadata
     return measured.encode(
-        loader, task_metadata=task, hf_split="test", hf_subset="default", prompt_type=side,
+        loader,
+        task_metadata=task,
+        hf_split="test",
+        hf_subset="default",
+        prompt_type=side,
         show_progress_bar=False,
-    )  # fmt: skip
+    )
 
 
 def test_the_default_model_gives_the_same_vectors_elsewhere(default_folder, tmp_path):

@@ -103,8 +103,10 @@ def test_the_published_example_runs_with_only_the_name_changed(tmp_path):
     model = GritLM(str(folder), torch_dtype="auto")
 
     instruction = "Given a scientific paper title, retrieve the paper's abstract"
-    queries = ["Bitcoin: A Peer-to-Peer Electronic Cash System",
-               "Generative Representational Instruction Tuning"]  # fmt: skip
+    queries = [
+        "Bitcoin: A Peer-to-Peer Electronic Cash System",
+        "Generative Representational Instruction Tuning",
+    ]
     documents = abstracts
 
     d_rep = model.encode(documents, instruction=gritlm_instruction(""))
@@ -113,9 +115,12 @@ def test_the_published_example_runs_with_only_the_name_changed(tmp_path):
     assert np.allclose(cosines, model.similarity(q_rep, d_rep), atol=1e-6)
 
     messages = [
-        {"role": "user", "content": "Please write me a poem about my recent hike of Mt. Fuji at "
-         "midnight in the style of Shakespeare."},
-    ]  # fmt: skip
+        {
+            "role": "user",
+            "content": "Please write me a poem about my recent hike of Mt. Fuji at "
+            "midnight in the style of Shakespeare.",
+        },
+    ]
     encoded = model.tokenizer.apply_chat_template(
         messages, add_generation_prompt=True, return_tensors="pt"
     )

@@ -90,9 +90,14 @@ def test_unmoved_blocks_would_be_wrong(lm):
     blocks = blocks_of(lm, parts)
     moved = KVBlock.join(blocks)
     kept = KVBlock(
-        data=moved.data, token_ids=moved.token_ids, stored_T=moved.position_T,
-        position_T=moved.position_T, causal=False, model=moved.model, rope=moved.rope,
-    )  # fmt: skip
+        data=moved.data,
+        token_ids=moved.token_ids,
+        stored_T=moved.position_T,
+        position_T=moved.position_T,
+        causal=False,
+        model=moved.model,
+        rope=moved.rope,
+    )
     with torch.inference_mode():
         ours = lm.logits(tail[None], cache=prefix_cache(lm, kept, room=7))
     assert (ours - block_masked_logits(lm, parts, tail)).abs().max() > 100 * BOUND

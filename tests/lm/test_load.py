@@ -48,9 +48,14 @@ def test_every_family_loads_embeds_and_writes(family, tmp_path):
 
 def test_a_saved_folder_loads_with_gritlm_and_with_transformers(llama_folder, tmp_path):
     model = GritLM(
-        llama_folder, pooling_method="weightedmean", attn="cccc", normalized=False, projection=8,
-        dtype="float32", device="cpu",
-    )  # fmt: skip
+        llama_folder,
+        pooling_method="weightedmean",
+        attn="cccc",
+        normalized=False,
+        projection=8,
+        dtype="float32",
+        device="cpu",
+    )
     model.save_pretrained(tmp_path / "out")
     back = GritLM(tmp_path / "out", dtype="float32", device="cpu")
     assert back.settings == model.settings
@@ -135,10 +140,18 @@ def test_attention_that_ours_lacks_is_refused(tmp_path):
     from transformers import GptOssConfig
 
     config = GptOssConfig(
-        vocab_size=400, hidden_size=48, intermediate_size=96, num_hidden_layers=2, head_dim=12,
-        num_attention_heads=4, num_key_value_heads=2, num_local_experts=2, num_experts_per_tok=1,
-        max_position_embeddings=256, rope_scaling=None,
-    )  # fmt: skip
+        vocab_size=400,
+        hidden_size=48,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        head_dim=12,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_local_experts=2,
+        num_experts_per_tok=1,
+        max_position_embeddings=256,
+        rope_scaling=None,
+    )
     AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(tmp_path)
     tiny.tokenizer().save_pretrained(tmp_path)
     refused(tmp_path, "'s_aux'")
@@ -203,9 +216,12 @@ def test_missing_tensors_are_refused(copy):
 
 def test_an_encoder_is_refused(tmp_path):
     config = BertConfig(
-        vocab_size=400, hidden_size=48, num_hidden_layers=2, num_attention_heads=4,
+        vocab_size=400,
+        hidden_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
         intermediate_size=64,
-    )  # fmt: skip
+    )
     BertLMHeadModel(config).save_pretrained(tmp_path)
     tiny.tokenizer().save_pretrained(tmp_path)
     refused(tmp_path, "'bert' is not a decoder")

@@ -161,9 +161,15 @@ def test_hooks_of_accelerate_follow_into_the_reading_view(tmp_path):
     from transformers import AutoModelForCausalLM
 
     folder = tiny.folder(tmp_path / "model")
-    device_map = {"model.embed_tokens": "cpu", "model.layers.0": "cpu", "model.layers.1": "disk",
-                  "model.layers.2": "cpu", "model.norm": "cpu", "model.rotary_emb": "cpu",
-                  "lm_head": "cpu"}  # fmt: skip
+    device_map = {
+        "model.embed_tokens": "cpu",
+        "model.layers.0": "cpu",
+        "model.layers.1": "disk",
+        "model.layers.2": "cpu",
+        "model.norm": "cpu",
+        "model.rotary_emb": "cpu",
+        "lm_head": "cpu",
+    }
     spread = AutoModelForCausalLM.from_pretrained(
         folder, device_map=device_map, offload_folder=tmp_path / "off", dtype=torch.float32
     )

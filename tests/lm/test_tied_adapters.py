@@ -48,12 +48,15 @@ KINDS: dict[str, dict[str, Any]] = {
         "trainable_token_indices": {"embed_tokens": [5, 300], "lm_head": [5, 9]},
     },
     "ensured lm_head": {
-        "target_modules": ["embed_tokens", "q_proj"], "ensure_weight_tying": True,
+        "target_modules": ["embed_tokens", "q_proj"],
+        "ensure_weight_tying": True,
     },
     "ensured saved": {
-        "target_modules": LINEAR, "modules_to_save": ["embed_tokens"], "ensure_weight_tying": True,
+        "target_modules": LINEAR,
+        "modules_to_save": ["embed_tokens"],
+        "ensure_weight_tying": True,
     },
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])

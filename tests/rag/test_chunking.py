@@ -12,9 +12,23 @@ from gritlm.rag.ingest.chunking import content_hash, cut
 from gritlm.rag.types import Document
 from tests import tiny
 
-ODD = ["\n\n", "\n", " ", "\t", "\r\n", "日本語の文章。", "👨\u200d👩\u200d👧", "é", "x" * 90,
-       "=" * 40, "\u00a0", "# Heading\n\n", "- item\n", "```\ncode = 1\n```\n",
-       "| a | b |\n|---|---|\n| 1 | 2 |\n"]  # fmt: skip
+ODD = [
+    "\n\n",
+    "\n",
+    " ",
+    "\t",
+    "\r\n",
+    "日本語の文章。",
+    "👨\u200d👩\u200d👧",
+    "é",
+    "x" * 90,
+    "=" * 40,
+    "\u00a0",
+    "# Heading\n\n",
+    "- item\n",
+    "```\ncode = 1\n```\n",
+    "| a | b |\n|---|---|\n| 1 | 2 |\n",
+]
 
 
 @cache
@@ -141,9 +155,14 @@ def test_a_text_without_borders_takes_no_unbearable_time(text):
     assert not uncovered(Document("d", text), passages).strip()
 
 
-@pytest.mark.parametrize(("limit", "overlap", "said"), [
-    (10, 0, "needs at least 18"), (64, 32, "expected 0 to 31"), (64, -1, "expected 0 to 31"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("limit", "overlap", "said"),
+    [
+        (10, 0, "needs at least 18"),
+        (64, 32, "expected 0 to 31"),
+        (64, -1, "expected 0 to 31"),
+    ],
+)
 def test_limits_that_cannot_be_kept_are_refused(limit, overlap, said):
     with pytest.raises(InputError, match=said):
         cut(Document("d", "text"), tokens=count, max_tokens=limit, overlap=overlap)

@@ -54,9 +54,12 @@ def exact(engine: RagEngine, mode, kind, hits) -> torch.Tensor:
     assembler = PromptAssembler(engine.model)
     plan = assembler.plan(mode, QUESTION, hits, max_new_tokens=8)
     return block_masked_logits(
-        engine.model.lm, [part.ids for part in plan.parts], plan.ids, bos=len(assembler.prefix),
+        engine.model.lm,
+        [part.ids for part in plan.parts],
+        plan.ids,
+        bos=len(assembler.prefix),
         causal=kind == "causal",
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
@@ -82,10 +85,16 @@ def test_smaller_number_formats_stay_within_a_bound(grit, tmp_path, mode, storag
 def test_one_causal_document_is_answered_from_token_for_token(engine):
     for number in range(5):
         plain, cached = (
-            engine.answer(QUESTION, mode=mode, blocks="causal", filter={"n": number}, top_k=1,
-                          max_new_tokens=24).text
+            engine.answer(
+                QUESTION,
+                mode=mode,
+                blocks="causal",
+                filter={"n": number},
+                top_k=1,
+                max_new_tokens=24,
+            ).text
             for mode in ("none", "doc")
-        )  # fmt: skip
+        )
         assert plain == cached
 
 
@@ -118,8 +127,9 @@ def test_the_trace_counts_every_token_once(engine):
     assert set(doc.bytes_read) <= {"memory", "disk"}
     none = engine.answer(QUESTION, mode="none", top_k=3, max_new_tokens=4).trace
     assert (none.tokens_reused, none.tokens_prefilled - doc.tokens_reused) == (
-        0, doc.tokens_prefilled,
-    )  # fmt: skip
+        0,
+        doc.tokens_prefilled,
+    )
 
 
 def test_sources_are_spans_of_their_documents(engine):
@@ -199,8 +209,11 @@ def test_deleted_documents_are_gone_with_their_blocks(grit, tmp_path):
         assert engine.store.stats().blocks == 3
         assert engine.store.stats().dead_bytes == 0
         assert {hit.passage.document_id for hit in engine.retrieve(QUESTION, top_k=9)} == {
-            "d2", "d3", "d4", "twin",
-        }  # fmt: skip
+            "d2",
+            "d3",
+            "d4",
+            "twin",
+        }
         read = engine.answer(QUESTION, top_k=4, max_new_tokens=2).trace.bytes_read
         assert read["computed"] > 0  # that of the twin, whose text was forgotten with d0
 
@@ -427,9 +440,14 @@ def test_what_is_interrupted_anywhere_is_whole_and_goes_on(grit, tmp_path, monke
         engine.add([DOCUMENTS[0] | {"text": "It will be replaced."}])
         with monkeypatch.context() as patch:
             for owner, name in (
-                (GritLM, "encode"), (segments.SegmentFiles, "_write"), (segments.SegmentFiles, "sync"),
-                (LmdbIndex, "write"), (Index, "add"), (KVStore, "put_many"), (KVStore, "delete"),
-            ):  # fmt: skip
+                (GritLM, "encode"),
+                (segments.SegmentFiles, "_write"),
+                (segments.SegmentFiles, "sync"),
+                (LmdbIndex, "write"),
+                (Index, "add"),
+                (KVStore, "put_many"),
+                (KVStore, "delete"),
+            ):
                 patch.setattr(owner, name, stops(getattr(owner, name)))
             with suppress(KeyboardInterrupt):
                 engine.add(DOCUMENTS, done=done)
@@ -449,9 +467,10 @@ def test_what_is_interrupted_anywhere_is_whole_and_goes_on(grit, tmp_path, monke
 def test_type_checkers_know_a_whole_answer_from_a_stream(method):
     told = [each.__annotations__ for each in get_overloads(method)]
     assert [(each["stream"], each["return"]) for each in told] == [
-        ("Literal[False]", "Answer"), ("Literal[True]", "AnswerStream"),
+        ("Literal[False]", "Answer"),
+        ("Literal[True]", "AnswerStream"),
         ("bool", "Answer | AnswerStream"),
-    ]  # fmt: skip
+    ]
 
 
 def test_threads_that_add_the_same_add_it_once(grit, tmp_path):

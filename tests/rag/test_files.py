@@ -133,12 +133,15 @@ def test_a_pdf_that_only_its_owner_may_change_is_read(tmp_path):
     assert document.text == "Cats sleep."
 
 
-@pytest.mark.parametrize(("data", "reason"), [
-    (pdf("Cats sleep.", password="secret"), "encrypted"),
-    (pdf("", ""), "without text"),
-    (b"%PDF-1.4\nnot really", "no PDF that can be read"),
-    (pdf("Cats sleep.")[:300], "no PDF that can be read"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (pdf("Cats sleep.", password="secret"), "encrypted"),
+        (pdf("", ""), "without text"),
+        (b"%PDF-1.4\nnot really", "no PDF that can be read"),
+        (pdf("Cats sleep.")[:300], "no PDF that can be read"),
+    ],
+)
 def test_a_pdf_that_cannot_be_read_is_skipped_with_the_reason(tmp_path, data, reason, capfd):
     (tmp_path / "a.pdf").write_bytes(data)
     (tmp_path / "b.txt").write_text("the rest")
@@ -148,20 +151,23 @@ def test_a_pdf_that_cannot_be_read_is_skipped_with_the_reason(tmp_path, data, re
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize(("name", "data", "reason"), [
-    ("a.txt", b"", "empty"),
-    ("a.txt", b" \n\t ", "empty"),
-    ("a.html", b"<html><script>1</script></html>", "empty"),
-    ("a.txt", b"text" * 100, "larger than 100 bytes"),
-    ("a.txt", b"\x00\x01\x02binary\xff", "binary"),
-    ("a.txt", b"text \x00 text", "binary"),
-    ("a.txt", random.Random(0).randbytes(90).replace(b"\0", b"\xff"), "convert it to UTF-8"),
-    ("a.txt", "café".encode("latin-1"), "byte 4 (0xe9) is not UTF-8"),
-    ("a.txt", "é ".encode() * 9 + b"\xff", "damaged: byte 28 (0xff) is not UTF-8"),
-    ("a.txt", b"\xff\xfea", "damaged: it says utf-16"),
-    ("a.png", b"text", "not a kind that is read"),
-    ("a", b"text", "no ending"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "data", "reason"),
+    [
+        ("a.txt", b"", "empty"),
+        ("a.txt", b" \n\t ", "empty"),
+        ("a.html", b"<html><script>1</script></html>", "empty"),
+        ("a.txt", b"text" * 100, "larger than 100 bytes"),
+        ("a.txt", b"\x00\x01\x02binary\xff", "binary"),
+        ("a.txt", b"text \x00 text", "binary"),
+        ("a.txt", random.Random(0).randbytes(90).replace(b"\0", b"\xff"), "convert it to UTF-8"),
+        ("a.txt", "café".encode("latin-1"), "byte 4 (0xe9) is not UTF-8"),
+        ("a.txt", "é ".encode() * 9 + b"\xff", "damaged: byte 28 (0xff) is not UTF-8"),
+        ("a.txt", b"\xff\xfea", "damaged: it says utf-16"),
+        ("a.png", b"text", "not a kind that is read"),
+        ("a", b"text", "no ending"),
+    ],
+)
 def test_a_file_that_is_no_text_is_skipped_with_the_reason(tmp_path, name, data, reason):
     (tmp_path / name).write_bytes(data)
     (tmp_path / "b.txt").write_text("the rest")
@@ -171,9 +177,16 @@ def test_a_file_that_is_no_text_is_skipped_with_the_reason(tmp_path, name, data,
     assert reason in skipped[f"{tmp_path}/{name}"]
 
 
-@pytest.mark.parametrize("encoding", [
-    "utf-8", "utf-8-sig", "utf-16", "utf-32", "cp1252",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "encoding",
+    [
+        "utf-8",
+        "utf-8-sig",
+        "utf-16",
+        "utf-32",
+        "cp1252",
+    ],
+)
 def test_text_is_read_in_the_encoding_it_is_written_in(tmp_path, encoding):
     (tmp_path / "a.txt").write_bytes(FRENCH.encode(encoding))
     ((document,), _) = read(tmp_path)
@@ -224,24 +237,43 @@ def test_rows_of_a_jsonl_file_are_documents(tmp_path):
 
 def test_broken_rows_are_named_by_file_and_line_and_the_rest_goes_in(tmp_path):
     lines = [
-        b'{"text": "good"}', b"{broken", b"[1]", b'{"text": 3}', b'{"text": " "}',
+        b'{"text": "good"}',
+        b"{broken",
+        b"[1]",
+        b'{"text": 3}',
+        b'{"text": " "}',
         b'{"title": "t"}',
-        b'{"text": "t", "tags": ["a"]}', b'{"text": "t", "score": NaN}', b'{"text": "\\ud800"}',
-        b'{"text": "t", "id": ""}', b'{"text": "t", "metadata": 3}', b'{"text": "\xff"}',
-        b'{"text": "' + b"x" * 300 + b'"}', b'{"text": "t", "n": 9223372036854775808}',
-        b"[" * 200 + b"]", b'{"text": "also good"}',
-    ]  # fmt: skip
+        b'{"text": "t", "tags": ["a"]}',
+        b'{"text": "t", "score": NaN}',
+        b'{"text": "\\ud800"}',
+        b'{"text": "t", "id": ""}',
+        b'{"text": "t", "metadata": 3}',
+        b'{"text": "\xff"}',
+        b'{"text": "' + b"x" * 300 + b'"}',
+        b'{"text": "t", "n": 9223372036854775808}',
+        b"[" * 200 + b"]",
+        b'{"text": "also good"}',
+    ]
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"\n".join(lines))
     found, skipped = read(path, max_bytes=300)
     assert [each.text for each in found] == ["good", "t", "also good"]
     assert found[1].metadata == {"tags": ["a"]}
     reasons = [
-        "broken JSON", "list; expected one JSON object", "'text' is int", "empty", "empty",
-        "broken JSON (NaN", "half a surrogate pair", "'id' is ''",
-        "'metadata' is int", "byte 11 is not UTF-8", "more than 300 bytes",
-        "the number 9223372036854775808", "broken JSON",
-    ]  # fmt: skip
+        "broken JSON",
+        "list; expected one JSON object",
+        "'text' is int",
+        "empty",
+        "empty",
+        "broken JSON (NaN",
+        "half a surrogate pair",
+        "'id' is ''",
+        "'metadata' is int",
+        "byte 11 is not UTF-8",
+        "more than 300 bytes",
+        "the number 9223372036854775808",
+        "broken JSON",
+    ]
     assert list(skipped) == [f"{path}:{number}" for number in range(2, 16) if number != 7]
     for said, reason in zip(skipped.values(), reasons, strict=True):
         assert reason in said
@@ -255,10 +287,15 @@ def test_an_empty_jsonl_file_is_skipped(tmp_path):
 def test_dicts_and_documents_are_taken_as_they_are():
     whole = Document("d", "text", "title", {"a": 1}, markdown=True)
     found, skipped = read(
-        {"id": "a", "text": "one", "markdown": True}, {"text": "two"}, whole, {"text": ""},
-        Document("e", " "), {"text": "t", "markdown": 1}, {"id": "b", "text": "x" * 200},
+        {"id": "a", "text": "one", "markdown": True},
+        {"text": "two"},
+        whole,
+        {"text": ""},
+        Document("e", " "),
+        {"text": "t", "markdown": 1},
+        {"id": "b", "text": "x" * 200},
         max_bytes=100,
-    )  # fmt: skip
+    )
     assert found[0] == Document("a", "one", markdown=True)
     assert found[2] is whole
     assert found[1].id == read({"text": "two"})[0][0].id != read({"text": "three"})[0][0].id
@@ -273,8 +310,11 @@ def test_one_rule_for_ids_of_dicts_documents_and_rows(tmp_path, name):
     (tmp_path / "a.jsonl").write_text(json.dumps({"id": name, "text": "t"}))
     (tmp_path / "a.csv").write_text(f'id,text\n"{name}",t\n' if name else "id,text\n.,t\n")
     found, skipped = read(
-        {"id": name, "text": "t"}, {"_id": name, "text": "t"}, Document(name, "t"), tmp_path,
-    )  # fmt: skip
+        {"id": name, "text": "t"},
+        {"_id": name, "text": "t"},
+        Document(name, "t"),
+        tmp_path,
+    )
     assert not found
     assert len(skipped) == 5
     assert all(" id" in reason or "'id'" in reason for reason in skipped.values())
@@ -302,26 +342,36 @@ def test_metadata_of_a_document_has_a_size():
     )
 
 
-@pytest.mark.parametrize(("given", "kept"), [
-    ({"a": {"b": {"c": 1}}}, {"a.b.c": 1}),
-    ({"a": [1, "x", None, True]}, {"a": [1, "x", None, True]}),
-    ({"a": [{"b": 1}, [2]]}, {"a": '[{"b": 1}, [2]]'}),
-    ({"day": date(2024, 5, 1), "at": datetime(2024, 5, 1, 9)},
-     {"day": "2024-05-01", "at": "2024-05-01T09:00:00"}),
-    ({"a": (1, 2), "b": {}, "c": None}, {"a": [1, 2], "b": "{}", "c": None}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ({"a": {"b": {"c": 1}}}, {"a.b.c": 1}),
+        ({"a": [1, "x", None, True]}, {"a": [1, "x", None, True]}),
+        ({"a": [{"b": 1}, [2]]}, {"a": '[{"b": 1}, [2]]'}),
+        (
+            {"day": date(2024, 5, 1), "at": datetime(2024, 5, 1, 9)},
+            {"day": "2024-05-01", "at": "2024-05-01T09:00:00"},
+        ),
+        ({"a": (1, 2), "b": {}, "c": None}, {"a": [1, 2], "b": "{}", "c": None}),
+    ],
+)
 def test_metadata_of_all_shapes_is_kept(given, kept):
     ((document,), skipped) = read({"text": "t", "metadata": given})
     assert document.metadata == kept
     assert not skipped
 
 
-@pytest.mark.parametrize(("given", "said"), [
-    ({"a": float("nan")}, "'a' is the number nan"), ({"a": {"b": object()}}, "'a.b' is of type"),
-    ({"a": [float("inf"), [1]]}, "cannot be kept as JSON"),
-    ({"a": {"b": 1}, "a.b": 2}, "two values"),
-    ({3: 1}, "cannot name metadata"), ({"a": ["\ud800"]}, "broken text"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"a": float("nan")}, "'a' is the number nan"),
+        ({"a": {"b": object()}}, "'a.b' is of type"),
+        ({"a": [float("inf"), [1]]}, "cannot be kept as JSON"),
+        ({"a": {"b": 1}, "a.b": 2}, "two values"),
+        ({3: 1}, "cannot name metadata"),
+        ({"a": ["\ud800"]}, "broken text"),
+    ],
+)
 def test_metadata_that_cannot_be_kept_is_an_error_that_names_it(given, said):
     _, skipped = read({"text": "t", "metadata": given})
     assert said in skipped["sources[0]"]
@@ -351,8 +401,9 @@ def test_two_folders_of_one_name_lose_nothing(tmp_path, caplog):
         (tmp_path / name / "README.md").write_text(name)
     found, skipped = read(tmp_path / "one" / "notes", tmp_path / "two" / "notes")
     assert {each.id: each.text for each in found} == {
-        "notes/README.md": "one/notes", "two/notes/README.md": "two/notes",
-    }  # fmt: skip
+        "notes/README.md": "one/notes",
+        "two/notes/README.md": "two/notes",
+    }
     assert not skipped
     assert "known as 'two/notes'" in caplog.text
 
@@ -365,10 +416,16 @@ def test_of_two_documents_with_one_id_the_second_is_named_and_left_out(tmp_path)
     assert skipped == {f"{tmp_path}/notes/a.txt": "its id 'notes/a.txt' is that of sources[0]"}
 
 
-@pytest.mark.parametrize(("source", "said"), [
-    ("a text that is no path", "hand in text as"), (Path("nowhere.txt"), "is no file or folder"),
-    (3, "a source is int"), ("x" * 5000, "is no file or folder"), ("a\0b", "is no file or folder"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("a text that is no path", "hand in text as"),
+        (Path("nowhere.txt"), "is no file or folder"),
+        (3, "a source is int"),
+        ("x" * 5000, "is no file or folder"),
+        ("a\0b", "is no file or folder"),
+    ],
+)
 def test_a_source_that_is_none_is_an_error_before_anything_is_read(source, said):
     with pytest.raises(InputError, match=said):
         documents([{"text": "fine"}, source], skipped=[])

@@ -20,8 +20,21 @@ def test_several_names_must_all_fit_and_one_value_of_a_list():
     assert sql == """(json_extract(metadata, '$."a"') = 'true') AND document_id IN ('x', 'y')"""
 
 
-@pytest.mark.parametrize("where", ["", "  ", {}, [], 3, {"a": []}, {"": 1}, {"a": object()},
-                                   {"a": float("nan")}, {"a": {"b": 1}}])  # fmt: skip
+@pytest.mark.parametrize(
+    "where",
+    [
+        "",
+        "  ",
+        {},
+        [],
+        3,
+        {"a": []},
+        {"": 1},
+        {"a": object()},
+        {"a": float("nan")},
+        {"a": {"b": 1}},
+    ],
+)
 def test_a_filter_that_asks_for_nothing_is_an_error(where):
     with pytest.raises(InputError):
         filters.condition(where)

@@ -36,8 +36,16 @@ def vectors(count: int, seed: int = 0, dimension: int = D) -> np.ndarray:
 
 
 def passage(document: str, number: int = 0, text: str = "text", **others) -> Passage:
-    return Passage(f"{document}-{number}-{text}", document, others.pop("title", ""), text, number,
-                   0, len(text), others)  # fmt: skip
+    return Passage(
+        f"{document}-{number}-{text}",
+        document,
+        others.pop("title", ""),
+        text,
+        number,
+        0,
+        len(text),
+        others,
+    )
 
 
 def document(name: str, *texts: str, seed: int = 0, **others):
@@ -55,10 +63,12 @@ def many(count: int, each: int = 1, dimension: int = D, prefix: str = "d"):
     """Rows and contents of many documents."""
     vector_ND = vectors(count * each, seed=1, dimension=dimension)
     rows = [
-        (passage(f"{prefix}{row // each}", row % each, f"words of row {row}", even=row % 2 == 0),
-         vector_ND[row])
+        (
+            passage(f"{prefix}{row // each}", row % each, f"words of row {row}", even=row % 2 == 0),
+            vector_ND[row],
+        )
         for row in range(count * each)
-    ]  # fmt: skip
+    ]
     return rows, {row[0].document_id: "v1" for row in rows}
 
 
@@ -74,8 +84,18 @@ def texts(hits) -> set[str]:
 
 
 def test_what_was_added_comes_back_as_it_was(index):
-    given = passage("d", text="Grüße,\n'日本' 😀", title="T", lang="en", year=2020, f=0.1, n=None,
-                    yes=True, big=2**62, **{'a."b\'': "\\"})  # fmt: skip
+    given = passage(
+        "d",
+        text="Grüße,\n'日本' 😀",
+        title="T",
+        lang="en",
+        year=2020,
+        f=0.1,
+        n=None,
+        yes=True,
+        big=2**62,
+        **{"a.\"b'": "\\"},
+    )
     index.add([(given, vectors(1)[0])], contents={"d": "hash"})
     assert list(index.passages()) == list(index.passages("d")) == [given]
     assert index.search(vectors(1)[0], top_k=1)[0].passage == given
@@ -125,16 +145,23 @@ def test_passages_of_a_document_come_in_order_and_documents_by_id(index):
     assert list(index.passages("unknown")) == []
 
 
-@pytest.mark.parametrize(("rows", "contents", "said"), [
-    ([(passage("a"), np.ones(D))], {}, "'contents' does not name"),
-    ([(passage("a", 1), np.ones(D))], {"a": "v"}, "expected all from 0"),
-    ([(passage("a"), np.ones(D)), (passage("a"), np.ones(D))], {"a": "v"}, "expected all from 0"),
-    ([(passage("a"), np.ones(3))], {"a": "v"}, "expected \\(16,\\)"),
-    ([(passage("a"), np.zeros(D))], {"a": "v"}, "has the length 0"),
-    ([(passage("a"), np.full(D, np.nan))], {"a": "v"}, "has the length nan"),
-    ([(passage("a", tags=object()), np.ones(D))], {"a": "v"}, "'tags' is of type object"),
-    ([(passage("a", n=2**63), np.ones(D))], {"a": "v"}, "'n' is the number"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("rows", "contents", "said"),
+    [
+        ([(passage("a"), np.ones(D))], {}, "'contents' does not name"),
+        ([(passage("a", 1), np.ones(D))], {"a": "v"}, "expected all from 0"),
+        (
+            [(passage("a"), np.ones(D)), (passage("a"), np.ones(D))],
+            {"a": "v"},
+            "expected all from 0",
+        ),
+        ([(passage("a"), np.ones(3))], {"a": "v"}, "expected \\(16,\\)"),
+        ([(passage("a"), np.zeros(D))], {"a": "v"}, "has the length 0"),
+        ([(passage("a"), np.full(D, np.nan))], {"a": "v"}, "has the length nan"),
+        ([(passage("a", tags=object()), np.ones(D))], {"a": "v"}, "'tags' is of type object"),
+        ([(passage("a", n=2**63), np.ones(D))], {"a": "v"}, "'n' is the number"),
+    ],
+)
 def test_rows_that_do_not_fit_are_refused_and_nothing_is_written(index, rows, contents, said):
     with pytest.raises(InputError, match=said):
         index.add(rows, contents=contents)
@@ -178,19 +205,35 @@ def test_equally_near_passages_stand_in_the_order_of_their_ids(index):
         assert found == list("abcde")[:top_k]
 
 
-@pytest.mark.parametrize(("where", "expected"), [
-    ({"lang": "en"}, {"a", "c"}), ({"lang": ["en", "fr"]}, {"a", "b", "c"}),
-    ({"lang": "en", "year": 2020}, {"a"}), ({"year": 2020.0}, {"a"}), ({"year": 2021}, {"b"}),
-    ({"year": 1}, set()), ({"big": 2**53}, {"a"}), ({"big": 2**53 + 1}, {"b"}),
-    ({"big": 2.0**53}, {"a"}), ({"big": 2.0**63}, {"d"}), ({"big": 2**63 - 1}, {"c"}),
-    ({"big": [2**53 + 1, 2**53 - 1, 0.5]}, {"b"}),
-    ({"year": "2020"}, set()), ({"it's \"so\".": "x'y\\"}, {"c"}),
-    ({"ok": True}, {"c"}), ({"ok": 1}, set()), ({"lang": None}, {"d"}), ({"tiny": 1e-7}, {"d"}),
-    ({"document_id": ["a", "d"]}, {"a", "d"}), ({"title": "T"}, {"d"}),
-    ({"lang": "en' OR 'a'='a"}, set()),
-    ("json_get_int(metadata, 'year') > 2020", {"b"}), ("\"end\" > 1 AND number = 0", set()),
-    ("document_id LIKE 'a%' OR title = 'T'", {"a", "d"}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ({"lang": "en"}, {"a", "c"}),
+        ({"lang": ["en", "fr"]}, {"a", "b", "c"}),
+        ({"lang": "en", "year": 2020}, {"a"}),
+        ({"year": 2020.0}, {"a"}),
+        ({"year": 2021}, {"b"}),
+        ({"year": 1}, set()),
+        ({"big": 2**53}, {"a"}),
+        ({"big": 2**53 + 1}, {"b"}),
+        ({"big": 2.0**53}, {"a"}),
+        ({"big": 2.0**63}, {"d"}),
+        ({"big": 2**63 - 1}, {"c"}),
+        ({"big": [2**53 + 1, 2**53 - 1, 0.5]}, {"b"}),
+        ({"year": "2020"}, set()),
+        ({'it\'s "so".': "x'y\\"}, {"c"}),
+        ({"ok": True}, {"c"}),
+        ({"ok": 1}, set()),
+        ({"lang": None}, {"d"}),
+        ({"tiny": 1e-7}, {"d"}),
+        ({"document_id": ["a", "d"]}, {"a", "d"}),
+        ({"title": "T"}, {"d"}),
+        ({"lang": "en' OR 'a'='a"}, set()),
+        ("json_get_int(metadata, 'year') > 2020", {"b"}),
+        ('"end" > 1 AND number = 0', set()),
+        ("document_id LIKE 'a%' OR title = 'T'", {"a", "d"}),
+    ],
+)
 @pytest.mark.parametrize("hybrid", [False, True])
 def test_a_filter_lets_through_what_fits_it(index, where, expected, hybrid):
     put(
@@ -204,12 +247,20 @@ def test_a_filter_lets_through_what_fits_it(index, where, expected, hybrid):
     assert texts(hits) == expected
 
 
-@pytest.mark.parametrize(("where", "said"), [
-    ({"lnag": "en"}, "did you mean 'lang'"), ({"lnag": None}, "did you mean 'lang'"),
-    ({"documentid": "a"}, "did you mean 'document_id'"), ("numbr > 3", "did you mean 'number'"),
-    ("number >", "cannot be used"), ("number + 1", "cannot be used"), ("text > 3", "cannot be"),
-    ("json_get_int(metadata, 'lang') = 1", "cannot be used"), ("lang = 'en'", "no column 'lang'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        ({"lnag": "en"}, "did you mean 'lang'"),
+        ({"lnag": None}, "did you mean 'lang'"),
+        ({"documentid": "a"}, "did you mean 'document_id'"),
+        ("numbr > 3", "did you mean 'number'"),
+        ("number >", "cannot be used"),
+        ("number + 1", "cannot be used"),
+        ("text > 3", "cannot be"),
+        ("json_get_int(metadata, 'lang') = 1", "cannot be used"),
+        ("lang = 'en'", "no column 'lang'"),
+    ],
+)
 def test_a_filter_that_asks_for_what_is_not_there_is_an_error(index, where, said):
     put(index, document("a", "one", lang="en"))
     with pytest.raises(InputError, match=said) as error:
@@ -220,8 +271,9 @@ def test_a_filter_that_asks_for_what_is_not_there_is_an_error(index, where, said
 def test_a_list_is_searched_by_sql_and_an_object_by_names_with_dots(index):
     put(index, document("a", "t", tags=["x", "y"]), document("b", "t", **{"author.name": "Ann"}))
     for where, wanted in (
-        ("json_array_contains(metadata, '$.tags', 'x')", "a"), ({"author.name": "Ann"}, "b"),
-    ):  # fmt: skip
+        ("json_array_contains(metadata, '$.tags', 'x')", "a"),
+        ({"author.name": "Ann"}, "b"),
+    ):
         hits = index.search(vectors(1)[0], top_k=4, where=where)
         assert [hit.passage.document_id for hit in hits] == [wanted]
 
@@ -257,8 +309,12 @@ def test_words_find_what_the_vector_does_not(index):
 
 
 def test_titles_and_words_of_other_scripts_are_found(index):
-    put(index, document("a", "one", title="Xylophones"), document("b", "猫整天睡觉，狗喜欢散步"),
-        document("c", "three"))  # fmt: skip
+    put(
+        index,
+        document("a", "one", title="Xylophones"),
+        document("b", "猫整天睡觉，狗喜欢散步"),
+        document("c", "three"),
+    )
     for words, name in (("xylophone", "a"), ("睡觉", "b")):
         scored = TableQuery(index._table, vectors(1)[0], None, exact=True).worded(words, 5)
         assert [each.document_id for _, each in scored] == [name]
@@ -270,10 +326,14 @@ def test_any_words_can_be_asked_for(index, words):
     assert len(index.search(vectors(1)[0], top_k=2, text=words, hybrid=True)) == 2
 
 
-@pytest.mark.parametrize(("options", "said"), [
-    ({"top_k": 0}, "top_k=0"), ({"top_k": 1, "hybrid": True}, "needs the words"),
-    ({"top_k": 1, "where": ""}, "where is empty"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"top_k": 0}, "top_k=0"),
+        ({"top_k": 1, "hybrid": True}, "needs the words"),
+        ({"top_k": 1, "where": ""}, "where is empty"),
+    ],
+)
 def test_a_question_that_makes_no_sense_is_an_error(index, options, said):
     with pytest.raises(InputError, match=said):
         index.search(vectors(1)[0], **options)
@@ -457,12 +517,15 @@ def test_damage_is_not_taken_for_a_wrong_filter(index, tmp_path):
         index.search(vectors(1)[0], top_k=1, where={"lang": "en"})
 
 
-@pytest.mark.parametrize(("place", "said", "advice"), [
-    ("/p", "LanceError(IO): No space left on device", "free some space"),
-    ("/p", "Permission denied (os error 13)", "allow this user"),
-    ("s3://b/p", "LanceError(IO): no answer", "see that it can be reached"),
-    ("/p", "LanceError(IO): file size is too small", "gritlm store rebuild STORE"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("place", "said", "advice"),
+    [
+        ("/p", "LanceError(IO): No space left on device", "free some space"),
+        ("/p", "Permission denied (os error 13)", "allow this user"),
+        ("s3://b/p", "LanceError(IO): no answer", "see that it can be reached"),
+        ("/p", "LanceError(IO): file size is too small", "gritlm store rebuild STORE"),
+    ],
+)
 def test_a_failure_says_what_to_do(place, said, advice):
     with pytest.raises(IndexFailedError, match=advice), lance.told(place):
         raise RuntimeError(said)

@@ -46,8 +46,9 @@ def test_names_outlive_the_process_in_whatever_order_folders_come(folders, tmp_p
         again.add(folder)
     assert [again.of(folder / "a") for folder in folders] == ["notes/a", "two/notes/a"]
     assert json.loads((tmp_path / FILE).read_text()) == {
-        str(folders[0]): "notes", str(folders[1]): "two/notes",
-    }  # fmt: skip
+        str(folders[0]): "notes",
+        str(folders[1]): "two/notes",
+    }
 
 
 def test_a_folder_within_a_known_one_and_one_around_it_change_no_name(folders, tmp_path):
@@ -70,15 +71,18 @@ def test_a_folder_that_was_moved_keeps_its_name_and_that_is_told(folders, tmp_pa
     assert list(json.loads((tmp_path / FILE).read_text())) == [str(folders[1])]
 
 
-@pytest.mark.parametrize(("known", "folder", "name"), [
-    ({}, "/a/b", "b"),
-    ({}, "/", "root"),
-    ({"/x/b": "b"}, "/a/b", "a/b"),
-    ({"/x/b": "b", "/y/a/b": "a/b"}, "/a/b", "b-2"),
-    ({"/x/home": "home", "/x/docs": "docs"}, "/a/home/docs", "a/home/docs"),
-    ({"/x/home/docs": "home/docs"}, "/b/home", "b/home"),
-    ({"/x/b": "b", "/y/b-2": "b-2"}, "/b", "b-3"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("known", "folder", "name"),
+    [
+        ({}, "/a/b", "b"),
+        ({}, "/", "root"),
+        ({"/x/b": "b"}, "/a/b", "a/b"),
+        ({"/x/b": "b", "/y/a/b": "a/b"}, "/a/b", "b-2"),
+        ({"/x/home": "home", "/x/docs": "docs"}, "/a/home/docs", "a/home/docs"),
+        ({"/x/home/docs": "home/docs"}, "/b/home", "b/home"),
+        ({"/x/b": "b", "/y/b-2": "b-2"}, "/b", "b-3"),
+    ],
+)
 def test_a_free_name_overlaps_no_other(monkeypatch, known, folder, name):
     monkeypatch.setattr("gritlm.rag.ingest.file_ids._is_gone", lambda folder: False)
     assert free(known, Path(folder)) == name

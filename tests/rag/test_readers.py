@@ -18,10 +18,14 @@ from tests.rag.test_corpus import CORPUS
 @pytest.mark.parametrize(
     ("text", "title"),
     [
-        ("# Dogs\n\nText", "Dogs"), ("Text\n#   Dogs and cats ##  \n", "Dogs and cats"),
-        ("## Second\n# First", "First"), ("#\n#  \n# Dogs", "Dogs"), ("#Dogs", ""), ("Text", ""),
+        ("# Dogs\n\nText", "Dogs"),
+        ("Text\n#   Dogs and cats ##  \n", "Dogs and cats"),
+        ("## Second\n# First", "First"),
+        ("#\n#  \n# Dogs", "Dogs"),
+        ("#Dogs", ""),
+        ("Text", ""),
     ],
-)  # fmt: skip
+)
 def test_the_first_heading_is_the_title(text: str, title: str):
     assert readers.markdown(text.encode()).title == title
 
@@ -89,9 +93,26 @@ def test_files_that_are_damaged_anyhow_are_read_or_refused():
 
 
 PIECES = [
-    b"", b"<", b">", b"<table>", b"<td rowspan=3>", b"<sup>", b"<!--", b"<svg>", b"&#x110000;",
-    b"---\n", b"```\n", b"[", b"}", b'"', b"\0", b"\xff\xfe", b"\xe9", b"\x1b$B", b"NaN",
-]  # fmt: skip
+    b"",
+    b"<",
+    b">",
+    b"<table>",
+    b"<td rowspan=3>",
+    b"<sup>",
+    b"<!--",
+    b"<svg>",
+    b"&#x110000;",
+    b"---\n",
+    b"```\n",
+    b"[",
+    b"}",
+    b'"',
+    b"\0",
+    b"\xff\xfe",
+    b"\xe9",
+    b"\x1b$B",
+    b"NaN",
+]
 
 
 def _read_anyhow(ending: str, data: bytes) -> None:

@@ -250,12 +250,18 @@ def test_the_real_sets_have_the_rows_they_are_known_to_have(tmp_path):
     names = ("STSBenchmark-dev", "NQ-report", "NQ-report-RAG", "LiveQA-Med", "HotpotQA-RAG", "copa")
     run(DATA, tmp_path, "--only", *names)
     folders = {task.name: task.folder for task in discovery.local(tmp_path)}
-    counts = {name: len(rows(folder / "test.jsonl")) for name, folder in folders.items()
-              if (folder / "test.jsonl").is_file()}  # fmt: skip
+    counts = {
+        name: len(rows(folder / "test.jsonl"))
+        for name, folder in folders.items()
+        if (folder / "test.jsonl").is_file()
+    }
     assert counts == {
-        "STSBenchmark-dev": 1500, "NQ-report-RAG": 300, "LiveQA-Med": 42, "HotpotQA-RAG": 100,
+        "STSBenchmark-dev": 1500,
+        "NQ-report-RAG": 300,
+        "LiveQA-Med": 42,
+        "HotpotQA-RAG": 100,
         "copa": 100,
-    }  # fmt: skip
+    }
     assert len(rows(folders["NQ-report"] / "queries.jsonl")) == 300
     for row in rows(folders["HotpotQA-RAG"] / "test.jsonl"):
         assert 0 < row["gold"] < len(row["documents"])

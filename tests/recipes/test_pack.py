@@ -125,13 +125,18 @@ def no_numbers(run: Path) -> None:
     [
         (lambda run: (run / lora.WEIGHTS_FILE).unlink(), "expected the output folder of a finish"),
         (lambda run: (run / "gritlm.json").unlink(), "expected settings with trained_to_embed"),
-        (lambda run: ModelSettings(template="gritlm", trained_to_embed=False).save(run), "trained_to_e"),
+        (
+            lambda run: ModelSettings(template="gritlm", trained_to_embed=False).save(run),
+            "trained_to_e",
+        ),
         (lambda run: ModelSettings().save(run), "template is 'auto'"),
-        (lambda run: edit(run / lora.CONFIG_FILE, base_model_name_or_path="other/model"),
-         "its base is other/model; expected that of the default model"),
+        (
+            lambda run: edit(run / lora.CONFIG_FILE, base_model_name_or_path="other/model"),
+            "its base is other/model; expected that of the default model",
+        ),
         (no_numbers, "holds NaN or infinite numbers"),
     ],
-)  # fmt: skip
+)
 def test_a_run_that_cannot_be_shipped_says_why(pack, run, tmp_path, harm, said):
     harm(run)
     with pytest.raises(GritLMError, match=said):

@@ -48,9 +48,13 @@ def test_a_client_that_does_not_read_is_cut_off(
     served = serve()
     monkeypatch.setattr(served.service.prompts, "text", lambda _: "x" * 2**24)
     head = (
-        b"POST /detokenize HTTP/1.1", b"Host: localhost", b"Content-Type: application/json",
-        b"Content-Length: 14", b"", b'{"tokens":[5]}',
-    )  # fmt: skip
+        b"POST /detokenize HTTP/1.1",
+        b"Host: localhost",
+        b"Content-Type: application/json",
+        b"Content-Length: 14",
+        b"",
+        b'{"tokens":[5]}',
+    )
     with raw(served) as deaf:
         deaf.sendall(b"\r\n".join(head))
         assert deaf.recv(1)  # it is on its way

@@ -26,8 +26,11 @@ from tests.serve.conftest import TEXTS, Served
 
 ANSWER, DOCUMENTS, SEARCH = "/v1/rag/answer", "/v1/rag/documents", "/v1/rag/search"
 CHAT, COMPLETE, EMBED, RERANK = (
-    "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/rerank",
-)  # fmt: skip
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/rerank",
+)
 QUESTION = {"question": "What colour is the ball?"}
 LONG = "cats sleep " * 50_000  # half a million characters
 SOON_S = 10.0

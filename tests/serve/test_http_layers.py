@@ -72,9 +72,17 @@ def test_every_route_but_those_listed_needs_the_key(locked: Served):
 
 @pytest.mark.parametrize(
     "given",
-    ["", "first-key", "Bearer", "Bearer wrong", "Bearer first-ke", "Basic first-key",
-     "Bearer first-key second-key", "Bearer \u00e9"],
-)  # fmt: skip
+    [
+        "",
+        "first-key",
+        "Bearer",
+        "Bearer wrong",
+        "Bearer first-ke",
+        "Basic first-key",
+        "Bearer first-key second-key",
+        "Bearer \u00e9",
+    ],
+)
 def test_another_key_is_refused(locked: Served, given: str):
     with httpx.Client(base_url=locked.url) as bare:
         found = bare.get("/v1/models", headers={"Authorization": given.encode("utf-8")})
@@ -110,9 +118,14 @@ def test_metrics_can_be_open(serve: Callable[..., Served]):
 
 def test_on_loopback_only_its_own_names_are_answered(live: Served):
     for host, status in (
-        ("localhost", 200), ("127.0.0.1:1", 200), ("[::1]:8000", 200), ("LOCALHOST", 200),
-        ("evil.example", 421), ("localhost.evil.example", 421), ("", 421),
-    ):  # fmt: skip
+        ("localhost", 200),
+        ("127.0.0.1:1", 200),
+        ("[::1]:8000", 200),
+        ("LOCALHOST", 200),
+        ("evil.example", 421),
+        ("localhost.evil.example", 421),
+        ("", 421),
+    ):
         assert live.http.get("/v1/models", headers={"Host": host}).status_code == status, host
 
 
@@ -138,8 +151,11 @@ def test_pages_of_other_origins_may_not_write(live: Served, serve: Callable[...,
     """A browser sends what a page asks for, and lets it read the answer or not."""
     body = {"input": "a"}
     for origin, status in (
-        ("https://evil.example", 403), ("null", 403), ("http://127.0.0.1:1", 403), (live.url, 200),
-    ):  # fmt: skip
+        ("https://evil.example", 403),
+        ("null", 403),
+        ("http://127.0.0.1:1", 403),
+        (live.url, 200),
+    ):
         found = live.http.post("/v1/embeddings", json=body, headers={"Origin": origin})
         assert found.status_code == status, origin
     found = live.http.delete("/v1/rag/documents/x", headers={"Origin": "https://evil.example"})
@@ -182,8 +198,10 @@ def raw(served: Served) -> socket.socket:
 def test_a_body_that_comes_too_slowly_is_not_waited_for(serve: Callable[..., Served]):
     served = serve(ServerConfig(port=0, body_timeout_s=0.2))
     with raw(served) as slow:
-        slow.sendall(b"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n"
-                     b"Content-Type: application/json\r\n\r\n{")  # fmt: skip
+        slow.sendall(
+            b"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n"
+            b"Content-Type: application/json\r\n\r\n{"
+        )
         assert served.http.get("/health").status_code == 200
         assert slow.recv(64).startswith(b"HTTP/1.1 408 ")
 
@@ -345,9 +363,11 @@ def test_refused_requests_are_counted_under_their_paths(serve: Callable[..., Ser
     served.http.get("/v1/models/other")
     text = served.http.get("/metrics").text
     for labels in (
-        'endpoint="/",status="200"', 'endpoint="/v1/embeddings",status="413"',
-        'endpoint="/v1/models",status="421"', 'endpoint="/v1/models/{name}",status="404"',
-    ):  # fmt: skip
+        'endpoint="/",status="200"',
+        'endpoint="/v1/embeddings",status="413"',
+        'endpoint="/v1/models",status="421"',
+        'endpoint="/v1/models/{name}",status="404"',
+    ):
         assert f"gritlm_http_requests_total{{{labels}}}" in text
     assert 'endpoint="other"' not in text
 
@@ -432,9 +452,16 @@ def test_an_error_of_the_model_is_told_without_details(
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"port": 65536}, {"names": ()}, {"api_keys": ("",)}, {"api_keys": ("k\u00e9y",)},
-     {"max_body_bytes": 0}, {"drain_s": -1.0}, {"threads": 0}],
-)  # fmt: skip
+    [
+        {"port": 65536},
+        {"names": ()},
+        {"api_keys": ("",)},
+        {"api_keys": ("k\u00e9y",)},
+        {"max_body_bytes": 0},
+        {"drain_s": -1.0},
+        {"threads": 0},
+    ],
+)
 def test_settings_out_of_range_are_refused(wrong: dict[str, Any]):
     with pytest.raises(InputError):
         ServerConfig(**wrong)

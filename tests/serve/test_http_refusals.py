@@ -64,18 +64,27 @@ def error_of(live: Served, path: str, status: int = 400, **sent: Any) -> dict[st
         ({"messages": [{"role": "user", "content": ""}]}, "messages", "invalid_value"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role", "unsupported_value"),
         ({"messages": [{"role": "cook", "content": "x"}]}, "messages[0].role", "invalid_value"),
-        ({"messages": [{"role": "assistant", "content": None}]}, "messages[0].content",
-         "unsupported_value"),
-        ({"messages": [USER | {"tool_calls": [{}]}]}, "messages[0].tool_calls",
-         "unsupported_value"),
+        (
+            {"messages": [{"role": "assistant", "content": None}]},
+            "messages[0].content",
+            "unsupported_value",
+        ),
+        (
+            {"messages": [USER | {"tool_calls": [{}]}]},
+            "messages[0].tool_calls",
+            "unsupported_value",
+        ),
         ({"messages": [USER] * 5000}, "messages", "invalid_value"),
-        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}] * 2000}]},
-         "messages[0].content", "invalid_value"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}] * 2000}]},
+            "messages[0].content",
+            "invalid_value",
+        ),
         ({f"field{number}": 1 for number in range(1000)}, None, "invalid_value"),
         ({"messages": [{"role": "user"}]}, "messages[0].content", "missing_required_parameter"),
         ({"messages": [USER, {"role": "assistant", "content": "x"}]}, "messages", "invalid_value"),
     ],
-)  # fmt: skip
+)
 def test_a_chat_that_cannot_be_answered_is_refused_by_field(live: Served, change, param, code):
     error = error_of(live, CHAT, json={"messages": [USER]} | change)
     assert (error["param"], error["code"]) == (param, code)
@@ -87,13 +96,17 @@ def test_a_chat_that_cannot_be_answered_is_refused_by_field(live: Served, change
 @pytest.mark.parametrize(
     "nulls",
     [
-        {"parallel_tool_calls": None, "reasoning_effort": None, "functions": None,
-         "function_call": None},
+        {
+            "parallel_tool_calls": None,
+            "reasoning_effort": None,
+            "functions": None,
+            "function_call": None,
+        },
         {"messages": [USER | {"name": "ann"}]},
         {"messages": [USER | {"name": None, "tool_calls": None, "anything": None}]},
         dict.fromkeys(ChatCompletionRequest.model_fields.keys() - {"messages", "max_tokens"}),
     ],
-)  # fmt: skip
+)
 def test_null_is_as_good_as_left_out(live: Served, nulls):
     sent = {"messages": [USER], "max_tokens": 4, "model": "tiny"} | nulls
     assert live.http.post(CHAT, json=sent).status_code == 200
@@ -126,9 +139,18 @@ def test_tools_are_refused_in_plain_words(live: Served):
     assert "does not call tools" in error["message"]
 
 
-@pytest.mark.parametrize("zero", [{"presence_penalty": 0}, {"tools": []}, {"store": False},
-                                  {"response_format": {"type": "text"}}, {"user": "me"},
-                                  {"logit_bias": {}}, {"n": None}])  # fmt: skip
+@pytest.mark.parametrize(
+    "zero",
+    [
+        {"presence_penalty": 0},
+        {"tools": []},
+        {"store": False},
+        {"response_format": {"type": "text"}},
+        {"user": "me"},
+        {"logit_bias": {}},
+        {"n": None},
+    ],
+)
 def test_the_one_value_of_a_field_that_we_have_is_taken(live: Served, zero):
     sent = {"messages": [USER], "max_tokens": 1} | zero
     assert live.http.post(CHAT, json=sent).status_code == 200
@@ -137,14 +159,19 @@ def test_the_one_value_of_a_field_that_we_have_is_taken(live: Served, zero):
 @pytest.mark.parametrize(
     "body",
     [
-        b"{", b"", b"[]", b"null", b'"text"', b"{}",
+        b"{",
+        b"",
+        b"[]",
+        b"null",
+        b'"text"',
+        b"{}",
         b'{"messages": [{"role": "user", "content": "\\ud800"}]}',
         b'{"messages": [{"role": "user", "content": "a"}], "temperature": NaN}',
         b'{"messages": [{"role": "user", "content": "a"}], "temperature": 1e999}',
         b'{"messages": [{"role": "user", "content": "\xff"}]}',
         b"[" * 100_000,
     ],
-)  # fmt: skip
+)
 def test_what_is_no_json_of_ours_is_refused(live: Served, body):
     headers = {"Content-Type": "application/json"}
     error_of(live, CHAT, content=body, headers=headers)
@@ -161,17 +188,25 @@ def test_json_under_another_name_is_refused(live: Served):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ("", "empty"), ([], "0 inputs; expected 1 to 2,048"), (["a", ""], "item 1 of 2 is empty"),
+        ("", "empty"),
+        ([], "0 inputs; expected 1 to 2,048"),
+        (["a", ""], "item 1 of 2 is empty"),
         (["a"] * 2049, "2,049 inputs; expected 1 to 2,048"),
         (["a"] * 5000, "5,000 inputs; expected 1 to 2,048"),
-        (None, "null"), ({}, "an object"), ([1.5], "item 0"), (["a", 1], "item 1"),
-        ([[1], "a"], "item 1"), ([[]], "item 0 of 1 is empty"), ([True], "item 0"),
-        ([[1, 400]], "token id 400 at 1; expected 0 to 399"), ([-1], "token id -1 at 0"),
+        (None, "null"),
+        ({}, "an object"),
+        ([1.5], "item 0"),
+        (["a", 1], "item 1"),
+        ([[1], "a"], "item 1"),
+        ([[]], "item 0 of 1 is empty"),
+        ([True], "item 0"),
+        ([[1, 400]], "token id 400 at 1; expected 0 to 399"),
+        ([-1], "token id -1 at 0"),
         ([2**40], f"token id {2**40}"),
         ("dog " * LENGTH, f"maximum context length is {LENGTH}"),
         (list(range(3, 13)) * LENGTH, f"maximum context length is {LENGTH}"),
     ],
-)  # fmt: skip
+)
 def test_texts_that_cannot_be_embedded_are_refused_by_number(live: Served, given, words):
     error = error_of(live, EMBED, json={"input": given})
     assert words in error["message"]
@@ -181,14 +216,16 @@ def test_texts_that_cannot_be_embedded_are_refused_by_number(live: Served, given
 @pytest.mark.parametrize(
     ("change", "param"),
     [
-        ({"dimensions": 49}, "dimensions"), ({"dimensions": 0}, "dimensions"),
-        ({"encoding_format": "int8"}, "encoding_format"), ({"input_type": "code"}, "input_type"),
+        ({"dimensions": 49}, "dimensions"),
+        ({"dimensions": 0}, "dimensions"),
+        ({"encoding_format": "int8"}, "encoding_format"),
+        ({"input_type": "code"}, "input_type"),
         ({"truncate_prompt_tokens": 0}, "truncate_prompt_tokens"),
         ({"truncate_prompt_tokens": 1, "instruction": "Look"}, "truncate_prompt_tokens"),
         ({"truncate_prompt_tokens": LENGTH + 1}, "truncate_prompt_tokens"),
         ({"normalize": True}, "normalize"),
     ],
-)  # fmt: skip
+)
 def test_embeddings_of_another_kind_are_refused_by_field(live: Served, change, param):
     error = error_of(live, EMBED, json={"input": "a"} | change)
     assert error["param"] == param
@@ -339,9 +376,12 @@ def test_reranking_by_reading_gives_what_the_rag_room_gives(live: Served, oracle
     documents = ["Cats sleep most of the day.", "Water boils."]
     found = live.http.post(
         "/v1/rerank",
-        json={"query": "Who sleeps?", "documents": [{"text": d} for d in documents],
-              "method": "generate"},
-    ).json()  # fmt: skip
+        json={
+            "query": "Who sleeps?",
+            "documents": [{"text": d} for d in documents],
+            "method": "generate",
+        },
+    ).json()
     with RagEngine.open(tmp_path / "store", oracle) as engine:
         reranker = Reranker(oracle, engine._blocks, engine._assembler)
         logits = [reranker.score("Who sleeps?", hit(text)) for text in documents]
@@ -403,13 +443,15 @@ def test_a_large_body_is_checked_beside_the_event_loop(
 def test_reranking_needs_a_query_and_documents(live: Served):
     base = {"query": "a", "documents": ["b"]}
     for change, param in (
-        ({"documents": []}, "documents"), ({"documents": ["a", ""]}, "documents"),
-        ({"query": ""}, "query"), ({"top_n": 0}, "top_n"),
+        ({"documents": []}, "documents"),
+        ({"documents": ["a", ""]}, "documents"),
+        ({"query": ""}, "query"),
+        ({"top_n": 0}, "top_n"),
         ({"documents": ["dog " * 600]}, "documents"),
         ({"documents": ["dog " * 600], "method": "generate"}, "documents"),
         ({"query": "dog " * 600, "method": "generate"}, "query"),
         ({"instruction": "Look", "method": "generate"}, "instruction"),
-    ):  # fmt: skip
+    ):
         error = error_of(live, "/v1/rerank", json=base | change)
         assert error["param"] == param, error
     cut = base | {"documents": ["dog " * 600], "method": "generate", "truncate_prompt_tokens": -1}

@@ -57,9 +57,14 @@ def test_offsets_are_characters_of_the_text():
 @pytest.mark.parametrize("streamed", [False, True])
 def test_the_bytes_of_a_chat_are_its_text(live: Served, streamed: bool):
     body = {
-        "messages": [{"role": "user", "content": EMOJI}], "max_tokens": 40, "temperature": 1.5,
-        "seed": 3, "logprobs": True, "top_logprobs": 5, "stream": streamed,
-    }  # fmt: skip
+        "messages": [{"role": "user", "content": EMOJI}],
+        "max_tokens": 40,
+        "temperature": 1.5,
+        "seed": 3,
+        "logprobs": True,
+        "top_logprobs": 5,
+        "stream": streamed,
+    }
     answer = live.http.post("/v1/chat/completions", json=body)
     if streamed:
         lines = [line[6:] for line in answer.text.splitlines() if line.startswith("data: {")]

@@ -37,9 +37,13 @@ def test_a_greedy_chat_is_what_the_library_writes(live: Served, oracle: GritLM):
 
 def test_a_stream_spells_the_same_text(live: Served, oracle: GritLM):
     stream = live.openai.chat.completions.create(
-        model="tiny", messages=TALK, temperature=0, max_tokens=20, stream=True,
+        model="tiny",
+        messages=TALK,
+        temperature=0,
+        max_tokens=20,
+        stream=True,
         stream_options={"include_usage": True},
-    )  # fmt: skip
+    )
     *events, last = list(stream)
     text = "".join(event.choices[0].delta.content or "" for event in events)
     assert text == told(oracle, TALK, max_new_tokens=20)
@@ -94,9 +98,13 @@ def test_a_stop_string_across_tokens_ends_the_answer(live: Served, oracle: GritL
     stop = text[5:8]
     for streamed in (False, True):
         found = live.openai.chat.completions.create(
-            model="tiny", messages=TALK, temperature=0, max_tokens=20, stop=["never", stop],
+            model="tiny",
+            messages=TALK,
+            temperature=0,
+            max_tokens=20,
+            stop=["never", stop],
             stream=streamed,
-        )  # fmt: skip
+        )
         if streamed:
             events = list(found)
             written = "".join(event.choices[0].delta.content or "" for event in events)
@@ -110,9 +118,11 @@ def test_a_stop_string_across_tokens_ends_the_answer(live: Served, oracle: GritL
 def test_parts_of_text_are_one_message(live: Served):
     parts = [{"type": "text", "text": "What colour "}, {"type": "text", "text": "is the ball?"}]
     found = live.openai.chat.completions.create(
-        model="tiny", temperature=0, max_tokens=5,
+        model="tiny",
+        temperature=0,
+        max_tokens=5,
         messages=[TALK[0], {"role": "user", "content": parts}],
-    )  # fmt: skip
+    )
     whole = live.openai.chat.completions.create(
         model="tiny", messages=TALK, temperature=0, max_tokens=5
     )
@@ -161,9 +171,10 @@ def test_embeddings_are_those_of_the_library(live: Served, oracle: GritLM):
         found = live.openai.embeddings.create(model="tiny", input=texts, encoding_format=encoding)
         vectors = [
             np.frombuffer(b64decode(item.embedding), "<f4")
-            if isinstance(item.embedding, str) else item.embedding
+            if isinstance(item.embedding, str)
+            else item.embedding
             for item in found.data
-        ]  # fmt: skip
+        ]
         wanted = oracle.encode(texts, instruction=gritlm_instruction())
         np.testing.assert_allclose(np.array(vectors), wanted, atol=1e-5)
     default = live.openai.embeddings.create(model="tiny", input=texts)  # asks for base64
@@ -211,8 +222,11 @@ def test_langchain_chats_and_embeds(live: Served, oracle: GritLM):
     from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 
     at = {
-        "base_url": f"{live.url}/v1", "api_key": "none", "model": "tiny", "http_client": live.http,
-    }  # fmt: skip
+        "base_url": f"{live.url}/v1",
+        "api_key": "none",
+        "model": "tiny",
+        "http_client": live.http,
+    }
     chat = ChatOpenAI(**at, temperature=0, max_tokens=8)
     wanted = told(oracle, "Hello", max_new_tokens=8)
     assert chat.invoke("Hello").content == wanted

@@ -80,8 +80,9 @@ def test_a_chat_is_streamed_and_kept(visit):
     here.shot("chat")
     page.reload()
     assert page.locator(".mine").all_text_contents() == [
-        "You: What colour is the ball?", "You: And the car?",
-    ]  # fmt: skip
+        "You: What colour is the ball?",
+        "You: And the car?",
+    ]
     body = here.bodies("/v1/chat/completions")[1]
     assert [turn["role"] for turn in body["messages"]] == ["user", "assistant", "user"]
     page.get_by_role("button", name="New").click()

@@ -99,8 +99,9 @@ def test_a_client_that_leaves_its_texts_is_not_worked_for(live: Served):
 
 def test_one_client_that_leaves_does_not_change_what_others_get(live: Served, oracle: GritLM):
     with ThreadPoolExecutor(2) as pool, streaming(live):
-        answers = [pool.submit(live.http.post, CHAT, json=LONG | {"max_tokens": 40})
-                   for _ in range(2)]  # fmt: skip
+        answers = [
+            pool.submit(live.http.post, CHAT, json=LONG | {"max_tokens": 40}) for _ in range(2)
+        ]
         wait_until(lambda: stats(live).running == 3)
     wanted = oracle.chat("Hello", max_new_tokens=40)
     for answer in answers:
@@ -268,9 +269,12 @@ def test_chats_and_texts_at_random_give_what_each_gives_alone(live: Served, orac
     def chat(text: str) -> str:
         found = live.http.post(
             CHAT,
-            json={"messages": [{"role": "user", "content": text}], "temperature": 0,
-                  "max_tokens": 24},
-        )  # fmt: skip
+            json={
+                "messages": [{"role": "user", "content": text}],
+                "temperature": 0,
+                "max_tokens": 24,
+            },
+        )
         return found.json()["choices"][0]["message"]["content"]
 
     def embed(text: str) -> list[float]:
@@ -316,9 +320,14 @@ def test_nothing_is_left_behind(serve: Callable[..., Served]):
     served.http.post(CHAT, json=SHORT).raise_for_status()
     served.server.drain()
     wait_until(lambda: not accepts(served))
-    wait_until(lambda: not any(t.name == "gritlm-model" and t.is_alive() and
-                               t is served.service.scheduler._thread
-                               for t in threading.enumerate()))  # fmt: skip
+    wait_until(
+        lambda: (
+            not any(
+                t.name == "gritlm-model" and t.is_alive() and t is served.service.scheduler._thread
+                for t in threading.enumerate()
+            )
+        )
+    )
 
 
 def test_the_longest_answer_is_bounded_by_the_model(live: Served):

@@ -103,8 +103,13 @@ def test_base64_may_be_broken_into_lines(live: Served):
 
 
 def test_documents_come_go_and_can_be_filtered_by(live: Served):
-    new = {"id": "notes/new one?.md", "text": "# Rain\n\nIt rains.", "markdown": True,
-           "title": "Rain", "metadata": {"year": 2024, "lang": "en"}}  # fmt: skip
+    new = {
+        "id": "notes/new one?.md",
+        "text": "# Rain\n\nIt rains.",
+        "markdown": True,
+        "title": "Rain",
+        "metadata": {"year": 2024, "lang": "en"},
+    }
     added = live.http.post(DOCUMENTS, json={"documents": [new]}).json()
     assert (added["documents"], added["ids"], added["skipped"]) == (1, [new["id"]], [])
     again = live.http.post(DOCUMENTS, json={"documents": [new]}).json()
@@ -160,8 +165,11 @@ def test_files_are_read_by_their_endings_and_never_from_the_disk(live: Served, t
     added = live.http.post(DOCUMENTS, json={"files": files}).json()
     assert added["ids"] == ["walks.md", "rows.jsonl#snow", str(secret)]
     assert [each["name"] for each in added["skipped"]] == [
-        "rows.jsonl", "tool.exe", "broken.pdf", "bad.txt",
-    ]  # fmt: skip
+        "rows.jsonl",
+        "tool.exe",
+        "broken.pdf",
+        "bad.txt",
+    ]
     hits = live.http.post(SEARCH, json={"question": "password", "top_k": 9}).json()["data"]
     assert not any("swordfish" in each["text"] for each in hits)
     assert any(each["text"] == "Only this." for each in hits)
@@ -267,9 +275,8 @@ def test_what_is_skipped_is_named_as_it_was_sent(live: Served):
     assert added["ids"] == ["one"]
     assert added["skipped"] == [
         {"name": "documents[1]", "reason": "its id 'one' is that of documents[0]"},
-        {"name": "documents[2]",
-         "reason": "empty: 'text' is missing or holds only white space"},
-    ]  # fmt: skip
+        {"name": "documents[2]", "reason": "empty: 'text' is missing or holds only white space"},
+    ]
     live.http.delete(f"{DOCUMENTS}/one").raise_for_status()
 
 
@@ -285,10 +292,17 @@ def test_one_rule_for_ids_however_they_come(live: Served, name: str):
 
 
 def test_rows_are_read_as_other_tools_write_them(live: Served):
-    body = {"documents": [
-        {"_id": "beir", "text": "Rain falls."}, {"id": 5.0, "page_content": "Snow falls."},
-        {"id": "tags", "contents": "Hail falls.", "metadata": {"tags": ["a"], "by": {"who": "x"}}},
-    ]}  # fmt: skip
+    body = {
+        "documents": [
+            {"_id": "beir", "text": "Rain falls."},
+            {"id": 5.0, "page_content": "Snow falls."},
+            {
+                "id": "tags",
+                "contents": "Hail falls.",
+                "metadata": {"tags": ["a"], "by": {"who": "x"}},
+            },
+        ]
+    }
     added = live.http.post(DOCUMENTS, json=body).json()
     assert added["ids"] == ["beir", "5", "tags"]
     listed = {each["id"]: each["metadata"] for each in live.http.get(DOCUMENTS).json()["data"]}
@@ -377,8 +391,11 @@ def coded(text: str) -> str:
         (DOCUMENTS, {"documents": [{"text": "a", "path": "/etc"}]}, "documents[0].path"),
         (DOCUMENTS, {"documents": [{"text": "a", "id": "a\nb"}]}, "documents[0].id"),
         (DOCUMENTS, {"files": [{"name": "a\u2028.txt", "data": ""}]}, "files[0].name"),
-        (DOCUMENTS, {"documents": [{"text": "a", "metadata": {str(n): 1 for n in range(999)}}]},
-         "documents[0].metadata"),
+        (
+            DOCUMENTS,
+            {"documents": [{"text": "a", "metadata": {str(n): 1 for n in range(999)}}]},
+            "documents[0].metadata",
+        ),
         (SEARCH, {"question": ""}, "question"),
         (SEARCH, {"question": "a", "top_k": 0}, "top_k"),
         (SEARCH, {"question": "a", "filter": "1 = 1; DROP TABLE x"}, "filter"),
@@ -390,7 +407,7 @@ def coded(text: str) -> str:
         (ANSWER, {"question": "a", "max_tokens": 100_000}, None),
         (ANSWER, {"question": "a", "temperature": -1}, "temperature"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_asked_is_refused(live: Served, path, body, param):
     response = live.http.post(path, json=body)
     assert response.status_code == 400, response.text

@@ -80,11 +80,12 @@ def test_more_chats_than_slots_are_answered_in_the_order_in_which_they_came(mode
         with held(scheduler):
             asked = [
                 Asked(
-                    scheduler, to_write(model, f"What is {word}?", 3),
+                    scheduler,
+                    to_write(model, f"What is {word}?", 3),
                     lambda event, number=number: ended.append(number),
                 )
                 for number, word in enumerate(WORDS[:4])
-            ]  # fmt: skip
+            ]
         for one in asked:
             one.ended()
     assert ended == sorted(ended)

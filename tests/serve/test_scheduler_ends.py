@@ -45,9 +45,10 @@ def test_a_cancelled_chat_gives_its_slot_back_within_one_step(model):
         with held(scheduler):
             asked = Asked(scheduler, to_write(model, "Tell me about cats.", LONG), gone)
             following = Asked(
-                scheduler, to_write(model, "What is water?", 3),
+                scheduler,
+                to_write(model, "What is water?", 3),
                 lambda _: steps.append(scheduler.stats().steps),
-            )  # fmt: skip
+            )
         assert following.text == model.chat("What is water?", max_new_tokens=3)
         assert steps[1] - steps[0] <= 1
         assert len(asked.events) == 2  # started, and the first token
@@ -269,9 +270,13 @@ def test_no_texts_give_no_vectors(model):
         assert Asked(scheduler, EmbedRequest(())).value.shape == (0, 48)
 
 
-@pytest.mark.parametrize(("mode", "work"), [
-    ("embedding", GenerateRequest((5,), SamplingParams(4))), ("generative", texts_of([8])),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("mode", "work"),
+    [
+        ("embedding", GenerateRequest((5,), SamplingParams(4))),
+        ("generative", texts_of([8])),
+    ],
+)
 def test_a_model_of_one_job_refuses_the_other(tmp_path, mode, work):
     made = GritLM(tiny.folder(tmp_path), mode=mode, dtype="float32", device="cpu")
     with scheduled(made) as scheduler, pytest.raises(ModeError, match=f"mode='{mode}'"):

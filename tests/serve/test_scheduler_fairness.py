@@ -129,8 +129,10 @@ def test_many_answers_to_one_request_leave_slots_to_others_who_wait(model):
                     [to_write(model, "Tell me about cats.", 4) for _ in range(6)],
                     [lambda event: note(event), *(first(f"more {n}") for n in range(1, 6))],
                 )
-            others = [Asked(scheduler, to_write(model, f"What is {n}?", 4), first(f"other {n}"))
-                      for n in range(2)]  # fmt: skip
+            others = [
+                Asked(scheduler, to_write(model, f"What is {n}?", 4), first(f"other {n}"))
+                for n in range(2)
+            ]
         for one in others:
             one.ended()
         until(lambda: scheduler.stats().running == scheduler.stats().waiting == 0)
@@ -148,8 +150,12 @@ def test_later_requests_do_not_keep_the_second_answer_waiting_for_ever(model):
                     [to_write(model, "Tell me about cats.", 1) for _ in range(2)],
                     [lambda _: None, lambda _: order.append("second")],
                 )
-            others = [Asked(scheduler, to_write(model, f"What is {n}?", 1),
-                            lambda _: order.append("other")) for n in range(6)]  # fmt: skip
+            others = [
+                Asked(
+                    scheduler, to_write(model, f"What is {n}?", 1), lambda _: order.append("other")
+                )
+                for n in range(6)
+            ]
         for one in others:
             one.ended()
     assert "second" in order[:6]  # each tells twice: started, and its token

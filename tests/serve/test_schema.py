@@ -24,17 +24,29 @@ from gritlm.serve.server import StoreAt
 from tests.serve.conftest import TEXTS, Served, served
 
 CHECKS = [
-    not_a_server_error, status_code_conformance, content_type_conformance,
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
     response_schema_conformance,
-]  # fmt: skip
+]
 PATHS = [
-    ("POST", "/v1/chat/completions"), ("POST", "/v1/completions"), ("POST", "/v1/embeddings"),
-    ("POST", "/v1/rerank"), ("GET", "/v1/models"), ("GET", "/v1/models/{name}"),
-    ("POST", "/tokenize"), ("POST", "/detokenize"), ("GET", "/health"), ("GET", "/health/live"),
-    ("GET", "/metrics"), ("POST", "/v1/rag/documents"), ("GET", "/v1/rag/documents"),
-    ("DELETE", "/v1/rag/documents/{document_id}"), ("POST", "/v1/rag/search"),
+    ("POST", "/v1/chat/completions"),
+    ("POST", "/v1/completions"),
+    ("POST", "/v1/embeddings"),
+    ("POST", "/v1/rerank"),
+    ("GET", "/v1/models"),
+    ("GET", "/v1/models/{name}"),
+    ("POST", "/tokenize"),
+    ("POST", "/detokenize"),
+    ("GET", "/health"),
+    ("GET", "/health/live"),
+    ("GET", "/metrics"),
+    ("POST", "/v1/rag/documents"),
+    ("GET", "/v1/rag/documents"),
+    ("DELETE", "/v1/rag/documents/{document_id}"),
+    ("POST", "/v1/rag/search"),
     ("POST", "/v1/rag/answer"),
-]  # fmt: skip
+]
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +86,13 @@ def tried(cases: Any, checks: list[Any]) -> None:
     """A few requests, the same ones each time."""
 
     @settings(
-        max_examples=8, deadline=None, derandomize=True, database=None,
-        phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck),
-    )  # fmt: skip
+        max_examples=8,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.explicit, Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
     @given(case=cases)
     def ask(case: schemathesis.Case) -> None:
         case.validate_response(case.call(), checks=checks)

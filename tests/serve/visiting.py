@@ -22,9 +22,12 @@ TIMEOUT_MS = 20_000
 
 @contextmanager
 def serving(
-    folder: Path, *, store: bool = False, keys: tuple[str, ...] = (),
+    folder: Path,
+    *,
+    store: bool = False,
+    keys: tuple[str, ...] = (),
     names: tuple[str, ...] = ("tiny",),
-) -> Iterator[str]:  # fmt: skip
+) -> Iterator[str]:
     """The address of a server with a tiny model, perhaps with a store of ``TEXTS``."""
     model = GritLM(
         tiny.folder(folder / "model", max_position_embeddings=1024), dtype="float32", device="cpu"
@@ -49,9 +52,15 @@ class Visit:
     """
 
     def __init__(
-        self, browser: Any, address: str, tab: str, shots: Path, *, may_fail: bool = False,
+        self,
+        browser: Any,
+        address: str,
+        tab: str,
+        shots: Path,
+        *,
+        may_fail: bool = False,
         **how: Any,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.address, self._shots, self._may_fail = address, shots, may_fail
         self.complaints: list[str] = []
         self.hosts: set[str] = set()

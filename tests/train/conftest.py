@@ -41,8 +41,9 @@ class Golden:
 
     def gradient(self, name: str) -> Tensor | None:
         parameters = {
-            "embed_tokens": "embed_tokens.weight", "q_proj0": "layers.0.self_attn.q_proj.weight",
-        }  # fmt: skip
+            "embed_tokens": "embed_tokens.weight",
+            "q_proj0": "layers.0.self_attn.q_proj.weight",
+        }
         return self.lm.decoder.get_parameter(parameters[name]).grad
 
 

@@ -91,13 +91,20 @@ def make(
         "embedding": pairs,
         "generative": (write(folder / "chats.jsonl", CHATS),),
         "rag": (write(folder / "rag.jsonl", QUESTIONS),) if rag else (),
-        "query_max_len": 40, "passage_max_len": 48, "generative_max_len": 96,
-    }  # fmt: skip
+        "query_max_len": 40,
+        "passage_max_len": 48,
+        "generative_max_len": 96,
+    }
     training = {
-        "output_dir": str(folder / "out"), "max_steps": 3, "per_device_train_batch_size": 8,
-        "per_device_generative_bs": 4, "learning_rate": 1e-3, "warmup_steps": 0, "bf16": False,
+        "output_dir": str(folder / "out"),
+        "max_steps": 3,
+        "per_device_train_batch_size": 8,
+        "per_device_generative_bs": 4,
+        "learning_rate": 1e-3,
+        "warmup_steps": 0,
+        "bf16": False,
         "lr_scheduler_type": "linear",
-    }  # fmt: skip
+    }
     return TrainConfig(
         training=TrainingConfig(**(training | sections.get("training", {}))),
         data=DataConfig(**(data | sections.get("data", {}))),

@@ -38,10 +38,11 @@ KINDS: dict[str, dict[str, Any]] = {
     "dora on embed_tokens": {"lora_target_modules": (*LAYERS, "embed_tokens"), "use_dora": True},
     "lm_head whole": {"lora_target_modules": LAYERS, "lora_modules_to_save": ("lm_head",)},
     "embed_tokens whole": {
-        "lora_target_modules": LAYERS, "lora_modules_to_save": ("embed_tokens",),
+        "lora_target_modules": LAYERS,
+        "lora_modules_to_save": ("embed_tokens",),
     },
     "dropout on lm_head": {"lora_target_modules": (*LAYERS, "lm_head"), "lora_dropout": 0.3},
-}  # fmt: skip
+}
 ON_THE_HEAD = ("lora on lm_head", "dora on lm_head", "lora on both", "lm_head whole")
 
 # PEFT warns of every adapter on tied weights, when it is put on and when it is merged.

@@ -26,24 +26,37 @@ MESSAGES = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "
     ("record", "expected"),
     [
         ({"text": ["Q", "A"]}, ONE),
-        ({"text": ["Q", "A", "R", "B"]},
-         said(("user", "Q"), ("assistant", "A"), ("user", "R"), ("assistant", "B"))),
+        (
+            {"text": ["Q", "A", "R", "B"]},
+            said(("user", "Q"), ("assistant", "A"), ("user", "R"), ("assistant", "B")),
+        ),
         ({"messages": MESSAGES, "prompt": "the same again", "id": 3}, ONE),
         ({"prompt": "Q", "completion": "A"}, ONE),
         ({"prompt": MESSAGES[:1], "completion": MESSAGES[1:]}, ONE),
         ({"instruction": "Q", "input": "", "output": "A"}, ONE),
         ({"instruction": "Q", "output": "A"}, ONE),
         ({"instruction": "Q", "output": "A", "history": []}, ONE),
-        ({"instruction": "Q", "input": "x", "output": "A"},
-         said(("user", "Q\n\nx"), ("assistant", "A"))),
-        ({"instruction": "Q", "output": "A", "system": "S", "history": [["P", "O"]]},
-         said(("system", "S"), ("user", "P"), ("assistant", "O"), ("user", "Q"),
-              ("assistant", "A"))),
+        (
+            {"instruction": "Q", "input": "x", "output": "A"},
+            said(("user", "Q\n\nx"), ("assistant", "A")),
+        ),
+        (
+            {"instruction": "Q", "output": "A", "system": "S", "history": [["P", "O"]]},
+            said(
+                ("system", "S"),
+                ("user", "P"),
+                ("assistant", "O"),
+                ("user", "Q"),
+                ("assistant", "A"),
+            ),
+        ),
         ({"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]}, ONE),
-        ({"conversations": MESSAGES, "system": "S"},
-         said(("system", "S"), ("user", "Q"), ("assistant", "A"))),
+        (
+            {"conversations": MESSAGES, "system": "S"},
+            said(("system", "S"), ("user", "Q"), ("assistant", "A")),
+        ),
     ],
-)  # fmt: skip
+)
 def test_conversations_are_read(record, expected):
     assert row(record) == expected
 
@@ -72,28 +85,36 @@ def test_an_empty_system_message_is_left_out():
         ({"messages": [3]}, r"messages\[0\] is 3 \(int\); expected {'role'"),
         ({"conversations": [None]}, r"conversations\[0\] is None"),
         ({"messages": [{"role": "user"}]}, r"messages\[0\] is {'role': 'user'}"),
-        ({"messages": [{"role": "critic", "content": "x"}]},
-         r"messages\[0\] has role 'critic'; expected system, developer, user, human, assistant"),
+        (
+            {"messages": [{"role": "critic", "content": "x"}]},
+            r"messages\[0\] has role 'critic'; expected system, developer, user, human, assistant",
+        ),
         ({"messages": [{"role": ["user"], "content": "x"}]}, r"messages\[0\] has role \['user'\]"),
         ({"messages": [{"role": "user", "content": None}]}, r"messages\[0\] is None"),
         ({"messages": MESSAGES[:1]}, "no turn is an answer of the assistant"),
-        ({"messages": [*MESSAGES, {"role": "assistant", "content": " "}]},
-         r"messages\[2\] is empty"),
+        (
+            {"messages": [*MESSAGES, {"role": "assistant", "content": " "}]},
+            r"messages\[2\] is empty",
+        ),
         ({"conversations": [{"from": "judge", "value": "x"}]}, "conversations.0. has role 'judge'"),
         ({"prompt": "Q", "completion": MESSAGES[1:]}, "prompt and completion are a text and"),
         ({"prompt": MESSAGES, "completion": MESSAGES[:1]}, "no turn is an answer of the assistant"),
         ({"prompt": "Q", "completion": ""}, "completion is empty"),
         ({"instruction": "Q", "output": ""}, "output is empty"),
         ({"instruction": "Q", "output": "A", "input": 5}, "input is 5"),
-        ({"instruction": "Q", "output": "A", "history": "x"},
-         r"history is 'x' \(str\); expected a list of \[question, answer\]"),
+        (
+            {"instruction": "Q", "output": "A", "history": "x"},
+            r"history is 'x' \(str\); expected a list of \[question, answer\]",
+        ),
         ({"instruction": "Q", "output": "A", "history": 5}, r"history is 5 \(int\)"),
         ({"instruction": "Q", "output": "A", "history": [7]}, r"history\[0\] is 7"),
-        ({"instruction": "Q", "output": "A", "history": [["only asked"]]},
-         r"history\[0\] is .* expected \[question, answer\]"),
+        (
+            {"instruction": "Q", "output": "A", "history": [["only asked"]]},
+            r"history\[0\] is .* expected \[question, answer\]",
+        ),
         ({"question": "Q", "answer": "A"}, "the row has 'question', 'answer'; known generative"),
     ],
-)  # fmt: skip
+)
 def test_a_conversation_that_is_none_is_refused(record, message):
     with pytest.raises(InputError, match=f"^data.jsonl:12: {message}"):
         row(record)

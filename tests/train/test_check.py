@@ -119,11 +119,13 @@ def test_a_row_without_an_answer_after_cutting_is_a_problem(found, tokens):
 
 def test_of_an_embedding_row_the_text_is_pooled_and_the_header_is_not(found):
     assert marked(found(PAIR)) == [
-        ("query", [("header", "<s><|user|>\nFind it\n<|embed|>\n"),
-                   ("pooled", "Where is the ball?")]),
+        (
+            "query",
+            [("header", "<s><|user|>\nFind it\n<|embed|>\n"), ("pooled", "Where is the ball?")],
+        ),
         ("positive", [("header", "<s><|embed|>\n"), ("pooled", "A red ball.")]),
         ("negative", [("header", "<s><|embed|>\n"), ("pooled", "Cats sleep.")]),
-    ]  # fmt: skip
+    ]
 
 
 def test_of_a_scored_pair_both_texts_are_shown_and_measured(found):
@@ -147,13 +149,16 @@ def test_scores_that_are_none_and_rows_of_another_sort_are_problems(found, tmp_p
 
 def test_of_a_conversation_exactly_the_answers_and_their_ends_are_trained(found):
     assert marked(found(CHAT)) == [
-        ("conversation", [
-            ("other", "<s><|user|>\nWho reads?\n<|assistant|>\n"),
-            ("trained", "A model.</s>"),
-            ("other", "\n<|user|>\nAnd?\n<|assistant|>\n"),
-            ("trained", "Cats.</s>"),
-        ])
-    ]  # fmt: skip
+        (
+            "conversation",
+            [
+                ("other", "<s><|user|>\nWho reads?\n<|assistant|>\n"),
+                ("trained", "A model.</s>"),
+                ("other", "\n<|user|>\nAnd?\n<|assistant|>\n"),
+                ("trained", "Cats.</s>"),
+            ],
+        )
+    ]
 
 
 def test_of_a_rag_row_the_answer_is_trained_and_the_best_document_stands_last(found):

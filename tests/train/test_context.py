@@ -29,9 +29,11 @@ BOUND = 1e-4
 FIND = "Find what answers"
 GOLD = "Ann has a red ball."
 OTHERS = (
-    "Cats sleep most of the day.", "Dogs like long walks.", "Water boils at 100 degrees.",
+    "Cats sleep most of the day.",
+    "Dogs like long walks.",
+    "Water boils at 100 degrees.",
     "The quick brown fox jumps.",
-)  # fmt: skip
+)
 ROW = RagExample("What colour is the ball?", (GOLD, *OTHERS), "A red one.")
 TOKENS = SegmentTokenizer(tiny.tokenizer())
 LONG = 10_000
@@ -59,14 +61,27 @@ def chosen(count: int) -> list[str]:
 
 
 def sample(
-    mode: str = "doc", kind: str = "bidirectional", *, documents: list[str] | None = None,
-    max_length: int = LONG, tokens: SegmentTokenizer = TOKENS, row: RagExample = ROW,
-    embed_eos: str = "", read_again: int = 0,
-) -> rag_samples.Blocked | None:  # fmt: skip
+    mode: str = "doc",
+    kind: str = "bidirectional",
+    *,
+    documents: list[str] | None = None,
+    max_length: int = LONG,
+    tokens: SegmentTokenizer = TOKENS,
+    row: RagExample = ROW,
+    embed_eos: str = "",
+    read_again: int = 0,
+) -> rag_samples.Blocked | None:
     return rag_samples.sample(
-        tokens, row, mode=mode, kind=kind, documents=chosen(3) if documents is None else documents,
-        max_length=max_length, query_instruction=FIND, embed_eos=embed_eos, read_again=read_again,
-    )  # fmt: skip
+        tokens,
+        row,
+        mode=mode,
+        kind=kind,
+        documents=chosen(3) if documents is None else documents,
+        max_length=max_length,
+        query_instruction=FIND,
+        embed_eos=embed_eos,
+        read_again=read_again,
+    )
 
 
 def tail(mode: str, documents: list[str]) -> list[int]:
@@ -125,9 +140,10 @@ def test_with_tokens_read_again_one_pass_gives_the_logits_of_a_cache_that_is_pat
     held = [i for block in parts for i in block.token_ids.tolist()]
     starts = [sum(block.tokens for block in parts[:n]) for n in range(len(parts))]
     places = [
-        at for start, block in list(zip(starts, parts, strict=True))[1:]
+        at
+        for start, block in list(zip(starts, parts, strict=True))[1:]
         for at in range(start, start + min(again, block.tokens))
-    ]  # fmt: skip
+    ]
     whole = [*(held[at] for at in places), *ids]
     with torch.inference_mode():
         cache = prefix_cache(served.lm, parts, room=len(ids))
@@ -161,8 +177,10 @@ def test_without_blocks_it_is_a_plain_prompt_of_what_mode_doc_reads(served, coun
 def test_one_causal_document_is_the_plain_prompt_token_for_token(served):
     plain, cached = (sample(mode, "causal", documents=[GOLD]) for mode in ("none", "doc"))
     assert (plain.ids, plain.positions, plain.trained) == (
-        cached.ids, cached.positions, cached.trained,
-    )  # fmt: skip
+        cached.ids,
+        cached.positions,
+        cached.trained,
+    )
     assert torch.equal(seen_in(plain), seen_in(cached))
 
 
@@ -221,8 +239,11 @@ def test_documents_that_do_not_answer_are_left_out_first(mode):
 @pytest.mark.parametrize("mode", RAG_MODES)
 def test_then_the_document_that_answers_is_cut_at_its_end(mode):
     made = sample(mode, max_length=_size(mode, [GOLD]) - 3)
-    kept = [text for text in (GOLD[:n] for n in range(len(GOLD)))
-            if sample(mode, documents=[text or "x"]) == made]  # fmt: skip
+    kept = [
+        text
+        for text in (GOLD[:n] for n in range(len(GOLD)))
+        if sample(mode, documents=[text or "x"]) == made
+    ]
     assert len(kept) == 1
     assert len(made.ids) == len(sample(mode, documents=[GOLD]).ids) - 3
     assert TOKENS.tokenizer.decode(made.ids).endswith(f"{ROW.answer}</s>")

@@ -20,21 +20,52 @@ def row(record, kind, source=PLAIN):
 @pytest.mark.parametrize(
     ("record", "expected"),
     [
-        ({"query": "q", "pos": ["p"]}, EmbeddingExample(InstructedText("q"), (InstructedText("p"),))),
-        ({"query": "q", "pos": ["p"], "neg": []}, EmbeddingExample(InstructedText("q"), (InstructedText("p"),))),
-        ({"query": "q", "pos": ["p"], "neg": None}, EmbeddingExample(InstructedText("q"), (InstructedText("p"),))),
-        ({"query": "q", "pos": "p", "neg": "n"},
-         EmbeddingExample(InstructedText("q"), (InstructedText("p"),), (InstructedText("n"),))),
-        ({"query": ["i", "q"], "pos": [["j", "p"], "o"], "neg": [["", "n"]], "id": 7},
-         EmbeddingExample(InstructedText("q", "i"), (InstructedText("p", "j"), InstructedText("o")), (InstructedText("n"),))),
-        ({"query": "q", "pos": ["p"], "prompt": "i"}, EmbeddingExample(InstructedText("q", "i"), (InstructedText("p"),))),
-        ({"anchor": "q", "positive": "p"}, EmbeddingExample(InstructedText("q"), (InstructedText("p"),))),
-        ({"anchor": "q", "positive": "p", "negative": "n"},
-         EmbeddingExample(InstructedText("q"), (InstructedText("p"),), (InstructedText("n"),))),
-        ({"anchor": "q", "positive": "p", "negative_1": "n", "negative_2": "m"},
-         EmbeddingExample(InstructedText("q"), (InstructedText("p"),), (InstructedText("n"), InstructedText("m")))),
+        (
+            {"query": "q", "pos": ["p"]},
+            EmbeddingExample(InstructedText("q"), (InstructedText("p"),)),
+        ),
+        (
+            {"query": "q", "pos": ["p"], "neg": []},
+            EmbeddingExample(InstructedText("q"), (InstructedText("p"),)),
+        ),
+        (
+            {"query": "q", "pos": ["p"], "neg": None},
+            EmbeddingExample(InstructedText("q"), (InstructedText("p"),)),
+        ),
+        (
+            {"query": "q", "pos": "p", "neg": "n"},
+            EmbeddingExample(InstructedText("q"), (InstructedText("p"),), (InstructedText("n"),)),
+        ),
+        (
+            {"query": ["i", "q"], "pos": [["j", "p"], "o"], "neg": [["", "n"]], "id": 7},
+            EmbeddingExample(
+                InstructedText("q", "i"),
+                (InstructedText("p", "j"), InstructedText("o")),
+                (InstructedText("n"),),
+            ),
+        ),
+        (
+            {"query": "q", "pos": ["p"], "prompt": "i"},
+            EmbeddingExample(InstructedText("q", "i"), (InstructedText("p"),)),
+        ),
+        (
+            {"anchor": "q", "positive": "p"},
+            EmbeddingExample(InstructedText("q"), (InstructedText("p"),)),
+        ),
+        (
+            {"anchor": "q", "positive": "p", "negative": "n"},
+            EmbeddingExample(InstructedText("q"), (InstructedText("p"),), (InstructedText("n"),)),
+        ),
+        (
+            {"anchor": "q", "positive": "p", "negative_1": "n", "negative_2": "m"},
+            EmbeddingExample(
+                InstructedText("q"),
+                (InstructedText("p"),),
+                (InstructedText("n"), InstructedText("m")),
+            ),
+        ),
     ],
-)  # fmt: skip
+)
 def test_pairs_are_read(record, expected):
     assert row(record, "embedding") == expected
 
@@ -111,11 +142,15 @@ def test_rag_rows_are_read(asked):
         ({"query": "q", "pos": ["p", ""]}, r"pos\[1\] is empty"),
         ({"query": "q", "pos": ["p"], "neg": [""]}, r"neg\[0\] is empty"),
         ({"query": "q", "pos": []}, "'pos' is empty; expected at least one passage"),
-        ({"query": "q", "pos": ["p  1"], "neg": ["n", " p 1"]},
-         r"neg\[1\] is equal to a positive; take it out of the negatives"),
+        (
+            {"query": "q", "pos": ["p  1"], "neg": ["n", " p 1"]},
+            r"neg\[1\] is equal to a positive; take it out of the negatives",
+        ),
         ({"anchor": "q", "positive": "p", "negative": "p"}, "negative is equal to a positive"),
-        ({"query": "q", "positive": "p"},
-         "the row has 'query', 'positive'; known embedding rows are {query, pos, neg}, {anchor"),
+        (
+            {"query": "q", "positive": "p"},
+            "the row has 'query', 'positive'; known embedding rows are {query, pos, neg}, {anchor",
+        ),
         ({"query": "q", "pos": None}, r"the row has 'query', 'pos' \(null\); known"),
         ({}, "the row has no key"),
         ({"query": "q", "pos": ["\ud800"]}, r"pos\[0\] has a lone surrogate at character 0"),
@@ -127,7 +162,7 @@ def test_rag_rows_are_read(asked):
         ({"query": "q", "pos": [["a", "b", "c"]]}, r"pos\[0\] is \['a', 'b', 'c'\]"),
         ({"query": "q", "pos": [None]}, r"pos\[0\] is None"),
     ],
-)  # fmt: skip
+)
 def test_a_pair_that_is_none_is_refused(record, message):
     with pytest.raises(InputError, match=f"^data.jsonl:12: {message}"):
         row(record, "embedding")

@@ -24,9 +24,10 @@ def test_texts_without_padding_are_trained_by_one_kernel(tmp_path):
     padded = runs.make(tmp_path, training={"bf16": True, "device": "cuda"})
     said = {"attn_implementation": "gritlm_both"}
     unpadded = runs.make(
-        tmp_path, model=said,
+        tmp_path,
+        model=said,
         training={"bf16": True, "device": "cuda", "output_dir": str(tmp_path / "unpadded")},
-    )  # fmt: skip
+    )
     train(padded)
     train(unpadded)
     runs.assert_same_course(padded, unpadded, 0.05)  # bfloat16

@@ -112,9 +112,11 @@ def test_the_graph_never_holds_more_than_one_mini_batch():
 def test_all_texts_that_fit_into_the_budget_are_read_once():
     read, calls = reader(), []
     gradcache.backward(
-        lambda batch: calls.append(len(batch)) or read(batch), [QUERIES, PASSAGES], LOSS,
+        lambda batch: calls.append(len(batch)) or read(batch),
+        [QUERIES, PASSAGES],
+        LOSS,
         budget=12 * max(len(prompt.ids) for prompt in QUERIES + PASSAGES),
-    )  # fmt: skip
+    )
     assert calls == [12]
 
 
@@ -125,9 +127,12 @@ def test_more_rounds_than_needed_change_nothing(count):
     calls = []
     ranks = gradcache.Ranks(most=lambda own: max(own, count))
     gradcache.backward(
-        lambda batch: calls.append(len(batch)) or read(batch), [QUERIES, PASSAGES], LOSS,
-        budget=90, ranks=ranks,
-    )  # fmt: skip
+        lambda batch: calls.append(len(batch)) or read(batch),
+        [QUERIES, PASSAGES],
+        LOSS,
+        budget=90,
+        ranks=ranks,
+    )
     assert len(calls) == 2 * count
     assert distance(read.gradients(), expected) <= BOUND
 

@@ -49,17 +49,23 @@ def test_a_json_list_gives_the_same_rows(tmp_path):
     [
         (b"", " is empty; expected one JSON object a line"),
         (b"\n \n", " is empty"),
-        (b'{"query": "q", "pos": ["p"]}\n\n{"query": "q" "pos"}\n',
-         ":3: broken JSON (Expecting ',' delimiter at column 15); expected one JSON object a line"),
-        (b'{"query": "q", "pos": ["p"\r\n{"query": "r", "pos": ["p"]}\n',
-         ":1: broken JSON (Expecting ',' delimiter at column 27); expected one JSON object a line"),
-        (b'{"query": "q", "pos": ["p"]}\n{"query": "caf\xe9", "pos": ["p"]}\n',
-         ":2: byte 15 (0xe9) is not UTF-8; convert the file to UTF-8"),
+        (
+            b'{"query": "q", "pos": ["p"]}\n\n{"query": "q" "pos"}\n',
+            ":3: broken JSON (Expecting ',' delimiter at column 15); expected one JSON object a line",
+        ),
+        (
+            b'{"query": "q", "pos": ["p"\r\n{"query": "r", "pos": ["p"]}\n',
+            ":1: broken JSON (Expecting ',' delimiter at column 27); expected one JSON object a line",
+        ),
+        (
+            b'{"query": "q", "pos": ["p"]}\n{"query": "caf\xe9", "pos": ["p"]}\n',
+            ":2: byte 15 (0xe9) is not UTF-8; convert the file to UTF-8",
+        ),
         (b'{"query": "q", "pos": ["p"]}\n["q", "p"]\n', ":2: list; expected a JSON object a line"),
         (b'{"query": "q", "pos": ["p"]}\n{"query": "q", "pos": [""]}\n', ":2: pos[0] is empty"),
         (b'{"query": "q", "pos": ["\\ud800"]}', ":1: pos[0] has a lone surrogate"),
     ],
-)  # fmt: skip
+)
 def test_a_line_that_cannot_be_used_is_named(tmp_path, content, message):
     path, packed = tmp_path / "bad.jsonl", tmp_path / "bad.jsonl.gz"
     path.write_bytes(content)
@@ -75,11 +81,13 @@ def test_a_line_that_cannot_be_used_is_named(tmp_path, content, message):
         (b'[{"query": "q", "pos": ["p"]},\n {"query" 3}]', ":2: broken JSON (Expecting ':'"),
         (b'[{"query": "\xe9"}]', ": broken JSON ('utf-8' codec can't decode byte 0xe9"),
         (b'[{"query": "q", "pos": ["p"]}, 7]', ":2: int; expected a JSON object"),
-        (b'[{"query": "q", "pos": ["p"]}, {"query": "q", "pos": ["\\ud800"]}]',
-         ":2: pos[0] has a lone surrogate"),
+        (
+            b'[{"query": "q", "pos": ["p"]}, {"query": "q", "pos": ["\\ud800"]}]',
+            ":2: pos[0] has a lone surrogate",
+        ),
         (b"[" * 100_000, ": broken JSON ("),
     ],
-)  # fmt: skip
+)
 def test_a_json_list_that_cannot_be_used_is_named(tmp_path, content, message):
     path = tmp_path / "bad.json"
     path.write_bytes(content)

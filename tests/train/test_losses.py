@@ -268,9 +268,10 @@ def test_the_divergence_from_a_reference_is_taken_where_tokens_are_supervised(ge
     supervised = wanted[:, 1:] != losses.IGNORE
     assert torch.equal(logits.grad.abs().sum(-1)[:, :-1] > 0, supervised)
     expected = F.kl_div(
-        logits[:, :-1][supervised].log_softmax(-1), reference[:, :-1][supervised].softmax(-1),
+        logits[:, :-1][supervised].log_softmax(-1),
+        reference[:, :-1][supervised].softmax(-1),
         reduction="batchmean",
-    )  # fmt: skip
+    )
     assert torch.allclose(losses.kl_to(logits, reference, wanted), expected)
 
 
@@ -324,11 +325,15 @@ def test_a_tokens_divergence_counts_what_its_cross_entropy_counts(generative, re
     token_N = losses.token_weights(wanted, kind="sample", factor=0.3)
     parts = [
         losses.chunked_with_kl(
-            hidden[i : i + 1], weight, wanted[i : i + 1], kl_weight=0.7, weight_N=each,
+            hidden[i : i + 1],
+            weight,
+            wanted[i : i + 1],
+            kl_weight=0.7,
+            weight_N=each,
             reference=(reference[0][i : i + 1], reference[1]),
         )
         for i, each in enumerate(token_N.split((wanted[:, 1:] != losses.IGNORE).sum(1).tolist()))
-    ]  # fmt: skip
+    ]
     whole = losses.chunked_with_kl(
         hidden, weight, wanted, reference=reference, kl_weight=0.7, weight_N=token_N
     )

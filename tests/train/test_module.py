@@ -71,9 +71,10 @@ def test_adapters_sit_on_every_linear_layer_and_train_in_both_halves(tmp_path, f
     }
     plain = tiny.model(family)
     linear = [
-        name for name, module in plain.named_modules()
+        name
+        for name, module in plain.named_modules()
         if isinstance(module, torch.nn.Linear) and module is not plain.get_output_embeddings()
-    ]  # fmt: skip
+    ]
     assert all(any(each.endswith(name) for each in adapted) for name in linear)
     if family == "mixtral":
         assert any("experts" in name for name in adapted)
@@ -156,9 +157,11 @@ def test_the_divergence_keeps_a_model_near_its_start(tmp_path):
         tmp_path, model={"lora": True}, training={"max_steps": 8, "learning_rate": 1e-2}
     )
     kept = runs.make(
-        tmp_path, model={"lora": True}, loss={"kl_weight": 20.0},
+        tmp_path,
+        model={"lora": True},
+        loss={"kl_weight": 20.0},
         training={"max_steps": 8, "learning_rate": 1e-2, "output_dir": str(tmp_path / "kept")},
-    )  # fmt: skip
+    )
     ids = torch.randint(3, 400, (2, 20), generator=torch.Generator().manual_seed(0))
     start = AutoModelForCausalLM.from_pretrained(tmp_path / "llama", dtype=torch.float32)
     gaps = []
@@ -175,9 +178,12 @@ def test_every_head_gives_the_loss_of_its_model(family):
     model = tiny.model(family)
     prompt = torch.randint(3, 400, (2, 12), generator=torch.Generator().manual_seed(1))
     rows = packing.PackedBatch(
-        prompt, prompt, torch.arange(12).repeat(2, 1), torch.zeros_like(prompt),
+        prompt,
+        prompt,
+        torch.arange(12).repeat(2, 1),
+        torch.zeros_like(prompt),
         torch.ones_like(prompt, dtype=torch.bool),
-    )  # fmt: skip
+    )
     with torch.no_grad():
         state_ND = losses.supervised_states(
             hidden_states.written(model.base_model, rows), rows.labels_BL
@@ -270,9 +276,10 @@ def test_a_second_round_of_adapters_goes_on_from_the_first(tmp_path):
     train(first)
     again = {"lora": True, "base": first.training.output_dir}
     second = runs.make(
-        tmp_path, model=again,
+        tmp_path,
+        model=again,
         training={"learning_rate": 1e-12, "output_dir": str(tmp_path / "second")},
-    )  # fmt: skip
+    )
     train(second)
     one, two, base = (
         GritLM(folder, dtype="float32", device="cpu").encode("cats sleep")
@@ -304,8 +311,9 @@ def test_the_default_model_is_trained_on_with_its_adapter_and_its_base_without(
         assert all(grown) if name is None else not any(grown)
     whole = build(runs.make(tmp_path, model={"base": None})).trainee.causal.state_dict()
     start = runs.weights(tmp_path / "llama")
-    assert not torch.equal(whole["model.layers.0.mlp.up_proj.weight"],
-                           start["model.layers.0.mlp.up_proj.weight"])  # fmt: skip
+    assert not torch.equal(
+        whole["model.layers.0.mlp.up_proj.weight"], start["model.layers.0.mlp.up_proj.weight"]
+    )
 
 
 def test_what_an_adapter_of_the_hub_says_about_itself_counts(tmp_path, monkeypatch):
@@ -317,9 +325,7 @@ def test_what_an_adapter_of_the_hub_says_about_itself_counts(tmp_path, monkeypat
     (cache / "refs" / "main").write_text("1", encoding="utf-8")
     for name, value in (("HF_HUB_CACHE", str(tmp_path / "cache")), ("HF_HUB_OFFLINE", True)):
         monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
-    settings = build(
-        runs.make(tmp_path, model={"lora": True, "adapter": "owner/adapter"})
-    ).settings  # fmt: skip
+    settings = build(runs.make(tmp_path, model={"lora": True, "adapter": "owner/adapter"})).settings
     assert (settings.pooling_method, settings.query_instruction) == ("lasttoken", "Find it")
 
 
@@ -349,9 +355,11 @@ def test_whole_weights_can_start_from_an_adapter_and_be_gone_on_with(tmp_path):
     train(first)
     said = {"adapter": first.training.output_dir}
     whole = runs.make(
-        tmp_path, model=said, loss={"kl_weight": 0.1},
+        tmp_path,
+        model=said,
+        loss={"kl_weight": 0.1},
         training={"max_steps": 4, "save_steps": 2, "output_dir": str(tmp_path / "whole")},
-    )  # fmt: skip
+    )
     train(whole)
     checkpoint = str(tmp_path / "whole" / "checkpoint-000002")
     train(runs.elsewhere(whole, "again", resume_from_checkpoint=checkpoint))
@@ -375,10 +383,18 @@ def test_a_model_that_lets_packed_samples_see_each_other_is_refused(tmp_path):
     import transformers as hf
 
     config = hf.OPTConfig(
-        vocab_size=400, hidden_size=48, num_hidden_layers=2, ffn_dim=96, num_attention_heads=4,
-        max_position_embeddings=256, word_embed_proj_dim=48, pad_token_id=0, bos_token_id=1,
-        eos_token_id=2, init_std=0.15,
-    )  # fmt: skip
+        vocab_size=400,
+        hidden_size=48,
+        num_hidden_layers=2,
+        ffn_dim=96,
+        num_attention_heads=4,
+        max_position_embeddings=256,
+        word_embed_proj_dim=48,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        init_std=0.15,
+    )
     torch.manual_seed(0)
     hf.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "opt")
     tiny.tokenizer().save_pretrained(tmp_path / "opt")

@@ -140,12 +140,20 @@ def test_the_negatives_are_those_of_sentence_transformers(settings):
 
     theirs: dict[str, list[int]] = {query: [] for query in queries}
     for row in util.mine_hard_negatives(
-        Dataset.from_dict({"anchor": queries, "positive": passages[:12]}), Model(), corpus=passages,
-        range_min=asked.range_min, range_max=asked.range_max, max_score=asked.max_score,
-        min_score=asked.min_score, absolute_margin=asked.absolute_margin,
-        relative_margin=asked.relative_margin, num_negatives=asked.num_negatives,
-        sampling_strategy="top", output_format="triplet", verbose=False,
-    ):  # fmt: skip
+        Dataset.from_dict({"anchor": queries, "positive": passages[:12]}),
+        Model(),
+        corpus=passages,
+        range_min=asked.range_min,
+        range_max=asked.range_max,
+        max_score=asked.max_score,
+        min_score=asked.min_score,
+        absolute_margin=asked.absolute_margin,
+        relative_margin=asked.relative_margin,
+        num_negatives=asked.num_negatives,
+        sampling_strategy="top",
+        output_format="triplet",
+        verbose=False,
+    ):
         theirs[row["anchor"]].append(int(row["negative"][1:]))
     ours = choose(query_QD, passage_PD, [{row} for row in range(12)], asked)
     assert any(ours)

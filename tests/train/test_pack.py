@@ -69,8 +69,9 @@ def test_a_sample_longer_than_a_row_is_refused():
 def test_labels_are_the_trained_spans_without_the_first_token_of_a_sample():
     rows = packing.packed(
         [Prompt([5, 6, 7], trained=((0, 3),)), Prompt([8, 9], trained=((1, 2),))],
-        capacity=6, pad=4,
-    )  # fmt: skip
+        capacity=6,
+        pad=4,
+    )
     assert rows.ids_BL.tolist() == [[5, 6, 7, 8, 9]]
     assert rows.labels_BL.tolist() == [[-100, 6, 7, -100, 9]]
     assert rows.position_BL.tolist() == [[0, 1, 2, 0, 1]]

@@ -47,7 +47,9 @@ WAYS: dict[str, dict[str, Any]] = {
     "fsdp, dora, head trained whole": {
         "training": {"distribution": "fsdp"},
         "model": {
-            "lora": True, "lora_target_modules": ("q_proj",), "use_dora": True,
+            "lora": True,
+            "lora_target_modules": ("q_proj",),
+            "use_dora": True,
             "lora_modules_to_save": ("lm_head",),
         },
     },
@@ -60,13 +62,16 @@ WAYS: dict[str, dict[str, Any]] = {
     },
     "ddp, small rounds, accumulated": {
         "training": {
-            "distribution": "ddp", "token_budget": 64, "gradient_accumulation_steps": 2,
-            "per_device_train_batch_size": 2, "per_device_generative_bs": 1,
+            "distribution": "ddp",
+            "token_budget": 64,
+            "gradient_accumulation_steps": 2,
+            "per_device_train_batch_size": 2,
+            "per_device_generative_bs": 1,
         }
     },
     "ddp, scored pairs among others": {"training": {"distribution": "ddp"}, "scored": True},
     "fsdp, sharded": {"training": {"distribution": "fsdp", "sharded_checkpoints": True}},
-}  # fmt: skip
+}
 OF_ONE = ("model", "scored")  # what a run of one process has in common with its counterpart of two
 
 
@@ -84,9 +89,18 @@ def all_runs(rank: int, folder: str) -> None:
         for way in WAYS:
             run = run_of_two(Path(folder), way)
             train(run)
-            train(replace(run, training=replace(run.training, resume_from_checkpoint=str(
-                Path(run.training.output_dir) / "checkpoint-000002"),
-                output_dir=f"{folder}/resumed/{way}")))  # fmt: skip
+            train(
+                replace(
+                    run,
+                    training=replace(
+                        run.training,
+                        resume_from_checkpoint=str(
+                            Path(run.training.output_dir) / "checkpoint-000002"
+                        ),
+                        output_dir=f"{folder}/resumed/{way}",
+                    ),
+                )
+            )
 
 
 @pytest.fixture(scope="module")
@@ -183,11 +197,26 @@ def test_torchrun_trains_by_the_command_line(tmp_path):
         encoding="utf-8",
     )
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-         "-m", "gritlm", "train", str(recipe), "--set", "training.distribution=fsdp"],
-        capture_output=True, text=True, timeout=180, check=False,
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            "2",
+            "-m",
+            "gritlm",
+            "train",
+            str(recipe),
+            "--set",
+            "training.distribution=fsdp",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.splitlines() == [f"{tmp_path}/out"]
     assert GritLM(tmp_path / "out", dtype="float32", device="cpu").encode("a").any()

@@ -29,8 +29,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TrainConfig]
     """Runs of three steps with a checkpoint after the second one."""
     made = {}
     for kind, model in KINDS.items():
-        made[kind] = runs.make(tmp_path_factory.mktemp(kind), model=model,
-                               training={"save_steps": 2})  # fmt: skip
+        made[kind] = runs.make(
+            tmp_path_factory.mktemp(kind), model=model, training={"save_steps": 2}
+        )
         train(made[kind])
     return made
 
@@ -74,11 +75,16 @@ def test_a_setting_that_is_new_since_a_checkpoint_had_its_default(resume):
 
 
 NEEDED = [
-    ("whole", "model.safetensors"), ("whole", "config.json"), ("whole", "tokenizer.json"),
-    ("lora", "adapter_model.safetensors"), ("lora", "adapter_config.json"),
-    ("lora", "gritlm_projection.safetensors"), ("lora", "training/optimizer.pt"),
-    ("whole", "training/random.pt"), ("whole", "training/state.json"),
-]  # fmt: skip
+    ("whole", "model.safetensors"),
+    ("whole", "config.json"),
+    ("whole", "tokenizer.json"),
+    ("lora", "adapter_model.safetensors"),
+    ("lora", "adapter_config.json"),
+    ("lora", "gritlm_projection.safetensors"),
+    ("lora", "training/optimizer.pt"),
+    ("whole", "training/random.pt"),
+    ("whole", "training/state.json"),
+]
 
 
 @pytest.mark.parametrize(("kind", "name"), NEEDED)

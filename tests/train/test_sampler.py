@@ -180,9 +180,12 @@ def test_the_order_is_the_same_in_every_process_and_for_every_hash_seed():
         "print(steps(stream(11, 26), 12), steps(stream(3, one_source=False), 3))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
         env={"PYTHONHASHSEED": "1"},
-    )  # fmt: skip
+    )
     here = f"{steps(stream(11, 26), 12)} {steps(stream(3, one_source=False), 3)}\n"
     assert done.stdout == here
 

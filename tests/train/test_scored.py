@@ -117,7 +117,7 @@ def alone(folder: Any, **training: Any) -> Any:
     pairs = (runs.write(folder / "scored.jsonl", runs.SCORED),)
     return runs.make(
         folder, data={"embedding": pairs, **UNCUT}, training={"mode": "embedding", **training}
-    )  # fmt: skip
+    )
 
 
 def test_training_brings_the_order_of_the_cosines_near_that_of_the_scores(tmp_path):

@@ -22,13 +22,21 @@ from tests.train.ranks import joined, spawn
 BAD = ('{"query": "no passages"}', "{broken", '{"query": "q", "pos": [""]}')
 # The forms in which the two rows of a tool call and of text parts come.
 SHAREGPT = [
-    {"conversations": [
-        {"from": "human", "value": "Call"}, {"from": "function_call", "value": "{}"},
-        {"from": "observation", "value": "4"}, {"from": "gpt", "value": "4"}]},
-    {"messages": [
-        {"role": "user", "content": [{"type": "text", "text": "Hi"}]},
-        {"role": "assistant", "content": [{"type": "text", "text": "Hello"}]}]},
-]  # fmt: skip
+    {
+        "conversations": [
+            {"from": "human", "value": "Call"},
+            {"from": "function_call", "value": "{}"},
+            {"from": "observation", "value": "4"},
+            {"from": "gpt", "value": "4"},
+        ]
+    },
+    {
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "Hi"}]},
+            {"role": "assistant", "content": [{"type": "text", "text": "Hello"}]},
+        ]
+    },
+]
 
 
 def mixed(path: Path, good: list[dict[str, Any]], bad: tuple[str, ...] = BAD) -> SourceConfig:
@@ -59,8 +67,10 @@ def test_bad_rows_are_counted_and_listed_and_the_others_are_used(tmp_path):
         f"{tmp_path}/rows.jsonl:{line}" for line in (2, 4, 6)
     ]
     assert [reason[:14] for _, reason in rows.skipped.first] == [
-        "the row has 'q", "broken JSON (E", "pos[0] is empt"
-    ]  # fmt: skip
+        "the row has 'q",
+        "broken JSON (E",
+        "pos[0] is empt",
+    ]
 
 
 def test_a_cap_counts_rows_that_can_be_used_and_equal_ones_are_left_out(tmp_path):
@@ -127,8 +137,10 @@ def test_a_run_reports_its_skipped_rows_everywhere(tmp_path):
     listed = [json.loads(line) for line in text.splitlines()]
     assert [entry["skipped"] for entry in listed if "skipped" in entry] == [3, 1, 1]
     assert {entry["stream"] for entry in listed} == {
-        "embedding", "generative", "held-out embedding"
-    }  # fmt: skip
+        "embedding",
+        "generative",
+        "held-out embedding",
+    }
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert "| embedding | bad-pairs | 40 | 40 | 0 | 3 |" in card
 
@@ -147,8 +159,11 @@ def test_a_resumed_run_skips_the_same_rows(tmp_path):
     train(whole)
     parted = runs.elsewhere(whole, "parted", save_steps=2)
     train(parted)
-    train(runs.elsewhere(parted, "parted", resume_from_checkpoint=str(
-        tmp_path / "parted" / "checkpoint-000002")))  # fmt: skip
+    train(
+        runs.elsewhere(
+            parted, "parted", resume_from_checkpoint=str(tmp_path / "parted" / "checkpoint-000002")
+        )
+    )
     runs.assert_same_course(whole, parted, 1e-7)
     runs.assert_same_weights(tmp_path / "out", tmp_path / "parted", 1e-7)
 
@@ -161,9 +176,11 @@ def test_a_row_that_fails_when_it_is_read_is_skipped_and_counted(tmp_path, caplo
     path.write_text(refusal + path.read_text(encoding="utf-8"), encoding="utf-8")
     said: list[str] = []
     run = runs.make(
-        tmp_path, model={"template": "tokenizer"}, data={"skip_bad_rows": True},
+        tmp_path,
+        model={"template": "tokenizer"},
+        data={"skip_bad_rows": True},
         training={"max_steps": 8},
-    )  # fmt: skip
+    )
     train(run, report=said.append)
     assert "no sevens" in caplog.text
     assert any("rows had nothing to train" in line for line in said)

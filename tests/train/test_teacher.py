@@ -37,9 +37,10 @@ def test_vectors_are_those_of_the_teacher_and_read_once(teacher):
 
 def test_a_student_comes_near_its_teacher(teacher, tmp_path):
     run = runs.make(
-        tmp_path, loss={"teacher": str(teacher), "contrastive_weight": 0.0},
+        tmp_path,
+        loss={"teacher": str(teacher), "contrastive_weight": 0.0},
         training={"mode": "embedding", "max_steps": 25, "learning_rate": 3e-3},
-    )  # fmt: skip
+    )
     train(run)
     course = [entry["loss_emb"] for entry in runs.losses(run)]
     assert sum(course[-5:]) < 0.7 * sum(course[:5])
@@ -47,10 +48,11 @@ def test_a_student_comes_near_its_teacher(teacher, tmp_path):
 
 def test_a_teacher_is_distilled_in_steps_of_scored_pairs_too(teacher, tmp_path):
     run = runs.make(
-        tmp_path, loss={"teacher": str(teacher), "scored_weight": 0.0},
+        tmp_path,
+        loss={"teacher": str(teacher), "scored_weight": 0.0},
         training={"mode": "embedding", "max_steps": 25, "learning_rate": 3e-3},
         data={"embedding": (runs.write(tmp_path / "scored.jsonl", runs.SCORED),)},
-    )  # fmt: skip
+    )
     metrics = train(run).metrics
     assert metrics["loss_emb"] == pytest.approx(metrics["loss_emb/distillation"])
     assert metrics["loss_emb/scored"] == 0

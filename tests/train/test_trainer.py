@@ -76,9 +76,12 @@ def test_the_folder_tells_what_was_done(tmp_path):
 def test_four_micro_batches_equal_one_batch(tmp_path, lora):
     one = runs.make(tmp_path, rag=True, model={"lora": lora})
     four = runs.elsewhere(
-        one, "four", gradient_accumulation_steps=4, per_device_train_batch_size=2,
+        one,
+        "four",
+        gradient_accumulation_steps=4,
+        per_device_train_batch_size=2,
         per_device_generative_bs=1,
-    )  # fmt: skip
+    )
     train(one)
     train(four)
     runs.assert_same_course(one, four, BOUND)

@@ -39,38 +39,124 @@ def human(text: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("record", "expected"),
     [
-        ({"messages": [{"role": "user", "content": text_of("Q")},
-                       {"role": "assistant", "content": text_of("A")}]}, ONE),
-        ({"messages": [{"role": "user", "content": text_of("Q", "uestion")}, ANSWER]},
-         said(("user", "Question"), ("assistant", "A"))),
-        ({"messages": [{"role": "user", "content": ["Q", "1"]}, ANSWER]},
-         said(("user", "Q1"), ("assistant", "A"))),
-        ({"messages": [{"role": "developer", "content": "S"}, QUESTION, ANSWER]},
-         said(("system", "S"), ("user", "Q"), ("assistant", "A"))),
-        ({"prompt": [QUESTION], "completion": [{"role": "assistant", "content": text_of("A")}]},
-         ONE),
-        ({"conversations": [human("Q"), {"from": "function_call", "value": CALL},
-                            {"from": "observation", "value": "4"}, {"from": "gpt", "value": "A"}]},
-         WITH_TOOL),
-        ({"messages": [QUESTION, {"role": "assistant", "content": None, "tool_calls": [
-            {"id": "1", "type": "function", "function": FUNCTION}]},
-            {"role": "tool", "tool_call_id": "1", "content": text_of("4")}, ANSWER]}, WITH_TOOL),
-        ({"messages": [QUESTION, {"role": "assistant", "function_call": FUNCTION},
-                       {"role": "function", "name": "add", "content": "4"}, ANSWER]}, WITH_TOOL),
-        ({"messages": [QUESTION, {"role": "assistant", "content": "Let me see.",
-                                  "tool_calls": [{"function": FUNCTION}]},
-                       {"role": "tool", "content": {"sum": 4}}, ANSWER]},
-         ChatExample((QUESTION, {"role": "assistant", "content": f"Let me see.\n{CALL}"},
-                  {"role": "user", "content": '{"sum": 4}'}, ANSWER), context=(1,))),
-        ({"messages": [QUESTION, {"role": "assistant", "tool_calls": [FUNCTION, FUNCTION]},
-                       {"role": "tool", "content": "4"}, {"role": "tool", "content": ""},
-                       ANSWER]},
-         ChatExample((QUESTION, {"role": "assistant", "content": f"{CALL}\n{CALL}"},
-                  {"role": "user", "content": "4\n"}, ANSWER), context=(1,))),
-        ({"messages": [QUESTION, ANSWER, {"role": "assistant", "tool_calls": [FUNCTION]},
-                       {"role": "tool", "content": "4"}]}, ONE),
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": text_of("Q")},
+                    {"role": "assistant", "content": text_of("A")},
+                ]
+            },
+            ONE,
+        ),
+        (
+            {"messages": [{"role": "user", "content": text_of("Q", "uestion")}, ANSWER]},
+            said(("user", "Question"), ("assistant", "A")),
+        ),
+        (
+            {"messages": [{"role": "user", "content": ["Q", "1"]}, ANSWER]},
+            said(("user", "Q1"), ("assistant", "A")),
+        ),
+        (
+            {"messages": [{"role": "developer", "content": "S"}, QUESTION, ANSWER]},
+            said(("system", "S"), ("user", "Q"), ("assistant", "A")),
+        ),
+        (
+            {"prompt": [QUESTION], "completion": [{"role": "assistant", "content": text_of("A")}]},
+            ONE,
+        ),
+        (
+            {
+                "conversations": [
+                    human("Q"),
+                    {"from": "function_call", "value": CALL},
+                    {"from": "observation", "value": "4"},
+                    {"from": "gpt", "value": "A"},
+                ]
+            },
+            WITH_TOOL,
+        ),
+        (
+            {
+                "messages": [
+                    QUESTION,
+                    {
+                        "role": "assistant",
+                        "content": None,
+                        "tool_calls": [{"id": "1", "type": "function", "function": FUNCTION}],
+                    },
+                    {"role": "tool", "tool_call_id": "1", "content": text_of("4")},
+                    ANSWER,
+                ]
+            },
+            WITH_TOOL,
+        ),
+        (
+            {
+                "messages": [
+                    QUESTION,
+                    {"role": "assistant", "function_call": FUNCTION},
+                    {"role": "function", "name": "add", "content": "4"},
+                    ANSWER,
+                ]
+            },
+            WITH_TOOL,
+        ),
+        (
+            {
+                "messages": [
+                    QUESTION,
+                    {
+                        "role": "assistant",
+                        "content": "Let me see.",
+                        "tool_calls": [{"function": FUNCTION}],
+                    },
+                    {"role": "tool", "content": {"sum": 4}},
+                    ANSWER,
+                ]
+            },
+            ChatExample(
+                (
+                    QUESTION,
+                    {"role": "assistant", "content": f"Let me see.\n{CALL}"},
+                    {"role": "user", "content": '{"sum": 4}'},
+                    ANSWER,
+                ),
+                context=(1,),
+            ),
+        ),
+        (
+            {
+                "messages": [
+                    QUESTION,
+                    {"role": "assistant", "tool_calls": [FUNCTION, FUNCTION]},
+                    {"role": "tool", "content": "4"},
+                    {"role": "tool", "content": ""},
+                    ANSWER,
+                ]
+            },
+            ChatExample(
+                (
+                    QUESTION,
+                    {"role": "assistant", "content": f"{CALL}\n{CALL}"},
+                    {"role": "user", "content": "4\n"},
+                    ANSWER,
+                ),
+                context=(1,),
+            ),
+        ),
+        (
+            {
+                "messages": [
+                    QUESTION,
+                    ANSWER,
+                    {"role": "assistant", "tool_calls": [FUNCTION]},
+                    {"role": "tool", "content": "4"},
+                ]
+            },
+            ONE,
+        ),
     ],
-)  # fmt: skip
+)
 def test_messages_of_other_tools_are_read(record: dict[str, Any], expected: ChatExample):
     assert row(record) == expected
 
@@ -78,19 +164,27 @@ def test_messages_of_other_tools_are_read(record: dict[str, Any], expected: Chat
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]},
-         r"messages\[0\].content\[0\] has type 'image_url'; expected 'text'"),
-        ({"messages": [{"role": "user", "content": [{"type": "text", "text": 3}]}]},
-         r"messages\[0\].content\[0\] is 3"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]},
+            r"messages\[0\].content\[0\] has type 'image_url'; expected 'text'",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": 3}]}]},
+            r"messages\[0\].content\[0\] is 3",
+        ),
         ({"messages": [{"role": "user", "content": []}]}, r"messages\[0\] is \[\]"),
         ({"messages": [{"role": "user", "content": text_of(" ", "")}]}, r"messages\[0\] is empty"),
-        ({"messages": [QUESTION, {"role": "assistant", "tool_calls": [FUNCTION]}]},
-         "no turn is an answer of the assistant"),
-        ({"messages": [QUESTION, {"role": "tool", "content": "\udfff"}, ANSWER]},
-         r"messages\[1\] has a lone surrogate"),
+        (
+            {"messages": [QUESTION, {"role": "assistant", "tool_calls": [FUNCTION]}]},
+            "no turn is an answer of the assistant",
+        ),
+        (
+            {"messages": [QUESTION, {"role": "tool", "content": "\udfff"}, ANSWER]},
+            r"messages\[1\] has a lone surrogate",
+        ),
         ({"messages": [{"role": "x" * 5000, "content": "Q"}]}, r"messages\[0\] has role 'xx"),
     ],
-)  # fmt: skip
+)
 def test_a_message_that_cannot_be_used_is_refused(record: dict[str, Any], message: str):
     with pytest.raises(InputError, match=f"^data.jsonl:12: {message}") as caught:
         row(record)
@@ -99,9 +193,7 @@ def test_a_message_that_cannot_be_used_is_refused(record: dict[str, Any], messag
 
 @pytest.mark.parametrize("template", ["gritlm", "tokenizer"])
 def test_a_tool_call_is_read_and_not_trained(template: str):
-    prompt = conversation(
-        TOKENS, WITH_TOOL.messages, template=template, context=WITH_TOOL.context
-    )  # fmt: skip
+    prompt = conversation(TOKENS, WITH_TOOL.messages, template=template, context=WITH_TOOL.context)
     whole = conversation(TOKENS, WITH_TOOL.messages, template=template)
     assert prompt.ids == whole.ids
     assert prompt.trained == whole.trained[1:]

@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 
 from gritlm import __version__
 from gritlm.cli import logs, terminal
-from gritlm.cli.commands import (  # fmt: skip
+from gritlm.cli.commands import (
     ask,
     chat,
     data,
@@ -39,15 +39,34 @@ from gritlm.cli.spread import spread
 ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 
 COMMANDS = (
-    embed.embed, search.search, index.index, ask.ask, chat.chat, generate.generate, serve.serve,
-    train.train, mine.mine, evaluation.eval_, pull.pull, info.info,
-)  # fmt: skip
+    embed.embed,
+    search.search,
+    index.index,
+    ask.ask,
+    chat.chat,
+    generate.generate,
+    serve.serve,
+    train.train,
+    mine.mine,
+    evaluation.eval_,
+    pull.pull,
+    info.info,
+)
 GROUPS = (
     ("data", "Look at training data.", (data.check,)),
-    ("store", "Look after a store of documents.", (
-        store.list_, store.delete, store.stats, store.verify, store.gc, store.rebuild,
-    )),
-)  # fmt: skip
+    (
+        "store",
+        "Look after a store of documents.",
+        (
+            store.list_,
+            store.delete,
+            store.stats,
+            store.verify,
+            store.gc,
+            store.rebuild,
+        ),
+    ),
+)
 
 
 def create_app() -> typer.Typer:

@@ -100,11 +100,15 @@ def read(record: dict[str, Any]) -> TaskResult:
     if not isinstance(record, dict) or record.keys() != known:
         raise ValueError("it holds no result of a task")
     items, pairs = record["items"], record["pairs"]
-    return TaskResult(**{
-        **record,
-        "score": float(record["score"]),
-        "rows_skipped": int(record["rows_skipped"]),
-        "skip_reasons": tuple(map(str, record["skip_reasons"])),
-        "items": None if items is None else tuple(map(float, items)),
-        "pairs": None if pairs is None else tuple((float(one), float(gold)) for one, gold in pairs),
-    })  # fmt: skip
+    return TaskResult(
+        **{
+            **record,
+            "score": float(record["score"]),
+            "rows_skipped": int(record["rows_skipped"]),
+            "skip_reasons": tuple(map(str, record["skip_reasons"])),
+            "items": None if items is None else tuple(map(float, items)),
+            "pairs": None
+            if pairs is None
+            else tuple((float(one), float(gold)) for one, gold in pairs),
+        }
+    )

@@ -39,9 +39,15 @@ Watch = Callable[[Step], None]
 
 
 def evaluate(
-    models: Sequence[EvaluatedModel], plan: SuitePlan, *, cache: ResultCache, options: RunnerOptions | None = None,
-    measures: Mapping[Half, Measure] | None = None, command: str = "", watch: Watch | None = None,
-) -> Report:  # fmt: skip
+    models: Sequence[EvaluatedModel],
+    plan: SuitePlan,
+    *,
+    cache: ResultCache,
+    options: RunnerOptions | None = None,
+    measures: Mapping[Half, Measure] | None = None,
+    command: str = "",
+    watch: Watch | None = None,
+) -> Report:
     """Measure every task on every model; ctrl-C ends it with a report of what is there.
 
     A task whose data cannot be reached, or a half that a model cannot do, is skipped and named.
@@ -104,7 +110,10 @@ def _outcome(
         **subject.about,
     }
     return Outcome(
-        subject.name, subject.kind, subject.digest, about,
+        subject.name,
+        subject.kind,
+        subject.digest,
+        about,
         results=tuple(result for done in finished for result in done.results),
         skipped=tuple(
             SkippedTask(subject.name, done.chosen.half, done.chosen.name, done.reason)
@@ -113,4 +122,4 @@ def _outcome(
         ),
         computed=tuple(done.chosen.name for done in finished if done.results and not done.cached),
         known=tuple(result.task for done in finished if done.cached for result in done.results),
-    )  # fmt: skip
+    )

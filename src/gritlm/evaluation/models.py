@@ -71,12 +71,18 @@ def find(name: str) -> EvaluatedModel:
     sizes = tensors.sizes(weights)
     about = {
         "weights": sum(path.stat().st_size for path in weights),
-        "parameters": sum(size for _, size in sizes), **_settings(kind, folders),
-    }  # fmt: skip
+        "parameters": sum(size for _, size in sizes),
+        **_settings(kind, folders),
+    }
     return EvaluatedModel(
-        label, kind, source, adapter, fingerprints.of_files(files),
-        any(name.startswith(_HEADS) for name, _ in sizes), about,
-    )  # fmt: skip
+        label,
+        kind,
+        source,
+        adapter,
+        fingerprints.of_files(files),
+        any(name.startswith(_HEADS) for name, _ in sizes),
+        about,
+    )
 
 
 def _is_encoder(folder: Path) -> bool:
@@ -186,6 +192,8 @@ def _settings(kind: Kind, folders: Sequence[tuple[str, Path]]) -> dict[str, Any]
     own = [folder for _, folder in reversed(folders) if (folder / FILE).is_file()]
     said = read_settings(own[0] if own else folders[0][1])
     return {
-        "pooling": said.pooling_method, "attention": said.attn,
-        "template": said.template, "trained_to_embed": said.trained_to_embed,
-    }  # fmt: skip
+        "pooling": said.pooling_method,
+        "attention": said.attn,
+        "template": said.template,
+        "trained_to_embed": said.trained_to_embed,
+    }

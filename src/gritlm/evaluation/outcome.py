@@ -10,8 +10,10 @@ from gritlm.evaluation.tasks.task import Task
 
 HALVES: tuple[Half, ...] = ("embedding", "generation", "rag")
 TITLES: dict[Half, str] = {
-    "embedding": "Embedding", "generation": "Generation", "rag": "Answering from passages",
-}  # fmt: skip
+    "embedding": "Embedding",
+    "generation": "Generation",
+    "rag": "Answering from passages",
+}
 
 
 @dataclass(frozen=True)

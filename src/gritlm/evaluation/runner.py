@@ -82,9 +82,11 @@ class TaskRunner:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
         trace: TracebackType | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._ready = None  # before the stack frees what it held
         self._stack.close()
 
@@ -148,9 +150,14 @@ class TaskRunner:
         libraries = [harnesses.NAMES.get(half), runs, "torch"]
         versions = [__version__, *(environment.library_version(name) for name in libraries if name)]
         return CacheKey(
-            subject.digest, digest, number_format(subject, options), options.limit,
-            runtime.choose_device(options.device).type, "-".join(versions), options.skip_bad,
-        )  # fmt: skip
+            subject.digest,
+            digest,
+            number_format(subject, options),
+            options.limit,
+            runtime.choose_device(options.device).type,
+            "-".join(versions),
+            options.skip_bad,
+        )
 
 
 def number_format(subject: EvaluatedModel, options: RunnerOptions) -> str:

@@ -75,9 +75,12 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, a
     token = _budget.set(budget)
     try:
         pieces = _compiled(tokenizer.get_chat_template()).generate(
-            messages=[dict(message) for message in messages], tools=None, documents=None,
-            add_generation_prompt=answer, **tokenizer.special_tokens_map,
-        )  # fmt: skip
+            messages=[dict(message) for message in messages],
+            tools=None,
+            documents=None,
+            add_generation_prompt=answer,
+            **tokenizer.special_tokens_map,
+        )
         return _joined(pieces, budget)
     except Exception as error:  # a template can raise whatever a program can
         raise InputError(f"the chat template of this model {_reason(error)}") from error
@@ -119,9 +122,10 @@ def _reason(error: Exception) -> str:
 def _compiled(source: str) -> Template:
     theirs = _compile_jinja_template("").environment
     ours = _BoundedEnvironment(
-        trim_blocks=theirs.trim_blocks, lstrip_blocks=theirs.lstrip_blocks,
+        trim_blocks=theirs.trim_blocks,
+        lstrip_blocks=theirs.lstrip_blocks,
         extensions=[type(extension) for extension in theirs.extensions.values()],
-    )  # fmt: skip
+    )
     ours.globals.update({k: v for k, v in theirs.globals.items() if k != "lipsum"})
     del ours.globals["lipsum"]
     ours.filters.update({name: _guarded(function) for name, function in theirs.filters.items()})

@@ -106,8 +106,10 @@ class Encoder:
         if cut:
             log.warning(
                 "%d of %d texts are longer than max_length=%d tokens and were cut",
-                cut, len(texts), options.max_length,
-            )  # fmt: skip
+                cut,
+                len(texts),
+                options.max_length,
+            )
         return prompts
 
     def vectors(
@@ -133,9 +135,13 @@ class Encoder:
         return normalise(vector_BD) if self.settings.normalized else vector_BD, blocks
 
     def _hidden(
-        self, ids_T: Tensor, lengths: list[int], *, get_cache: bool,
+        self,
+        ids_T: Tensor,
+        lengths: list[int],
+        *,
+        get_cache: bool,
         pause: Callable[[], None] | None,
-    ) -> tuple[Tensor, list[KVBlock]]:  # fmt: skip
+    ) -> tuple[Tensor, list[KVBlock]]:
         if self.settings.embeds_causally:
             ids_BL = unpack(ids_T[:, None], lengths)[..., 0]
             mask_BL = unpack(torch.ones_like(ids_T)[:, None], lengths)[..., 0]

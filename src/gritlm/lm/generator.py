@@ -61,9 +61,13 @@ def answer_room(lm: UnifiedLM, prompt: int, wanted: int) -> int:
 
 
 def _steps(
-    lm: UnifiedLM, ids: list[int], kv: Sequence[KVBlock], sampler: Sampler, room: int,
+    lm: UnifiedLM,
+    ids: list[int],
+    kv: Sequence[KVBlock],
+    sampler: Sampler,
+    room: int,
     end_ids: frozenset[int],
-) -> Iterator[int]:  # fmt: skip
+) -> Iterator[int]:
     cache = prefix_cache(lm, kv, room=len(ids) + room)
     logits_V = prefill(lm, cache, ids)
     yield from decode(lm, cache, logits_V, sampler=sampler, room=room, end_ids=end_ids)
@@ -76,9 +80,14 @@ def prefill(lm: UnifiedLM, cache: Cache, ids: Sequence[int]) -> Tensor:
 
 
 def decode(
-    lm: UnifiedLM, cache: Cache, logits_V: Tensor, *, sampler: Sampler, room: int,
+    lm: UnifiedLM,
+    cache: Cache,
+    logits_V: Tensor,
+    *,
+    sampler: Sampler,
+    room: int,
     end_ids: Collection[int],
-) -> Iterator[int]:  # fmt: skip
+) -> Iterator[int]:
     """Tokens that follow what the cache holds, at most ``room``, without the closing end token."""
     for step in range(room):
         token = sampler(logits_V)

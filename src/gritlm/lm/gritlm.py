@@ -104,9 +104,12 @@ class GritLM:
 
     @classmethod
     def around(
-        cls, model: Any, tokenizer: PreTrainedTokenizerBase, settings: ModelSettings,
+        cls,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: ModelSettings,
         projection: nn.Linear | None = None,
-    ) -> GritLM:  # fmt: skip
+    ) -> GritLM:
         """The facade over a model of transformers that is in memory already, e.g. in training.
 
         Args:
@@ -119,9 +122,13 @@ class GritLM:
         return made
 
     def _put_together(
-        self, lm: UnifiedLM, tokenizer: PreTrainedTokenizerBase, settings: ModelSettings,
-        projection: nn.Linear | None, mode: str,
-    ) -> None:  # fmt: skip
+        self,
+        lm: UnifiedLM,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: ModelSettings,
+        projection: nn.Linear | None,
+        mode: str,
+    ) -> None:
         self.lm, self.tokenizer, self.settings, self.mode = lm, tokenizer, settings, mode
         self.projection = projection
         self._tokens = SegmentTokenizer(tokenizer)
@@ -197,9 +204,10 @@ class GritLM:
         return self.encode(queries, **options)
 
     def encode_corpus(
-        self, corpus: str | Sequence[str] | Mapping[str, str] | Sequence[Mapping[str, str]],
+        self,
+        corpus: str | Sequence[str] | Mapping[str, str] | Sequence[Mapping[str, str]],
         **options: Any,
-    ) -> Any:  # fmt: skip
+    ) -> Any:
         """As :meth:`encode`, for texts or ``{"title": ..., "text": ...}`` (joined by a space)."""
         return self.encode(inputs.documents(corpus), **options)
 
@@ -259,9 +267,13 @@ class GritLM:
         sampler = make_sampler(temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
         ids = self.chat_ids(messages, start=kv is None)
         tokens = complete(
-            self.lm, ids, kv=kv, sampler=sampler, max_new_tokens=max_new_tokens,
+            self.lm,
+            ids,
+            kv=kv,
+            sampler=sampler,
+            max_new_tokens=max_new_tokens,
             end_ids=self.end_ids,
-        )  # fmt: skip
+        )
         stops = inputs.validated([] if stop is None else stop)
         pieces = TextStream(self.tokenizer, stops).pieces(tokens)
         return pieces if stream else "".join(pieces)
@@ -375,8 +387,9 @@ class GritLM:
         if first:
             log.warning(
                 "%s is not trained to embed: it only ever learned to write, and its vectors rank "
-                "texts poorly", self.source,
-            )  # fmt: skip
+                "texts poorly",
+                self.source,
+            )
 
     def require_head(self) -> None:
         """Refuse to write with a model that cannot.

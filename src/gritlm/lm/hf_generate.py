@@ -18,16 +18,23 @@ from gritlm.lm.unified import UnifiedLM
 
 # With one of these transformers wants a cache of its own making, or reorders it.
 _OWN_CACHE = (
-    "past_key_values", "cache_implementation", "assistant_model", "prompt_lookup_num_tokens",
+    "past_key_values",
+    "cache_implementation",
+    "assistant_model",
+    "prompt_lookup_num_tokens",
     "compile_config",
-)  # fmt: skip
+)
 
 
 @torch.inference_mode()
 def hf_generate(
-    lm: UnifiedLM, inputs: Tensor | Mapping[str, Any] | None, *, kv: KVBlock | None,
-    pad_id: int | None, **options: Any,
-) -> Any:  # fmt: skip
+    lm: UnifiedLM,
+    inputs: Tensor | Mapping[str, Any] | None,
+    *,
+    kv: KVBlock | None,
+    pad_id: int | None,
+    **options: Any,
+) -> Any:
     """See :meth:`gritlm.GritLM.generate`."""
     ids_BL, mask_BL = _ids_and_mask(inputs, options)
     if options.get("generation_config") is None:

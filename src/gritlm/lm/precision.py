@@ -60,8 +60,10 @@ def to_precision(vectors_ND: NDArray[np.float32], precision: str) -> NDArray[np.
     if len(vectors_ND) < _FEW:
         log.warning(
             "%s ranges are taken from only %d vectors; %d or more give stable ones",
-            precision, len(vectors_ND), _FEW,
-        )  # fmt: skip
+            precision,
+            len(vectors_ND),
+            _FEW,
+        )
     low_D, high_D = vectors_ND.min(axis=0), vectors_ND.max(axis=0)
     step_D = (high_D - low_D) / 255
     level_ND = (vectors_ND - low_D) / np.where(step_D == 0, 1, step_D)

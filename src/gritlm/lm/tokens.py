@@ -90,9 +90,15 @@ class SegmentTokenizer:
         return Prompt(ids, trained=tuple(trained))
 
     def for_embedding(
-        self, texts: Sequence[str], *, max_length: int, instruction: str = "", end: str = "",
-        embed_instruction: bool = False, specials: bool = True,
-    ) -> tuple[list[Prompt], int]:  # fmt: skip
+        self,
+        texts: Sequence[str],
+        *,
+        max_length: int,
+        instruction: str = "",
+        end: str = "",
+        embed_instruction: bool = False,
+        specials: bool = True,
+    ) -> tuple[list[Prompt], int]:
         """One prompt a text with its pooled span, and how many texts were cut to ``max_length``.
 
         The header is attended to and not pooled. Without one, all tokens are pooled, BOS too

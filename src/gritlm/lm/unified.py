@@ -149,9 +149,12 @@ class UnifiedLM:
         tokens = 1 if ids_BL.shape[1] == 1 else ids_BL.numel()
         view = self.causal if torch.is_grad_enabled() else self.causal_for(tokens)
         return view(
-            ids_BL, attention_mask=mask_BL, past_key_values=cache, use_cache=cache is not None,
+            ids_BL,
+            attention_mask=mask_BL,
+            past_key_values=cache,
+            use_cache=cache is not None,
             logits_to_keep=keep,
-        ).logits  # fmt: skip
+        ).logits
 
     def causal_for(self, tokens: int) -> Any:
         """The causal view that reads so many tokens of a text fastest; for inference only."""
@@ -197,9 +200,13 @@ class UnifiedLM:
             )
 
     def _packed(
-        self, view: Any, ids_T: Tensor, lengths: list[int], cache: Cache | None,
+        self,
+        view: Any,
+        ids_T: Tensor,
+        lengths: list[int],
+        cache: Cache | None,
         pause: Callable[[], None] | None = None,
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         if not self.packs:
             return self._one_by_one(ids_T, lengths, cache)
         position_T = torch.cat([torch.arange(n, device=ids_T.device) for n in lengths])

@@ -125,9 +125,13 @@ class PrefilledPrompt:
 
 
 def begin(
-    model: GritLM, plan: PromptPlan, blocks: Sequence[KVBlock], writing: Writing, trace: Trace,
+    model: GritLM,
+    plan: PromptPlan,
+    blocks: Sequence[KVBlock],
+    writing: Writing,
+    trace: Trace,
     between: Checkpoint | None = None,
-) -> PrefilledPrompt:  # fmt: skip
+) -> PrefilledPrompt:
     """Place the blocks, read what is not in them.
 
     Args:
@@ -164,9 +168,13 @@ def pieces(
         temperature=writing.temperature, top_p=writing.top_p, top_k=0, seed=writing.seed
     )
     tokens = decode(
-        model.lm, begun.cache, begun.logits_V, sampler=sampler, room=begun.room,
+        model.lm,
+        begun.cache,
+        begun.logits_V,
+        sampler=sampler,
+        room=begun.room,
         end_ids=model.end_ids,
-    )  # fmt: skip
+    )
 
     def counted() -> Iterator[int]:
         for token in tokens:

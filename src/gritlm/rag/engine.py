@@ -107,10 +107,18 @@ class RagEngine:
 
     @classmethod
     def open(
-        cls, place: str | Path, model: GritLM | None = None, *, cutting: ChunkingOptions | None = None,
-        index: str | None = None, storage: str = "auto", disk_bytes: int | None = None,
-        memory_bytes: int = 512 * 2**20, read_only: bool = False, longest: int | None = None,
-    ) -> RagEngine:  # fmt: skip
+        cls,
+        place: str | Path,
+        model: GritLM | None = None,
+        *,
+        cutting: ChunkingOptions | None = None,
+        index: str | None = None,
+        storage: str = "auto",
+        disk_bytes: int | None = None,
+        memory_bytes: int = 512 * 2**20,
+        read_only: bool = False,
+        longest: int | None = None,
+    ) -> RagEngine:
         """An engine over a folder; it is made when it is not there.
 
         Args:
@@ -140,9 +148,14 @@ class RagEngine:
         if not read_only:
             workspace.make(place)
         store = KVStore.open(
-            place / workspace.BLOCKS, maker, storage=storage, dtype=model.dtype, disk_bytes=disk_bytes,
-            memory_bytes=memory_bytes, read_only=read_only,
-        )  # fmt: skip
+            place / workspace.BLOCKS,
+            maker,
+            storage=storage,
+            dtype=model.dtype,
+            disk_bytes=disk_bytes,
+            memory_bytes=memory_bytes,
+            read_only=read_only,
+        )
         try:
             found = Index.open(
                 settings.index or place / workspace.PASSAGES, maker, create=not read_only
@@ -166,10 +179,15 @@ class RagEngine:
         self.close()
 
     def add(
-        self, sources: DocumentInput | Iterable[DocumentInput], *, progress: bool = False,
-        kinds: Sequence[str] = ("bidirectional",), on_model: OnModel | None = None,
-        done: AddResult | None = None, text_field: str | None = None,
-    ) -> AddResult:  # fmt: skip
+        self,
+        sources: DocumentInput | Iterable[DocumentInput],
+        *,
+        progress: bool = False,
+        kinds: Sequence[str] = ("bidirectional",),
+        on_model: OnModel | None = None,
+        done: AddResult | None = None,
+        text_field: str | None = None,
+    ) -> AddResult:
         """Add files, folders, or dicts with ``text`` and perhaps ``id``, ``title``, ``metadata``.
 
         What is known already is left as it is; what has changed replaces its old passages. What
@@ -192,9 +210,14 @@ class RagEngine:
         for kind in kinds:
             choice(kind, KINDS, name="kinds")
         indexer = Indexer(
-            self.model, self.index, self.store, self.cutting, self._assembler, kinds=kinds,
+            self.model,
+            self.index,
+            self.store,
+            self.cutting,
+            self._assembler,
+            kinds=kinds,
             on_model=on_model,
-        )  # fmt: skip
+        )
         with self._writing:
             return indexer.add(
                 many,  # type: ignore[arg-type]
@@ -249,34 +272,62 @@ class RagEngine:
 
     @overload
     def answer(
-        self, question: str, *, stream: Literal[False] = False, top_k: int = 3, mode: Mode = "doc",
-        blocks: BlockKind = "bidirectional", filter: Any = None,
-        max_new_tokens: int | None = None, search: Search | None = None,
+        self,
+        question: str,
+        *,
+        stream: Literal[False] = False,
+        top_k: int = 3,
+        mode: Mode = "doc",
+        blocks: BlockKind = "bidirectional",
+        filter: Any = None,
+        max_new_tokens: int | None = None,
+        search: Search | None = None,
         writing: Writing | None = None,
-    ) -> Answer: ...  # fmt: skip
+    ) -> Answer: ...
 
     @overload
     def answer(
-        self, question: str, *, stream: Literal[True], top_k: int = 3, mode: Mode = "doc",
-        blocks: BlockKind = "bidirectional", filter: Any = None,
-        max_new_tokens: int | None = None, search: Search | None = None,
+        self,
+        question: str,
+        *,
+        stream: Literal[True],
+        top_k: int = 3,
+        mode: Mode = "doc",
+        blocks: BlockKind = "bidirectional",
+        filter: Any = None,
+        max_new_tokens: int | None = None,
+        search: Search | None = None,
         writing: Writing | None = None,
-    ) -> AnswerStream: ...  # fmt: skip
+    ) -> AnswerStream: ...
 
     @overload
     def answer(
-        self, question: str, *, stream: bool, top_k: int = 3, mode: Mode = "doc",
-        blocks: BlockKind = "bidirectional", filter: Any = None,
-        max_new_tokens: int | None = None, search: Search | None = None,
+        self,
+        question: str,
+        *,
+        stream: bool,
+        top_k: int = 3,
+        mode: Mode = "doc",
+        blocks: BlockKind = "bidirectional",
+        filter: Any = None,
+        max_new_tokens: int | None = None,
+        search: Search | None = None,
         writing: Writing | None = None,
-    ) -> Answer | AnswerStream: ...  # fmt: skip
+    ) -> Answer | AnswerStream: ...
 
     def answer(
-        self, question: str, *, top_k: int = 3, mode: Mode = "doc",
-        blocks: BlockKind = "bidirectional", filter: Any = None, stream: bool = False,
-        max_new_tokens: int | None = None, search: Search | None = None,
+        self,
+        question: str,
+        *,
+        top_k: int = 3,
+        mode: Mode = "doc",
+        blocks: BlockKind = "bidirectional",
+        filter: Any = None,
+        stream: bool = False,
+        max_new_tokens: int | None = None,
+        search: Search | None = None,
         writing: Writing | None = None,
-    ) -> Answer | AnswerStream:  # fmt: skip
+    ) -> Answer | AnswerStream:
         """Find passages and answer from them.
 
         Args:
@@ -300,10 +351,15 @@ class RagEngine:
         return made if stream else made.whole()
 
     def ask(
-        self, question: str, *, mode: Mode = "doc", blocks: BlockKind = "bidirectional",
-        search: Search | None = None, writing: Writing | None = None,
+        self,
+        question: str,
+        *,
+        mode: Mode = "doc",
+        blocks: BlockKind = "bidirectional",
+        search: Search | None = None,
+        writing: Writing | None = None,
         between: Checkpoint | None = None,
-    ) -> PreparedAnswer:  # fmt: skip
+    ) -> PreparedAnswer:
         """As :meth:`answer`, up to where the answer begins; for who writes it himself.
 
         Args:
@@ -357,9 +413,15 @@ class RagEngine:
         return self._retriever.ordered(query.question, hits, search, query.trace, between)
 
     def plan(
-        self, query: Query, hits: Sequence[Hit], search: Search, *, mode: Mode = "doc",
-        blocks: BlockKind = "bidirectional", writing: Writing | None = None,
-    ) -> PromptPlan:  # fmt: skip
+        self,
+        query: Query,
+        hits: Sequence[Hit],
+        search: Search,
+        *,
+        mode: Mode = "doc",
+        blocks: BlockKind = "bidirectional",
+        writing: Writing | None = None,
+    ) -> PromptPlan:
         """Return the prompt of an answer.
 
         Raises:
@@ -377,35 +439,64 @@ class RagEngine:
         return self._plan(query.question, hits, mode, blocks, _writing(writing, None), query.trace)
 
     def read(
-        self, query: Query, plan: PromptPlan, *, blocks: BlockKind = "bidirectional",
-        writing: Writing | None = None, between: Checkpoint | None = None,
-    ) -> PreparedAnswer:  # fmt: skip
+        self,
+        query: Query,
+        plan: PromptPlan,
+        *,
+        blocks: BlockKind = "bidirectional",
+        writing: Writing | None = None,
+        between: Checkpoint | None = None,
+    ) -> PreparedAnswer:
         """Read a prompt, up to where the answer begins."""
         begun = self._read(plan, query.block, blocks, _writing(writing, None), query.trace, between)
         return PreparedAnswer(begun, _sources(plan), query.trace, query.started)
 
     @overload
     def answer_from(
-        self, question: str, hits: Sequence[Hit], *, stream: Literal[False] = False,
-        mode: Mode = "doc", blocks: BlockKind = "bidirectional", writing: Writing | None = None,
-    ) -> Answer: ...  # fmt: skip
+        self,
+        question: str,
+        hits: Sequence[Hit],
+        *,
+        stream: Literal[False] = False,
+        mode: Mode = "doc",
+        blocks: BlockKind = "bidirectional",
+        writing: Writing | None = None,
+    ) -> Answer: ...
 
     @overload
     def answer_from(
-        self, question: str, hits: Sequence[Hit], *, stream: Literal[True],
-        mode: Mode = "doc", blocks: BlockKind = "bidirectional", writing: Writing | None = None,
-    ) -> AnswerStream: ...  # fmt: skip
+        self,
+        question: str,
+        hits: Sequence[Hit],
+        *,
+        stream: Literal[True],
+        mode: Mode = "doc",
+        blocks: BlockKind = "bidirectional",
+        writing: Writing | None = None,
+    ) -> AnswerStream: ...
 
     @overload
     def answer_from(
-        self, question: str, hits: Sequence[Hit], *, stream: bool,
-        mode: Mode = "doc", blocks: BlockKind = "bidirectional", writing: Writing | None = None,
-    ) -> Answer | AnswerStream: ...  # fmt: skip
+        self,
+        question: str,
+        hits: Sequence[Hit],
+        *,
+        stream: bool,
+        mode: Mode = "doc",
+        blocks: BlockKind = "bidirectional",
+        writing: Writing | None = None,
+    ) -> Answer | AnswerStream: ...
 
     def answer_from(
-        self, question: str, hits: Sequence[Hit], *, mode: Mode = "doc",
-        blocks: BlockKind = "bidirectional", stream: bool = False, writing: Writing | None = None,
-    ) -> Answer | AnswerStream:  # fmt: skip
+        self,
+        question: str,
+        hits: Sequence[Hit],
+        *,
+        mode: Mode = "doc",
+        blocks: BlockKind = "bidirectional",
+        stream: bool = False,
+        writing: Writing | None = None,
+    ) -> Answer | AnswerStream:
         """As :meth:`answer`, from passages that were found before, the best first."""
         started, trace = perf_counter(), Trace()
         with trace.stage("embed"):
@@ -417,10 +508,15 @@ class RagEngine:
         return made if stream else made.whole()
 
     def begin(
-        self, question: str, hits: Sequence[Hit], *, mode: Mode = "doc",
-        blocks: BlockKind = "bidirectional", writing: Writing | None = None,
+        self,
+        question: str,
+        hits: Sequence[Hit],
+        *,
+        mode: Mode = "doc",
+        blocks: BlockKind = "bidirectional",
+        writing: Writing | None = None,
         trace: Trace | None = None,
-    ) -> PrefilledPrompt:  # fmt: skip
+    ) -> PrefilledPrompt:
         """Read all that stands before an answer: its state, and the logits of the first token."""
         how, trace = _writing(writing, None), Trace() if trace is None else trace
         _, block = self._retriever.embedded(question, trace)
@@ -449,29 +545,47 @@ class RagEngine:
         return AnswerStream(pieces, asked.sources, asked.trace)
 
     def _plan(
-        self, question: str, hits: Sequence[Hit], mode: Mode, kind: BlockKind, writing: Writing,
+        self,
+        question: str,
+        hits: Sequence[Hit],
+        mode: Mode,
+        kind: BlockKind,
+        writing: Writing,
         trace: Trace,
-    ) -> PromptPlan:  # fmt: skip
+    ) -> PromptPlan:
         choice(mode, [*RAG_FORMS, "auto"], name="mode")
         causal = choice(kind, KINDS, name="blocks") == "causal"
         with trace.stage("plan"):
             plan = self._planner.plan(
-                question, hits, mode, max_new_tokens=writing.max_new_tokens, causal=causal,
-                recompute=writing.recompute, trace=trace,
-            )  # fmt: skip
+                question,
+                hits,
+                mode,
+                max_new_tokens=writing.max_new_tokens,
+                causal=causal,
+                recompute=writing.recompute,
+                trace=trace,
+            )
         trace.mode, trace.blocks = plan.mode, kind
         trace.dropped = tuple(hit.passage.id for hit in plan.dropped)
         return plan
 
     def _read(
-        self, plan: PromptPlan, question: KVBlock, kind: BlockKind, writing: Writing, trace: Trace,
+        self,
+        plan: PromptPlan,
+        question: KVBlock,
+        kind: BlockKind,
+        writing: Writing,
+        trace: Trace,
         between: Checkpoint | None,
-    ) -> PrefilledPrompt:  # fmt: skip
+    ) -> PrefilledPrompt:
         with trace.stage("load"):
             blocks = self._blocks.of(
-                plan.parts, causal=kind == "causal", question=question, trace=trace,
+                plan.parts,
+                causal=kind == "causal",
+                question=question,
+                trace=trace,
                 between=between,
-            )  # fmt: skip
+            )
         return answering.begin(self.model, plan, blocks, writing, trace, between)
 
 

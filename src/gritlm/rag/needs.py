@@ -5,9 +5,16 @@ from __future__ import annotations
 from gritlm.errors import require_libraries
 
 LIBRARIES = (
-    "blake3", "charset_normalizer", "lancedb", "lmdb", "pyarrow", "pypdf",
-    "semantic_text_splitter", "xxhash", "yaml",
-)  # fmt: skip
+    "blake3",
+    "charset_normalizer",
+    "lancedb",
+    "lmdb",
+    "pyarrow",
+    "pypdf",
+    "semantic_text_splitter",
+    "xxhash",
+    "yaml",
+)
 
 
 def require() -> None:

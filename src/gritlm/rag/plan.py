@@ -169,7 +169,9 @@ class PromptAssembler:
 
     def _embedded(self, texts: Sequence[str], instruction: str) -> list[tuple[int, ...]]:
         prompts, _ = self.tokens.for_embedding(
-            texts, max_length=sys.maxsize, instruction=gritlm_instruction(instruction),
+            texts,
+            max_length=sys.maxsize,
+            instruction=gritlm_instruction(instruction),
             end=self._settings.embed_eos,
-        )  # fmt: skip
+        )
         return [tuple(prompt.ids) for prompt in prompts]

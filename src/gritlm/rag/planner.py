@@ -40,9 +40,16 @@ class Planner:
         self._cost: cost.CostModel | None = None
 
     def plan(
-        self, question: str, hits: Sequence[Hit], mode: Mode, *, max_new_tokens: int, causal: bool,
-        recompute: Recompute | None, trace: Trace,
-    ) -> PromptPlan:  # fmt: skip
+        self,
+        question: str,
+        hits: Sequence[Hit],
+        mode: Mode,
+        *,
+        max_new_tokens: int,
+        causal: bool,
+        recompute: Recompute | None,
+        trace: Trace,
+    ) -> PromptPlan:
         """The prompt.
 
         Args:
@@ -100,9 +107,14 @@ class Planner:
         return self.measured()
 
     def _fastest(
-        self, question: str, hits: Sequence[Hit], max_new_tokens: int, causal: bool,
-        recompute: Recompute | None, trace: Trace,
-    ) -> PromptPlan:  # fmt: skip
+        self,
+        question: str,
+        hits: Sequence[Hit],
+        max_new_tokens: int,
+        causal: bool,
+        recompute: Recompute | None,
+        trace: Trace,
+    ) -> PromptPlan:
         if not self.parity.holds:
             trace.reasons.append("none: this model's state cannot be reused")
             return self._assembler.plan("none", question, hits, max_new_tokens=max_new_tokens)

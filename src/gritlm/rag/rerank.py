@@ -35,9 +35,12 @@ class Reranker:
         self._yes, self._no = (self._first_id(word) for word in ("Yes", "No"))
 
     def ranked(
-        self, question: str, hits: Sequence[Hit], between: Checkpoint | None = None,
+        self,
+        question: str,
+        hits: Sequence[Hit],
+        between: Checkpoint | None = None,
         trace: Trace | None = None,
-    ) -> list[tuple[Hit, float]]:  # fmt: skip
+    ) -> list[tuple[Hit, float]]:
         """The passages with their scores, the best first; of equals, the one found earlier.
 
         Args:

@@ -96,9 +96,13 @@ class Retriever:
             )
 
     def ordered(
-        self, question: str, hits: list[Hit], search: Search, trace: Trace,
+        self,
+        question: str,
+        hits: list[Hit],
+        search: Search,
+        trace: Trace,
         between: Checkpoint | None = None,
-    ) -> list[Hit]:  # fmt: skip
+    ) -> list[Hit]:
         """Return the best of the passages, in the model's own order if the search asks for it."""
         if search.rerank and hits:
             with trace.stage("rerank"):
@@ -119,9 +123,12 @@ class Retriever:
         if limit is not None and size > limit:
             raise InputError(f"the question has {size} tokens, the model takes {limit}; shorten it")
         (vector_D,), (block,) = self._model.encode(
-            [question], instruction=gritlm_instruction(self._model.settings.query_instruction),
-            get_cache=True, max_length=size, show_progress_bar=False,
-        )  # fmt: skip
+            [question],
+            instruction=gritlm_instruction(self._model.settings.query_instruction),
+            get_cache=True,
+            max_length=size,
+            show_progress_bar=False,
+        )
         # A model that embeds causally reads it once for the vector and once for the block.
         trace.tokens_embedded += size * (2 if self._model.settings.embeds_causally else 1)
         return np.asarray(vector_D), block

@@ -165,9 +165,13 @@ def settings(
 def machine(model: GritLM) -> str:
     """Model and machine, as far as times depend on them."""
     about = [
-        model.lm.fingerprint, str(model.device), str(model.dtype), _processor(model),
-        str(torch.get_num_threads()), torch.__version__,
-    ]  # fmt: skip
+        model.lm.fingerprint,
+        str(model.device),
+        str(model.dtype),
+        _processor(model),
+        str(torch.get_num_threads()),
+        torch.__version__,
+    ]
     return " ".join(about)
 
 

@@ -21,9 +21,15 @@ ABOUT = "Chats, embeddings, reranking and cached RAG from one set of weights."
 def create_app(service: Service) -> FastAPI:
     """All routes behind all layers; what is not listed as open needs the key."""
     app = FastAPI(
-        title="gritlm", summary=ABOUT, version=__version__, openapi_url=SCHEMA, docs_url=None,
-        redoc_url=None, middleware=_layers(service), redirect_slashes=False,
-    )  # fmt: skip
+        title="gritlm",
+        summary=ABOUT,
+        version=__version__,
+        openapi_url=SCHEMA,
+        docs_url=None,
+        redoc_url=None,
+        middleware=_layers(service),
+        redirect_slashes=False,
+    )
     app.state.service = service
     errors.install(app)
     for part in (openai, rag, models, operations):
@@ -65,7 +71,9 @@ def _layers(service: Service) -> list[Middleware]:
         Middleware(RequireKey, keys=settings.api_keys, open_paths=open_paths(service)),
         Middleware(RequireOwnPage, origins=settings.cors_origins),
         Middleware(
-            BodyLimit, max_bytes=settings.max_body_bytes,
-            max_total_bytes=settings.max_total_body_bytes, timeout_s=settings.body_timeout_s,
+            BodyLimit,
+            max_bytes=settings.max_body_bytes,
+            max_total_bytes=settings.max_total_body_bytes,
+            timeout_s=settings.body_timeout_s,
         ),
-    ]  # fmt: skip
+    ]

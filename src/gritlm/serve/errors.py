@@ -48,9 +48,15 @@ class ApiError(GritLMError):
     """
 
     def __init__(
-        self, status: int, message: str, *, code: str, param: str | None = None,
-        type: str = INVALID, headers: Mapping[str, str] | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str,
+        param: str | None = None,
+        type: str = INVALID,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(message)
         self.status, self.message, self.type = status, message, type
         self.param, self.code, self.headers = param, code, dict(headers or {})
@@ -88,32 +94,42 @@ def too_long(message: str, *, param: str) -> ApiError:
 
 def no_model(name: str, known: Sequence[str]) -> ApiError:
     return ApiError(
-        404, f"The model '{excerpt(name)}' does not exist; this server has {', '.join(known)}",
-        code="model_not_found", param="model",
-    )  # fmt: skip
+        404,
+        f"The model '{excerpt(name)}' does not exist; this server has {', '.join(known)}",
+        code="model_not_found",
+        param="model",
+    )
 
 
 def internal(request_id: str) -> ApiError:
     """Our own mistake; its details are in the log only."""
     return ApiError(
-        500, f"The server failed; its log tells why under request id {request_id}",
-        code="internal_error", type=SERVER,
-    )  # fmt: skip
+        500,
+        f"The server failed; its log tells why under request id {request_id}",
+        code="internal_error",
+        type=SERVER,
+    )
 
 
 def draining() -> ApiError:
     return ApiError(
-        503, "The server is shutting down and takes no new requests; ask another one",
-        code="draining", type=SERVER, headers={"Retry-After": str(_RETRY_ELSEWHERE_S)},
-    )  # fmt: skip
+        503,
+        "The server is shutting down and takes no new requests; ask another one",
+        code="draining",
+        type=SERVER,
+        headers={"Retry-After": str(_RETRY_ELSEWHERE_S)},
+    )
 
 
 def crowded() -> ApiError:
     """One connection more than there may be."""
     return ApiError(
-        503, "The server has as many connections as it takes; try again", code="overloaded",
-        type=SERVER, headers={"Retry-After": "1"},
-    )  # fmt: skip
+        503,
+        "The server has as many connections as it takes; try again",
+        code="overloaded",
+        type=SERVER,
+        headers={"Retry-After": "1"},
+    )
 
 
 def full_of_bodies(total: int) -> ApiError:
@@ -140,18 +156,23 @@ def large_header(most_bytes: int, most: int) -> ApiError:
 def cut_off() -> ApiError:
     """Other than :func:`draining`: the request was taken, and may have had its effect."""
     return ApiError(
-        503, "The server was shut down before this request had ended; look at what it came to, "
-        "or ask again", code="interrupted", type=SERVER,
-    )  # fmt: skip
+        503,
+        "The server was shut down before this request had ended; look at what it came to, "
+        "or ask again",
+        code="interrupted",
+        type=SERVER,
+    )
 
 
 def no_room(went_in: int, of: int) -> ApiError:
     """The disk is full in the middle of adding documents."""
     return ApiError(
-        507, f"The server's disk is full: {went_in} of {of} documents are in its store, the others "
-        "are not; when there is room, send the same again", code="insufficient_storage",
+        507,
+        f"The server's disk is full: {went_in} of {of} documents are in its store, the others "
+        "are not; when there is room, send the same again",
+        code="insufficient_storage",
         type=SERVER,
-    )  # fmt: skip
+    )
 
 
 def none_added(skipped: Sequence[Mapping[str, str]], count: int) -> ApiError:
@@ -192,9 +213,12 @@ def as_api_error(error: GritLMError) -> ApiError:
     if isinstance(error, StoreFullError):
         log.error("the disk is full: %s", error)
         return ApiError(
-            507, "The server's disk is full, and nothing was changed; when there is room, send the "
-            "same again", code="insufficient_storage", type=SERVER,
-        )  # fmt: skip
+            507,
+            "The server's disk is full, and nothing was changed; when there is room, send the "
+            "same again",
+            code="insufficient_storage",
+            type=SERVER,
+        )
     log.error("a request failed", exc_info=error)  # it may name paths of ours
     return internal(REQUEST_ID.get())
 

@@ -188,9 +188,14 @@ def address(listening: socket.socket) -> str:
 
 
 def serve(
-    model: GritLM, sock: socket.socket, settings: ServerConfig, limits: Limits, *,
-    store: StoreAt | None = None, told: Callable[[Service, str], None],
-) -> bool:  # fmt: skip
+    model: GritLM,
+    sock: socket.socket,
+    settings: ServerConfig,
+    limits: Limits,
+    *,
+    store: StoreAt | None = None,
+    told: Callable[[Service, str], None],
+) -> bool:
     """Serve on a socket until SIGTERM or ctrl-C.
 
     Args:

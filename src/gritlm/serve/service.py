@@ -43,9 +43,14 @@ class Service:
     """
 
     def __init__(
-        self, model: GritLM, scheduler: Scheduler, settings: ServerConfig,
-        documents: DocumentApi | None = None, *, budget: int = 512,
-    ) -> None:  # fmt: skip
+        self,
+        model: GritLM,
+        scheduler: Scheduler,
+        settings: ServerConfig,
+        documents: DocumentApi | None = None,
+        *,
+        budget: int = 512,
+    ) -> None:
         self.model, self.scheduler, self.settings = model, scheduler, settings
         self.budget = budget
         self.meter = Metrics(scheduler.stats)
@@ -150,9 +155,10 @@ class Service:
         """
         if self._documents is None:
             raise ApiError(
-                404, "This server has no store of documents; start it with: gritlm serve --store "
-                "FOLDER", code="no_store",
-            )  # fmt: skip
+                404,
+                "This server has no store of documents; start it with: gritlm serve --store FOLDER",
+                code="no_store",
+            )
         return self._documents
 
     @property
@@ -162,9 +168,12 @@ class Service:
     def head(self, kind: str, name: str, object: str) -> dict[str, Any]:
         """What every answer and every event begins with."""
         return {
-            "id": f"{kind}-{uuid4().hex}", "object": object, "created": int(time()),
-            "model": name, "system_fingerprint": self.fingerprint,
-        }  # fmt: skip
+            "id": f"{kind}-{uuid4().hex}",
+            "object": object,
+            "created": int(time()),
+            "model": name,
+            "system_fingerprint": self.fingerprint,
+        }
 
     async def try_model(self) -> None:
         """Have the model read a token on its thread.
@@ -179,6 +188,7 @@ class Service:
 
 def _cannot(what: str, mode: str) -> ApiError:
     return invalid(
-        f"this server's model was loaded with mode='{mode}' and does not {what}", param="model",
+        f"this server's model was loaded with mode='{mode}' and does not {what}",
+        param="model",
         code="unsupported_value",
-    )  # fmt: skip
+    )

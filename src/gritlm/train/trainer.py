@@ -69,9 +69,12 @@ class TrainResult:
 
 
 def train(
-    run: TrainConfig, *, evaluate: Evaluate | None = None, report: Report = log.info,
+    run: TrainConfig,
+    *,
+    evaluate: Evaluate | None = None,
+    report: Report = log.info,
     progress: bool | None = None,
-) -> TrainResult:  # fmt: skip
+) -> TrainResult:
     """Train as ``run`` says; under torchrun, together with the other processes.
 
     Args:
@@ -102,9 +105,13 @@ class Trainer:
     """One run: made, gone on from a checkpoint if wanted, and run to its end."""
 
     def __init__(
-        self, run: TrainConfig, evaluate: Evaluate | None = None, report: Report = log.info, *,
+        self,
+        run: TrainConfig,
+        evaluate: Evaluate | None = None,
+        report: Report = log.info,
+        *,
         progress: bool | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.settings, self.evaluate = run, evaluate
         self.report = report if parallel.is_main() else _silent
         self.output = Path(run.training.output_dir)
@@ -143,9 +150,14 @@ class Trainer:
         collectives.most(0)  # nobody goes on before the folder is there
         self.schedule = optim.schedule(self.optimizer, said, steps=self.steps, done=self.done)
         self.journal = metrics_log.MetricsLog(
-            self.output, steps=self.steps, done=self.done, every=said.logging_steps,
-            trackers=said.report_to, settings=self.agreed, bar=bar,
-        )  # fmt: skip
+            self.output,
+            steps=self.steps,
+            done=self.done,
+            every=said.logging_steps,
+            trackers=said.report_to,
+            settings=self.agreed,
+            bar=bar,
+        )
         if number := sum(rows.skipped.count for many in self._rows().values() for rows in many):
             self.journal.skipped(self.done, number)
 
@@ -222,9 +234,11 @@ class Trainer:
             values |= _named(found, "emb")
         if batch.samples:
             found = self.writing.backward(
-                partial(self.module, "write"), batch.samples, ranks,
+                partial(self.module, "write"),
+                batch.samples,
+                ranks,
                 device=self.parts.trainee.device,
-            )  # fmt: skip
+            )
             values |= _named(found, "gen")
         values["loss"] = sum(values.get(name, 0.0) for name in ("loss_emb", "loss_gen"))
         return values
@@ -276,9 +290,14 @@ class Trainer:
             checkpoint.write_model(work, self.parts, state, merged=merged)
             metrics_log.plot(self.output)
             model_card.write(
-                work, self.settings, sources=rows, steps=self.done,
-                metrics=measured, skipped=self.feed.skipped, folder=self.output,
-            )  # fmt: skip
+                work,
+                self.settings,
+                sources=rows,
+                steps=self.done,
+                metrics=measured,
+                skipped=self.feed.skipped,
+                folder=self.output,
+            )
 
         staging.adding(self.output, write)
         if self.feed.skipped:
@@ -291,14 +310,19 @@ class Trainer:
         teacher = said.loss.teacher if said.embeds else None
         at_once = min(budget, _at_once(trainee.device))
         contrast = EmbeddingObjective(
-            said.loss, budget, at_once, mask=said.data.mask_false_negatives,
+            said.loss,
+            budget,
+            at_once,
+            mask=said.data.mask_false_negatives,
             teacher=None if teacher is None else Teacher(teacher, device=trainee.device),
-        )  # fmt: skip
+        )
         writing = GenerationObjective(
-            said.loss, at_once,
+            said.loss,
+            at_once,
             capacity=said.data.generative_max_len if said.training.packing else None,
-            router=routers.share(trainee.causal), pad=self.parts.tokenizer.pad_token_id or 0,
-        )  # fmt: skip
+            router=routers.share(trainee.causal),
+            pad=self.parts.tokenizer.pad_token_id or 0,
+        )
         return contrast, writing
 
     def _count(self) -> int:

@@ -91,6 +91,10 @@ def reranking(folder: Path) -> Task:
 
 
 MAKERS = {
-    "STS": sts, "PairClassification": pair_classification, "Classification": classification,
-    "Clustering": clustering, "Retrieval": retrieval, "Reranking": reranking,
-}  # fmt: skip
+    "STS": sts,
+    "PairClassification": pair_classification,
+    "Classification": classification,
+    "Clustering": clustering,
+    "Retrieval": retrieval,
+    "Reranking": reranking,
+}

@@ -24,9 +24,12 @@ TEXTS = tiny.SENTENCES[:3]
 
 def encoded(encoder: GritLMEncoder, texts: list[str], task: Any, side: PromptType | None) -> Any:
     return encoder.encode(
-        [{"text": texts}], task_metadata=task.metadata, hf_split="test", hf_subset="default",
+        [{"text": texts}],
+        task_metadata=task.metadata,
+        hf_split="test",
+        hf_subset="default",
         prompt_type=side,
-    )  # fmt: skip
+    )
 
 
 def test_it_is_an_encoder_of_mteb_and_nothing_else(model):

@@ -31,9 +31,13 @@ class Counted:
 
 def encode(once: EncodeOnce, texts: list[str], side: PromptType | None) -> Any:
     return once.encode(
-        [{"text": texts}], task_metadata=mteb.get_task("NQ").metadata, hf_split="test",
-        hf_subset="default", prompt_type=side, batch_size=2,
-    )  # fmt: skip
+        [{"text": texts}],
+        task_metadata=mteb.get_task("NQ").metadata,
+        hf_split="test",
+        hf_subset="default",
+        prompt_type=side,
+        batch_size=2,
+    )
 
 
 @pytest.fixture
@@ -51,8 +55,9 @@ def test_the_columns_of_pairs_share_their_texts(counted):
 
 def test_vectors_are_those_of_the_inner_encoder_in_the_order_of_the_texts(counted, model):
     found = encode(EncodeOnce(counted), [TWO, ONE, TWO, THREE], PromptType.document)
-    np.testing.assert_allclose(found, model.encode([TWO, ONE, TWO, THREE],
-                               instruction="<|embed|>\n"), atol=1e-6)  # fmt: skip
+    np.testing.assert_allclose(
+        found, model.encode([TWO, ONE, TWO, THREE], instruction="<|embed|>\n"), atol=1e-6
+    )
 
 
 def test_a_query_that_is_a_document_too_is_read_on_both_sides(counted):

@@ -54,8 +54,9 @@ def test_the_score_is_the_mean_of_its_items(kind, model, tmp_path):
 def test_pairs_are_own_cosines_and_the_score_their_correlation(model, tmp_path):
     found = mteb_run.measure(model, folders.sts(tmp_path, instruction="Find the same"))
     header = gritlm_instruction("Find the same")
-    one, two = (model.encode([row[side] for row in folders.PAIRS], instruction=header)
-                for side in (0, 1))  # fmt: skip
+    one, two = (
+        model.encode([row[side] for row in folders.PAIRS], instruction=header) for side in (0, 1)
+    )
     own = model.similarity_pairwise(one, two).numpy()
     gold = [row[2] for row in folders.PAIRS]
     np.testing.assert_allclose(found.pairs, np.stack([own, gold], axis=1), atol=1e-5)
@@ -136,10 +137,12 @@ def test_vectors_that_are_no_numbers_have_no_score(model, tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     ("pairs", "none"),
     [
-        (((0.5, 1.0), (0.5, 2.0)), True), (((0.5, 1.0), (0.25, 2.0)), False),
-        (((0.5, 1.0), (0.5, 1.0)), False), (((float("nan"), 1.0), (float("nan"), 2.0)), False),
+        (((0.5, 1.0), (0.5, 2.0)), True),
+        (((0.5, 1.0), (0.25, 2.0)), False),
+        (((0.5, 1.0), (0.5, 1.0)), False),
+        (((float("nan"), 1.0), (float("nan"), 2.0)), False),
     ],
-)  # fmt: skip
+)
 def test_there_is_no_order_where_the_model_alone_finds_all_alike(pairs, none):
     assert mteb_results._is_no_order(pairs) == none
 

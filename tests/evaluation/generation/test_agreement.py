@@ -62,9 +62,11 @@ def test_greedy_texts_agree(until, ours, theirs):
 def test_requests_in_several_manners_come_back_in_their_order(ours, theirs):
     requests = asked(
         "generate_until",
-        [(context, {"until": ["."], "max_gen_toks": size}) for size, context in
-         [(3, "Cats"), (9, "Dogs"), (3, "Dogs"), (9, "Cats"), (3, "Cats")]],
-    )  # fmt: skip
+        [
+            (context, {"until": ["."], "max_gen_toks": size})
+            for size, context in [(3, "Cats"), (9, "Dogs"), (3, "Dogs"), (9, "Cats"), (3, "Cats")]
+        ],
+    )
     assert ours.generate_until(requests) == theirs.generate_until(requests, disable_tqdm=True)
 
 

@@ -81,24 +81,35 @@ def test_rows_come_in_their_order_whatever_order_they_were_measured_in():
     ],
 )
 def test_the_main_figure_is_the_best_known_one_then_the_first_share(figures, main):
-    found = made([FakeTask("a")], {"a": {f"{name},none": v for name, v in figures.items()}},
-                 {"a": rows(main, 0.5)})  # fmt: skip
+    found = made(
+        [FakeTask("a")],
+        {"a": {f"{name},none": v for name, v in figures.items()}},
+        {"a": rows(main, 0.5)},
+    )
     assert found.metric == main
 
 
 def test_what_is_in_percent_hangs_on_the_name_and_not_on_the_value():
     found = made(
         [FakeTask("a")],
-        {"a": {"acc,none": 0.5, "perplexity,none": 0.75, "bleu,none": 0.5, "length,none": 12.0,
-               "f1,none": float("nan")}},
+        {
+            "a": {
+                "acc,none": 0.5,
+                "perplexity,none": 0.75,
+                "bleu,none": 0.5,
+                "length,none": 12.0,
+                "f1,none": float("nan"),
+            }
+        },
         {"a": rows("acc", 0.5)},
-    )  # fmt: skip
+    )
     assert found.score == 50
     assert found.details == {"perplexity": 0.75, "bleu": 0.5}
 
 
-@pytest.mark.parametrize(("metric", "value"), [("acc", float("nan")), ("perplexity", float("inf")),
-                                               ("length", 12.0)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("metric", "value"), [("acc", float("nan")), ("perplexity", float("inf")), ("length", 12.0)]
+)
 def test_a_main_figure_that_cannot_be_right_is_refused(metric, value):
     with pytest.raises(ModelError, match=rf"all: {metric} is .*expected a number"):
         made([FakeTask("a")], {"a": {f"{metric},none": value}}, {"a": rows(metric, value)})
@@ -106,9 +117,10 @@ def test_a_main_figure_that_cannot_be_right_is_refused(metric, value):
 
 def test_a_figure_of_which_less_is_better_is_called_so():
     found = {
-        "results": {"a": {"toxicity,none": 0.25}}, "samples": {"a": rows("toxicity", 0.5, 0.0)},
+        "results": {"a": {"toxicity,none": 0.25}},
+        "samples": {"a": rows("toxicity", 0.5, 0.0)},
         "higher_is_better": {"a": {"toxicity": False}},
-    }  # fmt: skip
+    }
     result = lm_eval_results.result("a", [FakeTask("a")], found, seconds=1.0, harness="lm-eval")
     assert (result.metric, result.score) == ("toxicity (less is better)", 25)
     assert result.items == (0.5, 0.0)

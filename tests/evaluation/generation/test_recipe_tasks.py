@@ -25,17 +25,23 @@ MMLU = {"subject": "high_school_zoology", "question": "Who sleeps? ", "gold": 2}
 MMLU |= {"choices": ["Ann", "Bob", "Cats", "Dogs"]}
 TRUTH = {"question": "Do cats sleep?", "choices": ["Yes.", "No.", "They do."]}
 BBH = {"subset": "navigate", "input": "Turn left.\nOptions:\n- Yes\n- No", "target": "No"}
-IFEVAL = {"key": 1, "prompt": "Write on cats without commas, in three sentences or more.",
-          "instruction_id_list": ["punctuation:no_comma", "length_constraints:number_sentences"],
-          "kwargs": [{}, {"relation": "at least", "num_sentences": 3}]}  # fmt: skip
+IFEVAL = {
+    "key": 1,
+    "prompt": "Write on cats without commas, in three sentences or more.",
+    "instruction_id_list": ["punctuation:no_comma", "length_constraints:number_sentences"],
+    "kwargs": [{}, {"relation": "at least", "num_sentences": 3}],
+}
 SUM = {"question": "What is 1 + 1?", "answer": "It is 2.\n#### 2"}
 
 ROWS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(["arc_easy", "arc_challenge", "piqa", "openbookqa", "copa"], TWO),
     "boolq": {"passage": "Cats sleep.", "question": "do cats sleep?", "gold": 1},
     "commonsense_qa": {"question": "Who sleeps?", "choices": list("abcde"), "gold": 4},
-    "winogrande": {"contexts": ["Ann saw Cat so Ann", "Ann saw Cat so Cat"],
-                   "continuation": "ran.", "gold": 1},
+    "winogrande": {
+        "contexts": ["Ann saw Cat so Ann", "Ann saw Cat so Cat"],
+        "continuation": "ran.",
+        "gold": 1,
+    },
     "lambada": {"context": "The quick brown fox jumps over the lazy", "continuation": "dog"},
     "triviaqa": {"question": "Who sleeps?", "answers": ["Cats", "Tomcats"]},
     "gsm8k": SUM,
@@ -44,7 +50,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "truthfulqa_mc2": TRUTH | {"labels": [1, 0, 1]},
     "bbh": BBH,
     "ifeval": IFEVAL,
-}  # fmt: skip
+}
 BESIDE = {
     "gsm8k": {"fewshot.jsonl": [SUM] * 5},
     "mmlu": {"fewshot.jsonl": [MMLU] * 5},
@@ -86,14 +92,20 @@ def test_a_task_file_is_measured(name, recipe, model):
     [
         ("arc_easy", "arc/arc_easy.yaml", {"question": "Cats sleep"}),
         ("piqa", "piqa/piqa.yaml", {"goal": "Cats sleep"}),
-        ("boolq", "super_glue/boolq/default.yaml",
-         {"passage": "Cats sleep.", "question": "do cats sleep"}),
-        ("commonsense_qa", "commonsense_qa/default.yaml",
-         {"question": "Who sleeps?", "choices": {"text": list("abcde")}}),
+        (
+            "boolq",
+            "super_glue/boolq/default.yaml",
+            {"passage": "Cats sleep.", "question": "do cats sleep"},
+        ),
+        (
+            "commonsense_qa",
+            "commonsense_qa/default.yaml",
+            {"question": "Who sleeps?", "choices": {"text": list("abcde")}},
+        ),
         ("truthfulqa_mc1", "truthfulqa/truthfulqa_mc1.yaml", {"question": "Do cats sleep?"}),
         ("truthfulqa_mc2", "truthfulqa/truthfulqa_mc2.yaml", {"question": "Do cats sleep?"}),
     ],
-)  # fmt: skip
+)
 def test_the_prompt_is_lm_evals(name, file, row, recipe):
     template = load_yaml(THEIRS / file, resolve_func=False)["doc_to_text"]
     assert asked(recipe(name)) == apply_template(template, row)
@@ -132,8 +144,10 @@ def test_ifeval_checks_answers_without_fetching_anything(recipe):
         (loaded,) = loading.load(recipe("ifeval"))
     row = loaded.eval_docs[0]
     assert loaded.process_results(row, ["Cats sleep. Dogs run. Foxes jump."]) == {
-        "prompt_level_strict_acc": True, "inst_level_strict_acc": [True, True],
-        "prompt_level_loose_acc": True, "inst_level_loose_acc": [True, True],
-    }  # fmt: skip
+        "prompt_level_strict_acc": True,
+        "inst_level_strict_acc": [True, True],
+        "prompt_level_loose_acc": True,
+        "inst_level_loose_acc": [True, True],
+    }
     assert loaded.process_results(row, ["Cats, sleep."])["inst_level_strict_acc"] == [False, False]
     assert loaded.aggregation()["inst_level_strict_acc"]([[True, False], [True, True]]) == 0.75

@@ -10,9 +10,14 @@ from tests import tiny
 
 CONTEXT, OTHER = tuple(range(10, 30)), (40, 41, 42)
 PAIRS = [
-    (CONTEXT, (5, 6, 7)), (CONTEXT, (5, 6, 8)), (CONTEXT, (9,)), (CONTEXT, (11,)), (OTHER, (5, 6)),
-    (OTHER, (7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7)), ((3,), (4,)),
-]  # fmt: skip
+    (CONTEXT, (5, 6, 7)),
+    (CONTEXT, (5, 6, 8)),
+    (CONTEXT, (9,)),
+    (CONTEXT, (11,)),
+    (OTHER, (5, 6)),
+    (OTHER, (7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7)),
+    ((3,), (4,)),
+]
 
 
 def alone(lm: UnifiedLM, pair: shared_prefixes.Pair) -> float:

@@ -62,9 +62,13 @@ def make_task(tmp_path: Path) -> MakeTask:
 @pytest.fixture(scope="session")
 def make_model(tmp_path_factory: pytest.TempPathFactory) -> MakeModel:
     def make(
-        settings: ModelSettings | None = None, family: str = "llama", mode: str = "unified",
-        *, stated: bool = True, **changes: object,
-    ) -> GritLM:  # fmt: skip
+        settings: ModelSettings | None = None,
+        family: str = "llama",
+        mode: str = "unified",
+        *,
+        stated: bool = True,
+        **changes: object,
+    ) -> GritLM:
         folder = tmp_path_factory.mktemp(family)
         tiny.folder(folder, family, **({"max_position_embeddings": 1024} | changes))
         if stated:

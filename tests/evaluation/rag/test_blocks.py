@@ -92,9 +92,14 @@ def test_cached_documents_give_the_logits_of_one_block_masked_pass(
         cache = prefix_cache(model.lm, reading.blocks, room=len(reading.ids))
         ours = model.lm.logits(torch.tensor([reading.ids]), cache=cache)[0]
         sample = rag_samples.sample(
-            SegmentTokenizer(model.tokenizer), RagExample(question.text, question.documents, "red"),
-            mode="doc", kind=kind, documents=question.documents, max_length=10_000, read_again=0,
-        )  # fmt: skip
+            SegmentTokenizer(model.tokenizer),
+            RagExample(question.text, question.documents, "red"),
+            mode="doc",
+            kind=kind,
+            documents=question.documents,
+            max_length=10_000,
+            read_again=0,
+        )
         hidden = hidden_states.written(model.lm.decoder, rag_samples.rows([sample], pad=0))
         theirs = model.model.get_output_embeddings()(hidden)[0, : sample.trained[0][0]]
         assert (ours - theirs[-len(ours) :]).abs().max() < BOUND

@@ -36,9 +36,11 @@ def prompts(lm: UnifiedLM) -> list[PromptToRead]:
     documents = torch.tensor(one + other)
     blocks = lm.hidden_and_blocks(documents, [len(one), len(other)])[1]
     return [
-        PromptToRead(tails[0]), PromptToRead(tails[1]), PromptToRead(tails[2], blocks[:1]),
+        PromptToRead(tails[0]),
+        PromptToRead(tails[1]),
+        PromptToRead(tails[2], blocks[:1]),
         PromptToRead(tails[3], blocks),
-    ]  # fmt: skip
+    ]
 
 
 @torch.inference_mode()

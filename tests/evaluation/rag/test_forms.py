@@ -22,10 +22,15 @@ def trained_ids(model, question, mode):
     """The prompt of a training sample, and the number of its tokens that no other block sees."""
     row = RagExample(question.text, question.documents, "red")
     made = rag_samples.sample(
-        SegmentTokenizer(model.tokenizer), row, mode=mode, kind="bidirectional",
-        documents=question.documents, max_length=10_000, embed_eos=model.settings.embed_eos,
+        SegmentTokenizer(model.tokenizer),
+        row,
+        mode=mode,
+        kind="bidirectional",
+        documents=question.documents,
+        max_length=10_000,
+        embed_eos=model.settings.embed_eos,
         read_again=0,
-    )  # fmt: skip
+    )
     return made.ids[: made.trained[0][0]], made.unseen
 
 

@@ -36,8 +36,12 @@ def test_a_trained_model_is_asked_in_every_setting(trained, make_task):
         assert (result.half, result.kind, result.metric, result.count) == ("rag", "QA", "match", 3)
         assert result.score == pytest.approx(100 * fmean(result.items))
         assert set(result.details) == {
-            "em", "f1", "tokens_prefilled", "first_token_ms", "own_chat_format",
-        }  # fmt: skip
+            "em",
+            "f1",
+            "tokens_prefilled",
+            "first_token_ms",
+            "own_chat_format",
+        }
         assert result.details["own_chat_format"] == 0
         assert result.seconds > 0
 
@@ -146,8 +150,9 @@ def test_a_bad_row_is_named(trained, make_task):
 
 def test_only_the_settings_asked_for_are_measured(trained, make_task):
     assert settings_of(measure(trained, make_task(), settings=["fresh", "oracle"])) == [
-        "oracle", "fresh",
-    ]  # fmt: skip
+        "oracle",
+        "fresh",
+    ]
     with pytest.raises(InputError, match="settings='stale' is unknown"):
         measure(trained, make_task(), settings=["stale"])
 

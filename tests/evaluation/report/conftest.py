@@ -31,5 +31,8 @@ def report(tmp_path: Path) -> Report:
             Outcome("ours", "GritLM", "0123456789abcdef", {"parameters": 2_500_000}, ours),
             Outcome(OTHER, "sentence-transformers", "fedcba", {"dtype": "auto"}, theirs, skipped),
         ),
-        "quick", 50, environment.about("gritlm eval ours"), (task,),
-    )  # fmt: skip
+        "quick",
+        50,
+        environment.about("gritlm eval ours"),
+        (task,),
+    )

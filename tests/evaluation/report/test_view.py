@@ -46,8 +46,9 @@ def test_question_answering_is_grouped_by_setting_and_shown_by_fresh():
     ]
     (section,) = view.sections(report(results))
     assert [(row.name, row.cells[0].score.value) for row in section.groups] == [
-        ("no context", 20), ("fresh", 60),
-    ]  # fmt: skip
+        ("no context", 20),
+        ("fresh", 60),
+    ]
     assert section.headline.name == "fresh"
 
 
@@ -83,9 +84,10 @@ def test_times_of_an_earlier_run_are_told():
 
 def test_tasks_skipped_for_one_reason_stand_together():
     skipped = (
-        SkippedTask("m0", "rag", "a", "it only embeds"), SkippedTask("m0", "rag", "b", "it only embeds"),
+        SkippedTask("m0", "rag", "a", "it only embeds"),
+        SkippedTask("m0", "rag", "b", "it only embeds"),
         SkippedTask("m0", "embedding", "c", "no network"),
-    )  # fmt: skip
+    )
     found = view.reasons(report([], skipped=skipped))
     assert [each.tasks for each in found] == [("a", "b"), ("c",)]
 

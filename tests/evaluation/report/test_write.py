@@ -78,15 +78,28 @@ def test_the_markdown_has_a_column_a_model(report: Report, tmp_path: Path):
         r"\| pairs \| STS · ndcg_at_10 · 4 rows \| 81\.2 \[.*\] \| 70\.0 \[.*\(−11\.", text
     )
     assert "it only embeds" in text
-    columns = {line.replace(r"\|", "").count("|") for line in text.splitlines() if "ours" in line
-               and line.startswith("| task")}  # fmt: skip
+    columns = {
+        line.replace(r"\|", "").count("|")
+        for line in text.splitlines()
+        if "ours" in line and line.startswith("| task")
+    }
     assert columns == {5}
 
 
 def test_the_page_shows_both_halves_and_is_well_formed(report: Report, tmp_path: Path):
     read = page(write.write(report, tmp_path)[2].read_text(encoding="utf-8"))
-    for words_ in ("Embedding", "Generation", "Answering from passages", "81.2", "42.5", "23.46",
-                   OTHER, "it only embeds", "CC BY <4.0>", "2.5 million"):  # fmt: skip
+    for words_ in (
+        "Embedding",
+        "Generation",
+        "Answering from passages",
+        "81.2",
+        "42.5",
+        "23.46",
+        OTHER,
+        "it only embeds",
+        "CC BY <4.0>",
+        "2.5 million",
+    ):
         assert words_ in read.text
     assert read.seen.count("details") == 4
     assert "plane" in (tmp_path / "report.html").read_text()

@@ -18,14 +18,25 @@ LAYERS, HEADS, DIM = 3, 2, 12
 
 def maker(model: str = MODEL, digest: str = "d1") -> ModelIdentity:
     rope = RopeTable(torch.linspace(1, 0.1, DIM // 2).repeat(LAYERS, 1))
-    return ModelIdentity(model=model, digest=digest, name=f"models/{model}", rope=rope,
-                 kv_bytes_per_token=2 * LAYERS * HEADS * DIM * 4, dimension=8)  # fmt: skip
+    return ModelIdentity(
+        model=model,
+        digest=digest,
+        name=f"models/{model}",
+        rope=rope,
+        kv_bytes_per_token=2 * LAYERS * HEADS * DIM * 4,
+        dimension=8,
+    )
 
 
 def block(
-    seed: int = 0, tokens: int = 5, *, causal: bool = False, dtype: torch.dtype = torch.float32,
-    shape: tuple[int, int, int] = (LAYERS, HEADS, DIM), model: str = MODEL,
-) -> KVBlock:  # fmt: skip
+    seed: int = 0,
+    tokens: int = 5,
+    *,
+    causal: bool = False,
+    dtype: torch.dtype = torch.float32,
+    shape: tuple[int, int, int] = (LAYERS, HEADS, DIM),
+    model: str = MODEL,
+) -> KVBlock:
     """What reading ``tokens`` ids that follow from the seed leaves behind."""
     layers, heads, dim = shape
     random = torch.Generator().manual_seed(seed)

@@ -177,8 +177,10 @@ def test_a_rebuilt_index_says_what_the_old_one_said(folder):
         assert store.rebuild() == 23
         after = store.stats()
         assert (after.blocks, after.tokens, after.live_bytes) == (
-            before.blocks, before.tokens, before.live_bytes,
-        )  # fmt: skip
+            before.blocks,
+            before.tokens,
+            before.live_bytes,
+        )
         assert there(store) == [True, True, True]
         assert all(key in store for key in keys)
         assert store.verify() == []

@@ -12,9 +12,14 @@ from gritlm.rag.kvstore.errors import DamagedRecordError
 def header(tokens: int = 6) -> record.RecordHeader:
     raw_LB = torch.arange(3 * 4 * tokens * 2 * 4, dtype=torch.uint8).view(3, -1)
     return record.describe(
-        b"k" * 32, raw_LB, shape=(3, 2, tokens, 2), dtype="float32", storage="float32",
-        causal=True, token_ids=range(tokens),
-    )  # fmt: skip
+        b"k" * 32,
+        raw_LB,
+        shape=(3, 2, tokens, 2),
+        dtype="float32",
+        storage="float32",
+        causal=True,
+        token_ids=range(tokens),
+    )
 
 
 def test_a_header_says_after_reading_what_was_written():

@@ -96,8 +96,13 @@ def test_a_reader_keeps_reading_what_the_writer_moved(folder):
 
 def test_a_reader_changes_nothing(folder):
     with blocks.opened(folder, read_only=True) as reader:
-        for verb in (lambda: reader.delete([b"x" * 32]), lambda: reader.evict(1), reader.gc,
-                     reader.rebuild, lambda: reader.put_many([])):  # fmt: skip
+        for verb in (
+            lambda: reader.delete([b"x" * 32]),
+            lambda: reader.evict(1),
+            reader.gc,
+            reader.rebuild,
+            lambda: reader.put_many([]),
+        ):
             with pytest.raises(ValueError, match="opened for reading"):
                 verb()
 

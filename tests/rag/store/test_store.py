@@ -346,8 +346,14 @@ def test_a_store_that_was_closed_does_nothing_more(folder):
     (key,) = blocks.put(store, blocks.block(1))
     store.close()
     store.close()
-    for verb in (lambda: store.fetch(key), lambda: key in store, lambda: store.put_many([]),
-                 store.stats, store.verify, store.gc):  # fmt: skip
+    for verb in (
+        lambda: store.fetch(key),
+        lambda: key in store,
+        lambda: store.put_many([]),
+        store.stats,
+        store.verify,
+        store.gc,
+    ):
         with pytest.raises(InputError, match="was closed"):
             verb()
 

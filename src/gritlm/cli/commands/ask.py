@@ -117,9 +117,13 @@ def ask(
     lm = model.load()
     with RagEngine.open(store, lm, read_only=True) as engine:
         found = engine.answer(
-            question, mode=mode.value, blocks=blocks.value, stream=True,
-            search=wanted, writing=Writing(max_new_tokens, recompute=again),
-        )  # fmt: skip
+            question,
+            mode=mode.value,
+            blocks=blocks.value,
+            stream=True,
+            search=wanted,
+            writing=Writing(max_new_tokens, recompute=again),
+        )
         if as_json:
             terminal.write(json_line(_as_dict(found.whole())))
             return

@@ -78,9 +78,14 @@ def check(
     source = SourceConfig(file, instruction=instruction, passage_instruction=passage_instruction)
     tokens, settings = _tokenizer(model)
     found = check_rows(
-        source, tokens, settings, DataConfig(**asdict(lengths)), samples=sample,
-        kind=None if kind is None else kind.value, progress=logs.progress(),
-    )  # fmt: skip
+        source,
+        tokens,
+        settings,
+        DataConfig(**asdict(lengths)),
+        samples=sample,
+        kind=None if kind is None else kind.value,
+        progress=logs.progress(),
+    )
     _show(found, skip_bad=skip_bad)
     if skip_bad and found.refused == found.rows:
         raise InputError(f"{file}: none of its {found.rows:,} rows can be used; see the list above")

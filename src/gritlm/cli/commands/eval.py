@@ -124,9 +124,12 @@ class RunOptions:
             torch.set_num_threads(self.threads)
         dtype = None if self.dtype is None else self.dtype.value
         return RunnerOptions(
-            device=self.device, dtype=dtype, batch_size=self.batch_size,
-            progress=not logs.is_quiet() and sys.stderr.isatty(), skip_bad=self.skip_bad,
-        )  # fmt: skip
+            device=self.device,
+            dtype=dtype,
+            batch_size=self.batch_size,
+            progress=not logs.is_quiet() and sys.stderr.isatty(),
+            skip_bad=self.skip_bad,
+        )
 
 
 @dataclass(frozen=True)

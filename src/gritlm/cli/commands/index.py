@@ -88,14 +88,21 @@ def index(
 
     lm, added = model.load(), AddResult()
     with RagEngine.open(
-        to, lm, cutting=_cutting(max_tokens, overlap), index=address, storage=storage.value,
+        to,
+        lm,
+        cutting=_cutting(max_tokens, overlap),
+        index=address,
+        storage=storage.value,
         disk_bytes=None if disk_gb is None else int(disk_gb * 1e9),
-    ) as engine:  # fmt: skip
+    ) as engine:
         try:
             engine.add(
-                sources, progress=not logs.is_quiet() and sys.stderr.isatty(),
-                kinds=KINDS if causal else KINDS[:1], done=added, text_field=text_field,
-            )  # fmt: skip
+                sources,
+                progress=not logs.is_quiet() and sys.stderr.isatty(),
+                kinds=KINDS if causal else KINDS[:1],
+                done=added,
+                text_field=text_field,
+            )
         except (KeyboardInterrupt, StoreFullError, IndexFailedError):
             _tell(added, engine.store.stats(), total=len(engine.index))
             logs.say(
@@ -134,6 +141,7 @@ def _tell(added: AddResult, stats: StoreStats, *, total: int) -> None:
     )
     if gone := stats.refused + stats.evicted:
         logs.say(
-            "full", f"{gone} blocks had no room and will be computed when they are asked for; "
-            "allow more with --disk-gb, or index into a new store with --storage int8"
-        )  # fmt: skip
+            "full",
+            f"{gone} blocks had no room and will be computed when they are asked for; "
+            "allow more with --disk-gb, or index into a new store with --storage int8",
+        )

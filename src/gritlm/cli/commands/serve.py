@@ -48,39 +48,47 @@ class ListenOptions:
     api_key: Annotated[
         list[str] | None,
         option(
-            env="API_KEY", panel=LISTENING, callback=lines,
+            env="API_KEY",
+            panel=LISTENING,
+            callback=lines,
             help="Key that clients need, may be repeated; in the variable one a line. Other users "
             "of the machine see arguments in the list of processes: rather set the variable.",
         ),
-    ] = None  # fmt: skip
+    ] = None
     served_model_name: Annotated[
         list[str] | None,
         option(
-            env="SERVED_MODEL_NAME", panel=LISTENING, callback=lines,
+            env="SERVED_MODEL_NAME",
+            panel=LISTENING,
+            callback=lines,
             help="What clients call the model; may be repeated, in the variable one a line.",
         ),
-    ] = None  # fmt: skip
+    ] = None
     allowed_host: Annotated[
         list[str] | None,
         option(
-            env="ALLOWED_HOST", panel=LISTENING,
+            env="ALLOWED_HOST",
+            panel=LISTENING,
             help="Name that requests may be sent to; may be repeated. All but on loopback.",
         ),
-    ] = None  # fmt: skip
+    ] = None
     cors_origin: Annotated[
         list[str] | None,
         option(
-            env="CORS_ORIGIN", panel=LISTENING,
+            env="CORS_ORIGIN",
+            panel=LISTENING,
             help="Other web origin whose pages may use the server; may be repeated.",
         ),
-    ] = None  # fmt: skip
+    ] = None
     open_metrics: Annotated[
         bool,
         option(
-            "--open-metrics", env="OPEN_METRICS", help="Let /metrics be read without a key.",
+            "--open-metrics",
+            env="OPEN_METRICS",
+            help="Let /metrics be read without a key.",
             panel=LISTENING,
         ),
-    ] = False  # fmt: skip
+    ] = False
     allow_token_ids: Annotated[
         bool,
         option(
@@ -102,20 +110,24 @@ class LimitOptions:
     max_model_len: Annotated[
         int | None,
         option(
-            env="MAX_MODEL_LEN", panel=LIMITS, min=8,
+            env="MAX_MODEL_LEN",
+            panel=LIMITS,
+            min=8,
             help="Tokens of a prompt and its answer; left out: what model and memory allow.",
         ),
-    ] = None  # fmt: skip
+    ] = None
     max_num_seqs: Annotated[
         int, option(env="MAX_NUM_SEQS", help="Chats written at once.", panel=LIMITS, min=1)
     ] = 8
     max_num_batched_tokens: Annotated[
         int | None,
         option(
-            env="MAX_NUM_BATCHED_TOKENS", panel=LIMITS, min=1,
+            env="MAX_NUM_BATCHED_TOKENS",
+            panel=LIMITS,
+            min=1,
             help="Tokens of texts or prompts read between two steps of the running chats.",
         ),
-    ] = None  # fmt: skip
+    ] = None
     max_waiting: Annotated[
         int,
         option(
@@ -125,10 +137,12 @@ class LimitOptions:
     max_request_tokens: Annotated[
         int,
         option(
-            env="MAX_REQUEST_TOKENS", panel=LIMITS, min=1,
+            env="MAX_REQUEST_TOKENS",
+            panel=LIMITS,
+            min=1,
             help="Tokens of all texts of one request; one with more is refused.",
         ),
-    ] = 300_000  # fmt: skip
+    ] = 300_000
     max_body_mb: Annotated[
         float,
         option(env="MAX_BODY_MB", help="Largest request, in MiB.", panel=LIMITS, min=0.001),
@@ -136,26 +150,32 @@ class LimitOptions:
     max_connections: Annotated[
         int,
         option(
-            env="MAX_CONNECTIONS", panel=LIMITS, min=1,
+            env="MAX_CONNECTIONS",
+            panel=LIMITS,
+            min=1,
             help="Connections at once, idle ones too; one more is refused.",
         ),
-    ] = 512  # fmt: skip
+    ] = 512
     drain_seconds: Annotated[
         float,
         option(
-            env="DRAIN_SECONDS", panel=LIMITS, min=0.0,
+            env="DRAIN_SECONDS",
+            panel=LIMITS,
+            min=0.0,
             help="Time that accepted requests get to end after SIGTERM.",
         ),
-    ] = 30.0  # fmt: skip
+    ] = 30.0
 
     def limits(self) -> Limits:
         from gritlm.serve.engine.limits import Limits
 
         return Limits(
-            max_num_seqs=self.max_num_seqs, max_model_len=self.max_model_len,
-            max_num_batched_tokens=self.max_num_batched_tokens, max_waiting=self.max_waiting,
+            max_num_seqs=self.max_num_seqs,
+            max_model_len=self.max_model_len,
+            max_num_batched_tokens=self.max_num_batched_tokens,
+            max_waiting=self.max_waiting,
             max_request_tokens=self.max_request_tokens,
-        )  # fmt: skip
+        )
 
 
 @dataclass(frozen=True)
@@ -165,17 +185,20 @@ class StoreOptions:
     store: Annotated[
         Path | None,
         option(
-            env="STORE", help="Folder of documents, as gritlm index makes it; made if need be.",
+            env="STORE",
+            help="Folder of documents, as gritlm index makes it; made if need be.",
             panel=STORE,
         ),
-    ] = None  # fmt: skip
+    ] = None
     store_read_only: Annotated[
         bool,
         option(
-            "--store-read-only", env="STORE_READ_ONLY", panel=STORE,
+            "--store-read-only",
+            env="STORE_READ_ONLY",
+            panel=STORE,
             help="Only ask; any number of servers may share the folder.",
         ),
-    ] = False  # fmt: skip
+    ] = False
 
     def place(self) -> StoreAt | None:
         from gritlm.serve.server import StoreAt
@@ -207,7 +230,8 @@ def serve(
     model: Annotated[
         str | None,
         typer.Argument(
-            envvar="GRITLM_MODEL", show_envvar=True,
+            envvar="GRITLM_MODEL",
+            show_envvar=True,
             help="Folder or hub id; the default model if left out.",
         ),
     ] = None,
@@ -216,7 +240,7 @@ def serve(
     limits: LimitOptions,
     documents: StoreOptions,
     how: ServedModelOptions,
-) -> None:  # fmt: skip
+) -> None:
     """Serve one model to OpenAI clients and browsers: chats, embeddings, reranking, cached RAG.
 
     SIGTERM or ctrl-C ends what was begun and leaves; a second one leaves at once.
@@ -257,14 +281,18 @@ def _settings(model: str | None, listen: ListenOptions, limits: LimitOptions) ->
     from gritlm.serve.config import ServerConfig
 
     return ServerConfig(
-        host=listen.host, port=listen.port, api_keys=tuple(listen.api_key or ()),
+        host=listen.host,
+        port=listen.port,
+        api_keys=tuple(listen.api_key or ()),
         names=tuple(listen.served_model_name or [_name(model)]),
         allowed_hosts=tuple(listen.allowed_host or ()),
-        cors_origins=tuple(listen.cors_origin or ()), open_metrics=listen.open_metrics,
+        cors_origins=tuple(listen.cors_origin or ()),
+        open_metrics=listen.open_metrics,
         allow_token_ids=listen.allow_token_ids,
-        max_body_bytes=int(limits.max_body_mb * MEGABYTE), drain_s=limits.drain_seconds,
+        max_body_bytes=int(limits.max_body_mb * MEGABYTE),
+        drain_s=limits.drain_seconds,
         max_connections=limits.max_connections,
-    )  # fmt: skip
+    )
 
 
 def _name(model: str | None) -> str:
@@ -292,6 +320,7 @@ def _tell(service: Service, where: str) -> None:
     )
     if not settings.is_local and not settings.api_keys:
         logs.say(
-            "warning", f"{settings.host} can be reached from other machines and no key is needed: "
+            "warning",
+            f"{settings.host} can be reached from other machines and no key is needed: "
             "set GRITLM_API_KEY, or put a proxy in front that asks for one",
-        )  # fmt: skip
+        )

@@ -86,8 +86,11 @@ def _unpack(task: AbsTask) -> None:
 def _cut(task: AbsTask, limit: int) -> None:
     for _, split, holder, data in splits(task):
         if isinstance(task, AbsTaskRetrieval):
-            judged = [i for i, query in enumerate(data["queries"]["id"])
-                      if data["relevant_docs"].get(query)]  # fmt: skip
+            judged = [
+                i
+                for i, query in enumerate(data["queries"]["id"])
+                if data["relevant_docs"].get(query)
+            ]
             queries = data["queries"].select(judged[:limit])
             kept = {query: data["relevant_docs"][query] for query in queries["id"]}
             data["queries"], data["relevant_docs"] = queries, kept

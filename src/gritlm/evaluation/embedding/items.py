@@ -17,14 +17,23 @@ Items = tuple[float, ...]
 Pairs = tuple[tuple[float, float], ...]
 
 # mteb's main figure -> what the library it ranks with calls it, query by query
-_RANKED = {"ndcg_at_": "ndcg_cut_", "map_at_": "map_cut_", "recall_at_": "recall_",
-           "precision_at_": "P_", "hit_rate_at_": "success_"}  # fmt: skip
+_RANKED = {
+    "ndcg_at_": "ndcg_cut_",
+    "map_at_": "map_cut_",
+    "recall_at_": "recall_",
+    "precision_at_": "P_",
+    "hit_rate_at_": "success_",
+}
 
 # How alike two texts are: mteb's name of a measure -> column of its predictions, and the sign that
 # makes more of it more alike.
-_LIKENESS = {"cosine": ("cosine_scores", 1), "similarity": ("similarity_scores", 1),
-             "dot": ("dot_scores", 1), "euclidean": ("euclidean_distances", -1),
-             "manhattan": ("manhattan_distances", -1)}  # fmt: skip
+_LIKENESS = {
+    "cosine": ("cosine_scores", 1),
+    "similarity": ("similarity_scores", 1),
+    "dot": ("dot_scores", 1),
+    "euclidean": ("euclidean_distances", -1),
+    "manhattan": ("manhattan_distances", -1),
+}
 
 
 def keeps_predictions(task: AbsTask) -> bool:

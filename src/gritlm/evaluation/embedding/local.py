@@ -128,15 +128,24 @@ def _labelled(found: Sequence[TaskRow], ids: Mapping[str | int, int]) -> Dataset
 KINDS: Mapping[str, _Kind] = {
     "STS": _Kind(AbsTaskSTS, "cosine_spearman", "t2t", _sts, {}),
     "PairClassification": _Kind(
-        AbsTaskPairClassification, "cosine_ap", "t2t", _pair_classification,
+        AbsTaskPairClassification,
+        "cosine_ap",
+        "t2t",
+        _pair_classification,
         {"label_column_name": "label"},
     ),
     "Classification": _Kind(QuickClassification, "accuracy", "t2c", _classification, {}),
     "Clustering": _Kind(
-        AbsTaskClustering, "v_measure", "t2c", _clustering,
-        {"input_column_name": "text", "label_column_name": "label",
-         "max_fraction_of_documents_to_embed": None},
+        AbsTaskClustering,
+        "v_measure",
+        "t2c",
+        _clustering,
+        {
+            "input_column_name": "text",
+            "label_column_name": "label",
+            "max_fraction_of_documents_to_embed": None,
+        },
     ),
     "Retrieval": _Kind(AbsTaskRetrieval, "ndcg_at_10", "t2t", passages.retrieval, {}),
     "Reranking": _Kind(AbsTaskRetrieval, "map_at_1000", "t2t", passages.reranking, {}),
-}  # fmt: skip
+}

@@ -33,9 +33,9 @@ SHOWN = {
 }
 
 
-def of(task: AbsTask, scores: Mapping[str, Any], heard: Heard, folder: Path, seconds: float) -> (
-    TaskResult
-):  # fmt: skip
+def of(
+    task: AbsTask, scores: Mapping[str, Any], heard: Heard, folder: Path, seconds: float
+) -> TaskResult:
     """
     Args:
         scores: mteb's, by split: a list with the figures of each subset.
@@ -78,8 +78,10 @@ def _details(
 ) -> dict[str, float]:
     """Other figures of the only subset, or the main one of each of them."""
     if not one:
-        return {f"{subset} {split}" if subset != "default" else split: 100 * table["main_score"]
-                for (split, subset), table in tables.items()}  # fmt: skip
+        return {
+            f"{subset} {split}" if subset != "default" else split: 100 * table["main_score"]
+            for (split, subset), table in tables.items()
+        }
     (table,) = tables.values()
     known = {name: table.get(name) for name in SHOWN.get(kind, ())}
     return {

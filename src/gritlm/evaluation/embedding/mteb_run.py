@@ -45,9 +45,14 @@ def default_batch_size(model: Any) -> int:
 
 
 def measure(
-    model: GritLM | SentenceTransformer, task: Task | str, *, limit: int | None = None,
-    batch_size: int | None = None, progress: bool = False, skip_bad_rows: bool = True,
-) -> TaskResult:  # fmt: skip
+    model: GritLM | SentenceTransformer,
+    task: Task | str,
+    *,
+    limit: int | None = None,
+    batch_size: int | None = None,
+    progress: bool = False,
+    skip_bad_rows: bool = True,
+) -> TaskResult:
     """Let mteb measure a model on a task.
 
     Nothing is downloaded for a local task, and nothing is kept on disk.

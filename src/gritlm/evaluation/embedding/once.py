@@ -31,9 +31,15 @@ class EncodeOnce:
         self._known: dict[str, NDArray[Any]] = {}
 
     def encode(
-        self, inputs: Iterable[Any], *, task_metadata: TaskMetadata, hf_split: str, hf_subset: str,
-        prompt_type: Any = None, **options: Any,
-    ) -> NDArray[Any]:  # fmt: skip
+        self,
+        inputs: Iterable[Any],
+        *,
+        task_metadata: TaskMetadata,
+        hf_split: str,
+        hf_subset: str,
+        prompt_type: Any = None,
+        **options: Any,
+    ) -> NDArray[Any]:
         """As the inner encoder's: (N, D)."""
         texts = [text for batch in inputs for text in batch["text"]]
         known = self._known if prompt_type is None else {}
@@ -41,9 +47,12 @@ class EncodeOnce:
         if new:
             vectors_ND = self.inner.encode(
                 _loader(new, options.get("batch_size", 32)),
-                task_metadata=task_metadata, hf_split=hf_split, hf_subset=hf_subset,
-                prompt_type=prompt_type, **options,
-            )  # fmt: skip
+                task_metadata=task_metadata,
+                hf_split=hf_split,
+                hf_subset=hf_subset,
+                prompt_type=prompt_type,
+                **options,
+            )
             known.update(zip(new, np.asarray(vectors_ND), strict=True))
         return np.stack([known[text] for text in texts])
 

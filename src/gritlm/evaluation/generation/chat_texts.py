@@ -69,7 +69,9 @@ class ChatTexts:
     def _rendered(self, messages: list[Message], *, answer: bool) -> str:
         return str(
             self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=answer,
+                messages,
+                tokenize=False,
+                add_generation_prompt=answer,
                 continue_final_message=not answer,
             )
-        )  # fmt: skip
+        )

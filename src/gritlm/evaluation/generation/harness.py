@@ -190,5 +190,8 @@ class GritLMHarness(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         if cut:
             log.warning(
                 "%d of %d contexts are longer than the model takes (%d tokens are left for them) "
-                "and lost their beginning", cut, of, limit,
-            )  # fmt: skip
+                "and lost their beginning",
+                cut,
+                of,
+                limit,
+            )

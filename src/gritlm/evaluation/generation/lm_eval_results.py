@@ -65,16 +65,21 @@ def result(
         )
     score = _shown(main.metric, value)
     return TaskResult(
-        task=name, half="generation", kind=str(tasks[0].OUTPUT_TYPE),
+        task=name,
+        half="generation",
+        kind=str(tasks[0].OUTPUT_TYPE),
         metric=metrics.named(main.name, higher_is_better=better.get(main.metric)),
-        score=score, count=sum(counts), seconds=seconds, items=_items(rows, main.metric, score),
+        score=score,
+        count=sum(counts),
+        seconds=seconds,
+        items=_items(rows, main.metric, score),
         details={
             figure.name: _shown(figure.metric, value)
             for figure, value in figures.items()
             if _is_sound(figure.metric, value)
         },
         harness=harness,
-    )  # fmt: skip
+    )
 
 
 def _by_filter(samples: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:

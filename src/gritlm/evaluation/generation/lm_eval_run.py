@@ -33,10 +33,15 @@ def names() -> list[str]:
 
 
 def measure(
-    model: GritLM, task: Task | str, *, limit: int | None = None,
-    requests_cache: Path | None = None, progress: bool = False, chat: bool | None = None,
+    model: GritLM,
+    task: Task | str,
+    *,
+    limit: int | None = None,
+    requests_cache: Path | None = None,
+    progress: bool = False,
+    chat: bool | None = None,
     skip_bad_rows: bool = True,
-) -> TaskResult:  # fmt: skip
+) -> TaskResult:
     """One task, computed by lm-eval.
 
     Args:
@@ -73,9 +78,12 @@ def measure(
         with library.remembering(harness, requests_cache) as lm:
             found = _evaluate(lm, tasks, limit, _chats(tasks) if chat is None else chat)
     made = lm_eval_results.result(
-        task if isinstance(task, str) else task.name, tasks, found,
-        seconds=perf_counter() - started, harness=library.version(),
-    )  # fmt: skip
+        task if isinstance(task, str) else task.name,
+        tasks,
+        found,
+        seconds=perf_counter() - started,
+        harness=library.version(),
+    )
     return made.without_rows(bad.count, bad.reasons)
 
 
@@ -89,6 +97,10 @@ def _evaluate(lm: Any, tasks: list[Any], limit: int | None, chat: bool) -> Any:
     from lm_eval.evaluator import evaluate
 
     return evaluate(
-        lm=lm, task_dict={"tasks": {task.task_name: task for task in tasks}}, limit=limit,
-        bootstrap_iters=0, apply_chat_template=chat, fewshot_as_multiturn=chat,
-    )  # fmt: skip
+        lm=lm,
+        task_dict={"tasks": {task.task_name: task for task in tasks}},
+        limit=limit,
+        bootstrap_iters=0,
+        apply_chat_template=chat,
+        fewshot_as_multiturn=chat,
+    )

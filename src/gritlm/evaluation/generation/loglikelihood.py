@@ -58,9 +58,11 @@ def _read(lm: UnifiedLM, chosen: Sequence[PrefixTree]) -> list[list[Score]]:
     if batch.branches:
         mask = shared_prefixes.masks(batch, lm)
         several = {"attention_mask": mask, "position_ids": batch.position_T[None]}
-    logits_SV = lm.causal(
-        batch.ids_T[None], use_cache=False, logits_to_keep=batch.keep_S, **several
-    ).logits[0].float()  # fmt: skip
+    logits_SV = (
+        lm.causal(batch.ids_T[None], use_cache=False, logits_to_keep=batch.keep_S, **several)
+        .logits[0]
+        .float()
+    )
     told_N = logits_SV[batch.row_N, batch.target_N] - logits_SV.logsumexp(dim=-1)[batch.row_N]
     greedy_N = logits_SV.argmax(dim=-1)[batch.row_N] == batch.target_N
     count = int(batch.pair_N[-1]) + 1

@@ -94,10 +94,13 @@ def _write(model: GritLM, prompts: Sequence[tuple[int, ...]], how: GenerationSet
     with torch.random.fork_rng():
         torch.manual_seed(SEED)
         found_BL = model.generate(
-            ids_BL.to(model.device), attention_mask=mask_BL.to(model.device),
-            max_new_tokens=how.max_new_tokens, stopping_criteria=stops,
-            eos_token_id=sorted(model.end_ids) or None, **how.options,
-        )  # fmt: skip
+            ids_BL.to(model.device),
+            attention_mask=mask_BL.to(model.device),
+            max_new_tokens=how.max_new_tokens,
+            stopping_criteria=stops,
+            eos_token_id=sorted(model.end_ids) or None,
+            **how.options,
+        )
     texts = [
         str(model.tokenizer.decode(ids, skip_special_tokens=True))
         for ids in found_BL[:, width:].tolist()

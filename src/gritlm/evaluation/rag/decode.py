@@ -103,9 +103,13 @@ def _alone(
 ) -> GeneratedAnswer:
     started = perf_counter()
     tokens = complete(
-        lm, reading.ids, kv=reading.blocks, sampler=make_sampler(temperature=0.0),
-        max_new_tokens=new, end_ids=end_ids,
-    )  # fmt: skip
+        lm,
+        reading.ids,
+        kv=reading.blocks,
+        sampler=make_sampler(temperature=0.0),
+        max_new_tokens=new,
+        end_ids=end_ids,
+    )
     first = [token for token in [next(tokens, None)] if token is not None]
     seconds = perf_counter() - started
     return GeneratedAnswer([*first, *tokens], len(reading.ids), seconds)
@@ -127,9 +131,12 @@ def _together(
         mask_BL = pad(mask_BL, (0, 1), value=1)
         logits_BV = lm.causal_for(1)(
             torch.tensor([ids[-1:] for ids in written], device=lm.device),
-            attention_mask=mask_BL, position_ids=position_B1, past_key_values=cache,
-            use_cache=True, logits_to_keep=1,
-        ).logits[:, -1]  # fmt: skip
+            attention_mask=mask_BL,
+            position_ids=position_B1,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
         for ids, token in zip(written, logits_BV.argmax(dim=-1).tolist(), strict=True):
             ids.append(token)
         position_B1 = position_B1 + 1

@@ -29,9 +29,14 @@ ROWS_TOGETHER = 16
 
 
 def measure(
-    model: GritLM, task: Task, *, limit: int | None = None, progress: bool = False,
-    settings: Sequence[str] | None = None, skip_bad_rows: bool = True,
-) -> list[TaskResult]:  # fmt: skip
+    model: GritLM,
+    task: Task,
+    *,
+    limit: int | None = None,
+    progress: bool = False,
+    settings: Sequence[str] | None = None,
+    skip_bad_rows: bool = True,
+) -> list[TaskResult]:
     """Ask all questions in one setting after the other; see :data:`settings.SETTINGS`.
 
     Greedy, at most 32 new tokens, up to the end token; the whole output counts. The documents and
@@ -84,9 +89,14 @@ def measure(
 
 
 def _attempted(
-    model: GritLM, form: PromptFormat, questions: Sequence[Question], setting: str, name: str,
-    started: float, progress: bool,
-) -> TaskResult | str:  # fmt: skip
+    model: GritLM,
+    form: PromptFormat,
+    questions: Sequence[Question],
+    setting: str,
+    name: str,
+    started: float,
+    progress: bool,
+) -> TaskResult | str:
     """One setting; or why some question does not fit the model or its memory."""
     try:
         answered = _answered(model, form, asked(questions, setting), setting, name, progress)
@@ -124,9 +134,13 @@ def _answered(
 
 
 def _result(
-    name: str, model: GritLM, form: PromptFormat, questions: Sequence[Question],
-    answered: Sequence[GeneratedAnswer], started: float,
-) -> TaskResult:  # fmt: skip
+    name: str,
+    model: GritLM,
+    form: PromptFormat,
+    questions: Sequence[Question],
+    answered: Sequence[GeneratedAnswer],
+    started: float,
+) -> TaskResult:
     outputs = [
         str(model.tokenizer.decode(reply.ids, skip_special_tokens=True)) for reply in answered
     ]

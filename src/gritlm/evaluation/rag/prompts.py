@@ -57,9 +57,11 @@ class PromptFormat:
     def embedded(self, documents: Sequence[str]) -> list[list[int]]:
         """Each document as it is embedded, BOS and all."""
         prompts, _ = self.tokens.for_embedding(
-            documents, max_length=sys.maxsize, instruction=gritlm_instruction(),
+            documents,
+            max_length=sys.maxsize,
+            instruction=gritlm_instruction(),
             end=self.settings.embed_eos,
-        )  # fmt: skip
+        )
         return [prompt.ids for prompt in prompts]
 
     def tail(self, question: str, documents: Sequence[str]) -> list[int]:

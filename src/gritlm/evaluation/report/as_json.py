@@ -22,12 +22,14 @@ def record(report: Report, sections: list[ReportSection]) -> dict[str, Any]:
         **report.about,
         "models": [_model(model) for model in report.models],
         "tasks": [
-            {**{key: value for key, value in asdict(task).items() if key != "folder"},
-             "folder": str(task.folder)}
+            {
+                **{key: value for key, value in asdict(task).items() if key != "folder"},
+                "folder": str(task.folder),
+            }
             for task in report.tasks
         ],
         "comparison": {section.half: _section(section, report) for section in sections},
-    }  # fmt: skip
+    }
 
 
 def text(report: Report, sections: list[ReportSection]) -> str:

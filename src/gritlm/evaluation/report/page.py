@@ -39,8 +39,11 @@ def _head(report: Report) -> str:
     items = []
     for position, model in enumerate(report.models):
         size = model.about.get("parameters")
-        told = [model.kind, f"{words.setting('parameters', size)} parameters" if size else "",
-                str(model.about.get("dtype", ""))]  # fmt: skip
+        told = [
+            model.kind,
+            f"{words.setting('parameters', size)} parameters" if size else "",
+            str(model.about.get("dtype", "")),
+        ]
         if position == 0 and len(report.models) > 1:
             told.append("differences are to this one")
         items.append(

@@ -96,14 +96,18 @@ def _about(row: ReportRow, tasks: Mapping[str, Task]) -> Task | None:
 
 
 def _task(row: ReportRow, names: Sequence[str], task: Task | None) -> str:
-    told = [] if task is None else [
-        ("", task.description),
-        ("Instruction", task.instruction),
-        ("Passages", task.passage_instruction),
-        ("Language", task.language),
-        ("Source", task.source),
-        ("Licence", task.licence),
-    ]  # fmt: skip
+    told = (
+        []
+        if task is None
+        else [
+            ("", task.description),
+            ("Instruction", task.instruction),
+            ("Passages", task.passage_instruction),
+            ("Language", task.language),
+            ("Source", task.source),
+            ("Licence", task.licence),
+        ]
+    )
     lines = "".join(
         f'<p class="small">{f"<strong>{name}:</strong> " if name else ""}{escape(text)}</p>'
         for name, text in told

@@ -116,9 +116,11 @@ def group(result: TaskResult) -> str:
 
 
 def _section(
-    half: Half, tasks: Sequence[TaskResult], drawn: Sequence[Mapping[str, BootstrapSample]],
+    half: Half,
+    tasks: Sequence[TaskResult],
+    drawn: Sequence[Mapping[str, BootstrapSample]],
     known: Sequence[frozenset[str]],
-) -> ReportSection:  # fmt: skip
+) -> ReportSection:
     shares = [task for task in tasks if metrics.counts(task.metric)]
     by_group: dict[str, list[TaskResult]] = {}
     for task in shares:
@@ -153,15 +155,22 @@ def _row(
             )
         )
     return ReportRow(
-        task.task, task.kind, task.metric, task.count, tuple(cells),
-        share=metrics.is_percentage(task.metric), less=metrics.less_is_better(task.metric),
-    )  # fmt: skip
+        task.task,
+        task.kind,
+        task.metric,
+        task.count,
+        tuple(cells),
+        share=metrics.is_percentage(task.metric),
+        less=metrics.less_is_better(task.metric),
+    )
 
 
 def _mean_row(
-    name: str, tasks: Sequence[TaskResult], drawn: Sequence[Mapping[str, BootstrapSample]],
+    name: str,
+    tasks: Sequence[TaskResult],
+    drawn: Sequence[Mapping[str, BootstrapSample]],
     others: Sequence[str] = (),
-) -> ReportRow | None:  # fmt: skip
+) -> ReportRow | None:
     """The mean over the tasks that all models have which have any of them.
 
     Args:
@@ -180,12 +189,17 @@ def _mean_row(
         cells.append(
             ReportCell(
                 score=None if many is None else bootstrap.mean(many),
-                difference=bootstrap.mean_difference(many, first) if both and many and first
+                difference=bootstrap.mean_difference(many, first)
+                if both and many and first
                 else None,
             )
-        )  # fmt: skip
+        )
     figures = {task.metric for task in tasks}
     return ReportRow(
-        name, "mean", figures.pop() if len(figures) == 1 else "main figures", len(common),
-        tuple(cells), left_out=(*(task for task in names if task not in common), *others),
-    )  # fmt: skip
+        name,
+        "mean",
+        figures.pop() if len(figures) == 1 else "main figures",
+        len(common),
+        tuple(cells),
+        left_out=(*(task for task in names if task not in common), *others),
+    )

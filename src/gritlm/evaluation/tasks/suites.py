@@ -31,19 +31,39 @@ class Suite:
 _EMBEDDING: tuple[tuple[Half, str], ...] = tuple(
     ("embedding", name)
     for name in (
-        "STSBenchmark", "SICK-R", "BIOSSES", "STS12", "STS15", "NFCorpus", "SciFact", "ArguAna",
-        "SCIDOCS", "FiQA2018", "Banking77Classification", "TweetSentimentExtractionClassification",
-        "TwentyNewsgroupsClustering.v2", "StackExchangeClustering.v2", "SprintDuplicateQuestions",
-        "TwitterSemEval2015", "AskUbuntuDupQuestions",
+        "STSBenchmark",
+        "SICK-R",
+        "BIOSSES",
+        "STS12",
+        "STS15",
+        "NFCorpus",
+        "SciFact",
+        "ArguAna",
+        "SCIDOCS",
+        "FiQA2018",
+        "Banking77Classification",
+        "TweetSentimentExtractionClassification",
+        "TwentyNewsgroupsClustering.v2",
+        "StackExchangeClustering.v2",
+        "SprintDuplicateQuestions",
+        "TwitterSemEval2015",
+        "AskUbuntuDupQuestions",
     )
-)  # fmt: skip
+)
 _GENERATION: tuple[tuple[Half, str], ...] = tuple(
     ("generation", name)
     for name in (
-        "ifeval", "gsm8k", "mmlu", "arc_easy", "arc_challenge", "piqa", "winogrande", "boolq",
+        "ifeval",
+        "gsm8k",
+        "mmlu",
+        "arc_easy",
+        "arc_challenge",
+        "piqa",
+        "winogrande",
+        "boolq",
         "lambada_openai",
     )
-)  # fmt: skip
+)
 
 SUITES = {
     "quick": Suite(("embedding", "generation", "rag")),
@@ -69,9 +89,13 @@ class SuitePlan:
 
 
 def plan(
-    suite: str = "quick", *, tasks: Sequence[str] = (), data: Path | None = None,
-    limit: int | None = None, hubs: Hubs | None = None,
-) -> SuitePlan:  # fmt: skip
+    suite: str = "quick",
+    *,
+    tasks: Sequence[str] = (),
+    data: Path | None = None,
+    limit: int | None = None,
+    hubs: Hubs | None = None,
+) -> SuitePlan:
     """The tasks that the words of the command line mean.
 
     Args:

@@ -56,9 +56,15 @@ def register_grouped() -> None:
 
 
 def grouped_attention(
-    module: torch.nn.Module, query_BHQE: Tensor, key_BKTE: Tensor, value_BKTE: Tensor,
-    attention_mask: Tensor | None, *, scaling: float | None = None, **others: Any,
-) -> tuple[Tensor, None]:  # fmt: skip
+    module: torch.nn.Module,
+    query_BHQE: Tensor,
+    key_BKTE: Tensor,
+    value_BKTE: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
     """Attention of few tokens Q on T that may be many more -> (B, Q, H, E); for inference only.
 
     The heads that share keys are one matrix product, so keys are neither repeated nor cut into
@@ -90,9 +96,15 @@ def _hide(score: Tensor, mask: Tensor) -> None:
 
 
 def both_attention(
-    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor,
-    attention_mask: Tensor | None, *, lengths: list[int] | None = None, **options: Any,
-) -> tuple[Tensor, None]:  # fmt: skip
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    lengths: list[int] | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
     """:func:`packed_attention` where ``lengths`` are given, else ``sdpa``."""
     if lengths is not None:
         return packed_attention(
@@ -137,9 +149,11 @@ def packed_attention(
     if pause is not None:
         pause()
     refuse_unknown_scores(
-        module, others, where="the bidirectional view of gritlm does not have; this model can "
+        module,
+        others,
+        where="the bidirectional view of gritlm does not have; this model can "
         "write (mode='generative') but not embed",
-    )  # fmt: skip
+    )
     groups = query_1HTE.shape[1] // key_1KTE.shape[1]
     key_1HTE = key_1KTE.repeat_interleave(groups, dim=1) if groups > 1 else key_1KTE
     value_1HTE = value_1KTE.repeat_interleave(groups, dim=1) if groups > 1 else value_1KTE

@@ -95,10 +95,18 @@ def view(model: Any) -> Any:
 
 
 def ragged_attention(
-    module: torch.nn.Module, query_BH1E: Tensor, key_SKCE: Tensor, value_SKCE: Tensor,
-    attention_mask: Tensor | None, *, runs: Sequence[RaggedRun], scaling: float | None = None,
-    softcap: float | None = None, sliding_window: int | None = None, **others: Any,
-) -> tuple[Tensor, None]:  # fmt: skip
+    module: torch.nn.Module,
+    query_BH1E: Tensor,
+    key_SKCE: Tensor,
+    value_SKCE: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    runs: Sequence[RaggedRun],
+    scaling: float | None = None,
+    softcap: float | None = None,
+    sliding_window: int | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
     """Attention of one token of each text on its own slot -> (B, 1, H, E); for inference only.
 
     Raises:
@@ -106,9 +114,10 @@ def ragged_attention(
     """
     del attention_mask
     refuse_unknown_scores(
-        module, others, where="steps of several rows do not have; its texts are written one at a "
-        "time",
-    )  # fmt: skip
+        module,
+        others,
+        where="steps of several rows do not have; its texts are written one at a time",
+    )
     window = _window(module, sliding_window)
     scale = scaling if scaling is not None else query_BH1E.shape[-1] ** -0.5
     query_BH1E = query_BH1E * scale
@@ -122,9 +131,12 @@ def ragged_attention(
 
 
 def _attend(
-    query_RH1E: Tensor, key_RKWE: Tensor, value_RKWE: Tensor, hidden: Tensor | None,
+    query_RH1E: Tensor,
+    key_RKWE: Tensor,
+    value_RKWE: Tensor,
+    hidden: Tensor | None,
     softcap: float | None,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """The heads that share keys are one matrix product -> (R, H, 1, E)."""
     grouped = query_RH1E.reshape(len(query_RH1E), key_RKWE.shape[1], -1, query_RH1E.shape[-1])
     score = grouped @ key_RKWE.transpose(-1, -2)

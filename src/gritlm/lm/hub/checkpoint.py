@@ -83,9 +83,12 @@ def projection(
 
 
 def save(
-    lm: UnifiedLM, tokenizer: PreTrainedTokenizerBase, settings: ModelSettings,
-    projection: nn.Linear | None, folder: Path,
-) -> None:  # fmt: skip
+    lm: UnifiedLM,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: ModelSettings,
+    projection: nn.Linear | None,
+    folder: Path,
+) -> None:
     """Write model, tokenizer and settings; files take their places only when all are written.
 
     Raises:

@@ -62,9 +62,13 @@ def obstacle(lm: UnifiedLM, settings: ModelSettings) -> str | None:
 
 
 def write(
-    folder: Path, config: Any, settings: ModelSettings, projection: Mapping[str, Tensor] | None, *,
+    folder: Path,
+    config: Any,
+    settings: ModelSettings,
+    projection: Mapping[str, Tensor] | None,
+    *,
     obstacle: str | None,
-) -> None:  # fmt: skip
+) -> None:
     """Write the files into a folder that holds configuration, weights and tokenizer already.
 
     Args:

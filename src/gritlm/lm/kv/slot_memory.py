@@ -178,9 +178,11 @@ def _example(lm: UnifiedLM) -> Cache:
     """What one token leaves behind: shapes, formats and places of all layers."""
     cache = recording(lm.config.num_hidden_layers)
     lm.causal(
-        torch.zeros(1, 1, dtype=torch.long, device=lm.device), past_key_values=cache,
-        use_cache=True, logits_to_keep=1,
-    )  # fmt: skip
+        torch.zeros(1, 1, dtype=torch.long, device=lm.device),
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
     return cache
 
 

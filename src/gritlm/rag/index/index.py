@@ -73,9 +73,13 @@ class Index:
 
     @classmethod
     def open(
-        cls, uri: str | Path, maker: ModelIdentity | None, *, create: bool = True,
+        cls,
+        uri: str | Path,
+        maker: ModelIdentity | None,
+        *,
+        create: bool = True,
         exact_below: int = EXACT_BELOW,
-    ) -> Index:  # fmt: skip
+    ) -> Index:
         """The index in a folder, or at any address that LanceDB takes (``s3://bucket/name``).
 
         Args:

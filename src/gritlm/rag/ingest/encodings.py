@@ -46,9 +46,15 @@ ALIASES = {
 }
 # Python calls these encodings, too; some take time by the square of the length.
 NO_ENCODINGS = {
-    "idna", "punycode", "raw-unicode-escape", "raw_unicode_escape", "undefined", "unicode-escape",
-    "unicode_escape", "utf-7",
-}  # fmt: skip
+    "idna",
+    "punycode",
+    "raw-unicode-escape",
+    "raw_unicode_escape",
+    "undefined",
+    "unicode-escape",
+    "unicode_escape",
+    "utf-7",
+}
 ESCAPED = ((b"\x1b$)C", "iso2022_kr"), (b"\x1b$B", "iso2022_jp_2"), (b"\x1b$@", "iso2022_jp_2"))
 DECLARED = re.compile(
     rb"""<\?xml[^>]{0,200}?encoding\s{0,9}=\s{0,9}["']([\w.:-]{1,40})"""

@@ -54,8 +54,11 @@ class DocumentIds:
         if gone is not None:
             log.warning(
                 "%s is gone: %s is known as %r in its place, and replaces its files of the same "
-                "names", gone, folder, name,
-            )  # fmt: skip
+                "names",
+                gone,
+                folder,
+                name,
+            )
         elif name != usual:
             log.warning("%s is known as %r: %r is another folder", folder, name, usual)
 

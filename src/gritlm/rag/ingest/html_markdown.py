@@ -11,14 +11,26 @@ from gritlm.rag.ingest.html_tree import BLOCKS, HEADINGS, Element
 LISTS = {"ul", "ol", "menu", "dir"}
 INDENTED = 8  # levels of lists and quotations; deeper ones stand at the same place
 MARKED = {
-    "b": "**", "strong": "**", "i": "*", "em": "*", "cite": "*", "dfn": "*", "del": "~~", "s": "~~",
+    "b": "**",
+    "strong": "**",
+    "i": "*",
+    "em": "*",
+    "cite": "*",
+    "dfn": "*",
+    "del": "~~",
+    "s": "~~",
     "strike": "~~",
-}  # fmt: skip
+}
 CODE = {"code", "kbd", "samp", "tt"}
 BETWEEN = {  # the parts of a formula
-    "msup": "^", "mover": "^", "msub": "_", "munder": "_", "msubsup": "_^", "munderover": "_^",
+    "msup": "^",
+    "mover": "^",
+    "msub": "_",
+    "munder": "_",
+    "msubsup": "_^",
+    "munderover": "_^",
     "mfrac": "/",
-}  # fmt: skip
+}
 PLAIN = re.compile(r"[+\-−±]?[\w.,]+|[^\w\s]")  # an exponent that needs no brackets
 ORDINAL = re.compile(r"st|nd|rd|th|er|re|ème|o|a|os|as", re.IGNORECASE)
 SIGN = re.compile(r"[^\w\s+\-−±]+|\[[^\]]*\]")  # of a footnote or a trade mark

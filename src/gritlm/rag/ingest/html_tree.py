@@ -11,20 +11,85 @@ from gritlm.rag.ingest.html_tokens import Start, Token
 
 DEEPEST = 100  # elements around one; those within are read as if their tags were not there
 VOID = {
-    "area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source",
-    "track", "wbr",
-}  # fmt: skip
+    "area",
+    "base",
+    "br",
+    "col",
+    "embed",
+    "hr",
+    "img",
+    "input",
+    "link",
+    "meta",
+    "param",
+    "source",
+    "track",
+    "wbr",
+}
 UNSEEN = {
-    "script", "style", "noscript", "template", "head", "title", "svg", "iframe", "noembed",
-    "noframes", "video", "audio", "canvas", "datalist", "rp", "annotation", "annotation-xml",
-}  # fmt: skip
+    "script",
+    "style",
+    "noscript",
+    "template",
+    "head",
+    "title",
+    "svg",
+    "iframe",
+    "noembed",
+    "noframes",
+    "video",
+    "audio",
+    "canvas",
+    "datalist",
+    "rp",
+    "annotation",
+    "annotation-xml",
+}
 UNDISPLAYED = re.compile(r"(?:^|;)\s*(?:display\s*:\s*none|visibility\s*:\s*hidden)", re.IGNORECASE)
 BLOCKS = {
-    "address", "article", "aside", "blockquote", "body", "center", "dd", "details", "dialog", "dir",
-    "div", "dl", "dt", "fieldset", "figcaption", "figure", "footer", "form", "h1", "h2", "h3", "h4",
-    "h5", "h6", "header", "hgroup", "hr", "html", "legend", "li", "main", "menu", "nav", "ol",
-    "p", "pre", "search", "section", "summary", "table", "ul", "xmp",
-}  # fmt: skip
+    "address",
+    "article",
+    "aside",
+    "blockquote",
+    "body",
+    "center",
+    "dd",
+    "details",
+    "dialog",
+    "dir",
+    "div",
+    "dl",
+    "dt",
+    "fieldset",
+    "figcaption",
+    "figure",
+    "footer",
+    "form",
+    "h1",
+    "h2",
+    "h3",
+    "h4",
+    "h5",
+    "h6",
+    "header",
+    "hgroup",
+    "hr",
+    "html",
+    "legend",
+    "li",
+    "main",
+    "menu",
+    "nav",
+    "ol",
+    "p",
+    "pre",
+    "search",
+    "section",
+    "summary",
+    "table",
+    "ul",
+    "xmp",
+}
 HEADINGS = {"h1", "h2", "h3", "h4", "h5", "h6"}
 CELLS = {"td", "th", "caption"}
 ROWS = {"tr", "thead", "tbody", "tfoot"}
@@ -47,8 +112,17 @@ ENDS: dict[str, tuple[set[str], set[str]]] = {
     "body": ({"head"}, {"html"}),
 }
 OF_HEAD = {
-    "base", "head", "html", "link", "meta", "noscript", "script", "style", "template", "title",
-}  # fmt: skip
+    "base",
+    "head",
+    "html",
+    "link",
+    "meta",
+    "noscript",
+    "script",
+    "style",
+    "template",
+    "title",
+}
 
 
 @dataclass

@@ -120,9 +120,10 @@ def _rows_of(files: Collection[str], ids: Iterable[str]) -> set[str]:
     if not files:  # as a rule: the ids are all that a store knows
         return set()
     return {
-        name for name in ids
+        name
+        for name in ids
         if any(name[: place.start()] in files for place in re.finditer("#", name))
-    }  # fmt: skip
+    }
 
 
 def forget(store: KVStore, assembler: PromptAssembler, passages: Sequence[Passage]) -> None:
@@ -152,10 +153,16 @@ class Indexer:
     """
 
     def __init__(
-        self, model: GritLM, index: Index, store: KVStore, cutting: ChunkingOptions,
-        assembler: PromptAssembler, *,
-        kinds: Sequence[str] = ("bidirectional",), on_model: OnModel | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        model: GritLM,
+        index: Index,
+        store: KVStore,
+        cutting: ChunkingOptions,
+        assembler: PromptAssembler,
+        *,
+        kinds: Sequence[str] = ("bidirectional",),
+        on_model: OnModel | None = None,
+    ) -> None:
         self.model, self.index, self.store, self.cutting = model, index, store, cutting
         self.kinds = tuple(kinds)
         self._assembler, self._on_model = assembler, on_model
@@ -163,9 +170,14 @@ class Indexer:
         self._seen: set[str] = set()
 
     def add(
-        self, sources: Iterable[DocumentInput], *, names: DocumentIds | None = None, done: AddResult | None = None,
-        progress: bool = False, text_field: str | None = None,
-    ) -> AddResult:  # fmt: skip
+        self,
+        sources: Iterable[DocumentInput],
+        *,
+        names: DocumentIds | None = None,
+        done: AddResult | None = None,
+        progress: bool = False,
+        text_field: str | None = None,
+    ) -> AddResult:
         """Add what is not known yet; a document whose content has changed is replaced.
 
         Of a file of rows that was read without a fault, rows that are gone are removed.
@@ -287,9 +299,12 @@ class Indexer:
     def _encoded(self, texts: Sequence[str]) -> tuple[np.ndarray[Any, Any], list[Keyed]]:
         """Return the vectors of some texts, and their blocks of each kind with their keys."""
         vectors_ND, blocks = self.model.encode(
-            texts, instruction=gritlm_instruction(), get_cache=True,
-            max_length=self.model.lm.max_positions or 1 << 20, show_progress_bar=False,
-        )  # fmt: skip
+            texts,
+            instruction=gritlm_instruction(),
+            get_cache=True,
+            max_length=self.model.lm.max_positions or 1 << 20,
+            show_progress_bar=False,
+        )
         return vectors_ND, list(self._kept(self._assembler.passage_ids(texts), blocks))
 
     def _stored(self, blocks: list[Keyed]) -> int:
@@ -314,9 +329,11 @@ class Indexer:
 
     def _cut(self, document: Document) -> list[Passage]:
         return cut(
-            document, tokens=self._count, max_tokens=self.cutting.max_tokens,
+            document,
+            tokens=self._count,
+            max_tokens=self.cutting.max_tokens,
             overlap=self.cutting.overlap,
-        )  # fmt: skip
+        )
 
     def _count(self, texts: list[str]) -> list[int]:
         """Tokens of each text as it is embedded; none for one without text."""

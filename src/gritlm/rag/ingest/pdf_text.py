@@ -10,18 +10,43 @@ EDGE = 3  # lines at the top and at the bottom of a page that may be a running h
 NEAR = 2  # pages back that a head is looked for: left and right ones may differ
 FEWEST_WORDS = 3  # of a head with a page number
 PAGE_WORDS = {
-    "page", "p", "pg", "of", "seite", "s", "von", "sur", "de", "página", "pagina", "pág", "di",
-    "sida", "av", "strona", "z", "стр", "страница", "из",
-}  # fmt: skip
+    "page",
+    "p",
+    "pg",
+    "of",
+    "seite",
+    "s",
+    "von",
+    "sur",
+    "de",
+    "página",
+    "pagina",
+    "pág",
+    "di",
+    "sida",
+    "av",
+    "strona",
+    "z",
+    "стр",
+    "страница",
+    "из",
+}
 NUMBER = re.compile(r"\d+")
 HYPHENATED = re.compile(r"(?<=[^\W\d_])[-\u2010\xad]\n{1,2}(?=[^\W\d_])")
 WORD_BEFORE = re.compile(r"[^\W\d_]*$")
 WORD_BEHIND = re.compile(r"[^\W\d_]*")
 LONGEST_PART = 40  # letters of a part of a word
-LIGATURES = str.maketrans({
-    "\ufb00": "ff", "\ufb01": "fi", "\ufb02": "fl", "\ufb03": "ffi", "\ufb04": "ffl",
-    "\ufb05": "st", "\ufb06": "st",
-})  # fmt: skip
+LIGATURES = str.maketrans(
+    {
+        "\ufb00": "ff",
+        "\ufb01": "fi",
+        "\ufb02": "fl",
+        "\ufb03": "ffi",
+        "\ufb04": "ffl",
+        "\ufb05": "st",
+        "\ufb06": "st",
+    }
+)
 
 
 def text_of(pages: Sequence[str]) -> str:

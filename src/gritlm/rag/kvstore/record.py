@@ -77,9 +77,15 @@ def aligned(nbytes: int) -> int:
 
 
 def describe(
-    key: bytes, raw_LB: Tensor, *, shape: Shape, dtype: str, storage: str, causal: bool,
+    key: bytes,
+    raw_LB: Tensor,
+    *,
+    shape: Shape,
+    dtype: str,
+    storage: str,
+    causal: bool,
     token_ids: Sequence[int],
-) -> RecordHeader:  # fmt: skip
+) -> RecordHeader:
     """The header of an encoded block; its commit is not known yet (0)."""
     layers = raw_LB.numpy()
     return RecordHeader(
@@ -98,10 +104,18 @@ def describe(
 def pack(header: RecordHeader) -> bytes:
     """Bytes of a header, padded to the border at which the payload begins."""
     fixed = _FIXED.pack(
-        _MAGIC, VERSION, STORAGES.index(header.storage), _DTYPES.index(header.dtype),
-        header.causal, header.nbytes, header.commit, header.payload, *header.shape,
-        header.key, header.digest,
-    )  # fmt: skip
+        _MAGIC,
+        VERSION,
+        STORAGES.index(header.storage),
+        _DTYPES.index(header.dtype),
+        header.causal,
+        header.nbytes,
+        header.commit,
+        header.payload,
+        *header.shape,
+        header.key,
+        header.digest,
+    )
     layers = np.asarray(header.layers, dtype="<u8").tobytes()
     body = fixed + layers + header.token_ids.tobytes()
     body += _CHECK.pack(xxh3_64_intdigest(body))

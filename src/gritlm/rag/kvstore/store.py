@@ -42,9 +42,14 @@ class KVStore:
     """
 
     def __init__(
-        self, maker: ModelIdentity | None, found: Manifest, access: RecordAccess, *, memory_bytes: int,
+        self,
+        maker: ModelIdentity | None,
+        found: Manifest,
+        access: RecordAccess,
+        *,
+        memory_bytes: int,
         lock: WriterLock | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.about = found
         self.storage = found.storage
         self._given = maker
@@ -57,10 +62,16 @@ class KVStore:
 
     @classmethod
     def open(
-        cls, folder: Path, maker: ModelIdentity | None, *, storage: str = "auto",
-        dtype: torch.dtype | None = None, disk_bytes: int | None = None,
-        memory_bytes: int = 512 * 2**20, read_only: bool = False,
-    ) -> KVStore:  # fmt: skip
+        cls,
+        folder: Path,
+        maker: ModelIdentity | None,
+        *,
+        storage: str = "auto",
+        dtype: torch.dtype | None = None,
+        disk_bytes: int | None = None,
+        memory_bytes: int = 512 * 2**20,
+        read_only: bool = False,
+    ) -> KVStore:
         """Open a store, or make one.
 
         Args:

@@ -24,9 +24,14 @@ class BlockProvider:
         self.lm, self.store = lm, store
 
     def of(
-        self, parts: Sequence[PromptPart], *, causal: bool, question: KVBlock | None, trace: Trace,
+        self,
+        parts: Sequence[PromptPart],
+        *,
+        causal: bool,
+        question: KVBlock | None,
+        trace: Trace,
         between: Checkpoint | None = None,
-    ) -> list[KVBlock]:  # fmt: skip
+    ) -> list[KVBlock]:
         """The block of each part, in order.
 
         Args:

@@ -154,8 +154,11 @@ def read_again(
     return lm.causal_for(len(places_Q))(
         input_Q[None],
         attention_mask=_causal_masks(lm, places_Q, end),
-        position_ids=places_Q[None], past_key_values=patched, use_cache=True, logits_to_keep=1,
-    ).logits[0, -1]  # fmt: skip
+        position_ids=places_Q[None],
+        past_key_values=patched,
+        use_cache=True,
+        logits_to_keep=1,
+    ).logits[0, -1]
 
 
 def _causal_masks(lm: UnifiedLM, places_Q: Tensor, end: int) -> Tensor | dict[str, Tensor]:
@@ -198,9 +201,12 @@ def _looked_at(lm: UnifiedLM, cache: Cache, tail: Sequence[int]) -> Tensor:
     held = layers[0].length
     try:
         found = view(
-            torch.tensor([tail], device=lm.device), past_key_values=cache, use_cache=True,
-            output_attentions=True, logits_to_keep=1,
-        ).attentions  # fmt: skip
+            torch.tensor([tail], device=lm.device),
+            past_key_values=cache,
+            use_cache=True,
+            output_attentions=True,
+            logits_to_keep=1,
+        ).attentions
     finally:
         for layer in layers:
             layer.length = held

@@ -50,9 +50,12 @@ class ReuseCheck:
 
 
 def check(
-    lm: UnifiedLM, *, bos: Sequence[int], causal: bool = False,
+    lm: UnifiedLM,
+    *,
+    bos: Sequence[int],
+    causal: bool = False,
     between: Callable[[], None] | None = None,
-) -> ReuseCheck:  # fmt: skip
+) -> ReuseCheck:
     """Try prompts of two parts and a tail, of tokens from all over the vocabulary.
 
     A model whose keys cannot be moved has no difference to measure: it is infinite.
@@ -104,9 +107,14 @@ def reused_logits(
 
 @torch.inference_mode()
 def block_masked_logits(
-    lm: UnifiedLM, parts: Sequence[Sequence[int]], tail: Sequence[int], *, bos: int, causal: bool,
+    lm: UnifiedLM,
+    parts: Sequence[Sequence[int]],
+    tail: Sequence[int],
+    *,
+    bos: int,
+    causal: bool,
     again: int = 0,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """The same in one pass with a mask over the whole prompt -> (V,), float32.
 
     Args:
@@ -117,17 +125,21 @@ def block_masked_logits(
     logits_BSV = lm.causal(
         torch.tensor([laid.ids], device=lm.device),
         attention_mask=as_mask(seen_LL[None], lm.decoder),
-        position_ids=torch.tensor([laid.positions], device=lm.device), use_cache=False,
+        position_ids=torch.tensor([laid.positions], device=lm.device),
+        use_cache=False,
         logits_to_keep=1,
-    ).logits  # fmt: skip
+    ).logits
     return logits_BSV[0, -1].float()
 
 
 @torch.inference_mode()
 def blocks_of(
-    lm: UnifiedLM, parts: Sequence[Sequence[int]], *, causal: bool,
+    lm: UnifiedLM,
+    parts: Sequence[Sequence[int]],
+    *,
+    causal: bool,
     pause: Callable[[], None] | None = None,
-) -> list[KVBlock]:  # fmt: skip
+) -> list[KVBlock]:
     """Each part read by itself.
 
     Args:

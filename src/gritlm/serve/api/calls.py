@@ -36,9 +36,14 @@ class RequestGroup:
     """
 
     def __init__(
-        self, meter: Metrics, *, endpoint: str, choices: int = 1, first: bool = True,
+        self,
+        meter: Metrics,
+        *,
+        endpoint: str,
+        choices: int = 1,
+        first: bool = True,
         last: bool = True,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._meter, self._endpoint, self._choices = meter, endpoint, choices
         self._first, self._last = first, last
         self._loop = asyncio.get_running_loop()
@@ -78,9 +83,11 @@ class RequestGroup:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
         trace: TracebackType | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.cancel()
 
     async def events(self) -> AsyncIterator[tuple[int, EngineEvent]]:

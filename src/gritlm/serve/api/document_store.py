@@ -49,9 +49,11 @@ class DocumentStore:
         """
         if self.read_only:
             raise ApiError(
-                403, "This server's store can only be read; add documents where it was started "
-                "without --store-read-only", code="read_only",
-            )  # fmt: skip
+                403,
+                "This server's store can only be read; add documents where it was started "
+                "without --store-read-only",
+                code="read_only",
+            )
 
     def add(
         self, documents: Sequence[Document], added: AddResult, on_model: OnModel, *, of: int
@@ -79,9 +81,12 @@ class DocumentStore:
         rest = known if after is None else known[bisect_right(known, after) :]
         shown, read = self._page(rest[:limit])
         return {
-            "object": "list", "data": shown, "total": len(known), "has_more": len(rest) > read,
+            "object": "list",
+            "data": shown,
+            "total": len(known),
+            "has_more": len(rest) > read,
             "last_id": rest[read - 1] if read else None,
-        }  # fmt: skip
+        }
 
     def _page(self, ids: Sequence[str]) -> tuple[list[dict[str, Any]], int]:
         """Return documents as far as they fit a page, at least one, and how many ids were read."""
@@ -124,9 +129,13 @@ class DocumentStore:
         )
 
     def read(
-        self, query: Query, plan: PromptPlan, body: AnswerRequest, writing: Writing,
+        self,
+        query: Query,
+        plan: PromptPlan,
+        body: AnswerRequest,
+        writing: Writing,
         checkpoint: Callable[[], None],
-    ) -> PreparedAnswer:  # fmt: skip
+    ) -> PreparedAnswer:
         """Read the prompt of an answer."""
         return self._engine.read(
             query, plan, blocks=body.blocks, writing=writing, between=paced(checkpoint)
@@ -195,9 +204,12 @@ def hit_of(hit: Hit) -> dict[str, Any]:
 
 def _listed(document: IndexedDocument) -> dict[str, Any]:
     return {
-        "id": document.id, "object": "rag.document", "title": document.title,
-        "passages": document.passages, "metadata": _metadata(document.metadata),
-    }  # fmt: skip
+        "id": document.id,
+        "object": "rag.document",
+        "title": document.title,
+        "passages": document.passages,
+        "metadata": _metadata(document.metadata),
+    }
 
 
 def _metadata(metadata: Mapping[str, Value]) -> dict[str, Value] | None:

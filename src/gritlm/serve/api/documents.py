@@ -52,10 +52,14 @@ class AnswerResponseBuilder(ChatResponseBuilder):
         (part,) = parts
         head = {name: value for name, value in self._head.items() if name != "system_fingerprint"}
         return {
-            **head, "object": "rag.answer", "answer": part.text,
-            "finish_reason": part.finish_reason, "sources": self._asking.sources(),
-            "trace": self._asking.trace(), "usage": self._asking.usage(),
-        }  # fmt: skip
+            **head,
+            "object": "rag.answer",
+            "answer": part.text,
+            "finish_reason": part.finish_reason,
+            "sources": self._asking.sources(),
+            "trace": self._asking.trace(),
+            "usage": self._asking.usage(),
+        }
 
     def opening(self, index: int) -> Mapping[str, Any]:
         return {**super().opening(index), "sources": self._asking.sources()}
@@ -121,9 +125,10 @@ class DocumentApi:
         if not body.rerank:
             return query, hits[: body.top_k]
         ordered = await service.aside(
-            endpoint, lambda checkpoint: self._store.order(query, hits, body, checkpoint),
+            endpoint,
+            lambda checkpoint: self._store.order(query, hits, body, checkpoint),
             first=False,
-        )  # fmt: skip
+        )
         return query, ordered
 
     async def add(self, service: Service, body: AddDocumentsRequest) -> Response:
@@ -139,11 +144,14 @@ class DocumentApi:
         answer: dict[str, Any] = {
             "object": "rag.documents.added",
             "ids": [document.id for document in found if document.id not in gone],
-            "documents": added.documents, "passages": added.passages,
-            "replaced": added.replaced, "unchanged": added.unchanged,
-            "seconds": added.seconds, "skipped": [*named, *unread][:NAMED],
+            "documents": added.documents,
+            "passages": added.passages,
+            "replaced": added.replaced,
+            "unchanged": added.unchanged,
+            "seconds": added.seconds,
+            "skipped": [*named, *unread][:NAMED],
             "skipped_count": skipped.count + added.skipped_count,
-        }  # fmt: skip
+        }
         if added.documents or added.unchanged:
             return json_response(answer)
         return none_added(answer["skipped"], answer["skipped_count"]).response(answer)
@@ -170,9 +178,11 @@ class DocumentApi:
             passages = await service.storing(self._store.delete, document_id)
         if not passages:
             raise ApiError(
-                404, f"There is no document '{excerpt(document_id)}'", code="document_not_found",
+                404,
+                f"There is no document '{excerpt(document_id)}'",
+                code="document_not_found",
                 param="document_id",
-            )  # fmt: skip
+            )
         gone = {"id": document_id, "object": "rag.document.deleted", "deleted": True}
         return json_response({**gone, "passages": passages})
 
@@ -198,8 +208,9 @@ def _require_few_characters(found: Sequence[Document], tokens: int) -> None:
             f"the documents have {size:,} characters, the server takes at most {most:,} "
             f"({_CHARACTERS} for each of --max-request-tokens={tokens:,}) a request; send them "
             "in several requests, or cut a long one into several documents",
-            param="documents", code="max_tokens_per_request",
-        )  # fmt: skip
+            param="documents",
+            code="max_tokens_per_request",
+        )
 
 
 def _require_filter(body: SearchParams) -> None:

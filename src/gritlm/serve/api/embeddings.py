@@ -43,16 +43,21 @@ async def embed(service: Service, body: EmbeddingsRequest) -> Response:
         )
     with service.scheduler.reserve() as place, service.calls(EMBEDDINGS) as calls:
         prompts = await service.off_loop(
-            service.prompts.texts, body.input, instruction=instruction,
+            service.prompts.texts,
+            body.input,
+            instruction=instruction,
             cut=body.truncate_prompt_tokens,
-        )  # fmt: skip
+        )
         calls.submit(place, [EmbedRequest(prompts)])
         vectors_ND: Any = await calls.result()
     read = _count(service, EMBEDDINGS, prompts)
     items = await service.multiplying(
-        _spelled, vectors_ND, dimensions=body.dimensions, base64=body.encoding_format == "base64",
+        _spelled,
+        vectors_ND,
+        dimensions=body.dimensions,
+        base64=body.encoding_format == "base64",
         normalised=service.model.settings.normalized,
-    )  # fmt: skip
+    )
     rest = orjson.dumps(
         {"object": "list", "model": name, "usage": {"prompt_tokens": read, "total_tokens": read}}
     )
@@ -89,9 +94,13 @@ async def _cosines(
     with service.scheduler.reserve() as place, service.calls(RERANK) as calls:
         cut = body.truncate_prompt_tokens
         query = await service.off_loop(
-            service.prompts.texts, [body.query], instruction=instruction, cut=cut, param="query",
+            service.prompts.texts,
+            [body.query],
+            instruction=instruction,
+            cut=cut,
+            param="query",
             name="the query",
-        )  # fmt: skip
+        )
         documents = await service.off_loop(service.prompts.texts, texts, cut=cut, param="documents")
         calls.submit(place, [EmbedRequest((*query, *documents))])
         vectors_ND: Any = await calls.result()
@@ -155,8 +164,9 @@ def _questions(
         if len(passage.ids) + len(tail) > limit:
             raise too_long(
                 f"document {index} has {len(passage.ids)} tokens and the query {len(tail)}; this "
-                f"model's maximum context length is {limit}", param="documents",
-            )  # fmt: skip
+                f"model's maximum context length is {limit}",
+                param="documents",
+            )
     return passages, tail
 
 

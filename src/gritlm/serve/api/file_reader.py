@@ -68,11 +68,15 @@ class FileReader:
 
 def _started() -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", __name__], text=True, encoding="utf-8",
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        [sys.executable, "-P", "-m", __name__],
+        text=True,
+        encoding="utf-8",
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
         env={name: value for name, value in os.environ.items() if not name.startswith("GRITLM_")},
         start_new_session=True,  # ctrl-C is for the server, which ends what it has taken
-    )  # fmt: skip
+    )
 
 
 def main(given: TextIO, told: TextIO) -> None:

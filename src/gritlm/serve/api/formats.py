@@ -59,8 +59,11 @@ class ChatResponseBuilder(_Form):
             for index, part in enumerate(parts)
         ]
         return {
-            **self._head, "object": self.whole_object, "choices": choices, "usage": tally.usage()
-        }  # fmt: skip
+            **self._head,
+            "object": self.whole_object,
+            "choices": choices,
+            "usage": tally.usage(),
+        }
 
     def opening(self, index: int) -> Mapping[str, Any]:
         return self._event(index, {"role": "assistant", "content": ""})
@@ -68,17 +71,26 @@ class ChatResponseBuilder(_Form):
     def piece(self, index: int, delta: OutputDelta) -> Mapping[str, Any]:
         added = {"content": delta.text} if delta.text or delta.logprobs else {}
         return self._event(
-            index, added, finish_reason=delta.finish_reason,
+            index,
+            added,
+            finish_reason=delta.finish_reason,
             logprobs=self._spelled(index, delta.logprobs) if delta.logprobs else None,
-        )  # fmt: skip
+        )
 
     def _event(
-        self, index: int, delta: Mapping[str, Any], *, logprobs: Any = None,
+        self,
+        index: int,
+        delta: Mapping[str, Any],
+        *,
+        logprobs: Any = None,
         finish_reason: str | None = None,
-    ) -> Mapping[str, Any]:  # fmt: skip
+    ) -> Mapping[str, Any]:
         choice = {
-            "index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason
-        }  # fmt: skip
+            "index": index,
+            "delta": delta,
+            "logprobs": logprobs,
+            "finish_reason": finish_reason,
+        }
         return self.event([choice])
 
     def _spelled(self, index: int, found: Sequence[TokenLogprob]) -> dict[str, Any] | None:

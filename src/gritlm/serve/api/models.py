@@ -57,13 +57,17 @@ def routes(service: Service) -> APIRouter:
 def _about(service: Service, name: str) -> dict[str, Any]:
     model = service.model
     return {
-        "id": name, "object": "model", "created": service.created, "owned_by": "gritlm",
+        "id": name,
+        "object": "model",
+        "created": service.created,
+        "owned_by": "gritlm",
         "max_model_len": service.prompts.limit,
         "embedding_dimension": model.embedding_dimension,
         "query_instruction": model.settings.query_instruction,
-        "embeds": model.mode != "generative", "writes": model.lm.has_head,
+        "embeds": model.mode != "generative",
+        "writes": model.lm.has_head,
         "documents": service.has_documents,
-    }  # fmt: skip
+    }
 
 
 def _tokenized(service: Service, body: TokenizeRequest) -> Response:
@@ -71,10 +75,12 @@ def _tokenized(service: Service, body: TokenizeRequest) -> Response:
     names = [service.spelling.of(token) for token in ids] if body.return_token_strs else None
     return json_response(
         {
-            "count": len(ids), "max_model_len": service.prompts.limit, "tokens": ids,
+            "count": len(ids),
+            "max_model_len": service.prompts.limit,
+            "tokens": ids,
             "token_strs": names,
         }
-    )  # fmt: skip
+    )
 
 
 def _detokenized(service: Service, body: DetokenizeRequest) -> Response:

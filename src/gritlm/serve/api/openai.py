@@ -36,9 +36,11 @@ def routes(service: Service) -> APIRouter:
         return await text_generation.chat(service, body)
 
     @router.post(
-        COMPLETIONS, response_model=CompletionResponse,
-        responses=stream_of(CompletionResponse), summary="Complete",
-    )  # fmt: skip
+        COMPLETIONS,
+        response_model=CompletionResponse,
+        responses=stream_of(CompletionResponse),
+        summary="Complete",
+    )
     async def complete(body: CompletionRequest) -> Response:
         """Go on with texts, as a whole or as a stream."""
         return await text_generation.complete(service, body)

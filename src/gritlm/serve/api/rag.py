@@ -55,9 +55,11 @@ def routes(service: Service) -> APIRouter:
         return await service.documents.search(service, body)
 
     @router.post(
-        ANSWER, response_model=AnswerResponse, responses=stream_of(AnswerChunk),
+        ANSWER,
+        response_model=AnswerResponse,
+        responses=stream_of(AnswerChunk),
         summary="Answer from documents",
-    )  # fmt: skip
+    )
     async def answer(body: AnswerRequest) -> Response:
         """Find passages and answer from them. A stream's events look like chat chunks: the first
         has ``sources``, the last ``trace`` and ``usage``."""

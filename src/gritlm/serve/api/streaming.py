@@ -132,9 +132,12 @@ class _Stream(StreamingResponse):
 
 
 async def _frames(
-    first: tuple[int, EngineEvent], events: AsyncIterator[tuple[int, EngineEvent]], form: ResponseBuilder, tally: TokenUsage,
+    first: tuple[int, EngineEvent],
+    events: AsyncIterator[tuple[int, EngineEvent]],
+    form: ResponseBuilder,
+    tally: TokenUsage,
     include_usage: bool,
-) -> AsyncIterator[bytes]:  # fmt: skip
+) -> AsyncIterator[bytes]:
     opened: set[int] = set()
     try:
         async with aclosing(_chained(first, events)) as all_events:

@@ -37,11 +37,14 @@ async def chat(service: Service, body: ChatCompletionRequest) -> Response:
         works = _works([ids], [room], body, logprobs)
         calls.submit(place, works)
     form = ChatResponseBuilder(
-        service.head("chatcmpl", name, ChatResponseBuilder.whole_object), service.spelling,
-        logprobs=logprobs is not None, usage=usage,
-    )  # fmt: skip
-    return await answered(calls, form, works=choices, choices=choices, stream=body.stream,
-                          usage=usage)  # fmt: skip
+        service.head("chatcmpl", name, ChatResponseBuilder.whole_object),
+        service.spelling,
+        logprobs=logprobs is not None,
+        usage=usage,
+    )
+    return await answered(
+        calls, form, works=choices, choices=choices, stream=body.stream, usage=usage
+    )
 
 
 async def complete(service: Service, body: CompletionRequest) -> Response:
@@ -62,11 +65,14 @@ async def complete(service: Service, body: CompletionRequest) -> Response:
         works = _works(many, rooms, body, body.logprobs)
         calls.submit(place, works)
     form = CompletionResponseBuilder(
-        service.head("cmpl", name, CompletionResponseBuilder.whole_object), service.spelling,
-        logprobs=body.logprobs is not None, usage=usage,
-    )  # fmt: skip
-    return await answered(calls, form, works=len(works), choices=choices, stream=body.stream,
-                          usage=usage)  # fmt: skip
+        service.head("cmpl", name, CompletionResponseBuilder.whole_object),
+        service.spelling,
+        logprobs=body.logprobs is not None,
+        usage=usage,
+    )
+    return await answered(
+        calls, form, works=len(works), choices=choices, stream=body.stream, usage=usage
+    )
 
 
 async def answered(
@@ -105,9 +111,11 @@ def stops(given: str | list[str] | None) -> tuple[str, ...]:
 
 
 def _works(
-    prompts: Sequence[Ids], rooms: Sequence[int], body: ChatCompletionRequest | CompletionRequest,
+    prompts: Sequence[Ids],
+    rooms: Sequence[int],
+    body: ChatCompletionRequest | CompletionRequest,
     logprobs: int | None,
-) -> list[GenerateRequest]:  # fmt: skip
+) -> list[GenerateRequest]:
     """One work an answer; each draws with a seed of its own."""
     return [
         GenerateRequest(

@@ -63,9 +63,14 @@ class PromptTokenizer:
         ]
 
     def texts(
-        self, items: Sequence[Item], *, instruction: str = "", cut: int | None = None,
-        param: str = "input", name: str = "text {}",
-    ) -> tuple[Prompt, ...]:  # fmt: skip
+        self,
+        items: Sequence[Item],
+        *,
+        instruction: str = "",
+        cut: int | None = None,
+        param: str = "input",
+        name: str = "text {}",
+    ) -> tuple[Prompt, ...]:
         """Texts to embed, or their ids, each behind the header of its instruction.
 
         Args:
@@ -144,8 +149,9 @@ class PromptTokenizer:
             asked = "" if wanted is None else f", of the {wanted} that you asked for"
             raise too_long(
                 f"This model's maximum context length is {self.limit} tokens; the prompt has "
-                f"{len(ids)} and leaves room for {max(0, left)} of an answer{asked}", param=param,
-            )  # fmt: skip
+                f"{len(ids)} and leaves room for {max(0, left)} of an answer{asked}",
+                param=param,
+            )
         return left if wanted is None else wanted
 
     def known(self, ids: Item, name: str, *, param: str) -> Ids:
@@ -159,8 +165,9 @@ class PromptTokenizer:
             if not 0 <= token < self._vocabulary:
                 raise invalid(
                     f"{name} has the token id {token} at {place}; expected 0 to "
-                    f"{self._vocabulary - 1}", param=param,
-                )  # fmt: skip
+                    f"{self._vocabulary - 1}",
+                    param=param,
+                )
         return tuple(ids)
 
     def require_characters(self, sizes: Sequence[int], name: str, *, param: str) -> None:
@@ -177,8 +184,9 @@ class PromptTokenizer:
                 raise too_long(
                     f"{name.format(index)} has {size:,} characters, which are at least "
                     f"{-(-size // self._longest):,} tokens; this model's maximum context length is "
-                    f"{self.limit}. Shorten it", param=param,
-                )  # fmt: skip
+                    f"{self.limit}. Shorten it",
+                    param=param,
+                )
         total, most = sum(sizes), self._request_tokens
         if most is not None and total > most * _CHARACTERS:
             raise TooManyTokensError(total // _CHARACTERS, most)
@@ -207,8 +215,9 @@ class PromptTokenizer:
         if room <= taken:
             raise invalid(
                 f"truncate_prompt_tokens={room}, and the instruction takes {taken} tokens; "
-                "expected more than that", param="truncate_prompt_tokens",
-            )  # fmt: skip
+                "expected more than that",
+                param="truncate_prompt_tokens",
+            )
 
     def _require_room(self, made: Sequence[Prompt], param: str) -> None:
         for index, prompt in enumerate(made):
@@ -216,8 +225,9 @@ class PromptTokenizer:
                 raise too_long(
                     f"text {index} of {len(made)} has {len(prompt.ids)} tokens with its header; "
                     f"this model's maximum context length is {self.limit}. Shorten it, or send "
-                    "truncate_prompt_tokens=-1 to have it cut", param=param,
-                )  # fmt: skip
+                    "truncate_prompt_tokens=-1 to have it cut",
+                    param=param,
+                )
 
 
 def characters(item: Item) -> int:

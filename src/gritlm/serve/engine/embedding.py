@@ -123,9 +123,11 @@ class EmbeddingQueue:
         requests are sorted by length."""
         window = self._window()
         found = batches(
-            [_prompt(row) for row in window], _ROWS, self._budget,
+            [_prompt(row) for row in window],
+            _ROWS,
+            self._budget,
             padded=not self._model.lm.packs,
-        )  # fmt: skip
+        )
         taken = [window[at] for at in sorted(next(batch for batch in found if 0 in batch))]
         self._take(taken)
         return taken

@@ -77,9 +77,13 @@ class GenerationBatch:
     """
 
     def __init__(
-        self, model: GritLM, inbox: RequestQueue, places: KVSlots, budget: int,
+        self,
+        model: GritLM,
+        inbox: RequestQueue,
+        places: KVSlots,
+        budget: int,
         beside: Callable[[QueuedRequest], None],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._model, self._inbox, self._places, self._budget = model, inbox, places, budget
         self._beside, self._begins, self._came = beside, False, 0
         self._waiting: list[_WaitingPrompt] = []
@@ -110,9 +114,10 @@ class GenerationBatch:
         self._came += job.number == 0
         turn = self._came + job.number * self._places.slots
         insort(
-            self._waiting, _WaitingPrompt(job, work, sampler_of(work.writing), turn),
+            self._waiting,
+            _WaitingPrompt(job, work, sampler_of(work.writing), turn),
             key=lambda waiting: (waiting.turn, waiting.job.number),
-        )  # fmt: skip
+        )
 
     def turn(self) -> None:
         """One step of all that run, then a part of the prompts that wait.

@@ -55,9 +55,11 @@ class ModelThread:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
         trace: TracebackType | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._left = True
         if self._waiting is not None:
             self._give_up(self._waiting)

@@ -25,9 +25,11 @@ def sampler_of(writing: SamplingParams) -> Sampler:
         InputError: for a value out of range.
     """
     return make_sampler(
-        temperature=writing.temperature, top_p=writing.top_p, top_k=writing.top_k,
+        temperature=writing.temperature,
+        top_p=writing.top_p,
+        top_k=writing.top_k,
         seed=writing.seed,
-    )  # fmt: skip
+    )
 
 
 class GeneratedSequence:

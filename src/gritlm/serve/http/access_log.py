@@ -34,9 +34,13 @@ class RequestContext:
     """
 
     def __init__(
-        self, app: ASGIApp, *, service: Service, quiet_paths: Collection[str],
+        self,
+        app: ASGIApp,
+        *,
+        service: Service,
+        quiet_paths: Collection[str],
         page: Collection[str],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.app, self._service, self._quiet = app, service, frozenset(quiet_paths)
         self._page = frozenset(page)
 

@@ -17,11 +17,18 @@ from gritlm.serve.errors import ApiError
 
 POLICY = "; ".join(
     (
-        "default-src 'none'", "script-src 'self'", "style-src 'self'", "img-src 'self'",
-        "font-src 'self'", "connect-src 'self'", "manifest-src 'self'", "base-uri 'none'",
-        "form-action 'none'", "frame-ancestors 'none'",
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self'",
+        "font-src 'self'",
+        "connect-src 'self'",
+        "manifest-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
     )
-)  # fmt: skip
+)
 HEADERS = {
     "Content-Security-Policy": POLICY,
     "X-Content-Type-Options": "nosniff",
@@ -84,9 +91,11 @@ class RequireHost:
             await self.app(scope, receive, send)
         else:
             error = ApiError(
-                421, f"This server is not known as '{excerpt(name)}'; start it with "
-                "--allowed-host to let that name in", code="unknown_host",
-            )  # fmt: skip
+                421,
+                f"This server is not known as '{excerpt(name)}'; start it with "
+                "--allowed-host to let that name in",
+                code="unknown_host",
+            )
             await error.response()(scope, receive, send)
 
 
@@ -115,15 +124,19 @@ class RequireOwnPage:
         origin = headers.get("origin")
         if origin is not None and not self._knows(origin, headers.get("host", "")):
             return ApiError(
-                403, f"Pages of '{excerpt(origin)}' may not use this server; start it with "
-                "--cors-origin to let them in", code="unknown_origin",
-            )  # fmt: skip
+                403,
+                f"Pages of '{excerpt(origin)}' may not use this server; start it with "
+                "--cors-origin to let them in",
+                code="unknown_origin",
+            )
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         if has_body(headers) and kind != "application/json":
             return ApiError(
-                415, f"The body's Content-Type is '{excerpt(kind)}'; send it with Content-Type: "
-                "application/json", code="unsupported_media_type",
-            )  # fmt: skip
+                415,
+                f"The body's Content-Type is '{excerpt(kind)}'; send it with Content-Type: "
+                "application/json",
+                code="unsupported_media_type",
+            )
         return None
 
     def _knows(self, origin: str, host: str) -> bool:
@@ -150,7 +163,8 @@ def _digest(key: str) -> bytes:
 
 def _refused(given: str) -> ApiError:
     message = (
-        "Incorrect API key provided" if given else
-        "You didn't provide an API key; send it as: Authorization: Bearer KEY"
-    )  # fmt: skip
+        "Incorrect API key provided"
+        if given
+        else "You didn't provide an API key; send it as: Authorization: Bearer KEY"
+    )
     return ApiError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})

@@ -110,9 +110,11 @@ class BodyLimit:
 
     def _large(self) -> ApiError:
         return ApiError(
-            413, f"The body is larger than {self._max_bytes:,} bytes; send less at once, or start "
-            "the server with a larger --max-body-mb", code="request_too_large",
-        )  # fmt: skip
+            413,
+            f"The body is larger than {self._max_bytes:,} bytes; send less at once, or start "
+            "the server with a larger --max-body-mb",
+            code="request_too_large",
+        )
 
     def _slow(self) -> ApiError:
         message = f"The body did not arrive within {self._timeout_s:g} seconds"

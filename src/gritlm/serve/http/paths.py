@@ -18,10 +18,22 @@ SCHEMA = "/openapi.json"
 
 KNOWN = frozenset(
     {
-        CHAT, COMPLETIONS, EMBEDDINGS, RERANK, MODELS, DOCUMENTS, SEARCH, ANSWER, TOKENIZE,
-        DETOKENIZE, HEALTH, LIVE, METRICS, SCHEMA,
+        CHAT,
+        COMPLETIONS,
+        EMBEDDINGS,
+        RERANK,
+        MODELS,
+        DOCUMENTS,
+        SEARCH,
+        ANSWER,
+        TOKENIZE,
+        DETOKENIZE,
+        HEALTH,
+        LIVE,
+        METRICS,
+        SCHEMA,
     }
-)  # fmt: skip
+)
 NAMED = {MODELS + "/": MODELS + "/{name}", DOCUMENTS + "/": DOCUMENTS + "/{document_id}"}
 
 API = ("/v1/", TOKENIZE, DETOKENIZE)  # what all others of it begin with

@@ -38,17 +38,19 @@ NO_TOOLS = "this server does not call tools; leave it out"
 def _no_tool(role: Any) -> Any:
     if role in ("tool", "function"):
         raise refused(
-            "unsupported_value", f"{role!r}: this server does not call tools; put what a tool "
+            "unsupported_value",
+            f"{role!r}: this server does not call tools; put what a tool "
             "found into a turn of the user",
-        )  # fmt: skip
+        )
     return role
 
 
 Role = Annotated[Literal["system", "developer", "user", "assistant"], BeforeValidator(_no_tool)]
 Nothing = Annotated[
-    None, nothing("this server has no such thing; leave it out"),
+    None,
+    nothing("this server has no such thing; leave it out"),
     Field(description="Only null: this server has no such thing."),
-]  # fmt: skip
+]
 NoCall = Annotated[
     None, nothing(NO_TOOLS), Field(description="Only null: this server does not call tools.")
 ]
@@ -56,9 +58,10 @@ NoCall = Annotated[
 
 class TextPart(RequestModel):
     type: Annotated[
-        str, only("text", why="this server reads text only; expected 'text'"),
+        str,
+        only("text", why="this server reads text only; expected 'text'"),
         Field(json_schema_extra={"enum": ["text"]}),
-    ]  # fmt: skip
+    ]
     text: str
 
 
@@ -68,23 +71,28 @@ def _as_parts(value: Any) -> Any:
         return [TextPart(type="text", text=value)]
     if value is None:
         raise refused(
-            "unsupported_value", "null, as turns that call tools have it; this server does not "
+            "unsupported_value",
+            "null, as turns that call tools have it; this server does not "
             "call tools, expected text",
-        )  # fmt: skip
+        )
     if not isinstance(value, list):
         raise refused("wrong_type", "expected text, or a list of parts with text")
     return value
 
 
 _PART = {
-    "type": "object", "properties": {"type": {"enum": ["text"]}, "text": {"type": "string"}},
-    "required": ["type", "text"], "additionalProperties": False,
-}  # fmt: skip
+    "type": "object",
+    "properties": {"type": {"enum": ["text"]}, "text": {"type": "string"}},
+    "required": ["type", "text"],
+    "additionalProperties": False,
+}
 _CONTENT = {"anyOf": [{"type": "string"}, {"type": "array", "items": _PART, "maxItems": MAX_PARTS}]}
 Content = Annotated[
-    list[TextPart], Field(fail_fast=True, max_length=MAX_PARTS), BeforeValidator(_as_parts),
+    list[TextPart],
+    Field(fail_fast=True, max_length=MAX_PARTS),
+    BeforeValidator(_as_parts),
     WithJsonSchema(_CONTENT),
-]  # fmt: skip
+]
 
 
 class RequestMessage(RequestModel):
@@ -146,9 +154,14 @@ class ChatCompletionRequest(RequestModel):
     service_tier: Literal["auto", "default"] | None = None
     store: Off | None = None
     tools: NoTools | None = None
-    tool_choice: Annotated[
-        str, only("none", "auto", why=NO_TOOLS), Field(json_schema_extra={"enum": ["none", "auto"]})
-    ] | None = None  # fmt: skip
+    tool_choice: (
+        Annotated[
+            str,
+            only("none", "auto", why=NO_TOOLS),
+            Field(json_schema_extra={"enum": ["none", "auto"]}),
+        ]
+        | None
+    ) = None
 
 
 class TopLogprob(ResponseModel):

@@ -136,9 +136,10 @@ Off = Annotated[bool, only(False), Field(json_schema_extra={"enum": [False]})]
 NoObject = Annotated[dict[str, Any], only({}), Field(json_schema_extra={"maxProperties": 0})]
 NoList = Annotated[list[Any], only([]), Field(json_schema_extra={"maxItems": 0})]
 NoTools = Annotated[
-    list[Any], only([], why="this server does not call tools; leave it out"),
+    list[Any],
+    only([], why="this server does not call tools; leave it out"),
     Field(json_schema_extra={"maxItems": 0}),
-]  # fmt: skip
+]
 
 _StopText = Annotated[str, Field(json_schema_extra={"minLength": 1, "maxLength": LONGEST_STOP})]
 _StopTexts = Annotated[list[_StopText], Field(json_schema_extra={"maxItems": MAX_STOPS})]

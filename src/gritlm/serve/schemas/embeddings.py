@@ -57,10 +57,12 @@ _TEXT = {"type": "string", "minLength": 1}
 _ITEMS = {"minItems": 1, "maxItems": MAX_INPUTS}
 _SCHEMA = {
     "anyOf": [
-        _TEXT, {"type": "array", "items": _TEXT, **_ITEMS}, _IDS,
+        _TEXT,
+        {"type": "array", "items": _TEXT, **_ITEMS},
+        _IDS,
         {"type": "array", "items": _IDS, **_ITEMS},
     ]
-}  # fmt: skip
+}
 
 Input = Annotated[Inputs, PlainValidator(many), WithJsonSchema(_SCHEMA)]
 
@@ -119,9 +121,10 @@ class RerankRequest(RequestModel):
 
     query: str = Field(min_length=1)
     documents: Annotated[
-        list[str | TextObject], Field(fail_fast=True, min_length=1, max_length=MAX_INPUTS),
+        list[str | TextObject],
+        Field(fail_fast=True, min_length=1, max_length=MAX_INPUTS),
         AfterValidator(_documents),
-    ]  # fmt: skip
+    ]
     model: str | None = None
     top_n: int | None = Field(None, ge=1, le=2**31 - 1)
     return_documents: bool | None = None

@@ -43,9 +43,11 @@ def _few_terms(given: Any) -> Any:
 Filter = Annotated[
     dict[str, Scalar | Annotated[list[Scalar], Field(fail_fast=True, max_length=MOST_TERMS)]],
     BeforeValidator(_few_terms),
-    Field(description="Names of metadata with a value, or with several of which one "
-          f"fits; at most {MOST_TERMS} values in all. Without names: no filter."),
-]  # fmt: skip
+    Field(
+        description="Names of metadata with a value, or with several of which one "
+        f"fits; at most {MOST_TERMS} values in all. Without names: no filter."
+    ),
+]
 Metadata = Annotated[
     dict[str, Any],
     BeforeValidator(bounded),

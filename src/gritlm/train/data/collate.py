@@ -178,10 +178,16 @@ class Collator:
             return self.chat(row)
         mode, kind, documents = rag_samples.draw(row, self.rag, draw)
         return rag_samples.sample(
-            self.tokens, row, mode=mode, kind=kind, documents=documents,
-            max_length=self.data.generative_max_len, embed_eos=self.settings.embed_eos,
-            query_instruction=self.settings.query_instruction, read_again=self.rag.read_again,
-        )  # fmt: skip
+            self.tokens,
+            row,
+            mode=mode,
+            kind=kind,
+            documents=documents,
+            max_length=self.data.generative_max_len,
+            embed_eos=self.settings.embed_eos,
+            query_instruction=self.settings.query_instruction,
+            read_again=self.rag.read_again,
+        )
 
     def chat(self, row: ChatExample) -> Prompt | None:
         """The conversation cut to ``generative_max_len``; None when that leaves nothing to train.

@@ -25,8 +25,9 @@ def _messages(given: RecordFields) -> ChatExample:
 def _prompt_completion(given: RecordFields) -> ChatExample:
     prompt, completion = given.values["prompt"], given.values["completion"]
     if isinstance(prompt, str) and isinstance(completion, str):
-        return _chat(given, [_said(given, "user", "prompt"),
-                             _said(given, "assistant", "completion")])  # fmt: skip
+        return _chat(
+            given, [_said(given, "user", "prompt"), _said(given, "assistant", "completion")]
+        )
     if isinstance(prompt, str) or isinstance(completion, str):
         raise given.error("prompt and completion are a text and a list; expected two of a kind")
     completed = _turns(given, "completion")

@@ -124,9 +124,14 @@ class LengthCounter:
 
         def made(max_length: int) -> Prompt | None:
             return rag_samples.sample(
-                self._tokens, row, mode="none", kind="causal", documents=documents,
-                max_length=max_length, embed_eos=self._settings.embed_eos,
-            )  # fmt: skip
+                self._tokens,
+                row,
+                mode="none",
+                kind="causal",
+                documents=documents,
+                max_length=max_length,
+                embed_eos=self._settings.embed_eos,
+            )
 
         prompt = made(sys.maxsize)
         if prompt is not None and self._is_longer(prompt, what, limit):

@@ -74,16 +74,19 @@ class Loader:
             pairs = self._load(data.embedding, "embedding")
             _require_apart(pairs, one_source=data.same_source_batches)
             self._add(
-                "embedding", pairs,
+                "embedding",
+                pairs,
                 batch=said.per_device_train_batch_size * times,
                 one_source=data.same_source_batches,
-            )  # fmt: skip
+            )
         if run.writes:
             chats = self._load(data.generative, "generative")
             self._add(
-                "generative", [*chats, *self._load(data.rag, "rag")],
-                batch=said.per_device_generative_bs * times, one_source=False,
-            )  # fmt: skip
+                "generative",
+                [*chats, *self._load(data.rag, "rag")],
+                batch=said.per_device_generative_bs * times,
+                one_source=False,
+            )
 
     @property
     def steps_per_epoch(self) -> int:

@@ -59,10 +59,17 @@ def draw(row: RagExample, rag: RagConfig, random: Random) -> tuple[RagMode, Bloc
 
 
 def sample(
-    tokens: SegmentTokenizer, row: RagExample, *, mode: RagMode, kind: BlockKind,
-    documents: Sequence[str], max_length: int, query_instruction: str = "", embed_eos: str = "",
+    tokens: SegmentTokenizer,
+    row: RagExample,
+    *,
+    mode: RagMode,
+    kind: BlockKind,
+    documents: Sequence[str],
+    max_length: int,
+    query_instruction: str = "",
+    embed_eos: str = "",
     read_again: int = READ_AGAIN,
-) -> Blocked | None:  # fmt: skip
+) -> Blocked | None:
     """The row as it is served in ``mode``, with the answer and its end trained.
 
     When it is too long, documents that do not answer the question are left out, the first ones
@@ -87,17 +94,27 @@ def sample(
         else:
             parts += _embedded(tokens, [row.question], query_instruction, embed_eos)
     made = _laid_out(
-        parts, tail, bos=len(tokens.prefix), causal=kind == "causal",
+        parts,
+        tail,
+        bos=len(tokens.prefix),
+        causal=kind == "causal",
         again=0 if mode == "none" else read_again,
-    )  # fmt: skip
+    )
     if (over := len(made.ids) - max_length) <= 0:
         return plain(made) if mode == "none" else made
     if not (fewer := _shortened(tokens, documents, row.documents[0], over)):
         return None
     return sample(
-        tokens, row, mode=mode, kind=kind, documents=fewer, max_length=max_length,
-        query_instruction=query_instruction, embed_eos=embed_eos, read_again=read_again,
-    )  # fmt: skip
+        tokens,
+        row,
+        mode=mode,
+        kind=kind,
+        documents=fewer,
+        max_length=max_length,
+        query_instruction=query_instruction,
+        embed_eos=embed_eos,
+        read_again=read_again,
+    )
 
 
 def plain(sample: Blocked) -> Blocked:

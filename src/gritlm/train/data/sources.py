@@ -43,9 +43,15 @@ class Dataset:
     """
 
     def __init__(
-        self, source: SourceConfig, kind: Kind, parts: Sequence[RecordReader], kept: NDArray[np.intp],
-        *, duplicates: int, skipped: SkippedRows,
-    ) -> None:  # fmt: skip
+        self,
+        source: SourceConfig,
+        kind: Kind,
+        parts: Sequence[RecordReader],
+        kept: NDArray[np.intp],
+        *,
+        duplicates: int,
+        skipped: SkippedRows,
+    ) -> None:
         """``kept`` are the numbers, over all parts, of the rows that count."""
         self.title = source.title
         self.weight = float(len(kept) if source.weight is None else source.weight)
@@ -81,9 +87,13 @@ class Dataset:
 
 
 def load(
-    source: SourceConfig, kind: Kind, *, deduplicate: bool = True, skip_bad: bool = False,
+    source: SourceConfig,
+    kind: Kind,
+    *,
+    deduplicate: bool = True,
+    skip_bad: bool = False,
     check: Callable[[Row], None] | None = None,
-) -> Dataset:  # fmt: skip
+) -> Dataset:
     """Find a source, as :func:`gritlm.train.data.readers.find` does, and read it once.
 
     Args:
@@ -168,9 +178,13 @@ class _Reading:
             content = np.frombuffer(self._digests, np.uint64)
             kept = kept[np.sort(np.unique(content, return_index=True)[1])]
         return Dataset(
-            self._source, self._kind, self._parts, kept,
-            duplicates=len(self._numbers) - len(kept), skipped=self._skipped,
-        )  # fmt: skip
+            self._source,
+            self._kind,
+            self._parts,
+            kept,
+            duplicates=len(self._numbers) - len(kept),
+            skipped=self._skipped,
+        )
 
 
 def require_alike(first: Row, row: Row) -> None:

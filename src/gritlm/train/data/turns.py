@@ -11,9 +11,14 @@ from typing import Any
 from gritlm.train.data.fields import RecordFields
 
 _ROLES = {
-    "system": "system", "developer": "system", "user": "user", "human": "user",
-    "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant",
-}  # fmt: skip
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+}
 _CALLS = ("function_call", "tool_call")  # roles of ShareGPT, as LLaMA-Factory reads it
 _RESULTS = ("tool", "observation", "function", "function_response", "ipython")
 _CALL_KEYS = ("tool_calls", "function_call")  # keys of an OpenAI message of the assistant

@@ -60,9 +60,16 @@ class ValidationResult:
 
 
 def check_rows(
-    source: SourceConfig, tokens: SegmentTokenizer, settings: ModelSettings, data: DataConfig, *,
-    kind: Kind | None = None, samples: int = 1, keep: int = 50, progress: bool | None = None,
-) -> ValidationResult:  # fmt: skip
+    source: SourceConfig,
+    tokens: SegmentTokenizer,
+    settings: ModelSettings,
+    data: DataConfig,
+    *,
+    kind: Kind | None = None,
+    samples: int = 1,
+    keep: int = 50,
+    progress: bool | None = None,
+) -> ValidationResult:
     """Read all rows of a source, one at a time.
 
     Args:

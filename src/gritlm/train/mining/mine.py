@@ -21,9 +21,13 @@ from gritlm.train.mining.negatives import MiningConfig, choose
 
 
 def mine_rows(
-    model: GritLM, rows: Sequence[EmbeddingExample], settings: MiningConfig, *,
-    corpus: Sequence[InstructedText] | None = None, progress: bool | None = None,
-) -> Iterator[dict[str, Any]]:  # fmt: skip
+    model: GritLM,
+    rows: Sequence[EmbeddingExample],
+    settings: MiningConfig,
+    *,
+    corpus: Sequence[InstructedText] | None = None,
+    progress: bool | None = None,
+) -> Iterator[dict[str, Any]]:
     """The rows as records in FlagEmbedding's form, their negatives filled up from all passages.
 
     Instructions are used as in training. A passage equal or nearly equal to a positive of the

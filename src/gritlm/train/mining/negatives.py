@@ -81,9 +81,13 @@ class MiningConfig:
 
 
 def choose(
-    query_QD: Tensor, passage_PD: Tensor, positives: Sequence[Collection[int]], settings: MiningConfig,
-    *, kept: Sequence[Collection[int]] | None = None,
-) -> list[list[int]]:  # fmt: skip
+    query_QD: Tensor,
+    passage_PD: Tensor,
+    positives: Sequence[Collection[int]],
+    settings: MiningConfig,
+    *,
+    kept: Sequence[Collection[int]] | None = None,
+) -> list[list[int]]:
     """Indices of each query's new negatives, nearest first; fewer where too few are allowed.
 
     Args:

@@ -71,9 +71,12 @@ def build(
     bf16 = _bf16(run, final)
     base, adapter = checkpoint.resolve(said.base, said.adapter)
     load_from = partial(
-        _loaded, said=said, final=final, bf16=bf16,
+        _loaded,
+        said=said,
+        final=final,
+        bf16=bf16,
         device=final if device is None else runtime.choose_device(device),
-    )  # fmt: skip
+    )
     # With LoRA an adapter to start from is trained on; else it becomes part of the weights.
     from_start = partial(load_from, base, adapter=adapter, merging=not said.adapted)
     continued = weights is not None and not said.adapted
@@ -146,9 +149,15 @@ def _bf16(run: TrainConfig, device: torch.device) -> bool:
 
 
 def _loaded(
-    source: str, *, said: ModelConfig, device: torch.device, final: torch.device, bf16: bool,
-    adapter: str | None = None, merging: bool = True,
-) -> LoadedModel:  # fmt: skip
+    source: str,
+    *,
+    said: ModelConfig,
+    device: torch.device,
+    final: torch.device,
+    bf16: bool,
+    adapter: str | None = None,
+    merging: bool = True,
+) -> LoadedModel:
     """Weights to train in float32 (master weights); those that stay as they are in bfloat16."""
     options: dict[str, Any] = {}
     if said.attn_implementation is not None:
@@ -183,9 +192,11 @@ def _four_bits() -> Any:
             f"qlora = true needs bitsandbytes: {install_hint('gpu')}, or use lora = true"
         ) from None
     return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
-    )  # fmt: skip
+    )
 
 
 def _settings(run: TrainConfig, loaded: LoadedModel) -> ModelSettings:
@@ -198,8 +209,15 @@ def _settings(run: TrainConfig, loaded: LoadedModel) -> ModelSettings:
 
 
 def _changes(said: ModelConfig) -> dict[str, Any]:
-    names = ("attn", "pooling_method", "normalized", "projection", "embed_eos", "template",
-             "query_instruction")  # fmt: skip
+    names = (
+        "attn",
+        "pooling_method",
+        "normalized",
+        "projection",
+        "embed_eos",
+        "template",
+        "query_instruction",
+    )
     return {name: getattr(said, name) for name in names}
 
 

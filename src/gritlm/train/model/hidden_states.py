@@ -46,9 +46,12 @@ def hidden_packed(decoder: Any, ids_T: Tensor, lengths: list[int]) -> Tensor:
     # A mask with four dimensions is taken as it is, so none is built; the lengths say all.
     mask_1111 = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=ids_T.device)
     output = decoder(
-        ids_T[None], attention_mask=mask_1111, position_ids=position_T[None], use_cache=False,
+        ids_T[None],
+        attention_mask=mask_1111,
+        position_ids=position_T[None],
+        use_cache=False,
         lengths=lengths,
-    )  # fmt: skip
+    )
     return output.last_hidden_state[0]
 
 

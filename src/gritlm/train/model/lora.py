@@ -95,11 +95,15 @@ def _adapted(model: Any, said: ModelConfig, weights: str | Path | None) -> Any:
         _require_modules(model, said.lora_modules_to_save, "lora_modules_to_save")
         experts = _stacked_weights(model) if targets == "all-linear" else []
         settings = LoraConfig(
-            r=said.lora_r, lora_alpha=said.lora_alpha, lora_dropout=said.lora_dropout,
+            r=said.lora_r,
+            lora_alpha=said.lora_alpha,
+            lora_dropout=said.lora_dropout,
             target_modules=targets if isinstance(targets, str) else list(targets),
-            target_parameters=experts or None, task_type="CAUSAL_LM", use_dora=said.use_dora,
+            target_parameters=experts or None,
+            task_type="CAUSAL_LM",
+            use_dora=said.use_dora,
             modules_to_save=list(said.lora_modules_to_save) or None,
-        )  # fmt: skip
+        )
         try:
             return get_peft_model(model, settings)
         except ValueError as error:

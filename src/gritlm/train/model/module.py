@@ -54,9 +54,14 @@ class Trainee(nn.Module):
     """
 
     def __init__(
-        self, model: Any, settings: ModelSettings, projection: nn.Linear | None = None, *,
-        autocast: torch.dtype | None = None, frozen: Any = None,
-    ) -> None:  # fmt: skip
+        self,
+        model: Any,
+        settings: ModelSettings,
+        projection: nn.Linear | None = None,
+        *,
+        autocast: torch.dtype | None = None,
+        frozen: Any = None,
+    ) -> None:
         """
         Args:
             frozen: a copy of the starting model, for the divergence from it. Adapters need none:
@@ -102,9 +107,11 @@ class Trainee(nn.Module):
     def casting(self, *, cached: bool = True) -> torch.autocast:
         """Autocast as this module wants it; around a whole step, weights are cast once."""
         return torch.autocast(
-            self.device.type, dtype=self.autocast or torch.bfloat16,
-            enabled=self.autocast is not None, cache_enabled=cached,
-        )  # fmt: skip
+            self.device.type,
+            dtype=self.autocast or torch.bfloat16,
+            enabled=self.autocast is not None,
+            cache_enabled=cached,
+        )
 
     def embed(self, prompts: Sequence[Prompt]) -> Tensor:
         """Vectors (B, D), float32."""
@@ -126,9 +133,11 @@ class Trainee(nn.Module):
         ids_BL = pad_sequence(rows, batch_first=True).to(self.device)
         mask_BL = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
         return hidden_states.hidden(
-            self.decoder, ids_BL, None if mask_BL.all() else mask_BL.to(self.device),
+            self.decoder,
+            ids_BL,
+            None if mask_BL.all() else mask_BL.to(self.device),
             causal=self.settings.embeds_causally,
-        )  # fmt: skip
+        )
 
     def write(self, rows: PackedBatch, weights: Weights) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted loss of a micro-batch, and its parts without gradient."""
@@ -152,9 +161,13 @@ class Trainee(nn.Module):
             loss = losses.chunked_next_token(hidden_BLD, head, labels_BL, weight_N=weight_N)
             return loss, torch.zeros_like(loss)
         return losses.chunked_with_kl(
-            hidden_BLD, head, labels_BL, weight_N=weight_N, kl_weight=weights.kl,
+            hidden_BLD,
+            head,
+            labels_BL,
+            weight_N=weight_N,
+            kl_weight=weights.kl,
             reference=(reference_ND, self._reference_head(weights)),
-        )  # fmt: skip
+        )
 
     def _reference_head(self, weights: Weights) -> Head:
         if weights.own:

@@ -58,9 +58,14 @@ def cross_entropy(
 
 
 def cross_entropy_and_kl(
-    hidden_ND: Tensor, head: Head, target_N: Tensor, scale_N: Tensor, *, reference: Reference,
+    hidden_ND: Tensor,
+    head: Head,
+    target_N: Tensor,
+    scale_N: Tensor,
+    *,
+    reference: Reference,
     chunk: int,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor]:
     """Return the sum of ``scale * (cross_entropy + reference.share * KL(reference || model))``.
 
     The second value is the sum of ``scale * KL``, without a gradient. Both are float32.
@@ -69,18 +74,26 @@ def cross_entropy_and_kl(
 
 
 def _summed(
-    hidden_ND: Tensor, head: Head, target_N: Tensor, scale_N: Tensor,
-    reference: Reference | None, chunk: int,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    hidden_ND: Tensor,
+    head: Head,
+    target_N: Tensor,
+    scale_N: Tensor,
+    reference: Reference | None,
+    chunk: int,
+) -> tuple[Tensor, Tensor]:
     if isinstance(head, Tensor) and (reference is None or isinstance(reference.head, Tensor)):
         return _by_weight(hidden_ND, head, target_N, scale_N, reference, chunk)
     return _by_function(hidden_ND, head, target_N, scale_N, reference, chunk)
 
 
 def _by_function(
-    hidden_ND: Tensor, head: Head, target_N: Tensor, scale_N: Tensor,
-    reference: Reference | None, chunk: int,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    hidden_ND: Tensor,
+    head: Head,
+    target_N: Tensor,
+    scale_N: Tensor,
+    reference: Reference | None,
+    chunk: int,
+) -> tuple[Tensor, Tensor]:
     def part(hidden_nD: Tensor, here: slice) -> tuple[Tensor, Tensor]:
         target_n1, scale_n1 = target_N[here, None], scale_N[here, None]
         logp_nV = _logp(head, hidden_nD)
@@ -105,9 +118,13 @@ def _logp(head: Head, hidden_nD: Tensor) -> Tensor:
 
 
 def _by_weight(
-    hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor, scale_N: Tensor,
-    reference: Reference | None, chunk: int,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    target_N: Tensor,
+    scale_N: Tensor,
+    reference: Reference | None,
+    chunk: int,
+) -> tuple[Tensor, Tensor]:
     device = hidden_ND.device.type
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
@@ -123,9 +140,15 @@ class _Chunked(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor, scale_N: Tensor,
-        reference: Reference | None, chunk: int, wanted: bool,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        ctx: Any,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        target_N: Tensor,
+        scale_N: Tensor,
+        reference: Reference | None,
+        chunk: int,
+        wanted: bool,
+    ) -> tuple[Tensor, Tensor]:
         to_hidden, to_weight = (wanted and needed for needed in ctx.needs_input_grad[:2])
         loss, kl = torch.zeros(2, device=hidden_ND.device).unbind()
         hidden_grad = torch.empty_like(hidden_ND) if to_hidden else None

@@ -58,9 +58,13 @@ class EmbeddingObjective:
             return torch.stack(list(found.values())).sum()
 
         total = gradcache.backward(
-            embed, (batch.queries, batch.passages), loss, ranks=ranks,
-            budget=min(self.at_once, self.budget), kept=self.budget,
-        )  # fmt: skip
+            embed,
+            (batch.queries, batch.passages),
+            loss,
+            ranks=ranks,
+            budget=min(self.at_once, self.budget),
+            kept=self.budget,
+        )
         found = {"emb": float(total), **parts}
         if self.loss.negatives_cross_device:
             return found
@@ -85,10 +89,13 @@ class EmbeddingObjective:
         def loss(query_QD: Tensor, passage_PD: Tensor) -> Tensor:
             device = query_QD.device
             return losses.contrastive(
-                query_QD, passage_PD, temperature=self.loss.temperature,
-                positives=positive_Q.to(device), symmetric=self.loss.symmetric,
+                query_QD,
+                passage_PD,
+                temperature=self.loss.temperature,
+                positives=positive_Q.to(device),
+                symmetric=self.loss.symmetric,
                 mask_QP=None if mask_QP is None else mask_QP.to(device),
-            )  # fmt: skip
+            )
 
         return self._weighted(loss, self.loss.contrastive_weight)
 
@@ -110,10 +117,12 @@ class EmbeddingObjective:
 
         def loss(query_QD: Tensor, passage_PD: Tensor) -> Tensor:
             return said.teacher_weight * losses.distil(
-                query_QD, passage_PD, teacher_QP.to(query_QD.device),
+                query_QD,
+                passage_PD,
+                teacher_QP.to(query_QD.device),
                 temperature=said.student_temperature or said.temperature,
                 teacher_temperature=said.teacher_temperature,
-            )  # fmt: skip
+            )
 
         return loss
 

@@ -78,10 +78,13 @@ class HeldOutEvaluation:
             mask_QP = batch.keys.false_negatives().to(query_QD.device)
             loss += len(rows) * float(
                 losses.contrastive(
-                    query_QD, passage_PD, temperature=temperature, positives=positive_Q,
+                    query_QD,
+                    passage_PD,
+                    temperature=temperature,
+                    positives=positive_Q,
                     mask_QP=mask_QP,
                 )
-            )  # fmt: skip
+            )
             right += _right(losses.similarity(query_QD, passage_PD), positive_Q, mask_QP)
             count += len(rows)
         return {"loss_emb": loss / count, "accuracy": right / count}

@@ -141,9 +141,12 @@ class GenerationObjective:
     def _weights(self, rows: PackedBatch, divisor: float, kind: _Kind) -> Weights:
         said = self.loss
         token_N = losses.token_weights(
-            rows.labels_BL, kind=said.loss_gen_type, factor=said.loss_gen_factor,
-            sample_BL=rows.sample_BL, divisor=divisor,
-        )  # fmt: skip
+            rows.labels_BL,
+            kind=said.loss_gen_type,
+            factor=said.loss_gen_factor,
+            sample_BL=rows.sample_BL,
+            divisor=divisor,
+        )
         return Weights(token_N, kl=kind.kl, own=kind.rag, router=self.router)
 
 

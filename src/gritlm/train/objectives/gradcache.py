@@ -41,9 +41,14 @@ class Ranks:
 
 
 def backward(
-    embed: Embed, groups: Sequence[Sequence[Prompt]], loss: Loss, *, budget: int, kept: int = 0,
+    embed: Embed,
+    groups: Sequence[Sequence[Prompt]],
+    loss: Loss,
+    *,
+    budget: int,
+    kept: int = 0,
     ranks: Ranks | None = None,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Add the gradients of ``loss(*vectors of each group)`` to the parameters; the loss.
 
     Args:

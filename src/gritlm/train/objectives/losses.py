@@ -29,9 +29,14 @@ PairLoss = Callable[[Tensor, Tensor], Tensor]
 
 
 def contrastive(
-    query_QD: Tensor, passage_PD: Tensor, *, temperature: float, positives: Tensor | None = None,
-    mask_QP: Tensor | None = None, symmetric: bool = False,
-) -> Tensor:  # fmt: skip
+    query_QD: Tensor,
+    passage_PD: Tensor,
+    *,
+    temperature: float,
+    positives: Tensor | None = None,
+    mask_QP: Tensor | None = None,
+    symmetric: bool = False,
+) -> Tensor:
     """Mean cross-entropy of each query's positive among all passages (InfoNCE, eq. 1).
 
     Args:
@@ -118,9 +123,13 @@ def matryoshka(
 
 
 def distil(
-    query_QD: Tensor, passage_PD: Tensor, teacher_QP: Tensor, *, temperature: float,
+    query_QD: Tensor,
+    passage_PD: Tensor,
+    teacher_QP: Tensor,
+    *,
+    temperature: float,
     teacher_temperature: float | None = None,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """KL(teacher || student) of each query's distribution over the passages, mean over queries.
 
     Args:
@@ -138,9 +147,13 @@ def distil(
 
 
 def next_token(
-    logits_BLV: Tensor, labels_BL: Tensor, *, kind: str = "mixed", factor: float = 1.0,
+    logits_BLV: Tensor,
+    labels_BL: Tensor,
+    *,
+    kind: str = "mixed",
+    factor: float = 1.0,
     weight_N: Tensor | None = None,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Cross-entropy of the supervised tokens (eq. 2); exactly 0 when there is none.
 
     Args:
@@ -156,9 +169,15 @@ def next_token(
 
 
 def chunked_next_token(
-    hidden_BLD: Tensor, head: Head, labels_BL: Tensor, *, kind: str = "mixed",
-    factor: float = 1.0, weight_N: Tensor | None = None, chunk: int = 256,
-) -> Tensor:  # fmt: skip
+    hidden_BLD: Tensor,
+    head: Head,
+    labels_BL: Tensor,
+    *,
+    kind: str = "mixed",
+    factor: float = 1.0,
+    weight_N: Tensor | None = None,
+    chunk: int = 256,
+) -> Tensor:
     """Return :func:`next_token` of a head's logits, ``chunk`` tokens at a time.
 
     Only supervised positions are computed at all.
@@ -175,9 +194,15 @@ def chunked_next_token(
 
 
 def chunked_with_kl(
-    hidden_BLD: Tensor, head: Head, labels_BL: Tensor, *, reference: tuple[Tensor, Head],
-    kl_weight: float, weight_N: Tensor | None = None, chunk: int = 256,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    hidden_BLD: Tensor,
+    head: Head,
+    labels_BL: Tensor,
+    *,
+    reference: tuple[Tensor, Head],
+    kl_weight: float,
+    weight_N: Tensor | None = None,
+    chunk: int = 256,
+) -> tuple[Tensor, Tensor]:
     """Return :func:`chunked_next_token` plus ``kl_weight`` times the divergence from a reference.
 
     A token's divergence counts what its cross-entropy counts, so a split step adds up alike.
@@ -203,9 +228,13 @@ def chunked_with_kl(
     if isinstance(head, Tensor) and isinstance(their_head, Tensor):
         _require_same(len(their_head), len(head), "words")
     return chunked_loss.cross_entropy_and_kl(
-        state_ND, head, targets(labels_BL), weight_N,
-        reference=chunked_loss.Reference(theirs_ND, their_head, kl_weight), chunk=chunk,
-    )  # fmt: skip
+        state_ND,
+        head,
+        targets(labels_BL),
+        weight_N,
+        reference=chunked_loss.Reference(theirs_ND, their_head, kl_weight),
+        chunk=chunk,
+    )
 
 
 def targets(labels_BL: Tensor) -> Tensor:
@@ -219,9 +248,13 @@ def supervised_states(hidden_BLD: Tensor, labels_BL: Tensor) -> Tensor:
 
 
 def token_weights(
-    labels_BL: Tensor, *, kind: str, factor: float = 1.0, sample_BL: Tensor | None = None,
+    labels_BL: Tensor,
+    *,
+    kind: str,
+    factor: float = 1.0,
+    sample_BL: Tensor | None = None,
     divisor: float | None = None,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """What each supervised token counts -> (N,), in row-major order.
 
     Kinds: ``mixed`` is the mean over all supervised tokens; ``token`` the sum divided by the

@@ -52,9 +52,14 @@ _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 def save(
-    target: Path, parts: TrainingParts, module: Any, optimizer: torch.optim.Optimizer,
-    state: Mapping[str, Any], *, sharded: bool,
-) -> None:  # fmt: skip
+    target: Path,
+    parts: TrainingParts,
+    module: Any,
+    optimizer: torch.optim.Optimizer,
+    state: Mapping[str, Any],
+    *,
+    sharded: bool,
+) -> None:
     """Write a checkpoint; all processes call it.
 
     Raises:

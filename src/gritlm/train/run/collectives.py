@@ -81,9 +81,13 @@ def size() -> int:
 
 @contextmanager
 def group(
-    backend: str | None = "gloo", *, timeout_s: float = 600, init_method: str | None = None,
-    rank: int = -1, size: int = -1,
-) -> Iterator[None]:  # fmt: skip
+    backend: str | None = "gloo",
+    *,
+    timeout_s: float = 600,
+    init_method: str | None = None,
+    rank: int = -1,
+    size: int = -1,
+) -> Iterator[None]:
     """A process group for the length of a block; by default as torchrun describes it.
 
     Args:
@@ -91,9 +95,12 @@ def group(
         timeout_s: a process that waits longer for another one stops with an error.
     """
     dist.init_process_group(
-        backend, init_method=init_method, rank=rank, world_size=size,
+        backend,
+        init_method=init_method,
+        rank=rank,
+        world_size=size,
         timeout=timedelta(seconds=timeout_s),
-    )  # fmt: skip
+    )
     try:
         yield
     finally:

@@ -28,10 +28,16 @@ class MetricsLog:
     """
 
     def __init__(
-        self, folder: Path, *, steps: int, done: int = 0, every: int = 1,
-        trackers: Sequence[str] = (), settings: Mapping[str, Any] | None = None,
+        self,
+        folder: Path,
+        *,
+        steps: int,
+        done: int = 0,
+        every: int = 1,
+        trackers: Sequence[str] = (),
+        settings: Mapping[str, Any] | None = None,
         bar: bool | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """
         Args:
             done: steps of an earlier part of this run; later lines of it are dropped.
@@ -163,10 +169,12 @@ def _tracker(name: str, folder: Path, settings: Mapping[str, Any]) -> Any:
     from accelerate import tracking
 
     kinds = {
-        "tensorboard": (tracking.is_tensorboard_available, lambda: tracking.TensorBoardTracker(
-            run_name="trackers", logging_dir=str(folder))),
+        "tensorboard": (
+            tracking.is_tensorboard_available,
+            lambda: tracking.TensorBoardTracker(run_name="trackers", logging_dir=str(folder)),
+        ),
         "wandb": (tracking.is_wandb_available, lambda: tracking.WandBTracker(folder.name)),
-    }  # fmt: skip
+    }
     there, make = kinds[name]
     if not there():
         raise MissingExtraError(f"report_to {name!r} needs a library: pip install {name}")

@@ -19,9 +19,15 @@ _LATEST = ("loss_emb", "loss_gen")
 
 
 def write(
-    target: Path, run: TrainConfig, *, folder: Path, sources: Mapping[str, Sequence[Dataset]],
-    steps: int, metrics: Mapping[str, float], skipped: int,
-) -> None:  # fmt: skip
+    target: Path,
+    run: TrainConfig,
+    *,
+    folder: Path,
+    sources: Mapping[str, Sequence[Dataset]],
+    steps: int,
+    metrics: Mapping[str, float],
+    skipped: int,
+) -> None:
     """``README.md`` beside the weights, with the front matter that model hubs read.
 
     Args:
@@ -36,27 +42,52 @@ def write(
     base = HUB if ours else run.model.base  # the default model, wherever it lies here
     start = f"the default model (`{HUB}`)" if ours and run.model.base != BASE else f"`{base}`"
     lines = [
-        "---", f"base_model: {base}", "library_name: gritlm",
+        "---",
+        f"base_model: {base}",
+        "library_name: gritlm",
         f"pipeline_tag: {'text-generation' if run.writes else 'sentence-similarity'}",
-        "tags:", *(f"- {tag}" for tag in tags), "---", "",
-        f"# {folder.resolve().name}", "",
+        "tags:",
+        *(f"- {tag}" for tag in tags),
+        "---",
+        "",
+        f"# {folder.resolve().name}",
+        "",
         f"Trained with gritlm {__version__} from {start}: mode `{run.training.mode}`, {steps} "
         "steps.",
-        "", "```python", "from gritlm import GritLM", "", f'model = GritLM("{folder.name}")', "```",
-        "", "## Data", "",
+        "",
+        "```python",
+        "from gritlm import GritLM",
+        "",
+        f'model = GritLM("{folder.name}")',
+        "```",
+        "",
+        "## Data",
+        "",
         "| stream | source | rows | weight | duplicates left out | unusable rows skipped |",
         "| --- | --- | --- | --- | --- | --- |",
         *(
             f"| {stream} | {rows.title} | {len(rows)} | {rows.weight:g} | {rows.duplicates} "
             f"| {rows.skipped.count} |"
-            for stream, many in sources.items() for rows in many
+            for stream, many in sources.items()
+            for rows in many
         ),
-        "", *([f"{skipped} rows were skipped: cut to length, nothing was left to train.", ""]
-              if skipped else []),
-        "## Measured", "", *_measured(folder, metrics), "",
-        f"![losses over steps]({metrics_log.PLOT})", "",
-        "## Settings", "", *_settings(asdict(run)), "",
-    ]  # fmt: skip
+        "",
+        *(
+            [f"{skipped} rows were skipped: cut to length, nothing was left to train.", ""]
+            if skipped
+            else []
+        ),
+        "## Measured",
+        "",
+        *_measured(folder, metrics),
+        "",
+        f"![losses over steps]({metrics_log.PLOT})",
+        "",
+        "## Settings",
+        "",
+        *_settings(asdict(run)),
+        "",
+    ]
     (target / "README.md").write_text("\n".join(lines), encoding="utf-8")
 
 

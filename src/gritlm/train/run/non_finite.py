@@ -37,5 +37,7 @@ def _rows(batch: Batch, tokenizer: Any) -> Iterator[dict[str, Any]]:
                 yield {"kind": kind, "text": tokenizer.decode(prompt.ids), "pooled": prompt.pooled}
     for sample in batch.samples:
         yield {
-            "kind": "sample", "text": tokenizer.decode(sample.ids), "trained": sample.trained,
-        }  # fmt: skip
+            "kind": "sample",
+            "text": tokenizer.decode(sample.ids),
+            "trained": sample.trained,
+        }

@@ -22,8 +22,10 @@ def optimizer(module: nn.Module, said: TrainingConfig) -> torch.optim.Optimizer:
     # A schedule adds "initial_lr"; a checkpoint holds it, so it must be there to be restored.
     return torch.optim.AdamW(
         [{**group, "initial_lr": said.learning_rate} for group in groups if group["params"]],
-        lr=said.learning_rate, betas=(said.adam_beta1, said.adam_beta2), eps=said.adam_epsilon,
-    )  # fmt: skip
+        lr=said.learning_rate,
+        betas=(said.adam_beta1, said.adam_beta2),
+        eps=said.adam_epsilon,
+    )
 
 
 def schedule(

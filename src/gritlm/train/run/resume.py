@@ -24,21 +24,38 @@ from gritlm.train.run import checkpoint, metrics_log
 FILE = "run.json"
 
 # The trained model: of another kind than the next one, it would be loaded in its place.
-_MODEL = ("*.safetensors*", "config.json", "generation_config.json", "adapter_config.json",
-          "gritlm.json")  # fmt: skip
+_MODEL = (
+    "*.safetensors*",
+    "config.json",
+    "generation_config.json",
+    "adapter_config.json",
+    "gritlm.json",
+)
 
 # What may differ between a run and its continuation: it changes nothing that is computed.
 _FREE = {
-    "training.output_dir", "training.resume_from_checkpoint", "training.overwrite_output_dir",
-    "training.save_steps", "training.save_total_limit", "training.logging_steps",
-    "training.report_to", "training.device", "training.timeout_s", "training.distribution",
-    "training.sharded_checkpoints", "training.token_budget",
-    "training.gradient_checkpointing", "training.use_liger",
-    "evaluation.embedding", "evaluation.generative", "evaluation.eval_steps",
+    "training.output_dir",
+    "training.resume_from_checkpoint",
+    "training.overwrite_output_dir",
+    "training.save_steps",
+    "training.save_total_limit",
+    "training.logging_steps",
+    "training.report_to",
+    "training.device",
+    "training.timeout_s",
+    "training.distribution",
+    "training.sharded_checkpoints",
+    "training.token_budget",
+    "training.gradient_checkpointing",
+    "training.use_liger",
+    "evaluation.embedding",
+    "evaluation.generative",
+    "evaluation.eval_steps",
     # compared as rows a step of all processes together
-    "training.per_device_train_batch_size", "training.per_device_generative_bs",
+    "training.per_device_train_batch_size",
+    "training.per_device_generative_bs",
     "training.gradient_accumulation_steps",
-}  # fmt: skip
+}
 
 
 def claim(run: TrainConfig) -> Path | None:

@@ -22,11 +22,17 @@ from gritlm.errors import InputError
 
 _CLASSES = {
     metadata: (
-        "Metadata", "MetadataIndex", "StorageMeta", "TensorProperties", "TensorStorageMetadata",
-        "BytesStorageMetadata", "ChunkStorageMetadata", "_MEM_FORMAT_ENCODING",
+        "Metadata",
+        "MetadataIndex",
+        "StorageMeta",
+        "TensorProperties",
+        "TensorStorageMetadata",
+        "BytesStorageMetadata",
+        "ChunkStorageMetadata",
+        "_MEM_FORMAT_ENCODING",
     ),
     filesystem: ("_StorageInfo",),
-}  # fmt: skip
+}
 _PATHS = ("PosixPath", "WindowsPath")
 
 

@@ -176,9 +176,16 @@ def _acquired(folder: Path, *, create: bool, map_bytes: int) -> lmdb_environment
 
 def _fields(entry: IndexEntry) -> tuple[int | float, ...]:
     return (
-        entry.segment, entry.offset, entry.header, entry.payload, entry.tokens, entry.hits,
-        entry.cost, entry.age, entry.used,
-    )  # fmt: skip
+        entry.segment,
+        entry.offset,
+        entry.header,
+        entry.payload,
+        entry.tokens,
+        entry.hits,
+        entry.cost,
+        entry.age,
+        entry.used,
+    )
 
 
 def _sealed(key: bytes, value: bytes) -> bytes:
