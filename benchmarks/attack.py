@@ -158,7 +158,8 @@ def _served(model: str, *more: str) -> Iterator[Server]:
 
 
 def _attacked(name: str, model: str) -> Outcome:
-    attack, outcome = ATTACKS[name], None
+    attack = ATTACKS[name]
+    outcome = None
     try:
         with _served(model) as server:
             outcome = asyncio.run(_observed(name, attack, server))
@@ -212,7 +213,8 @@ def _run(run: Callable[[str], Result], url: str, sender: Any) -> None:
 
 
 def _broken(attack: Attack, outcome: Outcome) -> list[str]:
-    seen, replies = outcome.seen, outcome.result.replies
+    seen = outcome.seen
+    replies = outcome.result.replies
     slowest = most([reply.seconds for reply in replies])
     peak = (max(seen.memory, default=0) - outcome.before) / 1e6
     kept = (outcome.after - outcome.before) / 1e6
@@ -247,7 +249,8 @@ HEADER = (
 
 
 def _row(outcome: Outcome) -> list[str]:
-    seen, replies = outcome.seen, outcome.result.replies
+    seen = outcome.seen
+    replies = outcome.result.replies
     statuses = Counter(reply.status for reply in replies)
     memory = (outcome.before, max(seen.memory, default=0), outcome.after)
     return [

@@ -22,7 +22,8 @@ from serve_common import Server
 CLIENTS = 6
 PATIENCE_S = 60.0
 ALLOWED_ABOVE_500 = {503, 507}  # overloaded or draining; a full disk
-GROWTH, SLACK_BYTES = 0.10, 40e6
+GROWTH = 0.10
+SLACK_BYTES = 40e6
 LISTED = 10
 
 # A body for each route that takes one; a route without one here gets an empty object.
@@ -190,7 +191,9 @@ def run(server: Server, key: str, *, count: int, first: int, seed: int) -> Found
     routes = [
         (method.upper(), path) for path, methods in described["paths"].items() for method in methods
     ]
-    found, lock, numbers = Found(len(routes)), threading.Lock(), iter(range(first, first + count))
+    found = Found(len(routes))
+    lock = threading.Lock()
+    numbers = iter(range(first, first + count))
     usage = server.usage
 
     def take() -> int | None:

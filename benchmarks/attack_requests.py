@@ -17,8 +17,11 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 KEY = "attack"
-CHAT, EMBEDDINGS, DOCUMENTS = "/v1/chat/completions", "/v1/embeddings", "/v1/rag/documents"
-SEARCH, ANSWER = "/v1/rag/search", "/v1/rag/answer"
+CHAT = "/v1/chat/completions"
+EMBEDDINGS = "/v1/embeddings"
+DOCUMENTS = "/v1/rag/documents"
+SEARCH = "/v1/rag/search"
+ANSWER = "/v1/rag/answer"
 POSTS = (CHAT, EMBEDDINGS, DOCUMENTS, SEARCH, ANSWER, "/v1/completions", "/v1/rerank", "/tokenize")
 PATIENCE_S = 60.0
 BODY_BYTES = 7_500_000  # just below the largest body that the server takes
@@ -95,7 +98,8 @@ def tiny_chunks(url: str, connections: int) -> Result:
     ).encode()
 
     def one() -> Reply:
-        began, chunk = time.perf_counter(), b"1\r\nx\r\n" * 20_000
+        began = time.perf_counter()
+        chunk = b"1\r\nx\r\n" * 20_000
         with _connected(url) as connection:
             try:
                 connection.sendall(head)
@@ -146,7 +150,8 @@ def long_question(url: str) -> Result:
 
 def large_metadata(url: str) -> Result:
     """Metadata of 4 MB; then as much as is taken, listed and found."""
-    text, result = "Water boils at 100 degrees. " * 4300, Result()
+    text = "Water boils at 100 degrees. " * 4300
+    result = Result()
     big = {f"name{n}": "x" * 40_000 for n in range(100)}
     document = {"id": "big", "text": text, "metadata": big}
     result.replies.append(ask(url, "POST", DOCUMENTS, {"documents": [document]}))
@@ -275,7 +280,8 @@ def pdf(content: bytes) -> bytes:
         b"<< /Length %d /Filter /FlateDecode >>\nstream\n%s\nendstream" % (len(packed), packed),
         b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
     ]
-    made, offsets = b"%PDF-1.4\n", []
+    made = b"%PDF-1.4\n"
+    offsets = []
     for number, each in enumerate(objects, start=1):
         offsets.append(len(made))
         made += b"%d 0 obj\n%s\nendobj\n" % (number, each)

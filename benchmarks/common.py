@@ -31,7 +31,8 @@ def passages_with_titles() -> list[dict[str, str]]:
 def mixed_texts(count: int) -> list[str]:
     """Real texts of mixed length: titles, passages, and passages joined, in no order of length."""
     passages = passages_with_titles()
-    texts, at = [], 0
+    texts = []
+    at = 0
     for number in range(count):
         if number % 3 == 0:
             texts.append(passages[number % len(passages)]["title"])
@@ -80,7 +81,8 @@ def peak_memory(run: Callable[[], object]) -> int:
         return torch.cuda.max_memory_allocated() - before
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)
-    process, ended = psutil.Process(), threading.Event()
+    process = psutil.Process()
+    ended = threading.Event()
     before = process.memory_info().rss
     seen = [before]
 

@@ -85,7 +85,8 @@ def unsorted(model: GritLM, texts: list[str]) -> None:
         batch = model.tokenizer(
             chosen, padding=True, truncation=True, max_length=512, return_tensors="pt"
         ).to(model.device)
-        ids, mask = batch["input_ids"], batch["attention_mask"]
+        ids = batch["input_ids"]
+        mask = batch["attention_mask"]
         hidden = model.lm.decoder(ids, attention_mask=mask, is_causal=False).last_hidden_state
         weight = mask[..., None].to(hidden.dtype)
         torch.nn.functional.normalize((hidden * weight).sum(1) / weight.sum(1), dim=-1).float()

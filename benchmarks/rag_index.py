@@ -73,14 +73,18 @@ def filled(
     engine: RagEngine, found: Iterator[dict[str, str]], most: int
 ) -> Iterator[tuple[object, ...]]:
     """A line every tenth of the way."""
-    process, step, before = psutil.Process(), most // 10, 0
-    started, batch = time.perf_counter(), []
+    process = psutil.Process()
+    step = most // 10
+    before = 0
+    started = time.perf_counter()
+    batch = []
     for document in found:
         batch.append(document)
         if len(batch) < 64:
             continue
         engine.add(batch)
-        batch, now = [], len(engine.index)
+        batch = []
+        now = len(engine.index)
         if now - before >= step:
             seconds = time.perf_counter() - started
             stats = engine.store.stats()
@@ -91,7 +95,8 @@ def filled(
                 stats.blocks,
                 f"{engine.store.nbytes / 1e9:.2f}",
             )
-            before, started = now, time.perf_counter()
+            before = now
+            started = time.perf_counter()
         if now >= most:
             return
 
@@ -115,7 +120,8 @@ def searched(engine: RagEngine, exact: Index, count: int) -> None:
 
 def timed(index: Index, vectors: Iterable[np.ndarray]) -> tuple[tuple[str, str], list[set[str]]]:
     """Median and p95 in milliseconds, and the ids that each search found."""
-    taken, found = [], []
+    taken = []
+    found = []
     for vector_D in vectors:
         started = time.perf_counter()
         hits = index.search(vector_D, top_k=TOP_K)

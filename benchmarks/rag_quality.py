@@ -89,7 +89,8 @@ def measure(
     ):
         started = time.perf_counter()
         added = engine.add(documents)
-        seconds, nbytes = time.perf_counter() - started, engine.store.nbytes
+        seconds = time.perf_counter() - started
+        nbytes = engine.store.nbytes
         print(
             f"## {name}: {len(questions)} questions, {added.passages} passages of "
             f"{added.documents} documents, {nbytes / added.passages / 1e6:.2f} MB a passage, "
@@ -145,7 +146,8 @@ def asked(
     mode: str,
     kind: str,
 ) -> Column:
-    column, writing = Column(), Writing(max_new_tokens=NEW_TOKENS)
+    column = Column()
+    writing = Writing(max_new_tokens=NEW_TOKENS)
     for question, found in zip(questions, hits, strict=True):
         trace = Trace()
         begun = engine.begin(

@@ -46,7 +46,10 @@ class Bench:
     def __init__(
         self, model: GritLM, client: Client, runner: asyncio.Runner, chosen: argparse.Namespace
     ) -> None:
-        self.model, self.client, self.runner, self.chosen = model, client, runner, chosen
+        self.model = model
+        self.client = client
+        self.runner = runner
+        self.chosen = chosen
         self.written: list[Written] = []
         self._questions = cycle(runner.run(long_answered(client)))
         generated(model, self.take(1)[0], 8)  # its first call takes longer
@@ -144,7 +147,8 @@ def served_chats(bench: Bench, client: Client, size: int, asked: list[str]) -> f
 
 def rate(bench: Bench, asked: Sequence[str], answer: Callable[[GritLM, str], int]) -> float:
     """Tokens a second in this process, one answer after the other."""
-    began, tokens = time.perf_counter(), 0
+    began = time.perf_counter()
+    tokens = 0
     for text in asked:
         tokens += answer(bench.model, text)
         if time.perf_counter() - began > bench.chosen.seconds:
@@ -230,7 +234,8 @@ def beside_a_bulk(bench: Bench) -> str:
 
 async def streams(bench: Bench, texts: Sequence[str]) -> tuple[list[Written], str]:
     """Four chats, twice, beside texts that are embedded; these end with the chats."""
-    client, began = bench.client, time.perf_counter()
+    client = bench.client
+    began = time.perf_counter()
     parts = [texts[at : at + BULK] for at in range(0, len(texts), BULK)]
     bulk = [asyncio.create_task(client.post("/v1/embeddings", {"input": part})) for part in parts]
     while bulk and not (await client.gauges())["num_requests_running"]:
@@ -250,13 +255,15 @@ async def streams(bench: Bench, texts: Sequence[str]) -> tuple[list[Written], st
 def queue(bench: Bench) -> str:
     """Seconds to the first token, when many ask at once."""
     size = bench.chosen.queue
-    whole, first = [], []
+    whole = []
+    first = []
     for text in bench.take(3):
         for tokens, taken in ((TOKENS, whole), (1, first)):
             began = time.perf_counter()
             generated(bench.model, text, tokens)
             taken.append(time.perf_counter() - began)
-    each, begin = statistics.median(whole), statistics.median(first)
+    each = statistics.median(whole)
+    begin = statistics.median(first)
     bench.settle()
     works = [partial(bench.client.stream, text, tokens=TOKENS) for text in bench.take(size)]
     answers, seconds = bench.runner.run(closed_loop(size, works))

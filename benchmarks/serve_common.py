@@ -169,7 +169,8 @@ class Client:
         Args:
             hang_up_after: pieces after which nobody listens any more.
         """
-        sent, pieces = time.perf_counter(), []
+        sent = time.perf_counter()
+        pieces = []
         body = _chat(text, tokens) | {"stream": True, "stream_options": {"include_usage": True}}
         usage = None
         async with aclosing(self.events(CHAT, body)) as events:
@@ -242,7 +243,9 @@ async def closed_loop(
     Returns:
         What the works came to, and the seconds until the last one had ended.
     """
-    waiting, done, began = iter(works), [], time.perf_counter()
+    waiting = iter(works)
+    done = []
+    began = time.perf_counter()
 
     async def client() -> None:
         while time.perf_counter() - began < seconds:

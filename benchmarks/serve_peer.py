@@ -16,7 +16,8 @@ from serve_common import Client, started
 from gritlm import GritLM
 
 # As much room for keys and values as ours has; left alone, it takes most of the machine's memory.
-BLOCK, BLOCKS = 256, 128
+BLOCK = 256
+BLOCKS = 128
 LISTENS = re.compile(r"running on (http://\S+)")
 
 

@@ -70,8 +70,10 @@ class Load:
     """Clients of all kinds, and what came of their visits."""
 
     def __init__(self, client: Client, seed: int) -> None:
-        self._client, self._random = client, random.Random(seed)
-        self._passages, self._texts = passages_with_titles(), mixed_texts(400)
+        self._client = client
+        self._random = random.Random(seed)
+        self._passages = passages_with_titles()
+        self._texts = mixed_texts(400)
         self._documents = 0
         self.visits: Counter[str] = Counter()
         self.hung_up = 0
@@ -130,7 +132,8 @@ class Load:
     async def _document(self) -> None:
         """Add one, ask about it, delete it."""
         self._documents += 1
-        row, name = self._random.choice(self._passages), f"soak-{self._documents}"
+        row = self._random.choice(self._passages)
+        name = f"soak-{self._documents}"
         body = {"id": name, "title": row["title"], "text": f"{row['text']} ({name})"}
         added = await self._client.post("/v1/rag/documents", {"documents": [body]})
         await self._answer(row["title"])
@@ -193,8 +196,11 @@ async def soaked(
         for row in passages_with_titles()[:20]
     ]
     await client.post("/v1/rag/documents", {"documents": documents})
-    load, looks, began = Load(client, chosen.seed), [], time.monotonic()
-    kinds, seconds = chosen.only.split(","), 60 * chosen.minutes
+    load = Load(client, chosen.seed)
+    looks = []
+    began = time.monotonic()
+    kinds = chosen.only.split(",")
+    seconds = 60 * chosen.minutes
     running = asyncio.create_task(load.run(kinds, seconds))
     while not running.done():
         await asyncio.wait([running], timeout=LINE_S)

@@ -70,7 +70,8 @@ def measured(asked: Asked) -> Measured:
     at_once = min(trainer.contrast.at_once, asked.budget)
     device = trainer.parts.trainee.device
     prompts = short_prompts(trainer, 2 * asked.rows)
-    queries, passages = prompts[: asked.rows], prompts[asked.rows :]
+    queries = prompts[: asked.rows]
+    passages = prompts[asked.rows :]
 
     def step(size: int) -> None:
         gradcache.backward(

@@ -123,7 +123,8 @@ def step(trainer: Trainer, batch: Batch) -> Step:
 
 def sizes(trainer: Trainer) -> tuple[int, int]:
     """Parameters of the decoder without its table of word vectors, and of the LM head."""
-    decoder, causal = trainer.parts.trainee.decoder, trainer.parts.trainee.causal
+    decoder = trainer.parts.trainee.decoder
+    causal = trainer.parts.trainee.causal
     body = sum(p.numel() for p in decoder.parameters())
     return (
         body - decoder.get_input_embeddings().weight.numel(),

@@ -36,7 +36,8 @@ console = Console(highlight=False)
 def main() -> None:
     console.print("Loading the default model ...")
     model = GritLM()
-    size, dtype = model.num_parameters() / 1e6, str(model.dtype).removeprefix("torch.")
+    size = model.num_parameters() / 1e6
+    dtype = str(model.dtype).removeprefix("torch.")
     console.print(f"{size:.0f}M parameters in {dtype}: {model.dtype_reason}")
     rank(model)
     search(model)
@@ -61,14 +62,16 @@ def rank(model: GritLM) -> None:
 
 def search(model: GritLM) -> None:
     """Questions against a small corpus of real passages."""
-    passages, questions = rows("passages"), rows("questions")
+    passages = rows("passages")
+    questions = rows("questions")
     heading(f"2. Search: {len(passages)} passages on everyday health")
     started = perf_counter()
     vectors = model.encode_document(passages)
     seconds = perf_counter() - started
     console.print(f"embedded in {seconds:.1f} s ({len(passages) / seconds:.0f} passages a second)")
     queries = model.encode([q["text"] for q in questions], instruction=gritlm_instruction(QUESTION))
-    found, hits = model.similarity(queries, vectors).topk(3), 0
+    found = model.similarity(queries, vectors).topk(3)
+    hits = 0
     for number, question in enumerate(questions):
         best = [passages[i] for i in found.indices[number]]
         hits += question["passage"] in [passage["id"] for passage in best]
@@ -103,7 +106,8 @@ def answer_from_store(model: GritLM, question: str = QUERY) -> None:
     heading("5. Answer from a store: what embedding a passage leaves behind is kept")
     with TemporaryDirectory() as place, RagEngine.open(place, model) as engine:
         added = engine.add(CORPUS / "passages.jsonl")
-        size, each = engine.store.nbytes / 1e6, added.passages / added.seconds
+        size = engine.store.nbytes / 1e6
+        each = added.passages / added.seconds
         console.print(
             f"{added.passages} passages of {added.documents} texts in {added.seconds:.1f} s "
             f"({each:.0f} a second), {size:.0f} MB of keys and values"

@@ -36,7 +36,8 @@ def training_rows(folder: Path) -> list[Entry]:
     kept = []
     for entry in entries[:TRAINED]:
         gold = entry.passages[0][1]
-        own, beginning = letters(gold), fingerprint(gold)
+        own = letters(gold)
+        beginning = fingerprint(gold)
         inside = any(beginning in other for other in measured)
         if not inside and not any(other in own for other in beginnings):
             kept.append(entry)
@@ -57,5 +58,6 @@ def with_distractors(entries: Sequence[Entry], *, count: int) -> Iterator[Entry]
 
 def _entry(row: dict[str, Any]) -> Entry:
     passage = row["ctxs"][0]
-    title, text = one_line(passage["title"]), one_line(passage["text"])
+    title = one_line(passage["title"])
+    text = one_line(passage["text"])
     return Entry(one_line(row["question"]), tuple(row["answers"]), ((title, text),))

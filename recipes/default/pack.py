@@ -60,7 +60,8 @@ def pack(run: Path, output: Path, *others: Path) -> int:
             weights are no numbers or too many.
         ModelError: for files that are damaged, and an adapter that does not fit the base.
     """
-    about, settings = _about(run), _settings(run)
+    about = _about(run)
+    settings = _settings(run)
     for other in others:
         if (_about(other), _settings(other)) != (about, settings):
             raise InputError(f"{other}: trained with other settings than {run}; expected the same")

@@ -32,7 +32,8 @@ def template(folder: Path, name: str) -> Iterator[tuple[str, str]]:
     place = folder / "data" / "finetuning" / "t0_train_50k" / "data_per_template"
     for line in (place / f"{name}.jsonl").read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
-        prompt, completion = row["prompt"].strip(), row["completion"].removesuffix(END).strip()
+        prompt = row["prompt"].strip()
+        completion = row["completion"].removesuffix(END).strip()
         if prompt and completion:
             yield prompt, completion
 
@@ -43,7 +44,8 @@ def reading(folder: Path) -> Iterator[tuple[str, str, str]]:
     for name, form in READING.items():
         for prompt, completion in template(folder, name):
             if found := re.search(form, prompt, flags=re.DOTALL):
-                question, text = one_line(found["question"]), one_line(found["text"])
+                question = one_line(found["question"])
+                text = one_line(found["text"])
                 answer = one_line(completion)
                 if answer in text and (question, answer) not in seen:
                     seen.add((question, answer))

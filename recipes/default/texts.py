@@ -24,7 +24,8 @@ def first_words(text: str, count: int) -> str:
 
 def around(text: str, answer: str, count: int) -> str:
     """``count`` words of the text, a quarter of them before the answer; its beginning without."""
-    words, at = text.split(), text.find(answer)
+    words = text.split()
+    at = text.find(answer)
     start = len(text[: max(0, at)].split()) - count // 4
     start = max(0, min(start, len(words) - count))
     return " ".join(words[start : start + count])

@@ -38,7 +38,8 @@ def questions(folder: Path) -> Iterator[tuple[str, str, str, str]]:
     """(question, title, text, answer), at most ``MOST`` of a passage."""
     path = folder / "reproduce" / "dataset" / "2wikimultihopqa_corpus.json"
     for passage in json.loads(path.read_text(encoding="utf-8")):
-        title, text = one_line(passage["title"]), one_line(passage["text"])
+        title = one_line(passage["title"])
+        text = one_line(passage["text"])
         name = re.sub(r" \((?!\d{4})[^)]*\)$", "", title)
         found = []
         for form, where in FORMS:

@@ -17,7 +17,8 @@ from passages import Asked, Passage
 from raw import holds, one_line
 
 DISTRACTORS = 4
-KEYS, KEY_ROWS = 20, 200  # records of a row of key-value retrieval, and its rows
+KEYS = 20
+KEY_ROWS = 200  # records of a row of key-value retrieval, and its rows
 
 
 def retrieval(asked: Iterable[Asked], corpus: Iterable[Passage] = ()) -> Content:

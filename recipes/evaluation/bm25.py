@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from raw import words
 
-K1, B = 1.2, 0.75  # the usual values
+K1 = 1.2
+B = 0.75  # the usual values
 
 
 class Ranking:

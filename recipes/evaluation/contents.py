@@ -14,8 +14,11 @@ from raw import mixed
 Row = Mapping[str, Any]
 Content = dict[str, list[Row]]
 
-TEST, TRAIN = "test.jsonl", "train.jsonl"
-CORPUS, QUERIES, JUDGED = "corpus.jsonl", "queries.jsonl", "qrels/test.tsv"
+TEST = "test.jsonl"
+TRAIN = "train.jsonl"
+CORPUS = "corpus.jsonl"
+QUERIES = "queries.jsonl"
+JUDGED = "qrels/test.tsv"
 
 PER_LABEL = 8  # training rows of a label in a sample: what one fit of mteb takes
 OTHERS = 1  # passages of a sample that answer none of its questions, for each that answers one

@@ -113,7 +113,8 @@ def covid(folder: Path) -> tuple[list[Asked], list[Passage]]:
 
     Only of the 92 articles that say that they are under CC BY; the other six say nothing.
     """
-    asked, corpus = [], []
+    asked = []
+    corpus = []
     articles = read_json(folder / "data" / "question-answering" / "200423_covidQA.json")["data"]
     for paragraph in (part for article in articles for part in article["paragraphs"]):
         context = paragraph["context"]
@@ -170,12 +171,14 @@ def _squad(path: Path) -> Iterator[tuple[str, Asked]]:
 
 def _pieces(text: str) -> Iterator[tuple[int, int]]:
     """Beginning and end of pieces of whole sentences, some ``WORDS`` words each."""
-    start, count = 0, 0
+    start = 0
+    count = 0
     for sentence in re.finditer(r"\S.*?(?:[.?!](?=\s)|\n\n|\Z)", text, flags=re.DOTALL):
         size = len(sentence[0].split())
         if count and count + size > WORDS:
             yield start, sentence.start()
-            start, count = sentence.start(), 0
+            start = sentence.start()
+            count = 0
         count += size
     if count:
         yield start, len(text)

@@ -108,7 +108,8 @@ def _hard(read: Callable[[Path], list[passages.Asked]]) -> Callable[[Path], Cont
     return lambda folder: asking.answering(asking.hardest_first(read(folder)))
 
 
-HOTPOT, MUSIQUE = "HotpotQA CC BY-SA 4.0", "MuSiQue CC BY 4.0"
+HOTPOT = "HotpotQA CC BY-SA 4.0"
+MUSIQUE = "MuSiQue CC BY 4.0"
 
 EMBEDDING = (
     _similarity("en", "dev"),

@@ -11,7 +11,8 @@ import shlex
 from importlib import metadata
 from pathlib import Path
 
-NAME, REFERENCE = "gritlm-unified", "gritlm"
+NAME = "gritlm-unified"
+REFERENCE = "gritlm"
 PACKAGE = Path(__file__).parent
 _COMMAND = "gritlm.cli:main"  # by which our own distribution is told apart
 

@@ -93,12 +93,14 @@ def _turns(
 ) -> Iterator[Segment]:
     system = ""
     for number, message in enumerate(messages):
-        role, content = message["role"], message["content"]
+        role = message["role"]
+        content = message["content"]
         if role == "system":
             system += content + "\n\n"
         elif role == "user":
             yield Segment(f"{newline}{USER}{system}{content}")
-            newline, system = "\n", ""
+            newline = "\n"
+            system = ""
         else:
             yield Segment(newline + ASSISTANT)
             yield Segment(content, trained=number not in context, end=True)

@@ -36,7 +36,9 @@ from gritlm.cli.commands import (
 from gritlm.cli.commands import eval as evaluation
 from gritlm.cli.spread import spread
 
-ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
+ERROR = 2
+INTERRUPTED = 130
+BROKEN_PIPE = 141
 
 COMMANDS = (
     embed.embed,

@@ -14,7 +14,9 @@ from gritlm.cli import logs
 if TYPE_CHECKING:
     from gritlm import GritLM
 
-MODEL, SAMPLING, MESSAGES = "Model", "Sampling", "Messages"
+MODEL = "Model"
+SAMPLING = "Sampling"
+MESSAGES = "Messages"
 
 
 class Dtype(StrEnum):

@@ -114,7 +114,8 @@ def _table(name: str, text: str, separators: str) -> Iterator[Record]:
     first = 1
     try:
         for cells in rows:
-            place, first = f"{name}:{first}", rows.line_num + 1
+            place = f"{name}:{first}"
+            first = rows.line_num + 1
             if not any(cell.strip() for cell in cells):
                 continue
             if not header:

@@ -99,7 +99,8 @@ def read(record: dict[str, Any]) -> TaskResult:
     known = {field.name for field in fields(TaskResult)}
     if not isinstance(record, dict) or record.keys() != known:
         raise ValueError("it holds no result of a task")
-    items, pairs = record["items"], record["pairs"]
+    items = record["items"]
+    pairs = record["pairs"]
     return TaskResult(
         **{
             **record,

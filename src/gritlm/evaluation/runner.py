@@ -72,7 +72,9 @@ class TaskRunner:
         cache: ResultCache,
         measures: Mapping[Half, Measure],
     ) -> None:
-        self._subject, self._options, self._cache = subject, options, cache
+        self._subject = subject
+        self._options = options
+        self._cache = cache
         self._measures = measures
         self._batch = BatchLimits(options.batch_size)
         self._stack = ExitStack()
@@ -145,7 +147,8 @@ class TaskRunner:
         return self._ready
 
     def _key(self, half: Half, digest: str) -> CacheKey:
-        subject, options = self._subject, self._options
+        subject = self._subject
+        options = self._options
         runs = "transformers" if subject.kind == "GritLM" else subject.kind
         libraries = [harnesses.NAMES.get(half), runs, "torch"]
         versions = [__version__, *(environment.library_version(name) for name in libraries if name)]

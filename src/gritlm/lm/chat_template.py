@@ -41,7 +41,8 @@ class _Budget:
     """Steps and characters that one rendering may still use."""
 
     def __init__(self, characters: int) -> None:
-        self.steps, self.characters = _MOST_STEPS, _MOST_CHARACTERS + _PER_CHARACTER * characters
+        self.steps = _MOST_STEPS
+        self.characters = _MOST_CHARACTERS + _PER_CHARACTER * characters
 
     def step(self, count: int = 1) -> None:
         self.steps -= count
@@ -101,7 +102,8 @@ def require_syntax(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def _joined(pieces: Iterable[str], budget: _Budget) -> str:
-    found, size = [], 0
+    found = []
+    size = 0
     for piece in pieces:
         size += len(piece)
         budget.require(size)
@@ -151,7 +153,8 @@ class _BoundedEnvironment(ImmutableSandboxedEnvironment):
 
 
 # Names that no template can spell.
-_COUNTED, _CONCATENATED = "items counted", "texts concatenated"
+_COUNTED = "items counted"
+_CONCATENATED = "texts concatenated"
 
 
 class _Counting(NodeTransformer):

@@ -177,7 +177,8 @@ def batches(
         size = longest if padded and batch else len(prompts[index].ids)
         if batch and (len(batch) == rows or tokens + size > budget):
             yield batch
-            batch, tokens = [], 0
+            batch = []
+            tokens = 0
             size = len(prompts[index].ids)
         longest = size if not batch else longest
         batch.append(index)

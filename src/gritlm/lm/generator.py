@@ -136,7 +136,8 @@ def prefix_cache(
     """
     blocks = [block for block in own_blocks(lm, kv) if block.tokens]
     cache = lm.new_cache(sum(block.tokens for block in blocks) + room)
-    held, devices = 0, lm.layer_devices() if blocks else None
+    held = 0
+    devices = lm.layer_devices() if blocks else None
     for block in blocks:
         here = block.move(held).to(dtype=lm.dtype, device=lm.device)
         here.fill(cache, rows=rows, devices=devices)
@@ -191,7 +192,8 @@ class TextStream:
         cut = self._stops_at()
         self.stopped = cut is not None
         size = size if cut is None else cut
-        piece, self._held = self._held[:size], self._held[size:]
+        piece = self._held[:size]
+        self._held = self._held[size:]
         return piece
 
     def _new_text(self, *, last: bool = False) -> str:

@@ -93,7 +93,9 @@ class GritLM:
             attn=attn,
             embed_eos=embed_eos,
         )
-        self.source, self.adapter, self.dtype_reason = source, adapter, loaded.dtype_reason
+        self.source = source
+        self.adapter = adapter
+        self.dtype_reason = loaded.dtype_reason
         with explained(source):
             lm = UnifiedLM(loaded.model, compiled=compile)
             if mode != "generative" and not settings.embeds_causally:
@@ -117,7 +119,9 @@ class GritLM:
             settings: with its ``template`` decided (not ``auto``).
         """
         made = cls.__new__(cls)
-        made.source, made.adapter, made.dtype_reason = "a model in memory", None, "as handed in"
+        made.source = "a model in memory"
+        made.adapter = None
+        made.dtype_reason = "as handed in"
         made._put_together(UnifiedLM(model), tokenizer, settings, projection, "unified")
         return made
 
@@ -129,11 +133,15 @@ class GritLM:
         projection: nn.Linear | None,
         mode: str,
     ) -> None:
-        self.lm, self.tokenizer, self.settings, self.mode = lm, tokenizer, settings, mode
+        self.lm = lm
+        self.tokenizer = tokenizer
+        self.settings = settings
+        self.mode = mode
         self.projection = projection
         self._tokens = SegmentTokenizer(tokenizer)
         self._encoder = Encoder(lm, self._tokens, settings, projection)
-        self._lock, self._warned = threading.Lock(), settings.trained_to_embed is not False
+        self._lock = threading.Lock()
+        self._warned = settings.trained_to_embed is not False
 
     def encode(
         self,
@@ -383,7 +391,8 @@ class GritLM:
                 "load it with mode='unified' or mode='embedding'"
             )
         with self._lock:
-            first, self._warned = not self._warned, True
+            first = not self._warned
+            self._warned = True
         if first:
             log.warning(
                 "%s is not trained to embed: it only ever learned to write, and its vectors rank "
@@ -406,7 +415,8 @@ class GritLM:
 
 def _one_dtype(options: dict[str, Any]) -> Any:
     """``dtype`` or its older name ``torch_dtype``."""
-    old, new = options.pop("torch_dtype", None), options.pop("dtype", None)
+    old = options.pop("torch_dtype", None)
+    new = options.pop("dtype", None)
     if old is not None and new is not None and old != new:
         raise UnknownArgumentError(f"torch_dtype={old!r} and dtype={new!r}: give one of the two")
     return new if new is not None else old

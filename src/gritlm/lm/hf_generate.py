@@ -98,7 +98,8 @@ def _ids_and_mask(inputs: Any, options: dict[str, Any]) -> tuple[Tensor, Tensor 
     for name in ("input_ids", "attention_mask", "token_type_ids"):
         if name in options:
             given.setdefault(name, options.pop(name))
-    ids, mask = given.pop("input_ids", None), given.pop("attention_mask", None)
+    ids = given.pop("input_ids", None)
+    mask = given.pop("attention_mask", None)
     given.pop("token_type_ids", None)
     if given:
         raise InputError(f"generate() got inputs it does not know: {', '.join(map(str, given))}")

@@ -64,7 +64,8 @@ def to_precision(vectors_ND: NDArray[np.float32], precision: str) -> NDArray[np.
             len(vectors_ND),
             _FEW,
         )
-    low_D, high_D = vectors_ND.min(axis=0), vectors_ND.max(axis=0)
+    low_D = vectors_ND.min(axis=0)
+    high_D = vectors_ND.max(axis=0)
     step_D = (high_D - low_D) / 255
     level_ND = (vectors_ND - low_D) / np.where(step_D == 0, 1, step_D)
     return level_ND.astype(np.uint8) if precision == "uint8" else (level_ND - 128).astype(np.int8)

@@ -47,7 +47,8 @@ def require_views(lm: UnifiedLM) -> None:
 @torch.inference_mode()
 def _require_views(lm: UnifiedLM) -> None:
     ids_BL, mask_BL = _texts(lm)
-    short_BL, name = ids_BL[:2, :_LENGTH], type(lm.causal).__name__
+    short_BL = ids_BL[:2, :_LENGTH]
+    name = type(lm.causal).__name__
     for kind, ids, mask in (("padded", ids_BL, mask_BL), ("unpadded", short_BL, None)):
         if _change(lm, ids, mask, causal=False) <= _TOLERANCE:
             raise AttentionError(

@@ -22,7 +22,8 @@ class TokenBytes:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, before: list[int]) -> None:
-        self._tokenizer, self._before = tokenizer, before
+        self._tokenizer = tokenizer
+        self._before = before
         self._size = len(self._decoded(before))
         self.of = lru_cache(maxsize=16384)(self._of)
 

@@ -77,7 +77,8 @@ class SegmentTokenizer:
             start: False continues a sequence: no BOS and no leading space.
         """
         ids = list(self.prefix) if start else []
-        trained, first = [], start
+        trained = []
+        first = start
         for segment in segments:
             begin = len(ids)
             if segment.text:
@@ -123,7 +124,8 @@ class SegmentTokenizer:
                 f"and max_length is {max_length}; shorten it or raise max_length"
             )
         pooled_from = len(head) if instruction and not embed_instruction else 0
-        prompts, cut = [], 0
+        prompts = []
+        cut = 0
         for index, ids in enumerate(self.pieces(texts, first=not instruction)):
             if not ids:
                 raise InputError(f"text {index} of {len(texts)} is empty; expected some text")

@@ -235,8 +235,10 @@ class UnifiedLM:
     def _blocks(
         self, data: Tensor, ids_T: Tensor, lengths: list[int], *, causal: bool
     ) -> list[KVBlock]:
-        ids, rope = ids_T.cpu(), self.rope()
-        blocks, start = [], 0
+        ids = ids_T.cpu()
+        rope = self.rope()
+        blocks = []
+        start = 0
         for length in lengths:
             here = slice(start, start + length)
             position_T = torch.arange(length)

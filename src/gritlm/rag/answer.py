@@ -90,8 +90,10 @@ class AnswerStream:
     """Pieces of an answer; ``sources`` are known at once, ``answer`` when it has ended."""
 
     def __init__(self, pieces: Iterator[str], sources: Sequence[Source], trace: Trace) -> None:
-        self._pieces, self._text = pieces, ""
-        self.sources, self.trace = tuple(sources), trace
+        self._pieces = pieces
+        self._text = ""
+        self.sources = tuple(sources)
+        self.trace = trace
 
     def __iter__(self) -> Iterator[str]:
         for piece in self._pieces:
@@ -152,7 +154,8 @@ def begin(
             trace.reasons.append("no tokens read again: the cache of this model does not take them")
             how = None
         logits_V, again = read_behind(lm, cache, blocks, plan.ids, how, between)
-    trace.tokens_recomputed, trace.tokens_selecting = again.tokens, again.selecting
+    trace.tokens_recomputed = again.tokens
+    trace.tokens_selecting = again.selecting
     return PrefilledPrompt(cache, logits_V, room, trace.tokens_reused)
 
 

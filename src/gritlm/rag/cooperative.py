@@ -32,7 +32,8 @@ def paced(between: Checkpoint | None) -> Checkpoint | None:
     ours."""
     if between is None:
         return None
-    ended, took = perf_counter(), 0.0
+    ended = perf_counter()
+    took = 0.0
 
     def maybe() -> None:
         nonlocal ended, took

@@ -119,7 +119,9 @@ def _read(path: Path, about: str) -> CostModel | None:
 def _measured(lm: UnifiedLM, about: str, between: Checkpoint | None) -> CostModel:
     limit = lm.max_positions or max(_LENGTHS) + _TAIL
     lengths = [n for n in _LENGTHS if n + _TAIL < limit] or [max(1, limit // 2)]
-    rows, seconds, moved = [], [], []
+    rows = []
+    seconds = []
+    moved = []
     for size in lengths:
         rows.append((1.0, size, size * (size + 1) / 2))
         seconds.append(_time(partial(_read_fresh, lm, size), between))

@@ -366,7 +366,8 @@ class RagEngine:
             between: called now and then in long work, for who shares the model's thread; what is
                 done there counts as time of the answer.
         """
-        search, between = Search() if search is None else search, paced(between)
+        search = Search() if search is None else search
+        between = paced(between)
         writing = _writing(writing, None)
         query = self.query(question, mode=mode, search=search, between=between)
         hits = self.ordered(query, self.nearest(query, search), search, between=between)
@@ -393,7 +394,8 @@ class RagEngine:
         self._planner.prepare(mode, between)  # once, and not a part of the answer's time
         if search.rerank:
             self._planner.require_parity()
-        started, trace = perf_counter(), Trace()
+        started = perf_counter()
+        trace = Trace()
         with trace.stage("embed"):
             vector_D, block = self._retriever.embedded(question, trace)
         return Query(question, vector_D, block, trace, started)
@@ -498,7 +500,8 @@ class RagEngine:
         writing: Writing | None = None,
     ) -> Answer | AnswerStream:
         """As :meth:`answer`, from passages that were found before, the best first."""
-        started, trace = perf_counter(), Trace()
+        started = perf_counter()
+        trace = Trace()
         with trace.stage("embed"):
             _, block = self._retriever.embedded(question, trace)
         writing = _writing(writing, None)
@@ -518,7 +521,8 @@ class RagEngine:
         trace: Trace | None = None,
     ) -> PrefilledPrompt:
         """Read all that stands before an answer: its state, and the logits of the first token."""
-        how, trace = _writing(writing, None), Trace() if trace is None else trace
+        how = _writing(writing, None)
+        trace = Trace() if trace is None else trace
         _, block = self._retriever.embedded(question, trace)
         plan = self._plan(question, hits, mode, blocks, how, trace)
         return self._read(plan, block, blocks, how, trace, None)
@@ -565,7 +569,8 @@ class RagEngine:
                 recompute=writing.recompute,
                 trace=trace,
             )
-        trace.mode, trace.blocks = plan.mode, kind
+        trace.mode = plan.mode
+        trace.blocks = kind
         trace.dropped = tuple(hit.passage.id for hit in plan.dropped)
         return plan
 

@@ -22,7 +22,8 @@ from gritlm.prompts import RAG_FORMS, RagMode, for_rag, gritlm_instruction
 from gritlm.rag.types import Hit
 
 _KEPT = 1024  # passages whose ids are remembered
-QUESTION, INSTRUCTION = "question", "instruction"  # parts of a prompt that are no passage
+QUESTION = "question"
+INSTRUCTION = "instruction"  # parts of a prompt that are no passage
 
 BlockKind = Literal["bidirectional", "causal"]
 

@@ -34,7 +34,9 @@ class Planner:
     def __init__(
         self, model: GritLM, blocks: BlockProvider, assembler: PromptAssembler, place: Path | None
     ) -> None:
-        self._model, self._blocks, self._place = model, blocks, place
+        self._model = model
+        self._blocks = blocks
+        self._place = place
         self._assembler = assembler
         self._parity: ReuseCheck | None = None
         self._cost: cost.CostModel | None = None

@@ -31,7 +31,9 @@ class Reranker:
     """Scores passages by how much likelier a yes is than a no."""
 
     def __init__(self, model: GritLM, blocks: BlockProvider, assembler: PromptAssembler) -> None:
-        self._model, self._blocks, self._assembler = model, blocks, assembler
+        self._model = model
+        self._blocks = blocks
+        self._assembler = assembler
         self._yes, self._no = (self._first_id(word) for word in ("Yes", "No"))
 
     def ranked(
@@ -47,7 +49,8 @@ class Reranker:
             between: called behind each passage, for other users of the model's thread.
             trace: of the answer; the tokens that are read are counted there.
         """
-        scored, trace = [], Trace() if trace is None else trace
+        scored = []
+        trace = Trace() if trace is None else trace
         for hit in hits:
             scored.append((hit, self.score(question, hit, trace)))
             if between is not None:
@@ -57,7 +60,8 @@ class Reranker:
 
     def score(self, question: str, hit: Hit, trace: Trace | None = None) -> float:
         """Logit of yes less that of no."""
-        lm, own = self._model.lm, Trace()
+        lm = self._model.lm
+        own = Trace()
         (ids,) = self._assembler.passage_ids([hit.passage.embedded])
         blocks = self._blocks.of([PromptPart(ids, hit)], causal=False, question=None, trace=own)
         tail = self._assembler.tokens.for_chat(for_yes_no(question), start=False).ids

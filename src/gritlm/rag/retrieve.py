@@ -57,7 +57,9 @@ class Retriever:
     def __init__(
         self, model: GritLM, index: Index, blocks: BlockProvider, assembler: PromptAssembler
     ) -> None:
-        self._model, self._index, self._blocks = model, index, blocks
+        self._model = model
+        self._index = index
+        self._blocks = blocks
         self._assembler = assembler
 
     def found(

@@ -31,7 +31,9 @@ from gritlm.rag.reuse.reuse_check import ReuseCheck
 from gritlm.rag.workspace_marker import FORMAT, NAME
 from gritlm.runtime import is_temporary, private_folder, replacing
 
-CHECKED, BLOCKS, PASSAGES = "parity.json", "kv", "index"
+CHECKED = "parity.json"
+BLOCKS = "kv"
+PASSAGES = "index"
 # what a folder may hold that has lost its settings
 OURS = {CHECKED, BLOCKS, PASSAGES, file_ids.FILE, "cost.json"}
 

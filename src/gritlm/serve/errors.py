@@ -27,9 +27,12 @@ from gritlm.serve.http.logging import REQUEST_ID
 
 log = logging.getLogger(__name__)
 
-INVALID, SERVER, LIMIT = "invalid_request_error", "server_error", "rate_limit_error"
+INVALID = "invalid_request_error"
+SERVER = "server_error"
+LIMIT = "rate_limit_error"
 _RETRY_ELSEWHERE_S = 5
-_REASONS, _SHOWN = 3, 300  # reasons in a message, and characters of each
+_REASONS = 3
+_SHOWN = 300  # reasons in a message, and characters of each
 _OURS = (StoreFullError, StoreLockedError, IndexDamagedError)  # wrong here, not in the request
 _KINDS = {
     "extra_forbidden": "unknown_parameter",
@@ -58,8 +61,12 @@ class ApiError(GritLMError):
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
-        self.status, self.message, self.type = status, message, type
-        self.param, self.code, self.headers = param, code, dict(headers or {})
+        self.status = status
+        self.message = message
+        self.type = type
+        self.param = param
+        self.code = code
+        self.headers = dict(headers or {})
 
     @property
     def phrase(self) -> str:

@@ -29,7 +29,9 @@ class HealthCheck:
     """
 
     def __init__(self, model: GritLM, scheduler: Scheduler, timeout_s: float) -> None:
-        self._model, self._scheduler, self._timeout_s = model, scheduler, timeout_s
+        self._model = model
+        self._scheduler = scheduler
+        self._timeout_s = timeout_s
         self._trying: asyncio.Task[str] | None = None
         self._tried = 0.0
 

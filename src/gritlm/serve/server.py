@@ -125,7 +125,8 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=_LEAVING_S,
             )
         )
-        self._service, self._told = service, told
+        self._service = service
+        self._told = told
         self._until: float | None = None
         self._sweep = Sweep()
 

@@ -51,15 +51,19 @@ class Service:
         *,
         budget: int = 512,
     ) -> None:
-        self.model, self.scheduler, self.settings = model, scheduler, settings
+        self.model = model
+        self.scheduler = scheduler
+        self.settings = settings
         self.budget = budget
         self.meter = Metrics(scheduler.stats)
         self.prompts = PromptTokenizer(
             model, limit=scheduler.max_model_len, most=scheduler.max_request_tokens
         )
         self.spelling = TokenTexts(self.prompts.tokens)
-        self.created, self.fingerprint = int(time()), model.lm.fingerprint
-        self.draining, self.running = False, 0
+        self.created = int(time())
+        self.fingerprint = model.lm.fingerprint
+        self.draining = False
+        self.running = 0
         self._documents = documents
         self._probe = HealthCheck(model, scheduler, settings.health_timeout_s)
         self._pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="gritlm-tokenize")

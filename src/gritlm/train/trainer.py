@@ -112,7 +112,8 @@ class Trainer:
         *,
         progress: bool | None = None,
     ) -> None:
-        self.settings, self.evaluate = run, evaluate
+        self.settings = run
+        self.evaluate = evaluate
         self.report = report if parallel.is_main() else _silent
         self.output = Path(run.training.output_dir)
         start = resume.claim(run)
@@ -132,7 +133,8 @@ class Trainer:
 
     def _make(self, start: Path | None, state: Mapping[str, Any] | None, bar: bool | None) -> None:
         """Module, optimizer, schedule and journal; as they were at a checkpoint."""
-        said, self.done = self.settings.training, 0
+        said = self.settings.training
+        self.done = 0
         self.module = parallel.wrapped(self.parts.trainee, said, bf16=self.parts.bf16)
         if parallel.is_sharded(self.module):
             self._require_whole_weights_unneeded()
@@ -270,7 +272,8 @@ class Trainer:
         trainee = self.parts.trainee.eval()
         found = self.held_out.losses(self.module, self.contrast, self.writing)
         if self.evaluate is not None and parallel.is_main():
-            settings, head = self.parts.settings, trainee.projection
+            settings = self.parts.settings
+            head = trainee.projection
             model = GritLM.around(trainee.causal, self.parts.tokenizer, settings, head)
             with torch.inference_mode():
                 found |= self.evaluate(model)
@@ -305,7 +308,8 @@ class Trainer:
         self.report(f"trained: {self.output}")
 
     def _halves(self) -> tuple[EmbeddingObjective, GenerationObjective]:
-        said, trainee = self.settings, self.parts.trainee
+        said = self.settings
+        trainee = self.parts.trainee
         budget = said.training.token_budget or _BUDGET.get(trainee.device.type, _BUDGET["cpu"])
         teacher = said.loss.teacher if said.embeds else None
         at_once = min(budget, _at_once(trainee.device))

@@ -19,8 +19,11 @@ if TYPE_CHECKING:
     from gritlm.evaluation.runner import RunnerOptions
     from gritlm.evaluation.tasks.suites import SuitePlan
 
-NOTHING_RAN, INTERRUPTED = 3, 130
-TASKS, RUNNING, RESULTS = "Tasks", "Running", "Results"
+NOTHING_RAN = 3
+INTERRUPTED = 130
+TASKS = "Tasks"
+RUNNING = "Running"
+RESULTS = "Results"
 
 
 @dataclass(frozen=True)
@@ -191,7 +194,8 @@ def eval_(
     Prints the figures; the folder of --output has them as JSON, Markdown and a page for a browser.
     Differences are to the first model. Exit code 3: nothing could be measured.
     """
-    cache, plan = results.results(), tasks.plan()
+    cache = results.results()
+    plan = tasks.plan()
     options = running.options()
     logs.hush_libraries()
     from gritlm.evaluation import models as subjects

@@ -86,7 +86,8 @@ def index(
     from gritlm.rag.ingest.ingest import AddResult
     from gritlm.rag.kvstore.errors import StoreFullError
 
-    lm, added = model.load(), AddResult()
+    lm = model.load()
+    added = AddResult()
     with RagEngine.open(
         to,
         lm,

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from gritlm.serve.server import StoreAt
     from gritlm.serve.service import Service
 
-LISTENING, LIMITS, STORE, MODEL = "Listening", "Limits", "Documents", "Model"
+LISTENING = "Listening"
+LIMITS = "Limits"
+STORE = "Documents"
+MODEL = "Model"
 MEGABYTE = 2**20
 
 
@@ -254,7 +257,9 @@ def serve(
     from gritlm.serve.http import logging as server_logs
 
     bound_kernel_caches()
-    settings, wanted, place = _settings(model, listen, limits), limits.limits(), documents.place()
+    settings = _settings(model, listen, limits)
+    wanted = limits.limits()
+    place = documents.place()
     with server.bound(settings) as sock:
         options = ModelOptions(model, how.adapter, how.device, how.dtype, how.threads)
         loaded = in_a_thread_of_its_own(options.load)
@@ -306,7 +311,9 @@ def _name(model: str | None) -> str:
 
 
 def _tell(service: Service, where: str) -> None:
-    settings, model, scheduler = service.settings, service.model, service.scheduler
+    settings = service.settings
+    model = service.model
+    scheduler = service.scheduler
     stats = scheduler.stats()
     store = "with documents" if service.has_documents else "no documents (--store FOLDER)"
     logs.note(

@@ -64,7 +64,8 @@ def delete(
     from gritlm.rag.engine import RagEngine
 
     known = {each.id: each.passages for each in workspace.documents(place)}
-    found, unknown = [i for i in dict.fromkeys(ids) if i in known], set(ids) - known.keys()
+    found = [i for i in dict.fromkeys(ids) if i in known]
+    unknown = set(ids) - known.keys()
     if not found:
         raise InputError(
             f"{place} holds no document {ids[0]!r}{_near(ids[0], known)}; "
@@ -110,9 +111,11 @@ def _verify_passages(place: Path) -> bool:
     try:
         health = workspace.examine(place)
     except GritLMError as error:
-        problems, passages = [str(error)], 0
+        problems = [str(error)]
+        passages = 0
     else:
-        problems, passages = health.problems, health.passages
+        problems = health.problems
+        passages = health.passages
     for each in problems:
         logs.say("damaged", each)
     terminal.write(f"{passages} passages, {len(problems)} problems\n")

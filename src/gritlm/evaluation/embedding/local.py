@@ -21,7 +21,8 @@ from gritlm.evaluation.embedding.rows import TaskRow
 from gritlm.evaluation.tasks.bad_rows import BadRows
 from gritlm.evaluation.tasks.task import Task
 
-TEST, TRAIN = "test.jsonl", "train.jsonl"
+TEST = "test.jsonl"
+TRAIN = "train.jsonl"
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ def make(task: Task, limit: int | None = None, bad: BadRows | None = None) -> Ab
     attributes = {"metadata": _metadata(task, kind), **kind.settings}
     data = kind.data(task.folder, limit, BadRows() if bad is None else bad)
     made = type(f"Local{task.type}", (kind.base,), attributes)()
-    made.dataset, made.data_loaded = data, True
+    made.dataset = data
+    made.data_loaded = True
     return made
 
 

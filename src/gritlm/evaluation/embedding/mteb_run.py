@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
     from sentence_transformers import SentenceTransformer
 
-BATCH, BATCH_ELSE = 256, 32  # GritLM bounds it further, by tokens; that of sentence-transformers
+BATCH = 256
+BATCH_ELSE = 32  # GritLM bounds it further, by tokens; that of sentence-transformers
 
 
 def names() -> list[str]:

@@ -14,7 +14,10 @@ from gritlm.evaluation.embedding.rows import TaskRow
 from gritlm.evaluation.tasks import jsonl
 from gritlm.evaluation.tasks.bad_rows import BadRows
 
-CORPUS, QUERIES, QRELS, TEST = "corpus.jsonl", "queries.jsonl", "qrels/test.tsv", "test.jsonl"
+CORPUS = "corpus.jsonl"
+QUERIES = "queries.jsonl"
+QRELS = "qrels/test.tsv"
+TEST = "test.jsonl"
 HEADER = ["query-id", "corpus-id", "score"]
 
 Relevance = dict[str, dict[str, int]]  # query -> passage -> how relevant
@@ -57,7 +60,8 @@ def reranking(folder: Path, limit: int | None, bad: BadRows) -> Data:
     """
     columns = {"query": rows.TEXT, "positive": rows.TEXTS, "negative": rows.TEXTS}
     found = rows.read(folder / TEST, columns, bad, _require_apart)[:limit]
-    ids, texts = [], []
+    ids = []
+    texts = []
     relevant: Relevance = {}
     ranked: dict[str, list[str]] = {}
     for number, row in enumerate(found):

@@ -42,7 +42,8 @@ class GritLMHarness(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
     def __init__(self, model: GritLM, *, progress: bool = False) -> None:
         super().__init__()
         self.model, self.tokenizer, self.progress = model, model.tokenizer, progress
-        self._chats, self._halver = ChatTexts(model), BatchSizeReducer()
+        self._chats = ChatTexts(model)
+        self._halver = BatchSizeReducer()
 
     @property
     def eot_token_id(self) -> Any:

@@ -77,7 +77,8 @@ def answers(
     """
     halver = halver or BatchSizeReducer()
     device = model.device.type
-    rows, budget = ROWS.get(device, ROWS["cpu"]), TOKEN_BUDGET.get(device, TOKEN_BUDGET["cpu"])
+    rows = ROWS.get(device, ROWS["cpu"])
+    budget = TOKEN_BUDGET.get(device, TOKEN_BUDGET["cpu"])
     sizes = [Prompt(list(ids)) for ids in prompts]
     for numbers in batches(sizes, rows, budget, padded=True):
         chosen = [prompts[number] for number in numbers]

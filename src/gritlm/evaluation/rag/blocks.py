@@ -24,7 +24,9 @@ class BlockCache:
     """
 
     def __init__(self, lm: UnifiedLM, *, causal: bool, most_bytes: int = MOST_BYTES) -> None:
-        self.lm, self.causal, self.most_bytes = lm, causal, most_bytes
+        self.lm = lm
+        self.causal = causal
+        self.most_bytes = most_bytes
         self._kept: OrderedDict[_Ids, KVBlock] = OrderedDict()
         self._halver = BatchSizeReducer()
 

@@ -120,7 +120,8 @@ def _together(
     lm: UnifiedLM, readings: Sequence[PromptToRead], end_ids: Collection[int], new: int
 ) -> list[GeneratedAnswer]:
     begun = [_begin(lm, reading) for reading in readings]
-    written, ends = [[each.token] for each in begun], set(end_ids)
+    written = [[each.token] for each in begun]
+    ends = set(end_ids)
     sizes = [reading.tokens for reading in readings]
     cache = _side_by_side(lm, [each.cache for each in begun], sizes, room=new)
     mask_BL = _right_aligned(sizes).to(lm.device)

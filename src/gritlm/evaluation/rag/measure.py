@@ -69,7 +69,8 @@ def measure(
     form = form_for(model)
     if form.own_chat:
         log.info("%s is asked in its own chat format: it was not trained on ours", model.source)
-    results, reasons = [], []
+    results = []
+    reasons = []
     for setting in possible(model, form, questions, among=wanted):
         name = f"{task.name} ({setting})"
         made = _attempted(model, form, questions, setting, name, started, progress)
@@ -117,7 +118,8 @@ def _answered(
     name: str,
     progress: bool,
 ) -> list[GeneratedAnswer]:
-    read, halver = reader(model, form, setting), memory.BatchSizeReducer()
+    read = reader(model, form, setting)
+    halver = memory.BatchSizeReducer()
 
     def answers_to(part: Sequence[Asked]) -> list[GeneratedAnswer]:
         # What blocks a prompt refers to is gone with the batch.

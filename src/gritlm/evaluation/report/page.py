@@ -86,7 +86,8 @@ def _glance(names: Sequence[str], sections: Sequence[ReportSection]) -> str:
 
 def _plane(names: Sequence[str], sections: Sequence[ReportSection]) -> str:
     by_half = {section.half: section.headline for section in sections}
-    across, up = by_half.get("embedding"), by_half.get("generation") or by_half.get("rag")
+    across = by_half.get("embedding")
+    up = by_half.get("generation") or by_half.get("rag")
     if across is None or up is None:
         return ""
     points = [

@@ -23,7 +23,8 @@ def bar(estimate: Estimate, *, position: int, label: str) -> str:
     value = _within(estimate.value)
     whisker = ""
     if estimate.low is not None and estimate.high is not None:
-        low, high = _within(estimate.low), _within(estimate.high)
+        low = _within(estimate.low)
+        high = _within(estimate.high)
         whisker = (
             f'<path class="whisker" d="M{low:.2f} 6H{high:.2f}M{low:.2f} 2.5V9.5M{high:.2f} '
             f'2.5V9.5"/>'
@@ -46,8 +47,12 @@ class Point:
     up: Estimate | None
 
 
-WIDTH, HEIGHT = 400, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 14, 14, 40
+WIDTH = 400
+HEIGHT = 300
+_LEFT = 44
+_RIGHT = 14
+_TOP = 14
+_BOTTOM = 40
 
 
 def plane(points: Sequence[Point], *, across: str, up: str) -> str:
@@ -55,7 +60,8 @@ def plane(points: Sequence[Point], *, across: str, up: str) -> str:
     x = _Axis([p.across for p in points if p.across], _LEFT, WIDTH - _RIGHT)
     y = _Axis([p.up for p in points if p.up], HEIGHT - _BOTTOM, _TOP)
     parts = [_grid(x, y), *(_mark(point, x, y) for point in points)]
-    middle_x, middle_y = (_LEFT + WIDTH - _RIGHT) / 2, (_TOP + HEIGHT - _BOTTOM) / 2
+    middle_x = (_LEFT + WIDTH - _RIGHT) / 2
+    middle_y = (_TOP + HEIGHT - _BOTTOM) / 2
     return (
         f'<svg class="plane" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
         f'aria-label="{escape(f"{up} over {across}")}">{"".join(parts)}'
@@ -75,7 +81,8 @@ class _Axis:
         self.step = 5 if spread < 12 else 10 if spread < 40 else 20
         self.low = max(0, self.step * (min(values) // self.step) - self.step * (spread < 5))
         self.high = min(100, self.step * (max(values) // self.step + 1))
-        self.start, self.end = start, end
+        self.start = start
+        self.end = end
 
     def at(self, value: float) -> float:
         part = (value - self.low) / max(self.high - self.low, self.step)
@@ -106,7 +113,8 @@ def _grid(x: _Axis, y: _Axis) -> str:
 
 
 def _mark(point: Point, x: _Axis, y: _Axis) -> str:
-    kind, name = colour(point.position), escape(point.name)
+    kind = colour(point.position)
+    name = escape(point.name)
     if point.across is None and point.up is None:
         return ""
     if point.up is None and point.across is not None:
@@ -131,7 +139,8 @@ def _cross(point: Point, x: _Axis, y: _Axis) -> str:
     assert point.across is not None
     assert point.up is not None
     kind = colour(point.position)
-    left, top = x.at(point.across.value), y.at(point.up.value)
+    left = x.at(point.across.value)
+    top = y.at(point.up.value)
     arms = ""
     if point.across.low is not None and point.across.high is not None:
         arms += f"M{x.at(point.across.low):.1f} {top:.1f}H{x.at(point.across.high):.1f}"

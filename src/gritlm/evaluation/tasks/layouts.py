@@ -16,7 +16,8 @@ from gritlm.evaluation.results import Half
 from gritlm.evaluation.tasks import jsonl
 
 PAIR = ("sentence1", "sentence2")
-TEST, YAML = "test.jsonl", "task.yaml"
+TEST = "test.jsonl"
+YAML = "task.yaml"
 _LOOKED_AT = 100  # rows of each file
 
 # Type -> file -> columns of each row. A folder without task.toml is of the first type that fits.

@@ -85,7 +85,8 @@ def lay_out(
     twice: list[int] = []
     blocks: list[BlockSpan] = []
     for part in parts:
-        start, cut = len(ids), bos if ids else 0
+        start = len(ids)
+        cut = bos if ids else 0
         first = start - len(unseen) - cut
         unseen += range(start, start + cut)
         if blocks:

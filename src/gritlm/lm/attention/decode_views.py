@@ -62,7 +62,8 @@ def _pays(model: PreTrainedModel) -> bool:
     plain = all(w.device.type == "cpu" and w.dtype == torch.bfloat16 for w in weights)
     if not plain or not torch.backends.mkldnn.is_available() or not _has_operators():
         return False
-    size, free = sum(w.nbytes for w in weights), psutil.virtual_memory().available
+    size = sum(w.nbytes for w in weights)
+    free = psutil.virtual_memory().available
     if 2 * size > free:
         log.info("weights not packed for decoding: %d bytes, %d bytes free", size, free)
         return False

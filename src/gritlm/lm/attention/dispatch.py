@@ -27,7 +27,9 @@ class FastViews:
     """
 
     def __init__(self, causal: Any, bidirectional: Any, *, compiled: bool) -> None:
-        self._causal, self._bidirectional, self._compiled = causal, bidirectional, compiled
+        self._causal = causal
+        self._bidirectional = bidirectional
+        self._compiled = compiled
         self._lock = threading.Lock()
         self._decoding: tuple[int, Any] | None = None  # of which weights, and the view
         self._made: dict[str, tuple[Any, Any]] = {}  # of which decoding view, and the view

@@ -35,7 +35,8 @@ class RaggedRun:
     ) -> None:
         self.rows = slice(first_row, first_row + len(lengths))
         self.slots = slice(first_slot, first_slot + len(lengths))
-        self._shortest, self._longest = min(lengths), max(lengths)
+        self._shortest = min(lengths)
+        self._longest = max(lengths)
         self._length_R1 = torch.tensor(lengths, device=device)[:, None]
         self._seen: dict[int | None, tuple[slice, Tensor | None]] = {}
 
@@ -81,7 +82,8 @@ def _joins(group: list[int], row: int, slots: Sequence[int], lengths: Sequence[i
     """Whether padding all of them to one length costs less than a call."""
     if slots[row] != slots[group[-1]] + 1:
         return False
-    longest, new = max(lengths[member] for member in group), lengths[row]
+    longest = max(lengths[member] for member in group)
+    new = lengths[row]
     padding = len(group) * max(0, new - longest) + max(0, longest - new)
     return padding <= CALL_TOKENS
 
@@ -124,7 +126,8 @@ def ragged_attention(
     mixed = []
     for run in runs:
         part, hidden = run.seen(window)
-        key, value = key_SKCE[run.slots, :, part], value_SKCE[run.slots, :, part]
+        key = key_SKCE[run.slots, :, part]
+        value = value_SKCE[run.slots, :, part]
         mixed.append(_attend(query_BH1E[run.rows], key, value, hidden, softcap))
     together = mixed[0] if len(mixed) == 1 else torch.cat(mixed)
     return together.transpose(1, 2), None

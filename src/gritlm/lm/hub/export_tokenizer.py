@@ -22,7 +22,8 @@ from gritlm.prompts import EMBED
 
 log = logging.getLogger(__name__)
 
-_FILE, _CONFIG_FILE = "tokenizer.json", "tokenizer_config.json"
+_FILE = "tokenizer.json"
+_CONFIG_FILE = "tokenizer_config.json"
 _PROBES = ("a", "Ann has 2 balls.", "Zürich – 東京 😀", "1.5", "<|user|>\na", "([{", "a\n\n b  ")
 _SPACED = (" a", "  a", "\na", "\n\na", "\t1", " \n a", "\n  1")
 _CUT = {

@@ -94,7 +94,8 @@ def load(
     config = _config(source, hub)
     _require_decoder(config, source)
     _require_sizes(config, source)
-    target, placed = runtime.choose_device(device), "device_map" in options
+    target = runtime.choose_device(device)
+    placed = "device_map" in options
     chosen, reason = _dtype(dtype, target)
     if getattr(config, "attn_logit_softcapping", None):
         # transformers before 5.21 lets "sdpa" drop the soft cap on the scores (Gemma 2).
@@ -290,7 +291,8 @@ def settings_beside(source: str, hub: dict[str, Any] | None = None) -> ModelSett
     Raises:
         ModelError: for a file that is damaged or cannot be looked for.
     """
-    hub, folder = hub or {}, Path(source)
+    hub = hub or {}
+    folder = Path(source)
     if folder.is_dir():
         folder = folder / hub.get("subfolder", "")
         return read_settings(folder) if (folder / FILE).is_file() else None

@@ -45,7 +45,8 @@ def one_line(value: object, *, limit: int = 500) -> str:
 
 
 def _explanation(source: str, part: str, error: BaseException) -> str:
-    folder, reason = Path(source), _reason(error)
+    folder = Path(source)
+    reason = _reason(error)
     if "trust_remote_code" in reason:
         return (
             f"{source}: its config asks for code from the checkpoint, which gritlm never runs, and "

@@ -15,10 +15,13 @@ from gritlm.errors import ModelError
 from gritlm.lm.hub import vocabulary
 from gritlm.lm.hub.model_config import read_object
 
-CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
 FINGERPRINT = "base_fingerprint"  # in the metadata of the weights file
 
-PREFIX, LORA_A, LORA_B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
+PREFIX = "base_model.model."
+LORA_A = ".lora_A.weight"
+LORA_B = ".lora_B.weight"
 
 
 def is_adapter_folder(source: str) -> bool:
@@ -65,7 +68,8 @@ def fit(model: Any, adapter: str) -> bool:
         ModelError: for an adapter of other sizes, of another base, or without the embeddings of
             the tokens that it adds.
     """
-    config, path = read_config(adapter), find_file(adapter, WEIGHTS_FILE)
+    config = read_config(adapter)
+    path = find_file(adapter, WEIGHTS_FILE)
     with safe_open(path, framework="pt") as file:
         made_for = (file.metadata() or {}).get(FINGERPRINT)
         slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118

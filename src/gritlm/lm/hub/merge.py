@@ -161,7 +161,8 @@ def _plain_lora(
     targets = config.get("target_modules")
     if not _is_plain(config) or not isinstance(targets, list):
         return None
-    found, ends = [], tuple(f".{target}" for target in targets)
+    found = []
+    ends = tuple(f".{target}" for target in targets)
     firsts = [value for key, value in tensors.items() if key.endswith(lora.LORA_A)]
     scale = _scale(adapter, config, {len(value) for value in firsts})
     for name, layer in model.named_modules():

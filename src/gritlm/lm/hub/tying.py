@@ -53,7 +53,8 @@ def untie(head: Any) -> None:
 
 def tie_if_equal(model: Any) -> None:
     """Tie the embeddings of a merged model again; where they differ, its config says so."""
-    first, last = model.get_input_embeddings(), model.get_output_embeddings()
+    first = model.get_input_embeddings()
+    last = model.get_output_embeddings()
     are_equal = torch.equal(first.weight, last.weight)
     if are_equal:
         last.weight = first.weight

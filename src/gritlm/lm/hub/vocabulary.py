@@ -14,7 +14,8 @@ from gritlm.lm.hub.model_config import read_object
 from gritlm.lm.hub.quiet import quiet
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
-_TEMPLATE_FILE, _TOKENIZER_CONFIG = "chat_template.jinja", "tokenizer_config.json"
+_TEMPLATE_FILE = "chat_template.jinja"
+_TOKENIZER_CONFIG = "tokenizer_config.json"
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -114,7 +115,8 @@ class _Brought:
     @classmethod
     def find(cls, model: Any, layer: Any, shapes: Shapes, config: Mapping[str, Any]) -> _Brought:
         name = next(name for name, module in model.named_modules() if module is layer)
-        sizes, is_whole = set(), False
+        sizes = set()
+        is_whole = False
         for key, shape in shapes.items():
             kind = key.removeprefix(f"{name}.")
             if kind == key or len(shape) != 2:
@@ -164,7 +166,8 @@ def _require_same_ids(
     base: PreTrainedTokenizerBase, own: PreTrainedTokenizerBase, adapter: str
 ) -> None:
     """Refuse other ids for the base's tokens; its reserved (added) tokens may get other names."""
-    ids, own_ids = base.get_vocab(), own.get_vocab()
+    ids = base.get_vocab()
+    own_ids = own.get_vocab()
     renamed = set(ids) - set(own_ids) - set(base.get_added_vocab())
     moved = [t for t, number in own_ids.items() if ids.get(t, number) != number]
     taken = set(own_ids.values())

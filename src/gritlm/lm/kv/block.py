@@ -110,7 +110,8 @@ class KVBlock:
         """
         if not blocks:
             raise InputError("join() got no blocks; expected one or more")
-        first, moved = blocks[0], []
+        first = blocks[0]
+        moved = []
         for block in blocks:
             _require_same_maker(block, first)
             moved.append(block.move(position))
@@ -183,7 +184,8 @@ class KVBlock:
             )
         for index, (keys, values) in enumerate(self.layers()):
             if devices is not None:
-                keys, values = keys.to(devices[index]), values.to(devices[index])
+                keys = keys.to(devices[index])
+                values = values.to(devices[index])
             cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), index)
         return cache
 

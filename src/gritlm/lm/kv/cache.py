@@ -46,7 +46,8 @@ class PreallocatedLayer(UnboundedLayer):
         rows, heads, _, size = key_states.shape
         self.keys = key_states.new_empty(rows, heads, self.capacity, size)
         self.values = value_states.new_empty(rows, heads, self.capacity, value_states.shape[-1])
-        self.dtype, self.device = key_states.dtype, key_states.device
+        self.dtype = key_states.dtype
+        self.device = key_states.device
         self.is_initialized = True
 
     def update(
@@ -67,7 +68,8 @@ class PreallocatedLayer(UnboundedLayer):
     def grow(self, needed: int) -> None:
         """Make room for ``needed`` tokens."""
         self.capacity = needed + _GROWTH
-        old_keys, old_values = self.keys[:, :, : self.length], self.values[:, :, : self.length]
+        old_keys = self.keys[:, :, : self.length]
+        old_values = self.values[:, :, : self.length]
         self.lazy_initialization(old_keys, old_values)
         self.keys[:, :, : self.length] = old_keys
         self.values[:, :, : self.length] = old_values
@@ -95,7 +97,9 @@ class PatchedLayer(UnboundedLayer):
         super().__init__()
         if end > layer.capacity:
             layer.grow(end)
-        self.layer, self.place_Q, self.end = layer, place_Q, end
+        self.layer = layer
+        self.place_Q = place_Q
+        self.end = end
         self.is_initialized = True
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
@@ -104,7 +108,8 @@ class PatchedLayer(UnboundedLayer):
     def update(
         self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
-        keys, values = self.layer.keys, self.layer.values
+        keys = self.layer.keys
+        values = self.layer.values
         keys[:, :, self.place_Q] = key_states
         values[:, :, self.place_Q] = value_states
         self.layer.length = self.end
@@ -121,7 +126,9 @@ class RecordingLayer(UnboundedLayer):
     """Keeps what one forward pass computed, and adds nothing to it."""
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        self.keys, self.values, self.is_initialized = key_states, value_states, True
+        self.keys = key_states
+        self.values = value_states
+        self.is_initialized = True
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any

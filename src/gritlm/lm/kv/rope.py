@@ -49,9 +49,11 @@ class RopeTable:
             f(angle_LTF).float()[:, None].to(key_LKTE.device) for f in (torch.cos, torch.sin)
         )
         turned = 2 * self.inv_freq_LF.shape[1]
-        x, rest = key_LKTE[..., :turned].float(), key_LKTE[..., turned:]
+        x = key_LKTE[..., :turned].float()
+        rest = key_LKTE[..., turned:]
         a, b = (x[..., 0::2], x[..., 1::2]) if self.interleaved else x.chunk(2, dim=-1)
-        new_a, new_b = a * cos - b * sin, b * cos + a * sin
+        new_a = a * cos - b * sin
+        new_b = b * cos + a * sin
         if self.interleaved:
             moved = torch.stack((new_a, new_b), dim=-1).flatten(-2)
         else:

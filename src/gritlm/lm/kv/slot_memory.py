@@ -30,7 +30,8 @@ class SlotMemory:
     """
 
     def __init__(self, lm: UnifiedLM, slots: int, capacity: int) -> None:
-        self._lm, self.capacity = lm, capacity
+        self._lm = lm
+        self.capacity = capacity
         self._keys: list[Tensor] = []
         self._values: list[Tensor] = []
         layers: list[Any] = _example(lm).layers
@@ -98,8 +99,12 @@ class _SlotLayer(PreallocatedLayer):
 
     def __init__(self, keys: Tensor, values: Tensor, tokens: int) -> None:
         super().__init__(keys.shape[2])
-        self.keys, self.values, self.length = keys, values, tokens
-        self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
+        self.keys = keys
+        self.values = values
+        self.length = tokens
+        self.dtype = keys.dtype
+        self.device = keys.device
+        self.is_initialized = True
 
     def grow(self, needed: int) -> None:
         raise ValueError(f"the slot has room for {self.capacity} tokens, not for {needed}")
@@ -113,8 +118,11 @@ class _StepLayer(UnboundedLayer):
 
     def __init__(self, keys: Tensor, values: Tensor, slot_B: Tensor, place_B: Tensor) -> None:
         super().__init__()
-        self.keys, self.values, self.is_initialized = keys, values, True
-        self._slot_B, self._place_B = slot_B.to(keys.device), place_B.to(keys.device)
+        self.keys = keys
+        self.values = values
+        self.is_initialized = True
+        self._slot_B = slot_B.to(keys.device)
+        self._place_B = place_B.to(keys.device)
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """The layer has its buffers already."""

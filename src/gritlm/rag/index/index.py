@@ -309,7 +309,8 @@ class Index:
         # LanceDB keeps the files of every index that it has seen open, as long as a connection is.
         self._table = lance.opened(self._place, self._given, create=False)
         table_files.record(self._place)
-        self._commits, self._settled = 0, rows
+        self._commits = 0
+        self._settled = rows
 
     def settle(self) -> None:
         """:meth:`optimise`, where it pays: after many small changes, or one that is large."""
@@ -318,7 +319,8 @@ class Index:
 
     def close(self) -> None:
         """Forget what is remembered of the table; LanceDB holds no lock and nothing unwritten."""
-        self._known, self._names = (-1, {}), (-1, frozenset())
+        self._known = (-1, {})
+        self._names = (-1, frozenset())
 
     @property
     def _maker(self) -> ModelIdentity:

@@ -130,7 +130,8 @@ def _wide(data: bytes) -> str:
     """Return the text of UTF-16 without a byte order mark, known by the zeros of its ASCII."""
     start = data[:4096]
     half = max(1, len(start) // 2)
-    even, odd = start[::2].count(0) / half, start[1::2].count(0) / half
+    even = start[::2].count(0) / half
+    odd = start[1::2].count(0) / half
     for encoding, zeros, letters in (("utf-16-le", odd, even), ("utf-16-be", even, odd)):
         if zeros > 0.6 and letters < 0.1:
             return _strictly(data, encoding)

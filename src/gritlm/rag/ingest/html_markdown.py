@@ -207,7 +207,8 @@ def _inline(run: Sequence[Element | str]) -> str:
 
 def _phrase(element: Element) -> str:
     """Return an inline element as text."""
-    name, attributes = element.name, element.attributes
+    name = element.name
+    attributes = element.attributes
     if name == "br":
         return "\n"
     if name in ("img", "area"):

@@ -163,9 +163,13 @@ class Indexer:
         kinds: Sequence[str] = ("bidirectional",),
         on_model: OnModel | None = None,
     ) -> None:
-        self.model, self.index, self.store, self.cutting = model, index, store, cutting
+        self.model = model
+        self.index = index
+        self.store = store
+        self.cutting = cutting
         self.kinds = tuple(kinds)
-        self._assembler, self._on_model = assembler, on_model
+        self._assembler = assembler
+        self._on_model = on_model
         self._unchanged: set[str] = set()
         self._seen: set[str] = set()
 
@@ -187,8 +191,10 @@ class Indexer:
             done: takes what was done as it goes; who is interrupted finds it there.
             text_field: see :func:`gritlm.rag.ingest.sources.documents`.
         """
-        started, done = perf_counter(), AddResult() if done is None else done
-        known, whole = self.index.known(), set[str]()
+        started = perf_counter()
+        done = AddResult() if done is None else done
+        known = self.index.known()
+        whole = set[str]()
         found = documents(
             sources, skipped=done.skips, names=names, whole=whole, text_field=text_field
         )
@@ -230,7 +236,8 @@ class Indexer:
             size += len(passages)
             if size >= BATCH:
                 yield batch
-                batch, size = [], 0
+                batch = []
+                size = 0
         if batch:
             yield batch
 

@@ -109,7 +109,8 @@ def without_comments(text: str) -> str:
     if "<!--" not in text:
         return text
     kept: list[str] = []
-    fence, inside = "", False
+    fence = ""
+    inside = False
     for line in text.split("\n"):
         found = None if inside else FENCE.match(line)
         if fence:
@@ -130,11 +131,13 @@ def without_comments(text: str) -> str:
 def _shown(line: str, inside: bool) -> tuple[str, bool]:
     """Return the part of a line that is shown, and whether a comment goes on behind it."""
     shown: list[str] = []
-    start, code = 0, False
+    start = 0
+    code = False
     for mark in MARKS.finditer(line):
         if inside:
             if mark[0] == "-->":
-                inside, start = False, mark.end()
+                inside = False
+                start = mark.end()
         elif mark[0] == "<!--" and not code:
             shown.append(line[start : mark.start()])
             inside = True

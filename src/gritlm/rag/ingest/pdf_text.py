@@ -141,7 +141,8 @@ def _joined(text: str) -> str:
         tail = WORD_BEHIND.match(text[found.end() : found.end() + LONGEST_PART])
         if head is None or tail is None or not tail[0][:1].islower():
             return found[0]
-        whole, hyphenated = f"{head[0]}{tail[0]}".lower(), f"{head[0]}-{tail[0]}".lower()
+        whole = f"{head[0]}{tail[0]}".lower()
+        hyphenated = f"{head[0]}-{tail[0]}".lower()
         return "-" if hyphenated in words and whole not in words else ""
 
     return HYPHENATED.sub(join, text)

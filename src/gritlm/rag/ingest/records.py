@@ -112,7 +112,8 @@ def _json(file: IO[bytes], max_bytes: int) -> Rows:
 def _items(text: str, place: int) -> Rows:
     """Yield the items of an array one by one, so that a large one takes no more memory."""
     decoder = json.JSONDecoder()
-    place, number = _behind_space(text, place), 0
+    place = _behind_space(text, place)
+    number = 0
     while not text.startswith("]", place) or number:
         try:
             value, place = decoder.raw_decode(text, place)

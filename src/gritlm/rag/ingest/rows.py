@@ -35,7 +35,8 @@ def document(
     text = _text(row, text_name)
     if not text.strip():
         raise InputError(f"empty: {text_name!r} is missing or holds only white space{_has(row)}")
-    title, given = _text(row, "title"), row.get("metadata")
+    title = _text(row, "title")
+    given = row.get("metadata")
     if given is not None and not isinstance(given, Mapping):
         raise InputError(f"'metadata' is {type(given).__name__}; expected names and values")
     id_name = next((name for name in ID_NAMES if row.get(name) is not None), "id")

@@ -180,7 +180,8 @@ def _document(path: Path, known_as: str, max_bytes: int) -> Document:
 
 
 def _rows(path: Path, known_as: str, reading: _Reading) -> Iterator[tuple[str, Document]]:
-    found, all_read = False, True
+    found = False
+    all_read = True
     with path.open("rb") as file:
         for place, row in records.records(path.suffix.lower(), file, max_bytes=reading.max_bytes):
             found = True

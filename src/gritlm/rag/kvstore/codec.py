@@ -84,7 +84,8 @@ def decode(raw_LB: Tensor, shape: Shape, storage: str, dtype: torch.dtype) -> Te
     full = (layers, 2, heads, tokens, dim)
     if storage in FLOATS:
         return raw_LB.view(FLOATS[storage]).view(full).to(dtype)
-    rows, size = 2 * heads * tokens, group_size(dim, GROUPS[storage])
+    rows = 2 * heads * tokens
+    size = group_size(dim, GROUPS[storage])
     read = _from_int8 if storage == "int8" else _from_int4
     data = torch.empty(full, dtype=dtype)
     for layer_2KTE, raw_B in zip(data, raw_LB, strict=True):  # so that what is between stays small
@@ -100,7 +101,8 @@ def _from_int8(raw_B: Tensor, rows: int, groups: int, size: int) -> Tensor:
 
 
 def _from_int4(raw_B: Tensor, rows: int, groups: int, size: int) -> Tensor:
-    border, half = rows * groups * _SCALE_BYTES, groups * size // 2
+    border = rows * groups * _SCALE_BYTES
+    half = groups * size // 2
     scale_NG2 = raw_B[:border].view(torch.float16).view(rows, groups, 2).float()
     pair_Nh = raw_B[border : border + rows * half].view(rows, half)
     x_N2h = torch.empty(rows, 2, half)

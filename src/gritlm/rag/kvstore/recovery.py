@@ -68,7 +68,8 @@ def rebuilt(folder: Path, found: SegmentFiles) -> tuple[LmdbIndex, Index, list[D
 def _replaced(folder: Path, entries: dict[bytes, IndexEntry], state: IndexState) -> LmdbIndex:
     """Written beside the old one, then put in its place."""
     place = folder / lmdb_index.FOLDER
-    new, old = place.with_suffix(".new"), place.with_suffix(".old")
+    new = place.with_suffix(".new")
+    old = place.with_suffix(".old")
     for stale in (new, old):
         shutil.rmtree(stale, ignore_errors=True)
     made = LmdbIndex.open(new, create=True)

@@ -80,7 +80,8 @@ class SegmentFiles:
     def _write(self, part: memoryview, at: int) -> int:
         while part:
             written = os.pwrite(self._file, part, at)
-            part, at = part[written:], at + written
+            part = part[written:]
+            at = at + written
         return at
 
     def sync(self) -> None:
@@ -134,7 +135,8 @@ def walk(path: Path) -> Iterator[tuple[int, RecordHeader]]:
     Where none begins it looks again at the next border of 4 KiB.
     """
     with path.open("rb") as file:
-        size, offset = os.fstat(file.fileno()).st_size, 0
+        size = os.fstat(file.fileno()).st_size
+        offset = 0
         while offset < size:
             try:
                 header = header_at(file.fileno(), offset)

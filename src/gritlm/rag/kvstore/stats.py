@@ -71,7 +71,8 @@ def gather(
     Raises:
         IndexDamagedError: when the index cannot be read.
     """
-    index, entries = access.index, access.entries()
+    index = access.index
+    entries = access.entries()
     live = sum(entry.nbytes for entry in entries.values())
     sizes = index.sizes()
     return StoreStats(

@@ -148,7 +148,9 @@ class KVStore:
         Raises:
             InputError, CacheMismatchError, StoreFullError: as :meth:`put`.
         """
-        writer, stored, since = self._writer, 0, 0
+        writer = self._writer
+        stored = 0
+        since = 0
         before = writer.lost
         try:
             for key, block in items:
@@ -184,7 +186,8 @@ class KVStore:
 
     def delete(self, keys: Iterable[bytes]) -> int:
         """Remove blocks -> how many there were. gc() also takes their bytes off the disk."""
-        keys, writer = list(keys), self._writer
+        keys = list(keys)
+        writer = self._writer
         with self._mutex:
             for key in keys:
                 self._memory.forget(key)

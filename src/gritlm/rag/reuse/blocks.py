@@ -21,7 +21,8 @@ class BlockProvider:
     """Blocks of parts, each without the BOS that only the first one keeps."""
 
     def __init__(self, lm: UnifiedLM, store: KVStore) -> None:
-        self.lm, self.store = lm, store
+        self.lm = lm
+        self.store = store
 
     def of(
         self,

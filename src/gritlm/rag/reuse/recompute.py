@@ -147,7 +147,8 @@ def read_again(
 
     Each token sees all before it: those read again as they are now, the others as they were.
     """
-    held, end = len(ids), len(ids) + len(tail)
+    held = len(ids)
+    end = len(ids) + len(tail)
     places_Q = torch.tensor([*positions, *range(held, end)], device=lm.device)
     input_Q = torch.tensor([*(ids[at] for at in positions), *tail], device=lm.device)
     patched = Cache(layers=[PatchedLayer(layer, places_Q, end) for layer in _layers(cache)])

@@ -27,7 +27,8 @@ from gritlm.lm.unified import UnifiedLM
 # default model in bfloat16 comes to 0.05, with unmoved keys to 0.13.
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.09, torch.float16: 0.03}
 # Of single prompts in bfloat16 a few round to 0.9; what is wrong is wrong for every prompt.
-_PROMPTS, _PROMPTS_EXACT = 8, 1
+_PROMPTS = 8
+_PROMPTS_EXACT = 1
 _LENGTHS = (24, 17, 9)  # tokens of the two parts and of the tail that are tried
 
 

@@ -44,12 +44,16 @@ class RequestGroup:
         first: bool = True,
         last: bool = True,
     ) -> None:
-        self._meter, self._endpoint, self._choices = meter, endpoint, choices
-        self._first, self._last = first, last
+        self._meter = meter
+        self._endpoint = endpoint
+        self._choices = choices
+        self._first = first
+        self._last = last
         self._loop = asyncio.get_running_loop()
         self._events: deque[tuple[int, EngineEvent, float]] = deque()
         self._news = asyncio.Event()
-        self._bursts, self._woken = False, 0.0
+        self._bursts = False
+        self._woken = 0.0
         self._tickets: list[RequestHandle] = []
         self._arrived = monotonic()
         self._waiting: set[int] = set()
@@ -158,7 +162,8 @@ class RequestGroup:
             self._meter.queue_time.labels(self._endpoint).observe(begun - self._arrived)
 
     def _measure_tokens(self, index: int, tokens: int, now: float) -> None:
-        meter, before = self._meter, self._latest.get(index)
+        meter = self._meter
+        before = self._latest.get(index)
         meter.generation_tokens.labels(self._endpoint).inc(tokens)
         if before is None:
             meter.first_token.labels(self._endpoint).observe(now - self._arrived)

@@ -91,7 +91,9 @@ class DocumentStore:
     def _page(self, ids: Sequence[str]) -> tuple[list[dict[str, Any]], int]:
         """Return documents as far as they fit a page, at least one, and how many ids were read."""
         shown: list[dict[str, Any]] = []
-        read, size, step = 0, 0, _FIRST_READ
+        read = 0
+        size = 0
+        step = _FIRST_READ
         while read < len(ids) and (not read or size < PAGE_BYTES):
             for document in self._engine.documents(ids[read : read + step], whole=False):
                 shown.append(_listed(document))
@@ -156,7 +158,8 @@ class RunningAnswer:
 
     def note(self, event: EngineEvent) -> None:
         """An event of the answer came."""
-        trace, now = self._known().trace, perf_counter()
+        trace = self._known().trace
+        now = perf_counter()
         if isinstance(event, PrefillFinished):
             self._began = now
             return

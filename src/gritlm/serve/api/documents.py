@@ -74,7 +74,8 @@ class DocumentApi:
     """Documents of one store, as the routes use them."""
 
     def __init__(self, engine: RagEngine) -> None:
-        self._store, self._reader = DocumentStore(engine), FileReader()
+        self._store = DocumentStore(engine)
+        self._reader = FileReader()
 
     def close(self) -> None:
         """Nothing more is read of what was sent."""
@@ -83,7 +84,8 @@ class DocumentApi:
     async def answer(self, service: Service, body: AnswerRequest) -> Response:
         """Find passages and answer from them."""
         _require_filter(body)
-        name, usage = service.writer(body.model), wants_usage(body.stream, body.stream_options)
+        name = service.writer(body.model)
+        usage = wants_usage(body.stream, body.stream_options)
         stop = stops(body.stop)
         reading = RagWriting(body.max_tokens, body.temperature, body.top_p, body.seed, stop)
         writing = SamplingParams(
@@ -107,7 +109,8 @@ class DocumentApi:
     async def search(self, service: Service, body: SearchRequest) -> Response:
         """Find passages."""
         _require_filter(body)
-        name, started = service.embedder(body.model), monotonic()
+        name = service.embedder(body.model)
+        started = monotonic()
         with service.scheduler.reserve():
             await service.off_loop(service.prompts.question, body.question)
             _, hits = await self._found(service, SEARCH, body, "none")
@@ -158,7 +161,8 @@ class DocumentApi:
 
     async def _added(self, service: Service, found: Sequence[Document]) -> AddResult:
         """Add documents portion by portion: other requests add theirs in between."""
-        added, started = AddResult(), monotonic()
+        added = AddResult()
+        started = monotonic()
         with ModelThread(service.scheduler) as on_model:
             for some in _portions(found):
                 await service.storing(self._store.add, some, added, on_model, of=len(found))
@@ -194,7 +198,8 @@ def _portions(found: Sequence[Document]) -> Iterator[Sequence[Document]]:
         size += len(document.text)
         if size >= _PORTION or end == len(found):
             yield found[start:end]
-            start, size = end, 0
+            start = end
+            size = 0
 
 
 def _require_few_characters(found: Sequence[Document], tokens: int) -> None:
@@ -202,7 +207,8 @@ def _require_few_characters(found: Sequence[Document], tokens: int) -> None:
     Raises:
         ApiError: for more text than one request may bring.
     """
-    size, most = sum(len(document.text) for document in found), tokens * _CHARACTERS
+    size = sum(len(document.text) for document in found)
+    most = tokens * _CHARACTERS
     if size > most:
         raise invalid(
             f"the documents have {size:,} characters, the server takes at most {most:,} "

@@ -34,7 +34,8 @@ Vectors = NDArray[np.float32]
 
 async def embed(service: Service, body: EmbeddingsRequest) -> Response:
     """Texts -> vectors, in the order of the texts."""
-    name, instruction = service.embedder(body.model), _instruction(service, body)
+    name = service.embedder(body.model)
+    instruction = _instruction(service, body)
     _require_texts(service, body)
     size = service.model.embedding_dimension
     if body.dimensions is not None and body.dimensions > size:
@@ -118,7 +119,8 @@ async def _likelihoods(
         words = [service.prompts.first_id(word) for word in ("Yes", "No")]
 
         def run(between: Callable[[], None]) -> list[float]:
-            scores, pause = [], paced(between)
+            scores = []
+            pause = paced(between)
             for passage in passages:
                 scores.append(likelihood(service.model, passage, tail, words, pause))
                 between()
@@ -150,7 +152,8 @@ def _questions(
     service: Service, body: RerankRequest, texts: Sequence[str]
 ) -> tuple[tuple[Prompt, ...], Ids]:
     """Passages, and what asks of each whether it answers the query."""
-    tail, limit = service.prompts.question_about(body.query), service.prompts.limit
+    tail = service.prompts.question_about(body.query)
+    limit = service.prompts.limit
     if len(tail) >= limit:
         raise too_long(
             f"the query has {len(tail)} tokens; this model's maximum context length is {limit}",

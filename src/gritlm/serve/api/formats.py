@@ -24,7 +24,9 @@ class _Form:
     def __init__(
         self, head: Mapping[str, Any], spelling: TokenTexts, *, logprobs: bool, usage: bool
     ) -> None:
-        self._head, self._spelling, self._logprobs = head, spelling, logprobs
+        self._head = head
+        self._spelling = spelling
+        self._logprobs = logprobs
         self._empty = {"usage": None} if usage else {}
         self._answers: dict[int, AnswerSpelling] = {}
 
@@ -46,7 +48,8 @@ class _Form:
 class ChatResponseBuilder(_Form):
     """``chat.completion`` and its chunks."""
 
-    whole_object, chunk_object = "chat.completion", "chat.completion.chunk"
+    whole_object = "chat.completion"
+    chunk_object = "chat.completion.chunk"
 
     def whole(self, parts: list[GeneratedText], tally: TokenUsage) -> Mapping[str, Any]:
         choices = [

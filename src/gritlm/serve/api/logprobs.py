@@ -44,7 +44,9 @@ class AnswerSpelling:
 
     def as_completion(self, found: Sequence[TokenLogprob]) -> dict[str, Any]:
         """Return tokens as completions have them, by name; no two tokens share one."""
-        names, top, offsets = [], [], []
+        names = []
+        top = []
+        offsets = []
         for each in found:
             names.append(self._name(each.token))
             top.append(self._by_name(each))

@@ -61,7 +61,8 @@ def checked(body: bytes, model: type[BaseModel]) -> BaseModel:
 
 class _JsonRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle, field = super().get_route_handler(), self.body_field
+        handle = super().get_route_handler()
+        field = self.body_field
         model = None if field is None else field.field_info.annotation
 
         async def handle_strictly(request: Request) -> Response:

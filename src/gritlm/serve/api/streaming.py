@@ -96,7 +96,8 @@ async def as_whole(
 ) -> Response:
     """Wait for all of it."""
     calls.wait_for_all()
-    parts, tally = [GeneratedText() for _ in range(works)], TokenUsage(choices)
+    parts = [GeneratedText() for _ in range(works)]
+    tally = TokenUsage(choices)
     async for index, event in calls.events():
         tally.take(index, event)
         form.note(event)

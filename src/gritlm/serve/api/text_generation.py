@@ -24,7 +24,8 @@ _MOST_PROMPTS = 64
 
 async def chat(service: Service, body: ChatCompletionRequest) -> Response:
     """Answer a conversation."""
-    name, logprobs = service.writer(body.model), _chat_logprobs(body)
+    name = service.writer(body.model)
+    logprobs = _chat_logprobs(body)
     usage = wants_usage(body.stream, body.stream_options)
     turns = [message.as_turn() for message in body.messages]
     size = sum(len(turn["content"]) for turn in turns)
@@ -136,7 +137,8 @@ def _works(
 
 
 def _most_tokens(body: ChatCompletionRequest) -> int | None:
-    old, new = body.max_tokens, body.max_completion_tokens
+    old = body.max_tokens
+    new = body.max_completion_tokens
     if old is not None and new is not None and old != new:
         raise invalid(
             f"max_tokens={old} and max_completion_tokens={new}: give one of the two",

@@ -32,7 +32,8 @@ class PromptTokenizer:
     """
 
     def __init__(self, model: GritLM, *, limit: int, most: int | None = None) -> None:
-        self.limit, self._request_tokens = limit, most
+        self.limit = limit
+        self._request_tokens = most
         self.tokens = SegmentTokenizer(model.tokenizer)
         self._settings = model.settings
         self._longest = max(map(len, model.tokenizer.get_vocab()))  # characters of a token
@@ -187,7 +188,8 @@ class PromptTokenizer:
                     f"{self.limit}. Shorten it",
                     param=param,
                 )
-        total, most = sum(sizes), self._request_tokens
+        total = sum(sizes)
+        most = self._request_tokens
         if most is not None and total > most * _CHARACTERS:
             raise TooManyTokensError(total // _CHARACTERS, most)
 

@@ -65,7 +65,8 @@ def _of_file(file: FileObject, read: FileContent | str | None) -> Iterator[Docum
         read: its content, or why it cannot be read; None where no process has read it.
     """
     try:
-        data, metadata = _decoded(file.data), normalise_metadata(file.metadata or {})
+        data = _decoded(file.data)
+        metadata = normalise_metadata(file.metadata or {})
         if _ending(file) in records.KINDS:
             yield from _of_rows(file, data, metadata)
         else:

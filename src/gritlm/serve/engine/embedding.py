@@ -35,7 +35,8 @@ class _PendingTexts:
     """
 
     def __init__(self, job: QueuedRequest, work: EmbedRequest, dimension: int) -> None:
-        self.job, self.prompts = job, work.prompts
+        self.job = job
+        self.prompts = work.prompts
         with torch.inference_mode(False):  # it may arrive while a batch is read in that mode
             self.vectors_ND = torch.empty(len(work.prompts), dimension)
         self.rows = deque(range(len(work.prompts)))
@@ -69,7 +70,9 @@ class EmbeddingQueue:
     """
 
     def __init__(self, model: GritLM, inbox: RequestQueue, budget: int) -> None:
-        self._model, self._inbox, self._budget = model, inbox, budget
+        self._model = model
+        self._inbox = inbox
+        self._budget = budget
         self._requests: deque[_PendingTexts] = deque()  # with rows that wait, in the order of turns
         self.reading = 0  # requests with a text in the batch that is read
 

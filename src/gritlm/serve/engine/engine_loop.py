@@ -133,7 +133,8 @@ class EngineLoop:
     def _embed(self) -> None:
         if self._embedding:  # within a batch, in which somebody begins a prompt
             return
-        self._embedding, self._paused = True, time.perf_counter()
+        self._embedding = True
+        self._paused = time.perf_counter()
         try:
             self._texts.turn(self._pause)
         finally:
@@ -144,7 +145,8 @@ class EngineLoop:
         self._look()
         self._refuse_late()
         now = time.perf_counter()
-        layer_s, self._paused = now - self._paused, now
+        layer_s = now - self._paused
+        self._paused = now
         if self._chats and now - self._chats_ended + layer_s > self._chats_took:
             with torch.inference_mode(False):  # whoever begins a prompt expects the usual mode
                 self._chats_turn()

@@ -63,4 +63,5 @@ class PromptTooLongError(InputError):
             f"the prompt has {tokens} tokens, the server takes {limit} with the answer; "
             "shorten it, or start the server with a larger --max-model-len"
         )
-        self.tokens, self.limit = tokens, limit
+        self.tokens = tokens
+        self.limit = limit

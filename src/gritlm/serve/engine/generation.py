@@ -84,8 +84,13 @@ class GenerationBatch:
         budget: int,
         beside: Callable[[QueuedRequest], None],
     ) -> None:
-        self._model, self._inbox, self._places, self._budget = model, inbox, places, budget
-        self._beside, self._begins, self._came = beside, False, 0
+        self._model = model
+        self._inbox = inbox
+        self._places = places
+        self._budget = budget
+        self._beside = beside
+        self._begins = False
+        self._came = 0
         self._waiting: list[_WaitingPrompt] = []
         self._reading: _RunningSequence | None = None
         self._running: list[_RunningSequence] = []
@@ -169,7 +174,9 @@ class GenerationBatch:
 
     def _read(self) -> None:
         """Prompts in the order in which they came, for about as long as a step took."""
-        beside, started, left = bool(self._running), time.perf_counter(), self._budget
+        beside = bool(self._running)
+        started = time.perf_counter()
+        left = self._budget
         while left > 0 and (self._reading is not None or self._seat()):
             if self._reading is None:  # somebody else has read the prompt: it runs already
                 return

@@ -81,7 +81,9 @@ class _Numbered:
     """Slots of a model, and what can be told of them."""
 
     def __init__(self, lm: UnifiedLM, slots: int, capacity: int) -> None:
-        self._lm, self.capacity, self._slots = lm, capacity, SlotTable(slots)
+        self._lm = lm
+        self.capacity = capacity
+        self._slots = SlotTable(slots)
 
     @property
     def tokens(self) -> int:

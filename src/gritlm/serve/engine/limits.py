@@ -58,7 +58,8 @@ class Limits:
         Raises:
             InputError: for more than the model was built for.
         """
-        own, asked = model.lm.max_positions, self.max_model_len
+        own = model.lm.max_positions
+        asked = self.max_model_len
         if asked is None:
             affordable = _slot_bytes(model) // (model.kv_bytes_per_token() * self.max_num_seqs)
             return min(own or MAX_MODEL_LEN, MAX_MODEL_LEN, max(SHORTEST, affordable))

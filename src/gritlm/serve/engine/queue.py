@@ -32,8 +32,12 @@ class QueuedRequest:
     """
 
     def __init__(self, work: EngineRequest, deliver: Deliver, *, number: int = 0) -> None:
-        self.work, self.deliver, self.number = work, deliver, number
-        self.arrived, self.cancelled, self.waits = time.monotonic(), False, True
+        self.work = work
+        self.deliver = deliver
+        self.number = number
+        self.arrived = time.monotonic()
+        self.cancelled = False
+        self.waits = True
         self.begun: float | None = None
         self.waiting_tokens = tokens_of(work)
 
@@ -67,7 +71,8 @@ class RequestQueue:
         self._draining = self._closed = self._disturbed = False
         self._taken: deque[tuple[float, int]] = deque()
         self._known: WeakSet[QueuedRequest] = WeakSet()
-        self.started, self.queue_s = 0, 0.0
+        self.started = 0
+        self.queue_s = 0.0
 
     @property
     def waiting(self) -> int:
@@ -127,7 +132,8 @@ class RequestQueue:
         """
         with self._wake:
             self._refuse_closed()
-            job.waits, job.waiting_tokens = False, 0
+            job.waits = False
+            job.waiting_tokens = 0
             self._arrived.append(job)
             self._known.add(job)
             self._wake.notify_all()
@@ -163,7 +169,8 @@ class RequestQueue:
         with self._wake:
             self._waiting -= job.waits
             self._tokens -= job.waiting_tokens
-            job.waits, job.waiting_tokens = False, 0
+            job.waits = False
+            job.waiting_tokens = 0
 
     def disturb(self) -> None:
         """Wake the model's thread: something has changed."""

@@ -60,7 +60,8 @@ class RequestHandle:
     """A work that was taken."""
 
     def __init__(self, job: QueuedRequest, inbox: RequestQueue) -> None:
-        self._job, self._inbox = job, inbox
+        self._job = job
+        self._inbox = inbox
 
     @property
     def begun(self) -> float | None:
@@ -78,8 +79,10 @@ class Reservation:
     their places back."""
 
     def __init__(self, scheduler: Scheduler, inbox: RequestQueue, count: int) -> None:
-        self._scheduler, self._inbox = scheduler, inbox
-        self._count, self._open = count, True
+        self._scheduler = scheduler
+        self._inbox = inbox
+        self._count = count
+        self._open = True
 
     def submit(
         self, works: Sequence[EngineRequest], deliver: Sequence[Deliver]
@@ -131,10 +134,12 @@ class Scheduler:
 
     def __init__(self, model: GritLM, limits: Limits | None = None) -> None:
         limits = Limits() if limits is None else limits
-        self._model, self._inbox = model, RequestQueue(limits)
+        self._model = model
+        self._inbox = RequestQueue(limits)
         self.max_model_len = limits.length_for(model)
         self.max_request_tokens = max(limits.max_request_tokens, self.max_model_len)
-        self._slots, self._budget = limits.max_num_seqs, limits.budget_for(model)
+        self._slots = limits.max_num_seqs
+        self._budget = limits.budget_for(model)
         self._places: KVSlots | None = None
         self._loop: EngineLoop | None = None
         self._thread: threading.Thread | None = None
@@ -251,7 +256,9 @@ class Scheduler:
 
     def stats(self) -> EngineStats:
         """How it stands, from any thread; numbers may be of neighbouring moments."""
-        inbox, loop, held = self._inbox, self._loop, self._places
+        inbox = self._inbox
+        loop = self._loop
+        held = self._places
         looked = loop.looked if loop else None
         return EngineStats(
             running=loop.running if loop else 0,

@@ -44,12 +44,15 @@ class GeneratedSequence:
     """
 
     def __init__(self, model: GritLM, writing: SamplingParams, sampler: Sampler, room: int) -> None:
-        self._writing, self._sampler, self._room = writing, sampler, room
+        self._writing = writing
+        self._sampler = sampler
+        self._room = room
         self._stream = TextStream(model.tokenizer, writing.stop)
         self._end_ids: Collection[int] = model.end_ids
         self._told = _Told(self._stream)
         self._written = 0
-        self.token, self.ended = -1, False
+        self.token = -1
+        self.ended = False
 
     def draw(self, logits_V: Tensor) -> OutputDelta:
         """The next token, and what it adds.

@@ -79,7 +79,8 @@ class SlotTable:
     def free(self, slot: KVSlot) -> None:
         """Its chat has ended; what it holds stays until somebody needs the slot."""
         self._clock += 1
-        slot.busy, slot.last_used = False, self._clock
+        slot.busy = False
+        slot.last_used = self._clock
 
     def forget(self, slot: KVSlot) -> None:
         """What it holds cannot be relied on."""

@@ -41,7 +41,9 @@ class RequestContext:
         quiet_paths: Collection[str],
         page: Collection[str],
     ) -> None:
-        self.app, self._service, self._quiet = app, service, frozenset(quiet_paths)
+        self.app = app
+        self._service = service
+        self._quiet = frozenset(quiet_paths)
         self._page = frozenset(page)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -86,7 +88,8 @@ class RequestContext:
         route = endpoint(scope["path"], page=self._page)
         self._service.meter.requests.labels(route, str(status)).inc()
         level = logging.DEBUG if scope["path"] in self._quiet else logging.INFO
-        method, path = scope["method"], scope.get("raw_path", b"").decode("ascii", "replace")
+        method = scope["method"]
+        path = scope.get("raw_path", b"").decode("ascii", "replace")
         path = excerpt(path, _PATH_LENGTH)
         fields = {"method": method, "path": path, "status": status, "milliseconds": round(ms, 1)}
         access.log(level, "%s %s %d %.1f ms", method, path, status, ms, extra={"fields": fields})
@@ -100,7 +103,8 @@ class _Body:
     """
 
     def __init__(self, receive: Receive, *, announced: bool) -> None:
-        self._receive, self.is_unread = receive, announced
+        self._receive = receive
+        self.is_unread = announced
 
     async def receive(self) -> Message:
         message = await self._receive()
@@ -117,7 +121,10 @@ class _Answer:
     """
 
     def __init__(self, send: Send, request_id: str, path: str, body: _Body) -> None:
-        self._send, self._request_id, self._path, self._body = send, request_id, path, body
+        self._send = send
+        self._request_id = request_id
+        self._path = path
+        self._body = body
         self.status = 0
 
     async def send(self, message: Message) -> None:

@@ -80,7 +80,8 @@ class RequireHost:
     """
 
     def __init__(self, app: ASGIApp, *, hosts: Collection[str]) -> None:
-        self.app, self._hosts = app, frozenset(hosts)
+        self.app = app
+        self._hosts = frozenset(hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan" or not self._hosts:
@@ -108,7 +109,8 @@ class RequireOwnPage:
     """
 
     def __init__(self, app: ASGIApp, *, origins: Collection[str]) -> None:
-        self.app, self._origins = app, frozenset(origins)
+        self.app = app
+        self._origins = frozenset(origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         error = self._problem(scope) if scope["type"] == "http" else None

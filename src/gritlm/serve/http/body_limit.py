@@ -35,7 +35,9 @@ class BodyLimit:
     def __init__(
         self, app: ASGIApp, *, max_bytes: int, max_total_bytes: int, timeout_s: float
     ) -> None:
-        self.app, self._max_bytes, self._timeout_s = app, max_bytes, timeout_s
+        self.app = app
+        self._max_bytes = max_bytes
+        self._timeout_s = timeout_s
         self._budget = _Budget(max_total_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -145,7 +147,8 @@ class _Share:
     """The part of one body in a budget."""
 
     def __init__(self, budget: _Budget) -> None:
-        self._budget, self.size = budget, 0
+        self._budget = budget
+        self.size = 0
 
     def grow(self, size: int) -> bool:
         """Take up to ``size`` bytes in all; return whether there is room."""

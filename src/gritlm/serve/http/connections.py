@@ -50,7 +50,9 @@ class Sweep:
         self._known: dict[Connection, _Wait] = {}
 
     def __call__(self, connections: set[Connection], *, draining: bool) -> None:
-        now, before, self._known = monotonic(), self._known, {}
+        now = monotonic()
+        before = self._known
+        self._known = {}
         for each in connections:
             patience, on = _waits_for(each, draining)
             if patience is None:

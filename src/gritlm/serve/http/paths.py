@@ -12,8 +12,11 @@ MODELS = "/v1/models"
 DOCUMENTS = "/v1/rag/documents"
 SEARCH = "/v1/rag/search"
 ANSWER = "/v1/rag/answer"
-TOKENIZE, DETOKENIZE = "/tokenize", "/detokenize"
-HEALTH, LIVE, METRICS = "/health", "/health/live", "/metrics"
+TOKENIZE = "/tokenize"
+DETOKENIZE = "/detokenize"
+HEALTH = "/health"
+LIVE = "/health/live"
+METRICS = "/metrics"
 SCHEMA = "/openapi.json"
 
 KNOWN = frozenset(

@@ -38,7 +38,8 @@ class _Transport:
     """
 
     def __init__(self, transport: asyncio.Transport, connection: Connection) -> None:
-        self._transport, self._connection = transport, connection
+        self._transport = transport
+        self._connection = connection
         self._lingers = False
 
     def __getattr__(self, name: str) -> Any:
@@ -66,7 +67,8 @@ class _BodyOf:
     """Callbacks of a parser that reads the body of a connection's request, and nothing else."""
 
     def __init__(self, connection: Connection) -> None:
-        self._connection, self._is_whole = connection, False
+        self._connection = connection
+        self._is_whole = False
 
     def on_body(self, body: bytes) -> None:
         if not self._is_whole:
@@ -88,7 +90,8 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
     def __init__(self, *args: Any, buffer: bytearray, **options: Any) -> None:
         super().__init__(*args, **options)
         self._buffer = memoryview(buffer)
-        self._in_request, self.awaits_header = False, True
+        self._in_request = False
+        self.awaits_header = True
         self._has_header = self._discards = False
         self._received = self._pieces = self._body_bytes = self._discarded = 0
         self._lingering: asyncio.TimerHandle | None = None
@@ -138,7 +141,9 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._in_request, self._has_header, self.awaits_header = True, False, True
+        self._in_request = True
+        self._has_header = False
+        self.awaits_header = True
         self._received = self._pieces = self._body_bytes = 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -150,7 +155,8 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
             raise _TooFineError
 
     def on_headers_complete(self) -> None:
-        self._has_header, self.awaits_header = True, False
+        self._has_header = True
+        self.awaits_header = False
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:

@@ -101,7 +101,10 @@ class Collator:
         data: DataConfig,
         rag: RagConfig | None = None,
     ) -> None:
-        self.tokens, self.settings, self.data, self.rag = tokens, settings, data, rag or RagConfig()
+        self.tokens = tokens
+        self.settings = settings
+        self.data = data
+        self.rag = rag or RagConfig()
         self._fitting: set[tuple[str, str]] = set()  # instructions, and for which length
         self._rendered: set[tuple[str, ...]] = set()  # roles that the chat template takes
 

@@ -23,7 +23,8 @@ def _messages(given: RecordFields) -> ChatExample:
 
 
 def _prompt_completion(given: RecordFields) -> ChatExample:
-    prompt, completion = given.values["prompt"], given.values["completion"]
+    prompt = given.values["prompt"]
+    completion = given.values["completion"]
     if isinstance(prompt, str) and isinstance(completion, str):
         return _chat(
             given, [_said(given, "user", "prompt"), _said(given, "assistant", "completion")]
@@ -49,7 +50,8 @@ def _alpaca(given: RecordFields) -> ChatExample:
 
 
 def _history(given: RecordFields) -> list[Turn]:
-    history, said = given.values.get("history", []), list[Turn]()
+    history = given.values.get("history", [])
+    said = list[Turn]()
     if not isinstance(history, list | tuple):
         raise given.wrong(history, "history", "a list of [question, answer]")
     for index, pair in enumerate(history):

@@ -81,7 +81,8 @@ def _triplet(given: RecordFields) -> EmbeddingExample:
 
 def _scored(first: str, second: str, score: str) -> Callable[[RecordFields], Row]:
     def make(given: RecordFields) -> ScoredExample:
-        values, source = given.values, given.source
+        values = given.values
+        source = given.source
         return ScoredExample(
             _embedded(given, values[first], first, source.instruction),
             _embedded(given, values[second], second, source.passage_instruction),
@@ -94,7 +95,8 @@ def _scored(first: str, second: str, score: str) -> Callable[[RecordFields], Row
 def _pairs(
     given: RecordFields, query: InstructedText, positive: dict[str, Any], negative: dict[str, Any]
 ) -> EmbeddingExample:
-    positives, negatives = _passages(given, positive), _passages(given, negative)
+    positives = _passages(given, positive)
+    negatives = _passages(given, negative)
     if not positives:
         raise given.error(f"{next(iter(positive))!r} is empty; expected at least one passage")
     right = {normalised(text.text) for text in positives.values()}

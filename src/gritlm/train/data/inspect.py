@@ -29,7 +29,8 @@ class ExampleView:
 
 def view(name: str, prompt: Prompt, tokens: SegmentTokenizer) -> ExampleView:
     """A prompt in pieces; joined, they are the text of all its tokens, special ones too."""
-    made, before = [], ""
+    made = []
+    before = ""
     for _, end, mark in _spans(prompt):
         # Decoded from the start: by itself, the first piece of a span can lose its space.
         upto = str(tokens.tokenizer.decode(prompt.ids[:end], clean_up_tokenization_spaces=False))

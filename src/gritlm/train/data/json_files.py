@@ -32,7 +32,9 @@ class JsonFile:
         """
         self._path = path
         self._content: IO[bytes] | None = None
-        self._starts, self._sizes, self._numbers = array("Q"), array("Q"), array("Q")
+        self._starts = array("Q")
+        self._sizes = array("Q")
+        self._numbers = array("Q")
         if unpack is None:
             with path.open("rb") as file:
                 self._scan(file)
@@ -49,7 +51,8 @@ class JsonFile:
         return len(self._starts)
 
     def record(self, index: int) -> dict[str, Any]:
-        data, place = self._line(index), self.place(index)
+        data = self._line(index)
+        place = self.place(index)
         try:
             record = json.loads(data.decode("utf-8"))
         except UnicodeDecodeError as error:
@@ -72,7 +75,8 @@ class JsonFile:
         start = 0
         for number, line in enumerate(file, start=1):
             if number == 1 and line.startswith(BOM_UTF8):
-                line, start = line.removeprefix(BOM_UTF8), len(BOM_UTF8)
+                line = line.removeprefix(BOM_UTF8)
+                start = len(BOM_UTF8)
             if line.strip():
                 self._starts.append(start)
                 # A line that breaks off at its end is else said to break in column 1 of the next.
@@ -81,7 +85,8 @@ class JsonFile:
             start += len(line)
 
     def _line(self, index: int) -> bytes:
-        start, size = self._starts[index], self._sizes[index]
+        start = self._starts[index]
+        size = self._sizes[index]
         if self._content is not None:
             return os.pread(self._content.fileno(), size, start)
         try:

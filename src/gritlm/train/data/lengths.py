@@ -53,7 +53,9 @@ class LengthCounter:
     """
 
     def __init__(self, tokens: SegmentTokenizer, settings: ModelSettings, data: DataConfig) -> None:
-        self._tokens, self._settings, self.data = tokens, settings, data
+        self._tokens = tokens
+        self._settings = settings
+        self.data = data
         self._cut = Collator(tokens, settings, data)
         self._whole = Collator(tokens, settings, replace(data, generative_max_len=sys.maxsize))
         self._sizes: dict[tuple[str, int], array[int]] = {}
@@ -111,14 +113,17 @@ class LengthCounter:
             ) from None
 
     def _chat(self, row: ChatExample) -> dict[str, Prompt]:
-        what, limit, prompt = "conversation", self.data.generative_max_len, self._whole.chat(row)
+        what = "conversation"
+        limit = self.data.generative_max_len
+        prompt = self._whole.chat(row)
         if prompt is not None and self._is_longer(prompt, what, limit):
             prompt = self._cut.chat(row)
         return {} if prompt is None else {what: prompt}
 
     def _rag(self, row: RagExample) -> dict[str, Prompt]:
         """With as many documents as training takes at most, the best one last."""
-        what, limit = "sample", self.data.generative_max_len
+        what = "sample"
+        limit = self.data.generative_max_len
         gold, *others = row.documents
         documents = [*others[: RagConfig().max_documents - 1], gold]
 

@@ -64,11 +64,14 @@ class Loader:
         Raises:
             InputError: for a source that cannot be read, or is smaller than a batch of its own.
         """
-        self._run, self._collator, self._share = run, collator, share
+        self._run = run
+        self._collator = collator
+        self._share = share
         self.skipped = 0
         self.rows: dict[str, list[Dataset]] = {}
         self._streams: dict[str, Stream] = {}
-        said, data = run.training, run.data
+        said = run.training
+        data = run.data
         times = said.gradient_accumulation_steps * share.size
         if run.embeds:
             pairs = self._load(data.embedding, "embedding")
@@ -122,7 +125,8 @@ class Loader:
         Raises:
             InputError: for a state of other streams or rows, or one that is damaged.
         """
-        streams, count = state.get("streams"), state.get("skipped")
+        streams = state.get("streams")
+        count = state.get("skipped")
         for name, stream in self._streams.items():
             found = streams.get(name) if isinstance(streams, dict) else None
             if not isinstance(found, dict) or type(count) is not int:
@@ -131,7 +135,8 @@ class Loader:
         self.skipped = int(count or 0)
 
     def _load(self, chosen: Sequence[SourceConfig], kind: Kind) -> list[Dataset]:
-        data, check = self._run.data, self._collator.require_usable
+        data = self._run.data
+        check = self._collator.require_usable
         return [
             sources.load(
                 each, kind, deduplicate=data.deduplicate, skip_bad=data.skip_bad_rows, check=check
@@ -180,7 +185,8 @@ class Loader:
         except InputError as error:
             if not self._run.data.skip_bad_rows:
                 raise InputError(f"{self._place(chosen)}: {error}") from None
-            sample, reason = None, str(error)
+            sample = None
+            reason = str(error)
         if sample is None and not self.skipped:
             log.warning("%s: %s; such rows are skipped and counted", self._place(chosen), reason)
         return sample

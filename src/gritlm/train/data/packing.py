@@ -96,7 +96,8 @@ def rows(samples: Sequence[Prompt], plan: Sequence[Sequence[int]], *, pad: int =
     width = max((sum(len(samples[i].ids) for i in row) for row in plan), default=0)
     ids_BL = torch.full((len(plan), width), pad)
     labels_BL = torch.full_like(ids_BL, IGNORE)
-    position_BL, sample_BL = torch.zeros_like(ids_BL), torch.zeros_like(ids_BL)
+    position_BL = torch.zeros_like(ids_BL)
+    sample_BL = torch.zeros_like(ids_BL)
     real_BL = torch.zeros_like(ids_BL, dtype=torch.bool)
     for number, row in enumerate(plan):
         start = 0

@@ -50,7 +50,8 @@ def draw(row: RagExample, rag: RagConfig, random: Random) -> tuple[RagMode, Bloc
 
     The first document of the row, which answers it, gets any place among any number of others.
     """
-    mode, kind = random.choice(rag.modes), random.choice(rag.blocks)
+    mode = random.choice(rag.modes)
+    kind = random.choice(rag.blocks)
     gold, *others = row.documents
     others = [text for text in others if text != gold]
     documents = random.sample(others, random.randint(0, min(rag.max_documents - 1, len(others))))

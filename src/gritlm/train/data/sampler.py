@@ -56,7 +56,8 @@ class Stream:
         self._batch = at_least_one(batch, name="batch")
         if seed < 0:
             raise InputError(f"seed={seed}; expected a whole number >= 0")
-        self._seed, self._one_source = seed, one_source
+        self._seed = seed
+        self._one_source = one_source
         self._titles = [source.title for source in sources]
         self._sizes = [len(source) for source in sources]
         weights = [float(source.weight) for source in sources]
@@ -123,8 +124,10 @@ class Stream:
             raise InputError(
                 "the checkpoint's place in the data is damaged; start from another one"
             )
-        self._given, self._draws = state["given"], state["draws"]
-        self._pass, self._position = list(state["pass"]), list(state["position"])
+        self._given = state["given"]
+        self._draws = state["draws"]
+        self._pass = list(state["pass"])
+        self._position = list(state["position"])
         self._begin()
 
     def _identity(self) -> dict[str, Any]:
@@ -164,7 +167,8 @@ class Stream:
 
 def _is_place(state: Mapping[str, Any], sizes: Sequence[int]) -> bool:
     """Return whether the counters of a state are those of a stream over sources of these sizes."""
-    passes, positions = state.get("pass"), state.get("position")
+    passes = state.get("pass")
+    positions = state.get("position")
     if not isinstance(passes, list) or not isinstance(positions, list):
         return False
     counts = [state.get("given"), state.get("draws"), *passes, *positions]

@@ -55,8 +55,12 @@ class Dataset:
         """``kept`` are the numbers, over all parts, of the rows that count."""
         self.title = source.title
         self.weight = float(len(kept) if source.weight is None else source.weight)
-        self.duplicates, self.skipped = duplicates, skipped
-        self._source, self._kind, self._parts, self._kept = source, kind, parts, kept
+        self.duplicates = duplicates
+        self.skipped = skipped
+        self._source = source
+        self._kind = kind
+        self._parts = parts
+        self._kept = kept
         self._ends = list(accumulate(len(part) for part in parts))
 
     def __len__(self) -> int:
@@ -64,7 +68,8 @@ class Dataset:
 
     def __getitem__(self, index: int) -> Row:
         part, number = self._find(index)
-        record, place = part.record(number), part.place(number)
+        record = part.record(number)
+        place = part.place(number)
         return parse(record, self._kind, place=place, source=self._source)
 
     def __iter__(self) -> Iterator[Row]:
@@ -124,9 +129,13 @@ class _Reading:
         *,
         skip_bad: bool,
     ) -> None:
-        self._source, self._kind, self._check, self._skip_bad = source, kind, check, skip_bad
+        self._source = source
+        self._kind = kind
+        self._check = check
+        self._skip_bad = skip_bad
         self._parts: list[RecordReader] = []
-        self._digests, self._numbers = array("Q"), array("Q")  # of the rows that can be used
+        self._digests = array("Q")
+        self._numbers = array("Q")  # of the rows that can be used
         self._before = 0  # rows of earlier parts
         self._first: Row | None = None
         self._skipped = SkippedRows()

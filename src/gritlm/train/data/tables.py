@@ -18,7 +18,8 @@ class Table:
     """Records of a data set of ``datasets``."""
 
     def __init__(self, dataset: Any, name: str) -> None:
-        self._dataset, self._name = dataset, name
+        self._dataset = dataset
+        self._name = name
         if not len(self):
             raise InputError(f"{name} is empty; expected rows")
 

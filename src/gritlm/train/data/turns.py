@@ -49,7 +49,8 @@ def read(given: RecordFields, message: Any, what: str) -> Turn:
     calls = next((known[name] for name in _CALL_KEYS if known.get(name)), None)
     if role_key not in known or (key not in known and calls is None):
         raise given.wrong(message, what, "{'role': 'user', 'content': 'text'}")
-    role, content = known[role_key], known.get(key)
+    role = known[role_key]
+    content = known.get(key)
     if role in _RESULTS:
         return Turn("user", _tool_text(given, content, what), tool=True)
     if role in _CALLS:

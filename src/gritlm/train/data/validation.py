@@ -125,7 +125,10 @@ class _Notes:
     def __init__(
         self, tokens: SegmentTokenizer, ruler: LengthCounter, *, keep: int, show: int
     ) -> None:
-        self._tokens, self._ruler, self._keep, self._show = tokens, ruler, keep, show
+        self._tokens = tokens
+        self._ruler = ruler
+        self._keep = keep
+        self._show = show
         self.rows = self._duplicates = self._unlabelled = self._nearly_equal = self._count = 0
         self._first: Row | None = None
         self._seen: set[int] = set()

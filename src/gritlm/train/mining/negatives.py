@@ -18,7 +18,8 @@ from torch import Tensor
 from gritlm.errors import InputError, choice
 from gritlm.train.objectives.losses import similarity
 
-QUERIES, PASSAGES = 256, 65536  # of one block of similarities: 64 MiB
+QUERIES = 256
+PASSAGES = 65536  # of one block of similarities: 64 MiB
 
 SAMPLINGS = ("top", "random")
 
@@ -62,7 +63,8 @@ class MiningConfig:
                 f"range_min = {self.range_min} and range_max = {self.range_max} leave no room for "
                 f"{self.num_negatives} negatives; raise range_max or lower num_negatives"
             )
-        low, high = self.min_score, self.max_score
+        low = self.min_score
+        high = self.max_score
         if low is not None and high is not None and low > high:
             raise InputError(f"min_score = {low} is above max_score = {high}; no score is between")
 
@@ -99,11 +101,13 @@ def choose(
     Returns:
         One list a query. Similarities are computed in float32, and never all at once.
     """
-    random, found = Random(settings.seed), []
+    random = Random(settings.seed)
+    found = []
     own = [set(indices) for indices in positives]
     old = [set(indices) for indices in kept] if kept is not None else [set() for _ in own]
     for start in range(0, len(query_QD), QUERIES):
-        block_QD, rows = query_QD[start : start + QUERIES], own[start : start + QUERIES]
+        block_QD = query_QD[start : start + QUERIES]
+        rows = own[start : start + QUERIES]
         depth = settings.range_max + max(map(len, rows))
         score_QK, index_QK = nearest(block_QD, passage_PD, depth)
         for row, (scores, indices) in enumerate(
@@ -146,7 +150,8 @@ def _allowed(
     ranked: Sequence[tuple[int, float]], positives: set[int], settings: MiningConfig, worst: float
 ) -> list[int]:
     """The passages that may be negatives, nearest first."""
-    low, high = settings.floor, settings.ceiling(worst)
+    low = settings.floor
+    high = settings.ceiling(worst)
     allowed = [i for i, score in ranked if i not in positives and low <= score <= high]
     return allowed[settings.range_min : settings.range_max]
 

@@ -67,7 +67,8 @@ def build(
         InputError: for settings that fit no part of it.
         MissingExtraError: for QLoRA or Liger kernels without their libraries.
     """
-    said, final = run.model, runtime.choose_device(run.training.device)
+    said = run.model
+    final = runtime.choose_device(run.training.device)
     bf16 = _bf16(run, final)
     base, adapter = checkpoint.resolve(said.base, said.adapter)
     load_from = partial(
@@ -201,7 +202,8 @@ def _four_bits() -> Any:
 
 def _settings(run: TrainConfig, loaded: LoadedModel) -> ModelSettings:
     """How it will embed and chat: as the run says, else its adapter, else its base."""
-    said, found = run.model, loaded.settings
+    said = run.model
+    found = loaded.settings
     found = found.but(**_changes(said), trained_to_embed=run.embeds or found.trained_to_embed)
     if found.template == "gritlm":  # plain transformers shall chat in the format that is trained
         loaded.tokenizer.chat_template = our_template(loaded.tokenizer)
@@ -262,7 +264,8 @@ def _require_trained(trainee: Trainee, run: TrainConfig) -> None:
     if not any(p.requires_grad for p in trainee.parameters()):
         raise InputError(f"[model]: freeze leaves nothing to train in mode = {run.training.mode!r}")
     if run.embeds and run.writes:
-        head, projection = trainee.causal.get_output_embeddings(), trainee.projection
+        head = trainee.causal.get_output_embeddings()
+        projection = trainee.projection
         _require_read(trainee, projection, "embedding", "generative")
         _require_read(trainee, head, "generative", "embedding")
 

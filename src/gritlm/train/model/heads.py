@@ -36,7 +36,8 @@ def head_of(model: Any, *, adapted: bool = True) -> Head:
 
 def logits(model: Any, hidden_ND: Tensor, *, adapted: bool = True) -> Tensor:
     """Return the logits (N, V) of states after the final norm."""
-    config, found = model.config, _module(model, adapted=adapted)(hidden_ND)
+    config = model.config
+    found = _module(model, adapted=adapted)(hidden_ND)
     found = found * (getattr(config, "logit_scale", None) or 1)  # Cohere
     found = found / (getattr(config, "logits_scaling", None) or 1)  # Granite
     cap = getattr(config, "final_logit_softcapping", None)  # Gemma

@@ -80,7 +80,8 @@ def routed(
     decoder: Any, rows: PackedBatch, *, wanted: bool = True
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """:func:`written`, and if wanted the logits of each layer's router (B * L, experts)."""
-    seen_BLL, inner = rows.seen_BLL, _inner(decoder)
+    seen_BLL = rows.seen_BLL
+    inner = _inner(decoder)
     mask = None if seen_BLL is None else _masks(seen_BLL, rows.position_BL, inner)
     extra = {"output_router_logits": True} if wanted else {}
     output = decoder(

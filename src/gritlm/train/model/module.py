@@ -155,7 +155,8 @@ class Trainee(nn.Module):
         self, hidden_BLD: Tensor, rows: PackedBatch, weights: Weights, reference_ND: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Return the loss with its gradient, and the divergence alone."""
-        labels_BL, weight_N = rows.labels_BL, weights.token_N
+        labels_BL = rows.labels_BL
+        weight_N = weights.token_N
         head = heads.head_of(self.causal)
         if reference_ND is None:
             loss = losses.chunked_next_token(hidden_BLD, head, labels_BL, weight_N=weight_N)

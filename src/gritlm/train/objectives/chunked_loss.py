@@ -95,7 +95,8 @@ def _by_function(
     chunk: int,
 ) -> tuple[Tensor, Tensor]:
     def part(hidden_nD: Tensor, here: slice) -> tuple[Tensor, Tensor]:
-        target_n1, scale_n1 = target_N[here, None], scale_N[here, None]
+        target_n1 = target_N[here, None]
+        scale_n1 = scale_N[here, None]
         logp_nV = _logp(head, hidden_nD)
         loss = -(logp_nV.gather(1, target_n1) * scale_n1).sum()
         if reference is None:
@@ -128,7 +129,8 @@ def _by_weight(
     device = hidden_ND.device.type
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
-        hidden_ND, weight_VD = hidden_ND.to(dtype), weight_VD.to(dtype)
+        hidden_ND = hidden_ND.to(dtype)
+        weight_VD = weight_VD.to(dtype)
         reference = None if reference is None else reference.to(dtype)
     with torch.autocast(device, enabled=False):
         wanted = torch.is_grad_enabled()
@@ -155,7 +157,8 @@ class _Chunked(torch.autograd.Function):
         weight_grad = torch.zeros_like(weight_VD, dtype=torch.float32) if to_weight else None
         for start in range(0, len(hidden_ND), chunk):
             here = slice(start, start + chunk)
-            target_n1, scale_n1 = target_N[here, None], scale_N[here, None]
+            target_n1 = target_N[here, None]
+            scale_n1 = scale_N[here, None]
             logp_nV = _logp(weight_VD, hidden_ND[here])
             loss = loss - (logp_nV.gather(1, target_n1) * scale_n1).sum()
             goal_nV = None

@@ -100,7 +100,8 @@ class EmbeddingObjective:
         return self._weighted(loss, self.loss.contrastive_weight)
 
     def _scored(self, batch: ScoredBatch, shared: Shared) -> PairLoss:
-        score_N, temperature = shared(batch.score_N), self.loss.scored_temperature
+        score_N = shared(batch.score_N)
+        temperature = self.loss.scored_temperature
         loss = partial(losses.cosent, score_N=score_N, temperature=temperature)
         return self._weighted(loss, self.loss.scored_weight)
 

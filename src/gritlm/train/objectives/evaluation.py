@@ -35,9 +35,11 @@ class HeldOutEvaluation:
         Raises:
             InputError: for a source that cannot be read, or whose scores are all equal.
         """
-        said, skip = run.evaluation, run.data.skip_bad_rows
+        said = run.evaluation
+        skip = run.data.skip_bad_rows
         load = partial(sources.load, check=collator.require_usable, skip_bad=skip)
-        self._collator, self._size = collator, run.training.per_device_train_batch_size
+        self._collator = collator
+        self._size = run.training.per_device_train_batch_size
         embedded = [load(each, "embedding") for each in said.embedding if run.embeds]
         self._scored = [rows for rows in embedded if rows.scored]
         self._pairs = [row for rows in embedded if not rows.scored for row in rows]
@@ -68,7 +70,9 @@ class HeldOutEvaluation:
         return found
 
     def _embedding(self, embed: Any, temperature: float, budget: int) -> dict[str, float]:
-        loss, right, count = 0.0, 0, 0
+        loss = 0.0
+        right = 0
+        count = 0
         for rows in _parts(self._pairs, self._size):
             batch = self._collator.embedding(rows, [Random(number) for number in range(len(rows))])
             query_QD, passage_PD = (
@@ -100,12 +104,14 @@ class HeldOutEvaluation:
     def _generative(self, module: Any, writing: GenerationObjective) -> float:
         """Mean over all supervised tokens."""
         samples = [self._collator.sample(row, Random(0)) for row in self._chats]
-        total, count = 0.0, 0
+        total = 0.0
+        count = 0
         for rows in writing.micro_batches([sample for sample in samples if sample is not None]):
             kept = losses.divisor_of(rows.labels_BL, kind="mixed")
             device = next(module.parameters()).device
             loss, _ = module("write", rows.to(device), Weights(torch.ones(kept, device=device)))
-            total, count = total + float(loss), count + kept
+            total = total + float(loss)
+            count = count + kept
         return total / max(1, count)
 
 

@@ -189,7 +189,8 @@ def chunked_next_token(
     _require_positive(chunk, "chunk")
     if weight_N is None:
         weight_N = token_weights(labels_BL, kind=kind, factor=factor)
-    state_ND, target_N = supervised_states(hidden_BLD, labels_BL), targets(labels_BL)
+    state_ND = supervised_states(hidden_BLD, labels_BL)
+    target_N = targets(labels_BL)
     return chunked_loss.cross_entropy(state_ND, head, target_N, weight_N, chunk=chunk)
 
 

@@ -46,7 +46,10 @@ from gritlm.train.model.build import TrainingParts
 from gritlm.train.run import collectives, parallel, shards, staging
 from gritlm.train.run.gradient_check import may_lack_gradient
 
-_STATE, _OPTIMIZER, _RANDOM, _SHARDS = "state.json", "optimizer.pt", "random.pt", "shards"
+_STATE = "state.json"
+_OPTIMIZER = "optimizer.pt"
+_RANDOM = "random.pt"
+_SHARDS = "shards"
 _PREFIX = "model."
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 

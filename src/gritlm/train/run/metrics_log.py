@@ -48,7 +48,9 @@ class MetricsLog:
         """
         if find_spec("matplotlib") is None:
             raise MissingExtraError(f"the plot of a run needs matplotlib: {install_hint('train')}")
-        self._main, self._every, self._path = parallel.is_main(), every, folder / FILE
+        self._main = parallel.is_main()
+        self._every = every
+        self._path = folder / FILE
         hidden = not sys.stderr.isatty() if bar is None else not bar
         self._bar = tqdm(
             total=steps, initial=done, unit="step", disable=hidden or not self._main, leave=False
@@ -66,7 +68,8 @@ class MetricsLog:
     def step(self, number: int, values: Mapping[str, float], *, tokens: int) -> None:
         """Note a finished step."""
         now = time.perf_counter()
-        seconds, self._start = now - self._start, now
+        seconds = now - self._start
+        self._start = now
         speed = {"tokens_per_second": tokens / max(seconds, 1e-9), "seconds": seconds}
         self._bar.set_postfix(_short({**values, **speed}), refresh=False)
         self._bar.update()
@@ -142,7 +145,9 @@ def _smooth(
     points: Sequence[tuple[int, float]], kept: float = 0.9
 ) -> tuple[list[int], list[float]]:
     """Moving average that starts without bias."""
-    steps, values, mean = [], [], 0.0
+    steps = []
+    values = []
+    mean = 0.0
     for number, (step, value) in enumerate(points, start=1):
         mean = kept * mean + (1 - kept) * value
         steps.append(step)

@@ -83,7 +83,8 @@ class Copied(LmdbEnvironment):
     def reading(self) -> Iterator[lmdb.Transaction[bytes]]:
         with self.lock:
             if self._data.exists() and _meta(self._data) != self._seen:
-                old, self.env = self.env, self._copied()
+                old = self.env
+                self.env = self._copied()
                 old.close()
             with self.env.begin() as transaction:
                 yield transaction

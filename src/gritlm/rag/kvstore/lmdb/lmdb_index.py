@@ -121,7 +121,8 @@ class LmdbIndex:
             BrokenError: when a value is not what was written, or the state is missing.
         """
         self._follow()
-        entries, state = {}, None
+        entries = {}
+        state = None
         try:
             with self._env.reading() as transaction:
                 for key, value in transaction.cursor():
@@ -161,7 +162,8 @@ class LmdbIndex:
         """Open the files anew when a writer in another process has put new ones in their place."""
         if lmdb_environment.identity(self.folder) in (None, self._env.identity):
             return
-        old, self._env = self._env, _acquired(self.folder, create=False, map_bytes=MAP_BYTES)
+        old = self._env
+        self._env = _acquired(self.folder, create=False, map_bytes=MAP_BYTES)
         lmdb_environment.release(old)
 
 

@@ -101,7 +101,8 @@ class IndexTransactions:
             StoreFullError: when the disk takes no more; nothing is changed then, and what was
                 pending is dead.
         """
-        pending, self.pending = self.pending, {}
+        pending = self.pending
+        self.pending = {}
         try:
             self._commit(pending | dict(puts or {}), set(deletes), clock)
         except BaseException:
@@ -150,7 +151,8 @@ class IndexTransactions:
 
     def _take(self, index: recovery.Index) -> None:
         entries, self.state = index
-        self.entries, self._live = {}, Counter()
+        self.entries = {}
+        self._live = Counter()
         self._used.clear()
         for key, entry in entries.items():
             self._replace(key, entry)
