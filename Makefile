@@ -26,6 +26,7 @@ check: $(VENV)/.dev ## format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python tests/language.py
 
 test: $(VENV)/.dev ## the default tests, with the default model
 	@$(BIN)/gritlm pull >/dev/null

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gritlm import GritLM, gritlm_instruction
-from gritlm.rag.engine import RagEngine
+from gritlm.rag import RagEngine
 
 CORPUS = Path(__file__).parent / "corpus"
 TITLE = "Given a scientific paper title, retrieve the paper's abstract"

@@ -80,7 +80,9 @@ def test_the_python_that_is_shown_runs(tmp_path, monkeypatch):
     base = tiny.folder(tmp_path / "base", max_position_embeddings=512)
     changes = [f"model.base={base}", "loss.matryoshka_dims=[48]", "training.bf16=false"]
     read = config.read
-    monkeypatch.setattr(config, "read", lambda path, kind, more: read(path, kind, more + changes))
+    monkeypatch.setattr(
+        config, "read", lambda path, kind, more: read(path, kind, [*more, *changes])
+    )
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, Any] = {}

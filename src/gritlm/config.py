@@ -99,8 +99,8 @@ def _set(table: dict[str, Any], override: str) -> None:
 
 
 def _section(table: dict[str, Any], kind: type[T], place: _Place) -> T:
-    known = {field.name: field for field in fields(kind)}
-    types = get_type_hints(kind)  # type: ignore[arg-type]
+    known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
+    types = get_type_hints(kind)
     for key, value in table.items():
         if key not in known:
             what = "section" if isinstance(value, dict) else "key"

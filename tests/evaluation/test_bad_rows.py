@@ -12,7 +12,7 @@ from gritlm.evaluation import cache
 from gritlm.evaluation import evaluate as run
 from gritlm.evaluation.embedding import local
 from gritlm.evaluation.generation import row_files as generation_rows
-from gritlm.evaluation.models import find_all
+from gritlm.evaluation.models import find_models
 from gritlm.evaluation.rag import questions as rag_rows
 from gritlm.evaluation.report import view, write
 from gritlm.evaluation.runner import RunnerOptions
@@ -156,8 +156,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def evaluate(folder: Path, data: Path, kept: cache.ResultCache, **options: object):
-    plan = suites.plan("quick", data=data)
-    return run.evaluate(find_all([str(folder)]), plan, cache=kept, options=RunnerOptions(**options))
+    plan = suites.make_plan("quick", data=data)
+    return run.evaluate(
+        find_models([str(folder)]), plan, cache=kept, options=RunnerOptions(**options)
+    )
 
 
 def test_every_report_names_the_rows_that_a_figure_leaves_out(folder, data, tmp_path: Path):
@@ -169,7 +171,7 @@ def test_every_report_names_the_rows_that_a_figure_leaves_out(folder, data, tmp_
     counts = {result.task.split(" (")[0]: result.count for result in model.results}
     assert counts == {"pairs": len(made.PAIRS), "endings": 3, "answers": 3}
     names = ("pairs", "endings", "answers (")
-    for path in write.write(report, tmp_path / "report", view.sections(report)):
+    for path in write.write_report(report, tmp_path / "report", view.sections(report)):
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".json":
             (found,) = json.loads(text)["models"]

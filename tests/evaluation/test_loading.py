@@ -18,7 +18,7 @@ from tests.evaluation import made
 
 
 def test_a_model_is_in_memory_for_the_time_of_the_block(folder: Path):
-    with loaded(models.find(str(folder)), device="cpu", dtype="float32") as ready:
+    with loaded(models.find_model(str(folder)), device="cpu", dtype="float32") as ready:
         assert isinstance(ready.model, GritLM)
         assert all(ready.lacks(half) is None for half in ("embedding", "generation"))
 
@@ -39,7 +39,7 @@ def modes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_an_adapter_for_another_base_is_refused_at_once(folder: Path, tmp_path: Path, modes):
     place = made.adapter(folder, tmp_path / "lora", hidden_size=32)
-    with pytest.raises(ModelError), loaded(models.find(str(place)), device="cpu", dtype=None):
+    with pytest.raises(ModelError), loaded(models.find_model(str(place)), device="cpu", dtype=None):
         raise AssertionError("it was loaded")
     assert modes == ["unified"]
 
@@ -48,7 +48,7 @@ def test_what_is_wrong_for_both_halves_is_refused_at_once(copy: Path, modes):
     weights = load_file(copy / "model.safetensors")
     del weights["model.norm.weight"]
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
-    found = models.find(str(copy))
+    found = models.find_model(str(copy))
     with pytest.raises(ModelError, match="1 tensors"), loaded(found, device="cpu", dtype=None):
         raise AssertionError("it was loaded")
     assert modes == ["unified"]
@@ -58,7 +58,7 @@ def test_an_incomplete_checkpoint_without_head_is_refused_with_the_first_reason(
     weights = load_file(copy / "model.safetensors")
     del weights["lm_head.weight"], weights["model.norm.weight"]
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
-    found = models.find(str(copy))
+    found = models.find_model(str(copy))
     with pytest.raises(ModelError, match="2 tensors"), loaded(found, device="cpu", dtype=None):
         raise AssertionError("it was loaded")
 
@@ -67,7 +67,7 @@ def test_a_checkpoint_without_its_head_only_embeds(copy: Path):
     weights = load_file(copy / "model.safetensors")
     del weights["lm_head.weight"]
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
-    with loaded(models.find(str(copy)), device="cpu", dtype="float32") as ready:
+    with loaded(models.find_model(str(copy)), device="cpu", dtype="float32") as ready:
         assert ready.lacks("embedding") is None
         reason = str(ready.lacks("generation"))
         assert reason == ready.lacks("rag")
@@ -80,7 +80,7 @@ def test_a_model_whose_attention_stays_causal_only_writes(folder: Path, monkeypa
         raise AttentionError("its attention cannot be changed")
 
     monkeypatch.setattr("gritlm.lm.gritlm.require_views", refuse)
-    with loaded(models.find(str(folder)), device="cpu", dtype="float32") as ready:
+    with loaded(models.find_model(str(folder)), device="cpu", dtype="float32") as ready:
         assert ready.lacks("generation") is None
         assert ready.lacks("embedding") == "it only writes: its attention cannot be changed"
 
@@ -95,7 +95,7 @@ def test_an_encoder_of_sentence_transformers_only_embeds(tmp_path: Path):
     SentenceTransformer(modules=[words, pooling], device="cpu").save_pretrained(
         str(tmp_path / "encoder")
     )
-    found = models.find(str(tmp_path / "encoder"))
+    found = models.find_model(str(tmp_path / "encoder"))
     assert found.kind == "sentence-transformers"
     assert found.cannot("embedding") is None
     assert "only embeds" in str(found.cannot("rag"))

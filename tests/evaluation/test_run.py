@@ -14,8 +14,8 @@ import torch
 from gritlm.errors import InputError, MissingExtraError, ModelError
 from gritlm.evaluation import kinds, loading
 from gritlm.evaluation.cache import ResultCache
-from gritlm.evaluation.evaluate import INTERRUPTED, Step, evaluate
 from gritlm.evaluation.outcome import Report
+from gritlm.evaluation.run import INTERRUPTED, Step, evaluate
 from gritlm.evaluation.runner import RunnerOptions
 from gritlm.evaluation.tasks.suites import SuitePlan
 from tests.evaluation import made

@@ -13,7 +13,7 @@ from tests.evaluation import made
 
 
 def test_the_quick_suite_is_the_samples_of_the_package():
-    plan = suites.plan("quick")
+    plan = suites.make_plan("quick")
     assert {each.half for each in plan.tasks} == {"embedding", "generation", "rag"}
     assert all(suites.SAMPLES in each.task.folder.parents for each in plan.tasks)
     assert plan.limit is None
@@ -21,9 +21,9 @@ def test_the_quick_suite_is_the_samples_of_the_package():
 
 def test_the_quick_suite_on_a_folder_takes_its_first_rows(tmp_path: Path):
     made.data(tmp_path)
-    assert suites.plan("quick", data=tmp_path).limit == suites.QUICK_ROWS
-    assert suites.plan("quick", data=tmp_path, limit=3).limit == 3
-    assert suites.plan("full", data=tmp_path).limit is None
+    assert suites.make_plan("quick", data=tmp_path).limit == suites.QUICK_ROWS
+    assert suites.make_plan("quick", data=tmp_path, limit=3).limit == 3
+    assert suites.make_plan("full", data=tmp_path).limit is None
 
 
 @pytest.mark.parametrize(
@@ -36,13 +36,13 @@ def test_the_quick_suite_on_a_folder_takes_its_first_rows(tmp_path: Path):
     ],
 )
 def test_a_suite_on_a_folder_takes_its_halves(tmp_path: Path, suite, names):
-    plan = suites.plan(suite, data=made.data(tmp_path))
+    plan = suites.make_plan(suite, data=made.data(tmp_path))
     assert [each.name for each in plan.tasks] == names
 
 
 def test_without_a_folder_a_suite_takes_the_hubs(tmp_path: Path):
-    assert all(each.task == each.name for each in suites.plan("embedding").tasks)
-    full = {each.half for each in suites.plan("full").tasks}
+    assert all(each.task == each.name for each in suites.make_plan("embedding").tasks)
+    full = {each.half for each in suites.make_plan("full").tasks}
     assert full == {"embedding", "generation", "rag"}
 
 
@@ -55,7 +55,7 @@ def test_the_harnesses_know_the_tasks_of_the_suites():
 
 def test_names_stand_in_for_a_suite(tmp_path: Path):
     hubs = {"embedding": lambda: ["SciFact"]}
-    plan = suites.plan(tasks=["SciFact", "pairs"], data=made.data(tmp_path), hubs=hubs)
+    plan = suites.make_plan(tasks=["SciFact", "pairs"], data=made.data(tmp_path), hubs=hubs)
     assert plan.suite == "tasks"
     assert [each.name for each in plan.tasks] == ["SciFact", "pairs"]
     assert plan.limit is None
@@ -63,7 +63,7 @@ def test_names_stand_in_for_a_suite(tmp_path: Path):
 
 def test_what_is_unknown_or_empty_is_refused(tmp_path: Path):
     with pytest.raises(InputError, match="did you mean 'quick'"):
-        suites.plan("quik")
+        suites.make_plan("quik")
     made.sts(tmp_path / "pairs")
     with pytest.raises(InputError, match="no task of rag in this folder"):
-        suites.plan("rag", data=tmp_path)
+        suites.make_plan("rag", data=tmp_path)

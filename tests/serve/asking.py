@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gritlm import GritLM
+from gritlm.lm.sampling import SamplingParams
 from gritlm.lm.tokens import Prompt
 from gritlm.serve.engine.limits import Limits
 from gritlm.serve.engine.requests import (
@@ -21,7 +22,6 @@ from gritlm.serve.engine.requests import (
     PrefillFinished,
     RequestFailed,
     RequestFinished,
-    SamplingParams,
 )
 from gritlm.serve.engine.scheduler import Scheduler
 from tests import tiny

@@ -6,15 +6,16 @@ import pytest
 import torch
 
 from gritlm import GritLM
-from gritlm.serve.engine.requests import OutputDelta, SamplingParams
-from gritlm.serve.engine.sequence import GeneratedSequence, sampler_of
+from gritlm.lm.sampling import SamplingParams
+from gritlm.serve.engine.requests import OutputDelta
+from gritlm.serve.engine.sequence import GeneratedSequence
 
 
 def deltas(model: GritLM, text: str, stop: tuple[str, ...] = ()) -> list[OutputDelta]:
     """What an answer of these tokens is told as, until it ends."""
     ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
     writing = SamplingParams(len(ids), stop=stop, logprobs=0)
-    answer = GeneratedSequence(model, writing, sampler_of(writing), len(ids))
+    answer = GeneratedSequence(model, writing, writing.sampler(), len(ids))
     found = []
     for token in ids:
         logits_V = torch.zeros(model.model.config.vocab_size)

@@ -21,11 +21,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gritlm.errors import InputError, ModelError
+from gritlm.lm.sampling import SamplingParams
 from gritlm.serve import app, health
 from gritlm.serve.api import operations
 from gritlm.serve.config import ServerConfig
 from gritlm.serve.engine.limits import Limits
-from gritlm.serve.engine.requests import GenerateRequest, OutputDelta, SamplingParams
+from gritlm.serve.engine.requests import GenerateRequest, OutputDelta
 from gritlm.serve.engine.sequence import GeneratedSequence
 from gritlm.serve.health import HealthCheck
 from gritlm.serve.http import logging as logs

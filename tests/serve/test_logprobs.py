@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from gritlm import GritLM
+from gritlm.lm.sampling import SamplingParams
 from gritlm.lm.tokens import SegmentTokenizer
 from gritlm.serve.api.logprobs import TokenTexts
-from gritlm.serve.engine.requests import SamplingParams, TokenLogprob
-from gritlm.serve.engine.sequence import GeneratedSequence, sampler_of
+from gritlm.serve.engine.requests import TokenLogprob
+from gritlm.serve.engine.sequence import GeneratedSequence
 from tests.lm.test_token_bytes import ids_of, sentencepiece
 from tests.serve.conftest import Served
 
@@ -86,7 +87,7 @@ def test_the_bytes_of_a_chat_are_its_text(live: Served, streamed: bool):
 def test_an_emoji_that_is_written_has_its_bytes(oracle: GritLM):
     ids = ids_of(oracle.tokenizer, "a 🔥!")
     writing = SamplingParams(len(ids), logprobs=2)
-    answer, told = GeneratedSequence(oracle, writing, sampler_of(writing), len(ids)), []
+    answer, told = GeneratedSequence(oracle, writing, writing.sampler(), len(ids)), []
     spelling = TokenTexts(SegmentTokenizer(oracle.tokenizer)).answer()
     items: list[dict[str, Any]] = []
     for token in ids:

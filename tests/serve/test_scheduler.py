@@ -12,7 +12,8 @@ import torch
 
 from gritlm import GritLM
 from gritlm.lm.kv.slot_memory import obstacle
-from gritlm.serve.engine.requests import GenerateRequest, SamplingParams
+from gritlm.lm.sampling import SamplingParams
+from gritlm.serve.engine.requests import GenerateRequest
 from tests import tiny
 from tests.serve.asking import Asked, held, scheduled, to_embed, to_write
 

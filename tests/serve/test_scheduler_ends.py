@@ -10,6 +10,7 @@ import pytest
 from gritlm import GritLM
 from gritlm.errors import InputError, ModeError
 from gritlm.lm.encoder import Encoder
+from gritlm.lm.sampling import SamplingParams
 from gritlm.serve.engine.errors import DrainingError, OverloadedError, PromptTooLongError
 from gritlm.serve.engine.kv_slots import BatchedSlots
 from gritlm.serve.engine.limits import Limits
@@ -19,7 +20,6 @@ from gritlm.serve.engine.requests import (
     ModelJob,
     OutputDelta,
     ResumeRequest,
-    SamplingParams,
 )
 from gritlm.serve.engine.scheduler import Scheduler
 from tests import tiny

@@ -9,10 +9,11 @@ from collections.abc import Callable
 import pytest
 
 from gritlm import GritLM
+from gritlm.lm.sampling import SamplingParams
 from gritlm.serve.engine.errors import OverloadedError, TooManyError
 from gritlm.serve.engine.limits import Limits
 from gritlm.serve.engine.queue import QueuedRequest, RequestQueue
-from gritlm.serve.engine.requests import ModelJob, OutputDelta, ResumeRequest, SamplingParams
+from gritlm.serve.engine.requests import ModelJob, OutputDelta, ResumeRequest
 from gritlm.serve.engine.scheduler import Scheduler
 from tests.serve.asking import Asked, endless, held, scheduled, texts_of, to_write
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from gritlm import GritLM
-from gritlm.serve.engine.requests import GenerateRequest, SamplingParams
+from gritlm.lm.sampling import SamplingParams
+from gritlm.serve.engine.requests import GenerateRequest
 from tests import tiny
 from tests.serve.asking import Asked, held, scheduled, to_write
 

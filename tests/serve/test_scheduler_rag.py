@@ -6,12 +6,13 @@ import pytest
 from transformers.cache_utils import DynamicCache
 
 from gritlm import GritLM
+from gritlm.lm.sampling import SamplingParams
 from gritlm.lm.unified import UnifiedLM
 from gritlm.rag.answer import PrefilledPrompt
 from gritlm.rag.answer import Writing as HowWritten
 from gritlm.rag.engine import RagEngine
 from gritlm.serve.engine.errors import PromptTooLongError
-from gritlm.serve.engine.requests import ResumeRequest, SamplingParams
+from gritlm.serve.engine.requests import ResumeRequest
 from tests import tiny
 from tests.serve.asking import Asked, held, scheduled, texts_of, to_write
 

@@ -51,11 +51,13 @@ def test_a_json_list_gives_the_same_rows(tmp_path):
         (b"\n \n", " is empty"),
         (
             b'{"query": "q", "pos": ["p"]}\n\n{"query": "q" "pos"}\n',
-            ":3: broken JSON (Expecting ',' delimiter at column 15); expected one JSON object a line",
+            ":3: broken JSON (Expecting ',' delimiter at column 15); "
+            "expected one JSON object a line",
         ),
         (
             b'{"query": "q", "pos": ["p"\r\n{"query": "r", "pos": ["p"]}\n',
-            ":1: broken JSON (Expecting ',' delimiter at column 27); expected one JSON object a line",
+            ":1: broken JSON (Expecting ',' delimiter at column 27); "
+            "expected one JSON object a line",
         ),
         (
             b'{"query": "q", "pos": ["p"]}\n{"query": "caf\xe9", "pos": ["p"]}\n',

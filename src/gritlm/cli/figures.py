@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
     from rich.text import Text
 
-    from gritlm.evaluation.evaluate import Step
     from gritlm.evaluation.report.view import ReportRow, ReportSection
+    from gritlm.evaluation.run import Step
 
 
 def tell(step: Step) -> None:

@@ -50,7 +50,7 @@ class EvaluatedModel:
         return None
 
 
-def find(name: str) -> EvaluatedModel:
+def find_model(name: str) -> EvaluatedModel:
     """A model by its name: ``default``, ``base``, a folder or a hub id, or ``LABEL=`` one of these.
 
     Raises:
@@ -92,14 +92,14 @@ def _is_encoder(folder: Path) -> bool:
     return (folder / ENCODER_FILE).is_file() and not (folder / FILE).is_file()
 
 
-def find_all(names: Sequence[str]) -> list[EvaluatedModel]:
+def find_models(names: Sequence[str]) -> list[EvaluatedModel]:
     """Several models, each under a name of its own.
 
     Raises:
         InputError: when one is given twice.
         ModelError, DownloadError: see :func:`find`.
     """
-    found = [find(name) for name in names]
+    found = [find_model(name) for name in names]
     for position, one in enumerate(found):
         for other in found[:position]:
             if one.name == other.name:

@@ -1,8 +1,9 @@
-"""Samplers as closures: logits of one position -> one token id."""
+"""Sampling parameters, and samplers as closures: logits of one position -> one token id."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,6 +13,40 @@ from gritlm.errors import InputError
 Sampler = Callable[[Tensor], int]
 
 _COLDEST = 1e-5  # colder than this is greedy: dividing by it would leave no finite logits
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """Settings of one generated text.
+
+    Attributes:
+        max_new_tokens: most tokens of the text.
+        temperature: 0 takes the likeliest token; 1 samples from the model's own distribution.
+        top_p: probability of the nucleus that tokens are sampled from; 1 keeps all tokens.
+        top_k: number of likeliest tokens that are sampled from; 0 keeps all.
+        seed: seed of the sampler; None takes a new one each time.
+        stop: strings that end the text and are not part of it.
+        logprobs: number of likeliest tokens reported at each position; 0 for the sampled token
+            alone, None for no log-probabilities.
+    """
+
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    logprobs: int | None = None
+
+    def sampler(self) -> Sampler:
+        """Return a new sampler with these settings.
+
+        Raises:
+            InputError: for a value out of its range.
+        """
+        return make_sampler(
+            temperature=self.temperature, top_p=self.top_p, top_k=self.top_k, seed=self.seed
+        )
 
 
 def make_sampler(

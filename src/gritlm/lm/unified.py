@@ -175,7 +175,7 @@ class UnifiedLM:
 
     @property
     def stepping(self) -> Any:
-        """The causal view for one token each of several rows; see :mod:`gritlm.lm.attention.ragged`."""
+        """The causal view for steps of several rows, see :mod:`gritlm.lm.attention.ragged`."""
         return self._fast.stepping
 
     @property

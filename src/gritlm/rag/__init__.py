@@ -1,1 +1,54 @@
 """Cached RAG: documents, their index, their key/value state on disk, and answers from it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gritlm import lazy
+
+if TYPE_CHECKING:
+    from gritlm.rag.answer import Answer, AnswerStream, Source
+    from gritlm.rag.engine import RagEngine
+    from gritlm.rag.index.index import IndexedDocument
+    from gritlm.rag.ingest.ingest import AddResult, ChunkingOptions
+    from gritlm.rag.kvstore.store import KVStore
+    from gritlm.rag.retrieve import Search
+    from gritlm.rag.reuse.recompute import Recompute
+    from gritlm.rag.trace import Trace
+    from gritlm.rag.types import Document, Hit, Passage
+
+__all__ = [
+    "AddResult",
+    "Answer",
+    "AnswerStream",
+    "ChunkingOptions",
+    "Document",
+    "Hit",
+    "IndexedDocument",
+    "KVStore",
+    "Passage",
+    "RagEngine",
+    "Recompute",
+    "Search",
+    "Source",
+    "Trace",
+]
+
+_HOMES = {
+    "AddResult": "gritlm.rag.ingest.ingest",
+    "Answer": "gritlm.rag.answer",
+    "AnswerStream": "gritlm.rag.answer",
+    "ChunkingOptions": "gritlm.rag.ingest.ingest",
+    "Document": "gritlm.rag.types",
+    "Hit": "gritlm.rag.types",
+    "IndexedDocument": "gritlm.rag.index.index",
+    "KVStore": "gritlm.rag.kvstore.store",
+    "Passage": "gritlm.rag.types",
+    "RagEngine": "gritlm.rag.engine",
+    "Recompute": "gritlm.rag.reuse.recompute",
+    "Search": "gritlm.rag.retrieve",
+    "Source": "gritlm.rag.answer",
+    "Trace": "gritlm.rag.trace",
+}
+
+__getattr__, __dir__ = lazy.names(__name__, _HOMES)

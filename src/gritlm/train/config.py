@@ -6,10 +6,12 @@ one. A value that cannot be is refused here, before anything is loaded.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from gritlm import config
 from gritlm.errors import InputError
 from gritlm.prompts import RAG_FORMS, READ_AGAIN, RagMode
 
@@ -320,6 +322,19 @@ class TrainConfig:
             raise InputError(f"mode = {self.training.mode} needs [[data.embedding]] sources")
         if self.writes and not (self.data.generative or self.data.rag):
             raise InputError(f"mode = {self.training.mode} needs [[data.generative]] sources")
+
+    @classmethod
+    def from_toml(cls, path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
+        """Read the settings of a run.
+
+        Args:
+            path: TOML file, as `gritlm train` takes it.
+            overrides: ``section.key=value``, later ones win.
+
+        Raises:
+            InputError: for an unknown key or a wrong value, naming file or override and section.
+        """
+        return config.read(path, cls, overrides)
 
     @property
     def embeds(self) -> bool:

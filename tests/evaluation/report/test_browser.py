@@ -21,7 +21,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def file(report: Report, tmp_path: Path) -> Path:
-    return write.write(report, tmp_path)[2]
+    return write.write_report(report, tmp_path)[2]
 
 
 def test_both_halves_are_seen(browser, file: Path):

@@ -51,13 +51,13 @@ def page(text: str) -> Page:
 
 
 def test_three_files_are_written(report: Report, tmp_path: Path):
-    paths = write.write(report, tmp_path / "out")
+    paths = write.write_report(report, tmp_path / "out")
     assert [path.name for path in paths] == ["report.json", "report.md", "report.html"]
     assert sorted(tmp_path.joinpath("out").iterdir()) == sorted(paths)
 
 
 def test_the_json_holds_everything(report: Report, tmp_path: Path):
-    record = json.loads(write.write(report, tmp_path)[0].read_text(encoding="utf-8"))
+    record = json.loads(write.write_report(report, tmp_path)[0].read_text(encoding="utf-8"))
     ours = record["models"][0]
     assert ours["results"][0]["score"] == 81.25
     assert ours["results"][0]["items"] == [1, 1, 0, 1]
@@ -72,7 +72,7 @@ def test_the_json_holds_everything(report: Report, tmp_path: Path):
 
 
 def test_the_markdown_has_a_column_a_model(report: Report, tmp_path: Path):
-    text = write.write(report, tmp_path)[1].read_text(encoding="utf-8")
+    text = write.write_report(report, tmp_path)[1].read_text(encoding="utf-8")
     assert r"| task | what | ours | a\|b <i> |" in text
     assert re.search(
         r"\| pairs \| STS · ndcg_at_10 · 4 rows \| 81\.2 \[.*\] \| 70\.0 \[.*\(−11\.", text
@@ -87,7 +87,7 @@ def test_the_markdown_has_a_column_a_model(report: Report, tmp_path: Path):
 
 
 def test_the_page_shows_both_halves_and_is_well_formed(report: Report, tmp_path: Path):
-    read = page(write.write(report, tmp_path)[2].read_text(encoding="utf-8"))
+    read = page(write.write_report(report, tmp_path)[2].read_text(encoding="utf-8"))
     for words_ in (
         "Embedding",
         "Generation",
@@ -106,7 +106,7 @@ def test_the_page_shows_both_halves_and_is_well_formed(report: Report, tmp_path:
 
 
 def test_the_page_needs_nothing_from_elsewhere(report: Report, tmp_path: Path):
-    text = write.write(report, tmp_path)[2].read_text(encoding="utf-8")
+    text = write.write_report(report, tmp_path)[2].read_text(encoding="utf-8")
     read = page(text)
     assert not {"script", "link", "img", "iframe"} & set(read.seen)
     assert "http" not in text
@@ -114,17 +114,17 @@ def test_the_page_needs_nothing_from_elsewhere(report: Report, tmp_path: Path):
 
 
 def test_the_page_is_made_for_light_and_dark_and_for_small_screens(report: Report, tmp_path: Path):
-    text = write.write(report, tmp_path)[2].read_text(encoding="utf-8")
+    text = write.write_report(report, tmp_path)[2].read_text(encoding="utf-8")
     assert "prefers-color-scheme: dark" in text
     assert "width=device-width" in text
 
 
 def test_one_model_alone_and_none_at_all_are_reports_too(report: Report, tmp_path: Path):
     alone = replace(report, models=report.models[:1], stopped=True)
-    read = page(write.write(alone, tmp_path)[2].read_text(encoding="utf-8"))
+    read = page(write.write_report(alone, tmp_path)[2].read_text(encoding="utf-8"))
     assert "interrupted" in read.text
     nothing = replace(report, models=(Outcome("m", "GritLM", "d", {}),))
-    assert "m" in page(write.write(nothing, tmp_path)[2].read_text(encoding="utf-8")).text
+    assert "m" in page(write.write_report(nothing, tmp_path)[2].read_text(encoding="utf-8")).text
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before(tmp_path: Path):
@@ -141,7 +141,9 @@ def test_asking_whether_a_report_can_be_written_makes_nothing(tmp_path: Path):
 
 
 def test_what_is_left_out_of_a_mean_is_named_in_all_three_files(report: Report, tmp_path: Path):
-    record, markdown, html = (path.read_text("utf-8") for path in write.write(report, tmp_path))
+    record, markdown, html = (
+        path.read_text("utf-8") for path in write.write_report(report, tmp_path)
+    )
     assert json.loads(record)["comparison"]["generation"]["headline"]["left_out"] == ["wiki"]
     assert "Not in the mean: wiki." in markdown
     assert "Not in the mean: wiki." in page(html).text
@@ -153,7 +155,7 @@ def test_more_is_only_shown_as_better_where_it_is(report: Report, tmp_path: Path
         replace(model, results=(made.result("a", metric=metric, score=score, items=(value,) * 9),))
         for model, score, value in zip(report.models, (0.0, 100.0), (0.0, 1.0), strict=True)
     ]
-    html = write.write(replace(report, models=tuple(models)), tmp_path)[2].read_text("utf-8")
+    html = write.write_report(replace(report, models=tuple(models)), tmp_path)[2].read_text("utf-8")
     assert f'<span class="{tone}">+100.0' in html
 
 
@@ -161,7 +163,7 @@ def test_times_of_an_earlier_run_are_marked_as_such(report: Report, tmp_path: Pa
     result = made.result("a", seconds=2.0, details={"first_token_ms": 30.0, "recall": 80.0})
     first, second = (replace(model, results=(result,)) for model in report.models)
     known = replace(report, models=(first, replace(second, known=("a",))))
-    html = write.write(known, tmp_path)[2].read_text("utf-8")
+    html = write.write_report(known, tmp_path)[2].read_text("utf-8")
     assert "<th>time</th><td>2.0 s</td><td>2.0 s (earlier run)</td>" in html
     assert "<th>first_token_ms</th><td>30</td><td>30 (earlier run)</td>" in html
     assert "<th>recall</th><td>80</td><td>80</td>" in html

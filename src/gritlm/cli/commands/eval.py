@@ -74,7 +74,7 @@ class TaskOptions:
         names = [name.strip() for name in (self.tasks or "").split(",") if name.strip()]
         if self.tasks is not None and not names:
             raise InputError(f"--tasks {self.tasks!r} names no task; expected NAME,NAME")
-        plan = suites.plan(
+        plan = suites.make_plan(
             self.suite or "quick", tasks=names, data=self.data, limit=self.limit, hubs=kinds.hubs()
         )
         for half in dict.fromkeys(chosen.half for chosen in plan.tasks):
@@ -199,16 +199,18 @@ def eval_(
     options = running.options()
     logs.hush_libraries()
     from gritlm.evaluation import models as subjects
-    from gritlm.evaluation.evaluate import evaluate
     from gritlm.evaluation.report import view, write
+    from gritlm.evaluation.run import evaluate
 
-    found = subjects.find_all(models or ["default"])
+    found = subjects.find_models(models or ["default"])
     command = shlex.join(["gritlm", *sys.argv[1:]])
     report = evaluate(
         found, plan, cache=cache, options=options, command=command, watch=figures.tell
     )
     sections = view.sections(report)
-    paths = write.write(report, results.output, sections)  # first: nobody may read the tables
+    paths = write.write_report(
+        report, results.output, sections
+    )  # first: nobody may read the tables
     for each in view.reasons(report):
         logs.say("skipped", f"{each.model}: {', '.join(each.tasks)}: {each.reason}")
     figures.show(sections, [model.name for model in report.models])

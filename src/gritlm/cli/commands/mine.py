@@ -32,7 +32,7 @@ class Sampling(StrEnum):
 
 @dataclass(frozen=True)
 class MiningOptions:
-    """Which passages become negatives; the defaults are those of ``gritlm.train.mining.negatives``."""
+    """Options of mining; the defaults are those of ``gritlm.train.mining.negatives``."""
 
     num_negatives: Annotated[int, typer.Option(min=1, help="How many a query has at the end.")] = 5
     range_min: Annotated[

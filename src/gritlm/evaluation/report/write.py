@@ -29,7 +29,9 @@ def require_folder(folder: Path) -> None:
         raise InputError(f"--output {folder}: {there} may not be written to; name another folder")
 
 
-def write(report: Report, folder: Path, sections: list[ReportSection] | None = None) -> list[Path]:
+def write_report(
+    report: Report, folder: Path, sections: list[ReportSection] | None = None
+) -> list[Path]:
     """Write ``report.json``, ``report.md`` and ``report.html``, and return their paths.
 
     Args:

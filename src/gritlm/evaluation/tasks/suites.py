@@ -88,7 +88,7 @@ class SuitePlan:
     limit: int | None = None
 
 
-def plan(
+def make_plan(
     suite: str = "quick",
     *,
     tasks: Sequence[str] = (),

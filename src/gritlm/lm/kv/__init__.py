@@ -1,1 +1,1 @@
-"""Key/value state: blocks as values, rotary positions, decoding caches, memory for many sequences."""
+"""Key/value state: blocks as values, rotary positions, decoding caches, memory of sequences."""

@@ -48,7 +48,8 @@ def documents(
     A folder is read with all folders in it, in order of names, without hidden ones. A file is
     known by its path from the folder that was given on, that folder's name included
     (``notes/a.md``), or by its own folder's where it was given alone. Another folder of the same
-    name is known by more of its path (``home/notes/a.md``), see :class:`gritlm.rag.ingest.file_ids.DocumentIds`.
+    name is known by more of its path (``home/notes/a.md``), see
+    :class:`gritlm.rag.ingest.file_ids.DocumentIds`.
     A row of a file (``.jsonl .json .csv .tsv``) is ``path#id``. A row without id is known by its
     content.
 

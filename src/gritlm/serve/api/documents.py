@@ -9,6 +9,7 @@ from typing import Any
 from starlette.responses import Response
 
 from gritlm.errors import InputError
+from gritlm.lm.sampling import SamplingParams
 from gritlm.printable import excerpt
 from gritlm.rag.answer import Writing as RagWriting
 from gritlm.rag.engine import Query, RagEngine
@@ -25,7 +26,7 @@ from gritlm.serve.api.logprobs import TokenTexts
 from gritlm.serve.api.streaming import GeneratedText, TokenUsage, json_response
 from gritlm.serve.api.text_generation import answered, stops, wants_usage
 from gritlm.serve.engine.model_thread import ModelThread
-from gritlm.serve.engine.requests import EngineEvent, ResumeRequest, SamplingParams
+from gritlm.serve.engine.requests import EngineEvent, ResumeRequest
 from gritlm.serve.errors import ApiError, invalid, none_added
 from gritlm.serve.http.paths import ANSWER, DOCUMENTS, SEARCH
 from gritlm.serve.schemas.rag import AddDocumentsRequest, AnswerRequest, SearchParams, SearchRequest

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 from starlette.responses import Response
 
+from gritlm.lm.sampling import SamplingParams
 from gritlm.serve.api.calls import RequestGroup
 from gritlm.serve.api.formats import ChatResponseBuilder, CompletionResponseBuilder
 from gritlm.serve.api.streaming import ResponseBuilder, as_stream, as_whole
 from gritlm.serve.api.tokenization import Ids, characters
-from gritlm.serve.engine.requests import GenerateRequest, SamplingParams
+from gritlm.serve.engine.requests import GenerateRequest
 from gritlm.serve.errors import invalid
 from gritlm.serve.http.paths import CHAT, COMPLETIONS
 from gritlm.serve.schemas.chat_completions import ChatCompletionRequest

@@ -25,7 +25,7 @@ from gritlm.serve.engine.requests import (
     RequestFailed,
     ResumeRequest,
 )
-from gritlm.serve.engine.sequence import GeneratedSequence, sampler_of
+from gritlm.serve.engine.sequence import GeneratedSequence
 from gritlm.serve.engine.slot_table import KVSlot
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class GenerationBatch:
         turn = self._came + job.number * self._places.slots
         insort(
             self._waiting,
-            _WaitingPrompt(job, work, sampler_of(work.writing), turn),
+            _WaitingPrompt(job, work, work.sampling.sampler(), turn),
             key=lambda waiting: (waiting.turn, waiting.job.number),
         )
 
@@ -213,7 +213,7 @@ class GenerationBatch:
     def _read_piece(self, chat: _RunningSequence, size: int) -> int:
         """Read some of its prompt; how many tokens that was."""
         ids = chat.unread if self._places.whole else chat.unread[:size]
-        room = self._room(chat, chat.work.writing.max_new_tokens)
+        room = self._room(chat, chat.work.sampling.max_new_tokens)
         started = time.perf_counter()
         try:
             logits_V = self._places.read(chat.slot, ids, room=room)
@@ -239,7 +239,7 @@ class GenerationBatch:
             self._fail(chat, error)
             return
         chat.cached = begun.reused
-        room = self._room(chat, min(begun.room, work.writing.max_new_tokens))
+        room = self._room(chat, min(begun.room, work.sampling.max_new_tokens))
         self._run(chat, begun.logits_V, room)
 
     def _begun(self, chat: _RunningSequence, work: ResumeRequest) -> PrefilledPrompt:
@@ -257,7 +257,7 @@ class GenerationBatch:
         self._reading = None
         self._running.append(chat)
         chat.job.send(PrefillFinished(len(chat.slot.ids), chat.cached))
-        chat.answer = GeneratedSequence(self._model, chat.work.writing, chat.sampler, room)
+        chat.answer = GeneratedSequence(self._model, chat.work.sampling, chat.sampler, room)
         self._draw(chat, logits_V)
 
     def _draw(self, chat: _RunningSequence, logits_V: Tensor) -> None:

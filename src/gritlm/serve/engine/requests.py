@@ -9,31 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from gritlm.lm.sampling import SamplingParams
 from gritlm.lm.tokens import Prompt
 
 if TYPE_CHECKING:
     from gritlm.rag.answer import PrefilledPrompt
 
 FinishReason = Literal["stop", "length"]
-
-
-@dataclass(frozen=True)
-class SamplingParams:
-    """How one answer is written; as in :meth:`gritlm.GritLM.chat`.
-
-    Attributes:
-        stop: strings that end the answer and are not part of it.
-        logprobs: None for none, else how many likeliest tokens are told at each position (0: only
-            the token that was taken).
-    """
-
-    max_new_tokens: int
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
-    logprobs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -45,7 +27,7 @@ class GenerateRequest:
     """
 
     ids: tuple[int, ...]
-    writing: SamplingParams
+    sampling: SamplingParams
 
 
 @dataclass(frozen=True)
@@ -61,7 +43,7 @@ class ResumeRequest:
 
     begin: Callable[[Callable[[], None]], PrefilledPrompt]
     tokens: int
-    writing: SamplingParams
+    sampling: SamplingParams
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,6 @@ from gritlm.serve.engine.requests import (
     ModelJob,
     ResumeRequest,
 )
-from gritlm.serve.engine.sequence import sampler_of
 
 _PATIENCE_S = 1.0  # for a thread in the middle of something
 
@@ -237,8 +236,8 @@ class Scheduler:
             self._model.require_embedding()
         elif isinstance(work, GenerateRequest | ResumeRequest):
             self._model.require_head()
-            at_least_one(work.writing.max_new_tokens, name="max_new_tokens")
-            sampler_of(work.writing)
+            at_least_one(work.sampling.max_new_tokens, name="max_new_tokens")
+            work.sampling.sampler()
         if isinstance(work, GenerateRequest):
             if not work.ids:
                 raise InputError("the prompt has no tokens; expected at least one")

@@ -14,22 +14,8 @@ from torch import Tensor
 from gritlm.errors import ModelError
 from gritlm.lm.generator import TextStream
 from gritlm.lm.gritlm import GritLM
-from gritlm.lm.sampling import Sampler, make_sampler
-from gritlm.serve.engine.requests import FinishReason, OutputDelta, SamplingParams, TokenLogprob
-
-
-def sampler_of(writing: SamplingParams) -> Sampler:
-    """How tokens are drawn.
-
-    Raises:
-        InputError: for a value out of range.
-    """
-    return make_sampler(
-        temperature=writing.temperature,
-        top_p=writing.top_p,
-        top_k=writing.top_k,
-        seed=writing.seed,
-    )
+from gritlm.lm.sampling import Sampler, SamplingParams
+from gritlm.serve.engine.requests import FinishReason, OutputDelta, TokenLogprob
 
 
 class GeneratedSequence:
