@@ -58,7 +58,7 @@ def test_caches_that_may_take_one_pass_only_get_one(model, calls):
 
 def test_reranking_lets_others_go_on_behind_every_passage(engine, calls):
     search = Search(top_k=2, rerank=6)
-    hits = engine.find(QUESTION, search, between=lambda: calls.append(1))
+    hits = engine.find(QUESTION, search, checkpoint=lambda: calls.append(1))
     assert len(calls) >= len(DOCUMENTS)
     assert hits == engine.find(QUESTION, search)
 
@@ -66,7 +66,7 @@ def test_reranking_lets_others_go_on_behind_every_passage(engine, calls):
 def test_a_question_read_in_pieces_is_answered_the_same(engine, calls):
     expected = engine.ask(QUESTION, mode="none", search=Search(top_k=6))
     asked = engine.ask(
-        QUESTION, mode="none", search=Search(top_k=6), between=lambda: calls.append(1)
+        QUESTION, mode="none", search=Search(top_k=6), checkpoint=lambda: calls.append(1)
     )
     assert len(calls) >= 4
     torch.testing.assert_close(asked.begun.logits_V, expected.begun.logits_V, atol=1e-4, rtol=1e-4)
@@ -74,7 +74,7 @@ def test_a_question_read_in_pieces_is_answered_the_same(engine, calls):
 
 def test_measuring_what_modes_take_lets_others_go_on(model, engine, tmp_path, calls):
     engine._planner._place = tmp_path  # where nothing was measured yet
-    engine.ask(QUESTION, mode="auto", between=lambda: calls.append(1))
+    engine.ask(QUESTION, mode="auto", checkpoint=lambda: calls.append(1))
     assert len(calls) > 20
 
 
@@ -89,11 +89,11 @@ def test_a_block_lets_others_go_on_between_its_layers(model, calls):
 def test_half_of_the_time_is_kept():
     took = []
 
-    def between():
+    def checkpoint():
         took.append(1)
         time.sleep(0.03)
 
-    pause, started = paced(between), time.perf_counter()
+    pause, started = paced(checkpoint), time.perf_counter()
     while time.perf_counter() - started < 0.2:
         pause()
     assert 2 <= len(took) <= 4

@@ -138,7 +138,7 @@ def held(scheduler: Scheduler) -> Iterator[None]:
     """The model's thread stands still, so that all that is asked meanwhile arrives together."""
     reached, go = threading.Event(), threading.Event()
 
-    def stand(between: Callable[[], None]) -> None:
+    def stand(checkpoint: Callable[[], None]) -> None:
         reached.set()
         assert go.wait(PATIENCE_S)
 

@@ -156,9 +156,9 @@ def test_long_work_ends_at_the_deadline_too(model):
     scheduler = Scheduler(model)
     scheduler.start()
 
-    def forever(between):
+    def forever(checkpoint):
         while True:
-            between()
+            checkpoint()
 
     asked = Asked(scheduler, ModelJob(forever))
     assert not scheduler.stop(deadline_s=0.05)
@@ -170,7 +170,7 @@ def test_a_scheduler_that_never_started_stops(model):
 
 
 def test_a_begin_that_fails_fails_alone(model):
-    def begin(between):
+    def begin(checkpoint):
         raise InputError("nothing to answer from")
 
     with scheduled(model) as scheduler:
@@ -184,9 +184,9 @@ def test_a_begin_that_fails_fails_alone(model):
 
 def test_work_that_fails_fails_alone(model):
     with scheduled(model) as scheduler:
-        bad = Asked(scheduler, ModelJob(lambda between: 1 / 0))
+        bad = Asked(scheduler, ModelJob(lambda checkpoint: 1 / 0))
         assert isinstance(bad.error, ZeroDivisionError)
-        assert Asked(scheduler, ModelJob(lambda between: 7)).value == 7
+        assert Asked(scheduler, ModelJob(lambda checkpoint: 7)).value == 7
 
 
 def test_after_a_step_that_fails_those_who_ran_are_told_and_the_thread_goes_on(model, monkeypatch):

@@ -73,9 +73,9 @@ def test_cancelled_work_leaves_the_queue_while_other_work_runs(model):
     with scheduled(model) as scheduler:
         end = threading.Event()
 
-        def long(between):
+        def long(checkpoint):
             while not end.is_set():
-                between()
+                checkpoint()
 
         running = Asked(scheduler, ModelJob(long))
         waiting = [Asked(scheduler, ModelJob(lambda _: 0, 5)) for _ in range(3)]
@@ -166,10 +166,10 @@ def test_short_work_is_done_while_long_work_lets_it(model):
     order: list[str] = []
     with scheduled(model) as scheduler:
 
-        def long(between):
+        def long(checkpoint):
             until(lambda: scheduler.stats().waiting == 2)
             for _ in range(3):
-                between()
+                checkpoint()
             return 0
 
         asked = [Asked(scheduler, ModelJob(long), lambda _: order.append("long"))]
@@ -201,11 +201,11 @@ def test_chats_texts_and_short_work_go_on_while_somebody_reads_a_prompt(model):
     with scheduled(model) as scheduler:
         chat = Asked(scheduler, to_write(model, "Tell me about cats.", 20)).begun()
 
-        def begin(between):
+        def begin(checkpoint):
             texts = Asked(scheduler, texts_of([8, 9]))
             short = Asked(scheduler, ModelJob(lambda _: 1, beside=True))
             while not (chat.is_over and texts.is_over and short.is_over):
-                between()
+                checkpoint()
             raise ValueError("read")
 
         asked = Asked(scheduler, ResumeRequest(begin, 8, SamplingParams(4)))
@@ -215,10 +215,10 @@ def test_chats_texts_and_short_work_go_on_while_somebody_reads_a_prompt(model):
 def test_a_prompt_that_nobody_wants_any_more_is_not_read_on(model):
     reached = threading.Event()
 
-    def begin(between):
+    def begin(checkpoint):
         reached.set()
         while True:
-            between()
+            checkpoint()
 
     with scheduled(model, max_num_seqs=1) as scheduler:
         asked = Asked(scheduler, ResumeRequest(begin, 8, SamplingParams(4)))

@@ -38,7 +38,7 @@ def continuing(engine: RagEngine, mode: str, tokens: int = TOKENS) -> ResumeRequ
     hits = engine.retrieve(QUESTION, top_k=3)
     writing = HowWritten(max_new_tokens=tokens)
 
-    def begin(between: object) -> PrefilledPrompt:
+    def begin(checkpoint: object) -> PrefilledPrompt:
         return engine.begin(QUESTION, hits, mode=mode, writing=writing)
 
     return ResumeRequest(begin, 300, SamplingParams(tokens))

@@ -174,12 +174,12 @@ def test_a_chat_that_arrives_during_a_long_batch_begins_before_it_ends(model, mo
 def test_chats_and_texts_go_on_when_long_work_lets_them(model):
     with scheduled(model) as scheduler:
 
-        def long(between):
+        def long(checkpoint):
             chat = Asked(scheduler, to_write(model, "What is water?", 5))
             texts = Asked(scheduler, texts_of([8, 9]))
             turns = 0
             while not (chat.is_over and texts.is_over):
-                between()
+                checkpoint()
                 turns += 1
             return turns
 
@@ -189,16 +189,16 @@ def test_chats_and_texts_go_on_when_long_work_lets_them(model):
 def test_cancelled_work_ends_where_it_lets_others_run(model):
     reached = threading.Event()
 
-    def long(between):
+    def long(checkpoint):
         reached.set()
         while True:
-            between()
+            checkpoint()
 
     with scheduled(model) as scheduler:
         asked = Asked(scheduler, ModelJob(long))
         assert reached.wait(10)
         asked.ticket.cancel()
-        assert Asked(scheduler, ModelJob(lambda between: 1)).value == 1
+        assert Asked(scheduler, ModelJob(lambda checkpoint: 1)).value == 1
     assert not asked.events
 
 
@@ -207,7 +207,7 @@ def test_texts_and_other_work_take_turns(model):
     with scheduled(model, max_num_batched_tokens=BUDGET) as scheduler:
         with held(scheduler):
             asked = [
-                Asked(scheduler, ModelJob(lambda between: 0), lambda _: order.append("work"))
+                Asked(scheduler, ModelJob(lambda checkpoint: 0), lambda _: order.append("work"))
                 for _ in range(3)
             ]
             for _ in range(3):

@@ -50,7 +50,9 @@ def test_one_long_document_to_rerank_lets_others_through_while_it_is_read(
     live: Served, monkeypatch: pytest.MonkeyPatch
 ):
     let_in: list[int] = []
-    monkeypatch.setattr(embeddings, "paced", lambda between: lambda: let_in.append(between() or 1))
+    monkeypatch.setattr(
+        embeddings, "paced", lambda checkpoint: lambda: let_in.append(checkpoint() or 1)
+    )
     body = {"query": "cats", "documents": ["cat " * 200], "method": "generate"}
     live.http.post("/v1/rerank", json=body).raise_for_status()
     assert len(let_in) >= live.service.model.lm.config.num_hidden_layers

@@ -132,12 +132,12 @@ def begin(
     blocks: Sequence[KVBlock],
     writing: Writing,
     trace: Trace,
-    between: Checkpoint | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> PrefilledPrompt:
     """Place the blocks, read what is not in them.
 
     Args:
-        between: called now and then, for who shares the model's thread.
+        checkpoint: called now and then, for who shares the model's thread.
 
     Raises:
         InputError: when the prompt leaves no room for an answer.
@@ -153,7 +153,7 @@ def begin(
         if how is not None and not is_preallocated(cache):
             trace.reasons.append("no tokens read again: the cache of this model does not take them")
             how = None
-        logits_V, again = read_behind(lm, cache, blocks, plan.ids, how, between)
+        logits_V, again = read_behind(lm, cache, blocks, plan.ids, how, checkpoint)
     trace.tokens_recomputed = again.tokens
     trace.tokens_selecting = again.selecting
     return PrefilledPrompt(cache, logits_V, room, trace.tokens_reused)

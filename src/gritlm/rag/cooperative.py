@@ -27,10 +27,10 @@ class OnModel(Protocol):
     def __call__(self, run: Callable[[], T]) -> T: ...
 
 
-def paced(between: Checkpoint | None) -> Checkpoint | None:
+def paced(checkpoint: Checkpoint | None) -> Checkpoint | None:
     """Lets others in only when as much was done as they took the last time: half of the time is
     ours."""
-    if between is None:
+    if checkpoint is None:
         return None
     ended = perf_counter()
     took = 0.0
@@ -39,7 +39,7 @@ def paced(between: Checkpoint | None) -> Checkpoint | None:
         nonlocal ended, took
         started = perf_counter()
         if started - ended >= took:
-            between()
+            checkpoint()
             ended = perf_counter()
             took = min(_MOST_S, ended - started)
 
@@ -47,12 +47,12 @@ def paced(between: Checkpoint | None) -> Checkpoint | None:
 
 
 @torch.inference_mode()
-def read(lm: UnifiedLM, cache: Cache, ids: Sequence[int], between: Checkpoint | None) -> Tensor:
+def read(lm: UnifiedLM, cache: Cache, ids: Sequence[int], checkpoint: Checkpoint | None) -> Tensor:
     """As :func:`gritlm.lm.generator.prefill`, in pieces where others wait -> (V,)."""
-    if between is None or not is_preallocated(cache):
+    if checkpoint is None or not is_preallocated(cache):
         return prefill(lm, cache, ids)  # other kinds may have to be read in one pass
     for start in range(0, len(ids), SHARING):
         if start:
-            between()
+            checkpoint()
         logits_V = prefill(lm, cache, ids[start : start + SHARING])
     return logits_V

@@ -90,18 +90,18 @@ class CostModel:
 
 
 def calibrated(
-    lm: UnifiedLM, path: Path | None, *, about: str, between: Checkpoint | None = None
+    lm: UnifiedLM, path: Path | None, *, about: str, checkpoint: Checkpoint | None = None
 ) -> CostModel:
     """The model of this machine: read from ``path``, or measured and written there.
 
     Args:
         path: a JSON file; None keeps nothing.
         about: model and machine; a file about others is replaced.
-        between: called between two passes, for who shares the model's thread.
+        checkpoint: called between two passes, for who shares the model's thread.
     """
     if path is not None and (known := _read(path, about)) is not None:
         return known
-    made = _measured(lm, about, between)
+    made = _measured(lm, about, checkpoint)
     if path is not None:
         with suppress(OSError), replacing(path) as temporary:
             temporary.write_text(json.dumps(asdict(made), indent=1) + "\n", encoding="utf-8")
@@ -116,7 +116,7 @@ def _read(path: Path, about: str) -> CostModel | None:
     return found if found.machine == about else None
 
 
-def _measured(lm: UnifiedLM, about: str, between: Checkpoint | None) -> CostModel:
+def _measured(lm: UnifiedLM, about: str, checkpoint: Checkpoint | None) -> CostModel:
     limit = lm.max_positions or max(_LENGTHS) + _TAIL
     lengths = [n for n in _LENGTHS if n + _TAIL < limit] or [max(1, limit // 2)]
     rows = []
@@ -124,14 +124,14 @@ def _measured(lm: UnifiedLM, about: str, between: Checkpoint | None) -> CostMode
     moved = []
     for size in lengths:
         rows.append((1.0, size, size * (size + 1) / 2))
-        seconds.append(_time(partial(_read_fresh, lm, size), between))
+        seconds.append(_time(partial(_read_fresh, lm, size), checkpoint))
     for held in lengths:
         block = blocks_of(lm, [_ids(lm, held)], causal=True)[0]
         cache = prefix_cache(lm, block, room=_TAIL * (_REPEATS + 1))
         rows.append((1.0, _TAIL, _TAIL * held + _TAIL * (_TAIL + 1) / 2))
-        seconds.append(_time(partial(prefill, lm, cache, _ids(lm, _TAIL)), between))
+        seconds.append(_time(partial(prefill, lm, cache, _ids(lm, _TAIL)), checkpoint))
         place = partial(prefix_cache, lm, [block, block], room=_TAIL)
-        moved.append(_time(place, between) / (2 * held))
+        moved.append(_time(place, checkpoint) / (2 * held))
     call, token, pair = _fit(np.array(rows), np.array(seconds))
     return CostModel(call, token, pair, median(moved), about)
 
@@ -151,12 +151,12 @@ def _fit(rows_NC: np.ndarray, seconds_N: np.ndarray) -> list[float]:
     return [float(value) for value in found]
 
 
-def _time(run: Callable[[], object], between: Checkpoint | None) -> float:
+def _time(run: Callable[[], object], checkpoint: Checkpoint | None) -> float:
     run()
     taken = []
     for _ in range(_REPEATS):
-        if between is not None:
-            between()
+        if checkpoint is not None:
+            checkpoint()
         started = perf_counter()
         run()
         taken.append(perf_counter() - started)

@@ -259,16 +259,16 @@ class RagEngine:
         return self.find(question, Search(top_k=top_k, filter=filter))
 
     def find(
-        self, question: str, search: Search, *, between: Checkpoint | None = None
+        self, question: str, search: Search, *, checkpoint: Checkpoint | None = None
     ) -> list[Hit]:
         """As :meth:`retrieve`, with all that a search can be told.
 
         Args:
-            between: called now and then in long work, for who shares the model's thread.
+            checkpoint: called now and then in long work, for who shares the model's thread.
         """
         if search.rerank:
             self._planner.require_parity()
-        return self._retriever.found(question, search, Trace(), paced(between))[0]
+        return self._retriever.found(question, search, Trace(), paced(checkpoint))[0]
 
     @overload
     def answer(
@@ -358,21 +358,21 @@ class RagEngine:
         blocks: BlockKind = "bidirectional",
         search: Search | None = None,
         writing: Writing | None = None,
-        between: Checkpoint | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> PreparedAnswer:
         """As :meth:`answer`, up to where the answer begins; for who writes it himself.
 
         Args:
-            between: called now and then in long work, for who shares the model's thread; what is
+            checkpoint: called now and then in long work, for who shares the model's thread; what is
                 done there counts as time of the answer.
         """
         search = Search() if search is None else search
-        between = paced(between)
+        checkpoint = paced(checkpoint)
         writing = _writing(writing, None)
-        query = self.query(question, mode=mode, search=search, between=between)
-        hits = self.ordered(query, self.nearest(query, search), search, between=between)
+        query = self.query(question, mode=mode, search=search, checkpoint=checkpoint)
+        hits = self.ordered(query, self.nearest(query, search), search, checkpoint=checkpoint)
         plan = self.plan(query, hits, search, mode=mode, blocks=blocks, writing=writing)
-        return self.read(query, plan, blocks=blocks, writing=writing, between=between)
+        return self.read(query, plan, blocks=blocks, writing=writing, checkpoint=checkpoint)
 
     def query(
         self,
@@ -380,7 +380,7 @@ class RagEngine:
         *,
         mode: Mode = "none",
         search: Search,
-        between: Checkpoint | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> Query:
         """Embed a question: the first of the five steps of :meth:`ask`.
 
@@ -391,7 +391,7 @@ class RagEngine:
             InputError: for a question that is longer than the model takes.
             ModelError: when reused state is not what this model would have computed.
         """
-        self._planner.prepare(mode, between)  # once, and not a part of the answer's time
+        self._planner.prepare(mode, checkpoint)  # once, and not a part of the answer's time
         if search.rerank:
             self._planner.require_parity()
         started = perf_counter()
@@ -409,10 +409,10 @@ class RagEngine:
         return self._retriever.nearest(query.question, query.vector_D, search, query.trace)
 
     def ordered(
-        self, query: Query, hits: list[Hit], search: Search, *, between: Checkpoint | None = None
+        self, query: Query, hits: list[Hit], search: Search, *, checkpoint: Checkpoint | None = None
     ) -> list[Hit]:
         """Return the best of the passages, in the model's own order if the search asks for it."""
-        return self._retriever.ordered(query.question, hits, search, query.trace, between)
+        return self._retriever.ordered(query.question, hits, search, query.trace, checkpoint)
 
     def plan(
         self,
@@ -447,10 +447,12 @@ class RagEngine:
         *,
         blocks: BlockKind = "bidirectional",
         writing: Writing | None = None,
-        between: Checkpoint | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> PreparedAnswer:
         """Read a prompt, up to where the answer begins."""
-        begun = self._read(plan, query.block, blocks, _writing(writing, None), query.trace, between)
+        begun = self._read(
+            plan, query.block, blocks, _writing(writing, None), query.trace, checkpoint
+        )
         return PreparedAnswer(begun, _sources(plan), query.trace, query.started)
 
     @overload
@@ -581,7 +583,7 @@ class RagEngine:
         kind: BlockKind,
         writing: Writing,
         trace: Trace,
-        between: Checkpoint | None,
+        checkpoint: Checkpoint | None,
     ) -> PrefilledPrompt:
         with trace.stage("load"):
             blocks = self._blocks.of(
@@ -589,9 +591,9 @@ class RagEngine:
                 causal=kind == "causal",
                 question=question,
                 trace=trace,
-                between=between,
+                checkpoint=checkpoint,
             )
-        return answering.begin(self.model, plan, blocks, writing, trace, between)
+        return answering.begin(self.model, plan, blocks, writing, trace, checkpoint)
 
 
 def _sources(plan: PromptPlan) -> tuple[Source, ...]:

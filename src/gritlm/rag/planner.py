@@ -67,16 +67,16 @@ class Planner:
             self.require_parity()
         return self._assembler.plan(mode, question, hits, max_new_tokens=max_new_tokens)
 
-    def prepare(self, mode: Mode, between: Checkpoint | None) -> None:
+    def prepare(self, mode: Mode, checkpoint: Checkpoint | None) -> None:
         """Measure what a mode has to know, if nobody did before.
 
         Args:
-            between: called now and then, for who shares the model's thread.
+            checkpoint: called now and then, for who shares the model's thread.
         """
         if mode == "none":
             return
-        if self._checked(between).holds and mode == "auto":
-            self.measured(between)
+        if self._checked(checkpoint).holds and mode == "auto":
+            self.measured(checkpoint)
 
     def require_parity(self) -> None:
         """Refuse a model that does not reuse right.
@@ -91,16 +91,16 @@ class Planner:
         """Whether this model's blocks are what they stand for."""
         return self._checked(None)
 
-    def measured(self, between: Checkpoint | None = None) -> cost.CostModel:
+    def measured(self, checkpoint: Checkpoint | None = None) -> cost.CostModel:
         """What modes take on this machine.
 
         Args:
-            between: called now and then, for who shares the model's thread.
+            checkpoint: called now and then, for who shares the model's thread.
         """
         if self._cost is None:
             path = None if self._place is None else self._place / "cost.json"
             about = workspace.machine(self._model)
-            self._cost = cost.calibrated(self._model.lm, path, about=about, between=between)
+            self._cost = cost.calibrated(self._model.lm, path, about=about, checkpoint=checkpoint)
         return self._cost
 
     @property
@@ -130,8 +130,10 @@ class Planner:
         trace.reasons += [f"{plan.mode}: {1000 * s:.0f} ms predicted" for s, plan in told]
         return min(told, key=lambda pair: pair[0])[1]
 
-    def _checked(self, between: Checkpoint | None) -> ReuseCheck:
+    def _checked(self, checkpoint: Checkpoint | None) -> ReuseCheck:
         if self._parity is None:
             bos = self._assembler.prefix
-            self._parity = workspace.parity(self._model, self._place, bos=bos, between=between)
+            self._parity = workspace.parity(
+                self._model, self._place, bos=bos, checkpoint=checkpoint
+            )
         return self._parity

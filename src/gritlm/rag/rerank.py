@@ -40,21 +40,21 @@ class Reranker:
         self,
         question: str,
         hits: Sequence[Hit],
-        between: Checkpoint | None = None,
+        checkpoint: Checkpoint | None = None,
         trace: Trace | None = None,
     ) -> list[tuple[Hit, float]]:
         """The passages with their scores, the best first; of equals, the one found earlier.
 
         Args:
-            between: called behind each passage, for other users of the model's thread.
+            checkpoint: called behind each passage, for other users of the model's thread.
             trace: of the answer; the tokens that are read are counted there.
         """
         scored = []
         trace = Trace() if trace is None else trace
         for hit in hits:
             scored.append((hit, self.score(question, hit, trace)))
-            if between is not None:
-                between()
+            if checkpoint is not None:
+                checkpoint()
         best = sorted(scored, key=lambda pair: -pair[1])
         return [(replace(hit, rank=rank), score) for rank, (hit, score) in enumerate(best, 1)]
 

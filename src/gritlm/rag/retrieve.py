@@ -63,12 +63,12 @@ class Retriever:
         self._assembler = assembler
 
     def found(
-        self, question: str, search: Search, trace: Trace, between: Checkpoint | None = None
+        self, question: str, search: Search, trace: Trace, checkpoint: Checkpoint | None = None
     ) -> tuple[list[Hit], KVBlock]:
         """Return passages, the best first, and the block of the question.
 
         Args:
-            between: called now and then, for other users of the model's thread.
+            checkpoint: called now and then, for other users of the model's thread.
 
         Raises:
             InputError: for a question longer than the model takes, or an unusable filter.
@@ -76,7 +76,7 @@ class Retriever:
         with trace.stage("embed"):
             vector_D, block = self.embedded(question, trace)
         hits = self.nearest(question, vector_D, search, trace)
-        return self.ordered(question, hits, search, trace, between), block
+        return self.ordered(question, hits, search, trace, checkpoint), block
 
     def nearest(self, question: str, vector_D: Vector, search: Search, trace: Trace) -> list[Hit]:
         """Return the passages nearest to a question that was embedded, the best first.
@@ -103,13 +103,13 @@ class Retriever:
         hits: list[Hit],
         search: Search,
         trace: Trace,
-        between: Checkpoint | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> list[Hit]:
         """Return the best of the passages, in the model's own order if the search asks for it."""
         if search.rerank and hits:
             with trace.stage("rerank"):
                 reranker = Reranker(self._model, self._blocks, self._assembler)
-                hits = [hit for hit, _ in reranker.ranked(question, hits, between, trace)]
+                hits = [hit for hit, _ in reranker.ranked(question, hits, checkpoint, trace)]
         return hits[: search.top_k]
 
     def embedded(self, question: str, trace: Trace) -> tuple[Vector, KVBlock]:

@@ -184,21 +184,21 @@ def _processor(model: GritLM) -> str:
 
 
 def parity(
-    model: GritLM, place: Path | None, *, bos: tuple[int, ...], between: Checkpoint | None = None
+    model: GritLM, place: Path | None, *, bos: tuple[int, ...], checkpoint: Checkpoint | None = None
 ) -> ReuseCheck:
     """What the check of this model came to, for the worse of both kinds of blocks.
 
     It is known from before, or made now and kept.
 
     Args:
-        between: called now and then, for who shares the model's thread.
+        checkpoint: called now and then, for who shares the model's thread.
     """
     about = f"{machine(model)} transformers {transformers.__version__} both kinds"
     if place is not None and (known := _known(place / CHECKED, about)) is not None:
         return known
     found = max(
         (
-            checking.check(model.lm, bos=bos, causal=causal, between=between)
+            checking.check(model.lm, bos=bos, causal=causal, checkpoint=checkpoint)
             for causal in (False, True)
         ),
         key=attrgetter("difference"),

@@ -167,7 +167,7 @@ class Mirror:
 
     def gc_between(self) -> None:
         verbs = [self.put, self.fetch, self.delete, self.evict, self.gc]
-        self.store.gc(between=lambda: self.do(verbs))
+        self.store.gc(checkpoint=lambda: self.do(verbs))
 
     def reopen(self) -> None:
         self.store.close()

@@ -176,12 +176,12 @@ def test_other_threads_are_let_in_between_the_segments_that_gc_compacts(wasteful
     store, keys = wasteful
     found = []
 
-    def between() -> None:
+    def checkpoint() -> None:
         fetching = threading.Thread(target=lambda: found.append(store.fetch(keys[5])), daemon=True)
         fetching.start()
         fetching.join(5)
 
-    assert store.gc(between=between) == 3 * 8192
+    assert store.gc(checkpoint=checkpoint) == 3 * 8192
     assert len(found) == 2
     assert None not in found
     assert store.stats().dead_bytes == 0
@@ -199,13 +199,13 @@ def test_gc_loses_nothing_that_another_thread_is_putting(wasteful):
 
     putting = threading.Thread(target=lambda: store.put_many(slowly()), daemon=True)
 
-    def between() -> None:
+    def checkpoint() -> None:
         putting.start()
         appended.wait(5)
 
     store.delete(keys[:2])  # leaves two segments
     store._writer.arena.segment_bytes += 2 * 8192  # what moves and the newcomer fit into the last
-    store.gc(between=between)
+    store.gc(checkpoint=checkpoint)
     go_on.set()
     putting.join()
     assert blocks.same(store, blocks.key_of(store, made), made)
@@ -214,7 +214,7 @@ def test_gc_loses_nothing_that_another_thread_is_putting(wasteful):
 
 def test_gc_goes_on_when_a_segment_is_gone_meanwhile(wasteful):
     store, keys = wasteful
-    assert store.gc(between=lambda: store.delete(keys)) == 8192
+    assert store.gc(checkpoint=lambda: store.delete(keys)) == 8192
     assert store.stats().blocks == 0
 
 

@@ -206,18 +206,18 @@ class KVStore:
         with self._mutex:
             return self._access.verify()
 
-    def gc(self, *, between: Callable[[], None] | None = None) -> int:
+    def gc(self, *, checkpoint: Callable[[], None] | None = None) -> int:
         """Remove from the disk what is not live -> bytes given back.
 
-        A segment at a time. Other threads are let in after each, and ``between`` is called, which
+        A segment at a time. Other threads run after each one, and ``checkpoint`` is called, which
         may use this store too.
         """
         with self._mutex:
             segments = self._writer.wasteful()
         freed = 0
         for number, segment in enumerate(segments):
-            if number and between is not None:
-                between()
+            if number and checkpoint is not None:
+                checkpoint()
             with self._mutex:
                 freed += self._writer.gc(segment)
         return freed

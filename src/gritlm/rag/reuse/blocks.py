@@ -31,21 +31,21 @@ class BlockProvider:
         causal: bool,
         question: KVBlock | None,
         trace: Trace,
-        between: Checkpoint | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> list[KVBlock]:
         """The block of each part, in order.
 
         Args:
             causal: kind of blocks.
             question: what embedding the question left behind; None when that is unknown.
-            between: called behind each part, for who shares the model's thread.
+            checkpoint: called behind each part, for who shares the model's thread.
         """
         blocks = []
         for part in parts:
             block = self._block(part, causal=causal, question=question, trace=trace)
             blocks.append(block[part.cut :])
-            if between is not None:
-                between()
+            if checkpoint is not None:
+                checkpoint()
         return blocks
 
     def missing(self, parts: Sequence[PromptPart], *, causal: bool) -> list[int]:

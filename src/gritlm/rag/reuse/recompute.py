@@ -91,22 +91,22 @@ def read_behind(
     blocks: Sequence[KVBlock],
     tail: Sequence[int],
     how: Recompute | None,
-    between: Checkpoint | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[Tensor, Reread]:
     """Read ``tail`` behind the blocks of a cache -> logits of the next token (V,), and the tokens
     of the blocks that were read.
 
     Args:
         cache: holds ``blocks`` and nothing more; preallocated, unless ``how`` is None.
-        between: called now and then, for who shares the model's thread.
+        checkpoint: called now and then, for who shares the model's thread.
     """
     if how is None:
-        return read(lm, cache, tail, between), Reread()
+        return read(lm, cache, tail, checkpoint), Reread()
     ids = [i for block in blocks for i in block.token_ids.tolist()]
     sizes = [block.tokens for block in blocks]
     again = chosen(lm, cache, how, ids=ids, sizes=sizes, tail=tail)
     if not again:
-        return read(lm, cache, tail, between), Reread()
+        return read(lm, cache, tail, checkpoint), Reread()
     made = expected(how, sizes=sizes, tail=len(tail))
     return read_again(lm, cache, again, ids=ids, tail=tail), made
 

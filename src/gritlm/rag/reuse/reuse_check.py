@@ -55,14 +55,14 @@ def check(
     *,
     bos: Sequence[int],
     causal: bool = False,
-    between: Callable[[], None] | None = None,
+    checkpoint: Callable[[], None] | None = None,
 ) -> ReuseCheck:
     """Try prompts of two parts and a tail, of tokens from all over the vocabulary.
 
     A model whose keys cannot be moved has no difference to measure: it is infinite.
 
     Args:
-        between: called behind each prompt, for who shares the model's thread.
+        checkpoint: called behind each prompt, for who shares the model's thread.
     """
     tolerance = TOLERANCE.get(lm.dtype, 1e-3)
     if lm.rope() is None:
@@ -71,8 +71,8 @@ def check(
     found = []
     for seed in range(prompts):
         found.append(_difference(lm, bos, causal, Random(seed)))
-        if between is not None:
-            between()
+        if checkpoint is not None:
+            checkpoint()
     return ReuseCheck(sorted(found)[prompts // 4], tolerance)
 
 

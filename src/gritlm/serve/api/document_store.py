@@ -109,7 +109,7 @@ class DocumentStore:
     def embed(self, body: SearchParams, mode: Mode, checkpoint: Callable[[], None]) -> Query:
         """Embed a question."""
         return self._engine.query(
-            body.question, mode=mode, search=search_of(body), between=paced(checkpoint)
+            body.question, mode=mode, search=search_of(body), checkpoint=paced(checkpoint)
         )
 
     def nearest(self, query: Query, body: SearchParams) -> list[Hit]:
@@ -120,7 +120,7 @@ class DocumentStore:
         self, query: Query, hits: list[Hit], body: SearchParams, checkpoint: Callable[[], None]
     ) -> list[Hit]:
         """The best of some passages, in the model's own order if that is asked for."""
-        return self._engine.ordered(query, hits, search_of(body), between=paced(checkpoint))
+        return self._engine.ordered(query, hits, search_of(body), checkpoint=paced(checkpoint))
 
     def plan(
         self, query: Query, hits: list[Hit], body: AnswerRequest, writing: Writing
@@ -140,7 +140,7 @@ class DocumentStore:
     ) -> PreparedAnswer:
         """Read the prompt of an answer."""
         return self._engine.read(
-            query, plan, blocks=body.blocks, writing=writing, between=paced(checkpoint)
+            query, plan, blocks=body.blocks, writing=writing, checkpoint=paced(checkpoint)
         )
 
 
@@ -152,8 +152,8 @@ class RunningAnswer:
         self._asked: PreparedAnswer | None = None
         self._began = perf_counter()
 
-    def begin(self, between: Callable[[], None]) -> Any:
-        self._asked = self._read(between)
+    def begin(self, checkpoint: Callable[[], None]) -> Any:
+        self._asked = self._read(checkpoint)
         return self._asked.begun
 
     def note(self, event: EngineEvent) -> None:

@@ -98,7 +98,7 @@ class DocumentApi:
             query, hits = await self._found(service, ANSWER, body, body.mode)
             plan = await service.searching(self._store.plan, query, hits, body, reading)
             asking = RunningAnswer(
-                lambda between: self._store.read(query, plan, body, reading, between)
+                lambda checkpoint: self._store.read(query, plan, body, reading, checkpoint)
             )
             tokens = min(plan.tokens, service.prompts.limit)
             calls.submit(place, [ResumeRequest(asking.begin, tokens, writing)])

@@ -118,12 +118,12 @@ async def _likelihoods(
         passages, tail = await service.off_loop(_questions, service, body, texts)
         words = [service.prompts.first_id(word) for word in ("Yes", "No")]
 
-        def run(between: Callable[[], None]) -> list[float]:
+        def run(checkpoint: Callable[[], None]) -> list[float]:
             scores = []
-            pause = paced(between)
+            pause = paced(checkpoint)
             for passage in passages:
                 scores.append(likelihood(service.model, passage, tail, words, pause))
-                between()
+                checkpoint()
             return scores
 
         read = sum(len(passage.ids) + len(tail) for passage in passages)

@@ -55,31 +55,31 @@ class JobQueue:
                 job.send(RequestFailed(error))
             jobs.clear()
 
-    def turn(self, between: Between) -> None:
+    def turn(self, checkpoint: Between) -> None:
         """One piece; short and long ones take turns."""
         self._long_next = bool(self._long) and (self._long_next or not self._short)
         jobs = self._long if self._long_next else self._short
         self._long_next = not self._long_next
-        self._do(jobs.popleft(), between)
+        self._do(jobs.popleft(), checkpoint)
 
-    def turn_beside(self, between: Between) -> None:
+    def turn_beside(self, checkpoint: Between) -> None:
         """One short piece within another one, but not within a short one."""
         if self._beside or not self._short:
             return
         self._beside = True
         try:
-            self._do(self._short.popleft(), between)
+            self._do(self._short.popleft(), checkpoint)
         finally:
             self._beside = False
 
-    def _do(self, job: QueuedRequest, between: Between) -> None:
+    def _do(self, job: QueuedRequest, checkpoint: Between) -> None:
         assert isinstance(job.work, ModelJob), "nothing else is put here"
         self._inbox.begun(job, job.work.tokens)
         if job.cancelled:
             return
         self.running += 1
         try:
-            job.send(RequestFinished(job.work.run(lambda: between(job))))
+            job.send(RequestFinished(job.work.run(lambda: checkpoint(job))))
         except RequestCancelledError:
             log.info("a piece of work was cancelled while it ran")
         except Exception as error:
