@@ -49,6 +49,7 @@ HOMES = {
     "xxhash": {"rag"},
 }
 
+HTTP = {"fastapi", "httptools", "orjson", "prometheus_client", "pydantic", "starlette", "uvicorn"}
 WITHOUT_TORCH = ("distribution", "errors", "config", "lazy", "printable", "prompts")
 
 
@@ -84,6 +85,10 @@ def is_public_surface(module: str) -> bool:
     return module in MODULES and MODULES[module].name == "__init__.py"
 
 
+def in_engine(module: str) -> bool:
+    return f"{module}.".startswith("gritlm.serve.engine.")
+
+
 def inside(module: str) -> bool:
     return module == "gritlm" or module.startswith("gritlm.")
 
@@ -116,6 +121,13 @@ def test_no_modules_import_each_other_in_a_circle(types):
         for name in names
     }
     TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if in_engine(name)])
+def test_the_serving_engine_knows_no_http(module):
+    used = set(imports(module))
+    assert not {name.split(".")[0] for name in used} & HTTP
+    assert not {name for name in used if room(name) == "serve" and not in_engine(name)}
 
 
 @pytest.mark.parametrize("module", ["gritlm", "gritlm.cli.app"])

@@ -322,7 +322,7 @@ def test_large_metadata_of_an_older_store_is_not_read(
     assert {each["id"]: each["metadata"] for each in listed} == found
     (hit,) = fresh.http.post(SEARCH, json={"question": "a", "filter": usual}).json()["data"]
     assert hit["metadata"] == usual
-    library = fresh.service.documents._store._engine.documents()
+    library = fresh.service.rag_engine.documents()
     assert {each.id: each.metadata for each in library} == {"large": large, "usual": usual}
 
 

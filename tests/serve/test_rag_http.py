@@ -211,7 +211,8 @@ def test_a_slow_file_does_not_hold_up_the_files_of_others(
         slow = pool.submit(
             live.http.post, DOCUMENTS, json={"files": [{"name": "slow.pdf", "data": SLOW}]}
         )
-        while not live.service._documents._reader._processes:  # type: ignore[union-attr]
+        documents = live.server.config.app.state.documents  # type: ignore[union-attr]
+        while not documents._reader._processes:
             sleep(0.01)
         quick = {"files": [{"name": "quick.html", "data": coded("<p>Quick.</p>")}]}
         assert live.http.post(DOCUMENTS, json=quick).json()["ids"] == ["quick.html"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -14,6 +16,9 @@ from gritlm.serve.http.auth import RequireHost, RequireKey, RequireOwnPage
 from gritlm.serve.http.body_limit import BodyLimit
 from gritlm.serve.http.paths import HEALTH, LIVE, METRICS, SCHEMA
 from gritlm.serve.service import Service
+
+if TYPE_CHECKING:
+    from gritlm.serve.api.documents import DocumentApi
 
 ABOUT = "Chats, embeddings, reranking and cached RAG from one set of weights."
 
@@ -31,11 +36,24 @@ def create_app(service: Service) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.service = service
+    app.state.documents = _document_api(service)
     errors.install(app)
-    for part in (openai, rag, models, operations):
+    for part in (openai, models, operations):
         app.include_router(part.routes(service))
+    app.include_router(rag.routes(service, app.state.documents))
     app.router.routes.extend(operations.page_routes())
     return app
+
+
+def _document_api(service: Service) -> DocumentApi | None:
+    """Build the handlers of documents, which close with the service; None without a store."""
+    if service.rag_engine is None:
+        return None
+    from gritlm.serve.api.documents import DocumentApi
+
+    documents = DocumentApi(service.rag_engine)
+    service.on_close(documents.close)
+    return documents
 
 
 def open_paths(service: Service) -> frozenset[str]:

@@ -82,13 +82,8 @@ def running(
             store.folder, model, read_only=store.read_only, longest=scheduler.max_model_len
         )
     try:
-        documents = None
-        if engine is not None:
-            from gritlm.serve.api.documents import DocumentApi
-
-            documents = DocumentApi(engine)
         scheduler.start()
-        service = Service(model, scheduler, settings, documents, budget=limits.budget_for(model))
+        service = Service(model, scheduler, settings, engine, budget=limits.budget_for(model))
         try:
             yield service
         finally:

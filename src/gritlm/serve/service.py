@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from time import time
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from uuid import uuid4
@@ -22,7 +23,7 @@ from gritlm.serve.health import HealthCheck
 from gritlm.serve.metrics import Metrics
 
 if TYPE_CHECKING:
-    from gritlm.serve.api.documents import DocumentApi
+    from gritlm.rag.engine import RagEngine
 
 _SEARCHES = 2  # threads; LanceDB uses more for each search
 
@@ -34,7 +35,7 @@ class Service:
     """One model behind one scheduler, as the routes use it.
 
     Args:
-        documents: of the store; None without one.
+        rag_engine: the engine of the document store; None without a store.
         budget: tokens that are read between two steps of the running chats.
 
     Attributes:
@@ -47,7 +48,7 @@ class Service:
         model: GritLM,
         scheduler: Scheduler,
         settings: ServerConfig,
-        documents: DocumentApi | None = None,
+        rag_engine: RagEngine | None = None,
         *,
         budget: int = 512,
     ) -> None:
@@ -64,7 +65,8 @@ class Service:
         self.fingerprint = model.lm.fingerprint
         self.draining = False
         self.running = 0
-        self._documents = documents
+        self.rag_engine = rag_engine
+        self._on_close = ExitStack()
         self._probe = HealthCheck(model, scheduler, settings.health_timeout_s)
         self._pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="gritlm-tokenize")
         self._readers = ThreadPoolExecutor(UPLOADS, thread_name_prefix="gritlm-uploads")
@@ -73,10 +75,13 @@ class Service:
 
     def close(self) -> None:
         """End the threads that tokenize, read files, search and write documents."""
-        if self._documents is not None:
-            self._documents.close()
+        self._on_close.close()
         for pool in (self._pool, self._readers, self._searches, self._writes):
             pool.shutdown(wait=True, cancel_futures=True)
+
+    def on_close(self, callback: Callable[[], None]) -> None:
+        """Register a callback that runs before the threads end."""
+        self._on_close.callback(callback)
 
     async def off_loop(self, call: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
         """Run in one of the threads, so that the event loop goes on."""
@@ -127,47 +132,45 @@ class Service:
         """
         return RequestGroup(self.meter, endpoint=endpoint, choices=choices, first=first, last=last)
 
-    def named(self, asked: str | None) -> str:
-        """The name under which the model answers.
+    def model_name(self, requested: str | None) -> str:
+        """Return the model name to use in the response.
+
+        Args:
+            requested: the name in the request; None for the server's first name.
 
         Raises:
-            ApiError: for a model that is not here.
+            ApiError: for a name this server does not have.
         """
-        if asked is not None and asked not in self.settings.names:
-            raise no_model(asked[:200], self.settings.names)
-        return self.settings.names[0] if asked is None else asked
+        if requested is not None and requested not in self.settings.names:
+            raise no_model(requested[:200], self.settings.names)
+        return self.settings.names[0] if requested is None else requested
 
-    def writer(self, asked: str | None) -> str:
-        """As :meth:`named`, for what needs a model that writes."""
-        name = self.named(asked)
+    def generation_model_name(self, requested: str | None) -> str:
+        """Return the model name as :meth:`model_name` does, for a request that generates text.
+
+        Raises:
+            ApiError: also for a model loaded without an LM head.
+        """
+        name = self.model_name(requested)
         if not self.model.lm.has_head:
             raise _cannot("write", "embedding")
         return name
 
-    def embedder(self, asked: str | None) -> str:
-        """As :meth:`named`, for what needs a model that embeds."""
-        name = self.named(asked)
+    def embedding_model_name(self, requested: str | None) -> str:
+        """Return the model name as :meth:`model_name` does, for a request that embeds texts.
+
+        Raises:
+            ApiError: also for a model loaded with ``mode='generative'``.
+        """
+        name = self.model_name(requested)
         if self.model.mode == "generative":
             raise _cannot("embed", "generative")
         return name
 
     @property
-    def documents(self) -> DocumentApi:
-        """
-        Raises:
-            ApiError: where there is no store.
-        """
-        if self._documents is None:
-            raise ApiError(
-                404,
-                "This server has no store of documents; start it with: gritlm serve --store FOLDER",
-                code="no_store",
-            )
-        return self._documents
-
-    @property
     def has_documents(self) -> bool:
-        return self._documents is not None
+        """Whether the server has a document store."""
+        return self.rag_engine is not None
 
     def head(self, kind: str, name: str, object: str) -> dict[str, Any]:
         """What every answer and every event begins with."""

@@ -85,7 +85,7 @@ class DocumentApi:
     async def answer(self, service: Service, body: AnswerRequest) -> Response:
         """Find passages and answer from them."""
         _require_filter(body)
-        name = service.writer(body.model)
+        name = service.generation_model_name(body.model)
         usage = wants_usage(body.stream, body.stream_options)
         stop = stops(body.stop)
         reading = RagWriting(body.max_tokens, body.temperature, body.top_p, body.seed, stop)
@@ -110,7 +110,7 @@ class DocumentApi:
     async def search(self, service: Service, body: SearchRequest) -> Response:
         """Find passages."""
         _require_filter(body)
-        name = service.embedder(body.model)
+        name = service.embedding_model_name(body.model)
         started = monotonic()
         with service.scheduler.reserve():
             await service.off_loop(service.prompts.question, body.question)

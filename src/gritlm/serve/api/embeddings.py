@@ -34,7 +34,7 @@ Vectors = NDArray[np.float32]
 
 async def embed(service: Service, body: EmbeddingsRequest) -> Response:
     """Texts -> vectors, in the order of the texts."""
-    name = service.embedder(body.model)
+    name = service.embedding_model_name(body.model)
     instruction = _instruction(service, body)
     _require_texts(service, body)
     size = service.model.embedding_dimension
@@ -68,7 +68,11 @@ async def embed(service: Service, body: EmbeddingsRequest) -> Response:
 
 async def rerank(service: Service, body: RerankRequest) -> Response:
     """Documents in the order in which they fit a query, the best first."""
-    name = service.embedder(body.model) if body.method == "embed" else service.writer(body.model)
+    name = (
+        service.embedding_model_name(body.model)
+        if body.method == "embed"
+        else service.generation_model_name(body.model)
+    )
     texts = [item if isinstance(item, str) else item.text for item in body.documents]
     if body.method == "embed":
         scores, read = await _cosines(service, body, texts)

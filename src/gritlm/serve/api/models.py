@@ -35,19 +35,19 @@ def routes(service: Service) -> APIRouter:
     @router.get(MODELS + "/{name:path}", response_model=ModelObject, summary="Model")
     async def model(name: str) -> Response:
         """One of them."""
-        return json_response(_about(service, service.named(name)))
+        return json_response(_about(service, service.model_name(name)))
 
     @router.post(TOKENIZE, response_model=TokenizeResponse, summary="Tokenize")
     async def tokenize(body: TokenizeRequest) -> Response:
         """A text or a conversation to token ids."""
-        service.named(body.model)
+        service.model_name(body.model)
         with service.scheduler.reserve():
             return await service.off_loop(_tokenized, service, body)
 
     @router.post(DETOKENIZE, response_model=DetokenizeResponse, summary="Detokenize")
     async def detokenize(body: DetokenizeRequest) -> Response:
         """Token ids to text."""
-        service.named(body.model)
+        service.model_name(body.model)
         with service.scheduler.reserve():
             return await service.off_loop(_detokenized, service, body)
 

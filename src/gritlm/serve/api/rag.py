@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import APIRouter, Query, Response
 
 from gritlm.serve.api.router import new_router, stream_of
+from gritlm.serve.errors import ApiError
 from gritlm.serve.http.paths import ANSWER, DOCUMENTS, SEARCH
 from gritlm.serve.schemas.rag import (
     AddDocumentsRequest,
@@ -21,16 +22,25 @@ from gritlm.serve.schemas.rag import (
 )
 from gritlm.serve.service import Service
 
+if TYPE_CHECKING:
+    from gritlm.serve.api.documents import DocumentApi
+
 _MOST = 1000
 
 
-def routes(service: Service) -> APIRouter:
+def routes(service: Service, documents: DocumentApi | None) -> APIRouter:
+    """Return the routes of documents.
+
+    Args:
+        service: the model behind the routes.
+        documents: handlers over the store; None for a server without one, which answers 404.
+    """
     router = new_router(tags=["documents"])
 
     @router.post(DOCUMENTS, response_model=AddDocumentsResponse, summary="Add documents")
     async def add(body: AddDocumentsRequest) -> Response:
         """Cut documents or files into passages, embed them, and keep what that leaves behind."""
-        return await service.documents.add(service, body)
+        return await _require_store(documents).add(service, body)
 
     @router.get(DOCUMENTS, response_model=DocumentListResponse, summary="List documents")
     async def listed(
@@ -38,7 +48,7 @@ def routes(service: Service) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=_MOST)] = 100,
     ) -> Response:
         """What is stored, in the order of ids."""
-        return await service.documents.listed(service, after=after, limit=limit)
+        return await _require_store(documents).listed(service, after=after, limit=limit)
 
     @router.delete(
         DOCUMENTS + "/{document_id:path}",
@@ -47,12 +57,12 @@ def routes(service: Service) -> APIRouter:
     )
     async def delete(document_id: str) -> Response:
         """Forget a document."""
-        return await service.documents.delete(service, document_id)
+        return await _require_store(documents).delete(service, document_id)
 
     @router.post(SEARCH, response_model=SearchResponse, summary="Search passages")
     async def search(body: SearchRequest) -> Response:
         """Passages that are nearest to a question."""
-        return await service.documents.search(service, body)
+        return await _require_store(documents).search(service, body)
 
     @router.post(
         ANSWER,
@@ -63,6 +73,21 @@ def routes(service: Service) -> APIRouter:
     async def answer(body: AnswerRequest) -> Response:
         """Find passages and answer from them. A stream's events look like chat chunks: the first
         has ``sources``, the last ``trace`` and ``usage``."""
-        return await service.documents.answer(service, body)
+        return await _require_store(documents).answer(service, body)
 
     return router
+
+
+def _require_store(documents: DocumentApi | None) -> DocumentApi:
+    """Return the handlers of documents.
+
+    Raises:
+        ApiError: on a server without a store.
+    """
+    if documents is None:
+        raise ApiError(
+            404,
+            "This server has no store of documents; start it with: gritlm serve --store FOLDER",
+            code="no_store",
+        )
+    return documents

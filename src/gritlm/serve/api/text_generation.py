@@ -25,7 +25,7 @@ _MOST_PROMPTS = 64
 
 async def chat(service: Service, body: ChatCompletionRequest) -> Response:
     """Answer a conversation."""
-    name = service.writer(body.model)
+    name = service.generation_model_name(body.model)
     logprobs = _chat_logprobs(body)
     usage = wants_usage(body.stream, body.stream_options)
     turns = [message.as_turn() for message in body.messages]
@@ -51,7 +51,7 @@ async def chat(service: Service, body: ChatCompletionRequest) -> Response:
 
 async def complete(service: Service, body: CompletionRequest) -> Response:
     """Go on with each of some texts."""
-    name = service.writer(body.model)
+    name = service.generation_model_name(body.model)
     usage = wants_usage(body.stream, body.stream_options)
     prompts = body.prompt
     if len(prompts) > _MOST_PROMPTS:
