@@ -25,7 +25,7 @@ from common import machine, part_of, passages_with_titles, table
 
 from gritlm import GritLM
 from gritlm.prompts import gritlm_instruction
-from gritlm.rag.answer import Answer, Writing
+from gritlm.rag.answer import Answer
 from gritlm.rag.engine import RagEngine
 from gritlm.rag.ingest.ingest import ChunkingOptions
 
@@ -155,7 +155,7 @@ def ask(engine: RagEngine, question: str, mode: str, documents: int) -> Answer:
         top_k=documents,
         mode=mode,
         filter={"asked": True},
-        writing=Writing(max_new_tokens=1),
+        max_new_tokens=1,
     )
 
 

@@ -28,10 +28,10 @@ from common import machine, table
 
 from gritlm import GritLM
 from gritlm.evaluation import answers
+from gritlm.lm.sampling import SamplingParams
 from gritlm.rag import answer
-from gritlm.rag.answer import Writing
 from gritlm.rag.engine import RagEngine
-from gritlm.rag.trace import Trace
+from gritlm.rag.options import AnswerOptions
 from gritlm.rag.types import Hit
 
 MODES = ("none", "query", "doc", "doc-query", "query-doc")
@@ -147,16 +147,13 @@ def asked(
     kind: str,
 ) -> Column:
     column = Column()
-    writing = Writing(max_new_tokens=NEW_TOKENS)
+    sampling = SamplingParams(max_new_tokens=NEW_TOKENS)
+    options = AnswerOptions(mode=mode, blocks=kind, sampling=sampling)
     for question, found in zip(questions, hits, strict=True):
-        trace = Trace()
-        begun = engine.begin(
-            question.text, found, mode=mode, blocks=kind, writing=writing, trace=trace
-        )
-        column.first.append(begun.logits_V.float().log_softmax(-1))
-        pieces = answer.pieces(engine.model, begun, writing, trace, started=0.0)
-        column.texts.append("".join(pieces))
-        column.prefilled.append(trace.tokens_prefilled)
+        prepared = engine.prepare(question.text, options, hits=found)
+        column.first.append(prepared.prompt.logits_V.float().log_softmax(-1))
+        column.texts.append("".join(answer.generate(engine.model, prepared, sampling)))
+        column.prefilled.append(prepared.trace.tokens_prefilled)
     return column
 
 

@@ -6,17 +6,17 @@ import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import get_overloads
 
 import pytest
 import torch
 
 from gritlm import GritLM
-from gritlm.errors import InputError, ModelError
+from gritlm.errors import InputError, ModelError, UnknownArgumentError
+from gritlm.lm.sampling import SamplingParams
 from gritlm.lm.tokens import SegmentTokenizer
 from gritlm.prompts import RAG_FORMS, for_yes_no
-from gritlm.rag.answer import Writing
 from gritlm.rag.cost import CostModel
 from gritlm.rag.engine import RagEngine
 from gritlm.rag.identity import maker_of
@@ -26,19 +26,19 @@ from gritlm.rag.kvstore import segments
 from gritlm.rag.kvstore.errors import StoreFullError
 from gritlm.rag.kvstore.lmdb.lmdb_index import LmdbIndex
 from gritlm.rag.kvstore.store import KVStore
+from gritlm.rag.options import AnswerOptions, AnswerOverrides
 from gritlm.rag.plan import PromptAssembler
 from gritlm.rag.rerank import Reranker
 from gritlm.rag.retrieve import Search
 from gritlm.rag.reuse.recompute import Recompute
 from gritlm.rag.reuse.reuse_check import ReuseCheck, block_masked_logits
-from gritlm.rag.trace import Trace
 from tests import tiny
 from tests.rag.conftest import QUESTION, TEXTS
 
 BOUND = 1e-4
 CACHED = [mode for mode in RAG_FORMS if mode != "none"]
 DOCUMENTS = [{"id": f"d{n}", "text": text, "metadata": {"n": n}} for n, text in enumerate(TEXTS)]
-BRIEF = Writing(max_new_tokens=8, recompute=None)
+BRIEF = AnswerOptions(sampling=SamplingParams(max_new_tokens=8), recompute=None)
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +67,8 @@ def exact(engine: RagEngine, mode, kind, hits) -> torch.Tensor:
 @pytest.mark.parametrize("kind", ["bidirectional", "causal"])
 def test_the_logits_are_those_of_one_block_masked_pass(engine, mode, kind, count):
     hits = engine.retrieve(QUESTION, top_k=count)
-    begun = engine.begin(QUESTION, hits, mode=mode, blocks=kind, writing=BRIEF)
-    assert (begun.logits_V - exact(engine, mode, kind, hits)).abs().max() < BOUND
+    prepared = engine.prepare(QUESTION, replace(BRIEF, mode=mode, blocks=kind), hits=hits)
+    assert (prepared.prompt.logits_V - exact(engine, mode, kind, hits)).abs().max() < BOUND
 
 
 @pytest.mark.parametrize(("storage", "bound"), [("bfloat16", 0.03), ("int8", 0.06), ("int4", 0.5)])
@@ -77,7 +77,7 @@ def test_smaller_number_formats_stay_within_a_bound(grit, tmp_path, mode, storag
     with RagEngine.open(tmp_path / "store", grit, storage=storage) as engine:
         engine.add(DOCUMENTS)
         hits = engine.retrieve(QUESTION, top_k=5)
-        ours = engine.begin(QUESTION, hits, mode=mode, writing=BRIEF).logits_V
+        ours = engine.prepare(QUESTION, replace(BRIEF, mode=mode), hits=hits).prompt.logits_V
         theirs = exact(engine, mode, "bidirectional", hits)
     assert (ours - theirs).abs().max() < bound * theirs.std()
 
@@ -101,7 +101,7 @@ def test_one_causal_document_is_answered_from_token_for_token(engine):
 @pytest.mark.parametrize("mode", RAG_FORMS)
 def test_a_stream_gives_the_same_answer(engine, mode):
     whole = engine.answer(QUESTION, mode=mode, max_new_tokens=16)
-    stream = engine.answer(QUESTION, mode=mode, max_new_tokens=16, stream=True)
+    stream = engine.stream(QUESTION, mode=mode, max_new_tokens=16)
     assert stream.sources == whole.sources
     assert "".join(stream) == whole.text == stream.answer.text
 
@@ -284,10 +284,10 @@ def test_several_documents_have_their_first_tokens_read_again_and_one_has_not(en
 
 def test_recomputing_all_values_is_the_plain_prompt(engine):
     hits = engine.retrieve(QUESTION, top_k=3)
-    trace = Trace()
-    all_again = Writing(max_new_tokens=8, recompute=Recompute(by="value", share=1.0))
-    ours = engine.begin(QUESTION, hits, mode="doc", writing=all_again, trace=trace).logits_V
-    plain = engine.begin(QUESTION, hits, mode="none", writing=BRIEF).logits_V
+    all_again = replace(BRIEF, recompute=Recompute(by="value", share=1.0))
+    prepared = engine.prepare(QUESTION, all_again, hits=hits)
+    trace, ours = prepared.trace, prepared.prompt.logits_V
+    plain = engine.prepare(QUESTION, replace(BRIEF, mode="none"), hits=hits).prompt.logits_V
     assert (ours - plain).abs().max() < BOUND
     assert trace.tokens_recomputed == trace.tokens_reused
 
@@ -305,9 +305,9 @@ def test_reranking_keeps_the_candidates_and_orders_them_by_the_models_own_word(e
         exact_V = block_masked_logits(engine.model.lm, part, tail, bos=1, causal=False)
         assert abs(score - float(exact_V[yes] - exact_V[no])) < BOUND
     assert [score for _, score in ranked] == sorted((s for _, s in ranked), reverse=True)
-    found = engine.answer(QUESTION, search=Search(top_k=2, rerank=5), writing=BRIEF)
+    found = engine.answer(QUESTION, BRIEF, top_k=2, rerank=5)
     assert [s.id for s in found.sources] == [hit.passage.id for hit, _ in ranked[:2]]
-    everything = engine.answer(QUESTION, search=Search(top_k=5, rerank=5), writing=BRIEF)
+    everything = engine.answer(QUESTION, BRIEF, top_k=5, rerank=5)
     assert [s.id for s in found.sources] == [s.id for s in everything.sources][:2]
     assert len(everything.sources) == 5
     assert "rerank" in found.trace.milliseconds
@@ -463,14 +463,56 @@ def test_what_is_interrupted_anywhere_is_whole_and_goes_on(grit, tmp_path, monke
         assert engine.store.verify() == []
 
 
-@pytest.mark.parametrize("method", [RagEngine.answer, RagEngine.answer_from])
-def test_type_checkers_know_a_whole_answer_from_a_stream(method):
-    told = [each.__annotations__ for each in get_overloads(method)]
-    assert [(each["stream"], each["return"]) for each in told] == [
-        ("Literal[False]", "Answer"),
-        ("Literal[True]", "AnswerStream"),
-        ("bool", "Answer | AnswerStream"),
-    ]
+def test_type_checkers_know_a_whole_answer_from_a_stream():
+    assert RagEngine.answer.__annotations__["return"] == "Answer"
+    assert RagEngine.stream.__annotations__["return"] == "AnswerStream"
+
+
+def test_type_checkers_know_the_keywords_that_replace_options():
+    names = {each.name for each in fields(AnswerOptions)}
+    assert set(AnswerOverrides.__annotations__) == names | {"max_new_tokens"}
+
+
+def test_keywords_replace_single_options_and_leave_the_others(engine):
+    options = replace(BRIEF, top_k=2, mode="none")
+    answer = engine.answer(QUESTION, options, max_new_tokens=3)
+    assert (answer.trace.mode, answer.trace.tokens_generated, len(answer.sources)) == ("none", 3, 2)
+    same = replace(options, sampling=SamplingParams(max_new_tokens=3))
+    assert engine.answer(QUESTION, same).text == answer.text
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("stream", r"call RagEngine\.stream\(\)"),
+        ("temperature", r"pass sampling=SamplingParams\(temperature=\.\.\.\)"),
+        ("topk", "did you mean 'top_k'"),
+    ],
+)
+def test_an_unknown_keyword_is_refused_with_the_way_to_pass_it(engine, name, hint):
+    with pytest.raises(UnknownArgumentError, match=f"unknown argument '{name}'; {hint}"):
+        engine.answer(QUESTION, **{name: 1})
+
+
+def test_passages_of_an_earlier_search_are_answered_from(engine):
+    hits = engine.retrieve(QUESTION, top_k=2)
+    assert engine.answer(QUESTION, BRIEF, hits=hits).text == (
+        engine.answer(QUESTION, BRIEF, top_k=2).text
+    )
+    (source,) = engine.answer(QUESTION, BRIEF, hits=hits[1:]).sources
+    assert source.id == hits[1].passage.id
+
+
+def test_log_probabilities_that_would_be_ignored_are_refused():
+    with pytest.raises(InputError, match="reports no log-probabilities"):
+        AnswerOptions(sampling=SamplingParams(logprobs=2))
+
+
+def test_answers_are_sampled_from_the_likeliest_tokens(engine):
+    greedy = engine.answer(QUESTION, BRIEF).text
+    hot = replace(BRIEF.sampling, temperature=100.0, top_k=1, seed=1)
+    assert engine.answer(QUESTION, BRIEF, sampling=hot).text == greedy
+    assert engine.answer(QUESTION, BRIEF, sampling=replace(hot, top_k=0)).text != greedy
 
 
 def test_threads_that_add_the_same_add_it_once(grit, tmp_path):

@@ -11,16 +11,18 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
 from gritlm import GritLM
+from gritlm.lm.sampling import SamplingParams
 from gritlm.prompts import RagMode
-from gritlm.rag.answer import Writing
+from gritlm.rag.answer import PreparedAnswer
 from gritlm.rag.cost import CostModel
-from gritlm.rag.engine import PreparedAnswer, RagEngine
-from gritlm.rag.retrieve import Search
+from gritlm.rag.engine import RagEngine
+from gritlm.rag.options import AnswerOptions
 from gritlm.rag.reuse.recompute import Recompute, Reread
 from tests import tiny
 
 DOCUMENTS = [{"id": f"d{number}", "text": text} for number, text in enumerate(tiny.SENTENCES)]
 QUESTION = "What colour is the ball?"
+BRIEF = SamplingParams(8)
 AGAIN = [None, Recompute(tokens=4), Recompute("value", share=0.3), Recompute("question", share=0.3)]
 
 
@@ -63,9 +65,9 @@ def total(asked: PreparedAnswer) -> int:
 @pytest.mark.parametrize("mode", [*get_args(RagMode), "auto"])
 @pytest.mark.parametrize("top_k", [1, 2, 5])
 def test_tokens_of_a_trace_are_those_that_the_model_reads(engine, mode, top_k, again):
-    writing = Writing(8, recompute=again)
+    options = AnswerOptions(top_k, mode=mode, recompute=again, sampling=BRIEF)
     with counted() as read:
-        asked = engine.ask(QUESTION, mode=mode, search=Search(top_k), writing=writing)
+        asked = engine.prepare(QUESTION, options)
     assert total(asked) == sum(read) > 0
     chosen = again is not None and again.by != "first" and asked.trace.tokens_reused
     assert bool(asked.trace.tokens_selecting) == bool(chosen)
@@ -79,18 +81,18 @@ def test_blocks_that_are_missing_and_candidates_are_counted(model, tmp_path, mod
         for blocks in ("causal", "bidirectional"):
             for _ in range(2):  # first computed, then from the store
                 with counted() as read:
-                    asked = engine.ask(
-                        QUESTION, mode=mode, blocks=blocks, search=Search(3, rerank=5)
+                    asked = engine.prepare(
+                        QUESTION, AnswerOptions(3, rerank=5, mode=mode, blocks=blocks)
                     )
                 assert total(asked) == sum(read)
                 assert asked.trace.tokens_reranked > 0
 
 
 def test_tokens_that_are_recomputed_are_in_the_predicted_time(engine):
-    search, cost = Search(5), CostModel(0.0, 1.0, 0.0, 0.0, "")
-    query = engine.query(QUESTION, search=search)
-    plan = engine.plan(query, engine.nearest(query, search), search)
-    asked = engine.read(query, plan)
+    options, cost = AnswerOptions(5), CostModel(0.0, 1.0, 0.0, 0.0, "")
+    query = engine.query(QUESTION, options)
+    plan = engine.plan(query, engine.nearest(query, options), options)
+    asked = engine.read(query, plan, options)
     read = asked.trace.tokens_prefilled + asked.trace.tokens_recomputed
     assert asked.trace.tokens_recomputed == 64
     assert cost.first_token(plan, again=Reread(64)) == read
@@ -101,9 +103,8 @@ def test_auto_predicts_with_the_tokens_that_are_recomputed(engine, monkeypatch):
     monkeypatch.setattr(engine._planner, "_cost", CostModel(0.0, 1.0, 0.0, 0.0, ""))
     told = []
     for again in (None, Recompute(tokens=4)):
-        asked = engine.ask(
-            QUESTION, mode="auto", search=Search(5), writing=Writing(8, recompute=again)
-        )
+        options = AnswerOptions(5, mode="auto", recompute=again, sampling=BRIEF)
+        asked = engine.prepare(QUESTION, options)
         (reason,) = (each for each in asked.trace.reasons if each.startswith("doc:"))
         told.append(int(reason.split()[1]))
     assert told[1] - told[0] == 1000 * 4 * 4

@@ -13,6 +13,7 @@ from gritlm.lm.generator import prefill
 from gritlm.rag import cooperative
 from gritlm.rag.cooperative import paced, read
 from gritlm.rag.engine import RagEngine
+from gritlm.rag.options import AnswerOptions
 from gritlm.rag.retrieve import Search
 from gritlm.rag.reuse.reuse_check import blocks_of
 from tests import tiny
@@ -64,17 +65,16 @@ def test_reranking_lets_others_go_on_behind_every_passage(engine, calls):
 
 
 def test_a_question_read_in_pieces_is_answered_the_same(engine, calls):
-    expected = engine.ask(QUESTION, mode="none", search=Search(top_k=6))
-    asked = engine.ask(
-        QUESTION, mode="none", search=Search(top_k=6), checkpoint=lambda: calls.append(1)
-    )
+    options = AnswerOptions(top_k=6, mode="none")
+    expected = engine.prepare(QUESTION, options).prompt
+    asked = engine.prepare(QUESTION, options, checkpoint=lambda: calls.append(1)).prompt
     assert len(calls) >= 4
-    torch.testing.assert_close(asked.begun.logits_V, expected.begun.logits_V, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(asked.logits_V, expected.logits_V, atol=1e-4, rtol=1e-4)
 
 
 def test_measuring_what_modes_take_lets_others_go_on(model, engine, tmp_path, calls):
     engine._planner._place = tmp_path  # where nothing was measured yet
-    engine.ask(QUESTION, mode="auto", checkpoint=lambda: calls.append(1))
+    engine.prepare(QUESTION, AnswerOptions(mode="auto"), checkpoint=lambda: calls.append(1))
     assert len(calls) > 20
 
 

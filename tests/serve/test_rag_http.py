@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from gritlm import GritLM
-from gritlm.rag.answer import Writing
 from gritlm.rag.engine import RagEngine
 from gritlm.rag.index import lance
 from gritlm.rag.ingest.readers import READERS
@@ -54,7 +53,7 @@ def engine(oracle: GritLM, tmp_path_factory: pytest.TempPathFactory):
 def test_an_answer_is_that_of_the_library(live: Served, engine: RagEngine, mode: str):
     body = {"question": QUESTION, "mode": mode, "max_tokens": 12, "top_k": 2}
     found = live.http.post(ANSWER, json=body).json()
-    wanted = engine.answer(QUESTION, mode=mode, top_k=2, writing=Writing(max_new_tokens=12))
+    wanted = engine.answer(QUESTION, mode=mode, top_k=2, max_new_tokens=12)
     assert found["answer"] == wanted.text
     assert [each["id"] for each in found["sources"]] == [each.id for each in wanted.sources]
     assert [each["text"] for each in found["sources"]] == [each.text for each in wanted.sources]

@@ -9,8 +9,8 @@ from gritlm import GritLM
 from gritlm.lm.sampling import SamplingParams
 from gritlm.lm.unified import UnifiedLM
 from gritlm.rag.answer import PrefilledPrompt
-from gritlm.rag.answer import Writing as HowWritten
 from gritlm.rag.engine import RagEngine
+from gritlm.rag.options import AnswerOptions
 from gritlm.serve.engine.errors import PromptTooLongError
 from gritlm.serve.engine.requests import ResumeRequest
 from tests import tiny
@@ -36,12 +36,13 @@ def engine(model, tmp_path_factory):
 
 def continuing(engine: RagEngine, mode: str, tokens: int = TOKENS) -> ResumeRequest:
     hits = engine.retrieve(QUESTION, top_k=3)
-    writing = HowWritten(max_new_tokens=tokens)
+    sampling = SamplingParams(tokens)
+    options = AnswerOptions(mode=mode, sampling=sampling)
 
     def begin(checkpoint: object) -> PrefilledPrompt:
-        return engine.begin(QUESTION, hits, mode=mode, writing=writing)
+        return engine.prepare(QUESTION, options, hits=hits).prompt
 
-    return ResumeRequest(begin, 300, SamplingParams(tokens))
+    return ResumeRequest(begin, 300, sampling)
 
 
 @pytest.mark.parametrize("mode", ["none", "doc", "query-doc"])

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from gritlm.rag.index.index import IndexedDocument
     from gritlm.rag.ingest.ingest import AddResult, ChunkingOptions
     from gritlm.rag.kvstore.store import KVStore
+    from gritlm.rag.options import AnswerOptions
     from gritlm.rag.retrieve import Search
     from gritlm.rag.reuse.recompute import Recompute
     from gritlm.rag.trace import Trace
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AddResult",
     "Answer",
+    "AnswerOptions",
     "AnswerStream",
     "ChunkingOptions",
     "Document",
@@ -37,6 +39,7 @@ __all__ = [
 _HOMES = {
     "AddResult": "gritlm.rag.ingest.ingest",
     "Answer": "gritlm.rag.answer",
+    "AnswerOptions": "gritlm.rag.options",
     "AnswerStream": "gritlm.rag.answer",
     "ChunkingOptions": "gritlm.rag.ingest.ingest",
     "Document": "gritlm.rag.types",

@@ -1,4 +1,4 @@
-"""Plan -> key/value state and ids -> answer, as a whole or piece by piece."""
+"""Answers from documents: sources, prefilled prompts, and the text as a whole or in pieces."""
 
 from __future__ import annotations
 
@@ -13,42 +13,27 @@ from gritlm.lm.generator import TextStream, answer_room, decode, prefix_cache
 from gritlm.lm.gritlm import GritLM
 from gritlm.lm.kv.block import KVBlock
 from gritlm.lm.kv.cache import is_preallocated
-from gritlm.lm.sampling import make_sampler
+from gritlm.lm.sampling import SamplingParams
 from gritlm.rag.cooperative import Checkpoint
+from gritlm.rag.options import AnswerOptions
 from gritlm.rag.plan import PromptPlan
-from gritlm.rag.reuse.recompute import FIRST, Recompute, read_behind
+from gritlm.rag.reuse.recompute import read_behind
 from gritlm.rag.trace import Trace
 from gritlm.rag.types import Hit
 
 
 @dataclass(frozen=True)
-class Writing:
-    """How an answer is written.
-
-    Attributes:
-        max_new_tokens: most tokens of it.
-        temperature, top_p, seed, stop: as in :meth:`gritlm.GritLM.chat`.
-        recompute: tokens of the blocks that are read again; None for none. The usual ones, the
-            first 16 of each block but the first, are those that training reads again, and change
-            nothing for a single document. What they are worth: docs/log.md.
-    """
-
-    max_new_tokens: int = 128
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
-    recompute: Recompute | None = FIRST
-
-
-@dataclass(frozen=True)
 class Source:
-    """A passage that was read before the answer.
+    """A passage in the prompt of an answer.
 
     Attributes:
-        score: cosine of question and passage, also where its words were what was found.
-        start: first character of the passage in the text of its document.
-        end: the character behind its last one.
+        id: id of the passage.
+        document_id: id of its document.
+        title: title of its document.
+        text: text of the passage.
+        start: offset of its first character in the text of its document.
+        end: offset behind its last character.
+        score: cosine of question and passage, also where the words were found.
         also_in: ids of other documents that hold a passage of the same text.
     """
 
@@ -63,15 +48,15 @@ class Source:
 
     @staticmethod
     def of(hit: Hit) -> Source:
-        """The source that a hit is."""
-        p = hit.passage
+        """Return the source of a hit."""
+        passage = hit.passage
         return Source(
-            id=p.id,
-            document_id=p.document_id,
-            title=p.title,
-            text=p.text,
-            start=p.start,
-            end=p.end,
+            id=passage.id,
+            document_id=passage.document_id,
+            title=passage.title,
+            text=passage.text,
+            start=passage.start,
+            end=passage.end,
             score=hit.score,
             also_in=hit.also_in,
         )
@@ -79,7 +64,13 @@ class Source:
 
 @dataclass(frozen=True)
 class Answer:
-    """What was answered, from what, and what it took; the best source first."""
+    """An answer from documents.
+
+    Attributes:
+        text: the answer.
+        sources: the passages in its prompt, the best first.
+        trace: tokens, bytes and milliseconds of every stage.
+    """
 
     text: str
     sources: tuple[Source, ...]
@@ -87,7 +78,13 @@ class Answer:
 
 
 class AnswerStream:
-    """Pieces of an answer; ``sources`` are known at once, ``answer`` when it has ended."""
+    """Iterator over the pieces of an answer.
+
+    Args:
+        pieces: pieces of the text, as they become certain.
+        sources: the passages in the prompt, the best first; known before the first piece.
+        trace: tokens, bytes and milliseconds so far; complete after the last piece.
+    """
 
     def __init__(self, pieces: Iterator[str], sources: Sequence[Source], trace: Trace) -> None:
         self._pieces = pieces
@@ -102,11 +99,11 @@ class AnswerStream:
 
     @property
     def answer(self) -> Answer:
-        """What has come so far, as a whole."""
+        """The answer up to the last piece that was returned."""
         return Answer(self._text, self.sources, self.trace)
 
     def whole(self) -> Answer:
-        """The answer, read to its end."""
+        """Return the answer after reading the stream to its end."""
         for _ in self:
             continue
         return self.answer
@@ -114,10 +111,13 @@ class AnswerStream:
 
 @dataclass(frozen=True)
 class PrefilledPrompt:
-    """A prompt that was read: its state, what comes next, and how much may follow.
+    """The state of a model after a prompt.
 
     Attributes:
-        reused: tokens whose state was there already.
+        cache: key/value state of the prompt, with room for the answer.
+        logits_V: logits of the first token of the answer (V,).
+        room: number of tokens that may follow.
+        reused: number of prompt tokens that came from stored blocks.
     """
 
     cache: Cache
@@ -126,67 +126,94 @@ class PrefilledPrompt:
     reused: int = 0
 
 
-def begin(
+@dataclass(frozen=True)
+class PreparedAnswer:
+    """An answer right before its first token.
+
+    Attributes:
+        prompt: state of the model after the prompt.
+        sources: the passages in the prompt, the best first.
+        trace: tokens, bytes and milliseconds so far.
+        started: arrival time of the question (``perf_counter``).
+    """
+
+    prompt: PrefilledPrompt
+    sources: tuple[Source, ...]
+    trace: Trace
+    started: float
+
+
+def prefill(
     model: GritLM,
     plan: PromptPlan,
     blocks: Sequence[KVBlock],
-    writing: Writing,
+    options: AnswerOptions,
     trace: Trace,
     checkpoint: Checkpoint | None = None,
 ) -> PrefilledPrompt:
-    """Place the blocks, read what is not in them.
+    """Join the blocks of a prompt in one cache and prefill the remaining tokens.
 
     Args:
-        checkpoint: called now and then, for who shares the model's thread.
+        model: the model that made the blocks.
+        plan: the prompt.
+        blocks: key/value blocks of ``plan.parts``, in order.
+        options: length of the answer, and the tokens that are recomputed.
+        trace: takes tokens and times.
+        checkpoint: checkpoint callback; None where no other work waits for the model.
+
+    Returns:
+        The state of the model after the prompt.
 
     Raises:
         InputError: when the prompt leaves no room for an answer.
     """
     lm = model.lm
-    room = answer_room(lm, plan.tokens, writing.max_new_tokens)
+    room = answer_room(lm, plan.tokens, options.sampling.max_new_tokens)
     for name, tokens in plan.read:
         trace.part(name, tokens=tokens, tier="read")
     with trace.stage("move"):
         cache = prefix_cache(lm, blocks, room=len(plan.ids) + room)
     with trace.stage("prefill"):
-        how = writing.recompute if blocks else None
-        if how is not None and not is_preallocated(cache):
+        recompute = options.recompute if blocks else None
+        if recompute is not None and not is_preallocated(cache):
             trace.reasons.append("no tokens read again: the cache of this model does not take them")
-            how = None
-        logits_V, again = read_behind(lm, cache, blocks, plan.ids, how, checkpoint)
+            recompute = None
+        logits_V, again = read_behind(lm, cache, blocks, plan.ids, recompute, checkpoint)
     trace.tokens_recomputed = again.tokens
     trace.tokens_selecting = again.selecting
     return PrefilledPrompt(cache, logits_V, room, trace.tokens_reused)
 
 
-def pieces(
-    model: GritLM, begun: PrefilledPrompt, writing: Writing, trace: Trace, *, started: float
-) -> Iterator[str]:
-    """The answer's text as it becomes certain.
+def generate(model: GritLM, prepared: PreparedAnswer, sampling: SamplingParams) -> Iterator[str]:
+    """Yield the pieces of an answer as they become certain.
 
     Args:
-        started: when the question came (``perf_counter``).
+        model: the model that prefilled the prompt.
+        prepared: the answer; its trace takes the number of tokens and the times.
+        sampling: settings of the answer; its length is settled already.
     """
-    sampler = make_sampler(
-        temperature=writing.temperature, top_p=writing.top_p, top_k=0, seed=writing.seed
-    )
+    prompt = prepared.prompt
+    trace = prepared.trace
     tokens = decode(
         model.lm,
-        begun.cache,
-        begun.logits_V,
-        sampler=sampler,
-        room=begun.room,
+        prompt.cache,
+        prompt.logits_V,
+        sampler=sampling.sampler(),
+        room=prompt.room,
         end_ids=model.end_ids,
     )
 
-    def counted() -> Iterator[int]:
+    def since_start() -> float:
+        return 1000 * (perf_counter() - prepared.started)
+
+    def count_tokens() -> Iterator[int]:
         for token in tokens:
             if not trace.tokens_generated:
-                trace.milliseconds["first_token"] = 1000 * (perf_counter() - started)
+                trace.milliseconds["first_token"] = since_start()
             trace.tokens_generated += 1
             yield token
 
-    begun_at = perf_counter()
-    yield from TextStream(model.tokenizer, writing.stop).pieces(counted())
-    trace.milliseconds.setdefault("first_token", 1000 * (perf_counter() - started))
-    trace.add("decode", perf_counter() - begun_at)
+    started = perf_counter()
+    yield from TextStream(model.tokenizer, sampling.stop).pieces(count_tokens())
+    trace.milliseconds.setdefault("first_token", since_start())
+    trace.add("decode", perf_counter() - started)

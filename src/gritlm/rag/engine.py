@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal, overload
+from typing import Any, NoReturn, Unpack
 
 from gritlm.errors import InputError, choice
 from gritlm.lm.gritlm import GritLM
-from gritlm.lm.kv.block import KVBlock
 from gritlm.printable import excerpt
-from gritlm.prompts import RAG_FORMS
 from gritlm.rag import answer as answering
 from gritlm.rag import workspace
-from gritlm.rag.answer import Answer, AnswerStream, PrefilledPrompt, Source, Writing
+from gritlm.rag.answer import Answer, AnswerStream, PreparedAnswer, Source
 from gritlm.rag.cooperative import Checkpoint, OnModel, paced
 from gritlm.rag.cost import CostModel
 from gritlm.rag.identity import maker_of
@@ -34,46 +32,13 @@ from gritlm.rag.ingest.ingest import (
     skipped_when_full,
 )
 from gritlm.rag.kvstore.store import KVStore
-from gritlm.rag.plan import BlockKind, PromptAssembler, PromptPlan
-from gritlm.rag.planner import Mode, Planner
-from gritlm.rag.retrieve import Retriever, Search, Vector
+from gritlm.rag.options import AnswerOptions, AnswerOverrides, override
+from gritlm.rag.plan import BLOCK_KINDS, PromptAssembler, PromptPlan
+from gritlm.rag.planner import Planner
+from gritlm.rag.retrieve import Query, Retriever, Search
 from gritlm.rag.reuse.blocks import BlockProvider
 from gritlm.rag.trace import Trace
 from gritlm.rag.types import Hit
-
-KINDS = ("bidirectional", "causal")
-
-
-@dataclass(frozen=True)
-class PreparedAnswer:
-    """A question whose prompt was read; its answer can begin.
-
-    Attributes:
-        sources: that were read, the best first.
-        started: when the question came (``perf_counter``).
-    """
-
-    begun: PrefilledPrompt
-    sources: tuple[Source, ...]
-    trace: Trace
-    started: float
-
-
-@dataclass(frozen=True)
-class Query:
-    """A question that was embedded.
-
-    Attributes:
-        vector_D: what passages are compared with.
-        block: the key/value state that embedding it left.
-        started: when the question came (``perf_counter``).
-    """
-
-    question: str
-    vector_D: Vector
-    block: KVBlock
-    trace: Trace
-    started: float
 
 
 @dataclass
@@ -208,7 +173,7 @@ class RagEngine:
         self._require_writing()
         many = [sources] if isinstance(sources, str | Path | Mapping) else sources
         for kind in kinds:
-            choice(kind, KINDS, name="kinds")
+            choice(kind, BLOCK_KINDS, name="kinds")
         indexer = Indexer(
             self.model,
             self.index,
@@ -270,129 +235,116 @@ class RagEngine:
             self._planner.require_parity()
         return self._retriever.found(question, search, Trace(), paced(checkpoint))[0]
 
-    @overload
     def answer(
         self,
         question: str,
+        options: AnswerOptions | None = None,
         *,
-        stream: Literal[False] = False,
-        top_k: int = 3,
-        mode: Mode = "doc",
-        blocks: BlockKind = "bidirectional",
-        filter: Any = None,
-        max_new_tokens: int | None = None,
-        search: Search | None = None,
-        writing: Writing | None = None,
-    ) -> Answer: ...
-
-    @overload
-    def answer(
-        self,
-        question: str,
-        *,
-        stream: Literal[True],
-        top_k: int = 3,
-        mode: Mode = "doc",
-        blocks: BlockKind = "bidirectional",
-        filter: Any = None,
-        max_new_tokens: int | None = None,
-        search: Search | None = None,
-        writing: Writing | None = None,
-    ) -> AnswerStream: ...
-
-    @overload
-    def answer(
-        self,
-        question: str,
-        *,
-        stream: bool,
-        top_k: int = 3,
-        mode: Mode = "doc",
-        blocks: BlockKind = "bidirectional",
-        filter: Any = None,
-        max_new_tokens: int | None = None,
-        search: Search | None = None,
-        writing: Writing | None = None,
-    ) -> Answer | AnswerStream: ...
-
-    def answer(
-        self,
-        question: str,
-        *,
-        top_k: int = 3,
-        mode: Mode = "doc",
-        blocks: BlockKind = "bidirectional",
-        filter: Any = None,
-        stream: bool = False,
-        max_new_tokens: int | None = None,
-        search: Search | None = None,
-        writing: Writing | None = None,
-    ) -> Answer | AnswerStream:
+        hits: Sequence[Hit] | None = None,
+        **overrides: Unpack[AnswerOverrides],
+    ) -> Answer:
         """Find passages and answer from them.
 
+        ``engine.answer(question, top_k=1)`` is short for
+        ``engine.answer(question, AnswerOptions(top_k=1))``.
+
         Args:
-            mode: what is reused: ``none``, ``query``, ``doc``, ``doc-query``, ``query-doc``, or
-                ``auto`` for what this machine is fastest in among the first three.
-            blocks: kind of the documents' blocks.
-            stream: return an :class:`AnswerStream`.
-            max_new_tokens: most tokens of the answer; None for what ``writing`` says.
-            search: in place of ``top_k`` and ``filter``, for more.
-            writing: how the answer is written.
+            question: the question.
+            options: settings of the search, the prompt and the sampling; None for the defaults.
+            hits: passages from an earlier search, the best first, instead of a new search.
+            overrides: single fields of the options; ``max_new_tokens`` of their ``sampling``.
+
+        Returns:
+            The answer with its sources and its trace.
 
         Raises:
-            InputError: for an unknown value, when nothing is found, or when the question is longer
-                than the model takes.
-            ModelError: when reused state is not what this model would have computed.
+            InputError: for a value out of range, when no passage is found, or when the question is
+                longer than the model takes.
+            UnknownArgumentError: for a keyword that is no field of the options.
+            ModelError: when the mode reuses state and reuse fails its check with this model.
         """
-        search = Search(top_k=top_k, filter=filter) if search is None else search
-        writing = _writing(writing, max_new_tokens)
-        asked = self.ask(question, mode=mode, blocks=blocks, search=search, writing=writing)
-        made = self._told(asked, writing)
-        return made if stream else made.whole()
+        return self.stream(question, options, hits=hits, **overrides).whole()
 
-    def ask(
+    def stream(
         self,
         question: str,
+        options: AnswerOptions | None = None,
         *,
-        mode: Mode = "doc",
-        blocks: BlockKind = "bidirectional",
-        search: Search | None = None,
-        writing: Writing | None = None,
-        checkpoint: Checkpoint | None = None,
-    ) -> PreparedAnswer:
-        """As :meth:`answer`, up to where the answer begins; for who writes it himself.
+        hits: Sequence[Hit] | None = None,
+        **overrides: Unpack[AnswerOverrides],
+    ) -> AnswerStream:
+        """Find passages, prefill the prompt, and return an iterator over the answer's pieces.
 
         Args:
-            checkpoint: called now and then in long work, for who shares the model's thread; what is
-                done there counts as time of the answer.
-        """
-        search = Search() if search is None else search
-        checkpoint = paced(checkpoint)
-        writing = _writing(writing, None)
-        query = self.query(question, mode=mode, search=search, checkpoint=checkpoint)
-        hits = self.ordered(query, self.nearest(query, search), search, checkpoint=checkpoint)
-        plan = self.plan(query, hits, search, mode=mode, blocks=blocks, writing=writing)
-        return self.read(query, plan, blocks=blocks, writing=writing, checkpoint=checkpoint)
+            question: the question.
+            options: settings of the search, the prompt and the sampling; None for the defaults.
+            hits: passages from an earlier search, the best first, instead of a new search.
+            overrides: single fields of the options; ``max_new_tokens`` of their ``sampling``.
 
-    def query(
+        Returns:
+            The stream. Its ``sources`` are known; its ``answer`` is complete at the end.
+
+        Raises:
+            InputError: as :meth:`answer`.
+            UnknownArgumentError: as :meth:`answer`.
+            ModelError: as :meth:`answer`.
+        """
+        options = override(options, overrides)
+        prepared = self.prepare(question, options, hits=hits)
+        pieces = answering.generate(self.model, prepared, options.sampling)
+        return AnswerStream(pieces, prepared.sources, prepared.trace)
+
+    def prepare(
         self,
         question: str,
+        options: AnswerOptions,
         *,
-        mode: Mode = "none",
-        search: Search,
+        hits: Sequence[Hit] | None = None,
         checkpoint: Checkpoint | None = None,
-    ) -> Query:
-        """Embed a question: the first of the five steps of :meth:`ask`.
+    ) -> PreparedAnswer:
+        """Do everything up to the first token of an answer.
 
-        This step, :meth:`ordered` and :meth:`read` use the model; :meth:`nearest` and :meth:`plan`
-        do not, and may run in any thread while the model does something else.
+        Its five steps are public for callers that run them on different threads: :meth:`query`,
+        :meth:`ordered` and :meth:`read` use the model; :meth:`nearest` and :meth:`plan` do not.
+
+        Args:
+            question: the question.
+            options: settings of the search, the prompt and the sampling.
+            hits: passages from an earlier search, the best first, instead of a new search.
+            checkpoint: checkpoint callback; its time counts as time of the answer.
+
+        Returns:
+            The state of the model after the prompt, with the sources.
+
+        Raises:
+            InputError: as :meth:`answer`.
+            ModelError: as :meth:`answer`.
+        """
+        checkpoint = paced(checkpoint)
+        query = self.query(question, options, checkpoint=checkpoint)
+        if hits is None:
+            nearest = self.nearest(query, options)
+            hits = self.ordered(query, nearest, options, checkpoint=checkpoint)
+        plan = self.plan(query, hits, options)
+        return self.read(query, plan, options, checkpoint=checkpoint)
+
+    def query(
+        self, question: str, options: AnswerOptions, *, checkpoint: Checkpoint | None = None
+    ) -> Query:
+        """Embed a question, and keep the key/value block of the pass.
+
+        Args:
+            question: the question.
+            options: the mode and the reranking decide which measurements are made first, once for
+                each model and machine.
+            checkpoint: checkpoint callback.
 
         Raises:
             InputError: for a question that is longer than the model takes.
-            ModelError: when reused state is not what this model would have computed.
+            ModelError: when reranking reuses state and reuse fails its check with this model.
         """
-        self._planner.prepare(mode, checkpoint)  # once, and not a part of the answer's time
-        if search.rerank:
+        self._planner.prepare(options.mode, checkpoint)  # no part of the answer's time
+        if options.rerank:
             self._planner.require_parity()
         started = perf_counter()
         trace = Trace()
@@ -400,134 +352,66 @@ class RagEngine:
             vector_D, block = self._retriever.embedded(question, trace)
         return Query(question, vector_D, block, trace, started)
 
-    def nearest(self, query: Query, search: Search) -> list[Hit]:
-        """Return the passages nearest to a query, the best first.
+    def nearest(self, query: Query, options: AnswerOptions) -> list[Hit]:
+        """Return the passages nearest to a query, the best first; without the model.
 
         Raises:
             InputError: for an unusable filter.
         """
-        return self._retriever.nearest(query.question, query.vector_D, search, query.trace)
+        return self._retriever.nearest(query.question, query.vector_D, options.search, query.trace)
 
     def ordered(
-        self, query: Query, hits: list[Hit], search: Search, *, checkpoint: Checkpoint | None = None
-    ) -> list[Hit]:
-        """Return the best of the passages, in the model's own order if the search asks for it."""
-        return self._retriever.ordered(query.question, hits, search, query.trace, checkpoint)
-
-    def plan(
         self,
         query: Query,
-        hits: Sequence[Hit],
-        search: Search,
+        hits: list[Hit],
+        options: AnswerOptions,
         *,
-        mode: Mode = "doc",
-        blocks: BlockKind = "bidirectional",
-        writing: Writing | None = None,
-    ) -> PromptPlan:
-        """Return the prompt of an answer.
+        checkpoint: Checkpoint | None = None,
+    ) -> list[Hit]:
+        """Return the best ``top_k`` passages, in the order of the model if reranking is on."""
+        return self._retriever.ordered(
+            query.question, hits, options.search, query.trace, checkpoint
+        )
+
+    def plan(self, query: Query, hits: Sequence[Hit], options: AnswerOptions) -> PromptPlan:
+        """Return the prompt of an answer; without the model.
 
         Raises:
-            InputError: for an unknown mode, without passages, and when the question does not fit.
+            InputError: without passages, and when the question does not fit.
+            IndexFailedError: without passages, when the index could not be searched.
+            ModelError: when the mode reuses state and reuse fails its check with this model.
         """
-        if not hits and query.trace.warnings:
-            raise IndexFailedError(f"nothing to answer from: {query.trace.warnings[0]}")
+        trace = query.trace
         if not hits:
-            why = (
-                "nothing is stored yet; add documents first"
-                if not len(self.index)
-                else (f"no passage matches the filter {excerpt(str(search.filter))}")
-            )
-            raise InputError(f"nothing to answer from: {why}")
-        return self._plan(query.question, hits, mode, blocks, _writing(writing, None), query.trace)
+            self._raise_without_passages(options, trace)
+        with trace.stage("plan"):
+            plan = self._planner.plan(query.question, hits, options, trace)
+        trace.mode = plan.mode
+        trace.blocks = options.blocks
+        trace.dropped = tuple(hit.passage.id for hit in plan.dropped)
+        return plan
 
     def read(
         self,
         query: Query,
         plan: PromptPlan,
+        options: AnswerOptions,
         *,
-        blocks: BlockKind = "bidirectional",
-        writing: Writing | None = None,
         checkpoint: Checkpoint | None = None,
     ) -> PreparedAnswer:
-        """Read a prompt, up to where the answer begins."""
-        begun = self._read(
-            plan, query.block, blocks, _writing(writing, None), query.trace, checkpoint
-        )
-        return PreparedAnswer(begun, _sources(plan), query.trace, query.started)
-
-    @overload
-    def answer_from(
-        self,
-        question: str,
-        hits: Sequence[Hit],
-        *,
-        stream: Literal[False] = False,
-        mode: Mode = "doc",
-        blocks: BlockKind = "bidirectional",
-        writing: Writing | None = None,
-    ) -> Answer: ...
-
-    @overload
-    def answer_from(
-        self,
-        question: str,
-        hits: Sequence[Hit],
-        *,
-        stream: Literal[True],
-        mode: Mode = "doc",
-        blocks: BlockKind = "bidirectional",
-        writing: Writing | None = None,
-    ) -> AnswerStream: ...
-
-    @overload
-    def answer_from(
-        self,
-        question: str,
-        hits: Sequence[Hit],
-        *,
-        stream: bool,
-        mode: Mode = "doc",
-        blocks: BlockKind = "bidirectional",
-        writing: Writing | None = None,
-    ) -> Answer | AnswerStream: ...
-
-    def answer_from(
-        self,
-        question: str,
-        hits: Sequence[Hit],
-        *,
-        mode: Mode = "doc",
-        blocks: BlockKind = "bidirectional",
-        stream: bool = False,
-        writing: Writing | None = None,
-    ) -> Answer | AnswerStream:
-        """As :meth:`answer`, from passages that were found before, the best first."""
-        started = perf_counter()
-        trace = Trace()
-        with trace.stage("embed"):
-            _, block = self._retriever.embedded(question, trace)
-        writing = _writing(writing, None)
-        plan = self._plan(question, hits, mode, blocks, writing, trace)
-        begun = self._read(plan, block, blocks, writing, trace, None)
-        made = self._told(PreparedAnswer(begun, _sources(plan), trace, started), writing)
-        return made if stream else made.whole()
-
-    def begin(
-        self,
-        question: str,
-        hits: Sequence[Hit],
-        *,
-        mode: Mode = "doc",
-        blocks: BlockKind = "bidirectional",
-        writing: Writing | None = None,
-        trace: Trace | None = None,
-    ) -> PrefilledPrompt:
-        """Read all that stands before an answer: its state, and the logits of the first token."""
-        how = _writing(writing, None)
-        trace = Trace() if trace is None else trace
-        _, block = self._retriever.embedded(question, trace)
-        plan = self._plan(question, hits, mode, blocks, how, trace)
-        return self._read(plan, block, blocks, how, trace, None)
+        """Load the blocks of a prompt and prefill the rest of it."""
+        trace = query.trace
+        with trace.stage("load"):
+            blocks = self._blocks.of(
+                plan.parts,
+                causal=options.blocks == "causal",
+                question=query.block,
+                trace=trace,
+                checkpoint=checkpoint,
+            )
+        prompt = answering.prefill(self.model, plan, blocks, options, trace, checkpoint)
+        sources = tuple(Source.of(hit) for hit in reversed(plan.hits))
+        return PreparedAnswer(prompt, sources, trace, query.started)
 
     @property
     def cost(self) -> CostModel:
@@ -544,63 +428,11 @@ class RagEngine:
                 f"{self.place} was opened for reading; open it without read_only to change it"
             )
 
-    def _told(self, asked: PreparedAnswer, writing: Writing) -> AnswerStream:
-        pieces = answering.pieces(
-            self.model, asked.begun, writing, asked.trace, started=asked.started
+    def _raise_without_passages(self, options: AnswerOptions, trace: Trace) -> NoReturn:
+        if trace.warnings:
+            raise IndexFailedError(f"nothing to answer from: {trace.warnings[0]}")
+        if not len(self.index):
+            raise InputError("nothing to answer from: nothing is stored yet; add documents first")
+        raise InputError(
+            f"nothing to answer from: no passage matches the filter {excerpt(str(options.filter))}"
         )
-        return AnswerStream(pieces, asked.sources, asked.trace)
-
-    def _plan(
-        self,
-        question: str,
-        hits: Sequence[Hit],
-        mode: Mode,
-        kind: BlockKind,
-        writing: Writing,
-        trace: Trace,
-    ) -> PromptPlan:
-        choice(mode, [*RAG_FORMS, "auto"], name="mode")
-        causal = choice(kind, KINDS, name="blocks") == "causal"
-        with trace.stage("plan"):
-            plan = self._planner.plan(
-                question,
-                hits,
-                mode,
-                max_new_tokens=writing.max_new_tokens,
-                causal=causal,
-                recompute=writing.recompute,
-                trace=trace,
-            )
-        trace.mode = plan.mode
-        trace.blocks = kind
-        trace.dropped = tuple(hit.passage.id for hit in plan.dropped)
-        return plan
-
-    def _read(
-        self,
-        plan: PromptPlan,
-        question: KVBlock,
-        kind: BlockKind,
-        writing: Writing,
-        trace: Trace,
-        checkpoint: Checkpoint | None,
-    ) -> PrefilledPrompt:
-        with trace.stage("load"):
-            blocks = self._blocks.of(
-                plan.parts,
-                causal=kind == "causal",
-                question=question,
-                trace=trace,
-                checkpoint=checkpoint,
-            )
-        return answering.begin(self.model, plan, blocks, writing, trace, checkpoint)
-
-
-def _sources(plan: PromptPlan) -> tuple[Source, ...]:
-    """Return the passages of a prompt, the best first."""
-    return tuple(Source.of(hit) for hit in reversed(plan.hits))
-
-
-def _writing(writing: Writing | None, max_new_tokens: int | None) -> Writing:
-    made = Writing() if writing is None else writing
-    return made if max_new_tokens is None else replace(made, max_new_tokens=max_new_tokens)

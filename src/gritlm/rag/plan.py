@@ -13,7 +13,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, get_args
 
 from gritlm.errors import InputError
 from gritlm.lm.gritlm import GritLM
@@ -26,6 +26,7 @@ QUESTION = "question"
 INSTRUCTION = "instruction"  # parts of a prompt that are no passage
 
 BlockKind = Literal["bidirectional", "causal"]
+BLOCK_KINDS: tuple[BlockKind, ...] = get_args(BlockKind)
 
 
 @dataclass(frozen=True)

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 from gritlm.lm.gritlm import GritLM
 from gritlm.prompts import RagMode
 from gritlm.rag import cost, workspace
 from gritlm.rag.cooperative import Checkpoint
+from gritlm.rag.options import AnswerOptions, Mode
 from gritlm.rag.plan import PromptAssembler, PromptPlan
 from gritlm.rag.reuse import reuse_check
 from gritlm.rag.reuse.blocks import BlockProvider
-from gritlm.rag.reuse.recompute import Recompute, expected
+from gritlm.rag.reuse.recompute import expected
 from gritlm.rag.reuse.reuse_check import ReuseCheck
 from gritlm.rag.trace import Trace
 from gritlm.rag.types import Hit
-
-Mode = RagMode | Literal["auto"]
 
 # What "auto" chooses from: modes in which the answer is no worse, only later or sooner.
 AUTOMATIC: tuple[RagMode, ...] = ("none", "doc", "query")
@@ -42,30 +40,26 @@ class Planner:
         self._cost: cost.CostModel | None = None
 
     def plan(
-        self,
-        question: str,
-        hits: Sequence[Hit],
-        mode: Mode,
-        *,
-        max_new_tokens: int,
-        causal: bool,
-        recompute: Recompute | None,
-        trace: Trace,
+        self, question: str, hits: Sequence[Hit], options: AnswerOptions, trace: Trace
     ) -> PromptPlan:
-        """The prompt.
+        """Return the prompt of an answer.
 
         Args:
-            recompute: tokens of the blocks that will be read again, which takes time too.
+            question: the question.
+            hits: passages to answer from, the best first.
+            options: mode, kind of blocks, recomputed tokens and length of the answer.
+            trace: takes the reasons of ``auto``.
 
         Raises:
-            ModelError: when state would be reused that this model does not reuse right.
+            ModelError: when the mode reuses state and reuse fails its check with this model.
             InputError: when the question does not fit.
         """
-        if mode == "auto":
-            return self._fastest(question, hits, max_new_tokens, causal, recompute, trace)
-        if mode != "none":
+        if options.mode == "auto":
+            return self._fastest(question, hits, options, trace)
+        if options.mode != "none":
             self.require_parity()
-        return self._assembler.plan(mode, question, hits, max_new_tokens=max_new_tokens)
+        tokens = options.sampling.max_new_tokens
+        return self._assembler.plan(options.mode, question, hits, max_new_tokens=tokens)
 
     def prepare(self, mode: Mode, checkpoint: Checkpoint | None) -> None:
         """Measure what a mode has to know, if nobody did before.
@@ -109,26 +103,24 @@ class Planner:
         return self.measured()
 
     def _fastest(
-        self,
-        question: str,
-        hits: Sequence[Hit],
-        max_new_tokens: int,
-        causal: bool,
-        recompute: Recompute | None,
-        trace: Trace,
+        self, question: str, hits: Sequence[Hit], options: AnswerOptions, trace: Trace
     ) -> PromptPlan:
+        tokens = options.sampling.max_new_tokens
         if not self.parity.holds:
             trace.reasons.append("none: this model's state cannot be reused")
-            return self._assembler.plan("none", question, hits, max_new_tokens=max_new_tokens)
-        told: list[tuple[float, PromptPlan]] = []
+            return self._assembler.plan("none", question, hits, max_new_tokens=tokens)
+        predictions: list[tuple[float, PromptPlan]] = []
         for mode in AUTOMATIC:
-            plan = self._assembler.plan(mode, question, hits, max_new_tokens=max_new_tokens)
-            missing = self._blocks.missing(plan.parts, causal=causal)
+            plan = self._assembler.plan(mode, question, hits, max_new_tokens=tokens)
+            missing = self._blocks.missing(plan.parts, causal=options.blocks == "causal")
             sizes = [part.tokens for part in plan.parts]
-            again = expected(recompute, sizes=sizes, tail=len(plan.ids))
-            told.append((self.cost.first_token(plan, missing=missing, again=again), plan))
-        trace.reasons += [f"{plan.mode}: {1000 * s:.0f} ms predicted" for s, plan in told]
-        return min(told, key=lambda pair: pair[0])[1]
+            again = expected(options.recompute, sizes=sizes, tail=len(plan.ids))
+            seconds = self.cost.first_token(plan, missing=missing, again=again)
+            predictions.append((seconds, plan))
+        trace.reasons += [
+            f"{plan.mode}: {1000 * seconds:.0f} ms predicted" for seconds, plan in predictions
+        ]
+        return min(predictions, key=lambda pair: pair[0])[1]
 
     def _checked(self, checkpoint: Checkpoint | None) -> ReuseCheck:
         if self._parity is None:

@@ -51,6 +51,25 @@ class Search:
             raise InputError(f"rerank is {self.rerank}; expected 0 or more candidates")
 
 
+@dataclass(frozen=True)
+class Query:
+    """An embedded question.
+
+    Attributes:
+        question: the question.
+        vector_D: its embedding (D,), which the search compares with those of passages.
+        block: key/value block of the pass that embedded it.
+        trace: tokens and times of its answer so far.
+        started: arrival time of the question (``perf_counter``).
+    """
+
+    question: str
+    vector_D: Vector
+    block: KVBlock
+    trace: Trace
+    started: float
+
+
 class Retriever:
     """Finds passages; keeps what embedding the question left behind."""
 

@@ -17,7 +17,6 @@ from gritlm.errors import InputError
 
 if TYPE_CHECKING:
     from gritlm.rag.answer import Answer, Source
-    from gritlm.rag.retrieve import Search
     from gritlm.rag.trace import Trace
 
 
@@ -64,21 +63,19 @@ class AskSearchOptions:
         int, typer.Option(min=0, help="Let the model order so many candidates itself.")
     ] = 0
 
-    def search(self) -> Search:
-        """As the engine takes it.
+    def metadata(self) -> dict[str, list[Any]] | None:
+        """Return the filter by metadata; None without one.
 
         Raises:
-            InputError: for a filter that names no value.
+            InputError: for a filter without a name or a value.
         """
-        from gritlm.rag.retrieve import Search
-
         wanted: dict[str, list[Any]] = {}
         for each in self.filter or []:
             name, equals, value = each.partition("=")
             if not name or not equals:
                 raise InputError(f"--filter {each!r}: expected NAME=VALUE, e.g. lang=en")
             wanted.setdefault(name, []).extend(_values(value))
-        return Search(self.top_k, wanted or None, self.hybrid, self.rerank)
+        return wanted or None
 
 
 def ask(
@@ -108,30 +105,33 @@ def ask(
     from gritlm.rag import needs
 
     needs.require()
-    from gritlm.rag.answer import Writing
+    from gritlm.lm.sampling import SamplingParams
     from gritlm.rag.engine import RagEngine
+    from gritlm.rag.options import AnswerOptions
     from gritlm.rag.reuse.recompute import Recompute
 
     again = None if recompute is Again.none else Recompute(recompute.value)
-    wanted = search.search()
+    options = AnswerOptions(
+        top_k=search.top_k,
+        filter=search.metadata(),
+        hybrid=search.hybrid,
+        rerank=search.rerank,
+        mode=mode.value,
+        blocks=blocks.value,
+        recompute=again,
+        sampling=SamplingParams(max_new_tokens),
+    )
     lm = model.load()
     with RagEngine.open(store, lm, read_only=True) as engine:
-        found = engine.answer(
-            question,
-            mode=mode.value,
-            blocks=blocks.value,
-            stream=True,
-            search=wanted,
-            writing=Writing(max_new_tokens, recompute=again),
-        )
+        stream = engine.stream(question, options)
         if as_json:
-            terminal.write(json_line(_as_dict(found.whole())))
+            terminal.write(json_line(_as_dict(stream.whole())))
             return
-        for piece in found:
+        for piece in stream:
             terminal.write(piece)
-        terminal.write("\n\n" + "".join(map(_line, found.sources)))
+        terminal.write("\n\n" + "".join(map(_line, stream.sources)))
         if trace:
-            _show(found.trace)
+            _show(stream.trace)
 
 
 def _values(text: str) -> list[Any]:

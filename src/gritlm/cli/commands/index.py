@@ -81,10 +81,11 @@ def index(
     from gritlm.rag import needs
 
     needs.require()
-    from gritlm.rag.engine import KINDS, RagEngine
+    from gritlm.rag.engine import RagEngine
     from gritlm.rag.index.lance import IndexFailedError
     from gritlm.rag.ingest.ingest import AddResult
     from gritlm.rag.kvstore.errors import StoreFullError
+    from gritlm.rag.plan import BLOCK_KINDS
 
     lm = model.load()
     added = AddResult()
@@ -100,7 +101,7 @@ def index(
             engine.add(
                 sources,
                 progress=not logs.is_quiet() and sys.stderr.isatty(),
-                kinds=KINDS if causal else KINDS[:1],
+                kinds=BLOCK_KINDS if causal else BLOCK_KINDS[:1],
                 done=added,
                 text_field=text_field,
             )

@@ -6,21 +6,22 @@ from __future__ import annotations
 import logging
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from time import perf_counter
 from typing import Any
 
 import orjson
 
-from gritlm.rag.answer import Source, Writing
+from gritlm.lm.sampling import SamplingParams
+from gritlm.rag.answer import PreparedAnswer, Source
 from gritlm.rag.cooperative import OnModel, paced
-from gritlm.rag.engine import PreparedAnswer, Query, RagEngine
+from gritlm.rag.engine import RagEngine
 from gritlm.rag.index.index import IndexedDocument
 from gritlm.rag.ingest.ingest import AddResult
 from gritlm.rag.kvstore.errors import StoreFullError
+from gritlm.rag.options import AnswerOptions
 from gritlm.rag.plan import PromptPlan
-from gritlm.rag.planner import Mode
-from gritlm.rag.retrieve import Search
+from gritlm.rag.retrieve import Query
 from gritlm.rag.types import LEFT_OUT, Document, Hit, Value
 from gritlm.serve.engine.requests import EngineEvent, OutputDelta, PrefillFinished
 from gritlm.serve.errors import ApiError, no_room
@@ -106,42 +107,37 @@ class DocumentStore:
         """Forget a document; how many passages it had."""
         return self._engine.delete(document_id)
 
-    def embed(self, body: SearchParams, mode: Mode, checkpoint: Callable[[], None]) -> Query:
+    def embed(self, question: str, options: AnswerOptions, checkpoint: Callable[[], None]) -> Query:
         """Embed a question."""
-        return self._engine.query(
-            body.question, mode=mode, search=search_of(body), checkpoint=paced(checkpoint)
-        )
+        return self._engine.query(question, options, checkpoint=paced(checkpoint))
 
-    def nearest(self, query: Query, body: SearchParams) -> list[Hit]:
-        """The passages nearest to a question, the best first."""
-        return self._engine.nearest(query, search_of(body))
+    def nearest(self, query: Query, options: AnswerOptions) -> list[Hit]:
+        """Return the passages nearest to a question, the best first."""
+        return self._engine.nearest(query, options)
 
     def order(
-        self, query: Query, hits: list[Hit], body: SearchParams, checkpoint: Callable[[], None]
+        self,
+        query: Query,
+        hits: list[Hit],
+        options: AnswerOptions,
+        checkpoint: Callable[[], None],
     ) -> list[Hit]:
-        """The best of some passages, in the model's own order if that is asked for."""
-        return self._engine.ordered(query, hits, search_of(body), checkpoint=paced(checkpoint))
+        """Return the best ``top_k`` passages, in the order of the model if reranking is on."""
+        return self._engine.ordered(query, hits, options, checkpoint=paced(checkpoint))
 
-    def plan(
-        self, query: Query, hits: list[Hit], body: AnswerRequest, writing: Writing
-    ) -> PromptPlan:
-        """The prompt of an answer."""
-        return self._engine.plan(
-            query, hits, search_of(body), mode=body.mode, blocks=body.blocks, writing=writing
-        )
+    def plan(self, query: Query, hits: list[Hit], options: AnswerOptions) -> PromptPlan:
+        """Return the prompt of an answer."""
+        return self._engine.plan(query, hits, options)
 
     def read(
         self,
         query: Query,
         plan: PromptPlan,
-        body: AnswerRequest,
-        writing: Writing,
+        options: AnswerOptions,
         checkpoint: Callable[[], None],
     ) -> PreparedAnswer:
-        """Read the prompt of an answer."""
-        return self._engine.read(
-            query, plan, blocks=body.blocks, writing=writing, checkpoint=paced(checkpoint)
-        )
+        """Prefill the prompt of an answer."""
+        return self._engine.read(query, plan, options, checkpoint=paced(checkpoint))
 
 
 class RunningAnswer:
@@ -154,7 +150,7 @@ class RunningAnswer:
 
     def begin(self, checkpoint: Callable[[], None]) -> Any:
         self._asked = self._read(checkpoint)
-        return self._asked.begun
+        return self._asked.prompt
 
     def note(self, event: EngineEvent) -> None:
         """An event of the answer came."""
@@ -192,11 +188,20 @@ class RunningAnswer:
         return self._asked
 
 
-def search_of(finding: SearchParams) -> Search:
-    """How passages are found. A filter is names and values, never SQL."""
-    return Search(
-        finding.top_k, finding.filter or None, finding.hybrid, finding.rerank, whole=False
+def search_options(body: SearchParams) -> AnswerOptions:
+    """Return the options of a search without an answer. A filter is names and values, never SQL."""
+    return AnswerOptions(
+        top_k=body.top_k,
+        filter=body.filter or None,
+        hybrid=body.hybrid,
+        rerank=body.rerank,
+        mode="none",
     )
+
+
+def answer_options(body: AnswerRequest, sampling: SamplingParams) -> AnswerOptions:
+    """Return the options of an answer."""
+    return replace(search_options(body), mode=body.mode, blocks=body.blocks, sampling=sampling)
 
 
 def hit_of(hit: Hit) -> dict[str, Any]:

@@ -11,15 +11,21 @@ from starlette.responses import Response
 from gritlm.errors import InputError
 from gritlm.lm.sampling import SamplingParams
 from gritlm.printable import excerpt
-from gritlm.rag.answer import Writing as RagWriting
-from gritlm.rag.engine import Query, RagEngine
+from gritlm.rag.engine import RagEngine
 from gritlm.rag.index import filters
 from gritlm.rag.ingest.ingest import AddResult
 from gritlm.rag.ingest.skips import NAMED
-from gritlm.rag.planner import Mode
+from gritlm.rag.options import AnswerOptions
+from gritlm.rag.retrieve import Query
 from gritlm.rag.types import Document, Hit
 from gritlm.serve.api import uploads
-from gritlm.serve.api.document_store import DocumentStore, RunningAnswer, hit_of
+from gritlm.serve.api.document_store import (
+    DocumentStore,
+    RunningAnswer,
+    answer_options,
+    hit_of,
+    search_options,
+)
 from gritlm.serve.api.file_reader import FileReader
 from gritlm.serve.api.formats import ChatResponseBuilder
 from gritlm.serve.api.logprobs import TokenTexts
@@ -87,21 +93,24 @@ class DocumentApi:
         _require_filter(body)
         name = service.generation_model_name(body.model)
         usage = wants_usage(body.stream, body.stream_options)
-        stop = stops(body.stop)
-        reading = RagWriting(body.max_tokens, body.temperature, body.top_p, body.seed, stop)
-        writing = SamplingParams(
-            body.max_tokens, body.temperature, body.top_p, seed=body.seed, stop=stop
+        sampling = SamplingParams(
+            body.max_tokens,
+            body.temperature,
+            body.top_p,
+            seed=body.seed,
+            stop=stops(body.stop),
         )
+        options = answer_options(body, sampling)
         calls = service.calls(ANSWER, first=False)
         with service.scheduler.reserve() as place:
             await service.off_loop(service.prompts.question, body.question)
-            query, hits = await self._found(service, ANSWER, body, body.mode)
-            plan = await service.searching(self._store.plan, query, hits, body, reading)
+            query, hits = await self._found(service, ANSWER, body.question, options)
+            plan = await service.searching(self._store.plan, query, hits, options)
             asking = RunningAnswer(
-                lambda checkpoint: self._store.read(query, plan, body, reading, checkpoint)
+                lambda checkpoint: self._store.read(query, plan, options, checkpoint)
             )
             tokens = min(plan.tokens, service.prompts.limit)
-            calls.submit(place, [ResumeRequest(asking.begin, tokens, writing)])
+            calls.submit(place, [ResumeRequest(asking.begin, tokens, sampling)])
         form = AnswerResponseBuilder(
             service.head("rag", name, "rag.answer"), service.spelling, asking
         )
@@ -114,23 +123,23 @@ class DocumentApi:
         started = monotonic()
         with service.scheduler.reserve():
             await service.off_loop(service.prompts.question, body.question)
-            _, hits = await self._found(service, SEARCH, body, "none")
+            _, hits = await self._found(service, SEARCH, body.question, search_options(body))
         service.meter.whole.labels(SEARCH).observe(monotonic() - started)
         return json_response({"object": "list", "data": list(map(hit_of, hits)), "model": name})
 
     async def _found(
-        self, service: Service, endpoint: str, body: SearchParams, mode: Mode
+        self, service: Service, endpoint: str, question: str, options: AnswerOptions
     ) -> tuple[Query, list[Hit]]:
         """Embed a question and find passages; the model goes on while the index is searched."""
         query = await service.aside(
-            endpoint, lambda checkpoint: self._store.embed(body, mode, checkpoint)
+            endpoint, lambda checkpoint: self._store.embed(question, options, checkpoint)
         )
-        hits = await service.searching(self._store.nearest, query, body)
-        if not body.rerank:
-            return query, hits[: body.top_k]
+        hits = await service.searching(self._store.nearest, query, options)
+        if not options.rerank:
+            return query, hits[: options.top_k]
         ordered = await service.aside(
             endpoint,
-            lambda checkpoint: self._store.order(query, hits, body, checkpoint),
+            lambda checkpoint: self._store.order(query, hits, options, checkpoint),
             first=False,
         )
         return query, ordered
