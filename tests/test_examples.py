@@ -1,71 +1,88 @@
-"""The demo runs, and the corpus it shows is in order."""
+"""The examples run as they are written, with tiny models."""
 
 from __future__ import annotations
 
-import importlib.util
-import io
-import json
-from contextlib import redirect_stdout
+import re
+import runpy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gritlm import GritLM
+from gritlm.serve.config import ServerConfig
 from tests import tiny
+from tests.serve.conftest import served
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
-
-
-def rows(name: str) -> list[dict[str, str]]:
-    text = (EXAMPLES / "corpus" / f"{name}.jsonl").read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
+ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture(scope="module")
-def demo() -> Any:
-    """The demo as a module."""
-    spec = importlib.util.spec_from_file_location("demo", EXAMPLES / "demo.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def main_of(name: str) -> Callable[..., None]:
+    """Return the ``main`` of an example."""
+    main: Callable[..., None] = runpy.run_path(str(ROOT / "examples" / f"{name}.py"))["main"]
+    return main
 
 
 @pytest.fixture(scope="module")
-def shown(demo: Any, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The lines it prints on a tiny random model."""
-    folder = tiny.folder(tmp_path_factory.mktemp("tiny"), max_position_embeddings=8192)
-    printed = io.StringIO()
-    with pytest.MonkeyPatch.context() as changes, redirect_stdout(printed):
-        changes.setattr(demo, "GritLM", lambda: GritLM(folder, dtype="float32", device="cpu"))
-        changes.setattr(demo, "REPEATS", 1)
-        demo.main()
-    return printed.getvalue().splitlines()
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.folder(tmp_path_factory.mktemp("llama"), max_position_embeddings=1024)
 
 
-def test_the_demo_shows_that_a_store_leaves_less_to_read(demo, shown):
-    lines = [line.split() for line in shown]
-    read = {words[0]: int(words[2]) for words in lines if len(words) == 5 and words[4] == "ms"}
-    assert set(read) == set(demo.MODES)
-    assert max(read["doc"], read["doc-query"]) < read["none"] / 3
+@pytest.fixture(scope="module")
+def model(folder: Path) -> GritLM:
+    return GritLM(folder, dtype="float32", device="cpu")
 
 
-def test_the_demo_shows_the_sentences_it_compares_the_nearest_first(demo, shown):
-    lines = [line for line in shown if any(text in line for text in demo.OTHERS)]
-    cosines = [float(line.split()[0]) for line in lines]
-    assert len(cosines) == len(demo.OTHERS)
-    assert cosines == sorted(cosines, reverse=True)
+def test_search_prints_each_text_with_its_cosine_the_nearest_first(model, capsys):
+    main_of("search")("When are dogs allowed?", model)
+    scores = [float(line.split()[0]) for line in capsys.readouterr().out.splitlines()]
+    assert len(scores) == 3
+    assert scores == sorted(scores, reverse=True)
 
 
-def test_every_question_names_the_passage_that_answers_it():
-    known = {passage["id"] for passage in rows("passages")}
-    assert {question["passage"] for question in rows("questions")} <= known
+def test_chat_answers_each_question_with_the_earlier_turns_in_its_prompt(model, capsys):
+    questions = ("What is water?", "Who sleeps?")
+    main_of("chat")(*questions, model=model)
+    messages: list[dict[str, Any]] = []
+    expected = ""
+    for question in questions:
+        messages.append({"role": "user", "content": question})
+        answer = model.chat(messages, max_new_tokens=48)
+        messages.append({"role": "assistant", "content": answer})
+        expected += f"> {question}\n{answer}\n"
+    assert capsys.readouterr().out == expected
 
 
-@pytest.mark.parametrize("name", ["passages", "papers"])
-def test_every_passage_has_an_id_of_its_own_a_title_a_text_and_a_source(name):
-    passages = rows(name)
-    assert len({passage["id"] for passage in passages}) == len(passages)
-    assert all(p["title"] and p["text"] and p["source"].startswith("https://") for p in passages)
+def test_rag_answers_from_one_passage_and_reads_less_than_it_reuses(model, capsys):
+    main_of("rag")("What is a tsunami?", model)
+    out = capsys.readouterr().out
+    assert re.match(r"\d+ documents, \d+ passages\n", out)
+    assert len(re.findall(r"^  from '.+' \(cosine -?\d\.\d\d\)$", out, re.M)) == 1
+    read, reused = map(int, re.findall(r"^(\d+) tokens read, (\d+) reused$", out, re.M)[0])
+    assert read > 0
+    assert reused > 0
+
+
+def test_finetune_trains_an_adapter_and_embeds_with_it(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)  # the recipe names its rows from there
+    main_of("finetune")(
+        str(tmp_path / "run"),
+        f"model.base={folder}",
+        "loss.matryoshka_dims=[48]",
+        "training.bf16=false",
+        "training.max_steps=4",
+    )
+    out = capsys.readouterr().out
+    assert f"4 steps: {tmp_path / 'run'}\n" in out
+    assert re.search(r"^cosine of question and answer: -?\d\.\d{3}$", out, re.M)
+    assert (tmp_path / "run" / "adapter_config.json").is_file()
+
+
+def test_openai_client_chats_and_embeds_through_a_server(model, capsys):
+    with served(model, ServerConfig(port=0)) as live:
+        main_of("openai_client")(f"{live.url}/v1")
+    answer, vectors = capsys.readouterr().out.rsplit("\n", 2)[:2]
+    expected = model.chat("What is a volcano?", max_new_tokens=48)
+    assert answer == expected
+    assert vectors == f"2 vectors of {model.embedding_dimension} dimensions"
