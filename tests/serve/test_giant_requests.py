@@ -14,12 +14,15 @@ import pytest
 
 from gritlm.rag.index import schema
 from gritlm.rag.index.index import Index
+from gritlm.rag.ingest import rows, sources
 from gritlm.rag.ingest.ingest import Indexer
 from gritlm.serve.api import document_store, documents
+from gritlm.serve.api.cursors import cursor_of, place_behind
 from gritlm.serve.config import ServerConfig
 from gritlm.serve.engine.errors import OverloadedError, TooManyTokensError
 from gritlm.serve.engine.limits import Limits
 from gritlm.serve.engine.queue import QueuedRequest, RequestQueue
+from gritlm.serve.schemas import rag
 from gritlm.serve.server import StoreAt
 from tests.serve.asking import Asked, endless, held, scheduled, texts_of
 from tests.serve.conftest import TEXTS, Served
@@ -142,7 +145,9 @@ def test_a_question_is_not_tokenized_on_the_models_thread_before_it_is_checked(
 def test_more_tokens_than_a_request_may_have_are_refused_with_the_numbers(
     serve: Callable[..., Served],
 ):
-    served = serve(ServerConfig(port=0), Limits(max_num_seqs=2, max_request_tokens=600))
+    served = serve(
+        ServerConfig(port=0, allow_token_ids=True), Limits(max_num_seqs=2, max_request_tokens=600)
+    )
     many = [[5] * 100] * 7
     for path, body in (
         (EMBED, {"input": many}),
@@ -300,6 +305,35 @@ def test_a_page_of_documents_ends_where_it_gets_large(
     assert seen == [each["id"] for each in many]
     assert max(sizes) < 2 * 9_000
     assert len(sizes) >= 3
+
+
+def test_documents_of_an_older_store_are_listed_behind_ids_of_any_length(
+    fresh: Served, monkeypatch: pytest.MonkeyPatch
+):
+    for module in (rows, sources, rag):  # as earlier versions took them
+        monkeypatch.setattr(module, "check_document_id", str)
+    start = "é" * 600
+    ids = sorted(["a", start, start + "1", start + "x" * 200_000, start + "2", "z"])
+    many = [{"id": each, "text": f"Note {n}."} for n, each in enumerate(ids)]
+    fresh.http.post(DOCUMENTS, json={"documents": many}).raise_for_status()
+    seen: list[str] = []
+    after: dict[str, str] = {}
+    for _ in ids:
+        page = fresh.http.get(DOCUMENTS, params={"limit": 1, **after}).raise_for_status().json()
+        seen += [each["id"] for each in page["data"]]
+        after = {"after": page["last_id"]}
+    assert seen == ids
+    assert not page["has_more"]
+
+
+def test_a_cursor_goes_on_behind_a_document_that_was_deleted():
+    ids = ["a", "b" * 600, "b" * 601, "c", "d"]
+    for place, each in enumerate(ids):
+        cursor = cursor_of(each)
+        assert len(cursor) <= 512
+        assert place_behind(ids, cursor) == place + 1
+    assert place_behind(["a", "c", "d"], cursor_of("b" * 600)) == 1
+    assert place_behind(["a", "d"], cursor_of("c")) == 1
 
 
 def test_large_metadata_of_an_older_store_is_not_read(

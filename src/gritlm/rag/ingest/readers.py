@@ -13,14 +13,15 @@ from gritlm.errors import InputError
 from gritlm.lm.hub.quiet import only_errors
 from gritlm.rag.ingest import markdown_text, pdf_text
 from gritlm.rag.ingest.encodings import declared_encoding, decoded
-from gritlm.rag.ingest.html_markdown import markdown_of
-from gritlm.rag.ingest.html_tokens import is_xml, tokens
-from gritlm.rag.ingest.html_tree import page_title, tree
+from gritlm.rag.ingest.html.html_markdown import markdown_of
+from gritlm.rag.ingest.html.html_tokens import is_xml, tokens
+from gritlm.rag.ingest.html.html_tree import page_title, tree
 from gritlm.rag.ingest.metadata import normalise_metadata
+from gritlm.rag.ingest.pdf_content import ContentSizes
 from gritlm.rag.types import Value
 
-LEAST_TEXT = 2**20  # characters that any file may hold
-GROWTH = 50  # characters of text for each byte of a file, above that
+LEAST_TEXT = 2**20  # characters, or decompressed bytes, that any file may hold
+GROWTH = 50  # of them for each byte of a file, above that
 UNTITLED = {"untitled", "(anonymous)", "anonymous", "unspecified"}  # what programs fill in
 
 
@@ -48,7 +49,7 @@ def read(ending: str, data: bytes) -> FileContent:
     content = READERS[ending](data)
     if not content.text.strip():
         raise InputError("empty: no text in it")
-    _check_size(len(content.text), len(data))
+    _check_growth(len(content.text), len(data), "characters of text")
     return content
 
 
@@ -111,11 +112,14 @@ def pdf(data: bytes) -> FileContent:
 
 def _pages(reader: PdfReader, size: int) -> list[str]:
     pages: list[str] = []
-    length = 0
+    sizes = ContentSizes()
+    content = length = 0
     for page in reader.pages:
+        content += sizes.of(page)
+        _check_growth(content, size, "bytes of page content")
         pages.append(_whole(page.extract_text()))
         length += len(pages[-1])
-        _check_size(length, size)
+        _check_growth(length, size, "characters of text")
     return pages
 
 
@@ -124,12 +128,12 @@ def _whole(text: str) -> str:
     return text.replace("\0", "").encode("utf-8", errors="replace").decode()
 
 
-def _check_size(length: int, size: int) -> None:
+def _check_growth(length: int, size: int, unit: str) -> None:
     most = max(LEAST_TEXT, GROWTH * size)
     if length > most:
         raise InputError(
-            f"its {size:,} bytes hold more than {most:,} characters of text; split the file, or "
-            "save it as plain text"
+            f"its {size:,} bytes hold more than {most:,} {unit}; split the file, or save it as "
+            "plain text"
         )
 
 

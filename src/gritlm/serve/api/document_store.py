@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import logging
-from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from time import perf_counter
@@ -23,6 +22,7 @@ from gritlm.rag.options import AnswerOptions
 from gritlm.rag.plan import PromptPlan
 from gritlm.rag.retrieve import Query
 from gritlm.rag.types import LEFT_OUT, Document, Hit, Value
+from gritlm.serve.api.cursors import cursor_of, place_behind
 from gritlm.serve.engine.requests import EngineEvent, OutputDelta, PrefillFinished
 from gritlm.serve.errors import ApiError, no_room
 from gritlm.serve.schemas.rag import AnswerRequest, SearchParams
@@ -76,17 +76,22 @@ class DocumentStore:
             raise no_room(added.documents + added.unchanged, of) from error
 
     def all(self, *, after: str | None, limit: int) -> dict[str, Any]:
-        """The documents that come after an id, in the order of their ids; a page ends early when
-        it gets large."""
+        """Return the documents behind a cursor, in the order of their ids; a page ends early when
+        it gets large.
+
+        Args:
+            after: ``last_id`` of the page before; None for the first page.
+            limit: documents of a page.
+        """
         known = sorted(self._engine.index.known())  # ids only, kept until somebody writes
-        rest = known if after is None else known[bisect_right(known, after) :]
+        rest = known if after is None else known[place_behind(known, after) :]
         shown, read = self._page(rest[:limit])
         return {
             "object": "list",
             "data": shown,
             "total": len(known),
             "has_more": len(rest) > read,
-            "last_id": rest[read - 1] if read else None,
+            "last_id": cursor_of(rest[read - 1]) if read else None,
         }
 
     def _page(self, ids: Sequence[str]) -> tuple[list[dict[str, Any]], int]:

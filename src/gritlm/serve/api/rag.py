@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from fastapi import APIRouter, Query, Response
 
+from gritlm.serve.api.cursors import LONGEST
 from gritlm.serve.api.router import new_router, stream_of
 from gritlm.serve.errors import ApiError
 from gritlm.serve.http.paths import ANSWER, DOCUMENTS, SEARCH
@@ -44,7 +45,7 @@ def routes(service: Service, documents: DocumentApi | None) -> APIRouter:
 
     @router.get(DOCUMENTS, response_model=DocumentListResponse, summary="List documents")
     async def listed(
-        after: Annotated[str | None, Query(max_length=512)] = None,
+        after: Annotated[str | None, Query(max_length=LONGEST)] = None,
         limit: Annotated[int, Query(ge=1, le=_MOST)] = 100,
     ) -> Response:
         """What is stored, in the order of ids."""

@@ -156,7 +156,10 @@ class DocumentListResponse(ResponseModel):
     data: list[StoredDocument]
     total: int
     has_more: bool
-    last_id: str | None
+    last_id: str | None = Field(
+        description="Id of the last document; a shorter stand-in for one of more than 512 "
+        "characters, as stores of earlier versions hold."
+    )
 
 
 class DeleteDocumentResponse(ResponseModel):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from gritlm.rag.ingest.html_tables import as_markdown, layout
-from gritlm.rag.ingest.html_tree import BLOCKS, HEADINGS, Element
+from gritlm.rag.ingest.html.html_tables import as_markdown, layout
+from gritlm.rag.ingest.html.html_tree import BLOCKS, HEADINGS, Element
 
 LISTS = {"ul", "ol", "menu", "dir"}
 INDENTED = 8  # levels of lists and quotations; deeper ones stand at the same place

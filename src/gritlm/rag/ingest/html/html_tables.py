@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from gritlm.rag.ingest.html_tree import Element
+from gritlm.rag.ingest.html.html_tree import Element
 
 WIDEST = 20  # columns and
 LONGEST = 100  # rows over which the text of a cell is repeated, where it is

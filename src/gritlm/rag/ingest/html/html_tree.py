@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from gritlm.rag.ingest.html_tokens import Start, Token
+from gritlm.rag.ingest.html.html_tokens import Start, Token
 
 DEEPEST = 100  # elements around one; those within are read as if their tags were not there
 VOID = {

@@ -1,0 +1,1 @@
+"""HTML to Markdown in linear time: tokens, tree, tables, text."""
