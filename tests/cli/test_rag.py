@@ -337,7 +337,7 @@ def test_damage_that_was_found_when_the_store_was_opened_is_named_too(run, store
         1,
         "3 blocks, 1 damaged\n4 passages, 0 problems\n",
     )
-    assert "index: made anew" in verified.stderr
+    assert "index: rebuilt" in verified.stderr
 
 
 @pytest.mark.parametrize("why", ["another writer holds this store", "cannot be written to"])

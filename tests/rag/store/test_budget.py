@@ -19,7 +19,9 @@ BUDGET = 40 * RECORD
 
 
 def entry(**changes: object) -> IndexEntry:
-    return replace(IndexEntry(1, 0, 200, 4000, 100, 0, eviction.cost(100), 0.0, 0.0), **changes)
+    return replace(
+        IndexEntry(1, 0, 200, 4000, 100, 0, eviction.recompute_cost(100), 0.0, 0.0), **changes
+    )
 
 
 @pytest.fixture
@@ -28,10 +30,10 @@ def folder(tmp_path):
 
 
 def test_worth_grows_with_hits_and_cost_and_falls_with_bytes():
-    assert eviction.of(entry(hits=3)) == pytest.approx(4 * eviction.of(entry()))
-    assert eviction.of(entry(cost=2.0)) == pytest.approx(2 * eviction.of(entry(cost=1.0)))
-    assert eviction.of(entry(payload=12000)) == pytest.approx(eviction.of(entry()) / 2)
-    assert eviction.cost(2000) > 2 * eviction.cost(1000)
+    assert eviction.worth(entry(hits=3)) == pytest.approx(4 * eviction.worth(entry()))
+    assert eviction.worth(entry(cost=2.0)) == pytest.approx(2 * eviction.worth(entry(cost=1.0)))
+    assert eviction.worth(entry(payload=12000)) == pytest.approx(eviction.worth(entry()) / 2)
+    assert eviction.recompute_cost(2000) > 2 * eviction.recompute_cost(1000)
 
 
 def test_the_cheapest_go_first_and_of_the_same_worth_the_oldest():

@@ -144,7 +144,7 @@ def test_a_damaged_index_is_refused_to_a_reader_and_made_anew_by_a_writer(folder
         blocks.opened(folder, read_only=True)
     with blocks.opened(folder) as store:
         assert there(store) == [True, True, True]
-        assert "made anew" in str(store.damages[0])
+        assert "rebuilt" in str(store.damages[0])
     with blocks.opened(folder) as store:
         assert there(store) == [True, True, True]
         assert store.damages == []

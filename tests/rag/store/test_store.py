@@ -76,9 +76,9 @@ def test_writing_to_what_was_fetched_does_not_reach_the_file(folder):
 
 def test_many_are_put_with_one_commit(folder):
     with blocks.opened(folder) as store:
-        before = store._writer.ledger.state.commit
+        before = store._writer.transactions.state.commit
         blocks.put(store, *map(blocks.block, range(20)))
-        assert store._writer.ledger.state.commit == before + 1
+        assert store._writer.transactions.state.commit == before + 1
         assert store.stats().blocks == 20
 
 
@@ -204,7 +204,9 @@ def test_gc_loses_nothing_that_another_thread_is_putting(wasteful):
         appended.wait(5)
 
     store.delete(keys[:2])  # leaves two segments
-    store._writer.arena.segment_bytes += 2 * 8192  # what moves and the newcomer fit into the last
+    store._writer.segments.segment_bytes += (
+        2 * 8192
+    )  # what moves and the newcomer fit into the last
     store.gc(checkpoint=checkpoint)
     go_on.set()
     putting.join()
@@ -250,7 +252,7 @@ def test_what_was_deleted_is_as_if_it_had_never_been_asked_for(folder):
 
 
 def test_only_the_last_keys_that_were_asked_for_are_remembered(folder, monkeypatch):
-    monkeypatch.setattr("gritlm.rag.kvstore.memory_cache._ASKED", 2)
+    monkeypatch.setattr("gritlm.rag.kvstore.memory_cache._REQUESTED", 2)
     with blocks.opened(folder) as store:
         keys = blocks.put(store, *map(blocks.block, range(3)))
         for key in [*keys, keys[0], keys[0]]:

@@ -1,4 +1,4 @@
-"""A block as a record, and a record as a block."""
+"""Conversion between KV blocks and the records of a store."""
 
 from __future__ import annotations
 
@@ -20,12 +20,18 @@ if TYPE_CHECKING:
 def to_record(
     key: bytes, block: KVBlock, *, maker: ModelIdentity, storage: str
 ) -> tuple[RecordHeader, memoryview]:
-    """Header and payload of a block, as it was read at positions 0..T-1.
+    """Return header and payload of a block that was prefilled at positions 0..T-1.
+
+    Args:
+        key: 32-byte key of the block.
+        block: KV block as the model returned it.
+        maker: identity of the store's model.
+        storage: number format on disk.
 
     Raises:
-        InputError: for a block that was moved, cut or joined, that is empty, that holds what this
-            storage cannot, or that belongs to another key.
-        CacheMismatchError: for a block of another model.
+        InputError: if the block is empty, was moved, cut or joined, has values that this number
+            format cannot represent, or belongs to another key.
+        CacheMismatchError: if the block was made by another model.
     """
     if block.model != maker.model:
         raise CacheMismatchError(
@@ -36,14 +42,14 @@ def to_record(
     if not block.tokens or not as_read:
         raise InputError(
             f"{block!r} is not a text as it was read, at positions 0, 1, 2, ...; put the block "
-            "that the model gave, before it is moved, cut or joined"
+            "that the model returned, before it is moved, cut or joined"
         )
     if block.dtype not in NAMES:
-        raise InputError(f"a block in {block.dtype} came; expected {', '.join(NAMES.values())}")
+        raise InputError(f"the block has dtype {block.dtype}; expected {', '.join(NAMES.values())}")
     ids = block.token_ids.tolist()
     if key != maker.key(ids, causal=block.causal, storage=storage):
         raise InputError(
-            f"key {key.hex()[:16]} is not the name of this block; take store.key(ids, causal=...)"
+            f"key {key.hex()[:16]} is not the name of this block; use store.key(ids, causal=...)"
         )
     raw_LB = codec.encode(block.data, storage)
     layers, _, heads, tokens, dim = block.data.shape
@@ -60,7 +66,10 @@ def to_record(
 
 
 def from_record(header: RecordHeader, raw_LB: Tensor, maker: ModelIdentity) -> KVBlock:
-    """The block; a view of the bytes where the storage is the model's own number format."""
+    """Return the KV block of a record.
+
+    Its data is a view of the payload if the store keeps the model's own number format.
+    """
     place_T = torch.arange(header.shape[2])
     return KVBlock(
         data=codec.decode(raw_LB, header.shape, header.storage, FLOATS[header.dtype]),

@@ -1,11 +1,11 @@
-"""Key/value tensors to bytes and back: as they are, cast, or quantised in small groups.
+"""Number formats of KV blocks on disk: float formats, and int8 and int4 with group scales.
 
 Shapes: L layers, K key/value heads, T tokens, E head dimension, N = 2 K T rows of a layer,
-G groups of a row. A layer is a run of bytes of its own (B of them): first what scales its codes,
-then the codes, so that one layer can be read without the others.
+G groups of a row. Each layer is one run of B bytes: first the scales, then the codes, so that one
+layer can be read without the others.
 
-How far a value x can be off (``largest`` is the largest absolute value of its group, ``range`` the
-largest minus the smallest; the cast back to the model's number format comes on top):
+Largest error of a value x (``largest`` is the largest absolute value of its group, ``range`` the
+largest minus the smallest; the cast back to the model's number format adds to it):
 
 =========  ======================================
 bfloat16   ``|x| / 256``
@@ -30,19 +30,20 @@ GROUPS = {"int8": 64, "int4": 32}
 STORAGES = (*FLOATS, *GROUPS)
 
 _SCALE_BYTES = 4  # of a group: one float32 (int8), or scale and smallest value in float16 (int4)
-_ALIGN = 16  # of a layer, so that its scales can be viewed where they lie
+_ALIGN = 16  # of a layer, so that its scales can be viewed without a copy
 
 
 def group_size(dim: int, largest: int) -> int:
-    """Dimensions that share a scale: the largest divisor of ``dim`` that is not above ``largest``.
+    """Return the number of dimensions that share a scale.
 
-    So 64 for a head of 128 in int8, 40 for one of 80, 12 for one of 12.
+    It is the largest divisor of ``dim`` up to ``largest``: in int8 64 for a head of 128
+    dimensions, 40 for 80, 12 for 12.
     """
     return max(size for size in range(1, min(dim, largest) + 1) if dim % size == 0)
 
 
 def layer_nbytes(shape: Shape, storage: str) -> int:
-    """Bytes that one layer takes."""
+    """Return the bytes of one encoded layer."""
     _, heads, tokens, dim = shape
     rows = 2 * heads * tokens
     if storage in FLOATS:
@@ -53,11 +54,11 @@ def layer_nbytes(shape: Shape, storage: str) -> int:
 
 
 def encode(data: Tensor, storage: str) -> Tensor:
-    """(L, 2, K, T, E) on any device -> bytes (L, B) on the CPU.
+    """Encode keys and values (L, 2, K, T, E) on any device as bytes (L, B) on the CPU.
 
     Raises:
-        InputError: for values that are not finite or too large for this storage, and for an odd
-            head dimension in int4.
+        InputError: if values are not finite or too large for this number format, or if the head
+            dimension is odd in int4.
     """
     data = data.detach().cpu()
     layers, _, heads, tokens, dim = data.shape
@@ -79,7 +80,10 @@ def encode(data: Tensor, storage: str) -> Tensor:
 
 
 def decode(raw_LB: Tensor, shape: Shape, storage: str, dtype: torch.dtype) -> Tensor:
-    """Bytes (L, B) -> (L, 2, K, T, E) in ``dtype``; a view of the bytes where the format allows."""
+    """Decode bytes (L, B) into keys and values (L, 2, K, T, E) of a dtype.
+
+    The result is a view of the bytes if the stored format is ``dtype`` itself.
+    """
     layers, heads, tokens, dim = shape
     full = (layers, 2, heads, tokens, dim)
     if storage in FLOATS:
@@ -88,7 +92,7 @@ def decode(raw_LB: Tensor, shape: Shape, storage: str, dtype: torch.dtype) -> Te
     size = group_size(dim, GROUPS[storage])
     read = _from_int8 if storage == "int8" else _from_int4
     data = torch.empty(full, dtype=dtype)
-    for layer_2KTE, raw_B in zip(data, raw_LB, strict=True):  # so that what is between stays small
+    for layer_2KTE, raw_B in zip(data, raw_LB, strict=True):  # a layer at a time: small temporaries
         layer_2KTE.copy_(read(raw_B, rows, dim // size, size).view_as(layer_2KTE))
     return data
 
@@ -113,14 +117,17 @@ def _from_int4(raw_B: Tensor, rows: int, groups: int, size: int) -> Tensor:
 
 
 def _int8(x_LNGg: Tensor) -> tuple[Tensor, Tensor]:
-    """Codes -127..127 around zero; a scale in float32 for each group."""
+    """Return float32 scales of the groups, and codes -127..127 around zero."""
     scale_LNG1 = x_LNGg.abs().amax(dim=-1, keepdim=True) / 127
     code_LNGg = (x_LNGg / _not_zero(scale_LNG1)).round_().clamp_(-127, 127)
     return scale_LNG1, code_LNGg.to(torch.int8)
 
 
 def _int4(x_LNGg: Tensor) -> tuple[Tensor, Tensor]:
-    """Codes 0..15 from the smallest value up; dimension i shares a byte with i + E / 2."""
+    """Return float16 scales and minima of the groups, and codes 0..15 above the minimum.
+
+    Dimension i shares a byte with dimension i + E / 2.
+    """
     low_LNG1 = x_LNGg.amin(dim=-1, keepdim=True).half()
     high_LNG1 = x_LNGg.amax(dim=-1, keepdim=True)
     scale_LNG1 = ((high_LNG1 - low_LNG1.float()) / 15).half()
@@ -136,6 +143,6 @@ def _not_zero(scale: Tensor) -> Tensor:
 def _require_finite(values: Tensor, storage: str) -> None:
     if not torch.isfinite(values).all():
         raise InputError(
-            f"this block holds values that are not finite, or too large for {storage}: it is not "
-            "stored; use storage='bfloat16' if the model itself is right"
+            f"the block holds values that are not finite, or too large for {storage}, and was not "
+            "stored; use storage='bfloat16' if the model's output is right"
         )

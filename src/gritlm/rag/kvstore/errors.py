@@ -1,4 +1,4 @@
-"""What can be wrong with a store: errors for callers, and damage as a value."""
+"""Errors of a key/value store, and a record of damage found in it."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class StoreFullError(InputError):
-    """The disk took no more; what was acknowledged before is whole and readable."""
+    """Disk full; everything acknowledged before stays complete and readable."""
 
 
 class StoreLockedError(InputError):
-    """Another process writes to this store; the message says which."""
+    """Store that another process is writing to; the message names the process."""
 
 
 class IndexDamagedError(InputError):
-    """The index cannot be trusted; it can be made anew from the arenas."""
+    """Damaged index of a store; it can be rebuilt from the segments."""
 
 
 class SegmentGoneError(Exception):
-    """A segment is not there (any more): who reads asks the index again."""
+    """Missing segment file; the reader looks the record up again."""
 
 
 class DamagedRecordError(Exception):
-    """A record that is not what was written; the message says what does not fit."""
+    """Record that differs from the bytes written; the message names the mismatch."""
 
 
 @dataclass(frozen=True)
 class Damage:
-    """A place that cannot be read as it was written.
+    """Damaged record of a segment, or damage to the index.
 
     Attributes:
-        key: of the record; empty where it is not known.
-        segment: number of the arena file, -1 for the index.
-        offset: byte at which the record begins.
-        reason: what does not fit.
+        key: key of the record; empty if unknown.
+        segment: number of the segment file; -1 for the index.
+        offset: byte offset of the record in its segment.
+        reason: the mismatch, in words.
     """
 
     key: bytes
@@ -53,12 +53,13 @@ class Damage:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether an error of the disk (or of LMDB, which keeps the same number) says: no space."""
+    """Return whether an error of the system or of LMDB means that no space is left."""
     number = getattr(error, "errno", None) or getattr(error, "code", None)
     return number in _NO_SPACE
 
 
 def full(folder: Path, error: object) -> StoreFullError:
+    """Return the error for a full disk."""
     return StoreFullError(
         f"{folder}: the disk is full ({error}); what was stored before stays readable. Free some "
         "space, or open the store with a smaller disk_bytes"
@@ -66,6 +67,7 @@ def full(folder: Path, error: object) -> StoreFullError:
 
 
 def damaged_index(folder: Path, reason: object) -> IndexDamagedError:
+    """Return the error for a damaged index, with the command that rebuilds it."""
     return IndexDamagedError(
         f"{folder}: the index of this store is damaged ({reason}); the payloads are not lost: "
         f"run `gritlm store rebuild {folder}`"

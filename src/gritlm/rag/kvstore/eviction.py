@@ -1,11 +1,11 @@
-"""What a block is worth: the rule of admission and eviction.
+"""Admission and eviction policy: GreedyDual-Size with frequency.
 
-``worth = age + (hits + 1) * cost / bytes``: what it would cost to compute it again for each time
-that it was asked for, a byte that it takes (GreedyDual-Size with frequency). ``age`` is the store's
-clock at its last use, and the clock goes to the worth of what was evicted last: what is not used
-falls behind. A newcomer comes in unless it would take the place of something that is worth more.
-Each one that is refused moves the clock by its own worth over the number of blocks, so a store of
-old favourites opens up after some rounds of newcomers.
+``worth = age + (hits + 1) * cost / bytes``: the cost of recomputing a block for each of its
+requests, per byte on disk. ``age`` is the store's clock at the last use of the block. Each eviction
+sets the clock to the worth of the evicted block, so blocks that are not used fall behind. A new
+block is admitted unless it would displace blocks of higher worth. Each refused block moves the
+clock by its own worth divided by the number of blocks, so a store full of old, popular blocks
+admits new ones after some rounds.
 """
 
 from __future__ import annotations
@@ -17,33 +17,40 @@ from gritlm.rag.kvstore.lmdb.lmdb_index import IndexEntry
 _LONG = 8192  # tokens at which attention costs as much as all the rest (order of a small model)
 
 
-def cost(tokens: int) -> float:
-    """Of reading so many tokens again; in tokens of a short text."""
+def recompute_cost(tokens: int) -> float:
+    """Return the cost of prefilling this number of tokens, in tokens of a short text."""
     return tokens * (1 + tokens / _LONG)
 
 
-def of(entry: IndexEntry) -> float:
-    """Worth a byte, on the store's clock."""
+def worth(entry: IndexEntry) -> float:
+    """Return the worth of a block per byte, on the store's clock."""
     return entry.age + (entry.hits + 1) * entry.cost / entry.nbytes
 
 
-def refused(entry: IndexEntry, blocks: int) -> float:
-    """How far the clock moves when this newcomer is not admitted to a store of so many blocks."""
+def clock_step(entry: IndexEntry, blocks: int) -> float:
+    """Return the step of the clock when a new block is refused by a store of ``blocks`` blocks."""
     return entry.cost / entry.nbytes / max(blocks, 1)
 
 
 def cheapest(
     entries: Iterable[tuple[bytes, IndexEntry]], nbytes: int, *, below: float = float("inf")
 ) -> list[tuple[bytes, IndexEntry]]:
-    """The least valuable blocks, until they come to ``nbytes``; none that is worth over ``below``.
+    """Return the blocks of least worth that together take ``nbytes`` bytes.
 
-    Of the same worth, those that were written first go first, so that whole segments come free.
+    Blocks of equal worth are taken in the order of writing, so that whole segments become free.
+
+    Args:
+        entries: keys and index entries of the stored blocks.
+        nbytes: bytes to free.
+        below: highest worth of a block that may be taken.
     """
     chosen: list[tuple[bytes, IndexEntry]] = []
     freed = 0
-    ranked = sorted((of(entry), entry.segment, entry.offset, key, entry) for key, entry in entries)
-    for worth, _, _, key, entry in ranked:
-        if freed >= nbytes or worth > below:
+    ranked = sorted(
+        (worth(entry), entry.segment, entry.offset, key, entry) for key, entry in entries
+    )
+    for value, _, _, key, entry in ranked:
+        if freed >= nbytes or value > below:
             break
         chosen.append((key, entry))
         freed += entry.nbytes

@@ -1,4 +1,4 @@
-"""One writer at a time: a lock on a file that names who holds it."""
+"""Writer lock of a store: a locked file that names the process holding it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from gritlm.runtime import file_mode
 
 
 class WriterLock:
-    """Held from its making until :meth:`release`, or until the process ends in whatever way.
+    """Exclusive lock, held from construction to :meth:`release` or the end of the process.
 
     Raises:
-        StoreLockedError: naming who holds it.
-        OSError: when its file cannot be written; then nobody holds it.
+        StoreLockedError: if another process holds the lock; the message names the process.
+        OSError: if the lock file cannot be written; the lock is then free.
     """
 
     def __init__(self, path: Path) -> None:
@@ -30,7 +30,7 @@ class WriterLock:
             raise
 
     def release(self) -> None:
-        """Closing is enough, and a forked child that does it takes nothing from its parent."""
+        """Release the lock by closing its file; in a forked child the parent keeps the lock."""
         os.close(self._file)
 
     def _hold(self, store: Path) -> None:
@@ -43,14 +43,14 @@ class WriterLock:
                 "or open the store with read_only=True"
             ) from None
         since = datetime.now().astimezone().isoformat(timespec="seconds")
-        about = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
+        process = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
         os.ftruncate(self._file, 0)
-        os.pwrite(self._file, json.dumps(about).encode(), 0)
+        os.pwrite(self._file, json.dumps(process).encode(), 0)
 
 
 def _holder(text: bytes) -> str:
     try:
-        about = json.loads(text)
-        return f"process {about['pid']} on {about['host']} since {about['since']}"
+        holder = json.loads(text)
+        return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
     except (ValueError, KeyError, TypeError):
-        return "it has not said who it is"
+        return "its process is not recorded"

@@ -1,4 +1,4 @@
-"""``store.json``: whose blocks a store keeps, and in which number format."""
+"""Manifest of a store, ``store.json``: its model, number format and byte budget."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ if TYPE_CHECKING:
 
 FILE = "store.json"
 VERSION = 1
-DISK_BYTES = 10 * 2**30  # of a new store
+DISK_BYTES = 10 * 2**30  # byte budget of a new store
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a store says of itself.
+    """Identity and settings of a store.
 
     Attributes:
-        model: fingerprint of the weights whose blocks it keeps.
-        digest: of all else that a block depends on.
-        name: of the model, for messages.
+        version: version of the store's file formats.
+        model: fingerprint of the weights that the blocks were made with.
+        digest: digest of everything else that a block depends on.
+        name: name of the model, for messages.
         storage: number format of the blocks on disk.
-        disk_bytes: the most that arenas take.
+        disk_bytes: byte budget of the segments.
     """
 
     version: int
@@ -43,7 +44,7 @@ class Manifest:
     disk_bytes: int
 
 
-def settle(
+def load_or_create(
     folder: Path,
     maker: ModelIdentity | None,
     *,
@@ -51,16 +52,24 @@ def settle(
     dtype: torch.dtype | None,
     create: bool,
 ) -> Manifest:
-    """Read what the store says and hold it against who opens it; write it for a new store.
+    """Return the manifest of a store after comparing it with the model; create it if new.
+
+    Args:
+        folder: folder of the store.
+        maker: identity of the model; None to open an existing store without its model.
+        storage: number format, or "auto".
+        dtype: number format of the model, for a new store with ``storage="auto"``.
+        create: create the manifest if the folder holds no store.
 
     Raises:
-        InputError: for another model, format or version, and where there is no store to read.
+        InputError: if the store has another model, number format or version, or if it does not
+            exist and is not to be created.
     """
     choice(storage, ("auto", *STORAGES), name="storage")
     if not (folder / FILE).exists():
         if maker is None or not create:
-            raise InputError(f"{folder} holds no store; make one with `gritlm index`")
-        return _new(folder, maker, storage if storage != "auto" else _storage_of(dtype))
+            raise InputError(f"{folder} holds no store; create one with `gritlm index`")
+        return _create(folder, maker, storage if storage != "auto" else _storage_of(dtype))
     found = _read(folder / FILE)
     if maker is not None and (maker.model, maker.digest) != (found.model, found.digest):
         raise InputError(
@@ -70,42 +79,42 @@ def settle(
         )
     if storage not in ("auto", found.storage):
         raise InputError(
-            f"{folder}: this store keeps its blocks as {found.storage}, storage={storage!r} came; "
-            "leave storage out, or use another folder"
+            f"{folder}: this store keeps its blocks as {found.storage}, not as {storage!r}; leave "
+            "storage out, or use another folder"
         )
     return found
 
 
-def _new(folder: Path, maker: ModelIdentity, storage: str) -> Manifest:
+def _create(folder: Path, maker: ModelIdentity, storage: str) -> Manifest:
     if segments(folder / ARENAS):
         raise InputError(
-            f"{folder}: {FILE} is missing beside arenas that are there; put it back, or use "
-            "another folder"
+            f"{folder}: {FILE} is missing, but there are segments; put it back, or use another "
+            "folder"
         )
-    return _written(
+    return _save(
         folder, Manifest(VERSION, maker.model, maker.digest, maker.name, storage, DISK_BYTES)
     )
 
 
-def with_budget(folder: Path, found: Manifest, disk_bytes: int | None) -> Manifest:
-    """The same with another budget, which is written down; None leaves it as it is."""
+def set_budget(folder: Path, found: Manifest, disk_bytes: int | None) -> Manifest:
+    """Return the manifest with another byte budget, saved to disk; None keeps the budget."""
     if disk_bytes in (None, found.disk_bytes):
         return found
-    return _written(folder, replace(found, disk_bytes=disk_bytes))
+    return _save(folder, replace(found, disk_bytes=disk_bytes))
 
 
-def _written(folder: Path, about: Manifest) -> Manifest:
+def _save(folder: Path, manifest: Manifest) -> Manifest:
     with replacing(folder / FILE) as temporary:
-        temporary.write_text(json.dumps(asdict(about), indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(asdict(manifest), indent=2) + "\n", encoding="utf-8")
     sync(folder)
-    return about
+    return manifest
 
 
 def _storage_of(dtype: torch.dtype | None) -> str:
     if dtype not in NAMES:
         raise InputError(
-            f"storage='auto' keeps a new store in the model's number format, dtype={dtype} came; "
-            f"expected one of {', '.join(NAMES.values())}, or a storage by name"
+            f"storage='auto' uses the model's number format for a new store, which is {dtype}; "
+            f"expected {', '.join(NAMES.values())}; pass another model or name a storage"
         )
     return NAMES[dtype]
 
@@ -116,8 +125,8 @@ def _read(path: Path) -> Manifest:
         version = values["version"]
         if version != VERSION:
             raise InputError(
-                f"{path}: a store of version {version}, this gritlm reads {VERSION}; use the "
-                "gritlm that made it, or add the documents to another folder"
+                f"{path}: the store has version {version}, this gritlm reads version {VERSION}; "
+                "use the gritlm that made it, or add the documents to another folder"
             )
         return Manifest(**values)
     except (OSError, ValueError, TypeError, KeyError) as error:

@@ -1,7 +1,7 @@
-"""Records as they are read: mapped once a segment, checked once a record, never copied.
+"""Zero-copy reads of records from memory-mapped segments; each record is checked once.
 
-A map is private and copy-on-write: torch wants writable memory, and what anybody wrote there would
-not reach the file.
+A mapping is private and copy-on-write: torch requires writable memory, and writes to it must not
+reach the file.
 """
 
 from __future__ import annotations
@@ -21,65 +21,68 @@ from gritlm.rag.kvstore.segments import segment_path
 
 
 class MappedSegments:
-    """The segments that this process has mapped."""
+    """Segments that this process has mapped into memory."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._maps: dict[int, mmap.mmap] = {}
-        self._proven: dict[int, set[int]] = {}  # segment -> offsets of records that were checked
+        self._checked: dict[int, set[int]] = {}  # offsets of checked records, by segment
 
     def read(self, key: bytes, entry: IndexEntry) -> tuple[RecordHeader, Tensor]:
-        """Header and payload (L, B) of a record; the payload is a view of the file.
+        """Return header and payload (L, B) of a record; the payload is a view of the file.
 
         Raises:
-            GoneError: when its segment is not there.
-            BrokenError: when it is not what was written.
+            SegmentGoneError: if its segment does not exist.
+            DamagedRecordError: if the record differs from the bytes written.
         """
-        area = self._mapped(entry)
-        header = record.unpack(area[entry.offset : entry.offset + entry.header])
+        mapping = self._map(entry)
+        header = record.unpack(mapping[entry.offset : entry.offset + entry.header])
         if (header.key, header.payload) != (key, entry.payload):
             raise DamagedRecordError("another record lies here")
         raw_LB = torch.frombuffer(
-            area,
+            mapping,
             dtype=torch.uint8,
             count=entry.payload,
             offset=entry.offset + aligned(entry.header),
         ).view(header.shape[0], -1)
-        proven = self._proven.setdefault(entry.segment, set())
-        if entry.offset not in proven:
+        checked = self._checked.setdefault(entry.segment, set())
+        if entry.offset not in checked:
             layer = record.damaged_layer(raw_LB, header)
             if layer is not None:
                 raise DamagedRecordError(f"the checksum of layer {layer} does not fit")
-            proven.add(entry.offset)
+            checked.add(entry.offset)
         return header, raw_LB
 
     def forget(self, segment: int) -> None:
-        """Let go of a segment; tensors that view it keep it alive for themselves."""
+        """Drop the mapping of a segment; tensors that view it keep it alive."""
         self._maps.pop(segment, None)
-        self._proven.pop(segment, None)
+        self._checked.pop(segment, None)
 
     def close(self) -> None:
+        """Drop all mappings."""
         for segment in list(self._maps):
             self.forget(segment)
 
-    def _mapped(self, entry: IndexEntry) -> mmap.mmap:
-        area = self._maps.get(entry.segment)
-        if area is None or len(area) < entry.end:
+    def _map(self, entry: IndexEntry) -> mmap.mmap:
+        mapping = self._maps.get(entry.segment)
+        if mapping is None or len(mapping) < entry.end:
             self._forget_gone()
-            area = self._maps[entry.segment] = _map(segment_path(self.folder, entry.segment))
-        if area.size() < entry.end:  # of the file, now: to touch what was cut off would be the end
+            mapping = self._maps[entry.segment] = _map_file(
+                segment_path(self.folder, entry.segment)
+            )
+        if mapping.size() < entry.end:  # size of the file now: reading behind its end would crash
             self.forget(entry.segment)
             raise DamagedRecordError("the file is shorter than the record")
-        return area
+        return mapping
 
     def _forget_gone(self) -> None:
-        """A file that was removed takes up the disk for as long as it is mapped."""
+        """Drop mappings of removed files: a mapped file keeps its disk space."""
         for segment in list(self._maps):
             if not segment_path(self.folder, segment).exists():
                 self.forget(segment)
 
 
-def _map(path: Path) -> mmap.mmap:
+def _map_file(path: Path) -> mmap.mmap:
     try:
         file = os.open(path, os.O_RDONLY)
     except FileNotFoundError:

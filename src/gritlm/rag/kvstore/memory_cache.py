@@ -1,4 +1,4 @@
-"""Blocks that are kept in memory, ready to use; those not asked for longest go first."""
+"""LRU cache of decoded KV blocks in memory."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ from collections import OrderedDict
 
 from gritlm.lm.kv.block import KVBlock
 
-_ASKED = 10_000  # keys that are remembered as asked for
+_REQUESTED = 10_000  # recently requested keys that are remembered
 
 
 class MemoryCache:
-    """At most ``capacity`` bytes of keys and values.
+    """LRU cache of at most ``capacity`` bytes of keys and values.
 
     Attributes:
-        nbytes: what they come to now.
+        capacity: byte limit.
+        nbytes: bytes of the cached blocks.
     """
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.nbytes = 0
         self._blocks: OrderedDict[bytes, KVBlock] = OrderedDict()
-        self._asked: OrderedDict[bytes, None] = OrderedDict()
+        self._requested: OrderedDict[bytes, None] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._blocks)
@@ -29,22 +30,23 @@ class MemoryCache:
         return key in self._blocks
 
     def get(self, key: bytes) -> KVBlock | None:
+        """Return a cached block and mark it as the most recently used; None if missing."""
         block = self._blocks.get(key)
         if block is not None:
             self._blocks.move_to_end(key)
         return block
 
-    def ask(self, key: bytes) -> bool:
-        """Note that it was asked for -> whether it had been, among the last some thousand."""
-        before = key in self._asked
-        self._asked[key] = None
-        self._asked.move_to_end(key)
-        if len(self._asked) > _ASKED:
-            self._asked.popitem(last=False)
+    def request(self, key: bytes) -> bool:
+        """Record a request for a key; return whether it is among the last 10,000 requested keys."""
+        before = key in self._requested
+        self._requested[key] = None
+        self._requested.move_to_end(key)
+        if len(self._requested) > _REQUESTED:
+            self._requested.popitem(last=False)
         return before
 
     def put(self, key: bytes, block: KVBlock) -> None:
-        """Keep it, unless it is larger than all of the memory."""
+        """Cache a block, unless it alone exceeds the capacity."""
         self._drop(key)
         if block.nbytes > self.capacity:
             return
@@ -54,13 +56,14 @@ class MemoryCache:
         self.nbytes += block.nbytes
 
     def forget(self, key: bytes) -> None:
-        """As if it had never been asked for."""
+        """Remove a block and its record of requests."""
         self._drop(key)
-        self._asked.pop(key, None)
+        self._requested.pop(key, None)
 
     def clear(self) -> None:
+        """Remove everything."""
         self._blocks.clear()
-        self._asked.clear()
+        self._requested.clear()
         self.nbytes = 0
 
     def _drop(self, key: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Opening a store: the lock, whose store it is, its index."""
+"""Opening of a store: writer lock, manifest and index."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ LOCK = "writer.lock"
 _LEAST_BYTES = 16 * ALIGN
 
 
-def to_read(
+def open_reader(
     folder: Path, maker: ModelIdentity | None, *, storage: str, dtype: torch.dtype | None
 ) -> tuple[Manifest, RecordAccess]:
-    """A store that is there, beside whoever writes to it."""
-    found = manifest.settle(folder, maker, storage=storage, dtype=dtype, create=False)
+    """Open an existing store for reading; another process may write to it."""
+    found = manifest.load_or_create(folder, maker, storage=storage, dtype=dtype, create=False)
     return found, RecordAccess(folder, IndexReader(folder))
 
 
-def to_write(
+def open_writer(
     folder: Path,
     maker: ModelIdentity | None,
     *,
@@ -41,19 +41,34 @@ def to_write(
     dtype: torch.dtype | None,
     disk_bytes: int | None,
 ) -> tuple[Manifest, RecordAccess, WriterLock]:
-    """A store that is there, or a new one where a model came."""
+    """Open a store for writing; create a missing store if a model is given.
+
+    Args:
+        folder: folder of the store.
+        maker: identity of the model; None for maintenance of an existing store.
+        storage: number format on disk, or "auto".
+        dtype: number format of the model.
+        disk_bytes: new byte budget of the segments; None keeps the store's.
+
+    Returns:
+        Manifest, record access, and the writer lock that the caller releases.
+
+    Raises:
+        InputError: if the store does not fit the arguments, or the system denies access.
+        StoreLockedError: if another process writes to the store.
+    """
     if disk_bytes is not None and disk_bytes < _LEAST_BYTES:
-        raise InputError(f"disk_bytes={disk_bytes} came; expected at least {_LEAST_BYTES}")
+        raise InputError(f"disk_bytes is {disk_bytes}; expected at least {_LEAST_BYTES}")
     if maker is None:
-        manifest.settle(folder, maker, storage=storage, dtype=dtype, create=False)
+        manifest.load_or_create(folder, maker, storage=storage, dtype=dtype, create=False)
     try:
         private_folder(folder)
         lock = WriterLock(folder / LOCK)
     except OSError as error:
         raise refused(folder, error, to_be="written to") from None
     try:
-        found = manifest.settle(folder, maker, storage=storage, dtype=dtype, create=True)
-        found = manifest.with_budget(folder, found, disk_bytes)
+        found = manifest.load_or_create(folder, maker, storage=storage, dtype=dtype, create=True)
+        found = manifest.set_budget(folder, found, disk_bytes)
         return found, RecordAccess(folder, StoreWriter(folder, disk_bytes=found.disk_bytes)), lock
     except OSError as error:
         lock.release()
@@ -64,7 +79,7 @@ def to_write(
 
 
 def refused(folder: Path, error: OSError, *, to_be: str) -> InputError:
-    """Return the error of ours for a folder that the system refuses."""
+    """Return the error for a folder to which the system denies access."""
     if is_full(error):
         return full(folder, error)
     return InputError(f"{folder} cannot be {to_be}: {error}")

@@ -1,8 +1,8 @@
-"""One record of an arena: a header that describes and proves the payload behind it.
+"""Record of a segment: a header with checksums, then the payload.
 
-``header | zeros up to 4 KiB | payload, layer by layer | zeros up to 4 KiB``. The header says which
-key, shape, format and tokens, and carries a checksum of each layer (xxh3-64, quick, for reading),
-one of the payload (blake3, for `verify`), and one of itself.
+``header | zeros up to 4 KiB | payload, layer by layer | zeros up to 4 KiB``. The header has the
+key, shape, number formats and token ids, and checksums: xxh3-64 of each layer (fast, compared on
+reads), blake3 of the payload (compared by ``verify``), and xxh3-64 of the header itself.
 """
 
 from __future__ import annotations
@@ -33,14 +33,15 @@ _DTYPES = tuple(FLOATS)
 
 @dataclass(frozen=True)
 class RecordHeader:
-    """What a record is.
+    """Description of a record and checksums of its payload.
 
     Attributes:
-        key: 32 bytes.
-        shape: L, K, T, E.
-        dtype: number format of the block, by name.
-        storage: number format in which it is kept.
-        commit: number of the index commit that was to make it known.
+        key: key of the block, 32 bytes.
+        shape: layers, key/value heads, tokens, head dimension (L, K, T, E).
+        dtype: name of the block's number format.
+        storage: name of the number format on disk.
+        causal: whether the tokens were read with causal attention.
+        commit: number of the index commit that adds the record.
         layers: xxh3-64 of each layer's bytes.
         digest: blake3 of the payload.
         token_ids: (T,) uint32.
@@ -67,12 +68,12 @@ class RecordHeader:
         return len(self.layers) * layer_nbytes(self.shape, self.storage)
 
     def at(self, commit: int) -> RecordHeader:
-        """The same for another commit: what is copied is made known anew."""
+        """Return the header with another commit number, for a copy of the record."""
         return replace(self, commit=commit)
 
 
 def aligned(nbytes: int) -> int:
-    """``nbytes``, up to the next border of 4 KiB."""
+    """Return ``nbytes`` rounded up to a multiple of 4 KiB."""
     return -(-nbytes // ALIGN) * ALIGN
 
 
@@ -86,7 +87,17 @@ def describe(
     causal: bool,
     token_ids: Sequence[int],
 ) -> RecordHeader:
-    """The header of an encoded block; its commit is not known yet (0)."""
+    """Return the header of an encoded block, with commit number 0.
+
+    Args:
+        key: key of the block, 32 bytes.
+        raw_LB: encoded layers, uint8.
+        shape: layers, key/value heads, tokens, head dimension (L, K, T, E).
+        dtype: name of the block's number format.
+        storage: name of the number format on disk.
+        causal: whether the tokens were read with causal attention.
+        token_ids: ids of the T tokens.
+    """
     layers = raw_LB.numpy()
     return RecordHeader(
         key=key,
@@ -102,7 +113,7 @@ def describe(
 
 
 def pack(header: RecordHeader) -> bytes:
-    """Bytes of a header, padded to the border at which the payload begins."""
+    """Return the bytes of a header, padded to the offset of the payload."""
     fixed = _FIXED.pack(
         _MAGIC,
         VERSION,
@@ -123,15 +134,15 @@ def pack(header: RecordHeader) -> bytes:
 
 
 def begins(bytes_: bytes) -> bool:
-    """Whether a record may begin here."""
+    """Return whether the bytes start with the magic number of a record."""
     return bytes_[: len(_MAGIC)] == _MAGIC
 
 
 def length(start: bytes) -> int:
-    """Bytes of the header that begins so; at least those that say it must be given.
+    """Return the length in bytes of the header that starts with these bytes.
 
     Raises:
-        BrokenError: when no header begins here.
+        DamagedRecordError: if the bytes are too few or do not start a header.
     """
     if len(start) < _FIXED.size or not begins(start):
         raise DamagedRecordError("no record begins here")
@@ -139,10 +150,10 @@ def length(start: bytes) -> int:
 
 
 def unpack(body: bytes) -> RecordHeader:
-    """The header in these bytes, exactly as long as :func:`length` says.
+    """Return the header in these bytes, which must be as long as :func:`length` returns.
 
     Raises:
-        BrokenError: when it is not the header that was written.
+        DamagedRecordError: if the bytes are not the header that was written.
     """
     if length(body) != len(body) or len(body) <= _FIXED.size + _CHECK.size:
         raise DamagedRecordError("the header has another length")
@@ -152,7 +163,7 @@ def unpack(body: bytes) -> RecordHeader:
         raise DamagedRecordError("the checksum of the header does not fit")
     _, version, storage, dtype, causal, nbytes, commit, payload, *rest = _FIXED.unpack_from(body)
     if version != VERSION:
-        raise DamagedRecordError(f"a record of version {version}; this one reads {VERSION}")
+        raise DamagedRecordError(f"the record has version {version}, this gritlm reads {VERSION}")
     shape = (rest[0], rest[1], rest[2], rest[3])
     border = _FIXED.size + 8 * shape[0]
     header = RecordHeader(
@@ -172,7 +183,7 @@ def unpack(body: bytes) -> RecordHeader:
 
 
 def damaged_layer(raw_LB: Tensor, header: RecordHeader) -> int | None:
-    """The first layer whose bytes are not those that were written; None when all are."""
+    """Return the number of the first layer whose checksum does not match; None if all match."""
     for number, (layer, expected) in enumerate(zip(raw_LB.numpy(), header.layers, strict=True)):
         if xxh3_64_intdigest(layer) != expected:
             return number

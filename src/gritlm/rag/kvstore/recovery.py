@@ -1,8 +1,9 @@
-"""What is done when a store is opened for writing, and when its index is made anew.
+"""Recovery of a store when it is opened for writing, and rebuilding of its index.
 
-A record says which commit was to make it known. One that is whole, and of a commit behind the last
-one of the index, was written by a process that ended in between, or its commit was lost: it is
-taken in. All others that the index does not name were evicted or deleted.
+Each record has the number of the commit that was to add it to the index. An intact record with a
+later number than the last commit was written by a process that ended before the commit, or its
+commit was lost: the record is added. All other records missing from the index were evicted or
+deleted.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ from gritlm.runtime import sync
 Index = tuple[dict[bytes, IndexEntry], IndexState]
 
 
-def opened(folder: Path, found: SegmentFiles) -> tuple[LmdbIndex, Index, list[Damage]]:
-    """The index of a store with these arenas; made anew where it cannot be trusted."""
-    place = folder / lmdb_index.FOLDER
+def open_index(folder: Path, files: SegmentFiles) -> tuple[LmdbIndex, Index, list[Damage]]:
+    """Open the index of a store; rebuild it from the segments if it is damaged."""
+    index_folder = folder / lmdb_index.FOLDER
     reason = None
     try:
-        index = LmdbIndex.open(place)
+        index = LmdbIndex.open(index_folder)
         try:
             return index, index.read(), []
         except DamagedRecordError as error:
@@ -40,81 +41,82 @@ def opened(folder: Path, found: SegmentFiles) -> tuple[LmdbIndex, Index, list[Da
             reason = str(error)
     except DamagedRecordError as error:
         reason = str(error)
-    index, contents, damages = rebuilt(folder, found)
-    if found.sizes:
-        damages.insert(0, Damage(b"", -1, 0, f"made anew from the arenas: {reason}"))
+    index, contents, damages = rebuild_index(folder, files)
+    if files.sizes:
+        damages.insert(0, Damage(b"", -1, 0, f"rebuilt from the segments: {reason}"))
     return index, contents, damages
 
 
-def rebuilt(folder: Path, found: SegmentFiles) -> tuple[LmdbIndex, Index, list[Damage]]:
-    """A new index out of the headers of all records whose payload is what was written.
+def rebuild_index(folder: Path, files: SegmentFiles) -> tuple[LmdbIndex, Index, list[Damage]]:
+    """Rebuild the index from the headers of all records whose payload is intact.
 
-    Hits are forgotten; what was deleted and not yet collected comes back.
+    Hit counts are lost. Deleted records that ``gc`` has not removed yet are stored again.
     """
     entries: dict[bytes, IndexEntry] = {}
     damages: list[Damage] = []
     commit = 0
-    for segment in found.sizes:
-        for offset, header, whole in _records(found, segment):
+    for segment in files.sizes:
+        for offset, header, intact in _records(files, segment):
             commit = max(commit, header.commit)
-            if whole:
+            if intact:
                 entries[header.key] = entry_of(header, segment, offset, age=0.0)
             else:
                 damages.append(Damage(header.key, segment, offset, "the payload does not fit"))
-    state = IndexState(commit=commit, segment=found.active, clock=0.0)
-    return _replaced(folder, entries, state), (entries, state), damages
+    state = IndexState(commit=commit, segment=files.active, clock=0.0)
+    return _replace_index(folder, entries, state), (entries, state), damages
 
 
-def _replaced(folder: Path, entries: dict[bytes, IndexEntry], state: IndexState) -> LmdbIndex:
-    """Written beside the old one, then put in its place."""
-    place = folder / lmdb_index.FOLDER
-    new = place.with_suffix(".new")
-    old = place.with_suffix(".old")
+def _replace_index(folder: Path, entries: dict[bytes, IndexEntry], state: IndexState) -> LmdbIndex:
+    """Write a new index next to the old one, then replace the old one by renaming."""
+    index_folder = folder / lmdb_index.FOLDER
+    new = index_folder.with_suffix(".new")
+    old = index_folder.with_suffix(".old")
     for stale in (new, old):
         shutil.rmtree(stale, ignore_errors=True)
-    made = LmdbIndex.open(new, create=True)
+    new_index = LmdbIndex.open(new, create=True)
     try:
-        made.write(entries, (), state)
+        new_index.write(entries, (), state)
     finally:
-        made.close()
+        new_index.close()
     sync(new)
-    if place.exists():
-        place.rename(old)
-    new.rename(place)
+    if index_folder.exists():
+        index_folder.rename(old)
+    new.rename(index_folder)
     sync(folder)
     shutil.rmtree(old, ignore_errors=True)
-    return LmdbIndex.open(place)
+    return LmdbIndex.open(index_folder)
 
 
-def repaired(
-    index: Index, found: SegmentFiles
+def reconcile(
+    index: Index, files: SegmentFiles
 ) -> tuple[dict[bytes, IndexEntry], set[bytes], list[Damage]]:
-    """Hold an index against the files -> records to take in, keys to take out, what is damaged.
+    """Compare an index with the segments and truncate torn ends of files.
 
-    Torn ends of files are cut off.
+    Returns:
+        Records to add to the index, keys to remove from it, and the damage found.
     """
     entries, state = index
-    lost = {key: entry for key, entry in entries.items() if _beyond(entry, found)}
+    lost = {key: entry for key, entry in entries.items() if _is_truncated(entry, files)}
     damages = [
         Damage(key, entry.segment, entry.offset, "the file ends before the record does")
         for key, entry in lost.items()
     ]
     kept = {key: entry for key, entry in entries.items() if key not in lost}
     adopted: dict[bytes, IndexEntry] = {}
-    for segment in [number for number in found.sizes if number >= state.segment]:
+    for segment in [number for number in files.sizes if number >= state.segment]:
         end = max((entry.end for entry in kept.values() if entry.segment == segment), default=0)
-        for offset, header in segments.walk(segment_path(found.folder, segment)):
+        for offset, header in segments.walk(segment_path(files.folder, segment)):
             entry = entry_of(header, segment, offset, age=state.clock)
             end = max(end, entry.end)
-            if header.commit > state.commit and _whole(found, entry, header):
-                adopted[header.key] = _moved(kept.get(header.key), entry)
-        if end < found.sizes[segment]:
-            found.cut(segment, end)
+            if header.commit > state.commit and _is_intact(files, entry, header):
+                adopted[header.key] = _with_history(kept.get(header.key), entry)
+        if end < files.sizes[segment]:
+            files.cut(segment, end)
     return adopted, lost.keys() - adopted.keys(), damages
 
 
 def entry_of(header: RecordHeader, segment: int, offset: int, *, age: float) -> IndexEntry:
-    """What the index says of a record that nobody has asked for yet."""
+    """Return the index entry of a record that has not been requested yet."""
     tokens = len(header.token_ids)
     return IndexEntry(
         segment=segment,
@@ -123,14 +125,14 @@ def entry_of(header: RecordHeader, segment: int, offset: int, *, age: float) -> 
         payload=header.payload,
         tokens=tokens,
         hits=0,
-        cost=eviction.cost(tokens),
+        cost=eviction.recompute_cost(tokens),
         age=age,
         used=time.time(),
     )
 
 
-def proof(folder: Path, key: bytes, entry: IndexEntry) -> str | None:
-    """Read a record from the disk and hold it against all that its header says -> what is wrong."""
+def find_mismatch(folder: Path, key: bytes, entry: IndexEntry) -> str | None:
+    """Read a record from disk and compare it with its header; return the mismatch or None."""
     try:
         file = os.open(segment_path(folder, entry.segment), os.O_RDONLY)
     except OSError as error:
@@ -147,20 +149,20 @@ def proof(folder: Path, key: bytes, entry: IndexEntry) -> str | None:
         os.close(file)
 
 
-def _records(found: SegmentFiles, segment: int) -> Iterator[tuple[int, RecordHeader, bool]]:
-    for offset, header in segments.walk(segment_path(found.folder, segment)):
+def _records(files: SegmentFiles, segment: int) -> Iterator[tuple[int, RecordHeader, bool]]:
+    for offset, header in segments.walk(segment_path(files.folder, segment)):
         entry = entry_of(header, segment, offset, age=0.0)
-        yield offset, header, _whole(found, entry, header)
+        yield offset, header, _is_intact(files, entry, header)
 
 
-def _whole(found: SegmentFiles, entry: IndexEntry, header: RecordHeader) -> bool:
-    return proof(found.folder, header.key, entry) is None
+def _is_intact(files: SegmentFiles, entry: IndexEntry, header: RecordHeader) -> bool:
+    return find_mismatch(files.folder, header.key, entry) is None
 
 
-def _moved(before: IndexEntry | None, now: IndexEntry) -> IndexEntry:
-    """A copy that compacting made is as old, and as often used, as what it is a copy of."""
+def _with_history(before: IndexEntry | None, now: IndexEntry) -> IndexEntry:
+    """Return the entry at its new location, with hits and age of the record it copies."""
     return now if before is None else replace(before, segment=now.segment, offset=now.offset)
 
 
-def _beyond(entry: IndexEntry, found: SegmentFiles) -> bool:
-    return entry.end > found.sizes.get(entry.segment, 0)
+def _is_truncated(entry: IndexEntry, files: SegmentFiles) -> bool:
+    return entry.end > files.sizes.get(entry.segment, 0)

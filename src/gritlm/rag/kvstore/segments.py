@@ -1,7 +1,7 @@
-"""Append-only files that hold the records: ``arenas/000001.kv``, ``000002.kv``, ...
+"""Append-only segment files of records: ``arenas/000001.kv``, ``000002.kv``, ...
 
-Numbers only grow: the file of the highest number is never removed before a higher one is there, so
-a place once given never means another record. Only what no index ever named is cut off.
+Numbers only grow: the highest segment is removed only after a higher one exists, so a location is
+never reused for another record. Only bytes that no index has referred to are truncated.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ _datasync = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
 
 
 def segment_path(folder: Path, number: int) -> Path:
+    """Return the path of a segment."""
     return folder / f"{number:06d}.kv"
 
 
 def segments(folder: Path) -> dict[int, int]:
-    """Number and bytes of each file that is there, in order."""
+    """Return the size in bytes of each existing segment, by number in ascending order."""
     found = {}
     for path in folder.glob("*.kv"):
         with suppress(ValueError, FileNotFoundError):  # not ours, or gone by now
@@ -35,9 +36,11 @@ def segments(folder: Path) -> dict[int, int]:
 
 
 class SegmentFiles:
-    """The files, open for writing.
+    """Segment files of a store, open for writing.
 
     Attributes:
+        folder: folder of the segments.
+        segment_bytes: size in bytes at which a new segment is started.
         sizes: bytes of each segment, by number.
     """
 
@@ -52,14 +55,14 @@ class SegmentFiles:
 
     @property
     def active(self) -> int:
-        """Number of the segment that is written to; 0 before the first."""
+        """Number of the segment being written; 0 before the first."""
         return max(self.sizes, default=0)
 
     def append(self, header: bytes, payload: memoryview) -> tuple[int, int]:
-        """Write a record behind the others -> segment, offset. Durable after :meth:`sync`.
+        """Append a record and return its segment and offset; durable after :meth:`sync`.
 
         Raises:
-            StoreFullError: when the disk takes no more; what it took of this record is cut off.
+            StoreFullError: if the disk is full; the incomplete record is truncated.
         """
         nbytes = len(header) + aligned(len(payload))
         if self._file < 0 or 0 < self.sizes[self.active] > self.segment_bytes - nbytes:
@@ -85,7 +88,7 @@ class SegmentFiles:
         return at
 
     def sync(self) -> None:
-        """Everything appended so far is on the disk when this returns."""
+        """Flush everything appended so far to disk."""
         if self._file >= 0:
             try:
                 _datasync(self._file)
@@ -93,7 +96,7 @@ class SegmentFiles:
                 raise full(self.folder.parent, error) if is_full(error) else error from None
 
     def roll(self) -> None:
-        """Go on in a new segment."""
+        """Start a new segment."""
         self.sync()
         number = self.active + 1
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
@@ -107,32 +110,33 @@ class SegmentFiles:
         sync(self.folder)
 
     def read(self, segment: int, offset: int, nbytes: int) -> bytes:
-        """A record as it is on the disk, header and payload with their padding."""
+        """Return the raw bytes of a record: header and payload with their padding."""
         with segment_path(self.folder, segment).open("rb") as file:
             return os.pread(file.fileno(), nbytes, offset)
 
     def cut(self, segment: int, size: int) -> None:
-        """Take off what is behind ``size``; only ever what no index named."""
+        """Truncate a segment to ``size`` bytes; no index may refer to the bytes behind."""
         os.truncate(segment_path(self.folder, segment), size)
         self.sizes[segment] = size
 
     def drop(self, segment: int) -> int:
-        """Remove a segment -> bytes given back. Who has it mapped keeps what is mapped."""
+        """Remove a segment and return the bytes freed; existing mappings stay valid."""
         if segment == self.active:
             self.roll()
         segment_path(self.folder, segment).unlink(missing_ok=True)
         return self.sizes.pop(segment)
 
     def close(self) -> None:
+        """Close the active segment."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
 
 
 def walk(path: Path) -> Iterator[tuple[int, RecordHeader]]:
-    """Offset and header of each record whose header is right and whose bytes are all there.
+    """Yield offset and header of each complete record with an intact header.
 
-    Where none begins it looks again at the next border of 4 KiB.
+    Where no record begins, the next multiple of 4 KiB is tried.
     """
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -152,10 +156,10 @@ def walk(path: Path) -> Iterator[tuple[int, RecordHeader]]:
 
 
 def header_at(file: int, offset: int) -> RecordHeader:
-    """The header that begins there.
+    """Return the header at an offset of an open segment.
 
     Raises:
-        BrokenError: when there is none, or it is not what was written.
+        DamagedRecordError: if no header begins there, or it differs from the bytes written.
     """
     start = os.pread(file, ALIGN, offset)
     nbytes = record.length(start)
@@ -167,5 +171,5 @@ def header_at(file: int, offset: int) -> RecordHeader:
 
 
 def payload_at(file: int, offset: int, header: RecordHeader) -> bytes:
-    """The payload behind a header that begins at ``offset``."""
+    """Return the payload of the record whose header begins at ``offset``."""
     return os.pread(file, header.payload, offset + aligned(header.nbytes))

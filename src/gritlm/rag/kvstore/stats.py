@@ -1,4 +1,4 @@
-"""What a store tells of itself."""
+"""Statistics of a store."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from gritlm.rag.kvstore.memory_cache import MemoryCache
 
 @dataclass(frozen=True)
 class FetchCounts:
-    """A block as it came.
+    """Fetched KV block, and the tier it was read from.
 
     Attributes:
-        tier: "memory", or "disk" (which the system may keep in its page cache).
-        nbytes: read from there.
+        block: the KV block, on the CPU.
+        tier: "memory" or "disk" (which the system may have in its page cache).
+        nbytes: bytes read from that tier.
     """
 
     block: KVBlock
@@ -27,20 +28,27 @@ class FetchCounts:
 
 @dataclass(frozen=True)
 class StoreStats:
-    """What a store holds, and what this object did with it.
+    """Contents of a store, and counts of what this object has done.
 
     Attributes:
-        model: name of the model that made it.
-        hits: of all blocks together, as their writers noted them.
-        live_bytes: of records that can be fetched.
-        dead_bytes: of records that are gone, until their segments are compacted.
-        disk_bytes: the budget.
-        from_memory: fetches that were answered from memory.
-        from_disk: fetches that were answered from disk.
-        missed: fetches of what is not stored.
-        refused: newcomers that were not admitted.
-        evicted: blocks that had to go for them.
-        damages: places that were found damaged.
+        model: name of the model that made the blocks.
+        storage: number format on disk.
+        blocks: number of stored blocks.
+        tokens: tokens of all blocks.
+        hits: fetches of all stored blocks, as recorded by writers.
+        live_bytes: bytes on disk of blocks that can be fetched.
+        dead_bytes: bytes on disk of removed blocks, until their segments are compacted.
+        disk_bytes: byte budget on disk.
+        segments: number of segment files.
+        memory_blocks: number of blocks in the memory cache.
+        memory_used: bytes of the memory cache in use.
+        memory_bytes: byte limit of the memory cache.
+        from_memory: fetches served from memory.
+        from_disk: fetches served from disk.
+        missed: fetches of blocks that are not stored.
+        refused: new blocks that were not admitted.
+        evicted: blocks that were evicted.
+        damages: number of damages found.
     """
 
     model: str
@@ -66,10 +74,16 @@ class StoreStats:
 def gather(
     about: Manifest, access: RecordAccess, memory: MemoryCache, fetched: Mapping[str, int]
 ) -> StoreStats:
-    """All of it, now. ``fetched`` counts fetches by tier.
+    """Return the current statistics of a store.
+
+    Args:
+        about: manifest of the store.
+        access: access to its records.
+        memory: cache of its blocks.
+        fetched: counts of fetches by tier, "missed" included.
 
     Raises:
-        IndexDamagedError: when the index cannot be read.
+        IndexDamagedError: if the index cannot be read.
     """
     index = access.index
     entries = access.entries()

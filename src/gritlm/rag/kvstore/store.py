@@ -1,4 +1,4 @@
-"""KVStore: key/value blocks that outlive the process, found by what was read to make them."""
+"""KVStore: persistent KV blocks, keyed by the token ids they were prefilled from."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from gritlm.errors import InputError
 from gritlm.lm.kv.block import KVBlock
 from gritlm.rag.kvstore import block_records, opening
-from gritlm.rag.kvstore import stats as figures
+from gritlm.rag.kvstore import stats as store_stats
 from gritlm.rag.kvstore.access import RecordAccess
 from gritlm.rag.kvstore.codec import FLOATS
 from gritlm.rag.kvstore.errors import Damage, full
@@ -27,17 +27,18 @@ from gritlm.rag.kvstore.writer import StoreWriter
 if TYPE_CHECKING:
     from gritlm.rag.identity import ModelIdentity
 
-_BATCH_BYTES = 256 * 2**20  # on disk, in one commit of put_many
+_BATCH_BYTES = 256 * 2**20  # bytes on disk per commit of put_many
 
 
 class KVStore:
-    """Blocks on disk under a byte budget, and those in use in memory. Made by :meth:`open`.
+    """KV blocks on disk under a byte budget, with an in-memory cache. Created by :meth:`open`.
 
-    One process writes, any number reads; a reader sees what is put without opening anew. Safe to
-    use from several threads. What is handed out is never to be written to: it may be a view of
-    the file, and others may hold the same block.
+    One process writes, any number of processes read; readers see new blocks without reopening.
+    Safe to use from several threads. Never write to a returned block: it may be a view of the
+    file, and other callers may hold the same block.
 
     Attributes:
+        about: manifest of the store.
         storage: number format on disk: float32, float16, bfloat16, int8 or int4.
     """
 
@@ -52,8 +53,8 @@ class KVStore:
     ) -> None:
         self.about = found
         self.storage = found.storage
-        self._given = maker
-        self._reach = access
+        self._identity = maker
+        self._records = access
         self._lock = lock
         self._memory = MemoryCache(memory_bytes)
         self._fetched = {"memory": 0, "disk": 0, "missed": 0}
@@ -72,57 +73,62 @@ class KVStore:
         memory_bytes: int = 512 * 2**20,
         read_only: bool = False,
     ) -> KVStore:
-        """Open a store, or make one.
+        """Open a store, or create one.
 
         Args:
-            maker: whose blocks it keeps; None to look after a store (verify, gc, stats, delete)
-                without the model: then nothing is put or fetched.
-            storage: number format on disk; "auto" for what the store has, and ``dtype`` in a new
-                one.
-            dtype: the model's number format.
-            disk_bytes: the most that arenas take, live and dead; None for what was last given, and
-                10 GiB for a new store. Of a store that is larger, the least valuable is evicted.
-            memory_bytes: the most that blocks in memory take.
-            read_only: beside a writer in another process.
+            folder: folder of the store.
+            maker: identity of the model whose blocks are stored; None for maintenance without the
+                model (verify, gc, stats, delete), without put and fetch.
+            storage: number format on disk; "auto" keeps the store's format, or uses ``dtype`` for
+                a new store.
+            dtype: number format of the model.
+            disk_bytes: byte budget of the segments, live and dead bytes together; None keeps the
+                last budget, which is 10 GiB for a new store. If the store is larger, blocks of
+                least worth are evicted.
+            memory_bytes: byte limit of the in-memory cache.
+            read_only: open for reading, while another process may write.
 
         Raises:
-            InputError: for a store of another model, format or version, and where there is none.
-            StoreLockedError: when another writer holds it; the message says who.
-            IndexDamagedError: when its index is damaged and this is a reader; a writer makes it
-                anew.
-            StoreFullError: when the disk takes no more.
+            InputError: if the store has another model, number format or version, or if there is
+                no store to read.
+            StoreLockedError: if another process writes to the store; the message names it.
+            IndexDamagedError: if the index is damaged and ``read_only`` is set; a writer rebuilds
+                the index.
+            StoreFullError: if the disk is full.
         """
         if memory_bytes < 0:
-            raise InputError(f"memory_bytes={memory_bytes} came; expected 0 or more")
+            raise InputError(f"memory_bytes is {memory_bytes}; expected 0 or more")
         if read_only:
-            found, access = opening.to_read(folder, maker, storage=storage, dtype=dtype)
+            found, access = opening.open_reader(folder, maker, storage=storage, dtype=dtype)
             return cls(maker, found, access, memory_bytes=memory_bytes)
-        found, access, lock = opening.to_write(
+        found, access, lock = opening.open_writer(
             folder, maker, storage=storage, dtype=dtype, disk_bytes=disk_bytes
         )
         return cls(maker, found, access, memory_bytes=memory_bytes, lock=lock)
 
     @property
     def folder(self) -> Path:
-        return self._reach.folder
+        """Folder of the store."""
+        return self._records.folder
 
     @property
     def read_only(self) -> bool:
+        """Whether the store was opened for reading."""
         return self._lock is None
 
     @property
     def damages(self) -> list[Damage]:
-        """What was found damaged so far. Each such place is a miss from then on."""
-        return list(self._reach.damages)
+        """Damage found so far. Each damaged record counts as a miss from then on."""
+        return list(self._records.damages)
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the arenas take on disk, live and dead."""
+        """Bytes of the segments on disk, live and dead."""
         with self._mutex:
             return sum(self._access.index.sizes().values())
 
     def key(self, ids: Sequence[int], *, causal: bool) -> bytes:
-        """The name of the block that reading these ids makes, as this store keeps it."""
+        """Return the key of the KV block that prefilling these token ids produces."""
         return self._maker.key(ids, causal=causal, storage=self.storage)
 
     def __contains__(self, key: bytes) -> bool:
@@ -130,23 +136,24 @@ class KVStore:
             return self._access.find(key) is not None
 
     def put(self, key: bytes, block: KVBlock) -> bool:
-        """Store a block. True: it will be there after a crash. False: it was not admitted.
+        """Store a block and return whether it was admitted; an admitted block survives a crash.
 
         Raises:
-            InputError: for a block that cannot be kept; see :func:`blocks.to_record`.
-            CacheMismatchError: for a block of another model.
-            StoreFullError: when the disk takes no more; what was there stays readable.
+            InputError: if the block cannot be stored; see :func:`block_records.to_record`.
+            CacheMismatchError: if the block was made by another model.
+            StoreFullError: if the disk is full; stored blocks stay readable.
         """
         return self.put_many([(key, block)]) == 1
 
     def put_many(self, items: Iterable[tuple[bytes, KVBlock]]) -> int:
-        """Store many blocks with one sync and one commit -> how many are there now.
+        """Store blocks with one sync and commit per 256 MiB; return how many are stored.
 
-        Of some hundred MB at a time: then the first of them are made durable. If this ends with an
-        error, what was admitted before it is durable too, unless the disk took no more.
+        If this raises, the blocks admitted before the error are durable, unless the disk is full.
 
         Raises:
-            InputError, CacheMismatchError, StoreFullError: as :meth:`put`.
+            InputError: if a block cannot be stored.
+            CacheMismatchError: if a block was made by another model.
+            StoreFullError: if the disk is full; stored blocks stay readable.
         """
         writer = self._writer
         stored = 0
@@ -170,12 +177,12 @@ class KVStore:
             with self._mutex:
                 writer.commit()
                 lost = writer.lost - before
-        if lost:  # to a commit of another thread, which took along what was pending here
-            raise full(self.folder, "what was put could not be made known")
+        if lost:  # in a failed commit of another thread, which included pending records of this one
+            raise full(self.folder, "the new blocks could not be made known to the index")
         return stored
 
     def fetch(self, key: bytes) -> FetchCounts | None:
-        """A block at positions 0..T-1, on the CPU; None when it is not there or damaged."""
+        """Return a block at positions 0..T-1 on the CPU; None if it is missing or damaged."""
         maker = self._maker
         with self._mutex:
             found = self._fetch(key, maker)
@@ -185,7 +192,7 @@ class KVStore:
             return found
 
     def delete(self, keys: Iterable[bytes]) -> int:
-        """Remove blocks -> how many there were. gc() also takes their bytes off the disk."""
+        """Remove blocks and return how many existed; :meth:`gc` frees their bytes on disk."""
         keys = list(keys)
         writer = self._writer
         with self._mutex:
@@ -194,23 +201,25 @@ class KVStore:
             return writer.remove(keys)
 
     def evict(self, nbytes: int) -> int:
-        """Remove the least valuable blocks until ``nbytes`` are free -> bytes that they took."""
+        """Remove the blocks of least worth until ``nbytes`` are free; return the bytes freed."""
         with self._mutex:
             return self._writer.evict(nbytes)
 
     def verify(self) -> list[Damage]:
-        """Read everything from the disk and check it -> what is damaged and was not known yet.
+        """Read all records from disk, compare their checksums, and return new damage.
 
-        A writer takes it out, so that it counts as missing; a reader only knows of it.
+        A writer removes damaged records; a reader treats them as missing.
         """
         with self._mutex:
             return self._access.verify()
 
     def gc(self, *, checkpoint: Callable[[], None] | None = None) -> int:
-        """Remove from the disk what is not live -> bytes given back.
+        """Compact segments that hold removed records, and return the bytes freed.
 
-        A segment at a time. Other threads run after each one, and ``checkpoint`` is called, which
-        may use this store too.
+        Other threads may use the store between segments.
+
+        Args:
+            checkpoint: called between segments; may use this store too.
         """
         with self._mutex:
             segments = self._writer.wasteful()
@@ -223,30 +232,30 @@ class KVStore:
         return freed
 
     def rebuild(self) -> int:
-        """Make the index anew from the arenas -> records found.
+        """Rebuild the index from the segments and return the number of records found.
 
-        Uses are forgotten, and what was deleted comes back until gc() has taken it off the disk.
+        Hit counts are lost. Deleted blocks that :meth:`gc` has not removed yet are stored again.
         """
         with self._mutex:
-            return self._access.rebuilt(self._writer)
+            return self._access.rebuild(self._writer)
 
     def stats(self) -> StoreStats:
-        """What is stored and what this object did.
+        """Return the contents of the store and counts of what this object has done.
 
         Raises:
-            IndexDamagedError: when the index cannot be read.
+            IndexDamagedError: if the index cannot be read.
         """
         with self._mutex:
-            return figures.gather(self.about, self._access, self._memory, self._fetched)
+            return store_stats.gather(self.about, self._access, self._memory, self._fetched)
 
     def close(self) -> None:
-        """Note the last uses and let go of everything. Blocks handed out stay whole."""
+        """Save the last hit counts and release all resources; returned blocks stay valid."""
         with self._mutex:
             if self._open:
                 self._open = False
                 self._memory.clear()
                 try:
-                    self._reach.close()
+                    self._records.close()
                 finally:
                     if self._lock is not None:
                         self._lock.release()
@@ -265,17 +274,17 @@ class KVStore:
     @property
     def _access(self) -> RecordAccess:
         if not self._open:
-            raise InputError(f"{self.folder}: this store was closed; open it again")
-        return self._reach
+            raise InputError(f"{self.folder}: the store was closed; open it again")
+        return self._records
 
     @property
     def _maker(self) -> ModelIdentity:
-        if self._given is None:
+        if self._identity is None:
             raise InputError(
-                f"{self.folder} was opened without its model, to look after it; open it with the "
-                "model to put and fetch blocks"
+                f"{self.folder} was opened without its model; open it with the model to put and "
+                "fetch blocks"
             )
-        return self._given
+        return self._identity
 
     @property
     def _writer(self) -> StoreWriter:
@@ -290,19 +299,22 @@ class KVStore:
         if entry is None:
             self._memory.forget(key)
             return None
-        kept = self._memory.get(key)
-        if kept is not None:
-            return FetchCounts(kept, "memory", kept.nbytes)
+        cached = self._memory.get(key)
+        if cached is not None:
+            return FetchCounts(cached, "memory", cached.nbytes)
         found = self._access.read(key, entry)
         if found is None:
             return None
         block = block_records.from_record(*found, maker)
-        return FetchCounts(self._kept(key, block), "disk", found[0].payload)
+        return FetchCounts(self._keep_in_memory(key, block), "disk", found[0].payload)
 
-    def _kept(self, key: bytes, block: KVBlock) -> KVBlock:
-        """Keep it in memory: decoded blocks at once, views of the file when asked for twice."""
+    def _keep_in_memory(self, key: bytes, block: KVBlock) -> KVBlock:
+        """Cache a block and return it.
+
+        Decoded blocks are cached on the first request, views of the file on the second.
+        """
         if FLOATS.get(self.storage) == block.dtype:
-            if block.nbytes > self._memory.capacity or not self._memory.ask(key):
+            if block.nbytes > self._memory.capacity or not self._memory.request(key):
                 return block
             block = replace(block, data=block.data.clone())
         self._memory.put(key, block)

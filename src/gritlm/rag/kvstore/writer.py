@@ -1,8 +1,8 @@
-"""The one who writes: admits, evicts, and makes room on the disk.
+"""Writer of a store: admission, eviction and compaction under the byte budget.
 
-Bytes on the disk, live and dead, never exceed the budget. A part of it (one segment) is kept free,
-so that there is always room to copy what is live out of a segment before the segment is removed.
-The index is not counted: some 300 bytes a record.
+Live and dead bytes on disk never exceed the budget together. One segment's worth of it is kept
+free, so that the live records of a segment can always be copied before the segment is removed. The
+index is not counted: it takes some 300 bytes a record.
 """
 
 from __future__ import annotations
@@ -20,17 +20,20 @@ from gritlm.rag.kvstore.record import ALIGN, RecordHeader, aligned, pack, unpack
 from gritlm.rag.kvstore.segments import SegmentFiles
 
 SEGMENT_BYTES = 256 * 2**20
-_SEGMENTS = 16  # at least so many fit into the budget
+_SEGMENTS = 16  # segments that fit into the budget, at least
 
 
 class StoreWriter:
-    """A store's arenas and index, open for writing.
+    """Segments and index of a store, open for writing.
 
     Attributes:
-        ledger: what is stored.
-        damages: places that were found damaged, at opening and since.
-        refused: newcomers that were not admitted.
-        evicted: blocks that had to go.
+        disk_bytes: byte budget of the segments.
+        reserve: bytes of the budget that are kept free.
+        segments: segment files.
+        transactions: index of the stored records, and its commits.
+        damages: damage found when the store was opened and since.
+        refused: number of blocks that were not admitted.
+        evicted: number of blocks that were evicted.
     """
 
     def __init__(
@@ -40,95 +43,95 @@ class StoreWriter:
         self.reserve = max(ALIGN, min(segment_bytes, disk_bytes // _SEGMENTS))
         self.refused = self.evicted = 0
         with ExitStack() as opened:
-            self.arena = SegmentFiles(folder / segments.FOLDER, segment_bytes=self.reserve)
-            opened.callback(self.arena.close)
-            self.ledger = IndexTransactions(folder, self.arena)
-            opened.callback(self.ledger.close)
-            self.damages = self.ledger.damages
+            self.segments = SegmentFiles(folder / segments.FOLDER, segment_bytes=self.reserve)
+            opened.callback(self.segments.close)
+            self.transactions = IndexTransactions(folder, self.segments)
+            opened.callback(self.transactions.close)
+            self.damages = self.transactions.damages
             self._shrink()
             self._make_room(0)
             opened.pop_all()
 
     def get(self, key: bytes) -> IndexEntry | None:
-        """Where a record is; None when it is not stored."""
-        return self.ledger.entries.get(key)
+        """Return the index entry of a record; None if it is not stored."""
+        return self.transactions.entries.get(key)
 
     def entries(self) -> dict[bytes, IndexEntry]:
-        """All records."""
-        return dict(self.ledger.entries)
+        """Return the index entries of all records, by key."""
+        return dict(self.transactions.entries)
 
     def sizes(self) -> dict[int, int]:
-        """Bytes of each segment."""
-        return self.arena.sizes
+        """Return the bytes of each segment, by number."""
+        return self.segments.sizes
 
     @property
     def nbytes(self) -> int:
-        """Bytes on the disk, live and dead."""
-        return sum(self.arena.sizes.values())
+        """Bytes on disk, live and dead."""
+        return sum(self.segments.sizes.values())
 
     @property
     def capacity(self) -> int:
-        """Bytes that records may take: the budget without what is kept free."""
+        """Bytes that records may take: the budget without the reserve."""
         return self.disk_bytes - self.reserve
 
     @property
     def lost(self) -> int:
-        """How many records so far were appended and will not be there: their commit failed."""
-        return self.ledger.lost
+        """Number of appended records that were lost because their commit failed."""
+        return self.transactions.lost
 
     def has(self, key: bytes) -> bool:
-        """Whether it is stored, or will be with the next commit."""
-        return key in self.ledger.entries or key in self.ledger.pending
+        """Return whether a record is stored or pending for the next commit."""
+        return key in self.transactions.entries or key in self.transactions.pending
 
     def used(self, key: bytes) -> None:
-        """Count a use of what is stored."""
-        self.ledger.used(key)
+        """Count a use of a stored record."""
+        self.transactions.used(key)
 
     def append(self, header: RecordHeader, payload: memoryview) -> bool:
-        """Write a record; durable after :meth:`commit`. False when it is not admitted.
+        """Append a record, durable after :meth:`commit`; return whether it was admitted.
 
         Raises:
-            StoreFullError: when the disk takes no more.
+            StoreFullError: if the disk is full.
         """
         if self.has(header.key):
             return True
-        entry = recovery.entry_of(header, 0, 0, age=self.ledger.state.clock)
+        entry = recovery.entry_of(header, 0, 0, age=self.transactions.state.clock)
         if not self._admit(entry):
             self.refused += 1
             return False
         segment, offset = self._write(header, payload)
-        self.ledger.pending[header.key] = replace(entry, segment=segment, offset=offset)
+        self.transactions.pending[header.key] = replace(entry, segment=segment, offset=offset)
         return True
 
     def commit(self) -> int:
-        """Make durable and known what was appended -> how many records that were."""
-        appended = len(self.ledger.pending)
+        """Commit the pending records to the index and return how many there were."""
+        appended = len(self.transactions.pending)
         if appended:
-            self.ledger.commit()
+            self.transactions.commit()
         return appended
 
     def remove(self, keys: Iterable[bytes]) -> int:
-        """Take keys out, pending ones too -> how many of them were there."""
+        """Remove stored and pending records, and return how many of the keys existed."""
         found = {key for key in keys if self.has(key)}
         if found:
-            self.ledger.commit(deletes=found)
+            self.transactions.commit(deletes=found)
             self._drop_dead()
         return len(found)
 
     def evict(self, nbytes: int) -> int:
-        """Remove the least valuable until ``nbytes`` live bytes are free -> bytes freed."""
-        self.commit()  # else a segment that holds only what is pending would count as dead
-        freed = self._evict(eviction.cheapest(self.ledger.entries.items(), nbytes))
+        """Remove the records of least worth until ``nbytes`` are free; return the bytes freed."""
+        self.commit()  # else a segment of pending records alone would count as dead
+        freed = self._evict(eviction.cheapest(self.transactions.entries.items(), nbytes))
         self._drop_dead()
         return freed
 
     def wasteful(self) -> list[int]:
-        """Segments that hold dead bytes."""
-        self.commit()  # else what is pending would count as dead
-        return [segment for segment in self.arena.sizes if self._dead_in(segment)]
+        """Return the numbers of the segments that hold dead bytes."""
+        self.commit()  # else pending records would count as dead
+        return [segment for segment in self.segments.sizes if self._dead_in(segment)]
 
     def gc(self, segment: int) -> int:
-        """Compact a segment, if it is there, holds dead bytes and fits -> bytes given back."""
+        """Compact a segment that holds dead bytes, if there is room; return the bytes freed."""
         if segment not in self.wasteful() or not self._fits(segment):
             return 0
         before = self.nbytes
@@ -136,32 +139,33 @@ class StoreWriter:
         return before - self.nbytes
 
     def rebuild(self) -> int:
-        """A new index out of the arenas -> records found."""
-        self.ledger.rebuild()
-        return len(self.ledger.entries)
+        """Rebuild the index from the segments and return the number of records found."""
+        self.transactions.rebuild()
+        return len(self.transactions.entries)
 
     def close(self) -> None:
+        """Save hit counts, and close index and segments."""
         try:
-            self.ledger.close()
+            self.transactions.close()
         finally:
-            self.arena.close()
+            self.segments.close()
 
     def _admit(self, entry: IndexEntry) -> bool:
-        """Whether a newcomer comes in; then there is room for it."""
+        """Decide whether a new record is admitted, and make room for it if so."""
         needed = self.nbytes + entry.nbytes - self.capacity
         if needed <= 0:
             return True
         if entry.nbytes > self.capacity:
             return False
-        self.commit()  # what is pending takes part in what follows
-        dead = self.nbytes - self.ledger.live
+        self.commit()  # so that pending records can be evicted too
+        dead = self.nbytes - self.transactions.live
         if dead < needed:
-            # More than needed, where that is cheap: a segment at a time comes free, not a record.
+            # Evict a segment's worth of records if they are cheap: space is freed by segment.
             wanted = max(needed, self.reserve) - dead
-            limit = eviction.of(entry)
-            victims = eviction.cheapest(self.ledger.entries.items(), wanted, below=limit)
+            limit = eviction.worth(entry)
+            victims = eviction.cheapest(self.transactions.entries.items(), wanted, below=limit)
             if dead + sum(victim.nbytes for _, victim in victims) < needed:
-                self.ledger.age(eviction.refused(entry, len(self.ledger.entries)))
+                self.transactions.age(eviction.clock_step(entry, len(self.transactions.entries)))
                 return False
             self._evict(victims)
         self._make_room(entry.nbytes)
@@ -170,55 +174,55 @@ class StoreWriter:
     def _evict(self, victims: list[tuple[bytes, IndexEntry]]) -> int:
         if not victims:
             return 0
-        clock = max(self.ledger.state.clock, *(eviction.of(entry) for _, entry in victims))
-        self.ledger.commit(deletes=[key for key, _ in victims], clock=clock)
+        clock = max(self.transactions.state.clock, *(eviction.worth(entry) for _, entry in victims))
+        self.transactions.commit(deletes=[key for key, _ in victims], clock=clock)
         self.evicted += len(victims)
         return sum(entry.nbytes for _, entry in victims)
 
     def _make_room(self, nbytes: int) -> None:
-        """Compact, emptiest segment first, until so many bytes fit."""
+        """Compact segments, the one with most dead bytes first, until ``nbytes`` bytes fit."""
         self._drop_dead()
         while self.nbytes + nbytes > self.capacity:
-            fitting = [s for s in self.arena.sizes if self._dead_in(s) and self._fits(s)]
+            fitting = [s for s in self.segments.sizes if self._dead_in(s) and self._fits(s)]
             if fitting:
                 self._compact(max(fitting, key=self._dead_in))
-            else:  # one record that is larger than what is kept free
-                self._evict(eviction.cheapest(self.ledger.entries.items(), self.reserve))
+            else:  # a record larger than the reserve
+                self._evict(eviction.cheapest(self.transactions.entries.items(), self.reserve))
                 self._drop_dead()
 
     def _shrink(self) -> None:
-        """After the budget was lowered: fewer records, in segments of today's size.
+        """Evict and compact after the budget was lowered, into segments of the current size.
 
-        While it copies, the store takes more than its budget: it did before.
+        The store exceeds its new budget while records are copied, as it did before.
         """
-        over = self.ledger.live - self.capacity
-        self._evict(eviction.cheapest(self.ledger.entries.items(), over))
+        over = self.transactions.live - self.capacity
+        self._evict(eviction.cheapest(self.transactions.entries.items(), over))
         self._drop_dead()
-        for segment, size in list(self.arena.sizes.items()):
-            if size > self.reserve and len(self.ledger.of_segment(segment)) > 1:
+        for segment, size in list(self.segments.sizes.items()):
+            if size > self.reserve and len(self.transactions.of_segment(segment)) > 1:
                 self._compact(segment)
 
     def _fits(self, segment: int) -> bool:
-        live = self.ledger.live_in(segment)
+        live = self.transactions.live_in(segment)
         return not live or self.nbytes + live <= self.disk_bytes
 
     def _dead_in(self, segment: int) -> int:
-        return self.arena.sizes[segment] - self.ledger.live_in(segment)
+        return self.segments.sizes[segment] - self.transactions.live_in(segment)
 
     def _drop_dead(self) -> None:
-        """Remove segments of which nothing is live."""
-        for segment, size in list(self.arena.sizes.items()):
-            if size and not self.ledger.live_in(segment):
-                self.arena.drop(segment)
+        """Remove segments without live records."""
+        for segment, size in list(self.segments.sizes.items()):
+            if size and not self.transactions.live_in(segment):
+                self.segments.drop(segment)
 
     def _compact(self, segment: int) -> None:
-        """Copy what is live to the end of the arena, make that known, remove the segment."""
-        if segment == self.arena.active:
-            self.arena.roll()
+        """Append copies of a segment's live records, commit them, and remove the segment."""
+        if segment == self.segments.active:
+            self.segments.roll()
         moved: dict[bytes, IndexEntry] = {}
         broken: set[bytes] = set()
-        for key, entry in self.ledger.of_segment(segment):
-            data = self.arena.read(segment, entry.offset, entry.nbytes)
+        for key, entry in self.transactions.of_segment(segment):
+            data = self.segments.read(segment, entry.offset, entry.nbytes)
             try:
                 header = unpack(data[: entry.header])
                 if (header.key, len(data)) != (key, entry.nbytes):
@@ -228,10 +232,10 @@ class StoreWriter:
                 broken.add(key)
                 continue
             begin = aligned(entry.header)
-            place = self._write(header, memoryview(data)[begin : begin + entry.payload])
-            moved[key] = replace(entry, segment=place[0], offset=place[1])
-        self.ledger.commit(puts=moved, deletes=broken)
-        self.arena.drop(segment)
+            location = self._write(header, memoryview(data)[begin : begin + entry.payload])
+            moved[key] = replace(entry, segment=location[0], offset=location[1])
+        self.transactions.commit(puts=moved, deletes=broken)
+        self.segments.drop(segment)
 
     def _write(self, header: RecordHeader, payload: memoryview) -> tuple[int, int]:
-        return self.arena.append(pack(header.at(self.ledger.state.commit + 1)), payload)
+        return self.segments.append(pack(header.at(self.transactions.state.commit + 1)), payload)

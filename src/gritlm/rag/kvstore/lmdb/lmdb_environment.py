@@ -1,8 +1,8 @@
-"""LMDB environments: one for each folder and process, shared by all who open it.
+"""LMDB environments: one per folder and process, shared by all readers and writers in it.
 
-LMDB forbids a second one over the same files within a process, and a reader and a writer of one
-store may well meet there. A reader that may not write cannot enter LMDB's table of readers: a
-writer would reuse pages under it, which ends the process. It reads copies of the file.
+LMDB forbids two environments over the same files in one process, where a reader and a writer of one
+store may meet. A reader without write permission cannot register in LMDB's reader table: a writer
+would reuse the pages it reads, which crashes the process. Such a reader opens copies of the file.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ import lmdb
 
 META_BYTES = 2 * 4096  # LMDB's two meta pages: they change with every commit
 
-_TXNID = 144  # where a meta page has the number of its transaction
-_BUSY_S = 5.0  # after which a file that a writer never leaves alone is given up
+_TXNID = 144  # offset of the transaction number in a meta page
+_BUSY_S = 5.0  # seconds of retries while a writer changes the file that is copied
 
 _Identity = tuple[int, int]  # device and inode of the data file
 
 
 class LmdbEnvironment:
-    """A shared LMDB environment; transactions of one process go one after the other."""
+    """Shared LMDB environment; transactions of one process run one after another."""
 
     def __init__(self, env: lmdb.Environment, identity: _Identity) -> None:
         self.env = env
@@ -38,11 +38,12 @@ class LmdbEnvironment:
 
     @contextmanager
     def reading(self) -> Iterator[lmdb.Transaction[bytes]]:
+        """Open a read transaction for a ``with`` block."""
         with self.lock, self._begin(write=False) as transaction:
             yield transaction
 
     def write(self, puts: dict[bytes, bytes], deletes: set[bytes]) -> None:
-        """All of it, durable, or nothing. The map grows when it is full."""
+        """Write and delete in one durable transaction; the map grows if it is full."""
         with self.lock:
             while True:
                 try:
@@ -56,25 +57,26 @@ class LmdbEnvironment:
                     self.env.set_mapsize(2 * self.env.info()["map_size"])
 
     def close(self) -> None:
+        """Close the environment."""
         self.env.close()
 
     def _begin(self, *, write: bool) -> lmdb.Transaction[bytes]:
         try:
             return self.env.begin(write=write)
         except lmdb.MapResizedError:
-            self.env.set_mapsize(0)  # another process let it grow: take over its size
+            self.env.set_mapsize(0)  # another process grew the map: adopt its size
             return self.env.begin(write=write)
 
 
-class Copied(LmdbEnvironment):
-    """The environment of a folder that may only be read: a copy, made again after each commit."""
+class LmdbCopy(LmdbEnvironment):
+    """Environment of a folder without write permission: a copy, refreshed after each commit."""
 
     def __init__(self, folder: Path, identity: _Identity) -> None:
         self._data = folder / "data.mdb"
         self._folder = tempfile.TemporaryDirectory(prefix="gritlm-index-")
         self._number = 0
         try:
-            super().__init__(self._copied(), identity)
+            super().__init__(self._open_copy(), identity)
         except BaseException:
             self._folder.cleanup()
             raise
@@ -84,7 +86,7 @@ class Copied(LmdbEnvironment):
         with self.lock:
             if self._data.exists() and _meta(self._data) != self._seen:
                 old = self.env
-                self.env = self._copied()
+                self.env = self._open_copy()
                 old.close()
             with self.env.begin() as transaction:
                 yield transaction
@@ -93,13 +95,13 @@ class Copied(LmdbEnvironment):
         super().close()
         self._folder.cleanup()
 
-    def _copied(self) -> lmdb.Environment:
-        """A copy that holds one commit whole.
+    def _open_copy(self) -> lmdb.Environment:
+        """Copy the file in the state of one commit and open the copy.
 
-        A writer leaves the pages of its last commit, and of the one before it, as they are.
+        A writer does not change the pages of its last commit and of the one before it.
 
         Raises:
-            lmdb.Error: when it cannot be made.
+            lmdb.Error: if the file cannot be copied.
         """
         self._number += 1
         target = Path(self._folder.name, str(self._number))
@@ -113,39 +115,44 @@ class Copied(LmdbEnvironment):
                 if _transaction(_meta(self._data)) <= _transaction(meta) + 1:
                     break
                 if time.monotonic() > end:
-                    raise lmdb.Error("a writer changes it faster than it can be copied")
+                    raise lmdb.Error("a writer changes the index faster than it can be copied")
             self._seen = meta
             return lmdb.open(str(target), subdir=False, readonly=True, lock=False)
         except OSError as error:
-            raise lmdb.Error(f"its copy cannot be made: {error}") from None
+            raise lmdb.Error(f"the index cannot be copied: {error}") from None
         finally:
-            target.unlink(missing_ok=True)  # LMDB has it open
+            target.unlink(missing_ok=True)  # LMDB keeps the file open
 
 
-_open: dict[_Identity, LmdbEnvironment] = {}  # of this process: LMDB's rule, not ours
+_environments: dict[_Identity, LmdbEnvironment] = {}  # of this process: LMDB's rule, not ours
 _lock = threading.Lock()
 
 
 def acquire(folder: Path, *, create: bool, map_bytes: int) -> LmdbEnvironment:
-    """The environment of a folder, opened if nobody in this process has it open.
+    """Return the environment of a folder, opened unless this process has it open already.
 
-    Readers open it for writing too where they may: LMDB keeps a table of who reads in the folder.
+    Readers with write permission open it for writing too: LMDB keeps a table of readers there.
+
+    Args:
+        folder: folder of the LMDB files.
+        create: create the files if they do not exist.
+        map_bytes: initial size of the memory map, in bytes.
     """
     with _lock:
-        found = _open.get(identity(folder) or (-1, -1))
+        found = _environments.get(identity(folder) or (-1, -1))
         if found is None:
-            found = _opened(folder, create=create, map_bytes=map_bytes)
-            _open[found.identity] = found
+            found = _open_environment(folder, create=create, map_bytes=map_bytes)
+            _environments[found.identity] = found
         found.users += 1
         return found
 
 
-def _opened(folder: Path, *, create: bool, map_bytes: int) -> LmdbEnvironment:
+def _open_environment(folder: Path, *, create: bool, map_bytes: int) -> LmdbEnvironment:
     here = identity(folder)
     if not create and not _writable(folder):
         if here is None:
-            raise lmdb.Error(f"{folder}: there is no index")
-        return Copied(folder, here)
+            raise lmdb.Error(f"{folder}: the index does not exist")
+        return LmdbCopy(folder, here)
     mode = folder.parent.stat().st_mode & 0o777
     env = lmdb.open(str(folder), map_size=map_bytes, create=create, mode=mode)
     here = identity(folder)
@@ -154,10 +161,10 @@ def _opened(folder: Path, *, create: bool, map_bytes: int) -> LmdbEnvironment:
 
 
 def _writable(folder: Path) -> bool:
-    """Whether LMDB can register a reader there."""
+    """Return whether LMDB can register a reader in the folder."""
     files = [folder / name for name in ("data.mdb", "lock.mdb")]
-    places = [folder, *(path for path in files if path.exists())]
-    return all(os.access(path, os.W_OK) for path in places)
+    paths = [folder, *(path for path in files if path.exists())]
+    return all(os.access(path, os.W_OK) for path in paths)
 
 
 def _meta(data: Path) -> bytes:
@@ -166,7 +173,7 @@ def _meta(data: Path) -> bytes:
 
 
 def _transaction(meta: bytes) -> int:
-    """The number of the last commit."""
+    """Return the number of the last commit."""
     page = META_BYTES // 2
     if len(meta) < META_BYTES:
         return 0
@@ -174,16 +181,16 @@ def _transaction(meta: bytes) -> int:
 
 
 def release(environment: LmdbEnvironment) -> None:
-    """Close it when nobody uses it any more."""
+    """Release one use of an environment, and close it after the last one."""
     with _lock:
         environment.users -= 1
         if not environment.users:
-            _open.pop(environment.identity, None)
+            _environments.pop(environment.identity, None)
             environment.close()
 
 
 def identity(folder: Path) -> _Identity | None:
-    """Which file the data of this folder is; None when there is none."""
+    """Return device and inode of a folder's data file; None if it does not exist."""
     try:
         found = (folder / "data.mdb").stat()
     except OSError:

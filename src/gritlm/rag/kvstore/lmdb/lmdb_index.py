@@ -1,7 +1,7 @@
-"""The index of a store in LMDB: key -> where its record is, and what it is worth.
+"""Index of a store in LMDB: location and use counts of each record, by key.
 
-Each value carries a checksum over key and value. Before the files are opened they are walked by
-LMDB's own verifier, since LMDB trusts what it maps: a damaged page could end the process.
+Each value has a checksum over key and value. LMDB's own verifier checks the files before they are
+opened, because LMDB trusts the pages it maps: a damaged page could crash the process.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gritlm.rag.kvstore.lmdb import lmdb_environment
 from gritlm.rag.kvstore.record import aligned
 
 FOLDER = "index.lmdb"
-MAP_BYTES = 16 * 2**20  # to begin with
+MAP_BYTES = 16 * 2**20  # initial size of the memory map, in bytes
 
 _STATE_KEY = b"state"
 _CHECK = struct.Struct("<Q")
@@ -33,16 +33,18 @@ _TRIES = 5
 
 @dataclass(frozen=True)
 class IndexEntry:
-    """Where a record is, and what is known of its use.
+    """Location of a record, and its use.
 
     Attributes:
-        segment: number of the arena file.
-        offset: byte at which the record begins.
-        header: bytes of its header.
-        payload: bytes of its payload.
-        cost: of computing it again; see :mod:`gritlm.rag.kvstore.eviction`.
-        age: the store's clock at its last use.
-        used: seconds since 1970 at its last use.
+        segment: number of the segment file.
+        offset: byte offset of the record.
+        header: bytes of the header.
+        payload: bytes of the payload.
+        tokens: number of tokens.
+        hits: number of fetches.
+        cost: cost of recomputing the block; see :mod:`gritlm.rag.kvstore.eviction`.
+        age: the store's clock at the last use.
+        used: time of the last use, in seconds since 1970.
     """
 
     segment: int
@@ -57,23 +59,23 @@ class IndexEntry:
 
     @property
     def nbytes(self) -> int:
-        """Bytes on disk."""
+        """Bytes on disk, with padding."""
         return aligned(self.header) + aligned(self.payload)
 
     @property
     def end(self) -> int:
-        """The byte behind the record."""
+        """Byte offset behind the record."""
         return self.offset + self.nbytes
 
 
 @dataclass(frozen=True)
 class IndexState:
-    """Of the store as a whole.
+    """State of the store as a whole.
 
     Attributes:
         commit: number of the last commit.
-        segment: number of the arena file that was written to then.
-        clock: of ageing; see :mod:`gritlm.rag.kvstore.eviction`.
+        segment: number of the segment being written at that commit.
+        clock: clock of the eviction policy; see :mod:`gritlm.rag.kvstore.eviction`.
     """
 
     commit: int
@@ -82,7 +84,7 @@ class IndexState:
 
 
 class LmdbIndex:
-    """The index, open. Made by :meth:`open`."""
+    """Open index of a store. Created by :meth:`open`."""
 
     def __init__(self, folder: Path, env: lmdb_environment.LmdbEnvironment) -> None:
         self.folder = folder
@@ -90,21 +92,26 @@ class LmdbIndex:
 
     @classmethod
     def open(cls, folder: Path, *, create: bool = False, map_bytes: int = MAP_BYTES) -> LmdbIndex:
-        """Open the index of this folder.
+        """Open the index in a folder.
+
+        Args:
+            folder: folder of the LMDB files.
+            create: create an empty index, without checking the files first.
+            map_bytes: initial size of the memory map, in bytes.
 
         Raises:
-            BrokenError: when it is not there (unless ``create``) or cannot be trusted.
-            StoreFullError: when the disk takes no more.
+            DamagedRecordError: if the index does not exist (unless ``create``) or is damaged.
+            StoreFullError: if the disk is full.
         """
-        if not create and (reason := trouble(folder)):
+        if not create and (reason := find_damage(folder)):
             raise DamagedRecordError(reason)
-        return cls(folder, _acquired(folder, create=create, map_bytes=map_bytes))
+        return cls(folder, _acquire(folder, create=create, map_bytes=map_bytes))
 
     def get(self, key: bytes) -> IndexEntry | None:
-        """What is known of a key; None when it is not stored.
+        """Return the entry of a key; None if it is not stored.
 
         Raises:
-            BrokenError: when its value is not what was written.
+            DamagedRecordError: if the value differs from the bytes written.
         """
         self._follow()
         try:
@@ -112,13 +119,13 @@ class LmdbIndex:
                 value = transaction.get(key)
         except lmdb.Error as error:
             raise DamagedRecordError(f"LMDB says: {error}") from None
-        return None if value is None else IndexEntry(*_checked(_ENTRY, key, value))
+        return None if value is None else IndexEntry(*_verified(_ENTRY, key, value))
 
     def read(self) -> tuple[dict[bytes, IndexEntry], IndexState]:
-        """All of it.
+        """Return all entries by key, and the state.
 
         Raises:
-            BrokenError: when a value is not what was written, or the state is missing.
+            DamagedRecordError: if a value differs from the bytes written, or the state is missing.
         """
         self._follow()
         entries = {}
@@ -127,9 +134,9 @@ class LmdbIndex:
             with self._env.reading() as transaction:
                 for key, value in transaction.cursor():
                     if key == _STATE_KEY:
-                        state = IndexState(*_checked(_STATE, key, value))
+                        state = IndexState(*_verified(_STATE, key, value))
                     else:
-                        entries[key] = IndexEntry(*_checked(_ENTRY, key, value))
+                        entries[key] = IndexEntry(*_verified(_ENTRY, key, value))
         except lmdb.Error as error:
             raise DamagedRecordError(f"LMDB says: {error}") from None
         if state is None:
@@ -139,35 +146,43 @@ class LmdbIndex:
     def write(
         self, puts: Mapping[bytes, IndexEntry], deletes: Iterable[bytes], state: IndexState
     ) -> None:
-        """One durable commit: all of it or nothing.
+        """Write one atomic and durable commit.
+
+        Args:
+            puts: entries to add or replace, by key.
+            deletes: keys to remove; keys that are in ``puts`` too are kept.
+            state: new state of the store.
 
         Raises:
-            StoreFullError: when the disk takes no more.
-            IndexDamagedError: when LMDB finds its files damaged.
+            StoreFullError: if the disk is full.
+            IndexDamagedError: if LMDB reports damaged files.
         """
-        values = {key: _sealed(key, _ENTRY.pack(*_fields(entry))) for key, entry in puts.items()}
+        values = {
+            key: _with_checksum(key, _ENTRY.pack(*_fields(entry))) for key, entry in puts.items()
+        }
         packed = _STATE.pack(state.commit, state.segment, state.clock)
-        values[_STATE_KEY] = _sealed(_STATE_KEY, packed)
+        values[_STATE_KEY] = _with_checksum(_STATE_KEY, packed)
         try:
             self._env.write(values, set(deletes) - values.keys())
         except (lmdb.Error, OSError) as error:
-            short = getattr(error, "code", 0) == errno.EIO  # LMDB's word for half a write
+            short = getattr(error, "code", 0) == errno.EIO  # LMDB's code for a short write
             problem = full if short or is_full(error) else damaged_index
             raise problem(self.folder.parent, error) from None
 
     def close(self) -> None:
+        """Release the LMDB environment."""
         lmdb_environment.release(self._env)
 
     def _follow(self) -> None:
-        """Open the files anew when a writer in another process has put new ones in their place."""
+        """Reopen the files if a writer in another process has replaced them."""
         if lmdb_environment.identity(self.folder) in (None, self._env.identity):
             return
         old = self._env
-        self._env = _acquired(self.folder, create=False, map_bytes=MAP_BYTES)
+        self._env = _acquire(self.folder, create=False, map_bytes=MAP_BYTES)
         lmdb_environment.release(old)
 
 
-def _acquired(folder: Path, *, create: bool, map_bytes: int) -> lmdb_environment.LmdbEnvironment:
+def _acquire(folder: Path, *, create: bool, map_bytes: int) -> lmdb_environment.LmdbEnvironment:
     try:
         return lmdb_environment.acquire(folder, create=create, map_bytes=map_bytes)
     except lmdb.Error as error:
@@ -190,22 +205,22 @@ def _fields(entry: IndexEntry) -> tuple[int | float, ...]:
     )
 
 
-def _sealed(key: bytes, value: bytes) -> bytes:
+def _with_checksum(key: bytes, value: bytes) -> bytes:
     return value + _CHECK.pack(xxh3_64_intdigest(key + value))
 
 
-def _checked(form: struct.Struct, key: bytes, value: bytes) -> tuple[Any, ...]:
+def _verified(form: struct.Struct, key: bytes, value: bytes) -> tuple[Any, ...]:
     body = value[: form.size]
-    if len(value) != form.size + _CHECK.size or _sealed(key, body) != value:
-        raise DamagedRecordError(f"the value of {key.hex()[:16]} is not what was written")
+    if len(value) != form.size + _CHECK.size or _with_checksum(key, body) != value:
+        raise DamagedRecordError(f"the checksum of the entry {key.hex()[:16]} does not match")
     return form.unpack(body)
 
 
-def trouble(folder: Path) -> str | None:
-    """Walk the files without LMDB -> what is wrong with them.
+def find_damage(folder: Path) -> str | None:
+    """Verify the files without opening them in LMDB; return the first problem or None.
 
-    A writer may be at work meanwhile. It never touches what its last commit needs, so what was
-    found stands unless a commit came in between; then it is looked at again.
+    A writer may commit meanwhile. It never changes the pages of its last commit, so the result is
+    valid unless a commit happened during the check; then the check is repeated.
     """
     data = folder / "data.mdb"
     for _ in range(_TRIES):

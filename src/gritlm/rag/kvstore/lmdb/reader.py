@@ -1,4 +1,4 @@
-"""The index of a store that another process may be writing to."""
+"""Read-only index of a store; another process may write to it."""
 
 from __future__ import annotations
 
@@ -11,40 +11,41 @@ from gritlm.rag.kvstore.lmdb.lmdb_index import IndexEntry, LmdbIndex
 
 
 class IndexReader:
-    """Looks every key up anew, so that it sees what the writer did.
+    """Read-only index that looks up every key on disk, so that it sees the writer's commits.
 
     Raises:
-        IndexDamagedError: when the index cannot be trusted; a reader cannot make it anew.
+        IndexDamagedError: if the index is damaged; a reader cannot rebuild it.
     """
 
-    refused = evicted = 0  # it never does either
+    refused = evicted = 0  # a reader neither admits nor evicts
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
-            self._catalogue = LmdbIndex.open(folder / lmdb_index.FOLDER)
+            self._index = LmdbIndex.open(folder / lmdb_index.FOLDER)
         except DamagedRecordError as error:
             raise damaged_index(folder, str(error)) from None
 
     def get(self, key: bytes) -> IndexEntry | None:
-        """Where a record is; None when it is not stored.
+        """Return the index entry of a record; None if it is not stored.
 
         Raises:
-            BrokenError: when the index does not say what was written.
+            DamagedRecordError: if the entry differs from the bytes written.
         """
-        return self._catalogue.get(key)
+        return self._index.get(key)
 
     def entries(self) -> dict[bytes, IndexEntry]:
-        """All records.
+        """Return the index entries of all records, by key.
 
         Raises:
-            BrokenError: as :meth:`get`.
+            DamagedRecordError: if an entry differs from the bytes written.
         """
-        return self._catalogue.read()[0]
+        return self._index.read()[0]
 
     def sizes(self) -> dict[int, int]:
-        """Bytes of each segment."""
+        """Return the bytes of each segment, by number."""
         return segments.segments(self.folder / segments.FOLDER)
 
     def close(self) -> None:
-        self._catalogue.close()
+        """Close the index."""
+        self._index.close()

@@ -1,7 +1,7 @@
-"""What a writer knows of its records: the index in memory, and the commits that change it.
+"""Index of a writer in memory, and the atomic commits that change it.
 
-Payloads are on the disk before a commit names them, and a commit is all or nothing. So what this
-says is what a process that opens the store after a crash will find.
+Payloads are flushed to disk before a commit refers to them, and a commit is atomic. So after a
+crash, a process that opens the store finds the entries of the last commit.
 """
 
 from __future__ import annotations
@@ -20,22 +20,23 @@ from gritlm.rag.kvstore.segments import SegmentFiles
 
 log = logging.getLogger(__name__)
 
-_HITS = 256  # blocks whose uses are counted in memory before they are written down
+_HITS = 256  # blocks with new hit counts before these are saved
 
 
 class IndexTransactions:
-    """Entries, and what they come to.
+    """Index entries of a store in memory, and their commits to LMDB.
 
     Attributes:
-        entries: by key, as of the last commit; uses are counted here first.
-        pending: records that are written and not yet made known.
-        lost: how many records so far were pending when a commit failed.
-        damages: places that were found damaged, at opening and since.
+        entries: entries by key, as of the last commit; hits are counted here first.
+        pending: entries of appended records that are not committed yet.
+        lost: number of records that were pending when a commit failed.
+        damages: damage found when the store was opened and since.
+        state: state of the store as of the last commit.
     """
 
-    def __init__(self, folder: Path, arena: SegmentFiles) -> None:
+    def __init__(self, folder: Path, segments: SegmentFiles) -> None:
         self.folder = folder
-        self.arena = arena
+        self.segments = segments
         self.entries: dict[bytes, IndexEntry] = {}
         self.pending: dict[bytes, IndexEntry] = {}
         self.lost = 0
@@ -43,32 +44,33 @@ class IndexTransactions:
         self._live = Counter[int]()
         self._used: set[bytes] = set()
         self.state: IndexState
-        self._catalogue, index, damages = recovery.opened(folder, arena)
+        self._index, index, damages = recovery.open_index(folder, segments)
         try:
             self._take(index)
-            adopted, lost, more = recovery.repaired(index, arena)
+            adopted, lost, more = recovery.reconcile(index, segments)
             self.damages.extend([*damages, *more])
             if adopted or lost:
                 self.commit(puts=adopted, deletes=lost)
         except BaseException:
-            self._catalogue.close()
+            self._index.close()
             raise
 
     @property
     def live(self) -> int:
-        """Bytes of all records that the index names."""
+        """Bytes of all records in the index."""
         return self._live.total()
 
     def live_in(self, segment: int) -> int:
+        """Return the bytes of a segment's records in the index."""
         return self._live[segment]
 
     def of_segment(self, segment: int) -> list[tuple[bytes, IndexEntry]]:
-        """Its records, in the order in which they lie there."""
+        """Return keys and entries of a segment's records, in the order of their offsets."""
         found = [item for item in self.entries.items() if item[1].segment == segment]
         return sorted(found, key=lambda item: item[1].offset)
 
     def used(self, key: bytes) -> None:
-        """Count a use. Written down with the next commit, at the latest after some hundred."""
+        """Count a use; saved with the next commit, or after uses of 256 blocks."""
         entry = self.entries[key]
         self.entries[key] = replace(
             entry, hits=entry.hits + 1, age=self.state.clock, used=time.time()
@@ -78,11 +80,11 @@ class IndexTransactions:
             self.note_uses()
 
     def note_uses(self) -> None:
-        """Write uses down; a full disk is no reason to fail, only to forget them."""
+        """Save hit counts; if the disk is full, log a warning and drop them."""
         try:
             self.commit()
         except StoreFullError as error:
-            log.warning("uses of the last blocks are not noted: %s", error)
+            log.warning("hit counts of the last blocks are not saved: %s", error)
             self._used.clear()
 
     def commit(
@@ -92,14 +94,16 @@ class IndexTransactions:
         deletes: Iterable[bytes] = (),
         clock: float | None = None,
     ) -> None:
-        """Payloads first, then the index, then what is known here.
+        """Flush payloads, commit pending and changed entries to LMDB, then update memory.
 
         Args:
-            deletes: keys to take out, of pending records too.
+            puts: entries to add or replace besides the pending ones.
+            deletes: keys to remove, those of pending records included.
+            clock: new clock of the eviction policy; None keeps it.
 
         Raises:
-            StoreFullError: when the disk takes no more; nothing is changed then, and what was
-                pending is dead.
+            StoreFullError: if the disk is full; the index is unchanged, and the pending records
+                are lost.
         """
         pending = self.pending
         self.pending = {}
@@ -110,40 +114,41 @@ class IndexTransactions:
             raise
 
     def age(self, step: float) -> None:
-        """Move the clock; written down with the next commit."""
+        """Advance the clock of the eviction policy; saved with the next commit."""
         self.state = replace(self.state, clock=self.state.clock + step)
 
     def rebuild(self) -> None:
-        """A new index out of the arenas; the old one is not asked."""
-        self.arena.sync()
-        old = self._catalogue
-        self._catalogue, index, damages = recovery.rebuilt(self.folder, self.arena)
+        """Rebuild the index from the segments, without reading the old one."""
+        self.segments.sync()
+        old = self._index
+        self._index, index, damages = recovery.rebuild_index(self.folder, self.segments)
         old.close()
-        self.pending.clear()  # the records were found where they lie
+        self.pending.clear()  # the scan of the segments found these records
         self.damages.extend(damages)
         self._take(index)
 
     def close(self) -> None:
+        """Save hit counts and pending records, and close the index."""
         try:
             if self._used or self.pending:
                 self.note_uses()
         finally:
-            self._catalogue.close()
+            self._index.close()
 
     def _commit(
         self, puts: Mapping[bytes, IndexEntry], gone: set[bytes], clock: float | None
     ) -> None:
         added = {key: entry for key, entry in puts.items() if key not in gone}
         if added:
-            self.arena.sync()
+            self.segments.sync()
         changed = {key: self.entries[key] for key in self._used - gone if key in self.entries}
         changed |= added
         state = IndexState(
             commit=self.state.commit + 1,
-            segment=self.arena.active,
+            segment=self.segments.active,
             clock=self.state.clock if clock is None else clock,
         )
-        self._catalogue.write(changed, gone, state)
+        self._index.write(changed, gone, state)
         self.state = state
         self._used.clear()
         for key in gone | changed.keys():
