@@ -1,4 +1,4 @@
-"""Checksums of the rows of a table, and the damaged rows that were met while reading."""
+"""Checksums of table rows, and a record of damaged rows found while reading."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ FIELDS = (
     "passages",
     "content",
 )
-_ID = 32  # characters of an id that was made from its content
+_ID = 32  # characters of an id that is a hash of the content
 
 
 @dataclass(frozen=True)
 class DamagedRow:
-    """A row of a table that is not what was written.
+    """Row of a table that differs from the row written.
 
     Attributes:
-        passage: id of the passage, as it reads now.
-        document_id: id of its document, as it reads now.
-        part: ``fields``, ``metadata``, ``text`` or ``vector``.
+        passage: id of the passage, as read.
+        document_id: id of its document, as read.
+        part: damaged part: ``fields``, ``metadata``, ``text`` or ``vector``.
     """
 
     passage: str
@@ -54,10 +54,12 @@ class DamagedRow:
 
 
 class Watch:
-    """The damaged rows of one table that were met so far; each is logged once.
+    """Damaged rows of one table found so far; each is logged once.
 
     Attributes:
-        remedy: of a place: what to do about damage.
+        place: folder or address of the index.
+        remedy: returns the advice for damage in an index at a given place.
+        found: damaged rows, in the order in which they were read.
     """
 
     def __init__(self, place: str, remedy: Callable[[str], str]) -> None:
@@ -68,10 +70,11 @@ class Watch:
     def sound(
         self, rows: Iterable[dict[str, Any]], warnings: list[str] | None = None
     ) -> Iterator[dict[str, Any]]:
-        """Yield the rows that are what was written, with the parts that they were read with.
+        """Yield the undamaged rows.
 
         Args:
-            warnings: takes one line for each row that is left out.
+            rows: rows as read, with any of their parts and the checksums.
+            warnings: receives one line for each damaged row.
         """
         for row in rows:
             part = damaged_part(row)
@@ -101,9 +104,9 @@ def sealed(rows: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def damaged_part(row: Mapping[str, Any]) -> str | None:
-    """Return the part of a row that is not what was written; None for a sound row.
+    """Return the damaged part of a row; None if the row is intact.
 
-    A row of a table without checksums is held against its id, which is made from its content.
+    In a table without checksums, the content of a row is compared with its id, which is a hash.
     """
     check = row.get(COLUMN)
     if check is None:
@@ -117,7 +120,7 @@ def damaged_part(row: Mapping[str, Any]) -> str | None:
 
 
 def passage_id(document_id: str, embedded: str, number: int) -> str:
-    """Return the id of a passage: a hash of its document's id, its words and its number."""
+    """Return the id of a passage: a hash of its document's id, embedded text and number."""
     return blake3(json.dumps([document_id, embedded, number]).encode()).hexdigest()[:_ID]
 
 
@@ -148,7 +151,7 @@ def _digest(part: str, row: Mapping[str, Any]) -> bytes:
 
 
 def _canonical(metadata: str) -> list[Any]:
-    """Metadata as read or written: names in order, numbers by value."""
+    """Return metadata in canonical form: names sorted, equal numbers written alike."""
     try:
         found = json.loads(metadata)
         return sorted([name, _by_value(value)] for name, value in found.items())
@@ -165,7 +168,7 @@ def _by_value(value: object) -> str:
 
 
 def _fits_id(row: Mapping[str, Any]) -> bool:
-    """Whether the id, where it was made from the content, is that of this content."""
+    """Return whether an id that is a hash of the content matches this content."""
     name = row["id"]
     if "text" not in row or len(name) != _ID or set(name) - set("0123456789abcdef"):
         return True

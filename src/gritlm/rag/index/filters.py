@@ -1,4 +1,4 @@
-"""Conditions on passages, written so that no value can be read as SQL."""
+"""SQL conditions of filters on passages, with all values quoted."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from gritlm.rag.ingest.metadata import LARGEST, checked
 from gritlm.rag.types import Scalar
 
 Where = str | Mapping[str, Any]
-COLUMNS = ("document_id", "title")  # names of a filter that are no metadata
+COLUMNS = ("document_id", "title")  # filter names that are columns, not metadata
 MOST_TERMS = 64  # values of all names together; each may be compared with every row
-MOST_CHARACTERS = 2**14  # of all names and values together
+MOST_CHARACTERS = 2**14  # total length of all names and values
 
 
 def condition(where: Where) -> str:
-    """SQL for a filter: SQL as it is, or names with a value, or with a list of which one fits.
+    """Return the SQL condition of a filter.
 
-    Numbers are equal by value (``1`` and ``1.0``), all else by type and value, too.
+    A filter is SQL, or maps names to a value or to a list of allowed values. Numbers are compared
+    by value (``1`` equals ``1.0``), other values by type and value.
 
     Raises:
-        InputError: for an empty filter, for one with more terms or characters than are taken, and
-            for values that metadata cannot have.
+        InputError: if the filter is empty, has too many values or characters, or has values that
+            metadata cannot hold.
     """
     if isinstance(where, str):
         if not where.strip():
-            raise InputError("where is empty; leave it out, or hand in a condition")
+            raise InputError("where is empty; leave it out, or pass a condition")
         return where
     if not isinstance(where, Mapping) or not where:
         raise InputError(f"where={where!r}; expected {{'name': value}} or SQL")
@@ -36,29 +37,30 @@ def condition(where: Where) -> str:
 
 
 def names(where: Where) -> list[str]:
-    """Names of metadata that a filter asks for."""
+    """Return the metadata names in a filter; none for SQL."""
     return [] if isinstance(where, str) else [name for name in where if name not in COLUMNS]
 
 
 def takes_none(where: Where) -> bool:
-    """Whether passages without one of its names may fulfil a filter."""
+    """Return whether a filter may match passages that lack one of its names."""
     return not isinstance(where, str) and any(None in _many(value) for value in where.values())
 
 
 def among(column: str, values: Iterable[str]) -> str:
-    """SQL: the column has one of these texts."""
+    """Return the SQL condition that a column has one of these texts."""
     return f"{column} IN ({', '.join(map(quoted, sorted(values)))})"
 
 
 def quoted(text: str) -> str:
+    """Return a text as a SQL string literal."""
     return "'" + text.replace("'", "''") + "'"
 
 
 def require_few_terms(where: Mapping[str, Any]) -> None:
-    """Refuse a filter that takes long to search by.
+    """Refuse a filter with so large a size that its search would be slow.
 
     Raises:
-        InputError: with the numbers.
+        InputError: if the filter has too many values or characters.
     """
     terms = sum(len(_many(values)) for values in where.values())
     if terms > MOST_TERMS:
@@ -114,10 +116,10 @@ def _spelled(value: Scalar) -> str:
 
 
 def _is_number(value: Scalar) -> TypeGuard[int | float]:
-    """Return whether a value is a number; true and false are none."""
+    """Return whether a value is a number and not a boolean."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_bigint(literal: str) -> bool:
-    """Return whether SQL has a type for this whole number."""
+    """Return whether an integer literal fits SQL's bigint."""
     return -LARGEST <= int(literal) < LARGEST

@@ -1,8 +1,8 @@
-"""Index: passages, their vectors and their words in a LanceDB table. Shapes: D of a vector.
+"""Index of passages in a LanceDB table: vectors, words and metadata. Shapes: D of a vector.
 
 Every change is one commit of the table, so a process that dies leaves the old state or the new
-one. Readers see a commit as soon as it is there. One process writes at a time: of two that add the
-same new document at once, both would be kept.
+one. Readers see a commit immediately. Only one process may write: if two added the same new
+document at the same time, both copies would be kept.
 """
 
 from __future__ import annotations
@@ -31,21 +31,24 @@ from gritlm.rag.types import LEFT_OUT, Hit, Passage, Value
 log = logging.getLogger(__name__)
 
 EXACT_BELOW = 10_000
-COMMITS = 64  # after which rows are spread over too many files
-GROWN = 1.1  # and only then, so that the cost of putting them together stays in proportion
-KEPT = timedelta(minutes=10)  # old states, for readers that are in the middle of a search
-FIRST = "number = 0"  # one passage of each document
-ASKED = 256  # documents that a condition names; more are looked for among all
-FEW = 16  # rows that are read together where each may have large metadata
+COMMITS = 64  # commits after which the rows are spread over too many files
+GROWN = 1.1  # required growth in rows too: keeps the cost of merging in proportion
+KEPT = timedelta(minutes=10)  # age of old versions that are kept for running searches
+FIRST = "number = 0"  # first passage of each document
+ASKED = 256  # most document ids in a condition; above it all rows are read and filtered
+FEW = 16  # rows per batch where each row may have large metadata
 
 
 @dataclass(frozen=True)
 class IndexedDocument:
-    """A document as the index knows it.
+    """Document in an index.
 
     Attributes:
-        passages: how many.
-        content: hash of its content, as it was handed in.
+        id: id of the document.
+        title: title of the document.
+        passages: number of its passages.
+        metadata: names and values of its metadata.
+        content: hash of its content when it was added.
     """
 
     id: str
@@ -56,20 +59,26 @@ class IndexedDocument:
 
 
 class Index:
-    """Passages of documents, found by meaning, words and metadata."""
+    """Searchable passages of documents: by vector, by words and by metadata."""
 
     def __init__(
         self, table: Table, maker: ModelIdentity | None, *, place: str, exact_below: int
     ) -> None:
         self._table = table
-        self._given = maker
+        self._identity = maker
         self._place = place
         self._exact_below = exact_below
         self._watch = Watch(place, lance.remedy)
-        self._known: tuple[int, dict[str, str]] = (-1, {})  # of which version of the table
-        self._names: tuple[int, frozenset[str]] = (-1, frozenset())  # of metadata, likewise
+        self._contents: tuple[int, dict[str, str]] = (
+            -1,
+            {},
+        )  # version of the table, contents by document id
+        self._names: tuple[int, frozenset[str]] = (
+            -1,
+            frozenset(),
+        )  # version of the table, metadata names
         self._commits = 0
-        self._settled = len(self)  # rows when files were last put together
+        self._settled = len(self)  # number of rows when the files were last merged
 
     @classmethod
     def open(
@@ -80,19 +89,20 @@ class Index:
         create: bool = True,
         exact_below: int = EXACT_BELOW,
     ) -> Index:
-        """The index in a folder, or at any address that LanceDB takes (``s3://bucket/name``).
+        """Open the index in a folder or at an address of LanceDB, or create it.
 
         Args:
-            maker: whose vectors it holds; None to look at what is there without the model: then
-                nothing is made, added or searched.
-            create: make it if it is not there.
-            exact_below: with fewer rows a search compares with all of them; from there on
-                ``optimise`` makes an approximate index.
+            uri: folder, or address that LanceDB accepts (``s3://bucket/name``).
+            maker: identity of the model whose vectors are stored; None to inspect an existing
+                index without its model, without adding and searching.
+            create: create the index if it does not exist.
+            exact_below: number of rows below which a search compares all vectors; from there on
+                ``optimise`` builds an approximate index.
 
         Raises:
-            InputError: where there is none and none is to be made, for one that another model
-                or version made, and for a place that cannot be an index.
-            IndexFailedError: for one that cannot be read.
+            InputError: if the index does not exist and is not to be created, was made by another
+                model or version, or the place cannot hold an index.
+            IndexFailedError: if the index cannot be read.
         """
         place = str(uri) if "://" in str(uri) else str(Path(uri).expanduser())
         create = create and maker is not None
@@ -109,27 +119,26 @@ class Index:
 
     @property
     def damages(self) -> list[DamagedRow]:
-        """The damaged rows that were met so far; they are left out wherever rows are shown."""
+        """Damaged rows found so far; they are left out of all results."""
         return list(self._watch.found)
 
     def __len__(self) -> int:
-        """Passages."""
+        """Return the number of passages."""
         with told(self._place):
             return self._table.count_rows()
 
     def add(
         self, rows: Sequence[tuple[Passage, np.ndarray]], *, contents: Mapping[str, str]
     ) -> None:
-        """Put documents in the place of what was known under their ids, all in one commit.
+        """Add or replace documents, all in one commit.
 
         Args:
             rows: all passages of these documents, with their vectors (D,).
-            contents: ids of the documents, and hashes of their contents. A document without
-                rows is taken out.
+            contents: content hashes of the documents, by id. A document without rows is removed.
 
         Raises:
-            InputError: for passages that are not whole documents, and for unfit vectors.
-            IndexFailedError: when it cannot be written; what was there is there still.
+            InputError: if a document lacks passages, or a vector has the wrong shape or no length.
+            IndexFailedError: if the table cannot be written; it is then unchanged.
         """
         batch = schema.to_arrow(rows, contents, self._maker)
         self._add_checks()
@@ -144,73 +153,80 @@ class Index:
                 self._table.add(batch)
             version = self._table.version
         table_files.record(self._place)
-        if version == self._known[0] + 1:  # no other process wrote meanwhile
+        if version == self._contents[0] + 1:  # no other process has written meanwhile
             left = {name: known[name] for name in known.keys() - old}
             added = {passage.document_id for passage, _ in rows}
-            self._known = (version, left | {name: contents[name] for name in added})
+            self._contents = (version, left | {name: contents[name] for name in added})
         self._commits += 1
         if self._commits >= COMMITS and len(self) >= GROWN * self._settled:
             self.optimise()
 
     def delete(self, document_ids: Iterable[str]) -> int:
-        """Take documents out; unknown ids are no error.
+        """Remove documents; unknown ids are ignored.
 
         Returns:
-            How many passages went.
+            Number of passages removed.
+
+        Raises:
+            InputError: if ``document_ids`` is a single text.
+            IndexFailedError: if the table cannot be written.
         """
         if isinstance(document_ids, str):
             raise InputError(f"document_ids={document_ids!r} is one text; expected a list of ids")
         self._add_checks()
         known = self.known()
-        gone = set(document_ids) & known.keys()
-        if not gone:
+        removed = set(document_ids) & known.keys()
+        if not removed:
             return 0
         rows = len(self)
         try:
             with told(self._place):
-                self._table.delete(filters.among("document_id", gone))
+                self._table.delete(filters.among("document_id", removed))
         except IndexFailedError:
-            if gone & self.known().keys():
+            if removed & self.known().keys():
                 raise
-            log.warning("%s: an error followed a deletion that took effect", self._place)
+            log.warning("%s: the deletion succeeded, but an error followed", self._place)
         with told(self._place):
             version = self._table.version
         table_files.record(self._place)
-        if version == self._known[0] + 1:  # no other process wrote meanwhile
-            self._known = (version, {name: known[name] for name in known.keys() - gone})
+        if version == self._contents[0] + 1:  # no other process wrote meanwhile
+            self._contents = (version, {name: known[name] for name in known.keys() - removed})
         self._commits += 1
         return rows - len(self)
 
     def known(self) -> dict[str, str]:
-        """Ids of documents, and the hashes of contents that they were added with."""
+        """Return the content hash of each document, by id."""
         with told(self._place):
             version = self._table.version
-            if self._known[0] != version:
+            if self._contents[0] != version:
                 rows = self._scan(FIRST, ())
-                self._known = (version, {row["document_id"]: row["content"] for row in rows})
-        return dict(self._known[1])
+                self._contents = (version, {row["document_id"]: row["content"] for row in rows})
+        return dict(self._contents[1])
 
     def documents(
         self, ids: Collection[str] | None = None, *, whole: bool = True
     ) -> list[IndexedDocument]:
-        """All documents, or those of some ids, in the order of their ids.
+        """Return documents, sorted by id.
 
         Args:
-            whole: also read metadata of more than 32 KiB; else ``LEFT_OUT`` stands for it.
+            ids: ids of the documents; None for all.
+            whole: read metadata of more than 32 KiB too; otherwise it is ``LEFT_OUT``.
         """
         if ids is not None and not ids:
             return []
         where = FIRST if ids is None else f"{FIRST} AND {filters.among('document_id', ids)}"
-        bare = not whole and self._has_large_metadata
+        metadata_later = not whole and self._has_large_metadata
         with told(self._place):
-            rows = list(self._scan(where, () if bare else ("metadata",)))
-            small = self._small_metadata([row["id"] for row in rows]) if bare else {}
+            rows = list(self._scan(where, () if metadata_later else ("metadata",)))
+            small = self._small_metadata([row["id"] for row in rows]) if metadata_later else {}
             found = [
                 IndexedDocument(
                     id=row["document_id"],
                     title=row["title"],
                     passages=row["passages"],
-                    metadata=small.get(row["id"], LEFT_OUT) if bare else schema.to_metadata(row),
+                    metadata=small.get(row["id"], LEFT_OUT)
+                    if metadata_later
+                    else schema.to_metadata(row),
                     content=row["content"],
                 )
                 for row in rows
@@ -220,10 +236,11 @@ class Index:
     def passages(
         self, document_ids: str | Collection[str] | None = None, *, metadata: bool = True
     ) -> Iterator[Passage]:
-        """Of one document, in order; of some or of all, as they are stored.
+        """Yield passages: of one document in order, of several or all in storage order.
 
         Args:
-            metadata: read it too; else ``LEFT_OUT`` stands for it.
+            document_ids: id of a document, several ids, or None for all.
+            metadata: read the metadata too; otherwise it is ``LEFT_OUT``.
         """
         if isinstance(document_ids, str):
             found = self.passages([document_ids], metadata=metadata)
@@ -251,30 +268,31 @@ class Index:
         whole: bool = True,
         warnings: list[str] | None = None,
     ) -> list[Hit]:
-        """The passages nearest to a question, best first; equal ones in the order of their ids.
+        """Return the passages nearest to a question, best first, ties sorted by id.
 
         Args:
-            vector_D: the question's.
-            text: its words, for ``hybrid``.
-            where: names of metadata (or ``document_id``, ``title``) with a value, or with a list
-                of which one fits: ``{"lang": "en", "year": [2023, 2024]}``. Or SQL on the columns
+            vector_D: vector of the question.
+            top_k: largest number of hits.
+            text: words of the question, for ``hybrid``.
+            where: filter by metadata names (or ``document_id``, ``title``) with a value or a list
+                of allowed values: ``{"lang": "en", "year": [2023, 2024]}``. Or SQL on the columns
                 ``id document_id title text number start end metadata``:
                 ``"json_get_int(metadata, 'year') >= 2020"``.
-            hybrid: fuse the ranking by cosine with the one by words (BM25).
-            whole: also read metadata of more than 32 KiB; else ``LEFT_OUT`` stands for it.
-            warnings: takes a line for each damaged passage that is left out.
+            hybrid: fuse the ranking by cosine with the ranking by words (BM25).
+            whole: read metadata of more than 32 KiB too; otherwise it is ``LEFT_OUT``.
+            warnings: receives one line for each damaged passage that is left out.
 
         Returns:
-            Hits with the cosine as their score, also where their words were what was found.
+            Hits with the cosine as their score, for hits found by words alone too.
 
         Raises:
-            InputError: for a filter that cannot be used or asks for unknown names, and for a
-                vector that does not fit.
+            InputError: if the filter cannot be used or has unknown names, or the vector has
+                another dimension.
         """
         if top_k < 1:
             raise InputError(f"top_k={top_k}; expected at least 1")
         if hybrid and text is None:
-            raise InputError("hybrid=True needs the words of the question; hand in text=...")
+            raise InputError("hybrid=True needs the words of the question; pass text=...")
         vector_D = schema.unit(vector_D, self._maker.dimension, name="the question's vector")
         condition = None if where is None else filters.condition(where)
         rows = len(self)
@@ -282,13 +300,15 @@ class Index:
             return []
         if where is not None:
             self._check_names(where, known=self._names[1])
-        bare = not whole and self._has_large_metadata
+        metadata_later = not whole and self._has_large_metadata
         exact = rows < self._exact_below
         sound = partial(self._watch.sound, warnings=warnings)
-        search = TableQuery(self._table, vector_D, condition, exact, metadata=not bare, sound=sound)
+        search = TableQuery(
+            self._table, vector_D, condition, exact, metadata=not metadata_later, sound=sound
+        )
         with told(self._place, where):
             hits = search.hits(min(top_k, rows), words=text if hybrid else None)
-            if bare:
+            if metadata_later:
                 small = self._small_metadata([hit.passage.id for hit in hits])
                 hits = [_with_metadata(hit, small) for hit in hits]
         if where is not None and (not hits or filters.takes_none(where)):
@@ -296,51 +316,51 @@ class Index:
         return hits
 
     def optimise(self) -> None:
-        """Put files together, and bring the indices of words and vectors up to date.
+        """Merge the table's files and update the indices of words and vectors.
 
-        From ``exact_below`` rows on there is an approximate index of vectors. Rows that are added
-        later are compared exactly, until this takes them in.
+        From ``exact_below`` rows on, vectors have an approximate index. Rows added later are
+        compared exactly until the next call.
         """
         rows = len(self)
         with told(self._place):
             if rows >= self._exact_below and lance.not_indexed(self._table) > rows // 2:
                 lance.index_vectors(self._table)
             self._table.optimize(cleanup_older_than=KEPT)
-        # LanceDB keeps the files of every index that it has seen open, as long as a connection is.
-        self._table = lance.opened(self._place, self._given, create=False)
+        # A connection keeps the files of every index it has used open, so it is replaced.
+        self._table = lance.opened(self._place, self._identity, create=False)
         table_files.record(self._place)
         self._commits = 0
         self._settled = rows
 
     def settle(self) -> None:
-        """:meth:`optimise`, where it pays: after many small changes, or one that is large."""
+        """Call :meth:`optimise` if it pays: after 64 commits, or after growth by a tenth."""
         if self._commits >= COMMITS or len(self) >= GROWN * max(1, self._settled):
             self.optimise()
 
     def close(self) -> None:
-        """Forget what is remembered of the table; LanceDB holds no lock and nothing unwritten."""
-        self._known = (-1, {})
+        """Clear cached values; LanceDB holds no lock and no unwritten data."""
+        self._contents = (-1, {})
         self._names = (-1, frozenset())
 
     @property
     def _maker(self) -> ModelIdentity:
-        if self._given is None:
+        if self._identity is None:
             raise InputError(
-                f"{self._place} was opened without its model, to look at it; open it with the "
-                "model to add and search"
+                f"{self._place} was opened without its model; open it with the model to add and "
+                "search"
             )
-        return self._given
+        return self._identity
 
     def _add_checks(self) -> None:
-        """Give a table of version 1 its checksums; a document that is damaged is taken out."""
+        """Add checksums to a table of version 1; damaged documents are removed."""
         if not lance.has_checks(self._table):
             mended = repair.rewrite(self._place, self._table, None)
             for line in repair.summary(mended):
                 log.warning("%s now has checksums: %s", self._place, line)
-            self._known = (-1, {})
+            self._contents = (-1, {})
 
     def _replace(self, batch: pa.Table, old: Iterable[str]) -> None:
-        """The new rows in, those of the old documents that are not among them out."""
+        """Write new rows, and delete the rows of the replaced documents that have no successor."""
         merge = self._table.merge_insert("id")
         merge = merge.when_matched_update_all().when_not_matched_insert_all()
         merge.when_not_matched_by_source_delete(filters.among("document_id", old)).execute(batch)
@@ -349,20 +369,21 @@ class Index:
         """Refuse a filter with a name that no passage has in its metadata.
 
         Args:
-            known: names that are not looked up.
+            where: filter of a search.
+            known: names that need no lookup.
 
         Raises:
-            InputError: naming it, with a name that is like it.
+            InputError: if a name is unknown; the message suggests a similar name.
         """
-        asked = [name for name in filters.names(where) if name not in known]
-        there = self._metadata_names() if asked else frozenset()
-        for name in asked:
-            if name not in there:
-                hint = did_you_mean(name, there | set(filters.COLUMNS))
+        unchecked = [name for name in filters.names(where) if name not in known]
+        existing = self._metadata_names() if unchecked else frozenset()
+        for name in unchecked:
+            if name not in existing:
+                hint = did_you_mean(name, existing | set(filters.COLUMNS))
                 raise InputError(f"filter: no passage has {name!r} in its metadata{hint}")
 
     def _metadata_names(self) -> frozenset[str]:
-        """Return the names in the metadata of all passages; read once for each version."""
+        """Return the metadata names of all passages, cached for each version of the table."""
         with told(self._place):
             version = self._table.version
             if self._names[0] != version:
@@ -373,7 +394,7 @@ class Index:
         return self._names[1]
 
     def _small_metadata(self, ids: Sequence[str]) -> dict[str, Mapping[str, Value]]:
-        """Return the metadata of passages by their ids, a few at a time, but not large one."""
+        """Return the metadata of passages by id, without metadata of more than 32 KiB."""
         found = {}
         for start in range(0, len(ids), FEW):
             where = filters.among("id", ids[start : start + FEW])
@@ -384,7 +405,7 @@ class Index:
 
     @cached_property
     def _has_large_metadata(self) -> bool:
-        """Whether an older version, which took metadata of any size, has added such rows."""
+        """Whether there are rows of an older version, which accepted metadata of any size."""
         with told(self._place):
             rows = lance.scan(self._table, schema.LARGE, ("id",), rows=FEW)
             return next(rows, None) is not None
@@ -392,7 +413,7 @@ class Index:
     def _scan(
         self, where: str | None, columns: Sequence[str], *, rows: int | None = None
     ) -> Iterator[dict[str, Any]]:
-        """Read the fields and some columns of sound rows that fulfil a condition."""
+        """Yield the undamaged rows that match a condition, with the given columns."""
         found = lance.scan(self._table, where, (*FIELDS, *columns), rows=rows)
         yield from self._watch.sound(found)
 
@@ -403,12 +424,12 @@ def _with_metadata(hit: Hit, found: Mapping[str, Mapping[str, Value]]) -> Hit:
 
 
 def check_files(place: str) -> None:
-    """Compare the files of a table with their checksums, small ones first.
+    """Compare the files of a table with their checksums, small files first.
 
-    Damaged rows are left out when they are read, so a damaged file of rows is only logged.
+    A damaged file of rows is only logged, because damaged rows are left out of results.
 
     Raises:
-        IndexFailedError: for any other damaged file: the table cannot be trusted.
+        IndexFailedError: if any other file is damaged, because no row can then be trusted.
     """
     damaged = table_files.damaged_at_opening(place)
     for name in damaged:

@@ -1,4 +1,4 @@
-"""A LanceDB table: opened, read row by row, its indices, and what it says when it fails."""
+"""LanceDB table of an index: opening, scanning, indices, and error translation."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from gritlm.runtime import private_folder
 
 TABLE = "passages"
 WORDS = ("title", "text")
-ORIGIN = re.compile(r",? ?/\S+\.rs:\d+:\d+")  # where in its own code the library failed
+ORIGIN = re.compile(r",? ?/\S+\.rs:\d+:\d+")  # source location in a message of the library
 UNKNOWN = re.compile(r"No field named [`'\"]?([^`'\".\s]+)")
 FILES = re.compile(r"\(IO\)|Not found: /|appear to be a Lance file|permission denied", re.I)
 FULL = re.compile(r"no space left|file too large|quota exceeded", re.I)
@@ -34,20 +34,25 @@ REFUSED = re.compile(r"permission denied|read-only file system", re.I)
 
 
 class IndexFailedError(GritLMError, RuntimeError):
-    """The table of an index cannot be read or written: damage, no permission, no network."""
+    """Failed read or write of an index: damaged files, no permission, no network."""
 
 
 class IndexFullError(IndexFailedError, StoreFullError):
-    """The disk takes no more of an index; what was acknowledged before is whole."""
+    """Disk full while writing an index; everything acknowledged before is complete."""
 
 
 @contextmanager
 def told(place: str, where: Where | None = None) -> Iterator[None]:
-    """What LanceDB raises as errors of ours.
+    """Translate LanceDB's exceptions into the errors of this package.
 
     Args:
-        place: of the table.
-        where: filter of the search within, the likely reason if it fails.
+        place: folder or address of the index.
+        where: filter of the search inside the block, reported as the cause of other failures.
+
+    Raises:
+        IndexFullError: if the disk is full.
+        IndexFailedError: if the table cannot be read or written.
+        InputError: if the filter cannot be used.
     """
     try:
         yield
@@ -65,7 +70,7 @@ def told(place: str, where: Where | None = None) -> Iterator[None]:
 
 
 def _is_lances(error: Exception) -> bool:
-    """Whether LanceDB raises this; a panic of its own code has a type that no module exports."""
+    """Return whether LanceDB raises such errors; no module exports the type of its panics."""
     return isinstance(error, ValueError | RuntimeError | OSError) or _is_panic(error)
 
 
@@ -78,13 +83,18 @@ def _is_panic(error: Exception) -> bool:
 
 
 def opened(place: str, maker: ModelIdentity | None, *, create: bool) -> Table:
-    """The table of an index, made where there is none.
+    """Open the table of an index, or create it.
+
+    Args:
+        place: folder or address of the index.
+        maker: identity of the model; needed to create the table.
+        create: create the table if it does not exist.
 
     Raises:
-        InputError: where there is none and none is to be made, and for a place that is a file.
-        IndexFailedError: for a table that cannot be read.
+        InputError: if the table does not exist and is not to be created, or the place is a file.
+        IndexFailedError: if the table cannot be read.
     """
-    if "://" not in place:  # LanceDB would make the folder
+    if "://" not in place:  # LanceDB would create the folder
         if Path(place).is_file():
             raise InputError(f"{place} is a file; expected a folder for the index")
         if not create and not Path(place).is_dir():
@@ -101,28 +111,31 @@ def opened(place: str, maker: ModelIdentity | None, *, create: bool) -> Table:
 
 
 def index_words(table: Table) -> None:
-    """Indices of the words of titles and texts, where there are none yet.
+    """Create the missing full-text indices of titles and texts.
 
-    Words are told apart as Unicode does, which knows scripts without spaces, too.
+    The tokenizer splits words by Unicode rules, so scripts without spaces work too.
     """
-    there = {column for config in table.list_indices() for column in config.columns}
+    indexed = {column for config in table.list_indices() for column in config.columns}
     for column in WORDS:
-        if column not in there:
+        if column not in indexed:
             table.create_index(column, config=FTS(base_tokenizer="icu"))
 
 
 def has_checks(table: Table) -> bool:
-    """Whether its rows carry checksums; those of a table of version 1 do not."""
+    """Return whether the rows have checksums; a table of version 1 has no checksums."""
     return COLUMN in table.schema.names
 
 
 def scan(
     table: Table, where: str | None, columns: Sequence[str], *, rows: int | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Rows that fulfil a condition, as they are stored, with their checksums.
+    """Yield the rows that match a condition, in storage order, with their checksums.
 
     Args:
-        rows: that are read together; None for as many as LanceDB takes.
+        table: table of the index.
+        where: SQL condition; None for all rows.
+        columns: columns to read.
+        rows: rows per batch; None for LanceDB's default.
     """
     checks = [COLUMN] if has_checks(table) else []
     query = table.search().select([*columns, *checks])
@@ -133,17 +146,17 @@ def scan(
 
 
 def index_vectors(table: Table) -> None:
-    """An approximate index of the vectors, or one that replaces what there is.
+    """Create or replace the approximate index of the vectors.
 
-    Eight bits a number, in sqrt(rows) parts: made 20 times faster than a graph, as exact after
-    the comparison of the best with their full vectors.
+    It is IVF with eight-bit scalar quantisation and sqrt(rows) partitions: built 20 times faster
+    than a graph index, and as exact once the best candidates are compared by full vectors.
     """
     parts = max(1, isqrt(table.count_rows()))
     table.create_index("vector", config=IvfSq(distance_type="cosine", num_partitions=parts))
 
 
 def not_indexed(table: Table) -> int:
-    """Rows that are not in the index of vectors; all, where there is none."""
+    """Return the number of rows outside the vector index; all rows if there is no index."""
     for config in table.list_indices():
         if config.columns == ["vector"]:
             return int(config.num_unindexed_rows or 0)
@@ -151,9 +164,9 @@ def not_indexed(table: Table) -> int:
 
 
 def advice(place: str, reason: str = "") -> str:
-    """What to do about a failure."""
+    """Return advice for a failure, as the last part of a message."""
     if FULL.search(reason):
-        return "free some space and do the same again: what was there is there still"
+        return "free some space and try again: the rows stored before are complete"
     if REFUSED.search(reason):
         return "allow this user to read and write there"
     first = "see that it can be reached; " if "://" in place else ""
@@ -161,15 +174,15 @@ def advice(place: str, reason: str = "") -> str:
 
 
 def remedy(place: str) -> str:
-    """Return the command that makes a damaged table again."""
+    """Return the command that rebuilds a damaged table."""
     return f"run: gritlm store rebuild {_store_of(place)}"
 
 
 def _store_of(place: str) -> str:
-    """The folder of the engine that an index belongs to, as far as it can be known."""
+    """Return the workspace of an index, or the placeholder STORE if it is unknown."""
     folder = Path(place).parent
     return "STORE" if "://" in place or not is_store(folder) else str(folder)
 
 
 def _missing(place: str) -> str:
-    return f"there is no index at {place}; make one with: gritlm index FOLDER --to STORE"
+    return f"there is no index at {place}; create one with: gritlm index FOLDER --to STORE"

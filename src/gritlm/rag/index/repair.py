@@ -1,7 +1,7 @@
-"""The table of passages, verified as a whole and made again from the rows that are sound.
+"""Verification of a table of passages, and its repair from the undamaged rows.
 
-A row whose vector is damaged is embedded again. A document of which any other row is damaged or
-missing is taken out and named: indexing it again adds it.
+A row with a damaged vector is embedded again. A document with other damage or missing rows is
+removed and reported; index it again to restore it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from gritlm.rag.index import checks, lance, schema, table_files
 from gritlm.rag.index.checks import FIELDS, DamagedRow
 from gritlm.rag.index.lance import IndexFailedError, told
 
-ROWS = 1024  # that are read together
-HOPELESS = 16  # rows that failed one after the other, after which their neighbours are not tried
+ROWS = 1024  # rows per read
+HOPELESS = 16  # consecutive unreadable rows after which neighbouring rows are not tried one by one
 COLUMNS = (*FIELDS, "metadata", "text", "vector")
 
 Embed = Callable[[list[str]], np.ndarray]
@@ -27,16 +27,16 @@ Embed = Callable[[list[str]], np.ndarray]
 
 @dataclass
 class Health:
-    """The state of a table.
+    """Result of a verification of a table.
 
     Attributes:
-        passages: rows that were read.
-        rows: the damaged ones.
-        unread: ids of the documents of rows that cannot be read; "" where that is unknown.
+        passages: number of rows read.
+        rows: damaged rows.
+        unread: document ids of unreadable rows; "" if the id is unreadable too.
         files: paths of damaged files.
-        numbers: of each document, the numbers of its sound passages.
-        sizes: of each document, how many passages it should have.
-        failed: rows that could not be read since the last that could.
+        numbers: passage numbers of the undamaged rows, by document id.
+        sizes: number of passages that a document should have, by document id.
+        failed: number of consecutive unreadable rows.
     """
 
     passages: int = 0
@@ -49,14 +49,14 @@ class Health:
 
     @property
     def problems(self) -> list[str]:
-        """One line for each."""
+        """Lines that describe the damage, one for each finding."""
         files = [f"file {name}: it is not as it was written" for name in self.files]
         gone = [f"a passage of {_quoted(name)} cannot be read" for name in self.unread]
         holes = [f"document {name[:200]!r} lacks passages" for name in sorted(self.broken())]
         return [*files, *map(str, self.rows), *gone, *holes]
 
     def broken(self) -> set[str]:
-        """Documents of which not all passages are there, each once."""
+        """Return the ids of documents with missing or duplicate passages."""
         return {
             name
             for name, found in self.numbers.items()
@@ -66,13 +66,13 @@ class Health:
 
 @dataclass(frozen=True)
 class Mended:
-    """The result of making a table again.
+    """Result of a repair.
 
     Attributes:
-        passages: rows that it holds now.
-        embedded: rows whose vector was computed again.
-        dropped: ids of documents that were taken out; "" for one whose id cannot be read.
-        aside: where a table is that could not be read at all.
+        passages: number of rows after the repair.
+        embedded: number of rows whose vector was computed again.
+        dropped: ids of removed documents; "" for a document with an unreadable id.
+        aside: new folder of a table that could not be read at all; else "".
     """
 
     passages: int = 0
@@ -82,10 +82,12 @@ class Mended:
 
 
 def examine(place: str, table: Table, *, mends_vectors: bool = False) -> Health:
-    """Read all files and rows of a table and compare their checksums.
+    """Verify all files and rows of a table by their checksums.
 
     Args:
-        mends_vectors: count a row as sound of which only the vector is damaged.
+        place: folder or address of the index.
+        table: table of the index.
+        mends_vectors: count a row with a damaged vector, and no other damage, as undamaged.
     """
     health = Health(files=table_files.damaged(place))
     for rows in _windows(table, health):
@@ -101,13 +103,14 @@ def examine(place: str, table: Table, *, mends_vectors: bool = False) -> Health:
 
 
 def rebuild(place: str, embed: Embed) -> Mended:
-    """Make the table of a place again from its sound rows.
+    """Rebuild the table of an index from its undamaged rows.
 
     Args:
-        embed: vectors (N, D) of texts, for rows whose vector is damaged.
+        place: folder or address of the index.
+        embed: returns the vectors (N, D) of texts, for rows with a damaged vector.
 
     Raises:
-        IndexFailedError: when it cannot be written; then the old one stays.
+        IndexFailedError: if the table cannot be written; the old table then stays.
     """
     table_files.restore(place)
     try:
@@ -124,10 +127,12 @@ def rebuild(place: str, embed: Embed) -> Mended:
 
 
 def rewrite(place: str, table: Table, embed: Embed | None) -> Mended:
-    """Write the sound rows of a table in place of all rows, in one commit.
+    """Replace all rows of a table by its undamaged rows, in one commit.
 
     Args:
-        embed: as :func:`rebuild` takes it; None takes documents out whose vectors are damaged.
+        place: folder or address of the index.
+        table: table of the index.
+        embed: returns the vectors (N, D) of texts; None removes documents with damaged vectors.
     """
     health = examine(place, table, mends_vectors=embed is not None)
     broken = health.broken()
@@ -146,7 +151,7 @@ def rewrite(place: str, table: Table, embed: Embed | None) -> Mended:
         table.add(reader, mode="overwrite")
         lance.index_words(table)
         passages = table.count_rows()
-    for path in old:  # nothing of the old versions is part of the new one
+    for path in old:  # the new version shares no file with the old ones
         path.unlink(missing_ok=True)
     table_files.record(place)
     lost = {row.document_id for row in health.rows if row.part != "vector" or embed is None}
@@ -157,20 +162,20 @@ def rewrite(place: str, table: Table, embed: Embed | None) -> Mended:
 def _kept(
     rows: pa.Table, broken: Collection[str], embed: Embed | None, embedded: list[int]
 ) -> pa.Table:
-    """The sound rows of whole documents; damaged vectors are computed again and counted."""
+    """Return the undamaged rows of complete documents, with recomputed vectors."""
     plain = checks.rows_of(rows)
     parts = [checks.damaged_part(row) for row in plain]
-    again = [n for n, part in enumerate(parts) if part == "vector" and embed is not None]
+    to_embed = [n for n, part in enumerate(parts) if part == "vector" and embed is not None]
     vector_ND = checks.vectors_of(rows).copy()
-    again = [n for n in again if plain[n]["document_id"] not in broken]
-    if again and embed is not None:
-        texts = [f"{plain[n]['title']} {plain[n]['text']}".strip() for n in again]
-        made_ND = embed(texts)
-        for n, vector_D in zip(again, made_ND, strict=True):
-            vector_ND[n] = schema.unit(vector_D, vector_ND.shape[1], name="a vector made again")
-        embedded[0] += len(again)
+    to_embed = [n for n in to_embed if plain[n]["document_id"] not in broken]
+    if to_embed and embed is not None:
+        texts = [f"{plain[n]['title']} {plain[n]['text']}".strip() for n in to_embed]
+        new_ND = embed(texts)
+        for n, vector_D in zip(to_embed, new_ND, strict=True):
+            vector_ND[n] = schema.unit(vector_D, vector_ND.shape[1], name="a recomputed vector")
+        embedded[0] += len(to_embed)
     whole = [row["document_id"] not in broken for row in plain]
-    keep = [n for n, part in enumerate(parts) if whole[n] and (part is None or n in again)]
+    keep = [n for n, part in enumerate(parts) if whole[n] and (part is None or n in to_embed)]
     column = pa.FixedSizeListArray.from_arrays(
         pa.array(vector_ND.reshape(-1), pa.float32()), vector_ND.shape[1]
     )
@@ -179,14 +184,14 @@ def _kept(
 
 
 def _windows(table: Table, health: Health) -> Iterator[pa.Table]:
-    """All rows that can be read, some at a time; of the others the documents are noted."""
+    """Yield all readable rows in batches; record the documents of unreadable rows."""
     total = table.count_rows()
     for start in range(0, total, ROWS):
         yield from _window(table, start, min(ROWS, total - start), health)
 
 
 def _window(table: Table, start: int, count: int, health: Health) -> Iterator[pa.Table]:
-    """Some rows; where they cannot be read together, halves of them, down to single rows."""
+    """Yield a range of rows; a range that cannot be read is halved, down to single rows."""
     marks = [checks.COLUMN] if lance.has_checks(table) else []
     found = _read(table, start, count, [*COLUMNS, *marks])
     if found is not None:
@@ -216,7 +221,7 @@ def _quoted(name: str) -> str:
 
 
 def summary(mended: Mended) -> list[str]:
-    """Return lines that say what happened and what is left to do."""
+    """Return lines that report the result of a repair and the remaining steps."""
     if mended.aside:
         return [
             f"the table of passages could not be read and is now at {mended.aside}; index the "

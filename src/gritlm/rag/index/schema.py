@@ -1,4 +1,4 @@
-"""The table of an index: its columns, and who made it. Shapes: N passages, D of a vector."""
+"""Schema of an index's table, and the identity of its model. Shapes: N passages, D of a vector."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from gritlm.rag.index import checks
 from gritlm.rag.ingest.metadata import normalise_metadata
 from gritlm.rag.types import LEFT_OUT, Passage, Value
 
-VERSION = 2  # of the columns
+VERSION = 2  # version of the columns
 READABLE = (1, 2)  # 1: without checksums; its first change rewrites it
 KEY = b"gritlm"
 SHOWN = ("id", "document_id", "title", "text", "number", "start", "end", "metadata")
 BARE = SHOWN[:-1]  # without metadata, which may be large
-LARGEST = 2**15  # characters of metadata; more was added by an older version
+LARGEST = 2**15  # characters of metadata; only older versions added more
 LARGE = f"octet_length(json_extract(metadata, '$')) > {LARGEST}"
 CHECK = pa.field(checks.COLUMN, pa.binary(checks.SIZE * len(checks.PARTS)), nullable=False)
 
 
 @dataclass(frozen=True)
 class TableIdentity:
-    """What a table remembers of its maker."""
+    """Identity of the model and format of a table, stored in its schema."""
 
     version: int
     model: str
@@ -44,11 +44,12 @@ class TableIdentity:
 
 
 def made_by(maker: ModelIdentity) -> TableIdentity:
+    """Return the identity of a new table of a model."""
     return TableIdentity(VERSION, maker.model, maker.digest, maker.dimension, maker.name)
 
 
 def table_schema(maker: ModelIdentity) -> pa.Schema:
-    """Columns of a table that this maker fills."""
+    """Return the schema of a new table of a model."""
     return pa.schema(
         [
             pa.field("id", pa.string(), nullable=False),
@@ -69,19 +70,23 @@ def table_schema(maker: ModelIdentity) -> pa.Schema:
 
 
 def current(found: pa.Schema) -> pa.Schema:
-    """Return the schema of the same maker's table in this version of the columns."""
-    made = replace(TableIdentity(**json.loads(found.metadata[KEY])), version=VERSION)
+    """Return the schema of a table in the current version of the columns."""
+    identity = replace(TableIdentity(**json.loads(found.metadata[KEY])), version=VERSION)
     fields = [field for field in found if field.name != checks.COLUMN]
-    return pa.schema([*fields, CHECK], metadata={KEY: json.dumps(asdict(made)).encode()})
+    return pa.schema([*fields, CHECK], metadata={KEY: json.dumps(asdict(identity)).encode()})
 
 
 def check_maker(schema: pa.Schema, maker: ModelIdentity | None, *, place: str) -> None:
-    """
+    """Refuse a table that was made by another model.
+
     Args:
-        maker: None where only the version matters.
+        schema: schema of the table.
+        maker: identity of the model; None to check the version alone.
+        place: folder or address of the index, for messages.
 
     Raises:
-        InputError: for a table of another model, version or dimension, or of another program.
+        InputError: if the table has another model, version or dimension, or was not made by
+            gritlm.
     """
     try:
         found = TableIdentity(**json.loads((schema.metadata or {})[KEY]))
@@ -89,12 +94,12 @@ def check_maker(schema: pa.Schema, maker: ModelIdentity | None, *, place: str) -
         raise InputError(
             f"{place} holds a table that gritlm did not make; index into another folder"
         ) from None
-    asked = replace(found, version=VERSION) if maker is None else made_by(maker)
+    expected = replace(found, version=VERSION) if maker is None else made_by(maker)
     if found.version in READABLE:
-        asked = replace(asked, version=found.version)
-    if _identity(found) != _identity(asked):
+        expected = replace(expected, version=found.version)
+    if _identity(found) != _identity(expected):
         raise InputError(
-            f"{place} was made by {found}, not by {asked}; open it with the model that made it, "
+            f"{place} was made by {found}, not by {expected}; open it with the model that made it, "
             "or index the documents again into another folder"
         )
 
@@ -102,11 +107,11 @@ def check_maker(schema: pa.Schema, maker: ModelIdentity | None, *, place: str) -
 def to_arrow(
     rows: Sequence[tuple[Passage, np.ndarray]], contents: Mapping[str, str], maker: ModelIdentity
 ) -> pa.Table:
-    """Passages with their vectors as rows.
+    """Return passages and their vectors (D,) as rows of a table.
 
     Raises:
-        InputError: for passages that are not whole documents of ``contents``, and for vectors
-            of another length or without direction.
+        InputError: if passages are not complete documents of ``contents``, or a vector has
+            another dimension or no length.
     """
     counts = _counts([passage for passage, _ in rows], contents)
     vector_ND = _normalised(rows, maker.dimension)
@@ -132,18 +137,21 @@ def to_arrow(
 
 
 def to_passage(row: Mapping[str, Any]) -> Passage:
-    """Return a row of the columns ``SHOWN``, or ``BARE``, as it was handed in."""
+    """Return the passage of a row with the columns ``SHOWN`` or ``BARE``."""
     return Passage(**{name: row[name] for name in BARE}, metadata=to_metadata(row))
 
 
 def to_metadata(row: Mapping[str, Any]) -> Mapping[str, Value]:
-    """Return the metadata of a row, or ``LEFT_OUT`` for a row that was read without it."""
+    """Return the metadata of a row; ``LEFT_OUT`` if the column was not read."""
     found: Mapping[str, Value] = json.loads(row["metadata"]) if "metadata" in row else LEFT_OUT
     return found
 
 
 def _counts(passages: Sequence[Passage], contents: Mapping[str, str]) -> dict[str, int]:
-    """Passages of each document; they must be all of it, for what is not there is deleted."""
+    """Return the number of passages of each document.
+
+    Documents must be complete, because rows that are missing here are deleted from the table.
+    """
     numbers: dict[str, list[int]] = {}
     for passage in passages:
         if passage.document_id not in contents:
@@ -166,10 +174,15 @@ def _normalised(rows: Sequence[tuple[Passage, np.ndarray]], dimension: int) -> n
 
 
 def unit(vector_D: np.ndarray, dimension: int, *, name: str) -> np.ndarray:
-    """The vector in float32 and of length 1.
+    """Return a vector as float32, scaled to length 1.
+
+    Args:
+        vector_D: vector of any length above 0.
+        dimension: expected number of dimensions.
+        name: name of the vector, for messages.
 
     Raises:
-        InputError: for another number of dimensions, and for a vector without direction.
+        InputError: if the vector has another shape, or its length is 0 or not finite.
     """
     vector_D = np.asarray(vector_D, dtype=np.float32)
     if vector_D.shape != (dimension,):
@@ -180,6 +193,6 @@ def unit(vector_D: np.ndarray, dimension: int, *, name: str) -> np.ndarray:
     return vector_D / np.float32(length)
 
 
-def _identity(made: TableIdentity) -> tuple[int, str, str, int]:
-    """All but the name: the same weights may lie in another folder."""
-    return made.version, made.model, made.digest, made.dimension
+def _identity(identity: TableIdentity) -> tuple[int, str, str, int]:
+    """Return all but the name: the same weights may be in another folder."""
+    return identity.version, identity.model, identity.digest, identity.dimension

@@ -1,4 +1,4 @@
-"""Passages of a LanceDB table by vector and by words. Shapes: D of a vector."""
+"""Search of a LanceDB table by vector and by words (BM25). Shapes: D of a vector."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from gritlm.rag.index.lance import WORDS
 from gritlm.rag.index.schema import to_passage
 from gritlm.rag.types import Hit, Passage
 
-DEEP = 4  # times the hits asked for: how far down each ranking goes into a fused one
-DEEPEST = 40  # at least
-SPARE = 32  # rows read besides those asked for: equal scores are put in order, equal texts joined
-WIDER = 4  # times the rows of the step before, where texts that are equal left too few
-WIDEST = 4096  # rows of a step
-NAMED = 32  # documents that a hit names besides its own
-REFINE = 4  # times the rows asked for are compared exactly, of those that the ANN index found
-PROBES = 64  # parts of the ANN index that are searched, at least
-PROBED = 4  # and at least one part in so many
+DEEP = 4  # depth of each ranking that is fused, in multiples of top_k
+DEEPEST = 40  # least depth
+SPARE = 32  # extra rows read: equal scores are sorted by id, equal texts merged
+WIDER = 4  # factor of the limit of the next read, when equal texts leave too few hits
+WIDEST = 4096  # most rows of a read
+NAMED = 32  # other documents with the same text that a hit names
+REFINE = 4  # candidates of the ANN index compared by full vectors, in multiples of the limit
+PROBES = 64  # least number of partitions of the ANN index that are searched
+PROBED = 4  # share of the partitions that is searched: at least one in this number
 
 Scored = tuple[float, Passage]
 Rows = list[dict[str, Any]]
@@ -40,14 +40,15 @@ Check = Callable[[Iterable[dict[str, Any]]], Iterator[dict[str, Any]]]
 
 @dataclass(frozen=True)
 class TableQuery:
-    """One question to a table.
+    """Search of a table for one question.
 
     Attributes:
-        vector_D: the question's, of length 1.
-        where: SQL that passages fulfil.
-        exact: compare with all vectors, not only with those that the approximate index names.
+        table: table of the index.
+        vector_D: vector of the question, of length 1.
+        where: SQL condition on the passages; None for all.
+        exact: compare all vectors instead of the candidates of the approximate index.
         metadata: read the metadata of passages.
-        sound: the rows that are what was written, of rows as they were read.
+        sound: yields the undamaged rows of those read.
     """
 
     table: Table
@@ -58,49 +59,50 @@ class TableQuery:
     sound: Check = iter
 
     def hits(self, top_k: int, *, words: str | None) -> list[Hit]:
-        """Return the best passages by vector; with words, by both rankings fused."""
+        """Return the best passages by vector; if ``words`` is given, by both rankings fused."""
         if words is None:
             return _hits([self.nearest(top_k)], top_k, depth=top_k)
         depth = max(DEEP * top_k, DEEPEST)
         return _hits([self.nearest(depth), self.worded(words, depth)], top_k, depth=depth)
 
     def nearest(self, count: int) -> list[Scored]:
-        """Return passages of so many texts by cosine, equal ones in the order of their ids."""
+        """Return passages of ``count`` distinct texts by cosine, ties sorted by id."""
         return self._texts(self._near, count)
 
     def worded(self, words: str, count: int) -> list[Scored]:
-        """Return passages of so many texts by words (BM25), with their cosines."""
+        """Return passages of ``count`` distinct texts by words (BM25), with their cosines."""
 
-        def found(limit: int, seen: Collection[str]) -> Rows:
+        def read_rows(limit: int, seen: Collection[str]) -> Rows:
             return self._worded(words, limit, seen)
 
-        return self._texts(found, count)
+        return self._texts(read_rows, count)
 
-    def _texts(self, found: Callable[[int, Collection[str]], Rows], count: int) -> list[Scored]:
-        """Sound rows until they hold so many texts, or there are no more.
+    def _texts(self, read_rows: Callable[[int, Collection[str]], Rows], count: int) -> list[Scored]:
+        """Read undamaged rows until they hold ``count`` distinct texts or no rows are left.
 
         Args:
-            found: rows in order, at most so many, none of some texts.
+            read_rows: returns rows in order: at most ``limit`` rows, without the texts in ``seen``.
+            count: number of distinct texts.
         """
         scored: list[Scored] = []
         seen: set[str] = set()
         limit = count + SPARE
         while True:
             before = len(seen)
-            rows = found(limit, seen)
+            rows = read_rows(limit, seen)
             for row in self.sound(rows):
                 scored.append((self._score(row["vector"]), to_passage(row)))
                 seen.add(row["text"])
             if len(seen) >= count or len(rows) < limit:
                 return scored
             wider = max(limit, min(WIDER * limit, WIDEST))
-            if wider == limit and len(seen) == before:  # all of these rows are damaged
+            if wider == limit and len(seen) == before:  # all rows of this read are damaged
                 return scored
             limit = wider
 
     def _near(self, limit: int, seen: Collection[str]) -> Rows:
-        found = self.table.search(self.vector_D, vector_column_name="vector", query_type="vector")
-        query = cast(LanceVectorQueryBuilder, found).distance_type("cosine")
+        builder = self.table.search(self.vector_D, vector_column_name="vector", query_type="vector")
+        query = cast(LanceVectorQueryBuilder, builder).distance_type("cosine")
         query = query.limit(limit).select([*self._columns(), "_distance"])
         where = _but_not(self.where, seen)
         if where is not None:
@@ -110,14 +112,14 @@ class TableQuery:
         else:
             probes = max(PROBES, isqrt(self.table.count_rows()) // PROBED)
             query = query.nprobes(probes).refine_factor(REFINE)
-            if where is not None:  # the nearest parts may hold too few rows that fulfil it
+            if where is not None:  # the nearest partitions may hold too few rows that match
                 query = query.maximum_nprobes(0)
         return sorted(rows_of(query.to_arrow()), key=lambda row: (row["_distance"], row["id"]))
 
     def _worded(self, words: str, limit: int, seen: Collection[str]) -> Rows:
-        asked = MultiMatchQuery(words, list(WORDS), boosts=None, operator=FullTextOperator.OR)
-        found = self.table.search(asked, query_type="fts")
-        query = cast(LanceFtsQueryBuilder, found)
+        match_query = MultiMatchQuery(words, list(WORDS), boosts=None, operator=FullTextOperator.OR)
+        builder = self.table.search(match_query, query_type="fts")
+        query = cast(LanceFtsQueryBuilder, builder)
         query = query.limit(limit).select([*self._columns(), "_score"])
         where = _but_not(self.where, seen)
         if where is not None:
@@ -125,7 +127,7 @@ class TableQuery:
         return sorted(rows_of(query.to_arrow()), key=lambda row: (-row["_score"], row["id"]))
 
     def _columns(self) -> list[str]:
-        """All that a hit shows and is checked by; a table of version 1 has no checksums."""
+        """Return the columns of a hit and its checksums, which a table of version 1 lacks."""
         checks = [COLUMN] if COLUMN in self.table.schema.names else []
         return [*FIELDS, *(["metadata"] if self.metadata else []), "text", "vector", *checks]
 
@@ -134,7 +136,7 @@ class TableQuery:
 
 
 def _but_not(where: str | None, texts: Collection[str]) -> str | None:
-    """SQL: the condition, and none of these texts."""
+    """Return the SQL condition combined with the exclusion of these texts."""
     if not texts:
         return where
     others = f"NOT ({filters.among('text', texts)})"
@@ -142,7 +144,13 @@ def _but_not(where: str | None, texts: Collection[str]) -> str | None:
 
 
 def _hits(rankings: Sequence[Sequence[Scored]], top_k: int, *, depth: int) -> list[Hit]:
-    """The best texts of rankings to some depth, each as its best passage."""
+    """Return the best texts of one or several fused rankings, each as its best passage.
+
+    Args:
+        rankings: scored passages, best first.
+        top_k: largest number of hits.
+        depth: number of texts of each ranking that are fused.
+    """
     best: dict[str, Scored] = {}
     holders: dict[str, dict[str, None]] = {}
     for each in (scored for ranking in rankings for scored in ranking):
@@ -157,7 +165,7 @@ def _hits(rankings: Sequence[Sequence[Scored]], top_k: int, *, depth: int) -> li
 
 
 def _best_ids(ranking: Sequence[Scored], best: dict[str, Scored]) -> list[str]:
-    """The texts of a ranking, each once, by the id of the passage that stands for it."""
+    """Return the distinct texts of a ranking, as the id of each text's best passage."""
     return list(dict.fromkeys(best[passage.text][1].id for _, passage in ranking))
 
 

@@ -1,8 +1,8 @@
-"""The files of a table on this machine: their checksums, and copies of the small ones.
+"""Checksums of a local table's files, and copies of its small files.
 
-LanceDB never changes a file that it wrote, and keeps no checksums. They are kept in a file next to
-the table, written after each change. Copies are kept of the newest manifest, which names all other
-files of a version, and of the lists of deleted rows: no row can be read without them.
+LanceDB never changes a file that it wrote, and keeps no checksums. A file next to the table keeps
+them and is written after each change. It also holds copies of the newest manifest, which names all
+other files of a version, and of the lists of deleted rows: no row can be read without them.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from gritlm.runtime import replacing
 
 log = logging.getLogger(__name__)
 
-RECORD = "passages.checks"  # in the folder of the index
+RECORD = "passages.checks"  # file in the folder of the index
 TABLE = "passages.lance"
 DATA = "data"
 _MANIFESTS = "_versions"
 _DELETIONS = "_deletions"
 _KINDS = (DATA, _DELETIONS, "_indices")
-_COPIED = 1 << 20  # bytes of the largest list of deleted rows that is copied
-_AT_OPENING = 256 * 2**20  # bytes that are read and compared when a table is opened
+_COPIED = 1 << 20  # bytes of the largest list of deleted rows to copy
+_AT_OPENING = 256 * 2**20  # bytes verified when a table is opened
 _CHUNK = 16 * 2**20
 
 
 @dataclass(frozen=True)
 class Files:
-    """The files of a table as they were after its last change.
+    """Files of a table after its last change.
 
     Attributes:
-        sums: bytes and checksum of each file, by its path in the table.
+        sums: bytes and checksum of each file, by path in the table.
         manifest: name of the newest manifest.
-        copies: content in base64, by path in the table.
+        copies: base64 contents of the copied files, by path in the table.
     """
 
     sums: Mapping[str, tuple[int, str]] = field(default_factory=dict)
@@ -48,12 +48,12 @@ class Files:
 
 
 def folder_of(place: str) -> Path | None:
-    """Return the folder of an index; None for one that is not a folder of this machine."""
+    """Return the folder of an index; None if the index is at a remote address."""
     return None if "://" in place else Path(place)
 
 
 def record(place: str) -> None:
-    """Note the checksums of new files. A failure is logged: the next change notes them too."""
+    """Record the checksums of new files; a failure is logged, and the next call retries."""
     folder = folder_of(place)
     if folder is None or not (folder / TABLE).is_dir():
         return
@@ -63,14 +63,15 @@ def record(place: str) -> None:
         if now != before:
             _write(folder, now)
     except OSError as error:
-        log.warning("%s: the checksums of its files are not noted: %s", place, error)
+        log.warning("%s: the checksums of its files cannot be recorded: %s", place, error)
 
 
 def damaged(place: str, *, most_bytes: int | None = None) -> list[str]:
-    """Return the paths, in the table, of files that are not what was written.
+    """Return the paths, relative to the table, of damaged files.
 
     Args:
-        most_bytes: bytes to read, small files first; None reads all.
+        place: folder or address of the index.
+        most_bytes: most bytes to read, small files first; None reads all files.
     """
     folder = folder_of(place)
     if folder is None:
@@ -89,17 +90,17 @@ def damaged(place: str, *, most_bytes: int | None = None) -> list[str]:
 
 
 def damaged_at_opening(place: str) -> list[str]:
-    """Return what :func:`damaged` does, as far as small files and the bound of time allow."""
+    """Return the damaged files among the smallest 256 MiB of files."""
     return damaged(place, most_bytes=_AT_OPENING)
 
 
 def is_data(name: str) -> bool:
-    """Whether a file holds rows, which have checksums of their own."""
+    """Return whether a file holds rows, which have checksums of their own."""
     return name.startswith(f"{DATA}/")
 
 
 def restore(place: str) -> None:
-    """Write the files again that there are copies of, where they are lost or damaged."""
+    """Restore lost or damaged files from their copies."""
     folder = folder_of(place)
     known = Files() if folder is None else _read(folder)
     if folder is None or _is_newer(folder, known):
@@ -112,13 +113,13 @@ def restore(place: str) -> None:
 
 
 def present(place: str) -> set[Path]:
-    """Return all files of a table."""
+    """Return the paths of all files of a table."""
     folder = folder_of(place)
     return set() if folder is None else set(_paths(folder / TABLE))
 
 
 def set_aside(place: str) -> Path | None:
-    """Rename a table that cannot be read -> its new folder; None where there is no table."""
+    """Rename an unreadable table and return its new folder; None if there is no table."""
     folder = folder_of(place)
     if folder is None or not (folder / TABLE).exists():
         return None
@@ -160,12 +161,12 @@ def _content(path: Path) -> bytes | None:
 
 
 def _newest(table: Path) -> str | None:
-    """The newest manifest: the numbers in their names fall."""
+    """Return the name of the newest manifest: numbers in the names decrease over time."""
     return min((path.name for path in (table / _MANIFESTS).glob("*.manifest")), default=None)
 
 
 def _is_newer(folder: Path, known: Files) -> bool:
-    """Whether the table has changed since its files were noted."""
+    """Return whether the table has changed since its checksums were recorded."""
     newest = _newest(folder / TABLE)
     return newest is not None and newest < known.manifest
 
@@ -175,7 +176,7 @@ def _paths(table: Path) -> Iterator[Path]:
 
 
 def _lost_manifest(folder: Path, known: Files) -> bool:
-    """Whether the manifest that was noted is damaged or gone, and no newer one is there."""
+    """Return whether the recorded manifest is damaged or missing, with no newer one."""
     if not known.manifest or _is_newer(folder, known):
         return False
     name = f"{_MANIFESTS}/{known.manifest}"
@@ -183,10 +184,10 @@ def _lost_manifest(folder: Path, known: Files) -> bool:
 
 
 def _differs(path: Path, nbytes: int, digest: str) -> bool:
-    """Whether a file is there and is not what was written."""
+    """Return whether an existing file differs from the file written."""
     try:
         return path.stat().st_size != nbytes or _sum(path)[1] != digest
-    except FileNotFoundError:  # of an old version, removed since
+    except FileNotFoundError:  # part of an old version, removed since
         return False
 
 
@@ -201,18 +202,18 @@ def _sum(path: Path) -> tuple[int, str]:
 
 
 def _read(folder: Path) -> Files:
-    """What was noted; nothing where the record is missing or damaged itself."""
+    """Return the recorded checksums; empty if the record is missing or damaged."""
     try:
         content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         files: dict[str, Any] = content["files"]
         if content["check"] != _seal(files):
-            raise ValueError("its checksum does not fit")
+            raise ValueError("its checksum does not match")
         sums = {name: (nbytes, digest) for name, (nbytes, digest) in files["sums"].items()}
         return Files(sums, files["manifest"], files["copies"])
     except FileNotFoundError:
         return Files()
     except (OSError, ValueError, TypeError, KeyError) as error:
-        log.warning("%s cannot be read (%s); it is written again", folder / RECORD, error)
+        log.warning("%s cannot be read (%s); it will be written again", folder / RECORD, error)
         return Files()
 
 
