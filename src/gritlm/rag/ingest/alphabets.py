@@ -1,7 +1,7 @@
-"""The letters of languages, by which encodings of one byte a letter are told apart.
+"""Alphabets of languages, used to choose between single-byte encodings.
 
-The same byte is ``ë`` in one encoding and ``ė`` in another, and both are letters. But hardly any
-text uses letters that no single language has.
+The same byte is ``ë`` in one encoding and ``ė`` in another, and both are letters. But in most texts
+all letters belong to the alphabet of a single language.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ ALPHABETS = {"cp1252": WESTERN, "cp1250": CENTRAL, "cp1254": TURKISH, "cp1257": 
 def encoding_of(sample: bytes) -> str | None:
     """Return the encoding in which all letters of a text belong to one language, or None.
 
-    The most common encoding comes first: a text with few such letters fits several.
+    Encodings are tried from the most common one: a text with few such letters fits several.
     """
     for encoding, alphabets in ALPHABETS.items():
         letters = _letters(sample, encoding)
@@ -49,7 +49,7 @@ def encoding_of(sample: bytes) -> str | None:
 
 
 def _letters(sample: bytes, encoding: str) -> set[str]:
-    """Return the letters outside ASCII, in small ones."""
+    """Return the letters outside ASCII, in lower case."""
     try:
         text = sample.decode(encoding)
     except UnicodeDecodeError:

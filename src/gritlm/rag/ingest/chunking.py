@@ -1,4 +1,4 @@
-"""Documents to passages: cut by tokens on the borders of headings, paragraphs and sentences."""
+"""Chunking of documents into passages, at headings, paragraphs and sentences."""
 
 from __future__ import annotations
 
@@ -14,37 +14,39 @@ from gritlm.errors import InputError
 from gritlm.rag.index.checks import passage_id
 from gritlm.rag.types import Document, Passage
 
-VERSION = 1  # of the rules by which documents are cut
-FEWEST = 16  # tokens there must be room for: one character may be four of them
-TITLE_SHARE = 4  # a title takes at most this part of a passage
-LONGEST = 12  # characters a token: longer texts are taken for too long without counting
-WINDOW = 16_000  # characters that the splitter sees at once: it slows down with their square
+VERSION = 1  # version of the chunking rules
+FEWEST = 16  # least tokens of text in a passage: one character may take four
+TITLE_SHARE = 4  # a title takes at most 1/TITLE_SHARE of a passage
+LONGEST = 12  # most characters per token: longer texts count as too long without tokenizing
+WINDOW = 16_000  # characters per call of the splitter, whose time grows with their square
 
-Chunks = list[tuple[int, str]]  # where each begins, and its text
+Chunks = list[tuple[int, str]]  # offset and text of each chunk
 Counter = Callable[[list[str]], list[int]]
 
 
 def cut(document: Document, *, tokens: Counter, max_tokens: int, overlap: int = 0) -> list[Passage]:
-    """The passages of a document, in order; together they hold all of it but white space.
+    """Return the passages of a document in order; together they hold all text but white space.
 
     Args:
-        tokens: token counts of texts, with all that is put around them (BOS).
-        max_tokens: of a passage as it is embedded, its title included. A title of more than a
-            quarter of that is shortened.
-        overlap: tokens at most that a passage repeats of the one before.
+        document: document to cut.
+        tokens: returns the token counts of texts, special tokens such as BOS included.
+        max_tokens: most tokens of a passage as embedded, its title included. A title of more than
+            a quarter of it is shortened.
+        overlap: most tokens that a passage repeats of the passage before.
 
     Raises:
-        InputError: for a passage of hardly any tokens, and for an overlap of more than half of it.
+        InputError: if ``max_tokens`` leaves too little room for text, or ``overlap`` is more than
+            half of that room.
     """
     around = tokens(["a"])[0]
     check(around, max_tokens=max_tokens, overlap=overlap)
     share = around + (max_tokens - around) // TITLE_SHARE
-    title = _shortened(" ".join(document.title.split()), tokens, share)
+    title = _shorten_title(" ".join(document.title.split()), tokens, share)
     fixed = tokens([title])[0] if title else 0
 
     @lru_cache(maxsize=4096)
     def size(text: str) -> int:
-        """Tokens that the text adds to its title."""
+        """Return the number of tokens that a text adds to its title."""
         if len(text) > LONGEST * max_tokens:
             return len(text)
         return max(tokens([f"{title} {text}".strip()])[0] - fixed, 0)
@@ -53,7 +55,7 @@ def cut(document: Document, *, tokens: Counter, max_tokens: int, overlap: int = 
     room = max_tokens - fixed
 
     def split(text: str) -> Chunks:
-        # Where words are longer than a passage, the splitter goes over its limit by a little.
+        # If a word is longer than a passage, the splitter exceeds its limit slightly.
         for limit in range(room, room // 2, -1):
             splitter = kind.from_callback(size, limit, min(overlap, limit // 2))
             chunks = splitter.chunk_indices(text)
@@ -69,8 +71,11 @@ def cut(document: Document, *, tokens: Counter, max_tokens: int, overlap: int = 
 
 
 def content_hash(document: Document, *, max_tokens: int, overlap: int = 0) -> str:
-    """Of all that its passages depend on, 32 characters: another one means to index it again."""
-    about = [
+    """Return a hash, 32 characters, of everything that the passages of a document depend on.
+
+    A document with another hash must be indexed again.
+    """
+    parts = [
         VERSION,
         document.title,
         document.text,
@@ -79,21 +84,21 @@ def content_hash(document: Document, *, max_tokens: int, overlap: int = 0) -> st
         max_tokens,
         overlap,
     ]
-    return blake3(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
+    return blake3(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _chunks(text: str, split: Callable[[str], Chunks], stretch: int) -> Iterator[tuple[int, str]]:
-    """Starts and texts of the chunks, found in one stretch of the text after the other.
+    """Yield offsets and texts of the chunks, splitting ``stretch`` characters at a time.
 
-    The last chunk of a stretch ends where the stretch does, so it is cut again with what follows.
+    The last chunk of a stretch ends where the stretch ends, so it is cut again in the next one.
     """
     begin = 0
     while begin < len(text):
         end = begin + stretch
         chunks = split(text[begin:end])
-        again = end < len(text) and len(chunks) > 1
-        yield from ((begin + start, chunk) for start, chunk in chunks[: -1 if again else None])
-        begin += chunks[-1][0] if again else stretch
+        cut_again = end < len(text) and len(chunks) > 1
+        yield from ((begin + start, chunk) for start, chunk in chunks[: -1 if cut_again else None])
+        begin += chunks[-1][0] if cut_again else stretch
 
 
 def _passage(document: Document, title: str, number: int, start: int, text: str) -> Passage:
@@ -110,8 +115,8 @@ def _passage(document: Document, title: str, number: int, start: int, text: str)
     return replace(passage, id=passage_id(document.id, passage.embedded, number))
 
 
-def _shortened(title: str, tokens: Counter, most: int) -> str:
-    """As many of its words as fit, else of its characters."""
+def _shorten_title(title: str, tokens: Counter, most: int) -> str:
+    """Return the words of a title that fit into ``most`` tokens, or else its characters."""
     title = title[: LONGEST * most]
     while title and tokens([title])[0] > most:
         shorter = title.rpartition(" ")[0]
@@ -120,13 +125,16 @@ def _shortened(title: str, tokens: Counter, most: int) -> str:
 
 
 def check(around: int, *, max_tokens: int, overlap: int) -> None:
-    """Refuse numbers that make no passages.
+    """Refuse sizes that cannot be used for chunking.
 
     Args:
-        around: tokens of a text of one.
+        around: tokens of a one-letter text, special tokens included.
+        max_tokens: most tokens of a passage.
+        overlap: most tokens that a passage repeats of the passage before.
 
     Raises:
-        InputError: for a passage of hardly any tokens, and for an overlap of more than half of it.
+        InputError: if ``max_tokens`` leaves too little room for text, or ``overlap`` is more than
+            half of that room.
     """
     room = max_tokens - around
     if room < FEWEST:

@@ -1,4 +1,4 @@
-"""The one rule for ids of documents, however they come in."""
+"""Validation of document ids."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ BIDIRECTIONAL = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u206
 
 
 def check_document_id(document_id: str) -> str:
-    """Return an id that can stand in a path of a URL, on one line, and in a log.
+    """Return the id if it can be used in a URL path and in a line of a log.
 
     Raises:
-        InputError: for an id that is empty, ``.`` or ``..``, longer than ``LONGEST`` bytes, or
-            holds control characters, line breaks or marks that turn the direction of text.
+        InputError: if the id is empty, ``.`` or ``..``, longer than ``LONGEST`` bytes, or has
+            control characters, line breaks, or marks that change the direction of text.
     """
     if not document_id:
         raise InputError("'id' is ''; expected text that is not empty")
@@ -33,7 +33,7 @@ def check_document_id(document_id: str) -> str:
 
 
 def on_one_line(name: str) -> bool:
-    """Tell whether it can stand in a path or a log: no control character, no line break."""
+    """Return whether a name has no control characters, line breaks or direction marks."""
     return not any(
         category(letter) in ("Cc", "Zl", "Zp") or letter in BIDIRECTIONAL for letter in name
     )

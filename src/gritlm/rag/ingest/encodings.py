@@ -1,4 +1,4 @@
-"""Bytes of a file to text. An encoding that cannot be determined is refused, never guessed."""
+"""Decoding of files; an encoding that cannot be determined is refused, not guessed."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from charset_normalizer import CharsetMatch, from_bytes
 from gritlm.errors import InputError
 from gritlm.rag.ingest.alphabets import encoding_of
 
-MARKS = (  # longer ones first: that of UTF-16 begins that of UTF-32
+MARKS = (  # longer marks first: the mark of UTF-32 starts with that of UTF-16
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-RECOGNISED = 0.1  # of the letters as often as in a known language; noise scores 0
-SAMPLE = 2**16  # bytes that an undeclared encoding is found by
+RECOGNISED = 0.1  # least coherence of letter frequencies with a known language; noise has 0
+SAMPLE = 2**16  # bytes from which an undeclared encoding is detected
 
-# Browsers read these names as a superset, and so do their pages' authors.
+# Browsers decode these names as a superset, and authors of pages rely on it.
 WIDER = {
     "ascii": "cp1252",
     "iso8859-1": "cp1252",
@@ -44,7 +44,7 @@ ALIASES = {
     "x-gbk": "gbk",
     "x-mac-roman": "mac_roman",
 }
-# Python calls these encodings, too; some take time by the square of the length.
+# Codecs of Python that are no text encodings; some take quadratic time.
 NO_ENCODINGS = {
     "idna",
     "punycode",
@@ -65,36 +65,37 @@ DECLARED_IN = 2**14  # bytes at the start of a page
 
 
 def decoded(data: bytes, *, declared: str | None = None) -> str:
-    """Return the text, with line ends as ``\\n``.
+    """Return the decoded text, with line ends as ``\\n``.
 
     Args:
-        declared: encoding that the file itself names, read if it is not UTF-8.
+        data: bytes of the file.
+        declared: encoding declared in the file, used if the bytes are not UTF-8.
 
     Raises:
-        InputError: for bytes that are no text, or whose encoding cannot be determined.
+        InputError: if the bytes are not text, or their encoding cannot be determined.
     """
-    text = _decoded(data, declared)
+    text = _decode(data, declared)
     if "\0" in text:
         raise InputError("binary: it holds zero bytes; expected text")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def declared_encoding(page: bytes) -> str | None:
-    """Return the encoding that the XML declaration or a ``meta`` element of a page names."""
+    """Return the encoding declared by a page's XML declaration or ``meta`` element, or None."""
     found = DECLARED.search(page[:DECLARED_IN])
     return None if found is None else (found[1] or found[2]).decode()
 
 
 def is_wide(start: bytes) -> bool:
-    """Tell whether the first bytes of a file announce UTF-16 or UTF-32."""
+    """Return whether a file starts with a byte order mark of UTF-16 or UTF-32."""
     return any(start.startswith(mark) for mark, encoding in MARKS if encoding != "utf-8-sig")
 
 
-def _decoded(data: bytes, declared: str | None) -> str:
+def _decode(data: bytes, declared: str | None) -> str:
     for mark, encoding in MARKS:
         if data.startswith(mark):
-            return _strictly(data, encoding)
-    escaped = _escaped(data)
+            return _decode_strictly(data, encoding)
+    escaped = _decode_iso2022(data)
     if escaped is not None:
         return escaped
     try:
@@ -102,19 +103,19 @@ def _decoded(data: bytes, declared: str | None) -> str:
     except UnicodeDecodeError as error:
         problem = f"byte {error.start + 1} (0x{data[error.start]:02x}) is not UTF-8"
     else:
-        return _wide(data) if "\0" in text else text
+        return _decode_utf16(data) if "\0" in text else text
     if b"\0" in data:
-        return _wide(data)
-    named = _codec(declared)
+        return _decode_utf16(data)
+    named = _codec_name(declared)
     if named is not None:
-        return _as_declared(data, named)
-    if _damaged(data):
+        return _decode_declared(data, named)
+    if _is_damaged_utf8(data):
         raise InputError(f"damaged: {problem}, the rest is; repair it or convert it to UTF-8")
-    return _recognised(data, problem)
+    return _detect_and_decode(data, problem)
 
 
-def _escaped(data: bytes) -> str | None:
-    """Return the text of an encoding that changes its alphabet by escape sequences."""
+def _decode_iso2022(data: bytes) -> str | None:
+    """Return text decoded from an encoding with escape sequences (ISO 2022), or None."""
     if b"\x1b$" not in data:
         return None
     for mark, encoding in ESCAPED:
@@ -126,34 +127,34 @@ def _escaped(data: bytes) -> str | None:
     return None
 
 
-def _wide(data: bytes) -> str:
-    """Return the text of UTF-16 without a byte order mark, known by the zeros of its ASCII."""
+def _decode_utf16(data: bytes) -> str:
+    """Return text decoded from UTF-16 without a mark, detected by the zero bytes of ASCII."""
     start = data[:4096]
     half = max(1, len(start) // 2)
     even = start[::2].count(0) / half
     odd = start[1::2].count(0) / half
     for encoding, zeros, letters in (("utf-16-le", odd, even), ("utf-16-be", even, odd)):
         if zeros > 0.6 and letters < 0.1:
-            return _strictly(data, encoding)
+            return _decode_strictly(data, encoding)
     raise InputError("binary: it holds zero bytes; expected text")
 
 
-def _as_declared(data: bytes, named: str) -> str:
+def _decode_declared(data: bytes, named: str) -> str:
     try:
         return data.decode(WIDER.get(named, named))
     except UnicodeError:
-        return _strictly(data, named)
+        return _decode_strictly(data, named)
 
 
-def _strictly(data: bytes, encoding: str) -> str:
+def _decode_strictly(data: bytes, encoding: str) -> str:
     try:
         return data.decode(encoding)
     except UnicodeError as error:
         raise InputError(f"damaged: it says {encoding}, but {error}") from None
 
 
-def _codec(declared: str | None) -> str | None:
-    """Return the name of a declared encoding, or None for one that is unknown or no encoding."""
+def _codec_name(declared: str | None) -> str | None:
+    """Return Python's name of a declared encoding; None if unknown or not a text encoding."""
     if declared is None:
         return None
     try:
@@ -164,17 +165,17 @@ def _codec(declared: str | None) -> str | None:
     return found.name if is_text and found.name not in NO_ENCODINGS else None
 
 
-def _damaged(data: bytes) -> bool:
-    """Tell whether it is UTF-8 but for a few bytes: no other encoding looks like that."""
+def _is_damaged_utf8(data: bytes) -> bool:
+    """Return whether the bytes are UTF-8 except for a few, which fits no other encoding."""
     text = data.decode("utf-8", errors="replace")
     broken = text.count("\ufffd")
     beyond_ascii = len(text) - len(text.encode("ascii", errors="ignore"))
     return beyond_ascii - broken > broken
 
 
-def _recognised(data: bytes, problem: str) -> str:
-    """Return the text in the likeliest encoding, found by a sample and then read strictly."""
-    best = _best(_sample(data))
+def _detect_and_decode(data: bytes, problem: str) -> str:
+    """Return text decoded strictly with the encoding detected from a sample."""
+    best = _detect_encoding(_sample(data))
     if best is not None:
         try:
             return data.decode(best)
@@ -184,21 +185,21 @@ def _recognised(data: bytes, problem: str) -> str:
 
 
 def _sample(data: bytes) -> bytes:
-    """Return a part around the first bytes outside ASCII, cut at white space."""
+    """Return a sample around the first bytes outside ASCII, cut at white space."""
     if len(data) <= SAMPLE:
         return data
     first = re.search(rb"[\x80-\xff]", data)
     start = 0 if first is None else max(0, first.start() - SAMPLE // 8)
     part = data[start : start + SAMPLE]
     if start:
-        part = part[_edge(part[: SAMPLE // 16], last=False) :]
+        part = part[_word_border(part[: SAMPLE // 16], last=False) :]
     if start + SAMPLE < len(data):
-        part = part[: _edge(part, last=True)]
+        part = part[: _word_border(part, last=True)]
     return part
 
 
-def _edge(part: bytes, *, last: bool) -> int:
-    """Return the place of its last white space, or behind its first one."""
+def _word_border(part: bytes, *, last: bool) -> int:
+    """Return the offset of the last white space, or the offset behind the first."""
     if last:
         place = max(part.rfind(b"\n"), part.rfind(b" "))
         return place if place > 0 else len(part)
@@ -206,8 +207,8 @@ def _edge(part: bytes, *, last: bool) -> int:
     return 0 if found is None else found.end()
 
 
-def _best(sample: bytes) -> str | None:
-    """Return the likeliest encoding; cp1252 where it is as likely, for most such files use it."""
+def _detect_encoding(sample: bytes) -> str | None:
+    """Return the most likely encoding, or None; ties go to cp1252, the most common one."""
     found = from_bytes(sample)
     best = found.best()
     if best is None or best.coherence < RECOGNISED:
@@ -220,7 +221,7 @@ def _best(sample: bytes) -> str | None:
 
 
 def _is_latin(text: str) -> bool:
-    """Tell whether its letters outside ASCII are Latin ones."""
+    """Return whether all letters outside ASCII are Latin."""
     letters = {letter for letter in text[:SAMPLE] if letter.isalpha() and not letter.isascii()}
     return all(name(letter, "").startswith("LATIN") for letter in letters)
 

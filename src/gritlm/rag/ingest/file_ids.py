@@ -1,7 +1,7 @@
-"""What files are known by: the name of the folder that they came from, and their path in it.
+"""Document ids of files: the name of the added folder and the path in it.
 
-Folders of one name must not take each other's places. So a store keeps a list of the folders that
-it was given, each under a name of its own: ``notes``, and ``home/notes`` for the next one.
+Two folders of the same name must not replace each other's documents. So a workspace keeps a list of
+added folders with unique names: ``notes``, then ``home/notes`` for another folder ``notes``.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ FILE = "folders.json"
 
 
 class DocumentIds:
-    """Names of folders, and by them of files.
+    """Unique names of added folders, and ids of the files in them.
 
-    A name stays for good. A folder that is gone leaves its name to the next one that would get
-    it, which is told: it was moved, or the store was.
+    A folder keeps its name. If a folder no longer exists, because it or the workspace was moved,
+    the next folder that would get its name takes it, with a warning in the log.
 
     Args:
-        place: of the store that remembers them; None for as long as this object lives.
+        place: workspace that stores the names; None to keep them in memory.
 
     Raises:
-        InputError: when what the store remembers cannot be read.
+        InputError: if the stored names cannot be read.
     """
 
     def __init__(self, place: Path | None = None) -> None:
@@ -38,42 +38,43 @@ class DocumentIds:
         self._known = _read(self._file)
 
     def add(self, folder: Path) -> None:
-        """Give a folder (absolute, real) a name, unless it or one around it has one."""
+        """Name a folder (absolute, without links), unless it or a parent has a name."""
         if within(self._known, folder) is not None:
             return
         name = free(self._known, folder)
-        gone = next((other for other, its in self._known.items() if its == name), None)
+        missing = next((other for other, its in self._known.items() if its == name), None)
         known = {other: its for other, its in self._known.items() if its != name}
         known[str(folder)] = name
-        if self._file is not None:  # before any document is known by it
+        if self._file is not None:  # saved before any document uses the name
             with replacing(self._file) as temporary:
                 temporary.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
             sync(self._file.parent)
         self._known = known
-        usual = _end(folder, 1)
-        if gone is not None:
+        default = _end(folder, 1)
+        if missing is not None:
             log.warning(
-                "%s is gone: %s is known as %r in its place, and replaces its files of the same "
-                "names",
-                gone,
+                "%s is gone: %s is known as %r in its place, and replaces its documents of the "
+                "same names",
+                missing,
                 folder,
                 name,
             )
-        elif name != usual:
-            log.warning("%s is known as %r: %r is another folder", folder, name, usual)
+        elif name != default:
+            log.warning("%s is known as %r: %r is another folder", folder, name, default)
 
     def of(self, file: Path) -> str:
-        """What a file (absolute) in a folder that was added is known by."""
+        """Return the document id of a file (absolute path) in an added folder."""
         known = within(self._known, file)
-        assert known is not None, f"{file} lies in no folder that was added"
+        assert known is not None, f"{file} is in no added folder"
         return known
 
 
 def within(names: Mapping[str, str], path: Path) -> str | None:
-    """What a path is known by, from the nearest folder around it that has a name; None without.
+    """Return the id of a path, from its nearest named parent folder; None if it has none.
 
     Args:
-        names: by folders (absolute).
+        names: names of folders, by absolute path.
+        path: absolute path of a file or folder.
     """
     for around in (path, *path.parents):
         if name := names.get(str(around)):
@@ -82,10 +83,11 @@ def within(names: Mapping[str, str], path: Path) -> str | None:
 
 
 def free(names: Mapping[str, str], folder: Path) -> str:
-    """The shortest end of a folder's path that no file of another folder is known by.
+    """Return the shortest end of a folder's path that is free as a name.
 
     Args:
-        names: by folders (absolute); those of folders that are gone are free again.
+        names: names of folders, by absolute path; names of missing folders are free.
+        folder: absolute path of the new folder.
     """
     folders = {name: other for other, name in names.items()}
     for name in _candidates(folder):
@@ -93,7 +95,7 @@ def free(names: Mapping[str, str], folder: Path) -> str:
             return name
         if not any(_overlap(name, other) for other in folders):
             return name
-    raise AssertionError("numbers have no end")
+    raise AssertionError("unreachable: numbered names never run out")
 
 
 def _overlap(one: str, other: str) -> bool:
@@ -114,7 +116,7 @@ def _end(folder: Path, parts: int) -> str:
 def _is_gone(folder: str) -> bool:
     try:
         return not Path(folder).is_dir()
-    except OSError:  # it may be there, for others
+    except OSError:  # it may exist for other users
         return False
 
 
@@ -122,10 +124,10 @@ def _read(file: Path | None) -> dict[str, str]:
     if file is None or not file.exists():
         return {}
     try:
-        said = json.loads(file.read_text(encoding="utf-8"))
-        return {str(folder): str(name) for folder, name in said.items()}
+        names = json.loads(file.read_text(encoding="utf-8"))
+        return {str(folder): str(name) for folder, name in names.items()}
     except (OSError, ValueError, AttributeError) as error:
         raise InputError(
-            f"{file} cannot be read ({error}); put it back, or delete it: then folders get their "
-            "names anew when they are added"
+            f"{file} cannot be read ({error}); put it back, or delete it: then folders are named "
+            "again when they are added"
         ) from None

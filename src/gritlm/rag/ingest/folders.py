@@ -1,4 +1,4 @@
-"""Folders to files, in order of names; skipped ones are reported."""
+"""Recursive listing of files, sorted by name; skipped folders are reported."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from gritlm.rag.workspace_marker import is_store
 
 
 def files(path: Path, skipped: TakesSkipped) -> Iterator[Path]:
-    """The file, or the files of a folder and of all folders in it.
+    """Yield a file, or the files of a folder and all its subfolders.
 
-    Hidden files and folders are left out, and folders that an engine keeps its things in: no word
-    is lost about them. Links to folders are not followed, so nothing is read twice or for ever.
+    Hidden files, hidden folders, and workspaces inside the folder are left out without a report.
+    Links to folders are not followed, so no file is read twice and no loop occurs.
 
     Args:
-        skipped: takes links to folders, and folders that cannot be read.
+        path: file or folder.
+        skipped: receives links to folders, and folders that cannot be read.
     """
     if not path.is_dir():
         yield path
@@ -30,16 +31,16 @@ def files(path: Path, skipped: TakesSkipped) -> Iterator[Path]:
         skipped.append(SkippedSource(str(error.filename), f"unreadable: {error.strerror}"))
 
     for folder, folders, names in os.walk(path, onerror=unreadable):
-        folders[:] = [name for name in _shown(folders) if _entered(Path(folder, name), skipped)]
-        for name in _shown(names):
+        folders[:] = [name for name in _visible(folders) if _is_walked(Path(folder, name), skipped)]
+        for name in _visible(names):
             yield Path(folder, name)
 
 
-def _shown(names: list[str]) -> list[str]:
+def _visible(names: list[str]) -> list[str]:
     return sorted(name for name in names if not name.startswith("."))
 
 
-def _entered(folder: Path, skipped: TakesSkipped) -> bool:
+def _is_walked(folder: Path, skipped: TakesSkipped) -> bool:
     if folder.is_symlink():
         target = folder.resolve()
         skipped.append(

@@ -1,7 +1,7 @@
-"""Documents -> passages, vectors and key/value blocks, a batch at a time.
+"""Indexing of documents in batches: passages, vectors and KV blocks.
 
-A batch is acknowledged when its passages are in the index, which is written last: what is cut short
-before is done again, what came after it goes on where it stopped.
+A batch is complete when its passages are in the index, which is written last. If indexing is
+interrupted, the next run repeats the incomplete batch and continues from there.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from gritlm.runtime import in_a_thread_of_its_own
 
 log = logging.getLogger(__name__)
 
-BATCH = 64  # passages that are read, stored and acknowledged together
+BATCH = 64  # passages that are embedded, stored and committed together
 
 DocumentInput = str | Path | Mapping[str, Any] | Document
 Keyed = tuple[bytes, KVBlock]
@@ -46,11 +46,11 @@ Keyed = tuple[bytes, KVBlock]
 
 @dataclass(frozen=True)
 class ChunkingOptions:
-    """How documents are cut into passages.
+    """Options for cutting documents into passages.
 
     Attributes:
-        max_tokens: of a passage, its title included.
-        overlap: tokens that a passage repeats of the one before it.
+        max_tokens: most tokens of a passage, its title included.
+        overlap: most tokens that a passage repeats of the passage before.
     """
 
     max_tokens: int = 256
@@ -59,15 +59,17 @@ class ChunkingOptions:
 
 @dataclass
 class AddResult:
-    """What adding came to.
+    """Counts of an indexing run.
 
     Attributes:
-        documents, passages: that are new.
-        replaced: of the documents, those that were known with another content.
-        unchanged: documents that were known already.
-        removed: documents that were rows of a file and are so no more.
-        stored: passages whose key/value blocks were stored; the budget may refuse some.
-        skips: sources and rows that could not be read: the first 100, and how many in all.
+        documents: number of new or changed documents.
+        passages: number of their passages.
+        replaced: number of the documents that replaced another content.
+        unchanged: number of documents that were indexed already.
+        removed: number of documents whose rows are no longer in their file.
+        stored: number of stored KV blocks; the store's budget may refuse some.
+        skips: sources and rows that could not be read: the first 100, and the count of all.
+        seconds: duration of the run, in seconds.
     """
 
     documents: int = 0
@@ -81,18 +83,18 @@ class AddResult:
 
     @property
     def skipped(self) -> list[SkippedSource]:
-        """The first 100 that were skipped, with the reasons."""
+        """First 100 skipped sources, with reasons."""
         return self.skips.named
 
     @property
     def skipped_count(self) -> int:
-        """How many were skipped in all."""
+        """Number of all skipped sources."""
         return self.skips.count
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A document as it goes in: with its passages, and the hash of its content."""
+class PendingDocument:
+    """Document to index, with its passages and the hash of its content."""
 
     document: Document
     passages: Sequence[Passage]
@@ -100,10 +102,10 @@ class Piece:
 
 
 def check_cutting(cutting: ChunkingOptions, model: GritLM, assembler: PromptAssembler) -> None:
-    """Refuse a way of cutting before anything is written.
+    """Refuse chunking options before anything is written.
 
     Raises:
-        InputError: for numbers that make no passages, or passages longer than the model takes.
+        InputError: if the sizes cannot be used, or passages would be longer than the model takes.
     """
     limit = model.lm.max_positions
     if limit is not None and cutting.max_tokens > limit:
@@ -115,9 +117,9 @@ def check_cutting(cutting: ChunkingOptions, model: GritLM, assembler: PromptAsse
     check(around, max_tokens=cutting.max_tokens, overlap=cutting.overlap)
 
 
-def _rows_of(files: Collection[str], ids: Iterable[str]) -> set[str]:
-    """The ids that rows of some files are known by."""
-    if not files:  # as a rule: the ids are all that a store knows
+def _row_document_ids(files: Collection[str], ids: Iterable[str]) -> set[str]:
+    """Return the document ids that belong to rows of these files."""
+    if not files:  # the usual case, and ids may be many
         return set()
     return {
         name
@@ -127,7 +129,7 @@ def _rows_of(files: Collection[str], ids: Iterable[str]) -> set[str]:
 
 
 def forget(store: KVStore, assembler: PromptAssembler, passages: Sequence[Passage]) -> None:
-    """Take the blocks of passages out of a store; its ``gc`` takes them off the disk."""
+    """Delete the KV blocks of passages from a store; its ``gc`` frees their bytes on disk."""
     if passages:
         read = assembler.passage_ids([passage.embedded for passage in passages])
         store.delete([store.key(ids, causal=causal) for ids in read for causal in (False, True)])
@@ -135,7 +137,7 @@ def forget(store: KVStore, assembler: PromptAssembler, passages: Sequence[Passag
 
 @contextmanager
 def skipped_when_full(consequence: str) -> Iterator[None]:
-    """Log a full disk instead of failing, in work that only saves space or time."""
+    """Log a full disk instead of failing, for steps that only save space or time."""
     try:
         yield
     except StoreFullError as error:
@@ -143,13 +145,17 @@ def skipped_when_full(consequence: str) -> Iterator[None]:
 
 
 class Indexer:
-    """Adds documents to an index and a store.
+    """Indexer that adds documents to an index and their KV blocks to a store.
 
     Args:
-        assembler: of the same model.
-        kinds: kinds of key/value blocks that are stored.
-        on_model: runs everything that uses the model, a few passages in each call; None where this
-            thread owns the model.
+        model: model that embeds the passages.
+        index: index of the passages.
+        store: store of their KV blocks.
+        cutting: chunking options.
+        assembler: prompt assembler of the same model.
+        kinds: kinds of KV blocks to store: "bidirectional", "causal".
+        on_model: runs a function on the thread that owns the model, a few passages per call; None
+            if this thread owns the model.
     """
 
     def __init__(
@@ -182,14 +188,22 @@ class Indexer:
         progress: bool = False,
         text_field: str | None = None,
     ) -> AddResult:
-        """Add what is not known yet; a document whose content has changed is replaced.
+        """Add new documents and replace changed ones.
 
-        Of a file of rows that was read without a fault, rows that are gone are removed.
+        If a file of rows was read without errors, documents of its missing rows are removed.
 
         Args:
-            names: of folders that were added before.
-            done: takes what was done as it goes; who is interrupted finds it there.
-            text_field: see :func:`gritlm.rag.ingest.sources.documents`.
+            sources: files, folders, rows ``{id?, title?, text, metadata?}``, or documents.
+            names: names of folders added before; None to name folders in memory.
+            done: counts to update during the run, so that they survive an interruption.
+            progress: show a progress bar.
+            text_field: name of the text in rows; see :func:`gritlm.rag.ingest.sources.documents`.
+
+        Returns:
+            Counts of the run.
+
+        Raises:
+            InputError: if a path does not exist or a source has an unknown type.
         """
         started = perf_counter()
         done = AddResult() if done is None else done
@@ -202,13 +216,13 @@ class Indexer:
             with tqdm(desc="indexing", unit=" passages", disable=not progress, leave=False) as bar:
                 for batch in self._batches(found, known, done):
                     self._write(batch, done)
-                    bar.update(sum(len(piece.passages) for piece in batch))
-            self._remove(_rows_of(whole, known) - self._seen, done)
-            self._mend(done)
-            with skipped_when_full("the files of the index stay apart for now"):
+                    bar.update(sum(len(pending.passages) for pending in batch))
+            self._remove(_row_document_ids(whole, known) - self._seen, done)
+            self._store_missing_blocks(done)
+            with skipped_when_full("the files of the index are not merged for now"):
                 if done.documents or done.removed:
                     self.index.settle()
-            with skipped_when_full("bytes of replaced blocks are not given back"):
+            with skipped_when_full("the bytes of replaced blocks are not freed"):
                 if done.replaced or done.removed:
                     self.store.gc()
         finally:
@@ -217,12 +231,12 @@ class Indexer:
 
     def _batches(
         self, found: Iterable[Document], known: dict[str, str], done: AddResult
-    ) -> Iterator[list[Piece]]:
-        """Documents with their passages, whole documents in a batch."""
-        batch: list[Piece] = []
+    ) -> Iterator[list[PendingDocument]]:
+        """Yield batches of new and changed documents with their passages."""
+        batch: list[PendingDocument] = []
         size = 0
         for document in found:
-            content = self._content(document)
+            content = self._content_hash(document)
             self._seen.add(document.id)
             if known.get(document.id) == content:
                 done.unchanged += 1
@@ -232,7 +246,7 @@ class Indexer:
             if not passages:
                 done.skips.append(SkippedSource(document.id, "it holds no text"))
                 continue
-            batch.append(Piece(document, passages, content))
+            batch.append(PendingDocument(document, passages, content))
             size += len(passages)
             if size >= BATCH:
                 yield batch
@@ -241,16 +255,16 @@ class Indexer:
         if batch:
             yield batch
 
-    def _write(self, batch: Sequence[Piece], done: AddResult) -> None:
-        passages = [passage for piece in batch for passage in piece.passages]
-        # A document of thousands of passages is read in parts, too: blocks take memory.
+    def _write(self, batch: Sequence[PendingDocument], done: AddResult) -> None:
+        passages = [passage for pending in batch for passage in pending.passages]
+        # Large documents are embedded in parts too, because KV blocks take much memory.
         vectors = []
         for start in range(0, len(passages), BATCH):
-            vectors.append(self._read(passages[start : start + BATCH], done))
-        contents = {piece.document.id: piece.content for piece in batch}
+            vectors.append(self._embed(passages[start : start + BATCH], done))
+        contents = {pending.document.id: pending.content for pending in batch}
         replaced = contents.keys() & self.index.known().keys()
         old = list(self.index.passages(replaced, metadata=False))
-        # First the blocks: one that is missing is computed, one that is left would never go.
+        # Blocks first: a missing block is recomputed, an orphaned block would stay for ever.
         kept = {passage.embedded for passage in passages}
         forget(self.store, self._assembler, [p for p in old if p.embedded not in kept])
         self.index.add(list(zip(passages, np.concatenate(vectors), strict=True)), contents=contents)
@@ -265,46 +279,48 @@ class Indexer:
         self.index.delete(gone)
         done.removed += len(gone)
 
-    def _mend(self, done: AddResult) -> None:
-        """Store the blocks that passages lack, while there is room.
+    def _store_missing_blocks(self, done: AddResult) -> None:
+        """Store missing KV blocks of unchanged documents while there is room.
 
-        Those of unchanged documents; after a removal, which takes blocks that a new document may
-        have too, those of all that were seen.
+        After a removal, the documents of this run are included: they may share removed blocks.
         """
         kept = self._seen if done.removed else self._unchanged
-        there = self.index.passages(kept, metadata=False)
-        lacking = [passage for passage in there if self._lacks(passage)]
-        for start in range(0, len(lacking), BATCH):
-            some = lacking[start : start + BATCH]
+        candidates = self.index.passages(kept, metadata=False)
+        incomplete = [passage for passage in candidates if self._lacks_blocks(passage)]
+        for start in range(0, len(incomplete), BATCH):
+            batch = incomplete[start : start + BATCH]
             stats = self.store.stats()
-            each = stats.live_bytes // stats.blocks if stats.blocks else 0
-            if stats.live_bytes + stats.disk_bytes // 8 + each * len(some) > stats.disk_bytes:
-                return  # what is lacking had to go
-            self._read(some, done)
+            block_bytes = stats.live_bytes // stats.blocks if stats.blocks else 0
+            if (
+                stats.live_bytes + stats.disk_bytes // 8 + block_bytes * len(batch)
+                > stats.disk_bytes
+            ):
+                return  # the missing blocks were evicted
+            self._embed(batch, done)
 
-    def _lacks(self, passage: Passage) -> bool:
+    def _lacks_blocks(self, passage: Passage) -> bool:
         (ids,) = self._assembler.passage_ids([passage.embedded])
         return any(
             self.store.key(ids, causal=kind == "causal") not in self.store for kind in self.kinds
         )
 
-    def _read(self, passages: Sequence[Passage], done: AddResult) -> np.ndarray[Any, Any]:
-        """Vectors (N, D) of some passages; their blocks go to the store."""
+    def _embed(self, passages: Sequence[Passage], done: AddResult) -> np.ndarray[Any, Any]:
+        """Embed passages, store their KV blocks, and return the vectors (N, D)."""
         texts = [passage.embedded for passage in passages]
         vectors: list[np.ndarray[Any, Any]] = []
         blocks: list[Keyed] = []
         shared = self._on_model is not None
         step = max(1, SHARING // self.cutting.max_tokens) if shared else BATCH
         for start in range(0, len(texts), step):
-            encode = partial(self._encoded, texts[start : start + step])
-            vectors_ND, made = encode() if self._on_model is None else self._on_model(encode)
+            encode = partial(self._encode_texts, texts[start : start + step])
+            vectors_ND, new_blocks = encode() if self._on_model is None else self._on_model(encode)
             vectors.append(vectors_ND)
-            blocks += made
-        done.stored += self._stored(blocks)
+            blocks += new_blocks
+        done.stored += self._store_blocks(blocks)
         return np.concatenate(vectors)
 
-    def _encoded(self, texts: Sequence[str]) -> tuple[np.ndarray[Any, Any], list[Keyed]]:
-        """Return the vectors of some texts, and their blocks of each kind with their keys."""
+    def _encode_texts(self, texts: Sequence[str]) -> tuple[np.ndarray[Any, Any], list[Keyed]]:
+        """Return the vectors (N, D) of texts, and their KV blocks of each kind with keys."""
         vectors_ND, blocks = self.model.encode(
             texts,
             instruction=gritlm_instruction(),
@@ -312,19 +328,21 @@ class Indexer:
             max_length=self.model.lm.max_positions or 1 << 20,
             show_progress_bar=False,
         )
-        return vectors_ND, list(self._kept(self._assembler.passage_ids(texts), blocks))
+        return vectors_ND, list(self._blocks_of_kinds(self._assembler.passage_ids(texts), blocks))
 
-    def _stored(self, blocks: list[Keyed]) -> int:
-        """Store blocks and return how many are there.
+    def _store_blocks(self, blocks: list[Keyed]) -> int:
+        """Store KV blocks and return how many were admitted.
 
-        A thread that shares the model with another one must not multiply and stay: see
+        If another thread owns the model, this runs in a thread of its own: see
         :func:`gritlm.runtime.in_a_thread_of_its_own`.
         """
         if self._on_model is None:
             return self.store.put_many(blocks)
         return in_a_thread_of_its_own(lambda: self.store.put_many(blocks))
 
-    def _kept(self, ids: Sequence[tuple[int, ...]], blocks: Sequence[KVBlock]) -> Iterator[Keyed]:
+    def _blocks_of_kinds(
+        self, ids: Sequence[tuple[int, ...]], blocks: Sequence[KVBlock]
+    ) -> Iterator[Keyed]:
         embeds_causally = self.model.settings.embeds_causally
         for each, block in zip(ids, blocks, strict=True):
             for kind in self.kinds:
@@ -343,12 +361,12 @@ class Indexer:
         )
 
     def _count(self, texts: list[str]) -> list[int]:
-        """Tokens of each text as it is embedded; none for one without text."""
+        """Return the token count of each text as embedded; 0 for white space."""
         full = [text for text in texts if text.strip()]
         sizes = iter([len(ids) for ids in self._assembler.passage_ids(full)])
         return [next(sizes) if text.strip() else 0 for text in texts]
 
-    def _content(self, document: Document) -> str:
+    def _content_hash(self, document: Document) -> str:
         return content_hash(
             document, max_tokens=self.cutting.max_tokens, overlap=self.cutting.overlap
         )

@@ -1,4 +1,4 @@
-"""Markdown: its front matter, its title, and its text without comments."""
+"""Front matter, title and comments of Markdown files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gritlm.rag.ingest.metadata import MAX_BYTES
 
 TOML = "+++"
 YAML = "---"
-ATX = re.compile(r"^ {0,3}#[ \t]+(\S.*)$")  # takes time by length: no two ways to match
+ATX = re.compile(r"^ {0,3}#[ \t]+(\S.*)$")  # linear time: there is only one way to match
 SETEXT = re.compile(r"^ {0,3}=+\s*$")
 FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})(.*)$")
 MARKS = re.compile(r"`+|<!--|-->")
@@ -21,7 +21,7 @@ FIELD = re.compile(r"[\w\"'-][\w \"'.-]{0,100}:(?:\s|$)")
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # the library has no types
-    """YAML without aliases: a few of them repeated make a small file fill the memory."""
+    """YAML loader without aliases, which let a small file expand until memory is full."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -30,12 +30,13 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # the library has no type
 
 
 def split_front_matter(text: str) -> tuple[dict[str, Any], str]:
-    """Return the names and values at the start of a text, and the text behind them.
+    """Return the front matter of a text, and the text behind it.
 
-    What is not YAML between ``---`` lines, or TOML between ``+++`` lines, stays in the text.
+    Front matter is YAML between ``---`` lines or TOML between ``+++`` lines; anything else stays in
+    the text.
 
     Raises:
-        InputError: for front matter longer than metadata may be.
+        InputError: if the front matter is larger than metadata may be.
     """
     first, _, rest = text.partition("\n")
     mark = first.rstrip()
@@ -56,7 +57,7 @@ def split_front_matter(text: str) -> tuple[dict[str, Any], str]:
 def _parsed(block: str, mark: str) -> dict[str, Any] | None:
     if len(block.encode(errors="replace")) > MAX_BYTES:
         if mark == YAML and not FIELD.match(block.lstrip()):
-            return None  # a text between two rules
+            return None  # text between two horizontal rules
         raise InputError(
             f"its front matter has more than {MAX_BYTES:,} bytes; move the text out of it"
         )
@@ -78,7 +79,7 @@ def _toml(block: str) -> Any:
 
 
 def title_of(text: str) -> str:
-    """Return the first heading of the first level that stands in no code and no comment."""
+    """Return the first heading of level 1 outside of fenced code, or ""."""
     before = ""
     for line in _prose(text):
         if found := ATX.match(line):
@@ -90,7 +91,7 @@ def title_of(text: str) -> str:
 
 
 def _prose(text: str) -> Iterator[str]:
-    """Yield lines that are not in fenced code; blank ones, too."""
+    """Yield the lines outside of fenced code, blank lines included."""
     fence = ""
     for line in text.split("\n"):
         found = FENCE.match(line)
@@ -105,7 +106,7 @@ def _prose(text: str) -> Iterator[str]:
 
 
 def without_comments(text: str) -> str:
-    """Return the text without ``<!-- -->``, but for those in fenced code and code spans."""
+    """Return the text without HTML comments; comments in code are kept."""
     if "<!--" not in text:
         return text
     kept: list[str] = []
@@ -125,11 +126,11 @@ def without_comments(text: str) -> str:
         rest, inside = _shown(line, inside)
         if rest.strip() or rest == line:
             kept.append(rest)
-    return text if inside else "\n".join(kept)  # one that never ends is no comment
+    return text if inside else "\n".join(kept)  # an unclosed mark starts no comment
 
 
 def _shown(line: str, inside: bool) -> tuple[str, bool]:
-    """Return the part of a line that is shown, and whether a comment goes on behind it."""
+    """Return the visible part of a line, and whether a comment continues behind it."""
     shown: list[str] = []
     start = 0
     code = False

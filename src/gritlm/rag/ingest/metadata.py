@@ -1,4 +1,4 @@
-"""Names and values that passages are filtered by: what can be kept."""
+"""Validation and normalisation of metadata, the names and values for filters."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Any
 from gritlm.errors import InputError
 from gritlm.rag.types import Scalar, Value
 
-LARGEST = 2**63  # whole numbers below it are kept exactly
-MAX_BYTES = 16_384  # of a document's metadata as JSON: each of its passages carries a copy
-DEEPEST = 8  # objects within objects whose names are joined
+LARGEST = 2**63  # integers below it are stored exactly
+MAX_BYTES = 16_384  # bytes of a document's metadata as JSON: each passage stores a copy
+DEEPEST = 8  # most levels of nested objects whose names are joined
 
 
 def checked(metadata: Mapping[Any, Any]) -> dict[str, Scalar]:
-    """Return names and single values as a dict of its own.
+    """Return a copy of metadata with scalar values.
 
     Raises:
-        InputError: for a name that is no text or empty, and for a value that is no text, finite
-            number, true, false or null.
+        InputError: if a name is empty or not text, or a value is not text, a finite number, true,
+            false or null.
     """
     for name, value in metadata.items():
         _check_name(name)
@@ -34,15 +34,15 @@ def checked(metadata: Mapping[Any, Any]) -> dict[str, Scalar]:
 
 
 def normalise_metadata(metadata: Mapping[Any, Any]) -> dict[str, Value]:
-    """Return a document's metadata as it is kept.
+    """Return a document's metadata in the form in which it is stored.
 
-    An object within it becomes names with dots, ``{"author": {"name": "x"}}`` the name
-    ``author.name``, so that it can be filtered by. Lists of single values stay lists; a list that
-    holds others becomes JSON text. Dates become text (ISO 8601).
+    Nested objects become dotted names for filters: ``{"author": {"name": "x"}}`` becomes
+    ``author.name``. Lists of scalars stay lists, other lists become JSON text, and dates become
+    ISO 8601 text.
 
     Raises:
-        InputError: for names and values that cannot be kept, for two values of one name, and for
-            more than ``MAX_BYTES``.
+        InputError: if a name or value cannot be stored, a name has two values, or the metadata has
+            more than ``MAX_BYTES`` bytes.
     """
     found: dict[str, Value] = {}
     for name, value in _flat(metadata, "", 0):
@@ -59,7 +59,7 @@ def normalise_metadata(metadata: Mapping[Any, Any]) -> dict[str, Value]:
 
 
 def encodable(text: str) -> bool:
-    """Tell whether this is whole Unicode text: half a surrogate pair can be written nowhere."""
+    """Return whether text can be encoded as UTF-8: it has no unpaired surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:

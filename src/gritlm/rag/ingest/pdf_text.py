@@ -1,4 +1,4 @@
-"""Pages of a PDF to one text: hyphenated words joined, running heads and page numbers once."""
+"""Text of PDF pages, with hyphenated words joined and running heads removed."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ LIGATURES = str.maketrans(
 
 
 def text_of(pages: Sequence[str]) -> str:
-    """Return the text of pages without what only the paper needs."""
+    """Return the text of all pages without page numbers, running heads and line hyphens."""
     kept = ["\n".join(line.rstrip() for line in lines).strip() for lines in _bodies(pages)]
     return _joined(BORDER.join(filter(None, kept))).replace("\xad", "")
 
 
 def _bodies(pages: Sequence[str]) -> Iterator[list[str]]:
-    """Yield the lines of each page but its running heads that were there before."""
+    """Yield the lines of each page without repeated running heads and page numbers."""
     sheets = [_lines(page) for page in pages]
     for number, lines in enumerate(sheets):
         near = range(max(0, number - NEAR), min(len(sheets), number + NEAR + 1))
@@ -72,10 +72,12 @@ def _lines(page: str) -> list[str]:
 
 
 def _heads(lines: list[str], others: Sequence[tuple[int, list[str]]], *, step: int) -> int:
-    """Return how many lines, from the top (1) or the bottom (-1), are heads to leave out.
+    """Return the number of lines at the top or bottom of a page that are running heads.
 
     Args:
-        others: pages near this one, and how many pages before it they are.
+        lines: lines of the page.
+        others: distance of each nearby page, in pages before this one, and its lines.
+        step: 1 to count from the top, -1 from the bottom.
     """
     count = numbers = 0
     for place, line in enumerate(lines[::step]):
@@ -97,9 +99,9 @@ def _heads(lines: list[str], others: Sequence[tuple[int, list[str]]], *, step: i
 
 
 def _continues(line: str, other: list[str], place: int, back: int) -> bool:
-    """Tell whether a page ``back`` pages before has this head, with its own page number.
+    """Return whether another page has the same head, with its own page number.
 
-    A short line that counts up may be a heading, as in ``Step 1``, ``Step 2``: it is no head.
+    A short line that counts up (``Step 1``, ``Step 2``) may be a heading, so it is not a head.
     """
     if place >= len(other):
         return False
@@ -109,7 +111,7 @@ def _continues(line: str, other: list[str], place: int, back: int) -> bool:
 
 
 def _is_number(line: str, other: list[str], place: int, back: int) -> bool:
-    """Tell whether a line is nothing but a page number."""
+    """Return whether a line holds only a page number."""
     if place >= len(other) or not PAGE_WORDS.issuperset(_words(line)):
         return False
     return _counts(line, other[place], back)
@@ -120,7 +122,7 @@ def _words(line: str) -> list[str]:
 
 
 def _counts(line: str, other: str, back: int) -> bool:
-    """Tell whether two lines differ in one number alone, by the distance of their pages."""
+    """Return whether two lines differ only in one number, by the distance of their pages."""
     if NUMBER.sub("#", line).split() != NUMBER.sub("#", other).split():
         return False
     pairs = zip(NUMBER.findall(line), NUMBER.findall(other), strict=True)
@@ -129,9 +131,9 @@ def _counts(line: str, other: str, back: int) -> bool:
 
 
 def _joined(text: str) -> str:
-    """Return the text with words whole that a line end parts.
+    """Return the text with words joined that were hyphenated at a line end.
 
-    The hyphen stays where the text has the word with it elsewhere, and not without.
+    The hyphen is kept if the text has the word elsewhere with a hyphen only.
     """
     words = set(re.findall(r"[^\W\d_]+(?:-[^\W\d_]+)*", text.lower()))
 

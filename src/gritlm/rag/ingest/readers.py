@@ -1,4 +1,4 @@
-"""One file to title and text: plain text, Markdown, HTML and PDF."""
+"""Readers of plain text, Markdown, HTML and PDF files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ UNTITLED = {"untitled", "(anonymous)", "anonymous", "unspecified"}  # what progr
 
 @dataclass(frozen=True)
 class FileContent:
-    """The text of a file, its title, and the metadata that it names itself."""
+    """Text, title and metadata read from a file."""
 
     text: str
     title: str = ""
@@ -36,13 +36,14 @@ class FileContent:
 
 
 def read(ending: str, data: bytes) -> FileContent:
-    """Return the content of a file.
+    """Return the text, title and metadata of a file.
 
     Args:
-        ending: of the file's name, one of ``READERS``.
+        ending: ending of the file's name, a key of ``READERS``.
+        data: bytes of the file.
 
     Raises:
-        InputError: for a file that cannot be read, has no text, or far more text than bytes.
+        InputError: if the file cannot be read, has no text, or has far more text than bytes.
     """
     if not data.strip():
         raise InputError("empty")
@@ -54,14 +55,14 @@ def read(ending: str, data: bytes) -> FileContent:
 
 
 def plain(data: bytes) -> FileContent:
-    """Return a text as it is written."""
+    """Return plain text unchanged."""
     return FileContent(decoded(data))
 
 
 def markdown(data: bytes) -> FileContent:
     """Return Markdown without its front matter and comments.
 
-    The title is that of the front matter, else the first heading of the first level.
+    The title is taken from the front matter, or else from the first heading of level 1.
     """
     found, text = markdown_text.split_front_matter(decoded(data))
     text = markdown_text.without_comments(text)
@@ -75,17 +76,17 @@ def markdown(data: bytes) -> FileContent:
 
 
 def html(data: bytes) -> FileContent:
-    """Return what a reader of the page sees, as Markdown, without addresses of links."""
+    """Return the visible text of a page as Markdown, without link addresses."""
     text = decoded(data, declared=declared_encoding(data))
     root = tree(tokens(text), xml=is_xml(text))
     return FileContent(markdown_of(root), page_title(root), markdown=True)
 
 
 def pdf(data: bytes) -> FileContent:
-    """Return the text of all pages.
+    """Return the text of all pages of a PDF, and its title.
 
     Raises:
-        InputError: for a PDF that is broken, needs a password, or has no text.
+        InputError: if the PDF is broken, encrypted, or has no text.
     """
     with only_errors("pypdf"):
         try:
@@ -124,7 +125,7 @@ def _pages(reader: PdfReader, size: int) -> list[str]:
 
 
 def _whole(text: str) -> str:
-    """Return the text without zeros and halves of characters."""
+    """Return text without zero characters and unpaired surrogates."""
     return text.replace("\0", "").encode("utf-8", errors="replace").decode()
 
 

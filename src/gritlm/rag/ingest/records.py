@@ -1,7 +1,7 @@
-"""Files of rows to their rows: JSON lines, JSON arrays and objects, CSV and TSV tables.
+"""Readers of row files: JSON Lines, JSON arrays and objects, CSV and TSV.
 
-A broken row is yielded as a function that returns its error, and the others go on: a file of
-millions of broken rows is counted without a message for each.
+A broken row is yielded as a function that returns its error, and reading continues: in a file of
+millions of broken rows, no message is built for each of them.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ UNNAMED = "column"  # of a table's column without a name, with its number
 
 
 def is_rows(path: PurePath) -> bool:
-    """Tell whether a file holds rows, by the ending of its name."""
+    """Return whether a file holds rows, judged by the ending of its name."""
     return path.suffix.lower() in KINDS
 
 
 def records(ending: str, file: IO[bytes], *, max_bytes: int) -> Rows:
-    """Yield the places and rows of a file: ``:3`` for a line, ``[2]`` for an item of an array.
+    """Yield location and content of each row; ``:3`` is a line, ``[2]`` an item of an array.
 
     Args:
-        ending: of the file's name, one of ``KINDS``.
-        file: that can be read again from its start.
-        max_bytes: of a row of JSON lines, else of the file.
+        ending: ending of the file's name, a key of ``KINDS``.
+        file: seekable binary file.
+        max_bytes: most bytes of a row of JSON Lines, or of the whole file in other formats.
 
     Raises:
-        InputError: for a file that does not hold rows of its kind.
+        InputError: if the file does not have the format of its ending.
     """
     return KINDS[ending](file, max_bytes)
 
 
 def lines(file: IO[bytes], *, max_bytes: int) -> Iterator[tuple[int, Row]]:
-    """Yield numbers, from 1, and objects of a file's lines that are not blank, or their errors."""
+    """Yield line number, from 1, and object or error of each line that is not blank."""
     number = 0
     while line := file.readline(max_bytes + 1):
         number += 1
@@ -74,7 +74,7 @@ def _parsed(line: bytes) -> Row:
 
 
 def _line_error(line: bytes) -> InputError:
-    """Return the reason why a line is no object."""
+    """Return the error of a line that is not a JSON object."""
     try:
         row = _STRICT.decode(line.decode())
     except UnicodeDecodeError as error:
@@ -101,7 +101,7 @@ def _json_lines(file: IO[bytes], max_bytes: int) -> Rows:
 
 
 def _json(file: IO[bytes], max_bytes: int) -> Rows:
-    """Yield the items of an array; an object is one row, or holds an array of them."""
+    """Yield the items of an array, or of the one array in an object; else the object."""
     text = _text(file, max_bytes)
     start = _behind_space(text, 0)
     if text.startswith("[", start):
@@ -126,7 +126,7 @@ def _json(file: IO[bytes], max_bytes: int) -> Rows:
 
 
 def _items(text: str, place: int) -> Rows:
-    """Yield the items of an array one by one, so that a large one takes no more memory."""
+    """Yield the items of an array one by one, without holding all of them in memory."""
     decoder = json.JSONDecoder()
     place = _behind_space(text, place)
     number = 0
@@ -165,7 +165,7 @@ def _item_error(kind: type) -> InputError:
 
 
 def _only_list(value: Mapping[str, Any]) -> list[Any] | None:
-    """Return the one list of objects that an object without text holds."""
+    """Return the list of objects in a JSON object, if it has exactly one and no text."""
     found = [
         item
         for item in value.values()
@@ -190,7 +190,7 @@ def _tsv(file: IO[bytes], max_bytes: int) -> Rows:
 
 
 def _table(text: str, delimiter: str, max_bytes: int) -> Rows:
-    """Yield the rows below a header. All cells are text; empty ones are left out."""
+    """Yield the rows of a table with a header; cells are text, empty cells are left out."""
     csv.field_size_limit(max(csv.field_size_limit(), max_bytes))
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     names: list[str] = []
@@ -215,10 +215,10 @@ def _table(text: str, delimiter: str, max_bytes: int) -> Rows:
 
 
 def _names(cells: list[str]) -> list[str]:
-    """Return the names of columns; those of ids, titles and texts in small letters.
+    """Return the column names; names of ids, titles and texts are lowercased.
 
     Raises:
-        InputError: for two columns of one name, and for too many of them.
+        InputError: if two columns have the same name, or there are too many columns.
     """
     if len(cells) > MOST_COLUMNS:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Rows with names and values, handed in or read from files, to documents."""
+"""Conversion of rows, from files or from callers, to documents."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ OWN = ("title", "metadata", "markdown")
 def document(
     row: Mapping[str, Any], *, prefix: str = "", text_field: str | None = None
 ) -> Document:
-    """Return ``{id?, title?, text, markdown?, metadata?}`` as a document.
+    """Return the document of a row ``{id?, title?, text, markdown?, metadata?}``.
 
-    Its id may be named ``_id``; its text ``page_content``, ``contents`` or ``content``. All else
-    it holds is metadata, too.
+    The id may be named ``_id``; the text ``page_content``, ``contents`` or ``content``. All other
+    values are added to the metadata.
 
     Args:
-        prefix: stands in front of its id.
-        text_field: name of its text; None for the first of ``TEXT_NAMES`` that it has.
+        row: names and values of the row.
+        prefix: text put before the id.
+        text_field: name of the text; None for the first of ``TEXT_NAMES`` in the row.
 
     Raises:
-        InputError: for a row without text, or with values of other types.
+        InputError: if the row has no text, or a value has the wrong type.
     """
     text_name = _text_name(row) if text_field is None else text_field
     text = _text(row, text_name)
@@ -72,7 +73,7 @@ def _text_name(row: Mapping[str, Any]) -> str:
 
 
 def _has(row: Mapping[str, Any]) -> str:
-    """Return the names that a row has, for a message about the one that it lacks."""
+    """Return the names in a row, for a message about its missing text."""
     names = [repr(str(name)[:40]) for name in list(row)[:8]]
     if not names or any(name in row for name in TEXT_NAMES):
         return ""
@@ -91,7 +92,7 @@ def _text(row: Mapping[str, Any], name: str) -> str:
 
 
 def _id(value: object) -> str | None:
-    """Return an id as text; a whole number that was written ``5.0`` is ``5``."""
+    """Return an id as text; the number ``5.0`` becomes ``5``."""
     if value is None:
         return None
     if isinstance(value, float) and value.is_integer():

@@ -1,4 +1,4 @@
-"""Things that did not become documents: the first ones by name, all of them counted."""
+"""Report of skipped sources: the first 100 with reasons, and the count of all."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ LONGEST = 500  # characters of a reason
 
 @dataclass(frozen=True)
 class SkippedSource:
-    """Something that did not become a document.
+    """Source that did not become a document.
 
     Attributes:
-        path: file, ``file:line``, or ``sources[3]`` for what was handed in as a value.
+        path: file, ``file:line``, or ``sources[3]`` for a source passed as a value.
+        reason: reason for skipping it.
     """
 
     path: str
@@ -23,25 +24,25 @@ class SkippedSource:
 
 
 class TakesSkipped(Protocol):
-    """A list, or :class:`Skips`."""
+    """Receiver of skipped sources: a list or :class:`Skips`."""
 
     def append(self, skipped: SkippedSource, /) -> None: ...
 
 
 @dataclass
 class Skips:
-    """What was skipped.
+    """Skipped sources, of which only the first are kept.
 
     Attributes:
-        named: the first ``NAMED`` of them, with their reasons.
-        count: of all.
+        named: first ``NAMED`` skipped sources, with their reasons.
+        count: number of all skipped sources.
     """
 
     named: list[SkippedSource] = field(default_factory=list)
     count: int = 0
 
     def append(self, skipped: SkippedSource, /) -> None:
-        """Count one; name it while there is room."""
+        """Count a skipped source, and keep it if it is among the first."""
         self.count += 1
         if len(self.named) < NAMED:
             self.named.append(skipped)

@@ -1,4 +1,4 @@
-"""Files, folders and rows to documents, one after the other; skipped ones are reported."""
+"""Documents of files, folders and rows, read one at a time; skipped sources are reported."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Source = str | Path | Mapping[str, Any] | Document
 
 @dataclass(frozen=True)
 class _Reading:
-    """The options of :func:`documents`, and its reports."""
+    """Options of :func:`documents`, and the receivers of its reports."""
 
     skipped: TakesSkipped
     names: DocumentIds
@@ -43,29 +43,29 @@ def documents(
     max_bytes: int = MAX_BYTES,
     text_field: str | None = None,
 ) -> Iterator[Document]:
-    """Yield the documents of all sources, read when they are asked for.
+    """Yield the documents of all sources lazily.
 
-    A folder is read with all folders in it, in order of names, without hidden ones. A file is
-    known by its path from the folder that was given on, that folder's name included
-    (``notes/a.md``), or by its own folder's where it was given alone. Another folder of the same
-    name is known by more of its path (``home/notes/a.md``), see
-    :class:`gritlm.rag.ingest.file_ids.DocumentIds`.
-    A row of a file (``.jsonl .json .csv .tsv``) is ``path#id``. A row without id is known by its
-    content.
+    A folder is read recursively, sorted by name, without hidden files and folders. The id of a file
+    is its path, starting with the name of the folder passed as the source (``notes/a.md``), or of
+    its own folder if the file itself was passed. A second folder of the same name gets a longer
+    name (``home/notes/a.md``), see :class:`gritlm.rag.ingest.file_ids.DocumentIds`. The id of a row
+    in a file (``.jsonl .json .csv .tsv``) is ``path#id``; without an id, a hash of its content
+    takes its place.
 
     Args:
         sources: files, folders, rows ``{id?, title?, text, metadata?}``, or documents.
-        skipped: takes what cannot be read, is empty, larger than ``max_bytes`` (for rows: each
-            of them), of an unknown kind, or has the id of one that came before; and links to
-            folders, which are not followed.
-        names: of the folders that were given before; takes those that come.
-        whole: takes what files of rows are known by of which every row was read.
-        text_field: name of the text of rows; None for ``text``, ``page_content``, ``contents`` or
+        skipped: receives sources and rows that cannot be read, are empty, have more than
+            ``max_bytes`` bytes, an unknown format or a duplicate id; and links to folders, which
+            are not followed.
+        names: names of folders added before; new folders are added to it.
+        whole: receives the ids of row files of which every row was read.
+        max_bytes: most bytes of a file, or of a row in JSON Lines.
+        text_field: name of the text in rows; None for ``text``, ``page_content``, ``contents`` or
             ``content``.
 
     Raises:
-        InputError: for a path that does not exist, and for a source of another type; before
-            anything is read where ``sources`` is a list.
+        InputError: if a path does not exist or a source has another type; raised before anything
+            is read if ``sources`` is a sequence.
     """
     if isinstance(sources, str | Path | Mapping | Document):
         raise InputError(f"sources is one {type(sources).__name__}; expected a list of them")
@@ -112,7 +112,7 @@ def _exists(path: Path) -> bool:
 
 
 def _read(source: Source, name: str, reading: _Reading) -> Iterator[tuple[str, Document]]:
-    """Places and documents of one source."""
+    """Yield location and document of each document in a source."""
     if isinstance(source, str | Path):
         for path, known_as in _named(Path(source), reading):
             yield from _file(path, known_as, reading)
@@ -140,7 +140,7 @@ def _whole(document: Document) -> Document:
 
 
 def _named(path: Path, reading: _Reading) -> Iterator[tuple[Path, str]]:
-    """Files, and what their documents are known by: the same wherever they are looked at from."""
+    """Yield files and their ids, which do not depend on the working directory."""
     folder = path if path.is_dir() else path.parent
     real = folder.resolve()
     for file in files(path, reading.skipped):

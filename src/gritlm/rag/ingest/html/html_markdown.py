@@ -1,4 +1,4 @@
-"""A tree of elements to Markdown: what a reader of the page sees, with its structure."""
+"""Conversion of an HTML tree to Markdown: the visible text with its structure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gritlm.rag.ingest.html.html_tables import as_markdown, layout
 from gritlm.rag.ingest.html.html_tree import BLOCKS, HEADINGS, Element
 
 LISTS = {"ul", "ol", "menu", "dir"}
-INDENTED = 8  # levels of lists and quotations; deeper ones stand at the same place
+INDENTED = 8  # most levels of indentation of lists and quotations
 MARKED = {
     "b": "**",
     "strong": "**",
@@ -31,25 +31,26 @@ BETWEEN = {  # the parts of a formula
     "munderover": "_^",
     "mfrac": "/",
 }
-PLAIN = re.compile(r"[+\-−±]?[\w.,]+|[^\w\s]")  # an exponent that needs no brackets
+PLAIN = re.compile(r"[+\-−±]?[\w.,]+|[^\w\s]")  # exponent that needs no brackets
 ORDINAL = re.compile(r"st|nd|rd|th|er|re|ème|o|a|os|as", re.IGNORECASE)
-SIGN = re.compile(r"[^\w\s+\-−±]+|\[[^\]]*\]")  # of a footnote or a trade mark
+SIGN = re.compile(r"[^\w\s+\-−±]+|\[[^\]]*\]")  # footnote or trade mark sign
 SPACE = re.compile(r"[ \t\n\r\f\xa0]+")
-INVISIBLE = re.compile("[\xad\u200b\ufeff]")  # where a line may break
+INVISIBLE = re.compile("[\xad\u200b\ufeff]")  # characters that only mark possible line breaks
 ITEM = re.compile(r"\* |\d+\. ")
 LANGUAGE = re.compile(r"\blang(?:uage)?-([\w+#.-]{1,30})")
 
 
 def markdown_of(root: Element) -> str:
-    """Return the visible text, its blocks with an empty line between them."""
+    """Return the visible text as Markdown, blocks separated by empty lines."""
     return INVISIBLE.sub("", "\n\n".join(_blocks(root.children, 0))).strip()
 
 
 def _blocks(children: Sequence[Element | str], level: int) -> list[str]:
-    """Return paragraphs, lists, tables and other blocks.
+    """Return paragraphs, lists, tables and other blocks as Markdown.
 
     Args:
-        level: of lists and quotations around them.
+        children: elements and texts.
+        level: number of lists and quotations around them.
     """
     found: list[str] = []
     run: list[Element | str] = []
@@ -69,7 +70,7 @@ def _paragraph(run: Sequence[Element | str]) -> list[str]:
 
 
 def _line(run: Sequence[Element | str]) -> str:
-    """Return inline content; only ``br`` breaks its lines."""
+    """Return inline content as Markdown, with line breaks only for ``br``."""
     text = re.sub(" {2,}", " ", _inline(run))
     return "\n".join(line.strip() for line in text.split("\n")).strip()
 
@@ -86,7 +87,7 @@ def _block(element: Element, level: int) -> list[str]:
         return _definitions(element, level)
     if name == "blockquote":
         text = "\n\n".join(_blocks(element.children, level + 1))
-        return [_shifted(text, "> ", "> ", level)] if text else []
+        return [_indent(text, "> ", "> ", level)] if text else []
     if name == "table":
         return _table(element, level)
     if name == "li":
@@ -102,7 +103,7 @@ def _heading(element: Element, level: int) -> list[str]:
 
 
 def _fenced(element: Element) -> list[str]:
-    code = "".join(_written(element)).strip("\n")
+    code = "".join(_raw_text(element)).strip("\n")
     if not code.strip():
         return []
     inner = next((child for child in element.children if isinstance(child, Element)), element)
@@ -112,8 +113,8 @@ def _fenced(element: Element) -> list[str]:
     return [f"{fence}{found[1] if found else ''}\n{code}\n{fence}"]
 
 
-def _written(element: Element) -> Iterator[str]:
-    """Yield text with its white space."""
+def _raw_text(element: Element) -> Iterator[str]:
+    """Yield the texts of an element with their white space."""
     for child in element.children:
         if isinstance(child, str):
             yield child
@@ -122,7 +123,7 @@ def _written(element: Element) -> Iterator[str]:
         elif child.name in ("sup", "sub"):
             yield _inline([child])
         elif not child.hidden:
-            yield from _written(child)
+            yield from _raw_text(child)
 
 
 def _list(element: Element, level: int) -> list[str]:
@@ -131,7 +132,7 @@ def _list(element: Element, level: int) -> list[str]:
         if isinstance(child, Element) and child.name == "li":
             if not child.hidden:
                 items.append(_blocks(child.children, level + 1))
-        elif blocks := _blocks([child], level + 1):  # a list within a list, without an item
+        elif blocks := _blocks([child], level + 1):  # a list directly inside a list
             items = items or [[]]
             items[-1] += blocks
     number = _number(element.attributes.get("start"), 1)
@@ -139,19 +140,19 @@ def _list(element: Element, level: int) -> list[str]:
     for item in filter(None, items):
         bullet = f"{number}. " if element.name == "ol" else "* "
         number += 1
-        lines.append(_shifted(_joined(item), bullet, " " * len(bullet), level))
+        lines.append(_indent(_join_blocks(item), bullet, " " * len(bullet), level))
     return ["\n".join(lines)] if lines else []
 
 
-def _joined(blocks: Sequence[str]) -> str:
-    """Return the blocks of an item as one; a list within it follows on the next line."""
+def _join_blocks(blocks: Sequence[str]) -> str:
+    """Return the blocks of an item as one text; an inner list follows on the next line."""
     text = blocks[0]
     for block in blocks[1:]:
         text += ("\n" if ITEM.match(block) else "\n\n") + block
     return text
 
 
-def _shifted(text: str, first: str, rest: str, level: int) -> str:
+def _indent(text: str, first: str, rest: str, level: int) -> str:
     if level >= INDENTED:
         rest = ""
     head, *lines = text.split("\n")
@@ -163,25 +164,25 @@ def _number(value: str | None, usual: int) -> int:
 
 
 def _definitions(element: Element, level: int) -> list[str]:
-    """Return terms, each with its definitions on the lines that follow it."""
+    """Return terms, each with its definitions on the following lines."""
     groups: list[list[str]] = []
-    for child in _wrapped(element):
-        text = _joined(_blocks(child.children, level + 1) or [""])
+    for child in _definition_items(element):
+        text = _join_blocks(_blocks(child.children, level + 1) or [""])
         if child.name != "dd":
             groups.append([text])
         elif groups:
-            groups[-1].append(_shifted(text, ": ", "  ", level))
+            groups[-1].append(_indent(text, ": ", "  ", level))
         else:
-            groups.append([_shifted(text, ": ", "  ", level)])
+            groups.append([_indent(text, ": ", "  ", level)])
     return ["\n".join(filter(None, group)) for group in groups if any(group)]
 
 
-def _wrapped(element: Element) -> Iterator[Element]:
-    """Yield terms and definitions, also those in a ``div``."""
+def _definition_items(element: Element) -> Iterator[Element]:
+    """Yield terms and definitions, those inside a ``div`` too."""
     for child in element.children:
         if isinstance(child, Element) and not child.hidden:
             if child.name == "div":
-                yield from _wrapped(child)
+                yield from _definition_items(child)
             else:
                 yield child
         elif isinstance(child, str) and child.strip():
@@ -206,7 +207,7 @@ def _inline(run: Sequence[Element | str]) -> str:
 
 
 def _phrase(element: Element) -> str:
-    """Return an inline element as text."""
+    """Return an inline element as Markdown."""
     name = element.name
     attributes = element.attributes
     if name == "br":
@@ -219,13 +220,13 @@ def _phrase(element: Element) -> str:
         return _formula(element)
     inner = _inline(element.children)
     if name in MARKED:
-        return _around(inner, MARKED[name])
+        return _enclose(inner, MARKED[name])
     if name in CODE:
-        return _around(inner, "``" if "`" in inner else "`")
-    return _other(name, inner)
+        return _enclose(inner, "``" if "`" in inner else "`")
+    return _mark_phrase(name, inner)
 
 
-def _other(name: str, inner: str) -> str:
+def _mark_phrase(name: str, inner: str) -> str:
     if not inner.strip():
         return inner
     if name in ("sup", "sub"):
@@ -237,8 +238,8 @@ def _other(name: str, inner: str) -> str:
     return f"{inner} " if name in ("option", "button", "textarea") else inner
 
 
-def _around(inner: str, mark: str) -> str:
-    """Return text between two marks, its outer white space outside of them."""
+def _enclose(inner: str, mark: str) -> str:
+    """Return text between two marks, with its outer white space moved outside."""
     text = inner.strip()
     if not text or text.startswith(mark):
         return inner
@@ -248,13 +249,13 @@ def _around(inner: str, mark: str) -> str:
 
 
 def _script(text: str, mark: str) -> str:
-    """Return a superscript or subscript, told apart from the text before it."""
+    """Return a superscript or subscript with its mark; signs and ordinals get no mark."""
     if mark == "^" and (SIGN.fullmatch(text) or ORDINAL.fullmatch(text)):
         return text
-    return f"{mark}{_bracketed(text)}"
+    return f"{mark}{_bracket(text)}"
 
 
-def _bracketed(text: str) -> str:
+def _bracket(text: str) -> str:
     return text if PLAIN.fullmatch(text) else f"({text})"
 
 
@@ -274,9 +275,9 @@ def _formula(element: Element) -> str:
     if not parts:
         return ""
     marks = BETWEEN[element.name]
-    first = _bracketed(parts[0]) if element.name == "mfrac" else parts[0]
+    first = _bracket(parts[0]) if element.name == "mfrac" else parts[0]
     return first + "".join(
-        f"{marks[min(number, len(marks) - 1)]}{_bracketed(part)}"
+        f"{marks[min(number, len(marks) - 1)]}{_bracket(part)}"
         for number, part in enumerate(parts[1:])
     )
 

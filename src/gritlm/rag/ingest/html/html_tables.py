@@ -1,4 +1,4 @@
-"""Tables of HTML: their cells in rows, and as Markdown."""
+"""HTML tables as rows of cells, and as Markdown."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 
 from gritlm.rag.ingest.html.html_tree import Element
 
-WIDEST = 20  # columns and
-LONGEST = 100  # rows over which the text of a cell is repeated, where it is
-SHORT = 200  # characters at most
+WIDEST = 20  # most columns of a spanning cell
+LONGEST = 100  # most rows of a spanning cell
+SHORT = 200  # most characters of a text that is repeated in all spanned cells
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The visible parts of a table."""
+    """Visible captions and rows of a table, and whether it holds data."""
 
     captions: list[Element] = field(default_factory=list)
     rows: list[list[Element]] = field(default_factory=list)
@@ -22,7 +22,7 @@ class Layout:
 
 
 def layout(table: Element) -> Layout:
-    """Return captions and rows of cells; a table that only arranges a page holds no data."""
+    """Return captions and rows of a table; a table used for page layout holds no data."""
     found = Layout()
     for row in _rows(table, found):
         cells = [
@@ -39,9 +39,11 @@ def layout(table: Element) -> Layout:
 
 
 def _rows(element: Element, found: Layout) -> Iterator[Element]:
-    """Yield rows; content outside of cells, which browsers show before a table, is a caption."""
-    loose = [child for child in element.children if isinstance(child, Element) and not child.hidden]
-    cells = [child for child in loose if child.name in ("td", "th")]
+    """Yield rows; content outside of cells counts as a caption, as browsers show it first."""
+    visible = [
+        child for child in element.children if isinstance(child, Element) and not child.hidden
+    ]
+    cells = [child for child in visible if child.name in ("td", "th")]
     if cells:
         yield Element("tr", children=[*cells])
     for child in element.children:
@@ -69,9 +71,12 @@ def _loose(row: Element) -> Iterator[Element]:
 
 
 def as_markdown(rows: Sequence[Sequence[tuple[Element, list[str]]]]) -> list[str]:
-    """Return cells with their blocks as one table; its first row is the header.
+    """Return a Markdown table, in a list, whose first row is the header; empty without text.
 
-    A cell that spans several columns or rows stands in each of them.
+    The text of a cell that spans columns or rows is repeated in each of them.
+
+    Args:
+        rows: cells of each row, with their blocks as Markdown.
     """
     grid = _grid(rows)
     width = max(map(len, grid), default=0)
@@ -84,29 +89,29 @@ def as_markdown(rows: Sequence[Sequence[tuple[Element, list[str]]]]) -> list[str
 
 def _grid(rows: Sequence[Sequence[tuple[Element, list[str]]]]) -> list[list[str]]:
     grid: list[list[str]] = []
-    held: dict[int, tuple[int, str]] = {}  # by column: rows that a cell still spans, its text
+    spans: dict[int, tuple[int, str]] = {}  # by column: rows left of a spanning cell, and its text
     for row in rows:
         line: list[str] = []
         for cell, blocks in row:
-            _fill(line, held)
+            _fill_spanned(line, spans)
             text = " ".join(" ".join(blocks).split()).replace("|", "\\|")
-            again = text if len(text) <= SHORT else ""
+            repeated = text if len(text) <= SHORT else ""
             down = _span(cell, "rowspan", LONGEST) - 1
             for number in range(_span(cell, "colspan", WIDEST)):
                 if down > 0:
-                    held[len(line)] = (down, again)
-                line.append(again if number else text)
-        _fill(line, held)
+                    spans[len(line)] = (down, repeated)
+                line.append(repeated if number else text)
+        _fill_spanned(line, spans)
         grid.append(line)
     return grid
 
 
-def _fill(line: list[str], held: dict[int, tuple[int, str]]) -> None:
-    """Continue cells of rows above."""
-    while len(line) in held:
-        left, text = held.pop(len(line))
+def _fill_spanned(line: list[str], spans: dict[int, tuple[int, str]]) -> None:
+    """Append the texts of cells that span from rows above."""
+    while len(line) in spans:
+        left, text = spans.pop(len(line))
         if left > 1:
-            held[len(line)] = (left - 1, text)
+            spans[len(line)] = (left - 1, text)
         line.append(text)
 
 

@@ -1,7 +1,7 @@
-"""HTML to tags and texts, in time that grows with its length alone.
+"""Tokenizer for HTML: tags and texts, in time linear in the length of the page.
 
-``html.parser`` of the standard library searches the rest of a page again for each tag that is
-broken, so a page of 180 KB can take minutes. Here every search that fails is remembered.
+``html.parser`` of the standard library searches the rest of the page for each broken tag, so a page
+of 180 KB can take minutes. Here each failed search is remembered.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from html import unescape
 
-# Their content is text up to their own end tag.
+# Elements whose content is plain text up to their end tag.
 RAW = {"script", "style", "textarea", "title", "xmp", "iframe", "noembed", "noframes", "plaintext"}
-SMALL = {letter: letter + 32 for letter in range(ord("A"), ord("Z") + 1)}  # each stays one letter
+SMALL = {
+    letter: letter + 32 for letter in range(ord("A"), ord("Z") + 1)
+}  # unlike str.lower, keeps the length
 NAME = re.compile(r"[a-zA-Z][^\s/>]{0,200}")
 BLANK = re.compile(r"[\s/]*")
 ATTRIBUTE = re.compile(r"""([^\s/>=][^\s/>=]*)(?:\s*=\s*("[^"]*"|'[^']*'|[^\s"'>][^\s>]*))?""")
@@ -21,7 +23,7 @@ ATTRIBUTE = re.compile(r"""([^\s/>=][^\s/>=]*)(?:\s*=\s*("[^"]*"|'[^']*'|[^\s"'>
 
 @dataclass(frozen=True)
 class Start:
-    """A start tag; ``closed`` where it ends with ``/>``."""
+    """Start tag; ``closed`` if it ends with ``/>``."""
 
     name: str
     attributes: Mapping[str, str] = field(default_factory=dict)
@@ -30,7 +32,7 @@ class Start:
 
 @dataclass(frozen=True)
 class End:
-    """An end tag."""
+    """End tag."""
 
     name: str
 
@@ -39,7 +41,7 @@ Token = Start | End | str
 
 
 class _Page:
-    """A page as it is searched."""
+    """Text of a page, searched without case, with memory of missing marks."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -47,7 +49,7 @@ class _Page:
         self._missing: set[str] = set()
 
     def find(self, mark: str, start: int) -> int:
-        """Return the place of a mark in lower case, or -1; a mark that is missing stays so."""
+        """Return the offset of a lower-case mark from ``start`` on, or -1."""
         if mark in self._missing:
             return -1
         place = self._lower.find(mark, start)
@@ -56,28 +58,28 @@ class _Page:
         return place
 
     def behind(self, mark: str, start: int) -> int:
-        """Return the place behind a mark, the end of the page without one."""
+        """Return the offset behind a mark, or the end of the page if it is missing."""
         place = self.find(mark, start)
         return len(self.text) if place < 0 else place + len(mark)
 
 
 def is_xml(text: str) -> bool:
-    """Tell whether a page begins with an XML declaration, as XHTML does."""
+    """Return whether a page begins with an XML declaration, as XHTML does."""
     return text[:100].lstrip("\ufeff \t\n").startswith("<?xml")
 
 
 def tokens(text: str) -> Iterator[Token]:
-    """Yield tags and texts; comments, declarations and processing instructions are left out."""
+    """Yield tags and texts, without comments, declarations and processing instructions."""
     page = _Page(text)
     xml = is_xml(text)
     place = 0
     while place < len(text):
         tag = page.find("<", place)
         if tag < 0:
-            yield _unescaped(text[place:])
+            yield _unescape(text[place:])
             return
         if tag > place:
-            yield _unescaped(text[place:tag])
+            yield _unescape(text[place:tag])
         place, found = _markup(page, tag)
         yield from found
         raw = found[0] if found else None
@@ -87,7 +89,7 @@ def tokens(text: str) -> Iterator[Token]:
 
 
 def _markup(page: _Page, tag: int) -> tuple[int, list[Token]]:
-    """Return the place behind what begins with ``<``, and its tokens."""
+    """Return the offset behind the markup at ``<``, and its tokens."""
     text = page.text
     if text.startswith("<!--", tag):
         return _comment(page, tag), []
@@ -111,7 +113,7 @@ def _markup(page: _Page, tag: int) -> tuple[int, list[Token]]:
 
 
 def _comment(page: _Page, tag: int) -> int:
-    if page.text.startswith((">", "->"), tag + 4):  # an empty one, as browsers see it
+    if page.text.startswith((">", "->"), tag + 4):  # an empty comment, as in browsers
         return page.behind(">", tag)
     end = page.find("-->", tag + 4)
     return page.behind(">", tag) if end < 0 else end + 3
@@ -130,25 +132,25 @@ def _start(text: str, tag: int, name: re.Match[str]) -> tuple[int, list[Token]]:
             attributes.setdefault(found[1].lower(), value[1:-1] if quoted else value)
             place = found.end()
         place = BLANK.match(text, place).end()  # type: ignore[union-attr]
-    if place >= len(text):  # the page ends within the tag: nothing of it is lost
-        return len(text), [_unescaped(text[tag:])]
-    named = {key: _unescaped(value) for key, value in attributes.items()}
+    if place >= len(text):  # the page ends inside the tag, which is kept as text
+        return len(text), [_unescape(text[tag:])]
+    named = {key: _unescape(value) for key, value in attributes.items()}
     return place + 1, [Start(name[0].lower(), named, closed=text[place - 1] == "/")]
 
 
 def _raw(page: _Page, name: str, start: int) -> tuple[int, str]:
-    """Return the place behind an element's content, before its end tag, and the content.
+    """Return the offset behind the content of a raw text element, and the content.
 
-    A script without an end reaches to the end of the page, a title has then no content.
+    Without an end tag, a title has no content; other elements reach to the end of the page.
     """
     end = page.find(f"</{name}", start)
     if end >= 0:
         content = page.text[start:end]
-        return end, _unescaped(content) if name in ("title", "textarea") else content
+        return end, _unescape(content) if name in ("title", "textarea") else content
     return (start, "") if name == "title" else (len(page.text), page.text[start:])
 
 
-def _unescaped(text: str) -> str:
+def _unescape(text: str) -> str:
     try:
         return unescape(text)
     except ValueError:  # the number of a character has thousands of digits

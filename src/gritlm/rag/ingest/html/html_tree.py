@@ -1,4 +1,4 @@
-"""Tags and texts to a tree of elements, no deeper than a bound."""
+"""Tree of HTML elements of bounded depth, built from tags and texts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from gritlm.rag.ingest.html.html_tokens import Start, Token
 
-DEEPEST = 100  # elements around one; those within are read as if their tags were not there
+DEEPEST = 100  # most nested elements; tags of deeper elements are ignored
 VOID = {
     "area",
     "base",
@@ -94,7 +94,7 @@ HEADINGS = {"h1", "h2", "h3", "h4", "h5", "h6"}
 CELLS = {"td", "th", "caption"}
 ROWS = {"tr", "thead", "tbody", "tfoot"}
 AROUND_PARAGRAPHS = BLOCKS - {"p"} | CELLS | {"button"}
-# Which open elements a start tag ends, and which ones it looks no further than.
+# By start tag: open elements that it ends, and elements at which the search stops.
 ENDS: dict[str, tuple[set[str], set[str]]] = {
     "li": ({"li"}, {"ul", "ol", "menu", "dir"}),
     "dt": ({"dt", "dd"}, {"dl"}),
@@ -127,11 +127,14 @@ OF_HEAD = {
 
 @dataclass
 class Element:
-    """An element with its attributes and its content, in order.
+    """HTML element with its attributes and content.
 
     Attributes:
-        holds_blocks: whether a block is somewhere within it.
-        holds_tables: whether a table is somewhere within it.
+        name: tag name in lower case.
+        attributes: values by name.
+        children: inner elements and texts, in order.
+        holds_blocks: whether it contains a block at any depth.
+        holds_tables: whether it contains a table at any depth.
     """
 
     name: str
@@ -142,9 +145,9 @@ class Element:
 
     @property
     def hidden(self) -> bool:
-        """Whether a reader of the page does not see it.
+        """Whether the element is invisible on the page.
 
-        ``aria-hidden`` alone hides from screen readers only, so its text is kept.
+        ``aria-hidden`` alone hides it from screen readers only, so its text is kept.
         """
         if self.name in UNSEEN or (self.name == "dialog" and "open" not in self.attributes):
             return True
@@ -157,7 +160,7 @@ class _Builder:
     def __init__(self) -> None:
         self.root = Element("#root")
         self._open = [self.root]
-        self._flat: Counter[str] = Counter()  # open elements that lie too deep to be kept
+        self._flat: Counter[str] = Counter()  # open elements too deep to be kept, by name
         self._pictures = 0  # svg elements so far
 
     def start(self, tag: Start, *, xml: bool) -> None:
@@ -189,13 +192,13 @@ class _Builder:
 
     def text(self, text: str) -> None:
         top = self._open[-1]
-        if top.name == "head" and text.strip():  # its end tag was left out
+        if top.name == "head" and text.strip():  # the end tag of head is missing
             self._close(len(self._open) - 1)
             top = self._open[-1]
         top.children.append(text)
 
     def _mark(self, name: str) -> None:
-        """Note a new block or table on the elements around it, up to one that knows."""
+        """Mark the open elements as containing a block or table, up to a marked one."""
         for element in reversed(self._open):
             if element.holds_tables or (element.holds_blocks and name != "table"):
                 return
@@ -217,13 +220,13 @@ class _Builder:
             self._end_first(*ENDS[name])
 
     def _end_picture(self) -> None:
-        """End an ``svg`` that was left open, as browsers do at the next block."""
+        """End an unclosed ``svg`` at the next block, as browsers do."""
         names = [element.name for element in self._open]
         if "svg" in names and "foreignobject" not in names:
             self._close(names.index("svg"))
 
     def _end_first(self, names: set[str], walls: set[str]) -> None:
-        """End the outermost of these elements within the nearest wall."""
+        """End the outermost open element of these names inside the nearest wall."""
         found = 0
         for place in range(len(self._open) - 1, 0, -1):
             if self._open[place].name in names:
@@ -242,9 +245,10 @@ class _Builder:
 
 
 def tree(tokens: Iterable[Token], *, xml: bool = False) -> Element:
-    """Return an element that holds all of a page.
+    """Return the root element of a page.
 
     Args:
+        tokens: tags and texts of the page.
         xml: whether ``<x/>`` is an element without content, as in XHTML.
     """
     builder = _Builder()
@@ -259,7 +263,7 @@ def tree(tokens: Iterable[Token], *, xml: bool = False) -> Element:
 
 
 def page_title(root: Element) -> str:
-    """Return the text of the first ``title`` that is the page's own, on one line."""
+    """Return the page's title on one line: the first ``title`` outside of any ``svg``."""
     todo = [root]
     while todo:
         element = todo.pop()
