@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import isqrt
@@ -16,7 +17,6 @@ from lancedb.query import (
 )
 from lancedb.table import Table
 
-from gritlm.rag.fusion import reciprocal_ranks
 from gritlm.rag.index import filters
 from gritlm.rag.index.checks import COLUMN, FIELDS, rows_of
 from gritlm.rag.index.lance import WORDS
@@ -32,6 +32,7 @@ NAMED = 32  # other documents with the same text that a hit names
 REFINE = 4  # candidates of the ANN index compared by full vectors, in multiples of the limit
 PROBES = 64  # least number of partitions of the ANN index that are searched
 PROBED = 4  # share of the partitions that is searched: at least one in this number
+FUSION_K = 60  # of the paper: a first place weighs little more than a second one
 
 Scored = tuple[float, Passage]
 Rows = list[dict[str, Any]]
@@ -162,6 +163,19 @@ def _hits(rankings: Sequence[Sequence[Scored]], top_k: int, *, depth: int) -> li
         _hit(*by_id[name], rank=rank, holders=holders[by_id[name][1].text])
         for rank, name in enumerate(order[:top_k], start=1)
     ]
+
+
+def reciprocal_ranks(rankings: Sequence[Sequence[str]], *, k: int = FUSION_K) -> list[str]:
+    """Return the ids of several rankings, best first, by reciprocal rank fusion.
+
+    An id scores the sum of ``1 / (k + rank)`` over the rankings, with ranks from 1; ties are sorted
+    by id (Cormack et al. 2009). Scores on different scales need no calibration.
+    """
+    scores: defaultdict[str, float] = defaultdict(float)
+    for ranking in rankings:
+        for rank, name in enumerate(ranking, start=1):
+            scores[name] += 1 / (k + rank)
+    return sorted(scores, key=lambda name: (-scores[name], name))
 
 
 def _best_ids(ranking: Sequence[Scored], best: dict[str, Scored]) -> list[str]:

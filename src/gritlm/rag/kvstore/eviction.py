@@ -28,7 +28,12 @@ def worth(entry: IndexEntry) -> float:
 
 
 def clock_step(entry: IndexEntry, blocks: int) -> float:
-    """Return the step of the clock when a new block is refused by a store of ``blocks`` blocks."""
+    """Return the step of the clock when a new block is refused.
+
+    Args:
+        entry: index entry of the refused block.
+        blocks: number of blocks in the store.
+    """
     return entry.cost / entry.nbytes / max(blocks, 1)
 
 

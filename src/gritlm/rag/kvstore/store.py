@@ -18,9 +18,9 @@ from gritlm.rag.kvstore import stats as store_stats
 from gritlm.rag.kvstore.access import RecordAccess
 from gritlm.rag.kvstore.codec import FLOATS
 from gritlm.rag.kvstore.errors import Damage, full
-from gritlm.rag.kvstore.lock import WriterLock
 from gritlm.rag.kvstore.manifest import Manifest
 from gritlm.rag.kvstore.memory_cache import MemoryCache
+from gritlm.rag.kvstore.opening import WriterLock
 from gritlm.rag.kvstore.stats import FetchCounts, StoreStats
 from gritlm.rag.kvstore.writer import StoreWriter
 
