@@ -57,13 +57,13 @@ class Watch:
     """Damaged rows of one table found so far; each is logged once.
 
     Attributes:
-        place: folder or address of the index.
-        remedy: returns the advice for damage in an index at a given place.
+        uri: folder or address of the index.
+        remedy: returns the advice for damage in an index at a given address.
         found: damaged rows, in the order in which they were read.
     """
 
-    def __init__(self, place: str, remedy: Callable[[str], str]) -> None:
-        self.place = place
+    def __init__(self, uri: str, remedy: Callable[[str], str]) -> None:
+        self.uri = uri
         self.remedy = remedy
         self.found: list[DamagedRow] = []
 
@@ -82,12 +82,12 @@ class Watch:
                 yield row
                 continue
             damage = DamagedRow(row["id"], row["document_id"], part)
-            line = f"{damage}; it is left out: {self.remedy(self.place)}"
+            line = f"{damage}; it is left out: {self.remedy(self.uri)}"
             if warnings is not None and line not in warnings:
                 warnings.append(line)
             if damage not in self.found:
                 self.found.append(damage)
-                log.warning("%s: %s", self.place, line)
+                log.warning("%s: %s", self.uri, line)
 
 
 def sealed(rows: pa.Table, schema: pa.Schema) -> pa.Table:

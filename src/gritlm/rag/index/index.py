@@ -62,13 +62,13 @@ class Index:
     """Searchable passages of documents: by vector, by words and by metadata."""
 
     def __init__(
-        self, table: Table, maker: ModelIdentity | None, *, place: str, exact_below: int
+        self, table: Table, maker: ModelIdentity | None, *, uri: str, exact_below: int
     ) -> None:
         self._table = table
         self._identity = maker
-        self._place = place
+        self._uri = uri
         self._exact_below = exact_below
-        self._watch = Watch(place, lance.remedy)
+        self._watch = Watch(uri, lance.remedy)
         self._contents: tuple[int, dict[str, str]] = (
             -1,
             {},
@@ -101,21 +101,21 @@ class Index:
 
         Raises:
             InputError: if the index does not exist and is not to be created, was made by another
-                model or version, or the place cannot hold an index.
+                model or version, or the address cannot hold an index.
             IndexFailedError: if the index cannot be read.
         """
-        place = str(uri) if "://" in str(uri) else str(Path(uri).expanduser())
+        uri = str(uri) if "://" in str(uri) else str(Path(uri).expanduser())
         create = create and maker is not None
-        check_files(place)
-        table = lance.opened(place, maker, create=create)
-        with told(place):
+        check_files(uri)
+        table = lance.opened(uri, maker, create=create)
+        with told(uri):
             found = table.schema
-        schema.check_maker(found, maker, place=place)
+        schema.check_maker(found, maker, place=uri)
         if create:
-            with told(place):
+            with told(uri):
                 lance.index_words(table)
-            table_files.record(place)
-        return cls(table, maker, place=place, exact_below=exact_below)
+            table_files.record(uri)
+        return cls(table, maker, uri=uri, exact_below=exact_below)
 
     @property
     def damages(self) -> list[DamagedRow]:
@@ -124,7 +124,7 @@ class Index:
 
     def __len__(self) -> int:
         """Return the number of passages."""
-        with told(self._place):
+        with told(self._uri):
             return self._table.count_rows()
 
     def add(
@@ -146,13 +146,13 @@ class Index:
         old = contents.keys() & known.keys()
         if not rows and not old:
             return
-        with told(self._place):
+        with told(self._uri):
             if old:
                 self._replace(batch, old)
             else:
                 self._table.add(batch)
             version = self._table.version
-        table_files.record(self._place)
+        table_files.record(self._uri)
         if version == self._contents[0] + 1:  # no other process has written meanwhile
             left = {name: known[name] for name in known.keys() - old}
             added = {passage.document_id for passage, _ in rows}
@@ -180,15 +180,15 @@ class Index:
             return 0
         rows = len(self)
         try:
-            with told(self._place):
+            with told(self._uri):
                 self._table.delete(filters.among("document_id", removed))
         except IndexFailedError:
             if removed & self.known().keys():
                 raise
-            log.warning("%s: the deletion succeeded, but an error followed", self._place)
-        with told(self._place):
+            log.warning("%s: the deletion succeeded, but an error followed", self._uri)
+        with told(self._uri):
             version = self._table.version
-        table_files.record(self._place)
+        table_files.record(self._uri)
         if version == self._contents[0] + 1:  # no other process wrote meanwhile
             self._contents = (version, {name: known[name] for name in known.keys() - removed})
         self._commits += 1
@@ -196,7 +196,7 @@ class Index:
 
     def known(self) -> dict[str, str]:
         """Return the content hash of each document, by id."""
-        with told(self._place):
+        with told(self._uri):
             version = self._table.version
             if self._contents[0] != version:
                 rows = self._scan(FIRST, ())
@@ -216,7 +216,7 @@ class Index:
             return []
         where = FIRST if ids is None else f"{FIRST} AND {filters.among('document_id', ids)}"
         metadata_later = not whole and self._has_large_metadata
-        with told(self._place):
+        with told(self._uri):
             rows = list(self._scan(where, () if metadata_later else ("metadata",)))
             small = self._small_metadata([row["id"] for row in rows]) if metadata_later else {}
             found = [
@@ -251,7 +251,7 @@ class Index:
             return
         few = wanted is not None and len(wanted) <= ASKED
         where = filters.among("document_id", wanted) if wanted and few else None
-        with told(self._place):
+        with told(self._uri):
             columns = ("text", "metadata") if metadata else ("text",)
             for passage in map(schema.to_passage, self._scan(where, columns)):
                 if wanted is None or passage.document_id in wanted:
@@ -306,7 +306,7 @@ class Index:
         search = TableQuery(
             self._table, vector_D, condition, exact, metadata=not metadata_later, sound=sound
         )
-        with told(self._place, where):
+        with told(self._uri, where):
             hits = search.hits(min(top_k, rows), words=text if hybrid else None)
             if metadata_later:
                 small = self._small_metadata([hit.passage.id for hit in hits])
@@ -322,13 +322,13 @@ class Index:
         compared exactly until the next call.
         """
         rows = len(self)
-        with told(self._place):
+        with told(self._uri):
             if rows >= self._exact_below and lance.not_indexed(self._table) > rows // 2:
                 lance.index_vectors(self._table)
             self._table.optimize(cleanup_older_than=KEPT)
         # A connection keeps the files of every index it has used open, so it is replaced.
-        self._table = lance.opened(self._place, self._identity, create=False)
-        table_files.record(self._place)
+        self._table = lance.opened(self._uri, self._identity, create=False)
+        table_files.record(self._uri)
         self._commits = 0
         self._settled = rows
 
@@ -346,7 +346,7 @@ class Index:
     def _maker(self) -> ModelIdentity:
         if self._identity is None:
             raise InputError(
-                f"{self._place} was opened without its model; open it with the model to add and "
+                f"{self._uri} was opened without its model; open it with the model to add and "
                 "search"
             )
         return self._identity
@@ -354,9 +354,9 @@ class Index:
     def _add_checks(self) -> None:
         """Add checksums to a table of version 1; damaged documents are removed."""
         if not lance.has_checks(self._table):
-            mended = repair.rewrite(self._place, self._table, None)
+            mended = repair.rewrite(self._uri, self._table, None)
             for line in repair.summary(mended):
-                log.warning("%s now has checksums: %s", self._place, line)
+                log.warning("%s now has checksums: %s", self._uri, line)
             self._contents = (-1, {})
 
     def _replace(self, batch: pa.Table, old: Iterable[str]) -> None:
@@ -384,7 +384,7 @@ class Index:
 
     def _metadata_names(self) -> frozenset[str]:
         """Return the metadata names of all passages, cached for each version of the table."""
-        with told(self._place):
+        with told(self._uri):
             version = self._table.version
             if self._names[0] != version:
                 few = FEW if self._has_large_metadata else None
@@ -406,7 +406,7 @@ class Index:
     @cached_property
     def _has_large_metadata(self) -> bool:
         """Whether there are rows of an older version, which accepted metadata of any size."""
-        with told(self._place):
+        with told(self._uri):
             rows = lance.scan(self._table, schema.LARGE, ("id",), rows=FEW)
             return next(rows, None) is not None
 
@@ -423,7 +423,7 @@ def _with_metadata(hit: Hit, found: Mapping[str, Mapping[str, Value]]) -> Hit:
     return replace(hit, passage=replace(hit.passage, metadata=metadata))
 
 
-def check_files(place: str) -> None:
+def check_files(uri: str) -> None:
     """Compare the files of a table with their checksums, small files first.
 
     A damaged file of rows is only logged, because damaged rows are left out of results.
@@ -431,9 +431,9 @@ def check_files(place: str) -> None:
     Raises:
         IndexFailedError: if any other file is damaged, because no row can then be trusted.
     """
-    damaged = table_files.damaged_at_opening(place)
+    damaged = table_files.damaged_at_opening(uri)
     for name in damaged:
-        reason = f"the index {place} is damaged: {name} is not as it was written"
+        reason = f"the index {uri} is damaged: {name} is not as it was written"
         if not table_files.is_data(name):
-            raise IndexFailedError(f"{reason}; {lance.remedy(place)}")
-        log.warning("%s; its damaged rows are left out; %s", reason, lance.remedy(place))
+            raise IndexFailedError(f"{reason}; {lance.remedy(uri)}")
+        log.warning("%s; its damaged rows are left out; %s", reason, lance.remedy(uri))

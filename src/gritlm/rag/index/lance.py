@@ -42,11 +42,11 @@ class IndexFullError(IndexFailedError, StoreFullError):
 
 
 @contextmanager
-def told(place: str, where: Where | None = None) -> Iterator[None]:
+def told(uri: str, where: Where | None = None) -> Iterator[None]:
     """Translate LanceDB's exceptions into the errors of this package.
 
     Args:
-        place: folder or address of the index.
+        uri: folder or address of the index.
         where: filter of the search inside the block, reported as the cause of other failures.
 
     Raises:
@@ -62,7 +62,7 @@ def told(place: str, where: Where | None = None) -> Iterator[None]:
         reason = ORIGIN.sub("", str(error)).strip()
         if where is None or _is_of_files(error, reason):
             problem = IndexFullError if FULL.search(reason) else IndexFailedError
-            raise problem(f"the index {place} failed: {reason}; {advice(place, reason)}") from error
+            raise problem(f"the index {uri} failed: {reason}; {advice(uri, reason)}") from error
         field = UNKNOWN.search(reason)
         if field:
             reason = f"there is no column {field[1]!r}{did_you_mean(field[1], schema.SHOWN)}"
@@ -82,31 +82,31 @@ def _is_panic(error: Exception) -> bool:
     return type(error).__name__ == "RustPanic"
 
 
-def opened(place: str, maker: ModelIdentity | None, *, create: bool) -> Table:
+def opened(uri: str, maker: ModelIdentity | None, *, create: bool) -> Table:
     """Open the table of an index, or create it.
 
     Args:
-        place: folder or address of the index.
+        uri: folder or address of the index.
         maker: identity of the model; needed to create the table.
         create: create the table if it does not exist.
 
     Raises:
-        InputError: if the table does not exist and is not to be created, or the place is a file.
+        InputError: if the table does not exist and is not to be created, or ``uri`` is a file.
         IndexFailedError: if the table cannot be read.
     """
-    if "://" not in place:  # LanceDB would create the folder
-        if Path(place).is_file():
-            raise InputError(f"{place} is a file; expected a folder for the index")
-        if not create and not Path(place).is_dir():
-            raise InputError(_missing(place))
+    if "://" not in uri:  # LanceDB would create the folder
+        if Path(uri).is_file():
+            raise InputError(f"{uri} is a file; expected a folder for the index")
+        if not create and not Path(uri).is_dir():
+            raise InputError(_missing(uri))
         if create:
-            private_folder(Path(place))
-    with told(place):
-        database = lancedb.connect(place, read_consistency_interval=timedelta(0))
+            private_folder(Path(uri))
+    with told(uri):
+        database = lancedb.connect(uri, read_consistency_interval=timedelta(0))
         if TABLE in database.list_tables(limit=1000).tables:
             return database.open_table(TABLE)
         if not create or maker is None:
-            raise InputError(_missing(place))
+            raise InputError(_missing(uri))
         return database.create_table(TABLE, schema=schema.table_schema(maker), exist_ok=True)
 
 
@@ -163,26 +163,26 @@ def not_indexed(table: Table) -> int:
     return table.count_rows()
 
 
-def advice(place: str, reason: str = "") -> str:
+def advice(uri: str, reason: str = "") -> str:
     """Return advice for a failure, as the last part of a message."""
     if FULL.search(reason):
         return "free some space and try again: the rows stored before are complete"
     if REFUSED.search(reason):
         return "allow this user to read and write there"
-    first = "see that it can be reached; " if "://" in place else ""
-    return f"{first}if its files are damaged, {remedy(place)}"
+    first = "see that it can be reached; " if "://" in uri else ""
+    return f"{first}if its files are damaged, {remedy(uri)}"
 
 
-def remedy(place: str) -> str:
+def remedy(uri: str) -> str:
     """Return the command that rebuilds a damaged table."""
-    return f"run: gritlm store rebuild {_store_of(place)}"
+    return f"run: gritlm store rebuild {_store_of(uri)}"
 
 
-def _store_of(place: str) -> str:
+def _store_of(uri: str) -> str:
     """Return the workspace of an index, or the placeholder STORE if it is unknown."""
-    folder = Path(place).parent
-    return "STORE" if "://" in place or not is_store(folder) else str(folder)
+    folder = Path(uri).parent
+    return "STORE" if "://" in uri or not is_store(folder) else str(folder)
 
 
-def _missing(place: str) -> str:
-    return f"there is no index at {place}; create one with: gritlm index FOLDER --to STORE"
+def _missing(uri: str) -> str:
+    return f"there is no index at {uri}; create one with: gritlm index FOLDER --to STORE"

@@ -51,9 +51,9 @@ class Health:
     def problems(self) -> list[str]:
         """Lines that describe the damage, one for each finding."""
         files = [f"file {name}: it is not as it was written" for name in self.files]
-        gone = [f"a passage of {_quoted(name)} cannot be read" for name in self.unread]
+        unread = [f"a passage of {_quoted(name)} cannot be read" for name in self.unread]
         holes = [f"document {name[:200]!r} lacks passages" for name in sorted(self.broken())]
-        return [*files, *map(str, self.rows), *gone, *holes]
+        return [*files, *map(str, self.rows), *unread, *holes]
 
     def broken(self) -> set[str]:
         """Return the ids of documents with missing or duplicate passages."""
@@ -81,15 +81,15 @@ class Mended:
     aside: str = ""
 
 
-def examine(place: str, table: Table, *, mends_vectors: bool = False) -> Health:
+def examine(uri: str, table: Table, *, mends_vectors: bool = False) -> Health:
     """Verify all files and rows of a table by their checksums.
 
     Args:
-        place: folder or address of the index.
+        uri: folder or address of the index.
         table: table of the index.
         mends_vectors: count a row with a damaged vector, and no other damage, as undamaged.
     """
-    health = Health(files=table_files.damaged(place))
+    health = Health(files=table_files.damaged(uri))
     for rows in _windows(table, health):
         health.passages += len(rows)
         for row in checks.rows_of(rows):
@@ -102,41 +102,41 @@ def examine(place: str, table: Table, *, mends_vectors: bool = False) -> Health:
     return health
 
 
-def rebuild(place: str, embed: Embed) -> Mended:
+def rebuild(uri: str, embed: Embed) -> Mended:
     """Rebuild the table of an index from its undamaged rows.
 
     Args:
-        place: folder or address of the index.
+        uri: folder or address of the index.
         embed: returns the vectors (N, D) of texts, for rows with a damaged vector.
 
     Raises:
         IndexFailedError: if the table cannot be written; the old table then stays.
     """
-    table_files.restore(place)
+    table_files.restore(uri)
     try:
-        table = lance.opened(place, None, create=False)
-        with told(place):
+        table = lance.opened(uri, None, create=False)
+        with told(uri):
             target = table.schema
-        schema.check_maker(target, None, place=place)
+        schema.check_maker(target, None, place=uri)
     except IndexFailedError:
-        aside = table_files.set_aside(place)
+        aside = table_files.set_aside(uri)
         if aside is None:
             raise
         return Mended(aside=str(aside))
-    return rewrite(place, table, embed)
+    return rewrite(uri, table, embed)
 
 
-def rewrite(place: str, table: Table, embed: Embed | None) -> Mended:
+def rewrite(uri: str, table: Table, embed: Embed | None) -> Mended:
     """Replace all rows of a table by its undamaged rows, in one commit.
 
     Args:
-        place: folder or address of the index.
+        uri: folder or address of the index.
         table: table of the index.
         embed: returns the vectors (N, D) of texts; None removes documents with damaged vectors.
     """
-    health = examine(place, table, mends_vectors=embed is not None)
+    health = examine(uri, table, mends_vectors=embed is not None)
     broken = health.broken()
-    old = table_files.present(place)
+    old = table_files.present(uri)
     embedded = [0]
 
     def batches() -> Iterator[pa.RecordBatch]:
@@ -145,7 +145,7 @@ def rewrite(place: str, table: Table, embed: Embed | None) -> Mended:
             if len(kept):
                 yield from checks.sealed(kept, target).to_batches()
 
-    with told(place):
+    with told(uri):
         target = schema.current(table.schema)
         reader = pa.RecordBatchReader.from_batches(target, batches())
         table.add(reader, mode="overwrite")
@@ -153,7 +153,7 @@ def rewrite(place: str, table: Table, embed: Embed | None) -> Mended:
         passages = table.count_rows()
     for path in old:  # the new version shares no file with the old ones
         path.unlink(missing_ok=True)
-    table_files.record(place)
+    table_files.record(uri)
     lost = {row.document_id for row in health.rows if row.part != "vector" or embed is None}
     dropped = broken | (lost - health.numbers.keys()) | set(health.unread)
     return Mended(passages, embedded[0], tuple(sorted(dropped)))
@@ -179,8 +179,8 @@ def _kept(
     column = pa.FixedSizeListArray.from_arrays(
         pa.array(vector_ND.reshape(-1), pa.float32()), vector_ND.shape[1]
     )
-    place = rows.column_names.index("vector")
-    return rows.set_column(place, rows.schema.field("vector"), column).take(keep)
+    column_number = rows.column_names.index("vector")
+    return rows.set_column(column_number, rows.schema.field("vector"), column).take(keep)
 
 
 def _windows(table: Table, health: Health) -> Iterator[pa.Table]:

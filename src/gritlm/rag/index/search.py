@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from math import isqrt
 from typing import Any, cast
 
@@ -154,9 +155,9 @@ def _hits(rankings: Sequence[Sequence[Scored]], top_k: int, *, depth: int) -> li
     """
     best: dict[str, Scored] = {}
     holders: dict[str, dict[str, None]] = {}
-    for each in (scored for ranking in rankings for scored in ranking):
-        best.setdefault(each[1].text, each)
-        holders.setdefault(each[1].text, {})[each[1].document_id] = None
+    for scored in chain.from_iterable(rankings):
+        best.setdefault(scored[1].text, scored)
+        holders.setdefault(scored[1].text, {})[scored[1].document_id] = None
     by_id = {passage.id: (score, passage) for score, passage in best.values()}
     order = reciprocal_ranks([_best_ids(ranking, best)[:depth] for ranking in rankings])
     return [

@@ -47,14 +47,14 @@ class Files:
     copies: Mapping[str, str] = field(default_factory=dict)
 
 
-def folder_of(place: str) -> Path | None:
+def folder_of(uri: str) -> Path | None:
     """Return the folder of an index; None if the index is at a remote address."""
-    return None if "://" in place else Path(place)
+    return None if "://" in uri else Path(uri)
 
 
-def record(place: str) -> None:
+def record(uri: str) -> None:
     """Record the checksums of new files; a failure is logged, and the next call retries."""
-    folder = folder_of(place)
+    folder = folder_of(uri)
     if folder is None or not (folder / TABLE).is_dir():
         return
     try:
@@ -63,17 +63,17 @@ def record(place: str) -> None:
         if now != before:
             _write(folder, now)
     except OSError as error:
-        log.warning("%s: the checksums of its files cannot be recorded: %s", place, error)
+        log.warning("%s: the checksums of its files cannot be recorded: %s", uri, error)
 
 
-def damaged(place: str, *, most_bytes: int | None = None) -> list[str]:
+def damaged(uri: str, *, most_bytes: int | None = None) -> list[str]:
     """Return the paths, relative to the table, of damaged files.
 
     Args:
-        place: folder or address of the index.
+        uri: folder or address of the index.
         most_bytes: most bytes to read, small files first; None reads all files.
     """
-    folder = folder_of(place)
+    folder = folder_of(uri)
     if folder is None:
         return []
     known = _read(folder)
@@ -89,9 +89,9 @@ def damaged(place: str, *, most_bytes: int | None = None) -> list[str]:
     return found
 
 
-def damaged_at_opening(place: str) -> list[str]:
+def damaged_at_opening(uri: str) -> list[str]:
     """Return the damaged files among the smallest 256 MiB of files."""
-    return damaged(place, most_bytes=_AT_OPENING)
+    return damaged(uri, most_bytes=_AT_OPENING)
 
 
 def is_data(name: str) -> bool:
@@ -99,9 +99,9 @@ def is_data(name: str) -> bool:
     return name.startswith(f"{DATA}/")
 
 
-def restore(place: str) -> None:
+def restore(uri: str) -> None:
     """Restore lost or damaged files from their copies."""
-    folder = folder_of(place)
+    folder = folder_of(uri)
     known = Files() if folder is None else _read(folder)
     if folder is None or _is_newer(folder, known):
         return
@@ -112,15 +112,15 @@ def restore(place: str) -> None:
                 temporary.write_bytes(b64decode(copy))
 
 
-def present(place: str) -> set[Path]:
+def present(uri: str) -> set[Path]:
     """Return the paths of all files of a table."""
-    folder = folder_of(place)
+    folder = folder_of(uri)
     return set() if folder is None else set(_paths(folder / TABLE))
 
 
-def set_aside(place: str) -> Path | None:
+def set_aside(uri: str) -> Path | None:
     """Rename an unreadable table and return its new folder; None if there is no table."""
-    folder = folder_of(place)
+    folder = folder_of(uri)
     if folder is None or not (folder / TABLE).exists():
         return None
     number = 1

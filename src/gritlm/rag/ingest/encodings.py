@@ -201,8 +201,8 @@ def _sample(data: bytes) -> bytes:
 def _word_border(part: bytes, *, last: bool) -> int:
     """Return the offset of the last white space, or the offset behind the first."""
     if last:
-        place = max(part.rfind(b"\n"), part.rfind(b" "))
-        return place if place > 0 else len(part)
+        offset = max(part.rfind(b"\n"), part.rfind(b" "))
+        return offset if offset > 0 else len(part)
     found = re.search(rb"[ \n]", part)
     return 0 if found is None else found.end()
 

@@ -27,14 +27,14 @@ class DocumentIds:
     the next folder that would get its name takes it, with a warning in the log.
 
     Args:
-        place: workspace that stores the names; None to keep them in memory.
+        workspace: folder that stores the names; None to keep them in memory.
 
     Raises:
         InputError: if the stored names cannot be read.
     """
 
-    def __init__(self, place: Path | None = None) -> None:
-        self._file = None if place is None else place / FILE
+    def __init__(self, workspace: Path | None = None) -> None:
+        self._file = None if workspace is None else workspace / FILE
         self._known = _read(self._file)
 
     def add(self, folder: Path) -> None:

@@ -124,7 +124,7 @@ def _row_document_ids(files: Collection[str], ids: Iterable[str]) -> set[str]:
     return {
         name
         for name in ids
-        if any(name[: place.start()] in files for place in re.finditer("#", name))
+        if any(name[: mark.start()] in files for mark in re.finditer("#", name))
     }
 
 
@@ -272,12 +272,12 @@ class Indexer:
         done.passages += len(passages)
         done.replaced += len(replaced)
 
-    def _remove(self, gone: Collection[str], done: AddResult) -> None:
-        if not gone:
+    def _remove(self, removed_ids: Collection[str], done: AddResult) -> None:
+        if not removed_ids:
             return
-        forget(self.store, self._assembler, list(self.index.passages(gone, metadata=False)))
-        self.index.delete(gone)
-        done.removed += len(gone)
+        forget(self.store, self._assembler, list(self.index.passages(removed_ids, metadata=False)))
+        self.index.delete(removed_ids)
+        done.removed += len(removed_ids)
 
     def _store_missing_blocks(self, done: AddResult) -> None:
         """Store missing KV blocks of unchanged documents while there is room.
@@ -344,13 +344,13 @@ class Indexer:
         self, ids: Sequence[tuple[int, ...]], blocks: Sequence[KVBlock]
     ) -> Iterator[Keyed]:
         embeds_causally = self.model.settings.embeds_causally
-        for each, block in zip(ids, blocks, strict=True):
+        for token_ids, block in zip(ids, blocks, strict=True):
             for kind in self.kinds:
                 causal = kind == "causal"
                 read = block
                 if causal != embeds_causally:
-                    read = blocks_of(self.model.lm, [each], causal=causal)[0]
-                yield self.store.key(each, causal=causal), read
+                    read = blocks_of(self.model.lm, [token_ids], causal=causal)[0]
+                yield self.store.key(token_ids, causal=causal), read
 
     def _cut(self, document: Document) -> list[Passage]:
         return cut(

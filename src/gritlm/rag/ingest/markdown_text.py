@@ -43,13 +43,13 @@ def split_front_matter(text: str) -> tuple[dict[str, Any], str]:
     if mark not in (YAML, TOML):
         return {}, text
     ends = {YAML, "..."} if mark == YAML else {TOML}
-    place = 0
+    offset = 0
     for line in rest.splitlines(keepends=True):
         if line.rstrip() in ends:
-            found = _parsed(rest[:place], mark)
-            return ({}, text) if found is None else (found, rest[place + len(line) :])
-        place += len(line)
-        if place > 4 * MAX_BYTES:
+            found = _parsed(rest[:offset], mark)
+            return ({}, text) if found is None else (found, rest[offset + len(line) :])
+        offset += len(line)
+        if offset > 4 * MAX_BYTES:
             break
     return {}, text
 

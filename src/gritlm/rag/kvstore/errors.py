@@ -48,8 +48,8 @@ class Damage:
     reason: str
 
     def __str__(self) -> str:
-        place = f"segment {self.segment}, byte {self.offset}" if self.segment >= 0 else "index"
-        return f"{place}: {self.reason}"
+        location = f"segment {self.segment}, byte {self.offset}" if self.segment >= 0 else "index"
+        return f"{location}: {self.reason}"
 
 
 def is_full(error: BaseException) -> bool:

@@ -52,15 +52,15 @@ class _Page:
         """Return the offset of a lower-case mark from ``start`` on, or -1."""
         if mark in self._missing:
             return -1
-        place = self._lower.find(mark, start)
-        if place < 0:
+        offset = self._lower.find(mark, start)
+        if offset < 0:
             self._missing.add(mark)
-        return place
+        return offset
 
     def behind(self, mark: str, start: int) -> int:
         """Return the offset behind a mark, or the end of the page if it is missing."""
-        place = self.find(mark, start)
-        return len(self.text) if place < 0 else place + len(mark)
+        offset = self.find(mark, start)
+        return len(self.text) if offset < 0 else offset + len(mark)
 
 
 def is_xml(text: str) -> bool:
@@ -72,19 +72,19 @@ def tokens(text: str) -> Iterator[Token]:
     """Yield tags and texts, without comments, declarations and processing instructions."""
     page = _Page(text)
     xml = is_xml(text)
-    place = 0
-    while place < len(text):
-        tag = page.find("<", place)
+    offset = 0
+    while offset < len(text):
+        tag = page.find("<", offset)
         if tag < 0:
-            yield _unescape(text[place:])
+            yield _unescape(text[offset:])
             return
-        if tag > place:
-            yield _unescape(text[place:tag])
-        place, found = _markup(page, tag)
+        if tag > offset:
+            yield _unescape(text[offset:tag])
+        offset, found = _markup(page, tag)
         yield from found
         raw = found[0] if found else None
         if isinstance(raw, Start) and raw.name in RAW and not (xml and raw.closed):
-            place, content = _raw(page, raw.name, place)
+            offset, content = _raw(page, raw.name, offset)
             yield content
 
 
@@ -121,21 +121,21 @@ def _comment(page: _Page, tag: int) -> int:
 
 def _start(text: str, tag: int, name: re.Match[str]) -> tuple[int, list[Token]]:
     attributes: dict[str, str] = {}
-    place = BLANK.match(text, name.end()).end()  # type: ignore[union-attr]
-    while place < len(text) and text[place] != ">":
-        found = ATTRIBUTE.match(text, place)
+    offset = BLANK.match(text, name.end()).end()  # type: ignore[union-attr]
+    while offset < len(text) and text[offset] != ">":
+        found = ATTRIBUTE.match(text, offset)
         if found is None:  # a stray equals sign or quote
-            place += 1
+            offset += 1
         else:
             value = found[2] or ""
             quoted = value[:1] in ('"', "'")
             attributes.setdefault(found[1].lower(), value[1:-1] if quoted else value)
-            place = found.end()
-        place = BLANK.match(text, place).end()  # type: ignore[union-attr]
-    if place >= len(text):  # the page ends inside the tag, which is kept as text
+            offset = found.end()
+        offset = BLANK.match(text, offset).end()  # type: ignore[union-attr]
+    if offset >= len(text):  # the page ends inside the tag, which is kept as text
         return len(text), [_unescape(text[tag:])]
     named = {key: _unescape(value) for key, value in attributes.items()}
-    return place + 1, [Start(name[0].lower(), named, closed=text[place - 1] == "/")]
+    return offset + 1, [Start(name[0].lower(), named, closed=text[offset - 1] == "/")]
 
 
 def _raw(page: _Page, name: str, start: int) -> tuple[int, str]:

@@ -183,11 +183,11 @@ class _Builder:
         walls = set[str]() if name == "table" else {"table"}
         if name not in CELLS | ROWS | {"table"}:
             walls |= CELLS
-        for place in range(len(self._open) - 1, 0, -1):
-            if self._open[place].name == name:
-                self._close(place)
+        for depth in range(len(self._open) - 1, 0, -1):
+            if self._open[depth].name == name:
+                self._close(depth)
                 return
-            if self._open[place].name in walls:
+            if self._open[depth].name in walls:
                 return
 
     def text(self, text: str) -> None:
@@ -228,16 +228,16 @@ class _Builder:
     def _end_first(self, names: set[str], walls: set[str]) -> None:
         """End the outermost open element of these names inside the nearest wall."""
         found = 0
-        for place in range(len(self._open) - 1, 0, -1):
-            if self._open[place].name in names:
-                found = place
-            elif self._open[place].name in walls:
+        for depth in range(len(self._open) - 1, 0, -1):
+            if self._open[depth].name in names:
+                found = depth
+            elif self._open[depth].name in walls:
                 break
         if found:
             self._close(found)
 
-    def _close(self, place: int) -> None:
-        del self._open[place:]
+    def _close(self, depth: int) -> None:
+        del self._open[depth:]
         self._flat.clear()
 
     def _is_foreign(self) -> bool:

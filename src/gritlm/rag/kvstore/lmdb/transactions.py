@@ -136,22 +136,22 @@ class IndexTransactions:
             self._index.close()
 
     def _commit(
-        self, puts: Mapping[bytes, IndexEntry], gone: set[bytes], clock: float | None
+        self, puts: Mapping[bytes, IndexEntry], removed: set[bytes], clock: float | None
     ) -> None:
-        added = {key: entry for key, entry in puts.items() if key not in gone}
+        added = {key: entry for key, entry in puts.items() if key not in removed}
         if added:
             self.segments.sync()
-        changed = {key: self.entries[key] for key in self._used - gone if key in self.entries}
+        changed = {key: self.entries[key] for key in self._used - removed if key in self.entries}
         changed |= added
         state = IndexState(
             commit=self.state.commit + 1,
             segment=self.segments.active,
             clock=self.state.clock if clock is None else clock,
         )
-        self._index.write(changed, gone, state)
+        self._index.write(changed, removed, state)
         self.state = state
         self._used.clear()
-        for key in gone | changed.keys():
+        for key in removed | changed.keys():
             self._replace(key, changed.get(key))
 
     def _take(self, index: recovery.Index) -> None:
