@@ -1,4 +1,4 @@
-"""The decompressed size of the content of a PDF's pages, found before their text is extracted."""
+"""Decompressed size of the content of PDF pages, measured before text extraction."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ DRAWN = re.compile(rb"/([^\s/<>()\[\]{}%]+)\s+Do\b")  # another stream, by its n
 
 
 class ContentSizes:
-    """Bytes that are parsed for the text of pages, with the forms that they draw.
+    """Sizes in bytes of the content parsed for the text of pages, drawn forms included.
 
-    A form is counted each time it is drawn, as it is parsed each time, and measured once.
+    A form is measured once and counted each time it is drawn, because it is parsed each time.
     """
 
     def __init__(self) -> None:

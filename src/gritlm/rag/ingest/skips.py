@@ -48,7 +48,7 @@ class Skips:
             self.named.append(skipped)
 
     def add(self, path: str, reason: Callable[[], str]) -> None:
-        """Count one; make its reason and name it while there is room."""
+        """Count a skipped source; build its reason and keep both if it is among the first."""
         if len(self.named) < NAMED:
             self.append(SkippedSource(path, reason()[:LONGEST]))
         else:
