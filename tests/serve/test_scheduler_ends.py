@@ -131,7 +131,7 @@ def test_what_is_accepted_ends_before_the_thread_does_and_nothing_new_is_taken(m
         asked = [Asked(scheduler, to_write(model, "What is water?", 8)) for _ in range(5)]
         asked.append(Asked(scheduler, texts_of([8, 9])))
         announced = scheduler.reserve()
-        scheduler._inbox.drain()  # as stop() does first
+        scheduler._queue.drain()  # as stop() does first
         with pytest.raises(DrainingError, match="takes nothing new"):
             scheduler.reserve()
     late = announced.submit([to_write(model, "What is water?", 8)], [asked[0]._deliver])
@@ -215,11 +215,11 @@ def test_logits_that_are_no_numbers_fail_their_own_request_only(model, monkeypat
         return logits_V * float("nan") if len(ids) > 30 else logits_V
 
     with scheduled(model, max_num_seqs=2) as scheduler:
-        monkeypatch.setattr(BatchedSlots, "read", breaks)
+        monkeypatch.setattr(BatchedSlots, "prefill", breaks)
         with held(scheduler):
             bad = Asked(scheduler, to_write(model, "cats " * 40, 6))
             good = [Asked(scheduler, to_write(model, "What is water?", 6)) for _ in range(3)]
-        assert "logits are no numbers" in str(bad.error)
+        assert "logits are not finite" in str(bad.error)
         assert [one.text for one in good] == [expected] * 3
 
 

@@ -175,7 +175,7 @@ def test_short_work_is_done_while_long_work_lets_it(model):
         asked = [Asked(scheduler, ModelJob(long), lambda _: order.append("long"))]
         until(lambda: scheduler.stats().running == 1)
         asked.append(Asked(scheduler, ModelJob(lambda _: 1), lambda _: order.append("longer")))
-        short = ModelJob(lambda _: 2, beside=True)
+        short = ModelJob(lambda _: 2, nested=True)
         asked.append(Asked(scheduler, short, lambda _: order.append("short")))
         assert [one.value for one in asked] == [0, 1, 2]
     assert order == ["short", "long", "longer"]
@@ -187,7 +187,7 @@ def test_short_work_does_not_keep_long_work_waiting_for_ever(model):
         with held(scheduler):
             asked = [
                 Asked(
-                    scheduler, ModelJob(lambda _: 0, beside=True), lambda _: order.append("short")
+                    scheduler, ModelJob(lambda _: 0, nested=True), lambda _: order.append("short")
                 )
                 for _ in range(4)
             ]
@@ -203,7 +203,7 @@ def test_chats_texts_and_short_work_go_on_while_somebody_reads_a_prompt(model):
 
         def begin(checkpoint):
             texts = Asked(scheduler, texts_of([8, 9]))
-            short = Asked(scheduler, ModelJob(lambda _: 1, beside=True))
+            short = Asked(scheduler, ModelJob(lambda _: 1, nested=True))
             while not (chat.is_over and texts.is_over and short.is_over):
                 checkpoint()
             raise ValueError("read")

@@ -70,7 +70,7 @@ def test_a_prompt_that_fails_midway_leaves_nothing_to_build_on(model, monkeypatc
         raise RuntimeError("out of memory")
 
     with scheduled(model, max_num_seqs=1, max_num_batched_tokens=16) as scheduler:
-        monkeypatch.setattr(BatchedSlots, "read", breaks)
+        monkeypatch.setattr(BatchedSlots, "prefill", breaks)
         assert "out of memory" in str(Asked(scheduler, work).error)
         again = Asked(scheduler, work).ended()
         assert again.started.cached_tokens == 0

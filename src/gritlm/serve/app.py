@@ -1,4 +1,4 @@
-"""The web application over a service."""
+"""The FastAPI application: routes, middleware and error handlers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ABOUT = "Chats, embeddings, reranking and cached RAG from one set of weights."
 
 
 def create_app(service: Service) -> FastAPI:
-    """All routes behind all layers; what is not listed as open needs the key."""
+    """Build the application; every path outside :func:`open_paths` needs an API key."""
     app = FastAPI(
         title="gritlm",
         summary=ABOUT,
@@ -32,7 +32,7 @@ def create_app(service: Service) -> FastAPI:
         openapi_url=SCHEMA,
         docs_url=None,
         redoc_url=None,
-        middleware=_layers(service),
+        middleware=_middleware(service),
         redirect_slashes=False,
     )
     app.state.service = service
@@ -57,13 +57,13 @@ def _document_api(service: Service) -> DocumentApi | None:
 
 
 def open_paths(service: Service) -> frozenset[str]:
-    """Paths that need no key to be read (GET, HEAD)."""
-    known = {HEALTH, LIVE, *operations.page()}
-    return frozenset(known | {METRICS} if service.settings.open_metrics else known)
+    """Return the paths that need no API key for GET and HEAD."""
+    paths = {HEALTH, LIVE, *operations.page()}
+    return frozenset(paths | {METRICS} if service.settings.open_metrics else paths)
 
 
-def _layers(service: Service) -> list[Middleware]:
-    """From the outermost to the innermost."""
+def _middleware(service: Service) -> list[Middleware]:
+    """Return the middleware, the outermost first."""
     settings = service.settings
     layers = [
         Middleware(

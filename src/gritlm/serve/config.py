@@ -1,4 +1,4 @@
-"""How the server listens, whom it lets in and what it takes."""
+"""Configuration of the HTTP server: address, keys, allowed hosts, limits and timeouts."""
 
 from __future__ import annotations
 
@@ -10,31 +10,33 @@ from gritlm.errors import InputError
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 MAX_INPUTS = 2048  # texts of one request, as in OpenAI's API
 MAX_CHOICES = 16  # answers to one prompt
-MAX_STOPS = 4
-MAX_BODIES = 8  # of the largest size, in memory at once; smaller ones share their room
-UPLOADS = 3  # requests whose files are read at a time: a slow file holds up no others
+MAX_STOPS = 4  # stop strings of one request
+MAX_BODIES = 8  # request bodies of the largest size that fit the memory for bodies
+UPLOADS = 3  # requests whose files are parsed concurrently: a slow file delays no other
 
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """What does not depend on the model.
+    """Settings of the HTTP server, independent of the model.
 
     Attributes:
-        port: 0 takes a free one.
-        api_keys: one of them opens everything; none of them: everything is open.
-        names: that clients may call the model by; the first is the one we answer with.
-        allowed_hosts: names in a request's ``Host`` header; none: any, but on a loopback address
-            only its own names. That keeps web pages from reaching it under a name of theirs.
-        cors_origins: web pages of other origins that may use the server; none by default.
-        allow_token_ids: whether token ids are embedded; they are taken for ids of this model's
-            tokenizer, and many clients send those of another one.
-        open_metrics: whether ``/metrics`` needs no key.
-        max_body_bytes: of a request.
-        body_timeout_s: in which a request's body has to arrive.
-        health_timeout_s: in which the model's thread has to answer.
-        drain_s: that accepted requests get to end after SIGTERM.
-        threads: that tokenize.
-        max_connections: at once, those that wait for their next request among them.
+        host: address to listen on.
+        port: port to listen on; 0 for a free one.
+        api_keys: accepted API keys; without any, requests need no key.
+        names: model names that requests may use; responses have the first one by default.
+        allowed_hosts: accepted names in the ``Host`` header. When empty, a loopback address
+            accepts only its own names, so that a web page cannot reach it by a domain of its own
+            (DNS rebinding), and any other address accepts every name.
+        cors_origins: origins of other web pages that may use the server.
+        open_metrics: whether ``/metrics`` needs no API key.
+        allow_token_ids: whether ``/v1/embeddings`` accepts token ids. They are read as ids of this
+            model's tokenizer, and many clients send ids of another one.
+        max_body_bytes: most bytes of a request's body.
+        body_timeout_s: seconds in which a request's body has to arrive.
+        health_timeout_s: seconds in which the model's thread has to pass the health check.
+        drain_s: seconds that accepted requests get to finish after SIGTERM.
+        threads: number of threads that tokenize.
+        max_connections: most open connections, idle ones included.
 
     Raises:
         InputError: for a value out of range.
@@ -62,8 +64,8 @@ class ServerConfig:
             raise InputError("names is empty; expected at least one name for the model")
         for number, key in enumerate(self.api_keys, 1):
             _require_sendable(key, f"API key {number} of {len(self.api_keys)}")
-        numbers = ("max_body_bytes", "body_timeout_s", "health_timeout_s", "threads")
-        for name in (*numbers, "max_connections"):
+        positive = ("max_body_bytes", "body_timeout_s", "health_timeout_s", "threads")
+        for name in (*positive, "max_connections"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name}={getattr(self, name)}; expected more than 0")
         if not 0 <= self.drain_s < float("inf"):
@@ -71,7 +73,7 @@ class ServerConfig:
 
     @property
     def max_total_body_bytes(self) -> int:
-        """Bytes of all requests' bodies together."""
+        """Most bytes of all request bodies together."""
         return MAX_BODIES * self.max_body_bytes
 
     @property
@@ -86,23 +88,24 @@ class ServerConfig:
 
     @property
     def hosts(self) -> frozenset[str]:
-        """Names that a ``Host`` header may have, in small letters; empty for any."""
+        """Names that a ``Host`` header may have, in lower case; empty for any."""
         if self.allowed_hosts:
             return frozenset(name.lower() for name in self.allowed_hosts)
         return frozenset((*LOCAL_NAMES, self.host)) if self.is_local else frozenset()
 
 
 def _require_sendable(key: str, name: str) -> None:
-    """
+    """Check that a header can hold an API key.
+
     Raises:
-        InputError: for a key that a header cannot hold; the key is not shown.
+        InputError: for a key that it cannot hold; the message does not show the key.
     """
     if not key.strip():
-        raise InputError(f"{name} is empty; give it characters, or leave it out")
+        raise InputError(f"{name} is empty; set it to a text, or leave it out")
     if not key.isascii() or not key.isprintable():
         raise InputError(
-            f"{name} has a character that headers do not hold; use letters, digits and signs of "
-            "ASCII"
+            f"{name} has a character that an HTTP header cannot hold; use ASCII letters, digits "
+            "and punctuation"
         )
     if key != key.strip():
-        raise InputError(f"{name} begins or ends with a space, which headers lose; remove it")
+        raise InputError(f"{name} begins or ends with a space, which HTTP headers drop; remove it")

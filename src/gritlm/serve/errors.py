@@ -1,4 +1,4 @@
-"""Every way to say no, as OpenAI's API does: ``{"error": {message, type, param, code}}``."""
+"""Error responses in the format of OpenAI's API: ``{"error": {message, type, param, code}}``."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ INVALID = "invalid_request_error"
 SERVER = "server_error"
 LIMIT = "rate_limit_error"
 _RETRY_ELSEWHERE_S = 5
-_REASONS = 3
-_SHOWN = 300  # reasons in a message, and characters of each
-_OURS = (StoreFullError, StoreLockedError, IndexDamagedError)  # wrong here, not in the request
+_REASONS = 3  # reasons in a message
+_REASON_CHARS = 300  # characters of a reason, and of a document's name
+_INTERNAL = (StoreFullError, StoreLockedError, IndexDamagedError)  # not the client's fault
 _KINDS = {
     "extra_forbidden": "unknown_parameter",
     "missing": "missing_required_parameter",
@@ -43,11 +43,17 @@ _KINDS = {
 
 
 class ApiError(GritLMError):
-    """A request that is refused, and what its client is told.
+    """A refused request, and the error response for its client.
+
+    Args:
+        message: text for a person.
+        headers: headers of the response.
 
     Attributes:
-        param: field of the request.
-        code: what a program can tell it by.
+        status: HTTP status.
+        type: error type, as in OpenAI's API.
+        param: field of the request that is wrong.
+        code: stable identifier for programs.
     """
 
     def __init__(
@@ -70,18 +76,19 @@ class ApiError(GritLMError):
 
     @property
     def phrase(self) -> str:
-        """Words of the status, as in the first line of an answer."""
+        """Reason phrase of the status, as in a response's first line."""
         return HTTPStatus(self.status).phrase
 
     def body(self) -> dict[str, Any]:
-        told = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
-        return {"error": told}
+        """Return the JSON body of the response."""
+        error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        return {"error": error}
 
     def response(self, more: Mapping[str, Any] | None = None) -> Response:
-        """Return the answer.
+        """Return the HTTP response.
 
         Args:
-            more: fields next to ``error``.
+            more: further fields of the body, next to ``error``.
         """
         body = {**(more or {}), **self.body()}
         return Response(
@@ -90,16 +97,17 @@ class ApiError(GritLMError):
 
 
 def invalid(message: str, *, param: str | None = None, code: str = "invalid_value") -> ApiError:
-    """A request whose content cannot be used."""
+    """Return the error for an invalid value in a request."""
     return ApiError(400, message, code=code, param=param)
 
 
 def too_long(message: str, *, param: str) -> ApiError:
-    """More tokens than the model takes."""
+    """Return the error for more tokens than the model takes."""
     return ApiError(400, message, code="context_length_exceeded", param=param)
 
 
 def no_model(name: str, known: Sequence[str]) -> ApiError:
+    """Return the error for a model name that this server does not have."""
     return ApiError(
         404,
         f"The model '{excerpt(name)}' does not exist; this server has {', '.join(known)}",
@@ -109,19 +117,20 @@ def no_model(name: str, known: Sequence[str]) -> ApiError:
 
 
 def internal(request_id: str) -> ApiError:
-    """Our own mistake; its details are in the log only."""
+    """Return the error for a fault of the server; only the log has its details."""
     return ApiError(
         500,
-        f"The server failed; its log tells why under request id {request_id}",
+        f"The server failed; its log has the error under request id {request_id}",
         code="internal_error",
         type=SERVER,
     )
 
 
 def draining() -> ApiError:
+    """Return the error for a request that arrives while the server shuts down."""
     return ApiError(
         503,
-        "The server is shutting down and takes no new requests; ask another one",
+        "The server is shutting down and takes no new requests; send it to another server",
         code="draining",
         type=SERVER,
         headers={"Retry-After": str(_RETRY_ELSEWHERE_S)},
@@ -129,7 +138,7 @@ def draining() -> ApiError:
 
 
 def crowded() -> ApiError:
-    """One connection more than there may be."""
+    """Return the error for a connection above ``max_connections``."""
     return ApiError(
         503,
         "The server has as many connections as it takes; try again",
@@ -140,7 +149,7 @@ def crowded() -> ApiError:
 
 
 def full_of_bodies(total: int) -> ApiError:
-    """Bodies of other requests leave no room for one more."""
+    """Return the error for a body that does not fit next to the bodies of running requests."""
     return ApiError(
         503,
         f"The bodies of running requests reach the server's limit of {total:,} bytes; try again",
@@ -151,7 +160,12 @@ def full_of_bodies(total: int) -> ApiError:
 
 
 def large_header(most_bytes: int, most: int) -> ApiError:
-    """A request whose header is not read to its end."""
+    """Return the error for a header that is too large to be read to its end.
+
+    Args:
+        most_bytes: most bytes of all header fields.
+        most: most header fields.
+    """
     return ApiError(
         431,
         f"The request's header is too large; expected at most {most_bytes:,} bytes in {most} "
@@ -161,43 +175,52 @@ def large_header(most_bytes: int, most: int) -> ApiError:
 
 
 def cut_off() -> ApiError:
-    """Other than :func:`draining`: the request was taken, and may have had its effect."""
+    """Return the error for a running request that the shutdown cuts off.
+
+    Unlike a request that :func:`draining` refuses, it may have taken effect.
+    """
     return ApiError(
         503,
-        "The server was shut down before this request had ended; look at what it came to, "
-        "or ask again",
+        "The server was shut down before this request had ended; check whether it took effect, "
+        "or send it again",
         code="interrupted",
         type=SERVER,
     )
 
 
 def no_room(went_in: int, of: int) -> ApiError:
-    """The disk is full in the middle of adding documents."""
+    """Return the error for a disk that became full while documents were added.
+
+    Args:
+        went_in: documents that are in the store.
+        of: documents of the request.
+    """
     return ApiError(
         507,
         f"The server's disk is full: {went_in} of {of} documents are in its store, the others "
-        "are not; when there is room, send the same again",
+        "are not; free some space and send the same request again",
         code="insufficient_storage",
         type=SERVER,
     )
 
 
 def none_added(skipped: Sequence[Mapping[str, str]], count: int) -> ApiError:
-    """Return the answer to a request of which no document could be added.
+    """Return the error for a request of which no document could be added.
 
     Args:
-        skipped: the first of them, each a ``name`` with its ``reason``.
-        count: of all.
+        skipped: the first skipped documents, each with ``name`` and ``reason``.
+        count: number of all skipped documents.
     """
     first = "; ".join(
-        f"{each['name'][:_SHOWN]}: {each['reason'][:_SHOWN]}" for each in skipped[:_REASONS]
+        f"{each['name'][:_REASON_CHARS]}: {each['reason'][:_REASON_CHARS]}"
+        for each in skipped[:_REASONS]
     )
     more = f"; and {count - _REASONS:,} more" if count > _REASONS else ""
     return invalid(f"No document went in: {first}{more}", code="no_documents_added")
 
 
 def as_api_error(error: GritLMError) -> ApiError:
-    """What a client is told about an error of the library."""
+    """Return the error response for an error of the library."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, OverloadedError):
@@ -215,26 +238,30 @@ def as_api_error(error: GritLMError) -> ApiError:
         return ApiError(400, str(error), code="max_tokens_per_request")
     if isinstance(error, ModeError):
         return invalid(str(error), param="model", code="unsupported_value")
-    if isinstance(error, InputError | UnknownArgumentError) and not isinstance(error, _OURS):
+    if isinstance(error, InputError | UnknownArgumentError) and not isinstance(error, _INTERNAL):
         return invalid(str(error))
     if isinstance(error, StoreFullError):
         log.error("the disk is full: %s", error)
         return ApiError(
             507,
-            "The server's disk is full, and nothing was changed; when there is room, send the "
-            "same again",
+            "The server's disk is full, and nothing was changed; free some space and send the same "
+            "request again",
             code="insufficient_storage",
             type=SERVER,
         )
-    log.error("a request failed", exc_info=error)  # it may name paths of ours
+    log.error("a request failed", exc_info=error)  # it may name paths of the server
     return internal(REQUEST_ID.get())
 
 
 def from_validation(errors: Sequence[Mapping[str, Any]]) -> ApiError:
-    """The first thing that is wrong with a body, and how many others there are."""
+    """Return the error for the first problem of a body, with the number of further problems.
+
+    Args:
+        errors: problems as pydantic reports them.
+    """
     first = errors[0]
     code = _KINDS.get(first["type"], "invalid_value")
-    path = first["loc"][1:]  # behind where it was: body, query or path
+    path = first["loc"][1:]  # without its first element: body, query or path
     if code == "invalid_json":
         return invalid(f"the body is no valid JSON: {first['ctx']['error']}", code=code)
     if not path and first["type"] in ("model_attributes_type", "dict_type", "model_type"):
@@ -242,7 +269,7 @@ def from_validation(errors: Sequence[Mapping[str, Any]]) -> ApiError:
             "the body is no JSON object; send one with Content-Type: application/json",
             code="invalid_json",
         )
-    param = _spelled(path) or None
+    param = _field_name(path) or None
     message = _message(first, param, code)
     if len(errors) > 1:
         message += f" (and {len(errors) - 1} more problems)"
@@ -254,26 +281,26 @@ def _message(error: Mapping[str, Any], param: str | None, code: str) -> str:
         return f"'{param}' is not supported by this server; leave it out"
     if code == "missing_required_parameter":
         return f"'{param or 'body'}' is missing"
-    told = str(error["msg"])
-    return f"'{param}': {told[:1].lower()}{told[1:]}" if param else told
+    text = str(error["msg"])
+    return f"'{param}': {text[:1].lower()}{text[1:]}" if param else text
 
 
-def _spelled(path: Sequence[str | int]) -> str:
-    """``["messages", 0, "content"]`` -> ``messages[0].content``."""
-    made = ""
+def _field_name(path: Sequence[str | int]) -> str:
+    """Format a path such as ``["messages", 0, "content"]`` as ``messages[0].content``."""
+    field = ""
     for part in path:
         if isinstance(part, int):
-            made += f"[{part}]"
+            field += f"[{part}]"
         else:
             name = excerpt(part, 64)
-            made += f".{name}" if made else name
-    return made
+            field += f".{name}" if field else name
+    return field
 
 
 def install(app: FastAPI) -> None:
-    """Answer every error of a route in this shape."""
+    """Register handlers that answer every error of a route in OpenAI's format."""
 
-    async def ours(_: Request, error: Exception) -> Response:
+    async def library(_: Request, error: Exception) -> Response:
         assert isinstance(error, GritLMError)
         return as_api_error(error).response()
 
@@ -283,15 +310,15 @@ def install(app: FastAPI) -> None:
 
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return _of_http(error, request).response()
+        return _from_http(error, request).response()
 
-    app.add_exception_handler(GritLMError, ours)
+    app.add_exception_handler(GritLMError, library)
     app.add_exception_handler(RequestValidationError, validation)
     app.add_exception_handler(HTTPException, http)
 
 
-def _of_http(error: HTTPException, request: Request) -> ApiError:
-    where = f"{request.method} {excerpt(request.url.path)}"
+def _from_http(error: HTTPException, request: Request) -> ApiError:
+    route = f"{request.method} {excerpt(request.url.path)}"
     code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
-    message = f"{where}: {error.detail}"
+    message = f"{route}: {error.detail}"
     return ApiError(error.status_code, message, code=code, headers=error.headers)

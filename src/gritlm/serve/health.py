@@ -1,4 +1,4 @@
-"""Whether the model's thread is well: tried once for all who ask at about the same time."""
+"""Health check of the model's thread, shared by requests of about the same time."""
 
 from __future__ import annotations
 
@@ -17,68 +17,71 @@ from gritlm.serve.errors import SERVER, ApiError
 
 log = logging.getLogger(__name__)
 
-_LATER_S = 0.01
-_KEPT_S = 1.0  # how long an answer is good for others
+_MARGIN_S = 0.01  # seconds beyond the time at which the thread counts as hung
+_KEPT_S = 1.0  # seconds for which a result is reused
 
 
 class HealthCheck:
-    """Has the model read a token on its thread. That counts as no request, and needs no room.
+    """Health probe: the model reads a token on its thread, without counting as a request.
 
     Args:
-        timeout_s: in which the thread has to do that, or to look at its queue.
+        model: the model.
+        scheduler: the scheduler of its thread.
+        timeout_s: seconds in which the thread has to read the token, or to poll its queue.
     """
 
     def __init__(self, model: GritLM, scheduler: Scheduler, timeout_s: float) -> None:
         self._model = model
         self._scheduler = scheduler
         self._timeout_s = timeout_s
-        self._trying: asyncio.Task[str] | None = None
-        self._tried = 0.0
+        self._check: asyncio.Task[str] | None = None
+        self._checked = 0.0
 
-    async def require_well(self) -> None:
-        """
+    async def require_healthy(self) -> None:
+        """Check the model's thread, or reuse a recent result.
+
         Raises:
-            ApiError: saying what is wrong.
+            ApiError: for a thread that is not healthy, with the problem.
         """
-        if self._trying is None or self._is_old(self._trying):
-            self._trying = asyncio.create_task(self._try())
-        if problem := await asyncio.shield(self._trying):
+        if self._check is None or self._is_old(self._check):
+            self._check = asyncio.create_task(self._run_check())
+        if problem := await asyncio.shield(self._check):
             raise ApiError(503, problem, code="unhealthy", type=SERVER)
 
-    def _is_old(self, tried: asyncio.Task[str]) -> bool:
-        return tried.done() and monotonic() >= self._tried + _KEPT_S
+    def _is_old(self, check: asyncio.Task[str]) -> bool:
+        return check.done() and monotonic() >= self._checked + _KEPT_S
 
-    async def _try(self) -> str:
-        """What is wrong; empty when nothing is."""
+    async def _run_check(self) -> str:
+        """Return the problem; empty for a healthy thread."""
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[EngineEvent] = loop.create_future()
+        result: asyncio.Future[EngineEvent] = loop.create_future()
 
-        def told(event: EngineEvent) -> None:
-            if not answer.done():
-                answer.set_result(event)
+        def receive(event: EngineEvent) -> None:
+            if not result.done():
+                result.set_result(event)
 
         def deliver(event: EngineEvent) -> None:
-            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                loop.call_soon_threadsafe(told, event)
+            with suppress(RuntimeError):  # the event loop is closed, so no request waits
+                loop.call_soon_threadsafe(receive, event)
 
-        ticket = self._scheduler.submit_aside(ModelJob(self._read_one, beside=True), deliver)
+        handle = self._scheduler.submit_aside(ModelJob(self._read_one, nested=True), deliver)
         try:
             async with asyncio.timeout(self._timeout_s):
-                return _problem(await answer)
+                return _problem(await result)
         except TimeoutError:
             if await self._is_busy():
                 return ""
-            return f"The model did not answer within {self._timeout_s:g} seconds"
+            return f"The model did not read a token within {self._timeout_s:g} seconds"
         finally:
-            self._tried = monotonic()
-            ticket.cancel()
+            self._checked = monotonic()
+            handle.cancel()
 
     async def _is_busy(self) -> bool:
-        """Whether the thread looks at its queue, though it has no time for us."""
+        """Return whether the thread polls its queue, although it is too busy for the check."""
         left = self._timeout_s - self._scheduler.stats().silent_s
         if left > self._timeout_s / 2:
             return True
-        await asyncio.sleep(max(0.0, left) + _LATER_S)
+        await asyncio.sleep(max(0.0, left) + _MARGIN_S)
         return self._scheduler.stats().silent_s < self._timeout_s
 
     def _read_one(self, _: Callable[[], None]) -> bool:

@@ -1,6 +1,7 @@
-"""Prometheus metrics. Names are vLLM's behind ``gritlm_``; its colon is kept for recording rules.
+"""Prometheus metrics, with vLLM's names behind the prefix ``gritlm_``.
 
-Nothing of a request is a label but the path of its route, so their number is bounded.
+The prefix ends with an underscore instead of vLLM's colon, which Prometheus reserves for recording
+rules. The only labels are the route's path and the status, so the number of series is bounded.
 """
 
 from __future__ import annotations
@@ -20,60 +21,70 @@ _STEPS = (0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.2, 2.5, 5)
 
 
 class Metrics:
-    """What is counted while requests are answered.
+    """Counters and histograms of requests, and gauges of the engine.
 
     Args:
-        stats: of the scheduler, asked for whenever somebody scrapes.
+        stats: returns the figures of the engine; called at every scrape.
     """
 
     def __init__(self, stats: Callable[[], EngineStats]) -> None:
         self._registry = CollectorRegistry()
-        self.requests = self._counter("http_requests", "Requests by status.", "status")
-        self.prompt_tokens = self._counter("prompt_tokens", "Tokens of prompts and texts.")
-        self.cached_tokens = self._counter(
-            "prompt_tokens_cached", "Of these, tokens whose keys and values were there already."
+        self.requests = self._counter("http_requests", "HTTP requests by status.", "status")
+        self.prompt_tokens = self._counter(
+            "prompt_tokens", "Prefill tokens: prompts and texts to embed."
         )
-        self.generation_tokens = self._counter("generation_tokens", "Tokens that were written.")
+        self.cached_tokens = self._counter(
+            "prompt_tokens_cached", "Prompt tokens whose keys and values were cached."
+        )
+        self.generation_tokens = self._counter("generation_tokens", "Generated tokens.")
         self.first_token = self._histogram(
-            "time_to_first_token_seconds", "From arrival to the first token.", _SECONDS
+            "time_to_first_token_seconds", "Seconds from arrival to the first token.", _SECONDS
         )
         self.between_tokens = self._histogram(
-            "inter_token_latency_seconds", "From a token to the next.", _STEPS
+            "inter_token_latency_seconds", "Seconds from a token to the next.", _STEPS
         )
         self.whole = self._histogram(
-            "e2e_request_latency_seconds", "From arrival to the end of the answer.", _SECONDS
+            "e2e_request_latency_seconds",
+            "Seconds from arrival to the end of the response.",
+            _SECONDS,
         )
         self.queue_time = self._histogram(
-            "request_queue_time_seconds", "From arrival until the model began with it.", _SECONDS
+            "request_queue_time_seconds", "Seconds from arrival until the model began.", _SECONDS
         )
         self._registry.register(_Gauges(stats))
 
     def exposition(self) -> bytes:
-        """All of it, as Prometheus reads it."""
+        """Return all metrics in the text format of Prometheus."""
         return generate_latest(self._registry)
 
-    def _counter(self, name: str, about: str, *labels: str) -> Counter:
-        return Counter(f"gritlm_{name}", about, ("endpoint", *labels), registry=self._registry)
+    def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
+        return Counter(f"gritlm_{name}", help_text, ("endpoint", *labels), registry=self._registry)
 
-    def _histogram(self, name: str, about: str, buckets: tuple[float, ...]) -> Histogram:
+    def _histogram(self, name: str, help_text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(
-            f"gritlm_{name}", about, ("endpoint",), buckets=buckets, registry=self._registry
+            f"gritlm_{name}", help_text, ("endpoint",), buckets=buckets, registry=self._registry
         )
 
 
 class _Gauges(Collector):
+    """Gauges that are read from the engine at every scrape."""
+
     def __init__(self, stats: Callable[[], EngineStats]) -> None:
         self._stats = stats
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         stats = self._stats()
-        for name, about, value in (
-            ("num_requests_running", "Requests that the model works on.", stats.running),
-            ("num_requests_waiting", "Requests that wait for it.", stats.waiting),
-            ("kv_cache_usage_perc", "Part of the slots' tokens in use, 0 to 1.", _share(stats)),
+        for name, help_text, value in (
+            ("num_requests_running", "Requests that the model runs.", stats.running),
+            ("num_requests_waiting", "Requests that wait for the model.", stats.waiting),
+            (
+                "kv_cache_usage_perc",
+                "Fraction of the KV slots' tokens in use, 0 to 1.",
+                _kv_usage(stats),
+            ),
         ):
-            yield GaugeMetricFamily(f"gritlm_{name}", about, value=value)
+            yield GaugeMetricFamily(f"gritlm_{name}", help_text, value=value)
 
 
-def _share(stats: EngineStats) -> float:
+def _kv_usage(stats: EngineStats) -> float:
     return stats.kv_used / stats.kv_held if stats.kv_held else 0.0

@@ -1,4 +1,4 @@
-"""What the room needs besides the package itself, and whether it is installed."""
+"""Libraries that the server needs, and the check that they are installed."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ LIBRARIES = ("fastapi", "orjson", "prometheus_client", "pydantic", "starlette", 
 
 
 def require() -> None:
-    """Refuse to begin without a library.
+    """Check that every library of the server is installed.
 
     Raises:
-        MissingExtraError: naming those that are missing and the extra that brings them.
+        MissingExtraError: with the missing libraries and the extra that installs them.
     """
     require_libraries(LIBRARIES, what="serving needs", extra="serve")

@@ -1,4 +1,4 @@
-"""From a loaded model to a listening server, and back: SIGTERM ends what was begun, then leaves."""
+"""HTTP server over a loaded model; SIGTERM finishes accepted requests, then exits."""
 
 from __future__ import annotations
 
@@ -26,17 +26,19 @@ from gritlm.serve.service import Service
 
 log = logging.getLogger(__name__)
 
-_TICKS = 5  # of a tenth of a second, from one look at the connections to the next
-_MEMORY_TICKS = 300  # from one return of free memory to the next
-_LEAVING_S = 5  # for clients that read slowly, once their answers are complete
+_SWEEP_TICKS = 5  # tenths of a second between two sweeps of the connections
+_MEMORY_TICKS = 300  # tenths of a second between two returns of free memory
+_SLOW_READER_S = 5  # seconds for clients to read complete responses at shutdown
 
 
 @dataclass(frozen=True)
 class StoreAt:
-    """Where documents are.
+    """Location of a document store.
 
     Attributes:
-        read_only: only ask; any number of servers may.
+        folder: workspace of the store.
+        read_only: whether documents can only be searched; any number of servers may share a store
+            that way.
     """
 
     folder: Path
@@ -44,32 +46,47 @@ class StoreAt:
 
 
 def bound(settings: ServerConfig) -> socket.socket:
-    """A socket on the address, before a model is loaded for it; it does not listen yet.
+    """Bind a socket to the configured address, before a model is loaded; it does not listen yet.
+
+    Args:
+        settings: host and port.
 
     Raises:
-        InputError: for an address that is taken, or none of this machine's.
+        InputError: for an address in use, or not of this machine.
     """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    # asyncio turns Nagle's algorithm off for sockets that name TCP; else small answers wait 40 ms
-    made = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # asyncio turns Nagle's algorithm off for sockets that name TCP; else small responses wait 40 ms
+    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        made.bind((settings.host, settings.port))
+        sock.bind((settings.host, settings.port))
     except OSError as error:
-        made.close()
+        sock.close()
         raise InputError(
             f"cannot listen on {settings.host} port {settings.port}: {error.strerror or error}; "
-            "name another --host or --port"
+            "choose another --host or --port"
         ) from None
-    return made
+    return sock
 
 
 @contextmanager
 def running(
     model: GritLM, settings: ServerConfig, limits: Limits, store: StoreAt | None = None
 ) -> Iterator[Service]:
-    """A service whose model's thread runs. All of it has ended afterwards, but for a thread that
-    does not end in time: with it the store stays as it is, as after a crash."""
+    """Run a service and its model's thread inside the context, and stop both at its end.
+
+    When the model's thread does not end in time, the store is not closed and stays as after a
+    crash.
+
+    Args:
+        model: the model.
+        settings: settings of the HTTP server.
+        limits: limits of the scheduler.
+        store: the document store; None for a server without one.
+
+    Yields:
+        The service.
+    """
     scheduler = Scheduler(model, limits)
     engine = None
     if store is not None:
@@ -95,13 +112,14 @@ def running(
 
 
 class Server(uvicorn.Server):
-    """Serves until it is told to stop, and then answers what it has taken.
+    """A uvicorn server that finishes accepted requests before it stops.
 
     Args:
-        told: is handed the server's address once it listens.
+        service: the service behind the routes.
+        on_listening: called with the server's address once it listens.
     """
 
-    def __init__(self, service: Service, told: Callable[[str], None]) -> None:
+    def __init__(self, service: Service, on_listening: Callable[[str], None]) -> None:
         settings = service.settings
         super().__init__(
             uvicorn.Config(
@@ -117,40 +135,42 @@ class Server(uvicorn.Server):
                 server_header=False,
                 proxy_headers=False,
                 timeout_keep_alive=KEEP_ALIVE_S,
-                timeout_graceful_shutdown=_LEAVING_S,
+                timeout_graceful_shutdown=_SLOW_READER_S,
             )
         )
         self._service = service
-        self._told = told
-        self._until: float | None = None
+        self._on_listening = on_listening
+        self._drain_deadline: float | None = None
         self._sweep = Sweep()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        for each in sockets or []:
-            self._told(address(each))
+        for listening in sockets or []:
+            self._on_listening(address(listening))
 
     def drain(self) -> None:
-        """Take nothing new, and leave when all is answered or the time for that is over.
+        """Refuse new requests, and stop when all are answered or ``drain_s`` is over.
 
-        The port stays open meanwhile, so that who asks is told to ask another server.
+        The port stays open meanwhile, so that new clients get an error that sends them elsewhere.
         """
         self._service.draining = True
-        self._until = time.monotonic() + self._service.settings.drain_s
+        self._drain_deadline = time.monotonic() + self._service.settings.drain_s
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal drains, another one leaves at once."""
+        """Drain at the first signal, stop immediately at the second."""
         del sig, frame
-        if self._until is None:
+        if self._drain_deadline is None:
             self.drain()
         else:
             self.should_exit = self.force_exit = True
 
     async def on_tick(self, counter: int) -> bool:
-        if self._until is not None:
-            self.should_exit |= not self._service.running or time.monotonic() >= self._until
-        if counter % _TICKS == 0:
-            self._sweep(self.server_state.connections, draining=self._until is not None)  # type: ignore[arg-type]
+        if self._drain_deadline is not None:
+            self.should_exit |= (
+                not self._service.running or time.monotonic() >= self._drain_deadline
+            )
+        if counter % _SWEEP_TICKS == 0:
+            self._sweep(self.server_state.connections, draining=self._drain_deadline is not None)  # type: ignore[arg-type]
         if counter % _MEMORY_TICKS == 0:
             asyncio.get_running_loop().run_in_executor(None, give_back_memory)
         return await super().on_tick(counter)
@@ -159,26 +179,29 @@ class Server(uvicorn.Server):
         if left := self._service.running:
             log.warning("%d requests did not end in time", left)
         scheduler = self._service.scheduler
-        await asyncio.to_thread(scheduler.stop)  # it tells them
+        await asyncio.to_thread(scheduler.stop)  # fails the requests that are left
         if not scheduler.ended:
-            log.warning("the model's thread is in the middle of something and is left behind")
+            log.warning("the model's thread did not stop in time; the process exits without it")
         await self._stop_accepting()
         await super().shutdown(sockets)
         for connection in list(self.server_state.connections):
             connection.transport.abort()
-        await asyncio.sleep(0)  # they are closed there
+        await asyncio.sleep(0)  # the event loop closes them here
 
     async def _stop_accepting(self) -> None:
-        """Before the listening sockets close: asyncio drops a connection that is half accepted."""
+        """Stop accepting connections before the listening sockets close.
+
+        Otherwise asyncio drops connections that are half accepted.
+        """
         loop = asyncio.get_running_loop()
         for server in self.servers:
             for listening in server.sockets:
                 loop.remove_reader(listening)
-        await asyncio.sleep(0)  # who was accepted has arrived
+        await asyncio.sleep(0)  # accepted connections are registered here
 
 
 def address(listening: socket.socket) -> str:
-    """``http://127.0.0.1:8000``."""
+    """Return the URL of a listening socket, such as ``http://127.0.0.1:8000``."""
     host, port = listening.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
@@ -190,17 +213,22 @@ def serve(
     limits: Limits,
     *,
     store: StoreAt | None = None,
-    told: Callable[[Service, str], None],
+    on_listening: Callable[[Service, str], None],
 ) -> bool:
     """Serve on a socket until SIGTERM or ctrl-C.
 
     Args:
-        told: is handed the service and its address once it listens.
+        model: the model.
+        sock: a bound socket; see :func:`bound`.
+        settings: settings of the HTTP server.
+        limits: limits of the scheduler.
+        store: the document store; None for a server without one.
+        on_listening: called with the service and its address once it listens.
 
     Returns:
-        Whether all has ended; else a thread is in the middle of something, and the process should
-        leave without waiting for it.
+        Whether the model's thread has ended. If not, it is inside a forward pass, and the process
+        should exit without waiting for it.
     """
     with running(model, settings, limits, store) as service:
-        Server(service, lambda where: told(service, where)).run(sockets=[sock])
+        Server(service, lambda url: on_listening(service, url)).run(sockets=[sock])
     return service.scheduler.ended

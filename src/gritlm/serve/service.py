@@ -1,4 +1,4 @@
-"""What all routes share: model, scheduler, threads that tokenize, metrics, state."""
+"""The service behind all routes: model, scheduler, worker threads, metrics and state."""
 
 from __future__ import annotations
 
@@ -25,22 +25,30 @@ from gritlm.serve.metrics import Metrics
 if TYPE_CHECKING:
     from gritlm.rag.engine import RagEngine
 
-_SEARCHES = 2  # threads; LanceDB uses more for each search
+_SEARCHES = 2  # searches in parallel; LanceDB uses more threads for each
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class Service:
-    """One model behind one scheduler, as the routes use it.
+    """A model and its scheduler, with everything else that the routes share.
 
     Args:
+        model: the model.
+        scheduler: the scheduler of its thread.
+        settings: settings of the HTTP server.
         rag_engine: the engine of the document store; None without a store.
-        budget: tokens that are read between two steps of the running chats.
+        budget: most prefill or embedding tokens between two decode steps.
 
     Attributes:
-        draining: no new requests are taken.
-        running: requests that were taken and are not answered yet.
+        meter: metrics of the requests.
+        prompts: tokenizes prompts and texts.
+        spelling: texts of single tokens, for log-probabilities.
+        created: start of the service, in seconds since the epoch.
+        fingerprint: identity of the weights.
+        draining: whether new requests are refused.
+        running: accepted requests without a complete response.
     """
 
     def __init__(
@@ -67,16 +75,18 @@ class Service:
         self.running = 0
         self.rag_engine = rag_engine
         self._on_close = ExitStack()
-        self._probe = HealthCheck(model, scheduler, settings.health_timeout_s)
-        self._pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="gritlm-tokenize")
-        self._readers = ThreadPoolExecutor(UPLOADS, thread_name_prefix="gritlm-uploads")
-        self._searches = ThreadPoolExecutor(_SEARCHES, thread_name_prefix="gritlm-search")
-        self._writes = ThreadPoolExecutor(1, thread_name_prefix="gritlm-store")
+        self._health = HealthCheck(model, scheduler, settings.health_timeout_s)
+        self._tokenize_pool = ThreadPoolExecutor(
+            settings.threads, thread_name_prefix="gritlm-tokenize"
+        )
+        self._upload_pool = ThreadPoolExecutor(UPLOADS, thread_name_prefix="gritlm-uploads")
+        self._search_pool = ThreadPoolExecutor(_SEARCHES, thread_name_prefix="gritlm-search")
+        self._store_pool = ThreadPoolExecutor(1, thread_name_prefix="gritlm-store")
 
     def close(self) -> None:
-        """End the threads that tokenize, read files, search and write documents."""
+        """Run the registered callbacks, then end all worker threads."""
         self._on_close.close()
-        for pool in (self._pool, self._readers, self._searches, self._writes):
+        for pool in (self._tokenize_pool, self._upload_pool, self._search_pool, self._store_pool):
             pool.shutdown(wait=True, cancel_futures=True)
 
     def on_close(self, callback: Callable[[], None]) -> None:
@@ -84,51 +94,63 @@ class Service:
         self._on_close.callback(callback)
 
     async def off_loop(self, call: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
-        """Run in one of the threads, so that the event loop goes on."""
+        """Run a function in a worker thread, so that the event loop goes on."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, lambda: call(*args, **options))
+        return await loop.run_in_executor(self._tokenize_pool, lambda: call(*args, **options))
 
     async def multiplying(self, call: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
-        """As :meth:`off_loop`, for what multiplies matrices, which would slow the model down for
-        good in a thread that stays: see :func:`gritlm.runtime.in_a_thread_of_its_own`."""
+        """Run a function that multiplies matrices in a thread of its own.
+
+        In a thread that stays it would slow the model down for good; see
+        :func:`gritlm.runtime.in_a_thread_of_its_own`.
+        """
         return await self.off_loop(in_a_thread_of_its_own, lambda: call(*args, **options))
 
     async def off_loop_slowly(self, call: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
-        """Run as :meth:`off_loop` does, a few at a time: files may take long."""
+        """Run a function that parses uploaded files, a few at a time: files may take long."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._readers, lambda: call(*args, **options))
+        return await loop.run_in_executor(self._upload_pool, lambda: call(*args, **options))
 
     async def searching(self, call: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
-        """Read the index of documents, while the model and the event loop go on."""
+        """Run a search of the document index, while the model and the event loop go on."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._searches, lambda: call(*args, **options))
+        return await loop.run_in_executor(self._search_pool, lambda: call(*args, **options))
 
     async def storing(self, call: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
-        """Write documents, one call at a time in the order of the calls: requests that make several
-        take turns."""
+        """Run a function that writes documents, one at a time in the order of submission.
+
+        A request that writes in several portions lets other requests write in between.
+        """
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._writes, lambda: call(*args, **options))
+        return await loop.run_in_executor(self._store_pool, lambda: call(*args, **options))
 
     async def aside(
         self, endpoint: str, run: Callable[[Callable[[], None]], T], *, first: bool = True
     ) -> T:
-        """Run short work on the model's thread, for a request that keeps a place for other works.
+        """Run a short job on the model's thread, for a request that holds a reservation already.
 
         Args:
-            run: is handed the checkpoint that it calls now and then in long work.
+            endpoint: path of the route, for the metrics.
+            run: the job; it gets the checkpoint callback and calls it now and then in long work.
             first: whether the request waits for the model for the first time.
+
+        Returns:
+            The result of the job.
         """
         with self.calls(endpoint, first=first, last=False) as calls:
-            calls.submit_aside(self.scheduler, ModelJob(run, beside=True))
+            calls.submit_aside(self.scheduler, ModelJob(run, nested=True))
             return await calls.result()  # type: ignore[return-value]
 
     def calls(
         self, endpoint: str, *, choices: int = 1, first: bool = True, last: bool = True
     ) -> RequestGroup:
-        """
+        """Return a group for the engine requests of one HTTP request.
+
         Args:
-            choices: works of one prompt.
-            first, last: whether the request waits for the model first, or ends, with them.
+            endpoint: path of the route, for the metrics.
+            choices: sequences generated from one prompt.
+            first: whether the HTTP request waits for the model for the first time.
+            last: whether the HTTP request ends with this group.
         """
         return RequestGroup(self.meter, endpoint=endpoint, choices=choices, first=first, last=last)
 
@@ -153,7 +175,7 @@ class Service:
         """
         name = self.model_name(requested)
         if not self.model.lm.has_head:
-            raise _cannot("write", "embedding")
+            raise _unsupported("generate", "embedding")
         return name
 
     def embedding_model_name(self, requested: str | None) -> str:
@@ -164,7 +186,7 @@ class Service:
         """
         name = self.model_name(requested)
         if self.model.mode == "generative":
-            raise _cannot("embed", "generative")
+            raise _unsupported("embed", "generative")
         return name
 
     @property
@@ -173,7 +195,13 @@ class Service:
         return self.rag_engine is not None
 
     def head(self, kind: str, name: str, object: str) -> dict[str, Any]:
-        """What every answer and every event begins with."""
+        """Return the fields that every response and every stream event begins with.
+
+        Args:
+            kind: prefix of the id, such as ``chatcmpl``.
+            name: the model's name.
+            object: value of the field ``object``.
+        """
         return {
             "id": f"{kind}-{uuid4().hex}",
             "object": object,
@@ -183,19 +211,20 @@ class Service:
         }
 
     async def try_model(self) -> None:
-        """Have the model read a token on its thread.
+        """Check that the model reads a token on its thread.
 
-        A thread that is busy with other work, and looks at its queue meanwhile, is well too.
+        A thread that is busy with other requests, but polls its queue, is healthy too.
 
         Raises:
-            ApiError: when it does neither within the time that is set for it.
+            ApiError: when it does neither within ``health_timeout_s``.
         """
-        await self._probe.require_well()
+        await self._health.require_healthy()
 
 
-def _cannot(what: str, mode: str) -> ApiError:
+def _unsupported(verb: str, mode: str) -> ApiError:
     return invalid(
-        f"this server's model was loaded with mode='{mode}' and does not {what}",
+        f"this server's model was loaded with mode='{mode}' and does not {verb}; "
+        "use a server whose model does",
         param="model",
         code="unsupported_value",
     )

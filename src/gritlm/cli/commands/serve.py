@@ -268,7 +268,7 @@ def serve(
             json=listen.log_format is LogFormat.json,
             level=logging.INFO if level == logging.WARNING else level,
         )
-        ended = server.serve(loaded, sock, settings, wanted, store=place, told=_tell)
+        ended = server.serve(loaded, sock, settings, wanted, store=place, on_listening=_tell)
     if not ended:
         _leave()
 

@@ -1,6 +1,6 @@
-"""Texts that wait to be embedded: batches of like-sized ones, across requests.
+"""Queue of texts to embed: batches of similar length, across requests.
 
-Shapes: N texts of a request, B of a batch, D dimensions.
+Shapes: N texts of a request, B texts of a batch, D dimensions.
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ from gritlm.serve.engine.requests import EmbedRequest, RequestFailed, RequestFin
 
 log = logging.getLogger(__name__)
 
-_ROWS = 256  # most texts of a batch
-_WINDOW = 4 * _ROWS  # texts among which those of like size are looked for
+_MAX_BATCH = 256  # texts
+_WINDOW = 4 * _MAX_BATCH  # texts that are sorted by length to form a batch
 
 
 class _PendingTexts:
-    """Texts of one request, and the vectors that are there.
+    """Texts of one request, and the vectors computed so far.
 
     Attributes:
-        rows: numbers of the texts that wait.
-        left: texts that have no vector yet.
+        rows: indices of the texts that wait.
+        left: number of texts without a vector.
     """
 
-    def __init__(self, job: QueuedRequest, work: EmbedRequest, dimension: int) -> None:
-        self.job = job
-        self.prompts = work.prompts
-        with torch.inference_mode(False):  # it may arrive while a batch is read in that mode
-            self.vectors_ND = torch.empty(len(work.prompts), dimension)
-        self.rows = deque(range(len(work.prompts)))
-        self.left = len(work.prompts)
+    def __init__(self, queued: QueuedRequest, request: EmbedRequest, dimension: int) -> None:
+        self.queued = queued
+        self.prompts = request.prompts
+        with torch.inference_mode(False):  # it may arrive while a batch runs in that mode
+            self.vectors_ND = torch.empty(len(request.prompts), dimension)
+        self.rows = deque(range(len(request.prompts)))
+        self.left = len(request.prompts)
         self.failed = False
 
     @property
-    def wanted(self) -> bool:
-        return not self.failed and not self.job.cancelled
+    def active(self) -> bool:
+        return not self.failed and not self.queued.cancelled
 
-    def leave(self, rows: set[int]) -> None:
-        """These wait no more; they are among the first."""
+    def remove(self, rows: set[int]) -> None:
+        """Remove texts, which are among the first, from those that wait."""
         kept: list[int] = []
         while rows:
             row = self.rows.popleft()
@@ -63,138 +63,146 @@ _Row = tuple[_PendingTexts, int]
 
 
 class EmbeddingQueue:
-    """Requests take turns; only the model's thread may touch it.
+    """Texts of all embedding requests, served in rotation; only the model's thread may use it.
 
     Args:
-        budget: tokens of a batch; a longer text is alone in its batch.
+        model: the model that embeds.
+        queue: counts waiting requests.
+        budget: most tokens of a batch; a longer text is a batch of its own.
+
+    Attributes:
+        running: requests with a text in the batch that runs.
     """
 
-    def __init__(self, model: GritLM, inbox: RequestQueue, budget: int) -> None:
+    def __init__(self, model: GritLM, queue: RequestQueue, budget: int) -> None:
         self._model = model
-        self._inbox = inbox
+        self._queue = queue
         self._budget = budget
-        self._requests: deque[_PendingTexts] = deque()  # with rows that wait, in the order of turns
-        self.reading = 0  # requests with a text in the batch that is read
+        self._pending: deque[_PendingTexts] = deque()  # with waiting texts, next request first
+        self.running = 0
 
     def __bool__(self) -> bool:
-        return bool(self._requests)
+        return bool(self._pending)
 
-    def add(self, job: QueuedRequest, work: EmbedRequest) -> None:
-        request = _PendingTexts(job, work, self._model.embedding_dimension)
-        if work.prompts:
-            self._requests.append(request)
+    def add(self, queued: QueuedRequest, request: EmbedRequest) -> None:
+        """Append the texts of a request; a request without texts ends immediately."""
+        pending = _PendingTexts(queued, request, self._model.embedding_dimension)
+        if request.prompts:
+            self._pending.append(pending)
         else:
-            job.send(RequestFinished(request.vectors_ND.numpy()))
+            queued.send(RequestFinished(pending.vectors_ND.numpy()))
 
-    def forget_cancelled(self) -> None:
-        """What nobody wants any more is not read."""
-        for request in self._requests:
-            if not request.wanted:
-                self._inbox.dropped(request.job)
-        self._requests = deque(request for request in self._requests if request.wanted)
+    def drop_cancelled(self) -> None:
+        """Remove the texts of cancelled and failed requests."""
+        for pending in self._pending:
+            if not pending.active:
+                self._queue.discard(pending.queued)
+        self._pending = deque(pending for pending in self._pending if pending.active)
 
     def fail(self, error: Exception) -> None:
-        """Nothing that waits is read."""
-        for request in self._requests:
-            self._fail(request, error)
-        self._requests.clear()
+        """Fail every waiting request."""
+        for pending in self._pending:
+            self._fail(pending, error)
+        self._pending.clear()
 
-    def turn(self, pause: Callable[[], None]) -> None:
-        """Read one batch.
+    def step(self, checkpoint: Callable[[], None]) -> None:
+        """Embed one batch.
 
         Args:
-            pause: called between layers.
+            checkpoint: called between layers.
         """
-        self.forget_cancelled()
-        if not self._requests:
+        self.drop_cancelled()
+        if not self._pending:
             return
         rows = self._next_batch()
-        for request, row in rows:
-            self._inbox.begun(request.job, len(request.prompts[row].ids))
-        self.reading = len({id(request) for request, _ in rows})
+        for pending, row in rows:
+            self._queue.mark_started(pending.queued, len(pending.prompts[row].ids))
+        self.running = len({id(pending) for pending, _ in rows})
         try:
-            self._read(rows, pause)
+            self._embed(rows, checkpoint)
         except RequestCancelledError:
             log.info("a batch of %d texts was dropped: its requests were cancelled", len(rows))
         except Exception as error:
-            self._one_by_one(rows, pause, error)
+            self._embed_one_by_one(rows, checkpoint, error)
         finally:
-            self.reading = 0
+            self.running = 0
 
     def _next_batch(self) -> list[_Row]:
-        """The first text of whose turn it is, and those that stand next to it when texts of all
-        requests are sorted by length."""
+        """Remove and return the first text of the next request and the texts nearest in length."""
         window = self._window()
-        found = batches(
+        candidates = batches(
             [_prompt(row) for row in window],
-            _ROWS,
+            _MAX_BATCH,
             self._budget,
             padded=not self._model.lm.packs,
         )
-        taken = [window[at] for at in sorted(next(batch for batch in found if 0 in batch))]
-        self._take(taken)
-        return taken
+        first = next(batch for batch in candidates if 0 in batch)
+        rows = [window[index] for index in sorted(first)]
+        self._remove(rows)
+        return rows
 
     def _window(self) -> list[_Row]:
-        """Some texts of every request, the first of each before the second of any."""
-        share = -(-_WINDOW // len(self._requests))
-        each = [
-            [(request, row) for row in islice(request.rows, share)] for request in self._requests
+        """Return some texts of every request, the first of each before the second of any."""
+        share = -(-_WINDOW // len(self._pending))
+        columns = [
+            [(pending, row) for row in islice(pending.rows, share)] for pending in self._pending
         ]
-        return [row for rows in zip_longest(*each) for row in rows if row is not None]
+        return [row for rows in zip_longest(*columns) for row in rows if row is not None]
 
-    def _take(self, taken: Sequence[_Row]) -> None:
-        """They wait no more; whose turn it was is the last one now."""
-        of: dict[_PendingTexts, set[int]] = {}
-        for request, row in taken:
-            of.setdefault(request, set()).add(row)
-        for request, rows in of.items():
-            request.leave(rows)
-        self._requests.rotate(-1)
-        self._requests = deque(request for request in self._requests if request.rows)
+    def _remove(self, rows: Sequence[_Row]) -> None:
+        """Remove texts from those that wait, and rotate to the next request."""
+        by_request: dict[_PendingTexts, set[int]] = {}
+        for pending, row in rows:
+            by_request.setdefault(pending, set()).add(row)
+        for pending, numbers in by_request.items():
+            pending.remove(numbers)
+        self._pending.rotate(-1)
+        self._pending = deque(pending for pending in self._pending if pending.rows)
 
-    def _read(self, rows: Sequence[_Row], pause: Callable[[], None]) -> None:
-        def looking() -> None:
-            pause()
-            if not any(request.wanted for request, _ in rows):
+    def _embed(self, rows: Sequence[_Row], checkpoint: Callable[[], None]) -> None:
+        def check_cancelled() -> None:
+            checkpoint()
+            if not any(pending.active for pending, _ in rows):
                 raise RequestCancelledError
 
-        vectors_BD = self._model.encoder.vectors([_prompt(row) for row in rows], pause=looking)
-        for (request, row), vector_D in zip(rows, vectors_BD, strict=True):
-            if not request.wanted:
+        prompts = [_prompt(row) for row in rows]
+        vectors_BD = self._model.encoder.vectors(prompts, pause=check_cancelled)
+        for (pending, row), vector_D in zip(rows, vectors_BD, strict=True):
+            if not pending.active:
                 continue
             if not torch.isfinite(vector_D).all():
-                self._fail(request, self._not_finite(row))
+                self._fail(pending, self._non_finite(row))
                 continue
-            request.vectors_ND[row] = vector_D
-            request.left -= 1
-            if not request.left:
-                request.job.send(RequestFinished(request.vectors_ND.numpy()))
+            pending.vectors_ND[row] = vector_D
+            pending.left -= 1
+            if not pending.left:
+                pending.queued.send(RequestFinished(pending.vectors_ND.numpy()))
 
-    def _one_by_one(
-        self, rows: Sequence[_Row], pause: Callable[[], None], error: Exception
+    def _embed_one_by_one(
+        self, rows: Sequence[_Row], checkpoint: Callable[[], None], error: Exception
     ) -> None:
-        """Whose texts made a batch fail? The others get their vectors."""
+        """Embed the texts of a failed batch singly, so that only the requests at fault fail."""
         if len(rows) == 1:
             self._fail(rows[0][0], error)
             return
-        log.warning("a batch of %d texts failed (%s); read again one by one", len(rows), error)
+        log.warning("a batch of %d texts failed (%s); embedding them one by one", len(rows), error)
         for row in rows:
-            if row[0].wanted:
+            pending = row[0]
+            if pending.active:
                 try:
-                    self._read([row], pause)
+                    self._embed([row], checkpoint)
                 except RequestCancelledError:
                     continue
-                except Exception as own:
-                    self._fail(row[0], own)
+                except Exception as row_error:
+                    self._fail(pending, row_error)
 
-    def _fail(self, request: _PendingTexts, error: Exception) -> None:
-        if request.wanted:
-            request.job.send(RequestFailed(error))
-        request.failed = True
-        self._inbox.dropped(request.job)
+    def _fail(self, pending: _PendingTexts, error: Exception) -> None:
+        if pending.active:
+            pending.queued.send(RequestFailed(error))
+        pending.failed = True
+        self._queue.discard(pending.queued)
 
-    def _not_finite(self, row: int) -> ModelError:
+    def _non_finite(self, row: int) -> ModelError:
         return ModelError(
             f"the vector of text {row} is not finite in {self._model.dtype}; load the model with "
             "dtype='float32' or 'bfloat16'"
@@ -202,5 +210,5 @@ class EmbeddingQueue:
 
 
 def _prompt(row: _Row) -> Prompt:
-    request, number = row
-    return request.prompts[number]
+    pending, number = row
+    return pending.prompts[number]

@@ -1,9 +1,9 @@
-"""What the thread that owns the model does, turn by turn.
+"""Engine loop: the steps of the thread that owns the model.
 
-A turn is one step of all running chats, a part of the prompts that wait, and one batch of texts to
-embed or one other piece of work. While a batch is read, chats go on between its layers. While
-other work or the prompt of an answer from documents is read, chats, texts and short work go on
-where it lets them.
+A step decodes one token of all running sequences, prefills a part of the waiting prompts, and runs
+one batch of texts to embed or one other model job. While a batch is embedded, sequences go on
+between its layers. While a job runs, or the prompt of an answer from documents is prefilled,
+sequences, embeddings and short jobs go on at its checkpoints.
 """
 
 from __future__ import annotations
@@ -32,158 +32,174 @@ log = logging.getLogger(__name__)
 
 
 class EngineLoop:
-    """Only the model's thread may call it; numbers may be read from anywhere.
+    """The loop that runs requests; only the model's thread may call it, any may read its figures.
 
     Args:
-        places: None for a model without an LM head.
-        budget: tokens between two steps.
+        model: the model.
+        queue: where requests arrive.
+        kv_slots: memory of running sequences; None for a model without an LM head.
+        budget: most prefill or embedding tokens between two decode steps.
 
     Attributes:
-        deadline: when all has to be over (``time.monotonic``).
-        looked: when the queue was last looked at; None while there is nothing to do.
-        left_over: whether something was ended by the deadline.
+        deadline: time at which everything has to end (``time.monotonic``).
+        last_poll: when the queue was last polled; None while the loop is idle.
+        interrupted: whether a request was cut off by the deadline.
     """
 
     def __init__(
-        self, model: GritLM, inbox: RequestQueue, places: KVSlots | None, budget: int
+        self, model: GritLM, queue: RequestQueue, kv_slots: KVSlots | None, budget: int
     ) -> None:
-        self._inbox = inbox
-        self._chats = (
-            None if places is None else GenerationBatch(model, inbox, places, budget, self._beside)
+        self._queue = queue
+        self._generation = (
+            None
+            if kv_slots is None
+            else GenerationBatch(model, queue, kv_slots, budget, self._checkpoint)
         )
-        self._texts = EmbeddingQueue(model, inbox, budget)
-        self._works = JobQueue(inbox)
-        self._embedding = self._texts_next = False
-        self._chats_ended = self._chats_took = self._paused = 0.0
+        self._embedding = EmbeddingQueue(model, queue, budget)
+        self._jobs = JobQueue(queue)
+        self._in_batch = self._embedding_next = False
+        self._generation_ended = self._generation_s = self._resumed = 0.0
         self.deadline = float("inf")
-        self.looked: float | None = None
-        self.left_over = False
+        self.last_poll: float | None = None
+        self.interrupted = False
 
     @property
     def running(self) -> int:
         """Requests that the model works on."""
-        chats = 0 if self._chats is None else self._chats.running
-        return chats + self._texts.reading + self._works.running
+        sequences = 0 if self._generation is None else self._generation.running
+        return sequences + self._embedding.running + self._jobs.running
 
     @property
     def steps(self) -> int:
-        """Of running chats."""
-        return 0 if self._chats is None else self._chats.steps
+        """Decode steps of running sequences so far."""
+        return 0 if self._generation is None else self._generation.steps
 
     def run(self) -> None:
-        """Until everything is done and nothing new is taken, or the deadline is over."""
-        while not self._over():
+        """Run until the queue is drained and every request has ended, or the deadline is over."""
+        while not self._is_finished():
             if self._busy:
-                self._guarded_turn()
+                self._step()
             else:
-                self.looked = None
-                self._inbox.sleep(None if self.deadline == float("inf") else self.deadline)
-        self._end()
+                self.last_poll = None
+                self._queue.sleep(None if self.deadline == float("inf") else self.deadline)
+        self._finish()
 
-    def _over(self) -> bool:
-        self._look()
-        return self._late or (self._inbox.is_over and not self._busy)
+    def _is_finished(self) -> bool:
+        self._poll()
+        return self._is_late or (self._queue.is_drained and not self._busy)
 
     @property
-    def _late(self) -> bool:
+    def _is_late(self) -> bool:
         return time.monotonic() >= self.deadline
 
     @property
     def _busy(self) -> bool:
-        return bool(self._chats or self._texts or self._works)
+        return bool(self._generation or self._embedding or self._jobs)
 
-    def _look(self) -> None:
-        """Sort in what has arrived."""
-        self.looked = time.monotonic()
-        for job in self._inbox.take():
-            match job.work:
-                case EmbedRequest() as work:
-                    self._texts.add(job, work)
-                case ModelJob() as work:
-                    self._works.add(job, work)
-                case GenerateRequest() | ResumeRequest() as work:
-                    assert self._chats is not None, "refused where it was handed in"
-                    self._chats.add(job, work)
-        self._works.forget_cancelled()
+    def _poll(self) -> None:
+        """Move arrived requests to the queue of their kind."""
+        self.last_poll = time.monotonic()
+        for queued in self._queue.take():
+            match queued.request:
+                case EmbedRequest() as request:
+                    self._embedding.add(queued, request)
+                case ModelJob() as job:
+                    self._jobs.add(queued, job)
+                case GenerateRequest() | ResumeRequest() as request:
+                    assert self._generation is not None, "the scheduler refuses it at submission"
+                    self._generation.add(queued, request)
+        self._jobs.drop_cancelled()
 
-    def _guarded_turn(self) -> None:
+    def _step(self) -> None:
         try:
-            self._chats_turn()
-            self._others_turn()
+            self._step_generation()
+            self._step_embedding_or_job()
         except Exception as error:
-            log.exception("the scheduler failed; all that runs or waits ends, and it goes on")
+            log.exception("an engine step failed; all requests end, and the engine goes on")
             self._fail(error)
 
-    def _chats_turn(self) -> None:
-        if self._chats:
+    def _step_generation(self) -> None:
+        if self._generation:
             started = time.perf_counter()
-            self._chats.turn()
-            self._chats_ended = time.perf_counter()
-            self._chats_took = min(self._chats_ended - started, self._chats.turn_s)
+            self._generation.step()
+            self._generation_ended = time.perf_counter()
+            elapsed_s = self._generation_ended - started
+            self._generation_s = min(elapsed_s, self._generation.step_s)
 
-    def _others_turn(self) -> None:
-        """Texts and other work take turns."""
-        if self._works and not (self._texts_next and self._texts):
-            self._texts_next = True
-            self._works.turn(self._beside)
+    def _step_embedding_or_job(self) -> None:
+        """Run a job or embed a batch; the two alternate."""
+        if self._jobs and not (self._embedding_next and self._embedding):
+            self._embedding_next = True
+            self._jobs.step(self._checkpoint)
         else:
-            self._texts_next = False
-            self._embed()
+            self._embedding_next = False
+            self._step_embedding()
 
-    def _embed(self) -> None:
-        if self._embedding:  # within a batch, in which somebody begins a prompt
+    def _step_embedding(self) -> None:
+        if self._in_batch:  # at a checkpoint of a prompt that began between layers of a batch
             return
-        self._embedding = True
-        self._paused = time.perf_counter()
+        self._in_batch = True
+        self._resumed = time.perf_counter()
         try:
-            self._texts.turn(self._pause)
+            self._embedding.step(self._layer_checkpoint)
         finally:
-            self._embedding = False
+            self._in_batch = False
 
-    def _pause(self) -> None:
-        """Between layers: chats, before as much time has gone by as a turn of theirs takes."""
-        self._look()
+    def _layer_checkpoint(self) -> None:
+        """Let sequences go on between layers, once the time of one of their steps has passed."""
+        self._poll()
         self._refuse_late()
         now = time.perf_counter()
-        layer_s = now - self._paused
-        self._paused = now
-        if self._chats and now - self._chats_ended + layer_s > self._chats_took:
-            with torch.inference_mode(False):  # whoever begins a prompt expects the usual mode
-                self._chats_turn()
-            self._paused = time.perf_counter()
+        layer_s = now - self._resumed
+        self._resumed = now
+        if self._generation and now - self._generation_ended + layer_s > self._generation_s:
+            with torch.inference_mode(False):  # a prompt that begins here expects the usual mode
+                self._step_generation()
+            self._resumed = time.perf_counter()
 
-    def _beside(self, job: QueuedRequest) -> None:
-        """Where the work of a job lets others go on."""
-        self._look()
-        if job.cancelled:
+    def _checkpoint(self, queued: QueuedRequest) -> None:
+        """Let other requests go on inside a long job.
+
+        Args:
+            queued: the job that runs.
+
+        Raises:
+            RequestCancelledError: when the job was cancelled.
+            RequestInterruptedError: when the deadline is over.
+        """
+        self._poll()
+        if queued.cancelled:
             raise RequestCancelledError
         self._refuse_late()
-        with torch.inference_mode(False):  # others expect the usual mode
-            self._chats_turn()
-            self._embed()
-            self._works.turn_beside(self._beside)
+        with torch.inference_mode(False):  # other requests expect the usual mode
+            self._step_generation()
+            self._step_embedding()
+            self._jobs.step_nested(self._checkpoint)
 
     def _refuse_late(self) -> None:
-        if self._late:
-            self.left_over = True
-            raise cut_off()
+        if self._is_late:
+            self.interrupted = True
+            raise shutdown_error()
 
     def _fail(self, error: Exception) -> None:
-        if self._chats is not None:
-            self._chats.fail(error)
-        self._texts.fail(error)
-        self._works.fail(error)
+        if self._generation is not None:
+            self._generation.fail(error)
+        self._embedding.fail(error)
+        self._jobs.fail(error)
 
-    def _end(self) -> None:
-        """Nobody is left without an answer."""
-        for job in self._inbox.close():
-            self._inbox.dropped(job)
-            job.send(RequestFailed(cut_off()))
-            self.left_over = True
-        self.left_over |= self._busy
-        self._fail(cut_off())
-        self.looked = None
+    def _finish(self) -> None:
+        """Fail every request that has not ended, so that every client gets a response."""
+        for queued in self._queue.close():
+            self._queue.discard(queued)
+            queued.send(RequestFailed(shutdown_error()))
+            self.interrupted = True
+        self.interrupted |= self._busy
+        self._fail(shutdown_error())
+        self.last_poll = None
 
 
-def cut_off() -> RequestInterruptedError:
-    return RequestInterruptedError("the server was shut down before this request had ended")
+def shutdown_error() -> RequestInterruptedError:
+    """Return the error for a request that the shutdown cuts off."""
+    return RequestInterruptedError(
+        "the server was shut down before this request had ended; send it again"
+    )

@@ -1,4 +1,4 @@
-"""What the scheduler answers when it does not do what is asked."""
+"""Errors with which the engine refuses or ends a request."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from gritlm.errors import GritLMError, InputError
 
 
 class OverloadedError(GritLMError):
-    """As much waits as may wait.
+    """A request that the waiting queue has no room for.
 
     Attributes:
-        retry_after_s: when there should be room again.
+        retry_after_s: estimated seconds until the queue has room again.
     """
 
     def __init__(self, message: str, *, retry_after_s: float) -> None:
@@ -18,20 +18,21 @@ class OverloadedError(GritLMError):
 
 
 class DrainingError(GritLMError):
-    """The server is on its way out: it takes nothing new, or its time to end work is over."""
+    """A server that shuts down: it accepts no requests, or the time to finish them is over."""
 
 
 class RequestCancelledError(Exception):
-    """Those for whom something was read were cancelled meanwhile."""
+    """The cancellation, while the model ran, of every request that the result was for."""
 
 
 class TooManyError(InputError):
-    """A request for more answers than may ever wait."""
+    """A request for more answers than the waiting queue can ever hold."""
 
     def __init__(self, answers: int, limit: int) -> None:
         super().__init__(
             f"the request is for {answers} answers (prompts times n), the server takes at most "
-            f"{limit} at once; ask in several requests, or start it with a larger --max-waiting"
+            f"{limit} in one request; send several requests, or start the server with a larger "
+            "--max-waiting"
         )
 
 
@@ -47,15 +48,15 @@ class TooManyTokensError(InputError):
 
 
 class RequestInterruptedError(DrainingError):
-    """The time to end work is over, and this work was taken: it may have had its effect."""
+    """A request that was accepted and cut off by the shutdown; it may have had its effect."""
 
 
 class PromptTooLongError(InputError):
     """A prompt that can never fit.
 
     Attributes:
-        tokens: of the prompt.
-        limit: tokens that a prompt and its answer may have together.
+        tokens: length of the prompt in tokens.
+        limit: most tokens of a prompt and its answer together.
     """
 
     def __init__(self, tokens: int, limit: int) -> None:

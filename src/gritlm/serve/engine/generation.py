@@ -1,6 +1,6 @@
-"""Chats: prompts are read piece by piece, and all that are read are written together, step by step.
+"""Continuous batching of sequences: prefill in chunks, decode of all running sequences together.
 
-Shapes: V vocabulary.
+Shapes: V vocabulary, B running sequences.
 """
 
 from __future__ import annotations
@@ -33,256 +33,275 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_SMALLEST_PIECE = 16  # tokens of a prompt that are worth a pass
+_SMALLEST_CHUNK = 16  # tokens of a prompt that are worth a forward pass
 
 
 @dataclass
 class _WaitingPrompt:
-    """
+    """A request that waits for a KV slot.
+
     Attributes:
-        turn: the lower, the sooner.
+        priority: the lower, the sooner.
     """
 
-    job: QueuedRequest
-    work: GenerateRequest | ResumeRequest
+    queued: QueuedRequest
+    request: GenerateRequest | ResumeRequest
     sampler: Sampler
-    turn: int
+    priority: int
 
 
 @dataclass
 class _RunningSequence:
-    """A chat in its slot.
+    """A request in its KV slot.
 
     Attributes:
-        unread: tokens of its prompt that the model has not read.
-        cached: tokens that were there already.
+        unread: prompt tokens that are not prefilled yet.
+        cached: prompt tokens that the slot held already.
+        output: the generated tokens; None until the prompt is prefilled.
     """
 
-    job: QueuedRequest
-    work: GenerateRequest | ResumeRequest
+    queued: QueuedRequest
+    request: GenerateRequest | ResumeRequest
     sampler: Sampler
     slot: KVSlot
     unread: list[int] = field(default_factory=list)
     cached: int = 0
-    answer: GeneratedSequence | None = None
+    output: GeneratedSequence | None = None
 
 
 class GenerationBatch:
-    """Waiting, read and written chats; only the model's thread may touch them.
+    """Waiting, prefilling and running sequences; only the model's thread may use it.
 
     Args:
-        budget: most tokens of prompts that are read between two steps.
-        beside: called where the prompt of a job that somebody else reads lets others go on; then
-            :meth:`turn` makes steps only.
+        model: the model that generates.
+        queue: counts waiting requests.
+        kv_slots: memory of the running sequences.
+        budget: most prompt tokens that are prefilled between two decode steps.
+        checkpoint: called with the request whose prompt other code prefills, where that lets other
+            requests go on. :meth:`step` only decodes meanwhile.
+
+    Attributes:
+        steps: decode steps so far.
     """
 
     def __init__(
         self,
         model: GritLM,
-        inbox: RequestQueue,
-        places: KVSlots,
+        queue: RequestQueue,
+        kv_slots: KVSlots,
         budget: int,
-        beside: Callable[[QueuedRequest], None],
+        checkpoint: Callable[[QueuedRequest], None],
     ) -> None:
         self._model = model
-        self._inbox = inbox
-        self._places = places
+        self._queue = queue
+        self._kv_slots = kv_slots
         self._budget = budget
-        self._beside = beside
-        self._begins = False
-        self._came = 0
+        self._checkpoint = checkpoint
+        self._in_begin = False
+        self._arrivals = 0
         self._waiting: list[_WaitingPrompt] = []
-        self._reading: _RunningSequence | None = None
+        self._prefilling: _RunningSequence | None = None
         self._running: list[_RunningSequence] = []
-        self._step_s = self._token_s = 0.0
+        self._decode_s = self._token_s = 0.0
         self.steps = 0
 
     @property
     def running(self) -> int:
-        """Chats that have a slot."""
-        return len(self._seated())
+        """Sequences that have a KV slot."""
+        return len(self._with_slot())
 
     @property
-    def turn_s(self) -> float:
-        """Seconds of a turn while chats run: a step, and reading for as long."""
-        return 2 * self._step_s if self._step_s else float("inf")
+    def step_s(self) -> float:
+        """Seconds of a step while sequences run: a decode step, and as much time for prefill."""
+        return 2 * self._decode_s if self._decode_s else float("inf")
 
     def __bool__(self) -> bool:
-        return bool(self._waiting or self._running or self._reading is not None)
+        return bool(self._waiting or self._running or self._prefilling is not None)
 
-    def _seated(self) -> list[_RunningSequence]:
-        return [*self._running, *([self._reading] if self._reading is not None else [])]
+    def _with_slot(self) -> list[_RunningSequence]:
+        prefilling = [] if self._prefilling is None else [self._prefilling]
+        return [*self._running, *prefilling]
 
-    def add(self, job: QueuedRequest, work: GenerateRequest | ResumeRequest) -> None:
-        """It waits for its turn: other requests that come soon after are served before the second
-        answer to a request, more of them before its third."""
-        self._came += job.number == 0
-        turn = self._came + job.number * self._places.slots
+    def add(self, queued: QueuedRequest, request: GenerateRequest | ResumeRequest) -> None:
+        """Queue a request by arrival, further answers to one prompt behind later requests.
+
+        The second answer to a prompt waits for some requests that arrive soon after, the third for
+        more of them.
+
+        Args:
+            queued: the request in the queue; its ``index`` is the number of the answer.
+            request: its content.
+        """
+        self._arrivals += queued.index == 0
+        priority = self._arrivals + queued.index * self._kv_slots.slots
         insort(
             self._waiting,
-            _WaitingPrompt(job, work, work.sampling.sampler(), turn),
-            key=lambda waiting: (waiting.turn, waiting.job.number),
+            _WaitingPrompt(queued, request, request.sampling.sampler(), priority),
+            key=lambda waiting: (waiting.priority, waiting.queued.index),
         )
 
-    def turn(self) -> None:
-        """One step of all that run, then a part of the prompts that wait.
+    def step(self) -> None:
+        """Decode one token of every running sequence, then prefill a part of waiting prompts.
 
-        While chats run, reading takes about as long as their step, so that they go on at half of
-        their pace at least.
+        While sequences run, prefill takes about as long as the decode step, so that they keep at
+        least half of their speed.
         """
-        self.forget_cancelled()
+        self.drop_cancelled()
         if self._running:
-            self._step()
-        if not self._begins:
-            self._read()
+            self._decode()
+        if not self._in_begin:
+            self._prefill()
 
-    def forget_cancelled(self) -> None:
-        """Whoever is gone loses the slot, or the place in the queue."""
+    def drop_cancelled(self) -> None:
+        """Remove cancelled requests from the queue and from their slots."""
         for waiting in self._waiting:
-            if waiting.job.cancelled:
-                self._inbox.dropped(waiting.job)
-        self._waiting = [w for w in self._waiting if not w.job.cancelled]
-        for chat in self._seated():
-            if chat.job.cancelled:
-                self._close(chat)
+            if waiting.queued.cancelled:
+                self._queue.discard(waiting.queued)
+        self._waiting = [waiting for waiting in self._waiting if not waiting.queued.cancelled]
+        for sequence in self._with_slot():
+            if sequence.queued.cancelled:
+                self._close(sequence)
 
     def fail(self, error: Exception) -> None:
-        """All of them end now."""
+        """Fail every waiting and running request."""
         for waiting in self._waiting:
-            self._inbox.dropped(waiting.job)
-            waiting.job.send(RequestFailed(error))
+            self._queue.discard(waiting.queued)
+            waiting.queued.send(RequestFailed(error))
         self._waiting.clear()
-        for chat in self._seated():
-            self._fail(chat, error)
+        for sequence in self._with_slot():
+            self._fail(sequence, error)
 
-    def _step(self) -> None:
-        chats = list(self._running)
+    def _decode(self) -> None:
+        sequences = list(self._running)
+        slots = [sequence.slot for sequence in sequences]
+        tokens = [_output(sequence).token for sequence in sequences]
         started = time.perf_counter()
         try:
-            logits_BV = self._places.step(
-                [chat.slot for chat in chats], [_answer(chat).token for chat in chats]
-            )
+            logits_BV = self._kv_slots.step(slots, tokens)
         except Exception as error:
-            log.exception("a step of %d chats failed; all of them end", len(chats))
-            for chat in chats:
-                self._fail(chat, error)
+            log.exception("a decode step of %d sequences failed; all of them end", len(sequences))
+            for sequence in sequences:
+                self._fail(sequence, error)
             return
         self.steps += 1
-        for chat, logits_V in zip(chats, logits_BV, strict=True):
-            self._draw(chat, logits_V)
-        self._step_s = time.perf_counter() - started
+        for sequence, logits_V in zip(sequences, logits_BV, strict=True):
+            self._draw(sequence, logits_V)
+        self._decode_s = time.perf_counter() - started
 
-    def _read(self) -> None:
-        """Prompts in the order in which they came, for about as long as a step took."""
-        beside = bool(self._running)
+    def _prefill(self) -> None:
+        """Prefill waiting prompts in order, for about as long as a decode step takes."""
+        decoding = bool(self._running)
         started = time.perf_counter()
         left = self._budget
-        while left > 0 and (self._reading is not None or self._seat()):
-            if self._reading is None:  # somebody else has read the prompt: it runs already
+        while left > 0 and (self._prefilling is not None or self._admit()):
+            if self._prefilling is None:  # other code has prefilled the prompt: it runs already
                 return
-            left -= self._read_piece(self._reading, self._piece(left, beside))
-            if beside and time.perf_counter() - started >= self._step_s:
+            left -= self._prefill_chunk(self._prefilling, self._chunk_size(left, decoding))
+            if decoding and time.perf_counter() - started >= self._decode_s:
                 return
 
-    def _piece(self, left: int, beside: bool) -> int:
-        """Tokens to read in one pass."""
-        if not beside or not self._token_s:
+    def _chunk_size(self, left: int, decoding: bool) -> int:
+        """Return the prompt tokens to prefill in one pass."""
+        if not decoding or not self._token_s:
             return left
-        return min(left, max(_SMALLEST_PIECE, int(self._step_s / self._token_s)))
+        return min(left, max(_SMALLEST_CHUNK, int(self._decode_s / self._token_s)))
 
-    def _seat(self) -> bool:
-        """Give the next one a slot; False when nobody waits or no slot is free."""
+    def _admit(self) -> bool:
+        """Give the next waiting request a slot; return False when none waits or no slot is free."""
         if not self._waiting:
             return False
-        work = self._waiting[0].work
-        slot = self._places.open(work.ids if isinstance(work, GenerateRequest) else ())
+        request = self._waiting[0].request
+        slot = self._kv_slots.open(request.ids if isinstance(request, GenerateRequest) else ())
         if slot is None:
             return False
-        next_one = self._waiting.pop(0)
-        chat = _RunningSequence(next_one.job, work, next_one.sampler, slot)
-        if isinstance(work, GenerateRequest):
-            chat.cached = len(slot.ids)
-            chat.unread = list(work.ids[chat.cached :])
-            self._inbox.begun(chat.job, len(work.ids))
-            self._reading = chat
+        waiting = self._waiting.pop(0)
+        sequence = _RunningSequence(waiting.queued, request, waiting.sampler, slot)
+        if isinstance(request, GenerateRequest):
+            sequence.cached = len(slot.ids)
+            sequence.unread = list(request.ids[sequence.cached :])
+            self._queue.mark_started(sequence.queued, len(request.ids))
+            self._prefilling = sequence
         else:
-            self._inbox.begun(chat.job, work.tokens)
-            self._continue(chat, work)
+            self._queue.mark_started(sequence.queued, request.tokens)
+            self._resume(sequence, request)
         return True
 
-    def _read_piece(self, chat: _RunningSequence, size: int) -> int:
-        """Read some of its prompt; how many tokens that was."""
-        ids = chat.unread if self._places.whole else chat.unread[:size]
-        room = self._room(chat, chat.work.sampling.max_new_tokens)
+    def _prefill_chunk(self, sequence: _RunningSequence, size: int) -> int:
+        """Prefill the next prompt tokens of a sequence; return their number."""
+        ids = sequence.unread if self._kv_slots.whole else sequence.unread[:size]
+        room = self._room(sequence, sequence.request.sampling.max_new_tokens)
         started = time.perf_counter()
         try:
-            logits_V = self._places.read(chat.slot, ids, room=room)
+            logits_V = self._kv_slots.prefill(sequence.slot, ids, room=room)
         except Exception as error:
-            log.exception("a prompt could not be read; its request fails")
-            self._fail(chat, error)
+            log.exception("the prefill of a prompt failed; its request fails")
+            self._fail(sequence, error)
             return len(ids)
         self._token_s = (time.perf_counter() - started) / len(ids)
-        chat.unread = chat.unread[len(ids) :]
-        if not chat.unread:
-            self._run(chat, logits_V, room)
+        sequence.unread = sequence.unread[len(ids) :]
+        if not sequence.unread:
+            self._start_decoding(sequence, logits_V, room)
         return len(ids)
 
-    def _continue(self, chat: _RunningSequence, work: ResumeRequest) -> None:
-        """Whoever asks reads the prompt; from there on it is a chat like any."""
+    def _resume(self, sequence: _RunningSequence, request: ResumeRequest) -> None:
+        """Let the request prefill its own prompt, and decode it from there on as any other."""
         try:
-            begun = self._begun(chat, work)
-            tokens = int(begun.cache.get_seq_length())
-            if tokens >= self._places.capacity:
-                raise PromptTooLongError(tokens, self._places.capacity)
-            self._places.adopt(chat.slot, begun)
+            prefilled = self._begin(sequence, request)
+            tokens = int(prefilled.cache.get_seq_length())
+            if tokens >= self._kv_slots.capacity:
+                raise PromptTooLongError(tokens, self._kv_slots.capacity)
+            self._kv_slots.adopt(sequence.slot, prefilled)
         except Exception as error:
-            self._fail(chat, error)
+            self._fail(sequence, error)
             return
-        chat.cached = begun.reused
-        room = self._room(chat, min(begun.room, work.sampling.max_new_tokens))
-        self._run(chat, begun.logits_V, room)
+        sequence.cached = prefilled.reused
+        room = self._room(sequence, min(prefilled.room, request.sampling.max_new_tokens))
+        self._start_decoding(sequence, prefilled.logits_V, room)
 
-    def _begun(self, chat: _RunningSequence, work: ResumeRequest) -> PrefilledPrompt:
-        self._begins = True
+    def _begin(self, sequence: _RunningSequence, request: ResumeRequest) -> PrefilledPrompt:
+        self._in_begin = True
         try:
-            return work.begin(lambda: self._beside(chat.job))
+            return request.begin(lambda: self._checkpoint(sequence.queued))
         finally:
-            self._begins = False
+            self._in_begin = False
 
-    def _room(self, chat: _RunningSequence, wanted: int) -> int:
-        return min(wanted, self._places.capacity - len(chat.slot.ids) - len(chat.unread))
+    def _room(self, sequence: _RunningSequence, max_new_tokens: int) -> int:
+        """Return the most tokens that may be generated in the slot."""
+        prompt_tokens = len(sequence.slot.ids) + len(sequence.unread)
+        return min(max_new_tokens, self._kv_slots.capacity - prompt_tokens)
 
-    def _run(self, chat: _RunningSequence, logits_V: Tensor, room: int) -> None:
-        """Its prompt is read: the first token, and from now on a place in every step."""
-        self._reading = None
-        self._running.append(chat)
-        chat.job.send(PrefillFinished(len(chat.slot.ids), chat.cached))
-        chat.answer = GeneratedSequence(self._model, chat.work.sampling, chat.sampler, room)
-        self._draw(chat, logits_V)
+    def _start_decoding(self, sequence: _RunningSequence, logits_V: Tensor, room: int) -> None:
+        """Draw the first token of a prefilled sequence; every decode step includes it from now."""
+        self._prefilling = None
+        self._running.append(sequence)
+        sequence.queued.send(PrefillFinished(len(sequence.slot.ids), sequence.cached))
+        sampling = sequence.request.sampling
+        sequence.output = GeneratedSequence(self._model, sampling, sequence.sampler, room)
+        self._draw(sequence, logits_V)
 
-    def _draw(self, chat: _RunningSequence, logits_V: Tensor) -> None:
-        answer = _answer(chat)
+    def _draw(self, sequence: _RunningSequence, logits_V: Tensor) -> None:
+        output = _output(sequence)
         try:
-            delta = answer.draw(logits_V)
+            delta = output.draw(logits_V)
         except Exception as error:
             log.exception("a token could not be drawn; its request fails")
-            self._fail(chat, error)
+            self._fail(sequence, error)
             return
-        chat.job.send(delta)
-        if answer.ended:
-            self._close(chat)
+        sequence.queued.send(delta)
+        if output.ended:
+            self._close(sequence)
 
-    def _fail(self, chat: _RunningSequence, error: Exception) -> None:
-        chat.job.send(RequestFailed(error))
-        self._close(chat, sound=False)
+    def _fail(self, sequence: _RunningSequence, error: Exception) -> None:
+        sequence.queued.send(RequestFailed(error))
+        self._close(sequence, sound=False)
 
-    def _close(self, chat: _RunningSequence, *, sound: bool = True) -> None:
-        self._places.close(chat.slot, sound=sound)
-        if chat is self._reading:
-            self._reading = None
-        self._running = [other for other in self._running if other is not chat]
+    def _close(self, sequence: _RunningSequence, *, sound: bool = True) -> None:
+        self._kv_slots.close(sequence.slot, sound=sound)
+        if sequence is self._prefilling:
+            self._prefilling = None
+        self._running = [running for running in self._running if running is not sequence]
 
 
-def _answer(chat: _RunningSequence) -> GeneratedSequence:
-    assert chat.answer is not None, "it runs, so its prompt was read"
-    return chat.answer
+def _output(sequence: _RunningSequence) -> GeneratedSequence:
+    assert sequence.output is not None, "a running sequence is prefilled"
+    return sequence.output

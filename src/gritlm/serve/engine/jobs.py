@@ -1,4 +1,4 @@
-"""Other work that waits: one piece at a time, short ones while a long one lets them."""
+"""Queue of model jobs: one job at a time, short jobs inside the checkpoints of a long one."""
 
 from __future__ import annotations
 
@@ -12,77 +12,87 @@ from gritlm.serve.engine.requests import ModelJob, RequestFailed, RequestFinishe
 
 log = logging.getLogger(__name__)
 
-Between = Callable[[QueuedRequest], None]
+Checkpoint = Callable[[QueuedRequest], None]
 
 
 class JobQueue:
-    """Only the model's thread may touch it.
+    """Waiting model jobs; only the model's thread may use it.
 
     Attributes:
-        running: how many have begun and not ended.
+        running: jobs that have begun and not ended.
     """
 
-    def __init__(self, inbox: RequestQueue) -> None:
-        self._inbox = inbox
+    def __init__(self, queue: RequestQueue) -> None:
+        self._queue = queue
         self._short: deque[QueuedRequest] = deque()
         self._long: deque[QueuedRequest] = deque()
-        self._long_next = self._beside = False
+        self._long_next = self._in_nested = False
         self.running = 0
 
     def __bool__(self) -> bool:
         return bool(self._short or self._long)
 
-    def add(self, job: QueuedRequest, work: ModelJob) -> None:
-        (self._short if work.beside else self._long).append(job)
+    def add(self, queued: QueuedRequest, job: ModelJob) -> None:
+        """Append a job to the queue of short or of long jobs."""
+        (self._short if job.nested else self._long).append(queued)
 
-    def forget_cancelled(self) -> None:
-        """What nobody wants any more leaves the queue."""
-        for jobs in (self._short, self._long):
-            if not any(job.cancelled for job in jobs):
+    def drop_cancelled(self) -> None:
+        """Remove cancelled jobs."""
+        for waiting in (self._short, self._long):
+            if not any(queued.cancelled for queued in waiting):
                 continue
-            wanted = [job for job in jobs if not job.cancelled]
-            for job in jobs:
-                if job.cancelled:
-                    self._inbox.dropped(job)
-            jobs.clear()
-            jobs.extend(wanted)
+            kept = [queued for queued in waiting if not queued.cancelled]
+            for queued in waiting:
+                if queued.cancelled:
+                    self._queue.discard(queued)
+            waiting.clear()
+            waiting.extend(kept)
 
     def fail(self, error: Exception) -> None:
-        """Nothing that waits is done."""
-        for jobs in (self._short, self._long):
-            for job in jobs:
-                self._inbox.dropped(job)
-                job.send(RequestFailed(error))
-            jobs.clear()
+        """Fail every waiting job."""
+        for waiting in (self._short, self._long):
+            for queued in waiting:
+                self._queue.discard(queued)
+                queued.send(RequestFailed(error))
+            waiting.clear()
 
-    def turn(self, checkpoint: Between) -> None:
-        """One piece; short and long ones take turns."""
+    def step(self, checkpoint: Checkpoint) -> None:
+        """Run one job; short and long jobs alternate.
+
+        Args:
+            checkpoint: called with the running job where the job lets other requests go on.
+        """
         self._long_next = bool(self._long) and (self._long_next or not self._short)
-        jobs = self._long if self._long_next else self._short
+        waiting = self._long if self._long_next else self._short
         self._long_next = not self._long_next
-        self._do(jobs.popleft(), checkpoint)
+        self._run(waiting.popleft(), checkpoint)
 
-    def turn_beside(self, checkpoint: Between) -> None:
-        """One short piece within another one, but not within a short one."""
-        if self._beside or not self._short:
+    def step_nested(self, checkpoint: Checkpoint) -> None:
+        """Run one short job inside a checkpoint of another job, but not inside a nested one.
+
+        Args:
+            checkpoint: as in :meth:`step`.
+        """
+        if self._in_nested or not self._short:
             return
-        self._beside = True
+        self._in_nested = True
         try:
-            self._do(self._short.popleft(), checkpoint)
+            self._run(self._short.popleft(), checkpoint)
         finally:
-            self._beside = False
+            self._in_nested = False
 
-    def _do(self, job: QueuedRequest, checkpoint: Between) -> None:
-        assert isinstance(job.work, ModelJob), "nothing else is put here"
-        self._inbox.begun(job, job.work.tokens)
-        if job.cancelled:
+    def _run(self, queued: QueuedRequest, checkpoint: Checkpoint) -> None:
+        job = queued.request
+        assert isinstance(job, ModelJob), "this queue holds model jobs only"
+        self._queue.mark_started(queued, job.tokens)
+        if queued.cancelled:
             return
         self.running += 1
         try:
-            job.send(RequestFinished(job.work.run(lambda: checkpoint(job))))
+            queued.send(RequestFinished(job.run(lambda: checkpoint(queued))))
         except RequestCancelledError:
-            log.info("a piece of work was cancelled while it ran")
+            log.info("a model job was cancelled while it ran")
         except Exception as error:
-            job.send(RequestFailed(error))
+            queued.send(RequestFailed(error))
         finally:
             self.running -= 1

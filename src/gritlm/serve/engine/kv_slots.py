@@ -1,6 +1,6 @@
-"""Where the states of chats are: side by side in slots, or each in a cache of its own.
+"""KV slots of running sequences: one batched memory, or a separate cache for each sequence.
 
-Shapes: B chats of a step, V vocabulary.
+Shapes: B sequences of a decode step, V vocabulary.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ log = logging.getLogger(__name__)
 
 
 class KVSlots(Protocol):
-    """States of chats, each in a slot.
+    """Keys and values of running sequences, a slot for each.
 
     Attributes:
-        whole: a prompt has to be read in one pass.
-        capacity: tokens that a slot takes.
-        tokens: held for all chats that are not over.
+        whole: whether a prompt has to be prefilled in one pass.
+        capacity: most tokens of a slot.
+        tokens: tokens held for running sequences.
+        slots: number of slots.
     """
 
     whole: bool
@@ -42,60 +43,83 @@ class KVSlots(Protocol):
     def slots(self) -> int: ...
 
     def open(self, ids: Sequence[int]) -> KVSlot | None:
-        """A slot that holds as many first tokens of a prompt as are there; None when all are busy.
-
-        At least one token of a prompt is left to read.
-        """
-
-    def read(self, slot: KVSlot, ids: Sequence[int], *, room: int) -> Tensor:
-        """Read tokens behind those that a slot holds -> logits of what comes next (V,).
+        """Assign a slot that holds as many first tokens of a prompt as possible.
 
         Args:
-            room: tokens that follow, at most.
+            ids: token ids of the prompt; at least one is left to prefill.
+
+        Returns:
+            The slot, or None while all slots are busy.
+        """
+
+    def prefill(self, slot: KVSlot, ids: Sequence[int], *, room: int) -> Tensor:
+        """Append prompt tokens to a slot and return the logits of the last position (V,).
+
+        Args:
+            slot: an assigned slot.
+            ids: token ids that follow those of the slot.
+            room: most tokens that may follow.
         """
 
     def adopt(self, slot: KVSlot, begun: PrefilledPrompt) -> None:
-        """Go on from a prompt that somebody else has read."""
-
-    def step(self, slots: Sequence[KVSlot], tokens: Sequence[int]) -> Tensor:
-        """One token more in each slot -> logits of what comes next (B, V)."""
-
-    def close(self, slot: KVSlot, *, sound: bool = True) -> None:
-        """Its chat is over.
+        """Take over the KV state of a prompt that other code has prefilled.
 
         Args:
-            sound: False when what it holds cannot be relied on.
+            slot: an assigned, empty slot.
+            begun: the prefilled prompt.
+        """
+
+    def step(self, slots: Sequence[KVSlot], tokens: Sequence[int]) -> Tensor:
+        """Append one token to each slot and return the logits of the last positions (B, V).
+
+        Args:
+            slots: slots of the running sequences.
+            tokens: token ids, one for each slot.
+        """
+
+    def close(self, slot: KVSlot, *, sound: bool = True) -> None:
+        """Free the slot of a sequence that has ended.
+
+        Args:
+            slot: the slot.
+            sound: False when its keys and values are not valid and must not be reused.
         """
 
 
-def kv_slots(lm: UnifiedLM, slots: int, capacity: int) -> KVSlots:
-    """Slots side by side where the model can be stepped so, else apart."""
+def allocate_kv_slots(lm: UnifiedLM, slots: int, capacity: int) -> KVSlots:
+    """Allocate batched slots where the model can decode in them, else separate caches.
+
+    Args:
+        lm: a model with an LM head.
+        slots: number of slots.
+        capacity: most tokens of a slot.
+    """
     reason = obstacle(lm)
     if reason is None:
         return BatchedSlots(lm, slots, capacity)
-    log.warning("chats are written one row at a time, which is slower: %s", reason)
+    log.warning("sequences are decoded one at a time, which is slower: %s", reason)
     return SeparateSlots(lm, slots, capacity)
 
 
-class _Numbered:
-    """Slots of a model, and what can be told of them."""
+class _SlotsOfModel:
+    """The slot table of a model, with the figures of both kinds of slots."""
 
     def __init__(self, lm: UnifiedLM, slots: int, capacity: int) -> None:
         self._lm = lm
         self.capacity = capacity
-        self._slots = SlotTable(slots)
+        self._table = SlotTable(slots)
 
     @property
     def tokens(self) -> int:
-        return self._slots.busy_tokens
+        return self._table.busy_tokens
 
     @property
     def slots(self) -> int:
-        return len(self._slots)
+        return len(self._table)
 
 
-class BatchedSlots(_Numbered):
-    """All slots in one memory: a step reads the weights once for all chats."""
+class BatchedSlots(_SlotsOfModel):
+    """All slots in one memory: a decode step reads the weights once for all sequences."""
 
     whole = False
 
@@ -104,15 +128,16 @@ class BatchedSlots(_Numbered):
         self._memory = SlotMemory(lm, slots, capacity)
 
     def open(self, ids: Sequence[int]) -> KVSlot | None:
-        place = self._slots.take(ids)
-        if place is None:
+        assignment = self._table.take(ids)
+        if assignment is None:
             return None
-        if place.source is not None:
-            self._memory.copy(place.source.number, place.slot.number, place.tokens)
-        return place.slot
+        source = assignment.source
+        if source is not None:
+            self._memory.copy(source.number, assignment.slot.number, assignment.tokens)
+        return assignment.slot
 
-    def read(self, slot: KVSlot, ids: Sequence[int], *, room: int) -> Tensor:
-        del room  # a slot has all its room from the beginning
+    def prefill(self, slot: KVSlot, ids: Sequence[int], *, room: int) -> Tensor:
+        del room  # a slot has its full capacity from the beginning
         logits_V = prefill(self._lm, self._memory.cache(slot.number, len(slot.ids)), ids)
         slot.ids += ids
         return logits_V
@@ -135,13 +160,13 @@ class BatchedSlots(_Numbered):
 
     def close(self, slot: KVSlot, *, sound: bool = True) -> None:
         if not sound:
-            self._slots.forget(slot)
+            self._table.forget(slot)
             self._memory.clear(slot.number)
-        self._slots.free(slot)
+        self._table.free(slot)
 
 
-class SeparateSlots(_Numbered):
-    """A cache of the model's own kind for each chat; nothing of it is used again."""
+class SeparateSlots(_SlotsOfModel):
+    """A cache of the model's own kind for each sequence; none of it is reused by later prompts."""
 
     whole = True
 
@@ -150,11 +175,11 @@ class SeparateSlots(_Numbered):
         self._caches: dict[int, Any] = {}
 
     def open(self, ids: Sequence[int]) -> KVSlot | None:
-        place = self._slots.take(())  # nothing in common with any: no state is kept
+        assignment = self._table.take(())  # an empty prefix: no state is kept
         del ids
-        return None if place is None else place.slot
+        return None if assignment is None else assignment.slot
 
-    def read(self, slot: KVSlot, ids: Sequence[int], *, room: int) -> Tensor:
+    def prefill(self, slot: KVSlot, ids: Sequence[int], *, room: int) -> Tensor:
         cache = self._lm.new_cache(len(ids) + room)
         logits_V = prefill(self._lm, cache, ids)
         self._caches[slot.number] = cache
@@ -175,5 +200,5 @@ class SeparateSlots(_Numbered):
     def close(self, slot: KVSlot, *, sound: bool = True) -> None:
         del sound
         self._caches.pop(slot.number, None)
-        self._slots.forget(slot)
-        self._slots.free(slot)
+        self._table.forget(slot)
+        self._table.free(slot)

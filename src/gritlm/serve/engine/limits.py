@@ -1,4 +1,4 @@
-"""How much the scheduler does at once, and how much may wait."""
+"""Limits of the engine: running sequences, tokens per batch, and the waiting queue."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from gritlm.errors import InputError
 from gritlm.lm.encoder import TOKEN_BUDGET
 from gritlm.lm.gritlm import GritLM
 
-MAX_MODEL_LEN = 4096  # tokens of a chat where nobody says; most chats are far shorter
-SLOT_BYTES = {"cpu": 2 * 2**30, "cuda": 8 * 2**30}  # keys and values of all slots together
-SHORTEST = 256  # tokens of a chat, however little memory that leaves
+MAX_MODEL_LEN = 4096  # tokens, the default; most chats are far shorter
+SLOT_BYTES = {"cpu": 2 * 2**30, "cuda": 8 * 2**30}  # memory of all KV slots together
+SHORTEST = 256  # tokens, the default where memory is scarce
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a server takes.
+    """Limits on running and waiting requests.
 
     Attributes:
-        max_num_seqs: chats written at once; each has a slot for its keys and values.
-        max_model_len: tokens that a prompt and its answer may have together; None for what the
-            model was built for, at most 4,096 and at most what 2 GiB of slots hold (8 on a GPU).
-        max_num_batched_tokens: tokens of texts to embed, or of a prompt, between two steps of the
-            running chats; a longer text is read alone. None for 512 on a CPU, 16,384 on a GPU.
-        max_waiting: requests that wait; one more is refused.
-        max_request_tokens: tokens of all prompts and texts of one request; one prompt that fits
-            the model is never too many.
-        max_waiting_tokens: tokens of all waiting requests. Each has a share (a ``max_waiting``-th)
-            to itself: a request of at most its share is refused for their number only. A larger
-            one is taken when no other waits.
+        max_num_seqs: most sequences that are generated together; each has a KV slot.
+        max_model_len: most tokens of a prompt and its answer together. None for the length the
+            model was built for, at most 4,096 and at most what fits 2 GiB of slots (8 on a GPU).
+        max_num_batched_tokens: most tokens of texts to embed, or of a prompt, between two decode
+            steps; a longer text is a batch of its own. None for 512 on a CPU, 16,384 on a GPU.
+        max_waiting: most waiting requests; one more is refused.
+        max_request_tokens: most tokens in all prompts and texts of one request. A single prompt
+            that fits the model is always accepted.
+        max_waiting_tokens: most tokens of all waiting requests. Each request has a share of
+            1 / ``max_waiting`` of them: a request within its share is refused only for the number
+            of waiting requests. A larger request is accepted when no other waits.
 
     Raises:
         InputError: for a value below 1.
@@ -49,26 +49,28 @@ class Limits:
 
     @property
     def share(self) -> int:
-        """Tokens of a waiting request that are always taken."""
+        """Tokens that a waiting request may have whatever the others have."""
         return self.max_waiting_tokens // self.max_waiting
 
     def length_for(self, model: GritLM) -> int:
-        """Tokens that a prompt and its answer may have together.
+        """Return the most tokens of a prompt and its answer together.
 
         Raises:
-            InputError: for more than the model was built for.
+            InputError: for a ``max_model_len`` longer than the model was built for.
         """
-        own = model.lm.max_positions
-        asked = self.max_model_len
-        if asked is None:
+        model_limit = model.lm.max_positions
+        requested = self.max_model_len
+        if requested is None:
             affordable = _slot_bytes(model) // (model.kv_bytes_per_token() * self.max_num_seqs)
-            return min(own or MAX_MODEL_LEN, MAX_MODEL_LEN, max(SHORTEST, affordable))
-        if own is not None and asked > own:
-            raise InputError(f"max_model_len={asked}, the model takes at most {own} tokens")
-        return asked
+            return min(model_limit or MAX_MODEL_LEN, MAX_MODEL_LEN, max(SHORTEST, affordable))
+        if model_limit is not None and requested > model_limit:
+            raise InputError(
+                f"max_model_len={requested}, the model takes at most {model_limit} tokens; lower it"
+            )
+        return requested
 
     def budget_for(self, model: GritLM) -> int:
-        """Tokens between two steps of the running chats."""
+        """Return the most prefill or embedding tokens between two decode steps."""
         if self.max_num_batched_tokens is not None:
             return self.max_num_batched_tokens
         return TOKEN_BUDGET.get(model.device.type, TOKEN_BUDGET["cpu"])

@@ -1,4 +1,4 @@
-"""The model's thread as other threads of a request use it: each call waits for its result."""
+"""Blocking calls to the model's thread, for the other threads of a request."""
 
 from __future__ import annotations
 
@@ -16,40 +16,46 @@ T = TypeVar("T")
 
 
 class ModelThread:
-    """Calls of one request, which keeps a place of its own and counts by that.
+    """Model calls of one request, which is counted once by its own reservation.
 
-    Leaving the context ends the call that waits, and refuses those that come later.
+    Leaving the context ends the call in progress and refuses later ones.
     """
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
-        self._left = False
+        self._exited = False
         self._waiting: Future[Any] | None = None
 
     def __call__(self, run: Callable[[], T]) -> T:
-        """Run on the model's thread, in turn with all other requests.
+        """Run a function on the model's thread, in turn with all other requests.
+
+        Args:
+            run: the function.
+
+        Returns:
+            The function's result.
 
         Raises:
-            NobodyWantsItError: when the request was given up.
-            CutOffError: when the server shuts down before it has run.
+            RequestCancelledError: when the request was cancelled.
+            RequestInterruptedError: when the server shuts down before the function has run.
         """
         result: Future[T] = Future()
 
         def deliver(event: EngineEvent) -> None:
-            with suppress(InvalidStateError):  # the request was given up in this moment
+            with suppress(InvalidStateError):  # cancelled in this moment
                 if isinstance(event, RequestFailed):
                     result.set_exception(event.error)
                 elif isinstance(event, RequestFinished):
                     result.set_result(event.value)
 
         self._waiting = result
-        ticket = self._scheduler.submit_aside(ModelJob(lambda _: run()), deliver)
-        if self._left:
-            self._give_up(result)
+        handle = self._scheduler.submit_aside(ModelJob(lambda _: run()), deliver)
+        if self._exited:
+            self._cancel(result)
         try:
             return result.result()
         finally:
-            ticket.cancel()
+            handle.cancel()
 
     def __enter__(self) -> Self:
         return self
@@ -60,11 +66,11 @@ class ModelThread:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._left = True
+        self._exited = True
         if self._waiting is not None:
-            self._give_up(self._waiting)
+            self._cancel(self._waiting)
 
     @staticmethod
-    def _give_up(result: Future[Any]) -> None:
+    def _cancel(result: Future[Any]) -> None:
         with suppress(InvalidStateError):  # it has ended
             result.set_exception(RequestCancelledError())

@@ -1,4 +1,4 @@
-"""Where requests arrive, from any thread: counted, refused when too much waits, kept in order."""
+"""Queue of requests from any thread: counted, refused under overload, kept in order."""
 
 from __future__ import annotations
 
@@ -17,32 +17,37 @@ log = logging.getLogger(__name__)
 
 Deliver = Callable[[EngineEvent], None]
 
-_WINDOW_S = 10.0  # over which it is seen how fast waiting tokens are taken
+_WINDOW_S = 10.0  # window over which the throughput of waiting tokens is measured
 _LONGEST_WAIT_S = 60.0
 
 
 class QueuedRequest:
-    """A request on its way through the scheduler.
+    """An engine request on its way through the scheduler.
+
+    Args:
+        request: the request.
+        deliver: receives each event of it.
+        index: its position among the engine requests of one client request.
 
     Attributes:
-        number: of the works of one request that came before it.
-        cancelled: nobody wants what it comes to.
-        begun: when the model began with it (``time.monotonic``); None before.
-        waiting_tokens: that the model has not begun to read.
+        cancelled: whether the client no longer needs the result.
+        started: when the model began with it (``time.monotonic``); None before.
+        is_waiting: whether it counts as a waiting request.
+        waiting_tokens: tokens that the model has not begun to read.
     """
 
-    def __init__(self, work: EngineRequest, deliver: Deliver, *, number: int = 0) -> None:
-        self.work = work
+    def __init__(self, request: EngineRequest, deliver: Deliver, *, index: int = 0) -> None:
+        self.request = request
         self.deliver = deliver
-        self.number = number
+        self.index = index
         self.arrived = time.monotonic()
         self.cancelled = False
-        self.waits = True
-        self.begun: float | None = None
-        self.waiting_tokens = tokens_of(work)
+        self.is_waiting = True
+        self.started: float | None = None
+        self.waiting_tokens = count_tokens(request)
 
     def send(self, event: EngineEvent) -> None:
-        """Tell its client, who may be gone."""
+        """Deliver an event to the client, which may have disconnected."""
         if self.cancelled:
             return
         try:
@@ -52,15 +57,19 @@ class QueuedRequest:
             self.cancelled = True
 
 
-def tokens_of(work: EngineRequest) -> int:
-    """Tokens that the model reads for it, about."""
-    return len(work.ids) if isinstance(work, GenerateRequest) else work.tokens
+def count_tokens(request: EngineRequest) -> int:
+    """Return about how many tokens the model reads for a request."""
+    return len(request.ids) if isinstance(request, GenerateRequest) else request.tokens
 
 
 class RequestQueue:
-    """What has arrived and was not taken by the model's thread yet, and all that waits.
+    """Requests that the engine loop has not taken yet, and counts of all waiting requests.
 
-    All of it may be used from any thread.
+    Every method may be called from any thread.
+
+    Attributes:
+        started: requests that the model has begun with.
+        queue_s: seconds that these waited, summed.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -76,137 +85,154 @@ class RequestQueue:
 
     @property
     def waiting(self) -> int:
-        """Requests that the model has not begun with, those that are only announced among them."""
+        """Requests that the model has not begun with, reserved ones included."""
         return self._waiting + self._reserved
 
     @property
     def waiting_tokens(self) -> int:
+        """Tokens of the waiting requests."""
         return self._tokens
 
     @property
-    def is_over(self) -> bool:
-        """Whether nothing can come any more."""
+    def is_drained(self) -> bool:
+        """Whether the queue drains and no further request can arrive."""
         with self._wake:
             return self._draining and not self._reserved and not self._arrived
 
     def reserve(self, count: int = 1) -> None:
-        """Count works of a request that is on its way: all of them or none.
+        """Count engine requests of a client request that is still being read: all or none.
+
+        Args:
+            count: engine requests to reserve.
 
         Raises:
-            TooManyError: for more than may ever wait.
-            OverloadedError: when as many works wait as may.
-            DrainingError: when nothing new is taken.
+            TooManyError: for a count above the limit of waiting requests.
+            OverloadedError: when the queue has no room for all of them now.
+            DrainingError: when the queue accepts no new requests.
         """
         with self._wake:
             self._admit(count)
             self._reserved += count
 
     def release(self, count: int = 1) -> None:
-        """The works that were announced do not come."""
+        """Give back reserved requests that will not be put."""
         with self._wake:
             self._withdraw(count)
 
-    def put(self, jobs: Sequence[QueuedRequest]) -> None:
-        """In the places that were announced: they come now, and draining does not refuse them.
+    def put(self, requests: Sequence[QueuedRequest]) -> None:
+        """Add as many requests as were reserved; draining does not refuse them.
+
+        Args:
+            requests: the requests; their reservation ends, also when they are refused.
 
         Raises:
-            OverloadedError: when as many tokens wait as may; the announcement is withdrawn, and
-                none of them is taken.
-            DrainingError: when the thread is gone.
+            OverloadedError: when too many tokens wait; no request is added.
+            DrainingError: when the engine loop has ended.
         """
         with self._wake:
-            self._withdraw(len(jobs))
+            self._withdraw(len(requests))
             self._refuse_closed()
-            tokens = sum(job.waiting_tokens for job in jobs)
+            tokens = sum(queued.waiting_tokens for queued in requests)
             self._refuse_overload(tokens)
-            self._waiting += len(jobs)
+            self._waiting += len(requests)
             self._tokens += tokens
-            self._arrived.extend(jobs)
-            self._known.update(jobs)
+            self._arrived.extend(requests)
+            self._known.update(requests)
 
-    def put_aside(self, job: QueuedRequest) -> None:
-        """What is no request of a client, and counts as none.
+    def put_uncounted(self, queued: QueuedRequest) -> None:
+        """Add internal work, which does not count as a waiting request.
+
+        Args:
+            queued: the work.
 
         Raises:
-            DrainingError: when the thread is gone.
+            DrainingError: when the engine loop has ended.
         """
         with self._wake:
             self._refuse_closed()
-            job.waits = False
-            job.waiting_tokens = 0
-            self._arrived.append(job)
-            self._known.add(job)
+            queued.is_waiting = False
+            queued.waiting_tokens = 0
+            self._arrived.append(queued)
+            self._known.add(queued)
             self._wake.notify_all()
 
     def take(self) -> list[QueuedRequest]:
-        """All that has arrived since the last call."""
+        """Remove and return all requests that have arrived since the last call."""
         with self._wake:
-            jobs = list(self._arrived)
+            arrived = list(self._arrived)
             self._arrived.clear()
             self._disturbed = False
-            return jobs
+            return arrived
 
-    def begun(self, job: QueuedRequest, tokens: int) -> None:
-        """The model reads so many tokens of a request."""
+    def mark_started(self, queued: QueuedRequest, tokens: int) -> None:
+        """Record that the model reads tokens of a request.
+
+        Args:
+            queued: the request; from now on it does not wait.
+            tokens: tokens that the model reads now.
+        """
         with self._wake:
             now = time.monotonic()
-            if job.begun is None:
-                job.begun = now
-            if job.waits:
-                job.waits = False
+            if queued.started is None:
+                queued.started = now
+            if queued.is_waiting:
+                queued.is_waiting = False
                 self._waiting -= 1
                 self.started += 1
-                self.queue_s += now - job.arrived
-            tokens = min(tokens, job.waiting_tokens)
-            job.waiting_tokens -= tokens
+                self.queue_s += now - queued.arrived
+            tokens = min(tokens, queued.waiting_tokens)
+            queued.waiting_tokens -= tokens
             self._tokens -= tokens
             self._taken.append((now, tokens))
             while self._taken[0][0] < now - _WINDOW_S:
                 self._taken.popleft()
 
-    def dropped(self, job: QueuedRequest) -> None:
-        """Nothing more of a request is read."""
+    def discard(self, queued: QueuedRequest) -> None:
+        """Stop counting a request whose remaining tokens will not be read."""
         with self._wake:
-            self._waiting -= job.waits
-            self._tokens -= job.waiting_tokens
-            job.waits = False
-            job.waiting_tokens = 0
+            self._waiting -= queued.is_waiting
+            self._tokens -= queued.waiting_tokens
+            queued.is_waiting = False
+            queued.waiting_tokens = 0
 
-    def disturb(self) -> None:
-        """Wake the model's thread: something has changed."""
+    def wake(self) -> None:
+        """Wake the engine loop, for example after a cancellation."""
         with self._wake:
             self._disturbed = True
             self._wake.notify_all()
 
     def drain(self) -> None:
-        """Take nothing new from now on, but what was announced."""
+        """Refuse new requests from now on; reserved ones may still be put."""
         with self._wake:
             self._draining = self._disturbed = True
             self._wake.notify_all()
 
     def close(self) -> list[QueuedRequest]:
-        """Nothing is taken any more; what has arrived in the last moment."""
+        """Refuse everything from now on, and return the requests that were not taken."""
         with self._wake:
             self._draining = self._closed = True
-            jobs = list(self._arrived)
+            arrived = list(self._arrived)
             self._arrived.clear()
-            return jobs
+            return arrived
 
     def abandon(self, error: Exception) -> None:
-        """All who still wait for the model's thread, which does not answer, are told; who has got
-        everything is not there any more."""
+        """Close the queue and fail every unfinished request, because the engine loop hangs.
+
+        Args:
+            error: sent to the clients of these requests.
+        """
         with self._wake:
             self._draining = self._closed = True
             known = list(self._known)
-        for job in known:
-            job.send(RequestFailed(error))
-            job.cancelled = True
+        for queued in known:
+            queued.send(RequestFailed(error))
+            queued.cancelled = True
 
     def sleep(self, until: float | None = None) -> None:
-        """Until something arrives or changes.
+        """Block until a request arrives or the queue is woken.
 
         Args:
-            until: at most to this time (``time.monotonic``).
+            until: latest time to return (``time.monotonic``).
         """
         with self._wake:
             left = None if until is None else max(0.0, until - time.monotonic())
@@ -216,7 +242,9 @@ class RequestQueue:
     def _admit(self, count: int) -> None:
         limit = self._limits.max_waiting
         if self._draining:
-            raise DrainingError("the server is shutting down and takes nothing new")
+            raise DrainingError(
+                "the server is shutting down and takes nothing new; send the request again later"
+            )
         if count > limit:
             raise TooManyError(count, limit)
         if self.waiting + count > limit:
@@ -224,12 +252,12 @@ class RequestQueue:
 
     def _withdraw(self, count: int) -> None:
         self._reserved -= count
-        self._disturbed = True  # who drains waits for this too
+        self._disturbed = True  # a draining engine loop waits for this too
         self._wake.notify_all()
 
     def _refuse_closed(self) -> None:
         if self._closed:
-            raise DrainingError("the server is shut down")
+            raise DrainingError("the server is shut down; send the request to another one")
 
     def _refuse_overload(self, tokens: int) -> None:
         limit = self._limits.max_waiting_tokens
@@ -237,14 +265,14 @@ class RequestQueue:
             raise self._overload(f"requests of {self._tokens} tokens", limit)
 
     def _overload(self, waiting: str, limit: int) -> OverloadedError:
-        retry_after_s = self._time_to_empty()
+        retry_after_s = self._seconds_to_empty()
         return OverloadedError(
             f"{waiting} wait already, at most {limit} may; try again in {retry_after_s:.0f} s",
             retry_after_s=retry_after_s,
         )
 
-    def _time_to_empty(self) -> float:
-        """Seconds until what waits now is read, by the pace of the last seconds; 1 to 60."""
+    def _seconds_to_empty(self) -> float:
+        """Return the seconds until the waiting tokens are read at the recent pace; 1 to 60."""
         tokens = sum(tokens for _, tokens in self._taken)
         if not tokens:
             return 1.0

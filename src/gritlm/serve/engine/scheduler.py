@@ -1,4 +1,4 @@
-"""The thread that owns the model, as everybody else sees it: requests in, events out."""
+"""Scheduler: starts the engine loop, submits requests to it and reports its state."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from gritlm.errors import InputError
 from gritlm.lm.gritlm import GritLM
 from gritlm.lm.inputs import at_least_one
-from gritlm.serve.engine.engine_loop import EngineLoop, cut_off
+from gritlm.serve.engine.engine_loop import EngineLoop, shutdown_error
 from gritlm.serve.engine.errors import PromptTooLongError, TooManyTokensError
-from gritlm.serve.engine.kv_slots import KVSlots, kv_slots
+from gritlm.serve.engine.kv_slots import KVSlots, allocate_kv_slots
 from gritlm.serve.engine.limits import Limits
-from gritlm.serve.engine.queue import Deliver, QueuedRequest, RequestQueue, tokens_of
+from gritlm.serve.engine.queue import Deliver, QueuedRequest, RequestQueue, count_tokens
 from gritlm.serve.engine.requests import (
     EmbedRequest,
     EngineRequest,
@@ -24,23 +24,25 @@ from gritlm.serve.engine.requests import (
     ResumeRequest,
 )
 
-_PATIENCE_S = 1.0  # for a thread in the middle of something
+_GRACE_S = 1.0  # seconds after the deadline for a thread inside a forward pass
 
 
 @dataclass(frozen=True)
 class EngineStats:
-    """How it stands, in plain numbers.
+    """Figures of the engine at one moment.
 
     Attributes:
         running: requests that the model works on.
-        waiting: requests that it has not begun with, and the tokens of their prompts.
-        slots: chats that can be written at once.
-        kv_used: tokens whose keys and values belong to running chats.
-        kv_held: tokens that all slots take.
-        steps: that running chats have made.
-        started: requests that were begun with, and the seconds they waited together.
-        silent_s: since the thread last looked at its queue; 0 while it has nothing to do. It is
-            long only while one piece of work is, or when the thread hangs.
+        waiting: requests that the model has not begun with.
+        waiting_tokens: tokens of the waiting requests.
+        slots: KV slots, the most sequences that can run together.
+        kv_used: tokens whose keys and values belong to running sequences.
+        kv_held: capacity of all KV slots, in tokens.
+        steps: decode steps so far.
+        started: requests that the model has begun with so far.
+        queue_s: seconds that these waited, summed.
+        silent_s: seconds since the engine loop last polled its queue; 0 while it is idle. The
+            value is large only while a single forward pass is long, or when the thread hangs.
     """
 
     running: int
@@ -56,60 +58,70 @@ class EngineStats:
 
 
 class RequestHandle:
-    """A work that was taken."""
+    """An accepted engine request, as its submitter sees it."""
 
-    def __init__(self, job: QueuedRequest, inbox: RequestQueue) -> None:
-        self._job = job
-        self._inbox = inbox
+    def __init__(self, queued: QueuedRequest, queue: RequestQueue) -> None:
+        self._queued = queued
+        self._queue = queue
 
     @property
     def begun(self) -> float | None:
         """When the model began with it (``time.monotonic``); None before."""
-        return self._job.begun
+        return self._queued.started
 
     def cancel(self) -> None:
-        """Nobody wants the rest: its slot is free within one step, and no event follows."""
-        self._job.cancelled = True
-        self._inbox.disturb()
+        """End the request: its KV slot is free within one step, and no event follows."""
+        self._queued.cancelled = True
+        self._queue.wake()
 
 
 class Reservation:
-    """Works of one request that count as waiting before they are there; leaving the context gives
-    their places back."""
+    """Engine requests of one client request that count as waiting before they are submitted.
 
-    def __init__(self, scheduler: Scheduler, inbox: RequestQueue, count: int) -> None:
+    Leaving the context gives back a reservation that was not used.
+    """
+
+    def __init__(self, scheduler: Scheduler, queue: RequestQueue, count: int) -> None:
         self._scheduler = scheduler
-        self._inbox = inbox
+        self._queue = queue
         self._count = count
         self._open = True
 
     def submit(
-        self, works: Sequence[EngineRequest], deliver: Sequence[Deliver]
+        self, requests: Sequence[EngineRequest], deliver: Sequence[Deliver]
     ) -> list[RequestHandle]:
-        """Turn it into works, all of them or none; see :meth:`Scheduler.submit`. It can be turned
-        once.
+        """Submit the reserved requests, all or none; call it once.
+
+        Args:
+            requests: as many requests as were reserved.
+            deliver: a function for the events of each; see :meth:`Scheduler.submit`.
+
+        Returns:
+            A handle for each request.
 
         Raises:
             TooManyTokensError: for more tokens than one request may have.
+            GritLMError: as :meth:`Scheduler.submit`.
         """
-        assert self._open, "it is turned once"
-        assert len(works) == self._count, "each place is turned into one work"
-        for work in works:
-            self._scheduler.check(work)
-        self._scheduler.check_tokens(sum(map(tokens_of, works)))
+        assert self._open, "a reservation is submitted once"
+        assert len(requests) == self._count, "a reservation is submitted as a whole"
+        for request in requests:
+            self._scheduler.check(request)
+        self._scheduler.check_tokens(sum(map(count_tokens, requests)))
         self._open = False
-        pairs = zip(works, deliver, strict=True)
-        jobs = [
-            QueuedRequest(work, told, number=number) for number, (work, told) in enumerate(pairs)
+        pairs = zip(requests, deliver, strict=True)
+        queued = [
+            QueuedRequest(request, receiver, index=index)
+            for index, (request, receiver) in enumerate(pairs)
         ]
-        self._inbox.put(jobs)
-        return [RequestHandle(job, self._inbox) for job in jobs]
+        self._queue.put(queued)
+        return [RequestHandle(each, self._queue) for each in queued]
 
     def release(self) -> None:
-        """The request does not come; harmless when it came."""
+        """Give the reservation back; does nothing once it was submitted."""
         if self._open:
             self._open = False
-            self._inbox.release(self._count)
+            self._queue.release(self._count)
 
     def __enter__(self) -> Reservation:
         return self
@@ -119,13 +131,18 @@ class Reservation:
 
 
 class Scheduler:
-    """Continuous batching of chats and embeddings over one model.
+    """Continuous batching of sequences and embeddings over one model.
 
-    Greedy answers are those of :meth:`GritLM.chat`, whatever runs beside them (in float32; number
-    formats with fewer digits may round otherwise in company). Nothing of the model is changed.
+    Greedy answers equal those of :meth:`GritLM.chat`, whatever else runs, in float32; formats with
+    fewer digits may round differently in a batch. The scheduler changes nothing in the model.
 
     Args:
-        model: used by nobody else while the scheduler runs.
+        model: the model; no other code may use it while the scheduler runs.
+        limits: limits on running and waiting requests; None for the defaults.
+
+    Attributes:
+        max_model_len: most tokens of a prompt and its answer together.
+        max_request_tokens: most tokens of one request.
 
     Raises:
         InputError: for limits that do not fit the model.
@@ -134,22 +151,22 @@ class Scheduler:
     def __init__(self, model: GritLM, limits: Limits | None = None) -> None:
         limits = Limits() if limits is None else limits
         self._model = model
-        self._inbox = RequestQueue(limits)
+        self._queue = RequestQueue(limits)
         self.max_model_len = limits.length_for(model)
         self.max_request_tokens = max(limits.max_request_tokens, self.max_model_len)
-        self._slots = limits.max_num_seqs
+        self._slot_count = limits.max_num_seqs
         self._budget = limits.budget_for(model)
-        self._places: KVSlots | None = None
+        self._kv_slots: KVSlots | None = None
         self._loop: EngineLoop | None = None
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Start the thread; it allocates the slots.
+        """Start the model's thread, which allocates the KV slots.
 
         Raises:
-            RuntimeError: from torch, when there is no memory for them.
+            RuntimeError: from torch, when the slots do not fit the memory.
         """
-        assert self._thread is None, "it is started once"
+        assert self._thread is None, "a scheduler is started once"
         ready: Future[None] = Future()
         self._thread = threading.Thread(
             target=self._serve, args=(ready,), name="gritlm-model", daemon=True
@@ -158,10 +175,12 @@ class Scheduler:
         ready.result()
 
     def _serve(self, ready: Future[None]) -> None:
-        try:  # here, as nobody else is to multiply: see runtime.in_a_thread_of_its_own
+        try:  # in this thread, the only one that multiplies: see runtime.in_a_thread_of_its_own
             if self._model.lm.has_head:
-                self._places = kv_slots(self._model.lm, self._slots, self.max_model_len)
-            loop = self._loop = EngineLoop(self._model, self._inbox, self._places, self._budget)
+                self._kv_slots = allocate_kv_slots(
+                    self._model.lm, self._slot_count, self.max_model_len
+                )
+            loop = self._loop = EngineLoop(self._model, self._queue, self._kv_slots, self._budget)
         except BaseException as error:
             ready.set_exception(error)
             return
@@ -169,105 +188,132 @@ class Scheduler:
         loop.run()
 
     def stop(self, *, deadline_s: float = 0.0) -> bool:
-        """Take nothing new, end what was taken, and wait for the thread's end.
+        """Refuse new requests, finish accepted ones, and wait for the thread to end.
 
-        What has not ended within the deadline gets ``Failed(CutOffError)``, from us where the
-        thread does not look at its queue within a second more: see :attr:`ended`.
+        A request that has not ended by the deadline fails with ``RequestInterruptedError``. The
+        caller's thread sends that error when the model's thread does not poll its queue within
+        another second; see :attr:`ended`.
+
+        Args:
+            deadline_s: seconds that accepted requests get to finish.
 
         Returns:
-            Whether all of it ended in time.
+            Whether every request ended in time.
         """
         if self._thread is None or self._loop is None:
             return True
         self._loop.deadline = time.monotonic() + deadline_s
-        self._inbox.drain()
-        self._thread.join(deadline_s + _PATIENCE_S)
+        self._queue.drain()
+        self._thread.join(deadline_s + _GRACE_S)
         if not self.ended:
-            self._inbox.abandon(cut_off())
-        return self.ended and not self._loop.left_over
+            self._queue.abandon(shutdown_error())
+        return self.ended and not self._loop.interrupted
 
     @property
     def ended(self) -> bool:
-        """Whether no thread of it uses the model."""
+        """Whether the model's thread has ended, or was never started."""
         return self._thread is None or not self._thread.is_alive()
 
-    def submit(self, work: EngineRequest, deliver: Deliver) -> RequestHandle:
-        """Take a request, from any thread.
+    def submit(self, request: EngineRequest, deliver: Deliver) -> RequestHandle:
+        """Submit a request, from any thread.
 
         Args:
-            deliver: called on the model's thread with each event; it has to return at once. A
-                write ends with a ``Delta`` that has a ``finish_reason``, all else with ``Done``;
-                any may end with ``RequestFailed``.
+            request: the request.
+            deliver: called on the model's thread with each event; it must not block. A sequence
+                ends with an ``OutputDelta`` that has a ``finish_reason``, other requests end with
+                ``RequestFinished``, and any request may end with ``RequestFailed``.
+
+        Returns:
+            A handle that can cancel the request.
 
         Raises:
-            OverloadedError: when as much waits as may.
+            OverloadedError: when the waiting queue is full.
             DrainingError: when the scheduler is being stopped.
-            TooLongError: for a prompt that can never fit.
+            PromptTooLongError: for a prompt that can never fit.
             InputError: for values out of range.
-            ModeError: when the model was loaded for the other job.
+            ModeError: when the model was loaded without the mode that the request needs.
         """
-        with self.reserve() as place:
-            return place.submit([work], [deliver])[0]
+        with self.reserve() as reservation:
+            return reservation.submit([request], [deliver])[0]
 
-    def submit_aside(self, work: ModelJob, deliver: Deliver) -> RequestHandle:
-        """Take what is no request of a client, such as a probe: it counts as none.
+    def submit_aside(self, job: ModelJob, deliver: Deliver) -> RequestHandle:
+        """Submit a job that does not count as a client's request, such as a health probe.
+
+        Args:
+            job: the job.
+            deliver: as in :meth:`submit`.
 
         Raises:
             DrainingError: when the scheduler has stopped.
         """
-        job = QueuedRequest(work, deliver)
-        self._inbox.put_aside(job)
-        return RequestHandle(job, self._inbox)
+        queued = QueuedRequest(job, deliver)
+        self._queue.put_uncounted(queued)
+        return RequestHandle(queued, self._queue)
 
     def reserve(self, count: int = 1) -> Reservation:
-        """Count works of a request that is on its way, from any thread: all of them or none.
+        """Reserve room for the engine requests of one client request, from any thread.
+
+        Args:
+            count: engine requests; all are reserved or none.
 
         Raises:
-            TooManyError: for more than may ever wait.
-            OverloadedError: when as much waits as may.
+            TooManyError: for a count above the limit of waiting requests.
+            OverloadedError: when the waiting queue has no room for all of them.
             DrainingError: when the scheduler is being stopped.
         """
-        self._inbox.reserve(count)
-        return Reservation(self, self._inbox, count)
+        self._queue.reserve(count)
+        return Reservation(self, self._queue, count)
 
-    def check(self, work: EngineRequest) -> None:
-        """Refuse what can be seen to be wrong beforehand; as :meth:`submit`."""
-        if isinstance(work, EmbedRequest):
+    def check(self, request: EngineRequest) -> None:
+        """Refuse an invalid request before it is queued.
+
+        Args:
+            request: the request.
+
+        Raises:
+            PromptTooLongError: for a prompt that can never fit.
+            InputError: for values out of range.
+            ModeError: when the model was loaded without the mode that the request needs.
+        """
+        if isinstance(request, EmbedRequest):
             self._model.require_embedding()
-        elif isinstance(work, GenerateRequest | ResumeRequest):
+        elif isinstance(request, GenerateRequest | ResumeRequest):
             self._model.require_head()
-            at_least_one(work.sampling.max_new_tokens, name="max_new_tokens")
-            work.sampling.sampler()
-        if isinstance(work, GenerateRequest):
-            if not work.ids:
+            at_least_one(request.sampling.max_new_tokens, name="max_new_tokens")
+            request.sampling.sampler()
+        if isinstance(request, GenerateRequest):
+            if not request.ids:
                 raise InputError("the prompt has no tokens; expected at least one")
-            if len(work.ids) >= self.max_model_len:
-                raise PromptTooLongError(len(work.ids), self.max_model_len)
+            if len(request.ids) >= self.max_model_len:
+                raise PromptTooLongError(len(request.ids), self.max_model_len)
 
     def check_tokens(self, tokens: int) -> None:
         """Refuse a request with more tokens than one request may have.
 
+        Args:
+            tokens: tokens in all prompts and texts of the request.
+
         Raises:
-            TooManyTokensError: with the numbers.
+            TooManyTokensError: for more than ``max_request_tokens``.
         """
         if tokens > self.max_request_tokens:
             raise TooManyTokensError(tokens, self.max_request_tokens)
 
     def stats(self) -> EngineStats:
-        """How it stands, from any thread; numbers may be of neighbouring moments."""
-        inbox = self._inbox
+        """Return the figures of the engine, from any thread; they may be microseconds apart."""
+        queue = self._queue
         loop = self._loop
-        held = self._places
-        looked = loop.looked if loop else None
+        kv_slots = self._kv_slots
+        last_poll = loop.last_poll if loop else None
         return EngineStats(
             running=loop.running if loop else 0,
-            waiting=inbox.waiting,
-            waiting_tokens=inbox.waiting_tokens,
-            slots=held.slots if held else 0,
-            kv_used=held.tokens if held else 0,
-            kv_held=held.slots * held.capacity if held else 0,
+            waiting=queue.waiting,
+            waiting_tokens=queue.waiting_tokens,
+            slots=kv_slots.slots if kv_slots else 0,
+            kv_used=kv_slots.tokens if kv_slots else 0,
+            kv_held=kv_slots.slots * kv_slots.capacity if kv_slots else 0,
             steps=loop.steps if loop else 0,
-            started=inbox.started,
-            queue_s=inbox.queue_s,
-            silent_s=0.0 if looked is None else time.monotonic() - looked,
+            started=queue.started,
+            queue_s=queue.queue_s,
+            silent_s=0.0 if last_poll is None else time.monotonic() - last_poll,
         )

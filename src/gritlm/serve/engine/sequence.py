@@ -1,4 +1,4 @@
-"""An answer in the making: logits -> a token -> what its client is told.
+"""A sequence while it is generated: tokens drawn from logits, and the output they add.
 
 Shapes: V vocabulary.
 """
@@ -19,61 +19,69 @@ from gritlm.serve.engine.requests import FinishReason, OutputDelta, TokenLogprob
 
 
 class GeneratedSequence:
-    """Tokens are drawn one by one until one of them ends it.
+    """A sequence that grows by one drawn token a step.
 
     Args:
-        room: most tokens of it.
+        model: the model, for its tokenizer and its end tokens.
+        sampling: stop strings and the number of log-probabilities.
+        sampler: draws a token from logits.
+        room: most tokens of the sequence.
 
     Attributes:
-        token: the last one that was drawn, which the model has not read.
-        ended: nothing follows.
+        token: the token drawn last, which the model has not read.
+        ended: whether the sequence is complete.
     """
 
-    def __init__(self, model: GritLM, writing: SamplingParams, sampler: Sampler, room: int) -> None:
-        self._writing = writing
+    def __init__(
+        self, model: GritLM, sampling: SamplingParams, sampler: Sampler, room: int
+    ) -> None:
+        self._sampling = sampling
         self._sampler = sampler
         self._room = room
-        self._stream = TextStream(model.tokenizer, writing.stop)
+        self._stream = TextStream(model.tokenizer, sampling.stop)
         self._end_ids: Collection[int] = model.end_ids
-        self._told = _Told(self._stream)
-        self._written = 0
+        self._logprob_buffer = _LogprobBuffer(self._stream)
+        self._tokens = 0
         self.token = -1
         self.ended = False
 
     def draw(self, logits_V: Tensor) -> OutputDelta:
-        """The next token, and what it adds.
+        """Draw the next token and return the output that it adds.
+
+        Args:
+            logits_V: logits of the last position (V,).
 
         Raises:
-            ModelError: for logits that are no numbers.
+            ModelError: for logits that are not finite.
         """
-        if not torch.isfinite(logits_V.max()):  # NaN anywhere, or nothing that can be chosen
+        if not torch.isfinite(logits_V.max()):  # NaN anywhere, or no token that can be drawn
             raise ModelError(
-                f"the model's logits are no numbers in {logits_V.dtype}; load it with "
+                f"the model's logits are not finite in {logits_V.dtype}; load the model with "
                 "dtype='float32' or 'bfloat16'"
             )
         self.token = self._sampler(logits_V)
         if self.token in self._end_ids:
             self.ended = True
             text = self._stream.close()
-            return OutputDelta(text, 0, self._told.released(text, last=True), "stop")
-        self._written += 1
-        text, reason = self._added()
+            return OutputDelta(text, 0, self._logprob_buffer.release(text, last=True), "stop")
+        self._tokens += 1
+        text, reason = self._decode_text()
         self.ended = reason is not None
-        told = self._told.added(text, self._logprobs(logits_V), last=self.ended)
-        return OutputDelta(text, 1, told, reason)
+        logprobs = self._logprob_buffer.add(text, self._logprobs(logits_V), last=self.ended)
+        return OutputDelta(text, 1, logprobs, reason)
 
-    def _added(self) -> tuple[str, FinishReason | None]:
+    def _decode_text(self) -> tuple[str, FinishReason | None]:
         text = self._stream.push(self.token)
         if self._stream.stopped:
             return text, "stop"
-        if self._written < self._room:
+        if self._tokens < self._room:
             return text, None
         text += self._stream.close()
         return text, "stop" if self._stream.stopped else "length"
 
     def _logprobs(self, logits_V: Tensor) -> TokenLogprob | None:
-        """Of the model's own distribution, whatever the temperature."""
-        count = self._writing.logprobs
+        """Return log-probabilities of the model's own distribution, whatever the temperature."""
+        count = self._sampling.logprobs
         if count is None:
             return None
         logprob_V = logits_V.float().log_softmax(dim=-1)
@@ -82,38 +90,37 @@ class GeneratedSequence:
         return TokenLogprob(self.token, float(logprob_V[self.token]), tuple(top))
 
 
-class _Told:
-    """Tokens that wait until their text is certain: what a stop string cuts off is not told.
+class _LogprobBuffer:
+    """Log-probabilities held back until the text of their tokens is final.
 
-    Places are numbers of characters from the beginning of the answer.
+    A token that a stop string cuts off is never released. Offsets are in characters from the
+    beginning of the output.
     """
 
     def __init__(self, stream: TextStream) -> None:
         self._stream = stream
         self._released = self._known = 0
-        self._waiting: deque[tuple[int, int | None, TokenLogprob]] = deque()  # from, to
+        self._pending: deque[tuple[int, int | None, TokenLogprob]] = deque()  # start, end, token
 
-    def added(
-        self, text: str, token: TokenLogprob | None, *, last: bool
-    ) -> tuple[TokenLogprob, ...]:
-        """A token came, and with it a text became certain: those that go out with it."""
+    def add(self, text: str, token: TokenLogprob | None, *, last: bool) -> tuple[TokenLogprob, ...]:
+        """Add a token and the text that became final with it; return the released tokens."""
         if token is not None:
-            self._waiting.append((self._known, None, token))
-        return self.released(text, last=last)
+            self._pending.append((self._known, None, token))
+        return self.release(text, last=last)
 
-    def released(self, text: str, *, last: bool) -> tuple[TokenLogprob, ...]:
-        """A text became certain."""
+    def release(self, text: str, *, last: bool) -> tuple[TokenLogprob, ...]:
+        """Return the tokens whose text is final after this text."""
         self._released += len(text)
         known = self._released + self._stream.held
-        if known > self._known:  # of characters in pieces, all pieces end here
-            self._waiting = deque((a, known if b is None else b, t) for a, b, t in self._waiting)
+        if known > self._known:  # tokens that are bytes of one character all end here
+            self._pending = deque((a, known if b is None else b, t) for a, b, t in self._pending)
             self._known = known
-        told = []
-        while self._waiting and self._goes_out(*self._waiting[0][:2], last=last):
-            told.append(self._waiting.popleft()[2])
-        return tuple(told)
+        released = []
+        while self._pending and self._is_final(*self._pending[0][:2], last=last):
+            released.append(self._pending.popleft()[2])
+        return tuple(released)
 
-    def _goes_out(self, start: int, end: int | None, *, last: bool) -> bool:
-        if last:  # a token that a stop string cuts in two is told, for a part of it is text
+    def _is_final(self, start: int, end: int | None, *, last: bool) -> bool:
+        if last:  # a token that a stop string cuts in two counts: its first part is output
             return not self._stream.stopped or start < self._released
         return end is not None and end <= self._released

@@ -1,6 +1,7 @@
-"""Which tokens each slot holds, and which slot a new prompt should take.
+"""Table of the KV slots: the tokens that each holds, and the choice of a slot for a new prompt.
 
-A slot that has ended keeps its tokens: a prompt that begins with them is read from there on only.
+A slot keeps its tokens after its sequence has ended: a new prompt with the same first tokens is
+prefilled from the first different one on.
 """
 
 from __future__ import annotations
@@ -8,17 +9,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-UNKNOWN = -1  # in the place of a token that no prompt can have: of a state that somebody else read
+UNKNOWN = -1  # id of a token that other code prefilled; no prompt can have it
 
 
 @dataclass
 class KVSlot:
-    """One place for the keys and values of a text.
+    """Memory for the keys and values of one sequence.
 
     Attributes:
-        ids: tokens whose keys and values are there.
-        busy: a chat is being read or written in it.
-        last_used: larger is later.
+        number: index of the slot.
+        ids: token ids whose keys and values the slot holds.
+        busy: whether a running sequence uses it.
+        last_used: logical time at which it became free; larger is later.
     """
 
     number: int
@@ -32,8 +34,9 @@ class SlotAssignment:
     """A slot for a new prompt.
 
     Attributes:
-        tokens: of the prompt that need not be read.
-        source: the slot whose first ``tokens`` are to be copied; None when they are there.
+        slot: the slot, marked busy.
+        tokens: first tokens of the prompt that need no prefill.
+        source: slot whose first ``tokens`` are to be copied; None when ``slot`` holds them.
     """
 
     slot: KVSlot
@@ -42,30 +45,33 @@ class SlotAssignment:
 
 
 class SlotTable:
-    """All slots; the least recently used idle one goes first."""
+    """All slots; the idle slot that was used least recently is reused first."""
 
     def __init__(self, count: int) -> None:
-        self._all = [KVSlot(number) for number in range(count)]
+        self._slots = [KVSlot(number) for number in range(count)]
         self._clock = 0
 
     def __len__(self) -> int:
-        return len(self._all)
+        return len(self._slots)
 
     @property
     def busy_tokens(self) -> int:
-        """Tokens held for chats that are being read or written."""
-        return sum(len(slot.ids) for slot in self._all if slot.busy)
+        """Tokens held for running sequences."""
+        return sum(len(slot.ids) for slot in self._slots if slot.busy)
 
     def take(self, ids: Sequence[int]) -> SlotAssignment | None:
-        """A slot for this prompt, busy from now on; None while all are busy.
+        """Assign a slot to a prompt and mark it busy; None while all slots are busy.
 
-        At least one token of the prompt is left to read: it is what comes next that is wanted.
+        At least one token of the prompt is left to prefill, because its logits are needed.
+
+        Args:
+            ids: token ids of the prompt.
         """
-        idle = [slot for slot in self._all if not slot.busy]
+        idle = [slot for slot in self._slots if not slot.busy]
         if not idle:
             return None
-        common = [_common(slot.ids, ids[:-1]) for slot in self._all]
-        best = max(self._all, key=lambda slot: (common[slot.number], not slot.busy))
+        common = [_common_prefix(slot.ids, ids[:-1]) for slot in self._slots]
+        best = max(self._slots, key=lambda slot: (common[slot.number], not slot.busy))
         tokens = common[best.number]
         oldest = min(idle, key=lambda slot: slot.last_used)
         # Another conversation with the same first words is copied from, and stays whole.
@@ -77,19 +83,19 @@ class SlotTable:
         return SlotAssignment(slot, tokens, source)
 
     def free(self, slot: KVSlot) -> None:
-        """Its chat has ended; what it holds stays until somebody needs the slot."""
+        """Mark a slot idle; it keeps its tokens until it is assigned again."""
         self._clock += 1
         slot.busy = False
         slot.last_used = self._clock
 
     def forget(self, slot: KVSlot) -> None:
-        """What it holds cannot be relied on."""
+        """Drop the tokens of a slot whose keys and values are not valid."""
         slot.ids = []
 
 
-def _common(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many first tokens are the same."""
-    for place, (a, b) in enumerate(zip(one, other, strict=False)):
+def _common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
+    """Count the first tokens that are the same in both."""
+    for index, (a, b) in enumerate(zip(one, other, strict=False)):
         if a != b:
-            return place
+            return index
     return min(len(one), len(other))
