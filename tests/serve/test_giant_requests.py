@@ -371,7 +371,7 @@ def test_a_search_whose_client_has_left_is_not_begun(live: Served, monkeypatch: 
         return search(index, *given, **options)
 
     monkeypatch.setattr(Index, "search", slow)
-    threads = live.service._searches._max_workers
+    threads = live.service._search_pool._max_workers
     with ThreadPoolExecutor(threads) as pool:
         asked = [pool.submit(live.http.post, SEARCH, json=QUESTION) for _ in range(threads)]
         wait_until(lambda: len(begun) == threads)
