@@ -208,7 +208,7 @@ def test_after_a_step_that_fails_those_who_ran_are_told_and_the_thread_goes_on(m
 
 
 def test_logits_that_are_no_numbers_fail_their_own_request_only(model, monkeypatch):
-    read, expected = BatchedSlots.read, model.chat("What is water?", max_new_tokens=6)
+    read, expected = BatchedSlots.prefill, model.chat("What is water?", max_new_tokens=6)
 
     def breaks(self, slot, ids, *, room):
         logits_V = read(self, slot, ids, room=room)

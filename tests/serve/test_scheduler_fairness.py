@@ -42,7 +42,7 @@ def test_places_of_a_request_are_kept_together_or_not_at_all(model):
 
 
 def test_more_works_than_may_ever_wait_are_refused_with_the_numbers(model):
-    told = r"for 5 answers .* at most 4 at once"
+    told = r"for 5 answers .* at most 4 in one request"
     with scheduled(model, max_waiting=4) as scheduler, pytest.raises(TooManyError, match=told):
         scheduler.reserve(5)
 

@@ -61,7 +61,7 @@ def test_the_same_prompt_again_reads_one_token(model):
 def test_a_prompt_that_fails_midway_leaves_nothing_to_build_on(model, monkeypatch):
     from gritlm.serve.engine.kv_slots import BatchedSlots
 
-    work, read = to_write(model, asks("What is water?"), 10), BatchedSlots.read
+    work, read = to_write(model, asks("What is water?"), 10), BatchedSlots.prefill
     expected = model.chat(asks("What is water?"), max_new_tokens=10)
 
     def breaks(self, slot, ids, *, room):
