@@ -10,7 +10,7 @@ from gritlm.evaluation import harnesses
 
 def test_a_half_without_its_library_names_the_extra(monkeypatch):
     monkeypatch.setattr(harnesses, "find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match=r"lm-eval.*gritlm\[eval\]"):
+    with pytest.raises(MissingExtraError, match=r"lm-eval.*\[eval\]"):
         harnesses.require("generation")
     with pytest.raises(MissingExtraError, match="mteb"):
         harnesses.require("embedding")
