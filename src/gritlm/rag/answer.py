@@ -176,7 +176,9 @@ def prefill(
     with trace.stage("prefill"):
         recompute = options.recompute if blocks else None
         if recompute is not None and not is_preallocated(cache):
-            trace.reasons.append("no tokens read again: the cache of this model does not take them")
+            trace.reasons.append(
+                "no tokens recomputed: the cache of this model does not support it"
+            )
             recompute = None
         logits_V, again = read_behind(lm, cache, blocks, plan.ids, recompute, checkpoint)
     trace.tokens_recomputed = again.tokens

@@ -1,4 +1,4 @@
-"""Work on a thread that others wait for: where it lets them go on. Shapes: V vocabulary."""
+"""Long work on the model's thread that lets other work run in between. Shapes: V vocabulary."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from gritlm.lm.generator import prefill
 from gritlm.lm.kv.cache import is_preallocated
 from gritlm.lm.unified import UnifiedLM
 
-SHARING = 512  # tokens that are read at once where somebody waits for the model's thread
-_MOST_S = 0.2  # for which nobody is let in, however long the others took
+SHARING = 512  # tokens of a pass where other work may wait for the model
+_MOST_S = 0.2  # seconds without a checkpoint, however long the last one took
 
 Checkpoint = Callable[[], None]
 T = TypeVar("T")
 
 
 class OnModel(Protocol):
-    """How a thread that does not own the model has it do something: it waits for the result."""
+    """A function that runs work on the thread that owns the model and waits for the result."""
 
     def __call__(self, run: Callable[[], T]) -> T: ...
 
 
 def paced(checkpoint: Checkpoint | None) -> Checkpoint | None:
-    """Lets others in only when as much was done as they took the last time: half of the time is
-    ours."""
+    """Return a checkpoint callback that skips calls until as much time has passed as the last one
+    took: the caller keeps half of the time."""
     if checkpoint is None:
         return None
     ended = perf_counter()
@@ -48,9 +48,9 @@ def paced(checkpoint: Checkpoint | None) -> Checkpoint | None:
 
 @torch.inference_mode()
 def read(lm: UnifiedLM, cache: Cache, ids: Sequence[int], checkpoint: Checkpoint | None) -> Tensor:
-    """As :func:`gritlm.lm.generator.prefill`, in pieces where others wait -> (V,)."""
+    """Prefill a cache, in pieces if there is a checkpoint callback; return the last logits (V,)."""
     if checkpoint is None or not is_preallocated(cache):
-        return prefill(lm, cache, ids)  # other kinds may have to be read in one pass
+        return prefill(lm, cache, ids)  # other kinds of cache may need a single pass
     for start in range(0, len(ids), SHARING):
         if start:
             checkpoint()

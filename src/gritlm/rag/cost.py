@@ -1,8 +1,8 @@
-"""What a mode will take on this machine, told before it is done: so that ``auto`` can choose.
+"""Prediction of the time to the first token, from which ``auto`` chooses a mode.
 
-Seconds of reading grow with the tokens read and with the pairs of tokens that attend to each
-other; those of reusing with the tokens that are brought into place. Both are measured once on the
-model at hand and kept beside the store.
+The time of prefilling grows with the tokens read and with the pairs of tokens that attend to each
+other; the time of reuse grows with the tokens moved into place. Both are measured once for each
+model and machine and kept in the workspace.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from gritlm.rag.reuse.recompute import Reread
 from gritlm.rag.reuse.reuse_check import blocks_of
 from gritlm.runtime import replacing
 
-_LENGTHS = (32, 128, 384, 768)  # tokens that are read to learn how long reading takes
+_LENGTHS = (32, 128, 384, 768)  # numbers of tokens for which prefilling is timed
 _TAIL = 32
 _REPEATS = 3
-_FARTHEST = 1 << 17  # tokens of a document
+_LONGEST = 1 << 17  # tokens of a document
 NOTHING = Reread()
 
 
 @dataclass(frozen=True)
 class CostModel:
-    """Seconds: ``call`` + ``token`` * read + ``pair`` * pairs + ``reused`` * reused.
+    """Linear model: ``call`` + ``token`` * read + ``pair`` * pairs + ``reused`` * reused seconds.
 
     Attributes:
-        call: of one pass, however short.
-        token: of reading one token.
-        pair: of one token attending to one before it.
-        reused: of placing one token of a block that is in memory, in the model's number format.
-        machine: where it was measured; elsewhere it is measured again.
+        call: seconds of a pass, however short.
+        token: seconds of reading a token.
+        pair: seconds of a token attending to an earlier one.
+        reused: seconds of moving a token of a block in memory, in the model's number format.
+        machine: model and machine of the measurement; elsewhere it is repeated.
     """
 
     call: float
@@ -52,36 +52,41 @@ class CostModel:
     machine: str
 
     def seconds(self, *, read: int, before: int = 0, reused: int = 0) -> float:
-        """Of a pass over ``read`` tokens behind ``before`` others, ``reused`` of them placed."""
+        """Return the seconds of a pass over ``read`` tokens after ``before`` others, of which
+        ``reused`` are moved into place."""
         pairs = read * before + read * (read + 1) / 2
         return self.call + self.token * read + self.pair * pairs + self.reused * reused
 
     def first_token(
         self, plan: PromptPlan, *, missing: Sequence[int] = (), again: Reread = NOTHING
     ) -> float:
-        """Until the first token of an answer.
+        """Return the seconds from the plan to the first token of an answer.
 
         Args:
-            missing: tokens of each part whose block has to be computed first.
-            again: tokens of the blocks that are recomputed, in the pass that reads the rest, and
-                those that are read before to choose them.
+            plan: the prompt.
+            missing: number of tokens of each part whose block must be computed first.
+            again: number of recomputed tokens, in the pass over the rest, and number of tokens
+                read before to select them.
         """
-        behind = sum(part.tokens for part in plan.parts)
-        made = sum(self.seconds(read=tokens) for tokens in missing)
-        if again.selecting:  # at most: some ways of choosing read in two layers only
-            made += self.seconds(read=again.selecting)
-        made += again.tokens * (self.token + self.pair * (behind + len(plan.ids)))
-        return made + self.seconds(read=len(plan.ids), before=behind, reused=behind)
+        held = sum(part.tokens for part in plan.parts)
+        seconds = sum(self.seconds(read=tokens) for tokens in missing)
+        if again.selecting:  # an upper bound: one of the ways to select stops after two layers
+            seconds += self.seconds(read=again.selecting)
+        seconds += again.tokens * (self.token + self.pair * (held + len(plan.ids)))
+        return seconds + self.seconds(read=len(plan.ids), before=held, reused=held)
 
     def break_even(self, tail: int, *, per_token: float = 0.0) -> int | None:
-        """Tokens of a document from which on reusing it is faster than reading it; None: never.
+        """Return the shortest document, in tokens, whose reuse is faster than reading it.
 
         Args:
-            tail: tokens that are read either way.
-            per_token: seconds that only reusing takes, by token: the bytes of a token over the
-                bytes a second of a disk or a network.
+            tail: number of tokens that are read either way.
+            per_token: seconds per token that only reuse takes: the bytes of a token divided by the
+                bytes per second of a disk or a network.
+
+        Returns:
+            The number of tokens; None if reuse is never faster.
         """
-        for tokens in range(1, _FARTHEST):
+        for tokens in range(1, _LONGEST):
             fresh = self.seconds(read=tokens + tail)
             reused = self.seconds(read=tail, before=tokens, reused=tokens) + per_token * tokens
             if reused < fresh:
@@ -90,33 +95,34 @@ class CostModel:
 
 
 def calibrated(
-    lm: UnifiedLM, path: Path | None, *, about: str, checkpoint: Checkpoint | None = None
+    lm: UnifiedLM, path: Path | None, *, machine: str, checkpoint: Checkpoint | None = None
 ) -> CostModel:
-    """The model of this machine: read from ``path``, or measured and written there.
+    """Return the cost model of this machine: read from ``path``, or measured and written there.
 
     Args:
-        path: a JSON file; None keeps nothing.
-        about: model and machine; a file about others is replaced.
-        checkpoint: called between two passes, for who shares the model's thread.
+        lm: the model.
+        path: JSON file of the measurement; None keeps no file.
+        machine: name of model and machine; a file with another name is replaced.
+        checkpoint: checkpoint callback, called between two passes.
     """
-    if path is not None and (known := _read(path, about)) is not None:
+    if path is not None and (known := _read(path, machine)) is not None:
         return known
-    made = _measured(lm, about, checkpoint)
+    measured = _measure(lm, machine, checkpoint)
     if path is not None:
         with suppress(OSError), replacing(path) as temporary:
-            temporary.write_text(json.dumps(asdict(made), indent=1) + "\n", encoding="utf-8")
-    return made
+            temporary.write_text(json.dumps(asdict(measured), indent=1) + "\n", encoding="utf-8")
+    return measured
 
 
-def _read(path: Path, about: str) -> CostModel | None:
+def _read(path: Path, machine: str) -> CostModel | None:
     try:
         found = CostModel(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
-    return found if found.machine == about else None
+    return found if found.machine == machine else None
 
 
-def _measured(lm: UnifiedLM, about: str, checkpoint: Checkpoint | None) -> CostModel:
+def _measure(lm: UnifiedLM, machine: str, checkpoint: Checkpoint | None) -> CostModel:
     limit = lm.max_positions or max(_LENGTHS) + _TAIL
     lengths = [n for n in _LENGTHS if n + _TAIL < limit] or [max(1, limit // 2)]
     rows = []
@@ -130,14 +136,14 @@ def _measured(lm: UnifiedLM, about: str, checkpoint: Checkpoint | None) -> CostM
         cache = prefix_cache(lm, block, room=_TAIL * (_REPEATS + 1))
         rows.append((1.0, _TAIL, _TAIL * held + _TAIL * (_TAIL + 1) / 2))
         seconds.append(_time(partial(prefill, lm, cache, _ids(lm, _TAIL)), checkpoint))
-        place = partial(prefix_cache, lm, [block, block], room=_TAIL)
-        moved.append(_time(place, checkpoint) / (2 * held))
+        move = partial(prefix_cache, lm, [block, block], room=_TAIL)
+        moved.append(_time(move, checkpoint) / (2 * held))
     call, token, pair = _fit(np.array(rows), np.array(seconds))
-    return CostModel(call, token, pair, median(moved), about)
+    return CostModel(call, token, pair, median(moved), machine)
 
 
 def _fit(rows_NC: np.ndarray, seconds_N: np.ndarray) -> list[float]:
-    """Least squares of relative errors, no coefficient below 0."""
+    """Fit by least squares of relative errors, without negative coefficients."""
     active = list(range(rows_NC.shape[1]))
     found = np.zeros(rows_NC.shape[1])
     while active:

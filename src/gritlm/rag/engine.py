@@ -1,4 +1,4 @@
-"""RagEngine: documents in, answers out; what was computed to find a passage answers from it."""
+"""RagEngine: answers about documents, from the key/value state of the pass that embedded them."""
 
 from __future__ import annotations
 
@@ -43,16 +43,18 @@ from gritlm.rag.types import Hit
 
 @dataclass
 class RagEngine:
-    """Answers questions about documents, from their stored key/value state.
+    """Question answering over documents, from their stored key/value state.
+
+    :meth:`open` makes one from a folder.
 
     Args:
-        model: one that embeds and writes.
-        index: passages and vectors that this model made.
-        store: key/value blocks that this model made.
-        cutting: how new documents are cut.
-        place: folder of what is measured about model and machine, and of the names that folders
-            of files go by; None keeps nothing.
-        assembler: of this model; made when it is left out.
+        model: a model that embeds and generates.
+        index: passages and their embeddings by this model.
+        store: KV blocks of this model.
+        cutting: chunking of new documents.
+        place: workspace, which keeps measurements of model and machine and the ids of indexed
+            folders; None keeps them in memory only.
+        assembler: prompt assembler of this model; None makes one.
     """
 
     model: GritLM
@@ -63,12 +65,12 @@ class RagEngine:
     assembler: PromptAssembler | None = None
 
     def __post_init__(self) -> None:
-        made = PromptAssembler(self.model) if self.assembler is None else self.assembler
-        self._assembler = made
+        assembler = PromptAssembler(self.model) if self.assembler is None else self.assembler
+        self._assembler = assembler
         self._blocks = BlockProvider(self.model.lm, self.store)
-        self._retriever = Retriever(self.model, self.index, self._blocks, made)
-        self._planner = Planner(self.model, self._blocks, made, self.place)
-        self._writing = threading.Lock()  # two threads that add would both add the same
+        self._retriever = Retriever(self.model, self.index, self._blocks, assembler)
+        self._planner = Planner(self.model, self._blocks, assembler, self.place)
+        self._write_lock = threading.Lock()  # or two threads could add the same document
 
     @classmethod
     def open(
@@ -84,23 +86,29 @@ class RagEngine:
         read_only: bool = False,
         longest: int | None = None,
     ) -> RagEngine:
-        """An engine over a folder; it is made when it is not there.
+        """Open the workspace in a folder, or make a new one.
 
         Args:
-            model: None for the default model.
-            cutting: how documents are cut; None for what the folder was made with.
-            index: where LanceDB keeps the passages, e.g. ``s3://bucket/path``; None for the folder.
+            place: folder of the workspace.
+            model: a model that embeds and generates; None for the default model.
+            cutting: chunking of documents; None for that of the workspace.
+            index: address of the LanceDB table, e.g. ``s3://bucket/path``; None for a folder in the
+                workspace.
             storage: number format of blocks: ``float32``, ``float16``, ``bfloat16``, ``int8`` or
-                ``int4``; ``auto`` for that of the folder, or of the model.
-            disk_bytes: most bytes of blocks on disk; None for what the folder has, 10 GiB if new.
+                ``int4``; ``auto`` for that of the workspace, or of the model.
+            disk_bytes: most bytes of blocks on disk; None for the limit of the workspace, 10 GiB
+                for a new one.
             memory_bytes: most bytes of blocks in memory.
-            read_only: only ask; any number of processes may. Then no hits are counted, and what
-                is missing is computed and not stored.
-            longest: tokens of a prompt and its answer; None for what the model takes.
+            read_only: open without changes, in any number of processes. Hits are not counted then,
+                and missing blocks are computed and not stored.
+            longest: most tokens of a prompt and its answer; None for the limit of the model.
+
+        Returns:
+            The engine. Close it, or use it in a ``with`` statement.
 
         Raises:
-            InputError: when another model made what is there, another process writes to it, or
-                there is nothing to read.
+            InputError: when another model made the workspace, another process writes to it, or a
+                read-only one is missing.
         """
         place = Path(place)
         if read_only:
@@ -122,18 +130,18 @@ class RagEngine:
             read_only=read_only,
         )
         try:
-            found = Index.open(
+            passages = Index.open(
                 settings.index or place / workspace.PASSAGES, maker, create=not read_only
             )
         except BaseException:
             store.close()
             raise
         if not read_only:
-            workspace.keep(place, settings)  # last: what cannot be used is not settled
-        return cls(model, found, store, settings.cutting, place, assembler)
+            workspace.keep(place, settings)  # last, so that an error above leaves no settings
+        return cls(model, passages, store, settings.cutting, place, assembler)
 
     def close(self) -> None:
-        """Write what is pending and let go of the folder."""
+        """Write pending changes and release the workspace."""
         self.store.close()
         self.index.close()
 
@@ -155,23 +163,28 @@ class RagEngine:
     ) -> AddResult:
         """Add files, folders, or dicts with ``text`` and perhaps ``id``, ``title``, ``metadata``.
 
-        What is known already is left as it is; what has changed replaces its old passages. What
-        cannot be read is skipped and named in the result. What a file is known by does not depend
-        on where it is looked at from: see :func:`gritlm.rag.ingest.sources.documents`.
+        Unchanged documents are left as they are; a changed document replaces its old passages.
+        Unreadable files are skipped and named in the result. The id of a file does not depend on
+        the current directory: see :func:`gritlm.rag.ingest.sources.documents`.
 
         Args:
-            kinds: of key/value blocks that are stored now; others are computed when first asked.
-            on_model: runs everything that uses the model, where another thread owns it.
-            done: the result, filled as it goes: what went in is there after an interruption.
-            text_field: name of the text of rows; None for ``text``, ``page_content``, ``contents``
-                or ``content``.
+            sources: a path, a dict, or several of them.
+            progress: show a progress bar.
+            kinds: kinds of KV blocks to store; blocks of other kinds are computed at first use.
+            on_model: runs all work of the model, where another thread owns it.
+            done: result to fill, which is valid after an interruption too; None makes a new one.
+            text_field: name of the text field of rows; None for ``text``, ``page_content``,
+                ``contents`` or ``content``.
+
+        Returns:
+            The numbers of added, replaced, unchanged and skipped documents.
 
         Raises:
             InputError: for a path that does not exist.
-            StoreFullError: when the disk is full; what was there stays.
+            StoreFullError: when the disk is full; the documents added before stay.
         """
-        self._require_writing()
-        many = [sources] if isinstance(sources, str | Path | Mapping) else sources
+        self._require_writable()
+        inputs = [sources] if isinstance(sources, str | Path | Mapping) else sources
         for kind in kinds:
             choice(kind, BLOCK_KINDS, name="kinds")
         indexer = Indexer(
@@ -183,9 +196,9 @@ class RagEngine:
             kinds=kinds,
             on_model=on_model,
         )
-        with self._writing:
+        with self._write_lock:
             return indexer.add(
-                many,  # type: ignore[arg-type]
+                inputs,  # type: ignore[arg-type]
                 names=self._names,
                 done=done,
                 progress=progress,
@@ -193,43 +206,49 @@ class RagEngine:
             )
 
     def delete(self, document_ids: str | Sequence[str]) -> int:
-        """Forget documents and their blocks; how many passages that were.
+        """Delete documents and their KV blocks, and return the number of deleted passages.
 
-        A block that another document has too is computed again when it is needed. The model is
-        not used, so any thread may call it.
+        A block shared with another document is computed again at its next use. The model is not
+        used, so any thread may call this.
         """
-        self._require_writing()
+        self._require_writable()
         ids = [document_ids] if isinstance(document_ids, str) else list(document_ids)
-        with self._writing:
+        with self._write_lock:
             passages = list(self.index.passages(ids, metadata=False))
             forget(self.store, self._assembler, passages)
             deleted = self.index.delete(ids)
-            with skipped_when_full("bytes of deleted blocks are not given back"):
+            with skipped_when_full("the bytes of deleted blocks are not freed"):
                 self.store.gc()
         return deleted
 
     def documents(
         self, ids: Collection[str] | None = None, *, whole: bool = True
     ) -> list[IndexedDocument]:
-        """What is stored: id, title, number of passages and metadata of each document.
+        """Return id, title, number of passages and metadata of the stored documents.
 
         Args:
-            ids: of the ones that are wanted; None for all.
-            whole: also read metadata of more than 32 KiB; else ``LEFT_OUT`` stands for it.
+            ids: ids of the documents to return; None for all documents.
+            whole: also read metadata of more than 32 KiB; ``LEFT_OUT`` replaces it otherwise.
         """
         return self.index.documents(ids, whole=whole)
 
     def retrieve(self, question: str, *, top_k: int = 3, filter: Any = None) -> list[Hit]:
-        """The passages nearest to a question, the best first."""
+        """Return the passages nearest to a question, the best first."""
         return self.find(question, Search(top_k=top_k, filter=filter))
 
     def find(
         self, question: str, search: Search, *, checkpoint: Checkpoint | None = None
     ) -> list[Hit]:
-        """As :meth:`retrieve`, with all that a search can be told.
+        """Return the passages for a question, the best first, with all settings of a search.
 
         Args:
-            checkpoint: called now and then in long work, for who shares the model's thread.
+            question: the question.
+            search: settings of the search.
+            checkpoint: checkpoint callback; None where no other work waits for the model.
+
+        Raises:
+            InputError: for a question longer than the model takes, or an unusable filter.
+            ModelError: when reranking reuses state and reuse fails its check with this model.
         """
         if search.rerank:
             self._planner.require_parity()
@@ -415,14 +434,14 @@ class RagEngine:
 
     @property
     def cost(self) -> CostModel:
-        """What modes take on this machine; measured at the first use."""
+        """Predicted times of the modes on this machine; measured at the first use."""
         return self._planner.cost
 
     @cached_property
     def _names(self) -> DocumentIds:
         return DocumentIds(self.place)
 
-    def _require_writing(self) -> None:
+    def _require_writable(self) -> None:
         if self.store.read_only:
             raise InputError(
                 f"{self.place} was opened for reading; open it without read_only to change it"
@@ -430,9 +449,11 @@ class RagEngine:
 
     def _raise_without_passages(self, options: AnswerOptions, trace: Trace) -> NoReturn:
         if trace.warnings:
-            raise IndexFailedError(f"nothing to answer from: {trace.warnings[0]}")
+            raise IndexFailedError(f"no passages to answer from: {trace.warnings[0]}")
         if not len(self.index):
-            raise InputError("nothing to answer from: nothing is stored yet; add documents first")
+            raise InputError(
+                "no passages to answer from: nothing is stored yet; add documents first"
+            )
         raise InputError(
-            f"nothing to answer from: no passage matches the filter {excerpt(str(options.filter))}"
+            f"no passages to answer from: no passage matches the filter {excerpt(str(options.filter))}"
         )

@@ -1,7 +1,7 @@
-"""Who made a key/value block, and the name under which it is kept.
+"""Identity of the model that made a KV block, and the key of the block in the store.
 
-A block belongs to the exact ids that were read, the weights that read them, and the way of reading.
-Where it will stand in a prompt is not a part of its name: it is moved there.
+A key covers the exact token ids, the weights, and the attention of the pass. The position in a
+prompt is no part of it: blocks are moved to their position.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from gritlm.lm.gritlm import GritLM
 from gritlm.lm.kv.rope import RopeTable
 from gritlm.prompts import gritlm_instruction
 
-VERSION = 1  # of templates and of what a block holds; another one makes other names
+VERSION = 1  # of templates and block contents; another version gives other keys
 
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """A model as far as its blocks and vectors depend on it.
+    """The properties of a model on which its blocks and vectors depend.
 
     Attributes:
         model: fingerprint of weights, number format and adapter.
-        digest: of all else too: tokenizer, templates, prefix, table of rotary positions, how
-            texts are read and pooled, the projection's weights.
-        name: for messages.
-        rope: table to move keys with; None for a model whose keys cannot be moved.
-        kv_bytes_per_token: in the model's own number format.
-        dimension: of its vectors.
+        digest: hash of everything else: tokenizer, templates, prefix, table of rotary positions,
+            attention and pooling of embeddings, weights of the projection.
+        name: name of the model for messages.
+        rope: table of rotary positions for moving keys; None if keys cannot be moved.
+        kv_bytes_per_token: bytes of a token in the model's own number format.
+        dimension: dimension of its embeddings.
     """
 
     model: str
@@ -43,10 +43,12 @@ class ModelIdentity:
     dimension: int
 
     def key(self, ids: Sequence[int], *, causal: bool, storage: str) -> bytes:
-        """The name (32 bytes) of what reading these ids leaves behind.
+        """Return the key of a KV block, 32 bytes.
 
         Args:
-            storage: number format in which it is kept.
+            ids: token ids of the block.
+            causal: kind of the block.
+            storage: number format of the stored block.
         """
         kind = "causal" if causal else "bidirectional"
         about = json.dumps([VERSION, self.model, self.digest, kind, storage]).encode()
@@ -54,7 +56,7 @@ class ModelIdentity:
 
 
 def maker_of(model: GritLM) -> ModelIdentity:
-    """The maker of the blocks and vectors that this model leaves behind."""
+    """Return the identity of a model, the maker of its blocks and vectors."""
     rope = model.lm.rope()
     settings = model.settings
     about = [
@@ -68,7 +70,7 @@ def maker_of(model: GritLM) -> ModelIdentity:
         settings.normalized,
         settings.query_instruction,
         None if rope is None else [rope.inv_freq_LF.tolist(), rope.interleaved],
-        # Only where there is something to tell: stores that were made before keep their names.
+        # Added only where they apply: the keys of older stores stay valid.
         *(["reads causally"] if settings.embeds_causally else []),
         *([] if model.projection is None else [_weights(model.projection)]),
     ]
@@ -84,9 +86,9 @@ def maker_of(model: GritLM) -> ModelIdentity:
 
 
 def _weights(layer: nn.Linear) -> str:
-    """Hash of a layer's parameters."""
-    found = blake3()
+    """Return the hash of a layer's parameters."""
+    digest = blake3()
     for name, tensor in layer.state_dict().items():
-        found.update(name.encode())
-        found.update(tensor.detach().float().cpu().numpy().tobytes())
-    return found.hexdigest()
+        digest.update(name.encode())
+        digest.update(tensor.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()

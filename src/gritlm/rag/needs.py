@@ -1,4 +1,4 @@
-"""What the room needs besides the package itself, and whether it is installed."""
+"""Libraries of the extra ``rag``."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ LIBRARIES = (
 
 
 def require() -> None:
-    """Refuse to begin without a library.
+    """Require the libraries of the extra ``rag``.
 
     Raises:
-        MissingExtraError: naming those that are missing and the extra that brings them.
+        MissingExtraError: naming the missing libraries and the extra that brings them.
     """
     require_libraries(LIBRARIES, what="documents need", extra="rag")

@@ -1,9 +1,7 @@
-"""Question and passages -> what comes as key/value blocks, and what is read when it is asked.
+"""Layout of a RAG prompt: parts that are KV blocks, and tokens that are prefilled after them.
 
-Shapes: T tokens of one part.
-
-A part is read by itself and begins with the tokenizer's BOS, of which only the first part's stays.
-The best passage stands last, next to the question.
+Each part is read alone and begins with the tokenizer's BOS; only the BOS of the first part stays.
+The best passage comes last, next to the question.
 """
 
 from __future__ import annotations
@@ -21,9 +19,9 @@ from gritlm.lm.tokens import SegmentTokenizer
 from gritlm.prompts import RAG_FORMS, RagMode, for_rag, gritlm_instruction
 from gritlm.rag.types import Hit
 
-_KEPT = 1024  # passages whose ids are remembered
+_CACHED = 1024  # passages whose token ids are kept in memory
 QUESTION = "question"
-INSTRUCTION = "instruction"  # parts of a prompt that are no passage
+INSTRUCTION = "instruction"  # names of the parts that are no passages
 
 BlockKind = Literal["bidirectional", "causal"]
 BLOCK_KINDS: tuple[BlockKind, ...] = get_args(BlockKind)
@@ -31,12 +29,12 @@ BLOCK_KINDS: tuple[BlockKind, ...] = get_args(BlockKind)
 
 @dataclass(frozen=True)
 class PromptPart:
-    """What one key/value block is made of.
+    """A part of a prompt that comes from one KV block.
 
     Attributes:
-        ids: with BOS, as they are embedded.
+        ids: token ids with BOS, as they are embedded.
         hit: the passage; None for the question.
-        cut: how many ids in front are left out where it is used: a BOS that is not the first.
+        cut: number of leading tokens left out of the prompt: the BOS of every part but the first.
     """
 
     ids: tuple[int, ...]
@@ -45,25 +43,27 @@ class PromptPart:
 
     @property
     def tokens(self) -> int:
-        """Tokens of the prompt that come from it."""
+        """Number of tokens of the part in the prompt."""
         return len(self.ids) - self.cut
 
     @property
     def name(self) -> str:
+        """Id of the passage, or ``question``."""
         return QUESTION if self.hit is None else self.hit.passage.id
 
 
 @dataclass(frozen=True)
 class PromptPlan:
-    """A prompt, cut into what is reused and what is read.
+    """A prompt in two sections: reused parts, then prefilled tokens.
 
     Attributes:
-        parts: in reading order; blocks are made of them. Empty in mode ``none``.
-        ids: what is read behind them.
-        read: what these are, in order, and how many tokens each: passages by their ids,
-            ``question``, and ``instruction`` for all around them.
-        hits: passages that are read, in reading order.
-        dropped: passages without room, the least relevant ones.
+        mode: mode of reuse.
+        parts: parts that come from KV blocks, in reading order; empty in mode ``none``.
+        ids: token ids that are prefilled after the parts.
+        read: name and number of tokens of each section of ``ids``, in order: ids of passages,
+            ``question``, and ``instruction`` for the rest.
+        hits: passages of the prompt, in reading order.
+        dropped: passages that do not fit, the least relevant ones.
     """
 
     mode: RagMode
@@ -75,17 +75,18 @@ class PromptPlan:
 
     @property
     def tokens(self) -> int:
-        """Length of the prompt."""
+        """Number of tokens of the prompt."""
         return sum(part.tokens for part in self.parts) + len(self.ids)
 
 
 class PromptAssembler:
-    """Plans prompts for one model, with the ids that it was trained on.
+    """Lays out prompts for one model, with the token ids of its training.
 
-    An engine makes one and hands it on: it copies the tokenizer, which takes some 0.2 seconds.
+    An engine makes one and shares it: copying the tokenizer takes some 0.2 seconds.
 
     Args:
-        limit: tokens of a prompt and its answer; None for what the model takes.
+        model: the model.
+        limit: most tokens of a prompt and its answer; None for the limit of the model.
     """
 
     def __init__(self, model: GritLM, *, limit: int | None = None) -> None:
@@ -94,25 +95,27 @@ class PromptAssembler:
         own = model.lm.max_positions or sys.maxsize
         self._limit = own if limit is None else min(own, limit)
         self.prefix = self.tokens.prefix
-        # Planning asks for the same passages again and again, and so do other questions.
-        self._passage = lru_cache(_KEPT)(lambda text: self.passage_ids([text])[0])
+        # The binary search below needs the same passages many times, and so do other questions.
+        self._passage = lru_cache(_CACHED)(lambda text: self.passage_ids([text])[0])
 
     def question_ids(self, question: str) -> tuple[int, ...]:
-        """The question as it is embedded."""
+        """Return the token ids of a question, as it is embedded."""
         return self._embedded([question], self._settings.query_instruction)[0]
 
     def passage_ids(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
-        """Passages as they are embedded."""
+        """Return the token ids of passages, as they are embedded."""
         return self._embedded(texts, "")
 
     def plan(
         self, mode: RagMode, question: str, found: Sequence[Hit], *, max_new_tokens: int
     ) -> PromptPlan:
-        """The prompt in one mode; passages that have no room are left out, the worst first.
+        """Return the prompt in one mode, without the worst passages if they do not fit.
 
         Args:
-            found: the best one first.
-            max_new_tokens: room that is left for the answer.
+            mode: mode of reuse.
+            question: the question.
+            found: passages, the best first.
+            max_new_tokens: number of tokens kept free for the answer.
 
         Raises:
             InputError: when the question does not fit with a single passage.
@@ -124,18 +127,18 @@ class PromptAssembler:
 
         few = min(1, len(found))
         if (least := size(few)) > room:
-            what = "and its best passage have" if few else "has"
+            subject = "and its best passage have" if few else "has"
             raise InputError(
-                f"the question {what} {least} tokens in mode {mode!r}; the model takes "
+                f"the question {subject} {least} tokens in mode {mode!r}; the model takes "
                 f"{self._limit}, of which {max_new_tokens} are kept for the answer: ask for "
                 "less, or index with shorter passages"
             )
         kept = bisect_right(range(few, len(found) + 1), room, key=size) + few - 1
-        made = self._plan(mode, question, found[:kept])
-        return replace(made, dropped=tuple(reversed(found[kept:])))
+        plan = self._plan(mode, question, found[:kept])
+        return replace(plan, dropped=tuple(reversed(found[kept:])))
 
     def fresh(self, plan: PromptPlan) -> PromptPlan:
-        """The same prompt, all of it read when it is asked."""
+        """Return the same prompt without reuse: all of it is prefilled."""
         ids = [i for part in plan.parts for i in part.ids[part.cut :]]
         read = ((part.name, part.tokens) for part in plan.parts)
         return replace(plan, parts=(), ids=(*ids, *plan.ids), read=(*read, *plan.read))
@@ -150,22 +153,22 @@ class PromptAssembler:
                 parts += [PromptPart(self._passage(hit.passage.embedded), hit) for hit in hits]
         parts = [replace(part, cut=len(self.prefix) if n else 0) for n, part in enumerate(parts)]
         ids, read = self._tail(mode, question, hits, start=not parts)
-        made = PromptPlan(mode, tuple(parts), ids, read, hits)
-        return self.fresh(made) if mode == "none" else made
+        plan = PromptPlan(mode, tuple(parts), ids, read, hits)
+        return self.fresh(plan) if mode == "none" else plan
 
     def _tail(
         self, mode: RagMode, question: str, hits: Sequence[Hit], *, start: bool
     ) -> tuple[tuple[int, ...], tuple[tuple[str, int], ...]]:
-        """What is read behind all blocks, and what of it is what."""
+        """Return the token ids after the parts, and name and length of each of their sections."""
         texts = [hit.passage.embedded for hit in hits]
         segments = for_rag(mode, question=question, documents=texts)
-        # A trained segment is one whose span is told.
+        # The tokenizer returns the spans of trained segments only.
         spanned = [replace(segment, trained=True) for segment in segments]
         prompt = self.tokens.for_chat(spanned, start=start)
-        sizes = [end - begin for begin, end in prompt.trained[1:]]  # behind the role
+        sizes = [end - begin for begin, end in prompt.trained[1:]]  # the first is the role
         passages = [hit.passage.id for hit in hits]
         names = {"documents": passages, "question": [QUESTION], None: []}[RAG_FORMS[mode].fresh]
-        named = list(zip(names, sizes, strict=False))  # what is left are instruction and role
+        named = list(zip(names, sizes, strict=False))  # the rest are instruction and role
         rest = len(prompt.ids) - sum(size for _, size in named)
         return tuple(prompt.ids), (*named, (INSTRUCTION, rest))
 

@@ -1,4 +1,4 @@
-"""Question and passages -> the plan of a prompt, in the mode asked for or the fastest one."""
+"""Choice of the mode and layout of a prompt, from measurements of model and machine."""
 
 from __future__ import annotations
 
@@ -18,15 +18,18 @@ from gritlm.rag.reuse.reuse_check import ReuseCheck
 from gritlm.rag.trace import Trace
 from gritlm.rag.types import Hit
 
-# What "auto" chooses from: modes in which the answer is no worse, only later or sooner.
+# The modes of "auto": they differ in time, not in the quality of the answer.
 AUTOMATIC: tuple[RagMode, ...] = ("none", "doc", "query")
 
 
 class Planner:
-    """Plans prompts; what it has to know about model and machine it measures once.
+    """Plans prompts; measures model and machine once.
 
     Args:
-        place: folder where that is kept; None keeps nothing.
+        model: the model.
+        blocks: provider of KV blocks; it knows the missing ones.
+        assembler: lays out prompts for the model.
+        place: workspace that keeps the measurements; None keeps them in memory only.
     """
 
     def __init__(
@@ -62,10 +65,11 @@ class Planner:
         return self._assembler.plan(options.mode, question, hits, max_new_tokens=tokens)
 
     def prepare(self, mode: Mode, checkpoint: Checkpoint | None) -> None:
-        """Measure what a mode has to know, if nobody did before.
+        """Make the measurements that a mode needs, unless they are known.
 
         Args:
-            checkpoint: called now and then, for who shares the model's thread.
+            mode: mode of reuse.
+            checkpoint: checkpoint callback; None where no other work waits for the model.
         """
         if mode == "none":
             return
@@ -73,33 +77,35 @@ class Planner:
             self.measured(checkpoint)
 
     def require_parity(self) -> None:
-        """Refuse a model that does not reuse right.
+        """Require that the reuse check holds for this model.
 
         Raises:
-            ModelError: with the measured difference.
+            ModelError: with the measured difference, when it does not hold.
         """
         reuse_check.require(self.parity, name=str(self._model.source))
 
     @property
     def parity(self) -> ReuseCheck:
-        """Whether this model's blocks are what they stand for."""
+        """Result of the reuse check of this model; measured at the first use."""
         return self._checked(None)
 
     def measured(self, checkpoint: Checkpoint | None = None) -> cost.CostModel:
-        """What modes take on this machine.
+        """Return the predicted times on this machine, measured at the first use.
 
         Args:
-            checkpoint: called now and then, for who shares the model's thread.
+            checkpoint: checkpoint callback; None where no other work waits for the model.
         """
         if self._cost is None:
             path = None if self._place is None else self._place / "cost.json"
-            about = workspace.machine(self._model)
-            self._cost = cost.calibrated(self._model.lm, path, about=about, checkpoint=checkpoint)
+            machine = workspace.machine(self._model)
+            self._cost = cost.calibrated(
+                self._model.lm, path, machine=machine, checkpoint=checkpoint
+            )
         return self._cost
 
     @property
     def cost(self) -> cost.CostModel:
-        """As :meth:`measured`."""
+        """Predicted times on this machine; measured at the first use."""
         return self.measured()
 
     def _fastest(
@@ -107,7 +113,7 @@ class Planner:
     ) -> PromptPlan:
         tokens = options.sampling.max_new_tokens
         if not self.parity.holds:
-            trace.reasons.append("none: this model's state cannot be reused")
+            trace.reasons.append("none: the key/value state of this model cannot be reused")
             return self._assembler.plan("none", question, hits, max_new_tokens=tokens)
         predictions: list[tuple[float, PromptPlan]] = []
         for mode in AUTOMATIC:

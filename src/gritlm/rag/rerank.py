@@ -1,6 +1,6 @@
-"""Passages in the order in which the model itself says that they answer a question.
+"""Reranking by the model's own answer to whether a passage answers the question.
 
-The template, read behind the passage as it is embedded (so its key/value block is reused)::
+The template follows the passage as it is embedded, so the KV block of the passage is reused::
 
     <|user|>
     {question}
@@ -28,7 +28,7 @@ from gritlm.rag.types import Hit
 
 
 class Reranker:
-    """Scores passages by how much likelier a yes is than a no."""
+    """Scores passages by the logit of yes less the logit of no."""
 
     def __init__(self, model: GritLM, blocks: BlockProvider, assembler: PromptAssembler) -> None:
         self._model = model
@@ -43,14 +43,16 @@ class Reranker:
         checkpoint: Checkpoint | None = None,
         trace: Trace | None = None,
     ) -> list[tuple[Hit, float]]:
-        """The passages with their scores, the best first; of equals, the one found earlier.
+        """Return the passages with their scores, the best first; equal scores keep their order.
 
         Args:
-            checkpoint: called behind each passage, for other users of the model's thread.
-            trace: of the answer; the tokens that are read are counted there.
+            question: the question.
+            hits: passages to score.
+            checkpoint: checkpoint callback, called after each passage.
+            trace: takes the number of tokens read.
         """
-        scored = []
         trace = Trace() if trace is None else trace
+        scored = []
         for hit in hits:
             scored.append((hit, self.score(question, hit, trace)))
             if checkpoint is not None:
@@ -59,7 +61,7 @@ class Reranker:
         return [(replace(hit, rank=rank), score) for rank, (hit, score) in enumerate(best, 1)]
 
     def score(self, question: str, hit: Hit, trace: Trace | None = None) -> float:
-        """Logit of yes less that of no."""
+        """Return the logit of yes less the logit of no for one passage."""
         lm = self._model.lm
         own = Trace()
         (ids,) = self._assembler.passage_ids([hit.passage.embedded])
@@ -73,5 +75,7 @@ class Reranker:
     def _first_id(self, word: str) -> int:
         ids = self._assembler.tokens.pieces([word], first=False)[0]
         if not ids:
-            raise ModelError(f"the tokenizer has no ids for {word!r}: this model cannot rerank")
+            raise ModelError(
+                f"the tokenizer has no ids for {word!r}: this model cannot rerank; leave rerank 0"
+            )
         return ids[0]

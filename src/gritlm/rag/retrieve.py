@@ -1,4 +1,4 @@
-"""Question -> passages: embedded once, searched for, and put in order by the model on demand."""
+"""Retrieval of passages for a question, with optional reranking by the model."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ Vector = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Search:
-    """How passages are found.
+    """Settings of a search for passages.
 
     Attributes:
-        top_k: how many.
-        filter: ``{"name": value}`` of metadata, or a condition in SQL.
-        hybrid: by words too, fused by reciprocal rank.
-        rerank: how many candidates the model itself puts in order; 0 for none.
-        whole: also read metadata of more than 32 KiB; else ``LEFT_OUT`` stands for it.
+        top_k: number of passages.
+        filter: ``{"name": value}`` of metadata, or a condition in SQL; None searches everything.
+        hybrid: search by words too, fused with the vector search by reciprocal rank.
+        rerank: number of candidates that the model itself puts in order; 0 for no reranking.
+        whole: also read metadata of more than 32 KiB; ``LEFT_OUT`` replaces it otherwise.
 
     Raises:
         InputError: for a number out of range.
@@ -71,7 +71,7 @@ class Query:
 
 
 class Retriever:
-    """Finds passages; keeps what embedding the question left behind."""
+    """Embeds questions, searches the index, and reranks."""
 
     def __init__(
         self, model: GritLM, index: Index, blocks: BlockProvider, assembler: PromptAssembler
@@ -84,10 +84,13 @@ class Retriever:
     def found(
         self, question: str, search: Search, trace: Trace, checkpoint: Checkpoint | None = None
     ) -> tuple[list[Hit], KVBlock]:
-        """Return passages, the best first, and the block of the question.
+        """Return the passages for a question, the best first, and the question's KV block.
 
         Args:
-            checkpoint: called now and then, for other users of the model's thread.
+            question: the question.
+            search: settings of the search.
+            trace: takes tokens, times and warnings.
+            checkpoint: checkpoint callback; None where no other work waits for the model.
 
         Raises:
             InputError: for a question longer than the model takes, or an unusable filter.
@@ -98,7 +101,7 @@ class Retriever:
         return self.ordered(question, hits, search, trace, checkpoint), block
 
     def nearest(self, question: str, vector_D: Vector, search: Search, trace: Trace) -> list[Hit]:
-        """Return the passages nearest to a question that was embedded, the best first.
+        """Return the passages nearest to an embedded question, the best first.
 
         The model is not used, so any thread may call it.
 
@@ -124,7 +127,7 @@ class Retriever:
         trace: Trace,
         checkpoint: Checkpoint | None = None,
     ) -> list[Hit]:
-        """Return the best of the passages, in the model's own order if the search asks for it."""
+        """Return the best ``top_k`` passages, in the order of the model if reranking is on."""
         if search.rerank and hits:
             with trace.stage("rerank"):
                 reranker = Reranker(self._model, self._blocks, self._assembler)
@@ -132,7 +135,7 @@ class Retriever:
         return hits[: search.top_k]
 
     def embedded(self, question: str, trace: Trace) -> tuple[Vector, KVBlock]:
-        """The question's vector (D,), and its block.
+        """Return the embedding of a question (D,), and the KV block of the pass.
 
         Raises:
             InputError: for a question that is empty or longer than the model takes.
@@ -150,6 +153,6 @@ class Retriever:
             max_length=size,
             show_progress_bar=False,
         )
-        # A model that embeds causally reads it once for the vector and once for the block.
+        # A model that embeds causally takes one pass for the vector and another for the block.
         trace.tokens_embedded += size * (2 if self._model.settings.embeds_causally else 1)
         return np.asarray(vector_D), block

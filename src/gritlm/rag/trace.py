@@ -1,4 +1,4 @@
-"""What answering took: tokens, bytes and milliseconds of every part."""
+"""Trace of an answer: tokens, bytes and milliseconds of every part."""
 
 from __future__ import annotations
 
@@ -11,26 +11,28 @@ from typing import Any
 
 @dataclass
 class Trace:
-    """Filled while an answer is made.
+    """Counts and times of one answer, filled while it is generated.
 
     Attributes:
-        mode, blocks: as they were chosen.
-        tokens_embedded: of the question, to search with it; read in every mode.
-        tokens_reranked: read to put the passages in the model's own order.
-        tokens_prefilled: read behind the tokens that are reused.
-        tokens_reused: that came as key/value state.
-        tokens_computed: whose state was missing and was computed first.
-        tokens_recomputed: of those reused or computed, read again.
-        tokens_selecting: read to choose the recomputed ones, by ``value`` in two layers only.
-        tokens_generated: of the answer.
-        parts: of the prompt, in reading order.
-        bytes_read: of key/value state, by tier: ``memory``, ``disk``, ``embedding`` (of the
-            question), ``computed`` (it was missing).
-        milliseconds: of each stage; ``first_token`` counts from the question's text to the first
-            id of the answer.
-        dropped: ids of passages that had no room.
-        reasons: of what was chosen, in words.
-        warnings: damage that was met, and what to do about it.
+        mode: mode of reuse; the chosen one for ``auto``.
+        blocks: kind of the documents' key/value blocks.
+        tokens_embedded: tokens of the question that were embedded for the search, in every mode.
+        tokens_reranked: tokens read for reranking.
+        tokens_prefilled: tokens of the prompt that were prefilled after the reused ones.
+        tokens_reused: tokens of the prompt whose key/value state was reused.
+        tokens_computed: tokens read to compute missing blocks.
+        tokens_recomputed: reused or computed tokens that were recomputed.
+        tokens_selecting: tokens read to select the recomputed ones; by ``value`` these pass two
+            layers only.
+        tokens_generated: tokens of the answer.
+        parts: name, tokens and tier of each part of the prompt, in reading order.
+        bytes_read: bytes of key/value state by tier: ``memory``, ``disk``, ``embedding`` (of the
+            question), ``computed`` (missing before).
+        milliseconds: time of each stage; ``first_token`` is the time from the text of the question
+            to the first token of the answer.
+        dropped: ids of the passages that did not fit the prompt.
+        reasons: reasons for the choices, as sentences.
+        warnings: damage in the index, each with the remedy.
     """
 
     mode: str = ""
@@ -52,14 +54,14 @@ class Trace:
 
     @property
     def tokens_read(self) -> int:
-        """Tokens read between the search and the answer: prefilled, recomputed, chosen from for
-        that, or computed for want of state."""
+        """Number of tokens read between search and answer: prefilled, computed for missing blocks,
+        recomputed, or read to select those."""
         again = self.tokens_recomputed + self.tokens_selecting
         return self.tokens_prefilled + again + self.tokens_computed
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Add the time of a block to a stage."""
+        """Add the time of a ``with`` block to a stage."""
         started = perf_counter()
         try:
             yield
@@ -72,11 +74,14 @@ class Trace:
     def part(
         self, name: str, *, tokens: int, tier: str, nbytes: int = 0, read: int | None = None
     ) -> None:
-        """Note a part of the prompt.
+        """Record a part of the prompt.
 
         Args:
-            read: tokens that were read to compute it; None for ``tokens``.
-            tier: where its state came from; ``read`` for what is read behind the others.
+            name: id of a passage, ``question`` or ``instruction``.
+            tokens: length of the part in the prompt.
+            tier: origin of its state; ``read`` for a part that is prefilled.
+            nbytes: bytes of its key/value state.
+            read: tokens that were read to compute a missing block; None for ``tokens``.
         """
         self.parts.append({"part": name, "tokens": tokens, "tier": tier})
         if tier == "read":
@@ -89,5 +94,5 @@ class Trace:
         self.bytes_read[tier] = self.bytes_read.get(tier, 0) + nbytes
 
     def as_dict(self) -> Mapping[str, Any]:
-        """As plain values, for JSON."""
+        """Return the trace as plain values, for JSON."""
         return vars(self) | {"dropped": list(self.dropped)}

@@ -1,4 +1,4 @@
-"""What is stored and found: documents, and the passages that they are cut into."""
+"""Documents, the passages they are cut into, and hits of a search."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from types import MappingProxyType
 
 Scalar = str | int | float | bool | None
 Value = Scalar | list[Scalar]
-ID_NAMES = ("id", "_id")  # of rows
-TEXT_NAMES = ("text", "page_content", "contents", "content")  # ours, LangChain, Pyserini, others
-LEFT_OUT: Mapping[str, Value] = MappingProxyType({})  # for metadata that was too large to read
+ID_NAMES = ("id", "_id")  # fields of rows
+TEXT_NAMES = ("text", "page_content", "contents", "content")  # gritlm, LangChain, Pyserini, others
+LEFT_OUT: Mapping[str, Value] = MappingProxyType({})  # placeholder of metadata too large to be read
 
 
 @dataclass(frozen=True)
 class Document:
-    """A text as a user has it.
+    """A text with an id, as it is added.
 
     Attributes:
-        id: what it is known by: adding another text under the same id replaces it.
+        id: unique id; adding another text under the same id replaces the document.
         text: plain text or Markdown.
+        title: title; it is embedded in front of each passage.
         metadata: names and values to filter by.
-        markdown: headings of the text are borders.
+        markdown: whether headings of the text are borders of passages.
     """
 
     id: str
@@ -33,13 +34,17 @@ class Document:
 
 @dataclass(frozen=True)
 class Passage:
-    """A run of a document's text, short enough to be read at once.
+    """A span of a document's text, short enough to be embedded in one pass.
 
     Attributes:
-        id: from its document's id and what is embedded, so the same content has the same id.
-        number: its place among those of the document, from 0.
-        start: first character in the document's text.
-        end: the character behind its last one.
+        id: hash of the document's id and the embedded text: the same content has the same id.
+        document_id: id of the document.
+        title: title of the document.
+        text: text of the passage.
+        number: index among the passages of the document, from 0.
+        start: offset of its first character in the document's text.
+        end: offset behind its last character.
+        metadata: metadata of the document.
     """
 
     id: str
@@ -53,17 +58,18 @@ class Passage:
 
     @property
     def embedded(self) -> str:
-        """Title and text as one, the way ``encode_corpus`` joins them."""
+        """The embedded text: title and text, joined as ``encode_corpus`` does."""
         return f"{self.title} {self.text}".strip()
 
 
 @dataclass(frozen=True)
 class Hit:
-    """A passage that was found.
+    """A passage found by a search.
 
     Attributes:
-        score: cosine of question and passage, also where its words were what was found.
-        rank: from 1.
+        passage: the passage.
+        score: cosine of question and passage, also where the words were found.
+        rank: rank in the result, from 1.
         also_in: ids of other documents that hold a passage of the same text.
     """
 

@@ -1,4 +1,4 @@
-"""The folder of an engine: how documents are cut, where the index is, what was measured."""
+"""Workspace of an engine: the folder with its settings, index, KV store and measurements."""
 
 from __future__ import annotations
 
@@ -34,16 +34,17 @@ from gritlm.runtime import is_temporary, private_folder, replacing
 CHECKED = "parity.json"
 BLOCKS = "kv"
 PASSAGES = "index"
-# what a folder may hold that has lost its settings
+# Files of a workspace that has lost its settings.
 OURS = {CHECKED, BLOCKS, PASSAGES, file_ids.FILE, "cost.json"}
 
 
 @dataclass(frozen=True)
 class WorkspaceSettings:
-    """What stays the same for the life of a folder.
+    """Settings that stay the same for the life of a workspace.
 
     Attributes:
-        index: address of the passages; None for a folder in this one.
+        cutting: chunking of documents.
+        index: address of the LanceDB table; None for a folder in the workspace.
     """
 
     cutting: ChunkingOptions
@@ -51,14 +52,15 @@ class WorkspaceSettings:
 
 
 def exists(place: Path) -> bool:
-    """Whether an engine was opened for writing here before."""
+    """Return whether a folder is a workspace."""
     return (place / NAME).is_file()
 
 
 def require(place: Path) -> None:
-    """
+    """Require that a folder is a workspace.
+
     Raises:
-        InputError: where no engine was opened before.
+        InputError: when it is not.
     """
     if not exists(place):
         raise InputError(
@@ -67,23 +69,23 @@ def require(place: Path) -> None:
 
 
 def documents(place: Path) -> list[IndexedDocument]:
-    """What the store in a folder holds, in the order of ids; it takes no model to tell.
+    """Return the documents of a workspace in the order of their ids; no model is loaded.
 
     Raises:
-        InputError: where there is no store.
-        IndexFailedError: for one that cannot be read.
+        InputError: when the folder is not a workspace.
+        IndexFailedError: when the index cannot be read.
     """
     require(place)
     return Index.open(address(place), None, create=False).documents()
 
 
 def address(place: Path) -> str:
-    """Return where the table of a store is."""
+    """Return the address of the table of passages."""
     return settings(place, cutting=None, index=None).index or str(place / PASSAGES)
 
 
 def examine(place: Path) -> Health:
-    """Read the whole table of a store and compare its checksums.
+    """Read the whole table of a workspace and compare its checksums.
 
     Raises:
         IndexFailedError: when it cannot be opened.
@@ -92,14 +94,15 @@ def examine(place: Path) -> Health:
 
 
 def rebuild(place: Path, load: Callable[[], GritLM]) -> Mended:
-    """Make the table of a store again from its sound rows.
+    """Rebuild the table of a workspace from its sound rows.
 
     Args:
-        load: the model that made it, for rows whose vector is damaged.
+        place: folder of the workspace.
+        load: loads the model of the workspace; it is called for rows with a damaged vector.
 
     Raises:
-        IndexFailedError: when it cannot be written.
-        InputError: when another model is loaded than the one that made it.
+        IndexFailedError: when the new table cannot be written.
+        InputError: when the loaded model is not the model of the workspace.
     """
 
     def embed(texts: list[str]) -> np.ndarray:
@@ -120,11 +123,11 @@ def rebuild(place: Path, load: Callable[[], GritLM]) -> Mended:
 
 
 def make(place: Path) -> None:
-    """Make the folder, for this user alone.
+    """Make the folder of a workspace, with access for this user only.
 
     Raises:
-        StoreFullError: when the disk takes no more.
-        InputError: when it cannot be made.
+        StoreFullError: when the disk is full.
+        InputError: when the folder cannot be made.
     """
     try:
         private_folder(place)
@@ -133,7 +136,7 @@ def make(place: Path) -> None:
 
 
 def keep(place: Path, settings: WorkspaceSettings) -> None:
-    """Settle the settings of a new folder."""
+    """Write the settings of a new workspace."""
     if not exists(place):
         _write(place / NAME, {"format": FORMAT} | asdict(settings))
 
@@ -141,10 +144,16 @@ def keep(place: Path, settings: WorkspaceSettings) -> None:
 def settings(
     place: Path, *, cutting: ChunkingOptions | None, index: str | None
 ) -> WorkspaceSettings:
-    """The settings of a folder; those that are handed in for a new one.
+    """Return the settings of a workspace, or the given ones for a new workspace.
+
+    Args:
+        place: folder of the workspace.
+        cutting: expected chunking; None accepts any.
+        index: expected address of the table; None accepts any.
 
     Raises:
-        InputError: when the folder has others, cannot be read, or holds other things.
+        InputError: when the workspace has other settings, cannot be read, or the folder holds
+            other files.
     """
     if not exists(place):
         names = (p.name for p in place.iterdir()) if place.is_dir() else [place.name]
@@ -155,17 +164,18 @@ def settings(
             )
         return WorkspaceSettings(cutting or ChunkingOptions(), index)
     found = _read(place / NAME)
-    for name, said, kept in (("cutting", cutting, found.cutting), ("index", index, found.index)):
-        if said is not None and said != kept:
+    pairs = (("cutting", cutting, found.cutting), ("index", index, found.index))
+    for name, expected, kept in pairs:
+        if expected is not None and expected != kept:
             raise InputError(
-                f"{place} was made with {name}={kept}, not {said}: leave it out, or index into "
+                f"{place} was made with {name}={kept}, not {expected}: leave it out, or index into "
                 "another folder"
             )
     return found
 
 
 def machine(model: GritLM) -> str:
-    """Model and machine, as far as times depend on them."""
+    """Return a name of model and machine that changes when times may change."""
     about = [
         model.lm.fingerprint,
         str(model.device),
@@ -186,12 +196,15 @@ def _processor(model: GritLM) -> str:
 def parity(
     model: GritLM, place: Path | None, *, bos: tuple[int, ...], checkpoint: Checkpoint | None = None
 ) -> ReuseCheck:
-    """What the check of this model came to, for the worse of both kinds of blocks.
+    """Return the result of the reuse check of a model, for the worse of both kinds of blocks.
 
-    It is known from before, or made now and kept.
+    It is read from the workspace, or measured and written there.
 
     Args:
-        checkpoint: called now and then, for who shares the model's thread.
+        model: the model.
+        place: folder of the workspace; None keeps no result.
+        bos: token ids at the beginning of every text.
+        checkpoint: checkpoint callback; None where no other work waits for the model.
     """
     about = f"{machine(model)} transformers {transformers.__version__} both kinds"
     if place is not None and (known := _known(place / CHECKED, about)) is not None:
@@ -204,25 +217,27 @@ def parity(
         key=attrgetter("difference"),
     )
     if place is not None:
-        with suppress(OSError):  # a folder that may only be read: it is checked again next time
+        with suppress(OSError):  # a read-only folder: the next process checks again
             _write(place / CHECKED, {"about": about} | asdict(found))
     return found
 
 
 def _known(path: Path, about: str) -> ReuseCheck | None:
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-        return ReuseCheck(said["difference"], said["tolerance"]) if said["about"] == about else None
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["about"] != about:
+            return None
+        return ReuseCheck(content["difference"], content["tolerance"])
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
 def _read(path: Path) -> WorkspaceSettings:
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-        if said["format"] != FORMAT:
-            raise InputError(f"{path}: format {said['format']!r}; this version reads {FORMAT!r}")
-        return WorkspaceSettings(ChunkingOptions(**said["cutting"]), said["index"])
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise InputError(f"{path}: format {content['format']!r}; this version reads {FORMAT!r}")
+        return WorkspaceSettings(ChunkingOptions(**content["cutting"]), content["index"])
     except (OSError, ValueError, TypeError, KeyError) as error:
         if isinstance(error, InputError):
             raise
@@ -230,7 +245,7 @@ def _read(path: Path) -> WorkspaceSettings:
 
 
 def _left_over(name: str) -> bool:
-    """Whether a file is what a process left behind that died while it wrote one of ours."""
+    """Return whether a file is the temporary file of a process that died while writing."""
     return is_temporary(name, of={*OURS, NAME})
 
 

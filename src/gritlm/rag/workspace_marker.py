@@ -1,4 +1,4 @@
-"""The file by which the folder of an engine is known, from wherever it is looked at."""
+"""The file that marks a folder as the workspace of an engine."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ NAME = "engine.json"
 
 
 def is_store(folder: Path) -> bool:
-    """Whether an engine keeps its things here: never documents, whatever they look like.
+    """Return whether a folder is a workspace, whose files are no documents.
 
-    A file of the same name that another program wrote makes no store.
+    A file of the same name by another program does not make it one.
     """
     try:
-        said = json.loads((folder / NAME).read_text(encoding="utf-8"))
-        return str(said["format"]).startswith(FORMAT.partition("/")[0])
+        content = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        return str(content["format"]).startswith(FORMAT.partition("/")[0])
     except (OSError, ValueError, TypeError, KeyError):
         return False

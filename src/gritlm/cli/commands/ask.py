@@ -1,4 +1,4 @@
-"""``gritlm ask``: a question to a store."""
+"""``gritlm ask``: an answer from the documents of a store."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Mode(StrEnum):
-    """What is reused of what was read before."""
+    """Part of the prompt that is reused."""
 
     none = "none"
     query = "query"
@@ -32,14 +32,14 @@ class Mode(StrEnum):
 
 
 class BlockKindOption(StrEnum):
-    """How documents were read when their blocks were made."""
+    """Kind of the documents' KV blocks."""
 
     bidirectional = "bidirectional"
     causal = "causal"
 
 
 class Again(StrEnum):
-    """Which tokens of stored blocks are read again."""
+    """Choice of the cached tokens that are recomputed."""
 
     none = "none"
     first = "first"
@@ -49,7 +49,7 @@ class Again(StrEnum):
 
 @dataclass(frozen=True)
 class AskSearchOptions:
-    """How passages are found."""
+    """Options of the search for passages."""
 
     top_k: Annotated[int, typer.Option(min=1, help="Passages to answer from.")] = 3
     filter: Annotated[
@@ -58,9 +58,10 @@ class AskSearchOptions:
             help="Only passages with this metadata, NAME=VALUE; repeated: one of the values."
         ),
     ] = None
-    hybrid: Annotated[bool, typer.Option("--hybrid", help="Search by words, too.")] = False
+    hybrid: Annotated[bool, typer.Option("--hybrid", help="Search by words too.")] = False
     rerank: Annotated[
-        int, typer.Option(min=0, help="Let the model order so many candidates itself.")
+        int,
+        typer.Option(min=0, help="Number of candidates to rerank with the model; 0: no reranking."),
     ] = 0
 
     def metadata(self) -> dict[str, list[Any]] | None:
@@ -79,29 +80,32 @@ class AskSearchOptions:
 
 
 def ask(
-    question: Annotated[str, typer.Argument(help="What to answer.")],
+    question: Annotated[str, typer.Argument(help="The question.")],
     *,
-    store: Annotated[Path, typer.Option(help="Folder that gritlm index made.")],
+    store: Annotated[Path, typer.Option(help="Folder made by gritlm index.")],
     mode: Annotated[
-        Mode, typer.Option(help="What is reused; auto: what is fastest here.")
+        Mode,
+        typer.Option(
+            help="Part of the prompt that is reused; auto: the fastest mode on this machine."
+        ),
     ] = Mode.doc,
     blocks: Annotated[
         BlockKindOption, typer.Option(help="Kind of the documents' key/value blocks.")
     ] = BlockKindOption.bidirectional,
     recompute: Annotated[
-        Again, typer.Option(help="Tokens of several documents that are read again.")
+        Again, typer.Option(help="Cached tokens that are recomputed.")
     ] = Again.first,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 128,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of the answer.")] = 128,
     trace: Annotated[
-        bool, typer.Option("--trace", help="Tell tokens, bytes and milliseconds of each part.")
+        bool, typer.Option("--trace", help="Show tokens, bytes and milliseconds of each part.")
     ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Answer, sources and trace as one JSON object.")
+        bool, typer.Option("--json", help="Print answer, sources and trace as one JSON object.")
     ] = False,
     search: AskSearchOptions,
     model: ModelOptions,
 ) -> None:
-    """Answer from the passages of a store, most of it without reading them again."""
+    """Answer a question from the documents of a store, reusing their key/value state."""
     from gritlm.rag import needs
 
     needs.require()
@@ -110,7 +114,6 @@ def ask(
     from gritlm.rag.options import AnswerOptions
     from gritlm.rag.reuse.recompute import Recompute
 
-    again = None if recompute is Again.none else Recompute(recompute.value)
     options = AnswerOptions(
         top_k=search.top_k,
         filter=search.metadata(),
@@ -118,7 +121,7 @@ def ask(
         rerank=search.rerank,
         mode=mode.value,
         blocks=blocks.value,
-        recompute=again,
+        recompute=None if recompute is Again.none else Recompute(recompute.value),
         sampling=SamplingParams(max_new_tokens),
     )
     lm = model.load()
@@ -135,7 +138,7 @@ def ask(
 
 
 def _values(text: str) -> list[Any]:
-    """What a word may stand for: itself, and the number or truth value that it spells."""
+    """Return the values that a word may mean: the word, and the number or boolean it spells."""
     try:
         found = json.loads(text)
     except ValueError:

@@ -1,1 +1,1 @@
-"""Reuse of key/value blocks: where they come from, the check that it is right, recomputation."""
+"""Reuse of KV blocks: their provider, the reuse check, and recomputation."""

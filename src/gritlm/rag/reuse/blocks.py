@@ -1,4 +1,4 @@
-"""Parts of a prompt -> their key/value blocks: from the store, or computed and stored."""
+"""Provider of the KV blocks of a prompt: from the store, or computed and stored."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class BlockProvider:
-    """Blocks of parts, each without the BOS that only the first one keeps."""
+    """Loads or computes the KV blocks of prompt parts; only the first block keeps its BOS."""
 
     def __init__(self, lm: UnifiedLM, store: KVStore) -> None:
         self.lm = lm
@@ -33,12 +33,14 @@ class BlockProvider:
         trace: Trace,
         checkpoint: Checkpoint | None = None,
     ) -> list[KVBlock]:
-        """The block of each part, in order.
+        """Return the block of each part, in order.
 
         Args:
-            causal: kind of blocks.
-            question: what embedding the question left behind; None when that is unknown.
-            checkpoint: called behind each part, for who shares the model's thread.
+            parts: parts of the prompt.
+            causal: kind of the blocks.
+            question: block of the pass that embedded the question; None to compute it.
+            trace: takes tokens and bytes of each part.
+            checkpoint: checkpoint callback, called after each part.
         """
         blocks = []
         for part in parts:
@@ -49,7 +51,7 @@ class BlockProvider:
         return blocks
 
     def missing(self, parts: Sequence[PromptPart], *, causal: bool) -> list[int]:
-        """Tokens of each part that would have to be computed."""
+        """Return the number of tokens of each passage whose block is not stored."""
         documents = [part for part in parts if part.hit is not None]
         return [
             len(part.ids)
@@ -67,7 +69,7 @@ class BlockProvider:
     def _found(
         self, part: PromptPart, *, causal: bool, question: KVBlock | None
     ) -> tuple[str, KVBlock, int]:
-        """Where it comes from, the block, and the bytes that were read for it."""
+        """Return the tier of a block, the block, and the bytes that were read for it."""
         if part.hit is None:
             if question is not None and question.causal == causal:
                 return "embedding", question, question.nbytes
@@ -80,6 +82,6 @@ class BlockProvider:
         if not self.store.read_only:
             try:
                 self.store.put(key, block)
-            except StoreFullError as error:  # the answer does not need it on the disk
-                log.warning("a block was computed and not stored: %s", error)
+            except StoreFullError as error:  # the answer does not depend on it
+                log.warning("a computed block was not stored: %s", error)
         return "computed", block, block.nbytes

@@ -1,12 +1,12 @@
-"""Tokens of blocks that are read again in the light of all that stands before them.
+"""Recomputation of some cached tokens over the whole prompt before them.
 
-Shapes: T tokens of the blocks together, R of them read again, Q those and the ids behind, K
-key/value heads, E head dimension, V vocabulary, L layers.
+Shapes: T tokens of all blocks, Q recomputed and prefilled tokens, K key/value heads, E head
+dimension, V vocabulary.
 
-Blocks do not know of each other. Reading some of their tokens again, causally over everything,
-mends a part of that for a part of the cost. Which ones: the first of each block, where attention
-sinks are (EPIC, arXiv 2410.15332); those whose value states change most in the second layer
-(CacheBlend, arXiv 2405.16444); or those that the question looks at most.
+Blocks are computed without attention to each other. Recomputing some of their tokens, causally over
+the whole prompt, repairs a part of that for a part of the cost. The tokens are the first of each
+block, where attention sinks are (EPIC, arXiv 2410.15332), the ones whose values change most in the
+second layer (CacheBlend, arXiv 2405.16444), or the ones with most attention from the question.
 """
 
 from __future__ import annotations
@@ -28,21 +28,23 @@ from gritlm.lm.unified import UnifiedLM
 from gritlm.prompts import READ_AGAIN
 from gritlm.rag.cooperative import Checkpoint, read
 
-_LAYER = 1  # whose values tell how much a token depends on what stands before its block
+_LAYER = 1  # its values show how much a token depends on the text before its block
 
 
 @dataclass(frozen=True)
 class Recompute:
-    """Which tokens of the blocks are read again.
+    """Choice of the cached tokens that are recomputed.
 
     Attributes:
-        by: ``first``: the first ``tokens`` of each block but the first; ``value``: those whose
-            values change most; ``question``: those that the question attends to most.
-        tokens: of each block, for ``first``.
-        share: of all tokens of the blocks, for the other two.
+        by: ``first`` for the first ``tokens`` of each block but the first, ``value`` for the tokens
+            whose values change most, ``question`` for the tokens with most attention from the
+            question.
+        tokens: number of tokens of each block, for ``first``.
+        share: share of the tokens of all blocks, above 0 and at most 1, for ``value`` and
+            ``question``.
 
     Raises:
-        InputError: for values out of range.
+        InputError: for a value out of range.
     """
 
     by: Literal["first", "value", "question"] = "first"
@@ -62,11 +64,11 @@ FIRST = Recompute()
 
 @dataclass(frozen=True)
 class Reread:
-    """What was read of the blocks besides the tail.
+    """Number of tokens that recomputation reads in addition to the prefilled ones.
 
     Attributes:
-        tokens: that were recomputed.
-        selecting: that were read to choose them; for ``value`` in the first two layers only.
+        tokens: number of recomputed tokens.
+        selecting: number of tokens read to select them; for ``value`` in the first two layers only.
     """
 
     tokens: int = 0
@@ -74,7 +76,7 @@ class Reread:
 
 
 def expected(how: Recompute | None, *, sizes: Sequence[int], tail: int) -> Reread:
-    """Return what will be read of blocks with these numbers of tokens, before a tail."""
+    """Return the number of tokens that will be read of blocks of these sizes, before a tail."""
     if how is None or not sizes:
         return Reread()
     if how.by == "first":
@@ -93,12 +95,18 @@ def read_behind(
     how: Recompute | None,
     checkpoint: Checkpoint | None = None,
 ) -> tuple[Tensor, Reread]:
-    """Read ``tail`` behind the blocks of a cache -> logits of the next token (V,), and the tokens
-    of the blocks that were read.
+    """Prefill a tail after the blocks of a cache, and recompute some of their tokens.
 
     Args:
-        cache: holds ``blocks`` and nothing more; preallocated, unless ``how`` is None.
-        checkpoint: called now and then, for who shares the model's thread.
+        lm: the model.
+        cache: cache that holds ``blocks`` only; it must be preallocated for recomputation.
+        blocks: blocks in the cache, in order.
+        tail: token ids that follow.
+        how: the tokens to recompute; None for no tokens.
+        checkpoint: checkpoint callback; None where no other work waits for the model.
+
+    Returns:
+        The logits of the next token (V,), and the number of tokens read of the blocks.
     """
     if how is None:
         return read(lm, cache, tail, checkpoint), Reread()
@@ -107,8 +115,8 @@ def read_behind(
     again = chosen(lm, cache, how, ids=ids, sizes=sizes, tail=tail)
     if not again:
         return read(lm, cache, tail, checkpoint), Reread()
-    made = expected(how, sizes=sizes, tail=len(tail))
-    return read_again(lm, cache, again, ids=ids, tail=tail), made
+    count = expected(how, sizes=sizes, tail=len(tail))
+    return read_again(lm, cache, again, ids=ids, tail=tail), count
 
 
 @torch.inference_mode()
@@ -121,12 +129,15 @@ def chosen(
     sizes: Sequence[int],
     tail: Sequence[int],
 ) -> list[int]:
-    """Positions to read again, in order.
+    """Return the positions to recompute, in order.
 
     Args:
-        cache: holds the blocks; what is done with it is undone.
-        ids: of the blocks, (T,).
-        sizes: tokens of each block; the first one sees all that stands before it already.
+        lm: the model.
+        cache: cache that holds the blocks; it is left unchanged.
+        how: the tokens to recompute.
+        ids: token ids of the blocks (T,).
+        sizes: number of tokens of each block; the first one needs no recomputation by ``first``.
+        tail: token ids that follow the blocks.
     """
     if how.by == "first":
         return _first(sizes, how.tokens)
@@ -143,28 +154,29 @@ def read_again(
     ids: Sequence[int],
     tail: Sequence[int],
 ) -> Tensor:
-    """Read these positions and the tail in one pass; the cache then holds all of it -> (V,).
+    """Recompute positions and prefill the tail in one pass; return the last logits (V,).
 
-    Each token sees all before it: those read again as they are now, the others as they were.
+    Each token attends to all earlier ones: to the recomputed ones in their new state, to the others
+    in their cached state. The cache holds blocks and tail afterwards.
     """
     held = len(ids)
     end = len(ids) + len(tail)
-    places_Q = torch.tensor([*positions, *range(held, end)], device=lm.device)
+    position_Q = torch.tensor([*positions, *range(held, end)], device=lm.device)
     input_Q = torch.tensor([*(ids[at] for at in positions), *tail], device=lm.device)
-    patched = Cache(layers=[PatchedLayer(layer, places_Q, end) for layer in _layers(cache)])
-    return lm.causal_for(len(places_Q))(
+    patched = Cache(layers=[PatchedLayer(layer, position_Q, end) for layer in _layers(cache)])
+    return lm.causal_for(len(position_Q))(
         input_Q[None],
-        attention_mask=_causal_masks(lm, places_Q, end),
-        position_ids=places_Q[None],
+        attention_mask=_causal_masks(lm, position_Q, end),
+        position_ids=position_Q[None],
         past_key_values=patched,
         use_cache=True,
         logits_to_keep=1,
     ).logits[0, -1]
 
 
-def _causal_masks(lm: UnifiedLM, places_Q: Tensor, end: int) -> Tensor | dict[str, Tensor]:
-    """Whom the tokens at these places see, of all up to ``end``."""
-    ahead_QT = places_Q[:, None] - torch.arange(end, device=lm.device)[None]
+def _causal_masks(lm: UnifiedLM, position_Q: Tensor, end: int) -> Tensor | dict[str, Tensor]:
+    """Return the attention masks of the tokens at these positions over the first ``end``."""
+    ahead_QT = position_Q[:, None] - torch.arange(end, device=lm.device)[None]
     seen_QT = ahead_QT >= 0
     return windowed(seen_QT[None], lambda size: (seen_QT & (ahead_QT < size))[None], lm.decoder)
 
@@ -184,7 +196,7 @@ def _first(sizes: Sequence[int], tokens: int) -> list[int]:
 
 
 def _changed(lm: UnifiedLM, cache: Cache, ids: Sequence[int]) -> Tensor:
-    """How far the values of the second layer move when all is read causally -> (T,)."""
+    """Return the squared change of second-layer values in a causal pass over all blocks (T,)."""
     view = views.shell(lm.decoder)
     view.layers = nn.ModuleList(list(view.layers)[: _LAYER + 1])
     view.config.num_hidden_layers = _LAYER + 1
@@ -196,7 +208,7 @@ def _changed(lm: UnifiedLM, cache: Cache, ids: Sequence[int]) -> Tensor:
 
 
 def _looked_at(lm: UnifiedLM, cache: Cache, tail: Sequence[int]) -> Tensor:
-    """Attention of the tail to each token of the blocks, over layers, heads and queries -> (T,)."""
+    """Return the attention from the tail, summed over layers, heads and queries (T,)."""
     view = views.attending(lm.causal, "eager")
     layers = _layers(cache)
     held = layers[0].length

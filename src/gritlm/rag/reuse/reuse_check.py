@@ -1,10 +1,10 @@
-"""Whether blocks that are read apart, moved and joined are the prompt that they stand for.
+"""Reuse check: comparison of moved and joined KV blocks with one pass over the same prompt.
 
 Shapes: V vocabulary.
 
-The oracle is one forward pass over the whole prompt, in which a mask keeps the blocks apart. A
-model whose keys are not moved right, or whose attention does more than a mask says, differs there,
-and then nothing may be reused.
+The reference is one forward pass over the whole prompt with a mask that keeps the blocks apart. The
+results differ for a model whose keys are moved wrongly or whose attention does not follow the mask;
+nothing is reused with such a model.
 """
 
 from __future__ import annotations
@@ -24,22 +24,23 @@ from gritlm.lm.kv.block import KVBlock
 from gritlm.lm.unified import UnifiedLM
 
 # Of the spread (standard deviation) of the logits. Half precision rounds at every layer: the
-# default model in bfloat16 comes to 0.05, with unmoved keys to 0.13.
+# default model in bfloat16 has 0.05, with unmoved keys 0.13.
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.09, torch.float16: 0.03}
-# Of single prompts in bfloat16 a few round to 0.9; what is wrong is wrong for every prompt.
+# Single prompts in bfloat16 may round to 0.9; a wrong model is wrong for every prompt.
 _PROMPTS = 8
 _PROMPTS_EXACT = 1
-_LENGTHS = (24, 17, 9)  # tokens of the two parts and of the tail that are tried
+_LENGTHS = (24, 17, 9)  # tokens of the two parts and of the tail of a prompt
 
 
 @dataclass(frozen=True)
 class ReuseCheck:
-    """What was measured.
+    """Result of a reuse check.
 
     Attributes:
-        difference: standard deviation of the differences of logits, over that of the logits; what
-            all of them have in common changes no answer. Of some prompts the lower quartile.
-        tolerance: most that is taken.
+        difference: standard deviation of the differences of logits, divided by that of the logits,
+            so that a common offset, which changes no answer, does not count; the lower quartile
+            over some prompts.
+        tolerance: largest accepted difference.
     """
 
     difference: float
@@ -47,6 +48,7 @@ class ReuseCheck:
 
     @property
     def holds(self) -> bool:
+        """Whether the difference is within the tolerance."""
         return self.difference <= self.tolerance
 
 
@@ -57,12 +59,16 @@ def check(
     causal: bool = False,
     checkpoint: Callable[[], None] | None = None,
 ) -> ReuseCheck:
-    """Try prompts of two parts and a tail, of tokens from all over the vocabulary.
-
-    A model whose keys cannot be moved has no difference to measure: it is infinite.
+    """Compare both ways on prompts of two parts and a tail, with random tokens.
 
     Args:
-        checkpoint: called behind each prompt, for who shares the model's thread.
+        lm: the model.
+        bos: token ids at the beginning of every part.
+        causal: kind of the blocks.
+        checkpoint: checkpoint callback, called after each prompt.
+
+    Returns:
+        The result; its difference is infinite for a model whose keys cannot be moved.
     """
     tolerance = TOLERANCE.get(lm.dtype, 1e-3)
     if lm.rope() is None:
@@ -77,10 +83,10 @@ def check(
 
 
 def require(parity: ReuseCheck, *, name: str) -> None:
-    """Refuse a model whose blocks cannot be reused.
+    """Require that the reuse check holds.
 
     Raises:
-        ModelError: with the measured difference.
+        ModelError: with the measured difference, when it does not hold.
     """
     if math.isinf(parity.difference):
         raise ModelError(
@@ -91,7 +97,7 @@ def require(parity: ReuseCheck, *, name: str) -> None:
         raise ModelError(
             f"{name}: reused key/value state gives other logits than one pass over the same "
             f"prompt: they differ by {parity.difference:.3g} of their spread, at most "
-            f"{parity.tolerance:g} is taken; use mode='none' with this model"
+            f"{parity.tolerance:g} is accepted; use mode='none' with this model"
         )
 
 
@@ -99,7 +105,7 @@ def require(parity: ReuseCheck, *, name: str) -> None:
 def reused_logits(
     lm: UnifiedLM, parts: Sequence[Sequence[int]], tail: Sequence[int], *, bos: int, causal: bool
 ) -> Tensor:
-    """Logits behind ``tail`` on top of blocks -> (V,), float32."""
+    """Return the logits after ``tail`` on top of KV blocks (V,), in float32."""
     blocks = blocks_of(lm, parts, causal=causal)
     placed = [block[bos:] if number else block for number, block in enumerate(blocks)]
     cache = prefix_cache(lm, placed, room=len(tail))
@@ -116,10 +122,15 @@ def block_masked_logits(
     causal: bool,
     again: int = 0,
 ) -> Tensor:
-    """The same in one pass with a mask over the whole prompt -> (V,), float32.
+    """Return the same logits from one masked pass over the whole prompt (V,), in float32.
 
     Args:
-        again: how many first tokens of each part but the first are read again.
+        lm: the model.
+        parts: token ids of each part, with BOS.
+        tail: token ids that follow the parts.
+        bos: number of BOS tokens, which only the first part keeps.
+        causal: kind of the blocks.
+        again: number of first tokens of each part but the first that are recomputed.
     """
     laid = lay_out(parts, tail, bos=bos, causal=causal, again=again)
     seen_LL = seen(laid).to(lm.device)
@@ -141,11 +152,14 @@ def blocks_of(
     causal: bool,
     pause: Callable[[], None] | None = None,
 ) -> list[KVBlock]:
-    """Each part read by itself.
+    """Compute the KV block of each part in a pass of its own.
 
     Args:
-        pause: called between layers, where the model's attention can be exchanged; of
-            bidirectional blocks only.
+        lm: the model.
+        parts: token ids of each part.
+        causal: kind of the blocks.
+        pause: checkpoint callback between the layers of bidirectional blocks, for models whose
+            attention can be replaced.
     """
     rows = [torch.tensor(ids, device=lm.device) for ids in parts]
     if causal:
