@@ -222,5 +222,7 @@ def test_an_answer_says_what_was_left_out_and_what_to_do(grit, tmp_path):
         assert f"run: gritlm store rebuild {tmp_path / 'store'}" in warning
         assert len(engine.find("ball", Search(top_k=5))) == 4
         engine.index._table.update(values={"text": "Lies."})
-        with pytest.raises(IndexFailedError, match=r"nothing to answer from: passage .* rebuild"):
+        with pytest.raises(
+            IndexFailedError, match=r"no passages to answer from: passage .* rebuild"
+        ):
             engine.answer("What colour is the ball?")

@@ -454,6 +454,5 @@ class RagEngine:
             raise InputError(
                 "no passages to answer from: nothing is stored yet; add documents first"
             )
-        raise InputError(
-            f"no passages to answer from: no passage matches the filter {excerpt(str(options.filter))}"
-        )
+        shown = excerpt(str(options.filter))
+        raise InputError(f"no passages to answer from: no passage matches the filter {shown}")
