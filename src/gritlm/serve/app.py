@@ -10,7 +10,15 @@ from starlette.middleware.cors import CORSMiddleware
 
 from gritlm import __version__
 from gritlm.serve import errors
-from gritlm.serve.api import models, openai, operations, rag
+from gritlm.serve.api import (
+    chat_completions,
+    completions,
+    embeddings,
+    models,
+    operations,
+    rag,
+    rerank,
+)
 from gritlm.serve.http.access_log import RequestContext
 from gritlm.serve.http.auth import RequireHost, RequireKey, RequireOwnPage
 from gritlm.serve.http.body_limit import BodyLimit
@@ -38,7 +46,7 @@ def create_app(service: Service) -> FastAPI:
     app.state.service = service
     app.state.documents = _document_api(service)
     errors.install(app)
-    for part in (openai, models, operations):
+    for part in (chat_completions, completions, embeddings, rerank, models, operations):
         app.include_router(part.routes(service))
     app.include_router(rag.routes(service, app.state.documents))
     app.router.routes.extend(operations.page_routes())

@@ -12,8 +12,8 @@ from uuid import uuid4
 
 from gritlm.lm.gritlm import GritLM
 from gritlm.runtime import in_a_thread_of_its_own
-from gritlm.serve.api.calls import RequestGroup
 from gritlm.serve.api.logprobs import TokenTexts
+from gritlm.serve.api.request_group import RequestGroup
 from gritlm.serve.api.tokenization import PromptTokenizer
 from gritlm.serve.config import UPLOADS, ServerConfig
 from gritlm.serve.engine.requests import ModelJob

@@ -19,6 +19,7 @@ from gritlm.rag.options import AnswerOptions
 from gritlm.rag.retrieve import Query
 from gritlm.rag.types import Document, Hit
 from gritlm.serve.api import uploads
+from gritlm.serve.api.chat_completions import ChatResponseBuilder
 from gritlm.serve.api.document_store import (
     DocumentStore,
     RunningAnswer,
@@ -27,10 +28,9 @@ from gritlm.serve.api.document_store import (
     search_options,
 )
 from gritlm.serve.api.file_reader import FileReader
-from gritlm.serve.api.formats import ChatResponseBuilder
 from gritlm.serve.api.logprobs import TokenTexts
 from gritlm.serve.api.streaming import GeneratedText, TokenUsage, json_response
-from gritlm.serve.api.text_generation import answered, stops, wants_usage
+from gritlm.serve.api.text_generation import respond, stop_strings, wants_usage
 from gritlm.serve.engine.model_thread import ModelThread
 from gritlm.serve.engine.requests import EngineEvent, ResumeRequest
 from gritlm.serve.errors import ApiError, invalid, none_added
@@ -98,7 +98,7 @@ class DocumentApi:
             body.temperature,
             body.top_p,
             seed=body.seed,
-            stop=stops(body.stop),
+            stop=stop_strings(body.stop),
         )
         options = answer_options(body, sampling)
         calls = service.calls(ANSWER, first=False)
@@ -114,7 +114,7 @@ class DocumentApi:
         form = AnswerResponseBuilder(
             service.head("rag", name, "rag.answer"), service.spelling, asking
         )
-        return await answered(calls, form, works=1, choices=1, stream=body.stream, usage=usage)
+        return await respond(calls, form, sequences=1, choices=1, stream=body.stream, usage=usage)
 
     async def search(self, service: Service, body: SearchRequest) -> Response:
         """Find passages."""

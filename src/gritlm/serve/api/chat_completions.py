@@ -1,0 +1,140 @@
+"""``POST /v1/chat/completions``: route, parameters, response."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi import APIRouter, Response
+
+from gritlm.serve.api.router import new_router, stream_of
+from gritlm.serve.api.streaming import GeneratedText, TokenUsage
+from gritlm.serve.api.text_generation import (
+    ChoicesBuilder,
+    generate_requests,
+    respond,
+    wants_usage,
+)
+from gritlm.serve.engine.requests import OutputDelta, TokenLogprob
+from gritlm.serve.errors import invalid
+from gritlm.serve.http.paths import CHAT
+from gritlm.serve.schemas.chat_completions import (
+    ChatCompletionChunk,
+    ChatCompletionRequest,
+    ChatCompletionResponse,
+)
+from gritlm.serve.service import Service
+
+
+def routes(service: Service) -> APIRouter:
+    """Return the route of chat completions."""
+    router = new_router(tags=["model"])
+
+    @router.post(
+        CHAT,
+        response_model=ChatCompletionResponse,
+        responses=stream_of(ChatCompletionChunk),
+        summary="Create a chat completion",
+    )
+    async def chat(body: ChatCompletionRequest) -> Response:
+        """Generate the next message of a conversation, as one response or as a stream."""
+        name = service.generation_model_name(body.model)
+        logprobs = _logprobs(body)
+        usage = wants_usage(body.stream, body.stream_options)
+        messages = [message.as_turn() for message in body.messages]
+        size = sum(len(message["content"]) for message in messages)
+        service.prompts.require_characters([size], "the prompt", param="messages")
+        choices = body.n or 1
+        with service.scheduler.reserve(choices) as reservation:
+            group = service.calls(CHAT, choices=choices)
+            ids = await service.off_loop(service.prompts.chat, messages)
+            max_tokens = service.prompts.room(ids, _max_tokens(body), param="messages")
+            group.submit(reservation, generate_requests([ids], [max_tokens], body, logprobs))
+        builder = ChatResponseBuilder(
+            service.head("chatcmpl", name, ChatResponseBuilder.whole_object),
+            service.spelling,
+            logprobs=logprobs is not None,
+            usage=usage,
+        )
+        return await respond(
+            group, builder, sequences=choices, choices=choices, stream=body.stream, usage=usage
+        )
+
+    return router
+
+
+class ChatResponseBuilder(ChoicesBuilder):
+    """Builder of ``chat.completion`` objects and their chunks."""
+
+    whole_object = "chat.completion"
+    chunk_object = "chat.completion.chunk"
+
+    def whole(self, parts: list[GeneratedText], tally: TokenUsage) -> Mapping[str, Any]:
+        """Return the response that is sent without a stream."""
+        choices = [
+            {
+                "index": index,
+                "message": {"role": "assistant", "content": part.text, "refusal": None},
+                "logprobs": self._logprobs_of(index, part.logprobs),
+                "finish_reason": part.finish_reason,
+            }
+            for index, part in enumerate(parts)
+        ]
+        return {
+            **self._head,
+            "object": self.whole_object,
+            "choices": choices,
+            "usage": tally.usage(),
+        }
+
+    def opening(self, index: int) -> Mapping[str, Any]:
+        """Return the first event of a choice, which has its role."""
+        return self._chunk(index, {"role": "assistant", "content": ""})
+
+    def piece(self, index: int, delta: OutputDelta) -> Mapping[str, Any]:
+        """Return the event for new text of a choice."""
+        content = {"content": delta.text} if delta.text or delta.logprobs else {}
+        return self._chunk(
+            index,
+            content,
+            finish_reason=delta.finish_reason,
+            logprobs=self._logprobs_of(index, delta.logprobs) if delta.logprobs else None,
+        )
+
+    def _chunk(
+        self,
+        index: int,
+        delta: Mapping[str, Any],
+        *,
+        logprobs: Any = None,
+        finish_reason: str | None = None,
+    ) -> Mapping[str, Any]:
+        choice = {
+            "index": index,
+            "delta": delta,
+            "logprobs": logprobs,
+            "finish_reason": finish_reason,
+        }
+        return self.event([choice])
+
+    def _logprobs_of(self, index: int, tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+        if not self._logprobs:
+            return None
+        return {"content": self._spelling_of(index).as_chat(tokens), "refusal": None}
+
+
+def _max_tokens(body: ChatCompletionRequest) -> int | None:
+    old = body.max_tokens
+    new = body.max_completion_tokens
+    if old is not None and new is not None and old != new:
+        raise invalid(
+            f"max_tokens={old} and max_completion_tokens={new}: give one of the two",
+            param="max_tokens",
+        )
+    return old if new is None else new
+
+
+def _logprobs(body: ChatCompletionRequest) -> int | None:
+    if body.top_logprobs is not None and not body.logprobs:
+        raise invalid("'top_logprobs' needs logprobs=true", param="top_logprobs")
+    return (body.top_logprobs or 0) if body.logprobs else None

@@ -1,0 +1,101 @@
+"""``POST /v1/completions``: route, parameters, response."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi import APIRouter, Response
+
+from gritlm.serve.api.router import new_router, stream_of
+from gritlm.serve.api.streaming import GeneratedText, TokenUsage
+from gritlm.serve.api.text_generation import (
+    ChoicesBuilder,
+    generate_requests,
+    respond,
+    wants_usage,
+)
+from gritlm.serve.api.tokenization import characters
+from gritlm.serve.engine.requests import OutputDelta, TokenLogprob
+from gritlm.serve.errors import invalid
+from gritlm.serve.http.paths import COMPLETIONS
+from gritlm.serve.schemas.completions import CompletionRequest, CompletionResponse
+from gritlm.serve.service import Service
+
+_DEFAULT_TOKENS = 16  # as in OpenAI's API
+_MOST_PROMPTS = 64
+
+
+def routes(service: Service) -> APIRouter:
+    """Return the route of completions."""
+    router = new_router(tags=["model"])
+
+    @router.post(
+        COMPLETIONS,
+        response_model=CompletionResponse,
+        responses=stream_of(CompletionResponse),
+        summary="Create a completion",
+    )
+    async def complete(body: CompletionRequest) -> Response:
+        """Continue one or more texts, as one response or as a stream."""
+        name = service.generation_model_name(body.model)
+        usage = wants_usage(body.stream, body.stream_options)
+        _require_few(body)
+        sizes = [characters(prompt) for prompt in body.prompt]
+        service.prompts.require_characters(sizes, "prompt {}", param="prompt")
+        choices = body.n or 1
+        sequences = len(body.prompt) * choices
+        with service.scheduler.reserve(sequences) as reservation:
+            group = service.calls(COMPLETIONS, choices=choices)
+            prompts = await service.off_loop(service.prompts.plain, body.prompt)
+            wanted = _DEFAULT_TOKENS if body.max_tokens is None else body.max_tokens
+            most = [service.prompts.room(ids, wanted, param="prompt") for ids in prompts]
+            group.submit(reservation, generate_requests(prompts, most, body, body.logprobs))
+        builder = CompletionResponseBuilder(
+            service.head("cmpl", name, CompletionResponseBuilder.whole_object),
+            service.spelling,
+            logprobs=body.logprobs is not None,
+            usage=usage,
+        )
+        return await respond(
+            group, builder, sequences=sequences, choices=choices, stream=body.stream, usage=usage
+        )
+
+    return router
+
+
+class CompletionResponseBuilder(ChoicesBuilder):
+    """Builder of ``text_completion`` objects, which are also the events of a stream."""
+
+    whole_object = chunk_object = "text_completion"
+
+    def whole(self, parts: list[GeneratedText], tally: TokenUsage) -> Mapping[str, Any]:
+        """Return the response that is sent without a stream."""
+        choices = [
+            self._choice(index, part.text, part.logprobs, part.finish_reason)
+            for index, part in enumerate(parts)
+        ]
+        return {**self._head, "choices": choices, "usage": tally.usage()}
+
+    def opening(self, index: int) -> Mapping[str, Any] | None:
+        """Return None: a choice begins with its text."""
+        del index
+        return None
+
+    def piece(self, index: int, delta: OutputDelta) -> Mapping[str, Any]:
+        """Return the event for new text of a choice."""
+        choice = self._choice(index, delta.text, delta.logprobs, delta.finish_reason)
+        return self.event([choice])
+
+    def _choice(
+        self, index: int, text: str, tokens: Sequence[TokenLogprob], finish_reason: str | None
+    ) -> dict[str, Any]:
+        logprobs = self._spelling_of(index).as_completion(tokens) if self._logprobs else None
+        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
+
+
+def _require_few(body: CompletionRequest) -> None:
+    if len(body.prompt) > _MOST_PROMPTS:
+        raise invalid(
+            f"{len(body.prompt)} prompts; expected at most {_MOST_PROMPTS}", param="prompt"
+        )

@@ -1,0 +1,161 @@
+"""``POST /v1/rerank``: route, both methods of scoring, response."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import exp
+from typing import Any
+from uuid import uuid4
+
+from fastapi import APIRouter, Response
+
+from gritlm.lm.generator import prefix_cache
+from gritlm.lm.gritlm import GritLM
+from gritlm.lm.tokens import Prompt
+from gritlm.rag.cooperative import Checkpoint, paced
+from gritlm.rag.cooperative import read as read_pieces
+from gritlm.rag.reuse.reuse_check import blocks_of
+from gritlm.serve.api.router import new_router
+from gritlm.serve.api.streaming import json_response
+from gritlm.serve.api.tokenization import Ids
+from gritlm.serve.engine.requests import EmbedRequest, ModelJob
+from gritlm.serve.errors import invalid, too_long
+from gritlm.serve.http.paths import RERANK
+from gritlm.serve.schemas.embeddings import RerankRequest, RerankResponse
+from gritlm.serve.service import Service
+
+
+def routes(service: Service) -> APIRouter:
+    """Return the route of reranking."""
+    router = new_router(tags=["model"])
+
+    @router.post(RERANK, response_model=RerankResponse, summary="Rerank documents")
+    async def rerank(body: RerankRequest) -> Response:
+        """Sort documents by their relevance to a query, the most relevant first."""
+        by_vectors = body.method == "embed"
+        name = (
+            service.embedding_model_name(body.model)
+            if by_vectors
+            else service.generation_model_name(body.model)
+        )
+        texts = [item if isinstance(item, str) else item.text for item in body.documents]
+        if by_vectors:
+            scores, tokens = await _cosines(service, body, texts)
+        else:
+            scores, tokens = await _likelihoods(service, body, texts)
+        service.meter.prompt_tokens.labels(RERANK).inc(tokens)
+        order = sorted(range(len(texts)), key=lambda index: -scores[index])[: body.top_n]
+        results: list[dict[str, Any]] = []
+        for index in order:
+            results.append({"index": index, "relevance_score": scores[index]})
+            if body.return_documents:
+                results[-1]["document"] = {"text": texts[index]}
+        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+        return json_response(
+            {"id": f"rerank-{uuid4().hex}", "model": name, "results": results, "usage": usage}
+        )
+
+    return router
+
+
+async def _cosines(
+    service: Service, body: RerankRequest, texts: Sequence[str]
+) -> tuple[list[float], int]:
+    """Return the cosine of the query and each document, and the tokens that were read."""
+    instruction = body.instruction
+    if instruction is None:
+        instruction = service.model.settings.query_instruction
+    with service.scheduler.reserve() as reservation, service.calls(RERANK) as group:
+        cut = body.truncate_prompt_tokens
+        query = await service.off_loop(
+            service.prompts.texts,
+            [body.query],
+            instruction=instruction,
+            cut=cut,
+            param="query",
+            name="the query",
+        )
+        documents = await service.off_loop(service.prompts.texts, texts, cut=cut, param="documents")
+        group.submit(reservation, [EmbedRequest((*query, *documents))])
+        vectors_ND: Any = await group.result()
+    cosines_1N = await service.multiplying(service.model.similarity, vectors_ND[:1], vectors_ND[1:])
+    return cosines_1N[0].tolist(), sum(len(prompt.ids) for prompt in (*query, *documents))
+
+
+async def _likelihoods(
+    service: Service, body: RerankRequest, texts: Sequence[str]
+) -> tuple[list[float], int]:
+    """Return each document's probability of "Yes", and the tokens that were read."""
+    if body.instruction is not None:
+        raise invalid("'instruction' is for method=embed only", param="instruction")
+    with service.scheduler.reserve() as reservation, service.calls(RERANK) as group:
+        passages, question = await service.off_loop(_prompts, service, body, texts)
+        words = [service.prompts.first_id(word) for word in ("Yes", "No")]
+
+        def run(checkpoint: Callable[[], None]) -> list[float]:
+            scores = []
+            pause = paced(checkpoint)
+            for passage in passages:
+                scores.append(likelihood(service.model, passage, question, words, pause))
+                checkpoint()
+            return scores
+
+        tokens = sum(len(passage.ids) + len(question) for passage in passages)
+        group.submit(reservation, [ModelJob(run, tokens=tokens)])
+        scores: Any = await group.result()
+    return scores, tokens
+
+
+def likelihood(
+    model: GritLM,
+    passage: Prompt,
+    question: Ids,
+    words: Sequence[int],
+    pause: Checkpoint | None = None,
+) -> float:
+    """Return the probability of the first of two tokens against the second, 0 to 1.
+
+    The passage is read with bidirectional attention, as for its embedding. The question about it
+    follows in causal attention.
+
+    Args:
+        model: a model that generates.
+        passage: the passage as an embedding prompt.
+        question: token ids of the question.
+        words: token ids of the two answers, such as those of "Yes" and "No".
+        pause: checkpoint callback, called between layers; None if no other work waits.
+    """
+    blocks = blocks_of(model.lm, [passage.ids], causal=False, pause=pause)
+    cache = prefix_cache(model.lm, blocks, room=len(question))
+    logits_V = read_pieces(model.lm, cache, question, pause)
+    yes, no = (float(logits_V[word]) for word in words)
+    return 1 / (1 + exp(min(700.0, no - yes)))
+
+
+def _prompts(
+    service: Service, body: RerankRequest, texts: Sequence[str]
+) -> tuple[tuple[Prompt, ...], Ids]:
+    """Return the passages, and the question whether a passage answers the query.
+
+    Raises:
+        ApiError: if the query, or the query behind one of the documents, is too long.
+    """
+    question = service.prompts.question_about(body.query)
+    limit = service.prompts.limit
+    if len(question) >= limit:
+        raise too_long(
+            f"the query has {len(question)} tokens; this model's maximum context length is {limit}",
+            param="query",
+        )
+    cut = body.truncate_prompt_tokens
+    passages = service.prompts.texts(
+        texts, cut=limit - len(question) if cut == -1 else cut, param="documents"
+    )
+    for index, passage in enumerate(passages):
+        if len(passage.ids) + len(question) > limit:
+            raise too_long(
+                f"document {index} has {len(passage.ids)} tokens and the query {len(question)}; "
+                f"this model's maximum context length is {limit}",
+                param="documents",
+            )
+    return passages, question
