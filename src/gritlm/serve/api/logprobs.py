@@ -1,4 +1,4 @@
-"""Tokens as log-probabilities name them: text, exact bytes, and their place in the answer."""
+"""Log-probabilities of tokens in responses: text, exact bytes and offset of each token."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class TokenTexts:
         return self._tokens.name(token)
 
     def answer(self) -> AnswerSpelling:
-        """Return the spelling of a new answer."""
+        """Return the spelling of a new sequence."""
         return AnswerSpelling(self._tokens)
 
 
 class AnswerSpelling:
-    """Log-probabilities of one answer, in the order of its tokens."""
+    """Log-probabilities of one sequence, in the order of its tokens."""
 
     def __init__(self, tokens: TokenBytes) -> None:
         self._tokens = tokens
@@ -39,22 +39,25 @@ class AnswerSpelling:
         self._first = True
 
     def as_chat(self, found: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
-        """Return tokens as chats have them; the bytes of all tokens are the answer's."""
-        return [self._chat_token(each) for each in found]
+        """Return tokens in the form of chat completions.
+
+        The bytes of all tokens, joined, are the bytes of the generated text.
+        """
+        return [self._chat_token(item) for item in found]
 
     def as_completion(self, found: Sequence[TokenLogprob]) -> dict[str, Any]:
-        """Return tokens as completions have them, by name; no two tokens share one."""
+        """Return tokens in the form of completions: by name, no name twice for one position."""
         names = []
         top = []
         offsets = []
-        for each in found:
-            names.append(self._name(each.token))
-            top.append(self._by_name(each))
+        for item in found:
+            names.append(self._name(item.token))
+            top.append(self._by_name(item))
             offsets.append(self._characters)
-            self._pass(each.token)
+            self._advance(item.token)
         return {
             "tokens": names,
-            "token_logprobs": [each.logprob for each in found],
+            "token_logprobs": [item.logprob for item in found],
             "top_logprobs": top,
             "text_offset": offsets,
         }
@@ -62,7 +65,7 @@ class AnswerSpelling:
     def _chat_token(self, found: TokenLogprob) -> dict[str, Any]:
         top = [self._chat_item(token, logprob) for token, logprob in found.top]
         item = self._chat_item(found.token, found.logprob) | {"top_logprobs": top}
-        self._pass(found.token)
+        self._advance(found.token)
         return item
 
     def _chat_item(self, token: int, logprob: float) -> dict[str, Any]:
@@ -82,8 +85,8 @@ class AnswerSpelling:
     def _name(self, token: int) -> str:
         return self._tokens.name(token, first=self._first)
 
-    def _pass(self, token: int) -> None:
-        """Go on behind a token. Special tokens leave the next one the first of the text."""
+    def _advance(self, token: int) -> None:
+        """Move the offset behind a token; behind a special token the text has not begun yet."""
         added = self._tokens.of(token, first=self._first)
         self._characters += len(self._decoder.decode(added))
         self._first &= not self._tokens.of(token, first=False)

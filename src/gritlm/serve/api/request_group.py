@@ -1,4 +1,4 @@
-"""The works of one request: handed to the model's thread, and what comes back to the event loop."""
+"""The engine requests of one HTTP request: submission, events, cancellation, metrics."""
 
 from __future__ import annotations
 
@@ -22,17 +22,21 @@ from gritlm.serve.engine.requests import (
 from gritlm.serve.engine.scheduler import RequestHandle, Reservation, Scheduler
 from gritlm.serve.metrics import Metrics
 
-_BURST_S = 0.5  # at most so long pieces of an answer wait that is wanted as a whole
+_BURST_S = 0.5  # longest wait of an output in a response without a stream
 
 
 class RequestGroup:
-    """Some works whose events come in one row; leaving the context cancels what still runs.
+    """The engine requests of one HTTP request, with their events in one order of arrival.
+
+    As a context manager, it cancels the requests that still run at the end.
 
     Args:
+        meter: metrics of the server.
         endpoint: path of the route, for the metrics.
-        choices: works of one prompt, which is counted once.
-        first: whether the request waits for the model for the first time, so that the wait counts.
-        last: whether the request ends with these works, so that its time counts.
+        choices: sequences generated from one prompt; the tokens of a prompt count once.
+        first: whether the HTTP request waits for the model for the first time; its wait is then
+            measured.
+        last: whether the HTTP request ends with these engine requests; its time is then measured.
     """
 
     def __init__(
@@ -51,37 +55,44 @@ class RequestGroup:
         self._last = last
         self._loop = asyncio.get_running_loop()
         self._events: deque[tuple[int, EngineEvent, float]] = deque()
-        self._news = asyncio.Event()
-        self._bursts = False
+        self._has_events = asyncio.Event()
+        self._in_bursts = False
         self._woken = 0.0
-        self._tickets: list[RequestHandle] = []
+        self._handles: list[RequestHandle] = []
         self._arrived = monotonic()
         self._waiting: set[int] = set()
         self._latest: dict[int, float] = {}
 
-    def submit(self, place: Reservation, works: Sequence[EngineRequest]) -> None:
-        """Hand all works over, in the places that were kept for them.
+    def submit(self, reservation: Reservation, requests: Sequence[EngineRequest]) -> None:
+        """Submit all requests to the engine.
+
+        Args:
+            reservation: places in the queue, one for each request.
+            requests: the requests; their index is the index of their events.
 
         Raises:
-            OverloadedError: when too many tokens wait for all of them; then none is taken.
+            OverloadedError: if too many tokens are waiting; no request is queued then.
         """
-        self._tickets = place.submit(works, [self._deliverer(n) for n in range(len(works))])
-        self._waiting = set(range(len(works))) if self._first else set()
+        indices = range(len(requests))
+        self._handles = reservation.submit(requests, [self._deliver_to(n) for n in indices])
+        self._waiting = set(indices) if self._first else set()
 
-    def submit_aside(self, scheduler: Scheduler, work: ModelJob) -> None:
-        """Hand over a work of a request that keeps a place for other works, and counts by that."""
-        self._tickets = [scheduler.submit_aside(work, self._deliverer(0))]
+    def submit_aside(self, scheduler: Scheduler, job: ModelJob) -> None:
+        """Submit a job that takes no place in the queue: its request has reserved one already."""
+        self._handles = [scheduler.submit_aside(job, self._deliver_to(0))]
         self._waiting = {0} if self._first else set()
 
     def wait_for_all(self) -> None:
-        """Nobody looks at single pieces: the event loop is not woken for each of them, which would
-        cost the model's thread as much as the piece is worth."""
-        self._bursts = True
+        """Wake the event loop for several outputs together, as no client waits for single ones.
+
+        Waking it for each would take the model's thread about as long as the output itself.
+        """
+        self._in_bursts = True
 
     def cancel(self) -> None:
-        """Let go of the places on the model's thread; what has ended stays as it is."""
-        for ticket in self._tickets:
-            ticket.cancel()
+        """Cancel the requests that have not finished."""
+        for handle in self._handles:
+            handle.cancel()
 
     def __enter__(self) -> RequestGroup:
         return self
@@ -95,16 +106,16 @@ class RequestGroup:
         self.cancel()
 
     async def events(self) -> AsyncIterator[tuple[int, EngineEvent]]:
-        """Number of the work and what it handed back, until all have ended.
+        """Yield the index of a request and its event, until all requests have finished.
 
         Raises:
-            Exception: with which a work failed.
+            Exception: the error with which a request failed.
         """
-        running = len(self._tickets)
+        running = len(self._handles)
         while running:
             while not self._events:
-                self._news.clear()
-                await self._news.wait()
+                self._has_events.clear()
+                await self._has_events.wait()
             index, event, at = self._events.popleft()
             if isinstance(event, RequestFailed):
                 raise event.error
@@ -113,33 +124,41 @@ class RequestGroup:
             yield index, event
 
     async def result(self) -> object:
-        """What the only work came to."""
+        """Return the result of the only request.
+
+        Raises:
+            Exception: the error with which the request failed.
+        """
         async for _, event in self.events():
             if isinstance(event, RequestFinished):
                 return event.value
-        raise AssertionError("a work ended without a result")
+        raise AssertionError("a request ended without a result")
 
-    def _deliverer(self, index: int) -> Deliver:
+    def _deliver_to(self, index: int) -> Deliver:
         def deliver(event: EngineEvent) -> None:
             now = monotonic()
             self._events.append((index, event, now))
-            if self._bursts and self._can_wait(index, event, now):
+            if self._in_bursts and self._can_wait(index, event, now):
                 return
             self._woken = now
-            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                self._loop.call_soon_threadsafe(self._news.set)
+            with suppress(RuntimeError):  # the loop is closed: no client waits
+                self._loop.call_soon_threadsafe(self._has_events.set)
 
         return deliver
 
     def _can_wait(self, index: int, event: EngineEvent, now: float) -> bool:
-        """Whether it is a piece in the middle of an answer that has begun."""
+        """Return whether an event is neither the first nor the last output of its sequence."""
         middle = isinstance(event, OutputDelta) and not _is_last(event) and index in self._latest
         return middle and now - self._woken < _BURST_S
 
     def _measure(self, index: int, event: EngineEvent, at: float) -> None:
-        """
+        """Update the metrics.
+
         Args:
-            at: when the model's thread handed it over, however late the client takes it.
+            index: index of the request.
+            event: an event of that request.
+            at: time at which the model's thread delivered it, in seconds; a client that reads
+                late does not change it.
         """
         self._measure_wait(index)
         meter = self._meter
@@ -156,7 +175,7 @@ class RequestGroup:
             meter.whole.labels(self._endpoint).observe(at - self._arrived)
 
     def _measure_wait(self, index: int) -> None:
-        begun = self._tickets[index].begun
+        begun = self._handles[index].begun
         if index in self._waiting and begun is not None:
             self._waiting.remove(index)
             self._meter.queue_time.labels(self._endpoint).observe(begun - self._arrived)

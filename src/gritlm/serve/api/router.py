@@ -1,4 +1,4 @@
-"""How every route reads its body and what its errors look like in the schema."""
+"""Router of the API: strict JSON bodies, and errors and streams in the OpenAPI schema."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ from pydantic import BaseModel, ValidationError
 from gritlm.serve.schemas.common import ErrorResponse
 
 ERRORS: dict[int | str, dict[str, Any]] = {
-    "4XX": {"model": ErrorResponse, "description": "The request is refused; the message says why."},
-    "5XX": {"model": ErrorResponse, "description": "The server failed, or is shutting down."},
+    "4XX": {
+        "model": ErrorResponse,
+        "description": "The request was refused; the message gives the reason.",
+    },
+    "5XX": {"model": ErrorResponse, "description": "The server failed or is shutting down."},
 }
 
 
-_LARGE = 2**16  # bytes of a body that takes long enough to be noticed by others
+_LARGE = 2**16  # bytes of a body whose parsing would delay other requests
 
 
 class _JsonRequest(Request):
-    """Reads JSON strictly: no NaN, no half surrogate pairs."""
+    """Request with strict JSON: no NaN, no half surrogate pairs."""
 
     async def json(self) -> Any:
         if not hasattr(self, "_json"):
@@ -32,34 +35,38 @@ class _JsonRequest(Request):
         return self._json
 
     async def check(self, model: type[BaseModel]) -> None:
-        """Read and check a large body beside the event loop; the route takes it as it is then.
+        """Parse and validate a large body in another thread, so that the event loop goes on.
+
+        The route then uses the validated model.
 
         Raises:
-            RequestValidationError: for another body.
+            RequestValidationError: if the body does not fit the model.
         """
         body = await self.body()
         if len(body) > _LARGE:
             off_loop = self.app.state.service.off_loop
-            with suppress(orjson.JSONDecodeError):  # it is told where small ones are
+            with suppress(orjson.JSONDecodeError):  # reported by the route, as for small bodies
                 self._json = await off_loop(checked, body, model)
 
 
 def checked(body: bytes, model: type[BaseModel]) -> BaseModel:
-    """A body, if it is one.
+    """Parse a body and validate it against a model.
 
     Raises:
-        RequestValidationError: for another one.
+        RequestValidationError: if the body does not fit the model.
     """
     try:
         return model.model_validate(orjson.loads(body))
     except ValidationError as error:
         errors = error.errors(include_url=False, include_input=False)
         raise RequestValidationError(
-            [{**each, "loc": ("body", *each["loc"])} for each in errors]
+            [{**item, "loc": ("body", *item["loc"])} for item in errors]
         ) from None
 
 
 class _JsonRoute(APIRoute):
+    """Route that reads its body as a `_JsonRequest`."""
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
         field = self.body_field
@@ -79,17 +86,18 @@ def _is_body(model: Any) -> TypeGuard[type[BaseModel]]:
 
 
 def new_router(**options: Any) -> APIRouter:
+    """Return a router with strict JSON bodies, whose routes document their errors."""
     return APIRouter(route_class=_JsonRoute, responses=ERRORS, **options)
 
 
 def stream_of(model: type[Any]) -> dict[int | str, dict[str, Any]]:
-    """How a route says that it may answer with events.
+    """Return the OpenAPI entry of a response that may be a stream of server-sent events.
 
     Args:
-        model: of one event.
+        model: the model of one event.
     """
-    about = f"The answer, or with stream=true server-sent events of {model.__name__}."
-    return {200: {"description": about, "content": {"text/event-stream": {"schema": _STREAM}}}}
+    text = f"The response; with stream=true, server-sent events of {model.__name__}."
+    return {200: {"description": text, "content": {"text/event-stream": {"schema": _STREAM}}}}
 
 
-_STREAM = {"description": "data: {...} lines; the last one is data: [DONE]."}
+_STREAM = {"description": "Lines data: {...}; the last one is data: [DONE]."}
