@@ -1,5 +1,8 @@
-"""The store's verbs as the server uses them. Only :meth:`Store.embed`, :meth:`Store.order` and
-:meth:`Store.read` use the model, on its thread; all others run in any thread."""
+"""Operations of the server on one RAG engine.
+
+`DocumentStore.embed`, `order` and `read` use the model and run on its thread. All others run in any
+thread.
+"""
 
 from __future__ import annotations
 
@@ -29,12 +32,12 @@ from gritlm.serve.schemas.rag import AnswerRequest, SearchParams
 
 log = logging.getLogger(__name__)
 
-PAGE_BYTES = 4 * 2**20  # of documents in one answer, about
-_FIRST_READ = 8  # documents of a page that are read before their size is known
+PAGE_BYTES = 4 * 2**20  # size of one page of documents, about
+_FIRST_READ = 8  # documents of a page to read before their size is known
 
 
 class DocumentStore:
-    """What may be asked of one engine."""
+    """Operations on the documents of one engine."""
 
     def __init__(self, engine: RagEngine) -> None:
         self._engine = engine
@@ -44,9 +47,10 @@ class DocumentStore:
         return self._engine.store.read_only
 
     def require_writing(self) -> None:
-        """
+        """Refuse changes to a store that is read-only.
+
         Raises:
-            ApiError: where documents can only be read.
+            ApiError: if the store is read-only.
         """
         if self.read_only:
             raise ApiError(
@@ -59,31 +63,31 @@ class DocumentStore:
     def add(
         self, documents: Sequence[Document], added: AddResult, on_model: OnModel, *, of: int
     ) -> None:
-        """Add what is not known yet; what has changed replaces its old passages.
+        """Add new documents, and replace the passages of changed documents.
 
         Args:
-            added: takes what was done as it goes.
-            on_model: runs what uses the model.
-            of: documents of the whole request.
+            documents: the documents to add.
+            added: counts, updated while documents are added.
+            on_model: runs a function on the model's thread.
+            of: number of documents in the whole request.
 
         Raises:
-            ApiError: when the disk is full.
+            ApiError: if the disk is full.
         """
         try:
             self._engine.add(list(documents), on_model=on_model, done=added)
         except StoreFullError as error:
-            log.error("documents could not be added: %s", error)  # it names a path of ours
+            log.error("documents could not be added: %s", error)  # it names a path of this machine
             raise no_room(added.documents + added.unchanged, of) from error
 
     def all(self, *, after: str | None, limit: int) -> dict[str, Any]:
-        """Return the documents behind a cursor, in the order of their ids; a page ends early when
-        it gets large.
+        """Return the page of documents behind a cursor, in the order of ids.
 
         Args:
             after: ``last_id`` of the page before; None for the first page.
-            limit: documents of a page.
+            limit: the most documents of the page; it has fewer if they exceed `PAGE_BYTES`.
         """
-        known = sorted(self._engine.index.known())  # ids only, kept until somebody writes
+        known = sorted(self._engine.index.known())  # ids only, cached until the next change
         rest = known if after is None else known[place_behind(known, after) :]
         shown, read = self._page(rest[:limit])
         return {
@@ -95,7 +99,7 @@ class DocumentStore:
         }
 
     def _page(self, ids: Sequence[str]) -> tuple[list[dict[str, Any]], int]:
-        """Return documents as far as they fit a page, at least one, and how many ids were read."""
+        """Return the documents that fit a page, at least one, and the number of ids read."""
         shown: list[dict[str, Any]] = []
         read = 0
         size = 0
@@ -109,7 +113,7 @@ class DocumentStore:
         return shown, read
 
     def delete(self, document_id: str) -> int:
-        """Forget a document; how many passages it had."""
+        """Delete a document and return the number of its passages."""
         return self._engine.delete(document_id)
 
     def embed(self, question: str, options: AnswerOptions, checkpoint: Callable[[], None]) -> Query:
@@ -146,7 +150,7 @@ class DocumentStore:
 
 
 class RunningAnswer:
-    """One question: read on the model's thread, its trace completed as its answer comes in."""
+    """The answer to a question: its prefill, and a trace that grows while it is generated."""
 
     def __init__(self, read: Callable[[Callable[[], None]], PreparedAnswer]) -> None:
         self._read = read
@@ -158,7 +162,7 @@ class RunningAnswer:
         return self._asked.prompt
 
     def note(self, event: EngineEvent) -> None:
-        """An event of the answer came."""
+        """Record an event of the answer in the trace."""
         trace = self._known().trace
         now = perf_counter()
         if isinstance(event, PrefillFinished):
@@ -210,7 +214,7 @@ def answer_options(body: AnswerRequest, sampling: SamplingParams) -> AnswerOptio
 
 
 def hit_of(hit: Hit) -> dict[str, Any]:
-    """A passage as a search answers it."""
+    """Return a passage as an object of the search response."""
     about = {"rank": hit.rank, "metadata": _metadata(hit.passage.metadata)}
     return asdict(Source.of(hit)) | about
 
@@ -226,5 +230,5 @@ def _listed(document: IndexedDocument) -> dict[str, Any]:
 
 
 def _metadata(metadata: Mapping[str, Value]) -> dict[str, Value] | None:
-    """Metadata as it is answered; None for one that is too large to be."""
+    """Return the metadata of a document; None if it is too large for a response."""
     return None if metadata is LEFT_OUT else dict(metadata)

@@ -1,4 +1,4 @@
-"""Documents and answers from them: bodies -> works -> answers."""
+"""Handlers of ``/v1/rag``: documents, search and answers of one store."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ from gritlm.serve.http.paths import ANSWER, DOCUMENTS, SEARCH
 from gritlm.serve.schemas.rag import AddDocumentsRequest, AnswerRequest, SearchParams, SearchRequest
 from gritlm.serve.service import Service
 
-_CHARACTERS = 4  # of a token in documents, about
-_PORTION = 2**16  # characters of documents that are added before other requests add theirs
+_CHARACTERS = 4  # per token of a document, about
+_PORTION = 2**16  # characters that are added before other requests take their turn
 
 
 class AnswerResponseBuilder(ChatResponseBuilder):
-    """Chat chunks that begin with the sources and end with the trace; ``rag.answer`` as a whole."""
+    """Builder of ``rag.answer`` objects, and of chat chunks with the sources and the trace."""
 
     def __init__(
         self, head: Mapping[str, Any], spelling: TokenTexts, asking: RunningAnswer
@@ -78,18 +78,18 @@ class AnswerResponseBuilder(ChatResponseBuilder):
 
 
 class DocumentApi:
-    """Documents of one store, as the routes use them."""
+    """Handlers of the routes of one store."""
 
     def __init__(self, engine: RagEngine) -> None:
         self._store = DocumentStore(engine)
         self._reader = FileReader()
 
     def close(self) -> None:
-        """Nothing more is read of what was sent."""
+        """Stop reading the files of running requests."""
         self._reader.close()
 
     async def answer(self, service: Service, body: AnswerRequest) -> Response:
-        """Find passages and answer from them."""
+        """Find passages and generate an answer from them."""
         _require_filter(body)
         name = service.generation_model_name(body.model)
         usage = wants_usage(body.stream, body.stream_options)
@@ -130,7 +130,7 @@ class DocumentApi:
     async def _found(
         self, service: Service, endpoint: str, question: str, options: AnswerOptions
     ) -> tuple[Query, list[Hit]]:
-        """Embed a question and find passages; the model goes on while the index is searched."""
+        """Embed a question and find passages; the model is free during the search."""
         query = await service.aside(
             endpoint, lambda checkpoint: self._store.embed(question, options, checkpoint)
         )
@@ -145,7 +145,7 @@ class DocumentApi:
         return query, ordered
 
     async def add(self, service: Service, body: AddDocumentsRequest) -> Response:
-        """Read, cut, embed and keep documents. Where none goes in, the answer is an error too."""
+        """Read, split, embed and store documents; the response is an error if none was added."""
         self._store.require_writing()
         with service.scheduler.reserve():
             found, skipped = await service.off_loop_slowly(uploads.documents, body, self._reader)
@@ -170,7 +170,7 @@ class DocumentApi:
         return none_added(answer["skipped"], answer["skipped_count"]).response(answer)
 
     async def _added(self, service: Service, found: Sequence[Document]) -> AddResult:
-        """Add documents portion by portion: other requests add theirs in between."""
+        """Add documents in portions, so that other requests can add documents in between."""
         added = AddResult()
         started = monotonic()
         with ModelThread(service.scheduler) as on_model:
@@ -180,13 +180,13 @@ class DocumentApi:
         return added
 
     async def listed(self, service: Service, *, after: str | None, limit: int) -> Response:
-        """What is stored."""
+        """List the stored documents."""
         with service.scheduler.reserve():
             found = await service.searching(self._store.all, after=after, limit=limit)
         return json_response(found)
 
     async def delete(self, service: Service, document_id: str) -> Response:
-        """Forget a document and what was kept of it."""
+        """Delete a document, its passages and their key/value state."""
         self._store.require_writing()
         with service.scheduler.reserve():
             passages = await service.storing(self._store.delete, document_id)
@@ -202,7 +202,7 @@ class DocumentApi:
 
 
 def _portions(found: Sequence[Document]) -> Iterator[Sequence[Document]]:
-    """Cut documents into runs that are added together."""
+    """Yield runs of documents that are added together."""
     start = size = 0
     for end, document in enumerate(found, start=1):
         size += len(document.text)
@@ -213,9 +213,10 @@ def _portions(found: Sequence[Document]) -> Iterator[Sequence[Document]]:
 
 
 def _require_few_characters(found: Sequence[Document], tokens: int) -> None:
-    """
+    """Refuse documents that are too long for one request.
+
     Raises:
-        ApiError: for more text than one request may bring.
+        ApiError: if the documents have more characters than a request may have.
     """
     size = sum(len(document.text) for document in found)
     most = tokens * _CHARACTERS
@@ -230,9 +231,10 @@ def _require_few_characters(found: Sequence[Document], tokens: int) -> None:
 
 
 def _require_filter(body: SearchParams) -> None:
-    """
+    """Refuse a filter that the index cannot apply.
+
     Raises:
-        ApiError: for a filter that cannot be searched by.
+        ApiError: if the filter is not valid.
     """
     if body.filter:
         try:

@@ -1,5 +1,7 @@
-"""HTML and PDF files, read by a process of their own for each request: a hostile file can make a
-parser take minutes, or all memory there is. A few requests are read at a time."""
+"""Reader of HTML and PDF files, in a separate process for each request.
+
+A hostile file can make a parser run for minutes or take all memory; the process has limits on both.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,11 @@ from gritlm.rag.ingest.readers import FileContent, read
 
 KINDS = (".html", ".htm", ".xhtml", ".pdf")
 SECONDS = 60.0  # for all files of a request
-_BYTES = 768 * 2**20  # of memory for each of as many processes as requests are read at a time
+_BYTES = 768 * 2**20  # memory of one process; a few run at a time
 
 
 class FileReader:
-    """Starts a process for the files of a request; from any thread, closed from any."""
+    """Reader of the files of a request in a process of its own; safe in several threads."""
 
     def __init__(self) -> None:
         self._processes: set[subprocess.Popen[str]] = set()
@@ -30,30 +32,32 @@ class FileReader:
         self._closed = False
 
     def contents(self, files: Sequence[tuple[str, str]]) -> list[FileContent | str]:
-        """Return the contents of files, or why they cannot be read.
+        """Return the contents of files, or the reasons why they cannot be read.
 
         Args:
-            files: endings of their names, and their bytes in base64.
+            files: the ending of each file's name, and its bytes in base64.
         """
         if not files:
             return []
-        why = "the process that read it broke down"
-        with _started() as process:
+        reason = "the process that read it broke down"
+        with _start() as process:
             self._add(process)
             try:
-                told, _ = process.communicate("".join(map(_line, files)), timeout=SECONDS)
+                output, _ = process.communicate("".join(map(_line, files)), timeout=SECONDS)
             except subprocess.TimeoutExpired:
                 process.kill()
-                told, _ = process.communicate()
-                why = f"it was not read within {SECONDS:g} seconds"
+                output, _ = process.communicate()
+                reason = f"it was not read within {SECONDS:g} seconds"
             finally:
                 with self._lock:
                     self._processes.discard(process)
-        found = [_parsed(line) for line in told.splitlines(keepends=True) if line.endswith("\n")]
-        return found + [why] * (len(files) - len(found))
+        contents = [
+            _parse(line) for line in output.splitlines(keepends=True) if line.endswith("\n")
+        ]
+        return contents + [reason] * (len(files) - len(contents))
 
     def close(self) -> None:
-        """End the processes: files that are being read are not read to their end."""
+        """Kill the processes, with the files that they are reading."""
         with self._lock:
             self._closed = True
             for process in self._processes:
@@ -66,7 +70,7 @@ class FileReader:
                 process.kill()
 
 
-def _started() -> subprocess.Popen[str]:
+def _start() -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-P", "-m", __name__],
         text=True,
@@ -75,27 +79,34 @@ def _started() -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env={name: value for name, value in os.environ.items() if not name.startswith("GRITLM_")},
-        start_new_session=True,  # ctrl-C is for the server, which ends what it has taken
+        start_new_session=True,  # ctrl-C reaches the server alone, which finishes its requests
     )
 
 
-def main(given: TextIO, told: TextIO) -> None:
-    """Answer each line of JSON with one; run by the other process."""
+def main(source: TextIO, sink: TextIO) -> None:
+    """Read a file from each line of JSON and write its content as a line of JSON.
+
+    This runs in the other process.
+
+    Args:
+        source: lines with the ending and the base64 of a file.
+        sink: takes the lines of the result.
+    """
     _limit()
-    for line in given:
+    for line in source:
         ending, data = json.loads(line)
         try:
-            answer = asdict(read(ending, base64.b64decode(data, validate=True)))
+            content = asdict(read(ending, base64.b64decode(data, validate=True)))
         except (InputError, ValueError) as error:
-            answer = {"error": str(error)}
+            content = {"error": str(error)}
         except (MemoryError, RecursionError):
-            answer = {"error": "reading it takes too much memory"}
-        told.write(json.dumps(answer) + "\n")
-        told.flush()
+            content = {"error": "reading it takes too much memory"}
+        sink.write(json.dumps(content) + "\n")
+        sink.flush()
 
 
 def _limit() -> None:
-    """Make this process end by itself, even when the server was killed."""
+    """Limit memory and CPU time, so that this process ends even after the server was killed."""
     if sys.platform != "win32":
         import resource
 
@@ -107,9 +118,9 @@ def _line(file: tuple[str, str]) -> str:
     return json.dumps(file) + "\n"
 
 
-def _parsed(line: str) -> FileContent | str:
-    answer = json.loads(line)
-    return str(answer["error"]) if "error" in answer else FileContent(**answer)
+def _parse(line: str) -> FileContent | str:
+    content = json.loads(line)
+    return str(content["error"]) if "error" in content else FileContent(**content)
 
 
 if __name__ == "__main__":

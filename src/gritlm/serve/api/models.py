@@ -1,4 +1,4 @@
-"""What the server has, and how its model tokenizes."""
+"""``/v1/models``, ``/tokenize`` and ``/detokenize``: routes and responses."""
 
 from __future__ import annotations
 
@@ -24,37 +24,38 @@ from gritlm.serve.service import Service
 
 
 def routes(service: Service) -> APIRouter:
+    """Return the routes of models and tokenization."""
     router = new_router(tags=["model"])
 
-    @router.get(MODELS, response_model=ModelListResponse, summary="Models")
+    @router.get(MODELS, response_model=ModelListResponse, summary="List models")
     async def models() -> Response:
-        """The model, under each of its names."""
-        data = [_about(service, name) for name in service.settings.names]
+        """List the model of this server under each of its names."""
+        data = [_model_object(service, name) for name in service.settings.names]
         return json_response({"object": "list", "data": data})
 
-    @router.get(MODELS + "/{name:path}", response_model=ModelObject, summary="Model")
+    @router.get(MODELS + "/{name:path}", response_model=ModelObject, summary="Get a model")
     async def model(name: str) -> Response:
-        """One of them."""
-        return json_response(_about(service, service.model_name(name)))
+        """Return the model with this name."""
+        return json_response(_model_object(service, service.model_name(name)))
 
     @router.post(TOKENIZE, response_model=TokenizeResponse, summary="Tokenize")
     async def tokenize(body: TokenizeRequest) -> Response:
-        """A text or a conversation to token ids."""
+        """Convert a text or a conversation to token ids."""
         service.model_name(body.model)
         with service.scheduler.reserve():
-            return await service.off_loop(_tokenized, service, body)
+            return await service.off_loop(_tokenize, service, body)
 
     @router.post(DETOKENIZE, response_model=DetokenizeResponse, summary="Detokenize")
     async def detokenize(body: DetokenizeRequest) -> Response:
-        """Token ids to text."""
+        """Convert token ids to text."""
         service.model_name(body.model)
         with service.scheduler.reserve():
-            return await service.off_loop(_detokenized, service, body)
+            return await service.off_loop(_detokenize, service, body)
 
     return router
 
 
-def _about(service: Service, name: str) -> dict[str, Any]:
+def _model_object(service: Service, name: str) -> dict[str, Any]:
     model = service.model
     return {
         "id": name,
@@ -70,7 +71,7 @@ def _about(service: Service, name: str) -> dict[str, Any]:
     }
 
 
-def _tokenized(service: Service, body: TokenizeRequest) -> Response:
+def _tokenize(service: Service, body: TokenizeRequest) -> Response:
     ids = _ids(service, body)
     names = [service.spelling.of(token) for token in ids] if body.return_token_strs else None
     return json_response(
@@ -83,7 +84,7 @@ def _tokenized(service: Service, body: TokenizeRequest) -> Response:
     )
 
 
-def _detokenized(service: Service, body: DetokenizeRequest) -> Response:
+def _detokenize(service: Service, body: DetokenizeRequest) -> Response:
     ids = service.prompts.known(body.tokens, "'tokens'", param="tokens")
     return json_response({"prompt": service.prompts.text(ids)})
 

@@ -1,4 +1,4 @@
-"""Health, metrics, and the page."""
+"""``/health``, ``/metrics`` and the files of the web page: routes and responses."""
 
 from __future__ import annotations
 
@@ -20,38 +20,39 @@ PAGE = Path(__file__).parents[1] / "web"
 
 
 def routes(service: Service) -> APIRouter:
+    """Return the routes of health and metrics."""
     router = new_router(tags=["operations"])
 
-    @router.get(HEALTH, response_model=HealthResponse, summary="Ready")
+    @router.get(HEALTH, response_model=HealthResponse, summary="Check readiness")
     async def health() -> Response:
-        """Whether requests are answered: the model reads a token. 503 while it cannot, or while
-        the server is shutting down."""
+        """Check that the model answers, by a forward pass over one token. The status is 503 if it
+        does not, and while the server is shutting down."""
         if service.draining:
             raise draining()
         await service.try_model()
         return json_response({"status": "ok"})
 
-    @router.get(LIVE, response_model=HealthResponse, summary="Alive")
+    @router.get(LIVE, response_model=HealthResponse, summary="Check liveness")
     async def live() -> Response:
-        """Whether the process answers at all."""
+        """Check that the process answers HTTP requests."""
         return json_response({"status": "alive"})
 
-    @router.get(METRICS, response_class=Response, summary="Metrics", responses=_TEXT)
+    @router.get(METRICS, response_class=Response, summary="Get metrics", responses=_TEXT)
     async def exposition() -> Response:
-        """Numbers for Prometheus."""
+        """Return the metrics in the text format of Prometheus."""
         return Response(service.meter.exposition(), media_type=metrics.CONTENT_TYPE)
 
     return router
 
 
 def page() -> dict[str, str]:
-    """Paths of the page, and the files behind them; they hold nothing of the server."""
+    """Return the files of the web page by URL path. They are static: no data of the server."""
     found = (path.relative_to(PAGE).as_posix() for path in PAGE.rglob("*") if path.is_file())
     return {"/": "index.html"} | {f"/{name}": name for name in sorted(found)}
 
 
 def page_routes() -> list[Route]:
-    """One route a file: no other path leads to any."""
+    """Return one route for each file of the web page, so that no other path serves a file."""
     files = StaticFiles(directory=PAGE)
 
     def route(path: str, name: str) -> Route:
@@ -64,5 +65,8 @@ def page_routes() -> list[Route]:
 
 
 _TEXT: dict[int | str, dict[str, object]] = {
-    200: {"description": "Text.", "content": {"text/plain": {"schema": {"type": "string"}}}}
+    200: {
+        "description": "Metrics as text.",
+        "content": {"text/plain": {"schema": {"type": "string"}}},
+    }
 }

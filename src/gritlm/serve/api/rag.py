@@ -1,4 +1,4 @@
-"""``/v1/rag``: there on every server, so that one without a store can say how to get one."""
+"""``/v1/rag``: routes. A server without a store has them too, and answers how to add one."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from gritlm.serve.service import Service
 if TYPE_CHECKING:
     from gritlm.serve.api.documents import DocumentApi
 
-_MOST = 1000
+_MOST_DOCUMENTS = 1000  # of a page
 
 
 def routes(service: Service, documents: DocumentApi | None) -> APIRouter:
-    """Return the routes of documents.
+    """Return the routes of documents, search and answers.
 
     Args:
         service: the model behind the routes.
@@ -40,15 +40,15 @@ def routes(service: Service, documents: DocumentApi | None) -> APIRouter:
 
     @router.post(DOCUMENTS, response_model=AddDocumentsResponse, summary="Add documents")
     async def add(body: AddDocumentsRequest) -> Response:
-        """Cut documents or files into passages, embed them, and keep what that leaves behind."""
+        """Split documents or files into passages, embed them and store their key/value state."""
         return await _require_store(documents).add(service, body)
 
     @router.get(DOCUMENTS, response_model=DocumentListResponse, summary="List documents")
     async def listed(
         after: Annotated[str | None, Query(max_length=LONGEST)] = None,
-        limit: Annotated[int, Query(ge=1, le=_MOST)] = 100,
+        limit: Annotated[int, Query(ge=1, le=_MOST_DOCUMENTS)] = 100,
     ) -> Response:
-        """What is stored, in the order of ids."""
+        """List the stored documents in the order of their ids."""
         return await _require_store(documents).listed(service, after=after, limit=limit)
 
     @router.delete(
@@ -57,12 +57,12 @@ def routes(service: Service, documents: DocumentApi | None) -> APIRouter:
         summary="Delete a document",
     )
     async def delete(document_id: str) -> Response:
-        """Forget a document."""
+        """Delete a document, its passages and their key/value state."""
         return await _require_store(documents).delete(service, document_id)
 
     @router.post(SEARCH, response_model=SearchResponse, summary="Search passages")
     async def search(body: SearchRequest) -> Response:
-        """Passages that are nearest to a question."""
+        """Find the passages nearest to a question."""
         return await _require_store(documents).search(service, body)
 
     @router.post(
@@ -72,8 +72,9 @@ def routes(service: Service, documents: DocumentApi | None) -> APIRouter:
         summary="Answer from documents",
     )
     async def answer(body: AnswerRequest) -> Response:
-        """Find passages and answer from them. A stream's events look like chat chunks: the first
-        has ``sources``, the last ``trace`` and ``usage``."""
+        """Find passages and generate an answer from them. The events of a stream have the form of
+        chat completion chunks; the first one has ``sources``, the last one ``trace`` and
+        ``usage``."""
         return await _require_store(documents).answer(service, body)
 
     return router

@@ -1,4 +1,4 @@
-"""Texts, conversations and ids of requests -> what the model reads. Called from several threads."""
+"""Tokenization of the texts, conversations and token ids in requests; safe in several threads."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ from gritlm.serve.errors import invalid, too_long
 
 Ids = tuple[int, ...]
 Item = str | list[int]  # a text, or its ids
-Frame = tuple[list[int], list[int]]  # ids before the pooled ones, and those behind the text
+Frame = tuple[list[int], list[int]]  # ids before the text, and ids behind it
 
 
-_CHARACTERS = 16  # of a token in texts of a request together; four are usual
+_CHARACTERS = 16  # per token, in all texts of a request together; four are usual
 
 
 class PromptTokenizer:
-    """Tokenizes for one model.
+    """Tokenizer of the prompts of one model, with the limits of the server.
 
     Args:
-        limit: tokens of a prompt with its answer, or of a text.
-        most: tokens of all texts of one request; None for any number.
+        model: the model that reads the prompts.
+        limit: the most tokens of a prompt with its output, or of a text to embed.
+        most: the most tokens of all texts of one request; None for no limit.
     """
 
     def __init__(self, model: GritLM, *, limit: int, most: int | None = None) -> None:
@@ -40,10 +41,13 @@ class PromptTokenizer:
         self._vocabulary = int(model.model.get_input_embeddings().num_embeddings)
 
     def chat(self, messages: Sequence[Message]) -> Ids:
-        """A conversation, up to where its answer begins.
+        """Return the ids of a conversation, up to the start of the next message.
+
+        Args:
+            messages: the messages, oldest first.
 
         Raises:
-            ApiError: for one that the model's template does not take.
+            ApiError: if the chat template of the model refuses the conversation.
         """
         try:
             return tuple(chat_ids(self.tokens, messages, template=self._settings.template))
@@ -55,7 +59,7 @@ class PromptTokenizer:
             raise invalid(f"'messages': {error}", param="messages") from None
 
     def plain(self, items: Sequence[Item]) -> list[Ids]:
-        """Prompts to complete, as texts or as ids that are read as they are."""
+        """Return the ids of prompts to complete; prompts of token ids are used unchanged."""
         return [
             (*self.tokens.prefix, *self.tokens.pieces([item], first=True)[0])
             if isinstance(item, str)
@@ -72,15 +76,18 @@ class PromptTokenizer:
         param: str = "input",
         name: str = "text {}",
     ) -> tuple[Prompt, ...]:
-        """Texts to embed, or their ids, each behind the header of its instruction.
+        """Return the embedding prompts of texts, each with the header of the instruction.
 
         Args:
-            instruction: in plain words; empty for none.
-            cut: tokens a text is cut to with its header; -1 for the model's own limit.
-            name: of a text in messages, with its number.
+            items: texts, or the token ids of texts.
+            instruction: instruction in plain words; empty for no instruction.
+            cut: length to truncate each prompt to, in tokens with the header; -1 for the limit of
+                the model; None to refuse longer texts.
+            param: field of the request that holds the texts, for error messages.
+            name: name of a text in error messages; ``{}`` stands for its index.
 
         Raises:
-            ApiError: for a text that is too long and not to be cut, naming it.
+            ApiError: if a text is too long and ``cut`` is None; the message names the text.
         """
         most = self._most(cut)
         room = sys.maxsize if most is None else most
@@ -89,27 +96,30 @@ class PromptTokenizer:
         self._require_header_room(room, frame)
         if most is None:
             self.require_characters(list(map(characters, items)), name, param=param)
-        else:  # what is cut off anyway is not tokenized
+        else:  # do not tokenize text that is cut off anyway
             items = [item[: room * self._longest] if characters(item) else item for item in items]
         texts = [item for item in items if isinstance(item, str)]
         if len(texts) == len(items):
-            made, _ = self.tokens.for_embedding(
+            prompts, _ = self.tokens.for_embedding(
                 texts, max_length=room, instruction=header, end=self._settings.embed_eos
             )
         else:
-            made = [
+            prompts = [
                 _framed(self.known(item, f"text {n}", param=param), room, frame)
                 for n, item in enumerate(items)
             ]
         if most is None:
-            self._require_room(made, param)
-        return tuple(made)
+            self._require_room(prompts, param)
+        return tuple(prompts)
 
     def question(self, text: str) -> int:
-        """Return the tokens of a question that is searched with.
+        """Return the number of tokens of a search query.
+
+        Args:
+            text: the question.
 
         Raises:
-            ApiError: for one that is longer than the model takes.
+            ApiError: if the question is longer than the model's maximum context length.
         """
         instruction = self._settings.query_instruction
         (prompt,) = self.texts(
@@ -118,15 +128,18 @@ class PromptTokenizer:
         return len(prompt.ids)
 
     def question_about(self, question: str) -> Ids:
-        """What asks behind a passage whether it answers a question."""
+        """Return the ids that follow a passage and ask whether it answers a question."""
         self.require_characters([len(question)], "the query", param="query")
         return tuple(self.tokens.for_chat(for_yes_no(question), start=False).ids)
 
     def first_id(self, word: str) -> int:
-        """The token that a word begins with.
+        """Return the first token id of a word.
+
+        Args:
+            word: a word without spaces.
 
         Raises:
-            ApiError: for a tokenizer that has none.
+            ApiError: if the tokenizer has no ids for the word.
         """
         ids = self.tokens.pieces([word], first=False)[0]
         if not ids:
@@ -134,51 +147,64 @@ class PromptTokenizer:
         return ids[0]
 
     def text(self, ids: Ids) -> str:
-        """What ids spell, special tokens too."""
+        """Return the text of token ids, special tokens included."""
         return str(self.tokens.tokenizer.decode(list(ids), skip_special_tokens=False))
 
     def room(self, ids: Ids, wanted: int | None, *, param: str) -> int:
-        """Tokens that an answer may have.
+        """Return the number of tokens that may be generated for a prompt.
+
+        Args:
+            ids: token ids of the prompt.
+            wanted: number of tokens in the request; None for as many as fit.
+            param: field of the request that holds the prompt, for error messages.
 
         Raises:
-            ApiError: when prompt and answer do not fit, with the numbers.
+            ApiError: if prompt and output do not fit into the model's maximum context length.
         """
         if not ids:
             raise invalid("the prompt has no tokens; expected some text", param=param)
         left = self.limit - len(ids)
         if left < (1 if wanted is None else wanted):
-            asked = "" if wanted is None else f", of the {wanted} that you asked for"
+            requested = "" if wanted is None else f"; the request asks for {wanted}"
             raise too_long(
                 f"This model's maximum context length is {self.limit} tokens; the prompt has "
-                f"{len(ids)} and leaves room for {max(0, left)} of an answer{asked}",
+                f"{len(ids)} and leaves room for {max(0, left)} of output{requested}",
                 param=param,
             )
         return left if wanted is None else wanted
 
     def known(self, ids: Item, name: str, *, param: str) -> Ids:
-        """Ids of a client, if all of them are in the vocabulary.
+        """Return token ids of a client, after checking that all are in the vocabulary.
+
+        Args:
+            ids: the token ids.
+            name: name of the ids in error messages.
+            param: field of the request that holds the ids, for error messages.
 
         Raises:
-            ApiError: naming the one that is not.
+            ApiError: if an id is not in the vocabulary; the message names it.
         """
         assert not isinstance(ids, str), "texts and ids are not mixed"
-        for place, token in enumerate(ids):
+        for position, token in enumerate(ids):
             if not 0 <= token < self._vocabulary:
                 raise invalid(
-                    f"{name} has the token id {token} at {place}; expected 0 to "
+                    f"{name} has the token id {token} at {position}; expected 0 to "
                     f"{self._vocabulary - 1}",
                     param=param,
                 )
         return tuple(ids)
 
     def require_characters(self, sizes: Sequence[int], name: str, *, param: str) -> None:
-        """Refuse texts that cannot fit, by their characters, before time is spent on their tokens.
+        """Refuse texts with too many characters to fit, before time is spent on tokenizing them.
 
         Args:
-            name: of a text, with its number.
+            sizes: characters of each text.
+            name: name of a text in error messages; ``{}`` stands for its index.
+            param: field of the request that holds the texts, for error messages.
 
         Raises:
-            ApiError: naming the text that is too long.
+            ApiError: if one text is too long; the message names the text.
+            TooManyTokensError: if the texts together are too long for one request.
         """
         for index, size in enumerate(sizes):
             if size > self.limit * self._longest:
@@ -204,7 +230,7 @@ class PromptTokenizer:
         return self.limit if cut == -1 else cut
 
     def _frame(self, header: str) -> Frame:
-        """What stands around a text with this header."""
+        """Return the ids before and behind a text with this header."""
         (frame,), _ = self.tokens.for_embedding(
             ["a"], max_length=sys.maxsize, instruction=header, end=self._settings.embed_eos
         )
@@ -213,19 +239,19 @@ class PromptTokenizer:
         return frame.ids[:start], frame.ids[start + len(text) :]
 
     def _require_header_room(self, room: int, frame: Frame) -> None:
-        taken = sum(map(len, frame))
-        if room <= taken:
+        size = sum(map(len, frame))
+        if room <= size:
             raise invalid(
-                f"truncate_prompt_tokens={room}, and the instruction takes {taken} tokens; "
-                "expected more than that",
+                f"truncate_prompt_tokens={room}, and the instruction takes {size} tokens; "
+                f"expected more than {size}",
                 param="truncate_prompt_tokens",
             )
 
-    def _require_room(self, made: Sequence[Prompt], param: str) -> None:
-        for index, prompt in enumerate(made):
+    def _require_room(self, prompts: Sequence[Prompt], param: str) -> None:
+        for index, prompt in enumerate(prompts):
             if len(prompt.ids) > self.limit:
                 raise too_long(
-                    f"text {index} of {len(made)} has {len(prompt.ids)} tokens with its header; "
+                    f"text {index} of {len(prompts)} has {len(prompt.ids)} tokens with its header; "
                     f"this model's maximum context length is {self.limit}. Shorten it, or send "
                     "truncate_prompt_tokens=-1 to have it cut",
                     param=param,
@@ -233,12 +259,12 @@ class PromptTokenizer:
 
 
 def characters(item: Item) -> int:
-    """Return the characters of a text; ids have none."""
+    """Return the number of characters of a text; 0 for token ids."""
     return len(item) if isinstance(item, str) else 0
 
 
 def _framed(ids: Ids, room: int, frame: Frame) -> Prompt:
-    """Ids where the text of an embedding prompt stands."""
+    """Return an embedding prompt with these ids in the place of its text."""
     head, tail = frame
     whole = [*head, *ids[: room - len(head) - len(tail)], *tail]
     return Prompt(whole, pooled=(len(head), len(whole)))

@@ -1,4 +1,4 @@
-"""Request bodies to documents. A file's name is a name: no file is opened by it."""
+"""Documents of a request, given as objects or as files. No file is opened by its name."""
 
 from __future__ import annotations
 
@@ -20,55 +20,61 @@ from gritlm.serve.api.file_reader import KINDS, FileReader
 from gritlm.serve.errors import invalid
 from gritlm.serve.schemas.rag import AddDocumentsRequest, FileObject
 
-Reason = Callable[[], str]  # why something is skipped: made for those that are named
-_LONGEST_FILE = 2**26  # bytes; a body is shorter anyway
+Reason = Callable[[], str]  # reason to skip a document, built only if the response names it
+_LONGEST_FILE = 2**26  # bytes; the limit of a request body is lower
 
 
 def documents(body: AddDocumentsRequest, reader: FileReader) -> tuple[list[Document], Skips]:
-    """Return the documents of a body, and those that were skipped. All ids differ.
+    """Return the documents of a request with distinct ids, and the documents that were skipped.
+
+    Args:
+        body: the request.
+        reader: reader of HTML and PDF files.
 
     Raises:
-        ApiError: for a body without any.
+        ApiError: if the request has no documents and no files.
     """
     if not body.documents and not body.files:
         raise invalid("'documents' and 'files' are empty; expected at least one document")
     found: list[Document] = []
     skipped = Skips()
-    places: dict[str, str] = {}  # by id
-    for place, item in _all(body, reader):
+    names: dict[str, str] = {}  # by id
+    for name, item in _all(body, reader):
         if not isinstance(item, Document):
-            skipped.add(place, item)
-        elif item.id in places:
-            skipped.append(SkippedSource(place, f"its id {item.id!r} is that of {places[item.id]}"))
+            skipped.add(name, item)
+        elif item.id in names:
+            skipped.append(SkippedSource(name, f"its id {item.id!r} is that of {names[item.id]}"))
         else:
-            places[item.id] = place
+            names[item.id] = name
             found.append(item)
     return found, skipped
 
 
 def _all(body: AddDocumentsRequest, reader: FileReader) -> Iterator[tuple[str, Document | Reason]]:
-    """Yield where each document stands in the body, and the document or why it is skipped."""
-    for number, given in enumerate(body.documents):
-        place = f"documents[{number}]"
+    """Yield the name of each document in the request, and the document or the reason to skip it."""
+    for number, item in enumerate(body.documents):
+        name = f"documents[{number}]"
         try:
-            yield place, rows.document(given.model_dump(exclude_none=True))
+            yield name, rows.document(item.model_dump(exclude_none=True))
         except InputError as error:
-            yield given.id or place, partial(str, error)
+            yield item.id or name, partial(str, error)
     slow = [file for file in body.files if _ending(file) in KINDS]
     read = iter(reader.contents([(_ending(file), file.data) for file in slow]))
     for file in body.files:
-        for item in _of_file(file, next(read) if _ending(file) in KINDS else None):
-            yield file.name, item
+        for document in _of_file(file, next(read) if _ending(file) in KINDS else None):
+            yield file.name, document
 
 
 def _of_file(file: FileObject, read: FileContent | str | None) -> Iterator[Document | Reason]:
-    """Yield the documents of a file, or why they are skipped.
+    """Yield the documents of a file, or the reasons to skip them.
 
     Args:
-        read: its content, or why it cannot be read; None where no process has read it.
+        file: the file.
+        read: the content of the file, or the reason why it cannot be read; None for a file that
+            needs no process of its own.
     """
     try:
-        data = _decoded(file.data)
+        data = _decode(file.data)
         metadata = normalise_metadata(file.metadata or {})
         if _ending(file) in records.KINDS:
             yield from _of_rows(file, data, metadata)
@@ -115,8 +121,8 @@ def _of_rows(
 def _of_row(
     file: FileObject, place: str, row: dict[str, Any], metadata: dict[str, Value]
 ) -> Document | Reason:
-    given = row.get("metadata") or {}
-    own = metadata | given if isinstance(given, dict) else given
+    value = row.get("metadata") or {}
+    own = metadata | value if isinstance(value, dict) else value
     try:
         return rows.document(
             {**row, "metadata": own}, prefix=f"{file.name}#", text_field=file.text_field
@@ -126,18 +132,18 @@ def _of_row(
 
 
 def _reason(place: str, error: Callable[[], InputError]) -> str:
-    return f"{_spoken(place)}{error()}"
+    return f"{_position(place)}{error()}"
 
 
-def _spoken(place: str) -> str:
-    """Return a place within a file as a message names it: ``line 3: ``, ``item [3]: ``."""
+def _position(place: str) -> str:
+    """Return a position in a file as messages name it: ``line 3: `` or ``item [3]: ``."""
     if not place:
         return ""
     return f"line {place[1:]}: " if place.startswith(":") else f"item {place}: "
 
 
-def _decoded(data: str) -> bytes:
+def _decode(data: str) -> bytes:
     try:
         return base64.b64decode(data, validate=True)
     except (binascii.Error, ValueError):
-        raise InputError("'data' is no base64") from None
+        raise InputError("'data' is not valid base64") from None
