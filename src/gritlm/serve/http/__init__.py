@@ -1,1 +1,1 @@
-"""HTTP around every request: keys, bodies, connections, logs."""
+"""HTTP layers around every request: keys, body limits, connections, logs."""

@@ -1,4 +1,4 @@
-"""What surrounds every request: id, log line, headers, and errors that nobody expected."""
+"""Outermost layer of every request: request id, access log, headers, unexpected errors."""
 
 from __future__ import annotations
 
@@ -22,15 +22,17 @@ log = logging.getLogger(__name__)
 access = logging.getLogger("gritlm.serve.access")
 
 _PATH_LENGTH = 200  # characters of a path in a log line
-GONE = 499  # in logs and metrics: the client hung up first
+GONE = 499  # in logs and metrics: the client disconnected before the response
 
 
 class RequestContext:
-    """The outermost layer.
+    """ASGI middleware with the context of a request: id, access log, headers, counters.
 
     Args:
-        quiet_paths: that are asked for all the time; their lines are for debugging only.
-        page: paths of the page.
+        app: the next layer.
+        service: state of the server.
+        quiet_paths: paths that are polled; their log lines have the level DEBUG.
+        page: paths of the web page.
     """
 
     def __init__(
@@ -53,38 +55,38 @@ class RequestContext:
         request_id = logs.request_id(Headers(scope=scope).get("x-request-id"))
         logs.REQUEST_ID.set(request_id)
         body = _Body(receive, announced=auth.has_body(Headers(scope=scope)))
-        answer = _Answer(send, request_id, scope["path"], body)
+        response = _ResponseSender(send, request_id, scope["path"], body)
         started = perf_counter()
         try:
-            await self._run(scope, body.receive, answer)
+            await self._run(scope, body.receive, response)
         except ClientGoneError:
-            answer.status = GONE
+            response.status = GONE
         except Exception:
             log.exception("a request failed")
-            if answer.status == 0:
-                await internal(request_id).response()(scope, body.receive, answer.send)
-            answer.status = 500
+            if response.status == 0:
+                await internal(request_id).response()(scope, body.receive, response.send)
+            response.status = 500
         finally:
-            self._note(scope, answer.status or GONE, 1000 * (perf_counter() - started))
+            self._record(scope, response.status or GONE, 1000 * (perf_counter() - started))
 
-    async def _run(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
+    async def _run(self, scope: Scope, receive: Receive, response: _ResponseSender) -> None:
         if not scope["path"].startswith(API):
-            await self.app(scope, receive, answer.send)
+            await self.app(scope, receive, response.send)
         elif self._service.draining:
-            await draining().response()(scope, receive, answer.send)
+            await draining().response()(scope, receive, response.send)
         else:
-            with self._counted():
-                await self.app(scope, receive, answer.send)
+            with self._count_running():
+                await self.app(scope, receive, response.send)
 
     @contextmanager
-    def _counted(self) -> Iterator[None]:
+    def _count_running(self) -> Iterator[None]:
         self._service.running += 1
         try:
             yield
         finally:
             self._service.running -= 1
 
-    def _note(self, scope: Scope, status: int, ms: float) -> None:
+    def _record(self, scope: Scope, status: int, ms: float) -> None:
         route = endpoint(scope["path"], page=self._page)
         self._service.meter.requests.labels(route, str(status)).inc()
         level = logging.DEBUG if scope["path"] in self._quiet else logging.INFO
@@ -96,10 +98,10 @@ class RequestContext:
 
 
 class _Body:
-    """A request's body on its way in.
+    """The incoming body of a request.
 
     Attributes:
-        is_unread: a part of it has not been read.
+        is_unread: whether a part of the body has not been read.
     """
 
     def __init__(self, receive: Receive, *, announced: bool) -> None:
@@ -113,11 +115,14 @@ class _Body:
         return message
 
 
-class _Answer:
-    """Adds headers to an answer and remembers its status; 0 while there is none.
+class _ResponseSender:
+    """Sender of a response, which adds headers.
 
-    An answer that comes before the request's body was read closes the connection: nothing waits
-    for the rest.
+    A response that is sent before the body of its request was read closes the connection, so that
+    the rest of the body is not waited for.
+
+    Attributes:
+        status: status of the response; 0 while none has been sent.
     """
 
     def __init__(self, send: Send, request_id: str, path: str, body: _Body) -> None:

@@ -1,6 +1,6 @@
-"""Who may ask: the key, the ``Host`` header, and what browsers are told.
+"""Access control: API keys, ``Host`` and ``Origin`` headers, security headers for browsers.
 
-Everything is denied by default; what needs no key is listed in ``app.open_paths``.
+Every path needs a key, except for the paths in ``app.open_paths``.
 """
 
 from __future__ import annotations
@@ -40,11 +40,12 @@ HEADERS = {
 
 
 class RequireKey:
-    """Lets in who has a key, and everybody to a few paths.
+    """ASGI middleware that refuses requests without a valid API key.
 
     Args:
-        keys: none of them lets in everybody.
-        open_paths: exact paths that need none to be read.
+        app: the next layer.
+        keys: the valid keys; with an empty list, no request needs a key.
+        open_paths: exact paths that need no key for GET and HEAD.
     """
 
     def __init__(self, app: ASGIApp, *, keys: Sequence[str], open_paths: Collection[str]) -> None:
@@ -56,27 +57,35 @@ class RequireKey:
         if scope["type"] == "lifespan" or not self._digests or self._is_open(scope):
             await self.app(scope, receive, send)
             return
-        given = Headers(scope=scope).get("authorization", "")
-        if self._known(given):
+        authorization = Headers(scope=scope).get("authorization", "")
+        if self._is_valid(authorization):
             await self.app(scope, receive, send)
         else:
-            await _refused(given).response()(scope, receive, send)
+            await _no_access(authorization).response()(scope, receive, send)
 
     def _is_open(self, scope: Scope) -> bool:
         return scope["path"] in self._open and scope.get("method") in ("GET", "HEAD")
 
-    def _known(self, given: str) -> bool:
-        """Takes the same time for every key: digests of one length, all of them compared."""
-        scheme, _, key = given.partition(" ")
+    def _is_valid(self, authorization: str) -> bool:
+        """Compare a key with all valid ones, in a time that does not depend on the key.
+
+        Digests have one length, and each of them is compared.
+        """
+        scheme, _, key = authorization.partition(" ")
         digest = _digest(key.strip())
-        found = [hmac.compare_digest(digest, known) for known in self._digests]
-        return scheme.lower() == "bearer" and any(found)
+        matches = [hmac.compare_digest(digest, valid) for valid in self._digests]
+        return scheme.lower() == "bearer" and any(matches)
 
 
 class RequireHost:
-    """Refuses requests that were sent to another name.
+    """ASGI middleware that refuses requests to an unknown host name.
 
-    A page whose name is made to point to this machine could ask us for it, with its own name.
+    This prevents DNS rebinding: a web page whose name resolves to this machine could otherwise
+    send requests to the server.
+
+    Args:
+        app: the next layer.
+        hosts: the allowed host names; with an empty collection, all names are allowed.
     """
 
     def __init__(self, app: ASGIApp, *, hosts: Collection[str]) -> None:
@@ -101,11 +110,14 @@ class RequireHost:
 
 
 class RequireOwnPage:
-    """Refuses what a web page of another origin may send without being allowed to: browsers say
-    where a page is from, and ask beforehand when it sends JSON.
+    """ASGI middleware that refuses requests of web pages from other origins.
+
+    A browser states the origin of a page, and sends JSON to another origin only after a preflight
+    request. Bodies of other types, which need no preflight, are refused.
 
     Args:
-        origins: pages that are allowed; ``*`` for all.
+        app: the next layer.
+        origins: the allowed origins; ``*`` for all.
     """
 
     def __init__(self, app: ASGIApp, *, origins: Collection[str]) -> None:
@@ -124,7 +136,7 @@ class RequireOwnPage:
             return None
         headers = Headers(scope=scope)
         origin = headers.get("origin")
-        if origin is not None and not self._knows(origin, headers.get("host", "")):
+        if origin is not None and not self._allows(origin, headers.get("host", "")):
             return ApiError(
                 403,
                 f"Pages of '{excerpt(origin)}' may not use this server; start it with "
@@ -141,18 +153,18 @@ class RequireOwnPage:
             )
         return None
 
-    def _knows(self, origin: str, host: str) -> bool:
+    def _allows(self, origin: str, host: str) -> bool:
         own = origin.partition("://")[2].lower()
         return bool(own and own == host.strip().lower()) or bool({origin, "*"} & self._origins)
 
 
 def has_body(headers: Headers) -> bool:
-    """Whether a request announces a body."""
+    """Return whether a request announces a body."""
     return "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
 
 
 def host_name(header: str) -> str:
-    """``[::1]:8000`` -> ``::1``."""
+    """Return the name in a ``Host`` header: ``::1`` for ``[::1]:8000``."""
     header = header.strip().lower()
     if header.startswith("["):
         return header[1:].partition("]")[0]
@@ -163,10 +175,10 @@ def _digest(key: str) -> bytes:
     return sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
-def _refused(given: str) -> ApiError:
+def _no_access(authorization: str) -> ApiError:
     message = (
         "Incorrect API key provided"
-        if given
+        if authorization
         else "You didn't provide an API key; send it as: Authorization: Bearer KEY"
     )
     return ApiError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})

@@ -1,5 +1,4 @@
-"""A request's body, whole and of bounded size, before anything else is done for it; and clients
-that hang up."""
+"""Limits on request bodies, and cancellation of requests whose client disconnects."""
 
 from __future__ import annotations
 
@@ -12,24 +11,25 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gritlm.serve.errors import ApiError, full_of_bodies
 
-REFUSED = "gritlm.refused"  # in a request's state: its body comes in too many pieces
-FREE_BYTES = 2**16  # of each body, that are not counted: small requests always find room
+REFUSED = "gritlm.refused"  # key in the state of a request whose body has too many pieces
+FREE_BYTES = 2**16  # of each body, not counted: there is always room for small requests
 
 
 class ClientGoneError(Exception):
-    """The client hung up before its answer was complete."""
+    """The client disconnected before its response was complete."""
 
 
 class BodyLimit:
-    """Reads the body, then runs the app for as long as the client is there.
+    """ASGI middleware that reads the whole body, then runs the app until the client disconnects.
 
-    When the client hangs up, whatever the app does for it is cancelled, so that its places on the
-    model's thread are free at once.
+    When the client disconnects, the app is cancelled, so that its KV slots on the model's thread
+    are released immediately.
 
     Args:
-        max_bytes: of one body.
-        max_total_bytes: of all bodies together, until their requests have ended.
-        timeout_s: in which the body has to arrive.
+        app: the next layer.
+        max_bytes: the most bytes of one body.
+        max_total_bytes: the most bytes of all bodies together, until their requests have ended.
+        timeout_s: seconds in which a body has to arrive.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class BodyLimit:
                 async with asyncio.timeout(self._timeout_s):
                     body = await self._read(scope, receive, share)
             except TimeoutError:
-                await self._slow().response()(scope, receive, send)
+                await self._too_slow().response()(scope, receive, send)
             except ApiError as error:
                 await error.response()(scope, receive, send)
             else:
@@ -59,8 +59,9 @@ class BodyLimit:
         """Return the body.
 
         Raises:
-            ApiError: for more bytes than are taken, without reading them when they are announced;
-                for more than there is room for; for a body in too many pieces.
+            ApiError: if the body is larger than the limit (an announced length is refused without
+                reading the body), if all bodies together are, or if the body has too many pieces.
+            ClientGoneError: if the client disconnects.
         """
         announced = Headers(scope=scope).get("content-length", "")
         if announced.isdecimal():
@@ -71,7 +72,7 @@ class BodyLimit:
             if message["type"] == "http.disconnect":
                 raise ClientGoneError
             if scope.get("state", {}).get(REFUSED):
-                raise self._fine()
+                raise self._too_fine()
             body += message.get("body", b"")
             self._claim(len(body), share)
             if not message.get("more_body"):
@@ -79,15 +80,15 @@ class BodyLimit:
 
     def _claim(self, size: int, share: _Share) -> None:
         if size > self._max_bytes:
-            raise self._large()
+            raise self._too_large()
         if not share.grow(size - FREE_BYTES):
             raise full_of_bodies(self._budget.total)
 
     async def _run(self, scope: Scope, receive: Receive, send: Send, body: bytes) -> None:
-        gone = asyncio.ensure_future(_gone(receive))
+        gone = asyncio.ensure_future(_disconnect(receive))
         replayed = iter([{"type": "http.request", "body": body, "more_body": False}])
 
-        async def again() -> Message:
+        async def replay() -> Message:
             if (message := next(replayed, None)) is not None:
                 return message
             await asyncio.shield(gone)
@@ -95,47 +96,47 @@ class BodyLimit:
 
         complete = False
 
-        async def noticed(message: Message) -> None:
+        async def watch(message: Message) -> None:
             nonlocal complete
             await send(message)
             complete = message["type"] == "http.response.body" and not message.get("more_body")
 
-        running = asyncio.ensure_future(self.app(scope, again, noticed))
+        running = asyncio.ensure_future(self.app(scope, replay, watch))
         try:
             await asyncio.wait((running, gone), return_when=asyncio.FIRST_COMPLETED)
             if not running.done() and not complete:
                 raise ClientGoneError
-            await running  # a connection counts as gone once its answer is complete
+            await running  # a client counts as gone, too, once its response is complete
         finally:
-            await _cancelled(running)
-            await _cancelled(gone)
+            await _cancel(running)
+            await _cancel(gone)
 
-    def _large(self) -> ApiError:
+    def _too_large(self) -> ApiError:
         return ApiError(
             413,
-            f"The body is larger than {self._max_bytes:,} bytes; send less at once, or start "
+            f"The body is larger than {self._max_bytes:,} bytes; send less in one request, or start "
             "the server with a larger --max-body-mb",
             code="request_too_large",
         )
 
-    def _slow(self) -> ApiError:
+    def _too_slow(self) -> ApiError:
         message = f"The body did not arrive within {self._timeout_s:g} seconds"
         return ApiError(408, message, code="request_timeout")
 
-    def _fine(self) -> ApiError:
+    def _too_fine(self) -> ApiError:
         message = "The body arrives in very small chunks; send it with a Content-Length"
         return ApiError(400, message, code="invalid_body")
 
 
 class _Budget:
-    """Bytes that bodies may take together."""
+    """Memory budget of all bodies together, in bytes."""
 
     def __init__(self, total: int) -> None:
         self.total = self.left = total
 
     @contextmanager
     def share(self) -> Iterator[_Share]:
-        """The part of one body; given back at the end."""
+        """Provide the share of one body, and return it to the budget at the end."""
         share = _Share(self)
         try:
             yield share
@@ -144,14 +145,14 @@ class _Budget:
 
 
 class _Share:
-    """The part of one body in a budget."""
+    """Share of one body in a budget."""
 
     def __init__(self, budget: _Budget) -> None:
         self._budget = budget
         self.size = 0
 
     def grow(self, size: int) -> bool:
-        """Take up to ``size`` bytes in all; return whether there is room."""
+        """Grow the share to ``size`` bytes in all, and return whether there was room."""
         more = max(0, size - self.size)
         if more > self._budget.left:
             return False
@@ -160,12 +161,12 @@ class _Share:
         return True
 
 
-async def _gone(receive: Receive) -> None:
+async def _disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         continue
 
 
-async def _cancelled(task: asyncio.Future[None]) -> None:
+async def _cancel(task: asyncio.Future[None]) -> None:
     task.cancel()
     with suppress(asyncio.CancelledError, Exception):
         await task

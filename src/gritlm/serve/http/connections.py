@@ -1,4 +1,4 @@
-"""Connections: a bounded number of them, and none kept waiting by its client."""
+"""Limit on the number of connections, and timeouts of clients that keep theirs waiting."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 from gritlm.serve.errors import crowded
 from gritlm.serve.http.protocol import BUFFER_BYTES, Connection, raw_answer
 
-KEEP_ALIVE_S = 75  # idle, between two requests; a proxy's own limit has to be below it
+KEEP_ALIVE_S = 75  # idle time between two requests; the limit of a proxy has to be below it
 HEADER_S = 20.0  # from the first byte of a request, or a new connection, to the end of its header
-WRITE_S = 60.0  # that a client may take nothing of what is written to it
-DRAIN_WRITE_S = 5.0  # the same while the server shuts down
+WRITE_S = 60.0  # longest time in which a client reads nothing of a response
+DRAIN_WRITE_S = 5.0  # the same, while the server is shutting down
 
 
 def protocol(most: int) -> type[Connection]:
-    """HTTP/1.1 that answers one more connection than ``most`` with 503 and closes it."""
+    """Return a protocol class that answers connections beyond ``most`` with 503 and closes them."""
     buffer = bytearray(BUFFER_BYTES)
     refusal = raw_answer(crowded())
 
@@ -37,14 +37,19 @@ def protocol(most: int) -> type[Connection]:
 
 @dataclass(frozen=True)
 class _Wait:
-    """A connection that waits for its client, for the same thing ``since`` then."""
+    """Wait of a connection for its client.
+
+    Attributes:
+        on: state of the connection; another state is progress.
+        since: time at which the wait began, in seconds.
+    """
 
     on: object
     since: float
 
 
 class Sweep:
-    """Looks at all connections now and then, and cuts off clients that keep theirs waiting."""
+    """Periodic check of all connections, which aborts those that wait too long for their client."""
 
     def __init__(self) -> None:
         self._known: dict[Connection, _Wait] = {}
@@ -53,20 +58,20 @@ class Sweep:
         now = monotonic()
         before = self._known
         self._known = {}
-        for each in connections:
-            patience, on = _waits_for(each, draining)
-            if patience is None:
+        for connection in connections:
+            timeout_s, on = _waits_for(connection, draining)
+            if timeout_s is None:
                 continue
-            wait = before.get(each)
+            wait = before.get(connection)
             if wait is None or wait.on != on:
                 wait = _Wait(on, now)
-            self._known[each] = wait
-            if now - wait.since >= patience:
-                each.transport.abort()
+            self._known[connection] = wait
+            if now - wait.since >= timeout_s:
+                connection.transport.abort()
 
 
 def _waits_for(connection: Connection, draining: bool) -> tuple[float | None, object]:
-    """Seconds that a connection may wait, and what it waits for: another thing is progress."""
+    """Return the timeout of a wait in seconds, None without a wait, and the state it is in."""
     if connection.flow.write_paused:
         left = connection.transport.get_write_buffer_size()
         return DRAIN_WRITE_S if draining else WRITE_S, left

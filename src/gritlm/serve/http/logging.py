@@ -1,4 +1,4 @@
-"""Log lines with request ids: for people, or one JSON object a line."""
+"""Logging with request ids, as text or as one JSON object a line."""
 
 from __future__ import annotations
 
@@ -20,16 +20,22 @@ REQUEST_ID: ContextVar[str] = ContextVar("gritlm_request_id", default="")
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
-def request_id(given: str | None) -> str:
-    """What the client calls its request, if that can stand in a log line; else a new id."""
-    return given if given is not None and _ID.fullmatch(given) else f"req-{uuid4().hex}"
+def request_id(header: str | None) -> str:
+    """Return the request id of the client if it is safe in a log line, otherwise a new one."""
+    return header if header is not None and _ID.fullmatch(header) else f"req-{uuid4().hex}"
 
 
 def configure(*, json: bool, level: int = logging.INFO, stream: TextIO | None = None) -> None:
-    """Send the lines of server and library to ``stream`` (stderr), in place of earlier handlers."""
+    """Log the lines of server and library to a stream; this replaces their earlier handlers.
+
+    Args:
+        json: whether each line is a JSON object.
+        level: the lowest level that is logged.
+        stream: where to write; None for stderr.
+    """
     handler = logging.StreamHandler(sys.stderr if stream is None else stream)
     handler.addFilter(_with_request_id)
-    handler.setFormatter(_Json() if json else _Words())
+    handler.setFormatter(_JsonFormatter() if json else _TextFormatter())
     for name in LOGGERS:
         logger = logging.getLogger(name)
         logger.handlers = [handler]
@@ -42,7 +48,7 @@ def _with_request_id(record: logging.LogRecord) -> bool:
     return True
 
 
-class _Words(PrintableFormatter):
+class _TextFormatter(PrintableFormatter):
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         line = f"{time} {record.levelname.lower()}: {super().format(record)}"
@@ -50,17 +56,17 @@ class _Words(PrintableFormatter):
         return f"{line} [{known}]" if known else line
 
 
-class _Json(logging.Formatter):
+class _JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        told: dict[str, Any] = {
+        entry: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
         }
         if known := getattr(record, "request_id", ""):
-            told["request_id"] = known
-        told |= getattr(record, "fields", {})
+            entry["request_id"] = known
+        entry |= getattr(record, "fields", {})
         if record.exc_info:
-            told["traceback"] = self.formatException(record.exc_info)
-        return printable_json(orjson.dumps(told, default=str).decode())
+            entry["traceback"] = self.formatException(record.exc_info)
+        return printable_json(orjson.dumps(entry, default=str).decode())

@@ -1,4 +1,4 @@
-"""The paths of the server."""
+"""Paths of the routes, and their names in metrics."""
 
 from __future__ import annotations
 
@@ -39,14 +39,15 @@ KNOWN = frozenset(
 )
 NAMED = {MODELS + "/": MODELS + "/{name}", DOCUMENTS + "/": DOCUMENTS + "/{document_id}"}
 
-API = ("/v1/", TOKENIZE, DETOKENIZE)  # what all others of it begin with
+API = ("/v1/", TOKENIZE, DETOKENIZE)  # beginnings of the paths of the API
 
 
 def endpoint(path: str, *, page: Collection[str]) -> str:
-    """What a path is counted under: one of a few names, whatever clients ask for.
+    """Return the name of a path in metrics: one of a fixed set, whatever paths clients request.
 
     Args:
-        page: paths of the page, which count as one.
+        path: path of a request.
+        page: paths of the web page, which have one name together.
     """
     if path in KNOWN:
         return path

@@ -1,4 +1,4 @@
-"""HTTP/1.1 of one client: a bounded number of bytes and of pieces at a time."""
+"""HTTP/1.1 protocol of one connection, with limits on headers and on the pieces of a request."""
 
 from __future__ import annotations
 
@@ -15,26 +15,25 @@ from gritlm.serve.http.body_limit import REFUSED
 
 log = logging.getLogger(__name__)
 
-LINGER_S = 5.0  # that input is thrown away behind an early answer, so that the answer arrives
-LINGER_BYTES = 2**26  # the most that is thrown away then
+LINGER_S = 5.0  # time in which input is discarded after an early response, so that it arrives
+LINGER_BYTES = 2**26  # the most input that is discarded then
 BUFFER_BYTES = 2**18
 
 _READ_BYTES = 2**14  # parsed between two turns of the event loop
 _HEADER_BYTES = 2**16
 _HEADERS = 128
-_PIECES = 1024  # of a request, before their mean size counts
-_PIECE_BYTES = 8  # the smallest mean size
+_PIECES = 1024  # pieces of a request that are allowed at any size
+_PIECE_BYTES = 8  # the smallest mean size of further pieces
 
 
 class _TooFineError(Exception):
-    """A request in more pieces than its size explains."""
+    """A request has more pieces than its size explains."""
 
 
 class _Transport:
-    """A transport whose ``close`` lets the rest of an unfinished request arrive.
+    """Transport whose ``close`` first lets the rest of an unfinished request arrive.
 
-    A socket that is closed with unread input resets the connection, and its client may lose the
-    answer.
+    Closing a socket with unread input resets the connection, and the client may lose the response.
     """
 
     def __init__(self, transport: asyncio.Transport, connection: Connection) -> None:
@@ -63,8 +62,8 @@ class _Transport:
         self._connection.linger(self._transport)
 
 
-class _BodyOf:
-    """Callbacks of a parser that reads the body of a connection's request, and nothing else."""
+class _BodyCallbacks:
+    """Callbacks of a parser that reads only the body of the request of a connection."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -81,10 +80,11 @@ class _BodyOf:
 
 
 class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
-    """HTTP/1.1 of one client, a bounded number of bytes and of pieces at a time.
+    """HTTP/1.1 connection of one client, with limits on headers and on the pieces of a request.
 
     Attributes:
-        awaits_header: the header of a new connection or of a request that has begun is missing.
+        awaits_header: whether the header of a new connection, or of a request that has begun, is
+            incomplete.
     """
 
     def __init__(self, *args: Any, buffer: bytearray, **options: Any) -> None:
@@ -98,7 +98,7 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
 
     @property
     def is_unread(self) -> bool:
-        """Whether a request that can be answered has not arrived to its end."""
+        """Whether a request that can be answered has not arrived completely."""
         return self._in_request and (self._has_header or self._discards)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -110,7 +110,7 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
             self._lingering.cancel()
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """A buffer that all connections share: it is emptied before another one reads."""
+        """Return the buffer that all connections share; it is emptied before the next read."""
         del sizehint
         return self._buffer[: BUFFER_BYTES if self._discards else _READ_BYTES]
 
@@ -136,7 +136,7 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer a request that cannot be parsed."""
-        if not self._discards:  # a callback below has refused it
+        if not self._discards:  # a callback below has refused the request
             self._end(invalid(msg, code="invalid_http"))
 
     def on_message_begin(self) -> None:
@@ -147,7 +147,7 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
         self._received = self._pieces = self._body_bytes = 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._has_header:  # a trailer: nothing reads it
+        if self._has_header:  # a trailer, which is ignored
             return
         super().on_header(name, value)
         if len(self.headers) > _HEADERS:
@@ -168,13 +168,13 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
             raise _TooFineError
 
     def on_message_complete(self) -> None:
-        if self.parser.should_upgrade() and self._framing():  # the parser left the body out
+        if self.parser.should_upgrade() and self._framing():  # the parser skipped the body
             return
         super().on_message_complete()
         self._in_request = False
 
     def linger(self, transport: asyncio.Transport) -> None:
-        """Throw input away for a while, then close."""
+        """Discard input for `LINGER_S` seconds, then close."""
         self._discards = True
         self._unset_keepalive_if_required()
         if self.cycle is not None and not self.cycle.response_complete:
@@ -192,22 +192,28 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
                 self._decline_upgrade()
 
     def _decline_upgrade(self) -> None:
-        """Go on as if the request had not offered another protocol, as Java's client does: the
-        parser expects that protocol behind the header, even where a body follows."""
+        """Ignore the offer of another protocol, which Java's HTTP client sends with each request.
+
+        The parser expects that protocol behind the header, even if a body follows, so another
+        parser reads the body.
+        """
         if framing := self._framing():
-            rest = HttpRequestParser(_BodyOf(self))
+            rest = HttpRequestParser(_BodyCallbacks(self))
             rest.feed_data(b"POST / HTTP/1.1\r\n" + framing + b"\r\n")
             self.parser = rest
             self.cycle.keep_alive = False
 
     def _framing(self) -> bytes:
-        """The fields that give the length of the body."""
+        """Return the header fields that give the length of the body."""
         names = (b"content-length", b"transfer-encoding")
         return b"".join(b"%s: %s\r\n" % field for field in self.headers if field[0] in names)
 
     def _is_too_fine(self) -> bool:
-        """Whether the request costs more to take apart than its size explains: chunks of a byte,
-        or headers, chunk extensions and trailers larger than the body."""
+        """Return whether parsing the request costs more than its size explains.
+
+        This is so for chunks of a byte, and for headers, chunk extensions and trailers that are
+        larger than the body.
+        """
         framing = self._received - self._body_bytes
         return (
             self._pieces > _PIECES + self._body_bytes // _PIECE_BYTES
@@ -215,8 +221,7 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
         )
 
     def _refuse(self) -> None:
-        """Parse no more of this connection; the application answers, if the request has come so
-        far."""
+        """Stop parsing this connection; the application answers if it has got the request."""
         if self._has_header:
             self._discards = True
             self.scope["state"][REFUSED] = True
@@ -225,7 +230,7 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
             self._end(large_header(_HEADER_BYTES, _HEADERS))
 
     def _end(self, error: ApiError) -> None:
-        """Answer a request that no application sees, and close."""
+        """Answer a request that does not reach the application, and close the connection."""
         self._discards = True
         log.info("a request was refused: %s", error.message)
         self.transport.write(raw_answer(error))
@@ -233,11 +238,11 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
 
 
 def raw_answer(error: ApiError) -> bytes:
-    """An answer to a request that no application sees."""
-    answer = error.response()
+    """Return the bytes of a response to a request that does not reach the application."""
+    response = error.response()
     head = [
         f"HTTP/1.1 {error.status} {error.phrase}".encode(),
-        *(b"%s: %s" % header for header in answer.raw_headers),
+        *(b"%s: %s" % header for header in response.raw_headers),
         b"connection: close",
     ]
-    return b"\r\n".join([*head, b"", bytes(answer.body)])
+    return b"\r\n".join([*head, b"", bytes(response.body)])
