@@ -114,8 +114,8 @@ class BodyLimit:
     def _too_large(self) -> ApiError:
         return ApiError(
             413,
-            f"The body is larger than {self._max_bytes:,} bytes; send less in one request, or start "
-            "the server with a larger --max-body-mb",
+            f"The body is larger than {self._max_bytes:,} bytes; send less in one request, or "
+            "start the server with a larger --max-body-mb",
             code="request_too_large",
         )
 

@@ -1,1 +1,1 @@
-"""What requests and answers look like: the bodies of the HTTP interface."""
+"""Request and response models of the HTTP API."""

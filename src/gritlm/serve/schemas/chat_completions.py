@@ -1,4 +1,4 @@
-"""``POST /v1/chat/completions``."""
+"""Models of ``POST /v1/chat/completions``."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def _no_tool(role: Any) -> Any:
     if role in ("tool", "function"):
         raise refused(
             "unsupported_value",
-            f"{role!r}: this server does not call tools; put what a tool "
-            "found into a turn of the user",
+            f"{role!r}: this server does not call tools; put the result of a tool "
+            "into a message of the user",
         )
     return role
 
@@ -48,8 +48,8 @@ def _no_tool(role: Any) -> Any:
 Role = Annotated[Literal["system", "developer", "user", "assistant"], BeforeValidator(_no_tool)]
 Nothing = Annotated[
     None,
-    nothing("this server has no such thing; leave it out"),
-    Field(description="Only null: this server has no such thing."),
+    nothing("this server does not support it; leave it out"),
+    Field(description="Only null: this server does not support it."),
 ]
 NoCall = Annotated[
     None, nothing(NO_TOOLS), Field(description="Only null: this server does not call tools.")
@@ -66,14 +66,13 @@ class TextPart(RequestModel):
 
 
 def _as_parts(value: Any) -> Any:
-    """A text is one part."""
+    """Return the content of a message as a list of parts."""
     if isinstance(value, str):
         return [TextPart(type="text", text=value)]
     if value is None:
         raise refused(
             "unsupported_value",
-            "null, as turns that call tools have it; this server does not "
-            "call tools, expected text",
+            "null, as in messages that call tools; this server does not call tools, expected text",
         )
     if not isinstance(value, list):
         raise refused("wrong_type", "expected text, or a list of parts with text")
@@ -96,7 +95,10 @@ Content = Annotated[
 
 
 class RequestMessage(RequestModel):
-    """One turn. What answers of this API hold besides their text may come back as null."""
+    """A message of the conversation.
+
+    The fields of a response message besides its text are accepted with null.
+    """
 
     role: Role
     content: Content
@@ -112,6 +114,7 @@ class RequestMessage(RequestModel):
         return "".join(part.text for part in self.content)
 
     def as_turn(self) -> dict[str, str]:
+        """Return role and text for the chat template."""
         role = "system" if self.role == "developer" else self.role
         return {"role": role, "content": self.text}
 
@@ -126,13 +129,13 @@ class TextFormat(RequestModel):
 
 
 class ChatCompletionRequest(RequestModel):
-    """OpenAI's, and ``top_k``."""
+    """Chat completion request as in OpenAI's API, with ``top_k``."""
 
     messages: Messages
     model: str | None = None
     max_tokens: Tokens | None = None
     max_completion_tokens: Tokens | None = None
-    temperature: Temperature | None = Field(None, description="1 if left out, as in OpenAI's API.")
+    temperature: Temperature | None = Field(None, description="Default 1, as in OpenAI's API.")
     top_p: TopP | None = None
     top_k: TopK | None = None
     n: int | None = Field(None, ge=1, le=MAX_CHOICES)
@@ -168,8 +171,8 @@ class TopLogprob(ResponseModel):
     token: str
     logprob: float
     bytes: list[int] = Field(
-        description="UTF-8, also of a part of a character; empty for a special token. Those of all "
-        "tokens are the answer's."
+        description="UTF-8 bytes of the token, which may be a part of a character; empty for a "
+        "special token. The bytes of all tokens, joined, are the generated text."
     )
 
 
@@ -218,7 +221,10 @@ class ChunkChoice(ResponseModel):
 
 
 class ChatCompletionChunk(ResponseModel):
-    """An event of a stream; with ``include_usage`` the last one has no choice and the usage."""
+    """An event of a stream.
+
+    With ``include_usage``, the last event has no choices and the token counts.
+    """
 
     id: str
     object: Literal["chat.completion.chunk"]

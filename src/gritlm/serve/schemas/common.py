@@ -1,4 +1,4 @@
-"""What several bodies share. Fields that nobody reads are refused, never ignored."""
+"""Base models and field types of several endpoints. Unknown fields are refused, not ignored."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from gritlm.serve.config import MAX_STOPS
 
 LONGEST_STOP = 256  # characters
 SEEDS = 2**63
-MAX_FIELDS = 256  # of an object; each unknown one costs time to say so
+MAX_FIELDS = 256  # of an object: each unknown one takes time to report
 
 
 def _allow_nulls(schema: dict[str, Any]) -> None:
-    """Say in a schema that fields may be null; also those that do not exist."""
+    """Declare in a schema that optional and unknown fields may be null."""
     null = {"type": "null"}
     schema["additionalProperties"] = null
     for name, field in schema.get("properties", {}).items():
         required = name in schema.get("required", ())
         if required or field.get("type") == "null" or null in field.get("anyOf", ()):
             continue
-        about = {key: field[key] for key in ("title", "description", "default") if key in field}
-        kind = {key: value for key, value in field.items() if key not in about}
-        schema["properties"][name] = {**about, "anyOf": [kind, null]}
+        notes = {key: field[key] for key in ("title", "description", "default") if key in field}
+        kind = {key: value for key, value in field.items() if key not in notes}
+        schema["properties"][name] = {**notes, "anyOf": [kind, null]}
 
 
 class RequestModel(BaseModel):
-    """A request: types as they are, no unknown fields, no NaN; null is as good as left out."""
+    """Base of request models: strict types, no unknown fields, no NaN; null means left out."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -49,12 +49,12 @@ class RequestModel(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _present(cls, given: Any) -> Any:
-        return _without_nulls(bounded(given), cls.model_fields)
+    def _drop_nulls(cls, data: Any) -> Any:
+        return _without_nulls(bounded(data), cls.model_fields)
 
 
 class ResponseModel(BaseModel):
-    """An answer; only described with these models, they are not checked on their way out."""
+    """Base of response models. They describe responses in the schema and do not validate them."""
 
     model_config = ConfigDict(protected_namespaces=())
 
@@ -71,30 +71,34 @@ class ErrorResponse(ResponseModel):
 
 
 def refused(type: str, message: str) -> PydanticCustomError:
-    """An error whose words reach the client as they are."""
-    return PydanticCustomError(type, "{told}", {"told": message})
+    """Return a validation error whose message reaches the client unchanged."""
+    return PydanticCustomError(type, "{message}", {"message": message})
 
 
-def bounded(given: Any) -> Any:
-    """Refuse an object of very many fields before each of them is looked at."""
-    if isinstance(given, dict) and len(given) > MAX_FIELDS:
-        raise refused("too_many", f"{len(given):,} fields; expected at most {MAX_FIELDS}")
-    return given
+def bounded(data: Any) -> Any:
+    """Refuse an object with too many fields before its fields are validated."""
+    if isinstance(data, dict) and len(data) > MAX_FIELDS:
+        raise refused("too_many", f"{len(data):,} fields; expected at most {MAX_FIELDS}")
+    return data
 
 
-def _without_nulls(given: Any, fields: Mapping[str, FieldInfo]) -> Any:
-    """Leave out fields that are null; a field that has to be there is told about instead."""
-    if not isinstance(given, dict):
-        return given
+def _without_nulls(data: Any, fields: Mapping[str, FieldInfo]) -> Any:
+    """Remove fields that are null, except for required ones, which are reported as wrong."""
+    if not isinstance(data, dict):
+        return data
     return {
         name: value
-        for name, value in given.items()
+        for name, value in data.items()
         if value is not None or (name in fields and fields[name].is_required())
     }
 
 
 def nothing(why: str) -> BeforeValidator:
-    """For fields of OpenAI's API that are null here; ``why`` is told to who sends another value."""
+    """Return a validator for fields of OpenAI's API that must be null here.
+
+    Args:
+        why: error message for another value.
+    """
 
     def check(value: Any) -> None:
         if value is not None:
@@ -104,13 +108,20 @@ def nothing(why: str) -> BeforeValidator:
 
 
 def only(*values: Any, why: str | None = None) -> AfterValidator:
-    """For fields of OpenAI's API of which we have one value."""
+    """Return a validator for fields of OpenAI's API with a few supported values.
+
+    Args:
+        *values: the supported values.
+        why: error message for another value; None for a message that lists the supported ones.
+    """
 
     def check(value: Any) -> Any:
         if value in values:
             return value
-        known = " or ".join(repr(each) for each in values)
-        raise refused("unsupported_value", why or f"this server has only {known}; leave it out")
+        supported = " or ".join(map(repr, values))
+        raise refused(
+            "unsupported_value", why or f"this server supports only {supported}; leave it out"
+        )
 
     return AfterValidator(check)
 
@@ -148,9 +159,14 @@ Stop = Annotated[_StopText | _StopTexts | None, BeforeValidator(_few_stops), Aft
 Tokens = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Temperature = Annotated[float, Field(ge=0, le=2)]
 TopP = Annotated[float, Field(gt=0, le=1)]
-TopK = Annotated[int, Field(ge=0, le=2**31 - 1, description="0 keeps all tokens.")]
+TopK = Annotated[
+    int,
+    Field(
+        ge=0, le=2**31 - 1, description="Sample from the top_k likeliest tokens; 0 for all tokens."
+    ),
+]
 Seed = Annotated[int, Field(ge=-SEEDS, lt=SEEDS)]
-Hint = Annotated[str, Field(description="Taken, and nothing follows from it.")]
+Hint = Annotated[str, Field(description="Accepted for compatibility and ignored.")]
 
 
 class StreamOptions(RequestModel):
@@ -159,7 +175,7 @@ class StreamOptions(RequestModel):
 
 
 class PromptTokensDetails(ResponseModel):
-    cached_tokens: int = Field(description="Whose keys and values were there already.")
+    cached_tokens: int = Field(description="Prompt tokens whose keys and values were reused.")
 
 
 class Usage(ResponseModel):
@@ -170,7 +186,7 @@ class Usage(ResponseModel):
 
 
 class ReadUsage(ResponseModel):
-    """Of a request that writes nothing."""
+    """Token counts of a request that generates no text."""
 
     prompt_tokens: int
     total_tokens: int

@@ -1,4 +1,4 @@
-"""``POST /v1/completions``."""
+"""Models of ``POST /v1/completions``."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from gritlm.serve.schemas.embeddings import Input
 
 
 class CompletionRequest(RequestModel):
-    """OpenAI's, and ``top_k``."""
+    """Completion request as in OpenAI's API, with ``top_k``."""
 
     prompt: Input
     model: str | None = None
-    max_tokens: Tokens | None = Field(None, description="16 if left out, as in OpenAI's API.")
-    temperature: Temperature | None = Field(None, description="1 if left out, as in OpenAI's API.")
+    max_tokens: Tokens | None = Field(None, description="Default 16, as in OpenAI's API.")
+    temperature: Temperature | None = Field(None, description="Default 1, as in OpenAI's API.")
     top_p: TopP | None = None
     top_k: TopK | None = None
     n: int | None = Field(None, ge=1, le=MAX_CHOICES)
@@ -55,8 +55,8 @@ class CompletionRequest(RequestModel):
 
 class Logprobs(ResponseModel):
     tokens: list[str] = Field(
-        description=r"Text; bytes:\xf0\x9f for a part of a character; token_id:7 where two tokens "
-        "have the same text."
+        description=r"Text of each token; bytes:\xf0\x9f for a part of a character; token_id:7 if "
+        "two tokens have the same text."
     )
     token_logprobs: list[float]
     top_logprobs: list[dict[str, float]] | None
@@ -71,7 +71,7 @@ class CompletionChoice(ResponseModel):
 
 
 class CompletionResponse(ResponseModel):
-    """Also an event of a stream; its choices then hold what is new."""
+    """A completion, or an event of a stream, whose choices hold the new text."""
 
     id: str
     object: Literal["text_completion"]

@@ -1,4 +1,4 @@
-"""``POST /v1/embeddings`` and ``POST /v1/rerank``."""
+"""Models of ``POST /v1/embeddings`` and ``POST /v1/rerank``."""
 
 from __future__ import annotations
 
@@ -11,15 +11,23 @@ from gritlm.serve.schemas.common import Hint, ReadUsage, RequestModel, ResponseM
 
 Inputs = list[str] | list[list[int]]
 Truncation = Annotated[
-    int, Field(ge=-1, le=2**31 - 1, description="Tokens a text is cut to; -1: what fits.")
+    int,
+    Field(
+        ge=-1,
+        le=2**31 - 1,
+        description="Truncate each text to this many tokens; -1 for as many as fit.",
+    ),
 ]
 
 
 def many(value: Any) -> Inputs:
-    """Texts, or the token ids of texts; one of them becomes a list of one.
+    """Return a list of texts, or of the token ids of texts; a single one becomes a list.
+
+    Args:
+        value: the field as it was sent.
 
     Raises:
-        PydanticCustomError: naming the item that is neither, or empty.
+        PydanticCustomError: if an item is empty or of another type; the message has its index.
     """
     if isinstance(value, str):
         items: Any = [value]
@@ -38,7 +46,7 @@ def many(value: Any) -> Inputs:
         if not item:
             raise refused("empty", f"item {index} of {len(items)} is empty; expected some text")
         if isinstance(item, list) and not all(map(_is_id, item)):
-            raise refused("wrong_type", f"item {index} holds something that is no token id")
+            raise refused("wrong_type", f"item {index} has a value that is not a token id")
     return items
 
 
@@ -68,26 +76,31 @@ Input = Annotated[Inputs, PlainValidator(many), WithJsonSchema(_SCHEMA)]
 
 
 class EmbeddingsRequest(RequestModel):
-    """OpenAI's, and ``instruction``, ``input_type`` and ``truncate_prompt_tokens``."""
+    """Embedding request as in OpenAI's API, with ``instruction``, ``input_type`` and
+    ``truncate_prompt_tokens``."""
 
     input: Input = Field(
-        description="Texts. Token ids only where the server runs with --allow-token-ids."
+        description="A text or a list of texts. Token ids only if the server runs with "
+        "--allow-token-ids."
     )
     model: str | None = None
     encoding_format: Literal["float", "base64"] | None = Field(
-        None, description="base64: of little-endian float32."
+        None, description="base64 encodes little-endian float32 values."
     )
     dimensions: int | None = Field(
-        None, ge=1, le=2**31 - 1, description="The first so many, of length 1 again."
+        None,
+        ge=1,
+        le=2**31 - 1,
+        description="Keep the first dimensions of each vector, normalized again.",
     )
     user: Hint | None = None
     instruction: str | None = Field(
-        None, description="What to do with the texts, in plain words: 'Retrieve the abstract'."
+        None, description="Instruction in plain words, such as 'Retrieve the abstract'."
     )
     input_type: Literal["query", "document"] | None = Field(
         None,
-        description="query: with the model's own instruction for questions; document, or left "
-        "out: without one.",
+        description="query: use the model's own instruction for queries. document, the default: "
+        "use no instruction.",
     )
     truncate_prompt_tokens: Truncation | None = None
 
@@ -117,7 +130,7 @@ def _documents(value: list[str | TextObject]) -> list[str | TextObject]:
 
 
 class RerankRequest(RequestModel):
-    """The shape that Cohere and Jina use."""
+    """Rerank request as in the APIs of Cohere and Jina."""
 
     query: str = Field(min_length=1)
     documents: Annotated[
@@ -129,12 +142,13 @@ class RerankRequest(RequestModel):
     top_n: int | None = Field(None, ge=1, le=2**31 - 1)
     return_documents: bool | None = None
     instruction: str | None = Field(
-        None, description="What the query looks for; the model's own instruction if left out."
+        None, description="Instruction for the query; by default the model's own for queries."
     )
     method: Literal["embed", "generate"] = Field(
         "embed",
-        description="embed: relevance is the cosine of query and document. generate: how likely "
-        "the model answers yes to whether the document answers the query, 0 to 1.",
+        description="embed: relevance is the cosine of query and document. generate: relevance is "
+        "the probability, 0 to 1, that the model answers yes to the question whether the document "
+        "answers the query.",
     )
     truncate_prompt_tokens: Truncation | None = None
 

@@ -1,4 +1,4 @@
-"""``/v1/models``, ``/tokenize``, ``/detokenize`` and ``/health``."""
+"""Models of ``/v1/models``, ``/tokenize``, ``/detokenize`` and ``/health``."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ MAX_TOKENS = 2**18  # to detokenize
 
 
 class ModelObject(ResponseModel):
-    """OpenAI's, and what this model can do here."""
+    """Model object as in OpenAI's API, with the abilities of the model."""
 
     id: str
     object: Literal["model"]
     created: int
     owned_by: str
-    max_model_len: int = Field(description="Tokens of a prompt and its answer, or of a text.")
+    max_model_len: int = Field(
+        description="Most tokens of a prompt with its output, or of a text to embed."
+    )
     embedding_dimension: int
-    query_instruction: str
-    embeds: bool
-    writes: bool
+    query_instruction: str = Field(description="Default instruction of queries.")
+    embeds: bool = Field(description="Whether the model embeds.")
+    writes: bool = Field(description="Whether the model generates text.")
     documents: bool = Field(description="Whether the server has a store for /v1/rag.")
 
 
@@ -34,13 +36,13 @@ class ModelListResponse(ResponseModel):
 
 
 class TokenizeRequest(RequestModel):
-    """Either ``prompt`` or ``messages``."""
+    """Text or conversation to tokenize: either ``prompt`` or ``messages``."""
 
     prompt: str | None = Field(None, max_length=MAX_CHARACTERS)
     messages: Messages | None = None
     model: str | None = None
     add_special_tokens: bool = Field(
-        True, description="Put the tokenizer's BOS in front; of a prompt only."
+        True, description="Prepend the tokenizer's BOS token; for a prompt only."
     )
     return_token_strs: bool = False
 

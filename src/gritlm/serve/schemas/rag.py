@@ -1,4 +1,4 @@
-"""``/v1/rag``: documents, passages and answers from them. Ours; streams look like chats."""
+"""Models of ``/v1/rag``: documents, passages and answers. Streams have the form of chats."""
 
 from __future__ import annotations
 
@@ -30,41 +30,41 @@ from gritlm.serve.schemas.common import (
 Scalar = str | int | float | bool | None
 
 
-def _few_terms(given: Any) -> Any:
-    """Refuse a filter of very many values before each of them is looked at."""
-    if isinstance(given, dict):
+def _few_terms(value: Any) -> Any:
+    """Refuse a filter with too many values before its values are validated."""
+    if isinstance(value, dict):
         try:
-            filters.require_few_terms(given)
+            filters.require_few_terms(value)
         except InputError as error:
             raise refused("too_many", str(error)) from None
-    return given
+    return value
 
 
 Filter = Annotated[
     dict[str, Scalar | Annotated[list[Scalar], Field(fail_fast=True, max_length=MOST_TERMS)]],
     BeforeValidator(_few_terms),
     Field(
-        description="Names of metadata with a value, or with several of which one "
-        f"fits; at most {MOST_TERMS} values in all. Without names: no filter."
+        description="Metadata names, each with a value or with a list of values of which one must "
+        f"match; at most {MOST_TERMS} values in all. An empty object filters nothing."
     ),
 ]
 Metadata = Annotated[
     dict[str, Any],
     BeforeValidator(bounded),
     Field(
-        description="Names and values to filter by, at most 16 KB as JSON. An object in it becomes "
+        description="Names and values to filter by, at most 16 KB as JSON. Nested objects become "
         "names with dots."
     ),
 ]
 ShownMetadata = Annotated[
     dict[str, Any] | None,
-    Field(description="null: a document of an older version has more than 32 KiB of it."),
+    Field(description="null if a document of an older version has more than 32 KiB of metadata."),
 ]
 TopPassages = Annotated[int, Field(ge=1, le=100)]
 
 
 def _unwrapped(data: str) -> str:
-    """Return base64 in one piece: many tools break it into lines."""
+    """Return base64 without line breaks, which many tools insert."""
     return "".join(data.split())
 
 
@@ -79,22 +79,22 @@ def _document_id(value: str) -> str:
 
 
 def _as_text(value: Any) -> Any:
-    """Return a whole number as the id that it is in a file of rows, too."""
+    """Return a whole number as text, as for an id in a file of rows."""
     if isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1:
         return str(int(value))
     return value
 
 
 DocumentId = Annotated[
-    str, AfterValidator(_document_id), Field(description="At most 512 bytes, on one line.")
+    str, AfterValidator(_document_id), Field(description="At most 512 bytes, without line breaks.")
 ]
 
 
 class DocumentObject(RequestModel):
-    """A text. Its id is made from its content when it has none.
+    """A document as text. Without an id, it gets one derived from its content.
 
-    As in a file of rows, the text may be named ``page_content``, ``contents`` or ``content``, the
-    id ``_id``.
+    As in a file of rows, the text may be named ``page_content``, ``contents`` or ``content``, and
+    the id ``_id``.
     """
 
     text: str = Field(min_length=1, validation_alias=AliasChoices(*TEXT_NAMES))
@@ -102,18 +102,20 @@ class DocumentObject(RequestModel):
         None, validation_alias=AliasChoices(*ID_NAMES)
     )
     title: str | None = None
-    markdown: bool = Field(False, description="Whether headings are borders of passages.")
+    markdown: bool = Field(
+        False, description="Whether the text is Markdown, split into passages at its headings."
+    )
     metadata: Metadata | None = None
 
 
 class FileObject(RequestModel):
-    """A file, read by the ending of its name: .txt .md .html .pdf .jsonl .json .csv .tsv. Its name
-    is its id."""
+    """A file: .txt .md .html .pdf .jsonl .json .csv or .tsv, by the ending of its name. The name is
+    its id."""
 
     name: DocumentId
-    data: Base64 = Field(description="Its bytes in base64, which may have line breaks.")
+    data: Base64 = Field(description="Bytes of the file in base64, which may have line breaks.")
     text_field: str | None = Field(
-        None, max_length=512, description="Name of the text in a file of rows."
+        None, max_length=512, description="Name of the field with the text, in a file of rows."
     )
     metadata: Metadata | None = None
 
@@ -131,12 +133,12 @@ class SkippedItem(ResponseModel):
 class AddDocumentsResponse(ResponseModel):
     object: Literal["rag.documents.added"]
     ids: list[str]
-    documents: int = Field(description="That are new or replaced.")
+    documents: int = Field(description="Number of new and replaced documents.")
     passages: int
     replaced: int
     unchanged: int
-    skipped: list[SkippedItem] = Field(description="The first 100 of them.")
-    skipped_count: int = Field(description="All that were skipped.")
+    skipped: list[SkippedItem] = Field(description="The first 100 documents that were skipped.")
+    skipped_count: int = Field(description="Number of all documents that were skipped.")
     seconds: float
 
 
@@ -149,8 +151,10 @@ class StoredDocument(ResponseModel):
 
 
 class DocumentListResponse(ResponseModel):
-    """``after=last_id`` asks for the next ones while ``has_more``; a page ends at ``limit``
-    documents or some 4 MiB."""
+    """A page of documents: at most ``limit`` documents, or some 4 MiB.
+
+    While ``has_more`` is true, ``after=last_id`` requests the next page.
+    """
 
     object: Literal["list"]
     data: list[StoredDocument]
@@ -169,21 +173,24 @@ class DeleteDocumentResponse(ResponseModel):
     passages: int
 
 
-def _words(question: str) -> str:
+def _require_words(question: str) -> str:
     if not question.strip():
         raise refused("empty", "the question is empty; expected some text")
     return question
 
 
 class SearchParams(RequestModel):
-    """How passages are found."""
+    """Parameters of a search for passages."""
 
-    question: Annotated[str, AfterValidator(_words), Field(min_length=1)]
+    question: Annotated[str, AfterValidator(_require_words), Field(min_length=1)]
     top_k: TopPassages = 3
     filter: Filter | None = None
-    hybrid: bool = Field(False, description="Search by words, too.")
+    hybrid: bool = Field(False, description="Combine the search by vectors with full-text search.")
     rerank: int = Field(
-        0, ge=0, le=100, description="Let the model order so many candidates itself; 0: none."
+        0,
+        ge=0,
+        le=100,
+        description="Number of candidates that the model reranks; 0 for no reranking.",
     )
 
 
@@ -196,10 +203,14 @@ class PassageObject(ResponseModel):
     document_id: str
     title: str
     text: str
-    start: int = Field(description="First character of it in its document's text.")
+    start: int = Field(
+        description="Offset of the passage in the text of its document, in characters."
+    )
     end: int
     score: float = Field(description="Cosine of question and passage.")
-    also_in: list[str] = Field(description="Ids of other documents with a passage of this text.")
+    also_in: list[str] = Field(
+        description="Ids of other documents with a passage of the same text."
+    )
 
 
 class SearchHit(PassageObject):
@@ -217,11 +228,13 @@ class AnswerRequest(SearchParams):
     model: str | None = None
     mode: Literal["none", "query", "doc", "doc-query", "query-doc", "auto"] = Field(
         "doc",
-        description="What is reused of what was read before; none: everything is read now; auto: "
-        "what is fastest here.",
+        description="Which stored key/value state is reused: of the documents (doc), of the "
+        "question (query), of both in this order, or none. auto takes the fastest of doc, query "
+        "and none on this machine.",
     )
     blocks: Literal["bidirectional", "causal"] = Field(
-        "bidirectional", description="How documents were read when they were stored."
+        "bidirectional",
+        description="Attention with which the documents were read when they were stored.",
     )
     max_tokens: Tokens = 128
     temperature: Temperature = 0.0
@@ -233,7 +246,7 @@ class AnswerRequest(SearchParams):
 
 
 class TraceObject(ResponseModel):
-    """What the answer took: tokens, bytes and milliseconds of every part."""
+    """Cost of an answer: tokens, bytes and milliseconds of each part."""
 
     mode: str
     blocks: str
@@ -250,7 +263,7 @@ class TraceObject(ResponseModel):
     milliseconds: dict[str, float]
     dropped: list[str]
     reasons: list[str]
-    warnings: list[str] = Field(description="Damaged passages that were left out.")
+    warnings: list[str] = Field(description="Passages that were left out because they are damaged.")
 
 
 class AnswerResponse(ResponseModel):
