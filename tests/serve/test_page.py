@@ -146,6 +146,26 @@ def test_passages_are_ranked_with_scores(visit):
     assert widths == sorted(widths, reverse=True)
 
 
+def test_a_passage_shows_the_other_documents_that_hold_it(visit):
+    here = visit("search")
+    page = here.page
+    page.locator("#documents li").first.wait_for()
+    status = page.locator("#documents-status")
+    for name in ("tide.txt", "shore.txt"):
+        here.drop(name, "The tide comes twice a day.")
+        status.get_by_text("Added 1 document").wait_for()
+    page.get_by_placeholder("What are you looking for?").fill("The tide comes twice a day.")
+    page.keyboard.press("Enter")
+    hit = page.locator(".hit", has_text="The tide comes").first
+    hit.wait_for()
+    place = hit.locator(".place").inner_text()
+    for name in ("tide.txt", "shore.txt"):
+        page.get_by_role("button", name=f"Delete {name}").click()
+        status.get_by_text(f"Deleted {name}").wait_for()
+    assert {"tide.txt", "shore.txt"} == set(re.findall(r"\w+\.txt", place))
+    assert ", also in " in place
+
+
 def test_documents_are_added_and_deleted(visit, tmp_path: Path):
     here = visit("search")
     page = here.page

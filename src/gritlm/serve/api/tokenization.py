@@ -87,7 +87,7 @@ class PromptTokenizer:
             name: name of a text in error messages; ``{}`` stands for its index.
 
         Raises:
-            ApiError: if a text is too long and ``cut`` is None; the message names the text.
+            ApiError: if a text is too long and is not to be truncated; the message names the text.
         """
         most = self._most(cut)
         room = sys.maxsize if most is None else most

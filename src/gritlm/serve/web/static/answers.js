@@ -1,4 +1,4 @@
-// The two ways to have a text written, each as a stream of the same pieces:
+// Chat completions and answers from documents, as streams of the same pieces:
 // {text}, {sources}, {trace}, {usage}, {finish}.
 
 import { stream } from "./api.js";

@@ -1,4 +1,4 @@
-// The server's API: requests with the key, answers as values, errors as the server words them.
+// Client of the server's API: requests with the key, parsed responses, the server's error messages.
 
 const KEY = "gritlm.key";
 
@@ -6,7 +6,7 @@ export const key = {
   get: () => sessionStorage.getItem(KEY) ?? "",
   set: (value) => sessionStorage.setItem(KEY, value),
   forget: () => sessionStorage.removeItem(KEY),
-  // Asks whoever sits here for a key; true when there is a new one. app.js puts the dialog here.
+  // Asks the user for a key and returns whether there is a new one. unlock.js sets it to the dialog.
   ask: async () => false,
 };
 
@@ -24,20 +24,20 @@ const headers = (body) => ({
   ...(key.get() ? { Authorization: `Bearer ${key.get()}` } : {}),
 });
 
-const inWords = (status, said) =>
-  typeof said?.message === "string" ? said.message : `The server answered with status ${status}.`;
+const messageOf = (status, error) =>
+  typeof error?.message === "string" ? error.message : `The server answered with status ${status}.`;
 
 const refused = async (response) => {
   const text = await response.text();
-  let said = null;
+  let error = null;
   try {
-    said = JSON.parse(text).error;
+    error = JSON.parse(text).error;
   } catch {
-    // A proxy in between answers in its own words.
+    // A proxy in between answers in another form.
   }
-  return new ApiError(inWords(response.status, said), {
-    status: response.status, code: said?.code ?? null, type: said?.type ?? null,
-    param: said?.param ?? null, request: response.headers.get("x-request-id"),
+  return new ApiError(messageOf(response.status, error), {
+    status: response.status, code: error?.code ?? null, type: error?.type ?? null,
+    param: error?.param ?? null, request: response.headers.get("x-request-id"),
   });
 };
 
@@ -86,11 +86,11 @@ async function* linesOf(response) {
   } catch (error) {
     throw error.name === "AbortError" ? error : brokenOff();
   } finally {
-    reader.cancel().catch(() => {}); // it may have failed already, which was told
+    reader.cancel().catch(() => {}); // it may have failed already, which was reported
   }
 }
 
-// What a stream of server-sent events holds, one parsed object an event.
+// Yields the parsed object of each server-sent event.
 export async function* stream(path, body, signal) {
   const response = await send(path, { method: "POST", body: { ...body, stream: true }, signal });
   for await (const line of linesOf(response)) {
@@ -98,13 +98,13 @@ export async function* stream(path, body, signal) {
     const data = line.slice(5).trim();
     if (data === "[DONE]") return;
     const event = JSON.parse(data);
-    if (event.error) throw new ApiError(inWords(response.status, event.error), event.error);
+    if (event.error) throw new ApiError(messageOf(response.status, event.error), event.error);
     yield event;
   }
   throw brokenOff();
 }
 
-// Asked without a key dialog: whether it is well is a question of its own.
+// Returns the state of the server, without the key dialog: health needs no key.
 export const health = async () => {
   const response = await fetch(address("health"), { headers: headers(), cache: "no-store" });
   const body = await response.json().catch(() => ({}));

@@ -1,4 +1,4 @@
-// The page: starts its parts, and keeps an eye on the server.
+// Entry point: starts the parts of the page and polls the server.
 
 import { key } from "./api.js";
 import { startAsk } from "./ask.js";
@@ -16,7 +16,7 @@ const look = async () => {
   try {
     await lookAtModel();
   } catch {
-    // The header shows that there is none; what is asked of the server next tells why.
+    // The header shows that there is no model; the next request shows the reason.
   }
 };
 
@@ -33,7 +33,7 @@ const watch = async () => {
 };
 
 const noStore = () => [
-  h("p", {}, "No store of documents is loaded. Start the server with one; the folder is made when it is not there:"),
+  h("p", {}, "This server has no document store. Start it with one; the folder is created if it does not exist:"),
   h("pre", {}, h("code", {}, "gritlm serve --store FOLDER")),
 ];
 

@@ -1,4 +1,4 @@
-// The Ask tab: one question, answered from stored state and then from reading everything afresh.
+// The Ask tab: one question, answered with stored key/value state and then without it.
 
 import * as answers from "./answers.js";
 import { documents, refresh } from "./documents.js";
@@ -31,11 +31,11 @@ const verdict = ([cached, fresh]) => {
   if (!fresh?.trace || cached.first === null || fresh.first === null) return [];
   const ratio = fresh.first / cached.first;
   const spared = readNow(fresh.trace) - readNow(cached.trace);
-  const said = `${number(readNow(cached.trace))} tokens were read instead of ${number(readNow(fresh.trace))}.`;
-  if (cached.trace.tokens_computed) return [`${said} The state of ${number(cached.trace.tokens_computed)} had to be computed first: ask again to have it.`];
-  if (spared <= 0) return [`Nothing was spared here: mode ${cached.trace.mode} read as much as reading afresh.`];
-  if (ratio < 1.05) return [`${said} It was no faster here: with few tokens, loading state costs what reading them does.`];
-  return [h("strong", {}, `${times(ratio)}× sooner`), said];
+  const sentence = `${number(readNow(cached.trace))} tokens were read instead of ${number(readNow(fresh.trace))}.`;
+  if (cached.trace.tokens_computed) return [`${sentence} The state of ${number(cached.trace.tokens_computed)} tokens had to be computed first; ask again to reuse it.`];
+  if (spared <= 0) return [`No tokens were saved: mode ${cached.trace.mode} read as many as without stored state.`];
+  if (ratio < 1.05) return [`${sentence} It was no faster: for few tokens, loading state takes as long as computing it.`];
+  return [h("strong", {}, `${times(ratio)}× sooner`), sentence];
 };
 
 const draw = (all) => {
@@ -55,7 +55,7 @@ const drawSources = (sources) => {
   $("ask-sources").replaceChildren(...sourceItems(sources));
 };
 
-// Asks one way; times are those of the page, from sending to the first token's arrival.
+// Asks in one way. The page measures the time from sending to the arrival of the first token.
 const askOne = async (one, wanted, drawn) => {
   const started = performance.now();
   one.running = true;
@@ -96,7 +96,7 @@ const submit = async (event) => {
   drawn();
   try {
     for (const one of all) {
-      $("ask-status").textContent = one.fresh ? "Asking with everything read afresh" : "Asking from stored state";
+      $("ask-status").textContent = one.fresh ? "Answering without stored state" : "Answering with stored state";
       await askOne(one, wanted, drawn);
     }
     $("ask-status").textContent = all.length > 1 ? "Asked both ways" : "Answered";
@@ -112,12 +112,12 @@ const submit = async (event) => {
 };
 
 const MODES = {
-  doc: "The documents come as stored state; the question is read.",
-  "doc-query": "Both come as state, the question's from the search, moved behind the documents. Only the closing words are read.",
-  "query-doc": "As before, the other way round: the documents' state is moved behind the question's.",
-  query: "The question's state comes from the search that found the documents; these are read.",
-  auto: "Whichever of documents, question and nothing this machine is fastest in.",
-  none: "Everything is read, once: there is nothing to compare.",
+  doc: "Reuse the stored state of the documents; compute the question.",
+  "doc-query": "Reuse both: the state of the question comes from the search and is moved behind the documents. Only the end of the prompt is computed.",
+  "query-doc": "Reuse both in the other order: the state of the documents is moved behind the question.",
+  query: "Reuse the state of the question from the search; compute the documents.",
+  auto: "The fastest of documents, question and nothing on this machine.",
+  none: "Compute everything, once; there is nothing to compare.",
 };
 
 const showMode = () => { $("ask-mode-hint").textContent = MODES[chosen().mode]; };
@@ -133,8 +133,8 @@ const drawEmpty = async () => {
   if ($("ask").hidden || !server.model?.documents) return;
   await refresh();
   $("ask-empty-text").textContent = documents.count
-    ? `The answer will stand here, from ${some(documents.count, "document")}, beside what each way took.`
-    : "There are no documents yet. Add some on the Search tab; then ask about them here.";
+    ? `The answer from ${some(documents.count, "document")} appears here, with its sources and the cost of both ways.`
+    : "There are no documents yet. Add some on the Search tab, then ask about them here.";
 };
 
 export const startAsk = () => {

@@ -1,4 +1,4 @@
-// The Chat tab: a conversation that is kept until it is started anew or the browser tab is closed.
+// The Chat tab: a conversation that is kept until a new one starts or the browser tab is closed.
 
 import * as answers from "./answers.js";
 import { $, eachFrame, h, icon } from "./dom.js";
@@ -11,7 +11,7 @@ import { duration, number, some } from "./words.js";
 const KEPT = "gritlm.chat";
 const SETTINGS = "gritlm.chat.settings";
 const PASSAGES = 3;
-const LEAST_S = 0.2; // below that, tokens arrive in one piece and their rate says nothing
+const LEAST_S = 0.2; // seconds; tokens that arrive faster come in one piece and give no rate
 
 // A turn: {question, answer, sources, facts, error}; the last two only once it has ended.
 let turns = [];
@@ -47,7 +47,7 @@ const messages = (question, system) => [
   { role: "user", content: question },
 ];
 
-// Browsers hand out the clipboard on this machine and over HTTPS only.
+// Browsers allow access to the clipboard on localhost and over HTTPS only.
 const copy = (turn) =>
   navigator.clipboard && h("button", {
     class: "quiet", type: "button",
@@ -57,7 +57,7 @@ const copy = (turn) =>
     },
   }, icon("copy"), "Copy");
 
-// The elements of a turn, and `update`, which brings them up to what the turn has become.
+// The elements of a turn, and `update`, which redraws them from the turn.
 const draw = (turn) => {
   const text = h("div", { class: "text" });
   const below = h("div");
@@ -103,7 +103,7 @@ const factsOf = ({ usage, trace, finish, first, started }) => {
     first && `first after ${duration(first)}`,
     written > 1 && rest > LEAST_S && `${number((written - 1) / rest)} a second`,
     reused ? `${number(reused)} of the prompt reused` : null,
-    finish === "length" && "cut at the longest answer",
+    finish === "length" && "cut at the token limit",
     finish === "stopped" && "stopped",
   ].filter(Boolean).join(" · ");
 };
@@ -181,7 +181,7 @@ const stop = () => {
   $("chat-text").focus();
 };
 
-const startAnew = () => {
+const startNew = () => {
   stop();
   turns = [];
   keep();
@@ -201,7 +201,7 @@ const openSettings = (open) => {
   if (turns.length) toBottom();
 };
 
-// The longest answer leaves half of what the model takes to the conversation.
+// By default an answer takes up to half of the context length; the conversation has the rest.
 const fit = () => {
   $("chat-documents-label").hidden = !server.model.documents;
   $("chat-length").max = server.model.max_model_len;
@@ -229,7 +229,7 @@ export const startChat = () => {
   $("chat-form").addEventListener("invalid", () => openSettings(true), { capture: true });
   $("chat-text").addEventListener("keydown", onKey);
   $("chat-stop").addEventListener("click", stop);
-  $("chat-new").addEventListener("click", startAnew);
+  $("chat-new").addEventListener("click", startNew);
   $("chat-settings-button").addEventListener("click", () => openSettings($("chat-settings").hidden));
   addEventListener("keydown", (event) => { if (event.key === "Escape" && running) stop(); });
   $("chat-ideas").addEventListener("click", (event) => {

@@ -1,4 +1,4 @@
-// Elements as values. Text always goes in as text, never as markup.
+// Functions that create elements. Text is always inserted as text, never as markup.
 
 export const $ = (id) => document.getElementById(id);
 
@@ -23,16 +23,16 @@ export const svg = (name, attributes = {}, ...children) =>
 export const icon = (name) =>
   svg("svg", { class: "icon", "aria-hidden": "true" }, svg("use", { href: `#i-${name}` }));
 
-// A length between 0 and 1 that the style sheet reads. Set by script: the page allows no inline style.
+// Sets a length between 0 and 1 for the style sheet. By script, as the page allows no inline style.
 export const share = (element, value) => {
   element.style.setProperty("--share", `${(100 * Math.min(1, Math.max(0, value))).toFixed(2)}%`);
   return element;
 };
 
-// At most one drawing a frame, however often it is asked for.
+// Returns a function that draws at most once a frame.
 export const eachFrame = (draw) => {
-  let asked = 0;
+  let pending = 0;
   return () => {
-    if (!asked) asked = requestAnimationFrame(() => { asked = 0; draw(); });
+    if (!pending) pending = requestAnimationFrame(() => { pending = 0; draw(); });
   };
 };

@@ -1,4 +1,4 @@
-// The Embed tab: texts to vectors, and what these say of the texts.
+// The Embed tab: vectors of texts, drawn as a similarity matrix and a map.
 
 import { post } from "./api.js";
 import { $ } from "./dom.js";
@@ -17,7 +17,7 @@ const EXAMPLE = [
   "The train to the coast leaves at noon.", "There is a ferry to the island every hour.",
 ];
 
-let asked = null;
+let request = null;
 let last = null;
 
 const texts = () => $("embed-texts").value.split("\n").map((line) => line.trim()).filter(Boolean);
@@ -40,8 +40,8 @@ const draw = () => {
 
 const submit = async (event) => {
   event.preventDefault();
-  asked?.abort();
-  asked = new AbortController();
+  request?.abort();
+  request = new AbortController();
   const lines = texts();
   const instruction = $("embed-instruction").value.trim();
   $("embed-status").textContent = "Embedding";
@@ -50,7 +50,7 @@ const submit = async (event) => {
     const started = performance.now();
     const { data, usage } = await post("v1/embeddings", {
       input: lines, encoding_format: "base64", ...(instruction ? { instruction } : {}),
-    }, asked.signal);
+    }, request.signal);
     const took = performance.now() - started;
     const vectors = data.map((each) => decoded(each.embedding));
     last = { lines, vectors };

@@ -1,9 +1,9 @@
-// Files as a browser hands them over -> files as the API takes them.
+// Files chosen in the browser, as requests of the API.
 
 import { bytes } from "./words.js";
 
 export const ENDINGS = [".txt", ".md", ".html", ".pdf", ".jsonl"];
-const LARGEST = 6_000_000; // in base64 it stays below what servers take by default
+const LARGEST = 6_000_000; // bytes; in base64 this is below the server's default limit
 
 const inBase64 = (file) =>
   new Promise((resolve, reject) => {
@@ -13,7 +13,7 @@ const inBase64 = (file) =>
     reader.readAsDataURL(file);
   });
 
-// The body of a request that adds one file. Throws an error that says why there is none.
+// Returns the body of a request that adds one file. Throws an error with the reason if it cannot.
 export const asRequest = async (file) => {
   if (file.size === 0) throw new Error("it is empty");
   if (file.size > LARGEST)

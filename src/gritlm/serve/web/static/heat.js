@@ -1,4 +1,4 @@
-// Similarities as a field of squares: values inside where they fit, and below for the chosen one.
+// Similarity matrix as coloured squares, with values where they fit and below for the chosen one.
 
 import { h, svg } from "./dom.js";
 
@@ -14,7 +14,7 @@ const range = (similar) => {
   return [Math.min(...others), Math.max(...others)];
 };
 
-// From here on, the ink for the accent colour is the one with more contrast; light and dark differ.
+// Shares of the accent colour from which its own ink has more contrast, in light and dark.
 const INVERTED = { light: 0.78, dark: 0.6 };
 
 const ink = (inverted) => (inverted ? "var(--accent-ink)" : "var(--ink)");
@@ -56,7 +56,7 @@ const mostAlike = (similar) => {
   return best;
 };
 
-// `room`: pixels the field may take; it scrolls where it needs more.
+// `room`: width in pixels; a wider matrix scrolls.
 export const heat = (texts, similar, room) => {
   const size = texts.length;
   const side = clamp(Math.floor((room - HEAD - 2) / size), size > MANY ? 18 : READABLE, 72);

@@ -1,4 +1,4 @@
-// The part of Markdown that models write, as elements: paragraphs, lists, headings, code, emphasis.
+// Elements for the Markdown that models generate: paragraphs, lists, headings, code, emphasis.
 
 import { h } from "./dom.js";
 

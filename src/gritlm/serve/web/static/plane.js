@@ -1,4 +1,4 @@
-// Texts as points: near each other where their vectors are.
+// Map of texts as points, by the principal components of their vectors.
 
 import { h, svg } from "./dom.js";
 
@@ -10,7 +10,7 @@ const LETTER_WIDTH = 6.7;
 
 const short = (text) => (text.length > LETTERS ? `${text.slice(0, LETTERS - 1).trimEnd()}…` : text);
 
-// Points in pixels, with the same scale in both directions, since distances are to be seen.
+// Points in pixels, with one scale in both directions so that distances are comparable.
 const placed = (points, width, height) => {
   const spans = [0, 1].map((axis) => points.map((point) => point[axis]));
   const lows = spans.map((span) => Math.min(...span));
@@ -33,7 +33,7 @@ const around = ([x, y], width) => [
   { ...box(x - width / 2, y + RADIUS + 11, width), x, anchor: "middle" },
 ];
 
-// Labels that hit no point and no other label; the others are left out, their numbers tell them.
+// Labels that overlap no point and no other label. The list below the map has all texts.
 const labels = (texts, spots, width, height) => {
   const taken = spots.map(([x, y]) => box(x - RADIUS, y, 2 * RADIUS));
   const fits = (each) => each.left > 2 && each.right < width - 2 && each.top > 2 && each.bottom < height - 2
@@ -49,7 +49,7 @@ const labels = (texts, spots, width, height) => {
 
 const percent = (value) => `${Math.round(100 * value)}%`;
 
-// `room`: pixels the drawing may be wide.
+// `room`: width in pixels.
 export const plane = (texts, { points, shares }, room) => {
   const width = Math.min(room, WIDEST);
   const height = Math.round(Math.max(280, 0.62 * width));
@@ -66,7 +66,7 @@ export const plane = (texts, { points, shares }, room) => {
       svg("circle", { cx: x, cy: y, r: RADIUS }),
       svg("text", { class: "number", x, y: y + 4 }, String(k + 1)))));
   return [
-    h("p", { class: "hint" }, `The first two principal components; they hold ${percent(shares[0])} and ${percent(shares[1] ?? 0)} of how the vectors differ.`),
+    h("p", { class: "hint" }, `The first two principal components, with ${percent(shares[0])} and ${percent(shares[1] ?? 0)} of the variance.`),
     drawing,
     h("ol", { class: "names", "aria-label": "Texts" }, ...texts.map((text, k) =>
       h("li", {}, h("span", {}, String(k + 1)), h("span", { title: text }, text)))),

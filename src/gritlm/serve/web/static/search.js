@@ -1,4 +1,4 @@
-// The Search tab: passages ranked by meaning, beside the documents they come from.
+// The Search tab: passages ranked by meaning, next to the list of documents.
 
 import { post } from "./api.js";
 import { documents, refresh, startDocuments } from "./documents.js";
@@ -9,7 +9,7 @@ import { duration, some } from "./words.js";
 import { whenShown } from "./tabs.js";
 import { server, whenServerChanges } from "./server.js";
 
-let asked = null;
+let request = null;
 
 const hit = (found, place) =>
   h("li", { class: "hit" },
@@ -23,8 +23,8 @@ const hit = (found, place) =>
 
 const emptyWords = () =>
   documents.count
-    ? `${some(documents.count, "document")} to search in. Ask in your own words.`
-    : "Add documents, then ask for something in your own words.";
+    ? `${some(documents.count, "document")} to search. Use your own words.`
+    : "Add documents, then search them in your own words.";
 
 const drawEmpty = () => {
   $("search-empty-text").textContent = emptyWords();
@@ -33,18 +33,18 @@ const drawEmpty = () => {
 
 const submit = async (event) => {
   event.preventDefault();
-  asked?.abort();
-  asked = new AbortController();
+  request?.abort();
+  request = new AbortController();
   const started = performance.now();
   $("search-status").textContent = "Searching";
   $("search-trouble").replaceChildren();
   try {
     const body = { question: $("search-query").value, top_k: Number($("search-k").value), hybrid: $("search-words").checked };
-    const { data } = await post("v1/rag/search", body, asked.signal);
+    const { data } = await post("v1/rag/search", body, request.signal);
     $("search-hits").replaceChildren(...data.map(hit));
     $("search-status").textContent = data.length
       ? `${some(data.length, "passage")} in ${duration(performance.now() - started)}`
-      : "Nothing was found.";
+      : "No passages found.";
   } catch (error) {
     if (stopped(error)) return;
     $("search-hits").replaceChildren();

@@ -1,8 +1,8 @@
-// The server as a whole: how it is, which model it serves, whether it has documents.
+// State of the server: health, model, and whether it has a document store.
 
 import { call, health } from "./api.js";
 
-// What /v1/models says of the model; null until it is known.
+// The model object of /v1/models; null until it is known.
 export const server = { model: null };
 
 const changes = new EventTarget();
@@ -10,7 +10,7 @@ const changes = new EventTarget();
 // `then` runs whenever `server` has changed.
 export const whenServerChanges = (then) => changes.addEventListener("change", then);
 
-// Throws what the API answers in place of a model.
+// Loads the model object. Throws the ApiError of a server that answers with none.
 export const lookAtModel = async () => {
   const { data } = await call("v1/models");
   [server.model] = data;
@@ -23,8 +23,8 @@ const WORDS = { ok: "ready", draining: "shutting down" };
 export const condition = async () => {
   try {
     const { ok, status, body } = await health();
-    const said = ok ? body.status : (body.error?.code ?? `status ${status}`);
-    return { state: ok ? "ready" : "wait", words: WORDS[said] ?? said };
+    const code = ok ? body.status : (body.error?.code ?? `status ${status}`);
+    return { state: ok ? "ready" : "wait", words: WORDS[code] ?? code };
   } catch {
     return { state: "bad", words: "cannot be reached" };
   }

@@ -1,10 +1,19 @@
-// Passages that an answer was made from, folded to a line each.
+// Sources of an answer, each a line that unfolds to its passage.
 
 import { h } from "./dom.js";
 
 export const titleOf = (source) => source.title || source.document_id;
 
-export const placeOf = (source) => `${source.document_id}, characters ${source.start} to ${source.end}`;
+const NAMED = 3; // other documents that are named before they are counted
+
+const others = (ids) => {
+  if (!ids?.length) return "";
+  const rest = ids.length > NAMED ? ` and ${ids.length - NAMED} more` : "";
+  return `, also in ${ids.slice(0, NAMED).join(", ")}${rest}`;
+};
+
+export const placeOf = (source) =>
+  `${source.document_id}, characters ${source.start} to ${source.end}${others(source.also_in)}`;
 
 export const scoreOf = (source) => source.score.toFixed(3);
 

@@ -1,4 +1,4 @@
-// One tab at a time; arrow keys move among them, and the address remembers which.
+// Tabs: one is shown, arrow keys move among them, the address holds its name.
 
 import { $ } from "./dom.js";
 
@@ -6,7 +6,7 @@ const tabs = () => [...document.querySelectorAll('[role="tab"]')];
 
 const shown = new Map();
 
-// `when` runs each time the tab of that name comes up.
+// `when` runs each time the tab of that name is shown.
 export const whenShown = (name, when) => shown.set(name, when);
 
 const show = (name, { focus = false } = {}) => {

@@ -1,4 +1,4 @@
-// Before anything is drawn, so that a chosen look does not flash. A classic script for that reason.
+// Sets the colour scheme before the page is drawn, so a classic script and not a module.
 (() => {
   const looks = ["auto", "light", "dark"];
   let look = localStorage.getItem("gritlm.look");

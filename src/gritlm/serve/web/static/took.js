@@ -1,4 +1,4 @@
-// What two ways of answering took, as bars over one scale.
+// Cost of both ways of answering, as bars on one scale.
 
 import { h, share } from "./dom.js";
 import { duration, number } from "./words.js";
@@ -24,7 +24,7 @@ const chart = (title, rows, format, keys = []) => {
     h("div", { class: "lines" }, ...rows.flatMap((row) => bar(row, largest, format))));
 };
 
-// Tokens that were read once the question had come.
+// Tokens computed after the question arrived.
 export const readNow = (trace) =>
   trace.tokens_prefilled + trace.tokens_recomputed + trace.tokens_selecting + trace.tokens_computed;
 
@@ -40,13 +40,13 @@ export const charts = (ways) => [
       { value: Math.max(0, trace.tokens_reused - trace.tokens_recomputed), kind: "reused" },
     ],
     counted: trace === null ? null : readNow(trace),
-  })), number, [["reused", "came as stored state"]]),
+  })), number, [["reused", "from stored state"]]),
 ];
 
 const STAGES = {
-  embed: "embed the question", search: "search", rerank: "put in order", plan: "plan", load: "load state",
-  move: "move it into place", prefill: "read the rest", decode: "write",
-  first_token: "to the first token, in the engine", queue: "wait for a turn",
+  embed: "embed the question", search: "search", rerank: "rerank", plan: "plan", load: "load state",
+  move: "move state", prefill: "prefill", decode: "decode",
+  first_token: "to the first token, in the engine", queue: "wait in the queue",
 };
 
 export const stages = (ways) => {

@@ -1,4 +1,4 @@
-// Errors, shown as they are.
+// Error messages, with status, code and request id.
 
 import { h } from "./dom.js";
 

@@ -1,4 +1,4 @@
-// The dialog that takes the server's key.
+// Dialog for the API key.
 
 import { key } from "./api.js";
 import { $ } from "./dom.js";
@@ -13,7 +13,7 @@ const open = (error, used) => {
   $("key-dialog").showModal();
 };
 
-// Several requests that are refused at once wait for one answer.
+// Several requests that are refused together wait for one dialog.
 const ask = (error, used) => {
   waiting ??= new Promise((resolve) => {
     open(error, used);

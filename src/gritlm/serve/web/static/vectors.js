@@ -1,4 +1,4 @@
-// Vectors as the API sends them, how alike they are, and where they lie in two dimensions.
+// Vectors of the API: decoding, cosines, principal components.
 // Shapes: N texts, D dimensions.
 
 // Little-endian float32 in base64 -> (D,).
@@ -51,7 +51,7 @@ const eigen = (symmetric) => {
 // The first two principal components: points (N, 2), and the share of the variance in each.
 export const pca = (vectors) => {
   const rows = centred(vectors.map((vector) => Array.from(vector)));
-  // N is small and D is not, so the (N, N) products are taken apart, not the (D, D) covariance.
+  // N is smaller than D, so the (N, N) products are decomposed, not the (D, D) covariance.
   const { values, basis } = eigen(rows.map((a) => rows.map((b) => dot(a, b))));
   const order = values.map((_, place) => place).sort((a, b) => values[b] - values[a]).slice(0, 2);
   const total = values.reduce((sum, value) => sum + value, 0) || 1;

@@ -1,4 +1,4 @@
-// Numbers and amounts in words.
+// Formatting of numbers, durations and sizes.
 
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 
