@@ -4,11 +4,11 @@ import { h } from "./dom.js";
 
 export const titleOf = (source) => source.title || source.document_id;
 
-const NAMED = 3; // other documents that are named before they are counted
+const NAMED = 3; // other documents that are named
 
 const others = (ids) => {
   if (!ids?.length) return "";
-  const rest = ids.length > NAMED ? ` and ${ids.length - NAMED} more` : "";
+  const rest = ids.length > NAMED ? " and others" : "";
   return `, also in ${ids.slice(0, NAMED).join(", ")}${rest}`;
 };
 
