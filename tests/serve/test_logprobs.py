@@ -35,7 +35,7 @@ def test_each_position_of_a_completion_has_all_its_alternatives(live: Served):
 def test_two_tokens_of_the_same_text_have_two_names():
     tokenizer = sentencepiece()
     letter, byte, other = tokenizer.convert_tokens_to_ids(["a", "<0x61>", "b"])
-    answer = TokenTexts(SegmentTokenizer(tokenizer)).answer()
+    answer = TokenTexts(SegmentTokenizer(tokenizer)).new_sequence()
     top = ((letter, -1.0), (byte, -2.0), (other, -3.0))
     found = answer.as_completion([TokenLogprob(letter, -1.0, top), TokenLogprob(byte, -2.0, top)])
     assert found["tokens"] == ["a", "a"]
@@ -47,7 +47,7 @@ def test_two_tokens_of_the_same_text_have_two_names():
 
 def test_offsets_are_characters_of_the_text():
     tokenizer = sentencepiece()
-    answer = TokenTexts(SegmentTokenizer(tokenizer)).answer()
+    answer = TokenTexts(SegmentTokenizer(tokenizer)).new_sequence()
     ids = ids_of(tokenizer, "has 🔥a")
     found = answer.as_completion([TokenLogprob(token, 0.0) for token in ids])
     at = "has 🔥a".index("🔥")
@@ -88,7 +88,7 @@ def test_an_emoji_that_is_written_has_its_bytes(oracle: GritLM):
     ids = ids_of(oracle.tokenizer, "a 🔥!")
     writing = SamplingParams(len(ids), logprobs=2)
     answer, told = GeneratedSequence(oracle, writing, writing.sampler(), len(ids)), []
-    spelling = TokenTexts(SegmentTokenizer(oracle.tokenizer)).answer()
+    spelling = TokenTexts(SegmentTokenizer(oracle.tokenizer)).new_sequence()
     items: list[dict[str, Any]] = []
     for token in ids:
         logits_V = torch.zeros(oracle.model.config.vocab_size)

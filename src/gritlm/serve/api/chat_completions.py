@@ -47,8 +47,8 @@ def routes(service: Service) -> APIRouter:
         choices = body.n or 1
         with service.scheduler.reserve(choices) as reservation:
             group = service.calls(CHAT, choices=choices)
-            ids = await service.off_loop(service.prompts.chat, messages)
-            max_tokens = service.prompts.room(ids, _max_tokens(body), param="messages")
+            ids = await service.off_loop(service.prompts.chat_ids, messages)
+            max_tokens = service.prompts.max_new_tokens(ids, _max_tokens(body), param="messages")
             group.submit(reservation, generate_requests([ids], [max_tokens], body, logprobs))
         builder = ChatResponseBuilder(
             service.head("chatcmpl", name, ChatResponseBuilder.whole_object),
@@ -120,7 +120,7 @@ class ChatResponseBuilder(ChoicesBuilder):
     def _logprobs_of(self, index: int, tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
         if not self._logprobs:
             return None
-        return {"content": self._spelling_of(index).as_chat(tokens), "refusal": None}
+        return {"content": self._sequence(index).as_chat(tokens), "refusal": None}
 
 
 def _max_tokens(body: ChatCompletionRequest) -> int | None:

@@ -47,9 +47,9 @@ def routes(service: Service) -> APIRouter:
         sequences = len(body.prompt) * choices
         with service.scheduler.reserve(sequences) as reservation:
             group = service.calls(COMPLETIONS, choices=choices)
-            prompts = await service.off_loop(service.prompts.plain, body.prompt)
+            prompts = await service.off_loop(service.prompts.prompt_ids, body.prompt)
             wanted = _DEFAULT_TOKENS if body.max_tokens is None else body.max_tokens
-            most = [service.prompts.room(ids, wanted, param="prompt") for ids in prompts]
+            most = [service.prompts.max_new_tokens(ids, wanted, param="prompt") for ids in prompts]
             group.submit(reservation, generate_requests(prompts, most, body, body.logprobs))
         builder = CompletionResponseBuilder(
             service.head("cmpl", name, CompletionResponseBuilder.whole_object),
@@ -90,7 +90,7 @@ class CompletionResponseBuilder(ChoicesBuilder):
     def _choice(
         self, index: int, text: str, tokens: Sequence[TokenLogprob], finish_reason: str | None
     ) -> dict[str, Any]:
-        logprobs = self._spelling_of(index).as_completion(tokens) if self._logprobs else None
+        logprobs = self._sequence(index).as_completion(tokens) if self._logprobs else None
         return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
 
 

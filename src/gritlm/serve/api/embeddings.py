@@ -35,7 +35,7 @@ def routes(service: Service) -> APIRouter:
         _require_dimensions(service, body)
         with service.scheduler.reserve() as reservation, service.calls(EMBEDDINGS) as group:
             prompts = await service.off_loop(
-                service.prompts.texts,
+                service.prompts.embedding_prompts,
                 body.input,
                 instruction=instruction,
                 cut=body.truncate_prompt_tokens,

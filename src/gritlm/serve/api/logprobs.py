@@ -24,12 +24,12 @@ class TokenTexts:
         """Return the name of a token inside a text."""
         return self._tokens.name(token)
 
-    def answer(self) -> AnswerSpelling:
-        """Return the spelling of a new sequence."""
-        return AnswerSpelling(self._tokens)
+    def new_sequence(self) -> SequenceLogprobs:
+        """Return the log-probabilities of a new sequence, with no tokens yet."""
+        return SequenceLogprobs(self._tokens)
 
 
-class AnswerSpelling:
+class SequenceLogprobs:
     """Log-probabilities of one sequence, in the order of its tokens."""
 
     def __init__(self, tokens: TokenBytes) -> None:
@@ -38,49 +38,49 @@ class AnswerSpelling:
         self._characters = 0
         self._first = True
 
-    def as_chat(self, found: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
+    def as_chat(self, tokens: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
         """Return tokens in the form of chat completions.
 
         The bytes of all tokens, joined, are the bytes of the generated text.
         """
-        return [self._chat_token(item) for item in found]
+        return [self._chat_token(item) for item in tokens]
 
-    def as_completion(self, found: Sequence[TokenLogprob]) -> dict[str, Any]:
+    def as_completion(self, tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
         """Return tokens in the form of completions: by name, no name twice for one position."""
         names = []
         top = []
         offsets = []
-        for item in found:
+        for item in tokens:
             names.append(self._name(item.token))
             top.append(self._by_name(item))
             offsets.append(self._characters)
             self._advance(item.token)
         return {
             "tokens": names,
-            "token_logprobs": [item.logprob for item in found],
+            "token_logprobs": [item.logprob for item in tokens],
             "top_logprobs": top,
             "text_offset": offsets,
         }
 
-    def _chat_token(self, found: TokenLogprob) -> dict[str, Any]:
-        top = [self._chat_item(token, logprob) for token, logprob in found.top]
-        item = self._chat_item(found.token, found.logprob) | {"top_logprobs": top}
-        self._advance(found.token)
+    def _chat_token(self, logprob: TokenLogprob) -> dict[str, Any]:
+        top = [self._chat_item(token, value) for token, value in logprob.top]
+        item = self._chat_item(logprob.token, logprob.logprob) | {"top_logprobs": top}
+        self._advance(logprob.token)
         return item
 
     def _chat_item(self, token: int, logprob: float) -> dict[str, Any]:
-        known = list(self._tokens.of(token, first=self._first))
-        return {"token": self._name(token), "logprob": logprob, "bytes": known}
+        utf8 = list(self._tokens.of(token, first=self._first))
+        return {"token": self._name(token), "logprob": logprob, "bytes": utf8}
 
-    def _by_name(self, found: TokenLogprob) -> dict[str, float]:
-        chosen = self._name(found.token)
+    def _by_name(self, logprob: TokenLogprob) -> dict[str, float]:
+        chosen = self._name(logprob.token)
         named: dict[str, float] = {}
-        for token, logprob in found.top:
+        for token, value in logprob.top:
             name = self._name(token)
-            if name in named or (name == chosen and token != found.token):
+            if name in named or (name == chosen and token != logprob.token):
                 name = f"token_id:{token}"
-            named[name] = logprob
-        return named | {chosen: found.logprob}
+            named[name] = value
+        return named | {chosen: logprob.logprob}
 
     def _name(self, token: int) -> str:
         return self._tokens.name(token, first=self._first)

@@ -85,8 +85,8 @@ def _tokenize(service: Service, body: TokenizeRequest) -> Response:
 
 
 def _detokenize(service: Service, body: DetokenizeRequest) -> Response:
-    ids = service.prompts.known(body.tokens, "'tokens'", param="tokens")
-    return json_response({"prompt": service.prompts.text(ids)})
+    ids = service.prompts.check_ids(body.tokens, "'tokens'", param="tokens")
+    return json_response({"prompt": service.prompts.decode(ids)})
 
 
 def _ids(service: Service, body: TokenizeRequest) -> Sequence[int]:
@@ -99,7 +99,7 @@ def _ids(service: Service, body: TokenizeRequest) -> Sequence[int]:
                 f"the messages have {size:,} characters; expected at most {MAX_CHARACTERS:,}",
                 param="messages",
             )
-        return service.prompts.chat([message.as_turn() for message in body.messages])
+        return service.prompts.chat_ids([message.as_turn() for message in body.messages])
     assert body.prompt is not None
-    (ids,) = service.prompts.plain([body.prompt])
+    (ids,) = service.prompts.prompt_ids([body.prompt])
     return ids if body.add_special_tokens else ids[len(service.prompts.tokens.prefix) :]

@@ -68,14 +68,16 @@ async def _cosines(
     with service.scheduler.reserve() as reservation, service.calls(RERANK) as group:
         cut = body.truncate_prompt_tokens
         query = await service.off_loop(
-            service.prompts.texts,
+            service.prompts.embedding_prompts,
             [body.query],
             instruction=instruction,
             cut=cut,
             param="query",
             name="the query",
         )
-        documents = await service.off_loop(service.prompts.texts, texts, cut=cut, param="documents")
+        documents = await service.off_loop(
+            service.prompts.embedding_prompts, texts, cut=cut, param="documents"
+        )
         group.submit(reservation, [EmbedRequest((*query, *documents))])
         vectors_ND: Any = await group.result()
     cosines_1N = await service.multiplying(service.model.similarity, vectors_ND[:1], vectors_ND[1:])
@@ -140,7 +142,7 @@ def _prompts(
     Raises:
         ApiError: if the query, or the query behind one of the documents, is too long.
     """
-    question = service.prompts.question_about(body.query)
+    question = service.prompts.question_ids(body.query)
     limit = service.prompts.limit
     if len(question) >= limit:
         raise too_long(
@@ -148,7 +150,7 @@ def _prompts(
             param="query",
         )
     cut = body.truncate_prompt_tokens
-    passages = service.prompts.texts(
+    passages = service.prompts.embedding_prompts(
         texts, cut=limit - len(question) if cut == -1 else cut, param="documents"
     )
     for index, passage in enumerate(passages):

@@ -8,7 +8,7 @@ from typing import Any
 from starlette.responses import Response
 
 from gritlm.lm.sampling import SamplingParams
-from gritlm.serve.api.logprobs import AnswerSpelling, TokenTexts
+from gritlm.serve.api.logprobs import SequenceLogprobs, TokenTexts
 from gritlm.serve.api.request_group import RequestGroup
 from gritlm.serve.api.streaming import ResponseBuilder, TokenUsage, as_stream, as_whole
 from gritlm.serve.api.tokenization import Ids
@@ -24,6 +24,7 @@ class ChoicesBuilder:
 
     Args:
         head: fields that every response and every event begins with: id, model, time.
+        token_texts: texts of the model's tokens.
         logprobs: whether choices include log-probabilities.
         usage: whether each event of a stream has the field ``usage``, null until the last one.
     """
@@ -31,13 +32,13 @@ class ChoicesBuilder:
     chunk_object: str
 
     def __init__(
-        self, head: Mapping[str, Any], spelling: TokenTexts, *, logprobs: bool, usage: bool
+        self, head: Mapping[str, Any], token_texts: TokenTexts, *, logprobs: bool, usage: bool
     ) -> None:
         self._head = head
-        self._spelling = spelling
+        self._token_texts = token_texts
         self._logprobs = logprobs
         self._empty_usage = {"usage": None} if usage else {}
-        self._spellings: dict[int, AnswerSpelling] = {}
+        self._sequences: dict[int, SequenceLogprobs] = {}
 
     def note(self, event: EngineEvent) -> None:
         """Ignore the event: the response needs the text alone."""
@@ -57,9 +58,9 @@ class ChoicesBuilder:
             **self._empty_usage,
         }
 
-    def _spelling_of(self, index: int) -> AnswerSpelling:
-        """Return the spelling of one choice: it keeps the position in that choice's text."""
-        return self._spellings.setdefault(index, self._spelling.answer())
+    def _sequence(self, index: int) -> SequenceLogprobs:
+        """Return the log-probabilities of one choice, with the offset reached in its text."""
+        return self._sequences.setdefault(index, self._token_texts.new_sequence())
 
 
 def generate_requests(

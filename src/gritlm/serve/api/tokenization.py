@@ -40,7 +40,7 @@ class PromptTokenizer:
         self._longest = max(map(len, model.tokenizer.get_vocab()))  # characters of a token
         self._vocabulary = int(model.model.get_input_embeddings().num_embeddings)
 
-    def chat(self, messages: Sequence[Message]) -> Ids:
+    def chat_ids(self, messages: Sequence[Message]) -> Ids:
         """Return the ids of a conversation, up to the start of the next message.
 
         Args:
@@ -58,16 +58,16 @@ class PromptTokenizer:
         except InputError as error:
             raise invalid(f"'messages': {error}", param="messages") from None
 
-    def plain(self, items: Sequence[Item]) -> list[Ids]:
+    def prompt_ids(self, items: Sequence[Item]) -> list[Ids]:
         """Return the ids of prompts to complete; prompts of token ids are used unchanged."""
         return [
             (*self.tokens.prefix, *self.tokens.pieces([item], first=True)[0])
             if isinstance(item, str)
-            else self.known(item, f"prompt {index}", param="prompt")
+            else self.check_ids(item, f"prompt {index}", param="prompt")
             for index, item in enumerate(items)
         ]
 
-    def texts(
+    def embedding_prompts(
         self,
         items: Sequence[Item],
         *,
@@ -105,7 +105,7 @@ class PromptTokenizer:
             )
         else:
             prompts = [
-                _framed(self.known(item, f"text {n}", param=param), room, frame)
+                _framed(self.check_ids(item, f"text {n}", param=param), room, frame)
                 for n, item in enumerate(items)
             ]
         if most is None:
@@ -122,12 +122,12 @@ class PromptTokenizer:
             ApiError: if the question is longer than the model's maximum context length.
         """
         instruction = self._settings.query_instruction
-        (prompt,) = self.texts(
+        (prompt,) = self.embedding_prompts(
             [text], instruction=instruction, param="question", name="the question"
         )
         return len(prompt.ids)
 
-    def question_about(self, question: str) -> Ids:
+    def question_ids(self, question: str) -> Ids:
         """Return the ids that follow a passage and ask whether it answers a question."""
         self.require_characters([len(question)], "the query", param="query")
         return tuple(self.tokens.for_chat(for_yes_no(question), start=False).ids)
@@ -146,11 +146,11 @@ class PromptTokenizer:
             raise invalid(f"this model's tokenizer has no ids for {word!r}", param="method")
         return ids[0]
 
-    def text(self, ids: Ids) -> str:
+    def decode(self, ids: Ids) -> str:
         """Return the text of token ids, special tokens included."""
         return str(self.tokens.tokenizer.decode(list(ids), skip_special_tokens=False))
 
-    def room(self, ids: Ids, wanted: int | None, *, param: str) -> int:
+    def max_new_tokens(self, ids: Ids, wanted: int | None, *, param: str) -> int:
         """Return the number of tokens that may be generated for a prompt.
 
         Args:
@@ -173,7 +173,7 @@ class PromptTokenizer:
             )
         return left if wanted is None else wanted
 
-    def known(self, ids: Item, name: str, *, param: str) -> Ids:
+    def check_ids(self, ids: Item, name: str, *, param: str) -> Ids:
         """Return token ids of a client, after checking that all are in the vocabulary.
 
         Args:
