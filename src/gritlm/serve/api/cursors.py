@@ -1,4 +1,4 @@
-"""Where a page of documents goes on: the id of the last one, or a short stand-in for a long id."""
+"""Cursors of the document list: the id of a document, or a short stand-in for a long id."""
 
 from __future__ import annotations
 
@@ -20,22 +20,23 @@ def cursor_of(document_id: str) -> str:
 
 
 def place_behind(ids: Sequence[str], cursor: str) -> int:
-    """Return the place of the first id behind a cursor.
+    """Return the index of the first id behind a cursor.
 
-    A document that was deleted after its page was read may be the one of the cursor: the place is
-    then the one that its id would have; for a stand-in, that of an id with the same beginning.
+    The document of the cursor may have been deleted. The index is then the one that its id would
+    have; for a stand-in, that of an id with the same beginning.
 
     Args:
-        ids: of all documents, sorted.
+        ids: ids of all documents, sorted.
+        cursor: a cursor as `cursor_of` returns it.
     """
-    found = _SHORTENED.fullmatch(cursor)
-    if found is not None:
-        prefix, wanted = found.groups()
-        place = bisect_left(ids, prefix)
-        while place < len(ids) and ids[place].startswith(prefix):
-            if len(ids[place]) > LONGEST and _hash(ids[place]) == wanted:
-                return place + 1
-            place += 1
+    match = _SHORTENED.fullmatch(cursor)
+    if match is not None:
+        prefix, digest = match.groups()
+        index = bisect_left(ids, prefix)
+        while index < len(ids) and ids[index].startswith(prefix):
+            if len(ids[index]) > LONGEST and _hash(ids[index]) == digest:
+                return index + 1
+            index += 1
     return bisect_right(ids, cursor)
 
 

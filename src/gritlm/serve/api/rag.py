@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from gritlm.serve.api.documents import DocumentApi
 
 _MOST_DOCUMENTS = 1000  # of a page
+_AFTER = "last_id of the page before."
+_LIMIT = "Most documents of the page."
 
 
 def routes(service: Service, documents: DocumentApi | None) -> APIRouter:
@@ -45,8 +47,8 @@ def routes(service: Service, documents: DocumentApi | None) -> APIRouter:
 
     @router.get(DOCUMENTS, response_model=DocumentListResponse, summary="List documents")
     async def listed(
-        after: Annotated[str | None, Query(max_length=LONGEST)] = None,
-        limit: Annotated[int, Query(ge=1, le=_MOST_DOCUMENTS)] = 100,
+        after: Annotated[str | None, Query(max_length=LONGEST, description=_AFTER)] = None,
+        limit: Annotated[int, Query(ge=1, le=_MOST_DOCUMENTS, description=_LIMIT)] = 100,
     ) -> Response:
         """List the stored documents in the order of their ids."""
         return await _require_store(documents).listed(service, after=after, limit=limit)

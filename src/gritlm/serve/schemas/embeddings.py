@@ -85,7 +85,7 @@ class EmbeddingsRequest(RequestModel):
     )
     model: str | None = None
     encoding_format: Literal["float", "base64"] | None = Field(
-        None, description="base64 encodes little-endian float32 values."
+        None, description="float, the default, or base64 of little-endian float32 values."
     )
     dimensions: int | None = Field(
         None,
