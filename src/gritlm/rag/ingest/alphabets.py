@@ -40,6 +40,9 @@ def encoding_of(sample: bytes) -> str | None:
     """Return the encoding in which all letters of a text belong to one language, or None.
 
     Encodings are tried from the most common one: a text with few such letters fits several.
+
+    Args:
+        sample: bytes of a text or of a part of it.
     """
     for encoding, alphabets in ALPHABETS.items():
         letters = _letters(sample, encoding)
