@@ -117,7 +117,7 @@ def test_the_chunked_loss_equals_the_forward_pass_of_peft(tmp_path, kind, tied):
         rows.labels_BL[:, 1:].flatten(),
         ignore_index=losses.IGNORE,
     )
-    hidden_BLD = hidden_states.written(parts.trainee.decoder, rows)
+    hidden_BLD = hidden_states.generative_states(parts.trainee.decoder, rows)
     ours = losses.chunked_next_token(hidden_BLD, heads.head_of(causal), rows.labels_BL, chunk=7)
     assert ours.item() == pytest.approx(expected.item(), rel=BOUND)
     assert_same_gradients(ours, expected, parts)
@@ -146,7 +146,7 @@ def test_a_head_with_an_adapter_never_sees_more_tokens_than_a_chunk(tmp_path):
     causal.get_output_embeddings().register_forward_hook(
         lambda module, given, found: seen.append(len(given[0]))
     )
-    hidden_BLD = hidden_states.written(parts.trainee.decoder, rows)
+    hidden_BLD = hidden_states.generative_states(parts.trainee.decoder, rows)
     head = heads.head_of(causal)
     losses.chunked_next_token(hidden_BLD, head, rows.labels_BL, chunk=5).backward()
     count = int((rows.labels_BL[:, 1:] != losses.IGNORE).sum())
@@ -157,7 +157,7 @@ def test_a_head_with_an_adapter_never_sees_more_tokens_than_a_chunk(tmp_path):
 def test_a_batch_without_an_answer_has_a_loss_of_zero_with_a_gradient(tmp_path):
     parts = build(made(tmp_path, "lora on lm_head"))
     rows = rows_of(parts)
-    hidden_BLD = hidden_states.written(parts.trainee.decoder, rows)
+    hidden_BLD = hidden_states.generative_states(parts.trainee.decoder, rows)
     nothing_BL = torch.full_like(rows.labels_BL, losses.IGNORE)
     loss = losses.chunked_next_token(hidden_BLD, heads.head_of(parts.trainee.causal), nothing_BL)
     loss.backward()

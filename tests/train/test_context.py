@@ -92,7 +92,7 @@ def tail(mode: str, documents: list[str]) -> list[int]:
 
 @torch.no_grad()
 def logits(model: PreTrainedModel, samples: list[rag_samples.Blocked]) -> Tensor:
-    hidden = hidden_states.written(model.base_model, rag_samples.rows(samples, pad=0))
+    hidden = hidden_states.generative_states(model.base_model, rag_samples.rows(samples, pad=0))
     return model.get_output_embeddings()(hidden)
 
 
@@ -159,7 +159,9 @@ def test_what_is_read_again_changes_nothing_of_the_plain_reading(llama, mode, ki
     rows = [rag_samples.without_blocks(rag_samples.rows([each], pad=0)) for each in (one, other)]
     size = len(tail(mode, chosen(3)))
     with torch.no_grad():
-        states_ = [hidden_states.written(llama.base_model, each)[0, -size:] for each in rows]
+        states_ = [
+            hidden_states.generative_states(llama.base_model, each)[0, -size:] for each in rows
+        ]
     assert (states_[0] - states_[1]).abs().max() < BOUND
 
 
@@ -328,7 +330,9 @@ def test_rows_read_without_blocks_equal_the_plain_sample(served, mode):
     plain = rag_samples.rows([rag_samples.plain(each) for each in samples], pad=0)
     with torch.no_grad():
         ours, theirs = (
-            losses.supervised_states(hidden_states.written(served.lm.decoder, each), each.labels_BL)
+            losses.supervised_states(
+                hidden_states.generative_states(served.lm.decoder, each), each.labels_BL
+            )
             for each in (rag_samples.without_blocks(rows), plain)
         )
     assert (ours - theirs).abs().max() < BOUND

@@ -18,7 +18,7 @@ from gritlm.train.data import packing, rag_samples
 from gritlm.train.data.collate import Collator
 from gritlm.train.data.examples import ChatExample, EmbeddingExample, InstructedText, RagExample
 from gritlm.train.model import build as build_module
-from gritlm.train.model import heads, hidden_states, routers
+from gritlm.train.model import heads, hidden_states
 from gritlm.train.model.build import TrainingParts, build
 from gritlm.train.model.module import Weights
 from gritlm.train.objectives import losses
@@ -186,7 +186,7 @@ def test_every_head_gives_the_loss_of_its_model(family):
     )
     with torch.no_grad():
         state_ND = losses.supervised_states(
-            hidden_states.written(model.base_model, rows), rows.labels_BL
+            hidden_states.generative_states(model.base_model, rows), rows.labels_BL
         )
         expected = model(prompt).logits[:, :-1].flatten(0, 1)
     assert (heads.logits(model, state_ND) - expected).abs().max() <= BOUND * expected.abs().max()
@@ -209,7 +209,7 @@ def test_the_routers_loss_is_that_of_transformers(tmp_path):
     parts = built(tmp_path, family="mixtral")
     rows, model = chats(parts), parts.trainee.causal
     weight_N = losses.token_weights(rows.labels_BL, kind="mixed")
-    share = routers.share(model)
+    share = heads.router_weight(model)
     assert share > 0
     total, found = parts.trainee("write", rows, Weights(weight_N, router=share))
     mask = rows.real_BL.long()

@@ -101,7 +101,10 @@ def test_packed_rows_are_written_as_their_mask_says(family, attention):
     rows = packing.packed([Prompt(prompt.ids) for prompt in prompts(6, seed=1)], capacity=40)
     one_BLL = rows.sample_BL[:, :, None] == rows.sample_BL[:, None, :]
     masked = replace(rows, seen_BLL=one_BLL & torch.ones_like(one_BLL[0]).tril())
-    ours, theirs = hidden_states.written(decoder, rows), hidden_states.written(decoder, masked)
+    ours, theirs = (
+        hidden_states.generative_states(decoder, rows),
+        hidden_states.written(decoder, masked),
+    )
     real = rows.ids_BL != 0
     assert real.sum() < real.numel()
     assert (ours - theirs)[real].abs().max() <= BOUND * theirs[real].abs().max()
@@ -116,10 +119,13 @@ def test_written_blocks_computed_again_give_the_same_gradients(family, attention
     seen = torch.ones(len(ids), ids.shape[1], ids.shape[1], dtype=torch.bool).tril()
     seen[:, :9, :9] = True  # longer than the window
     given = replace(packing.padded([Prompt(row.tolist()) for row in ids]), seen_BLL=seen)
-    expected = gradients(decoder, hidden_states.written(decoder, given), mask)
+    expected = gradients(decoder, hidden_states.generative_states(decoder, given), mask)
     _checkpointing(decoder)()
     assert (
-        distance(gradients(decoder, hidden_states.written(decoder, given), mask), expected) <= BOUND
+        distance(
+            gradients(decoder, hidden_states.generative_states(decoder, given), mask), expected
+        )
+        <= BOUND
     )
 
 
@@ -135,8 +141,8 @@ def test_a_wrapped_decoder_is_written_with_like_the_bare_one():
     decoder = model("llama", "eager").base_model
     given = packing.padded([Prompt(prompt.ids) for prompt in prompts(3, seed=1)])
     given = replace(given, seen_BLL=torch.eye(given.ids_BL.shape[1]).bool().repeat(3, 1, 1))
-    ours = hidden_states.written(Wrapped(decoder), given)
-    assert torch.equal(ours, hidden_states.written(decoder, given))
+    ours = hidden_states.generative_states(Wrapped(decoder), given)
+    assert torch.equal(ours, hidden_states.generative_states(decoder, given))
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "gemma3", "qwen3", "gpt_neox"])

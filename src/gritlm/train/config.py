@@ -1,7 +1,7 @@
-"""What a training run is told: one frozen dataclass a section of its TOML file.
+"""Settings of a training run: one frozen dataclass for each section of its TOML file.
 
-Names are those of the GritLM reference and of transformers' ``TrainingArguments`` where these have
-one. A value that cannot be is refused here, before anything is loaded.
+Names follow the GritLM reference and transformers' ``TrainingArguments`` where these have one.
+Invalid values raise an error here, before anything is loaded.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ def _at_least(owner: object, least: float, *names: str, above: bool = False) -> 
 
 @dataclass(frozen=True)
 class SourceConfig:
-    """One data set.
+    """Source of rows for one stream: a file, a folder or a dataset of the hub.
 
     Attributes:
-        path: JSONL, JSON or Parquet file, a folder of these, or the id of a data set on the hub.
-        weight: share of its stream among the weights of all sources; None: its number of rows.
-        cap: most rows that are used, the first ones.
-        instruction: for queries (first texts of scored pairs) that bring none of their own, as
-            plain words.
+        path: JSONL, JSON or Parquet file, a folder of these, or the id of a dataset on the hub.
+        weight: sampling weight among the sources of the stream; None: the number of rows.
+        cap: maximum number of rows; the first ones are used.
+        instruction: in plain words, for queries (first texts of scored pairs) without their own
+            instruction.
         passage_instruction: the same for passages (second texts of scored pairs).
-        split: of a hub data set.
-        name: in logs and the model card; None: the last part of the path, without its ending.
+        split: split of a dataset on the hub.
+        name: name in logs and the model card; None: the last part of the path, without suffix.
     """
 
     path: str
@@ -67,25 +67,25 @@ class SourceConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What is trained.
+    """Model to train: base, adapter, embedding settings, trained parameters.
 
     Attributes:
         base: folder or hub id; ``default`` or None for the default model with its adapter, ``base``
             for its base weights alone.
-        adapter: an adapter to start from, also the one of a base that has one: trained on with
-            ``lora`` or ``qlora``, else merged into the base first.
+        adapter: LoRA adapter to start from; a base may bring its own. Training continues it with
+            ``lora`` or ``qlora``; otherwise it is merged into the base first.
         attn, pooling_method, normalized, projection, embed_eos, template, query_instruction: as in
-            ``gritlm.json``; None: what the base says.
-        attn_implementation: of transformers; None: its own choice. ``eager`` can be faster on a CPU
-            where all texts are short. ``gritlm_both`` embeds texts without padding (on a
-            GPU in half precision by one kernel) and writes with ``sdpa``.
-        lora: train adapters on all linear layers instead of the weights.
-        qlora: the same over a base in 4 bits (bitsandbytes, GPU).
+            ``gritlm.json``; None: the value of the base.
+        attn_implementation: attention of transformers; None: its default. ``eager`` can be faster
+            on a CPU if all texts are short. ``gritlm_both`` embeds texts without padding (on a
+            GPU in half precision with one kernel) and uses ``sdpa`` for generation.
+        lora: train adapters instead of the weights.
+        qlora: train adapters over a base in 4 bits (bitsandbytes, GPU).
         use_dora: train DoRA's magnitudes along with the adapters.
-        lora_target_modules: ``all-linear``, without the LM head, or names of modules, such as
+        lora_target_modules: ``all-linear`` (without the LM head) or names of modules, such as
             ``lm_head`` and ``embed_tokens``.
-        lora_modules_to_save: names of modules that are trained whole and saved with the adapter.
-        freeze: parameters whose name contains one of these strings stay as they are.
+        lora_modules_to_save: names of modules that are trained in full and saved with the adapter.
+        freeze: substrings of parameter names; parameters with a matching name are not trained.
     """
 
     base: str | None = None
@@ -119,18 +119,18 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where rows come from and how long they may be, in tokens.
+    """Sources of rows and their maximum lengths in tokens.
 
     Attributes:
-        embedding, generative, rag: sources; ``rag`` rows join the generative stream.
-        train_group_size: passages a query: its positive, then negatives.
-        same_source_batches: all rows of a step come from one embedding source. Beside scored pairs
-            it must be so.
-        deduplicate: of equal rows within a source only the first is used.
-        skip_bad_rows: rows that cannot be used are skipped, counted and listed; else the first one
-            ends the run before it starts.
-        mask_false_negatives: passages equal or nearly equal to a positive of the query, or that
-            answer the same query, do not count as negatives.
+        embedding, generative, rag: sources; ``rag`` rows are part of the generative stream.
+        train_group_size: passages for each query: its positive, then negatives.
+        same_source_batches: take all embedding rows of a step from one source. Required if scored
+            pairs are one of several sources.
+        deduplicate: use only the first of equal rows within a source.
+        skip_bad_rows: skip, count and list unusable rows; otherwise the first one raises an error
+            before the run starts.
+        mask_false_negatives: exclude from the negatives of a query all passages that are (nearly)
+            equal to one of its positives, and positives of the same query in other rows.
     """
 
     embedding: tuple[SourceConfig, ...] = ()
@@ -153,14 +153,14 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class RagConfig:
-    """How a RAG row becomes a sample: one of each is drawn anew every time it is seen.
+    """Conversion of RAG rows to samples; mode and block kind are drawn each time a row is read.
 
     Attributes:
-        modes: what of the prompt comes from key/value blocks.
-        blocks: how blocks are read.
-        max_documents: most documents of a sample; the gold one is always among them.
-        read_again: how many first tokens of each block but the first are read again over all that
-            stands before them; the default is that of serving.
+        modes: parts of the prompt that are KV blocks.
+        blocks: attention within a block.
+        max_documents: maximum number of documents of a sample; the gold one is always included.
+        read_again: number of tokens at the start of each block except the first that are
+            recomputed with attention to all tokens before them; the default is that of serving.
     """
 
     modes: tuple[RagMode, ...] = RAG_MODES
@@ -177,24 +177,25 @@ class RagConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """What is minimised: contrastive (on scored pairs: CoSENT) + generative, each with its helpers.
+    """Loss of a step: contrastive (CoSENT on scored pairs) plus generative, with optional terms.
 
     Attributes:
-        temperature: of the contrastive loss.
-        negatives_cross_device: the passages of all processes are negatives.
-        symmetric: each positive also looks for its query.
-        matryoshka_dims: the contrastive loss is the weighted sum of that on the first so many
-            dimensions, for each number listed (list the full size too).
-        scored_temperature, scored_weight: of CoSENT, which stands in for the contrastive loss in
-            steps of scored pairs (``matryoshka_dims`` and ``negatives_cross_device`` go for both).
+        temperature: temperature of the contrastive loss.
+        negatives_cross_device: use the passages of all processes as negatives.
+        symmetric: add the loss of each positive against all queries.
+        matryoshka_dims: numbers of leading dimensions; the contrastive loss is the weighted sum of
+            the losses on each of them (list the full size too).
+        scored_temperature, scored_weight: settings of CoSENT, which replaces the contrastive loss
+            in steps of scored pairs (``matryoshka_dims`` and ``negatives_cross_device`` apply to
+            both).
         teacher: sentence-transformers model whose similarities are distilled.
-        teacher_weight: of the distillation, beside ``contrastive_weight`` or ``scored_weight``.
-        teacher_temperature, student_temperature: of the two sides of the distillation; None: the
-            contrastive one.
+        teacher_weight: weight of the distillation loss.
+        teacher_temperature, student_temperature: temperatures of the two sides of the
+            distillation; None: ``temperature``.
         loss_gen_type, loss_gen_factor: see :func:`gritlm.train.objectives.losses.token_weights`.
-        kl_weight: of the divergence from the starting model on generative rows.
-        rag_kl_weight: of the divergence from the model's own reading of the same tokens without
-            blocks, on RAG rows.
+        kl_weight: weight of the KL divergence from the starting model on generative rows.
+        rag_kl_weight: weight of the KL divergence, on RAG rows, from the same model reading the
+            same tokens without blocks.
     """
 
     temperature: float = 0.02
@@ -228,7 +229,7 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """Rows that are only measured, every ``eval_steps`` steps and at the end."""
+    """Held-out rows, evaluated every ``eval_steps`` steps and at the end."""
 
     embedding: tuple[SourceConfig, ...] = ()
     generative: tuple[SourceConfig, ...] = ()
@@ -240,29 +241,30 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How long, how fast, and what is kept.
+    """Length of the run, optimizer, batch sizes, checkpoints and hardware.
 
     Attributes:
-        output_dir: where checkpoints and the trained model go.
-        mode: both objectives or one of them.
+        output_dir: folder of checkpoints and the trained model.
+        mode: both objectives (``unified``) or one of them.
         max_steps: optimizer steps; None: ``num_train_epochs`` over the embedding rows (over the
-            generative ones in mode ``generative``).
-        per_device_train_batch_size, per_device_generative_bs: rows of a process, times
-            ``gradient_accumulation_steps`` a step. All embedding rows of a step are each other's
-            negatives, and ``token_budget`` bounds the memory, whichever of the two is larger.
-        token_budget: most tokens whose graphs are in memory at once; rows are grouped by length
-            under it, and what does not fit is read twice (GradCache). None: 4,096 on a CPU, 16,384
-            on a GPU.
-        packing: several generative samples in a row of ``generative_max_len`` tokens.
-        warmup_steps: a number of steps, or a share of all steps when below 1.
-        bf16: autocast; None: where the hardware multiplies bfloat16.
-        distribution: under torchrun: ``ddp``, or ``fsdp`` (FSDP2: weights spread over processes).
-        sharded_checkpoints: each process writes its part (and ranks may change on resuming).
-        save_merged: with LoRA, write whole merged weights instead of an adapter.
-        resume_from_checkpoint: a folder, or true for the newest one in ``output_dir``.
-        overwrite_output_dir: start anew in a folder that already holds a run.
-        use_liger: Liger kernels, where installed (GPU).
-        timeout_s: a process that waits longer for another one stops with an error.
+            generative rows in mode ``generative``).
+        per_device_train_batch_size, per_device_generative_bs: rows per process; a step has
+            ``gradient_accumulation_steps`` times as many. All embedding rows of a step are
+            negatives of each other, and ``token_budget`` bounds the memory of either.
+        token_budget: maximum number of tokens whose graphs are in memory together. Rows are grouped
+            by length under it, and the rest is read twice (GradCache). None: 4,096 on a CPU,
+            16,384 on a GPU.
+        packing: put several generative samples into a row of ``generative_max_len`` tokens.
+        warmup_steps: number of steps, or the share of all steps if below 1.
+        bf16: autocast to bfloat16; None: if the hardware multiplies bfloat16.
+        distribution: strategy under torchrun: ``ddp`` or ``fsdp`` (FSDP2: sharded weights).
+        sharded_checkpoints: let each process write its part; a resumed run may have another number
+            of processes.
+        save_merged: write full weights with the LoRA adapter merged, instead of the adapter.
+        resume_from_checkpoint: a checkpoint folder, or true for the newest one in ``output_dir``.
+        overwrite_output_dir: replace a run that ``output_dir`` already holds.
+        use_liger: use Liger kernels (GPU; needs liger-kernel).
+        timeout_s: seconds after which a process that waits for another one stops with an error.
     """
 
     output_dir: str
@@ -308,7 +310,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A whole training run: the TOML file of ``gritlm train``."""
+    """Settings of a training run: the TOML file of ``gritlm train``."""
 
     training: TrainingConfig
     data: DataConfig
@@ -328,11 +330,11 @@ class TrainConfig:
         """Read the settings of a run.
 
         Args:
-            path: TOML file, as `gritlm train` takes it.
-            overrides: ``section.key=value``, later ones win.
+            path: TOML file of ``gritlm train``.
+            overrides: assignments ``section.key=value``; later ones take precedence.
 
         Raises:
-            InputError: for an unknown key or a wrong value, naming file or override and section.
+            InputError: unknown key or invalid value; the message names place and section.
         """
         return config.read(path, cls, overrides)
 

@@ -1,4 +1,4 @@
-"""The trainer: both objectives, one step after the other, nothing hidden."""
+"""Training loop: both objectives in each step, checkpoints, held-out evaluation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gritlm.train.data import skipped
 from gritlm.train.data.collate import Collator
 from gritlm.train.data.loader import Batch, BatchShare, Loader
 from gritlm.train.data.sources import Dataset
-from gritlm.train.model import routers
+from gritlm.train.model import heads
 from gritlm.train.model.build import build
 from gritlm.train.objectives import evaluation
 from gritlm.train.objectives.distillation import Teacher
@@ -46,20 +46,21 @@ log = logging.getLogger(__name__)
 Evaluate = Callable[[GritLM], Mapping[str, float]]
 Report = Callable[[str], None]
 
-# Tokens whose graphs are in memory at once; 1.4 MB each for the default model.
+# Tokens whose graphs are in memory together; 1.4 MB each for the default model.
 _BUDGET = {"cpu": 4096, "mps": 4096, "cuda": 16384}
 _SKIPPED = 5  # rows of a source that the log names; skipped.jsonl has more
-_LINES = 20  # said over a run where no bar is shown
+_LINES = 20  # progress lines of a run without a progress bar
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run came to.
+    """Result of a training run.
 
     Attributes:
-        steps: optimizer steps done, those before a resumption included.
-        metrics: losses of the last step, and what was measured at the end.
-        stopped: ended early by a signal, with a checkpoint to go on from.
+        output_dir: folder of the trained model, checkpoints and metrics.
+        steps: number of optimizer steps, including those before a resumption.
+        metrics: losses of the last step and results of the final evaluation (``eval/NAME``).
+        stopped: whether a signal ended the run early, with a checkpoint to resume from.
     """
 
     output_dir: Path
@@ -75,18 +76,22 @@ def train(
     report: Report = log.info,
     progress: bool | None = None,
 ) -> TrainResult:
-    """Train as ``run`` says; under torchrun, together with the other processes.
+    """Train a model; under torchrun, together with the other processes.
 
     Args:
-        evaluate: called every ``eval_steps`` steps and at the end with the model as it is; what it
-            measures stands in the journal as ``eval/NAME``. Not with ``distribution = "fsdp"``.
-        report: called with a line on what is done.
-        progress: show a bar; None: on a terminal.
+        run: settings of the run.
+        evaluate: function of the current model that returns metrics by name. It is called every
+            ``eval_steps`` steps and at the end; ``metrics.jsonl`` has its values as ``eval/NAME``.
+            Not available with ``distribution = "fsdp"``.
+        report: callback for log lines.
+        progress: whether to show a progress bar; None: on a terminal only.
+
+    Returns:
+        The output folder, the number of steps and the last metrics.
 
     Raises:
-        InputError: for data or settings that cannot be used, before anything is written.
-        TrainingError: when losses are no numbers, the disk is full, or a process is gone; what was
-            saved before is whole.
+        InputError: invalid data or settings; raised before anything is written.
+        TrainingError: non-finite loss, full disk, or lost process; earlier checkpoints stay whole.
     """
     with parallel.processes(run.training.timeout_s):
         return _train(run, evaluate, report, progress)
@@ -95,14 +100,14 @@ def train(
 def _train(
     run: TrainConfig, evaluate: Evaluate | None, report: Report, progress: bool | None
 ) -> TrainResult:
-    """A function of its own, so that the trainer is gone before the group of processes is."""
+    """Run in a scope of its own, so that the trainer is freed before the process group."""
     trainer = Trainer(run, evaluate, report, progress=progress)
     with listening() as stop:  # before the first step there is nothing to save
         return trainer.run(stop)
 
 
 class Trainer:
-    """One run: made, gone on from a checkpoint if wanted, and run to its end."""
+    """A training run: set up, optionally resumed from a checkpoint, and run to its end."""
 
     def __init__(
         self,
@@ -114,71 +119,73 @@ class Trainer:
     ) -> None:
         self.settings = run
         self.evaluate = evaluate
-        self.report = report if parallel.is_main() else _silent
+        self.report = report if parallel.is_main() else _ignore
         self.output = Path(run.training.output_dir)
         start = resume.claim(run)
         state = checkpoint.read_state(start) if start else None
         share = BatchShare(collectives.rank(), collectives.size())
-        agreed = resume.settings(run, share.size)
+        fixed_settings = resume.settings(run, share.size)
         if start and state:
-            resume.require_same(state["settings"], agreed, start)
+            resume.require_same(state["settings"], fixed_settings, start)
         whole = start if start and not checkpoint.is_sharded(start) else None
         torch.manual_seed(run.training.seed)
         self.parts = build(run, device=parallel.local_device(run.training), weights=whole)
         self.collator = Collator(self.parts.tokens, self.parts.settings, run.data, run.rag)
-        self.feed = Loader(run, self.collator, share)
-        self.agreed = agreed
-        self.steps = self._count()
-        self._make(start, state, progress)
+        self.loader = Loader(run, self.collator, share)
+        self.fixed_settings = fixed_settings
+        self.steps = self._count_steps()
+        self._set_up(start, state, progress)
 
-    def _make(self, start: Path | None, state: Mapping[str, Any] | None, bar: bool | None) -> None:
-        """Module, optimizer, schedule and journal; as they were at a checkpoint."""
-        said = self.settings.training
+    def _set_up(
+        self, start: Path | None, state: Mapping[str, Any] | None, bar: bool | None
+    ) -> None:
+        """Create module, optimizer, schedule and metrics log; restore a checkpoint if given."""
+        training = self.settings.training
         self.done = 0
-        self.module = parallel.wrapped(self.parts.trainee, said, bf16=self.parts.bf16)
+        self.module = parallel.wrapped(self.parts.trainee, training, bf16=self.parts.bf16)
         if parallel.is_sharded(self.module):
             self._require_whole_weights_unneeded()
-        self.optimizer = optim.optimizer(self.module, said)
-        self.contrast, self.writing = self._halves()
+        self.optimizer = optim.optimizer(self.module, training)
+        self.embedding_objective, self.generation_objective = self._create_objectives()
         self.held_out = evaluation.HeldOutEvaluation(self.settings, self.collator)
         if start and state:
             checkpoint.restore(start, self.module, self.optimizer)
-            self.feed.restore(state["feed"])
+            self.loader.restore(state["feed"])
             self.done = int(state["step"])
-        self.started = self.done
-        if parallel.is_main():  # what could fail has been read by now
+        self.first_step = self.done + 1
+        if parallel.is_main():  # all inputs are read: nothing below fails for bad input
             resume.prepare(self.settings, done=self.done)
             skipped.write(self.output, self._rows())
-        collectives.most(0)  # nobody goes on before the folder is there
-        self.schedule = optim.schedule(self.optimizer, said, steps=self.steps, done=self.done)
-        self.journal = metrics_log.MetricsLog(
+        collectives.most(0)  # processes wait until the folder exists
+        self.schedule = optim.schedule(self.optimizer, training, steps=self.steps, done=self.done)
+        self.metrics = metrics_log.MetricsLog(
             self.output,
             steps=self.steps,
             done=self.done,
-            every=said.logging_steps,
-            trackers=said.report_to,
-            settings=self.agreed,
+            every=training.logging_steps,
+            trackers=training.report_to,
+            settings=self.fixed_settings,
             bar=bar,
         )
         if number := sum(rows.skipped.count for many in self._rows().values() for rows in many):
-            self.journal.skipped(self.done, number)
+            self.metrics.skipped(self.done, number)
 
     def _require_whole_weights_unneeded(self) -> None:
         if self.evaluate is not None:
-            raise InputError("evaluate= wants whole weights; use distribution = 'ddp' with it")
+            raise InputError("evaluate= needs the full weights; use it with distribution = 'ddp'")
         if self.settings.training.save_merged:
             raise InputError(
-                "[training]: save_merged wants whole weights; with distribution = 'fsdp' save the "
-                "adapter, and merge it with GritLM(folder).save_pretrained(other)"
+                "[training]: save_merged needs the full weights; with distribution = 'fsdp' save "
+                "the adapter, and merge it with GritLM(folder).save_pretrained(other)"
             )
         if self.settings.model.qlora:
-            raise InputError("[model]: qlora weights cannot be spread; use distribution = 'ddp'")
+            raise InputError("[model]: qlora weights cannot be sharded; use distribution = 'ddp'")
 
     def run(self, stop: StopSignal) -> TrainResult:
-        """All steps that are left, then the trained model."""
-        said = self.settings.training
+        """Run the remaining steps and write the trained model."""
+        training = self.settings.training
         values: dict[str, float] = {}
-        self._introduce()
+        self._report_start()
         self.parts.trainee.train()
         try:
             for number in range(self.done + 1, self.steps + 1):
@@ -187,38 +194,38 @@ class Trainer:
                 if ended := bool(collectives.most(int(stop.asked))) and number < self.steps:
                     self.save()
                     return TrainResult(self.output, number, values, stopped=ended)
-                if said.save_steps and number % said.save_steps == 0:
+                if training.save_steps and number % training.save_steps == 0:
                     self.save()
-                if _due(number, self.settings.evaluation.eval_steps) and number < self.steps:
+                if _is_due(number, self.settings.evaluation.eval_steps) and number < self.steps:
                     self.measure()
             measured = self.measure()
             self.finish(measured)
             found = {f"eval/{name}": value for name, value in measured.items()}
             return TrainResult(self.output, self.done, {**values, **found}, stopped=False)
         finally:
-            self.journal.close()
+            self.metrics.close()
 
     def step(self, number: int) -> dict[str, float]:
-        """One optimizer step; its losses, the norm of its gradient, its learning rate."""
-        batch = self.feed.next(number)
+        """Run one optimizer step; return losses, gradient norm and learning rate by name."""
+        batch = self.loader.next(number)
         values = self.backward(batch)
-        if number == self.started + 1:
+        if number == self.first_step:
             gradient_check.require_gradients(self.parts.trainee, number)
         norm = optim.clip(self._trained(), self.settings.training.max_grad_norm)
         values |= {"grad_norm": norm, "learning_rate": self.optimizer.param_groups[0]["lr"]}
         sound = all(math.isfinite(value) for value in values.values())
         if collectives.most(int(not sound)):
-            non_finite.write_down(self.output, number, batch, values, self.parts.tokenizer)
+            non_finite.stop(self.output, number, batch, values, self.parts.tokenizer)
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.journal.step(number, values, tokens=collectives.total(batch.tokens))
-        self._say(number, values)
+        self.metrics.step(number, values, tokens=collectives.total(batch.tokens))
+        self._report_step(number, values)
         return values
 
     def backward(self, batch: Batch) -> dict[str, float]:
-        """Add the gradients of both halves; their losses and the parts of these by name."""
-        # Weights are cast once a step; but spread ones come and go, and casts would keep them all.
+        """Add the gradients of both objectives; return the losses and their parts by name."""
+        # Weights are cast once a step. Sharded ones come and go, and casts would keep them all.
         spread = parallel.is_sharded(self.module)
         with nullcontext() if spread else self.parts.trainee.casting():
             return self._backward(batch)
@@ -230,18 +237,18 @@ class Trainer:
         if batch.embedding is not None:
             # Gradients are averaged in the last backward pass of the step only.
             with unsynced() if batch.samples else nullcontext():
-                found = self.contrast.backward(
+                found = self.embedding_objective.backward(
                     partial(self.module, "embed"), batch.embedding, ranks
                 )
-            values |= _named(found, "emb")
+            values |= _metric_names(found, "emb")
         if batch.samples:
-            found = self.writing.backward(
+            found = self.generation_objective.backward(
                 partial(self.module, "write"),
                 batch.samples,
                 ranks,
                 device=self.parts.trainee.device,
             )
-            values |= _named(found, "gen")
+            values |= _metric_names(found, "gen")
         values["loss"] = sum(values.get(name, 0.0) for name in ("loss_emb", "loss_gen"))
         return values
 
@@ -250,27 +257,34 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint, and remove the oldest beyond the limit."""
-        said = self.settings.training
+        training = self.settings.training
         target = self.output / f"checkpoint-{self.done:06d}"
-        state = {"step": self.done, "feed": self.feed.state(), "settings": self.agreed}
+        state = {"step": self.done, "feed": self.loader.state(), "settings": self.fixed_settings}
         checkpoint.save(
-            target, self.parts, self.module, self.optimizer, state, sharded=said.sharded_checkpoints
+            target,
+            self.parts,
+            self.module,
+            self.optimizer,
+            state,
+            sharded=training.sharded_checkpoints,
         )
-        checkpoint.prune(self.output, said.save_total_limit)
+        checkpoint.prune(self.output, training.save_total_limit)
         self.report(f"step {self.done}: saved {target}")
 
     def measure(self) -> dict[str, float]:
-        """Losses on held-out rows, and what the function handed in finds."""
-        with torch.random.fork_rng():  # a run that is measured draws what an unmeasured one does
-            found = self._measured()
+        """Return the losses on held-out rows and the metrics of ``evaluate``."""
+        with torch.random.fork_rng():  # evaluation must not change the random numbers of training
+            found = self._evaluate()
         if found:
-            self.journal.evaluation(self.done, found)
-            self.report(f"step {self.done}: {_shown(found)}")
+            self.metrics.evaluation(self.done, found)
+            self.report(f"step {self.done}: {_format_metrics(found)}")
         return found
 
-    def _measured(self) -> dict[str, float]:
+    def _evaluate(self) -> dict[str, float]:
         trainee = self.parts.trainee.eval()
-        found = self.held_out.losses(self.module, self.contrast, self.writing)
+        found = self.held_out.losses(
+            self.module, self.embedding_objective, self.generation_objective
+        )
         if self.evaluate is not None and parallel.is_main():
             settings = self.parts.settings
             head = trainee.projection
@@ -282,9 +296,9 @@ class Trainer:
         return dict(found)
 
     def finish(self, measured: Mapping[str, float]) -> None:
-        """The trained model, its card and the plot of its losses."""
+        """Write the trained model, its model card and the plot of its losses."""
         state = checkpoint.whole_weights(self.module)
-        rows = self.feed.rows
+        rows = self.loader.rows
 
         def write(work: Path) -> None:
             if not parallel.is_main():
@@ -298,42 +312,44 @@ class Trainer:
                 sources=rows,
                 steps=self.done,
                 metrics=measured,
-                skipped=self.feed.skipped,
+                skipped=self.loader.skipped,
                 folder=self.output,
             )
 
         staging.adding(self.output, write)
-        if self.feed.skipped:
-            self.report(f"{self.feed.skipped} rows had nothing to train within their length")
+        if self.loader.skipped:
+            self.report(f"{self.loader.skipped} rows had nothing to train within their length")
         self.report(f"trained: {self.output}")
 
-    def _halves(self) -> tuple[EmbeddingObjective, GenerationObjective]:
-        said = self.settings
+    def _create_objectives(self) -> tuple[EmbeddingObjective, GenerationObjective]:
+        run = self.settings
         trainee = self.parts.trainee
-        budget = said.training.token_budget or _BUDGET.get(trainee.device.type, _BUDGET["cpu"])
-        teacher = said.loss.teacher if said.embeds else None
-        at_once = min(budget, _at_once(trainee.device))
-        contrast = EmbeddingObjective(
-            said.loss,
+        budget = run.training.token_budget or _BUDGET.get(trainee.device.type, _BUDGET["cpu"])
+        teacher = run.loss.teacher if run.embeds else None
+        at_once = min(budget, _mini_batch_tokens(trainee.device))
+        embedding = EmbeddingObjective(
+            run.loss,
             budget,
             at_once,
-            mask=said.data.mask_false_negatives,
+            mask=run.data.mask_false_negatives,
             teacher=None if teacher is None else Teacher(teacher, device=trainee.device),
         )
-        writing = GenerationObjective(
-            said.loss,
+        generation = GenerationObjective(
+            run.loss,
             at_once,
-            capacity=said.data.generative_max_len if said.training.packing else None,
-            router=routers.share(trainee.causal),
+            capacity=run.data.generative_max_len if run.training.packing else None,
+            router=heads.router_weight(trainee.causal),
             pad=self.parts.tokenizer.pad_token_id or 0,
         )
-        return contrast, writing
+        return embedding, generation
 
-    def _count(self) -> int:
-        said = self.settings.training
-        return said.max_steps or max(1, round(said.num_train_epochs * self.feed.steps_per_epoch))
+    def _count_steps(self) -> int:
+        training = self.settings.training
+        return training.max_steps or max(
+            1, round(training.num_train_epochs * self.loader.steps_per_epoch)
+        )
 
-    def _introduce(self) -> None:
+    def _report_start(self) -> None:
         trained = sum(p.numel() for p in self.module.parameters() if p.requires_grad)
         for stream, many in self._rows().items():
             for rows in many:
@@ -344,7 +360,7 @@ class Trainer:
                     self.report(line)
         if self.parts.unread:
             self.report(
-                f"mode = {self.settings.training.mode!r} reads no LM head, so "
+                f"mode = {self.settings.training.mode!r} uses no LM head, so "
                 f"{', '.join(self.parts.unread)} of the adapter are not trained"
             )
         left = self.steps - self.done
@@ -355,35 +371,35 @@ class Trainer:
 
     def _rows(self) -> dict[str, list[Dataset]]:
         """Return the sources of all streams, held-out ones too."""
-        return {**self.feed.rows, **self.held_out.rows}
+        return {**self.loader.rows, **self.held_out.rows}
 
-    def _say(self, number: int, values: Mapping[str, float]) -> None:
-        if not self.journal.has_bar and number % max(1, self.steps // _LINES) == 0:
-            self.report(f"step {number} of {self.steps}: {_shown(values)}")
+    def _report_step(self, number: int, values: Mapping[str, float]) -> None:
+        if not self.metrics.has_bar and number % max(1, self.steps // _LINES) == 0:
+            self.report(f"step {number} of {self.steps}: {_format_metrics(values)}")
 
 
-def _at_once(device: torch.device) -> int:
-    """Tokens of a mini-batch: few on a CPU, whose caches are small; else what memory allows."""
+def _mini_batch_tokens(device: torch.device) -> int:
+    """Return the tokens of a mini-batch: few on a CPU (small caches), else as memory allows."""
     return TOKEN_BUDGET["cpu"] if device.type == "cpu" else _BUDGET["cuda"]
 
 
-def _named(found: Mapping[str, float], half: str) -> dict[str, float]:
-    """``loss_emb`` for the whole of a half, ``loss_emb/contrastive`` for a part of it."""
+def _metric_names(values: Mapping[str, float], objective: str) -> dict[str, float]:
+    """Return losses by metric name: ``loss_emb`` in total, ``loss_emb/contrastive`` for a part."""
     return {
-        f"loss_{half}" if name == half else f"loss_{half}/{name}": value
-        for name, value in found.items()
+        f"loss_{objective}" if name == objective else f"loss_{objective}/{name}": value
+        for name, value in values.items()
     }
 
 
-def _due(step: int, every: int | None) -> bool:
+def _is_due(step: int, every: int | None) -> bool:
     return every is not None and step % every == 0
 
 
-def _shown(values: Mapping[str, float]) -> str:
+def _format_metrics(values: Mapping[str, float]) -> str:
     whole = {k: v for k, v in values.items() if "/" not in k or not k.startswith("loss_")}
     return ", ".join(f"{name} {value:.4g}" for name, value in whole.items())
 
 
-def _silent(line: str) -> None:
-    """Only the main process talks."""
+def _ignore(line: str) -> None:
+    """Ignore a log line: only the main process reports."""
     del line

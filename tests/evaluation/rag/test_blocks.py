@@ -100,6 +100,8 @@ def test_cached_documents_give_the_logits_of_one_block_masked_pass(
             max_length=10_000,
             read_again=0,
         )
-        hidden = hidden_states.written(model.lm.decoder, rag_samples.rows([sample], pad=0))
+        hidden = hidden_states.generative_states(
+            model.lm.decoder, rag_samples.rows([sample], pad=0)
+        )
         theirs = model.model.get_output_embeddings()(hidden)[0, : sample.trained[0][0]]
         assert (ours - theirs[-len(ours) :]).abs().max() < BOUND

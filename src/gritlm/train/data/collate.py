@@ -1,6 +1,6 @@
-"""Rows -> what a step reads: prompts with their spans, and what tells false negatives apart.
+"""Collator: examples to batches of prompts, with keys that identify false negatives.
 
-Shapes: Q queries, P passages, M positives of a row at most; N scored pairs.
+Shapes: Q queries, P passages, M maximum number of positives of a row; N scored pairs.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from gritlm.train.data.examples import (
 )
 
 _MOST_POSITIVES = 16
-_NOTHING = 0
-_AROUND = " .,;:!?\"'“”‘’"
+_PADDING = 0
+_ENCLOSING = " .,;:!?\"'“”‘’"
 
 
 @dataclass(frozen=True)
 class Keys:
-    """Numbers that are equal where texts are (nearly) equal; see :func:`key`.
+    """Keys of texts: integers that are equal for (nearly) equal texts; see :func:`key`.
 
     Attributes:
-        query_Q, passage_P: of the texts themselves.
-        positive_QM: of all positives of a query's row, 0 where there are fewer.
-        owner_P: of the query that a passage came with.
+        query_Q, passage_P: keys of queries and passages.
+        positive_QM: keys of all positives of a query's row, padded with 0.
+        owner_P: key of the query whose row has the passage.
         first_P: whether a passage is the positive of its query.
     """
 
@@ -53,15 +53,15 @@ class Keys:
     first_P: Tensor
 
     def false_negatives(self) -> Tensor:
-        """(Q, P): passages that are as right as the positive, and must not count as wrong."""
+        """Return the mask (Q, P) of passages that answer the query and must not be negatives."""
         equal_QP = (self.positive_QM[:, :, None] == self.passage_P).any(dim=1)
         same_query_QP = self.query_Q[:, None] == self.owner_P
         return equal_QP | (same_query_QP & self.first_P)
 
 
 @dataclass(frozen=True)
-class SideLengths:
-    """What is embedded, on two sides."""
+class QueryPassageBatch:
+    """Prompts and texts of a batch to embed: queries and passages."""
 
     queries: list[Prompt]
     passages: list[Prompt]
@@ -74,25 +74,29 @@ class SideLengths:
 
 
 @dataclass(frozen=True)
-class EmbeddingBatch(SideLengths):
-    """Queries and passages; each query's passages follow its positive, which comes first."""
+class EmbeddingBatch(QueryPassageBatch):
+    """Queries and passages, grouped by query; the positive is the first passage of its group.
+
+    Attributes:
+        keys: keys of the texts, to find false negatives.
+    """
 
     keys: Keys
 
 
 @dataclass(frozen=True)
-class ScoredBatch(SideLengths):
+class ScoredBatch(QueryPassageBatch):
     """The first texts of scored pairs as queries, the second ones as passages, in one order.
 
     Attributes:
-        score_N: of the pairs; float64, so that what differs in the rows differs here.
+        score_N: scores of the pairs; float64, so that different scores stay different.
     """
 
     score_N: Tensor
 
 
 class Collator:
-    """Rows -> batches, with one tokenizer and one set of lengths."""
+    """Conversion of examples to batches with one tokenizer and one set of maximum lengths."""
 
     def __init__(
         self,
@@ -105,16 +109,24 @@ class Collator:
         self.settings = settings
         self.data = data
         self.rag = rag or RagConfig()
-        self._fitting: set[tuple[str, str]] = set()  # instructions, and for which length
-        self._rendered: set[tuple[str, ...]] = set()  # roles that the chat template takes
+        self._checked_instructions: set[tuple[str, str]] = (
+            set()
+        )  # (instruction, setting of the length) already checked
+        self._checked_roles: set[tuple[str, ...]] = (
+            set()
+        )  # sequences of roles that the chat template accepts
 
     def embedding(
         self, rows: Sequence[EmbeddingExample], draws: Sequence[random.Random]
     ) -> EmbeddingBatch:
-        """One batch; which positive and which negatives of a row are used is drawn, row by row.
+        """Return a batch with one random positive and random negatives of each row.
+
+        Args:
+            rows: the examples.
+            draws: random number generator of each row.
 
         Raises:
-            InputError: when an instruction leaves no room for its text.
+            InputError: an instruction leaves no room for its text.
         """
         size = self.data.train_group_size
         groups = [_group(row, size, draw) for row, draw in zip(rows, draws, strict=True)]
@@ -124,10 +136,10 @@ class Collator:
         return EmbeddingBatch(**sides, keys=_keys(rows, groups))
 
     def scored(self, rows: Sequence[ScoredExample]) -> ScoredBatch:
-        """One batch of scored pairs.
+        """Return a batch of scored pairs.
 
         Raises:
-            InputError: when an instruction leaves no room for its text.
+            InputError: an instruction leaves no room for its text.
         """
         sides = self._sides([row.first for row in rows], [row.second for row in rows])
         scores = [row.score for row in rows]
@@ -136,7 +148,7 @@ class Collator:
     def _sides(
         self, queries: Sequence[InstructedText], passages: Sequence[InstructedText]
     ) -> dict[str, Any]:
-        """The fields of :class:`Sides`."""
+        """Return the fields of :class:`QueryPassageBatch`."""
         return {
             "queries": self._prompts(queries, self.data.query_max_len, "query_max_len"),
             "passages": self._prompts(passages, self.data.passage_max_len, "passage_max_len"),
@@ -145,11 +157,13 @@ class Collator:
         }
 
     def require_usable(self, row: Row) -> None:
-        """Refuse a row that cannot be tokenised; each instruction and form of a chat is tried once.
+        """Raise an error for a row that cannot be tokenised.
+
+        Each instruction and each sequence of roles is tried only once.
 
         Raises:
-            InputError: for an instruction that leaves no room for a text, a text without tokens, a
-                conversation that the tokenizer's chat template refuses.
+            InputError: an instruction leaves no room for a text, a text has no tokens, or the chat
+                template of the tokenizer refuses a conversation.
         """
         if isinstance(row, EmbeddingExample):
             self._require_tokens(row.query, "query_max_len")
@@ -163,20 +177,27 @@ class Collator:
 
     def _require_tokens(self, text: InstructedText, name: str) -> None:
         limit = getattr(self.data, name)
-        if (text.instruction, name) not in self._fitting:
+        if (text.instruction, name) not in self._checked_instructions:
             self._prompts([InstructedText("a", text.instruction)], limit, name)
-            self._fitting.add((text.instruction, name))
-        if not any(character.isalnum() for character in text.text):  # a tokenizer may drop the rest
+            self._checked_instructions.add((text.instruction, name))
+        if not any(
+            character.isalnum() for character in text.text
+        ):  # the tokenizer may drop other characters
             self._prompts([text], limit, name)
 
     def _require_template(self, row: ChatExample) -> None:
         roles = tuple(turn["role"] for turn in row.messages)
-        if self.settings.template == "tokenizer" and roles not in self._rendered:
+        if self.settings.template == "tokenizer" and roles not in self._checked_roles:
             self.chat(row)
-            self._rendered.add(roles)
+            self._checked_roles.add(roles)
 
     def sample(self, row: ChatExample | RagExample, draw: random.Random) -> Prompt | None:
-        """A generative sample; None when cutting it to length leaves nothing to train."""
+        """Return a generative sample; None if truncation leaves no token in the loss.
+
+        Args:
+            row: the example.
+            draw: random number generator, for RAG rows.
+        """
         if isinstance(row, ChatExample):
             return self.chat(row)
         mode, kind, documents = rag_samples.draw(row, self.rag, draw)
@@ -193,12 +214,15 @@ class Collator:
         )
 
     def chat(self, row: ChatExample) -> Prompt | None:
-        """The conversation cut to ``generative_max_len``; None when that leaves nothing to train.
+        """Return the conversation, truncated to ``generative_max_len`` tokens.
 
-        A first token is never trained (nothing stands before it).
+        The first token is never in the loss: it has no context.
+
+        Returns:
+            The prompt; None if truncation leaves no token in the loss.
 
         Raises:
-            InputError: when the tokenizer's chat template refuses it.
+            InputError: the chat template of the tokenizer refuses the conversation.
         """
         whole = conversation(
             self.tokens, row.messages, template=self.settings.template, context=row.context
@@ -210,8 +234,8 @@ class Collator:
         return Prompt(whole.ids[:limit], trained=tuple(spans))
 
     def _prompts(self, texts: Sequence[InstructedText], limit: int, name: str) -> list[Prompt]:
-        """Texts with the same instruction are tokenised together; order stays."""
-        made: list[Prompt | None] = [None] * len(texts)
+        """Tokenise texts in their order; texts with the same instruction in one call."""
+        prompts: list[Prompt | None] = [None] * len(texts)
         for instruction in dict.fromkeys(text.instruction for text in texts):
             chosen = [i for i, text in enumerate(texts) if text.instruction == instruction]
             try:
@@ -224,18 +248,18 @@ class Collator:
             except InputError as error:
                 raise InputError(f"{name} = {limit}: {error} ({instruction[:80]!r})") from None
             for i, prompt in zip(chosen, found, strict=True):
-                made[i] = prompt
-        return [prompt for prompt in made if prompt is not None]
+                prompts[i] = prompt
+        return [prompt for prompt in prompts if prompt is not None]
 
 
 def _group(row: EmbeddingExample, size: int, draw: random.Random) -> list[InstructedText]:
-    """The positive, then up to ``size - 1`` different negatives."""
+    """Return a random positive, then up to ``size - 1`` different random negatives."""
     positive = draw.choice(row.positives)
     return [positive, *draw.sample(row.negatives, min(size - 1, len(row.negatives)))]
 
 
 def _keys(rows: Sequence[EmbeddingExample], groups: Sequence[Sequence[InstructedText]]) -> Keys:
-    positive_QM = torch.full((len(rows), _MOST_POSITIVES), _NOTHING, dtype=torch.long)
+    positive_QM = torch.full((len(rows), _MOST_POSITIVES), _PADDING, dtype=torch.long)
     for number, row in enumerate(rows):
         chosen = [groups[number][0], *row.positives][:_MOST_POSITIVES]
         positive_QM[number, : len(chosen)] = torch.tensor([key(text.text) for text in chosen])
@@ -250,7 +274,7 @@ def _keys(rows: Sequence[EmbeddingExample], groups: Sequence[Sequence[Instructed
 
 
 def key(text: str) -> int:
-    """A number (63 bits, never 0) that ignores case, white space, and marks around a sentence."""
-    plain = " ".join(text.casefold().split()).strip(_AROUND) or text
+    """Return a 63-bit hash > 0 that ignores case, white space and enclosing punctuation."""
+    plain = " ".join(text.casefold().split()).strip(_ENCLOSING) or text
     digest = hashlib.blake2b(plain.encode("utf-8", "replace"), digest_size=8).digest()
     return (int.from_bytes(digest, "big") >> 1) | 1

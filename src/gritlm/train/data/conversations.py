@@ -1,4 +1,4 @@
-"""Conversations as users have them -> rows: one function a form."""
+"""Parsers of conversation records: TRL, ShareGPT, Alpaca and GritLM, one function for each form."""
 
 from __future__ import annotations
 
@@ -18,86 +18,86 @@ KNOWN = (
 )
 
 
-def _messages(given: RecordFields) -> ChatExample:
-    return _chat(given, _turns(given, "messages"))
+def _messages(fields: RecordFields) -> ChatExample:
+    return _chat(fields, _turns(fields, "messages"))
 
 
-def _prompt_completion(given: RecordFields) -> ChatExample:
-    prompt = given.values["prompt"]
-    completion = given.values["completion"]
+def _prompt_completion(fields: RecordFields) -> ChatExample:
+    prompt = fields.values["prompt"]
+    completion = fields.values["completion"]
     if isinstance(prompt, str) and isinstance(completion, str):
         return _chat(
-            given, [_said(given, "user", "prompt"), _said(given, "assistant", "completion")]
+            fields, [_turn(fields, "user", "prompt"), _turn(fields, "assistant", "completion")]
         )
     if isinstance(prompt, str) or isinstance(completion, str):
-        raise given.error("prompt and completion are a text and a list; expected two of a kind")
-    completed = _turns(given, "completion")
-    _chat(given, completed)  # it has an answer of its own
-    return _chat(given, [*_turns(given, "prompt"), *completed])
+        raise fields.error("prompt and completion are a text and a list; expected two of a kind")
+    completed = _turns(fields, "completion")
+    _chat(fields, completed)  # the completion must have an answer of its own
+    return _chat(fields, [*_turns(fields, "prompt"), *completed])
 
 
-def _sharegpt(given: RecordFields) -> ChatExample:
-    return _chat(given, [*_system(given), *_turns(given, "conversations")])
+def _sharegpt(fields: RecordFields) -> ChatExample:
+    return _chat(fields, [*_system(fields), *_turns(fields, "conversations")])
 
 
-def _alpaca(given: RecordFields) -> ChatExample:
-    """``input`` stands behind the instruction; ``system`` and ``history`` as in LLaMA-Factory."""
-    asked = _said(given, "user", "instruction")
-    if given.string(given.values.get("input", ""), "input").strip():
-        asked = replace(asked, content=f"{asked.content}\n\n{given.values['input']}")
-    answered = _said(given, "assistant", "output")
-    return _chat(given, [*_system(given), *_history(given), asked, answered])
+def _alpaca(fields: RecordFields) -> ChatExample:
+    """Parse an Alpaca record; ``system`` and ``history`` as in LLaMA-Factory."""
+    question = _turn(fields, "user", "instruction")
+    if fields.string(fields.values.get("input", ""), "input").strip():
+        question = replace(question, content=f"{question.content}\n\n{fields.values['input']}")
+    answer = _turn(fields, "assistant", "output")
+    return _chat(fields, [*_system(fields), *_history(fields), question, answer])
 
 
-def _history(given: RecordFields) -> list[Turn]:
-    history = given.values.get("history", [])
-    said = list[Turn]()
+def _history(fields: RecordFields) -> list[Turn]:
+    history = fields.values.get("history", [])
+    turn_list = list[Turn]()
     if not isinstance(history, list | tuple):
-        raise given.wrong(history, "history", "a list of [question, answer]")
+        raise fields.wrong(history, "history", "a list of [question, answer]")
     for index, pair in enumerate(history):
-        what = f"history[{index}]"
+        name = f"history[{index}]"
         if not isinstance(pair, list | tuple) or len(pair) != 2:
-            raise given.wrong(pair, what, "[question, answer]")
-        said += _alternating(given, pair, what)
-    return said
+            raise fields.wrong(pair, name, "[question, answer]")
+        turn_list += _alternating(fields, pair, name)
+    return turn_list
 
 
-def _gritlm(given: RecordFields) -> ChatExample:
-    value = given.values["text"]
+def _gritlm(fields: RecordFields) -> ChatExample:
+    value = fields.values["text"]
     if isinstance(value, str):
-        raise given.error(
+        raise fields.error(
             "text is one text; expected a list [user, assistant, user, ...]: "
             "text without turns has no answer to train"
         )
-    return _chat(given, _alternating(given, given.items(value, "text", of="texts"), "text"))
+    return _chat(fields, _alternating(fields, fields.items(value, "text", of="texts"), "text"))
 
 
-def _alternating(given: RecordFields, texts: Sequence[Any], what: str) -> list[Turn]:
+def _alternating(fields: RecordFields, texts: Sequence[Any], name: str) -> list[Turn]:
     return [
-        Turn(("user", "assistant")[index % 2], given.text(text, f"{what}[{index}]"))
+        Turn(("user", "assistant")[index % 2], fields.text(text, f"{name}[{index}]"))
         for index, text in enumerate(texts)
     ]
 
 
-def _said(given: RecordFields, role: str, key: str) -> Turn:
-    return Turn(role, given.text(given.values[key], key))
+def _turn(fields: RecordFields, role: str, key: str) -> Turn:
+    return Turn(role, fields.text(fields.values[key], key))
 
 
-def _system(given: RecordFields) -> list[Turn]:
-    return [Turn("system", given.string(given.values.get("system", ""), "system"))]
+def _system(fields: RecordFields) -> list[Turn]:
+    return [Turn("system", fields.string(fields.values.get("system", ""), "system"))]
 
 
-def _turns(given: RecordFields, key: str) -> list[Turn]:
-    messages = given.items(given.values[key], key, of="messages")
-    return [turns.read(given, each, f"{key}[{index}]") for index, each in enumerate(messages)]
+def _turns(fields: RecordFields, key: str) -> list[Turn]:
+    messages = fields.items(fields.values[key], key, of="messages")
+    return [turns.read(fields, each, f"{key}[{index}]") for index, each in enumerate(messages)]
 
 
-def _chat(given: RecordFields, said: Sequence[Turn]) -> ChatExample:
-    """Return the row up to its last answer; empty system messages are left out."""
-    answers = [i for i, turn in enumerate(said) if turn.role == "assistant" and not turn.tool]
+def _chat(fields: RecordFields, turn_list: Sequence[Turn]) -> ChatExample:
+    """Return the example up to its last answer, without empty system messages."""
+    answers = [i for i, turn in enumerate(turn_list) if turn.role == "assistant" and not turn.tool]
     if not answers:
-        raise given.error("no turn is an answer of the assistant; expected at least one to train")
-    kept = [t for t in said[: answers[-1] + 1] if t.role != "system" or t.content.strip()]
+        raise fields.error("no turn is an answer of the assistant; expected at least one to train")
+    kept = [t for t in turn_list[: answers[-1] + 1] if t.role != "system" or t.content.strip()]
     merged = list(_with_results_joined(kept))
     return ChatExample(
         tuple({"role": turn.role, "content": turn.content} for turn in merged),
@@ -105,16 +105,16 @@ def _chat(given: RecordFields, said: Sequence[Turn]) -> ChatExample:
     )
 
 
-def _with_results_joined(said: Sequence[Turn]) -> Iterator[Turn]:
-    """Results of several tools are one turn: templates expect user and assistant by turns."""
-    for is_result, group in groupby(said, lambda turn: turn.role == "user" and turn.tool):
+def _with_results_joined(turn_list: Sequence[Turn]) -> Iterator[Turn]:
+    """Join consecutive tool results: chat templates expect user and assistant to alternate."""
+    for is_result, group in groupby(turn_list, lambda turn: turn.role == "user" and turn.tool):
         if is_result:
             yield Turn("user", "\n".join(turn.content for turn in group), tool=True)
         else:
             yield from group
 
 
-# Keys that tell a form, and the function that reads it; the first that fits is taken.
+# Keys that identify a form, and its parser; the first match is used.
 FORMS: Sequence[tuple[tuple[str, ...], Callable[[RecordFields], ChatExample]]] = (
     (("messages",), _messages),
     (("prompt", "completion"), _prompt_completion),

@@ -1,4 +1,4 @@
-"""The rows a model is trained on, as values: two to embed, two to write."""
+"""Training examples: pairs and scored pairs to embed, conversations and RAG rows to generate."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Kind = Literal["embedding", "generative", "rag"]
 
 @dataclass(frozen=True)
 class InstructedText:
-    """A text to embed, and what the model is told about it in plain words."""
+    """Text to embed, with its instruction in plain words."""
 
     text: str
     instruction: str = ""
@@ -18,7 +18,7 @@ class InstructedText:
 
 @dataclass(frozen=True)
 class EmbeddingExample:
-    """A query, the passages that answer it (at least one), and hard negatives."""
+    """Query with at least one positive passage and hard negatives."""
 
     query: InstructedText
     positives: tuple[InstructedText, ...]
@@ -27,7 +27,7 @@ class EmbeddingExample:
 
 @dataclass(frozen=True)
 class ScoredExample:
-    """Two texts and how near they are to each other, on any scale: the more, the nearer."""
+    """Pair of texts with a similarity score on any scale; higher is more similar."""
 
     first: InstructedText
     second: InstructedText
@@ -36,10 +36,11 @@ class ScoredExample:
 
 @dataclass(frozen=True)
 class ChatExample:
-    """A conversation of ``{"role": ..., "content": ...}``; the assistant's turns are trained.
+    """Conversation of ``{"role": ..., "content": ...}``; the assistant turns are in the loss.
 
     Attributes:
-        context: numbers of the assistant's turns that are not: its tool calls.
+        messages: the turns.
+        context: indices of assistant turns that are not in the loss: tool calls.
     """
 
     messages: tuple[dict[str, str], ...]
@@ -48,7 +49,7 @@ class ChatExample:
 
 @dataclass(frozen=True)
 class RagExample:
-    """A question over documents, the one that answers it first, and the answer."""
+    """Question with documents and answer; the first document has the answer."""
 
     question: str
     documents: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""The keys and values of one record, and what is said when one of them cannot be used."""
+"""Keys and values of a record, with checks that raise errors naming their place."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from gritlm.train.config import SourceConfig
 
 @dataclass(frozen=True)
 class RecordFields:
-    """One record; each check returns the value, or raises InputError naming its place.
+    """Fields of a record; each check returns the value or raises InputError with its place.
 
     Attributes:
-        values: without keys that are null: Parquet fills gaps so.
+        values: values by key, without nulls, which Parquet uses for absent keys.
         place: ``file:line``.
-        source: its instructions stand in where the record has none.
+        source: source of the record, with its default instructions.
     """
 
     values: Mapping[str, Any]
@@ -34,21 +34,21 @@ class RecordFields:
         return self.error(f"{what} is {short(value)} ({type(value).__name__}); expected {expected}")
 
     def text(self, value: Any, what: str) -> str:
-        """A text that holds more than white space."""
+        """Return a text; raise an error if it is only white space."""
         text = self.string(value, what)
         if not text.strip():
             raise self.error(f"{what} is empty; give it a text, or leave the row out")
         return text
 
     def string(self, value: Any, what: str) -> str:
-        """A text that may be empty."""
+        """Return a text that may be empty."""
         if not isinstance(value, str):
             raise self.wrong(value, what, "a text")
         require_text(value, f"{self.place}: {what}")
         return value
 
     def number(self, value: Any, what: str) -> float:
-        """A number that is finite; true and false are none."""
+        """Return a finite number; booleans raise an error."""
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self.wrong(value, what, "a number")
         try:
@@ -60,7 +60,7 @@ class RecordFields:
         return number
 
     def items(self, value: Any, what: str, *, of: str) -> list[Any]:
-        """A list with at least one item."""
+        """Return a list with at least one item."""
         if not isinstance(value, list | tuple):
             raise self.wrong(value, what, f"a list of {of}")
         if not value:

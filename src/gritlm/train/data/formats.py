@@ -1,7 +1,7 @@
-"""Records as users have them -> rows: one function a form, conversations in ``chats.py``.
+"""Parsers of training records, one function for each form; see also ``conversations.py``.
 
-The form is told by the keys; where several fit, the first one of the list is taken. Other keys
-(ids, scores of negatives) are not read. A key that is null counts as absent: Parquet fills gaps so.
+The keys of a record identify its form; the first match is used. Other keys (ids, scores of
+negatives) are ignored. A null counts as an absent key, since Parquet fills gaps with nulls.
 """
 
 from __future__ import annotations
@@ -34,118 +34,120 @@ _KNOWN: dict[Kind, str] = {
 
 
 def parse(record: Mapping[str, Any], kind: Kind, *, place: str, source: SourceConfig) -> Row:
-    """One record as a row.
+    """Return the training example of a record.
 
     Embedding: a text may be ``[instruction, text]``; ``neg`` may be missing or empty. A scored pair
     has two texts and a number.
-    Generative: turns behind the last answer are left out, and so are empty system messages. All
-    answers are trained, also those in a ``prompt`` of several messages.
-    RAG: the document that answers comes first; of several answers the first one is trained.
+    Generative: turns after the last answer and empty system messages are dropped. All answers are
+    in the loss, also those in a ``prompt`` of several messages.
+    RAG: the first document has the answer; the first of several answers is in the loss.
 
     Args:
+        record: keys and values of a row.
+        kind: stream of the row.
         place: ``file:line``, for messages.
-        source: its instructions stand in where the record has none.
+        source: source of the record, with its default instructions.
 
     Raises:
-        InputError: naming the place, what came and what was expected.
+        InputError: the record has no known form; the message has place, value and expected form.
     """
-    given = RecordFields({k: v for k, v in record.items() if v is not None}, place, source)
-    for keys, make in _FORMS[kind]:
-        if given.values.keys() >= set(keys):
-            return make(given)
-    given_keys = (f"{short(k)}{' (null)' if v is None else ''}" for k, v in record.items())
-    came = shorten(", ".join(given_keys), 300, placeholder=" ...")
-    raise given.error(f"the row has {came or 'no key'}; known {kind} rows are {_KNOWN[kind]}")
+    fields = RecordFields({k: v for k, v in record.items() if v is not None}, place, source)
+    for keys, parse_form in _FORMS[kind]:
+        if fields.values.keys() >= set(keys):
+            return parse_form(fields)
+    key_texts = (f"{short(k)}{' (null)' if v is None else ''}" for k, v in record.items())
+    shown = shorten(", ".join(key_texts), 300, placeholder=" ...")
+    raise fields.error(f"the row has {shown or 'no key'}; known {kind} rows are {_KNOWN[kind]}")
 
 
 def normalised(text: str) -> str:
-    """What makes two texts the same: composed characters, and one space for any white space."""
+    """Return a text in composed characters (NFC), with single spaces for all white space."""
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-def _flag_embedding(given: RecordFields) -> EmbeddingExample:
-    """FlagEmbedding's ``prompt`` is the instruction of this query."""
-    values = given.values
-    instruction = given.string(values.get("prompt", ""), "prompt") or given.source.instruction
-    query = _embedded(given, values["query"], "query", instruction)
-    return _pairs(given, query, {"pos": values["pos"]}, {"neg": values.get("neg", [])})
+def _flag_embedding(fields: RecordFields) -> EmbeddingExample:
+    """Parse a record of FlagEmbedding; its ``prompt`` is the instruction of the query."""
+    values = fields.values
+    instruction = fields.string(values.get("prompt", ""), "prompt") or fields.source.instruction
+    query = _embedded(fields, values["query"], "query", instruction)
+    return _pairs(fields, query, {"pos": values["pos"]}, {"neg": values.get("neg", [])})
 
 
-def _triplet(given: RecordFields) -> EmbeddingExample:
-    """sentence-transformers: ``negative``, or ``negative_1``, ``negative_2``, ..."""
-    values = given.values
+def _triplet(fields: RecordFields) -> EmbeddingExample:
+    """Parse a triplet of sentence-transformers: ``negative``, or ``negative_1``, ..."""
+    values = fields.values
     negatives = {k: v for k, v in values.items() if k == "negative" or k.startswith("negative_")}
-    query = _embedded(given, values["anchor"], "anchor", given.source.instruction)
-    return _pairs(given, query, {"positive": values["positive"]}, negatives)
+    query = _embedded(fields, values["anchor"], "anchor", fields.source.instruction)
+    return _pairs(fields, query, {"positive": values["positive"]}, negatives)
 
 
 def _scored(first: str, second: str, score: str) -> Callable[[RecordFields], Row]:
-    def make(given: RecordFields) -> ScoredExample:
-        values = given.values
-        source = given.source
+    def parse_form(fields: RecordFields) -> ScoredExample:
+        values = fields.values
+        source = fields.source
         return ScoredExample(
-            _embedded(given, values[first], first, source.instruction),
-            _embedded(given, values[second], second, source.passage_instruction),
-            given.number(values[score], score),
+            _embedded(fields, values[first], first, source.instruction),
+            _embedded(fields, values[second], second, source.passage_instruction),
+            fields.number(values[score], score),
         )
 
-    return make
+    return parse_form
 
 
 def _pairs(
-    given: RecordFields, query: InstructedText, positive: dict[str, Any], negative: dict[str, Any]
+    fields: RecordFields, query: InstructedText, positive: dict[str, Any], negative: dict[str, Any]
 ) -> EmbeddingExample:
-    positives = _passages(given, positive)
-    negatives = _passages(given, negative)
+    positives = _passages(fields, positive)
+    negatives = _passages(fields, negative)
     if not positives:
-        raise given.error(f"{next(iter(positive))!r} is empty; expected at least one passage")
+        raise fields.error(f"{next(iter(positive))!r} is empty; expected at least one passage")
     right = {normalised(text.text) for text in positives.values()}
-    for what, text in negatives.items():
+    for name, text in negatives.items():
         if normalised(text.text) in right:
-            raise given.error(f"{what} is equal to a positive; take it out of the negatives")
+            raise fields.error(f"{name} is equal to a positive; take it out of the negatives")
     return EmbeddingExample(query, tuple(positives.values()), tuple(negatives.values()))
 
 
-def _passages(given: RecordFields, columns: dict[str, Any]) -> dict[str, InstructedText]:
-    """``{"neg[0]": passage, ...}``; a text alone is one passage."""
+def _passages(fields: RecordFields, columns: dict[str, Any]) -> dict[str, InstructedText]:
+    """Return passages by name (``neg[0]``); a single text is one passage."""
     found: dict[str, InstructedText] = {}
     for key, value in columns.items():
         if not isinstance(value, str | list | tuple):
-            raise given.wrong(value, key, "a list of passages")
+            raise fields.wrong(value, key, "a list of passages")
         for index, passage in enumerate([value] if isinstance(value, str) else value):
-            what = key if isinstance(value, str) else f"{key}[{index}]"
-            found[what] = _embedded(given, passage, what, given.source.passage_instruction)
+            name = key if isinstance(value, str) else f"{key}[{index}]"
+            found[name] = _embedded(fields, passage, name, fields.source.passage_instruction)
     return found
 
 
-def _embedded(given: RecordFields, value: Any, what: str, instruction: str) -> InstructedText:
+def _embedded(fields: RecordFields, value: Any, name: str, instruction: str) -> InstructedText:
     own, text = value if isinstance(value, list | tuple) and len(value) == 2 else ("", value)
     if not isinstance(text, str):
-        raise given.wrong(value, what, "a text or [instruction, text]")
-    own = given.string(own, f"the instruction of {what}")
-    return InstructedText(given.text(text, what), own if own.strip() else instruction)
+        raise fields.wrong(value, name, "a text or [instruction, text]")
+    own = fields.string(own, f"the instruction of {name}")
+    return InstructedText(fields.text(text, name), own if own.strip() else instruction)
 
 
-def _rag(given: RecordFields) -> RagExample:
-    values = given.values
-    asked = "query" if "query" in values else "question"
-    question = given.text(values[asked], asked)
-    found = given.items(values["documents"], "documents", of="texts or {'title', 'text'}")
+def _rag(fields: RecordFields) -> RagExample:
+    values = fields.values
+    question_key = "query" if "query" in values else "question"
+    question = fields.text(values[question_key], question_key)
+    found = fields.items(values["documents"], "documents", of="texts or {'title', 'text'}")
     try:
         found = list(documents(found))
     except InputError as error:
-        raise given.error(str(error)) from None
-    texts = (given.text(text, f"documents[{index}]") for index, text in enumerate(found))
-    return RagExample(question, tuple(texts), _answer(given))
+        raise fields.error(str(error)) from None
+    texts = (fields.text(text, f"documents[{index}]") for index, text in enumerate(found))
+    return RagExample(question, tuple(texts), _answer(fields))
 
 
-def _answer(given: RecordFields) -> str:
-    if "answer" in given.values:
-        return given.text(given.values["answer"], "answer")
-    answers = given.values["answers"]
+def _answer(fields: RecordFields) -> str:
+    if "answer" in fields.values:
+        return fields.text(fields.values["answer"], "answer")
+    answers = fields.values["answers"]
     if isinstance(answers, str):
-        return given.text(answers, "answers")
-    return given.text(given.items(answers, "answers", of="texts")[0], "answers[0]")
+        return fields.text(answers, "answers")
+    return fields.text(fields.items(answers, "answers", of="texts")[0], "answers[0]")
 
 
 _Form = tuple[tuple[str, ...], Callable[[RecordFields], Row]]

@@ -1,4 +1,4 @@
-"""Rows as a person can read them: what is header, what is pooled, what is trained."""
+"""Readable view of a prompt: spans of header, pooled and trained tokens."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ Mark = Literal["header", "pooled", "trained", "other"]
 
 @dataclass(frozen=True)
 class LabelledSpan:
-    """Text of neighbouring tokens that are used in the same way."""
+    """Text of consecutive tokens with the same use.
+
+    Attributes:
+        text: the decoded tokens.
+        mark: use of the tokens: ``header``, ``pooled``, ``trained`` or ``other``.
+    """
 
     text: str
     mark: Mark
@@ -21,26 +26,37 @@ class LabelledSpan:
 
 @dataclass(frozen=True)
 class ExampleView:
-    """One prompt of a row: ``query``, ``positive``, ``negative`` or ``conversation``."""
+    """Labelled spans of a prompt.
+
+    Attributes:
+        name: ``query``, ``positive``, ``negative``, ``conversation``, ``sample`` or similar.
+        pieces: the spans, from left to right.
+    """
 
     name: str
     pieces: tuple[LabelledSpan, ...]
 
 
 def view(name: str, prompt: Prompt, tokens: SegmentTokenizer) -> ExampleView:
-    """A prompt in pieces; joined, they are the text of all its tokens, special ones too."""
-    made = []
+    """Split a prompt into labelled spans; joined, they are the text of all tokens.
+
+    Args:
+        name: name of the prompt.
+        prompt: the prompt, with its pooled or trained spans.
+        tokens: tokenizer of the prompt.
+    """
+    spans = []
     before = ""
     for _, end, mark in _spans(prompt):
-        # Decoded from the start: by itself, the first piece of a span can lose its space.
-        upto = str(tokens.tokenizer.decode(prompt.ids[:end], clean_up_tokenization_spaces=False))
-        made.append(LabelledSpan(upto[len(before) :], mark))
-        before = upto
-    return ExampleView(name, tuple(made))
+        # Decode from the start: a span decoded alone can lose its leading space.
+        prefix = str(tokens.tokenizer.decode(prompt.ids[:end], clean_up_tokenization_spaces=False))
+        spans.append(LabelledSpan(prefix[len(before) :], mark))
+        before = prefix
+    return ExampleView(name, tuple(spans))
 
 
 def _spans(prompt: Prompt) -> Iterator[tuple[int, int, Mark]]:
-    """(start, end, mark) of all tokens, from left to right; none is empty."""
+    """Yield (start, end, mark) of non-empty spans that cover all tokens, from left to right."""
     marked: list[tuple[int, int, Mark]] = [(start, end, "trained") for start, end in prompt.trained]
     if prompt.pooled != (0, 0):
         marked = [(0, prompt.pooled[0], "header"), (*prompt.pooled, "pooled")]

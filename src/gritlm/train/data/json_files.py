@@ -1,4 +1,4 @@
-"""Files of JSON objects, one a line, also compressed or as one list: read where a row stands."""
+"""Random access to JSON records: JSON lines, gzip-compressed lines, JSON lists."""
 
 from __future__ import annotations
 
@@ -19,16 +19,19 @@ from gritlm.errors import InputError
 
 
 class JsonFile:
-    """JSON objects, one a line; blank lines do not count."""
+    """Reader of JSON lines; it keeps byte offsets only. Blank lines are ignored."""
 
     def __init__(self, path: Path, unpack: Callable[[Path, IO[bytes]], None] | None = None) -> None:
-        """
+        """Index the lines of a file.
+
         Args:
-            unpack: writes the lines of a file that does not hold them as such.
+            path: the file.
+            unpack: writes the content of the file as JSON lines to a temporary file; None for a
+                file that has JSON lines already.
 
         Raises:
-            InputError: when there is no line, or the file cannot be unpacked.
-            OSError: when it cannot be read.
+            InputError: the file is empty or cannot be unpacked.
+            OSError: the file cannot be read.
         """
         self._path = path
         self._content: IO[bytes] | None = None
@@ -62,7 +65,7 @@ class JsonFile:
             ) from error
         except (ValueError, RecursionError) as error:
             raise InputError(
-                f"{place}: broken JSON ({_said(error)}); expected one JSON object a line"
+                f"{place}: broken JSON ({_reason(error)}); expected one JSON object a line"
             ) from error
         if not isinstance(record, dict):
             raise InputError(f"{place}: {type(record).__name__}; expected a JSON object a line")
@@ -79,7 +82,7 @@ class JsonFile:
                 start = len(BOM_UTF8)
             if line.strip():
                 self._starts.append(start)
-                # A line that breaks off at its end is else said to break in column 1 of the next.
+                # With its end, an error at the end of a line would name column 1 of the next line.
                 self._sizes.append(len(line.rstrip(b"\r\n")))
                 self._numbers.append(number)
             start += len(line)
@@ -97,12 +100,12 @@ class JsonFile:
 
 
 def zipped(path: Path) -> JsonFile:
-    """The lines of a gzip file, unpacked into a temporary file without a name."""
+    """Return a reader of gzip-compressed JSON lines, unpacked into an anonymous temporary file."""
     return JsonFile(path, _unzip)
 
 
 def json_file(path: Path) -> JsonFile:
-    """The items of one JSON list; files that end with .json may hold lines, too."""
+    """Return a reader of a .json file: one JSON list, or JSON lines."""
     with path.open("rb") as file:
         listed = file.read(1024).removeprefix(BOM_UTF8).lstrip().startswith(b"[")
     return JsonFile(path, _unlist if listed else None)
@@ -121,11 +124,11 @@ def _unlist(path: Path, into: IO[bytes]) -> None:
         items = json.loads(path.read_bytes().decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         where = f"{path}:{error.lineno}" if isinstance(error, json.JSONDecodeError) else str(path)
-        raise InputError(f"{where}: broken JSON ({_said(error)}); expected one list") from error
+        raise InputError(f"{where}: broken JSON ({_reason(error)}); expected one list") from error
     into.writelines(json.dumps(item).encode() + b"\n" for item in items)
 
 
-def _said(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"{error.msg} at column {error.colno}"
     return str(error)

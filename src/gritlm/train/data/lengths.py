@@ -1,4 +1,4 @@
-"""Rows in tokens: what training reads of them, and how long they would be uncut."""
+"""Token counts of training examples before truncation, and their prompts after it."""
 
 from __future__ import annotations
 
@@ -28,12 +28,16 @@ from gritlm.train.data.examples import (
 
 @dataclass(frozen=True)
 class Lengths:
-    """Tokens of one sort of text, header and end included.
+    """Statistics of the token counts of one kind of text, header and end included.
 
     Attributes:
         what: ``query``, ``passage``, ``conversation`` or ``sample`` (of a RAG row).
-        limit: what training cuts them to.
-        cut: how many are longer than that.
+        limit: maximum length in training, in tokens.
+        count: number of texts.
+        median: median length in tokens.
+        p95: 95th percentile of the length in tokens.
+        longest: length of the longest text in tokens.
+        cut: number of texts over the limit.
     """
 
     what: str
@@ -46,25 +50,27 @@ class Lengths:
 
 
 class LengthCounter:
-    """Makes prompts with the functions that training uses, and counts their tokens.
+    """Counter of tokens; it makes prompts with the functions that training uses.
 
     Attributes:
-        data: its lengths are those that rows are cut to.
+        data: settings with the maximum lengths.
     """
 
     def __init__(self, tokens: SegmentTokenizer, settings: ModelSettings, data: DataConfig) -> None:
         self._tokens = tokens
         self._settings = settings
         self.data = data
-        self._cut = Collator(tokens, settings, data)
-        self._whole = Collator(tokens, settings, replace(data, generative_max_len=sys.maxsize))
+        self._truncating = Collator(tokens, settings, data)
+        self._untruncated = Collator(
+            tokens, settings, replace(data, generative_max_len=sys.maxsize)
+        )
         self._sizes: dict[tuple[str, int], array[int]] = {}
 
     def prompts(self, row: Row) -> dict[str, Prompt]:
-        """What training reads of a row, by name; empty when nothing is left to train.
+        """Return the prompts of a row by name; empty if no token in the loss is left.
 
         Raises:
-            InputError: when a text has no tokens, or its instruction leaves no room for it.
+            InputError: a text has no tokens, or its instruction leaves no room for it.
         """
         if isinstance(row, EmbeddingExample):
             return self._embedding(row)
@@ -73,7 +79,7 @@ class LengthCounter:
         return self._chat(row) if isinstance(row, ChatExample) else self._rag(row)
 
     def lengths(self) -> tuple[Lengths, ...]:
-        """Of all that was read so far."""
+        """Return the statistics of all rows so far."""
         return tuple(_summary(*name, sizes) for name, sizes in self._sizes.items())
 
     def _embedding(self, row: EmbeddingExample) -> dict[str, Prompt]:
@@ -91,7 +97,7 @@ class LengthCounter:
         }
 
     def _embedded(self, what: str, text: InstructedText, limit: int) -> Prompt:
-        def made(max_length: int) -> Prompt:
+        def build(max_length: int) -> Prompt:
             (prompt,), _ = self._tokens.for_embedding(
                 [text.text],
                 max_length=max_length,
@@ -101,11 +107,11 @@ class LengthCounter:
             return prompt
 
         try:
-            whole = made(sys.maxsize)
+            whole = build(sys.maxsize)
         except InputError:
             raise InputError(f"{what} {short(text.text)} has no tokens; leave it out") from None
         try:
-            return made(limit) if self._is_longer(whole, what, limit) else whole
+            return build(limit) if self._is_longer(whole, what, limit) else whole
         except InputError:
             raise InputError(
                 f"{what} {short(text.text)} has no room: its instruction takes {whole.pooled[0]} "
@@ -115,19 +121,19 @@ class LengthCounter:
     def _chat(self, row: ChatExample) -> dict[str, Prompt]:
         what = "conversation"
         limit = self.data.generative_max_len
-        prompt = self._whole.chat(row)
+        prompt = self._untruncated.chat(row)
         if prompt is not None and self._is_longer(prompt, what, limit):
-            prompt = self._cut.chat(row)
+            prompt = self._truncating.chat(row)
         return {} if prompt is None else {what: prompt}
 
     def _rag(self, row: RagExample) -> dict[str, Prompt]:
-        """With as many documents as training takes at most, the best one last."""
+        """Return the longest sample of a RAG row: most documents, the gold one last."""
         what = "sample"
         limit = self.data.generative_max_len
         gold, *others = row.documents
         documents = [*others[: RagConfig().max_documents - 1], gold]
 
-        def made(max_length: int) -> Prompt | None:
+        def build(max_length: int) -> Prompt | None:
             return rag_samples.sample(
                 self._tokens,
                 row,
@@ -138,13 +144,13 @@ class LengthCounter:
                 embed_eos=self._settings.embed_eos,
             )
 
-        prompt = made(sys.maxsize)
+        prompt = build(sys.maxsize)
         if prompt is not None and self._is_longer(prompt, what, limit):
-            prompt = made(limit)
+            prompt = build(limit)
         return {} if prompt is None else {what: prompt}
 
     def _is_longer(self, whole: Prompt, what: str, limit: int) -> bool:
-        """Count the tokens; whether they are more than training reads."""
+        """Record the length of a prompt; return whether it is over the limit."""
         self._sizes.setdefault((what, limit), array("L")).append(len(whole.ids))
         return len(whole.ids) > limit
 

@@ -1,7 +1,8 @@
-"""Sources -> what each step reads: two independent streams, the same whatever the processes are.
+"""Loader: batches of each step from two independent streams, embedding and generative.
 
-Each process draws the rows of all processes and takes its part, so that one process and two read
-the same. What is drawn for a row depends on seed, step and place in the step only.
+Each process draws the rows of all processes and takes its share, so the rows of a step do not
+depend on the number of processes. Random choices for a row depend only on the seed, the step and
+the index in the step.
 """
 
 from __future__ import annotations
@@ -23,12 +24,17 @@ from gritlm.train.data.sources import Dataset
 
 log = logging.getLogger(__name__)
 
-_TRIES = 1000  # rows in a row without anything to train
+_TRIES = 1000  # consecutive rows without a token in the loss
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What this process reads in one step; a half that is not trained is empty."""
+    """Batch of this process for one step.
+
+    Attributes:
+        embedding: batch of the embedding objective; None if it is not trained.
+        samples: samples of the generation objective; empty if it is not trained.
+    """
 
     embedding: EmbeddingBatch | ScoredBatch | None
     samples: list[Prompt]
@@ -41,7 +47,12 @@ class Batch:
 
 @dataclass(frozen=True)
 class BatchShare:
-    """Which process of how many this one is."""
+    """Share of this process in the rows of a step.
+
+    Attributes:
+        rank: rank of the process, from 0.
+        size: number of processes.
+    """
 
     rank: int = 0
     size: int = 1
@@ -52,17 +63,23 @@ class BatchShare:
 
 
 class Loader:
-    """Batches of a run, one a step.
+    """Batches of a run, one for each step.
 
     Attributes:
-        rows: sources by stream, ``embedding`` and ``generative`` (RAG rows among these).
-        skipped: generative rows so far that truncation left nothing to train of.
+        rows: datasets by stream, ``embedding`` and ``generative`` (with the RAG rows).
+        skipped: number of generative rows so far without a token in the loss after truncation.
     """
 
     def __init__(self, run: TrainConfig, collator: Collator, share: BatchShare) -> None:
-        """
+        """Load the sources of a run.
+
+        Args:
+            run: settings of the run.
+            collator: converts examples to batches.
+            share: share of this process.
+
         Raises:
-            InputError: for a source that cannot be read, or is smaller than a batch of its own.
+            InputError: a source cannot be read, or is smaller than a batch that it must fill alone.
         """
         self._run = run
         self._collator = collator
@@ -70,16 +87,16 @@ class Loader:
         self.skipped = 0
         self.rows: dict[str, list[Dataset]] = {}
         self._streams: dict[str, Stream] = {}
-        said = run.training
+        training = run.training
         data = run.data
-        times = said.gradient_accumulation_steps * share.size
+        factor = training.gradient_accumulation_steps * share.size
         if run.embeds:
             pairs = self._load(data.embedding, "embedding")
             _require_apart(pairs, one_source=data.same_source_batches)
             self._add(
                 "embedding",
                 pairs,
-                batch=said.per_device_train_batch_size * times,
+                batch=training.per_device_train_batch_size * factor,
                 one_source=data.same_source_batches,
             )
         if run.writes:
@@ -87,20 +104,23 @@ class Loader:
             self._add(
                 "generative",
                 [*chats, *self._load(data.rag, "rag")],
-                batch=said.per_device_generative_bs * times,
+                batch=training.per_device_generative_bs * factor,
                 one_source=False,
             )
 
     @property
     def steps_per_epoch(self) -> int:
-        """Of the embedding rows, or of the generative ones where only these are trained."""
+        """Steps of one pass over the embedding rows, or the generative rows if trained alone."""
         return self._streams["embedding" if self._run.embeds else "generative"].steps_per_pass
 
     def next(self, step: int) -> Batch:
-        """The batch of a step, counted from 1; steps are asked for in their order.
+        """Return the batch of a step; call it for each step in order.
+
+        Args:
+            step: number of the step, from 1.
 
         Raises:
-            InputError: when none of a thousand generative rows leaves anything to train.
+            InputError: a thousand consecutive generative rows have no token in the loss.
         """
         embedding = None
         if stream := self._streams.get("embedding"):
@@ -115,22 +135,24 @@ class Loader:
         return Batch(embedding, samples)
 
     def state(self) -> dict[str, Any]:
-        """Where both streams stand, as JSON takes it."""
+        """Return the position in both streams as JSON values."""
         streams = {name: stream.state() for name, stream in self._streams.items()}
         return {"streams": streams, "skipped": self.skipped}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from a :meth:`state`.
+        """Continue from a :meth:`state`.
 
         Raises:
-            InputError: for a state of other streams or rows, or one that is damaged.
+            InputError: the state is damaged, or belongs to other streams or rows.
         """
         streams = state.get("streams")
         count = state.get("skipped")
         for name, stream in self._streams.items():
             found = streams.get(name) if isinstance(streams, dict) else None
             if not isinstance(found, dict) or type(count) is not int:
-                raise InputError(f"the checkpoint has no place in the {name} rows; it is damaged")
+                raise InputError(
+                    f"the checkpoint has no position in the {name} rows; it is damaged"
+                )
             stream.restore(found)
         self.skipped = int(count or 0)
 
@@ -157,16 +179,16 @@ class Loader:
         return Random(f"{self._run.training.seed} {name} {step} {place}")
 
     def _embedding(self, rows: list[Any], step: int) -> EmbeddingBatch | ScoredBatch:
-        mine = self._share.of(rows)
+        own_rows = self._share.of(rows)
         if isinstance(rows[0], ScoredExample):
-            return self._collator.scored(mine)
+            return self._collator.scored(own_rows)
         draws = [self._random("embedding", step, place) for place in range(len(rows))]
-        return self._collator.embedding(mine, self._share.of(draws))
+        return self._collator.embedding(own_rows, self._share.of(draws))
 
     def _sample(self, stream: Stream, chosen: tuple[int, int], step: int, place: int) -> Prompt:
         random = self._random("generative", step, place)
         for _ in range(_TRIES):
-            if (sample := self._made(chosen, random)) is not None:
+            if (sample := self._collate(chosen, random)) is not None:
                 return sample
             self.skipped += 1
             chosen = stream.draw()
@@ -175,8 +197,8 @@ class Loader:
             f"{self._run.data.generative_max_len} tokens; raise it"
         )
 
-    def _made(self, chosen: tuple[int, int], random: Random) -> Prompt | None:
-        """Return the sample of a row; None when there is none, which is logged the first time."""
+    def _collate(self, chosen: tuple[int, int], random: Random) -> Prompt | None:
+        """Return the sample of a row; None without a token in the loss (logged the first time)."""
         (row,) = self._rows("generative", [chosen])
         limit = self._run.data.generative_max_len
         reason = f"cut to generative_max_len={limit}, nothing is left to train of this row"
@@ -197,7 +219,7 @@ class Loader:
 
 
 def _require_apart(sources: Sequence[Dataset], *, one_source: bool) -> None:
-    """Scored pairs share a step neither with other rows nor with scores of another scale."""
+    """Raise an error if scored pairs share steps with other rows or other score scales."""
     scored = next((rows.title for rows in sources if rows.scored), None)
     if scored is not None and len(sources) > 1 and not one_source:
         raise InputError(

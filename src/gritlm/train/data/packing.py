@@ -1,10 +1,10 @@
-"""Generative samples -> rows of token ids: several to a row, each with positions from 0.
+"""Packing of generative samples into rows of token ids, each sample with positions from 0.
 
 Shapes: B rows, L positions.
 
-Models of transformers read where a sample begins from its position 0, and keep samples apart in
-the causal view, when they are called with ``position_ids`` and without an attention mask. (Their
-flash attention does so for a batch of one row only.)
+Models of transformers take position 0 as the start of a sample, and keep samples apart in causal
+attention, when they are called with ``position_ids`` and without an attention mask. (Their flash
+attention does so only for a batch of one row.)
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from gritlm.train.objectives.losses import IGNORE
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """What the causal view and its loss take.
+    """Rows of generative samples with labels, positions and attention.
 
     Attributes:
         ids_BL: token ids, padded on the right.
-        labels_BL: the ids that are trained, ``IGNORE`` elsewhere.
-        position_BL: 0, 1, ... from the start of each sample, and of the padding.
-        sample_BL: index of the sample; padding counts to the last one of its row.
+        labels_BL: ids of the tokens in the loss, ``IGNORE`` elsewhere.
+        position_BL: positions 0, 1, ... from the start of each sample, and of the padding.
+        sample_BL: index of the sample; padding has the index of the last sample of its row.
         real_BL: false for padding.
-        seen_BLL: whom (last axis) each token sees; None: all before it in its sample.
+        seen_BLL: tokens (last axis) that each token attends to; None: earlier ones of its sample.
     """
 
     ids_BL: Tensor
@@ -51,26 +51,31 @@ class PackedBatch:
 
 
 def packed(samples: Sequence[Prompt], *, capacity: int, pad: int = 0) -> PackedBatch:
-    """As many samples in a row of ``capacity`` tokens as best-fit-decreasing puts there.
+    """Pack samples into rows of ``capacity`` tokens (best-fit decreasing).
+
+    Args:
+        samples: the samples.
+        capacity: maximum number of tokens of a row.
+        pad: id of the padding.
 
     Raises:
-        InputError: naming a sample that is longer than a row.
+        InputError: a sample is longer than a row.
     """
     return rows(samples, best_fit([len(sample.ids) for sample in samples], capacity), pad=pad)
 
 
 def padded(samples: Sequence[Prompt], *, pad: int = 0) -> PackedBatch:
-    """One sample a row."""
+    """Return one sample for each row, padded on the right."""
     return rows(samples, [[index] for index in range(len(samples))], pad=pad)
 
 
 def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Indices of the samples of each row: longest first, each where least room stays free.
+    """Return the indices of the samples of each row (best-fit decreasing).
 
     Raises:
-        InputError: naming a sample that is longer than a row.
+        InputError: a sample is longer than a row.
     """
-    made: list[list[int]] = []
+    plan_rows: list[list[int]] = []
     free: list[tuple[int, int]] = []  # (room left, row), sorted
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         length = lengths[index]
@@ -80,18 +85,23 @@ def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
                 "length of a row"
             )
         at = bisect_left(free, (length, 0))
-        room, row = free.pop(at) if at < len(free) else (capacity, len(made))
-        if row == len(made):
-            made.append([])
-        made[row].append(index)
+        room, row = free.pop(at) if at < len(free) else (capacity, len(plan_rows))
+        if row == len(plan_rows):
+            plan_rows.append([])
+        plan_rows[row].append(index)
         insort(free, (room - length, row))
-    return made
+    return plan_rows
 
 
 def rows(samples: Sequence[Prompt], plan: Sequence[Sequence[int]], *, pad: int = 0) -> PackedBatch:
-    """The samples ``plan`` names for each row, one behind the other.
+    """Return rows of concatenated samples.
 
-    No sample trains its first token: nothing of its own stands before it.
+    The first token of a sample is never in the loss: it has no context.
+
+    Args:
+        samples: the samples.
+        plan: indices of the samples of each row.
+        pad: id of the padding.
     """
     width = max((sum(len(samples[i].ids) for i in row) for row in plan), default=0)
     ids_BL = torch.full((len(plan), width), pad)

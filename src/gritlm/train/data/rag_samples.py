@@ -1,12 +1,12 @@
-"""RAG rows -> samples that are read as they are served, in one pass.
+"""RAG samples: one row with the attention of serving from KV blocks.
 
 Shapes: B rows, L positions.
 
-When a question is answered, documents (and, by mode, the question) come as key/value blocks: each
-was read by itself, begins with a BOS that only the first block keeps, and is moved behind the one
-before. Then the tail is read causally over all of them. Here one row holds all of it. A later block
-keeps its BOS, because its own tokens were read with it: at the position before the block (rotary
-positions are relative) and seen by nobody else.
+In serving, documents (and, by mode, the question) are KV blocks. Each block was prefilled alone,
+with a BOS that only the first block keeps, and is moved behind the block before it. The tail
+attends causally to all blocks. Here one row holds all of it. A later block keeps its BOS, because
+its tokens were prefilled with it: at the position before the block (rotary positions are relative),
+and visible to the tokens of this block only.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from gritlm.train.data.examples import RagExample
 
 @dataclass(frozen=True)
 class Blocked(Prompt):
-    """A prompt with blocks; outside of them a token sees all before it but the unseen.
+    """Prompt with KV blocks; tokens outside of blocks attend to all earlier visible tokens.
 
     Attributes:
-        positions: of each token.
-        blocks: from left to right.
-        unseen: tokens (the BOS of later blocks) that are seen in their own block only.
-        again: tokens of blocks that are read once more behind the last one; see
+        positions: position of each token.
+        blocks: spans of the blocks, from left to right.
+        unseen: indices of tokens visible in their own block only (the BOS of later blocks).
+        again: indices of block tokens that are recomputed after the last block; see
             :class:`gritlm.lm.attention.block_mask.BlockLayout`.
     """
 
@@ -46,9 +46,14 @@ class Blocked(Prompt):
 
 
 def draw(row: RagExample, rag: RagConfig, random: Random) -> tuple[RagMode, BlockKind, list[str]]:
-    """Mode, kind of blocks, and documents in reading order.
+    """Draw mode, kind of blocks, and documents in reading order.
 
-    The first document of the row, which answers it, gets any place among any number of others.
+    The gold document (the first of the row) gets a random index among a random number of others.
+
+    Args:
+        row: the example.
+        rag: settings of RAG samples.
+        random: random number generator.
     """
     mode = random.choice(rag.modes)
     kind = random.choice(rag.blocks)
@@ -71,21 +76,24 @@ def sample(
     embed_eos: str = "",
     read_again: int = READ_AGAIN,
 ) -> Blocked | None:
-    """The row as it is served in ``mode``, with the answer and its end trained.
+    """Return the sample of a row as served in ``mode``, with the answer and its end in the loss.
 
-    When it is too long, documents that do not answer the question are left out, the first ones
-    first (the best stands last); then the end of the one that does is cut. The answer never is.
+    Too long a sample loses documents other than the gold one, from the first (serving puts the best
+    last); then the gold document is truncated. The answer is never cut.
 
     Args:
-        kind: how blocks are read; of no effect in mode ``none``, which has none.
-        documents: some of the row's, in reading order.
-        max_length: in tokens, those that no other block sees included.
-        query_instruction: of embedded questions, as plain words.
+        tokens: tokenizer.
+        row: the example.
+        mode: parts of the prompt that are KV blocks.
+        kind: attention within a block; ignored in mode ``none``, which has no blocks.
+        documents: documents of the row to use, in reading order.
+        max_length: maximum number of tokens, including the BOS of each block.
+        query_instruction: instruction of embedded questions, in plain words.
         embed_eos: string that ends embedded texts.
-        read_again: how many first tokens of each block but the first are read again.
+        read_again: number of tokens at the start of each block except the first to recompute.
 
     Returns:
-        None when one token of the document has no room.
+        The sample; None if not even one token of the gold document fits.
     """
     tail = _tail(tokens, row, mode, documents)
     parts: list[list[int]] = []
@@ -119,23 +127,28 @@ def sample(
 
 
 def plain(sample: Blocked) -> Blocked:
-    """The same tokens read causally without blocks, each BOS but the first left out.
+    """Return the same tokens without blocks, read causally, with the first BOS only.
 
-    Trained tokens keep their number and order.
+    Number and order of the tokens in the loss stay the same.
     """
-    behind = sample.blocks[-1].end if sample.blocks else 0
-    gone = {*sample.unseen, *range(behind, behind + len(sample.again))}
-    kept = [index for index in range(len(sample.ids)) if index not in gone]
+    blocks_end = sample.blocks[-1].end if sample.blocks else 0
+    removed = {*sample.unseen, *range(blocks_end, blocks_end + len(sample.again))}
+    kept = [index for index in range(len(sample.ids)) if index not in removed]
     return Blocked(
         [sample.ids[index] for index in kept],
-        # All that is gone stands before anything that is trained.
-        trained=tuple((start - len(gone), end - len(gone)) for start, end in sample.trained),
+        # All removed tokens are before the tokens in the loss.
+        trained=tuple((start - len(removed), end - len(removed)) for start, end in sample.trained),
         positions=tuple(range(len(kept))),
     )
 
 
 def rows(samples: Sequence[Blocked], *, pad: int) -> packing.PackedBatch:
-    """One sample a row, padded on the right; padding sees itself only."""
+    """Return one sample for each row, padded on the right; padding attends to itself only.
+
+    Args:
+        samples: the samples.
+        pad: id of the padding.
+    """
     made = packing.padded(samples, pad=pad)
     position_BL = made.position_BL.clone()
     seen_BLL = torch.eye(made.ids_BL.shape[1], dtype=torch.bool).repeat(len(samples), 1, 1)
@@ -147,12 +160,11 @@ def rows(samples: Sequence[Blocked], *, pad: int) -> packing.PackedBatch:
 
 
 def without_blocks(rows: packing.PackedBatch) -> packing.PackedBatch:
-    """Rows of the same tokens at the same places, read causally as :func:`plain` says."""
+    """Return the rows with causal attention, as in :func:`plain`; tokens keep their indices."""
     if rows.seen_BLL is None:
         return rows
     position_BL = rows.position_BL
-    # What stands at a position that was there before is the BOS of a later block, a token that is
-    # read again, or padding.
+    # A token at a repeated position is the BOS of a later block, a recomputed token or padding.
     again_BL = torch.zeros_like(position_BL, dtype=torch.bool)
     again_BL[:, 1:] = position_BL[:, 1:] <= position_BL.cummax(dim=1).values[:, :-1]
     before_LL = torch.ones_like(rows.seen_BLL[0]).tril()
@@ -181,7 +193,7 @@ def _tail(
 def _laid_out(
     parts: Sequence[list[int]], tail: Prompt, *, bos: int, causal: bool, again: int
 ) -> Blocked:
-    """Blocks one behind the other, then the tail."""
+    """Return the sample of blocks and tail."""
     laid = lay_out(parts, tail.ids, bos=bos, causal=causal, again=again)
     start = len(laid.ids) - len(tail.ids)
     return Blocked(
@@ -197,7 +209,7 @@ def _laid_out(
 def _shortened(
     tokens: SegmentTokenizer, documents: Sequence[str], gold: str, over: int
 ) -> list[str]:
-    """One document less, or the last one ``over`` tokens shorter; empty when that is impossible."""
+    """Drop a document, or cut ``over`` tokens of the only one; return [] if it is too short."""
     if len(documents) > 1:
         drop = next((index for index, text in enumerate(documents) if text != gold), 0)
         return [*documents[:drop], *documents[drop + 1 :]]
@@ -206,7 +218,7 @@ def _shortened(
     def size(characters: int) -> int:
         return len(tokens.pieces([text[:characters]], first=False)[0])
 
-    # Cut as text, not as tokens: serving the shorter text gives the very same tokens.
+    # Cut the text, not the tokens: serving the shorter text then gives the same tokens.
     room = size(len(text)) - over
     characters = bisect_right(range(len(text) + 1), room, key=size) - 1 if room > 0 else 0
     return [text[:characters]] if size(characters) else []

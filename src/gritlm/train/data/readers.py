@@ -1,4 +1,4 @@
-"""Where records are: files, folders of files, folders that ``datasets`` saved, ids of the hub."""
+"""Readers of records: files, folders, folders saved by ``datasets``, datasets of the hub."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ _LINES = (".jsonl", ".ndjson")
 _ZIPPED = tuple(f"{ending}.gz" for ending in _LINES)
 _TABLES = (".parquet", ".arrow")
 _ENDINGS = (*_LINES, *_ZIPPED, ".json", *_TABLES)
-_SAVED = ("dataset_dict.json", "state.json")  # a folder that datasets saved has one of them
+_SAVED = ("dataset_dict.json", "state.json")  # folders saved by datasets have one of these files
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 class RecordReader(Protocol):
-    """Records of one file or data set."""
+    """Records of one file or dataset, by index."""
 
     def __len__(self) -> int: ...
 
     def record(self, index: int) -> dict[str, Any]:
-        """Raises InputError naming the place, when it cannot be read."""
+        """Return a record; raise InputError with its place if it cannot be read."""
 
     def place(self, index: int) -> str:
-        """``file:line``; in files without lines, the number of the record from 1."""
+        """Return ``file:line``, or the number of the record from 1 in files without lines."""
 
 
 def find(source: SourceConfig) -> Iterator[RecordReader]:
-    """The files or the data set of a source, each opened when it is asked for.
+    """Yield the files or the dataset of a source, opened one by one.
 
-    A path that exists is taken before an id of the hub. The data files of a folder come in the
-    order of their names; a folder that ``datasets`` saved is one data set. Compressed files and
-    JSON lists are unpacked into a temporary file without a name.
+    An existing path takes precedence over an id of the hub. The data files of a folder are sorted
+    by name; a folder saved by ``datasets`` is one dataset. Compressed files and JSON lists are
+    unpacked into an anonymous temporary file.
 
     Raises:
-        InputError: for a path that leads nowhere, or to what cannot be read.
-        MissingExtraError: when ``datasets`` is needed and not installed.
+        InputError: the path does not exist or cannot be read.
+        MissingExtraError: ``datasets`` is needed and not installed.
     """
     path = Path(source.path).expanduser()
     if path.is_file():

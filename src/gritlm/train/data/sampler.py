@@ -1,4 +1,4 @@
-"""Which rows a step reads: one seeded stream for each objective, neither knows of the other."""
+"""Sampler: one seeded, resumable stream of row indices for each objective."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from gritlm.errors import InputError
 from gritlm.lm.inputs import at_least_one
 
-Pick = tuple[int, int]  # number of the source, number of the row in it
+Pick = tuple[int, int]  # index of the source, index of the row
 
 
 class Sized(Protocol):
-    """What a stream knows of a source."""
+    """Source of a stream: name, weight and number of rows."""
 
     @property
     def title(self) -> str: ...
@@ -28,30 +28,32 @@ class Sized(Protocol):
 
 
 class Stream:
-    """Rows without an end: each source in its own shuffled order, shuffled anew each pass.
+    """Endless stream of rows; each source is shuffled for each pass.
 
-    The order of a pass follows from seed, number of the source and number of the pass alone, which
-    source comes next from the seed and how often was asked. Both are made of the raw bits of PCG64,
-    which NumPy keeps the same for ever. Streams of one run want different seeds.
+    The order of a pass depends only on the seed, the index of the source and the number of the
+    pass. The choice of sources depends only on the seed and the number of earlier choices. Both use
+    the raw bits of PCG64, which NumPy guarantees not to change. The streams of a run need different
+    seeds.
 
-    With ``one_source`` a batch comes from one source, drawn by weight, and holds no row twice:
-    where less than a batch of a pass is left, it is dropped and the next pass begins. Otherwise
-    the source of each row is drawn by weight, no row is dropped, and a batch may hold a row of two
-    passes.
+    With ``one_source`` all rows of a batch are from one source, drawn by weight, and no row is
+    repeated: the rest of a pass that is smaller than a batch is dropped. Otherwise the source of
+    each row is drawn by weight, no row is dropped, and a batch may have a row of two passes.
     """
 
     def __init__(
         self, sources: Sequence[Sized], *, batch: int, seed: int, one_source: bool
     ) -> None:
-        """A stream at its beginning.
+        """Start a stream.
 
         Args:
-            batch: rows of a step, over all processes.
-            seed: a whole number >= 0.
+            sources: the sources.
+            batch: number of rows of a step, over all processes.
+            seed: whole number >= 0.
+            one_source: take all rows of a batch from one source.
 
         Raises:
-            InputError: for no sources, an empty one, a weight that is none, or, with
-                ``one_source``, a source smaller than a batch.
+            InputError: there is no source, a source is empty, a weight is not positive and finite,
+                or, with ``one_source``, a source is smaller than a batch.
         """
         self._batch = at_least_one(batch, name="batch")
         if seed < 0:
@@ -63,85 +65,84 @@ class Stream:
         weights = [float(source.weight) for source in sources]
         _check(self._titles, self._sizes, weights, batch=batch if one_source else 1)
         self._shares = np.cumsum(np.array(weights) / math.fsum(weights))
-        self._given = 0
+        self._taken = 0
         self._draws = 0  # choices of a source so far
         self._pass = [0] * len(sources)
-        self._position = [0] * len(sources)  # rows of the current pass behind us
-        self._begin()
+        self._position = [0] * len(sources)  # rows of the current pass already taken
+        self._derive()
 
     def next(self) -> list[Pick]:
-        """The rows of the next step, ``batch`` of them."""
+        """Return the ``batch`` rows of the next step."""
         if self._one_source:
             source = self._choose(1)[0]
             if self._position[source] + self._batch > self._sizes[source]:
-                self._turn(source)
+                self._start_pass(source)
             chosen = [source] * self._batch
         else:
             chosen = self._choose(self._batch)
         return [self._take(source) for source in chosen]
 
     def draw(self) -> Pick:
-        """One more row, in place of one that turned out unusable; its source is drawn by weight.
+        """Return one more row, to replace an unusable one; its source is drawn by weight.
 
-        For streams without ``one_source``: it may repeat a row of the step. Who finds all rows
-        unusable has to stop asking.
+        For streams without ``one_source``. It may repeat a row of the step. The caller bounds the
+        number of draws.
         """
         return self._take(self._choose(1)[0])
 
     @property
     def passes(self) -> float:
-        """Rows given so far, over the rows of all sources."""
-        return self._given / sum(self._sizes)
+        """Number of passes so far: rows taken, divided by the rows of all sources."""
+        return self._taken / sum(self._sizes)
 
     @property
     def steps_per_pass(self) -> int:
-        """Batches that hold as many rows as all sources together."""
+        """Number of batches with as many rows as all sources together."""
         return math.ceil(sum(self._sizes) / self._batch)
 
     def state(self) -> dict[str, Any]:
-        """Where the stream stands, for JSON."""
+        """Return the position of the stream as JSON values."""
         return self._identity() | {
-            "given": self._given,
+            "given": self._taken,
             "draws": self._draws,
             "pass": list(self._pass),
             "position": list(self._position),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on exactly where ``state`` was taken; weights and batch may be others from there on.
+        """Continue at the position of ``state``; weights and batch may differ from then on.
 
         Raises:
-            InputError: when the state is that of a stream over other rows, or with another seed, or
-                is damaged.
+            InputError: the state is damaged, or from a stream with other rows or another seed.
         """
         for key, ours in self._identity().items():
             if state.get(key) != ours:
                 raise InputError(
                     f"the checkpoint was made with {key} = {state.get(key)}, this run has {ours}; "
-                    "resume with the data and settings it was made with, or start anew"
+                    "resume with the data and settings it was made with, or start a new run"
                 )
-        if not _is_place(state, self._sizes):
+        if not _is_valid(state, self._sizes):
             raise InputError(
                 "the checkpoint's place in the data is damaged; start from another one"
             )
-        self._given = state["given"]
+        self._taken = state["given"]
         self._draws = state["draws"]
         self._pass = list(state["pass"])
         self._position = list(state["position"])
-        self._begin()
+        self._derive()
 
     def _identity(self) -> dict[str, Any]:
         sources = [list(pair) for pair in zip(self._titles, self._sizes, strict=True)]
         return {"seed": self._seed, "one_source": self._one_source, "sources": sources}
 
-    def _begin(self) -> None:
-        """Set up what follows from the counters."""
+    def _derive(self) -> None:
+        """Derive random bits and orders from the counters."""
         self._bits = _bits(self._seed, 0)
         self._bits.advance(self._draws)
         self._orders = [self._order(source) for source in range(len(self._sizes))]
 
     def _choose(self, count: int) -> list[int]:
-        """Sources drawn by weight."""
+        """Draw sources by weight."""
         self._draws += count
         uniform = (self._bits.random_raw(count) >> np.uint64(11)) * 2.0**-53
         found = np.searchsorted(self._shares, uniform, side="right")
@@ -149,13 +150,13 @@ class Stream:
 
     def _take(self, source: int) -> Pick:
         if self._position[source] == self._sizes[source]:
-            self._turn(source)
+            self._start_pass(source)
         row = int(self._orders[source][self._position[source]])
         self._position[source] += 1
-        self._given += 1
+        self._taken += 1
         return source, row
 
-    def _turn(self, source: int) -> None:
+    def _start_pass(self, source: int) -> None:
         self._pass[source] += 1
         self._position[source] = 0
         self._orders[source] = self._order(source)
@@ -165,8 +166,8 @@ class Stream:
         return np.argsort(keys, kind="stable")
 
 
-def _is_place(state: Mapping[str, Any], sizes: Sequence[int]) -> bool:
-    """Return whether the counters of a state are those of a stream over sources of these sizes."""
+def _is_valid(state: Mapping[str, Any], sizes: Sequence[int]) -> bool:
+    """Return whether the counters of a state are valid for sources of these sizes."""
     passes = state.get("pass")
     positions = state.get("position")
     if not isinstance(passes, list) or not isinstance(positions, list):

@@ -1,4 +1,4 @@
-"""Rows that are skipped because they cannot be used: their number, and the first ones by name."""
+"""Report of skipped rows: their number, and place and reason of the first ones."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _LENGTH = 300
 
 @dataclass
 class SkippedRows:
-    """The skipped rows of one source.
+    """Skipped rows of one source.
 
     Attributes:
-        count: of all of them.
-        first: (place, reason) of the first ones.
+        count: number of skipped rows.
+        first: (place, reason) of the first skipped rows.
     """
 
     count: int = 0
     first: list[tuple[str, str]] = field(default_factory=list)
 
     def add(self, place: str, reason: str) -> None:
-        """Count a row; a reason that begins with the place is listed without it."""
+        """Count a row; the place is removed from the start of the reason."""
         self.count += 1
         if len(self.first) < KEPT:
             text = reason.removeprefix(f"{place}: ")
@@ -35,14 +35,14 @@ class SkippedRows:
 
 
 class Source(Protocol):
-    """What is reported of a source."""
+    """Source with its skipped rows."""
 
     title: str
     skipped: SkippedRows
 
 
 def lines(source: Source, *, most: int) -> Iterator[str]:
-    """Yield the first skipped rows for a log, each with its place and reason."""
+    """Yield log lines with place and reason of the first ``most`` skipped rows."""
     for place, reason in source.skipped.first[:most]:
         yield f"skipped {place}: {reason}"
     if source.skipped.count > most:
@@ -50,9 +50,13 @@ def lines(source: Source, *, most: int) -> Iterator[str]:
 
 
 def write(folder: Path, streams: Mapping[str, Sequence[Source]]) -> None:
-    """Write the skipped rows to ``skipped.jsonl``: a line a row, then a count a source.
+    """Write ``skipped.jsonl``: a line for each skipped row, then the count of each source.
 
-    Without skipped rows there is no file.
+    Without skipped rows no file is written.
+
+    Args:
+        folder: existing folder of the run.
+        streams: sources by stream.
     """
     found = [
         entry

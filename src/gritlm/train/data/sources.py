@@ -1,7 +1,7 @@
-"""Data sets -> rows that are read when asked for.
+"""Datasets: lazy access to the examples of a source, checked once at loading.
 
-Only where a row stands is kept in memory. All rows are parsed once at loading, so a row that
-cannot be used is found before training starts.
+Only the positions of rows are in memory. All rows are parsed once at loading, so unusable rows are
+found before training starts.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from gritlm.train.data.skipped import SkippedRows
 
 
 class Dataset:
-    """The rows of a source, parsed when asked for.
+    """Examples of a source, parsed on access.
 
     Attributes:
         title: name of the source.
-        weight: its share among sources.
-        duplicates: number of rows that an earlier one equals; they are left out.
-        skipped: the rows that cannot be used, where these are skipped.
+        weight: sampling weight among the sources of a stream.
+        duplicates: number of rows left out because they equal an earlier row.
+        skipped: unusable rows that were skipped.
     """
 
     def __init__(
@@ -52,7 +52,16 @@ class Dataset:
         duplicates: int,
         skipped: SkippedRows,
     ) -> None:
-        """``kept`` are the numbers, over all parts, of the rows that count."""
+        """Wrap the rows of some readers.
+
+        Args:
+            source: settings of the source.
+            kind: stream of the rows.
+            parts: readers of its files.
+            kept: indices, over all readers, of the rows to use.
+            duplicates: number of rows left out because they equal an earlier row.
+            skipped: unusable rows that were skipped.
+        """
         self.title = source.title
         self.weight = float(len(kept) if source.weight is None else source.weight)
         self.duplicates = duplicates
@@ -77,11 +86,11 @@ class Dataset:
 
     @property
     def scored(self) -> bool:
-        """Whether these are scored pairs; a source has no others beside them."""
+        """Whether the rows are scored pairs; a source has either these or other rows."""
         return len(self) > 0 and isinstance(self[0], ScoredExample)
 
     def place(self, index: int) -> str:
-        """``file:line`` of a row."""
+        """Return ``file:line`` of a row."""
         part, number = self._find(index)
         return part.place(number)
 
@@ -99,27 +108,29 @@ def load(
     skip_bad: bool = False,
     check: Callable[[Row], None] | None = None,
 ) -> Dataset:
-    """Find a source, as :func:`gritlm.train.data.readers.find` does, and read it once.
+    """Open a source (:func:`gritlm.train.data.readers.find`) and read all of its rows once.
 
     Args:
-        deduplicate: leave rows out that an earlier one of this source equals, white space aside.
-        skip_bad: count rows that cannot be used, and go on with the others.
-        check: raises InputError for a row that cannot be used; its place is added.
+        source: settings of the source.
+        kind: stream of the rows.
+        deduplicate: leave out rows that equal an earlier row of the source, white space aside.
+        skip_bad: skip and count unusable rows instead of raising an error.
+        check: raises InputError for an unusable row; its place is added to the message.
 
     Raises:
-        InputError: naming file and line that cannot be used, or the path that leads nowhere.
-        MissingExtraError: when ``datasets`` is needed and not installed.
+        InputError: a row is unusable, or the path does not exist; the message has file and line.
+        MissingExtraError: ``datasets`` is needed and not installed.
     """
-    reading = _Reading(source, kind, check, skip_bad=skip_bad)
+    first_pass = _FirstPass(source, kind, check, skip_bad=skip_bad)
     for part in readers.find(source):
-        reading.read(part)
-        if reading.is_full:
+        first_pass.read(part)
+        if first_pass.is_full:
             break
-    return reading.rows(deduplicate=deduplicate)
+    return first_pass.rows(deduplicate=deduplicate)
 
 
-class _Reading:
-    """The first pass over a source: which of its rows can be used."""
+class _FirstPass:
+    """First pass over a source, which collects the usable rows."""
 
     def __init__(
         self,
@@ -135,7 +146,7 @@ class _Reading:
         self._skip_bad = skip_bad
         self._parts: list[RecordReader] = []
         self._digests = array("Q")
-        self._numbers = array("Q")  # of the rows that can be used
+        self._numbers = array("Q")  # indices of usable rows
         self._before = 0  # rows of earlier parts
         self._first: Row | None = None
         self._skipped = SkippedRows()
@@ -145,14 +156,14 @@ class _Reading:
         return len(self._digests) == self._source.cap
 
     def read(self, part: RecordReader) -> None:
-        """Read the rows of a part, up to the cap."""
+        """Read the rows of a reader, up to the cap."""
         self._parts.append(part)
         for index in range(len(part)):
             if self.is_full:
                 break
             place = part.place(index)
             try:
-                row = self._usable(part, index, place)
+                row = self._read_row(part, index, place)
             except InputError as error:
                 if not self._skip_bad:
                     raise
@@ -162,19 +173,19 @@ class _Reading:
             self._numbers.append(self._before + index)
         self._before += len(part)
 
-    def _usable(self, part: RecordReader, index: int, place: str) -> Row:
+    def _read_row(self, part: RecordReader, index: int, place: str) -> Row:
         row = parse(part.record(index), self._kind, place=place, source=self._source)
-        _checked(row, partial(require_alike, self._first or row), place)
+        _check_at(row, partial(require_alike, self._first or row), place)
         if self._check is not None:
-            _checked(row, self._check, place)
+            _check_at(row, self._check, place)
         self._first = self._first or row
         return row
 
     def rows(self, *, deduplicate: bool) -> Dataset:
-        """Return the rows that can be used.
+        """Return the dataset of the usable rows.
 
         Raises:
-            InputError: when all were skipped.
+            InputError: all rows were skipped.
         """
         if self._skipped.count and not self._numbers:
             place, reason = self._skipped.first[0]
@@ -197,7 +208,7 @@ class _Reading:
 
 
 def require_alike(first: Row, row: Row) -> None:
-    """Raises InputError when one of two rows of a source is a scored pair and the other is not."""
+    """Raise an InputError if only one of two rows of a source is a scored pair."""
     if isinstance(row, ScoredExample) != isinstance(first, ScoredExample):
         has, had = ("a", "none") if isinstance(row, ScoredExample) else ("no", "one")
         raise InputError(
@@ -206,7 +217,7 @@ def require_alike(first: Row, row: Row) -> None:
         )
 
 
-def _checked(row: Row, check: Callable[[Row], None], place: str) -> None:
+def _check_at(row: Row, check: Callable[[Row], None], place: str) -> None:
     try:
         check(row)
     except InputError as error:
@@ -214,7 +225,7 @@ def _checked(row: Row, check: Callable[[Row], None], place: str) -> None:
 
 
 def digest(row: Row) -> int:
-    """64 bits of what a row says: ten million different rows all differ in 999,997 of a million."""
+    """Return a 64-bit hash of a row; ten million rows collide with probability 3e-6."""
     content = "\x1e".join(normalised(text) for text in _texts(row))  # normalised: holds no \x1e
     return int.from_bytes(blake2b(content.encode(), digest_size=8).digest(), "big")
 

@@ -1,4 +1,4 @@
-"""What the library ``datasets`` reads: Parquet and Arrow files, saved folders, ids of the hub."""
+"""Readers on the ``datasets`` library: Parquet and Arrow files, saved folders, hub datasets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gritlm.train.run import parallel
 
 
 class Table:
-    """Records of a data set of ``datasets``."""
+    """Records of a dataset of the ``datasets`` library."""
 
     def __init__(self, dataset: Any, name: str) -> None:
         self._dataset = dataset
@@ -34,25 +34,25 @@ class Table:
 
 
 def from_file(path: Path) -> Table:
-    """A Parquet or Arrow file, told by its ending.
+    """Open a Parquet or Arrow file, by its suffix.
 
     Raises:
-        InputError: when it cannot be read.
+        InputError: the file cannot be read.
     """
     kind = path.suffix.lower()[1:]
     with _datasets(str(path)) as datasets:
         try:
             dataset = datasets.load_dataset(kind, data_files=_escaped(path), split="train")
-        except Exception as error:  # those of pyarrow, fsspec and datasets
+        except Exception as error:  # errors of pyarrow, fsspec and datasets
             raise InputError(f"{path} cannot be read as {kind} ({_reason(error)})") from error
     return Table(dataset, str(path))
 
 
 def from_folder(path: Path, split: str) -> Table:
-    """A data set that ``save_to_disk`` wrote.
+    """Open a dataset written by ``save_to_disk``.
 
     Raises:
-        InputError: when it cannot be read, or has no such split.
+        InputError: the dataset cannot be read, or has no such split.
     """
     with _datasets(str(path)) as datasets:
         try:
@@ -69,18 +69,20 @@ def from_folder(path: Path, split: str) -> Table:
 
 
 def from_hub(name: str, split: str, *, near: str = "") -> Table:
-    """A data set of the hub, or of its cache.
+    """Open a dataset of the hub, or of its cache.
 
     Args:
-        near: what stands here under a name like it, for the message.
+        name: id of the dataset.
+        split: split of the dataset.
+        near: hint on local files with a similar name, for the message.
 
     Raises:
-        InputError: when it is not to be had.
+        InputError: the dataset is not available.
     """
     with _datasets(name) as datasets:
         try:
             dataset = datasets.load_dataset(name, split=split)
-        except Exception as error:  # those of the hub's clients, pyarrow and datasets
+        except Exception as error:  # errors of the hub's clients, pyarrow and datasets
             raise InputError(
                 f"{name} is no file or folder here{near}, and not to be had from the hub "
                 f"({_reason(error)}); check the name and the connection, or download it and give "
@@ -91,7 +93,7 @@ def from_hub(name: str, split: str, *, near: str = "") -> Table:
 
 @contextmanager
 def _datasets(path: str) -> Iterator[Any]:
-    """The library, its bars shown on a terminal and by one process only."""
+    """Import the library; its progress bars show on a terminal, in the main process only."""
     try:
         import datasets
     except ImportError:
@@ -110,13 +112,13 @@ def _datasets(path: str) -> Iterator[Any]:
 
 
 def _reason(error: BaseException) -> str:
-    """One line of the error that began it."""
+    """Return the first line of the root cause of an error."""
     while error.__cause__ is not None:
         error = error.__cause__
-    said = str(error).strip().splitlines()
-    return said[0] if said else type(error).__name__
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def _escaped(path: Path) -> str:
-    """Characters of patterns stand for themselves."""
+    """Return a path with the characters of glob patterns escaped."""
     return re.sub(r"([*?\[])", r"[\1]", str(path.absolute()))

@@ -1,4 +1,4 @@
-"""Training rows looked through before a run: all their problems, not only the first."""
+"""Validation of a source before a run: all problems, lengths and samples."""
 
 from __future__ import annotations
 
@@ -24,23 +24,25 @@ from gritlm.train.data.readers import RecordReader
 from gritlm.train.data.sources import digest, require_alike
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
-FIRST = 100  # rows that are looked at to tell the kind
+FIRST = 100  # rows that are tried to detect the kind
 
 
 @dataclass(frozen=True)
 class ValidationResult:
-    """What a file holds.
+    """Result of the validation of a source.
 
     Attributes:
-        rows: all of them, those that cannot be used too.
-        duplicates: rows that an earlier one equals; training leaves them out.
-        unlabelled: rows of which nothing is left to train at the lengths given; training skips
+        kind: stream of the rows.
+        rows: number of rows, including unusable ones.
+        duplicates: number of rows that equal an earlier row; training leaves them out.
+        unlabelled: number of rows without a token in the loss after truncation; training skips
             them.
-        nearly_equal: negatives that are nearly equal to a positive of their row; training does not
-            count them as negatives.
-        problem_count: of all problems, the two above included; ``problems`` has the first ones,
-            each with its place.
-        samples: (place, what training reads of it) of the first rows that can be used.
+        nearly_equal: number of negatives nearly equal to a positive of their row; training does
+            not use them as negatives.
+        lengths: statistics of the lengths in tokens.
+        problem_count: number of all problems, including unlabelled rows and nearly equal negatives.
+        problems: first problems, each with its place.
+        samples: (place, views of its prompts) of the first usable rows.
     """
 
     kind: Kind
@@ -55,7 +57,7 @@ class ValidationResult:
 
     @property
     def refused(self) -> int:
-        """Rows that training stops at."""
+        """Number of rows that end a training run."""
         return self.problem_count - self.unlabelled - self.nearly_equal
 
 
@@ -70,43 +72,49 @@ def check_rows(
     keep: int = 50,
     progress: bool | None = None,
 ) -> ValidationResult:
-    """Read all rows of a source, one at a time.
+    """Validate all rows of a source.
 
     Args:
-        settings: of the model, see :func:`gritlm.lm.hub.load.load_tokenizer`.
-        data: its lengths are those that rows are cut to.
-        kind: of the rows; None tells it from the first one.
-        samples: rows that are shown in pieces.
-        keep: problems that are kept.
-        progress: show a bar; None: on a terminal.
+        source: the source.
+        tokens: tokenizer of the model.
+        settings: settings of the model, see :func:`gritlm.lm.hub.load.load_tokenizer`.
+        data: settings with the maximum lengths.
+        kind: stream of the rows; None: detected from the first rows.
+        samples: number of rows to return views of.
+        keep: maximum number of problems to return.
+        progress: whether to show a progress bar; None: on a terminal only.
 
     Raises:
-        InputError: for a source that cannot be opened or whose kind is none of ours.
+        InputError: the source cannot be opened, or its rows have no known form.
     """
     parts = list(readers.find(source))
-    kind = kind or _kind(parts, source)
-    found = _Notes(tokens, LengthCounter(tokens, settings, data), keep=keep, show=samples)
+    kind = kind or _detect_kind(parts, source)
+    findings = _Findings(tokens, LengthCounter(tokens, settings, data), keep=keep, show=samples)
     hidden = None if progress is None else not progress
-    for part, index in tqdm(_places(parts, source.cap), unit="row", disable=hidden, leave=False):
-        found.rows += 1
+    for part, index in tqdm(
+        _row_positions(parts, source.cap), unit="row", disable=hidden, leave=False
+    ):
+        findings.rows += 1
         place = part.place(index)
         try:
             row = parse(part.record(index), kind, place=place, source=source)
-        except InputError as error:  # it names the place
-            found.problem(str(error))
+        except InputError as error:  # its message has the place
+            findings.problem(str(error))
         else:
-            found.take(place, row)
-    return found.summary(kind)
+            findings.add_row(place, row)
+    return findings.summary(kind)
 
 
-def _places(parts: Sequence[RecordReader], most: int | None) -> Iterator[tuple[RecordReader, int]]:
+def _row_positions(
+    parts: Sequence[RecordReader], most: int | None
+) -> Iterator[tuple[RecordReader, int]]:
     every = ((part, index) for part in parts for index in range(len(part)))
     return islice(every, most)
 
 
-def _kind(parts: Sequence[RecordReader], source: SourceConfig) -> Kind:
-    """The kind of the first row that is of one."""
-    for part, index in _places(parts, FIRST):
+def _detect_kind(parts: Sequence[RecordReader], source: SourceConfig) -> Kind:
+    """Return the kind of the first row with a known form."""
+    for part, index in _row_positions(parts, FIRST):
         for kind in KINDS:
             try:
                 parse(part.record(index), kind, place=part.place(index), source=source)
@@ -119,14 +127,14 @@ def _kind(parts: Sequence[RecordReader], source: SourceConfig) -> Kind:
     )
 
 
-class _Notes:
-    """What is seen on the way through the rows."""
+class _Findings:
+    """Findings of a pass over the rows."""
 
     def __init__(
-        self, tokens: SegmentTokenizer, ruler: LengthCounter, *, keep: int, show: int
+        self, tokens: SegmentTokenizer, length_counter: LengthCounter, *, keep: int, show: int
     ) -> None:
         self._tokens = tokens
-        self._ruler = ruler
+        self._length_counter = length_counter
         self._keep = keep
         self._show = show
         self.rows = self._duplicates = self._unlabelled = self._nearly_equal = self._count = 0
@@ -140,8 +148,8 @@ class _Notes:
         if len(self._problems) < self._keep:
             self._problems.append(text)
 
-    def take(self, place: str, row: Row) -> None:
-        """Look at a row, unless an earlier one equals it."""
+    def add_row(self, place: str, row: Row) -> None:
+        """Check a row, unless it equals an earlier one."""
         self._first = self._first or row
         try:
             require_alike(self._first, row)
@@ -154,15 +162,15 @@ class _Notes:
             return
         self._seen.add(content)
         if isinstance(row, EmbeddingExample):
-            self._compare(place, row)
+            self._compare_negatives(place, row)
         try:
-            prompts = self._ruler.prompts(row)
+            prompts = self._length_counter.prompts(row)
         except InputError as error:
             self.problem(f"{place}: {error}")
             return
         if not prompts:
             self._unlabelled += 1
-            limit = self._ruler.data.generative_max_len
+            limit = self._length_counter.data.generative_max_len
             self.problem(
                 f"{place}: cut to {limit} tokens, it has no answer left to train; raise "
                 "generative_max_len or shorten it"
@@ -178,19 +186,19 @@ class _Notes:
             duplicates=self._duplicates,
             unlabelled=self._unlabelled,
             nearly_equal=self._nearly_equal,
-            lengths=self._ruler.lengths(),
+            lengths=self._length_counter.lengths(),
             problem_count=self._count,
             problems=tuple(self._problems),
             samples=tuple(self._samples),
         )
 
-    def _compare(self, place: str, row: EmbeddingExample) -> None:
+    def _compare_negatives(self, place: str, row: EmbeddingExample) -> None:
         right = {key(text.text) for text in row.positives}
         for number, text in enumerate(row.negatives, start=1):
             if key(text.text) in right:
                 self._nearly_equal += 1
-                said = shorten(text.text, 60, placeholder=" ...")
+                shown = shorten(text.text, 60, placeholder=" ...")
                 self.problem(
-                    f"{place}: negative {number} ({said!r}) is nearly equal to a positive; remove "
-                    "it if it says the same"
+                    f"{place}: negative {number} ({shown!r}) is nearly equal to a positive; remove "
+                    "it if it means the same"
                 )

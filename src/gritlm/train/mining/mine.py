@@ -1,4 +1,4 @@
-"""Training rows -> the same rows with hard negatives, found by the model that is trained.
+"""Mining of hard negatives for embedding examples with the model itself.
 
 Shapes: Q queries, P passages, N texts, D dimensions.
 """
@@ -28,38 +28,40 @@ def mine_rows(
     corpus: Sequence[InstructedText] | None = None,
     progress: bool | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """The rows as records in FlagEmbedding's form, their negatives filled up from all passages.
+    """Yield the rows as records in FlagEmbedding's form, with mined negatives.
 
-    Instructions are used as in training. A passage equal or nearly equal to a positive of the
-    query, to one of the same query in another row, or to the query itself never becomes its
-    negative. The negatives a row has come first and all stay.
+    Instructions are used as in training. A passage (nearly) equal to the query, or to a positive of
+    the query in any row, is never a negative. Existing negatives stay, and come first.
 
     Args:
-        corpus: passages to choose from beside those of the rows.
+        model: model that embeds queries and passages.
+        rows: the examples.
+        settings: selection of negatives.
+        corpus: more passages to choose from, in addition to those of the rows.
         progress: see ``show_progress_bar`` of :meth:`gritlm.GritLM.encode`.
 
     Raises:
-        InputError: when there are no rows.
+        InputError: there are no rows.
     """
     rows = list(rows)
     if not rows:
         raise InputError("there are no rows to mine negatives for")
     pool = _pool(rows, corpus or ())
-    place = {name: index for index, name in enumerate(pool)}
+    index_of = {name: index for index, name in enumerate(pool)}
     queries = {key(row.query.text): row.query for row in rows}
-    answers = {name: {place[name]} if name in place else set() for name in queries}
+    answers = {name: {index_of[name]} if name in index_of else set() for name in queries}
     for row in rows:
-        answers[key(row.query.text)] |= _places(row.positives, place)
-    query_QD = _vectors(model, [*queries.values()], settings.query_max_len, progress)
-    passage_PD = _vectors(model, [*pool.values()], settings.passage_max_len, progress)
-    numbers = {name: number for number, name in enumerate(queries)}
-    names = [key(row.query.text) for row in rows]
+        answers[key(row.query.text)] |= _indices(row.positives, index_of)
+    query_QD = _embed(model, [*queries.values()], settings.query_max_len, progress)
+    passage_PD = _embed(model, [*pool.values()], settings.passage_max_len, progress)
+    query_index = {name: number for number, name in enumerate(queries)}
+    query_keys = [key(row.query.text) for row in rows]
     found = choose(
-        query_QD[[numbers[name] for name in names]],
+        query_QD[[query_index[name] for name in query_keys]],
         passage_PD,
-        [answers[name] for name in names],
+        [answers[name] for name in query_keys],
         settings,
-        kept=[_places(row.negatives, place) for row in rows],
+        kept=[_indices(row.negatives, index_of) for row in rows],
     )
     passages = [*pool.values()]
     for row, indices in zip(rows, found, strict=True):
@@ -67,22 +69,27 @@ def mine_rows(
 
 
 def record(row: EmbeddingExample, negatives: Sequence[InstructedText] = ()) -> dict[str, Any]:
-    """A row as FlagEmbedding and GritLM write it: ``[instruction, text]``, or the text alone."""
+    """Return a record of FlagEmbedding and GritLM; a text may be ``[instruction, text]``.
+
+    Args:
+        row: the example.
+        negatives: negatives to add to those of the row.
+    """
     return {
-        "query": _written(row.query),
-        "pos": [_written(text) for text in row.positives],
-        "neg": [_written(text) for text in (*row.negatives, *negatives)],
+        "query": _value(row.query),
+        "pos": [_value(text) for text in row.positives],
+        "neg": [_value(text) for text in (*row.negatives, *negatives)],
     }
 
 
-def _written(text: InstructedText) -> str | list[str]:
+def _value(text: InstructedText) -> str | list[str]:
     return [text.instruction, text.text] if text.instruction else text.text
 
 
 def _pool(
     rows: Sequence[EmbeddingExample], corpus: Sequence[InstructedText]
 ) -> dict[int, InstructedText]:
-    """All passages by their key; of nearly equal ones the first."""
+    """Return all passages by key; only the first of nearly equal ones."""
     own = (text for row in rows for text in (*row.positives, *row.negatives))
     pool: dict[int, InstructedText] = {}
     for text in chain(own, corpus):
@@ -90,14 +97,14 @@ def _pool(
     return pool
 
 
-def _places(texts: Sequence[InstructedText], place: Mapping[int, int]) -> set[int]:
-    return {place[key(text.text)] for text in texts}
+def _indices(texts: Sequence[InstructedText], index_of: Mapping[int, int]) -> set[int]:
+    return {index_of[key(text.text)] for text in texts}
 
 
-def _vectors(
+def _embed(
     model: GritLM, texts: Sequence[InstructedText], length: int | None, progress: bool | None
 ) -> Tensor:
-    """Vectors of length 1 (N, D), each text read behind its own instruction."""
+    """Return normalized vectors (N, D) of texts with their instructions."""
     vector_ND = torch.empty(len(texts), model.embedding_dimension, device=model.device)
     for instruction in dict.fromkeys(text.instruction for text in texts):
         chosen = [i for i, text in enumerate(texts) if text.instruction == instruction]

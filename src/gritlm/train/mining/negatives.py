@@ -1,4 +1,4 @@
-"""Hard negatives: passages that look like an answer to the model and are none.
+"""Selection of hard negatives: similar passages that are not positives.
 
 Names and meaning of the settings are those of ``mine_hard_negatives`` of sentence-transformers.
 
@@ -19,25 +19,25 @@ from gritlm.errors import InputError, choice
 from gritlm.train.objectives.losses import similarity
 
 QUERIES = 256
-PASSAGES = 65536  # of one block of similarities: 64 MiB
+PASSAGES = 65536  # a block of QUERIES x PASSAGES similarities takes 64 MiB
 
 SAMPLINGS = ("top", "random")
 
 
 @dataclass(frozen=True)
 class MiningConfig:
-    """Which passages become negatives. Scores are cosines.
+    """Settings for the selection of negatives. Scores are cosines.
 
     Attributes:
-        num_negatives: how many a query has at the end; those that it has already count.
-        range_min: so many of the nearest allowed passages are passed over: they may be answers.
-        range_max: only so many of the nearest passages are looked at, positives not counted.
-        max_score, min_score: bounds of a negative's score.
-        absolute_margin: a negative scores at least so much less than the query's worst positive.
-        relative_margin: the same as a share of that positive's score: at 0.05 it scores 5% less.
-        sampling: the nearest ones that are allowed, or random ones of them.
-        seed: of the random ones.
-        query_max_len, passage_max_len: tokens a text is cut to; None: the model's default.
+        num_negatives: number of negatives of a query, including existing ones.
+        range_min: number of nearest allowed passages to skip, since they may be answers.
+        range_max: number of nearest passages to consider, positives not counted.
+        max_score, min_score: bounds of the score of a negative.
+        absolute_margin: minimum difference of a negative's score to the query's lowest positive.
+        relative_margin: the same as a share of the positive's score; 0.05 means 5% less.
+        sampling: ``top`` for the nearest allowed passages, ``random`` for random ones of them.
+        seed: seed of the random choice.
+        query_max_len, passage_max_len: maximum tokens of a text; None: the model's default.
     """
 
     num_negatives: int = 5
@@ -69,7 +69,7 @@ class MiningConfig:
             raise InputError(f"min_score = {low} is above max_score = {high}; no score is between")
 
     def ceiling(self, positive: float) -> float:
-        """The highest score a negative may have beside a positive of this score."""
+        """Return the maximum score of a negative for the score of the lowest positive."""
         bounds = [float("inf") if self.max_score is None else self.max_score]
         if self.absolute_margin is not None:
             bounds.append(positive - self.absolute_margin)
@@ -90,16 +90,20 @@ def choose(
     *,
     kept: Sequence[Collection[int]] | None = None,
 ) -> list[list[int]]:
-    """Indices of each query's new negatives, nearest first; fewer where too few are allowed.
+    """Return the indices of each query's new negatives, nearest first.
+
+    Similarities are computed in float32, block by block.
 
     Args:
-        query_QD: vectors to compare by inner product, usually of length 1.
-        positives: passages of each query that are no negatives; margins are measured from the one
-            with the lowest score.
-        kept: negatives each query has already: they count, and are not chosen again.
+        query_QD: vectors of the queries, compared by inner product, usually of length 1.
+        passage_PD: vectors of the passages.
+        positives: indices of each query's passages that must not be negatives; margins refer to
+            the lowest score among them.
+        settings: selection of negatives.
+        kept: indices of each query's existing negatives, which count and are not chosen again.
 
     Returns:
-        One list a query. Similarities are computed in float32, and never all at once.
+        A list for each query, shorter than wanted if too few passages are allowed.
     """
     random = Random(settings.seed)
     found = []
@@ -121,9 +125,14 @@ def choose(
 
 
 def nearest(query_QD: Tensor, passage_PD: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Scores and indices (Q, K) of the ``count`` nearest passages, or of all when there are fewer.
+    """Return scores and indices (Q, K) of the nearest passages, at most ``count``.
 
-    Only a block of the passages is compared at a time.
+    Passages are compared block by block.
+
+    Args:
+        query_QD: vectors of the queries.
+        passage_PD: vectors of the passages.
+        count: maximum number of passages.
     """
     device = query_QD.device
     best_QK = torch.empty(len(query_QD), 0, device=device)
@@ -139,7 +148,7 @@ def nearest(query_QD: Tensor, passage_PD: Tensor, count: int) -> tuple[Tensor, T
 
 
 def _worst(query_D: Tensor, passage_PD: Tensor, positives: set[int]) -> float:
-    """Score of the positive that is furthest away; nothing bounds a query without any."""
+    """Return the lowest score of a positive; infinity for a query without positives."""
     if not positives:
         return float("inf")
     positive_PD = passage_PD[sorted(positives)].to(query_D.device)
@@ -149,7 +158,7 @@ def _worst(query_D: Tensor, passage_PD: Tensor, positives: set[int]) -> float:
 def _allowed(
     ranked: Sequence[tuple[int, float]], positives: set[int], settings: MiningConfig, worst: float
 ) -> list[int]:
-    """The passages that may be negatives, nearest first."""
+    """Return the passages that may be negatives, nearest first."""
     low = settings.floor
     high = settings.ceiling(worst)
     allowed = [i for i, score in ranked if i not in positives and low <= score <= high]

@@ -1,1 +1,1 @@
-"""The trained module: how it is built, its adapters, its hidden states and heads."""
+"""Trained module: loading, adapters, hidden states, heads."""

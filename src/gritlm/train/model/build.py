@@ -1,4 +1,4 @@
-"""Settings -> the module to train, its tokenizer and how it embeds and chats."""
+"""Loading of the model to train: base, adapters, frozen parameters, projection."""
 
 from __future__ import annotations
 
@@ -27,19 +27,25 @@ from gritlm.train.config import ModelConfig, TrainConfig
 from gritlm.train.model import hidden_states, lora
 from gritlm.train.model.module import Trainee
 
-# These take a mask of four dimensions and positions that begin anew, which training hands over.
+# Attentions that take 4-D masks and restarting positions, which training uses.
 _ATTENTIONS = ("eager", "sdpa", packed.BOTH)
 
 
 @dataclass(frozen=True)
 class TrainingParts:
-    """The module that a run trains, and the tokenizer that turns rows into tokens.
+    """Module to train, its tokenizer and its settings.
 
     Attributes:
-        unread: names of parameters of adapters that the mode does not read; they are not trained.
-        resized: whether the adapter to start from changed the number of embeddings.
-        obstacle: why sentence-transformers cannot compute the vectors of the trained model; None
-            when it can.
+        trainee: the module.
+        tokenizer: tokenizer of the base or the adapter.
+        tokens: tokenizer with spans, which turns rows into prompts.
+        settings: how the model embeds and chats.
+        source: folder or hub id of the base.
+        bf16: whether training runs under autocast to bfloat16.
+        unread: names of adapter parameters that the mode does not use; they are not trained.
+        resized: whether the initial adapter changed the number of embeddings.
+        obstacle: reason why sentence-transformers cannot compute the vectors of the trained model;
+            None if it can.
     """
 
     trainee: Trainee
@@ -56,53 +62,54 @@ class TrainingParts:
 def build(
     run: TrainConfig, *, device: str | None = None, weights: Path | None = None
 ) -> TrainingParts:
-    """Load the base and prepare it: adapters, frozen parts, projection.
+    """Load the base and prepare it: adapters, frozen parameters, projection.
 
     Args:
-        device: to load it to; None: where it is trained.
-        weights: a checkpoint to take the trained weights from, instead of starting anew.
+        run: settings of the run.
+        device: device to load to; None: the device of training.
+        weights: checkpoint with the trained weights, to resume from.
 
     Raises:
-        ModelError: for a base or an adapter that cannot be loaded or read bidirectionally.
-        InputError: for settings that fit no part of it.
-        MissingExtraError: for QLoRA or Liger kernels without their libraries.
+        ModelError: a base or adapter cannot be loaded, or its attention cannot be bidirectional.
+        InputError: a setting does not fit the model.
+        MissingExtraError: QLoRA or Liger kernels are not installed.
     """
-    said = run.model
-    final = runtime.choose_device(run.training.device)
-    bf16 = _bf16(run, final)
-    base, adapter = checkpoint.resolve(said.base, said.adapter)
+    config = run.model
+    train_device = runtime.choose_device(run.training.device)
+    bf16 = _bf16(run, train_device)
+    base, adapter = checkpoint.resolve(config.base, config.adapter)
     load_from = partial(
-        _loaded,
-        said=said,
-        final=final,
+        _load,
+        config=config,
+        train_device=train_device,
         bf16=bf16,
-        device=final if device is None else runtime.choose_device(device),
+        device=train_device if device is None else runtime.choose_device(device),
     )
-    # With LoRA an adapter to start from is trained on; else it becomes part of the weights.
-    from_start = partial(load_from, base, adapter=adapter, merging=not said.adapted)
-    continued = weights is not None and not said.adapted
-    loaded = load_from(str(weights)) if continued else from_start()
+    # With LoRA the initial adapter is trained further; otherwise it is merged into the weights.
+    load_start = partial(load_from, base, adapter=adapter, merging=not config.adapted)
+    continued = weights is not None and not config.adapted
+    loaded = load_from(str(weights)) if continued else load_start()
     settings = _settings(run, loaded)
     lm = UnifiedLM(loaded.model)
     _require_usable(lm, run, settings)
-    obstacle = export.obstacle(lm, settings)  # before processes spread the weights
+    obstacle = export.obstacle(lm, settings)  # before the weights are sharded
     if weights and settings.projection and not (weights / PROJECTION_FILE).is_file():
         raise ModelError(f"{weights} has no {PROJECTION_FILE}; the checkpoint is damaged")
     head = checkpoint.projection([weights] if weights else [adapter, base], settings, lm)
     if head is not None:
         head = head.to(torch.float32).requires_grad_(run.embeds)
     frozen = None
-    if run.loss.kl_weight and run.writes and not said.adapted:
-        start = from_start() if continued else loaded
-        frozen = _frozen(start.model)
-    model = lora.adapted(loaded.model, said, weights or adapter, bf16=bf16)
+    if run.loss.kl_weight and run.writes and not config.adapted:
+        start = load_start() if continued else loaded
+        frozen = _frozen_copy(start.model)
+    model = lora.add_adapters(loaded.model, config, weights or adapter, bf16=bf16)
     trainee = Trainee(
         model, settings, head, autocast=torch.bfloat16 if bf16 else None, frozen=frozen
     )
-    _freeze(trainee, said.freeze)
+    _freeze(trainee, config.freeze)
     unread = () if run.writes else _freeze_head(trainee)
     _require_trained(trainee, run)
-    _save_memory(trainee, run)
+    _enable_memory_savings(trainee, run)
     tokens = SegmentTokenizer(loaded.tokenizer)
     return TrainingParts(
         trainee, loaded.tokenizer, tokens, settings, base, bf16, unread, loaded.resized, obstacle
@@ -113,13 +120,13 @@ def _require_usable(lm: UnifiedLM, run: TrainConfig, settings: ModelSettings) ->
     attends = lm.config._attn_implementation
     if attends not in _ATTENTIONS:
         raise InputError(
-            f"[model]: attn_implementation = {attends!r} cannot be trained, since it takes no mask "
-            f"of four dimensions; use one of {', '.join(_ATTENTIONS)}"
+            f"[model]: attn_implementation = {attends!r} cannot be trained: it takes no 4-D "
+            f"mask; use one of {', '.join(_ATTENTIONS)}"
         )
     if run.writes and run.training.packing and not hidden_states.keeps_samples_apart(lm.decoder):
         raise InputError(
-            f"[training]: {type(lm.causal).__name__} lets samples of a packed row see each other; "
-            "use packing = false"
+            f"[training]: {type(lm.causal).__name__} lets samples of a packed row attend to each "
+            "other; use packing = false"
         )
     if run.embeds and not settings.embeds_causally:
         require_views(lm)
@@ -128,14 +135,16 @@ def _require_usable(lm: UnifiedLM, run: TrainConfig, settings: ModelSettings) ->
 
 
 def _require_blocks(lm: UnifiedLM, run: TrainConfig, settings: ModelSettings) -> None:
-    """Refuse RAG rows that a model could not be served with.
+    """Raise an error for RAG rows whose KV blocks the model could not serve.
 
     Raises:
-        InputError: saying what stands against it.
+        InputError: the message has the reason.
     """
     name = type(lm.causal).__name__
     if lm.rope() is None:
-        raise InputError(f"[[data.rag]]: the keys of {name} cannot be moved, so it has no blocks")
+        raise InputError(
+            f"[[data.rag]]: the keys of {name} cannot be moved, so it has no KV blocks"
+        )
     if settings.embeds_causally and "bidirectional" in run.rag.blocks:
         raise InputError(
             f"[rag]: a model with attn = {settings.attn!r} makes causal blocks only; use blocks = "
@@ -149,30 +158,30 @@ def _bf16(run: TrainConfig, device: torch.device) -> bool:
     return runtime.choose_dtype(device).dtype == torch.bfloat16
 
 
-def _loaded(
+def _load(
     source: str,
     *,
-    said: ModelConfig,
+    config: ModelConfig,
     device: torch.device,
-    final: torch.device,
+    train_device: torch.device,
     bf16: bool,
     adapter: str | None = None,
     merging: bool = True,
 ) -> LoadedModel:
-    """Weights to train in float32 (master weights); those that stay as they are in bfloat16."""
+    """Load a model: trained weights in float32 (master weights), frozen ones in bfloat16."""
     options: dict[str, Any] = {}
-    if said.attn_implementation is not None:
+    if config.attn_implementation is not None:
         packed.register_both()
-        options["attn_implementation"] = said.attn_implementation
-    if said.qlora:
-        if final.type == "cpu":
+        options["attn_implementation"] = config.attn_implementation
+    if config.qlora:
+        if train_device.type == "cpu":
             raise InputError(
                 "[model]: qlora = true needs a GPU: its 4-bit kernels for CPUs have "
                 "no gradient; use lora = true"
             )
-        options["quantization_config"] = _four_bits()
+        options["quantization_config"] = _quantization_config()
         options["device_map"] = {"": device}
-    dtype = torch.bfloat16 if said.adapted and bf16 else torch.float32
+    dtype = torch.bfloat16 if config.adapted and bf16 else torch.float32
     return load(
         source,
         mode="unified",
@@ -184,7 +193,7 @@ def _loaded(
     )
 
 
-def _four_bits() -> Any:
+def _quantization_config() -> Any:
     try:
         import bitsandbytes  # noqa: F401
         from transformers import BitsAndBytesConfig
@@ -201,16 +210,16 @@ def _four_bits() -> Any:
 
 
 def _settings(run: TrainConfig, loaded: LoadedModel) -> ModelSettings:
-    """How it will embed and chat: as the run says, else its adapter, else its base."""
-    said = run.model
+    """Return the settings of the model: of the run, else of its adapter, else of its base."""
+    config = run.model
     found = loaded.settings
-    found = found.but(**_changes(said), trained_to_embed=run.embeds or found.trained_to_embed)
-    if found.template == "gritlm":  # plain transformers shall chat in the format that is trained
+    found = found.but(**_overrides(config), trained_to_embed=run.embeds or found.trained_to_embed)
+    if found.template == "gritlm":  # plain transformers must use the trained chat format too
         loaded.tokenizer.chat_template = our_template(loaded.tokenizer)
     return found.but(template=template_for(loaded.tokenizer, found.template))
 
 
-def _changes(said: ModelConfig) -> dict[str, Any]:
+def _overrides(config: ModelConfig) -> dict[str, Any]:
     names = (
         "attn",
         "pooling_method",
@@ -220,18 +229,18 @@ def _changes(said: ModelConfig) -> dict[str, Any]:
         "template",
         "query_instruction",
     )
-    return {name: getattr(said, name) for name in names}
+    return {name: getattr(config, name) for name in names}
 
 
-def _frozen(model: Any) -> Any:
+def _frozen_copy(model: Any) -> Any:
     return copy.deepcopy(model).requires_grad_(False).eval()
 
 
 def _freeze(trainee: Trainee, names: tuple[str, ...]) -> None:
-    """Freeze parameters by a part of their name.
+    """Freeze parameters by substrings of their names.
 
     Raises:
-        InputError: for a part that is in no parameter's name.
+        InputError: no parameter name has the substring.
     """
     if not trainee.adapted:
         trainee.model.requires_grad_(True)  # merging an adapter leaves weights frozen
@@ -244,7 +253,7 @@ def _freeze(trainee: Trainee, names: tuple[str, ...]) -> None:
 
 
 def _freeze_head(trainee: Trainee) -> tuple[str, ...]:
-    """Freeze an LM head that no objective reads; the names of its adapter's parameters."""
+    """Freeze an LM head that no objective uses; return the names of its adapter parameters."""
     head = trainee.causal.get_output_embeddings()
     shared = set(trainee.decoder.parameters())  # tied weights
     alone = {p for p in head.parameters() if p not in shared and p.requires_grad}
@@ -256,22 +265,22 @@ def _freeze_head(trainee: Trainee) -> tuple[str, ...]:
 
 
 def _require_trained(trainee: Trainee, run: TrainConfig) -> None:
-    """Refuse a run that trains nothing, or an objective that trains nothing.
+    """Raise an error if the run, or one of its objectives, trains no parameter.
 
     Raises:
-        InputError: naming the objective and the trained parameters.
+        InputError: the message names the objective and a trained parameter.
     """
     if not any(p.requires_grad for p in trainee.parameters()):
         raise InputError(f"[model]: freeze leaves nothing to train in mode = {run.training.mode!r}")
     if run.embeds and run.writes:
         head = trainee.causal.get_output_embeddings()
         projection = trainee.projection
-        _require_read(trainee, projection, "embedding", "generative")
-        _require_read(trainee, head, "generative", "embedding")
+        _require_used(trainee, projection, "embedding", "generative")
+        _require_used(trainee, head, "generative", "embedding")
 
 
-def _require_read(trainee: Trainee, own: nn.Module | None, objective: str, other: str) -> None:
-    """Refuse an objective without a trained parameter in the decoder or in its own module."""
+def _require_used(trainee: Trainee, own: nn.Module | None, objective: str, other: str) -> None:
+    """Raise an error if an objective has no trained parameter in decoder or own module."""
     modules = [trainee.decoder] if own is None else [trainee.decoder, own]
     if not any(p.requires_grad for module in modules for p in module.parameters()):
         trained = next(name for name, p in trainee.named_parameters() if p.requires_grad)
@@ -281,10 +290,10 @@ def _require_read(trainee: Trainee, own: nn.Module | None, objective: str, other
         )
 
 
-def _save_memory(trainee: Trainee, run: TrainConfig) -> None:
-    """Layers computed again in the backward pass, and kernels that need less memory, if wanted."""
+def _enable_memory_savings(trainee: Trainee, run: TrainConfig) -> None:
+    """Turn on gradient checkpointing and Liger kernels, as the run sets them."""
     if run.training.gradient_checkpointing:
-        # transformers before 5.18 or so knows it by its older name only.
+        # transformers before about 5.18 has the older name only.
         newer = getattr(trainee.causal, "activation_checkpointing_enable", None)
         (newer or trainee.causal.gradient_checkpointing_enable)({"use_reentrant": False})
     if run.training.use_liger:

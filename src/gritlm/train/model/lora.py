@@ -1,4 +1,4 @@
-"""LoRA adapters on every linear layer, through PEFT."""
+"""LoRA and DoRA adapters through PEFT."""
 
 from __future__ import annotations
 
@@ -15,30 +15,32 @@ from gritlm.train.config import ModelConfig
 _NAMES = {"lora_target_modules": "target_modules", "lora_modules_to_save": "modules_to_save"}
 
 
-def adapted(model: Any, said: ModelConfig, weights: str | Path | None, *, bf16: bool) -> Any:
-    """The model with adapters if wanted: on all linear layers, experts of a mixture included.
+def add_adapters(model: Any, config: ModelConfig, weights: str | Path | None, *, bf16: bool) -> Any:
+    """Return the model with trainable adapters, or itself if the settings have none.
 
     Args:
-        weights: adapters to go on from, as they are (their rank too).
-        bf16: whether it runs under autocast.
+        model: causal LM of transformers.
+        config: settings of the model.
+        weights: folder or hub id of adapters to continue, with their rank; None for new ones.
+        bf16: whether the model runs under autocast to bfloat16.
 
     Raises:
-        InputError: when they cannot be put on this model.
-        ModelError: for adapters to go on from that are not there or belong to another model.
+        InputError: the adapters do not fit the model or the settings.
+        ModelError: the adapters to continue are missing or belong to another model.
     """
-    if not said.adapted:
+    if not config.adapted:
         return model
-    made = _adapted(model, said, weights)
-    _require_magnitudes(made)
-    for parameter in made.parameters():
-        if parameter.requires_grad:  # modules_to_save are copies in the format of the base
+    peft_model = _with_adapters(model, config, weights)
+    _require_magnitudes(peft_model)
+    for parameter in peft_model.parameters():
+        if parameter.requires_grad:  # modules_to_save are copies in the dtype of the base
             parameter.data = parameter.data.float()
     if bf16:
-        _without_casts(made)
-    return made
+        _disable_casts(peft_model)
+    return peft_model
 
 
-def _continued(model: Any, said: ModelConfig, weights: str) -> Any:
+def _load_trainable(model: Any, config: ModelConfig, weights: str) -> Any:
     from peft import PeftModel
 
     if Path(weights).is_dir() and not (Path(weights) / WEIGHTS_FILE).is_file():
@@ -46,7 +48,7 @@ def _continued(model: Any, said: ModelConfig, weights: str) -> Any:
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            made = PeftModel.from_pretrained(model, weights, is_trainable=True)
+            peft_model = PeftModel.from_pretrained(model, weights, is_trainable=True)
     except Exception as error:  # a damaged folder raises errors of any kind
         reason = shorten(" ".join(str(error).split()), 300, placeholder=" ...")
         raise ModelError(f"{weights}: no adapter to go on from: {reason}") from error
@@ -56,18 +58,18 @@ def _continued(model: Any, said: ModelConfig, weights: str) -> Any:
                 f"{weights}: no adapter to go on from: weights of some layers are missing"
             )
         warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-    has = made.peft_config["default"].to_dict()
+    has = peft_model.peft_config["default"].to_dict()
     for setting, key in _NAMES.items():
-        _require_in(getattr(said, setting), has.get(key), setting, weights)
-    if said.use_dora and not has.get("use_dora"):
+        _require_in(getattr(config, setting), has.get(key), setting, weights)
+    if config.use_dora and not has.get("use_dora"):
         raise InputError(f"[model]: use_dora = true, but the adapter {weights} is without DoRA")
-    return made
+    return peft_model
 
 
 def _require_in(
     wanted: Sequence[str], has: Sequence[str] | set[str] | None, setting: str, adapter: str
 ) -> None:
-    """Refuse a module that an adapter to go on from does not train."""
+    """Raise an error for a module that the adapter to continue does not train."""
     if isinstance(wanted, str) or isinstance(has, str):  # all linear layers, or a pattern
         return
     if missing := sorted(set(wanted) - set(has or ())):
@@ -77,32 +79,32 @@ def _require_in(
         )
 
 
-def _adapted(model: Any, said: ModelConfig, weights: str | Path | None) -> Any:
+def _with_adapters(model: Any, config: ModelConfig, weights: str | Path | None) -> Any:
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 
-    if said.qlora:
+    if config.qlora:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     with warnings.catch_warnings():
-        # PEFT asks transformers by the older name.
+        # PEFT uses the older name of transformers.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is", FutureWarning)
-        # Its own tables for mixtures have names that its own matching does not find.
+        # PEFT's tables for mixtures have names that its own matching does not find.
         warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys", RuntimeWarning)
         if weights is not None:
-            return _continued(model, said, str(weights))
-        targets = said.lora_target_modules
+            return _load_trainable(model, config, str(weights))
+        targets = config.lora_target_modules
         if not isinstance(targets, str):
             _require_modules(model, targets, "lora_target_modules")
-        _require_modules(model, said.lora_modules_to_save, "lora_modules_to_save")
+        _require_modules(model, config.lora_modules_to_save, "lora_modules_to_save")
         experts = _stacked_weights(model) if targets == "all-linear" else []
         settings = LoraConfig(
-            r=said.lora_r,
-            lora_alpha=said.lora_alpha,
-            lora_dropout=said.lora_dropout,
+            r=config.lora_r,
+            lora_alpha=config.lora_alpha,
+            lora_dropout=config.lora_dropout,
             target_modules=targets if isinstance(targets, str) else list(targets),
             target_parameters=experts or None,
             task_type="CAUSAL_LM",
-            use_dora=said.use_dora,
-            modules_to_save=list(said.lora_modules_to_save) or None,
+            use_dora=config.use_dora,
+            modules_to_save=list(config.lora_modules_to_save) or None,
         )
         try:
             return get_peft_model(model, settings)
@@ -111,7 +113,7 @@ def _adapted(model: Any, said: ModelConfig, weights: str | Path | None) -> Any:
 
 
 def _require_modules(model: Any, wanted: Sequence[str], setting: str) -> None:
-    """Refuse a name that is the last part of no module's name; PEFT ignores it beside others."""
+    """Raise an error for an unknown module name; PEFT ignores it if other names match."""
     names = [name for name, _ in model.named_modules()]
     for each in wanted:
         if not any(f".{name}".endswith(f".{each}") for name in names):
@@ -124,7 +126,7 @@ def _require_modules(model: Any, wanted: Sequence[str], setting: str) -> None:
 
 
 def _require_magnitudes(model: Any) -> None:
-    """Refuse DoRA on a weight with a row of zeros: it divides by the row's norm."""
+    """Raise an error for DoRA on a weight with a row of zeros: it divides by the row's norm."""
     for name, module in model.named_modules():
         if type(module).__name__.startswith("Dora") and (zeros := int((module.weight == 0).sum())):
             layer = name.partition(".lora_magnitude_vector")[0].removeprefix("base_model.model.")
@@ -135,14 +137,14 @@ def _require_magnitudes(model: Any) -> None:
             )
 
 
-def _without_casts(model: Any) -> None:
-    """Autocast brings adapters and states to one format; PEFT's own way there copies twice."""
+def _disable_casts(model: Any) -> None:
+    """Turn off PEFT's casts: autocast does the same, and PEFT would copy twice."""
     for module in model.modules():
         if hasattr(module, "cast_input_dtype_enabled"):
             module.cast_input_dtype_enabled = False
 
 
 def _stacked_weights(model: Any) -> list[str]:
-    """Names of weights with three dimensions: the experts of a mixture, stacked in one tensor."""
+    """Return the names of 3-D weights: the experts of a mixture, stacked in one tensor."""
     names = [name for name, weight in model.named_parameters() if weight.ndim == 3]
     return sorted({".".join(name.split(".")[-2:]) for name in names})

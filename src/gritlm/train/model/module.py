@@ -1,6 +1,6 @@
-"""What is trained: decoder, LM head and projection as one module with one way in.
+"""Trained module: decoder, LM head and projection behind one ``forward``.
 
-DDP and FSDP act on a module's ``forward``, so both jobs go through it: ``embed`` and ``write``.
+DDP and FSDP act on ``forward``, so both objectives go through it: ``embed`` and ``write``.
 
 Shapes: B rows, L positions, D size of a vector, N supervised tokens, V vocabulary.
 """
@@ -23,20 +23,20 @@ from gritlm.lm.tokens import Prompt
 from gritlm.lm.unified import unpack
 from gritlm.train.data.packing import PackedBatch
 from gritlm.train.data.rag_samples import without_blocks
-from gritlm.train.model import heads, hidden_states, routers
+from gritlm.train.model import heads, hidden_states
 from gritlm.train.objectives import losses
 from gritlm.train.objectives.chunked_loss import Head
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What each part of a generative micro-batch counts.
+    """Weights of the loss terms of a generative micro-batch.
 
     Attributes:
-        token_N: of each supervised token's cross-entropy.
-        kl: of each supervised token's divergence from the reference; 0 for no reference.
-        own: the reference is the model itself reading without blocks, else the starting model.
-        router: of the router's auxiliary loss.
+        token_N: weight of each supervised token.
+        kl: weight of the KL divergence from the reference; 0 for no reference.
+        own: whether the reference is the model itself without blocks; else the starting model.
+        router: weight of the routers' auxiliary loss.
     """
 
     token_N: Tensor
@@ -46,11 +46,11 @@ class Weights:
 
 
 class Trainee(nn.Module):
-    """A causal LM of transformers (with PEFT adapters around or not) and a projection.
+    """Causal LM of transformers, with or without PEFT adapters, and an optional projection.
 
     Attributes:
-        settings: how it embeds and chats.
-        autocast: the format of matrix products; None for that of the weights.
+        settings: how the model embeds and chats.
+        autocast: dtype of matrix products; None: the dtype of the weights.
     """
 
     def __init__(
@@ -62,10 +62,15 @@ class Trainee(nn.Module):
         autocast: torch.dtype | None = None,
         frozen: Any = None,
     ) -> None:
-        """
+        """Combine model and projection to one module.
+
         Args:
-            frozen: a copy of the starting model, for the divergence from it. Adapters need none:
-                without them the model is its starting point.
+            model: causal LM of transformers, or a PEFT model around it.
+            settings: how the model embeds and chats.
+            projection: linear layer between states and pooling; None for none.
+            autocast: dtype of matrix products; None: the dtype of the weights.
+            frozen: copy of the starting model, as reference of the KL divergence. With adapters it
+                is not needed: without them the model is the starting model.
         """
         super().__init__()
         self.model = model
@@ -73,7 +78,7 @@ class Trainee(nn.Module):
         self.settings = settings
         self.autocast = autocast
         self.pool = POOLING[settings.pooling_method]
-        self._frozen = [frozen]  # in a list: no parameters of this module
+        self._frozen = [frozen]  # in a list, so that torch does not register its parameters
 
     @property
     def causal(self) -> Any:
@@ -93,19 +98,24 @@ class Trainee(nn.Module):
         return self.decoder.get_input_embeddings().weight.device
 
     def move_frozen(self, device: torch.device) -> None:
-        """The copy of the starting model follows the weights that are trained."""
+        """Move the copy of the starting model to a device."""
         if self._frozen[0] is not None:
             self._frozen[0].to(device)
 
     def forward(self, job: str, *args: Any) -> Any:
-        """``embed`` or ``write``, under autocast."""
+        """Call ``embed`` or ``write`` under autocast.
+
+        Args:
+            job: ``embed`` or ``write``.
+            *args: arguments of that method.
+        """
         jobs: dict[str, Callable[..., Any]] = {"embed": self.embed, "write": self.write}
-        # Weights that are cast without a graph must not be taken for those with one.
+        # Casts of a pass without graph must not be reused in a pass with graph.
         with self.casting(cached=torch.is_grad_enabled()):
             return jobs[job](*args)
 
     def casting(self, *, cached: bool = True) -> torch.autocast:
-        """Autocast as this module wants it; around a whole step, weights are cast once."""
+        """Return the autocast context; around a whole step, weights are cast only once."""
         return torch.autocast(
             self.device.type,
             dtype=self.autocast or torch.bfloat16,
@@ -114,7 +124,7 @@ class Trainee(nn.Module):
         )
 
     def embed(self, prompts: Sequence[Prompt]) -> Tensor:
-        """Vectors (B, D), float32."""
+        """Return the vectors of prompts (B, D), float32."""
         hidden_BLD = self._read(prompts)
         if self.projection is not None:
             hidden_BLD = self.projection(hidden_BLD)
@@ -123,7 +133,7 @@ class Trainee(nn.Module):
         return normalise(vector_BD) if self.settings.normalized else vector_BD
 
     def _read(self, prompts: Sequence[Prompt]) -> Tensor:
-        """States (B, L, D), of any kind behind the end of a text."""
+        """Return the states (B, L, D); arbitrary after the end of a text."""
         unpadded = self.decoder.config._attn_implementation == BOTH
         if unpadded and not self.settings.embeds_causally:
             ids_T = torch.tensor([i for prompt in prompts for i in prompt.ids], device=self.device)
@@ -140,21 +150,28 @@ class Trainee(nn.Module):
         )
 
     def write(self, rows: PackedBatch, weights: Weights) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted loss of a micro-batch, and its parts without gradient."""
+        """Return the weighted loss of a generative micro-batch and its parts without gradient.
+
+        Args:
+            rows: the micro-batch.
+            weights: weights of the loss terms.
+        """
         reference_ND = self._reference(rows, weights) if weights.kl else None
-        hidden_BLD, routed = hidden_states.routed(self.decoder, rows, wanted=bool(weights.router))
+        hidden_BLD, router_logits = hidden_states.generative_states_and_routers(
+            self.decoder, rows, wanted=bool(weights.router)
+        )
         total, kl = self._next_token(hidden_BLD, rows, weights, reference_ND)
         parts = {"kl": kl, "cross_entropy": total.detach() - weights.kl * kl}
         if weights.router:
-            extra = routers.balance(self.causal, routed, rows.real_BL)
-            parts["router"] = extra.detach()
-            total = total + weights.router * extra
+            router_loss = heads.router_loss(self.causal, router_logits, rows.real_BL)
+            parts["router"] = router_loss.detach()
+            total = total + weights.router * router_loss
         return total, parts
 
     def _next_token(
         self, hidden_BLD: Tensor, rows: PackedBatch, weights: Weights, reference_ND: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Return the loss with its gradient, and the divergence alone."""
+        """Return the loss with gradient, and the divergence without."""
         labels_BL = rows.labels_BL
         weight_N = weights.token_N
         head = heads.head_of(self.causal)
@@ -178,20 +195,22 @@ class Trainee(nn.Module):
         return heads.head_of(self.causal, adapted=False)
 
     def _reference(self, rows: PackedBatch, weights: Weights) -> Tensor:
-        """States (N, D) at the supervised positions of what this model shall stay close to."""
+        """Return the states of the reference model at the supervised positions (N, D)."""
         with torch.no_grad(), self.casting(cached=False):
             return self._reference_states(rows, weights)
 
     def _reference_states(self, rows: PackedBatch, weights: Weights) -> Tensor:
         if weights.own:
-            hidden_BLD = hidden_states.written(self.decoder, without_blocks(rows))
+            hidden_BLD = hidden_states.generative_states(self.decoder, without_blocks(rows))
         elif self._frozen[0] is not None:
-            hidden_BLD = hidden_states.written(self._frozen[0].base_model, rows)
+            hidden_BLD = hidden_states.generative_states(self._frozen[0].base_model, rows)
         else:
             trained = [p for p in self.model.parameters() if p.requires_grad]
             with self.model.disable_adapter():
-                hidden_BLD = hidden_states.written(self.decoder, rows)
-            self.model.requires_grad_(False)  # PEFT lets all adapters be trained afterwards
+                hidden_BLD = hidden_states.generative_states(self.decoder, rows)
+            self.model.requires_grad_(
+                False
+            )  # PEFT makes all adapters trainable after disable_adapter
             for parameter in trained:
                 parameter.requires_grad_(True)
         return losses.supervised_states(hidden_BLD, rows.labels_BL)

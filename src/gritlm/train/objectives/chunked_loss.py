@@ -1,11 +1,11 @@
-"""Cross-entropy and divergence from hidden states without the logits of all tokens in memory.
+"""Chunked cross-entropy and KL divergence from hidden states, without all logits in memory.
 
-Shapes: N tokens, D hidden size, V vocabulary.
+Shapes: N tokens, n tokens of a chunk, D hidden size, V vocabulary.
 
-With a weight as head the gradients of a chunk are taken right after its logits, so no chunk is
-computed twice. torch has ``linear_cross_entropy`` for it, which takes no weight per token, does not
-see autocast, and rounds the loss to the format of the states. With a function as head (an adapter,
-a soft cap) each chunk is recomputed in the backward pass.
+If the head is a weight, the gradients of a chunk follow directly on its logits, so no chunk is
+computed twice. (``linear_cross_entropy`` of torch takes no weight per token, ignores autocast, and
+rounds the loss to the dtype of the states.) If the head is a function (an adapter, a soft cap), the
+backward pass recomputes each chunk.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ Head = Tensor | Callable[[Tensor], Tensor]  # weight (V, D), or states (N, D) ->
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """The model that another one is kept close to; it gets no gradient.
+    """Reference model of the KL divergence; it gets no gradient.
 
     Attributes:
-        hidden_ND: its states at the same tokens (D may be another one than the model's).
-        head: its head.
-        share: the weight of the divergence; the cross-entropy has 1.
+        hidden_ND: states of the reference at the same tokens; D may differ from the model's.
+        head: head of the reference.
+        share: weight of the divergence; the cross-entropy has weight 1.
     """
 
     hidden_ND: Tensor
@@ -38,7 +38,7 @@ class Reference:
 
     @torch.no_grad()
     def logp(self, here: slice) -> Tensor:
-        """Return its log-probabilities for some of the tokens -> (n, V), float32."""
+        """Return the log-probabilities at a slice of the tokens (n, V), float32."""
         return _logp(self.head, self.hidden_ND[here])
 
     def to(self, dtype: torch.dtype) -> Reference:
@@ -51,8 +51,15 @@ def cross_entropy(
 ) -> Tensor:
     """Return the sum over tokens of ``scale * cross_entropy(logits, target)``, float32.
 
-    Under autocast logits are multiplied in its format; the softmax is always float32. Not for
-    float16: gradients are rounded before a gradient scaler could lift them.
+    Under autocast the logits are computed in its dtype; the softmax is always float32. Do not use
+    float16: gradients are rounded before a gradient scaler could scale them.
+
+    Args:
+        hidden_ND: states of the model.
+        head: weight (V, D) or function of states.
+        target_N: target token of each state.
+        scale_N: weight of each token.
+        chunk: number of tokens whose logits are in memory.
     """
     return _summed(hidden_ND, head, target_N, scale_N, None, chunk)[0]
 
@@ -68,7 +75,15 @@ def cross_entropy_and_kl(
 ) -> tuple[Tensor, Tensor]:
     """Return the sum of ``scale * (cross_entropy + reference.share * KL(reference || model))``.
 
-    The second value is the sum of ``scale * KL``, without a gradient. Both are float32.
+    The second value is the sum of ``scale * KL``, without gradient. Both are float32.
+
+    Args:
+        hidden_ND: states of the model.
+        head: weight (V, D) or function of states.
+        target_N: target token of each state.
+        scale_N: weight of each token.
+        reference: states and head of the reference, and the weight of the divergence.
+        chunk: number of tokens whose logits are in memory.
     """
     return _summed(hidden_ND, head, target_N, scale_N, reference, chunk)
 
@@ -82,11 +97,11 @@ def _summed(
     chunk: int,
 ) -> tuple[Tensor, Tensor]:
     if isinstance(head, Tensor) and (reference is None or isinstance(reference.head, Tensor)):
-        return _by_weight(hidden_ND, head, target_N, scale_N, reference, chunk)
-    return _by_function(hidden_ND, head, target_N, scale_N, reference, chunk)
+        return _with_weight(hidden_ND, head, target_N, scale_N, reference, chunk)
+    return _with_function(hidden_ND, head, target_N, scale_N, reference, chunk)
 
 
-def _by_function(
+def _with_function(
     hidden_ND: Tensor,
     head: Head,
     target_N: Tensor,
@@ -105,7 +120,8 @@ def _by_function(
         return loss + reference.share * kl, kl.detach()
 
     loss, kl = torch.zeros(2, device=hidden_ND.device).unbind()
-    for start in range(0, max(1, len(hidden_ND)), chunk):  # without tokens the graph is still there
+    # At least one chunk, so that the result has a graph.
+    for start in range(0, max(1, len(hidden_ND)), chunk):
         here = slice(start, start + chunk)
         some, some_kl = checkpoint(part, hidden_ND[here], here, use_reentrant=False)
         loss = loss + some
@@ -118,7 +134,7 @@ def _logp(head: Head, hidden_nD: Tensor) -> Tensor:
     return logits_nV.log_softmax(dim=-1, dtype=torch.float32)
 
 
-def _by_weight(
+def _with_weight(
     hidden_ND: Tensor,
     weight_VD: Tensor,
     target_N: Tensor,
@@ -138,7 +154,7 @@ def _by_weight(
 
 
 class _Chunked(torch.autograd.Function):
-    """Computes its gradients in the forward pass; backward only scales them."""
+    """Chunked loss with gradients computed in the forward pass; backward only scales them."""
 
     @staticmethod
     def forward(
@@ -167,12 +183,14 @@ class _Chunked(torch.autograd.Function):
                 kl = kl + part
             if not (to_hidden or to_weight):
                 continue
-            slope_nV = _slope(logp_nV, target_n1, goal_nV, reference.share if reference else 0)
-            slope_nV = slope_nV.mul_(scale_n1).to(weight_VD.dtype)
+            gradient_nV = _logit_gradient(
+                logp_nV, target_n1, goal_nV, reference.share if reference else 0
+            )
+            gradient_nV = gradient_nV.mul_(scale_n1).to(weight_VD.dtype)
             if hidden_grad is not None:
-                hidden_grad[here] = slope_nV @ weight_VD
+                hidden_grad[here] = gradient_nV @ weight_VD
             if weight_grad is not None:
-                _add_product(weight_grad, slope_nV.T, hidden_ND[here])
+                _add_product(weight_grad, gradient_nV.T, hidden_ND[here])
         ctx.format = weight_VD.dtype
         ctx.save_for_backward(hidden_grad, weight_grad)
         ctx.mark_non_differentiable(kl)
@@ -188,8 +206,9 @@ class _Chunked(torch.autograd.Function):
 
 
 def _divergence(logp_nV: Tensor, goal_nV: Tensor, scale_n1: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum of ``scale * KL(goal || p)`` from log-probabilities, and the goal as probabilities.
+    """Return the sum of ``scale * KL(goal || p)``, and the goal as probabilities.
 
+    Both inputs are log-probabilities.
     ``goal_nV`` is overwritten.
     """
     gap_nV = goal_nV - logp_nV
@@ -197,17 +216,19 @@ def _divergence(logp_nV: Tensor, goal_nV: Tensor, scale_n1: Tensor) -> tuple[Ten
     return (gap_nV.mul_(goal_nV).sum(dim=1, keepdim=True) * scale_n1).sum(), goal_nV
 
 
-def _slope(logp_nV: Tensor, target_n1: Tensor, goal_nV: Tensor | None, share: float) -> Tensor:
-    """Gradient of ``cross-entropy + share * KL(goal || p)`` to the logits; overwrites ``logp``."""
-    slope_nV = logp_nV.exp_()
+def _logit_gradient(
+    logp_nV: Tensor, target_n1: Tensor, goal_nV: Tensor | None, share: float
+) -> Tensor:
+    """Return d(cross-entropy + share * KL(goal || p)) / d(logits); overwrite ``logp``."""
+    gradient_nV = logp_nV.exp_()
     if goal_nV is not None:
-        slope_nV = slope_nV.mul_(1 + share).sub_(goal_nV, alpha=share)
-    ones_n1 = torch.ones_like(target_n1, dtype=slope_nV.dtype)
-    return slope_nV.scatter_add_(1, target_n1, -ones_n1)
+        gradient_nV = gradient_nV.mul_(1 + share).sub_(goal_nV, alpha=share)
+    ones_n1 = torch.ones_like(target_n1, dtype=gradient_nV.dtype)
+    return gradient_nV.scatter_add_(1, target_n1, -ones_n1)
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """total += left @ right; without a temporary where the formats are the same."""
+    """Add ``left @ right`` to ``total``, without a temporary if the dtypes are equal."""
     if total.dtype == left.dtype:
         total.addmm_(left, right)
     else:

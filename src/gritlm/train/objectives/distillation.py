@@ -1,4 +1,4 @@
-"""A teacher whose similarities are distilled: any model of sentence-transformers.
+"""Teacher of the distillation: vectors of a sentence-transformers model.
 
 Shapes: N texts, D dimensions of the teacher.
 """
@@ -15,33 +15,38 @@ from gritlm.distribution import install_hint
 from gritlm.errors import MissingExtraError, ModelError
 from gritlm.lm.hub.quiet import quiet
 
-_KEPT = 200_000  # vectors; 300 MB for the small encoders that teach
+_CACHE_SIZE = 200_000  # cached vectors; 300 MB for a small encoder
 
 
 class Teacher:
-    """Vectors of length 1 without gradient; a text that comes again is not read again."""
+    """Frozen sentence-transformers model with a cache of its vectors."""
 
     def __init__(self, name: str, *, device: torch.device) -> None:
-        """
+        """Load the model.
+
+        Args:
+            name: folder or hub id of the model.
+            device: device to run it on.
+
         Raises:
-            MissingExtraError: without sentence-transformers.
-            ModelError: when the model cannot be loaded.
+            MissingExtraError: sentence-transformers is not installed.
+            ModelError: the model cannot be loaded.
         """
         self._model = _load(name, device)
-        self._known: dict[str, Tensor] = {}
+        self._cache: dict[str, Tensor] = {}
 
     def vectors(self, texts: Sequence[str]) -> Tensor:
-        """(N, D), float32, on the CPU."""
-        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        """Return normalized vectors (N, D) without gradient, float32, on the CPU."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._cache]
         if new:
-            if len(self._known) + len(new) > _KEPT:
-                self._known.clear()
+            if len(self._cache) + len(new) > _CACHE_SIZE:
+                self._cache.clear()
                 new = list(dict.fromkeys(texts))
-            found = self._model.encode(
+            vectors = self._model.encode(
                 new, convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=False
             )
-            self._known |= zip(new, found.float().cpu(), strict=True)
-        return torch.stack([self._known[text] for text in texts])
+            self._cache |= zip(new, vectors.float().cpu(), strict=True)
+        return torch.stack([self._cache[text] for text in texts])
 
 
 def _load(name: str, device: torch.device) -> Any:
@@ -55,5 +60,5 @@ def _load(name: str, device: torch.device) -> Any:
         with quiet():
             return SentenceTransformer(name, device=str(device), trust_remote_code=False)
     except (OSError, ValueError, RuntimeError) as error:
-        said = " ".join(str(error).split())[:300]
-        raise ModelError(f"loss.teacher = {name!r} cannot be loaded: {said}") from error
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(f"loss.teacher = {name!r} cannot be loaded: {reason}") from error

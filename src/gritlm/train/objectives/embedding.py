@@ -1,4 +1,4 @@
-"""The embedding half of a step: GradCache over queries and passages of all processes.
+"""Embedding objective of a step: GradCache over queries and passages of all processes.
 
 Shapes: Q queries, P passages of all processes, D dimensions; N scored pairs of all processes.
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gritlm.lm.tokens import Prompt
 from gritlm.train.config import LossConfig
-from gritlm.train.data.collate import EmbeddingBatch, Keys, ScoredBatch, SideLengths
+from gritlm.train.data.collate import EmbeddingBatch, Keys, QueryPassageBatch, ScoredBatch
 from gritlm.train.objectives import gradcache, losses
 from gritlm.train.objectives.distillation import Teacher
 from gritlm.train.objectives.gradcache import Ranks
@@ -27,13 +27,14 @@ Shared = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class EmbeddingObjective:
-    """The loss of the embedding half and how its gradient is taken.
+    """Embedding objective: its loss terms and the memory of its backward pass.
 
     Attributes:
-        budget: most tokens whose graphs are in memory.
-        at_once: most tokens of a mini-batch, at most ``budget``.
-        mask: leave false negatives out.
-        teacher: None for no distillation.
+        loss: settings of the loss.
+        budget: maximum number of tokens whose graphs are in memory.
+        at_once: maximum number of tokens of a mini-batch.
+        mask: exclude false negatives.
+        teacher: model whose similarities are distilled; None without distillation.
     """
 
     loss: LossConfig
@@ -45,15 +46,21 @@ class EmbeddingObjective:
     def backward(
         self, embed: Embed, batch: EmbeddingBatch | ScoredBatch, ranks: Ranks
     ) -> dict[str, float]:
-        """Add the gradients of one step; the parts of the loss by name, ``emb`` their sum."""
+        """Add the gradients of one step; return the loss terms by name, their sum as ``emb``.
+
+        Args:
+            embed: function of prompts that returns their vectors (n, D).
+            batch: batch of this process.
+            ranks: collective operations of the processes.
+        """
         if not self.loss.negatives_cross_device:
             ranks = Ranks(most=ranks.most, unsynced=ranks.unsynced)
         shared = collectives.gathered if self.loss.negatives_cross_device else _own
-        goals = self._goals(batch, shared)
+        terms = self._loss_terms(batch, shared)
         parts: dict[str, float] = {}
 
         def loss(query_QD: Tensor, passage_PD: Tensor) -> Tensor:
-            found = {name: goal(query_QD, passage_PD) for name, goal in goals.items()}
+            found = {name: term(query_QD, passage_PD) for name, term in terms.items()}
             parts.update({name: float(part.detach()) for name, part in found.items()})
             return torch.stack(list(found.values())).sum()
 
@@ -70,16 +77,18 @@ class EmbeddingObjective:
             return found
         return {name: collectives.mean(value) for name, value in found.items()}
 
-    def _goals(self, batch: EmbeddingBatch | ScoredBatch, shared: Shared) -> dict[str, PairLoss]:
-        """The parts of the loss by name, each with its weight."""
-        goals: dict[str, PairLoss] = {}
+    def _loss_terms(
+        self, batch: EmbeddingBatch | ScoredBatch, shared: Shared
+    ) -> dict[str, PairLoss]:
+        """Return the weighted loss terms by name."""
+        terms: dict[str, PairLoss] = {}
         if isinstance(batch, ScoredBatch):
-            goals["scored"] = self._scored(batch, shared)
+            terms["scored"] = self._scored(batch, shared)
         else:
-            goals["contrastive"] = self._contrastive(batch, shared)
+            terms["contrastive"] = self._contrastive(batch, shared)
         if self.teacher is not None:
-            goals["distillation"] = self._distillation(batch, shared, self.teacher)
-        return goals
+            terms["distillation"] = self._distillation(batch, shared, self.teacher)
+        return terms
 
     def _contrastive(self, batch: EmbeddingBatch, shared: Shared) -> PairLoss:
         keys = Keys(*(shared(getattr(batch.keys, field.name)) for field in fields(Keys)))
@@ -106,23 +115,23 @@ class EmbeddingObjective:
         return self._weighted(loss, self.loss.scored_weight)
 
     def _weighted(self, loss: PairLoss, weight: float) -> PairLoss:
-        """The loss as often as ``matryoshka_dims`` says, times its weight."""
+        """Return the loss with ``matryoshka_dims`` applied, times its weight."""
         if dims := self.loss.matryoshka_dims:
             loss = losses.matryoshka(loss, dims, self.loss.matryoshka_weights or None)
         return lambda query_QD, passage_PD: weight * loss(query_QD, passage_PD)
 
-    def _distillation(self, batch: SideLengths, shared: Shared, teacher: Teacher) -> PairLoss:
+    def _distillation(self, batch: QueryPassageBatch, shared: Shared, teacher: Teacher) -> PairLoss:
         sides = (batch.query_texts, batch.passage_texts)
         teacher_QP = losses.similarity(*(shared(teacher.vectors(texts)) for texts in sides))
-        said = self.loss
+        settings = self.loss
 
         def loss(query_QD: Tensor, passage_PD: Tensor) -> Tensor:
-            return said.teacher_weight * losses.distil(
+            return settings.teacher_weight * losses.distil(
                 query_QD,
                 passage_PD,
                 teacher_QP.to(query_QD.device),
-                temperature=said.student_temperature or said.temperature,
-                teacher_temperature=said.teacher_temperature,
+                temperature=settings.student_temperature or settings.temperature,
+                teacher_temperature=settings.teacher_temperature,
             )
 
         return loss

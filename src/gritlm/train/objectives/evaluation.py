@@ -1,4 +1,4 @@
-"""Losses on rows that are never trained on, read as in training."""
+"""Held-out evaluation: losses, accuracy and rank correlation."""
 
 from __future__ import annotations
 
@@ -24,26 +24,31 @@ from gritlm.train.objectives.generation import GenerationObjective
 
 
 class HeldOutEvaluation:
-    """The rows of ``[evaluation]``, in fixed batches, measured by every process alike.
+    """Evaluation on the rows of ``[evaluation]``, in fixed batches, the same in every process.
 
     Attributes:
-        rows: sources by stream.
+        rows: datasets by stream.
     """
 
     def __init__(self, run: TrainConfig, collator: Collator) -> None:
-        """
+        """Load the held-out sources of a run.
+
+        Args:
+            run: settings of the run.
+            collator: converts examples to batches.
+
         Raises:
-            InputError: for a source that cannot be read, or whose scores are all equal.
+            InputError: a source cannot be read, or all of its scores are equal.
         """
-        said = run.evaluation
+        settings = run.evaluation
         skip = run.data.skip_bad_rows
         load = partial(sources.load, check=collator.require_usable, skip_bad=skip)
         self._collator = collator
         self._size = run.training.per_device_train_batch_size
-        embedded = [load(each, "embedding") for each in said.embedding if run.embeds]
+        embedded = [load(source, "embedding") for source in settings.embedding if run.embeds]
         self._scored = [rows for rows in embedded if rows.scored]
         self._pairs = [row for rows in embedded if not rows.scored for row in rows]
-        chats = [load(each, "generative") for each in said.generative if run.writes]
+        chats = [load(source, "generative") for source in settings.generative if run.writes]
         self.rows = {"held-out embedding": embedded, "held-out generative": chats}
         self._chats: list[Any] = [row for rows in chats for row in rows]
         for rows in self._scored:
@@ -51,29 +56,37 @@ class HeldOutEvaluation:
 
     @torch.no_grad()
     def losses(
-        self, module: Any, contrast: EmbeddingObjective, writing: GenerationObjective
+        self, module: Any, embedding: EmbeddingObjective, generation: GenerationObjective
     ) -> dict[str, float]:
-        """``loss_emb`` and ``accuracy`` (the positive comes first in its batch), ``loss_gen``.
+        """Return ``loss_emb``, ``accuracy``, ``spearman``, ``loss_gen``, as rows allow.
 
-        Of scored pairs ``spearman``: the correlation of cosines and scores, mean over sources.
+        ``accuracy`` is the share of queries whose positive ranks first in its batch; ``spearman``
+        the rank correlation of cosines and scores, as a mean over sources of scored pairs.
+
+        Args:
+            module: the trained module, possibly wrapped by DDP or FSDP2.
+            embedding: embedding objective of the run.
+            generation: generation objective of the run.
         """
         found: dict[str, float] = {}
         if self._pairs:
             found |= self._embedding(
-                partial(module, "embed"), contrast.loss.temperature, contrast.at_once
+                partial(module, "embed"), embedding.loss.temperature, embedding.at_once
             )
         if self._scored:
-            each = [self._spearman(module, rows, contrast.at_once) for rows in self._scored]
-            found["spearman"] = sum(each) / len(each)
+            coefficients = [
+                self._spearman(module, rows, embedding.at_once) for rows in self._scored
+            ]
+            found["spearman"] = sum(coefficients) / len(coefficients)
         if self._chats:
-            found["loss_gen"] = self._generative(module, writing)
+            found["loss_gen"] = self._generative(module, generation)
         return found
 
     def _embedding(self, embed: Any, temperature: float, budget: int) -> dict[str, float]:
         loss = 0.0
-        right = 0
+        correct = 0
         count = 0
-        for rows in _parts(self._pairs, self._size):
+        for rows in _batches(self._pairs, self._size):
             batch = self._collator.embedding(rows, [Random(number) for number in range(len(rows))])
             query_QD, passage_PD = (
                 _embedded(embed, prompts, budget) for prompts in (batch.queries, batch.passages)
@@ -89,9 +102,9 @@ class HeldOutEvaluation:
                     mask_QP=mask_QP,
                 )
             )
-            right += _right(losses.similarity(query_QD, passage_PD), positive_Q, mask_QP)
+            correct += _correct(losses.similarity(query_QD, passage_PD), positive_Q, mask_QP)
             count += len(rows)
-        return {"loss_emb": loss / count, "accuracy": right / count}
+        return {"loss_emb": loss / count, "accuracy": correct / count}
 
     def _spearman(self, module: Any, rows: Dataset, budget: int) -> float:
         batch = self._collator.scored([row for row in rows if isinstance(row, ScoredExample)])
@@ -101,12 +114,12 @@ class HeldOutEvaluation:
         )
         return correlation.spearman(losses.cosines(first_ND, second_ND), batch.score_N)
 
-    def _generative(self, module: Any, writing: GenerationObjective) -> float:
-        """Mean over all supervised tokens."""
+    def _generative(self, module: Any, generation: GenerationObjective) -> float:
+        """Return the mean cross-entropy over all supervised tokens."""
         samples = [self._collator.sample(row, Random(0)) for row in self._chats]
         total = 0.0
         count = 0
-        for rows in writing.micro_batches([sample for sample in samples if sample is not None]):
+        for rows in generation.micro_batches([sample for sample in samples if sample is not None]):
             kept = losses.divisor_of(rows.labels_BL, kind="mixed")
             device = next(module.parameters()).device
             loss, _ = module("write", rows.to(device), Weights(torch.ones(kept, device=device)))
@@ -116,7 +129,7 @@ class HeldOutEvaluation:
 
 
 def _embedded(embed: Any, prompts: Sequence[Prompt], budget: int) -> Tensor:
-    """Vectors in the order of the prompts, from mini-batches of ``budget`` tokens."""
+    """Return the vectors (N, D) of prompts, computed in mini-batches of ``budget`` tokens."""
     rounds = gradcache.plan(prompts, budget)
     return gradcache.in_order([embed([prompts[row] for row in rows]) for rows in rounds], rounds)
 
@@ -129,12 +142,12 @@ def _require_order(rows: Dataset) -> None:
         )
 
 
-def _parts(rows: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+def _batches(rows: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
     for start in range(0, len(rows), size):
         yield rows[start : start + size]
 
 
-def _right(score_QP: Tensor, positive_Q: Tensor, mask_QP: Tensor) -> int:
+def _correct(score_QP: Tensor, positive_Q: Tensor, mask_QP: Tensor) -> int:
     own_QP = torch.nn.functional.one_hot(positive_Q, score_QP.shape[1]).bool()
     kept_QP = score_QP.masked_fill(mask_QP & ~own_QP, float("-inf"))
     return int((kept_QP.argmax(dim=1) == positive_Q).sum())

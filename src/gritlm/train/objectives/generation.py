@@ -1,4 +1,4 @@
-"""The generative half of a step: samples of this process in micro-batches, one loss over all."""
+"""Generation objective of a step: micro-batches of samples, with one loss over all processes."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ Write = Callable[[PackedBatch, Weights], Any]
 
 @dataclass(frozen=True)
 class _Kind:
-    """What samples that are read together have in common.
+    """Kind of samples that can share a micro-batch.
 
     Attributes:
-        rag: they are RAG samples, with the model itself as their reference.
-        kl: weight of the divergence from their reference; 0: none is read.
+        rag: whether they are RAG samples, whose reference is the model itself.
+        kl: weight of the KL divergence from the reference; 0 for no reference.
     """
 
     rag: bool
@@ -38,13 +38,14 @@ class _Kind:
 
 @dataclass(frozen=True)
 class GenerationObjective:
-    """The loss of the generative half and how samples are laid out.
+    """Generation objective: its loss terms and the layout of samples in rows.
 
     Attributes:
-        budget: most tokens read at once.
-        capacity: tokens of a packed row; None for one sample a row.
+        loss: settings of the loss.
+        budget: maximum number of tokens of a micro-batch.
+        capacity: tokens of a packed row; None for one sample in each row.
         router: weight of the routers' auxiliary loss.
-        pad: id that fills rows up.
+        pad: id of the padding.
     """
 
     loss: LossConfig
@@ -56,68 +57,78 @@ class GenerationObjective:
     def backward(
         self, write: Write, samples: Sequence[Prompt], ranks: Ranks, *, device: torch.device
     ) -> dict[str, float]:
-        """Add the gradients of one step; the parts of the loss by name, ``gen`` their sum.
+        """Add the gradients of one step; return the loss terms by name, their sum as ``gen``.
 
-        The loss is that of the samples of all processes together, whatever they are split into;
-        the auxiliary loss of routers is the mean over micro-batches.
+        The loss is that of the samples of all processes, however they are split; the auxiliary
+        loss of routers is a mean over micro-batches.
+
+        Args:
+            write: function of rows and weights that returns the loss and its parts.
+            samples: samples of this process.
+            ranks: collective operations of the processes.
+            device: device of the model.
         """
         rounds = self._rounds(samples, ranks)
         sums: dict[str, float] = {}
         for number, (rows, weights) in enumerate(rounds, start=1):
             with nullcontext() if number == len(rounds) else ranks.unsynced():
-                total, found = write(rows.to(device), _on(weights, device))
+                total, found = write(rows.to(device), _to_device(weights, device))
                 total.backward()
             for name, value in {"gen": total, **found}.items():
                 sums[name] = sums.get(name, 0.0) + float(value.detach())
         return {name: collectives.mean(value) for name, value in sorted(sums.items())}
 
     def _rounds(self, samples: Sequence[Prompt], ranks: Ranks) -> list[tuple[PackedBatch, Weights]]:
-        """Micro-batches with their weights: as many of each kind in every process.
+        """Return micro-batches with weights, in equal numbers of each kind in every process.
 
-        Processes that share weights (FSDP) must call the model equally often, and rows with a
-        divergence are read twice: one that has fewer of a kind reads others in their place, for
-        nothing.
+        Processes with sharded weights (FSDP) must call the model equally often, and rows with a
+        divergence need two passes. A process with fewer micro-batches of a kind adds dummy ones
+        with weight 0.
         """
         kinds = self._kinds(samples)
-        parts = [rows for some in kinds.values() for rows in some]
+        parts = [rows for group in kinds.values() for rows in group]
         divisor = self._divisor(parts)
-        made: list[tuple[PackedBatch, Weights]] = []
-        for kind, some in kinds.items():
-            missing = ranks.most(len(some)) - len(some)
-            found = [(rows, self._weights(rows, divisor, kind)) for rows in some]
-            made += [(rows, replace(w, router=w.router / len(parts))) for rows, w in found]
-            nothing = _nothing(self._weights(parts[0], divisor, kind))
-            made += [(parts[0], nothing)] * missing
-        return made
+        rounds: list[tuple[PackedBatch, Weights]] = []
+        for kind, group in kinds.items():
+            missing = ranks.most(len(group)) - len(group)
+            found = [(rows, self._weights(rows, divisor, kind)) for rows in group]
+            rounds += [(rows, replace(w, router=w.router / len(parts))) for rows, w in found]
+            dummy = _zeroed(self._weights(parts[0], divisor, kind))
+            rounds += [(parts[0], dummy)] * missing
+        return rounds
 
     def micro_batches(self, samples: Sequence[Prompt]) -> list[PackedBatch]:
-        """Samples in groups under the budget, those of one kind together."""
-        return [rows for some in self._kinds(samples).values() for rows in some]
+        """Return micro-batches under the token budget, each of one kind of samples."""
+        return [rows for group in self._kinds(samples).values() for rows in group]
 
     def _kinds(self, samples: Sequence[Prompt]) -> dict[_Kind, list[PackedBatch]]:
-        """Micro-batches by kind; every process has all kinds, in the same order."""
-        said = self.loss
-        kinds = (_Kind(True, said.rag_kl_weight), _Kind(True, 0.0), _Kind(False, said.kl_weight))
+        """Return micro-batches by kind; every process has all kinds, in the same order."""
+        settings = self.loss
+        kinds = (
+            _Kind(True, settings.rag_kl_weight),
+            _Kind(True, 0.0),
+            _Kind(False, settings.kl_weight),
+        )
         split: dict[_Kind, list[Any]] = {kind: [] for kind in kinds}
         for sample in samples:
             split[self._kind(sample)].append(sample)
         return {
-            kind: self._of_rag(some) if kind.rag else self._of_chats(some)
-            for kind, some in split.items()
+            kind: self._rag_rows(group) if kind.rag else self._chat_rows(group)
+            for kind, group in split.items()
         }
 
     def _kind(self, sample: Prompt) -> _Kind:
         if not isinstance(sample, Blocked):
             return _Kind(False, self.loss.kl_weight)
-        # Without blocks (mode "none") it is read as its reference would be.
+        # Without blocks (mode "none") the sample equals its reference.
         return _Kind(True, self.loss.rag_kl_weight if sample.blocks else 0.0)
 
-    def _of_rag(self, samples: Sequence[Blocked]) -> list[PackedBatch]:
-        return [rag_samples.rows(group, pad=self.pad) for group in self._groups(samples)]
+    def _rag_rows(self, samples: Sequence[Blocked]) -> list[PackedBatch]:
+        return [rag_samples.rows(group, pad=self.pad) for group in self._sample_groups(samples)]
 
-    def _of_chats(self, samples: Sequence[Prompt]) -> list[PackedBatch]:
+    def _chat_rows(self, samples: Sequence[Prompt]) -> list[PackedBatch]:
         if self.capacity is None:
-            return [packing.padded(group, pad=self.pad) for group in self._groups(samples)]
+            return [packing.padded(group, pad=self.pad) for group in self._sample_groups(samples)]
         width = max([self.capacity, *(len(sample.ids) for sample in samples)])
         layout = packing.best_fit([len(sample.ids) for sample in samples], width)
         step = max(1, self.budget // width)
@@ -126,12 +137,12 @@ class GenerationObjective:
             for start in range(0, len(layout), step)
         ]
 
-    def _groups(self, samples: Sequence[Prompt]) -> list[list[Any]]:
+    def _sample_groups(self, samples: Sequence[Prompt]) -> list[list[Any]]:
         found = batches(samples, len(samples) or 1, self.budget, padded=True)
         return [[samples[i] for i in rows] for rows in found]
 
     def _divisor(self, parts: Sequence[PackedBatch]) -> float:
-        """What all processes hold over their number, since their gradients are averaged."""
+        """Return the divisor of all processes over their number, since gradients are averaged."""
         kind = self.loss.loss_gen_type
         own = sum(
             losses.divisor_of(rows.labels_BL, kind=kind, sample_BL=rows.sample_BL) for rows in parts
@@ -139,20 +150,20 @@ class GenerationObjective:
         return collectives.total(own) / collectives.size()
 
     def _weights(self, rows: PackedBatch, divisor: float, kind: _Kind) -> Weights:
-        said = self.loss
+        settings = self.loss
         token_N = losses.token_weights(
             rows.labels_BL,
-            kind=said.loss_gen_type,
-            factor=said.loss_gen_factor,
+            kind=settings.loss_gen_type,
+            factor=settings.loss_gen_factor,
             sample_BL=rows.sample_BL,
             divisor=divisor,
         )
         return Weights(token_N, kl=kind.kl, own=kind.rag, router=self.router)
 
 
-def _nothing(weights: Weights) -> Weights:
+def _zeroed(weights: Weights) -> Weights:
     return replace(weights, token_N=torch.zeros_like(weights.token_N), router=0.0)
 
 
-def _on(weights: Weights, device: torch.device) -> Weights:
+def _to_device(weights: Weights, device: torch.device) -> Weights:
     return replace(weights, token_N=weights.token_N.to(device))

@@ -1,9 +1,9 @@
-"""GradCache (arXiv 2101.06983): the exact gradient of a loss over all texts, in little memory.
+"""GradCache (arXiv 2101.06983): exact gradients of a loss over all texts in bounded memory.
 
-1. Embed mini-batches without a graph. 2. Loss on all vectors, and its gradient to each of them.
-3. Embed every mini-batch again, with a graph and the same random state, and go back from there.
+1. Embed mini-batches without a graph. 2. Compute the loss and its gradient for each vector.
+3. Embed each mini-batch again, with a graph and the same random state, and run its backward pass.
 
-Where memory allows, the graphs of some mini-batches are kept from step 1: these are read once.
+As memory allows, the graphs of some mini-batches are kept from step 1; these are embedded once.
 
 Shapes: N texts of this process, D dimensions.
 """
@@ -27,12 +27,13 @@ Loss = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class Ranks:
-    """What processes that train together do together; by default there is one.
+    """Collective operations of the processes; the defaults are those of a single process.
 
     Attributes:
-        gather: vectors of this process (n, D) -> those of all (n1 + n2 + ..., D), with gradient.
-        most: a count of this process -> the largest count of all processes.
-        unsynced: a context in which gradients are not yet averaged (``DDP.no_sync``).
+        gather: returns the vectors of all processes (n1 + n2 + ..., D), with gradient, for those
+            of this process (n, D).
+        most: returns the maximum of a count over all processes.
+        unsynced: returns a context in which gradients are not averaged (``DDP.no_sync``).
     """
 
     gather: Callable[[Tensor], Tensor] = lambda vectors: vectors
@@ -49,18 +50,20 @@ def backward(
     kept: int = 0,
     ranks: Ranks | None = None,
 ) -> Tensor:
-    """Add the gradients of ``loss(*vectors of each group)`` to the parameters; the loss.
+    """Add the gradients of ``loss(*vectors of each group)`` to the parameters; return the loss.
 
     Args:
-        embed: prompts -> vectors (n, D) with a graph to the parameters; the vector of a prompt
-            must not depend on those beside it.
-        groups: what the loss takes, e.g. queries and passages.
-        loss: one tensor of vectors a group, of all processes -> scalar.
-        budget: most tokens of a mini-batch; a longer text is alone in its own.
-        kept: most tokens whose graphs are kept from the first pass; they are not read again.
+        embed: function of prompts that returns vectors (n, D) with a graph to the parameters; a
+            vector must not depend on the other prompts of the call.
+        groups: prompts of each argument of the loss, such as queries and passages.
+        loss: function of one tensor of vectors for each group, over all processes, that returns a
+            scalar.
+        budget: maximum number of tokens of a mini-batch; a longer text is a mini-batch of its own.
+        kept: maximum number of tokens whose graphs are kept from the first pass.
+        ranks: collective operations of the processes; None for a single process.
 
     Raises:
-        InputError: when there is no text at all.
+        InputError: there is no text.
     """
     ranks = ranks or Ranks()
     prompts = [prompt for group in groups for prompt in group]
@@ -72,49 +75,59 @@ def backward(
     if count == 1:
         return _loss_backward(embed(prompts), sizes, loss, ranks.gather)
     rounds = evened(rounds, count)
-    # DDP averages in the pass that is read last, so with it one round is always read again.
+    # DDP averages gradients in the last backward pass, so one round is always embedded again.
     least = 0 if ranks.unsynced is nullcontext else 1
-    again = ranks.most(max(least, _over(prompts, rounds, kept)))
+    again = ranks.most(max(least, _rounds_over(prompts, rounds, kept)))
     with ranks.unsynced():
         vectors_ND, graphs, states = _first_pass(embed, prompts, rounds, again)
     value = _loss_backward(vectors_ND.requires_grad_(), sizes, loss, ranks.gather)
-    slope_ND = vectors_ND.grad
-    assert slope_ND is not None
+    gradient_ND = vectors_ND.grad
+    assert gradient_ND is not None
     for rows, vectors_nD in zip(rounds[again:], graphs, strict=True):
         with ranks.unsynced():
-            _go_back(vectors_nD, slope_ND, rows)
+            _backward(vectors_nD, gradient_ND, rows)
     for number, (rows, state) in enumerate(zip(rounds[:again], states, strict=True), start=1):
         with nullcontext() if number == again else ranks.unsynced(), state.again():
-            _go_back(embed([prompts[row] for row in rows or [0]]), slope_ND, rows)
+            _backward(embed([prompts[row] for row in rows or [0]]), gradient_ND, rows)
     return value
 
 
 def plan(prompts: Sequence[Prompt], budget: int) -> list[list[int]]:
-    """Indices of the texts of each mini-batch: like-sized ones, longest first, padding counted."""
+    """Return the indices of the texts of each mini-batch: by length, longest first.
+
+    Args:
+        prompts: the texts.
+        budget: maximum number of tokens of a mini-batch, padding included.
+    """
     return list(batches(prompts, len(prompts), budget, padded=True))
 
 
 def in_order(parts: Sequence[Tensor], rounds: Sequence[list[int]]) -> Tensor:
-    """Vectors of each mini-batch -> those of all texts (N, D), in the order of the texts."""
+    """Return the vectors of all texts (N, D), in the order of the texts.
+
+    Args:
+        parts: vectors of each mini-batch.
+        rounds: indices of the texts of each mini-batch.
+    """
     order = torch.tensor([row for rows in rounds for row in rows], device=parts[0].device)
     return torch.cat(list(parts))[order.argsort()]
 
 
 def evened(rounds: Sequence[list[int]], count: int) -> list[list[int]]:
-    """The same texts in ``count`` mini-batches: large ones are split, empty ones added if needed.
+    """Split the largest mini-batches until there are ``count``; some may be empty.
 
-    Processes that share the weights of each layer (FSDP) must call the model equally often.
+    Processes with sharded weights (FSDP) must call the model equally often.
     """
-    made = [list(rows) for rows in rounds]
-    while len(made) < count:
-        at = max(range(len(made)), key=lambda i: len(made[i]))
-        half = (len(made[at]) + 1) // 2
-        made[at : at + 1] = [made[at][:half], made[at][half:]]
-    return made
+    rounds_list = [list(rows) for rows in rounds]
+    while len(rounds_list) < count:
+        at = max(range(len(rounds_list)), key=lambda i: len(rounds_list[i]))
+        half = (len(rounds_list[at]) + 1) // 2
+        rounds_list[at : at + 1] = [rounds_list[at][:half], rounds_list[at][half:]]
+    return rounds_list
 
 
 class RandomState:
-    """The state of torch's random numbers at the moment it is made (CPU and current GPU)."""
+    """Snapshot of torch's random state (CPU and current GPU)."""
 
     def __init__(self) -> None:
         self.devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
@@ -123,7 +136,7 @@ class RandomState:
 
     @contextmanager
     def again(self) -> Iterator[None]:
-        """Random numbers from this state on; afterwards they go on as if nothing had been."""
+        """Restore the snapshot inside the block, and the earlier state afterwards."""
         with torch.random.fork_rng(self.devices):
             torch.set_rng_state(self.cpu)
             for device, state in zip(self.devices, self.cuda, strict=True):
@@ -131,8 +144,8 @@ class RandomState:
             yield
 
 
-def _over(prompts: Sequence[Prompt], rounds: Sequence[list[int]], kept: int) -> int:
-    """How many of the first rounds do not fit when the last ones hold ``kept`` tokens at most."""
+def _rounds_over(prompts: Sequence[Prompt], rounds: Sequence[list[int]], kept: int) -> int:
+    """Return how many of the first rounds must be embedded again to keep ``kept`` tokens."""
     for number in range(len(rounds), 0, -1):
         kept -= _positions([prompts[row] for row in rounds[number - 1] or [0]])
         if kept < 0:
@@ -141,16 +154,17 @@ def _over(prompts: Sequence[Prompt], rounds: Sequence[list[int]], kept: int) -> 
 
 
 def _positions(prompts: Sequence[Prompt]) -> int:
-    """Tokens and padding of a mini-batch."""
+    """Return the tokens of a mini-batch, padding included."""
     return len(prompts) * max(len(prompt.ids) for prompt in prompts)
 
 
 def _first_pass(
     embed: Embed, prompts: Sequence[Prompt], rounds: Sequence[list[int]], again: int
 ) -> tuple[Tensor, list[Tensor], list[RandomState]]:
-    """Vectors (N, D) in the order of ``prompts`` without a graph, and what is needed to go back.
+    """Return the vectors (N, D) in the order of ``prompts``, kept graphs and random states.
 
-    That is the random state before each of the first ``again`` rounds, and the graphs of the rest.
+    Random states are those before each of the first ``again`` rounds; the graphs are those of the
+    other rounds.
     """
     states: list[RandomState] = []
     graphs: list[Tensor] = []
@@ -168,8 +182,8 @@ def _first_pass(
     return in_order(parts, rounds), graphs, states
 
 
-def _go_back(vectors_nD: Tensor, slope_ND: Tensor, rows: list[int]) -> None:
-    vectors_nD.backward(slope_ND[rows] if rows else torch.zeros_like(vectors_nD))
+def _backward(vectors_nD: Tensor, gradient_ND: Tensor, rows: list[int]) -> None:
+    vectors_nD.backward(gradient_ND[rows] if rows else torch.zeros_like(vectors_nD))
 
 
 def _loss_backward(

@@ -1,9 +1,9 @@
-"""The losses, as pure functions that return a scalar in float32, under autocast too.
+"""Losses: pure functions that return a float32 scalar, also under autocast.
 
 Shapes: Q queries, P passages, D dimensions; B rows, L positions, V vocabulary, N supervised
-tokens, or N scored pairs of which K combinations count. ``labels_BL`` holds at each position the
-token that stands there if it is trained, else ``IGNORE``: the functions shift it, so the state at
-position t is asked for the label at t + 1.
+tokens, or N scored pairs with K ordered combinations. ``labels_BL`` has the token at each position
+in the loss, and ``IGNORE`` elsewhere. The functions shift it: the state at position t predicts the
+label at t + 1.
 
 Sources: GritLM (arXiv 2402.09906) equations 1 to 3, Matryoshka representations (arXiv 2205.13147),
 CoSENT (doi 10.1109/TASLP.2024.3402087).
@@ -37,19 +37,19 @@ def contrastive(
     mask_QP: Tensor | None = None,
     symmetric: bool = False,
 ) -> Tensor:
-    """Mean cross-entropy of each query's positive among all passages (InfoNCE, eq. 1).
+    """Return the mean cross-entropy of each query's positive among all passages (InfoNCE, eq. 1).
 
     Args:
-        query_QD: vectors to compare by inner product, usually of length 1.
-        positives: index (Q,) of each query's passage; by default the passages come in Q groups
-            of equal size and the first of each group is the positive.
-        mask_QP: true where a passage is a false negative of a query and must not count as a
-            negative. A query's own positive always counts.
-        symmetric: mean of this and of the same loss with each positive passage looking for its
-            query among all queries.
+        query_QD: vectors of the queries, compared by inner product, usually of length 1.
+        passage_PD: vectors of the passages.
+        temperature: divisor of the similarities.
+        positives: index (Q,) of each query's positive; by default the passages form Q groups of
+            equal size, and the first of each group is the positive.
+        mask_QP: true for false negatives, which are left out. A query's positive is always used.
+        symmetric: average with the same loss of each positive among all queries.
 
     Raises:
-        InputError: when the passages do not come in equal groups, or for a temperature <= 0.
+        InputError: the passages do not form equal groups, or the temperature is <= 0.
     """
     _require_positive(temperature, "temperature")
     positive_Q = _positives(query_QD, passage_PD) if positives is None else positives
@@ -65,17 +65,19 @@ def contrastive(
 
 
 def cosent(first_ND: Tensor, second_ND: Tensor, score_N: Tensor, *, temperature: float) -> Tensor:
-    """How far the order of the pairs' cosines is from that of their scores.
+    """Return the CoSENT loss: how far the order of the cosines is from that of the scores.
 
     ``log(1 + sum(exp((cos_j - cos_i) / temperature)))`` over all i and j with score_i > score_j;
-    0 where no two scores differ.
+    0 if all scores are equal.
 
     Args:
-        first_ND, second_ND: vectors of any length, one of each side a pair.
-        score_N: of any scale: the order alone counts.
+        first_ND: vectors of the first texts, of any length.
+        second_ND: vectors of the second texts, of any length.
+        score_N: scores of the pairs, on any scale: only their order matters.
+        temperature: divisor of the cosines.
 
     Raises:
-        InputError: for a temperature <= 0.
+        InputError: the temperature is <= 0.
     """
     _require_positive(temperature, "temperature")
     cosine_N = cosines(first_ND, second_ND) / temperature
@@ -85,12 +87,12 @@ def cosent(first_ND: Tensor, second_ND: Tensor, score_N: Tensor, *, temperature:
 
 
 def cosines(first_ND: Tensor, second_ND: Tensor) -> Tensor:
-    """Cosine of the two vectors of each pair (N,), in float32."""
+    """Return the cosine of each pair of vectors (N,), in float32."""
     return (normalise(first_ND) * normalise(second_ND)).sum(dim=-1)
 
 
 def similarity(query_QD: Tensor, passage_PD: Tensor) -> Tensor:
-    """Inner products (Q, P) in float32, whatever the vectors are and autocast says."""
+    """Return the inner products (Q, P), always in float32."""
     with torch.autocast(query_QD.device.type, enabled=False):
         return query_QD.float() @ passage_PD.float().T
 
@@ -98,12 +100,17 @@ def similarity(query_QD: Tensor, passage_PD: Tensor) -> Tensor:
 def matryoshka(
     loss: PairLoss, dims: Sequence[int], weights: Sequence[float] | None = None
 ) -> PairLoss:
-    """The loss that is the weighted sum of ``loss`` over the first d dimensions, for d in ``dims``.
+    """Return a loss: the weighted sum of ``loss`` on the first d dimensions, for d in ``dims``.
 
-    Vectors are cut and brought to length 1 again.
+    Truncated vectors are normalized again.
+
+    Args:
+        loss: loss of queries and passages.
+        dims: numbers of dimensions.
+        weights: weight of each of ``dims``; None: 1.
 
     Raises:
-        InputError: when weights and dimensions differ in number or a dimension is not there.
+        InputError: numbers of weights and dimensions differ, or a dimension is out of range.
     """
     scales = [1.0] * len(dims) if weights is None else list(weights)
     if not dims or len(scales) != len(dims):
@@ -130,12 +137,14 @@ def distil(
     temperature: float,
     teacher_temperature: float | None = None,
 ) -> Tensor:
-    """KL(teacher || student) of each query's distribution over the passages, mean over queries.
+    """Return the mean KL(teacher || student) of each query's distribution over the passages.
 
     Args:
-        teacher_QP: similarities of the teacher, -inf where a passage is to be left out.
-        temperature: divides the student's similarities, and the teacher's unless those have their
-            own ``teacher_temperature``.
+        query_QD: vectors of the queries.
+        passage_PD: vectors of the passages.
+        teacher_QP: similarities of the teacher; -inf leaves a passage out.
+        temperature: divisor of the student's similarities.
+        teacher_temperature: divisor of the teacher's similarities; None: ``temperature``.
     """
     _require_positive(temperature, "temperature")
     if teacher_temperature is not None:
@@ -154,12 +163,14 @@ def next_token(
     factor: float = 1.0,
     weight_N: Tensor | None = None,
 ) -> Tensor:
-    """Cross-entropy of the supervised tokens (eq. 2); exactly 0 when there is none.
+    """Return the cross-entropy of the supervised tokens (eq. 2); exactly 0 without any.
 
     Args:
-        kind: what one token weighs, see :func:`token_weights`.
-        factor: the loss is multiplied by it, for every kind.
-        weight_N: from :func:`token_weights`, instead of ``kind`` and ``factor``.
+        logits_BLV: logits of all positions.
+        labels_BL: tokens in the loss, ``IGNORE`` elsewhere.
+        kind: weighting of tokens, see :func:`token_weights`.
+        factor: factor of the loss, for every kind.
+        weight_N: weights from :func:`token_weights`, instead of ``kind`` and ``factor``.
     """
     if weight_N is None:
         weight_N = token_weights(labels_BL, kind=kind, factor=factor)
@@ -180,11 +191,17 @@ def chunked_next_token(
 ) -> Tensor:
     """Return :func:`next_token` of a head's logits, ``chunk`` tokens at a time.
 
-    Only supervised positions are computed at all.
+    Logits are computed for supervised positions only.
 
     Args:
+        hidden_BLD: states after the final norm.
         head: a weight (V, D) for logits ``hidden @ weight.T``, or a function of states (N, D) that
             returns logits (N, V), such as a module with an adapter, a bias or a soft cap.
+        labels_BL: tokens in the loss, ``IGNORE`` elsewhere.
+        kind: weighting of tokens, see :func:`token_weights`.
+        factor: factor of the loss, for every kind.
+        weight_N: weights from :func:`token_weights`, instead of ``kind`` and ``factor``.
+        chunk: number of tokens whose logits are in memory.
     """
     _require_positive(chunk, "chunk")
     if weight_N is None:
@@ -206,19 +223,24 @@ def chunked_with_kl(
 ) -> tuple[Tensor, Tensor]:
     """Return :func:`chunked_next_token` plus ``kl_weight`` times the divergence from a reference.
 
-    A token's divergence counts what its cross-entropy counts, so a split step adds up alike.
-    With the default weights it is :func:`kl_to`.
+    Divergence and cross-entropy of a token have the same weight, so the parts of a split step add
+    up. With the default weights the divergence is :func:`kl_to`.
 
     Args:
+        hidden_BLD: states after the final norm.
+        head: weight or function, see :func:`chunked_next_token`.
+        labels_BL: tokens in the loss, ``IGNORE`` elsewhere.
         reference: states (B, L, D), or (N, D) at the supervised positions only (see
-            :func:`supervised_states`), and head. Neither gets a gradient.
-        weight_N: from :func:`token_weights`; None: of kind ``mixed``.
+            :func:`supervised_states`), and head of the reference. Neither gets a gradient.
+        kl_weight: weight of the divergence.
+        weight_N: weights from :func:`token_weights`; None: of kind ``mixed``.
+        chunk: number of tokens whose logits are in memory.
 
     Returns:
-        The total, and the divergence alone without gradient and before ``kl_weight``.
+        The total loss, and the divergence without gradient and before ``kl_weight``.
 
     Raises:
-        InputError: when the reference has other positions or another vocabulary.
+        InputError: the reference has other positions or another vocabulary.
     """
     _require_positive(chunk, "chunk")
     if weight_N is None:
@@ -239,12 +261,12 @@ def chunked_with_kl(
 
 
 def targets(labels_BL: Tensor) -> Tensor:
-    """What the supervised positions are asked for -> (N,), in row-major order."""
+    """Return the target tokens of the supervised positions (N,), in row-major order."""
     return _supervised(labels_BL)[1]
 
 
 def supervised_states(hidden_BLD: Tensor, labels_BL: Tensor) -> Tensor:
-    """The states that are asked for a label -> (N, D), in row-major order."""
+    """Return the states that predict a label (N, D), in row-major order."""
     return hidden_BLD[:, :-1][_supervised(labels_BL)[0]]
 
 
@@ -256,18 +278,22 @@ def token_weights(
     sample_BL: Tensor | None = None,
     divisor: float | None = None,
 ) -> Tensor:
-    """What each supervised token counts -> (N,), in row-major order.
+    """Return the weight of each supervised token (N,), in row-major order.
 
     Kinds: ``mixed`` is the mean over all supervised tokens; ``token`` the sum divided by the
-    number of samples; ``sample`` the mean over samples of each sample's mean (those without
-    a supervised token left out).
+    number of samples; ``sample`` the mean over samples of each sample's mean (samples without
+    a supervised token are left out).
 
     Args:
-        sample_BL: number of the sample at each position; each row is one when None.
-        divisor: of a larger batch that these rows are a part of, see :func:`divisor_of`.
+        labels_BL: tokens in the loss, ``IGNORE`` elsewhere.
+        kind: ``mixed``, ``token`` or ``sample``.
+        factor: factor of all weights.
+        sample_BL: index of the sample at each position; None: each row is a sample.
+        divisor: divisor of the larger batch that these rows belong to, see :func:`divisor_of`;
+            None: that of these rows.
 
     Raises:
-        InputError: for a kind that is none.
+        InputError: the kind is unknown.
     """
     choice(kind, KINDS, name="kind")
     keep_BL, target_N = _supervised(labels_BL)
@@ -281,11 +307,16 @@ def token_weights(
 
 
 def divisor_of(labels_BL: Tensor, *, kind: str, sample_BL: Tensor | None = None) -> int:
-    """Number of tokens or samples that the loss of these rows is divided by.
+    """Return the number of tokens or samples that divides the loss of these rows.
 
-    A step that is split over micro-batches and processes gives the gradient of one batch when
-    each part is divided by the sum of the divisors of all (over the number of processes, whose
-    gradients are averaged).
+    A step that is split over micro-batches and processes has the gradient of one batch if each
+    part is divided by the sum of all divisors (over the number of processes, whose gradients are
+    averaged).
+
+    Args:
+        labels_BL: tokens in the loss, ``IGNORE`` elsewhere.
+        kind: ``mixed``, ``token`` or ``sample``, see :func:`token_weights`.
+        sample_BL: index of the sample at each position; None: each row is a sample.
     """
     keep_BL, _ = _supervised(labels_BL)
     if kind == "mixed":
@@ -303,9 +334,14 @@ def _samples(labels_BL: Tensor, sample_BL: Tensor | None) -> Tensor:
 
 
 def kl_to(logits_BLV: Tensor, reference_BLV: Tensor, labels_BL: Tensor) -> Tensor:
-    """Mean KL(reference || model) of the next-token distributions at the supervised positions.
+    """Return the mean KL(reference || model) of next-token distributions at supervised positions.
 
-    The reference gets no gradient. Exactly 0 when no token is supervised.
+    The reference gets no gradient. The result is exactly 0 without supervised tokens.
+
+    Args:
+        logits_BLV: logits of the model.
+        reference_BLV: logits of the reference.
+        labels_BL: tokens in the loss, ``IGNORE`` elsewhere.
     """
     keep_BL, target_N = _supervised(labels_BL)
     ours_NV = logits_BLV[:, :-1][keep_BL].float()
@@ -314,14 +350,14 @@ def kl_to(logits_BLV: Tensor, reference_BLV: Tensor, labels_BL: Tensor) -> Tenso
 
 
 def _supervised(labels_BL: Tensor) -> tuple[Tensor, Tensor]:
-    """Which of the first L - 1 positions are asked (B, L - 1), and for what (N,)."""
+    """Return the mask (B, L - 1) of positions that predict a label, and the labels (N,)."""
     target_BL = labels_BL[:, 1:]
     keep_BL = target_BL != IGNORE
     return keep_BL, target_BL[keep_BL]
 
 
 def _kl(score_NV: Tensor, goal_NV: Tensor) -> Tensor:
-    """KL(softmax(goal) || softmax(score)) of each row -> (N,); goals of -inf count 0."""
+    """Return KL(softmax(goal) || softmax(score)) of each row (N,); goals of -inf add 0."""
     goal = goal_NV.log_softmax(dim=-1)
     gap = goal - score_NV.log_softmax(dim=-1)
     return (goal.exp() * gap.masked_fill(goal == float("-inf"), 0)).sum(dim=-1)

@@ -1,15 +1,15 @@
-"""Checkpoints: a folder that loads as a model, with what a run needs to go on beside it.
+"""Checkpoints: a model folder with the state that a run needs to resume.
 
 ::
 
     checkpoint-000100/
       model.safetensors, ...  or adapter_model.safetensors, ...; tokenizer, gritlm.json
-      training/state.json     step, both streams, the settings of the run
+      training/state.json     step, position in both streams, settings of the run
       training/optimizer.pt   moments, by parameter name (tensors only, no code)
       training/random.pt      random states of all processes
       training/shards/        instead of weights and moments, with sharded_checkpoints
 
-A folder is in its place whole or not at all: it is written beside it and renamed in the end.
+A checkpoint is complete or absent: it is written to a temporary folder and renamed at the end.
 """
 
 from __future__ import annotations
@@ -65,8 +65,16 @@ def save(
 ) -> None:
     """Write a checkpoint; all processes call it.
 
+    Args:
+        target: folder of the checkpoint.
+        parts: model, tokenizer and settings.
+        module: the trained module, possibly wrapped by DDP or FSDP2.
+        optimizer: optimizer whose moments are saved.
+        state: JSON values to save: step, position in the streams, settings.
+        sharded: let each process write its part of weights and moments.
+
     Raises:
-        TrainingError: when it cannot be written (a full disk); earlier ones stay as they are.
+        TrainingError: the folder cannot be written (full disk); earlier checkpoints are unchanged.
     """
     random = _random_states()
     whole = None if sharded else _whole(module, optimizer)
@@ -78,7 +86,7 @@ def save(
             (extra / _STATE).write_text(json.dumps(dict(state), indent=2), encoding="utf-8")
             torch.save(random, extra / _RANDOM)
         if whole is None:
-            with _alone_is_fine():
+            with _single_process_allowed():
                 state_dict_saver.save(_shards(module, optimizer), checkpoint_id=extra / _SHARDS)
         elif parallel.is_main():
             model, moments = whole
@@ -91,11 +99,13 @@ def save(
 def write_model(
     folder: Path, parts: TrainingParts, state: Mapping[str, Tensor] | None, *, merged: bool = False
 ) -> None:
-    """Weights or adapter, tokenizer and settings, so that ``GritLM(folder)`` loads them.
+    """Write weights or adapter, tokenizer and settings, so that ``GritLM(folder)`` loads them.
 
     Args:
-        state: of the trainee, from :func:`whole_weights`; None: as it is in memory.
-        merged: whole weights with the adapter in them.
+        folder: existing folder to write to.
+        parts: model, tokenizer and settings.
+        state: weights of the trainee, from :func:`whole_weights`; None: the weights in memory.
+        merged: write full weights with the adapter merged.
     """
     with quiet():
         _write_model(folder, parts, state, merged=merged)
@@ -112,7 +122,7 @@ def _write_model(
         merge_trained(trainee.model, "the trained adapter").save_pretrained(folder)
     elif trainee.adapted:
         trainee.model.save_pretrained(folder, state_dict=inner, save_embedding_layers=parts.resized)
-        (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty form
+        (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty template
     else:
         trainee.model.save_pretrained(folder, state_dict=inner)
     parts.tokenizer.save_pretrained(folder)
@@ -134,7 +144,7 @@ def _write_model(
 
 
 def whole_weights(module: Any) -> dict[str, Tensor] | None:
-    """Weights of a spread module, on the main process; None where they are in memory anyway."""
+    """Return the gathered weights of a sharded module (main process); None if not sharded."""
     if not parallel.is_sharded(module):
         return None
     found: Any = get_model_state_dict(module, options=_WHOLE)
@@ -142,18 +152,23 @@ def whole_weights(module: Any) -> dict[str, Tensor] | None:
 
 
 def restore(folder: Path, module: Any, optimizer: torch.optim.Optimizer) -> None:
-    """Moments and random state; of a sharded checkpoint the weights too.
+    """Restore moments and random state; for a sharded checkpoint the weights too.
 
-    (Whole weights are loaded when the model is built, see :func:`gritlm.train.model.build.build`.)
+    Full weights are loaded when the model is built, see :func:`gritlm.train.model.build.build`.
+
+    Args:
+        folder: the checkpoint.
+        module: module whose weights are restored (sharded checkpoints).
+        optimizer: optimizer whose moments are restored.
 
     Raises:
-        InputError: when the checkpoint is damaged or belongs to other parameters.
+        InputError: the checkpoint is damaged or belongs to other parameters.
     """
     extra = folder / "training"
     try:
         if (extra / _SHARDS).is_dir():
             state = _shards(module, optimizer)
-            with _alone_is_fine():
+            with _single_process_allowed():
                 shards.load(extra / _SHARDS, state)
             set_model_state_dict(module, state["model"], options=StateDictOptions(strict=False))
             set_optimizer_state_dict(module, optimizer, state["optimizer"])
@@ -167,10 +182,11 @@ def restore(folder: Path, module: Any, optimizer: torch.optim.Optimizer) -> None
 
 
 def _require_moments(module: nn.Module, state: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Refuse moments that are missing or of another size: torch starts again from zeros there.
+    """Raise an error for missing moments or wrong shapes; torch would silently use zeros.
 
     Args:
-        state: of AdamW, by the name of the parameter.
+        module: module that is trained.
+        state: state of AdamW by parameter name.
     """
     for wrapped, parameter in module.named_parameters():
         name = wrapped.removeprefix("module.")  # of DDP
@@ -179,15 +195,15 @@ def _require_moments(module: nn.Module, state: Mapping[str, Mapping[str, Tensor]
         for key in ("exp_avg", "exp_avg_sq"):
             moment = state.get(name, {}).get(key)
             if moment is None or moment.shape != parameter.shape:
-                found = "missing" if moment is None else f"of the size {tuple(moment.shape)}"
+                found = "missing" if moment is None else f"of shape {tuple(moment.shape)}"
                 raise InputError(
-                    f"{key} of {name} is {found}; expected the size {tuple(parameter.shape)}"
+                    f"{key} of {name} is {found}; expected shape {tuple(parameter.shape)}"
                 )
 
 
 def _restore_random(states: dict[str, list[Tensor]]) -> None:
     rank = collectives.rank()
-    # Copies: torch wants a state at the start of its memory.
+    # Copies: torch needs a state at the start of its storage.
     if rank < len(states["cpu"]):
         torch.set_rng_state(states["cpu"][rank].clone())
     if rank < len(states["cuda"]) and torch.cuda.is_available():
@@ -195,7 +211,7 @@ def _restore_random(states: dict[str, list[Tensor]]) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """Return the reason in one short line; of errors of several processes that of the first."""
+    """Return the reason in one short line; for errors of several processes that of the first."""
     if isinstance(error, CheckpointException) and error.failures:
         error = next(iter(error.failures.values()))[0]
     text = shorten(" ".join(str(error).split()), 300, placeholder=" ...")
@@ -203,10 +219,10 @@ def _reason(error: BaseException) -> str:
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """Step, streams and settings of a checkpoint.
+    """Return step, position in the streams and settings of a checkpoint.
 
     Raises:
-        InputError: when the folder is no checkpoint of a run.
+        InputError: the folder is no checkpoint of a run, or is damaged.
     """
     path = folder / "training" / _STATE
     try:
@@ -216,7 +232,9 @@ def read_state(folder: Path) -> dict[str, Any]:
     kinds = {"step": int, "feed": dict, "settings": dict}
     for key, kind in kinds.items():
         if not isinstance(found, dict) or type(found.get(key)) is not kind:
-            raise InputError(f"{path} has no {key!r} that can be used; the checkpoint is damaged")
+            raise InputError(
+                f"{path} has no valid {key!r}; the checkpoint is damaged, use another one"
+            )
     for name in () if is_sharded(folder) else (_SETTINGS, "tokenizer_config.json"):
         if not (folder / name).is_file():
             raise InputError(f"{folder} has no {name}; the checkpoint is damaged, use another one")
@@ -230,13 +248,13 @@ def is_sharded(folder: Path) -> bool:
 
 
 def checkpoints(output: Path) -> list[Path]:
-    """Those of a run, oldest first; unfinished ones are none, nor those with names of users."""
+    """Return the finished checkpoints of a run, oldest first; renamed folders are ignored."""
     found = (path for path in output.glob("checkpoint-*") if path.is_dir())
     return sorted((path for path in found if path.name[11:].isdigit()), key=step_of)
 
 
 def step_of(path: Path) -> int:
-    """Number of the step after which a checkpoint was written."""
+    """Return the step after which a checkpoint was written."""
     return int(path.name.removeprefix("checkpoint-"))
 
 
@@ -260,15 +278,15 @@ def _shards(module: Any, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 
 @contextmanager
-def _alone_is_fine() -> Iterator[None]:
-    """torch warns when shards are written or read by a single process."""
+def _single_process_allowed() -> Iterator[None]:
+    """Suppress the warning of torch for shards written or read by a single process."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
         yield
 
 
 def _random_states() -> dict[str, list[Tensor]]:
-    """Of all processes, in the order of their ranks."""
+    """Return the random states of all processes by device type, ordered by rank."""
     own = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_initialized():
         own["cuda"] = torch.cuda.get_rng_state()

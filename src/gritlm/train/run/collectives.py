@@ -1,8 +1,9 @@
-"""What processes that train together tell each other.
+"""Collective operations of the processes of a run.
 
-With gradients averaged over the processes, as DDP and FSDP do, what is minimised is the mean of the
-losses of all processes. A loss over gathered vectors is the same in each, so loss and gradient do
-not depend on their number. (The reference gathered without gradient, which scaled it by 1 / W.)
+DDP and FSDP average gradients over the processes, so the mean of the losses of all processes is
+minimised. A loss over gathered vectors is the same in each process, so loss and gradient do not
+depend on the number of processes. (The reference gathered without gradient, which scaled the
+gradient by 1 / W.)
 
 Shapes: n vectors of this process, N of all W processes, D dimensions.
 """
@@ -22,10 +23,11 @@ from gritlm.train.objectives.gradcache import Ranks
 
 
 def ranks(unsynced: Callable[[], AbstractContextManager[object]] = nullcontext) -> Ranks:
-    """What GradCache needs to know of the others; for one process when there are no others.
+    """Return the collective operations that GradCache uses; no-ops for a single process.
 
     Args:
-        unsynced: ``DDP.no_sync``, so that gradients are averaged once a step.
+        unsynced: returns a context without gradient synchronisation (``DDP.no_sync``), so that
+            gradients are averaged once a step.
     """
     if not together():
         return Ranks()
@@ -33,12 +35,12 @@ def ranks(unsynced: Callable[[], AbstractContextManager[object]] = nullcontext) 
 
 
 def together() -> bool:
-    """Whether this process belongs to a group of at least two."""
+    """Return whether this process belongs to a group of at least two."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def gather(vectors_nD: Tensor) -> Tensor:
-    """Vectors of all processes in the order of their ranks -> (N, D), with gradient.
+    """Return the vectors of all processes, ordered by rank (N, D), with gradient.
 
     Processes may hold different numbers of vectors.
     """
@@ -46,36 +48,36 @@ def gather(vectors_nD: Tensor) -> Tensor:
 
 
 def gathered(values_n: Tensor) -> Tensor:
-    """Values of all processes that have no gradient: document ids, teachers' scores -> (N, ...)."""
+    """Return values of all processes without gradient, ordered by rank (N, ...)."""
     if not together():
         return values_n
     return torch.cat(_all_gather(values_n, _counts(values_n)))
 
 
 def most(count: int) -> int:
-    """The largest of the counts of all processes."""
+    """Return the maximum of a count over all processes."""
     return int(_reduced(count, dist.ReduceOp.MAX))
 
 
 def total(count: int) -> int:
-    """The sum of the counts of all processes."""
+    """Return the sum of a count over all processes."""
     return int(_reduced(count, dist.ReduceOp.SUM))
 
 
 def mean(value: float) -> float:
-    """The mean of a number over all processes."""
+    """Return the mean of a number over all processes."""
     if not together():
         return value
     return float(gathered(torch.tensor([value], dtype=torch.float64)).mean())
 
 
 def rank() -> int:
-    """Number of this process, from 0."""
+    """Return the rank of this process, from 0."""
     return dist.get_rank() if together() else 0
 
 
 def size() -> int:
-    """How many processes train together."""
+    """Return the number of processes that train together."""
     return dist.get_world_size() if together() else 1
 
 
@@ -88,11 +90,14 @@ def group(
     rank: int = -1,
     size: int = -1,
 ) -> Iterator[None]:
-    """A process group for the length of a block; by default as torchrun describes it.
+    """Open a process group for the length of a block; by default the one of torchrun.
 
     Args:
-        backend: None: one for each kind of device there is.
-        timeout_s: a process that waits longer for another one stops with an error.
+        backend: backend of ``torch.distributed``; None: one for each available device type.
+        timeout_s: seconds after which a process that waits for another one stops with an error.
+        init_method: URL where processes find each other; None: environment variables of torchrun.
+        rank: rank of this process; -1: from the environment.
+        size: number of processes; -1: from the environment.
     """
     dist.init_process_group(
         backend,
@@ -115,7 +120,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None]:
-        """Each process's loss depends on these vectors: the slopes of all are summed."""
+        """Sum the gradients of all processes, since each loss depends on these vectors."""
         slope_ND = slopes[0].contiguous().clone()
         dist.all_reduce(slope_ND)
         return slope_ND.split(ctx.counts)[dist.get_rank()], None
@@ -129,7 +134,7 @@ def _counts(values_n: Tensor) -> list[int]:
 
 
 def _all_gather(values_n: Tensor, counts: list[int]) -> list[Tensor]:
-    """One tensor a process; padded on the way, since collectives want one shape."""
+    """Return the tensor of each process; padded for the transfer, which needs equal shapes."""
     padded = values_n.new_zeros(max(counts), *values_n.shape[1:])
     padded[: len(values_n)] = values_n.detach()
     parts = [torch.empty_like(padded) for _ in counts]

@@ -15,12 +15,16 @@ _SHOWN = 3
 
 
 def require_gradients(module: nn.Module, step: int) -> None:
-    """Refuse trained parameters without a gradient, after the backward passes of a step.
+    """Raise an error if a trained parameter has no gradient after the backward passes of a step.
 
-    A gradient of zeros is one: that of LoRA's A is zero as long as B is.
+    A gradient of zeros counts: that of LoRA's A is zero as long as B is zero.
+
+    Args:
+        module: module that is trained.
+        step: number of the step, for the message.
 
     Raises:
-        TrainingError: naming them; no weight has been changed in this step.
+        TrainingError: the message names the parameters; this step has changed no weight.
     """
     missing = [
         name
@@ -37,5 +41,5 @@ def require_gradients(module: nn.Module, step: int) -> None:
 
 
 def may_lack_gradient(name: str) -> bool:
-    """Return whether a parameter can get no gradient in a step although it is trained."""
+    """Return whether a trained parameter may have no gradient in a step."""
     return _EXPERT.search(name) is not None

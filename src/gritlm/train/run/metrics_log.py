@@ -1,4 +1,4 @@
-"""What a run tells while it runs: a line of numbers a step, a bar, trackers, a plot at the end."""
+"""Metrics of a run: ``metrics.jsonl``, progress bar, trackers and the plot of the losses."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ PLOT = "loss.png"
 
 
 class MetricsLog:
-    """Numbers of each step, to ``metrics.jsonl``, a bar and trackers; on the main process only.
+    """Log of the metrics of each step: ``metrics.jsonl``, a progress bar and trackers.
 
-    Each line has the step, both losses and their parts, the norm of the gradient before it was
-    clipped, the learning rate, tokens a second (read once, all processes), seconds of the step.
+    Only the main process writes. Each line has the step, both losses and their parts, the norm of
+    the gradient before clipping, the learning rate, tokens per second (each token counted once,
+    over all processes) and the seconds of the step.
     """
 
     def __init__(
@@ -38,13 +39,19 @@ class MetricsLog:
         settings: Mapping[str, Any] | None = None,
         bar: bool | None = None,
     ) -> None:
-        """
+        """Open the log in a folder; keep the lines of the steps that are done.
+
         Args:
-            done: steps of an earlier part of this run; later lines of it are dropped.
-            bar: None shows one on a terminal.
+            folder: existing folder of the run.
+            steps: total number of steps, for the progress bar.
+            done: steps of an earlier part of this run; lines of later steps are dropped.
+            every: number of steps between two lines.
+            trackers: names of trackers: ``tensorboard``, ``wandb``.
+            settings: settings of the run, for the trackers.
+            bar: whether to show a progress bar; None: on a terminal only.
 
         Raises:
-            MissingExtraError: for a tracker, or the library of the plot, that is not installed.
+            MissingExtraError: a tracker or matplotlib is not installed.
         """
         if find_spec("matplotlib") is None:
             raise MissingExtraError(f"the plot of a run needs matplotlib: {install_hint('train')}")
@@ -66,7 +73,13 @@ class MetricsLog:
         return not self._bar.disable
 
     def step(self, number: int, values: Mapping[str, float], *, tokens: int) -> None:
-        """Note a finished step."""
+        """Write the metrics of a finished step.
+
+        Args:
+            number: the step, from 1.
+            values: metrics by name.
+            tokens: tokens of the step over all processes.
+        """
         now = time.perf_counter()
         seconds = now - self._start
         self._start = now
@@ -74,25 +87,25 @@ class MetricsLog:
         self._bar.set_postfix(_short({**values, **speed}), refresh=False)
         self._bar.update()
         if self._main and number % self._every == 0:
-            self._note({"step": number, **values, **speed})
+            self._write({"step": number, **values, **speed})
 
     def evaluation(self, number: int, values: Mapping[str, float]) -> None:
-        """Note what was measured after a step."""
+        """Write the metrics of an evaluation after a step, as ``eval/NAME``."""
         self._start = time.perf_counter()
         if self._main:
-            self._note({"step": number, **{f"eval/{k}": v for k, v in values.items()}})
+            self._write({"step": number, **{f"eval/{k}": v for k, v in values.items()}})
 
     def skipped(self, done: int, rows: int) -> None:
-        """Note how many rows a run skips, once a start: step 0, or the step it goes on from."""
+        """Write the number of skipped rows, once a start, at step 0 or that of the checkpoint."""
         if self._main:
-            self._note({"step": done, "skipped_rows": rows})
+            self._write({"step": done, "skipped_rows": rows})
 
     def close(self) -> None:
         self._bar.close()
         for tracker in self._trackers:
             tracker.finish()
 
-    def _note(self, entry: dict[str, Any]) -> None:
+    def _write(self, entry: dict[str, Any]) -> None:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(_line(entry))
         for tracker in self._trackers:
@@ -100,7 +113,7 @@ class MetricsLog:
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """Return the lines of a run's journal up to the first one that is torn or damaged."""
+    """Return the lines of ``metrics.jsonl`` up to the first truncated or damaged one."""
     path = folder / FILE
     lines = path.read_bytes().splitlines() if path.is_file() else []
     found: list[dict[str, Any]] = []
@@ -116,7 +129,7 @@ def read(folder: Path) -> list[dict[str, Any]]:
 
 
 def plot(folder: Path) -> Path:
-    """Losses over steps, as ``loss.png`` in the folder of a run."""
+    """Plot the losses over the steps to ``loss.png`` in the folder of a run; return its path."""
     from matplotlib.figure import Figure
 
     entries = read(folder)
@@ -144,7 +157,7 @@ def plot(folder: Path) -> Path:
 def _smooth(
     points: Sequence[tuple[int, float]], kept: float = 0.9
 ) -> tuple[list[int], list[float]]:
-    """Moving average that starts without bias."""
+    """Return steps and the bias-corrected exponential moving average of the values."""
     steps = []
     values = []
     mean = 0.0
@@ -170,7 +183,7 @@ def _line(entry: Mapping[str, Any]) -> str:
 
 
 def _tracker(name: str, folder: Path, settings: Mapping[str, Any]) -> Any:
-    """One of accelerate's trackers."""
+    """Return a tracker of accelerate."""
     from accelerate import tracking
 
     kinds = {

@@ -1,4 +1,4 @@
-"""The model card of a run: data, settings, how it went."""
+"""Model card of a run: data, settings, metrics."""
 
 from __future__ import annotations
 
@@ -28,18 +28,22 @@ def write(
     metrics: Mapping[str, float],
     skipped: int,
 ) -> None:
-    """``README.md`` beside the weights, with the front matter that model hubs read.
+    """Write ``README.md`` with the front matter that model hubs read.
 
     Args:
-        target: where it is written.
-        folder: of the run, with its journal.
-        sources: of each stream.
-        metrics: what was measured at the end.
-        skipped: rows that truncation left nothing to train of.
+        target: existing folder to write to.
+        run: settings of the run.
+        folder: folder of the run, with ``metrics.jsonl``.
+        sources: sources of each stream.
+        steps: number of optimizer steps.
+        metrics: results of the final evaluation.
+        skipped: rows that have no token in the loss after truncation.
     """
     tags = ["gritlm", *(["sentence-similarity", "feature-extraction"] if run.embeds else [])]
     ours = run.model.base in _OURS
-    base = HUB if ours else run.model.base  # the default model, wherever it lies here
+    base = (
+        HUB if ours else run.model.base
+    )  # the published name, not the local path of the default model
     start = f"the default model (`{HUB}`)" if ours and run.model.base != BASE else f"`{base}`"
     lines = [
         "---",
@@ -73,7 +77,7 @@ def write(
         ),
         "",
         *(
-            [f"{skipped} rows were skipped: cut to length, nothing was left to train.", ""]
+            [f"{skipped} rows were skipped: after truncation they had no token in the loss.", ""]
             if skipped
             else []
         ),

@@ -1,4 +1,4 @@
-"""Losses that are no numbers: the run stops, and the batch is written down."""
+"""Stop of a run at a non-finite loss, with the batch written to a file."""
 
 from __future__ import annotations
 
@@ -12,29 +12,36 @@ from gritlm.train.data.loader import Batch
 from gritlm.train.run import collectives
 
 
-def write_down(
+def stop(
     output: Path, step: int, batch: Batch, values: Mapping[str, float], tokenizer: Any
 ) -> NoReturn:
-    """Write what this process read in the step, and stop; no weight has been changed by it.
+    """Write the batch of this process to a file and stop; the step has changed no weight.
+
+    Args:
+        output: folder of the run.
+        step: number of the step.
+        batch: batch of this process.
+        values: metrics of the step, at least one of them non-finite in some process.
+        tokenizer: tokenizer that decodes the batch.
 
     Raises:
-        TrainingError: naming the values and the file.
+        TrainingError: always; the message has the values and the file.
     """
     path = output / f"trouble-{step:06d}-{collectives.rank()}.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in _rows(batch, tokenizer)), "utf-8")
-    said = ", ".join(f"{name} {value}" for name, value in values.items())
+    shown = ", ".join(f"{name} {value}" for name, value in values.items())
     raise TrainingError(
-        f"step {step} gave numbers that are none ({said}); what was read is in {path}. Lower "
-        "learning_rate, or go on from a checkpoint before it"
+        f"step {step} gave a non-finite loss ({shown}); its batch is in {path}. Lower "
+        "learning_rate, or resume from an earlier checkpoint"
     )
 
 
 def _rows(batch: Batch, tokenizer: Any) -> Iterator[dict[str, Any]]:
     if batch.embedding is not None:
         sides = {"query": batch.embedding.queries, "passage": batch.embedding.passages}
-        for kind, prompts in sides.items():
+        for side, prompts in sides.items():
             for prompt in prompts:
-                yield {"kind": kind, "text": tokenizer.decode(prompt.ids), "pooled": prompt.pooled}
+                yield {"kind": side, "text": tokenizer.decode(prompt.ids), "pooled": prompt.pooled}
     for sample in batch.samples:
         yield {
             "kind": "sample",

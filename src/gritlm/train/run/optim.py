@@ -1,4 +1,4 @@
-"""Optimizer, learning rate over time, and the norm of the gradient."""
+"""Optimizer, learning rate schedule and gradient clipping."""
 
 from __future__ import annotations
 
@@ -12,40 +12,49 @@ from transformers import get_scheduler
 from gritlm.train.config import TrainingConfig
 
 
-def optimizer(module: nn.Module, said: TrainingConfig) -> torch.optim.Optimizer:
-    """AdamW over what is trained; no decay of biases and norms (one dimension)."""
+def optimizer(module: nn.Module, training: TrainingConfig) -> torch.optim.Optimizer:
+    """Return AdamW over the trained parameters; no weight decay for biases and norms."""
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": said.weight_decay},
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": training.weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    # A schedule adds "initial_lr"; a checkpoint holds it, so it must be there to be restored.
+    # A schedule adds "initial_lr" and a checkpoint holds it; restoring needs the key.
     return torch.optim.AdamW(
-        [{**group, "initial_lr": said.learning_rate} for group in groups if group["params"]],
-        lr=said.learning_rate,
-        betas=(said.adam_beta1, said.adam_beta2),
-        eps=said.adam_epsilon,
+        [{**group, "initial_lr": training.learning_rate} for group in groups if group["params"]],
+        lr=training.learning_rate,
+        betas=(training.adam_beta1, training.adam_beta2),
+        eps=training.adam_epsilon,
     )
 
 
 def schedule(
-    moved: torch.optim.Optimizer, said: TrainingConfig, *, steps: int, done: int = 0
+    optimizer: torch.optim.Optimizer, training: TrainingConfig, *, steps: int, done: int = 0
 ) -> Any:
-    """Warm-up, then the decay of ``lr_scheduler_type``; standing after ``done`` steps."""
-    share = said.warmup_steps
-    warmup = round(share * steps) if share < 1 else round(share)
-    name = {"constant": "constant_with_warmup"}.get(said.lr_scheduler_type, said.lr_scheduler_type)
-    for group in moved.param_groups:
-        group["lr"] = group["initial_lr"] = said.learning_rate
-    made = get_scheduler(name, moved, num_warmup_steps=warmup, num_training_steps=steps)
-    for group in moved.param_groups:
-        group["lr"] = said.learning_rate * made.lr_lambdas[0](done)
-    made.last_epoch = done
-    return made
+    """Return the schedule: warm-up, then the decay of ``lr_scheduler_type``.
+
+    Args:
+        optimizer: optimizer whose learning rate is set.
+        training: settings of the run.
+        steps: total number of steps.
+        done: steps already taken; the schedule continues after them.
+    """
+    warmup_steps = training.warmup_steps
+    warmup = round(warmup_steps * steps) if warmup_steps < 1 else round(warmup_steps)
+    name = {"constant": "constant_with_warmup"}.get(
+        training.lr_scheduler_type, training.lr_scheduler_type
+    )
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] = training.learning_rate
+    scheduler = get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
+    for group in optimizer.param_groups:
+        group["lr"] = training.learning_rate * scheduler.lr_lambdas[0](done)
+    scheduler.last_epoch = done
+    return scheduler
 
 
 def clip(parameters: Iterable[nn.Parameter], limit: float) -> float:
-    """Scale gradients down to the norm ``limit`` (0: not at all); their norm before that."""
+    """Clip the gradients to the norm ``limit`` (0: no clipping); return the norm before."""
     with_gradient = [p for p in parameters if p.grad is not None]
     norm = nn.utils.get_total_norm([p.grad for p in with_gradient if p.grad is not None])
     whole: Tensor = norm.full_tensor() if hasattr(norm, "full_tensor") else norm

@@ -1,4 +1,4 @@
-"""One module on one process, or copied (DDP) or spread (FSDP2) over those that torchrun started.
+"""Wrapping of the trained module for one process, DDP or FSDP2.
 
 torch's own wrappers are called directly: accelerate refuses FSDP2 on CPUs, where the tests run it.
 """
@@ -25,33 +25,36 @@ from gritlm.train.run import collectives
 
 @contextmanager
 def processes(timeout_s: float) -> Iterator[None]:
-    """The process group that torchrun describes, if there is one and none has been made.
+    """Open the process group of torchrun for the length of a block, unless one is open.
+
+    Args:
+        timeout_s: seconds after which a process that waits for another one stops with an error.
 
     Raises:
-        TrainingError: when another process is gone or does not answer in time.
+        TrainingError: another process has ended or does not answer in time.
     """
     described = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    made = described and not dist.is_initialized()
-    with collectives.group(None, timeout_s=timeout_s) if made else nullcontext():
+    opens = described and not dist.is_initialized()
+    with collectives.group(None, timeout_s=timeout_s) if opens else nullcontext():
         try:
             yield
         except RuntimeError as error:
-            if not collectives.together() or not _is_of_the_group(error):
+            if not collectives.together() or not _is_group_error(error):
                 raise
             raise TrainingError(
                 f"another process is gone or did not answer within {timeout_s:g} s, so process "
-                f"{collectives.rank()} stops too; look at the log of the one that ended first "
+                f"{collectives.rank()} stops too; look at the log of the process that ended first "
                 f"({' '.join(str(error).split())[:200]})"
             ) from error
         finally:
-            gc.collect()  # DDP and FSDP hold threads of the group: they must go before it does
+            gc.collect()  # DDP and FSDP hold threads of the group: free them before it closes
 
 
 def local_device(training: TrainingConfig) -> str | None:
-    """Where a process loads the model: its own GPU among several, unless a device is asked for.
+    """Return the device a process loads the model to: its own GPU, unless the run names one.
 
-    What is going to be spread (FSDP2) is loaded into main memory: each layer moves to the GPUs when
-    it is spread, so that no GPU has to hold the whole model.
+    With FSDP2 the model is loaded into main memory; each layer moves to the GPUs when it is
+    sharded, so that no GPU holds the whole model.
     """
     if (
         training.device not in (None, "cuda")
@@ -65,28 +68,32 @@ def local_device(training: TrainingConfig) -> str | None:
 
 
 def wrapped(trainee: Trainee, training: TrainingConfig, *, bf16: bool) -> Any:
-    """The module to call in training: ``trainee`` itself, or DDP or FSDP2 around it."""
+    """Return the module to call in training: ``trainee`` itself, or wrapped by DDP or FSDP2."""
     if not collectives.together():
         return trainee
     if training.distribution == "ddp":
-        # The last pass of a step writes, where both halves are trained: without the projection.
+        # If both objectives are trained, the last pass of a step is generative: no projection.
         unused = trainee.projection is not None and training.mode == "unified"
         return DistributedDataParallel(trainee, find_unused_parameters=unused)
     on_gpu = torch.cuda.is_available() and training.device != "cpu"
-    kind = "cuda" if on_gpu else "cpu"
-    mesh = init_device_mesh(kind, (dist.get_world_size(),))
-    half = bf16 and kind == "cuda"
-    policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if half else MixedPrecisionPolicy()
+    device_type = "cuda" if on_gpu else "cpu"
+    mesh = init_device_mesh(device_type, (dist.get_world_size(),))
+    low_precision = bf16 and device_type == "cuda"
+    policy = (
+        MixedPrecisionPolicy(torch.bfloat16, torch.float32)
+        if low_precision
+        else MixedPrecisionPolicy()
+    )
     for layer in trainee.decoder.layers:
         fully_shard(layer, mesh=mesh, mp_policy=policy)
-    # The root stays whole from its forward to its backward pass: the loss reads its LM head.
-    spread = fully_shard(trainee, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+    # The root stays unsharded between forward and backward: the loss uses its LM head.
+    sharded = fully_shard(trainee, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
     trainee.move_frozen(trainee.device)
-    return spread
+    return sharded
 
 
 def unsynced(module: Any) -> AbstractContextManager[object]:
-    """Gradients are not averaged yet inside of it (DDP; FSDP2 averages every time, and adds)."""
+    """Return a context without gradient averaging (DDP; FSDP2 averages every time and adds)."""
     return module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext()
 
 
@@ -95,11 +102,11 @@ def is_sharded(module: Any) -> bool:
 
 
 def is_main() -> bool:
-    """Whether this process writes files and talks."""
+    """Return whether this process is the one that writes files and logs."""
     return collectives.rank() == 0
 
 
-def _is_of_the_group(error: RuntimeError) -> bool:
-    said = str(error).lower()
+def _is_group_error(error: RuntimeError) -> bool:
+    message = str(error).lower()
     words = ("gloo", "nccl", "connection closed", "connection reset", "timed out")
-    return isinstance(error, dist.DistError) or any(word in said for word in words)
+    return isinstance(error, dist.DistError) or any(word in message for word in words)

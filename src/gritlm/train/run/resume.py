@@ -1,4 +1,4 @@
-"""The folder of a run: claimed once, never overwritten by accident, gone on from on demand."""
+"""Output folder of a run: checks before a start, preparation, resumption."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from gritlm.train.run import checkpoint, metrics_log
 
 FILE = "run.json"
 
-# The trained model: of another kind than the next one, it would be loaded in its place.
+# Files of a trained model. An old one of another kind would be loaded instead of the new one.
 _MODEL = (
     "*.safetensors*",
     "config.json",
@@ -32,7 +32,7 @@ _MODEL = (
     "gritlm.json",
 )
 
-# What may differ between a run and its continuation: it changes nothing that is computed.
+# Settings that may change on resumption: they do not change the results.
 _FREE = {
     "training.output_dir",
     "training.resume_from_checkpoint",
@@ -51,7 +51,7 @@ _FREE = {
     "evaluation.embedding",
     "evaluation.generative",
     "evaluation.eval_steps",
-    # compared as rows a step of all processes together
+    # compared as the rows of a step over all processes
     "training.per_device_train_batch_size",
     "training.per_device_generative_bs",
     "training.gradient_accumulation_steps",
@@ -59,38 +59,38 @@ _FREE = {
 
 
 def claim(run: TrainConfig) -> Path | None:
-    """The checkpoint to go on from; None to start anew in a folder that holds no other run.
+    """Return the checkpoint to resume from; None to start a new run.
 
     Raises:
-        InputError: when the folder holds a run and nothing says what to do with it, when there is
-            no checkpoint to go on from, or the folder cannot be made.
+        InputError: the folder holds a run and the settings neither resume nor overwrite it, or
+            there is no checkpoint to resume from.
     """
-    said = run.training
-    output = Path(said.output_dir)
+    training = run.training
+    output = Path(training.output_dir)
     if run.model.base and output.exists() and _is_same(output, run.model.base):
         raise InputError(f"output_dir = {output} is the folder of model.base; choose another one")
-    if said.resume_from_checkpoint:
-        chosen = _chosen(output, said.resume_from_checkpoint)
+    if training.resume_from_checkpoint:
+        chosen = _checkpoint_of(output, training.resume_from_checkpoint)
         foreign = chosen.resolve().parent != output.resolve()
-        if not (foreign and _holds_run(output)) or said.overwrite_output_dir:
+        if not (foreign and _holds_run(output)) or training.overwrite_output_dir:
             return chosen
     if _holds_model(output) and not (output / FILE).exists():
         raise InputError(
-            f"output_dir = {output} holds a model that no run has made; choose another folder"
+            f"output_dir = {output} holds a model that was not trained there; choose another folder"
         )
-    if _holds_run(output) and not said.overwrite_output_dir:
+    if _holds_run(output) and not training.overwrite_output_dir:
         raise InputError(
-            f"output_dir = {output} already holds a run; go on with it (resume_from_checkpoint = "
-            "true), throw it away (overwrite_output_dir = true), or choose another folder"
+            f"output_dir = {output} already holds a run; resume it (resume_from_checkpoint = "
+            "true), overwrite it (overwrite_output_dir = true), or choose another folder"
         )
     return None
 
 
 def prepare(run: TrainConfig, *, done: int = 0) -> None:
-    """Make the folder, empty of what came before this run, or behind its ``done`` steps.
+    """Create the folder; remove files of an earlier run and checkpoints after ``done`` steps.
 
     Raises:
-        InputError: when it cannot be written.
+        InputError: the folder cannot be written.
     """
     output = Path(run.training.output_dir)
     before = (
@@ -101,7 +101,7 @@ def prepare(run: TrainConfig, *, done: int = 0) -> None:
     try:
         output.mkdir(parents=True, exist_ok=True)
         for path in checkpoint.checkpoints(output):
-            if checkpoint.step_of(path) > done:  # gone on from an earlier one
+            if checkpoint.step_of(path) > done:  # the run resumes from an earlier checkpoint
                 shutil.rmtree(path)
         for old in (old for pattern in before for old in output.glob(pattern)):
             old.unlink()
@@ -111,21 +111,31 @@ def prepare(run: TrainConfig, *, done: int = 0) -> None:
 
 
 def settings(run: TrainConfig, size: int) -> dict[str, Any]:
-    """What a continuation must agree on, by dotted name, as JSON gives it back."""
-    said = run.training
-    each = said.gradient_accumulation_steps * size
+    """Return the settings that a resumed run must keep, by dotted name, as JSON values.
+
+    Args:
+        run: settings of the run.
+        size: number of processes.
+    """
+    training = run.training
+    factor = training.gradient_accumulation_steps * size
     table = json.loads(json.dumps(asdict(run)))
     found = {name: value for name, value in _flat(table) if name not in _FREE}
-    found["embedding rows a step"] = said.per_device_train_batch_size * each
-    found["generative rows a step"] = said.per_device_generative_bs * each
+    found["embedding rows a step"] = training.per_device_train_batch_size * factor
+    found["generative rows a step"] = training.per_device_generative_bs * factor
     return found
 
 
 def require_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
-    """Refuse to go on with other settings; one that is new since the checkpoint had its default.
+    """Raise an error if settings changed; a setting missing in the checkpoint had its default.
+
+    Args:
+        before: settings of the checkpoint.
+        now: settings of this run.
+        folder: the checkpoint, for the message.
 
     Raises:
-        InputError: naming each that differs.
+        InputError: the message names each setting that differs.
     """
     before = {**{name: value for name, value in _defaults() if name in now}, **before}
     differing = [
@@ -136,7 +146,7 @@ def require_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path
     if differing:
         raise InputError(
             f"{folder} was made with other settings: {'; '.join(differing)}; use those, or start "
-            "anew in another output_dir"
+            "a new run in another output_dir"
         )
 
 
@@ -152,20 +162,20 @@ def _defaults() -> Iterator[tuple[str, Any]]:
     return _flat(json.loads(json.dumps(table)))
 
 
-def _chosen(output: Path, asked: bool | str) -> Path:
-    if isinstance(asked, str):
-        return Path(asked)
+def _checkpoint_of(output: Path, chosen: bool | str) -> Path:
+    if isinstance(chosen, str):
+        return Path(chosen)
     found = checkpoint.checkpoints(output)
     if not found:
         raise InputError(
-            f"resume_from_checkpoint = true, but {output} holds no checkpoint; start anew without "
+            f"resume_from_checkpoint = true, but {output} holds no checkpoint; start without "
             "it, or name one"
         )
     return found[-1]
 
 
 def _holds_run(output: Path) -> bool:
-    """A start that failed before its first step leaves none."""
+    """Return whether a folder holds a run that got as far as its first step."""
     return _holds_model(output) or bool(checkpoint.checkpoints(output) or metrics_log.read(output))
 
 

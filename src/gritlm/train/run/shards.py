@@ -1,7 +1,7 @@
-"""Sharded checkpoints, read so that no code in their files runs.
+"""Safe reading of sharded checkpoints: no code in their files runs.
 
 torch reads ``.metadata``, and all values of a checkpoint that are no tensors, with pickle, which
-runs any function that a file names. Here a file may name the classes that torch writes, no other.
+runs any function that a file names. Here only the classes that torch writes are allowed.
 """
 
 from __future__ import annotations
@@ -39,9 +39,13 @@ _PATHS = ("PosixPath", "WindowsPath")
 def load(folder: Path, state: dict[str, Any]) -> None:
     """Fill a state dict from the shards in a folder; all processes call it.
 
+    Args:
+        folder: folder of the shards.
+        state: nested dict of tensors, filled in place.
+
     Raises:
-        InputError, CheckpointException: for files that are damaged, or that name other classes or
-            functions than torch writes.
+        InputError: a file names a class or function that torch does not write.
+        CheckpointException: a file is missing or damaged.
     """
     state_dict_loader.load(state, storage_reader=_Reader(folder), planner=_Planner())
 
@@ -50,15 +54,15 @@ def load_tensors(file: Path | IO[bytes]) -> Any:
     """Return tensors and plain values that torch saved, on the CPU.
 
     Raises:
-        InputError: for a file that holds anything else, or is damaged.
-        OSError: when it cannot be read.
+        InputError: the file holds anything else, or is damaged.
+        OSError: the file cannot be read.
     """
     try:
         return torch.load(file, weights_only=True, map_location="cpu")
     except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
         name = file.name if isinstance(file, Path) else "a value"
         raise InputError(
-            f"{name} is damaged, or holds more than tensors ({type(error).__name__})"
+            f"{name} is damaged or holds other values than tensors ({type(error).__name__})"
         ) from error
 
 
@@ -74,7 +78,7 @@ class _Reader(FileSystemReader):
 
 class _Planner(DefaultLoadPlanner):
     def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
-        """Read a value that is no tensor; torch gets it in bytes that were written here."""
+        """Read a value that is no tensor safely, and pass it on in bytes written here."""
         own = io.BytesIO()
         torch.save(load_tensors(value), own)
         own.seek(0)
@@ -85,7 +89,7 @@ def read_metadata(file: IO[bytes], path: Path) -> Metadata:
     """Return the metadata of a sharded checkpoint.
 
     Raises:
-        InputError: for a file that holds something else, or is damaged.
+        InputError: the file holds anything else, or is damaged.
     """
     try:
         found = _Unpickler(file).load()
@@ -101,7 +105,7 @@ def read_metadata(file: IO[bytes], path: Path) -> Metadata:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Takes the classes that torch writes into metadata, and refuses all others."""
+    """Unpickler that allows the classes of torch's metadata and no others."""
 
     def find_class(self, module_name: str, name: str) -> Any:
         for module, names in _CLASSES.items():
@@ -115,7 +119,7 @@ class _Unpickler(pickle.Unpickler):
             return torch.Size
         if module_name in ("pathlib", "pathlib._local") and name in _PATHS:
             return _path
-        raise InputError(f"it names {f'{module_name}.{name}'[:80]!r}, which is not run")
+        raise InputError(f"it names {f'{module_name}.{name}'[:80]!r}, which is not allowed")
 
 
 def _layout(name: str) -> torch.layout:
@@ -126,5 +130,5 @@ def _layout(name: str) -> torch.layout:
 
 
 def _path(*parts: str) -> str:
-    """Return a path as text: it is where the checkpoint was written, and is not read."""
+    """Return a path as text; it names where the checkpoint was written and is never opened."""
     return "/".join(map(str, parts))

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a run after the step at hand, so that it can be saved."""
+"""Signal handling: ctrl-C and SIGTERM end a run after the current step, with a checkpoint."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ from types import FrameType
 
 
 class StopSignal:
-    """Whether the run was asked to end."""
+    """State of a run that SIGINT or SIGTERM may stop.
+
+    Attributes:
+        asked: whether a signal has arrived.
+    """
 
     def __init__(self) -> None:
         self.asked = False
 
     def ask(self, number: int, _frame: FrameType | None) -> None:
-        """A signal handler; the second ctrl-C ends the program at once."""
+        """Handle a signal; a second ctrl-C ends the program immediately."""
         if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.asked = True
@@ -24,7 +28,7 @@ class StopSignal:
 
 @contextmanager
 def listening() -> Iterator[StopSignal]:
-    """Signals are noted inside of the block, and do afterwards what they did before."""
+    """Catch SIGINT and SIGTERM inside the block; restore the earlier handlers afterwards."""
     stop = StopSignal()
     if threading.current_thread() is not threading.main_thread():
         yield stop  # only the main thread may change what signals do

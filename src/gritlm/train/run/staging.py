@@ -1,4 +1,4 @@
-"""Folders written by several processes: in their place whole, or not at all."""
+"""Atomic writing of folders by several processes: complete or absent."""
 
 from __future__ import annotations
 
@@ -18,40 +18,51 @@ _DISK_ERRORS = (OSError, SafetensorError, RuntimeError, CheckpointException)
 
 
 def replacing(target: Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` fill a folder that takes the place of ``target`` when all processes did well.
+    """Replace ``target`` by a folder that ``write`` fills, if all processes succeed.
+
+    Args:
+        target: folder to replace or create.
+        write: called with an empty folder in every process.
 
     Raises:
-        TrainingError: naming what the disk said; ``target`` is then as it was.
+        TrainingError: the message has the error of the disk; ``target`` is unchanged.
     """
     _staged(target.with_name(f".{target.name}.tmp"), target, write, _exchange)
 
 
 def adding(target: Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` fill a folder whose files then join those of ``target``; as above.
+    """Add files to ``target`` from a folder that ``write`` fills, if all processes succeed.
 
-    That folder stands inside of ``target``: what is around it may be another disk, or read-only.
+    The temporary folder is inside ``target``: its parent may be another disk, or read-only.
+
+    Args:
+        target: existing folder.
+        write: called with an empty folder in every process.
+
+    Raises:
+        TrainingError: the message has the error of the disk; ``target`` is unchanged.
     """
     _staged(target / ".model.tmp", target, write, _join)
 
 
 def _staged(
-    work: Path, target: Path, write: Callable[[Path], None], place: Callable[[Path, Path], None]
+    work: Path, target: Path, write: Callable[[Path], None], publish: Callable[[Path, Path], None]
 ) -> None:
-    error = _tried(lambda: _emptied(work) if parallel.is_main() else None)
-    collectives.most(0)  # nobody writes before the folder is there
-    error = error or _tried(lambda: write(work))
+    error = _caught(lambda: _create_empty(work) if parallel.is_main() else None)
+    collectives.most(0)  # processes wait until the folder exists
+    error = error or _caught(lambda: write(work))
     failed = collectives.most(int(error is not None))
     if parallel.is_main():
-        error = error or (None if failed else _tried(lambda: place(work, target)))
+        error = error or (None if failed else _caught(lambda: publish(work, target)))
         shutil.rmtree(work, ignore_errors=True)
     if collectives.most(int(error is not None)):
-        said = " ".join(str(error or "another process could not write").split())
+        reason = " ".join(str(error or "another process could not write").split())
         raise TrainingError(
-            f"{target} cannot be written: {said}; what was saved before is whole"
+            f"{target} cannot be written: {reason}; earlier checkpoints are complete"
         ) from error
 
 
-def _tried(work: Callable[[], None]) -> BaseException | None:
+def _caught(work: Callable[[], None]) -> BaseException | None:
     try:
         work()
     except _DISK_ERRORS as error:
@@ -59,7 +70,7 @@ def _tried(work: Callable[[], None]) -> BaseException | None:
     return None
 
 
-def _emptied(work: Path) -> None:
+def _create_empty(work: Path) -> None:
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
 
