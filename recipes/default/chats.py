@@ -1,4 +1,4 @@
-"""Generative rows: an instruction or question and its answer, as they are."""
+"""Generative rows from instruction and question-answering datasets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from texts import number
 MOST_PROBLEMS = 1500
 MOST_WORDS = 150  # of a prompt of T0
 
-# Sets whose licence lets everybody use them (CC BY, CC BY-SA, MIT), one template each.
+# Datasets with a free licence (CC BY, CC BY-SA, MIT), one template each.
 SHORT_ANSWERS = (
     "common_gen_Put_together",
     "commonsense_qa_question_answering",
@@ -27,7 +27,7 @@ SHORT_ANSWERS = (
 
 
 def seeds(folder: Path) -> Iterator[Row]:
-    """The tasks of Self-Instruct that people wrote."""
+    """Yield the human-written seed tasks of Self-Instruct."""
     yield from _tasks(folder / "seed_tasks.jsonl")
 
 
@@ -49,7 +49,7 @@ def alpaca(folder: Path) -> Iterator[Row]:
 
 
 def dolly(folder: Path) -> Iterator[Row]:
-    """Without the frame of the Alpaca prompt."""
+    """Yield rows of Dolly without the frame of the Alpaca prompt."""
     path = folder / "scripts" / "data_prep" / "dolly_hhrlhf_train_small.jsonl"
     for line in path.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
@@ -58,7 +58,7 @@ def dolly(folder: Path) -> Iterator[Row]:
 
 
 def mathematics(folder: Path) -> Iterator[Row]:
-    """A part of the training split."""
+    """Yield a part of the training split."""
     path = folder / "grade_school_math" / "data" / "train.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines()
     for line in sorted(lines, key=number)[:MOST_PROBLEMS]:
@@ -67,7 +67,7 @@ def mathematics(folder: Path) -> Iterator[Row]:
 
 
 def short_answers(folder: Path) -> Iterator[Row]:
-    """Prompts of T0 that fit in a short sample."""
+    """Yield T0 prompts that fit in a short sample."""
     for name in SHORT_ANSWERS:
         for prompt, completion in t0.template(folder, name):
             if len(prompt.split()) <= MOST_WORDS:

@@ -1,4 +1,4 @@
-"""Natural Questions with their gold passages; which rows may be trained on."""
+"""Natural Questions with gold passages: training rows, separate from the evaluated ones."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 
 from texts import Overlap, fingerprint, letters, one_line
 
-TRAINED = 1355  # rows; those behind them are measured
+TRAINED = 1355  # rows to train on; the rows after them are for evaluation
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A question with its answers and passages ``(title, text)``, the gold one first."""
+    """Question with answers and passages ``(title, text)``, the gold one first."""
 
     question: str
     answers: tuple[str, ...]
@@ -29,7 +29,7 @@ def all_rows(folder: Path) -> list[Entry]:
 
 
 def training_rows(folder: Path) -> list[Entry]:
-    """Without those whose passage overlaps one that answers a row that is measured."""
+    """Return the training rows whose passage does not overlap a gold passage of evaluation."""
     entries = all_rows(folder)
     measured = [letters(entry.passages[0][1]) for entry in entries[TRAINED:]]
     beginnings = {fingerprint(entry.passages[0][1]) for entry in entries[TRAINED:]}
@@ -45,7 +45,7 @@ def training_rows(folder: Path) -> list[Entry]:
 
 
 def with_distractors(entries: Sequence[Entry], *, count: int) -> Iterator[Entry]:
-    """Each entry with other entries' passages: many of its words, none of its answers."""
+    """Yield entries with distractors: passages of other entries with similar words, no answer."""
     passages = sorted({entry.passages[0] for entry in entries})
     overlap = Overlap([f"{title} {text}" for title, text in passages])
     for entry in entries:

@@ -1,4 +1,4 @@
-"""What the base itself answers to the prompts of generative rows: keeps what it could.
+"""Generative rows with answers of the base itself, to preserve its abilities.
 
     python recipes/default/own_answers.py DATA [DATA ...] --out FILE [--model base] [--cap 300]
 
@@ -20,8 +20,8 @@ from texts import number
 from gritlm import GritLM
 from gritlm.evaluation.rag.decode import PromptToRead, replies
 
-ROWS = 16  # written at once
-LONGEST = 160  # tokens of a prompt, template included
+ROWS = 16  # rows of a batch
+LONGEST = 160  # maximum tokens of a prompt, template included
 
 
 def main() -> None:
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def prompts_of(path: Path, cap: int) -> list[str]:
-    """The first user turns, ``cap`` of them, drawn by their text."""
+    """Return ``cap`` first user turns, chosen by a hash of their text."""
     lines = path.read_text(encoding="utf-8").splitlines()
     prompts = dict.fromkeys(json.loads(line)["messages"][0]["content"] for line in lines)
     return sorted(prompts, key=number)[:cap]
@@ -56,7 +56,7 @@ def prompts_of(path: Path, cap: int) -> list[str]:
 def answers(
     model: GritLM, prompts: Sequence[str], *, max_new_tokens: int
 ) -> Iterator[tuple[str, str]]:
-    """(prompt, answer) of those that fit and end, prompts of like length together."""
+    """Yield (prompt, answer) of complete answers; prompts are batched by length."""
     asked = [(model.chat_ids(prompt), prompt) for prompt in prompts]
     asked = sorted((item for item in asked if len(item[0]) <= LONGEST), key=lambda i: len(i[0]))
     for start in range(0, len(asked), ROWS):
@@ -69,7 +69,7 @@ def answers(
         )
         for (_, prompt), reply in zip(batch, written, strict=True):
             answer = model.tokenizer.decode(reply.ids).strip()
-            if answer and len(reply.ids) < max_new_tokens:  # it ended before the limit
+            if answer and len(reply.ids) < max_new_tokens:  # complete: it ended before the limit
                 yield prompt, answer
 
 

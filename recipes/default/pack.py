@@ -1,12 +1,12 @@
-"""Turn the adapter of a finished training run into the one that the package ships.
+"""Convert the adapter of a finished training run to the one in the package.
 
     python recipes/default/pack.py RUN_FOLDER [RUN_FOLDER ...] [--output FOLDER]
 
 RUN_FOLDER is the output folder of `gritlm train` with model.lora = true on the base of the default
-model, or a checkpoint in it; of several the mean is taken. The weights are rounded to bfloat16, the
-configuration names the base by its hub id, and the fingerprint of the base is written into the
-weights file, so that another base is refused. The model card beside them (README.md) is written by
-hand and left as it is.
+model, or a checkpoint in it; several are averaged. The weights are rounded to bfloat16, the
+configuration names the base by its hub id, and the weights file has the fingerprint of the base, so
+that loading refuses another base. The model card in the folder (README.md) is written by hand and
+not changed.
 """
 
 from __future__ import annotations
@@ -50,15 +50,17 @@ def main() -> None:
 
 
 def pack(run: Path, output: Path, *others: Path) -> int:
-    """Write the adapter of ``run`` to ``output``; the size of its weights file in bytes.
+    """Write the adapter of a run to a folder; return the size of its weights file in bytes.
 
     Args:
-        others: runs of the same settings, with which the mean of all is taken.
+        run: output folder of the run, or a checkpoint.
+        output: folder to write to.
+        others: more runs with the same settings; the weights of all runs are averaged.
 
     Raises:
-        InputError: for a run without adapter, on another base, that did not learn to embed, whose
-            weights are no numbers or too many.
-        ModelError: for files that are damaged, and an adapter that does not fit the base.
+        InputError: a run has no adapter, has another base, was not trained to embed, or has
+            non-finite or too large weights.
+        ModelError: a file is damaged, or the adapter does not fit the base.
     """
     about = _about(run)
     settings = _settings(run)
@@ -80,9 +82,9 @@ def pack(run: Path, output: Path, *others: Path) -> int:
         settings.save(staging)
         size = _size(staging / lora.WEIGHTS_FILE)
         lora.fit(base, str(staging))
-        merge.merge_adapter(base, str(staging))  # an adapter that cannot be loaded is not shipped
+        merge.merge_adapter(base, str(staging))  # fails if the adapter cannot be loaded
         for path in sorted(staging.iterdir()):
-            path.chmod(0o644)  # safetensors writes for the owner alone
+            path.chmod(0o644)  # safetensors gives read access to the owner only
             path.replace(output / path.name)
     finally:
         shutil.rmtree(staging)
@@ -90,7 +92,7 @@ def pack(run: Path, output: Path, *others: Path) -> int:
 
 
 def _mean(all_tensors: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Of tensors by name, computed in float32."""
+    """Return the mean of tensors by name, computed in float32."""
     return {
         name: torch.stack([each[name].float() for each in all_tensors]).mean(dim=0)
         for name in all_tensors[0]
@@ -98,7 +100,7 @@ def _mean(all_tensors: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def _about(run: Path) -> dict[str, Any]:
-    """The configuration, with the base by a name that holds on every machine."""
+    """Return the adapter configuration, with the hub id as name of the base."""
     if not (run / lora.WEIGHTS_FILE).is_file() or not lora.is_adapter_folder(str(run)):
         raise InputError(
             f"{run}: no {lora.CONFIG_FILE} and {lora.WEIGHTS_FILE}; expected the output folder of "
@@ -108,7 +110,7 @@ def _about(run: Path) -> dict[str, Any]:
     if base is None or not default_model.is_base(base):
         raise InputError(f"{run}: its base is {base}; expected that of the default model, {HUB}")
     about: dict[str, Any] = json.loads((run / lora.CONFIG_FILE).read_text(encoding="utf-8"))
-    targets = about["target_modules"]  # PEFT writes a set: in another order each time
+    targets = about["target_modules"]  # PEFT writes a set, in random order
     names = sorted(targets) if isinstance(targets, list) else targets
     return about | {
         "base_model_name_or_path": HUB,

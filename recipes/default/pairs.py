@@ -16,15 +16,15 @@ import t0
 from rows import Row, pair, scored
 from texts import Overlap, around, fingerprint, first_words, number, one_line, untokenised
 
-WORDS = 70  # of a passage: some 96 tokens
+WORDS = 70  # of a passage: about 96 tokens
 POOL = 8  # utterances of an intent that serve as passages
-QUERIES = 40  # utterances of an intent that look for them
+QUERIES = 40  # utterances of an intent that serve as queries
 
 _NO_ANSWER = ("The Human Phenotype Ontology provides", "These resources address")
 
 
 def squad(folder: Path) -> Iterator[Row]:
-    """Question -> sentence; as negative the next other sentence, which is of the same article.
+    """Yield questions with the sentence that answers them; the next sentence is the negative.
 
     Only the half called test: the one called dev is made of the paragraphs of XQuAD.
     """
@@ -40,7 +40,7 @@ def squad(folder: Path) -> Iterator[Row]:
 
 
 def medquad(folder: Path) -> Iterator[Row]:
-    """Question -> beginning of its answer; as negative what answers another on the same topic."""
+    """Yield questions with the start of their answer; negatives answer others on the topic."""
     for name, content in _unpacked(folder / "medquad.tar.gz"):
         if name.endswith(".xml"):
             yield from _medical(ElementTree.fromstring(content))
@@ -55,7 +55,7 @@ def _medical(document: ElementTree.Element) -> Iterator[Row]:
         answer = one_line(found.findtext("Answer", ""))
         if answer.lower().startswith(question.lower()):
             answer = answer[len(question) :].strip()
-        # What GARD's pages repeat as a heading is not part of the answer.
+        # The headings that pages of GARD repeat are not part of the answer.
         answer = re.sub(r"^(What|How|Is|Are|Who|Can)\b[^.?]{5,120}\? ", "", answer)
         answer = first_words(answer.removeprefix("Key Points - "), WORDS)
         if _informs(answer, topic):
@@ -65,14 +65,14 @@ def _medical(document: ElementTree.Element) -> Iterator[Row]:
 
 
 def _informs(answer: str, topic: str) -> bool:
-    """Names its topic, and is no notice that stands under hundreds of them."""
+    """Return whether an answer names its topic and is not a boilerplate notice."""
     names = [word for word in re.findall(r"\w+", topic.lower()) if len(word) > 3]
     named = any(name in answer.lower() for name in names)
     return named and len(answer.split()) >= 8 and not any(n in answer for n in _NO_ANSWER)
 
 
 def commands(folder: Path) -> Iterator[Row]:
-    """Task in words -> command line; as negatives other commands of the same page."""
+    """Yield tasks with their command line; other commands of the page are negatives."""
     pages = {
         name: _tasks(content.decode("utf-8"))
         for name, content in _unpacked(folder / "tldr-pages.tar.gz")
@@ -92,18 +92,18 @@ def _tasks(page: str) -> list[tuple[str, str]]:
 
 
 def _task(text: str) -> str:
-    """Without the brackets that mark the letters of an option: ``[c]reate``."""
+    """Return a task without the brackets that mark option letters: ``[c]reate``."""
     return one_line(re.sub(r"\[(\w+)\]", r"\1", text).replace("`", ""))
 
 
 def _command(text: str) -> str:
-    """``{{[-C|--directory]}} {{path/to/file}}`` -> ``--directory path/to/file``."""
+    """Return ``--directory path/to/file`` for ``{{[-C|--directory]}} {{path/to/file}}``."""
     text = re.sub(r"\{\{\[[^|\]{}]*\|([^\]{}]*)\]\}\}", r"\1", text)
     return one_line(text.replace("{{", "").replace("}}", ""))
 
 
 def papers(folder: Path) -> Iterator[Row]:
-    """Title -> abstract, or one-sentence summary -> abstract."""
+    """Yield titles, or one-sentence summaries, with their abstract."""
     for split in ("train", "dev", "test"):
         for line in _lines(folder / "SciTLDR-Data" / "SciTLDR-A" / f"{split}.jsonl"):
             paper = json.loads(line)
@@ -115,7 +115,7 @@ def papers(folder: Path) -> Iterator[Row]:
 
 
 def wikipedia(folder: Path) -> Iterator[Row]:
-    """Title -> passage; as negative the passage whose title is most like it."""
+    """Yield titles with their passage; the passage with the most similar title is the negative."""
     path = folder / "reproduce" / "dataset" / "2wikimultihopqa_corpus.json"
     passages = json.loads(path.read_text(encoding="utf-8"))
     titles = [one_line(passage["title"]) for passage in passages]
@@ -129,7 +129,7 @@ def wikipedia(folder: Path) -> Iterator[Row]:
 
 
 def natural_questions(folder: Path) -> Iterator[Row]:
-    """Question -> gold passage with its title; as negatives passages with most of its words."""
+    """Yield questions with their gold passage; passages with similar words are negatives."""
     for entry in nq.with_distractors(nq.training_rows(folder), count=3):
         positive, *negatives = (
             f"{title} {first_words(text, WORDS)}" for title, text in entry.passages
@@ -138,14 +138,14 @@ def natural_questions(folder: Path) -> Iterator[Row]:
 
 
 def similar_sentences(folder: Path) -> Iterator[Row]:
-    """Two sentences that mean the same: rated 4 or 5 of 5."""
+    """Yield pairs of sentences with the same meaning: rated 4 or 5 of 5."""
     for one, other, score in csv.reader(_lines(folder / "data" / "stsb-en-train.csv")):
         if float(score) >= 4 and fingerprint(one) != fingerprint(other):
             yield pair(one_line(one), [one_line(other)])
 
 
 def scored_sentences(folder: Path) -> Iterator[Row]:
-    """Two sentences and how alike people found them, 0 to 5."""
+    """Yield pairs of sentences with their human similarity rating, 0 to 5."""
     for one, other, score in csv.reader(_lines(folder / "data" / "stsb-en-train.csv")):
         yield scored(one_line(one), one_line(other), float(score))
 
@@ -156,7 +156,7 @@ def paraphrases(folder: Path) -> Iterator[Row]:
 
 
 def reading(folder: Path) -> Iterator[Row]:
-    """Question -> the words of its paragraph around the answer."""
+    """Yield questions with the words around the answer in their paragraph."""
     for question, text, answer in t0.reading(folder):
         yield pair(question, [around(text, answer, WORDS)], whole=[text])
 
@@ -172,7 +172,7 @@ def clinc(folder: Path) -> Iterator[Row]:
 
 
 def _intents(examples: Sequence[tuple[str, str]]) -> Iterator[Row]:
-    """An utterance -> others of the same intent; as negatives near ones of other intents.
+    """Yield utterances with others of the same intent; similar ones of other intents are negatives.
 
     A few utterances of each intent are the passages of all its rows, so that a batch shows which
     of its passages are right answers to another query too.
@@ -194,7 +194,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _unpacked(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Files of an archive in the order of their names."""
+    """Yield name and content of the files of an archive, sorted by name."""
     with tarfile.open(path) as archive:
         for member in sorted(archive.getmembers(), key=lambda member: member.name):
             file = archive.extractfile(member)

@@ -1,4 +1,4 @@
-"""Real data sets -> JSONL files to train a small model from; the same bytes every time.
+"""Preparation of training data: public datasets to JSONL files, reproducible byte for byte.
 
     python recipes/cpu/prepare.py DATA OUT
 
@@ -24,7 +24,7 @@ import report
 from rows import Row
 from texts import fingerprint, number
 
-HELD_OUT = 25  # one row of so many
+HELD_OUT = 25  # one of 25 rows is held out
 
 ANSWERS = (
     "Given a question, retrieve passages that answer it",
@@ -74,7 +74,7 @@ INTENTS = (
 
 @dataclass(frozen=True)
 class File:
-    """One file of training rows.
+    """File of training rows.
 
     Attributes:
         name: of the file, without its ending; up to the first dash it says what the rows are for.
@@ -133,7 +133,7 @@ def main() -> None:
 
 
 def prepare(data: Path, out: Path) -> dict[str, int]:
-    """Write all files; their names with their numbers of rows."""
+    """Write all files; return their numbers of rows by name."""
     out.mkdir(parents=True, exist_ok=True)
     measured = report.fingerprints(data)
     counts: dict[str, int] = {}
@@ -144,7 +144,7 @@ def prepare(data: Path, out: Path) -> dict[str, int]:
         kept = [row for row in made if number(row.group) % HELD_OUT]
         held.setdefault(file.kind, []).extend(r for r in made if not number(r.group) % HELD_OUT)
         counts[f"{file.name}.jsonl"] = write(out / f"{file.name}.jsonl", kept)
-    for kind, rows in held.items():  # mixed, so that a beginning holds something of each source
+    for kind, rows in held.items():  # shuffled, so that any prefix has rows of each source
         mixed = sorted(rows, key=lambda row: number(json.dumps(row.content)))
         counts[f"heldout-{kind}.jsonl"] = write(out / f"heldout-{kind}.jsonl", mixed)
     (out / "SOURCES.md").write_text(sources(data, counts), encoding="utf-8")
@@ -152,7 +152,7 @@ def prepare(data: Path, out: Path) -> dict[str, int]:
 
 
 def without(row: Row, measured: frozenset[str]) -> Row | None:
-    """The row without passages that are only measured; None when it stands or falls with one."""
+    """Return the row without evaluation passages; None if it cannot do without them."""
     found = {text for text in row.texts if fingerprint(text) in measured}
     if not found:
         return row
@@ -167,7 +167,7 @@ def without(row: Row, measured: frozenset[str]) -> Row | None:
 
 
 def finished(row: Row, file: File) -> Row:
-    """Queries and passages as ``[instruction, text]``; other rows as they are."""
+    """Return a row with ``[instruction, text]`` for queries and passages."""
     if not file.instructions:
         return row
     query = row.content["query"]
@@ -186,7 +186,7 @@ def write(path: Path, rows: Sequence[Row]) -> int:
 
 
 def sources(data: Path, counts: dict[str, int]) -> str:
-    """What each file was made from and under which licence, as a Markdown table."""
+    """Return sources and licences of all files as a Markdown table."""
     lines = ["| file | rows | source | licence |", "| --- | --- | --- | --- |"]
     for file in FILES:
         about = _about(data / file.folder / "SOURCE.txt")

@@ -1,4 +1,4 @@
-"""RAG rows: a question, documents of which the first one answers it, and the answer."""
+"""RAG rows: question, documents (the first has the answer), answer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from texts import Overlap, around, number, one_line
 WORDS = 80  # of a document: five of them, question and answer fit in 768 tokens
 DISTRACTORS = 4
 NOWHERE = "Not in the passages."
-UNANSWERED = 12  # one row of so many loses the passage that answers it
+UNANSWERED = 12  # one of 12 rows loses the passage that answers it
 
 
 def natural_questions(folder: Path) -> Iterator[Row]:
@@ -27,18 +27,18 @@ def natural_questions(folder: Path) -> Iterator[Row]:
 
 
 def reading(folder: Path) -> Iterator[Row]:
-    """Questions on a paragraph (T0); paragraphs of other questions distract."""
+    """Yield questions on a paragraph (T0), with paragraphs of other questions as distractors."""
     found = [(question, "", text, answer) for question, text, answer in t0.reading(folder)]
     yield from _among_themselves(found)
 
 
 def encyclopedia(folder: Path) -> Iterator[Row]:
-    """Questions by form on Wikipedia passages; passages with like words distract."""
+    """Yield template questions on Wikipedia passages, with similar passages as distractors."""
     yield from _among_themselves(list(wiki.questions(folder)))
 
 
 def dialogues(folder: Path) -> Iterator[Row]:
-    """The first question of each dialogue (QuAC), which stands by itself once it has its topic."""
+    """Yield the first question of each QuAC dialogue; with its topic it is self-contained."""
     path = folder / "scripts" / "eval" / "local_data" / "free_response" / "quac.jsonl"
     found = []
     for line in path.read_text(encoding="utf-8").splitlines():
@@ -56,7 +56,7 @@ def dialogues(folder: Path) -> Iterator[Row]:
 
 
 def _among_themselves(found: Sequence[tuple[str, str, str, str]]) -> Iterator[Row]:
-    """(question, title, text, answer) -> rows; texts of the others distract."""
+    """Yield rows of (question, title, text, answer), with other texts as distractors."""
     passages = sorted({(title, text) for _, title, text, _ in found})
     overlap = Overlap([f"{title} {text}" for title, text in passages])
     for question, title, text, answer in found:
@@ -70,7 +70,7 @@ def _among_themselves(found: Sequence[tuple[str, str, str, str]]) -> Iterator[Ro
 def _row(
     question: str, documents: Sequence[dict[str, str]], answer: str, whole: Sequence[str]
 ) -> Row:
-    """The row; some lose what answers them, and say so."""
+    """Return the row; some lose the gold passage and get the answer that it is missing."""
     if number(question) % UNANSWERED == 0 and len(documents) > 1:
         return rag(question, documents[1:], NOWHERE, whole=whole)
     return rag(question, documents[: DISTRACTORS + 1], answer, whole=whole)

@@ -1,4 +1,4 @@
-"""Texts that are only measured: no row may hold one of them.
+"""Evaluation texts, which no training row may have.
 
 Read are the report sets that share a source with something that is trained on.
 """
@@ -14,11 +14,11 @@ from typing import Any
 import nq
 from texts import fingerprint
 
-LETTERS = 12  # shorter texts are in every collection
+LETTERS = 12  # shorter texts occur everywhere
 
 
 def fingerprints(data: Path) -> frozenset[str]:
-    """Of all texts that are only measured, long enough to be somebody's."""
+    """Return the fingerprints of all evaluation texts that are long enough."""
     found = (fingerprint(text) for text in _texts(data))
     return frozenset(print_ for print_ in found if len(print_) >= LETTERS)
 
@@ -42,7 +42,7 @@ def _texts(data: Path) -> Iterator[str]:
 
 
 def _similarity(folder: Path) -> Iterator[str]:
-    for split in ("dev", "test"):  # the test split is not in every copy of the data
+    for split in ("dev", "test"):  # some copies of the data have no test split
         path = folder / "data" / f"stsb-en-{split}.csv"
         if split == "dev" or path.is_file():
             for one, other, _ in csv.reader(path.read_text(encoding="utf-8").splitlines()):

@@ -1,4 +1,4 @@
-"""One row of training data, whatever it is for."""
+"""Training row of any kind."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Row:
-    """A row as it is written, and what decides whether and where it is.
+    """Row as written to a file, and the texts that decide on its use.
 
     Attributes:
-        content: the JSON object; queries and passages of embedding rows get their instructions
-            when they are written.
-        texts: whole texts it was made from: none of them may belong to a report set.
-        group: rows of one group are held out together, or not at all.
+        content: the JSON object; writing adds the instructions of queries and passages.
+        texts: full texts of the row; none of them may be an evaluation text.
+        group: rows with the same group are held out together, or not at all.
     """
 
     content: dict[str, Any]
@@ -26,10 +25,13 @@ class Row:
 def pair(
     query: str, positives: Sequence[str], negatives: Sequence[str] = (), whole: Sequence[str] = ()
 ) -> Row:
-    """A query with passages that answer it and some that do not.
+    """Return a row with a query, its positives and its negatives.
 
     Args:
-        whole: texts that were cut to make these.
+        query: the query.
+        positives: passages that answer the query.
+        negatives: passages that do not.
+        whole: full texts that the passages were cut from.
     """
     content = {"query": query, "pos": list(positives), "neg": list(negatives)}
     texts = (query, *positives, *negatives, *whole)
@@ -52,7 +54,7 @@ def chat(user: str, assistant: str) -> Row:
 def rag(
     question: str, documents: Sequence[dict[str, str]], answer: str, whole: Sequence[str] = ()
 ) -> Row:
-    """A question over documents ``{"title", "text"}``, the one that answers it first."""
+    """Return a RAG row; the first of the documents ``{"title", "text"}`` has the answer."""
     content = {"question": question, "documents": list(documents), "answer": answer}
     texts = (question, *(document["text"] for document in documents), *whole)
     return Row(content, texts, group=documents[0]["text"])

@@ -1,4 +1,4 @@
-"""Rows of T0's prompts: what a template was filled with, without the template.
+"""Rows of T0's prompts: the values of a template without the template.
 
 Only sets whose licence lets everybody use them: AdversarialQA (CC BY-SA), Quoref (CC BY), PAWS.
 """
@@ -14,7 +14,7 @@ from texts import one_line, untokenised
 
 END = "<|endoftext|>"
 
-# One template a set says it all: the others hold the same rows in other words.
+# One template of a dataset is enough: the others rephrase the same rows.
 READING = {
     "adversarial_qa_dbert_based_on": r"Question: (?P<question>.+?)\nContext: (?P<text>.+)",
     "adversarial_qa_dbidaf_based_on": r"Question: (?P<question>.+?)\nContext: (?P<text>.+)",
@@ -28,7 +28,7 @@ PARAPHRASES = {"paws_labeled_final_paraphrase_task": r"Paraphrase the sentence: 
 
 
 def template(folder: Path, name: str) -> Iterator[tuple[str, str]]:
-    """Prompt and completion of each row of one template, both not empty."""
+    """Yield prompt and completion of the rows of a template, if both are not empty."""
     place = folder / "data" / "finetuning" / "t0_train_50k" / "data_per_template"
     for line in (place / f"{name}.jsonl").read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
@@ -39,7 +39,7 @@ def template(folder: Path, name: str) -> Iterator[tuple[str, str]]:
 
 
 def reading(folder: Path) -> Iterator[tuple[str, str, str]]:
-    """Question, text and answer, where the answer stands in the text."""
+    """Yield question, text and answer of rows whose text has the answer."""
     seen: set[tuple[str, str]] = set()
     for name, form in READING.items():
         for prompt, completion in template(folder, name):

@@ -1,4 +1,4 @@
-"""Small tools for texts: one spelling, fewer words, and the texts that share most words."""
+"""Text utilities: normalization, truncation, hashes, word overlap."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _BRACKETS = {"-lrb-": "(", "-rrb-": ")", "-lsb-": "[", "-rsb-": "]", "``": '"', 
 
 
 def one_line(text: str) -> str:
-    """Any white space, also that of no width, is one space."""
+    """Return the text with single spaces for all white space, zero-width included."""
     return " ".join(text.replace("\u200b", " ").split())
 
 
@@ -23,7 +23,7 @@ def first_words(text: str, count: int) -> str:
 
 
 def around(text: str, answer: str, count: int) -> str:
-    """``count`` words of the text, a quarter of them before the answer; its beginning without."""
+    """Return ``count`` words around the answer, or the first ones if it does not occur."""
     words = text.split()
     at = text.find(answer)
     start = len(text[: max(0, at)].split()) - count // 4
@@ -32,7 +32,7 @@ def around(text: str, answer: str, count: int) -> str:
 
 
 def untokenised(text: str) -> str:
-    """Text that was split into tokens by white space, as people write it."""
+    """Return ordinary text for text tokenised by white space."""
     text = one_line(" ".join(_BRACKETS.get(word, word) for word in text.split()))
     text = re.sub(r"(\d) -- (\d)", r"\1-\2", text).replace(" -- ", " - ")
     text = re.sub(r" ([.,;:?!%)\]]|n't\b|'(?:s|m|re|ve|ll|d)\b)", r"\1", text)
@@ -41,23 +41,23 @@ def untokenised(text: str) -> str:
 
 
 def number(text: str) -> int:
-    """The same number for the same text on every machine."""
+    """Return a hash of the text that is the same on every machine."""
     return int.from_bytes(hashlib.sha256(text.encode("utf-8")).digest()[:8], "big")
 
 
 def letters(text: str) -> str:
-    """What is left of a text without case, white space and punctuation."""
+    """Return the text without case, white space and punctuation."""
     return re.sub(r"-[lr][rs]b-|[\W_]+", "", text.casefold())
 
 
 @cache
 def fingerprint(text: str) -> str:
-    """The first 60 letters: equal for copies that were cut or marked up differently behind them."""
+    """Return the first 60 letters, equal for copies with other endings or markup."""
     return letters(text[:400])[:60]
 
 
 class Overlap:
-    """Which of many texts share most words with a query; rare words and short texts count more."""
+    """Index of texts by word overlap; rare words and short texts have more weight."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         sets = [_words(text) for text in texts]
@@ -68,7 +68,7 @@ class Overlap:
                 self.holders[word].append(index)
 
     def nearest(self, query: str, *, count: int, without: Iterable[int] = ()) -> list[int]:
-        """Indices of the best texts, best first; those that share nothing are not among them.
+        """Return the indices of the best texts, best first, without texts that share no word.
 
         Words that are in a tenth of all texts say nothing.
         """

@@ -1,4 +1,4 @@
-"""Questions that the first sentences of Wikipedia passages answer, asked by simple forms."""
+"""Template questions on the first sentences of Wikipedia passages."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 
 from texts import number, one_line
 
-MOST = 2  # questions of a passage
+MOST = 2  # questions for each passage
 
 _DATE = r"(?:\d{1,2} )?[A-Z][a-z]+ (?:\d{1,2}, )?\d{4}"
 _WORD = r"(?:[A-Z]\.|[A-Z][\w'’-]+)"
 _NAME = rf"{_WORD}(?: (?:de|van|von|da|of|{_WORD}))*(?<! of)"
 
-# The form of a question, and where its answer stands.
+# Template of a question, and the pattern of its answer.
 FORMS = (
     ("When was {} born?", rf"\bborn (?:on |in )?({_DATE})"),
     ("When was {} born?", rf"\(\s*({_DATE})\s*[–-]\s*{_DATE}\s*\)"),
@@ -35,7 +35,7 @@ FORMS = (
 
 
 def questions(folder: Path) -> Iterator[tuple[str, str, str, str]]:
-    """(question, title, text, answer), at most ``MOST`` of a passage."""
+    """Yield (question, title, text, answer), at most ``MOST`` for each passage."""
     path = folder / "reproduce" / "dataset" / "2wikimultihopqa_corpus.json"
     for passage in json.loads(path.read_text(encoding="utf-8")):
         title = one_line(passage["title"])

@@ -1,4 +1,4 @@
-"""Questions and passages -> rows of retrieval, reranking and RAG tasks."""
+"""Rows of retrieval, reranking and RAG tasks from questions and passages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KEY_ROWS = 200  # records of a row of key-value retrieval, and its rows
 
 
 def retrieval(asked: Iterable[Asked], corpus: Iterable[Passage] = ()) -> Content:
-    """The corpus is what is given, and what answers a question."""
+    """Return a retrieval task; its corpus is ``corpus`` plus the passages with answers."""
     queries: dict[str, list[str]] = defaultdict(list)
     pool = list(corpus)
     for entry in asked:
@@ -56,7 +56,7 @@ def answering(asked: Iterable[Asked]) -> Content:
 
 
 def among_others(asked: Sequence[Asked], pool: Iterable[Passage]) -> list[Asked]:
-    """Each question with the passages of the pool that look most like an answer and are none.
+    """Return the questions with the most similar passages of the pool as distractors.
 
     No distractor holds an answer, is of the same page as the right passage, or its copy.
     """
@@ -77,7 +77,7 @@ def among_others(asked: Sequence[Asked], pool: Iterable[Passage]) -> list[Asked]
 
 
 def measured_questions(folder: Path) -> Content:
-    """The rows of Natural Questions that are measured, in the passages of all rows."""
+    """Return the evaluation rows of Natural Questions, with the passages of all rows."""
     entries = passages.natural_questions(folder)
     corpus = [passage for entry in entries for passage in entry.right]
     return retrieval(entries[passages.TRAINED :], corpus)
@@ -90,13 +90,13 @@ def questions_among_passages(folder: Path) -> Content:
 
 
 def paragraphs_among_others(folder: Path) -> Content:
-    """XQuAD in English; the distractors are of other articles."""
+    """Return English XQuAD with distractors from other articles."""
     entries = passages.xquad(folder, language="en")
     return answering(among_others(entries, [passage for e in entries for passage in e.right]))
 
 
 def hardest_first(asked: Iterable[Asked]) -> list[Asked]:
-    """The distractors that share most words with the question first: a sample takes those."""
+    """Sort distractors by word overlap with the question, so that a sample has the hardest."""
     made = []
     for entry in asked:
         ranking = Ranking([_joined(passage) for passage in entry.wrong])
@@ -110,7 +110,7 @@ def exact_recall(folder: Path) -> Content:
 
 
 def live_questions(folder: Path) -> Content:
-    """Answers that were graded for a question of LiveQA-Med, for the same question in other words.
+    """Return LiveQA-Med: paraphrased questions with graded answers.
 
     The set has no texts of the real questions, only their numbers. In its place stands the question
     that belongs to the first answer graded excellent (4); the other answers graded 3 or 4 are
@@ -132,7 +132,7 @@ def live_questions(folder: Path) -> Content:
 
 
 def _graded(folder: Path) -> tuple[dict[str, tuple[str, str]], dict[str, list[tuple[str, int]]]]:
-    """Answers as (question, answer) by name; names of answers with their grades by question."""
+    """Return (question, answer) by name, and (name, grade) by question."""
     with tarfile.open(folder / "medquad.tar.gz", mode="r|gz") as archive:  # read once
         inner = next(member for member in archive if member.name.endswith("Answers.zip"))
         content = archive.extractfile(inner)

@@ -1,4 +1,4 @@
-"""Okapi BM25: which of many passages share most words with a question."""
+"""Okapi BM25 ranking of passages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ B = 0.75  # the usual values
 
 
 class Ranking:
-    """Passages that can be asked for; ties keep their order."""
+    """BM25 index of passages; ties keep their order."""
 
     def __init__(self, passages: Sequence[str]) -> None:
         counted = [Counter(words(passage)) for passage in passages]
@@ -27,7 +27,7 @@ class Ranking:
         self.size = len(passages)
 
     def nearest(self, question: str) -> list[int]:
-        """Indices of all passages, the best first."""
+        """Return the indices of all passages, best first."""
         scores = [0.0] * self.size
         for word in words(question):
             holders = self.weights.get(word, [])

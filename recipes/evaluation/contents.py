@@ -1,4 +1,4 @@
-"""Contents of a task: the rows of its files, by their names; and samples of them.
+"""Contents of a task: rows by file name, and samples of them.
 
 Rows that are measured are in an order that says nothing (``raw.mixed``), so that a limited
 run and a sample take the beginning.
@@ -24,7 +24,7 @@ PER_LABEL = 8  # training rows of a label in a sample: what one fit of mteb take
 OTHERS = 1  # passages of a sample that answer none of its questions, for each that answers one
 DOCUMENTS = 5  # of a question in a sample, those that answer it among them
 NEGATIVES = 8  # of a query in a sample
-GROUPS = ("subject", "subset")  # columns by which examples belong to the rows that are measured
+GROUPS = ("subject", "subset")  # columns that link examples to evaluation rows
 
 
 def measured(rows: Iterable[Row], train: Iterable[Row] = ()) -> Content:
@@ -35,7 +35,7 @@ def measured(rows: Iterable[Row], train: Iterable[Row] = ()) -> Content:
 
 
 def search(queries: Mapping[str, Sequence[str]], passages: Iterable[tuple[str, str]]) -> Content:
-    """BEIR's files.
+    """Return the files of a BEIR task.
 
     Args:
         queries: texts, each with the texts of the passages that answer it.
@@ -58,7 +58,7 @@ def search(queries: Mapping[str, Sequence[str]], passages: Iterable[tuple[str, s
 
 
 def sample(content: Content, count: int) -> Content:
-    """The beginning: ``count`` rows that are measured and what belongs to them."""
+    """Return the first ``count`` evaluation rows with their passages and examples."""
     if QUERIES in content:
         return _searched(content, count)
     kept = [_shortened(row) for row in content[TEST][:count]]
@@ -72,7 +72,7 @@ def sample(content: Content, count: int) -> Content:
 
 
 def counted(content: Content) -> dict[str, str]:
-    """Numbers that a description may tell: documents of a question, and subjects."""
+    """Return counts for descriptions: documents for each question, and subjects."""
     rows = content.get(TEST, [])
     sizes = {_documents(row) for row in rows}
     documents = f"{min(sizes)} to {max(sizes)}" if len(sizes) > 1 else "".join(map(str, sizes))
@@ -81,7 +81,7 @@ def counted(content: Content) -> dict[str, str]:
 
 
 def extent(content: Content) -> str:
-    """How much it is, in words: rows that are measured, and passages that are searched."""
+    """Return the size in words: evaluation rows and searched passages."""
     rows = f"{len(content.get(TEST) or content[QUERIES])} rows"
     return f"{rows}, {len(content[CORPUS])} passages" if CORPUS in content else rows
 
@@ -102,7 +102,7 @@ def _searched(content: Content, count: int) -> Content:
 
 
 def _shortened(row: Row) -> Row:
-    """Fewer distractors."""
+    """Return a row with fewer distractors."""
     if "documents" in row:
         return {**row, "documents": row["documents"][: max(DOCUMENTS, row["gold"])]}
     if "negative" in row:
@@ -111,13 +111,13 @@ def _shortened(row: Row) -> Row:
 
 
 def _belongs(example: Row, rows: Sequence[Row]) -> bool:
-    """Whether an example is of the group of one of the rows, or of no group."""
+    """Return whether an example has the group of one of the rows, or none."""
     groups = [name for name in GROUPS if name in example]
     return all(example[name] in {row[name] for row in rows} for name in groups)
 
 
 def _few_of_each(rows: Sequence[Row]) -> list[Row]:
-    """So many rows of each label, in an order that says nothing."""
+    """Return ``PER_LABEL`` rows of each label, shuffled."""
     taken: dict[Any, int] = {}
     kept = []
     for row in mixed(rows):

@@ -1,4 +1,4 @@
-"""Sets of questions and passages -> what retrieval, reranking and RAG tasks are made of."""
+"""Readers of question-answering datasets: questions with answers and passages."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 
 from raw import one_line, read_json, read_lines
 
-TRAINED = 1355  # rows of Natural Questions that are trained on; those behind them are measured
-WORDS = 120  # of a piece of a long article
+TRAINED = 1355  # training rows of Natural Questions; later rows are for evaluation
+WORDS = 120  # of a passage of a long article
 
 Passage = tuple[str, str]  # title, text
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A question, its answers, and passages: the first ``gold`` of them answer it."""
+    """Question with answers and passages; the first ``gold`` passages have the answer."""
 
     question: str
     answers: tuple[str, ...]
@@ -35,7 +35,7 @@ class Asked:
 
 
 def natural_questions(folder: Path) -> list[Asked]:
-    """All rows; those behind ``TRAINED`` are the ones to measure."""
+    """Return all rows; those after ``TRAINED`` are for evaluation."""
     made = []
     for row in read_lines(folder / "qa_data" / "nq-open-oracle.jsonl.gz"):
         gold = row["ctxs"][0]
@@ -45,7 +45,7 @@ def natural_questions(folder: Path) -> list[Asked]:
 
 
 def open_book(folder: Path) -> list[Asked]:
-    """824 questions of Natural Questions with the long answer of their annotators."""
+    """Return 824 rows of Natural Questions with the annotated long answer."""
     place = folder / "scripts" / "eval" / "local_data" / "free_response"
     made = []
     for row in read_lines(place / "natural_questions_openbook_short.jsonl"):
@@ -57,7 +57,7 @@ def open_book(folder: Path) -> list[Asked]:
 
 
 def xquad(folder: Path, *, language: str, passages: str | None = None) -> list[Asked]:
-    """Questions and their paragraphs; those of another language on request."""
+    """Return questions with paragraphs, optionally in another language."""
     found = dict(_squad(folder / f"xquad.{passages or language}.json"))
     return [
         Asked(asked.question, asked.answers, found[name].passages)
@@ -66,7 +66,7 @@ def xquad(folder: Path, *, language: str, passages: str | None = None) -> list[A
 
 
 def hotpot(folder: Path) -> list[Asked]:
-    """100 questions of HotpotQA; the paragraphs that support the answer first."""
+    """Return 100 rows of HotpotQA; supporting paragraphs come first."""
     made = []
     for row in read_json(folder / "data" / "hotpotqa_train.json"):
         supporting = {title for title, _ in row["supporting_facts"]}
@@ -76,7 +76,7 @@ def hotpot(folder: Path) -> list[Asked]:
 
 
 def musique(folder: Path) -> list[Asked]:
-    """100 questions of MuSiQue; the paragraphs that support the answer first."""
+    """Return 100 rows of MuSiQue; supporting paragraphs come first."""
     made = []
     for row in read_json(folder / "data" / "musique_train.json"):
         parts = [
@@ -88,7 +88,7 @@ def musique(folder: Path) -> list[Asked]:
 
 
 def pooled(folder: Path, name: str) -> list[Passage]:
-    """The corpus that belongs to ``hotpotqa`` or ``musique``: all paragraphs of all questions."""
+    """Return the corpus of ``hotpotqa`` or ``musique``: all paragraphs of all questions."""
     corpus = read_json(folder / "data" / f"{name}_train_corpus.json")
     if isinstance(corpus, dict):
         return [(title, one_line("".join(text))) for title, text in corpus.items()]
@@ -96,7 +96,7 @@ def pooled(folder: Path, name: str) -> list[Passage]:
 
 
 def pubmed(folder: Path) -> list[Asked]:
-    """1,000 questions (titles of papers) and the abstracts, their conclusions left out."""
+    """Return 1,000 questions (titles of papers) with abstracts, without their conclusions."""
     rows = read_json(folder / "data" / "ori_pqal.json").values()
     return [
         Asked(
@@ -109,7 +109,7 @@ def pubmed(folder: Path) -> list[Asked]:
 
 
 def covid(folder: Path) -> tuple[list[Asked], list[Passage]]:
-    """Questions with the pieces that their answers lie in, and all pieces of all articles.
+    """Return questions with the passages of their answers, and the passages of all articles.
 
     Only of the 92 articles that say that they are under CC BY; the other six say nothing.
     """
@@ -140,11 +140,11 @@ def covid(folder: Path) -> tuple[list[Asked], list[Passage]]:
 
 
 def key_values(folder: Path, *, keys: int) -> list[Asked]:
-    """Random keys and values: the record that is asked for, and the others next to it."""
+    """Return key-value retrieval with random keys and values: one gold record among others."""
     made = []
     for row in read_lines(folder / "kv_retrieval_data" / "kv-retrieval-75_keys.jsonl.gz"):
         records = dict(row["ordered_kv_records"])
-        records = {row["key"]: row["value"], **records}  # the right one is the first
+        records = {row["key"]: row["value"], **records}  # the gold record is first
         passages = [("", f'The value of "{k}" is "{v}".') for k, v in records.items()]
         question = f'What is the value of "{row["key"]}"?'
         made.append(Asked(question, (row["value"],), tuple(passages[:keys])))
@@ -152,14 +152,14 @@ def key_values(folder: Path, *, keys: int) -> list[Asked]:
 
 
 def _supported(row: dict[str, Any], answers: tuple[str, ...], parts: list[Any]) -> Asked:
-    """``parts``: passages, each with whether it supports the answer."""
+    """Return a question; ``parts`` are (passage, whether it supports the answer)."""
     right = [passage for passage, supports in parts if supports]
     wrong = [passage for passage, supports in parts if not supports]
     return Asked(one_line(row["question"]), answers, (*right, *wrong), gold=len(right))
 
 
 def _squad(path: Path) -> Iterator[tuple[str, Asked]]:
-    """Questions by their ids."""
+    """Yield questions with their ids."""
     for article in read_json(path)["data"]:
         title = one_line(article.get("title", "").replace("_", " "))
         for paragraph in article["paragraphs"]:
@@ -170,7 +170,7 @@ def _squad(path: Path) -> Iterator[tuple[str, Asked]]:
 
 
 def _pieces(text: str) -> Iterator[tuple[int, int]]:
-    """Beginning and end of pieces of whole sentences, some ``WORDS`` words each."""
+    """Yield start and end of passages of whole sentences, about ``WORDS`` words each."""
     start = 0
     count = 0
     for sentence in re.finditer(r"\S.*?(?:[.?!](?=\s)|\n\n|\Z)", text, flags=re.DOTALL):

@@ -1,4 +1,4 @@
-"""Real data sets -> local tasks that `gritlm eval` measures; the same bytes every time.
+"""Preparation of local tasks for `gritlm eval` from public datasets, byte for byte reproducible.
 
     python recipes/evaluation/prepare.py DATA OUT [--sample N]
 
@@ -50,7 +50,7 @@ def selected(names: Sequence[str] | None, *, sampled: bool) -> list[Made]:
 
 
 def prepare(data: Path, out: Path, tasks: Sequence[Made], limit: int | None) -> dict[str, int]:
-    """Write the tasks; their names with the numbers of rows that are measured."""
+    """Write the tasks; return their numbers of evaluation rows by name."""
     counts: dict[str, int] = {}
     for task in tasks:
         try:
@@ -71,7 +71,7 @@ def prepare(data: Path, out: Path, tasks: Sequence[Made], limit: int | None) -> 
 
 
 def write(task: Made, content: Content, data: Path, folder: Path, *, sampled: bool) -> None:
-    """All files of a task, in place of what was there."""
+    """Write all files of a task, replacing existing ones."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     kind = task.type or _template(task.name, folder)
@@ -96,7 +96,7 @@ def write(task: Made, content: Content, data: Path, folder: Path, *, sampled: bo
 
 
 def sources(data: Path, tasks: Sequence[Made], counts: Mapping[str, int], *, sampled: bool) -> str:
-    """What each task was made from and under which licence, as a Markdown table."""
+    """Return sources and licences of all tasks as a Markdown table."""
     lines = ["| task | rows | source | licence |", "| --- | ---: | --- | --- |"]
     for task in tasks:
         said = about(data / task.folder)
@@ -119,7 +119,7 @@ Nothing in these files is medical advice."""
 
 
 def _template(name: str, folder: Path) -> str:
-    """Copy the files of a generation task that are no rows; its type."""
+    """Copy the files of a generation task other than rows; return its type."""
     for path in sorted((TEMPLATES / name).iterdir()):
         if path.suffix in (".yaml", ".py"):
             shutil.copyfile(path, folder / path.name)
@@ -129,9 +129,9 @@ def _template(name: str, folder: Path) -> str:
     return found[1]
 
 
-def _toml(told: Mapping[str, str]) -> str:
-    """JSON's strings are TOML's."""
-    lines = (f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in told.items())
+def _toml(values: Mapping[str, str]) -> str:
+    """Return a TOML table; JSON strings are valid TOML strings."""
+    lines = (f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items())
     return "".join(f"{line}\n" for line in lines)
 
 

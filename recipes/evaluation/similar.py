@@ -1,4 +1,4 @@
-"""Sets that ask whether two texts are alike, and sets of texts with labels."""
+"""Similarity datasets (pairs of texts) and classification datasets (texts with labels)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 from contents import Content, measured
 from raw import number, one_line, read_json, read_table
 
-TAUGHT = 4  # one question of so many teaches the classifier, the others are measured
+TAUGHT = 4  # one of 4 questions trains the classifier, the others are for evaluation
 
 
 def ratings(folder: Path, *, language: str, split: str) -> Content:
-    """STS benchmark: two sentences and a rating from 0 to 5."""
+    """Return the STS benchmark: two sentences and a rating from 0 to 5."""
     path = folder / "data" / f"stsb-{language}-{split}.csv"
     with path.open(encoding="utf-8", newline="") as file:
         return measured(
@@ -23,7 +23,7 @@ def ratings(folder: Path, *, language: str, split: str) -> Content:
 
 
 def similar_questions(folder: Path) -> Content:
-    """COVID-19: two questions, and whether they ask for the same thing."""
+    """Return COVID-19 questions: two questions, and whether they have the same meaning."""
     rows = read_table(folder / "data" / "eval_question_similarity_en.csv")
     return measured(
         {
@@ -36,12 +36,12 @@ def similar_questions(folder: Path) -> Content:
 
 
 def clauses(folder: Path) -> Content:
-    """LegalBench: a question about a clause of a contract and the clause; 1 where it is a yes."""
+    """Return LegalBench: a question on a contract clause and the clause; 1 for yes."""
     return measured(row for task in sorted((folder / "tasks").iterdir()) for row in _clauses(task))
 
 
 def _clauses(task: Path) -> Iterator[dict[str, object]]:
-    """Of the tasks on contracts and non-disclosure agreements, whose answers are yes or no."""
+    """Yield rows of the yes-or-no tasks on contracts and non-disclosure agreements."""
     if not task.name.startswith(("cuad_", "contract_nli_")):
         return
     prompt = (task / "base_prompt.txt").read_text(encoding="utf-8")
@@ -52,13 +52,13 @@ def _clauses(task: Path) -> Iterator[dict[str, object]]:
 
 
 def banking(folder: Path, *, train: bool) -> Content:
-    """Banking77: a customer's question and its intent."""
+    """Return Banking77: a customer's question and its intent."""
     test, taught = (_intents(folder / "banking_data" / f"{name}.csv") for name in ("test", "train"))
     return measured(test, taught if train else ())
 
 
 def clinc(folder: Path, *, domains: bool = False, train: bool = False) -> Content:
-    """CLINC150: a request and its intent, or the domain of its intent; none out of scope."""
+    """Return CLINC150 without out-of-scope requests: a request and its intent or domain."""
     whole = read_json(folder / "data" / "data_full.json")
     groups = read_json(folder / "data" / "domains.json")
     domain = {intent: name for name, intents in groups.items() for intent in intents}
@@ -73,7 +73,7 @@ def clinc(folder: Path, *, domains: bool = False, train: bool = False) -> Conten
 
 
 def reasoning(folder: Path) -> Content:
-    """HotpotQA's development split: what a question needs, a comparison or a bridge."""
+    """Return HotpotQA's development split: question and type, comparison or bridge."""
     rows = read_json(folder / "data" / "hotpot_dev_v1_simplified.json")
     made = [{"text": one_line(row["question"]), "label": row["type"]} for row in rows]
     asked = [row for row in made if number(row["text"]) % TAUGHT]

@@ -1,4 +1,4 @@
-"""All tasks: what each is made from, and how it is named in the report."""
+"""Table of all tasks: source, reader and name in the report."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ ASKED = ("en", "de", "es", "zh", "ar", "el", "hi", "ro", "ru", "th", "tr", "vi")
 
 @dataclass(frozen=True)
 class Made:
-    """A task and what it is made from.
+    """Task with its source.
 
     Attributes:
         folder: of the data set.
@@ -309,7 +309,7 @@ def _gauntlet(name: str, path: str, row: Callable[..., object], about: str, **mo
     return Made(name, "eval-gauntlet", writing.gauntlet(path, row), about, **more)  # type: ignore[arg-type]
 
 
-# Names are those of the folders in tasks/, where the task.yaml of each lies.
+# Names are those of the folders in tasks/, which have a task.yaml each.
 GENERATION = (
     Made(
         "ifeval",

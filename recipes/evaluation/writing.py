@@ -1,4 +1,4 @@
-"""Sets for generation tasks -> the rows that the first lines of their task.yaml ask for."""
+"""Rows of generation tasks, in the form described at the top of their task.yaml."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TRUTHFUL = ("evaluate_oc", "block_attention", "truthful_qa", "multiple_choice")
 
 
 def gauntlet(path: str, row: Callable[[Row], Row]) -> Callable[[Path], Content]:
-    """A file of the Eval Gauntlet, each row made into what the task reads."""
+    """Return a reader of a file of the Eval Gauntlet that converts each row."""
     return lambda folder: measured(map(row, read_lines(folder.joinpath(*GAUNTLET, path))))
 
 
@@ -27,7 +27,7 @@ def question(row: Row) -> Row:
 
 
 def premise(row: Row) -> Row:
-    """COPA: no comma before "because" and "therefore"."""
+    """Convert a row of COPA: no comma before "because" and "therefore"."""
     start, _, connector = row["query"].rpartition(", ")
     return {"query": f"{start} {connector}", "choices": row["choices"], "gold": row["gold"]}
 
@@ -39,7 +39,7 @@ def yes_or_no(row: Row) -> Row:
 
 
 def lettered(row: Row) -> Row:
-    """CommonsenseQA: the choices are in the text of the question."""
+    """Convert a row of CommonsenseQA: the choices are in the text of the question."""
     asked, _, listed = row["query"].rpartition("\nChoices:\n")
     choices = re.findall(r"^[A-E]\. (.*)$", listed, flags=re.MULTILINE)
     asked = asked.removeprefix("Question: ")
@@ -72,13 +72,13 @@ def mathematics(folder: Path) -> Content:
 
 
 def subjects(folder: Path) -> Content:
-    """MMLU: all subjects, and the examples of each."""
+    """Return MMLU: all subjects, with examples of each."""
     place = folder / "data" / "mmlu"
     return {**measured(_choices(place, "test")), "fewshot.jsonl": list(_choices(place, "dev"))}
 
 
 def hard_tasks(folder: Path) -> Content:
-    """BIG-bench hard: all subsets, and the worked examples of each."""
+    """Return BIG-bench hard: all subsets, with worked examples of each."""
     asked: list[Row] = []
     prompts: list[Row] = []
     for path in sorted((folder / "bbh").glob("*.json")):
@@ -90,7 +90,7 @@ def hard_tasks(folder: Path) -> Content:
 
 
 def truthful(folder: Path, *, several: bool) -> Content:
-    """TruthfulQA: one right choice of several, or several."""
+    """Return TruthfulQA with one correct choice, or with several."""
     from pyarrow import parquet  # only this set needs it
 
     path = folder.joinpath(*TRUTHFUL, "validation-00000-of-00001.parquet")

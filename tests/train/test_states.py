@@ -103,7 +103,7 @@ def test_packed_rows_are_written_as_their_mask_says(family, attention):
     masked = replace(rows, seen_BLL=one_BLL & torch.ones_like(one_BLL[0]).tril())
     ours, theirs = (
         hidden_states.generative_states(decoder, rows),
-        hidden_states.written(decoder, masked),
+        hidden_states.generative_states(decoder, masked),
     )
     real = rows.ids_BL != 0
     assert real.sum() < real.numel()

@@ -76,7 +76,7 @@ def test_a_run_on_rows_without_blocks_is_the_same_with_their_divergence(tmp_path
     plain = runs.make(tmp_path, rag=True, **said)
     train(plain)
     calls = []
-    monkeypatch.setattr(hidden_states, "written", lambda *rows: calls.append(rows))
+    monkeypatch.setattr(hidden_states, "generative_states", lambda *rows: calls.append(rows))
     output = {"mode": "generative", "output_dir": str(tmp_path / "other")}
     other = runs.make(
         tmp_path, rag=True, loss={"rag_kl_weight": 0.5}, **{**said, "training": output}

@@ -1,4 +1,4 @@
-"""The six answered questions that stand in front of every question, as lm-eval has them."""
+"""Prompts of TruthfulQA with six answered questions, as in lm-eval."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lm_eval.utils import apply_template
 
 
 def with_examples(row: dict[str, str]) -> str:
-    """The prompt of TruthfulQA (Lin et al. 2022)."""
+    """Return the prompt of TruthfulQA (Lin et al. 2022)."""
     return apply_template(_prompt(), row)
 
 

@@ -1,4 +1,4 @@
-"""The six answered questions in front, and how much probability the right answers get."""
+"""Prompts of TruthfulQA with six answered questions, and the probability of correct choices."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lm_eval.utils import apply_template
 
 
 def with_examples(row: dict[str, str]) -> str:
-    """The prompt of TruthfulQA (Lin et al. 2022)."""
+    """Return the prompt of TruthfulQA (Lin et al. 2022)."""
     return apply_template(_prompt(), row)
 
 
@@ -27,7 +27,7 @@ def _prompt() -> str:
 def share_of_the_right(
     row: dict[str, Any], results: Sequence[tuple[float, bool]]
 ) -> dict[str, float]:
-    """``acc``: the probability of the right choices over that of all choices."""
+    """Return ``acc``: the probability of the correct choices over that of all choices."""
     best = max(loglikelihood for loglikelihood, _ in results)
     weights = [math.exp(loglikelihood - best) for loglikelihood, _ in results]
     right = sum(w for w, label in zip(weights, row["labels"], strict=True) if label)
