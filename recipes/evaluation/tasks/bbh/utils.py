@@ -1,4 +1,4 @@
-"""Prompts of BIG-bench hard with the worked examples of the subset."""
+"""The worked examples of its subset in front of every question."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def with_examples(row: dict[str, str]) -> str:
-    """Return the prompt of the subset, the question, and the start of a reasoned answer."""
+    """The prompt of its subset, the question, and the beginning of a reasoned answer."""
     return f"{_prompts()[row['subset']]}\n\nQ: {row['input']}\nA: Let's think step by step.\n"
 
 

@@ -1,4 +1,4 @@
-"""Checks of IFEval from lm-eval, usable without NLTK's data.
+"""lm-eval's checks of IFEval, on a machine without NLTK's data too.
 
 Two of the twenty-five kinds of instruction use the data ``punkt_tab``: counting sentences, and
 words in capitals. Where it is not there (``python -m nltk.downloader punkt_tab`` fetches it),
@@ -20,12 +20,12 @@ _RANK = "LOCAL_RANK"
 
 
 def process_results(row: dict[str, Any], results: Sequence[str]) -> dict[str, Any]:
-    """Return the four metrics of an answer."""
+    """The four figures of one answer."""
     return _checks().process_results(row, results)
 
 
 def share_of_instructions(followed: Sequence[Sequence[bool]]) -> float:
-    """Return the share of followed instructions over all prompts."""
+    """Share of all instructions of all prompts."""
     flat = [one for prompt in followed for one in prompt]
     return sum(flat) / len(flat)
 
@@ -53,7 +53,7 @@ def _has_sentences(nltk: Any) -> bool:
 
 @contextmanager
 def _nothing_fetched() -> Iterator[None]:
-    """Prevent lm-eval from fetching the data at import, which it does in rank 0 only."""
+    """lm-eval fetches the data when it is imported, in the process of rank 0 only."""
     before = os.environ.get(_RANK)
     os.environ[_RANK] = "1"
     try:

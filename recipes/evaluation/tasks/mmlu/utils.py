@@ -1,4 +1,4 @@
-"""Prompts of MMLU with five examples of the subject."""
+"""Five examples of its subject in front of every question."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SHOTS = 5
 
 
 def with_examples(row: dict[str, Any]) -> str:
-    """Return the prompt of MMLU: subject, examples with answers, question."""
+    """The prompt of MMLU: what it is about, the examples with their answers, the question."""
     subject = row["subject"]
     about = f"multiple choice questions (with answers) about {subject.replace('_', ' ')}."
     shown = [f"{_question(e)} {'ABCD'[e['gold']]}" for e in _examples()[subject][:SHOTS]]

@@ -1,4 +1,4 @@
-"""Prompts of TruthfulQA with six answered questions, as in lm-eval."""
+"""The six answered questions that stand in front of every question, as lm-eval has them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lm_eval.utils import apply_template
 
 
 def with_examples(row: dict[str, str]) -> str:
-    """Return the prompt of TruthfulQA (Lin et al. 2022)."""
+    """The prompt of TruthfulQA (Lin et al. 2022)."""
     return apply_template(_prompt(), row)
 
 

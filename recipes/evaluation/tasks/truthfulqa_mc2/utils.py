@@ -1,4 +1,4 @@
-"""Prompts of TruthfulQA with six answered questions, and the probability of correct choices."""
+"""The six answered questions in front, and how much probability the right answers get."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lm_eval.utils import apply_template
 
 
 def with_examples(row: dict[str, str]) -> str:
-    """Return the prompt of TruthfulQA (Lin et al. 2022)."""
+    """The prompt of TruthfulQA (Lin et al. 2022)."""
     return apply_template(_prompt(), row)
 
 
@@ -27,7 +27,7 @@ def _prompt() -> str:
 def share_of_the_right(
     row: dict[str, Any], results: Sequence[tuple[float, bool]]
 ) -> dict[str, float]:
-    """Return ``acc``: the probability of the correct choices over that of all choices."""
+    """``acc``: the probability of the right choices over that of all choices."""
     best = max(loglikelihood for loglikelihood, _ in results)
     weights = [math.exp(loglikelihood - best) for loglikelihood, _ in results]
     right = sum(w for w, label in zip(weights, row["labels"], strict=True) if label)

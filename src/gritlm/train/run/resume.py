@@ -76,7 +76,7 @@ def claim(run: TrainConfig) -> Path | None:
             return chosen
     if _holds_model(output) and not (output / FILE).exists():
         raise InputError(
-            f"output_dir = {output} holds a model that was not trained there; choose another folder"
+            f"output_dir = {output} holds a model that no run has made; choose another folder"
         )
     if _holds_run(output) and not training.overwrite_output_dir:
         raise InputError(
