@@ -259,14 +259,14 @@ def test_a_client_that_leaves_its_documents_is_not_worked_for(
     live: Served, monkeypatch: pytest.MonkeyPatch
 ):
     read: list[int] = []
-    encoded = Indexer._encoded
+    encoded = Indexer._encode_texts
 
     def noted(indexer: Indexer, texts: Any) -> Any:
         read.append(len(texts))
         time.sleep(0.05)
         return encoded(indexer, texts)
 
-    monkeypatch.setattr(Indexer, "_encoded", noted)
+    monkeypatch.setattr(Indexer, "_encode_texts", noted)
     body = {"documents": [{"id": "left", "text": "Cats sleep most of the day. " * 4000}]}
     with pytest.raises(httpx.TimeoutException):
         live.http.post(DOCUMENTS, json=body, timeout=0.5)
