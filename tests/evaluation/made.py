@@ -11,7 +11,7 @@ import peft
 
 from gritlm.evaluation.kinds import Measure, MeasureOptions
 from gritlm.evaluation.models import EvaluatedModel
-from gritlm.evaluation.results import Half, TaskResult
+from gritlm.evaluation.results import Kind, TaskResult
 from gritlm.evaluation.tasks.discovery import ChosenTask
 from gritlm.evaluation.tasks.task import Task
 from tests import tiny
@@ -91,7 +91,7 @@ def data(folder: Path) -> Path:
     return folder
 
 
-def chosen(name: str, half: Half = "embedding") -> ChosenTask:
+def chosen(name: str, half: Kind = "embedding") -> ChosenTask:
     """A task of a hub."""
     return ChosenTask(name, half, name)
 
@@ -102,7 +102,7 @@ def subject(name: str = "ours", *, encoder: bool = False) -> EvaluatedModel:
     return EvaluatedModel(name, kind, Path(name), None, f"digest-of-{name}")
 
 
-def result(task: str, *, half: Half = "embedding", **changes: Any) -> TaskResult:
+def result(task: str, *, half: Kind = "embedding", **changes: Any) -> TaskResult:
     """Three of four rows right."""
     given: dict[str, Any] = {
         "kind": "Retrieval",
@@ -121,11 +121,11 @@ class Counting:
     """Halves that answer at once, and know what they were asked."""
 
     def __init__(self, **raises: BaseException) -> None:
-        self.asked: list[tuple[Half, str, MeasureOptions]] = []
+        self.asked: list[tuple[Kind, str, MeasureOptions]] = []
         self._raises = raises
 
-    def measures(self) -> Mapping[Half, Measure]:
-        def of(half: Half) -> Measure:
+    def measures(self) -> Mapping[Kind, Measure]:
+        def of(half: Kind) -> Measure:
             def measure(model: Any, task: Task | str, how: MeasureOptions) -> list[TaskResult]:
                 name = task if isinstance(task, str) else task.name
                 self.asked.append((half, name, how))

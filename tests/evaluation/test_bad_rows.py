@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from gritlm.errors import InputError
-from gritlm.evaluation import cache
-from gritlm.evaluation import evaluate as run
+from gritlm.evaluation import cache, run
 from gritlm.evaluation.embedding import local
 from gritlm.evaluation.generation import row_files as generation_rows
 from gritlm.evaluation.models import find_models

@@ -126,7 +126,7 @@ def test_a_name_is_a_local_task_else_one_of_mteb_else_one_of_lm_eval(tmp_path: P
     tasks = discovery.local(made.data(tmp_path))
     names = ["gsm8k", "pairs", "same", "SciFact", "gsm8k"]
     found = discovery.named(names, tasks, HUBS)
-    assert [(each.name, each.half) for each in found] == [
+    assert [(each.name, each.kind) for each in found] == [
         ("gsm8k", "generation"),
         ("pairs", "embedding"),
         ("same", "embedding"),

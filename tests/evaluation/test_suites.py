@@ -14,7 +14,7 @@ from tests.evaluation import made
 
 def test_the_quick_suite_is_the_samples_of_the_package():
     plan = suites.make_plan("quick")
-    assert {each.half for each in plan.tasks} == {"embedding", "generation", "rag"}
+    assert {each.kind for each in plan.tasks} == {"embedding", "generation", "rag"}
     assert all(suites.SAMPLES in each.task.folder.parents for each in plan.tasks)
     assert plan.limit is None
 
@@ -42,7 +42,7 @@ def test_a_suite_on_a_folder_takes_its_halves(tmp_path: Path, suite, names):
 
 def test_without_a_folder_a_suite_takes_the_hubs(tmp_path: Path):
     assert all(each.task == each.name for each in suites.make_plan("embedding").tasks)
-    full = {each.half for each in suites.make_plan("full").tasks}
+    full = {each.kind for each in suites.make_plan("full").tasks}
     assert full == {"embedding", "generation", "rag"}
 
 

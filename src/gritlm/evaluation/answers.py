@@ -1,8 +1,8 @@
-"""Answers in words against the right ones: match, exact match and F1, each between 0 and 1.
+"""Scores of a generated answer against the reference answers: match, exact match and F1.
 
-Texts are normalised as the evaluation of SQuAD does it (Rajpurkar et al. 2016); ``match`` is the
-figure that the GritLM paper gives for Natural Questions. A model may write more than it was asked
-for: match allows it, the other two do not.
+Each score lies between 0 and 1. Texts are normalised as in the evaluation of SQuAD (Rajpurkar et
+al. 2016). ``match`` is the metric that the GritLM paper reports for Natural Questions: it accepts
+an output with more text around the answer, exact match and F1 do not.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
 def normalise(text: str) -> str:
-    """Lower case, without ASCII punctuation and English articles, single spaces.
+    """Return a text in lower case, without ASCII punctuation and English articles.
+
+    Words are separated by single spaces.
 
     >>> normalise("  The Beatles' 1st  album.")
     'beatles 1st album'
@@ -27,26 +29,26 @@ def normalise(text: str) -> str:
 
 
 def match(output: str, answers: Sequence[str]) -> float:
-    """1 when some answer stands in the output as a run of whole words, else 0.
+    """Return 1 when the output contains one of the answers as whole words, else 0.
 
-    An answer of which normalising leaves nothing stands nowhere.
+    An answer that is empty after normalisation never matches.
     """
     words = f" {normalise(output)} "
     return float(any(f" {gold} " in words for gold in map(normalise, answers) if gold))
 
 
 def exact(output: str, answers: Sequence[str]) -> float:
-    """1 when the output is one of the answers, else 0."""
+    """Return 1 when the output equals one of the answers after normalisation, else 0."""
     return float(normalise(output) in map(normalise, answers))
 
 
 def f1(output: str, answers: Sequence[str]) -> float:
-    """Harmonic mean of the shares of words in common, with the answer for which it is highest."""
+    """Return the F1 score of the words of the output, for the answer where it is highest."""
     return max((_f1(normalise(output).split(), normalise(a).split()) for a in answers), default=0.0)
 
 
-def _f1(given: list[str], gold: list[str]) -> float:
-    if not given or not gold:
-        return float(given == gold)
-    common = sum((Counter(given) & Counter(gold)).values())
-    return 2 * common / (len(given) + len(gold))
+def _f1(words: list[str], gold: list[str]) -> float:
+    if not words or not gold:
+        return float(words == gold)
+    common = sum((Counter(words) & Counter(gold)).values())
+    return 2 * common / (len(words) + len(gold))

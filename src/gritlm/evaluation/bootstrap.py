@@ -1,7 +1,7 @@
-"""How sure a figure is, and a difference of two: the bootstrap (Efron 1979), paired by rows.
+"""Confidence intervals of scores and of differences, by the paired bootstrap (Efron 1979).
 
-Shapes: R resamples, N rows, K distinct values of the rows. The rows that are drawn depend on the
-task and its number of rows alone, so all models are resampled alike and differences are paired.
+Shapes: R resamples, N rows, K distinct values of the rows. The resampled rows depend only on the
+task and its number of rows. All models are therefore resampled alike, and differences are paired.
 """
 
 from __future__ import annotations
@@ -17,18 +17,19 @@ from gritlm.evaluation.results import TaskResult
 
 RESAMPLES = 1000
 LEVEL = 0.95
-_CHUNK = 4_000_000  # numbers of one matrix in memory
+_CHUNK = 4_000_000  # most elements of a matrix in memory
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its interval.
+    """A score, or a difference of two scores, with its confidence interval.
 
     Attributes:
-        low, high: of the 95% interval; None where the rows are not known; of a mean, where those
-            of one of its tasks are not.
+        value: the score or difference itself.
+        low, high: bounds of the 95% interval; None if the scores of single rows are unknown (for
+            a mean: those of at least one of its tasks).
     """
 
     value: float
@@ -37,16 +38,18 @@ class Estimate:
 
     @property
     def differs(self) -> bool:
-        """Whether the interval leaves out 0."""
+        """Whether the interval is known and excludes 0."""
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
 
 @dataclass(frozen=True)
 class BootstrapSample:
-    """A result with its score on each of R resamples of its rows, in percent.
+    """A result with its score on each of R resamples of its rows.
 
     Attributes:
-        scores_R: None where the figures of the rows are not known, or there is only one.
+        result: the result of a task.
+        scores_R: scores in percent; None if the scores of single rows are unknown or there is
+            only a single row.
     """
 
     result: TaskResult
@@ -54,49 +57,58 @@ class BootstrapSample:
 
 
 def resampled(result: TaskResult) -> BootstrapSample:
-    """Draw the rows of a result again and again; all other functions compare what this returns."""
+    """Resample the rows of a result; all other functions take the sample that this returns."""
     if result.pairs is not None and len(result.pairs) > 1:
         pairs_N2 = np.asarray(result.pairs, dtype=np.float64)
-        figure = average_precision if result.kind == "PairClassification" else spearman
-        parts = [figure(pairs_N2, counts) for counts in _draws(result.task, len(pairs_N2))]
+        metric = average_precision if result.kind == "PairClassification" else spearman
+        parts = [metric(pairs_N2, counts) for counts in _draw_counts(result.task, len(pairs_N2))]
     elif result.items is not None and len(result.items) > 1:
         items_N = np.asarray(result.items, dtype=np.float64)
-        parts = [counts @ items_N / len(items_N) for counts in _draws(result.task, len(items_N))]
+        draws = _draw_counts(result.task, len(items_N))
+        parts = [counts @ items_N / len(items_N) for counts in draws]
     else:
         return BootstrapSample(result, None)
     return BootstrapSample(result, 100 * np.concatenate(parts))
 
 
 def score(one: BootstrapSample) -> Estimate:
-    """The main figure of a task."""
+    """Return the main score of a task with its interval."""
     return _estimate(one.result.score, one.scores_R)
 
 
 def difference(one: BootstrapSample, first: BootstrapSample) -> Estimate:
-    """How much more a model has than the first one, on the same rows."""
-    return _estimate(one.result.score - first.result.score, _minus(one, first))
+    """Return the score of a model minus that of the first model, on the same rows."""
+    return _estimate(one.result.score - first.result.score, _paired_difference(one, first))
 
 
 def mean(many: Sequence[BootstrapSample]) -> Estimate:
-    """The mean of several tasks, each counting the same; rows are resampled within each task.
+    """Return the mean score of several tasks with equal weights, resampled within each task.
 
-    There is an interval only where the rows of all of them are known.
+    The interval is known only if the scores of single rows are known for every task.
     """
     return _mean([each.result.score for each in many], [each.scores_R for each in many])
 
 
 def mean_difference(many: Sequence[BootstrapSample], first: Sequence[BootstrapSample]) -> Estimate:
-    """The mean of the differences to the first model on the same tasks, in the same order."""
+    """Return the mean difference to the first model on the same tasks.
+
+    Args:
+        many: samples of the model.
+        first: samples of the first model, of the same tasks in the same order.
+    """
     pairs = list(zip(many, first, strict=True))
     values = [one.result.score - other.result.score for one, other in pairs]
-    return _mean(values, [_minus(one, other) for one, other in pairs])
+    return _mean(values, [_paired_difference(one, other) for one, other in pairs])
 
 
 def spearman(pairs_N2: Floats, counts_RN: Floats) -> Floats:
-    """Spearman's correlation of weighted rows, ties by their mean rank -> (R,).
+    """Return Spearman's rank correlation in each resample, with mean ranks for ties: (R,).
+
+    It is 0 where one of the columns is constant.
 
     Args:
-        counts_RN: how often each row is drawn.
+        pairs_N2: predicted value and gold value of each row.
+        counts_RN: number of times that each row is in each resample.
     """
     one_RN, other_RN = (_ranks(column_N, counts_RN) for column_N in pairs_N2.T)
     total = counts_RN.sum(axis=1, keepdims=True)
@@ -104,17 +116,18 @@ def spearman(pairs_N2: Floats, counts_RN: Floats) -> Floats:
     other_RN = other_RN - (other_RN * counts_RN).sum(axis=1, keepdims=True) / total
     shared_R = (counts_RN * one_RN * other_RN).sum(axis=1)
     spread_R = (counts_RN * one_RN**2).sum(axis=1) * (counts_RN * other_RN**2).sum(axis=1)
-    # all drawn rows alike: no order to agree on
+    # A constant column has no order, and the correlation would be 0 / 0.
     return np.where(spread_R > 0, shared_R / np.sqrt(np.where(spread_R > 0, spread_R, 1)), 0.0)
 
 
 def average_precision(pairs_N2: Floats, counts_RN: Floats) -> Floats:
-    """Mean precision at each right row (label 1) of weighted rows, the highest value first -> (R,).
+    """Return the average precision in each resample, with the highest value ranked first: (R,).
 
-    Rows of equal value are found together. Without a right row it is 0.
+    Rows of equal value share a rank. Without a positive row the average precision is 0.
 
     Args:
-        counts_RN: how often each row is drawn.
+        pairs_N2: predicted value and label (1 for positive rows, else 0) of each row.
+        counts_RN: number of times that each row is in each resample.
     """
     value_N, label_N = pairs_N2.T
     order_N = np.argsort(-value_N, kind="stable")
@@ -128,17 +141,17 @@ def average_precision(pairs_N2: Floats, counts_RN: Floats) -> Floats:
 
 
 def _ranks(values_N: Floats, counts_RN: Floats) -> Floats:
-    """Rank of each row among the drawn ones; those of equal value share the mean of theirs."""
-    _, kind_N = np.unique(values_N, return_inverse=True)
-    order_N = np.argsort(kind_N, kind="stable")
-    starts_K = np.unique(kind_N[order_N], return_index=True)[1]
+    """Return the rank of each row in each resample; rows of equal value share their mean rank."""
+    _, value_N = np.unique(values_N, return_inverse=True)
+    order_N = np.argsort(value_N, kind="stable")
+    starts_K = np.unique(value_N[order_N], return_index=True)[1]
     drawn_RK = np.add.reduceat(counts_RN[:, order_N], starts_K, axis=1)
     rank_RK = np.cumsum(drawn_RK, axis=1) - (drawn_RK - 1) / 2
-    return rank_RK[:, kind_N]
+    return rank_RK[:, value_N]
 
 
-def _draws(task: str, rows: int) -> Iterator[Floats]:
-    """How often each row is in each resample, some resamples at a time -> (r, N)."""
+def _draw_counts(task: str, rows: int) -> Iterator[Floats]:
+    """Yield the number of times that each row is in a resample, for r resamples a time: (r, N)."""
     random = np.random.default_rng(crc32(task.encode()))
     step = max(1, min(RESAMPLES, _CHUNK // rows))
     for start in range(0, RESAMPLES, step):
@@ -148,8 +161,8 @@ def _draws(task: str, rows: int) -> Iterator[Floats]:
         yield counted.reshape(count, rows).astype(np.float64)
 
 
-def _minus(one: BootstrapSample, first: BootstrapSample) -> Floats | None:
-    """None where the rows are not known, or not the same."""
+def _paired_difference(one: BootstrapSample, first: BootstrapSample) -> Floats | None:
+    """Return the difference in each resample; None if the rows are unknown or not the same."""
     if one.scores_R is None or first.scores_R is None or not _same_rows(one.result, first.result):
         return None
     return one.scores_R - first.scores_R
@@ -162,10 +175,13 @@ def _same_rows(one: TaskResult, other: TaskResult) -> bool:
 
 
 def _mean(values: Sequence[float], drawn: Sequence[Floats | None]) -> Estimate:
-    """No interval where the rows of a value are not known: as a constant it would seem exact."""
-    known = [each for each in drawn if each is not None]
-    mixed_R = np.mean(known, axis=0) if len(known) == len(values) else None
-    return _estimate(float(np.mean(values)), mixed_R)
+    """Return the mean; without an interval if a value has none.
+
+    Counted as a constant, such a value would make the interval too narrow.
+    """
+    known = [scores_R for scores_R in drawn if scores_R is not None]
+    mean_R = np.mean(known, axis=0) if len(known) == len(values) else None
+    return _estimate(float(np.mean(values)), mean_R)
 
 
 def _estimate(value: float, drawn_R: Floats | None) -> Estimate:

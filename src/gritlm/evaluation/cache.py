@@ -1,4 +1,4 @@
-"""What was measured before: one file a model and task, written whole or not at all."""
+"""Cache of results on disk, with one file for each model and task, written atomically."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CacheKey:
-    """What a result depends on.
+    """Everything that a result depends on.
 
     Attributes:
-        weights, task: digests.
-        dtype: number format of the weights, as asked for.
-        device: kind of device: ``cpu``, ``cuda``, ...
-        versions: of gritlm, of the harness that measures and of the libraries that run the model.
-        skip_bad: whether rows that cannot be used are left out.
+        weights: digest of the model (weights, settings, tokenizer, adapter).
+        task: digest of the task.
+        dtype: requested number format of the weights, e.g. ``bfloat16``.
+        limit: number of rows measured; None for all.
+        device: type of the device: ``cpu``, ``cuda``, ...
+        versions: versions of gritlm, of the evaluation harness and of the libraries that run the
+            model.
+        skip_bad: whether unusable rows are left out.
     """
 
     weights: str
@@ -36,29 +39,37 @@ class CacheKey:
     skip_bad: bool = True
 
     def file(self) -> str:
-        # versions of 1.2+cpu and the like stay readable in a listing of the folder
+        """Return the path of the result, relative to the cache folder."""
+        # Versions such as 1.2+cpu are kept as they are, readable in a listing of the folder.
         rows = "all" if self.limit is None else self.limit
         strict = "" if self.skip_bad else "-strict"
         return f"{self.weights}/{self.task}-{rows}{strict}-{self.machinery}.json"
 
     @property
     def machinery(self) -> str:
-        """What a model runs on, whatever the task."""
+        """Number format, device and versions: the part of the key that no task changes."""
         return f"{self.dtype}-{self.device}-{self.versions}"
 
 
 @dataclass(frozen=True)
 class ResultCache:
-    """A folder of results.
+    """A folder of results from earlier runs.
+
+    ``ResultCache(None)`` disables the cache: nothing is found and nothing is kept.
 
     Attributes:
-        folder: None keeps nothing and finds nothing.
+        folder: folder of the files, created when needed; None disables the cache.
     """
 
     folder: Path | None
 
     def find(self, key: CacheKey) -> list[TaskResult] | None:
-        """The results under a key; None when there are none, or they cannot be read."""
+        """Return the results stored under a key.
+
+        Returns:
+            The results; None if the file is missing or unreadable. An unreadable file is logged
+            as a warning.
+        """
         if self.folder is None:
             return None
         path = self.folder / key.file()
@@ -68,11 +79,19 @@ class ResultCache:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, TypeError, KeyError) as error:
-            log.warning("%s cannot be read (%s); it is measured again", path, error)
+            log.warning("%s cannot be read (%s); the task is measured again", path, error)
             return None
 
     def keep(self, key: CacheKey, results: Sequence[TaskResult]) -> None:
-        """Write the results under a key."""
+        """Store results under a key; the file is replaced atomically.
+
+        Args:
+            key: key of the results.
+            results: results to store.
+
+        Raises:
+            OSError: if the file cannot be written.
+        """
         if self.folder is None:
             return
         record = {"key": asdict(key), "results": [asdict(result) for result in results]}
@@ -80,25 +99,32 @@ class ResultCache:
             unfinished.write_text(json.dumps(record), encoding="utf-8")
 
     def requests(self, key: CacheKey) -> Path | None:
-        """File in which a harness may keep the answers of one model to single requests."""
+        """Return the file in which a harness may keep the answers to single requests.
+
+        Args:
+            key: key of the model and the task; the file serves all tasks of the model.
+
+        Returns:
+            Path of an SQLite file; None if the cache is disabled.
+        """
         name = f"requests-{key.machinery}.sqlite"
         return None if self.folder is None else self.folder / key.weights / name
 
 
 def default_folder() -> Path:
-    """Where results are kept when nobody says otherwise."""
+    """Return the default folder of the cache, below gritlm's cache folder."""
     return runtime.cache_dir() / "evaluations"
 
 
 def read(record: dict[str, Any]) -> TaskResult:
-    """A result as JSON holds it.
+    """Build a result from its JSON object.
 
     Raises:
-        TypeError, ValueError: when it is none.
+        TypeError, ValueError: if the object is not a result of this version.
     """
     known = {field.name for field in fields(TaskResult)}
     if not isinstance(record, dict) or record.keys() != known:
-        raise ValueError("it holds no result of a task")
+        raise ValueError("it does not hold the result of a task")
     items = record["items"]
     pairs = record["pairs"]
     return TaskResult(

@@ -1,4 +1,4 @@
-"""Where and with what an evaluation was made."""
+"""Date, command, library versions and machine of an evaluation."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ LIBRARIES = ("torch", "transformers", "mteb", "lm-eval", "sentence-transformers"
 
 
 def about(command: str = "") -> dict[str, Any]:
-    """Date, command, versions and machine.
+    """Return the date, the command, the versions and the machine of this process.
 
     Args:
-        command: what was typed.
+        command: command line of the evaluation.
     """
     import torch
 
@@ -45,7 +45,7 @@ def about(command: str = "") -> dict[str, Any]:
 
 
 def library_version(name: str) -> str:
-    """Version of an installed library; empty when it is not there."""
+    """Return the version of an installed library; empty if it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -62,7 +62,7 @@ def _processor() -> str:
 
 
 def _cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

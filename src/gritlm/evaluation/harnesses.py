@@ -1,4 +1,4 @@
-"""The two harnesses that measure: what they are called, and whether they are installed."""
+"""Names of the evaluation harnesses (mteb, lm-eval), and a check that they are installed."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from importlib.util import find_spec
 
 from gritlm.distribution import install_hint
 from gritlm.errors import MissingExtraError
-from gritlm.evaluation.results import Half
+from gritlm.evaluation.results import Kind
 
-NAMES: dict[Half, str] = {"embedding": "mteb", "generation": "lm-eval"}
+NAMES: dict[Kind, str] = {"embedding": "mteb", "generation": "lm-eval"}
 
 
-def require(half: Half) -> None:
-    """What a half is measured by; question answering needs nothing.
+def require(kind: Kind) -> None:
+    """Check that the harness of a kind of task is installed; ``rag`` needs none.
 
     Raises:
-        MissingExtraError: when it is not installed.
+        MissingExtraError: if the harness is not installed.
     """
-    name = NAMES.get(half)
+    name = NAMES.get(kind)
     if name is not None and find_spec(name.replace("-", "_")) is None:
         raise MissingExtraError(
-            f"measuring {half} needs {name}, which is not installed; {install_hint('eval')}"
+            f"measuring {kind} needs {name}, which is not installed; {install_hint('eval')}"
         )

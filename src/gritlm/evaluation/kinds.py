@@ -1,4 +1,4 @@
-"""The three halves as one kind of function, and what to do when a batch is too large."""
+"""Measuring functions of the three kinds of tasks, and batch sizes that shrink on demand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gritlm.evaluation.results import Half, TaskResult
+from gritlm.evaluation.results import Kind, TaskResult
 from gritlm.evaluation.tasks.discovery import Hubs
 from gritlm.evaluation.tasks.task import Task
 
@@ -18,23 +18,24 @@ T = TypeVar("T")
 
 
 class BatchLimits:
-    """How many texts a model reads at once; less for all of its later tasks once memory ran out.
+    """Batch size of one model; reduced for all later tasks once memory ran out.
 
     Attributes:
-        size: None for what the model chooses.
+        size: texts in a batch; None for the model's default.
     """
 
     def __init__(self, size: int | None = None) -> None:
         self.size = size
 
     def halving(self, measure: Callable[[int | None], T], *, default: int) -> T:
-        """``measure(size)``; where the memory is too small, again with half of it.
+        """Call ``measure(size)``, and again with half the size while memory runs out.
 
         Args:
-            default: what the model chooses.
+            measure: function of the batch size; None stands for the model's default.
+            default: default batch size of the model.
 
         Raises:
-            MemoryError, RuntimeError: when even one text at a time is too much.
+            MemoryError, RuntimeError: if a batch of one text does not fit either.
         """
         from gritlm.evaluation import memory
 
@@ -46,20 +47,20 @@ class BatchLimits:
                 if not memory.is_out_of_memory(error) or size == 1:
                     raise
                 self.size = size // 2
-                log.warning("out of memory: going on with a batch size of %d", self.size)
-            memory.free()  # outside of the handler, which holds on to the frames of the failed try
+                log.warning("out of memory: continuing with a batch size of %d", self.size)
+            memory.free()  # outside the handler, which keeps the frames of the failed call alive
 
 
 @dataclass(frozen=True)
 class MeasureOptions:
-    """How a task is measured.
+    """Options for measuring a task.
 
     Attributes:
-        limit: rows of it; None for all.
-        batch: texts read at once.
-        requests: where answers to single requests are kept.
-        progress: whether to show a bar.
-        skip_bad: whether rows of local tasks that cannot be used are left out.
+        limit: number of rows to measure on; None for all.
+        batch: batch size of the model.
+        requests: SQLite file that caches answers to single requests; None for no cache.
+        progress: whether to show a progress bar.
+        skip_bad: whether unusable rows of local tasks are left out.
     """
 
     limit: int | None = None
@@ -72,13 +73,13 @@ class MeasureOptions:
 Measure = Callable[[Any, Task | str, MeasureOptions], Sequence[TaskResult]]
 
 
-def measures() -> Mapping[Half, Measure]:
-    """The real thing for every half."""
+def measures() -> Mapping[Kind, Measure]:
+    """Return the measuring function of every kind."""
     return {"embedding": _embedding, "generation": _generation, "rag": _rag}
 
 
 def hubs() -> Hubs:
-    """Where names are looked up that are no local task."""
+    """Return, for each kind with a hub, a function that lists the names of the hub's tasks."""
     return {"embedding": _embedding_names, "generation": _generation_names}
 
 
@@ -118,7 +119,7 @@ def _generation(model: Any, task: Task | str, how: MeasureOptions) -> Sequence[T
 def _rag(model: Any, task: Task | str, how: MeasureOptions) -> Sequence[TaskResult]:
     from gritlm.evaluation.rag import measure
 
-    assert isinstance(task, Task), "question answering has local tasks only"
+    assert isinstance(task, Task), "rag tasks are always local"
     return measure.measure(
         model, task, limit=how.limit, progress=how.progress, skip_bad_rows=how.skip_bad
     )

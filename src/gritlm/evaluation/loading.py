@@ -1,4 +1,4 @@
-"""A subject in memory for the time it is measured, and which halves it can do."""
+"""Loading of models for evaluation, with the reason why a model cannot do a kind of task."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from gritlm.distribution import install_hint
 from gritlm.errors import AttentionError, MissingExtraError, ModelError
 from gritlm.evaluation import memory
 from gritlm.evaluation.models import EvaluatedModel
-from gritlm.evaluation.results import Half
+from gritlm.evaluation.results import Kind
 
-_WRITES: dict[Half, bool] = {"embedding": False, "generation": True, "rag": True}
+_GENERATES: dict[Kind, bool] = {"embedding": False, "generation": True, "rag": True}
 
 
 @dataclass(frozen=True)
@@ -22,36 +22,36 @@ class ReadyModel:
 
     Attributes:
         model: a GritLM, or a SentenceTransformer.
-        why: what was said when it was refused for both halves; empty where it does them, or is
-            made for one.
+        why: error that prevented loading the model for both embedding and generation; empty if
+            there was no error.
     """
 
     model: Any
     why: str = ""
 
-    def lacks(self, half: Half) -> str | None:
-        """Why it cannot do one half; None when it can."""
+    def lacks(self, kind: Kind) -> str | None:
+        """Return the reason why the model cannot do a kind of task; None if it can."""
         mode = getattr(self.model, "mode", "embedding")
         more = f": {self.why}" if self.why else ""
-        if _WRITES[half] and mode == "embedding":
+        if _GENERATES[kind] and mode == "embedding":
             return f"it only embeds{more}"
-        if not _WRITES[half] and mode == "generative":
+        if not _GENERATES[kind] and mode == "generative":
             return f"it only writes{more}"
         return None
 
 
 @contextmanager
 def loaded(
-    subject: EvaluatedModel, *, device: str | None, dtype: str | None
+    evaluated: EvaluatedModel, *, device: str | None, dtype: str | None
 ) -> Iterator[ReadyModel]:
-    """The model in memory for the time of the block.
+    """Load a model for the duration of a ``with`` block, and free its memory afterwards.
 
     Raises:
-        ModelError: for a checkpoint that cannot be loaded, or an adapter for another base.
-        MissingExtraError: without sentence-transformers, where it needs it.
+        ModelError: if the checkpoint cannot be loaded, or the adapter belongs to another base.
+        MissingExtraError: if the model needs sentence-transformers and it is not installed.
     """
-    load = _encoder if subject.kind == "sentence-transformers" else _gritlm
-    held = [load(subject, device, dtype)]
+    load = _load_encoder if evaluated.kind == "sentence-transformers" else _load_gritlm
+    held = [load(evaluated, device, dtype)]
     try:
         yield held[0]
     finally:
@@ -59,32 +59,36 @@ def loaded(
         memory.free()
 
 
-def _gritlm(subject: EvaluatedModel, device: str | None, dtype: str | None) -> ReadyModel:
-    """For both halves; without LM head, or with attention that stays causal, for the other one."""
+def _load_gritlm(evaluated: EvaluatedModel, device: str | None, dtype: str | None) -> ReadyModel:
+    """Load a GritLM in unified mode, or in the mode that its checkpoint allows.
+
+    Without an LM head it can only embed; with attention that stays causal it can only generate.
+    """
     from gritlm import GritLM
 
-    options: dict[str, Any] = {"adapter": subject.adapter, "device": device, "dtype": dtype}
+    options: dict[str, Any] = {"adapter": evaluated.adapter, "device": device, "dtype": dtype}
     try:
-        return ReadyModel(GritLM(subject.source, **options))
+        return ReadyModel(GritLM(evaluated.source, **options))
     except ModelError as error:
         attention = isinstance(error, AttentionError)
-        if not attention and (subject.has_head or subject.adapter is not None):
+        if not attention and (evaluated.has_head or evaluated.adapter is not None):
             raise
         mode = "generative" if attention else "embedding"
-        why = error.with_traceback(None)  # whose frames hold the weights
+        why = error.with_traceback(None)  # the frames of the traceback would keep the weights
     try:
-        return ReadyModel(GritLM(subject.source, mode=mode, **options), str(why))
+        return ReadyModel(GritLM(evaluated.source, mode=mode, **options), str(why))
     except ModelError:
         raise why from None
 
 
-def _encoder(subject: EvaluatedModel, device: str | None, dtype: str | None) -> ReadyModel:
+def _load_encoder(evaluated: EvaluatedModel, device: str | None, dtype: str | None) -> ReadyModel:
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError:
         raise MissingExtraError(
-            f"{subject.name}: measuring a sentence-transformers model needs that library; "
+            f"{evaluated.name}: measuring a sentence-transformers model needs that library; "
             f"{install_hint('eval')}"
         ) from None
     options = {} if dtype is None else {"dtype": dtype}
-    return ReadyModel(SentenceTransformer(str(subject.source), device=device, model_kwargs=options))
+    source = str(evaluated.source)
+    return ReadyModel(SentenceTransformer(source, device=device, model_kwargs=options))

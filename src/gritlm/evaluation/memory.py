@@ -1,4 +1,4 @@
-"""Batches that shrink when memory runs out."""
+"""Out-of-memory errors: their detection, and batches that shrink when memory runs out."""
 
 from __future__ import annotations
 
@@ -15,24 +15,31 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
 
-_SAYS = ("out of memory", "can't allocate memory", "not enough memory")
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 class BatchSizeReducer:
-    """Runs batches; one that does not fit is halved, and no later one is larger than that.
+    """Runner of batches that halves a batch which does not fit, and keeps later ones as small.
 
     Attributes:
-        most: how many items a batch may have.
+        most: largest number of items in a batch.
     """
 
     def __init__(self) -> None:
         self.most = sys.maxsize
 
     def run(self, read: Callable[[Sequence[T]], list[R]], items: Sequence[T]) -> list[R]:
-        """What ``read`` gives for each item, in their order.
+        """Call a function on all items, in batches that fit in memory.
+
+        Args:
+            read: function of a batch that returns one value for each item.
+            items: items to process.
+
+        Returns:
+            The values, in the order of the items.
 
         Raises:
-            RuntimeError: from torch, when a single item does not fit.
+            RuntimeError: from torch, if a single item does not fit.
         """
         done: list[R] = []
         while len(done) < len(items):
@@ -45,19 +52,22 @@ class BatchSizeReducer:
                     raise
             self.most = len(batch) // 2
             log.warning("out of memory with %d rows in a batch; now %d", len(batch), self.most)
-            free()  # here the frames of the failed call are gone
+            free()  # outside the handler, which keeps the frames of the failed call alive
         return done
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory was the trouble; torch says so by a class on GPUs and in words elsewhere."""
-    words = str(error).lower()
+    """Return whether an error means that memory ran out.
+
+    On GPUs torch raises a class of its own; elsewhere only the message of the error shows it.
+    """
+    message = str(error).lower()
     known = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return known or any(said in words for said in _SAYS)
+    return known or any(phrase in message for phrase in _OUT_OF_MEMORY)
 
 
 def free() -> None:
-    """Give back what is no longer referred to."""
+    """Collect garbage, and return unused GPU memory to the device."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

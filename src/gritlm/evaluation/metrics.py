@@ -1,13 +1,13 @@
-"""What a figure is, by its name alone: a percentage or not, and which way is better.
+"""Properties of a metric by its name: whether it is a percentage, and which direction is better.
 
-Values tell nothing: a perplexity can be 0.9 and a length 1.
+The name decides, as values do not tell: a perplexity can be 0.9 and a length 1.
 """
 
 from __future__ import annotations
 
 import re
 
-LESS = " (less is better)"  # behind a name that does not say so itself
+LESS = " (less is better)"  # suffix of a name that does not show its direction
 
 _NO_PERCENTAGES = re.compile(
     r"perplexity|bits_per_byte|likelihood|(^|_)(brier|bleu|chrf|rouge)|(^|_)ter(_|$)"
@@ -16,24 +16,29 @@ _LESS_IS_BETTER = re.compile(r"perplexity|bits_per_byte|(^|_)(brier|ter|wer|cer)
 
 
 def is_percentage(metric: str) -> bool:
-    """Whether it is shown in percent: shares and correlations; not perplexities, BLEU and such."""
+    """Return whether a metric is shown in percent.
+
+    Shares and correlations are; perplexities, BLEU and the like are not.
+    """
     return _NO_PERCENTAGES.search(_plain(metric)) is None
 
 
 def less_is_better(metric: str) -> bool:
+    """Return whether a lower value of a metric is better."""
     return metric.endswith(LESS) or _LESS_IS_BETTER.search(_plain(metric)) is not None
 
 
 def counts(metric: str) -> bool:
-    """Whether it goes into means: percent, of which more is better."""
+    """Return whether a metric is averaged over tasks: a percentage where higher is better."""
     return is_percentage(metric) and not less_is_better(metric)
 
 
 def named(metric: str, *, higher_is_better: bool | None) -> str:
-    """The name under which a figure is kept, from which its direction can be told.
+    """Return the name of a metric in the report, which shows its direction.
 
     Args:
-        higher_is_better: what the harness says; None where it says nothing.
+        metric: name of the metric in the harness.
+        higher_is_better: direction reported by the harness; None if it reports none.
     """
     silent = higher_is_better is False and not less_is_better(metric)
     return f"{metric}{LESS}" if silent else metric

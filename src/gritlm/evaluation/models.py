@@ -1,4 +1,4 @@
-"""The models to measure: what they are is known before they are loaded."""
+"""Models to evaluate: where their files are, and their settings, read without loading them."""
 
 from __future__ import annotations
 
@@ -9,62 +9,67 @@ from typing import Any, Literal
 
 from gritlm.errors import DownloadError, InputError, ModelError
 from gritlm.evaluation import fingerprints, tensors
-from gritlm.evaluation.results import Half
+from gritlm.evaluation.results import Kind
 
-Kind = Literal["GritLM", "sentence-transformers"]
+ModelKind = Literal["GritLM", "sentence-transformers"]
 
-ENCODER_FILE = "modules.json"  # what sentence-transformers calls its folders by
+ENCODER_FILE = "modules.json"  # marks a folder of sentence-transformers
 _COUNTED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
 _INSIDE = ("*_*/*.json", "*_*/*.safetensors")  # the folders of sentence-transformers' modules
-_ASIDE = ("trainer_state.json", "source.json")  # how it was made, not what it says
-_TWICE = "consolidated*"  # the same weights once more, in the format of Mistral's own library
-_HEADS = ("lm_head.", "embed_out.")  # what transformers calls LM heads
+_IGNORED = ("trainer_state.json", "source.json")  # how a model was made changes no result
+_TWICE = "consolidated*"  # a second copy of the weights, in the format of Mistral's own library
+_HEADS = ("lm_head.", "embed_out.")  # names of LM heads in transformers
 
 
 @dataclass(frozen=True)
 class EvaluatedModel:
-    """A model to measure.
+    """A model to evaluate.
 
     Attributes:
-        name: what the report calls it.
-        source: folder of its checkpoint, or of its base.
-        adapter: folder of an adapter over it.
-        digest: of its weights, settings and tokenizer.
-        has_head: whether the files hold an LM head of its own; without one it is either tied to
-            the embeddings or was not saved.
-        about: settings that can be read without loading it.
+        name: name in the report.
+        kind: library that runs the model.
+        source: folder of the checkpoint, or of the base model of an adapter.
+        adapter: folder of a LoRA adapter for the base model; None without one.
+        digest: digest of weights, settings and tokenizer.
+        has_head: whether the files hold a separate LM head; without one it is either tied to the
+            embeddings or was not saved.
+        about: settings that can be read without loading the model.
     """
 
     name: str
-    kind: Kind
+    kind: ModelKind
     source: Path
     adapter: Path | None
     digest: str
     has_head: bool = True
     about: dict[str, Any] = field(default_factory=dict)
 
-    def cannot(self, half: Half) -> str | None:
-        """Why one half is not measured; None when it is, as far as the files tell."""
-        if self.kind == "sentence-transformers" and half != "embedding":
+    def cannot(self, kind: Kind) -> str | None:
+        """Return why a kind of task cannot be measured; None if the files show no reason."""
+        if self.kind == "sentence-transformers" and kind != "embedding":
             return "it only embeds (a sentence-transformers model)"
         return None
 
 
 def find_model(name: str) -> EvaluatedModel:
-    """A model by its name: ``default``, ``base``, a folder or a hub id, or ``LABEL=`` one of these.
+    """Find a model by name, and download it if needed.
+
+    Args:
+        name: ``default``, ``base``, a folder or a hub id; ``LABEL=NAME`` sets the name in the
+            report.
 
     Raises:
-        ModelError: when it is no model.
-        DownloadError: when it is not here and cannot be fetched.
+        ModelError: if the folder is missing, holds no checkpoint, or has damaged weights.
+        DownloadError: if the model is not on this machine and cannot be downloaded.
     """
-    label, what = _split(name)
-    source, adapter = _resolve(what)
-    kind: Kind = "sentence-transformers" if _is_encoder(source) else "GritLM"
+    label, location = _split_label(name)
+    source, adapter = _resolve(location)
+    kind: ModelKind = "sentence-transformers" if _is_encoder(source) else "GritLM"
     folders = [("model", source), *([] if adapter is None else [("adapter", adapter)])]
     patterns = _COUNTED + (_INSIDE if kind == "sentence-transformers" else ())
     files = [pair for where, folder in folders for pair in _files(where, folder, patterns)]
     weights = [path for _, path in files if path.suffix == ".safetensors"]
-    # of sentence-transformers they may lie in the folder of a module
+    # A sentence-transformers model may have its weights in the folder of a module.
     inside = [path for path in weights if kind != "GritLM" or path.parent == source]
     if not any(path.is_relative_to(source) for path in inside):
         raise ModelError(f"{source}: no *.safetensors file in this folder; expected a checkpoint")
@@ -86,18 +91,30 @@ def find_model(name: str) -> EvaluatedModel:
 
 
 def _is_encoder(folder: Path) -> bool:
-    """Whether a folder is a sentence-transformers model; ours say so only to other libraries."""
+    """Return whether a folder is a sentence-transformers model.
+
+    Our own folders hold ``modules.json`` too, for other libraries.
+    """
     from gritlm.lm.hub.model_config import FILE
 
     return (folder / ENCODER_FILE).is_file() and not (folder / FILE).is_file()
 
 
 def find_models(names: Sequence[str]) -> list[EvaluatedModel]:
-    """Several models, each under a name of its own.
+    """Find the models to evaluate, and download those that are not on this machine.
+
+    Args:
+        names: ``default`` (the default model), ``base`` (the model it was trained from), folders
+            of checkpoints or adapters, or hub ids; ``LABEL=NAME`` sets the name in the report.
+
+    Returns:
+        The models in the order of the names. Nothing is loaded yet.
 
     Raises:
-        InputError: when one is given twice.
-        ModelError, DownloadError: see :func:`find`.
+        InputError: if two models have the same name.
+        ModelError: if a folder is missing, holds no checkpoint, or has damaged weights; or if an
+            adapter names no base model.
+        DownloadError: if a model is not on this machine and cannot be downloaded.
     """
     found = [find_model(name) for name in names]
     for position, one in enumerate(found):
@@ -110,11 +127,11 @@ def find_models(names: Sequence[str]) -> list[EvaluatedModel]:
     return found
 
 
-def _split(name: str) -> tuple[str, str]:
-    """What a model is called, and where it is: ``LABEL=PATH``, or a path by its last part."""
-    label, equals, what = name.partition("=")
-    if equals and label and what and not Path(name).exists():
-        return label, what
+def _split_label(name: str) -> tuple[str, str]:
+    """Split ``LABEL=PATH``; without a label, the last part of the path names the model."""
+    label, equals, location = name.partition("=")
+    if equals and label and location and not Path(name).exists():
+        return label, location
     folder = Path(name)
     if not folder.is_dir():
         return name, name
@@ -123,38 +140,40 @@ def _split(name: str) -> tuple[str, str]:
     return "/".join(parts[-2:] if plain else parts[-1:]), name
 
 
-def _resolve(what: str) -> tuple[Path, Path | None]:
-    """Folders of a checkpoint and of an adapter over it, fetched where they are not here."""
+def _resolve(location: str) -> tuple[Path, Path | None]:
+    """Return the folders of a checkpoint and of its adapter, downloaded if needed."""
     from gritlm.lm.hub import checkpoint
 
-    place = Path(what).expanduser()
-    if _is_encoder(place):
-        return place, None
-    what = str(place) if place.is_dir() else what
-    _require_base(what)
-    source, adapter = checkpoint.resolve(what, None)
-    if adapter is None and not Path(source).is_dir():  # a hub id can be an adapter, too
-        fetched = str(_fetched(source))
+    folder = Path(location).expanduser()
+    if _is_encoder(folder):
+        return folder, None
+    location = str(folder) if folder.is_dir() else location
+    _require_base(location)
+    source, adapter = checkpoint.resolve(location, None)
+    if adapter is None and not Path(source).is_dir():  # a hub id can name an adapter, too
+        fetched = str(_fetch(source))
         _require_base(fetched)
         source, adapter = checkpoint.resolve(fetched, None)
-    return _fetched(source), None if adapter is None else _fetched(adapter)
+    return _fetch(source), None if adapter is None else _fetch(adapter)
 
 
-def _require_base(what: str) -> None:
-    """
+def _require_base(location: str) -> None:
+    """Check that an adapter names its base model.
+
     Raises:
-        ModelError: for the folder of an adapter that does not say what it belongs to.
+        ModelError: if the folder is an adapter without the name of a base model.
     """
     from gritlm.lm.hub import lora
 
-    if lora.is_adapter_folder(what) and lora.base_named(what) is None:
+    if lora.is_adapter_folder(location) and lora.base_named(location) is None:
         raise ModelError(
-            f"{what}: the adapter names no base model; write its folder or hub id into "
+            f"{location}: the adapter names no base model; write its folder or hub id into "
             f"{lora.CONFIG_FILE} as base_model_name_or_path"
         )
 
 
-def _fetched(name: str) -> Path:
+def _fetch(name: str) -> Path:
+    """Return the folder of a model, downloaded if it is a hub id."""
     folder = Path(name)
     if folder.is_dir():
         return folder
@@ -174,26 +193,26 @@ def _fetched(name: str) -> Path:
 
 
 def _files(where: str, folder: Path, patterns: Sequence[str]) -> list[tuple[str, Path]]:
-    """The files of a folder that decide what the model says."""
+    """Return name and path of the files of a folder that change what the model computes."""
     paths = sorted({path for pattern in patterns for path in folder.glob(pattern)})
     return [
         (f"{where}/{path.relative_to(folder).as_posix()}", path)
         for path in paths
-        if path.is_file() and path.name not in _ASIDE and not path.match(_TWICE)
+        if path.is_file() and path.name not in _IGNORED and not path.match(_TWICE)
     ]
 
 
-def _settings(kind: Kind, folders: Sequence[tuple[str, Path]]) -> dict[str, Any]:
-    """What our own folders say: how a model embeds and chats."""
+def _settings(kind: ModelKind, folders: Sequence[tuple[str, Path]]) -> dict[str, Any]:
+    """Return the settings in our own folders: how a model embeds and chats."""
     from gritlm.lm.hub.model_config import FILE, read_settings
 
     if kind == "sentence-transformers":
         return {}
     own = [folder for _, folder in reversed(folders) if (folder / FILE).is_file()]
-    said = read_settings(own[0] if own else folders[0][1])
+    settings = read_settings(own[0] if own else folders[0][1])
     return {
-        "pooling": said.pooling_method,
-        "attention": said.attn,
-        "template": said.template,
-        "trained_to_embed": said.trained_to_embed,
+        "pooling": settings.pooling_method,
+        "attention": settings.attn,
+        "template": settings.template,
+        "trained_to_embed": settings.trained_to_embed,
     }

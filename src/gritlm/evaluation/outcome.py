@@ -1,15 +1,15 @@
-"""What an evaluation comes to, before it is written down."""
+"""Outcome of an evaluation: the results of each model, and the report of all models."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
 
-from gritlm.evaluation.results import Half, TaskResult
+from gritlm.evaluation.results import Kind, TaskResult
 from gritlm.evaluation.tasks.task import Task
 
-HALVES: tuple[Half, ...] = ("embedding", "generation", "rag")
-TITLES: dict[Half, str] = {
+KINDS: tuple[Kind, ...] = ("embedding", "generation", "rag")
+TITLES: dict[Kind, str] = {
     "embedding": "Embedding",
     "generation": "Generation",
     "rag": "Answering from passages",
@@ -18,24 +18,34 @@ TITLES: dict[Half, str] = {
 
 @dataclass(frozen=True)
 class SkippedTask:
-    """A task that was not measured, and why."""
+    """A task that was not measured.
+
+    Attributes:
+        model: name of the model.
+        half: kind of the task (the key in ``report.json`` is ``half``).
+        task: name of the task.
+        reason: why the task was skipped.
+    """
 
     model: str
-    half: Half
+    half: Kind
     task: str
     reason: str
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One model with its results.
+    """Results of one model.
 
     Attributes:
+        name: name of the model.
         kind: ``GritLM`` or ``sentence-transformers``.
-        digest: of its weights.
-        about: its settings.
-        computed: tasks that were measured now.
-        known: names of the results that come from an earlier run, with the times of that run.
+        digest: digest of the model.
+        about: settings of the model.
+        results: results in the order of measuring.
+        skipped: tasks that were not measured, with the reasons.
+        computed: names of the tasks measured in this run.
+        known: names of the results taken from an earlier run, with the times of that run.
     """
 
     name: str
@@ -48,22 +58,26 @@ class Outcome:
     known: tuple[str, ...] = ()
 
     def result(self, task: str) -> TaskResult | None:
+        """Return the result of a task; None if it was not measured."""
         return next((each for each in self.results if each.task == task), None)
 
-    def half(self, half: Half) -> tuple[TaskResult, ...]:
-        return tuple(each for each in self.results if each.half == half)
+    def results_of(self, kind: Kind) -> tuple[TaskResult, ...]:
+        """Return the results of one kind, in the order of measuring."""
+        return tuple(each for each in self.results if each.half == kind)
 
 
 @dataclass(frozen=True)
 class Report:
-    """Several models on the same tasks; differences are to the first of them.
+    """Results of several models on the same tasks; differences are to the first model.
 
     Attributes:
-        suite: name of the suite; ``tasks`` where they were named.
-        limit: rows of each task; None for all.
-        about: date, command, versions, machine.
-        tasks: the local tasks among those measured, for their descriptions.
-        stopped: whether it was interrupted; what is missing is among the skipped.
+        models: results of each model.
+        suite: name of the suite; ``tasks`` if the tasks were listed by name.
+        limit: number of rows measured in each task; None for all.
+        about: date, command, library versions and machine.
+        tasks: local tasks that were measured, with their descriptions.
+        stopped: whether the run was interrupted; tasks not measured by then are among the
+            skipped ones.
     """
 
     models: tuple[Outcome, ...]
@@ -75,12 +89,12 @@ class Report:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing could be measured."""
+        """Whether there is no result at all."""
         return not any(model.results for model in self.models)
 
-    def half(self, half: Half) -> list[TaskResult]:
-        """One result of each task of a half that a model has, in the order of measuring."""
+    def tasks_of(self, kind: Kind) -> list[TaskResult]:
+        """Return a result of each task of one kind, from the first model that has the task."""
         found: dict[str, TaskResult] = {}
-        for result in (result for model in self.models for result in model.half(half)):
+        for result in (result for model in self.models for result in model.results_of(kind)):
             found.setdefault(result.task, result)
         return list(found.values())

@@ -1,37 +1,39 @@
-"""The value that all kinds of tasks come to."""
+"""Result of a task on a model, the same class for all kinds of tasks."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-Half = Literal["embedding", "generation", "rag"]
+Kind = Literal["embedding", "generation", "rag"]
 
 
 @dataclass(frozen=True)
 class TaskResult:
-    """One task, measured on one model.
+    """Result of one task on one model.
+
+    The names of the fields are keys of ``report.json`` and of cached results.
 
     Attributes:
-        task: its name, e.g. ``STSBenchmark-dev``.
-        half: which part of the report it belongs to.
+        task: name of the task, e.g. ``STSBenchmark-dev``.
+        half: kind of the task: ``embedding``, ``generation`` or ``rag``.
         kind: type of the task, e.g. ``STS``, ``Retrieval``, ``multiple_choice``, ``QA``.
-        metric: name of the main figure, e.g. ``cosine_spearman``, ``acc``, ``match``.
-        score: the main figure in percent, 0 to 100 (perplexities and the like as they are).
-        count: rows (or queries) it was measured on.
-        seconds: by the clock, loading of data included and of the model not.
-        items: the figure of each row, between 0 and 1, of which ``score`` is the mean in percent,
-            in the order of the rows; None where it is no mean of rows.
-        pairs: for correlations and average precision: (value of the model, gold value) of each
-            row; else None.
-        details: other figures by name, in percent where they are shares.
-        harness: what computed it, with its version, e.g. ``mteb 2.26.24``.
-        rows_skipped: bad rows of the task's files that the figure leaves out.
-        skip_reasons: why, with ``file:line``, of the first of them.
+        metric: name of the main metric, e.g. ``cosine_spearman``, ``acc``, ``match``.
+        score: main score in percent, 0 to 100 (perplexities and the like unscaled).
+        count: number of rows (or queries) measured.
+        seconds: wall-clock seconds, with loading of the data and without loading of the model.
+        items: score of each row between 0 and 1, in the order of the rows; ``score`` is their
+            mean in percent. None if the score is not a mean over rows.
+        pairs: (predicted value, gold value) of each row, for correlations and average precision;
+            else None.
+        details: other scores by name, in percent where they are shares.
+        harness: name and version of the harness, e.g. ``mteb 2.26.24``.
+        rows_skipped: number of unusable rows that the score leaves out.
+        skip_reasons: reasons for the first of these rows, with ``file:line``.
     """
 
     task: str
-    half: Half
+    half: Kind
     kind: str
     metric: str
     score: float
@@ -45,5 +47,5 @@ class TaskResult:
     skip_reasons: tuple[str, ...] = ()
 
     def without_rows(self, count: int, reasons: tuple[str, ...]) -> TaskResult:
-        """Return the result with the bad rows that it leaves out."""
+        """Return a copy with the number of unusable rows that were left out, and the reasons."""
         return replace(self, rows_skipped=count, skip_reasons=reasons)

@@ -1,4 +1,4 @@
-"""Models and tasks -> report: what is known is taken from the cache, the rest is measured."""
+"""Evaluation of models on tasks; results of earlier runs are taken from the cache."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gritlm.evaluation.cache import ResultCache
 from gritlm.evaluation.kinds import Measure
 from gritlm.evaluation.models import EvaluatedModel
 from gritlm.evaluation.outcome import Outcome, Report, SkippedTask
-from gritlm.evaluation.results import Half
+from gritlm.evaluation.results import Kind
 from gritlm.evaluation.runner import MeasuredTask, RunnerOptions, TaskRunner, number_format
 from gritlm.evaluation.tasks.discovery import ChosenTask
 from gritlm.evaluation.tasks.suites import SuitePlan
@@ -21,11 +21,14 @@ INTERRUPTED = "interrupted before it was measured"
 
 @dataclass(frozen=True)
 class Step:
-    """A task and what came of it, for whoever watches.
+    """Progress of an evaluation, passed to ``watch`` before and after each task.
 
     Attributes:
-        number, total: of all tasks on all models.
-        done: None before it is measured.
+        number: number of this task, counted over all models from 1.
+        total: number of tasks on all models.
+        model: name of the model.
+        task: name of the task.
+        done: the measured task; None before it is measured.
     """
 
     number: int
@@ -44,79 +47,89 @@ def evaluate(
     *,
     cache: ResultCache,
     options: RunnerOptions | None = None,
-    measures: Mapping[Half, Measure] | None = None,
+    measures: Mapping[Kind, Measure] | None = None,
     command: str = "",
     watch: Watch | None = None,
 ) -> Report:
-    """Measure every task on every model; ctrl-C ends it with a report of what is there.
+    """Measure every task of a plan on every model, and return the report.
 
-    A task whose data cannot be reached, or a half that a model cannot do, is skipped and named.
+    A task is skipped, with the reason in the report, if its data cannot be downloaded, if the
+    model cannot do its kind (an encoder cannot generate), or if measuring fails. ``Ctrl-C`` ends
+    the run early and returns a report of the tasks measured so far.
 
     Args:
-        models: differences are to the first of them.
-        cache: results that are there are not measured again; those measured are kept at once.
-        options: how models are run; the plan has the limit.
-        measures: what measures each half; the real harnesses when left out.
-        command: what was typed, for the report.
-        watch: called before and after each task.
+        models: models to measure, from :func:`~gritlm.evaluation.find_models`; the report shows
+            differences to the first one.
+        plan: tasks to measure, from :func:`~gritlm.evaluation.make_plan`.
+        cache: results of earlier runs; each new result is added as soon as it is measured.
+        options: device, number format and batch size of the models. The limit comes from the
+            plan.
+        measures: function that measures each kind of task; mteb, lm-eval and our own question
+            answering by default.
+        command: command line, for the report.
+        watch: function called before and after each task.
+
+    Returns:
+        The report; :func:`~gritlm.evaluation.write_report` writes it to files.
 
     Raises:
-        ModelError: for a model that cannot be loaded; what was measured before is in the cache.
-        MissingExtraError: without a library that a task needs.
+        ModelError: if a model cannot be loaded. Results measured before are in the cache.
+        MissingExtraError: if a library that a task needs is not installed.
+        BadRowError: for the first unusable row of a local task, with ``skip_bad=False``.
     """
     options = replace(options or RunnerOptions(), limit=plan.limit)
-    read = {each.name: fingerprints.of_task(each.task, each.half) for each in plan.tasks}
+    digests = {each.name: fingerprints.of_task(each.task, each.kind) for each in plan.tasks}
     finished: list[list[MeasuredTask]] = [[] for _ in models]
     stopped = False
     try:
-        for position, subject in enumerate(models):
-            bench = TaskRunner(
-                subject, options=options, cache=cache, measures=measures or kinds.measures()
+        for position, evaluated in enumerate(models):
+            runner = TaskRunner(
+                evaluated, options=options, cache=cache, measures=measures or kinds.measures()
             )
-            with bench:
+            with runner:
                 for number, chosen in enumerate(plan.tasks, 1 + position * len(plan.tasks)):
-                    step = (number, len(models) * len(plan.tasks), subject.name, chosen.name)
-                    _tell(watch, Step(*step))
-                    done = bench.measure(chosen, read[chosen.name])
+                    step = (number, len(models) * len(plan.tasks), evaluated.name, chosen.name)
+                    _notify(watch, Step(*step))
+                    done = runner.measure(chosen, digests[chosen.name])
                     finished[position].append(done)
-                    _tell(watch, Step(*step, done))
+                    _notify(watch, Step(*step, done))
     except KeyboardInterrupt:
         stopped = True
     outcomes = tuple(
-        _outcome(subject, done, plan.tasks, options)
-        for subject, done in zip(models, finished, strict=True)
+        _outcome(evaluated, done, plan.tasks, options)
+        for evaluated, done in zip(models, finished, strict=True)
     )
     local = tuple(each.task for each in plan.tasks if isinstance(each.task, Task))
     return Report(outcomes, plan.suite, plan.limit, environment.about(command), local, stopped)
 
 
-def _tell(watch: Watch | None, step: Step) -> None:
+def _notify(watch: Watch | None, step: Step) -> None:
     if watch is not None:
         watch(step)
 
 
 def _outcome(
-    subject: EvaluatedModel,
+    evaluated: EvaluatedModel,
     finished: Sequence[MeasuredTask],
     tasks: Sequence[ChosenTask],
     options: RunnerOptions,
 ) -> Outcome:
-    """What a model came to; tasks that had no turn are named as interrupted."""
+    """Return the outcome of a model; tasks after an interruption count as skipped."""
     rest = [MeasuredTask(chosen, reason=INTERRUPTED) for chosen in tasks[len(finished) :]]
     about = {
-        "source": str(subject.source),
-        "adapter": None if subject.adapter is None else str(subject.adapter),
-        "dtype": number_format(subject, options),
-        **subject.about,
+        "source": str(evaluated.source),
+        "adapter": None if evaluated.adapter is None else str(evaluated.adapter),
+        "dtype": number_format(evaluated, options),
+        **evaluated.about,
     }
     return Outcome(
-        subject.name,
-        subject.kind,
-        subject.digest,
+        evaluated.name,
+        evaluated.kind,
+        evaluated.digest,
         about,
         results=tuple(result for done in finished for result in done.results),
         skipped=tuple(
-            SkippedTask(subject.name, done.chosen.half, done.chosen.name, done.reason)
+            SkippedTask(evaluated.name, done.chosen.kind, done.chosen.name, done.reason)
             for done in (*finished, *rest)
             if not done.results
         ),

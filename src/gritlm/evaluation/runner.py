@@ -1,4 +1,4 @@
-"""One model on the bench: measured task by task, loaded when first needed, gone at the end."""
+"""Runner of tasks on one model, which loads the model when first needed and frees it at the end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gritlm.evaluation.cache import CacheKey, ResultCache
 from gritlm.evaluation.kinds import BatchLimits, Measure, MeasureOptions
 from gritlm.evaluation.loading import ReadyModel
 from gritlm.evaluation.models import EvaluatedModel
-from gritlm.evaluation.results import Half, TaskResult
+from gritlm.evaluation.results import Kind, TaskResult
 from gritlm.evaluation.tasks.bad_rows import BadRowError
 from gritlm.evaluation.tasks.discovery import ChosenTask
 
@@ -25,16 +25,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunnerOptions:
-    """How models are run.
+    """Options for running models.
 
     Attributes:
-        limit: rows of each task; None for all.
-        device: None for the best there is.
-        dtype: number format of the weights; None for the fastest here.
-        batch_size: texts embedded at once; None for what the model chooses.
-        progress: a bar for each task.
-        skip_bad: leave out rows of local tasks that cannot be used; else the first one ends the
-            run.
+        limit: number of rows measured in each task; None for all. :func:`evaluate` takes the
+            limit of the plan instead.
+        device: ``cpu``, ``cuda``, ``cuda:1`` or ``mps``; None for the best one available.
+        dtype: number format of the weights, e.g. ``bfloat16``, or ``auto`` for that of the
+            checkpoint; None for the fastest on this machine.
+        batch_size: number of texts to embed in a batch; None for the model's default.
+        progress: whether to show a progress bar for each task.
+        skip_bad: whether to leave out unusable rows of local tasks; if False, the first one
+            raises.
     """
 
     limit: int | None = None
@@ -47,12 +49,13 @@ class RunnerOptions:
 
 @dataclass(frozen=True)
 class MeasuredTask:
-    """A task after its turn.
+    """A task that was measured or skipped.
 
     Attributes:
-        results: empty when it was skipped.
-        reason: why it was skipped; empty otherwise.
-        cached: whether it was known before.
+        chosen: the task.
+        results: results of the task; empty if it was skipped.
+        reason: why the task was skipped; empty if it was not.
+        cached: whether the results come from the cache.
     """
 
     chosen: ChosenTask
@@ -62,17 +65,24 @@ class MeasuredTask:
 
 
 class TaskRunner:
-    """A model while it is measured; leaving the ``with`` block frees its memory."""
+    """Runner of tasks on one model; leaving the ``with`` block frees the model's memory.
+
+    Args:
+        evaluated: the model; it is loaded for the first task that is not in the cache.
+        options: options for running the model.
+        cache: results of earlier runs.
+        measures: function that measures each kind of task.
+    """
 
     def __init__(
         self,
-        subject: EvaluatedModel,
+        evaluated: EvaluatedModel,
         *,
         options: RunnerOptions,
         cache: ResultCache,
-        measures: Mapping[Half, Measure],
+        measures: Mapping[Kind, Measure],
     ) -> None:
-        self._subject = subject
+        self._evaluated = evaluated
         self._options = options
         self._cache = cache
         self._measures = measures
@@ -89,33 +99,34 @@ class TaskRunner:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._ready = None  # before the stack frees what it held
+        self._ready = None  # the stack frees memory, which this reference would keep
         self._stack.close()
 
     def measure(self, chosen: ChosenTask, digest: str) -> MeasuredTask:
-        """One task, from the cache where it is there.
+        """Measure a task, or take its results from the cache.
 
         Args:
-            digest: of the task.
+            chosen: the task.
+            digest: digest of the task.
 
         Raises:
-            ModelError: when the model cannot be loaded.
-            MissingExtraError: without a library that the task needs.
-            BadRowError: for a row that cannot be used, when none may be left out.
+            ModelError: if the model cannot be loaded.
+            MissingExtraError: if a library that the task needs is not installed.
+            BadRowError: for the first unusable row, with ``skip_bad=False``.
         """
-        if why := self._subject.cannot(chosen.half):
+        if why := self._evaluated.cannot(chosen.kind):
             return MeasuredTask(chosen, reason=why)
-        key = self._key(chosen.half, digest)
+        key = self._key(chosen.kind, digest)
         if known := self._cache.find(key):
             return MeasuredTask(chosen, tuple(known), cached=True)
-        if why := self._loaded().lacks(chosen.half):
+        if why := self._load().lacks(chosen.kind):
             return MeasuredTask(chosen, reason=why)
         try:
-            results = self._now(chosen, key)
+            results = self._run(chosen, key)
         except (MissingExtraError, BadRowError):
             raise
-        except Exception as error:  # whatever a harness or a hub raises: the other tasks count
-            log.debug("%s on %s", chosen.name, self._subject.name, exc_info=error)
+        except Exception as error:  # a harness or a hub may raise anything; other tasks go on
+            log.debug("%s on %s", chosen.name, self._evaluated.name, exc_info=error)
             return MeasuredTask(chosen, reason=_reason(error))
         if not results:
             return MeasuredTask(chosen, reason="it gave no result")
@@ -127,35 +138,35 @@ class TaskRunner:
         self._cache.keep(key, results)
         return MeasuredTask(chosen, tuple(results))
 
-    def _now(self, chosen: ChosenTask, key: CacheKey) -> Sequence[TaskResult]:
+    def _run(self, chosen: ChosenTask, key: CacheKey) -> Sequence[TaskResult]:
         options = self._options
-        how = MeasureOptions(
+        measure_options = MeasureOptions(
             options.limit,
             self._batch,
             self._cache.requests(key),
             options.progress,
             options.skip_bad,
         )
-        return self._measures[chosen.half](self._loaded().model, chosen.task, how)
+        return self._measures[chosen.kind](self._load().model, chosen.task, measure_options)
 
-    def _loaded(self) -> ReadyModel:
+    def _load(self) -> ReadyModel:
         if self._ready is None:
             options = self._options
             self._ready = self._stack.enter_context(
-                loading.loaded(self._subject, device=options.device, dtype=options.dtype)
+                loading.loaded(self._evaluated, device=options.device, dtype=options.dtype)
             )
         return self._ready
 
-    def _key(self, half: Half, digest: str) -> CacheKey:
-        subject = self._subject
+    def _key(self, kind: Kind, digest: str) -> CacheKey:
+        evaluated = self._evaluated
         options = self._options
-        runs = "transformers" if subject.kind == "GritLM" else subject.kind
-        libraries = [harnesses.NAMES.get(half), runs, "torch"]
+        library = "transformers" if evaluated.kind == "GritLM" else evaluated.kind
+        libraries = [harnesses.NAMES.get(kind), library, "torch"]
         versions = [__version__, *(environment.library_version(name) for name in libraries if name)]
         return CacheKey(
-            subject.digest,
+            evaluated.digest,
             digest,
-            number_format(subject, options),
+            number_format(evaluated, options),
             options.limit,
             runtime.choose_device(options.device).type,
             "-".join(versions),
@@ -163,18 +174,18 @@ class TaskRunner:
         )
 
 
-def number_format(subject: EvaluatedModel, options: RunnerOptions) -> str:
-    """The number format a model is measured in, known without loading it."""
+def number_format(evaluated: EvaluatedModel, options: RunnerOptions) -> str:
+    """Return the number format in which a model is measured, without loading the model."""
     if options.dtype is not None:
         return options.dtype
-    if subject.kind == "sentence-transformers":
+    if evaluated.kind == "sentence-transformers":
         return "auto"
     chosen = runtime.choose_dtype(runtime.choose_device(options.device))
     return str(chosen.dtype).removeprefix("torch.")
 
 
 def _reason(error: Exception) -> str:
-    said = " ".join(str(error).split())[:400]
+    message = " ".join(str(error).split())[:400]
     if memory.is_out_of_memory(error):
-        return f"out of memory, with the smallest batch ({said})"
-    return said if isinstance(error, GritLMError) else f"{type(error).__name__}: {said}"
+        return f"out of memory, with the smallest batch ({message})"
+    return message if isinstance(error, GritLMError) else f"{type(error).__name__}: {message}"

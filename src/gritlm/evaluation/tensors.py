@@ -1,4 +1,4 @@
-"""What files of weights hold, read from their headers alone."""
+"""Names and sizes of the tensors in weight files, read from the headers of the files."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from gritlm.errors import ModelError
 
 
 def sizes(weights: Sequence[Path]) -> list[tuple[str, int]]:
-    """Name and size of each tensor in some files.
+    """Return name and number of elements of each tensor in some safetensors files.
 
     Raises:
-        ModelError: for a file that is damaged.
+        ModelError: if a file is damaged or cannot be read.
     """
     from safetensors import SafetensorError, safe_open
 

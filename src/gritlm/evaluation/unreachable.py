@@ -1,4 +1,4 @@
-"""Data that is somewhere else, and cannot be had now."""
+"""Error for the data of a task that cannot be downloaded."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ from gritlm.errors import GritLMError
 
 
 class DataUnreachableError(GritLMError):
-    """The data of a task cannot be fetched; the message names the task and the reason.
+    """Error: the data of a task cannot be downloaded.
 
-    Whoever measures several tasks skips this one and goes on.
+    The message names the task and the reason. A run over several tasks skips this one.
+
+    Args:
+        task: name of the task.
+        reason: the original error, or its text.
     """
 
     def __init__(self, task: str, reason: object) -> None:
         self.task = task
         self.reason = " ".join(str(reason).split())[:300] or type(reason).__name__
         super().__init__(
-            f"the data of task {task!r} cannot be reached ({self.reason}); fetch it where there is "
-            "a network, or measure local tasks"
+            f"the data of task {task!r} cannot be reached ({self.reason}); download it with a "
+            "network connection, or measure local tasks"
         )

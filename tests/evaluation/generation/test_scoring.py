@@ -61,7 +61,7 @@ def test_the_size_of_batches_changes_nothing(budget):
 
 
 def test_what_continuations_share_is_read_once():
-    grown = shared_prefixes.grown([*PAIRS, *PAIRS], together=True)
+    grown = shared_prefixes.build_trees([*PAIRS, *PAIRS], together=True)
     assert [tree.ids for tree in grown] == [
         [*CONTEXT, 5, 6],  # (5, 6, 7) and (5, 6, 8) differ in what is only predicted
         [*OTHER, 5, *[7] * 10],

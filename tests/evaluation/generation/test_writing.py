@@ -23,15 +23,15 @@ def test_a_batch_gives_the_texts_of_each_prompt_alone(ours):
 
 
 def test_a_task_that_names_no_length_gets_256_tokens():
-    assert writing.manner({"until": ["x"]}, end="</s>").max_new_tokens == 256
+    assert writing.generation_settings({"until": ["x"]}, end="</s>").max_new_tokens == 256
 
 
 def test_the_end_token_ends_an_answer_too():
-    assert writing.manner({"until": ["x"]}, end="</s>").until == ("x", "</s>")
+    assert writing.generation_settings({"until": ["x"]}, end="</s>").until == ("x", "</s>")
 
 
 def test_greedy_is_what_nothing_says_otherwise():
-    how = writing.manner({"temperature": 0.0}, end=None)
+    how = writing.generation_settings({"temperature": 0.0}, end=None)
     assert dict(how.options) == {"do_sample": False}
 
 
@@ -72,12 +72,12 @@ def test_a_continuation_without_tokens_is_refused(ours):
 def test_writing_goes_on_when_memory_runs_out(ours, monkeypatch):
     contexts, how = ["Cats", "Dogs", "Water"], {"max_gen_toks": 5}
     expected = written(ours, contexts, **how)
-    whole = writing._write
+    whole = writing._generate
 
     def small(model, prompts, how):
         if len(prompts) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return whole(model, prompts, how)
 
-    monkeypatch.setattr(writing, "_write", small)
+    monkeypatch.setattr(writing, "_generate", small)
     assert written(GritLMHarness(ours.model), contexts, **how) == expected

@@ -29,9 +29,9 @@ def test_a_block_is_what_the_embedding_pass_leaves_behind(trained):
 
 def test_a_document_of_several_questions_is_read_once(trained, monkeypatch):
     documents = form_for(trained).embedded([GOLD, *OTHERS])
-    blocks, counted, read = BlockCache(trained.lm, causal=False), [], BlockCache._read
+    blocks, counted, read = BlockCache(trained.lm, causal=False), [], BlockCache._compute
     monkeypatch.setattr(
-        BlockCache, "_read", lambda self, d: counted.append(len(d)) or read(self, d)
+        BlockCache, "_compute", lambda self, d: counted.append(len(d)) or read(self, d)
     )
     first = blocks.of([documents[0], documents[1], documents[0]])
     second = blocks.of([documents[1], documents[2]])
@@ -60,7 +60,7 @@ def test_more_than_fits_is_read_all_the_same(trained):
 
 
 def test_documents_that_do_not_fit_the_memory_together_are_read_in_halves(trained, monkeypatch):
-    documents, read, sizes = form_for(trained).embedded([GOLD, *OTHERS]), BlockCache._read, []
+    documents, read, sizes = form_for(trained).embedded([GOLD, *OTHERS]), BlockCache._compute, []
     expected = BlockCache(trained.lm, causal=False).of(documents)
 
     def small(self, some):
@@ -69,7 +69,7 @@ def test_documents_that_do_not_fit_the_memory_together_are_read_in_halves(traine
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
         return read(self, some)
 
-    monkeypatch.setattr(BlockCache, "_read", small)
+    monkeypatch.setattr(BlockCache, "_compute", small)
     for one, other in zip(
         BlockCache(trained.lm, causal=False).of(documents), expected, strict=True
     ):

@@ -85,13 +85,13 @@ def test_where_no_rows_can_be_put_together_each_is_written_alone():
 
 def test_more_than_is_written_together_is_taken_in_halves(monkeypatch):
     lm = UnifiedLM(tiny.model())
-    readings, sizes, whole = prompts(lm), [], writing._together
+    readings, sizes, whole = prompts(lm), [], writing._decode_batch
 
     def counting(lm, readings, ends, new):
         sizes.append(len(readings))
         return whole(lm, readings, ends, new)
 
-    monkeypatch.setattr(writing, "_together", counting)
+    monkeypatch.setattr(writing, "_decode_batch", counting)
     expected = together(lm, readings, set())
     monkeypatch.setattr(writing, "MOST_BYTES", 1)
     assert together(lm, readings, set()) == expected

@@ -27,7 +27,7 @@ def file(report: Report, tmp_path: Path) -> Path:
 def test_both_halves_are_seen(browser, file: Path):
     page = browser.new_page()
     page.goto(file.as_uri())
-    for title in ("Both halves", "Embedding", "Generation", "Answering from passages", "Skipped"):
+    for title in ("Summary", "Embedding", "Generation", "Answering from passages", "Skipped"):
         assert page.get_by_role("heading", name=title, exact=False).first.is_visible()
     assert page.locator("svg.bar").first.is_visible()
     assert page.locator("svg.plane").is_visible()

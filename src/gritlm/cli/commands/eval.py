@@ -77,8 +77,8 @@ class TaskOptions:
         plan = suites.make_plan(
             self.suite or "quick", tasks=names, data=self.data, limit=self.limit, hubs=kinds.hubs()
         )
-        for half in dict.fromkeys(chosen.half for chosen in plan.tasks):
-            harnesses.require(half)
+        for kind in dict.fromkeys(chosen.kind for chosen in plan.tasks):
+            harnesses.require(kind)
         return plan
 
 

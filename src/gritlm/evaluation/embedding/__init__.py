@@ -1,1 +1,1 @@
-"""How well a model embeds, by mteb: its own tasks by name, and local folders as tasks of its."""
+"""Evaluation of embeddings with mteb: its own tasks by name, and local folders as mteb tasks."""

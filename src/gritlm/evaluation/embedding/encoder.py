@@ -1,4 +1,4 @@
-"""GritLM as a model of mteb: instructions by task, queries and documents apart."""
+"""Adapter of GritLM to mteb's encoder protocol, with instructions for queries and documents."""
 
 from __future__ import annotations
 
@@ -21,24 +21,25 @@ if TYPE_CHECKING:
 
     from gritlm.lm.gritlm import GritLM, Vectors
 
-BLANK = "."  # read in place of a text without characters, which has no token to pool
+BLANK = "."  # stands for a blank text, which has no token to pool
 
 
 def mteb_encoder(model: GritLM) -> GritLMEncoder:
-    """The model for ``mteb.evaluate(mteb_encoder(model), mteb.get_task("STSBenchmark"))``.
+    """Return a model for ``mteb.evaluate(mteb_encoder(model), mteb.get_task("STSBenchmark"))``.
 
     Raises:
-        MissingExtraError: when mteb is not installed.
+        MissingExtraError: if mteb is not installed.
     """
     harnesses.require("embedding")
     return GritLMEncoder(model)
 
 
 class GritLMEncoder:
-    """Implements ``mteb.models.EncoderProtocol``.
+    """Implementation of ``mteb.models.EncoderProtocol``.
 
     Args:
-        sides: instructions in place of those known for the task.
+        model: model that embeds.
+        sides: instructions to use; None for those known for the task.
     """
 
     def __init__(self, model: GritLM, sides: TaskInstructions | None = None) -> None:
@@ -57,10 +58,17 @@ class GritLMEncoder:
         show_progress_bar: bool = False,
         precision: str = "float32",
     ) -> NDArray[Any]:
-        """Batches with a column ``text`` -> (N, D), float32.
+        """Return the embeddings of batches of texts: (N, D), float32.
 
         Args:
-            prompt_type: ``query``, ``document``, or None for a task without sides.
+            inputs: batches, each a mapping with a list of texts in the column ``text``.
+            task_metadata: metadata of the task, which selects the instructions.
+            hf_split: ignored.
+            hf_subset: ignored.
+            prompt_type: ``query``, ``document``, or None for a task without these two sides.
+            batch_size: number of texts in a batch.
+            show_progress_bar: whether to show a progress bar.
+            precision: ``float32``, or a quantized format of :meth:`GritLM.encode`.
         """
         sides = self.sides or instructions.of(task_metadata)
         texts = [text if text.strip() else BLANK for batch in inputs for text in batch["text"]]
@@ -73,16 +81,16 @@ class GritLMEncoder:
         )
 
     def similarity(self, embeddings1: Vectors, embeddings2: Vectors) -> Tensor:
-        """Cosine of each vector with each -> (N, M)."""
+        """Return the cosine similarity of each pair of vectors: (N, M)."""
         return self.model.similarity(embeddings1, embeddings2)
 
     def similarity_pairwise(self, embeddings1: Vectors, embeddings2: Vectors) -> Tensor:
-        """Cosine of vector i with vector i -> (N,)."""
+        """Return the cosine similarity of vector i with vector i: (N,)."""
         return self.model.similarity_pairwise(embeddings1, embeddings2)
 
     @cached_property
     def mteb_model_meta(self) -> ModelMeta:
-        """Name and revision, under which mteb keeps results: other weights, other revision."""
+        """Name and revision under which mteb keeps results; the weights decide the revision."""
         from mteb.models.model_meta import ModelMeta, ScoringFunction
 
         model = self.model

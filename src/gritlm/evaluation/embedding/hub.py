@@ -1,4 +1,4 @@
-"""mteb's own tasks by name: found, loaded, cut to a few rows."""
+"""Tasks of mteb by name, with their data, optionally cut to the first rows."""
 
 from __future__ import annotations
 
@@ -19,27 +19,28 @@ from gritlm.evaluation.unreachable import DataUnreachableError
 
 
 def names() -> list[str]:
-    """mteb's tasks that are made of text alone, sorted."""
+    """Return the sorted names of mteb's text-only tasks."""
     return sorted(task.metadata.name for task in TASK_LIST if task.metadata.modalities == ["text"])
 
 
 def load(name: str, limit: int | None = None) -> AbsTask:
-    """A task with its data.
+    """Return a task with its data, downloaded if needed.
 
     Args:
-        limit: the first so many rows of each part that is measured; of retrieval queries, with
-            all passages.
+        name: name of the task in mteb.
+        limit: number of rows to keep of each measured part; for retrieval, number of queries,
+            with all passages. None for all.
 
     Raises:
-        InputError: for a name mteb does not know, with the nearest ones; for a task of images or
-            sound.
-        DataUnreachableError: when its data cannot be fetched.
+        InputError: for an unknown name, with similar ones; for a task of images or sound; or if
+            the rows of the task cannot be cut.
+        DataUnreachableError: if the data cannot be downloaded.
     """
     task = _find(name)
     for part in parts(task):
         try:
             part.load_data()
-        except Exception as error:  # those of the hub's client, of datasets, of a task's own code
+        except Exception as error:  # the hub's client, datasets and a task's own code may fail
             raise DataUnreachableError(name, error) from error
         _unpack(part)
         if limit is not None:
@@ -48,12 +49,12 @@ def load(name: str, limit: int | None = None) -> AbsTask:
 
 
 def parts(task: AbsTask) -> list[AbsTask]:
-    """The tasks that a collected one (``CQADupstackRetrieval``) is made of; else itself."""
+    """Return the tasks of an aggregated task (``CQADupstackRetrieval``), or the task itself."""
     return list(task.tasks) if isinstance(task, AbsTaskAggregate) else [task]
 
 
 def splits(task: AbsTask) -> Iterator[tuple[str, str, Any, Any]]:
-    """Subset, split, what holds the splits, and the data, of all that is measured."""
+    """Yield subset, split, the mapping that holds the split, and the data of each measured part."""
     dataset: Any = task.dataset
     for subset in task.hf_subsets:
         holder = dataset.get(subset, dataset)
@@ -74,7 +75,7 @@ def _find(name: str) -> AbsTask:
 
 
 def _unpack(task: AbsTask) -> None:
-    """Older forms of data, as mteb itself reads them, in the present one."""
+    """Convert older data formats, which mteb converts itself, to the current one."""
     if isinstance(task, AbsTaskRetrieval):
         task.convert_v1_dataset_format_to_v2(num_proc=None)
     if isinstance(task, AbsTaskPairClassification):
@@ -98,5 +99,5 @@ def _cut(task: AbsTask, limit: int) -> None:
             holder[split] = data.select(range(min(limit, len(data))))
         else:
             raise InputError(f"{task.metadata.name}: its rows cannot be cut; leave limit out")
-    if isinstance(task, AbsTaskClustering):  # of the rows that are left all are embedded
+    if isinstance(task, AbsTaskClustering):  # all remaining rows are embedded
         task.max_fraction_of_documents_to_embed = task.max_document_to_embed = None

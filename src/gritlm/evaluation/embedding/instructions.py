@@ -1,4 +1,4 @@
-"""Which instruction a task gives to each side, from ``instructions.toml``."""
+"""Instructions of embedding tasks for queries and documents, from ``instructions.toml``."""
 
 from __future__ import annotations
 
@@ -16,33 +16,37 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TaskInstructions:
-    """What is told before a text.
+    """Instructions of a task.
 
     Attributes:
-        query: before queries, and before every text of a task that has no sides.
-        document: before documents; empty for the header without instruction.
+        query: instruction for queries, and for all texts of a task without queries.
+        document: instruction for documents; empty for the prompt without instruction.
     """
 
     query: str
     document: str = ""
 
     def of(self, prompt_type: str | None) -> str:
-        """The instruction of a side as mteb names it: ``query``, ``document`` or None."""
+        """Return the instruction for mteb's prompt type: ``query``, ``document`` or None."""
         return self.document if prompt_type == "document" else self.query
 
 
 def of(metadata: TaskMetadata) -> TaskInstructions:
-    """By name of the task, else what mteb says about it, else by its type."""
+    """Return the instructions of a task of mteb.
+
+    They come from our table by the name of the task, else from mteb, else from our table by the
+    type of the task.
+    """
     named = _table()["tasks"].get(metadata.name)
     of_type = _table()["types"].get(metadata.type, "")
-    said = named or metadata.prompt or of_type
-    if isinstance(said, str):
-        return TaskInstructions(said)
-    return TaskInstructions(said.get("query") or of_type, said.get("document", ""))
+    found = named or metadata.prompt or of_type
+    if isinstance(found, str):
+        return TaskInstructions(found)
+    return TaskInstructions(found.get("query") or of_type, found.get("document", ""))
 
 
 def of_local(task: Task, metadata: TaskMetadata) -> TaskInstructions:
-    """What the folder of a task says comes first."""
+    """Return the instructions of a local task; those in its ``task.toml`` take precedence."""
     known = of(metadata)
     return TaskInstructions(
         task.instruction or known.query, task.passage_instruction or known.document
@@ -50,7 +54,7 @@ def of_local(task: Task, metadata: TaskMetadata) -> TaskInstructions:
 
 
 def text() -> str:
-    """``instructions.toml`` as it is written."""
+    """Return the text of ``instructions.toml``."""
     file = resources.files(__package__).joinpath("instructions.toml")
     return file.read_text(encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""What mteb computes on the way to a score: the figure of each row."""
+"""Scores of single rows, taken from the intermediate results of mteb."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mteb.abstasks.sts import AbsTaskSTS
 Items = tuple[float, ...]
 Pairs = tuple[tuple[float, float], ...]
 
-# mteb's main figure -> what the library it ranks with calls it, query by query
+# Prefix of mteb's main metric -> its name, query by query, in the library that mteb ranks with
 _RANKED = {
     "ndcg_at_": "ndcg_cut_",
     "map_at_": "map_cut_",
@@ -25,9 +25,9 @@ _RANKED = {
     "hit_rate_at_": "success_",
 }
 
-# How alike two texts are: mteb's name of a measure -> column of its predictions, and the sign that
-# makes more of it more alike.
-_LIKENESS = {
+# mteb's name of a similarity measure -> column of its predictions, and the sign that turns it into
+# a similarity.
+_SIMILARITY = {
     "cosine": ("cosine_scores", 1),
     "similarity": ("similarity_scores", 1),
     "dot": ("dot_scores", 1),
@@ -37,69 +37,78 @@ _LIKENESS = {
 
 
 def keeps_predictions(task: AbsTask) -> bool:
-    """Whether the rows are read from what mteb writes to its folder of predictions."""
+    """Return whether the scores of rows come from mteb's folder of predictions."""
     return isinstance(task, AbsTaskSTS | AbsTaskClassification | AbsTaskPairClassification)
 
 
 def listen(task: AbsTask) -> Callable[[], Mapping[str, Mapping[str, float]]]:
-    """Have a retrieval task remember the figures of each query; call the result to get them.
+    """Record the scores of each query of a retrieval task while mteb measures it.
 
-    ``task_specific_scores`` is where mteb hands them to a task, for figures of its own.
+    mteb passes them to ``task_specific_scores``, where a task may compute scores of its own.
+
+    Returns:
+        A function that returns the recorded scores: query -> metric -> score.
     """
-    heard: dict[str, Mapping[str, float]] = {}
+    recorded: dict[str, Mapping[str, float]] = {}
     if not isinstance(task, AbsTaskRetrieval):
-        return lambda: heard
+        return lambda: recorded
     own = task.task_specific_scores
 
-    def remember(scores: dict[str, dict[str, float]], *args: Any, **options: Any) -> Any:
-        heard.update(scores)
+    def record(scores: dict[str, dict[str, float]], *args: Any, **options: Any) -> Any:
+        recorded.update(scores)
         return own(scores, *args, **options)
 
-    task.task_specific_scores = remember  # type: ignore[method-assign]
-    return lambda: heard
+    task.task_specific_scores = record  # type: ignore[method-assign]
+    return lambda: recorded
 
 
 def of_queries(
-    heard: Mapping[str, Mapping[str, float]], queries: Sequence[str], metric: str
+    recorded: Mapping[str, Mapping[str, float]], queries: Sequence[str], metric: str
 ) -> Items | None:
-    """The main figure of each query, in their order; None where mteb has none (``mrr``)."""
+    """Return the main score of each query, in order; None if mteb has no such score (``mrr``)."""
     start, _, depth = metric.rpartition("_")
     name = _RANKED.get(f"{start}_", "") + depth
-    if not all(name in heard.get(query, {}) for query in queries):
+    if not all(name in recorded.get(query, {}) for query in queries):
         return None
-    return tuple(float(heard[query][name]) for query in queries)
+    return tuple(float(recorded[query][name]) for query in queries)
 
 
 def of_classes(predictions: Sequence[Sequence[Any]], gold: Sequence[Any]) -> Items | None:
-    """Share of mteb's classifiers that are right, by row; None where each saw other rows."""
+    """Return the share of mteb's classifiers that are right on each row.
+
+    Returns:
+        The shares; None if the classifiers were not tested on the same rows.
+    """
     if any(len(each) != len(gold) for each in predictions):
         return None
     return tuple(np.mean([np.equal(each, gold) for each in predictions], axis=0).tolist())
 
 
 def of_ranking(
-    said: Mapping[str, Sequence[float]], gold: Sequence[float], table: Mapping[str, float]
+    predicted: Mapping[str, Sequence[float]], gold: Sequence[float], table: Mapping[str, float]
 ) -> Pairs | None:
-    """Likeness and label of each pair, by the measure that mteb's main figure comes from.
+    """Return similarity and label of each pair, by the measure behind mteb's main score.
 
     Args:
-        said: the measures of each pair, as mteb wrote them.
-        table: mteb's figures; the main one may be the highest average precision of all measures.
+        predicted: similarities of each pair by each measure, from mteb's predictions.
+        gold: label of each pair.
+        table: mteb's scores; the main one may be the highest average precision of all measures.
 
     Returns:
-        None where the main figure is no average precision.
+        The pairs; None if the main score is not an average precision.
     """
-    for measure, (column, sign) in _LIKENESS.items():
+    for measure, (column, sign) in _SIMILARITY.items():
         if table.get(f"{measure}_ap") == table["main_score"]:
-            return of_pairs([sign * value for value in said[column]], gold)
+            return of_pairs([sign * value for value in predicted[column]], gold)
     return None
 
 
 def of_pairs(cosines: Sequence[float], gold: Sequence[float]) -> Pairs:
+    """Return the predicted and the gold value of each row."""
     return tuple((float(one), float(other)) for one, other in zip(cosines, gold, strict=True))
 
 
 def predictions(folder: Path, task: AbsTask, *, subset: str, split: str) -> Any:
-    """What mteb wrote of a task."""
+    """Return the predictions that mteb wrote for a subset and split of a task."""
     file = folder / task.prediction_file_name
     return json.loads(file.read_text(encoding="utf-8"))[subset][split]

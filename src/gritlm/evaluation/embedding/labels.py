@@ -1,4 +1,4 @@
-"""Labels as people write them -> numbers, as classifiers take them."""
+"""Labels of classification and clustering rows, and their class ids."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ Ids = Mapping[str | int, int]
 
 
 def of_one_kind(rows: Sequence[TaskRow], file: Path, bad: BadRows) -> list[TaskRow]:
-    """Return the rows whose labels are of the most frequent kind: texts, or numbers.
+    """Return the rows whose labels have the most frequent type: text or number.
 
     Raises:
-        InputError: for a label of another kind, as ``bad`` decides.
+        InputError: for the first label of another type, if rows may not be left out.
     """
-    kinds = Counter(type(row["label"]) for row in rows)
-    kind = kinds.most_common(1)[0][0] if bad.skip else type(rows[0]["label"])
-    first = next(row for row in rows if isinstance(row["label"], kind))
+    types = Counter(type(row["label"]) for row in rows)
+    label_type = types.most_common(1)[0][0] if bad.skip else type(rows[0]["label"])
+    first = next(row for row in rows if isinstance(row["label"], label_type))
 
     def usable(row: TaskRow) -> TaskRow:
-        if not isinstance(row["label"], kind):
+        if not isinstance(row["label"], label_type):
             raise InputError(
                 f"{row.place}: column 'label' is {row['label']!r}, and {first['label']!r} in "
                 f"{first.place}; expected texts everywhere or numbers everywhere"
@@ -35,10 +35,10 @@ def of_one_kind(rows: Sequence[TaskRow], file: Path, bad: BadRows) -> list[TaskR
 
 
 def numbered(rows: Sequence[TaskRow]) -> Ids:
-    """Return label -> number, in the order of the labels, which are of one kind.
+    """Return the class id of each label, in the order of the labels, which have one type.
 
     Raises:
-        InputError: when there is one label only.
+        InputError: if there are fewer than two labels.
     """
     ids = {label: number for number, label in enumerate(sorted({row["label"] for row in rows}))}
     if len(ids) < 2:
@@ -52,10 +52,10 @@ def numbered(rows: Sequence[TaskRow]) -> Ids:
 def known(
     rows: Sequence[TaskRow], ids: Ids, *, train: Path, file: Path, bad: BadRows
 ) -> list[TaskRow]:
-    """Return the rows of ``file`` whose label a row of ``train`` has: no other can be learned.
+    """Return the rows of ``file`` whose label occurs in ``train``, as others cannot be learned.
 
     Raises:
-        InputError: for another label, as ``bad`` decides.
+        InputError: for the first unknown label, if rows may not be left out.
     """
 
     def usable(row: TaskRow) -> TaskRow:

@@ -1,4 +1,4 @@
-"""mteb, which only this folder knows."""
+"""Log level, warnings and progress bars of mteb."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ NOISY = ("mteb", "datasets", "huggingface_hub", "sentence_transformers")
 
 @contextmanager
 def quiet(*, bars: bool) -> Iterator[None]:
-    """Only errors are logged, nothing is warned of; afterwards as it was.
+    """Silence warnings and logs below the level error, for the duration of a ``with`` block.
 
-    mteb, and the classifiers and correlations it calls, warn of every small or odd task. What
-    matters of it (a score that is no number) is an error here.
+    mteb, and the classifiers and correlations that it calls, warn of every small or unusual task.
+    The case that matters, a non-finite score, raises an error here.
 
     Args:
         bars: leave the progress bars of ``datasets`` on.

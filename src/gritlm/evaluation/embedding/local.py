@@ -1,4 +1,4 @@
-"""Local folders -> tasks of mteb, with their data in memory: mteb does the rest."""
+"""Local folders as tasks of mteb, with their data in memory."""
 
 from __future__ import annotations
 
@@ -26,14 +26,15 @@ TRAIN = "train.jsonl"
 
 
 @dataclass(frozen=True)
-class _Kind:
-    """What mteb makes of a type.
+class _TaskType:
+    """Definition of a type of task in mteb.
 
     Attributes:
-        base: its class of tasks.
-        score: the main figure.
-        category: text to text, or text to category.
-        data: folder, limit and bad rows -> data set as the class wants it.
+        base: mteb's class of tasks.
+        score: main metric.
+        category: mteb's category: ``t2t`` (text to text) or ``t2c`` (text to category).
+        data: function of folder, limit and collector of unusable rows that returns the dataset in
+            the format of the class.
         settings: attributes of the class that differ from its defaults.
     """
 
@@ -45,44 +46,46 @@ class _Kind:
 
 
 def make(task: Task, limit: int | None = None, bad: BadRows | None = None) -> AbsTask:
-    """Return the task as one of mteb's, its data read and checked.
+    """Return a local task as a task of mteb, with its rows read and checked.
 
     Args:
-        limit: the first so many rows to measure on; of retrieval queries, with all passages.
-        bad: receives the rows that cannot be used; None: the first one raises.
+        task: the local task.
+        limit: number of rows to measure on; for retrieval, number of queries, with all passages.
+            None for all.
+        bad: collector of unusable rows; if None, the first one raises.
 
     Raises:
-        InputError: for a type mteb's classes do not cover here, and for files in the wrong layout,
-            as ``file:line`` with the column.
+        InputError: for a type without a class in mteb, and for files in the wrong layout, with
+            ``file:line`` and the column.
     """
-    kind = KINDS[choice(task.type, KINDS, name=f"{task.folder}: type")]
-    attributes = {"metadata": _metadata(task, kind), **kind.settings}
-    data = kind.data(task.folder, limit, BadRows() if bad is None else bad)
-    made = type(f"Local{task.type}", (kind.base,), attributes)()
-    made.dataset = data
-    made.data_loaded = True
-    return made
+    task_type = TASK_TYPES[choice(task.type, TASK_TYPES, name=f"{task.folder}: type")]
+    attributes = {"metadata": _metadata(task, task_type), **task_type.settings}
+    data = task_type.data(task.folder, limit, BadRows() if bad is None else bad)
+    mteb_task = type(f"Local{task.type}", (task_type.base,), attributes)()
+    mteb_task.dataset = data
+    mteb_task.data_loaded = True
+    return mteb_task
 
 
-def _metadata(task: Task, kind: _Kind) -> TaskMetadata:
+def _metadata(task: Task, task_type: _TaskType) -> TaskMetadata:
     return TaskMetadata.model_validate(
         {
             "name": task.name,
             "description": task.description or task.name,
             "dataset": {"path": str(task.folder), "revision": "local"},
             "type": task.type,
-            "category": kind.category,
-            "eval_langs": [f"{task.language}-Zyyy"],  # no script is told, and none is needed
-            "main_score": kind.score,
+            "category": task_type.category,
+            "eval_langs": [f"{task.language}-Zyyy"],  # script unknown, and not needed
+            "main_score": task_type.score,
         }
     )
 
 
 def _pairs(
-    folder: Path, limit: int | None, column: str, kind: rows.Column, bad: BadRows
+    folder: Path, limit: int | None, column: str, expected: rows.Column, bad: BadRows
 ) -> list[TaskRow]:
-    wanted = {"sentence1": rows.TEXT, "sentence2": rows.TEXT, column: kind}
-    found = rows.read(folder / TEST, wanted, bad)[:limit]
+    columns = {"sentence1": rows.TEXT, "sentence2": rows.TEXT, column: expected}
+    found = rows.read(folder / TEST, columns, bad)[:limit]
     if len({row[column] for row in found}) < 2:
         raise InputError(
             f"{folder / TEST}: all {len(found)} rows have {column} {found[0][column]!r}; a score "
@@ -106,38 +109,38 @@ def _pair_classification(folder: Path, limit: int | None, bad: BadRows) -> Datas
 
 
 def _classification(folder: Path, limit: int | None, bad: BadRows) -> DatasetDict:
-    wanted = {"text": rows.TEXT, "label": rows.LABEL}
+    columns = {"text": rows.TEXT, "label": rows.LABEL}
     paths = folder / TRAIN, folder / TEST
-    train, test = (rows.read(path, wanted, bad) for path in paths)
+    train, test = (rows.read(path, columns, bad) for path in paths)
     train = labels.of_one_kind(train, paths[0], bad)
     ids = labels.numbered(train)
     test = labels.known(test, ids, train=paths[0], file=paths[1], bad=bad)
-    return DatasetDict(train=_labelled(train, ids), test=_labelled(test[:limit], ids))
+    return DatasetDict(train=_label_table(train, ids), test=_label_table(test[:limit], ids))
 
 
 def _clustering(folder: Path, limit: int | None, bad: BadRows) -> DatasetDict:
     every = rows.read(folder / TEST, {"text": rows.TEXT, "label": rows.LABEL}, bad)
     found = labels.of_one_kind(every, folder / TEST, bad)[:limit]
-    return DatasetDict(test=_labelled(found, labels.numbered(found)))
+    return DatasetDict(test=_label_table(found, labels.numbered(found)))
 
 
-def _labelled(found: Sequence[TaskRow], ids: Mapping[str | int, int]) -> Dataset:
+def _label_table(found: Sequence[TaskRow], ids: Mapping[str | int, int]) -> Dataset:
     return Dataset.from_dict(
         {"text": [row["text"] for row in found], "label": [ids[row["label"]] for row in found]}
     )
 
 
-KINDS: Mapping[str, _Kind] = {
-    "STS": _Kind(AbsTaskSTS, "cosine_spearman", "t2t", _sts, {}),
-    "PairClassification": _Kind(
+TASK_TYPES: Mapping[str, _TaskType] = {
+    "STS": _TaskType(AbsTaskSTS, "cosine_spearman", "t2t", _sts, {}),
+    "PairClassification": _TaskType(
         AbsTaskPairClassification,
         "cosine_ap",
         "t2t",
         _pair_classification,
         {"label_column_name": "label"},
     ),
-    "Classification": _Kind(QuickClassification, "accuracy", "t2c", _classification, {}),
-    "Clustering": _Kind(
+    "Classification": _TaskType(QuickClassification, "accuracy", "t2c", _classification, {}),
+    "Clustering": _TaskType(
         AbsTaskClustering,
         "v_measure",
         "t2c",
@@ -148,6 +151,6 @@ KINDS: Mapping[str, _Kind] = {
             "max_fraction_of_documents_to_embed": None,
         },
     ),
-    "Retrieval": _Kind(AbsTaskRetrieval, "ndcg_at_10", "t2t", passages.retrieval, {}),
-    "Reranking": _Kind(AbsTaskRetrieval, "map_at_1000", "t2t", passages.reranking, {}),
+    "Retrieval": _TaskType(AbsTaskRetrieval, "ndcg_at_10", "t2t", passages.retrieval, {}),
+    "Reranking": _TaskType(AbsTaskRetrieval, "map_at_1000", "t2t", passages.reranking, {}),
 }

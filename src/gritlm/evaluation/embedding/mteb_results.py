@@ -1,4 +1,4 @@
-"""mteb's result -> ours: one main figure, a few others, and the rows it came from."""
+"""Conversion of mteb's results: the main score, a few others, and the scores of single rows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gritlm.evaluation.results import TaskResult
 
 Heard = Callable[[], Mapping[str, Mapping[str, float]]]
 
-# Other figures worth showing beside the main one, of those that mteb computes for a type.
+# Scores of mteb that the report shows in addition to the main one, by type of task.
 SHOWN = {
     "STS": ("cosine_pearson", "euclidean_spearman"),
     "Summarization": ("cosine_pearson",),
@@ -36,15 +36,18 @@ SHOWN = {
 def of(
     task: AbsTask, scores: Mapping[str, Any], heard: Heard, folder: Path, seconds: float
 ) -> TaskResult:
-    """
+    """Return the result of a task that mteb has measured.
+
     Args:
-        scores: mteb's, by split: a list with the figures of each subset.
-        heard: figures of each query, from :func:`items.listen`.
-        folder: where mteb wrote its predictions.
+        task: the task of mteb.
+        scores: mteb's scores by split: a list with the scores of each subset.
+        heard: function that returns the scores of each query, from :func:`items.listen`.
+        folder: folder of mteb's predictions.
+        seconds: wall-clock seconds of the task.
 
     Raises:
-        ModelError: when the score is no number. Vectors that are all the same have one: they
-            agree with no order, which is a correlation of 0.
+        ModelError: if the score is not finite. Identical vectors for all texts are no error:
+            their order agrees with no other, so their correlation is 0.
     """
     metadata = task.metadata
     tables = {(split, table["hf_subset"]): table for split in scores for table in scores[split]}
@@ -76,7 +79,7 @@ def of(
 def _details(
     kind: str, tables: Mapping[tuple[str, str], Mapping[str, Any]], one: bool
 ) -> dict[str, float]:
-    """Other figures of the only subset, or the main one of each of them."""
+    """Return other scores of a single subset, or the main score of each of several subsets."""
     if not one:
         return {
             f"{subset} {split}" if subset != "default" else split: 100 * table["main_score"]
@@ -98,23 +101,23 @@ def _items(task: AbsTask, heard: Heard, folder: Path) -> items.Items | None:
     if isinstance(task, AbsTaskRetrieval):
         return items.of_queries(heard(), data["queries"]["id"], task.metadata.main_score)
     if isinstance(task, AbsTaskClassification) and task.metadata.main_score == "accuracy":
-        said = items.predictions(folder, task, subset=subset, split=split)
-        return items.of_classes(said, data[task.label_column_name])
+        predicted = items.predictions(folder, task, subset=subset, split=split)
+        return items.of_classes(predicted, data[task.label_column_name])
     return None
 
 
 def _pairs(task: AbsTask, folder: Path, table: Mapping[str, float]) -> items.Pairs | None:
     subset, split, _, data = next(hub.splits(task))
     if task.metadata.type == "STS" and task.metadata.main_score == "cosine_spearman":
-        said = items.predictions(folder, task, subset=subset, split=split)
-        return items.of_pairs(said["cosine_scores"], data["score"])
+        predicted = items.predictions(folder, task, subset=subset, split=split)
+        return items.of_pairs(predicted["cosine_scores"], data["score"])
     if isinstance(task, AbsTaskPairClassification):
-        said = items.predictions(folder, task, subset=subset, split=split)
-        return items.of_ranking(said, data[task.label_column_name], table)
+        predicted = items.predictions(folder, task, subset=subset, split=split)
+        return items.of_ranking(predicted, data[task.label_column_name], table)
     return None
 
 
 def _is_no_order(pairs: items.Pairs) -> bool:
-    """Whether a model finds all pairs equally alike, and the gold values do not."""
+    """Return whether a model gives all pairs the same finite value while the gold values differ."""
     values, gold = ({pair[side] for pair in pairs} for side in (0, 1))
     return len(values) == 1 and isfinite(values.pop()) and len(gold) > 1

@@ -1,4 +1,4 @@
-"""One task of mteb on one model."""
+"""Measuring of embedding tasks with mteb."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
     from sentence_transformers import SentenceTransformer
 
-BATCH = 256
-BATCH_ELSE = 32  # GritLM bounds it further, by tokens; that of sentence-transformers
+BATCH = 256  # GritLM bounds a batch further, by its number of tokens
+BATCH_ELSE = 32  # default of sentence-transformers
 
 
 def names() -> list[str]:
-    """The tasks of text that mteb knows, by which :func:`measure` takes them, sorted.
+    """Return the sorted names of mteb's text-only tasks, for :func:`measure`.
 
     Raises:
-        MissingExtraError: when mteb is not installed.
+        MissingExtraError: if mteb is not installed.
     """
     harnesses.require("embedding")
     with library.quiet(bars=False):
@@ -41,7 +41,7 @@ def names() -> list[str]:
 
 
 def default_batch_size(model: Any) -> int:
-    """Texts that a model reads at once when nobody says how many."""
+    """Return the default batch size of a model, in texts."""
     return BATCH if isinstance(model, GritLM) else BATCH_ELSE
 
 
@@ -54,31 +54,34 @@ def measure(
     progress: bool = False,
     skip_bad_rows: bool = True,
 ) -> TaskResult:
-    """Let mteb measure a model on a task.
+    """Measure a model on a task with mteb.
 
-    Nothing is downloaded for a local task, and nothing is kept on disk.
+    A local task downloads nothing. mteb's own results are not kept on disk.
 
     Args:
-        model: of sentence-transformers it gets no instructions, but the prompts it comes with.
-        task: a local one, or a name of mteb's.
-        limit: the first so many rows; of retrieval queries, with all passages.
-        batch_size: texts read at once; None for 256 (GritLM, whose token budget bounds it
-            further) or 32.
-        progress: show mteb's bars.
-        skip_bad_rows: leave out rows of a local task that cannot be used; the result counts and
-            names them.
+        model: the model. A sentence-transformers model gets no instructions of ours, only its own
+            prompts.
+        task: a local task, or the name of a task of mteb.
+        limit: number of rows to measure on; for retrieval, number of queries, with all passages.
+            None for all.
+        batch_size: number of texts in a batch; None for 256 (GritLM, whose token budget bounds it
+            further) or 32 (sentence-transformers).
+        progress: whether to show mteb's progress bars.
+        skip_bad_rows: leave out unusable rows of a local task; the result holds their number and
+            the reasons.
 
     Returns:
-        With ``items`` for retrieval, reranking and classification, ``pairs`` for STS and pair
-        classification, and neither for the rest (clustering has no figure of a row) and for tasks
-        of several subsets (their score is the mean over subsets, not over rows).
+        The result, with ``items`` for retrieval, reranking and classification, and with ``pairs``
+        for STS and pair classification. It has neither for other types (a clustering row has no
+        score) and for tasks of several subsets (their score is the mean over subsets).
 
     Raises:
-        InputError: for a task that is not known or whose files are wrong, or a model that is none;
-            when more than half of a file's rows are bad, or any is and none is skipped.
-        DataUnreachableError: when the data of one of mteb's tasks cannot be fetched.
-        ModelError: when the score is no number.
-        MissingExtraError: when mteb is not installed.
+        InputError: for an unknown task, wrong files, or an object that is not a model; if more
+            than half of a file's rows are unusable; or for the first unusable row if
+            ``skip_bad_rows`` is False.
+        DataUnreachableError: if the data of a task of mteb cannot be downloaded.
+        ModelError: if the score is not finite.
+        MissingExtraError: if mteb is not installed.
     """
     harnesses.require("embedding")
     first = None if limit is None else at_least_one(limit, name="limit")
@@ -88,16 +91,16 @@ def measure(
     with library.quiet(bars=progress), TemporaryDirectory() as folder:
         from gritlm.evaluation.embedding import items, mteb_results
 
-        started = time.perf_counter()  # the first import of mteb is no time of the task's
+        started = time.perf_counter()  # the import of mteb does not count
         bad = BadRows(skip=skip_bad_rows)
-        ready = _ready(task, first, bad)
+        ready = _load_task(task, first, bad)
         heard = items.listen(ready)
         scores = _evaluate(_encoder(model, task, ready), ready, size, Path(folder), progress)
         found = mteb_results.of(ready, scores, heard, Path(folder), time.perf_counter() - started)
         return found.without_rows(bad.count, bad.reasons)
 
 
-def _ready(task: Task | str, limit: int | None, bad: BadRows) -> AbsTask:
+def _load_task(task: Task | str, limit: int | None, bad: BadRows) -> AbsTask:
     from gritlm.evaluation.embedding import hub, local
 
     return local.make(task, limit, bad) if isinstance(task, Task) else hub.load(task, limit)
@@ -120,7 +123,7 @@ def _encoder(model: Any, task: Task | str, ready: AbsTask) -> EncodeOnce:
 def _evaluate(
     encoder: EncodeOnce, task: AbsTask, batch_size: int, folder: Path, progress: bool
 ) -> dict[str, Any]:
-    """mteb's figures, by split."""
+    """Return mteb's scores, by split."""
     import mteb
 
     from gritlm.evaluation.embedding import items

@@ -1,4 +1,4 @@
-"""Each text of a task is read once.
+"""Encoder that embeds each distinct text of a task once.
 
 Shapes: N texts, D dimensions.
 """
@@ -18,12 +18,15 @@ if TYPE_CHECKING:
 
 
 class EncodeOnce:
-    """An encoder of mteb around another, for one task.
+    """Wrapper around an encoder of mteb that skips texts it has embedded before, for one task.
 
-    mteb hands the two columns of a pair, or the rows to train and to test on, in calls of their
-    own, with many texts in both: those vectors are kept. Queries and documents come in one call
-    each (documents in pieces, of which one is in memory at a time), so only their repeated texts
-    are left out.
+    mteb embeds the two columns of a pair, or the rows to train and to test on, in separate calls,
+    and many texts are in both: these vectors are kept. Queries and documents come in a single call
+    each (documents in chunks, one of them in memory at a time). There, only repeated texts within
+    the call are skipped.
+
+    Args:
+        inner: the encoder.
     """
 
     def __init__(self, inner: EncoderProtocol) -> None:
@@ -40,7 +43,7 @@ class EncodeOnce:
         prompt_type: Any = None,
         **options: Any,
     ) -> NDArray[Any]:
-        """As the inner encoder's: (N, D)."""
+        """Return the embeddings of batches of texts, as the inner encoder does: (N, D)."""
         texts = [text for batch in inputs for text in batch["text"]]
         known = self._known if prompt_type is None else {}
         new = [text for text in dict.fromkeys(texts) if text not in known]
@@ -57,18 +60,21 @@ class EncodeOnce:
         return np.stack([known[text] for text in texts])
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
+        """Return the similarity of each pair of vectors, as the inner encoder does."""
         return self.inner.similarity(embeddings1, embeddings2)
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
+        """Return the similarity of vector i with vector i, as the inner encoder does."""
         return self.inner.similarity_pairwise(embeddings1, embeddings2)
 
     @property
     def mteb_model_meta(self) -> ModelMeta:
+        """Metadata of the inner encoder."""
         return self.inner.mteb_model_meta
 
 
 def _loader(texts: list[str], batch_size: int) -> Any:
-    """What mteb's encoders read: batches of a table with a column ``text``."""
+    """Return the input of mteb's encoders: batches of a table with a column ``text``."""
     from datasets import Dataset
     from torch.utils.data import DataLoader
 

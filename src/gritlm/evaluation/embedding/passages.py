@@ -1,4 +1,4 @@
-"""Queries with passages, as mteb's retrieval wants them: BEIR's layout, and lists to rerank."""
+"""Retrieval and reranking data in mteb's format, from BEIR's layout and from lists of texts."""
 
 from __future__ import annotations
 
@@ -25,19 +25,20 @@ Data = Mapping[str, Mapping[str, Mapping[str, Any]]]  # subset -> split -> parts
 
 
 def retrieval(folder: Path, limit: int | None, bad: BadRows) -> Data:
-    """Return BEIR's three files; queries without a judgement are left out.
+    """Return the data of BEIR's three files; queries without a judgement are left out.
 
     Args:
-        limit: the first so many queries; the passages stay all.
-        bad: receives rows that cannot be used, and judgements of unknown queries and passages.
+        folder: folder of the task.
+        limit: number of queries to keep; None for all. All passages are kept.
+        bad: collector of unusable rows and of judgements of unknown queries and passages.
 
     Raises:
-        InputError: for a file, column, value or id that is wrong, as ``file:line``.
+        InputError: for a wrong file, column, value or id, with ``file:line``.
     """
     passages = _by_id(folder / CORPUS, rows.STRING, bad, _require_words)
     queries = _by_id(folder / QUERIES, rows.TEXT, bad)
     relevant = _judgements(folder / QRELS, queries, passages, bad)
-    asked = [query for query in queries if query in relevant][:limit]
+    kept = [query for query in queries if query in relevant][:limit]
     return _data(
         corpus=Dataset.from_dict(
             {
@@ -46,17 +47,17 @@ def retrieval(folder: Path, limit: int | None, bad: BadRows) -> Data:
                 "text": [row["text"] for row in passages.values()],
             }
         ),
-        queries=_texts(asked, [queries[query]["text"] for query in asked]),
-        relevant_docs={query: relevant[query] for query in asked},
+        queries=_texts(kept, [queries[query]["text"] for query in kept]),
+        relevant_docs={query: relevant[query] for query in kept},
         top_ranked=None,
     )
 
 
 def reranking(folder: Path, limit: int | None, bad: BadRows) -> Data:
-    """Return queries, each with passages of its own, the right and the wrong ones.
+    """Return queries with positive and negative passages of their own.
 
     Raises:
-        InputError: for a column or value that is wrong, as ``file:line``.
+        InputError: for a wrong column or value, with ``file:line``.
     """
     columns = {"query": rows.TEXT, "positive": rows.TEXTS, "negative": rows.TEXTS}
     found = rows.read(folder / TEST, columns, bad, _require_apart)[:limit]
@@ -66,8 +67,8 @@ def reranking(folder: Path, limit: int | None, bad: BadRows) -> Data:
     ranked: dict[str, list[str]] = {}
     for number, row in enumerate(found):
         query = f"q{number}"
-        # Where scores are equal, the later name counts as the better one: a model that cannot
-        # tell its texts apart gets no credit.
+        # Among equal scores the later name ranks first: a model that gives all texts the same
+        # score gets no credit.
         right = {f"{query}-a{i}": text for i, text in enumerate(row["positive"])}
         wrong = {f"{query}-b{i}": text for i, text in enumerate(row["negative"])}
         ids += [*right, *wrong]
@@ -91,7 +92,7 @@ def _texts(ids: Sequence[str], texts: Sequence[str]) -> Dataset:
 
 
 def _require_words(row: TaskRow) -> None:
-    """A passage may have its words in the title."""
+    """Check that a passage has words in its title or its text."""
     title = row.values.get("title") or ""
     rows.require(row.place, "title", title, rows.STRING)
     if not (title + row["text"]).strip():
@@ -101,7 +102,7 @@ def _require_words(row: TaskRow) -> None:
 def _by_id(
     path: Path, text: rows.Column, bad: BadRows, check: Callable[[TaskRow], None] | None = None
 ) -> dict[str, TaskRow]:
-    """Return the rows of a file by their ids; of two with one id the first is used."""
+    """Return the rows of a file by id; of two rows with the same id, the first is used."""
     by_id: dict[str, TaskRow] = {}
 
     def checked(row: TaskRow) -> None:

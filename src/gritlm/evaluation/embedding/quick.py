@@ -1,7 +1,7 @@
-"""mteb's classification with its labels in memory.
+"""Classification of mteb with its labels in memory, with the same scores.
 
-mteb reads them out of the table one by one, again for every figure of every classifier: minutes for
-a few thousand rows. The figures stay what they are, which a test says.
+mteb reads the labels one by one from the table, for every score of every classifier, which takes
+minutes for a few thousand rows.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from mteb.abstasks.classification import AbsTaskClassification
 
 
 class QuickClassification(AbsTaskClassification):
+    """Classification task of mteb that reads the labels of a table once."""
+
     def _undersample_data(self, dataset: Any, *args: Any, **options: Any) -> Any:
         return super()._undersample_data(_InMemory(dataset), *args, **options)
 

@@ -1,4 +1,4 @@
-"""JSON lines with columns -> rows, each checked, with the place it came from."""
+"""Rows of embedding tasks, read from JSON Lines files and checked column by column."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from gritlm.lm.inputs import require_text
 
 @dataclass(frozen=True)
 class TaskRow:
-    """One line of a file.
+    """Row of a file.
 
     Attributes:
+        values: values by column.
         place: ``file:line``.
     """
 
@@ -32,7 +33,12 @@ class TaskRow:
 
 @dataclass(frozen=True)
 class Column:
-    """What a column holds: how it is called in a message, and whether a value is such."""
+    """Type of the values of a column.
+
+    Attributes:
+        kind: description of a correct value, for messages.
+        fits: function that returns whether a value is correct.
+    """
 
     kind: str
     fits: Callable[[Any], bool]
@@ -63,12 +69,14 @@ def read(
     """Return the usable rows of a file; blank lines are ignored.
 
     Args:
-        bad: receives lines that are no object, lack a column or have another kind of value in it.
-        check: raises ``InputError`` for a row that cannot be used for another reason.
+        path: file to read.
+        columns: required columns and the type of their values.
+        bad: collector of lines that are not a JSON object, lack a column or have a wrong value.
+        check: function that raises ``InputError`` for a row that is unusable for another reason.
 
     Raises:
-        InputError: for a file that is missing, empty, not UTF-8, or mostly bad rows; for the first
-            bad row, as ``file:line``, when none may be left out.
+        InputError: if the file is missing, empty, not UTF-8 or has mostly unusable rows; for the
+            first unusable row, with ``file:line``, if rows may not be left out.
     """
 
     def usable(line: tuple[str, str]) -> TaskRow:
@@ -84,9 +92,10 @@ def read(
 
 
 def require(place: str, column: str, value: Any, expected: Column) -> None:
-    """
+    """Check the value of a column.
+
     Raises:
-        InputError: naming place and column of a value of another kind.
+        InputError: for a wrong value, with ``file:line`` and the column.
     """
     if not expected.fits(value):
         raise InputError(f"{place}: column {column!r} is {short(value)}; expected {expected.kind}")

@@ -1,1 +1,1 @@
-"""The generation half: lm-eval's tasks, answered by our engine."""
+"""Evaluation of generation with lm-eval: its tasks, computed by our engine."""

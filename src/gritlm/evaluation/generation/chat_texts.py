@@ -1,4 +1,4 @@
-"""Conversations as text, which lm-eval hands around, and as the ids that GritLM chats in."""
+"""Conversations as text for lm-eval, and as the token ids of GritLM's chat format."""
 
 from __future__ import annotations
 
@@ -18,9 +18,13 @@ log = logging.getLogger(__name__)
 
 
 class ChatTexts:
-    """Conversations -> texts; remembers the ids of those in our own format.
+    """Renderer of conversations that keeps the token ids of those in GritLM's format.
 
-    Our format is tokenised in segments, which tokenising the text again would not always give.
+    GritLM's format is tokenised in segments. Tokenising the rendered text would not always give
+    the same ids.
+
+    Args:
+        model: model whose tokenizer and chat format are used.
     """
 
     def __init__(self, model: GritLM) -> None:
@@ -31,11 +35,16 @@ class ChatTexts:
 
     @property
     def template(self) -> str:
-        """The template, for records."""
+        """Chat template of the model, for lm-eval's records."""
         return prompts.CHAT_TEMPLATE if self._ours else str(self._tokenizer.chat_template)
 
     def text(self, messages: Sequence[Message], *, answer: bool) -> str:
-        """A conversation as text, ready for an answer, or for more of its last message."""
+        """Return a conversation as text.
+
+        Args:
+            messages: messages of the conversation.
+            answer: whether an answer follows; if False, the last message is continued.
+        """
         if not self._ours:
             return self._by_template(messages, answer=answer)
         segments = self._segments(messages, answer=answer)
@@ -45,11 +54,11 @@ class ChatTexts:
         return text
 
     def ids(self, text: str) -> list[int] | None:
-        """Ids of a conversation in our format; None for any other text."""
+        """Return the ids of a conversation in GritLM's format; None for any other text."""
         return self._ids.get(text)
 
     def continuation(self, text: str) -> list[int]:
-        """Ids of what is written behind a conversation in our format."""
+        """Return the ids of a text that follows a conversation in GritLM's format."""
         return self._tokens.pieces([text], first=False)[0]
 
     @staticmethod
@@ -62,14 +71,14 @@ class ChatTexts:
     def _by_template(self, messages: Sequence[Message], *, answer: bool) -> str:
         rest = [message for message in messages if message["role"] != "system"]
         try:
-            return self._rendered(messages, answer=answer)
+            return self._render(messages, answer=answer)
         except InputError as error:
             if len(rest) == len(messages):
                 raise
             log.warning("the chat template takes no system message (%s); left out", error)
-            return self._rendered(rest, answer=answer)
+            return self._render(rest, answer=answer)
 
-    def _rendered(self, messages: Sequence[Message], *, answer: bool) -> str:
+    def _render(self, messages: Sequence[Message], *, answer: bool) -> str:
         if answer:
             return render(self._tokenizer, messages, answer=True)
         *before, last = messages
@@ -82,5 +91,5 @@ class ChatTexts:
                 "the chat template of this model leaves out the last message, which is to be "
                 "continued; set template='gritlm' in gritlm.json"
             )
-        # A template that trims its messages trims the spaces before the mark's place, too.
+        # A template that trims its messages trims the spaces before the mark, too.
         return start if rest.startswith(" ") else start.rstrip()

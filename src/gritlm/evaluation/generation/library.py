@@ -1,4 +1,4 @@
-"""lm-eval, which only this folder knows."""
+"""Task manager, log level, progress bars and request cache of lm-eval."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ _NOISY = ("lm_eval", "datasets", "huggingface_hub")
 
 
 def version() -> str:
+    """Return name and version of lm-eval."""
     import lm_eval
 
     return f"lm-eval {lm_eval.__version__}"
@@ -22,7 +23,7 @@ def version() -> str:
 
 @cache
 def manager() -> Any:
-    """What knows lm-eval's own tasks. It reads thousands of files: made once."""
+    """Return lm-eval's task manager; it reads thousands of files, so it is made once."""
     from lm_eval.tasks import TaskManager
 
     return TaskManager()
@@ -30,7 +31,7 @@ def manager() -> Any:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Only errors are logged and no bars of lm-eval are shown; afterwards as it was."""
+    """Hide lm-eval's progress bars and logs below the level error, for a ``with`` block."""
     from lm_eval.api import model, task
 
     bars = [(module, module.tqdm) for module in (model, task)]
@@ -46,7 +47,13 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def remembering(lm: Any, file: Path | None) -> Iterator[Any]:
-    """``lm`` with lm-eval's own cache of answered requests; a file that is none is made anew."""
+    """Wrap a model in lm-eval's cache of answered requests, for the duration of a ``with`` block.
+
+    Args:
+        lm: model of lm-eval.
+        file: SQLite file of the cache, which replaces a file that is not a database; None for no
+            cache.
+    """
     if file is None:
         yield lm
         return
@@ -70,7 +77,7 @@ def _is_database(file: Path) -> bool:
             return bool(connection.execute("PRAGMA quick_check").fetchone() == ("ok",))
         finally:
             connection.close()
-    except sqlite3.OperationalError:  # locked or out of reach: another run may be writing to it
+    except sqlite3.OperationalError:  # locked or unreachable: another run may be writing to it
         return True
     except sqlite3.DatabaseError:
         return False

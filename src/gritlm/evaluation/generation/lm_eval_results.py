@@ -1,4 +1,4 @@
-"""What lm-eval hands back -> our result."""
+"""Conversion of lm-eval's results: the main score, the others, and the scores of single rows."""
 
 from __future__ import annotations
 
@@ -11,38 +11,48 @@ from gritlm.errors import InputError, ModelError
 from gritlm.evaluation import metrics
 from gritlm.evaluation.results import TaskResult
 
-# The main figure of a task that does not name one, the best first.
+# Main metric of a task that names none, in order of preference.
 PREFERRED = ("acc_norm", "acc", "exact_match", "em", "f1")
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A metric behind a filter, as lm-eval names them: ``exact_match,strict-match``."""
+    """Metric of filtered answers; lm-eval writes ``exact_match,strict-match``.
+
+    Attributes:
+        metric: name of the metric.
+        filter: name of the filter; ``none`` for unfiltered answers.
+    """
 
     metric: str
     filter: str
 
     @property
     def name(self) -> str:
+        """Name in the report."""
         return self.metric if self.filter == "none" else f"{self.metric},{self.filter}"
 
 
 def result(
     name: str, tasks: Sequence[Any], found: Mapping[str, Any], *, seconds: float, harness: str
 ) -> TaskResult:
-    """One result of one task, or of the tasks of a group, whose rows then count alike.
+    """Return the result of a task, or of the tasks of a group, whose rows have equal weights.
 
     Args:
-        found: what lm-eval's ``evaluate`` returns, with samples.
+        name: name of the task or group.
+        tasks: tasks of lm-eval.
+        found: return value of lm-eval's ``evaluate``, with samples.
+        seconds: wall-clock seconds of the task.
+        harness: name and version of lm-eval.
 
     Raises:
-        InputError: when the tasks of a group have no figure in common.
-        ModelError: when the main figure is no number, or no share though its name says so.
+        InputError: if the tasks of a group have different main metrics.
+        ModelError: if the main score is not finite, or is outside 0 to 1 for a share.
     """
     names = [task.task_name for task in tasks]
     samples = [_by_filter(found["samples"][each]) for each in names]
-    told: Mapping[str, Mapping[str, bool | None]] = found.get("higher_is_better", {})
-    better = {k: v for each in names for k, v in told.get(each, {}).items()}
+    directions: Mapping[str, Mapping[str, bool | None]] = found.get("higher_is_better", {})
+    better = {k: v for each in names for k, v in directions.get(each, {}).items()}
     mains = {
         _main(task, list(found["results"][each]), better)
         for task, each in zip(tasks, names, strict=True)
@@ -83,7 +93,7 @@ def result(
 
 
 def _by_filter(samples: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    """Rows as each filter read them, in their order."""
+    """Return the rows of each filter, in order."""
     found: dict[str, list[Mapping[str, Any]]] = {}
     for sample in sorted(samples, key=lambda sample: sample["doc_id"]):
         found.setdefault(sample["filter"], []).append(sample)
@@ -91,24 +101,28 @@ def _by_filter(samples: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[s
 
 
 def _main(task: Any, keys: Sequence[str], better: Mapping[str, bool | None]) -> Figure:
-    """What the task's ``metadata: main`` says, else the first of ``PREFERRED`` that it has, else
-    its first share, else its first figure.
+    """Return the main metric of a task.
+
+    It is the one that the task's ``metadata: main`` names, else the first of ``PREFERRED``, else
+    the first share, else the first metric.
 
     Args:
-        better: metric -> whether more of it is better, as lm-eval says.
+        task: task of lm-eval.
+        keys: keys of the task's results, ``metric,filter``.
+        better: metric -> whether a higher value is better, as reported by lm-eval.
 
     Raises:
-        InputError: when it has none of that name.
+        InputError: if the task has no metric, or none with the name in ``metadata: main``.
     """
     figures = _of(keys)
-    said = (task.get_config("metadata") or {}).get("main")
-    if said is not None:
+    main = (task.get_config("metadata") or {}).get("main")
+    if main is not None:
         for figure in figures:
-            if said in (figure.metric, figure.name):
+            if main in (figure.metric, figure.name):
                 return figure
         known = ", ".join(figure.name for figure in figures)
         raise InputError(
-            f"{task.task_name}: metadata says main: {said}; the task has {known or 'no figure'}"
+            f"{task.task_name}: metadata says main: {main}; the task has {known or 'no figure'}"
         )
     if not figures:
         raise InputError(f"{task.task_name}: lm-eval gave no figure; expected a metric_list")
@@ -124,7 +138,7 @@ def _of(keys: Sequence[str]) -> list[Figure]:
 
 
 def _figures(results: Sequence[Mapping[str, Any]], counts: Sequence[int]) -> dict[Figure, float]:
-    """Means over the tasks, weighted by their rows, of the figures that all of them have."""
+    """Return the mean of each metric that all tasks have, weighted by the rows of the tasks."""
     common = [f for f in _of(list(results[0])) if all(_key(f) in each for each in results)]
     return {
         figure: sum(
@@ -140,19 +154,19 @@ def _key(figure: Figure) -> str:
 
 
 def _is_sound(metric: str, value: float) -> bool:
-    """A number, and of a share (or correlation) one that can be shown in percent."""
+    """Return whether a value is finite and, for a share or correlation, from -1 to 1."""
     return isfinite(value) and (not metrics.is_percentage(metric) or -1 <= value <= 1)
 
 
 def _shown(metric: str, value: float) -> float:
-    """Percent, where the figure is a share."""
+    """Return a share in percent, and any other value as it is."""
     return 100 * value if metrics.is_percentage(metric) else value
 
 
 def _items(
     rows: Sequence[Mapping[str, Any]], metric: str, score: float
 ) -> tuple[float, ...] | None:
-    """The figure of each row; None unless the score is their mean."""
+    """Return the score of each row; None unless the main score is their mean."""
     values = [row.get(metric) for row in rows]
     if not metrics.is_percentage(metric) or not all(
         isinstance(value, int | float) and 0 <= value <= 1 for value in values

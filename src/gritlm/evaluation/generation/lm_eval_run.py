@@ -1,4 +1,4 @@
-"""Generation tasks on one model: :func:`measure`."""
+"""Measuring of generation tasks with lm-eval."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from gritlm.evaluation.tasks.task import Task
 if TYPE_CHECKING:
     from gritlm.lm.gritlm import GritLM
 
-# Tasks of the hub that are nothing without a chat format; local ones say "metadata: chat: true".
+# Hub tasks that need a chat format; local tasks set "metadata: chat: true".
 CHATS = ("ifeval",)
 
 
 @cache
 def names() -> list[str]:
-    """The names of all tasks, groups and tags that lm-eval knows.
+    """Return the names of all tasks, groups and tags of lm-eval.
 
     Raises:
-        MissingExtraError: when lm-eval is not installed.
+        MissingExtraError: if lm-eval is not installed.
     """
     harnesses.require("generation")
     return list(library.manager().all_tasks)
@@ -42,24 +42,24 @@ def measure(
     chat: bool | None = None,
     skip_bad_rows: bool = True,
 ) -> TaskResult:
-    """One task, computed by lm-eval.
+    """Measure a model on a task with lm-eval.
 
     Args:
-        model: with its LM head.
-        task: a local one, or a name that lm-eval knows (a group is measured as one task).
-        limit: first rows of it; None for all.
-        requests_cache: file (SQLite) in which the answers to single requests are kept, for this
-            model; a run that was interrupted goes on from there.
-        progress: show bars on stderr.
-        chat: ask in the chat format; None for what the task says.
-        skip_bad_rows: leave out rows of a local task that cannot be used; the result counts and
-            names them.
+        model: model with its LM head.
+        task: a local task, or a name that lm-eval knows. A group counts as a single task.
+        limit: number of rows to measure on; None for all.
+        requests_cache: SQLite file that keeps the answers of this model to single requests, from
+            which an interrupted run continues; None for no cache.
+        progress: whether to show progress bars on stderr.
+        chat: whether to use the chat format; None to follow the task.
+        skip_bad_rows: leave out unusable rows of a local task; the result holds their number and
+            the reasons.
 
     Raises:
-        InputError: for an unknown name, or a folder that is no task.
-        DataUnreachableError: for a task of the hub whose rows cannot be fetched.
-        ModeError: for a model without LM head.
-        MissingExtraError: when lm-eval is not installed.
+        InputError: for an unknown name, or a folder that lm-eval cannot read as a task.
+        DataUnreachableError: if the rows of a hub task cannot be downloaded.
+        ModeError: if the model was loaded without its LM head.
+        MissingExtraError: if lm-eval is not installed.
     """
     harnesses.require("generation")
     if not model.lm.has_head:
@@ -76,21 +76,23 @@ def measure(
         tasks = loading.load(task, bad)
         harness = GritLMHarness(model, progress=progress)
         with library.remembering(harness, requests_cache) as lm:
-            found = _evaluate(lm, tasks, limit, _chats(tasks) if chat is None else chat)
-    made = lm_eval_results.result(
+            found = _evaluate(lm, tasks, limit, _needs_chat(tasks) if chat is None else chat)
+    result = lm_eval_results.result(
         task if isinstance(task, str) else task.name,
         tasks,
         found,
         seconds=perf_counter() - started,
         harness=library.version(),
     )
-    return made.without_rows(bad.count, bad.reasons)
+    return result.without_rows(bad.count, bad.reasons)
 
 
-def _chats(tasks: list[Any]) -> bool:
-    said = [(task.get_config("metadata") or {}).get("chat") for task in tasks]
+def _needs_chat(tasks: list[Any]) -> bool:
+    configured = [(task.get_config("metadata") or {}).get("chat") for task in tasks]
     known = [task.task_name in CHATS for task in tasks]
-    return any(known if one is None else one for one, known in zip(said, known, strict=True))
+    return any(
+        default if chat is None else chat for chat, default in zip(configured, known, strict=True)
+    )
 
 
 def _evaluate(lm: Any, tasks: list[Any], limit: int | None, chat: bool) -> Any:

@@ -1,4 +1,4 @@
-"""Tasks of lm-eval: from a local folder without any network, or from the hub by name."""
+"""Loading of lm-eval tasks, from a local folder without a network or from the hub by name."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from gritlm.evaluation.tasks.task import Task
 from gritlm.evaluation.unreachable import DataUnreachableError
 
 FILE = "task.yaml"
-SEED = 1234  # draws examples; lm-eval's own
+SEED = 1234  # for drawing few-shot examples; lm-eval's own
 
-# Whose errors say that data is somewhere else.
+# Packages whose errors mean that data cannot be downloaded.
 _FETCHERS = {"datasets", "huggingface_hub", "httpx", "requests", "urllib3", "fsspec", "aiohttp"}
 
 
 def load(task: Task | str, bad: BadRows | None = None) -> list[Any]:
-    """Return lm-eval's tasks: one, or those of a group.
+    """Return a list with a task of lm-eval, or with the tasks of a group.
 
     Args:
-        bad: receives the rows of a local task that cannot be used; None: the first one raises.
+        task: a local task, or the name of a task or group of lm-eval.
+        bad: collector of unusable rows of a local task; if None, the first one raises.
 
     Raises:
-        InputError: for an unknown name, or a folder whose files cannot be read as a task.
-        DataUnreachableError: when rows must be fetched and cannot be.
+        InputError: for an unknown name, or a folder that lm-eval cannot read as a task.
+        DataUnreachableError: if the rows cannot be downloaded.
     """
     found = (
         _by_name(task)
@@ -73,16 +74,16 @@ def _local(task: Task, bad: BadRows) -> Any:
     config |= {"task": task.name, "custom_dataset": lambda **_: data}
     try:
         return ConfigurableTask(config=config)
-    except Exception as error:  # lm-eval tries everything on the first row, code of the task too
-        said = " ".join(str(error).split())[:300]
+    except Exception as error:  # lm-eval runs the task's own code on the first row
+        reason = " ".join(str(error).split())[:300]
         raise InputError(
             f"{path}: lm-eval cannot make this task of the first row of "
-            f"{', '.join(map(str, files.values()))}: {type(error).__name__}: {said}"
+            f"{', '.join(map(str, files.values()))}: {type(error).__name__}: {reason}"
         ) from error
 
 
 def _config(path: Path) -> dict[str, Any]:
-    """``task.yaml`` with its functions; their code is read anew each time."""
+    """Return the content of ``task.yaml`` with its functions, whose code is read each time."""
     from lm_eval.tasks._yaml_loader import load_yaml
 
     inside = f"{path.parent.resolve()}/"
@@ -97,7 +98,7 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def _files(config: dict[str, Any], path: Path) -> dict[str, Path]:
-    """Split -> its file."""
+    """Return the file of each split."""
     named = (config.get("dataset_kwargs") or {}).get("data_files")
     if config.get("dataset_path") != "json" or not isinstance(named, dict):
         raise InputError(

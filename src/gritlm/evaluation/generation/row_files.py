@@ -1,4 +1,4 @@
-"""Rows of a local task: JSON Lines, read again each time, so that no changed file is ever stale."""
+"""Rows of local generation tasks, read from JSON Lines files without a cache."""
 
 from __future__ import annotations
 
@@ -13,36 +13,38 @@ from gritlm.evaluation.tasks.bad_rows import BadRows
 
 
 def splits(files: Mapping[str, Path], bad: BadRows) -> Any:
-    """Return one data set of ``datasets`` for each name.
+    """Return a ``DatasetDict`` with the rows of each split.
 
     Raises:
-        InputError: naming the file and the line that cannot be read.
+        InputError: for a file or row that cannot be used, with ``file:line``.
     """
     from datasets import Dataset, DatasetDict
 
-    made = {}
+    datasets = {}
     for name, path in files.items():
         rows = read(path, bad)
         try:
-            made[name] = Dataset.from_list(rows)
+            datasets[name] = Dataset.from_list(rows)
         except (TypeError, ValueError) as error:  # pyarrow's own errors are among these
             reason = " ".join(str(error).split())[:200]
             raise InputError(
                 f"{path}: the rows differ in the type of a column ({reason}); expected the same "
                 "columns with the same types in each"
             ) from None
-    return DatasetDict(made)
+    return DatasetDict(datasets)
 
 
 def read(path: Path, bad: BadRows) -> list[dict[str, Any]]:
-    """Return the rows of a file that have the columns, of the types, that most of them have.
+    """Return the rows of a file that have the same columns and types as most of its rows.
 
     Args:
-        bad: receives the others; where none may be left out, the first row counts for most.
+        path: file to read.
+        bad: collector of the other rows. If rows may not be left out, each row must have the
+            columns of the first one.
 
     Raises:
-        InputError: for a file that is missing, empty or mostly bad rows; for the first bad row,
-            with ``file:line``, when none may be left out.
+        InputError: if the file is missing, empty or has mostly unusable rows; for the first
+            unusable row, with ``file:line``, if rows may not be left out.
     """
     lines = jsonl.lines(path, missing=": no such file; task.yaml names it in data_files")
     placed = bad.keep_usable(
@@ -60,17 +62,17 @@ def read(path: Path, bad: BadRows) -> list[dict[str, Any]]:
 
 
 def _most_common(placed: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
-    """Return the first row that has columns and types as most rows have them."""
-    kinds = Counter(_kinds(row) for _, row in placed)
-    most = kinds.most_common(1)[0][0]
-    return next(row for _, row in placed if _kinds(row) == most)
+    """Return the first row with the most frequent columns and types."""
+    schemas = Counter(_schema(row) for _, row in placed)
+    most = schemas.most_common(1)[0][0]
+    return next(row for _, row in placed if _schema(row) == most)
 
 
-def _kinds(row: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    return tuple(sorted((column, _kind(value)) for column, value in row.items()))
+def _schema(row: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted((column, _type_name(value)) for column, value in row.items()))
 
 
-def _kind(value: Any) -> str:
+def _type_name(value: Any) -> str:
     whole = isinstance(value, int) and not isinstance(value, bool)
     return "number" if whole or isinstance(value, float) else type(value).__name__
 
@@ -85,9 +87,9 @@ def _require_alike(
             f"{place}: other columns than in {rows} ({odd}); expected {', '.join(expected)}"
         )
     for column, value in row.items():
-        differ = _kind(value) != _kind(expected[column])
+        differ = _type_name(value) != _type_name(expected[column])
         if types and differ and value is not None and expected[column] is not None:
             raise InputError(
-                f"{place}: column {column!r} is {_kind(value)}, in most rows it is "
-                f"{_kind(expected[column])}"
+                f"{place}: column {column!r} is {_type_name(value)}, in most rows it is "
+                f"{_type_name(expected[column])}"
             )

@@ -1,8 +1,8 @@
-"""Contexts with their continuations as trees: what several continuations share is read once.
+"""Prefix trees of contexts and continuations, which compute a shared context once.
 
-A tree is a context (its trunk) and, behind it, one branch for each continuation. The last token of
-a continuation is only predicted, never read, so continuations that differ in it alone (the letters
-of a multiple choice) are one branch.
+A tree is a context (its trunk) followed by a branch for each continuation. The last token of a
+continuation is predicted but never read, so continuations that differ only in it (the letters of a
+multiple choice) share a branch.
 
 Shapes: T tokens of all trees of a batch, S positions whose predictions are wanted, N predicted
 tokens.
@@ -28,10 +28,11 @@ _ATTENTION_LAYERS = {"full_attention", "sliding_attention"}
 
 @dataclass(frozen=True)
 class PrefixTree:
-    """A context and what may follow it.
+    """A context with its continuations.
 
     Attributes:
-        branches: what is read of the continuations -> their last tokens.
+        trunk: token ids of the context.
+        branches: continuations without their last token -> the last tokens.
     """
 
     trunk: Ids
@@ -39,12 +40,12 @@ class PrefixTree:
 
     @property
     def ids(self) -> list[int]:
-        """What is read: the trunk, then branch after branch."""
+        """Token ids that the model reads: the trunk, followed by the branches."""
         return [*self.trunk, *(token for branch in self.branches for token in branch)]
 
     @property
     def pairs(self) -> list[Pair]:
-        """Each context with its continuation, in the order of the branches."""
+        """Pairs of context and continuation, in the order of the branches."""
         return [
             (self.trunk, (*branch, last))
             for branch, lasts in self.branches.items()
@@ -52,11 +53,13 @@ class PrefixTree:
         ]
 
 
-def grown(pairs: Iterable[Pair], *, together: bool) -> list[PrefixTree]:
-    """Trees that hold each different pair once.
+def build_trees(pairs: Iterable[Pair], *, together: bool) -> list[PrefixTree]:
+    """Return trees that hold each distinct pair once.
 
     Args:
-        together: one tree for all continuations of a context, else one for each branch.
+        pairs: token ids of contexts and continuations.
+        together: put all continuations of a context into the same tree; if False, each branch
+            gets a tree.
     """
     trees: dict[tuple[Ids, Ids | None], PrefixTree] = {}
     for trunk, continuation in dict.fromkeys(pairs):
@@ -67,7 +70,7 @@ def grown(pairs: Iterable[Pair], *, together: bool) -> list[PrefixTree]:
 
 
 def can_branch(lm: UnifiedLM) -> bool:
-    """Whether the causal view takes our masks: attention of transformers' own, and nothing else."""
+    """Return whether the model accepts our masks: all layers use attention of transformers."""
     kinds = set(getattr(lm.config, "layer_types", None) or ())
     plain = lm.config._attn_implementation in ("sdpa", "eager")
     return lm.packs and plain and kinds <= _ATTENTION_LAYERS
@@ -75,13 +78,17 @@ def can_branch(lm: UnifiedLM) -> bool:
 
 @dataclass(frozen=True)
 class PrefixBatch:
-    """Trees one behind the other.
+    """Trees concatenated into a single row of tokens.
 
     Attributes:
-        ids_T, position_T: tokens, and how far each is from the beginning of its text.
-        tree_T, branch_T: whose token it is; branch 0 is the trunk.
-        keep_S: positions whose next tokens are wanted.
-        row_N, target_N, pair_N: place in ``keep_S``, predicted token and number of its pair.
+        ids_T: token ids.
+        position_T: position of each token in its text.
+        tree_T: number of the tree of each token.
+        branch_T: number of the branch of each token; 0 for the trunk.
+        keep_S: positions whose next tokens are predicted.
+        row_N: index into ``keep_S`` of each predicted token.
+        target_N: id of each predicted token.
+        pair_N: number of the pair of each predicted token.
     """
 
     ids_T: Tensor
@@ -95,12 +102,12 @@ class PrefixBatch:
 
     @property
     def branches(self) -> bool:
-        """Whether there is more than one text."""
+        """Whether the batch holds more than one text."""
         return bool(self.tree_T.max()) or bool(self.branch_T.max() > 1)
 
 
 def batch(trees: Sequence[PrefixTree], device: torch.device) -> PrefixBatch:
-    """Trees as tensors; pairs are numbered in the order of ``trees`` and their ``pairs``."""
+    """Return trees as tensors; pairs are numbered in the order of ``trees`` and their ``pairs``."""
     tokens: list[tuple[int, int, int, int]] = []
     keep: list[int] = []
     targets: list[tuple[int, int, int]] = []
@@ -124,7 +131,10 @@ def batch(trees: Sequence[PrefixTree], device: torch.device) -> PrefixBatch:
 
 
 def masks(batch: PrefixBatch, lm: UnifiedLM) -> Any:
-    """Whom each token sees: its own text up to itself -> (1, 1, T, T), or one a kind of layer."""
+    """Return the attention masks, in which a token sees its own text up to itself.
+
+    The shape is (1, 1, T, T); models with several types of layers get a mask for each type.
+    """
     place_T = torch.arange(len(batch.ids_T), device=batch.ids_T.device)
     branch_T1 = batch.branch_T[:, None]
     seen_TT = batch.tree_T[:, None] == batch.tree_T

@@ -1,4 +1,4 @@
-"""Answers in batches, padded on the left, ended by lm-eval's own stop strings.
+"""Generation of answers in batches padded on the left, with lm-eval's stop strings.
 
 Shapes: B rows, L positions.
 """
@@ -22,22 +22,23 @@ from gritlm.lm.encoder import batches
 from gritlm.lm.gritlm import GritLM
 from gritlm.lm.tokens import Prompt
 
-MAX_NEW_TOKENS = 256  # where a task does not say, as in lm-eval's hf model
-SEED = 1234  # of what is drawn; lm-eval's own
+MAX_NEW_TOKENS = 256  # default of lm-eval's hf model
+SEED = 1234  # for sampling; lm-eval's own
 
-# A step reads all weights, for one row or for many; more rows cost little until keys and values do.
+# A decode step reads all weights whatever the number of rows, so rows cost little until their keys
+# and values do.
 ROWS = {"cpu": 16, "mps": 16, "cuda": 64}
 TOKEN_BUDGET = {"cpu": 16384, "mps": 16384, "cuda": 65536}
 
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """How answers are written.
+    """Settings for generating answers.
 
     Attributes:
-        until: strings that end an answer; they are not part of it.
-        max_new_tokens: most tokens of an answer.
-        options: for transformers' ``generate``.
+        until: stop strings, which are not part of the answer.
+        max_new_tokens: largest number of tokens of an answer.
+        options: options of transformers' ``generate``.
     """
 
     until: tuple[str, ...]
@@ -46,64 +47,71 @@ class GenerationSettings:
 
     @property
     def samples(self) -> bool:
+        """Whether answers are sampled; False for greedy decoding."""
         return bool(self.options.get("do_sample"))
 
 
-def manner(gen_kwargs: Mapping[str, Any], *, end: str | None) -> GenerationSettings:
-    """What a task's ``generation_kwargs`` come to, as lm-eval's hf model reads them.
+def generation_settings(gen_kwargs: Mapping[str, Any], *, end: str | None) -> GenerationSettings:
+    """Return the settings of a task, read as by lm-eval's hf model.
 
     Args:
-        end: the tokenizer's end token as text; it ends answers too.
+        gen_kwargs: ``generation_kwargs`` of the task.
+        end: text of the tokenizer's end token, which is a stop string too.
     """
     options: dict[str, Any] = dict(normalize_gen_kwargs(dict(gen_kwargs), MAX_NEW_TOKENS))
     until = handle_stop_sequences(options.pop("until"), eos=end)
     length = options.pop("max_gen_toks")
     if not options["do_sample"]:
-        options.pop("temperature", None)  # transformers warns of a temperature that nobody reads
+        options.pop("temperature", None)  # transformers warns of a temperature without sampling
     return GenerationSettings(tuple(until), length, options)
 
 
 def answers(
     model: GritLM,
     prompts: Sequence[tuple[int, ...]],
-    how: GenerationSettings,
+    settings: GenerationSettings,
     *,
-    halver: BatchSizeReducer | None = None,
+    reducer: BatchSizeReducer | None = None,
 ) -> Iterator[tuple[int, str]]:
-    """Number and answer of each prompt, batch by batch, the longest first.
+    """Yield index and answer of each prompt, batch by batch, the longest prompts first.
 
     Args:
-        prompts: ids that leave room for ``how.max_new_tokens``.
+        model: model with its LM head.
+        prompts: token ids that leave room for ``settings.max_new_tokens``.
+        settings: settings for generating.
+        reducer: batch size limit to share with other calls; None for a new one.
     """
-    halver = halver or BatchSizeReducer()
+    reducer = reducer or BatchSizeReducer()
     device = model.device.type
     rows = ROWS.get(device, ROWS["cpu"])
     budget = TOKEN_BUDGET.get(device, TOKEN_BUDGET["cpu"])
     sizes = [Prompt(list(ids)) for ids in prompts]
     for numbers in batches(sizes, rows, budget, padded=True):
         chosen = [prompts[number] for number in numbers]
-        found = halver.run(lambda batch: _write(model, batch, how), chosen)
+        found = reducer.run(lambda batch: _generate(model, batch, settings), chosen)
         yield from zip(numbers, found, strict=True)
 
 
-def _write(model: GritLM, prompts: Sequence[tuple[int, ...]], how: GenerationSettings) -> list[str]:
+def _generate(
+    model: GritLM, prompts: Sequence[tuple[int, ...]], settings: GenerationSettings
+) -> list[str]:
     width = max(len(ids) for ids in prompts)
     pad = model.tokenizer.pad_token_id or 0
     ids_BL = torch.tensor([[pad] * (width - len(ids)) + list(ids) for ids in prompts])
     mask_BL = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts])
-    stops = stop_sequences_criteria(model.tokenizer, list(how.until), width, len(prompts))
+    stops = stop_sequences_criteria(model.tokenizer, list(settings.until), width, len(prompts))
     with torch.random.fork_rng():
         torch.manual_seed(SEED)
         found_BL = model.generate(
             ids_BL.to(model.device),
             attention_mask=mask_BL.to(model.device),
-            max_new_tokens=how.max_new_tokens,
+            max_new_tokens=settings.max_new_tokens,
             stopping_criteria=stops,
             eos_token_id=sorted(model.end_ids) or None,
-            **how.options,
+            **settings.options,
         )
     texts = [
         str(model.tokenizer.decode(ids, skip_special_tokens=True))
         for ids in found_BL[:, width:].tolist()
     ]
-    return [postprocess_generated_text(text, list(how.until), None) for text in texts]
+    return [postprocess_generated_text(text, list(settings.until), None) for text in texts]

@@ -1,1 +1,1 @@
-"""Questions over passages: read afresh, from cached key/value state, and without any."""
+"""Question answering over passages: recomputed, from cached KV blocks, and without passages."""

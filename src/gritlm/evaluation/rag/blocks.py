@@ -1,4 +1,4 @@
-"""Key/value blocks of documents, each embedded once while there is memory for it."""
+"""Cache of the KV blocks of documents, bounded in bytes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ _Ids = tuple[int, ...]
 
 
 class BlockCache:
-    """What reading documents left behind; those used least lately go when it is too much.
+    """Least-recently-used cache of the KV blocks of documents.
 
     Args:
-        causal: read in a causal pass of its own, else as the pass that embeds reads them.
-        most_bytes: of keys and values that are kept.
+        lm: model that computes the blocks.
+        causal: compute the blocks in a causal pass; if False, in the pass that embeds.
+        most_bytes: largest size of the kept keys and values, in bytes.
     """
 
     def __init__(self, lm: UnifiedLM, *, causal: bool, most_bytes: int = MOST_BYTES) -> None:
@@ -28,21 +29,21 @@ class BlockCache:
         self.causal = causal
         self.most_bytes = most_bytes
         self._kept: OrderedDict[_Ids, KVBlock] = OrderedDict()
-        self._halver = BatchSizeReducer()
+        self._reducer = BatchSizeReducer()
 
     def of(self, documents: Sequence[Sequence[int]]) -> list[KVBlock]:
-        """The block of each document, BOS included.
+        """Return the block of each document, BOS included.
 
         Args:
-            documents: token ids, as :meth:`Form.embedded` makes them.
+            documents: token ids of each document, from :meth:`PromptFormat.embedded`.
 
         Raises:
-            RuntimeError: from torch, when one document alone is too much for the memory.
+            RuntimeError: from torch, if a single document does not fit in memory.
         """
         keys = [tuple(ids) for ids in documents]
         missing = [ids for ids in dict.fromkeys(keys) if ids not in self._kept]
         if missing:
-            self._kept |= zip(missing, self._halver.run(self._read, missing), strict=True)
+            self._kept |= zip(missing, self._reducer.run(self._compute, missing), strict=True)
         for ids in keys:
             self._kept.move_to_end(ids)
         found = [self._kept[ids] for ids in keys]
@@ -51,9 +52,10 @@ class BlockCache:
 
     @property
     def nbytes(self) -> int:
+        """Size of the kept blocks in bytes."""
         return sum(block.nbytes for block in self._kept.values())
 
-    def _read(self, documents: Sequence[_Ids]) -> list[KVBlock]:
+    def _compute(self, documents: Sequence[_Ids]) -> list[KVBlock]:
         return blocks_of(self.lm, documents, causal=self.causal)
 
     def _evict(self) -> None:

@@ -1,7 +1,8 @@
-"""Greedy answers to many prompts: each read by itself, then written together.
+"""Greedy decoding of many prompts: each prefilled on its own, all decoded in one batch.
 
-A step that writes reads all weights, for one row or for many: together costs little more than
-alone. Reading is bound by arithmetic instead, gains nothing from company, and is timed row by row.
+A decode step reads all weights whether the batch has one row or many, so a batch costs little more
+than a single row. Prefill is bound by arithmetic and gains nothing from a batch; it is timed row
+by row.
 
 Shapes: B rows, K key/value heads, W tokens of the longest prompt, E head dimension, L positions,
 V vocabulary.
@@ -25,15 +26,19 @@ from gritlm.lm.sampling import make_sampler
 from gritlm.lm.unified import UnifiedLM
 from gritlm.rag.reuse.recompute import FIRST, read_behind
 
-MOST_BYTES = 2**30  # keys and values of the rows that are written together
+MOST_BYTES = 2**30  # most bytes of keys and values in a batch
 
 
 @dataclass(frozen=True)
 class PromptToRead:
-    """A prompt: blocks that were read before, the first at position 0, and ids behind them.
+    """A prompt of cached KV blocks, the first at position 0, followed by token ids.
 
-    The first tokens of each further block are read again with the ids, as the engine of cached RAG
-    does it where nobody says otherwise.
+    The first tokens of each block after the first are recomputed together with the ids, as the RAG
+    engine does by default.
+
+    Attributes:
+        ids: token ids after the blocks.
+        blocks: KV blocks at the beginning of the prompt.
     """
 
     ids: list[int]
@@ -41,17 +46,18 @@ class PromptToRead:
 
     @property
     def tokens(self) -> int:
+        """Number of tokens of the whole prompt."""
         return len(self.ids) + sum(block.tokens for block in self.blocks)
 
 
 @dataclass(frozen=True)
 class GeneratedAnswer:
-    """An answer.
+    """An answer with the cost of its prompt.
 
     Attributes:
-        ids: without the closing end token.
-        tokens_read: when the question came.
-        first_token_s: seconds from the prompt's ids to the first token.
+        ids: token ids of the answer, without the end token.
+        tokens_read: number of tokens prefilled for the question; cached ones do not count.
+        first_token_s: time to the first token, in seconds.
     """
 
     ids: list[int]
@@ -66,39 +72,45 @@ def replies(
     end_ids: Collection[int],
     max_new_tokens: int,
 ) -> list[GeneratedAnswer]:
-    """The likeliest continuation of each, in the order of ``readings``.
+    """Generate the greedy continuation of each prompt.
 
-    Rows whose keys and values are more than ``MOST_BYTES`` are written in several parts.
+    Prompts whose keys and values exceed ``MOST_BYTES`` are split into several batches.
 
     Args:
-        readings: prompts that leave room for the answer in the model.
+        lm: model with its LM head.
+        readings: prompts, each of which leaves room for the answer in the model's context.
+        end_ids: token ids that end an answer.
+        max_new_tokens: largest number of tokens of an answer.
+
+    Returns:
+        The answers, in the order of ``readings``.
 
     Raises:
-        RuntimeError: from torch, when all of it is too much for the memory.
+        RuntimeError: from torch, if a batch does not fit in memory.
     """
-    if not _writes_together(lm):
-        return [_alone(lm, reading, end_ids, max_new_tokens) for reading in readings]
-    if len(readings) == 1 or _bytes(lm, readings, max_new_tokens) <= MOST_BYTES:
-        return _together(lm, readings, end_ids, max_new_tokens)
-    half = len(readings) // 2
+    if not _can_batch(lm):
+        return [_decode_single(lm, reading, end_ids, max_new_tokens) for reading in readings]
+    if len(readings) == 1 or _kv_bytes(lm, readings, max_new_tokens) <= MOST_BYTES:
+        return _decode_batch(lm, readings, end_ids, max_new_tokens)
+    middle = len(readings) // 2
     return [
         reply
-        for part in (readings[:half], readings[half:])
+        for part in (readings[:middle], readings[middle:])
         for reply in replies(lm, part, end_ids=end_ids, max_new_tokens=max_new_tokens)
     ]
 
 
-def _writes_together(lm: UnifiedLM) -> bool:
-    """Whether its cache holds nothing but keys and values that can be put side by side."""
+def _can_batch(lm: UnifiedLM) -> bool:
+    """Return whether the model's cache holds only keys and values, which can be concatenated."""
     return is_preallocated(lm.new_cache(1))
 
 
-def _bytes(lm: UnifiedLM, readings: Sequence[PromptToRead], new: int) -> int:
+def _kv_bytes(lm: UnifiedLM, readings: Sequence[PromptToRead], new: int) -> int:
     longest = max(reading.tokens for reading in readings) + new
     return len(readings) * longest * lm.kv_bytes_per_token()
 
 
-def _alone(
+def _decode_single(
     lm: UnifiedLM, reading: PromptToRead, end_ids: Collection[int], new: int
 ) -> GeneratedAnswer:
     started = perf_counter()
@@ -116,14 +128,14 @@ def _alone(
 
 
 @torch.inference_mode()
-def _together(
+def _decode_batch(
     lm: UnifiedLM, readings: Sequence[PromptToRead], end_ids: Collection[int], new: int
 ) -> list[GeneratedAnswer]:
-    begun = [_begin(lm, reading) for reading in readings]
+    begun = [_prefill(lm, reading) for reading in readings]
     written = [[each.token] for each in begun]
     ends = set(end_ids)
     sizes = [reading.tokens for reading in readings]
-    cache = _side_by_side(lm, [each.cache for each in begun], sizes, room=new)
+    cache = _batch_caches(lm, [each.cache for each in begun], sizes, room=new)
     mask_BL = _right_aligned(sizes).to(lm.device)
     position_B1 = torch.tensor(sizes, device=lm.device)[:, None]
     for _ in range(new - 1):
@@ -142,14 +154,14 @@ def _together(
             ids.append(token)
         position_B1 = position_B1 + 1
     return [
-        GeneratedAnswer(_ended(ids, ends), each.tokens_read, each.seconds)
+        GeneratedAnswer(_cut_at_end(ids, ends), each.tokens_read, each.seconds)
         for ids, each in zip(written, begun, strict=True)
     ]
 
 
 @dataclass(frozen=True)
-class _Begun:
-    """A prompt that was read: its cache, and the first token of the answer."""
+class _Prefilled:
+    """A prefilled prompt: its cache, and the first token of the answer."""
 
     cache: Any
     token: int
@@ -157,38 +169,38 @@ class _Begun:
     seconds: float
 
 
-def _begin(lm: UnifiedLM, reading: PromptToRead) -> _Begun:
+def _prefill(lm: UnifiedLM, reading: PromptToRead) -> _Prefilled:
     started = perf_counter()
-    # Room for nothing more: the keys and values move on to the cache of all rows.
+    # No room for the answer is needed: the keys and values are copied to the cache of the batch.
     cache = prefix_cache(lm, reading.blocks, room=len(reading.ids))
-    logits_V, again = read_behind(lm, cache, reading.blocks, reading.ids, FIRST)
+    logits_V, recomputed = read_behind(lm, cache, reading.blocks, reading.ids, FIRST)
     token = int(logits_V.argmax())
-    return _Begun(cache, token, again.tokens + len(reading.ids), perf_counter() - started)
+    return _Prefilled(cache, token, recomputed.tokens + len(reading.ids), perf_counter() - started)
 
 
-def _side_by_side(lm: UnifiedLM, caches: Sequence[Any], sizes: Sequence[int], *, room: int) -> Any:
-    """One cache of all rows, padded on the left to (B, K, W, E)."""
+def _batch_caches(lm: UnifiedLM, caches: Sequence[Any], sizes: Sequence[int], *, room: int) -> Any:
+    """Return a cache of all rows, padded on the left to (B, K, W, E)."""
     width = max(sizes)
-    made = lm.new_cache(width + room)
-    for number in range(len(made.layers)):
+    batch = lm.new_cache(width + room)
+    for number in range(len(batch.layers)):
         layers = [cache.layers[number] for cache in caches]
-        keys_BKWE = _stacked([layer.keys for layer in layers], sizes, width)
-        values_BKWE = _stacked([layer.values for layer in layers], sizes, width)
-        made.update(keys_BKWE, values_BKWE, number)
-    return made
+        keys_BKWE = _pad_and_stack([layer.keys for layer in layers], sizes, width)
+        values_BKWE = _pad_and_stack([layer.values for layer in layers], sizes, width)
+        batch.update(keys_BKWE, values_BKWE, number)
+    return batch
 
 
-def _stacked(buffers: Sequence[Tensor], sizes: Sequence[int], width: int) -> Tensor:
+def _pad_and_stack(buffers: Sequence[Tensor], sizes: Sequence[int], width: int) -> Tensor:
     rows = zip(buffers, sizes, strict=True)
     return torch.cat([pad(buffer[:, :, :size], (0, 0, width - size, 0)) for buffer, size in rows])
 
 
 def _right_aligned(sizes: Sequence[int]) -> Tensor:
-    """(B, W): 1 where a row holds a token."""
+    """Return the attention mask of prompts padded on the left: (B, W), 1 for tokens."""
     width = max(sizes)
     return (torch.arange(width) >= width - torch.tensor(sizes)[:, None]).long()
 
 
-def _ended(ids: list[int], ends: set[int]) -> list[int]:
-    """What comes before the first end token."""
+def _cut_at_end(ids: list[int], ends: set[int]) -> list[int]:
+    """Return the ids before the first end token."""
     return ids[: next((at for at, token in enumerate(ids) if token in ends), len(ids))]

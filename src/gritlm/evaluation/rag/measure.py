@@ -1,4 +1,11 @@
-"""Question answering over passages, measured in every setting that a model can be asked in."""
+"""Measuring of question answering over passages, in every setting that a model supports.
+
+Answers are decoded greedily with at most 32 new tokens, and scored as a whole. The documents and
+their order are the same for every model. The main metric is ``match``. The details of a result hold
+``em`` and ``f1``, the mean number of tokens prefilled for a question (``tokens_prefilled``), the
+median time to the first token with cached blocks in memory (``first_token_ms``), and
+``own_chat_format``: 1 if the model used its own chat format, else 0 (see :mod:`prompts`).
+"""
 
 from __future__ import annotations
 
@@ -37,27 +44,26 @@ def measure(
     settings: Sequence[str] | None = None,
     skip_bad_rows: bool = True,
 ) -> list[TaskResult]:
-    """Ask all questions in one setting after the other; see :data:`settings.SETTINGS`.
-
-    Greedy, at most 32 new tokens, up to the end token; the whole output counts. The documents and
-    their order are the same for every model. Besides ``match`` a result's details give ``em`` and
-    ``f1``, the mean number of tokens that are read when the question comes (``tokens_prefilled``),
-    the median time until the first token of the answer with what is cached in memory
-    (``first_token_ms``), and 1 or 0 for ``own_chat_format``: see :mod:`forms`.
+    """Answer all questions in each setting of :data:`settings.SETTINGS`, and score the answers.
 
     Args:
-        limit: only the first so many questions.
-        settings: only these; None for all.
-        skip_bad_rows: leave out rows that cannot be used; the results count and name them.
+        model: model with its LM head.
+        task: a local task of type QA.
+        limit: number of questions; None for all.
+        progress: whether to show a progress bar.
+        settings: settings to measure; None for all.
+        skip_bad_rows: leave out unusable rows; the results hold their number and the reasons.
 
     Returns:
-        One result a setting. Those that the model cannot be asked in are left out and logged, and
-        so are, with a warning, those in which a question does not fit the model or its memory.
+        A result for each setting. Settings that the model does not support are left out and
+        logged. Settings in which a question exceeds the model's context or the memory are left
+        out with a warning.
 
     Raises:
-        InputError: when more than half of the rows cannot be used, or one cannot and none is
-            skipped, with ``file:line``; for an unknown setting; or when no setting is left.
-        ModeError: for a model without its LM head.
+        InputError: if more than half of the rows are unusable; for the first unusable row, with
+            ``file:line``, if ``skip_bad_rows`` is False; for an unknown setting; or if no setting
+            can be measured.
+        ModeError: if the model was loaded without its LM head.
     """
     if not model.lm.has_head:
         raise ModeError("a model loaded with mode='embedding' answers nothing; use mode='unified'")
@@ -68,28 +74,29 @@ def measure(
     questions = rows.load(task.folder, limit=limit, bad=bad)
     form = form_for(model)
     if form.own_chat:
-        log.info("%s is asked in its own chat format: it was not trained on ours", model.source)
+        log.info("%s uses its own chat format, as it was not trained on ours", model.source)
     results = []
     reasons = []
     for setting in possible(model, form, questions, among=wanted):
         name = f"{task.name} ({setting})"
-        made = _attempted(model, form, questions, setting, name, started, progress)
-        if isinstance(made, TaskResult):
-            results.append(made.without_rows(bad.count, bad.reasons))
+        outcome = _try_setting(model, form, questions, setting, name, started, progress)
+        if isinstance(outcome, TaskResult):
+            results.append(outcome.without_rows(bad.count, bad.reasons))
         else:
-            log.warning("%s: left out, as %s", name, made)
-            reasons.append(f"{setting}: {made}")
+            log.warning("%s: left out, as %s", name, outcome)
+            reasons.append(f"{setting}: {outcome}")
             memory.free()
         started = perf_counter()
     if not results:
+        listed = ", ".join(wanted) or "an empty list"
         raise InputError(
-            f"{task.name}: no setting is left of {', '.join(wanted) or 'none'}; "
-            + ("; ".join(reasons) or "the model cannot be asked in them")
+            f"{task.name}: no setting is left of {listed}; "
+            + ("; ".join(reasons) or "the model supports none of them")
         )
     return results
 
 
-def _attempted(
+def _try_setting(
     model: GritLM,
     form: PromptFormat,
     questions: Sequence[Question],
@@ -98,9 +105,9 @@ def _attempted(
     started: float,
     progress: bool,
 ) -> TaskResult | str:
-    """One setting; or why some question does not fit the model or its memory."""
+    """Measure a setting; return the reason instead if a question exceeds context or memory."""
     try:
-        answered = _answered(model, form, asked(questions, setting), setting, name, progress)
+        answered = _answer(model, form, asked(questions, setting), setting, name, progress)
     except InputError as error:
         return str(error)
     except (MemoryError, RuntimeError) as error:
@@ -110,7 +117,7 @@ def _attempted(
     return _result(name, model, form, questions, answered, started)
 
 
-def _answered(
+def _answer(
     model: GritLM,
     form: PromptFormat,
     questions: Sequence[Asked],
@@ -118,19 +125,19 @@ def _answered(
     name: str,
     progress: bool,
 ) -> list[GeneratedAnswer]:
-    read = reader(model, form, setting)
-    halver = memory.BatchSizeReducer()
+    make_prompt = reader(model, form, setting)
+    reducer = memory.BatchSizeReducer()
 
-    def answers_to(part: Sequence[Asked]) -> list[GeneratedAnswer]:
-        # What blocks a prompt refers to is gone with the batch.
-        prompts = [read(each) for each in part]
+    def answer_batch(part: Sequence[Asked]) -> list[GeneratedAnswer]:
+        # Prompts are made here, so that their blocks are freed with the batch.
+        prompts = [make_prompt(each) for each in part]
         return replies(model.lm, prompts, end_ids=model.end_ids, max_new_tokens=MAX_NEW_TOKENS)
 
     answered: list[GeneratedAnswer] = []
     with tqdm(total=len(questions), desc=printable(name), disable=not progress, leave=False) as bar:
         for start in range(0, len(questions), ROWS_TOGETHER):
             batch = questions[start : start + ROWS_TOGETHER]
-            answered += halver.run(answers_to, batch)
+            answered += reducer.run(answer_batch, batch)
             bar.update(len(batch))
     return answered
 

@@ -1,10 +1,10 @@
-"""How a model is asked: questions and documents -> token ids.
+"""Prompts of question answering: token ids of questions and documents, in the model's format.
 
-A model that is trained here reads a question over passages in the form of :func:`prompts.for_rag`,
-behind documents as they are embedded: exactly the ids of training. A model that only ever learned
-to write, or of which nobody says more, would be asked in a language it never saw; it gets the same
-texts as one user message in its own chat format, with a request for a short answer, so that what
-is compared is the reading. Without documents every model gets that request.
+A model trained with gritlm gets the documents as they are embedded, followed by the question in
+the format of :func:`prompts.for_rag`: exactly the ids of training. Any other model never saw this
+format. It gets the same texts as one user message in its own chat format, with a request for a
+short answer, so that the comparison is about reading and not about the format. Without documents
+every model gets the chat message.
 """
 
 from __future__ import annotations
@@ -28,11 +28,14 @@ BRIEFLY = "Answer in a few words."
 
 @dataclass(frozen=True)
 class PromptFormat:
-    """How one model is asked.
+    """Prompt format of one model.
 
     Attributes:
-        own_chat: in its own chat format, with what is read in the user's message.
-        room: tokens that a prompt may have.
+        tokens: tokenizer of prompt segments.
+        settings: settings of the model.
+        own_chat: whether documents and question go into a user message of the model's own chat
+            format.
+        room: largest number of tokens of a prompt.
     """
 
     tokens: SegmentTokenizer
@@ -41,11 +44,11 @@ class PromptFormat:
     room: int
 
     def alone(self, question: str) -> list[int]:
-        """The question without documents, in the chat format."""
+        """Return the ids of a question without documents, in the chat format."""
         return chat_ids(self.tokens, f"{question}\n\n{BRIEFLY}", template=self.settings.template)
 
     def over(self, question: str, documents: Sequence[str]) -> list[int]:
-        """Documents and question in one prompt."""
+        """Return the ids of documents and question in one prompt."""
         if self.own_chat:
             text = "\n\n".join([*documents, question, BRIEFLY])
             return chat_ids(self.tokens, text, template=self.settings.template)
@@ -55,7 +58,7 @@ class PromptFormat:
         return read + self.tail(question, documents)
 
     def embedded(self, documents: Sequence[str]) -> list[list[int]]:
-        """Each document as it is embedded, BOS and all."""
+        """Return the ids of each document as it is embedded, BOS included."""
         prompts, _ = self.tokens.for_embedding(
             documents,
             max_length=sys.maxsize,
@@ -65,29 +68,29 @@ class PromptFormat:
         return [prompt.ids for prompt in prompts]
 
     def tail(self, question: str, documents: Sequence[str]) -> list[int]:
-        """What stands behind embedded documents, up to the answer."""
+        """Return the ids between the embedded documents and the answer."""
         segments = for_rag("doc", question=question, documents=documents)
         return self.tokens.for_chat(segments, start=False).ids
 
 
 def form_for(model: GritLM) -> PromptFormat:
-    """The form that a model was trained on, or its own chat format if it was not trained here."""
+    """Return the format a model was trained on, or its own chat format for a foreign model."""
     settings = model.settings
     limit = model.lm.max_positions
     return PromptFormat(
         tokens=SegmentTokenizer(model.tokenizer),
         settings=settings,
-        # One without a chat format of its own has seen neither form, and gets that of the paper.
+        # A model without a chat format has seen neither format, and gets that of the paper.
         own_chat=settings.template == "tokenizer" and not settings.trained_to_embed,
         room=(limit or sys.maxsize) - MAX_NEW_TOKENS,
     )
 
 
 def fitting_alone(form: PromptFormat, question: Question) -> list[int]:
-    """The ids of a question without documents.
+    """Return the ids of a question without documents.
 
     Raises:
-        InputError: with its place, when it does not fit.
+        InputError: if the question exceeds the model's context, with ``file:line``.
     """
     ids = form.alone(question.text)
     if len(ids) > form.room:
@@ -98,15 +101,19 @@ def fitting_alone(form: PromptFormat, question: Question) -> list[int]:
 def fitting(
     form: PromptFormat, question: Question, documents: Sequence[str], *, needed: Collection[str]
 ) -> list[str]:
-    """The documents, the first ones left out while there is no room for all; as in training.
+    """Return the documents that fit the model's context together with the question.
 
-    Of the last one that is left the end is cut.
+    As in training, the first documents are left out until the rest fits; the last remaining one
+    is cut at its end.
 
     Args:
+        form: prompt format of the model.
+        question: the question.
+        documents: texts of the documents, in reading order.
         needed: documents that are neither left out nor cut.
 
     Raises:
-        InputError: with the place of a question that does not fit with those.
+        InputError: if the question and the needed documents do not fit, with ``file:line``.
     """
     kept = list(documents)
     while (size := len(form.over(question.text, kept))) > form.room:
@@ -121,7 +128,7 @@ def fitting(
 
 
 def _cut(form: PromptFormat, question: Question, document: str) -> str:
-    """As much of its beginning as fits; cut as text, as a reader would get it."""
+    """Return the longest beginning of a document that fits, cut between characters."""
 
     def size(characters: int) -> int:
         return len(form.over(question.text, [document[:characters]]))
@@ -129,8 +136,8 @@ def _cut(form: PromptFormat, question: Question, document: str) -> str:
     return document[: bisect_right(range(1, len(document) + 1), form.room, key=size)]
 
 
-def _too_long(form: PromptFormat, question: Question, what: str, size: int) -> InputError:
+def _too_long(form: PromptFormat, question: Question, subject: str, size: int) -> InputError:
     return InputError(
-        f"{question.place}: {what} {size} tokens, the model takes {form.room} and "
+        f"{question.place}: {subject} {size} tokens, the model takes {form.room} and "
         f"{MAX_NEW_TOKENS} of an answer; shorten them, or leave the row out"
     )

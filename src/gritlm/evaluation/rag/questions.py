@@ -1,4 +1,4 @@
-"""Rows of a local task -> questions with their documents."""
+"""Questions of a local task, with their answers and documents."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ _EXPECTED = "expected one question a line"
 
 @dataclass(frozen=True)
 class Question:
-    """A question, its right answers, and documents to read.
+    """A question with its reference answers and documents.
 
     Attributes:
-        gold: the documents that hold the answer.
-        documents: all of them, the gold ones too, in the order in which they are read.
+        text: the question.
+        answers: reference answers.
+        gold: documents that hold the answer.
+        documents: all documents, the gold ones included, in reading order.
         place: ``file:line``.
     """
 
@@ -37,14 +39,16 @@ class Question:
 
 
 def load(folder: Path, *, limit: int | None = None, bad: BadRows | None = None) -> list[Question]:
-    """Return the questions of a task's folder, at most the first ``limit`` that can be used.
+    """Return the questions in the folder of a task.
 
     Args:
-        bad: receives the rows that cannot be used; None: the first one raises.
+        folder: folder of the task.
+        limit: number of usable questions to return; None for all.
+        bad: collector of unusable rows; if None, the first one raises.
 
     Raises:
-        InputError: for a file that is missing, empty or mostly bad rows; for the first bad row,
-            with its place, when none may be left out.
+        InputError: if the file is missing, empty or has mostly unusable rows; for the first
+            unusable row, with ``file:line``, if rows may not be left out.
     """
     path = folder / FILE
     lines = jsonl.lines(path, missing=f" is missing; {_EXPECTED}")
@@ -56,14 +60,15 @@ def load(folder: Path, *, limit: int | None = None, bad: BadRows | None = None) 
 
 
 def in_reading_order(question: str, texts: Sequence[str]) -> tuple[str, ...]:
-    """The texts in an order drawn from the question: the same on every machine, for every model.
+    """Return the distinct texts in a pseudo-random order that depends only on the question.
 
-    The place of a gold document is so spread evenly over all places. Repeated texts count once.
+    The order is the same on every machine and for every model. Over many questions, the gold
+    document is at each position equally often.
     """
-    return tuple(sorted(dict.fromkeys(texts), key=lambda text: _drawn(question, text)))
+    return tuple(sorted(dict.fromkeys(texts), key=lambda text: _sort_key(question, text)))
 
 
-def _drawn(question: str, text: str) -> bytes:
+def _sort_key(question: str, text: str) -> bytes:
     return blake2b(f"{question}\0{text}".encode(), digest_size=16).digest()
 
 

@@ -1,4 +1,4 @@
-"""What is read before a question is answered, and which models can be asked so."""
+"""Settings of question answering (no, gold, all or cached documents), and their prompts."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ from gritlm.lm.gritlm import GritLM
 
 log = logging.getLogger(__name__)
 
-Asked = tuple[Question, tuple[str, ...]]  # with the documents that are read before it
+Asked = tuple[Question, tuple[str, ...]]  # a question with the documents before it
 
-# What each one shows beside the others:
 SETTINGS = (
-    "no context",  # the floor: what the model knows by heart
-    "oracle",  # the gold documents alone
+    "no context",  # no documents: the knowledge of the model alone
+    "oracle",  # only the gold documents
     "fresh",  # all documents in one prompt
-    "cached",  # the same, as the blocks that embedding them left behind
-    "cached causal",  # the same, as blocks of a causal pass
-    "shuffled",  # the documents of another question: whether it reads at all
+    "cached",  # all documents, as KV blocks of the embedding pass
+    "cached causal",  # all documents, as KV blocks of a causal pass
+    "shuffled",  # the documents of another question: shows whether the model reads at all
 )
 
 
@@ -34,9 +33,9 @@ def possible(
     *,
     among: Collection[str] = SETTINGS,
 ) -> list[str]:
-    """Settings in which a model can be asked; the others among those are logged with the reason.
+    """Return the settings that a model supports; the others are logged with the reason.
 
-    Whether its memory and its longest text suffice shows only when it is asked.
+    Whether a prompt fits the memory and the model's context is not checked here.
     """
     why_not = {
         "cached": _uncached(model, form) or _unembedded(model),
@@ -51,9 +50,9 @@ def possible(
 
 def _uncached(model: GritLM, form: PromptFormat) -> str | None:
     if form.own_chat or model.settings.trained_to_embed is False:
-        return "the model was not trained here to embed, nor to read what embedding leaves behind"
+        return "the model was not trained with gritlm to embed and to read cached KV blocks"
     if model.lm.rope() is None:
-        return "the keys of this model cannot be moved behind one another"
+        return "the keys of this model cannot be moved to other positions"
     return None
 
 
@@ -67,12 +66,12 @@ def _unembedded(model: GritLM) -> str | None:
 
 def _unshuffled(questions: Sequence[Question]) -> str | None:
     if any(other is None for other in strangers(questions)):
-        return "some question has no other one whose documents do not answer it"
+        return "for some question, the documents of every other question hold its answer"
     return None
 
 
 def strangers(questions: Sequence[Question]) -> list[Question | None]:
-    """For each question the next one whose documents do not answer it; None where there is none."""
+    """Return, for each question, the next one whose documents do not answer it; else None."""
     return [next(_unrelated(questions, index), None) for index in range(len(questions))]
 
 
@@ -84,7 +83,7 @@ def _unrelated(questions: Sequence[Question], index: int) -> Iterator[Question]:
 
 
 def asked(questions: Sequence[Question], setting: str) -> list[Asked]:
-    """The questions with what is read in one setting, which they allow."""
+    """Return the questions, each with the documents of a setting that they support."""
     if setting == "no context":
         return [(each, ()) for each in questions]
     if setting == "oracle":
@@ -96,26 +95,27 @@ def asked(questions: Sequence[Question], setting: str) -> list[Asked]:
 
 
 def reader(model: GritLM, form: PromptFormat, setting: str) -> Callable[[Asked], PromptToRead]:
-    """What makes the prompt of a question in one setting.
+    """Return a function that makes the prompt of a question in a setting.
 
-    It raises InputError with the place of a question that does not fit the model.
+    The function raises ``InputError``, with ``file:line``, if a question exceeds the model's
+    context.
     """
     if setting == "no context":
         return lambda each: PromptToRead(fitting_alone(form, each[0]))
     if setting.startswith("cached"):
         blocks = BlockCache(model.lm, causal=setting == "cached causal")
-        return lambda each: _cached(form, each, blocks)
-    return lambda each: _fresh(form, each, shuffled=setting == "shuffled")
+        return lambda each: _cached_prompt(form, each, blocks)
+    return lambda each: _full_prompt(form, each, shuffled=setting == "shuffled")
 
 
-def _fresh(form: PromptFormat, asked: Asked, *, shuffled: bool) -> PromptToRead:
+def _full_prompt(form: PromptFormat, asked: Asked, *, shuffled: bool) -> PromptToRead:
     question, documents = asked
     needed = () if shuffled else question.gold
     kept = fitting(form, question, documents, needed=needed)
     return PromptToRead(form.over(question.text, kept))
 
 
-def _cached(form: PromptFormat, asked: Asked, blocks: BlockCache) -> PromptToRead:
+def _cached_prompt(form: PromptFormat, asked: Asked, blocks: BlockCache) -> PromptToRead:
     question, documents = asked
     kept = fitting(form, question, documents, needed=question.gold)
     first, *others = blocks.of(form.embedded(kept))

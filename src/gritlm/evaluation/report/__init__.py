@@ -1,1 +1,1 @@
-"""One report in three files: for machines, for terminals and mails, for a browser."""
+"""Report files of an evaluation: JSON, Markdown and HTML."""

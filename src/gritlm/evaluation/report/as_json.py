@@ -1,4 +1,4 @@
-"""``report.json``: everything, for machines."""
+"""``report.json``: all results, for programs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ VERSION = 1
 
 
 def record(report: Report, sections: list[ReportSection]) -> dict[str, Any]:
-    """The report as JSON can hold it; ``comparison`` is what the other two files show."""
+    """Return the report as a JSON object; ``comparison`` holds the rows of the other two files."""
     return {
         "version": VERSION,
         "suite": report.suite,
@@ -28,11 +28,12 @@ def record(report: Report, sections: list[ReportSection]) -> dict[str, Any]:
             }
             for task in report.tasks
         ],
-        "comparison": {section.half: _section(section, report) for section in sections},
+        "comparison": {section.kind: _section(section, report) for section in sections},
     }
 
 
 def text(report: Report, sections: list[ReportSection]) -> str:
+    """Return the content of ``report.json``."""
     return json.dumps(record(report, sections), ensure_ascii=False) + "\n"
 
 

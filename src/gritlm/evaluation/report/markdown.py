@@ -1,4 +1,4 @@
-"""``report.md``: tables, for terminals, mails and model cards."""
+"""``report.md``: tables for terminals, mails and model cards."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from gritlm.evaluation.report.view import ReportCell, ReportRow, ReportSection
 
 
 def text(report: Report, sections: Sequence[ReportSection]) -> str:
-    """The whole report."""
+    """Return the content of ``report.md``."""
     names = [model.name for model in report.models]
     lines = [f"# {', '.join(map(_plain, names))}", "", f"{words.subtitle(report)}.", ""]
     if any(section.headline for section in sections):
-        lines += ["## Both halves", "", *_table(names, _headlines(sections)), ""]
+        lines += ["## Summary", "", *_table(names, _headlines(sections)), ""]
     for section in sections:
         rows = [*section.means, *section.rows]
         lines += [f"## {words.title(section)}", ""]
@@ -71,11 +71,11 @@ def _made(report: Report) -> list[str]:
     about = report.about
     lines = [f"- command: `{about['command']}`"] if about.get("command") else []
     for name in ("versions", "machine"):
-        told = (
+        values = (
             f"{words.label(key)} {words.setting(key, value)}"
             for key, value in about.get(name, {}).items()
         )
-        lines.append(f"- {name}: {', '.join(told)}")
+        lines.append(f"- {name}: {', '.join(values)}")
     return [*lines, f"- date: {about.get('date', '')}"]
 
 
@@ -84,5 +84,5 @@ def _line(cells: Iterable[str]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Nothing that would end a cell of a table."""
+    """Escape pipes and line breaks, which would end a cell of a table."""
     return " ".join(text.replace("|", "\\|").split())

@@ -1,4 +1,4 @@
-"""``report.html``: one page that needs nothing else, light or dark, large screen or phone."""
+"""``report.html``: a self-contained page in light and dark, for large screens and phones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gritlm.evaluation.report.view import ReportSection
 
 
 def text(report: Report, sections: Sequence[ReportSection]) -> str:
-    """The whole page."""
+    """Return the content of ``report.html``."""
     names = [model.name for model in report.models]
     title = f"{', '.join(names)}: evaluation"
     tasks = {task.name: task for task in report.tasks}
@@ -39,30 +39,30 @@ def _head(report: Report) -> str:
     items = []
     for position, model in enumerate(report.models):
         size = model.about.get("parameters")
-        told = [
+        facts = [
             model.kind,
             f"{words.setting('parameters', size)} parameters" if size else "",
             str(model.about.get("dtype", "")),
         ]
         if position == 0 and len(report.models) > 1:
-            told.append("differences are to this one")
+            facts.append("differences are to this model")
         items.append(
             f"<li>{parts.dot(position)}<strong>{escape(model.name)}</strong><br>"
-            f'<span class="soft small">{escape(" · ".join(filter(None, told)))}</span></li>'
+            f'<span class="soft small">{escape(" · ".join(filter(None, facts)))}</span></li>'
         )
     stopped = (
-        '<p class="warn">This run was interrupted: what is missing is listed under Skipped. The '
-        "same command goes on where it stopped.</p>"
+        '<p class="warn">This run was interrupted. The tasks that are missing are listed under '
+        "Skipped. Run the same command again to continue.</p>"
     )
     return (
-        "<header><h1>What it embeds, what it writes</h1>"
+        "<header><h1>Evaluation report</h1>"
         f'<p class="lead">{escape(words.subtitle(report))}</p>'
         f'<ul class="legend">{"".join(items)}</ul>{stopped if report.stopped else ""}</header>'
     )
 
 
 def _glance(names: Sequence[str], sections: Sequence[ReportSection]) -> str:
-    """The one figure of each half, and both of them in a plane where some model has both."""
+    """Return the main figure of each kind, and a plot of two kinds if some model has both."""
     shown = [section for section in sections if section.headline is not None]
     if not shown:
         return ""
@@ -74,20 +74,22 @@ def _glance(names: Sequence[str], sections: Sequence[ReportSection]) -> str:
         if section.headline is not None
     )
     drawn = _plane(names, shown)
-    caption = "Further right and further up is better. Dashed: a model that does one half only."
+    caption = (
+        "Further right and further up is better. Dashed: a model that has only one of the two."
+    )
     card = (
         f'<div class="card plot">{drawn}<p class="soft small">{caption}</p></div>' if drawn else ""
     )
     return (
-        f'<h2>Both halves</h2><div class="glance{" two" if card else ""}">'
+        f'<h2>Summary</h2><div class="glance{" two" if card else ""}">'
         f'<div class="card">{blocks}</div>{card}</div>'
     )
 
 
 def _plane(names: Sequence[str], sections: Sequence[ReportSection]) -> str:
-    by_half = {section.half: section.headline for section in sections}
-    across = by_half.get("embedding")
-    up = by_half.get("generation") or by_half.get("rag")
+    by_kind = {section.kind: section.headline for section in sections}
+    across = by_kind.get("embedding")
+    up = by_kind.get("generation") or by_kind.get("rag")
     if across is None or up is None:
         return ""
     points = [
@@ -96,7 +98,7 @@ def _plane(names: Sequence[str], sections: Sequence[ReportSection]) -> str:
     ]
     if len(points) < 2 or not any(point.across and point.up for point in points):
         return ""
-    return svg.plane(points, across="embeds", up="writes" if by_half.get("generation") else "reads")
+    return svg.plane(points, across="embeds", up="writes" if by_kind.get("generation") else "reads")
 
 
 def _skipped(report: Report) -> str:
@@ -142,10 +144,10 @@ def _foot(report: Report) -> str:
     if about.get("command"):
         lines.append(f"<p>Made by <code>{escape(about['command'])}</code></p>")
     for name in ("versions", "machine"):
-        told = ", ".join(
+        values = ", ".join(
             f"{words.label(key)} {words.setting(key, value)}"
             for key, value in about.get(name, {}).items()
         )
-        lines.append(f"<p>{name.capitalize()}: {escape(told)}</p>")
+        lines.append(f"<p>{name.capitalize()}: {escape(values)}</p>")
     lines.append(f"<p>{escape(str(about.get('date', '')))}</p>")
     return f'<footer class="soft small">{"".join(lines)}</footer>'

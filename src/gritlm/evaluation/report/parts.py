@@ -1,4 +1,4 @@
-"""Pieces of the page: bars of a row, the table of a half, a task that folds open."""
+"""Building blocks of the page: bars of a row, the table of a kind, details of a task."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from gritlm.evaluation.report import svg, words
 from gritlm.evaluation.report.view import ReportCell, ReportRow, ReportSection
 from gritlm.evaluation.tasks.task import Task
 
-_TIMES = ("_ms", "_s", "seconds")  # how the names of figures end that are times
+_TIMES = ("_ms", "_s", "seconds")  # suffixes of figures that are times
 
 
 def dot(position: int) -> str:
+    """Return the coloured dot of a model."""
     return f'<span class="dot {svg.colour(position)}"></span>'
 
 
 def column(position: int, name: str) -> str:
-    """The head of a model's column."""
+    """Return the header cell of a model's column."""
     return f'<th scope="col">{dot(position)}{escape(name)}</th>'
 
 
 def section(section: ReportSection, names: Sequence[str], tasks: Mapping[str, Task]) -> str:
-    """A half: its table of means and tasks, then the tasks one by one."""
+    """Return the section of a kind: the table of means and tasks, then each task in detail."""
     rows = [_table_row(row, "mean") for row in section.means]
     body = "".join([*rows, *map(_table_row, section.rows)])
     head = "".join(column(position, name) for position, name in enumerate(names))
@@ -37,11 +38,11 @@ def section(section: ReportSection, names: Sequence[str], tasks: Mapping[str, Ta
 
 
 def bars(row: ReportRow, names: Sequence[str], *, large: bool = False) -> str:
-    """One line a model: name, bar with whiskers, figure, difference."""
+    """Return a line for each model: name, bar with whiskers, score and difference."""
     lines = []
     for position, (name, cell) in enumerate(zip(names, row.cells, strict=True)):
-        who = f'<span class="who" title="{escape(name)}">{dot(position)}{escape(name)}</span>'
-        lines.append(who + _bar(cell, row, position, name))
+        label = f'<span class="who" title="{escape(name)}">{dot(position)}{escape(name)}</span>'
+        lines.append(label + _bar(cell, row, position, name))
     return f'<span class="bars{" big" if large else ""}">{"".join(lines)}</span>'
 
 
@@ -62,7 +63,7 @@ def _change(difference: Estimate | None, row: ReportRow) -> str:
 
 
 def _tone(difference: Estimate, row: ReportRow) -> str:
-    """Green or red only where the interval leaves out 0."""
+    """Return the class of a difference: green or red if its interval excludes 0."""
     if not difference.differs:
         return "soft"
     return "good" if (difference.value > 0) != row.less else "bad"
@@ -91,12 +92,12 @@ def _cell(cell: ReportCell, row: ReportRow) -> str:
 
 
 def _about(row: ReportRow, tasks: Mapping[str, Task]) -> Task | None:
-    """The local task of a row; question answering adds its setting to the name."""
+    """Return the local task of a row; the rows of rag tasks have the setting in their name."""
     return tasks.get(row.name) or tasks.get(row.name.rpartition(" (")[0])
 
 
 def _task(row: ReportRow, names: Sequence[str], task: Task | None) -> str:
-    told = (
+    facts = (
         []
         if task is None
         else [
@@ -110,7 +111,7 @@ def _task(row: ReportRow, names: Sequence[str], task: Task | None) -> str:
     )
     lines = "".join(
         f'<p class="small">{f"<strong>{name}:</strong> " if name else ""}{escape(text)}</p>'
-        for name, text in told
+        for name, text in facts
         if text
     )
     return (
@@ -122,7 +123,7 @@ def _task(row: ReportRow, names: Sequence[str], task: Task | None) -> str:
 
 
 def _figures(row: ReportRow, names: Sequence[str]) -> str:
-    """All figures of a task: the main one, the others, how long it took, what computed it."""
+    """Return the table of a task: main score, other scores, rows, time and harness."""
     results = [cell.result for cell in row.cells]
     details = dict.fromkeys(name for r in results if r is not None for name in r.details)
     lines = [(row.metric, [_main(cell, row) for cell in row.cells])]

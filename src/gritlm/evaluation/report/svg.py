@@ -1,6 +1,6 @@
-"""Drawings of the page: bars with whiskers, and both halves of all models in one plane.
+"""Drawings of the page: bars with whiskers, and a plot of all models by two kinds of tasks.
 
-Colours are classes of the page's style sheet, so that a drawing follows light and dark.
+Colours are classes of the page's style sheet, so that a drawing follows light and dark mode.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ COLOURS = 8  # classes m0 to m7 of the style sheet
 
 
 def colour(position: int) -> str:
+    """Return the colour class of a model by its position."""
     return f"m{position % COLOURS}"
 
 
 def bar(estimate: Estimate, *, position: int, label: str) -> str:
-    """One bar from 0 to 100 as wide as its place, with the interval on top of it."""
+    """Return a bar on a scale from 0 to 100, with the interval drawn over it."""
     value = _within(estimate.value)
     whisker = ""
     if estimate.low is not None and estimate.high is not None:
@@ -39,7 +40,14 @@ def bar(estimate: Estimate, *, position: int, label: str) -> str:
 
 @dataclass(frozen=True)
 class Point:
-    """A model in the plane; a half that it does not do is None."""
+    """Model in the plot.
+
+    Attributes:
+        name: name of the model.
+        position: position of the model in the report, which selects its colour.
+        across: horizontal score; None for a model without it.
+        up: vertical score; None for a model without it.
+    """
 
     name: str
     position: int
@@ -56,7 +64,7 @@ _BOTTOM = 40
 
 
 def plane(points: Sequence[Point], *, across: str, up: str) -> str:
-    """Models by two figures; one that has only one of them is a dashed line at its place."""
+    """Return a plot of models by two scores; a model with a single score is a dashed line."""
     x = _Axis([p.across for p in points if p.across], _LEFT, WIDTH - _RIGHT)
     y = _Axis([p.up for p in points if p.up], HEIGHT - _BOTTOM, _TOP)
     parts = [_grid(x, y), *(_mark(point, x, y) for point in points)]
@@ -73,7 +81,7 @@ def plane(points: Sequence[Point], *, across: str, up: str) -> str:
 
 
 class _Axis:
-    """Figures to places, in steps of 5, 10 or 20 around the figures there are."""
+    """Axis that maps scores to pixels, with ticks every 5, 10 or 20 around the given scores."""
 
     def __init__(self, shown: Sequence[Estimate], start: float, end: float) -> None:
         values = [v for e in shown for v in (e.value, e.low, e.high) if v is not None]
@@ -148,7 +156,7 @@ def _cross(point: Point, x: _Axis, y: _Axis) -> str:
         arms += f"M{left:.1f} {y.at(point.up.low):.1f}V{y.at(point.up.high):.1f}"
     flip = left > x.start + 0.65 * (x.end - x.start)
     anchor, shift = ("end", -9) if flip else ("start", 9)
-    lower = 18 if point.position % 2 else -8  # neighbours do not write over each other
+    lower = 18 if point.position % 2 else -8  # names of neighbours do not overlap
     return (
         f'<path class="arm {kind}" d="{arms}"/>'
         f'<circle class="{kind}" cx="{left:.1f}" cy="{top:.1f}" r="6"/>'

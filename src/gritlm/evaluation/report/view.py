@@ -1,4 +1,4 @@
-"""A report as it is shown: the halves, their groups and tasks, a cell a model. Computed once."""
+"""Rows and cells of a report, computed once for all three files."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ from dataclasses import dataclass
 
 from gritlm.evaluation import bootstrap, metrics
 from gritlm.evaluation.bootstrap import BootstrapSample, Estimate
-from gritlm.evaluation.outcome import HALVES, Report, SkippedTask
-from gritlm.evaluation.results import Half, TaskResult
+from gritlm.evaluation.outcome import KINDS, Report, SkippedTask
+from gritlm.evaluation.results import Kind, TaskResult
 
-RAG_HEADLINE = "fresh"  # all documents in one prompt: the setting that every model has
-_SETTING = " ("  # rag's tasks are called "NAME (setting)"
+RAG_HEADLINE = "fresh"  # all documents in one prompt: the setting that every model supports
+_SETTING = " ("  # rag tasks are named "NAME (setting)"
 
 
 @dataclass(frozen=True)
 class ReportCell:
-    """One model in one row.
+    """Cell of a model in a row.
 
     Attributes:
-        score: None where it was not measured.
-        difference: to the first model; None in its own column, or without both.
-        result: of the task; None for a mean.
-        known: whether the result, and so its times, come from an earlier run.
+        score: score of the model; None if not measured.
+        difference: difference to the first model; None in the column of the first model, or if
+            one of the two scores is missing.
+        result: result of the task; None for a mean.
+        known: whether the result, including its times, comes from an earlier run.
     """
 
     score: Estimate | None = None
@@ -33,16 +34,18 @@ class ReportCell:
 
 @dataclass(frozen=True)
 class ReportRow:
-    """A task, or the mean of several, on all models.
+    """Row of a task, or of the mean of several tasks, for all models.
 
     Attributes:
-        name: of the task; for a mean the group.
-        metric: of the main figure.
-        count: rows of the task; for a mean its tasks.
-        share: whether scores are percent.
-        less: whether less is better.
-        left_out: of a mean the tasks that are not in it: some able model lacks them, or their
-            figures are no percentages of which more is better.
+        name: name of the task; for a mean, of the group.
+        kind: type of the task, e.g. ``STS``; ``mean`` for a mean.
+        metric: name of the main metric.
+        count: number of rows of the task; for a mean, number of tasks.
+        cells: cell of each model.
+        share: whether scores are in percent.
+        less: whether lower is better.
+        left_out: tasks that a mean leaves out: a model that has others of the group lacks them,
+            or their metric is not a percentage where higher is better.
     """
 
     name: str
@@ -57,51 +60,63 @@ class ReportRow:
 
 @dataclass(frozen=True)
 class ReportSection:
-    """A half of the report.
+    """Section of the report for one kind of task.
 
     Attributes:
-        headline: the one figure that stands for it; None where its tasks have none in common.
-        groups: means of kinds of tasks (of settings, for question answering) with several tasks.
-        rows: one a task.
+        kind: ``embedding``, ``generation`` or ``rag``.
+        headline: main figure of the kind; None if the models have no task in common.
+        groups: means of the tasks of a type (of a setting, for rag), with at least two tasks.
+        rows: row of each task.
     """
 
-    half: Half
+    kind: Kind
     headline: ReportRow | None
     groups: tuple[ReportRow, ...]
     rows: tuple[ReportRow, ...]
 
     @property
     def means(self) -> tuple[ReportRow, ...]:
-        """The rows above the tasks: the mean of all where that says more than they do, groups."""
+        """Rows above the tasks: the mean of all tasks, if it adds something, and the groups."""
         whole = self.headline
-        if whole is None or whole.count < 2 or self.half == "rag":
+        if whole is None or whole.count < 2 or self.kind == "rag":
             return self.groups
         return (whole, *self.groups)
 
 
 @dataclass(frozen=True)
 class Reason:
-    """Tasks that one model skipped for the same reason."""
+    """Tasks that a model skipped for the same reason.
+
+    Attributes:
+        model: name of the model.
+        kind: kind of the tasks.
+        reason: why they were skipped.
+        tasks: names of the tasks.
+    """
 
     model: str
-    half: Half
+    kind: Kind
     reason: str
     tasks: tuple[str, ...]
 
 
 def sections(report: Report) -> list[ReportSection]:
-    """The halves that something was measured of."""
+    """Return the sections of the kinds that have results."""
     drawn = [
         {result.task: bootstrap.resampled(result) for result in model.results}
         for model in report.models
     ]
     known = [frozenset(model.known) for model in report.models]
-    return [_section(half, report.half(half), drawn, known) for half in HALVES if report.half(half)]
+    return [
+        _section(kind, report.tasks_of(kind), drawn, known)
+        for kind in KINDS
+        if report.tasks_of(kind)
+    ]
 
 
 def reasons(report: Report) -> list[Reason]:
-    """What was skipped, the tasks of one reason together."""
-    found: dict[tuple[str, Half, str], list[str]] = {}
+    """Return the skipped tasks, grouped by model and reason."""
+    found: dict[tuple[str, Kind, str], list[str]] = {}
     skipped: list[SkippedTask] = [each for model in report.models for each in model.skipped]
     for each in skipped:
         found.setdefault((each.model, each.half, each.reason), []).append(each.task)
@@ -109,14 +124,14 @@ def reasons(report: Report) -> list[Reason]:
 
 
 def group(result: TaskResult) -> str:
-    """What a task is averaged with: those of its kind; in question answering, of its setting."""
+    """Return the group that a task is averaged in: its type; for rag tasks, its setting."""
     if result.half == "rag" and _SETTING in result.task:
         return result.task.rsplit(_SETTING, 1)[1].removesuffix(")")
     return result.kind
 
 
 def _section(
-    half: Half,
+    kind: Kind,
     tasks: Sequence[TaskResult],
     drawn: Sequence[Mapping[str, BootstrapSample]],
     known: Sequence[frozenset[str]],
@@ -126,13 +141,13 @@ def _section(
     for task in shares:
         by_group.setdefault(group(task), []).append(task)
     groups = [_mean_row(name, members, drawn) for name, members in by_group.items()]
-    if half == "rag":
+    if kind == "rag":
         headline = next((row for row in groups if row and row.name == RAG_HEADLINE), None)
     else:
         headline = _mean_row("all tasks", shares, drawn, [t.task for t in tasks if t not in shares])
     several = [row for row in groups if row is not None and row.count > 1]
     return ReportSection(
-        half, headline, tuple(several), tuple(_row(task, drawn, known) for task in tasks)
+        kind, headline, tuple(several), tuple(_row(task, drawn, known) for task in tasks)
     )
 
 
@@ -171,10 +186,16 @@ def _mean_row(
     drawn: Sequence[Mapping[str, BootstrapSample]],
     others: Sequence[str] = (),
 ) -> ReportRow | None:
-    """The mean over the tasks that all models have which have any of them.
+    """Return the mean over the tasks that every able model has; a model with any task is able.
 
     Args:
-        others: tasks beside these that cannot be averaged.
+        name: name of the group.
+        tasks: a result of each task of the group.
+        drawn: samples of each model, by task.
+        others: names of further tasks that cannot be averaged.
+
+    Returns:
+        The row; None if the able models have no task in common.
     """
     names = [task.task for task in tasks]
     able = [model for model in drawn if any(task in model for task in names)]

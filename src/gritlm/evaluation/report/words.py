@@ -1,4 +1,4 @@
-"""Figures and settings in words, the same in all three files."""
+"""Text of scores, settings and notes, the same in all three files."""
 
 from __future__ import annotations
 
@@ -13,59 +13,62 @@ EARLIER = " (earlier run)"
 
 
 def number(value: float, *, share: bool = True) -> str:
-    """One digit behind the point for percents, four significant ones for the rest."""
+    """Format a value: percentages with one decimal, others with four significant digits."""
     text = f"{value:.1f}" if share else f"{value:.4g}"
     return text.replace("-", "−")
 
 
 def signed(value: float, *, share: bool = True) -> str:
+    """Format a difference with its sign; zero has none."""
     text = number(abs(value), share=share)
     return text if not text.strip("0.") else f"{'+' if value > 0 else '−'}{text}"
 
 
 def interval(estimate: Estimate, *, share: bool = True) -> str:
-    """``[81.9, 84.2]``, or nothing where it is not known."""
+    """Format an interval as ``[81.9, 84.2]``; an unknown one is empty."""
     if estimate.low is None or estimate.high is None:
         return ""
     return f"[{number(estimate.low, share=share)}, {number(estimate.high, share=share)}]"
 
 
 def with_interval(estimate: Estimate, *, share: bool = True) -> str:
+    """Format a score with its interval."""
     return f"{number(estimate.value, share=share)} {interval(estimate, share=share)}".strip()
 
 
 def change(estimate: Estimate, *, share: bool = True) -> str:
-    """``+2.3 [0.9, 3.6]``."""
+    """Format a difference as ``+2.3 [0.9, 3.6]``."""
     return f"{signed(estimate.value, share=share)} {interval(estimate, share=share)}".strip()
 
 
 def title(section: ReportSection) -> str:
-    return TITLES[section.half]
+    """Return the title of a section."""
+    return TITLES[section.kind]
 
 
 def headline_name(section: ReportSection) -> str:
-    """What the one figure of a half is."""
+    """Return a description of the main figure of a section."""
     row = section.headline
     if row is None:
         return ""
     tasks = f"{row.count} task{'' if row.count == 1 else 's'}"
-    return f"{row.name}, {tasks}" if section.half == "rag" else f"mean of {tasks}"
+    return f"{row.name}, {tasks}" if section.kind == "rag" else f"mean of {tasks}"
 
 
 def kind(row: ReportRow) -> str:
-    """Type, metric and rows of a task; for a mean its tasks."""
+    """Return type, metric and number of rows of a task; for a mean, the number of tasks."""
     if row.kind == "mean":
         return f"mean of {row.count} task{'' if row.count == 1 else 's'}"
     return f"{row.kind} · {row.metric} · {row.count} rows"
 
 
 def notes(section: ReportSection) -> list[str]:
-    """Return the sentences below the table of a half: tasks left out of means, rows skipped."""
+    """Return the sentences below a table: tasks left out of means, and skipped rows."""
     return [*left_out(section), *skipped_rows(section)]
 
 
 def skipped_rows(section: ReportSection) -> list[str]:
-    """Return a sentence for each task some of whose rows could not be used."""
+    """Return a sentence for each task with unusable rows."""
     found: dict[tuple[int, tuple[str, ...]], list[str]] = {}
     for row in section.rows:
         result = next((cell.result for cell in row.cells if cell.result is not None), None)
@@ -81,15 +84,15 @@ def _skipped_rows(names: list[str], count: int, reasons: tuple[str, ...]) -> str
 
 
 def left_out(section: ReportSection) -> list[str]:
-    """Which tasks are not in the mean of a half, and in those of groups, as sentences."""
+    """Return a sentence for each mean that leaves out tasks."""
     whole = section.headline
     lines = []
     if whole is not None and whole.left_out:
-        name = whole.name if section.half == "rag" else ""
+        name = whole.name if section.kind == "rag" else ""
         lines.append(_left_out(name, whole.left_out))
-    told = set() if whole is None else set(whole.left_out)
+    reported = set() if whole is None else set(whole.left_out)
     for row in section.groups:
-        if set(row.left_out) - told:
+        if set(row.left_out) - reported:
             lines.append(_left_out(row.name, row.left_out))
     return lines
 
@@ -99,12 +102,12 @@ def _left_out(name: str, tasks: tuple[str, ...]) -> str:
 
 
 def took(value: float, *, known: bool) -> str:
-    """A time, with a word when it is that of an earlier run."""
+    """Format a time, marked if it comes from an earlier run."""
     return f"{seconds(value)}{EARLIER if known else ''}"
 
 
 def subtitle(report: Report) -> str:
-    """Suite, rows and date in a line."""
+    """Return suite, rows and date in a line."""
     rows = "all rows" if report.limit is None else f"the first {report.limit} rows of each task"
     suite = "Tasks named one by one" if report.suite == "tasks" else f"Suite {report.suite}"
     stopped = "; interrupted" if report.stopped else ""
@@ -112,16 +115,17 @@ def subtitle(report: Report) -> str:
 
 
 def seconds(value: float) -> str:
+    """Format seconds, as minutes from 100 s."""
     return f"{value:.1f} s" if value < 100 else f"{value / 60:.1f} min"
 
 
 def label(name: str) -> str:
-    """The name of a setting."""
+    """Return the displayed name of a setting."""
     return name.removesuffix("_gib").replace("_", " ")
 
 
 def setting(name: str, value: Any) -> str:
-    """A setting of a model or of the machine."""
+    """Format the value of a setting of a model or of the machine."""
     if value is None:
         return MISSING
     if isinstance(value, bool):
@@ -136,9 +140,10 @@ def setting(name: str, value: Any) -> str:
 
 
 NOTES = (
-    "Scores are percent unless said otherwise. Intervals hold 95% of 1,000 resamples of the rows; "
-    "differences are to the first model on the same rows. Where the figure of each row is not "
-    "known there is no interval.",
-    "A mean counts each task the same and takes in the tasks that all models have which do this "
-    "half at all; what is left out is named. It has an interval where all of its tasks have one.",
+    "Scores are in percent unless marked otherwise. Intervals hold 95% of 1,000 resamples of the "
+    "rows. Differences are to the first model, on the same rows. A task whose scores of single "
+    "rows are unknown has no interval.",
+    "A mean weights its tasks equally. It includes the tasks measured on every model that has any "
+    "result of this kind; the tasks left out are listed. It has an interval if all of its tasks "
+    "have one.",
 )

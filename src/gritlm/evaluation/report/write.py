@@ -1,4 +1,4 @@
-"""The three files of a report, each written whole or not at all."""
+"""Writing of the three report files, each replaced atomically."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from gritlm.evaluation.report.view import ReportSection
 
 
 def require_folder(folder: Path) -> None:
-    """Whether a report can be written there, asked before anything is measured or made.
+    """Check that a report can be written to a folder, without creating it.
 
     Raises:
-        InputError: when it cannot.
+        InputError: if it cannot.
     """
-    place = folder.absolute()
+    path = folder.absolute()
     try:
-        there = next(each for each in (place, *place.parents) if each.exists())
+        nearest = next(each for each in (path, *path.parents) if each.exists())
     except OSError as error:
         raise InputError(f"--output {folder}: {error.strerror}; name another folder") from None
-    if not there.is_dir():
-        raise InputError(f"--output {folder}: {there} is no folder; name another one")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise InputError(f"--output {folder}: {there} may not be written to; name another folder")
+    if not nearest.is_dir():
+        raise InputError(f"--output {folder}: {nearest} is no folder; name another one")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError(f"--output {folder}: {nearest} may not be written to; name another folder")
 
 
 def write_report(
@@ -34,16 +34,27 @@ def write_report(
 ) -> list[Path]:
     """Write ``report.json``, ``report.md`` and ``report.html``, and return their paths.
 
+    Each file is replaced atomically.
+
     Args:
-        sections: of the report, where they are known already; they take a while.
+        report: report to write, from :func:`~gritlm.evaluation.evaluate`.
+        folder: folder of the files, created if needed.
+        sections: sections of the report, if already computed: the bootstrap takes seconds. None
+            to compute them.
+
+    Returns:
+        The paths of the files, in the order above.
+
+    Raises:
+        OSError: if a file cannot be written.
     """
     sections = view.sections(report) if sections is None else sections
-    made = {
+    texts = {
         "report.json": as_json.text(report, sections),
         "report.md": markdown.text(report, sections),
         "report.html": page.text(report, sections),
     }
-    for name, text in made.items():
+    for name, text in texts.items():
         with runtime.replacing(folder / name) as unfinished:
             unfinished.write_text(text, encoding="utf-8")
-    return [folder / name for name in made]
+    return [folder / name for name in texts]

@@ -1,1 +1,1 @@
-"""Local tasks: folders with rows, their layouts, how they are found, and suites of them."""
+"""Local tasks: the layouts of their folders, their discovery, and suites of tasks."""

@@ -1,4 +1,4 @@
-"""Rows of a task that cannot be used: left out and counted, or the end of the task."""
+"""Unusable rows of a task, which are either left out and counted or raise an error."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ Row = TypeVar("Row")
 
 
 class BadRowError(InputError):
-    """A row that cannot be used, where none may be left out."""
+    """Error: a row cannot be used, and rows may not be left out."""
 
 
 class BadRows:
-    """The bad rows of one task.
+    """Unusable rows of one task.
 
     Args:
-        skip: whether they are left out; else the first one raises.
+        skip: whether they are left out; if False, the first one raises.
 
     Attributes:
-        count: rows left out.
-        reasons: why, with ``file:line``, of the first ones.
+        count: number of rows left out.
+        reasons: reasons for the first of them, with ``file:line``.
     """
 
     def __init__(self, *, skip: bool = False) -> None:
@@ -36,10 +36,10 @@ class BadRows:
         self.reasons: tuple[str, ...] = ()
 
     def add(self, error: InputError) -> None:
-        """Leave out a row.
+        """Count a row that is left out.
 
         Raises:
-            BadRowError: with the same words, when no row may be left out.
+            BadRowError: with the message of the error, if rows may not be left out.
         """
         if not self.skip:
             raise BadRowError(str(error)) from error
@@ -55,14 +55,17 @@ class BadRows:
         path: Path,
         limit: int | None = None,
     ) -> list[Row]:
-        """Return the rows that ``read`` takes without an error, the others are left out.
+        """Return the rows that ``read`` accepts, and leave out the others.
 
         Args:
-            limit: stop after so many usable rows.
+            items: raw rows of a file.
+            read: function that parses a row, and raises ``InputError`` for an unusable one.
+            path: file of the rows, for messages.
+            limit: number of usable rows after which to stop; None for no limit.
 
         Raises:
-            BadRowError: for the first bad row, when none may be left out.
-            InputError: when more than :data:`MOST` of the rows would be left out.
+            BadRowError: for the first unusable row, if rows may not be left out.
+            InputError: if more than :data:`MOST` of the rows would be left out.
         """
         kept: list[Row] = []
         before = self.count

@@ -1,4 +1,4 @@
-"""Folders and names -> tasks, refused before anything is loaded where they cannot be measured."""
+"""Discovery of tasks by folder or name; their files are checked before any model is loaded."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 from gritlm import config
 from gritlm.errors import InputError
 from gritlm.evaluation import harnesses
-from gritlm.evaluation.results import Half
+from gritlm.evaluation.results import Kind
 from gritlm.evaluation.tasks import layouts
 from gritlm.evaluation.tasks.task import Task
 
 ABOUT = "task.toml"
 
-# Where a name that is no local task is looked up: half -> all names its harness knows.
-Hubs = Mapping[Half, Callable[[], Iterable[str]]]
+# Kind -> function that lists the names its harness knows; for names that are no local task.
+Hubs = Mapping[Kind, Callable[[], Iterable[str]]]
 
 
 @dataclass(frozen=True)
@@ -26,20 +26,22 @@ class ChosenTask:
     """A task to measure.
 
     Attributes:
-        task: what its half is handed: a local task, or a name that the harness knows.
+        name: name of the task.
+        kind: ``embedding``, ``generation`` or ``rag``.
+        task: a local task, or a name that the harness knows.
     """
 
     name: str
-    half: Half
+    kind: Kind
     task: Task | str
 
 
 @dataclass(frozen=True)
 class _About:
-    """``task.toml`` as it is written; what it leaves out follows from the files."""
+    """Content of ``task.toml``; missing values follow from the files of the task."""
 
     name: str = ""
-    half: Half | None = None
+    half: Kind | None = None
     type: str = ""
     description: str = ""
     language: str = "eng"
@@ -50,10 +52,11 @@ class _About:
 
 
 def local(folder: Path) -> list[Task]:
-    """The tasks in a folder, at any depth, by name; the folder may be a task itself.
+    """Return the tasks in a folder at any depth, sorted by name; the folder may be a task itself.
 
     Raises:
-        InputError: when there is none, two have one name, or one has the wrong layout.
+        InputError: if there is no task, two tasks have the same name, or a task has the wrong
+            layout.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder; expected one with folders of tasks")
@@ -70,36 +73,37 @@ def local(folder: Path) -> list[Task]:
 
 
 def chosen(task: Task) -> ChosenTask:
+    """Return a local task as a task to measure."""
     return ChosenTask(task.name, task.half, task)
 
 
 def named(names: Sequence[str], tasks: Sequence[Task], hubs: Hubs) -> list[ChosenTask]:
-    """Each name as a task: of the local ones, else one of mteb, else one of lm-eval.
+    """Return the tasks of some names: local tasks first, then mteb's, then lm-eval's.
 
     Raises:
-        InputError: for a name nobody knows, with the nearest ones.
+        InputError: for an unknown name; the message suggests similar ones.
     """
-    known: dict[Half, set[str]] = {}
+    known: dict[Kind, set[str]] = {}
     by_name = {task.name: task for task in tasks}
     found = []
     for name in dict.fromkeys(names):  # a name given twice is measured once
         if name in by_name:
             found.append(chosen(by_name[name]))
             continue
-        half = _home(name, hubs, known)
-        if half is None:
+        kind = _find_kind(name, hubs, known)
+        if kind is None:
             raise InputError(_unknown(name, by_name, known))
-        found.append(ChosenTask(name, half, name))
+        found.append(ChosenTask(name, kind, name))
     return found
 
 
-def _home(name: str, hubs: Hubs, known: dict[Half, set[str]]) -> Half | None:
-    """The first harness that knows a name; what each knows is read once, and only when needed."""
-    for half, names in hubs.items():
-        if half not in known:
-            known[half] = set(names())  # of lm-eval, thousands of files
-        if name in known[half]:
-            return half
+def _find_kind(name: str, hubs: Hubs, known: dict[Kind, set[str]]) -> Kind | None:
+    """Return the kind of the first harness that knows a name; names are listed when needed."""
+    for kind, names in hubs.items():
+        if kind not in known:
+            known[kind] = set(names())  # lm-eval reads thousands of files for this
+        if name in known[kind]:
+            return kind
     return None
 
 
@@ -115,18 +119,20 @@ def _folders(folder: Path) -> Iterable[Path]:
 def _task(folder: Path) -> Task:
     file = folder / ABOUT
     about = config.read(file, _About) if file.is_file() else _About()
-    kind = about.type or layouts.told(folder)
-    layouts.check(folder, kind)
-    half = layouts.half_of(kind)
-    if about.half not in (None, half):
-        raise InputError(f"{file}: half = {about.half!r}; a task of type {kind!r} is in {half!r}")
-    found = {"name": about.name or folder.resolve().name, "half": half, "type": kind}
+    task_type = about.type or layouts.guess_type(folder)
+    layouts.check(folder, task_type)
+    kind = layouts.kind_of(task_type)
+    if about.half not in (None, kind):
+        raise InputError(
+            f"{file}: half = {about.half!r}; a task of type {task_type!r} is in {kind!r}"
+        )
+    found = {"name": about.name or folder.resolve().name, "half": kind, "type": task_type}
     return Task(folder=folder, **vars(about) | found)
 
 
-def _unknown(name: str, local: Iterable[str], known: Mapping[Half, set[str]]) -> str:
+def _unknown(name: str, local: Iterable[str], known: Mapping[Kind, set[str]]) -> str:
     words = {word.lower(): word for words in (*known.values(), local) for word in sorted(words)}
     near = [words[word] for word in get_close_matches(name.lower(), words, n=3)]
-    places = ["no local task", *(harnesses.NAMES[half] for half in known)]
+    places = ["no local task", *(harnesses.NAMES[kind] for kind in known)]
     hint = f"did you mean {', '.join(map(repr, near))}?" if near else "nothing is near it"
     return f"unknown task {name!r}: {' and nothing of '.join(places)} has this name; {hint}"

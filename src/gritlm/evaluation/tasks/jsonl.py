@@ -1,4 +1,4 @@
-"""Files with a JSON object a line, as all kinds of local tasks have them."""
+"""JSON Lines files of local tasks, read line by line."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from gritlm.errors import InputError
 def lines(
     path: Path, *, missing: str = " is missing; the task needs it"
 ) -> Iterator[tuple[str, str]]:
-    """``file:line`` and text of every line that is not blank.
+    """Yield ``file:line`` and text of every line that is not blank.
 
     Args:
-        missing: what is said behind the name of a file that is not there.
+        path: file to read.
+        missing: end of the message for a missing file, after the name of the file.
 
     Raises:
-        InputError: for a file that is missing or not UTF-8.
+        InputError: if the file is missing or not UTF-8.
     """
     try:
         with path.open(encoding="utf-8-sig") as file:
@@ -33,13 +34,15 @@ def lines(
 
 
 def parsed(line: str, place: str, *, expected: str = "a JSON object a line") -> dict[str, Any]:
-    """One line as an object.
+    """Parse a line as a JSON object.
 
     Args:
-        place: ``file:line``.
+        line: text of the line.
+        place: ``file:line``, for messages.
+        expected: description of a correct line, for messages.
 
     Raises:
-        InputError: for a line that is none.
+        InputError: if the line is not a JSON object.
     """
     try:
         row = json.loads(line)

@@ -1,7 +1,7 @@
-"""The files that a local task must have, by its type; see :mod:`gritlm.evaluation.tasks.task`.
+"""Files that a local task must have, by its type; see :mod:`gritlm.evaluation.tasks.task`.
 
-Only the first rows of each file are read here: a wrong folder is refused before any model is
-loaded, a bad row among good ones is not. Every row is checked before it is measured.
+Only the first rows of each file are read here, to refuse a wrong folder before any model is
+loaded. Every single row is checked later, before it is measured.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from itertools import islice
 from pathlib import Path
 
 from gritlm.errors import InputError, choice
-from gritlm.evaluation.results import Half
+from gritlm.evaluation.results import Kind
 from gritlm.evaluation.tasks import jsonl
 
 PAIR = ("sentence1", "sentence2")
 TEST = "test.jsonl"
 YAML = "task.yaml"
-_LOOKED_AT = 100  # rows of each file
+_ROWS_CHECKED = 100  # rows of each file
 
 # Type -> file -> columns of each row. A folder without task.toml is of the first type that fits.
 LAYOUTS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -34,62 +34,64 @@ LAYOUTS: dict[str, dict[str, tuple[str, ...]]] = {
     "Reranking": {TEST: ("query", "positive", "negative")},
     "QA": {TEST: ("question", "answers", "documents")},
 }
-WRITING = ("multiple_choice", "loglikelihood", "loglikelihood_rolling", "generate_until")
+GENERATION = ("multiple_choice", "loglikelihood", "loglikelihood_rolling", "generate_until")
 FILES = {YAML, *(file for layout in LAYOUTS.values() for file in layout)}
 
 
-def half_of(kind: str) -> Half:
-    """The half of the report that a type of task belongs to."""
-    if kind in WRITING:
+def kind_of(task_type: str) -> Kind:
+    """Return the kind that a type of task belongs to."""
+    if task_type in GENERATION:
         return "generation"
-    return "rag" if kind == "QA" else "embedding"
+    return "rag" if task_type == "QA" else "embedding"
 
 
-def told(folder: Path) -> str:
-    """The type that a folder's files tell.
+def guess_type(folder: Path) -> str:
+    """Return the type of task that the files of a folder fit.
 
     Raises:
-        InputError: when they fit no type.
+        InputError: if they fit no type.
     """
     if (folder / YAML).is_file():
         text = (folder / YAML).read_text(encoding="utf-8")
         found = re.search(r"^output_type:\s*['\"]?(\w+)", text, re.M)
-        return found[1] if found else "generate_until"  # as lm-eval does
-    for kind, layout in LAYOUTS.items():
-        if all((folder / file).is_file() for file in layout) and not _missing(folder, kind):
-            return kind
+        return found[1] if found else "generate_until"  # lm-eval's default
+    for task_type, layout in LAYOUTS.items():
+        if all((folder / file).is_file() for file in layout) and not _missing(folder, task_type):
+            return task_type
     if (folder / "corpus.jsonl").is_file():
-        return "Retrieval"  # so that the check says which of its files is missing
+        return "Retrieval"  # the check then names the file that is missing
     has = f"{folder / TEST}:1: columns {', '.join(_columns(folder / TEST))}"
     raise InputError(
         f"{has if (folder / TEST).is_file() else f'{folder}: no {TEST}'}; that is no type of task; "
-        f"expected {'; '.join(f'{kind}: {_wanted(kind)}' for kind in LAYOUTS)}"
+        f"expected {'; '.join(f'{task_type}: {_expected(task_type)}' for task_type in LAYOUTS)}"
     )
 
 
-def check(folder: Path, kind: str) -> None:
-    """Whether the files of a type are there, with its columns.
+def check(folder: Path, task_type: str) -> None:
+    """Check that a folder has the files and columns of a type of task.
 
     Raises:
-        InputError: naming the file, and the column that is missing.
+        InputError: naming the missing file, or the file and the missing column.
     """
-    choice(kind, [*LAYOUTS, *WRITING], name=f"{folder}: type")
-    wanted = LAYOUTS.get(kind, {YAML: (), TEST: ()})
-    for file in wanted:
+    choice(task_type, [*LAYOUTS, *GENERATION], name=f"{folder}: type")
+    needed = LAYOUTS.get(task_type, {YAML: (), TEST: ()})
+    for file in needed:
         if not (folder / file).is_file():
-            raise InputError(f"{folder}: no file {file}; a {kind} task has {' and '.join(wanted)}")
-    if missing := _missing(folder, kind):
+            raise InputError(
+                f"{folder}: no file {file}; a {task_type} task has {' and '.join(needed)}"
+            )
+    if missing := _missing(folder, task_type):
         file, column = missing
+        columns = ", ".join(_columns(folder / file)) or "no columns"
         raise InputError(
-            f"{folder / file}:1: no column {column!r}; the row has "
-            f"{', '.join(_columns(folder / file)) or 'none'}, a {kind} task needs "
-            f"{', '.join(LAYOUTS[kind][file])}"
+            f"{folder / file}:1: no column {column!r}; the row has {columns}, a {task_type} task "
+            f"needs {', '.join(LAYOUTS[task_type][file])}"
         )
 
 
-def _missing(folder: Path, kind: str) -> tuple[str, str] | None:
-    """File and column that the first row of a file lacks."""
-    for file, columns in LAYOUTS.get(kind, {}).items():
+def _missing(folder: Path, task_type: str) -> tuple[str, str] | None:
+    """Return the first file that lacks a column, and the column; None if nothing is missing."""
+    for file, columns in LAYOUTS.get(task_type, {}).items():
         there = _columns(folder / file, columns)
         for column in columns:
             if column not in there:
@@ -98,12 +100,12 @@ def _missing(folder: Path, kind: str) -> tuple[str, str] | None:
 
 
 def _columns(file: Path, wanted: Sequence[str] = ()) -> list[str]:
-    """Return the columns of the first row, or of the first one that has the wanted ones.
+    """Return the columns of the first row, or of the first row that has the wanted ones.
 
     Raises:
-        InputError: for a file without rows, or of whose first rows none can be read.
+        InputError: if the file has no rows, or its first rows cannot be read.
     """
-    lines = list(islice(jsonl.lines(file), _LOOKED_AT))
+    lines = list(islice(jsonl.lines(file), _ROWS_CHECKED))
     if not lines:
         raise InputError(f"{file}: has no rows; expected one a line")
     if file.suffix == ".tsv":
@@ -120,6 +122,6 @@ def _columns(file: Path, wanted: Sequence[str] = ()) -> list[str]:
     return next((columns for columns in found if {*wanted} <= {*columns}), found[0])
 
 
-def _wanted(kind: str) -> str:
-    parts = (f"{file} ({', '.join(columns)})" for file, columns in LAYOUTS[kind].items())
+def _expected(task_type: str) -> str:
+    parts = (f"{file} ({', '.join(columns)})" for file, columns in LAYOUTS[task_type].items())
     return " and ".join(parts)

@@ -1,4 +1,4 @@
-"""Which tasks are measured when nobody names them one by one."""
+"""Suites of tasks, and the plan of an evaluation."""
 
 from __future__ import annotations
 
@@ -7,28 +7,30 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gritlm.errors import InputError, did_you_mean
-from gritlm.evaluation.results import Half
+from gritlm.evaluation.results import Kind
 from gritlm.evaluation.tasks import discovery
 from gritlm.evaluation.tasks.discovery import ChosenTask, Hubs
 from gritlm.evaluation.tasks.task import Task
 
 SAMPLES = Path(__file__).parents[1] / "samples"
-QUICK_ROWS = 50  # of each task, where the quick suite runs on whole sets
+QUICK_ROWS = 50  # rows of each task when the quick suite runs on a folder of the user
 
 
 @dataclass(frozen=True)
 class Suite:
-    """Halves to measure, and the hubs' tasks where no folder is given.
+    """Kinds of tasks to measure, with the hub tasks to use without a local folder.
 
     Attributes:
-        hub: names that mteb and lm-eval know; without any, the samples of this package.
+        kinds: kinds of the suite's tasks.
+        hub: kind and name of tasks that mteb and lm-eval know; if empty, the suite uses the
+            samples of this package.
     """
 
-    halves: tuple[Half, ...]
-    hub: tuple[tuple[Half, str], ...] = ()
+    kinds: tuple[Kind, ...]
+    hub: tuple[tuple[Kind, str], ...] = ()
 
 
-_EMBEDDING: tuple[tuple[Half, str], ...] = tuple(
+_EMBEDDING: tuple[tuple[Kind, str], ...] = tuple(
     ("embedding", name)
     for name in (
         "STSBenchmark",
@@ -50,7 +52,7 @@ _EMBEDDING: tuple[tuple[Half, str], ...] = tuple(
         "AskUbuntuDupQuestions",
     )
 )
-_GENERATION: tuple[tuple[Half, str], ...] = tuple(
+_GENERATION: tuple[tuple[Kind, str], ...] = tuple(
     ("generation", name)
     for name in (
         "ifeval",
@@ -76,11 +78,12 @@ SUITES = {
 
 @dataclass(frozen=True)
 class SuitePlan:
-    """What to measure.
+    """Tasks of an evaluation.
 
     Attributes:
-        suite: its name; ``tasks`` where they were named one by one.
-        limit: rows of each task; None for all.
+        suite: name of the suite; ``tasks`` if the tasks were listed by name.
+        tasks: tasks to measure, in order.
+        limit: number of rows to measure in each task; None for all.
     """
 
     suite: str
@@ -96,17 +99,22 @@ def make_plan(
     limit: int | None = None,
     hubs: Hubs | None = None,
 ) -> SuitePlan:
-    """The tasks that the words of the command line mean.
+    """Return the tasks of a suite, or some tasks by name.
 
     Args:
-        tasks: names, instead of the suite.
-        data: folder of local tasks, which then are all there is in the suite; without one these
-            are the samples of this package.
-        limit: rows of each task; the quick suite on a folder of yours takes the first 50.
-        hubs: where names are looked up that are no local task.
+        suite: ``quick`` (the samples of this package), ``embedding``, ``generation``, ``rag`` or
+            ``full``. The embedding, generation and full suites use tasks of mteb and lm-eval
+            unless ``data`` is set.
+        tasks: names of tasks to measure instead of a suite: local tasks, or those in ``hubs``.
+        data: folder of local tasks; a suite then consists of the tasks in this folder. None for
+            the samples of this package.
+        limit: number of rows to measure in each task; None for all, and for the first 50 when the
+            quick suite runs on ``data``.
+        hubs: functions that list the tasks of mteb and lm-eval, from
+            ``gritlm.evaluation.kinds.hubs()``; without them, ``tasks`` names local tasks only.
 
     Raises:
-        InputError: for an unknown suite or task, or a folder without a task for the suite.
+        InputError: if a suite or task is unknown, or the folder has no task for the suite.
     """
     if suite not in SUITES:
         raise InputError(f"--suite {suite!r} is unknown{did_you_mean(suite, SUITES)}")
@@ -115,14 +123,14 @@ def make_plan(
     chosen = SUITES[suite]
     if data is None and chosen.hub:
         samples = [
-            discovery.chosen(t) for t in _of(_local(None), ("rag",)) if "rag" in chosen.halves
+            discovery.chosen(t) for t in _of(_local(None), ("rag",)) if "rag" in chosen.kinds
         ]
-        hub = [ChosenTask(name, half, name) for half, name in chosen.hub]
+        hub = [ChosenTask(name, kind, name) for kind, name in chosen.hub]
         return SuitePlan(suite, (*hub, *samples), limit)
-    found = _of(_local(data), chosen.halves)
+    found = _of(_local(data), chosen.kinds)
     if not found:
         raise InputError(
-            f"{data or SAMPLES}: no task of {' or '.join(chosen.halves)} in this folder; "
+            f"{data or SAMPLES}: no task of {' or '.join(chosen.kinds)} in this folder; "
             f"--suite {suite} needs one"
         )
     rows = QUICK_ROWS if suite == "quick" and data is not None and limit is None else limit
@@ -133,6 +141,6 @@ def _local(data: Path | None) -> list[Task]:
     return discovery.local(SAMPLES if data is None else data)
 
 
-def _of(tasks: Sequence[Task], halves: Sequence[Half]) -> list[Task]:
-    """The tasks of some halves, half by half."""
-    return [task for half in halves for task in tasks if task.half == half]
+def _of(tasks: Sequence[Task], kinds: Sequence[Kind]) -> list[Task]:
+    """Return the tasks of some kinds, one kind after the other."""
+    return [task for kind in kinds for task in tasks if task.half == kind]

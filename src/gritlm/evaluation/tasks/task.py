@@ -1,4 +1,4 @@
-"""A local task: a folder with its rows, and ``task.toml`` saying what they are.
+"""Local task: a folder with rows, described by ``task.toml``.
 
 ::
 
@@ -10,15 +10,15 @@
     description = "..."
     language = "eng"
     instruction = "Given a question, retrieve passages that answer it"
-    passage_instruction = ""      # of the other side, where it has one
-    source = "..."                # where the rows come from
+    passage_instruction = ""      # instruction of the passages, if they have one
+    source = "..."                # origin of the rows
     licence = "..."
 
 Rows, by type: STS ``test.jsonl`` with sentence1, sentence2, score; PairClassification the same with
 label (0 or 1); Classification ``train.jsonl`` and ``test.jsonl`` with text, label; Clustering
 ``test.jsonl`` with text, label; Reranking ``test.jsonl`` with query, positive, negative (lists of
 texts); Retrieval in BEIR's layout (``corpus.jsonl``, ``queries.jsonl``, ``qrels/test.tsv``);
-generation ``task.yaml`` of lm-eval beside ``test.jsonl``; rag ``test.jsonl`` with question, answers
+generation ``task.yaml`` of lm-eval and ``test.jsonl``; rag ``test.jsonl`` with question, answers
 and documents (the first ``gold`` of them, 1 by default, hold the answer).
 """
 
@@ -27,19 +27,29 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from gritlm.evaluation.results import Half
+from gritlm.evaluation.results import Kind
 
 
 @dataclass(frozen=True)
 class Task:
-    """A local task, found and named. See the text of this module for its files.
+    """A local task; the docstring of this module lists its files.
 
     Attributes:
-        folder: where its rows lie.
+        name: name of the task.
+        half: kind of the task: ``embedding``, ``generation`` or ``rag`` (the key in ``task.toml``
+            is ``half``).
+        type: type of the task, e.g. ``STS``.
+        folder: folder of the files.
+        description: description shown in reports.
+        language: language of the rows (ISO 639-3).
+        instruction: instruction for queries and texts; empty for the default of the type.
+        passage_instruction: instruction for passages; empty for none.
+        source: origin of the rows.
+        licence: licence of the rows.
     """
 
     name: str
-    half: Half
+    half: Kind
     type: str
     folder: Path
     description: str = ""
