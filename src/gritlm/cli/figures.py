@@ -29,7 +29,7 @@ def tell(step: Step) -> None:
 
 
 def show(sections: Sequence[ReportSection], names: Sequence[str]) -> None:
-    """One table a half."""
+    """Print a table for each kind of task."""
     from rich.table import Table
 
     from gritlm.evaluation.report import words

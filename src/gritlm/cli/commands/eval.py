@@ -1,4 +1,4 @@
-"""``gritlm eval``: models measured, and one report of both halves."""
+"""``gritlm eval``: evaluation of models on embedding, generation and RAG tasks."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def eval_(
     running: RunOptions,
     results: ResultOptions,
 ) -> None:
-    """Measure models and write one report of both halves.
+    """Measure embedding, generation and RAG of models, and write one report.
 
     Prints the figures; the folder of --output has them as JSON, Markdown and a page for a browser.
     Differences are to the first model. Exit code 3: nothing could be measured.
@@ -198,11 +198,11 @@ def eval_(
     plan = tasks.plan()
     options = running.options()
     logs.hush_libraries()
-    from gritlm.evaluation import models as subjects
+    from gritlm.evaluation.models import find_models
     from gritlm.evaluation.report import view, write
     from gritlm.evaluation.run import evaluate
 
-    found = subjects.find_models(models or ["default"])
+    found = find_models(models or ["default"])
     command = shlex.join(["gritlm", *sys.argv[1:]])
     report = evaluate(
         found, plan, cache=cache, options=options, command=command, watch=figures.tell

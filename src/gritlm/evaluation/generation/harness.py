@@ -116,8 +116,8 @@ class GritLMHarness(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
             groups.setdefault(json.dumps(request.args[1], sort_keys=True), []).append(number)
         with self._bar(len(requests), disable_tqdm) as bar:
             for numbers in groups.values():
-                group = [requests[number].args for number in numbers]
-                for index, text in self._generate(group):
+                arguments = [requests[number].args for number in numbers]
+                for index, text in self._generate(arguments):
                     number = numbers[index]
                     found[number] = text
                     self.cache_hook.add_partial("generate_until", requests[number].args, text)
@@ -159,8 +159,8 @@ class GritLMHarness(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         )
         self._warn_of_cuts(cut, len(requests), self.max_length)
         texts_of: dict[Pair, set[tuple[str, str]]] = {}
-        for pair, (texts, _, _) in zip(pairs, requests, strict=True):
-            texts_of.setdefault(pair, set()).add(texts)
+        for pair, request in zip(pairs, requests, strict=True):
+            texts_of.setdefault(pair, set()).add(request[0])
         found: dict[Pair, Score] = {}
         with self._bar(len(texts_of), disable_tqdm) as bar:
             for pair, score in self._score_pairs(pairs, bar):

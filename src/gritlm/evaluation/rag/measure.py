@@ -91,7 +91,7 @@ def measure(
         listed = ", ".join(wanted) or "an empty list"
         raise InputError(
             f"{task.name}: no setting is left of {listed}; "
-            + ("; ".join(reasons) or "the model supports none of them")
+            + ("; ".join(reasons) or "the model cannot be measured in them")
         )
     return results
 

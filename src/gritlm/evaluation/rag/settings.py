@@ -50,7 +50,7 @@ def possible(
 
 def _uncached(model: GritLM, form: PromptFormat) -> str | None:
     if form.own_chat or model.settings.trained_to_embed is False:
-        return "the model was not trained with gritlm to embed and to read cached KV blocks"
+        return "the model was not trained here to embed and to read cached KV blocks"
     if model.lm.rope() is None:
         return "the keys of this model cannot be moved to other positions"
     return None
