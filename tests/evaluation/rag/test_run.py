@@ -22,7 +22,7 @@ from tests.evaluation.rag.conftest import OTHERS, ROWS
 
 def answers_of(model, questions, setting):
     pairs = asked(questions, setting)
-    return run._answered(model, form_for(model), pairs, setting, "", progress=False)
+    return run._answer(model, form_for(model), pairs, setting, "", progress=False)
 
 
 def settings_of(results) -> list[str]:
