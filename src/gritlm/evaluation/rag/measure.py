@@ -74,7 +74,7 @@ def measure(
     questions = rows.load(task.folder, limit=limit, bad=bad)
     form = form_for(model)
     if form.own_chat:
-        log.info("%s uses its own chat format, as it was not trained on ours", model.source)
+        log.info("%s is asked in its own chat format, as it was not trained on ours", model.source)
     results = []
     reasons = []
     for setting in possible(model, form, questions, among=wanted):
