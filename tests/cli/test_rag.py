@@ -136,6 +136,26 @@ def test_an_answer_comes_with_its_sources_and_a_trace(run_model, store):
     assert "first_token" in result.stderr
 
 
+def test_a_source_names_the_other_documents_of_its_text(run_model, tmp_path):
+    rows = [{"id": name, "text": "Ann has a red ball."} for name in "abc"]
+    rows.append({"id": "d", "text": "It rains on Sundays."})
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    place = str(tmp_path / "store")
+    assert run_model("index", str(tmp_path / "rows.jsonl"), "--to", place).exit_code == 0
+    result = run_model(
+        "ask", "Who has a ball?", "--store", place, "--top-k", "2", "--max-new-tokens", "4"
+    )
+    lines = result.stdout.rstrip("\n").rpartition("\n\n")[2].splitlines()
+    (ball,) = [line for line in lines if line.endswith("  Ann has a red ball.")]
+    (rain,) = [line for line in lines if line.endswith("  It rains on Sundays.")]
+    place, others = ball.split("  ")[1:3]
+    named = [place.removesuffix(":0-19"), *others[len("(also in: ") : -1].split(", ")]
+    folder = tmp_path.name
+    assert sorted(named) == [f"{folder}/rows.jsonl#{name}" for name in "abc"]
+    assert others.startswith("(also in: ")
+    assert "also in" not in rain
+
+
 def test_json_holds_answer_sources_and_trace(run_model, store):
     result = run_model(
         "ask",

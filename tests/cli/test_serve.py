@@ -110,7 +110,7 @@ def test_settings_come_from_the_environment_and_ctrl_c_ends_it(
     assert served.end(signal.SIGINT) == 0
     assert "serves my model at http://127.0.0.1:" in served.said
     assert "float32 on cpu" in served.said
-    assert "8 chats at once of 100 tokens each" in served.said
+    assert "8 concurrent sequences of 100 tokens" in served.said
     logged = [json.loads(line) for line in served.lines if line.startswith("{")]
     assert any(line.get("path") == "/v1/models" and line["status"] == 401 for line in logged)
     assert "one" not in "".join(line for line in served.lines if line.startswith("{"))

@@ -1,6 +1,7 @@
-"""The command line: one file a command, each parses, builds, calls and prints.
+"""The command line: one file per command.
 
-Nothing heavy is imported before a command's function runs.
+torch and transformers are imported inside the functions of the commands, so that ``--help`` is
+fast.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The program: its commands, its global options, and every way out of it.
+"""The typer application: commands, global options, error messages and exit codes.
 
-Exit codes: 0 done, 1 something stored is damaged (``store verify``), 2 an error (one line on
-stderr), 3 nothing could be measured (``eval``), 130 ctrl-C, 141 the reader of a pipe left.
+Exit codes: 0 success, 1 damaged data in a store (``store verify``), 2 an error (one line on
+stderr), 3 nothing could be measured (``eval``), 130 ctrl-C, 141 the reader of a pipe has closed it.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ COMMANDS = (
     info.info,
 )
 GROUPS = (
-    ("data", "Look at training data.", (data.check,)),
+    ("data", "Check training data.", (data.check,)),
     (
         "store",
-        "Look after a store of documents.",
+        "Inspect and maintain a document store.",
         (
             store.list_,
             store.delete,
@@ -72,11 +72,11 @@ GROUPS = (
 
 
 def create_app() -> typer.Typer:
-    """The typer application with all commands."""
+    """Return the typer application with all commands."""
     app = typer.Typer(
         name="gritlm",
         cls=Program,
-        help="One language model that embeds, searches and writes.",
+        help="Embed, search and generate with a single language model.",
         invoke_without_command=True,
         add_completion=False,
         pretty_exceptions_enable=False,
@@ -84,7 +84,7 @@ def create_app() -> typer.Typer:
     )
     app.callback()(spread(_root, level=logging.WARNING))
     for command in COMMANDS:
-        app.command(command.__name__.rstrip("_"))(spread(command))  # eval is a word of Python
+        app.command(command.__name__.rstrip("_"))(spread(command))  # eval shadows a builtin
     for name, about, commands in GROUPS:
         group = typer.Typer(help=about, invoke_without_command=True)
         group.callback()(_help)
@@ -106,11 +106,11 @@ def _root(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", help="Print the version.", is_eager=True, callback=_print_version
+            "--version", help="Print the version and exit.", is_eager=True, callback=_print_version
         ),
     ] = False,
 ) -> None:
-    del version  # its callback has done it
+    del version  # printed by its callback
     _help(context)
 
 
@@ -120,7 +120,7 @@ def _help(context: typer.Context) -> None:
 
 
 class Program(TyperGroup):
-    """The command group, with one place where errors become a line and an exit code."""
+    """The command group, which turns errors into a message of one line and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
         with _leaving_quietly():
@@ -135,7 +135,9 @@ class Program(TyperGroup):
             code = super().main(*args, **{**extra, "standalone_mode": False})
         except KeyboardInterrupt:
             code = INTERRUPTED
-        except typer.Abort as error:  # what typer makes of EOFError and, when old, of ctrl-C
+        except (
+            typer.Abort
+        ) as error:  # raised by typer for EOFError and, in old versions, for ctrl-C
             code = _report(error.__cause__) if isinstance(error.__cause__, EOFError) else 130
         except Exception as error:
             code = _report(error)
@@ -143,25 +145,25 @@ class Program(TyperGroup):
 
 
 def _report(error: BaseException) -> int:
-    # The level tells whether --debug was given, on whichever side of the command it stood.
-    logging.getLogger(logs.NAME).debug("the way to this error", exc_info=error)
+    # --debug sets the log level, whether it is given before or after the command.
+    logging.getLogger(logs.NAME).debug("traceback of this error", exc_info=error)
     logs.say("error", logs.describe(error))
     return ERROR
 
 
 @contextmanager
 def _leaving_quietly() -> Iterator[None]:
-    """Nobody reads stdout any more (``| head -1``): end without a word."""
+    """End without a message when the reader of stdout has closed it (``| head -1``)."""
     try:
         yield
     except BrokenPipeError:
-        with suppress(OSError):  # what is left goes nowhere when the interpreter flushes it
+        with suppress(OSError):  # the interpreter flushes the rest of the output to /dev/null
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(BROKEN_PIPE) from None
 
 
 def _never_fail_on_a_character() -> None:
-    """A terminal that lacks a character shows a question mark instead of stopping the answer."""
+    """Print a question mark for a character that the encoding of stdout lacks."""
     reconfigure = getattr(sys.stdout, "reconfigure", None)
     if reconfigure is not None:
         reconfigure(errors="replace")

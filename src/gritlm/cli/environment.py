@@ -1,4 +1,4 @@
-"""Options that are environment variables too."""
+"""Command-line options that can be set by environment variables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PREFIX = "GRITLM_"
 
 
 def option(*names: str, env: str, help: str, panel: str, **more: Any) -> Any:
-    """Return a typer option with its variable, ``GRITLM_`` and ``env``."""
+    """Return a typer option that is also read from the variable ``GRITLM_<env>``."""
     return typer.Option(
         *names, envvar=PREFIX + env, help=help, rich_help_panel=panel, show_envvar=True, **more
     )
@@ -23,7 +23,10 @@ def option(*names: str, env: str, help: str, panel: str, **more: Any) -> Any:
 def lines(
     context: typer.Context, parameter: typer.CallbackParam, values: list[str] | None
 ) -> list[str] | None:
-    """Read a variable as one value a line, where typer splits at each space."""
+    """Return the values of a repeated option; its variable holds one value per line.
+
+    typer itself splits the variable at each space.
+    """
     source = context.get_parameter_source(parameter.name or "")
     if source is None or source.name != "ENVIRONMENT":
         return values
@@ -32,10 +35,10 @@ def lines(
 
 
 def require_values(environment: Mapping[str, str]) -> None:
-    """Refuse variables without a value: they would count as left out.
+    """Refuse empty ``GRITLM_`` variables, which typer would treat as missing.
 
     Raises:
-        InputError: naming the first of them.
+        InputError: for the first empty variable, with its name.
     """
     for name, value in environment.items():
         if name.startswith(PREFIX) and not value.strip():

@@ -1,6 +1,6 @@
-"""Texts to embed: from the command line, a text file, JSON, a table, or stdin.
+"""Input texts from arguments, text files, JSON, tables or stdin.
 
-Everything is read and checked before a model is loaded, so a broken line costs no waiting.
+All input is checked before a model is loaded, so that a broken line is reported immediately.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gritlm.errors import InputError
 STDIN = "-"
 _MARKS = (
     (BOM_UTF8, "utf-8-sig"),
-    (BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark is its beginning
+    (BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark is a prefix of this one
     (BOM_UTF32_BE, "utf-32"),
     (BOM_UTF16_LE, "utf-16"),
     (BOM_UTF16_BE, "utf-16"),
@@ -30,17 +30,17 @@ _MARKS = (
 
 @dataclass(frozen=True)
 class Item:
-    """A text, and the id it came with (None: it is known by its number)."""
+    """A text with the id from its record, or None for a text that has only its row number."""
 
     text: str
     id: str | int | None = None
 
 
 def from_arguments(texts: Sequence[str]) -> list[Item]:
-    """The texts of the command line.
+    """Return the texts given as arguments.
 
     Raises:
-        InputError: naming the text that is empty or holds undecodable bytes.
+        InputError: for a text that is empty or has undecodable bytes, with its number.
     """
     for number, text in enumerate(texts, start=1):
         _check_text(text, f"text {number} of the command line")
@@ -50,13 +50,17 @@ def from_arguments(texts: Sequence[str]) -> list[Item]:
 def read_items(source: str, *, input_format: InputFormat, field: str) -> list[Item]:
     """Return the texts of a file (or of stdin for ``-``), in order.
 
-    A text file holds one text a line, blank lines are left out. A JSON object a line, an item of a
-    JSON array or a row of a table holds its text in ``field``; with the field ``text`` its
-    ``title`` is put before it, as ``GritLM.encode_corpus`` does, and its ``id`` (or ``_id``) is
-    kept.
+    A text file has one text per line; blank lines are skipped. In JSON lines, a JSON array or a
+    table, ``field`` names the field or column with the text. If it is ``text``, the ``title`` of
+    the record is prepended, as ``GritLM.encode_corpus`` does. The ``id`` (or ``_id``) is kept.
+
+    Args:
+        source: path of the file, or ``-``.
+        input_format: format of the file; ``auto`` detects it.
+        field: name of the field or column that holds the text.
 
     Raises:
-        InputError: naming the file and the line that cannot be used.
+        InputError: for input that cannot be used, with the file and the line.
     """
     name, data = _read(source)
     text = decode(data, name)
@@ -67,15 +71,15 @@ def read_items(source: str, *, input_format: InputFormat, field: str) -> list[It
         else [_from_record(record, field) for record in records.read(name, text, form)]
     )
     if not items:
-        raise InputError(f"{name} holds no text; expected one text or JSON object a line")
+        raise InputError(f"{name} holds no text; expected one text or one JSON object per line")
     return items
 
 
 def read_prompt() -> str:
-    """All of stdin as one text, without the line end.
+    """Return all of stdin as a single text, without the final line end.
 
     Raises:
-        InputError: when nothing is piped in, it is empty or cannot be decoded.
+        InputError: when stdin is closed, empty or cannot be decoded.
     """
     name, data = _read(STDIN)
     text = decode(data, name).removesuffix("\n").removesuffix("\r")
@@ -84,7 +88,7 @@ def read_prompt() -> str:
 
 
 def stdin_is_piped() -> bool:
-    """Whether stdin is a pipe or a file, not a person at a keyboard."""
+    """Return whether stdin is a pipe or a file instead of a terminal."""
     return sys.stdin is not None and not sys.stdin.isatty()
 
 
@@ -103,15 +107,19 @@ def _read(source: str) -> tuple[str, bytes]:
 
 
 def decode(data: bytes, place: str) -> str:
-    """Return bytes as text: UTF-8, or UTF-16 and UTF-32 with a byte order mark.
+    """Decode bytes as UTF-8, or as UTF-16 or UTF-32 if they begin with a byte order mark.
+
+    Args:
+        data: the bytes.
+        place: name of the input, for messages.
 
     Raises:
-        InputError: naming the place, its line and byte that are not UTF-8, or the encoding.
+        InputError: for undecodable bytes, with the line and the number of the byte.
     """
     encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
     if encoding == "utf-8" and b"\0" in data:
         raise InputError(
-            f"{place} holds zero bytes: it is binary, or UTF-16 without a byte order mark; "
+            f"{place} has zero bytes: it is binary, or UTF-16 without a byte order mark; "
             "convert it to UTF-8"
         )
     try:
@@ -137,7 +145,7 @@ def _undecodable(place: str, error: UnicodeDecodeError) -> str:
 
 
 def _lines(name: str, text: str) -> list[Item]:
-    """The lines of a plain text that are not blank."""
+    """Return the lines of a plain text that are not blank."""
     lines = text.removesuffix("\n").split("\n")
     items = [Item(line.removesuffix("\r")) for line in lines if line.strip()]
     if items and (blank := len(lines) - len(items)):

@@ -1,4 +1,4 @@
-"""What goes to stderr: log lines, notes, errors."""
+"""Output on stderr: log lines, notes and error messages."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _FORMAT_WARNING = warnings.formatwarning
 
 
 class _OneHandler(logging.StreamHandler):  # type: ignore[type-arg]
-    """Ours, so that configuring twice replaces it."""
+    """The handler of the CLI, which a second call of :func:`configure` replaces."""
 
 
 def configure(level: int) -> None:
-    """Send the library's log lines from ``level`` on to stderr."""
+    """Send the log lines of gritlm with at least this level to stderr."""
     logger = logging.getLogger(NAME)
     for handler in [old for old in logger.handlers if isinstance(old, _OneHandler)]:
         logger.removeHandler(handler)
@@ -46,21 +46,23 @@ def _format_warning(*args: Any, **others: Any) -> str:
 
 
 def is_quiet() -> bool:
-    """Whether --quiet was given: no progress, no notes, errors only."""
+    """Return whether --quiet was given: errors only, no progress bars and no notes."""
     return not logging.getLogger(NAME).isEnabledFor(logging.WARNING)
 
 
 def progress() -> bool | None:
-    """What ``show_progress_bar`` should be: never with --quiet, else as the library sees fit."""
+    """Return the value for ``show_progress_bar``: False with --quiet, else None (automatic)."""
     return False if is_quiet() else None
 
 
 def hush_libraries() -> None:
-    """No bars of other libraries where nobody looks, and no warnings of theirs with --quiet."""
+    """Disable transformers' progress bars outside of a terminal, and its warnings if --quiet."""
     from transformers.utils import logging as transformers_logging
 
     for handler in logging.getLogger("transformers").handlers:
-        handler.setFormatter(PrintableFormatter(one_line=False))  # it quotes the model's files
+        handler.setFormatter(
+            PrintableFormatter(one_line=False)
+        )  # its messages quote files of the model
     if is_quiet() or not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()
     if is_quiet():
@@ -73,13 +75,13 @@ def say(kind: str, message: str) -> None:
 
 
 def note(message: str) -> None:
-    """Write plain lines to stderr, unless --quiet was given."""
+    """Write lines without a prefix to stderr, unless --quiet was given."""
     if not is_quiet():
         write(f"{message}\n")
 
 
 def note_above_bar(message: str) -> None:
-    """Write a plain line to stderr, above the progress bar where one is shown."""
+    """Write a line without a prefix to stderr, above a visible progress bar."""
     from tqdm import tqdm
 
     if not is_quiet():
@@ -87,14 +89,14 @@ def note_above_bar(message: str) -> None:
 
 
 def write(text: str) -> None:
-    """Write text to stderr without a line end of its own."""
+    """Write text to stderr without adding a line end."""
     sys.stderr.write(printable(text))
     sys.stderr.flush()
 
 
 def describe(error: BaseException) -> str:
-    """What an error says, in one line."""
-    if hasattr(error, "format_message"):  # typer's own: the words on the command line are wrong
+    """Return the message of an error in one line."""
+    if hasattr(error, "format_message"):  # raised by typer for invalid arguments
         context = getattr(error, "ctx", None)
         path = context.command_path if context else "gritlm"
         return f"{_one_line(error.format_message()).rstrip('.')} (see '{path} --help')"

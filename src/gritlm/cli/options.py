@@ -1,4 +1,4 @@
-"""Options that several commands share, each defined once."""
+"""Command-line options shared by several commands."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MESSAGES = "Messages"
 
 
 class Dtype(StrEnum):
-    """Number formats a model can be loaded in; ``auto`` is the one it was stored in."""
+    """Data types in which a model can be loaded; ``auto`` is the one of the checkpoint."""
 
     auto = "auto"
     float32 = "float32"
@@ -37,39 +37,45 @@ class ModelOptions:
         typer.Option(
             "--model",
             "-m",
-            help="Folder or hub id; default (when left out), or base: that without its adapter.",
+            help="Folder or hub id of the model. Two names: default (used if omitted), and base, "
+            "the default model without its adapter.",
             rich_help_panel=MODEL,
         ),
     ] = None
     adapter: Annotated[
         str | None,
-        typer.Option(help="Folder or hub id of a LoRA adapter.", rich_help_panel=MODEL),
+        typer.Option(help="Folder or hub id of a LoRA adapter to load.", rich_help_panel=MODEL),
     ] = None
     device: Annotated[
         str | None,
         typer.Option(
-            help="cpu, cuda, cuda:1, mps; the best one found when left out.", rich_help_panel=MODEL
+            help="cpu, cuda, cuda:1 or mps. Default: the best one available.",
+            rich_help_panel=MODEL,
         ),
     ] = None
     dtype: Annotated[
         Dtype | None,
         typer.Option(
-            help="auto: as stored; left out: the fastest on this machine.",
+            help="Data type of the weights; auto: as stored. Default: the fastest on this machine.",
             rich_help_panel=MODEL,
         ),
     ] = None
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads to use.", rich_help_panel=MODEL)
+        int | None, typer.Option(min=1, help="Number of CPU threads.", rich_help_panel=MODEL)
     ] = None
 
     def load(self, *, mode: str = "unified") -> GritLM:
-        """The model, ready for the job named by ``mode``."""
+        """Load the model and print a note when the default model is fetched first.
+
+        Args:
+            mode: ``unified``, ``embedding`` or ``generative``; see :class:`gritlm.GritLM`.
+        """
         from gritlm import GritLM
         from gritlm.lm.hub import default_model
 
         logs.hush_libraries()
         if self.model in (None, default_model.DEFAULT, default_model.BASE):
-            default_model.ensure(report=logs.note)  # the first use takes a while: say what is done
+            default_model.ensure(report=logs.note)  # the first use downloads it
         if self.threads is not None:
             import torch
 
@@ -80,62 +86,74 @@ class ModelOptions:
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How the next token is chosen, and when to stop."""
+    """Sampling parameters of a generated text."""
 
     max_new_tokens: Annotated[
-        int, typer.Option(min=1, help="Longest answer, in tokens.", rich_help_panel=SAMPLING)
+        int,
+        typer.Option(min=1, help="Maximum number of tokens to generate.", rich_help_panel=SAMPLING),
     ] = 256
     temperature: Annotated[
         float,
-        typer.Option(min=0.0, help="0: always the likeliest token.", rich_help_panel=SAMPLING),
+        typer.Option(
+            min=0.0,
+            help="Sampling temperature; 0: always the most likely token.",
+            rich_help_panel=SAMPLING,
+        ),
     ] = 0.0
     top_p: Annotated[
         float,
         typer.Option(
             min=0.0,
             max=1.0,
-            help="Draw among the likeliest tokens that hold this probability.",
+            help="Sample from the most likely tokens with this cumulative probability.",
             rich_help_panel=SAMPLING,
         ),
     ] = 1.0
     top_k: Annotated[
         int,
         typer.Option(
-            min=0, help="Draw among this many likeliest tokens; 0: all.", rich_help_panel=SAMPLING
+            min=0,
+            help="Sample from this number of most likely tokens; 0: all.",
+            rich_help_panel=SAMPLING,
         ),
     ] = 0
     seed: Annotated[
-        int | None, typer.Option(help="Same seed, same answer.", rich_help_panel=SAMPLING)
+        int | None,
+        typer.Option(
+            help="Random seed; the same seed gives the same text.", rich_help_panel=SAMPLING
+        ),
     ] = None
     stop: Annotated[
         list[str] | None,
-        typer.Option(help="Text to stop before; may be repeated.", rich_help_panel=SAMPLING),
+        typer.Option(help="Stop before this string; may be repeated.", rich_help_panel=SAMPLING),
     ] = None
 
     def arguments(self) -> dict[str, Any]:
-        """Keyword arguments of ``GritLM.chat``."""
+        """Return the options as keyword arguments of ``GritLM.chat``."""
         return {**asdict(self), "stop": self.stop or None}
 
 
 @dataclass(frozen=True)
 class LogOptions:
-    """How much is said on stderr."""
+    """Verbosity of the messages on stderr."""
 
     debug: Annotated[
         bool,
         typer.Option(
-            "--debug", help="Everything, with tracebacks of errors.", rich_help_panel=MESSAGES
+            "--debug",
+            help="Log everything, with the tracebacks of errors.",
+            rich_help_panel=MESSAGES,
         ),
     ] = False
     verbose: Annotated[
-        bool, typer.Option("--verbose", help="Say what is done.", rich_help_panel=MESSAGES)
+        bool, typer.Option("--verbose", help="Log each step.", rich_help_panel=MESSAGES)
     ] = False
     quiet: Annotated[
-        bool, typer.Option("--quiet", help="Errors only.", rich_help_panel=MESSAGES)
+        bool, typer.Option("--quiet", help="Print errors only.", rich_help_panel=MESSAGES)
     ] = False
 
     def level(self) -> int | None:
-        """The log level asked for; None when none was."""
+        """Return the log level that the flags set; None without a flag."""
         if self.debug:
             return logging.DEBUG
         if self.verbose:
@@ -143,14 +161,18 @@ class LogOptions:
         return logging.ERROR if self.quiet else None
 
     def apply(self, *, default: int | None = None) -> None:
-        """Set the log level; without one asked for, ``default``, or leave it as it is."""
+        """Set the log level of the flags, else ``default``; None leaves it unchanged.
+
+        Args:
+            default: the log level without a flag.
+        """
         level = self.level() or default
         if level is not None:
             logs.configure(level)
 
 
 class InputFormat(StrEnum):
-    """Format of a file of texts; ``auto`` looks at its name and its beginning."""
+    """Format of an input file; ``auto`` detects it from the name or the first characters."""
 
     auto = "auto"
     text = "text"
@@ -162,49 +184,66 @@ class InputFormat(StrEnum):
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How texts are read from a file or from stdin."""
+    """Format of the texts in a file or in stdin."""
 
     input_format: Annotated[
         InputFormat,
         typer.Option(
-            help="text: one text a line; jsonl: one JSON object a line; json: an array of them; "
-            "csv, tsv: a table with a header; auto: by the file's ending, else by its beginning."
+            help="text: one text per line; jsonl: one JSON object per line; json: an array of "
+            "objects; csv, tsv: a table with a header; auto: detect from the file extension, else "
+            "from the first characters."
         ),
     ] = InputFormat.auto
     field: Annotated[
         str,
         typer.Option(
-            help="Field of an object, or column of a table, that holds the text; before 'text' "
-            "its 'title' is put."
+            help="Field of the JSON objects, or column of the table, with the text. For 'text', "
+            "the 'title' of the record is prepended."
         ),
     ] = "text"
 
 
 @dataclass(frozen=True)
 class EncodeFlags:
-    """How texts become vectors."""
+    """Instruction and limits of ``GritLM.encode``."""
 
     instruction: Annotated[
         str | None,
-        typer.Option(help="What a query looks for, in plain words: 'Retrieve the abstract'."),
+        typer.Option(help="Task of the query in plain words, e.g. 'Retrieve the abstract'."),
     ] = None
     raw_instruction: Annotated[
         bool,
-        typer.Option("--raw-instruction", help="Use the instruction as is, without formatting."),
+        typer.Option(
+            "--raw-instruction", help="Use the instruction verbatim, without formatting it."
+        ),
     ] = False
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Most texts at once.")] = None
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Maximum number of texts in a batch.")
+    ] = None
     max_length: Annotated[
-        int | None, typer.Option(min=1, help="Cut texts that are longer, in tokens.")
+        int | None, typer.Option(min=1, help="Truncate texts to this number of tokens.")
     ] = None
 
     def header(self) -> str:
-        """What is put before a query: the plain words formatted, unless they are raw."""
+        """Return the header of a query: the formatted instruction, or the raw one as it is."""
         return _header(self.instruction or "", raw=self.raw_instruction)
 
     def limits(self) -> dict[str, Any]:
-        """The keyword arguments of ``GritLM.encode`` that were given."""
+        """Return the limits that were set, as keyword arguments of ``GritLM.encode``."""
         given = {"batch_size": self.batch_size, "max_length": self.max_length}
         return {name: value for name, value in given.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class DefaultInstructions:
+    """Instructions for training data without its own."""
+
+    instruction: Annotated[
+        str, typer.Option(help="Instruction, in plain words, for queries that have none.")
+    ] = ""
+    passage_instruction: Annotated[
+        str, typer.Option(help="Instruction for passages that have none.")
+    ] = ""
 
 
 def _header(instruction: str, *, raw: bool) -> str:
@@ -214,7 +253,7 @@ def _header(instruction: str, *, raw: bool) -> str:
         return instruction
     if EMBED.strip() in instruction:
         logging.getLogger(f"{logs.NAME}.cli").warning(
-            "the instruction holds %s and gets it once more; give plain words, or add "
+            "the instruction contains %s, which is added again; use plain words, or add "
             "--raw-instruction",
             EMBED.strip(),
         )

@@ -1,4 +1,4 @@
-"""Vectors written out: JSON lines, npy or parquet, to stdout or to a file in one step."""
+"""Output of vectors as JSON lines, npy or parquet, to stdout or atomically to a file."""
 
 from __future__ import annotations
 
@@ -45,22 +45,22 @@ _ENDINGS = {
 
 @dataclass(frozen=True)
 class WriteOptions:
-    """Where vectors are written, and how."""
+    """Destination and format of the vectors."""
 
-    output: Annotated[str, typer.Option("--output", "-o", help="File to write; - for stdout.")] = (
+    output: Annotated[str, typer.Option("--output", "-o", help="Output file; - for stdout.")] = (
         STDOUT
     )
     format: Annotated[
         Format | None,
-        typer.Option(help="By the file's ending when left out; jsonl for a file without one."),
+        typer.Option(help="Output format. Default: from the file extension, jsonl without one."),
     ] = None
 
     def destination(self) -> Destination:
-        """Return where to write, checked before any work is done.
+        """Return the destination, checked before a model is loaded.
 
         Raises:
-            InputError: when the file could not be written, or its ending names another format.
-            MissingExtraError: when pyarrow is needed and not installed.
+            InputError: for a file that cannot be written, or an extension of another format.
+            MissingExtraError: for parquet without pyarrow.
         """
         if self.output == STDOUT:
             return _on_stdout(self.format or Format.jsonl)
@@ -83,7 +83,12 @@ class Destination:
     format: Format
 
     def write(self, items: Sequence[Item], embeddings_ND: np.ndarray) -> None:
-        """Write one row a text; a file is there whole or not at all."""
+        """Write one row per text; a file is replaced only when it is complete.
+
+        Args:
+            items: the texts with their ids, N of them.
+            embeddings_ND: their vectors (N, D).
+        """
         if self.path is None:
             sys.stdout.flush()
             _write_jsonl(sys.stdout.buffer, items, embeddings_ND)
@@ -100,9 +105,9 @@ class Destination:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that takes the place of ``path`` when all went well, and only then.
+    """Yield a temporary file that replaces ``path`` when the block succeeds.
 
-    What is no regular file (a pipe, /dev/null) is written to directly.
+    A pipe or a device such as /dev/null is written to directly.
     """
     path = path.resolve()
     if path.exists() and not path.is_file():
@@ -114,7 +119,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def json_line(record: dict[str, Any]) -> str:
-    """Return a record as one line of JSON that is safe to print: see :func:`printable_json`."""
+    """Return a record as a line of JSON that is safe to print; see :func:`printable_json`."""
     return printable_json(json.dumps(record, ensure_ascii=False)) + "\n"
 
 
@@ -125,10 +130,10 @@ def _on_stdout(form: Format) -> Destination:
 
 
 def require_json_lines(path: Path) -> None:
-    """Refuse a file for JSON lines whose ending names another format.
+    """Refuse an output file for JSON lines with the extension of another format.
 
     Raises:
-        InputError: naming the file and the ending that is right.
+        InputError: for another extension, with the one that is expected.
     """
     if _by_ending(path) is not Format.jsonl:
         raise InputError(f"--output {path}: the rows are JSON lines; name the file .jsonl")
@@ -145,7 +150,10 @@ def _format_of(path: Path) -> Format:
 
 
 def _by_ending(path: Path) -> Format | None:
-    """JSON lines for no ending, and for a pipe or a device; None for an unknown ending."""
+    """Return the format of a file extension: JSON lines without one, None for an unknown one.
+
+    Pipes and devices get JSON lines too.
+    """
     ending = path.suffix.lower()
     if not ending or (path.exists() and not path.is_file()):
         return Format.jsonl
@@ -171,7 +179,7 @@ def _write_jsonl(file: BinaryIO, items: Sequence[Item], embeddings_ND: np.ndarra
 def _write_npy(file: BinaryIO, items: Sequence[Item], embeddings_ND: np.ndarray) -> None:
     import numpy as np
 
-    del items  # the rows are known by their order
+    del items  # the order of the rows identifies them
     np.save(file, embeddings_ND)
 
 
@@ -191,7 +199,7 @@ def _write_parquet(file: BinaryIO, items: Sequence[Item], embeddings_ND: np.ndar
 
 
 def _ids(items: Sequence[Item]) -> list[str | int | None]:
-    """Whole numbers if all are, and fit a column of them; else strings."""
+    """Return the ids: as they are if all are 64-bit integers or None, else as strings."""
     ids = [item.id for item in items]
     if all(key is None or (isinstance(key, int) and abs(key) < 2**63) for key in ids):
         return ids

@@ -1,4 +1,4 @@
-"""Records in a text: JSON lines, one JSON array, or a table with a header."""
+"""Records of JSON lines, a JSON array or a table with a header."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _BY_ENDING = {
     ".tsv": InputFormat.tsv,
 }
 _SEPARATORS = {InputFormat.csv: ",;\t|", InputFormat.tsv: "\t"}
-_NOT_THE_END = "Extra data"  # in words of the json module: another value begins
-_LONGEST_CELL = 2**31 - 1  # the csv module stops at 128 KiB unless it is raised
+_NOT_THE_END = "Extra data"  # message of the json module: another value begins
+_LONGEST_CELL = 2**31 - 1  # the default of the csv module is 128 KiB
 
 
 @dataclass(frozen=True)
 class Record:
-    """An object of a file.
+    """A record of a file.
 
     Attributes:
-        place: ``file:line``, or ``file: item 3`` of an array.
-        values: anything but an object is refused where its fields are read.
+        place: ``file:line``, or ``file: item 3`` for an item of an array.
+        values: the parsed JSON; its type is checked where the fields are read.
     """
 
     place: str
@@ -37,7 +37,13 @@ class Record:
 
 
 def format_of(name: str, text: str, wanted: InputFormat) -> InputFormat:
-    """Return how a text is read: as asked for, by the file's ending, or by its beginning."""
+    """Return the format of a text: ``wanted``, or detected from the extension or the content.
+
+    Args:
+        name: name of the file.
+        text: its content.
+        wanted: format that the user chose, or ``auto``.
+    """
     if wanted is not InputFormat.auto:
         return wanted
     for ending, form in _BY_ENDING.items():
@@ -50,10 +56,15 @@ def format_of(name: str, text: str, wanted: InputFormat) -> InputFormat:
 
 
 def read(name: str, text: str, form: InputFormat) -> Iterator[Record]:
-    """Yield the records of a text that is not plain.
+    """Yield the records of JSON lines, a JSON array or a table.
+
+    Args:
+        name: name of the file, for messages.
+        text: its content.
+        form: its format, other than ``text`` and ``auto``.
 
     Raises:
-        InputError: naming file and line of broken JSON or of a row that does not fit the header.
+        InputError: for broken JSON or a row that does not fit the header, with file and line.
     """
     if form is InputFormat.jsonl:
         return _json_lines(name, text)
@@ -69,12 +80,12 @@ def _json_lines(name: str, text: str) -> Iterator[Record]:
             try:
                 values = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise _broken(place, error, expected="one JSON object a line") from error
+                raise _broken(place, error, expected="a JSON object on each line") from error
             yield Record(place, values)
 
 
 def _json(name: str, text: str) -> Iterator[Record]:
-    """An array of objects or texts, one object, or what is JSON lines after all."""
+    """Yield the items of a JSON array or a single object; accept JSON lines too."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""Commands take dataclasses of options; typer wants one parameter an option."""
+"""Adapter from commands with dataclasses of options to typer's flat parameters."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from gritlm.cli.options import LogOptions
 
 
 def spread(command: Callable[..., None], *, level: int | None = None) -> Callable[..., None]:
-    """``command`` as typer wants it: one parameter an option.
+    """Return a command with one parameter per option, as typer expects it.
 
-    A parameter annotated with a dataclass of options becomes its fields, and the options of
-    :class:`LogOptions` are added and applied before the command runs; without one of them the
-    log level becomes ``level``, or stays when that is None.
+    Each parameter that is a dataclass of options is replaced by its fields. The options of
+    :class:`LogOptions` are added and applied before the command runs.
+
+    Args:
+        command: the function of the command.
+        level: log level when no log option is set; None leaves the level unchanged.
     """
     hints = get_type_hints(command, include_extras=True)
     groups = {name: hint for name, hint in hints.items() if is_dataclass(hint)}

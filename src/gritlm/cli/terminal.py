@@ -1,7 +1,7 @@
-"""The only way to stdout: what documents and models contain cannot control the terminal.
+"""Output on stdout, with the control characters of documents and models escaped.
 
-On a terminal control characters are printed as escapes. In a pipe or a file stdout is data, and
-stays as it is. Messages on stderr are escaped everywhere; see :mod:`gritlm.cli.logs`.
+Only a terminal gets escapes: in a pipe or a file, stdout is data and stays unchanged. Messages on
+stderr are always escaped; see :mod:`gritlm.cli.logs`.
 """
 
 from __future__ import annotations
@@ -24,30 +24,31 @@ def write(text: str) -> None:
 
 
 def is_terminal() -> bool:
-    """Whether a person reads stdout."""
+    """Return whether stdout is a terminal."""
     return sys.stdout.isatty()
 
 
 def has_colours() -> bool:
-    """Whether stdout shows colours: a terminal that can, and no ``NO_COLOR``."""
+    """Return whether stdout shows colours: a capable terminal, and ``NO_COLOR`` is not set."""
     console = _console(StringIO(), wrap=True)
     return console.color_system is not None and not console.no_color
 
 
 def text(value: object, style: str = "") -> Text:
-    """Return a cell or a line for :func:`draw`: no markup, no control characters."""
+    """Return a cell or a line for :func:`draw`, without markup and control characters."""
     from rich.text import Text
 
     return Text(printable(str(value)), style)
 
 
 def draw(*parts: RenderableType, wrap: bool = True) -> None:
-    """Draw tables and lines on stdout.
+    """Print tables and lines on stdout.
 
     Args:
-        wrap: break lines at the width of the terminal; outside of one they are never broken.
+        *parts: the tables and lines, from top to bottom.
+        wrap: break lines at the width of the terminal; without a terminal they are never broken.
     """
-    drawn = StringIO()  # rich would end the program when the reader of stdout has left
+    drawn = StringIO()  # rich exits the program when stdout is closed
     console = _console(drawn, wrap=wrap)
     for part in parts:
         console.print(part)

@@ -1,1 +1,1 @@
-"""Commands of the command line, one file each."""
+"""The commands of the CLI, one file each."""

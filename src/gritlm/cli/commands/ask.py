@@ -1,4 +1,4 @@
-"""``gritlm ask``: an answer from the documents of a store."""
+"""``gritlm ask``: answers from a document store."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Mode(StrEnum):
-    """Part of the prompt that is reused."""
+    """Prompt order and the cached parts that are reused."""
 
     none = "none"
     query = "query"
@@ -32,7 +32,7 @@ class Mode(StrEnum):
 
 
 class BlockKindOption(StrEnum):
-    """Kind of the documents' KV blocks."""
+    """Attention with which the KV blocks of documents were computed."""
 
     bidirectional = "bidirectional"
     causal = "causal"
@@ -49,19 +49,19 @@ class Again(StrEnum):
 
 @dataclass(frozen=True)
 class AskSearchOptions:
-    """Options of the search for passages."""
+    """Search settings of ``gritlm ask``."""
 
-    top_k: Annotated[int, typer.Option(min=1, help="Passages to answer from.")] = 3
+    top_k: Annotated[int, typer.Option(min=1, help="Number of passages to answer from.")] = 3
     filter: Annotated[
         list[str] | None,
         typer.Option(
-            help="Only passages with this metadata, NAME=VALUE; repeated: one of the values."
+            help="Search only passages with this metadata, NAME=VALUE. Repeat it to accept "
+            "several values."
         ),
     ] = None
-    hybrid: Annotated[bool, typer.Option("--hybrid", help="Search by words too.")] = False
+    hybrid: Annotated[bool, typer.Option("--hybrid", help="Also search by keywords.")] = False
     rerank: Annotated[
-        int,
-        typer.Option(min=0, help="Number of candidates to rerank with the model; 0: no reranking."),
+        int, typer.Option(min=0, help="Number of candidates that the model reranks; 0: none.")
     ] = 0
 
     def metadata(self) -> dict[str, list[Any]] | None:
@@ -79,33 +79,42 @@ class AskSearchOptions:
         return wanted or None
 
 
+@dataclass(frozen=True)
+class AnswerFlags:
+    """Reuse of cached keys and values, and length of the answer."""
+
+    mode: Annotated[
+        Mode, typer.Option(help="Cached parts of the prompt that are reused; auto: the fastest.")
+    ] = Mode.doc
+    blocks: Annotated[BlockKindOption, typer.Option(help="Attention of the cached documents.")] = (
+        BlockKindOption.bidirectional
+    )
+    recompute: Annotated[
+        Again, typer.Option(help="Cached tokens to recompute when there are several documents.")
+    ] = Again.first
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, help="Maximum number of tokens to generate.")
+    ] = 128
+
+
 def ask(
     question: Annotated[str, typer.Argument(help="The question.")],
     *,
-    store: Annotated[Path, typer.Option(help="Folder made by gritlm index.")],
-    mode: Annotated[
-        Mode,
-        typer.Option(
-            help="Part of the prompt that is reused; auto: the fastest mode on this machine."
-        ),
-    ] = Mode.doc,
-    blocks: Annotated[
-        BlockKindOption, typer.Option(help="Kind of the documents' key/value blocks.")
-    ] = BlockKindOption.bidirectional,
-    recompute: Annotated[
-        Again, typer.Option(help="Cached tokens that are recomputed.")
-    ] = Again.first,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of the answer.")] = 128,
+    store: Annotated[Path, typer.Option(help="Folder of the store, created by gritlm index.")],
+    answer: AnswerFlags,
     trace: Annotated[
-        bool, typer.Option("--trace", help="Show tokens, bytes and milliseconds of each part.")
+        bool,
+        typer.Option(
+            "--trace", help="Print tokens, bytes and milliseconds of each stage on stderr."
+        ),
     ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print answer, sources and trace as one JSON object.")
+        bool, typer.Option("--json", help="Print answer, sources and trace as a JSON object.")
     ] = False,
     search: AskSearchOptions,
     model: ModelOptions,
 ) -> None:
-    """Answer a question from the documents of a store, reusing their key/value state."""
+    """Answer a question from the passages of a store, reusing their cached keys and values."""
     from gritlm.rag import needs
 
     needs.require()
@@ -114,15 +123,16 @@ def ask(
     from gritlm.rag.options import AnswerOptions
     from gritlm.rag.reuse.recompute import Recompute
 
+    again = None if answer.recompute is Again.none else Recompute(answer.recompute.value)
     options = AnswerOptions(
         top_k=search.top_k,
         filter=search.metadata(),
         hybrid=search.hybrid,
         rerank=search.rerank,
-        mode=mode.value,
-        blocks=blocks.value,
-        recompute=None if recompute is Again.none else Recompute(recompute.value),
-        sampling=SamplingParams(max_new_tokens),
+        mode=answer.mode.value,
+        blocks=answer.blocks.value,
+        recompute=again,
+        sampling=SamplingParams(answer.max_new_tokens),
     )
     lm = model.load()
     with RagEngine.open(store, lm, read_only=True) as engine:
@@ -138,7 +148,7 @@ def ask(
 
 
 def _values(text: str) -> list[Any]:
-    """Return the values that a word may mean: the word, and the number or boolean it spells."""
+    """Return the values that a filter matches: the text, and the number or boolean it spells."""
     try:
         found = json.loads(text)
     except ValueError:
@@ -156,7 +166,8 @@ def _as_dict(answer: Answer) -> dict[str, Any]:
 
 def _line(source: Source) -> str:
     place = f"{source.document_id}:{source.start}-{source.end}"
-    return f"{source.score:.3f}  {place}  {' '.join(source.text.split())[:80]}\n"
+    also = f"  (also in: {', '.join(source.also_in)})" if source.also_in else ""
+    return f"{source.score:.3f}  {place}{also}  {' '.join(source.text.split())[:80]}\n"
 
 
 def _show(trace: Trace) -> None:
@@ -171,8 +182,8 @@ def _show(trace: Trace) -> None:
     logs.note(
         f"mode {trace.mode}, {trace.blocks} blocks{reasons}\n"
         f"prefilled {trace.tokens_prefilled}, reused {trace.tokens_reused}, "
-        f"computed {trace.tokens_computed}, read again {trace.tokens_recomputed} "
-        f"(chosen by reading {trace.tokens_selecting}), "
-        f"written {trace.tokens_generated} tokens; {read or 'nothing loaded'}{parts}{dropped}"
+        f"computed {trace.tokens_computed}, recomputed {trace.tokens_recomputed} "
+        f"(selected by reading {trace.tokens_selecting}), "
+        f"generated {trace.tokens_generated} tokens; {read or 'nothing loaded'}{parts}{dropped}"
         f"{stages}"
     )

@@ -1,4 +1,4 @@
-"""``gritlm chat``: a conversation in the terminal, or one user turn a line from a pipe."""
+"""``gritlm chat``: a conversation in the terminal, or one user message per line of a pipe."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from gritlm.cli.options import ModelOptions, SamplingOptions
 from gritlm.errors import GritLMError
 
 HELP = """\
-/system TEXT  what the model is told before the conversation; without TEXT: nothing
+/system TEXT  set the system message; without TEXT: remove it
 /reset        forget the conversation
-/exit         leave (also ctrl-D)
-/help         this list
-ctrl-C        stop the answer; at the prompt: leave"""
+/exit         exit (also ctrl-D)
+/help         show this list
+ctrl-C        stop the answer; at the prompt: exit"""
 
 Message = dict[str, str]
 
 
 def chat(*, sampling: SamplingOptions, model: ModelOptions) -> None:
-    """Talk with the model; it remembers the conversation."""
+    """Chat with the model, which remembers the conversation."""
     lm = model.load(mode="generative")
 
     def answer(messages: list[Message]) -> Iterable[str]:
@@ -39,15 +39,15 @@ def chat(*, sampling: SamplingOptions, model: ModelOptions) -> None:
         try:
             if not conversation.hear(line):
                 return
-        except GritLMError as error:  # a person can go on; a script should stop
+        except GritLMError as error:  # a pipe stops at an error
             logs.say("error", logs.describe(error))
 
 
 class Conversation:
-    """What was said so far, and what to do with the next line.
+    """A conversation with its system message and its turns.
 
     Args:
-        answer: messages -> pieces of the answer to the last one.
+        answer: function that streams the answer to a list of messages.
     """
 
     def __init__(self, answer: Callable[[list[Message]], Iterable[str]]) -> None:
@@ -56,7 +56,7 @@ class Conversation:
         self.turns: list[Message] = []
 
     def hear(self, line: str) -> bool:
-        """Answer a line or obey it; False when the conversation is over."""
+        """Answer a message or run a command; return False when the conversation is over."""
         line = line.strip()
         if line.startswith("/"):
             return self._obey(line)
@@ -93,9 +93,9 @@ class Conversation:
             logs.note("(stopped)")
         else:
             terminal.write("\n")
-        if said := "".join(pieces):
-            # Without an answer the turn is dropped: templates want the roles to alternate.
-            self.turns += [turn, {"role": "assistant", "content": said}]
+        if answer := "".join(pieces):
+            # A turn without an answer is dropped: templates require alternating roles.
+            self.turns += [turn, {"role": "assistant", "content": answer}]
 
 
 def _piped_lines() -> Iterator[str]:
@@ -104,9 +104,9 @@ def _piped_lines() -> Iterator[str]:
 
 
 def _typed_lines() -> Iterator[str]:
-    """Lines from the keyboard until ctrl-D, with editing and recall where there is readline."""
+    """Yield lines from the keyboard until ctrl-D, with line editing if readline is available."""
     with suppress(ImportError):
-        import_module("readline")  # input() uses it once it is there
+        import_module("readline")  # input() uses it once it is imported
     while True:
         try:
             yield _ask("> ")
@@ -120,5 +120,5 @@ def _typed_lines() -> Iterator[str]:
 def _ask(prompt: str) -> str:
     if terminal.is_terminal():
         return input(prompt)
-    logs.write(prompt)  # stdout goes to a file: only answers belong there
+    logs.write(prompt)  # stdout is a file, which gets the answers alone
     return input()

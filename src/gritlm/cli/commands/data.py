@@ -1,4 +1,4 @@
-"""``gritlm data check``: training rows looked through before they are trained on."""
+"""``gritlm data check``: a check of training data before a run."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gritlm.cli import logs, terminal
+from gritlm.cli.options import DefaultInstructions
 from gritlm.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class RowKind(StrEnum):
-    """What rows teach."""
+    """Kind of the training examples."""
 
     embedding = "embedding"
     generative = "generative"
@@ -33,49 +34,50 @@ class RowKind(StrEnum):
 
 @dataclass(frozen=True)
 class LengthOptions:
-    """Where training cuts, in tokens; the defaults are those of a run."""
+    """Maximum lengths in tokens; the defaults are those of a training run."""
 
-    query_max_len: Annotated[int, typer.Option(min=2, help="Longest query, in tokens.")] = 256
-    passage_max_len: Annotated[int, typer.Option(min=2, help="Longest passage.")] = 2048
+    query_max_len: Annotated[
+        int, typer.Option(min=2, help="Maximum length of a query, in tokens.")
+    ] = 256
+    passage_max_len: Annotated[
+        int, typer.Option(min=2, help="Maximum length of a passage, in tokens.")
+    ] = 2048
     generative_max_len: Annotated[
-        int, typer.Option(min=2, help="Longest conversation or RAG sample.")
+        int, typer.Option(min=2, help="Maximum length of a conversation or RAG example, in tokens.")
     ] = 2048
 
 
 def check(
-    file: Annotated[str, typer.Argument(help="File, folder, or data set id of training rows.")],
+    file: Annotated[str, typer.Argument(help="File, folder or dataset id of the training data.")],
     *,
     kind: Annotated[
         RowKind | None,
-        typer.Option(help="What the rows teach; told from the first one if left out."),
+        typer.Option(help="Kind of the examples. Default: detected from the first row."),
     ] = None,
     lengths: LengthOptions,
-    instruction: Annotated[
-        str, typer.Option(help="For queries without one of their own, as plain words.")
-    ] = "",
-    passage_instruction: Annotated[str, typer.Option(help="The same for passages.")] = "",
+    instructions: DefaultInstructions,
     sample: Annotated[
-        int, typer.Option(min=0, help="Show so many rows as training reads them.")
+        int, typer.Option(min=0, help="Number of rows to show as training reads them.")
     ] = 1,
     skip_bad: Annotated[
         bool,
-        typer.Option("--skip-bad", help="Rows that training can skip are no error: exit code 0."),
+        typer.Option("--skip-bad", help="Exit with code 0 if training can skip all bad rows."),
     ] = False,
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", "-m", help="Folder or hub id, for its tokenizer; no weights are read."
+            "--model", "-m", help="Folder or hub id of the model; only its tokenizer is loaded."
         ),
     ] = None,
 ) -> None:
-    """Look through training rows: problems, lengths, and what is pooled and trained.
+    """Check training data: report problems and lengths, and show pooled and trained tokens.
 
-    Leaves with exit code 2 when there is a problem; with --skip-bad, when no row can be used.
+    Exits with code 2 if there is a problem; with --skip-bad, only if no row can be used.
     """
     from gritlm.train.config import DataConfig, SourceConfig
     from gritlm.train.data.validation import check_rows
 
-    source = SourceConfig(file, instruction=instruction, passage_instruction=passage_instruction)
+    source = SourceConfig(file, **asdict(instructions))
     tokens, settings = _tokenizer(model)
     found = check_rows(
         source,
@@ -148,7 +150,7 @@ def _lengths(found: ValidationResult) -> Table:
     return table
 
 
-# How a span is shown: style where there are colours, brackets where there are none.
+# Style of each kind of span on a terminal with colours, and its brackets elsewhere.
 _MARKS: dict[Mark, tuple[str, str, str]] = {
     "header": ("dim", "", ""),
     "pooled": ("bold cyan", "[[", "]]"),
@@ -158,7 +160,7 @@ _MARKS: dict[Mark, tuple[str, str, str]] = {
 
 
 def _samples(found: ValidationResult, *, coloured: bool) -> Iterator[Text]:
-    """Rows as training reads them, and first what their marks mean."""
+    """Yield a legend of the marks, then the sample rows as training reads them."""
     if not found.samples:
         return
     embeds = found.kind == "embedding"

@@ -1,7 +1,8 @@
-"""``gritlm embed``: texts to vectors."""
+"""``gritlm embed``: embeddings of texts."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated
 
@@ -14,7 +15,7 @@ from gritlm.errors import InputError
 
 
 class Precision(StrEnum):
-    """Number formats of vectors; the two binary ones pack 8 dimensions into a byte."""
+    """Data types of vectors; the two binary ones pack 8 dimensions into a byte."""
 
     float32 = "float32"
     int8 = "int8"
@@ -23,27 +24,38 @@ class Precision(StrEnum):
     ubinary = "ubinary"
 
 
+@dataclass(frozen=True)
+class VectorOptions:
+    """Dimensions and data type of the vectors."""
+
+    truncate_dim: Annotated[
+        int | None, typer.Option(min=1, help="Truncate vectors to this number of dimensions.")
+    ] = None
+    precision: Annotated[Precision, typer.Option(help="Data type of the vectors.")] = (
+        Precision.float32
+    )
+
+
 def embed(
-    texts: Annotated[list[str] | None, typer.Argument(help="Texts; - or none for stdin.")] = None,
+    texts: Annotated[
+        list[str] | None, typer.Argument(help="Texts to embed. Default, or for -: read stdin.")
+    ] = None,
     *,
     file: Annotated[
         str | None,
-        typer.Option("--file", "-f", help="Texts by lines, JSON lines, a JSON array, CSV or TSV."),
+        typer.Option(
+            "--file", "-f", help="Input file: text lines, JSON lines, a JSON array, CSV or TSV."
+        ),
     ] = None,
     read: ReadOptions,
     write: WriteOptions,
     encode: EncodeFlags,
-    truncate_dim: Annotated[
-        int | None, typer.Option(min=1, help="Keep this many dimensions.")
-    ] = None,
-    precision: Annotated[
-        Precision, typer.Option(help="Number format of the vectors.")
-    ] = Precision.float32,
+    vectors: VectorOptions,
     model: ModelOptions,
 ) -> None:
-    """Turn texts into vectors.
+    """Embed texts.
 
-    Texts are embedded as documents; with --instruction they are embedded as queries.
+    Texts are embedded as documents, or as queries if --instruction is given.
     """
     destination = write.destination()
     items = _items(texts or [], file, read)
@@ -51,8 +63,8 @@ def embed(
     embeddings_ND = model.load(mode="embedding").encode(
         [item.text for item in items],
         instruction=instruction,
-        truncate_dim=truncate_dim,
-        precision=precision.value,
+        truncate_dim=vectors.truncate_dim,
+        precision=vectors.precision.value,
         show_progress_bar=logs.progress(),
         **encode.limits(),
     )
@@ -62,7 +74,7 @@ def embed(
 def _items(texts: list[str], file: str | None, read: ReadOptions) -> list[files.Item]:
     if texts and file is not None:
         raise InputError(
-            f"texts came both as arguments ({len(texts)}) and in --file {file}; give one of them"
+            f"texts are given as arguments ({len(texts)}) and by --file {file}; give one of them"
         )
     if texts == [files.STDIN]:
         file = files.STDIN
@@ -70,6 +82,8 @@ def _items(texts: list[str], file: str | None, read: ReadOptions) -> list[files.
         return files.from_arguments(texts)
     if file is None:
         if not files.stdin_is_piped():
-            raise InputError("no text came; give texts as arguments, --file FILE, or pipe them in")
+            raise InputError(
+                "no text to embed; pass texts as arguments, use --file FILE, or pipe them in"
+            )
         file = files.STDIN
     return files.read_items(file, input_format=read.input_format, field=read.field)

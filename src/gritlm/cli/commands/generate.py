@@ -1,4 +1,4 @@
-"""``gritlm generate``: one prompt, one answer."""
+"""``gritlm generate``: the answer to a single prompt."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from gritlm.errors import InputError
 
 
 def generate(
-    prompt: Annotated[str | None, typer.Argument(help="The prompt; - or none for stdin.")] = None,
+    prompt: Annotated[
+        str | None, typer.Argument(help="The prompt. Default, or for -: read stdin.")
+    ] = None,
     *,
     sampling: SamplingOptions,
     no_stream: Annotated[
-        bool, typer.Option("--no-stream", help="Print the answer when it is whole.")
+        bool, typer.Option("--no-stream", help="Print the answer when it is complete.")
     ] = False,
     model: ModelOptions,
 ) -> None:
-    """Answer one prompt."""
+    """Answer a single prompt."""
     text = _prompt(prompt)
     lm = model.load(mode="generative")
     answer = lm.chat(text, stream=not no_stream, **sampling.arguments())
@@ -31,7 +33,7 @@ def generate(
 
 def _prompt(prompt: str | None) -> str:
     if prompt is None and not files.stdin_is_piped():
-        raise InputError("no prompt came; give it as an argument, or pipe it in")
+        raise InputError("no prompt; pass it as an argument, or pipe it in")
     if prompt is None or prompt == files.STDIN:
         return files.read_prompt()
     return files.from_arguments([prompt])[0].text

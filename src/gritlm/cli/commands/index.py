@@ -1,8 +1,9 @@
-"""``gritlm index``: files and folders into a store."""
+"""``gritlm index``: a document store made from files and folders."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,12 +14,14 @@ from gritlm.cli import logs, terminal
 from gritlm.cli.options import ModelOptions
 
 if TYPE_CHECKING:
+    from gritlm import GritLM
+    from gritlm.rag.engine import RagEngine
     from gritlm.rag.ingest.ingest import AddResult, ChunkingOptions
     from gritlm.rag.kvstore.stats import StoreStats
 
 
 class Storage(StrEnum):
-    """Number formats in which key/value blocks are stored."""
+    """Data types of stored KV blocks."""
 
     auto = "auto"
     float32 = "float32"
@@ -28,60 +31,97 @@ class Storage(StrEnum):
     int4 = "int4"
 
 
-def index(
-    sources: Annotated[
-        list[str],
-        typer.Argument(
-            help="Files (.txt .md .html .pdf .jsonl .json .csv .tsv) and folders of them.",
-            metavar="FOLDER...",
-        ),
-    ],
-    *,
-    to: Annotated[Path, typer.Option("--to", help="Folder of the store; made if need be.")],
+@dataclass(frozen=True)
+class IndexOptions:
+    """Chunking, KV block storage and vector index of the store."""
+
     max_tokens: Annotated[
-        int | None, typer.Option(min=8, help="Longest passage in a new store; 256 if left out.")
-    ] = None,
+        int | None,
+        typer.Option(min=8, help="New store: maximum tokens of a passage. Default: 256."),
+    ] = None
     overlap: Annotated[
-        int | None, typer.Option(min=0, help="Tokens that passages share, in a new store.")
-    ] = None,
-    storage: Annotated[
-        Storage, typer.Option(help="Number format of key/value blocks in a new store.")
-    ] = Storage.auto,
+        int | None, typer.Option(min=0, help="New store: tokens shared by adjacent passages.")
+    ] = None
+    storage: Annotated[Storage, typer.Option(help="New store: data type of the KV blocks.")] = (
+        Storage.auto
+    )
     disk_gb: Annotated[
         float | None,
-        typer.Option(min=0.001, help="Most gigabytes of key/value blocks; 10.7 in a new store."),
-    ] = None,
+        typer.Option(
+            min=0.001, help="Disk budget for KV blocks, in GB. Default for a new store: 10.7."
+        ),
+    ] = None
     address: Annotated[
         str | None,
         typer.Option(
             "--index",
             metavar="URI",
-            help="Where LanceDB keeps the passages of a new store, e.g. s3://bucket/path; "
-            "its own folder if left out.",
+            help="New store: LanceDB address of the passages, e.g. s3://bucket/path. "
+            "Default: the folder of the store.",
         ),
-    ] = None,
+    ] = None
+
+    def open(self, folder: Path, lm: GritLM) -> RagEngine:
+        """Open the store of a folder, or create it."""
+        from gritlm.rag.engine import RagEngine
+
+        return RagEngine.open(
+            folder,
+            lm,
+            cutting=self.chunking(),
+            index=self.address,
+            storage=self.storage.value,
+            disk_bytes=None if self.disk_gb is None else int(self.disk_gb * 1e9),
+        )
+
+    def chunking(self) -> ChunkingOptions | None:
+        """Return the chunking options; None, without an option, keeps those of the store."""
+        from gritlm.rag.ingest.ingest import ChunkingOptions
+
+        if self.max_tokens is None and self.overlap is None:
+            return None
+        defaults = ChunkingOptions()
+        return ChunkingOptions(
+            defaults.max_tokens if self.max_tokens is None else self.max_tokens,
+            defaults.overlap if self.overlap is None else self.overlap,
+        )
+
+
+def index(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            help="Files (.txt .md .html .pdf .jsonl .json .csv .tsv) or folders.",
+            metavar="FOLDER...",
+        ),
+    ],
+    *,
+    to: Annotated[Path, typer.Option("--to", help="Folder of the store; created if missing.")],
+    store: IndexOptions,
     text_field: Annotated[
         str | None,
         typer.Option(
-            help="Name of the text in rows (.jsonl .json .csv .tsv); text, page_content, contents "
-            "or content if left out."
+            help="Field with the text of a row (.jsonl .json .csv .tsv). Default: text, "
+            "page_content, contents or content."
         ),
     ] = None,
     causal: Annotated[
         bool,
-        typer.Option("--causal", help="Also store causal blocks: one more pass over all."),
+        typer.Option(
+            "--causal",
+            help="Also store causal KV blocks, which takes another pass over all documents.",
+        ),
     ] = False,
     model: ModelOptions,
 ) -> None:
-    """Cut documents into passages, embed them, and keep what embedding leaves behind.
+    """Split documents into passages, embed them, and store vectors, keys and values.
 
-    What is in the store already is left alone, what has changed is replaced; a run that was cut
-    short (ctrl-C, too) goes on. Files that cannot be read are skipped and named.
+    Unchanged documents are skipped and changed ones are replaced. After ctrl-C, the same command
+    continues the run. Files that cannot be read are skipped and listed.
     """
     from gritlm.rag import needs
 
     needs.require()
-    from gritlm.rag.engine import RagEngine
     from gritlm.rag.index.lance import IndexFailedError
     from gritlm.rag.ingest.ingest import AddResult
     from gritlm.rag.kvstore.errors import StoreFullError
@@ -89,14 +129,7 @@ def index(
 
     lm = model.load()
     added = AddResult()
-    with RagEngine.open(
-        to,
-        lm,
-        cutting=_cutting(max_tokens, overlap),
-        index=address,
-        storage=storage.value,
-        disk_bytes=None if disk_gb is None else int(disk_gb * 1e9),
-    ) as engine:
+    with store.open(to, lm) as engine:
         try:
             engine.add(
                 sources,
@@ -108,23 +141,11 @@ def index(
         except (KeyboardInterrupt, StoreFullError, IndexFailedError):
             _tell(added, engine.store.stats(), total=len(engine.index))
             logs.say(
-                "stopped", "what was told is in the store; the same command goes on from there"
+                "stopped",
+                "the added documents are in the store; the same command goes on from there",
             )
             raise
         _tell(added, engine.store.stats(), total=len(engine.index))
-
-
-def _cutting(max_tokens: int | None, overlap: int | None) -> ChunkingOptions | None:
-    """What was asked for; None leaves a known store as it is."""
-    from gritlm.rag.ingest.ingest import ChunkingOptions
-
-    if max_tokens is None and overlap is None:
-        return None
-    usual = ChunkingOptions()
-    return ChunkingOptions(
-        usual.max_tokens if max_tokens is None else max_tokens,
-        usual.overlap if overlap is None else overlap,
-    )
 
 
 def _tell(added: AddResult, stats: StoreStats, *, total: int) -> None:
@@ -144,6 +165,6 @@ def _tell(added: AddResult, stats: StoreStats, *, total: int) -> None:
     if gone := stats.refused + stats.evicted:
         logs.say(
             "full",
-            f"{gone} blocks had no room and will be computed when they are asked for; "
-            "allow more with --disk-gb, or index into a new store with --storage int8",
+            f"{gone} blocks exceed the disk budget and will be computed when they are needed; "
+            "raise --disk-gb, or index into a new store with --storage int8",
         )

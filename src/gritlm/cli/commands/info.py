@@ -1,4 +1,4 @@
-"""``gritlm info``: what a model is and how it runs on this machine."""
+"""``gritlm info``: properties of a model and of its environment."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _BFLOAT16_BYTES = 2
 
 def info(
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
     model: ModelOptions,
 ) -> None:
-    """Say what a model is and how it runs here."""
+    """Print the properties of a model, and how it runs on this machine."""
     lm = model.load()
     facts = {**_model(lm), **_sizes(lm), **_use(lm), **_versions()}
     if as_json:

@@ -1,4 +1,4 @@
-"""``gritlm mine``: hard negatives for a file of training rows."""
+"""``gritlm mine``: hard negatives for training data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gritlm.cli import files, logs
-from gritlm.cli.options import InputFormat, ModelOptions
+from gritlm.cli.options import DefaultInstructions, InputFormat, ModelOptions
 from gritlm.cli.output import STDOUT, Format, WriteOptions, json_line, replacing, require_json_lines
 from gritlm.errors import InputError
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from gritlm.train.mining.negatives import MiningConfig
 
 
-_SKIPPED = 20  # rows that the log names
+_SKIPPED = 20  # maximum number of skipped rows that are listed
 
 
 class Sampling(StrEnum):
-    """Which of the allowed passages are taken."""
+    """Choice among the allowed passages."""
 
     top = "top"
     random = "random"
@@ -32,44 +32,45 @@ class Sampling(StrEnum):
 
 @dataclass(frozen=True)
 class MiningOptions:
-    """Options of mining; the defaults are those of ``gritlm.train.mining.negatives``."""
+    """Mining options, with the defaults of ``gritlm.train.mining.negatives``."""
 
-    num_negatives: Annotated[int, typer.Option(min=1, help="How many a query has at the end.")] = 5
+    num_negatives: Annotated[int, typer.Option(min=1, help="Number of negatives per query.")] = 5
     range_min: Annotated[
-        int, typer.Option(min=0, help="Pass over so many of the nearest allowed passages.")
+        int, typer.Option(min=0, help="Number of nearest allowed passages to skip.")
     ] = 0
     range_max: Annotated[
         int,
-        typer.Option(min=1, help="Look only at so many of the nearest passages, positives aside."),
+        typer.Option(min=1, help="Number of nearest passages to consider, without positives."),
     ] = 50
-    max_score: Annotated[float | None, typer.Option(help="Highest score of a negative.")] = None
-    min_score: Annotated[float | None, typer.Option(help="Lowest score of a negative.")] = None
+    max_score: Annotated[float | None, typer.Option(help="Maximum score of a negative.")] = None
+    min_score: Annotated[float | None, typer.Option(help="Minimum score of a negative.")] = None
     absolute_margin: Annotated[
         float | None,
         typer.Option(
-            help="A negative scores at least so much less than its query's worst positive."
+            help="Minimum distance of a negative's score below that of the query's worst positive."
         ),
     ] = None
     relative_margin: Annotated[
         float | None,
-        typer.Option(help="The same as a share of that score: 0.05 is 5% less."),
+        typer.Option(help="The same distance relative to that score: 0.05 is 5%."),
     ] = None
     sampling: Annotated[
-        Sampling, typer.Option(help="The nearest allowed passages, or random ones of them.")
+        Sampling,
+        typer.Option(help="top: the nearest allowed passages; random: a random sample of them."),
     ] = Sampling.top
-    seed: Annotated[int, typer.Option(help="Same seed, same random ones.")] = 42
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 42
     query_max_len: Annotated[
-        int | None, typer.Option(min=2, help="Cut longer queries, in tokens.")
+        int | None, typer.Option(min=2, help="Truncate queries to this number of tokens.")
     ] = None
     passage_max_len: Annotated[
-        int | None, typer.Option(min=2, help="Cut longer passages, in tokens.")
+        int | None, typer.Option(min=2, help="Truncate passages to this number of tokens.")
     ] = None
 
     def settings(self) -> MiningConfig:
-        """The settings, checked.
+        """Return the checked settings.
 
         Raises:
-            InputError: when they leave no room for the negatives.
+            InputError: for bounds that allow fewer negatives than are wanted.
         """
         from gritlm.train.mining.negatives import MiningConfig
 
@@ -77,33 +78,31 @@ class MiningOptions:
 
 
 def mine(
-    file: Annotated[str, typer.Argument(help="Rows with 'query', 'pos' and, maybe, 'neg'.")],
+    file: Annotated[str, typer.Argument(help="Rows with 'query', 'pos' and, optionally, 'neg'.")],
     *,
-    output: Annotated[str, typer.Option("--output", "-o", help="File to write, JSON lines.")],
+    output: Annotated[str, typer.Option("--output", "-o", help="Output file, as JSON lines.")],
     corpus: Annotated[
-        str | None, typer.Option(help="More passages: texts or JSON lines with a 'text'.")
+        str | None, typer.Option(help="File of more passages: texts, or JSON lines with a 'text'.")
     ] = None,
-    instruction: Annotated[
-        str, typer.Option(help="For queries without one of their own, as plain words.")
-    ] = "",
-    passage_instruction: Annotated[str, typer.Option(help="The same for passages.")] = "",
+    instructions: DefaultInstructions,
     skip_bad: Annotated[
         bool,
-        typer.Option("--skip-bad", help="Skip rows that cannot be used, count and list them."),
+        typer.Option("--skip-bad", help="Skip rows that cannot be used, and list them."),
     ] = False,
     mining: MiningOptions,
     model: ModelOptions,
 ) -> None:
-    """Add hard negatives to training rows.
+    """Add hard negatives to training data.
 
-    Negatives are passages of FILE and --corpus that the model takes for answers, and that are not.
+    Hard negatives are passages of FILE and --corpus that the model scores as relevant to a query
+    and that are not among its positives.
     """
     from gritlm.train.mining.mine import mine_rows
 
     target = _target(output, inputs=[file] if corpus is None else [file, corpus])
     settings = mining.settings()
-    rows = _rows(file, instruction, passage_instruction, skip_bad=skip_bad)
-    passages = _corpus(corpus, passage_instruction)
+    rows = _rows(file, instructions, skip_bad=skip_bad)
+    passages = _corpus(corpus, instructions.passage_instruction)
     lm = model.load(mode="embedding")
     found: Counter[int] = Counter()
     with replacing(target) as unfinished:
@@ -114,10 +113,10 @@ def mine(
 
 
 def _target(output: str, *, inputs: list[str]) -> Path:
-    """Where to write, checked before any work is done.
+    """Return the output file, checked before a model is loaded.
 
     Raises:
-        InputError: for stdout, a file that cannot be written, or one that is read.
+        InputError: for stdout, a file that cannot be written, or an input file.
     """
     path = WriteOptions(output, Format.jsonl).destination().path
     if path is None:
@@ -130,13 +129,13 @@ def _target(output: str, *, inputs: list[str]) -> Path:
 
 
 def _rows(
-    file: str, instruction: str, passage_instruction: str, *, skip_bad: bool
+    file: str, instructions: DefaultInstructions, *, skip_bad: bool
 ) -> list[EmbeddingExample]:
     from gritlm.train.config import SourceConfig
     from gritlm.train.data import skipped, sources
     from gritlm.train.data.examples import EmbeddingExample
 
-    source = SourceConfig(file, instruction=instruction, passage_instruction=passage_instruction)
+    source = SourceConfig(file, **asdict(instructions))
     rows = sources.load(source, "embedding", deduplicate=False, skip_bad=skip_bad)
     for line in skipped.lines(rows, most=_SKIPPED):
         logs.note(line)
@@ -153,9 +152,12 @@ def _corpus(corpus: str | None, instruction: str) -> list[InstructedText]:
 
 
 def _report(found: Counter[int], *, wanted: int) -> None:
-    """How many queries have how many negatives; rows can have come with more than are wanted."""
+    """Print the number of queries by their number of negatives.
+
+    Rows of the input may have more negatives than are wanted.
+    """
     enough = sum(queries for count, queries in found.items() if count >= wanted)
     fewer = [f"{found[count]} have {count}" for count in range(wanted - 1, -1, -1) if found[count]]
-    said = [f"{enough} of {found.total()} queries have {wanted} negatives or more", *fewer]
+    counts = [f"{enough} of {found.total()} queries have {wanted} negatives or more", *fewer]
     hint = " (for more: a larger --range-max, wider bounds, or a --corpus)" if fewer else ""
-    logs.note("; ".join(said) + hint)
+    logs.note("; ".join(counts) + hint)

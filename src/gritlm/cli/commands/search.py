@@ -1,4 +1,4 @@
-"""``gritlm search``: the texts of a file ranked for a query."""
+"""``gritlm search``: semantic search in the texts of a file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RankedText:
-    """One line of the ranking."""
+    """A text with its rank and its cosine similarity to the query."""
 
     rank: int
     score: float
@@ -29,38 +29,47 @@ class RankedText:
     text: str
 
 
+@dataclass(frozen=True)
+class RankingOptions:
+    """Length and format of the ranking."""
+
+    top_k: Annotated[int, typer.Option(min=1, help="Number of results.")] = 5
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object per line.")] = False
+
+
 def search(
-    query: Annotated[str, typer.Argument(help="What to look for.")],
+    query: Annotated[str, typer.Argument(help="The query.")],
     file: Annotated[
         str,
-        typer.Argument(help="Texts by lines, JSON lines, a JSON array, CSV or TSV; - for stdin."),
+        typer.Argument(
+            help="Input file: text lines, JSON lines, a JSON array, CSV or TSV; - for stdin."
+        ),
     ],
     *,
-    top_k: Annotated[int, typer.Option(min=1, help="How many results.")] = 5,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    ranking: RankingOptions,
     embeddings: Annotated[
         str | None,
-        typer.Option(help="The file's vectors, as 'gritlm embed --output F.npy' wrote them."),
+        typer.Option(help="Vectors of the file, written by 'gritlm embed --output F.npy'."),
     ] = None,
     read: ReadOptions,
     encode: EncodeFlags,
     model: ModelOptions,
 ) -> None:
-    """Rank the texts of a file by how well they answer a query."""
+    """Rank the texts of a file by their similarity to a query."""
     files.from_arguments([query])
     items = files.read_items(file, input_format=read.input_format, field=read.field)
     stored_ND = _load(embeddings, rows=len(items)) if embeddings else None
     instruction = encode.header()
     lm = model.load(mode="embedding")
     scores_N = _scores(lm, query, items, stored_ND, instruction=instruction, encode=encode)
-    _show(_ranked(items, scores_N, top_k), as_json=as_json)
+    _show(_ranked(items, scores_N, ranking.top_k), as_json=ranking.as_json)
 
 
 def _load(path: str, *, rows: int) -> np.ndarray:
-    """Stored vectors, one for each of ``rows`` texts.
+    """Return the stored vectors (N, D) of N = ``rows`` texts, in float32.
 
     Raises:
-        InputError: when the file cannot be read or does not fit the texts.
+        InputError: for a file that cannot be read or does not fit the texts.
     """
     import numpy as np
 
@@ -68,12 +77,12 @@ def _load(path: str, *, rows: int) -> np.ndarray:
         stored_ND = np.load(Path(path), allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise InputError(
-            f"cannot read {path}: {error}; expected what 'gritlm embed --output F.npy' wrote"
+            f"cannot read {path}: {error}; expected a file of 'gritlm embed --output F.npy'"
         ) from error
     if not isinstance(stored_ND, np.ndarray) or stored_ND.ndim != 2 or stored_ND.dtype.kind != "f":
         raise InputError(
             f"{path} holds {_describe(stored_ND)}; expected a matrix of floating-point numbers, "
-            "one row a text"
+            "one row per text"
         )
     if len(stored_ND) != rows:
         raise InputError(
@@ -124,7 +133,7 @@ def _scores(
 
 
 def _ranked(items: list[files.Item], scores_N: np.ndarray, top_k: int) -> list[RankedText]:
-    """The best texts first; of equals, the earlier one."""
+    """Return the ``top_k`` texts with the highest scores; ties keep the order of the file."""
     best = (-scores_N).argsort(kind="stable")[:top_k]
     return [
         RankedText(rank, float(scores_N[row]), _row_id(items[row], int(row)), items[row].text)
@@ -133,7 +142,7 @@ def _ranked(items: list[files.Item], scores_N: np.ndarray, top_k: int) -> list[R
 
 
 def _row_id(item: files.Item, row: int) -> str | int:
-    """The id a text came with, else its number from 0, as in the output of ``gritlm embed``."""
+    """Return the id of a text, else its row number from 0, as ``gritlm embed`` writes it."""
     return row if item.id is None else item.id
 
 
@@ -149,7 +158,7 @@ def _show(hits: list[RankedText], *, as_json: bool) -> None:
 
 
 def _flat(text: str) -> str:
-    """Without tabs and line ends: here a line is a result, and a tab is the border of a field."""
+    """Replace tabs and line ends by spaces: a line is a result, and tabs separate its fields."""
     return " ".join(text.split())
 
 

@@ -1,4 +1,4 @@
-"""``gritlm serve``: chats, embeddings and cached RAG over HTTP, from one model."""
+"""``gritlm serve``: the HTTP server for chats, embeddings, reranking and cached RAG."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MEGABYTE = 2**20
 
 
 class LogFormat(StrEnum):
-    """How log lines are written."""
+    """Format of the log lines."""
 
     text = "text"
     json = "json"
@@ -39,14 +39,15 @@ class LogFormat(StrEnum):
 
 @dataclass(frozen=True)
 class ListenOptions:
-    """Where the server listens, and to whom."""
+    """Address of the server and access to it."""
 
     host: Annotated[
-        str, option(env="HOST", help="Address to listen on; 0.0.0.0: all.", panel=LISTENING)
+        str,
+        option(env="HOST", help="Address to listen on; 0.0.0.0: all interfaces.", panel=LISTENING),
     ] = "127.0.0.1"
     port: Annotated[
         int,
-        option(env="PORT", help="Port; 0: a free one.", panel=LISTENING, min=0, max=65535),
+        option(env="PORT", help="Port; 0: any free one.", panel=LISTENING, min=0, max=65535),
     ] = 8000
     api_key: Annotated[
         list[str] | None,
@@ -54,8 +55,8 @@ class ListenOptions:
             env="API_KEY",
             panel=LISTENING,
             callback=lines,
-            help="Key that clients need, may be repeated; in the variable one a line. Other users "
-            "of the machine see arguments in the list of processes: rather set the variable.",
+            help="API key that clients must send; may be repeated, one per line in the variable. "
+            "Prefer the variable: arguments are visible to other users of the machine.",
         ),
     ] = None
     served_model_name: Annotated[
@@ -64,7 +65,7 @@ class ListenOptions:
             env="SERVED_MODEL_NAME",
             panel=LISTENING,
             callback=lines,
-            help="What clients call the model; may be repeated, in the variable one a line.",
+            help="Model name in the API; may be repeated, one per line in the variable.",
         ),
     ] = None
     allowed_host: Annotated[
@@ -72,7 +73,7 @@ class ListenOptions:
         option(
             env="ALLOWED_HOST",
             panel=LISTENING,
-            help="Name that requests may be sent to; may be repeated. All but on loopback.",
+            help="Allowed Host header; may be repeated. Default: any, except on loopback.",
         ),
     ] = None
     cors_origin: Annotated[
@@ -80,7 +81,7 @@ class ListenOptions:
         option(
             env="CORS_ORIGIN",
             panel=LISTENING,
-            help="Other web origin whose pages may use the server; may be repeated.",
+            help="Web origin allowed by CORS; may be repeated.",
         ),
     ] = None
     open_metrics: Annotated[
@@ -88,7 +89,7 @@ class ListenOptions:
         option(
             "--open-metrics",
             env="OPEN_METRICS",
-            help="Let /metrics be read without a key.",
+            help="Serve /metrics without an API key.",
             panel=LISTENING,
         ),
     ] = False
@@ -98,17 +99,18 @@ class ListenOptions:
             "--allow-token-ids",
             env="ALLOW_TOKEN_IDS",
             panel=LISTENING,
-            help="Embed token ids, too; they are taken for ids of this model's tokenizer.",
+            help="Accept token ids of this model's tokenizer as input of embeddings.",
         ),
     ] = False
     log_format: Annotated[
-        LogFormat, option(env="LOG_FORMAT", help="Log lines for people, or JSON.", panel=LISTENING)
+        LogFormat,
+        option(env="LOG_FORMAT", help="Log lines as plain text or JSON.", panel=LISTENING),
     ] = LogFormat.text
 
 
 @dataclass(frozen=True)
 class LimitOptions:
-    """How much the server does at once."""
+    """Limits of concurrency, memory and request size."""
 
     max_model_len: Annotated[
         int | None,
@@ -116,11 +118,17 @@ class LimitOptions:
             env="MAX_MODEL_LEN",
             panel=LIMITS,
             min=8,
-            help="Tokens of a prompt and its answer; left out: what model and memory allow.",
+            help="Maximum tokens of prompt and answer. Default: what model and memory allow.",
         ),
     ] = None
     max_num_seqs: Annotated[
-        int, option(env="MAX_NUM_SEQS", help="Chats written at once.", panel=LIMITS, min=1)
+        int,
+        option(
+            env="MAX_NUM_SEQS",
+            help="Maximum number of sequences generated concurrently.",
+            panel=LIMITS,
+            min=1,
+        ),
     ] = 8
     max_num_batched_tokens: Annotated[
         int | None,
@@ -128,13 +136,16 @@ class LimitOptions:
             env="MAX_NUM_BATCHED_TOKENS",
             panel=LIMITS,
             min=1,
-            help="Tokens of texts or prompts read between two steps of the running chats.",
+            help="Maximum tokens of texts or prompts processed between two decoding steps.",
         ),
     ] = None
     max_waiting: Annotated[
         int,
         option(
-            env="MAX_WAITING", help="Requests that wait; one more is refused.", panel=LIMITS, min=1
+            env="MAX_WAITING",
+            help="Maximum number of waiting requests; further ones are refused.",
+            panel=LIMITS,
+            min=1,
         ),
     ] = 256
     max_request_tokens: Annotated[
@@ -143,12 +154,17 @@ class LimitOptions:
             env="MAX_REQUEST_TOKENS",
             panel=LIMITS,
             min=1,
-            help="Tokens of all texts of one request; one with more is refused.",
+            help="Maximum tokens of all texts of a request; a longer one is refused.",
         ),
     ] = 300_000
     max_body_mb: Annotated[
         float,
-        option(env="MAX_BODY_MB", help="Largest request, in MiB.", panel=LIMITS, min=0.001),
+        option(
+            env="MAX_BODY_MB",
+            help="Maximum size of a request body, in MiB.",
+            panel=LIMITS,
+            min=0.001,
+        ),
     ] = 8.0
     max_connections: Annotated[
         int,
@@ -156,7 +172,7 @@ class LimitOptions:
             env="MAX_CONNECTIONS",
             panel=LIMITS,
             min=1,
-            help="Connections at once, idle ones too; one more is refused.",
+            help="Maximum number of open connections; further ones are refused.",
         ),
     ] = 512
     drain_seconds: Annotated[
@@ -165,7 +181,7 @@ class LimitOptions:
             env="DRAIN_SECONDS",
             panel=LIMITS,
             min=0.0,
-            help="Time that accepted requests get to end after SIGTERM.",
+            help="Seconds that running requests have to finish after SIGTERM.",
         ),
     ] = 30.0
 
@@ -183,13 +199,13 @@ class LimitOptions:
 
 @dataclass(frozen=True)
 class StoreOptions:
-    """Which documents the server answers from."""
+    """Document store of the server."""
 
     store: Annotated[
         Path | None,
         option(
             env="STORE",
-            help="Folder of documents, as gritlm index makes it; made if need be.",
+            help="Folder of the document store, as gritlm index creates it; created if missing.",
             panel=STORE,
         ),
     ] = None
@@ -199,7 +215,7 @@ class StoreOptions:
             "--store-read-only",
             env="STORE_READ_ONLY",
             panel=STORE,
-            help="Only ask; any number of servers may share the folder.",
+            help="Open the store read-only; any number of servers may share it.",
         ),
     ] = False
 
@@ -211,21 +227,22 @@ class StoreOptions:
 
 @dataclass(frozen=True)
 class ServedModelOptions:
-    """How the model runs."""
+    """Adapter, device and data type of the model."""
 
     adapter: Annotated[
-        str | None, option(env="ADAPTER", help="Folder or hub id of a LoRA adapter.", panel=MODEL)
+        str | None,
+        option(env="ADAPTER", help="Folder or hub id of a LoRA adapter to load.", panel=MODEL),
     ] = None
     device: Annotated[
         str | None,
-        option(env="DEVICE", help="cpu, cuda, cuda:1, mps; the best if left out.", panel=MODEL),
+        option(env="DEVICE", help="cpu, cuda, cuda:1 or mps. Default: the best.", panel=MODEL),
     ] = None
     dtype: Annotated[
         Dtype | None,
-        option(env="DTYPE", help="auto: as stored; left out: the fastest here.", panel=MODEL),
+        option(env="DTYPE", help="auto: as stored. Default: the fastest here.", panel=MODEL),
     ] = None
     threads: Annotated[
-        int | None, option(env="THREADS", help="CPU threads to use.", panel=MODEL, min=1)
+        int | None, option(env="THREADS", help="Number of CPU threads.", panel=MODEL, min=1)
     ] = None
 
 
@@ -235,7 +252,7 @@ def serve(
         typer.Argument(
             envvar="GRITLM_MODEL",
             show_envvar=True,
-            help="Folder or hub id; the default model if left out.",
+            help="Folder or hub id of the model. Default: the default model.",
         ),
     ] = None,
     *,
@@ -244,9 +261,10 @@ def serve(
     documents: StoreOptions,
     how: ServedModelOptions,
 ) -> None:
-    """Serve one model to OpenAI clients and browsers: chats, embeddings, reranking, cached RAG.
+    """Serve a model over HTTP: chats, embeddings, reranking and cached RAG.
 
-    SIGTERM or ctrl-C ends what was begun and leaves; a second one leaves at once.
+    The API is compatible with OpenAI clients. SIGTERM or ctrl-C finishes the running requests and
+    exits; a second signal exits immediately.
     """
     from gritlm.serve import needs
 
@@ -274,8 +292,10 @@ def serve(
 
 
 def _leave() -> None:
-    """End the process under a thread that is in the middle of something: the interpreter's own way
-    out would end in a crash."""
+    """End the process while the engine loop still runs.
+
+    The normal exit of the interpreter would crash under the running thread.
+    """
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -301,7 +321,7 @@ def _settings(model: str | None, listen: ListenOptions, limits: LimitOptions) ->
 
 
 def _name(model: str | None) -> str:
-    """What a model is called where nobody says: its hub id, or the name of its folder."""
+    """Return the default model name in the API: the hub id, or the name of the folder."""
     from gritlm.lm.hub import default_model
 
     if model in (None, default_model.DEFAULT):
@@ -320,14 +340,14 @@ def _tell(service: Service, where: str) -> None:
         f"gritlm {__version__} serves {', '.join(settings.names)} at {where}\n"
         f"model: {model.source}, {str(model.dtype).removeprefix('torch.')} on {model.device} "
         f"({model.dtype_reason}), {model.num_parameters() / 1e6:.0f} million parameters\n"
-        f"limits: {stats.slots} chats at once of {scheduler.max_model_len} tokens each, "
-        f"{service.budget} tokens read between two steps, bodies of "
+        f"limits: {stats.slots} concurrent sequences of {scheduler.max_model_len} tokens, "
+        f"{service.budget} tokens processed between two decoding steps, request bodies of "
         f"{settings.max_body_bytes / MEGABYTE:g} MiB\n"
         f"{store}; {'a key is needed' if settings.api_keys else 'no key is needed'}"
     )
     if not settings.is_local and not settings.api_keys:
         logs.say(
             "warning",
-            f"{settings.host} can be reached from other machines and no key is needed: "
-            "set GRITLM_API_KEY, or put a proxy in front that asks for one",
+            f"{settings.host} can be reached from other machines and no API key is required: "
+            "set GRITLM_API_KEY, or put a proxy with authentication in front",
         )

@@ -1,4 +1,4 @@
-"""``gritlm store``: look after what an engine has stored."""
+"""``gritlm store``: inspection and maintenance of a document store."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     from gritlm.rag.index.index import IndexedDocument
     from gritlm.rag.kvstore.store import KVStore
 
-Place = Annotated[Path, typer.Argument(help="Folder that gritlm index made.", metavar="STORE")]
+Place = Annotated[Path, typer.Argument(help="Folder of the store.", metavar="STORE")]
 
 DAMAGED = 1
-SHOWN = 3  # names of metadata that a line has room for
+SHOWN = 3  # maximum number of metadata entries in a line
 
 
 def list_(
     place: Place,
     *,
     as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object a line, with all metadata.")
+        bool, typer.Option("--json", help="Print a JSON object per line, with all metadata.")
     ] = False,
 ) -> None:
-    """List the documents: id, title, passages, metadata; by tabs, in the order of ids."""
+    """List the documents: id, title, passages and metadata, separated by tabs, sorted by id."""
     from gritlm.rag import needs
 
     needs.require()
@@ -48,14 +48,15 @@ def list_(
 def delete(
     place: Place,
     ids: Annotated[
-        list[str], typer.Argument(help="Ids of documents, as list shows them.", metavar="ID...")
+        list[str],
+        typer.Argument(help="Ids of documents, as gritlm store list prints them.", metavar="ID..."),
     ],
     *,
     model: ModelOptions,
 ) -> None:
-    """Delete documents with their key/value blocks, which are named by the model that made them.
+    """Delete documents and their KV blocks, which are found by the model that computed them.
 
-    Exit code 2: the store holds none of them.
+    Exits with code 2 if the store has none of the documents.
     """
     from gritlm.rag import needs
 
@@ -68,8 +69,8 @@ def delete(
     unknown = set(ids) - known.keys()
     if not found:
         raise InputError(
-            f"{place} holds no document {ids[0]!r}{_near(ids[0], known)}; "
-            f"gritlm store list {place} shows what it holds"
+            f"{place} has no document {ids[0]!r}{_near(ids[0], known)}; "
+            f"gritlm store list {place} lists the documents"
         )
     with RagEngine.open(place, model.load()) as engine:
         engine.delete(found)
@@ -79,18 +80,18 @@ def delete(
 
 
 def stats(place: Place) -> None:
-    """Tell what is stored: blocks, tokens, bytes, hits."""
+    """Print statistics of the KV blocks: count, tokens, bytes, hits."""
     with _opened(place, read_only=True) as store:
         about: dict[str, Any] = vars(store.stats())
         terminal.write("".join(f"{name}\t{value}\n" for name, value in about.items()))
 
 
 def verify(place: Place) -> None:
-    """Read everything and compare all checksums. Exit code 1: something is damaged.
+    """Verify all checksums. Exits with code 1 if something is damaged.
 
-    A damaged key/value block is removed, and the next gritlm index of the same documents stores it
-    again; while another process writes to the store, it is only named. A damaged passage is named:
-    gritlm store rebuild mends it.
+    A damaged KV block is removed, and the next gritlm index of the same documents stores it again;
+    while another process writes to the store, it is only reported. A damaged passage is reported;
+    gritlm store rebuild repairs it.
     """
     with _opened_to_mend(place) as store:
         store.verify()
@@ -103,7 +104,7 @@ def verify(place: Place) -> None:
 
 
 def _verify_passages(place: Path) -> bool:
-    """Whether something is wrong with the table of passages."""
+    """Print the damages of the passage table; return whether there are any."""
     from gritlm.rag import workspace
 
     if not workspace.exists(place):
@@ -120,21 +121,21 @@ def _verify_passages(place: Path) -> bool:
         logs.say("damaged", each)
     terminal.write(f"{passages} passages, {len(problems)} problems\n")
     if problems:
-        logs.say("mend it", f"gritlm store rebuild {place}")
+        logs.say("to repair", f"gritlm store rebuild {place}")
     return bool(problems)
 
 
 def gc(place: Place) -> None:
-    """Give back the bytes of blocks that are gone."""
+    """Free the disk space of deleted KV blocks."""
     with _opened(place, read_only=False) as store:
         terminal.write(f"{store.gc()} bytes given back\n")
 
 
 def rebuild(place: Place, *, model: ModelOptions) -> None:
-    """Make the index of the blocks and the table of passages again, from what is sound.
+    """Rebuild the index of the KV blocks and the passage table from undamaged data.
 
-    A damaged vector is computed again: only then the model is loaded. A document whose text is
-    lost is named; gritlm index adds it again.
+    Damaged vectors are recomputed; the model is loaded only for them. A document whose text is
+    lost is reported; add it again with gritlm index.
     """
     with _opened(place, read_only=False) as store:
         from gritlm.rag import workspace
@@ -155,7 +156,7 @@ def _near(name: str, known: Iterable[str]) -> str:
 
 
 def _line(document: IndexedDocument) -> str:
-    """One line by tabs; white space of a title or a value is no border."""
+    """Return a line of tab-separated fields, with the white space inside of them collapsed."""
     pairs = [f"{name}={value}" for name, value in document.metadata.items()]
     more = ["..."] if len(pairs) > SHOWN else []
     metadata = ", ".join([*pairs[:SHOWN], *more])
@@ -174,7 +175,7 @@ def _as_dict(document: IndexedDocument) -> dict[str, Any]:
 
 @contextmanager
 def _opened_to_mend(place: Path) -> Iterator[KVStore]:
-    """For writing where that can be, else for reading, which is said."""
+    """Open the KV store for writing, or read-only with a message while it is locked."""
     with ExitStack() as opened:
         try:
             store = opened.enter_context(_opened(place, read_only=False))
@@ -193,6 +194,6 @@ def _opened(place: Path, *, read_only: bool) -> Iterator[KVStore]:
     from gritlm.rag.kvstore.store import KVStore
 
     if workspace.exists(place):
-        place = place / workspace.BLOCKS  # else it may be the folder of the blocks itself
+        place = place / workspace.BLOCKS  # else it may be the folder of a KV store itself
     with KVStore.open(place, None, read_only=read_only) as store:
         yield store

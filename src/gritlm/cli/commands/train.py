@@ -1,4 +1,4 @@
-"""``gritlm train``: a training run from its TOML file."""
+"""``gritlm train``: a training run described by a TOML file."""
 
 from __future__ import annotations
 
@@ -20,29 +20,31 @@ STOPPED = 130
 
 
 def train(
-    file: Annotated[str, typer.Argument(help="TOML file of the run.", metavar="RUN.toml")],
+    file: Annotated[str, typer.Argument(help="Configuration of the run.", metavar="RUN.toml")],
     *,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", help="section.key=value, over the file; may be repeated."),
+        typer.Option(
+            "--set", help="Override a value of the file: section.key=value; may be repeated."
+        ),
     ] = None,
     skip_bad: Annotated[
         bool,
-        typer.Option("--skip-bad", help="Skip rows that cannot be used, count and list them."),
+        typer.Option("--skip-bad", help="Skip rows that cannot be used, and list them."),
     ] = False,
 ) -> None:
-    """Train a model to embed and to write.
+    """Train a model to embed and to generate.
 
-    Prints the output folder when all is done. Ctrl-C writes a checkpoint to go on from.
+    Prints the output folder at the end. Ctrl-C writes a checkpoint from which the run can continue.
     """
     run = _run(file, [*(set_ or []), *(["data.skip_bad_rows=true"] if skip_bad else [])])
     logs.hush_libraries()
-    # PEFT loads it where it is installed; it warns of kernels that are missing for 4 bits on a CPU.
+    # PEFT imports it if it is installed; it warns about missing 4-bit kernels on a CPU.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     from gritlm.train.trainer import train as start
 
     result = start(run, report=logs.note_above_bar, progress=logs.progress())
-    first = os.environ.get("RANK", "0") == "0"  # of torchrun's processes, one speaks
+    first = os.environ.get("RANK", "0") == "0"  # only one process of torchrun prints
     if result.stopped and first:
         logs.say(
             "stopped",
@@ -56,11 +58,11 @@ def train(
 
 
 def _run(file: str, overrides: list[str]) -> TrainConfig:
-    """The settings, checked before any library that takes long is loaded.
+    """Return the checked configuration, before any large library is imported.
 
     Raises:
-        InputError: naming file, section and key.
-        MissingExtraError: when a library of the training room is not installed.
+        InputError: for an invalid value, with file, section and key.
+        MissingExtraError: for a library of the train extra that is not installed.
     """
     from gritlm import config
     from gritlm.train.config import TrainConfig
