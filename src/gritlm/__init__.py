@@ -1,6 +1,7 @@
-"""gritlm: one language model that embeds, searches and writes.
+"""gritlm: embedding, search and generation with a single language model.
 
-Names are resolved on first use, so that ``import gritlm`` loads neither torch nor transformers.
+Public names are imported on first use, so that ``import gritlm`` loads neither torch nor
+transformers.
 """
 
 from __future__ import annotations

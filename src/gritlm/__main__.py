@@ -1,4 +1,4 @@
-"""``python -m gritlm`` is the command ``gritlm``."""
+"""Entry point of ``python -m gritlm``, the same as the command ``gritlm``."""
 
 from gritlm.cli import main
 

@@ -1,7 +1,7 @@
-"""A TOML file and ``section.key=value`` overrides -> frozen dataclasses.
+"""Frozen dataclasses read from a TOML file and ``section.key=value`` overrides.
 
 Fields may be ``bool``, ``int``, ``float``, ``str``, ``Path``, ``Literal``, other dataclasses, and
-lists, tuples, dicts and unions (``| None``) of these. A key nobody reads is an error.
+lists, tuples, dicts and unions (``| None``) of these. An unknown key is an error.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _EXPECTED = {
 
 @dataclass(frozen=True)
 class _Override:
-    """A value of the command line: TOML where it can be read as such, else plain text."""
+    """A value of the command line: TOML if it can be parsed, else plain text."""
 
     text: str
     source: str
@@ -46,7 +46,7 @@ class _Override:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a value stands, for messages: file or override, then the section."""
+    """The position of a value for messages: file or override, and section."""
 
     source: str
     section: str = ""
@@ -60,15 +60,17 @@ class _Place:
 
 
 def read(path: str | Path, kind: type[T], overrides: Sequence[str] = ()) -> T:
-    """The settings in a TOML file, as an instance of the dataclass ``kind``.
+    """Return the settings of a TOML file as an instance of a dataclass.
 
     Args:
-        kind: its fields are the sections; fields without a default are required.
-        overrides: ``section.key=value``, later ones win; the value is TOML, and quotes around
-            text may be left out.
+        path: path of the TOML file.
+        kind: the dataclass, whose fields are the sections; fields without a default are required.
+        overrides: ``section.key=value``; a later override wins over an earlier one. The value is
+            TOML; quotes around text may be omitted.
 
     Raises:
-        InputError: naming file (or override), section and key, what came and what was expected.
+        InputError: for an unknown or missing key or a value of another type, with the file (or
+            override), the section, the key, the value and the expected type.
     """
     table = _load(Path(path))
     for override in overrides:
@@ -81,7 +83,7 @@ def _load(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
-    except ValueError as error:  # no TOML, or no UTF-8
+    except ValueError as error:  # invalid TOML or UTF-8
         raise InputError(f"{path} is not valid TOML: {error}") from None
 
 
@@ -104,21 +106,25 @@ def _section(table: dict[str, Any], kind: type[T], place: _Place) -> T:
     for key, value in table.items():
         if key not in known:
             what = "section" if isinstance(value, dict) else "key"
-            while isinstance(value, dict) and len(value) == 1:  # a section made by one override
+            while isinstance(value, dict) and len(value) == 1:  # a section created by an override
                 (value,) = value.values()
             raise _at(place, value).error(f"unknown {what} {key!r}{did_you_mean(key, known)}")
     for key, field in known.items():
         if key not in table and _required(field):
             raise place.error(f"{key!r} is missing; expected {_expected(types[key])}")
-    made = {key: _value(value, types[key], key, place) for key, value in table.items()}
+    values = {key: _value(value, types[key], key, place) for key, value in table.items()}
     try:
-        return kind(**made)
-    except InputError as error:  # a check of the dataclass itself
+        return kind(**values)
+    except InputError as error:  # raised by __post_init__
         raise place.error(str(error)) from None
 
 
 def _value(value: Any, kind: Any, key: str, place: _Place) -> Any:
-    """``value`` as ``kind``, from whatever TOML holds."""
+    """Convert a value of TOML to a type.
+
+    Raises:
+        InputError: for a value of another type.
+    """
     place = _at(place, value)
     if isinstance(value, _Override):
         fitting = [reading for reading in value.readings() if _fits(reading, kind)]
@@ -139,7 +145,7 @@ def _value(value: Any, kind: Any, key: str, place: _Place) -> Any:
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    """Whether the outermost type is right."""
+    """Return whether the outermost type of a value is the expected one."""
     origin = get_origin(kind) or kind
     if origin in (Union, UnionType):
         return any(_fits(value, each) for each in get_args(kind))
@@ -177,7 +183,7 @@ def _shown(value: Any) -> str:
 
 
 def _at(place: _Place, value: Any) -> _Place:
-    """Blames the override for a value that came from one."""
+    """Return the place of a value: its override, or the place of the file."""
     return _Place(value.source, place.section) if isinstance(value, _Override) else place
 
 

@@ -1,7 +1,7 @@
-"""The name under which the project is installed, and the commands that install its extras.
+"""Name of the installed distribution, and install commands for its extras.
 
-The name ``gritlm`` on the package index belongs to the reference implementation, whose package has
-the name of ours: where both are installed, one has replaced files of the other.
+The distribution ``gritlm`` on the package index is the reference implementation. Its import package
+has the same name: if both are installed, one has overwritten files of the other.
 """
 
 from __future__ import annotations
@@ -14,13 +14,16 @@ from pathlib import Path
 NAME = "gritlm-unified"
 REFERENCE = "gritlm"
 PACKAGE = Path(__file__).parent
-_COMMAND = "gritlm.cli:main"  # by which our own distribution is told apart
+_COMMAND = "gritlm.cli:main"  # entry point that identifies this project
 
 
 def install_hint(extra: str = "") -> str:
-    """Return the command that installs the copy of gritlm that runs, with an extra.
+    """Return the pip command that installs this copy of gritlm with an extra.
 
-    It names the place that this copy came from: a checkout, a repository, a file or an index.
+    The command names the origin of this copy: a checkout, a repository, a file or an index.
+
+    Args:
+        extra: name of the extra; empty for none.
     """
     extras = f"[{extra}]" if extra else ""
     checkout = PACKAGE.parents[1]
@@ -36,13 +39,13 @@ def install_hint(extra: str = "") -> str:
 
 
 def conflict() -> str | None:
-    """Return a line about the reference implementation; None where it is not installed."""
+    """Return a warning about the reference implementation; None if it is not installed."""
     try:
         other = metadata.distribution(REFERENCE)
     except metadata.PackageNotFoundError:
         return None
     if any(entry.value == _COMMAND for entry in other.entry_points):
-        return None  # an earlier installation of this project, under its former name
+        return None  # this project, installed under its former name
     return (
         f"the reference implementation ({REFERENCE} {other.version}) is installed too and replaces "
         f"files of this package; the files in use are in {PACKAGE}; run: pip uninstall -y "
@@ -51,7 +54,7 @@ def conflict() -> str | None:
 
 
 def _address(origin: dict[str, dict[str, str] | str]) -> str:
-    """Return the address in a ``direct_url.json`` (PEP 610) as requirements spell it."""
+    """Return the address in a ``direct_url.json`` (PEP 610) in the syntax of requirements."""
     repository = origin.get("vcs_info")
     if not isinstance(repository, dict):
         return str(origin["url"])
@@ -59,6 +62,6 @@ def _address(origin: dict[str, dict[str, str] | str]) -> str:
 
 
 def _quoted(requirement: str) -> str:
-    """Quote always: shells expand brackets."""
+    """Quote a requirement for the shell, always: shells expand brackets."""
     quoted = shlex.quote(requirement)
     return quoted if quoted.startswith("'") else f"'{quoted}'"

@@ -3,19 +3,19 @@
 ::
 
     GritLMError
-    ├── InputError (ValueError)            a value handed in cannot be used
-    │   ├── CacheMismatchError             key/value state made by another model
+    ├── InputError (ValueError)            an argument or a file that cannot be used
+    │   ├── CacheMismatchError             a KV block of another model
     │   ├── rag.store.problems: StoreFullError, StoreLockedError, IndexDamagedError
-    │   └── serve.problems.TooLongError    a prompt that the server has no room for
-    ├── UnknownArgumentError (TypeError)   a keyword nobody reads
+    │   └── serve.problems.TooLongError    a prompt longer than the server allows
+    ├── UnknownArgumentError (TypeError)   an unknown keyword argument
     ├── ModelError (RuntimeError)          a model that cannot be loaded or is refused
-    │   └── AttentionError                 its attention cannot be made to look both ways
-    ├── ModeError (RuntimeError)           the model was loaded for the other job
-    ├── DownloadError (RuntimeError)       weights that cannot be fetched or kept
-    ├── TrainingError (RuntimeError)       a training run that cannot go on
+    │   └── AttentionError                 a model without bidirectional attention
+    ├── ModeError (RuntimeError)           a model loaded in another mode
+    ├── DownloadError (RuntimeError)       weights that cannot be downloaded or stored
+    ├── TrainingError (RuntimeError)       a training run that cannot continue
     ├── MissingExtraError (ImportError)    an optional dependency that is not installed
-    ├── serve.problems: OverloadedError, DrainingError    a server that takes nothing more
-    ├── evaluation.unreachable.DataUnreachableError    a task whose data cannot be fetched
+    ├── serve.problems: OverloadedError, DrainingError    a server that refuses new requests
+    ├── evaluation.unreachable.DataUnreachableError    a task whose data cannot be downloaded
     └── rag.lance.IndexFailedError         an index that cannot be read or written
 """
 
@@ -33,15 +33,15 @@ class GritLMError(Exception):
 
 
 class InputError(GritLMError, ValueError):
-    """A value handed in cannot be used; the message says which, and what would be right."""
+    """An argument or a file that cannot be used; the message has the value and the expected one."""
 
 
 class CacheMismatchError(InputError):
-    """Key/value state handed to a model that did not make it."""
+    """A KV block passed to a model that did not compute it."""
 
 
 class UnknownArgumentError(GritLMError, TypeError):
-    """A keyword argument that nothing would read."""
+    """An unknown keyword argument."""
 
 
 class ModelError(GritLMError, RuntimeError):
@@ -49,33 +49,35 @@ class ModelError(GritLMError, RuntimeError):
 
 
 class AttentionError(ModelError):
-    """A decoder whose attention cannot be made to look both ways: it writes and does not embed."""
+    """A decoder without bidirectional attention, which can generate but not embed."""
 
 
 class ModeError(GritLMError, RuntimeError):
-    """The model was loaded for the other job."""
+    """A model loaded in a mode that excludes the called method."""
 
 
 class DownloadError(GritLMError, RuntimeError):
-    """Weights that cannot be fetched, checked or kept."""
+    """Weights that cannot be downloaded, verified or stored."""
 
 
 class TrainingError(GritLMError, RuntimeError):
-    """A training run that cannot go on: no numbers, a full disk, a process that is gone."""
+    """A training run that cannot continue: non-finite values, a full disk, a lost process."""
 
 
 class MissingExtraError(GritLMError, ImportError):
-    """An optional dependency is needed; the message names the extra that brings it."""
+    """A missing optional dependency; the message names the extra that installs it."""
 
 
 def require_libraries(names: Iterable[str], *, what: str, extra: str) -> None:
-    """Refuse to begin without a library.
+    """Raise an error unless all libraries are installed.
 
     Args:
-        what: needs them, as the beginning of a sentence: ``serving needs``.
+        names: import names of the libraries.
+        what: beginning of the message, with its verb: ``serving needs``.
+        extra: extra of gritlm that installs the libraries.
 
     Raises:
-        MissingExtraError: naming those that are missing and the extra that brings them.
+        MissingExtraError: for missing libraries, with the command that installs them.
     """
     missing = [name for name in names if find_spec(name) is None]
     if missing:
@@ -86,17 +88,22 @@ def require_libraries(names: Iterable[str], *, what: str, extra: str) -> None:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """``"; did you mean 'x'?"`` when a known word is near, else the list of known words."""
+    """Return ``"; did you mean 'x'?"`` for the nearest known word, else the list of all."""
     known = sorted(known)
     near = get_close_matches(word, known, n=1)
     return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
 
 
 def choice(value: object, known: Iterable[str], *, name: str) -> str:
-    """``value`` if it is one of ``known``.
+    """Return ``value`` if it is one of ``known``.
+
+    Args:
+        value: the value of the argument.
+        known: the allowed values.
+        name: name of the argument, for the message.
 
     Raises:
-        InputError: naming the argument, what came and what was expected.
+        InputError: for another value, with the argument and the allowed values.
     """
     known = list(known)
     if isinstance(value, str) and value in known:

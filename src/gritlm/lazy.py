@@ -1,4 +1,4 @@
-"""Public names of a package, each loaded with its module on first use."""
+"""Lazy import of the public names of a package."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def names(
 
     Args:
         package: the package's ``__name__``.
-        homes: module of each public name; a name that is the last part of its module's name is
-            the module.
+        homes: module of each public name. If a name is the last part of its module's name, the
+            value is the module.
     """
 
     def get(name: str) -> Any:

@@ -1,9 +1,9 @@
-r"""Text of documents, models and files as a terminal may receive it.
+r"""Escapes for untrusted text that is printed on a terminal.
 
-A terminal obeys control characters: they rename its window, change colours, move the cursor, and on
-some paste text as if it were typed. Here each becomes its escape, ``\x1b``, that only looks odd.
-Also escaped: characters that reverse or hide the text around them. The two zero-width joiners stay,
-because words of Persian and Hindi and many emoji are written with them.
+Control characters can rename the window of a terminal, change colours, move the cursor and, on some
+terminals, paste text as if it were typed. Each is replaced by its escape, such as ``\x1b``. So are
+characters that reverse or hide the text around them. The two zero-width joiners are kept: Persian,
+Hindi and many emoji need them.
 """
 
 from __future__ import annotations
@@ -27,33 +27,34 @@ _OF_A_LINE = re.compile(f"[\n{_UNSAFE}]")
 
 
 def printable(text: str, *, one_line: bool = False) -> str:
-    r"""Escape the characters that a terminal would obey or that hide text.
+    r"""Escape control characters and characters that hide text.
 
-    Each character is escaped for itself, so a control sequence that arrives in two pieces of a
+    Characters are escaped one by one, so a control sequence that is split between two pieces of a
     stream is escaped too.
 
     Args:
+        text: the untrusted text.
         one_line: escape line feeds too, for log lines and table cells.
     """
     return (_OF_A_LINE if one_line else _CHARACTERS).sub(_escape, text)
 
 
 def excerpt(text: str, length: int = 100) -> str:
-    """Return the beginning of untrusted text for a message: bounded, escaped, on one line."""
+    """Return the first ``length`` characters of untrusted text, escaped and on one line."""
     return printable(text[:length], one_line=True) + ("…" if len(text) > length else "")
 
 
 def printable_json(text: str) -> str:
-    r"""Escape the same characters of a JSON text as ``\u001b``: equal data to every JSON reader."""
+    r"""Escape the same characters of a JSON text as ``\u001b``, which leaves its data unchanged."""
     return _CHARACTERS.sub(_escape_json, text)
 
 
 class PrintableFormatter(logging.Formatter):
-    """Log lines that a terminal may receive.
+    """Formatter of log lines with the control characters escaped.
 
     Args:
-        one_line: whether a message stays one line, so that none can forge the next. Tracebacks
-            keep their lines.
+        one_line: escape line feeds in messages, so that a message cannot forge another log line.
+            Tracebacks keep their lines.
     """
 
     def __init__(self, *, one_line: bool = True) -> None:

@@ -1,11 +1,11 @@
-"""The one place where the markers are spelled, and where text becomes token segments.
+"""Prompt formats of GritLM: markers, chat, embedding and RAG prompts as segments.
 
-A prompt is a list of segments. Each segment is tokenised by itself, so the borders of what is
-pooled and what is trained are exact token positions and never come from tokenising a piece twice.
-For the tokenizers GritLM was published with the result equals tokenising the whole string
-(a test compares the ids); for those that would merge ``>\\n`` with what follows, it does not merge.
+A prompt is a list of segments. Each segment is tokenised separately, so the spans of pooled tokens
+and of tokens in the loss are exact token positions. For the tokenizers of the published GritLM
+models, the result equals tokenising the whole string (a test compares the ids). Tokenizers that
+would merge ``>\\n`` with the text after it do not merge them here.
 
-Text is literal: a marker or a special token inside of it is plain characters.
+Text is literal: a marker or a special token in it is tokenised as plain characters.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ USER = "<|user|>\n"
 EMBED = "<|embed|>\n"
 ASSISTANT = "<|assistant|>\n"
 
-# Jinja form of the chat format, for tokenizers that come without a template of their own.
+# The chat format as a Jinja template, for tokenizers without a chat template.
 TEMPLATE_BOS = "{{ bos_token if bos_token }}"
 CHAT_TEMPLATE = TEMPLATE_BOS + (
     "{% set seen = namespace(system='', newline='') %}"
@@ -40,7 +40,7 @@ CHAT_TEMPLATE = TEMPLATE_BOS + (
 
 
 def gritlm_instruction(instruction: str = "") -> str:
-    """The header before a text to embed, in the format of the GritLM paper (section 2).
+    """Return the header of a text to embed, in the format of the GritLM paper (section 2).
 
     >>> gritlm_instruction("Retrieve the abstract")
     '<|user|>\\nRetrieve the abstract\\n<|embed|>\\n'
@@ -52,12 +52,12 @@ def gritlm_instruction(instruction: str = "") -> str:
 
 @dataclass(frozen=True)
 class Segment:
-    """A piece of a prompt that is tokenised by itself.
+    """A part of a prompt that is tokenised separately.
 
     Attributes:
-        text: the characters, taken literally.
-        trained: whether the generative loss is taken on these tokens.
-        end: whether the tokenizer's end-of-sequence token follows (and belongs to the segment).
+        text: literal text.
+        trained: whether the tokens are in the generative loss.
+        end: whether the segment ends with the tokenizer's end-of-sequence token.
     """
 
     text: str
@@ -72,15 +72,17 @@ def for_chat(
     start: bool = True,
     context: Collection[int] = (),
 ) -> list[Segment]:
-    """The chat format: turns joined by a newline, answers closed by end-of-sequence.
+    """Return a conversation in the chat format of the GritLM paper.
 
-    A system message has no marker of its own in this format: it opens the user turn after it.
+    Turns are joined by a newline, and each answer ends with the end-of-sequence token. The format
+    has no marker for system messages: their text is prepended to the next user turn.
 
     Args:
         messages: ``{"role": "system" | "user" | "assistant", "content": str}``.
-        answer: end with the assistant marker, ready for the model to answer.
-        start: False when the turns follow something (a cached document): a newline comes first.
-        context: numbers of the assistant's messages that are not in the loss.
+        answer: whether to end with the assistant marker, for the model to answer.
+        start: False if the turns follow other text (a cached document); they then begin with a
+            newline.
+        context: indices of the assistant's messages that are not in the loss.
     """
     segments = list(_turns(messages, "" if start else "\n", context))
     if answer:
@@ -118,12 +120,12 @@ _OPTIONALLY = "Optionally using the prior context answer the query prior to it"
 
 @dataclass(frozen=True)
 class RagForm:
-    """One order in which a question and its documents are read.
+    """The order of question and documents in a RAG prompt.
 
     Attributes:
-        before: what stands in front, in this order and in the form in which it is embedded.
-        fresh: what the tail spells out.
-        closing: the instruction at the end.
+        before: the parts at the beginning, in this order, each in its embedding format.
+        fresh: the part that is spelled out in the tail; None if both are at the beginning.
+        closing: the instruction at the end of the tail.
     """
 
     before: tuple[Literal["documents", "question"], ...]
@@ -131,7 +133,7 @@ class RagForm:
     closing: str
 
 
-# "none" reads what "doc" reads, but nothing of it comes from key/value state.
+# "none" has the prompt of "doc", but reuses no KV blocks.
 RAG_FORMS: dict[RagMode, RagForm] = {
     "none": RagForm(("documents",), "question", _ANSWER),
     "query": RagForm(("question",), "documents", _OPTIONALLY),
@@ -141,17 +143,22 @@ RAG_FORMS: dict[RagMode, RagForm] = {
 }
 
 
-# How many first tokens of each block but the first are read again over all before them, where
-# nobody says otherwise: when answering, and so in training.
+# Default number of first tokens of each block, except the first block, that are recomputed with
+# attention to all tokens before them; the same in answers and in training.
 READ_AGAIN = 16
 
 
 def for_rag(mode: RagMode, *, question: str, documents: Sequence[str]) -> list[Segment]:
-    """The tail of a RAG prompt: what follows ``RAG_FORMS[mode].before``, up to the answer.
+    """Return the tail of a RAG prompt: the segments after ``RAG_FORMS[mode].before``.
+
+    The tail ends with the assistant marker, for the model to answer.
 
     Args:
-        documents: in reading order, the best one last (next to the question). They are spelled out
-            in mode ``query`` only, joined by a blank line; each is a segment of its own.
+        mode: a key of :data:`RAG_FORMS`.
+        question: text of the question.
+        documents: texts of the documents in prompt order, the best one last (next to the
+            question). Only mode ``query`` spells them out, joined by blank lines; each is a
+            segment.
 
     Raises:
         InputError: for an unknown mode.
@@ -168,7 +175,7 @@ def for_rag(mode: RagMode, *, question: str, documents: Sequence[str]) -> list[S
 
 
 def for_yes_no(question: str) -> list[Segment]:
-    """The tail that asks whether the passage before it answers a question, up to the answer."""
+    """Return the tail that asks whether the passage before it answers a question."""
     return [
         Segment(f"\n{USER}"),
         Segment(f"{question}\n\n{_YES_OR_NO}"),

@@ -1,4 +1,4 @@
-"""The machine: device, number format and the reason for it, cache folder, files written whole.
+"""Device and dtype selection, memory settings, cache folder and atomic file writes.
 
 torch is imported inside the functions, so that the CLI starts without it.
 """
@@ -28,50 +28,57 @@ _TEMPORARY = ".tmp"
 
 @dataclass(frozen=True)
 class DeviceChoice:
-    """A number format and why it was chosen."""
+    """A dtype and the reason for it."""
 
     dtype: torch.dtype
     reason: str
 
 
 def bound_kernel_caches() -> None:
-    """For a process that reads texts of every length; before anything is multiplied.
+    """Limit the kernel caches of torch and oneDNN to 64 shapes each.
 
-    torch and oneDNN keep what they made for each shape, a thousand shapes each: some hundreds of
-    MB in a server. What the user has set stays.
+    By default each keeps kernels for about a thousand shapes, some hundreds of MB in a server that
+    reads texts of every length. Call this before the first matrix product. Variables that the user
+    has set are kept.
     """
     for name in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
         os.environ.setdefault(name, "64")
 
 
 def give_back_memory() -> None:
-    """For a process that reads texts of every length: free memory goes back to the system.
+    """Return free heap memory to the system, in a process that reads texts of every length.
 
-    Tensors of ever other sizes leave the heap of glibc in pieces, which it keeps. Of no effect with
-    another C library or allocator.
+    Tensors of many sizes fragment the heap of glibc, which keeps the fragments. There is no effect
+    with another C library or allocator.
     """
     if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's own
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # in glibc only
         if trim is not None:
             trim(0)
 
 
 def in_a_thread_of_its_own(run: Callable[[], _T]) -> _T:
-    """What ``run`` gives, and no threads of OpenMP left behind by it.
+    """Return the result of ``run``, called in a new thread that leaves no OpenMP threads behind.
 
-    OpenMP keeps a team of threads for every thread that has multiplied. With two teams there are
-    more threads than cores, and all of them wait by sleeping: a step of the server took 60 ms
-    instead of 35 (docs/log.md). A thread that has ended has no team.
+    OpenMP keeps a team of threads for every thread that has computed a matrix product. With two
+    teams there are more threads than cores, and waiting threads sleep instead of spinning: a step
+    of the server took 60 ms instead of 35 ms (docs/log.md). The team ends with its thread.
+
+    Args:
+        run: function without arguments.
     """
     with ThreadPoolExecutor(max_workers=1) as pool:
         return pool.submit(run).result()
 
 
 def choose_device(device: str | torch.device | None = None) -> torch.device:
-    """The device asked for, else the first of CUDA, MPS and CPU that is there.
+    """Return ``device``, or by default the first available of CUDA, MPS and CPU.
+
+    Args:
+        device: device or its name; None selects one.
 
     Raises:
-        InputError: when the device asked for does not exist on this machine.
+        InputError: for an unknown device, or one that this machine does not have.
     """
     import torch
 
@@ -97,9 +104,10 @@ def _best_device() -> str:
 
 
 def choose_dtype(device: torch.device) -> DeviceChoice:
-    """bfloat16 where the hardware multiplies it natively, else float32 (float16 on MPS).
+    """Return the fastest dtype of a device, with the reason.
 
-    Emulated bfloat16 on a CPU is slower than float32, so it is never chosen there.
+    It is bfloat16 if the hardware multiplies it natively. Otherwise it is float16 on a GPU and on
+    MPS, and float32 on a CPU, where emulated bfloat16 is slower than float32.
     """
     import torch
 
@@ -117,7 +125,7 @@ def choose_dtype(device: torch.device) -> DeviceChoice:
 
 
 def cpu_has_bfloat16() -> bool:
-    """Whether this CPU has bfloat16 dot products (AVX-512 BF16, AMX, or Arm BF16)."""
+    """Return whether this CPU has bfloat16 dot products (AVX-512 BF16, AMX, or Arm BF16)."""
     try:
         flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -127,12 +135,12 @@ def cpu_has_bfloat16() -> bool:
 
 
 def cache_dir() -> Path:
-    """Folder for downloaded and converted models.
+    """Return the folder for downloaded and converted models.
 
-    ``GRITLM_CACHE`` if set, else ``$XDG_CACHE_HOME/gritlm``, else ``~/.cache/gritlm``.
+    It is ``$GRITLM_CACHE`` if set, else ``$XDG_CACHE_HOME/gritlm``, else ``~/.cache/gritlm``.
 
     Raises:
-        InputError: where the variable is empty.
+        InputError: for an empty ``GRITLM_CACHE``.
     """
     if (folder := os.environ.get("GRITLM_CACHE")) is not None:
         if not folder.strip():
@@ -143,18 +151,18 @@ def cache_dir() -> Path:
 
 
 def private_folder(path: Path) -> None:
-    """Make a folder that this user alone may enter; one that is there stays as it is."""
+    """Create a folder that only this user can access; an existing folder is not changed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.mkdir(mode=0o700, exist_ok=True)
 
 
 def file_mode(folder: Path) -> int:
-    """Return the mode of new files of a folder: its own, without the right to run them."""
+    """Return the permissions for new files of a folder: its own, without execution."""
     return folder.stat().st_mode & 0o666
 
 
 def sync(path: Path) -> None:
-    """Make a file durable, or the names of new, renamed and removed files of a folder."""
+    """Flush a file to disk; for a folder, its list of new, renamed and removed files."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -164,9 +172,9 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside ``path`` that takes its place when the block ends well.
+    """Yield the path of a temporary file that replaces ``path`` when the block succeeds.
 
-    On any error, and on ctrl-C, it is removed and what was at ``path`` stays.
+    On an error or ctrl-C the temporary file is removed, and ``path`` is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid4().hex}{_TEMPORARY}")
@@ -179,6 +187,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def is_temporary(name: str, *, of: Collection[str]) -> bool:
-    """Whether a file's name is one that :func:`replacing` gives, for a file of these names."""
+    """Return whether a name is that of a temporary file of :func:`replacing`.
+
+    Args:
+        name: file name.
+        of: names of the files that may be replaced.
+    """
     known = re.fullmatch(rf"\.(.+)\.[0-9a-f]{{32}}{re.escape(_TEMPORARY)}", name)
     return known is not None and known[1] in of
