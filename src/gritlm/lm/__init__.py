@@ -1,4 +1,4 @@
-"""The model room: weights, views, embeddings, key/value blocks and text."""
+"""The language model: weights, embeddings, generation and KV blocks."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""Messages -> token ids, in the paper's chat format or that of the tokenizer's own template."""
+"""Token ids of conversations, in the format of the GritLM paper or of a chat template."""
 
 from __future__ import annotations
 
@@ -28,19 +28,22 @@ def chat_ids(
     template: str,
     start: bool = True,
 ) -> list[int]:
-    """Ids of a conversation, ready for the model to answer.
+    """Return the token ids of a conversation, ready for the model to answer.
 
     Args:
-        messages: a user's text, or ``{"role": "system" | "user" | "assistant", "content": str}``.
+        tokens: the tokenizer.
+        messages: text of a user, or ``{"role": "system" | "user" | "assistant", "content": str}``.
         template: ``gritlm`` or ``tokenizer``.
-        start: False continues a prefix (no BOS; a newline first).
+        start: False continues a cached prefix, with a newline instead of the BOS.
 
     Raises:
-        InputError: for a conversation that is not one.
+        InputError: for an invalid conversation, or one that ends with an answer.
     """
     turns = _validated(messages)
     if turns[-1]["role"] == "assistant":
-        raise InputError("the last message is the assistant's; expected one to answer")
+        raise InputError(
+            "the last message is the assistant's; expected a message of the user to answer"
+        )
     if template == "gritlm":
         return tokens.for_chat(prompts.for_chat(turns, start=start), start=start).ids
     return _by_template(tokens, turns, start=start)
@@ -53,15 +56,19 @@ def conversation(
     template: str,
     context: Collection[int] = (),
 ) -> Prompt:
-    """Return a whole conversation; its spans are the answers, each with its end token.
+    """Return a whole conversation with the spans of its answers, for training.
 
-    In a tokenizer's own template an answer's end is the end token that the template puts behind it.
+    Each span includes the end token of the answer. With a chat template, that is the token which
+    the template writes after the answer, if it is the end-of-sequence token.
 
     Args:
-        context: numbers of the assistant's messages that are no answers, such as tool calls.
+        tokens: the tokenizer.
+        messages: ``{"role": "system" | "user" | "assistant", "content": str}``.
+        template: ``gritlm`` or ``tokenizer``.
+        context: indices of the assistant's messages that are not in the loss, such as tool calls.
 
     Raises:
-        InputError: for a conversation that is not one.
+        InputError: for an invalid conversation.
     """
     turns = _validated(messages)
     if template == "gritlm":
@@ -80,10 +87,14 @@ def conversation(
 
 
 def template_for(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
-    """``auto`` -> ``gritlm`` or ``tokenizer``.
+    """Return the chat format of a tokenizer: ``gritlm`` or ``tokenizer``.
 
-    A tokenizer whose own template is the paper's format, like that of the published models, is
-    taken for ``gritlm``: the segments are then exact.
+    ``auto`` selects ``gritlm`` if the tokenizer has no chat template, or if its template is the
+    format of the paper, as in the published models: segments are then exact.
+
+    Args:
+        tokenizer: the tokenizer with its chat template.
+        template: ``auto``, or a format that is returned as it is.
     """
     if template != "auto":
         return template
@@ -127,7 +138,7 @@ def _validated(messages: Sequence[Message] | str) -> list[Message]:
 
 
 def _by_template(tokens: SegmentTokenizer, turns: Sequence[Message], *, start: bool) -> list[int]:
-    """Markup gets its special tokens; the same characters inside of a message stay characters."""
+    """Return the ids of a rendered template; special tokens inside of messages are plain text."""
     contents = [turn["content"] for turn in turns]
     if not any(special in c for special in tokens.tokenizer.all_special_tokens for c in contents):
         ids = tokens.markup(_rendered(tokens, turns, answer=True))
@@ -139,7 +150,7 @@ def _by_template(tokens: SegmentTokenizer, turns: Sequence[Message], *, start: b
 def _marked_pieces(
     tokens: SegmentTokenizer, turns: Sequence[Message], *, answer: bool
 ) -> Iterator[tuple[int | None, list[int]]]:
-    """Ids of the markup and of the messages in their order; a message comes with its number."""
+    """Yield the ids of markup (with None) and messages (with their index) in their order."""
     marks = [f"content{uuid4().hex}" for _ in turns]
     marked = [turn | {"content": mark} for turn, mark in zip(turns, marks, strict=True)]
     for part in re.split(f"({'|'.join(marks)})", _rendered(tokens, marked, answer=answer)):
@@ -161,7 +172,7 @@ def _rendered(tokens: SegmentTokenizer, turns: Sequence[Message], *, answer: boo
 
 
 def _continued(tokens: SegmentTokenizer, ids: list[int], *, start: bool) -> list[int]:
-    """Behind a prefix there is a newline and no second BOS."""
+    """Return the ids; after a prefix, replace the BOS by a newline."""
     if start:
         return ids
     bos = tokens.tokenizer.bos_token_id

@@ -1,7 +1,8 @@
-"""Chat templates, which are programs of a checkpoint: rendered in a sandbox, with bounds.
+"""Rendering of chat templates in a sandbox, with limits of time and memory.
 
-The sandbox, its functions and its filters are those of transformers. Here loops, calls and sizes
-are counted, so that no template holds its thread or fills the memory.
+A chat template is a program of the checkpoint. The sandbox, its functions and its filters are those
+of transformers. Loops, calls and sizes are counted here, so that a template can neither block its
+thread nor fill the memory.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ _SIZED = (str, list, tuple, dict)
 
 
 class _BoundError(Exception):
-    """A template that does more than any chat needs."""
+    """A template that exceeds its limits."""
 
 
 class _Budget:
-    """Steps and characters that one rendering may still use."""
+    """Remaining steps and characters of a rendering."""
 
     def __init__(self, characters: int) -> None:
         self.steps = _MOST_STEPS
@@ -58,13 +59,15 @@ _budget: ContextVar[_Budget] = ContextVar("budget of the template that is render
 
 
 def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, answer: bool) -> str:
-    """Return a conversation as the tokenizer's chat template writes it.
+    """Return a conversation rendered by the tokenizer's chat template.
 
     Args:
-        answer: end where the assistant's answer begins.
+        tokenizer: the tokenizer with its chat template.
+        messages: the conversation.
+        answer: whether to end with the beginning of an assistant's turn.
 
     Raises:
-        InputError: when the template fails, refuses the conversation, or passes its bounds.
+        InputError: for a template that fails, refuses the conversation, or exceeds its limits.
     """
     if type(tokenizer).apply_chat_template is not PreTrainedTokenizerBase.apply_chat_template:
         return str(  # not a template: code of transformers
@@ -83,21 +86,21 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, a
             **tokenizer.special_tokens_map,
         )
         return _joined(pieces, budget)
-    except Exception as error:  # a template can raise whatever a program can
+    except Exception as error:  # a template can raise any exception
         raise InputError(f"the chat template of this model {_reason(error)}") from error
     finally:
         _budget.reset(token)
 
 
 def require_syntax(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse a template that cannot be compiled.
+    """Refuse a chat template that cannot be compiled.
 
     Raises:
-        InputError: naming the line.
+        InputError: for a syntax error, with its line.
     """
     try:
         _compiled(tokenizer.get_chat_template())
-    except Exception as error:  # deep nesting ends in RecursionError, and so on
+    except Exception as error:  # such as RecursionError for deep nesting
         raise InputError(f"the chat template of this model {_reason(error)}") from error
 
 
@@ -112,12 +115,12 @@ def _joined(pieces: Iterable[str], budget: _Budget) -> str:
 
 
 def _reason(error: Exception) -> str:
-    said = one_line(error, limit=300)
+    message = one_line(error, limit=300)
     if isinstance(error, _BoundError):
-        return f"{said}; repair it, or set template='gritlm' in gritlm.json"
+        return f"{message}; repair it, or set template='gritlm' in gritlm.json"
     if isinstance(error, TemplateSyntaxError):
-        return f"has a syntax error in line {error.lineno} ({said}); restore it"
-    return f"refuses or cannot render these messages ({type(error).__name__}: {said})"
+        return f"has a syntax error in line {error.lineno} ({message}); restore it"
+    return f"refuses or cannot render these messages ({type(error).__name__}: {message})"
 
 
 @lru_cache(maxsize=16)
@@ -147,26 +150,26 @@ class _BoundedEnvironment(ImmutableSandboxedEnvironment):
         _require_small(operator, left, right)
         return _checked(super().call_binop(context, operator, left, right))
 
-    def call(*args: Any, **kwargs: Any) -> Any:  # names of arguments are left to the template
+    def call(*args: Any, **kwargs: Any) -> Any:  # no names: a template may use any of them
         _require_arguments(args[3:], kwargs)
         return _checked(ImmutableSandboxedEnvironment.call(*args, **kwargs))
 
 
-# Names that no template can spell.
+# Filter names with a space, which a template cannot use.
 _COUNTED = "items counted"
 _CONCATENATED = "texts concatenated"
 
 
 class _Counting(NodeTransformer):
-    """Loops and ``~`` go through filters that count."""
+    """A transformation that routes loops and ``~`` through counting filters."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802
         node.iter = _filtered(node.iter, _COUNTED)
         return self.generic_visit(node)
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802
-        made = nodes.List(node.nodes, lineno=node.lineno)
-        return self.generic_visit(_filtered(made, _CONCATENATED))
+        operands = nodes.List(node.nodes, lineno=node.lineno)
+        return self.generic_visit(_filtered(operands, _CONCATENATED))
 
 
 def _filtered(node: nodes.Node, name: str) -> nodes.Filter:

@@ -1,4 +1,4 @@
-"""Texts -> vectors: length-sorted batches under a token budget.
+"""Embedding of texts in length-sorted batches under a token budget.
 
 Shapes: B texts of a batch, T their tokens without padding, L positions, D hidden size, P projected.
 """
@@ -24,13 +24,13 @@ from gritlm.lm.unified import UnifiedLM, unpack
 
 log = logging.getLogger(__name__)
 
-# Tokens of one batch. Few on a CPU, where a batch that leaves the cache is slower; many on a GPU.
+# Maximum tokens of a batch. On a CPU, a batch that exceeds the cache is slower.
 TOKEN_BUDGET = {"cpu": 512, "mps": 4096, "cuda": 16384}
 
 
 @dataclass(frozen=True)
 class EncodeOptions:
-    """What ``encode`` is told about its texts; see :meth:`gritlm.GritLM.encode`."""
+    """Options of a call of ``encode``; see :meth:`gritlm.GritLM.encode`."""
 
     batch_size: int
     max_length: int
@@ -42,7 +42,14 @@ class EncodeOptions:
 
 
 class Encoder:
-    """Reads texts with the bidirectional view (or the causal one, by ``settings.attn``)."""
+    """Computes embeddings with the bidirectional view, or the causal one if ``attn`` says so.
+
+    Args:
+        lm: the model.
+        tokens: its tokenizer.
+        settings: pooling, attention and normalisation.
+        projection: layer applied to the states before pooling; None for no projection.
+    """
 
     def __init__(
         self,
@@ -64,19 +71,28 @@ class Encoder:
         return int(self.lm.config.hidden_size)
 
     def encode(self, texts: Sequence[str], options: EncodeOptions) -> tuple[Tensor, list[KVBlock]]:
-        """Vectors (N, D) in float32, in the order of ``texts``, and one block a text if wanted.
+        """Return the vectors (N, D) of the texts in float32, and their KV blocks if requested.
+
+        Args:
+            texts: N texts.
+            options: instruction, lengths and batch size.
+
+        Returns:
+            The vectors and the KV blocks in the order of the texts; no blocks without
+            ``get_cache``.
 
         Raises:
-            InputError: naming the text that is empty or left without room by the instruction.
+            InputError: for an empty text, or an instruction that leaves no tokens for the text.
+            ModelError: for a vector with NaN or infinite values.
         """
         prompts = self._prompts(texts, options)
         vectors_ND = torch.empty(len(prompts), self.dimension)
         blocks: list[KVBlock | None] = [None] * len(prompts)
         with _progress(len(prompts), options.progress) as bar:
             for rows in batches(prompts, options.batch_size, self.token_budget):
-                vector_BD, made = self._read([prompts[row] for row in rows], options.get_cache)
+                vector_BD, read = self._read([prompts[row] for row in rows], options.get_cache)
                 vectors_ND[rows] = self._finite(vector_BD.cpu(), rows)
-                for row, block in zip(rows, made, strict=False):
+                for row, block in zip(rows, read, strict=False):
                     blocks[row] = block
                 bar.update(len(rows))
         return vectors_ND, [block for block in blocks if block is not None]
@@ -115,10 +131,12 @@ class Encoder:
     def vectors(
         self, batch: Sequence[Prompt], *, pause: Callable[[], None] | None = None
     ) -> Tensor:
-        """Vectors (B, D) of prompts, read as one batch; in float32, on the CPU.
+        """Return the vectors (B, D) of a batch of prompts, in float32 on the CPU.
 
         Args:
-            pause: called between layers, where the model's attention can be exchanged.
+            batch: B prompts, computed in a single forward pass.
+            pause: checkpoint callback, called between layers if the model's attention can be
+                exchanged.
         """
         return self._read(batch, get_cache=False, pause=pause)[0].to("cpu", torch.float32)
 
@@ -156,6 +174,7 @@ class Encoder:
 
 
 def span_mask(spans: Sequence[tuple[int, int]], hidden_BLD: Tensor) -> Tensor:
+    """Return a mask (B, L) that is True inside of each text's span of positions."""
     position_L = torch.arange(hidden_BLD.shape[1], device=hidden_BLD.device)
     start_B1, end_B1 = torch.tensor(spans, device=hidden_BLD.device)[:, :, None].unbind(dim=1)
     return (position_L >= start_B1) & (position_L < end_B1)
@@ -164,12 +183,17 @@ def span_mask(spans: Sequence[tuple[int, int]], hidden_BLD: Tensor) -> Tensor:
 def batches(
     prompts: Sequence[Prompt], rows: int, budget: int, *, padded: bool = False
 ) -> Iterator[list[int]]:
-    """Indices of like-sized texts, longest first so that memory trouble shows at once.
+    """Yield batches as lists of indices, sorted by length with the longest texts first.
 
-    A batch holds at most ``rows`` texts and ``budget`` tokens; a longer text is alone in its batch.
+    With the longest texts first, a lack of memory shows immediately. A text with more tokens than
+    the budget is alone in its batch.
 
     Args:
-        padded: every text counts as many tokens as the longest one of its batch.
+        prompts: the tokenised texts.
+        rows: maximum number of texts in a batch.
+        budget: maximum number of tokens in a batch.
+        padded: whether padding counts: every text then has the length of the longest text of its
+            batch.
     """
     batch: list[int] = []
     tokens = longest = 0
@@ -188,6 +212,9 @@ def batches(
 
 
 def _progress(total: int, show: bool | None) -> tqdm[Any]:
-    """A bar on stderr; by itself only on a terminal, and only when the work takes a while."""
+    """Return a progress bar on stderr.
+
+    With ``show=None`` it appears only on a terminal, and after a second.
+    """
     hidden = not sys.stderr.isatty() if show is None else not show
     return tqdm(total=total, unit="text", disable=hidden, delay=0 if show else 1, leave=False)

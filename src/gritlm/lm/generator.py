@@ -1,4 +1,4 @@
-"""Prefill on top of given key/value state -> tokens -> stream of text."""
+"""Text generation: prefill after cached KV blocks, decoding, and streaming of text."""
 
 from __future__ import annotations
 
@@ -25,16 +25,22 @@ def complete(
     max_new_tokens: int,
     end_ids: Collection[int] = (),
 ) -> Iterator[int]:
-    """Token ids that follow ``kv`` and ``ids``, one at a time, without the closing end token.
+    """Generate token ids after ``kv`` and ``ids``, one by one, without the end token.
 
-    Several blocks stand one behind the other, as :meth:`KVBlock.join` puts them.
+    Logits are computed for the last position of the prompt only, and each step writes one token
+    into a preallocated cache.
 
-    Only the last position of the prompt gets logits, and each step writes one token into a cache
-    allocated beforehand.
+    Args:
+        lm: the model.
+        ids: token ids of the prompt.
+        kv: KV blocks before the prompt, concatenated as in :meth:`KVBlock.join`.
+        sampler: function from logits (V,) to a token id.
+        max_new_tokens: maximum number of new tokens.
+        end_ids: token ids that end the text.
 
     Raises:
-        InputError: when there is nothing to continue, or it does not fit the model.
-        CacheMismatchError: when another model made ``kv``.
+        InputError: for an empty prompt, or one that is too long for the model.
+        CacheMismatchError: for a KV block of another model.
     """
     if not ids:
         raise InputError("the prompt has no tokens; expected at least one")
@@ -45,13 +51,15 @@ def complete(
 
 
 def answer_room(lm: UnifiedLM, prompt: int, wanted: int) -> int:
-    """Tokens an answer may have.
+    """Return the maximum number of new tokens after a prompt.
 
     Args:
-        prompt: tokens of all that stands before it.
+        lm: the model.
+        prompt: number of tokens of the prompt, with its KV blocks.
+        wanted: requested number of new tokens.
 
     Raises:
-        InputError: when the prompt fills the model.
+        InputError: for a prompt that leaves no room for new tokens.
     """
     at_least_one(wanted, name="max_new_tokens")
     limit = lm.max_positions
@@ -75,7 +83,7 @@ def _steps(
 
 @torch.inference_mode()
 def prefill(lm: UnifiedLM, cache: Cache, ids: Sequence[int]) -> Tensor:
-    """Read ``ids`` behind what the cache holds -> logits of what comes next (V,)."""
+    """Compute ``ids`` after the cached tokens; return the logits (V,) of the next token."""
     return lm.logits(torch.tensor([ids], device=lm.device), cache=cache, keep=1)[0, -1]
 
 
@@ -88,23 +96,36 @@ def decode(
     room: int,
     end_ids: Collection[int],
 ) -> Iterator[int]:
-    """Tokens that follow what the cache holds, at most ``room``, without the closing end token."""
+    """Generate token ids after the cached tokens, without the end token.
+
+    Args:
+        lm: the model.
+        cache: cache of the prompt; extended in place.
+        logits_V: logits of the first new token.
+        sampler: function from logits (V,) to a token id.
+        room: maximum number of new tokens.
+        end_ids: token ids that end the text.
+    """
     for step in range(room):
         token = sampler(logits_V)
         if token in end_ids:
             return
         yield token
         if step + 1 < room:
-            # Inference mode is left at each yield: it belongs to the thread, which the caller uses.
+            # Inference mode must not be active at a yield: it belongs to the thread of the caller.
             logits_V = prefill(lm, cache, [token])
 
 
 def own_blocks(lm: UnifiedLM, kv: KVBlock | Sequence[KVBlock] | None) -> list[KVBlock]:
-    """The blocks handed in; what is no block of this model is refused.
+    """Return KV blocks as a list, after a check that this model computed them.
+
+    Args:
+        lm: the model.
+        kv: KV block, a sequence of them, or None for an empty list.
 
     Raises:
-        InputError: for another kind of object.
-        CacheMismatchError: when another model made one.
+        InputError: for an object of another type.
+        CacheMismatchError: for a KV block of another model.
     """
     if kv is None:
         return []
@@ -115,11 +136,15 @@ def own_blocks(lm: UnifiedLM, kv: KVBlock | Sequence[KVBlock] | None) -> list[KV
 
 
 def require_block(lm: UnifiedLM, kv: object) -> None:
-    """Refuse what is no block of this model.
+    """Raise an error unless ``kv`` is a KV block of this model.
+
+    Args:
+        lm: the model.
+        kv: the object to check.
 
     Raises:
-        InputError: for another kind of object, such as the list that ``encode`` returns.
-        CacheMismatchError: when another model made it.
+        InputError: for an object of another type, such as the list that ``encode`` returns.
+        CacheMismatchError: for a KV block of another model.
     """
     if not isinstance(kv, KVBlock):
         raise InputError(f"kv is {type(kv).__name__}; expected one KVBlock, e.g. blocks[0]")
@@ -130,9 +155,15 @@ def require_block(lm: UnifiedLM, kv: object) -> None:
 def prefix_cache(
     lm: UnifiedLM, kv: KVBlock | Sequence[KVBlock] | None, *, room: int, rows: int = 1
 ) -> Cache:
-    """A cache that begins with ``kv`` at position 0, in the model's format and on its device.
+    """Return a cache that begins with KV blocks at position 0.
 
-    Keys and values are copied once, to where they are used.
+    Keys and values are converted to the model's dtype and copied once, to the layers' devices.
+
+    Args:
+        lm: the model.
+        kv: KV blocks, concatenated in this order; None for an empty cache.
+        room: number of tokens that can be added without a reallocation.
+        rows: batch size; every row begins with the same blocks.
     """
     blocks = [block for block in own_blocks(lm, kv) if block.tokens]
     cache = lm.new_cache(sum(block.tokens for block in blocks) + room)
@@ -146,23 +177,27 @@ def prefix_cache(
 
 
 class TextStream:
-    """Token ids -> pieces of text that never split a character or show part of a stop string.
+    """Incremental detokeniser that never splits a character and hides stop strings.
+
+    Args:
+        tokenizer: the tokenizer.
+        stop: strings that end the text.
 
     Attributes:
-        stopped: whether a stop string has come.
+        stopped: whether a stop string has been found.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str] = ()) -> None:
         self.tokenizer = tokenizer
         self.stop = [s for s in stop if s]
         self._ids: list[int] = []
-        # Tokens before `_context` are never decoded again; those up to `_done` are already text.
+        # Tokens before `_context` are never decoded again; tokens up to `_done` are already text.
         self._context = self._done = 0
         self._held = ""
         self.stopped = False
 
     def pieces(self, tokens: Iterable[int]) -> Iterator[str]:
-        """Text as it becomes certain; ends at the first stop string, which is not shown."""
+        """Yield pieces of text for a stream of token ids, up to the first stop string."""
         for token in tokens:
             if piece := self.push(token):
                 yield piece
@@ -173,22 +208,25 @@ class TextStream:
 
     @property
     def held(self) -> int:
-        """Characters that are there and not certain yet."""
+        """Number of characters that are held back because they may begin a stop string."""
         return len(self._held)
 
     def push(self, token: int) -> str:
-        """What one more token makes certain; may be empty. Nothing follows when ``stopped``."""
+        """Add a token and return the new text, which may be empty.
+
+        After ``stopped`` there is no more text.
+        """
         self._ids.append(token)
         self._held += self._new_text()
         return self._released(len(self._held) - self._maybe_stop())
 
     def close(self) -> str:
-        """What is left when no token follows."""
+        """Return the rest of the text after the last token."""
         self._held += self._new_text(last=True)
         return self._released(len(self._held))
 
     def _released(self, size: int) -> str:
-        """The first characters that were held back, at most up to a stop string."""
+        """Remove and return up to ``size`` characters of the held text, up to a stop string."""
         cut = self._stops_at()
         self.stopped = cut is not None
         size = size if cut is None else cut
@@ -197,7 +235,7 @@ class TextStream:
         return piece
 
     def _new_text(self, *, last: bool = False) -> str:
-        """Text since the last call; nothing while a character is still incomplete."""
+        """Return the text since the last call; empty while a character is incomplete."""
         known = self._decode(self._ids[self._context : self._done])
         text = self._decode(self._ids[self._context :])
         if text.endswith("\ufffd") and not last:
@@ -213,7 +251,7 @@ class TextStream:
         return min(found, default=None)
 
     def _maybe_stop(self) -> int:
-        """How many characters at the end may turn out to be the beginning of a stop string."""
+        """Return the number of final characters that may begin a stop string."""
         longest = max((len(s) for s in self.stop), default=1) - 1
         for size in range(min(longest, len(self._held)), 0, -1):
             if any(s.startswith(self._held[-size:]) for s in self.stop):

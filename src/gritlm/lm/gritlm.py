@@ -1,4 +1,4 @@
-"""GritLM: the facade. One model that embeds, searches and writes."""
+"""GritLM, the main class: embeds, compares and generates text with a single model."""
 
 from __future__ import annotations
 
@@ -38,31 +38,33 @@ Vectors = NDArray[Any] | Tensor
 
 
 class GritLM:
-    """One set of weights that embeds (bidirectionally) and generates (causally).
+    """A language model that embeds (bidirectional attention) and generates (causal attention).
 
     Args:
-        model_name_or_path: hub id or checkpoint folder of any decoder, or of an adapter; None or
-            ``"default"`` for the default model, whose base is fetched at the first use; ``"base"``
-            for that base without the adapter that taught it to embed.
+        model_name_or_path: hub id or checkpoint folder of a decoder or an adapter; None or
+            ``"default"`` for the default model, whose base is downloaded at the first use;
+            ``"base"`` for that base without its embedding adapter.
         mode: ``unified``, ``embedding`` (loads no LM head) or ``generative``.
-        pooling_method: ``mean``, ``weightedmean``, ``lasttoken`` or ``cls``. This and the next four
-            default to what the checkpoint's ``gritlm.json`` says, else to the reference's values
-            (mean, True, no projection, bbcc, no string).
-        normalized: vectors of length 1.
-        projection: size the states are projected to before pooling.
-        attn: ``bbcc``, ``cccc``, ``bb`` or ``cc``.
-        embed_eos: string put behind every text to embed.
-        device: where to put the model; None for the best there is.
-        adapter: folder or hub id of a PEFT adapter, merged into the weights when loading. On the
-            default model it takes the place of its own.
-        compile: compile the steps of ``chat`` (CUDA graphs on a GPU): slow to start, then fast.
-        from_pretrained: ``dtype`` (or ``torch_dtype``; None picks what this machine is fastest in),
+        pooling_method: ``mean``, ``weightedmean``, ``lasttoken`` or ``cls``. The default of this
+            and of the next four arguments is the value in the checkpoint's ``gritlm.json``, else
+            that of the reference (mean, True, no projection, bbcc, no string).
+        normalized: whether vectors have length 1.
+        projection: dimension to which the states are projected before pooling.
+        attn: ``bbcc``, ``cccc``, ``bb`` or ``cc``: two letters for embedding, two for generation;
+            b is bidirectional, c is causal.
+        embed_eos: string appended to every text to embed.
+        device: device of the model; None for the best one available.
+        adapter: folder or hub id of a PEFT adapter, merged into the weights when loading. It
+            replaces the adapter of the default model.
+        compile: whether to compile the decoding steps of ``chat`` (CUDA graphs on a GPU), which
+            makes the start slower and each step faster.
+        from_pretrained: ``dtype`` (or ``torch_dtype``; None for the fastest on this machine),
             ``device_map``, ``quantization_config``, ``attn_implementation``, ``revision``, ...
 
     Raises:
         ModelError: for a checkpoint that cannot be loaded or whose attention cannot be changed.
-        UnknownArgumentError: for a keyword nobody reads.
-        InputError: for an unknown value.
+        UnknownArgumentError: for an unknown keyword argument.
+        InputError: for a value out of range.
     """
 
     def __init__(
@@ -102,7 +104,7 @@ class GritLM:
                 require_views(lm)
             require_numbers(lm)
             head = checkpoint.projection([adapter, source], settings, lm)
-            self._put_together(lm, loaded.tokenizer, settings, head, mode)
+            self._assemble(lm, loaded.tokenizer, settings, head, mode)
 
     @classmethod
     def around(
@@ -112,20 +114,22 @@ class GritLM:
         settings: ModelSettings,
         projection: nn.Linear | None = None,
     ) -> GritLM:
-        """The facade over a model of transformers that is in memory already, e.g. in training.
+        """Return a GritLM for a transformers model that is in memory, e.g. in training.
 
         Args:
-            model: with its LM head, in evaluation mode from now on.
-            settings: with its ``template`` decided (not ``auto``).
+            model: a decoder with its LM head; it is put into evaluation mode.
+            tokenizer: its tokenizer.
+            settings: its settings, with ``template`` other than ``auto``.
+            projection: layer applied to the states before pooling; None for no projection.
         """
-        made = cls.__new__(cls)
-        made.source = "a model in memory"
-        made.adapter = None
-        made.dtype_reason = "as handed in"
-        made._put_together(UnifiedLM(model), tokenizer, settings, projection, "unified")
-        return made
+        wrapped = cls.__new__(cls)
+        wrapped.source = "a model in memory"
+        wrapped.adapter = None
+        wrapped.dtype_reason = "as handed in"
+        wrapped._assemble(UnifiedLM(model), tokenizer, settings, projection, "unified")
+        return wrapped
 
-    def _put_together(
+    def _assemble(
         self,
         lm: UnifiedLM,
         tokenizer: PreTrainedTokenizerBase,
@@ -159,29 +163,29 @@ class GritLM:
         precision: str = "float32",
         show_progress_bar: bool | None = None,
     ) -> Any:
-        """Texts -> vectors, in the order of the texts.
+        """Return the embeddings of texts, in the order of the texts.
 
         Args:
-            sentences: one text or many.
-            batch_size: most texts read at once; a token budget for the machine bounds it further.
-            max_length: tokens a text is cut to, header included (a warning counts the cut ones).
-            instruction: the formatted header, ``gritlm_instruction("what to do")``.
-            embed_instruction: average over the header too.
-            get_cache: also return the key/value state, one :class:`KVBlock` a text, unpadded.
-            convert_to_tensor: a torch tensor on the model's device instead of a numpy array.
-            recast: vectors in the model's own number format (tensors; numpy stays float32).
-            add_special_tokens: put the tokenizer's BOS in front.
-            truncate_dim: keep the first so many dimensions (and normalise again).
+            sentences: a text, or a sequence of N texts.
+            batch_size: maximum number of texts in a batch; a token budget limits it further.
+            max_length: maximum tokens of a text with its header; truncation logs a warning.
+            instruction: the formatted header, as ``gritlm_instruction("Retrieve ...")`` returns it.
+            embed_instruction: whether to pool the tokens of the header too.
+            get_cache: whether to also return a :class:`KVBlock` per text.
+            convert_to_tensor: return a torch tensor on the model's device, not a numpy array.
+            recast: return vectors in the dtype of the model (tensors only; numpy stays float32).
+            add_special_tokens: whether to add the tokenizer's BOS.
+            truncate_dim: number of dimensions to keep; vectors are normalised again.
             precision: ``float32``, ``int8``, ``uint8``, ``binary`` or ``ubinary``.
-            show_progress_bar: None shows one on a terminal when it takes more than a second.
+            show_progress_bar: whether to show a bar; None shows it on a terminal after a second.
 
         Returns:
-            (D,) for one text, (N, D) for a list, float32; with ``get_cache`` a pair
+            Vectors in float32: (D,) for a text, (N, D) for a sequence. With ``get_cache``, a pair
             ``(vectors, blocks)``.
 
         Raises:
-            InputError: naming the text that is empty, no text, or has no room.
-            ModeError: on a model loaded with ``mode="generative"``.
+            InputError: for an item that is empty, not a string, or without room after the header.
+            ModeError: for a model loaded with ``mode="generative"``.
         """
         self.require_embedding()
         many = inputs.validated(sentences)
@@ -196,19 +200,17 @@ class GritLM:
             progress=show_progress_bar,
         )
         vectors_ND, blocks = self._encoder.encode(many, options)
-        if truncate_dim is not None:
-            vectors_ND = truncated(vectors_ND, truncate_dim, normalised=self.settings.normalized)
+        vectors_ND = self._shortened(vectors_ND, truncate_dim)
         if recast:
             vectors_ND = vectors_ND.to(self.dtype)
-        vectors = handed_out(
-            vectors_ND, precision=precision, device=self.device if convert_to_tensor else None
-        )
+        device = self.device if convert_to_tensor else None
+        vectors = handed_out(vectors_ND, precision=precision, device=device)
         if isinstance(sentences, str):
             vectors = vectors[0]
         return (vectors, blocks) if get_cache else vectors
 
     def encode_queries(self, queries: str | Sequence[str], **options: Any) -> Any:
-        """As :meth:`encode`; the name that BEIR users know."""
+        """Encode queries: the same as :meth:`encode`, under the name that BEIR uses."""
         return self.encode(queries, **options)
 
     def encode_corpus(
@@ -216,13 +218,24 @@ class GritLM:
         corpus: str | Sequence[str] | Mapping[str, str] | Sequence[Mapping[str, str]],
         **options: Any,
     ) -> Any:
-        """As :meth:`encode`, for texts or ``{"title": ..., "text": ...}`` (joined by a space)."""
+        """Encode documents as :meth:`encode` does, with title and text joined by a space.
+
+        Args:
+            corpus: texts, or ``{"title": ..., "text": ...}``.
+            options: arguments of :meth:`encode`.
+        """
         return self.encode(inputs.documents(corpus), **options)
 
     def encode_query(
         self, sentences: str | Sequence[str], *, instruction: str | None = None, **options: Any
     ) -> Any:
-        """As :meth:`encode`, with the model's own query instruction as the default header."""
+        """Encode queries as :meth:`encode` does, by default with the model's query instruction.
+
+        Args:
+            sentences: a query, or a sequence of queries.
+            instruction: the formatted header; None for the query instruction of the model.
+            options: other arguments of :meth:`encode`.
+        """
         if instruction is None:
             instruction = gritlm_instruction(self.settings.query_instruction)
         return self.encode(sentences, instruction=instruction, **options)
@@ -230,16 +243,22 @@ class GritLM:
     def encode_document(
         self, sentences: Any, *, instruction: str | None = None, **options: Any
     ) -> Any:
-        """As :meth:`encode_corpus`, with the header of a text without instruction."""
+        """Encode documents as :meth:`encode_corpus` does, by default with an empty instruction.
+
+        Args:
+            sentences: texts, or ``{"title": ..., "text": ...}``.
+            instruction: the formatted header; None for the header without an instruction.
+            options: other arguments of :meth:`encode`.
+        """
         header = gritlm_instruction() if instruction is None else instruction
         return self.encode_corpus(sentences, instruction=header, **options)
 
     def similarity(self, one: Vectors, other: Vectors) -> Tensor:
-        """Cosine of each vector with each -> (N, M)."""
+        """Return the cosine similarity (N, M) of each of N vectors with each of M vectors."""
         return normalise(inputs.as_rows(one)) @ normalise(inputs.as_rows(other)).T
 
     def similarity_pairwise(self, one: Vectors, other: Vectors) -> Tensor:
-        """Cosine of vector i with vector i -> (N,)."""
+        """Return the cosine similarity (N,) of vector i of one with vector i of the other."""
         return (normalise(inputs.as_rows(one)) * normalise(inputs.as_rows(other))).sum(dim=-1)
 
     def chat(
@@ -255,21 +274,27 @@ class GritLM:
         stop: str | Sequence[str] | None = None,
         seed: int | None = None,
     ) -> str | Iterator[str]:
-        """Answer a text or a conversation.
+        """Answer a message or a conversation.
 
         Args:
             messages: a text, or ``{"role": "system" | "user" | "assistant", "content": str}``.
-            kv: key/value state that comes before the conversation, as ``encode(get_cache=True)``
-                returns it; it is moved to position 0.
-            stream: return an iterator of pieces of text instead of the text.
-            temperature: 0 (the default) takes the likeliest token.
-            stop: strings that end the answer; they are not part of it.
-            seed: fixes what is drawn.
+            kv: KV block before the conversation, as ``encode(get_cache=True)`` returns it; it is
+                moved to position 0.
+            stream: whether to return an iterator over pieces of text instead of the text.
+            max_new_tokens: maximum number of tokens to generate.
+            temperature: sampling temperature; 0 always takes the most likely token.
+            top_p: cumulative probability of the tokens that are sampled from; 1 keeps all.
+            top_k: number of most likely tokens that are sampled from; 0 keeps all.
+            stop: strings that end the answer and are not part of it.
+            seed: random seed; None for a new one.
+
+        Returns:
+            The answer, or an iterator over its pieces.
 
         Raises:
-            InputError: for values out of range or a prompt that does not fit.
-            CacheMismatchError: when another model made ``kv``.
-            ModeError: on a model loaded with ``mode="embedding"``.
+            InputError: for a value out of range, or a prompt that is too long.
+            CacheMismatchError: for a KV block of another model.
+            ModeError: for a model loaded with ``mode="embedding"``.
         """
         self.require_head()
         sampler = make_sampler(temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
@@ -287,13 +312,14 @@ class GritLM:
         return pieces if stream else "".join(pieces)
 
     def chat_ids(self, messages: str | Sequence[Message], *, start: bool = True) -> list[int]:
-        """The token ids that :meth:`chat` has the model read, up to where its answer begins.
+        """Return the token ids of the prompt that :meth:`chat` makes of a conversation.
 
         Args:
-            start: False when they follow key/value state.
+            messages: a text, or ``{"role": "system" | "user" | "assistant", "content": str}``.
+            start: False if a KV block comes before the conversation.
 
         Raises:
-            InputError: for a conversation that is not one.
+            InputError: for an invalid conversation.
         """
         return chat_ids(self._tokens, messages, template=self.settings.template, start=start)
 
@@ -304,24 +330,25 @@ class GritLM:
         kv: KVBlock | None = None,
         **options: Any,
     ) -> Any:
-        """transformers' ``generate`` on the causal view, with all of its arguments.
+        """Generate token ids with the ``generate`` method of transformers.
 
         Args:
-            inputs: ids (B, L), or a mapping with ``input_ids`` (and ``attention_mask``); both may
-                be given by these names instead.
-            kv: key/value state that comes before the ids of every row.
+            inputs: token ids (B, L), or a mapping with ``input_ids`` and, optionally,
+                ``attention_mask``; both may be keyword arguments instead.
+            kv: KV block before the tokens of every row.
+            **options: other arguments of ``generate`` in transformers.
 
         Returns:
-            Ids (B, L + new), as transformers does; those of ``kv`` are not among them.
+            Token ids (B, L + new), as in transformers, without the tokens of ``kv``.
         """
         self.require_head()
         return hf_generate(self.lm, inputs, kv=kv, pad_id=self.tokenizer.pad_token_id, **options)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write a folder that ``GritLM``, transformers, sentence-transformers and mteb load.
+        """Write a checkpoint folder for ``GritLM``, transformers, sentence-transformers and mteb.
 
-        A model whose vectors sentence-transformers cannot compute is written for the others only:
-        a warning names the reason, and ``SentenceTransformer(folder)`` raises it.
+        If sentence-transformers cannot compute the vectors of the model, a warning has the reason,
+        and ``SentenceTransformer(folder)`` raises an error with it.
         """
         checkpoint.save(self.lm, self.tokenizer, self.settings, self.projection, Path(folder))
 
@@ -340,12 +367,12 @@ class GritLM:
 
     @property
     def max_length(self) -> int:
-        """Tokens a text to embed is cut to by default."""
+        """Default maximum length of a text to embed, in tokens."""
         return self._length(None)
 
     @property
     def encoder(self) -> Encoder:
-        """What turns prompts into vectors."""
+        """The encoder, which computes the vectors of tokenised prompts."""
         return self._encoder
 
     @property
@@ -354,36 +381,41 @@ class GritLM:
 
     @property
     def end_ids(self) -> frozenset[int]:
-        """Tokens that end an answer."""
-        said = getattr(self.lm.causal.generation_config, "eos_token_id", None)
-        known = said if isinstance(said, list) else [said]
+        """Token ids that end an answer."""
+        configured = getattr(self.lm.causal.generation_config, "eos_token_id", None)
+        known = configured if isinstance(configured, list) else [configured]
         return frozenset(i for i in [*known, self.tokenizer.eos_token_id] if i is not None)
 
     def num_parameters(self) -> int:
         return int(self.lm.causal.num_parameters())
 
     def memory_bytes(self) -> int:
-        """Bytes of the weights and buffers."""
+        """Return the size of the weights and buffers in bytes."""
         return int(self.lm.causal.get_memory_footprint())
 
     def kv_bytes_per_token(self) -> int:
-        """Bytes that the keys and values of one token take in the model's number format."""
+        """Return the bytes of the keys and values of a token, in the dtype of the model."""
         return self.lm.kv_bytes_per_token()
 
-    def _length(self, asked: int | None) -> int:
+    def _length(self, requested: int | None) -> int:
         limit = self.lm.max_positions
-        if asked is None:
+        if requested is None:
             return self.settings.longest_text(limit)
-        inputs.at_least_one(asked, name="max_length")
-        if limit is not None and asked > limit:
-            raise InputError(f"max_length={asked}, the model takes at most {limit} tokens")
-        return asked
+        inputs.at_least_one(requested, name="max_length")
+        if limit is not None and requested > limit:
+            raise InputError(f"max_length={requested}, the model takes at most {limit} tokens")
+        return requested
+
+    def _shortened(self, vectors_ND: Tensor, size: int | None) -> Tensor:
+        if size is None:
+            return vectors_ND
+        return truncated(vectors_ND, size, normalised=self.settings.normalized)
 
     def require_embedding(self) -> None:
-        """Refuse to embed with a model that cannot; warn once about one that never learned it.
+        """Raise an error if the model cannot embed; warn once if it is not trained to.
 
         Raises:
-            ModeError: on a model loaded with ``mode="generative"``.
+            ModeError: for a model loaded with ``mode="generative"``.
         """
         if self.mode == "generative":
             raise ModeError(
@@ -395,16 +427,16 @@ class GritLM:
             self._warned = True
         if first:
             log.warning(
-                "%s is not trained to embed: it only ever learned to write, and its vectors rank "
+                "%s is not trained to embed: it was trained to generate only, and its vectors rank "
                 "texts poorly",
                 self.source,
             )
 
     def require_head(self) -> None:
-        """Refuse to write with a model that cannot.
+        """Raise an error if the model cannot generate.
 
         Raises:
-            ModeError: on a model loaded with ``mode="embedding"``.
+            ModeError: for a model loaded with ``mode="embedding"``.
         """
         if not self.lm.has_head:
             raise ModeError(
@@ -414,7 +446,7 @@ class GritLM:
 
 
 def _one_dtype(options: dict[str, Any]) -> Any:
-    """``dtype`` or its older name ``torch_dtype``."""
+    """Remove and return the option ``dtype``, or ``torch_dtype``, its older name."""
     old = options.pop("torch_dtype", None)
     new = options.pop("dtype", None)
     if old is not None and new is not None and old != new:

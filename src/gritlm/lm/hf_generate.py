@@ -1,4 +1,4 @@
-"""transformers' own ``generate`` on the causal view, with a preallocated cache and a KV prefix.
+"""Generation by transformers, with a preallocated cache and an optional KV block as prefix.
 
 Shapes: B rows, L prompt tokens, T tokens of the prefix.
 """
@@ -16,7 +16,7 @@ from gritlm.lm.generator import prefix_cache, require_block
 from gritlm.lm.kv.block import KVBlock
 from gritlm.lm.unified import UnifiedLM
 
-# With one of these transformers wants a cache of its own making, or reorders it.
+# Options with which transformers creates its own cache, or reorders it.
 _OWN_CACHE = (
     "past_key_values",
     "cache_implementation",
@@ -35,7 +35,15 @@ def hf_generate(
     pad_id: int | None,
     **options: Any,
 ) -> Any:
-    """See :meth:`gritlm.GritLM.generate`."""
+    """Generate token ids; see :meth:`gritlm.GritLM.generate`.
+
+    Args:
+        lm: the model.
+        inputs: token ids (B, L), or a mapping with them.
+        kv: KV block before every row.
+        pad_id: padding token unless ``options`` has another one.
+        **options: other arguments of ``generate`` in transformers.
+    """
     ids_BL, mask_BL = _ids_and_mask(inputs, options)
     if options.get("generation_config") is None:
         options.setdefault("pad_token_id", pad_id)
@@ -53,7 +61,10 @@ def hf_generate(
 def _behind(
     lm: UnifiedLM, model: Any, ids_BL: Tensor, kv: KVBlock, room: int, options: dict[str, Any]
 ) -> Any:
-    """Generate behind a block: transformers is handed its ids too, and they are cut off again."""
+    """Generate after a KV block.
+
+    transformers gets the ids of the block too; they are removed from the result.
+    """
     require_block(lm, kv)
     if not _is_plain(model, options) or "streamer" in options or "max_length" in options:
         raise InputError(
@@ -64,7 +75,7 @@ def _behind(
     mask_BL = options.pop("attention_mask", None)
     if mask_BL is None:
         mask_BL = torch.ones_like(ids_BL)
-    copies = int(_said(model, options, "num_return_sequences") or 1)
+    copies = int(_option(model, options, "num_return_sequences") or 1)
     found = model.generate(
         torch.cat((prefix_BT, ids_BL), dim=1),
         attention_mask=torch.cat((torch.ones_like(prefix_BT), mask_BL), dim=1),
@@ -77,18 +88,18 @@ def _behind(
     return found
 
 
-def _said(model: Any, options: dict[str, Any], name: str) -> Any:
-    """What holds for an option: the argument, the configuration handed in, the model's own."""
+def _option(model: Any, options: dict[str, Any], name: str) -> Any:
+    """Return the value of an option: of the call, its ``generation_config``, or the model."""
     if options.get(name) is not None:
         return options[name]
     return getattr(options.get("generation_config") or model.generation_config, name, None)
 
 
 def _is_plain(model: Any, options: dict[str, Any]) -> bool:
-    """Whether our cache can stand in: no beams, and no cache asked for or refused by arguments."""
-    beams = _said(model, options, "num_beams") or 1
-    asked = any(_said(model, options, name) is not None for name in _OWN_CACHE)
-    return beams == 1 and not asked and options.get("use_cache") is not False
+    """Return whether the preallocated cache can be used: without beams or cache options."""
+    beams = _option(model, options, "num_beams") or 1
+    has_own = any(_option(model, options, name) is not None for name in _OWN_CACHE)
+    return beams == 1 and not has_own and options.get("use_cache") is not False
 
 
 def _ids_and_mask(inputs: Any, options: dict[str, Any]) -> tuple[Tensor, Tensor | None]:

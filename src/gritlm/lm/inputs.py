@@ -1,4 +1,4 @@
-"""What users hand in as texts and vectors, checked and brought into one form."""
+"""Validation of texts, documents, numbers and vectors passed by users."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from gritlm.errors import InputError
 
 
 def validated(sentences: Any) -> list[str]:
-    """One text or any sequence of texts -> a list.
+    """Return a text, or a sequence of texts, as a list.
+
+    Args:
+        sentences: a text, or any iterable of texts.
 
     Raises:
-        InputError: naming the item that is no text.
+        InputError: for an item that is not a string, with its index and value.
     """
     if isinstance(sentences, str):
         return [sentences]
@@ -36,10 +39,14 @@ def validated(sentences: Any) -> list[str]:
 
 
 def require_text(text: str, name: str) -> None:
-    """Refuse characters that are none (lone surrogates, from wrongly decoded files).
+    """Refuse lone surrogates, which come from wrongly decoded files.
+
+    Args:
+        text: the text to check.
+        name: name of the text, for the message.
 
     Raises:
-        InputError: naming the text and the place.
+        InputError: for a lone surrogate, with its position.
     """
     try:
         text.encode("utf-8")
@@ -51,10 +58,14 @@ def require_text(text: str, name: str) -> None:
 
 
 def documents(corpus: Any) -> str | list[str]:
-    """Texts, or dicts with ``title`` and ``text`` -> texts; one dict is one text.
+    """Return documents as texts, with title and text joined by a space.
+
+    Args:
+        corpus: texts, or dicts with ``text`` and, optionally, ``title``. A single dict gives a
+            single text, unless its values are lists, as in BEIR.
 
     Raises:
-        InputError: naming the document without a text.
+        InputError: for a document without a text, with its index.
     """
     if isinstance(corpus, str):
         return corpus
@@ -68,7 +79,7 @@ def documents(corpus: Any) -> str | list[str]:
 
 
 def _rows(columns: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
-    """``{"title": [...], "text": [...]}``, as BEIR hands a corpus in -> one dict a document."""
+    """Return a corpus of columns, ``{"title": [...], "text": [...]}`` as in BEIR, as rows."""
     titles = columns.get("title") or [None] * len(columns["text"])
     if len(titles) != len(columns["text"]):
         raise InputError(f"corpus has {len(titles)} titles and {len(columns['text'])} texts")
@@ -85,10 +96,14 @@ def _document(document: Mapping[str, Any], index: int) -> str:
 
 
 def at_least_one(value: Any, *, name: str) -> int:
-    """``value`` if it is a whole number >= 1.
+    """Return ``value`` if it is an integer of at least 1.
+
+    Args:
+        value: the value of the argument.
+        name: name of the argument, for the message.
 
     Raises:
-        InputError: otherwise.
+        InputError: for another value.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise InputError(f"{name}={value!r}; expected a whole number >= 1")
@@ -96,6 +111,6 @@ def at_least_one(value: Any, *, name: str) -> int:
 
 
 def as_rows(vectors: Any) -> Tensor:
-    """Vectors of any kind -> (N, D) in float32 on the CPU."""
+    """Return vectors (N, D) or a vector (D,) as a tensor (N, D) in float32 on the CPU."""
     rows = vectors if isinstance(vectors, Tensor) else torch.as_tensor(np.asarray(vectors))
     return torch.atleast_2d(rows.detach().to("cpu", torch.float32))

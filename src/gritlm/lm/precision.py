@@ -1,6 +1,7 @@
-"""What vectors leave as: fewer dimensions, fewer bits, numpy or torch.
+"""Truncation, quantisation and conversion of vectors.
 
-Shapes: N vectors of D dimensions. Bits are those of sentence-transformers' ``quantize_embeddings``.
+Shapes: N vectors of D dimensions. Quantised values equal those of ``quantize_embeddings`` in
+sentence-transformers.
 """
 
 from __future__ import annotations
@@ -24,10 +25,15 @@ _FEW = 100
 
 
 def truncated(vectors_ND: Tensor, size: int, *, normalised: bool) -> Tensor:
-    """The first ``size`` dimensions, of length 1 again if the vectors were.
+    """Return the first ``size`` dimensions of vectors.
+
+    Args:
+        vectors_ND: the vectors.
+        size: number of dimensions to keep.
+        normalised: whether the vectors have length 1; the result then has it too.
 
     Raises:
-        InputError: for a size the vectors do not have.
+        InputError: for a size below 1 or above D.
     """
     if at_least_one(size, name="truncate_dim") > vectors_ND.shape[1]:
         raise InputError(f"truncate_dim={size}; expected 1 to {vectors_ND.shape[1]}")
@@ -36,19 +42,32 @@ def truncated(vectors_ND: Tensor, size: int, *, normalised: bool) -> Tensor:
 
 
 def handed_out(vectors_ND: Tensor, *, precision: str, device: torch.device | None) -> Any:
-    """A tensor on ``device``, or a numpy array (never bfloat16) when it is None."""
+    """Return vectors as a tensor or a numpy array, in a precision.
+
+    Args:
+        vectors_ND: the vectors.
+        precision: an item of :data:`PRECISIONS`.
+        device: device of the tensor; None returns a numpy array (never bfloat16).
+
+    Raises:
+        InputError: for an unknown precision.
+    """
     choice(precision, PRECISIONS, name="precision")
     if device is not None and precision == "float32":
         return vectors_ND.to(device)
-    made: NDArray[Any] = to_precision(vectors_ND.to(torch.float32).numpy(), precision)
-    return made if device is None else torch.from_numpy(np.ascontiguousarray(made))
+    array: NDArray[Any] = to_precision(vectors_ND.to(torch.float32).numpy(), precision)
+    return array if device is None else torch.from_numpy(np.ascontiguousarray(array))
 
 
 def to_precision(vectors_ND: NDArray[np.float32], precision: str) -> NDArray[np.generic]:
-    """float32 (N, D) -> the same, int8 / uint8 (N, D), or bits packed into (N, D / 8).
+    """Quantise vectors (N, D) to int8 or uint8 (N, D), or to bits packed into (N, D / 8).
 
-    int8 and uint8 stretch each dimension from its smallest to its largest value among these
-    vectors, so only vectors of one call can be compared with each other.
+    int8 and uint8 scale each dimension between its minimum and its maximum over these vectors, so
+    only vectors of the same call can be compared.
+
+    Args:
+        vectors_ND: vectors in float32.
+        precision: an item of :data:`PRECISIONS`; ``float32`` returns the vectors unchanged.
     """
     if precision == "float32":
         return vectors_ND

@@ -1,4 +1,4 @@
-"""Sampling parameters, and samplers as closures: logits of one position -> one token id."""
+"""Sampling parameters, and samplers of token ids from logits."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ class SamplingParams:
 def make_sampler(
     *, temperature: float = 0.0, top_p: float = 1.0, top_k: int = 0, seed: int | None = None
 ) -> Sampler:
-    """A sampler of logits (V,).
+    """Return a function from logits (V,) to a sampled token id.
 
     Args:
         temperature: 0 takes the likeliest token; 1 samples from the model's own distribution.
         top_p: sample from the smallest set of tokens that holds this much probability (nucleus
             sampling, Holtzman et al. 2020); 1 keeps all.
         top_k: sample from this many likeliest tokens; 0 keeps all.
-        seed: fixes what is drawn; None draws anew each time.
+        seed: random seed; None for a new one.
 
     Raises:
         InputError: for a value outside of its range, NaN included.

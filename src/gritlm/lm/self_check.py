@@ -1,7 +1,7 @@
-"""The check made when a model is loaded: is its bidirectional pass bidirectional?
+"""Checks of a loaded model: bidirectional attention, causal attention and finite states.
 
-Some versions of transformers ignored ``is_causal=False`` for padded or eager batches; embeddings
-were then silently those of a causal model. Such a model is refused.
+Some versions of transformers ignored ``is_causal=False`` for padded or eager batches, without an
+error: the embeddings were those of a causal model. Such a model is refused.
 """
 
 from __future__ import annotations
@@ -21,17 +21,20 @@ _LENGTH = 6
 _TOLERANCE = 1e-6
 _ALIKE = 0.99  # cosine of states that two kernels compute; in bfloat16 they differ by 1e-3
 _SAMPLE = 256
-# What models raise whose attention is of another form than the views expect.
+# Errors of models whose attention has another interface than the views expect.
 _UNLIKE = (AttributeError, TypeError, ValueError, RuntimeError)
 
 
 def require_views(lm: UnifiedLM) -> None:
-    """Change the last token of a text and look at its first state, padded and unpadded.
+    """Check that the first state depends on the last token in the bidirectional view only.
+
+    The last token of a text is changed, with and without padding.
 
     Raises:
-        AttentionError: when the bidirectional view does not see ahead, or the model cannot be
-            read in this way at all.
-        ModelError: when the causal one sees ahead, or states are NaN or infinite.
+        AttentionError: for a bidirectional view whose first token does not see the last one, or a
+            model without support for such a view.
+        ModelError: for a causal view whose first token sees the last one, or for NaN or infinite
+            states.
     """
     try:
         _require_views(lm)
@@ -63,7 +66,12 @@ def _require_views(lm: UnifiedLM) -> None:
 
 
 def reads_alike(lm: UnifiedLM, view: Any) -> bool:
-    """Return whether another view of the decoder computes the same bidirectional states."""
+    """Return whether another view of the decoder computes the same bidirectional states.
+
+    Args:
+        lm: the model.
+        view: the other view.
+    """
     try:
         return _reads_alike(lm, view)
     except (GritLMError, *_UNLIKE) as error:
@@ -73,9 +81,9 @@ def reads_alike(lm: UnifiedLM, view: Any) -> bool:
 
 @torch.inference_mode()
 def _reads_alike(lm: UnifiedLM, view: Any) -> bool:
-    """Compare padded and unpadded texts; a change of the last token has to move the first state.
+    """Compare all states, padded and unpadded; the first one must depend on the last token.
 
-    The first state alone would not do: in many models it is large and hardly changes.
+    The first state alone is not enough: in many models it is large and hardly changes.
     """
     ids_BL, mask_BL = _texts(lm)
     for ids, mask in ((ids_BL, mask_BL), (ids_BL[:2, :_LENGTH], None)):
@@ -91,10 +99,10 @@ def _reads_alike(lm: UnifiedLM, view: Any) -> bool:
 
 @torch.inference_mode()
 def require_numbers(lm: UnifiedLM) -> None:
-    """Read a few tokens as the model is used, causally and with its LM head if it has one.
+    """Check that a causal pass over a few tokens, with the LM head if any, is finite.
 
     Raises:
-        ModelError: when states or logits are NaN or infinite.
+        ModelError: for NaN or infinite states or logits.
     """
     ids_BL = torch.tensor([_unlike_tokens(lm)], device=lm.device)
     if lm.has_head:
@@ -106,10 +114,10 @@ def require_numbers(lm: UnifiedLM) -> None:
 def _change(
     lm: UnifiedLM, ids_BL: torch.Tensor, mask_BL: torch.Tensor | None, *, causal: bool
 ) -> float:
-    """Largest difference between the first states of rows 0 and 1.
+    """Return the largest difference between the first states of rows 0 and 1.
 
     Raises:
-        ModelError: when a state is no number.
+        ModelError: for a NaN or infinite state.
     """
     state_BD = lm.hidden(ids_BL, mask_BL, causal=causal)[:2, 0].float()
     _require_finite(lm, state_BD)
@@ -117,7 +125,10 @@ def _change(
 
 
 def _texts(lm: UnifiedLM) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two texts of :data:`_LENGTH` tokens that differ in the last one, a longer one; the mask."""
+    """Return three texts and their mask.
+
+    The first two have :data:`_LENGTH` tokens and differ in the last one; the third is longer.
+    """
     first, last, filler = _unlike_tokens(lm)
     ids_BL = torch.full((3, _LENGTH + 2), filler, device=lm.device)
     ids_BL[:, 0] = first
@@ -131,13 +142,16 @@ def _require_finite(lm: UnifiedLM, values: torch.Tensor) -> None:
     if not torch.isfinite(values).all():
         name = getattr(lm.causal, "name_or_path", "") or type(lm.causal).__name__
         raise ModelError(
-            f"{name}: the model gives non-finite states (NaN or infinite) in {lm.dtype}; its "
+            f"{name}: the model computes non-finite states (NaN or infinite) in {lm.dtype}; its "
             "weights are damaged, or need dtype='float32' or 'bfloat16'"
         )
 
 
 def _unlike_tokens(lm: UnifiedLM) -> list[int]:
-    """Three ids whose embeddings differ: many vocabularies begin with tokens never used."""
+    """Return three token ids with different embeddings.
+
+    They are spread over the vocabulary, because many vocabularies begin with unused tokens.
+    """
     weight = lm.decoder.get_input_embeddings().weight
     some = torch.linspace(0, weight.shape[0] - 1, _SAMPLE).long().unique()
     if weight.device.type == "meta":

@@ -1,4 +1,4 @@
-"""Token ids -> the bytes that they add to a text, also where a token is a part of a character."""
+"""Bytes of single tokens, including tokens that are parts of a character."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ _BYTE = re.compile(r"<0x([0-9A-F]{2})>")  # as sentencepiece writes the bytes of
 
 
 class TokenBytes:
-    """The bytes and the name of each token of a tokenizer.
+    """Bytes and name of each token of a tokenizer.
 
-    Decoding a part of a character alone gives a replacement character, so its bytes are read from
-    the vocabulary.
+    A part of a character decodes to a replacement character, so its bytes are read from the
+    vocabulary.
 
     Args:
-        before: ids of some text; some tokenizers leave out a space in front of the first token.
+        tokenizer: the tokenizer.
+        before: ids of any text, before which tokens are decoded: some tokenizers drop the space in
+            front of the first token.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, before: list[int]) -> None:
@@ -28,8 +30,15 @@ class TokenBytes:
         self.of = lru_cache(maxsize=16384)(self._of)
 
     def name(self, token: int, *, first: bool = False) -> str:
-        r"""Return a token's text, ``bytes:\xf0\x9f`` for a part of a character, or its name in the
-        vocabulary where it adds no text."""
+        r"""Return the name of a token.
+
+        It is the text of the token, ``bytes:\xf0\x9f`` for a part of a character, or the entry of
+        the vocabulary for a token without text.
+
+        Args:
+            token: the token id.
+            first: whether it is the first token of a text.
+        """
         if found := self.of(token, first=first):
             try:
                 return found.decode()
@@ -38,9 +47,10 @@ class TokenBytes:
         return self._piece(token) or f"token_id:{token}"
 
     def _of(self, token: int, *, first: bool = False) -> bytes:
-        """Return the bytes of a token; none for special tokens, which answers leave out.
+        """Return the bytes of a token; empty for special tokens, which answers omit.
 
         Args:
+            token: the token id.
             first: whether it is the first token of a text.
         """
         text = self._decoded([token] if first else [*self._before, token])
@@ -58,7 +68,7 @@ class TokenBytes:
 
 
 def _from_vocabulary(piece: str) -> bytes | None:
-    """Return the bytes of a piece as byte-level or sentencepiece vocabularies write them."""
+    """Return the bytes of an entry of a byte-level or sentencepiece vocabulary."""
     if found := _BYTE.fullmatch(piece):
         return bytes.fromhex(found[1])
     known = _bytes_by_character()
@@ -69,8 +79,10 @@ def _from_vocabulary(piece: str) -> bytes | None:
 
 @lru_cache(maxsize=1)
 def _bytes_by_character() -> dict[str, int]:
-    """Return the alphabet of byte-level BPE: printable characters stand for themselves, all other
-    bytes for the characters from 256 on."""
+    """Return the alphabet of byte-level BPE, from character to byte.
+
+    Printable characters represent themselves; the characters from 256 on represent all other bytes.
+    """
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {

@@ -1,4 +1,4 @@
-"""Segments -> token ids with spans, over any tokenizer of transformers."""
+"""Tokenisation of prompts by segments, with exact spans, for any transformers tokenizer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prompt:
-    """Token ids of one prompt; spans are half-open token positions into ``ids``."""
+    """Token ids of a prompt, with spans.
+
+    Attributes:
+        ids: the token ids.
+        pooled: half-open span of the positions that are pooled.
+        trained: half-open spans of the positions in the loss.
+    """
 
     ids: list[int]
     pooled: tuple[int, int] = (0, 0)
@@ -24,14 +30,14 @@ class Prompt:
 
 
 class SegmentTokenizer:
-    """Tokenises segments literally: special tokens spelled inside of a text are plain characters.
+    """A tokenizer of segments, in which special tokens inside of a text are plain characters.
 
-    Works on a private copy of the Rust tokenizer and never changes its state, so it may be called
-    from several threads; the tokenizer handed in is left as it was.
+    It uses a private copy of the Rust tokenizer and never changes its state, so it is safe to call
+    from several threads. The original tokenizer is not changed.
 
     Attributes:
-        prefix: ids the tokenizer puts before every sequence (BOS, or nothing).
-        suffix: ids it puts behind (nothing, or EOS).
+        prefix: ids that the tokenizer adds before a sequence (BOS, or empty).
+        suffix: ids that it adds after a sequence (EOS, or empty).
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -43,10 +49,14 @@ class SegmentTokenizer:
         self._anchor = self._find_anchor()
 
     def pieces(self, texts: Sequence[str], *, first: bool) -> list[list[int]]:
-        """Ids of each text; ``first`` says that it opens its sequence.
+        """Return the token ids of each text.
 
-        SentencePiece models of the Llama family put a space before the first piece of a string.
-        A piece further inside must not get one: it is tokenised behind an anchor that is cut off.
+        SentencePiece models of the Llama family add a space before a string. A text inside of a
+        sequence must not get it: it is tokenised after an anchor, whose ids are removed.
+
+        Args:
+            texts: the texts.
+            first: whether each text begins a sequence.
         """
         if first or not self._anchor:
             return self._encode(list(texts))
@@ -58,23 +68,24 @@ class SegmentTokenizer:
         ]
 
     def _behind_letter(self, text: str) -> list[int]:
-        """For a text whose first newline merges with the anchor."""
+        """Return the ids of a text whose first newline would merge with the anchor."""
         letter, whole = self._encode(["a", "a" + text])
         return whole[len(letter) :] if whole[: len(letter)] == letter else self._encode([text])[0]
 
     def markup(self, text: str) -> list[int]:
-        """Ids of template text: special tokens spelled in it are special tokens."""
+        """Return the ids of markup, in which special tokens are special tokens."""
         if self._markup is not None:
-            # As a batch: for a single text the Rust tokenizer would hold up all other threads.
+            # As a batch: for a single text, the Rust tokenizer would block all other threads.
             return list(self._markup.encode_batch_fast([text], add_special_tokens=False)[0].ids)
         with self._lock:
             return list(self.tokenizer.encode(text, add_special_tokens=False))
 
     def for_chat(self, segments: Sequence[Segment], *, start: bool = True) -> Prompt:
-        """One prompt with its trained spans.
+        """Return the prompt of a conversation, with the spans in the loss.
 
         Args:
-            start: False continues a sequence: no BOS and no leading space.
+            segments: the segments of the conversation.
+            start: False continues a sequence, without BOS and leading space.
         """
         ids = list(self.prefix) if start else []
         trained = []
@@ -100,19 +111,21 @@ class SegmentTokenizer:
         embed_instruction: bool = False,
         specials: bool = True,
     ) -> tuple[list[Prompt], int]:
-        """One prompt a text with its pooled span, and how many texts were cut to ``max_length``.
+        """Return the prompts of texts to embed, and the number of truncated texts.
 
-        The header is attended to and not pooled. Without one, all tokens are pooled, BOS too
-        (as the reference does).
+        The header is attended to but not pooled. Without a header, all tokens are pooled, with the
+        BOS, as in the reference.
 
         Args:
+            texts: the texts.
+            max_length: maximum number of tokens of a prompt, with header and special tokens.
             instruction: the formatted header, from :func:`gritlm.gritlm_instruction`.
-            end: string behind every text; one token where the vocabulary has it as such.
-            embed_instruction: pool the header too.
-            specials: put the tokenizer's own BOS (and EOS, if it adds one) around.
+            end: string after every text; a single token if the vocabulary has it.
+            embed_instruction: whether to pool the header too.
+            specials: whether to add the tokenizer's BOS (and its EOS, if it has one).
 
         Raises:
-            InputError: naming the text that is empty or that the header leaves no room for.
+            InputError: for an empty text, or a header that leaves no tokens for a text.
         """
         head = list(self.prefix) if specials else []
         head += self.pieces([instruction], first=True)[0] if instruction else []
@@ -161,14 +174,14 @@ class SegmentTokenizer:
         return (), ()
 
     def _find_anchor(self) -> list[int]:
-        """Ids of a newline, if a leading piece differs from the same piece further inside."""
+        """Return the ids of a newline if the first text of a sequence is tokenised differently."""
         newline, alone, inside = self._encode(["\n", "a", "\na"])
         cut = inside[len(newline) :]
         return newline if inside[: len(newline)] == newline and cut != alone else []
 
 
 def _private_copy(tokenizer: PreTrainedTokenizerBase, *, literal: bool) -> Any:
-    """A Rust tokenizer whose state nobody else changes; None for tokenizers written in Python."""
+    """Return a private copy of the Rust tokenizer; None for a tokenizer written in Python."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or not hasattr(backend, "to_str"):
         return None

@@ -1,4 +1,4 @@
-"""UnifiedLM: one set of weights, a bidirectional view to read and a causal view to write.
+"""UnifiedLM, a decoder with a bidirectional and a causal view of the same weights.
 
 Shapes: B rows, L positions, T tokens of all rows without padding, D hidden size, V vocabulary,
 S positions whose logits are kept.
@@ -31,14 +31,18 @@ _ATTENTION_LAYERS = {"full_attention", "sliding_attention"}
 
 
 class UnifiedLM:
-    """Two module shells over the tensors of one Hugging Face decoder.
+    """A Hugging Face decoder with a causal and a bidirectional view of the same tensors.
 
-    Safe to call from several threads: neither view is ever changed by a call.
+    It is safe to call from several threads: a call changes neither view.
+
+    Args:
+        model: the decoder, with or without its LM head.
+        compiled: whether one-token steps run as a compiled graph (CUDA graphs on a GPU).
 
     Attributes:
-        causal: the model handed in, untouched.
-        compiled: whether one-token steps run as a compiled graph (CUDA graphs on a GPU).
-        bidirectional: a shell of its decoder in which each token sees its whole text.
+        causal: the model itself, unchanged.
+        compiled: as the argument.
+        bidirectional: a view of its decoder in which each token attends to its whole text.
     """
 
     def __init__(self, model: Any, *, compiled: bool = False) -> None:
@@ -70,28 +74,28 @@ class UnifiedLM:
 
     @property
     def has_head(self) -> bool:
-        """Whether it can write: False for a model loaded without its LM head."""
+        """Whether the model can generate: False if it was loaded without its LM head."""
         return self.causal is not self.decoder
 
     @property
     def max_positions(self) -> int | None:
-        """Longest text in tokens that the model was built for, where its config tells."""
+        """Maximum length of a text in tokens; None if the configuration does not have it."""
         return getattr(self.config, "max_position_embeddings", None)
 
     def kv_bytes_per_token(self) -> int:
-        """Bytes that the keys and values of one token take."""
+        """Return the size of the keys and values of a token in bytes."""
         config = self.config
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         return int(2 * config.num_hidden_layers * heads * size * self.dtype.itemsize)
 
     def hidden(self, ids_BL: Tensor, mask_BL: Tensor | None = None, *, causal: bool) -> Tensor:
-        """States after the final norm -> (B, L, D); arbitrary where the mask is 0.
+        """Return the states (B, L, D) after the final norm; undefined where the mask is 0.
 
         Args:
             ids_BL: token ids, padded on the right (bidirectionally on either side).
-            mask_BL: 1 for real tokens; None when there is no padding.
-            causal: each token sees those before it, else its whole text.
+            mask_BL: 1 for real tokens; None without padding.
+            causal: whether a token attends to earlier tokens only, else to its whole text.
         """
         if causal:
             return self.decoder(ids_BL, attention_mask=mask_BL, use_cache=False).last_hidden_state
@@ -108,10 +112,13 @@ class UnifiedLM:
     def hidden_packed(
         self, ids_T: Tensor, lengths: list[int], *, pause: Callable[[], None] | None = None
     ) -> Tensor:
-        """Bidirectional states of texts that stand one behind the other -> (T, D).
+        """Return the bidirectional states (T, D) of concatenated texts.
 
         Args:
-            pause: called between layers, where the model's attention can be exchanged.
+            ids_T: token ids of all texts, without padding.
+            lengths: number of tokens of each text.
+            pause: checkpoint callback, called between layers if the model's attention can be
+                exchanged.
         """
         view = self._fast.bidirectional(len(ids_T))
         return self._packed(view, ids_T, lengths, None, pause)
@@ -119,14 +126,20 @@ class UnifiedLM:
     def hidden_and_blocks(
         self, ids_T: Tensor, lengths: list[int], *, pause: Callable[[], None] | None = None
     ) -> tuple[Tensor, list[KVBlock]]:
-        """As :meth:`hidden_packed`, and the key/value block of each text."""
+        """Return the states of :meth:`hidden_packed` and the KV block of each text.
+
+        Args:
+            ids_T: token ids of all texts, without padding.
+            lengths: number of tokens of each text.
+            pause: checkpoint callback, as in :meth:`hidden_packed`.
+        """
         cache = recording(self.config.num_hidden_layers)
         view = self._fast.bidirectional(len(ids_T))
         hidden_TD = self._packed(view, ids_T, lengths, cache, pause)
         return hidden_TD, self._blocks(recorded(cache), ids_T, lengths, causal=False)
 
     def causal_block(self, ids_T: Tensor) -> KVBlock:
-        """Key/value block of one text read causally."""
+        """Return the KV block of a text, computed with causal attention."""
         cache = recording(self.config.num_hidden_layers)
         self.decoder(ids_T[None], past_key_values=cache, use_cache=True)
         return self._blocks(recorded(cache), ids_T, [len(ids_T)], causal=True)[0]
@@ -139,12 +152,13 @@ class UnifiedLM:
         cache: Cache | None = None,
         keep: int = 0,
     ) -> Tensor:
-        """Next-token logits of the causal view -> (B, S, V).
+        """Return the next-token logits (B, S, V) of the causal view.
 
         Args:
-            mask_BL: 1 for real tokens, the cached ones included.
-            cache: continued and extended in place.
-            keep: how many last positions get logits; 0 for all.
+            ids_BL: token ids.
+            mask_BL: 1 for real tokens, with a column for each cached token too.
+            cache: cache of the tokens before; extended in place.
+            keep: number of last positions with logits; 0 for all.
         """
         tokens = 1 if ids_BL.shape[1] == 1 else ids_BL.numel()
         view = self.causal if torch.is_grad_enabled() else self.causal_for(tokens)
@@ -157,30 +171,32 @@ class UnifiedLM:
         ).logits
 
     def causal_for(self, tokens: int) -> Any:
-        """The causal view that reads so many tokens of a text fastest; for inference only."""
+        """Return the fastest causal view for a number of tokens per text; for inference only."""
         return self._fast.causal(tokens)
 
     def new_cache(self, capacity: int) -> Cache:
-        """An empty cache for ``capacity`` tokens, of the kind that :attr:`decoding` works on."""
+        """Return an empty cache for ``capacity`` tokens that :attr:`decoding` accepts."""
         if set(getattr(self.config, "layer_types", None) or ()) - _ATTENTION_LAYERS:
-            return DynamicCache(config=self.config)  # with states that are no keys and values
+            return DynamicCache(
+                config=self.config
+            )  # for layers with other states than keys and values
         if self.compiled:
             return fixed(self.config, capacity)
         return preallocated(self.config.num_hidden_layers, capacity)
 
     @property
     def decoding(self) -> Any:
-        """The causal view for steps of one token: compiled, or with packed weights, or as it is."""
+        """Causal view for one-token steps: compiled, with packed weights, or the model itself."""
         return self._fast.decoding
 
     @property
     def stepping(self) -> Any:
-        """The causal view for steps of several rows, see :mod:`gritlm.lm.attention.ragged`."""
+        """Causal view for batched decoding steps; see :mod:`gritlm.lm.attention.ragged`."""
         return self._fast.stepping
 
     @property
     def fingerprint(self) -> str:
-        """Identifies weights, number format and adapter: the maker of a KV block."""
+        """Hash of weights, dtype and adapter, which identifies the model of a KV block."""
         with self._lock:
             version = self._fast.version()
             if self._fingerprint is None or self._fingerprint[0] != version:
@@ -188,10 +204,10 @@ class UnifiedLM:
             return self._fingerprint[1]
 
     def require_own(self, block: KVBlock) -> None:
-        """Refuse key/value state that other weights made.
+        """Refuse a KV block of other weights.
 
         Raises:
-            CacheMismatchError: naming both.
+            CacheMismatchError: for a KV block of another model, with both fingerprints.
         """
         if block.model != self.fingerprint:
             raise CacheMismatchError(
@@ -221,7 +237,7 @@ class UnifiedLM:
         return output.last_hidden_state[0]
 
     def _one_by_one(self, ids_T: Tensor, lengths: list[int], cache: Cache | None) -> Tensor:
-        """For models whose attention cannot be exchanged: padded, without a cache."""
+        """Return the states of a padded batch, for models whose attention cannot be exchanged."""
         if cache is not None:
             raise ModelError(
                 f"{type(self.causal).__name__} has its attention built in: no KV blocks from it"
@@ -257,7 +273,7 @@ class UnifiedLM:
         return blocks
 
     def rope(self) -> RopeTable | None:
-        """Table to move keys with; None where they cannot be moved."""
+        """Return the table that moves keys to other positions; None if they cannot be moved."""
         if self._rope is None:
             try:
                 self._rope = (rope_table(self.decoder, self.device),)
@@ -267,18 +283,18 @@ class UnifiedLM:
         return self._rope[0]
 
     def layer_devices(self) -> list[torch.device]:
-        """Where each layer's keys and values belong."""
+        """Return the device of the keys and values of each layer."""
         homes = [next(layer.parameters()).device for layer in self.decoder.layers]
         return [self.device if home.type == "meta" else home for home in homes]
 
 
 def unpack(packed_TD: Tensor, lengths: list[int]) -> Tensor:
-    """(T, D) -> (B, L, D), padded with zeros on the right to the longest text."""
+    """Return concatenated rows (T, D) as a batch (B, L, D), padded on the right with zeros."""
     return pad_sequence(list(packed_TD.split(lengths)), batch_first=True)
 
 
 def _fingerprint(decoder: PreTrainedModel) -> str:
-    """Hash of every parameter's name, shape, format and up to 64 values spread over it."""
+    """Return a hash of name, shape, dtype and up to 64 values of every parameter."""
     digest = hashlib.blake2b(digest_size=8)
     for name, tensor in decoder.named_parameters():
         flat = tensor.detach().flatten()

@@ -1,1 +1,1 @@
-"""Attention: packed and ragged texts, block masks, and views of one set of weights."""
+"""Attention: kernels without padding, block masks, and views of a model."""

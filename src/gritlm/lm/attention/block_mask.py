@@ -1,13 +1,14 @@
-"""A prompt whose first parts are read apart: where its tokens stand, and whom they see.
+"""Positions and attention mask of a prompt that begins with independent blocks.
 
 Shapes: B rows, L positions.
 
-Every part is read by itself and begins with a BOS. One that stands later keeps its own, because its
-tokens were read with it: at the position before the part (rotary positions are relative), seen by
-nobody else. What follows the parts is read causally over all of them.
+Each block is computed without the others and begins with a BOS. Later blocks keep their BOS, since
+their tokens were computed with it: it has the position before the block (rotary positions are
+relative), and only its own block attends to it. The tail attends causally to all blocks.
 
-The first tokens of a later part may be read again, causally over all before them: they then stand
-behind the parts once more, at their old positions, and everybody but their own part sees these.
+The first tokens of later blocks may be recomputed with causal attention to all tokens before them.
+Such tokens are repeated after the blocks, at their old positions; all tokens except those of their
+own block attend to the recomputed ones.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ _SLIDING = "sliding_attention"
 
 @dataclass(frozen=True)
 class BlockSpan:
-    """Tokens ``start`` to ``end`` (not included) of a prompt, read by themselves.
+    """A block of a prompt, whose tokens attend only to their own block.
 
     Attributes:
-        causal: each token sees those before it, else its whole block.
+        start: index of the first token.
+        end: index after the last token.
+        causal: whether a token attends to earlier tokens only, else to its whole block.
     """
 
     start: int
@@ -37,14 +40,15 @@ class BlockSpan:
 
 @dataclass(frozen=True)
 class BlockLayout:
-    """All tokens of a prompt.
+    """A prompt made of blocks and a tail.
 
     Attributes:
-        positions: of each token.
-        blocks: from left to right.
-        unseen: tokens (the BOS of later blocks) that are seen in their own block only.
-        again: tokens that stand once more behind the last block, in this order; the first time they
-            are seen in their own block only.
+        ids: token ids: blocks, recomputed tokens, tail.
+        positions: position of each token.
+        blocks: the blocks, from left to right.
+        unseen: indices of tokens (the BOS of later blocks) that only their own block attends to.
+        again: indices of the tokens that are repeated after the last block, in this order. Only
+            their own block attends to the original ones.
     """
 
     ids: tuple[int, ...]
@@ -55,7 +59,7 @@ class BlockLayout:
 
 
 class LaidOutBlock(Protocol):
-    """What :func:`seen` has to know; the attributes of :class:`BlockLayout`."""
+    """Interface of a layout, with the attributes of :class:`BlockLayout`."""
 
     @property
     def ids(self) -> Sequence[int]: ...
@@ -72,12 +76,14 @@ class LaidOutBlock(Protocol):
 def lay_out(
     parts: Sequence[Sequence[int]], tail: Sequence[int], *, bos: int, causal: bool, again: int = 0
 ) -> BlockLayout:
-    """Parts one behind the other, then the tail.
+    """Return the layout of a prompt of blocks, followed by a tail.
 
     Args:
-        parts: each with its BOS.
-        bos: how many ids of a part that is.
-        again: how many first tokens of each part but the first are read again.
+        parts: token ids of each block, with its BOS.
+        tail: token ids after the blocks.
+        bos: number of ids of a BOS: 0 or 1.
+        causal: whether the tokens of a block attend to earlier tokens only.
+        again: number of first tokens of each block, except the first block, that are recomputed.
     """
     ids: list[int] = []
     positions: list[int] = []
@@ -101,7 +107,7 @@ def lay_out(
 
 
 def seen(laid: LaidOutBlock) -> Tensor:
-    """Whom (second axis) each token sees -> (L, L) of bool."""
+    """Return a mask (L, L) that is True where a token (row) attends to another (column)."""
     size = len(laid.ids)
     seen_LL = torch.ones(size, size, dtype=torch.bool).tril()
     seen_LL[:, [*laid.unseen, *laid.again]] = False
@@ -118,11 +124,16 @@ def seen(laid: LaidOutBlock) -> Tensor:
 
 
 def as_mask(seen_BLL: Tensor, decoder: Any) -> Tensor:
-    """Whom (last axis) each token sees, as the decoder's attention wants it -> (B, 1, L, L)."""
+    """Return a mask (B, 1, L, L) in the format of the decoder's attention.
+
+    Args:
+        seen_BLL: True where a token attends to another (last axis).
+        decoder: the decoder.
+    """
     seen = seen_BLL[:, None]
     if decoder.config._attn_implementation != "eager":
         return seen
-    # The plain implementation adds its mask to the scores.
+    # The eager implementation adds its mask to the scores.
     lowest = torch.finfo(decoder.dtype).min
     return torch.zeros_like(seen, dtype=decoder.dtype).masked_fill(~seen, lowest)
 
@@ -130,10 +141,12 @@ def as_mask(seen_BLL: Tensor, decoder: Any) -> Tensor:
 def windowed(
     seen_BLL: Tensor, near: Callable[[int], Tensor], decoder: Any
 ) -> Tensor | dict[str, Tensor]:
-    """:func:`as_mask` for all layers; where a decoder has a sliding window, one for each kind.
+    """Return the mask of :func:`as_mask`, or a mask per kind of layer for sliding windows.
 
     Args:
-        near: whom each token sees through a window of so many tokens, as ``seen_BLL``.
+        seen_BLL: True where a token attends to another (last axis).
+        near: function that returns such a mask limited to a window of the given size in tokens.
+        decoder: the decoder.
     """
     full = as_mask(seen_BLL, decoder)
     window = getattr(decoder.config, "sliding_window", None)
@@ -141,5 +154,5 @@ def windowed(
     if window is None or (kinds and _SLIDING not in kinds):
         return full
     cut = as_mask(near(window), decoder)
-    # Mistral has one kind of layers and does not name it.
+    # Mistral has a single kind of layer, without a name.
     return {"full_attention": full, _SLIDING: cut} if kinds else cut

@@ -1,11 +1,10 @@
-"""Views of the causal model that are fast at one-token steps.
+"""Views of the causal model for fast decoding (one-token steps).
 
-On a CPU a step multiplies one row by every weight, so it is bound by how fast weights are read.
-oneDNN reads weights that it has laid out itself about twice as fast as plain ones (measured in
-docs/log.md). The packed copy costs the memory of the weights once more and is made at the first
-generated token.
+On a CPU, a step multiplies a single row by every weight, so it is bound by memory bandwidth. oneDNN
+reads weights in its own layout about twice as fast as plain ones (measured in docs/log.md). The
+packed copy needs the memory of the weights again and is created at the first generated token.
 
-On a GPU a step is bound by launching kernels one by one: a compiled step replays a CUDA graph.
+On a GPU, a step is bound by kernel launches: a compiled step replays a CUDA graph.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class PackedLinear(nn.Module):
-    """A linear layer over oneDNN's own layout of the same weight; for inference only."""
+    """A linear layer with a copy of its weight in the layout of oneDNN; for inference only."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -38,7 +37,7 @@ class PackedLinear(nn.Module):
 
 
 def decoding_view(model: PreTrainedModel) -> Any:
-    """A view for one-token steps: packed linear layers where that pays, else the model itself."""
+    """Return a view with packed linear layers, or the model itself if packing does not pay."""
     if not _pays(model):
         return model
     view = views.shell(model)
@@ -51,7 +50,7 @@ def decoding_view(model: PreTrainedModel) -> Any:
 
 
 def compiled_view(model: PreTrainedModel) -> Any:
-    """A view whose forward pass is compiled; made for caches of a fixed size."""
+    """Return a view with a compiled forward pass, for caches of a fixed size."""
     view = views.shell(model)
     view.forward = torch.compile(view.forward, mode="reduce-overhead", dynamic=False)
     return view

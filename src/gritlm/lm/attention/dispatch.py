@@ -1,6 +1,6 @@
-"""The fastest view of a model for what is read: one token, few of them, or many.
+"""Selection of the fastest view of a model by the number of tokens.
 
-On a CPU packed weights and grouped heads read few tokens faster (docs/log.md).
+On a CPU, packed weights and grouped heads are faster for few tokens (docs/log.md).
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import torch
 from gritlm.lm.attention import ragged, views
 from gritlm.lm.attention.decode_views import compiled_view, decoding_view
 
-FEW = 256  # most tokens of a text for which packed weights are faster
+FEW = 256  # maximum tokens of a text for which packed weights are faster
 
 
 class FastViews:
-    """Derived views, each made when it is first used, and anew when weights have changed.
+    """Derived views of a model, created on first use and again after a change of the weights.
 
     Args:
         causal: the model itself.
-        bidirectional: its plain bidirectional view.
+        bidirectional: its bidirectional view with plain weights.
         compiled: whether steps of one token run as a compiled graph.
     """
 
@@ -31,16 +31,16 @@ class FastViews:
         self._bidirectional = bidirectional
         self._compiled = compiled
         self._lock = threading.Lock()
-        self._decoding: tuple[int, Any] | None = None  # of which weights, and the view
-        self._made: dict[str, tuple[Any, Any]] = {}  # of which decoding view, and the view
+        self._decoding: tuple[int, Any] | None = None  # version of the weights, view
+        self._derived_views: dict[str, tuple[Any, Any]] = {}  # by name: decoding view, view
 
     def version(self) -> int:
-        """Grows whenever a parameter is changed in place."""
+        """Return a number that grows whenever a parameter is changed in place."""
         return sum(parameter._version for parameter in self._causal.parameters())
 
     @property
     def decoding(self) -> Any:
-        """The causal view for steps of one token: compiled, or with packed weights, or as it is."""
+        """Causal view for one-token steps: compiled, with packed weights, or the model itself."""
         with self._lock:
             version = self.version()
             if self._decoding is None or self._decoding[0] != version:
@@ -50,17 +50,17 @@ class FastViews:
 
     @property
     def stepping(self) -> Any:
-        """The causal view for one token each of rows that stand in slots."""
+        """Causal view for batched decoding steps of sequences in KV slots."""
         return self._derived("stepping", ragged.view)
 
     def causal(self, tokens: int) -> Any:
-        """The causal view for so many tokens of each text; for inference only."""
+        """Return the fastest causal view for a number of tokens per text; for inference only."""
         if self._few(tokens):
             return self._derived("causal", views.grouped)
         return self.decoding if tokens == 1 else self._causal
 
     def bidirectional(self, tokens: int) -> Any:
-        """The bidirectional view for so many tokens of all texts together."""
+        """Return the fastest bidirectional view for a total number of tokens."""
         if not self._few(tokens) or torch.is_grad_enabled():
             return self._bidirectional
         return self._derived("bidirectional", self._reading)
@@ -75,6 +75,7 @@ class FastViews:
     def _derived(self, name: str, make: Callable[[Any], Any]) -> Any:
         decoding = self.decoding
         with self._lock:
-            if name not in self._made or self._made[name][0] is not decoding:
-                self._made[name] = decoding, make(decoding)
-            return self._made[name][1]
+            views = self._derived_views
+            if name not in views or views[name][0] is not decoding:
+                views[name] = decoding, make(decoding)
+            return views[name][1]

@@ -1,9 +1,9 @@
-"""Unpadded attention: several texts in one row, each attending to all of itself and nothing else.
+"""Bidirectional attention over concatenated texts without padding.
 
 Shapes: T tokens of all texts together, H heads, K key/value heads, E head dimension.
 
-transformers calls it like its own implementations (a name in its attention registry), so every
-model that goes through that registry gets it: no modeling file is copied.
+It is registered in the attention registry of transformers, so every model that uses the registry
+supports it, and no modeling file is copied.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CHANGES_SCORES = ("s_aux", "sinks", "position_bias", "attn_bias", "alibi", "head
 
 
 def register() -> None:
-    """Make the name ``gritlm_packed`` known to transformers. Calling it again changes nothing."""
+    """Register ``gritlm_packed`` in transformers; further calls have no effect."""
     from transformers import AttentionInterface
     from transformers.masking_utils import AttentionMaskInterface
 
@@ -34,10 +34,10 @@ def register() -> None:
 
 
 def register_both() -> None:
-    """Make the name ``gritlm_both`` known to transformers: for one module that is read both ways.
+    """Register ``gritlm_both`` in transformers, for modules with both kinds of attention.
 
-    Calls with ``lengths`` are texts without padding, read in both directions; others go to
-    transformers' own ``sdpa``.
+    Calls with ``lengths`` get bidirectional attention over texts without padding; other calls use
+    ``sdpa`` of transformers.
     """
     from transformers import AttentionInterface
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
@@ -47,7 +47,7 @@ def register_both() -> None:
 
 
 def register_grouped() -> None:
-    """Make the name ``gritlm_grouped`` known to transformers: for few tokens on a CPU."""
+    """Register ``gritlm_grouped`` in transformers, for few tokens on a CPU."""
     from transformers import AttentionInterface
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 
@@ -65,10 +65,19 @@ def grouped_attention(
     scaling: float | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of few tokens Q on T that may be many more -> (B, Q, H, E); for inference only.
+    """Compute the attention (B, Q, H, E) of few queries on any number of keys; inference only.
 
-    The heads that share keys are one matrix product, so keys are neither repeated nor cut into
-    pieces: the CPU kernel of torch takes up to twice as long (docs/log.md).
+    Heads that share keys are computed by a single matrix product, without repeating the keys. The
+    CPU kernel of torch takes up to twice as long (docs/log.md).
+
+    Args:
+        module: the attention layer.
+        query_BHQE: queries.
+        key_BKTE: keys.
+        value_BKTE: values.
+        attention_mask: boolean or additive mask (B, 1, Q, T); None for no mask.
+        scaling: factor of the scores; None for 1/sqrt(E).
+        **others: other arguments of attention functions in transformers.
     """
     if others.get("softcap") is not None or _unknown_score(others):
         return _sdpa(
@@ -81,14 +90,14 @@ def grouped_attention(
     score = (grouped @ key_BKTE.transpose(-1, -2)).view(rows, -1, shared, size, key_BKTE.shape[2])
     if attention_mask is not None:
         _hide(score, attention_mask[:, :, None])
-    # In its own number format: torch sums in float32 inside, copying to it costs ten times more.
+    # Without conversion: softmax sums in float32 internally, and a copy takes ten times longer.
     weight = score.softmax(dim=-1)
     mixed = weight.flatten(2, 3) @ value_BKTE
     return mixed.view(rows, heads, size, width).transpose(1, 2).contiguous(), None
 
 
 def _hide(score: Tensor, mask: Tensor) -> None:
-    """In place: a mask that is added, or one that is False where a token is not seen."""
+    """Apply a mask to scores in place: an additive mask, or a boolean one (False hides)."""
     if mask.dtype is torch.bool:
         score.masked_fill_(~mask, torch.finfo(score.dtype).min)
     else:
@@ -105,7 +114,17 @@ def both_attention(
     lengths: list[int] | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """:func:`packed_attention` where ``lengths`` are given, else ``sdpa``."""
+    """Compute :func:`packed_attention` if ``lengths`` are given, else ``sdpa``.
+
+    Args:
+        module: the attention layer.
+        query: queries.
+        key: keys.
+        value: values.
+        attention_mask: mask for ``sdpa``; ignored if there are ``lengths``.
+        lengths: tokens of each text; None for ordinary attention.
+        **options: other arguments of attention functions in transformers.
+    """
     if lengths is not None:
         return packed_attention(
             module, query, key, value, attention_mask, lengths=lengths, **options
@@ -114,14 +133,14 @@ def both_attention(
 
 
 def _sdpa(*arguments: Any, **options: Any) -> Any:
-    """transformers' own, which torch computes."""
+    """Call the ``sdpa`` attention of transformers."""
     from transformers import AttentionInterface
 
     return AttentionInterface()["sdpa"](*arguments, **options)
 
 
 def _no_mask(*_: Any, **__: Any) -> None:
-    """The lengths say all: no mask is built."""
+    """Return no mask: the lengths of the texts replace it."""
 
 
 def packed_attention(
@@ -138,12 +157,25 @@ def packed_attention(
     softcap: float | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Bidirectional attention within each of ``lengths`` consecutive texts -> (1, T, H, E).
+    """Compute bidirectional attention (1, T, H, E) within each of several concatenated texts.
 
-    Sliding windows are ignored: an embedding looks at its whole text.
+    Sliding windows are ignored: an embedding attends to its whole text.
 
     Args:
-        pause: called in every layer, so that who waits need not wait for all of them.
+        module: the attention layer.
+        query_1HTE: queries of all texts.
+        key_1KTE: keys of all texts.
+        value_1KTE: values of all texts.
+        attention_mask: ignored.
+        lengths: number of tokens of each text.
+        pause: checkpoint callback, called in every layer.
+        scaling: factor of the scores; None for 1/sqrt(E).
+        dropout: dropout rate in training.
+        softcap: bound of the scores as in Gemma 2; None for no bound.
+        **others: other arguments of attention functions in transformers.
+
+    Raises:
+        ModelError: for attention with additional score terms; see :data:`CHANGES_SCORES`.
     """
     del attention_mask
     if pause is not None:
@@ -173,13 +205,15 @@ def packed_attention(
 def refuse_unknown_scores(
     module: torch.nn.Module, others: Mapping[str, object], *, where: str
 ) -> None:
-    """What would change the scores is refused, never ignored (sinks of GPT-OSS, ALiBi, ...).
+    """Refuse score terms that are not implemented (sinks of GPT-OSS, ALiBi, ...).
 
     Args:
-        where: it is missing, and what that means.
+        module: the attention layer.
+        others: additional arguments of the attention function.
+        where: end of the message: the attention without the term, and the consequence.
 
     Raises:
-        ModelError: naming it.
+        ModelError: for an additional score term, with its name.
     """
     if (name := _unknown_score(others)) is not None:
         raise ModelError(f"{type(module).__name__} attends with {name!r}, which {where}")
@@ -192,7 +226,7 @@ def _unknown_score(others: Mapping[str, object]) -> str | None:
 def _full(
     query: Tensor, key: Tensor, value: Tensor, scaling: float | None, rate: float, cap: float | None
 ) -> Tensor:
-    """Full attention of one text; with a soft cap on the scores as Gemma 2 has it."""
+    """Compute the full attention of a text, with the soft cap of Gemma 2 if any."""
     if cap is None:
         return F.scaled_dot_product_attention(query, key, value, dropout_p=rate, scale=scaling)
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
@@ -208,7 +242,7 @@ def _has_varlen_kernel(query: Tensor) -> bool:
 def _varlen(
     query: Tensor, key: Tensor, value: Tensor, lengths: list[int], scaling: float | None
 ) -> Tensor:
-    """One flash-attention kernel over all texts (GPU, half precision) -> (1, T, H, E)."""
+    """Compute the attention (1, T, H, E) with a single flash kernel (GPU, half precision)."""
     from torch.nn.attention.varlen import varlen_attn
 
     if scaling is not None:

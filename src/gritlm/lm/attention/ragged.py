@@ -1,7 +1,7 @@
-"""Attention of one token each of several texts, whose keys and values stand in slots of one memory.
+"""Attention of batched decoding steps, over sequences of different lengths in KV slots.
 
-Shapes: B texts of a step, R of them that stand side by side, S slots, H heads, K key/value heads,
-C tokens that a slot has room for, W of them that are looked at, E head dimension.
+Shapes: B sequences of a step, R sequences of a run, S slots, H heads, K key/value heads, C capacity
+of a slot in tokens, W attended tokens, E head dimension.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ from gritlm.lm.attention.packed import refuse_unknown_scores
 
 RAGGED = "gritlm_ragged"
 
-# A call of the attention of a layer costs about as much as looking at so many tokens (docs/log.md).
+# A call of the attention of a layer costs about as much as attending to 200 tokens (docs/log.md).
 CALL_TOKENS = 200
 
 
 class RaggedRun:
-    """Texts in neighbouring slots, read as one padded batch.
+    """Sequences in neighbouring slots, computed as a padded batch.
 
     Args:
-        first_row: place of the first one in the step.
-        first_slot: its slot.
-        lengths: tokens that each sees, its own among them.
+        first_row: index of the first sequence in the step.
+        first_slot: slot of the first sequence.
+        lengths: number of tokens that each sequence attends to, with the current one.
+        device: device of the mask.
     """
 
     def __init__(
@@ -41,10 +42,12 @@ class RaggedRun:
         self._seen: dict[int | None, tuple[slice, Tensor | None]] = {}
 
     def seen(self, window: int | None) -> tuple[slice, Tensor | None]:
-        """Tokens to look at, and which of them are hidden (R, 1, 1, W); None for none of them.
+        """Return the range of attended tokens and the mask (R, 1, 1, W) of hidden ones.
+
+        Without hidden tokens there is no mask (None).
 
         Args:
-            window: each text sees only so many last tokens; None for all.
+            window: size of the sliding window in tokens; None for no window.
         """
         if window not in self._seen:  # the same for all layers of a kind
             self._seen[window] = self._look(window)
@@ -63,11 +66,12 @@ class RaggedRun:
 
 
 def runs(slots: Sequence[int], lengths: Sequence[int], device: torch.device) -> list[RaggedRun]:
-    """Texts grouped so that neighbours of like length share a call.
+    """Group sequences so that neighbours of similar length share a call.
 
     Args:
-        slots: of the texts, ascending.
-        lengths: tokens that each sees, its own among them.
+        slots: slots of the sequences, ascending.
+        lengths: number of tokens that each sequence attends to, with the current one.
+        device: device of the masks.
     """
     groups: list[list[int]] = []
     for row in range(len(slots)):
@@ -79,7 +83,7 @@ def runs(slots: Sequence[int], lengths: Sequence[int], device: torch.device) -> 
 
 
 def _joins(group: list[int], row: int, slots: Sequence[int], lengths: Sequence[int]) -> bool:
-    """Whether padding all of them to one length costs less than a call."""
+    """Return whether padding the group with another row costs less than a separate call."""
     if slots[row] != slots[group[-1]] + 1:
         return False
     longest = max(lengths[member] for member in group)
@@ -89,10 +93,12 @@ def _joins(group: list[int], row: int, slots: Sequence[int], lengths: Sequence[i
 
 
 def view(model: Any) -> Any:
-    """A view of a causal model whose attention is :func:`ragged_attention`."""
+    """Return a view of a causal model with :func:`ragged_attention`."""
     from transformers import AttentionInterface
 
-    AttentionInterface.register(RAGGED, ragged_attention)  # no mask of that name: none is built
+    AttentionInterface.register(
+        RAGGED, ragged_attention
+    )  # without a mask function: no mask is built
     return views.attending(model, RAGGED)
 
 
@@ -109,16 +115,28 @@ def ragged_attention(
     sliding_window: int | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of one token of each text on its own slot -> (B, 1, H, E); for inference only.
+    """Compute the attention (B, 1, H, E) of a token per sequence on its slot; inference only.
+
+    Args:
+        module: the attention layer.
+        query_BH1E: query of each sequence.
+        key_SKCE: keys of all slots.
+        value_SKCE: values of all slots.
+        attention_mask: ignored.
+        runs: groups of the sequences, in their order.
+        scaling: factor of the scores; None for 1/sqrt(E).
+        softcap: bound of the scores as in Gemma 2; None for no bound.
+        sliding_window: window of the layer in tokens, if the model passes it.
+        **others: other arguments of attention functions in transformers.
 
     Raises:
-        ModelError: for attention with terms that are not known here.
+        ModelError: for attention with additional score terms.
     """
     del attention_mask
     refuse_unknown_scores(
         module,
         others,
-        where="steps of several rows do not have; its texts are written one at a time",
+        where="batched decoding steps do not have; its texts are generated one at a time",
     )
     window = _window(module, sliding_window)
     scale = scaling if scaling is not None else query_BH1E.shape[-1] ** -0.5
@@ -140,7 +158,7 @@ def _attend(
     hidden: Tensor | None,
     softcap: float | None,
 ) -> Tensor:
-    """The heads that share keys are one matrix product -> (R, H, 1, E)."""
+    """Return the attention (R, H, 1, E); heads that share keys are a single matrix product."""
     grouped = query_RH1E.reshape(len(query_RH1E), key_RKWE.shape[1], -1, query_RH1E.shape[-1])
     score = grouped @ key_RKWE.transpose(-1, -2)
     if softcap is not None:
@@ -150,9 +168,9 @@ def _attend(
     return (score.softmax(dim=-1) @ value_RKWE).view(query_RH1E.shape)
 
 
-def _window(module: Any, given: int | None) -> int | None:
-    """Last tokens that a layer sees. Some models tell it with the call, some by the kind only."""
+def _window(module: Any, passed: int | None) -> int | None:
+    """Return the sliding window of a layer: passed by the model, or from the configuration."""
     kinds = getattr(module.config, "layer_types", None)
-    if given is None and kinds and kinds[module.layer_idx] == "sliding_attention":
+    if passed is None and kinds and kinds[module.layer_idx] == "sliding_attention":
         return int(module.config.sliding_window)
-    return given
+    return passed

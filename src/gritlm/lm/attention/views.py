@@ -1,9 +1,8 @@
-"""Module shells: a second view of a model over the very same tensors.
+"""Views of a model: module trees with their own configuration that share all tensors.
 
-A shell is the module tree again, as new objects that hold the same parameters and buffers and a
-configuration of their own. Nothing of the original is changed, and a call on one view can never
-change what a call on the other does (transformers rewrites the shared config when ``is_causal``
-is passed as an argument).
+A view consists of new module objects with the same parameters and buffers. The original is not
+changed, and calls on different views are independent: passing ``is_causal`` as an argument instead
+would make transformers change the configuration of the model.
 """
 
 from __future__ import annotations
@@ -17,18 +16,18 @@ from transformers import PreTrainedConfig
 
 from gritlm.lm.attention import packed
 
-# Larger than any text: a "window" that never cuts. None would be refused by some models whose
-# layers are declared as sliding ones, and switches rotary positions off in others.
+# A window larger than any text. Some models with sliding layers refuse None, and others disable
+# rotary positions for it.
 NO_WINDOW = 1 << 30
 
 
 def shell(module: nn.Module) -> Any:
-    """A copy of the module tree that shares every tensor and owns everything else."""
+    """Return a copy of a module tree that shares every tensor and owns everything else."""
     return _shell(module, {})
 
 
 def bidirectional(decoder: nn.Module) -> Any:
-    """A view of a decoder in which every token attends to all tokens of its text."""
+    """Return a view of a decoder in which every token attends to its whole text."""
     view = shell(decoder)
     view.eval()
     config = view.config
@@ -44,21 +43,22 @@ def bidirectional(decoder: nn.Module) -> Any:
         if getattr(module, "sliding_window", None) is not None:
             module.sliding_window = NO_WINDOW
     pairs = zip(decoder.parameters(), view.parameters(), strict=True)
-    assert all(one is other for one, other in pairs), "both views hold the same tensors"
+    assert all(one is other for one, other in pairs), "the views must share their tensors"
     return view
 
 
 def configured(decoder: nn.Module, changes: Mapping[str, Any]) -> Any:
-    """Return the view that plain transformers would load with other values in the configuration.
+    """Return the view that transformers would load with other values in the configuration.
 
     Args:
-        changes: values of the configuration; ``attn_implementation`` may be one of them.
+        decoder: the decoder.
+        changes: values of the configuration, including ``attn_implementation``.
     """
     view = shell(decoder)
     view.eval()
     for name, value in changes.items():
         setattr(view.config, f"_{name}" if name == "attn_implementation" else name, value)
-    if "sliding_window" in changes:  # copied from the configuration when a layer is made
+    if "sliding_window" in changes:  # layers copy it from the configuration
         for module in view.modules():
             if getattr(module, "sliding_window", None) is not None:
                 module.sliding_window = changes["sliding_window"]
@@ -66,7 +66,7 @@ def configured(decoder: nn.Module, changes: Mapping[str, Any]) -> Any:
 
 
 def grouped(model: Any) -> Any:
-    """A view of a causal model that reads few tokens faster; the model itself if it cannot."""
+    """Return a view that is faster for few tokens, or the model itself if it has none."""
     if not can_pack(model) or model.config._attn_implementation != "sdpa":
         return model
     packed.register_grouped()
@@ -74,7 +74,7 @@ def grouped(model: Any) -> Any:
 
 
 def attending(model: nn.Module, implementation: str) -> Any:
-    """A view whose attention is one of transformers' registry."""
+    """Return a view with an attention implementation of transformers' registry."""
     view = shell(model)
     for module in view.modules():
         if hasattr(module, "config"):
@@ -83,7 +83,7 @@ def attending(model: nn.Module, implementation: str) -> Any:
 
 
 def can_pack(decoder: nn.Module) -> bool:
-    """Whether attention goes through transformers' registry, so that ours can stand in."""
+    """Return whether a decoder uses transformers' attention registry."""
     return bool(getattr(decoder, "_supports_attention_backend", False))
 
 
@@ -101,7 +101,7 @@ def _shell(module: nn.Module, seen: dict[int, Any]) -> Any:
 
 
 def _owned(value: Any, seen: dict[int, Any]) -> Any:
-    """Containers and configurations are copied, tensors and all else are shared."""
+    """Return a copy of a container or a configuration, a view of a module, else the value."""
     if isinstance(value, PreTrainedConfig):
         return seen.setdefault(id(value), copy.deepcopy(value))
     if isinstance(value, nn.Module):
@@ -110,7 +110,7 @@ def _owned(value: Any, seen: dict[int, Any]) -> Any:
 
 
 def _rehook(twin: nn.Module) -> None:
-    """accelerate binds its hooks (several devices, offloading) to one object: bind them anew."""
+    """Bind the hooks of accelerate (several devices, offloading) to a copied module."""
     hook = twin.__dict__.pop("_hf_hook", None)
     if hook is None:
         return

@@ -1,4 +1,4 @@
-"""A folder that is made once, by one process, and is in its place whole or not at all."""
+"""Atomic creation of a folder by a single process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,12 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 @contextmanager
 def alone(target: Path, *, report: Callable[[str], None]) -> Iterator[None]:
-    """One process at a time; one that has to wait reports it."""
+    """Hold a lock on a folder, so that only one process creates it.
+
+    Args:
+        target: the folder.
+        report: function that gets a message if another process holds the lock.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(target.with_name(f".{target.name}.lock"))
     try:
@@ -36,10 +41,13 @@ def alone(target: Path, *, report: Callable[[str], None]) -> Iterator[None]:
 
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """A temporary folder beside ``target``; its ``model`` folder takes the place at the end.
+    """Yield a temporary folder, whose ``model`` folder replaces ``target`` at the end.
 
-    It is removed in the end, on errors and on ctrl-C too; what killed processes left is removed at
-    the start, which is safe for whoever is :func:`alone`.
+    The temporary folder is always removed, also on errors and ctrl-C. Folders of killed processes
+    are removed first, so the caller must hold the lock of :func:`alone`.
+
+    Args:
+        target: the folder to create or replace.
     """
     for stale in target.parent.glob(f".{target.name}.*.tmp"):
         shutil.rmtree(stale, ignore_errors=True)
@@ -47,22 +55,26 @@ def replacing(target: Path) -> Iterator[Path]:
     try:
         work.mkdir()
         yield work
-        made = work / "model"
-        for path in [*made.iterdir(), made]:
+        model = work / "model"
+        for path in [*model.iterdir(), model]:
             sync(path)
         if target.exists():
             target.rename(work / "before")
-        made.rename(target)
+        model.rename(target)
         sync(target.parent)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
 def require_space(place: Path, needed: int) -> None:
-    """Refuse to begin what would not fit.
+    """Raise an error unless a number of bytes is free on the disk of a folder.
+
+    Args:
+        place: the folder, which need not exist.
+        needed: required space in bytes.
 
     Raises:
-        DownloadError: when fewer than ``needed`` bytes are free.
+        DownloadError: for less free space.
     """
     if _free(place) < needed:
         raise _no_space(place, needed)
@@ -70,7 +82,12 @@ def require_space(place: Path, needed: int) -> None:
 
 @contextmanager
 def explained(place: Path, needed: int) -> Iterator[None]:
-    """Turns what a disk says into one line that says what to do."""
+    """Turn errors of the file system into a :class:`DownloadError` of one line.
+
+    Args:
+        place: folder that is written.
+        needed: required space in bytes, for the message.
+    """
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -83,7 +100,7 @@ def explained(place: Path, needed: int) -> Iterator[None]:
 
 
 def says_full(error: BaseException) -> bool:
-    """Whether an error is about a full disk; safetensors says so in its text only."""
+    """Return whether an error reports a full disk; safetensors has it in the message only."""
     return getattr(error, "errno", None) in _NO_SPACE or any(
         f"os error {number})" in str(error) for number in _NO_SPACE
     )
@@ -95,6 +112,6 @@ def _free(place: Path) -> int:
 
 def _no_space(place: Path, needed: int) -> DownloadError:
     return DownloadError(
-        f"no room for the model in {place}: some {needed:,} bytes are needed while it is made, "
-        f"{_free(place):,} are free; make room or set GRITLM_CACHE to another folder"
+        f"no room for the model in {place}: it takes about {needed:,} bytes temporarily, "
+        f"{_free(place):,} are free; free some space or set GRITLM_CACHE to another folder"
     )

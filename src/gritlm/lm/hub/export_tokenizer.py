@@ -1,8 +1,8 @@
-"""A saved tokenizer that reads ``header + text`` as one string with the ids of two segments.
+"""Saved tokenizers that give ``header + text`` the token ids of two segments.
 
 Other libraries tokenise the whole string. A byte-level tokenizer then merges the newline at the
 end of the header with whitespace at the beginning of the text. The saved ``tokenizer.json`` gets a
-first step that cuts strings behind the ``<|embed|>`` marker, which changes no other string.
+pre-tokenizer that splits strings after the ``<|embed|>`` marker and changes no other string.
 """
 
 from __future__ import annotations
@@ -38,15 +38,16 @@ Ids = dict[tuple[str, str], list[int]]  # by header and text
 
 
 def fit(folder: Path, headers: Sequence[str]) -> str | None:
-    """Make the tokenizer of a folder read whole strings with the ids of segments.
+    """Make the tokenizer of a folder give whole strings the token ids of segments.
 
-    A warning tells where only texts that begin with whitespace are read otherwise.
+    A warning is logged if only texts that begin with whitespace get other ids.
 
     Args:
-        headers: in front of texts; texts without one are compared too.
+        folder: the checkpoint folder.
+        headers: headers of texts; texts without a header are compared too.
 
     Returns:
-        Why ordinary texts are read otherwise; None where they are not.
+        The reason why ordinary texts get other ids; None if they do not.
     """
     tokenizer = _load(folder)
     wanted = _segments(tokenizer, headers)
@@ -65,7 +66,7 @@ def fit(folder: Path, headers: Sequence[str]) -> str | None:
 
 
 def _is_mended(folder: Path, wanted: Ids) -> bool:
-    """Add the cut where it makes all ids equal; files stay as they are where it does not."""
+    """Add the pre-tokenizer if it makes all ids equal, else restore the files."""
     files = [path for path in (folder / _FILE, folder / _CONFIG_FILE) if path.is_file()]
     before = {path: path.read_bytes() for path in files}
     if len(before) < 2:
@@ -74,7 +75,7 @@ def _is_mended(folder: Path, wanted: Ids) -> bool:
     steps = [step for step in (_CUT, content.get("pre_tokenizer")) if step is not None]
     content["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": steps}
     config = read_object(folder / _CONFIG_FILE)
-    # Classes of single models build their first steps themselves, whatever the file says.
+    # Tokenizer classes of some models create their pre-tokenizer themselves and ignore the file.
     for changes in ({}, {"tokenizer_class": "PreTrainedTokenizerFast"}):
         _save(folder / _FILE, content)
         _save(folder / _CONFIG_FILE, config | changes)
@@ -88,7 +89,7 @@ def _is_mended(folder: Path, wanted: Ids) -> bool:
 
 
 def _segments(tokenizer: PreTrainedTokenizerBase, headers: Sequence[str]) -> Ids:
-    """Return the ids that GritLM reads."""
+    """Return the token ids of GritLM for test texts, by header and text."""
     tokens = SegmentTokenizer(tokenizer)
     special = [f"a {token} b" for token in tokenizer.all_special_tokens]
     texts = [*_PROBES, *special, *_SPACED]
@@ -104,7 +105,7 @@ def _segments(tokenizer: PreTrainedTokenizerBase, headers: Sequence[str]) -> Ids
 
 
 def _differing(tokenizer: PreTrainedTokenizerBase, wanted: Ids) -> list[str]:
-    """Return the texts whose ids are others where header and text are one string."""
+    """Return the texts with other ids if header and text are tokenised as a single string."""
     return [
         text
         for (header, text), ids in wanted.items()

@@ -1,8 +1,8 @@
-"""A Llama in a GGUF file -> a checkpoint folder of safetensors, dequantised once.
+"""Conversion of a Llama GGUF file to a checkpoint folder with dequantised safetensors.
 
-transformers reads such a file but cannot save what it read (its quantizer refuses), maps the tensor
-names anew for every submodule, and does not know how SmolLM splits numbers. What a tensor is called
-and how its blocks unpack is left to the ``gguf`` package, config and vocabulary to transformers.
+transformers reads such a file but cannot save the model (its quantizer refuses), maps the tensor
+names again for every submodule, and does not know how SmolLM splits numbers. The ``gguf`` package
+maps tensor names and dequantises blocks; transformers reads configuration and vocabulary.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from gritlm.errors import ModelError
 from gritlm.lm.hub.load_errors import explained
 from gritlm.lm.hub.quiet import quiet
 
-# Rounding to bfloat16 moves a value by 2^-8 of itself at most; measured over the default model that
-# is a sixtieth (rms) of the noise which the steps of the 4-bit blocks had put in before.
+# Rounding to bfloat16 changes a value by at most 2^-8 of itself. In the default model that is a
+# sixtieth (rms) of the error of its 4-bit quantisation.
 DTYPE = torch.bfloat16
 
 _SPECIAL = {
@@ -38,18 +38,22 @@ _SPECIAL = {
 
 
 def convert(gguf_file: Path, folder: Path) -> None:
-    """Write config, bfloat16 weights and tokenizer of a Llama GGUF file into ``folder``.
+    """Write configuration, bfloat16 weights and tokenizer of a Llama GGUF file to a folder.
+
+    Args:
+        gguf_file: the GGUF file.
+        folder: the target.
 
     Raises:
         ModelError: for a file of another architecture, or one that is damaged or lacks tensors.
-        OSError: when the folder cannot be written.
+        OSError: for a folder that cannot be written.
     """
     with explained(str(gguf_file)), quiet():
         reader = gguf.GGUFReader(gguf_file)
         if (kind := _field(reader, "general.architecture")) != "llama":
             raise ModelError(f"{gguf_file}: expected the architecture 'llama', got {kind!r}")
         config = AutoConfig.from_pretrained(gguf_file.parent, gguf_file=gguf_file.name)
-        del config._model_name_or_path  # the file's own title, which is no path
+        del config._model_name_or_path  # the title in the file, not a path
         _model(reader, config).save_pretrained(folder)
         _tokenizer(reader, gguf_file, config.max_position_embeddings).save_pretrained(folder)
 
@@ -86,7 +90,7 @@ def _weight(tensor: gguf.ReaderTensor, name: str, config: LlamaConfig) -> torch.
 
 
 def _rotary_halves(value: np.ndarray, heads: int) -> np.ndarray:
-    """GGUF interleaves the halves of a head that RoPE pairs; transformers has them in a row."""
+    """Return weights with the halves of each head in a row; GGUF interleaves them."""
     pairs = value.reshape(heads, -1, 2, *value.shape[1:])
     return pairs.swapaxes(1, 2).reshape(value.shape)
 
@@ -96,14 +100,14 @@ def _tokenizer(
 ) -> PreTrainedTokenizerBase:
     tokenizer = AutoTokenizer.from_pretrained(gguf_file.parent, gguf_file=gguf_file.name)
     if _field(reader, "tokenizer.ggml.pre") == "smollm":
-        # Unknown to transformers: without it "\n\n1" and "   2" are cut otherwise than in training.
+        # Unknown to transformers: without it, "\n\n1" and "   2" are split unlike in training.
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [
                 pre_tokenizers.Digits(individual_digits=True),
                 pre_tokenizers.ByteLevel(add_prefix_space=False),
             ]
         )
-    for name, key in _SPECIAL.items():  # transformers before 5.21 takes a wrong end token
+    for name, key in _SPECIAL.items():  # transformers before 5.21 has a wrong end token
         number = _field(reader, f"tokenizer.ggml.{key}_token_id")
         if isinstance(number, int):
             setattr(tokenizer, name, tokenizer.convert_ids_to_tokens(number))

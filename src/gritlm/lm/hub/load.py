@@ -1,4 +1,4 @@
-"""Name or folder -> weights and tokenizer, refused early where they cannot work."""
+"""Loading of weights, tokenizer and settings of a checkpoint, with early checks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from gritlm.lm.hub.model_config import FILE, UNSTATED, ModelSettings, read_setti
 
 log = logging.getLogger(__name__)
 
-# Keyword arguments handed on to transformers' from_pretrained. Anything else is a mistake.
+# Keyword arguments that are passed to from_pretrained of transformers; others are refused.
 FROM_PRETRAINED = (
     "attn_implementation",
     "cache_dir",
@@ -55,6 +55,10 @@ class LoadedModel:
     """A model with its tokenizer and settings.
 
     Attributes:
+        model: the model, in evaluation mode.
+        tokenizer: its tokenizer.
+        settings: its settings.
+        dtype_reason: reason for the dtype.
         resized: whether an adapter changed the number of embeddings.
     """
 
@@ -75,19 +79,21 @@ def load(
     options: dict[str, Any],
     merging: bool = True,
 ) -> LoadedModel:
-    """Load a checkpoint folder or hub id with transformers' own classes; remote code stays off.
+    """Load a checkpoint with the classes of transformers, without remote code.
 
     Args:
-        mode: ``embedding`` loads no LM head.
+        source: checkpoint folder or hub id.
+        mode: ``unified``, ``generative``, or ``embedding`` (without the LM head).
+        device: device of the model; None for the best one available.
         dtype: a torch dtype, its name, "auto" (as stored) or None (best for this machine).
         adapter: folder or hub id of a PEFT adapter. Its tokenizer, chat template and number of
-            embeddings take the place of the base's.
+            embeddings replace those of the base.
         options: other arguments of ``from_pretrained``.
-        merging: add the adapter to the weights; False prepares the base for it only.
+        merging: whether to merge the adapter into the weights; False only prepares the base.
 
     Raises:
-        UnknownArgumentError: for an option nobody reads.
-        ModelError: for anything that cannot be loaded, with what to do.
+        UnknownArgumentError: for an unknown option.
+        ModelError: for a checkpoint that cannot be loaded, with advice.
     """
     _require_known(options)
     hub = {name: options[name] for name in _HUB if name in options}
@@ -102,7 +108,7 @@ def load(
         options.setdefault("attn_implementation", "eager")
     tokenizer, settings = load_tokenizer(source, adapter=adapter, hub=hub, config=config)
     with explained(source):
-        # An adapter's names are those of the whole model, so the head is dropped after merging.
+        # An adapter uses the names of the whole model, so the head is removed after merging.
         kind = _class_for(mode if adapter is None else "unified")
         model = weights.load_weights(kind, source, config, dtype=chosen, **options)
         _forget_causal(model.config)
@@ -126,16 +132,17 @@ def load_tokenizer(
     hub: dict[str, Any] | None = None,
     config: Any = None,
 ) -> tuple[PreTrainedTokenizerBase, ModelSettings]:
-    """Load the tokenizer, ready for use, and the settings of a checkpoint; no weights are read.
+    """Load tokenizer and settings of a checkpoint, without its weights.
 
     Args:
-        adapter: folder or hub id of a PEFT adapter, whose tokenizer, chat template and
-            ``gritlm.json`` take the place of the base's where it has them.
-        hub: options of ``from_pretrained`` that say where to look.
-        config: of the base, if it is loaded already.
+        source: checkpoint folder or hub id.
+        adapter: folder or hub id of a PEFT adapter. Its tokenizer, chat template and
+            ``gritlm.json``, if any, replace those of the base.
+        hub: options of ``from_pretrained`` for the download.
+        config: configuration of the base, if it is loaded already.
 
     Raises:
-        ModelError: for anything that cannot be loaded, with what to do.
+        ModelError: for files that cannot be loaded, with advice.
     """
     hub = hub or {}
     _require_folder(source)
@@ -157,7 +164,7 @@ def load_tokenizer(
 
 
 def _prepare(tokenizer: PreTrainedTokenizerBase, settings: ModelSettings, template: str) -> None:
-    """Set the chat template and the padding; a tokenizer that cannot tokenize fails here."""
+    """Set chat template and padding of a tokenizer, after a test that it can tokenize."""
     tokenizer("a")
     if template == "gritlm" and (settings.template == template or tokenizer.chat_template is None):
         tokenizer.chat_template = our_template(tokenizer)
@@ -185,7 +192,7 @@ def _require_known(options: dict[str, Any]) -> None:
 
 
 def _require_folder(source: str) -> None:
-    """A path must be a checkpoint folder; a hub id may be anything."""
+    """Refuse a path that is not a checkpoint folder; a hub id is not checked."""
     folder = Path(source)
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise ModelError(f"{source}: no config.json in this folder; expected a checkpoint folder")
@@ -214,7 +221,7 @@ def _require_decoder(config: Any, source: str) -> None:
         )
 
 
-# Sizes that transformers takes as they are, down to 0 and below.
+# Sizes that transformers does not check.
 _SIZES = (
     "vocab_size",
     "hidden_size",
@@ -238,7 +245,7 @@ def _require_sizes(config: Any, source: str) -> None:
 
 
 def _require_end_ids(model: Any, source: str) -> None:
-    """Refuse end tokens that are no token ids: an answer would never end."""
+    """Refuse end tokens that are not token ids, with which an answer would never end."""
     found = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     for number in found if isinstance(found, list) else [found]:
         if number is not None and (type(number) is not int or number < 0):
@@ -249,7 +256,7 @@ def _require_end_ids(model: Any, source: str) -> None:
 
 
 def _is_decoder(config: Any) -> bool:
-    """Encoders that can be turned into decoders (BERT and its kin) say so by ``is_decoder``."""
+    """Return whether a model is a decoder; BERT-like encoders need ``is_decoder`` to be one."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
     masked = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
@@ -282,14 +289,14 @@ def _class_for(mode: str) -> Any:
 
 
 def settings_beside(source: str, hub: dict[str, Any] | None = None) -> ModelSettings | None:
-    """What ``gritlm.json`` beside a checkpoint or an adapter says; None where there is none.
+    """Return the settings in ``gritlm.json`` of a checkpoint or adapter; None without the file.
 
     Args:
         source: folder or hub id.
-        hub: options of ``from_pretrained`` that say where to look.
+        hub: options of ``from_pretrained`` for the download.
 
     Raises:
-        ModelError: for a file that is damaged or cannot be looked for.
+        ModelError: for a file that is damaged or cannot be downloaded.
     """
     hub = hub or {}
     folder = Path(source)
@@ -304,9 +311,9 @@ def settings_beside(source: str, hub: dict[str, Any] | None = None) -> ModelSett
 
 
 def our_template(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Our chat format as a template; the BOS stands in it where the tokenizer itself puts one.
+    """Return the chat format of GritLM as a template, with the BOS if the tokenizer adds one.
 
-    A tokenizer may name a BOS and put none: then ``chat`` reads none either.
+    Some tokenizers have a BOS and do not add it; ``chat`` then has none either.
     """
     begins = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
     return (

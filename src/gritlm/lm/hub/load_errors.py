@@ -1,4 +1,4 @@
-"""The border between libraries and users: any exception of a library becomes one line."""
+"""Conversion of library exceptions to messages of one line."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 from gritlm.errors import GritLMError, ModelError
 from gritlm.printable import printable
 
-# Messages of these are sentences; those of others need the name of their class in front.
+# Classes with readable messages; other messages get the name of their class as a prefix.
 _SENTENCES = (OSError, ValueError, RuntimeError, ImportError)
 
 
-_PANIC = "PanicException"  # of libraries written in Rust, which derive it from BaseException
+_PANIC = "PanicException"  # in Rust libraries, a subclass of BaseException
 
 
 @contextmanager
@@ -21,11 +21,11 @@ def explained(source: str, part: str = "") -> Iterator[None]:
     """Turn any exception about a checkpoint or adapter into a :class:`ModelError` of one line.
 
     transformers, tokenizers, peft, safetensors and torch raise dozens of classes for damaged
-    files, and new versions bring new ones, so none is named here.
+    files, and new versions add more, so all exceptions are caught.
 
     Args:
         source: folder or hub id that is loaded.
-        part: of it that is read, such as "config.json".
+        part: part of the checkpoint that is loaded, such as "config.json".
     """
     try:
         yield
@@ -38,7 +38,7 @@ def explained(source: str, part: str = "") -> Iterator[None]:
 
 
 def one_line(value: object, *, limit: int = 500) -> str:
-    """Return text of a library or file for a message: one line, printable, cut."""
+    """Return untrusted text for a message: on one line, escaped, and truncated to ``limit``."""
     text = " ".join(str(value).split())
     cut = text if len(text) <= limit else f"{text[:limit]} ..."
     return printable(cut, one_line=True)

@@ -1,4 +1,4 @@
-"""A PEFT adapter's files: its configuration, its tensors, and the base they were made for."""
+"""Files of a PEFT adapter: configuration, tensors and fingerprint of the base."""
 
 from __future__ import annotations
 
@@ -29,10 +29,13 @@ def is_adapter_folder(source: str) -> bool:
 
 
 def base_named(adapter: str) -> str | None:
-    """Return the base model that an adapter (a folder or hub id) names.
+    """Return the name of the base model in the configuration of an adapter, if any.
+
+    Args:
+        adapter: folder or hub id.
 
     Raises:
-        ModelError: when its configuration is no JSON object, or names no string.
+        ModelError: for a configuration that is not a JSON object, or a name that is not a string.
     """
     found = read_config(adapter).get("base_model_name_or_path") or None
     if found is not None and not isinstance(found, str):
@@ -44,10 +47,14 @@ def base_named(adapter: str) -> str | None:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """What tells a base from another of its size: a sum over its vectors (norms, biases).
+    """Return a hash of the one-dimensional parameters (norms, biases) of a model.
 
-    Quantisation and number formats leave these as they are, so the 4-bit and the original weights
-    of one model have the same fingerprint. Weights trained further may have it too.
+    It distinguishes base models of the same size. Quantisation and dtypes do not change these
+    parameters, so the 4-bit and the original weights of a model have the same fingerprint.
+    Fine-tuned weights may have it too.
+
+    Args:
+        model: the model.
     """
     found = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters()):
@@ -59,10 +66,14 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def fit(model: Any, adapter: str) -> bool:
-    """Resize a model's embeddings to those that an adapter brings, and refuse another base.
+    """Resize the embeddings of a base model for an adapter, and refuse another base.
+
+    Args:
+        model: the base model.
+        adapter: folder or hub id.
 
     Returns:
-        Whether their number changed.
+        Whether the number of embeddings changed.
 
     Raises:
         ModelError: for an adapter of other sizes, of another base, or without the embeddings of
@@ -88,7 +99,7 @@ def fit(model: Any, adapter: str) -> bool:
 
 
 def _require_types(adapter: str, config: Mapping[str, Any], whole: list[str]) -> None:
-    """Refuse tensors of whole numbers, and values that PEFT takes as true whatever they are."""
+    """Refuse integer tensors, and flags of other types, which PEFT would take as true."""
     if whole:
         raise ModelError(f"{adapter}: {whole[0]} holds no floating-point numbers; fetch it again")
     for name in ("use_dora", "use_rslora", "fan_in_fan_out"):
@@ -100,7 +111,14 @@ def _require_types(adapter: str, config: Mapping[str, Any], whole: list[str]) ->
 
 
 def foreign(adapter: str, config: dict[str, Any], model: str, why: str) -> ModelError:
-    """Return the error that names the base an adapter was made for."""
+    """Return the error for an adapter of another base model.
+
+    Args:
+        adapter: folder or hub id of the adapter.
+        config: its configuration, with the name of its base.
+        model: description of the model it was loaded with.
+        why: the difference.
+    """
     base = config.get("base_model_name_or_path") or "another model"
     return ModelError(
         f"{adapter}: this adapter was made for {base}, which {model} is not ({why}); load it with "
@@ -139,7 +157,7 @@ def _has_meta(model: nn.Module) -> bool:
 
 
 def describe(model: Any) -> str:
-    """Return the class and the name of a model."""
+    """Return class and name of a model, for messages."""
     return f"the {type(model).__name__} {getattr(model, 'name_or_path', '')}".rstrip()
 
 
@@ -147,16 +165,20 @@ def read_config(adapter: str) -> dict[str, Any]:
     """Return the configuration of an adapter (a folder or hub id).
 
     Raises:
-        ModelError: for a missing file, or one that is no JSON object.
+        ModelError: for a missing file, or one that is not a JSON object.
     """
     return read_object(find_file(adapter, CONFIG_FILE))
 
 
 def find_file(adapter: str, name: str) -> Path:
-    """Return the path of an adapter's file, in its folder or fetched from the hub.
+    """Return the path of a file of an adapter, downloaded from the hub if necessary.
+
+    Args:
+        adapter: folder or hub id.
+        name: name of the file.
 
     Raises:
-        ModelError: for a folder without it.
+        ModelError: for a folder without the file.
     """
     folder = Path(adapter)
     if folder.is_dir():

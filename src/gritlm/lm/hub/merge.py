@@ -1,7 +1,7 @@
-"""An adapter added to a model's weights, and the check that it computes the same as before.
+"""Merging of adapters into the weights of a model, with a check of the result.
 
-Plain LoRA is merged here, in float32 and then rounded to the number format of the weights. PEFT
-merges all else; importing it and attaching its layers takes longer than loading the default model.
+Plain LoRA is merged here, in float32, and rounded to the dtype of the weights. Other adapters are
+merged by PEFT, whose import and layers take longer than loading the default model.
 
 Shapes: O outputs of a layer, I inputs, R rank.
 """
@@ -25,8 +25,8 @@ from gritlm.lm.hub.load_errors import one_line
 
 log = logging.getLogger(__name__)
 
-# Keys of a configuration that do not change what plain LoRA computes. With any other one set, or
-# with those below set otherwise, the adapter is PEFT's to merge.
+# Keys of a configuration that do not change the result of plain LoRA. PEFT merges adapters with
+# other keys, or with other values of the keys in _PLAIN.
 _HARMLESS = {
     "auto_mapping",
     "base_model_name_or_path",
@@ -52,16 +52,16 @@ _PLAIN: dict[str, tuple[object, ...]] = {
 
 
 def merge_adapter(model: Any, adapter: str) -> Any:
-    """Add an adapter to a model's weights, in their number format; the model changes in place.
+    """Merge an adapter into the weights of a model, in place, and return the model.
 
     Args:
-        model: with its LM head, whose names an adapter has; see :func:`gritlm.lm.hub.lora.fit`.
+        model: the base model with its LM head; see :func:`gritlm.lm.hub.lora.fit`.
         adapter: folder or hub id.
 
     Raises:
-        ModelError: for an adapter that is incomplete, damaged, made for another base, or that
-            computes something else once it is merged.
-        OSError, SafetensorError: for files that cannot be fetched or read.
+        ModelError: for an adapter that is incomplete, damaged or of another base, or a merged model
+            that computes other states.
+        OSError, SafetensorError: for files that cannot be downloaded or read.
     """
     config = lora.read_config(adapter)
     tensors = load_file(lora.find_file(adapter, lora.WEIGHTS_FILE))
@@ -74,13 +74,14 @@ def merge_adapter(model: Any, adapter: str) -> Any:
 
 
 def merge_trained(peft_model: Any, name: str) -> Any:
-    """Merge an adapter of PEFT that is in memory; the model changes in place.
+    """Merge a PEFT adapter that is in memory, in place, and return the base model.
 
     Args:
-        name: of the adapter, for messages.
+        peft_model: the model with its adapter.
+        name: name of the adapter, for messages.
 
     Raises:
-        ModelError: when it computes something else once it is merged.
+        ModelError: for a merged model that computes other states.
     """
     model = peft_model.eval().get_base_model()
     return _merge(_Peft(name, peft_model), model, tying.tied_head(model), [])
@@ -103,7 +104,7 @@ def _merge(
 
 @dataclass(frozen=True)
 class _Layer:
-    """A linear layer with its two factors."""
+    """A linear layer with the two factors of its LoRA."""
 
     name: str
     layer: nn.Linear
@@ -112,7 +113,7 @@ class _Layer:
     scale: float
 
     def added(self, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        """Return the output of the layer with the adapter's added (a forward hook)."""
+        """Return the output of the layer with that of the adapter added (a forward hook)."""
         low = inputs[0].float() @ self.one_RI.to(output.device, torch.float32).T
         more = low @ self.other_OR.to(output.device, torch.float32).T
         return (output.float() + self.scale * more).to(output.dtype)
@@ -132,7 +133,7 @@ class _Layer:
 
 @dataclass(frozen=True)
 class _PlainLora:
-    """LoRA on linear layers and nothing else."""
+    """An adapter with LoRA on linear layers only."""
 
     adapter: str
     layers: list[_Layer]
@@ -153,10 +154,10 @@ class _PlainLora:
 def _plain_lora(
     model: nn.Module, adapter: str, config: dict[str, Any], tensors: Mapping[str, Tensor]
 ) -> _PlainLora | None:
-    """Return the layers to change; None for a case that PEFT has to judge.
+    """Return the LoRA layers of an adapter; None if PEFT has to merge it.
 
-    Such are layers of 4 bits, kept on disk or of three dimensions, and an adapter without tensors
-    for a layer that its configuration names.
+    PEFT is needed for 4-bit layers, layers on disk or with three dimensions, and adapters without
+    tensors for a layer in their configuration.
     """
     targets = config.get("target_modules")
     if not _is_plain(config) or not isinstance(targets, list):
@@ -176,7 +177,7 @@ def _plain_lora(
 
 
 def _scale(adapter: str, config: dict[str, Any], ranks: set[int]) -> float:
-    """Return the factor of plain LoRA, alpha / rank."""
+    """Return the scale of plain LoRA, alpha / rank."""
     alpha: Any = config.get("lora_alpha")
     rank: Any = config.get("r")
     if type(alpha) in (int, float) and alpha > 0 and type(rank) is int and ranks <= {rank}:
@@ -197,7 +198,7 @@ def _is_plain(config: dict[str, Any]) -> bool:
 
 @dataclass(frozen=True)
 class _Peft:
-    """An adapter that PEFT attaches and merges."""
+    """An adapter that is merged by PEFT."""
 
     adapter: str
     peft_model: Any
@@ -236,7 +237,7 @@ class _Peft:
 
 
 def _require_read(peft_model: Any, adapter: str, tensors: Iterable[str]) -> None:
-    """Refuse tensors that PEFT leaves out without a word."""
+    """Refuse an adapter with tensors that PEFT would ignore."""
     from peft import get_peft_model_state_dict
 
     with warnings.catch_warnings():

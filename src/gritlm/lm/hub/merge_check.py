@@ -1,7 +1,7 @@
-"""The check made when an adapter is merged: do the merged weights compute the same?
+"""Check that a merged model computes the same states as the model with its adapter.
 
-One sentence is read with the adapter next to the weights, then with the merged weights. A
-difference means that the merge changed more, or other weights, than the adapter does.
+A sentence is computed with the separate adapter, then with the merged weights. A difference means
+that the merge changed other weights than the adapter does.
 
 Shapes: L positions, D hidden size, V vocabulary.
 """
@@ -27,10 +27,11 @@ States = dict[str, Tensor]
 
 @torch.no_grad()
 def read_sentence(model: Any, extra_ids: Sequence[int] = ()) -> States:
-    """Return the last hidden states (L, D) and logits (L, V) of one sentence, read causally.
+    """Return the last hidden states (L, D) and logits (L, V) of a sentence (causal attention).
 
     Args:
-        extra_ids: ids to read too, such as tokens that an adapter added.
+        model: the model with its LM head.
+        extra_ids: additional token ids, such as tokens that an adapter added.
     """
     embedding = model.get_input_embeddings().weight
     ids_L = torch.linspace(0, len(embedding) - 1, _LENGTH).long()
@@ -43,10 +44,16 @@ def read_sentence(model: Any, extra_ids: Sequence[int] = ()) -> States:
 
 
 def require_equal(unmerged: States, merged: States, model: Any, adapter: str) -> None:
-    """Refuse a merge that changed more than rounding does.
+    """Refuse a merge that changed the states by more than rounding.
+
+    Args:
+        unmerged: states with the separate adapter.
+        merged: states with the merged weights.
+        model: the merged model.
+        adapter: name of the adapter, for the message.
 
     Raises:
-        ModelError: naming the difference and its bound.
+        ModelError: for a larger difference, with its bound.
     """
     bound = _QUANTISED_BOUND if is_quantised(model) else _BOUNDS.get(model.dtype, 0.15)
     for name, before in unmerged.items():

@@ -1,4 +1,4 @@
-"""What a checkpoint folder says about itself, beside ``config.json``: ``gritlm.json``."""
+"""Model settings in ``gritlm.json`` of a checkpoint folder."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ TEMPLATES = ("auto", "gritlm", "tokenizer")
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """How a model embeds and chats. The defaults are those of the reference.
+    """Settings of embedding and chat. The defaults are those of the reference.
 
     Attributes:
         pooling_method: mean | weightedmean | lasttoken | cls.
-        attn: bbcc | cccc | bb | cc: first two letters for embedding, last two for generating,
-            b for bidirectional and c for causal.
+        attn: bbcc | cccc | bb | cc: two letters for embedding, two for generation; b is
+            bidirectional, c is causal.
         normalized: whether vectors have length 1.
-        max_length: tokens a text is cut to when ``encode`` is not told otherwise.
-        template: ``gritlm`` chats in the format of the paper, ``tokenizer`` in that of the
-            tokenizer's own chat template, ``auto`` in its own if it has one, else in the paper's.
+        max_length: default maximum length of a text to embed, in tokens.
+        template: chat format: ``gritlm`` of the paper, ``tokenizer`` of the tokenizer's chat
+            template, ``auto`` of the chat template if there is one, else of the paper.
         embed_eos: string appended to every text to embed.
-        projection: size the states are projected to before pooling; None for no projection.
-        query_instruction: what ``encode_query`` tells the model when it is told nothing.
-        trained_to_embed: False for base weights that only ever learned to write; None where nobody
-            says, as for a model of others with a chat format of its own.
-        version: of this file.
+        projection: dimension to which states are projected before pooling; None for none.
+        query_instruction: default instruction of ``encode_query``.
+        trained_to_embed: False for base weights that are trained to generate only; None if unknown,
+            as for other models with a chat format of their own.
+        version: version of the file format.
     """
 
     pooling_method: str = "mean"
@@ -72,11 +72,15 @@ class ModelSettings:
         return self.attn.startswith("cc")
 
     def longest_text(self, positions: int | None) -> int:
-        """Tokens that a text is cut to by default, in a model built for ``positions`` tokens."""
+        """Return the default maximum length of a text, in tokens.
+
+        Args:
+            positions: maximum length of the model; None if unknown.
+        """
         return min(self.max_length, positions or self.max_length)
 
     def but(self, **changes: Any) -> ModelSettings:
-        """These settings with those of ``changes`` that are not None."""
+        """Return a copy with the values of ``changes`` that are not None."""
         return replace(self, **{k: v for k, v in changes.items() if v is not None})
 
     def save(self, folder: Path) -> None:
@@ -88,14 +92,17 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-UNSTATED = ModelSettings(trained_to_embed=None)  # of a checkpoint that says nothing about itself
+UNSTATED = ModelSettings(trained_to_embed=None)  # of a checkpoint without the file
 
 
 def read_settings(folder: Path) -> ModelSettings:
-    """Settings of a checkpoint folder; :data:`UNSTATED` where it has no ``gritlm.json``.
+    """Return the settings of a checkpoint folder; :data:`UNSTATED` without ``gritlm.json``.
+
+    Args:
+        folder: the checkpoint folder.
 
     Raises:
-        ModelError: for a file that is no JSON object or has an unknown key.
+        ModelError: for a file that is not a JSON object, or with an unknown key or value.
     """
     path = folder / FILE
     if not path.is_file():
@@ -112,13 +119,14 @@ def read_settings(folder: Path) -> ModelSettings:
 
 
 def read_object(path: Path, *, mend: str = "restore the file") -> dict[str, Any]:
-    """A JSON file of a checkpoint.
+    """Return the JSON object in a file of a checkpoint.
 
     Args:
-        mend: what to do about one that is damaged.
+        path: path of the file.
+        mend: advice for a damaged file, at the end of the message.
 
     Raises:
-        ModelError: for a file that is no JSON object.
+        ModelError: for a file that is not a JSON object.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))

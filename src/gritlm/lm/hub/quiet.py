@@ -1,6 +1,6 @@
-"""Libraries without their own reports and progress bars, for a while.
+"""Context managers that silence log lines and progress bars of libraries.
 
-transformers is imported inside the function: a process that reads files starts without it.
+transformers is imported inside the function: a process that only reads files starts without it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Only errors are logged and no bars are shown; afterwards as it was."""
+    """Show errors of transformers only, and no progress bars, inside of the block."""
     from transformers.utils import logging as transformers_logging
 
     bars = transformers_logging.is_progress_bar_enabled()
@@ -27,7 +27,11 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def only_errors(*names: str) -> Iterator[None]:
-    """Of these loggers; afterwards they log what they logged before."""
+    """Log only errors of some loggers inside of the block.
+
+    Args:
+        *names: names of the loggers.
+    """
     loggers = [logging.getLogger(name) for name in names]
     levels = [each.level for each in loggers]
     for each in loggers:

@@ -1,4 +1,4 @@
-"""Input and output embeddings that share one tensor, while an adapter changes one of them."""
+"""Handling of tied embeddings when an adapter changes them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def tied_head(model: Any, changed: Collection[str] | None = None) -> nn.Module |
     """Return the LM head if it shares its weight with the input embeddings and either changes.
 
     Args:
-        model: with its LM head, whose layers PEFT may have wrapped.
+        model: the model with its LM head, possibly with layers wrapped by PEFT.
         changed: names of the tensors that an adapter changes; None if both may change.
 
     Raises:
@@ -39,7 +39,7 @@ def tied_head(model: Any, changed: Collection[str] | None = None) -> nn.Module |
 
 
 def unwrapped(layer: Any) -> Any:
-    """Return the layer inside of PEFT's wrappers."""
+    """Return the original layer inside of wrappers of PEFT."""
     for inner in ("original_module", "base_layer"):
         if hasattr(layer, inner):
             return unwrapped(getattr(layer, inner))
@@ -52,12 +52,12 @@ def untie(head: Any) -> None:
 
 
 def tie_if_equal(model: Any) -> None:
-    """Tie the embeddings of a merged model again; where they differ, its config says so."""
+    """Tie the embeddings of a merged model again if they are equal, and update its config."""
     first = model.get_input_embeddings()
     last = model.get_output_embeddings()
     are_equal = torch.equal(first.weight, last.weight)
     if are_equal:
         last.weight = first.weight
     model.config.tie_word_embeddings = are_equal
-    # transformers reads this table when it saves, to leave out tied tensors.
+    # transformers uses this table to omit tied tensors when saving.
     model.all_tied_weights_keys = model.get_expanded_tied_weights_keys(all_submodels=True)

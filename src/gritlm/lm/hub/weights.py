@@ -1,4 +1,4 @@
-"""Weights of a checkpoint: its files are looked at first, and every tensor is read or refused."""
+"""Loading of checkpoint weights, with checks of the files and of every tensor."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def load_weights(kind: Any, source: str, config: Any, **options: Any) -> Any:
-    """Load a model; each of its tensors was in the checkpoint, and each of the checkpoint's fits.
+    """Load a model and check that its tensors and those of the checkpoint match.
 
     Args:
-        kind: class of transformers to load it with.
+        kind: class of transformers that loads the model.
         source: folder or hub id.
-        config: of the checkpoint.
-        options: of ``from_pretrained``.
+        config: configuration of the checkpoint.
+        options: arguments of ``from_pretrained``.
 
     Raises:
-        ModelError: for files that are damaged, lack tensors, or that the config does not describe.
+        ModelError: for files that are damaged, lack tensors, or do not fit the configuration.
     """
     folder = Path(source) / options.get("subfolder", "")
     shapes = read_shapes(folder) if folder.is_dir() else {}
@@ -53,10 +53,13 @@ def load_weights(kind: Any, source: str, config: Any, **options: Any) -> Any:
 
 
 def read_shapes(folder: Path) -> Shapes:
-    """Return the shape of each tensor in a folder's safetensors files, from their headers.
+    """Return the shape of each tensor in the safetensors files of a folder, from their headers.
+
+    Args:
+        folder: the checkpoint folder.
 
     Raises:
-        ModelError: for an index that names a file that is missing or outside of the folder.
+        ModelError: for an index with a file that is missing or outside of the folder.
         SafetensorError: for a damaged file.
     """
     files = _indexed_files(folder) or sorted(folder.glob("model*.safetensors"))
@@ -90,7 +93,7 @@ def _indexed_files(folder: Path) -> list[Path]:
 
 
 def _require_layers(source: str, config: Any, shapes: Shapes) -> None:
-    """Refuse a config with more layers than the files have tensors: making them takes forever."""
+    """Refuse a config with more layers than the files have tensors, which would never load."""
     layers = getattr(config, "num_hidden_layers", None)
     if shapes and isinstance(layers, int) and layers > len(shapes):
         raise ModelError(
@@ -113,9 +116,9 @@ def _require_all(source: str, model: Any, found: Mapping[str, Iterable[Any]]) ->
 
 
 def _belongs(key: str, model: Any) -> bool:
-    """Whether a tensor is of a layer that the model lacks, or is a parameter that a layer lacks.
+    """Return whether an unused tensor belongs to a layer or a parameter that the model lacks.
 
-    Others stay unread: heads for other tasks, states of optimizers and quantizers.
+    Other unused tensors are ignored: heads for other tasks, states of optimizers and quantizers.
     """
     layer = _LAYER.search(key)
     if layer and int(layer[1]) >= model.config.num_hidden_layers:
@@ -129,11 +132,11 @@ def _belongs(key: str, model: Any) -> bool:
 
 
 def _mismatch(kind: Any, source: str, config: Any, shapes: Shapes) -> ModelError | None:
-    """Return the error that names the first tensor of another size than the config says."""
+    """Return the error for the first tensor whose shape does not fit the config, if any."""
     try:
         with torch.device("meta"):
             expected = kind.from_config(config).state_dict()
-    except Exception:  # the config fits no model; the first error says how
+    except Exception:  # an invalid config; the original error explains it
         return None
     for name, value in expected.items():
         if shapes.get(name, tuple(value.shape)) != tuple(value.shape):

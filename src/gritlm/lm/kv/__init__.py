@@ -1,1 +1,1 @@
-"""Key/value state: blocks as values, rotary positions, decoding caches, memory of sequences."""
+"""Keys and values: KV blocks, rotary positions, decoding caches and KV slots."""

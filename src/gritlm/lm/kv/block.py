@@ -1,10 +1,10 @@
-"""KVBlock: the key/value state of a piece of text, as a value.
+"""KVBlock, the keys and values of a text.
 
 Shapes: L layers, K key/value heads, T tokens, E head dimension; one tensor (L, 2, K, T, E), keys
 first, so that a layer is one contiguous view.
 
-Moving a block only notes where its tokens shall sit. Keys are rotated once, when the block is
-used, and always from the stored original.
+Moving a block only sets its target positions. Keys are rotated when the block is used, always from
+the stored originals, so that rounding does not add up.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ _FORMAT = "gritlm.kv/1"
 
 @dataclass(frozen=True, eq=False)
 class KVBlock:
-    """Keys and values of ``tokens`` tokens of one text, without padding.
+    """Keys and values of the T tokens of a text, without padding.
 
     Attributes:
-        data: (L, 2, K, T, E); keys are rotated for the positions ``stored_T``.
-        token_ids: (T,) the ids it was computed from.
-        stored_T: (T,) positions at which the keys were computed.
-        position_T: (T,) positions at which they shall be used.
-        causal: whether a token saw only those before it (else all of its text).
-        model: fingerprint of the weights that made it.
-        rope: table to move keys with; None for models whose keys cannot be moved.
+        data: keys and values (L, 2, K, T, E); keys are rotated for the positions ``stored_T``.
+        token_ids: token ids (T,) of the text.
+        stored_T: positions (T,) for which the keys were computed.
+        position_T: positions (T,) at which the keys will be used.
+        causal: whether tokens attended to earlier tokens only, else to the whole text.
+        model: fingerprint of the weights that computed the block.
+        rope: table that moves keys; None for models whose keys cannot be moved.
     """
 
     data: Tensor
@@ -53,7 +53,7 @@ class KVBlock:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of keys and values."""
+        """Size of keys and values in bytes."""
         return self.data.nbytes
 
     @property
@@ -72,7 +72,7 @@ class KVBlock:
         return f"KVBlock({self.tokens} tokens, {kind}, {self.dtype}, {self.nbytes / 1e6:.1f} MB)"
 
     def __getitem__(self, part: slice) -> KVBlock:
-        """A run of tokens; they keep their positions. No copy is made."""
+        """Return a block of some consecutive tokens, at their positions, without a copy."""
         if not isinstance(part, slice) or part.step not in (None, 1):
             raise InputError(f"a KVBlock takes a slice with step 1, not [{part!r}]; try block[1:]")
         return replace(
@@ -84,10 +84,13 @@ class KVBlock:
         )
 
     def move(self, position: int) -> KVBlock:
-        """The same tokens with the first one at ``position``. Costs nothing until it is used.
+        """Return a block with its first token at another position, without a copy.
+
+        Args:
+            position: new position of the first token.
 
         Raises:
-            InputError: for a negative position, or when the model's keys cannot be moved.
+            InputError: for a negative position, or keys that cannot be moved.
         """
         if position < 0:
             raise InputError(f"position={position} is before the start of the text; expected >= 0")
@@ -100,13 +103,18 @@ class KVBlock:
 
     @staticmethod
     def join(blocks: Sequence[KVBlock], *, position: int = 0) -> KVBlock:
-        """Blocks one behind the other, the first token at ``position``.
+        """Concatenate blocks.
 
-        Each keeps seeing only itself. Cut the BOS off all but the first: ``block[1:]``.
+        Tokens still have attended to their own block only. Remove the BOS of all blocks except the
+        first: ``block[1:]``.
+
+        Args:
+            blocks: blocks of the same model.
+            position: position of the first token.
 
         Raises:
             InputError: for an empty list.
-            CacheMismatchError: when another model made one of them.
+            CacheMismatchError: for blocks of different models.
         """
         if not blocks:
             raise InputError("join() got no blocks; expected one or more")
@@ -128,17 +136,21 @@ class KVBlock:
     def to(
         self, *, dtype: torch.dtype | None = None, device: str | torch.device | None = None
     ) -> KVBlock:
-        """Keys and values in another number format or on another device.
+        """Return the block in another dtype or on another device.
+
+        Args:
+            dtype: floating-point dtype; None keeps it.
+            device: target device; None keeps it.
 
         Raises:
-            InputError: for a format that holds no fractions.
+            InputError: for a dtype that is not floating-point.
         """
         if dtype is not None and not dtype.is_floating_point:
             raise InputError(f"dtype={dtype}; expected a floating-point format, e.g. bfloat16")
         return replace(self, data=self.data.to(device=device, dtype=dtype))
 
     def placed(self) -> Tensor:
-        """Keys and values with the keys at ``position_T`` -> (L, 2, K, T, E)."""
+        """Return keys and values (L, 2, K, T, E) with the keys at ``position_T``."""
         shift_T = self._shift()
         if self.rope is None or shift_T is None:
             return self.data
@@ -146,9 +158,9 @@ class KVBlock:
         return torch.stack((keys_LKTE, self.data[:, 1]), dim=1)
 
     def layers(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Keys at ``position_T`` and values, (K, T, E) each, layer by layer.
+        """Yield keys at ``position_T`` and values, (K, T, E) each, layer by layer.
 
-        As :meth:`placed`, without a copy of the whole.
+        They equal :meth:`placed`, without a copy of the whole block.
         """
         shift_T = self._shift()
         for index, (keys, values) in enumerate(self.data):
@@ -158,7 +170,7 @@ class KVBlock:
                 yield self.rope.layer(index).rotate(keys[None], shift_T)[0], values
 
     def _shift(self) -> Tensor | None:
-        """How far each token moves; one number (1,) where all move alike, None where none does."""
+        """Return the shift (T,) of each token, (1,) if all are equal, None if all are zero."""
         shift_T = self.position_T - self.stored_T
         if not shift_T.any():
             return None
@@ -167,13 +179,15 @@ class KVBlock:
     def fill(
         self, cache: Cache, *, rows: int = 1, devices: Sequence[torch.device] | None = None
     ) -> Cache:
-        """Write this block behind what a cache holds, the same for every row; returns the cache.
+        """Append this block to a cache and return the cache.
 
         Args:
-            devices: where each layer belongs; None leaves all where the block is.
+            cache: the cache.
+            rows: batch size; every row gets the same block.
+            devices: device of each layer; None keeps the device of the block.
 
         Raises:
-            InputError: unless its tokens sit at the next positions; see :meth:`move`.
+            InputError: for positions other than the next ones of the cache; see :meth:`move`.
         """
         held = cache.get_seq_length()
         if self.tokens and not torch.equal(self.position_T - held, torch.arange(self.tokens)):
@@ -190,7 +204,7 @@ class KVBlock:
         return cache
 
     def save(self, path: str | Path) -> Path:
-        """Write a safetensors file, whole or not at all."""
+        """Write the block to a safetensors file, atomically, and return its path."""
         from safetensors.torch import save_file
 
         tensors = {
@@ -199,41 +213,44 @@ class KVBlock:
             "stored": self.stored_T.clone(),
             "position": self.position_T.clone(),
         }
-        about = {"format": _FORMAT, "model": self.model, "causal": json.dumps(self.causal)}
+        metadata = {"format": _FORMAT, "model": self.model, "causal": json.dumps(self.causal)}
         if self.rope is not None:
             tensors["inv_freq"] = self.rope.inv_freq_LF.contiguous()
-            about["interleaved"] = json.dumps(self.rope.interleaved)
+            metadata["interleaved"] = json.dumps(self.rope.interleaved)
         with replacing(Path(path)) as temporary:
-            save_file(tensors, temporary, metadata=about)
+            save_file(tensors, temporary, metadata=metadata)
         return Path(path)
 
     @staticmethod
     def load(path: str | Path) -> KVBlock:
-        """Read what :meth:`save` wrote.
+        """Read a file written by :meth:`save`.
+
+        Args:
+            path: path of the file.
 
         Raises:
-            InputError: when the file is missing, truncated or something else.
+            InputError: for a file that is missing, truncated or in another format.
         """
         from safetensors import SafetensorError, safe_open
 
         try:
             with safe_open(path, framework="pt") as file:
-                about = file.metadata() or {}
+                metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError) as error:
             raise InputError(f"{path}: cannot be read as a KV block: {error}") from None
-        if about.get("format") != _FORMAT:
-            raise InputError(f"{path}: format {about.get('format')!r}; expected {_FORMAT!r}")
+        if metadata.get("format") != _FORMAT:
+            raise InputError(f"{path}: format {metadata.get('format')!r}; expected {_FORMAT!r}")
         rope = None
         if "inv_freq" in tensors:
-            rope = RopeTable(tensors["inv_freq"], json.loads(about["interleaved"]))
+            rope = RopeTable(tensors["inv_freq"], json.loads(metadata["interleaved"]))
         return KVBlock(
             data=tensors["data"],
             token_ids=tensors["token_ids"],
             stored_T=tensors["stored"],
             position_T=tensors["position"],
-            causal=json.loads(about["causal"]),
-            model=about["model"],
+            causal=json.loads(metadata["causal"]),
+            model=metadata["model"],
             rope=rope,
         )
 
@@ -241,6 +258,6 @@ class KVBlock:
 def _require_same_maker(block: KVBlock, other: KVBlock) -> None:
     if block.model != other.model:
         raise CacheMismatchError(
-            f"one block was made by model {block.model}, another by {other.model}; "
-            "blocks can only be joined when the same weights made them"
+            f"the blocks were made by different models, {block.model} and {other.model}; "
+            "join blocks of the same weights only"
         )

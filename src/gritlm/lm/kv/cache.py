@@ -1,4 +1,4 @@
-"""Caches that transformers models write their keys and values into.
+"""Key/value caches for transformers models.
 
 Shapes: B rows, K key/value heads, T tokens, E head dimension.
 """
@@ -16,7 +16,7 @@ _GROWTH = 256
 
 
 class UnboundedLayer(CacheLayerMixin):
-    """A layer without a window and without a largest size of its own."""
+    """A cache layer without a sliding window and without a maximum size."""
 
     is_sliding = False
 
@@ -24,14 +24,18 @@ class UnboundedLayer(CacheLayerMixin):
         return -1
 
     def get_max_cache_shape(self) -> int:
-        """The name that transformers before 5.20 asks for."""
+        """Return the maximum size; transformers before 5.20 uses this name."""
         return -1
 
 
 class PreallocatedLayer(UnboundedLayer):
-    """Keys and values in one buffer with room ahead.
+    """A cache layer with preallocated buffers.
 
-    transformers' own dynamic layer copies everything at each step; here a step writes one token.
+    The dynamic layer of transformers copies all keys and values at each step; this one writes a
+    single token.
+
+    Args:
+        capacity: initial room in tokens.
     """
 
     keys: Any
@@ -53,7 +57,7 @@ class PreallocatedLayer(UnboundedLayer):
     def update(
         self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
-        """Append (B, K, T, E); returns views of everything held."""
+        """Append keys and values (B, K, T, E); return views of all keys and values."""
         end = self.length + key_states.shape[2]
         if not self.is_initialized:
             self.capacity = max(self.capacity, end)
@@ -66,7 +70,7 @@ class PreallocatedLayer(UnboundedLayer):
         return self.keys[:, :, :end], self.values[:, :, :end]
 
     def grow(self, needed: int) -> None:
-        """Make room for ``needed`` tokens."""
+        """Enlarge the buffers for at least ``needed`` tokens."""
         self.capacity = needed + _GROWTH
         old_keys = self.keys[:, :, : self.length]
         old_values = self.values[:, :, : self.length]
@@ -85,12 +89,12 @@ class PreallocatedLayer(UnboundedLayer):
 
 
 class PatchedLayer(UnboundedLayer):
-    """One pass over tokens that stand in places of a layer: some in the midst of what it holds.
+    """A cache layer for a single pass that overwrites some tokens of another layer.
 
     Args:
-        layer: what is written to; it holds ``end`` tokens when the pass is over.
-        place_Q: where each token of the pass belongs.
-        end: tokens that are seen, those of the pass included.
+        layer: the layer to write to; it has ``end`` tokens after the pass.
+        place_Q: index of each of the Q tokens of the pass in the layer.
+        end: number of tokens that the pass attends to, with its own.
     """
 
     def __init__(self, layer: PreallocatedLayer, place_Q: Tensor, end: int) -> None:
@@ -103,7 +107,7 @@ class PatchedLayer(UnboundedLayer):
         self.is_initialized = True
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """The layer has its buffers already."""
+        """Do nothing: the other layer has its buffers already."""
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
@@ -123,7 +127,7 @@ class PatchedLayer(UnboundedLayer):
 
 
 class RecordingLayer(UnboundedLayer):
-    """Keeps what one forward pass computed, and adds nothing to it."""
+    """A cache layer that records the keys and values of a single pass."""
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.keys = key_states
@@ -144,33 +148,40 @@ class RecordingLayer(UnboundedLayer):
 
 
 def preallocated(layers: int, capacity: int) -> Cache:
-    """An empty cache with room for ``capacity`` tokens; it grows when that is not enough."""
+    """Return an empty cache with room for ``capacity`` tokens, which grows if necessary."""
     return Cache(layers=[PreallocatedLayer(capacity) for _ in range(layers)])
 
 
 def is_preallocated(cache: Cache) -> bool:
-    """Whether it holds keys and values alone, in buffers that can be written to anywhere."""
+    """Return whether a cache consists of preallocated layers, which can be overwritten."""
     return all(isinstance(layer, PreallocatedLayer) for layer in cache.layers)
 
 
 def fixed(config: PreTrainedConfig, capacity: int) -> Cache:
-    """transformers' cache of fixed size, as compiled steps need it.
+    """Return the static cache of transformers, for compiled steps.
 
-    Its size is rounded up, so that few sizes, each compiled once, serve all prompts.
+    The size is rounded up, so that few sizes, each compiled once, serve all prompts.
+
+    Args:
+        config: configuration of the decoder.
+        capacity: minimum room in tokens.
     """
     return StaticCache(config=config, max_cache_len=-(-capacity // _GROWTH) * _GROWTH)
 
 
 def recording(layers: int) -> Cache:
-    """A cache that only records a single pass."""
+    """Return a cache that records the keys and values of a single pass."""
     return Cache(layers=[RecordingLayer() for _ in range(layers)])
 
 
 def recorded(cache: Cache) -> Tensor:
-    """What a pass over one row left behind -> (L, 2, K, T, E).
+    """Return the recorded keys and values (L, 2, K, T, E) of a pass over a single row.
+
+    Args:
+        cache: a cache of :func:`recording`, after the pass.
 
     Raises:
-        ValueError: from torch, when layers differ in heads or size.
+        RuntimeError: for layers that differ in the number or size of heads (raised by torch).
     """
     kept: list[Any] = list(cache.layers)
     device = kept[0].keys.device  # layers may lie on several devices, a block lies on one

@@ -1,4 +1,4 @@
-"""Moving keys: the rotation that carries a key from one position to another (RoFormer, eq. 34).
+"""Rotation of keys from one position to another (RoFormer, eq. 34).
 
 Shapes: L layers, F rotary frequencies (half the rotated dimensions), T tokens, E head dimension.
 """
@@ -15,34 +15,37 @@ from torch import Tensor, nn
 from gritlm.errors import ModelError
 from gritlm.lm.kv.cache import recorded, recording
 
-_PROBE = 9  # position at which a table is tried
+_PROBE = 9  # position at which a table is tested
 
-# Frequencies that change with the length of the text: a key stored under one cannot be moved.
+# Kinds with frequencies that depend on the length of the text, whose keys cannot be moved.
 _LENGTH_DEPENDENT = {"dynamic", "longrope"}
 
 
 @dataclass(frozen=True)
 class RopeTable:
-    """Frequencies of every layer and how the dimensions are paired.
+    """Rotary frequencies of every layer and the pairing of dimensions.
 
     Attributes:
-        inv_freq_LF: radians a position, float32 as the model itself uses them.
-        interleaved: pairs are (0, 1), (2, 3), ... instead of (0, F), (1, F+1), ...
+        inv_freq_LF: radians per position, in float32 as in the model.
+        interleaved: whether pairs are (0, 1), (2, 3), ... instead of (0, F), (1, F+1), ...
     """
 
     inv_freq_LF: Tensor
     interleaved: bool = False
 
     def layer(self, index: int) -> RopeTable:
-        """The table of one layer."""
+        """Return the table of a single layer."""
         return replace(self, inv_freq_LF=self.inv_freq_LF[index : index + 1])
 
     def rotate(self, key_LKTE: Tensor, shift_T: Tensor) -> Tensor:
-        """Keys moved by ``shift_T`` positions, (T,) or (1,).
+        """Return keys moved to other positions.
 
-        Angles are float64, the rotation is float32.
+        Angles are float64, the rotation is float32. Dimensions that are not rotated (partial rotary
+        embeddings) are unchanged.
 
-        Dimensions behind the rotated ones (partial rotary embeddings) stay as they are.
+        Args:
+            key_LKTE: keys.
+            shift_T: shift of each token in positions, (T,) or (1,).
         """
         angle_LTF = shift_T.to(torch.float64)[None, :, None] * self.inv_freq_LF.double()[:, None, :]
         cos, sin = (
@@ -62,20 +65,25 @@ class RopeTable:
 
 
 def rope_table(decoder: Any, device: torch.device) -> RopeTable:
-    """The table of a transformers decoder, tried on the model itself.
+    """Return the table of a transformers decoder, after a test on the model.
+
+    Args:
+        decoder: the decoder.
+        device: device of its input.
 
     Raises:
-        ModelError: when its positions are not rotary, its frequencies depend on the length, or its
-            keys do not move as the table says.
+        ModelError: for positions that are not rotary, frequencies that depend on the length of the
+            text, or keys that are not moved by the table.
     """
     return _tried(decoder, _declared_table(decoder), device)
 
 
 @torch.inference_mode()
 def _tried(decoder: Any, table: RopeTable, device: torch.device) -> RopeTable:
-    """A lone token attends to itself only, so its keys differ between positions by rotation alone.
+    """Test a table with the keys of a single token at two positions, and return it.
 
-    Layers whose keys stay the same have no positions (SmolLM3, Cohere 2): they get frequency 0.
+    A single token attends to itself only, so its keys differ by rotation alone. Layers whose keys
+    are equal have no positions (SmolLM3, Cohere 2): they get frequency 0.
     """
     here, there = (_lone_keys(decoder, position, device) for position in (0, _PROBE))
     size = here.abs().amax(dim=(1, 2, 3), keepdim=True)
@@ -129,7 +137,7 @@ def _refuse_length_dependent(rotary: nn.Module, layer_kind: str, name: str) -> N
 
 
 def _interleaved(decoder: nn.Module, name: str) -> bool:
-    """Ask the model's own ``rotate_half`` which dimensions it pairs."""
+    """Return whether ``rotate_half`` of the model pairs neighbouring dimensions."""
     rotate_half = getattr(sys.modules[type(decoder).__module__], "rotate_half", None)
     found = None if rotate_half is None else rotate_half(torch.arange(4.0)).tolist()
     if found not in ([-2.0, -3.0, 0.0, 1.0], [-1.0, 0.0, -3.0, 2.0]):

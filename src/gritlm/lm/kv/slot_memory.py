@@ -1,6 +1,6 @@
-"""Memory for the keys and values of many texts at once, and steps that write all of them.
+"""KV slots of concurrent sequences, and batched decoding steps.
 
-Shapes: B texts of a step, S slots, K key/value heads, C tokens that a slot has room for, E head
+Shapes: B sequences of a step, S slots, K key/value heads, C capacity of a slot in tokens, E head
 dimension, V vocabulary.
 """
 
@@ -18,15 +18,20 @@ from gritlm.lm.generator import prefill
 from gritlm.lm.kv.cache import PreallocatedLayer, UnboundedLayer, is_preallocated, recording
 from gritlm.lm.unified import UnifiedLM
 
-# Largest difference that steps of several rows may make, as a part of the largest logit.
+# Maximum difference between batched and single steps, relative to the largest logit.
 _TOLERANCE = {torch.float32: 1e-3}
 _ROUNDING = 0.05
 
 
 class SlotMemory:
-    """Slots with room for ``capacity`` tokens each, allocated when it is made.
+    """Preallocated keys and values of concurrent sequences, a KV slot each.
 
-    Its caller knows which tokens a slot holds, and asks one thing at a time.
+    The caller keeps track of the tokens in each slot. Methods must not be called concurrently.
+
+    Args:
+        lm: the model.
+        slots: number of slots.
+        capacity: room of a slot in tokens.
     """
 
     def __init__(self, lm: UnifiedLM, slots: int, capacity: int) -> None:
@@ -41,24 +46,24 @@ class SlotMemory:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all slots."""
+        """Size of all slots in bytes."""
         return sum(buffer.nbytes for buffer in (*self._keys, *self._values))
 
     def cache(self, slot: int, tokens: int) -> Cache:
-        """The cache of one slot, to read on behind its first ``tokens``."""
+        """Return a cache of a slot, to continue after its first ``tokens`` tokens."""
         here = slice(slot, slot + 1)
         pairs = zip(self._keys, self._values, strict=True)
         return Cache(layers=[_SlotLayer(k[here], v[here], tokens) for k, v in pairs])
 
     @torch.no_grad()
     def copy(self, source: int, target: int, tokens: int) -> None:
-        """The first tokens of one slot into another."""
+        """Copy the first ``tokens`` tokens of a slot to another."""
         for buffer in (*self._keys, *self._values):
             buffer[target, :, :tokens] = buffer[source, :, :tokens]
 
     @torch.no_grad()
     def adopt(self, slot: int, cache: Cache, tokens: int) -> None:
-        """The first tokens of another cache of one row into a slot."""
+        """Copy the first ``tokens`` tokens of a cache with a single row to a slot."""
         layers: list[Any] = cache.layers
         for keys, values, layer in zip(self._keys, self._values, layers, strict=True):
             keys[slot, :, :tokens] = layer.keys[0, :, :tokens]
@@ -66,17 +71,18 @@ class SlotMemory:
 
     @torch.no_grad()
     def clear(self, slot: int) -> None:
-        """Numbers that are not finite would reach the neighbours of whoever comes next."""
+        """Fill a slot with zeros: non-finite values would spread to neighbouring slots."""
         for buffer in (*self._keys, *self._values):
             buffer[slot] = 0
 
     @torch.inference_mode()
     def step(self, tokens: Sequence[int], slots: Sequence[int], held: Sequence[int]) -> Tensor:
-        """One more token in each of these slots -> logits of what comes next (B, V).
+        """Add a token to each of B slots and return the logits (B, V) of the next tokens.
 
         Args:
-            slots: ascending.
-            held: tokens that each slot holds before.
+            tokens: token id for each slot.
+            slots: the slots, ascending.
+            held: number of tokens in each slot before the step.
         """
         device = self._lm.device
         place_B = torch.tensor(held, device=device)
@@ -95,7 +101,7 @@ class SlotMemory:
 
 
 class _SlotLayer(PreallocatedLayer):
-    """One layer of one slot: (1, K, C, E)."""
+    """A cache layer over a single slot: (1, K, C, E)."""
 
     def __init__(self, keys: Tensor, values: Tensor, tokens: int) -> None:
         super().__init__(keys.shape[2])
@@ -111,7 +117,7 @@ class _SlotLayer(PreallocatedLayer):
 
 
 class _StepLayer(UnboundedLayer):
-    """One layer of all slots, into which a step writes one token of some."""
+    """A cache layer over all slots, to which a step writes a token in some of them."""
 
     keys: Any
     values: Any
@@ -125,7 +131,7 @@ class _StepLayer(UnboundedLayer):
         self._place_B = place_B.to(keys.device)
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """The layer has its buffers already."""
+        """Do nothing: the layer has its buffers already."""
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
@@ -135,16 +141,16 @@ class _StepLayer(UnboundedLayer):
         return self.keys, self.values
 
     def get_seq_length(self) -> int:
-        return 0  # it differs from slot to slot: positions are handed in
+        return 0  # slots differ in length: the caller passes positions
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return query_length, 0
 
 
 def obstacle(lm: UnifiedLM) -> str | None:
-    """Why texts of this model cannot be written together; None when they can.
+    """Return the reason why a model does not support batched decoding; None if it does.
 
-    It is tried: two texts of different lengths, together and each by itself.
+    Two texts of different lengths are computed in a batch and separately as a test.
     """
     name = type(lm.causal).__name__
     if not lm.packs:
@@ -155,16 +161,16 @@ def obstacle(lm: UnifiedLM) -> str | None:
         return f"positions of {name} depend on the length of the text"
     try:
         difference = _difference(lm)
-    except Exception as error:  # whatever a model of another make may raise here
+    except Exception as error:  # models of other architectures may raise anything
         return f"{name} cannot step several rows ({error})"
-    if not difference <= _TOLERANCE.get(lm.dtype, _ROUNDING):  # NaN is no agreement
-        return f"{name} gives other logits when two texts are written together"
+    if not difference <= _TOLERANCE.get(lm.dtype, _ROUNDING):  # NaN is a difference
+        return f"{name} gives other logits when two texts are generated in a batch"
     return None
 
 
 @torch.inference_mode()
 def _difference(lm: UnifiedLM) -> float:
-    """Of logits written together and alone, as a part of the largest one."""
+    """Return the difference between batched and single logits, relative to the largest one."""
     size = int(lm.causal.get_input_embeddings().num_embeddings)
     texts = [[(7 * i + 3) % size for i in range(12)], [(5 * i + 1) % size for i in range(5)]]
     memory = SlotMemory(lm, 2, 16)
@@ -183,7 +189,7 @@ def _difference(lm: UnifiedLM) -> float:
 
 @torch.inference_mode()
 def _example(lm: UnifiedLM) -> Cache:
-    """What one token leaves behind: shapes, formats and places of all layers."""
+    """Return the recorded cache of a token, with shapes, dtypes and devices of all layers."""
     cache = recording(lm.config.num_hidden_layers)
     lm.causal(
         torch.zeros(1, 1, dtype=torch.long, device=lm.device),
@@ -196,7 +202,7 @@ def _example(lm: UnifiedLM) -> Cache:
 
 def _buffer(example_1K1E: Tensor, slots: int, capacity: int) -> Tensor:
     _, heads, _, size = example_1K1E.shape
-    # Zeros, not whatever lies there: a padded call multiplies it by 0, and 0 times NaN is NaN.
+    # Zeros, not uninitialised memory: padding is multiplied by 0, and 0 times NaN is NaN.
     return torch.zeros(
         (slots, heads, capacity, size), dtype=example_1K1E.dtype, device=example_1K1E.device
     )
