@@ -30,8 +30,8 @@ def lines(
     source = context.get_parameter_source(parameter.name or "")
     if source is None or source.name != "ENVIRONMENT":
         return values
-    given = os.environ[str(parameter.envvar)].splitlines()
-    return [line.strip() for line in given if line.strip()]
+    entries = os.environ[str(parameter.envvar)].splitlines()
+    return [line.strip() for line in entries if line.strip()]
 
 
 def require_values(environment: Mapping[str, str]) -> None:

@@ -230,8 +230,8 @@ class EncodeFlags:
 
     def limits(self) -> dict[str, Any]:
         """Return the limits that were set, as keyword arguments of ``GritLM.encode``."""
-        given = {"batch_size": self.batch_size, "max_length": self.max_length}
-        return {name: value for name, value in given.items() if value is not None}
+        limits = {"batch_size": self.batch_size, "max_length": self.max_length}
+        return {name: value for name, value in limits.items() if value is not None}
 
 
 @dataclass(frozen=True)

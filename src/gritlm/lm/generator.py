@@ -170,8 +170,8 @@ def prefix_cache(
     held = 0
     devices = lm.layer_devices() if blocks else None
     for block in blocks:
-        here = block.move(held).to(dtype=lm.dtype, device=lm.device)
-        here.fill(cache, rows=rows, devices=devices)
+        moved = block.move(held).to(dtype=lm.dtype, device=lm.device)
+        moved.fill(cache, rows=rows, devices=devices)
         held += block.tokens
     return cache
 

@@ -103,17 +103,17 @@ def _is_plain(model: Any, options: dict[str, Any]) -> bool:
 
 
 def _ids_and_mask(inputs: Any, options: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
-    given = dict(inputs) if isinstance(inputs, Mapping) else {}
+    tensors = dict(inputs) if isinstance(inputs, Mapping) else {}
     if inputs is not None and not isinstance(inputs, Mapping):
-        given["input_ids"] = inputs
+        tensors["input_ids"] = inputs
     for name in ("input_ids", "attention_mask", "token_type_ids"):
         if name in options:
-            given.setdefault(name, options.pop(name))
-    ids = given.pop("input_ids", None)
-    mask = given.pop("attention_mask", None)
-    given.pop("token_type_ids", None)
-    if given:
-        raise InputError(f"generate() got inputs it does not know: {', '.join(map(str, given))}")
+            tensors.setdefault(name, options.pop(name))
+    ids = tensors.pop("input_ids", None)
+    mask = tensors.pop("attention_mask", None)
+    tensors.pop("token_type_ids", None)
+    if tensors:
+        raise InputError(f"generate() got inputs it does not know: {', '.join(map(str, tensors))}")
     if not isinstance(ids, Tensor) or ids.ndim not in (1, 2) or ids.is_floating_point():
         raise InputError(
             f"generate() got {type(ids).__name__}; expected a tensor of token ids (rows, tokens) "

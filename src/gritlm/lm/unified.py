@@ -63,9 +63,9 @@ class UnifiedLM:
     @property
     def device(self) -> torch.device:
         embedding = self.decoder.get_input_embeddings()
-        here: torch.device = embedding.weight.device
-        if here.type != "meta":
-            return here
+        device: torch.device = embedding.weight.device
+        if device.type != "meta":
+            return device
         return torch.device(embedding._hf_hook.execution_device)  # offloaded by accelerate
 
     @property
@@ -256,12 +256,12 @@ class UnifiedLM:
         blocks = []
         start = 0
         for length in lengths:
-            here = slice(start, start + length)
+            span = slice(start, start + length)
             position_T = torch.arange(length)
             blocks.append(
                 KVBlock(
-                    data=data[:, :, :, here].clone(),
-                    token_ids=ids[here].clone(),
+                    data=data[:, :, :, span].clone(),
+                    token_ids=ids[span].clone(),
                     stored_T=position_T,
                     position_T=position_T,
                     causal=causal,

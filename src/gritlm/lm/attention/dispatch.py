@@ -75,7 +75,7 @@ class FastViews:
     def _derived(self, name: str, make: Callable[[Any], Any]) -> Any:
         decoding = self.decoding
         with self._lock:
-            views = self._derived_views
-            if name not in views or views[name][0] is not decoding:
-                views[name] = decoding, make(decoding)
-            return views[name][1]
+            known = self._derived_views
+            if name not in known or known[name][0] is not decoding:
+                known[name] = decoding, make(decoding)
+            return known[name][1]

@@ -138,13 +138,13 @@ def _fetch(source: str, work: Path, say: Report) -> Origin:
     )
 
 
-def _complete(made: Path, origin: Origin) -> None:
+def _complete(model_folder: Path, origin: Origin) -> None:
     """Add the settings and the record of the source, and check the folder."""
-    model_config.ModelSettings(template="tokenizer", trained_to_embed=False).save(made)
+    model_config.ModelSettings(template="tokenizer", trained_to_embed=False).save(model_folder)
     versions = {name: metadata.version(name) for name in ("torch", "transformers", "gguf")}
     about = {"model": weight_sources.HUB, "license": "Apache-2.0", **origin, "made_with": versions}
-    (made / SOURCE_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    (model_folder / SOURCE_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     # safetensors writes for the owner alone, but a cache folder can be shared
-    (made / "model.safetensors").chmod((made / SOURCE_FILE).stat().st_mode)
-    if why := damage(made):
+    (model_folder / "model.safetensors").chmod((model_folder / SOURCE_FILE).stat().st_mode)
+    if why := damage(model_folder):
         raise DownloadError(f"the downloaded model is not complete: {why}; run gritlm pull again")

@@ -85,13 +85,13 @@ def _tried(decoder: Any, table: RopeTable, device: torch.device) -> RopeTable:
     A single token attends to itself only, so its keys differ by rotation alone. Layers whose keys
     are equal have no positions (SmolLM3, Cohere 2): they get frequency 0.
     """
-    here, there = (_lone_keys(decoder, position, device) for position in (0, _PROBE))
-    size = here.abs().amax(dim=(1, 2, 3), keepdim=True)
+    first, second = (_lone_keys(decoder, position, device) for position in (0, _PROBE))
+    size = first.abs().amax(dim=(1, 2, 3), keepdim=True)
     bound = size * (1e-3 if decoder.dtype == torch.float32 else 0.05)
-    still_L = ((here - there).abs() <= bound).all(dim=3).all(dim=2).all(dim=1)
+    still_L = ((first - second).abs() <= bound).all(dim=3).all(dim=2).all(dim=1)
     found = RopeTable(table.inv_freq_LF * ~still_L[:, None], table.interleaved)
-    moved = found.rotate(here, torch.tensor([_PROBE]))
-    if not ((moved - there).abs() <= bound).all():
+    moved = found.rotate(first, torch.tensor([_PROBE]))
+    if not ((moved - second).abs() <= bound).all():
         raise ModelError(
             f"the keys of {type(decoder).__name__} are not moved by rotation alone: its key/value "
             "state cannot be moved"

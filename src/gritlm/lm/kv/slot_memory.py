@@ -51,9 +51,9 @@ class SlotMemory:
 
     def cache(self, slot: int, tokens: int) -> Cache:
         """Return a cache of a slot, to continue after its first ``tokens`` tokens."""
-        here = slice(slot, slot + 1)
+        row = slice(slot, slot + 1)
         pairs = zip(self._keys, self._values, strict=True)
-        return Cache(layers=[_SlotLayer(k[here], v[here], tokens) for k, v in pairs])
+        return Cache(layers=[_SlotLayer(k[row], v[row], tokens) for k, v in pairs])
 
     @torch.no_grad()
     def copy(self, source: int, target: int, tokens: int) -> None:
