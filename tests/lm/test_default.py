@@ -401,7 +401,7 @@ def test_the_wheel_asked_for_is_not_replaced_by_the_hub(
 _PULL_SLOWLY = """
 import shutil, sys, time
 from pathlib import Path
-from gritlm.lm import default
+from gritlm.lm.hub import default_model
 
 def slow(work, say):
     with open(sys.argv[1], "a") as file:
@@ -410,9 +410,9 @@ def slow(work, say):
     shutil.copytree(sys.argv[2], work / "model")
     return {"source": "wheel"}
 
-default.WAYS["auto"] = (slow,)
-default.pull(report=lambda line: sys.stdout.write(line + "\\n"))
-assert default.is_cached()
+default_model.WAYS["auto"] = (slow,)
+default_model.pull(report=lambda line: sys.stdout.write(line + "\\n"))
+assert default_model.is_cached()
 """
 
 

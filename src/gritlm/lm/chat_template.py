@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from functools import lru_cache, wraps
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jinja2 import Template, TemplateSyntaxError, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -21,9 +21,6 @@ from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from gritlm.errors import InputError
 from gritlm.lm.hub.load_errors import one_line
-
-if TYPE_CHECKING:
-    from gritlm.lm.chat import Message
 
 _MOST_STEPS = 1_000_000  # of loops and calls together: a second or less
 _CALL = 5  # steps of one call
@@ -58,7 +55,9 @@ class _Budget:
 _budget: ContextVar[_Budget] = ContextVar("budget of the template that is rendered")
 
 
-def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, answer: bool) -> str:
+def render(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]], *, answer: bool
+) -> str:
     """Return a conversation rendered by the tokenizer's chat template.
 
     Args:

@@ -180,8 +180,7 @@ class GritLM:
             show_progress_bar: whether to show a bar; None shows it on a terminal after a second.
 
         Returns:
-            Vectors in float32: (D,) for a text, (N, D) for a sequence. With ``get_cache``, a pair
-            ``(vectors, blocks)``.
+            (D,) or (N, D), in float32; with ``get_cache``, a pair ``(vectors, blocks)``.
 
         Raises:
             InputError: for an item that is empty, not a string, or without room after the header.

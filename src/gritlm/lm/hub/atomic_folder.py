@@ -112,6 +112,6 @@ def _free(place: Path) -> int:
 
 def _no_space(place: Path, needed: int) -> DownloadError:
     return DownloadError(
-        f"no room for the model in {place}: it takes about {needed:,} bytes temporarily, "
-        f"{_free(place):,} are free; free some space or set GRITLM_CACHE to another folder"
+        f"no room for the model in {place}: some {needed:,} bytes are needed temporarily, "
+        f"{_free(place):,} are free; make room or set GRITLM_CACHE to another folder"
     )
