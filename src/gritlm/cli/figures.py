@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def tell(step: Step) -> None:
-    """A line a task on stderr, above the bar of the next one; none with --quiet."""
+    """Print a line for a task on stderr, above the progress bar; nothing with --quiet."""
     if step.done is None:
         return
     from gritlm.evaluation.report import words

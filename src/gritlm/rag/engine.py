@@ -18,7 +18,7 @@ from gritlm.rag import workspace
 from gritlm.rag.answer import Answer, AnswerStream, PreparedAnswer, Source
 from gritlm.rag.cooperative import Checkpoint, OnModel, paced
 from gritlm.rag.cost import CostModel
-from gritlm.rag.identity import maker_of
+from gritlm.rag.identity import ModelIdentity, maker_of
 from gritlm.rag.index.index import Index, IndexedDocument
 from gritlm.rag.index.lance import IndexFailedError
 from gritlm.rag.ingest.file_ids import DocumentIds
@@ -129,13 +129,8 @@ class RagEngine:
             memory_bytes=memory_bytes,
             read_only=read_only,
         )
-        try:
-            passages = Index.open(
-                settings.index or place / workspace.PASSAGES, maker, create=not read_only
-            )
-        except BaseException:
-            store.close()
-            raise
+        uri = settings.index or place / workspace.PASSAGES
+        passages = _open_index(uri, maker, store, create=not read_only)
         if not read_only:
             workspace.keep(place, settings)  # last, so that an error above leaves no settings
         return cls(model, passages, store, settings.cutting, place, assembler)
@@ -456,3 +451,12 @@ class RagEngine:
             )
         shown = excerpt(str(options.filter))
         raise InputError(f"no passages to answer from: no passage matches the filter {shown}")
+
+
+def _open_index(uri: str | Path, maker: ModelIdentity, store: KVStore, *, create: bool) -> Index:
+    """Open the index of passages; the store is closed when that fails."""
+    try:
+        return Index.open(uri, maker, create=create)
+    except BaseException:
+        store.close()
+        raise

@@ -28,7 +28,7 @@ RESULTS = "Results"
 
 @dataclass(frozen=True)
 class TaskOptions:
-    """What is measured."""
+    """Tasks to measure."""
 
     suite: Annotated[
         str | None,
@@ -53,11 +53,11 @@ class TaskOptions:
     ] = None
     limit: Annotated[
         int | None,
-        typer.Option(min=1, help="Only the first so many rows of each.", rich_help_panel=TASKS),
+        typer.Option(min=1, help="Only this many first rows of each task.", rich_help_panel=TASKS),
     ] = None
 
     def plan(self) -> SuitePlan:
-        """The tasks, found and looked at.
+        """Find and check the tasks.
 
         Raises:
             InputError: for an unknown suite or task, both of them, or a folder in the wrong
@@ -104,7 +104,7 @@ class RunOptions:
     ] = None
     batch_size: Annotated[
         int | None,
-        typer.Option(min=1, help="Texts to embed at once.", rich_help_panel=RUNNING),
+        typer.Option(min=1, help="Texts in a batch to embed.", rich_help_panel=RUNNING),
     ] = None
     skip_bad: Annotated[
         bool,
@@ -158,7 +158,7 @@ class ResultOptions:
     ] = False
 
     def results(self) -> ResultCache:
-        """The cache, once the report is known to have a place.
+        """Return the cache, after checking that the report can be written.
 
         Raises:
             InputError: when the report cannot be written, or for a cache and none.

@@ -34,14 +34,14 @@ class SkippedRows:
             self.first.append((place, shorten(text, _LENGTH, placeholder=" ...")))
 
 
-class Source(Protocol):
+class SkippingSource(Protocol):
     """Source with its skipped rows."""
 
     title: str
     skipped: SkippedRows
 
 
-def lines(source: Source, *, most: int) -> Iterator[str]:
+def lines(source: SkippingSource, *, most: int) -> Iterator[str]:
     """Yield log lines with place and reason of the first ``most`` skipped rows."""
     for place, reason in source.skipped.first[:most]:
         yield f"skipped {place}: {reason}"
@@ -49,7 +49,7 @@ def lines(source: Source, *, most: int) -> Iterator[str]:
         yield f"... and {source.skipped.count - most} more skipped rows of {source.title}"
 
 
-def write(folder: Path, streams: Mapping[str, Sequence[Source]]) -> None:
+def write(folder: Path, streams: Mapping[str, Sequence[SkippingSource]]) -> None:
     """Write ``skipped.jsonl``: a line for each skipped row, then the count of each source.
 
     Without skipped rows no file is written.
@@ -70,7 +70,7 @@ def write(folder: Path, streams: Mapping[str, Sequence[Source]]) -> None:
         path.write_text("".join(json.dumps(entry) + "\n" for entry in found), encoding="utf-8")
 
 
-def _entries(stream: str, source: Source) -> Iterator[dict[str, Any]]:
+def _entries(stream: str, source: SkippingSource) -> Iterator[dict[str, Any]]:
     about = {"stream": stream, "source": source.title}
     for place, reason in source.skipped.first:
         yield {**about, "row": place, "reason": reason}

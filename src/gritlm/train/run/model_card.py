@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -69,18 +69,7 @@ def write(
         "",
         "| stream | source | rows | weight | duplicates left out | unusable rows skipped |",
         "| --- | --- | --- | --- | --- | --- |",
-        *(
-            f"| {stream} | {rows.title} | {len(rows)} | {rows.weight:g} | {rows.duplicates} "
-            f"| {rows.skipped.count} |"
-            for stream, many in sources.items()
-            for rows in many
-        ),
-        "",
-        *(
-            [f"{skipped} rows were skipped: after truncation they had no token in the loss.", ""]
-            if skipped
-            else []
-        ),
+        *_source_rows(sources, skipped),
         "## Measured",
         "",
         *_measured(folder, metrics),
@@ -93,6 +82,19 @@ def write(
         "",
     ]
     (target / "README.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def _source_rows(sources: Mapping[str, Sequence[Dataset]], skipped: int) -> Iterator[str]:
+    for stream, many in sources.items():
+        for rows in many:
+            yield (
+                f"| {stream} | {rows.title} | {len(rows)} | {rows.weight:g} | {rows.duplicates} "
+                f"| {rows.skipped.count} |"
+            )
+    yield ""
+    if skipped:
+        yield f"{skipped} rows were skipped: after truncation they had no token in the loss."
+        yield ""
 
 
 def _measured(folder: Path, metrics: Mapping[str, float]) -> list[str]:
