@@ -99,8 +99,7 @@ class RagEngine:
             disk_bytes: most bytes of blocks on disk; None for the limit of the workspace, 10 GiB
                 for a new one.
             memory_bytes: most bytes of blocks in memory.
-            read_only: open without changes, in any number of processes. Hits are not counted then,
-                and missing blocks are computed and not stored.
+            read_only: change nothing, in any number of processes; computed blocks are not kept.
             longest: most tokens of a prompt and its answer; None for the limit of the model.
 
         Returns:

@@ -40,10 +40,9 @@ def write(
         skipped: rows that have no token in the loss after truncation.
     """
     tags = ["gritlm", *(["sentence-similarity", "feature-extraction"] if run.embeds else [])]
+    mode = run.training.mode
     ours = run.model.base in _OURS
-    base = (
-        HUB if ours else run.model.base
-    )  # the published name, not the local path of the default model
+    base = HUB if ours else run.model.base  # the published name, not a local path
     start = f"the default model (`{HUB}`)" if ours and run.model.base != BASE else f"`{base}`"
     lines = [
         "---",
@@ -56,15 +55,9 @@ def write(
         "",
         f"# {folder.resolve().name}",
         "",
-        f"Trained with gritlm {__version__} from {start}: mode `{run.training.mode}`, {steps} "
-        "steps.",
+        f"Trained with gritlm {__version__} from {start}: mode `{mode}`, {steps} steps.",
         "",
-        "```python",
-        "from gritlm import GritLM",
-        "",
-        f'model = GritLM("{folder.name}")',
-        "```",
-        "",
+        f'```python\nfrom gritlm import GritLM\n\nmodel = GritLM("{folder.name}")\n```\n',
         "## Data",
         "",
         "| stream | source | rows | weight | duplicates left out | unusable rows skipped |",
