@@ -150,9 +150,7 @@ class Loader:
         for name, stream in self._streams.items():
             found = streams.get(name) if isinstance(streams, dict) else None
             if not isinstance(found, dict) or type(count) is not int:
-                raise InputError(
-                    f"the checkpoint has no position in the {name} rows; it is damaged"
-                )
+                raise InputError(f"the checkpoint has no place in the {name} rows; it is damaged")
             stream.restore(found)
         self.skipped = int(count or 0)
 

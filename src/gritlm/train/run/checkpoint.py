@@ -232,9 +232,7 @@ def read_state(folder: Path) -> dict[str, Any]:
     kinds = {"step": int, "feed": dict, "settings": dict}
     for key, kind in kinds.items():
         if not isinstance(found, dict) or type(found.get(key)) is not kind:
-            raise InputError(
-                f"{path} has no valid {key!r}; the checkpoint is damaged, use another one"
-            )
+            raise InputError(f"{path} has no {key!r} that can be used; the checkpoint is damaged")
     for name in () if is_sharded(folder) else (_SETTINGS, "tokenizer_config.json"):
         if not (folder / name).is_file():
             raise InputError(f"{folder} has no {name}; the checkpoint is damaged, use another one")

@@ -151,14 +151,13 @@ def require_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path
 
 
 def _defaults() -> Iterator[tuple[str, Any]]:
-    sections = (
-        DataConfig(),
-        ModelConfig(),
-        LossConfig(),
-        RagConfig(),
-        TrainingConfig(output_dir=""),
-    )
-    table = {type(section).__name__.lower(): asdict(section) for section in sections}
+    table = {
+        "data": asdict(DataConfig()),
+        "model": asdict(ModelConfig()),
+        "loss": asdict(LossConfig()),
+        "rag": asdict(RagConfig()),
+        "training": asdict(TrainingConfig(output_dir="")),
+    }
     return _flat(json.loads(json.dumps(table)))
 
 

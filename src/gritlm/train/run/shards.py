@@ -119,7 +119,7 @@ class _Unpickler(pickle.Unpickler):
             return torch.Size
         if module_name in ("pathlib", "pathlib._local") and name in _PATHS:
             return _path
-        raise InputError(f"it names {f'{module_name}.{name}'[:80]!r}, which is not allowed")
+        raise InputError(f"it names {f'{module_name}.{name}'[:80]!r}, which is not run")
 
 
 def _layout(name: str) -> torch.layout:
