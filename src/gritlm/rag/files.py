@@ -185,8 +185,8 @@ def _rows(path: Path, known_as: str, reading: _Reading) -> Iterator[tuple[str, D
         for place, row in records.records(path.suffix.lower(), file, max_bytes=reading.max_bytes):
             found = True
             try:
-                if isinstance(row, InputError):
-                    raise row
+                if not isinstance(row, dict):
+                    raise row()
                 document = rows.document(row, prefix=f"{known_as}#", text_field=reading.text_field)
             except InputError as error:
                 reading.skip(f"{path}{place}", error)

@@ -1,16 +1,19 @@
 """Files of rows to their rows: JSON lines, JSON arrays and objects, CSV and TSV tables.
 
-A row that is broken is yielded as the error that it is, and the others go on.
+A broken row is yielded as a function that returns its error, and the others go on: a file of
+millions of broken rows is counted without a message for each.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import PurePath
 from typing import IO, Any
 
@@ -18,7 +21,7 @@ from gritlm.errors import InputError
 from gritlm.rag.decoding import decoded, is_wide
 from gritlm.rag.passages import ID_NAMES, TEXT_NAMES
 
-Row = dict[str, Any] | InputError
+Row = dict[str, Any] | Callable[[], InputError]
 Rows = Iterator[tuple[str, Row]]
 
 SPACE = re.compile(r"[ \t\n\r\ufeff]*")
@@ -54,25 +57,38 @@ def lines(file: IO[bytes], *, max_bytes: int) -> Iterator[tuple[int, Row]]:
         if len(line) > max_bytes:
             while line and not line.endswith(b"\n"):
                 line = file.readline(max_bytes)
-            yield number, InputError(f"a row of more than {max_bytes:,} bytes; cut it")
+            yield number, partial(InputError, f"a row of more than {max_bytes:,} bytes; cut it")
         elif line.strip():
             yield number, _parsed(line)
 
 
 def _parsed(line: bytes) -> Row:
+    line = line.removeprefix(codecs.BOM_UTF8).strip(b" \t\r\n")
+    if not (line.startswith(b"{") and line.endswith(b"}")):  # most lines that are no objects
+        return partial(_line_error, line)
     try:
-        row = json.loads(line.decode("utf-8-sig"), parse_constant=_no_number)
+        row: dict[str, Any] = _STRICT.decode(line.decode())
+    except (ValueError, RecursionError):
+        return partial(_line_error, line)
+    return row
+
+
+def _line_error(line: bytes) -> InputError:
+    """Return the reason why a line is no object."""
+    try:
+        row = _STRICT.decode(line.decode())
     except UnicodeDecodeError as error:
         return InputError(f"byte {error.start + 1} is not UTF-8; convert the file to UTF-8")
     except (ValueError, RecursionError) as error:
         return InputError(f"broken JSON ({error}); expected one object a line")
-    if not isinstance(row, dict):
-        return InputError(f"{type(row).__name__}; expected one JSON object a line")
-    return row
+    return InputError(f"{type(row).__name__}; expected one JSON object a line")
 
 
 def _no_number(word: str) -> None:
     raise ValueError(f"{word} is no JSON")
+
+
+_STRICT = json.JSONDecoder(parse_constant=_no_number)
 
 
 def _json_lines(file: IO[bytes], max_bytes: int) -> Rows:
@@ -117,7 +133,8 @@ def _items(text: str, place: int) -> Rows:
         try:
             value, place = decoder.raw_decode(text, place)
         except (ValueError, RecursionError) as error:
-            yield f"[{number}]", InputError(f"broken JSON ({error}); the rest is not read")
+            why = f"broken JSON ({error}); the rest is not read"
+            yield f"[{number}]", partial(InputError, why)
             return
         yield f"[{number}]", _item(value)
         number += 1
@@ -125,11 +142,13 @@ def _items(text: str, place: int) -> Rows:
         if text.startswith("]", place):
             break
         if not text.startswith(",", place):
-            yield f"[{number}]", InputError("broken JSON: no comma or ]; the rest is not read")
+            why = "broken JSON: no comma or ]; the rest is not read"
+            yield f"[{number}]", partial(InputError, why)
             return
         place = _behind_space(text, place + 1)
     if _behind_space(text, place + 1) < len(text):
-        yield f"[{number}]", InputError("broken JSON: text behind the array; it is not read")
+        why = "broken JSON: text behind the array; it is not read"
+        yield f"[{number}]", partial(InputError, why)
 
 
 def _item(value: object) -> Row:
@@ -137,7 +156,11 @@ def _item(value: object) -> Row:
         return {"text": value}
     if isinstance(value, dict):
         return value
-    return InputError(f"{type(value).__name__}; expected an object or text")
+    return partial(_item_error, type(value))
+
+
+def _item_error(kind: type) -> InputError:
+    return InputError(f"{kind.__name__}; expected an object or text")
 
 
 def _only_list(value: Mapping[str, Any]) -> list[Any] | None:
@@ -174,7 +197,7 @@ def _table(text: str, delimiter: str, max_bytes: int) -> Rows:
         try:
             cells = next(reader, None)
         except csv.Error as error:
-            yield f":{reader.line_num}", InputError(f"broken CSV ({error})")
+            yield f":{reader.line_num}", partial(InputError, f"broken CSV ({error})")
             continue
         if cells is None:
             break
@@ -184,7 +207,7 @@ def _table(text: str, delimiter: str, max_bytes: int) -> Rows:
             names = _names(cells)
         elif len(cells) > len(names) and any(cells[len(names) :]):
             why = f"{len(cells)} cells, the header has {len(names)}; quote cells with {delimiter!r}"
-            yield f":{reader.line_num}", InputError(why)
+            yield f":{reader.line_num}", partial(InputError, why)
         else:
             row = zip(names, cells, strict=False)
             yield f":{reader.line_num}", {name: cell for name, cell in row if cell.strip()}

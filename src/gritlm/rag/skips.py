@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -45,6 +45,13 @@ class Skips:
         self.count += 1
         if len(self.named) < NAMED:
             self.named.append(skipped)
+
+    def add(self, path: str, reason: Callable[[], str]) -> None:
+        """Count one; make its reason and name it while there is room."""
+        if len(self.named) < NAMED:
+            self.append(Skipped(path, reason()[:LONGEST]))
+        else:
+            self.count += 1
 
     def __iter__(self) -> Iterator[Skipped]:
         return iter(self.named)

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from io import BytesIO
 from pathlib import PurePosixPath
+from typing import Any
 
 from gritlm.errors import InputError
 from gritlm.rag import readers, records, rows
 from gritlm.rag.metadata import normalise_metadata
 from gritlm.rag.passages import Document, Value
 from gritlm.rag.readers import READERS, Content
-from gritlm.rag.skips import LONGEST, Skipped, Skips
+from gritlm.rag.skips import Skipped, Skips
 from gritlm.serve.errors import invalid
 from gritlm.serve.reading import KINDS, Reader
 from gritlm.serve.schemas.rag import AddBody, FileBody
 
+Reason = Callable[[], str]  # why something is skipped: made for those that are named
 _LONGEST_FILE = 2**26  # bytes; a body is shorter anyway
 
 
@@ -33,8 +36,8 @@ def documents(body: AddBody, reader: Reader) -> tuple[list[Document], Skips]:
     skipped = Skips()
     places: dict[str, str] = {}  # by id
     for place, item in _all(body, reader):
-        if isinstance(item, str):
-            skipped.append(Skipped(place, item[:LONGEST]))
+        if not isinstance(item, Document):
+            skipped.add(place, item)
         elif item.id in places:
             skipped.append(Skipped(place, f"its id {item.id!r} is that of {places[item.id]}"))
         else:
@@ -43,14 +46,14 @@ def documents(body: AddBody, reader: Reader) -> tuple[list[Document], Skips]:
     return found, skipped
 
 
-def _all(body: AddBody, reader: Reader) -> Iterator[tuple[str, Document | str]]:
+def _all(body: AddBody, reader: Reader) -> Iterator[tuple[str, Document | Reason]]:
     """Yield where each document stands in the body, and the document or why it is skipped."""
     for number, given in enumerate(body.documents):
         place = f"documents[{number}]"
         try:
             yield place, rows.document(given.model_dump(exclude_none=True))
         except InputError as error:
-            yield given.id or place, str(error)
+            yield given.id or place, partial(str, error)
     slow = [file for file in body.files if _ending(file) in KINDS]
     read = iter(reader.contents([(_ending(file), file.data) for file in slow]))
     for file in body.files:
@@ -58,7 +61,7 @@ def _all(body: AddBody, reader: Reader) -> Iterator[tuple[str, Document | str]]:
             yield file.name, item
 
 
-def _of_file(file: FileBody, read: Content | str | None) -> Iterator[Document | str]:
+def _of_file(file: FileBody, read: Content | str | None) -> Iterator[Document | Reason]:
     """Yield the documents of a file, or why they are skipped.
 
     Args:
@@ -71,7 +74,7 @@ def _of_file(file: FileBody, read: Content | str | None) -> Iterator[Document | 
         else:
             yield _document(file.name, _content(_ending(file), data, read), metadata)
     except InputError as error:
-        yield str(error)
+        yield partial(str, error)
 
 
 def _ending(file: FileBody) -> str:
@@ -92,22 +95,37 @@ def _document(name: str, content: Content, metadata: dict[str, Value]) -> Docume
     return Document(name, content.text, content.title, both, markdown=content.markdown)
 
 
-def _of_rows(file: FileBody, data: bytes, metadata: dict[str, Value]) -> Iterator[Document | str]:
+def _of_rows(
+    file: FileBody, data: bytes, metadata: dict[str, Value]
+) -> Iterator[Document | Reason]:
     found = False
     for place, row in records.records(_ending(file), BytesIO(data), max_bytes=_LONGEST_FILE):
         found = True
-        try:
-            if isinstance(row, InputError):
-                raise row
-            given = row.get("metadata") or {}
-            own = metadata | given if isinstance(given, dict) else given
-            yield rows.document(
-                {**row, "metadata": own}, prefix=f"{file.name}#", text_field=file.text_field
-            )
-        except InputError as error:
-            yield f"{_spoken(place)}{error}"
+        if not isinstance(row, dict):
+            yield partial(_reason, place, row)
+        elif not rows.has_text(row, file.text_field):
+            yield partial(_reason, place, partial(rows.without_text, row, file.text_field))
+        else:
+            yield _of_row(file, place, row, metadata)
     if not found:
         raise InputError("empty")
+
+
+def _of_row(
+    file: FileBody, place: str, row: dict[str, Any], metadata: dict[str, Value]
+) -> Document | Reason:
+    given = row.get("metadata") or {}
+    own = metadata | given if isinstance(given, dict) else given
+    try:
+        return rows.document(
+            {**row, "metadata": own}, prefix=f"{file.name}#", text_field=file.text_field
+        )
+    except InputError as error:
+        return partial(_reason, place, partial(InputError, str(error)))
+
+
+def _reason(place: str, error: Callable[[], InputError]) -> str:
+    return f"{_spoken(place)}{error()}"
 
 
 def _spoken(place: str) -> str:
