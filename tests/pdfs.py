@@ -16,11 +16,38 @@ def lines_pdf(pages: Sequence[str], *, copies: int = 1) -> bytes:
 
 
 def slow_pdf() -> bytes:
-    """Return a PDF of a few kilobytes that takes its reader a minute or so."""
-    return _pdf([b"BT /F1 9 Tf " + b"( )Tj " * 400_000 + b"ET"], 20)
+    """Return a PDF of 360 KB that takes its reader 20 seconds or so.
+
+    Its content is stored without compression: a small file that expands is refused.
+    """
+    return _pdf([b"BT /F1 9 Tf " + b"( )Tj " * 60_000 + b"ET"], 45, level=0)
 
 
-def _pdf(contents: Sequence[bytes], copies: int) -> bytes:
+def form_pdf(content: bytes, *, drawn: int, nested: int = 0) -> bytes:
+    """Return a PDF whose page draws a form with this content.
+
+    Args:
+        drawn: how often, in the page and in each form around the last one.
+        nested: forms around the last one.
+    """
+    draws = b"/F Do\n" * drawn
+    fonts = b"/Font<</F1 3 0 R>>"
+    objects = [
+        b"<</Type/Catalog/Pages 2 0 R>>",
+        b"<</Type/Pages/Count 1/Kids[4 0 R]>>",
+        b"<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>",
+        b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 595 842]"
+        b"/Resources<<%s/XObject<</F 6 0 R>>>>/Contents 5 0 R>>" % fonts,
+        _stream(b"", draws),
+    ]
+    for number in range(nested):
+        inner = b"/Resources<<%s/XObject<</F %d 0 R>>>>" % (fonts, 7 + number)
+        objects.append(_stream(b"/Type/XObject/Subtype/Form/BBox[0 0 9 9]" + inner, draws))
+    last = b"/Type/XObject/Subtype/Form/BBox[0 0 9 9]/Resources<<%s>>" % fonts
+    return _file([*objects, _stream(last, content)])
+
+
+def _pdf(contents: Sequence[bytes], copies: int, *, level: int = -1) -> bytes:
     kids = " ".join(
         f"{4 + 2 * number} 0 R" for number in range(len(contents)) for _ in range(copies)
     )
@@ -30,12 +57,21 @@ def _pdf(contents: Sequence[bytes], copies: int) -> bytes:
         b"<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>",
     ]
     for number, content in enumerate(contents):
-        packed = zlib.compress(content)
         objects += [
             b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 595 842]/Resources<</Font<</F1 3 0 R>>>>"
             b"/Contents %d 0 R>>" % (5 + 2 * number),
-            b"<</Filter/FlateDecode/Length %d>>stream\n%s\nendstream" % (len(packed), packed),
+            _stream(b"", content, level=level),
         ]
+    return _file(objects)
+
+
+def _stream(entries: bytes, content: bytes, *, level: int = -1) -> bytes:
+    packed = zlib.compress(content, level)
+    about = b"<<%s/Filter/FlateDecode/Length %d>>" % (entries, len(packed))
+    return b"%sstream\n%s\nendstream" % (about, packed)
+
+
+def _file(objects: Sequence[bytes]) -> bytes:
     data, places = b"%PDF-1.4\n", []
     for number, written in enumerate(objects, start=1):
         places.append(len(data))

@@ -11,7 +11,7 @@ import pytest
 
 from gritlm.errors import InputError
 from gritlm.rag import pdf_text, readers, records, rows
-from tests.pdfs import lines_pdf
+from tests.pdfs import form_pdf, lines_pdf
 from tests.rag.test_corpus import CORPUS
 
 
@@ -112,8 +112,31 @@ def test_a_name_that_is_no_encoding_is_not_used(name: str):
 def test_a_text_far_larger_than_its_file_is_refused():
     page = "\n".join(["word " * 200] * 40)
     data = lines_pdf([page], copies=100)
-    with pytest.raises(InputError, match="hold more than 1,048,576 characters"):
+    with pytest.raises(InputError, match="hold more than 1,048,576 bytes of page content"):
         readers.read(".pdf", data)
+
+
+def test_a_pdf_that_expands_is_refused_before_its_text_is_extracted():
+    line = b"(Cats sleep most of the day.) Tj T*\n"
+    text = b"BT /F1 9 Tf 10 TL " + line * 20_000 + b"ET"
+    wide = lines_pdf(["\n".join(["Cats sleep most of the day."] * 200_000)])
+    once, often = form_pdf(text, drawn=1), form_pdf(text, drawn=20)
+    deep = form_pdf(text, drawn=10, nested=6)
+    assert max(map(len, (wide, once, often, deep))) < 40_000
+    started = perf_counter()
+    for data in (wide, often, deep):
+        with pytest.raises(InputError, match="bytes of page content; split the file"):
+            readers.read(".pdf", data)
+    assert perf_counter() - started < 5
+    assert readers.read(".pdf", once).text.count("Cats sleep") == 20_000
+
+
+def test_a_form_that_draws_itself_is_read_once():
+    text = b"BT /F1 9 Tf (Cats sleep.) Tj ET /F Do "
+    data = form_pdf(text, drawn=2).replace(
+        b"/BBox[0 0 9 9]/Resources<<", (b"/BBox[0 0 9 9]/Resources<</XObject<</F 6 0 R>>")
+    )
+    assert readers.read(".pdf", data).text.split() == ["Cats", "sleep."] * 2
 
 
 def test_front_matter_has_the_size_of_metadata():

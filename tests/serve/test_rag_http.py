@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 from base64 import b64encode, encodebytes
 from collections.abc import Callable, Iterator
@@ -14,7 +16,8 @@ from typing import Any
 import pytest
 
 from gritlm import GritLM
-from gritlm.rag import lance
+from gritlm.errors import InputError
+from gritlm.rag import lance, records, rows
 from gritlm.rag.answering import Writing
 from gritlm.rag.engine import RagEngine
 from gritlm.rag.readers import READERS
@@ -22,6 +25,7 @@ from gritlm.rag.store.problems import IndexDamagedError, StoreFullError
 from gritlm.rag.store.store import KVStore
 from gritlm.serve import reading, uploads
 from gritlm.serve.problems import OverloadedError
+from gritlm.serve.schemas.rag import AddBody, FileBody
 from gritlm.serve.server import StoreAt
 from gritlm.serve.settings import Settings
 from tests.pdfs import slow_pdf
@@ -189,6 +193,15 @@ def test_pages_are_read_as_the_library_reads_them():
     assert isinstance(odd, str)
 
 
+def test_the_process_that_reads_files_loads_no_model_library():
+    script = "import sys, gritlm.serve.reading; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True
+    )
+    assert {"pypdf", "gritlm.rag.readers"} <= set(loaded.stdout.split())
+    assert not {"torch", "transformers", "numpy", "pydantic"} & set(loaded.stdout.split())
+
+
 def test_a_reader_that_is_closed_ends_what_it_reads():
     reader = reading.Reader()
     threading.Timer(0.3, reader.close).start()
@@ -321,6 +334,35 @@ def test_skipped_rows_are_counted_and_only_the_first_are_named(live: Served):
     added = response.json()
     assert (added["skipped_count"], len(added["skipped"])) == (5000, 100)
     assert len(response.content) < 20_000
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("r.jsonl", "1\n" * 5000),
+        ("r.jsonl", "{\n" * 5000),
+        ("r.jsonl", "{}\n" * 5000),
+        ("r.json", f"[{'1,' * 4999}1]"),
+        ("r.csv", "a\n" + "b\n" * 5000),
+    ],
+)
+def test_only_the_skipped_rows_that_are_named_take_a_message(
+    name: str, data: str, monkeypatch: pytest.MonkeyPatch
+):
+    made = []
+
+    class CountedError(InputError):
+        def __init__(self, reason: str) -> None:
+            made.append(reason)
+            super().__init__(reason)
+
+    monkeypatch.setattr(records, "InputError", CountedError)
+    monkeypatch.setattr(rows, "InputError", CountedError)
+    body = AddBody(files=[FileBody(name=name, data=coded(data))])
+    found, skipped = uploads.documents(body, reading.Reader())
+    assert (found, skipped.count, len(skipped.named)) == ([], 5000, 100)
+    assert len(made) == 100
+    assert all(each.reason.endswith(made[place]) for place, each in enumerate(skipped.named))
 
 
 def test_metadata_has_a_size(live: Served):

@@ -1,4 +1,7 @@
-"""Libraries without their own reports and progress bars, for a while."""
+"""Libraries without their own reports and progress bars, for a while.
+
+transformers is imported inside the function: a process that reads files starts without it.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,12 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from transformers.utils import logging as transformers_logging
-
 
 @contextmanager
 def quiet() -> Iterator[None]:
     """Only errors are logged and no bars are shown; afterwards as it was."""
+    from transformers.utils import logging as transformers_logging
+
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:

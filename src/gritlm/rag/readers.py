@@ -18,9 +18,10 @@ from gritlm.rag.html_tokens import is_xml, tokens
 from gritlm.rag.html_tree import page_title, tree
 from gritlm.rag.metadata import normalise_metadata
 from gritlm.rag.passages import Value
+from gritlm.rag.pdf_content import ContentSizes
 
-LEAST_TEXT = 2**20  # characters that any file may hold
-GROWTH = 50  # characters of text for each byte of a file, above that
+LEAST_TEXT = 2**20  # characters, or decompressed bytes, that any file may hold
+GROWTH = 50  # of them for each byte of a file, above that
 UNTITLED = {"untitled", "(anonymous)", "anonymous", "unspecified"}  # what programs fill in
 
 
@@ -48,7 +49,7 @@ def read(ending: str, data: bytes) -> Content:
     content = READERS[ending](data)
     if not content.text.strip():
         raise InputError("empty: no text in it")
-    _check_size(len(content.text), len(data))
+    _check_growth(len(content.text), len(data), "characters of text")
     return content
 
 
@@ -111,11 +112,14 @@ def pdf(data: bytes) -> Content:
 
 def _pages(reader: PdfReader, size: int) -> list[str]:
     pages: list[str] = []
-    length = 0
+    sizes = ContentSizes()
+    content = length = 0
     for page in reader.pages:
+        content += sizes.of(page)
+        _check_growth(content, size, "bytes of page content")
         pages.append(_whole(page.extract_text()))
         length += len(pages[-1])
-        _check_size(length, size)
+        _check_growth(length, size, "characters of text")
     return pages
 
 
@@ -124,12 +128,12 @@ def _whole(text: str) -> str:
     return text.replace("\0", "").encode("utf-8", errors="replace").decode()
 
 
-def _check_size(length: int, size: int) -> None:
+def _check_growth(length: int, size: int, unit: str) -> None:
     most = max(LEAST_TEXT, GROWTH * size)
     if length > most:
         raise InputError(
-            f"its {size:,} bytes hold more than {most:,} characters of text; split the file, or "
-            "save it as plain text"
+            f"its {size:,} bytes hold more than {most:,} {unit}; split the file, or save it as "
+            "plain text"
         )
 
 
