@@ -3,6 +3,8 @@ from __future__ import annotations
 import pytest
 
 from gritlm import GritLM
+from gritlm.errors import InputError
+from gritlm.evaluation.generation.chat import ChatTexts
 from gritlm.evaluation.generation.harness import GritLMHarness
 from gritlm.lm.chat import chat_ids
 from gritlm.lm.settings import Settings
@@ -62,3 +64,29 @@ def test_the_template_is_known_for_records(chatting):
     harness = GritLMHarness(chatting)
     assert "<|assistant|>" in str(harness.chat_template(True))
     assert harness.chat_template(False) is None
+
+
+TRIMMED = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] | trim }}\n{% endfor %}"
+
+
+@pytest.mark.parametrize("template", [None, TRIMMED])
+@pytest.mark.parametrize("last", ["It is Bob", "It is ", " a\n", "end "])
+def test_a_template_writes_the_text_of_transformers(template: str | None, last: str):
+    tokenizer = tiny.tokenizer()
+    if template is not None:
+        tokenizer.chat_template = template
+    texts = ChatTexts(GritLM.around(tiny.model(), tokenizer, Settings(template="tokenizer")))
+    expected = tokenizer.apply_chat_template(TALK, tokenize=False, add_generation_prompt=True)
+    assert texts.text(TALK, answer=True) == expected
+    continued = [*TALK, {"role": "assistant", "content": last}]
+    expected = tokenizer.apply_chat_template(continued, tokenize=False, continue_final_message=True)
+    assert texts.text(continued, answer=False) == expected
+
+
+def test_a_template_that_does_not_end_is_refused():
+    tokenizer = tiny.tokenizer()
+    long = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    model = GritLM.around(tiny.model(), tokenizer, Settings(template="tokenizer"))
+    tokenizer.chat_template = long + str(tokenizer.chat_template)
+    with pytest.raises(InputError, match="takes more than 1,000,000 steps"):
+        GritLMHarness(model).apply_chat_template(TALK)

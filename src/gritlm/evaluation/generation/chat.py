@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-
-from jinja2.exceptions import TemplateError
+from uuid import uuid4
 
 from gritlm import prompts
+from gritlm.errors import InputError
 from gritlm.lm.chat import Message
+from gritlm.lm.chat_template import render
 from gritlm.lm.gritlm import GritLM
 from gritlm.lm.tokens import SegmentTokenizer
 from gritlm.prompts import Segment
@@ -59,17 +60,27 @@ class ChatTexts:
         return [*prompts.for_chat(before), Segment(last["content"])]
 
     def _by_template(self, messages: Sequence[Message], *, answer: bool) -> str:
+        rest = [message for message in messages if message["role"] != "system"]
         try:
-            return self._rendered(list(messages), answer=answer)
-        except TemplateError as error:
+            return self._rendered(messages, answer=answer)
+        except InputError as error:
+            if len(rest) == len(messages):
+                raise
             log.warning("the chat template takes no system message (%s); left out", error)
-            rest = [message for message in messages if message["role"] != "system"]
             return self._rendered(rest, answer=answer)
 
-    def _rendered(self, messages: list[Message], *, answer: bool) -> str:
-        return str(
-            self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=answer,
-                continue_final_message=not answer,
+    def _rendered(self, messages: Sequence[Message], *, answer: bool) -> str:
+        if answer:
+            return render(self._tokenizer, messages, answer=True)
+        *before, last = messages
+        mark = f"end{uuid4().hex} "
+        marked = last | {"content": last["content"] + mark}
+        text = render(self._tokenizer, [*before, marked], answer=False)
+        start, found, rest = text.rpartition(mark.rstrip())
+        if not found:
+            raise InputError(
+                "the chat template of this model leaves out the last message, which is to be "
+                "continued; set template='gritlm' in gritlm.json"
             )
-        )  # fmt: skip
+        # A template that trims its messages trims the spaces before the mark's place, too.
+        return start if rest.startswith(" ") else start.rstrip()
