@@ -102,8 +102,13 @@ def test_an_answer_that_is_stopped_keeps_what_was_written(visit):
     here = visit()
     here.settings(length=900)
     here.say("Hello")  # this model has much to say to that
-    here.page.locator(".theirs .text:not(:empty)").wait_for()
-    here.page.get_by_role("button", name="Stop").click()
+    here.page.wait_for_function(  # in the page: the answer may end before a click from outside
+        """() => {
+          const written = document.querySelector(".theirs .text:not(:empty)");
+          if (written) document.querySelector("button[aria-label=Stop]").click();
+          return written !== null;
+        }"""
+    )
     here.answered(1)
     assert "stopped" in here.page.locator(".facts").inner_text()
     here.page.wait_for_function(
@@ -163,6 +168,18 @@ def test_documents_are_added_and_deleted(visit, tmp_path: Path):
         page.get_by_role("button", name=f"Delete {name}").click()
         status.get_by_text(f"Deleted {name}").wait_for()
     assert page.locator("#documents li").count() == before - 3
+
+
+def test_rows_that_are_skipped_without_a_name_are_counted(visit):
+    here = visit("search")
+    here.page.locator("#documents li").first.wait_for()
+    row = '{"id": "r", "text": "Hail is ice."}\n'
+    here.drop("rows.jsonl", row + "1\n" * 1500)
+    status = here.page.locator("#documents-status")
+    status.get_by_text("1,400 more skipped").wait_for()
+    assert status.inner_text().startswith("Added 1 document in 1 passage. rows.jsonl: line 2: int")
+    here.page.get_by_role("button", name="Delete rows.jsonl#r").click()
+    status.get_by_text("Deleted rows.jsonl#r").wait_for()
 
 
 def test_a_question_is_asked_both_ways_and_what_each_took_is_drawn(visit):

@@ -76,6 +76,7 @@ const summary = (sum) => [
   sum.documents ? `Added ${some(sum.documents, "document")} in ${some(sum.passages, "passage")}` : null,
   sum.unchanged ? `${some(sum.unchanged, "document")} known already` : null,
   ...sum.skipped.map(({ name, reason }) => `${name}: ${reason}`),
+  sum.unnamed ? `${number(sum.unnamed)} more skipped` : null,
 ].filter(Boolean).join(". ");
 
 // What is wrong with this one; others may go in.
@@ -93,6 +94,7 @@ const addOne = async (item, sum) => {
     const done = await post("v1/rag/documents", body, adding.signal);
     for (const name of ["documents", "passages", "unchanged"]) sum[name] += done[name];
     sum.skipped.push(...done.skipped);
+    sum.unnamed += done.skipped_count - done.skipped.length;
   } catch (error) {
     if (!REFUSED.includes(error.code)) throw error;
     sum.skipped.push({ name: item.name, reason: error.message });
@@ -103,7 +105,7 @@ const addOne = async (item, sum) => {
 // one at most.
 const add = async (items) => {
   if (adding || !items.length) return;
-  const sum = { documents: 0, passages: 0, unchanged: 0, skipped: [] };
+  const sum = { documents: 0, passages: 0, unchanged: 0, skipped: [], unnamed: 0 };
   let failed = null;
   adding = new AbortController();
   $("adding").hidden = false;
