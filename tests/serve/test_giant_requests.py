@@ -12,13 +12,15 @@ from typing import Any
 import httpx
 import pytest
 
-from gritlm.rag import schema
+from gritlm.rag import files, rows, schema
 from gritlm.rag.index import Index
 from gritlm.rag.indexing import Indexer
 from gritlm.serve import documents, store
+from gritlm.serve.cursors import cursor_of, place_behind
 from gritlm.serve.inbox import Inbox, Job
 from gritlm.serve.limits import Limits
 from gritlm.serve.problems import OverloadedError, TooManyTokensError
+from gritlm.serve.schemas import rag
 from gritlm.serve.server import StoreAt
 from gritlm.serve.settings import Settings
 from tests.serve.asking import Asked, endless, held, scheduled, texts_of
@@ -139,7 +141,9 @@ def test_a_question_is_not_tokenized_on_the_models_thread_before_it_is_checked(
 def test_more_tokens_than_a_request_may_have_are_refused_with_the_numbers(
     serve: Callable[..., Served],
 ):
-    served = serve(Settings(port=0), Limits(max_num_seqs=2, max_request_tokens=600))
+    served = serve(
+        Settings(port=0, allow_token_ids=True), Limits(max_num_seqs=2, max_request_tokens=600)
+    )
     many = [[5] * 100] * 7
     for path, body in (
         (EMBED, {"input": many}),
@@ -297,6 +301,35 @@ def test_a_page_of_documents_ends_where_it_gets_large(
     assert seen == [each["id"] for each in many]
     assert max(sizes) < 2 * 9_000
     assert len(sizes) >= 3
+
+
+def test_documents_of_an_older_store_are_listed_behind_ids_of_any_length(
+    fresh: Served, monkeypatch: pytest.MonkeyPatch
+):
+    for module in (rows, files, rag):  # as earlier versions took them
+        monkeypatch.setattr(module, "check_document_id", str)
+    start = "é" * 600
+    ids = sorted(["a", start, start + "1", start + "x" * 200_000, start + "2", "z"])
+    many = [{"id": each, "text": f"Note {n}."} for n, each in enumerate(ids)]
+    fresh.http.post(DOCUMENTS, json={"documents": many}).raise_for_status()
+    seen: list[str] = []
+    after: dict[str, str] = {}
+    for _ in ids:
+        page = fresh.http.get(DOCUMENTS, params={"limit": 1, **after}).raise_for_status().json()
+        seen += [each["id"] for each in page["data"]]
+        after = {"after": page["last_id"]}
+    assert seen == ids
+    assert not page["has_more"]
+
+
+def test_a_cursor_goes_on_behind_a_document_that_was_deleted():
+    ids = ["a", "b" * 600, "b" * 601, "c", "d"]
+    for place, each in enumerate(ids):
+        cursor = cursor_of(each)
+        assert len(cursor) <= 512
+        assert place_behind(ids, cursor) == place + 1
+    assert place_behind(["a", "c", "d"], cursor_of("b" * 600)) == 1
+    assert place_behind(["a", "d"], cursor_of("c")) == 1
 
 
 def test_large_metadata_of_an_older_store_is_not_read(

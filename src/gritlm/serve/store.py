@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import logging
-from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from time import perf_counter
@@ -22,6 +21,7 @@ from gritlm.rag.planning import Mode
 from gritlm.rag.retrieval import Search
 from gritlm.rag.store.problems import StoreFullError
 from gritlm.rag.turns import OnModel, paced
+from gritlm.serve.cursors import cursor_of, place_behind
 from gritlm.serve.errors import ApiError, no_room
 from gritlm.serve.schemas.rag import AnswerBody, Finding
 from gritlm.serve.work import Delta, Event, Started
@@ -73,14 +73,19 @@ class Store:
             raise no_room(added.documents + added.unchanged, of) from error
 
     def all(self, *, after: str | None, limit: int) -> dict[str, Any]:
-        """The documents that come after an id, in the order of their ids; a page ends early when
-        it gets large."""
+        """Return the documents behind a cursor, in the order of their ids; a page ends early when
+        it gets large.
+
+        Args:
+            after: ``last_id`` of the page before; None for the first page.
+            limit: documents of a page.
+        """
         known = sorted(self._engine.index.known())  # ids only, kept until somebody writes
-        rest = known if after is None else known[bisect_right(known, after) :]
+        rest = known if after is None else known[place_behind(known, after) :]
         shown, read = self._page(rest[:limit])
         return {
             "object": "list", "data": shown, "total": len(known), "has_more": len(rest) > read,
-            "last_id": rest[read - 1] if read else None,
+            "last_id": cursor_of(rest[read - 1]) if read else None,
         }  # fmt: skip
 
     def _page(self, ids: Sequence[str]) -> tuple[list[dict[str, Any]], int]:

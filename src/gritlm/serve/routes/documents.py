@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
+from gritlm.serve.cursors import LONGEST
 from gritlm.serve.paths import ANSWER, DOCUMENTS, SEARCH
 from gritlm.serve.routes.base import new_router, stream_of
 from gritlm.serve.schemas.rag import (
@@ -34,7 +35,7 @@ def routes(service: Service) -> APIRouter:
 
     @router.get(DOCUMENTS, response_model=DocumentsReply, summary="List documents")
     async def listed(
-        after: Annotated[str | None, Query(max_length=512)] = None,
+        after: Annotated[str | None, Query(max_length=LONGEST)] = None,
         limit: Annotated[int, Query(ge=1, le=_MOST)] = 100,
     ) -> Response:
         """What is stored, in the order of ids."""

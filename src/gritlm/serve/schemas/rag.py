@@ -154,7 +154,10 @@ class DocumentsReply(Reply):
     data: list[DocumentReply]
     total: int
     has_more: bool
-    last_id: str | None
+    last_id: str | None = Field(
+        description="Id of the last document; a shorter stand-in for one of more than 512 "
+        "characters, as stores of earlier versions hold."
+    )
 
 
 class DeletedReply(Reply):
