@@ -23,21 +23,23 @@ def slow_pdf() -> bytes:
     return _pdf([b"BT /F1 9 Tf " + b"( )Tj " * 60_000 + b"ET"], 45, level=0)
 
 
-def form_pdf(content: bytes, *, drawn: int, nested: int = 0) -> bytes:
+def form_pdf(content: bytes, *, drawn: int, nested: int = 0, inherited: bool = False) -> bytes:
     """Return a PDF whose page draws a form with this content.
 
     Args:
         drawn: how often, in the page and in each form around the last one.
         nested: forms around the last one.
+        inherited: the page has the form from the tree of pages.
     """
     draws = b"/F Do\n" * drawn
     fonts = b"/Font<</F1 3 0 R>>"
+    forms = b"/Resources<<%s/XObject<</F 6 0 R>>>>" % fonts
+    tree, page = (forms, b"") if inherited else (b"", forms)
     objects = [
         b"<</Type/Catalog/Pages 2 0 R>>",
-        b"<</Type/Pages/Count 1/Kids[4 0 R]>>",
+        b"<</Type/Pages/Count 1/Kids[4 0 R]%s>>" % tree,
         b"<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>",
-        b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 595 842]"
-        b"/Resources<<%s/XObject<</F 6 0 R>>>>/Contents 5 0 R>>" % fonts,
+        b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 595 842]%s/Contents 5 0 R>>" % page,
         _stream(b"", draws),
     ]
     for number in range(nested):

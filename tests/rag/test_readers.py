@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import zlib
 from contextlib import suppress
 from io import BytesIO
 from time import perf_counter
@@ -124,11 +125,24 @@ def test_a_pdf_that_expands_is_refused_before_its_text_is_extracted():
     deep = form_pdf(text, drawn=10, nested=6)
     assert max(map(len, (wide, once, often, deep))) < 40_000
     started = perf_counter()
-    for data in (wide, often, deep):
+    inherited = form_pdf(text, drawn=20, inherited=True)
+    for data in (wide, often, deep, inherited):
         with pytest.raises(InputError, match="bytes of page content; split the file"):
             readers.read(".pdf", data)
     assert perf_counter() - started < 5
     assert readers.read(".pdf", once).text.count("Cats sleep") == 20_000
+
+
+def test_a_form_that_is_broken_is_left_out():
+    data = form_pdf(b"BT /F1 9 Tf (Dogs walk.) Tj ET", drawn=1, nested=1)
+    draws = zlib.compress(b"/F Do\n")
+    assert data.count(draws) == 2
+    first = data.index(draws)
+    damaged = data[: first + len(draws)] + data[first + len(draws) :].replace(
+        draws, b"\xff" * len(draws)
+    )
+    with pytest.raises(InputError, match="a PDF without text"):
+        readers.read(".pdf", damaged)
 
 
 def test_a_form_that_draws_itself_is_read_once():
