@@ -188,7 +188,7 @@ def test_a_mode_that_reads_no_head_reports_its_adapter_as_not_trained(tmp_path):
     said: list[str] = []
     run = made(tmp_path, "lora on lm_head", training={"mode": "embedding"})
     train(run, report=said.append)
-    (line,) = [line for line in said if "reads no LM head" in line]
+    (line,) = [line for line in said if "uses no LM head" in line]
     assert "lm_head.lora_A" in line
     assert "lm_head.lora_B" in line
     names = [name for name in runs.weights(tmp_path / "out") if "lm_head" in name]
