@@ -19,7 +19,7 @@ PACKAGE = Path(gritlm.__file__).parent
 
 @contextmanager
 def crossed() -> Iterator[set[str]]:
-    """Collect the files of the package whose functions run in the block, in any thread."""
+    """Collect the files whose functions run in the block, in its thread and threads it starts."""
     found: set[str] = set()
 
     def note(frame: FrameType, event: str, _: Any) -> None:
@@ -27,7 +27,6 @@ def crossed() -> Iterator[set[str]]:
         if event == "call" and path.is_relative_to(PACKAGE) and frame.f_code.co_name != "<module>":
             found.add(path.relative_to(PACKAGE).as_posix())
 
-    threading.setprofile_all_threads(note) if sys.version_info >= (3, 12) else None
     threading.setprofile(note)
     sys.setprofile(note)
     try:
