@@ -28,16 +28,10 @@ def whole(plan) -> list[int]:
 def test_the_ids_are_those_that_training_reads(assembler, grit, hits, mode, count):
     texts = [hit.passage.embedded for hit in reversed(hits[:count])]
     row = RagExample(QUESTION, tuple(texts), "red")
-    trained = rag_samples.sample(
-        assembler.tokens,
-        row,
-        mode=mode,
-        kind="bidirectional",
-        documents=texts,
-        max_length=999,
-        query_instruction=grit.settings.query_instruction,
-        read_again=0,
+    form = rag_samples.SampleForm(
+        mode, "bidirectional", query_instruction=grit.settings.query_instruction, read_again=0
     )
+    trained = rag_samples.sample(assembler.tokens, row, form, documents=texts, max_length=999)
     seen = [i for at, i in enumerate(trained.ids) if at not in trained.unseen]
     answer = len(trained.ids) - trained.trained[0][0]
     plan = assembler.plan(mode, QUESTION, hits[:count], max_new_tokens=10)

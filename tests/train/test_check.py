@@ -11,7 +11,7 @@ from gritlm.errors import InputError
 from gritlm.lm.hub.model_config import ModelSettings
 from gritlm.lm.tokens import SegmentTokenizer
 from gritlm.train.config import DataConfig, SourceConfig
-from gritlm.train.data.validation import ValidationResult, check_rows
+from gritlm.train.data.validation import ResultLimits, ValidationResult, check_rows
 from tests import tiny
 
 GRITLM = ModelSettings(template="gritlm")
@@ -80,7 +80,7 @@ def test_all_problems_are_found_with_their_lines(found, tmp_path):
 
 
 def test_of_many_problems_the_first_are_kept_and_all_are_counted(found):
-    findings = found(PAIR, *["{broken"] * 9, keep=4)
+    findings = found(PAIR, *["{broken"] * 9, limits=ResultLimits(problems=4))
     assert (len(findings.problems), findings.problem_count) == (4, 9)
 
 
@@ -177,6 +177,6 @@ def test_a_row_is_shown_as_it_is_cut(found, tokens):
 
 def test_as_many_rows_are_shown_as_asked_for_from_the_first_good_one(found):
     rows = [PAIR | {"query": f"Number {number}?"} for number in range(4)]
-    places = [place for place, _ in found("{broken", *rows, samples=2).samples]
+    places = [place for place, _ in found("{broken", *rows, limits=ResultLimits(samples=2)).samples]
     assert [place[-1] for place in places] == ["2", "3"]
-    assert found(*rows, samples=0).samples == ()
+    assert found(*rows, limits=ResultLimits(samples=0)).samples == ()

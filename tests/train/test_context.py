@@ -71,17 +71,11 @@ def sample(
     embed_eos: str = "",
     read_again: int = 0,
 ) -> rag_samples.Blocked | None:
-    return rag_samples.sample(
-        tokens,
-        row,
-        mode=mode,
-        kind=kind,
-        documents=chosen(3) if documents is None else documents,
-        max_length=max_length,
-        query_instruction=FIND,
-        embed_eos=embed_eos,
-        read_again=read_again,
+    form = rag_samples.SampleForm(
+        mode, kind, query_instruction=FIND, embed_eos=embed_eos, read_again=read_again
     )
+    documents = chosen(3) if documents is None else documents
+    return rag_samples.sample(tokens, row, form, documents=documents, max_length=max_length)
 
 
 def tail(mode: str, documents: list[str]) -> list[int]:

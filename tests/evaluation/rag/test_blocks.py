@@ -94,11 +94,9 @@ def test_cached_documents_give_the_logits_of_one_block_masked_pass(
         sample = rag_samples.sample(
             SegmentTokenizer(model.tokenizer),
             RagExample(question.text, question.documents, "red"),
-            mode="doc",
-            kind=kind,
+            rag_samples.SampleForm("doc", kind, read_again=0),
             documents=question.documents,
             max_length=10_000,
-            read_again=0,
         )
         hidden = hidden_states.generative_states(
             model.lm.decoder, rag_samples.rows([sample], pad=0)

@@ -21,15 +21,15 @@ from tests.evaluation.rag.conftest import readings
 def trained_ids(model, question, mode):
     """The prompt of a training sample, and the number of its tokens that no other block sees."""
     row = RagExample(question.text, question.documents, "red")
+    form = rag_samples.SampleForm(
+        mode, "bidirectional", embed_eos=model.settings.embed_eos, read_again=0
+    )
     made = rag_samples.sample(
         SegmentTokenizer(model.tokenizer),
         row,
-        mode=mode,
-        kind="bidirectional",
+        form,
         documents=question.documents,
         max_length=10_000,
-        embed_eos=model.settings.embed_eos,
-        read_again=0,
     )
     return made.ids[: made.trained[0][0]], made.unseen
 

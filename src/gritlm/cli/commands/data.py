@@ -75,7 +75,7 @@ def check(
     Exits with code 2 if there is a problem; with --skip-bad, only if no row can be used.
     """
     from gritlm.train.config import DataConfig, SourceConfig
-    from gritlm.train.data.validation import check_rows
+    from gritlm.train.data.validation import ResultLimits, check_rows
 
     source = SourceConfig(file, **asdict(instructions))
     tokens, settings = _tokenizer(model)
@@ -84,8 +84,8 @@ def check(
         tokens,
         settings,
         DataConfig(**asdict(lengths)),
-        samples=sample,
         kind=None if kind is None else kind.value,
+        limits=ResultLimits(samples=sample),
         progress=logs.progress(),
     )
     _show(found, skip_bad=skip_bad)

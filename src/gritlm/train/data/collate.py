@@ -201,16 +201,16 @@ class Collator:
         if isinstance(row, ChatExample):
             return self.chat(row)
         mode, kind, documents = rag_samples.draw(row, self.rag, draw)
-        return rag_samples.sample(
-            self.tokens,
-            row,
-            mode=mode,
-            kind=kind,
-            documents=documents,
-            max_length=self.data.generative_max_len,
-            embed_eos=self.settings.embed_eos,
+        form = rag_samples.SampleForm(
+            mode,
+            kind,
             query_instruction=self.settings.query_instruction,
+            embed_eos=self.settings.embed_eos,
             read_again=self.rag.read_again,
+        )
+        max_length = self.data.generative_max_len
+        return rag_samples.sample(
+            self.tokens, row, form, documents=documents, max_length=max_length
         )
 
     def chat(self, row: ChatExample) -> Prompt | None:

@@ -132,16 +132,11 @@ class LengthCounter:
         limit = self.data.generative_max_len
         gold, *others = row.documents
         documents = [*others[: RagConfig().max_documents - 1], gold]
+        form = rag_samples.SampleForm("none", "causal", embed_eos=self._settings.embed_eos)
 
         def build(max_length: int) -> Prompt | None:
             return rag_samples.sample(
-                self._tokens,
-                row,
-                mode="none",
-                kind="causal",
-                documents=documents,
-                max_length=max_length,
-                embed_eos=self._settings.embed_eos,
+                self._tokens, row, form, documents=documents, max_length=max_length
             )
 
         prompt = build(sys.maxsize)

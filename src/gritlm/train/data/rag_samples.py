@@ -45,6 +45,25 @@ class Blocked(Prompt):
     again: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True)
+class SampleForm:
+    """Form of a RAG sample: its KV blocks and the strings around embedded texts.
+
+    Attributes:
+        mode: parts of the prompt that are KV blocks.
+        kind: attention within a block; ignored in mode ``none``, which has no blocks.
+        query_instruction: instruction of embedded questions, in plain words.
+        embed_eos: string that ends embedded texts.
+        read_again: number of tokens at the start of each block except the first to recompute.
+    """
+
+    mode: RagMode
+    kind: BlockKind
+    query_instruction: str = ""
+    embed_eos: str = ""
+    read_again: int = READ_AGAIN
+
+
 def draw(row: RagExample, rag: RagConfig, random: Random) -> tuple[RagMode, BlockKind, list[str]]:
     """Draw mode, kind of blocks, and documents in reading order.
 
@@ -67,16 +86,12 @@ def draw(row: RagExample, rag: RagConfig, random: Random) -> tuple[RagMode, Bloc
 def sample(
     tokens: SegmentTokenizer,
     row: RagExample,
+    form: SampleForm,
     *,
-    mode: RagMode,
-    kind: BlockKind,
     documents: Sequence[str],
     max_length: int,
-    query_instruction: str = "",
-    embed_eos: str = "",
-    read_again: int = READ_AGAIN,
 ) -> Blocked | None:
-    """Return the sample of a row as served in ``mode``, with the answer and its end in the loss.
+    """Return the sample of a row as served in its mode, with the answer and its end in the loss.
 
     Too long a sample loses documents other than the gold one, from the first (serving puts the best
     last); then the gold document is truncated. The answer is never cut.
@@ -84,46 +99,32 @@ def sample(
     Args:
         tokens: tokenizer.
         row: the example.
-        mode: parts of the prompt that are KV blocks.
-        kind: attention within a block; ignored in mode ``none``, which has no blocks.
+        form: form of the sample.
         documents: documents of the row to use, in reading order.
         max_length: maximum number of tokens, including the BOS of each block.
-        query_instruction: instruction of embedded questions, in plain words.
-        embed_eos: string that ends embedded texts.
-        read_again: number of tokens at the start of each block except the first to recompute.
 
     Returns:
         The sample; None if not even one token of the gold document fits.
     """
-    tail = _tail(tokens, row, mode, documents)
+    tail = _tail(tokens, row, form.mode, documents)
     parts: list[list[int]] = []
-    for part in RAG_FORMS[mode].before:
+    for part in RAG_FORMS[form.mode].before:
         if part == "documents":
-            parts += _embedded(tokens, documents, "", embed_eos)
+            parts += _embedded(tokens, documents, "", form.embed_eos)
         else:
-            parts += _embedded(tokens, [row.question], query_instruction, embed_eos)
+            parts += _embedded(tokens, [row.question], form.query_instruction, form.embed_eos)
     made = _laid_out(
         parts,
         tail,
         bos=len(tokens.prefix),
-        causal=kind == "causal",
-        again=0 if mode == "none" else read_again,
+        causal=form.kind == "causal",
+        again=0 if form.mode == "none" else form.read_again,
     )
     if (over := len(made.ids) - max_length) <= 0:
-        return plain(made) if mode == "none" else made
+        return plain(made) if form.mode == "none" else made
     if not (fewer := _shortened(tokens, documents, row.documents[0], over)):
         return None
-    return sample(
-        tokens,
-        row,
-        mode=mode,
-        kind=kind,
-        documents=fewer,
-        max_length=max_length,
-        query_instruction=query_instruction,
-        embed_eos=embed_eos,
-        read_again=read_again,
-    )
+    return sample(tokens, row, form, documents=fewer, max_length=max_length)
 
 
 def plain(sample: Blocked) -> Blocked:

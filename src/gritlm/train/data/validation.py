@@ -61,6 +61,19 @@ class ValidationResult:
         return self.problem_count - self.unlabelled - self.nearly_equal
 
 
+@dataclass(frozen=True)
+class ResultLimits:
+    """Limits on the contents of a result.
+
+    Attributes:
+        samples: number of rows to return views of.
+        problems: maximum number of problems to return.
+    """
+
+    samples: int = 1
+    problems: int = 50
+
+
 def check_rows(
     source: SourceConfig,
     tokens: SegmentTokenizer,
@@ -68,8 +81,7 @@ def check_rows(
     data: DataConfig,
     *,
     kind: Kind | None = None,
-    samples: int = 1,
-    keep: int = 50,
+    limits: ResultLimits = ResultLimits(),
     progress: bool | None = None,
 ) -> ValidationResult:
     """Validate all rows of a source.
@@ -80,8 +92,7 @@ def check_rows(
         settings: settings of the model, see :func:`gritlm.lm.hub.load.load_tokenizer`.
         data: settings with the maximum lengths.
         kind: stream of the rows; None: detected from the first rows.
-        samples: number of rows to return views of.
-        keep: maximum number of problems to return.
+        limits: limits on the samples and problems of the result.
         progress: whether to show a progress bar; None: on a terminal only.
 
     Raises:
@@ -89,7 +100,7 @@ def check_rows(
     """
     parts = list(readers.find(source))
     kind = kind or _detect_kind(parts, source)
-    findings = _Findings(tokens, LengthCounter(tokens, settings, data), keep=keep, show=samples)
+    findings = _Findings(tokens, LengthCounter(tokens, settings, data), limits)
     hidden = None if progress is None else not progress
     for part, index in tqdm(
         _row_positions(parts, source.cap), unit="row", disable=hidden, leave=False
@@ -131,12 +142,11 @@ class _Findings:
     """Findings of a pass over the rows."""
 
     def __init__(
-        self, tokens: SegmentTokenizer, length_counter: LengthCounter, *, keep: int, show: int
+        self, tokens: SegmentTokenizer, length_counter: LengthCounter, limits: ResultLimits
     ) -> None:
         self._tokens = tokens
         self._length_counter = length_counter
-        self._keep = keep
-        self._show = show
+        self._limits = limits
         self.rows = self._duplicates = self._unlabelled = self._nearly_equal = self._count = 0
         self._first: Row | None = None
         self._seen: set[int] = set()
@@ -145,7 +155,7 @@ class _Findings:
 
     def problem(self, text: str) -> None:
         self._count += 1
-        if len(self._problems) < self._keep:
+        if len(self._problems) < self._limits.problems:
             self._problems.append(text)
 
     def add_row(self, place: str, row: Row) -> None:
@@ -175,7 +185,7 @@ class _Findings:
                 f"{place}: cut to {limit} tokens, it has no answer left to train; raise "
                 "generative_max_len or shorten it"
             )
-        elif len(self._samples) < self._show:
+        elif len(self._samples) < self._limits.samples:
             views = (view(name, prompt, self._tokens) for name, prompt in prompts.items())
             self._samples.append((place, tuple(views)))
 
