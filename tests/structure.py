@@ -20,7 +20,7 @@ MODEL = GROUND | {"lm", "gritlm"}  # "gritlm" is the public names of the package
 # Planned rooms are listed too, so that their place is settled before they are built.
 MAY_IMPORT: dict[str, set[str]] = {
     "distribution": set(),
-    "errors": {"distribution"},
+    "errors": {"distribution", "printable"},
     "lazy": set(),
     "config": {"errors"},
     "printable": set(),

@@ -26,6 +26,7 @@ from difflib import get_close_matches
 from importlib.util import find_spec
 
 from gritlm.distribution import install_hint
+from gritlm.printable import printable
 
 
 class GritLMError(Exception):
@@ -85,6 +86,29 @@ def require_libraries(names: Iterable[str], *, what: str, extra: str) -> None:
             f"{what} {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not "
             f"installed; {install_hint(extra)}"
         )
+
+
+def one_line(value: object, *, limit: int | None = 500) -> str:
+    """Return an error or another untrusted value as text for a message: one escaped line.
+
+    Args:
+        value: the error or value.
+        limit: number of characters after which the text is cut; None for all of it.
+    """
+    text = " ".join(line for each in str(value).splitlines() if (line := each.strip()))
+    cut = text if limit is None or len(text) <= limit else f"{text[:limit]} ..."
+    return printable(cut, one_line=True)
+
+
+def first_line(error: BaseException, *, limit: int = 500) -> str:
+    """Return the first line of an error's text, or its class; libraries add lines of advice.
+
+    Args:
+        error: the error.
+        limit: number of characters after which the line is cut.
+    """
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return one_line(lines[0], limit=limit)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

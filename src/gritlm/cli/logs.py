@@ -7,7 +7,7 @@ import sys
 import warnings
 from typing import Any
 
-from gritlm.errors import GritLMError
+from gritlm.errors import GritLMError, one_line
 from gritlm.printable import PrintableFormatter, printable
 
 NAME = "gritlm"
@@ -99,14 +99,10 @@ def describe(error: BaseException) -> str:
     if hasattr(error, "format_message"):  # raised by typer for invalid arguments
         context = getattr(error, "ctx", None)
         path = context.command_path if context else "gritlm"
-        return f"{_one_line(error.format_message()).rstrip('.')} (see '{path} --help')"
+        return f"{one_line(error.format_message(), limit=None).rstrip('.')} (see '{path} --help')"
     if isinstance(error, GritLMError):
-        return _one_line(str(error))
+        return one_line(error, limit=None)
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    message = f"{type(error).__name__}: {_one_line(str(error))}"
+    message = f"{type(error).__name__}: {one_line(error, limit=None)}"
     return f"{message} (run again with --debug to see where)"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(stripped for line in text.splitlines() if (stripped := line.strip()))

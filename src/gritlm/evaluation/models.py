@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from gritlm.errors import DownloadError, InputError, ModelError
+from gritlm.errors import DownloadError, InputError, ModelError, one_line
 from gritlm.evaluation import fingerprints, tensors
 from gritlm.evaluation.results import Kind
 
@@ -188,7 +188,7 @@ def _fetch(name: str) -> Path:
     except (OSError, ValueError) as why:
         raise DownloadError(
             f"{name!r} is neither a folder here nor a model that can be fetched "
-            f"({' '.join(str(why).split())[:200]}); check the path, or the name and the network"
+            f"({one_line(why, limit=200)}); check the path, or the name and the network"
         ) from None
 
 

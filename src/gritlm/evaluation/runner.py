@@ -10,7 +10,7 @@ from math import isfinite
 from types import TracebackType
 
 from gritlm import __version__, runtime
-from gritlm.errors import GritLMError, MissingExtraError
+from gritlm.errors import GritLMError, MissingExtraError, one_line
 from gritlm.evaluation import environment, harnesses, loading, memory
 from gritlm.evaluation.cache import CacheKey, ResultCache
 from gritlm.evaluation.kinds import BatchLimits, Measure, MeasureOptions
@@ -185,7 +185,7 @@ def number_format(evaluated: EvaluatedModel, options: RunnerOptions) -> str:
 
 
 def _reason(error: Exception) -> str:
-    message = " ".join(str(error).split())[:400]
+    message = one_line(error, limit=400)
     if memory.is_out_of_memory(error):
         return f"out of memory, with the smallest batch ({message})"
     return message if isinstance(error, GritLMError) else f"{type(error).__name__}: {message}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gritlm.errors import GritLMError
+from gritlm.errors import GritLMError, one_line
 
 
 class DataUnreachableError(GritLMError):
@@ -17,7 +17,7 @@ class DataUnreachableError(GritLMError):
 
     def __init__(self, task: str, reason: object) -> None:
         self.task = task
-        self.reason = " ".join(str(reason).split())[:300] or type(reason).__name__
+        self.reason = one_line(reason, limit=300) or type(reason).__name__
         super().__init__(
             f"the data of task {task!r} cannot be reached ({self.reason}); download it with a "
             "network connection, or measure local tasks"

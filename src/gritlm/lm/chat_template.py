@@ -19,8 +19,7 @@ from jinja2.visitor import NodeTransformer
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
-from gritlm.errors import InputError
-from gritlm.lm.hub.load_errors import one_line
+from gritlm.errors import InputError, one_line
 
 _MOST_STEPS = 1_000_000  # of loops and calls together: a second or less
 _CALL = 5  # steps of one call

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from gritlm.errors import InputError
+from gritlm.errors import InputError, one_line
 from gritlm.evaluation.generation import library, row_files
 from gritlm.evaluation.tasks.bad_rows import BadRows
 from gritlm.evaluation.tasks.task import Task
@@ -75,7 +75,7 @@ def _local(task: Task, bad: BadRows) -> Any:
     try:
         return ConfigurableTask(config=config)
     except Exception as error:  # lm-eval runs the task's own code on the first row
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error, limit=300)
         raise InputError(
             f"{path}: lm-eval cannot make this task of the first row of "
             f"{', '.join(map(str, files.values()))}: {type(error).__name__}: {reason}"

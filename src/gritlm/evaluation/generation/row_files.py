@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gritlm.errors import InputError
+from gritlm.errors import InputError, one_line
 from gritlm.evaluation.tasks import jsonl
 from gritlm.evaluation.tasks.bad_rows import BadRows
 
@@ -26,7 +26,7 @@ def splits(files: Mapping[str, Path], bad: BadRows) -> Any:
         try:
             datasets[name] = Dataset.from_list(rows)
         except (TypeError, ValueError) as error:  # pyarrow's own errors are among these
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error, limit=200)
             raise InputError(
                 f"{path}: the rows differ in the type of a column ({reason}); expected the same "
                 "columns with the same types in each"

@@ -17,7 +17,7 @@ from time import perf_counter
 from tqdm import tqdm
 
 from gritlm import __version__
-from gritlm.errors import InputError, ModeError, choice
+from gritlm.errors import InputError, ModeError, choice, one_line
 from gritlm.evaluation import answers, memory
 from gritlm.evaluation.rag import questions as rows
 from gritlm.evaluation.rag.decode import GeneratedAnswer, replies
@@ -113,7 +113,7 @@ def _try_setting(
     except (MemoryError, RuntimeError) as error:
         if not memory.is_out_of_memory(error):
             raise
-        return f"one row alone is too much: {' '.join(str(error).split())[:200]}"
+        return f"one row alone is too much: {one_line(error, limit=200)}"
     return _result(name, model, form, questions, answered, started)
 
 

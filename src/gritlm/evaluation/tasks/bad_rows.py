@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
-from gritlm.errors import InputError
+from gritlm.errors import InputError, one_line
 
 LISTED = 10  # reasons that a result keeps; the count is exact
 MOST = 0.5  # share of a file's rows that may be left out
@@ -45,7 +45,7 @@ class BadRows:
             raise BadRowError(str(error)) from error
         self.count += 1
         if len(self.reasons) < LISTED:
-            self.reasons += (" ".join(str(error).split())[:300],)
+            self.reasons += (one_line(error, limit=300),)
 
     def keep_usable(
         self,

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gritlm.errors import GritLMError, ModelError
-from gritlm.printable import printable
+from gritlm.errors import GritLMError, ModelError, one_line
 
 # Classes with readable messages; other messages get the name of their class as a prefix.
 _SENTENCES = (OSError, ValueError, RuntimeError, ImportError)
@@ -35,13 +34,6 @@ def explained(source: str, part: str = "") -> Iterator[None]:
         if not isinstance(error, Exception) and type(error).__name__ != _PANIC:
             raise  # ctrl-C and the like
         raise ModelError(_explanation(source, part, error)) from error
-
-
-def one_line(value: object, *, limit: int = 500) -> str:
-    """Return untrusted text for a message: on one line, escaped, and truncated to ``limit``."""
-    text = " ".join(str(value).split())
-    cut = text if len(text) <= limit else f"{text[:limit]} ..."
-    return printable(cut, one_line=True)
 
 
 def _explanation(source: str, part: str, error: BaseException) -> str:

@@ -19,9 +19,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from gritlm.errors import ModelError
+from gritlm.errors import ModelError, one_line
 from gritlm.lm.hub import lora, merge_check, tying
-from gritlm.lm.hub.load_errors import one_line
 
 log = logging.getLogger(__name__)
 

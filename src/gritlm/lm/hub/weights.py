@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from gritlm.errors import ModelError
-from gritlm.lm.hub.load_errors import one_line
+from gritlm.errors import ModelError, one_line
 from gritlm.lm.hub.model_config import read_object
 from gritlm.lm.hub.quiet import quiet
 

@@ -6,8 +6,9 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from textwrap import shorten
 from typing import Any, Protocol
+
+from gritlm.errors import one_line
 
 FILE = "skipped.jsonl"
 KEPT = 1000  # rows of a source that are listed
@@ -31,7 +32,7 @@ class SkippedRows:
         self.count += 1
         if len(self.first) < KEPT:
             text = reason.removeprefix(f"{place}: ")
-            self.first.append((place, shorten(text, _LENGTH, placeholder=" ...")))
+            self.first.append((place, one_line(text, limit=_LENGTH)))
 
 
 class SkippingSource(Protocol):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gritlm.distribution import install_hint
-from gritlm.errors import InputError, MissingExtraError, did_you_mean
+from gritlm.errors import InputError, MissingExtraError, did_you_mean, first_line
 from gritlm.train.run import parallel
 
 
@@ -115,8 +115,7 @@ def _reason(error: BaseException) -> str:
     """Return the first line of the root cause of an error."""
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return first_line(error)
 
 
 def _escaped(path: Path) -> str:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
-from gritlm.errors import InputError, ModelError, did_you_mean
+from gritlm.errors import InputError, ModelError, did_you_mean, one_line
 from gritlm.lm.hub.lora import WEIGHTS_FILE
 from gritlm.train.config import ModelConfig
 
@@ -50,7 +49,7 @@ def _load_trainable(model: Any, config: ModelConfig, weights: str) -> Any:
             warnings.simplefilter("always")
             peft_model = PeftModel.from_pretrained(model, weights, is_trainable=True)
     except Exception as error:  # a damaged folder raises errors of any kind
-        reason = shorten(" ".join(str(error).split()), 300, placeholder=" ...")
+        reason = one_line(error, limit=300)
         raise ModelError(f"{weights}: no adapter to go on from: {reason}") from error
     for warning in caught:
         if "missing adapter keys" in str(warning.message):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gritlm.distribution import install_hint
-from gritlm.errors import MissingExtraError, ModelError
+from gritlm.errors import MissingExtraError, ModelError, one_line
 from gritlm.lm.hub.quiet import quiet
 
 _CACHE_SIZE = 200_000  # cached vectors; 300 MB for a small encoder
@@ -60,5 +60,5 @@ def _load(name: str, device: torch.device) -> Any:
         with quiet():
             return SentenceTransformer(name, device=str(device), trust_remote_code=False)
     except (OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error, limit=300)
         raise ModelError(f"loss.teacher = {name!r} cannot be loaded: {reason}") from error

@@ -20,7 +20,6 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 import torch
@@ -36,7 +35,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-from gritlm.errors import InputError
+from gritlm.errors import InputError, one_line
 from gritlm.lm.hub import export
 from gritlm.lm.hub.merge import merge_trained
 from gritlm.lm.hub.model_config import FILE as _SETTINGS
@@ -214,7 +213,7 @@ def _reason(error: BaseException) -> str:
     """Return the reason in one short line; for errors of several processes that of the first."""
     if isinstance(error, CheckpointException) and error.failures:
         error = next(iter(error.failures.values()))[0]
-    text = shorten(" ".join(str(error).split()), 300, placeholder=" ...")
+    text = one_line(error, limit=300)
     return text if isinstance(error, InputError) else f"{type(error).__name__}: {text}"
 
 

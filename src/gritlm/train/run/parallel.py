@@ -17,7 +17,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from gritlm.errors import TrainingError
+from gritlm.errors import TrainingError, one_line
 from gritlm.train.config import TrainingConfig
 from gritlm.train.model.module import Trainee
 from gritlm.train.run import collectives
@@ -44,7 +44,7 @@ def processes(timeout_s: float) -> Iterator[None]:
             raise TrainingError(
                 f"another process is gone or did not answer within {timeout_s:g} s, so process "
                 f"{collectives.rank()} stops too; look at the log of the process that ended first "
-                f"({' '.join(str(error).split())[:200]})"
+                f"({one_line(error, limit=200)})"
             ) from error
         finally:
             gc.collect()  # DDP and FSDP hold threads of the group: free them before it closes

@@ -10,7 +10,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from torch.distributed.checkpoint.api import CheckpointException
 
-from gritlm.errors import TrainingError
+from gritlm.errors import TrainingError, one_line
 from gritlm.lm.hub import checkpoint
 from gritlm.train.run import collectives, parallel
 
@@ -56,7 +56,7 @@ def _staged(
         error = error or (None if failed else _caught(lambda: publish(work, target)))
         shutil.rmtree(work, ignore_errors=True)
     if collectives.most(int(error is not None)):
-        reason = " ".join(str(error or "another process could not write").split())
+        reason = one_line(error or "another process could not write")
         raise TrainingError(
             f"{target} cannot be written: {reason}; earlier checkpoints are complete"
         ) from error
