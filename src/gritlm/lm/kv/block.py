@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from gritlm.atomic import replacing
 from gritlm.errors import CacheMismatchError, InputError
 from gritlm.lm.kv.rope import RopeTable
-from gritlm.runtime import replacing
 
 _FORMAT = "gritlm.kv/1"
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from xxhash import xxh3_64, xxh3_128_hexdigest
 
-from gritlm.runtime import replacing
+from gritlm.atomic import replacing
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from itertools import count
 from pathlib import Path
 
+from gritlm.atomic import replacing, sync
 from gritlm.errors import InputError
-from gritlm.runtime import replacing, sync
 
 log = logging.getLogger(__name__)
 

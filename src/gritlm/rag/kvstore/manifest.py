@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from gritlm.atomic import replacing, sync
 from gritlm.errors import InputError, choice
 from gritlm.rag.kvstore.codec import NAMES, STORAGES
 from gritlm.rag.kvstore.segments import FOLDER as ARENAS
 from gritlm.rag.kvstore.segments import segments
-from gritlm.runtime import replacing, sync
 
 if TYPE_CHECKING:
     from gritlm.rag.identity import ModelIdentity

@@ -17,13 +17,13 @@ from pathlib import Path
 
 from blake3 import blake3
 
+from gritlm.atomic import sync
 from gritlm.rag.kvstore import eviction, segments
 from gritlm.rag.kvstore.errors import Damage, DamagedRecordError
 from gritlm.rag.kvstore.lmdb import lmdb_index
 from gritlm.rag.kvstore.lmdb.lmdb_index import IndexEntry, IndexState, LmdbIndex
 from gritlm.rag.kvstore.record import RecordHeader
 from gritlm.rag.kvstore.segments import SegmentFiles, segment_path
-from gritlm.runtime import sync
 
 Index = tuple[dict[bytes, IndexEntry], IndexState]
 

@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from gritlm.atomic import sync
 from gritlm.rag.kvstore import record
 from gritlm.rag.kvstore.errors import DamagedRecordError, full, is_full
 from gritlm.rag.kvstore.record import ALIGN, RecordHeader, aligned
-from gritlm.runtime import file_mode, private_folder, sync
+from gritlm.runtime import file_mode, private_folder
 
 FOLDER = "arenas"
 

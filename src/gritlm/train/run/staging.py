@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from torch.distributed.checkpoint.api import CheckpointException
 
+from gritlm import atomic
 from gritlm.errors import TrainingError, one_line
 from gritlm.lm.hub import checkpoint
 from gritlm.train.run import collectives, parallel
@@ -48,12 +48,13 @@ def adding(target: Path, write: Callable[[Path], None]) -> None:
 def _staged(
     work: Path, target: Path, write: Callable[[Path], None], publish: Callable[[Path, Path], None]
 ) -> None:
-    error = _caught(lambda: _create_empty(work) if parallel.is_main() else None)
+    error = _caught(lambda: _create(work) if parallel.is_main() else None)
     collectives.most(0)  # processes wait until the folder exists
-    error = error or _caught(lambda: write(work))
+    made = work / "made"
+    error = error or _caught(lambda: write(made))
     failed = collectives.most(int(error is not None))
     if parallel.is_main():
-        error = error or (None if failed else _caught(lambda: publish(work, target)))
+        error = error or (None if failed else _caught(lambda: publish(made, target)))
         shutil.rmtree(work, ignore_errors=True)
     if collectives.most(int(error is not None)):
         reason = one_line(error or "another process could not write")
@@ -70,27 +71,16 @@ def _caught(work: Callable[[], None]) -> BaseException | None:
     return None
 
 
-def _create_empty(work: Path) -> None:
+def _create(work: Path) -> None:
+    """Create the temporary folder with the empty folder to fill; remove one of a killed run."""
     shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
+    (work / "made").mkdir(parents=True)
 
 
-def _exchange(work: Path, target: Path) -> None:
-    _sync(work)
-    if target.exists():
-        shutil.rmtree(target)
-    work.rename(target)
+def _exchange(made: Path, target: Path) -> None:
+    atomic.exchange(made, target, before=made.with_name("before"))
 
 
-def _join(work: Path, target: Path) -> None:
-    _sync(work)
-    checkpoint.join(work, target)
-
-
-def _sync(folder: Path) -> None:
-    for path in [*sorted(folder.rglob("*")), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def _join(made: Path, target: Path) -> None:
+    atomic.sync_tree(made)
+    checkpoint.join(made, target)

@@ -1,4 +1,4 @@
-"""Atomic creation of a folder by a single process."""
+"""Folder of a downloaded model: its lock, free space, and errors of its disk."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from uuid import uuid4
 
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from gritlm.errors import DownloadError
-from gritlm.runtime import sync
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
@@ -37,33 +35,6 @@ def alone(target: Path, *, report: Callable[[str], None]) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-@contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """Yield a temporary folder, whose ``model`` folder replaces ``target`` at the end.
-
-    The temporary folder is always removed, also on errors and ctrl-C. Folders of killed processes
-    are removed first, so the caller must hold the lock of :func:`alone`.
-
-    Args:
-        target: the folder to create or replace.
-    """
-    for stale in target.parent.glob(f".{target.name}.*.tmp"):
-        shutil.rmtree(stale, ignore_errors=True)
-    work = target.with_name(f".{target.name}.{uuid4().hex}.tmp")
-    try:
-        work.mkdir()
-        yield work
-        model = work / "model"
-        for path in [*model.iterdir(), model]:
-            sync(path)
-        if target.exists():
-            target.rename(work / "before")
-        model.rename(target)
-        sync(target.parent)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def require_space(place: Path, needed: int) -> None:
