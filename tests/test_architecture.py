@@ -50,7 +50,16 @@ HOMES = {
 }
 
 HTTP = {"fastapi", "httptools", "orjson", "prometheus_client", "pydantic", "starlette", "uvicorn"}
-WITHOUT_TORCH = ("atomic", "distribution", "errors", "config", "lazy", "printable", "prompts")
+WITHOUT_TORCH = (
+    "atomic",
+    "distribution",
+    "errors",
+    "config",
+    "jsonl",
+    "lazy",
+    "printable",
+    "prompts",
+)
 
 
 def module_name(path: Path) -> str:

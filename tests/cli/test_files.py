@@ -217,7 +217,7 @@ def test_a_table_may_have_another_column_and_come_by_stdin(error_of, tmp_path: P
         (
             "a.json",
             '[{"text": "a"},\n {"text": ]',
-            "a.json: broken JSON (Expecting value at line 2",
+            "a.json:2: broken JSON (Expecting value at column 11)",
         ),
         ("a.json", '[{"text": "a"}, 3]', "a.json: item 2: a number; expected a JSON object"),
         ("a.json", '{"data": []}', "a.json: item 1: no field 'text'; the record has 'data'"),

@@ -63,7 +63,10 @@ def test_a_json_list_gives_the_same_rows(tmp_path):
             b'{"query": "q", "pos": ["p"]}\n{"query": "caf\xe9", "pos": ["p"]}\n',
             ":2: byte 15 (0xe9) is not UTF-8; convert the file to UTF-8",
         ),
-        (b'{"query": "q", "pos": ["p"]}\n["q", "p"]\n', ":2: list; expected a JSON object a line"),
+        (
+            b'{"query": "q", "pos": ["p"]}\n["q", "p"]\n',
+            ":2: list; expected one JSON object a line",
+        ),
         (b'{"query": "q", "pos": ["p"]}\n{"query": "q", "pos": [""]}\n', ":2: pos[0] is empty"),
         (b'{"query": "q", "pos": ["\\ud800"]}', ":1: pos[0] has a lone surrogate"),
     ],

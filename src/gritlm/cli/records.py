@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from gritlm import jsonl
 from gritlm.cli.options import InputFormat
 from gritlm.errors import InputError
 
@@ -20,6 +21,9 @@ _BY_ENDING = {
 }
 _SEPARATORS = {InputFormat.csv: ",;\t|", InputFormat.tsv: "\t"}
 _NOT_THE_END = "Extra data"  # message of the json module: another value begins
+_AS_TEXT = "plain text is read with --input-format text"
+_LINES = f"{jsonl.OBJECT_A_LINE}; {_AS_TEXT}"
+_ARRAY = f"an array of objects; {_AS_TEXT}"
 _LONGEST_CELL = 2**31 - 1  # the default of the csv module is 128 KiB
 
 
@@ -77,11 +81,7 @@ def _json_lines(name: str, text: str) -> Iterator[Record]:
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             place = f"{name}:{number}"
-            try:
-                values = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise _broken(place, error, expected="a JSON object on each line") from error
-            yield Record(place, values)
+            yield Record(place, jsonl.value(line, place, expected=_LINES))
 
 
 def _json(name: str, text: str) -> Iterator[Record]:
@@ -92,20 +92,9 @@ def _json(name: str, text: str) -> Iterator[Record]:
         if isinstance(error, json.JSONDecodeError) and error.msg == _NOT_THE_END:
             yield from _json_lines(name, text)
             return
-        raise _broken(name, error, expected="an array of objects") from error
+        raise jsonl.broken_file(name, error, expected=_ARRAY) from error
     for number, values in enumerate(found if isinstance(found, list) else [found], start=1):
         yield Record(f"{name}: item {number}", values)
-
-
-def _broken(place: str, error: Exception, *, expected: str) -> InputError:
-    where = str(error)
-    if isinstance(error, json.JSONDecodeError):
-        line = f"line {error.lineno}, " if error.lineno > 1 else ""
-        where = f"{error.msg} at {line}column {error.colno}"
-    return InputError(
-        f"{place}: broken JSON ({where}); expected {expected}; "
-        "plain text is read with --input-format text"
-    )
 
 
 def _is_array(text: str) -> bool:
@@ -140,8 +129,8 @@ def _table(name: str, text: str, separators: str) -> Iterator[Record]:
             yield Record(place, dict(zip(header, cells, strict=True)))
     except csv.Error as error:
         raise InputError(
-            f"{name}:{first}: broken table ({error}); expected cells separated by {separator!r}; "
-            "plain text is read with --input-format text"
+            f"{name}:{first}: broken table ({error}); "
+            f"expected cells separated by {separator!r}; {_AS_TEXT}"
         ) from error
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from datasets import Dataset
 
+from gritlm import jsonl
 from gritlm.errors import InputError
 from gritlm.evaluation.embedding import rows
 from gritlm.evaluation.embedding.rows import TaskRow
-from gritlm.evaluation.tasks import jsonl
 from gritlm.evaluation.tasks.bad_rows import BadRows
 
 CORPUS = "corpus.jsonl"
@@ -119,7 +119,7 @@ def _by_id(
 def _judgements(
     path: Path, queries: Mapping[str, TaskRow], passages: Mapping[str, TaskRow], bad: BadRows
 ) -> Relevance:
-    lines = jsonl.lines(path)
+    lines = jsonl.text_lines(path)
     place, head = next(lines, (f"{path}:1", ""))
     if head.split() != HEADER:
         raise InputError(f"{place}: {head.strip()!r}; expected the header {' '.join(HEADER)!r}")
@@ -140,7 +140,7 @@ def _judgements(
 
 
 def _judgement(place: str, line: str) -> tuple[str, str, int]:
-    cells = line.rstrip("\r\n").split("\t")
+    cells = line.split("\t")
     if len(cells) != len(HEADER):
         raise InputError(f"{place}: {len(cells)} columns with tabs between; expected {len(HEADER)}")
     try:

@@ -9,8 +9,8 @@ from pathlib import Path
 from reprlib import repr as short
 from typing import Any
 
+from gritlm import jsonl
 from gritlm.errors import InputError
-from gritlm.evaluation.tasks import jsonl
 from gritlm.evaluation.tasks.bad_rows import BadRows
 from gritlm.lm.inputs import require_text
 
@@ -85,7 +85,7 @@ def read(
             check(row)
         return row
 
-    rows = bad.keep_usable(jsonl.lines(path), usable, path=path)
+    rows = bad.keep_usable(jsonl.text_lines(path), usable, path=path)
     if not rows:
         raise InputError(f"{path} has no rows; expected {', '.join(columns)} in each line")
     return rows
@@ -105,7 +105,7 @@ def require(place: str, column: str, value: Any, expected: Column) -> None:
 
 
 def _row(line: str, place: str, columns: Mapping[str, Column]) -> TaskRow:
-    values = jsonl.parsed(line, place)
+    values = jsonl.record(line, place)
     for column, expected in columns.items():
         if column not in values:
             has = ", ".join(values) or "none"

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gritlm import jsonl
 from gritlm.errors import InputError, one_line
-from gritlm.evaluation.tasks import jsonl
 from gritlm.evaluation.tasks.bad_rows import BadRows
 
 
@@ -46,9 +46,9 @@ def read(path: Path, bad: BadRows) -> list[dict[str, Any]]:
         InputError: if the file is missing, empty or has mostly unusable rows; for the first
             unusable row, with ``file:line``, if rows may not be left out.
     """
-    lines = jsonl.lines(path, missing=": no such file; task.yaml names it in data_files")
+    lines = jsonl.text_lines(path, missing=": no such file; task.yaml names it in data_files")
     placed = bad.keep_usable(
-        lines, lambda line: (line[0], jsonl.parsed(line[1], line[0])), path=path
+        lines, lambda line: (line[0], jsonl.record(line[1], line[0])), path=path
     )
     if not placed:
         raise InputError(f"{path}: has no rows; expected one a line")

@@ -9,9 +9,9 @@ from pathlib import Path
 from reprlib import repr as short
 from typing import Any
 
+from gritlm import jsonl
 from gritlm.errors import InputError
 from gritlm.evaluation.answers import normalise
-from gritlm.evaluation.tasks import jsonl
 from gritlm.evaluation.tasks.bad_rows import BadRows
 from gritlm.lm.inputs import documents, require_text
 
@@ -51,7 +51,7 @@ def load(folder: Path, *, limit: int | None = None, bad: BadRows | None = None) 
             unusable row, with ``file:line``, if rows may not be left out.
     """
     path = folder / FILE
-    lines = jsonl.lines(path, missing=f" is missing; {_EXPECTED}")
+    lines = jsonl.text_lines(path, missing=f" is missing; {_EXPECTED}")
     bad = BadRows() if bad is None else bad
     found = bad.keep_usable(lines, lambda line: _question(line[1], line[0]), path=path, limit=limit)
     if not found:
@@ -97,7 +97,7 @@ def _question(line: str, place: str) -> Question:
 
 
 def _object(line: str, place: str) -> dict[str, Any]:
-    row = jsonl.parsed(line, place, expected="one JSON object a line")
+    row = jsonl.record(line, place)
     for column in ("question", "answers", "documents"):
         if column not in row:
             known = ", ".join(row) or "nothing"

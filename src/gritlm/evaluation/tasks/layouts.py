@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
+from gritlm import jsonl
 from gritlm.errors import InputError, choice
 from gritlm.evaluation.results import Kind
-from gritlm.evaluation.tasks import jsonl
 
 PAIR = ("sentence1", "sentence2")
 TEST = "test.jsonl"
@@ -105,16 +105,16 @@ def _columns(file: Path, wanted: Sequence[str] = ()) -> list[str]:
     Raises:
         InputError: if the file has no rows, or its first rows cannot be read.
     """
-    lines = list(islice(jsonl.lines(file), _ROWS_CHECKED))
+    lines = list(islice(jsonl.text_lines(file), _ROWS_CHECKED))
     if not lines:
         raise InputError(f"{file}: has no rows; expected one a line")
     if file.suffix == ".tsv":
-        return lines[0][1].rstrip("\r\n").split("\t")
+        return lines[0][1].split("\t")
     found: list[list[str]] = []
     errors: list[InputError] = []
     for place, line in lines:
         try:
-            found.append(list(jsonl.parsed(line, place)))
+            found.append(list(jsonl.record(line, place)))
         except InputError as error:
             errors.append(error)
     if not found:

@@ -6,17 +6,18 @@ millions of broken rows, no message is built for each of them.
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
 import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import PurePath
 from typing import IO, Any
 
+from gritlm import jsonl
 from gritlm.errors import InputError
 from gritlm.rag.ingest.encodings import decoded, is_wide
 from gritlm.rag.types import ID_NAMES, TEXT_NAMES
@@ -24,7 +25,6 @@ from gritlm.rag.types import ID_NAMES, TEXT_NAMES
 Row = dict[str, Any] | Callable[[], InputError]
 Rows = Iterator[tuple[str, Row]]
 
-SPACE = re.compile(r"[ \t\n\r\ufeff]*")
 DELIMITERS = ",;\t|"
 MOST_COLUMNS = 1000
 UNNAMED = "column"  # of a table's column without a name, with its number
@@ -49,46 +49,21 @@ def records(ending: str, file: IO[bytes], *, max_bytes: int) -> Rows:
     return KINDS[ending](file, max_bytes)
 
 
-def lines(file: IO[bytes], *, max_bytes: int) -> Iterator[tuple[int, Row]]:
-    """Yield line number, from 1, and object or error of each line that is not blank."""
-    number = 0
-    while line := file.readline(max_bytes + 1):
-        number += 1
-        if len(line) > max_bytes:
-            while line and not line.endswith(b"\n"):
-                line = file.readline(max_bytes)
-            yield number, partial(InputError, f"a row of more than {max_bytes:,} bytes; cut it")
-        elif line.strip():
-            yield number, _parsed(line)
-
-
 def _parsed(line: bytes) -> Row:
-    line = line.removeprefix(codecs.BOM_UTF8).strip(b" \t\r\n")
-    if not (line.startswith(b"{") and line.endswith(b"}")):  # most lines that are no objects
-        return partial(_line_error, line)
-    try:
-        row: dict[str, Any] = _STRICT.decode(line.decode())
-    except (ValueError, RecursionError):
-        return partial(_line_error, line)
-    return row
+    line = line.strip(b" \t\r\n")
+    if line.startswith(b"{") and line.endswith(b"}"):  # few others are parsed, when they are shown
+        with suppress(InputError):
+            return jsonl.record(line, finite=True)
+    return partial(_line_error, line)
 
 
 def _line_error(line: bytes) -> InputError:
     """Return the error of a line that is not a JSON object."""
     try:
-        row = _STRICT.decode(line.decode())
-    except UnicodeDecodeError as error:
-        return InputError(f"byte {error.start + 1} is not UTF-8; convert the file to UTF-8")
-    except (ValueError, RecursionError) as error:
-        return InputError(f"broken JSON ({error}); expected one object a line")
-    return InputError(f"{type(row).__name__}; expected one JSON object a line")
-
-
-def _no_number(word: str) -> None:
-    raise ValueError(f"{word} is no JSON")
-
-
-_STRICT = json.JSONDecoder(parse_constant=_no_number)
+        jsonl.record(line, finite=True)
+    except InputError as error:
+        return error
+    raise AssertionError("the line is a JSON object")
 
 
 def _json_lines(file: IO[bytes], max_bytes: int) -> Rows:
@@ -96,26 +71,29 @@ def _json_lines(file: IO[bytes], max_bytes: int) -> Rows:
     file.seek(0)
     if wide:
         file = io.BytesIO(_text(file, max_bytes).encode())
-    for number, row in lines(file, max_bytes=max_bytes):
-        yield f":{number}", row
+    for line in jsonl.lines(file, max_bytes=max_bytes):
+        if line.too_long:
+            why = f"a row of more than {max_bytes:,} bytes; cut it"
+            yield f":{line.number}", partial(InputError, why)
+        else:
+            yield f":{line.number}", _parsed(line.data)
 
 
 def _json(file: IO[bytes], max_bytes: int) -> Rows:
     """Yield the items of an array, or of the one array in an object; else the object."""
     text = _text(file, max_bytes)
-    start = _behind_space(text, 0)
+    start = jsonl.behind_space(text, 0)
     if text.startswith("[", start):
-        yield from _items(text, start + 1)
+        yield from _items(text)
         return
     try:
         value, end = json.JSONDecoder().raw_decode(text, start)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"broken JSON ({error}); expected an array or an object") from None
+        raise InputError(f"{jsonl.broken(error)}; expected an array or an object") from None
     if not isinstance(value, dict):
         raise InputError(f"{type(value).__name__}; expected a JSON array or object of documents")
-    if _behind_space(text, end) < len(text):  # JSON lines under another name
-        for number, row in lines(io.BytesIO(text.encode()), max_bytes=max_bytes):
-            yield f":{number}", row
+    if jsonl.behind_space(text, end) < len(text):  # JSON lines under another name
+        yield from _json_lines(io.BytesIO(text.encode()), max_bytes)
         return
     inner = _only_list(value)
     if inner is None:
@@ -125,31 +103,14 @@ def _json(file: IO[bytes], max_bytes: int) -> Rows:
         yield f"[{number}]", _item(item)
 
 
-def _items(text: str, place: int) -> Rows:
-    """Yield the items of an array one by one, without holding all of them in memory."""
-    decoder = json.JSONDecoder()
-    place = _behind_space(text, place)
+def _items(text: str) -> Rows:
+    """Yield the items of an array, up to broken JSON."""
     number = 0
-    while not text.startswith("]", place) or number:
-        try:
-            value, place = decoder.raw_decode(text, place)
-        except (ValueError, RecursionError) as error:
-            why = f"broken JSON ({error}); the rest is not read"
-            yield f"[{number}]", partial(InputError, why)
-            return
-        yield f"[{number}]", _item(value)
-        number += 1
-        place = _behind_space(text, place)
-        if text.startswith("]", place):
-            break
-        if not text.startswith(",", place):
-            why = "broken JSON: no comma or ]; the rest is not read"
-            yield f"[{number}]", partial(InputError, why)
-            return
-        place = _behind_space(text, place + 1)
-    if _behind_space(text, place + 1) < len(text):
-        why = "broken JSON: text behind the array; it is not read"
-        yield f"[{number}]", partial(InputError, why)
+    try:
+        for number, value in enumerate(jsonl.items(text), start=1):
+            yield f"[{number - 1}]", _item(value)
+    except (ValueError, RecursionError) as error:
+        yield f"[{number}]", partial(InputError, f"{jsonl.broken(error)}; the rest is not read")
 
 
 def _item(value: object) -> Row:
@@ -241,11 +202,6 @@ def _text(file: IO[bytes], max_bytes: int) -> str:
     if not data.strip():
         raise InputError("empty")
     return decoded(data).removeprefix("\ufeff")
-
-
-def _behind_space(text: str, place: int) -> int:
-    found = SPACE.match(text, place)
-    return place if found is None else found.end()
 
 
 KINDS: dict[str, Callable[[IO[bytes], int], Rows]] = {

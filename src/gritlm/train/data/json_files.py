@@ -10,11 +10,12 @@ import weakref
 import zlib
 from array import array
 from codecs import BOM_UTF8
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from shutil import copyfileobj
 from typing import IO, Any
 
+from gritlm import jsonl
 from gritlm.errors import InputError
 
 
@@ -48,44 +49,22 @@ class JsonFile:
             self._content.seek(0)
             self._scan(self._content)
         if not self._starts:
-            raise InputError(f"{path} is empty; expected one JSON object a line")
+            raise InputError(f"{path} is empty; expected {jsonl.OBJECT_A_LINE}")
 
     def __len__(self) -> int:
         return len(self._starts)
 
     def record(self, index: int) -> dict[str, Any]:
-        data = self._line(index)
-        place = self.place(index)
-        try:
-            record = json.loads(data.decode("utf-8"))
-        except UnicodeDecodeError as error:
-            raise InputError(
-                f"{place}: byte {error.start + 1} (0x{data[error.start]:02x}) is not UTF-8; "
-                "convert the file to UTF-8"
-            ) from error
-        except (ValueError, RecursionError) as error:
-            raise InputError(
-                f"{place}: broken JSON ({_reason(error)}); expected one JSON object a line"
-            ) from error
-        if not isinstance(record, dict):
-            raise InputError(f"{place}: {type(record).__name__}; expected a JSON object a line")
-        return record
+        return jsonl.record(self._line(index), self.place(index))
 
     def place(self, index: int) -> str:
         return f"{self._path}:{self._numbers[index]}"
 
-    def _scan(self, file: Iterable[bytes]) -> None:
-        start = 0
-        for number, line in enumerate(file, start=1):
-            if number == 1 and line.startswith(BOM_UTF8):
-                line = line.removeprefix(BOM_UTF8)
-                start = len(BOM_UTF8)
-            if line.strip():
-                self._starts.append(start)
-                # With its end, an error at the end of a line would name column 1 of the next line.
-                self._sizes.append(len(line.rstrip(b"\r\n")))
-                self._numbers.append(number)
-            start += len(line)
+    def _scan(self, file: IO[bytes]) -> None:
+        for line in jsonl.lines(file):
+            self._starts.append(line.start)
+            self._sizes.append(len(line.data))
+            self._numbers.append(line.number)
 
     def _line(self, index: int) -> bytes:
         start = self._starts[index]
@@ -121,14 +100,7 @@ def _unzip(path: Path, into: IO[bytes]) -> None:
 
 def _unlist(path: Path, into: IO[bytes]) -> None:
     try:
-        items = json.loads(path.read_bytes().decode("utf-8-sig"))
+        items = jsonl.items(path.read_bytes().decode("utf-8-sig"))
+        into.writelines(json.dumps(item).encode() + b"\n" for item in items)
     except (ValueError, RecursionError) as error:
-        where = f"{path}:{error.lineno}" if isinstance(error, json.JSONDecodeError) else str(path)
-        raise InputError(f"{where}: broken JSON ({_reason(error)}); expected one list") from error
-    into.writelines(json.dumps(item).encode() + b"\n" for item in items)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, json.JSONDecodeError):
-        return f"{error.msg} at column {error.colno}"
-    return str(error)
+        raise jsonl.broken_file(str(path), error, expected="one list") from error

@@ -12,8 +12,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+from gritlm import jsonl
 from gritlm.distribution import install_hint
-from gritlm.errors import MissingExtraError
+from gritlm.errors import InputError, MissingExtraError
 from gritlm.train.run import parallel
 
 FILE = "metrics.jsonl"
@@ -115,16 +116,18 @@ class MetricsLog:
 def read(folder: Path) -> list[dict[str, Any]]:
     """Return the lines of ``metrics.jsonl`` up to the first truncated or damaged one."""
     path = folder / FILE
-    lines = path.read_bytes().splitlines() if path.is_file() else []
     found: list[dict[str, Any]] = []
-    for line in lines:
-        try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError):
-            break
-        if not isinstance(entry, dict) or type(entry.get("step")) is not int:
-            break
-        found.append(entry)
+    if not path.is_file():
+        return found
+    with path.open("rb") as file:
+        for line in jsonl.lines(file):
+            try:
+                entry = jsonl.record(line.data)
+            except InputError:
+                break
+            if type(entry.get("step")) is not int:
+                break
+            found.append(entry)
     return found
 
 
