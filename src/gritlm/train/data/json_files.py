@@ -103,4 +103,4 @@ def _unlist(path: Path, into: IO[bytes]) -> None:
         items = jsonl.items(path.read_bytes().decode("utf-8-sig"))
         into.writelines(json.dumps(item).encode() + b"\n" for item in items)
     except (ValueError, RecursionError) as error:
-        raise jsonl.broken_file(str(path), error, expected="one list") from error
+        raise jsonl.broken_file(str(path), error, expected="a JSON list") from error
