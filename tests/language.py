@@ -47,7 +47,7 @@ MOST_SMALL_MODULES = 40  # under SMALL lines
 SMALL = 60
 LONGEST_FUNCTION = 60
 MOST_PARAMETERS = 7
-MOST_WIDE_FUNCTIONS = 8  # with more parameters than that
+MOST_WIDE_FUNCTIONS = 7  # with more parameters than that
 SAME_NAME = 2  # files of one name; the exceptions are names that every room may have
 EVERY_ROOM = {"__init__.py", "errors.py", "config.py"}
 

@@ -10,7 +10,7 @@ backward pass recomputes each chunk.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -61,7 +61,7 @@ def cross_entropy(
         scale_N: weight of each token.
         chunk: number of tokens whose logits are in memory.
     """
-    return _summed(hidden_ND, head, target_N, scale_N, None, chunk)[0]
+    return _summed(hidden_ND, head, _Targets(target_N, scale_N, None, chunk))[0]
 
 
 def cross_entropy_and_kl(
@@ -85,33 +85,46 @@ def cross_entropy_and_kl(
         reference: states and head of the reference, and the weight of the divergence.
         chunk: number of tokens whose logits are in memory.
     """
-    return _summed(hidden_ND, head, target_N, scale_N, reference, chunk)
+    return _summed(hidden_ND, head, _Targets(target_N, scale_N, reference, chunk))
 
 
-def _summed(
-    hidden_ND: Tensor,
-    head: Head,
-    target_N: Tensor,
-    scale_N: Tensor,
-    reference: Reference | None,
-    chunk: int,
-) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True, eq=False)
+class _Targets:
+    """Target tokens with their weights, read in chunks.
+
+    Attributes:
+        target_N: target token of each state.
+        scale_N: weight of each token.
+        reference: states and head of the reference, and the weight of the divergence.
+        chunk: number of tokens whose logits are in memory.
+    """
+
+    target_N: Tensor
+    scale_N: Tensor
+    reference: Reference | None
+    chunk: int
+
+    def slices(self, count: int) -> Iterator[slice]:
+        """Yield the chunks of ``count`` states; at least one, so that a loss has a graph."""
+        return (slice(at, at + self.chunk) for at in range(0, max(1, count), self.chunk))
+
+    def part(self, here: slice) -> tuple[Tensor, Tensor]:
+        """Return target tokens and weights of a chunk, of shape (n, 1)."""
+        return self.target_N[here, None], self.scale_N[here, None]
+
+
+def _summed(hidden_ND: Tensor, head: Head, targets: _Targets) -> tuple[Tensor, Tensor]:
+    reference = targets.reference
     if isinstance(head, Tensor) and (reference is None or isinstance(reference.head, Tensor)):
-        return _with_weight(hidden_ND, head, target_N, scale_N, reference, chunk)
-    return _with_function(hidden_ND, head, target_N, scale_N, reference, chunk)
+        return _with_weight(hidden_ND, head, targets)
+    return _with_function(hidden_ND, head, targets)
 
 
-def _with_function(
-    hidden_ND: Tensor,
-    head: Head,
-    target_N: Tensor,
-    scale_N: Tensor,
-    reference: Reference | None,
-    chunk: int,
-) -> tuple[Tensor, Tensor]:
+def _with_function(hidden_ND: Tensor, head: Head, targets: _Targets) -> tuple[Tensor, Tensor]:
+    reference = targets.reference
+
     def part(hidden_nD: Tensor, here: slice) -> tuple[Tensor, Tensor]:
-        target_n1 = target_N[here, None]
-        scale_n1 = scale_N[here, None]
+        target_n1, scale_n1 = targets.part(here)
         logp_nV = _logp(head, hidden_nD)
         loss = -(logp_nV.gather(1, target_n1) * scale_n1).sum()
         if reference is None:
@@ -120,9 +133,7 @@ def _with_function(
         return loss + reference.share * kl, kl.detach()
 
     loss, kl = torch.zeros(2, device=hidden_ND.device).unbind()
-    # At least one chunk, so that the result has a graph.
-    for start in range(0, max(1, len(hidden_ND)), chunk):
-        here = slice(start, start + chunk)
+    for here in targets.slices(len(hidden_ND)):
         some, some_kl = checkpoint(part, hidden_ND[here], here, use_reentrant=False)
         loss = loss + some
         kl = kl + some_kl
@@ -134,23 +145,17 @@ def _logp(head: Head, hidden_nD: Tensor) -> Tensor:
     return logits_nV.log_softmax(dim=-1, dtype=torch.float32)
 
 
-def _with_weight(
-    hidden_ND: Tensor,
-    weight_VD: Tensor,
-    target_N: Tensor,
-    scale_N: Tensor,
-    reference: Reference | None,
-    chunk: int,
-) -> tuple[Tensor, Tensor]:
+def _with_weight(hidden_ND: Tensor, weight_VD: Tensor, targets: _Targets) -> tuple[Tensor, Tensor]:
     device = hidden_ND.device.type
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         hidden_ND = hidden_ND.to(dtype)
         weight_VD = weight_VD.to(dtype)
-        reference = None if reference is None else reference.to(dtype)
+        if targets.reference is not None:
+            targets = replace(targets, reference=targets.reference.to(dtype))
     with torch.autocast(device, enabled=False):
         wanted = torch.is_grad_enabled()
-        return _Chunked.apply(hidden_ND, weight_VD, target_N, scale_N, reference, chunk, wanted)
+        return _Chunked.apply(hidden_ND, weight_VD, targets, wanted)
 
 
 class _Chunked(torch.autograd.Function):
@@ -158,23 +163,15 @@ class _Chunked(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        hidden_ND: Tensor,
-        weight_VD: Tensor,
-        target_N: Tensor,
-        scale_N: Tensor,
-        reference: Reference | None,
-        chunk: int,
-        wanted: bool,
+        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets: _Targets, wanted: bool
     ) -> tuple[Tensor, Tensor]:
+        reference = targets.reference
         to_hidden, to_weight = (wanted and needed for needed in ctx.needs_input_grad[:2])
         loss, kl = torch.zeros(2, device=hidden_ND.device).unbind()
         hidden_grad = torch.empty_like(hidden_ND) if to_hidden else None
         weight_grad = torch.zeros_like(weight_VD, dtype=torch.float32) if to_weight else None
-        for start in range(0, len(hidden_ND), chunk):
-            here = slice(start, start + chunk)
-            target_n1 = target_N[here, None]
-            scale_n1 = scale_N[here, None]
+        for here in targets.slices(len(hidden_ND)):
+            target_n1, scale_n1 = targets.part(here)
             logp_nV = _logp(weight_VD, hidden_ND[here])
             loss = loss - (logp_nV.gather(1, target_n1) * scale_n1).sum()
             goal_nV = None
@@ -202,7 +199,7 @@ class _Chunked(torch.autograd.Function):
         hidden_grad, weight_grad = ctx.saved_tensors
         to_hidden = None if hidden_grad is None else hidden_grad * slope
         to_weight = None if weight_grad is None else (weight_grad * slope).to(ctx.format)
-        return to_hidden, to_weight, None, None, None, None, None
+        return to_hidden, to_weight, None, None
 
 
 def _divergence(logp_nV: Tensor, goal_nV: Tensor, scale_n1: Tensor) -> tuple[Tensor, Tensor]:
