@@ -89,7 +89,7 @@ def test_a_task_in_the_wrong_layout_is_refused(tmp_path: Path, toml, said):
     ("text", "said"),
     [
         ("", "has no rows"),
-        ("[1]\n", "test.jsonl:1: list; expected a JSON object"),
+        ("[1]\n", "test.jsonl:1: list; expected one JSON object"),
         ("{\n", "test.jsonl:1: broken JSON"),
         (json.dumps({"sentence1": "a", "sentence2": "b"}), "columns sentence1, sentence2; that is"),
     ],

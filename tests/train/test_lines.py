@@ -85,7 +85,7 @@ def test_a_line_that_cannot_be_used_is_named(tmp_path, content, message):
         (b"[]", " is empty"),
         (b'[{"query": "q", "pos": ["p"]},\n {"query" 3}]', ":2: broken JSON (Expecting ':'"),
         (b'[{"query": "\xe9"}]', ": broken JSON ('utf-8' codec can't decode byte 0xe9"),
-        (b'[{"query": "q", "pos": ["p"]}, 7]', ":2: int; expected a JSON object"),
+        (b'[{"query": "q", "pos": ["p"]}, 7]', ":2: int; expected one JSON object"),
         (
             b'[{"query": "q", "pos": ["p"]}, {"query": "q", "pos": ["\\ud800"]}]',
             ":2: pos[0] has a lone surrogate",

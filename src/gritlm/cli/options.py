@@ -234,6 +234,11 @@ class EncodeFlags:
         return {name: value for name, value in limits.items() if value is not None}
 
 
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad", help="Skip rows that cannot be used, and list them.")
+]
+
+
 @dataclass(frozen=True)
 class DefaultInstructions:
     """Instructions for training data without its own."""

@@ -16,7 +16,7 @@ GOOD = '{"text": "a", "score": 1}\n'
     ("line", "said"),
     [
         ("{", "3: broken JSON"),
-        ("[1]", "3: list; expected a JSON object a line"),
+        ("[1]", "3: list; expected one JSON object a line"),
         ('{"text": "a"}', "3: no column 'score'; the row has text"),
         ('{"text": " ", "score": 1}', "3: column 'text' is ' '; expected a text that is not blank"),
         ('{"text": 5, "score": 1}', "3: column 'text' is 5"),

@@ -11,7 +11,7 @@ from .conftest import CHOICE, COLOURS
 WRONG_FILES = {
     "an empty file": ("", r"test\.jsonl: has no rows"),
     "broken JSON": ('{"query": "a"}\n{"query": \n', r"test\.jsonl:2: broken JSON"),
-    "a list": ('["query"]\n', r"test\.jsonl:1: list; expected a JSON object"),
+    "a list": ('["query"]\n', r"test\.jsonl:1: list; expected one JSON object"),
     "another column": (
         '{"query": "a", "gold": 0}\n\n{"query": "a", "god": 0}\n',
         r"test\.jsonl:3: other columns than in the first row \(god, gold\)",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gritlm.cli import files, logs
-from gritlm.cli.options import DefaultInstructions, InputFormat, ModelOptions
+from gritlm.cli.options import DefaultInstructions, InputFormat, ModelOptions, SkipBad
 from gritlm.cli.output import STDOUT, Format, WriteOptions, json_line, replacing, require_json_lines
 from gritlm.errors import InputError
 
@@ -85,10 +85,7 @@ def mine(
         str | None, typer.Option(help="File of more passages: texts, or JSON lines with a 'text'.")
     ] = None,
     instructions: DefaultInstructions,
-    skip_bad: Annotated[
-        bool,
-        typer.Option("--skip-bad", help="Skip rows that cannot be used, and list them."),
-    ] = False,
+    skip_bad: SkipBad = False,
     mining: MiningOptions,
     model: ModelOptions,
 ) -> None:

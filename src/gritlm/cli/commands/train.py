@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gritlm.cli import logs, terminal
+from gritlm.cli.options import SkipBad
 from gritlm.distribution import install_hint
 from gritlm.errors import MissingExtraError
 
@@ -28,10 +29,7 @@ def train(
             "--set", help="Override a value of the file: section.key=value; may be repeated."
         ),
     ] = None,
-    skip_bad: Annotated[
-        bool,
-        typer.Option("--skip-bad", help="Skip rows that cannot be used, and list them."),
-    ] = False,
+    skip_bad: SkipBad = False,
 ) -> None:
     """Train a model to embed and to generate.
 

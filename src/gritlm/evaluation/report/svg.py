@@ -105,19 +105,22 @@ def _grid(x: _Axis, y: _Axis) -> str:
     parts = []
     for value in x.ticks():
         at = x.at(value)
-        parts.append(
-            f'<path class="grid" d="M{at:.1f} {y.start:.1f}V{y.end:.1f}"/>'
-            f'<text class="tick" x="{at:.1f}" y="{y.start + 15:.1f}" text-anchor="middle">'
-            f"{value:.0f}</text>"
-        )
+        line = f"M{at:.1f} {y.start:.1f}V{y.end:.1f}"
+        parts.append(_tick(line, (at, y.start + 15), "middle", value))
     for value in y.ticks():
         at = y.at(value)
-        parts.append(
-            f'<path class="grid" d="M{x.start:.1f} {at:.1f}H{x.end:.1f}"/>'
-            f'<text class="tick" x="{x.start - 5:.1f}" y="{at + 4:.1f}" text-anchor="end">'
-            f"{value:.0f}</text>"
-        )
+        line = f"M{x.start:.1f} {at:.1f}H{x.end:.1f}"
+        parts.append(_tick(line, (x.start - 5, at + 4), "end", value))
     return "".join(parts)
+
+
+def _tick(line: str, place: tuple[float, float], anchor: str, value: float) -> str:
+    """Return a line of the grid and its number at a place."""
+    return (
+        f'<path class="grid" d="{line}"/>'
+        f'<text class="tick" x="{place[0]:.1f}" y="{place[1]:.1f}" text-anchor="{anchor}">'
+        f"{value:.0f}</text>"
+    )
 
 
 def _mark(point: Point, x: _Axis, y: _Axis) -> str:
