@@ -269,7 +269,7 @@ def test_broken_rows_are_named_by_file_and_line_and_the_rest_goes_in(tmp_path):
         "half a surrogate pair",
         "'id' is ''",
         "'metadata' is int",
-        "byte 11 is not UTF-8",
+        "byte 11 (0xff) is not UTF-8",
         "more than 300 bytes",
         "the number 9223372036854775808",
         "broken JSON",
