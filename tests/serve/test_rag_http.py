@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from gritlm import GritLM
+from gritlm import GritLM, jsonl
 from gritlm.errors import InputError
 from gritlm.rag.engine import RagEngine
 from gritlm.rag.index import lance
@@ -356,6 +356,7 @@ def test_skipped_rows_are_counted_and_only_the_first_are_named(live: Served):
     [
         ("r.jsonl", "1\n" * 5000),
         ("r.jsonl", "{\n" * 5000),
+        ("r.jsonl", "{a}\n" * 5000),
         ("r.jsonl", "{}\n" * 5000),
         ("r.json", f"[{'1,' * 4999}1]"),
         ("r.csv", "a\n" + "b\n" * 5000),
@@ -371,6 +372,7 @@ def test_only_the_skipped_rows_that_are_named_take_a_message(
             made.append(reason)
             super().__init__(reason)
 
+    monkeypatch.setattr(jsonl, "InputError", CountedError)
     monkeypatch.setattr(records, "InputError", CountedError)
     monkeypatch.setattr(rows, "InputError", CountedError)
     body = AddDocumentsRequest(files=[FileObject(name=name, data=coded(data))])

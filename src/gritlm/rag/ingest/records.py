@@ -51,9 +51,10 @@ def records(ending: str, file: IO[bytes], *, max_bytes: int) -> Rows:
 
 def _parsed(line: bytes) -> Row:
     line = line.strip(b" \t\r\n")
-    if line.startswith(b"{") and line.endswith(b"}"):  # few others are parsed, when they are shown
-        with suppress(InputError):
-            return jsonl.record(line, finite=True)
+    if line.startswith(b"{") and line.endswith(b"}"):  # other lines only for their message
+        with suppress(ValueError, RecursionError):
+            row: dict[str, Any] = jsonl.parse(line, finite=True)
+            return row
     return partial(_line_error, line)
 
 
