@@ -50,9 +50,35 @@ def answer(folder: Path) -> set[str]:
     return found
 
 
+def embed_over_http(folder: Path) -> set[str]:
+    """Return the files that ``POST /v1/embeddings`` crosses from the ASGI app on, its second time.
+
+    The trace covers the client's thread, the event loop, the worker threads and the model's thread.
+    """
+    from starlette.testclient import TestClient
+
+    from gritlm import GritLM
+    from gritlm.serve import Limits, ServerConfig, create_app
+    from gritlm.serve.server import running
+
+    model = GritLM(tiny.folder(folder / "model"), dtype="float32")
+    with (
+        crossed() as found,  # before the threads of the server start
+        running(model, ServerConfig(), Limits(max_num_seqs=1)) as service,
+        TestClient(create_app(service), base_url="http://localhost") as client,
+    ):
+        client.post("/v1/embeddings", json={"input": tiny.SENTENCES[0]}).raise_for_status()
+        found.clear()
+        client.post("/v1/embeddings", json={"input": tiny.SENTENCES[3]}).raise_for_status()
+        return set(found)
+
+
 def main() -> None:
     """Print each trip with its files."""
-    trips: dict[str, Callable[[Path], set[str]]] = {"RagEngine.answer": answer}
+    trips: dict[str, Callable[[Path], set[str]]] = {
+        "RagEngine.answer": answer,
+        "POST /v1/embeddings": embed_over_http,
+    }
     for name, trip in trips.items():
         with tempfile.TemporaryDirectory() as folder:
             files = trip(Path(folder))

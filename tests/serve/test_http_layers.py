@@ -30,7 +30,7 @@ from gritlm.serve.engine.requests import GenerateRequest, OutputDelta
 from gritlm.serve.engine.sequence import GeneratedSequence
 from gritlm.serve.health import HealthCheck
 from gritlm.serve.http import logging as logs
-from gritlm.serve.http.paths import endpoint
+from gritlm.serve.http.access_log import endpoint_of
 from gritlm.serve.server import bound
 from tests.serve.conftest import Served
 
@@ -376,7 +376,7 @@ def test_refused_requests_are_counted_under_their_paths(serve: Callable[..., Ser
 def test_every_route_is_counted_under_a_name_of_its_own(live: Served):
     page = operations.page()
     for _, path in all_routes(live):
-        assert endpoint(path, page=page) != "other", path
+        assert endpoint_of(path, page=page) != "other", path
 
 
 def test_health_tells_whether_the_model_answers(

@@ -7,7 +7,6 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
-from gritlm.serve.api.router import new_router, stream_of
 from gritlm.serve.api.streaming import GeneratedText, TokenUsage
 from gritlm.serve.api.text_generation import (
     ChoicesBuilder,
@@ -24,6 +23,7 @@ from gritlm.serve.schemas.chat_completions import (
     ChatCompletionResponse,
 )
 from gritlm.serve.service import Service
+from gritlm.serve.strict_json import new_router, stream_of
 
 
 def routes(service: Service) -> APIRouter:

@@ -7,7 +7,6 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
-from gritlm.serve.api.router import new_router, stream_of
 from gritlm.serve.api.streaming import GeneratedText, TokenUsage
 from gritlm.serve.api.text_generation import (
     ChoicesBuilder,
@@ -21,6 +20,7 @@ from gritlm.serve.errors import invalid
 from gritlm.serve.http.paths import COMPLETIONS
 from gritlm.serve.schemas.completions import CompletionRequest, CompletionResponse
 from gritlm.serve.service import Service
+from gritlm.serve.strict_json import new_router, stream_of
 
 _DEFAULT_TOKENS = 16  # as in OpenAI's API
 _MOST_PROMPTS = 64

@@ -12,12 +12,12 @@ from fastapi import APIRouter, Response
 from numpy.typing import NDArray
 
 from gritlm.lm.precision import truncated
-from gritlm.serve.api.router import new_router
 from gritlm.serve.engine.requests import EmbedRequest
 from gritlm.serve.errors import invalid
 from gritlm.serve.http.paths import EMBEDDINGS
 from gritlm.serve.schemas.embeddings import EmbeddingsRequest, EmbeddingsResponse
 from gritlm.serve.service import Service
+from gritlm.serve.strict_json import new_router
 
 Vectors = NDArray[np.float32]
 
@@ -44,12 +44,13 @@ def routes(service: Service) -> APIRouter:
             vectors_ND: Any = await group.result()
         tokens = sum(len(prompt.ids) for prompt in prompts)
         service.meter.prompt_tokens.labels(EMBEDDINGS).inc(tokens)
-        objects = await service.multiplying(
-            _embedding_objects,
-            vectors_ND,
-            dimensions=body.dimensions,
-            base64=body.encoding_format == "base64",
-            normalised=service.model.settings.normalized,
+        if body.dimensions is not None:
+            normalised = service.model.settings.normalized
+            vectors_ND = await service.multiplying(
+                _truncated, vectors_ND, body.dimensions, normalised=normalised
+            )
+        objects = await service.off_loop(
+            _embedding_objects, vectors_ND, base64=body.encoding_format == "base64"
         )
         return _response(objects, name, tokens)
 
@@ -86,14 +87,14 @@ def _require_dimensions(service: Service, body: EmbeddingsRequest) -> None:
         )
 
 
-def _embedding_objects(
-    vectors_ND: Vectors, *, dimensions: int | None, base64: bool, normalised: bool
-) -> list[bytes]:
+def _truncated(vectors_ND: Vectors, dimensions: int, *, normalised: bool) -> Vectors:
+    """Return the first dimensions of each vector, normalised again."""
+    kept_ND = truncated(torch.from_numpy(vectors_ND), dimensions, normalised=normalised)
+    return kept_ND.numpy()
+
+
+def _embedding_objects(vectors_ND: Vectors, *, base64: bool) -> list[bytes]:
     """Return each vector as a JSON object, serialised one by one so that other threads can run."""
-    if dimensions is not None:
-        vectors_ND = truncated(
-            torch.from_numpy(vectors_ND), dimensions, normalised=normalised
-        ).numpy()
     objects = []
     for index, vector_D in enumerate(np.ascontiguousarray(vectors_ND, dtype="<f4")):
         embedding = b64encode(vector_D.tobytes()).decode() if base64 else vector_D

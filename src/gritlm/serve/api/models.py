@@ -7,7 +7,6 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
-from gritlm.serve.api.router import new_router
 from gritlm.serve.api.streaming import json_response
 from gritlm.serve.errors import invalid
 from gritlm.serve.http.paths import DETOKENIZE, MODELS, TOKENIZE
@@ -21,6 +20,7 @@ from gritlm.serve.schemas.model_info import (
     TokenizeResponse,
 )
 from gritlm.serve.service import Service
+from gritlm.serve.strict_json import new_router
 
 
 def routes(service: Service) -> APIRouter:

@@ -9,12 +9,12 @@ from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 
 from gritlm.serve import metrics
-from gritlm.serve.api.router import new_router
 from gritlm.serve.api.streaming import json_response
 from gritlm.serve.errors import draining
 from gritlm.serve.http.paths import HEALTH, LIVE, METRICS
 from gritlm.serve.schemas.model_info import HealthResponse
 from gritlm.serve.service import Service
+from gritlm.serve.strict_json import new_router
 
 PAGE = Path(__file__).parents[1] / "web"
 

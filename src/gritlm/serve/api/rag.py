@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 from fastapi import APIRouter, Query, Response
 
 from gritlm.serve.api.cursors import LONGEST
-from gritlm.serve.api.router import new_router, stream_of
 from gritlm.serve.errors import ApiError
 from gritlm.serve.http.paths import ANSWER, DOCUMENTS, SEARCH
 from gritlm.serve.schemas.rag import (
@@ -22,6 +21,7 @@ from gritlm.serve.schemas.rag import (
     SearchResponse,
 )
 from gritlm.serve.service import Service
+from gritlm.serve.strict_json import new_router, stream_of
 
 if TYPE_CHECKING:
     from gritlm.serve.api.documents import DocumentApi

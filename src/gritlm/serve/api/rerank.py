@@ -15,7 +15,6 @@ from gritlm.lm.tokens import Prompt
 from gritlm.rag.cooperative import Checkpoint, paced
 from gritlm.rag.cooperative import read as read_pieces
 from gritlm.rag.reuse.reuse_check import blocks_of
-from gritlm.serve.api.router import new_router
 from gritlm.serve.api.streaming import json_response
 from gritlm.serve.api.tokenization import Ids
 from gritlm.serve.engine.requests import EmbedRequest, ModelJob
@@ -23,6 +22,7 @@ from gritlm.serve.errors import invalid, too_long
 from gritlm.serve.http.paths import RERANK
 from gritlm.serve.schemas.embeddings import RerankRequest, RerankResponse
 from gritlm.serve.service import Service
+from gritlm.serve.strict_json import new_router
 
 
 def routes(service: Service) -> APIRouter:

@@ -1,4 +1,4 @@
-"""Engine loop: the steps of the thread that owns the model.
+"""Engine loop: the steps of the thread that owns the model, and its queue of model jobs.
 
 A step decodes one token of all running sequences, prefills a part of the waiting prompts, and runs
 one batch of texts to embed or one other model job. While a batch is embedded, sequences go on
@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
+from collections.abc import Callable
 
 import torch
 
@@ -17,7 +19,6 @@ from gritlm.lm.gritlm import GritLM
 from gritlm.serve.engine.embedding import EmbeddingQueue
 from gritlm.serve.engine.errors import RequestCancelledError, RequestInterruptedError
 from gritlm.serve.engine.generation import GenerationBatch
-from gritlm.serve.engine.jobs import JobQueue
 from gritlm.serve.engine.kv_slots import KVSlots
 from gritlm.serve.engine.queue import QueuedRequest, RequestQueue
 from gritlm.serve.engine.requests import (
@@ -25,10 +26,13 @@ from gritlm.serve.engine.requests import (
     GenerateRequest,
     ModelJob,
     RequestFailed,
+    RequestFinished,
     ResumeRequest,
 )
 
 log = logging.getLogger(__name__)
+
+JobCheckpoint = Callable[[QueuedRequest], None]  # called with the job that runs
 
 
 class EngineLoop:
@@ -196,6 +200,91 @@ class EngineLoop:
         self.interrupted |= self._busy
         self._fail(shutdown_error())
         self.last_poll = None
+
+
+class JobQueue:
+    """Waiting model jobs: one runs at a time, short ones inside the checkpoints of a long one.
+
+    Only the model's thread may use it.
+
+    Attributes:
+        running: jobs that have begun and not ended.
+    """
+
+    def __init__(self, queue: RequestQueue) -> None:
+        self._queue = queue
+        self._short: deque[QueuedRequest] = deque()
+        self._long: deque[QueuedRequest] = deque()
+        self._long_next = self._in_nested = False
+        self.running = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._short or self._long)
+
+    def add(self, queued: QueuedRequest, job: ModelJob) -> None:
+        """Append a job to the queue of short or of long jobs."""
+        (self._short if job.nested else self._long).append(queued)
+
+    def drop_cancelled(self) -> None:
+        """Remove cancelled jobs."""
+        for waiting in (self._short, self._long):
+            if not any(queued.cancelled for queued in waiting):
+                continue
+            kept = [queued for queued in waiting if not queued.cancelled]
+            for queued in waiting:
+                if queued.cancelled:
+                    self._queue.discard(queued)
+            waiting.clear()
+            waiting.extend(kept)
+
+    def fail(self, error: Exception) -> None:
+        """Fail every waiting job."""
+        for waiting in (self._short, self._long):
+            for queued in waiting:
+                self._queue.discard(queued)
+                queued.send(RequestFailed(error))
+            waiting.clear()
+
+    def step(self, checkpoint: JobCheckpoint) -> None:
+        """Run one job; short and long jobs alternate.
+
+        Args:
+            checkpoint: called with the running job where the job lets other requests go on.
+        """
+        self._long_next = bool(self._long) and (self._long_next or not self._short)
+        waiting = self._long if self._long_next else self._short
+        self._long_next = not self._long_next
+        self._run(waiting.popleft(), checkpoint)
+
+    def step_nested(self, checkpoint: JobCheckpoint) -> None:
+        """Run one short job inside a checkpoint of another job, but not inside a nested one.
+
+        Args:
+            checkpoint: as in :meth:`step`.
+        """
+        if self._in_nested or not self._short:
+            return
+        self._in_nested = True
+        try:
+            self._run(self._short.popleft(), checkpoint)
+        finally:
+            self._in_nested = False
+
+    def _run(self, queued: QueuedRequest, checkpoint: JobCheckpoint) -> None:
+        job = queued.request
+        assert isinstance(job, ModelJob), "this queue holds model jobs only"
+        self._queue.mark_started(queued, job.tokens)
+        if queued.cancelled:
+            return
+        self.running += 1
+        try:
+            queued.send(RequestFinished(job.run(lambda: checkpoint(queued))))
+        except RequestCancelledError:
+            log.info("a model job was cancelled while it ran")
+        except Exception as error:
+            queued.send(RequestFailed(error))
+        finally:
+            self.running -= 1
 
 
 def shutdown_error() -> RequestInterruptedError:

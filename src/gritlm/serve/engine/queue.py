@@ -11,7 +11,13 @@ from weakref import WeakSet
 
 from gritlm.serve.engine.errors import DrainingError, OverloadedError, TooManyError
 from gritlm.serve.engine.limits import Limits
-from gritlm.serve.engine.requests import EngineEvent, EngineRequest, GenerateRequest, RequestFailed
+from gritlm.serve.engine.requests import (
+    EmbedRequest,
+    EngineEvent,
+    EngineRequest,
+    GenerateRequest,
+    RequestFailed,
+)
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +65,11 @@ class QueuedRequest:
 
 def count_tokens(request: EngineRequest) -> int:
     """Return about how many tokens the model reads for a request."""
-    return len(request.ids) if isinstance(request, GenerateRequest) else request.tokens
+    if isinstance(request, GenerateRequest):
+        return len(request.ids)
+    if isinstance(request, EmbedRequest):
+        return sum(len(prompt.ids) for prompt in request.prompts)
+    return request.tokens
 
 
 class RequestQueue:
@@ -73,7 +83,9 @@ class RequestQueue:
     """
 
     def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+        self._max_waiting = limits.max_waiting
+        self._max_waiting_tokens = limits.max_waiting_tokens
+        self._share = limits.share
         self._wake = threading.Condition()
         self._arrived: deque[QueuedRequest] = deque()
         self._reserved = self._waiting = self._tokens = 0
@@ -240,7 +252,7 @@ class RequestQueue:
                 self._wake.wait(left)
 
     def _admit(self, count: int) -> None:
-        limit = self._limits.max_waiting
+        limit = self._max_waiting
         if self._draining:
             raise DrainingError(
                 "the server is shutting down and takes nothing new; send the request again later"
@@ -260,8 +272,8 @@ class RequestQueue:
             raise DrainingError("the server is shut down; send the request to another one")
 
     def _refuse_overload(self, tokens: int) -> None:
-        limit = self._limits.max_waiting_tokens
-        if tokens > self._limits.share and self._tokens and self._tokens + tokens > limit:
+        limit = self._max_waiting_tokens
+        if tokens > self._share and self._tokens and self._tokens + tokens > limit:
             raise self._overload(f"requests of {self._tokens} tokens", limit)
 
     def _overload(self, waiting: str, limit: int) -> OverloadedError:

@@ -54,11 +54,6 @@ class EmbedRequest:
 
     prompts: tuple[Prompt, ...]
 
-    @property
-    def tokens(self) -> int:
-        """Tokens of all texts together."""
-        return sum(len(prompt.ids) for prompt in self.prompts)
-
 
 @dataclass(frozen=True)
 class ModelJob:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from time import perf_counter
+from uuid import uuid4
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -13,15 +15,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gritlm.printable import excerpt
 from gritlm.serve.errors import draining, internal
 from gritlm.serve.http import auth
-from gritlm.serve.http import logging as logs
 from gritlm.serve.http.body_limit import ClientGoneError
-from gritlm.serve.http.paths import API, HEALTH, METRICS, endpoint
+from gritlm.serve.http.logging import REQUEST_ID
+from gritlm.serve.http.paths import API, HEALTH, METRICS, ROUTES, ROUTES_WITH_ID
 from gritlm.serve.service import Service
 
 log = logging.getLogger(__name__)
 access = logging.getLogger("gritlm.serve.access")
 
 _PATH_LENGTH = 200  # characters of a path in a log line
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")  # request ids of clients that are kept
 GONE = 499  # in logs and metrics: the client disconnected before the response
 
 
@@ -52,8 +55,8 @@ class RequestContext:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        request_id = logs.request_id(Headers(scope=scope).get("x-request-id"))
-        logs.REQUEST_ID.set(request_id)
+        request_id = request_id_of(Headers(scope=scope).get("x-request-id"))
+        REQUEST_ID.set(request_id)
         body = _Body(receive, announced=auth.has_body(Headers(scope=scope)))
         response = _ResponseSender(send, request_id, scope["path"], body)
         started = perf_counter()
@@ -87,7 +90,7 @@ class RequestContext:
             self._service.running -= 1
 
     def _record(self, scope: Scope, status: int, ms: float) -> None:
-        route = endpoint(scope["path"], page=self._page)
+        route = endpoint_of(scope["path"], page=self._page)
         self._service.meter.requests.labels(route, str(status)).inc()
         level = logging.DEBUG if scope["path"] in self._quiet else logging.INFO
         method = scope["method"]
@@ -146,3 +149,21 @@ class _ResponseSender:
 
     def _is_api(self) -> bool:
         return self._path.startswith((*API, HEALTH, METRICS))
+
+
+def request_id_of(header: str | None) -> str:
+    """Return the request id of the client if it is safe in a log line, otherwise a new one."""
+    return header if header is not None and _REQUEST_ID.fullmatch(header) else f"req-{uuid4().hex}"
+
+
+def endpoint_of(path: str, *, page: Collection[str]) -> str:
+    """Return the name of a path in metrics: one of a fixed set, whatever paths clients request.
+
+    Args:
+        path: path of a request.
+        page: paths of the web page, which have one name together.
+    """
+    if path in ROUTES:
+        return path
+    named = next((name for start, name in ROUTES_WITH_ID.items() if path.startswith(start)), None)
+    return named or ("/" if path in page else "other")

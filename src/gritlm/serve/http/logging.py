@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import re
 import sys
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, TextIO
-from uuid import uuid4
 
 import orjson
 
@@ -16,13 +14,6 @@ from gritlm.printable import PrintableFormatter, printable_json
 
 LOGGERS = ("gritlm", "uvicorn.error")
 REQUEST_ID: ContextVar[str] = ContextVar("gritlm_request_id", default="")
-
-_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-
-
-def request_id(header: str | None) -> str:
-    """Return the request id of the client if it is safe in a log line, otherwise a new one."""
-    return header if header is not None and _ID.fullmatch(header) else f"req-{uuid4().hex}"
 
 
 def configure(*, json: bool, level: int = logging.INFO, stream: TextIO | None = None) -> None:

@@ -1,8 +1,6 @@
-"""Paths of the routes, and their names in metrics."""
+"""Paths of the routes."""
 
 from __future__ import annotations
-
-from collections.abc import Collection
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
@@ -19,7 +17,7 @@ LIVE = "/health/live"
 METRICS = "/metrics"
 SCHEMA = "/openapi.json"
 
-KNOWN = frozenset(
+ROUTES = frozenset(
     {
         CHAT,
         COMPLETIONS,
@@ -37,19 +35,9 @@ KNOWN = frozenset(
         SCHEMA,
     }
 )
-NAMED = {MODELS + "/": MODELS + "/{name}", DOCUMENTS + "/": DOCUMENTS + "/{document_id}"}
+ROUTES_WITH_ID = {  # by the beginnings of their paths
+    MODELS + "/": MODELS + "/{name}",
+    DOCUMENTS + "/": DOCUMENTS + "/{document_id}",
+}
 
 API = ("/v1/", TOKENIZE, DETOKENIZE)  # beginnings of the paths of the API
-
-
-def endpoint(path: str, *, page: Collection[str]) -> str:
-    """Return the name of a path in metrics: one of a fixed set, whatever paths clients request.
-
-    Args:
-        path: path of a request.
-        page: paths of the web page, which have one name together.
-    """
-    if path in KNOWN:
-        return path
-    named = next((name for start, name in NAMED.items() if path.startswith(start)), None)
-    return named or ("/" if path in page else "other")

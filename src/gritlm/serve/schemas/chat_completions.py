@@ -14,8 +14,6 @@ from gritlm.serve.schemas.common import (
     NoObject,
     NoTools,
     Off,
-    RequestModel,
-    ResponseModel,
     Seed,
     Stop,
     StreamOptions,
@@ -27,8 +25,8 @@ from gritlm.serve.schemas.common import (
     Zero,
     nothing,
     only,
-    refused,
 )
+from gritlm.serve.strict_json import RequestModel, ResponseModel, refused
 
 MAX_MESSAGES = 4096
 MAX_PARTS = 1024  # of a message

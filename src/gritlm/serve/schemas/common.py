@@ -1,96 +1,16 @@
-"""Base models and field types of several endpoints. Unknown fields are refused, not ignored."""
+"""Field types and models that several endpoints share: stop strings, sampling, token counts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    model_validator,
-)
-from pydantic.fields import FieldInfo
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from gritlm.serve.config import MAX_STOPS
+from gritlm.serve.strict_json import RequestModel, ResponseModel, refused
 
 LONGEST_STOP = 256  # characters
 SEEDS = 2**63
-MAX_FIELDS = 256  # of an object: each unknown one takes time to report
-
-
-def _allow_nulls(schema: dict[str, Any]) -> None:
-    """Declare in a schema that optional and unknown fields may be null."""
-    null = {"type": "null"}
-    schema["additionalProperties"] = null
-    for name, field in schema.get("properties", {}).items():
-        required = name in schema.get("required", ())
-        if required or field.get("type") == "null" or null in field.get("anyOf", ()):
-            continue
-        notes = {key: field[key] for key in ("title", "description", "default") if key in field}
-        kind = {key: value for key, value in field.items() if key not in notes}
-        schema["properties"][name] = {**notes, "anyOf": [kind, null]}
-
-
-class RequestModel(BaseModel):
-    """Base of request models: strict types, no unknown fields, no NaN; null means left out."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
-        allow_inf_nan=False,
-        protected_namespaces=(),
-        json_schema_extra=_allow_nulls,
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_nulls(cls, data: Any) -> Any:
-        return _without_nulls(bounded(data), cls.model_fields)
-
-
-class ResponseModel(BaseModel):
-    """Base of response models. They describe responses in the schema and do not validate them."""
-
-    model_config = ConfigDict(protected_namespaces=())
-
-
-class ErrorDetail(ResponseModel):
-    message: str
-    type: str
-    param: str | None
-    code: str
-
-
-class ErrorResponse(ResponseModel):
-    error: ErrorDetail
-
-
-def refused(type: str, message: str) -> PydanticCustomError:
-    """Return a validation error whose message reaches the client unchanged."""
-    return PydanticCustomError(type, "{message}", {"message": message})
-
-
-def bounded(data: Any) -> Any:
-    """Refuse an object with too many fields before its fields are validated."""
-    if isinstance(data, dict) and len(data) > MAX_FIELDS:
-        raise refused("too_many", f"{len(data):,} fields; expected at most {MAX_FIELDS}")
-    return data
-
-
-def _without_nulls(data: Any, fields: Mapping[str, FieldInfo]) -> Any:
-    """Remove fields that are null, except for required ones, which are reported as wrong."""
-    if not isinstance(data, dict):
-        return data
-    return {
-        name: value
-        for name, value in data.items()
-        if value is not None or (name in fields and fields[name].is_required())
-    }
 
 
 def nothing(why: str) -> BeforeValidator:

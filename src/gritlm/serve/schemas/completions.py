@@ -13,8 +13,6 @@ from gritlm.serve.schemas.common import (
     Hint,
     NoObject,
     Off,
-    RequestModel,
-    ResponseModel,
     Seed,
     Stop,
     StreamOptions,
@@ -27,6 +25,7 @@ from gritlm.serve.schemas.common import (
     only,
 )
 from gritlm.serve.schemas.embeddings import Input
+from gritlm.serve.strict_json import RequestModel, ResponseModel
 
 
 class CompletionRequest(RequestModel):

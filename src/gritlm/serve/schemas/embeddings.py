@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
 
 from gritlm.serve.config import MAX_INPUTS
-from gritlm.serve.schemas.common import Hint, ReadUsage, RequestModel, ResponseModel, refused
+from gritlm.serve.schemas.common import Hint, ReadUsage
+from gritlm.serve.strict_json import RequestModel, ResponseModel, refused
 
 Inputs = list[str] | list[list[int]]
 Truncation = Annotated[

@@ -14,8 +14,6 @@ from gritlm.rag.types import ID_NAMES, TEXT_NAMES
 from gritlm.serve.schemas.chat_completions import ChunkChoice
 from gritlm.serve.schemas.common import (
     FinishReason,
-    RequestModel,
-    ResponseModel,
     Seed,
     Stop,
     StreamOptions,
@@ -23,9 +21,8 @@ from gritlm.serve.schemas.common import (
     Tokens,
     TopP,
     Usage,
-    bounded,
-    refused,
 )
+from gritlm.serve.strict_json import RequestModel, ResponseModel, bounded, refused
 
 Scalar = str | int | float | bool | None
 

@@ -1,8 +1,12 @@
-"""Router of the API: strict JSON bodies, and errors and streams in the OpenAPI schema."""
+"""Strict JSON for the API: routes that parse bodies strictly, and base models of their fields.
+
+NaN, half surrogate pairs, wrong types and unknown fields are refused, not ignored. The router also
+puts errors and streams into the OpenAPI schema.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import Any, TypeGuard
 
@@ -10,9 +14,83 @@ import orjson
 from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 
-from gritlm.serve.schemas.common import ErrorResponse
+MAX_FIELDS = 256  # of an object: each unknown one takes time to report
+_LARGE = 2**16  # bytes of a body whose parsing would delay other requests
+
+
+def _allow_nulls(schema: dict[str, Any]) -> None:
+    """Declare in a schema that optional and unknown fields may be null."""
+    null = {"type": "null"}
+    schema["additionalProperties"] = null
+    for name, field in schema.get("properties", {}).items():
+        required = name in schema.get("required", ())
+        if required or field.get("type") == "null" or null in field.get("anyOf", ()):
+            continue
+        notes = {key: field[key] for key in ("title", "description", "default") if key in field}
+        kind = {key: value for key, value in field.items() if key not in notes}
+        schema["properties"][name] = {**notes, "anyOf": [kind, null]}
+
+
+class RequestModel(BaseModel):
+    """Base of request models: strict types, no unknown fields, no NaN; null means left out."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+        json_schema_extra=_allow_nulls,
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, data: Any) -> Any:
+        return _without_nulls(bounded(data), cls.model_fields)
+
+
+class ResponseModel(BaseModel):
+    """Base of response models. They describe responses in the schema and do not validate them."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+
+class ErrorDetail(ResponseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class ErrorResponse(ResponseModel):
+    error: ErrorDetail
+
+
+def refused(type: str, message: str) -> PydanticCustomError:
+    """Return a validation error whose message reaches the client unchanged."""
+    return PydanticCustomError(type, "{message}", {"message": message})
+
+
+def bounded(data: Any) -> Any:
+    """Refuse an object with too many fields before its fields are validated."""
+    if isinstance(data, dict) and len(data) > MAX_FIELDS:
+        raise refused("too_many", f"{len(data):,} fields; expected at most {MAX_FIELDS}")
+    return data
+
+
+def _without_nulls(data: Any, fields: Mapping[str, FieldInfo]) -> Any:
+    """Remove fields that are null, except for required ones, which are reported as wrong."""
+    if not isinstance(data, dict):
+        return data
+    return {
+        name: value
+        for name, value in data.items()
+        if value is not None or (name in fields and fields[name].is_required())
+    }
+
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     "4XX": {
@@ -21,9 +99,6 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     },
     "5XX": {"model": ErrorResponse, "description": "The server failed or is shutting down."},
 }
-
-
-_LARGE = 2**16  # bytes of a body whose parsing would delay other requests
 
 
 class _JsonRequest(Request):
