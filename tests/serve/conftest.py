@@ -17,7 +17,7 @@ from gritlm import GritLM
 from gritlm.lm.hub.model_config import ModelSettings as ModelSettings
 from gritlm.serve.config import ServerConfig
 from gritlm.serve.engine.limits import Limits
-from gritlm.serve.server import Server, StoreAt, bound, running
+from gritlm.serve.server import Server, StoreAt, bind, running
 from gritlm.serve.service import Service
 from tests import tiny
 
@@ -50,7 +50,7 @@ def served(
 ) -> Iterator[Served]:
     """A server in a thread; it has ended afterwards."""
     where: Queue[str] = Queue()
-    sock = bound(settings)
+    sock = bind(settings)
     with running(model, settings, limits or Limits(max_num_seqs=4), store) as service:
         server = Server(service, where.put)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, name="uvicorn")

@@ -38,7 +38,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 @pytest.fixture(scope="module")
 def families(service: Service) -> dict[str, str]:
     """Names of the metrics, with their kinds."""
-    text = service.meter.exposition().decode()
+    text = service.metrics.exposition().decode()
     return {family.name: family.type for family in text_string_to_metric_families(text)}
 
 

@@ -136,7 +136,7 @@ def test_a_text_that_is_cut_is_only_tokenized_where_it_stays(live: Served):
 def test_a_question_is_not_tokenized_on_the_models_thread_before_it_is_checked(
     live: Served, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(live.service, "aside", None)
+    monkeypatch.setattr(live.service, "run_short_job", None)
     for path in (SEARCH, ANSWER):
         error = error_of(live, path, {"question": "dog " * 600})
         assert (error["param"], error["code"]) == ("question", "context_length_exceeded")

@@ -31,7 +31,7 @@ from gritlm.serve.engine.sequence import GeneratedSequence
 from gritlm.serve.health import HealthCheck
 from gritlm.serve.http import logging as logs
 from gritlm.serve.http.access_log import endpoint_of
-from gritlm.serve.server import bound
+from gritlm.serve.server import bind
 from tests.serve.conftest import Served
 
 USER = [{"role": "user", "content": "Hello"}]
@@ -311,7 +311,7 @@ def test_times_are_those_of_the_model_however_late_a_client_reads(serve: Callabl
     served = serve()
 
     async def measured() -> None:
-        calls = served.service.calls("/v1/chat/completions")
+        calls = served.service.new_group("/v1/chat/completions")
         with served.service.scheduler.reserve() as place, calls:
             calls.submit(place, [GenerateRequest((5, 6), SamplingParams(2))])
             await asyncio.sleep(0.5)
@@ -330,7 +330,7 @@ def test_pieces_of_a_whole_answer_do_not_wake_the_event_loop_one_by_one(serve):
 
     async def asked(*, whole: bool) -> tuple[str, int, int]:
         """Text, pieces, and how often the loop was woken."""
-        calls, loop = served.service.calls("/v1/chat/completions"), Mock()
+        calls, loop = served.service.new_group("/v1/chat/completions"), Mock()
         loop.call_soon_threadsafe = Mock(wraps=calls._loop.call_soon_threadsafe)
         calls._loop = loop
         if whole:
@@ -471,4 +471,4 @@ def test_settings_out_of_range_are_refused(wrong: dict[str, Any]):
 def test_a_port_that_is_taken_is_told(live: Served):
     port = urlsplit(live.url).port
     with pytest.raises(InputError, match=f"cannot listen on 127.0.0.1 port {port}"):
-        bound(ServerConfig(port=port))
+        bind(ServerConfig(port=port))

@@ -12,7 +12,7 @@ import pytest
 
 from gritlm import GritLM
 from gritlm.prompts import gritlm_instruction
-from gritlm.serve.api import router
+from gritlm.serve import strict_json
 from gritlm.serve.config import ServerConfig
 from gritlm.serve.engine.errors import OverloadedError
 from gritlm.serve.schemas.chat_completions import ChatCompletionRequest
@@ -426,13 +426,13 @@ def test_of_many_wrong_items_one_is_told(live: Served, body):
 def test_a_large_body_is_checked_beside_the_event_loop(
     live: Served, monkeypatch: pytest.MonkeyPatch
 ):
-    threads, check = [], router.checked
+    threads, check = [], strict_json.checked
 
     def noted(*given: Any) -> Any:
         threads.append(threading.current_thread().name)
         return check(*given)
 
-    monkeypatch.setattr(router, "checked", noted)
+    monkeypatch.setattr(strict_json, "checked", noted)
     text = {"role": "user", "content": "a" * 70_000}
     live.http.post(CHAT, json={"messages": [text]})
     error = error_of(live, CHAT, json={"messages": [text], "temperature": 3})

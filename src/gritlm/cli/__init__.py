@@ -18,7 +18,7 @@ def main() -> None:
     if not hasattr(gritlm, "__version__") and (why := distribution.conflict()):
         from gritlm.cli import logs
 
-        logs.say("error", why)
+        logs.write_message("error", why)
         sys.exit(2)
 
     from gritlm.cli.app import create_app

@@ -147,7 +147,7 @@ class Program(TyperGroup):
 def _report(error: BaseException) -> int:
     # --debug sets the log level, whether it is given before or after the command.
     logging.getLogger(logs.NAME).debug("traceback of this error", exc_info=error)
-    logs.say("error", logs.describe(error))
+    logs.write_message("error", logs.describe(error))
     return ERROR
 
 

@@ -1,4 +1,4 @@
-"""The figures of an evaluation: a line a task on stderr, tables on stdout."""
+"""Printing of an evaluation for ``gritlm eval``: a line a task on stderr, tables on stdout."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from gritlm.evaluation.run import Step
 
 
-def tell(step: Step) -> None:
+def print_step(step: Step) -> None:
     """Print a line for a task on stderr, above the progress bar; nothing with --quiet."""
     if step.done is None:
         return
@@ -24,11 +24,11 @@ def tell(step: Step) -> None:
     done = step.done
     figures = "; ".join(f"{r.task} {r.metric} {words.number(r.score)}" for r in done.results)
     took = "known" if done.cached else words.seconds(sum(r.seconds for r in done.results))
-    said = f"{figures} ({took})" if done.results else f"{step.task} skipped: {done.reason}"
-    logs.note_above_bar(f"[{step.number}/{step.total}] {step.model}: {said}")
+    text = f"{figures} ({took})" if done.results else f"{step.task} skipped: {done.reason}"
+    logs.note_above_bar(f"[{step.number}/{step.total}] {step.model}: {text}")
 
 
-def show(sections: Sequence[ReportSection], names: Sequence[str]) -> None:
+def print_tables(sections: Sequence[ReportSection], names: Sequence[str]) -> None:
     """Print a table for each kind of task."""
     from rich.table import Table
 

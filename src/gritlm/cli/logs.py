@@ -69,7 +69,7 @@ def hush_libraries() -> None:
         transformers_logging.set_verbosity_error()
 
 
-def say(kind: str, message: str) -> None:
+def write_message(kind: str, message: str) -> None:
     """Write one line ``gritlm: kind: message`` to stderr."""
     write(f"gritlm: {kind}: {printable(message, one_line=True)}\n")
 

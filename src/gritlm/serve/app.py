@@ -45,7 +45,7 @@ def create_app(service: Service) -> FastAPI:
     )
     app.state.service = service
     app.state.documents = _document_api(service)
-    errors.install(app)
+    errors.install_handlers(app)
     for part in (chat_completions, completions, embeddings, rerank, models, operations):
         app.include_router(part.routes(service))
     app.include_router(rag.routes(service, app.state.documents))

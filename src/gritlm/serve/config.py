@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from gritlm.errors import InputError
 
-LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
+LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")  # of this machine, in Host headers
 MAX_INPUTS = 2048  # texts of one request, as in OpenAI's API
 MAX_CHOICES = 16  # answers to one prompt
 MAX_STOPS = 4  # stop strings of one request
 MAX_BODIES = 8  # request bodies of the largest size that fit the memory for bodies
-UPLOADS = 3  # requests whose files are parsed concurrently: a slow file delays no other
+UPLOAD_THREADS = 3  # that parse uploaded files: a slow file delays no other request
 
 
 @dataclass(frozen=True)

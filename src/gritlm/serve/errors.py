@@ -1,4 +1,8 @@
-"""Error responses in the format of OpenAI's API: ``{"error": {message, type, param, code}}``."""
+"""Error responses in the format of OpenAI's API: ``{"error": {message, type, param, code}}``.
+
+Routes and middleware raise or send an :class:`ApiError`; :func:`install_handlers` makes the
+application turn it, and every error of the library, into a response.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +38,7 @@ _RETRY_ELSEWHERE_S = 5
 _REASONS = 3  # reasons in a message
 _REASON_CHARS = 300  # characters of a reason, and of a document's name
 _INTERNAL = (StoreFullError, StoreLockedError, IndexDamagedError)  # not the client's fault
-_KINDS = {
+_CODES = {  # code of a problem, by its type in pydantic
     "extra_forbidden": "unknown_parameter",
     "missing": "missing_required_parameter",
     "json_invalid": "invalid_json",
@@ -137,7 +141,7 @@ def draining() -> ApiError:
     )
 
 
-def crowded() -> ApiError:
+def too_many_connections() -> ApiError:
     """Return the error for a connection above ``max_connections``."""
     return ApiError(
         503,
@@ -148,7 +152,7 @@ def crowded() -> ApiError:
     )
 
 
-def full_of_bodies(total: int) -> ApiError:
+def no_memory_for_bodies(total: int) -> ApiError:
     """Return the error for a body that does not fit next to the bodies of running requests."""
     return ApiError(
         503,
@@ -174,7 +178,7 @@ def large_header(most_bytes: int, most: int) -> ApiError:
     )
 
 
-def cut_off() -> ApiError:
+def interrupted_error() -> ApiError:
     """Return the error for a running request that the shutdown cuts off.
 
     Unlike a request that :func:`draining` refuses, it may have taken effect.
@@ -188,7 +192,7 @@ def cut_off() -> ApiError:
     )
 
 
-def no_room(went_in: int, of: int) -> ApiError:
+def disk_full(went_in: int, of: int) -> ApiError:
     """Return the error for a disk that became full while documents were added.
 
     Args:
@@ -229,7 +233,7 @@ def as_api_error(error: GritLMError) -> ApiError:
             429, str(error), code="rate_limit_exceeded", type=LIMIT, headers={"Retry-After": wait}
         )
     if isinstance(error, RequestInterruptedError):
-        return cut_off()
+        return interrupted_error()
     if isinstance(error, DrainingError):
         return draining()
     if isinstance(error, PromptTooLongError):
@@ -260,7 +264,7 @@ def from_validation(errors: Sequence[Mapping[str, Any]]) -> ApiError:
         errors: problems as pydantic reports them.
     """
     first = errors[0]
-    code = _KINDS.get(first["type"], "invalid_value")
+    code = _CODES.get(first["type"], "invalid_value")
     path = first["loc"][1:]  # without its first element: body, query or path
     if code == "invalid_json":
         return invalid(f"the body is no valid JSON: {first['ctx']['error']}", code=code)
@@ -297,7 +301,7 @@ def _field_name(path: Sequence[str | int]) -> str:
     return field
 
 
-def install(app: FastAPI) -> None:
+def install_handlers(app: FastAPI) -> None:
     """Register handlers that answer every error of a route in OpenAI's format."""
 
     async def library(_: Request, error: Exception) -> Response:

@@ -64,7 +64,7 @@ class HealthCheck:
             with suppress(RuntimeError):  # the event loop is closed, so no request waits
                 loop.call_soon_threadsafe(receive, event)
 
-        handle = self._scheduler.submit_aside(ModelJob(self._read_one, nested=True), deliver)
+        handle = self._scheduler.submit_uncounted(ModelJob(self._read_one, nested=True), deliver)
         try:
             async with asyncio.timeout(self._timeout_s):
                 return _problem(await result)

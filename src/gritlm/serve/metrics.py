@@ -43,7 +43,7 @@ class Metrics:
         self.between_tokens = self._histogram(
             "inter_token_latency_seconds", "Seconds from a token to the next.", _STEPS
         )
-        self.whole = self._histogram(
+        self.request_seconds = self._histogram(
             "e2e_request_latency_seconds",
             "Seconds from arrival to the end of the response.",
             _SECONDS,

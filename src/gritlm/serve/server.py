@@ -45,7 +45,7 @@ class StoreAt:
     read_only: bool = False
 
 
-def bound(settings: ServerConfig) -> socket.socket:
+def bind(settings: ServerConfig) -> socket.socket:
     """Bind a socket to the configured address, before a model is loaded; it does not listen yet.
 
     Args:
@@ -219,7 +219,7 @@ def serve(
 
     Args:
         model: the model.
-        sock: a bound socket; see :func:`bound`.
+        sock: a bound socket; see :func:`bind`.
         settings: settings of the HTTP server.
         limits: limits of the scheduler.
         store: the document store; None for a server without one.

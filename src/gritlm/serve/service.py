@@ -15,7 +15,7 @@ from gritlm.runtime import in_a_thread_of_its_own
 from gritlm.serve.api.logprobs import TokenTexts
 from gritlm.serve.api.request_group import RequestGroup
 from gritlm.serve.api.tokenization import PromptTokenizer
-from gritlm.serve.config import UPLOADS, ServerConfig
+from gritlm.serve.config import UPLOAD_THREADS, ServerConfig
 from gritlm.serve.engine.requests import ModelJob
 from gritlm.serve.engine.scheduler import Scheduler
 from gritlm.serve.errors import ApiError, invalid, no_model
@@ -42,9 +42,9 @@ class Service:
         budget: most prefill or embedding tokens between two decode steps.
 
     Attributes:
-        meter: metrics of the requests.
+        metrics: metrics of the requests.
         prompts: tokenizes prompts and texts.
-        spelling: texts of single tokens, for log-probabilities.
+        token_texts: texts of single tokens, for log-probabilities.
         created: start of the service, in seconds since the epoch.
         fingerprint: identity of the weights.
         draining: whether new requests are refused.
@@ -64,11 +64,11 @@ class Service:
         self.scheduler = scheduler
         self.settings = settings
         self.budget = budget
-        self.meter = Metrics(scheduler.stats)
+        self.metrics = Metrics(scheduler.stats)
         self.prompts = PromptTokenizer(
             model, limit=scheduler.max_model_len, most=scheduler.max_request_tokens
         )
-        self.spelling = TokenTexts(self.prompts.tokens)
+        self.token_texts = TokenTexts(self.prompts.tokens)
         self.created = int(time())
         self.fingerprint = model.lm.fingerprint
         self.draining = False
@@ -79,7 +79,7 @@ class Service:
         self._tokenize_pool = ThreadPoolExecutor(
             settings.threads, thread_name_prefix="gritlm-tokenize"
         )
-        self._upload_pool = ThreadPoolExecutor(UPLOADS, thread_name_prefix="gritlm-uploads")
+        self._upload_pool = ThreadPoolExecutor(UPLOAD_THREADS, thread_name_prefix="gritlm-uploads")
         self._search_pool = ThreadPoolExecutor(_SEARCHES, thread_name_prefix="gritlm-search")
         self._store_pool = ThreadPoolExecutor(1, thread_name_prefix="gritlm-store")
 
@@ -93,30 +93,42 @@ class Service:
         """Register a callback that runs before the threads end."""
         self._on_close.callback(callback)
 
-    async def off_loop(self, call: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
+    async def run_in_worker_thread(
+        self, call: Callable[P, T], *args: P.args, **options: P.kwargs
+    ) -> T:
         """Run a function in a worker thread, so that the event loop goes on."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._tokenize_pool, lambda: call(*args, **options))
 
-    async def multiplying(self, call: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
+    async def run_in_new_thread(
+        self, call: Callable[P, T], *args: P.args, **options: P.kwargs
+    ) -> T:
         """Run a function that multiplies matrices in a thread of its own.
 
         In a thread that stays it would slow the model down for good; see
         :func:`gritlm.runtime.in_a_thread_of_its_own`.
         """
-        return await self.off_loop(in_a_thread_of_its_own, lambda: call(*args, **options))
+        return await self.run_in_worker_thread(
+            in_a_thread_of_its_own, lambda: call(*args, **options)
+        )
 
-    async def off_loop_slowly(self, call: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
+    async def run_in_upload_thread(
+        self, call: Callable[P, T], *args: P.args, **options: P.kwargs
+    ) -> T:
         """Run a function that parses uploaded files, a few at a time: files may take long."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._upload_pool, lambda: call(*args, **options))
 
-    async def searching(self, call: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
+    async def run_in_search_thread(
+        self, call: Callable[P, T], *args: P.args, **options: P.kwargs
+    ) -> T:
         """Run a search of the document index, while the model and the event loop go on."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._search_pool, lambda: call(*args, **options))
 
-    async def storing(self, call: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
+    async def run_in_store_thread(
+        self, call: Callable[P, T], *args: P.args, **options: P.kwargs
+    ) -> T:
         """Run a function that writes documents, one at a time in the order of submission.
 
         A request that writes in several portions lets other requests write in between.
@@ -124,7 +136,7 @@ class Service:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._store_pool, lambda: call(*args, **options))
 
-    async def aside(
+    async def run_short_job(
         self, endpoint: str, run: Callable[[Callable[[], None]], T], *, first: bool = True
     ) -> T:
         """Run a short job on the model's thread, for a request that holds a reservation already.
@@ -137,11 +149,11 @@ class Service:
         Returns:
             The result of the job.
         """
-        with self.calls(endpoint, first=first, last=False) as calls:
-            calls.submit_aside(self.scheduler, ModelJob(run, nested=True))
-            return await calls.result()  # type: ignore[return-value]
+        with self.new_group(endpoint, first=first, last=False) as group:
+            group.submit_uncounted(self.scheduler, ModelJob(run, nested=True))
+            return await group.result()  # type: ignore[return-value]
 
-    def calls(
+    def new_group(
         self, endpoint: str, *, choices: int = 1, first: bool = True, last: bool = True
     ) -> RequestGroup:
         """Return a group for the engine requests of one HTTP request.
@@ -152,7 +164,9 @@ class Service:
             first: whether the HTTP request waits for the model for the first time.
             last: whether the HTTP request ends with this group.
         """
-        return RequestGroup(self.meter, endpoint=endpoint, choices=choices, first=first, last=last)
+        return RequestGroup(
+            self.metrics, endpoint=endpoint, choices=choices, first=first, last=last
+        )
 
     def model_name(self, requested: str | None) -> str:
         """Return the model name to use in the response.
@@ -194,7 +208,7 @@ class Service:
         """Whether the server has a document store."""
         return self.rag_engine is not None
 
-    def head(self, kind: str, name: str, object: str) -> dict[str, Any]:
+    def response_head(self, kind: str, name: str, object: str) -> dict[str, Any]:
         """Return the fields that every response and every stream event begins with.
 
         Args:
@@ -210,7 +224,7 @@ class Service:
             "system_fingerprint": self.fingerprint,
         }
 
-    async def try_model(self) -> None:
+    async def require_healthy(self) -> None:
         """Check that the model reads a token on its thread.
 
         A thread that is busy with other requests, but polls its queue, is healthy too.

@@ -119,9 +119,9 @@ class _JsonRequest(Request):
         """
         body = await self.body()
         if len(body) > _LARGE:
-            off_loop = self.app.state.service.off_loop
+            service = self.app.state.service
             with suppress(orjson.JSONDecodeError):  # reported by the route, as for small bodies
-                self._json = await off_loop(checked, body, model)
+                self._json = await service.run_in_worker_thread(checked, body, model)
 
 
 def checked(body: bytes, model: type[BaseModel]) -> BaseModel:

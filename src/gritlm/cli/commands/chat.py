@@ -40,7 +40,7 @@ def chat(*, sampling: SamplingOptions, model: ModelOptions) -> None:
             if not conversation.hear(line):
                 return
         except GritLMError as error:  # a pipe stops at an error
-            logs.say("error", logs.describe(error))
+            logs.write_message("error", logs.describe(error))
 
 
 class Conversation:

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from gritlm.evaluation.runner import RunnerOptions
     from gritlm.evaluation.tasks.suites import SuitePlan
 
-NOTHING_RAN = 3
-INTERRUPTED = 130
-TASKS = "Tasks"
+NOTHING_RAN = 3  # exit code
+INTERRUPTED = 130  # exit code, as after ctrl-C in a shell
+TASKS = "Tasks"  # panels of --help
 RUNNING = "Running"
 RESULTS = "Results"
 
@@ -84,7 +84,7 @@ class TaskOptions:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How the models are run."""
+    """Device, number format and batch size of the run."""
 
     device: Annotated[
         str | None,
@@ -116,11 +116,18 @@ class RunOptions:
         ),
     ] = True
 
-    def options(self) -> RunnerOptions:
+    def runner_options(self) -> RunnerOptions:
+        """Return the options of the runner, after setting the number of threads of torch.
+
+        Raises:
+            InputError: for an unknown device, or one that this machine does not have.
+        """
         from gritlm import runtime
         from gritlm.evaluation.runner import RunnerOptions
 
-        runtime.choose_device(self.device)  # a device that is not there is refused at once
+        runtime.choose_device(
+            self.device
+        )  # a device that is not there is refused before models are loaded
         if self.threads is not None:
             import torch
 
@@ -137,7 +144,7 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class ResultOptions:
-    """Where results go, and where known ones come from."""
+    """Folders of the report and of the cached results."""
 
     output: Annotated[
         Path,
@@ -157,11 +164,11 @@ class ResultOptions:
         ),
     ] = False
 
-    def results(self) -> ResultCache:
+    def open_cache(self) -> ResultCache:
         """Return the cache, after checking that the report can be written.
 
         Raises:
-            InputError: when the report cannot be written, or for a cache and none.
+            InputError: when the report cannot be written, or for --cache together with --no-cache.
         """
         from gritlm.evaluation import cache
         from gritlm.evaluation.report.write import require_folder
@@ -194,9 +201,9 @@ def eval_(
     Prints the figures; the folder of --output has them as JSON, Markdown and a page for a browser.
     Differences are to the first model. Exit code 3: nothing could be measured.
     """
-    cache = results.results()
+    cache = results.open_cache()
     plan = tasks.plan()
-    options = running.options()
+    options = running.runner_options()
     logs.hush_libraries()
     from gritlm.evaluation.models import find_models
     from gritlm.evaluation.report import view, write
@@ -205,19 +212,20 @@ def eval_(
     found = find_models(models or ["default"])
     command = shlex.join(["gritlm", *sys.argv[1:]])
     report = evaluate(
-        found, plan, cache=cache, options=options, command=command, watch=figures.tell
+        found, plan, cache=cache, options=options, command=command, watch=figures.print_step
     )
     sections = view.sections(report)
-    paths = write.write_report(
-        report, results.output, sections
-    )  # first: nobody may read the tables
+    # Before the tables are printed: the reader of a pipe may have left.
+    paths = write.write_report(report, results.output, sections)
     for each in view.reasons(report):
-        logs.say("skipped", f"{each.model}: {', '.join(each.tasks)}: {each.reason}")
-    figures.show(sections, [model.name for model in report.models])
+        logs.write_message("skipped", f"{each.model}: {', '.join(each.tasks)}: {each.reason}")
+    figures.print_tables(sections, [model.name for model in report.models])
     terminal.write("".join(f"{path}\n" for path in paths))
     if report.stopped:
-        logs.say("stopped", "the report has what was measured; the same command goes on from there")
+        logs.write_message(
+            "stopped", "the report has what was measured; the same command goes on from there"
+        )
         raise typer.Exit(INTERRUPTED)
     if report.is_empty:
-        logs.say("error", "nothing could be measured")
+        logs.write_message("error", "nothing could be measured")
         raise typer.Exit(NOTHING_RAN)

@@ -140,7 +140,7 @@ def index(
             )
         except (KeyboardInterrupt, StoreFullError, IndexFailedError):
             _tell(added, engine.store.stats(), total=len(engine.index))
-            logs.say(
+            logs.write_message(
                 "stopped",
                 "the added documents are in the store; the same command goes on from there",
             )
@@ -150,9 +150,9 @@ def index(
 
 def _tell(added: AddResult, stats: StoreStats, *, total: int) -> None:
     for each in added.skipped:
-        logs.say("skipped", f"{each.path}: {each.reason}")
+        logs.write_message("skipped", f"{each.path}: {each.reason}")
     if more := added.skipped_count - len(added.skipped):
-        logs.say("skipped", f"{more:,} more, which are not named")
+        logs.write_message("skipped", f"{more:,} more, which are not named")
     speed = f", {added.passages / added.seconds:.0f} a second" if added.passages else ""
     removed = f"removed: {added.removed} documents; " if added.removed else ""
     terminal.write(
@@ -163,7 +163,7 @@ def _tell(added: AddResult, stats: StoreStats, *, total: int) -> None:
         f"{stats.live_bytes / 1e9:.2f} of {stats.disk_bytes / 1e9:.1f} GB\n"
     )
     if gone := stats.refused + stats.evicted:
-        logs.say(
+        logs.write_message(
             "full",
             f"{gone} blocks exceed the disk budget and will be computed when they are needed; "
             "raise --disk-gb, or index into a new store with --storage int8",

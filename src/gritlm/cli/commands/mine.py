@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gritlm.train.mining.negatives import MiningConfig
 
 
-_SKIPPED = 20  # maximum number of skipped rows that are listed
+_MAX_SKIPPED = 20  # maximum number of skipped rows that are listed
 
 
 class Sampling(StrEnum):
@@ -96,12 +96,12 @@ def mine(
     """
     from gritlm.train.mining.mine import mine_rows
 
-    target = _target(output, inputs=[file] if corpus is None else [file, corpus])
+    target = _checked_output(output, inputs=[file] if corpus is None else [file, corpus])
     settings = mining.settings()
     rows = _rows(file, instructions, skip_bad=skip_bad)
     passages = _corpus(corpus, instructions.passage_instruction)
     lm = model.load(mode="embedding")
-    found: Counter[int] = Counter()
+    found: Counter[int] = Counter()  # queries by their number of negatives
     with replacing(target) as unfinished:
         for record in mine_rows(lm, rows, settings, corpus=passages, progress=logs.progress()):
             unfinished.write(json_line(record).encode("utf-8"))
@@ -109,7 +109,7 @@ def mine(
     _report(found, wanted=settings.num_negatives)
 
 
-def _target(output: str, *, inputs: list[str]) -> Path:
+def _checked_output(output: str, *, inputs: list[str]) -> Path:
     """Return the output file, checked before a model is loaded.
 
     Raises:
@@ -128,18 +128,20 @@ def _target(output: str, *, inputs: list[str]) -> Path:
 def _rows(
     file: str, instructions: DefaultInstructions, *, skip_bad: bool
 ) -> list[EmbeddingExample]:
+    """Read the examples of a file, with a note for each skipped row."""
     from gritlm.train.config import SourceConfig
     from gritlm.train.data import skipped, sources
     from gritlm.train.data.examples import EmbeddingExample
 
     source = SourceConfig(file, **asdict(instructions))
     rows = sources.load(source, "embedding", deduplicate=False, skip_bad=skip_bad)
-    for line in skipped.lines(rows, most=_SKIPPED):
+    for line in skipped.lines(rows, most=_MAX_SKIPPED):
         logs.note(line)
     return [row for row in rows if isinstance(row, EmbeddingExample)]
 
 
 def _corpus(corpus: str | None, instruction: str) -> list[InstructedText]:
+    """Read the further passages; none without a file."""
     from gritlm.train.data.examples import InstructedText
 
     if corpus is None:

@@ -58,14 +58,14 @@ def search(
     """Rank the texts of a file by their similarity to a query."""
     files.from_arguments([query])
     items = files.read_items(file, input_format=read.input_format, field=read.field)
-    stored_ND = _load(embeddings, rows=len(items)) if embeddings else None
+    stored_ND = _load_vectors(embeddings, rows=len(items)) if embeddings else None
     instruction = encode.header()
     lm = model.load(mode="embedding")
     scores_N = _scores(lm, query, items, stored_ND, instruction=instruction, encode=encode)
-    _show(_ranked(items, scores_N, ranking.top_k), as_json=ranking.as_json)
+    _print(_rank(items, scores_N, ranking.top_k), as_json=ranking.as_json)
 
 
-def _load(path: str, *, rows: int) -> np.ndarray:
+def _load_vectors(path: str, *, rows: int) -> np.ndarray:
     """Return the stored vectors (N, D) of N = ``rows`` texts, in float32.
 
     Raises:
@@ -106,6 +106,11 @@ def _scores(
     instruction: str,
     encode: EncodeFlags,
 ) -> np.ndarray:
+    """Return the similarity (N,) of the query to N texts; their vectors are computed if not stored.
+
+    Raises:
+        InputError: for stored vectors with more dimensions than the model has.
+    """
     from gritlm.prompts import gritlm_instruction
 
     if stored_ND is None:
@@ -115,13 +120,13 @@ def _scores(
             show_progress_bar=logs.progress(),
             **encode.limits(),
         )
-    wanted = stored_ND.shape[1]
-    if wanted > lm.embedding_dimension:
+    width = stored_ND.shape[1]
+    if width > lm.embedding_dimension:
         raise InputError(
-            f"the stored vectors have {wanted} dimensions, this model's have "
+            f"the stored vectors have {width} dimensions, this model's have "
             f"{lm.embedding_dimension}; use the model that made them"
         )
-    shorter = wanted if wanted < lm.embedding_dimension else None
+    shorter = width if width < lm.embedding_dimension else None
     query_D = lm.encode(
         query,
         instruction=instruction,
@@ -132,7 +137,7 @@ def _scores(
     return lm.similarity(query_D, stored_ND).flatten().numpy()
 
 
-def _ranked(items: list[files.Item], scores_N: np.ndarray, top_k: int) -> list[RankedText]:
+def _rank(items: list[files.Item], scores_N: np.ndarray, top_k: int) -> list[RankedText]:
     """Return the ``top_k`` texts with the highest scores; ties keep the order of the file."""
     best = (-scores_N).argsort(kind="stable")[:top_k]
     return [
@@ -146,7 +151,8 @@ def _row_id(item: files.Item, row: int) -> str | int:
     return row if item.id is None else item.id
 
 
-def _show(hits: list[RankedText], *, as_json: bool) -> None:
+def _print(hits: list[RankedText], *, as_json: bool) -> None:
+    """Print the ranking: JSON lines, a table on a terminal, tab-separated fields in a pipe."""
     if as_json:
         terminal.write("".join(json_line(asdict(hit)) for hit in hits))
     elif terminal.is_terminal():

@@ -278,7 +278,7 @@ def serve(
     settings = _settings(model, listen, limits)
     wanted = limits.limits()
     place = documents.place()
-    with server.bound(settings) as sock:
+    with server.bind(settings) as sock:
         options = ModelOptions(model, how.adapter, how.device, how.dtype, how.threads)
         loaded = in_a_thread_of_its_own(options.load)
         level = logging.getLogger(logs.NAME).level
@@ -346,7 +346,7 @@ def _tell(service: Service, where: str) -> None:
         f"{store}; {'a key is needed' if settings.api_keys else 'no key is needed'}"
     )
     if not settings.is_local and not settings.api_keys:
-        logs.say(
+        logs.write_message(
             "warning",
             f"{settings.host} can be reached from other machines and no API key is required: "
             "set GRITLM_API_KEY, or put a proxy with authentication in front",

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 Place = Annotated[Path, typer.Argument(help="Folder of the store.", metavar="STORE")]
 
-DAMAGED = 1
-SHOWN = 3  # maximum number of metadata entries in a line
+DAMAGED = 1  # exit code of ``verify``
+MAX_METADATA = 3  # maximum number of metadata entries in a line
 
 
 def list_(
@@ -69,21 +69,21 @@ def delete(
     unknown = set(ids) - known.keys()
     if not found:
         raise InputError(
-            f"{place} has no document {ids[0]!r}{_near(ids[0], known)}; "
+            f"{place} has no document {ids[0]!r}{_suggestion(ids[0], known)}; "
             f"gritlm store list {place} lists the documents"
         )
     with RagEngine.open(place, model.load()) as engine:
         engine.delete(found)
     terminal.write("".join(f"deleted {each}: {known[each]} passages\n" for each in found))
     for each in sorted(unknown):
-        logs.say("unknown", f"{each!r}{_near(each, known)}")
+        logs.write_message("unknown", f"{each!r}{_suggestion(each, known)}")
 
 
 def stats(place: Place) -> None:
     """Print statistics of the KV blocks: count, tokens, bytes, hits."""
-    with _opened(place, read_only=True) as store:
-        about: dict[str, Any] = vars(store.stats())
-        terminal.write("".join(f"{name}\t{value}\n" for name, value in about.items()))
+    with _open_blocks(place, read_only=True) as store:
+        statistics: dict[str, Any] = vars(store.stats())
+        terminal.write("".join(f"{name}\t{value}\n" for name, value in statistics.items()))
 
 
 def verify(place: Place) -> None:
@@ -93,11 +93,11 @@ def verify(place: Place) -> None:
     while another process writes to the store, it is only reported. A damaged passage is reported;
     gritlm store rebuild repairs it.
     """
-    with _opened_to_mend(place) as store:
+    with _open_to_verify(place) as store:
         store.verify()
         damages = store.damages
         for each in damages:
-            logs.say("damaged", str(each))
+            logs.write_message("damaged", str(each))
         terminal.write(f"{store.stats().blocks} blocks, {len(damages)} damaged\n")
     if _verify_passages(place) or damages:
         raise typer.Exit(DAMAGED)
@@ -118,16 +118,16 @@ def _verify_passages(place: Path) -> bool:
         problems = health.problems
         passages = health.passages
     for each in problems:
-        logs.say("damaged", each)
+        logs.write_message("damaged", each)
     terminal.write(f"{passages} passages, {len(problems)} problems\n")
     if problems:
-        logs.say("to repair", f"gritlm store rebuild {place}")
+        logs.write_message("to repair", f"gritlm store rebuild {place}")
     return bool(problems)
 
 
 def gc(place: Place) -> None:
     """Free the disk space of deleted KV blocks."""
-    with _opened(place, read_only=False) as store:
+    with _open_blocks(place, read_only=False) as store:
         terminal.write(f"{store.gc()} bytes given back\n")
 
 
@@ -137,29 +137,29 @@ def rebuild(place: Place, *, model: ModelOptions) -> None:
     Damaged vectors are recomputed; the model is loaded only for them. A document whose text is
     lost is reported; add it again with gritlm index.
     """
-    with _opened(place, read_only=False) as store:
+    with _open_blocks(place, read_only=False) as store:
         from gritlm.rag import workspace
         from gritlm.rag.index import repair
 
         found = store.rebuild()
         for each in store.damages:
-            logs.say("damaged", str(each))
+            logs.write_message("damaged", str(each))
         terminal.write(f"{found} blocks found\n")
         if workspace.exists(place):
             mended = workspace.rebuild(place, model.load)
             terminal.write("".join(f"{line}\n" for line in repair.summary(mended)))
 
 
-def _near(name: str, known: Iterable[str]) -> str:
-    near = get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+def _suggestion(name: str, known: Iterable[str]) -> str:
+    nearest = get_close_matches(name, known, n=1)
+    return f"; did you mean {nearest[0]!r}?" if nearest else ""
 
 
 def _line(document: IndexedDocument) -> str:
     """Return a line of tab-separated fields, with the white space inside of them collapsed."""
     pairs = [f"{name}={value}" for name, value in document.metadata.items()]
-    more = ["..."] if len(pairs) > SHOWN else []
-    metadata = ", ".join([*pairs[:SHOWN], *more])
+    more = ["..."] if len(pairs) > MAX_METADATA else []
+    metadata = ", ".join([*pairs[:MAX_METADATA], *more])
     rest = [" ".join(cell.split()) for cell in (document.title, str(document.passages), metadata)]
     return "\t".join([document.id, *rest]).rstrip("\t") + "\n"
 
@@ -174,19 +174,20 @@ def _as_dict(document: IndexedDocument) -> dict[str, Any]:
 
 
 @contextmanager
-def _opened_to_mend(place: Path) -> Iterator[KVStore]:
+def _open_to_verify(place: Path) -> Iterator[KVStore]:
     """Open the KV store for writing, or read-only with a message while it is locked."""
-    with ExitStack() as opened:
+    with ExitStack() as stack:
         try:
-            store = opened.enter_context(_opened(place, read_only=False))
+            store = stack.enter_context(_open_blocks(place, read_only=False))
         except InputError as error:
-            store = opened.enter_context(_opened(place, read_only=True))
-            logs.say("nothing is removed", str(error))
+            store = stack.enter_context(_open_blocks(place, read_only=True))
+            logs.write_message("nothing is removed", str(error))
         yield store
 
 
 @contextmanager
-def _opened(place: Path, *, read_only: bool) -> Iterator[KVStore]:
+def _open_blocks(place: Path, *, read_only: bool) -> Iterator[KVStore]:
+    """Open the KV store in the workspace, or the folder of a KV store itself."""
     from gritlm.rag import needs
 
     needs.require()
@@ -194,6 +195,6 @@ def _opened(place: Path, *, read_only: bool) -> Iterator[KVStore]:
     from gritlm.rag.kvstore.store import KVStore
 
     if workspace.exists(place):
-        place = place / workspace.BLOCKS  # else it may be the folder of a KV store itself
+        place = place / workspace.BLOCKS
     with KVStore.open(place, None, read_only=read_only) as store:
         yield store

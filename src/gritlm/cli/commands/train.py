@@ -44,7 +44,7 @@ def train(
     result = start(run, report=logs.note_above_bar, progress=logs.progress())
     first = os.environ.get("RANK", "0") == "0"  # only one process of torchrun prints
     if result.stopped and first:
-        logs.say(
+        logs.write_message(
             "stopped",
             f"after step {result.steps}; to go on, give the same command with "
             "--set training.resume_from_checkpoint=true",

@@ -46,13 +46,13 @@ def routes(service: Service) -> APIRouter:
         service.prompts.require_characters([size], "the prompt", param="messages")
         choices = body.n or 1
         with service.scheduler.reserve(choices) as reservation:
-            group = service.calls(CHAT, choices=choices)
-            ids = await service.off_loop(service.prompts.chat_ids, messages)
+            group = service.new_group(CHAT, choices=choices)
+            ids = await service.run_in_worker_thread(service.prompts.chat_ids, messages)
             max_tokens = service.prompts.max_new_tokens(ids, _max_tokens(body), param="messages")
             group.submit(reservation, generate_requests([ids], [max_tokens], body, logprobs))
         builder = ChatResponseBuilder(
-            service.head("chatcmpl", name, ChatResponseBuilder.whole_object),
-            service.spelling,
+            service.response_head("chatcmpl", name, ChatResponseBuilder.whole_object),
+            service.token_texts,
             logprobs=logprobs is not None,
             usage=usage,
         )

@@ -46,14 +46,14 @@ def routes(service: Service) -> APIRouter:
         choices = body.n or 1
         sequences = len(body.prompt) * choices
         with service.scheduler.reserve(sequences) as reservation:
-            group = service.calls(COMPLETIONS, choices=choices)
-            prompts = await service.off_loop(service.prompts.prompt_ids, body.prompt)
+            group = service.new_group(COMPLETIONS, choices=choices)
+            prompts = await service.run_in_worker_thread(service.prompts.prompt_ids, body.prompt)
             wanted = _DEFAULT_TOKENS if body.max_tokens is None else body.max_tokens
             most = [service.prompts.max_new_tokens(ids, wanted, param="prompt") for ids in prompts]
             group.submit(reservation, generate_requests(prompts, most, body, body.logprobs))
         builder = CompletionResponseBuilder(
-            service.head("cmpl", name, CompletionResponseBuilder.whole_object),
-            service.spelling,
+            service.response_head("cmpl", name, CompletionResponseBuilder.whole_object),
+            service.token_texts,
             logprobs=body.logprobs is not None,
             usage=usage,
         )

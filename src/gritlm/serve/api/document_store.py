@@ -27,7 +27,7 @@ from gritlm.rag.retrieve import Query
 from gritlm.rag.types import LEFT_OUT, Document, Hit, Value
 from gritlm.serve.api.cursors import cursor_of, place_behind
 from gritlm.serve.engine.requests import EngineEvent, OutputDelta, PrefillFinished
-from gritlm.serve.errors import ApiError, no_room
+from gritlm.serve.errors import ApiError, disk_full
 from gritlm.serve.schemas.rag import AnswerRequest, SearchParams
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class DocumentStore:
             self._engine.add(list(documents), on_model=on_model, done=added)
         except StoreFullError as error:
             log.error("documents could not be added: %s", error)  # it names a path of this machine
-            raise no_room(added.documents + added.unchanged, of) from error
+            raise disk_full(added.documents + added.unchanged, of) from error
 
     def all(self, *, after: str | None, limit: int) -> dict[str, Any]:
         """Return the page of documents behind a cursor, in the order of ids.

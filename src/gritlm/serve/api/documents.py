@@ -46,13 +46,13 @@ class AnswerResponseBuilder(ChatResponseBuilder):
     """Builder of ``rag.answer`` objects, and of chat chunks with the sources and the trace."""
 
     def __init__(
-        self, head: Mapping[str, Any], spelling: TokenTexts, asking: RunningAnswer
+        self, head: Mapping[str, Any], token_texts: TokenTexts, answer: RunningAnswer
     ) -> None:
-        super().__init__(head, spelling, logprobs=False, usage=False)
-        self._asking = asking
+        super().__init__(head, token_texts, logprobs=False, usage=False)
+        self._answer = answer
 
     def note(self, event: EngineEvent) -> None:
-        self._asking.note(event)
+        self._answer.note(event)
 
     def whole(self, parts: list[GeneratedText], tally: TokenUsage) -> Mapping[str, Any]:
         del tally  # the trace knows more
@@ -63,18 +63,18 @@ class AnswerResponseBuilder(ChatResponseBuilder):
             "object": "rag.answer",
             "answer": part.text,
             "finish_reason": part.finish_reason,
-            "sources": self._asking.sources(),
-            "trace": self._asking.trace(),
-            "usage": self._asking.usage(),
+            "sources": self._answer.sources(),
+            "trace": self._answer.trace(),
+            "usage": self._answer.usage(),
         }
 
     def opening(self, index: int) -> Mapping[str, Any]:
-        return {**super().opening(index), "sources": self._asking.sources()}
+        return {**super().opening(index), "sources": self._answer.sources()}
 
     def closing(self, tally: TokenUsage, *, include_usage: bool) -> Mapping[str, Any]:
         del tally, include_usage  # always, and from the trace
-        asking = self._asking
-        return self.event([]) | {"trace": asking.trace(), "usage": asking.usage()}
+        answer = self._answer
+        return self.event([]) | {"trace": answer.trace(), "usage": answer.usage()}
 
 
 class DocumentApi:
@@ -101,20 +101,22 @@ class DocumentApi:
             stop=stop_strings(body.stop),
         )
         options = answer_options(body, sampling)
-        calls = service.calls(ANSWER, first=False)
-        with service.scheduler.reserve() as place:
-            await service.off_loop(service.prompts.question, body.question)
-            query, hits = await self._found(service, ANSWER, body.question, options)
-            plan = await service.searching(self._store.plan, query, hits, options)
-            asking = RunningAnswer(
+        group = service.new_group(ANSWER, first=False)
+        with service.scheduler.reserve() as reservation:
+            await service.run_in_worker_thread(service.prompts.question, body.question)
+            query, hits = await self._find_passages(service, ANSWER, body.question, options)
+            plan = await service.run_in_search_thread(self._store.plan, query, hits, options)
+            answer = RunningAnswer(
                 lambda checkpoint: self._store.read(query, plan, options, checkpoint)
             )
             tokens = min(plan.tokens, service.prompts.limit)
-            calls.submit(place, [ResumeRequest(asking.begin, tokens, sampling)])
-        form = AnswerResponseBuilder(
-            service.head("rag", name, "rag.answer"), service.spelling, asking
+            group.submit(reservation, [ResumeRequest(answer.begin, tokens, sampling)])
+        builder = AnswerResponseBuilder(
+            service.response_head("rag", name, "rag.answer"), service.token_texts, answer
         )
-        return await respond(calls, form, sequences=1, choices=1, stream=body.stream, usage=usage)
+        return await respond(
+            group, builder, sequences=1, choices=1, stream=body.stream, usage=usage
+        )
 
     async def search(self, service: Service, body: SearchRequest) -> Response:
         """Find passages."""
@@ -122,22 +124,24 @@ class DocumentApi:
         name = service.embedding_model_name(body.model)
         started = monotonic()
         with service.scheduler.reserve():
-            await service.off_loop(service.prompts.question, body.question)
-            _, hits = await self._found(service, SEARCH, body.question, search_options(body))
-        service.meter.whole.labels(SEARCH).observe(monotonic() - started)
+            await service.run_in_worker_thread(service.prompts.question, body.question)
+            _, hits = await self._find_passages(
+                service, SEARCH, body.question, search_options(body)
+            )
+        service.metrics.request_seconds.labels(SEARCH).observe(monotonic() - started)
         return json_response({"object": "list", "data": list(map(hit_of, hits)), "model": name})
 
-    async def _found(
+    async def _find_passages(
         self, service: Service, endpoint: str, question: str, options: AnswerOptions
     ) -> tuple[Query, list[Hit]]:
         """Embed a question and find passages; the model is free during the search."""
-        query = await service.aside(
+        query = await service.run_short_job(
             endpoint, lambda checkpoint: self._store.embed(question, options, checkpoint)
         )
-        hits = await service.searching(self._store.nearest, query, options)
+        hits = await service.run_in_search_thread(self._store.nearest, query, options)
         if not options.rerank:
             return query, hits[: options.top_k]
-        ordered = await service.aside(
+        ordered = await service.run_short_job(
             endpoint,
             lambda checkpoint: self._store.order(query, hits, options, checkpoint),
             first=False,
@@ -148,9 +152,11 @@ class DocumentApi:
         """Read, split, embed and store documents; the response is an error if none was added."""
         self._store.require_writing()
         with service.scheduler.reserve():
-            found, skipped = await service.off_loop_slowly(uploads.documents, body, self._reader)
+            found, skipped = await service.run_in_upload_thread(
+                uploads.documents, body, self._reader
+            )
             _require_few_characters(found, service.scheduler.max_request_tokens)
-            added = await self._added(service, found)
+            added = await self._add_in_portions(service, found)
         unread = [{"name": each.path, "reason": each.reason} for each in added.skipped]
         named = [{"name": each.path, "reason": each.reason} for each in skipped]
         gone = {each["name"] for each in unread}
@@ -169,27 +175,29 @@ class DocumentApi:
             return json_response(answer)
         return none_added(answer["skipped"], answer["skipped_count"]).response(answer)
 
-    async def _added(self, service: Service, found: Sequence[Document]) -> AddResult:
+    async def _add_in_portions(self, service: Service, found: Sequence[Document]) -> AddResult:
         """Add documents in portions, so that other requests can add documents in between."""
         added = AddResult()
         started = monotonic()
         with ModelThread(service.scheduler) as on_model:
             for some in _portions(found):
-                await service.storing(self._store.add, some, added, on_model, of=len(found))
-        service.meter.whole.labels(DOCUMENTS).observe(monotonic() - started)
+                await service.run_in_store_thread(
+                    self._store.add, some, added, on_model, of=len(found)
+                )
+        service.metrics.request_seconds.labels(DOCUMENTS).observe(monotonic() - started)
         return added
 
-    async def listed(self, service: Service, *, after: str | None, limit: int) -> Response:
+    async def list_documents(self, service: Service, *, after: str | None, limit: int) -> Response:
         """List the stored documents."""
         with service.scheduler.reserve():
-            found = await service.searching(self._store.all, after=after, limit=limit)
+            found = await service.run_in_search_thread(self._store.all, after=after, limit=limit)
         return json_response(found)
 
     async def delete(self, service: Service, document_id: str) -> Response:
         """Delete a document, its passages and their key/value state."""
         self._store.require_writing()
         with service.scheduler.reserve():
-            passages = await service.storing(self._store.delete, document_id)
+            passages = await service.run_in_store_thread(self._store.delete, document_id)
         if not passages:
             raise ApiError(
                 404,

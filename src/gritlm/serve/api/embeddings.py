@@ -33,8 +33,8 @@ def routes(service: Service) -> APIRouter:
         instruction = _instruction(service, body)
         _require_texts(service, body)
         _require_dimensions(service, body)
-        with service.scheduler.reserve() as reservation, service.calls(EMBEDDINGS) as group:
-            prompts = await service.off_loop(
+        with service.scheduler.reserve() as reservation, service.new_group(EMBEDDINGS) as group:
+            prompts = await service.run_in_worker_thread(
                 service.prompts.embedding_prompts,
                 body.input,
                 instruction=instruction,
@@ -43,13 +43,13 @@ def routes(service: Service) -> APIRouter:
             group.submit(reservation, [EmbedRequest(prompts)])
             vectors_ND: Any = await group.result()
         tokens = sum(len(prompt.ids) for prompt in prompts)
-        service.meter.prompt_tokens.labels(EMBEDDINGS).inc(tokens)
+        service.metrics.prompt_tokens.labels(EMBEDDINGS).inc(tokens)
         if body.dimensions is not None:
             normalised = service.model.settings.normalized
-            vectors_ND = await service.multiplying(
+            vectors_ND = await service.run_in_new_thread(
                 _truncated, vectors_ND, body.dimensions, normalised=normalised
             )
-        objects = await service.off_loop(
+        objects = await service.run_in_worker_thread(
             _embedding_objects, vectors_ND, base64=body.encoding_format == "base64"
         )
         return _response(objects, name, tokens)

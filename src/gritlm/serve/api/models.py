@@ -43,14 +43,14 @@ def routes(service: Service) -> APIRouter:
         """Convert a text or a conversation to token ids."""
         service.model_name(body.model)
         with service.scheduler.reserve():
-            return await service.off_loop(_tokenize, service, body)
+            return await service.run_in_worker_thread(_tokenize, service, body)
 
     @router.post(DETOKENIZE, response_model=DetokenizeResponse, summary="Detokenize")
     async def detokenize(body: DetokenizeRequest) -> Response:
         """Convert token ids to text."""
         service.model_name(body.model)
         with service.scheduler.reserve():
-            return await service.off_loop(_detokenize, service, body)
+            return await service.run_in_worker_thread(_detokenize, service, body)
 
     return router
 
@@ -73,7 +73,7 @@ def _model_object(service: Service, name: str) -> dict[str, Any]:
 
 def _tokenize(service: Service, body: TokenizeRequest) -> Response:
     ids = _ids(service, body)
-    names = [service.spelling.of(token) for token in ids] if body.return_token_strs else None
+    names = [service.token_texts.of(token) for token in ids] if body.return_token_strs else None
     return json_response(
         {
             "count": len(ids),

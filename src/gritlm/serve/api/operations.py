@@ -29,7 +29,7 @@ def routes(service: Service) -> APIRouter:
         does not, and while the server is shutting down."""
         if service.draining:
             raise draining()
-        await service.try_model()
+        await service.require_healthy()
         return json_response({"status": "ok"})
 
     @router.get(LIVE, response_model=HealthResponse, summary="Check liveness")
@@ -40,7 +40,7 @@ def routes(service: Service) -> APIRouter:
     @router.get(METRICS, response_class=Response, summary="Get metrics", responses=_TEXT)
     async def exposition() -> Response:
         """Return the metrics in the text format of Prometheus."""
-        return Response(service.meter.exposition(), media_type=metrics.CONTENT_TYPE)
+        return Response(service.metrics.exposition(), media_type=metrics.CONTENT_TYPE)
 
     return router
 

@@ -46,12 +46,12 @@ def routes(service: Service, documents: DocumentApi | None) -> APIRouter:
         return await _require_store(documents).add(service, body)
 
     @router.get(DOCUMENTS, response_model=DocumentListResponse, summary="List documents")
-    async def listed(
+    async def list_documents(
         after: Annotated[str | None, Query(max_length=LONGEST, description=_AFTER)] = None,
         limit: Annotated[int, Query(ge=1, le=_MOST_DOCUMENTS, description=_LIMIT)] = 100,
     ) -> Response:
         """List the stored documents in the order of their ids."""
-        return await _require_store(documents).listed(service, after=after, limit=limit)
+        return await _require_store(documents).list_documents(service, after=after, limit=limit)
 
     @router.delete(
         DOCUMENTS + "/{document_id:path}",

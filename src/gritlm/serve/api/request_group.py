@@ -31,7 +31,7 @@ class RequestGroup:
     As a context manager, it cancels the requests that still run at the end.
 
     Args:
-        meter: metrics of the server.
+        metrics: metrics of the server.
         endpoint: path of the route, for the metrics.
         choices: sequences generated from one prompt; the tokens of a prompt count once.
         first: whether the HTTP request waits for the model for the first time; its wait is then
@@ -41,14 +41,14 @@ class RequestGroup:
 
     def __init__(
         self,
-        meter: Metrics,
+        metrics: Metrics,
         *,
         endpoint: str,
         choices: int = 1,
         first: bool = True,
         last: bool = True,
     ) -> None:
-        self._meter = meter
+        self._metrics = metrics
         self._endpoint = endpoint
         self._choices = choices
         self._first = first
@@ -77,9 +77,9 @@ class RequestGroup:
         self._handles = reservation.submit(requests, [self._deliver_to(n) for n in indices])
         self._waiting = set(indices) if self._first else set()
 
-    def submit_aside(self, scheduler: Scheduler, job: ModelJob) -> None:
+    def submit_uncounted(self, scheduler: Scheduler, job: ModelJob) -> None:
         """Submit a job that takes no place in the queue: its request has reserved one already."""
-        self._handles = [scheduler.submit_aside(job, self._deliver_to(0))]
+        self._handles = [scheduler.submit_uncounted(job, self._deliver_to(0))]
         self._waiting = {0} if self._first else set()
 
     def wait_for_all(self) -> None:
@@ -161,33 +161,33 @@ class RequestGroup:
                 late does not change it.
         """
         self._measure_wait(index)
-        meter = self._meter
+        metrics = self._metrics
         if isinstance(event, PrefillFinished):
             if index % self._choices == 0:
-                meter.prompt_tokens.labels(self._endpoint).inc(event.prompt_tokens)
-                meter.cached_tokens.labels(self._endpoint).inc(event.cached_tokens)
+                metrics.prompt_tokens.labels(self._endpoint).inc(event.prompt_tokens)
+                metrics.cached_tokens.labels(self._endpoint).inc(event.cached_tokens)
         elif isinstance(event, OutputDelta):
             if event.tokens:
                 self._measure_tokens(index, event.tokens, at)
             if event.finish_reason is not None:
-                meter.whole.labels(self._endpoint).observe(at - self._arrived)
+                metrics.request_seconds.labels(self._endpoint).observe(at - self._arrived)
         elif isinstance(event, RequestFinished) and self._last:
-            meter.whole.labels(self._endpoint).observe(at - self._arrived)
+            metrics.request_seconds.labels(self._endpoint).observe(at - self._arrived)
 
     def _measure_wait(self, index: int) -> None:
         begun = self._handles[index].begun
         if index in self._waiting and begun is not None:
             self._waiting.remove(index)
-            self._meter.queue_time.labels(self._endpoint).observe(begun - self._arrived)
+            self._metrics.queue_time.labels(self._endpoint).observe(begun - self._arrived)
 
     def _measure_tokens(self, index: int, tokens: int, now: float) -> None:
-        meter = self._meter
+        metrics = self._metrics
         before = self._latest.get(index)
-        meter.generation_tokens.labels(self._endpoint).inc(tokens)
+        metrics.generation_tokens.labels(self._endpoint).inc(tokens)
         if before is None:
-            meter.first_token.labels(self._endpoint).observe(now - self._arrived)
+            metrics.first_token.labels(self._endpoint).observe(now - self._arrived)
         else:
-            meter.between_tokens.labels(self._endpoint).observe((now - before) / tokens)
+            metrics.between_tokens.labels(self._endpoint).observe((now - before) / tokens)
         self._latest[index] = now
 
 

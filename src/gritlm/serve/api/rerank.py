@@ -43,7 +43,7 @@ def routes(service: Service) -> APIRouter:
             scores, tokens = await _cosines(service, body, texts)
         else:
             scores, tokens = await _likelihoods(service, body, texts)
-        service.meter.prompt_tokens.labels(RERANK).inc(tokens)
+        service.metrics.prompt_tokens.labels(RERANK).inc(tokens)
         order = sorted(range(len(texts)), key=lambda index: -scores[index])[: body.top_n]
         results: list[dict[str, Any]] = []
         for index in order:
@@ -65,9 +65,9 @@ async def _cosines(
     instruction = body.instruction
     if instruction is None:
         instruction = service.model.settings.query_instruction
-    with service.scheduler.reserve() as reservation, service.calls(RERANK) as group:
+    with service.scheduler.reserve() as reservation, service.new_group(RERANK) as group:
         cut = body.truncate_prompt_tokens
-        query = await service.off_loop(
+        query = await service.run_in_worker_thread(
             service.prompts.embedding_prompts,
             [body.query],
             instruction=instruction,
@@ -75,12 +75,14 @@ async def _cosines(
             param="query",
             name="the query",
         )
-        documents = await service.off_loop(
+        documents = await service.run_in_worker_thread(
             service.prompts.embedding_prompts, texts, cut=cut, param="documents"
         )
         group.submit(reservation, [EmbedRequest((*query, *documents))])
         vectors_ND: Any = await group.result()
-    cosines_1N = await service.multiplying(service.model.similarity, vectors_ND[:1], vectors_ND[1:])
+    cosines_1N = await service.run_in_new_thread(
+        service.model.similarity, vectors_ND[:1], vectors_ND[1:]
+    )
     return cosines_1N[0].tolist(), sum(len(prompt.ids) for prompt in (*query, *documents))
 
 
@@ -90,8 +92,8 @@ async def _likelihoods(
     """Return each document's probability of "Yes", and the tokens that were read."""
     if body.instruction is not None:
         raise invalid("'instruction' is for method=embed only", param="instruction")
-    with service.scheduler.reserve() as reservation, service.calls(RERANK) as group:
-        passages, question = await service.off_loop(_prompts, service, body, texts)
+    with service.scheduler.reserve() as reservation, service.new_group(RERANK) as group:
+        passages, question = await service.run_in_worker_thread(_prompts, service, body, texts)
         words = [service.prompts.first_id(word) for word in ("Yes", "No")]
 
         def run(checkpoint: Callable[[], None]) -> list[float]:

@@ -1,5 +1,7 @@
 """Continuous batching of sequences: prefill in chunks, decode of all running sequences together.
 
+The engine loop adds requests and calls :meth:`GenerationBatch.step` once in each of its steps.
+
 Shapes: V vocabulary, B running sequences.
 """
 
@@ -97,7 +99,7 @@ class GenerationBatch:
         self._kv_slots = kv_slots
         self._budget = budget
         self._checkpoint = checkpoint
-        self._in_begin = False
+        self._is_resuming = False
         self._arrivals = 0
         self._waiting: list[_WaitingPrompt] = []
         self._prefilling: _RunningSequence | None = None
@@ -149,7 +151,7 @@ class GenerationBatch:
         self.drop_cancelled()
         if self._running:
             self._decode()
-        if not self._in_begin:
+        if not self._is_resuming:
             self._prefill()
 
     def drop_cancelled(self) -> None:
@@ -246,7 +248,7 @@ class GenerationBatch:
     def _resume(self, sequence: _RunningSequence, request: ResumeRequest) -> None:
         """Let the request prefill its own prompt, and decode it from there on as any other."""
         try:
-            prefilled = self._begin(sequence, request)
+            prefilled = self._run_begin(sequence, request)
             tokens = int(prefilled.cache.get_seq_length())
             if tokens >= self._kv_slots.capacity:
                 raise PromptTooLongError(tokens, self._kv_slots.capacity)
@@ -258,12 +260,13 @@ class GenerationBatch:
         room = self._room(sequence, min(prefilled.room, request.sampling.max_new_tokens))
         self._start_decoding(sequence, prefilled.logits_V, room)
 
-    def _begin(self, sequence: _RunningSequence, request: ResumeRequest) -> PrefilledPrompt:
-        self._in_begin = True
+    def _run_begin(self, sequence: _RunningSequence, request: ResumeRequest) -> PrefilledPrompt:
+        """Prefill by the code of the request, in whose checkpoints :meth:`step` only decodes."""
+        self._is_resuming = True
         try:
             return request.begin(lambda: self._checkpoint(sequence.queued))
         finally:
-            self._in_begin = False
+            self._is_resuming = False
 
     def _room(self, sequence: _RunningSequence, max_new_tokens: int) -> int:
         """Return the most tokens that may be generated in the slot."""

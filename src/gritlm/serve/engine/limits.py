@@ -1,4 +1,7 @@
-"""Limits of the engine: running sequences, tokens per batch, and the waiting queue."""
+"""Limits of the engine: running sequences, tokens per batch, and the waiting queue.
+
+The command line fills them in; the scheduler and its queue apply them.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from gritlm.lm.gritlm import GritLM
 
 MAX_MODEL_LEN = 4096  # tokens, the default; most chats are far shorter
 SLOT_BYTES = {"cpu": 2 * 2**30, "cuda": 8 * 2**30}  # memory of all KV slots together
-SHORTEST = 256  # tokens, the default where memory is scarce
+MIN_MODEL_LEN = 256  # tokens, the default where memory is scarce
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Limits:
         requested = self.max_model_len
         if requested is None:
             affordable = _slot_bytes(model) // (model.kv_bytes_per_token() * self.max_num_seqs)
-            return min(model_limit or MAX_MODEL_LEN, MAX_MODEL_LEN, max(SHORTEST, affordable))
+            return min(model_limit or MAX_MODEL_LEN, MAX_MODEL_LEN, max(MIN_MODEL_LEN, affordable))
         if model_limit is not None and requested > model_limit:
             raise InputError(
                 f"max_model_len={requested}, the model takes at most {model_limit} tokens; lower it"

@@ -49,7 +49,7 @@ class ModelThread:
                     result.set_result(event.value)
 
         self._waiting = result
-        handle = self._scheduler.submit_aside(ModelJob(lambda _: run()), deliver)
+        handle = self._scheduler.submit_uncounted(ModelJob(lambda _: run()), deliver)
         if self._exited:
             self._cancel(result)
         try:

@@ -236,7 +236,7 @@ class Scheduler:
         with self.reserve() as reservation:
             return reservation.submit([request], [deliver])[0]
 
-    def submit_aside(self, job: ModelJob, deliver: Deliver) -> RequestHandle:
+    def submit_uncounted(self, job: ModelJob, deliver: Deliver) -> RequestHandle:
         """Submit a job that does not count as a client's request, such as a health probe.
 
         Args:

@@ -91,7 +91,7 @@ class RequestContext:
 
     def _record(self, scope: Scope, status: int, ms: float) -> None:
         route = endpoint_of(scope["path"], page=self._page)
-        self._service.meter.requests.labels(route, str(status)).inc()
+        self._service.metrics.requests.labels(route, str(status)).inc()
         level = logging.DEBUG if scope["path"] in self._quiet else logging.INFO
         method = scope["method"]
         path = scope.get("raw_path", b"").decode("ascii", "replace")

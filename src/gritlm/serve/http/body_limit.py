@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gritlm.serve.errors import ApiError, full_of_bodies
+from gritlm.serve.errors import ApiError, no_memory_for_bodies
 
 REFUSED = "gritlm.refused"  # key in the state of a request whose body has too many pieces
 FREE_BYTES = 2**16  # of each body, not counted: there is always room for small requests
@@ -82,7 +82,7 @@ class BodyLimit:
         if size > self._max_bytes:
             raise self._too_large()
         if not share.grow(size - FREE_BYTES):
-            raise full_of_bodies(self._budget.total)
+            raise no_memory_for_bodies(self._budget.total)
 
     async def _run(self, scope: Scope, receive: Receive, send: Send, body: bytes) -> None:
         gone = asyncio.ensure_future(_disconnect(receive))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
-from gritlm.serve.errors import crowded
+from gritlm.serve.errors import too_many_connections
 from gritlm.serve.http.protocol import BUFFER_BYTES, Connection, raw_answer
 
 KEEP_ALIVE_S = 75  # idle time between two requests; the limit of a proxy has to be below it
@@ -19,7 +19,7 @@ DRAIN_WRITE_S = 5.0  # the same, while the server is shutting down
 def protocol(most: int) -> type[Connection]:
     """Return a protocol class that answers connections beyond ``most`` with 503 and closes them."""
     buffer = bytearray(BUFFER_BYTES)
-    refusal = raw_answer(crowded())
+    refusal = raw_answer(too_many_connections())
 
     class Bounded(Connection):
         def __init__(self, *args: Any, **options: Any) -> None:
