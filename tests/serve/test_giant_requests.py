@@ -17,7 +17,7 @@ from gritlm.rag.index.index import Index
 from gritlm.rag.ingest import rows, sources
 from gritlm.rag.ingest.ingest import Indexer
 from gritlm.serve.api import document_store, documents
-from gritlm.serve.api.cursors import cursor_of, place_behind
+from gritlm.serve.api.cursors import cursor_of, index_behind
 from gritlm.serve.config import ServerConfig
 from gritlm.serve.engine.errors import OverloadedError, TooManyTokensError
 from gritlm.serve.engine.limits import Limits
@@ -331,9 +331,9 @@ def test_a_cursor_goes_on_behind_a_document_that_was_deleted():
     for place, each in enumerate(ids):
         cursor = cursor_of(each)
         assert len(cursor) <= 512
-        assert place_behind(ids, cursor) == place + 1
-    assert place_behind(["a", "c", "d"], cursor_of("b" * 600)) == 1
-    assert place_behind(["a", "d"], cursor_of("c")) == 1
+        assert index_behind(ids, cursor) == place + 1
+    assert index_behind(["a", "c", "d"], cursor_of("b" * 600)) == 1
+    assert index_behind(["a", "d"], cursor_of("c")) == 1
 
 
 def test_large_metadata_of_an_older_store_is_not_read(

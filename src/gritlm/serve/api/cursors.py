@@ -19,7 +19,7 @@ def cursor_of(document_id: str) -> str:
     return f"{document_id[:_PREFIX]}~{_hash(document_id)}"
 
 
-def place_behind(ids: Sequence[str], cursor: str) -> int:
+def index_behind(ids: Sequence[str], cursor: str) -> int:
     """Return the index of the first id behind a cursor.
 
     The document of the cursor may have been deleted. The index is then the one that its id would

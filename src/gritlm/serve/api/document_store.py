@@ -25,7 +25,7 @@ from gritlm.rag.options import AnswerOptions
 from gritlm.rag.plan import PromptPlan
 from gritlm.rag.retrieve import Query
 from gritlm.rag.types import LEFT_OUT, Document, Hit, Value
-from gritlm.serve.api.cursors import cursor_of, place_behind
+from gritlm.serve.api.cursors import cursor_of, index_behind
 from gritlm.serve.engine.requests import EngineEvent, OutputDelta, PrefillFinished
 from gritlm.serve.errors import ApiError, disk_full
 from gritlm.serve.schemas.rag import AnswerRequest, SearchParams
@@ -88,7 +88,7 @@ class DocumentStore:
             limit: the most documents of the page; it has fewer if they exceed `PAGE_BYTES`.
         """
         known = sorted(self._engine.index.known())  # ids only, cached until the next change
-        rest = known if after is None else known[place_behind(known, after) :]
+        rest = known if after is None else known[index_behind(known, after) :]
         shown, read = self._page(rest[:limit])
         return {
             "object": "list",

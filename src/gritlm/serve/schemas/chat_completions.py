@@ -23,7 +23,7 @@ from gritlm.serve.schemas.common import (
     TopP,
     Usage,
     Zero,
-    nothing,
+    null_only,
     only,
 )
 from gritlm.serve.strict_json import RequestModel, ResponseModel, refused
@@ -44,13 +44,13 @@ def _no_tool(role: Any) -> Any:
 
 
 Role = Annotated[Literal["system", "developer", "user", "assistant"], BeforeValidator(_no_tool)]
-Nothing = Annotated[
+Null = Annotated[
     None,
-    nothing("this server does not support it; leave it out"),
+    null_only("this server does not support it; leave it out"),
     Field(description="Only null: this server does not support it."),
 ]
 NoCall = Annotated[
-    None, nothing(NO_TOOLS), Field(description="Only null: this server does not call tools.")
+    None, null_only(NO_TOOLS), Field(description="Only null: this server does not call tools.")
 ]
 
 
@@ -101,9 +101,9 @@ class RequestMessage(RequestModel):
     role: Role
     content: Content
     name: Hint | None = None
-    refusal: Nothing = None
+    refusal: Null = None
     annotations: NoList | None = None
-    audio: Nothing = None
+    audio: Null = None
     function_call: NoCall = None
     tool_calls: NoTools | None = None
 

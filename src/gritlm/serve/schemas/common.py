@@ -13,7 +13,7 @@ LONGEST_STOP = 256  # characters
 SEEDS = 2**63
 
 
-def nothing(why: str) -> BeforeValidator:
+def null_only(why: str) -> BeforeValidator:
     """Return a validator for fields of OpenAI's API that must be null here.
 
     Args:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from gritlm.serve.config import MAX_CHOICES
-from gritlm.serve.schemas.chat_completions import Nothing
+from gritlm.serve.schemas.chat_completions import Null
 from gritlm.serve.schemas.common import (
     FinishReason,
     Hint,
@@ -46,7 +46,7 @@ class CompletionRequest(RequestModel):
     user: Hint | None = None
     best_of: Annotated[int, only(1), Field(json_schema_extra={"enum": [1]})] | None = None
     echo: Off | None = None
-    suffix: Nothing = None
+    suffix: Null = None
     frequency_penalty: Zero | None = None
     presence_penalty: Zero | None = None
     logit_bias: NoObject | None = None

@@ -21,7 +21,7 @@ Truncation = Annotated[
 ]
 
 
-def many(value: Any) -> Inputs:
+def input_items(value: Any) -> Inputs:
     """Return a list of texts, or of the token ids of texts; a single one becomes a list.
 
     Args:
@@ -73,7 +73,7 @@ _SCHEMA = {
     ]
 }
 
-Input = Annotated[Inputs, PlainValidator(many), WithJsonSchema(_SCHEMA)]
+Input = Annotated[Inputs, PlainValidator(input_items), WithJsonSchema(_SCHEMA)]
 
 
 class EmbeddingsRequest(RequestModel):
