@@ -187,7 +187,7 @@ def test_the_tables_leave_a_broken_pipe_to_the_program(monkeypatch):
     sections = view.sections(Report((outcome,), "quick", None))
     monkeypatch.setattr("sys.stdout", Closed())
     with pytest.raises(BrokenPipeError):
-        figures.show(sections, ["m"])
+        figures.print_tables(sections, ["m"])
 
 
 def test_a_model_that_is_none_is_refused(error_of, data, words, tmp_path):
