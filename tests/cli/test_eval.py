@@ -171,7 +171,7 @@ def test_a_reader_who_leaves_finds_the_report_written(
     def leave(*args: object) -> None:
         raise BrokenPipeError
 
-    monkeypatch.setattr(figures, "show", leave)
+    monkeypatch.setattr(figures, "print_tables", leave)
     result = run("eval", str(model_folder), "--data", str(data), *words)
     assert result.exit_code == 141
     assert "error" not in result.stderr
