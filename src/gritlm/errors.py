@@ -5,8 +5,8 @@
     GritLMError
     ├── InputError (ValueError)            an argument or a file that cannot be used
     │   ├── CacheMismatchError             a KV block of another model
-    │   ├── rag.store.problems: StoreFullError, StoreLockedError, IndexDamagedError
-    │   └── serve.problems.TooLongError    a prompt longer than the server allows
+    │   ├── rag.kvstore.errors: StoreFullError, StoreLockedError, IndexDamagedError
+    │   └── serve.engine.errors: TooManyError, TooManyTokensError, PromptTooLongError
     ├── UnknownArgumentError (TypeError)   an unknown keyword argument
     ├── ModelError (RuntimeError)          a model that cannot be loaded or is refused
     │   └── AttentionError                 a model without bidirectional attention
@@ -14,9 +14,9 @@
     ├── DownloadError (RuntimeError)       weights that cannot be downloaded or stored
     ├── TrainingError (RuntimeError)       a training run that cannot continue
     ├── MissingExtraError (ImportError)    an optional dependency that is not installed
-    ├── serve.problems: OverloadedError, DrainingError    a server that refuses new requests
+    ├── serve.engine.errors: OverloadedError, DrainingError    a server that refuses new requests
     ├── evaluation.unreachable.DataUnreachableError    a task whose data cannot be downloaded
-    └── rag.lance.IndexFailedError         an index that cannot be read or written
+    └── rag.index.lance.IndexFailedError    an index that cannot be read or written
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 from importlib.util import find_spec
+from typing import Any
 
 from gritlm.distribution import install_hint
 from gritlm.printable import printable
@@ -133,3 +134,18 @@ def choice(value: object, known: Iterable[str], *, name: str) -> str:
     if isinstance(value, str) and value in known:
         return value
     raise InputError(f"{name}={value!r} is unknown; expected one of {', '.join(known)}")
+
+
+def at_least_one(value: Any, *, name: str) -> int:
+    """Return ``value`` if it is an integer of at least 1.
+
+    Args:
+        value: the value of the argument.
+        name: name of the argument, for the message.
+
+    Raises:
+        InputError: for another value.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InputError(f"{name}={value!r}; expected a whole number >= 1")
+    return value

@@ -16,7 +16,7 @@ import pytest
 from gritlm import gritlm_instruction
 from gritlm.cli.commands.embed import Precision
 from gritlm.cli.output import replacing
-from gritlm.lm.precision import PRECISIONS
+from gritlm.lm.vectors import PRECISIONS
 
 TEXTS = ["The heron waits.", "Bread rises — slowly, in the warm kitchen.", "Snow."]
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from gritlm.lm.generator import prefix_cache
-from gritlm.lm.pooling import POOLING, normalise
 from gritlm.lm.unified import UnifiedLM
+from gritlm.lm.vectors import POOLING, normalise
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 BOUND = 1e-5

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from gritlm.lm.pooling import mean, normalise
 from gritlm.lm.unified import UnifiedLM
+from gritlm.lm.vectors import mean, normalise
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from gritlm.lm.pooling import mean, normalise
 from gritlm.lm.tokens import Prompt
 from gritlm.lm.unified import UnifiedLM, unpack
+from gritlm.lm.vectors import mean, normalise
 
 
 def prompts(count: int, *, seed: int, longest: int = 20, vocabulary: int = 300) -> list[Prompt]:

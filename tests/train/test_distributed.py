@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from gritlm.lm.pooling import mean, normalise
 from gritlm.lm.tokens import Prompt
 from gritlm.lm.unified import UnifiedLM
+from gritlm.lm.vectors import mean, normalise
 from gritlm.train.config import LossConfig
 from gritlm.train.data import packing
 from gritlm.train.data.collate import ScoredBatch

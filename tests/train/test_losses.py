@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gritlm.errors import InputError
-from gritlm.lm.pooling import normalise
+from gritlm.lm.vectors import normalise
 from gritlm.train.objectives import losses
 
 BOUND = 1e-5

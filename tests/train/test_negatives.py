@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gritlm.errors import InputError
-from gritlm.lm.pooling import normalise
+from gritlm.lm.vectors import normalise
 from gritlm.train.mining import negatives
 from gritlm.train.mining.negatives import MiningConfig, choose, nearest
 

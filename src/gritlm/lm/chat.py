@@ -10,8 +10,7 @@ from uuid import uuid4
 from gritlm import prompts
 from gritlm.errors import InputError
 from gritlm.lm.chat_template import render
-from gritlm.lm.inputs import require_text
-from gritlm.lm.tokens import Prompt, SegmentTokenizer
+from gritlm.lm.tokens import Prompt, SegmentTokenizer, require_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

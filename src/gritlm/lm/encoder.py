@@ -18,9 +18,9 @@ from tqdm import tqdm
 from gritlm.errors import ModelError
 from gritlm.lm.hub.model_config import ModelSettings
 from gritlm.lm.kv.block import KVBlock
-from gritlm.lm.pooling import POOLING, normalise
 from gritlm.lm.tokens import Prompt, SegmentTokenizer
 from gritlm.lm.unified import UnifiedLM, unpack
+from gritlm.lm.vectors import POOLING, normalise
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,9 @@ class Encoder:
         tokens: its tokenizer.
         settings: pooling, attention and normalisation.
         projection: layer applied to the states before pooling; None for no projection.
+
+    Attributes:
+        causal: whether texts are read with the causal view.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Encoder:
         self.tokens = tokens
         self.settings = settings
         self.projection = projection
+        self.causal = settings.embeds_causally
         self.pool = POOLING[settings.pooling_method]
 
     @property
@@ -160,7 +164,7 @@ class Encoder:
         get_cache: bool,
         pause: Callable[[], None] | None,
     ) -> tuple[Tensor, list[KVBlock]]:
-        if self.settings.embeds_causally:
+        if self.causal:
             ids_BL = unpack(ids_T[:, None], lengths)[..., 0]
             mask_BL = unpack(torch.ones_like(ids_T)[:, None], lengths)[..., 0]
             blocks = (

@@ -9,8 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from transformers.cache_utils import Cache
 
-from gritlm.errors import InputError
-from gritlm.lm.inputs import at_least_one
+from gritlm.errors import InputError, at_least_one
 from gritlm.lm.kv.block import KVBlock
 from gritlm.lm.sampling import Sampler
 from gritlm.lm.unified import UnifiedLM

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from gritlm.errors import InputError, ModeError, UnknownArgumentError, choice
-from gritlm.lm import inputs
+from gritlm.errors import InputError, ModeError, UnknownArgumentError, at_least_one, choice
 from gritlm.lm.chat import Message, chat_ids
 from gritlm.lm.encoder import EncodeOptions, Encoder
 from gritlm.lm.generator import TextStream, complete
@@ -24,12 +23,11 @@ from gritlm.lm.hub.load import load
 from gritlm.lm.hub.load_errors import explained
 from gritlm.lm.hub.model_config import MODES, ModelSettings
 from gritlm.lm.kv.block import KVBlock
-from gritlm.lm.pooling import normalise
-from gritlm.lm.precision import handed_out, truncated
 from gritlm.lm.sampling import make_sampler
 from gritlm.lm.self_check import require_numbers, require_views
-from gritlm.lm.tokens import SegmentTokenizer
+from gritlm.lm.tokens import SegmentTokenizer, as_texts, document_texts
 from gritlm.lm.unified import UnifiedLM
+from gritlm.lm.vectors import as_rows, handed_out, normalise, truncated
 from gritlm.prompts import gritlm_instruction
 
 log = logging.getLogger(__name__)
@@ -187,10 +185,10 @@ class GritLM:
             ModeError: for a model loaded with ``mode="generative"``.
         """
         self.require_embedding()
-        many = inputs.validated(sentences)
-        inputs.validated([instruction])
+        many = as_texts(sentences)
+        as_texts([instruction])
         options = EncodeOptions(
-            batch_size=inputs.at_least_one(batch_size, name="batch_size"),
+            batch_size=at_least_one(batch_size, name="batch_size"),
             max_length=self._length(max_length),
             instruction=instruction,
             embed_instruction=embed_instruction,
@@ -223,7 +221,7 @@ class GritLM:
             corpus: texts, or ``{"title": ..., "text": ...}``.
             options: arguments of :meth:`encode`.
         """
-        return self.encode(inputs.documents(corpus), **options)
+        return self.encode(document_texts(corpus), **options)
 
     def encode_query(
         self, sentences: str | Sequence[str], *, instruction: str | None = None, **options: Any
@@ -254,11 +252,11 @@ class GritLM:
 
     def similarity(self, one: Vectors, other: Vectors) -> Tensor:
         """Return the cosine similarity (N, M) of each of N vectors with each of M vectors."""
-        return normalise(inputs.as_rows(one)) @ normalise(inputs.as_rows(other)).T
+        return normalise(as_rows(one)) @ normalise(as_rows(other)).T
 
     def similarity_pairwise(self, one: Vectors, other: Vectors) -> Tensor:
         """Return the cosine similarity (N,) of vector i of one with vector i of the other."""
-        return (normalise(inputs.as_rows(one)) * normalise(inputs.as_rows(other))).sum(dim=-1)
+        return (normalise(as_rows(one)) * normalise(as_rows(other))).sum(dim=-1)
 
     def chat(
         self,
@@ -306,7 +304,7 @@ class GritLM:
             max_new_tokens=max_new_tokens,
             end_ids=self.end_ids,
         )
-        stops = inputs.validated([] if stop is None else stop)
+        stops = as_texts([] if stop is None else stop)
         pieces = TextStream(self.tokenizer, stops).pieces(tokens)
         return pieces if stream else "".join(pieces)
 
@@ -400,7 +398,7 @@ class GritLM:
         limit = self.lm.max_positions
         if requested is None:
             return self.settings.longest_text(limit)
-        inputs.at_least_one(requested, name="max_length")
+        at_least_one(requested, name="max_length")
         if limit is not None and requested > limit:
             raise InputError(f"max_length={requested}, the model takes at most {limit} tokens")
         return requested

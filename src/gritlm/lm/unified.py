@@ -2,6 +2,9 @@
 
 Shapes: B rows, L positions, T tokens of all rows without padding, D hidden size, V vocabulary,
 S positions whose logits are kept.
+
+On a CPU, packed weights and grouped heads are faster for few tokens (docs/log.md), so inference on
+few tokens runs on views derived from the two.
 """
 
 from __future__ import annotations
@@ -19,13 +22,15 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 
 from gritlm.errors import CacheMismatchError, ModelError
-from gritlm.lm.attention import views
-from gritlm.lm.attention.dispatch import FastViews
+from gritlm.lm.attention import ragged, views
+from gritlm.lm.attention.decode_views import compiled_view, decoding_view
 from gritlm.lm.kv.block import KVBlock
 from gritlm.lm.kv.cache import fixed, preallocated, recorded, recording
 from gritlm.lm.kv.rope import RopeTable, rope_table
 
 log = logging.getLogger(__name__)
+
+FEW = 256  # maximum tokens of a text for which packed weights are faster
 
 _ATTENTION_LAYERS = {"full_attention", "sliding_attention"}
 
@@ -52,7 +57,9 @@ class UnifiedLM:
         self.compiled = compiled
         self.packs = views.can_pack(self.decoder)
         self._lock = threading.Lock()
-        self._fast = FastViews(self.causal, self.bidirectional, compiled=compiled)
+        self._views_lock = threading.Lock()
+        self._decoding: tuple[int, Any] | None = None  # version of the weights, view
+        self._derived_views: dict[str, tuple[Any, Any]] = {}  # by name: decoding view, view
         self._fingerprint: tuple[int, str] | None = None
         self._rope: tuple[RopeTable | None] | None = None
 
@@ -120,7 +127,7 @@ class UnifiedLM:
             pause: checkpoint callback, called between layers if the model's attention can be
                 exchanged.
         """
-        view = self._fast.bidirectional(len(ids_T))
+        view = self._bidirectional_for(len(ids_T))
         return self._packed(view, ids_T, lengths, None, pause)
 
     def hidden_and_blocks(
@@ -134,7 +141,7 @@ class UnifiedLM:
             pause: checkpoint callback, as in :meth:`hidden_packed`.
         """
         cache = recording(self.config.num_hidden_layers)
-        view = self._fast.bidirectional(len(ids_T))
+        view = self._bidirectional_for(len(ids_T))
         hidden_TD = self._packed(view, ids_T, lengths, cache, pause)
         return hidden_TD, self._blocks(recorded(cache), ids_T, lengths, causal=False)
 
@@ -170,10 +177,6 @@ class UnifiedLM:
             logits_to_keep=keep,
         ).logits
 
-    def causal_for(self, tokens: int) -> Any:
-        """Return the fastest causal view for a number of tokens per text; for inference only."""
-        return self._fast.causal(tokens)
-
     def new_cache(self, capacity: int) -> Cache:
         """Return an empty cache for ``capacity`` tokens that :attr:`decoding` accepts."""
         if set(getattr(self.config, "layer_types", None) or ()) - _ATTENTION_LAYERS:
@@ -184,21 +187,59 @@ class UnifiedLM:
             return fixed(self.config, capacity)
         return preallocated(self.config.num_hidden_layers, capacity)
 
+    def causal_for(self, tokens: int) -> Any:
+        """Return the fastest causal view for a number of tokens per text; for inference only."""
+        if self._is_few(tokens):
+            return self._derived("causal", views.grouped)
+        return self.decoding if tokens == 1 else self.causal
+
     @property
     def decoding(self) -> Any:
         """Causal view for one-token steps: compiled, with packed weights, or the model itself."""
-        return self._fast.decoding
+        with self._views_lock:
+            version = self._version()
+            if self._decoding is None or self._decoding[0] != version:
+                make = compiled_view if self.compiled else decoding_view
+                self._decoding = version, make(self.causal)
+            return self._decoding[1]
 
     @property
     def stepping(self) -> Any:
         """Causal view for batched decoding steps; see :mod:`gritlm.lm.attention.ragged`."""
-        return self._fast.stepping
+        return self._derived("stepping", ragged.view)
+
+    def _bidirectional_for(self, tokens: int) -> Any:
+        """Return the fastest bidirectional view for a total number of tokens."""
+        if not self._is_few(tokens) or torch.is_grad_enabled():
+            return self.bidirectional
+
+        def packed(decoding: Any) -> Any:
+            plain = decoding is self.causal
+            return self.bidirectional if plain else views.bidirectional(decoding.base_model)
+
+        return self._derived("bidirectional", packed)
+
+    def _is_few(self, tokens: int) -> bool:
+        return tokens <= FEW and not self.compiled and self.causal.device.type == "cpu"
+
+    def _derived(self, name: str, make: Callable[[Any], Any]) -> Any:
+        """Return a view of the decoding view, made again after a change of the weights."""
+        decoding = self.decoding
+        with self._views_lock:
+            known = self._derived_views
+            if name not in known or known[name][0] is not decoding:
+                known[name] = decoding, make(decoding)
+            return known[name][1]
+
+    def _version(self) -> int:
+        """Return a number that grows whenever a parameter is changed in place."""
+        return sum(parameter._version for parameter in self.causal.parameters())
 
     @property
     def fingerprint(self) -> str:
         """Hash of weights, dtype and adapter, which identifies the model of a KV block."""
         with self._lock:
-            version = self._fast.version()
+            version = self._version()
             if self._fingerprint is None or self._fingerprint[0] != version:
                 self._fingerprint = version, _fingerprint(self.decoder)
             return self._fingerprint[1]
@@ -251,26 +292,14 @@ class UnifiedLM:
     def _blocks(
         self, data: Tensor, ids_T: Tensor, lengths: list[int], *, causal: bool
     ) -> list[KVBlock]:
-        ids = ids_T.cpu()
-        rope = self.rope()
-        blocks = []
-        start = 0
-        for length in lengths:
-            span = slice(start, start + length)
-            position_T = torch.arange(length)
-            blocks.append(
-                KVBlock(
-                    data=data[:, :, :, span].clone(),
-                    token_ids=ids[span].clone(),
-                    stored_T=position_T,
-                    position_T=position_T,
-                    causal=causal,
-                    model=self.fingerprint,
-                    rope=rope,
-                )
-            )
-            start += length
-        return blocks
+        return KVBlock.split(
+            data,
+            ids_T.cpu(),
+            lengths,
+            causal=causal,
+            model=self.fingerprint,
+            rope=self.rope(),
+        )
 
     def rope(self) -> RopeTable | None:
         """Return the table that moves keys to other positions; None if they cannot be moved."""

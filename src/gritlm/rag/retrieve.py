@@ -154,5 +154,5 @@ class Retriever:
             show_progress_bar=False,
         )
         # A model that embeds causally takes one pass for the vector and another for the block.
-        trace.tokens_embedded += size * (2 if self._model.settings.embeds_causally else 1)
+        trace.tokens_embedded += size * (2 if self._model.encoder.causal else 1)
         return np.asarray(vector_D), block

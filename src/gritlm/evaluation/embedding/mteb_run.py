@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from gritlm.errors import InputError
+from gritlm.errors import InputError, at_least_one
 from gritlm.evaluation import harnesses
 from gritlm.evaluation.embedding import instructions, library
 from gritlm.evaluation.embedding.encoder import GritLMEncoder
@@ -17,7 +17,6 @@ from gritlm.evaluation.results import TaskResult
 from gritlm.evaluation.tasks.bad_rows import BadRows
 from gritlm.evaluation.tasks.task import Task
 from gritlm.lm.gritlm import GritLM
-from gritlm.lm.inputs import at_least_one
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask

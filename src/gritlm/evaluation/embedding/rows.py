@@ -12,7 +12,7 @@ from typing import Any
 from gritlm import jsonl
 from gritlm.errors import InputError
 from gritlm.evaluation.tasks.bad_rows import BadRows
-from gritlm.lm.inputs import require_text
+from gritlm.lm.tokens import require_text
 
 
 @dataclass(frozen=True)

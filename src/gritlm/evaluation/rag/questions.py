@@ -13,7 +13,7 @@ from gritlm import jsonl
 from gritlm.errors import InputError
 from gritlm.evaluation.answers import normalise
 from gritlm.evaluation.tasks.bad_rows import BadRows
-from gritlm.lm.inputs import documents, require_text
+from gritlm.lm.tokens import document_texts, require_text
 
 FILE = "test.jsonl"
 _EXPECTED = "expected one question a line"
@@ -82,7 +82,7 @@ def _question(line: str, place: str) -> Question:
     if not any(map(normalise, answers)):
         raise InputError(f"{place}: answers is {short(answers)}; expected one with a word in it")
     try:
-        found = documents(_items(row["documents"], f"{place}: documents"))
+        found = document_texts(_items(row["documents"], f"{place}: documents"))
     except InputError as error:
         raise InputError(f"{place}: {str(error).removeprefix(f'{place}: ')}") from None
     texts = [_text(text, f"{place}: documents[{index}]") for index, text in enumerate(found)]

@@ -102,6 +102,43 @@ class KVBlock:
         return replace(self, position_T=moved_T)
 
     @staticmethod
+    def split(
+        data: Tensor,
+        token_ids: Tensor,
+        lengths: Sequence[int],
+        *,
+        causal: bool,
+        model: str,
+        rope: RopeTable | None,
+    ) -> list[KVBlock]:
+        """Return the block of each of several texts that were read in one pass, as copies.
+
+        Args:
+            data: keys and values (L, 2, K, T, E) of all texts, each at positions from 0.
+            token_ids: token ids (T,) of all texts.
+            lengths: number of tokens of each text.
+            causal: whether tokens attended to earlier tokens only.
+            model: fingerprint of the weights that computed the blocks.
+            rope: table that moves keys; None for models whose keys cannot be moved.
+        """
+        blocks = []
+        for data_T, ids_T in zip(
+            data.split(list(lengths), dim=3), token_ids.split(list(lengths)), strict=True
+        ):
+            position_T = torch.arange(len(ids_T))
+            block = KVBlock(
+                data=data_T.clone(),
+                token_ids=ids_T.clone(),
+                stored_T=position_T,
+                position_T=position_T,
+                causal=causal,
+                model=model,
+                rope=rope,
+            )
+            blocks.append(block)
+        return blocks
+
+    @staticmethod
     def join(blocks: Sequence[KVBlock], *, position: int = 0) -> KVBlock:
         """Concatenate blocks.
 

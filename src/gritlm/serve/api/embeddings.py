@@ -11,7 +11,7 @@ import torch
 from fastapi import APIRouter, Response
 from numpy.typing import NDArray
 
-from gritlm.lm.precision import truncated
+from gritlm.lm.vectors import truncated
 from gritlm.serve.engine.requests import EmbedRequest
 from gritlm.serve.errors import invalid
 from gritlm.serve.http.paths import EMBEDDINGS

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from gritlm.errors import InputError
+from gritlm.errors import InputError, at_least_one
 from gritlm.lm.gritlm import GritLM
-from gritlm.lm.inputs import at_least_one
 from gritlm.serve.engine.engine_loop import EngineLoop, shutdown_error
 from gritlm.serve.engine.errors import PromptTooLongError, TooManyTokensError
 from gritlm.serve.engine.kv_slots import KVSlots, allocate_kv_slots

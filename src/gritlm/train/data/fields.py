@@ -9,7 +9,7 @@ from reprlib import repr as short
 from typing import Any
 
 from gritlm.errors import InputError
-from gritlm.lm.inputs import require_text
+from gritlm.lm.tokens import require_text
 from gritlm.train.config import SourceConfig
 
 

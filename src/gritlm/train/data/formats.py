@@ -13,7 +13,7 @@ from textwrap import shorten
 from typing import Any
 
 from gritlm.errors import InputError
-from gritlm.lm.inputs import documents
+from gritlm.lm.tokens import document_texts
 from gritlm.train.config import SourceConfig
 from gritlm.train.data import conversations
 from gritlm.train.data.examples import (
@@ -134,7 +134,7 @@ def _rag(fields: RecordFields) -> RagExample:
     question = fields.text(values[question_key], question_key)
     found = fields.items(values["documents"], "documents", of="texts or {'title', 'text'}")
     try:
-        found = list(documents(found))
+        found = list(document_texts(found))
     except InputError as error:
         raise fields.error(str(error)) from None
     texts = (fields.text(text, f"documents[{index}]") for index, text in enumerate(found))

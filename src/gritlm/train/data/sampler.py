@@ -9,8 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gritlm.errors import InputError
-from gritlm.lm.inputs import at_least_one
+from gritlm.errors import InputError, at_least_one
 
 Pick = tuple[int, int]  # index of the source, index of the row
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gritlm import GritLM, gritlm_instruction
 from gritlm.errors import InputError
-from gritlm.lm.pooling import normalise
+from gritlm.lm.vectors import normalise
 from gritlm.train.data.collate import key
 from gritlm.train.data.examples import EmbeddingExample, InstructedText
 from gritlm.train.mining.negatives import MiningConfig, choose

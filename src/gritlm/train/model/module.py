@@ -18,9 +18,9 @@ from torch.nn.utils.rnn import pad_sequence
 from gritlm.lm.attention.packed import BOTH
 from gritlm.lm.encoder import span_mask
 from gritlm.lm.hub.model_config import ModelSettings
-from gritlm.lm.pooling import POOLING, normalise
 from gritlm.lm.tokens import Prompt
 from gritlm.lm.unified import unpack
+from gritlm.lm.vectors import POOLING, normalise
 from gritlm.train.data.packing import PackedBatch
 from gritlm.train.data.rag_samples import without_blocks
 from gritlm.train.model import heads, hidden_states

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gritlm.errors import InputError, choice
-from gritlm.lm.pooling import normalise
+from gritlm.lm.vectors import normalise
 from gritlm.train.objectives import chunked_loss
 from gritlm.train.objectives.chunked_loss import Head
 
