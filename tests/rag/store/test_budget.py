@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from gritlm.rag.kvstore import eviction
-from gritlm.rag.kvstore.lmdb.lmdb_index import IndexEntry
+from gritlm.rag.kvstore.record import IndexEntry
 from tests.rag.store import blocks
 
 RECORD = 8192  # bytes that a small block takes: a page of header, a page of payload

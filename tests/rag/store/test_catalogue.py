@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from gritlm.rag.kvstore.errors import DamagedRecordError
-from gritlm.rag.kvstore.lmdb.lmdb_index import IndexEntry, IndexState, LmdbIndex
+from gritlm.rag.kvstore.lmdb.lmdb_index import IndexState, LmdbIndex
+from gritlm.rag.kvstore.record import IndexEntry
 
 ENTRY = IndexEntry(3, 8192, 200, 4000, 100, 7, 1.5, 0.25, 1.7e9)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gritlm.errors import InputError
-from gritlm.rag.kvstore import codec
+from gritlm.rag.kvstore import codec, record
 
 SHAPES = [(2, 3, 7, 64), (3, 2, 5, 12), (1, 1, 4, 80), (2, 2, 3, 128)]
 
@@ -24,13 +24,13 @@ def through(x: torch.Tensor, storage: str, dtype: torch.dtype = torch.float32) -
     layers, _, heads, tokens, dim = x.shape
     shape = (layers, heads, tokens, dim)
     raw_LB = codec.encode(x, storage)
-    assert raw_LB.shape == (layers, codec.layer_nbytes(shape, storage))
+    assert raw_LB.shape == (layers, record.layer_nbytes(shape, storage))
     return codec.decode(raw_LB, shape, storage, dtype)
 
 
 @pytest.mark.parametrize("storage", ["float32", "float16", "bfloat16"])
 def test_a_block_in_its_own_format_comes_back_exactly_and_without_a_copy(storage):
-    dtype = codec.FLOATS[storage]
+    dtype = record.FLOATS[storage]
     x = data(SHAPES[0]).to(dtype)
     raw_LB = codec.encode(x, storage)
     back = codec.decode(raw_LB, SHAPES[0], storage, dtype)
@@ -42,7 +42,7 @@ def test_a_block_in_its_own_format_comes_back_exactly_and_without_a_copy(storage
 @pytest.mark.parametrize("shape", SHAPES)
 def test_int8_is_off_by_half_a_step_of_its_group(shape, scale):
     x = data(shape, scale)
-    groups = x.unflatten(-1, (-1, codec.group_size(shape[-1], 64)))
+    groups = x.unflatten(-1, (-1, record.group_size(shape[-1], 64)))
     bound = groups.abs().amax(dim=-1, keepdim=True) / 253
     back = through(x, "int8").unflatten(-1, groups.shape[-2:])
     assert ((back - groups).abs() <= bound).all()
@@ -52,7 +52,7 @@ def test_int8_is_off_by_half_a_step_of_its_group(shape, scale):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_int4_is_off_by_half_a_step_of_its_group(shape, scale):
     x = data(shape, scale)
-    groups = x.unflatten(-1, (-1, codec.group_size(shape[-1], 32)))
+    groups = x.unflatten(-1, (-1, record.group_size(shape[-1], 32)))
     low = groups.amin(dim=-1, keepdim=True)
     reach = groups.amax(dim=-1, keepdim=True) - low
     back = through(x, "int4").unflatten(-1, groups.shape[-2:])
@@ -76,13 +76,13 @@ def test_a_quantised_block_comes_back_in_the_format_of_the_model(storage):
 
 def test_bytes_a_token_of_the_default_model_are_as_documented():
     shape = (30, 3, 512, 64)
-    kib = {s: 30 * codec.layer_nbytes(shape, s) / 512 / 1024 for s in codec.STORAGES}
+    kib = {s: 30 * record.layer_nbytes(shape, s) / 512 / 1024 for s in record.STORAGES}
     assert kib["bfloat16"] == 22.5
     assert kib["int8"] == pytest.approx(12, abs=0.1)
     assert kib["int4"] == pytest.approx(7, abs=0.1)
 
 
-@pytest.mark.parametrize("storage", codec.STORAGES)
+@pytest.mark.parametrize("storage", record.STORAGES)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_values_that_are_not_finite_are_refused(storage, bad):
     x = data(SHAPES[1])

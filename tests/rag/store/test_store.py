@@ -252,7 +252,7 @@ def test_what_was_deleted_is_as_if_it_had_never_been_asked_for(folder):
 
 
 def test_only_the_last_keys_that_were_asked_for_are_remembered(folder, monkeypatch):
-    monkeypatch.setattr("gritlm.rag.kvstore.memory_cache._REQUESTED", 2)
+    monkeypatch.setattr("gritlm.rag.kvstore.reads._REQUESTED", 2)
     with blocks.opened(folder) as store:
         keys = blocks.put(store, *map(blocks.block, range(3)))
         for key in [*keys, keys[0], keys[0]]:

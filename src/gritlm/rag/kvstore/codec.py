@@ -1,4 +1,4 @@
-"""Number formats of KV blocks on disk: float formats, and int8 and int4 with group scales.
+"""KV blocks as records, and their number formats: floats, and int8 and int4 with group scales.
 
 Shapes: L layers, K key/value heads, T tokens, E head dimension, N = 2 K T rows of a layer,
 G groups of a row. Each layer is one run of B bytes: first the scales, then the codes, so that one
@@ -17,40 +17,92 @@ int4       ``range / 29 + (range + |smallest|) / 1000``
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
-from gritlm.errors import InputError
+from gritlm.errors import CacheMismatchError, InputError
+from gritlm.lm.kv.block import KVBlock
+from gritlm.rag.kvstore import record
+from gritlm.rag.kvstore.record import (
+    FLOATS,
+    GROUPS,
+    NAMES,
+    SCALE_BYTES,
+    RecordHeader,
+    Shape,
+    group_size,
+    layer_nbytes,
+)
 
-Shape = tuple[int, int, int, int]  # L, K, T, E
-
-FLOATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-NAMES = {dtype: name for name, dtype in FLOATS.items()}
-GROUPS = {"int8": 64, "int4": 32}
-STORAGES = (*FLOATS, *GROUPS)
-
-_SCALE_BYTES = 4  # of a group: one float32 (int8), or scale and smallest value in float16 (int4)
-_ALIGN = 16  # of a layer, so that its scales can be viewed without a copy
+if TYPE_CHECKING:
+    from gritlm.rag.identity import ModelIdentity
 
 
-def group_size(dim: int, largest: int) -> int:
-    """Return the number of dimensions that share a scale.
+def to_record(
+    key: bytes, block: KVBlock, *, maker: ModelIdentity, storage: str
+) -> tuple[RecordHeader, memoryview]:
+    """Return header and payload of a block that was prefilled at positions 0..T-1.
 
-    It is the largest divisor of ``dim`` up to ``largest``: in int8 64 for a head of 128
-    dimensions, 40 for 80, 12 for 12.
+    Args:
+        key: 32-byte key of the block.
+        block: KV block as the model returned it.
+        maker: identity of the store's model.
+        storage: number format on disk.
+
+    Raises:
+        InputError: if the block is empty, was moved, cut or joined, has values that this number
+            format cannot represent, or belongs to another key.
+        CacheMismatchError: if the block was made by another model.
     """
-    return max(size for size in range(1, min(dim, largest) + 1) if dim % size == 0)
+    if block.model != maker.model:
+        raise CacheMismatchError(
+            f"this block was made by model {block.model}, this store keeps blocks of {maker.model}"
+        )
+    place_T = torch.arange(block.tokens)
+    as_read = torch.equal(block.stored_T, place_T) and torch.equal(block.position_T, place_T)
+    if not block.tokens or not as_read:
+        raise InputError(
+            f"{block!r} is not a text as it was read, at positions 0, 1, 2, ...; put the block "
+            "that the model returned, before it is moved, cut or joined"
+        )
+    if block.dtype not in NAMES:
+        raise InputError(f"the block has dtype {block.dtype}; expected {', '.join(NAMES.values())}")
+    ids = block.token_ids.tolist()
+    if key != maker.key(ids, causal=block.causal, storage=storage):
+        raise InputError(
+            f"key {key.hex()[:16]} is not the name of this block; use store.key(ids, causal=...)"
+        )
+    raw_LB = encode(block.data, storage)
+    layers, _, heads, tokens, dim = block.data.shape
+    header = record.describe(
+        key,
+        raw_LB,
+        shape=(layers, heads, tokens, dim),
+        dtype=NAMES[block.dtype],
+        storage=storage,
+        causal=block.causal,
+        token_ids=ids,
+    )
+    return header, raw_LB.numpy().data.cast("B")
 
 
-def layer_nbytes(shape: Shape, storage: str) -> int:
-    """Return the bytes of one encoded layer."""
-    _, heads, tokens, dim = shape
-    rows = 2 * heads * tokens
-    if storage in FLOATS:
-        return rows * dim * FLOATS[storage].itemsize
-    scales = rows * (dim // group_size(dim, GROUPS[storage])) * _SCALE_BYTES
-    codes = rows * dim // (1 if storage == "int8" else 2)
-    return -(-(scales + codes) // _ALIGN) * _ALIGN
+def from_record(header: RecordHeader, raw_LB: Tensor, maker: ModelIdentity) -> KVBlock:
+    """Return the KV block of a record.
+
+    Its data is a view of the payload if the store keeps the model's own number format.
+    """
+    place_T = torch.arange(header.shape[2])
+    return KVBlock(
+        data=decode(raw_LB, header.shape, header.storage, FLOATS[header.dtype]),
+        token_ids=torch.from_numpy(header.token_ids.astype("int64")),
+        stored_T=place_T,
+        position_T=place_T,
+        causal=header.causal,
+        model=maker.model,
+        rope=maker.rope,
+    )
 
 
 def encode(data: Tensor, storage: str) -> Tensor:
@@ -98,14 +150,14 @@ def decode(raw_LB: Tensor, shape: Shape, storage: str, dtype: torch.dtype) -> Te
 
 
 def _from_int8(raw_B: Tensor, rows: int, groups: int, size: int) -> Tensor:
-    border = rows * groups * _SCALE_BYTES
+    border = rows * groups * SCALE_BYTES
     scale_NG1 = raw_B[:border].view(torch.float32).view(rows, groups, 1)
     codes = raw_B[border : border + rows * groups * size].view(torch.int8)
     return codes.view(rows, groups, size).float().mul_(scale_NG1)
 
 
 def _from_int4(raw_B: Tensor, rows: int, groups: int, size: int) -> Tensor:
-    border = rows * groups * _SCALE_BYTES
+    border = rows * groups * SCALE_BYTES
     half = groups * size // 2
     scale_NG2 = raw_B[:border].view(torch.float16).view(rows, groups, 2).float()
     pair_Nh = raw_B[border : border + rows * half].view(rows, half)

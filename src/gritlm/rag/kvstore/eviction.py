@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from gritlm.rag.kvstore.lmdb.lmdb_index import IndexEntry
+from gritlm.rag.kvstore.record import IndexEntry
 
 _LONG = 8192  # tokens at which attention costs as much as all the rest (order of a small model)
 

@@ -11,7 +11,7 @@ import torch
 
 from gritlm.atomic import replacing, sync
 from gritlm.errors import InputError, choice
-from gritlm.rag.kvstore.codec import NAMES, STORAGES
+from gritlm.rag.kvstore.record import NAMES, STORAGES
 from gritlm.rag.kvstore.segments import FOLDER as ARENAS
 from gritlm.rag.kvstore.segments import segments
 

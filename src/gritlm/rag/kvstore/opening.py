@@ -14,10 +14,10 @@ import torch
 
 from gritlm.errors import InputError
 from gritlm.rag.kvstore import manifest
-from gritlm.rag.kvstore.access import RecordAccess
 from gritlm.rag.kvstore.errors import StoreLockedError, full, is_full
 from gritlm.rag.kvstore.lmdb.reader import IndexReader
 from gritlm.rag.kvstore.manifest import Manifest
+from gritlm.rag.kvstore.reads import RecordAccess
 from gritlm.rag.kvstore.record import ALIGN
 from gritlm.rag.kvstore.writer import StoreWriter
 from gritlm.runtime import file_mode, private_folder
@@ -108,7 +108,8 @@ def open_writer(
     try:
         found = manifest.load_or_create(folder, maker, storage=storage, dtype=dtype, create=True)
         found = manifest.set_budget(folder, found, disk_bytes)
-        return found, RecordAccess(folder, StoreWriter(folder, disk_bytes=found.disk_bytes)), lock
+        writer = StoreWriter(folder, disk_bytes=found.disk_bytes)
+        return found, RecordAccess(folder, writer.transactions, writer), lock
     except OSError as error:
         lock.release()
         raise refused(folder, error, to_be="opened") from None

@@ -1,4 +1,4 @@
-"""Record of a segment: a header with checksums, then the payload.
+"""Record of a segment: a header with checksums, then the payload; its number formats and location.
 
 ``header | zeros up to 4 KiB | payload, layer by layer | zeros up to 4 KiB``. The header has the
 key, shape, number formats and token ids, and checksums: xxh3-64 of each layer (fast, compared on
@@ -12,16 +12,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from blake3 import blake3
 from torch import Tensor
 from xxhash import xxh3_64_intdigest
 
-from gritlm.rag.kvstore.codec import FLOATS, STORAGES, Shape, layer_nbytes
 from gritlm.rag.kvstore.errors import DamagedRecordError
+
+Shape = tuple[int, int, int, int]  # L, K, T, E
 
 VERSION = 1
 ALIGN = 4096
 KEY_BYTES = 32
+
+FLOATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+NAMES = {dtype: name for name, dtype in FLOATS.items()}
+GROUPS = {"int8": 64, "int4": 32}  # most dimensions that share a scale
+STORAGES = (*FLOATS, *GROUPS)  # a header has the position in this list
+SCALE_BYTES = 4  # of a group: one float32 (int8), or scale and smallest value in float16 (int4)
+
+_LAYER_ALIGN = 16  # of a layer, so that its scales can be viewed without a copy
 
 _MAGIC = b"gritlmKV"
 # magic, version, storage, number format, causal, length of the header, commit, bytes of payload,
@@ -75,6 +85,63 @@ class RecordHeader:
 def aligned(nbytes: int) -> int:
     """Return ``nbytes`` rounded up to a multiple of 4 KiB."""
     return -(-nbytes // ALIGN) * ALIGN
+
+
+@dataclass(frozen=True)
+class IndexEntry:
+    """Location of a record, and its use.
+
+    Attributes:
+        segment: number of the segment file.
+        offset: byte offset of the record.
+        header: bytes of the header.
+        payload: bytes of the payload.
+        tokens: number of tokens.
+        hits: number of fetches.
+        cost: cost of recomputing the block; see :mod:`gritlm.rag.kvstore.eviction`.
+        age: the store's clock at the last use.
+        used: time of the last use, in seconds since 1970.
+    """
+
+    segment: int
+    offset: int
+    header: int
+    payload: int
+    tokens: int
+    hits: int
+    cost: float
+    age: float
+    used: float
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on disk, with padding."""
+        return aligned(self.header) + aligned(self.payload)
+
+    @property
+    def end(self) -> int:
+        """Byte offset behind the record."""
+        return self.offset + self.nbytes
+
+
+def group_size(dim: int, largest: int) -> int:
+    """Return the number of dimensions that share a scale.
+
+    It is the largest divisor of ``dim`` up to ``largest``: in int8 64 for a head of 128
+    dimensions, 40 for 80, 12 for 12.
+    """
+    return max(size for size in range(1, min(dim, largest) + 1) if dim % size == 0)
+
+
+def layer_nbytes(shape: Shape, storage: str) -> int:
+    """Return the bytes of one encoded layer."""
+    _, heads, tokens, dim = shape
+    rows = 2 * heads * tokens
+    if storage in FLOATS:
+        return rows * dim * FLOATS[storage].itemsize
+    scales = rows * (dim // group_size(dim, GROUPS[storage])) * SCALE_BYTES
+    codes = rows * dim // (1 if storage == "int8" else 2)
+    return -(-(scales + codes) // _LAYER_ALIGN) * _LAYER_ALIGN
 
 
 def describe(

@@ -21,8 +21,8 @@ from gritlm.atomic import sync
 from gritlm.rag.kvstore import eviction, segments
 from gritlm.rag.kvstore.errors import Damage, DamagedRecordError
 from gritlm.rag.kvstore.lmdb import lmdb_index
-from gritlm.rag.kvstore.lmdb.lmdb_index import IndexEntry, IndexState, LmdbIndex
-from gritlm.rag.kvstore.record import RecordHeader
+from gritlm.rag.kvstore.lmdb.lmdb_index import IndexState, LmdbIndex
+from gritlm.rag.kvstore.record import IndexEntry, RecordHeader
 from gritlm.rag.kvstore.segments import SegmentFiles, segment_path
 
 Index = tuple[dict[bytes, IndexEntry], IndexState]

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gritlm.lm.kv.block import KVBlock
-from gritlm.rag.kvstore.access import RecordAccess
 from gritlm.rag.kvstore.manifest import Manifest
-from gritlm.rag.kvstore.memory_cache import MemoryCache
+from gritlm.rag.kvstore.reads import MemoryCache, RecordAccess
 
 
 @dataclass(frozen=True)
@@ -85,10 +84,10 @@ def gather(
     Raises:
         IndexDamagedError: if the index cannot be read.
     """
-    index = access.index
+    writer = access.writer
     entries = access.entries()
     live = sum(entry.nbytes for entry in entries.values())
-    sizes = index.sizes()
+    sizes = access.index.sizes()
     return StoreStats(
         model=about.name,
         storage=about.storage,
@@ -105,7 +104,7 @@ def gather(
         from_memory=fetched["memory"],
         from_disk=fetched["disk"],
         missed=fetched["missed"],
-        refused=index.refused,
-        evicted=index.evicted,
+        refused=0 if writer is None else writer.refused,
+        evicted=0 if writer is None else writer.evicted,
         damages=len(access.damages),
     )

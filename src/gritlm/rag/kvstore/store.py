@@ -13,14 +13,13 @@ import torch
 
 from gritlm.errors import InputError
 from gritlm.lm.kv.block import KVBlock
-from gritlm.rag.kvstore import block_records, opening
+from gritlm.rag.kvstore import codec, opening
 from gritlm.rag.kvstore import stats as store_stats
-from gritlm.rag.kvstore.access import RecordAccess
-from gritlm.rag.kvstore.codec import FLOATS
 from gritlm.rag.kvstore.errors import Damage, full
 from gritlm.rag.kvstore.manifest import Manifest
-from gritlm.rag.kvstore.memory_cache import MemoryCache
 from gritlm.rag.kvstore.opening import WriterLock
+from gritlm.rag.kvstore.reads import MemoryCache, RecordAccess
+from gritlm.rag.kvstore.record import FLOATS
 from gritlm.rag.kvstore.stats import FetchCounts, StoreStats
 from gritlm.rag.kvstore.writer import StoreWriter
 
@@ -139,7 +138,7 @@ class KVStore:
         """Store a block and return whether it was admitted; an admitted block survives a crash.
 
         Raises:
-            InputError: if the block cannot be stored; see :func:`block_records.to_record`.
+            InputError: if the block cannot be stored; see :func:`codec.to_record`.
             CacheMismatchError: if the block was made by another model.
             StoreFullError: if the disk is full; stored blocks stay readable.
         """
@@ -163,7 +162,7 @@ class KVStore:
             for key, block in items:
                 with self._mutex:
                     if not writer.has(key):
-                        header, payload = block_records.to_record(
+                        header, payload = codec.to_record(
                             key, block, maker=self._maker, storage=self.storage
                         )
                         if not writer.append(header, payload):
@@ -187,8 +186,8 @@ class KVStore:
         with self._mutex:
             found = self._fetch(key, maker)
             self._fetched["missed" if found is None else found.tier] += 1
-            if found is not None and isinstance(self._access.index, StoreWriter):
-                self._access.index.used(key)
+            if found is not None and self._access.writer is not None:
+                self._access.writer.transactions.used(key)
             return found
 
     def delete(self, keys: Iterable[bytes]) -> int:
@@ -288,11 +287,12 @@ class KVStore:
 
     @property
     def _writer(self) -> StoreWriter:
-        if not isinstance(self._access.index, StoreWriter):
+        writer = self._access.writer
+        if writer is None:
             raise InputError(
                 f"{self.folder} was opened for reading; open it without read_only to change it"
             )
-        return self._access.index
+        return writer
 
     def _fetch(self, key: bytes, maker: ModelIdentity) -> FetchCounts | None:
         entry = self._access.find(key)
@@ -305,7 +305,7 @@ class KVStore:
         found = self._access.read(key, entry)
         if found is None:
             return None
-        block = block_records.from_record(*found, maker)
+        block = codec.from_record(*found, maker)
         return FetchCounts(self._keep_in_memory(key, block), "disk", found[0].payload)
 
     def _keep_in_memory(self, key: bytes, block: KVBlock) -> KVBlock:

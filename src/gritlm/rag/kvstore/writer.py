@@ -14,9 +14,8 @@ from pathlib import Path
 
 from gritlm.rag.kvstore import eviction, recovery, segments
 from gritlm.rag.kvstore.errors import Damage, DamagedRecordError
-from gritlm.rag.kvstore.lmdb.lmdb_index import IndexEntry
 from gritlm.rag.kvstore.lmdb.transactions import IndexTransactions
-from gritlm.rag.kvstore.record import ALIGN, RecordHeader, aligned, pack, unpack
+from gritlm.rag.kvstore.record import ALIGN, IndexEntry, RecordHeader, aligned, pack, unpack
 from gritlm.rag.kvstore.segments import SegmentFiles
 
 SEGMENT_BYTES = 256 * 2**20
@@ -52,18 +51,6 @@ class StoreWriter:
             self._make_room(0)
             opened.pop_all()
 
-    def get(self, key: bytes) -> IndexEntry | None:
-        """Return the index entry of a record; None if it is not stored."""
-        return self.transactions.entries.get(key)
-
-    def entries(self) -> dict[bytes, IndexEntry]:
-        """Return the index entries of all records, by key."""
-        return dict(self.transactions.entries)
-
-    def sizes(self) -> dict[int, int]:
-        """Return the bytes of each segment, by number."""
-        return self.segments.sizes
-
     @property
     def nbytes(self) -> int:
         """Bytes on disk, live and dead."""
@@ -82,10 +69,6 @@ class StoreWriter:
     def has(self, key: bytes) -> bool:
         """Return whether a record is stored or pending for the next commit."""
         return key in self.transactions.entries or key in self.transactions.pending
-
-    def used(self, key: bytes) -> None:
-        """Count a use of a stored record."""
-        self.transactions.used(key)
 
     def append(self, header: RecordHeader, payload: memoryview) -> bool:
         """Append a record, durable after :meth:`commit`; return whether it was admitted.

@@ -19,7 +19,7 @@ from xxhash import xxh3_64_intdigest
 
 from gritlm.rag.kvstore.errors import DamagedRecordError, damaged_index, full, is_full
 from gritlm.rag.kvstore.lmdb import lmdb_environment
-from gritlm.rag.kvstore.record import aligned
+from gritlm.rag.kvstore.record import IndexEntry
 
 FOLDER = "index.lmdb"
 MAP_BYTES = 16 * 2**20  # initial size of the memory map, in bytes
@@ -29,43 +29,6 @@ _CHECK = struct.Struct("<Q")
 _ENTRY = struct.Struct("<IQIQIQddd")
 _STATE = struct.Struct("<QId")
 _TRIES = 5
-
-
-@dataclass(frozen=True)
-class IndexEntry:
-    """Location of a record, and its use.
-
-    Attributes:
-        segment: number of the segment file.
-        offset: byte offset of the record.
-        header: bytes of the header.
-        payload: bytes of the payload.
-        tokens: number of tokens.
-        hits: number of fetches.
-        cost: cost of recomputing the block; see :mod:`gritlm.rag.kvstore.eviction`.
-        age: the store's clock at the last use.
-        used: time of the last use, in seconds since 1970.
-    """
-
-    segment: int
-    offset: int
-    header: int
-    payload: int
-    tokens: int
-    hits: int
-    cost: float
-    age: float
-    used: float
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes on disk, with padding."""
-        return aligned(self.header) + aligned(self.payload)
-
-    @property
-    def end(self) -> int:
-        """Byte offset behind the record."""
-        return self.offset + self.nbytes
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from pathlib import Path
 from gritlm.rag.kvstore import segments
 from gritlm.rag.kvstore.errors import DamagedRecordError, damaged_index
 from gritlm.rag.kvstore.lmdb import lmdb_index
-from gritlm.rag.kvstore.lmdb.lmdb_index import IndexEntry, LmdbIndex
+from gritlm.rag.kvstore.lmdb.lmdb_index import LmdbIndex
+from gritlm.rag.kvstore.record import IndexEntry
 
 
 class IndexReader:
@@ -16,8 +17,6 @@ class IndexReader:
     Raises:
         IndexDamagedError: if the index is damaged; a reader cannot rebuild it.
     """
-
-    refused = evicted = 0  # a reader neither admits nor evicts
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -34,7 +33,7 @@ class IndexReader:
         """
         return self._index.get(key)
 
-    def entries(self) -> dict[bytes, IndexEntry]:
+    def snapshot(self) -> dict[bytes, IndexEntry]:
         """Return the index entries of all records, by key.
 
         Raises:

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from gritlm.rag.kvstore import recovery
 from gritlm.rag.kvstore.errors import Damage, StoreFullError
-from gritlm.rag.kvstore.lmdb.lmdb_index import IndexEntry, IndexState
+from gritlm.rag.kvstore.lmdb.lmdb_index import IndexState
+from gritlm.rag.kvstore.record import IndexEntry
 from gritlm.rag.kvstore.segments import SegmentFiles
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,18 @@ class IndexTransactions:
         except BaseException:
             self._index.close()
             raise
+
+    def get(self, key: bytes) -> IndexEntry | None:
+        """Return the entry of a record; None if it is not stored."""
+        return self.entries.get(key)
+
+    def snapshot(self) -> dict[bytes, IndexEntry]:
+        """Return the entries of all records, by key."""
+        return dict(self.entries)
+
+    def sizes(self) -> dict[int, int]:
+        """Return the bytes of each segment, by number."""
+        return self.segments.sizes
 
     @property
     def live(self) -> int:
