@@ -10,7 +10,7 @@ import pytest
 
 from gritlm.rag.engine import RagEngine
 from gritlm.rag.index.index import Index
-from gritlm.rag.index.lance import IndexFullError, told
+from gritlm.rag.index.lance import IndexFullError, lance_errors
 from gritlm.rag.ingest import ingest
 from gritlm.rag.kvstore.errors import StoreFullError
 from gritlm.rag.kvstore.lmdb import lmdb_environment
@@ -77,7 +77,7 @@ def test_documents_that_are_in_are_acknowledged_though_their_files_stay_apart(en
 
 
 def test_a_full_disk_of_the_table_is_a_full_store():
-    with pytest.raises(IndexFullError, match="free some space"), told("/p"):
+    with pytest.raises(IndexFullError, match="free some space"), lance_errors("/p"):
         table_full()
     assert issubclass(IndexFullError, StoreFullError)
     with ingest.skipped_when_full("its files stay apart"):

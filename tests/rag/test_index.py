@@ -12,10 +12,9 @@ import pytest
 from gritlm.errors import InputError
 from gritlm.rag.identity import ModelIdentity
 from gritlm.rag.index import index as index_module
-from gritlm.rag.index import lance
 from gritlm.rag.index.index import Index, IndexedDocument
-from gritlm.rag.index.lance import IndexFailedError
-from gritlm.rag.index.search import TableQuery
+from gritlm.rag.index.lance import IndexFailedError, TableQuery, lance_errors
+from gritlm.rag.index.table import TABLE, not_indexed
 from gritlm.rag.types import Passage
 
 D = 16
@@ -377,7 +376,7 @@ def test_the_approximate_index_finds_nine_of_ten_of_the_nearest(tmp_path):
     near = Index.open(tmp_path / "index", maker, exact_below=1000)
     near.add(rows, contents=contents)
     near.optimise()
-    assert lance.not_indexed(near._table) == 0
+    assert not_indexed(near._table) == 0
     vector_ND = np.stack([vector for _, vector in rows])
     found = 0
     questions = vectors(20, seed=3, dimension=64)
@@ -394,11 +393,11 @@ def test_rows_that_came_after_the_indices_are_found_too(tmp_path):
     index.optimise()
     put(index, document("late", "xylophone", seed=42))
     question = vectors(1, seed=42)[0]
-    assert lance.not_indexed(index._table) == 1
+    assert not_indexed(index._table) == 1
     assert index.search(question, top_k=1)[0].passage.document_id == "late"
     assert TableQuery(index._table, question, None, exact=True).worded("xylophone", 1)
     index.optimise()
-    assert lance.not_indexed(index._table) == 0
+    assert not_indexed(index._table) == 0
     assert index.search(question, top_k=1)[0].passage.document_id == "late"
 
 
@@ -441,7 +440,7 @@ def test_optimising_an_empty_index_and_a_tiny_one_works(tmp_path):
 
 def test_an_index_whose_making_was_cut_short_gets_its_index_of_words(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(lance, "index_words", lambda table: None)
+        patch.setattr(index_module, "index_words", lambda table: None)
         put(Index.open(tmp_path / "index", MAKER), document("a", "one"))
     index = Index.open(tmp_path / "index", MAKER)
     assert texts(index.search(vectors(1)[0], top_k=1, text="one", hybrid=True)) == {"one"}
@@ -483,7 +482,7 @@ def test_the_index_of_another_version_is_refused_also_after_it_was_compacted(tmp
 def test_a_table_that_is_not_ours_is_refused(tmp_path):
     import lancedb
 
-    lancedb.connect(tmp_path / "index").create_table(lance.TABLE, [{"a": 1}])
+    lancedb.connect(tmp_path / "index").create_table(TABLE, [{"a": 1}])
     with pytest.raises(InputError, match="gritlm did not make"):
         Index.open(tmp_path / "index", MAKER)
 
@@ -527,7 +526,7 @@ def test_damage_is_not_taken_for_a_wrong_filter(index, tmp_path):
     ],
 )
 def test_a_failure_says_what_to_do(place, said, advice):
-    with pytest.raises(IndexFailedError, match=advice), lance.told(place):
+    with pytest.raises(IndexFailedError, match=advice), lance_errors(place):
         raise RuntimeError(said)
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from gritlm.rag.engine import RagEngine
-from gritlm.rag.index import checks, lance, repair, schema
+from gritlm.rag.index import lance, passage_rows, repair, schema, table
 from gritlm.rag.index.index import Index
 from gritlm.rag.index.lance import IndexFailedError
 from gritlm.rag.retrieve import Search
@@ -164,12 +164,12 @@ def old_table(place: Path) -> None:
     """A table as version 1 made it: without checksums."""
     made = Index.open(place, rows.MAKER)
     rows.put(made, rows.document("a", "one", "two"), rows.document("b", "three"))
-    found = made._table.to_arrow().drop_columns([checks.COLUMN])
+    found = made._table.to_arrow().drop_columns([passage_rows.COLUMN])
     about = {
         schema.KEY: found.schema.metadata[schema.KEY].replace(b'"version": 2', b'"version": 1')
     }
     shutil.rmtree(place)
-    lance.lancedb.connect(place).create_table(lance.TABLE, found.replace_schema_metadata(about))
+    table.lancedb.connect(place).create_table(table.TABLE, found.replace_schema_metadata(about))
 
 
 def test_a_table_of_the_version_before_is_read_and_gets_checksums_with_its_first_change(tmp_path):
@@ -195,9 +195,9 @@ def test_rebuilding_gives_a_table_of_the_version_before_its_checksums(tmp_path):
 
 def test_an_id_that_was_made_from_the_content_proves_a_row_without_a_checksum():
     row = {"document_id": "d", "title": "T", "text": "words", "number": 0}
-    row["id"] = checks.passage_id("d", "T words", 0)
-    assert checks.damaged_part(row) is None
-    assert checks.damaged_part(row | {"text": "swords"}) == "text"
+    row["id"] = passage_rows.passage_id("d", "T words", 0)
+    assert passage_rows.damaged_part(row) is None
+    assert passage_rows.damaged_part(row | {"text": "swords"}) == "text"
 
 
 def test_numbers_in_metadata_keep_their_checksum():
@@ -206,9 +206,9 @@ def test_numbers_in_metadata_keep_their_checksum():
     made = schema.to_arrow(rows.document("d", "x", **values), {"d": "v"}, rows.MAKER)
     assert isinstance(made, pa.Table)
     assert made.schema == schema_1
-    (row,) = checks.rows_of(made)
-    assert checks.damaged_part(row) is None
-    assert checks.damaged_part(row | {"metadata": row["metadata"].replace("1e+22", "2e+22")})
+    (row,) = passage_rows.rows_of(made)
+    assert passage_rows.damaged_part(row) is None
+    assert passage_rows.damaged_part(row | {"metadata": row["metadata"].replace("1e+22", "2e+22")})
 
 
 def test_an_answer_says_what_was_left_out_and_what_to_do(grit, tmp_path):

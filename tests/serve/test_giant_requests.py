@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gritlm.rag.index import schema
+from gritlm.rag.index import passage_rows
 from gritlm.rag.index.index import Index
 from gritlm.rag.ingest import rows, sources
 from gritlm.rag.ingest.ingest import Indexer
@@ -339,8 +339,8 @@ def test_a_cursor_goes_on_behind_a_document_that_was_deleted():
 def test_large_metadata_of_an_older_store_is_not_read(
     fresh: Served, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(schema, "LARGEST", 400)
-    monkeypatch.setattr(schema, "LARGE", schema.LARGE.replace("32768", "400"))
+    monkeypatch.setattr(passage_rows, "LARGEST", 400)
+    monkeypatch.setattr(passage_rows, "LARGE", passage_rows.LARGE.replace("32768", "400"))
     large, usual = {"note": "x" * 500}, {"note": "y"}
     both = [
         {"id": "large", "text": "Rain falls.", "metadata": large},

@@ -20,10 +20,11 @@ from gritlm.lm.gritlm import GritLM
 from gritlm.prompts import gritlm_instruction
 from gritlm.rag.cooperative import Checkpoint
 from gritlm.rag.identity import maker_of
-from gritlm.rag.index import lance, repair, schema
+from gritlm.rag.index import repair, schema
 from gritlm.rag.index.index import Index, IndexedDocument
-from gritlm.rag.index.lance import told
+from gritlm.rag.index.lance import lance_errors
 from gritlm.rag.index.repair import Health, Mended
+from gritlm.rag.index.table import open_table
 from gritlm.rag.ingest import file_ids
 from gritlm.rag.ingest.ingest import ChunkingOptions
 from gritlm.rag.kvstore.opening import refused
@@ -91,7 +92,7 @@ def examine(place: Path) -> Health:
     Raises:
         IndexFailedError: when it cannot be opened.
     """
-    return repair.examine(address(place), lance.opened(address(place), None, create=False))
+    return repair.examine(address(place), open_table(address(place), None, create=False))
 
 
 def rebuild(place: Path, load: Callable[[], GritLM]) -> Mended:
@@ -108,8 +109,8 @@ def rebuild(place: Path, load: Callable[[], GritLM]) -> Mended:
 
     def embed(texts: list[str]) -> np.ndarray:
         model = load()
-        with told(address(place)):
-            found = lance.opened(address(place), None, create=False).schema
+        with lance_errors(address(place)):
+            found = open_table(address(place), None, create=False).schema
         schema.check_maker(found, maker_of(model), place=address(place))
         longest = model.lm.max_positions or 1 << 20
         vectors_ND = model.encode(

@@ -21,11 +21,11 @@ from lancedb.table import Table
 
 from gritlm.errors import InputError, did_you_mean
 from gritlm.rag.identity import ModelIdentity
-from gritlm.rag.index import filters, lance, repair, schema, table_files
-from gritlm.rag.index.checks import FIELDS, DamagedRow, Watch
+from gritlm.rag.index import filters, lance, passage_rows, repair, schema, table_files
 from gritlm.rag.index.filters import Where
-from gritlm.rag.index.lance import IndexFailedError, told
-from gritlm.rag.index.search import TableQuery
+from gritlm.rag.index.lance import IndexFailedError, TableQuery, lance_errors
+from gritlm.rag.index.passage_rows import FIELDS, DamagedRow, Watch
+from gritlm.rag.index.table import index_vectors, index_words, not_indexed, open_table
 from gritlm.rag.types import LEFT_OUT, Hit, Passage, Value
 
 log = logging.getLogger(__name__)
@@ -107,13 +107,13 @@ class Index:
         uri = str(uri) if "://" in str(uri) else str(Path(uri).expanduser())
         create = create and maker is not None
         check_files(uri)
-        table = lance.opened(uri, maker, create=create)
-        with told(uri):
+        table = open_table(uri, maker, create=create)
+        with lance_errors(uri):
             found = table.schema
         schema.check_maker(found, maker, place=uri)
         if create:
-            with told(uri):
-                lance.index_words(table)
+            with lance_errors(uri):
+                index_words(table)
             table_files.record(uri)
         return cls(table, maker, uri=uri, exact_below=exact_below)
 
@@ -124,7 +124,7 @@ class Index:
 
     def __len__(self) -> int:
         """Return the number of passages."""
-        with told(self._uri):
+        with lance_errors(self._uri):
             return self._table.count_rows()
 
     def add(
@@ -146,7 +146,7 @@ class Index:
         old = contents.keys() & known.keys()
         if not rows and not old:
             return
-        with told(self._uri):
+        with lance_errors(self._uri):
             if old:
                 self._replace(batch, old)
             else:
@@ -180,13 +180,13 @@ class Index:
             return 0
         rows = len(self)
         try:
-            with told(self._uri):
+            with lance_errors(self._uri):
                 self._table.delete(filters.among("document_id", removed))
         except IndexFailedError:
             if removed & self.known().keys():
                 raise
             log.warning("%s: the deletion succeeded, but an error followed", self._uri)
-        with told(self._uri):
+        with lance_errors(self._uri):
             version = self._table.version
         table_files.record(self._uri)
         if version == self._contents[0] + 1:  # no other process wrote meanwhile
@@ -196,7 +196,7 @@ class Index:
 
     def known(self) -> dict[str, str]:
         """Return the content hash of each document, by id."""
-        with told(self._uri):
+        with lance_errors(self._uri):
             version = self._table.version
             if self._contents[0] != version:
                 rows = self._scan(FIRST, ())
@@ -216,7 +216,7 @@ class Index:
             return []
         where = FIRST if ids is None else f"{FIRST} AND {filters.among('document_id', ids)}"
         metadata_later = not whole and self._has_large_metadata
-        with told(self._uri):
+        with lance_errors(self._uri):
             rows = list(self._scan(where, () if metadata_later else ("metadata",)))
             small = self._small_metadata([row["id"] for row in rows]) if metadata_later else {}
             found = [
@@ -226,7 +226,7 @@ class Index:
                     passages=row["passages"],
                     metadata=small.get(row["id"], LEFT_OUT)
                     if metadata_later
-                    else schema.to_metadata(row),
+                    else passage_rows.to_metadata(row),
                     content=row["content"],
                 )
                 for row in rows
@@ -251,9 +251,9 @@ class Index:
             return
         few = wanted is not None and len(wanted) <= ASKED
         where = filters.among("document_id", wanted) if wanted and few else None
-        with told(self._uri):
+        with lance_errors(self._uri):
             columns = ("text", "metadata") if metadata else ("text",)
-            for passage in map(schema.to_passage, self._scan(where, columns)):
+            for passage in map(passage_rows.to_passage, self._scan(where, columns)):
                 if wanted is None or passage.document_id in wanted:
                     yield passage
 
@@ -293,7 +293,7 @@ class Index:
             raise InputError(f"top_k={top_k}; expected at least 1")
         if hybrid and text is None:
             raise InputError("hybrid=True needs the words of the question; pass text=...")
-        vector_D = schema.unit(vector_D, self._maker.dimension, name="the question's vector")
+        vector_D = passage_rows.unit(vector_D, self._maker.dimension, name="the question's vector")
         condition = None if where is None else filters.condition(where)
         rows = len(self)
         if not rows:
@@ -306,7 +306,7 @@ class Index:
         search = TableQuery(
             self._table, vector_D, condition, exact, metadata=not metadata_later, sound=sound
         )
-        with told(self._uri, where):
+        with lance_errors(self._uri, where):
             hits = search.hits(min(top_k, rows), words=text if hybrid else None)
             if metadata_later:
                 small = self._small_metadata([hit.passage.id for hit in hits])
@@ -322,12 +322,12 @@ class Index:
         compared exactly until the next call.
         """
         rows = len(self)
-        with told(self._uri):
-            if rows >= self._exact_below and lance.not_indexed(self._table) > rows // 2:
-                lance.index_vectors(self._table)
+        with lance_errors(self._uri):
+            if rows >= self._exact_below and not_indexed(self._table) > rows // 2:
+                index_vectors(self._table)
             self._table.optimize(cleanup_older_than=KEPT)
         # A connection keeps the files of every index it has used open, so it is replaced.
-        self._table = lance.opened(self._uri, self._identity, create=False)
+        self._table = open_table(self._uri, self._identity, create=False)
         table_files.record(self._uri)
         self._commits = 0
         self._settled = rows
@@ -384,12 +384,12 @@ class Index:
 
     def _metadata_names(self) -> frozenset[str]:
         """Return the metadata names of all passages, cached for each version of the table."""
-        with told(self._uri):
+        with lance_errors(self._uri):
             version = self._table.version
             if self._names[0] != version:
                 few = FEW if self._has_large_metadata else None
                 rows = self._scan(FIRST, ("metadata",), rows=few)
-                found = frozenset(name for row in rows for name in schema.to_metadata(row))
+                found = frozenset(name for row in rows for name in passage_rows.to_metadata(row))
                 self._names = (version, found)
         return self._names[1]
 
@@ -399,15 +399,15 @@ class Index:
         for start in range(0, len(ids), FEW):
             where = filters.among("id", ids[start : start + FEW])
             for row in self._scan(where, ("metadata",)):
-                if len(row["metadata"]) <= schema.LARGEST:
-                    found[row["id"]] = schema.to_metadata(row)
+                if len(row["metadata"]) <= passage_rows.LARGEST:
+                    found[row["id"]] = passage_rows.to_metadata(row)
         return found
 
     @cached_property
     def _has_large_metadata(self) -> bool:
         """Whether there are rows of an older version, which accepted metadata of any size."""
-        with told(self._uri):
-            rows = lance.scan(self._table, schema.LARGE, ("id",), rows=FEW)
+        with lance_errors(self._uri):
+            rows = lance.scan(self._table, passage_rows.LARGE, ("id",), rows=FEW)
             return next(rows, None) is not None
 
     def _scan(

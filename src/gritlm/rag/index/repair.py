@@ -14,9 +14,10 @@ import numpy as np
 import pyarrow as pa
 from lancedb.table import Table
 
-from gritlm.rag.index import checks, lance, schema, table_files
-from gritlm.rag.index.checks import FIELDS, DamagedRow
-from gritlm.rag.index.lance import IndexFailedError, told
+from gritlm.rag.index import lance, passage_rows, schema, table_files
+from gritlm.rag.index.lance import IndexFailedError, lance_errors
+from gritlm.rag.index.passage_rows import FIELDS, DamagedRow, unit
+from gritlm.rag.index.table import index_words, open_table
 
 ROWS = 1024  # rows per read
 HOPELESS = 16  # consecutive unreadable rows after which neighbouring rows are not tried one by one
@@ -92,8 +93,8 @@ def examine(uri: str, table: Table, *, mends_vectors: bool = False) -> Health:
     health = Health(files=table_files.damaged(uri))
     for rows in _windows(table, health):
         health.passages += len(rows)
-        for row in checks.rows_of(rows):
-            part = checks.damaged_part(row)
+        for row in passage_rows.rows_of(rows):
+            part = passage_rows.damaged_part(row)
             if part is not None:
                 health.rows.append(DamagedRow(row["id"], row["document_id"], part))
             if part is None or (part == "vector" and mends_vectors):
@@ -114,8 +115,8 @@ def rebuild(uri: str, embed: Embed) -> Mended:
     """
     table_files.restore(uri)
     try:
-        table = lance.opened(uri, None, create=False)
-        with told(uri):
+        table = open_table(uri, None, create=False)
+        with lance_errors(uri):
             target = table.schema
         schema.check_maker(target, None, place=uri)
     except IndexFailedError:
@@ -143,13 +144,13 @@ def rewrite(uri: str, table: Table, embed: Embed | None) -> Mended:
         for rows in _windows(table, Health()):
             kept = _kept(rows, broken, embed, embedded)
             if len(kept):
-                yield from checks.sealed(kept, target).to_batches()
+                yield from passage_rows.sealed(kept, target).to_batches()
 
-    with told(uri):
+    with lance_errors(uri):
         target = schema.current(table.schema)
         reader = pa.RecordBatchReader.from_batches(target, batches())
         table.add(reader, mode="overwrite")
-        lance.index_words(table)
+        index_words(table)
         passages = table.count_rows()
     for path in old:  # the new version shares no file with the old ones
         path.unlink(missing_ok=True)
@@ -163,16 +164,16 @@ def _kept(
     rows: pa.Table, broken: Collection[str], embed: Embed | None, embedded: list[int]
 ) -> pa.Table:
     """Return the undamaged rows of complete documents, with recomputed vectors."""
-    plain = checks.rows_of(rows)
-    parts = [checks.damaged_part(row) for row in plain]
+    plain = passage_rows.rows_of(rows)
+    parts = [passage_rows.damaged_part(row) for row in plain]
     to_embed = [n for n, part in enumerate(parts) if part == "vector" and embed is not None]
-    vector_ND = checks.vectors_of(rows).copy()
+    vector_ND = passage_rows.vectors_of(rows).copy()
     to_embed = [n for n in to_embed if plain[n]["document_id"] not in broken]
     if to_embed and embed is not None:
         texts = [f"{plain[n]['title']} {plain[n]['text']}".strip() for n in to_embed]
         new_ND = embed(texts)
         for n, vector_D in zip(to_embed, new_ND, strict=True):
-            vector_ND[n] = schema.unit(vector_D, vector_ND.shape[1], name="a recomputed vector")
+            vector_ND[n] = unit(vector_D, vector_ND.shape[1], name="a recomputed vector")
         embedded[0] += len(to_embed)
     whole = [row["document_id"] not in broken for row in plain]
     keep = [n for n, part in enumerate(parts) if whole[n] and (part is None or n in to_embed)]
@@ -192,7 +193,7 @@ def _windows(table: Table, health: Health) -> Iterator[pa.Table]:
 
 def _window(table: Table, start: int, count: int, health: Health) -> Iterator[pa.Table]:
     """Yield a range of rows; a range that cannot be read is halved, down to single rows."""
-    marks = [checks.COLUMN] if lance.has_checks(table) else []
+    marks = [passage_rows.COLUMN] if lance.has_checks(table) else []
     found = _read(table, start, count, [*COLUMNS, *marks])
     if found is not None:
         health.failed = 0
@@ -208,7 +209,7 @@ def _window(table: Table, start: int, count: int, health: Health) -> Iterator[pa
 
 def _read(table: Table, start: int, count: int, columns: list[str]) -> pa.Table | None:
     try:
-        with told(table.name):
+        with lance_errors(table.name):
             found = table.search().offset(start).limit(count).select(columns).to_arrow()
             found.validate(full=True)
             return found if len(found) == count else None

@@ -12,18 +12,15 @@ import pyarrow as pa
 
 from gritlm.errors import InputError
 from gritlm.rag.identity import ModelIdentity
-from gritlm.rag.index import checks
+from gritlm.rag.index import passage_rows
+from gritlm.rag.index.passage_rows import COLUMN, PARTS, SHOWN, SIZE, unit
 from gritlm.rag.ingest.metadata import normalise_metadata
-from gritlm.rag.types import LEFT_OUT, Passage, Value
+from gritlm.rag.types import Passage
 
 VERSION = 2  # version of the columns
 READABLE = (1, 2)  # 1: without checksums; its first change rewrites it
 KEY = b"gritlm"
-SHOWN = ("id", "document_id", "title", "text", "number", "start", "end", "metadata")
-BARE = SHOWN[:-1]  # without metadata, which may be large
-LARGEST = 2**15  # characters of metadata; only older versions added more
-LARGE = f"octet_length(json_extract(metadata, '$')) > {LARGEST}"
-CHECK = pa.field(checks.COLUMN, pa.binary(checks.SIZE * len(checks.PARTS)), nullable=False)
+CHECK = pa.field(COLUMN, pa.binary(SIZE * len(PARTS)), nullable=False)
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,7 @@ def table_schema(maker: ModelIdentity) -> pa.Schema:
 def current(found: pa.Schema) -> pa.Schema:
     """Return the schema of a table in the current version of the columns."""
     identity = replace(TableIdentity(**json.loads(found.metadata[KEY])), version=VERSION)
-    fields = [field for field in found if field.name != checks.COLUMN]
+    fields = [field for field in found if field.name != COLUMN]
     return pa.schema([*fields, CHECK], metadata={KEY: json.dumps(asdict(identity)).encode()})
 
 
@@ -128,23 +125,12 @@ def to_arrow(
         pa.array(vector_ND.reshape(-1)), maker.dimension
     )
     schema = table_schema(maker)
-    plain = schema.remove(schema.get_field_index(checks.COLUMN))
+    plain = schema.remove(schema.get_field_index(COLUMN))
     arrays = [
         columns[field.name] if field.name == "vector" else pa.array(columns[field.name], field.type)
         for field in plain
     ]
-    return checks.sealed(pa.Table.from_arrays(arrays, schema=plain), schema)
-
-
-def to_passage(row: Mapping[str, Any]) -> Passage:
-    """Return the passage of a row with the columns ``SHOWN`` or ``BARE``."""
-    return Passage(**{name: row[name] for name in BARE}, metadata=to_metadata(row))
-
-
-def to_metadata(row: Mapping[str, Any]) -> Mapping[str, Value]:
-    """Return the metadata of a row; ``LEFT_OUT`` if the column was not read."""
-    found: Mapping[str, Value] = json.loads(row["metadata"]) if "metadata" in row else LEFT_OUT
-    return found
+    return passage_rows.sealed(pa.Table.from_arrays(arrays, schema=plain), schema)
 
 
 def _counts(passages: Sequence[Passage], contents: Mapping[str, str]) -> dict[str, int]:
@@ -171,26 +157,6 @@ def _normalised(rows: Sequence[tuple[Passage, np.ndarray]], dimension: int) -> n
     for row, (passage, vector_D) in enumerate(rows):
         vector_ND[row] = unit(vector_D, dimension, name=f"vector of passage {passage.id!r}")
     return vector_ND
-
-
-def unit(vector_D: np.ndarray, dimension: int, *, name: str) -> np.ndarray:
-    """Return a vector as float32, scaled to length 1.
-
-    Args:
-        vector_D: vector of any length above 0.
-        dimension: expected number of dimensions.
-        name: name of the vector, for messages.
-
-    Raises:
-        InputError: if the vector has another shape, or its length is 0 or not finite.
-    """
-    vector_D = np.asarray(vector_D, dtype=np.float32)
-    if vector_D.shape != (dimension,):
-        raise InputError(f"{name} has the shape {vector_D.shape}; expected ({dimension},)")
-    length = float(np.linalg.norm(vector_D))
-    if not np.isfinite(length) or length == 0:
-        raise InputError(f"{name} has the length {length}; expected a finite one above 0")
-    return vector_D / np.float32(length)
 
 
 def _identity(identity: TableIdentity) -> tuple[int, str, str, int]:

@@ -11,7 +11,7 @@ from blake3 import blake3
 from semantic_text_splitter import MarkdownSplitter, TextSplitter
 
 from gritlm.errors import InputError
-from gritlm.rag.index.checks import passage_id
+from gritlm.rag.index.passage_rows import passage_id
 from gritlm.rag.types import Document, Passage
 
 VERSION = 1  # version of the chunking rules

@@ -1,4 +1,7 @@
-"""Checksums of table rows, and a record of damaged rows found while reading."""
+"""Rows of passages: their checksums, damaged rows found while reading, and their passages.
+
+Shapes: N rows, D of a vector.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,9 @@ import numpy as np
 import pyarrow as pa
 from blake3 import blake3
 from xxhash import xxh3_64_digest
+
+from gritlm.errors import InputError
+from gritlm.rag.types import LEFT_OUT, Passage, Value
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +34,10 @@ FIELDS = (
     "passages",
     "content",
 )
+SHOWN = ("id", "document_id", "title", "text", "number", "start", "end", "metadata")
+BARE = SHOWN[:-1]  # without metadata, which may be large
+LARGEST = 2**15  # characters of metadata; only older versions added more
+LARGE = f"octet_length(json_extract(metadata, '$')) > {LARGEST}"
 _ID = 32  # characters of an id that is a hash of the content
 
 
@@ -138,6 +148,37 @@ def rows_of(found: pa.Table) -> list[dict[str, Any]]:
     vector_ND = vectors_of(found)
     plain = found.drop_columns(["vector"]).to_pylist()
     return [row | {"vector": vector_ND[number]} for number, row in enumerate(plain)]
+
+
+def to_passage(row: Mapping[str, Any]) -> Passage:
+    """Return the passage of a row with the columns ``SHOWN`` or ``BARE``."""
+    return Passage(**{name: row[name] for name in BARE}, metadata=to_metadata(row))
+
+
+def to_metadata(row: Mapping[str, Any]) -> Mapping[str, Value]:
+    """Return the metadata of a row; ``LEFT_OUT`` if the column was not read."""
+    found: Mapping[str, Value] = json.loads(row["metadata"]) if "metadata" in row else LEFT_OUT
+    return found
+
+
+def unit(vector_D: np.ndarray, dimension: int, *, name: str) -> np.ndarray:
+    """Return a vector as float32, scaled to length 1.
+
+    Args:
+        vector_D: vector of any length above 0.
+        dimension: expected number of dimensions.
+        name: name of the vector, for messages.
+
+    Raises:
+        InputError: if the vector has another shape, or its length is 0 or not finite.
+    """
+    vector_D = np.asarray(vector_D, dtype=np.float32)
+    if vector_D.shape != (dimension,):
+        raise InputError(f"{name} has the shape {vector_D.shape}; expected ({dimension},)")
+    length = float(np.linalg.norm(vector_D))
+    if not np.isfinite(length) or length == 0:
+        raise InputError(f"{name} has the length {length}; expected a finite one above 0")
+    return vector_D / np.float32(length)
 
 
 def _digest(part: str, row: Mapping[str, Any]) -> bytes:
