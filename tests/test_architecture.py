@@ -24,6 +24,7 @@ HOMES = {
     "gguf": {"lm"},
     "httptools": {"serve"},
     "huggingface_hub": {"lm", "evaluation"},
+    "jinja2": {"evaluation", "lm", "serve"},
     "lancedb": {"rag"},
     "liger_kernel": {"train"},
     "lm_eval": {"evaluation", "integrations"},
