@@ -1,4 +1,4 @@
-"""Does one hostile client cost the others anything? Memory, response times, statuses.
+"""Effect of a hostile client on other clients: memory, response times, statuses.
 
     python benchmarks/attack.py [--model FOLDER] [--only NAME,NAME] [--list]
                                 [--fuzz 5000] [--seed 0] [--fuzz-from 0]
@@ -92,7 +92,7 @@ ATTACKS: dict[str, Attack] = {
 
 @dataclass
 class Outcome:
-    """One attack after it.
+    """Outcome of an attack.
 
     Attributes:
         before, after: resident bytes of the server.

@@ -1,4 +1,4 @@
-"""Fuzzed requests over every route, and HTTP that is malformed; each follows from its number."""
+"""Fuzzed requests to every route, and malformed HTTP; each is determined by seed and number."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Request:
-    """One request; ``raw`` is sent as it is, on a connection of its own."""
+    """Fuzzed request; ``raw`` is sent unchanged, on its own connection."""
 
     method: str = ""
     path: str = ""
@@ -185,7 +185,7 @@ class Request:
 
 
 def run(server: Server, key: str, *, count: int, first: int, seed: int) -> Found:
-    """Send the requests ``first`` to ``first + count``, by several clients at once."""
+    """Send the requests ``first`` to ``first + count`` with several concurrent clients."""
     headers = {"Authorization": f"Bearer {key}"}
     described = httpx.get(f"{server.url}/openapi.json", headers=headers).json()
     routes = [
@@ -327,7 +327,7 @@ def _raw(draw: random.Random) -> bytes:
 
 
 class _Connection:
-    """One client that keeps its connection alive."""
+    """Client that keeps its connection alive."""
 
     def __init__(self, url: str) -> None:
         self._place = urlsplit(url)

@@ -1,4 +1,4 @@
-"""The hostile requests. Each function runs in a process of its own and is bounded in time."""
+"""Hostile requests. Each function runs in its own process and is bounded in time."""
 
 from __future__ import annotations
 
@@ -30,11 +30,13 @@ CLOSED = 0  # in place of a status: the server closed the connection without one
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer.
+    """Response of the server.
 
     Attributes:
-        status: 0 when the connection ended without one, -1 when none came in time.
+        status: HTTP status; 0 for a connection closed without a response, -1 for a timeout.
+        seconds: time until the response.
         size: bytes of its body.
+        text: start of its body.
     """
 
     status: int
@@ -45,7 +47,7 @@ class Reply:
 
 @dataclass
 class Result:
-    """What an attack got: answers, and promises that it saw broken."""
+    """Result of an attack: responses of the server, and broken promises."""
 
     replies: list[Reply] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -128,12 +130,17 @@ def wide_filter(url: str, names: int, values: int, known: bool) -> Result:
 
 
 def embedding(url: str, texts: int) -> Result:
-    """A request of so many texts of about 920 tokens each: 2,000 are 1.8 million tokens."""
+    """Embed texts of about 920 tokens each in one request: 2,000 are 1.8 million tokens."""
     return Result([ask(url, "POST", EMBEDDINGS, {"input": ["the ball is red " * 230] * texts})])
 
 
 def documents(url: str, each: int) -> Result:
-    """Two requests at once that add so many documents of 168 KB each."""
+    """Add documents of 168 KB each by two concurrent requests.
+
+    Args:
+        url: address of the server.
+        each: number of documents of a request.
+    """
     text = "Cats sleep most of the day. " * 6000
     bodies = [
         {"documents": [{"id": f"{side}{n}", "text": f"{n} {text}"} for n in range(each)]}

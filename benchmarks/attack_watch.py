@@ -1,4 +1,4 @@
-"""What other clients notice during an attack: response times, gaps between tokens, memory."""
+"""Measurements during an attack: response times, gaps between tokens, memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: real texts of mixed length, alternating timing, memory, a table."""
+"""Shared code of the benchmarks: texts of mixed length, alternating timing, memory, a table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kills and flipped bits: what was acknowledged is there, and damage is never shown as content.
+"""Crash test of the store: acknowledged data survives kills, and damaged data is never returned.
 
     python benchmarks/crash.py --kills 300 --flips 3000 --seed 0
 
@@ -102,7 +102,7 @@ def expected(log: Path) -> dict[str, set[int | None]]:
 
 
 def check(place: Path, log: Path, model: GritLM) -> list[str]:
-    """What is wrong with a workspace, as the next process finds it."""
+    """Return the problems of a workspace, as found by the next process."""
     wrong = []
     with RagEngine.open(place, model) as engine:
         wrong += [f"block: {damage}" for damage in engine.store.verify()]
@@ -210,7 +210,7 @@ def look(place: Path, model: GritLM) -> tuple[list[str], bool]:
 
 
 def flips(count: int, seed: int, model: GritLM, place: Path) -> Counter[str]:
-    """One bit of one file each; files are as likely as each other."""
+    """Flip one random bit of a random file at a time, and count the effects."""
     whole = place / "whole"
     with RagEngine.open(whole, model) as engine:
         for start in (0, 6):

@@ -1,4 +1,4 @@
-"""How fast are texts embedded? Against sentence-transformers, and against unsorted batches.
+"""Speed of embedding, compared with sentence-transformers and with unsorted batches.
 
     python benchmarks/encode.py [--model FOLDER] [--texts 160] [--repeats 5]
 
@@ -79,7 +79,7 @@ def sentence_transformer(source: Path, folder: Path, dtype: torch.dtype | None) 
 
 @torch.inference_mode()
 def unsorted(model: GritLM, texts: list[str]) -> None:
-    """What a plain loop does: batches in the order given, padded to their longest text."""
+    """Embed texts with a plain loop: batches in the given order, padded to their longest text."""
     for start in range(0, len(texts), BATCH):
         chosen = [HEADER + text for text in texts[start : start + BATCH]]
         batch = model.tokenizer(

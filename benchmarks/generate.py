@@ -1,4 +1,4 @@
-"""How fast is one stream generated? Against transformers' ``generate`` with the same weights.
+"""Speed of generating one sequence, compared with ``generate`` of transformers.
 
     python benchmarks/generate.py [--model FOLDER] [--tokens 128] [--repeats 5]
 

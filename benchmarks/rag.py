@@ -1,4 +1,4 @@
-"""How long until the first token of an answer, reading documents again or reusing what they left?
+"""Time to the first token of an answer, with fresh documents and with reused key/value blocks.
 
     python benchmarks/rag.py [--model FOLDER] [--tokens 512,1024,2048,4096] [--documents 1]
                              [--question 32] [--repeats 30] [--fresh-repeats 10]
@@ -6,7 +6,7 @@
 
 End to end, one question at a time: from its text to the first id of the answer, with its embedding,
 the search, reading and placing key/value state. All modes read the same passages. ``cold``: the
-files are dropped from the page cache and mapped anew; ``warm``: in the page cache; ``hot``: in
+files are dropped from the page cache and mapped again; ``warm``: in the page cache; ``hot``: in
 memory. Mode none is the peer: the same model, number format and threads, logits of the last
 position only, no padding.
 """
@@ -36,7 +36,7 @@ MEMORY = 4 * 2**30
 
 @dataclass(frozen=True)
 class Case:
-    """One line of the table: how it is asked, and in which state the store is."""
+    """Row of the table: mode of the answer, and tier of the store that holds the blocks."""
 
     mode: str
     tier: str
@@ -138,14 +138,14 @@ def opened(model: GritLM, place: str, memory: int) -> RagEngine:
 
 
 def cold(model: GritLM, place: str, question: str, documents: int) -> Answer:
-    """Asked by an engine that maps the files anew, after they have left the page cache."""
+    """Answer with a new engine, after the files were dropped from the page cache."""
     for path in (Path(place) / "store" / "kv").rglob("*.kv"):
         descriptor = os.open(path, os.O_RDONLY)
         os.fsync(descriptor)
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         os.close(descriptor)
     with opened(model, place, 0) as engine:
-        engine.retrieve(question, top_k=1)  # LanceDB opens its files: not what is measured here
+        engine.retrieve(question, top_k=1)  # LanceDB opens its files, which is not measured
         return ask(engine, question, "doc", documents)
 
 
@@ -160,12 +160,12 @@ def ask(engine: RagEngine, question: str, mode: str, documents: int) -> Answer:
 
 
 def words(model: GritLM, tokens: int, skip: int = 0) -> str:
-    """Real text of so many tokens."""
+    """Return natural text of the given number of tokens."""
     text = " ".join(row["text"] for row in endless(skip, tokens))
     ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
     made = model.tokenizer.decode(ids[skip : skip + tokens])
     while len(model.tokenizer(made, add_special_tokens=False)["input_ids"]) > tokens:
-        made = made.rsplit(" ", 1)[0]  # cutting in the midst of a word may make more of it
+        made = made.rsplit(" ", 1)[0]  # a truncated word may have more tokens than before
     return made
 
 

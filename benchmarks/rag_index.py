@@ -1,12 +1,12 @@
-"""Does adding stay fast and small? Ten thousand passages into a store, then searches over them.
+"""Speed and memory of adding ten thousand passages to a store, then of searches over them.
 
     python benchmarks/rag_index.py DATA [--model FOLDER] [--passages 10000] [--max-tokens 128]
                                    [--storage int8] [--disk-gb 4] [--searches 200]
 
-DATA has ``twowiki-corpus`` and ``medquad``. Every tenth of the way: passages a second since the
-last line, memory of the process, bytes of key/value blocks on disk. The budget on disk is smaller
-than what all blocks would take, so that eviction is at work, too. At the end searches, beside
-exact ones.
+DATA has ``twowiki-corpus`` and ``medquad``. Ten lines report passages per second since the last
+line, memory of the process, and bytes of key/value blocks on disk. The disk budget is smaller than
+the size of all blocks, so that eviction is measured too. At the end, searches are compared with
+exact searches.
 """
 
 from __future__ import annotations

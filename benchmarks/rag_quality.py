@@ -1,4 +1,4 @@
-"""How good are answers from reused state? Beside plain reading, no context, and wrong documents.
+"""Quality of answers from reused state, compared with plain prompts, no context, wrong documents.
 
     python benchmarks/rag_quality.py DATA [--model FOLDER] [--sets nq,hotpotqa,musique]
                                      [--top-k 1,5] [--limit 100] [--storage auto]
@@ -6,9 +6,9 @@
 
 DATA has ``nq-open-oracle`` (the last 300 rows; the passages of all rows are the corpus) and
 ``hipporag-train100``. Every mode answers from the same retrieved passages, greedily. Per mode:
-match, exact match and F1; how often the answer is that of mode none word for word; the mean
-divergence (KL) of the first token from that of mode none. Also recall of the retrieval, bytes a
-passage and seconds of indexing. These are report sets: nothing is tuned on them.
+match, exact match and F1; the share of answers equal to those of mode none; the mean divergence
+(KL) of the first token from mode none. Also recall of the retrieval, bytes per passage and seconds
+of indexing. These are report sets: nothing is tuned on them.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ NEW_TOKENS = 24
 
 @dataclass(frozen=True)
 class Question:
-    """A question, answers that count, and the ids of the documents that hold them."""
+    """Question, accepted answers, and the ids of the documents that contain them."""
 
     text: str
     answers: tuple[str, ...]
@@ -51,7 +51,7 @@ class Question:
 
 @dataclass
 class Column:
-    """What one way of asking came to, question by question."""
+    """Results of one mode and kind of blocks: answers, first logits and prefilled tokens."""
 
     texts: list[str] = field(default_factory=list)
     first: list[torch.Tensor] = field(default_factory=list)
@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--top-k", default="1,5")
     parser.add_argument("--limit", type=int, default=100)
     parser.add_argument("--storage", default="auto")
-    parser.add_argument("--modes", default=",".join(MODES), help="beside none")
+    parser.add_argument("--modes", default=",".join(MODES), help="compared with mode none")
     parser.add_argument("--kinds", default=",".join(KINDS))
     chosen = parser.parse_args()
     model = GritLM(chosen.model)

@@ -1,12 +1,12 @@
-"""What does the server make of one model? Against the library alone, in one run.
+"""Throughput and latency of the server, compared with the library alone in the same run.
 
     python benchmarks/serve.py [--part 1,2,3,4] [--model FOLDER] [--chats 1,4,8,16] [--rounds 3]
                                [--seconds 30] [--threads N] [--peer transformers]
 
-Part 1: tokens a second of chats at once, against one after the other in this process. Part 2: texts
-embedded a second. Part 3: from a token to the next while a bulk of texts is embedded. Part 4: time
-to the first token at the end of a queue. The server is a process of its own; it has nothing to do
-while this one computes, and its clients take their share of the same cores. Sides take turns.
+Part 1: tokens per second of concurrent chats, compared with one chat after the other in this
+process. Part 2: texts embedded per second. Part 3: gaps between tokens while many texts are
+embedded. Part 4: time to the first token at the end of a queue. The server is its own process; it
+is idle while this process computes, and its clients use the same cores. Sides alternate.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Side = Callable[[], float]
 
 
 class Bench:
-    """The model in this process, the server beside it, and texts that it has not seen."""
+    """Model in this process, client of the server, and prompts that are in no KV slot."""
 
     def __init__(
         self, model: GritLM, client: Client, runner: asyncio.Runner, chosen: argparse.Namespace
@@ -55,15 +55,15 @@ class Bench:
         generated(model, self.take(1)[0], 8)  # its first call takes longer
 
     def take(self, number: int) -> list[str]:
-        """Questions of which none was among the last ones, so that no slot has it."""
+        """Return questions that were not asked recently, so that they are in no KV slot."""
         return list(islice(self._questions, number))
 
     def settle(self) -> None:
-        """Whatever the server still does ends before somebody else is measured."""
+        """Wait until the server is idle."""
         self.runner.run(self.client.idle())
 
     def rates(self, sides: dict[str, Side]) -> dict[str, list[float]]:
-        """What each side measures, round by round."""
+        """Return the measurements of each side, one per round."""
         found: dict[str, list[float]] = {name: [] for name in sides}
         for _ in range(self.chosen.rounds):
             for name, side in sides.items():
@@ -76,10 +76,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--part", default="1,2,3,4")
     parser.add_argument("--model", default=None, help="left out: the default model")
-    parser.add_argument("--chats", default="1,4,8,16", help="at once, in part 1")
-    parser.add_argument("--slots", type=int, default=8, help="chats that the server writes at once")
+    parser.add_argument("--chats", default="1,4,8,16", help="concurrent, in part 1")
+    parser.add_argument("--slots", type=int, default=8, help="KV slots of the server")
     parser.add_argument("--texts", type=int, default=128, help="that a side embeds in part 2")
-    parser.add_argument("--bulk", type=int, default=1920, help="texts beside the chats in part 3")
+    parser.add_argument("--bulk", type=int, default=1920, help="texts embedded in part 3")
     parser.add_argument("--queue", type=int, default=32, help="chats of part 4")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=30.0, help="a side begins nothing after")
@@ -109,15 +109,16 @@ def chats(bench: Bench) -> str:
     with ExitStack() as stack:
         asked: list[str] = []
         first = partial(served_chats, bench, bench.client, sizes[0], asked)
-        sides: dict[str, Side] = {f"server, {sizes[0]} at once": first}
+        sides: dict[str, Side] = {f"server, {sizes[0]} concurrent": first}
         sides["GritLM.generate, one by one"] = lambda: rate(bench, asked, generated)
         sides["GritLM.chat, one by one"] = lambda: rate(bench, asked, chatted)
         for size in sizes[1:]:
-            sides[f"server, {size} at once"] = partial(served_chats, bench, bench.client, size, [])
+            side = partial(served_chats, bench, bench.client, size, [])
+            sides[f"server, {size} concurrent"] = side
         if bench.chosen.peer:
             peer = stack.enter_context(serve_peer.running(bench.model, bench.chosen.threads))
             for size in sizes:
-                name = f"{bench.chosen.peer} serve, {size} at once"
+                name = f"{bench.chosen.peer} serve, {size} concurrent"
                 sides[name] = partial(served_chats, bench, peer, size, [])
         found = bench.rates(sides)
     whole = [answer for answer in bench.written if answer.tokens == TOKENS]
@@ -132,14 +133,17 @@ def chats(bench: Bench) -> str:
 
 
 def served_chats(bench: Bench, client: Client, size: int, asked: list[str]) -> float:
-    """Tokens a second of so many clients.
+    """Return tokens per second of concurrent clients.
 
     Args:
-        asked: filled with the questions, so that others can answer the same.
+        bench: models and prompts.
+        client: client of the server to measure.
+        size: number of clients.
+        asked: list that receives the questions, for the other sides.
     """
     asked[:] = bench.take(size if size > 8 else max(3, 2 * size))
-    works = [partial(client.chat, text, tokens=TOKENS) for text in asked]
-    loop = closed_loop(size, works, seconds=bench.chosen.seconds)
+    requests = [partial(client.chat, text, tokens=TOKENS) for text in asked]
+    loop = closed_loop(size, requests, seconds=bench.chosen.seconds)
     answers, seconds = bench.runner.run(loop)
     bench.written += answers
     return sum(answer.tokens for answer in answers) / seconds
@@ -191,8 +195,8 @@ def embeddings(bench: Bench) -> str:
                 found[at * batch + item["index"]] = np.frombuffer(raw, dtype="<f4")
             return len(answer["data"])
 
-        works = [partial(embed, at) for at in range(len(parts))]
-        loop = closed_loop(CLIENTS, works, seconds=bench.chosen.seconds)
+        requests = [partial(embed, at) for at in range(len(parts))]
+        loop = closed_loop(CLIENTS, requests, seconds=bench.chosen.seconds)
         sizes, seconds = bench.runner.run(loop)
         vectors[str(batch)] = [found[at] for at in sorted(found)]
         return sum(sizes) / seconds
@@ -233,15 +237,15 @@ def beside_a_bulk(bench: Bench) -> str:
 
 
 async def streams(bench: Bench, texts: Sequence[str]) -> tuple[list[Written], str]:
-    """Four chats, twice, beside texts that are embedded; these end with the chats."""
+    """Stream eight chats, four at a time, while texts are embedded; cancel these afterwards."""
     client = bench.client
     began = time.perf_counter()
     parts = [texts[at : at + BULK] for at in range(0, len(texts), BULK)]
     bulk = [asyncio.create_task(client.post("/v1/embeddings", {"input": part})) for part in parts]
     while bulk and not (await client.gauges())["num_requests_running"]:
         await asyncio.sleep(0.05)
-    works = [partial(client.stream, text, tokens=TOKENS) for text in bench.take(8)]
-    answers, _ = await closed_loop(4, works, seconds=bench.chosen.seconds)
+    requests = [partial(client.stream, text, tokens=TOKENS) for text in bench.take(8)]
+    answers, _ = await closed_loop(4, requests, seconds=bench.chosen.seconds)
     done = sum(task.done() for task in bulk)
     for task in bulk:
         task.cancel()
@@ -253,7 +257,7 @@ async def streams(bench: Bench, texts: Sequence[str]) -> tuple[list[Written], st
 
 
 def queue(bench: Bench) -> str:
-    """Seconds to the first token, when many ask at once."""
+    """Return the table of the seconds to the first token of concurrent requests."""
     size = bench.chosen.queue
     whole = []
     first = []
@@ -265,10 +269,10 @@ def queue(bench: Bench) -> str:
     each = statistics.median(whole)
     begin = statistics.median(first)
     bench.settle()
-    works = [partial(bench.client.stream, text, tokens=TOKENS) for text in bench.take(size)]
-    answers, seconds = bench.runner.run(closed_loop(size, works))
+    requests = [partial(bench.client.stream, text, tokens=TOKENS) for text in bench.take(size)]
+    answers, seconds = bench.runner.run(closed_loop(size, requests))
     waits = {
-        f"server, {size} at once": [answer.pieces[0] - answer.sent for answer in answers],
+        f"server, {size} concurrent": [answer.pieces[0] - answer.sent for answer in answers],
         "one after the other (computed)": [begin + number * each for number in range(size)],
     }
     rows = [
@@ -307,7 +311,7 @@ def ratios(found: dict[str, list[float]], base: str, unit: str) -> str:
 
 
 async def long_answered(client: Client) -> list[str]:
-    """Questions whose answers take all the tokens that they may have."""
+    """Return questions whose answers reach the token limit."""
     kept: list[str] = []
 
     async def ask(text: str) -> None:
@@ -335,7 +339,7 @@ def questions() -> Iterator[str]:
 
 
 def texts_of(model: GritLM, tokens: int, number: int) -> list[str]:
-    """Real texts of about so many tokens, header among them."""
+    """Return natural texts of about the given number of tokens, header included."""
     own = tokens - len(model.tokenizer(HEADER)["input_ids"])
     text = " ".join(row["text"] for row in passages_with_titles())
     ids = model.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]

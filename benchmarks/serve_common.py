@@ -1,4 +1,4 @@
-"""What the benchmarks of the server share: a server in a process of its own, and its clients."""
+"""Shared code of the server benchmarks: a server in its own process, and its clients."""
 
 from __future__ import annotations
 
@@ -38,11 +38,12 @@ KEPT = "GRITLM_CACHE"  # all other variables of ours would change the server
 
 @dataclass(frozen=True)
 class Server:
-    """A server that listens.
+    """Running server.
 
     Attributes:
-        url: without a slash at its end.
-        log: what it has written so far.
+        url: address, without a trailing slash.
+        process: process of the server.
+        log: file with its output.
     """
 
     url: str
@@ -159,15 +160,15 @@ class Client:
         return response.json()
 
     async def chat(self, text: str, *, tokens: int) -> Written:
-        """A whole answer."""
+        """Return a complete answer."""
         sent = time.perf_counter()
         return _written((await self.post(CHAT, _chat(text, tokens)))["usage"], sent, [])
 
     async def stream(self, text: str, *, tokens: int, hang_up_after: int | None = None) -> Written:
-        """An answer as it is written.
+        """Return a streamed answer, with the time of each event.
 
         Args:
-            hang_up_after: pieces after which nobody listens any more.
+            hang_up_after: number of events after which the client disconnects.
         """
         sent = time.perf_counter()
         pieces = []
@@ -233,26 +234,28 @@ def _written(usage: dict[str, Any], sent: float, pieces: list[float]) -> Written
 
 
 async def closed_loop(
-    clients: int, works: Iterable[Callable[[], Awaitable[T]]], *, seconds: float = float("inf")
+    clients: int, requests: Iterable[Callable[[], Awaitable[T]]], *, seconds: float = float("inf")
 ) -> tuple[list[T], float]:
-    """So many clients, each of which begins its next work when it has ended one.
+    """Run requests by several clients, each of which sends its next request after a response.
 
     Args:
-        seconds: after which no work is begun.
+        clients: number of clients.
+        requests: functions that send a request and return its result.
+        seconds: time after which no request is sent.
 
     Returns:
-        What the works came to, and the seconds until the last one had ended.
+        The results, and the seconds until the last response.
     """
-    waiting = iter(works)
+    waiting = iter(requests)
     done = []
     began = time.perf_counter()
 
     async def client() -> None:
         while time.perf_counter() - began < seconds:
-            work = next(waiting, None)
-            if work is None:
+            request = next(waiting, None)
+            if request is None:
                 return
-            done.append(await work())
+            done.append(await request())
 
     async with asyncio.TaskGroup() as group:
         for _ in range(clients):

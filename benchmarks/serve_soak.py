@@ -1,4 +1,4 @@
-"""Does the server stay well under mixed load? Memory, errors, and what is left afterwards.
+"""Soak test of the server under mixed load: memory, errors, and resources left at the end.
 
     python benchmarks/serve_soak.py [--minutes 10] [--model FOLDER] [--threads N] [--seed 0]
                                     [--only chat,embed]
@@ -156,8 +156,8 @@ class Load:
             return
         seen: list[str] = []
         events = self._client.events("/v1/rag/answer", body | {"stream": True})
-        async with aclosing(events) as told:
-            async for event in told:
+        async with aclosing(events) as received:
+            async for event in received:
                 seen += event
         if "sources" not in seen or "trace" not in seen:
             raise RuntimeError("a stream had no sources, or no trace")

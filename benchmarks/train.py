@@ -1,18 +1,18 @@
-"""How fast is a training step, and how much memory does it take? Against the strongest peers.
+"""Speed and memory of a training step, compared with sentence-transformers and TRL.
 
     python benchmarks/train.py [--model FOLDER] [--only contrastive generative memory]
         [--pairs 64] [--chats 8] [--max-length 64] [--row 512] [--repeats 3]
 
-contrastive: GradCache beside sentence-transformers' CachedMultipleNegativesRankingLoss.
-generative: packed chats beside TRL's SFTTrainer, padded and packed.
+contrastive: GradCache compared with CachedMultipleNegativesRankingLoss of sentence-transformers.
+generative: packed chats compared with TRL's SFTTrainer, padded and packed.
 memory: the peak of GradCache for batches of many sizes under one token budget.
 
-All sides have the same weights (all of them trained, float32, under autocast to bfloat16 where the
-machine has it), the same token ids and threads, and take turns in one run. A step is forward, loss
-and backward, without tokenising and without the optimizer. Tokens are real ones, not padding.
+All sides have the same weights (all trained, float32, with autocast to bfloat16 if the machine
+supports it), the same token ids and threads, and alternate in one run. A step is forward, loss and
+backward, without tokenization and optimizer. Token counts exclude padding.
 
-The default amounts are for two cores and six minutes; a GPU takes --pairs 1024 --chats 128
---max-length 512 --row 2048 --memory-budget 8192 and the like.
+The default sizes take six minutes on two cores; for a GPU use, for example, --pairs 1024
+--chats 128 --max-length 512 --row 2048 --memory-budget 8192.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import torch
 import train_ours
 import train_peers
 from common import alternate, machine, peak_memory, table
-from train_memory import Asked, growths
+from train_memory import MemoryCase, growths
 from train_ours import Step
 from transformers.utils import logging as transformers_logging
 
@@ -64,7 +64,7 @@ PEAK_TFLOPS = {
 
 @dataclass(frozen=True)
 class Work:
-    """What one step amounts to: tokens read, and multiplications and additions for them."""
+    """Amount of work of a step: tokens, and floating-point operations."""
 
     tokens: int
     flops: float
@@ -99,7 +99,7 @@ def main() -> None:
 def contrastive(chosen: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as name:
         trainer = _trainer(chosen, Path(name))
-        batch = trainer.feed.next(1).embedding
+        batch = trainer.loader.next(1).embedding
         assert batch is not None
         sides = {OURS: train_ours.step(trainer, Batch(batch, []))}
         sides |= train_peers.sentence_transformers(
@@ -117,7 +117,7 @@ def contrastive(chosen: argparse.Namespace) -> None:
 def generative(chosen: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as name:
         trainer = _trainer(chosen, Path(name))
-        samples = trainer.feed.next(1).samples
+        samples = trainer.loader.next(1).samples
         sides = {OURS: train_ours.step(trainer, Batch(None, samples))}
         sides |= train_peers.trl(trainer, samples, Path(name), row=chosen.row)
         body, head = train_ours.sizes(trainer)
@@ -133,7 +133,7 @@ def generative(chosen: argparse.Namespace) -> None:
 def memory(chosen: argparse.Namespace) -> None:
     budget = chosen.memory_budget
     kept = budget if chosen.kept is None else chosen.kept
-    found = growths([Asked(chosen.model, rows, budget, kept) for rows in chosen.rows])
+    found = growths([MemoryCase(chosen.model, rows, budget, kept) for rows in chosen.rows])
     print(
         f"memory of GradCache over the state before, mini-batches of {found[0].at_once} tokens at "
         f"most, graphs of {kept} tokens kept:\n"
@@ -141,7 +141,7 @@ def memory(chosen: argparse.Namespace) -> None:
     sizes = [one.growth / MB for one in found]
     print(
         table(
-            ["pairs", "tokens", "peak (MB)", f"beside {chosen.rows[0]} pairs"],
+            ["pairs", "tokens", "peak (MB)", f"relative to {chosen.rows[0]} pairs"],
             [
                 [rows, one.tokens, f"{size:.0f}", f"{size / sizes[0] - 1:+.1%}"]
                 for rows, one, size in zip(chosen.rows, found, sizes, strict=True)
@@ -149,7 +149,8 @@ def memory(chosen: argparse.Namespace) -> None:
         )
     )
     spread = max(sizes) / min(sizes) - 1
-    print(f"\nlargest beside smallest: {spread:+.1%}, {'flat' if spread <= FLAT else 'NOT flat'}\n")
+    flat = "flat" if spread <= FLAT else "NOT flat"
+    print(f"\nlargest relative to smallest: {spread:+.1%}, {flat}\n")
 
 
 def _quiet() -> None:

@@ -1,4 +1,4 @@
-"""How much memory GradCache takes for a batch, each size in a process of its own."""
+"""Memory of GradCache for batches of several sizes, each measured in its own process."""
 
 from __future__ import annotations
 
@@ -19,19 +19,21 @@ from gritlm.lm.tokens import Prompt
 from gritlm.train.objectives import gradcache, losses
 from gritlm.train.trainer import Trainer
 
-# Short texts, since what counts here is their number, and all of one length: for each new shape the
-# libraries below keep code and buffers for good, and then the warm-up has seen the only one.
+# Short texts, since only their number matters here, and all of one length: the libraries below
+# cache code and buffers for each shape, and the warm-up has then seen the only shape.
 LENGTH = 4
 WARM_UP = 64  # pairs, two mini-batches of the default budget
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One measurement: so many pairs at once.
+class MemoryCase:
+    """Settings of one measurement.
 
     Attributes:
-        budget: most tokens of a mini-batch (fewer on a CPU, as in training).
-        kept: most tokens whose graphs are kept from the first pass.
+        model: folder of the model; None for the default model.
+        rows: number of pairs in the batch.
+        budget: maximum number of tokens of a mini-batch (fewer on a CPU, as in training).
+        kept: maximum number of tokens whose graphs are kept from the first pass.
     """
 
     model: str | None
@@ -49,29 +51,29 @@ class Measured:
     growth: int
 
 
-def growths(asked: Sequence[Asked]) -> list[Measured]:
-    """One after the other, each in a fresh process."""
+def growths(cases: Sequence[MemoryCase]) -> list[Measured]:
+    """Return the measurement of each case, one after the other, each in a new process."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as pool:
-        return list(pool.map(measured, asked))
+        return list(pool.map(measured, cases))
 
 
-def measured(asked: Asked) -> Measured:
-    """Peak memory of one step over the state before, in which gradients are there."""
+def measured(case: MemoryCase) -> Measured:
+    """Return the peak memory of a step above the memory before it, which includes gradients."""
     with tempfile.TemporaryDirectory() as folder:
         trainer = train_ours.trainer(
             Path(folder) / "ours",
-            asked.model,
+            case.model,
             pairs=train_ours.pairs(2),
             length=64,
             row=64,
-            budget=asked.budget,
+            budget=case.budget,
         )
-    at_once = min(trainer.contrast.at_once, asked.budget)
+    at_once = min(trainer.embedding_objective.at_once, case.budget)
     device = trainer.parts.trainee.device
-    prompts = short_prompts(trainer, 2 * asked.rows)
-    queries = prompts[: asked.rows]
-    passages = prompts[asked.rows :]
+    prompts = short_prompts(trainer, 2 * case.rows)
+    queries = prompts[: case.rows]
+    passages = prompts[case.rows :]
 
     def step(size: int) -> None:
         gradcache.backward(
@@ -83,11 +85,11 @@ def measured(asked: Asked) -> Measured:
                 positives=torch.arange(size, device=device),
             ),
             budget=at_once,
-            kept=asked.kept,
+            kept=case.kept,
         )
 
-    step(min(WARM_UP, asked.rows))
-    return Measured(LENGTH * len(prompts), at_once, peak_memory(lambda: step(asked.rows)))
+    step(min(WARM_UP, case.rows))
+    return Measured(LENGTH * len(prompts), at_once, peak_memory(lambda: step(case.rows)))
 
 
 def short_prompts(trainer: Trainer, count: int) -> list[Prompt]:

@@ -1,6 +1,6 @@
-"""Our side of the training benchmark: a trainer as ``gritlm train`` makes it, and its batches.
+"""gritlm's side of the training benchmark: a trainer as in ``gritlm train``, and its batches.
 
-Texts are real ones: titles are questions, passages (of mixed length) are what answers them.
+Texts are natural: titles are questions, and passages (of mixed length) answer them.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def chats(count: int) -> list[Row]:
 
 
 def numbered(titles: Sequence[str], n: int) -> str:
-    """A title; from the second round on with its round, so that it is another text."""
+    """Return a title; a repeated title has the number of its repetition, so that texts differ."""
     again = n // len(titles)
     return titles[n % len(titles)] + (f", part {again + 1}" if again else "")
 
@@ -74,13 +74,13 @@ def trainer(
     budget: int,
     bf16: bool | None = None,
 ) -> Trainer:
-    """A trainer whose first batch is all the rows given; gradients are there, and zero.
+    """Return a trainer whose first batch holds all the rows; gradients are allocated and zero.
 
     Args:
-        length: most tokens of a text to embed.
-        row: most tokens of a chat, and of the row that several are packed into.
-        budget: most tokens whose graphs are in memory.
-        bf16: None: where the hardware has it.
+        length: maximum number of tokens of a text to embed.
+        row: maximum number of tokens of a chat, and of a packed row.
+        budget: maximum number of tokens whose graphs are in memory.
+        bf16: autocast to bfloat16; missing: if the hardware supports it.
     """
     folder.mkdir(parents=True)
     run = TrainConfig(
@@ -104,25 +104,25 @@ def trainer(
         LossConfig(temperature=TEMPERATURE),
     )
     made = Trainer(run, progress=False)
-    made.journal.close()
+    made.metrics.close()
     made.parts.trainee.train()
     with_gradients(made.parts.trainee)
     return made
 
 
 def with_gradients(module: torch.nn.Module) -> None:
-    """Gradients of zeros, so that no step pays for making them."""
+    """Allocate gradients of zeros, so that no step pays for it."""
     for parameter in module.parameters():
         parameter.grad = torch.empty_like(parameter).zero_()  # zeros_like() takes no memory yet
 
 
 def step(trainer: Trainer, batch: Batch) -> Step:
-    """Add the gradients of a step; the loss."""
+    """Return a function that adds the gradients of a step and returns the loss."""
     return lambda: trainer.backward(batch)["loss"]
 
 
 def sizes(trainer: Trainer) -> tuple[int, int]:
-    """Parameters of the decoder without its table of word vectors, and of the LM head."""
+    """Return the number of parameters of the decoder without embeddings, and of the LM head."""
     decoder = trainer.parts.trainee.decoder
     causal = trainer.parts.trainee.causal
     body = sum(p.numel() for p in decoder.parameters())

@@ -1,4 +1,4 @@
-"""The other sides of the training benchmark: the same weights, the same token ids.
+"""Peers of the training benchmark: other libraries with the same weights and token ids.
 
 Shapes: B texts, L positions.
 """
@@ -52,10 +52,10 @@ def sentence_transformers(
 
 
 def trl(trainer: Trainer, samples: Sequence[Prompt], folder: Path, *, row: int) -> dict[str, Step]:
-    """``SFTTrainer``, one side with padding (all chats at once) and one with its own packing.
+    """Return the steps of ``SFTTrainer`` with padding (all chats in a batch) and with packing.
 
-    A packed row is a micro-batch of its own: TRL lays all rows of a batch behind one another, and
-    without flash attention each would pay for looking at all the others.
+    Each packed row is its own micro-batch: TRL concatenates all rows of a batch, and without flash
+    attention each row would pay for attention to all others.
     """
     from datasets import Dataset
 

@@ -1,4 +1,4 @@
-"""What one set of weights can do: rank, search, chat, answer from what it has read. `make demo`."""
+"""Demo of one set of weights: rank, search, chat, answer from cached state. Run by `make demo`."""
 
 from __future__ import annotations
 
@@ -102,8 +102,8 @@ def chat(model: GritLM) -> None:
 
 
 def answer_from_store(model: GritLM, question: str = QUERY) -> None:
-    """One question to a store of documents, in every mode of reusing what embedding them left."""
-    heading("5. Answer from a store: what embedding a passage leaves behind is kept")
+    """Answer a question from a store of documents, in every mode of reuse."""
+    heading("5. Answer from a store: the key/value state of embedded passages is reused")
     with TemporaryDirectory() as place, RagEngine.open(place, model) as engine:
         added = engine.add(CORPUS / "passages.jsonl")
         size = engine.store.nbytes / 1e6

@@ -1,6 +1,7 @@
 """Rules of wording and size for the whole package; `python tests/language.py` prints the counts.
 
-The glossary and the reasons are in CONTRIBUTING.md.
+The rules of wording apply to benchmarks, recipes and documentation too. The glossary and the
+reasons are in CONTRIBUTING.md.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 SRC = ROOT / "src" / "gritlm"
 SAMPLES = SRC / "evaluation" / "samples"  # data: tasks with their own checks
+HISTORY = {"log.md"}  # dated entries keep the words of their time
 
 BANNED_WORDS = (
     "told",
@@ -39,6 +41,7 @@ _BANNED = re.compile(r"\b(?:" + "|".join(BANNED_WORDS) + r")\b", re.IGNORECASE)
 _PRONOUN_FIRST = re.compile(
     r"^(?:what|who|whoever|those|one|none|that which|nothing)\b(?! of\b)", re.IGNORECASE
 )
+_CODE = re.compile(r"^```.*?^```$|`[^`\n]*`", re.MULTILINE | re.DOTALL)
 _ENTRY = re.compile(r"^\s+[\w*, ]+: +(\S.*)$")
 _TEXT_ARGUMENTS = {"help", "description", "summary", "title", "documentation"}
 
@@ -82,10 +85,45 @@ def strings(node: ast.AST) -> Iterator[str]:
             yield each.value
 
 
+def scripts() -> dict[Path, ast.Module]:
+    """Return the parsed modules of benchmarks, recipes and examples."""
+    paths = (
+        path
+        for name in ("benchmarks", "recipes", "examples")
+        for path in (ROOT / name).rglob("*.py")
+    )
+    return {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(paths)}
+
+
+def pages() -> Iterator[tuple[Path, int, str]]:
+    """Yield path, number and text of the lines of documentation and of comments in run files."""
+    for path in [
+        ROOT / "README.md",
+        *(ROOT / "docs").glob("*.md"),
+        *(ROOT / "recipes").rglob("*.md"),
+    ]:
+        if path.name not in HISTORY:
+            text = path.read_text(encoding="utf-8")
+            prose = _CODE.sub(lambda code: "\n" * code[0].count("\n"), text)
+            yield from ((path, i, line) for i, line in enumerate(prose.splitlines(), 1))
+    for path in [*(ROOT / "recipes").rglob("*.toml"), ROOT / "pyproject.toml", ROOT / "Makefile"]:
+        for i, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            yield path, i, line.partition("#")[2]
+
+
+def problems_of_pages() -> list[str]:
+    """List banned words in documentation and run files."""
+    return [
+        f"{path.relative_to(ROOT)}:{number}: {word!r}"
+        for path, number, line in pages()
+        for word in _BANNED.findall(line)
+    ]
+
+
 def problems_of_words() -> list[str]:
-    """List banned words, and noun phrases that begin with a pronoun."""
+    """List banned words, and noun phrases that begin with a pronoun, in code."""
     found = []
-    for path, tree in modules().items():
+    for path, tree in {**modules(), **scripts()}.items():
         place = path.relative_to(ROOT)
         for line, text in texts(tree):
             found += [f"{place}:{line}: {word!r}" for word in _BANNED.findall(text)]
@@ -144,6 +182,7 @@ def measured() -> dict[str, tuple[list[str], int]]:
         "formatter skips": ([str(p) for p in sources if skip in p.read_text("utf-8")], 0),
         "duplicate public class names": ([n for n, count in classes.items() if count > 1], 0),
         "banned words": (problems_of_words(), 0),
+        "banned words in documentation and run files": (problems_of_pages(), 0),
         f"functions over {LONGEST_FUNCTION} lines": (
             [
                 f"{path}:{each.name}"

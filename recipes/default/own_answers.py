@@ -2,9 +2,9 @@
 
     python recipes/default/own_answers.py DATA [DATA ...] --out FILE [--model base] [--cap 300]
 
-DATA are JSONL files of ``{"messages": [user, assistant]}``; their answers are not read. Greedy;
-answers that do not end within the limit are left out. The model asks in its own chat format, and
-whoever is trained on the rows learns them in that of its run file.
+DATA are JSONL files of ``{"messages": [user, assistant]}``; their answers are not read. Decoding is
+greedy; answers that do not end within the limit are left out. The prompts have the model's own chat
+format; training formats the rows as its run file says.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Preparation of training data: public datasets to JSONL files, reproducible byte for byte.
 
-    python recipes/cpu/prepare.py DATA OUT
+    python recipes/default/prepare.py DATA OUT
 
 DATA has a folder a set, each with its SOURCE.txt. Only sets and rows that may be trained on are
 written; a row that holds a text of a report set is dropped. OUT gets one file a source (batches
@@ -172,10 +172,10 @@ def finished(row: Row, file: File) -> Row:
         return row
     query = row.content["query"]
     instruction = file.instructions[number(query) % len(file.instructions)]
-    beside = instruction if file.symmetric else ""
+    passage_instruction = instruction if file.symmetric else ""
     content: dict[str, Any] = {"query": [instruction, query]}
     for side in ("pos", "neg"):
-        content[side] = [[beside, text] for text in row.content[side]]
+        content[side] = [[passage_instruction, text] for text in row.content[side]]
     return Row(content, row.texts, row.group)
 
 

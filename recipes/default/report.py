@@ -1,6 +1,6 @@
-"""Evaluation texts, which no training row may have.
+"""Evaluation texts, which must not occur in training rows.
 
-Read are the report sets that share a source with something that is trained on.
+The report sets read here are those that share a source with a training set.
 """
 
 from __future__ import annotations

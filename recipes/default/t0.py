@@ -1,6 +1,6 @@
 """Rows of T0's prompts: the values of a template without the template.
 
-Only sets whose licence lets everybody use them: AdversarialQA (CC BY-SA), Quoref (CC BY), PAWS.
+Only sets with an open licence are used: AdversarialQA (CC BY-SA), Quoref (CC BY), PAWS.
 """
 
 from __future__ import annotations

@@ -80,28 +80,28 @@ def write(task: Made, content: Content, data: Path, folder: Path, *, sampled: bo
         path.parent.mkdir(exist_ok=True)
         text = _judged(rows) if name == JUDGED else _lines(rows)
         path.write_text(text, encoding="utf-8", newline="\n")
-    said = about(data / task.folder)
+    origin = about(data / task.folder)
     description = task.description.format_map(counted(content))
-    told = {
+    table = {
         "name": task.name,
         "half": task.half,
         "type": kind,
         "description": f"{description} (a sample: {extent(content)})" if sampled else description,
         "language": task.language,
         "instruction": task.instruction,
-        "source": said["Source"],
-        "licence": task.licence or said["Licence"],
+        "source": origin["Source"],
+        "licence": task.licence or origin["Licence"],
     }
-    (folder / "task.toml").write_text(_toml(told), encoding="utf-8", newline="\n")
+    (folder / "task.toml").write_text(_toml(table), encoding="utf-8", newline="\n")
 
 
 def sources(data: Path, tasks: Sequence[Made], counts: Mapping[str, int], *, sampled: bool) -> str:
     """Return sources and licences of all tasks as a Markdown table."""
     lines = ["| task | rows | source | licence |", "| --- | ---: | --- | --- |"]
     for task in tasks:
-        said = about(data / task.folder)
-        licence = task.licence or said["Licence"]
-        lines.append(f"| {task.name} | {counts[task.name]} | {said['Source']} | {licence} |")
+        origin = about(data / task.folder)
+        licence = task.licence or origin["Licence"]
+        lines.append(f"| {task.name} | {counts[task.name]} | {origin['Source']} | {licence} |")
     parts = ["# What the tasks are made from", "\n".join(lines), CHANGES]
     if sampled:
         parts += [SAMPLED, ATTRIBUTION.read_text(encoding="utf-8").strip()]

@@ -44,13 +44,13 @@ class Made:
     """Task with its source.
 
     Attributes:
-        folder: of the data set.
-        read: that folder -> the content of the task.
-        description: with the names of ``contents.counted`` in braces where it tells numbers.
-        type: None for generation tasks, whose task.yaml says it.
-        sample: rows it gives to a sample; 0 where its licence forbids a copy, or it is not needed.
-        licence: where SOURCE.txt speaks for several sets; else it is what SOURCE.txt says.
-        optional: not in every copy of the data sets.
+        folder: folder of the data set.
+        read: function from that folder to the content of the task.
+        description: text with the names of ``contents.counted`` in braces for row counts.
+        type: type of the task; missing for generation tasks, whose task.yaml has it.
+        sample: number of rows in a sample; 0 if the licence forbids copies, or to leave it out.
+        licence: licence, if SOURCE.txt covers several sets; else the one of SOURCE.txt is used.
+        optional: whether a copy of the data sets may lack it.
     """
 
     name: str
@@ -87,8 +87,8 @@ def _similarity(language: str, split: str) -> Made:
 
 def _xquad(language: str, *, english: bool = False) -> Made:
     def read(folder: Path) -> Content:
-        told = passages.xquad(folder, language=language, passages="en" if english else None)
-        return asking.retrieval(told)
+        rows = passages.xquad(folder, language=language, passages="en" if english else None)
+        return asking.retrieval(rows)
 
     name = f"XQuAD-{language}-en" if english else f"XQuAD-{language}"
     what = "the English paragraphs" if english else "240 paragraphs of the same language"

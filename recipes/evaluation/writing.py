@@ -99,11 +99,11 @@ def truthful(folder: Path, *, several: bool) -> Content:
 
 
 def _truthful(row: dict[str, Any], *, several: bool) -> Row:
-    told = row["mc2_targets" if several else "mc1_targets"]
-    choices = {"question": row["question"], "choices": told["choices"]}
+    targets = row["mc2_targets" if several else "mc1_targets"]
+    choices = {"question": row["question"], "choices": targets["choices"]}
     if several:
-        return {**choices, "labels": told["labels"]}
-    return {**choices, "gold": told["labels"].index(1)}
+        return {**choices, "labels": targets["labels"]}
+    return {**choices, "gold": targets["labels"].index(1)}
 
 
 def _choices(place: Path, split: str) -> Iterator[Row]:

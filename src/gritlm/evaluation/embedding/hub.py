@@ -1,4 +1,7 @@
-"""Tasks of mteb by name, with their data, optionally cut to the first rows."""
+"""Tasks of mteb by name, with their data, optionally cut to the first rows.
+
+Only tasks of mteb itself are here; ``local.py`` makes mteb tasks of local folders.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Conversion of lm-eval's results: the main score, the others, and the scores of single rows."""
+"""Conversion of lm-eval's results: the main score, the others, and the scores of single rows.
+
+lm-eval returns the results of a task under keys ``metric,filter``; :func:`result` converts them to
+the :class:`TaskResult` of the report. ``lm_eval_run.py`` calls it for each task.
+"""
 
 from __future__ import annotations
 
@@ -114,7 +118,7 @@ def _main(task: Any, keys: Sequence[str], better: Mapping[str, bool | None]) -> 
     Raises:
         InputError: if the task has no metric, or none with the name in ``metadata: main``.
     """
-    figures = _of(keys)
+    figures = _parse_keys(keys)
     main = (task.get_config("metadata") or {}).get("main")
     if main is not None:
         for figure in figures:
@@ -132,14 +136,15 @@ def _main(task: Any, keys: Sequence[str], better: Mapping[str, bool | None]) -> 
     return [*preferred, *shares, *figures][0]
 
 
-def _of(keys: Sequence[str]) -> list[Figure]:
+def _parse_keys(keys: Sequence[str]) -> list[Figure]:
+    """Return the metrics among the keys of a result; standard errors are left out."""
     pairs = [key.rpartition(",")[::2] for key in keys if "," in key]
     return [Figure(*pair) for pair in pairs if not pair[0].endswith("_stderr")]
 
 
 def _figures(results: Sequence[Mapping[str, Any]], counts: Sequence[int]) -> dict[Figure, float]:
     """Return the mean of each metric that all tasks have, weighted by the rows of the tasks."""
-    common = [f for f in _of(list(results[0])) if all(_key(f) in each for each in results)]
+    common = [f for f in _parse_keys(list(results[0])) if all(_key(f) in each for each in results)]
     return {
         figure: sum(
             float(each[_key(figure)]) * count for each, count in zip(results, counts, strict=True)

@@ -1,4 +1,8 @@
-"""Cache of the KV blocks of documents, bounded in bytes."""
+"""Cache of the KV blocks of documents, bounded in bytes.
+
+Questions of a RAG task share documents; the settings ``cached`` and ``cached causal`` compute the
+blocks of each document once.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from gritlm.lm.kv.block import KVBlock
 from gritlm.lm.unified import UnifiedLM
 from gritlm.rag.reuse.reuse_check import blocks_of
 
-MOST_BYTES = 2**30
+MOST_BYTES = 2**30  # default size of a cache
 
 _Ids = tuple[int, ...]
 

@@ -1,4 +1,7 @@
-"""Text of scores, settings and notes, the same in all three files."""
+"""Text of scores, settings and notes, for ``report.md``, ``report.html`` and printed tables.
+
+``share`` says that a value is in percent; perplexities and the like are not.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from gritlm.evaluation.outcome import TITLES, Report
 from gritlm.evaluation.report.view import ReportRow, ReportSection
 
 MISSING = "–"
-EARLIER = " (earlier run)"
+EARLIER = " (earlier run)"  # after times that a cached result was measured with
 
 
 def number(value: float, *, share: bool = True) -> str:

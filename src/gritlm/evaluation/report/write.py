@@ -1,4 +1,4 @@
-"""Writing of the three report files, each replaced atomically."""
+"""Writing of the three report files, the last step of an evaluation."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from gritlm.evaluation.report.view import ReportSection
 def require_folder(folder: Path) -> None:
     """Check that a report can be written to a folder, without creating it.
 
+    The command ``gritlm eval`` calls it before it measures anything.
+
     Raises:
-        InputError: if it cannot.
+        InputError: if the folder, or the nearest existing folder above it, is not writable.
     """
     path = folder.absolute()
     try:

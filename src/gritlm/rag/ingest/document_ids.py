@@ -1,4 +1,7 @@
-"""Validation of document ids."""
+"""Validation of document ids, when documents are read for a store.
+
+An id is part of URL paths (``/v1/rag/documents/ID``) and of log lines.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Parsers of training records, one function for each form; see also ``conversations.py``.
 
-The keys of a record identify its form; the first match is used. Other keys (ids, scores of
-negatives) are ignored. A null counts as an absent key, since Parquet fills gaps with nulls.
+:func:`parse` turns a row of a data file into an example; datasets and validation call it. The keys
+of a record identify its form; the first match is used. Other keys (ids, scores of negatives) are
+ignored. A null counts as an absent key, since Parquet fills gaps with nulls.
 """
 
 from __future__ import annotations
@@ -82,6 +83,8 @@ def _triplet(fields: RecordFields) -> EmbeddingExample:
 
 
 def _scored(first: str, second: str, score: str) -> Callable[[RecordFields], Row]:
+    """Return a parser of scored pairs with the given keys for both texts and the score."""
+
     def parse_form(fields: RecordFields) -> ScoredExample:
         values = fields.values
         source = fields.source

@@ -1,4 +1,8 @@
-"""Output folder of a run: checks before a start, preparation, resumption."""
+"""Output folder of a run: checks before a start, preparation, resumption.
+
+The trainer calls :func:`claim` first, then :func:`settings` and :func:`require_same` to compare a
+run with its checkpoint, and :func:`prepare` before the first step.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,7 @@ from gritlm.train.config import (
 from gritlm.train.data import skipped
 from gritlm.train.run import checkpoint, metrics_log
 
-FILE = "run.json"
+FILE = "run.json"  # settings of the run, in the output folder
 
 # Files of a trained model. An old one of another kind would be loaded instead of the new one.
 _MODEL = (
@@ -59,7 +63,7 @@ _FREE = {
 
 
 def claim(run: TrainConfig) -> Path | None:
-    """Return the checkpoint to resume from; None to start a new run.
+    """Check the output folder and return the checkpoint to resume from; None for a new run.
 
     Raises:
         InputError: the folder holds a run and the settings neither resume nor overwrite it, or
@@ -87,7 +91,12 @@ def claim(run: TrainConfig) -> Path | None:
 
 
 def prepare(run: TrainConfig, *, done: int = 0) -> None:
-    """Create the folder; remove files of an earlier run and checkpoints after ``done`` steps.
+    """Create the output folder, without files of an earlier run or later checkpoints.
+
+    Args:
+        run: settings of the run, written to the folder.
+        done: steps done before; checkpoints of later steps are removed. 0 also removes the model
+            and the logs of an earlier run.
 
     Raises:
         InputError: the folder cannot be written.

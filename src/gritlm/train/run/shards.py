@@ -1,7 +1,8 @@
 """Safe reading of sharded checkpoints: no code in their files runs.
 
-torch reads ``.metadata``, and all values of a checkpoint that are no tensors, with pickle, which
-runs any function that a file names. Here only the classes that torch writes are allowed.
+torch reads ``.metadata``, and all values of a checkpoint other than tensors, with pickle, which
+runs any function that a file names. This module allows only the classes that torch writes.
+``checkpoint.py`` loads the weights, optimizer and random states of a run through it.
 """
 
 from __future__ import annotations
@@ -67,6 +68,8 @@ def load_tensors(file: Path | IO[bytes]) -> Any:
 
 
 class _Reader(FileSystemReader):
+    """Reader of torch, with a safe reading of the metadata."""
+
     def read_metadata(self, *_: Any, **kwargs: Any) -> Metadata:
         path = Path(str(self._get_metadata_path(kwargs.get("rank"))))
         with path.open("rb") as file:
@@ -77,8 +80,10 @@ class _Reader(FileSystemReader):
 
 
 class _Planner(DefaultLoadPlanner):
+    """Planner of torch, with a safe reading of values other than tensors."""
+
     def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
-        """Read a value that is no tensor safely, and pass it on in bytes written here."""
+        """Read a value safely, and pass it to torch in bytes that are written here."""
         own = io.BytesIO()
         torch.save(load_tensors(value), own)
         own.seek(0)
