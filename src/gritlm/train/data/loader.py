@@ -1,8 +1,8 @@
 """Loader: batches of each step from two independent streams, embedding and generative.
 
-Each process draws the rows of all processes and takes its share, so the rows of a step do not
-depend on the number of processes. Random choices for a row depend only on the seed, the step and
-the index in the step.
+The trainer calls :meth:`Loader.next` for each step. Each process draws the rows of all processes
+and takes its share, so the rows of a step do not depend on the number of processes. Random choices
+for a row depend only on the seed, the step and the index in the step.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ class BatchShare:
     size: int = 1
 
     def of(self, items: Sequence[Any]) -> list[Any]:
+        """Return the items of this process."""
         each = len(items) // self.size
         return list(items[self.rank * each : (self.rank + 1) * each])
 
