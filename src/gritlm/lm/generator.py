@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from gritlm.errors import InputError, at_least_one
 from gritlm.lm.kv.block import KVBlock
 from gritlm.lm.sampling import Sampler
 from gritlm.lm.unified import UnifiedLM
+
+Step = Callable[[int], Tensor]
 
 
 def complete(
@@ -77,7 +79,8 @@ def _steps(
 ) -> Iterator[int]:
     cache = prefix_cache(lm, kv, room=len(ids) + room)
     logits_V = prefill(lm, cache, ids)
-    yield from decode(lm, cache, logits_V, sampler=sampler, room=room, end_ids=end_ids)
+    step = stepper(lm, cache)
+    yield from decode(step, logits_V, sampler=sampler, room=room, end_ids=end_ids)
 
 
 @torch.inference_mode()
@@ -86,9 +89,13 @@ def prefill(lm: UnifiedLM, cache: Cache, ids: Sequence[int]) -> Tensor:
     return lm.logits(torch.tensor([ids], device=lm.device), cache=cache, keep=1)[0, -1]
 
 
+def stepper(lm: UnifiedLM, cache: Cache) -> Step:
+    """Return the function that adds a token to a cache and returns the next logits (V,)."""
+    return lambda token: prefill(lm, cache, [token])
+
+
 def decode(
-    lm: UnifiedLM,
-    cache: Cache,
+    step: Step,
     logits_V: Tensor,
     *,
     sampler: Sampler,
@@ -98,21 +105,20 @@ def decode(
     """Generate token ids after the cached tokens, without the end token.
 
     Args:
-        lm: the model.
-        cache: cache of the prompt; extended in place.
+        step: adds a token to the prompt and returns the next logits (V,).
         logits_V: logits of the first new token.
         sampler: function from logits (V,) to a token id.
         room: maximum number of new tokens.
         end_ids: token ids that end the text.
     """
-    for step in range(room):
+    for number in range(room):
         token = sampler(logits_V)
         if token in end_ids:
             return
         yield token
-        if step + 1 < room:
+        if number + 1 < room:
             # Inference mode must not be active at a yield: it belongs to the thread of the caller.
-            logits_V = prefill(lm, cache, [token])
+            logits_V = step(token)
 
 
 def own_blocks(lm: UnifiedLM, kv: KVBlock | Sequence[KVBlock] | None) -> list[KVBlock]:

@@ -1,4 +1,4 @@
-"""Answers from documents: sources, prefilled prompts, and the text as a whole or in pieces."""
+"""Answers from documents: their sources, and the text as a whole or in pieces."""
 
 from __future__ import annotations
 
@@ -6,25 +6,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
-from torch import Tensor
-from transformers.cache_utils import Cache
-
-from gritlm.lm.generator import TextStream, answer_room, decode, prefix_cache
+from gritlm.lm.generator import TextStream, decode, stepper
 from gritlm.lm.gritlm import GritLM
-from gritlm.lm.kv.block import KVBlock
-from gritlm.lm.kv.cache import is_preallocated
 from gritlm.lm.sampling import SamplingParams
-from gritlm.rag.cooperative import Checkpoint
-from gritlm.rag.options import AnswerOptions
-from gritlm.rag.plan import PromptPlan
-from gritlm.rag.reuse.recompute import read_behind
+from gritlm.rag.fusion import PassageScore
+from gritlm.rag.prefill import PrefilledPrompt, ReadPassages
 from gritlm.rag.trace import Trace
 from gritlm.rag.types import Hit
 
 
 @dataclass(frozen=True)
 class Source:
-    """A passage in the prompt of an answer.
+    """A passage that was read for an answer.
 
     Attributes:
         id: id of the passage.
@@ -35,6 +28,10 @@ class Source:
         end: offset behind its last character.
         score: cosine of question and passage, also where the words were found.
         also_in: ids of other documents that hold a passage of the same text.
+        used: whether the answer comes from this passage; False for a passage that was read alone
+            and scored lower.
+        likelihood: mean log-probability of the question behind the passage; None where it was not
+            needed.
     """
 
     id: str
@@ -45,9 +42,11 @@ class Source:
     end: int
     score: float
     also_in: tuple[str, ...] = ()
+    used: bool = True
+    likelihood: float | None = None
 
     @staticmethod
-    def of(hit: Hit) -> Source:
+    def of(hit: Hit, score: PassageScore | None = None, *, used: bool = True) -> Source:
         """Return the source of a hit."""
         passage = hit.passage
         return Source(
@@ -59,7 +58,18 @@ class Source:
             end=passage.end,
             score=hit.score,
             also_in=hit.also_in,
+            used=used,
+            likelihood=None if score is None else score.likelihood,
         )
+
+
+def sources_of(read: ReadPassages) -> tuple[Source, ...]:
+    """Return the sources of an answer, the best first."""
+    scores = read.scores or (None,) * len(read.hits)
+    return tuple(
+        Source.of(hit, score, used=number < read.used)
+        for number, (hit, score) in enumerate(zip(read.hits, scores, strict=True))
+    )
 
 
 @dataclass(frozen=True)
@@ -68,7 +78,7 @@ class Answer:
 
     Attributes:
         text: the answer.
-        sources: the passages in its prompt, the best first.
+        sources: the passages that were read for it, the best first.
         trace: tokens, bytes and milliseconds of every stage.
     """
 
@@ -82,7 +92,7 @@ class AnswerStream:
 
     Args:
         pieces: pieces of the text, as they become certain.
-        sources: the passages in the prompt, the best first; known before the first piece.
+        sources: the passages that were read, the best first; known before the first piece.
         trace: tokens, bytes and milliseconds so far; complete after the last piece.
     """
 
@@ -110,29 +120,12 @@ class AnswerStream:
 
 
 @dataclass(frozen=True)
-class PrefilledPrompt:
-    """The state of a model after a prompt.
-
-    Attributes:
-        cache: key/value state of the prompt, with room for the answer.
-        logits_V: logits of the first token of the answer (V,).
-        room: number of tokens that may follow.
-        reused: number of prompt tokens that came from stored blocks.
-    """
-
-    cache: Cache
-    logits_V: Tensor
-    room: int
-    reused: int = 0
-
-
-@dataclass(frozen=True)
 class PreparedAnswer:
     """An answer right before its first token.
 
     Attributes:
         prompt: state of the model after the prompt.
-        sources: the passages in the prompt, the best first.
+        sources: the passages that were read, the best first.
         trace: tokens, bytes and milliseconds so far.
         started: arrival time of the question (``perf_counter``).
     """
@@ -141,49 +134,6 @@ class PreparedAnswer:
     sources: tuple[Source, ...]
     trace: Trace
     started: float
-
-
-def prefill(
-    model: GritLM,
-    plan: PromptPlan,
-    blocks: Sequence[KVBlock],
-    options: AnswerOptions,
-    trace: Trace,
-    checkpoint: Checkpoint | None = None,
-) -> PrefilledPrompt:
-    """Join the blocks of a prompt in one cache and prefill the remaining tokens.
-
-    Args:
-        model: the model that made the blocks.
-        plan: the prompt.
-        blocks: key/value blocks of ``plan.parts``, in order.
-        options: length of the answer, and the tokens that are recomputed.
-        trace: takes tokens and times.
-        checkpoint: checkpoint callback; None where no other work waits for the model.
-
-    Returns:
-        The state of the model after the prompt.
-
-    Raises:
-        InputError: when the prompt leaves no room for an answer.
-    """
-    lm = model.lm
-    room = answer_room(lm, plan.tokens, options.sampling.max_new_tokens)
-    for name, tokens in plan.read:
-        trace.part(name, tokens=tokens, tier="read")
-    with trace.stage("move"):
-        cache = prefix_cache(lm, blocks, room=len(plan.ids) + room)
-    with trace.stage("prefill"):
-        recompute = options.recompute if blocks else None
-        if recompute is not None and not is_preallocated(cache):
-            trace.reasons.append(
-                "no tokens recomputed: the cache of this model does not support it"
-            )
-            recompute = None
-        logits_V, again = read_behind(lm, cache, blocks, plan.ids, recompute, checkpoint)
-    trace.tokens_recomputed = again.tokens
-    trace.tokens_selecting = again.selecting
-    return PrefilledPrompt(cache, logits_V, room, trace.tokens_reused)
 
 
 def generate(model: GritLM, prepared: PreparedAnswer, sampling: SamplingParams) -> Iterator[str]:
@@ -197,8 +147,7 @@ def generate(model: GritLM, prepared: PreparedAnswer, sampling: SamplingParams) 
     prompt = prepared.prompt
     trace = prepared.trace
     tokens = decode(
-        model.lm,
-        prompt.cache,
+        stepper(model.lm, prompt.cache) if prompt.mixed is None else prompt.mixed.step,
         prompt.logits_V,
         sampler=sampling.sampler(),
         room=prompt.room,

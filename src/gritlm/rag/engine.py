@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from time import perf_counter
@@ -15,9 +15,8 @@ from gritlm.lm.gritlm import GritLM
 from gritlm.printable import excerpt
 from gritlm.rag import answer as answering
 from gritlm.rag import workspace
-from gritlm.rag.answer import Answer, AnswerStream, PreparedAnswer, Source
+from gritlm.rag.answer import Answer, AnswerStream, PreparedAnswer
 from gritlm.rag.cooperative import Checkpoint, OnModel, paced
-from gritlm.rag.cost import CostModel
 from gritlm.rag.identity import ModelIdentity, maker_of
 from gritlm.rag.index.index import Index, IndexedDocument
 from gritlm.rag.index.lance import IndexFailedError
@@ -33,8 +32,9 @@ from gritlm.rag.ingest.ingest import (
 )
 from gritlm.rag.kvstore.store import KVStore
 from gritlm.rag.options import AnswerOptions, AnswerOverrides, override
-from gritlm.rag.plan import BLOCK_KINDS, PromptAssembler, PromptPlan
-from gritlm.rag.planner import Planner
+from gritlm.rag.plan import BLOCK_KINDS, BlockKind, PromptAssembler
+from gritlm.rag.planner import AnswerPlan, Planner
+from gritlm.rag.prefill import Prefiller
 from gritlm.rag.retrieve import Query, Retriever, Search
 from gritlm.rag.reuse.blocks import BlockProvider
 from gritlm.rag.trace import Trace
@@ -55,6 +55,7 @@ class RagEngine:
         place: workspace, which keeps measurements of model and machine and the ids of indexed
             folders; None keeps them in memory only.
         assembler: prompt assembler of this model; None makes one.
+        blocks: kind of the KV blocks that are stored.
     """
 
     model: GritLM
@@ -63,13 +64,15 @@ class RagEngine:
     cutting: ChunkingOptions = field(default_factory=ChunkingOptions)
     place: Path | None = None
     assembler: PromptAssembler | None = None
+    blocks: BlockKind = "causal"
 
     def __post_init__(self) -> None:
         assembler = PromptAssembler(self.model) if self.assembler is None else self.assembler
         self._assembler = assembler
-        self._blocks = BlockProvider(self.model.lm, self.store)
-        self._retriever = Retriever(self.model, self.index, self._blocks, assembler)
-        self._planner = Planner(self.model, self._blocks, assembler, self.place)
+        provider = BlockProvider(self.model.lm, self.store)
+        self._retriever = Retriever(self.model, self.index, provider, assembler)
+        self._planner = Planner(self.model, assembler, self.place)
+        self._prefiller = Prefiller(self.model, provider)
         self._write_lock = threading.Lock()  # or two threads could add the same document
 
     @classmethod
@@ -85,6 +88,7 @@ class RagEngine:
         memory_bytes: int = 512 * 2**20,
         read_only: bool = False,
         longest: int | None = None,
+        blocks: BlockKind | None = None,
     ) -> RagEngine:
         """Open the workspace in a folder, or make a new one.
 
@@ -101,6 +105,9 @@ class RagEngine:
             memory_bytes: most bytes of blocks in memory.
             read_only: change nothing, in any number of processes; computed blocks are not kept.
             longest: most tokens of a prompt and its answer; None for the limit of the model.
+            blocks: kind of the stored blocks: ``causal`` answers as a fresh prompt does,
+                ``bidirectional`` costs no second pass when documents are added; None for that of
+                the workspace, ``causal`` for a new one.
 
         Returns:
             The engine. Close it, or use it in a ``with`` statement.
@@ -114,7 +121,7 @@ class RagEngine:
             workspace.require(place)
         model = GritLM() if model is None else model
         maker = maker_of(model)
-        settings = workspace.settings(place, cutting=cutting, index=index)
+        settings = workspace.settings(place, cutting=cutting, index=index, blocks=blocks)
         assembler = PromptAssembler(model, limit=longest)
         check_cutting(settings.cutting, model, assembler)
         if not read_only:
@@ -132,7 +139,7 @@ class RagEngine:
         passages = _open_index(uri, maker, store, create=not read_only)
         if not read_only:
             workspace.keep(place, settings)  # last, so that an error above leaves no settings
-        return cls(model, passages, store, settings.cutting, place, assembler)
+        return cls(model, passages, store, settings.cutting, place, assembler, settings.blocks)
 
     def close(self) -> None:
         """Write pending changes and release the workspace."""
@@ -150,7 +157,7 @@ class RagEngine:
         sources: DocumentInput | Iterable[DocumentInput],
         *,
         progress: bool = False,
-        kinds: Sequence[str] = ("bidirectional",),
+        kinds: Sequence[str] | None = None,
         on_model: OnModel | None = None,
         done: AddResult | None = None,
         text_field: str | None = None,
@@ -164,7 +171,8 @@ class RagEngine:
         Args:
             sources: a path, a dict, or several of them.
             progress: show a progress bar.
-            kinds: kinds of KV blocks to store; blocks of other kinds are computed at first use.
+            kinds: kinds of KV blocks to store; None for that of the workspace. Blocks of other
+                kinds are computed at first use.
             on_model: runs all work of the model, where another thread owns it.
             done: result to fill, which is valid after an interruption too; None makes a new one.
             text_field: name of the text field of rows; None for ``text``, ``page_content``,
@@ -179,6 +187,7 @@ class RagEngine:
         """
         self._require_writable()
         inputs = [sources] if isinstance(sources, str | Path | Mapping) else sources
+        kinds = (self.blocks,) if kinds is None else kinds
         for kind in kinds:
             choice(kind, BLOCK_KINDS, name="kinds")
         indexer = Indexer(
@@ -356,7 +365,8 @@ class RagEngine:
             InputError: for a question that is longer than the model takes.
             ModelError: when reranking reuses state and reuse fails its check with this model.
         """
-        self._planner.prepare(options.mode, checkpoint)  # no part of the answer's time
+        if options.mode != "none":
+            self._planner.checked(checkpoint)  # no part of the answer's time
         if options.rerank:
             self._planner.require_parity()
         started = perf_counter()
@@ -386,8 +396,8 @@ class RagEngine:
             query.question, hits, options.search, query.trace, checkpoint
         )
 
-    def plan(self, query: Query, hits: Sequence[Hit], options: AnswerOptions) -> PromptPlan:
-        """Return the prompt of an answer; without the model.
+    def plan(self, query: Query, hits: Sequence[Hit], options: AnswerOptions) -> AnswerPlan:
+        """Return the prompts of an answer; without the model.
 
         Raises:
             InputError: without passages, and when the question does not fit.
@@ -398,38 +408,33 @@ class RagEngine:
         if not hits:
             self._raise_without_passages(options, trace)
         with trace.stage("plan"):
-            plan = self._planner.plan(query.question, hits, options, trace)
-        trace.mode = plan.mode
-        trace.blocks = options.blocks
+            plan = self._planner.plan(query.question, hits, options)
+        trace.fusion = plan.fusion
+        trace.mode = options.mode
+        trace.blocks = self.blocks if options.blocks is None else options.blocks
         trace.dropped = tuple(hit.passage.id for hit in plan.dropped)
         return plan
 
     def read(
         self,
         query: Query,
-        plan: PromptPlan,
+        plan: AnswerPlan,
         options: AnswerOptions,
         *,
         checkpoint: Checkpoint | None = None,
     ) -> PreparedAnswer:
-        """Load the blocks of a prompt and prefill the rest of it."""
+        """Load the blocks of the prompts and prefill the rest of them."""
         trace = query.trace
-        with trace.stage("load"):
-            blocks = self._blocks.of(
-                plan.parts,
-                causal=options.blocks == "causal",
-                question=query.block,
-                trace=trace,
-                checkpoint=checkpoint,
-            )
-        prompt = answering.prefill(self.model, plan, blocks, options, trace, checkpoint)
-        sources = tuple(Source.of(hit) for hit in reversed(plan.hits))
-        return PreparedAnswer(prompt, sources, trace, query.started)
-
-    @property
-    def cost(self) -> CostModel:
-        """Predicted times of the modes on this machine; measured at the first use."""
-        return self._planner.cost
+        read = self._prefiller.read(
+            plan,
+            options,
+            causal=trace.blocks == "causal",
+            question=query.block,
+            trace=trace,
+            checkpoint=checkpoint,
+        )
+        trace.scores = [asdict(score) for score in read.scores]
+        return PreparedAnswer(read.prompt, answering.sources_of(read), trace, query.started)
 
     @cached_property
     def _names(self) -> DocumentIds:

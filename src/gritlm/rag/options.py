@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, TypedDict
+from typing import Any, TypedDict
 
 from gritlm.errors import InputError, UnknownArgumentError, choice, did_you_mean
 from gritlm.lm.sampling import SamplingParams
 from gritlm.prompts import RAG_FORMS, RagMode
+from gritlm.rag.fusion import FUSIONS, Fusion
 from gritlm.rag.plan import BLOCK_KINDS, BlockKind
 from gritlm.rag.retrieve import Search
-from gritlm.rag.reuse.recompute import FIRST, Recompute
-
-Mode = RagMode | Literal["auto"]
+from gritlm.rag.reuse.recompute import BEST, Recompute
 
 
 @dataclass(frozen=True)
@@ -21,40 +20,77 @@ class AnswerOptions:
     """Settings of one answer from documents.
 
     Attributes:
-        top_k: number of passages to answer from.
+        top_k: number of candidates: passages that the answer may come from.
         filter: ``{"name": value}`` of metadata, or a condition in SQL; None searches everything.
         hybrid: search by words too, fused with the vector search by reciprocal rank.
         rerank: number of candidates that the model itself puts in order; 0 for no reranking.
-        mode: the part of the prompt that is reused: ``none``, ``query``, ``doc``, ``doc-query``,
-            ``query-doc``, or ``auto`` for the fastest of the first three on this machine.
-        blocks: kind of the documents' key/value blocks, ``bidirectional`` or ``causal``.
-        recompute: tokens of the blocks that are recomputed; None for no tokens. The default, the
-            first 16 of each block but the first, is the one of training, and changes nothing for
-            a single document. Measurements: docs/log.md.
+        fusion: use of several passages: ``sequence`` reads each alone and answers from the best
+            one, ``token`` mixes the distributions of all at every token, ``joint`` puts all into
+            one prompt. None for ``sequence`` in mode ``doc``, for ``joint`` in the other modes.
+        margin: passages within this cosine of the best one are read, for ``sequence`` and
+            ``token``; None for the calibration of the model. Without a calibration, ``sequence``
+            reads the passage with the best cosine.
+        contrast: weight of the contrast to a row without passage, for ``token``; 0 for none.
+        mode: the part of the prompt that is reused: ``none``, ``query``, ``doc``, ``doc-query`` or
+            ``query-doc``.
+        blocks: kind of the documents' key/value blocks, ``bidirectional`` or ``causal``; None for
+            the kind that the workspace stores.
+        recompute: tokens that are recomputed when a prompt has several blocks (``joint``); None
+            for no tokens. The default is the best passage, and the first 16 tokens of the others.
         sampling: length, temperature, nucleus, seed and stop strings of the answer.
 
     Raises:
-        InputError: for an unknown mode or kind, a number out of range, or ``sampling.logprobs``.
+        InputError: for an unknown mode, fusion or kind, settings that exclude each other, a number
+            out of range, or ``sampling.logprobs``.
     """
 
-    top_k: int = 3
+    top_k: int = 5
     filter: str | Mapping[str, Any] | None = None
     hybrid: bool = False
     rerank: int = 0
-    mode: Mode = "doc"
-    blocks: BlockKind = "bidirectional"
-    recompute: Recompute | None = FIRST
+    fusion: Fusion | None = None
+    margin: float | None = None
+    contrast: float = 0.0
+    mode: RagMode = "doc"
+    blocks: BlockKind | None = None
+    recompute: Recompute | None = BEST
     sampling: SamplingParams = field(default_factory=SamplingParams)
 
     def __post_init__(self) -> None:
         _ = self.search  # checks its numbers
-        choice(self.mode, [*RAG_FORMS, "auto"], name="mode")
-        choice(self.blocks, BLOCK_KINDS, name="blocks")
+        choice(self.mode, RAG_FORMS, name="mode")
+        if self.fusion is not None:
+            choice(self.fusion, FUSIONS, name="fusion")
+        if self.blocks is not None:
+            choice(self.blocks, BLOCK_KINDS, name="blocks")
+        self._check_fusion()
         if self.sampling.logprobs is not None:
             raise InputError(
                 f"sampling.logprobs is {self.sampling.logprobs}, but an answer from documents "
                 "reports no log-probabilities; leave it None"
             )
+
+    def _check_fusion(self) -> None:
+        if self.fuses != "joint" and self.mode not in ("doc", "none"):
+            raise InputError(
+                f"mode {self.mode!r} puts all passages into one prompt, fusion {self.fusion!r} "
+                "reads each alone; use fusion='joint', or mode 'doc'"
+            )
+        if self.margin is not None and not 0 <= self.margin <= 2:
+            raise InputError(f"margin is {self.margin}; expected a cosine from 0 to 2")
+        if not 0 <= self.contrast < float("inf"):
+            raise InputError(f"contrast is {self.contrast}; expected a finite number >= 0")
+        if self.contrast and self.fuses != "token":
+            raise InputError(
+                f"contrast is {self.contrast}, but only fusion 'token' has one; leave it 0"
+            )
+
+    @property
+    def fuses(self) -> Fusion:
+        """The use of several passages, with the default filled in."""
+        if self.fusion is not None:
+            return self.fusion
+        return "sequence" if self.mode == "doc" else "joint"
 
     @property
     def search(self) -> Search:
@@ -72,8 +108,11 @@ class AnswerOverrides(TypedDict, total=False):
     filter: str | Mapping[str, Any] | None
     hybrid: bool
     rerank: int
-    mode: Mode
-    blocks: BlockKind
+    fusion: Fusion | None
+    margin: float | None
+    contrast: float
+    mode: RagMode
+    blocks: BlockKind | None
     recompute: Recompute | None
     sampling: SamplingParams
     max_new_tokens: int

@@ -63,6 +63,7 @@ class PromptPlan:
         read: name and number of tokens of each section of ``ids``, in order: ids of passages,
             ``question``, and ``instruction`` for the rest.
         hits: passages of the prompt, in reading order.
+        question: begin and end of the question in ``ids``; None where it is no section of them.
         dropped: passages that do not fit, the least relevant ones.
     """
 
@@ -71,12 +72,26 @@ class PromptPlan:
     ids: tuple[int, ...]
     read: tuple[tuple[str, int], ...]
     hits: tuple[Hit, ...]
+    question: tuple[int, int] | None = None
     dropped: tuple[Hit, ...] = ()
 
     @property
     def tokens(self) -> int:
         """Number of tokens of the prompt."""
         return sum(part.tokens for part in self.parts) + len(self.ids)
+
+    @property
+    def question_span(self) -> tuple[int, int]:
+        """Begin and end of the question in ``ids``, in a mode that has it there."""
+        if self.question is None:
+            raise ValueError(f"mode {self.mode!r} has no question among the prefilled tokens")
+        return self.question
+
+    @property
+    def best(self) -> int | None:
+        """Index of the part with the best passage; None without one."""
+        found = [number for number, part in enumerate(self.parts) if part.hit is not None]
+        return found[-1] if found else None
 
 
 class PromptAssembler:
@@ -128,20 +143,48 @@ class PromptAssembler:
         few = min(1, len(found))
         if (least := size(few)) > room:
             subject = "and its best passage have" if few else "has"
-            raise InputError(
-                f"the question {subject} {least} tokens in mode {mode!r}; the model takes "
-                f"{self._limit}, of which {max_new_tokens} are kept for the answer: ask for "
-                "less, or index with shorter passages"
-            )
+            raise self._too_long(f"the question {subject} {least} tokens", mode, max_new_tokens)
         kept = bisect_right(range(few, len(found) + 1), room, key=size) + few - 1
         plan = self._plan(mode, question, found[:kept])
         return replace(plan, dropped=tuple(reversed(found[kept:])))
+
+    def rows(self, question: str, found: Sequence[Hit], *, max_new_tokens: int) -> list[PromptPlan]:
+        """Return a prompt for each passage alone, in mode ``doc``, without those that do not fit.
+
+        Args:
+            question: the question.
+            found: passages, the best first.
+            max_new_tokens: number of tokens kept free for the answer.
+
+        Raises:
+            InputError: when no passage fits together with the question.
+        """
+        plans = [self._plan("doc", question, [hit]) for hit in found]
+        room = self._limit - max_new_tokens
+        fitting = [plan for plan in plans if plan.tokens <= room]
+        if not fitting:
+            least = min(plan.tokens for plan in plans)
+            subject = f"the question and its shortest passage have {least} tokens"
+            raise self._too_long(subject, "doc", max_new_tokens)
+        dropped = tuple(hit for plan in plans if plan.tokens > room for hit in plan.hits)
+        return [replace(fitting[0], dropped=dropped), *fitting[1:]]
+
+    def _too_long(self, subject: str, mode: RagMode, max_new_tokens: int) -> InputError:
+        return InputError(
+            f"{subject} in mode {mode!r}; the model takes {self._limit}, of which {max_new_tokens} "
+            "are kept for the answer: ask for less, or index with shorter passages"
+        )
 
     def fresh(self, plan: PromptPlan) -> PromptPlan:
         """Return the same prompt without reuse: all of it is prefilled."""
         ids = [i for part in plan.parts for i in part.ids[part.cut :]]
         read = ((part.name, part.tokens) for part in plan.parts)
-        return replace(plan, parts=(), ids=(*ids, *plan.ids), read=(*read, *plan.read))
+        question = plan.question
+        if question is not None:
+            question = (question[0] + len(ids), question[1] + len(ids))
+        return replace(
+            plan, parts=(), ids=(*ids, *plan.ids), read=(*read, *plan.read), question=question
+        )
 
     def _plan(self, mode: RagMode, question: str, found: Sequence[Hit]) -> PromptPlan:
         hits = tuple(reversed(found))
@@ -152,14 +195,15 @@ class PromptAssembler:
             else:
                 parts += [PromptPart(self._passage(hit.passage.embedded), hit) for hit in hits]
         parts = [replace(part, cut=len(self.prefix) if n else 0) for n, part in enumerate(parts)]
-        ids, read = self._tail(mode, question, hits, start=not parts)
-        plan = PromptPlan(mode, tuple(parts), ids, read, hits)
+        ids, read, span = self._tail(mode, question, hits, start=not parts)
+        plan = PromptPlan(mode, tuple(parts), ids, read, hits, span)
         return self.fresh(plan) if mode == "none" else plan
 
     def _tail(
         self, mode: RagMode, question: str, hits: Sequence[Hit], *, start: bool
-    ) -> tuple[tuple[int, ...], tuple[tuple[str, int], ...]]:
-        """Return the token ids after the parts, and name and length of each of their sections."""
+    ) -> tuple[tuple[int, ...], tuple[tuple[str, int], ...], tuple[int, int] | None]:
+        """Return the token ids after the parts, name and length of each of their sections, and
+        begin and end of the question in them."""
         texts = [hit.passage.embedded for hit in hits]
         segments = for_rag(mode, question=question, documents=texts)
         # The tokenizer returns the spans of trained segments only.
@@ -170,7 +214,8 @@ class PromptAssembler:
         names = {"documents": passages, "question": [QUESTION], None: []}[RAG_FORMS[mode].fresh]
         named = list(zip(names, sizes, strict=False))  # the rest are instruction and role
         rest = len(prompt.ids) - sum(size for _, size in named)
-        return tuple(prompt.ids), (*named, (INSTRUCTION, rest))
+        span = prompt.trained[1] if RAG_FORMS[mode].fresh == "question" else None
+        return tuple(prompt.ids), (*named, (INSTRUCTION, rest)), span
 
     def _embedded(self, texts: Sequence[str], instruction: str) -> list[tuple[int, ...]]:
         prompts, _ = self.tokens.for_embedding(

@@ -1,80 +1,82 @@
-"""Choice of the mode and layout of a prompt, from measurements of model and machine."""
+"""Prompts of an answer: one for all passages, or one for each of them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gritlm.lm.gritlm import GritLM
-from gritlm.prompts import RagMode
-from gritlm.rag import cost, workspace
+from gritlm.rag import workspace
 from gritlm.rag.cooperative import Checkpoint
-from gritlm.rag.options import AnswerOptions, Mode
+from gritlm.rag.fusion import Fusion, candidates
+from gritlm.rag.options import AnswerOptions
 from gritlm.rag.plan import PromptAssembler, PromptPlan
 from gritlm.rag.reuse import reuse_check
-from gritlm.rag.reuse.blocks import BlockProvider
-from gritlm.rag.reuse.recompute import expected
 from gritlm.rag.reuse.reuse_check import ReuseCheck
-from gritlm.rag.trace import Trace
 from gritlm.rag.types import Hit
 
-# The modes of "auto": they differ in time, not in the quality of the answer.
-AUTOMATIC: tuple[RagMode, ...] = ("none", "doc", "query")
+
+@dataclass(frozen=True)
+class AnswerPlan:
+    """The prompts of an answer.
+
+    Attributes:
+        fusion: use of several passages.
+        rows: prompt of each passage, the best first; for ``joint`` the only prompt.
+    """
+
+    fusion: Fusion
+    rows: tuple[PromptPlan, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens of all prompts."""
+        return sum(row.tokens for row in self.rows)
+
+    @property
+    def dropped(self) -> tuple[Hit, ...]:
+        """Passages that do not fit."""
+        return self.rows[0].dropped
 
 
 class Planner:
-    """Plans prompts; measures model and machine once.
+    """Plans prompts; checks the model once.
 
     Args:
         model: the model.
-        blocks: provider of KV blocks; it knows the missing ones.
         assembler: lays out prompts for the model.
-        place: workspace that keeps the measurements; None keeps them in memory only.
+        place: workspace that keeps the result of the reuse check; None keeps it in memory only.
     """
 
-    def __init__(
-        self, model: GritLM, blocks: BlockProvider, assembler: PromptAssembler, place: Path | None
-    ) -> None:
+    def __init__(self, model: GritLM, assembler: PromptAssembler, place: Path | None) -> None:
         self._model = model
-        self._blocks = blocks
         self._place = place
         self._assembler = assembler
         self._parity: ReuseCheck | None = None
-        self._cost: cost.CostModel | None = None
 
-    def plan(
-        self, question: str, hits: Sequence[Hit], options: AnswerOptions, trace: Trace
-    ) -> PromptPlan:
-        """Return the prompt of an answer.
+    def plan(self, question: str, hits: Sequence[Hit], options: AnswerOptions) -> AnswerPlan:
+        """Return the prompts of an answer.
 
         Args:
             question: the question.
             hits: passages to answer from, the best first.
-            options: mode, kind of blocks, recomputed tokens and length of the answer.
-            trace: takes the reasons of ``auto``.
+            options: fusion, mode and length of the answer.
 
         Raises:
             ModelError: when the mode reuses state and reuse fails its check with this model.
             InputError: when the question does not fit.
         """
-        if options.mode == "auto":
-            return self._fastest(question, hits, options, trace)
         if options.mode != "none":
             self.require_parity()
         tokens = options.sampling.max_new_tokens
-        return self._assembler.plan(options.mode, question, hits, max_new_tokens=tokens)
-
-    def prepare(self, mode: Mode, checkpoint: Checkpoint | None) -> None:
-        """Make the measurements that a mode needs, unless they are known.
-
-        Args:
-            mode: mode of reuse.
-            checkpoint: checkpoint callback; None where no other work waits for the model.
-        """
-        if mode == "none":
-            return
-        if self._checked(checkpoint).holds and mode == "auto":
-            self.measured(checkpoint)
+        fusion = options.fuses
+        if fusion == "joint":
+            plan = self._assembler.plan(options.mode, question, hits, max_new_tokens=tokens)
+            return AnswerPlan(fusion, (plan,))
+        read = candidates(hits, self._model.settings.fusion, fusion=fusion, margin=options.margin)
+        rows = self._assembler.rows(question, read, max_new_tokens=tokens)
+        return AnswerPlan(fusion, tuple(replace(row, mode=options.mode) for row in rows))
 
     def require_parity(self) -> None:
         """Require that the reuse check holds for this model.
@@ -87,48 +89,14 @@ class Planner:
     @property
     def parity(self) -> ReuseCheck:
         """Result of the reuse check of this model; measured at the first use."""
-        return self._checked(None)
+        return self.checked(None)
 
-    def measured(self, checkpoint: Checkpoint | None = None) -> cost.CostModel:
-        """Return the predicted times on this machine, measured at the first use.
+    def checked(self, checkpoint: Checkpoint | None) -> ReuseCheck:
+        """Return the result of the reuse check, measured at the first use.
 
         Args:
             checkpoint: checkpoint callback; None where no other work waits for the model.
         """
-        if self._cost is None:
-            path = None if self._place is None else self._place / "cost.json"
-            machine = workspace.machine(self._model)
-            self._cost = cost.calibrated(
-                self._model.lm, path, machine=machine, checkpoint=checkpoint
-            )
-        return self._cost
-
-    @property
-    def cost(self) -> cost.CostModel:
-        """Predicted times on this machine; measured at the first use."""
-        return self.measured()
-
-    def _fastest(
-        self, question: str, hits: Sequence[Hit], options: AnswerOptions, trace: Trace
-    ) -> PromptPlan:
-        tokens = options.sampling.max_new_tokens
-        if not self.parity.holds:
-            trace.reasons.append("none: the key/value state of this model cannot be reused")
-            return self._assembler.plan("none", question, hits, max_new_tokens=tokens)
-        predictions: list[tuple[float, PromptPlan]] = []
-        for mode in AUTOMATIC:
-            plan = self._assembler.plan(mode, question, hits, max_new_tokens=tokens)
-            missing = self._blocks.missing(plan.parts, causal=options.blocks == "causal")
-            sizes = [part.tokens for part in plan.parts]
-            again = expected(options.recompute, sizes=sizes, tail=len(plan.ids))
-            seconds = self.cost.first_token(plan, missing=missing, again=again)
-            predictions.append((seconds, plan))
-        trace.reasons += [
-            f"{plan.mode}: {1000 * seconds:.0f} ms predicted" for seconds, plan in predictions
-        ]
-        return min(predictions, key=lambda pair: pair[0])[1]
-
-    def _checked(self, checkpoint: Checkpoint | None) -> ReuseCheck:
         if self._parity is None:
             bos = self._assembler.prefix
             self._parity = workspace.parity(

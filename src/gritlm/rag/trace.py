@@ -14,7 +14,8 @@ class Trace:
     """Counts and times of one answer, filled while it is generated.
 
     Attributes:
-        mode: mode of reuse; the chosen one for ``auto``.
+        fusion: use of several passages: ``sequence``, ``token`` or ``joint``.
+        mode: mode of reuse.
         blocks: kind of the documents' key/value blocks.
         tokens_embedded: tokens of the question that were embedded for the search, in every mode.
         tokens_reranked: tokens read for reranking.
@@ -22,19 +23,21 @@ class Trace:
         tokens_reused: tokens of the prompt whose key/value state was reused.
         tokens_computed: tokens read to compute missing blocks.
         tokens_recomputed: reused or computed tokens that were recomputed.
-        tokens_selecting: tokens read to select the recomputed ones; by ``value`` these pass two
-            layers only.
+        tokens_selecting: tokens read behind the passages that the answer does not come from.
         tokens_generated: tokens of the answer.
         parts: name, tokens and tier of each part of the prompt, in reading order.
         bytes_read: bytes of key/value state by tier: ``memory``, ``disk``, ``embedding`` (of the
             question), ``computed`` (missing before).
         milliseconds: time of each stage; ``first_token`` is the time from the text of the question
             to the first token of the answer.
+        scores: passages that were read alone, the best first, each with ``passage``, ``cosine``,
+            ``likelihood`` (mean log-probability of the question behind it) and ``score``.
         dropped: ids of the passages that did not fit the prompt.
         reasons: reasons for the choices, as sentences.
         warnings: damage in the index, each with the remedy.
     """
 
+    fusion: str = ""
     mode: str = ""
     blocks: str = ""
     tokens_embedded: int = 0
@@ -48,6 +51,7 @@ class Trace:
     parts: list[dict[str, Any]] = field(default_factory=list)
     bytes_read: dict[str, int] = field(default_factory=dict)
     milliseconds: dict[str, float] = field(default_factory=dict)
+    scores: list[dict[str, Any]] = field(default_factory=list)
     dropped: tuple[str, ...] = ()
     reasons: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -55,7 +59,7 @@ class Trace:
     @property
     def tokens_read(self) -> int:
         """Number of tokens read between search and answer: prefilled, computed for missing blocks,
-        recomputed, or read to select those."""
+        recomputed, or read behind passages that were not chosen."""
         again = self.tokens_recomputed + self.tokens_selecting
         return self.tokens_prefilled + again + self.tokens_computed
 
@@ -92,6 +96,23 @@ class Trace:
         else:
             self.tokens_reused += tokens
         self.bytes_read[tier] = self.bytes_read.get(tier, 0) + nbytes
+
+    def add_blocks(self, other: Trace) -> None:
+        """Add the parts, tokens and bytes of another trace."""
+        self.parts += other.parts
+        self.tokens_prefilled += other.tokens_prefilled
+        self.tokens_reused += other.tokens_reused
+        self._add_loaded(other)
+
+    def add_discarded(self, other: Trace) -> None:
+        """Add the tokens and bytes of a part that was read to be compared, and not chosen."""
+        self.tokens_selecting += other.tokens_prefilled
+        self._add_loaded(other)
+
+    def _add_loaded(self, other: Trace) -> None:
+        self.tokens_computed += other.tokens_computed
+        for tier, nbytes in other.bytes_read.items():
+            self.bytes_read[tier] = self.bytes_read.get(tier, 0) + nbytes
 
     def as_dict(self) -> Mapping[str, Any]:
         """Return the trace as plain values, for JSON."""

@@ -15,7 +15,7 @@ import torch
 import transformers
 
 from gritlm.atomic import is_temporary, replacing
-from gritlm.errors import InputError
+from gritlm.errors import InputError, choice
 from gritlm.lm.gritlm import GritLM
 from gritlm.prompts import gritlm_instruction
 from gritlm.rag.cooperative import Checkpoint
@@ -28,6 +28,7 @@ from gritlm.rag.index.table import open_table
 from gritlm.rag.ingest import file_ids
 from gritlm.rag.ingest.ingest import ChunkingOptions
 from gritlm.rag.kvstore.opening import refused
+from gritlm.rag.plan import BLOCK_KINDS, BlockKind
 from gritlm.rag.reuse import reuse_check as checking
 from gritlm.rag.reuse.reuse_check import ReuseCheck
 from gritlm.rag.workspace_marker import FORMAT, NAME
@@ -47,10 +48,12 @@ class WorkspaceSettings:
     Attributes:
         cutting: chunking of documents.
         index: address of the LanceDB table; None for a folder in the workspace.
+        blocks: kind of the stored KV blocks.
     """
 
     cutting: ChunkingOptions
     index: str | None = None
+    blocks: BlockKind = "causal"
 
 
 def exists(place: Path) -> bool:
@@ -83,7 +86,7 @@ def documents(place: Path) -> list[IndexedDocument]:
 
 def address(place: Path) -> str:
     """Return the address of the table of passages."""
-    return settings(place, cutting=None, index=None).index or str(place / PASSAGES)
+    return settings(place).index or str(place / PASSAGES)
 
 
 def examine(place: Path) -> Health:
@@ -144,7 +147,11 @@ def keep(place: Path, settings: WorkspaceSettings) -> None:
 
 
 def settings(
-    place: Path, *, cutting: ChunkingOptions | None, index: str | None
+    place: Path,
+    *,
+    cutting: ChunkingOptions | None = None,
+    index: str | None = None,
+    blocks: BlockKind | None = None,
 ) -> WorkspaceSettings:
     """Return the settings of a workspace, or the given ones for a new workspace.
 
@@ -152,6 +159,7 @@ def settings(
         place: folder of the workspace.
         cutting: expected chunking; None accepts any.
         index: expected address of the table; None accepts any.
+        blocks: expected kind of the stored blocks; None accepts any.
 
     Raises:
         InputError: when the workspace has other settings, cannot be read, or the folder holds
@@ -164,9 +172,13 @@ def settings(
             raise InputError(
                 f"{place} holds something else ({others[0]}); name an empty or a new folder"
             )
-        return WorkspaceSettings(cutting or ChunkingOptions(), index)
+        return WorkspaceSettings(cutting or ChunkingOptions(), index, blocks or "causal")
     found = _read(place / NAME)
-    pairs = (("cutting", cutting, found.cutting), ("index", index, found.index))
+    pairs = (
+        ("cutting", cutting, found.cutting),
+        ("index", index, found.index),
+        ("blocks", blocks, found.blocks),
+    )
     for name, expected, kept in pairs:
         if expected is not None and expected != kept:
             raise InputError(
@@ -239,7 +251,11 @@ def _read(path: Path) -> WorkspaceSettings:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] != FORMAT:
             raise InputError(f"{path}: format {content['format']!r}; this version reads {FORMAT!r}")
-        return WorkspaceSettings(ChunkingOptions(**content["cutting"]), content["index"])
+        cutting = ChunkingOptions(**content["cutting"])
+        # Earlier versions stored the blocks of the embedding pass.
+        blocks = content.get("blocks", "bidirectional")
+        choice(blocks, BLOCK_KINDS, name="blocks")
+        return WorkspaceSettings(cutting, content["index"], blocks)
     except (OSError, ValueError, TypeError, KeyError) as error:
         if isinstance(error, InputError):
             raise

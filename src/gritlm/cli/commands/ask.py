@@ -28,7 +28,14 @@ class Mode(StrEnum):
     doc = "doc"
     doc_query = "doc-query"
     query_doc = "query-doc"
-    auto = "auto"
+
+
+class FusionOption(StrEnum):
+    """Use of several passages."""
+
+    sequence = "sequence"
+    token = "token"
+    joint = "joint"
 
 
 class BlockKindOption(StrEnum):
@@ -43,15 +50,16 @@ class Again(StrEnum):
 
     none = "none"
     first = "first"
-    value = "value"
-    question = "question"
+    best = "best"
 
 
 @dataclass(frozen=True)
 class AskSearchOptions:
     """Search settings of ``gritlm ask``."""
 
-    top_k: Annotated[int, typer.Option(min=1, help="Number of passages to answer from.")] = 3
+    top_k: Annotated[
+        int, typer.Option(min=1, help="Number of candidates: passages the answer may come from.")
+    ] = 5
     filter: Annotated[
         list[str] | None,
         typer.Option(
@@ -83,15 +91,37 @@ class AskSearchOptions:
 class AnswerFlags:
     """Reuse of cached keys and values, and length of the answer."""
 
-    mode: Annotated[
-        Mode, typer.Option(help="Cached parts of the prompt that are reused; auto: the fastest.")
-    ] = Mode.doc
-    blocks: Annotated[BlockKindOption, typer.Option(help="Attention of the cached documents.")] = (
-        BlockKindOption.bidirectional
+    fusion: Annotated[
+        FusionOption | None,
+        typer.Option(
+            help="sequence: read each passage alone and answer from the best; token: mix all at "
+            "every token; joint: all in one prompt. Default: sequence in mode doc, else joint."
+        ),
+    ] = None
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Read passages within this cosine of the best. Default: the model's."
+        ),
+    ] = None
+    contrast: Annotated[
+        float,
+        typer.Option(min=0, help="Weight of the contrast to a prompt without passage, for token."),
+    ] = 0.0
+    mode: Annotated[Mode, typer.Option(help="Cached parts of the prompt that are reused.")] = (
+        Mode.doc
     )
+    blocks: Annotated[
+        BlockKindOption | None,
+        typer.Option(help="Attention of the cached documents. Default: the kind that is stored."),
+    ] = None
     recompute: Annotated[
-        Again, typer.Option(help="Cached tokens to recompute when there are several documents.")
-    ] = Again.first
+        Again,
+        typer.Option(
+            help="Cached tokens to recompute in a prompt of several documents: the first 16 of "
+            "each (first), and the whole best one (best)."
+        ),
+    ] = Again.best
     max_new_tokens: Annotated[
         int, typer.Option(min=1, help="Maximum number of tokens to generate.")
     ] = 128
@@ -121,17 +151,20 @@ def ask(
     from gritlm.lm.sampling import SamplingParams
     from gritlm.rag.engine import RagEngine
     from gritlm.rag.options import AnswerOptions
-    from gritlm.rag.reuse.recompute import Recompute
+    from gritlm.rag.reuse.recompute import BEST, FIRST
 
-    again = None if answer.recompute is Again.none else Recompute(answer.recompute.value)
+    recompute = {Again.none: None, Again.first: FIRST, Again.best: BEST}[answer.recompute]
     options = AnswerOptions(
         top_k=search.top_k,
         filter=search.metadata(),
         hybrid=search.hybrid,
         rerank=search.rerank,
+        fusion=None if answer.fusion is None else answer.fusion.value,
+        margin=answer.margin,
+        contrast=answer.contrast,
         mode=answer.mode.value,
-        blocks=answer.blocks.value,
-        recompute=again,
+        blocks=None if answer.blocks is None else answer.blocks.value,
+        recompute=recompute,
         sampling=SamplingParams(answer.max_new_tokens),
     )
     lm = model.load()
@@ -167,10 +200,16 @@ def _as_dict(answer: Answer) -> dict[str, Any]:
 def _line(source: Source) -> str:
     place = f"{source.document_id}:{source.start}-{source.end}"
     also = f"  (also in: {', '.join(source.also_in)})" if source.also_in else ""
-    return f"{source.score:.3f}  {place}{also}  {' '.join(source.text.split())[:80]}\n"
+    mark = "*" if source.used else " "
+    return f"{mark} {source.score:.3f}  {place}{also}  {' '.join(source.text.split())[:80]}\n"
 
 
 def _show(trace: Trace) -> None:
+    scores = "".join(
+        f"\n  {each['passage'][:32]:32} score {each['score']:.3f}: cosine {each['cosine']:.3f}, "
+        f"likelihood {each['likelihood']:.3f}"
+        for each in trace.scores
+    )
     reasons = "".join(f"\n  {reason}" for reason in trace.reasons)
     parts = "".join(
         f"\n  {part['part'][:32]:32} {part['tokens']:6} tokens, {part['tier']}"
@@ -180,10 +219,10 @@ def _show(trace: Trace) -> None:
     dropped = "".join(f"\n  {each[:32]:32} dropped: no room" for each in trace.dropped)
     read = ", ".join(f"{n / 1e6:.1f} MB from {tier}" for tier, n in trace.bytes_read.items())
     logs.note(
-        f"mode {trace.mode}, {trace.blocks} blocks{reasons}\n"
+        f"fusion {trace.fusion}, mode {trace.mode}, {trace.blocks} blocks{reasons}{scores}\n"
         f"prefilled {trace.tokens_prefilled}, reused {trace.tokens_reused}, "
-        f"computed {trace.tokens_computed}, recomputed {trace.tokens_recomputed} "
-        f"(selected by reading {trace.tokens_selecting}), "
+        f"computed {trace.tokens_computed}, recomputed {trace.tokens_recomputed}, "
+        f"read of other passages {trace.tokens_selecting}, "
         f"generated {trace.tokens_generated} tokens; {read or 'nothing loaded'}{parts}{dropped}"
         f"{stages}"
     )

@@ -20,6 +20,13 @@ if TYPE_CHECKING:
     from gritlm.rag.kvstore.stats import StoreStats
 
 
+class BlockKindOption(StrEnum):
+    """Attention with which the KV blocks of documents are computed."""
+
+    bidirectional = "bidirectional"
+    causal = "causal"
+
+
 class Storage(StrEnum):
     """Data types of stored KV blocks."""
 
@@ -45,6 +52,13 @@ class IndexOptions:
     storage: Annotated[Storage, typer.Option(help="New store: data type of the KV blocks.")] = (
         Storage.auto
     )
+    blocks: Annotated[
+        BlockKindOption | None,
+        typer.Option(
+            help="New store: causal blocks answer as a fresh prompt does, bidirectional ones need "
+            "no second pass over the documents. Default: causal."
+        ),
+    ] = None
     disk_gb: Annotated[
         float | None,
         typer.Option(
@@ -71,6 +85,7 @@ class IndexOptions:
             cutting=self.chunking(),
             index=self.address,
             storage=self.storage.value,
+            blocks=None if self.blocks is None else self.blocks.value,
             disk_bytes=None if self.disk_gb is None else int(self.disk_gb * 1e9),
         )
 
@@ -109,7 +124,7 @@ def index(
         bool,
         typer.Option(
             "--causal",
-            help="Also store causal KV blocks, which takes another pass over all documents.",
+            help="Store causal KV blocks too, in a store of bidirectional ones.",
         ),
     ] = False,
     model: ModelOptions,
@@ -125,7 +140,6 @@ def index(
     from gritlm.rag.index.lance import IndexFailedError
     from gritlm.rag.ingest.ingest import AddResult
     from gritlm.rag.kvstore.errors import StoreFullError
-    from gritlm.rag.plan import BLOCK_KINDS
 
     lm = model.load()
     added = AddResult()
@@ -134,7 +148,7 @@ def index(
             engine.add(
                 sources,
                 progress=not logs.is_quiet() and sys.stderr.isatty(),
-                kinds=BLOCK_KINDS if causal else BLOCK_KINDS[:1],
+                kinds=sorted({engine.blocks, "causal"}) if causal else None,
                 done=added,
                 text_field=text_field,
             )

@@ -173,9 +173,11 @@ def _prefill(lm: UnifiedLM, reading: PromptToRead) -> _Prefilled:
     started = perf_counter()
     # No room for the answer is needed: the keys and values are copied to the cache of the batch.
     cache = prefix_cache(lm, reading.blocks, room=len(reading.ids))
-    logits_V, recomputed = read_behind(lm, cache, reading.blocks, reading.ids, FIRST)
-    token = int(logits_V.argmax())
-    return _Prefilled(cache, token, recomputed.tokens + len(reading.ids), perf_counter() - started)
+    ids = [i for block in reading.blocks for i in block.token_ids.tolist()]
+    sizes = [block.tokens for block in reading.blocks]
+    positions = FIRST.positions(sizes, best=None)
+    token = int(read_behind(lm, cache, ids, reading.ids, positions).argmax())
+    return _Prefilled(cache, token, len(positions) + len(reading.ids), perf_counter() - started)
 
 
 def _batch_caches(lm: UnifiedLM, caches: Sequence[Any], sizes: Sequence[int], *, room: int) -> Any:

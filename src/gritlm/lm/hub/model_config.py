@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,31 @@ POOLING_METHODS = ("mean", "weightedmean", "lasttoken", "cls")
 ATTENTIONS = ("bbcc", "cccc", "bb", "cc")
 MODES = ("unified", "embedding", "generative")
 TEMPLATES = ("auto", "gritlm", "tokenizer")
+
+
+@dataclass(frozen=True)
+class FusionSettings:
+    """Calibration of answers from several passages (see :mod:`gritlm.rag.fusion`).
+
+    Attributes:
+        cosine: weight of the cosine, added to the mean log-probability of the question.
+        margin: passages within this cosine of the best one are read.
+        absent: smallest gain in mean log-probability of the question over a prompt without passage,
+            below which the passages are taken not to hold the answer; None for no such judgement.
+    """
+
+    cosine: float
+    margin: float
+    absent: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("cosine", "margin", "absent"):
+            value = getattr(self, name)
+            if value is None and name == "absent":
+                continue
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not math.isfinite(value) or (name != "absent" and value < 0):
+                raise InputError(f"fusion.{name}={value!r}; expected a finite number >= 0")
 
 
 @dataclass(frozen=True)
@@ -35,6 +61,7 @@ class ModelSettings:
         query_instruction: default instruction of ``encode_query``.
         trained_to_embed: False for base weights that are trained to generate only; None if unknown,
             as for other models with a chat format of their own.
+        fusion: calibration of answers from several passages; None without one.
         version: version of the file format.
     """
 
@@ -47,6 +74,7 @@ class ModelSettings:
     projection: int | None = None
     query_instruction: str = ""
     trained_to_embed: bool | None = True
+    fusion: FusionSettings | None = None
     version: int = 1
 
     def __post_init__(self) -> None:
@@ -108,14 +136,27 @@ def read_settings(folder: Path) -> ModelSettings:
     if not path.is_file():
         return UNSTATED
     content = read_object(path, mend="restore or delete the file")
-    known = [field.name for field in fields(ModelSettings)]
-    for key in content:
-        if key not in known:
-            raise ModelError(f"{path}: unknown key {key!r}{did_you_mean(key, known)}")
+    _require_known(content, ModelSettings, path)
     try:
+        if content.get("fusion") is not None:
+            content["fusion"] = _fusion(content["fusion"], path)
         return ModelSettings(**content)
     except InputError as error:
         raise ModelError(f"{path}: {error}") from None
+
+
+def _fusion(content: object, path: Path) -> FusionSettings:
+    if not isinstance(content, dict) or not {"cosine", "margin"} <= set(content):
+        raise ModelError(f"{path}: fusion={content!r}; expected an object with cosine and margin")
+    _require_known(content, FusionSettings, path)
+    return FusionSettings(**content)
+
+
+def _require_known(content: dict[str, Any], form: type, path: Path) -> None:
+    known = [field.name for field in fields(form)]
+    for key in content:
+        if key not in known:
+            raise ModelError(f"{path}: unknown key {key!r}{did_you_mean(key, known)}")
 
 
 def read_object(path: Path, *, mend: str = "restore the file") -> dict[str, Any]:

@@ -32,6 +32,7 @@ class BlockProvider:
         question: KVBlock | None,
         trace: Trace,
         checkpoint: Checkpoint | None = None,
+        reuse: bool = True,
     ) -> list[KVBlock]:
         """Return the block of each part, in order.
 
@@ -41,23 +42,19 @@ class BlockProvider:
             question: block of the pass that embedded the question; None to compute it.
             trace: takes tokens and bytes of each part.
             checkpoint: checkpoint callback, called after each part.
+            reuse: whether blocks are loaded from the store and kept there.
         """
         blocks = []
         for part in parts:
-            block = self._block(part, causal=causal, question=question, trace=trace)
+            if reuse:
+                block = self._block(part, causal=causal, question=question, trace=trace)
+            else:
+                block = blocks_of(self.lm, [part.ids], causal=causal)[0]
+                trace.part(part.name, tokens=part.tokens, tier="read")
             blocks.append(block[part.cut :])
             if checkpoint is not None:
                 checkpoint()
         return blocks
-
-    def missing(self, parts: Sequence[PromptPart], *, causal: bool) -> list[int]:
-        """Return the number of tokens of each passage whose block is not stored."""
-        documents = [part for part in parts if part.hit is not None]
-        return [
-            len(part.ids)
-            for part in documents
-            if self.store.key(part.ids, causal=causal) not in self.store
-        ]
 
     def _block(
         self, part: PromptPart, *, causal: bool, question: KVBlock | None, trace: Trace

@@ -22,7 +22,7 @@ from gritlm.rag.index.index import IndexedDocument
 from gritlm.rag.ingest.ingest import AddResult
 from gritlm.rag.kvstore.errors import StoreFullError
 from gritlm.rag.options import AnswerOptions
-from gritlm.rag.plan import PromptPlan
+from gritlm.rag.planner import AnswerPlan
 from gritlm.rag.retrieve import Query
 from gritlm.rag.types import LEFT_OUT, Document, Hit, Value
 from gritlm.serve.api.cursors import cursor_of, index_behind
@@ -134,14 +134,14 @@ class DocumentStore:
         """Return the best ``top_k`` passages, in the order of the model if reranking is on."""
         return self._engine.ordered(query, hits, options, checkpoint=paced(checkpoint))
 
-    def plan(self, query: Query, hits: list[Hit], options: AnswerOptions) -> PromptPlan:
-        """Return the prompt of an answer."""
+    def plan(self, query: Query, hits: list[Hit], options: AnswerOptions) -> AnswerPlan:
+        """Return the prompts of an answer."""
         return self._engine.plan(query, hits, options)
 
     def read(
         self,
         query: Query,
-        plan: PromptPlan,
+        plan: AnswerPlan,
         options: AnswerOptions,
         checkpoint: Callable[[], None],
     ) -> PreparedAnswer:
@@ -210,7 +210,15 @@ def search_options(body: SearchParams) -> AnswerOptions:
 
 def answer_options(body: AnswerRequest, sampling: SamplingParams) -> AnswerOptions:
     """Return the options of an answer."""
-    return replace(search_options(body), mode=body.mode, blocks=body.blocks, sampling=sampling)
+    return replace(
+        search_options(body),
+        fusion=body.fusion,
+        margin=body.margin,
+        contrast=body.contrast,
+        mode=body.mode,
+        blocks=body.blocks,
+        sampling=sampling,
+    )
 
 
 def hit_of(hit: Hit) -> dict[str, Any]:

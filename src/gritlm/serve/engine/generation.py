@@ -31,7 +31,7 @@ from gritlm.serve.engine.sequence import GeneratedSequence
 from gritlm.serve.engine.slot_table import KVSlot
 
 if TYPE_CHECKING:
-    from gritlm.rag.answer import PrefilledPrompt
+    from gritlm.rag.prefill import PrefilledPrompt
 
 log = logging.getLogger(__name__)
 

@@ -6,6 +6,7 @@ Shapes: B sequences of a decode step, V vocabulary.
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,7 +19,8 @@ from gritlm.lm.unified import UnifiedLM
 from gritlm.serve.engine.slot_table import UNKNOWN, KVSlot, SlotTable
 
 if TYPE_CHECKING:
-    from gritlm.rag.answer import PrefilledPrompt
+    from gritlm.rag.fusion import MixedRows
+    from gritlm.rag.prefill import PrefilledPrompt
 
 log = logging.getLogger(__name__)
 
@@ -101,13 +103,53 @@ def allocate_kv_slots(lm: UnifiedLM, slots: int, capacity: int) -> KVSlots:
     return SeparateSlots(lm, slots, capacity)
 
 
-class _SlotsOfModel:
-    """The slot table of a model, with the figures of both kinds of slots."""
+class _SlotsOfModel(ABC):
+    """The slot table of a model, with the figures of both kinds of slots.
+
+    An answer that several rows generate together keeps its own cache; each of its steps is a pass
+    over its rows, between the step of the other sequences and the next one.
+    """
 
     def __init__(self, lm: UnifiedLM, slots: int, capacity: int) -> None:
         self._lm = lm
         self.capacity = capacity
         self._table = SlotTable(slots)
+        self._mixed: dict[int, MixedRows] = {}
+
+    def adopt(self, slot: KVSlot, begun: PrefilledPrompt) -> None:
+        slot.ids = [UNKNOWN] * int(begun.cache.get_seq_length())
+        if begun.mixed is None:
+            self._adopt(slot, begun)
+        else:
+            self._mixed[slot.number] = begun.mixed
+
+    def step(self, slots: Sequence[KVSlot], tokens: Sequence[int]) -> Tensor:
+        rows: dict[int, Tensor] = {}
+        for row, (slot, token) in enumerate(zip(slots, tokens, strict=True)):
+            if slot.number in self._mixed:
+                rows[row] = self._mixed[slot.number].step(token)
+        alone = [row for row in range(len(slots)) if row not in rows]
+        if alone:
+            logits_BV = self._step([slots[row] for row in alone], [tokens[row] for row in alone])
+            if not rows:
+                return logits_BV
+            rows.update(zip(alone, logits_BV.float(), strict=True))
+        for row in set(rows) - set(alone):
+            slots[row].ids.append(tokens[row])
+        return torch.stack([rows[row] for row in range(len(slots))])
+
+    def close(self, slot: KVSlot, *, sound: bool = True) -> None:
+        self._mixed.pop(slot.number, None)
+        self._close(slot, sound=sound)
+
+    @abstractmethod
+    def _adopt(self, slot: KVSlot, begun: PrefilledPrompt) -> None: ...
+
+    @abstractmethod
+    def _step(self, slots: Sequence[KVSlot], tokens: Sequence[int]) -> Tensor: ...
+
+    @abstractmethod
+    def _close(self, slot: KVSlot, *, sound: bool) -> None: ...
 
     @property
     def tokens(self) -> int:
@@ -142,12 +184,10 @@ class BatchedSlots(_SlotsOfModel):
         slot.ids += ids
         return logits_V
 
-    def adopt(self, slot: KVSlot, begun: PrefilledPrompt) -> None:
-        tokens = int(begun.cache.get_seq_length())
-        self._memory.adopt(slot.number, begun.cache, tokens)
-        slot.ids = [UNKNOWN] * tokens
+    def _adopt(self, slot: KVSlot, begun: PrefilledPrompt) -> None:
+        self._memory.adopt(slot.number, begun.cache, len(slot.ids))
 
-    def step(self, slots: Sequence[KVSlot], tokens: Sequence[int]) -> Tensor:
+    def _step(self, slots: Sequence[KVSlot], tokens: Sequence[int]) -> Tensor:
         order = sorted(range(len(slots)), key=lambda row: slots[row].number)
         logits_BV = self._memory.step(
             [tokens[row] for row in order],
@@ -158,7 +198,7 @@ class BatchedSlots(_SlotsOfModel):
             slot.ids.append(token)
         return logits_BV[sorted(range(len(order)), key=order.__getitem__)]
 
-    def close(self, slot: KVSlot, *, sound: bool = True) -> None:
+    def _close(self, slot: KVSlot, *, sound: bool) -> None:
         if not sound:
             self._table.forget(slot)
             self._memory.clear(slot.number)
@@ -186,18 +226,17 @@ class SeparateSlots(_SlotsOfModel):
         slot.ids += ids
         return logits_V
 
-    def adopt(self, slot: KVSlot, begun: PrefilledPrompt) -> None:
+    def _adopt(self, slot: KVSlot, begun: PrefilledPrompt) -> None:
         self._caches[slot.number] = begun.cache
-        slot.ids = [UNKNOWN] * int(begun.cache.get_seq_length())
 
-    def step(self, slots: Sequence[KVSlot], tokens: Sequence[int]) -> Tensor:
+    def _step(self, slots: Sequence[KVSlot], tokens: Sequence[int]) -> Tensor:
         rows = []
         for slot, token in zip(slots, tokens, strict=True):
             rows.append(prefill(self._lm, self._caches[slot.number], [token]))
             slot.ids.append(token)
         return torch.stack(rows)
 
-    def close(self, slot: KVSlot, *, sound: bool = True) -> None:
+    def _close(self, slot: KVSlot, *, sound: bool) -> None:
         del sound
         self._caches.pop(slot.number, None)
         self._table.forget(slot)

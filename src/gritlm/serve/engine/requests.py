@@ -13,7 +13,7 @@ from gritlm.lm.sampling import SamplingParams
 from gritlm.lm.tokens import Prompt
 
 if TYPE_CHECKING:
-    from gritlm.rag.answer import PrefilledPrompt
+    from gritlm.rag.prefill import PrefilledPrompt
 
 FinishReason = Literal["stop", "length"]
 

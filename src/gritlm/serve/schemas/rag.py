@@ -208,6 +208,13 @@ class PassageObject(ResponseModel):
     also_in: list[str] = Field(
         description="Ids of other documents with a passage of the same text."
     )
+    used: bool = Field(
+        True, description="Whether the answer comes from the passage; always true in a search."
+    )
+    likelihood: float | None = Field(
+        None,
+        description="Mean log-probability of the question behind the passage; null if not needed.",
+    )
 
 
 class SearchHit(PassageObject):
@@ -223,15 +230,36 @@ class SearchResponse(ResponseModel):
 
 class AnswerRequest(SearchParams):
     model: str | None = None
-    mode: Literal["none", "query", "doc", "doc-query", "query-doc", "auto"] = Field(
+    top_k: TopPassages = Field(
+        5, description="Number of candidates: passages that the answer may come from."
+    )
+    fusion: Literal["sequence", "token", "joint"] | None = Field(
+        None,
+        description="Use of several passages: sequence reads each alone and answers from the best, "
+        "token mixes all at every token, joint puts all into one prompt. null for sequence in mode "
+        "doc, joint in the others.",
+    )
+    margin: float | None = Field(
+        None,
+        ge=0,
+        le=2,
+        description="Passages within this cosine of the best one are read; null for the model's.",
+    )
+    contrast: float = Field(
+        0.0,
+        ge=0,
+        le=10,
+        description="Weight of the contrast to a prompt without passage, for fusion token.",
+    )
+    mode: Literal["none", "query", "doc", "doc-query", "query-doc"] = Field(
         "doc",
         description="Which stored key/value state is reused: of the documents (doc), of the "
-        "question (query), of both in this order, or none. auto takes the fastest of doc, query "
-        "and none on this machine.",
+        "question (query), of both in this order, or none.",
     )
-    blocks: Literal["bidirectional", "causal"] = Field(
-        "bidirectional",
-        description="Attention with which the documents were read when they were stored.",
+    blocks: Literal["bidirectional", "causal"] | None = Field(
+        None,
+        description="Attention with which the documents were read; null for the kind that is "
+        "stored.",
     )
     max_tokens: Tokens = 128
     temperature: Temperature = 0.0
@@ -245,6 +273,7 @@ class AnswerRequest(SearchParams):
 class TraceObject(ResponseModel):
     """Cost of an answer: tokens, bytes and milliseconds of each part."""
 
+    fusion: str
     mode: str
     blocks: str
     tokens_embedded: int
@@ -258,6 +287,7 @@ class TraceObject(ResponseModel):
     parts: list[dict[str, Any]]
     bytes_read: dict[str, int]
     milliseconds: dict[str, float]
+    scores: list[dict[str, Any]] = Field(description="Passages that were read alone, with scores.")
     dropped: list[str]
     reasons: list[str]
     warnings: list[str] = Field(description="Passages that were left out because they are damaged.")

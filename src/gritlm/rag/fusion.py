@@ -1,0 +1,141 @@
+"""Fusion of several cached passages: each is read alone, and scored by the question behind it.
+
+``sequence`` goes on with the best row alone (RAG-Sequence, Lewis et al. 2020, arXiv 2005.11401, over
+cached state); ``token`` mixes the next-token distributions of all rows at every step (RAG-Token),
+optionally in contrast to a row without passage (Pced, arXiv 2601.08670); ``joint`` puts all passages
+into one prompt. The score of a row is the mean log-probability of the question's tokens behind its
+passage (UPR, arXiv 2204.07496), plus the weighted cosine of the retrieval.
+
+Shapes: B rows, Q tokens of the question, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from gritlm.lm.hub.model_config import FusionSettings
+from gritlm.lm.kv.rows import RowBatch
+from gritlm.rag.types import Hit
+
+Fusion = Literal["sequence", "token", "joint"]
+FUSIONS: tuple[Fusion, ...] = get_args(Fusion)
+
+# Temperatures of the weights of ``token``: of calibrated scores, and of cosines as in training.
+_SCORE_TEMPERATURE = 0.1
+_COSINE_TEMPERATURE = 0.02
+
+
+@dataclass(frozen=True)
+class PassageScore:
+    """Scores of a passage that was read for an answer.
+
+    Attributes:
+        passage: id of the passage; None for the row without passage.
+        cosine: cosine of question and passage.
+        likelihood: mean log-probability of the question's tokens behind the passage; None if only
+            the cosine was needed.
+        score: number by which the rows are ranked.
+    """
+
+    passage: str | None
+    cosine: float
+    likelihood: float | None
+    score: float
+
+
+def candidates(
+    hits: Sequence[Hit], settings: FusionSettings | None, *, fusion: Fusion, margin: float | None
+) -> list[Hit]:
+    """Return the passages to read, the best first.
+
+    Args:
+        hits: passages, the best first.
+        settings: calibration of the model; None without one: the cosine decides alone.
+        fusion: ``sequence`` or ``token``.
+        margin: largest distance of a cosine from the best one; None for that of the calibration.
+    """
+    if fusion == "sequence" and settings is None:
+        return list(hits[:1])
+    if margin is None:
+        margin = settings.margin if settings is not None else float("inf")
+    best = max(hit.score for hit in hits)
+    return [hit for hit in hits if hit.score >= best - margin]
+
+
+def question_likelihoods(logits_BQV: Tensor, question: Sequence[int]) -> list[float]:
+    """Return the mean log-probability of the question's tokens in each row.
+
+    Args:
+        logits_BQV: logits at the positions before each token of the question.
+        question: token ids (Q,).
+    """
+    logprob_BQV = logits_BQV.float().log_softmax(dim=-1)
+    id_Q = torch.tensor(list(question), device=logits_BQV.device)
+    index_BQ1 = id_Q[None, :, None].expand(len(logprob_BQV), -1, 1)
+    return [float(mean) for mean in logprob_BQV.gather(2, index_BQ1).mean(dim=(1, 2))]
+
+
+def passage_scores(
+    hits: Sequence[Hit], likelihoods: Sequence[float], settings: FusionSettings | None
+) -> list[PassageScore]:
+    """Return the scores of passages in their order.
+
+    Args:
+        hits: the passages.
+        likelihoods: mean log-probability of the question behind each passage.
+        settings: calibration of the model; None without one: the cosine decides alone.
+    """
+    scores = []
+    for hit, likelihood in zip(hits, likelihoods, strict=True):
+        score = hit.score
+        if settings is not None:
+            score = likelihood + settings.cosine * hit.score
+        scores.append(PassageScore(hit.passage.id, hit.score, likelihood, score))
+    return scores
+
+
+class MixedRows:
+    """Rows of a batch that generate one answer together.
+
+    Args:
+        batch: the rows; with contrast, the last one is that without passage.
+        scores: scores of the passages.
+        calibrated: whether the scores are calibrated, or cosines.
+        contrast: weight of the contrast to the row without passage; 0 for no contrast.
+    """
+
+    def __init__(
+        self,
+        batch: RowBatch,
+        scores: Sequence[PassageScore],
+        *,
+        calibrated: bool,
+        contrast: float = 0.0,
+    ) -> None:
+        self._batch = batch
+        self._contrast = contrast
+        temperature = _SCORE_TEMPERATURE if calibrated else _COSINE_TEMPERATURE
+        score_B = torch.tensor([each.score for each in scores])
+        self._logweight_B1 = (score_B / temperature).log_softmax(dim=0)[:, None]
+
+    def step(self, token: int) -> Tensor:
+        """Add a token to every row; return the mixed log-probabilities (V,) of the next one."""
+        return self.prefill([token])
+
+    def prefill(self, ids: Sequence[int]) -> Tensor:
+        """Add token ids to every row; return the mixed log-probabilities (V,) of the next one."""
+        return self.mixed(self._batch.prefill(ids)[:, -1])
+
+    def mixed(self, logits_BV: Tensor) -> Tensor:
+        """Return the mixture (V,) of the rows' distributions, as log-probabilities."""
+        logprob_BV = logits_BV.float().log_softmax(dim=-1)
+        weight_B1 = self._logweight_B1.to(logprob_BV.device)
+        mixed_V = (logprob_BV[: len(weight_B1)] + weight_B1).logsumexp(dim=0)
+        if self._contrast:
+            mixed_V = mixed_V + self._contrast * (mixed_V - logprob_BV[-1])
+        return mixed_V

@@ -1,0 +1,258 @@
+"""Prefill of an answer: the prompts of its passages, up to the logits of the first token.
+
+Shapes: B rows, Q tokens of the question, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+from gritlm.lm.generator import answer_room, prefix_cache
+from gritlm.lm.generator import prefill as prefill_one
+from gritlm.lm.gritlm import GritLM
+from gritlm.lm.kv.block import KVBlock
+from gritlm.lm.kv.cache import is_preallocated
+from gritlm.lm.kv.rows import RowBatch
+from gritlm.rag.cooperative import Checkpoint
+from gritlm.rag.fusion import MixedRows, PassageScore, passage_scores, question_likelihoods
+from gritlm.rag.options import AnswerOptions
+from gritlm.rag.plan import PromptPlan
+from gritlm.rag.planner import AnswerPlan
+from gritlm.rag.reuse.blocks import BlockProvider
+from gritlm.rag.reuse.recompute import read_behind
+from gritlm.rag.trace import Trace
+from gritlm.rag.types import Hit
+
+
+@dataclass(frozen=True)
+class PrefilledPrompt:
+    """The state of a model after the prompts of an answer.
+
+    Attributes:
+        cache: key/value state of the prompt, with room for the answer.
+        logits_V: logits of the first token of the answer (V,).
+        room: number of tokens that may follow.
+        reused: number of prompt tokens that came from stored blocks.
+        mixed: rows that generate the answer together, instead of ``cache``; None for one prompt.
+    """
+
+    cache: Cache
+    logits_V: Tensor
+    room: int
+    reused: int = 0
+    mixed: MixedRows | None = None
+
+
+@dataclass(frozen=True)
+class ReadPassages:
+    """The passages of an answer after the prefill.
+
+    Attributes:
+        prompt: state of the model.
+        hits: the passages that were read, the best first.
+        used: number of the first passages that the answer comes from.
+        scores: scores of the passages in the same order; empty for ``joint`` and for a single
+            passage.
+    """
+
+    prompt: PrefilledPrompt
+    hits: tuple[Hit, ...]
+    used: int
+    scores: tuple[PassageScore, ...] = ()
+
+
+class Prefiller:
+    """Prefills the prompts of answers with one model.
+
+    Args:
+        model: the model.
+        blocks: provider of KV blocks.
+    """
+
+    def __init__(self, model: GritLM, blocks: BlockProvider) -> None:
+        self._model = model
+        self._blocks = blocks
+
+    def read(
+        self,
+        plan: AnswerPlan,
+        options: AnswerOptions,
+        *,
+        causal: bool,
+        question: KVBlock | None,
+        trace: Trace,
+        checkpoint: Checkpoint | None = None,
+    ) -> ReadPassages:
+        """Load the blocks of the prompts and prefill the rest of them.
+
+        Args:
+            plan: the prompts.
+            options: length of the answer, and the tokens that are recomputed.
+            causal: kind of the blocks.
+            question: block of the pass that embedded the question.
+            trace: takes tokens, bytes and times.
+            checkpoint: checkpoint callback; None where no other work waits for the model.
+
+        Raises:
+            InputError: when a prompt leaves no room for an answer.
+        """
+        if len(plan.rows) > 1 or plan.fusion == "token":
+            return self._read_rows(plan, options, causal=causal, trace=trace, checkpoint=checkpoint)
+        (row,) = plan.rows
+        fresh = row.mode == "none" and bool(row.parts)
+        with trace.stage("load"):
+            blocks = self._blocks.of(
+                row.parts,
+                causal=causal or fresh,
+                question=question,
+                trace=trace,
+                checkpoint=checkpoint,
+                reuse=not fresh,
+            )
+        prompt = self._read_joint(row, blocks, options, trace, checkpoint)
+        return ReadPassages(prompt, tuple(reversed(row.hits)), used=len(row.hits))
+
+    def _read_joint(
+        self,
+        plan: PromptPlan,
+        blocks: Sequence[KVBlock],
+        options: AnswerOptions,
+        trace: Trace,
+        checkpoint: Checkpoint | None,
+    ) -> PrefilledPrompt:
+        """Join the blocks of a prompt in one cache and prefill the remaining tokens."""
+        lm = self._model.lm
+        room = answer_room(lm, plan.tokens, options.sampling.max_new_tokens)
+        _trace_sections(plan, trace)
+        with trace.stage("move"):
+            cache = prefix_cache(lm, blocks, room=len(plan.ids) + room)
+        positions: list[int] = []
+        if options.recompute is not None and blocks:
+            sizes = [block.tokens for block in blocks]
+            positions = options.recompute.positions(sizes, plan.best)
+        if positions and not is_preallocated(cache):
+            trace.reasons.append(
+                "no tokens recomputed: the cache of this model does not support it"
+            )
+            positions = []
+        with trace.stage("prefill"):
+            ids = [i for block in blocks for i in block.token_ids.tolist()]
+            logits_V = read_behind(lm, cache, ids, plan.ids, positions, checkpoint)
+        trace.tokens_recomputed = len(positions)
+        return PrefilledPrompt(cache, logits_V, room, trace.tokens_reused)
+
+    def _read_rows(
+        self,
+        plan: AnswerPlan,
+        options: AnswerOptions,
+        *,
+        causal: bool,
+        trace: Trace,
+        checkpoint: Checkpoint | None,
+    ) -> ReadPassages:
+        """Read the question behind each passage alone, and go on with the best one, or with all."""
+        longest = max(row.tokens for row in plan.rows)
+        room = answer_room(self._model.lm, longest, options.sampling.max_new_tokens)
+        costs = [Trace() for _ in plan.rows]
+        with trace.stage("load"):
+            blocks = self._row_blocks(plan, costs, causal=causal, checkpoint=checkpoint)
+        with trace.stage("move"):
+            if options.contrast:
+                blocks.append(None)
+            batch = RowBatch(self._model.lm, blocks, room=len(plan.rows[0].ids) + room)
+        with trace.stage("score"):
+            scores = self._scores(batch, plan)
+        if checkpoint is not None:
+            checkpoint()
+        order = sorted(range(len(scores)), key=lambda row: -scores[row].score)
+        _trace_rows(plan, costs, order, trace, extra=len(blocks) - len(order))
+        with trace.stage("prefill"):
+            prompt = self._go_on(batch, plan, scores, options, best=order[0], room=room)
+        return ReadPassages(
+            replace(prompt, reused=trace.tokens_reused),
+            tuple(plan.rows[row].hits[0] for row in order),
+            used=1 if plan.fusion == "sequence" else len(order),
+            scores=tuple(scores[row] for row in order),
+        )
+
+    def _row_blocks(
+        self,
+        plan: AnswerPlan,
+        costs: Sequence[Trace],
+        *,
+        causal: bool,
+        checkpoint: Checkpoint | None,
+    ) -> list[KVBlock | None]:
+        fresh = plan.rows[0].mode == "none"
+        blocks: list[KVBlock | None] = []
+        for row, cost in zip(plan.rows, costs, strict=True):
+            blocks += self._blocks.of(
+                row.parts,
+                causal=causal or fresh,
+                question=None,
+                trace=cost,
+                checkpoint=checkpoint,
+                reuse=not fresh,
+            )
+        return blocks
+
+    @torch.inference_mode()
+    def _scores(self, batch: RowBatch, plan: AnswerPlan) -> list[PassageScore]:
+        """Read the question in every row, and return the score of every passage."""
+        begin, end = plan.rows[0].question_span
+        ids = plan.rows[0].ids
+        logits_BQV = batch.prefill(ids[:end], keep=end - begin + 1)[:, :-1]
+        likelihoods = question_likelihoods(logits_BQV, ids[begin:end])
+        hits = [row.hits[0] for row in plan.rows]
+        return passage_scores(hits, likelihoods[: len(hits)], self._model.settings.fusion)
+
+    @torch.inference_mode()
+    def _go_on(
+        self,
+        batch: RowBatch,
+        plan: AnswerPlan,
+        scores: Sequence[PassageScore],
+        options: AnswerOptions,
+        *,
+        best: int,
+        room: int,
+    ) -> PrefilledPrompt:
+        """Read the rest of the prompt in the best row, or in all rows."""
+        rest = plan.rows[0].ids[plan.rows[0].question_span[1] :]
+        if plan.fusion == "sequence":
+            cache = batch.row(best, room=len(rest) + room)
+            return PrefilledPrompt(cache, prefill_one(self._model.lm, cache, rest), room)
+        calibrated = self._model.settings.fusion is not None
+        mixed = MixedRows(batch, scores, calibrated=calibrated, contrast=options.contrast)
+        return PrefilledPrompt(batch.cache, mixed.prefill(rest), room, mixed=mixed)
+
+
+def _trace_rows(
+    plan: AnswerPlan, costs: Sequence[Trace], order: Sequence[int], trace: Trace, *, extra: int
+) -> None:
+    """Count the tokens of all rows; those of the best one are the prompt of the answer.
+
+    Args:
+        plan: the prompts.
+        costs: trace of the block of each row.
+        order: rows, the best first.
+        trace: trace of the answer.
+        extra: number of rows without passage.
+    """
+    best = plan.rows[order[0]]
+    for row in order[1:]:
+        trace.add_discarded(costs[row])
+    read = best.question_span[1] if plan.fusion == "sequence" else len(best.ids)
+    trace.tokens_selecting += (len(order) - 1 + extra) * read
+    trace.add_blocks(costs[order[0]])
+    _trace_sections(best, trace)
+
+
+def _trace_sections(plan: PromptPlan, trace: Trace) -> None:
+    for name, tokens in plan.read:
+        trace.part(name, tokens=tokens, tier="read")
