@@ -128,11 +128,16 @@ def test_an_answer_comes_with_its_sources_and_a_trace(run_model, store):
         "2",
         "--max-new-tokens",
         "8",
+        "--fusion",
+        "token",
         "--trace",
     )
     assert result.exit_code == 0
-    assert len(result.stdout.rstrip("\n").rpartition("\n\n")[2].splitlines()) == 2
-    assert "mode doc, bidirectional blocks" in result.stderr
+    sources = result.stdout.rstrip("\n").rpartition("\n\n")[2].splitlines()
+    assert len(sources) == 2
+    assert all(line.startswith("* ") for line in sources)
+    assert "fusion token, mode doc, causal blocks" in result.stderr
+    assert result.stderr.count(" likelihood -") == 2
     assert "first_token" in result.stderr
 
 
@@ -143,12 +148,13 @@ def test_a_source_names_the_other_documents_of_its_text(run_model, tmp_path):
     place = str(tmp_path / "store")
     assert run_model("index", str(tmp_path / "rows.jsonl"), "--to", place).exit_code == 0
     result = run_model(
-        "ask", "Who has a ball?", "--store", place, "--top-k", "2", "--max-new-tokens", "4"
+        *("ask", "Who has a ball?", "--store", place),
+        *("--top-k", "2", "--fusion", "joint", "--max-new-tokens", "4"),
     )
     lines = result.stdout.rstrip("\n").rpartition("\n\n")[2].splitlines()
     (ball,) = [line for line in lines if line.endswith("  Ann has a red ball.")]
     (rain,) = [line for line in lines if line.endswith("  It rains on Sundays.")]
-    place, others = ball.split("  ")[1:3]
+    place, others = ball.removeprefix("* ").split("  ")[1:3]
     named = [place.removesuffix(":0-19"), *others[len("(also in: ") : -1].split(", ")]
     folder = tmp_path.name
     assert sorted(named) == [f"{folder}/rows.jsonl#{name}" for name in "abc"]

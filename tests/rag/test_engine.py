@@ -17,7 +17,6 @@ from gritlm.errors import InputError, ModelError, UnknownArgumentError
 from gritlm.lm.sampling import SamplingParams
 from gritlm.lm.tokens import SegmentTokenizer
 from gritlm.prompts import RAG_FORMS, for_yes_no
-from gritlm.rag.cost import CostModel
 from gritlm.rag.engine import RagEngine
 from gritlm.rag.identity import maker_of
 from gritlm.rag.index.index import Index
@@ -30,7 +29,8 @@ from gritlm.rag.options import AnswerOptions, AnswerOverrides
 from gritlm.rag.plan import PromptAssembler
 from gritlm.rag.rerank import Reranker
 from gritlm.rag.retrieve import Search
-from gritlm.rag.reuse.recompute import Recompute
+from gritlm.rag.reuse.blocks import BlockProvider
+from gritlm.rag.reuse.recompute import FIRST
 from gritlm.rag.reuse.reuse_check import ReuseCheck, block_masked_logits
 from tests import tiny
 from tests.rag.conftest import QUESTION, TEXTS
@@ -38,7 +38,7 @@ from tests.rag.conftest import QUESTION, TEXTS
 BOUND = 1e-4
 CACHED = [mode for mode in RAG_FORMS if mode != "none"]
 DOCUMENTS = [{"id": f"d{n}", "text": text, "metadata": {"n": n}} for n, text in enumerate(TEXTS)]
-BRIEF = AnswerOptions(sampling=SamplingParams(max_new_tokens=8), recompute=None)
+BRIEF = AnswerOptions(fusion="joint", sampling=SamplingParams(max_new_tokens=8), recompute=None)
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +77,10 @@ def test_smaller_number_formats_stay_within_a_bound(grit, tmp_path, mode, storag
     with RagEngine.open(tmp_path / "store", grit, storage=storage) as engine:
         engine.add(DOCUMENTS)
         hits = engine.retrieve(QUESTION, top_k=5)
-        ours = engine.prepare(QUESTION, replace(BRIEF, mode=mode), hits=hits).prompt.logits_V
-        theirs = exact(engine, mode, "bidirectional", hits)
+        ours = engine.prepare(
+            QUESTION, replace(BRIEF, mode=mode, blocks="causal"), hits=hits
+        ).prompt.logits_V
+        theirs = exact(engine, mode, "causal", hits)
     assert (ours - theirs).abs().max() < bound * theirs.std()
 
 
@@ -108,8 +110,9 @@ def test_a_stream_gives_the_same_answer(engine, mode):
 
 def test_the_trace_counts_every_token_once(engine):
     lengths = {}
+    short = AnswerOptions(3, fusion="joint", sampling=SamplingParams(4))
     for mode in RAG_FORMS:
-        trace = engine.answer(QUESTION, mode=mode, top_k=3, max_new_tokens=4).trace
+        trace = engine.answer(QUESTION, short, mode=mode).trace
         lengths[mode] = trace.tokens_prefilled + trace.tokens_reused
         assert trace.tokens_computed == 0
         hits = engine.retrieve(QUESTION, top_k=3)
@@ -123,9 +126,9 @@ def test_the_trace_counts_every_token_once(engine):
         assert [part["part"] for part in trace.parts] == [*wanted, "instruction"]
         assert sum(part["tokens"] for part in trace.parts) == plan.tokens
     assert lengths["none"] == lengths["doc"]
-    doc = engine.answer(QUESTION, mode="doc", top_k=3, max_new_tokens=4).trace
+    doc = engine.answer(QUESTION, short).trace
     assert set(doc.bytes_read) <= {"memory", "disk"}
-    none = engine.answer(QUESTION, mode="none", top_k=3, max_new_tokens=4).trace
+    none = engine.answer(QUESTION, short, mode="none").trace
     assert (none.tokens_reused, none.tokens_prefilled - doc.tokens_reused) == (
         0,
         doc.tokens_prefilled,
@@ -214,7 +217,7 @@ def test_deleted_documents_are_gone_with_their_blocks(grit, tmp_path):
             "d4",
             "twin",
         }
-        read = engine.answer(QUESTION, top_k=4, max_new_tokens=2).trace.bytes_read
+        read = engine.answer(QUESTION, BRIEF, top_k=4).trace.bytes_read
         assert read["computed"] > 0  # that of the twin, whose text was forgotten with d0
 
 
@@ -251,61 +254,52 @@ def test_the_blocks_of_a_replaced_text_are_gone_too(grit, tmp_path):
         engine.add({"id": "note", "text": TEXTS[1]})
         assert engine.store.stats().blocks == 1
         (ids,) = PromptAssembler(grit).passage_ids([old.passage.embedded])
-        assert engine.store.key(ids, causal=False) not in engine.store
+        assert engine.store.key(ids, causal=True) not in engine.store
 
 
 def test_a_missing_block_is_computed_answered_from_and_stored(grit, tmp_path):
     with RagEngine.open(tmp_path / "store", grit) as engine:
         engine.add(DOCUMENTS)
-        first = engine.answer(QUESTION, blocks="causal", max_new_tokens=8)
+        first = engine.answer(QUESTION, blocks="bidirectional", max_new_tokens=8)
         assert set(first.trace.bytes_read) == {"computed"}
-        second = engine.answer(QUESTION, blocks="causal", max_new_tokens=8)
+        second = engine.answer(QUESTION, blocks="bidirectional", max_new_tokens=8)
         assert "computed" not in second.trace.bytes_read
         assert second.text == first.text
 
 
-def test_auto_takes_what_it_predicts_to_be_fastest_and_says_why(engine, monkeypatch):
-    trace = engine.answer(QUESTION, mode="auto", max_new_tokens=2).trace
-    assert trace.mode in ("none", "doc", "query")
-    assert len(trace.reasons) == 3
-    assert engine.cost.seconds(read=500) > engine.cost.seconds(read=10) >= 0
-    assert (engine.place / "cost.json").is_file()
-    slow, fast = CostModel(0.01, 1.0, 0.0, 0.0, ""), CostModel(0.01, 1e-9, 0.0, 1.0, "")
-    for model, mode in ((slow, "doc"), (fast, "none")):
-        monkeypatch.setattr(engine._planner, "_cost", model)
-        assert engine.answer(QUESTION, mode="auto", max_new_tokens=2).trace.mode == mode
+@pytest.mark.parametrize("count", [1, 3])
+def test_several_documents_have_their_first_tokens_read_again_and_one_has_not(engine, count):
+    trace = engine.answer(QUESTION, BRIEF, recompute=FIRST, top_k=count).trace
+    assert trace.tokens_recomputed == 16 * (count - 1)
 
 
-def test_several_documents_have_their_first_tokens_read_again_and_one_has_not(engine):
-    for count in (1, 3):
-        trace = engine.answer(QUESTION, top_k=count, max_new_tokens=2).trace
-        assert trace.tokens_recomputed == 16 * (count - 1)
-
-
-def test_recomputing_all_values_is_the_plain_prompt(engine):
-    hits = engine.retrieve(QUESTION, top_k=3)
-    all_again = replace(BRIEF, recompute=Recompute(by="value", share=1.0))
-    prepared = engine.prepare(QUESTION, all_again, hits=hits)
-    trace, ours = prepared.trace, prepared.prompt.logits_V
-    plain = engine.prepare(QUESTION, replace(BRIEF, mode="none"), hits=hits).prompt.logits_V
-    assert (ours - plain).abs().max() < BOUND
-    assert trace.tokens_recomputed == trace.tokens_reused
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_best_document_is_read_again_as_a_whole(engine, count):
+    hits = engine.retrieve(QUESTION, top_k=count)
+    trace = engine.answer(QUESTION, fusion="joint", hits=hits, max_new_tokens=2).trace
+    size = {part["part"]: part["tokens"] for part in trace.parts}[hits[0].passage.id]
+    assert trace.tokens_recomputed == (16 * (count - 2) + size if count > 1 else 0)
 
 
 def test_reranking_keeps_the_candidates_and_orders_them_by_the_models_own_word(engine):
     hits = engine.retrieve(QUESTION, top_k=5)
-    ranked = Reranker(engine.model, engine._blocks, PromptAssembler(engine.model)).ranked(
-        QUESTION, hits
-    )
+    ranked = Reranker(
+        engine.model,
+        BlockProvider(engine.model.lm, engine.store),
+        PromptAssembler(engine.model),
+        causal=True,
+    ).ranked(QUESTION, hits)
     tokens = SegmentTokenizer(engine.model.tokenizer)
     tail = tokens.for_chat(for_yes_no(QUESTION), start=False).ids
     yes, no = (tokens.pieces([word], first=False)[0][0] for word in ("Yes", "No"))
     for hit, score in ranked:
         part = PromptAssembler(engine.model).passage_ids([hit.passage.embedded])
-        exact_V = block_masked_logits(engine.model.lm, part, tail, bos=1, causal=False)
+        exact_V = block_masked_logits(engine.model.lm, part, tail, bos=1, causal=True)
         assert abs(score - float(exact_V[yes] - exact_V[no])) < BOUND
     assert [score for _, score in ranked] == sorted((s for _, s in ranked), reverse=True)
+    before = engine.store.stats().missed
     found = engine.answer(QUESTION, BRIEF, top_k=2, rerank=5)
+    assert engine.store.stats().missed == before
     assert [s.id for s in found.sources] == [hit.passage.id for hit, _ in ranked[:2]]
     everything = engine.answer(QUESTION, BRIEF, top_k=5, rerank=5)
     assert [s.id for s in found.sources] == [s.id for s in everything.sources][:2]
@@ -314,13 +308,13 @@ def test_reranking_keeps_the_candidates_and_orders_them_by_the_models_own_word(e
 
 
 def test_more_passages_than_there_are_is_all_of_them(engine):
-    assert len(engine.answer(QUESTION, top_k=99, max_new_tokens=2).sources) == 5
+    assert len(engine.answer(QUESTION, BRIEF, top_k=99).sources) == 5
 
 
 def test_passages_without_room_are_dropped_and_named(grit, tmp_path):
     with RagEngine.open(tmp_path / "store", grit) as engine:
         engine.add([{"id": f"long{n}", "text": f"{n} {TEXTS[n % 5]} " * 9} for n in range(9)])
-        answer = engine.answer(QUESTION, top_k=9, max_new_tokens=300)
+        answer = engine.answer(QUESTION, BRIEF, top_k=9, max_new_tokens=300)
         assert answer.trace.dropped
         assert len(answer.sources) + len(answer.trace.dropped) == 9
 
@@ -543,7 +537,7 @@ def test_a_full_disk_does_not_take_the_answer(grit, tmp_path, monkeypatch):
             raise StoreFullError("no room on the disk")
 
         monkeypatch.setattr(engine.store, "put", full)
-        answer = engine.answer(QUESTION, blocks="causal", max_new_tokens=4)
+        answer = engine.answer(QUESTION, blocks="bidirectional", max_new_tokens=4)
         assert answer.trace.tokens_computed > 0
 
 
@@ -568,7 +562,7 @@ def test_reuse_is_refused_where_the_check_fails(grit, tmp_path, monkeypatch):
         )
         with pytest.raises(ModelError, match="differ by 3 of their spread"):
             engine.answer(QUESTION, mode="doc")
-        assert engine.answer(QUESTION, mode="auto", max_new_tokens=2).trace.mode == "none"
+        assert engine.answer(QUESTION, mode="none", max_new_tokens=2).trace.mode == "none"
         with pytest.raises(ModelError, match="differ by 3 of their spread"):
             engine.find(QUESTION, Search(rerank=2))
 
@@ -579,7 +573,7 @@ def test_a_model_whose_keys_cannot_be_moved_reads_all_of_it(grit, tmp_path, monk
         engine.add(DOCUMENTS)
         with pytest.raises(ModelError, match="its keys cannot be moved"):
             engine.answer(QUESTION, mode="doc")
-        answer = engine.answer(QUESTION, mode="auto", max_new_tokens=2)
+        answer = engine.answer(QUESTION, mode="none", max_new_tokens=2)
         assert answer.trace.mode == "none"
         assert answer.trace.tokens_reused == 0
 

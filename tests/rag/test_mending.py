@@ -215,7 +215,9 @@ def test_an_answer_says_what_was_left_out_and_what_to_do(grit, tmp_path):
     with RagEngine.open(tmp_path / "store", grit) as engine:
         engine.add([{"id": f"d{n}", "text": text} for n, text in enumerate(TEXTS)])
         engine.index._table.update(where="document_id = 'd0'", values={"text": "Lies."})
-        answer = engine.answer("What colour is the ball?", top_k=5, max_new_tokens=2)
+        answer = engine.answer(
+            "What colour is the ball?", top_k=5, fusion="joint", max_new_tokens=2
+        )
         assert {source.document_id for source in answer.sources} == {"d1", "d2", "d3", "d4"}
         (warning,) = answer.trace.warnings
         assert "document 'd0'" in warning

@@ -72,10 +72,21 @@ def test_a_question_read_in_pieces_is_answered_the_same(engine, calls):
     torch.testing.assert_close(asked.logits_V, expected.logits_V, atol=1e-4, rtol=1e-4)
 
 
-def test_measuring_what_modes_take_lets_others_go_on(model, engine, tmp_path, calls):
-    engine._planner._place = tmp_path  # where nothing was measured yet
-    engine.prepare(QUESTION, AnswerOptions(mode="auto"), checkpoint=lambda: calls.append(1))
-    assert len(calls) > 20
+@pytest.mark.parametrize("mode", ["doc", "none"])
+@pytest.mark.parametrize("fusion", ["sequence", "token"])
+def test_passages_that_are_read_alone_let_others_go_on(engine, calls, mode, fusion):
+    options = AnswerOptions(top_k=5, fusion=fusion, mode=mode, margin=2.0)
+    expected = engine.prepare(QUESTION, options).prompt
+    asked = engine.prepare(QUESTION, options, checkpoint=lambda: calls.append(1)).prompt
+    assert len(calls) >= (1 if fusion == "sequence" else len(DOCUMENTS))
+    torch.testing.assert_close(asked.logits_V, expected.logits_V, atol=1e-4, rtol=1e-4)
+
+
+def test_the_reuse_check_lets_others_go_on(engine, monkeypatch, calls):
+    monkeypatch.setattr(engine._planner, "_parity", None)
+    monkeypatch.setattr(engine._planner, "_place", None)
+    engine.query(QUESTION, AnswerOptions(), checkpoint=lambda: calls.append(1))
+    assert calls
 
 
 def test_a_block_lets_others_go_on_between_its_layers(model, calls):

@@ -125,7 +125,7 @@ def test_a_chat_can_answer_from_documents_and_shows_its_sources(visit):
     here.say("What colour is the ball?")
     here.answered(1)
     sources = here.page.locator(".turn .source")
-    assert sources.count() == 3
+    assert sources.count() == 1  # this model is not calibrated: the best cosine alone is read
     sources.first.locator("summary").click()
     here.shot("chat-documents")
     shown = sources.first.locator("p").first.inner_text()
@@ -215,7 +215,7 @@ def test_a_question_is_asked_both_ways_and_what_each_took_is_drawn(visit):
     page.get_by_text("Every stage").click()
     here.shot("ask")
     assert [body["mode"] for body in here.bodies("/v1/rag/answer")] == ["doc", "none"]
-    assert page.locator("#ask-sources .source").count() == 3
+    assert page.locator("#ask-sources .source").count() == 1
     cached, fresh = page.locator(".chart").nth(1).locator(".value").all_inner_texts()
     assert int(cached) < int(fresh)
     for time in page.locator(".chart").nth(0).locator(".value").all_inner_texts():

@@ -28,6 +28,13 @@ class Dtype(StrEnum):
     float16 = "float16"
 
 
+class BlockKindOption(StrEnum):
+    """Attention with which the KV blocks of documents are computed."""
+
+    bidirectional = "bidirectional"
+    causal = "causal"
+
+
 @dataclass(frozen=True)
 class ModelOptions:
     """Which model, and how to run it."""

@@ -70,7 +70,9 @@ class RagEngine:
         assembler = PromptAssembler(self.model) if self.assembler is None else self.assembler
         self._assembler = assembler
         provider = BlockProvider(self.model.lm, self.store)
-        self._retriever = Retriever(self.model, self.index, provider, assembler)
+        self._retriever = Retriever(
+            self.model, self.index, provider, assembler, causal=self.blocks == "causal"
+        )
         self._planner = Planner(self.model, assembler, self.place)
         self._prefiller = Prefiller(self.model, provider)
         self._write_lock = threading.Lock()  # or two threads could add the same document
@@ -96,18 +98,14 @@ class RagEngine:
             place: folder of the workspace.
             model: a model that embeds and generates; None for the default model.
             cutting: chunking of documents; None for that of the workspace.
-            index: address of the LanceDB table, e.g. ``s3://bucket/path``; None for a folder in the
-                workspace.
+            index: address of the LanceDB table (``s3://bucket/path``); None for one in the folder.
             storage: number format of blocks: ``float32``, ``float16``, ``bfloat16``, ``int8`` or
                 ``int4``; ``auto`` for that of the workspace, or of the model.
-            disk_bytes: most bytes of blocks on disk; None for the limit of the workspace, 10 GiB
-                for a new one.
+            disk_bytes: most bytes of blocks on disk; None for that of the workspace, 10 GiB if new.
             memory_bytes: most bytes of blocks in memory.
             read_only: change nothing, in any number of processes; computed blocks are not kept.
             longest: most tokens of a prompt and its answer; None for the limit of the model.
-            blocks: kind of the stored blocks: ``causal`` answers as a fresh prompt does,
-                ``bidirectional`` costs no second pass when documents are added; None for that of
-                the workspace, ``causal`` for a new one.
+            blocks: kind of the stored blocks; None for that of the workspace, ``causal`` if new.
 
         Returns:
             The engine. Close it, or use it in a ``with`` statement.

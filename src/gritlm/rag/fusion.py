@@ -1,10 +1,10 @@
 """Fusion of several cached passages: each is read alone, and scored by the question behind it.
 
-``sequence`` goes on with the best row alone (RAG-Sequence, Lewis et al. 2020, arXiv 2005.11401, over
-cached state); ``token`` mixes the next-token distributions of all rows at every step (RAG-Token),
-optionally in contrast to a row without passage (Pced, arXiv 2601.08670); ``joint`` puts all passages
-into one prompt. The score of a row is the mean log-probability of the question's tokens behind its
-passage (UPR, arXiv 2204.07496), plus the weighted cosine of the retrieval.
+``sequence`` goes on with the best row alone (RAG-Sequence, Lewis et al. 2020, arXiv 2005.11401,
+over cached state); ``token`` mixes the next-token distributions of all rows at every step
+(RAG-Token), optionally in contrast to a row without passage (Pced, arXiv 2601.08670); ``joint``
+puts all passages into one prompt. The score of a row is the mean log-probability of the question's
+tokens behind its passage (UPR, arXiv 2204.07496), plus the weighted cosine of the retrieval.
 
 Shapes: B rows, Q tokens of the question, V vocabulary.
 """
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from gritlm.lm.hub.model_config import FusionSettings
-from gritlm.lm.kv.rows import RowBatch
+from gritlm.lm.kv.row_batch import RowBatch
 from gritlm.rag.types import Hit
 
 Fusion = Literal["sequence", "token", "joint"]

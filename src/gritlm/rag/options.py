@@ -33,8 +33,9 @@ class AnswerOptions:
         contrast: weight of the contrast to a row without passage, for ``token``; 0 for none.
         mode: the part of the prompt that is reused: ``none``, ``query``, ``doc``, ``doc-query`` or
             ``query-doc``.
-        blocks: kind of the documents' key/value blocks, ``bidirectional`` or ``causal``; None for
-            the kind that the workspace stores.
+        blocks: kind of the key/value blocks, ``bidirectional`` or ``causal``; None for the blocks
+            that are at hand: documents as the workspace stores them, the question as it was
+            embedded.
         recompute: tokens that are recomputed when a prompt has several blocks (``joint``); None
             for no tokens. The default is the best passage, and the first 16 tokens of the others.
         sampling: length, temperature, nucleus, seed and stop strings of the answer.

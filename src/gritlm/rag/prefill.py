@@ -17,7 +17,7 @@ from gritlm.lm.generator import prefill as prefill_one
 from gritlm.lm.gritlm import GritLM
 from gritlm.lm.kv.block import KVBlock
 from gritlm.lm.kv.cache import is_preallocated
-from gritlm.lm.kv.rows import RowBatch
+from gritlm.lm.kv.row_batch import RowBatch
 from gritlm.rag.cooperative import Checkpoint
 from gritlm.rag.fusion import MixedRows, PassageScore, passage_scores, question_likelihoods
 from gritlm.rag.options import AnswerOptions
@@ -104,6 +104,8 @@ class Prefiller:
         if len(plan.rows) > 1 or plan.fusion == "token":
             return self._read_rows(plan, options, causal=causal, trace=trace, checkpoint=checkpoint)
         (row,) = plan.rows
+        if options.blocks is not None and question is not None and question.causal != causal:
+            question = None
         fresh = row.mode == "none" and bool(row.parts)
         with trace.stage("load"):
             blocks = self._blocks.of(

@@ -28,12 +28,22 @@ from gritlm.rag.types import Hit
 
 
 class Reranker:
-    """Scores passages by the logit of yes less the logit of no."""
+    """Scores passages by the logit of yes less the logit of no.
 
-    def __init__(self, model: GritLM, blocks: BlockProvider, assembler: PromptAssembler) -> None:
+    Args:
+        model: the model.
+        blocks: provider of KV blocks.
+        assembler: lays out prompts for the model.
+        causal: kind of the blocks.
+    """
+
+    def __init__(
+        self, model: GritLM, blocks: BlockProvider, assembler: PromptAssembler, *, causal: bool
+    ) -> None:
         self._model = model
         self._blocks = blocks
         self._assembler = assembler
+        self._causal = causal
         self._yes, self._no = (self._first_id(word) for word in ("Yes", "No"))
 
     def ranked(
@@ -65,7 +75,8 @@ class Reranker:
         lm = self._model.lm
         own = Trace()
         (ids,) = self._assembler.passage_ids([hit.passage.embedded])
-        blocks = self._blocks.of([PromptPart(ids, hit)], causal=False, question=None, trace=own)
+        part = PromptPart(ids, hit)
+        blocks = self._blocks.of([part], causal=self._causal, question=None, trace=own)
         tail = self._assembler.tokens.for_chat(for_yes_no(question), start=False).ids
         if trace is not None:
             trace.tokens_reranked += own.tokens_computed + len(tail)

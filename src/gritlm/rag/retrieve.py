@@ -71,12 +71,27 @@ class Query:
 
 
 class Retriever:
-    """Embeds questions, searches the index, and reranks."""
+    """Embeds questions, searches the index, and reranks.
+
+    Args:
+        model: the model.
+        index: passages and their embeddings.
+        blocks: provider of KV blocks.
+        assembler: lays out prompts for the model.
+        causal: kind of the blocks that reranking reads.
+    """
 
     def __init__(
-        self, model: GritLM, index: Index, blocks: BlockProvider, assembler: PromptAssembler
+        self,
+        model: GritLM,
+        index: Index,
+        blocks: BlockProvider,
+        assembler: PromptAssembler,
+        *,
+        causal: bool,
     ) -> None:
         self._model = model
+        self._causal = causal
         self._index = index
         self._blocks = blocks
         self._assembler = assembler
@@ -130,7 +145,7 @@ class Retriever:
         """Return the best ``top_k`` passages, in the order of the model if reranking is on."""
         if search.rerank and hits:
             with trace.stage("rerank"):
-                reranker = Reranker(self._model, self._blocks, self._assembler)
+                reranker = Reranker(self._model, self._blocks, self._assembler, causal=self._causal)
                 hits = [hit for hit, _ in reranker.ranked(question, hits, checkpoint, trace)]
         return hits[: search.top_k]
 

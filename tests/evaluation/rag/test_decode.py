@@ -8,7 +8,7 @@ from transformers.cache_utils import DynamicCache
 
 from gritlm.evaluation.rag import decode as writing
 from gritlm.evaluation.rag.decode import PromptToRead, replies
-from gritlm.lm.generator import decode, prefix_cache
+from gritlm.lm.generator import decode, prefix_cache, stepper
 from gritlm.lm.sampling import make_sampler
 from gritlm.lm.unified import UnifiedLM
 from gritlm.rag.reuse.recompute import FIRST, read_behind
@@ -46,9 +46,11 @@ def prompts(lm: UnifiedLM) -> list[PromptToRead]:
 @torch.inference_mode()
 def alone(lm: UnifiedLM, reading: PromptToRead, ends: set[int]) -> list[int]:
     cache = prefix_cache(lm, reading.blocks, room=len(reading.ids) + NEW)
-    logits_V, _ = read_behind(lm, cache, reading.blocks, reading.ids, FIRST)
+    held = [i for block in reading.blocks for i in block.token_ids.tolist()]
+    positions = FIRST.positions([block.tokens for block in reading.blocks], best=None)
+    logits_V = read_behind(lm, cache, held, reading.ids, positions)
     greedy = make_sampler(temperature=0.0)
-    return list(decode(lm, cache, logits_V, sampler=greedy, room=NEW, end_ids=ends))
+    return list(decode(stepper(lm, cache), logits_V, sampler=greedy, room=NEW, end_ids=ends))
 
 
 def together(lm: UnifiedLM, readings: list[PromptToRead], ends: set[int]) -> list[list[int]]:

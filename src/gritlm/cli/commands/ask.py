@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gritlm.cli import logs, terminal
-from gritlm.cli.options import ModelOptions
+from gritlm.cli.options import BlockKindOption, ModelOptions
 from gritlm.cli.output import json_line
 from gritlm.errors import InputError
 
@@ -36,13 +36,6 @@ class FusionOption(StrEnum):
     sequence = "sequence"
     token = "token"
     joint = "joint"
-
-
-class BlockKindOption(StrEnum):
-    """Attention with which the KV blocks of documents were computed."""
-
-    bidirectional = "bidirectional"
-    causal = "causal"
 
 
 class Again(StrEnum):

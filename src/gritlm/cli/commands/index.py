@@ -11,20 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gritlm.cli import logs, terminal
-from gritlm.cli.options import ModelOptions
+from gritlm.cli.options import BlockKindOption, ModelOptions
 
 if TYPE_CHECKING:
     from gritlm import GritLM
     from gritlm.rag.engine import RagEngine
     from gritlm.rag.ingest.ingest import AddResult, ChunkingOptions
     from gritlm.rag.kvstore.stats import StoreStats
-
-
-class BlockKindOption(StrEnum):
-    """Attention with which the KV blocks of documents are computed."""
-
-    bidirectional = "bidirectional"
-    causal = "causal"
 
 
 class Storage(StrEnum):

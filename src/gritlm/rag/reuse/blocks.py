@@ -39,7 +39,8 @@ class BlockProvider:
         Args:
             parts: parts of the prompt.
             causal: kind of the blocks.
-            question: block of the pass that embedded the question; None to compute it.
+            question: block of the pass that embedded the question, of either kind; None to compute
+                it.
             trace: takes tokens and bytes of each part.
             checkpoint: checkpoint callback, called after each part.
             reuse: whether blocks are loaded from the store and kept there.
@@ -68,7 +69,7 @@ class BlockProvider:
     ) -> tuple[str, KVBlock, int]:
         """Return the tier of a block, the block, and the bytes that were read for it."""
         if part.hit is None:
-            if question is not None and question.causal == causal:
+            if question is not None:
                 return "embedding", question, question.nbytes
             block = blocks_of(self.lm, [part.ids], causal=causal)[0]
             return "computed", block, block.nbytes
