@@ -141,10 +141,10 @@ def check_vectors(engine: RagEngine, model: GritLM, texts: list[str]) -> list[st
 def check_answers(engine: RagEngine) -> list[str]:
     """Answers from blocks on the disk against answers from blocks that are computed now."""
     hits = engine.find(QUESTION, Search(top_k=2))
-    stored = engine.prepare(QUESTION, AnswerOptions(), hits=hits).prompt.logits_V
+    stored = engine.prepare(QUESTION, AnswerOptions(fusion="joint"), hits=hits).prompt.logits_V
     keys = engine._assembler.passage_ids([hit.passage.embedded for hit in hits])
-    engine.store.delete([engine.store.key(ids, causal=False) for ids in keys])
-    fresh = engine.prepare(QUESTION, AnswerOptions(), hits=hits).prompt.logits_V
+    engine.store.delete([engine.store.key(ids, causal=True) for ids in keys])
+    fresh = engine.prepare(QUESTION, AnswerOptions(fusion="joint"), hits=hits).prompt.logits_V
     apart = float((stored - fresh).abs().max())
     return [f"an answer from disk is {apart} off"] if apart > 1e-3 else []
 

@@ -5,8 +5,9 @@
                              [--storage auto,int8] [--plot FILE.png]
 
 End to end, one question at a time: from its text to the first id of the answer, with its embedding,
-the search, reading and placing key/value state. All modes read the same passages. ``cold``: the
-files are dropped from the page cache and mapped again; ``warm``: in the page cache; ``hot``: in
+the search, reading and placing key/value state. All find the same passages; ``sequence`` and
+``token`` read those within the margin of the model alone, a mode joins all in one prompt. ``cold``:
+the files are dropped from the page cache and mapped again; ``warm``: in the page cache; ``hot``: in
 memory. Mode none is the peer: the same model, number format and threads, logits of the last
 position only, no padding.
 """
@@ -29,21 +30,24 @@ from gritlm.rag.answer import Answer
 from gritlm.rag.engine import RagEngine
 from gritlm.rag.ingest.ingest import ChunkingOptions
 
-MODES = ("none", "query", "doc", "doc-query", "query-doc")
+CACHED = ("sequence", "token", "doc", "doc-query", "query-doc")
 WARMUPS = 5
 MEMORY = 4 * 2**30
 
 
 @dataclass(frozen=True)
 class Case:
-    """Row of the table: mode of the answer, and tier of the store that holds the blocks."""
+    """Row of the table: way of the answer, and tier of the store that holds the blocks.
 
-    mode: str
+    A mode puts all documents into one prompt; ``sequence`` and ``token`` read each alone.
+    """
+
+    way: str
     tier: str
 
     @property
     def name(self) -> str:
-        return self.mode if self.mode in ("none", "query") else f"{self.mode} {self.tier}"
+        return self.way if self.way in ("none", "query") else f"{self.way} {self.tier}"
 
 
 def main() -> None:
@@ -91,8 +95,8 @@ def measured(
     model: GritLM, size: int, chosen: argparse.Namespace, storage: str, question: str
 ) -> dict[str, list[Answer]]:
     """Answers of every case, the cases taking turns."""
-    cases = [Case("none", ""), Case("query", ""), Case("doc", "cold")]
-    cases += [Case(mode, tier) for tier in ("warm", "hot") for mode in MODES[2:]]
+    cases = [Case("none", ""), Case("query", ""), Case("sequence", "cold")]
+    cases += [Case(way, tier) for tier in ("warm", "hot") for way in CACHED]
     with tempfile.TemporaryDirectory() as place:
         fill(model, Path(place) / "store", size, chosen.documents, storage)
         found: dict[str, list[Answer]] = {case.name: [] for case in cases}
@@ -100,13 +104,13 @@ def measured(
             engines = {"": warm, "warm": warm, "hot": hot}
             for turn in range(WARMUPS + chosen.repeats):
                 for case in cases:
-                    slow = case.mode in ("none", "query")
+                    slow = case.way in ("none", "query")
                     if slow and turn >= min(WARMUPS, 1) + chosen.fresh_repeats:
                         continue
                     if case.tier == "cold":
                         answer = cold(model, place, question, chosen.documents)
                     else:
-                        answer = ask(engines[case.tier], question, case.mode, chosen.documents)
+                        answer = ask(engines[case.tier], question, case.way, chosen.documents)
                     if turn >= (1 if slow else WARMUPS):
                         found[case.name].append(answer)
         return found
@@ -146,14 +150,16 @@ def cold(model: GritLM, place: str, question: str, documents: int) -> Answer:
         os.close(descriptor)
     with opened(model, place, 0) as engine:
         engine.retrieve(question, top_k=1)  # LanceDB opens its files, which is not measured
-        return ask(engine, question, "doc", documents)
+        return ask(engine, question, "sequence", documents)
 
 
-def ask(engine: RagEngine, question: str, mode: str, documents: int) -> Answer:
+def ask(engine: RagEngine, question: str, way: str, documents: int) -> Answer:
+    alone = way in ("sequence", "token")
     return engine.answer(
         question,
         top_k=documents,
-        mode=mode,
+        mode="doc" if alone else way,
+        fusion=way if alone else "joint",
         filter={"asked": True},
         max_new_tokens=1,
     )

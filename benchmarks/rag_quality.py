@@ -2,10 +2,11 @@
 
     python benchmarks/rag_quality.py DATA [--model FOLDER] [--sets nq,hotpotqa,musique]
                                      [--top-k 1,5] [--limit 100] [--storage auto]
-                                     [--modes query,doc,...] [--kinds bidirectional,causal]
+                                     [--modes sequence,doc,...] [--kinds causal,bidirectional]
 
 DATA has ``nq-open-oracle`` (the last 300 rows; the passages of all rows are the corpus) and
-``hipporag-train100``. Every mode answers from the same retrieved passages, greedily. Per mode:
+``hipporag-train100``. Every mode answers from the same retrieved passages, greedily, joined in one
+prompt; ``sequence`` and ``token`` read each passage alone, from stored blocks. Per mode:
 match, exact match and F1; the share of answers equal to those of mode none; the mean divergence
 (KL) of the first token from mode none. Also recall of the retrieval, bytes per passage and seconds
 of indexing. These are report sets: nothing is tuned on them.
@@ -34,8 +35,8 @@ from gritlm.rag.engine import RagEngine
 from gritlm.rag.options import AnswerOptions
 from gritlm.rag.types import Hit
 
-MODES = ("none", "query", "doc", "doc-query", "query-doc")
-KINDS = ("bidirectional", "causal")
+MODES = ("sequence", "token", "doc", "query", "doc-query", "query-doc")
+KINDS = ("causal", "bidirectional")
 MEASURED = 300  # last rows of Natural Questions
 NEW_TOKENS = 24
 
@@ -105,10 +106,7 @@ def measure(
         for top_k in map(int, chosen.top_k.split(",")):
             hits = [each[:top_k] for each in found]
             ways = [
-                (mode, kind)
-                for kind in chosen.kinds.split(",")
-                for mode in chosen.modes.split(",")
-                if mode != "none"
+                (mode, kind) for kind in chosen.kinds.split(",") for mode in chosen.modes.split(",")
             ]
             print(f"### {top_k} passage(s)\n\n{report(engine, questions, hits, ways)}\n")
 
@@ -134,7 +132,7 @@ def report(
     )
     plain = columns["none"]
     return table(
-        ("mode", "match", "EM", "F1", "as none", "KL of first token", "prefilled"),
+        ("mode", "match", "EM", "F1", "as none", "KL of first token", "read"),
         [row(name, column, plain, questions) for name, column in columns.items()],
     )
 
@@ -148,12 +146,18 @@ def asked(
 ) -> Column:
     column = Column()
     sampling = SamplingParams(max_new_tokens=NEW_TOKENS)
-    options = AnswerOptions(mode=mode, blocks=kind, sampling=sampling)
+    alone = mode in ("sequence", "token")
+    options = AnswerOptions(
+        fusion=mode if alone else "joint",
+        mode="doc" if alone else mode,
+        blocks=kind,
+        sampling=sampling,
+    )
     for question, found in zip(questions, hits, strict=True):
         prepared = engine.prepare(question.text, options, hits=found)
         column.first.append(prepared.prompt.logits_V.float().log_softmax(-1))
         column.texts.append("".join(answer.generate(engine.model, prepared, sampling)))
-        column.prefilled.append(prepared.trace.tokens_prefilled)
+        column.prefilled.append(prepared.trace.tokens_read)
     return column
 
 

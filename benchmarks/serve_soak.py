@@ -31,7 +31,8 @@ from serve_common import Client, serving
 LINE_S = 15.0
 SETTLED = 0.2  # part of the time after which memory has to be flat: the second minute of ten
 GROWTH = 0.05
-MODES = ("none", "query", "doc", "doc-query", "query-doc", "auto")
+MODES = ("none", "query", "doc", "doc-query", "query-doc")
+FUSIONS = ("sequence", "token", "joint")
 REMEMBERED = 20  # errors that are shown
 
 # One client each; every name is a method of Load.
@@ -145,9 +146,12 @@ class Load:
         await self._answer(self._random.choice(self._passages)["title"])
 
     async def _answer(self, title: str) -> None:
+        mode = self._random.choice(MODES)
+        alone = mode in ("none", "doc")
         body = {
             "question": f"What is known about {title}?",
-            "mode": self._random.choice(MODES),
+            "mode": mode,
+            "fusion": self._random.choice(FUSIONS) if alone else "joint",
             "top_k": self._random.randint(1, 3),
             "max_tokens": self._random.randint(1, 16),
         }

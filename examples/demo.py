@@ -28,7 +28,7 @@ OTHERS = {
 }
 QUERY = "What is a tsunami?"
 TOP_K = 5
-MODES = ("none", "query", "doc", "doc-query", "query-doc")
+WAYS = {"none": "joint", "doc": "sequence"}  # mode and fusion
 REPEATS = 5
 console = Console(highlight=False)
 
@@ -102,7 +102,7 @@ def chat(model: GritLM) -> None:
 
 
 def answer_from_store(model: GritLM, question: str = QUERY) -> None:
-    """Answer a question from a store of documents, in every mode of reuse."""
+    """Answer a question from one fresh prompt, and from the stored state of each passage."""
     heading("5. Answer from a store: the key/value state of embedded passages is reused")
     with TemporaryDirectory() as place, RagEngine.open(place, model) as engine:
         added = engine.add(CORPUS / "passages.jsonl")
@@ -114,20 +114,24 @@ def answer_from_store(model: GritLM, question: str = QUERY) -> None:
         )
         table = new_table("mode", "tokens reused", "tokens read", "time to first token")
         answers = {}
-        for mode in MODES:
-            asked = [engine.answer(question, mode=mode, top_k=TOP_K) for _ in range(REPEATS + 1)]
+        for mode, fusion in WAYS.items():
+            asked = [
+                engine.answer(question, mode=mode, fusion=fusion, top_k=TOP_K)
+                for _ in range(REPEATS + 1)
+            ]
             answers[mode] = asked[0]  # it warms up, and its time does not count
             trace = asked[0].trace
             waited = median(each.trace.milliseconds["first_token"] for each in asked[1:])
             table.add_row(
                 mode, str(trace.tokens_reused), str(trace.tokens_read), f"{waited:.0f} ms"
             )
-        console.print(f"the {TOP_K} nearest passages are read; medians of {REPEATS}")
+        console.print(f"{TOP_K} candidates; medians of {REPEATS}")
         console.print(table)
-        for mode in ("none", "doc"):
+        for mode in WAYS:
             console.print(f"[bold]{question}[/] (mode {mode})")
             show([answers[mode].text])
-        console.print("from: " + ", ".join(source.title for source in answers["doc"].sources))
+        used = [source.title for source in answers["doc"].sources if source.used]
+        console.print("from: " + ", ".join(used))
 
 
 def rows(name: str) -> list[dict[str, str]]:

@@ -8,9 +8,10 @@ from transformers.cache_utils import DynamicCache
 from gritlm import GritLM
 from gritlm.lm.sampling import SamplingParams
 from gritlm.lm.unified import UnifiedLM
-from gritlm.rag.answer import PrefilledPrompt
 from gritlm.rag.engine import RagEngine
 from gritlm.rag.options import AnswerOptions
+from gritlm.rag.prefill import PrefilledPrompt
+from gritlm.serve.engine import kv_slots
 from gritlm.serve.engine.errors import PromptTooLongError
 from gritlm.serve.engine.requests import ResumeRequest
 from tests import tiny
@@ -34,10 +35,12 @@ def engine(model, tmp_path_factory):
         yield made
 
 
-def continuing(engine: RagEngine, mode: str, tokens: int = TOKENS) -> ResumeRequest:
+def continuing(
+    engine: RagEngine, mode: str, tokens: int = TOKENS, fusion: str | None = None
+) -> ResumeRequest:
     hits = engine.retrieve(QUESTION, top_k=3)
     sampling = SamplingParams(tokens)
-    options = AnswerOptions(mode=mode, sampling=sampling)
+    options = AnswerOptions(mode=mode, fusion=fusion, sampling=sampling)
 
     def begin(checkpoint: object) -> PrefilledPrompt:
         return engine.prepare(QUESTION, options, hits=hits).prompt
@@ -45,13 +48,25 @@ def continuing(engine: RagEngine, mode: str, tokens: int = TOKENS) -> ResumeRequ
     return ResumeRequest(begin, 300, sampling)
 
 
-@pytest.mark.parametrize("mode", ["none", "doc", "query-doc"])
-def test_an_answer_from_documents_is_that_of_the_engine(model, engine, mode):
-    expected = engine.answer(QUESTION, mode=mode, top_k=3, max_new_tokens=TOKENS).text
+@pytest.mark.parametrize(
+    ("mode", "fusion"),
+    [
+        ("none", None),
+        ("doc", None),
+        ("query-doc", None),
+        ("doc", "joint"),
+        ("doc", "token"),
+        ("none", "token"),
+    ],
+)
+def test_an_answer_from_documents_is_that_of_the_engine(model, engine, mode, fusion):
+    expected = engine.answer(
+        QUESTION, mode=mode, fusion=fusion, top_k=3, max_new_tokens=TOKENS
+    ).text
     with scheduled(model) as scheduler:
         with held(scheduler):
             beside = Asked(scheduler, to_write(model, "Tell me about cats.", TOKENS))
-            asked = [Asked(scheduler, continuing(engine, mode)) for _ in range(2)]
+            asked = [Asked(scheduler, continuing(engine, mode, fusion=fusion)) for _ in range(2)]
         assert [one.text for one in asked] == [expected] * 2
         assert beside.text == model.chat("Tell me about cats.", max_new_tokens=TOKENS)
         assert scheduler.stats().steps < 2 * TOKENS
@@ -88,6 +103,34 @@ def test_a_state_that_does_not_fit_a_slot_is_refused_with_the_numbers(model, eng
         error = Asked(scheduler, continuing(engine, "doc")).error
     assert isinstance(error, PromptTooLongError)
     assert error.limit == 64 < error.tokens
+
+
+@pytest.mark.parametrize("separate", [False, True])
+def test_rows_and_single_sequences_take_the_same_decode_steps(model, engine, monkeypatch, separate):
+    expected = engine.answer(QUESTION, fusion="token", top_k=3, max_new_tokens=TOKENS).text
+    text = model.chat("Tell me about cats.", max_new_tokens=TOKENS)
+    together: list[int] = []
+    if separate:
+        made = kv_slots.SeparateSlots
+        monkeypatch.setattr("gritlm.serve.engine.scheduler.allocate_kv_slots", made)
+    step = kv_slots._SlotsOfModel.step
+
+    def counting(slots, running, tokens):
+        together.append(len(running))
+        return step(slots, running, tokens)
+
+    monkeypatch.setattr(kv_slots._SlotsOfModel, "step", counting)
+    with scheduled(model, max_num_seqs=4) as scheduler:
+        with held(scheduler):
+            first = Asked(scheduler, continuing(engine, "doc", fusion="token"))
+            chats = [Asked(scheduler, to_write(model, "Tell me about cats.", TOKENS))]
+            last = Asked(scheduler, continuing(engine, "doc", 3, fusion="token"))
+        assert first.text == expected
+        assert expected.startswith(last.text)
+        assert [one.text for one in chats] == [text]
+        again = Asked(scheduler, to_write(model, "Tell me about cats.", TOKENS))
+        assert again.text == text
+    assert max(together) == 3
 
 
 def test_models_whose_cache_holds_more_are_written_one_row_at_a_time(model, engine, monkeypatch):

@@ -18,13 +18,13 @@ from gritlm.lm.gritlm import GritLM
 from gritlm.lm.kv.block import KVBlock
 from gritlm.lm.kv.cache import is_preallocated
 from gritlm.lm.kv.row_batch import RowBatch
-from gritlm.rag.cooperative import Checkpoint
+from gritlm.rag.cooperative import Checkpoint, read
 from gritlm.rag.fusion import MixedRows, PassageScore, passage_scores, question_likelihoods
 from gritlm.rag.options import AnswerOptions
 from gritlm.rag.plan import PromptPlan
 from gritlm.rag.planner import AnswerPlan
 from gritlm.rag.reuse.blocks import BlockProvider
-from gritlm.rag.reuse.recompute import read_behind
+from gritlm.rag.reuse.recompute import read_again
 from gritlm.rag.trace import Trace
 from gritlm.rag.types import Hit
 
@@ -134,7 +134,7 @@ class Prefiller:
         with trace.stage("move"):
             cache = prefix_cache(lm, blocks, room=len(plan.ids) + room)
         positions: list[int] = []
-        if options.recompute is not None and blocks:
+        if options.recompute is not None and len(blocks) > 1:
             sizes = [block.tokens for block in blocks]
             positions = options.recompute.positions(sizes, plan.best)
         if positions and not is_preallocated(cache):
@@ -143,8 +143,11 @@ class Prefiller:
             )
             positions = []
         with trace.stage("prefill"):
-            ids = [i for block in blocks for i in block.token_ids.tolist()]
-            logits_V = read_behind(lm, cache, ids, plan.ids, positions, checkpoint)
+            if positions:
+                ids = [i for block in blocks for i in block.token_ids.tolist()]
+                logits_V = read_again(lm, cache, positions, ids=ids, tail=plan.ids)
+            else:
+                logits_V = read(lm, cache, plan.ids, checkpoint)
         trace.tokens_recomputed = len(positions)
         return PrefilledPrompt(cache, logits_V, room, trace.tokens_reused)
 
