@@ -174,6 +174,11 @@ def for_rag(mode: RagMode, *, question: str, documents: Sequence[str]) -> list[S
     ]
 
 
+def for_question(question: str) -> list[Segment]:
+    """Return the beginning of the tail of mode ``doc``: the question, all of it in the loss."""
+    return [Segment(f"\n{USER}"), Segment(question, trained=True)]
+
+
 def for_yes_no(question: str) -> list[Segment]:
     """Return the tail that asks whether the passage before it answers a question."""
     return [

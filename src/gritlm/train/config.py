@@ -43,6 +43,8 @@ class SourceConfig:
         passage_instruction: the same for passages (second texts of scored pairs).
         split: split of a dataset on the hub.
         name: name in logs and the model card; None: the last part of the path, without suffix.
+        questions: whether the queries are questions; with ``loss.question_weight`` their likelihood
+            after their own passage is trained to be higher than after their hard negatives.
     """
 
     path: str
@@ -52,6 +54,7 @@ class SourceConfig:
     passage_instruction: str = ""
     split: str = "train"
     name: str | None = None
+    questions: bool = False
 
     def __post_init__(self) -> None:
         _at_least(self, 0, "weight", above=True)
@@ -161,15 +164,21 @@ class RagConfig:
         max_documents: maximum number of documents of a sample; the gold one is always included.
         read_again: number of tokens at the start of each block except the first that are
             recomputed with attention to all tokens before them; the default is that of serving.
+        question_rows: maximum number of rows of a step and process whose question is read after
+            each of a few passages (``loss.question_weight``).
+        question_passages: maximum number of these passages: the positive and hard negatives.
     """
 
     modes: tuple[RagMode, ...] = RAG_MODES
     blocks: tuple[BlockKind, ...] = BLOCK_KINDS
     max_documents: int = 5
     read_again: int = READ_AGAIN
+    question_rows: int = 8
+    question_passages: int = 3
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "max_documents")
+        _at_least(self, 1, "max_documents", "question_rows")
+        _at_least(self, 2, "question_passages")
         _at_least(self, 0, "read_again")
         if not self.modes or not self.blocks:
             raise InputError("modes and blocks are lists with at least one entry each")
@@ -196,6 +205,10 @@ class LossConfig:
         kl_weight: weight of the KL divergence from the starting model on generative rows.
         rag_kl_weight: weight of the KL divergence, on RAG rows, from the same model reading the
             same tokens without blocks.
+        question_weight: weight of the question loss: the cross-entropy of the right passage among
+            the passages that a question was read after, each alone. The score of a passage is the
+            question's mean log-likelihood per token.
+        question_temperature: temperature of the question loss.
     """
 
     temperature: float = 0.02
@@ -214,12 +227,14 @@ class LossConfig:
     loss_gen_factor: float = 1.0
     kl_weight: float = 0.0
     rag_kl_weight: float = 0.0
+    question_weight: float = 0.0
+    question_temperature: float = 0.2
 
     def __post_init__(self) -> None:
-        sides = ("teacher_temperature", "student_temperature")
+        sides = ("teacher_temperature", "student_temperature", "question_temperature")
         _at_least(self, 0, "temperature", "scored_temperature", *sides, above=True)
         _at_least(self, 0, "contrastive_weight", "scored_weight", "teacher_weight")
-        _at_least(self, 0, "kl_weight", "rag_kl_weight")
+        _at_least(self, 0, "kl_weight", "rag_kl_weight", "question_weight")
         if self.matryoshka_weights and len(self.matryoshka_weights) != len(self.matryoshka_dims):
             raise InputError(
                 f"{len(self.matryoshka_weights)} matryoshka_weights for "

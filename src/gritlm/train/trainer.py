@@ -27,6 +27,8 @@ from gritlm.train.objectives import evaluation
 from gritlm.train.objectives.distillation import Teacher
 from gritlm.train.objectives.embedding import EmbeddingObjective
 from gritlm.train.objectives.generation import GenerationObjective
+from gritlm.train.objectives.gradcache import Ranks
+from gritlm.train.objectives.question import QuestionObjective
 from gritlm.train.run import (
     checkpoint,
     collectives,
@@ -147,6 +149,9 @@ class Trainer:
             self._require_whole_weights_unneeded()
         self.optimizer = optim.optimizer(self.module, training)
         self.embedding_objective, self.generation_objective = self._create_objectives()
+        self.question_objective = QuestionObjective(
+            self.settings.loss, self.generation_objective.budget, self.generation_objective.pad
+        )
         self.held_out = evaluation.HeldOutEvaluation(self.settings, self.collator)
         if start and state:
             checkpoint.restore(start, self.module, self.optimizer)
@@ -241,6 +246,8 @@ class Trainer:
                     partial(self.module, "embed"), batch.embedding, ranks
                 )
             values |= _metric_names(found, "emb")
+        if self.settings.loss.question_weight and batch.samples:
+            values |= self._question_backward(batch, ranks)
         if batch.samples:
             found = self.generation_objective.backward(
                 partial(self.module, "write"),
@@ -249,8 +256,20 @@ class Trainer:
                 device=self.parts.trainee.device,
             )
             values |= _metric_names(found, "gen")
-        values["loss"] = sum(values.get(name, 0.0) for name in ("loss_emb", "loss_gen"))
+        terms = ("loss_emb", "loss_gen", "loss_question")
+        values["loss"] = sum(values.get(name, 0.0) for name in terms)
         return values
+
+    def _question_backward(self, batch: Batch, ranks: Ranks) -> dict[str, float]:
+        """Add the gradients of the question objective, which are averaged with later ones."""
+        found = self.question_objective.backward(
+            partial(self.module, "score"),
+            batch.questions,
+            ranks,
+            spare=batch.samples[0],
+            device=self.parts.trainee.device,
+        )
+        return _metric_names(found, "question")
 
     def _trained(self) -> list[torch.nn.Parameter]:
         return [p for group in self.optimizer.param_groups for p in group["params"]]

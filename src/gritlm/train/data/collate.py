@@ -29,6 +29,7 @@ from gritlm.train.data.examples import (
     Row,
     ScoredExample,
 )
+from gritlm.train.data.rag_samples import Blocked
 
 _MOST_POSITIVES = 16
 _PADDING = 0
@@ -134,6 +135,29 @@ class Collator:
             [row.query for row in rows], [text for group in groups for text in group]
         )
         return EmbeddingBatch(**sides, keys=_keys(rows, groups))
+
+    def question_group(self, row: EmbeddingExample, draw: random.Random) -> tuple[Blocked, ...]:
+        """Return a question after its positive, and after each of a few hard negatives.
+
+        Args:
+            row: the example; its query is the question.
+            draw: random number generator of the row.
+
+        Returns:
+            The samples, that of the positive first; empty without a negative, or if one of them
+            exceeds ``generative_max_len``.
+        """
+        group = _group(row, self.rag.question_passages, draw)
+        kind = draw.choice(self.rag.blocks)
+        limit = self.data.generative_max_len
+        samples = [
+            rag_samples.question_sample(
+                self.tokens, row.query.text, passage, kind=kind, max_length=limit
+            )
+            for passage in self._prompts(group, self.data.passage_max_len, "passage_max_len")
+        ]
+        found = tuple(sample for sample in samples if sample is not None)
+        return found if len(found) == len(samples) > 1 else ()
 
     def scored(self, rows: Sequence[ScoredExample]) -> ScoredBatch:
         """Return a batch of scored pairs.

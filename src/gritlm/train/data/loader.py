@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
@@ -18,7 +18,8 @@ from gritlm.lm.tokens import Prompt
 from gritlm.train.config import SourceConfig, TrainConfig
 from gritlm.train.data import sources
 from gritlm.train.data.collate import Collator, EmbeddingBatch, ScoredBatch
-from gritlm.train.data.examples import Kind, ScoredExample
+from gritlm.train.data.examples import EmbeddingExample, Kind, ScoredExample
+from gritlm.train.data.rag_samples import Blocked
 from gritlm.train.data.sampler import Stream
 from gritlm.train.data.sources import Dataset
 
@@ -34,15 +35,19 @@ class Batch:
     Attributes:
         embedding: batch of the embedding objective; None if it is not trained.
         samples: samples of the generation objective; empty if it is not trained.
+        questions: groups of the question objective: a question after its own passage, then after
+            other passages.
     """
 
     embedding: EmbeddingBatch | ScoredBatch | None
     samples: list[Prompt]
+    questions: list[tuple[Blocked, ...]] = field(default_factory=list)
 
     @property
     def tokens(self) -> int:
         read = 0 if self.embedding is None else self.embedding.tokens
-        return read + sum(len(sample.ids) for sample in self.samples)
+        asked = sum(len(sample.ids) for group in self.questions for sample in group)
+        return read + asked + sum(len(sample.ids) for sample in self.samples)
 
 
 @dataclass(frozen=True)
@@ -124,8 +129,11 @@ class Loader:
             InputError: a thousand consecutive generative rows have no token in the loss.
         """
         embedding = None
+        questions = []
         if stream := self._streams.get("embedding"):
-            embedding = self._embedding(self._rows("embedding", stream.next()), step)
+            chosen_rows = stream.next()
+            embedding = self._embedding(self._rows("embedding", chosen_rows), step)
+            questions = self._question_groups(chosen_rows, step)
         samples = []
         if stream := self._streams.get("generative"):
             found = [
@@ -133,7 +141,7 @@ class Loader:
                 for place, chosen in enumerate(stream.next())
             ]
             samples = self._share.of(found)
-        return Batch(embedding, samples)
+        return Batch(embedding, samples, questions)
 
     def state(self) -> dict[str, Any]:
         """Return the position in both streams as JSON values."""
@@ -183,6 +191,22 @@ class Loader:
             return self._collator.scored(own_rows)
         draws = [self._random("embedding", step, place) for place in range(len(rows))]
         return self._collator.embedding(own_rows, self._share.of(draws))
+
+    def _question_groups(
+        self, chosen: Sequence[tuple[int, int]], step: int
+    ) -> list[tuple[Blocked, ...]]:
+        """Return the first ``question_rows`` groups of this process in the batch."""
+        if not self._run.writes or not self._run.loss.question_weight:
+            return []
+        asks = [source.questions for source in self._run.data.embedding]
+        places = [place for place, (source, _) in enumerate(chosen) if asks[source]]
+        groups = []
+        for place in self._share.of(places):
+            (row,) = self._rows("embedding", [chosen[place]])
+            if isinstance(row, EmbeddingExample):
+                draw = self._random("question", step, place)
+                groups.append(self._collator.question_group(row, draw))
+        return [group for group in groups if group][: self._run.rag.question_rows]
 
     def _sample(self, stream: Stream, chosen: tuple[int, int], step: int, place: int) -> Prompt:
         random = self._random("generative", step, place)

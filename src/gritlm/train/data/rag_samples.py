@@ -21,7 +21,15 @@ import torch
 
 from gritlm.lm.attention.block_mask import BlockSpan, lay_out, seen
 from gritlm.lm.tokens import Prompt, SegmentTokenizer
-from gritlm.prompts import RAG_FORMS, READ_AGAIN, RagMode, Segment, for_rag, gritlm_instruction
+from gritlm.prompts import (
+    RAG_FORMS,
+    READ_AGAIN,
+    RagMode,
+    Segment,
+    for_question,
+    for_rag,
+    gritlm_instruction,
+)
 from gritlm.train.config import BlockKind, RagConfig
 from gritlm.train.data import packing
 from gritlm.train.data.examples import RagExample
@@ -125,6 +133,31 @@ def sample(
     if not (fewer := _shortened(tokens, documents, row.documents[0], over)):
         return None
     return sample(tokens, row, form, documents=fewer, max_length=max_length)
+
+
+def question_sample(
+    tokens: SegmentTokenizer,
+    question: str,
+    passage: Prompt,
+    *,
+    kind: BlockKind,
+    max_length: int,
+) -> Blocked | None:
+    """Return a question after the block of one passage, with the question in the loss.
+
+    Args:
+        tokens: tokenizer.
+        question: text of the question.
+        passage: the passage as it is embedded.
+        kind: attention within the block.
+        max_length: maximum number of tokens.
+
+    Returns:
+        The sample; None if it is too long.
+    """
+    tail = tokens.for_chat(for_question(question), start=False)
+    made = _laid_out([passage.ids], tail, bos=len(tokens.prefix), causal=kind == "causal", again=0)
+    return made if len(made.ids) <= max_length else None
 
 
 def plain(sample: Blocked) -> Blocked:

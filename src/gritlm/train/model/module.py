@@ -1,6 +1,6 @@
 """Trained module: decoder, LM head and projection behind one ``forward``.
 
-DDP and FSDP act on ``forward``, so both objectives go through it: ``embed`` and ``write``.
+DDP and FSDP act on ``forward``, so all objectives go through it: ``embed``, ``write``, ``score``.
 
 Shapes: B rows, L positions, D size of a vector, N supervised tokens, V vocabulary.
 """
@@ -103,13 +103,17 @@ class Trainee(nn.Module):
             self._frozen[0].to(device)
 
     def forward(self, job: str, *args: Any) -> Any:
-        """Call ``embed`` or ``write`` under autocast.
+        """Call ``embed``, ``write`` or ``score`` under autocast.
 
         Args:
-            job: ``embed`` or ``write``.
+            job: ``embed``, ``write`` or ``score``.
             *args: arguments of that method.
         """
-        jobs: dict[str, Callable[..., Any]] = {"embed": self.embed, "write": self.write}
+        jobs: dict[str, Callable[..., Any]] = {
+            "embed": self.embed,
+            "write": self.write,
+            "score": self.score,
+        }
         # Casts of a pass without graph must not be reused in a pass with graph.
         with self.casting(cached=torch.is_grad_enabled()):
             return jobs[job](*args)
@@ -167,6 +171,15 @@ class Trainee(nn.Module):
             parts["router"] = router_loss.detach()
             total = total + weights.router * router_loss
         return total, parts
+
+    def score(self, rows: PackedBatch) -> Tensor:
+        """Return the mean log-likelihood per token in the loss of each row (B,), float32.
+
+        Args:
+            rows: a sample in each row, with at least one token in the loss.
+        """
+        hidden_BLD = hidden_states.generative_states(self.decoder, rows)
+        return losses.mean_log_likelihood(hidden_BLD, heads.head_of(self.causal), rows.labels_BL)
 
     def _next_token(
         self, hidden_BLD: Tensor, rows: PackedBatch, weights: Weights, reference_ND: Tensor | None

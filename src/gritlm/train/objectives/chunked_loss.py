@@ -88,6 +88,23 @@ def cross_entropy_and_kl(
     return _summed(hidden_ND, head, _Targets(target_N, scale_N, reference, chunk))
 
 
+def log_likelihood(hidden_ND: Tensor, head: Head, target_N: Tensor, *, chunk: int) -> Tensor:
+    """Return the log-probability of each target (N,), float32; backward recomputes each chunk.
+
+    Args:
+        hidden_ND: states of the model.
+        head: weight (V, D) or function of states.
+        target_N: target token of each state.
+        chunk: number of tokens whose logits are in memory.
+    """
+
+    def part(hidden_nD: Tensor, target_n: Tensor) -> Tensor:
+        return _logp(head, hidden_nD).gather(1, target_n[:, None])[:, 0]
+
+    pieces = zip(hidden_ND.split(chunk), target_N.split(chunk), strict=True)
+    return torch.cat([checkpoint(part, *piece, use_reentrant=False) for piece in pieces])
+
+
 @dataclass(frozen=True, eq=False)
 class _Targets:
     """Target tokens with their weights, read in chunks.

@@ -260,6 +260,26 @@ def chunked_with_kl(
     )
 
 
+def mean_log_likelihood(
+    hidden_BLD: Tensor, head: Head, labels_BL: Tensor, *, chunk: int = 256
+) -> Tensor:
+    """Return the mean log-probability of each row's supervised tokens (B,), float32.
+
+    Args:
+        hidden_BLD: states of the model after its final norm.
+        head: weight (V, D) or function of states.
+        labels_BL: tokens in the loss, at least one in each row; ``IGNORE`` elsewhere.
+        chunk: number of tokens whose logits are in memory.
+    """
+    _require_positive(chunk, "chunk")
+    keep_BL, target_N = _supervised(labels_BL)
+    state_ND = hidden_BLD[:, :-1][keep_BL]
+    logp_N = chunked_loss.log_likelihood(state_ND, head, target_N, chunk=chunk)
+    row_N = keep_BL.nonzero()[:, 0]
+    sum_B = logp_N.new_zeros(len(labels_BL)).index_add(0, row_N, logp_N)
+    return sum_B / keep_BL.sum(dim=1)
+
+
 def targets(labels_BL: Tensor) -> Tensor:
     """Return the target tokens of the supervised positions (N,), in row-major order."""
     return _supervised(labels_BL)[1]
