@@ -91,6 +91,28 @@ def pack(run: Path, output: Path, *others: Path) -> int:
     return size
 
 
+def mean_adapter(runs: Sequence[Path], output: Path) -> Path:
+    """Write the mean of the adapters of some runs or checkpoints to a folder; return the folder.
+
+    Raises:
+        InputError: there are no runs, or they have different settings.
+    """
+    if not runs:
+        raise InputError(f"no run whose adapter could be written to {output}; train first")
+    first = runs[0]
+    for other in runs[1:]:
+        if read_settings(other) != read_settings(first):
+            raise InputError(f"{other}: trained with other settings than {first}")
+    output.mkdir(parents=True, exist_ok=True)
+    for path in sorted(first.iterdir()):
+        if path.is_file() and path.name != lora.WEIGHTS_FILE:
+            shutil.copyfile(path, output / path.name)
+    save_file(
+        _mean([_loaded(run) for run in runs]), output / lora.WEIGHTS_FILE, metadata={"format": "pt"}
+    )
+    return output
+
+
 def _mean(all_tensors: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Return the mean of tensors by name, computed in float32."""
     return {

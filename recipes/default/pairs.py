@@ -16,7 +16,9 @@ import t0
 from rows import Row, pair, scored
 from texts import Overlap, around, fingerprint, first_words, number, one_line, untokenised
 
-WORDS = 70  # of a passage: about 96 tokens
+WORDS = 170  # of a passage: about 256 tokens
+GROUPED = 70  # words of a passage that decide whether its rows are held out
+AROUND = 4  # sentences of a paragraph
 POOL = 8  # utterances of an intent that serve as passages
 QUERIES = 40  # utterances of an intent that serve as queries
 
@@ -36,7 +38,29 @@ def squad(folder: Path) -> Iterator[Row]:
     for index, (sentence, question) in enumerate(zip(sentences, questions, strict=True)):
         others = (other for other in sentences[index + 1 :] if other != sentence)
         if len(sentence.split()) >= 6:
-            yield pair(question, [first_words(sentence, WORDS)], [next(others, sentences[0])])
+            group = first_words(sentence, GROUPED)
+            yield pair(question, [sentence], [next(others, sentences[0])], group=group)
+
+
+def paragraphs(folder: Path) -> Iterator[Row]:
+    """Yield the questions of :func:`squad` with the sentences around the one that answers them.
+
+    Of a paragraph only the sentences with a question are known. There are no negatives yet: see
+    negatives.py.
+    """
+    place = folder / "data" / "processed"
+    sentences, questions = (
+        [untokenised(line) for line in _lines(place / f"{side}-test.txt")]
+        for side in ("src", "tgt")
+    )
+    different = list(dict.fromkeys(sentences))
+    index = {sentence: at for at, sentence in enumerate(different)}
+    for sentence, question in zip(sentences, questions, strict=True):
+        # Windows that do not depend on the question: its sentence has any place in them.
+        start = index[sentence] // AROUND * AROUND
+        text = first_words(" ".join(different[start : start + AROUND]), WORDS)
+        if len(sentence.split()) >= 6 and sentence in text:
+            yield pair(question, [text], whole=[sentence], group=first_words(sentence, GROUPED))
 
 
 def medquad(folder: Path) -> Iterator[Row]:
@@ -58,10 +82,11 @@ def _medical(document: ElementTree.Element) -> Iterator[Row]:
         # The headings that pages of GARD repeat are not part of the answer.
         answer = re.sub(r"^(What|How|Is|Are|Who|Can)\b[^.?]{5,120}\? ", "", answer)
         answer = first_words(answer.removeprefix("Key Points - "), WORDS)
-        if _informs(answer, topic):
+        if _informs(first_words(answer, GROUPED), topic):
             known[question] = answer
     for question, answer in known.items():
-        yield pair(question, [answer], [other for other in known.values() if other != answer][:3])
+        others = [other for other in known.values() if other != answer][:3]
+        yield pair(question, [answer], others, group=first_words(answer, GROUPED))
 
 
 def _informs(answer: str, topic: str) -> bool:
@@ -111,7 +136,8 @@ def papers(folder: Path) -> Iterator[Row]:
             query = queries[number(line) % 2] or queries[1]
             abstract = one_line(" ".join(paper["source"]))
             if abstract:
-                yield pair(one_line(query), [first_words(abstract, WORDS)])
+                group = first_words(abstract, GROUPED)
+                yield pair(one_line(query), [first_words(abstract, WORDS)], group=group)
 
 
 def wikipedia(folder: Path) -> Iterator[Row]:
@@ -125,7 +151,7 @@ def wikipedia(folder: Path) -> Iterator[Row]:
         near = overlap.nearest(title, count=3, without=[index])
         negatives = [bodies[i] for i in near if titles[i] != title][:1]
         if len(body.split()) >= 8:
-            yield pair(title, [body], negatives)
+            yield pair(title, [body], negatives, group=first_words(body, GROUPED))
 
 
 def natural_questions(folder: Path) -> Iterator[Row]:
@@ -134,7 +160,9 @@ def natural_questions(folder: Path) -> Iterator[Row]:
         positive, *negatives = (
             f"{title} {first_words(text, WORDS)}" for title, text in entry.passages
         )
-        yield pair(entry.question, [positive], negatives, whole=[entry.passages[0][1]])
+        title, text = entry.passages[0]
+        group = f"{title} {first_words(text, GROUPED)}"
+        yield pair(entry.question, [positive], negatives, whole=[text], group=group)
 
 
 def similar_sentences(folder: Path) -> Iterator[Row]:
@@ -158,7 +186,8 @@ def paraphrases(folder: Path) -> Iterator[Row]:
 def reading(folder: Path) -> Iterator[Row]:
     """Yield questions with the words around the answer in their paragraph."""
     for question, text, answer in t0.reading(folder):
-        yield pair(question, [around(text, answer, WORDS)], whole=[text])
+        group = around(text, answer, GROUPED)
+        yield pair(question, [around(text, answer, WORDS)], whole=[text], group=group)
 
 
 def banking(folder: Path) -> Iterator[Row]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import chats
+import descriptions
 import pairs
 import questions
 import report
@@ -97,6 +98,7 @@ class File:
 
 FILES = (
     File("embedding-squad", "nqg-squad-sentences", pairs.squad, ANSWERS),
+    File("embedding-paragraphs", "nqg-squad-sentences", pairs.paragraphs, ANSWERS),
     File("embedding-nq", "nq-open-oracle", pairs.natural_questions, ANSWERS),
     File("embedding-medquad", "medquad", pairs.medquad, MEDICAL),
     File("embedding-tldr", "tldr-pages", pairs.commands, COMMANDS),
@@ -117,8 +119,14 @@ FILES = (
     File("rag-nq", "nq-open-oracle", questions.natural_questions),
     File("rag-quac", "nq-openbook-quac", questions.dialogues),
     File("rag-reading", "t0-50k", questions.reading),
+    File("rag-medquad", "medquad", descriptions.medquad),
+    File("rag-dolly", "dolly-hhrlhf-small", descriptions.dolly),
+    File("rag-squad", "nqg-squad-sentences", descriptions.squad),
+    File("rag-tldr", "tldr-pages", descriptions.commands),
     File("rag-wiki", "twowiki-corpus", questions.encyclopedia),
+    File("apart-rag-plots", "t0-50k", questions.plots),
 )
+APART = "apart"  # kind of files that are measured only
 
 
 def main() -> None:
@@ -141,8 +149,12 @@ def prepare(data: Path, out: Path) -> dict[str, int]:
     for file in FILES:
         clean = (without(row, measured) for row in file.read(data / file.folder))
         made = [finished(row, file) for row in clean if row is not None]
-        kept = [row for row in made if number(row.group) % HELD_OUT]
-        held.setdefault(file.kind, []).extend(r for r in made if not number(r.group) % HELD_OUT)
+        kept, apart = [], []
+        for row in made:
+            used = file.kind == APART or number(row.group) % HELD_OUT
+            (kept if used else apart).append(row)
+        if file.kind != APART:
+            held.setdefault(file.kind, []).extend(named(row, file.name) for row in apart)
         counts[f"{file.name}.jsonl"] = write(out / f"{file.name}.jsonl", kept)
     for kind, rows in held.items():  # shuffled, so that any prefix has rows of each source
         mixed = sorted(rows, key=lambda row: number(json.dumps(row.content)))
@@ -177,6 +189,11 @@ def finished(row: Row, file: File) -> Row:
     for side in ("pos", "neg"):
         content[side] = [[passage_instruction, text] for text in row.content[side]]
     return Row(content, row.texts, row.group)
+
+
+def named(row: Row, source: str) -> Row:
+    """Return a held-out row that names its file."""
+    return Row({**row.content, "source": source}, row.texts, row.group)
 
 
 def write(path: Path, rows: Sequence[Row]) -> int:

@@ -13,8 +13,10 @@ import wiki
 from rows import Row, rag
 from texts import Overlap, around, number, one_line
 
-WORDS = 80  # of a document: five of them, question and answer fit in 768 tokens
+WORDS = 130  # of a document
+GROUPED = 80  # words of a document that decide whether its rows are held out
 DISTRACTORS = 4
+SHORT = 5  # words of a short answer
 NOWHERE = "Not in the passages."
 UNANSWERED = 12  # one of 12 rows loses the passage that answers it
 
@@ -29,6 +31,12 @@ def natural_questions(folder: Path) -> Iterator[Row]:
 def reading(folder: Path) -> Iterator[Row]:
     """Yield questions on a paragraph (T0), with paragraphs of other questions as distractors."""
     found = [(question, "", text, answer) for question, text, answer in t0.reading(folder)]
+    yield from _among_themselves(found)
+
+
+def plots(folder: Path) -> Iterator[Row]:
+    """Yield questions on film plots that have a short answer."""
+    found = [each for each in t0.plots(folder) if len(each[3].split()) <= SHORT]
     yield from _among_themselves(found)
 
 
@@ -72,8 +80,10 @@ def _row(
 ) -> Row:
     """Return the row; some lose the gold passage and get the answer that it is missing."""
     if number(question) % UNANSWERED == 0 and len(documents) > 1:
-        return rag(question, documents[1:], NOWHERE, whole=whole)
-    return rag(question, documents[: DISTRACTORS + 1], answer, whole=whole)
+        group = around(whole[1], answer, GROUPED)
+        return rag(question, documents[1:], NOWHERE, whole=whole, group=group)
+    group = around(whole[0], answer, GROUPED)
+    return rag(question, documents[: DISTRACTORS + 1], answer, whole=whole, group=group)
 
 
 def _document(title: str, text: str, answer: str) -> dict[str, str]:

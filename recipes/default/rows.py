@@ -23,7 +23,11 @@ class Row:
 
 
 def pair(
-    query: str, positives: Sequence[str], negatives: Sequence[str] = (), whole: Sequence[str] = ()
+    query: str,
+    positives: Sequence[str],
+    negatives: Sequence[str] = (),
+    whole: Sequence[str] = (),
+    group: str = "",
 ) -> Row:
     """Return a row with a query, its positives and its negatives.
 
@@ -32,10 +36,11 @@ def pair(
         positives: passages that answer the query.
         negatives: passages that do not.
         whole: full texts that the passages were cut from.
+        group: rows with the same group are held out together; by default the first positive.
     """
     content = {"query": query, "pos": list(positives), "neg": list(negatives)}
     texts = (query, *positives, *negatives, *whole)
-    return Row(content, texts, group=positives[0])
+    return Row(content, texts, group=group or positives[0])
 
 
 def scored(one: str, other: str, score: float) -> Row:
@@ -52,9 +57,21 @@ def chat(user: str, assistant: str) -> Row:
 
 
 def rag(
-    question: str, documents: Sequence[dict[str, str]], answer: str, whole: Sequence[str] = ()
+    question: str,
+    documents: Sequence[dict[str, str]],
+    answer: str,
+    whole: Sequence[str] = (),
+    group: str = "",
 ) -> Row:
-    """Return a RAG row; the first of the documents ``{"title", "text"}`` has the answer."""
+    """Return a RAG row; the first of the documents ``{"title", "text"}`` has the answer.
+
+    Args:
+        question: the question.
+        documents: the documents.
+        answer: the answer.
+        whole: full texts that the documents were cut from.
+        group: rows with the same group are held out together; by default the first document.
+    """
     content = {"question": question, "documents": list(documents), "answer": answer}
     texts = (question, *(document["text"] for document in documents), *whole)
-    return Row(content, texts, group=documents[0]["text"])
+    return Row(content, texts, group=group or documents[0]["text"])

@@ -1,6 +1,7 @@
 """Rows of T0's prompts: the values of a template without the template.
 
-Only sets with an open licence are used: AdversarialQA (CC BY-SA), Quoref (CC BY), PAWS.
+Only sets with an open licence are used: AdversarialQA (CC BY-SA), Quoref (CC BY), DuoRC (MIT)
+and PAWS.
 """
 
 from __future__ import annotations
@@ -22,6 +23,11 @@ READING = {
     "quoref_Answer_Question_Given_Context": (
         r"Given the following context:\s+(?P<text>.+?)\s+answer the following question:\s+"
         r"(?P<question>.+)"
+    ),
+}
+PLOTS = {
+    "duorc_SelfRC_extract_answer": (
+        r"Question: (?P<question>.+?)\nTitle: (?P<title>.+?)\nMovie plot: (?P<text>.+)"
     ),
 }
 PARAPHRASES = {"paws_labeled_final_paraphrase_task": r"Paraphrase the sentence: (?P<text>.+)"}
@@ -50,6 +56,16 @@ def reading(folder: Path) -> Iterator[tuple[str, str, str]]:
                 if answer in text and (question, answer) not in seen:
                     seen.add((question, answer))
                     yield question[:1].upper() + question[1:], text, answer
+
+
+def plots(folder: Path) -> Iterator[tuple[str, str, str, str]]:
+    """Yield question, title, text and answer of questions on film plots that have the answer."""
+    for name, form in PLOTS.items():
+        for prompt, completion in template(folder, name):
+            if found := re.search(form, prompt, flags=re.DOTALL):
+                title, text, question = (one_line(found[k]) for k in ("title", "text", "question"))
+                if (answer := one_line(completion)) in text:
+                    yield question, title, text, answer
 
 
 def paraphrases(folder: Path) -> Iterator[tuple[str, str]]:
