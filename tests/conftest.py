@@ -1,8 +1,9 @@
-"""What all tests share: GPU tests skip where there is no GPU, and the default model by name."""
+"""Fixtures of all tests: models, adapters, and the skips of GPU tests where there is no GPU."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from gritlm.lm.hub import default_model
+from tests import tiny
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -28,6 +30,36 @@ def default_folder() -> Path:
     if not default_model.is_cached():
         pytest.skip("the default model is not in the cache folder; get it with: gritlm pull")
     return default_model.folder()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Path]]:
+    """Folder of a tiny model, written once per session: ``tiny_model("gemma2", seed=1, ...)``.
+
+    Tests share the folder. A test that changes files writes its own with ``tiny.folder``.
+    """
+    found: dict[str, tuple[Path, str]] = {}
+
+    def find(family: str = "llama", seed: int = 0, **changes: object) -> Path:
+        settings = repr((family, seed, sorted(changes.items())))
+        if settings not in found:
+            folder = tiny.folder(tmp_path_factory.mktemp(family), family, seed, **changes)
+            found[settings] = (folder, digest(folder))
+        return found[settings][0]
+
+    yield find
+    for settings, (folder, before) in found.items():
+        assert digest(folder) == before, f"a test has changed the shared tiny model {settings}"
+
+
+def digest(folder: Path) -> str:
+    """Return a hash of the names and contents of all files in a folder."""
+    content = sha256()
+    for path in sorted(folder.rglob("*")):
+        content.update(path.relative_to(folder).as_posix().encode())
+        if path.is_file():
+            content.update(path.read_bytes())
+    return content.hexdigest()
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,6 @@ import pytest
 from gritlm import GritLM, config
 from gritlm.train import config as settings
 from gritlm.train.data.formats import parse
-from tests import tiny
 
 ROOT = Path(__file__).parents[1]
 TRAINING = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
@@ -76,8 +75,8 @@ def test_the_run_file_that_is_shown_can_be_read(tmp_path):
     assert config.read(tmp_path / "run.toml", settings.TrainConfig).model.lora
 
 
-def test_the_python_that_is_shown_runs(tmp_path, monkeypatch):
-    base = tiny.folder(tmp_path / "base", max_position_embeddings=512)
+def test_the_python_that_is_shown_runs(tiny_model, tmp_path, monkeypatch):
+    base = tiny_model(max_position_embeddings=512)
     changes = [f"model.base={base}", "loss.matryoshka_dims=[48]", "training.bf16=false"]
     read = config.read
     monkeypatch.setattr(

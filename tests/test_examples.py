@@ -12,7 +12,6 @@ import pytest
 
 from gritlm import GritLM
 from gritlm.serve.config import ServerConfig
-from tests import tiny
 from tests.serve.conftest import served
 
 ROOT = Path(__file__).parents[1]
@@ -25,8 +24,8 @@ def main_of(name: str) -> Callable[..., None]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.folder(tmp_path_factory.mktemp("llama"), max_position_embeddings=1024)
+def folder(tiny_model: Callable[..., Path]) -> Path:
+    return tiny_model(max_position_embeddings=1024)
 
 
 @pytest.fixture(scope="module")

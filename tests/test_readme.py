@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from gritlm.cli.app import create_app
-from tests import tiny
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -26,8 +26,8 @@ COMMANDS = [line for block in blocks("bash") for line in block.splitlines()]
 
 
 @pytest.fixture(scope="module")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.folder(tmp_path_factory.mktemp("llama"), max_position_embeddings=1024)
+def model_folder(tiny_model: Callable[..., Path]) -> Path:
+    return tiny_model(max_position_embeddings=1024)
 
 
 @pytest.fixture

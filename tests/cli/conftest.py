@@ -15,7 +15,6 @@ from typer.testing import CliRunner, Result
 from gritlm import GritLM
 from gritlm.cli import logs
 from gritlm.cli.app import create_app
-from tests import tiny
 
 _LISTENS_TO_CTRL_C = (
     "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
@@ -27,9 +26,9 @@ Start = Callable[..., "subprocess.Popen[bytes]"]
 
 
 @pytest.fixture(scope="session")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model_folder(tiny_model: Callable[..., Path]) -> Path:
     """A long context, so that a long answer leaves time to press ctrl-C."""
-    return tiny.folder(tmp_path_factory.mktemp("llama"), max_position_embeddings=4096)
+    return tiny_model(max_position_embeddings=4096)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,6 @@ from gritlm.errors import AttentionError, ModelError
 from gritlm.evaluation import models
 from gritlm.evaluation.loading import loaded
 from gritlm.lm import gritlm as facade
-from tests import tiny
 from tests.evaluation import made
 
 
@@ -85,12 +85,13 @@ def test_a_model_whose_attention_stays_causal_only_writes(folder: Path, monkeypa
         assert ready.lacks("embedding") == "it only writes: its attention cannot be changed"
 
 
-def test_an_encoder_of_sentence_transformers_only_embeds(tmp_path: Path):
+def test_an_encoder_of_sentence_transformers_only_embeds(
+    tiny_model: Callable[..., Path], tmp_path: Path
+):
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer import modules
 
-    plain = tiny.folder(tmp_path / "plain")
-    words = modules.Transformer(str(plain))
+    words = modules.Transformer(str(tiny_model()))
     pooling = modules.Pooling(words.get_embedding_dimension())
     SentenceTransformer(modules=[words, pooling], device="cpu").save_pretrained(
         str(tmp_path / "encoder")

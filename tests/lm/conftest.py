@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from gritlm import GritLM
-from tests import tiny
 
 
 @pytest.fixture(scope="session")
-def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.folder(tmp_path_factory.mktemp("llama"))
+def llama_folder(tiny_model: Callable[..., Path]) -> Path:
+    return tiny_model()
 
 
 @pytest.fixture(scope="session")

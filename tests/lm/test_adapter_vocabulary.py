@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,8 @@ TEMPLATE = "{% for m in messages %}[{{ m['content'] }}]{% endfor %}"
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
-def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.folder(tmp_path_factory.mktemp("base"), tie_word_embeddings=request.param)
+def base(request: pytest.FixtureRequest, tiny_model: Callable[..., Path]) -> Path:
+    return tiny_model(tie_word_embeddings=request.param)
 
 
 def tokenizer_with(tokens: list[str], *, special: bool = True) -> PreTrainedTokenizerFast:
@@ -132,8 +133,8 @@ def test_an_added_token_that_is_not_trained_needs_its_embedding(base, tmp_path):
     refused(base, adapter, "made for 403 tokens, the base has 400 embeddings")
 
 
-def test_embeddings_without_the_unused_rows_of_the_base_are_read(tmp_path):
-    wide = tiny.folder(tmp_path / "wide", vocab_size=448)
+def test_embeddings_without_the_unused_rows_of_the_base_are_read(tiny_model, tmp_path):
+    wide = tiny_model(vocab_size=448)
     model = GritLM(wide, adapter=make(wide, tmp_path / "adapter"), **OPTIONS)
     assert model.model.config.vocab_size == model.lm.logits(IDS).shape[-1] == SIZE
 

@@ -107,8 +107,8 @@ UNDETECTABLE = {
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.folder(tmp_path_factory.mktemp("base"))
+def base(tiny_model: Callable[..., Path]) -> Path:
+    return tiny_model()
 
 
 @pytest.fixture(scope="module")

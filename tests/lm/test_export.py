@@ -82,8 +82,8 @@ def base(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
-def test_every_family_gives_the_same_vectors_in_sentence_transformers(family, tmp_path):
-    assert_alike(*saved(tmp_path / "out", tiny.folder(tmp_path / "base", family)))
+def test_every_family_gives_the_same_vectors_in_sentence_transformers(family, tiny_model, tmp_path):
+    assert_alike(*saved(tmp_path / "out", tiny_model(family)))
 
 
 @pytest.mark.parametrize(
@@ -146,8 +146,8 @@ def test_saving_changes_no_vector_and_no_token_of_the_model_itself(spaced, tmp_p
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "gemma3"])
-def test_plain_transformers_writes_causally_and_embeds_on_request(family, tmp_path):
-    base = tiny.folder(tmp_path / "base", family)
+def test_plain_transformers_writes_causally_and_embeds_on_request(family, tiny_model, tmp_path):
+    base = tiny_model(family)
     model, folder = saved(tmp_path / "out", base)
     assert json.loads((folder / "config.json").read_text())["is_causal"] is True
     ids = torch.randint(3, 399, (2, 7))

@@ -92,11 +92,11 @@ def test_changed_weights_are_seen_by_all_that_was_derived_from_them(llama_folder
         model.chat("What?", kv=block)
 
 
-def test_the_published_example_runs_with_only_the_name_changed(tmp_path):
+def test_the_published_example_runs_with_only_the_name_changed(tiny_model):
     """The README of the published GritLM-7B, word for word but for the model's name."""
     from scipy.spatial.distance import cosine
 
-    folder = tiny.folder(tmp_path, max_position_embeddings=4096)
+    folder = tiny_model(max_position_embeddings=4096)
     papers = Path(__file__).parents[2] / "examples" / "corpus" / "papers.jsonl"
     abstracts = [json.loads(line)["text"] for line in papers.read_text("utf-8").splitlines()]
 
@@ -243,8 +243,8 @@ def test_the_same_block_can_be_used_again_and_by_several(grit):
     assert torch.equal(block.data, before)
 
 
-def test_another_models_block_is_refused(grit, tmp_path):
-    other = GritLM(tiny.folder(tmp_path, seed=9), dtype="float32", device="cpu")
+def test_another_models_block_is_refused(grit, tiny_model):
+    other = GritLM(tiny_model(seed=9), dtype="float32", device="cpu")
     _, (block,) = other.encode(["Bob has a blue car."], get_cache=True)
     with pytest.raises(CacheMismatchError, match="was made by model"):
         grit.chat("What?", kv=block)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,6 @@ from gritlm import GritLM, gritlm_instruction
 from gritlm.lm.attention import packed as attention
 from gritlm.lm.generator import complete
 from gritlm.lm.sampling import make_sampler
-from tests import tiny
 
 pytestmark = pytest.mark.gpu
 
@@ -21,10 +21,9 @@ HEADER = gritlm_instruction("Find similar texts")
 
 
 @pytest.fixture(scope="module")
-def wide_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def wide_folder(tiny_model: Callable[..., Path]) -> Path:
     """Heads of 64, a size that every flash kernel takes."""
-    folder = tmp_path_factory.mktemp("wide")
-    return tiny.folder(folder, hidden_size=256, num_attention_heads=4, head_dim=64)
+    return tiny_model(hidden_size=256, num_attention_heads=4, head_dim=64)
 
 
 def test_vectors_of_the_gpu_equal_those_of_the_cpu(wide_folder):

@@ -37,8 +37,8 @@ def edit(path: Path, **changes: object) -> None:
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
-def test_every_family_loads_embeds_and_writes(family, tmp_path):
-    model = GritLM(tiny.folder(tmp_path, family), dtype="float32", device="cpu")
+def test_every_family_loads_embeds_and_writes(family, tiny_model):
+    model = GritLM(tiny_model(family), dtype="float32", device="cpu")
     vectors = model.encode(TEXTS)
     assert np.isfinite(vectors).all()
     alone = np.stack([model.encode(text) for text in TEXTS])

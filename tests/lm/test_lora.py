@@ -117,9 +117,9 @@ def test_an_adapter_reaches_every_mode_and_brings_its_settings(
     ],
 )
 def test_an_adapter_for_a_base_of_other_sizes_is_refused_naming_its_base(
-    adapter, llama_folder, tmp_path, changes, why
+    adapter, llama_folder, tiny_model, changes, why
 ):
-    other = tiny.folder(tmp_path / "other", **changes)
+    other = tiny_model(**changes)
     with pytest.raises(ModelError, match=why) as caught:
         GritLM(other, adapter=adapter, **OPTIONS)
     said = str(caught.value)

@@ -156,11 +156,10 @@ def test_a_model_without_exchangeable_attention_is_read_padded(monkeypatch):
         padded.hidden_and_blocks(ids[0], [15])
 
 
-def test_hooks_of_accelerate_follow_into_the_reading_view(tmp_path):
+def test_hooks_of_accelerate_follow_into_the_reading_view(tiny_model, tmp_path):
     """A model spread over disk and memory embeds like one that is not."""
     from transformers import AutoModelForCausalLM
 
-    folder = tiny.folder(tmp_path / "model")
     device_map = {
         "model.embed_tokens": "cpu",
         "model.layers.0": "cpu",
@@ -171,7 +170,7 @@ def test_hooks_of_accelerate_follow_into_the_reading_view(tmp_path):
         "lm_head": "cpu",
     }
     spread = AutoModelForCausalLM.from_pretrained(
-        folder, device_map=device_map, offload_folder=tmp_path / "off", dtype=torch.float32
+        tiny_model(), device_map=device_map, offload_folder=tmp_path / "off", dtype=torch.float32
     )
     ids, mask = rows(9, 5)
     with torch.inference_mode():

@@ -17,7 +17,6 @@ from gritlm import GritLM
 from gritlm.errors import ModelError
 from gritlm.lm.hub import merge, merge_check
 from gritlm.lm.unified import UnifiedLM
-from tests import tiny
 
 IDS = torch.tensor([[1, 5, 9, 4, 300, 17, 399]])
 OPTIONS: dict[str, Any] = {"dtype": "float32", "device": "cpu"}
@@ -60,13 +59,13 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
-def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.folder(tmp_path_factory.mktemp("base"), tie_word_embeddings=request.param)
+def base(request: pytest.FixtureRequest, tiny_model: Callable[..., Path]) -> Path:
+    return tiny_model(tie_word_embeddings=request.param)
 
 
 @pytest.fixture
-def tied_base(tmp_path: Path) -> Path:
-    return tiny.folder(tmp_path / "tied", tie_word_embeddings=True)
+def tied_base(tiny_model: Callable[..., Path]) -> Path:
+    return tiny_model(tie_word_embeddings=True)
 
 
 def make(base: Path, folder: Path, **settings: Any) -> Path:

@@ -28,8 +28,8 @@ AGAIN = [None, Recompute(tokens=4), FIRST, BEST]
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory) -> GritLM:
-    folder = tiny.folder(tmp_path_factory.mktemp("llama"), max_position_embeddings=1024)
+def model(tiny_model) -> GritLM:
+    folder = tiny_model(max_position_embeddings=1024)
     return GritLM(folder, dtype="float32", device="cpu")
 
 

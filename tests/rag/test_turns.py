@@ -23,8 +23,8 @@ QUESTION = "What colour is the ball?"
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory) -> GritLM:
-    folder = tiny.folder(tmp_path_factory.mktemp("llama"), max_position_embeddings=1024)
+def model(tiny_model) -> GritLM:
+    folder = tiny_model(max_position_embeddings=1024)
     return GritLM(folder, dtype="float32", device="cpu")
 
 

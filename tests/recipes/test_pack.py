@@ -144,8 +144,10 @@ def test_a_run_that_cannot_be_shipped_says_why(pack, run, tmp_path, harm, said):
     assert not (tmp_path / "out").exists()
 
 
-def test_an_adapter_that_does_not_fit_the_base_is_refused(pack, run, tmp_path, monkeypatch):
-    other = tiny.folder(tmp_path / "other", hidden_size=96)
+def test_an_adapter_that_does_not_fit_the_base_is_refused(
+    pack, run, tiny_model, tmp_path, monkeypatch
+):
+    other = tiny_model(hidden_size=96)
     monkeypatch.setattr(default_model, "ensure", lambda report=None: other)
     with pytest.raises(ModelError, match="this adapter was made for"):
         pack.pack(run, tmp_path / "out")

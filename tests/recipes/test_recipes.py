@@ -11,7 +11,6 @@ from gritlm import GritLM, config
 from gritlm.train.config import TrainConfig
 from gritlm.train.data import sources
 from gritlm.train.trainer import train
-from tests import tiny
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "recipes").rglob("*.toml"))
@@ -68,8 +67,8 @@ def test_no_row_of_the_tiny_recipe_is_both_trained_and_measured(at_root):
     assert not trained & measured
 
 
-def test_the_tiny_recipe_trains_a_model_that_loads(at_root, tmp_path):
-    base = tiny.folder(tmp_path / "base", max_position_embeddings=512)
+def test_the_tiny_recipe_trains_a_model_that_loads(at_root, tiny_model, tmp_path):
+    base = tiny_model(max_position_embeddings=512)
     changes = [f"model.base={base}", "loss.matryoshka_dims=[48, 16]", "training.bf16=false"]
     result = train(config.read(TINY, TrainConfig, changes), progress=False)
     assert result.steps == 8

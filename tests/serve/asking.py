@@ -24,14 +24,14 @@ from gritlm.serve.engine.requests import (
     RequestFinished,
 )
 from gritlm.serve.engine.scheduler import Scheduler
-from tests import tiny
 
 PATIENCE_S = 60
 
 
-def endless(folder: Path) -> GritLM:
+def endless(tiny_model: Callable[..., Path]) -> GritLM:
     """A tiny model whose chats end only when they are full."""
-    made = GritLM(tiny.folder(folder, max_position_embeddings=512), dtype="float32", device="cpu")
+    folder = tiny_model(max_position_embeddings=512)
+    made = GritLM(folder, dtype="float32", device="cpu")
     made.tokenizer.eos_token = None
     made.lm.causal.generation_config.eos_token_id = None
     return made

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from gritlm.serve.config import ServerConfig
 from gritlm.serve.engine.limits import Limits
 from gritlm.serve.server import running
 from gritlm.serve.service import Service
-from tests import tiny
 from tests.serve.visiting import serving
 
 ROOT = Path(__file__).parents[2]
@@ -29,8 +28,8 @@ SIGNS = "_total|_bucket|_count|_sum"
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    model = GritLM(tiny.folder(tmp_path_factory.mktemp("docs")), dtype="float32", device="cpu")
+def service(tiny_model: Callable[..., Path]) -> Iterator[Service]:
+    model = GritLM(tiny_model(), dtype="float32", device="cpu")
     with running(model, ServerConfig(), Limits(max_num_seqs=1)) as made:
         yield made
 

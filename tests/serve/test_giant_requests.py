@@ -209,8 +209,8 @@ def test_usual_limits_take_other_requests_while_the_largest_one_waits():
     assert inbox.waiting == 202
 
 
-def test_a_request_with_too_many_tokens_leaves_nothing_behind(tmp_path_factory):
-    model = endless(tmp_path_factory.mktemp("llama"))
+def test_a_request_with_too_many_tokens_leaves_nothing_behind(tiny_model):
+    model = endless(tiny_model)
     with scheduled(model, max_request_tokens=600) as scheduler:
         with scheduler.reserve() as place, pytest.raises(TooManyTokensError):
             place.submit([texts_of([300, 301])], [print])

@@ -14,7 +14,6 @@ from gritlm import GritLM
 from gritlm.lm.kv.slot_memory import obstacle
 from gritlm.lm.sampling import SamplingParams
 from gritlm.serve.engine.requests import GenerateRequest
-from tests import tiny
 from tests.serve.asking import Asked, held, scheduled, to_embed, to_write
 
 BOUND = 1e-5
@@ -22,8 +21,8 @@ WORDS = ["cats", "dogs", "water", "ball", "fox", "model", "Ann", "Bob", "day", "
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory) -> GritLM:
-    folder = tiny.folder(tmp_path_factory.mktemp("llama"), max_position_embeddings=512)
+def model(tiny_model) -> GritLM:
+    folder = tiny_model(max_position_embeddings=512)
     return GritLM(folder, dtype="float32", device="cpu")
 
 
@@ -54,8 +53,8 @@ def test_16_chats_and_200_embeddings_at_random_give_what_each_gives_alone(model)
 @pytest.mark.parametrize(
     "family", ["mistral", "mixtral", "qwen3", "gemma2", "gemma3", "phi", "gpt_neox", "cohere2"]
 )
-def test_models_of_other_families_write_together_what_they_write_alone(family, tmp_path):
-    made = GritLM(tiny.folder(tmp_path, family), dtype="float32", device="cpu")
+def test_models_of_other_families_write_together_what_they_write_alone(family, tiny_model):
+    made = GritLM(tiny_model(family), dtype="float32", device="cpu")
     assert obstacle(made.lm) is None
     texts = ["What is water?", " ".join(WORDS), "Tell me about Ann and Bob in the park."]
     answers = [made.chat(text, max_new_tokens=20) for text in texts]

@@ -22,15 +22,14 @@ from gritlm.serve.engine.requests import (
     ResumeRequest,
 )
 from gritlm.serve.engine.scheduler import Scheduler
-from tests import tiny
 from tests.serve.asking import Asked, endless, held, scheduled, texts_of, to_embed, to_write
 
 LONG = 400  # tokens of a chat that does not end by itself while a test runs
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory) -> GritLM:
-    return endless(tmp_path_factory.mktemp("llama"))
+def model(tiny_model) -> GritLM:
+    return endless(tiny_model)
 
 
 def test_a_cancelled_chat_gives_its_slot_back_within_one_step(model):
@@ -277,8 +276,8 @@ def test_no_texts_give_no_vectors(model):
         ("generative", texts_of([8])),
     ],
 )
-def test_a_model_of_one_job_refuses_the_other(tmp_path, mode, work):
-    made = GritLM(tiny.folder(tmp_path), mode=mode, dtype="float32", device="cpu")
+def test_a_model_of_one_job_refuses_the_other(tiny_model, mode, work):
+    made = GritLM(tiny_model(), mode=mode, dtype="float32", device="cpu")
     with scheduled(made) as scheduler, pytest.raises(ModeError, match=f"mode='{mode}'"):
         scheduler.submit(work, print)
 

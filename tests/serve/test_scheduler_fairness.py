@@ -21,8 +21,8 @@ SOON_S = 10.0
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory) -> GritLM:
-    return endless(tmp_path_factory.mktemp("llama"))
+def model(tiny_model) -> GritLM:
+    return endless(tiny_model)
 
 
 def until(true: Callable[[], bool]) -> None:

@@ -7,17 +7,15 @@ import pytest
 from gritlm import GritLM
 from gritlm.lm.sampling import SamplingParams
 from gritlm.serve.engine.requests import GenerateRequest
-from tests import tiny
 from tests.serve.asking import Asked, held, scheduled, to_write
 
 SYSTEM = {"role": "system", "content": "A model that reads, searches and writes. Be brief."}
 
 
 @pytest.fixture(scope="module", params=["llama", "mistral"])
-def model(request, tmp_path_factory) -> GritLM:
-    folder = tmp_path_factory.mktemp(request.param)
-    made = tiny.folder(folder, request.param, max_position_embeddings=512)
-    return GritLM(made, dtype="float32", device="cpu")
+def model(request, tiny_model) -> GritLM:
+    folder = tiny_model(request.param, max_position_embeddings=512)
+    return GritLM(folder, dtype="float32", device="cpu")
 
 
 def asks(text: str) -> list[dict[str, str]]:

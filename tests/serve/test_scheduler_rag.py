@@ -23,8 +23,8 @@ TOKENS = 24
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory) -> GritLM:
-    folder = tiny.folder(tmp_path_factory.mktemp("llama"), max_position_embeddings=1024)
+def model(tiny_model) -> GritLM:
+    folder = tiny_model(max_position_embeddings=1024)
     return GritLM(folder, dtype="float32", device="cpu")
 
 

@@ -195,8 +195,8 @@ def test_a_mode_that_reads_no_head_reports_its_adapter_as_not_trained(tmp_path):
     assert names
 
 
-def test_tied_weights_are_trained_as_embeddings_where_no_head_is_read(tmp_path):
-    base = tiny.folder(tmp_path / "base", tie_word_embeddings=True)
+def test_tied_weights_are_trained_as_embeddings_where_no_head_is_read(tiny_model, tmp_path):
+    base = tiny_model(tie_word_embeddings=True)
     run = runs.make(tmp_path, model={"base": str(base)}, training={"mode": "embedding"})
     train(run)
     name = "model.embed_tokens.weight"
@@ -248,10 +248,10 @@ def test_a_module_that_is_not_there_is_named(tmp_path, setting, names, message):
         build(made(tmp_path, "", model={setting: names}))
 
 
-def test_dora_on_a_weight_with_a_row_of_zeros_is_refused(tmp_path):
+def test_dora_on_a_weight_with_a_row_of_zeros_is_refused(tiny_model, tmp_path):
     """The row of the padding token is zero; DoRA divides by its norm."""
-    tiny.folder(tmp_path / "llama", tie_word_embeddings=True)
-    said = {"lora": True, **KINDS["dora on lm_head"]}
+    base = tiny_model(tie_word_embeddings=True)
+    said = {"base": str(base), "lora": True, **KINDS["dora on lm_head"]}
     with pytest.raises(InputError, match=r"lm_head has 1 row of zeros.*use_dora = false"):
         build(runs.make(tmp_path, model=said))
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import importlib
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from tests import tiny
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture
-def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def model(tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return str(tiny.folder(tmp_path / "model", max_position_embeddings=512))
+    return str(tiny_model(max_position_embeddings=512))
 
 
 def test_a_step_of_both_objectives_is_measured(model, tmp_path):

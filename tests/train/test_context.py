@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from itertools import product
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -41,10 +43,9 @@ ALL = list(product(RAG_MODES, BLOCK_KINDS))
 
 
 @pytest.fixture(scope="module", params=["llama", "mistral", "gemma3"])
-def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> GritLM:
+def served(request: pytest.FixtureRequest, tiny_model: Callable[..., Path]) -> GritLM:
     """Mistral and Gemma 3 have windows shorter than a block, Gemma 3 in some layers only."""
-    folder = tmp_path_factory.mktemp(request.param)
-    tiny.folder(folder, request.param, max_position_embeddings=512)
+    folder = tiny_model(request.param, max_position_embeddings=512)
     return GritLM(folder, dtype="float32", device="cpu")
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
 from gritlm import GritLM, gritlm_instruction
@@ -20,9 +23,8 @@ CORPUS = [
 
 
 @pytest.fixture(scope="module")
-def lm(tmp_path_factory: pytest.TempPathFactory) -> GritLM:
-    folder = tiny.folder(tmp_path_factory.mktemp("llama"))
-    return GritLM(folder, dtype="float32", device="cpu", mode="embedding")
+def lm(tiny_model: Callable[..., Path]) -> GritLM:
+    return GritLM(tiny_model(), dtype="float32", device="cpu", mode="embedding")
 
 
 def row(query: str, *positives: str, negatives: tuple[str, ...] = ()) -> EmbeddingExample:

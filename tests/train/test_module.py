@@ -342,10 +342,10 @@ def test_an_adapter_that_is_not_there_is_named(tmp_path, monkeypatch, adapter, m
         build(runs.make(tmp_path, model={"lora": True, "adapter": adapter}))
 
 
-def test_adapters_of_another_model_are_refused(tmp_path):
+def test_adapters_of_another_model_are_refused(tiny_model, tmp_path):
     train(runs.make(tmp_path, model={"lora": True}, training={"mode": "embedding", "max_steps": 1}))
-    tiny.folder(tmp_path / "wider", hidden_size=64, head_dim=16)
-    said = {"lora": True, "base": str(tmp_path / "wider"), "adapter": str(tmp_path / "out")}
+    wider = tiny_model(hidden_size=64, head_dim=16)
+    said = {"lora": True, "base": str(wider), "adapter": str(tmp_path / "out")}
     with pytest.raises(ModelError, match="down_proj has 64 outputs, the adapter's 48"):
         build(runs.make(tmp_path, model=said))
 

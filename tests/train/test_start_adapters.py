@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,6 @@ from gritlm import GritLM
 from gritlm.train.model.build import build
 from gritlm.train.run.checkpoint import write_model
 from gritlm.train.trainer import train
-from tests import tiny
 from tests.lm.test_adapter_vocabulary import ADDED, make, tokenizer_with
 from tests.train import runs
 
@@ -23,8 +23,10 @@ IDS = torch.tensor([[1, 5, 9, 400, 402, 17]])
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 @pytest.mark.parametrize("lora", [True, False], ids=["trained on", "merged first"])
-def test_a_run_goes_on_from_an_adapter_with_added_tokens(tmp_path: Path, tied: bool, lora: bool):
-    base = tiny.folder(tmp_path / "base", tie_word_embeddings=tied, pad_token_id=None)
+def test_a_run_goes_on_from_an_adapter_with_added_tokens(
+    tiny_model: Callable[..., Path], tmp_path: Path, tied: bool, lora: bool
+):
+    base = tiny_model(tie_word_embeddings=tied, pad_token_id=None)
     adapter = make(base, tmp_path / "adapter", tokenizer=tokenizer_with(ADDED))
     said = {"base": str(base), "adapter": str(adapter), "lora": lora}
     run = runs.make(tmp_path, model=said, training={"max_steps": 2})
@@ -39,8 +41,10 @@ def test_a_run_goes_on_from_an_adapter_with_added_tokens(tmp_path: Path, tied: b
 
 
 @pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])
-def test_merged_weights_of_tied_embeddings_equal_the_trained_adapter(tmp_path: Path, target: str):
-    base = tiny.folder(tmp_path / "base", tie_word_embeddings=True, pad_token_id=None)
+def test_merged_weights_of_tied_embeddings_equal_the_trained_adapter(
+    tiny_model: Callable[..., Path], tmp_path: Path, target: str
+):
+    base = tiny_model(tie_word_embeddings=True, pad_token_id=None)
     said = {"base": str(base), "lora": True, "lora_target_modules": (target, "q_proj")}
     parts = build(runs.make(tmp_path, model=said))
     for name, parameter in parts.trainee.named_parameters():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,15 +13,13 @@ from sentence_transformers.sentence_transformer import modules
 from gritlm.errors import ModelError
 from gritlm.train.objectives.distillation import Teacher
 from gritlm.train.trainer import train
-from tests import tiny
 from tests.train import runs
 
 
 @pytest.fixture(scope="module")
-def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def teacher(tiny_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("teacher")
-    base = tiny.folder(folder / "base", seed=7)
-    body = modules.Transformer(str(base))
+    body = modules.Transformer(str(tiny_model(seed=7)))
     pool = modules.Pooling(body.get_embedding_dimension(), pooling_mode="mean")
     SentenceTransformer(modules=[body, pool], device="cpu").save(str(folder / "made"))
     return folder / "made"

@@ -14,12 +14,11 @@ from lm_eval.models.huggingface import HFLM
 from gritlm import GritLM
 from gritlm.evaluation.generation.harness import GritLMHarness
 from gritlm.evaluation.tasks.task import Task
-from tests import tiny
 
 
 @pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.folder(tmp_path_factory.mktemp("generation") / "tiny")
+def checkpoint(tiny_model: Callable[..., Path]) -> Path:
+    return tiny_model()
 
 
 @pytest.fixture(scope="session")

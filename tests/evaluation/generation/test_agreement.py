@@ -37,8 +37,8 @@ def assert_same(found: list[Any], expected: list[Any]) -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "gemma2", "gpt_neox", "cohere2"])
-def test_log_likelihoods_agree(family, tmp_path):
-    folder = tiny.folder(tmp_path / family, family)
+def test_log_likelihoods_agree(family, tiny_model):
+    folder = tiny_model(family)
     ours = GritLMHarness(GritLM(folder, device="cpu", dtype="float32", mode="generative"))
     requests = asked("loglikelihood", PAIRS)
     assert_same(ours.loglikelihood(requests), hf(folder).loglikelihood(requests, disable_tqdm=True))
