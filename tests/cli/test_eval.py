@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -220,3 +221,21 @@ def test_a_bad_row_is_skipped_and_named_or_ends_the_run(run, model_folder: Path,
     result = run(*words, "--no-cache", "--no-skip-bad")
     assert result.exit_code == 2
     assert f"gritlm: error: {file}:7: no column 'score'" in result.stderr
+
+
+def test_a_model_folder_is_calibrated_and_keeps_the_settings(run, model_folder, data, tmp_path):
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    task = tmp_path / "task"
+    task.mkdir()
+    documents = [{"title": "", "text": text} for text in tiny.SENTENCES[:3]]
+    row = {"question": "What is red?", "answers": ["red"], "documents": documents, "gold": 1}
+    (task / "test.jsonl").write_text("\n".join([json.dumps(row)] * 20), encoding="utf-8")
+    done = run("eval", str(folder), "--calibrate", str(task), "--device", "cpu")
+    settings = json.loads(done.stdout)["fusion"]
+    assert json.loads((folder / "gritlm.json").read_text())["fusion"] == settings
+    assert "of 20 questions" in done.stderr
+
+
+def test_one_model_is_calibrated_at_a_time(error_of, model_folder, tmp_path):
+    message = error_of("eval", str(model_folder), "base", "--calibrate", str(tmp_path))
+    assert "--calibrate got 2 models; expected one" in message

@@ -86,6 +86,11 @@ class Answer:
     sources: tuple[Source, ...]
     trace: Trace
 
+    @property
+    def supported(self) -> bool | None:
+        """Whether the passages seem to hold the answer; None where this was not judged."""
+        return self.trace.supported
+
 
 class AnswerStream:
     """Iterator over the pieces of an answer.

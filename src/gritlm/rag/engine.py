@@ -432,7 +432,14 @@ class RagEngine:
             checkpoint=checkpoint,
         )
         trace.scores = [asdict(score) for score in read.scores]
+        trace.supported = self._supported(read.gain)
         return PreparedAnswer(read.prompt, answering.sources_of(read), trace, query.started)
+
+    def _supported(self, gain: float | None) -> bool | None:
+        settings = self.model.settings.fusion
+        if gain is None or settings is None or settings.absent is None:
+            return None
+        return gain >= settings.absent
 
     @cached_property
     def _names(self) -> DocumentIds:

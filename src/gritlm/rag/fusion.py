@@ -1,8 +1,8 @@
 """Fusion of several cached passages: each is read alone, and scored by the question behind it.
 
 ``sequence`` goes on with the best row alone (RAG-Sequence, Lewis et al. 2020, arXiv 2005.11401,
-over cached state); ``token`` mixes the next-token distributions of all rows at every step
-(RAG-Token), optionally in contrast to a row without passage (Pced, arXiv 2601.08670); ``joint``
+over cached state). ``token`` mixes the next-token distributions of all rows at every step
+(RAG-Token), optionally in contrast to a row without passage (Pced, arXiv 2601.08670). ``joint``
 puts all passages into one prompt. The score of a row is the mean log-probability of the question's
 tokens behind its passage (UPR, arXiv 2204.07496), plus the weighted cosine of the retrieval.
 
@@ -137,5 +137,5 @@ class MixedRows:
         weight_B1 = self._logweight_B1.to(logprob_BV.device)
         mixed_V = (logprob_BV[: len(weight_B1)] + weight_B1).logsumexp(dim=0)
         if self._contrast:
-            mixed_V = mixed_V + self._contrast * (mixed_V - logprob_BV[-1])
+            mixed_V = mixed_V + self._contrast * (mixed_V - logprob_BV[len(weight_B1)])
         return mixed_V

@@ -58,12 +58,15 @@ class ReadPassages:
         used: number of the first passages that the answer comes from.
         scores: scores of the passages in the same order; empty for ``joint`` and for a single
             passage.
+        gain: gain in mean log-probability of the question by the best passage over a prompt
+            without passage; None where that prompt was not read.
     """
 
     prompt: PrefilledPrompt
     hits: tuple[Hit, ...]
     used: int
     scores: tuple[PassageScore, ...] = ()
+    gain: float | None = None
 
 
 class Prefiller:
@@ -167,11 +170,11 @@ class Prefiller:
         with trace.stage("load"):
             blocks = self._row_blocks(plan, costs, causal=causal, checkpoint=checkpoint)
         with trace.stage("move"):
-            if options.contrast:
-                blocks.append(None)
+            if options.contrast or self._judges_absence:
+                blocks.append(None)  # a row without passage
             batch = RowBatch(self._model.lm, blocks, room=len(plan.rows[0].ids) + room)
         with trace.stage("score"):
-            scores = self._scores(batch, plan)
+            scores, alone = self._scores(batch, plan)
         if checkpoint is not None:
             checkpoint()
         order = sorted(range(len(scores)), key=lambda row: -scores[row].score)
@@ -183,7 +186,13 @@ class Prefiller:
             tuple(plan.rows[row].hits[0] for row in order),
             used=1 if plan.fusion == "sequence" else len(order),
             scores=tuple(scores[row] for row in order),
+            gain=None if alone is None else max(_likelihoods(scores)) - alone,
         )
+
+    @property
+    def _judges_absence(self) -> bool:
+        settings = self._model.settings.fusion
+        return settings is not None and settings.absent is not None
 
     def _row_blocks(
         self,
@@ -207,14 +216,17 @@ class Prefiller:
         return blocks
 
     @torch.inference_mode()
-    def _scores(self, batch: RowBatch, plan: AnswerPlan) -> list[PassageScore]:
-        """Read the question in every row, and return the score of every passage."""
+    def _scores(self, batch: RowBatch, plan: AnswerPlan) -> tuple[list[PassageScore], float | None]:
+        """Read the question in every row; return the score of every passage, and the mean
+        log-probability of the question without passage, if there is such a row."""
         begin, end = plan.rows[0].question_span
         ids = plan.rows[0].ids
         logits_BQV = batch.prefill(ids[:end], keep=end - begin + 1)[:, :-1]
         likelihoods = question_likelihoods(logits_BQV, ids[begin:end])
         hits = [row.hits[0] for row in plan.rows]
-        return passage_scores(hits, likelihoods[: len(hits)], self._model.settings.fusion)
+        alone = likelihoods[len(hits)] if len(likelihoods) > len(hits) else None
+        settings = self._model.settings.fusion
+        return passage_scores(hits, likelihoods[: len(hits)], settings), alone
 
     @torch.inference_mode()
     def _go_on(
@@ -235,6 +247,10 @@ class Prefiller:
         calibrated = self._model.settings.fusion is not None
         mixed = MixedRows(batch, scores, calibrated=calibrated, contrast=options.contrast)
         return PrefilledPrompt(batch.cache, mixed.prefill(rest), room, mixed=mixed)
+
+
+def _likelihoods(scores: Sequence[PassageScore]) -> list[float]:
+    return [each.likelihood for each in scores if each.likelihood is not None]
 
 
 def _trace_rows(

@@ -32,6 +32,8 @@ class Trace:
             to the first token of the answer.
         scores: passages that were read alone, the best first, each with ``passage``, ``cosine``,
             ``likelihood`` (mean log-probability of the question behind it) and ``score``.
+        supported: whether the passages seem to hold the answer: False if the question is hardly
+            likelier behind the best of them than without passage; None where this was not judged.
         dropped: ids of the passages that did not fit the prompt.
         reasons: reasons for the choices, as sentences.
         warnings: damage in the index, each with the remedy.
@@ -52,6 +54,7 @@ class Trace:
     bytes_read: dict[str, int] = field(default_factory=dict)
     milliseconds: dict[str, float] = field(default_factory=dict)
     scores: list[dict[str, Any]] = field(default_factory=list)
+    supported: bool | None = None
     dropped: tuple[str, ...] = ()
     reasons: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)

@@ -169,6 +169,10 @@ def ask(
         for piece in stream:
             terminal.write(piece)
         terminal.write("\n\n" + "".join(map(_line, stream.sources)))
+        if stream.trace.supported is False:
+            logs.note(
+                "the passages may not hold the answer: with them the question is hardly likelier"
+            )
         if trace:
             _show(stream.trace)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gritlm.cli import figures, logs, terminal
+from gritlm.cli import calibration, figures, logs, terminal
 from gritlm.cli.options import Dtype
 from gritlm.errors import InputError
 
@@ -195,12 +195,24 @@ def eval_(
     tasks: TaskOptions,
     running: RunOptions,
     results: ResultOptions,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(
+            help="Measure nothing; choose the fusion settings of one model on the questions of this "
+            "folder (a local RAG task), and write them into its gritlm.json if it is a folder.",
+            metavar="TASK",
+            rich_help_panel=RUNNING,
+        ),
+    ] = None,
 ) -> None:
     """Measure embedding, generation and RAG of models, and write one report.
 
     Prints the figures; the folder of --output has them as JSON, Markdown and a page for a browser.
     Differences are to the first model. Exit code 3: nothing could be measured.
     """
+    if calibrate is not None:
+        calibration.run(models or ["default"], calibrate, running, limit=tasks.limit)
+        return
     cache = results.open_cache()
     plan = tasks.plan()
     options = running.runner_options()

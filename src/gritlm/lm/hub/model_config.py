@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gritlm.errors import InputError, ModelError, choice, did_you_mean
+from gritlm.runtime import replacing
 
 FILE = "gritlm.json"
 PROJECTION_FILE = "gritlm_projection.safetensors"
@@ -113,7 +114,8 @@ class ModelSettings:
 
     def save(self, folder: Path) -> None:
         text = json.dumps(asdict(self), indent=2) + "\n"
-        (folder / FILE).write_text(text, encoding="utf-8")
+        with replacing(folder / FILE) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
 
 def _is_count(value: object) -> bool:

@@ -288,6 +288,9 @@ class TraceObject(ResponseModel):
     bytes_read: dict[str, int]
     milliseconds: dict[str, float]
     scores: list[dict[str, Any]] = Field(description="Passages that were read alone, with scores.")
+    supported: bool | None = Field(
+        description="Whether the passages seem to hold the answer; null where it was not judged."
+    )
     dropped: list[str]
     reasons: list[str]
     warnings: list[str] = Field(description="Passages that were left out because they are damaged.")
