@@ -198,8 +198,8 @@ def eval_(
     calibrate: Annotated[
         Path | None,
         typer.Option(
-            help="Measure nothing; choose the fusion settings of one model on the questions of this "
-            "folder (a local RAG task), and write them into its gritlm.json if it is a folder.",
+            help="Measure nothing; choose the fusion settings of one model on the questions of a "
+            "local RAG task (a folder), and write them into its gritlm.json if it is a folder.",
             metavar="TASK",
             rich_help_panel=RUNNING,
         ),

@@ -22,7 +22,7 @@ from gritlm.evaluation.rag.questions import Question
 from gritlm.evaluation.tasks.bad_rows import BadRows
 from gritlm.lm.gritlm import GritLM
 from gritlm.lm.hub.model_config import FusionSettings
-from gritlm.lm.kv.rows import RowBatch
+from gritlm.lm.kv.row_batch import RowBatch
 from gritlm.prompts import gritlm_instruction
 from gritlm.rag.fusion import question_likelihoods
 from gritlm.rag.plan import PromptAssembler

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from gritlm.atomic import replacing
 from gritlm.errors import InputError, ModelError, choice, did_you_mean
-from gritlm.runtime import replacing
 
 FILE = "gritlm.json"
 PROJECTION_FILE = "gritlm_projection.safetensors"
