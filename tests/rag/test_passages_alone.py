@@ -17,9 +17,10 @@ from gritlm.lm.hub.model_config import FusionSettings
 from gritlm.lm.sampling import SamplingParams, make_sampler
 from gritlm.rag import workspace
 from gritlm.rag.engine import RagEngine
-from gritlm.rag.fusion import PassageScore, candidates, passage_scores
+from gritlm.rag.fusion import PassageScore, passage_scores
 from gritlm.rag.options import AnswerOptions
 from gritlm.rag.plan import PromptAssembler
+from gritlm.rag.planner import candidates
 from gritlm.rag.types import Hit
 from tests.rag.conftest import QUESTION, TEXTS
 

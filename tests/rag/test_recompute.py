@@ -31,7 +31,7 @@ def mended(lm, how: Recompute, *, causal: bool = False) -> tuple[torch.Tensor, i
     cache = prefix_cache(lm, blocks, room=len(TAIL) + 3)
     sizes = [block.tokens for block in blocks]
     again = how.positions(sizes, best=len(blocks) - 1)
-    return recompute.read_behind(lm, cache, ids, TAIL, again), len(again), cache
+    return recompute.read_again(lm, cache, again, ids=ids, tail=TAIL), len(again), cache
 
 
 def plain(lm) -> torch.Tensor:

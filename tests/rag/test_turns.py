@@ -9,9 +9,11 @@ import torch
 from transformers.cache_utils import DynamicCache
 
 from gritlm import GritLM
+from gritlm.lm import generator
 from gritlm.lm.generator import prefill
+from gritlm.lm.generator import prefill_in_pieces as read
 from gritlm.rag import cooperative
-from gritlm.rag.cooperative import paced, read
+from gritlm.rag.cooperative import paced
 from gritlm.rag.engine import RagEngine
 from gritlm.rag.options import AnswerOptions
 from gritlm.rag.retrieve import Search
@@ -38,7 +40,7 @@ def engine(model, tmp_path_factory):
 @pytest.fixture
 def calls(monkeypatch) -> list[int]:
     """Grows with every call of ``calls.append``; small pieces are read at once."""
-    monkeypatch.setattr(cooperative, "SHARING", 16)
+    monkeypatch.setattr(generator, "PIECE", 16)
     monkeypatch.setattr(cooperative, "_MOST_S", 0.0)
     return []
 

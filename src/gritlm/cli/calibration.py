@@ -12,17 +12,17 @@ from gritlm.cli import logs, terminal
 from gritlm.errors import InputError
 
 if TYPE_CHECKING:
-    from gritlm.cli.commands.eval import RunOptions
     from gritlm.evaluation.rag.calibrate import Calibration
+    from gritlm.evaluation.runner import RunnerOptions
 
 
-def run(models: Sequence[str], task: Path, running: RunOptions, *, limit: int | None) -> None:
+def run(models: Sequence[str], task: Path, options: RunnerOptions, *, limit: int | None) -> None:
     """Calibrate one model, print the settings, and write them into its folder.
 
     Args:
         models: folder or name of one model.
         task: folder of a local RAG task.
-        running: device, dtype and threads.
+        options: device, dtype and progress bar.
         limit: number of questions; None for all.
 
     Raises:
@@ -30,7 +30,6 @@ def run(models: Sequence[str], task: Path, running: RunOptions, *, limit: int | 
     """
     if len(models) != 1:
         raise InputError(f"--calibrate got {len(models)} models; expected one")
-    options = running.runner_options()
     logs.hush_libraries()
     from gritlm import GritLM
     from gritlm.evaluation.rag.calibrate import calibrate

@@ -11,8 +11,11 @@ from transformers.cache_utils import Cache
 
 from gritlm.errors import InputError, at_least_one
 from gritlm.lm.kv.block import KVBlock
+from gritlm.lm.kv.cache import is_preallocated
 from gritlm.lm.sampling import Sampler
 from gritlm.lm.unified import UnifiedLM
+
+PIECE = 512  # tokens of a pass while other work waits for the model
 
 Step = Callable[[int], Tensor]
 
@@ -87,6 +90,30 @@ def _steps(
 def prefill(lm: UnifiedLM, cache: Cache, ids: Sequence[int]) -> Tensor:
     """Compute ``ids`` after the cached tokens; return the logits (V,) of the next token."""
     return lm.logits(torch.tensor([ids], device=lm.device), cache=cache, keep=1)[0, -1]
+
+
+@torch.inference_mode()
+def prefill_in_pieces(
+    lm: UnifiedLM, cache: Cache, ids: Sequence[int], checkpoint: Callable[[], None] | None
+) -> Tensor:
+    """Prefill a cache, in pieces of :data:`PIECE` tokens if there is a checkpoint callback.
+
+    Args:
+        lm: the model.
+        cache: cache of the tokens before; extended in place.
+        ids: token ids.
+        checkpoint: callback between the pieces; None where no other work waits for the model.
+
+    Returns:
+        The logits of the next token (V,).
+    """
+    if checkpoint is None or not is_preallocated(cache):
+        return prefill(lm, cache, ids)  # other kinds of cache may need a single pass
+    for start in range(0, len(ids), PIECE):
+        if start:
+            checkpoint()
+        logits_V = prefill(lm, cache, ids[start : start + PIECE])
+    return logits_V
 
 
 def stepper(lm: UnifiedLM, cache: Cache) -> Step:

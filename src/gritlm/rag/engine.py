@@ -32,13 +32,13 @@ from gritlm.rag.ingest.ingest import (
 )
 from gritlm.rag.kvstore.store import KVStore
 from gritlm.rag.options import AnswerOptions, AnswerOverrides, override
-from gritlm.rag.plan import BLOCK_KINDS, BlockKind, PromptAssembler
+from gritlm.rag.plan import PromptAssembler
 from gritlm.rag.planner import AnswerPlan, Planner
 from gritlm.rag.prefill import Prefiller
 from gritlm.rag.retrieve import Query, Retriever, Search
 from gritlm.rag.reuse.blocks import BlockProvider
 from gritlm.rag.trace import Trace
-from gritlm.rag.types import Hit
+from gritlm.rag.types import BLOCK_KINDS, BlockKind, Hit
 
 
 @dataclass
@@ -253,7 +253,7 @@ class RagEngine:
         """
         if search.rerank:
             self._planner.require_parity()
-        return self._retriever.found(question, search, Trace(), paced(checkpoint))[0]
+        return self._retriever.found(question, search, Trace(), _paced(checkpoint))[0]
 
     def answer(
         self,
@@ -340,7 +340,7 @@ class RagEngine:
             InputError: as :meth:`answer`.
             ModelError: as :meth:`answer`.
         """
-        checkpoint = paced(checkpoint)
+        checkpoint = _paced(checkpoint)
         query = self.query(question, options, checkpoint=checkpoint)
         if hits is None:
             nearest = self.nearest(query, options)
@@ -460,6 +460,10 @@ class RagEngine:
             )
         shown = excerpt(str(options.filter))
         raise InputError(f"no passages to answer from: no passage matches the filter {shown}")
+
+
+def _paced(checkpoint: Checkpoint | None) -> Checkpoint | None:
+    return None if checkpoint is None else paced(checkpoint)
 
 
 def _open_index(uri: str | Path, maker: ModelIdentity, store: KVStore, *, create: bool) -> Index:

@@ -48,25 +48,6 @@ class PassageScore:
     score: float
 
 
-def candidates(
-    hits: Sequence[Hit], settings: FusionSettings | None, *, fusion: Fusion, margin: float | None
-) -> list[Hit]:
-    """Return the passages to read, the best first.
-
-    Args:
-        hits: passages, the best first.
-        settings: calibration of the model; None without one: the cosine decides alone.
-        fusion: ``sequence`` or ``token``.
-        margin: largest distance of a cosine from the best one; None for that of the calibration.
-    """
-    if fusion == "sequence" and settings is None:
-        return list(hits[:1])
-    if margin is None:
-        margin = settings.margin if settings is not None else float("inf")
-    best = max(hit.score for hit in hits)
-    return [hit for hit in hits if hit.score >= best - margin]
-
-
 def question_likelihoods(logits_BQV: Tensor, question: Sequence[int]) -> list[float]:
     """Return the mean log-probability of the question's tokens in each row.
 

@@ -7,10 +7,8 @@ prompt is no part of it: blocks are moved to their position.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from blake3 import blake3
 from torch import nn
 
@@ -41,18 +39,6 @@ class ModelIdentity:
     rope: RopeTable | None
     kv_bytes_per_token: int
     dimension: int
-
-    def key(self, ids: Sequence[int], *, causal: bool, storage: str) -> bytes:
-        """Return the key of a KV block, 32 bytes.
-
-        Args:
-            ids: token ids of the block.
-            causal: kind of the block.
-            storage: number format of the stored block.
-        """
-        kind = "causal" if causal else "bidirectional"
-        about = json.dumps([VERSION, self.model, self.digest, kind, storage]).encode()
-        return blake3(about + np.asarray(ids, dtype="<i8").tobytes()).digest()
 
 
 def maker_of(model: GritLM) -> ModelIdentity:

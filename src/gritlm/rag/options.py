@@ -10,9 +10,9 @@ from gritlm.errors import InputError, UnknownArgumentError, choice, did_you_mean
 from gritlm.lm.sampling import SamplingParams
 from gritlm.prompts import RAG_FORMS, RagMode
 from gritlm.rag.fusion import FUSIONS, Fusion
-from gritlm.rag.plan import BLOCK_KINDS, BlockKind
 from gritlm.rag.retrieve import Search
 from gritlm.rag.reuse.recompute import BEST, Recompute
+from gritlm.rag.types import BLOCK_KINDS, BlockKind
 
 
 @dataclass(frozen=True)

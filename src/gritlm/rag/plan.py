@@ -11,7 +11,6 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal, get_args
 
 from gritlm.errors import InputError
 from gritlm.lm.gritlm import GritLM
@@ -22,9 +21,6 @@ from gritlm.rag.types import Hit
 _CACHED = 1024  # passages whose token ids are kept in memory
 QUESTION = "question"
 INSTRUCTION = "instruction"  # names of the parts that are no passages
-
-BlockKind = Literal["bidirectional", "causal"]
-BLOCK_KINDS: tuple[BlockKind, ...] = get_args(BlockKind)
 
 
 @dataclass(frozen=True)

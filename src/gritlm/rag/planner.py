@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gritlm.lm.gritlm import GritLM
+from gritlm.lm.hub.model_config import FusionSettings
 from gritlm.rag import workspace
 from gritlm.rag.cooperative import Checkpoint
-from gritlm.rag.fusion import Fusion, candidates
+from gritlm.rag.fusion import Fusion
 from gritlm.rag.options import AnswerOptions
 from gritlm.rag.plan import PromptAssembler, PromptPlan
 from gritlm.rag.reuse import reuse_check
@@ -54,6 +55,7 @@ class Planner:
         self._place = place
         self._assembler = assembler
         self._parity: ReuseCheck | None = None
+        self._may_reuse = False
 
     def plan(self, question: str, hits: Sequence[Hit], options: AnswerOptions) -> AnswerPlan:
         """Return the prompts of an answer.
@@ -84,7 +86,9 @@ class Planner:
         Raises:
             ModelError: with the measured difference, when it does not hold.
         """
-        reuse_check.require(self.parity, name=str(self._model.source))
+        if not self._may_reuse:
+            reuse_check.require(self.parity, name=str(self._model.source))
+            self._may_reuse = True
 
     @property
     def parity(self) -> ReuseCheck:
@@ -103,3 +107,22 @@ class Planner:
                 self._model, self._place, bos=bos, checkpoint=checkpoint
             )
         return self._parity
+
+
+def candidates(
+    hits: Sequence[Hit], settings: FusionSettings | None, *, fusion: Fusion, margin: float | None
+) -> list[Hit]:
+    """Return the passages to read, the best first.
+
+    Args:
+        hits: passages, the best first.
+        settings: calibration of the model; None without one: the cosine decides alone.
+        fusion: ``sequence`` or ``token``.
+        margin: largest distance of a cosine from the best one; None for that of the calibration.
+    """
+    if fusion == "sequence" and settings is None:
+        return list(hits[:1])
+    if margin is None:
+        margin = settings.margin if settings is not None else float("inf")
+    best = max(hit.score for hit in hits)
+    return [hit for hit in hits if hit.score >= best - margin]

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from gritlm.lm.generator import answer_room, prefix_cache
+from gritlm.lm.generator import answer_room, prefill_in_pieces, prefix_cache
 from gritlm.lm.generator import prefill as prefill_one
 from gritlm.lm.gritlm import GritLM
 from gritlm.lm.kv.block import KVBlock
 from gritlm.lm.kv.cache import is_preallocated
 from gritlm.lm.kv.row_batch import RowBatch
-from gritlm.rag.cooperative import Checkpoint, read
+from gritlm.rag.cooperative import Checkpoint
 from gritlm.rag.fusion import MixedRows, PassageScore, passage_scores, question_likelihoods
 from gritlm.rag.options import AnswerOptions
 from gritlm.rag.plan import PromptPlan
@@ -150,7 +150,7 @@ class Prefiller:
                 ids = [i for block in blocks for i in block.token_ids.tolist()]
                 logits_V = read_again(lm, cache, positions, ids=ids, tail=plan.ids)
             else:
-                logits_V = read(lm, cache, plan.ids, checkpoint)
+                logits_V = prefill_in_pieces(lm, cache, plan.ids, checkpoint)
         trace.tokens_recomputed = len(positions)
         return PrefilledPrompt(cache, logits_V, room, trace.tokens_reused)
 

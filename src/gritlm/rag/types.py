@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Literal, get_args
 
+BlockKind = Literal["bidirectional", "causal"]
+BLOCK_KINDS: tuple[BlockKind, ...] = get_args(BlockKind)
 Scalar = str | int | float | bool | None
 Value = Scalar | list[Scalar]
 ID_NAMES = ("id", "_id")  # fields of rows

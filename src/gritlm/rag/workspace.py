@@ -28,9 +28,9 @@ from gritlm.rag.index.table import open_table
 from gritlm.rag.ingest import file_ids
 from gritlm.rag.ingest.ingest import ChunkingOptions
 from gritlm.rag.kvstore.opening import refused
-from gritlm.rag.plan import BLOCK_KINDS, BlockKind
 from gritlm.rag.reuse import reuse_check as checking
 from gritlm.rag.reuse.reuse_check import ReuseCheck
+from gritlm.rag.types import BLOCK_KINDS, BlockKind
 from gritlm.rag.workspace_marker import FORMAT, NAME
 from gritlm.runtime import private_folder
 

@@ -11,7 +11,7 @@ from gritlm.evaluation.rag.decode import PromptToRead, replies
 from gritlm.lm.generator import decode, prefix_cache, stepper
 from gritlm.lm.sampling import make_sampler
 from gritlm.lm.unified import UnifiedLM
-from gritlm.rag.reuse.recompute import FIRST, read_behind
+from gritlm.rag.reuse.recompute import FIRST, read_again
 from tests import tiny
 
 NEW = 12
@@ -48,7 +48,7 @@ def alone(lm: UnifiedLM, reading: PromptToRead, ends: set[int]) -> list[int]:
     cache = prefix_cache(lm, reading.blocks, room=len(reading.ids) + NEW)
     held = [i for block in reading.blocks for i in block.token_ids.tolist()]
     positions = FIRST.positions([block.tokens for block in reading.blocks], best=None)
-    logits_V = read_behind(lm, cache, held, reading.ids, positions)
+    logits_V = read_again(lm, cache, positions, ids=held, tail=reading.ids)
     greedy = make_sampler(temperature=0.0)
     return list(decode(stepper(lm, cache), logits_V, sampler=greedy, room=NEW, end_ids=ends))
 

@@ -211,7 +211,8 @@ def eval_(
     Differences are to the first model. Exit code 3: nothing could be measured.
     """
     if calibrate is not None:
-        calibration.run(models or ["default"], calibrate, running, limit=tasks.limit)
+        options = running.runner_options()
+        calibration.run(models or ["default"], calibrate, options, limit=tasks.limit)
         return
     cache = results.open_cache()
     plan = tasks.plan()

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from gritlm.lm.generator import complete, prefix_cache
+from gritlm.lm.generator import complete, prefill, prefix_cache
 from gritlm.lm.kv.block import KVBlock
 from gritlm.lm.kv.cache import is_preallocated
 from gritlm.lm.sampling import make_sampler
 from gritlm.lm.unified import UnifiedLM
-from gritlm.rag.reuse.recompute import FIRST, read_behind
+from gritlm.rag.reuse.recompute import FIRST, read_again
 
 MOST_BYTES = 2**30  # most bytes of keys and values in a batch
 
@@ -176,7 +176,11 @@ def _prefill(lm: UnifiedLM, reading: PromptToRead) -> _Prefilled:
     ids = [i for block in reading.blocks for i in block.token_ids.tolist()]
     sizes = [block.tokens for block in reading.blocks]
     positions = FIRST.positions(sizes, best=None)
-    token = int(read_behind(lm, cache, ids, reading.ids, positions).argmax())
+    if positions:
+        logits_V = read_again(lm, cache, positions, ids=ids, tail=reading.ids)
+    else:
+        logits_V = prefill(lm, cache, reading.ids)
+    token = int(logits_V.argmax())
     return _Prefilled(cache, token, len(positions) + len(reading.ids), perf_counter() - started)
 
 

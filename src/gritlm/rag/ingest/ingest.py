@@ -20,10 +20,11 @@ import numpy as np
 from tqdm import tqdm
 
 from gritlm.errors import InputError
+from gritlm.lm.generator import PIECE
 from gritlm.lm.gritlm import GritLM
 from gritlm.lm.kv.block import KVBlock
 from gritlm.prompts import gritlm_instruction
-from gritlm.rag.cooperative import SHARING, OnModel
+from gritlm.rag.cooperative import OnModel
 from gritlm.rag.index.index import Index
 from gritlm.rag.ingest.chunking import check, content_hash, cut
 from gritlm.rag.ingest.file_ids import DocumentIds
@@ -310,7 +311,7 @@ class Indexer:
         vectors: list[np.ndarray[Any, Any]] = []
         blocks: list[Keyed] = []
         shared = self._on_model is not None
-        step = max(1, SHARING // self.cutting.max_tokens) if shared else BATCH
+        step = max(1, PIECE // self.cutting.max_tokens) if shared else BATCH
         for start in range(0, len(texts), step):
             encode = partial(self._encode_texts, texts[start : start + step])
             vectors_ND, new_blocks = encode() if self._on_model is None else self._on_model(encode)

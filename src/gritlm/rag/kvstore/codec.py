@@ -32,6 +32,7 @@ from gritlm.rag.kvstore.record import (
     SCALE_BYTES,
     RecordHeader,
     Shape,
+    block_key,
     group_size,
     layer_nbytes,
 )
@@ -70,7 +71,7 @@ def to_record(
     if block.dtype not in NAMES:
         raise InputError(f"the block has dtype {block.dtype}; expected {', '.join(NAMES.values())}")
     ids = block.token_ids.tolist()
-    if key != maker.key(ids, causal=block.causal, storage=storage):
+    if key != block_key(maker, ids, causal=block.causal, storage=storage):
         raise InputError(
             f"key {key.hex()[:16]} is not the name of this block; use store.key(ids, causal=...)"
         )

@@ -7,9 +7,11 @@ reads), blake3 of the payload (compared by ``verify``), and xxh3-64 of the heade
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,9 +21,13 @@ from xxhash import xxh3_64_intdigest
 
 from gritlm.rag.kvstore.errors import DamagedRecordError
 
+if TYPE_CHECKING:
+    from gritlm.rag.identity import ModelIdentity
+
 Shape = tuple[int, int, int, int]  # L, K, T, E
 
 VERSION = 1
+KEY_VERSION = 1  # of block contents; another version gives other keys
 ALIGN = 4096
 KEY_BYTES = 32
 
@@ -39,6 +45,20 @@ _MAGIC = b"gritlmKV"
 _FIXED = struct.Struct("<8sHBBB3xIQQ4I32s32s")
 _CHECK = struct.Struct("<Q")
 _DTYPES = tuple(FLOATS)
+
+
+def block_key(maker: ModelIdentity, ids: Sequence[int], *, causal: bool, storage: str) -> bytes:
+    """Return the key of a KV block, 32 bytes.
+
+    Args:
+        maker: identity of the model that computes the block.
+        ids: token ids of the block.
+        causal: kind of the block.
+        storage: number format of the stored block.
+    """
+    kind = "causal" if causal else "bidirectional"
+    about = json.dumps([KEY_VERSION, maker.model, maker.digest, kind, storage]).encode()
+    return blake3(about + np.asarray(ids, dtype="<i8").tobytes()).digest()
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from gritlm.rag.kvstore.errors import Damage, full
 from gritlm.rag.kvstore.manifest import Manifest
 from gritlm.rag.kvstore.opening import WriterLock
 from gritlm.rag.kvstore.reads import MemoryCache, RecordAccess
-from gritlm.rag.kvstore.record import FLOATS
+from gritlm.rag.kvstore.record import FLOATS, block_key
 from gritlm.rag.kvstore.stats import FetchCounts, StoreStats
 from gritlm.rag.kvstore.writer import StoreWriter
 
@@ -128,7 +128,7 @@ class KVStore:
 
     def key(self, ids: Sequence[int], *, causal: bool) -> bytes:
         """Return the key of the KV block that prefilling these token ids produces."""
-        return self._maker.key(ids, causal=causal, storage=self.storage)
+        return block_key(self._maker, ids, causal=causal, storage=self.storage)
 
     def __contains__(self, key: bytes) -> bool:
         with self._mutex:

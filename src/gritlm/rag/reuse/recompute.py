@@ -22,7 +22,6 @@ from gritlm.lm.attention.block_mask import windowed
 from gritlm.lm.kv.cache import PatchedLayer
 from gritlm.lm.unified import UnifiedLM
 from gritlm.prompts import READ_AGAIN
-from gritlm.rag.cooperative import Checkpoint, read
 
 
 @dataclass(frozen=True)
@@ -63,33 +62,6 @@ class Recompute:
 
 FIRST = Recompute()
 BEST = Recompute(best=True)
-
-
-@torch.inference_mode()
-def read_behind(
-    lm: UnifiedLM,
-    cache: Cache,
-    ids: Sequence[int],
-    tail: Sequence[int],
-    positions: Sequence[int],
-    checkpoint: Checkpoint | None = None,
-) -> Tensor:
-    """Prefill a tail after cached blocks, and recompute some of their tokens.
-
-    Args:
-        lm: the model.
-        cache: cache that holds the blocks only; it must be preallocated for recomputation.
-        ids: token ids of the blocks (T,).
-        tail: token ids that follow.
-        positions: positions to recompute; see :meth:`Recompute.positions`.
-        checkpoint: checkpoint callback; None where no other work waits for the model.
-
-    Returns:
-        The logits of the next token (V,).
-    """
-    if not positions:
-        return read(lm, cache, tail, checkpoint)
-    return read_again(lm, cache, positions, ids=ids, tail=tail)
 
 
 @torch.inference_mode()

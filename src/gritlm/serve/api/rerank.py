@@ -9,11 +9,10 @@ from uuid import uuid4
 
 from fastapi import APIRouter, Response
 
-from gritlm.lm.generator import prefix_cache
+from gritlm.lm.generator import prefill_in_pieces, prefix_cache
 from gritlm.lm.gritlm import GritLM
 from gritlm.lm.tokens import Prompt
 from gritlm.rag.cooperative import Checkpoint, paced
-from gritlm.rag.cooperative import read as read_pieces
 from gritlm.rag.reuse.reuse_check import blocks_of
 from gritlm.serve.api.streaming import json_response
 from gritlm.serve.api.tokenization import Ids
@@ -131,7 +130,7 @@ def likelihood(
     """
     blocks = blocks_of(model.lm, [passage.ids], causal=False, pause=pause)
     cache = prefix_cache(model.lm, blocks, room=len(question))
-    logits_V = read_pieces(model.lm, cache, question, pause)
+    logits_V = prefill_in_pieces(model.lm, cache, question, pause)
     yes, no = (float(logits_V[word]) for word in words)
     return 1 / (1 + exp(min(700.0, no - yes)))
 
