@@ -14,6 +14,8 @@ from gritlm import GritLM, config
 from gritlm.rag.engine import RagEngine
 from gritlm.rag.identity import maker_of
 from gritlm.rag.kvstore.store import KVStore
+from gritlm.rag.options import AnswerOptions
+from gritlm.rag.reuse.recompute import FIRST
 from gritlm.train.config import TrainConfig
 from gritlm.train.run import metrics_log
 from gritlm.train.trainer import train
@@ -67,7 +69,9 @@ def load(name: str) -> GritLM:
 @pytest.mark.parametrize("mode", ["none", "doc", "query-doc"])
 def test_the_store_gives_the_same_answer(folder, mode, read_only):
     with RagEngine.open("store", load("model"), read_only=read_only) as engine:
-        answer = engine.answer(QUESTION, mode=mode, blocks="causal", top_k=2, max_new_tokens=12)
+        # The version before put all passages into one prompt and recomputed first tokens.
+        form = AnswerOptions(2, fusion="joint", mode=mode, blocks="causal", recompute=FIRST)
+        answer = engine.answer(QUESTION, form, max_new_tokens=12)
     assert answer.text == WRITTEN["answers"][mode]["text"]
     assert [each.document_id for each in answer.sources] == WRITTEN["answers"][mode]["sources"]
 
@@ -76,7 +80,8 @@ def test_the_store_gives_the_same_answer(folder, mode, read_only):
 def test_the_blocks_of_the_store_are_found_and_not_recomputed(folder, blocks):
     with RagEngine.open("store", load("model")) as engine:
         before = engine.store.stats()
-        answer = engine.answer(QUESTION, mode="doc", blocks=blocks, top_k=3, max_new_tokens=1)
+        form = AnswerOptions(3, fusion="joint", blocks=blocks)
+        answer = engine.answer(QUESTION, form, max_new_tokens=1)
         after = engine.store.stats()
     assert answer.trace.tokens_computed == 0
     assert answer.trace.bytes_read["disk"] > 0

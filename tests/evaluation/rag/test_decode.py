@@ -8,7 +8,7 @@ from transformers.cache_utils import DynamicCache
 
 from gritlm.evaluation.rag import decode as writing
 from gritlm.evaluation.rag.decode import PromptToRead, replies
-from gritlm.lm.generator import decode, prefix_cache, stepper
+from gritlm.lm.generator import decode, prefill, prefix_cache, stepper
 from gritlm.lm.sampling import make_sampler
 from gritlm.lm.unified import UnifiedLM
 from gritlm.rag.reuse.recompute import FIRST, read_again
@@ -48,7 +48,10 @@ def alone(lm: UnifiedLM, reading: PromptToRead, ends: set[int]) -> list[int]:
     cache = prefix_cache(lm, reading.blocks, room=len(reading.ids) + NEW)
     held = [i for block in reading.blocks for i in block.token_ids.tolist()]
     positions = FIRST.positions([block.tokens for block in reading.blocks], best=None)
-    logits_V = read_again(lm, cache, positions, ids=held, tail=reading.ids)
+    if positions:
+        logits_V = read_again(lm, cache, positions, ids=held, tail=reading.ids)
+    else:
+        logits_V = prefill(lm, cache, reading.ids)
     greedy = make_sampler(temperature=0.0)
     return list(decode(stepper(lm, cache), logits_V, sampler=greedy, room=NEW, end_ids=ends))
 
