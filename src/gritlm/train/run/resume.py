@@ -19,6 +19,7 @@ from gritlm.train.config import (
     LossConfig,
     ModelConfig,
     RagConfig,
+    SourceConfig,
     TrainConfig,
     TrainingConfig,
 )
@@ -35,6 +36,12 @@ _MODEL = (
     "adapter_config.json",
     "gritlm.json",
 )
+
+_SOURCES = [
+    f"{section}.{name}"
+    for section in ("data", "evaluation")
+    for name in ("embedding", "generative", "rag")
+]
 
 # Settings that may change on resumption: they do not change the results.
 _FREE = {
@@ -147,6 +154,7 @@ def require_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path
         InputError: the message names each setting that differs.
     """
     before = {**{name: value for name, value in _defaults() if name in now}, **before}
+    before |= {name: _with_defaults(before[name]) for name in _SOURCES if name in before}
     differing = [
         f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
         for name in sorted({*before, *now})
@@ -157,6 +165,11 @@ def require_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path
             f"{folder} was made with other settings: {'; '.join(differing)}; use those, or start "
             "a new run in another output_dir"
         )
+
+
+def _with_defaults(sources: Any) -> Any:
+    """Return the sources of a checkpoint with the defaults of settings that it does not have."""
+    return [asdict(SourceConfig(path="")) | source for source in sources] if sources else sources
 
 
 def _defaults() -> Iterator[tuple[str, Any]]:
