@@ -371,6 +371,7 @@ def test_reranking_sorts_by_cosine(live: Served, oracle: GritLM):
 def test_reranking_by_reading_gives_what_the_rag_room_gives(live: Served, oracle: GritLM, tmp_path):
     from gritlm.rag.engine import RagEngine
     from gritlm.rag.rerank import Reranker
+    from gritlm.rag.reuse.blocks import BlockProvider
     from tests.rag.conftest import hit
 
     documents = ["Cats sleep most of the day.", "Water boils."]
@@ -383,7 +384,8 @@ def test_reranking_by_reading_gives_what_the_rag_room_gives(live: Served, oracle
         },
     ).json()
     with RagEngine.open(tmp_path / "store", oracle) as engine:
-        reranker = Reranker(oracle, engine._blocks, engine._assembler)
+        blocks = BlockProvider(oracle.lm, engine.store)
+        reranker = Reranker(oracle, blocks, engine._assembler, causal=False)
         logits = [reranker.score("Who sleeps?", hit(text)) for text in documents]
     for each in found["results"]:
         likelihood = 1 / (1 + np.exp(-logits[each["index"]]))

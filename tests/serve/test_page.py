@@ -125,7 +125,8 @@ def test_a_chat_can_answer_from_documents_and_shows_its_sources(visit):
     here.say("What colour is the ball?")
     here.answered(1)
     sources = here.page.locator(".turn .source")
-    assert sources.count() == 1  # this model is not calibrated: the best cosine alone is read
+    assert sources.count() == 3
+    assert here.page.locator(".turn .source.used").count() == 1
     sources.first.locator("summary").click()
     here.shot("chat-documents")
     shown = sources.first.locator("p").first.inner_text()
@@ -214,13 +215,101 @@ def test_a_question_is_asked_both_ways_and_what_each_took_is_drawn(visit):
     page.get_by_text("Asked both ways").wait_for()
     page.get_by_text("Every stage").click()
     here.shot("ask")
-    assert [body["mode"] for body in here.bodies("/v1/rag/answer")] == ["doc", "none"]
-    assert page.locator("#ask-sources .source").count() == 1
+    bodies = here.bodies("/v1/rag/answer")
+    assert [body["mode"] for body in bodies] == ["doc", "none"]
+    assert [body["fusion"] for body in bodies] == ["sequence", "joint"]
+    assert page.locator("#ask-sources .source").count() == 3
+    assert page.locator("#ask-sources .use").all_inner_texts() == [
+        "answered from",
+        "not used",
+        "not used",
+    ]
+    likelihood, cosine = page.locator("#ask-sources .source").first.locator(".score").all()
+    assert likelihood.inner_text().startswith("\u2212")
+    assert 0 < float(cosine.inner_text()) <= 1
     cached, fresh = page.locator(".chart").nth(1).locator(".value").all_inner_texts()
     assert int(cached) < int(fresh)
     for time in page.locator(".chart").nth(0).locator(".value").all_inner_texts():
         assert re.fullmatch(r"[\d.]+ m?s", time)
     assert "tokens were read instead of" in page.locator("#ask-verdict").inner_text()
+
+
+def test_the_use_of_passages_follows_the_mode(visit):
+    page = visit("ask").page
+    fusions = page.locator("#ask-fusion input")
+    values = [each.get_attribute("value") for each in fusions.all()]
+    assert values == ["sequence", "token", "joint"]
+    page.get_by_role("radio", name="all, mixed").check()
+    assert "every token" in page.locator("#ask-fusion-hint").inner_text()
+    page.get_by_role("radio", name="documents + question").check()
+    assert [each.is_disabled() for each in fusions.all()] == [True, True, False]
+    assert page.get_by_role("radio", name="all, in one prompt").is_checked()
+    page.get_by_role("radio", name="documents", exact=True).check()
+    assert not any(each.is_disabled() for each in fusions.all())
+
+
+def test_the_words_of_the_answer_are_marked_in_the_passage_that_it_comes_from(visit):
+    here = visit("ask")
+    page = here.page
+    passage = "The library opens at nine. On Sundays it is closed."
+    sources = [
+        {
+            "id": name,
+            "document_id": name,
+            "title": title,
+            "text": passage,
+            "start": 0,
+            "end": len(passage),
+            "score": score,
+            "also_in": [],
+            "used": name == "a",
+            "likelihood": -score,
+        }
+        for name, title, score in (("a", "Library", 0.9), ("b", "Copy of it", 0.8))
+    ]
+    events: list[dict[str, Any]] = [
+        {"choices": [], "sources": sources},
+        {"choices": [{"delta": {"content": "It <b>Opens at NINE, on Sundays</b>"}}]},
+        {"choices": [{"delta": {}, "finish_reason": "stop"}]},
+    ]
+    body = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
+    page.route(
+        "**/v1/rag/answer",
+        lambda route: route.fulfill(body=body, headers={"content-type": "text/event-stream"}),
+    )
+    page.get_by_placeholder("A question that your documents answer").fill("When does it open?")
+    page.get_by_role("radio", name="nothing").check()
+    page.get_by_role("button", name="Ask", exact=True).click()
+    page.get_by_text("Answered", exact=True).wait_for()
+    page.locator("#ask-sources summary").first.click()
+    here.shot("ask-quote")
+    assert page.locator("#ask-sources mark").all_inner_texts() == ["opens at nine. On Sundays"]
+    assert page.locator("#ask-sources .passage").all_text_contents() == [passage, passage]
+
+
+@pytest.mark.parametrize(
+    ("passage", "answer", "quote"),
+    [
+        ("It was built in 1904, by hand.", "1904", "1904"),
+        ("It was built by hand.", "a hand", None),
+        ("It was built by hand.", "By Hand: slowly", "by hand"),
+        ("the ball, the red ball", "the red ball", "the red ball"),
+        ("Größe der Maß: über 3 Liter", "GRÖSSE DER MASS über 3", "über 3"),
+        ("It was built.", "", None),
+        ("", "some words", None),
+        ("a b a b c", "a b c", "a b c"),
+    ],
+)
+def test_a_quote_is_the_longest_run_of_words_or_a_number(visit, passage, answer, quote):
+    found = visit("ask").page.evaluate(
+        """async ([passage, answer]) => {
+          const { quoteIn } = await import("./static/quote.js");
+          const span = quoteIn(passage, answer);
+          return span && passage.slice(...span);
+        }""",
+        [passage, answer],
+    )
+    assert found == quote
 
 
 def test_a_question_that_reuses_nothing_is_asked_once(visit):

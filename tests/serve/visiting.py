@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from gritlm import GritLM
+from gritlm.lm.hub.model_config import FusionSettings, ModelSettings
 from gritlm.serve.config import ServerConfig
 from gritlm.serve.engine.limits import Limits
 from gritlm.serve.server import StoreAt
@@ -29,9 +30,9 @@ def serving(
     names: tuple[str, ...] = ("tiny",),
 ) -> Iterator[str]:
     """The address of a server with a tiny model, perhaps with a store of ``TEXTS``."""
-    model = GritLM(
-        tiny.folder(folder / "model", max_position_embeddings=1024), dtype="float32", device="cpu"
-    )
+    made = tiny.folder(folder / "model", max_position_embeddings=1024)
+    ModelSettings(fusion=FusionSettings(cosine=1.0, margin=2.0)).save(made)
+    model = GritLM(made, dtype="float32", device="cpu")
     settings = ServerConfig(port=0, names=names, api_keys=keys)
     place = StoreAt(folder / "store") if store else None
     with served(model, settings, Limits(max_num_seqs=2), place) as live:

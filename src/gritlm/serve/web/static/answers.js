@@ -19,7 +19,7 @@ export const chat = (messages, { temperature, length }, signal) =>
     messages, temperature, max_completion_tokens: length, stream_options: { include_usage: true },
   }, signal));
 
-export const fromDocuments = (question, { mode, passages, temperature, length }, signal) =>
+export const fromDocuments = (question, { mode, fusion, passages, temperature, length }, signal) =>
   pieces(stream("v1/rag/answer", {
-    question, mode, top_k: passages, temperature, max_tokens: length,
+    question, mode, fusion, top_k: passages, temperature, max_tokens: length,
   }, signal));

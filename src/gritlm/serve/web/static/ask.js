@@ -5,7 +5,7 @@ import { documents, refresh } from "./documents.js";
 import { $, eachFrame, h } from "./dom.js";
 import { markdown } from "./markdown.js";
 import { server, whenServerChanges } from "./server.js";
-import { sourceItems } from "./sources.js";
+import { markAnswer, sourceItems } from "./sources.js";
 import { whenShown } from "./tabs.js";
 import { charts, readNow, stages } from "./took.js";
 import { showTrouble, stopped } from "./trouble.js";
@@ -16,14 +16,19 @@ let control = null;
 const chosen = () => ({
   question: $("ask-question").value.trim(),
   mode: document.querySelector('#ask-mode input:checked').value,
+  fusion: document.querySelector('#ask-fusion input:checked').value,
   passages: Number($("ask-k").value),
   length: Number($("ask-length").value),
 });
 
-const way = (name, mode, fresh) => ({ name, mode, fresh, first: null, trace: null, text: "", sources: null });
+const way = (name, mode, fusion, fresh) =>
+  ({ name, mode, fusion, fresh, first: null, trace: null, text: "", sources: [] });
 
-const ways = (mode) =>
-  mode === "none" ? [way("fresh", "none", true)] : [way("cached", mode, false), way("fresh", "none", true)];
+// The fresh answer next to a cached one reads all passages in one prompt.
+const ways = ({ mode, fusion }) =>
+  mode === "none"
+    ? [way("fresh", "none", fusion, true)]
+    : [way("cached", mode, fusion, false), way("fresh", "none", "joint", true)];
 
 const times = (ratio) => (ratio >= 10 ? ratio.toFixed(0) : ratio.toFixed(1));
 
@@ -55,19 +60,21 @@ const drawSources = (sources) => {
   $("ask-sources").replaceChildren(...sourceItems(sources));
 };
 
+const drawQuote = ([main]) => markAnswer($("ask-sources"), main.sources, main.text);
+
 // Asks in one way. The page measures the time from sending to the arrival of the first token.
 const askOne = async (one, wanted, drawn) => {
   const started = performance.now();
   one.running = true;
   const { question, passages, length } = wanted;
-  const how = { mode: one.mode, passages, length, temperature: 0 };
+  const how = { mode: one.mode, fusion: one.fusion, passages, length, temperature: 0 };
   for await (const piece of answers.fromDocuments(question, how, control.signal)) {
     if (piece.text) {
       one.first ??= performance.now() - started;
       one.text += piece.text;
     }
-    if (piece.sources && !one.fresh) drawSources(piece.sources);
-    if (piece.sources && wanted.mode === "none") drawSources(piece.sources);
+    if (piece.sources) one.sources = piece.sources;
+    if (piece.sources && one.shown) drawSources(piece.sources);
     if (piece.trace) one.trace = piece.trace;
     drawn();
   }
@@ -84,7 +91,8 @@ const submit = async (event) => {
   event.preventDefault();
   const wanted = chosen();
   if (!wanted.question || control) return;
-  const all = ways(wanted.mode);
+  const all = ways(wanted);
+  all[0].shown = true;
   control = new AbortController();
   busy(true);
   $("ask-trouble").replaceChildren();
@@ -98,6 +106,7 @@ const submit = async (event) => {
     for (const one of all) {
       $("ask-status").textContent = one.fresh ? "Answering without stored state" : "Answering with stored state";
       await askOne(one, wanted, drawn);
+      if (one.shown) drawQuote(all);
     }
     $("ask-status").textContent = all.length > 1 ? "Asked both ways" : "Answered";
   } catch (error) {
@@ -116,11 +125,26 @@ const MODES = {
   "doc-query": "Reuse both: the state of the question comes from the search and is moved behind the documents. Only the end of the prompt is computed.",
   "query-doc": "Reuse both in the other order: the state of the documents is moved behind the question.",
   query: "Reuse the state of the question from the search; compute the documents.",
-  auto: "The fastest of documents, question and nothing on this machine.",
   none: "Compute everything, once; there is nothing to compare.",
 };
 
-const showMode = () => { $("ask-mode-hint").textContent = MODES[chosen().mode]; };
+const FUSIONS = {
+  sequence: "Read the question after each passage alone, and answer from the passage after which it is most likely.",
+  token: "Read each passage alone, and mix what they predict at every token.",
+  joint: "Put all passages into one prompt.",
+};
+
+const showChoice = () => {
+  // A passage is read alone only as stored documents, or from its text.
+  const alone = ["doc", "none"].includes(chosen().mode);
+  for (const input of document.querySelectorAll("#ask-fusion input")) {
+    input.disabled = !alone && input.value !== "joint";
+    if (!alone && input.value === "joint") input.checked = true;
+  }
+  const { mode, fusion } = chosen();
+  $("ask-mode-hint").textContent = MODES[mode];
+  $("ask-fusion-hint").textContent = FUSIONS[fusion];
+};
 
 const onKey = (event) => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
@@ -138,10 +162,11 @@ const drawEmpty = async () => {
 };
 
 export const startAsk = () => {
-  showMode();
+  showChoice();
   whenShown("ask", drawEmpty);
   whenServerChanges(drawEmpty);
-  $("ask-mode").addEventListener("change", showMode);
+  $("ask-mode").addEventListener("change", showChoice);
+  $("ask-fusion").addEventListener("change", showChoice);
   $("ask-form").addEventListener("submit", submit);
   $("ask-question").addEventListener("keydown", onKey);
   $("ask-stop").addEventListener("click", () => { control?.abort(); $("ask-question").focus(); });

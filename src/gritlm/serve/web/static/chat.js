@@ -10,7 +10,7 @@ import { duration, number, some } from "./words.js";
 
 const KEPT = "gritlm.chat";
 const SETTINGS = "gritlm.chat.settings";
-const PASSAGES = 3;
+const PASSAGES = 5;
 const LEAST_S = 0.2; // seconds; tokens that arrive faster come in one piece and give no rate
 
 // A turn: {question, answer, sources, facts, error}; the last two only once it has ended.
@@ -69,7 +69,7 @@ const draw = (turn) => {
     text.classList.toggle("writing", writing);
     text.replaceChildren(...markdown(turn.answer));
     below.replaceChildren(...[
-      turn.sources?.length ? h("ol", { class: "sources", "aria-label": "Sources" }, ...sourceItems(turn.sources)) : null,
+      turn.sources?.length ? h("ol", { class: "sources", "aria-label": "Sources" }, ...sourceItems(turn.sources, writing ? "" : turn.answer)) : null,
       turn.error ? trouble(turn.error, () => again(turn)) : null,
       !writing && turn.answer ? h("div", { class: "facts" }, copy(turn), turn.facts && h("span", {}, turn.facts)) : null,
     ].filter(Boolean));
@@ -113,7 +113,7 @@ const write = async (turn, update) => {
   const { system, ...how } = settings();
   try {
     const pieces = how.documents
-      ? answers.fromDocuments(turn.question, { ...how, mode: "doc", passages: PASSAGES }, running.control.signal)
+      ? answers.fromDocuments(turn.question, { ...how, mode: "doc", fusion: "sequence", passages: PASSAGES }, running.control.signal)
       : answers.chat(messages(turn.question, system), how, running.control.signal);
     for await (const piece of pieces) {
       if (piece.text) {

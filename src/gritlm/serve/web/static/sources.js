@@ -1,6 +1,7 @@
 // Sources of an answer, each a line that unfolds to its passage.
 
 import { h } from "./dom.js";
+import { quoteIn } from "./quote.js";
 
 export const titleOf = (source) => source.title || source.document_id;
 
@@ -17,13 +18,36 @@ export const placeOf = (source) =>
 
 export const scoreOf = (source) => source.score.toFixed(3);
 
-export const sourceItems = (sources) =>
+const passageOf = (source, answer) => {
+  const found = source.used ? quoteIn(source.text, answer) : null;
+  if (!found) return [source.text];
+  const [start, end] = found;
+  return [source.text.slice(0, start), h("mark", {}, source.text.slice(start, end)), source.text.slice(end)];
+};
+
+const signed = (value) => value.toFixed(2).replace("-", "\u2212");
+
+const likelihoodOf = (source) =>
+  source.likelihood === null || source.likelihood === undefined
+    ? null
+    : h("span", { class: "score", title: "Mean log-probability of the question after this passage" }, signed(source.likelihood));
+
+// Marks the words of a finished answer in the passages that it comes from.
+export const markAnswer = (list, sources, answer) => {
+  for (const [place, item] of [...list.children].entries()) {
+    item.querySelector(".passage").replaceChildren(...passageOf(sources[place], answer));
+  }
+};
+
+export const sourceItems = (sources, answer = "") =>
   sources.map((source, place) =>
-    h("li", { class: "source" },
+    h("li", { class: source.used ? "source used" : "source" },
       h("details", {},
         h("summary", {},
           h("span", { class: "number" }, String(place + 1)),
           h("span", { class: "name" }, titleOf(source)),
+          sources.length > 1 ? h("span", { class: "use" }, source.used ? "answered from" : "not used") : null,
+          likelihoodOf(source),
           h("span", { class: "score", title: "Cosine of question and passage" }, scoreOf(source))),
-        h("p", {}, source.text),
+        h("p", { class: "passage" }, ...passageOf(source, answer)),
         h("p", { class: "place" }, placeOf(source)))));

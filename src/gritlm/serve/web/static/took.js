@@ -45,7 +45,7 @@ export const charts = (ways) => [
 
 const STAGES = {
   embed: "embed the question", search: "search", rerank: "rerank", plan: "plan", load: "load state",
-  move: "move state", prefill: "prefill", decode: "decode",
+  move: "copy state", score: "read the question", prefill: "prefill", decode: "decode",
   first_token: "to the first token, in the engine", queue: "wait in the queue",
 };
 
