@@ -75,16 +75,23 @@ def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> SourceConfig:
 
 
 def make(
-    folder: Path, *, family: str = "llama", rag: bool = False, scored: bool = False, **sections: Any
+    folder: Path,
+    *,
+    family: str = "llama",
+    rag: bool = False,
+    scored: bool = False,
+    asks: bool = False,
+    **sections: Any,
 ) -> TrainConfig:
     """A run in ``folder``; ``training=dict(...)`` and the like change its settings.
 
-    With ``scored``, a source of scored pairs comes as often as the one of other pairs.
+    With ``scored``, a source of scored pairs comes as often as the one of other pairs. With
+    ``asks``, queries are questions of the question loss.
     """
     base = folder / family
     if not base.exists():
         tiny.folder(base, family)
-    pairs = (write(folder / "pairs.jsonl", PAIRS),)
+    pairs = (replace(write(folder / "pairs.jsonl", PAIRS), questions=asks),)
     if scored:
         pairs += (replace(write(folder / "scored.jsonl", SCORED), weight=float(len(PAIRS))),)
     data = {
@@ -109,7 +116,9 @@ def make(
         training=TrainingConfig(**(training | sections.get("training", {}))),
         data=DataConfig(**(data | sections.get("data", {}))),
         model=ModelConfig(**({"base": str(base)} | sections.get("model", {}))),
-        loss=LossConfig(**({"temperature": 0.1} | sections.get("loss", {}))),
+        loss=LossConfig(
+            **({"temperature": 0.1, "question_weight": float(asks)} | sections.get("loss", {}))
+        ),
         rag=RagConfig(**sections.get("rag_options", {})),
     )
 

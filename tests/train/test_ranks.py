@@ -70,9 +70,18 @@ WAYS: dict[str, dict[str, Any]] = {
         }
     },
     "ddp, scored pairs among others": {"training": {"distribution": "ddp"}, "scored": True},
+    "ddp, questions": {"training": {"distribution": "ddp"}, "asks": True},
+    "fsdp, questions, small rounds": {
+        "training": {"distribution": "fsdp", "token_budget": 64},
+        "asks": True,
+    },
     "fsdp, sharded": {"training": {"distribution": "fsdp", "sharded_checkpoints": True}},
 }
-OF_ONE = ("model", "scored")  # what a run of one process has in common with its counterpart of two
+OF_ONE = (
+    "model",
+    "scored",
+    "asks",
+)  # what a run of one process has in common with its counterpart of two
 
 
 def run_of_two(folder: Path, way: str) -> TrainConfig:
