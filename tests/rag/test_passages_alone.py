@@ -14,13 +14,17 @@ from gritlm import GritLM
 from gritlm.errors import InputError
 from gritlm.lm.generator import complete
 from gritlm.lm.hub.model_config import FusionSettings
+from gritlm.lm.kv.row_batch import RowBatch
 from gritlm.lm.sampling import SamplingParams, make_sampler
 from gritlm.rag import workspace
 from gritlm.rag.engine import RagEngine
-from gritlm.rag.fusion import PassageScore, passage_scores
+from gritlm.rag.fusion import PassageScore, passage_scores, rows_together
 from gritlm.rag.options import AnswerOptions
 from gritlm.rag.plan import PromptAssembler
 from gritlm.rag.planner import candidates
+from gritlm.rag.rerank import Reranker
+from gritlm.rag.retrieve import Search
+from gritlm.rag.reuse.blocks import BlockProvider
 from gritlm.rag.types import Hit
 from tests.rag.conftest import QUESTION, TEXTS
 
@@ -374,3 +378,81 @@ def test_the_default_fusion_follows_the_mode():
     assert AnswerOptions(fusion="token").fuses == "token"
     for mode in ("none", "query", "doc-query", "query-doc"):
         assert AnswerOptions(mode=mode).fuses == "joint"
+
+
+@pytest.mark.parametrize("cosine", [0.0, 0.5, 1e6])
+def test_reranking_by_likelihood_is_the_order_of_the_fusion(engine, calibrate, cosine):
+    calibrate(cosine)
+    scores = engine.answer(QUESTION, ALL).trace.scores
+    search = Search(top_k=5, rerank=5, rerank_method="likelihood")
+    assert [hit.passage.id for hit in engine.find(QUESTION, search)] == [
+        each["passage"] for each in scores
+    ]
+    blocks = BlockProvider(engine.model.lm, engine.store)
+    reranker = Reranker(engine.model, blocks, PromptAssembler(engine.model), causal=True)
+    hits = engine.retrieve(QUESTION, top_k=5)
+    ranked = reranker.ranked(QUESTION, hits, method="likelihood")
+    for (hit, score), each in zip(ranked, scores, strict=True):
+        assert hit.passage.id == each["passage"]
+        assert score == pytest.approx(each["score"], rel=BOUND)
+    assert [hit.rank for hit, _ in ranked] == [1, 2, 3, 4, 5]
+
+
+def test_reranking_by_likelihood_without_calibration_leaves_the_cosine_out(engine, calibrate):
+    search = Search(top_k=5, rerank=5, rerank_method="likelihood")
+    found = [hit.passage.id for hit in engine.find(QUESTION, search)]
+    calibrate(0.0)
+    scores = engine.answer(QUESTION, ALL).trace.scores
+    assert found == [each["passage"] for each in scores]
+    answer = engine.answer(QUESTION, ALL, rerank=5, rerank_method="likelihood", top_k=1)
+    assert [source.id for source in answer.sources] == found[:1]
+
+
+def test_candidates_that_are_reranked_are_read_in_batches(engine, monkeypatch):
+    search = Search(top_k=5, rerank=5, rerank_method="likelihood")
+    whole = [hit.passage.id for hit in engine.find(QUESTION, search)]
+    monkeypatch.setattr("gritlm.rag.fusion.MOST_ROWS", 2)
+    calls: list[int] = []
+    found = engine.find(QUESTION, search, checkpoint=lambda: calls.append(1))
+    assert [hit.passage.id for hit in found] == whole
+    assert rows_together([60] * 5) == 2
+
+
+def test_rows_are_read_together_up_to_a_number_of_tokens(engine, calibrate, monkeypatch):
+    calibrate(1.0)
+    assert rows_together([100] * 90) == 32
+    assert rows_together([40_000, 10, 10]) == rows_together([10**6]) == 1
+    assert rows_together([10_000] * 9) == 6
+    monkeypatch.setattr("gritlm.rag.fusion._MOST_TOKENS", 350)
+    answer = engine.answer(QUESTION, ALL)
+    assert 0 < len(answer.sources) < len(TEXTS)
+    dropped = len(TEXTS) - len(answer.sources)
+    assert len(answer.trace.dropped) == dropped
+
+
+@pytest.mark.parametrize("positions", [1, 5, 12, 23])
+def test_a_question_is_read_in_pieces_when_its_logits_are_large(
+    engine, calibrate, monkeypatch, positions
+):
+    calibrate(1.0)
+    whole = engine.prepare(QUESTION, ALL)
+    monkeypatch.setattr("gritlm.rag.fusion._MOST_POSITIONS", positions)
+    held: list[int] = []
+    prefill = RowBatch.prefill
+
+    def noted(batch, ids, *, keep=1):
+        held.append(len(batch.lengths) * keep)
+        return prefill(batch, ids, keep=keep)
+
+    monkeypatch.setattr(RowBatch, "prefill", noted)
+    pieces = engine.prepare(QUESTION, ALL)
+    assert max(held) <= max(positions, 2 * len(TEXTS))
+    assert len(held) > 1
+    for ours, theirs in zip(pieces.trace.scores, whole.trace.scores, strict=True):
+        assert ours["likelihood"] == pytest.approx(theirs["likelihood"], rel=BOUND)
+    assert near(pieces.prompt.logits_V, whole.prompt.logits_V)
+
+
+def test_a_bounded_number_of_passages_is_read_alone(hits):
+    many = [replace(hits[0], rank=rank) for rank in range(100)]
+    assert candidates(many, FusionSettings(1.0, 0.1), fusion="token", margin=2.0) == many[:32]

@@ -97,8 +97,9 @@ def test_passages_that_are_read_alone_are_counted(
     assert bool(asked.trace.tokens_reused) == (mode == "doc")
 
 
+@pytest.mark.parametrize("method", ["yes-no", "likelihood"])
 @pytest.mark.parametrize("mode", ["query-doc", "doc"])
-def test_blocks_that_are_missing_and_candidates_are_counted(model, tmp_path, mode):
+def test_blocks_that_are_missing_and_candidates_are_counted(model, tmp_path, mode, method):
     with RagEngine.open(tmp_path / "store", model) as engine:
         engine.add(DOCUMENTS)
         engine._planner.require_parity()
@@ -107,7 +108,14 @@ def test_blocks_that_are_missing_and_candidates_are_counted(model, tmp_path, mod
                 with counted() as read:
                     asked = engine.prepare(
                         QUESTION,
-                        AnswerOptions(3, fusion="joint", rerank=5, mode=mode, blocks=blocks),
+                        AnswerOptions(
+                            3,
+                            fusion="joint",
+                            rerank=5,
+                            rerank_method=method,
+                            mode=mode,
+                            blocks=blocks,
+                        ),
                     )
                 assert total(asked) == sum(read)
                 assert asked.trace.tokens_reranked > 0

@@ -392,6 +392,36 @@ def test_reranking_by_reading_gives_what_the_rag_room_gives(live: Served, oracle
         assert each["relevance_score"] == pytest.approx(likelihood, abs=1e-5)
 
 
+def test_reranking_by_likelihood_gives_what_the_rag_room_gives(
+    live: Served, oracle: GritLM, tmp_path, monkeypatch
+):
+    from gritlm.rag import fusion
+    from gritlm.rag.engine import RagEngine
+    from gritlm.rag.rerank import Reranker
+    from gritlm.rag.reuse.blocks import BlockProvider
+    from tests.rag.conftest import hit
+
+    documents = ["Cats sleep most of the day.", "Water boils.", "Dogs like long walks."]
+    body = {"query": "Who sleeps?", "documents": documents, "method": "likelihood"}
+    found = live.http.post("/v1/rerank", json=body).json()
+    with RagEngine.open(tmp_path / "store", oracle) as engine:
+        blocks = BlockProvider(oracle.lm, engine.store)
+        reranker = Reranker(oracle, blocks, engine._assembler, causal=False)
+        scores = reranker.likelihood_scores("Who sleeps?", [hit(text) for text in documents])
+    assert [each["index"] for each in found["results"]] == sorted(
+        range(3), key=lambda index: -scores[index]
+    )
+    for each in found["results"]:
+        assert each["relevance_score"] == pytest.approx(scores[each["index"]], rel=1e-5)
+    monkeypatch.setattr(fusion, "_MOST_TOKENS", 64)  # several batches
+    again = live.http.post("/v1/rerank", json=body).json()
+    for ours, theirs in zip(again["results"], found["results"], strict=True):
+        assert ours["index"] == theirs["index"]
+        assert ours["relevance_score"] == pytest.approx(theirs["relevance_score"], rel=1e-5)
+    refused = live.http.post("/v1/rerank", json=body | {"instruction": "Find it"})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "instruction")
+
+
 def test_texts_without_bound_are_not_tokenized(live: Served):
     large = {"prompt": "a" * (2**20 - 20)}  # above the body's limit would be another error
     assert live.http.post("/tokenize", json=large).status_code == 200

@@ -28,6 +28,12 @@ FUSIONS: tuple[Fusion, ...] = get_args(Fusion)
 # Temperatures of the weights of ``token``: of calibrated scores, and of cosines as in training.
 _SCORE_TEMPERATURE = 0.1
 _COSINE_TEMPERATURE = 0.02
+# Passages that are read alone for one answer.
+MOST_ROWS = 32
+# Tokens of the rows of one batch, padding and room for the answer included.
+_MOST_TOKENS = 65_536
+# Positions whose logits are held at the same time: 512 of 49,152 tokens take 100 MB in float32.
+_MOST_POSITIONS = 512
 
 
 @dataclass(frozen=True)
@@ -48,17 +54,50 @@ class PassageScore:
     score: float
 
 
-def question_likelihoods(logits_BQV: Tensor, question: Sequence[int]) -> list[float]:
-    """Return the mean log-probability of the question's tokens in each row.
+def rows_together(sizes: Sequence[int]) -> int:
+    """Return the number of first rows that are read in one batch, at least one.
 
     Args:
-        logits_BQV: logits at the positions before each token of the question.
-        question: token ids (Q,).
+        sizes: largest number of tokens of each row.
     """
+    longest = 0
+    for count, size in enumerate(sizes[:MOST_ROWS]):
+        longest = max(longest, size)
+        if count and (count + 1) * longest > _MOST_TOKENS:
+            return count
+    return min(len(sizes), MOST_ROWS)
+
+
+@torch.inference_mode()
+def read_question(batch: RowBatch, ids: Sequence[int], span: tuple[int, int]) -> list[float]:
+    """Read the question in every row; return the mean log-probability of its tokens in each row.
+
+    The logits of all positions are large, so a long question in many rows is read in pieces.
+
+    Args:
+        batch: the rows, to which the tokens up to the end of the question are added.
+        ids: token ids that are read after the blocks.
+        span: begin and end of the question in ``ids``.
+    """
+    begin, end = span
+    size = max(1, _MOST_POSITIONS // len(batch.lengths))
+    sum_B = torch.zeros(len(batch.lengths))
+    start = 0
+    for stop in [*range(begin - 1 + size, end, size), end]:
+        first = max(start, begin - 1)  # the position whose logits are those of the next target
+        target_Q = ids[first + 1 : min(stop + 1, end)]
+        logits_BQV = batch.prefill(ids[start:stop], keep=stop - first)[:, : len(target_Q)]
+        sum_B += _target_logprobs(logits_BQV, target_Q).sum(dim=1).cpu()
+        start = stop
+    return [float(total) / (end - begin) for total in sum_B]
+
+
+def _target_logprobs(logits_BQV: Tensor, target_Q: Sequence[int]) -> Tensor:
+    """Return the log-probability (B, Q) of each token, from the logits before it."""
     logprob_BQV = logits_BQV.float().log_softmax(dim=-1)
-    id_Q = torch.tensor(list(question), device=logits_BQV.device)
+    id_Q = torch.tensor(list(target_Q), device=logits_BQV.device)
     index_BQ1 = id_Q[None, :, None].expand(len(logprob_BQV), -1, 1)
-    return [float(mean) for mean in logprob_BQV.gather(2, index_BQ1).mean(dim=(1, 2))]
+    return logprob_BQV.gather(2, index_BQ1)[:, :, 0]
 
 
 def passage_scores(

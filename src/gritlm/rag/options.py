@@ -10,6 +10,7 @@ from gritlm.errors import InputError, UnknownArgumentError, choice, did_you_mean
 from gritlm.lm.sampling import SamplingParams
 from gritlm.prompts import RAG_FORMS, RagMode
 from gritlm.rag.fusion import FUSIONS, Fusion
+from gritlm.rag.rerank import RerankMethod
 from gritlm.rag.retrieve import Search
 from gritlm.rag.reuse.recompute import BEST, Recompute
 from gritlm.rag.types import BLOCK_KINDS, BlockKind
@@ -24,12 +25,14 @@ class AnswerOptions:
         filter: ``{"name": value}`` of metadata, or a condition in SQL; None searches everything.
         hybrid: search by words too, fused with the vector search by reciprocal rank.
         rerank: number of candidates that the model itself puts in order; 0 for no reranking.
+        rerank_method: ``yes-no`` asks the model whether each passage answers the question,
+            ``likelihood`` ranks by the likelihood of the question after each passage.
         fusion: use of several passages: ``sequence`` reads each alone and answers from the best
             one, ``token`` mixes the distributions of all at every token, ``joint`` puts all into
             one prompt. None for ``sequence`` in mode ``doc``, for ``joint`` in the other modes.
         margin: passages within this cosine of the best one are read, for ``sequence`` and
             ``token``; None for the calibration of the model. Without a calibration, ``sequence``
-            reads the passage with the best cosine.
+            reads the passage with the best cosine. At most 32 passages are read alone.
         contrast: weight of the contrast to a row without passage, for ``token``; 0 for none.
         mode: the part of the prompt that is reused: ``none``, ``query``, ``doc``, ``doc-query`` or
             ``query-doc``.
@@ -49,6 +52,7 @@ class AnswerOptions:
     filter: str | Mapping[str, Any] | None = None
     hybrid: bool = False
     rerank: int = 0
+    rerank_method: RerankMethod = "yes-no"
     fusion: Fusion | None = None
     margin: float | None = None
     contrast: float = 0.0
@@ -96,7 +100,9 @@ class AnswerOptions:
     @property
     def search(self) -> Search:
         """The search for passages. An answer shows no metadata, so large ones are not read."""
-        return Search(self.top_k, self.filter, self.hybrid, self.rerank, whole=False)
+        return Search(
+            self.top_k, self.filter, self.hybrid, self.rerank, self.rerank_method, whole=False
+        )
 
 
 class AnswerOverrides(TypedDict, total=False):
@@ -109,6 +115,7 @@ class AnswerOverrides(TypedDict, total=False):
     filter: str | Mapping[str, Any] | None
     hybrid: bool
     rerank: int
+    rerank_method: RerankMethod
     fusion: Fusion | None
     margin: float | None
     contrast: float

@@ -16,11 +16,20 @@ from gritlm.errors import InputError
 from gritlm.lm.gritlm import GritLM
 from gritlm.lm.tokens import SegmentTokenizer
 from gritlm.prompts import RAG_FORMS, RagMode, for_rag, gritlm_instruction
+from gritlm.rag.fusion import rows_together
 from gritlm.rag.types import Hit
 
 _CACHED = 1024  # passages whose token ids are kept in memory
 QUESTION = "question"
 INSTRUCTION = "instruction"  # names of the parts that are no passages
+
+
+def question_after(tokens: SegmentTokenizer, question: str) -> tuple[list[int], tuple[int, int]]:
+    """Return the token ids of a question after its passage, and the span of its text in them."""
+    segments = for_rag("doc", question=question, documents=())
+    prompt = tokens.for_chat([replace(each, trained=True) for each in segments], start=False)
+    begin, end = prompt.trained[1]  # the first is the role
+    return list(prompt.ids[:end]), (begin, end)
 
 
 @dataclass(frozen=True)
@@ -162,8 +171,9 @@ class PromptAssembler:
             least = min(plan.tokens for plan in plans)
             subject = f"the question and its shortest passage have {least} tokens"
             raise self._too_long(subject, "doc", max_new_tokens)
-        dropped = tuple(hit for plan in plans if plan.tokens > room for hit in plan.hits)
-        return [replace(fitting[0], dropped=dropped), *fitting[1:]]
+        kept = fitting[: rows_together([plan.tokens + max_new_tokens for plan in fitting])]
+        dropped = tuple(hit for plan in plans if plan not in kept for hit in plan.hits)
+        return [replace(kept[0], dropped=dropped), *kept[1:]]
 
     def _too_long(self, subject: str, mode: RagMode, max_new_tokens: int) -> InputError:
         return InputError(

@@ -10,7 +10,7 @@ from gritlm.lm.gritlm import GritLM
 from gritlm.lm.hub.model_config import FusionSettings
 from gritlm.rag import workspace
 from gritlm.rag.cooperative import Checkpoint
-from gritlm.rag.fusion import Fusion
+from gritlm.rag.fusion import MOST_ROWS, Fusion
 from gritlm.rag.options import AnswerOptions
 from gritlm.rag.plan import PromptAssembler, PromptPlan
 from gritlm.rag.reuse import reuse_check
@@ -112,7 +112,7 @@ class Planner:
 def candidates(
     hits: Sequence[Hit], settings: FusionSettings | None, *, fusion: Fusion, margin: float | None
 ) -> list[Hit]:
-    """Return the passages to read, the best first.
+    """Return the passages to read, the best first; at most ``MOST_ROWS``.
 
     Args:
         hits: passages, the best first.
@@ -125,4 +125,4 @@ def candidates(
     if margin is None:
         margin = settings.margin if settings is not None else float("inf")
     best = max(hit.score for hit in hits)
-    return [hit for hit in hits if hit.score >= best - margin]
+    return [hit for hit in hits if hit.score >= best - margin][:MOST_ROWS]

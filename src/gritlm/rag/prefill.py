@@ -19,7 +19,7 @@ from gritlm.lm.kv.block import KVBlock
 from gritlm.lm.kv.cache import is_preallocated
 from gritlm.lm.kv.row_batch import RowBatch
 from gritlm.rag.cooperative import Checkpoint
-from gritlm.rag.fusion import MixedRows, PassageScore, passage_scores, question_likelihoods
+from gritlm.rag.fusion import MixedRows, PassageScore, passage_scores, read_question
 from gritlm.rag.options import AnswerOptions
 from gritlm.rag.plan import PromptPlan
 from gritlm.rag.planner import AnswerPlan
@@ -215,14 +215,10 @@ class Prefiller:
             )
         return blocks
 
-    @torch.inference_mode()
     def _scores(self, batch: RowBatch, plan: AnswerPlan) -> tuple[list[PassageScore], float | None]:
         """Read the question in every row; return the score of every passage, and the mean
         log-probability of the question without passage, if there is such a row."""
-        begin, end = plan.rows[0].question_span
-        ids = plan.rows[0].ids
-        logits_BQV = batch.prefill(ids[:end], keep=end - begin + 1)[:, :-1]
-        likelihoods = question_likelihoods(logits_BQV, ids[begin:end])
+        likelihoods = read_question(batch, plan.rows[0].ids, plan.rows[0].question_span)
         hits = [row.hits[0] for row in plan.rows]
         alone = likelihoods[len(hits)] if len(likelihoods) > len(hits) else None
         settings = self._model.settings.fusion

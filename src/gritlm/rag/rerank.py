@@ -1,6 +1,8 @@
-"""Reranking by the model's own answer to whether a passage answers the question.
+"""Reranking by the model: by the likelihood of the question, or by an answer of yes or no.
 
-The template follows the passage as it is embedded, so the KV block of the passage is reused::
+Method ``likelihood`` reads the question after each passage and ranks as the fusion of passages does
+(:mod:`gritlm.rag.fusion`). Method ``yes-no`` asks whether the passage answers the question. Its
+template follows the passage as it is embedded, so the KV block of the passage is reused::
 
     <|user|>
     {question}
@@ -15,20 +17,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal, get_args
 
 from gritlm.errors import ModelError
 from gritlm.lm.generator import prefill, prefix_cache
 from gritlm.lm.gritlm import GritLM
+from gritlm.lm.hub.model_config import FusionSettings
+from gritlm.lm.kv.row_batch import RowBatch
 from gritlm.prompts import for_yes_no
 from gritlm.rag.cooperative import Checkpoint
-from gritlm.rag.plan import PromptAssembler, PromptPart
+from gritlm.rag.fusion import MOST_ROWS, passage_scores, read_question, rows_together
+from gritlm.rag.plan import PromptAssembler, PromptPart, question_after
 from gritlm.rag.reuse.blocks import BlockProvider
 from gritlm.rag.trace import Trace
 from gritlm.rag.types import Hit
 
+RerankMethod = Literal["yes-no", "likelihood"]
+RERANK_METHODS: tuple[RerankMethod, ...] = get_args(RerankMethod)
+# The score of a model without a calibration: the likelihood alone.
+_LIKELIHOOD = FusionSettings(cosine=0.0, margin=0.0)
+
 
 class Reranker:
-    """Scores passages by the logit of yes less the logit of no.
+    """Scores passages by the logit of yes less the logit of no, or by the question's likelihood.
 
     Args:
         model: the model.
@@ -44,7 +55,6 @@ class Reranker:
         self._blocks = blocks
         self._assembler = assembler
         self._causal = causal
-        self._yes, self._no = (self._first_id(word) for word in ("Yes", "No"))
 
     def ranked(
         self,
@@ -52,23 +62,50 @@ class Reranker:
         hits: Sequence[Hit],
         checkpoint: Checkpoint | None = None,
         trace: Trace | None = None,
+        *,
+        method: RerankMethod = "yes-no",
     ) -> list[tuple[Hit, float]]:
         """Return the passages with their scores, the best first; equal scores keep their order.
 
         Args:
             question: the question.
             hits: passages to score.
-            checkpoint: checkpoint callback, called after each passage.
+            checkpoint: checkpoint callback, called after each passage or batch of passages.
             trace: takes the number of tokens read.
+            method: ``yes-no`` or ``likelihood``.
         """
         trace = Trace() if trace is None else trace
-        scored = []
-        for hit in hits:
-            scored.append((hit, self.score(question, hit, trace)))
+        scores: list[float] = []
+        while len(scores) < len(hits):
+            rest = hits[len(scores) :]
+            if method == "yes-no":
+                scores.append(self.score(question, rest[0], trace))
+            else:
+                scores += self.likelihood_scores(question, rest, trace)
             if checkpoint is not None:
                 checkpoint()
-        best = sorted(scored, key=lambda pair: -pair[1])
+        best = sorted(zip(hits, scores, strict=True), key=lambda pair: -pair[1])
         return [(replace(hit, rank=rank), score) for rank, (hit, score) in enumerate(best, 1)]
+
+    def likelihood_scores(
+        self, question: str, hits: Sequence[Hit], trace: Trace | None = None
+    ) -> list[float]:
+        """Return the scores of the first passages, as many as are read in one batch.
+
+        It is the score of the fusion of passages; without a calibration of the model it is the mean
+        log-probability of the question alone.
+        """
+        ids, span = question_after(self._assembler.tokens, question)
+        read = self._assembler.passage_ids([hit.passage.embedded for hit in hits[:MOST_ROWS]])
+        together = rows_together([len(each) + len(ids) for each in read])
+        parts = [PromptPart(read[row], hits[row]) for row in range(together)]
+        own = Trace()
+        blocks = self._blocks.of(parts, causal=self._causal, question=None, trace=own)
+        likelihoods = read_question(RowBatch(self._model.lm, blocks, room=len(ids)), ids, span)
+        if trace is not None:
+            trace.tokens_reranked += own.tokens_computed + len(parts) * len(ids)
+        settings = self._model.settings.fusion or _LIKELIHOOD
+        return [each.score for each in passage_scores(hits[:together], likelihoods, settings)]
 
     def score(self, question: str, hit: Hit, trace: Trace | None = None) -> float:
         """Return the logit of yes less the logit of no for one passage."""
@@ -81,7 +118,7 @@ class Reranker:
         if trace is not None:
             trace.tokens_reranked += own.tokens_computed + len(tail)
         logits_V = prefill(lm, prefix_cache(lm, blocks, room=len(tail)), tail)
-        return float(logits_V[self._yes] - logits_V[self._no])
+        return float(logits_V[self._first_id("Yes")] - logits_V[self._first_id("No")])
 
     def _first_id(self, word: str) -> int:
         ids = self._assembler.tokens.pieces([word], first=False)[0]

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from gritlm.errors import InputError
+from gritlm.errors import InputError, choice
 from gritlm.lm.gritlm import GritLM
 from gritlm.lm.kv.block import KVBlock
 from gritlm.prompts import gritlm_instruction
 from gritlm.rag.cooperative import Checkpoint
 from gritlm.rag.index.index import Index
 from gritlm.rag.plan import PromptAssembler
-from gritlm.rag.rerank import Reranker
+from gritlm.rag.rerank import RERANK_METHODS, Reranker, RerankMethod
 from gritlm.rag.reuse.blocks import BlockProvider
 from gritlm.rag.trace import Trace
 from gritlm.rag.types import Hit
@@ -32,6 +32,8 @@ class Search:
         filter: ``{"name": value}`` of metadata, or a condition in SQL; None searches everything.
         hybrid: search by words too, fused with the vector search by reciprocal rank.
         rerank: number of candidates that the model itself puts in order; 0 for no reranking.
+        rerank_method: ``yes-no`` asks the model whether each passage answers the question,
+            ``likelihood`` ranks by the likelihood of the question after each passage.
         whole: also read metadata of more than 32 KiB; ``LEFT_OUT`` replaces it otherwise.
 
     Raises:
@@ -42,6 +44,7 @@ class Search:
     filter: str | Mapping[str, Any] | None = None
     hybrid: bool = False
     rerank: int = 0
+    rerank_method: RerankMethod = "yes-no"
     whole: bool = True
 
     def __post_init__(self) -> None:
@@ -49,6 +52,7 @@ class Search:
             raise InputError(f"top_k is {self.top_k}; expected 1 or more")
         if self.rerank < 0:
             raise InputError(f"rerank is {self.rerank}; expected 0 or more candidates")
+        choice(self.rerank_method, RERANK_METHODS, name="rerank_method")
 
 
 @dataclass(frozen=True)
@@ -146,7 +150,10 @@ class Retriever:
         if search.rerank and hits:
             with trace.stage("rerank"):
                 reranker = Reranker(self._model, self._blocks, self._assembler, causal=self._causal)
-                hits = [hit for hit, _ in reranker.ranked(question, hits, checkpoint, trace)]
+                ranked = reranker.ranked(
+                    question, hits, checkpoint, trace, method=search.rerank_method
+                )
+                hits = [hit for hit, _ in ranked]
         return hits[: search.top_k]
 
     def embedded(self, question: str, trace: Trace) -> tuple[Vector, KVBlock]:

@@ -38,6 +38,13 @@ class FusionOption(StrEnum):
     joint = "joint"
 
 
+class RerankMethodOption(StrEnum):
+    """Score by which the model reranks."""
+
+    yes_no = "yes-no"
+    likelihood = "likelihood"
+
+
 class Again(StrEnum):
     """Choice of the cached tokens that are recomputed."""
 
@@ -64,6 +71,13 @@ class AskSearchOptions:
     rerank: Annotated[
         int, typer.Option(min=0, help="Number of candidates that the model reranks; 0: none.")
     ] = 0
+    rerank_method: Annotated[
+        RerankMethodOption,
+        typer.Option(
+            help="yes-no: ask the model whether each passage answers the question; likelihood: "
+            "rank by the likelihood of the question after each passage."
+        ),
+    ] = RerankMethodOption.yes_no
 
     def metadata(self) -> dict[str, list[Any]] | None:
         """Return the filter by metadata; None without one.
@@ -152,6 +166,7 @@ def ask(
         filter=search.metadata(),
         hybrid=search.hybrid,
         rerank=search.rerank,
+        rerank_method=search.rerank_method.value,
         fusion=None if answer.fusion is None else answer.fusion.value,
         margin=answer.margin,
         contrast=answer.contrast,

@@ -24,7 +24,7 @@ from gritlm.lm.gritlm import GritLM
 from gritlm.lm.hub.model_config import FusionSettings
 from gritlm.lm.kv.row_batch import RowBatch
 from gritlm.prompts import gritlm_instruction
-from gritlm.rag.fusion import question_likelihoods
+from gritlm.rag.fusion import read_question
 from gritlm.rag.plan import PromptAssembler
 from gritlm.rag.reuse.reuse_check import blocks_of
 from gritlm.rag.types import Hit, Passage
@@ -128,12 +128,10 @@ class _Scorer:
         ]
         plans = self._assembler.rows(question.text, hits, max_new_tokens=1)
         texts = [plan.hits[0].passage.text for plan in plans]
-        begin, end = plans[0].question_span
-        ids = plans[0].ids
+        span = plans[0].question_span
         blocks = blocks_of(model.lm, [plan.parts[0].ids for plan in plans], causal=self._causal)
-        batch = RowBatch(model.lm, [*blocks, None], room=end)
-        logits_BQV = batch.prefill(ids[:end], keep=end - begin + 1)[:, :-1]
-        *likelihoods, alone = question_likelihoods(logits_BQV, ids[begin:end])
+        batch = RowBatch(model.lm, [*blocks, None], room=span[1])
+        *likelihoods, alone = read_question(batch, plans[0].ids, span)
         return ScoredQuestion(
             cosines=tuple(self._cosines(question.text, texts)),
             likelihoods=tuple(likelihoods),

@@ -204,6 +204,7 @@ def search_options(body: SearchParams) -> AnswerOptions:
         filter=body.filter or None,
         hybrid=body.hybrid,
         rerank=body.rerank,
+        rerank_method=body.rerank_method,
         mode="none",
     )
 

@@ -1,8 +1,9 @@
-"""``POST /v1/rerank``: route, both methods of scoring, response."""
+"""``POST /v1/rerank``: route, the methods of scoring, response."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from math import exp
 from typing import Any
 from uuid import uuid4
@@ -11,8 +12,10 @@ from fastapi import APIRouter, Response
 
 from gritlm.lm.generator import prefill_in_pieces, prefix_cache
 from gritlm.lm.gritlm import GritLM
+from gritlm.lm.kv.row_batch import RowBatch
 from gritlm.lm.tokens import Prompt
 from gritlm.rag.cooperative import Checkpoint, paced
+from gritlm.rag.fusion import read_question, rows_together
 from gritlm.rag.reuse.reuse_check import blocks_of
 from gritlm.serve.api.streaming import json_response
 from gritlm.serve.api.tokenization import Ids
@@ -41,7 +44,7 @@ def routes(service: Service) -> APIRouter:
         if by_vectors:
             scores, tokens = await _cosines(service, body, texts)
         else:
-            scores, tokens = await _likelihoods(service, body, texts)
+            scores, tokens = await _by_reading(service, body, texts)
         service.metrics.prompt_tokens.labels(RERANK).inc(tokens)
         order = sorted(range(len(texts)), key=lambda index: -scores[index])[: body.top_n]
         results: list[dict[str, Any]] = []
@@ -85,28 +88,56 @@ async def _cosines(
     return cosines_1N[0].tolist(), sum(len(prompt.ids) for prompt in (*query, *documents))
 
 
-async def _likelihoods(
+async def _by_reading(
     service: Service, body: RerankRequest, texts: Sequence[str]
 ) -> tuple[list[float], int]:
-    """Return each document's probability of "Yes", and the tokens that were read."""
+    """Return the score of each document after which the query is read, and the tokens read."""
     if body.instruction is not None:
         raise invalid("'instruction' is for method=embed only", param="instruction")
     with service.scheduler.reserve() as reservation, service.new_group(RERANK) as group:
         passages, question = await service.run_in_worker_thread(_prompts, service, body, texts)
-        words = [service.prompts.first_id(word) for word in ("Yes", "No")]
+        scorer = (
+            _yes_scores(service, question.ids)
+            if question.span is None
+            else _likelihood_scores(service, question.ids, question.span)
+        )
 
         def run(checkpoint: Callable[[], None]) -> list[float]:
-            scores = []
+            scores: list[float] = []
             pause = paced(checkpoint)
-            for passage in passages:
-                scores.append(likelihood(service.model, passage, question, words, pause))
+            while len(scores) < len(passages):
+                scores += scorer(passages[len(scores) :], pause)
                 checkpoint()
             return scores
 
-        tokens = sum(len(passage.ids) + len(question) for passage in passages)
+        tokens = sum(len(passage.ids) + len(question.ids) for passage in passages)
         group.submit(reservation, [ModelJob(run, tokens=tokens)])
         scores: Any = await group.result()
     return scores, tokens
+
+
+# Scores of the first documents, at least of one.
+Scorer = Callable[[Sequence[Prompt], Checkpoint], list[float]]
+
+
+def _yes_scores(service: Service, question: Ids) -> Scorer:
+    """Return the scorer of method ``generate``."""
+    words = [service.prompts.first_id(word) for word in ("Yes", "No")]
+    return lambda passages, pause: [likelihood(service.model, passages[0], question, words, pause)]
+
+
+def _likelihood_scores(service: Service, question: Ids, span: tuple[int, int]) -> Scorer:
+    """Return the scorer of method ``likelihood``, which reads documents in batches of rows."""
+    lm = service.model.lm
+
+    def scores(passages: Sequence[Prompt], pause: Checkpoint) -> list[float]:
+        together = rows_together([len(each.ids) + len(question) for each in passages])
+        blocks = []
+        for passage in passages[:together]:
+            blocks += blocks_of(lm, [passage.ids], causal=False, pause=pause)
+        return read_question(RowBatch(lm, blocks, room=len(question)), question, span)
+
+    return scores
 
 
 def likelihood(
@@ -135,15 +166,33 @@ def likelihood(
     return 1 / (1 + exp(min(700.0, no - yes)))
 
 
+@dataclass(frozen=True)
+class _Question:
+    """Tokens after a document.
+
+    Attributes:
+        ids: token ids.
+        span: begin and end of the query in ``ids``, of which the likelihood is taken; None if the
+            tokens ask for yes or no.
+    """
+
+    ids: Ids
+    span: tuple[int, int] | None = None
+
+
 def _prompts(
     service: Service, body: RerankRequest, texts: Sequence[str]
-) -> tuple[tuple[Prompt, ...], Ids]:
-    """Return the passages, and the question whether a passage answers the query.
+) -> tuple[tuple[Prompt, ...], _Question]:
+    """Return the passages, and the tokens that follow each of them.
 
     Raises:
         ApiError: if the query, or the query behind one of the documents, is too long.
     """
-    question = service.prompts.question_ids(body.query)
+    if body.method == "generate":
+        asked = _Question(service.prompts.question_ids(body.query))
+    else:
+        asked = _Question(*service.prompts.question_after(body.query))
+    question = asked.ids
     limit = service.prompts.limit
     if len(question) >= limit:
         raise too_long(
@@ -161,4 +210,4 @@ def _prompts(
                 f"this model's maximum context length is {limit}",
                 param="documents",
             )
-    return passages, question
+    return passages, asked

@@ -12,6 +12,7 @@ from gritlm.lm.chat import Message, chat_ids
 from gritlm.lm.gritlm import GritLM
 from gritlm.lm.tokens import Prompt, SegmentTokenizer
 from gritlm.prompts import for_yes_no, gritlm_instruction
+from gritlm.rag.plan import question_after
 from gritlm.serve.engine.errors import TooManyTokensError
 from gritlm.serve.errors import invalid, too_long
 
@@ -131,6 +132,12 @@ class PromptTokenizer:
         """Return the ids that follow a passage and ask whether it answers a question."""
         self.require_characters([len(question)], "the query", param="query")
         return tuple(self.tokens.for_chat(for_yes_no(question), start=False).ids)
+
+    def question_after(self, question: str) -> tuple[Ids, tuple[int, int]]:
+        """Return the ids of a question after its passage, and the span of its text in them."""
+        self.require_characters([len(question)], "the query", param="query")
+        ids, span = question_after(self.tokens, question)
+        return tuple(ids), span
 
     def first_id(self, word: str) -> int:
         """Return the first token id of a word.

@@ -145,11 +145,12 @@ class RerankRequest(RequestModel):
     instruction: str | None = Field(
         None, description="Instruction for the query; by default the model's own for queries."
     )
-    method: Literal["embed", "generate"] = Field(
+    method: Literal["embed", "generate", "likelihood"] = Field(
         "embed",
         description="embed: relevance is the cosine of query and document. generate: relevance is "
         "the probability, 0 to 1, that the model answers yes to the question whether the document "
-        "answers the query.",
+        "answers the query. likelihood: relevance is the mean log-probability of the query after "
+        "the document.",
     )
     truncate_prompt_tokens: Truncation | None = None
 

@@ -189,6 +189,11 @@ class SearchParams(RequestModel):
         le=100,
         description="Number of candidates that the model reranks; 0 for no reranking.",
     )
+    rerank_method: Literal["yes-no", "likelihood"] = Field(
+        "yes-no",
+        description="yes-no asks the model whether each passage answers the question; likelihood "
+        "ranks by the likelihood of the question after each passage.",
+    )
 
 
 class SearchRequest(SearchParams):
