@@ -117,7 +117,7 @@ async def _by_reading(
 
 
 # Scores of the first documents, at least of one.
-Scorer = Callable[[Sequence[Prompt], Checkpoint], list[float]]
+Scorer = Callable[[Sequence[Prompt], Checkpoint | None], list[float]]
 
 
 def _yes_scores(service: Service, question: Ids) -> Scorer:
@@ -130,7 +130,7 @@ def _likelihood_scores(service: Service, question: Ids, span: tuple[int, int]) -
     """Return the scorer of method ``likelihood``, which reads documents in batches of rows."""
     lm = service.model.lm
 
-    def scores(passages: Sequence[Prompt], pause: Checkpoint) -> list[float]:
+    def scores(passages: Sequence[Prompt], pause: Checkpoint | None) -> list[float]:
         together = rows_together([len(each.ids) + len(question) for each in passages])
         blocks = []
         for passage in passages[:together]:
