@@ -18,9 +18,9 @@ from gritlm.lm.kv.row_batch import RowBatch
 from gritlm.lm.sampling import SamplingParams, make_sampler
 from gritlm.rag import workspace
 from gritlm.rag.engine import RagEngine
-from gritlm.rag.fusion import PassageScore, passage_scores, rows_together
+from gritlm.rag.fusion import PassageScore, passage_scores
 from gritlm.rag.options import AnswerOptions
-from gritlm.rag.plan import PromptAssembler
+from gritlm.rag.plan import PromptAssembler, rows_together
 from gritlm.rag.planner import candidates
 from gritlm.rag.rerank import Reranker
 from gritlm.rag.retrieve import Search
@@ -411,7 +411,7 @@ def test_reranking_by_likelihood_without_calibration_leaves_the_cosine_out(engin
 def test_candidates_that_are_reranked_are_read_in_batches(engine, monkeypatch):
     search = Search(top_k=5, rerank=5, rerank_method="likelihood")
     whole = [hit.passage.id for hit in engine.find(QUESTION, search)]
-    monkeypatch.setattr("gritlm.rag.fusion.MOST_ROWS", 2)
+    monkeypatch.setattr("gritlm.rag.plan.MOST_ROWS", 2)
     calls: list[int] = []
     found = engine.find(QUESTION, search, checkpoint=lambda: calls.append(1))
     assert [hit.passage.id for hit in found] == whole
@@ -423,7 +423,7 @@ def test_rows_are_read_together_up_to_a_number_of_tokens(engine, calibrate, monk
     assert rows_together([100] * 90) == 32
     assert rows_together([40_000, 10, 10]) == rows_together([10**6]) == 1
     assert rows_together([10_000] * 9) == 6
-    monkeypatch.setattr("gritlm.rag.fusion._MOST_TOKENS", 350)
+    monkeypatch.setattr("gritlm.rag.plan._MOST_TOKENS", 350)
     answer = engine.answer(QUESTION, ALL)
     assert 0 < len(answer.sources) < len(TEXTS)
     dropped = len(TEXTS) - len(answer.sources)

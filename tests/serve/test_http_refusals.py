@@ -395,7 +395,7 @@ def test_reranking_by_reading_gives_what_the_rag_room_gives(live: Served, oracle
 def test_reranking_by_likelihood_gives_what_the_rag_room_gives(
     live: Served, oracle: GritLM, tmp_path, monkeypatch
 ):
-    from gritlm.rag import fusion
+    from gritlm.rag import plan
     from gritlm.rag.engine import RagEngine
     from gritlm.rag.rerank import Reranker
     from gritlm.rag.reuse.blocks import BlockProvider
@@ -413,7 +413,7 @@ def test_reranking_by_likelihood_gives_what_the_rag_room_gives(
     )
     for each in found["results"]:
         assert each["relevance_score"] == pytest.approx(scores[each["index"]], rel=1e-5)
-    monkeypatch.setattr(fusion, "_MOST_TOKENS", 64)  # several batches
+    monkeypatch.setattr(plan, "_MOST_TOKENS", 64)  # several batches
     again = live.http.post("/v1/rerank", json=body).json()
     for ours, theirs in zip(again["results"], found["results"], strict=True):
         assert ours["index"] == theirs["index"]

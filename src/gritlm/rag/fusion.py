@@ -28,10 +28,6 @@ FUSIONS: tuple[Fusion, ...] = get_args(Fusion)
 # Temperatures of the weights of ``token``: of calibrated scores, and of cosines as in training.
 _SCORE_TEMPERATURE = 0.1
 _COSINE_TEMPERATURE = 0.02
-# Passages that are read alone for one answer.
-MOST_ROWS = 32
-# Tokens of the rows of one batch, padding and room for the answer included.
-_MOST_TOKENS = 65_536
 # Positions whose logits are held at the same time: 512 of 49,152 tokens take 100 MB in float32.
 _MOST_POSITIONS = 512
 
@@ -52,20 +48,6 @@ class PassageScore:
     cosine: float
     likelihood: float | None
     score: float
-
-
-def rows_together(sizes: Sequence[int]) -> int:
-    """Return the number of first rows that are read in one batch, at least one.
-
-    Args:
-        sizes: largest number of tokens of each row.
-    """
-    longest = 0
-    for count, size in enumerate(sizes[:MOST_ROWS]):
-        longest = max(longest, size)
-        if count and (count + 1) * longest > _MOST_TOKENS:
-            return count
-    return min(len(sizes), MOST_ROWS)
 
 
 @torch.inference_mode()

@@ -16,12 +16,29 @@ from gritlm.errors import InputError
 from gritlm.lm.gritlm import GritLM
 from gritlm.lm.tokens import SegmentTokenizer
 from gritlm.prompts import RAG_FORMS, RagMode, for_rag, gritlm_instruction
-from gritlm.rag.fusion import rows_together
 from gritlm.rag.types import Hit
 
 _CACHED = 1024  # passages whose token ids are kept in memory
 QUESTION = "question"
 INSTRUCTION = "instruction"  # names of the parts that are no passages
+# Passages that are read alone for one answer.
+MOST_ROWS = 32
+# Tokens of the rows of one batch, padding and room for the answer included.
+_MOST_TOKENS = 65_536
+
+
+def rows_together(sizes: Sequence[int]) -> int:
+    """Return the number of first rows that are read in one batch, at least one.
+
+    Args:
+        sizes: largest number of tokens of each row.
+    """
+    longest = 0
+    for count, size in enumerate(sizes[:MOST_ROWS]):
+        longest = max(longest, size)
+        if count and (count + 1) * longest > _MOST_TOKENS:
+            return count
+    return min(len(sizes), MOST_ROWS)
 
 
 def question_after(tokens: SegmentTokenizer, question: str) -> tuple[list[int], tuple[int, int]]:

@@ -10,9 +10,9 @@ from gritlm.lm.gritlm import GritLM
 from gritlm.lm.hub.model_config import FusionSettings
 from gritlm.rag import workspace
 from gritlm.rag.cooperative import Checkpoint
-from gritlm.rag.fusion import MOST_ROWS, Fusion
+from gritlm.rag.fusion import Fusion
 from gritlm.rag.options import AnswerOptions
-from gritlm.rag.plan import PromptAssembler, PromptPlan
+from gritlm.rag.plan import MOST_ROWS, PromptAssembler, PromptPlan
 from gritlm.rag.reuse import reuse_check
 from gritlm.rag.reuse.reuse_check import ReuseCheck
 from gritlm.rag.types import Hit

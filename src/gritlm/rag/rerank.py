@@ -26,8 +26,8 @@ from gritlm.lm.hub.model_config import FusionSettings
 from gritlm.lm.kv.row_batch import RowBatch
 from gritlm.prompts import for_yes_no
 from gritlm.rag.cooperative import Checkpoint
-from gritlm.rag.fusion import MOST_ROWS, passage_scores, read_question, rows_together
-from gritlm.rag.plan import PromptAssembler, PromptPart, question_after
+from gritlm.rag.fusion import passage_scores, read_question
+from gritlm.rag.plan import MOST_ROWS, PromptAssembler, PromptPart, question_after, rows_together
 from gritlm.rag.reuse.blocks import BlockProvider
 from gritlm.rag.trace import Trace
 from gritlm.rag.types import Hit

@@ -15,7 +15,8 @@ from gritlm.lm.gritlm import GritLM
 from gritlm.lm.kv.row_batch import RowBatch
 from gritlm.lm.tokens import Prompt
 from gritlm.rag.cooperative import Checkpoint, paced
-from gritlm.rag.fusion import read_question, rows_together
+from gritlm.rag.fusion import read_question
+from gritlm.rag.plan import rows_together
 from gritlm.rag.reuse.reuse_check import blocks_of
 from gritlm.serve.api.streaming import json_response
 from gritlm.serve.api.tokenization import Ids
