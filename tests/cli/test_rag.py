@@ -8,10 +8,13 @@ import shutil
 import signal
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from gritlm.cli.commands.ask import _line
+from gritlm.rag.answer import Source
 from gritlm.rag.index.lance import IndexFailedError
 from gritlm.rag.kvstore.store import KVStore
 
@@ -422,3 +425,17 @@ def test_another_way_of_cutting_is_refused(run_model, notes, store):
     result = run_model("index", str(notes), "--to", str(store), "--max-tokens", "64")
     assert result.exit_code == 2
     assert "was made with" in result.stderr
+
+
+def test_the_passage_that_answers_is_marked():
+    source = Source("p", "notes/a.txt", "", "It rains.", 0, 9, 0.5)
+    assert _line(source) == "* 0.500  notes/a.txt:0-9  It rains.\n"
+    assert _line(replace(source, used=False)) == "  0.500  notes/a.txt:0-9  It rains.\n"
+
+
+def test_candidates_are_reranked_by_likelihood(run_model, store):
+    ask = ("ask", "Does it rain?", "--store", str(store), "--rerank", "4", "--json")
+    brief = ("--max-new-tokens", "2", "--rerank-method")
+    found = json.loads(run_model(*ask, *brief, "likelihood").stdout)
+    assert found["trace"]["tokens_reranked"] > 0
+    assert run_model(*ask, *brief, "cosine").exit_code == 2
