@@ -3,6 +3,7 @@
     python benchmarks/rag_quality.py DATA [--model FOLDER] [--sets nq,hotpotqa,musique]
                                      [--top-k 1,5] [--limit 100] [--storage auto]
                                      [--modes sequence,doc,...] [--kinds causal,bidirectional]
+                                     [--figures FILE.jsonl] [--plot FILE.png]
 
 DATA has ``nq-open-oracle`` (the last 300 rows; the passages of all rows are the corpus) and
 ``hipporag-train100``. Every mode answers from the same retrieved passages, greedily, joined in one
@@ -10,6 +11,9 @@ prompt; ``sequence`` and ``token`` read each passage alone, from stored blocks. 
 match, exact match and F1; the share of answers equal to those of mode none; the mean divergence
 (KL) of the first token from mode none. Also recall of the retrieval, bytes per passage and seconds
 of indexing. These are report sets: nothing is tuned on them.
+
+``--figures`` writes the answers, tokens and times of each question, and ``--plot`` draws match over
+the time from the text of the question to the first token; both take a single set.
 """
 
 from __future__ import annotations
@@ -23,7 +27,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
+import rag_frontier
 import torch
 from common import machine, table
 
@@ -52,11 +58,21 @@ class Question:
 
 @dataclass
 class Column:
-    """Results of one mode and kind of blocks: answers, first logits and prefilled tokens."""
+    """Results of one mode and kind of blocks.
+
+    Attributes:
+        texts: the answers.
+        first: log-probabilities of the first token.
+        prefilled: tokens read.
+        documents: ids of the documents that the answers come from; the best one of a joint prompt.
+        milliseconds: times from the text of the question to the first token.
+    """
 
     texts: list[str] = field(default_factory=list)
     first: list[torch.Tensor] = field(default_factory=list)
     prefilled: list[int] = field(default_factory=list)
+    documents: list[str] = field(default_factory=list)
+    milliseconds: list[float] = field(default_factory=list)
 
 
 def main() -> None:
@@ -69,7 +85,11 @@ def main() -> None:
     parser.add_argument("--storage", default="auto")
     parser.add_argument("--modes", default=",".join(MODES), help="compared with mode none")
     parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--figures", type=Path, default=None)
+    parser.add_argument("--plot", type=Path, default=None)
     chosen = parser.parse_args()
+    if (chosen.figures or chosen.plot) and "," in chosen.sets:
+        parser.error(f"--sets is {chosen.sets}; --figures and --plot take a single set")
     model = GritLM(chosen.model)
     print(f"{machine()}, {model.dtype}, {model.source}, blocks stored as {chosen.storage}\n")
     for name in chosen.sets.split(","):
@@ -97,18 +117,75 @@ def measure(
             f"{added.documents} documents, {nbytes / added.passages / 1e6:.2f} MB a passage, "
             f"indexed in {seconds:.0f} s\n"
         )
-        found = [engine.retrieve(question.text, top_k=10) for question in questions]
+        searches = [search(engine, question.text) for question in questions]
+        found = [each.hits for each in searches]
         recall = {
             k: fmean(recalled(q, hits[:k]) for q, hits in zip(questions, found, strict=True))
             for k in (1, 5, 10)
         }
         print(", ".join(f"recall@{k} {100 * value:.1f}" for k, value in recall.items()) + "\n")
+        figures: list[dict[str, Any]] = [{"q": q.text, "gold": sorted(q.gold)} for q in questions]
         for top_k in map(int, chosen.top_k.split(",")):
             hits = [each[:top_k] for each in found]
             ways = [
                 (mode, kind) for kind in chosen.kinds.split(",") for mode in chosen.modes.split(",")
             ]
-            print(f"### {top_k} passage(s)\n\n{report(engine, questions, hits, ways)}\n")
+            columns = measured(engine, questions, hits, ways)
+            print(f"### {top_k} passage(s)\n\n{report(columns, questions)}\n")
+            for name, column in columns.items():
+                add_figures(figures, f"{name}, k = {top_k}", column, questions, searches)
+        save(figures, chosen)
+
+
+@dataclass(frozen=True)
+class TimedSearch:
+    """Hits of a question, and the milliseconds of the search without the embedding."""
+
+    hits: list[Hit]
+    milliseconds: float
+
+
+def search(engine: RagEngine, question: str) -> TimedSearch:
+    options = AnswerOptions(top_k=10)
+    query = engine.query(question, options)
+    started = time.perf_counter()
+    nearest = engine.nearest(query, options)
+    taken = 1000 * (time.perf_counter() - started)
+    return TimedSearch(list(engine.ordered(query, nearest, options)), taken)
+
+
+def add_figures(
+    figures: Sequence[dict[str, Any]],
+    name: str,
+    column: Column,
+    questions: Sequence[Question],
+    searches: Sequence[TimedSearch],
+) -> None:
+    """Add a setting to the figures of each question, in the form of rag_frontier.py.
+
+    An answer with passages given embeds the question again, so only the search is added.
+    """
+    if not column.milliseconds or name.startswith("shuffled"):
+        return
+    for number, question in enumerate(questions):
+        text = column.texts[number]
+        figures[number][name] = [
+            text,
+            column.documents[number],
+            column.prefilled[number],
+            column.milliseconds[number] + searches[number].milliseconds,
+            answers.match(text, question.answers),
+            answers.f1(text, question.answers),
+        ]
+
+
+def save(figures: Sequence[dict[str, Any]], chosen: argparse.Namespace) -> None:
+    if chosen.figures is not None:
+        lines = [json.dumps(each, ensure_ascii=False) + "\n" for each in figures]
+        chosen.figures.write_text("".join(lines), encoding="utf-8")
+    if chosen.plot is not None:
+        rag_frontier.draw(chosen.plot, figures, rag_frontier.names(figures))
+        print(chosen.plot)
 
 
 def recalled(question: Question, hits: Sequence[Hit]) -> float:
@@ -116,12 +193,12 @@ def recalled(question: Question, hits: Sequence[Hit]) -> float:
     return len(got & question.gold) / len(question.gold)
 
 
-def report(
+def measured(
     engine: RagEngine,
     questions: Sequence[Question],
     hits: Sequence[list[Hit]],
     ways: Sequence[tuple[str, str]],
-) -> str:
+) -> dict[str, Column]:
     columns = {"none": asked(engine, questions, hits, "none", "bidirectional")}
     for mode, kind in ways:
         columns[f"{mode}, {kind}"] = asked(engine, questions, hits, mode, kind)
@@ -130,6 +207,10 @@ def report(
     columns["shuffled, none"] = asked(
         engine, questions, [*hits[1:], *hits[:1]], "none", "bidirectional"
     )
+    return columns
+
+
+def report(columns: dict[str, Column], questions: Sequence[Question]) -> str:
     plain = columns["none"]
     return table(
         ("mode", "match", "EM", "F1", "as none", "KL of first token", "read"),
@@ -158,6 +239,8 @@ def asked(
         column.first.append(prepared.prompt.logits_V.float().log_softmax(-1))
         column.texts.append("".join(answer.generate(engine.model, prepared, sampling)))
         column.prefilled.append(prepared.trace.tokens_read)
+        column.documents.append(prepared.sources[0].document_id)
+        column.milliseconds.append(prepared.trace.milliseconds["first_token"])
     return column
 
 

@@ -1,0 +1,69 @@
+"""Twenty questions that a visitor may ask of the example passages, judged by their key facts."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from gritlm import GritLM
+from gritlm.rag import RagEngine
+
+CORPUS = Path(__file__).parents[2] / "examples" / "corpus"
+# Measured with the default model and default settings, by the number format that the processor
+# gets; rounding decides one answer. The questions choose nothing.
+RIGHT_ANSWERS = {torch.bfloat16: 12, torch.float32: 11}
+RIGHT_PASSAGES = 20
+
+
+def has_facts(text: str, facts: Sequence[Sequence[str]]) -> bool:
+    """Return whether a text has one spelling of each group, as whole words in any case."""
+    return all(
+        any(re.search(rf"(?<!\w){re.escape(each)}(?!\w)", text, re.IGNORECASE) for each in group)
+        for group in facts
+    )
+
+
+def test_a_fact_is_whole_words_in_any_case_and_each_group_counts():
+    assert has_facts("Two to four cups.", [["2-4", "two to four"], ["cups"]])
+    assert not has_facts("Two to four cups.", [["two to four"], ["day"]])
+    assert not has_facts("A normal body.", [["no"]])
+    assert not has_facts("180 decibels", [["80 decibels"]])
+
+
+def test_the_facts_are_in_the_passages():
+    """A right answer can be read from its passage, in one of the accepted spellings."""
+    texts = {row["id"]: row["text"] for row in rows("passages")}
+    questions = rows("questions")
+    assert len(questions) == 20
+    missing = [
+        q["id"]
+        for q in questions
+        if not has_facts(texts[q["passage"]], q["facts"]) or not q["facts"]
+    ]
+    assert not missing
+
+
+def test_the_default_model_answers_with_the_key_facts(default_folder, tmp_path):
+    answers, passages = 0, 0
+    model = GritLM()
+    with RagEngine.open(tmp_path / "store", model) as engine:
+        engine.add(CORPUS / "passages.jsonl")
+        for question in rows("questions"):
+            answer = engine.answer(question["text"])
+            (document,) = (each.document_id for each in answer.sources if each.used)
+            right = has_facts(answer.text, question["facts"])
+            answers += right
+            passages += document.partition("#")[2] == question["passage"]
+            print("right" if right else "wrong", question["text"], repr(answer.text), document)
+    print(f"{answers} right answers, {passages} right passages")
+    assert answers >= RIGHT_ANSWERS[model.dtype]
+    assert passages >= RIGHT_PASSAGES
+
+
+def rows(name: str) -> list[dict]:
+    text = (CORPUS / f"{name}.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
