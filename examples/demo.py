@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
+from difflib import SequenceMatcher
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -12,9 +14,10 @@ from time import perf_counter
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from gritlm import GritLM, gritlm_instruction
-from gritlm.rag import RagEngine
+from gritlm.rag import Answer, RagEngine
 
 CORPUS = Path(__file__).parent / "corpus"
 TITLE = "Given a scientific paper title, retrieve the paper's abstract"
@@ -26,7 +29,7 @@ OTHERS = {
     "Protect your scalp from the sun every day.": "shares its words",
     "The train to the coast leaves at nine.": "has nothing to do with it",
 }
-QUERY = "What is a tsunami?"
+QUERY = "How do you stop a wound from bleeding?"
 TOP_K = 5
 WAYS = {"none": "joint", "doc": "sequence"}  # mode and fusion
 REPEATS = 5
@@ -102,7 +105,7 @@ def chat(model: GritLM) -> None:
 
 
 def answer_from_store(model: GritLM, question: str = QUERY) -> None:
-    """Answer a question from one fresh prompt, and from the stored state of each passage."""
+    """Answer a question from the stored state of each passage, and from one fresh prompt."""
     heading("5. Answer from a store: the key/value state of embedded passages is reused")
     with TemporaryDirectory() as place, RagEngine.open(place, model) as engine:
         added = engine.add(CORPUS / "passages.jsonl")
@@ -112,26 +115,59 @@ def answer_from_store(model: GritLM, question: str = QUERY) -> None:
             f"{added.passages} passages of {added.documents} texts in {added.seconds:.1f} s "
             f"({each:.0f} a second), {size:.0f} MB of keys and values"
         )
-        table = new_table("mode", "tokens reused", "tokens read", "time to first token")
-        answers = {}
-        for mode, fusion in WAYS.items():
-            asked = [
+        asked = {
+            mode: [
                 engine.answer(question, mode=mode, fusion=fusion, top_k=TOP_K)
                 for _ in range(REPEATS + 1)
             ]
-            answers[mode] = asked[0]  # it warms up, and its time does not count
-            trace = asked[0].trace
-            waited = median(each.trace.milliseconds["first_token"] for each in asked[1:])
-            table.add_row(
-                mode, str(trace.tokens_reused), str(trace.tokens_read), f"{waited:.0f} ms"
-            )
-        console.print(f"{TOP_K} candidates; medians of {REPEATS}")
+            for mode, fusion in WAYS.items()
+        }
+    show_answer(question, asked["doc"][0])
+    table = new_table("mode", "tokens reused", "tokens read", "time to first token")
+    for mode, answers in asked.items():
+        trace = answers[0].trace  # of the warm-up, whose time does not count
+        waited = median(answer.trace.milliseconds["first_token"] for answer in answers[1:])
+        table.add_row(
+            f"{mode} ({WAYS[mode]})",
+            str(trace.tokens_reused),
+            str(trace.tokens_read),
+            f"{waited:.0f} ms",
+        )
+    console.print(f"\n{TOP_K} candidates; medians of {REPEATS}")
+    console.print(table)
+
+
+def show_answer(question: str, answer: Answer) -> None:
+    """Show an answer, the sentence that it comes from, and the scores of all candidates."""
+    console.print(f"\n[bold]{question}[/]")
+    show([answer.text])
+    titles = {source.id: source.title for source in answer.sources}
+    for source in answer.sources:
+        if source.used:
+            console.print(Text(f"from {source.title}: ") + quoted(source.text, answer.text))
+    if answer.trace.scores:
+        table = new_table("passage read", "cosine", "log-likelihood of the question", "score")
+        for each in answer.trace.scores:
+            figures = (each["cosine"], each["likelihood"], each["score"])
+            table.add_row(titles[each["passage"]], *(f"{figure:.3f}" for figure in figures))
+        console.print()
         console.print(table)
-        for mode in WAYS:
-            console.print(f"[bold]{question}[/] (mode {mode})")
-            show([answers[mode].text])
-        used = [source.title for source in answers["doc"].sources if source.used]
-        console.print("from: " + ", ".join(used))
+
+
+def quoted(passage: str, answer: str) -> Text:
+    """Return the sentence with the longest run of words of the answer, the run marked."""
+    words = [*re.finditer(r"\w+", passage)]
+    ours = [word[0].lower() for word in words]
+    theirs = re.findall(r"\w+", answer.lower())
+    run = SequenceMatcher(None, ours, theirs, autojunk=False).find_longest_match()
+    if not run.size:
+        return Text(passage)
+    start, end = words[run.a].start(), words[run.a + run.size - 1].end()
+    first = max((stop.end() for stop in re.finditer(r"[.!?]\s+", passage[:start])), default=0)
+    stop = re.search(r"[.!?](?=\s|$)", passage[end:])
+    last = len(passage) if stop is None else end + stop.end()
+    marked = Text(f"*{passage[start:end]}*", style="bold green")
+    return Text(passage[first:start]) + marked + Text(passage[end:last])
 
 
 def rows(name: str) -> list[dict[str, str]]:

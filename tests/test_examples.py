@@ -63,6 +63,35 @@ def test_rag_answers_from_one_passage_and_reads_less_than_it_reuses(model, capsy
     assert reused > 0
 
 
+def test_demo_shows_the_answer_its_passage_and_the_tokens_of_both_modes(model, capsys):
+    demo = runpy.run_path(str(ROOT / "examples" / "demo.py"))
+    demo["answer_from_store"](model)
+    out = capsys.readouterr().out
+    assert f"{demo['QUERY']}\n" in out
+    assert "\nfrom " in out
+    read = {
+        mode: tuple(map(int, counts))
+        for mode, *counts in re.findall(r"^ ?(none|doc) \(\w+\) +(\d+) +(\d+) +\d+ ms", out, re.M)
+    }
+    assert read["none"][0] == 0
+    assert read["doc"][0] > 0
+    assert read["doc"][1] < read["none"][1]
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        ("Press hard, using gauze", "Press firmly, *using gauze*."),
+        ("It stops.", "*It stops*."),
+        ("cats", "To begin, wait. Press firmly, using gauze. It stops."),
+    ],
+)
+def test_demo_quotes_the_sentence_with_the_words_of_the_answer(answer, sentence):
+    demo = runpy.run_path(str(ROOT / "examples" / "demo.py"))
+    passage = "To begin, wait. Press firmly, using gauze. It stops."
+    assert demo["quoted"](passage, answer).plain == sentence
+
+
 def test_finetune_trains_an_adapter_and_embeds_with_it(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)  # the recipe names its rows from there
     main_of("finetune")(
