@@ -281,8 +281,9 @@ def test_the_words_of_the_answer_are_marked_in_the_passage_that_it_comes_from(vi
     page.get_by_role("radio", name="nothing").check()
     page.get_by_role("button", name="Ask", exact=True).click()
     page.get_by_text("Answered", exact=True).wait_for()
-    page.locator("#ask-sources summary").first.click()
     here.shot("ask-quote")
+    assert page.locator("#ask-sources details").first.get_attribute("open") is not None
+    assert page.locator("#ask-sources details").nth(1).get_attribute("open") is None
     assert page.locator("#ask-sources mark").all_inner_texts() == ["opens at nine. On Sundays"]
     assert page.locator("#ask-sources .passage").all_text_contents() == [passage, passage]
 

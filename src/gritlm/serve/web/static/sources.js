@@ -32,11 +32,13 @@ const likelihoodOf = (source) =>
     ? null
     : h("span", { class: "score", title: "Mean log-probability of the question after this passage" }, signed(source.likelihood));
 
-// Marks the words of a finished answer in the passages that it comes from.
+// Marks the words of a finished answer in the passages that it comes from, and unfolds the first one.
 export const markAnswer = (list, sources, answer) => {
   for (const [place, item] of [...list.children].entries()) {
     item.querySelector(".passage").replaceChildren(...passageOf(sources[place], answer));
   }
+  const first = sources.findIndex((source) => source.used);
+  if (first >= 0) list.children[first].querySelector("details").open = true;
 };
 
 export const sourceItems = (sources, answer = "") =>
