@@ -52,6 +52,9 @@ def main() -> None:
     lines = chosen.figures.read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines if line.strip()]
     labels = dict(each.split("=", 1) for each in chosen.setting)
+    unknown = [name for name in labels if name not in names(rows)]
+    if unknown:
+        parser.error(f"no times of {unknown}; {chosen.figures} has {[*names(rows)]}")
     draw(chosen.plot, rows, labels or names(rows), title=chosen.title)
     print(chosen.plot)
 
@@ -97,7 +100,7 @@ def draw(
         (point(rows, name, label) for name, label in labels.items()),
         key=lambda each: each.milliseconds,
     )
-    figure, axes = pyplot.subplots(figsize=(8, 4.5))
+    figure, axes = pyplot.subplots(figsize=(7, 4.2))
     for each in found:
         value, low, high = each.match.value, each.match.low, each.match.high
         error = None if low is None or high is None else [[value - low], [high - value]]
@@ -112,7 +115,7 @@ def draw(
     axes.xaxis.set_major_formatter(ticker.FormatStrFormatter("%.0f"))
     axes.xaxis.set_minor_formatter(ticker.NullFormatter())
     axes.grid(visible=True, alpha=0.3)
-    axes.legend(fontsize=8, loc="lower right")
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     figure.savefig(path, dpi=120, bbox_inches="tight")
     pyplot.close(figure)
     return found

@@ -48,6 +48,8 @@ def test_the_python_of_the_readme_runs_in_order(default_folder, at_root, capsys)
     nearest = model.similarity(namespace["q_rep"], namespace["d_rep"]).argmax(dim=1)
     assert nearest.tolist() == [0, 1]
     assert "Hot rock and gas" in printed
+    # The answer from documents is the one that is shown.
+    assert "Apply firm but gentle pressure\n['First Aid']\n" in printed
 
 
 def invoke(words: list[str], model_folder: Path) -> Result:
