@@ -37,6 +37,7 @@ from gritlm.evaluation.rag.prompts import PromptFormat, form_for
 from gritlm.lm.chat import conversation
 from gritlm.lm.generator import prefix_cache
 from gritlm.prompts import for_question, gritlm_instruction
+from gritlm.rag.fusion import question_likelihoods
 from gritlm.train import losses
 
 SOURCES = ("rag-nq", "rag-reading", "rag-wiki")
@@ -180,13 +181,11 @@ def _likelihoods(
     """Return the mean log-likelihood of the question after each passage."""
     tail = form.tokens.for_chat(for_question(question), start=False)
     ((start, end),) = tail.trained
-    target_N1 = torch.tensor(tail.ids[start:end])[:, None]
     found = []
     for block in blocks.of(form.embedded(passages)):
         cache = prefix_cache(model.lm, [block], room=len(tail.ids))
-        logits_LV = model.lm.logits(torch.tensor(tail.ids)[None], cache=cache)[0]
-        logp_NV = logits_LV[start - 1 : end - 1].float().log_softmax(dim=-1)
-        found.append(float(logp_NV.gather(1, target_N1).mean()))
+        logits_BLV = model.lm.logits(torch.tensor(tail.ids)[None], cache=cache)
+        found += question_likelihoods(logits_BLV[:, start - 1 : end - 1], tail.ids[start:end])
     return torch.tensor(found)
 
 
