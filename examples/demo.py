@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from time import perf_counter
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -170,7 +171,7 @@ def quoted(passage: str, answer: str) -> Text:
     return Text(passage[first:start]) + marked + Text(passage[end:last])
 
 
-def rows(name: str) -> list[dict[str, str]]:
+def rows(name: str) -> list[dict[str, Any]]:
     text = (CORPUS / f"{name}.jsonl").read_text(encoding="utf-8")
     return [json.loads(line) for line in text.splitlines()]
 
