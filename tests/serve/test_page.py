@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from gritlm import serve
+from gritlm.rag.trace import Trace
 from tests.browser import chromium
 from tests.serve.conftest import TEXTS
 from tests.serve.visiting import KEY, Visit, serving
@@ -286,6 +288,29 @@ def test_the_words_of_the_answer_are_marked_in_the_passage_that_it_comes_from(vi
     assert page.locator("#ask-sources details").nth(1).get_attribute("open") is None
     assert page.locator("#ask-sources mark").all_inner_texts() == ["opens at nine. On Sundays"]
     assert page.locator("#ask-sources .passage").all_text_contents() == [passage, passage]
+
+
+@pytest.mark.parametrize("supported", [True, False, None])
+def test_an_answer_that_its_passages_hardly_support_says_so(visit, supported):
+    here = visit("ask")
+    page = here.page
+    trace = asdict(Trace(supported=supported, mode="none", milliseconds={"prefill": 1.0}))
+    events: list[dict[str, Any]] = [
+        {"choices": [], "sources": []},
+        {"choices": [{"delta": {"content": "Nine."}}]},
+        {"choices": [{"delta": {}, "finish_reason": "stop"}], "trace": trace},
+    ]
+    body = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
+    page.route(
+        "**/v1/rag/answer",
+        lambda route: route.fulfill(body=body, headers={"content-type": "text/event-stream"}),
+    )
+    page.get_by_placeholder("A question that your documents answer").fill("When does it open?")
+    page.get_by_role("radio", name="nothing").check()
+    page.get_by_role("button", name="Ask", exact=True).click()
+    page.get_by_text("Answered", exact=True).wait_for()
+    note = page.get_by_text("The passages may not hold the answer")
+    assert note.is_visible() == (supported is False)
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,7 @@ const draw = (all) => {
   const [main, other] = all;
   $("ask-answer").replaceChildren(...markdown(main.text));
   $("ask-answer").classList.toggle("writing", main.running === true);
+  $("ask-support").hidden = main.trace?.supported !== false;
   $("ask-other").hidden = !other?.text;
   $("ask-other-text").replaceChildren(...markdown(other?.text ?? ""));
   $("ask-charts").replaceChildren(...charts(all));
