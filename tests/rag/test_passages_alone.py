@@ -224,7 +224,7 @@ def test_candidates_are_those_within_the_margin_in_their_order(hits):
     calibrated = FusionSettings(1.0, 0.2)
     for fusion in ("sequence", "token"):
         assert candidates(ordered, calibrated, fusion=fusion, margin=None) == ordered[:2]
-        assert candidates(ordered, calibrated, fusion=fusion, margin=0.0) == ordered[1:2]
+        assert candidates(ordered, calibrated, fusion=fusion, margin=0.0) == ordered[:2]
     assert candidates(ordered, None, fusion="sequence", margin=2.0) == ordered[:1]
     assert candidates(ordered, None, fusion="token", margin=None) == ordered
 

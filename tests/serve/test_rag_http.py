@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import threading
+import weakref
 from base64 import b64encode, encodebytes
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,13 +18,16 @@ import pytest
 
 from gritlm import GritLM, jsonl
 from gritlm.errors import InputError
+from gritlm.rag.answer import PreparedAnswer
 from gritlm.rag.engine import RagEngine
 from gritlm.rag.index import lance
 from gritlm.rag.ingest import records, rows
 from gritlm.rag.ingest.readers import READERS
 from gritlm.rag.kvstore.errors import IndexDamagedError, StoreFullError
 from gritlm.rag.kvstore.store import KVStore
+from gritlm.rag.trace import Trace
 from gritlm.serve.api import file_reader, uploads
+from gritlm.serve.api.document_store import RunningAnswer
 from gritlm.serve.config import ServerConfig
 from gritlm.serve.engine.errors import OverloadedError
 from gritlm.serve.schemas.rag import AddDocumentsRequest, FileObject
@@ -484,3 +488,22 @@ def test_a_store_that_is_shared_is_only_read(
     response = reader.http.post(DOCUMENTS, json={"documents": [{"text": "a"}]})
     assert (response.status_code, response.json()["error"]["code"]) == (403, "read_only")
     assert reader.http.delete(f"{DOCUMENTS}/ball").status_code == 403
+
+
+def test_a_running_answer_does_not_keep_the_prefilled_prompt():
+    """Its cache is a view of the rows of all candidates."""
+
+    class Prompt:
+        pass
+
+    kept = []
+
+    def read(_: object) -> PreparedAnswer:
+        prompt = Prompt()
+        kept.append(weakref.ref(prompt))
+        return PreparedAnswer(prompt, (), Trace(tokens_reused=7), 0.0)  # type: ignore[arg-type]
+
+    running = RunningAnswer(read)
+    assert isinstance(running.begin(lambda: None), Prompt)
+    assert kept[0]() is None
+    assert running.usage()["prompt_tokens_details"] == {"cached_tokens": 7}

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from gritlm import GritLM
 from gritlm.errors import InputError, TrainingError
+from gritlm.lm.hub.model_config import FusionSettings, read_settings
 from gritlm.train.config import EvaluationConfig, SourceConfig
 from gritlm.train.run import checkpoint, metrics_log
 from gritlm.train.trainer import train
@@ -144,6 +145,17 @@ def test_a_checkpoint_is_a_model_too(tmp_path):
         GritLM(path, dtype="float32", device="cpu") for path in (kept[0], tmp_path / "out")
     )
     assert (model.encode(["cats"]) == final.encode(["cats"])).all()
+
+
+def test_the_calibration_of_the_start_is_not_kept(tmp_path):
+    """It was measured on other weights."""
+    run = runs.make(tmp_path)
+    start = Path(run.model.base)
+    settings = read_settings(start)
+    replace(settings, fusion=FusionSettings(6.0, 0.1, 0.9)).save(start)
+    train(run)
+    assert read_settings(start).fusion is not None
+    assert read_settings(Path(run.training.output_dir)).fusion is None
 
 
 def test_only_the_newest_checkpoints_are_kept(tmp_path):

@@ -40,7 +40,7 @@ def run(models: Sequence[str], task: Path, options: RunnerOptions, *, limit: int
     terminal.write(json.dumps({"fusion": asdict(found.settings)}, indent=2) + "\n")
     logs.note(_figures(found))
     folder = Path(name)
-    if folder.is_dir():
+    if folder.is_dir() and name in (model.source, model.adapter):
         model.settings.but(fusion=found.settings).save(folder)
         logs.note(f"written into {folder / 'gritlm.json'}")
 

@@ -32,7 +32,7 @@ class AnswerOptions:
             one prompt. None for ``sequence`` in mode ``doc``, for ``joint`` in the other modes.
         margin: passages within this cosine of the best one are read, for ``sequence`` and
             ``token``; None for the calibration of the model. Without a calibration, ``sequence``
-            reads the passage with the best cosine. At most 32 passages are read alone.
+            reads the first passage. At most 32 passages are read alone.
         contrast: weight of the contrast to a row without passage, for ``token``; 0 for none.
         mode: the part of the prompt that is reused: ``none``, ``query``, ``doc``, ``doc-query`` or
             ``query-doc``.

@@ -114,9 +114,11 @@ def candidates(
 ) -> list[Hit]:
     """Return the passages to read, the best first; at most ``MOST_ROWS``.
 
+    The first one is always read: it may have been put there by words or by reranking.
+
     Args:
         hits: passages, the best first.
-        settings: calibration of the model; None without one: the cosine decides alone.
+        settings: calibration of the model; None without one: ``sequence`` reads the first passage.
         fusion: ``sequence`` or ``token``.
         margin: largest distance of a cosine from the best one; None for that of the calibration.
     """
@@ -125,4 +127,5 @@ def candidates(
     if margin is None:
         margin = settings.margin if settings is not None else float("inf")
     best = max(hit.score for hit in hits)
-    return [hit for hit in hits if hit.score >= best - margin][:MOST_ROWS]
+    near = [hit for hit in hits[1:] if hit.score >= best - margin]
+    return [hits[0], *near][:MOST_ROWS]

@@ -87,3 +87,17 @@ def test_too_few_questions_are_refused(task, tmp_path):
 def test_settings_out_of_range_are_refused(values, message):
     with pytest.raises(InputError, match=message):
         FusionSettings(**values)
+
+
+def test_questions_whose_right_document_is_not_read_do_not_count(task, tmp_path):
+    """More documents than rows: the right one of some questions is cut."""
+    documents = [{"title": "", "text": f"number {n} of many"} for n in range(60)]
+    rows = [
+        {"question": f"Which is {n}?", "answers": ["red"], "documents": documents, "gold": 1}
+        for n in range(24)
+    ]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (task / "test.jsonl").write_text(text, encoding="utf-8")
+    model = GritLM(tiny.folder(tmp_path / "model", max_position_embeddings=512), dtype="float32")
+    with pytest.raises(InputError, match=r"the right document of \d+ questions could be read"):
+        calibrate(model, task)

@@ -108,7 +108,13 @@ def calibrate(
         )
     scorer = _Scorer(model, causal=blocks == "causal")
     bar = tqdm(usable, desc="calibration", disable=not progress, leave=False)
-    return choose([scorer.score(question) for question in bar])
+    scored = [each for question in bar if any((each := scorer.score(question)).right)]
+    if len(scored) < _FEWEST:
+        raise InputError(
+            f"{folder}: the right document of {len(scored)} questions could be read; expected "
+            f"{_FEWEST} or more, so shorten the documents or their lists"
+        )
+    return choose(scored)
 
 
 class _Scorer:

@@ -24,6 +24,7 @@ from gritlm.rag.kvstore.errors import StoreFullError
 from gritlm.rag.options import AnswerOptions
 from gritlm.rag.planner import AnswerPlan
 from gritlm.rag.retrieve import Query
+from gritlm.rag.trace import Trace
 from gritlm.rag.types import LEFT_OUT, Document, Hit, Value
 from gritlm.serve.api.cursors import cursor_of, index_behind
 from gritlm.serve.engine.requests import EngineEvent, OutputDelta, PrefillFinished
@@ -150,20 +151,25 @@ class DocumentStore:
 
 
 class RunningAnswer:
-    """The answer to a question: its prefill, and a trace that grows while it is generated."""
+    """The answer to a question: its prefill, and a trace that grows while it is generated.
+
+    It does not keep the prefilled prompt: the engine has copied its state into a KV slot, and the
+    rows of the other passages are freed.
+    """
 
     def __init__(self, read: Callable[[Callable[[], None]], PreparedAnswer]) -> None:
         self._read = read
-        self._asked: PreparedAnswer | None = None
+        self._asked: tuple[tuple[Source, ...], Trace, float] | None = None
         self._began = perf_counter()
 
     def begin(self, checkpoint: Callable[[], None]) -> Any:
-        self._asked = self._read(checkpoint)
-        return self._asked.prompt
+        prepared = self._read(checkpoint)
+        self._asked = (prepared.sources, prepared.trace, prepared.started)
+        return prepared.prompt
 
     def note(self, event: EngineEvent) -> None:
         """Record an event of the answer in the trace."""
-        trace = self._known().trace
+        _, trace, started = self._known()
         now = perf_counter()
         if isinstance(event, PrefillFinished):
             self._began = now
@@ -171,19 +177,19 @@ class RunningAnswer:
         if not isinstance(event, OutputDelta):
             return
         if "first_token" not in trace.milliseconds and (event.tokens or event.finish_reason):
-            trace.milliseconds["first_token"] = 1000 * (now - self._known().started)
+            trace.milliseconds["first_token"] = 1000 * (now - started)
         trace.tokens_generated += event.tokens
         if event.finish_reason is not None:
             trace.add("decode", now - self._began)
 
     def sources(self) -> list[dict[str, Any]]:
-        return [asdict(source) for source in self._known().sources]
+        return [asdict(source) for source in self._known()[0]]
 
     def trace(self) -> dict[str, Any]:
-        return dict(self._known().trace.as_dict())
+        return dict(self._known()[1].as_dict())
 
     def usage(self) -> dict[str, Any]:
-        trace = self._known().trace
+        _, trace, _ = self._known()
         read = sum(int(part["tokens"]) for part in trace.parts)
         return {
             "prompt_tokens": read,
@@ -192,7 +198,8 @@ class RunningAnswer:
             "prompt_tokens_details": {"cached_tokens": trace.tokens_reused},
         }
 
-    def _known(self) -> PreparedAnswer:
+    def _known(self) -> tuple[tuple[Source, ...], Trace, float]:
+        """Return sources, trace and arrival time of the question."""
         assert self._asked is not None, "nothing was asked yet"
         return self._asked
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -216,7 +216,8 @@ def _settings(run: TrainConfig, loaded: LoadedModel) -> ModelSettings:
     found = found.but(**_overrides(config), trained_to_embed=run.embeds or found.trained_to_embed)
     if found.template == "gritlm":  # plain transformers must use the trained chat format too
         loaded.tokenizer.chat_template = our_template(loaded.tokenizer)
-    return found.but(template=template_for(loaded.tokenizer, found.template))
+    template = template_for(loaded.tokenizer, found.template)
+    return replace(found, template=template, fusion=None)  # measured on other weights
 
 
 def _overrides(config: ModelConfig) -> dict[str, Any]:
