@@ -250,6 +250,19 @@ def test_the_use_of_passages_follows_the_mode(visit):
     assert not any(each.is_disabled() for each in fusions.all())
 
 
+def ask_with_answer(page: Any, events: list[dict[str, Any]]) -> None:
+    """Ask on the page, where the server answers with these events."""
+    body = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
+    page.route(
+        "**/v1/rag/answer",
+        lambda route: route.fulfill(body=body, headers={"content-type": "text/event-stream"}),
+    )
+    page.get_by_placeholder("A question that your documents answer").fill("When does it open?")
+    page.get_by_role("radio", name="nothing").check()
+    page.get_by_role("button", name="Ask", exact=True).click()
+    page.get_by_text("Answered", exact=True).wait_for()
+
+
 def test_the_words_of_the_answer_are_marked_in_the_passage_that_it_comes_from(visit):
     here = visit("ask")
     page = here.page
@@ -274,15 +287,7 @@ def test_the_words_of_the_answer_are_marked_in_the_passage_that_it_comes_from(vi
         {"choices": [{"delta": {"content": "It <b>Opens at NINE, on Sundays</b>"}}]},
         {"choices": [{"delta": {}, "finish_reason": "stop"}]},
     ]
-    body = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
-    page.route(
-        "**/v1/rag/answer",
-        lambda route: route.fulfill(body=body, headers={"content-type": "text/event-stream"}),
-    )
-    page.get_by_placeholder("A question that your documents answer").fill("When does it open?")
-    page.get_by_role("radio", name="nothing").check()
-    page.get_by_role("button", name="Ask", exact=True).click()
-    page.get_by_text("Answered", exact=True).wait_for()
+    ask_with_answer(page, events)
     here.shot("ask-quote")
     assert page.locator("#ask-sources details").first.get_attribute("open") is not None
     assert page.locator("#ask-sources details").nth(1).get_attribute("open") is None
@@ -300,15 +305,7 @@ def test_an_answer_that_its_passages_hardly_support_says_so(visit, supported):
         {"choices": [{"delta": {"content": "Nine."}}]},
         {"choices": [{"delta": {}, "finish_reason": "stop"}], "trace": trace},
     ]
-    body = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
-    page.route(
-        "**/v1/rag/answer",
-        lambda route: route.fulfill(body=body, headers={"content-type": "text/event-stream"}),
-    )
-    page.get_by_placeholder("A question that your documents answer").fill("When does it open?")
-    page.get_by_role("radio", name="nothing").check()
-    page.get_by_role("button", name="Ask", exact=True).click()
-    page.get_by_text("Answered", exact=True).wait_for()
+    ask_with_answer(page, events)
     note = page.get_by_text("The passages may not hold the answer")
     assert note.is_visible() == (supported is False)
 

@@ -37,16 +37,15 @@ class PassageScore:
     """Scores of a passage that was read for an answer.
 
     Attributes:
-        passage: id of the passage; None for the row without passage.
+        passage: id of the passage.
         cosine: cosine of question and passage.
-        likelihood: mean log-probability of the question's tokens behind the passage; None if only
-            the cosine was needed.
+        likelihood: mean log-probability of the question's tokens behind the passage.
         score: number by which the rows are ranked.
     """
 
-    passage: str | None
+    passage: str
     cosine: float
-    likelihood: float | None
+    likelihood: float
     score: float
 
 

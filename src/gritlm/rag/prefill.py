@@ -109,16 +109,8 @@ class Prefiller:
         (row,) = plan.rows
         if options.blocks is not None and question is not None and question.causal != causal:
             question = None
-        fresh = row.mode == "none" and bool(row.parts)
         with trace.stage("load"):
-            blocks = self._blocks.of(
-                row.parts,
-                causal=causal or fresh,
-                question=question,
-                trace=trace,
-                checkpoint=checkpoint,
-                reuse=not fresh,
-            )
+            blocks = self._row_blocks(row, question, trace, causal=causal, checkpoint=checkpoint)
         prompt = self._read_joint(row, blocks, options, trace, checkpoint)
         return ReadPassages(prompt, tuple(reversed(row.hits)), used=len(row.hits))
 
@@ -168,7 +160,11 @@ class Prefiller:
         room = answer_room(self._model.lm, longest, options.sampling.max_new_tokens)
         costs = [Trace() for _ in plan.rows]
         with trace.stage("load"):
-            blocks = self._row_blocks(plan, costs, causal=causal, checkpoint=checkpoint)
+            blocks: list[KVBlock | None] = [
+                block
+                for row, cost in zip(plan.rows, costs, strict=True)
+                for block in self._row_blocks(row, None, cost, causal=causal, checkpoint=checkpoint)
+            ]
         with trace.stage("move"):
             if options.contrast or self._judges_absence:
                 blocks.append(None)  # a row without passage
@@ -186,7 +182,7 @@ class Prefiller:
             tuple(plan.rows[row].hits[0] for row in order),
             used=1 if plan.fusion == "sequence" else len(order),
             scores=tuple(scores[row] for row in order),
-            gain=None if alone is None else max(_likelihoods(scores)) - alone,
+            gain=None if alone is None else max(each.likelihood for each in scores) - alone,
         )
 
     @property
@@ -196,24 +192,23 @@ class Prefiller:
 
     def _row_blocks(
         self,
-        plan: AnswerPlan,
-        costs: Sequence[Trace],
+        row: PromptPlan,
+        question: KVBlock | None,
+        trace: Trace,
         *,
         causal: bool,
         checkpoint: Checkpoint | None,
-    ) -> list[KVBlock | None]:
-        fresh = plan.rows[0].mode == "none"
-        blocks: list[KVBlock | None] = []
-        for row, cost in zip(plan.rows, costs, strict=True):
-            blocks += self._blocks.of(
-                row.parts,
-                causal=causal or fresh,
-                question=None,
-                trace=cost,
-                checkpoint=checkpoint,
-                reuse=not fresh,
-            )
-        return blocks
+    ) -> list[KVBlock]:
+        """Return the blocks of a prompt; in mode ``none`` they are causal and nothing is reused."""
+        fresh = row.mode == "none"
+        return self._blocks.of(
+            row.parts,
+            causal=causal or fresh,
+            question=question,
+            trace=trace,
+            checkpoint=checkpoint,
+            reuse=not fresh,
+        )
 
     def _scores(self, batch: RowBatch, plan: AnswerPlan) -> tuple[list[PassageScore], float | None]:
         """Read the question in every row; return the score of every passage, and the mean
@@ -243,10 +238,6 @@ class Prefiller:
         calibrated = self._model.settings.fusion is not None
         mixed = MixedRows(batch, scores, calibrated=calibrated, contrast=options.contrast)
         return PrefilledPrompt(batch.cache, mixed.prefill(rest), room, mixed=mixed)
-
-
-def _likelihoods(scores: Sequence[PassageScore]) -> list[float]:
-    return [each.likelihood for each in scores if each.likelihood is not None]
 
 
 def _trace_rows(
