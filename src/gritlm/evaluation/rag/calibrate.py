@@ -7,7 +7,7 @@ often.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -145,7 +145,7 @@ class _Scorer:
             right=tuple(text in question.gold for text in texts),
         )
 
-    def _cosines(self, question: str, texts: Sequence[str]) -> Iterator[float]:
+    def _cosines(self, question: str, texts: Sequence[str]) -> list[float]:
         model = self._model
         limit = model.lm.max_positions or 1 << 20
         instruction = gritlm_instruction(model.settings.query_instruction)
@@ -158,9 +158,8 @@ class _Scorer:
             max_length=limit,
             show_progress_bar=False,
         )
-        for text_D in np.asarray(text_ND):
-            norms = np.linalg.norm(text_D) * np.linalg.norm(query_1D[0])
-            yield float(text_D @ np.asarray(query_1D[0]) / norms)
+        found: list[float] = model.similarity(query_1D, text_ND)[0].tolist()
+        return found
 
 
 def choose(scored: Sequence[ScoredQuestion]) -> Calibration:
