@@ -239,17 +239,25 @@ def test_a_store_that_cannot_be_made_says_so_and_gives_the_lock_back(folder, mon
 
 
 def fill(folder: Path) -> None:
-    """Until the system itself refuses: files of this process may not grow above some bytes."""
+    """Until the system itself refuses: files of this process may not grow above some bytes.
+
+    The limit is lifted at the end: a measurement of coverage writes a larger file when this
+    process exits, and a fork that cannot exit would go on with the tests of its parent.
+    """
     torch.set_num_threads(1)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     keys = []
-    with blocks.opened(folder) as store:
-        with suppress(StoreFullError):
-            for seed in range(100):
-                keys += blocks.put(store, blocks.block(seed))
-        assert len(keys) == 100_000 // 8192
-        assert all(blocks.same(store, key, blocks.block(seed)) for seed, key in enumerate(keys))
+    try:
+        with blocks.opened(folder) as store:
+            with suppress(StoreFullError):
+                for seed in range(100):
+                    keys += blocks.put(store, blocks.block(seed))
+            assert len(keys) == 100_000 // 8192
+            assert all(blocks.same(store, key, blocks.block(seed)) for seed, key in enumerate(keys))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # this child uses no threads
