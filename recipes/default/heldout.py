@@ -35,9 +35,9 @@ from gritlm.evaluation.rag.blocks import BlockCache
 from gritlm.evaluation.rag.decode import PromptToRead, replies
 from gritlm.evaluation.rag.prompts import PromptFormat, form_for
 from gritlm.lm.chat import conversation
-from gritlm.lm.generator import prefix_cache
+from gritlm.lm.kv.row_batch import RowBatch
 from gritlm.prompts import for_question, gritlm_instruction
-from gritlm.rag.fusion import question_likelihoods
+from gritlm.rag.fusion import read_question
 from gritlm.train import losses
 
 SOURCES = ("rag-nq", "rag-reading", "rag-wiki")
@@ -180,13 +180,9 @@ def _likelihoods(
 ) -> torch.Tensor:
     """Return the mean log-likelihood of the question after each passage."""
     tail = form.tokens.for_chat(for_question(question), start=False)
-    ((start, end),) = tail.trained
-    found = []
-    for block in blocks.of(form.embedded(passages)):
-        cache = prefix_cache(model.lm, [block], room=len(tail.ids))
-        logits_BLV = model.lm.logits(torch.tensor(tail.ids)[None], cache=cache)
-        found += question_likelihoods(logits_BLV[:, start - 1 : end - 1], tail.ids[start:end])
-    return torch.tensor(found)
+    (span,) = tail.trained
+    batch = RowBatch(model.lm, blocks.of(form.embedded(passages)), room=len(tail.ids))
+    return torch.tensor(read_question(batch, tail.ids, span))
 
 
 def _choose(
