@@ -16,9 +16,9 @@ from gritlm.rag.index import passage_rows
 from gritlm.rag.index.index import Index
 from gritlm.rag.ingest import rows, sources
 from gritlm.rag.ingest.ingest import Indexer
-from gritlm.serve.api import document_store, documents
-from gritlm.serve.api.cursors import cursor_of, index_behind
 from gritlm.serve.config import ServerConfig
+from gritlm.serve.documents import document_store, handlers
+from gritlm.serve.documents.cursors import cursor_of, index_behind
 from gritlm.serve.engine.errors import OverloadedError, TooManyTokensError
 from gritlm.serve.engine.limits import Limits
 from gritlm.serve.engine.queue import QueuedRequest, RequestQueue
@@ -240,7 +240,7 @@ def wait_until(true: Callable[[], object]) -> None:
 
 
 def test_documents_of_two_requests_go_in_by_turns(live: Served, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(documents, "_PORTION", 200)
+    monkeypatch.setattr(handlers, "_PORTION", 200)
     large = [{"id": f"large{n}", "text": f"Fact {n}. " * 20} for n in range(24)]
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(live.http.post, DOCUMENTS, json={"documents": large})

@@ -26,9 +26,9 @@ from gritlm.rag.ingest.readers import READERS
 from gritlm.rag.kvstore.errors import IndexDamagedError, StoreFullError
 from gritlm.rag.kvstore.store import KVStore
 from gritlm.rag.trace import Trace
-from gritlm.serve.api import file_reader, uploads
-from gritlm.serve.api.document_store import RunningAnswer
 from gritlm.serve.config import ServerConfig
+from gritlm.serve.documents import file_reader, uploads
+from gritlm.serve.documents.document_store import RunningAnswer
 from gritlm.serve.engine.errors import OverloadedError
 from gritlm.serve.schemas.rag import AddDocumentsRequest, FileObject
 from gritlm.serve.server import StoreAt
@@ -206,7 +206,7 @@ def test_pages_are_read_as_the_library_reads_them():
 
 
 def test_the_process_that_reads_files_loads_no_model_library():
-    script = "import sys, gritlm.serve.api.file_reader; print(*sys.modules)"
+    script = "import sys, gritlm.serve.documents.file_reader; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True
     )

@@ -16,9 +16,9 @@ from gritlm.serve.api import (
     embeddings,
     models,
     operations,
-    rag,
     rerank,
 )
+from gritlm.serve.documents import routes as document_routes
 from gritlm.serve.http.access_log import RequestContext
 from gritlm.serve.http.auth import RequireHost, RequireKey, RequireOwnPage
 from gritlm.serve.http.body_limit import BodyLimit
@@ -26,7 +26,7 @@ from gritlm.serve.http.paths import HEALTH, LIVE, METRICS, SCHEMA
 from gritlm.serve.service import Service
 
 if TYPE_CHECKING:
-    from gritlm.serve.api.documents import DocumentApi
+    from gritlm.serve.documents.handlers import DocumentApi
 
 ABOUT = "Chats, embeddings, reranking and cached RAG from one set of weights."
 
@@ -48,7 +48,7 @@ def create_app(service: Service) -> FastAPI:
     errors.install_handlers(app)
     for part in (chat_completions, completions, embeddings, rerank, models, operations):
         app.include_router(part.routes(service))
-    app.include_router(rag.routes(service, app.state.documents))
+    app.include_router(document_routes.routes(service, app.state.documents))
     app.router.routes.extend(operations.page_routes())
     return app
 
@@ -57,7 +57,7 @@ def _document_api(service: Service) -> DocumentApi | None:
     """Build the handlers of documents, which close with the service; None without a store."""
     if service.rag_engine is None:
         return None
-    from gritlm.serve.api.documents import DocumentApi
+    from gritlm.serve.documents.handlers import DocumentApi
 
     documents = DocumentApi(service.rag_engine)
     service.on_close(documents.close)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from fastapi import APIRouter, Query, Response
 
-from gritlm.serve.api.cursors import LONGEST
+from gritlm.serve.documents.cursors import LONGEST
 from gritlm.serve.errors import ApiError
 from gritlm.serve.http.paths import ANSWER, DOCUMENTS, SEARCH
 from gritlm.serve.schemas.rag import (
@@ -24,7 +24,7 @@ from gritlm.serve.service import Service
 from gritlm.serve.strict_json import new_router, stream_of
 
 if TYPE_CHECKING:
-    from gritlm.serve.api.documents import DocumentApi
+    from gritlm.serve.documents.handlers import DocumentApi
 
 _MOST_DOCUMENTS = 1000  # of a page
 _AFTER = "last_id of the page before."

@@ -18,19 +18,19 @@ from gritlm.rag.ingest.skips import NAMED
 from gritlm.rag.options import AnswerOptions
 from gritlm.rag.retrieve import Query
 from gritlm.rag.types import Document, Hit
-from gritlm.serve.api import uploads
 from gritlm.serve.api.chat_completions import ChatResponseBuilder
-from gritlm.serve.api.document_store import (
+from gritlm.serve.api.logprobs import TokenTexts
+from gritlm.serve.api.streaming import GeneratedText, TokenUsage, json_response
+from gritlm.serve.api.text_generation import respond, stop_strings, wants_usage
+from gritlm.serve.documents import uploads
+from gritlm.serve.documents.document_store import (
     DocumentStore,
     RunningAnswer,
     answer_options,
     hit_of,
     search_options,
 )
-from gritlm.serve.api.file_reader import FileReader
-from gritlm.serve.api.logprobs import TokenTexts
-from gritlm.serve.api.streaming import GeneratedText, TokenUsage, json_response
-from gritlm.serve.api.text_generation import respond, stop_strings, wants_usage
+from gritlm.serve.documents.file_reader import FileReader
 from gritlm.serve.engine.model_thread import ModelThread
 from gritlm.serve.engine.requests import EngineEvent, ResumeRequest
 from gritlm.serve.errors import ApiError, invalid, none_added

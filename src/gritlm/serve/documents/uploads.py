@@ -16,7 +16,7 @@ from gritlm.rag.ingest.metadata import normalise_metadata
 from gritlm.rag.ingest.readers import READERS, FileContent
 from gritlm.rag.ingest.skips import SkippedSource, Skips
 from gritlm.rag.types import Document, Value
-from gritlm.serve.api.file_reader import KINDS, FileReader
+from gritlm.serve.documents.file_reader import KINDS, FileReader
 from gritlm.serve.errors import invalid
 from gritlm.serve.schemas.rag import AddDocumentsRequest, FileObject
 

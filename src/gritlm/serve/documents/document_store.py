@@ -26,7 +26,7 @@ from gritlm.rag.planner import AnswerPlan
 from gritlm.rag.retrieve import Query
 from gritlm.rag.trace import Trace
 from gritlm.rag.types import LEFT_OUT, Document, Hit, Value
-from gritlm.serve.api.cursors import cursor_of, index_behind
+from gritlm.serve.documents.cursors import cursor_of, index_behind
 from gritlm.serve.engine.requests import EngineEvent, OutputDelta, PrefillFinished
 from gritlm.serve.errors import ApiError, disk_full
 from gritlm.serve.schemas.rag import AnswerRequest, SearchParams

@@ -1,0 +1,1 @@
+"""Documents over HTTP: uploads, search, and answers from one store."""
