@@ -209,7 +209,7 @@ def test_models_are_listed_under_each_name(live: Served):
         ({"model": "other"}, openai.NotFoundError, "model_not_found"),
         ({"temperature": -1}, openai.BadRequestError, "invalid_value"),
         ({"max_tokens": 100_000}, openai.BadRequestError, "context_length_exceeded"),
-        ({"extra_body": {"best_of": 2}}, openai.BadRequestError, "unknown_parameter"),
+        ({"extra_body": {"chat_template": "x"}}, openai.BadRequestError, "unsupported_value"),
     ],
 )
 def test_the_client_raises_what_its_users_catch(live: Served, call, error, code):

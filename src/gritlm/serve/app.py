@@ -23,6 +23,8 @@ from gritlm.serve.http.access_log import RequestContext
 from gritlm.serve.http.auth import RequireHost, RequireKey, RequireOwnPage
 from gritlm.serve.http.body_limit import BodyLimit
 from gritlm.serve.http.paths import HEALTH, LIVE, METRICS, SCHEMA
+from gritlm.serve.ignored_fields import HEADER
+from gritlm.serve.schemas.base import refuse_unknown_fields
 from gritlm.serve.service import Service
 
 if TYPE_CHECKING:
@@ -50,6 +52,8 @@ def create_app(service: Service) -> FastAPI:
         app.include_router(part.routes(service))
     app.include_router(document_routes.routes(service, app.state.documents))
     app.router.routes.extend(operations.page_routes())
+    if service.settings.strict:
+        refuse_unknown_fields(app.openapi())
     return app
 
 
@@ -89,7 +93,7 @@ def _middleware(service: Service) -> list[Middleware]:
                 allow_origins=settings.cors_origins,
                 allow_methods=["*"],
                 allow_headers=["*"],
-                expose_headers=["X-Request-ID", "Retry-After"],
+                expose_headers=["X-Request-ID", "Retry-After", HEADER],
             )
         )
     return [

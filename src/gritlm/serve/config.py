@@ -31,6 +31,8 @@ class ServerConfig:
         open_metrics: whether ``/metrics`` needs no API key.
         allow_token_ids: whether ``/v1/embeddings`` accepts token ids. They are read as ids of this
             model's tokenizer, and many clients send ids of another one.
+        strict: whether unknown fields of a request are refused. By default they are ignored and
+            named in the header ``x-gritlm-ignored``.
         max_body_bytes: most bytes of a request's body.
         body_timeout_s: seconds in which a request's body has to arrive.
         health_timeout_s: seconds in which the model's thread has to pass the health check.
@@ -50,6 +52,7 @@ class ServerConfig:
     cors_origins: tuple[str, ...] = ()
     open_metrics: bool = False
     allow_token_ids: bool = False
+    strict: bool = False
     max_body_bytes: int = 8 * 2**20
     body_timeout_s: float = 60.0
     health_timeout_s: float = 5.0

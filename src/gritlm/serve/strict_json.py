@@ -1,12 +1,12 @@
-"""Strict JSON for the API: routes that parse bodies strictly, and base models of their fields.
+"""Strict JSON for the API: routes that parse bodies strictly, without NaN and half surrogate pairs.
 
-NaN, half surrogate pairs, wrong types and unknown fields are refused, not ignored. The router also
-puts errors and streams into the OpenAPI schema.
+The fields of a request that are ignored are named in a header of its response. The router also puts
+errors and streams into the OpenAPI schema.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeGuard
 
@@ -14,83 +14,12 @@ import orjson
 from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
-from pydantic.fields import FieldInfo
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ValidationError
 
-MAX_FIELDS = 256  # of an object: each unknown one takes time to report
+from gritlm.serve.ignored_fields import CURRENT, IgnoredFields
+from gritlm.serve.schemas.base import ErrorResponse
+
 _LARGE = 2**16  # bytes of a body whose parsing would delay other requests
-
-
-def _allow_nulls(schema: dict[str, Any]) -> None:
-    """Declare in a schema that optional and unknown fields may be null."""
-    null = {"type": "null"}
-    schema["additionalProperties"] = null
-    for name, field in schema.get("properties", {}).items():
-        required = name in schema.get("required", ())
-        if required or field.get("type") == "null" or null in field.get("anyOf", ()):
-            continue
-        notes = {key: field[key] for key in ("title", "description", "default") if key in field}
-        kind = {key: value for key, value in field.items() if key not in notes}
-        schema["properties"][name] = {**notes, "anyOf": [kind, null]}
-
-
-class RequestModel(BaseModel):
-    """Base of request models: strict types, no unknown fields, no NaN; null means left out."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
-        allow_inf_nan=False,
-        protected_namespaces=(),
-        json_schema_extra=_allow_nulls,
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_nulls(cls, data: Any) -> Any:
-        return _without_nulls(bounded(data), cls.model_fields)
-
-
-class ResponseModel(BaseModel):
-    """Base of response models. They describe responses in the schema and do not validate them."""
-
-    model_config = ConfigDict(protected_namespaces=())
-
-
-class ErrorDetail(ResponseModel):
-    message: str
-    type: str
-    param: str | None
-    code: str
-
-
-class ErrorResponse(ResponseModel):
-    error: ErrorDetail
-
-
-def refused(type: str, message: str) -> PydanticCustomError:
-    """Return a validation error whose message reaches the client unchanged."""
-    return PydanticCustomError(type, "{message}", {"message": message})
-
-
-def bounded(data: Any) -> Any:
-    """Refuse an object with too many fields before its fields are validated."""
-    if isinstance(data, dict) and len(data) > MAX_FIELDS:
-        raise refused("too_many", f"{len(data):,} fields; expected at most {MAX_FIELDS}")
-    return data
-
-
-def _without_nulls(data: Any, fields: Mapping[str, FieldInfo]) -> Any:
-    """Remove fields that are null, except for required ones, which are reported as wrong."""
-    if not isinstance(data, dict):
-        return data
-    return {
-        name: value
-        for name, value in data.items()
-        if value is not None or (name in fields and fields[name].is_required())
-    }
-
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     "4XX": {
@@ -109,29 +38,35 @@ class _JsonRequest(Request):
             self._json = orjson.loads(await self.body())
         return self._json
 
-    async def check(self, model: type[BaseModel]) -> None:
-        """Parse and validate a large body in another thread, so that the event loop goes on.
-
-        The route then uses the validated model.
+    async def check(self, model: type[BaseModel], ignored: IgnoredFields) -> None:
+        """Parse and validate the body; a large one in another thread, so that the event loop goes
+        on. The route then uses the validated model.
 
         Raises:
             RequestValidationError: if the body does not fit the model.
         """
         body = await self.body()
-        if len(body) > _LARGE:
-            service = self.app.state.service
-            with suppress(orjson.JSONDecodeError):  # reported by the route, as for small bodies
-                self._json = await service.run_in_worker_thread(checked, body, model)
+        with suppress(orjson.JSONDecodeError):  # reported by the route
+            if len(body) > _LARGE:
+                service = self.app.state.service
+                self._json = await service.run_in_worker_thread(checked, body, model, ignored)
+            else:
+                self._json = checked(body, model, ignored)
 
 
-def checked(body: bytes, model: type[BaseModel]) -> BaseModel:
+def checked(body: bytes, model: type[BaseModel], ignored: IgnoredFields) -> BaseModel:
     """Parse a body and validate it against a model.
+
+    Args:
+        body: JSON.
+        model: the model of the request.
+        ignored: gets the names of the fields that are ignored.
 
     Raises:
         RequestValidationError: if the body does not fit the model.
     """
     try:
-        return model.model_validate(orjson.loads(body))
+        return model.model_validate(orjson.loads(body), context=ignored)
     except ValidationError as error:
         errors = error.errors(include_url=False, include_input=False)
         raise RequestValidationError(
@@ -140,7 +75,7 @@ def checked(body: bytes, model: type[BaseModel]) -> BaseModel:
 
 
 class _JsonRoute(APIRoute):
-    """Route that reads its body as a `_JsonRequest`."""
+    """Route that reads its body as a `_JsonRequest` and names the fields that are ignored."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -149,9 +84,14 @@ class _JsonRoute(APIRoute):
 
         async def handle_strictly(request: Request) -> Response:
             strict = _JsonRequest(request.scope, request.receive)
-            if _is_body(model):
-                await strict.check(model)
-            return await handle(strict)
+            if not _is_body(model):
+                return await handle(strict)
+            ignored = IgnoredFields(strict=request.app.state.service.settings.strict)
+            CURRENT.set(ignored)
+            await strict.check(model, ignored)
+            response = await handle(strict)
+            ignored.write(response.headers)
+            return response
 
         return handle_strictly
 

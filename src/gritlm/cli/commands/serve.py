@@ -102,6 +102,16 @@ class ListenOptions:
             help="Accept token ids of this model's tokenizer as input of embeddings.",
         ),
     ] = False
+    strict: Annotated[
+        bool,
+        option(
+            "--strict",
+            env="STRICT",
+            panel=LISTENING,
+            help="Refuse unknown fields of requests, instead of ignoring them and naming them in "
+            "the header x-gritlm-ignored.",
+        ),
+    ] = False
     log_format: Annotated[
         LogFormat,
         option(env="LOG_FORMAT", help="Log lines as plain text or JSON.", panel=LISTENING),
@@ -314,6 +324,7 @@ def _settings(model: str | None, listen: ListenOptions, limits: LimitOptions) ->
         cors_origins=tuple(listen.cors_origin or ()),
         open_metrics=listen.open_metrics,
         allow_token_ids=listen.allow_token_ids,
+        strict=listen.strict,
         max_body_bytes=int(limits.max_body_mb * MEGABYTE),
         drain_s=limits.drain_seconds,
         max_connections=limits.max_connections,

@@ -7,10 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from gritlm.serve.config import MAX_CHOICES
+from gritlm.serve.schemas.base import Hint, RequestModel, ResponseModel, refused
 from gritlm.serve.schemas.common import (
     FinishReason,
-    Hint,
-    NoList,
     NoObject,
     NoTools,
     Off,
@@ -26,7 +25,6 @@ from gritlm.serve.schemas.common import (
     null_only,
     only,
 )
-from gritlm.serve.strict_json import RequestModel, ResponseModel, refused
 
 MAX_MESSAGES = 4096
 MAX_PARTS = 1024  # of a message
@@ -61,6 +59,7 @@ class TextPart(RequestModel):
         Field(json_schema_extra={"enum": ["text"]}),
     ]
     text: str
+    cache_control: Hint = None
 
 
 def _as_parts(value: Any) -> Any:
@@ -81,7 +80,7 @@ _PART = {
     "type": "object",
     "properties": {"type": {"enum": ["text"]}, "text": {"type": "string"}},
     "required": ["type", "text"],
-    "additionalProperties": False,
+    "additionalProperties": True,
 }
 _CONTENT = {"anyOf": [{"type": "string"}, {"type": "array", "items": _PART, "maxItems": MAX_PARTS}]}
 Content = Annotated[
@@ -95,14 +94,15 @@ Content = Annotated[
 class RequestMessage(RequestModel):
     """A message of the conversation.
 
-    The fields of a response message besides its text are accepted with null.
+    Of the fields of a response message besides its text, most are accepted with null alone.
     """
 
     role: Role
     content: Content
-    name: Hint | None = None
+    name: Hint = None
     refusal: Null = None
-    annotations: NoList | None = None
+    annotations: Hint = None
+    cache_control: Hint = None
     audio: Null = None
     function_call: NoCall = None
     tool_calls: NoTools | None = None
@@ -143,17 +143,25 @@ class ChatCompletionRequest(RequestModel):
     stream_options: StreamOptions | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
-    user: Hint | None = None
-    safety_identifier: Hint | None = None
-    prompt_cache_key: Hint | None = None
+    user: Hint = None
+    safety_identifier: Hint = None
+    prompt_cache_key: Hint = None
     frequency_penalty: Zero | None = None
     presence_penalty: Zero | None = None
     logit_bias: NoObject | None = None
-    metadata: NoObject | None = None
+    metadata: Hint = None
+    parallel_tool_calls: Hint = None
+    prediction: Hint = None
+    prompt_cache_retention: Hint = None
+    reasoning_effort: Hint = None
+    service_tier: Hint = None
+    store: Hint = None
+    verbosity: Hint = None
+    cache_control: Hint = None
     modalities: Annotated[list[str], Field(fail_fast=True), only(["text"])] | None = None
     response_format: TextFormat | None = None
-    service_tier: Literal["auto", "default"] | None = None
-    store: Off | None = None
+    chat_template: Null = None
+    continue_final_message: Off | None = None
     tools: NoTools | None = None
     tool_choice: (
         Annotated[

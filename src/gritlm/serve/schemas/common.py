@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from gritlm.serve.config import MAX_STOPS
-from gritlm.serve.strict_json import RequestModel, ResponseModel, refused
+from gritlm.serve.schemas.base import RequestModel, ResponseModel, refused
 
 LONGEST_STOP = 256  # characters
 SEEDS = 2**63
@@ -65,7 +65,6 @@ def _stops(value: str | list[str] | None) -> str | list[str] | None:
 Zero = Annotated[float, only(0), Field(json_schema_extra={"enum": [0]})]
 Off = Annotated[bool, only(False), Field(json_schema_extra={"enum": [False]})]
 NoObject = Annotated[dict[str, Any], only({}), Field(json_schema_extra={"maxProperties": 0})]
-NoList = Annotated[list[Any], only([]), Field(json_schema_extra={"maxItems": 0})]
 NoTools = Annotated[
     list[Any],
     only([], why="this server does not call tools; leave it out"),
@@ -86,7 +85,6 @@ TopK = Annotated[
     ),
 ]
 Seed = Annotated[int, Field(ge=-SEEDS, lt=SEEDS)]
-Hint = Annotated[str, Field(description="Accepted for compatibility and ignored.")]
 
 
 class StreamOptions(RequestModel):

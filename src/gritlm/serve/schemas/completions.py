@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from gritlm.serve.config import MAX_CHOICES
+from gritlm.serve.schemas.base import Hint, RequestModel, ResponseModel
 from gritlm.serve.schemas.chat_completions import Null
 from gritlm.serve.schemas.common import (
     FinishReason,
-    Hint,
     NoObject,
     Off,
     Seed,
@@ -25,7 +25,6 @@ from gritlm.serve.schemas.common import (
     only,
 )
 from gritlm.serve.schemas.embeddings import Input
-from gritlm.serve.strict_json import RequestModel, ResponseModel
 
 
 class CompletionRequest(RequestModel):
@@ -43,7 +42,7 @@ class CompletionRequest(RequestModel):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     logprobs: int | None = Field(None, ge=0, le=5)
-    user: Hint | None = None
+    user: Hint = None
     best_of: Annotated[int, only(1), Field(json_schema_extra={"enum": [1]})] | None = None
     echo: Off | None = None
     suffix: Null = None

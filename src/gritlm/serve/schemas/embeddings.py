@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
 
 from gritlm.serve.config import MAX_INPUTS
-from gritlm.serve.schemas.common import Hint, ReadUsage
-from gritlm.serve.strict_json import RequestModel, ResponseModel, refused
+from gritlm.serve.schemas.base import Hint, RequestModel, ResponseModel, refused
+from gritlm.serve.schemas.common import ReadUsage
 
 Inputs = list[str] | list[list[int]]
 Truncation = Annotated[
@@ -94,7 +94,7 @@ class EmbeddingsRequest(RequestModel):
         le=2**31 - 1,
         description="Keep the first dimensions of each vector, normalized again.",
     )
-    user: Hint | None = None
+    user: Hint = None
     instruction: str | None = Field(
         None, description="Instruction in plain words, such as 'Retrieve the abstract'."
     )

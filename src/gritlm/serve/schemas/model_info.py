@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from gritlm.serve.schemas.base import RequestModel, ResponseModel
 from gritlm.serve.schemas.chat_completions import Messages
-from gritlm.serve.strict_json import RequestModel, ResponseModel
 
 MAX_CHARACTERS = 2**20  # of a text to tokenize
 MAX_TOKENS = 2**18  # to detokenize

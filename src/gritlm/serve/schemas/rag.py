@@ -11,6 +11,7 @@ from gritlm.rag.index import filters
 from gritlm.rag.index.filters import MOST_TERMS
 from gritlm.rag.ingest.document_ids import check_document_id
 from gritlm.rag.types import ID_NAMES, TEXT_NAMES
+from gritlm.serve.schemas.base import ExactRequestModel, ResponseModel, bounded, refused
 from gritlm.serve.schemas.chat_completions import ChunkChoice
 from gritlm.serve.schemas.common import (
     FinishReason,
@@ -22,7 +23,6 @@ from gritlm.serve.schemas.common import (
     TopP,
     Usage,
 )
-from gritlm.serve.strict_json import RequestModel, ResponseModel, bounded, refused
 
 Scalar = str | int | float | bool | None
 
@@ -87,7 +87,7 @@ DocumentId = Annotated[
 ]
 
 
-class DocumentObject(RequestModel):
+class DocumentObject(ExactRequestModel):
     """A document as text. Without an id, it gets one derived from its content.
 
     As in a file of rows, the text may be named ``page_content``, ``contents`` or ``content``, and
@@ -105,7 +105,7 @@ class DocumentObject(RequestModel):
     metadata: Metadata | None = None
 
 
-class FileObject(RequestModel):
+class FileObject(ExactRequestModel):
     """A file: .txt .md .html .pdf .jsonl .json .csv or .tsv, by the ending of its name. The name is
     its id."""
 
@@ -117,7 +117,7 @@ class FileObject(RequestModel):
     metadata: Metadata | None = None
 
 
-class AddDocumentsRequest(RequestModel):
+class AddDocumentsRequest(ExactRequestModel):
     documents: list[DocumentObject] = Field(default_factory=list, max_length=2048, fail_fast=True)
     files: list[FileObject] = Field(default_factory=list, max_length=256, fail_fast=True)
 
@@ -176,7 +176,7 @@ def _require_words(question: str) -> str:
     return question
 
 
-class SearchParams(RequestModel):
+class SearchParams(ExactRequestModel):
     """Parameters of a search for passages."""
 
     question: Annotated[str, AfterValidator(_require_words), Field(min_length=1)]
