@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
@@ -48,7 +49,9 @@ def create_app(service: Service) -> FastAPI:
     app.state.service = service
     app.state.documents = _document_api(service)
     errors.install_handlers(app)
-    for part in (chat_completions, completions, embeddings, rerank, models, operations):
+    create_chat = partial(chat_completions.create_chat, service)
+    app.include_router(chat_completions.routes(create_chat))
+    for part in (completions, embeddings, rerank, models, operations):
         app.include_router(part.routes(service))
     app.include_router(document_routes.routes(service, app.state.documents))
     app.router.routes.extend(operations.page_routes())

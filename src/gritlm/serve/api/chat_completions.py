@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from fastapi import APIRouter, Response
 
-from gritlm.serve.api.streaming import GeneratedText, TokenUsage
+from gritlm.serve.api.streaming import Dialect, GeneratedText, TokenUsage
 from gritlm.serve.api.text_generation import (
     ChoicesBuilder,
     generate_requests,
@@ -26,7 +26,25 @@ from gritlm.serve.service import Service
 from gritlm.serve.strict_json import new_router, stream_of
 
 
-def routes(service: Service) -> APIRouter:
+class CreateChat(Protocol):
+    """The function behind all routes of chats."""
+
+    async def __call__(
+        self, endpoint: str, body: ChatCompletionRequest, dialect: Dialect | None = None
+    ) -> Response:
+        """Generate the next message of a conversation, as one response or as a stream.
+
+        Args:
+            endpoint: path of the route, for the metrics.
+            body: the request.
+            dialect: form of the response; None for that of OpenAI's API.
+
+        Raises:
+            ApiError: if the request is refused.
+        """
+
+
+def routes(create: CreateChat) -> APIRouter:
     """Return the route of chat completions."""
     router = new_router(tags=["model"])
 
@@ -38,29 +56,42 @@ def routes(service: Service) -> APIRouter:
     )
     async def chat(body: ChatCompletionRequest) -> Response:
         """Generate the next message of a conversation, as one response or as a stream."""
-        name = service.generation_model_name(body.model)
-        logprobs = _logprobs(body)
-        usage = wants_usage(body.stream, body.stream_options)
-        messages = [message.as_turn() for message in body.messages]
-        size = sum(len(message["content"]) for message in messages)
-        service.prompts.require_characters([size], "the prompt", param="messages")
-        choices = body.n or 1
-        with service.scheduler.reserve(choices) as reservation:
-            group = service.new_group(CHAT, choices=choices)
-            ids = await service.run_in_worker_thread(service.prompts.chat_ids, messages)
-            max_tokens = service.prompts.max_new_tokens(ids, _max_tokens(body), param="messages")
-            group.submit(reservation, generate_requests([ids], [max_tokens], body, logprobs))
-        builder = ChatResponseBuilder(
-            service.response_head("chatcmpl", name, ChatResponseBuilder.whole_object),
-            service.token_texts,
-            logprobs=logprobs is not None,
-            usage=usage,
-        )
-        return await respond(
-            group, builder, sequences=choices, choices=choices, stream=body.stream, usage=usage
-        )
+        return await create(CHAT, body)
 
     return router
+
+
+async def create_chat(
+    service: Service, endpoint: str, body: ChatCompletionRequest, dialect: Dialect | None = None
+) -> Response:
+    """Generate the next message of a conversation; see :class:`CreateChat`."""
+    name = service.generation_model_name(body.model)
+    logprobs = _logprobs(body)
+    usage = wants_usage(body.stream, body.stream_options)
+    messages = [message.as_turn() for message in body.messages]
+    size = sum(len(message["content"]) for message in messages)
+    service.prompts.require_characters([size], "the prompt", param="messages")
+    choices = body.n or 1
+    with service.scheduler.reserve(choices) as reservation:
+        group = service.new_group(endpoint, choices=choices)
+        ids = await service.run_in_worker_thread(service.prompts.chat_ids, messages)
+        max_tokens = service.prompts.max_new_tokens(ids, max_tokens_of(body), param="messages")
+        group.submit(reservation, generate_requests([ids], [max_tokens], body, logprobs))
+    builder = ChatResponseBuilder(
+        service.response_head("chatcmpl", name, ChatResponseBuilder.whole_object),
+        service.token_texts,
+        logprobs=logprobs is not None,
+        usage=usage,
+    )
+    return await respond(
+        group,
+        builder,
+        sequences=choices,
+        choices=choices,
+        stream=body.stream,
+        usage=usage,
+        dialect=dialect,
+    )
 
 
 class ChatResponseBuilder(ChoicesBuilder):
@@ -123,7 +154,7 @@ class ChatResponseBuilder(ChoicesBuilder):
         return {"content": self._sequence(index).as_chat(tokens), "refusal": None}
 
 
-def _max_tokens(body: ChatCompletionRequest) -> int | None:
+def max_tokens_of(body: ChatCompletionRequest) -> int | None:
     old = body.max_tokens
     new = body.max_completion_tokens
     if old is not None and new is not None and old != new:

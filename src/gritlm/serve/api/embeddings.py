@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,32 +30,62 @@ def routes(service: Service) -> APIRouter:
     @router.post(EMBEDDINGS, response_model=EmbeddingsResponse, summary="Create embeddings")
     async def embed(body: EmbeddingsRequest) -> Response:
         """Embed texts: one vector for each text, in the order of the texts."""
-        name = service.embedding_model_name(body.model)
-        instruction = _instruction(service, body)
-        _require_texts(service, body)
-        _require_dimensions(service, body)
-        with service.scheduler.reserve() as reservation, service.new_group(EMBEDDINGS) as group:
-            prompts = await service.run_in_worker_thread(
-                service.prompts.embedding_prompts,
-                body.input,
-                instruction=instruction,
-                cut=body.truncate_prompt_tokens,
-            )
-            group.submit(reservation, [EmbedRequest(prompts)])
-            vectors_ND: Any = await group.result()
-        tokens = sum(len(prompt.ids) for prompt in prompts)
-        service.metrics.prompt_tokens.labels(EMBEDDINGS).inc(tokens)
-        if body.dimensions is not None:
-            normalised = service.model.settings.normalized
-            vectors_ND = await service.run_in_new_thread(
-                _truncated, vectors_ND, body.dimensions, normalised=normalised
-            )
+        embedded = await create_embeddings(service, EMBEDDINGS, body)
         objects = await service.run_in_worker_thread(
-            _embedding_objects, vectors_ND, base64=body.encoding_format == "base64"
+            _embedding_objects, embedded.vectors_ND, base64=body.encoding_format == "base64"
         )
-        return _response(objects, name, tokens)
+        return _response(objects, embedded.model, embedded.tokens)
 
     return router
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """The vectors of a request.
+
+    Attributes:
+        model: name of the model in the response.
+        vectors_ND: the vectors (N, D), in the order of the texts.
+        tokens: number of tokens that were read.
+    """
+
+    model: str
+    vectors_ND: Vectors
+    tokens: int
+
+
+async def create_embeddings(service: Service, endpoint: str, body: EmbeddingsRequest) -> Embedded:
+    """Embed the texts of a request.
+
+    Args:
+        service: the service with the model.
+        endpoint: path of the route, for the metrics.
+        body: the request; ``encoding_format`` is left to the caller.
+
+    Raises:
+        ApiError: if the request is refused.
+    """
+    name = service.embedding_model_name(body.model)
+    instruction = _instruction(service, body)
+    _require_texts(service, body)
+    _require_dimensions(service, body)
+    with service.scheduler.reserve() as reservation, service.new_group(endpoint) as group:
+        prompts = await service.run_in_worker_thread(
+            service.prompts.embedding_prompts,
+            body.input,
+            instruction=instruction,
+            cut=body.truncate_prompt_tokens,
+        )
+        group.submit(reservation, [EmbedRequest(prompts)])
+        vectors_ND: Any = await group.result()
+    tokens = sum(len(prompt.ids) for prompt in prompts)
+    service.metrics.prompt_tokens.labels(endpoint).inc(tokens)
+    if body.dimensions is not None:
+        normalised = service.model.settings.normalized
+        vectors_ND = await service.run_in_new_thread(
+            _truncated, vectors_ND, body.dimensions, normalised=normalised
+        )
+    return Embedded(name, vectors_ND, tokens)
 
 
 def _instruction(service: Service, body: EmbeddingsRequest) -> str:

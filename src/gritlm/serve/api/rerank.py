@@ -35,40 +35,69 @@ def routes(service: Service) -> APIRouter:
     @router.post(RERANK, response_model=RerankResponse, summary="Rerank documents")
     async def rerank(body: RerankRequest) -> Response:
         """Sort documents by their relevance to a query, the most relevant first."""
-        by_vectors = body.method == "embed"
-        name = (
-            service.embedding_model_name(body.model)
-            if by_vectors
-            else service.generation_model_name(body.model)
-        )
-        texts = [item if isinstance(item, str) else item.text for item in body.documents]
-        if by_vectors:
-            scores, tokens = await _cosines(service, body, texts)
-        else:
-            scores, tokens = await _by_reading(service, body, texts)
-        service.metrics.prompt_tokens.labels(RERANK).inc(tokens)
-        order = sorted(range(len(texts)), key=lambda index: -scores[index])[: body.top_n]
+        ranking = await create_ranking(service, RERANK, body)
         results: list[dict[str, Any]] = []
-        for index in order:
-            results.append({"index": index, "relevance_score": scores[index]})
+        for index, score in ranking.results:
+            results.append({"index": index, "relevance_score": score})
             if body.return_documents:
-                results[-1]["document"] = {"text": texts[index]}
-        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-        return json_response(
-            {"id": f"rerank-{uuid4().hex}", "model": name, "results": results, "usage": usage}
-        )
+                results[-1]["document"] = {"text": ranking.texts[index]}
+        usage = {"prompt_tokens": ranking.tokens, "total_tokens": ranking.tokens}
+        head = {"id": f"rerank-{uuid4().hex}", "model": ranking.model}
+        return json_response({**head, "results": results, "usage": usage})
 
     return router
 
 
+@dataclass(frozen=True)
+class Ranking:
+    """The documents of a request, ranked.
+
+    Attributes:
+        model: name of the model in the response.
+        texts: texts of all documents, in the order of the request.
+        results: index and score of the best ``top_n`` documents, the most relevant first.
+        tokens: number of tokens that were read.
+    """
+
+    model: str
+    texts: Sequence[str]
+    results: Sequence[tuple[int, float]]
+    tokens: int
+
+
+async def create_ranking(service: Service, endpoint: str, body: RerankRequest) -> Ranking:
+    """Rank the documents of a request.
+
+    Args:
+        service: the service with the model.
+        endpoint: path of the route, for the metrics.
+        body: the request; ``return_documents`` is left to the caller.
+
+    Raises:
+        ApiError: if the request is refused.
+    """
+    by_vectors = body.method == "embed"
+    name = (
+        service.embedding_model_name(body.model)
+        if by_vectors
+        else service.generation_model_name(body.model)
+    )
+    texts = [item if isinstance(item, str) else item.text for item in body.documents]
+    score = _cosines if by_vectors else _by_reading
+    scores, tokens = await score(service, endpoint, body, texts)
+    service.metrics.prompt_tokens.labels(endpoint).inc(tokens)
+    order = sorted(range(len(texts)), key=lambda index: -scores[index])[: body.top_n]
+    return Ranking(name, texts, [(index, scores[index]) for index in order], tokens)
+
+
 async def _cosines(
-    service: Service, body: RerankRequest, texts: Sequence[str]
+    service: Service, endpoint: str, body: RerankRequest, texts: Sequence[str]
 ) -> tuple[list[float], int]:
     """Return the cosine of the query and each document, and the tokens that were read."""
     instruction = body.instruction
     if instruction is None:
         instruction = service.model.settings.query_instruction
-    with service.scheduler.reserve() as reservation, service.new_group(RERANK) as group:
+    with service.scheduler.reserve() as reservation, service.new_group(endpoint) as group:
         cut = body.truncate_prompt_tokens
         query = await service.run_in_worker_thread(
             service.prompts.embedding_prompts,
@@ -90,12 +119,12 @@ async def _cosines(
 
 
 async def _by_reading(
-    service: Service, body: RerankRequest, texts: Sequence[str]
+    service: Service, endpoint: str, body: RerankRequest, texts: Sequence[str]
 ) -> tuple[list[float], int]:
     """Return the score of each document after which the query is read, and the tokens read."""
     if body.instruction is not None:
         raise invalid("'instruction' is for method=embed only", param="instruction")
-    with service.scheduler.reserve() as reservation, service.new_group(RERANK) as group:
+    with service.scheduler.reserve() as reservation, service.new_group(endpoint) as group:
         passages, question = await service.run_in_worker_thread(_prompts, service, body, texts)
         scorer = (
             _yes_scores(service, question.ids)

@@ -21,7 +21,7 @@ from gritlm.serve.engine.requests import (
     PrefillFinished,
     TokenLogprob,
 )
-from gritlm.serve.errors import as_api_error, internal
+from gritlm.serve.errors import ApiError, as_api_error, internal
 from gritlm.serve.http.logging import REQUEST_ID
 
 log = logging.getLogger(__name__)
@@ -97,8 +97,57 @@ class ResponseBuilder(Protocol):
         """Return the event behind all choices, or None if there is no such event."""
 
 
+class Dialect(Protocol):
+    """Form in which a client expects the response of OpenAI's API; one object for each request.
+
+    Attributes:
+        media_type: content type of a stream.
+    """
+
+    media_type: str
+
+    def whole(self, response: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the response that is sent without a stream."""
+
+    def frames(self, event: Mapping[str, Any]) -> bytes:
+        """Return the bytes of the stream for an event; empty if the client expects none."""
+
+    def failure(self, error: ApiError) -> bytes:
+        """Return the last bytes of a stream that failed."""
+
+    def end(self) -> bytes:
+        """Return the last bytes of a complete stream."""
+
+
+class OpenAIDialect:
+    """The form of OpenAI's API itself."""
+
+    media_type = "text/event-stream"
+
+    def whole(self, response: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the response unchanged."""
+        return response
+
+    def frames(self, event: Mapping[str, Any]) -> bytes:
+        """Return a server-sent event."""
+        return b"data: " + orjson.dumps(event) + b"\n\n"
+
+    def failure(self, error: ApiError) -> bytes:
+        """Return a server-sent event with the error."""
+        return self.frames(error.body())
+
+    def end(self) -> bytes:
+        """Return the marker of the end."""
+        return DONE
+
+
 async def as_whole(
-    group: RequestGroup, builder: ResponseBuilder, *, sequences: int, choices: int
+    group: RequestGroup,
+    builder: ResponseBuilder,
+    dialect: Dialect,
+    *,
+    sequences: int,
+    choices: int,
 ) -> Response:
     """Return one JSON response once all sequences have finished."""
     group.wait_for_all()
@@ -109,19 +158,25 @@ async def as_whole(
         builder.note(event)
         if isinstance(event, OutputDelta):
             parts[index].take(event)
-    return json_response(builder.whole(parts, tally))
+    return json_response(dialect.whole(builder.whole(parts, tally)))
 
 
 async def as_stream(
-    group: RequestGroup, builder: ResponseBuilder, *, choices: int, include_usage: bool
+    group: RequestGroup,
+    builder: ResponseBuilder,
+    dialect: Dialect,
+    *,
+    choices: int,
+    include_usage: bool,
 ) -> Response:
-    """Return a stream of server-sent events.
+    """Return a stream of events.
 
     It waits for the first event: a failure before that is a response with its own status.
     """
     events = group.events()
     first = await anext(events)
-    return _Stream(_frames(first, events, builder, TokenUsage(choices), include_usage), group)
+    content = _events(first, events, builder, TokenUsage(choices), include_usage)
+    return _Stream(_frames(content, dialect), group, dialect.media_type)
 
 
 def json_response(content: Any) -> Response:
@@ -130,11 +185,11 @@ def json_response(content: Any) -> Response:
 
 
 class _Stream(StreamingResponse):
-    """Server-sent events; the engine requests are cancelled however the stream ends."""
+    """Stream of events; the engine requests are cancelled however the stream ends."""
 
-    def __init__(self, frames: AsyncIterator[bytes], group: RequestGroup) -> None:
+    def __init__(self, frames: AsyncIterator[bytes], group: RequestGroup, media_type: str) -> None:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        super().__init__(frames, headers=headers, media_type="text/event-stream")
+        super().__init__(frames, headers=headers, media_type=media_type)
         self._group = group
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -143,33 +198,44 @@ class _Stream(StreamingResponse):
 
 
 async def _frames(
+    events: AsyncGenerator[Mapping[str, Any]], dialect: Dialect
+) -> AsyncIterator[bytes]:
+    """Yield the bytes of all events; an error is the last of them."""
+    try:
+        async with aclosing(events):
+            async for event in events:
+                if frames := dialect.frames(event):
+                    yield frames
+    except GritLMError as error:
+        yield dialect.failure(as_api_error(error))
+    except Exception:
+        log.exception("a stream failed after its first event")
+        yield dialect.failure(internal(REQUEST_ID.get()))
+    else:
+        yield dialect.end()
+
+
+async def _events(
     first: tuple[int, EngineEvent],
     events: AsyncIterator[tuple[int, EngineEvent]],
     builder: ResponseBuilder,
     tally: TokenUsage,
     include_usage: bool,
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[Mapping[str, Any]]:
+    """Yield the events of a stream in the form of OpenAI's API."""
     opened: set[int] = set()
-    try:
-        async with aclosing(_chain(first, events)) as all_events:
-            async for index, event in all_events:
-                tally.take(index, event)
-                builder.note(event)
-                if index not in opened:
-                    opened.add(index)
-                    if (opening := builder.opening(index)) is not None:
-                        yield _frame(opening)
-                if isinstance(event, OutputDelta) and _has_content(event):
-                    yield _frame(builder.piece(index, event))
-    except GritLMError as error:
-        yield _frame(as_api_error(error).body())
-    except Exception:
-        log.exception("a stream failed after its first event")
-        yield _frame(internal(REQUEST_ID.get()).body())
-    else:
-        if (closing := builder.closing(tally, include_usage=include_usage)) is not None:
-            yield _frame(closing)
-        yield DONE
+    async with aclosing(_chain(first, events)) as all_events:
+        async for index, event in all_events:
+            tally.take(index, event)
+            builder.note(event)
+            if index not in opened:
+                opened.add(index)
+                if (opening := builder.opening(index)) is not None:
+                    yield opening
+            if isinstance(event, OutputDelta) and _has_content(event):
+                yield builder.piece(index, event)
+    if (closing := builder.closing(tally, include_usage=include_usage)) is not None:
+        yield closing
 
 
 async def _chain(
@@ -182,7 +248,3 @@ async def _chain(
 
 def _has_content(delta: OutputDelta) -> bool:
     return bool(delta.text or delta.logprobs or delta.finish_reason)
-
-
-def _frame(content: Mapping[str, Any]) -> bytes:
-    return b"data: " + orjson.dumps(content) + b"\n\n"

@@ -10,7 +10,14 @@ from starlette.responses import Response
 from gritlm.lm.sampling import SamplingParams
 from gritlm.serve.api.logprobs import SequenceLogprobs, TokenTexts
 from gritlm.serve.api.request_group import RequestGroup
-from gritlm.serve.api.streaming import ResponseBuilder, TokenUsage, as_stream, as_whole
+from gritlm.serve.api.streaming import (
+    Dialect,
+    OpenAIDialect,
+    ResponseBuilder,
+    TokenUsage,
+    as_stream,
+    as_whole,
+)
 from gritlm.serve.api.tokenization import Ids
 from gritlm.serve.engine.requests import EngineEvent, GenerateRequest
 from gritlm.serve.errors import invalid
@@ -105,6 +112,7 @@ async def respond(
     choices: int,
     stream: bool | None,
     usage: bool,
+    dialect: Dialect | None = None,
 ) -> Response:
     """Return the response to requests that were submitted, as a whole or as a stream.
 
@@ -115,14 +123,16 @@ async def respond(
         builder: builds the JSON of the response.
         sequences: generated texts in the response.
         choices: generated texts for each prompt.
-        stream: whether to send server-sent events.
+        stream: whether to send a stream of events.
         usage: whether the stream ends with the token counts.
+        dialect: form of the response; None for that of OpenAI's API.
     """
+    dialect = dialect or OpenAIDialect()
     if not stream:
         with group:
-            return await as_whole(group, builder, sequences=sequences, choices=choices)
+            return await as_whole(group, builder, dialect, sequences=sequences, choices=choices)
     try:
-        return await as_stream(group, builder, choices=choices, include_usage=usage)
+        return await as_stream(group, builder, dialect, choices=choices, include_usage=usage)
     except BaseException:
         group.cancel()
         raise
