@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from gritlm import GritLM
 from gritlm.lm.generator import complete
-from gritlm.lm.sampling import make_sampler
+from gritlm.lm.sampling import SamplingParams
 
 PROMPT_TOKENS = 128
 
@@ -38,7 +38,10 @@ def main() -> None:
     def ours() -> list[int]:
         """The loop under ``chat``, without an end token so that all sides write as much."""
         stream = complete(
-            model.lm, ids[0].tolist(), sampler=make_sampler(), max_new_tokens=chosen.tokens
+            model.lm,
+            ids[0].tolist(),
+            sampler=SamplingParams().sampler(),
+            max_new_tokens=chosen.tokens,
         )
         return list(stream)
 

@@ -16,7 +16,7 @@ from gritlm import GritLM, KVBlock, gritlm_instruction
 from gritlm.errors import CacheMismatchError, InputError, ModeError
 from gritlm.lm.attention.decode_views import decoding_view
 from gritlm.lm.generator import TextStream, complete
-from gritlm.lm.sampling import make_sampler
+from gritlm.lm.sampling import SamplingParams
 from tests import tiny
 
 PROMPT = "Ann has a red ball"
@@ -36,7 +36,9 @@ def test_greedy_tokens_equal_transformers(family):
     expected = model.generate(
         prompt, max_new_tokens=20, do_sample=False, eos_token_id=None, pad_token_id=0
     )
-    ours = complete(UnifiedLM(model), prompt[0].tolist(), sampler=make_sampler(), max_new_tokens=20)
+    ours = complete(
+        UnifiedLM(model), prompt[0].tolist(), sampler=SamplingParams().sampler(), max_new_tokens=20
+    )
     assert list(ours) == expected[0, 11:].tolist()
 
 
@@ -193,10 +195,16 @@ def test_an_unfinished_character_at_the_end_is_shown_as_such():
 
 
 def test_an_answer_ends_at_the_end_token(grit, ids):
-    greedy = list(complete(grit.lm, ids[0].tolist(), sampler=make_sampler(), max_new_tokens=9))
+    greedy = list(
+        complete(grit.lm, ids[0].tolist(), sampler=SamplingParams().sampler(), max_new_tokens=9)
+    )
     end = greedy[4]
     short = complete(
-        grit.lm, ids[0].tolist(), sampler=make_sampler(), max_new_tokens=9, end_ids=[end]
+        grit.lm,
+        ids[0].tolist(),
+        sampler=SamplingParams().sampler(),
+        max_new_tokens=9,
+        end_ids=[end],
     )
     assert list(short) == greedy[: greedy.index(end)]
 
@@ -204,9 +212,15 @@ def test_an_answer_ends_at_the_end_token(grit, ids):
 def test_a_prefix_read_causally_gives_the_same_text_as_plain_text(grit, ids):
     with torch.inference_mode():
         block = grit.lm.causal_block(ids[0, :5])
-    whole = complete(grit.lm, ids[0].tolist(), sampler=make_sampler(), max_new_tokens=15)
+    whole = complete(
+        grit.lm, ids[0].tolist(), sampler=SamplingParams().sampler(), max_new_tokens=15
+    )
     cached = complete(
-        grit.lm, ids[0, 5:].tolist(), kv=block, sampler=make_sampler(), max_new_tokens=15
+        grit.lm,
+        ids[0, 5:].tolist(),
+        kv=block,
+        sampler=SamplingParams().sampler(),
+        max_new_tokens=15,
     )
     assert list(cached) == list(whole)
 
@@ -278,7 +292,7 @@ def test_a_prompt_that_does_not_fit_is_refused_and_a_full_context_ends_the_answe
     with pytest.raises(InputError, match="the model takes 256"):
         grit.chat("word " * 300)
     room = 256 - 240
-    tokens = complete(grit.lm, [5] * 240, sampler=make_sampler(), max_new_tokens=100)
+    tokens = complete(grit.lm, [5] * 240, sampler=SamplingParams().sampler(), max_new_tokens=100)
     assert len(list(tokens)) == room
 
 
@@ -322,25 +336,31 @@ def test_compiled_steps_write_the_same_text(grit, monkeypatch):
     _, (block,) = grit.encode(["Bob has a blue car."], get_cache=True)
     for kv in (None, block):
         plain, ours = (
-            list(complete(lm, [5, 9, 7], kv=kv, sampler=make_sampler(), max_new_tokens=12))
+            list(
+                complete(
+                    lm, [5, 9, 7], kv=kv, sampler=SamplingParams().sampler(), max_new_tokens=12
+                )
+            )
             for lm in (grit.lm, compiled)
         )
         assert ours == plain
 
 
 def test_the_smallest_nucleus_holds_the_likeliest_token():
-    smallest = make_sampler(temperature=1.0, top_p=1e-320, seed=0)  # 0 in float32
+    smallest = SamplingParams(temperature=1.0, top_p=1e-320, seed=0).sampler()  # 0 in float32
     assert {smallest(torch.tensor([0.0, 2.0, 1.0])) for _ in range(20)} == {1}
 
 
 def test_sampling_follows_the_distribution():
     logits = torch.log(torch.tensor([0.5, 0.3, 0.15, 0.05]))
-    draw = make_sampler(temperature=1.0, seed=0)
+    draw = SamplingParams(temperature=1.0, seed=0).sampler()
     counts = torch.bincount(torch.tensor([draw(logits) for _ in range(4000)]), minlength=4) / 4000
     assert (counts - logits.exp()).abs().max() < 0.03
-    nucleus = make_sampler(temperature=1.0, top_p=0.7, seed=0)
+    nucleus = SamplingParams(temperature=1.0, top_p=0.7, seed=0).sampler()
     assert {nucleus(logits) for _ in range(200)} == {0, 1}
-    assert {make_sampler(temperature=9.0, top_k=1, seed=0)(logits) for _ in range(20)} == {0}
+    assert {
+        SamplingParams(temperature=9.0, top_k=1, seed=0).sampler()(logits) for _ in range(20)
+    } == {0}
 
 
 def test_join_of_two_documents_answers(grit):

@@ -12,7 +12,7 @@ import torch
 from gritlm import GritLM, gritlm_instruction
 from gritlm.lm.attention import packed as attention
 from gritlm.lm.generator import complete
-from gritlm.lm.sampling import make_sampler
+from gritlm.lm.sampling import SamplingParams
 
 pytestmark = pytest.mark.gpu
 
@@ -51,7 +51,9 @@ def test_greedy_text_of_the_gpu_equals_that_of_transformers(wide_folder):
     expected = model.model.generate(
         ids, max_new_tokens=20, do_sample=False, eos_token_id=None, pad_token_id=0
     )
-    ours = complete(model.lm, ids[0].tolist(), sampler=make_sampler(), max_new_tokens=20)
+    ours = complete(
+        model.lm, ids[0].tolist(), sampler=SamplingParams().sampler(), max_new_tokens=20
+    )
     assert list(ours) == expected[0, 11:].tolist()
 
 

@@ -11,7 +11,7 @@ import torch
 from gritlm.errors import ModelError
 from gritlm.lm.attention import views
 from gritlm.lm.generator import complete
-from gritlm.lm.sampling import make_sampler
+from gritlm.lm.sampling import SamplingParams
 from gritlm.lm.self_check import require_views
 from gritlm.lm.unified import UnifiedLM
 from tests import tiny
@@ -115,7 +115,7 @@ def test_gradients_flow_through_the_reading_view():
 
 def test_four_threads_of_both_kinds_get_what_each_gets_alone(lm):
     ids, mask = rows(20, 11, seed=7)
-    greedy = make_sampler()
+    greedy = SamplingParams().sampler()
 
     def read() -> torch.Tensor:
         with torch.inference_mode():

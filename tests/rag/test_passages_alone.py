@@ -15,7 +15,7 @@ from gritlm.errors import InputError
 from gritlm.lm.generator import complete
 from gritlm.lm.hub.model_config import FusionSettings
 from gritlm.lm.kv.row_batch import RowBatch
-from gritlm.lm.sampling import SamplingParams, make_sampler
+from gritlm.lm.sampling import SamplingParams
 from gritlm.rag import workspace
 from gritlm.rag.engine import RagEngine
 from gritlm.rag.fusion import PassageScore, passage_scores
@@ -73,7 +73,7 @@ def greedy(engine: RagEngine, ids: list[int]) -> str:
     tokens = complete(
         engine.model.lm,
         ids,
-        sampler=make_sampler(temperature=0.0),
+        sampler=SamplingParams().sampler(),
         max_new_tokens=TOKENS,
         end_ids=engine.model.end_ids,
     )

@@ -214,14 +214,18 @@ class TextStream:
     Args:
         tokenizer: the tokenizer.
         stop: strings that end the text.
+        ignore: number of first tokens in which no stop string ends the text.
 
     Attributes:
         stopped: whether a stop string has been found.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str] = ()) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str] = (), *, ignore: int = 0
+    ) -> None:
         self.tokenizer = tokenizer
         self.stop = [s for s in stop if s]
+        self._ignore = ignore
         self._ids: list[int] = []
         # Tokens before `_context` are never decoded again; tokens up to `_done` are already text.
         self._context = self._done = 0
@@ -279,6 +283,8 @@ class TextStream:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
     def _stops_at(self) -> int | None:
+        if len(self._ids) <= self._ignore:
+            return None
         found = [at for s in self.stop if (at := self._held.find(s)) >= 0]
         return min(found, default=None)
 

@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from numpy.typing import NDArray
@@ -16,14 +16,14 @@ from transformers import PreTrainedTokenizerBase
 from gritlm.errors import InputError, ModeError, UnknownArgumentError, at_least_one, choice
 from gritlm.lm.chat import Message, chat_ids
 from gritlm.lm.encoder import EncodeOptions, Encoder
-from gritlm.lm.generator import TextStream, complete
+from gritlm.lm.generator import TextStream, complete, own_blocks
 from gritlm.lm.hf_generate import hf_generate
 from gritlm.lm.hub import checkpoint
 from gritlm.lm.hub.load import load
 from gritlm.lm.hub.load_errors import explained
 from gritlm.lm.hub.model_config import MODES, ModelSettings
 from gritlm.lm.kv.block import KVBlock
-from gritlm.lm.sampling import make_sampler
+from gritlm.lm.sampling import SamplingOverrides, SamplingParams, override
 from gritlm.lm.self_check import require_numbers, require_views
 from gritlm.lm.tokens import SegmentTokenizer, as_texts, document_texts
 from gritlm.lm.unified import UnifiedLM
@@ -33,6 +33,8 @@ from gritlm.prompts import gritlm_instruction
 log = logging.getLogger(__name__)
 
 Vectors = NDArray[Any] | Tensor
+
+_CHAT = SamplingParams(max_new_tokens=256)
 
 
 class GritLM:
@@ -264,12 +266,8 @@ class GritLM:
         *,
         kv: KVBlock | None = None,
         stream: bool = False,
-        max_new_tokens: int = 256,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        top_k: int = 0,
-        stop: str | Sequence[str] | None = None,
-        seed: int | None = None,
+        sampling: SamplingParams | None = None,
+        **settings: Unpack[SamplingOverrides],
     ) -> str | Iterator[str]:
         """Answer a message or a conversation.
 
@@ -278,34 +276,41 @@ class GritLM:
             kv: KV block before the conversation, as ``encode(get_cache=True)`` returns it; it is
                 moved to position 0.
             stream: whether to return an iterator over pieces of text instead of the text.
-            max_new_tokens: maximum number of tokens to generate.
-            temperature: sampling temperature; 0 always takes the most likely token.
-            top_p: cumulative probability of the tokens that are sampled from; 1 keeps all.
-            top_k: number of most likely tokens that are sampled from; 0 keeps all.
-            stop: strings that end the answer and are not part of it.
-            seed: random seed; None for a new one.
+            sampling: length, temperature, stop strings and other settings of the answer; None for
+                the likeliest token each time, at most 256 of them.
+            **settings: fields of :class:`SamplingParams` that replace those of ``sampling``, such
+                as ``max_new_tokens``, ``temperature``, ``top_p``, ``seed``, ``stop``.
 
         Returns:
             The answer, or an iterator over its pieces.
 
         Raises:
             InputError: for a value out of range, or a prompt that is too long.
+            UnknownArgumentError: for a setting that :class:`SamplingParams` does not have.
             CacheMismatchError: for a KV block of another model.
             ModeError: for a model loaded with ``mode="embedding"``.
         """
         self.require_head()
-        sampler = make_sampler(temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
+        params = override(sampling or _CHAT, settings, caller="GritLM.chat()")
+        if params.logprobs is not None:
+            raise InputError(
+                f"logprobs is {params.logprobs}, but chat() reports no log-probabilities; "
+                "leave it None"
+            )
         ids = self.chat_ids(messages, start=kv is None)
+        blocks = own_blocks(self.lm, kv)
+        prompt_ids = [*(i for block in blocks for i in block.token_ids.tolist()), *ids]
+        end_ids = params.all_end_ids(self.end_ids)
         tokens = complete(
             self.lm,
             ids,
             kv=kv,
-            sampler=sampler,
-            max_new_tokens=max_new_tokens,
-            end_ids=self.end_ids,
+            sampler=params.sampler(prompt_ids=prompt_ids, end_ids=end_ids),
+            max_new_tokens=params.max_new_tokens,
+            end_ids=end_ids,
         )
-        stops = as_texts([] if stop is None else stop)
-        pieces = TextStream(self.tokenizer, stops).pieces(tokens)
+        stream_of_text = TextStream(self.tokenizer, params.stop, ignore=params.min_new_tokens)
+        pieces = stream_of_text.pieces(tokens)
         return pieces if stream else "".join(pieces)
 
     def chat_ids(self, messages: str | Sequence[Message], *, start: bool = True) -> list[int]:

@@ -89,6 +89,11 @@ class UnifiedLM:
         """Maximum length of a text in tokens; None if the configuration does not have it."""
         return getattr(self.config, "max_position_embeddings", None)
 
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of token ids that the model reads."""
+        return int(self.decoder.get_input_embeddings().num_embeddings)
+
     def kv_bytes_per_token(self) -> int:
         """Return the size of the keys and values of a token in bytes."""
         config = self.config

@@ -151,12 +151,13 @@ def generate(model: GritLM, prepared: PreparedAnswer, sampling: SamplingParams) 
     """
     prompt = prepared.prompt
     trace = prepared.trace
+    end_ids = sampling.all_end_ids(model.end_ids)
     tokens = decode(
         stepper(model.lm, prompt.cache) if prompt.mixed is None else prompt.mixed.step,
         prompt.logits_V,
-        sampler=sampling.sampler(),
+        sampler=sampling.sampler(end_ids=end_ids),
         room=prompt.room,
-        end_ids=model.end_ids,
+        end_ids=end_ids,
     )
 
     def since_start() -> float:
@@ -170,6 +171,7 @@ def generate(model: GritLM, prepared: PreparedAnswer, sampling: SamplingParams) 
             yield token
 
     started = perf_counter()
-    yield from TextStream(model.tokenizer, sampling.stop).pieces(count_tokens())
+    stream = TextStream(model.tokenizer, sampling.stop, ignore=sampling.min_new_tokens)
+    yield from stream.pieces(count_tokens())
     trace.milliseconds.setdefault("first_token", since_start())
     trace.add("decode", perf_counter() - started)

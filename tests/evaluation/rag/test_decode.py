@@ -9,7 +9,7 @@ from transformers.cache_utils import DynamicCache
 from gritlm.evaluation.rag import decode as writing
 from gritlm.evaluation.rag.decode import PromptToRead, replies
 from gritlm.lm.generator import decode, prefill, prefix_cache, stepper
-from gritlm.lm.sampling import make_sampler
+from gritlm.lm.sampling import SamplingParams
 from gritlm.lm.unified import UnifiedLM
 from gritlm.rag.reuse.recompute import FIRST, read_again
 from tests import tiny
@@ -52,7 +52,7 @@ def alone(lm: UnifiedLM, reading: PromptToRead, ends: set[int]) -> list[int]:
         logits_V = read_again(lm, cache, positions, ids=held, tail=reading.ids)
     else:
         logits_V = prefill(lm, cache, reading.ids)
-    greedy = make_sampler(temperature=0.0)
+    greedy = SamplingParams().sampler()
     return list(decode(stepper(lm, cache), logits_V, sampler=greedy, room=NEW, end_ids=ends))
 
 

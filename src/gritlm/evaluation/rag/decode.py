@@ -22,7 +22,7 @@ from torch.nn.functional import pad
 from gritlm.lm.generator import complete, prefill, prefix_cache
 from gritlm.lm.kv.block import KVBlock
 from gritlm.lm.kv.cache import is_preallocated
-from gritlm.lm.sampling import make_sampler
+from gritlm.lm.sampling import SamplingParams
 from gritlm.lm.unified import UnifiedLM
 from gritlm.rag.reuse.recompute import FIRST, read_again
 
@@ -118,7 +118,7 @@ def _decode_single(
         lm,
         reading.ids,
         kv=reading.blocks,
-        sampler=make_sampler(temperature=0.0),
+        sampler=SamplingParams().sampler(),
         max_new_tokens=new,
         end_ids=end_ids,
     )

@@ -39,7 +39,7 @@ class PromptTokenizer:
         self.tokens = SegmentTokenizer(model.tokenizer)
         self._settings = model.settings
         self._longest = max(map(len, model.tokenizer.get_vocab()))  # characters of a token
-        self._vocabulary = int(model.model.get_input_embeddings().num_embeddings)
+        self._vocabulary = model.lm.vocabulary_size
 
     def chat_ids(self, messages: Sequence[Message]) -> Ids:
         """Return the ids of a conversation, up to the start of the next message.

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from gritlm.lm.gritlm import GritLM
-from gritlm.lm.sampling import Sampler
 from gritlm.serve.engine.errors import PromptTooLongError
 from gritlm.serve.engine.kv_slots import KVSlots
 from gritlm.serve.engine.queue import QueuedRequest, RequestQueue
@@ -48,7 +47,6 @@ class _WaitingPrompt:
 
     queued: QueuedRequest
     request: GenerateRequest | ResumeRequest
-    sampler: Sampler
     priority: int
 
 
@@ -64,7 +62,6 @@ class _RunningSequence:
 
     queued: QueuedRequest
     request: GenerateRequest | ResumeRequest
-    sampler: Sampler
     slot: KVSlot
     unread: list[int] = field(default_factory=list)
     cached: int = 0
@@ -138,7 +135,7 @@ class GenerationBatch:
         priority = self._arrivals + queued.index * self._kv_slots.slots
         insort(
             self._waiting,
-            _WaitingPrompt(queued, request, request.sampling.sampler(), priority),
+            _WaitingPrompt(queued, request, priority),
             key=lambda waiting: (waiting.priority, waiting.queued.index),
         )
 
@@ -217,7 +214,7 @@ class GenerationBatch:
         if slot is None:
             return False
         waiting = self._waiting.pop(0)
-        sequence = _RunningSequence(waiting.queued, request, waiting.sampler, slot)
+        sequence = _RunningSequence(waiting.queued, request, slot)
         if isinstance(request, GenerateRequest):
             sequence.cached = len(slot.ids)
             sequence.unread = list(request.ids[sequence.cached :])
@@ -278,8 +275,14 @@ class GenerationBatch:
         self._prefilling = None
         self._running.append(sequence)
         sequence.queued.send(PrefillFinished(len(sequence.slot.ids), sequence.cached))
-        sampling = sequence.request.sampling
-        sequence.output = GeneratedSequence(self._model, sampling, sequence.sampler, room)
+        request = sequence.request
+        prompt_ids = request.ids if isinstance(request, GenerateRequest) else ()
+        try:
+            sequence.output = GeneratedSequence(self._model, request.sampling, prompt_ids, room)
+        except Exception as error:
+            log.exception("a sequence could not begin; its request fails")
+            self._fail(sequence, error)
+            return
         self._draw(sequence, logits_V)
 
     def _draw(self, sequence: _RunningSequence, logits_V: Tensor) -> None:

@@ -279,7 +279,7 @@ class Scheduler:
         elif isinstance(request, GenerateRequest | ResumeRequest):
             self._model.require_head()
             at_least_one(request.sampling.max_new_tokens, name="max_new_tokens")
-            request.sampling.sampler()
+            request.sampling.check(self._model.lm.vocabulary_size)
         if isinstance(request, GenerateRequest):
             if not request.ids:
                 raise InputError("the prompt has no tokens; expected at least one")

@@ -6,7 +6,7 @@ Shapes: V vocabulary.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch import Tensor
 from gritlm.errors import ModelError
 from gritlm.lm.generator import TextStream
 from gritlm.lm.gritlm import GritLM
-from gritlm.lm.sampling import Sampler, SamplingParams
+from gritlm.lm.sampling import SamplingParams
 from gritlm.serve.engine.requests import FinishReason, OutputDelta, TokenLogprob
 
 
@@ -23,8 +23,8 @@ class GeneratedSequence:
 
     Args:
         model: the model, for its tokenizer and its end tokens.
-        sampling: stop strings and the number of log-probabilities.
-        sampler: draws a token from logits.
+        sampling: how tokens are drawn and when the sequence ends.
+        prompt_ids: token ids of the prompt, as far as they are known.
         room: most tokens of the sequence.
 
     Attributes:
@@ -33,13 +33,13 @@ class GeneratedSequence:
     """
 
     def __init__(
-        self, model: GritLM, sampling: SamplingParams, sampler: Sampler, room: int
+        self, model: GritLM, sampling: SamplingParams, prompt_ids: Sequence[int], room: int
     ) -> None:
         self._sampling = sampling
-        self._sampler = sampler
+        self._end_ids = sampling.all_end_ids(model.end_ids)
+        self._sampler = sampling.sampler(prompt_ids=prompt_ids, end_ids=self._end_ids)
         self._room = room
-        self._stream = TextStream(model.tokenizer, sampling.stop)
-        self._end_ids: Collection[int] = model.end_ids
+        self._stream = TextStream(model.tokenizer, sampling.stop, ignore=sampling.min_new_tokens)
         self._logprob_buffer = _LogprobBuffer(self._stream)
         self._tokens = 0
         self.token = -1
