@@ -1,0 +1,16 @@
+"""Adapters for LangChain, LlamaIndex and Haystack, and a client of documents on a server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gritlm import lazy
+
+if TYPE_CHECKING:
+    from gritlm.integrations.rag_client import RagClient
+
+__all__ = ["RagClient"]
+
+_HOMES = {"RagClient": "gritlm.integrations.rag_client"}
+
+__getattr__, __dir__ = lazy.names(__name__, _HOMES)
