@@ -99,7 +99,8 @@ def index(
     sources: Annotated[
         list[str],
         typer.Argument(
-            help="Files (.txt .md .html .pdf .jsonl .json .csv .tsv) or folders.",
+            help="Files (.txt .md .html .pdf .docx .pptx .xlsx .epub .jsonl .json .csv .tsv) or "
+            "folders.",
             metavar="FOLDER...",
         ),
     ],

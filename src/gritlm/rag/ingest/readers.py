@@ -1,38 +1,24 @@
-"""Readers of plain text, Markdown, HTML and PDF files."""
+"""Readers of text, Markdown, HTML, PDF, Office and EPUB files, by the ending of the name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from io import BytesIO
 
 from pypdf import PdfReader
 from pypdf.errors import DependencyError
 
-from gritlm.errors import InputError
+from gritlm.errors import InputError, MissingExtraError
 from gritlm.lm.hub.quiet import only_errors
 from gritlm.rag.ingest import markdown_text, pdf_text
 from gritlm.rag.ingest.encodings import declared_encoding, decoded
+from gritlm.rag.ingest.file_content import FileContent, check_growth, own_title, whole
 from gritlm.rag.ingest.html.html_markdown import markdown_of
 from gritlm.rag.ingest.html.html_tokens import is_xml, tokens
 from gritlm.rag.ingest.html.html_tree import page_title, tree
 from gritlm.rag.ingest.metadata import normalise_metadata
+from gritlm.rag.ingest.office import epub, office_files
 from gritlm.rag.ingest.pdf_content import ContentSizes
-from gritlm.rag.types import Value
-
-LEAST_TEXT = 2**20  # characters, or decompressed bytes, that any file may hold
-GROWTH = 50  # of them for each byte of a file, above that
-UNTITLED = {"untitled", "(anonymous)", "anonymous", "unspecified"}  # what programs fill in
-
-
-@dataclass(frozen=True)
-class FileContent:
-    """Text, title and metadata read from a file."""
-
-    text: str
-    title: str = ""
-    markdown: bool = False
-    metadata: Mapping[str, Value] = field(default_factory=dict)
 
 
 def read(ending: str, data: bytes) -> FileContent:
@@ -43,14 +29,18 @@ def read(ending: str, data: bytes) -> FileContent:
         data: bytes of the file.
 
     Raises:
-        InputError: if the file cannot be read, has no text, or has far more text than bytes.
+        InputError: if the file cannot be read, has no text, has far more text than bytes, or needs
+            a library that is not installed.
     """
     if not data.strip():
         raise InputError("empty")
-    content = READERS[ending](data)
+    try:
+        content = READERS[ending](data)
+    except MissingExtraError as error:
+        raise InputError(str(error)) from None
     if not content.text.strip():
         raise InputError("empty: no text in it")
-    _check_growth(len(content.text), len(data), "characters of text")
+    check_growth(len(content.text), len(data), "characters of text")
     return content
 
 
@@ -107,8 +97,7 @@ def pdf(data: bytes) -> FileContent:
     text = pdf_text.text_of(pages)
     if not text.strip():
         raise InputError("a PDF without text, as scanners make it; recognise its text first (OCR)")
-    title = " ".join(_whole(title).split())
-    return FileContent(text, "" if title.lower() in UNTITLED else title)
+    return FileContent(text, own_title(title))
 
 
 def _pages(reader: PdfReader, size: int) -> list[str]:
@@ -117,25 +106,11 @@ def _pages(reader: PdfReader, size: int) -> list[str]:
     content = length = 0
     for page in reader.pages:
         content += sizes.of(page)
-        _check_growth(content, size, "bytes of page content")
-        pages.append(_whole(page.extract_text()))
+        check_growth(content, size, "bytes of page content")
+        pages.append(whole(page.extract_text()))
         length += len(pages[-1])
-        _check_growth(length, size, "characters of text")
+        check_growth(length, size, "characters of text")
     return pages
-
-
-def _whole(text: str) -> str:
-    """Return text without zero characters and unpaired surrogates."""
-    return text.replace("\0", "").encode("utf-8", errors="replace").decode()
-
-
-def _check_growth(length: int, size: int, unit: str) -> None:
-    most = max(LEAST_TEXT, GROWTH * size)
-    if length > most:
-        raise InputError(
-            f"its {size:,} bytes hold more than {most:,} {unit}; split the file, or save it as "
-            "plain text"
-        )
 
 
 READERS: dict[str, Callable[[bytes], FileContent]] = {
@@ -147,4 +122,8 @@ READERS: dict[str, Callable[[bytes], FileContent]] = {
     ".htm": html,
     ".xhtml": html,
     ".pdf": pdf,
+    ".docx": office_files.docx,
+    ".pptx": office_files.pptx,
+    ".xlsx": office_files.xlsx,
+    ".epub": epub.epub,
 }

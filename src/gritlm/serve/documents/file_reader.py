@@ -1,4 +1,4 @@
-"""Reader of HTML and PDF files, in a separate process for each request.
+"""Reader of HTML, PDF, Office and EPUB files, in a separate process for each request.
 
 A hostile file can make a parser run for minutes or take all memory; the process has limits on both.
 """
@@ -16,9 +16,10 @@ from dataclasses import asdict
 from typing import TextIO
 
 from gritlm.errors import InputError
-from gritlm.rag.ingest.readers import FileContent, read
+from gritlm.rag.ingest.file_content import FileContent
+from gritlm.rag.ingest.readers import read
 
-KINDS = (".html", ".htm", ".xhtml", ".pdf")
+KINDS = (".html", ".htm", ".xhtml", ".pdf", ".docx", ".pptx", ".xlsx", ".epub")
 SECONDS = 60.0  # for all files of a request
 _BYTES = 768 * 2**20  # memory of one process; a few run at a time
 

@@ -12,8 +12,9 @@ from typing import Any
 
 from gritlm.errors import InputError
 from gritlm.rag.ingest import readers, records, rows
+from gritlm.rag.ingest.file_content import FileContent
 from gritlm.rag.ingest.metadata import normalise_metadata
-from gritlm.rag.ingest.readers import READERS, FileContent
+from gritlm.rag.ingest.readers import READERS
 from gritlm.rag.ingest.skips import SkippedSource, Skips
 from gritlm.rag.types import Document, Value
 from gritlm.serve.documents.file_reader import KINDS, FileReader
@@ -29,7 +30,7 @@ def documents(body: AddDocumentsRequest, reader: FileReader) -> tuple[list[Docum
 
     Args:
         body: the request.
-        reader: reader of HTML and PDF files.
+        reader: reader of the files that need a process of their own.
 
     Raises:
         ApiError: if the request has no documents and no files.

@@ -2,7 +2,9 @@
 
 import { bytes } from "./words.js";
 
-export const ENDINGS = [".txt", ".md", ".html", ".pdf", ".jsonl"];
+export const ENDINGS = [
+  ".txt", ".md", ".html", ".pdf", ".docx", ".pptx", ".xlsx", ".epub", ".csv", ".jsonl",
+];
 const LARGEST = 6_000_000; // bytes; in base64 this is below the server's default limit
 
 const inBase64 = (file) =>

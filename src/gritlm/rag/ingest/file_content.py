@@ -1,0 +1,61 @@
+"""Content of a file, and the bound on its size relative to the file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from gritlm.errors import InputError
+from gritlm.rag.types import Value
+
+LEAST_TEXT = 2**20  # characters, or decompressed bytes, that any file may hold
+GROWTH = 50  # of them for each byte of a file, above that
+UNTITLED = {  # what programs fill in
+    "untitled",
+    "(anonymous)",
+    "anonymous",
+    "unspecified",
+    "powerpoint presentation",
+    "powerpoint-präsentation",
+    "présentation powerpoint",
+}
+
+
+@dataclass(frozen=True)
+class FileContent:
+    """Text, title and metadata read from a file."""
+
+    text: str
+    title: str = ""
+    markdown: bool = False
+    metadata: Mapping[str, Value] = field(default_factory=dict)
+
+
+def own_title(title: str) -> str:
+    """Return a title on one line; empty for one that a program filled in."""
+    line = " ".join(whole(title).split())
+    return "" if line.lower() in UNTITLED else line
+
+
+def whole(text: str) -> str:
+    """Return text without zero characters and unpaired surrogates."""
+    return text.replace("\0", "").encode("utf-8", errors="replace").decode()
+
+
+def check_growth(length: int, size: int, unit: str) -> None:
+    """Raise an error if a file has far more content than bytes.
+
+    Args:
+        length: size of the content.
+        size: bytes of the file.
+        unit: unit of ``length``, for the message.
+
+    Raises:
+        InputError: for content of more than ``GROWTH`` units per byte, and ``LEAST_TEXT``.
+    """
+    most = max(LEAST_TEXT, GROWTH * size)
+    if length > most:
+        raise InputError(
+            f"its {size:,} bytes hold more than {most:,} {unit}; split the file, or save it as "
+            "plain text"
+        )

@@ -1,0 +1,1 @@
+"""Word, PowerPoint, Excel and EPUB files: text and tables as Markdown."""
