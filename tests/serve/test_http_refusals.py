@@ -54,7 +54,7 @@ def error_of(live: Served, path: str, status: int = 400, **sent: Any) -> dict[st
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "invalid_value"),
         ({"stream_options": {"include_usage": True}}, "stream_options", "invalid_value"),
         ({"max_tokens": 3, "max_completion_tokens": 4}, "max_tokens", "invalid_value"),
-        ({"frequency_penalty": 0.5}, "frequency_penalty", "unsupported_value"),
+        ({"frequency_penalty": 2.5}, "frequency_penalty", "invalid_value"),
         ({"tools": [{"type": "function"}]}, "tools", "unsupported_value"),
         ({"response_format": {"type": "json_object"}}, "response_format.type", "unsupported_value"),
         ({"tool_choice": "required"}, "tool_choice", "unsupported_value"),

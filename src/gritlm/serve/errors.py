@@ -6,6 +6,7 @@ application turn it, and every error of the library, into a response.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -38,6 +39,22 @@ _RETRY_ELSEWHERE_S = 5
 _REASONS = 3  # reasons in a message
 _REASON_CHARS = 300  # characters of a reason, and of a document's name
 _INTERNAL = (StoreFullError, StoreLockedError, IndexDamagedError)  # not the client's fault
+_VALUE_CHARS = 40  # characters of a wrong value
+_NAMING_VALUES = frozenset(  # problems, by their types in pydantic, whose messages need the value
+    {
+        "bool_type",
+        "finite_number",
+        "float_type",
+        "greater_than",
+        "greater_than_equal",
+        "int_from_float",
+        "int_type",
+        "less_than",
+        "less_than_equal",
+        "literal_error",
+        "string_type",
+    }
+)
 _CODES = {  # code of a problem, by its type in pydantic
     "extra_forbidden": "unknown_parameter",
     "missing": "missing_required_parameter",
@@ -286,7 +303,12 @@ def _message(error: Mapping[str, Any], param: str | None, code: str) -> str:
     if code == "missing_required_parameter":
         return f"'{param or 'body'}' is missing"
     text = str(error["msg"])
-    return f"'{param}': {text[:1].lower()}{text[1:]}" if param else text
+    if not param:
+        return text
+    value = error.get("input")
+    named = error["type"] in _NAMING_VALUES and isinstance(value, str | int | float)
+    shown = f"{excerpt(json.dumps(value), _VALUE_CHARS)}; " if named else ""
+    return f"'{param}': {shown}{text[:1].lower()}{text[1:]}"
 
 
 def _field_name(path: Sequence[str | int]) -> str:

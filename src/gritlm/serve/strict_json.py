@@ -68,7 +68,7 @@ def checked(body: bytes, model: type[BaseModel], ignored: IgnoredFields) -> Base
     try:
         return model.model_validate(orjson.loads(body), context=ignored)
     except ValidationError as error:
-        errors = error.errors(include_url=False, include_input=False)
+        errors = error.errors(include_url=False)
         raise RequestValidationError(
             [{**item, "loc": ("body", *item["loc"])} for item in errors]
         ) from None

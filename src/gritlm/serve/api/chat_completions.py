@@ -12,6 +12,7 @@ from gritlm.serve.api.text_generation import (
     ChoicesBuilder,
     generate_requests,
     respond,
+    sampling_params,
     wants_usage,
 )
 from gritlm.serve.engine.requests import OutputDelta, TokenLogprob
@@ -76,7 +77,14 @@ async def create_chat(
         group = service.new_group(endpoint, choices=choices)
         ids = await service.run_in_worker_thread(service.prompts.chat_ids, messages)
         max_tokens = service.prompts.max_new_tokens(ids, max_tokens_of(body), param="messages")
-        group.submit(reservation, generate_requests([ids], [max_tokens], body, logprobs))
+        sampling = sampling_params(
+            body,
+            max_tokens,
+            vocabulary=service.prompts.vocabulary,
+            top_k=body.top_k,
+            logprobs=logprobs,
+        )
+        group.submit(reservation, generate_requests([ids], [sampling], choices))
     builder = ChatResponseBuilder(
         service.response_head("chatcmpl", name, ChatResponseBuilder.whole_object),
         service.token_texts,

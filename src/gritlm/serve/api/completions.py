@@ -12,6 +12,7 @@ from gritlm.serve.api.text_generation import (
     ChoicesBuilder,
     generate_requests,
     respond,
+    sampling_params,
     wants_usage,
 )
 from gritlm.serve.api.tokenization import characters
@@ -50,7 +51,17 @@ def routes(service: Service) -> APIRouter:
             prompts = await service.run_in_worker_thread(service.prompts.prompt_ids, body.prompt)
             wanted = _DEFAULT_TOKENS if body.max_tokens is None else body.max_tokens
             most = [service.prompts.max_new_tokens(ids, wanted, param="prompt") for ids in prompts]
-            group.submit(reservation, generate_requests(prompts, most, body, body.logprobs))
+            sampling = [
+                sampling_params(
+                    body,
+                    tokens,
+                    vocabulary=service.prompts.vocabulary,
+                    top_k=body.top_k,
+                    logprobs=body.logprobs,
+                )
+                for tokens in most
+            ]
+            group.submit(reservation, generate_requests(prompts, sampling, choices))
         builder = CompletionResponseBuilder(
             service.response_head("cmpl", name, CompletionResponseBuilder.whole_object),
             service.token_texts,

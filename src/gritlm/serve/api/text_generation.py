@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from starlette.responses import Response
@@ -21,9 +22,8 @@ from gritlm.serve.api.streaming import (
 from gritlm.serve.api.tokenization import Ids
 from gritlm.serve.engine.requests import EngineEvent, GenerateRequest
 from gritlm.serve.errors import invalid
-from gritlm.serve.schemas.chat_completions import ChatCompletionRequest
 from gritlm.serve.schemas.common import StreamOptions
-from gritlm.serve.schemas.completions import CompletionRequest
+from gritlm.serve.schemas.sampling import SamplingFields
 
 
 class ChoicesBuilder:
@@ -72,9 +72,8 @@ class ChoicesBuilder:
 
 def generate_requests(
     prompts: Sequence[Ids],
-    max_tokens: Sequence[int],
-    body: ChatCompletionRequest | CompletionRequest,
-    logprobs: int | None,
+    sampling: Sequence[SamplingParams],
+    choices: int,
 ) -> list[GenerateRequest]:
     """Return one engine request for each choice of each prompt.
 
@@ -82,26 +81,81 @@ def generate_requests(
 
     Args:
         prompts: token ids.
-        max_tokens: the most tokens to generate, one number for each prompt.
-        body: request with the sampling parameters.
-        logprobs: alternatives to report for each token; None for no log-probabilities.
+        sampling: sampling parameters, one set for each prompt.
+        choices: texts to generate for each prompt.
     """
     return [
-        GenerateRequest(
-            ids,
-            SamplingParams(
-                max_new_tokens=most,
-                temperature=1.0 if body.temperature is None else body.temperature,
-                top_p=1.0 if body.top_p is None else body.top_p,
-                top_k=body.top_k or 0,
-                seed=None if body.seed is None else body.seed + choice,
-                stop=stop_strings(body.stop),
-                logprobs=logprobs,
-            ),
-        )
-        for ids, most in zip(prompts, max_tokens, strict=True)
-        for choice in range(body.n or 1)
+        GenerateRequest(ids, _for_choice(params, choice))
+        for ids, params in zip(prompts, sampling, strict=True)
+        for choice in range(choices)
     ]
+
+
+def _for_choice(params: SamplingParams, choice: int) -> SamplingParams:
+    return params if params.seed is None else replace(params, seed=params.seed + choice)
+
+
+def sampling_params(
+    body: SamplingFields,
+    max_tokens: int,
+    *,
+    vocabulary: int,
+    top_k: int | None = None,
+    logprobs: int | None = None,
+) -> SamplingParams:
+    """Return the sampling parameters of a request.
+
+    Args:
+        body: the request.
+        max_tokens: the most tokens to generate.
+        vocabulary: number of token ids of the model.
+        top_k: number of likeliest tokens to sample from; None, 0 or -1 for all.
+        logprobs: alternatives to report for each token; None for no log-probabilities.
+
+    Raises:
+        ApiError: for a token id that the model does not have, or more ``min_tokens`` than the
+            request generates.
+    """
+    bias = {int(token): number for token, number in (body.logit_bias or {}).items()}
+    _require_ids(bias, "logit_bias", vocabulary)
+    _require_ids(body.stop_token_ids or (), "stop_token_ids", vocabulary)
+    least = body.min_tokens or 0
+    if least > max_tokens:
+        raise invalid(
+            f"min_tokens={least}; expected at most {max_tokens}, the tokens that are generated",
+            param="min_tokens",
+        )
+    return SamplingParams(
+        max_new_tokens=max_tokens,
+        temperature=_or_default(body.temperature, 1.0),
+        top_p=_or_default(body.top_p, 1.0),
+        top_k=max(0, top_k or 0),
+        seed=body.seed,
+        stop=stop_strings(body.stop),
+        logprobs=logprobs,
+        min_p=_or_default(body.min_p, 0.0),
+        repetition_penalty=_or_default(body.repetition_penalty, 1.0),
+        frequency_penalty=_or_default(body.frequency_penalty, 0.0),
+        presence_penalty=_or_default(body.presence_penalty, 0.0),
+        logit_bias=bias,
+        stop_token_ids=tuple(body.stop_token_ids or ()),
+        ignore_eos=bool(body.ignore_eos),
+        min_new_tokens=least,
+    )
+
+
+def _or_default(value: float | None, default: float) -> float:
+    return default if value is None else value
+
+
+def _require_ids(ids: Iterable[int], param: str, vocabulary: int) -> None:
+    for token in ids:
+        if token >= vocabulary:
+            raise invalid(
+                f"'{param}' has the token id {token}; expected 0 to {vocabulary - 1}, the ids of "
+                "this model",
+                param=param,
+            )
 
 
 async def respond(

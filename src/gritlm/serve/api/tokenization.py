@@ -31,6 +31,9 @@ class PromptTokenizer:
         model: the model that reads the prompts.
         limit: the most tokens of a prompt with its output, or of a text to embed.
         most: the most tokens of all texts of one request; None for no limit.
+
+    Attributes:
+        vocabulary: number of token ids of the model.
     """
 
     def __init__(self, model: GritLM, *, limit: int, most: int | None = None) -> None:
@@ -39,7 +42,7 @@ class PromptTokenizer:
         self.tokens = SegmentTokenizer(model.tokenizer)
         self._settings = model.settings
         self._longest = max(map(len, model.tokenizer.get_vocab()))  # characters of a token
-        self._vocabulary = model.lm.vocabulary_size
+        self.vocabulary = model.lm.vocabulary_size
 
     def chat_ids(self, messages: Sequence[Message]) -> Ids:
         """Return the ids of a conversation, up to the start of the next message.
@@ -193,10 +196,10 @@ class PromptTokenizer:
         """
         assert not isinstance(ids, str), "texts and ids are not mixed"
         for position, token in enumerate(ids):
-            if not 0 <= token < self._vocabulary:
+            if not 0 <= token < self.vocabulary:
                 raise invalid(
                     f"{name} has the token id {token} at {position}; expected 0 to "
-                    f"{self._vocabulary - 1}",
+                    f"{self.vocabulary - 1}",
                     param=param,
                 )
         return tuple(ids)

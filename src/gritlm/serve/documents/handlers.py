@@ -9,7 +9,6 @@ from typing import Any
 from starlette.responses import Response
 
 from gritlm.errors import InputError
-from gritlm.lm.sampling import SamplingParams
 from gritlm.printable import excerpt
 from gritlm.rag.engine import RagEngine
 from gritlm.rag.index import filters
@@ -21,7 +20,7 @@ from gritlm.rag.types import Document, Hit
 from gritlm.serve.api.chat_completions import ChatResponseBuilder
 from gritlm.serve.api.logprobs import TokenTexts
 from gritlm.serve.api.streaming import GeneratedText, TokenUsage, json_response
-from gritlm.serve.api.text_generation import respond, stop_strings, wants_usage
+from gritlm.serve.api.text_generation import respond, sampling_params, wants_usage
 from gritlm.serve.documents import uploads
 from gritlm.serve.documents.document_store import (
     DocumentStore,
@@ -93,13 +92,7 @@ class DocumentApi:
         _require_filter(body)
         name = service.generation_model_name(body.model)
         usage = wants_usage(body.stream, body.stream_options)
-        sampling = SamplingParams(
-            body.max_tokens,
-            body.temperature,
-            body.top_p,
-            seed=body.seed,
-            stop=stop_strings(body.stop),
-        )
+        sampling = sampling_params(body, body.max_tokens, vocabulary=service.prompts.vocabulary)
         options = answer_options(body, sampling)
         group = service.new_group(ANSWER, first=False)
         with service.scheduler.reserve() as reservation:

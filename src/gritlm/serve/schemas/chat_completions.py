@@ -10,21 +10,14 @@ from gritlm.serve.config import MAX_CHOICES
 from gritlm.serve.schemas.base import Hint, RequestModel, ResponseModel, refused
 from gritlm.serve.schemas.common import (
     FinishReason,
-    NoObject,
     NoTools,
     Off,
-    Seed,
-    Stop,
     StreamOptions,
-    Temperature,
-    Tokens,
-    TopK,
-    TopP,
     Usage,
-    Zero,
     null_only,
     only,
 )
+from gritlm.serve.schemas.sampling import SamplingFields, Tokens, TopK
 
 MAX_MESSAGES = 4096
 MAX_PARTS = 1024  # of a message
@@ -126,19 +119,15 @@ class TextFormat(RequestModel):
     type: Annotated[str, only("text"), Field(json_schema_extra={"enum": ["text"]})]
 
 
-class ChatCompletionRequest(RequestModel):
-    """Chat completion request as in OpenAI's API, with ``top_k``."""
+class ChatCompletionRequest(SamplingFields):
+    """Chat completion request as in OpenAI's API, with vLLM's sampling parameters."""
 
     messages: Messages
     model: str | None = None
     max_tokens: Tokens | None = None
     max_completion_tokens: Tokens | None = None
-    temperature: Temperature | None = Field(None, description="Default 1, as in OpenAI's API.")
-    top_p: TopP | None = None
-    top_k: TopK | None = None
     n: int | None = Field(None, ge=1, le=MAX_CHOICES)
-    seed: Seed | None = None
-    stop: Stop = None
+    top_k: TopK | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     logprobs: bool | None = None
@@ -146,9 +135,6 @@ class ChatCompletionRequest(RequestModel):
     user: Hint = None
     safety_identifier: Hint = None
     prompt_cache_key: Hint = None
-    frequency_penalty: Zero | None = None
-    presence_penalty: Zero | None = None
-    logit_bias: NoObject | None = None
     metadata: Hint = None
     parallel_tool_calls: Hint = None
     prediction: Hint = None

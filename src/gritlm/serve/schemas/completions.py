@@ -7,48 +7,37 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from gritlm.serve.config import MAX_CHOICES
-from gritlm.serve.schemas.base import Hint, RequestModel, ResponseModel
+from gritlm.serve.schemas.base import Hint, ResponseModel
 from gritlm.serve.schemas.chat_completions import Null
 from gritlm.serve.schemas.common import (
     FinishReason,
-    NoObject,
-    Off,
-    Seed,
-    Stop,
     StreamOptions,
-    Temperature,
-    Tokens,
-    TopK,
-    TopP,
     Usage,
-    Zero,
     only,
 )
 from gritlm.serve.schemas.embeddings import Input
+from gritlm.serve.schemas.sampling import SamplingFields, TopK
 
 
-class CompletionRequest(RequestModel):
-    """Completion request as in OpenAI's API, with ``top_k``."""
+class CompletionRequest(SamplingFields):
+    """Completion request as in OpenAI's API, with vLLM's sampling parameters."""
 
     prompt: Input
     model: str | None = None
-    max_tokens: Tokens | None = Field(None, description="Default 16, as in OpenAI's API.")
-    temperature: Temperature | None = Field(None, description="Default 1, as in OpenAI's API.")
-    top_p: TopP | None = None
-    top_k: TopK | None = None
+    max_tokens: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = Field(
+        None, description="Default 16, as in OpenAI's API; 0 with echo only."
+    )
     n: int | None = Field(None, ge=1, le=MAX_CHOICES)
-    seed: Seed | None = None
-    stop: Stop = None
+    top_k: TopK | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    logprobs: int | None = Field(None, ge=0, le=5)
+    logprobs: int | None = Field(
+        None, ge=0, le=5, description="With echo, also of the tokens of the prompt."
+    )
+    echo: bool | None = Field(None, description="Whether the text begins with the prompt.")
     user: Hint = None
     best_of: Annotated[int, only(1), Field(json_schema_extra={"enum": [1]})] | None = None
-    echo: Off | None = None
     suffix: Null = None
-    frequency_penalty: Zero | None = None
-    presence_penalty: Zero | None = None
-    logit_bias: NoObject | None = None
 
 
 class Logprobs(ResponseModel):
@@ -56,8 +45,10 @@ class Logprobs(ResponseModel):
         description=r"Text of each token; bytes:\xf0\x9f for a part of a character; token_id:7 if "
         "two tokens have the same text."
     )
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]] | None
+    token_logprobs: list[float | None] = Field(
+        description="null for the first token of a prompt, which follows no other."
+    )
+    top_logprobs: list[dict[str, float] | None] | None
     text_offset: list[int]
 
 

@@ -15,14 +15,10 @@ from gritlm.serve.schemas.base import ExactRequestModel, ResponseModel, bounded,
 from gritlm.serve.schemas.chat_completions import ChunkChoice
 from gritlm.serve.schemas.common import (
     FinishReason,
-    Seed,
-    Stop,
     StreamOptions,
-    Temperature,
-    Tokens,
-    TopP,
     Usage,
 )
+from gritlm.serve.schemas.sampling import SamplingFields, Temperature, Tokens, TopP
 
 Scalar = str | int | float | bool | None
 
@@ -233,7 +229,7 @@ class SearchResponse(ResponseModel):
     model: str
 
 
-class AnswerRequest(SearchParams):
+class AnswerRequest(SearchParams, SamplingFields):
     model: str | None = None
     top_k: TopPassages = Field(
         5, description="Number of candidates: passages that the answer may come from."
@@ -269,8 +265,6 @@ class AnswerRequest(SearchParams):
     max_tokens: Tokens = 128
     temperature: Temperature = 0.0
     top_p: TopP = 1.0
-    seed: Seed | None = None
-    stop: Stop = None
     stream: bool = False
     stream_options: StreamOptions | None = None
 
