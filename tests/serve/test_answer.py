@@ -15,7 +15,7 @@ def deltas(model: GritLM, text: str, stop: tuple[str, ...] = ()) -> list[OutputD
     """What an answer of these tokens is told as, until it ends."""
     ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
     writing = SamplingParams(len(ids), stop=stop, logprobs=0)
-    answer = GeneratedSequence(model, writing, writing.sampler(), len(ids))
+    answer = GeneratedSequence(model, writing, (), len(ids))
     found = []
     for token in ids:
         logits_V = torch.zeros(model.model.config.vocab_size)

@@ -87,7 +87,7 @@ def test_the_bytes_of_a_chat_are_its_text(live: Served, streamed: bool):
 def test_an_emoji_that_is_written_has_its_bytes(oracle: GritLM):
     ids = ids_of(oracle.tokenizer, "a 🔥!")
     writing = SamplingParams(len(ids), logprobs=2)
-    answer, told = GeneratedSequence(oracle, writing, writing.sampler(), len(ids)), []
+    answer, told = GeneratedSequence(oracle, writing, (), len(ids)), []
     spelling = TokenTexts(SegmentTokenizer(oracle.tokenizer)).new_sequence()
     items: list[dict[str, Any]] = []
     for token in ids:

@@ -93,6 +93,12 @@ def prefill(lm: UnifiedLM, cache: Cache, ids: Sequence[int]) -> Tensor:
 
 
 @torch.inference_mode()
+def prefill_with_logits(lm: UnifiedLM, cache: Cache, ids: Sequence[int]) -> Tensor:
+    """Compute ``ids`` after the cached tokens; return the logits (S, V) after each of them."""
+    return lm.logits(torch.tensor([ids], device=lm.device), cache=cache)[0]
+
+
+@torch.inference_mode()
 def prefill_in_pieces(
     lm: UnifiedLM, cache: Cache, ids: Sequence[int], checkpoint: Callable[[], None] | None
 ) -> Tensor:

@@ -15,7 +15,7 @@ from gritlm.serve.api.text_generation import (
     sampling_params,
     wants_usage,
 )
-from gritlm.serve.api.tokenization import characters
+from gritlm.serve.api.tokenization import Ids, characters
 from gritlm.serve.engine.requests import OutputDelta, TokenLogprob
 from gritlm.serve.errors import invalid
 from gritlm.serve.http.paths import COMPLETIONS
@@ -41,7 +41,7 @@ def routes(service: Service) -> APIRouter:
         """Continue one or more texts, as one response or as a stream."""
         name = service.generation_model_name(body.model)
         usage = wants_usage(body.stream, body.stream_options)
-        _require_few(body)
+        _require_sizes(body)
         sizes = [characters(prompt) for prompt in body.prompt]
         service.prompts.require_characters(sizes, "prompt {}", param="prompt")
         choices = body.n or 1
@@ -49,6 +49,7 @@ def routes(service: Service) -> APIRouter:
         with service.scheduler.reserve(sequences) as reservation:
             group = service.new_group(COMPLETIONS, choices=choices)
             prompts = await service.run_in_worker_thread(service.prompts.prompt_ids, body.prompt)
+            texts = await service.run_in_worker_thread(_echoed, service, body, prompts)
             wanted = _DEFAULT_TOKENS if body.max_tokens is None else body.max_tokens
             most = [service.prompts.max_new_tokens(ids, wanted, param="prompt") for ids in prompts]
             sampling = [
@@ -61,12 +62,19 @@ def routes(service: Service) -> APIRouter:
                 )
                 for tokens in most
             ]
-            group.submit(reservation, generate_requests(prompts, sampling, choices))
+            requests = generate_requests(
+                prompts,
+                sampling,
+                choices,
+                prompt_logprobs=bool(body.echo) and body.logprobs is not None,
+            )
+            group.submit(reservation, requests)
         builder = CompletionResponseBuilder(
             service.response_head("cmpl", name, CompletionResponseBuilder.whole_object),
             service.token_texts,
             logprobs=body.logprobs is not None,
             usage=usage,
+            echoed=[text for text in texts for _ in range(choices)],
         )
         return await respond(
             group, builder, sequences=sequences, choices=choices, stream=body.stream, usage=usage
@@ -76,9 +84,18 @@ def routes(service: Service) -> APIRouter:
 
 
 class CompletionResponseBuilder(ChoicesBuilder):
-    """Builder of ``text_completion`` objects, which are also the events of a stream."""
+    """Builder of ``text_completion`` objects, which are also the events of a stream.
+
+    Args:
+        echoed: texts that the choices begin with; empty for none.
+        **options: arguments of :class:`ChoicesBuilder`.
+    """
 
     whole_object = chunk_object = "text_completion"
+
+    def __init__(self, *args: Any, echoed: Sequence[str] = (), **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._echoed = dict(enumerate(echoed))
 
     def whole(self, parts: list[GeneratedText], tally: TokenUsage) -> Mapping[str, Any]:
         """Return the response that is sent without a stream."""
@@ -102,10 +119,26 @@ class CompletionResponseBuilder(ChoicesBuilder):
         self, index: int, text: str, tokens: Sequence[TokenLogprob], finish_reason: str | None
     ) -> dict[str, Any]:
         logprobs = self._sequence(index).as_completion(tokens) if self._logprobs else None
+        text = self._echoed.pop(index, "") + text
         return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
 
 
-def _require_few(body: CompletionRequest) -> None:
+def _echoed(service: Service, body: CompletionRequest, prompts: Sequence[Ids]) -> list[str]:
+    """Return the texts of the prompts if they are part of the output."""
+    if not body.echo:
+        return []
+    return [
+        item if isinstance(item, str) else service.prompts.decode(ids)
+        for item, ids in zip(body.prompt, prompts, strict=True)
+    ]
+
+
+def _require_sizes(body: CompletionRequest) -> None:
+    if body.max_tokens == 0 and not body.echo:
+        raise invalid(
+            "max_tokens=0 generates nothing; expected at least 1, or echo=true for the prompt",
+            param="max_tokens",
+        )
     if len(body.prompt) > _MOST_PROMPTS:
         raise invalid(
             f"{len(body.prompt)} prompts; expected at most {_MOST_PROMPTS}", param="prompt"

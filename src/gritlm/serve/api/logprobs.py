@@ -52,7 +52,7 @@ class SequenceLogprobs:
         offsets = []
         for item in tokens:
             names.append(self._name(item.token))
-            top.append(self._by_name(item))
+            top.append(None if item.logprob is None else self._by_name(item, item.logprob))
             offsets.append(self._characters)
             self._advance(item.token)
         return {
@@ -68,19 +68,19 @@ class SequenceLogprobs:
         self._advance(logprob.token)
         return item
 
-    def _chat_item(self, token: int, logprob: float) -> dict[str, Any]:
+    def _chat_item(self, token: int, logprob: float | None) -> dict[str, Any]:
         utf8 = list(self._tokens.of(token, first=self._first))
         return {"token": self._name(token), "logprob": logprob, "bytes": utf8}
 
-    def _by_name(self, logprob: TokenLogprob) -> dict[str, float]:
-        chosen = self._name(logprob.token)
+    def _by_name(self, item: TokenLogprob, logprob: float) -> dict[str, float]:
+        chosen = self._name(item.token)
         named: dict[str, float] = {}
-        for token, value in logprob.top:
+        for token, value in item.top:
             name = self._name(token)
-            if name in named or (name == chosen and token != logprob.token):
+            if name in named or (name == chosen and token != item.token):
                 name = f"token_id:{token}"
             named[name] = value
-        return named | {chosen: logprob.logprob}
+        return named | {chosen: logprob}
 
     def _name(self, token: int) -> str:
         return self._tokens.name(token, first=self._first)

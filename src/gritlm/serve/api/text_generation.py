@@ -74,6 +74,8 @@ def generate_requests(
     prompts: Sequence[Ids],
     sampling: Sequence[SamplingParams],
     choices: int,
+    *,
+    prompt_logprobs: bool = False,
 ) -> list[GenerateRequest]:
     """Return one engine request for each choice of each prompt.
 
@@ -83,9 +85,10 @@ def generate_requests(
         prompts: token ids.
         sampling: sampling parameters, one set for each prompt.
         choices: texts to generate for each prompt.
+        prompt_logprobs: whether to report the log-probabilities of the prompts too.
     """
     return [
-        GenerateRequest(ids, _for_choice(params, choice))
+        GenerateRequest(ids, _for_choice(params, choice), prompt_logprobs)
         for ids, params in zip(prompts, sampling, strict=True)
         for choice in range(choices)
     ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from bisect import insort
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -19,9 +19,12 @@ from torch import Tensor
 from gritlm.lm.gritlm import GritLM
 from gritlm.serve.engine.errors import PromptTooLongError
 from gritlm.serve.engine.kv_slots import KVSlots
+from gritlm.serve.engine.prompt_logprobs import CHUNK, PromptLogprobs
 from gritlm.serve.engine.queue import QueuedRequest, RequestQueue
 from gritlm.serve.engine.requests import (
+    FinishReason,
     GenerateRequest,
+    OutputDelta,
     PrefillFinished,
     RequestFailed,
     ResumeRequest,
@@ -57,6 +60,7 @@ class _RunningSequence:
     Attributes:
         unread: prompt tokens that are not prefilled yet.
         cached: prompt tokens that the slot held already.
+        prompt_logprobs: log-probabilities of the prompt; None if they are not reported.
         output: the generated tokens; None until the prompt is prefilled.
     """
 
@@ -65,6 +69,7 @@ class _RunningSequence:
     slot: KVSlot
     unread: list[int] = field(default_factory=list)
     cached: int = 0
+    prompt_logprobs: PromptLogprobs | None = None
     output: GeneratedSequence | None = None
 
 
@@ -210,7 +215,7 @@ class GenerationBatch:
         if not self._waiting:
             return False
         request = self._waiting[0].request
-        slot = self._kv_slots.open(request.ids if isinstance(request, GenerateRequest) else ())
+        slot = self._kv_slots.open(_reusable_ids(request))
         if slot is None:
             return False
         waiting = self._waiting.pop(0)
@@ -218,6 +223,9 @@ class GenerationBatch:
         if isinstance(request, GenerateRequest):
             sequence.cached = len(slot.ids)
             sequence.unread = list(request.ids[sequence.cached :])
+            if request.prompt_logprobs:
+                count = request.sampling.logprobs or 0
+                sequence.prompt_logprobs = PromptLogprobs(request.ids, count)
             self._queue.mark_started(sequence.queued, len(request.ids))
             self._prefilling = sequence
         else:
@@ -227,11 +235,18 @@ class GenerationBatch:
 
     def _prefill_chunk(self, sequence: _RunningSequence, size: int) -> int:
         """Prefill the next prompt tokens of a sequence; return their number."""
+        reported = sequence.prompt_logprobs
+        size = size if reported is None else min(size, CHUNK)
         ids = sequence.unread if self._kv_slots.whole else sequence.unread[:size]
         room = self._room(sequence, sequence.request.sampling.max_new_tokens)
         started = time.perf_counter()
         try:
-            logits_V = self._kv_slots.prefill(sequence.slot, ids, room=room)
+            if reported is None:
+                logits_V = self._kv_slots.prefill(sequence.slot, ids, room=room)
+            else:
+                logits_SV = self._kv_slots.prefill(sequence.slot, ids, room=room, every=True)
+                reported.add(logits_SV)
+                logits_V = logits_SV[-1]
         except Exception as error:
             log.exception("the prefill of a prompt failed; its request fails")
             self._fail(sequence, error)
@@ -276,9 +291,22 @@ class GenerationBatch:
         self._running.append(sequence)
         sequence.queued.send(PrefillFinished(len(sequence.slot.ids), sequence.cached))
         request = sequence.request
-        prompt_ids = request.ids if isinstance(request, GenerateRequest) else ()
+        reported = sequence.prompt_logprobs
+        if reported is not None or room == 0:
+            prompt = () if reported is None else tuple(reported.tokens)
+            ended: FinishReason | None = "length" if room == 0 else None
+            sequence.queued.send(OutputDelta("", 0, prompt, ended))
+        if room == 0:
+            self._close(sequence)
+            return
         try:
-            sequence.output = GeneratedSequence(self._model, request.sampling, prompt_ids, room)
+            sequence.output = GeneratedSequence(
+                self._model,
+                request.sampling,
+                request.ids if isinstance(request, GenerateRequest) else (),
+                room,
+                report_end=reported is not None,
+            )
         except Exception as error:
             log.exception("a sequence could not begin; its request fails")
             self._fail(sequence, error)
@@ -306,6 +334,13 @@ class GenerationBatch:
         if sequence is self._prefilling:
             self._prefilling = None
         self._running = [running for running in self._running if running is not sequence]
+
+
+def _reusable_ids(request: GenerateRequest | ResumeRequest) -> Sequence[int]:
+    """Return the prompt tokens whose keys and values may be in a slot already."""
+    if isinstance(request, ResumeRequest) or request.prompt_logprobs:
+        return ()
+    return request.ids
 
 
 def _output(sequence: _RunningSequence) -> GeneratedSequence:

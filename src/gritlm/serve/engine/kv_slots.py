@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from gritlm.lm.generator import prefill
+from gritlm.lm.generator import prefill, prefill_with_logits
 from gritlm.lm.kv.slot_memory import SlotMemory, obstacle
 from gritlm.lm.unified import UnifiedLM
 from gritlm.serve.engine.slot_table import UNKNOWN, KVSlot, SlotTable
@@ -54,13 +54,17 @@ class KVSlots(Protocol):
             The slot, or None while all slots are busy.
         """
 
-    def prefill(self, slot: KVSlot, ids: Sequence[int], *, room: int) -> Tensor:
-        """Append prompt tokens to a slot and return the logits of the last position (V,).
+    def prefill(
+        self, slot: KVSlot, ids: Sequence[int], *, room: int, every: bool = False
+    ) -> Tensor:
+        """Append S prompt tokens to a slot and return their logits.
 
         Args:
             slot: an assigned slot.
             ids: token ids that follow those of the slot.
             room: most tokens that may follow.
+            every: whether to return the logits of every position (S, V), instead of those of the
+                last one (V,).
         """
 
     def adopt(self, slot: KVSlot, begun: PrefilledPrompt) -> None:
@@ -178,11 +182,15 @@ class BatchedSlots(_SlotsOfModel):
             self._memory.copy(source.number, assignment.slot.number, assignment.tokens)
         return assignment.slot
 
-    def prefill(self, slot: KVSlot, ids: Sequence[int], *, room: int) -> Tensor:
+    def prefill(
+        self, slot: KVSlot, ids: Sequence[int], *, room: int, every: bool = False
+    ) -> Tensor:
         del room  # a slot has its full capacity from the beginning
-        logits_V = prefill(self._lm, self._memory.cache(slot.number, len(slot.ids)), ids)
+        cache = self._memory.cache(slot.number, len(slot.ids))
+        logits = prefill_with_logits if every else prefill
+        found = logits(self._lm, cache, ids)
         slot.ids += ids
-        return logits_V
+        return found
 
     def _adopt(self, slot: KVSlot, begun: PrefilledPrompt) -> None:
         self._memory.adopt(slot.number, begun.cache, len(slot.ids))
@@ -219,12 +227,15 @@ class SeparateSlots(_SlotsOfModel):
         del ids
         return None if assignment is None else assignment.slot
 
-    def prefill(self, slot: KVSlot, ids: Sequence[int], *, room: int) -> Tensor:
+    def prefill(
+        self, slot: KVSlot, ids: Sequence[int], *, room: int, every: bool = False
+    ) -> Tensor:
         cache = self._lm.new_cache(len(ids) + room)
-        logits_V = prefill(self._lm, cache, ids)
+        logits = prefill_with_logits if every else prefill
+        found = logits(self._lm, cache, ids)
         self._caches[slot.number] = cache
         slot.ids += ids
-        return logits_V
+        return found
 
     def _adopt(self, slot: KVSlot, begun: PrefilledPrompt) -> None:
         self._caches[slot.number] = begun.cache

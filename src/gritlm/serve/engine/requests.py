@@ -24,11 +24,16 @@ class GenerateRequest:
 
     Attributes:
         ids: token ids of the prompt; never empty.
-        sampling: how tokens are drawn and when the sequence ends.
+        sampling: how tokens are drawn and when the sequence ends. With no new tokens, the request
+            ends with its prefill.
+        prompt_logprobs: whether the output begins with the log-probabilities of the prompt's
+            tokens, as many for each as ``sampling.logprobs``, and ends with those of the end token.
+            No tokens of a KV slot are reused.
     """
 
     ids: tuple[int, ...]
     sampling: SamplingParams
+    prompt_logprobs: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,10 +80,13 @@ class ModelJob:
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """A generated token with its natural log-probability, and the likeliest tokens there."""
+    """A token with its natural log-probability, and the likeliest tokens there.
+
+    The first token of a prompt, which follows no other, has None.
+    """
 
     token: int
-    logprob: float
+    logprob: float | None
     top: tuple[tuple[int, float], ...] = ()
 
 

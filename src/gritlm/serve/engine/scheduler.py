@@ -278,12 +278,13 @@ class Scheduler:
             self._model.require_embedding()
         elif isinstance(request, GenerateRequest | ResumeRequest):
             self._model.require_head()
-            at_least_one(request.sampling.max_new_tokens, name="max_new_tokens")
+            if request.sampling.max_new_tokens or isinstance(request, ResumeRequest):
+                at_least_one(request.sampling.max_new_tokens, name="max_new_tokens")
             request.sampling.check(self._model.lm.vocabulary_size)
         if isinstance(request, GenerateRequest):
             if not request.ids:
                 raise InputError("the prompt has no tokens; expected at least one")
-            if len(request.ids) >= self.max_model_len:
+            if len(request.ids) + min(1, request.sampling.max_new_tokens) > self.max_model_len:
                 raise PromptTooLongError(len(request.ids), self.max_model_len)
 
     def check_tokens(self, tokens: int) -> None:

@@ -26,6 +26,7 @@ class GeneratedSequence:
         sampling: how tokens are drawn and when the sequence ends.
         prompt_ids: token ids of the prompt, as far as they are known.
         room: most tokens of the sequence.
+        report_end: whether the log-probability of the end token is reported too.
 
     Attributes:
         token: the token drawn last, which the model has not read.
@@ -33,12 +34,19 @@ class GeneratedSequence:
     """
 
     def __init__(
-        self, model: GritLM, sampling: SamplingParams, prompt_ids: Sequence[int], room: int
+        self,
+        model: GritLM,
+        sampling: SamplingParams,
+        prompt_ids: Sequence[int],
+        room: int,
+        *,
+        report_end: bool = False,
     ) -> None:
         self._sampling = sampling
         self._end_ids = sampling.all_end_ids(model.end_ids)
         self._sampler = sampling.sampler(prompt_ids=prompt_ids, end_ids=self._end_ids)
         self._room = room
+        self._report_end = report_end
         self._stream = TextStream(model.tokenizer, sampling.stop, ignore=sampling.min_new_tokens)
         self._logprob_buffer = _LogprobBuffer(self._stream)
         self._tokens = 0
@@ -63,7 +71,10 @@ class GeneratedSequence:
         if self.token in self._end_ids:
             self.ended = True
             text = self._stream.close()
-            return OutputDelta(text, 0, self._logprob_buffer.release(text, last=True), "stop")
+            logprobs = self._logprob_buffer.release(text, last=True)
+            if self._report_end and (end := self._logprobs(logits_V)) is not None:
+                logprobs = (*logprobs, end)
+            return OutputDelta(text, 0, logprobs, "stop")
         self._tokens += 1
         text, reason = self._decode_text()
         self.ended = reason is not None
