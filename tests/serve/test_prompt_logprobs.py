@@ -151,6 +151,11 @@ def test_a_model_that_reads_prompts_in_one_pass_has_them_too(
     require_logprobs(oracle, found.choices[0].logprobs, ids)
 
 
+def test_a_prompt_may_come_back_alone(live: Served):
+    (choice,) = completed(live, STORY).choices
+    assert (choice.text, choice.logprobs, choice.finish_reason) == (STORY, None, "length")
+
+
 def test_no_tokens_without_echo_are_refused(live: Served):
     error = live.http.post(COMPLETE, json={"prompt": "a", "max_tokens": 0}).json()["error"]
     assert error["param"] == "max_tokens"

@@ -66,7 +66,7 @@ def routes(service: Service) -> APIRouter:
                 prompts,
                 sampling,
                 choices,
-                prompt_logprobs=bool(body.echo) and body.logprobs is not None,
+                prompt_logprobs=_reports_prompts(body),
             )
             group.submit(reservation, requests)
         builder = CompletionResponseBuilder(
@@ -131,6 +131,11 @@ def _echoed(service: Service, body: CompletionRequest, prompts: Sequence[Ids]) -
         item if isinstance(item, str) else service.prompts.decode(ids)
         for item, ids in zip(body.prompt, prompts, strict=True)
     ]
+
+
+def _reports_prompts(body: CompletionRequest) -> bool:
+    """Return whether the engine has to report the prompts, which may be all that it reports."""
+    return bool(body.echo) and (body.logprobs is not None or body.max_tokens == 0)
 
 
 def _require_sizes(body: CompletionRequest) -> None:

@@ -24,11 +24,10 @@ class GenerateRequest:
 
     Attributes:
         ids: token ids of the prompt; never empty.
-        sampling: how tokens are drawn and when the sequence ends. With no new tokens, the request
-            ends with its prefill.
+        sampling: how tokens are drawn and when the sequence ends.
         prompt_logprobs: whether the output begins with the log-probabilities of the prompt's
             tokens, as many for each as ``sampling.logprobs``, and ends with those of the end token.
-            No tokens of a KV slot are reused.
+            No tokens of a KV slot are reused, and ``max_new_tokens`` may be 0.
     """
 
     ids: tuple[int, ...]

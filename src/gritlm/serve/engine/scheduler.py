@@ -278,8 +278,10 @@ class Scheduler:
             self._model.require_embedding()
         elif isinstance(request, GenerateRequest | ResumeRequest):
             self._model.require_head()
-            if request.sampling.max_new_tokens or isinstance(request, ResumeRequest):
-                at_least_one(request.sampling.max_new_tokens, name="max_new_tokens")
+            tokens = request.sampling.max_new_tokens
+            reads_only = isinstance(request, GenerateRequest) and request.prompt_logprobs
+            if tokens != 0 or not reads_only:
+                at_least_one(tokens, name="max_new_tokens")
             request.sampling.check(self._model.lm.vocabulary_size)
         if isinstance(request, GenerateRequest):
             if not request.ids:
