@@ -12,15 +12,26 @@ from gritlm import lazy
 
 if TYPE_CHECKING:
     from gritlm.lm.gritlm import GritLM
+    from gritlm.lm.hub.formats.hub_card import CardFacts, CardScore
     from gritlm.lm.kv.block import KVBlock
     from gritlm.lm.sampling import SamplingParams
     from gritlm.prompts import gritlm_instruction
 
 __version__ = "0.1.0"
 
-__all__ = ["GritLM", "KVBlock", "SamplingParams", "__version__", "gritlm_instruction"]
+__all__ = [
+    "CardFacts",
+    "CardScore",
+    "GritLM",
+    "KVBlock",
+    "SamplingParams",
+    "__version__",
+    "gritlm_instruction",
+]
 
 _HOMES = {
+    "CardFacts": "gritlm.lm.hub.formats.hub_card",
+    "CardScore": "gritlm.lm.hub.formats.hub_card",
     "GritLM": "gritlm.lm.gritlm",
     "KVBlock": "gritlm.lm.kv.block",
     "SamplingParams": "gritlm.lm.sampling",

@@ -23,6 +23,7 @@ from gritlm.cli.commands import (
     chat,
     data,
     embed,
+    export,
     generate,
     index,
     info,
@@ -51,6 +52,7 @@ COMMANDS = (
     train.train,
     mine.mine,
     evaluation.eval_,
+    export.export,
     pull.pull,
     info.info,
 )

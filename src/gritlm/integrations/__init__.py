@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gritlm import lazy
+from gritlm.integrations import frameworks
 
 if TYPE_CHECKING:
     from gritlm.integrations.rag_client import RagClient
@@ -13,4 +13,4 @@ __all__ = ["RagClient"]
 
 _HOMES = {"RagClient": "gritlm.integrations.rag_client"}
 
-__getattr__, __dir__ = lazy.names(__name__, _HOMES)
+__getattr__, __dir__ = frameworks.names(__name__, _HOMES, library="httpx", extra="client")

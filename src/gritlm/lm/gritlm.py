@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from numpy.typing import NDArray
@@ -29,6 +29,10 @@ from gritlm.lm.tokens import SegmentTokenizer, as_texts, document_texts
 from gritlm.lm.unified import UnifiedLM
 from gritlm.lm.vectors import as_rows, handed_out, normalise, truncated
 from gritlm.prompts import gritlm_instruction
+
+if TYPE_CHECKING:
+    from gritlm.lm.hub.formats.hub_card import CardFacts
+    from gritlm.lm.hub.formats.upload import ExportedModel, ExportForm
 
 log = logging.getLogger(__name__)
 
@@ -353,6 +357,57 @@ class GritLM:
         and ``SentenceTransformer(folder)`` raises an error with it.
         """
         checkpoint.save(self.lm, self.tokenizer, self.settings, self.projection, Path(folder))
+
+    def export(self, path: str | Path, *, form: ExportForm = "folder", **options: Any) -> None:
+        """Write the model for other programs, with adapters merged.
+
+        Args:
+            path: the folder; for ``gguf`` the file.
+            form: ``folder`` writes what :meth:`save_pretrained` writes; ``chat`` a folder that
+                vLLM and transformers take for a model that generates; ``gguf`` a file for chats
+                with llama.cpp.
+            options: ``dtype`` of a GGUF file (``f32``, ``f16``, ``bf16`` or ``q8_0``); ``facts``
+                (:class:`CardFacts`) of the model card in a folder, which is not written without.
+
+        Raises:
+            InputError: for an unknown form or type.
+            ModelError: for a family or a tokenizer that is not written as GGUF.
+            OSError: for files that cannot be written.
+        """
+        from gritlm.lm.hub.formats import upload
+
+        if form != "folder":
+            self.require_head()
+        upload.write(self._exported, Path(path), form=form, **options)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        facts: CardFacts | None = None,
+        *,
+        private: bool = True,
+        token: str | None = None,
+    ) -> str:
+        """Upload the folder of :meth:`save_pretrained`, with a model card; return its address.
+
+        Args:
+            repo_id: ``owner/name`` of the repository, which may be new.
+            facts: facts of the model card, such as its licence.
+            private: whether a new repository is private.
+            token: token of the hub; None for that of ``hf auth login``.
+
+        Raises:
+            UploadError: when the hub refuses or cannot be reached.
+        """
+        from gritlm.lm.hub.formats import upload
+
+        return upload.push(self._exported, repo_id, facts, private=private, token=token)
+
+    @property
+    def _exported(self) -> ExportedModel:
+        from gritlm.lm.hub.formats.upload import ExportedModel
+
+        return ExportedModel(self.lm, self.tokenizer, self.settings, self.projection)
 
     @property
     def model(self) -> Any:

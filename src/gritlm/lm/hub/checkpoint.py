@@ -93,6 +93,8 @@ def save(
     settings: ModelSettings,
     projection: nn.Linear | None,
     folder: Path,
+    *,
+    embeds: bool = True,
 ) -> None:
     """Write model, tokenizer and settings to a folder.
 
@@ -104,6 +106,8 @@ def save(
         settings: its settings.
         projection: layer before pooling; None for no projection.
         folder: the target.
+        embeds: whether to write the files of sentence-transformers too, by which other programs
+            take the folder for an embedding model.
 
     Raises:
         OSError: for files that cannot be written; the folder is then unchanged.
@@ -117,8 +121,9 @@ def save(
         head = None if projection is None else projection.state_dict()
         if head is not None:
             save_file(head, staging / PROJECTION_FILE)
-        reason = export.obstacle(lm, settings)
-        export.write(staging, lm.config, settings, head, obstacle=reason)
+        if embeds:
+            reason = export.obstacle(lm, settings)
+            export.write(staging, lm.config, settings, head, obstacle=reason)
         join(staging, folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
