@@ -7,7 +7,6 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from gritlm import __version__
 from gritlm.lm.hub.model_config import ModelSettings
 from gritlm.lm.hub.weight_sources import HUB
 
@@ -111,7 +110,7 @@ def _body(name: str, title: str, settings: ModelSettings, facts: CardFacts) -> l
         f"# {title}",
         "",
         "One language model that embeds (reading in both directions) and generates (reading from",
-        f"left to right). Written by gritlm {__version__}.",
+        "left to right). Written by gritlm.",
         "",
         "```python",
         "from gritlm import GritLM",
