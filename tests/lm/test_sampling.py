@@ -161,6 +161,8 @@ def test_a_stop_string_counts_after_the_least_number_of_tokens(grit: GritLM):
 class EvenTokens:
     """A mask that allows even token ids, and counts the tokens."""
 
+    complete = False
+
     def __init__(self) -> None:
         self.accepted: list[int] = []
 

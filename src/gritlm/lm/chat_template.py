@@ -8,7 +8,7 @@ thread nor fill the memory.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from functools import lru_cache, wraps
 from typing import Any
@@ -55,7 +55,11 @@ _budget: ContextVar[_Budget] = ContextVar("budget of the template that is render
 
 
 def render(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]], *, answer: bool
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    answer: bool,
+    tools: Sequence[Mapping[str, Any]] | None = None,
 ) -> str:
     """Return a conversation rendered by the tokenizer's chat template.
 
@@ -63,22 +67,25 @@ def render(
         tokenizer: the tokenizer with its chat template.
         messages: the conversation.
         answer: whether to end with the beginning of an assistant's turn.
+        tools: tools that the template lists, in the form of OpenAI's API.
 
     Raises:
         InputError: for a template that fails, refuses the conversation, or exceeds its limits.
     """
-    if type(tokenizer).apply_chat_template is not PreTrainedTokenizerBase.apply_chat_template:
-        return str(  # not a template: code of transformers
+    if has_own_code(tokenizer):
+        return str(
             tokenizer.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=answer
+                [dict(message) for message in messages],
+                tokenize=False,
+                add_generation_prompt=answer,
             )
         )
-    budget = _Budget(sum(len(message["content"]) for message in messages))
+    budget = _Budget(sum(len(str(message)) for message in messages) + len(str(tools)))
     token = _budget.set(budget)
     try:
-        pieces = _compiled(tokenizer.get_chat_template()).generate(
+        pieces = _compiled(_source(tokenizer, tools)).generate(
             messages=[dict(message) for message in messages],
-            tools=None,
+            tools=tools,
             documents=None,
             add_generation_prompt=answer,
             **tokenizer.special_tokens_map,
@@ -88,6 +95,12 @@ def render(
         raise InputError(f"the chat template of this model {_reason(error)}") from error
     finally:
         _budget.reset(token)
+
+
+def has_own_code(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether code of transformers formats conversations, in the place of a template."""
+    own = PreTrainedTokenizerBase.apply_chat_template
+    return type(tokenizer).apply_chat_template is not own
 
 
 def require_syntax(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -100,6 +113,11 @@ def require_syntax(tokenizer: PreTrainedTokenizerBase) -> None:
         _compiled(tokenizer.get_chat_template())
     except Exception as error:  # such as RecursionError for deep nesting
         raise InputError(f"the chat template of this model {_reason(error)}") from error
+
+
+def _source(tokenizer: PreTrainedTokenizerBase, tools: Sequence[Mapping[str, Any]] | None) -> str:
+    """Return the template of a tokenizer, which may have another one for tools."""
+    return str(tokenizer.get_chat_template(tools=None if tools is None else [*map(dict, tools)]))
 
 
 def _joined(pieces: Iterable[str], budget: _Budget) -> str:

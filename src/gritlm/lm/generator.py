@@ -12,7 +12,7 @@ from transformers.cache_utils import Cache
 from gritlm.errors import InputError, at_least_one
 from gritlm.lm.kv.block import KVBlock
 from gritlm.lm.kv.cache import is_preallocated
-from gritlm.lm.sampling import Sampler
+from gritlm.lm.sampling import Sampler, is_complete
 from gritlm.lm.unified import UnifiedLM
 
 PIECE = 512  # tokens of a pass while other work waits for the model
@@ -149,6 +149,8 @@ def decode(
         if token in end_ids:
             return
         yield token
+        if is_complete(sampler):
+            return
         if number + 1 < room:
             # Inference mode must not be active at a yield: it belongs to the thread of the caller.
             logits_V = step(token)

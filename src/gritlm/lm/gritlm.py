@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -17,6 +18,8 @@ from gritlm.errors import InputError, ModeError, UnknownArgumentError, at_least_
 from gritlm.lm.chat import Message, chat_ids
 from gritlm.lm.encoder import EncodeOptions, Encoder
 from gritlm.lm.generator import TextStream, complete, own_blocks
+from gritlm.lm.grammar.compiler import Grammar, GrammarCompiler
+from gritlm.lm.grammar.formats import OutputFormat
 from gritlm.lm.hf_generate import hf_generate
 from gritlm.lm.hub import checkpoint
 from gritlm.lm.hub.load import load
@@ -149,6 +152,7 @@ class GritLM:
         self._tokens = SegmentTokenizer(tokenizer)
         self._encoder = Encoder(lm, self._tokens, settings, projection)
         self._lock = threading.Lock()
+        self._grammars: GrammarCompiler | None = None
         self._warned = settings.trained_to_embed is not False
 
     def encode(
@@ -271,6 +275,7 @@ class GritLM:
         kv: KVBlock | None = None,
         stream: bool = False,
         sampling: SamplingParams | None = None,
+        response_format: Mapping[str, Any] | None = None,
         **settings: Unpack[SamplingOverrides],
     ) -> str | Iterator[str]:
         """Answer a message or a conversation.
@@ -282,6 +287,8 @@ class GritLM:
             stream: whether to return an iterator over pieces of text instead of the text.
             sampling: length, temperature, stop strings and other settings of the answer; None for
                 the likeliest token each time, at most 256 of them.
+            response_format: format that the answer follows, such as ``{"type": "json_object"}``;
+                see :meth:`grammar`.
             **settings: fields of :class:`SamplingParams` that replace those of ``sampling``, such
                 as ``max_new_tokens``, ``temperature``, ``top_p``, ``seed``, ``stop``.
 
@@ -301,6 +308,9 @@ class GritLM:
                 f"logprobs is {params.logprobs}, but chat() reports no log-probabilities; "
                 "leave it None"
             )
+        output_format = OutputFormat.of(response_format or {"type": "text"})
+        if output_format is not None:
+            params = replace(params, mask=self.grammar(output_format).start)
         ids = self.chat_ids(messages, start=kv is None)
         blocks = own_blocks(self.lm, kv)
         prompt_ids = [*(i for block in blocks for i in block.token_ids.tolist()), *ids]
@@ -328,6 +338,42 @@ class GritLM:
             InputError: for an invalid conversation.
         """
         return chat_ids(self._tokens, messages, template=self.settings.template, start=start)
+
+    def grammar(self, response_format: Mapping[str, Any] | OutputFormat) -> Grammar:
+        """Compile the grammar of an output format, for ``SamplingParams(mask=grammar.start)``.
+
+        Args:
+            response_format: OpenAI's ``{"type": "json_object"}`` or ``{"type": "json_schema",
+                "json_schema": {"schema": ...}}``; or ``{"type": "regex", "regex": ...}``, and so
+                on for ``choice`` (a list of texts) and ``grammar`` (Lark or GBNF).
+
+        Raises:
+            InputError: for a format that cannot be compiled.
+            MissingExtraError: when the extra ``grammar`` is not installed.
+        """
+        if not isinstance(response_format, OutputFormat):
+            found = OutputFormat.of(response_format)
+            if found is None:
+                raise InputError(
+                    "response_format is plain text, which has no grammar; leave it out"
+                )
+            response_format = found
+        return self.grammar_compiler.compile(response_format)
+
+    @property
+    def grammar_compiler(self) -> GrammarCompiler:
+        """Compiler of grammars for the tokenizer; it is made at the first use.
+
+        Raises:
+            MissingExtraError: when the extra ``grammar`` is not installed.
+            ModelError: for a tokenizer or a model that grammars cannot be used with.
+        """
+        with self._lock:
+            if self._grammars is None:
+                self._grammars = GrammarCompiler(
+                    self.tokenizer, self.lm.vocabulary_size, self.end_ids
+                )
+            return self._grammars
 
     def generate(
         self,

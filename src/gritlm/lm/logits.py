@@ -18,7 +18,13 @@ _NEVER = float("-inf")
 
 
 class LogitsProcessor(Protocol):
-    """A change of the logits of one sequence, such as the mask of a grammar."""
+    """A change of the logits of one sequence, such as the mask of a grammar.
+
+    Attributes:
+        complete: whether the sequence is complete and no token may follow.
+    """
+
+    complete: bool
 
     def apply(self, logits_V: Tensor) -> None:
         """Change the float32 logits (V,) of the next token in place."""
@@ -36,6 +42,8 @@ class MinTokens:
         count: number of tokens.
         end_ids: token ids that end the sequence.
     """
+
+    complete = False
 
     def __init__(self, count: int, end_ids: Collection[int]) -> None:
         self._left = count
@@ -62,6 +70,8 @@ class LogitBias:
         bias: numbers by token id.
     """
 
+    complete = False
+
     def __init__(self, bias: Mapping[int, float]) -> None:
         self._ids = torch.tensor(list(bias))
         self._bias = torch.tensor(list(bias.values()), dtype=torch.float32)
@@ -84,6 +94,8 @@ class Penalties:
         presence: subtracted from the logit of each token in the output.
         prompt_ids: token ids of the prompt.
     """
+
+    complete = False
 
     def __init__(
         self, *, repetition: float, frequency: float, presence: float, prompt_ids: Collection[int]

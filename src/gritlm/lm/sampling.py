@@ -47,8 +47,8 @@ class SamplingParams:
         stop_token_ids: further token ids that end the text and are not part of it.
         ignore_eos: whether the model's own end tokens do not end the text.
         min_new_tokens: tokens before which neither an end token nor a stop string ends the text.
-        mask: function that returns a new mask of the tokens that may come next, such as that of a
-            grammar. It is applied first.
+        mask: function that returns a new mask of the tokens that may come next, such as
+            ``model.grammar(...).start``. It is applied first.
     """
 
     max_new_tokens: int = 128
@@ -158,6 +158,11 @@ class SamplingParams:
         return draw
 
 
+def is_complete(sampler: Sampler) -> bool:
+    """Return whether the text of a sampler is complete, as at the end of a grammar."""
+    return isinstance(sampler, _ProcessedSampler) and sampler.complete
+
+
 class SamplingOverrides(TypedDict, total=False):
     """Keyword arguments that replace fields of :class:`SamplingParams` in one call."""
 
@@ -213,6 +218,11 @@ class _ProcessedSampler:
     def __init__(self, processors: Sequence[LogitsProcessor], draw: Sampler) -> None:
         self._processors = processors
         self._draw = draw
+
+    @property
+    def complete(self) -> bool:
+        """Whether the text is complete and no token may follow."""
+        return any(processor.complete for processor in self._processors)
 
     def __call__(self, logits_V: Tensor) -> int:
         changed_V = logits_V.to(torch.float32, copy=True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from time import time
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from uuid import uuid4
 
+from gritlm.errors import GritLMError
 from gritlm.lm.gritlm import GritLM
 from gritlm.runtime import in_a_thread_of_its_own
 from gritlm.serve.api.logprobs import TokenTexts
@@ -75,18 +76,28 @@ class Service:
         self.running = 0
         self.rag_engine = rag_engine
         self._on_close = ExitStack()
+        if model.lm.has_head:
+            with suppress(GritLMError):  # requests for structured output get the reason
+                _ = model.grammar_compiler  # reads the vocabulary, which would hold requests up
         self._health = HealthCheck(model, scheduler, settings.health_timeout_s)
         self._tokenize_pool = ThreadPoolExecutor(
             settings.threads, thread_name_prefix="gritlm-tokenize"
         )
         self._upload_pool = ThreadPoolExecutor(UPLOAD_THREADS, thread_name_prefix="gritlm-uploads")
         self._search_pool = ThreadPoolExecutor(_SEARCHES, thread_name_prefix="gritlm-search")
+        self._grammar_pool = ThreadPoolExecutor(1, thread_name_prefix="gritlm-grammar")
         self._store_pool = ThreadPoolExecutor(1, thread_name_prefix="gritlm-store")
 
     def close(self) -> None:
         """Run the registered callbacks, then end all worker threads."""
         self._on_close.close()
-        for pool in (self._tokenize_pool, self._upload_pool, self._search_pool, self._store_pool):
+        for pool in (
+            self._tokenize_pool,
+            self._upload_pool,
+            self._search_pool,
+            self._grammar_pool,
+            self._store_pool,
+        ):
             pool.shutdown(wait=True, cancel_futures=True)
 
     def on_close(self, callback: Callable[[], None]) -> None:
@@ -118,6 +129,13 @@ class Service:
         """Run a function that parses uploaded files, a few at a time: files may take long."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._upload_pool, lambda: call(*args, **options))
+
+    async def run_in_grammar_thread(
+        self, call: Callable[P, T], *args: P.args, **options: P.kwargs
+    ) -> T:
+        """Compile a grammar, one at a time, while the model and the event loop go on."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._grammar_pool, lambda: call(*args, **options))
 
     async def run_in_search_thread(
         self, call: Callable[P, T], *args: P.args, **options: P.kwargs

@@ -7,7 +7,9 @@ from typing import Any, Protocol
 
 from fastapi import APIRouter, Response
 
+from gritlm.serve.api.logprobs import TokenTexts
 from gritlm.serve.api.streaming import Dialect, GeneratedText, TokenUsage
+from gritlm.serve.api.structured_output import compile_grammar
 from gritlm.serve.api.text_generation import (
     ChoicesBuilder,
     generate_requests,
@@ -15,6 +17,7 @@ from gritlm.serve.api.text_generation import (
     sampling_params,
     wants_usage,
 )
+from gritlm.serve.api.tool_calls import ToolCalls, tools_of, turns_of
 from gritlm.serve.engine.requests import OutputDelta, TokenLogprob
 from gritlm.serve.errors import invalid
 from gritlm.serve.http.paths import CHAT
@@ -69,13 +72,16 @@ async def create_chat(
     name = service.generation_model_name(body.model)
     logprobs = _logprobs(body)
     usage = wants_usage(body.stream, body.stream_options)
-    messages = [message.as_turn() for message in body.messages]
-    size = sum(len(message["content"]) for message in messages)
+    tools, calls = tools_of(body)
+    messages = turns_of(body.messages)
+    size = sum(message.characters for message in body.messages)
+    size += sum(len(str(tool.as_openai())) for tool in tools)
     service.prompts.require_characters([size], "the prompt", param="messages")
     choices = body.n or 1
     with service.scheduler.reserve(choices) as reservation:
         group = service.new_group(endpoint, choices=choices)
-        ids = await service.run_in_worker_thread(service.prompts.chat_ids, messages)
+        grammar = await compile_grammar(service, body, calls)
+        ids = await service.run_in_worker_thread(service.prompts.chat_ids, messages, tools)
         max_tokens = service.prompts.max_new_tokens(ids, max_tokens_of(body), param="messages")
         sampling = sampling_params(
             body,
@@ -83,6 +89,7 @@ async def create_chat(
             vocabulary=service.prompts.vocabulary,
             top_k=body.top_k,
             logprobs=logprobs,
+            grammar=grammar,
         )
         group.submit(reservation, generate_requests([ids], [sampling], choices))
     builder = ChatResponseBuilder(
@@ -90,6 +97,7 @@ async def create_chat(
         service.token_texts,
         logprobs=logprobs is not None,
         usage=usage,
+        has_calls=calls is not None,
     )
     return await respond(
         group,
@@ -103,22 +111,31 @@ async def create_chat(
 
 
 class ChatResponseBuilder(ChoicesBuilder):
-    """Builder of ``chat.completion`` objects and their chunks."""
+    """Builder of ``chat.completion`` objects and their chunks.
+
+    Args:
+        has_calls: whether the text may have tool calls.
+        options: arguments of :class:`ChoicesBuilder`.
+    """
 
     whole_object = "chat.completion"
     chunk_object = "chat.completion.chunk"
 
+    def __init__(
+        self,
+        head: Mapping[str, Any],
+        token_texts: TokenTexts,
+        *,
+        has_calls: bool = False,
+        **options: bool,
+    ) -> None:
+        super().__init__(head, token_texts, **options)
+        self._has_calls = has_calls
+        self._tool_calls: dict[int, ToolCalls] = {}
+
     def whole(self, parts: list[GeneratedText], tally: TokenUsage) -> Mapping[str, Any]:
         """Return the response that is sent without a stream."""
-        choices = [
-            {
-                "index": index,
-                "message": {"role": "assistant", "content": part.text, "refusal": None},
-                "logprobs": self._logprobs_of(index, part.logprobs),
-                "finish_reason": part.finish_reason,
-            }
-            for index, part in enumerate(parts)
-        ]
+        choices = [self._choice(index, part) for index, part in enumerate(parts)]
         return {
             **self._head,
             "object": self.whole_object,
@@ -128,17 +145,42 @@ class ChatResponseBuilder(ChoicesBuilder):
 
     def opening(self, index: int) -> Mapping[str, Any]:
         """Return the first event of a choice, which has its role."""
-        return self._chunk(index, {"role": "assistant", "content": ""})
+        return self._chunk(index, {"role": "assistant", "content": None if self._has_calls else ""})
 
-    def piece(self, index: int, delta: OutputDelta) -> Mapping[str, Any]:
-        """Return the event for new text of a choice."""
-        content = {"content": delta.text} if delta.text or delta.logprobs else {}
+    def piece(self, index: int, delta: OutputDelta) -> Mapping[str, Any] | None:
+        """Return the event for new text of a choice; None while its text may begin a call."""
+        reason: str | None = delta.finish_reason
+        if self._has_calls:
+            calls = self._calls(index)
+            content = calls.delta(delta.text, last=reason is not None)
+            if not content and not delta.logprobs and reason is None:
+                return None
+            reason = _finish_reason(reason, calls.count)
+        else:
+            content = {"content": delta.text} if delta.text or delta.logprobs else {}
         return self._chunk(
             index,
             content,
-            finish_reason=delta.finish_reason,
+            finish_reason=reason,
             logprobs=self._logprobs_of(index, delta.logprobs) if delta.logprobs else None,
         )
+
+    def _choice(self, index: int, part: GeneratedText) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", "content": part.text, "refusal": None}
+        reason: str | None = part.finish_reason
+        if self._has_calls:
+            calls = self._calls(index)
+            message |= calls.message(part.text)
+            reason = _finish_reason(reason, calls.count)
+        return {
+            "index": index,
+            "message": message,
+            "logprobs": self._logprobs_of(index, part.logprobs),
+            "finish_reason": reason,
+        }
+
+    def _calls(self, index: int) -> ToolCalls:
+        return self._tool_calls.setdefault(index, ToolCalls())
 
     def _chunk(
         self,
@@ -160,6 +202,10 @@ class ChatResponseBuilder(ChoicesBuilder):
         if not self._logprobs:
             return None
         return {"content": self._sequence(index).as_chat(tokens), "refusal": None}
+
+
+def _finish_reason(reason: str | None, calls: int) -> str | None:
+    return "tool_calls" if reason == "stop" and calls else reason
 
 
 def max_tokens_of(body: ChatCompletionRequest) -> int | None:

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 from gritlm.serve.api.streaming import GeneratedText, TokenUsage
+from gritlm.serve.api.structured_output import compile_grammar
 from gritlm.serve.api.text_generation import (
     ChoicesBuilder,
     generate_requests,
@@ -48,6 +49,7 @@ def routes(service: Service) -> APIRouter:
         sequences = len(body.prompt) * choices
         with service.scheduler.reserve(sequences) as reservation:
             group = service.new_group(COMPLETIONS, choices=choices)
+            grammar = await compile_grammar(service, body)
             prompts = await service.run_in_worker_thread(service.prompts.prompt_ids, body.prompt)
             texts = await service.run_in_worker_thread(_echoed, service, body, prompts)
             wanted = _DEFAULT_TOKENS if body.max_tokens is None else body.max_tokens
@@ -59,6 +61,7 @@ def routes(service: Service) -> APIRouter:
                     vocabulary=service.prompts.vocabulary,
                     top_k=body.top_k,
                     logprobs=body.logprobs,
+                    grammar=grammar,
                 )
                 for tokens in most
             ]

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 from gritlm.serve.api.streaming import json_response
+from gritlm.serve.api.tool_calls import turns_of
 from gritlm.serve.errors import invalid
 from gritlm.serve.http.paths import DETOKENIZE, MODELS, TOKENIZE
 from gritlm.serve.schemas.model_info import (
@@ -93,13 +94,13 @@ def _ids(service: Service, body: TokenizeRequest) -> Sequence[int]:
     if (body.prompt is None) == (body.messages is None):
         raise invalid("give one of 'prompt' and 'messages'", param="prompt")
     if body.messages is not None:
-        size = sum(len(message.text) for message in body.messages)
+        size = sum(message.characters for message in body.messages)
         if size > MAX_CHARACTERS:
             raise invalid(
                 f"the messages have {size:,} characters; expected at most {MAX_CHARACTERS:,}",
                 param="messages",
             )
-        return service.prompts.chat_ids([message.as_turn() for message in body.messages])
+        return service.prompts.chat_ids(turns_of(body.messages))
     assert body.prompt is not None
     (ids,) = service.prompts.prompt_ids([body.prompt])
     return ids if body.add_special_tokens else ids[len(service.prompts.tokens.prefix) :]

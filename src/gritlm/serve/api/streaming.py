@@ -90,8 +90,8 @@ class ResponseBuilder(Protocol):
     def opening(self, index: int) -> Mapping[str, Any] | None:
         """Return the first event of a choice, or None if there is no such event."""
 
-    def piece(self, index: int, delta: OutputDelta) -> Mapping[str, Any]:
-        """Return the event for the output of one step."""
+    def piece(self, index: int, delta: OutputDelta) -> Mapping[str, Any] | None:
+        """Return the event for the output of one step, or None while it is held back."""
 
     def closing(self, tally: TokenUsage, *, include_usage: bool) -> Mapping[str, Any] | None:
         """Return the event behind all choices, or None if there is no such event."""
@@ -232,8 +232,8 @@ async def _events(
                 opened.add(index)
                 if (opening := builder.opening(index)) is not None:
                     yield opening
-            if isinstance(event, OutputDelta) and _has_content(event):
-                yield builder.piece(index, event)
+            if isinstance(event, OutputDelta) and (piece := _piece(builder, index, event)):
+                yield piece
     if (closing := builder.closing(tally, include_usage=include_usage)) is not None:
         yield closing
 
@@ -246,5 +246,6 @@ async def _chain(
         yield event
 
 
-def _has_content(delta: OutputDelta) -> bool:
-    return bool(delta.text or delta.logprobs or delta.finish_reason)
+def _piece(builder: ResponseBuilder, index: int, delta: OutputDelta) -> Mapping[str, Any] | None:
+    has_content = delta.text or delta.logprobs or delta.finish_reason
+    return builder.piece(index, delta) if has_content else None

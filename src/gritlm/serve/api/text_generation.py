@@ -8,6 +8,7 @@ from typing import Any
 
 from starlette.responses import Response
 
+from gritlm.lm.grammar.compiler import Grammar
 from gritlm.lm.sampling import SamplingParams
 from gritlm.serve.api.logprobs import SequenceLogprobs, TokenTexts
 from gritlm.serve.api.request_group import RequestGroup
@@ -105,6 +106,7 @@ def sampling_params(
     vocabulary: int,
     top_k: int | None = None,
     logprobs: int | None = None,
+    grammar: Grammar | None = None,
 ) -> SamplingParams:
     """Return the sampling parameters of a request.
 
@@ -114,6 +116,7 @@ def sampling_params(
         vocabulary: number of token ids of the model.
         top_k: number of likeliest tokens to sample from; None, 0 or -1 for all.
         logprobs: alternatives to report for each token; None for no log-probabilities.
+        grammar: grammar that the text follows; None for any text.
 
     Raises:
         ApiError: for a token id that the model does not have, or more ``min_tokens`` than the
@@ -144,6 +147,7 @@ def sampling_params(
         stop_token_ids=tuple(body.stop_token_ids or ()),
         ignore_eos=bool(body.ignore_eos),
         min_new_tokens=least,
+        mask=None if grammar is None else grammar.start,
     )
 
 

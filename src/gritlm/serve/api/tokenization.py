@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from jinja2.exceptions import TemplateError
 
 from gritlm.errors import InputError
-from gritlm.lm.chat import Message, chat_ids
 from gritlm.lm.gritlm import GritLM
 from gritlm.lm.tokens import Prompt, SegmentTokenizer
+from gritlm.lm.tools.definitions import Tool
+from gritlm.lm.tools.prompt import ToolMessage, tool_chat_ids
 from gritlm.prompts import for_yes_no, gritlm_instruction
 from gritlm.rag.plan import question_after
 from gritlm.serve.engine.errors import TooManyTokensError
@@ -44,17 +45,19 @@ class PromptTokenizer:
         self._longest = max(map(len, model.tokenizer.get_vocab()))  # characters of a token
         self.vocabulary = model.lm.vocabulary_size
 
-    def chat_ids(self, messages: Sequence[Message]) -> Ids:
+    def chat_ids(self, messages: Sequence[ToolMessage], tools: Sequence[Tool] = ()) -> Ids:
         """Return the ids of a conversation, up to the start of the next message.
 
         Args:
             messages: the messages, oldest first.
+            tools: the tools that the prompt lists.
 
         Raises:
             ApiError: if the chat template of the model refuses the conversation.
         """
         try:
-            return tuple(chat_ids(self.tokens, messages, template=self._settings.template))
+            template = self._settings.template
+            return tuple(tool_chat_ids(self.tokens, messages, tools, template=template))
         except TemplateError as error:
             raise invalid(
                 f"the model's chat template does not take this: {error}", param="messages"

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from gritlm.errors import InputError
 from gritlm.lm.gritlm import GritLM
 from gritlm.serve.engine.errors import PromptTooLongError
 from gritlm.serve.engine.kv_slots import KVSlots
@@ -317,6 +318,9 @@ class GenerationBatch:
         output = _output(sequence)
         try:
             delta = output.draw(logits_V)
+        except InputError as error:  # such as a grammar that is too complex
+            self._fail(sequence, error)
+            return
         except Exception as error:
             log.exception("a token could not be drawn; its request fails")
             self._fail(sequence, error)

@@ -14,7 +14,7 @@ from torch import Tensor
 from gritlm.errors import ModelError
 from gritlm.lm.generator import TextStream
 from gritlm.lm.gritlm import GritLM
-from gritlm.lm.sampling import SamplingParams
+from gritlm.lm.sampling import SamplingParams, is_complete
 from gritlm.serve.engine.requests import FinishReason, OutputDelta, TokenLogprob
 
 
@@ -85,10 +85,11 @@ class GeneratedSequence:
         text = self._stream.push(self.token)
         if self._stream.stopped:
             return text, "stop"
-        if self._tokens < self._room:
+        complete = is_complete(self._sampler)
+        if self._tokens < self._room and not complete:
             return text, None
         text += self._stream.close()
-        return text, "stop" if self._stream.stopped else "length"
+        return text, "stop" if complete or self._stream.stopped else "length"
 
     def _logprobs(self, logits_V: Tensor) -> TokenLogprob | None:
         """Return log-probabilities of the model's own distribution, whatever the temperature."""

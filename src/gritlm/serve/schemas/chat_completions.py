@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from gritlm.serve.config import MAX_CHOICES
 from gritlm.serve.schemas.base import Hint, RequestModel, ResponseModel, refused
 from gritlm.serve.schemas.common import (
-    FinishReason,
-    NoTools,
     Off,
     StreamOptions,
     Usage,
@@ -18,30 +16,40 @@ from gritlm.serve.schemas.common import (
     only,
 )
 from gritlm.serve.schemas.sampling import SamplingFields, Tokens, TopK
+from gritlm.serve.schemas.structured_output import StructuredRequest
+from gritlm.serve.schemas.tools import (
+    RequestToolCalls,
+    ResponseToolCall,
+    ToolCallDelta,
+    ToolChoiceOption,
+    Tools,
+)
 
 MAX_MESSAGES = 4096
 MAX_PARTS = 1024  # of a message
-NO_TOOLS = "this server does not call tools; leave it out"
 
 
-def _no_tool(role: Any) -> Any:
-    if role in ("tool", "function"):
+def _known_role(role: Any) -> Any:
+    if role == "function":
         raise refused(
             "unsupported_value",
-            f"{role!r}: this server does not call tools; put the result of a tool "
-            "into a message of the user",
+            "'function': this server knows the newer role of tools; send 'tool' with tool_call_id",
         )
     return role
 
 
-Role = Annotated[Literal["system", "developer", "user", "assistant"], BeforeValidator(_no_tool)]
+Role = Annotated[
+    Literal["system", "developer", "user", "assistant", "tool"], BeforeValidator(_known_role)
+]
 Null = Annotated[
     None,
     null_only("this server does not support it; leave it out"),
     Field(description="Only null: this server does not support it."),
 ]
 NoCall = Annotated[
-    None, null_only(NO_TOOLS), Field(description="Only null: this server does not call tools.")
+    None,
+    null_only("this server knows the newer field; send tool_calls"),
+    Field(description="Only null: send tool_calls."),
 ]
 
 
@@ -62,7 +70,7 @@ def _as_parts(value: Any) -> Any:
     if value is None:
         raise refused(
             "unsupported_value",
-            "null, as in messages that call tools; this server does not call tools, expected text",
+            "null, which only messages of the assistant with tool_calls may have; expected text",
         )
     if not isinstance(value, list):
         raise refused("wrong_type", "expected text, or a list of parts with text")
@@ -87,7 +95,8 @@ Content = Annotated[
 class RequestMessage(RequestModel):
     """A message of the conversation.
 
-    Of the fields of a response message besides its text, most are accepted with null alone.
+    The assistant's may have tool calls, with or without content. Of the other fields of a response
+    message, most are accepted with null alone.
     """
 
     role: Role
@@ -98,16 +107,45 @@ class RequestMessage(RequestModel):
     cache_control: Hint = None
     audio: Null = None
     function_call: NoCall = None
-    tool_calls: NoTools | None = None
+    tool_calls: RequestToolCalls | None = None
+    tool_call_id: Annotated[str, Field(max_length=256)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_content(cls, data: Any) -> Any:
+        """Take calls without content as calls with empty content."""
+        if isinstance(data, dict) and data.get("tool_calls") and data.get("content") is None:
+            return data | {"content": ""}
+        return data
+
+    @model_validator(mode="after")
+    def _require_role(self) -> RequestMessage:
+        if self.tool_calls and self.role != "assistant":
+            raise refused("unsupported_value", "only messages of the assistant have 'tool_calls'")
+        if (self.tool_call_id is None) == (self.role == "tool"):
+            raise refused(
+                "unsupported_value",
+                "messages of the role 'tool', and no others, have 'tool_call_id'",
+            )
+        return self
 
     @property
     def text(self) -> str:
         return "".join(part.text for part in self.content)
 
-    def as_turn(self) -> dict[str, str]:
-        """Return role and text for the chat template."""
+    @property
+    def characters(self) -> int:
+        """Characters of the text and of the arguments of calls."""
+        calls = sum(len(call.function.arguments) for call in self.tool_calls or ())
+        return len(self.text) + calls
+
+    def as_turn(self) -> dict[str, Any]:
+        """Return role, text and calls for the chat template."""
         role = "system" if self.role == "developer" else self.role
-        return {"role": role, "content": self.text}
+        turn: dict[str, Any] = {"role": role, "content": self.text}
+        if self.tool_calls:
+            turn["tool_calls"] = [call.model_dump(exclude={"index"}) for call in self.tool_calls]
+        return turn if self.tool_call_id is None else turn | {"tool_call_id": self.tool_call_id}
 
 
 Messages = Annotated[
@@ -115,11 +153,7 @@ Messages = Annotated[
 ]
 
 
-class TextFormat(RequestModel):
-    type: Annotated[str, only("text"), Field(json_schema_extra={"enum": ["text"]})]
-
-
-class ChatCompletionRequest(SamplingFields):
+class ChatCompletionRequest(SamplingFields, StructuredRequest):
     """Chat completion request as in OpenAI's API, with vLLM's sampling parameters."""
 
     messages: Messages
@@ -136,7 +170,6 @@ class ChatCompletionRequest(SamplingFields):
     safety_identifier: Hint = None
     prompt_cache_key: Hint = None
     metadata: Hint = None
-    parallel_tool_calls: Hint = None
     prediction: Hint = None
     prompt_cache_retention: Hint = None
     reasoning_effort: Hint = None
@@ -145,18 +178,14 @@ class ChatCompletionRequest(SamplingFields):
     verbosity: Hint = None
     cache_control: Hint = None
     modalities: Annotated[list[str], Field(fail_fast=True), only(["text"])] | None = None
-    response_format: TextFormat | None = None
     chat_template: Null = None
     continue_final_message: Off | None = None
-    tools: NoTools | None = None
-    tool_choice: (
-        Annotated[
-            str,
-            only("none", "auto", why=NO_TOOLS),
-            Field(json_schema_extra={"enum": ["none", "auto"]}),
-        ]
-        | None
-    ) = None
+    tools: Tools | None = None
+    tool_choice: ToolChoiceOption | None = None
+    parallel_tool_calls: bool | None = None
+
+
+ChatFinishReason = Literal["stop", "length", "tool_calls"]
 
 
 class TopLogprob(ResponseModel):
@@ -179,15 +208,16 @@ class ChoiceLogprobs(ResponseModel):
 
 class ResponseMessage(ResponseModel):
     role: Literal["assistant"]
-    content: str
+    content: str | None
     refusal: None = None
+    tool_calls: list[ResponseToolCall] | None = None
 
 
 class ChatChoice(ResponseModel):
     index: int
     message: ResponseMessage
     logprobs: ChoiceLogprobs | None
-    finish_reason: FinishReason
+    finish_reason: ChatFinishReason
 
 
 class ChatCompletionResponse(ResponseModel):
@@ -203,13 +233,14 @@ class ChatCompletionResponse(ResponseModel):
 class ChatDelta(ResponseModel):
     role: Literal["assistant"] | None = None
     content: str | None = None
+    tool_calls: list[ToolCallDelta] | None = None
 
 
 class ChunkChoice(ResponseModel):
     index: int
     delta: ChatDelta
     logprobs: ChoiceLogprobs | None
-    finish_reason: FinishReason | None
+    finish_reason: ChatFinishReason | None
 
 
 class ChatCompletionChunk(ResponseModel):

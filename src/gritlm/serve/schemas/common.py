@@ -43,11 +43,6 @@ def only(*values: Any, why: str | None = None) -> AfterValidator:
 
 
 Off = Annotated[bool, only(False), Field(json_schema_extra={"enum": [False]})]
-NoTools = Annotated[
-    list[Any],
-    only([], why="this server does not call tools; leave it out"),
-    Field(json_schema_extra={"maxItems": 0}),
-]
 
 
 class StreamOptions(RequestModel):

@@ -17,9 +17,10 @@ from gritlm.serve.schemas.common import (
 )
 from gritlm.serve.schemas.embeddings import Input
 from gritlm.serve.schemas.sampling import SamplingFields, TopK
+from gritlm.serve.schemas.structured_output import StructuredRequest
 
 
-class CompletionRequest(SamplingFields):
+class CompletionRequest(SamplingFields, StructuredRequest):
     """Completion request as in OpenAI's API, with vLLM's sampling parameters."""
 
     prompt: Input

@@ -1,0 +1,1 @@
+"""Structured output: formats of a text, their grammars, and the tokens that a grammar allows."""

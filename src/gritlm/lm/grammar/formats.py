@@ -1,0 +1,195 @@
+"""Formats of structured output: JSON, JSON schemas, regular expressions, choices, grammars.
+
+A format is the source of a grammar. It becomes a grammar in the dialect of Lark that llguidance
+compiles: https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gritlm.errors import InputError, did_you_mean, one_line, require_libraries
+
+MAX_SOURCE = 131_072  # characters of a schema, an expression or a grammar
+MAX_CHOICES = 4096
+
+# One space after a comma or colon is optional, and there is no other whitespace between tokens: a
+# model cannot fill its answer with it.
+_LAYOUT = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
+
+
+@dataclass(frozen=True)
+class OutputFormat:
+    """Format that a generated text has to follow.
+
+    Attributes:
+        lark: its grammar.
+    """
+
+    lark: str
+
+    def __post_init__(self) -> None:
+        if len(self.lark) > MAX_SOURCE + 1024:
+            raise too_large("the grammar", len(self.lark))
+
+    @classmethod
+    def json_object(cls) -> OutputFormat:
+        """Return the format of any JSON object."""
+        return cls.json_schema({"type": "object"})
+
+    @classmethod
+    def json_schema(cls, schema: object, *, strict: bool = True) -> OutputFormat:
+        """Return the format of a JSON document that fits a schema.
+
+        Args:
+            schema: the JSON schema.
+            strict: whether to refuse a schema with a keyword that cannot be enforced; otherwise
+                such keywords are ignored.
+
+        Raises:
+            InputError: for a schema that is no JSON object, or one that is too large.
+        """
+        return cls(f"start: {json_rule(schema, strict=strict)}\n")
+
+    @classmethod
+    def regex(cls, pattern: str) -> OutputFormat:
+        """Return the format of a text that a regular expression matches as a whole.
+
+        Args:
+            pattern: the expression, in the syntax of Rust's ``regex`` without look-around.
+
+        Raises:
+            InputError: for an empty expression, or one that is too large.
+        """
+        _require_source(pattern, "the regular expression")
+        escaped = _escaped_slashes(pattern).replace("\n", "\\n")
+        return cls(f"start: TEXT\nTEXT: /{escaped}/\n")
+
+    @classmethod
+    def choice(cls, texts: Sequence[str]) -> OutputFormat:
+        """Return the format of a text that is one of several.
+
+        Raises:
+            InputError: for no texts, too many, or a text that is empty.
+        """
+        if isinstance(texts, str) or not 1 <= len(texts) <= MAX_CHOICES:
+            raise InputError(
+                f"choice has {len(texts)} texts; expected a list of 1 to {MAX_CHOICES}"
+            )
+        if not all(isinstance(text, str) and text for text in texts):
+            raise InputError("choice has an empty text; expected texts of one or more characters")
+        alternatives = " | ".join(quoted(text) for text in texts)
+        return cls(f"start: TEXT\nTEXT: {alternatives}\n")
+
+    @classmethod
+    def grammar(cls, source: str) -> OutputFormat:
+        """Return the format of a text that a context-free grammar derives.
+
+        Args:
+            source: the grammar, in the syntax of Lark or of llama.cpp (GBNF, with ``::=``).
+
+        Raises:
+            InputError: for an empty grammar, one that is too large, or invalid GBNF.
+        """
+        _require_source(source, "the grammar")
+        return cls(_lark_of_gbnf(source) if "::=" in source else source)
+
+    @classmethod
+    def of(cls, response_format: Mapping[str, Any]) -> OutputFormat | None:
+        """Return the format of OpenAI's ``response_format``; None for plain text.
+
+        Besides ``text``, ``json_object`` and ``json_schema`` the types ``regex``, ``choice`` and
+        ``grammar`` are known, with the value in a field of the same name.
+
+        Raises:
+            InputError: for an unknown type, or a value that is invalid.
+        """
+        kind = response_format.get("type")
+        if kind == "text":
+            return None
+        if kind == "json_object":
+            return cls.json_object()
+        if kind == "json_schema":
+            found = response_format.get(kind)
+            found = found if isinstance(found, Mapping) else {}
+            return cls.json_schema(found.get("schema"), strict=found.get("strict") is not False)
+        makers = {"regex": cls.regex, "choice": cls.choice, "grammar": cls.grammar}
+        if kind not in makers:
+            known = ("text", "json_object", "json_schema", *makers)
+            raise InputError(f"response_format has type {kind!r}{did_you_mean(str(kind), known)}")
+        return makers[kind](response_format.get(kind, ""))
+
+
+def require() -> None:
+    """Check that the library of grammars is installed.
+
+    Raises:
+        MissingExtraError: with the extra that installs it.
+    """
+    require_libraries(("llguidance",), what="structured output needs", extra="grammar")
+
+
+def json_rule(schema: object, *, strict: bool) -> str:
+    """Return the part of a grammar that derives the JSON documents of a schema.
+
+    Args:
+        schema: the JSON schema.
+        strict: whether to refuse keywords that cannot be enforced, instead of ignoring them.
+
+    Raises:
+        InputError: for a schema that is no JSON object, or one that is too large.
+    """
+    if not isinstance(schema, Mapping):
+        raise InputError(
+            f"the schema is {one_line(repr(schema), limit=60)}; expected a JSON object"
+        )
+    options = _LAYOUT if strict else _LAYOUT | {"lenient": True, "coerce_one_of": True}
+    try:
+        text = json.dumps({**schema, "x-guidance": options}, ensure_ascii=False)
+    except (RecursionError, TypeError, ValueError) as error:
+        raise InputError(f"the schema is no JSON ({one_line(error, limit=100)})") from None
+    if len(text) > MAX_SOURCE:
+        raise too_large("the schema", len(text))
+    return f"%json {text}"
+
+
+def quoted(text: str) -> str:
+    """Return a text as a string of a grammar."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def too_large(name: str, size: int) -> InputError:
+    """Return the error for a source with too many characters."""
+    return InputError(f"{name} has {size:,} characters; expected at most {MAX_SOURCE:,}")
+
+
+def _require_source(source: object, name: str) -> None:
+    if not isinstance(source, str) or not source.strip():
+        raise InputError(f"{name} is empty; expected text")
+    if len(source) > MAX_SOURCE:
+        raise too_large(name, len(source))
+
+
+def _escaped_slashes(pattern: str) -> str:
+    """Return an expression whose slashes are escaped, as between the slashes of a grammar."""
+    found = []
+    escaped = False
+    for character in pattern:
+        found.append("\\/" if character == "/" and not escaped else character)
+        escaped = character == "\\" and not escaped
+    return "".join(found)
+
+
+def _lark_of_gbnf(source: str) -> str:
+    require()
+    from llguidance.gbnf_to_lark import any_to_lark
+
+    try:
+        return str(any_to_lark(source))
+    except Exception as error:  # of a parser in Python: also RecursionError
+        raise InputError(
+            f"the grammar is no valid GBNF ({one_line(error, limit=200)}); repair it"
+        ) from None

@@ -1,0 +1,112 @@
+"""Formats of structured output in a request, compiled off the event loop and the model's thread."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from gritlm.errors import InputError
+from gritlm.lm.grammar.compiler import Grammar
+from gritlm.lm.grammar.formats import OutputFormat
+from gritlm.lm.tools.call_format import calls_format
+from gritlm.lm.tools.definitions import ToolChoice
+from gritlm.serve.errors import invalid
+from gritlm.serve.schemas.structured_output import (
+    ResponseFormat,
+    StructuredOutputs,
+    StructuredRequest,
+)
+from gritlm.serve.service import Service
+
+MakeFormat = Callable[[], OutputFormat]
+
+
+async def compile_grammar(
+    service: Service, body: StructuredRequest, calls: ToolChoice | None = None
+) -> Grammar | None:
+    """Return the grammar that the generated text has to follow; None for any text.
+
+    Args:
+        service: the service.
+        body: the request.
+        calls: the tool calls that the answer may have; None for no calls.
+
+    Raises:
+        ApiError: for more than one format, or a format that cannot be compiled.
+    """
+    formats = _formats(body)
+    if len(formats) > 1:
+        raise invalid(
+            f"{' and '.join(formats)}: give one output format", param=next(reversed(formats))
+        )
+    if not formats and calls is None:
+        return None
+    param, make = next(iter(formats.items()), ("tools", None))
+    if calls is not None and make is None:
+        param = "tools"
+
+    def compiled() -> Grammar:
+        answer = None if make is None else make()
+        found = answer if calls is None else calls_format(calls, answer)
+        assert found is not None, "there is a format or a tool"
+        return service.model.grammar(found)
+
+    try:
+        return await service.run_in_grammar_thread(compiled)
+    except InputError as error:
+        raise invalid(f"'{param}': {error}", param=param) from None
+
+
+def _formats(body: StructuredRequest) -> dict[str, MakeFormat]:
+    """Return the formats of a request by the name of their field."""
+    found: dict[str, MakeFormat] = {}
+    if body.response_format is not None and body.response_format.type != "text":
+        found["response_format"] = partial(_openai_format, body.response_format)
+    if body.structured_outputs is not None:
+        outputs = body.structured_outputs
+        found |= {f"structured_outputs.{k}": make for k, make in _vllm_formats(outputs).items()}
+    if body.guided_json is not None:
+        found["guided_json"] = partial(_schema, body.guided_json)
+    if body.guided_regex is not None:
+        found["guided_regex"] = partial(OutputFormat.regex, body.guided_regex)
+    if body.guided_choice is not None:
+        found["guided_choice"] = partial(OutputFormat.choice, body.guided_choice)
+    if body.guided_grammar is not None:
+        found["guided_grammar"] = partial(OutputFormat.grammar, body.guided_grammar)
+    return found
+
+
+def _vllm_formats(outputs: StructuredOutputs) -> dict[str, MakeFormat]:
+    found: dict[str, MakeFormat] = {}
+    if outputs.json_ is not None:
+        found["json"] = partial(_schema, outputs.json_)
+    if outputs.json_object:
+        found["json_object"] = OutputFormat.json_object
+    if outputs.regex is not None:
+        found["regex"] = partial(OutputFormat.regex, outputs.regex)
+    if outputs.choice is not None:
+        found["choice"] = partial(OutputFormat.choice, outputs.choice)
+    if outputs.grammar is not None:
+        found["grammar"] = partial(OutputFormat.grammar, outputs.grammar)
+    return found
+
+
+def _openai_format(response_format: ResponseFormat) -> OutputFormat:
+    if response_format.type == "json_object":
+        return OutputFormat.json_object()
+    named = response_format.json_schema
+    if named is None:
+        raise InputError("the type json_schema needs the field json_schema with a schema")
+    return OutputFormat.json_schema(named.schema_, strict=named.strict is not False)
+
+
+def _schema(schema: dict[str, Any] | str) -> OutputFormat:
+    """Return the format of a JSON schema, which vLLM takes as a text too."""
+    if isinstance(schema, dict):
+        return OutputFormat.json_schema(schema)
+    try:
+        return OutputFormat.json_schema(json.loads(schema))
+    except (ValueError, RecursionError):
+        raise InputError("the text is no JSON; expected a JSON schema") from None
