@@ -55,13 +55,14 @@ def error_of(live: Served, path: str, status: int = 400, **sent: Any) -> dict[st
         ({"stream_options": {"include_usage": True}}, "stream_options", "invalid_value"),
         ({"max_tokens": 3, "max_completion_tokens": 4}, "max_tokens", "invalid_value"),
         ({"frequency_penalty": 2.5}, "frequency_penalty", "invalid_value"),
-        ({"tools": [{"type": "function"}]}, "tools", "unsupported_value"),
-        ({"response_format": {"type": "json_object"}}, "response_format.type", "unsupported_value"),
-        ({"tool_choice": "required"}, "tool_choice", "unsupported_value"),
+        ({"tools": [{"type": "function"}]}, "tools[0].function", "missing_required_parameter"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type", "unsupported_value"),
+        ({"response_format": {"type": "xml"}}, "response_format.type", "invalid_value"),
+        ({"tool_choice": "required"}, "tool_choice", "invalid_value"),
         ({"chat_template": "{{ 1 }}"}, "chat_template", "unsupported_value"),
         ({"messages": []}, "messages", "invalid_value"),
         ({"messages": [{"role": "user", "content": ""}]}, "messages", "invalid_value"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role", "unsupported_value"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0]", "unsupported_value"),
         ({"messages": [{"role": "cook", "content": "x"}]}, "messages[0].role", "invalid_value"),
         (
             {"messages": [{"role": "assistant", "content": None}]},
@@ -70,8 +71,8 @@ def error_of(live: Served, path: str, status: int = 400, **sent: Any) -> dict[st
         ),
         (
             {"messages": [USER | {"tool_calls": [{}]}]},
-            "messages[0].tool_calls",
-            "unsupported_value",
+            "messages[0].tool_calls[0].id",
+            "missing_required_parameter",
         ),
         ({"messages": [USER] * 5000}, "messages", "invalid_value"),
         (
@@ -133,9 +134,9 @@ def test_a_picture_is_refused_where_it_stands(live: Served):
     assert "text only" in error["message"]
 
 
-def test_tools_are_refused_in_plain_words(live: Served):
-    error = error_of(live, CHAT, json={"messages": [USER], "tools": [{"type": "function"}]})
-    assert "does not call tools" in error["message"]
+def test_other_tools_than_functions_are_refused_in_plain_words(live: Served):
+    error = error_of(live, CHAT, json={"messages": [USER], "tools": [{"type": "web_search"}]})
+    assert "calls functions only" in error["message"]
 
 
 @pytest.mark.parametrize(

@@ -21,13 +21,13 @@ HINTS = {
     "user": "ann",
     "reasoning_effort": "low",
     "service_tier": "flex",
-    "parallel_tool_calls": False,
     "cache_control": {"type": "ephemeral"},
     "safety_identifier": "a",
     "prompt_cache_key": "b",
     "prompt_cache_retention": "24h",
     "verbosity": "low",
     "prediction": {"type": "content", "content": "x"},
+    "parallel_tool_calls": False,  # without tools
 }
 REQUESTS = [
     (CHAT, SHORT),

@@ -6,6 +6,7 @@ Shapes: V vocabulary.
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Collection
@@ -26,6 +27,8 @@ _MOST_GRAMMARS = 64  # in the cache
 _MOST_CHARACTERS = 8 * MAX_SOURCE  # of the sources of all grammars in the cache
 # Bounds on the work of one grammar. With them the worst schemas of 128 KiB take two seconds to
 # compile, and a token takes milliseconds.
+_QUOTED_SOURCE = re.compile(r"^\s*(\d+ \|.*|\^+)$", re.MULTILINE)  # below a message, with a mark
+_OF_SCHEMAS = "failed to compile JSON schema: "  # begins the library's errors
 _LIMITS: dict[str, Any] = {
     "initial_lexer_fuel": 1_000_000,
     "step_lexer_fuel": 100_000,
@@ -174,8 +177,8 @@ def _flags(matcher: LLMatcher, size: int) -> Any:
 
 
 def _failed(matcher: LLMatcher) -> InputError:
-    lines = [line.strip() for line in matcher.get_error().splitlines() if line.strip()]
-    reason = one_line(lines[0] if lines else matcher.stop_reason(), limit=300)
+    text = _QUOTED_SOURCE.sub("", matcher.get_error()) or matcher.stop_reason()
+    reason = one_line(text.partition(_OF_SCHEMAS)[2] or text, limit=300)
     return InputError(
         f"the output format cannot be enforced ({reason.rstrip('.')}); simplify or repair it"
     )
