@@ -27,7 +27,8 @@ _MOST_GRAMMARS = 64  # in the cache
 _MOST_CHARACTERS = 8 * MAX_SOURCE  # of the sources of all grammars in the cache
 # Bounds on the work of one grammar. With them the worst schemas of 128 KiB take two seconds to
 # compile, and a token takes milliseconds.
-_QUOTED_SOURCE = re.compile(r"^\s*(\d+ \|.*|\^+)$", re.MULTILINE)  # below a message, with a mark
+# The source below a message, with a mark, and the place of the parser's state.
+_QUOTED_SOURCE = re.compile(r"^\s*(\d+ \|.*|\^+|<non-verbose/>)$", re.MULTILINE)
 _OF_SCHEMAS = "failed to compile JSON schema: "  # begins the library's errors
 _LIMITS: dict[str, Any] = {
     "initial_lexer_fuel": 1_000_000,
