@@ -13,6 +13,7 @@ from gritlm import GritLM, SamplingParams, gritlm_instruction
 from gritlm.errors import InputError, UnknownArgumentError
 from gritlm.lm.generator import complete
 from gritlm.lm.logits import LogitBias, MinTokens, Penalties
+from gritlm.lm.sampling import _nucleus
 
 PROMPT_IDS = [5, 9, 7, 9, 30, 31, 32, 200]
 TOKENS = 24
@@ -198,6 +199,33 @@ def test_a_mask_that_excludes_everything_is_an_error(grit: GritLM):
         drawn(grit, mask=Nothing)
 
 
+@pytest.mark.parametrize("top_p", [0.05, 0.5, 0.999])
+def test_a_nucleus_of_many_tokens_is_that_of_transformers(top_p: float):
+    """In a flat distribution it has more tokens than are looked at first."""
+    from transformers import TopPLogitsWarper
+
+    logits_V = torch.randn(5000, generator=torch.Generator().manual_seed(0)) / 4
+    kept_V = _nucleus(logits_V, top_p)
+    wanted_V = TopPLogitsWarper(top_p)(None, logits_V[None])[0]
+    assert (kept_V > -math.inf).sum() == pytest.approx((wanted_V > -math.inf).sum(), abs=1)
+    assert kept_V.max() == logits_V.max()
+
+
+def test_a_sequence_without_these_settings_has_no_processors():
+    """Nothing is copied or changed for it; other sequences of its batch may have some."""
+    logits_V = torch.randn(9)
+    addresses = []
+    sampler = SamplingParams().sampler(prompt_ids=[1, 2], end_ids=[3])
+
+    class Watched(torch.Tensor):
+        def argmax(self, *args: Any, **options: Any) -> Tensor:
+            addresses.append(self.data_ptr())
+            return super().argmax(*args, **options)
+
+    sampler(logits_V.as_subclass(Watched))
+    assert addresses == [logits_V.data_ptr()]
+
+
 def test_the_logits_of_the_model_are_not_changed():
     logits_V = torch.randn(50)
     before_V = logits_V.clone()
@@ -235,7 +263,7 @@ def test_tokens_of_a_kv_block_count_as_prompt(grit: GritLM):
         ({"min_p": math.nan}, "min_p=nan"),
         ({"frequency_penalty": 2.5}, "frequency_penalty=2.5; expected a number from -2 to 2"),
         ({"presence_penalty": "a"}, "presence_penalty='a'"),
-        ({"repetition_penalty": 0}, "repetition_penalty=0; expected a number above 0"),
+        ({"repetition_penalty": 0}, "repetition_penalty=0; expected a number from 0.01 to 100"),
         ({"repetition_penalty": math.inf}, "repetition_penalty=inf"),
         ({"logit_bias": {3: 101}}, r"logit_bias\[3\]=101; expected a number from -100 to 100"),
         ({"logit_bias": {-1: 1}}, "logit_bias has the token id -1"),

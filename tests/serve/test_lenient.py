@@ -9,6 +9,9 @@ import pytest
 
 from gritlm.serve.config import ServerConfig
 from gritlm.serve.ignored_fields import MOST_NAMES
+from gritlm.serve.schemas.chat_completions import ChatCompletionRequest
+from gritlm.serve.schemas.completions import CompletionRequest
+from gritlm.serve.schemas.embeddings import EmbeddingsRequest
 from tests.serve.conftest import Served
 
 CHAT, COMPLETE, EMBED = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
@@ -51,6 +54,36 @@ def test_hints_have_no_effect_and_are_named(live: Served):
     hinted = live.http.post(CHAT, json=SHORT | {"temperature": 0} | HINTS)
     assert hinted.json()["choices"] == plain.json()["choices"]
     assert hinted.headers[HEADER].split(", ") == list(HINTS)
+
+
+def test_the_official_client_sends_them(live: Served):
+    hints = {name: value for name, value in HINTS.items() if name != "cache_control"}
+    raw = live.openai.chat.completions.with_raw_response.create(
+        model="tiny",
+        messages=[USER | {"name": "ann"}],
+        max_tokens=2,
+        **hints,
+        extra_body={"chat_template_kwargs": {"enable_thinking": False}},
+    )
+    assert raw.parse().choices[0].finish_reason == "length"
+    named = set(raw.headers[HEADER].split(", "))
+    assert named == {*hints, "name", "chat_template_kwargs"}
+
+
+def test_every_field_of_the_official_client_is_known():
+    """Each is a parameter, a hint or refused by name, so that none changes the answer unseen."""
+    from openai.types import completion_create_params as completion
+    from openai.types import embedding_create_params as embedding
+    from openai.types.chat import completion_create_params as chat
+
+    unknown = {"audio", "moderation", "web_search_options"}  # services that are not here
+    functions = {"functions", "function_call"}  # replaced by tools
+    for theirs, ours in (
+        (chat.CompletionCreateParamsBase, ChatCompletionRequest),
+        (completion.CompletionCreateParamsBase, CompletionRequest),
+        (embedding.EmbeddingCreateParams, EmbeddingsRequest),
+    ):
+        assert set(theirs.__annotations__) - set(ours.model_fields) <= unknown | functions
 
 
 def test_hints_inside_of_messages_are_named_once(live: Served):

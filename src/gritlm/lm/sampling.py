@@ -18,6 +18,7 @@ _COLDEST = 1e-5  # colder than this is greedy: dividing by it would leave no fin
 _LARGEST_BIAS = 100.0  # as in OpenAI's API
 _LARGEST_PENALTY = 2.0  # as in OpenAI's API
 _LARGEST_REPETITION = 100.0
+_USUAL_NUCLEUS = 1024  # tokens: the likeliest ones are found faster than all are sorted
 
 
 @dataclass(frozen=True)
@@ -253,11 +254,7 @@ def _check_penalties(params: SamplingParams) -> None:
     for name in ("frequency_penalty", "presence_penalty"):
         _check_range(name, getattr(params, name), -_LARGEST_PENALTY, _LARGEST_PENALTY)
     repetition = params.repetition_penalty
-    if not _is_number(repetition) or not 0 < repetition <= _LARGEST_REPETITION:
-        raise InputError(
-            f"repetition_penalty={repetition!r}; expected a number above 0, at most "
-            f"{_LARGEST_REPETITION:g}"
-        )
+    _check_range("repetition_penalty", repetition, 1 / _LARGEST_REPETITION, _LARGEST_REPETITION)
     for token, bias in params.logit_bias.items():
         _check_range(f"logit_bias[{token!r}]", bias, -_LARGEST_BIAS, _LARGEST_BIAS)
 
@@ -303,9 +300,11 @@ def _likeliest(logits_V: Tensor, top_k: int) -> Tensor:
 def _nucleus(logits_V: Tensor, top_p: float) -> Tensor:
     if top_p == 1:
         return logits_V
-    sorted_V, order_V = logits_V.sort(descending=True)
-    probability_V = sorted_V.softmax(dim=0)
-    dropped_V = probability_V.cumsum(dim=0) - probability_V >= top_p
-    dropped_V[0] = False  # also where top_p is 0 in float32
-    dropped_V = torch.zeros_like(dropped_V).scatter(0, order_V, dropped_V)
-    return logits_V.masked_fill(dropped_V, float("-inf"))
+    probability_V = logits_V.softmax(dim=0)
+    likeliest_K, order_K = probability_V.topk(min(_USUAL_NUCLEUS, len(probability_V)))
+    if likeliest_K.sum() < top_p:
+        likeliest_K, order_K = probability_V.sort(descending=True)
+    kept_K = likeliest_K.cumsum(dim=0) - likeliest_K < top_p
+    kept_K[0] = True  # also where top_p is 0 in float32
+    kept_V = torch.zeros_like(logits_V, dtype=torch.bool).scatter(0, order_K, kept_K)
+    return logits_V.masked_fill(~kept_V, float("-inf"))

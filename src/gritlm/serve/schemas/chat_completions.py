@@ -171,11 +171,13 @@ class ChatCompletionRequest(SamplingFields, StructuredRequest):
     prompt_cache_key: Hint = None
     metadata: Hint = None
     prediction: Hint = None
+    prompt_cache_options: Hint = None
     prompt_cache_retention: Hint = None
     reasoning_effort: Hint = None
     service_tier: Hint = None
     store: Hint = None
     verbosity: Hint = None
+    chat_template_kwargs: Hint = None
     cache_control: Hint = None
     modalities: Annotated[list[str], Field(fail_fast=True), only(["text"])] | None = None
     chat_template: Null = None
