@@ -197,7 +197,8 @@ def test_dimensions_keep_the_first_ones_at_length_one(live: Served):
 
 
 def test_models_are_listed_under_each_name(live: Served):
-    assert [model.id for model in live.openai.models.list()] == ["tiny", "small"]
+    names = ["tiny", "small", "tiny:rag", "small:rag"]  # with a store
+    assert [model.id for model in live.openai.models.list()] == names
     assert live.openai.models.retrieve("small").id == "small"
     found = live.openai.chat.completions.create(model="small", messages=TALK, max_tokens=1)
     assert found.model == "small"

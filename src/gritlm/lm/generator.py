@@ -255,6 +255,12 @@ class TextStream:
         """Number of characters that are held back because they may begin a stop string."""
         return len(self._held)
 
+    @property
+    def stop_string(self) -> str | None:
+        """The stop string that ended the text; None if none did."""
+        found = [stop for stop in self.stop if self.stopped and self._held.startswith(stop)]
+        return found[0] if found else None
+
     def push(self, token: int) -> str:
         """Add a token and return the new text, which may be empty.
 

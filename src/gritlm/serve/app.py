@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
@@ -20,6 +19,7 @@ from gritlm.serve.api import (
     rerank,
 )
 from gritlm.serve.documents import routes as document_routes
+from gritlm.serve.documents.rag_chat import chat_creator
 from gritlm.serve.http.access_log import RequestContext
 from gritlm.serve.http.auth import RequireHost, RequireKey, RequireOwnPage
 from gritlm.serve.http.body_limit import BodyLimit
@@ -49,7 +49,7 @@ def create_app(service: Service) -> FastAPI:
     app.state.service = service
     app.state.documents = _document_api(service)
     errors.install_handlers(app)
-    create_chat = partial(chat_completions.create_chat, service)
+    create_chat = chat_creator(service, app.state.documents)
     app.include_router(chat_completions.routes(create_chat))
     for part in (completions, embeddings, rerank, models, operations):
         app.include_router(part.routes(service))

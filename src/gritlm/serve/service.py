@@ -26,6 +26,7 @@ from gritlm.serve.metrics import Metrics
 if TYPE_CHECKING:
     from gritlm.rag.engine import RagEngine
 
+RAG_SUFFIX = ":rag"  # of model names whose chats are answered from documents
 _SEARCHES = 2  # searches in parallel; LanceDB uses more threads for each
 
 P = ParamSpec("P")
@@ -196,7 +197,7 @@ class Service:
             ApiError: for a name this server does not have.
         """
         if requested is not None and requested not in self.settings.names:
-            raise no_model(requested[:200], self.settings.names)
+            raise no_model(requested[:200], self.chat_names)
         return self.settings.names[0] if requested is None else requested
 
     def generation_model_name(self, requested: str | None) -> str:
@@ -209,6 +210,34 @@ class Service:
         if not self.model.lm.has_head:
             raise _unsupported("generate", "embedding")
         return name
+
+    def is_rag_name(self, requested: str | None) -> bool:
+        """Return whether a model name stands for chats that are answered from documents."""
+        names = self.settings.names
+        return (
+            requested is not None
+            and requested not in names
+            and requested.removesuffix(RAG_SUFFIX) in names
+        )
+
+    def plain_name(self, requested: str) -> str:
+        """Return a model name without the suffix of chats that are answered from documents."""
+        return requested.removesuffix(RAG_SUFFIX) if self.is_rag_name(requested) else requested
+
+    def rag_model_name(self, requested: str | None) -> str:
+        """Return the model name as :meth:`generation_model_name` does, with or without the suffix
+        of chats that are answered from documents."""
+        if requested is None:
+            return self.generation_model_name(None)
+        self.generation_model_name(self.plain_name(requested))
+        return requested
+
+    @property
+    def chat_names(self) -> tuple[str, ...]:
+        """The model names that chats may use: with a store, each name also with ``:rag``."""
+        names = self.settings.names
+        rag = [f"{name}{RAG_SUFFIX}" for name in names] if self.has_documents else []
+        return (*names, *(name for name in rag if name not in names))
 
     def embedding_model_name(self, requested: str | None) -> str:
         """Return the model name as :meth:`model_name` does, for a request that embeds texts.

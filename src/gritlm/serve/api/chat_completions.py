@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from fastapi import APIRouter, Response
 
+from gritlm.lm.tools.definitions import Tool
 from gritlm.serve.api.logprobs import TokenTexts
 from gritlm.serve.api.streaming import Dialect, GeneratedText, TokenUsage
 from gritlm.serve.api.structured_output import compile_grammar
@@ -17,6 +18,7 @@ from gritlm.serve.api.text_generation import (
     sampling_params,
     wants_usage,
 )
+from gritlm.serve.api.tokenization import Ids
 from gritlm.serve.api.tool_calls import ToolCalls, tools_of, turns_of
 from gritlm.serve.engine.requests import OutputDelta, TokenLogprob
 from gritlm.serve.errors import invalid
@@ -73,15 +75,11 @@ async def create_chat(
     logprobs = _logprobs(body)
     usage = wants_usage(body.stream, body.stream_options)
     tools, calls = tools_of(body)
-    messages = turns_of(body.messages)
-    size = sum(message.characters for message in body.messages)
-    size += sum(len(str(tool.as_openai())) for tool in tools)
-    service.prompts.require_characters([size], "the prompt", param="messages")
     choices = body.n or 1
     with service.scheduler.reserve(choices) as reservation:
         group = service.new_group(endpoint, choices=choices)
         grammar = await compile_grammar(service, body, calls)
-        ids = await service.run_in_worker_thread(service.prompts.chat_ids, messages, tools)
+        ids = await prompt_ids(service, body, tools)
         max_tokens = service.prompts.max_new_tokens(ids, max_tokens_of(body), param="messages")
         sampling = sampling_params(
             body,
@@ -108,6 +106,26 @@ async def create_chat(
         usage=usage,
         dialect=dialect,
     )
+
+
+async def prompt_ids(
+    service: Service, body: ChatCompletionRequest, tools: Sequence[Tool]
+) -> Ids:
+    """Return the token ids of a conversation, up to the start of the next message.
+
+    Args:
+        service: the service with the model.
+        body: the request with the conversation.
+        tools: tools that the prompt lists.
+
+    Raises:
+        ApiError: for a conversation that is too long, or that the chat template refuses.
+    """
+    messages = turns_of(body.messages)
+    size = sum(message.characters for message in body.messages)
+    size += sum(len(str(tool.as_openai())) for tool in tools)
+    service.prompts.require_characters([size], "the prompt", param="messages")
+    return await service.run_in_worker_thread(service.prompts.chat_ids, messages, tools)
 
 
 class ChatResponseBuilder(ChoicesBuilder):
@@ -158,12 +176,15 @@ class ChatResponseBuilder(ChoicesBuilder):
             reason = _finish_reason(reason, calls.count)
         else:
             content = {"content": delta.text} if delta.text or delta.logprobs else {}
-        return self._chunk(
+        event = self._chunk(
             index,
             content,
             finish_reason=reason,
             logprobs=self._logprobs_of(index, delta.logprobs) if delta.logprobs else None,
         )
+        if reason is not None:
+            event["choices"][0]["stop_reason"] = delta.stop_reason
+        return event
 
     def _choice(self, index: int, part: GeneratedText) -> dict[str, Any]:
         message: dict[str, Any] = {"role": "assistant", "content": part.text, "refusal": None}
@@ -177,6 +198,7 @@ class ChatResponseBuilder(ChoicesBuilder):
             "message": message,
             "logprobs": self._logprobs_of(index, part.logprobs),
             "finish_reason": reason,
+            "stop_reason": part.stop_reason,
         }
 
     def _calls(self, index: int) -> ToolCalls:

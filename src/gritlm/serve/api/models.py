@@ -30,14 +30,17 @@ def routes(service: Service) -> APIRouter:
 
     @router.get(MODELS, response_model=ModelListResponse, summary="List models")
     async def models() -> Response:
-        """List the model of this server under each of its names."""
-        data = [_model_object(service, name) for name in service.settings.names]
+        """List the model of this server under each of its names. Chats with a name that ends with
+        ``:rag`` are answered from the documents of the server."""
+        data = [_model_object(service, name) for name in service.chat_names]
         return json_response({"object": "list", "data": data})
 
     @router.get(MODELS + "/{name:path}", response_model=ModelObject, summary="Get a model")
     async def model(name: str) -> Response:
         """Return the model with this name."""
-        return json_response(_model_object(service, service.model_name(name)))
+        if not (service.has_documents and service.is_rag_name(name)):
+            name = service.model_name(name)
+        return json_response(_model_object(service, name))
 
     @router.post(TOKENIZE, response_model=TokenizeResponse, summary="Tokenize")
     async def tokenize(body: TokenizeRequest) -> Response:

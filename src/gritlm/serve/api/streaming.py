@@ -36,12 +36,14 @@ class GeneratedText:
     text: str = ""
     logprobs: list[TokenLogprob] = field(default_factory=list)
     finish_reason: FinishReason | None = None
+    stop_reason: str | int | None = None
 
     def take(self, delta: OutputDelta) -> None:
         """Append the output of a step."""
         self.text += delta.text
         self.logprobs.extend(delta.logprobs)
         self.finish_reason = delta.finish_reason or self.finish_reason
+        self.stop_reason = delta.stop_reason
 
 
 @dataclass

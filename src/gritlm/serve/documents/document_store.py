@@ -29,7 +29,7 @@ from gritlm.rag.types import LEFT_OUT, Document, Hit, Value
 from gritlm.serve.documents.cursors import cursor_of, index_behind
 from gritlm.serve.engine.requests import EngineEvent, OutputDelta, PrefillFinished
 from gritlm.serve.errors import ApiError, disk_full
-from gritlm.serve.schemas.rag import AnswerRequest, SearchParams
+from gritlm.serve.schemas.rag_options import AnswerFields, SearchOptions
 
 log = logging.getLogger(__name__)
 
@@ -204,7 +204,7 @@ class RunningAnswer:
         return self._asked
 
 
-def search_options(body: SearchParams) -> AnswerOptions:
+def search_options(body: SearchOptions) -> AnswerOptions:
     """Return the options of a search without an answer. A filter is names and values, never SQL."""
     return AnswerOptions(
         top_k=body.top_k,
@@ -216,7 +216,7 @@ def search_options(body: SearchParams) -> AnswerOptions:
     )
 
 
-def answer_options(body: AnswerRequest, sampling: SamplingParams) -> AnswerOptions:
+def answer_options(body: AnswerFields, sampling: SamplingParams) -> AnswerOptions:
     """Return the options of an answer."""
     return replace(
         search_options(body),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from time import monotonic
 from typing import Any
 
@@ -19,6 +20,7 @@ from gritlm.rag.retrieve import Query
 from gritlm.rag.types import Document, Hit
 from gritlm.serve.api.chat_completions import ChatResponseBuilder
 from gritlm.serve.api.logprobs import TokenTexts
+from gritlm.serve.api.request_group import RequestGroup
 from gritlm.serve.api.streaming import GeneratedText, TokenUsage, json_response
 from gritlm.serve.api.text_generation import respond, sampling_params, wants_usage
 from gritlm.serve.documents import uploads
@@ -34,9 +36,14 @@ from gritlm.serve.engine.model_thread import ModelThread
 from gritlm.serve.engine.requests import EngineEvent, ResumeRequest
 from gritlm.serve.errors import ApiError, invalid, none_added
 from gritlm.serve.http.paths import ANSWER, DOCUMENTS, SEARCH
-from gritlm.serve.schemas.rag import AddDocumentsRequest, AnswerRequest, SearchParams, SearchRequest
+from gritlm.serve.schemas.rag import (
+    AddDocumentsRequest,
+    AnswerRequest,
+    SearchRequest,
+)
 from gritlm.serve.service import Service
 
+_SPELLED = ("none", "doc")  # modes whose prompt has the text of the question
 _CHARACTERS = 4  # per token of a document, about
 _PORTION = 2**16  # characters that are added before other requests take their turn
 
@@ -89,21 +96,11 @@ class DocumentApi:
 
     async def answer(self, service: Service, body: AnswerRequest) -> Response:
         """Find passages and generate an answer from them."""
-        _require_filter(body)
         name = service.generation_model_name(body.model)
         usage = wants_usage(body.stream, body.stream_options)
         sampling = sampling_params(body, body.max_tokens, vocabulary=service.prompts.vocabulary)
         options = answer_options(body, sampling)
-        group = service.new_group(ANSWER, first=False)
-        with service.scheduler.reserve() as reservation:
-            await service.run_in_worker_thread(service.prompts.question, body.question)
-            query, hits = await self._find_passages(service, ANSWER, body.question, options)
-            plan = await service.run_in_search_thread(self._store.plan, query, hits, options)
-            answer = RunningAnswer(
-                lambda checkpoint: self._store.read(query, plan, options, checkpoint)
-            )
-            tokens = min(plan.tokens, service.prompts.limit)
-            group.submit(reservation, [ResumeRequest(answer.begin, tokens, sampling)])
+        group, answer = await self.begin(service, ANSWER, body.question, options)
         builder = AnswerResponseBuilder(
             service.response_head("rag", name, "rag.answer"), service.token_texts, answer
         )
@@ -111,9 +108,50 @@ class DocumentApi:
             group, builder, sequences=1, choices=1, stream=body.stream, usage=usage
         )
 
+    async def begin(
+        self,
+        service: Service,
+        endpoint: str,
+        question: str,
+        options: AnswerOptions,
+        *,
+        search: str | None = None,
+    ) -> tuple[RequestGroup, RunningAnswer]:
+        """Find passages for a question, and submit the answer from them.
+
+        Args:
+            service: the service with the model.
+            endpoint: path of the route, for the metrics.
+            question: the question in the prompt. A mode that reuses the key/value state of the
+                search has the text of the search there.
+            options: settings of the answer.
+            search: the text to search passages for; None for the question.
+
+        Returns:
+            The submitted request, and the answer that it generates.
+
+        Raises:
+            ApiError: for a filter that the index cannot apply, or a question that is too long.
+        """
+        _require_filter(options.filter)
+        group = service.new_group(endpoint, first=False)
+        with service.scheduler.reserve() as reservation:
+            for text in {question, search or question}:
+                await service.run_in_worker_thread(service.prompts.question, text)
+            query, hits = await self._find_passages(service, endpoint, search or question, options)
+            if options.mode in _SPELLED:
+                query = replace(query, question=question)
+            plan = await service.run_in_search_thread(self._store.plan, query, hits, options)
+            answer = RunningAnswer(
+                lambda checkpoint: self._store.read(query, plan, options, checkpoint)
+            )
+            tokens = min(plan.tokens, service.prompts.limit)
+            group.submit(reservation, [ResumeRequest(answer.begin, tokens, options.sampling)])
+        return group, answer
+
     async def search(self, service: Service, body: SearchRequest) -> Response:
         """Find passages."""
-        _require_filter(body)
+        _require_filter(body.filter)
         name = service.embedding_model_name(body.model)
         started = monotonic()
         with service.scheduler.reserve():
@@ -231,14 +269,14 @@ def _require_few_characters(found: Sequence[Document], tokens: int) -> None:
         )
 
 
-def _require_filter(body: SearchParams) -> None:
+def _require_filter(filter: str | Mapping[str, Any] | None) -> None:
     """Refuse a filter that the index cannot apply.
 
     Raises:
         ApiError: if the filter is not valid.
     """
-    if body.filter:
+    if filter:
         try:
-            filters.condition(body.filter)
+            filters.condition(filter)
         except InputError as error:
             raise invalid(str(error), param="filter") from None

@@ -43,7 +43,7 @@ def routes(service: Service, documents: DocumentApi | None) -> APIRouter:
     @router.post(DOCUMENTS, response_model=AddDocumentsResponse, summary="Add documents")
     async def add(body: AddDocumentsRequest) -> Response:
         """Split documents or files into passages, embed them and store their key/value state."""
-        return await _require_store(documents).add(service, body)
+        return await require_store(documents).add(service, body)
 
     @router.get(DOCUMENTS, response_model=DocumentListResponse, summary="List documents")
     async def list_documents(
@@ -51,7 +51,7 @@ def routes(service: Service, documents: DocumentApi | None) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=_MOST_DOCUMENTS, description=_LIMIT)] = 100,
     ) -> Response:
         """List the stored documents in the order of their ids."""
-        return await _require_store(documents).list_documents(service, after=after, limit=limit)
+        return await require_store(documents).list_documents(service, after=after, limit=limit)
 
     @router.delete(
         DOCUMENTS + "/{document_id:path}",
@@ -60,12 +60,12 @@ def routes(service: Service, documents: DocumentApi | None) -> APIRouter:
     )
     async def delete(document_id: str) -> Response:
         """Delete a document, its passages and their key/value state."""
-        return await _require_store(documents).delete(service, document_id)
+        return await require_store(documents).delete(service, document_id)
 
     @router.post(SEARCH, response_model=SearchResponse, summary="Search passages")
     async def search(body: SearchRequest) -> Response:
         """Find the passages nearest to a question."""
-        return await _require_store(documents).search(service, body)
+        return await require_store(documents).search(service, body)
 
     @router.post(
         ANSWER,
@@ -77,12 +77,12 @@ def routes(service: Service, documents: DocumentApi | None) -> APIRouter:
         """Find passages and generate an answer from them. The events of a stream have the form of
         chat completion chunks; the first one has ``sources``, the last one ``trace`` and
         ``usage``."""
-        return await _require_store(documents).answer(service, body)
+        return await require_store(documents).answer(service, body)
 
     return router
 
 
-def _require_store(documents: DocumentApi | None) -> DocumentApi:
+def require_store(documents: DocumentApi | None) -> DocumentApi:
     """Return the handlers of documents.
 
     Raises:

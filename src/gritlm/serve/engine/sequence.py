@@ -74,12 +74,13 @@ class GeneratedSequence:
             logprobs = self._logprob_buffer.release(text, last=True)
             if self._report_end and (end := self._logprobs(logits_V)) is not None:
                 logprobs = (*logprobs, end)
-            return OutputDelta(text, 0, logprobs, "stop")
+            stop = self.token if self.token in self._sampling.stop_token_ids else None
+            return OutputDelta(text, 0, logprobs, "stop", stop)
         self._tokens += 1
         text, reason = self._decode_text()
         self.ended = reason is not None
         logprobs = self._logprob_buffer.add(text, self._logprobs(logits_V), last=self.ended)
-        return OutputDelta(text, 1, logprobs, reason)
+        return OutputDelta(text, 1, logprobs, reason, self._stream.stop_string)
 
     def _decode_text(self) -> tuple[str, FinishReason | None]:
         text = self._stream.push(self.token)

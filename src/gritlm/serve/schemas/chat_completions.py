@@ -15,6 +15,8 @@ from gritlm.serve.schemas.common import (
     null_only,
     only,
 )
+from gritlm.serve.schemas.passages import Annotation, RagResult
+from gritlm.serve.schemas.rag_options import AnswerFields
 from gritlm.serve.schemas.sampling import SamplingFields, Tokens, TopK
 from gritlm.serve.schemas.structured_output import StructuredRequest
 from gritlm.serve.schemas.tools import (
@@ -185,6 +187,11 @@ class ChatCompletionRequest(SamplingFields, StructuredRequest):
     tools: Tools | None = None
     tool_choice: ToolChoiceOption | None = None
     parallel_tool_calls: bool | None = None
+    rag: AnswerFields | None = Field(
+        None,
+        description="Answer the last message from the store of documents, with these options. The "
+        "model name with ':rag' does the same with the default options.",
+    )
 
 
 ChatFinishReason = Literal["stop", "length", "tool_calls"]
@@ -210,6 +217,7 @@ class ChoiceLogprobs(ResponseModel):
 
 class ResponseMessage(ResponseModel):
     role: Literal["assistant"]
+    annotations: list[Annotation] = Field([], description="Sources of an answer from documents.")
     content: str | None
     refusal: None = None
     tool_calls: list[ResponseToolCall] | None = None
@@ -220,6 +228,9 @@ class ChatChoice(ResponseModel):
     message: ResponseMessage
     logprobs: ChoiceLogprobs | None
     finish_reason: ChatFinishReason
+    stop_reason: str | int | None = Field(
+        None, description="The stop string or stop token of the request that ended the text."
+    )
 
 
 class ChatCompletionResponse(ResponseModel):
@@ -230,10 +241,14 @@ class ChatCompletionResponse(ResponseModel):
     choices: list[ChatChoice]
     usage: Usage
     system_fingerprint: str
+    rag: RagResult | None = None
 
 
 class ChatDelta(ResponseModel):
     role: Literal["assistant"] | None = None
+    annotations: list[Annotation] = Field(
+        [], description="Sources of an answer from documents; in the last delta."
+    )
     content: str | None = None
     tool_calls: list[ToolCallDelta] | None = None
 
@@ -243,6 +258,9 @@ class ChunkChoice(ResponseModel):
     delta: ChatDelta
     logprobs: ChoiceLogprobs | None
     finish_reason: ChatFinishReason | None
+    stop_reason: str | int | None = Field(
+        None, description="The stop string or stop token of the request that ended the text."
+    )
 
 
 class ChatCompletionChunk(ResponseModel):
@@ -258,3 +276,4 @@ class ChatCompletionChunk(ResponseModel):
     choices: list[ChunkChoice]
     system_fingerprint: str
     usage: Usage | None = None
+    rag: RagResult | None = None

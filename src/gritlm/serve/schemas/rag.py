@@ -7,8 +7,6 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field
 
 from gritlm.errors import InputError
-from gritlm.rag.index import filters
-from gritlm.rag.index.filters import MOST_TERMS
 from gritlm.rag.ingest.document_ids import check_document_id
 from gritlm.rag.types import ID_NAMES, TEXT_NAMES
 from gritlm.serve.schemas.base import ExactRequestModel, ResponseModel, bounded, refused
@@ -18,29 +16,10 @@ from gritlm.serve.schemas.common import (
     StreamOptions,
     Usage,
 )
+from gritlm.serve.schemas.passages import PassageObject, TraceObject
+from gritlm.serve.schemas.rag_options import AnswerFields, SearchOptions
 from gritlm.serve.schemas.sampling import SamplingFields, Temperature, Tokens, TopP
 
-Scalar = str | int | float | bool | None
-
-
-def _few_terms(value: Any) -> Any:
-    """Refuse a filter with too many values before its values are validated."""
-    if isinstance(value, dict):
-        try:
-            filters.require_few_terms(value)
-        except InputError as error:
-            raise refused("too_many", str(error)) from None
-    return value
-
-
-Filter = Annotated[
-    dict[str, Scalar | Annotated[list[Scalar], Field(fail_fast=True, max_length=MOST_TERMS)]],
-    BeforeValidator(_few_terms),
-    Field(
-        description="Metadata names, each with a value or with a list of values of which one must "
-        f"match; at most {MOST_TERMS} values in all. An empty object filters nothing."
-    ),
-]
 Metadata = Annotated[
     dict[str, Any],
     BeforeValidator(bounded),
@@ -53,7 +32,6 @@ ShownMetadata = Annotated[
     dict[str, Any] | None,
     Field(description="null if a document of an older version has more than 32 KiB of metadata."),
 ]
-TopPassages = Annotated[int, Field(ge=1, le=100)]
 
 
 def _unwrapped(data: str) -> str:
@@ -172,50 +150,14 @@ def _require_words(question: str) -> str:
     return question
 
 
-class SearchParams(ExactRequestModel):
-    """Parameters of a search for passages."""
+class QuestionFields(ExactRequestModel):
+    """The question of a search or an answer."""
 
     question: Annotated[str, AfterValidator(_require_words), Field(min_length=1)]
-    top_k: TopPassages = 3
-    filter: Filter | None = None
-    hybrid: bool = Field(False, description="Combine the search by vectors with full-text search.")
-    rerank: int = Field(
-        0,
-        ge=0,
-        le=100,
-        description="Number of candidates that the model reranks; 0 for no reranking.",
-    )
-    rerank_method: Literal["yes-no", "likelihood"] = Field(
-        "yes-no",
-        description="yes-no asks the model whether each passage answers the question; likelihood "
-        "ranks by the likelihood of the question after each passage.",
-    )
 
 
-class SearchRequest(SearchParams):
+class SearchRequest(SearchOptions, QuestionFields):
     model: str | None = None
-
-
-class PassageObject(ResponseModel):
-    id: str
-    document_id: str
-    title: str
-    text: str
-    start: int = Field(
-        description="Offset of the passage in the text of its document, in characters."
-    )
-    end: int
-    score: float = Field(description="Cosine of question and passage.")
-    also_in: list[str] = Field(
-        description="Ids of other documents with a passage of the same text."
-    )
-    used: bool = Field(
-        True, description="Whether the answer comes from the passage; always true in a search."
-    )
-    likelihood: float | None = Field(
-        None,
-        description="Mean log-probability of the question behind the passage; null if not needed.",
-    )
 
 
 class SearchHit(PassageObject):
@@ -229,70 +171,13 @@ class SearchResponse(ResponseModel):
     model: str
 
 
-class AnswerRequest(SearchParams, SamplingFields):
+class AnswerRequest(AnswerFields, QuestionFields, SamplingFields):
     model: str | None = None
-    top_k: TopPassages = Field(
-        5, description="Number of candidates: passages that the answer may come from."
-    )
-    fusion: Literal["sequence", "token", "joint"] | None = Field(
-        None,
-        description="Use of several passages: sequence reads each alone and answers from the best, "
-        "token mixes all at every token, joint puts all into one prompt. null for sequence in mode "
-        "doc, joint in the others.",
-    )
-    margin: float | None = Field(
-        None,
-        ge=0,
-        le=2,
-        description="Passages within this cosine of the best one are read; null for the model's.",
-    )
-    contrast: float = Field(
-        0.0,
-        ge=0,
-        le=10,
-        description="Weight of the contrast to a prompt without passage, for fusion token.",
-    )
-    mode: Literal["none", "query", "doc", "doc-query", "query-doc"] = Field(
-        "doc",
-        description="Which stored key/value state is reused: of the documents (doc), of the "
-        "question (query), of both in this order, or none.",
-    )
-    blocks: Literal["bidirectional", "causal"] | None = Field(
-        None,
-        description="Attention with which the documents were read; null for the kind that is "
-        "stored.",
-    )
     max_tokens: Tokens = 128
     temperature: Temperature = 0.0
     top_p: TopP = 1.0
     stream: bool = False
     stream_options: StreamOptions | None = None
-
-
-class TraceObject(ResponseModel):
-    """Cost of an answer: tokens, bytes and milliseconds of each part."""
-
-    fusion: str
-    mode: str
-    blocks: str
-    tokens_embedded: int
-    tokens_reranked: int
-    tokens_prefilled: int
-    tokens_reused: int
-    tokens_computed: int
-    tokens_recomputed: int
-    tokens_selecting: int
-    tokens_generated: int
-    parts: list[dict[str, Any]]
-    bytes_read: dict[str, int]
-    milliseconds: dict[str, float]
-    scores: list[dict[str, Any]] = Field(description="Passages that were read alone, with scores.")
-    supported: bool | None = Field(
-        description="Whether the passages seem to hold the answer; null where it was not judged."
-    )
-    dropped: list[str]
-    reasons: list[str]
-    warnings: list[str] = Field(description="Passages that were left out because they are damaged.")
 
 
 class AnswerResponse(ResponseModel):

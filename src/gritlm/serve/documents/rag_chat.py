@@ -1,0 +1,229 @@
+"""Chats that are answered from documents: the last message, with the messages before it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from fastapi import Response
+
+from gritlm.lm.sampling import SamplingParams
+from gritlm.serve.api.chat_completions import (
+    ChatResponseBuilder,
+    CreateChat,
+    create_chat,
+    max_tokens_of,
+)
+from gritlm.serve.api.logprobs import TokenTexts
+from gritlm.serve.api.streaming import Dialect, GeneratedText, TokenUsage
+from gritlm.serve.api.text_generation import respond, sampling_params, wants_usage
+from gritlm.serve.documents.document_store import RunningAnswer, answer_options
+from gritlm.serve.documents.routes import require_store
+from gritlm.serve.engine.requests import EngineEvent, OutputDelta
+from gritlm.serve.errors import invalid
+from gritlm.serve.schemas.chat_completions import ChatCompletionRequest, RequestMessage
+from gritlm.serve.schemas.rag_options import AnswerFields
+from gritlm.serve.service import Service
+
+if TYPE_CHECKING:
+    from gritlm.serve.documents.handlers import DocumentApi
+
+_MOST_HISTORY = 1000  # characters of the messages before the last one, in the search
+_DEFAULTS = SamplingParams()
+
+
+def chat_creator(service: Service, documents: DocumentApi | None) -> CreateChat:
+    """Return the function behind all routes of chats, with and without documents.
+
+    Args:
+        service: the service with the model.
+        documents: handlers over the store; None for a server without one.
+    """
+
+    async def create(
+        endpoint: str, body: ChatCompletionRequest, dialect: Dialect | None = None
+    ) -> Response:
+        if body.rag is None and not service.is_rag_name(body.model):
+            return await create_chat(service, endpoint, body, dialect)
+        return await _answer(require_store(documents), service, endpoint, body, dialect)
+
+    return create
+
+
+async def _answer(
+    documents: DocumentApi,
+    service: Service,
+    endpoint: str,
+    body: ChatCompletionRequest,
+    dialect: Dialect | None,
+) -> Response:
+    name = service.rag_model_name(body.model)
+    _require_supported(body)
+    usage = wants_usage(body.stream, body.stream_options)
+    options = answer_options(body.rag or AnswerFields.model_validate({}), _sampling(service, body))
+    texts = conversation_of(body.messages)
+    query = search_text(texts)
+    question = "\n\n".join([*_instructions(body.messages), texts[-1]])
+    group, answer = await documents.begin(service, endpoint, question, options, search=query)
+    builder = RagChatResponseBuilder(
+        service.response_head("chatcmpl", name, RagChatResponseBuilder.whole_object),
+        service.token_texts,
+        query,
+        answer,
+        usage=usage,
+    )
+    return await respond(
+        group, builder, sequences=1, choices=1, stream=body.stream, usage=usage, dialect=dialect
+    )
+
+
+def conversation_of(messages: Sequence[RequestMessage]) -> list[str]:
+    """Return the texts of the messages of user and assistant, the oldest first.
+
+    Raises:
+        ApiError: if the last message is not the user's, or empty.
+    """
+    last = messages[-1]
+    if last.role != "user" or not last.text.strip():
+        raise invalid(
+            f"the last message has role '{last.role}' and {len(last.text)} characters; an answer "
+            "from documents needs a question of the user there",
+            param="messages",
+        )
+    return [each.text for each in messages if each.role in ("user", "assistant") and each.text]
+
+
+def _instructions(messages: Sequence[RequestMessage]) -> list[str]:
+    """Return the texts of system messages, which come before the question in the prompt."""
+    return [each.text for each in messages if each.role in ("system", "developer") and each.text]
+
+
+def search_text(texts: Sequence[str]) -> str:
+    """Return the text to search passages for: the last message, after the end of the conversation.
+
+    A question such as "Why?" is understood by the messages before it. They are joined, as many of
+    the newest as fit ``_MOST_HISTORY`` characters.
+
+    Args:
+        texts: messages of user and assistant, the oldest first.
+    """
+    joined = [texts[-1]]
+    size = 0
+    for text in reversed(texts[:-1]):
+        size += len(text)
+        if size > _MOST_HISTORY:
+            break
+        joined.insert(0, text)
+    return "\n".join(joined)
+
+
+class RagChatResponseBuilder(ChatResponseBuilder):
+    """Builder of chats with their sources: as annotations of the message, and in field ``rag``.
+
+    Args:
+        head: fields that every response and every event begins with: id, model, time.
+        token_texts: texts of the model's tokens.
+        query: text that passages were searched for.
+        answer: the answer that is generated.
+        usage: whether each event of a stream has the field ``usage``, null until the last one.
+    """
+
+    def __init__(
+        self,
+        head: Mapping[str, Any],
+        token_texts: TokenTexts,
+        query: str,
+        answer: RunningAnswer,
+        *,
+        usage: bool,
+    ) -> None:
+        super().__init__(head, token_texts, logprobs=False, usage=usage)
+        self._query = query
+        self._answer = answer
+        self._length = 0
+
+    def note(self, event: EngineEvent) -> None:
+        """Record the event in the trace of the answer."""
+        self._answer.note(event)
+        if isinstance(event, OutputDelta):
+            self._length += len(event.text)
+
+    def whole(self, parts: list[GeneratedText], tally: TokenUsage) -> Mapping[str, Any]:
+        """Return the response that is sent without a stream."""
+        response = super().whole(parts, tally)
+        (choice,) = response["choices"]
+        choice["message"]["annotations"] = self._annotations()
+        return {**response, "usage": self._answer.usage(), "rag": self._result()}
+
+    def piece(self, index: int, delta: OutputDelta) -> Mapping[str, Any]:
+        """Return the event for new text; the last one has the sources."""
+        event = super().piece(index, delta)
+        if delta.finish_reason is None:
+            return event
+        (choice,) = event["choices"]
+        content = {**choice["delta"], "annotations": self._annotations()}
+        return {**event, "choices": [{**choice, "delta": content}], "rag": self._result()}
+
+    def closing(self, tally: TokenUsage, *, include_usage: bool) -> Mapping[str, Any] | None:
+        """Return the event with the token counts, or None if they were not requested."""
+        event = super().closing(tally, include_usage=include_usage)
+        return None if event is None else {**event, "usage": self._answer.usage()}
+
+    def _annotations(self) -> list[dict[str, Any]]:
+        """Return a citation for each passage that the answer comes from."""
+        sources = self._answer.sources()
+        return [_citation(source, self._length) for source in sources if source["used"]]
+
+    def _result(self) -> dict[str, Any]:
+        answer = self._answer
+        return {"query": self._query, "sources": answer.sources(), "trace": answer.trace()}
+
+
+def _citation(source: Mapping[str, Any], length: int) -> dict[str, Any]:
+    """Return a passage as a citation of the whole answer, in the form of OpenAI's API."""
+    document_id = source["document_id"]
+    address = document_id if "://" in document_id else f"document:{quote(document_id)}"
+    citation = {
+        "url": address,
+        "title": source["title"] or document_id,
+        "start_index": 0,
+        "end_index": length,
+        "content": source["text"],
+    }
+    return {"type": "url_citation", "url_citation": citation}
+
+
+def _sampling(service: Service, body: ChatCompletionRequest) -> SamplingParams:
+    """Return the sampling settings of an answer, by default those of an answer without chat."""
+    tokens = max_tokens_of(body)
+    params = sampling_params(
+        body,
+        _DEFAULTS.max_new_tokens if tokens is None else tokens,
+        vocabulary=service.prompts.vocabulary,
+        top_k=body.top_k,
+    )
+    return params if body.temperature is not None else replace(params, temperature=0.0)
+
+
+def _require_supported(body: ChatCompletionRequest) -> None:
+    """Refuse a chat with settings that an answer from documents does not have.
+
+    Raises:
+        ApiError: for several choices, log-probabilities, tools or a format.
+    """
+    refused = {
+        "n": body.n not in (None, 1),
+        "logprobs": bool(body.logprobs),
+        "tools": bool(body.tools),
+        "response_format": body.response_format is not None and body.response_format.type != "text",
+    }
+    for name, is_set in refused.items():
+        if is_set:
+            raise invalid(
+                f"'{name}': an answer from documents does not support it; leave it out, or chat "
+                "without documents",
+                param=name,
+                code="unsupported_value",
+            )
