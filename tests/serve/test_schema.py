@@ -46,6 +46,13 @@ PATHS = [
     ("DELETE", "/v1/rag/documents/{document_id}"),
     ("POST", "/v1/rag/search"),
     ("POST", "/v1/rag/answer"),
+    ("POST", "/score"),
+    ("POST", "/v1/score"),
+    ("POST", "/rerank"),
+    ("POST", "/embed"),
+    ("POST", "/v1/embed"),
+    ("POST", "/v2/embed"),
+    ("POST", "/v2/rerank"),
 ]
 
 

@@ -18,6 +18,7 @@ from gritlm.serve.api import (
     operations,
     rerank,
 )
+from gritlm.serve.dialects import cohere, tei, vllm
 from gritlm.serve.documents import routes as document_routes
 from gritlm.serve.documents.rag_chat import chat_creator
 from gritlm.serve.http.access_log import RequestContext
@@ -51,6 +52,8 @@ def create_app(service: Service) -> FastAPI:
     errors.install_handlers(app)
     create_chat = chat_creator(service, app.state.documents)
     app.include_router(chat_completions.routes(create_chat))
+    for dialect in (cohere, tei, vllm):
+        app.include_router(dialect.routes(service))
     for part in (completions, embeddings, rerank, models, operations):
         app.include_router(part.routes(service))
     app.include_router(document_routes.routes(service, app.state.documents))

@@ -1,5 +1,7 @@
 """Error responses in the format of OpenAI's API: ``{"error": {message, type, param, code}}``.
 
+On the paths of other APIs they have the form of these, see ``dialects/error_forms.py``.
+
 Routes and middleware raise or send an :class:`ApiError`; :func:`install_handlers` makes the
 application turn it, and every error of the library, into a response.
 """
@@ -9,7 +11,8 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from http import HTTPStatus
 from typing import Any
 
@@ -63,6 +66,10 @@ _CODES = {  # code of a problem, by its type in pydantic
 }
 
 
+# Form of the errors of the current request; None for that of OpenAI's API.
+FORM: ContextVar[Callable[[ApiError], Mapping[str, Any]] | None] = ContextVar("form", default=None)
+
+
 class ApiError(GritLMError):
     """A refused request, and the error response for its client.
 
@@ -106,12 +113,13 @@ class ApiError(GritLMError):
         return {"error": error}
 
     def response(self, more: Mapping[str, Any] | None = None) -> Response:
-        """Return the HTTP response.
+        """Return the HTTP response, in the form that the client of the current request expects.
 
         Args:
-            more: further fields of the body, next to ``error``.
+            more: further fields of the body, next to the error.
         """
-        body = {**(more or {}), **self.body()}
+        form = FORM.get() or ApiError.body
+        body = {**(more or {}), **form(self)}
         return Response(
             orjson.dumps(body), self.status, self.headers, media_type="application/json"
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, TypeVar
 
 import orjson
 from fastapi import APIRouter, Request, Response
@@ -19,15 +19,8 @@ from pydantic import BaseModel, ValidationError
 from gritlm.serve.ignored_fields import CURRENT, IgnoredFields
 from gritlm.serve.schemas.base import ErrorResponse
 
+M = TypeVar("M", bound=BaseModel)
 _LARGE = 2**16  # bytes of a body whose parsing would delay other requests
-
-ERRORS: dict[int | str, dict[str, Any]] = {
-    "4XX": {
-        "model": ErrorResponse,
-        "description": "The request was refused; the message gives the reason.",
-    },
-    "5XX": {"model": ErrorResponse, "description": "The server failed or is shutting down."},
-}
 
 
 class _JsonRequest(Request):
@@ -65,8 +58,17 @@ def checked(body: bytes, model: type[BaseModel], ignored: IgnoredFields) -> Base
     Raises:
         RequestValidationError: if the body does not fit the model.
     """
+    return validated(orjson.loads(body), model, ignored)
+
+
+def validated(data: Any, model: type[M], ignored: IgnoredFields) -> M:
+    """Validate the fields of a request against a model.
+
+    Raises:
+        RequestValidationError: if they do not fit the model.
+    """
     try:
-        return model.model_validate(orjson.loads(body), context=ignored)
+        return model.model_validate(data, context=ignored)
     except ValidationError as error:
         errors = error.errors(include_url=False)
         raise RequestValidationError(
@@ -100,9 +102,21 @@ def _is_body(model: Any) -> TypeGuard[type[BaseModel]]:
     return isinstance(model, type) and issubclass(model, BaseModel)
 
 
-def new_router(**options: Any) -> APIRouter:
-    """Return a router with strict JSON bodies, whose routes document their errors."""
-    return APIRouter(route_class=_JsonRoute, responses=ERRORS, **options)
+def new_router(*, error: type[BaseModel] = ErrorResponse, **options: Any) -> APIRouter:
+    """Return a router with strict JSON bodies, whose routes document their errors.
+
+    Args:
+        error: model of the error responses.
+        **options: further options of the router.
+    """
+    responses: dict[int | str, dict[str, Any]] = {
+        "4XX": {
+            "model": error,
+            "description": "The request was refused; the message gives the reason.",
+        },
+        "5XX": {"model": error, "description": "The server failed or is shutting down."},
+    }
+    return APIRouter(route_class=_JsonRoute, responses=responses, **options)
 
 
 def stream_of(model: type[Any]) -> dict[int | str, dict[str, Any]]:

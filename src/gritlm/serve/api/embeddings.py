@@ -21,6 +21,7 @@ from gritlm.serve.service import Service
 from gritlm.serve.strict_json import new_router
 
 Vectors = NDArray[np.float32]
+_QUERY = {"query", "search_query", "retrieval.query", "code.query", "nl2code.query"}
 
 
 def routes(service: Service) -> APIRouter:
@@ -74,7 +75,7 @@ async def create_embeddings(service: Service, endpoint: str, body: EmbeddingsReq
             service.prompts.embedding_prompts,
             body.input,
             instruction=instruction,
-            cut=body.truncate_prompt_tokens,
+            cut=_cut(body),
         )
         group.submit(reservation, [EmbedRequest(prompts)])
         vectors_ND: Any = await group.result()
@@ -91,7 +92,15 @@ async def create_embeddings(service: Service, endpoint: str, body: EmbeddingsReq
 def _instruction(service: Service, body: EmbeddingsRequest) -> str:
     if body.instruction is not None:
         return body.instruction
-    return service.model.settings.query_instruction if body.input_type == "query" else ""
+    words = {body.input_type, body.task}
+    return service.model.settings.query_instruction if words & _QUERY else ""
+
+
+def _cut(body: EmbeddingsRequest) -> int | None:
+    """Return the number of tokens to cut texts to: -1 for as many as fit, None to refuse more."""
+    if body.truncate_prompt_tokens is not None:
+        return body.truncate_prompt_tokens
+    return -1 if body.truncate in (True, "END") or body.truncation else None
 
 
 def _require_texts(service: Service, body: EmbeddingsRequest) -> None:

@@ -35,17 +35,18 @@ def routes(service: Service) -> APIRouter:
     @router.post(RERANK, response_model=RerankResponse, summary="Rerank documents")
     async def rerank(body: RerankRequest) -> Response:
         """Sort documents by their relevance to a query, the most relevant first."""
-        ranking = await create_ranking(service, RERANK, body)
-        results: list[dict[str, Any]] = []
-        for index, score in ranking.results:
-            results.append({"index": index, "relevance_score": score})
-            if body.return_documents:
-                results[-1]["document"] = {"text": ranking.texts[index]}
-        usage = {"prompt_tokens": ranking.tokens, "total_tokens": ranking.tokens}
-        head = {"id": f"rerank-{uuid4().hex}", "model": ranking.model}
-        return json_response({**head, "results": results, "usage": usage})
+        return await respond_ranked(service, RERANK, body)
 
     return router
+
+
+async def respond_ranked(service: Service, endpoint: str, body: RerankRequest) -> Response:
+    """Return the response to a rerank request; see :func:`create_ranking`."""
+    ranking = await create_ranking(service, endpoint, body)
+    usage = {"prompt_tokens": ranking.tokens, "total_tokens": ranking.tokens}
+    head = {"id": f"rerank-{uuid4().hex}", "model": ranking.model}
+    results = ranking.as_results(documents=bool(body.return_documents))
+    return json_response({**head, "results": results, "usage": usage})
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,19 @@ class Ranking:
     texts: Sequence[str]
     results: Sequence[tuple[int, float]]
     tokens: int
+
+    def as_results(self, *, documents: bool) -> list[dict[str, Any]]:
+        """Return the results as objects for JSON.
+
+        Args:
+            documents: whether they have the texts of the documents.
+        """
+        found: list[dict[str, Any]] = []
+        for index, score in self.results:
+            found.append({"index": index, "relevance_score": score})
+            if documents:
+                found[-1]["document"] = {"text": self.texts[index]}
+        return found
 
 
 async def create_ranking(service: Service, endpoint: str, body: RerankRequest) -> Ranking:

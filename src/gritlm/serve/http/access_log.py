@@ -13,7 +13,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gritlm.printable import excerpt
-from gritlm.serve.errors import draining, internal
+from gritlm.serve.dialects.error_forms import ERROR_FORMS
+from gritlm.serve.errors import FORM, draining, internal
 from gritlm.serve.http import auth
 from gritlm.serve.http.body_limit import ClientGoneError
 from gritlm.serve.http.logging import REQUEST_ID
@@ -57,6 +58,7 @@ class RequestContext:
             return
         request_id = request_id_of(Headers(scope=scope).get("x-request-id"))
         REQUEST_ID.set(request_id)
+        FORM.set(ERROR_FORMS.get(scope["path"]))
         body = _Body(receive, announced=auth.has_body(Headers(scope=scope)))
         response = _ResponseSender(send, request_id, scope["path"], body)
         started = perf_counter()

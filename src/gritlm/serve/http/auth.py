@@ -40,7 +40,7 @@ HEADERS = {
 
 
 class RequireKey:
-    """ASGI middleware that refuses requests without a valid API key.
+    """ASGI middleware that refuses requests without a valid API key, as bearer or ``x-api-key``.
 
     Args:
         app: the next layer.
@@ -57,24 +57,28 @@ class RequireKey:
         if scope["type"] == "lifespan" or not self._digests or self._is_open(scope):
             await self.app(scope, receive, send)
             return
-        authorization = Headers(scope=scope).get("authorization", "")
-        if self._is_valid(authorization):
+        headers = Headers(scope=scope)
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        sent = [key.strip()] if scheme.lower() == "bearer" else []
+        if "x-api-key" in headers:
+            sent.append(headers["x-api-key"])
+        matches = [self._is_valid(key) for key in sent]
+        if any(matches):
             await self.app(scope, receive, send)
         else:
-            await _no_access(authorization).response()(scope, receive, send)
+            await _no_access(bool(scheme or sent)).response()(scope, receive, send)
 
     def _is_open(self, scope: Scope) -> bool:
         return scope["path"] in self._open and scope.get("method") in ("GET", "HEAD")
 
-    def _is_valid(self, authorization: str) -> bool:
+    def _is_valid(self, key: str) -> bool:
         """Compare a key with all valid ones, in a time that does not depend on the key.
 
         Digests have one length, and each of them is compared.
         """
-        scheme, _, key = authorization.partition(" ")
-        digest = _digest(key.strip())
+        digest = _digest(key)
         matches = [hmac.compare_digest(digest, valid) for valid in self._digests]
-        return scheme.lower() == "bearer" and any(matches)
+        return any(matches)
 
 
 class RequireHost:
@@ -175,10 +179,10 @@ def _digest(key: str) -> bytes:
     return sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
-def _no_access(authorization: str) -> ApiError:
+def _no_access(has_key: bool) -> ApiError:
     message = (
         "Incorrect API key provided"
-        if authorization
+        if has_key
         else "You didn't provide an API key; send it as: Authorization: Bearer KEY"
     )
     return ApiError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})

@@ -10,6 +10,25 @@ MODELS = "/v1/models"
 DOCUMENTS = "/v1/rag/documents"
 SEARCH = "/v1/rag/search"
 ANSWER = "/v1/rag/answer"
+RESPONSES = "/v1/responses"
+SCORE = "/score"
+V1_SCORE = "/v1/score"
+PLAIN_RERANK = "/rerank"
+COHERE_EMBED = "/v1/embed"
+COHERE_V2_EMBED = "/v2/embed"
+COHERE_V2_RERANK = "/v2/rerank"
+TEI_EMBED = "/embed"
+MESSAGES = "/v1/messages"
+COUNT_TOKENS = "/v1/messages/count_tokens"
+OLLAMA = "/api/"
+OLLAMA_CHAT = "/api/chat"
+OLLAMA_GENERATE = "/api/generate"
+OLLAMA_EMBED = "/api/embed"
+OLLAMA_EMBEDDINGS = "/api/embeddings"
+OLLAMA_TAGS = "/api/tags"
+OLLAMA_SHOW = "/api/show"
+OLLAMA_PS = "/api/ps"
+OLLAMA_VERSION = "/api/version"
 TOKENIZE = "/tokenize"
 DETOKENIZE = "/detokenize"
 HEALTH = "/health"
@@ -17,6 +36,16 @@ LIVE = "/health/live"
 METRICS = "/metrics"
 SCHEMA = "/openapi.json"
 
+OLLAMA_PATHS = (
+    OLLAMA_CHAT,
+    OLLAMA_GENERATE,
+    OLLAMA_EMBED,
+    OLLAMA_EMBEDDINGS,
+    OLLAMA_TAGS,
+    OLLAMA_SHOW,
+    OLLAMA_PS,
+    OLLAMA_VERSION,
+)
 ROUTES = frozenset(
     {
         CHAT,
@@ -27,6 +56,17 @@ ROUTES = frozenset(
         DOCUMENTS,
         SEARCH,
         ANSWER,
+        RESPONSES,
+        SCORE,
+        V1_SCORE,
+        PLAIN_RERANK,
+        COHERE_EMBED,
+        COHERE_V2_EMBED,
+        COHERE_V2_RERANK,
+        TEI_EMBED,
+        MESSAGES,
+        COUNT_TOKENS,
+        *OLLAMA_PATHS,
         TOKENIZE,
         DETOKENIZE,
         HEALTH,
@@ -40,4 +80,5 @@ ROUTES_WITH_ID = {  # by the beginnings of their paths
     DOCUMENTS + "/": DOCUMENTS + "/{document_id}",
 }
 
-API = ("/v1/", TOKENIZE, DETOKENIZE)  # beginnings of the paths of the API
+# beginnings of the paths of the API
+API = ("/v1/", "/v2/", OLLAMA, SCORE, PLAIN_RERANK, TEI_EMBED, TOKENIZE, DETOKENIZE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
+from pydantic import AfterValidator, AliasChoices, Field, PlainValidator, WithJsonSchema
 
 from gritlm.serve.config import MAX_INPUTS
 from gritlm.serve.schemas.base import Hint, RequestModel, ResponseModel, refused
@@ -19,6 +19,32 @@ Truncation = Annotated[
         description="Truncate each text to this many tokens; -1 for as many as fit.",
     ),
 ]
+
+
+# The words of several APIs for a text that is searched for, and for other texts.
+InputType = Literal[
+    "query",
+    "document",
+    "passage",
+    "search_query",
+    "search_document",
+    "classification",
+    "clustering",
+]
+Task = Literal[
+    "retrieval.query",
+    "retrieval.passage",
+    "retrieval",
+    "text-matching",
+    "classification",
+    "separation",
+    "clustering",
+    "code.query",
+    "code.passage",
+    "nl2code.query",
+    "nl2code.passage",
+]
+Truncate = bool | Literal["NONE", "END"]
 
 
 def input_items(value: Any) -> Inputs:
@@ -92,17 +118,26 @@ class EmbeddingsRequest(RequestModel):
         None,
         ge=1,
         le=2**31 - 1,
-        description="Keep the first dimensions of each vector, normalized again.",
+        validation_alias=AliasChoices("dimensions", "output_dimension"),
+        description="Keep the first dimensions of each vector, normalized again. Voyage's word "
+        "output_dimension is accepted too.",
     )
     user: Hint = None
     instruction: str | None = Field(
         None, description="Instruction in plain words, such as 'Retrieve the abstract'."
     )
-    input_type: Literal["query", "document"] | None = Field(
+    input_type: InputType | None = Field(
         None,
         description="query: use the model's own instruction for queries. document, the default: "
-        "use no instruction.",
+        "use no instruction. The words of Cohere and NVIDIA NIM stand for one of the two.",
     )
+    task: Task | None = Field(None, description="The same in Jina's words.")
+    truncate: Truncate | None = Field(
+        None,
+        description="true, or END as in NVIDIA NIM: cut long texts at their end. false, or NONE: "
+        "refuse them.",
+    )
+    truncation: bool | None = Field(None, description="The same in Voyage's words.")
     truncate_prompt_tokens: Truncation | None = None
 
 
@@ -130,15 +165,18 @@ def _documents(value: list[str | TextObject]) -> list[str | TextObject]:
     return value
 
 
+Rerankable = Annotated[
+    list[str | TextObject],
+    Field(fail_fast=True, min_length=1, max_length=MAX_INPUTS),
+    AfterValidator(_documents),
+]
+
+
 class RerankRequest(RequestModel):
     """Rerank request as in the APIs of Cohere and Jina."""
 
     query: str = Field(min_length=1)
-    documents: Annotated[
-        list[str | TextObject],
-        Field(fail_fast=True, min_length=1, max_length=MAX_INPUTS),
-        AfterValidator(_documents),
-    ]
+    documents: Rerankable
     model: str | None = None
     top_n: int | None = Field(None, ge=1, le=2**31 - 1)
     return_documents: bool | None = None
