@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import openai
@@ -116,11 +117,23 @@ def test_usage_comes_last_in_a_stream_that_asks_for_it(live: Served):
     assert events[-2].choices[0].delta.annotations
 
 
+def test_an_answer_from_documents_may_follow_a_format(live: Served):
+    schema = {"type": "object", "properties": {"colour": {"enum": ["red", "blue"]}}}
+    schema |= {"required": ["colour"], "additionalProperties": False}
+    format = {"type": "json_schema", "json_schema": {"name": "ball", "schema": schema}}
+    found = live.openai.chat.completions.create(
+        model=RAG, messages=[USER], response_format=format, max_tokens=40
+    )
+    assert json.loads(found.choices[0].message.content)["colour"] in ("red", "blue")
+    assert found.choices[0].message.annotations
+
+
 @pytest.mark.parametrize(
     ("more", "param"),
     [
         ({"n": 2}, "n"),
         ({"logprobs": True}, "logprobs"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
         ({"messages": [USER, {"role": "assistant", "content": "Red."}]}, "messages"),
         ({"messages": [{"role": "user", "content": " "}]}, "messages"),
         ({"extra_body": {"rag": {"mode": "all"}}}, "rag.mode"),

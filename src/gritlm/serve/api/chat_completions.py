@@ -108,9 +108,7 @@ async def create_chat(
     )
 
 
-async def prompt_ids(
-    service: Service, body: ChatCompletionRequest, tools: Sequence[Tool]
-) -> Ids:
+async def prompt_ids(service: Service, body: ChatCompletionRequest, tools: Sequence[Tool]) -> Ids:
     """Return the token ids of a conversation, up to the start of the next message.
 
     Args:

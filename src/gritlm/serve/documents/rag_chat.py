@@ -18,6 +18,7 @@ from gritlm.serve.api.chat_completions import (
 )
 from gritlm.serve.api.logprobs import TokenTexts
 from gritlm.serve.api.streaming import Dialect, GeneratedText, TokenUsage
+from gritlm.serve.api.structured_output import compile_grammar
 from gritlm.serve.api.text_generation import respond, sampling_params, wants_usage
 from gritlm.serve.documents.document_store import RunningAnswer, answer_options
 from gritlm.serve.documents.routes import require_store
@@ -62,7 +63,9 @@ async def _answer(
     name = service.rag_model_name(body.model)
     _require_supported(body)
     usage = wants_usage(body.stream, body.stream_options)
-    options = answer_options(body.rag or AnswerFields.model_validate({}), _sampling(service, body))
+    options = answer_options(
+        body.rag or AnswerFields.model_validate({}), await _sampling(service, body)
+    )
     texts = conversation_of(body.messages)
     query = search_text(texts)
     question = "\n\n".join([*_instructions(body.messages), texts[-1]])
@@ -157,10 +160,10 @@ class RagChatResponseBuilder(ChatResponseBuilder):
         choice["message"]["annotations"] = self._annotations()
         return {**response, "usage": self._answer.usage(), "rag": self._result()}
 
-    def piece(self, index: int, delta: OutputDelta) -> Mapping[str, Any]:
+    def piece(self, index: int, delta: OutputDelta) -> Mapping[str, Any] | None:
         """Return the event for new text; the last one has the sources."""
         event = super().piece(index, delta)
-        if delta.finish_reason is None:
+        if event is None or delta.finish_reason is None:
             return event
         (choice,) = event["choices"]
         content = {**choice["delta"], "annotations": self._annotations()}
@@ -195,14 +198,17 @@ def _citation(source: Mapping[str, Any], length: int) -> dict[str, Any]:
     return {"type": "url_citation", "url_citation": citation}
 
 
-def _sampling(service: Service, body: ChatCompletionRequest) -> SamplingParams:
+async def _sampling(service: Service, body: ChatCompletionRequest) -> SamplingParams:
     """Return the sampling settings of an answer, by default those of an answer without chat."""
     tokens = max_tokens_of(body)
+    with service.scheduler.reserve():
+        grammar = await compile_grammar(service, body)
     params = sampling_params(
         body,
         _DEFAULTS.max_new_tokens if tokens is None else tokens,
         vocabulary=service.prompts.vocabulary,
         top_k=body.top_k,
+        grammar=grammar,
     )
     return params if body.temperature is not None else replace(params, temperature=0.0)
 
@@ -211,13 +217,12 @@ def _require_supported(body: ChatCompletionRequest) -> None:
     """Refuse a chat with settings that an answer from documents does not have.
 
     Raises:
-        ApiError: for several choices, log-probabilities, tools or a format.
+        ApiError: for several choices, log-probabilities or tools.
     """
     refused = {
         "n": body.n not in (None, 1),
         "logprobs": bool(body.logprobs),
         "tools": bool(body.tools),
-        "response_format": body.response_format is not None and body.response_format.type != "text",
     }
     for name, is_set in refused.items():
         if is_set:
