@@ -25,6 +25,7 @@ from gritlm.cli.commands import (
     embed,
     export,
     generate,
+    harness,
     index,
     info,
     mine,
@@ -56,6 +57,7 @@ COMMANDS = (
     pull.pull,
     info.info,
 )
+PASSED_ON = {"lm-eval": harness.lm_eval, "mteb": harness.mteb}  # with options of their own
 GROUPS = (
     ("data", "Check training data.", (data.check,)),
     (
@@ -87,6 +89,8 @@ def create_app() -> typer.Typer:
     app.callback()(spread(_root, level=logging.WARNING))
     for command in COMMANDS:
         app.command(command.__name__.rstrip("_"))(spread(command))  # eval shadows a builtin
+    for name, passed in PASSED_ON.items():
+        app.command(name, add_help_option=False, context_settings=harness.ANY_OPTION)(passed)
     for name, about, commands in GROUPS:
         group = typer.Typer(help=about, invoke_without_command=True)
         group.callback()(_help)

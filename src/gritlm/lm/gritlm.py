@@ -438,7 +438,7 @@ class GritLM:
 
         Args:
             repo_id: ``owner/name`` of the repository, which may be new.
-            facts: facts of the model card, such as its licence.
+            facts: facts of the model card, such as its licence; None for :attr:`card_facts`.
             private: whether a new repository is private.
             token: token of the hub; None for that of ``hf auth login``.
 
@@ -447,7 +447,15 @@ class GritLM:
         """
         from gritlm.lm.hub.formats import upload
 
-        return upload.push(self._exported, repo_id, facts, private=private, token=token)
+        known = self.card_facts if facts is None else facts
+        return upload.push(self._exported, repo_id, known, private=private, token=token)
+
+    @property
+    def card_facts(self) -> CardFacts:
+        """The facts in the model card of the model's folder, such as its licence."""
+        from gritlm.lm.hub.formats.hub_card import known_facts
+
+        return known_facts(Path(self.source if self.adapter is None else self.adapter))
 
     @property
     def _exported(self) -> ExportedModel:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -16,7 +16,7 @@ from gritlm.cli.options import ModelOptions
 from gritlm.errors import InputError, one_line
 
 if TYPE_CHECKING:
-    from gritlm.lm.hub.formats.hub_card import CardFacts, CardScore
+    from gritlm import CardFacts, CardScore
 
 CARD = "Model card"
 
@@ -62,22 +62,21 @@ class CardOptions:
         ),
     ] = None
 
-    def facts(self, model: str | None) -> CardFacts:
+    def facts(self, known: CardFacts, scores: Sequence[CardScore]) -> CardFacts:
         """Return the facts of the card.
 
         Args:
-            model: name of the model; the default model has facts of its own.
+            known: facts in the card of the model, for options that are not set.
+            scores: scores of the model.
         """
-        from gritlm.lm.hub import default_model
-        from gritlm.lm.hub.formats.hub_card import DEFAULT_FACTS, CardFacts
+        from gritlm import CardFacts
 
-        known = DEFAULT_FACTS if model in (None, default_model.DEFAULT) else CardFacts()
         return CardFacts(
             base_model=self.base_model or known.base_model,
             license=self.license or known.license,
             languages=tuple(self.language) or known.languages,
-            datasets=tuple(self.dataset),
-            scores=() if self.results is None else tuple(_scores(self.results)),
+            datasets=tuple(self.dataset) or known.datasets,
+            scores=tuple(scores),
         )
 
 
@@ -107,8 +106,9 @@ def export(
     """Write a model for other programs, with its adapter merged, or upload it."""
     if to is None and not push_to:
         raise InputError("there is no target; pass a folder, or --push-to OWNER/NAME")
-    facts = card.facts(model.model)
+    scores = [] if card.results is None else list(_scores(card.results))
     lm = model.load()
+    facts = card.facts(lm.card_facts, scores)
     if to is not None:
         known: dict[str, Any] = {"facts": facts}
         if form is FormOption.gguf:
@@ -125,7 +125,7 @@ def _scores(path: Path) -> Iterator[CardScore]:
     Raises:
         InputError: for a file that is no report.
     """
-    from gritlm.lm.hub.formats.hub_card import CardScore
+    from gritlm import CardScore
 
     try:
         report = json.loads(path.read_text(encoding="utf-8"))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cached_property
-from hashlib import blake2b
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gritlm.evaluation import harnesses
@@ -90,20 +88,7 @@ class GritLMEncoder:
 
     @cached_property
     def mteb_model_meta(self) -> ModelMeta:
-        """Name and revision under which mteb keeps results; the weights decide the revision."""
-        from mteb.models.model_meta import ModelMeta, ScoringFunction
+        """Name and revision under which mteb keeps results, licence, languages, training data."""
+        from gritlm.evaluation.embedding.model_meta import meta_of
 
-        model = self.model
-        settings = blake2b(repr(model.settings).encode(), digest_size=4).hexdigest()
-        return ModelMeta.create_empty(
-            {
-                "name": f"gritlm/{Path(str(model.source)).name}",
-                "revision": f"{model.lm.fingerprint}-{settings}",
-                "embed_dim": model.embedding_dimension,
-                "max_tokens": model.max_length,
-                "n_parameters": model.num_parameters(),
-                "similarity_fn_name": ScoringFunction.COSINE,
-                "framework": ["GritLM", "PyTorch"],
-                "use_instructions": True,
-            }
-        )
+        return meta_of(self.model)

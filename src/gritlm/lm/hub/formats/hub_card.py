@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from yaml import YAMLError
 
 from gritlm.lm.hub.model_config import ModelSettings
-from gritlm.lm.hub.weight_sources import HUB
 
+CARD_FILE = "README.md"
 _TASKS = {
     "STS": "semantic-similarity",
     "Retrieval": "retrieval",
@@ -57,7 +58,24 @@ class CardFacts:
     scores: tuple[CardScore, ...] = ()
 
 
-DEFAULT_FACTS = CardFacts(base_model=HUB, license="apache-2.0", languages=("en",))
+def known_facts(folder: Path) -> CardFacts:
+    """Return the facts in the model card of a folder, without scores; none without a card."""
+    try:
+        data = ModelCard.load(folder / CARD_FILE).data
+    except (OSError, ValueError, YAMLError):
+        return CardFacts()
+    return CardFacts(
+        base_model=next(iter(_words(data.base_model)), ""),
+        license=next(iter(_words(data.license)), ""),
+        languages=_words(data.language),
+        datasets=_words(data.datasets),
+    )
+
+
+def _words(value: object) -> tuple[str, ...]:
+    """Return a value of a card's front matter, a text or a list of texts."""
+    many = value if isinstance(value, list) else [value]
+    return tuple(each for each in many if isinstance(each, str) and each)
 
 
 def write(folder: Path, name: str, settings: ModelSettings, facts: CardFacts) -> None:
@@ -69,7 +87,7 @@ def write(folder: Path, name: str, settings: ModelSettings, facts: CardFacts) ->
         settings: settings of the model.
         facts: facts of the card.
     """
-    (folder / "README.md").write_text(text(name, settings, facts), encoding="utf-8")
+    (folder / CARD_FILE).write_text(text(name, settings, facts), encoding="utf-8")
 
 
 def text(name: str, settings: ModelSettings, facts: CardFacts) -> str:

@@ -94,7 +94,7 @@ def write(
 def push(
     model: ExportedModel,
     repo_id: str,
-    facts: CardFacts | None = None,
+    facts: CardFacts,
     *,
     private: bool = True,
     token: str | None = None,
@@ -104,7 +104,7 @@ def push(
     Args:
         model: the model.
         repo_id: ``owner/name``.
-        facts: facts of the model card; None for a card without them.
+        facts: facts of the model card.
         private: whether a new repository is private.
         token: token of the hub; None for that of ``hf auth login``.
 
@@ -117,7 +117,7 @@ def push(
     with tempfile.TemporaryDirectory(prefix="gritlm-push-") as made:
         folder = Path(made)
         write(model, folder)
-        hub_card.write(folder, repo_id, model.settings, facts or CardFacts())
+        hub_card.write(folder, repo_id, model.settings, facts)
         api: Any = HfApi(token=token)
         try:
             api.create_repo(repo_id, private=private, exist_ok=True)
