@@ -6,7 +6,7 @@ import pytest
 
 from gritlm.errors import MissingExtraError
 from gritlm.integrations import frameworks
-from gritlm.integrations.shared_models import model_of
+from gritlm.integrations.local_models import model_of
 
 
 def test_a_missing_framework_is_named_with_its_extra():

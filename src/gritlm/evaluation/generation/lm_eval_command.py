@@ -35,7 +35,7 @@ class LmEvalGritLM(GritLMHarness):
         device: device of the model; None for the best one available.
         batch_size: ignored, and reported: batches are bounded by tokens and by memory.
         max_batch_size: ignored like ``batch_size``.
-        others: none; lm-eval passes each of ``--model_args``.
+        others: unknown arguments, which are refused.
 
     Raises:
         UnknownArgumentError: for another argument.

@@ -20,7 +20,7 @@ from haystack.utils import deserialize_callable, serialize_callable
 from gritlm.errors import InputError, UnknownArgumentError, did_you_mean
 from gritlm.integrations.counted_chat import CountedChat
 from gritlm.integrations.haystack.saved_components import saved_model
-from gritlm.integrations.shared_models import ModelLike, model_of
+from gritlm.integrations.local_models import ModelLike, model_of
 from gritlm.lm.chat import Message
 from gritlm.lm.sampling import SamplingParams
 

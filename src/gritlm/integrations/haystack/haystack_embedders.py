@@ -10,8 +10,7 @@ from haystack import component, default_to_dict
 
 from gritlm.errors import InputError
 from gritlm.integrations.haystack.saved_components import saved_model
-from gritlm.integrations.shared_models import ModelLike, model_of
-from gritlm.integrations.vectors_of_texts import TextEmbedder
+from gritlm.integrations.local_models import ModelLike, TextEmbedder, model_of
 
 
 @component

@@ -6,8 +6,8 @@ from dataclasses import asdict
 from typing import Any
 
 from gritlm.errors import InputError
+from gritlm.integrations.local_models import ModelLike
 from gritlm.integrations.rag_client import RagClient
-from gritlm.integrations.shared_models import ModelLike
 from gritlm.integrations.stores import PassageStore
 from gritlm.lm.gritlm import GritLM
 from gritlm.lm.sampling import SamplingParams

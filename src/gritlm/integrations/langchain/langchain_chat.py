@@ -15,7 +15,7 @@ from pydantic import ConfigDict
 
 from gritlm.errors import InputError, UnknownArgumentError, did_you_mean
 from gritlm.integrations.counted_chat import CountedChat
-from gritlm.integrations.shared_models import ModelLike, model_of
+from gritlm.integrations.local_models import ModelLike, model_of
 from gritlm.lm.chat import Message
 from gritlm.lm.gritlm import GritLM
 from gritlm.lm.sampling import SamplingParams

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from langchain_core.embeddings import Embeddings
 
-from gritlm.integrations.vectors_of_texts import TextEmbedder
+from gritlm.integrations.local_models import TextEmbedder
 
 
 class GritLMEmbeddings(TextEmbedder, Embeddings):

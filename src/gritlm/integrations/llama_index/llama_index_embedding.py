@@ -8,8 +8,7 @@ from typing import Any
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.bridge.pydantic import PrivateAttr
 
-from gritlm.integrations.shared_models import ModelLike, model_of
-from gritlm.integrations.vectors_of_texts import TextEmbedder
+from gritlm.integrations.local_models import ModelLike, TextEmbedder, model_of
 
 
 class GritLMEmbedding(BaseEmbedding):

@@ -1,12 +1,37 @@
-"""Vectors of queries and documents as lists of numbers, in the form of frameworks."""
+"""Models of adapters in this process: shared by name, and their vectors as lists of numbers."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
-from gritlm.integrations.shared_models import ModelLike, model_of
+from gritlm.lm.gritlm import GritLM
 from gritlm.prompts import gritlm_instruction
+
+ModelLike = GritLM | str | Path | None
+
+_lock = threading.Lock()
+
+
+def model_of(model: ModelLike) -> GritLM:
+    """Return the model of an adapter.
+
+    Args:
+        model: a model; or the name or folder of one, which is loaded once for all adapters of the
+            process, so that embeddings and chats share its weights; None for the default model.
+    """
+    if isinstance(model, GritLM):
+        return model
+    with _lock:
+        return _loaded("default" if model is None else str(model))
+
+
+@cache
+def _loaded(name: str) -> GritLM:
+    return GritLM(name)
 
 
 @dataclass(frozen=True)
