@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from gritlm import GritLM, SamplingParams
 from gritlm.errors import InputError, MissingExtraError
 from gritlm.lm.grammar import compiler, formats
+from gritlm.lm.grammar.closed_schemas import closed
 from gritlm.lm.grammar.compiler import GrammarCompiler
 from gritlm.lm.grammar.formats import MAX_SOURCE, OutputFormat
 from tests import tiny
@@ -185,6 +186,42 @@ def test_a_pydantic_model_is_a_schema(grit: GritLM):
     schema = Person.model_json_schema()
     text = grit.chat("Hi", response_format=schema_of(schema), max_new_tokens=60, temperature=0.0)
     assert text.startswith('{"age":')
+
+
+OPEN = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]}
+SHUT = OPEN | {"additionalProperties": False}
+
+
+@pytest.mark.parametrize(
+    ("schema", "expected"),
+    [
+        (OPEN, SHUT),
+        ({"items": OPEN}, {"items": SHUT}),
+        ({"anyOf": [OPEN, {"type": "null"}]}, {"anyOf": [SHUT, {"type": "null"}]}),
+        ({"$defs": {"x": OPEN}, "$ref": "#/$defs/x"}, {"$defs": {"x": SHUT}, "$ref": "#/$defs/x"}),
+        ({"properties": {"properties": OPEN}}, None),
+        (OPEN | {"additionalProperties": True}, OPEN | {"additionalProperties": True}),
+        (OPEN | {"patternProperties": {}}, OPEN | {"patternProperties": {}}),
+        (OPEN | {"required": ["b"]}, OPEN | {"required": ["b"]}),
+        (OPEN | {"minProperties": 2}, OPEN | {"minProperties": 2}),
+        ({"allOf": [OPEN, {"required": ["b"]}]}, {"allOf": [OPEN, {"required": ["b"]}]}),
+        (OPEN | {"anyOf": [OPEN]}, OPEN | {"anyOf": [OPEN]}),
+        ({"$ref": "#/$defs/x", **OPEN}, {"$ref": "#/$defs/x", **OPEN}),
+        ({"type": "object"}, {"type": "object"}),
+        ({"properties": 3, "anyOf": 4, "items": [OPEN]}, None),
+    ],
+)
+def test_objects_have_the_listed_properties_alone(schema: dict[str, Any], expected: object):
+    found = closed(schema)
+    if expected is not None:
+        assert found == expected
+    assert schema == json.loads(json.dumps(schema))
+
+
+def test_a_model_does_not_invent_properties(grit: GritLM):
+    for seed in range(5):
+        text = grit.chat("Hi", response_format=schema_of(OPEN), temperature=1.0, seed=seed)
+        assert list(json.loads(text)) == ["a"]
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from gritlm.rag.engine import RagEngine
 
 RAG_SUFFIX = ":rag"  # of model names whose chats are answered from documents
+_COMPILERS = 2  # grammars compiled in parallel: a large one holds up no small one
 _SEARCHES = 2  # searches in parallel; LanceDB uses more threads for each
 
 P = ParamSpec("P")
@@ -86,7 +87,7 @@ class Service:
         )
         self._upload_pool = ThreadPoolExecutor(UPLOAD_THREADS, thread_name_prefix="gritlm-uploads")
         self._search_pool = ThreadPoolExecutor(_SEARCHES, thread_name_prefix="gritlm-search")
-        self._grammar_pool = ThreadPoolExecutor(1, thread_name_prefix="gritlm-grammar")
+        self._grammar_pool = ThreadPoolExecutor(_COMPILERS, thread_name_prefix="gritlm-grammar")
         self._store_pool = ThreadPoolExecutor(1, thread_name_prefix="gritlm-store")
 
     def close(self) -> None:
@@ -134,7 +135,7 @@ class Service:
     async def run_in_grammar_thread(
         self, call: Callable[P, T], *args: P.args, **options: P.kwargs
     ) -> T:
-        """Compile a grammar, one at a time, while the model and the event loop go on."""
+        """Compile a grammar, a few at a time, while the model and the event loop go on."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._grammar_pool, lambda: call(*args, **options))
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gritlm.errors import InputError, did_you_mean, one_line, require_libraries
+from gritlm.lm.grammar.closed_schemas import closed
 
 MAX_SOURCE = 131_072  # characters of a schema, an expression or a grammar
 MAX_CHOICES = 4096
@@ -133,7 +134,9 @@ def require() -> None:
 
 
 def json_rule(schema: object, *, strict: bool) -> str:
-    """Return the part of a grammar that derives the JSON documents of a schema.
+    """Return the part of a grammar that derives JSON documents of a schema.
+
+    Objects have only the listed properties, unless their schema allows others explicitly.
 
     Args:
         schema: the JSON schema.
@@ -148,7 +151,7 @@ def json_rule(schema: object, *, strict: bool) -> str:
         )
     options = _LAYOUT if strict else _LAYOUT | {"lenient": True, "coerce_one_of": True}
     try:
-        text = json.dumps({**schema, "x-guidance": options}, ensure_ascii=False)
+        text = json.dumps({**closed(schema), "x-guidance": options}, ensure_ascii=False)
     except (RecursionError, TypeError, ValueError) as error:
         raise InputError(f"the schema is no JSON ({one_line(error, limit=100)})") from None
     if len(text) > MAX_SOURCE:

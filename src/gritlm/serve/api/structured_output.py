@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from gritlm.errors import InputError
+from gritlm.errors import InputError, MissingExtraError, ModelError
 from gritlm.lm.grammar.compiler import Grammar
 from gritlm.lm.grammar.formats import OutputFormat
 from gritlm.lm.tools.call_format import calls_format
@@ -44,8 +44,6 @@ async def compile_grammar(
     if not formats and calls is None:
         return None
     param, make = next(iter(formats.items()), ("tools", None))
-    if calls is not None and make is None:
-        param = "tools"
 
     def compiled() -> Grammar:
         answer = None if make is None else make()
@@ -57,6 +55,8 @@ async def compile_grammar(
         return await service.run_in_grammar_thread(compiled)
     except InputError as error:
         raise invalid(f"'{param}': {error}", param=param) from None
+    except (MissingExtraError, ModelError) as error:
+        raise invalid(f"'{param}': {error}", param=param, code="unsupported_value") from None
 
 
 def _formats(body: StructuredRequest) -> dict[str, MakeFormat]:

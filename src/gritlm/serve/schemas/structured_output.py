@@ -26,8 +26,8 @@ class JsonSchemaFormat(RequestModel):
     With ``strict`` false, keywords that cannot be enforced are ignored instead of refused.
     """
 
-    name: Hint = None
-    description: Hint = None
+    name: str | None = None
+    description: str | None = None
     schema_: Schema = Field(alias="schema")
     strict: bool | None = None
 
