@@ -265,6 +265,7 @@ def test_log_probabilities_of_calls_are_those_of_all_their_tokens(live: Served):
         (
             {
                 "tools": [
+                    NOW,
                     {
                         "type": "function",
                         "function": {
@@ -272,11 +273,11 @@ def test_log_probabilities_of_calls_are_those_of_all_their_tokens(live: Served):
                             "strict": True,
                             "parameters": {"properties": {"a": {"not": {}}}},
                         },
-                    }
+                    },
                 ]
             },
             "tools",
-            "not",
+            "the tool 'f'",
         ),
         (
             {"messages": [USER, {"role": "tool", "tool_call_id": "c", "content": "x"}]},

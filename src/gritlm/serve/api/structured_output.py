@@ -10,6 +10,7 @@ from typing import Any
 from gritlm.errors import InputError, MissingExtraError, ModelError
 from gritlm.lm.grammar.compiler import Grammar
 from gritlm.lm.grammar.formats import OutputFormat
+from gritlm.lm.gritlm import GritLM
 from gritlm.lm.tools.call_format import calls_format
 from gritlm.lm.tools.definitions import ToolChoice
 from gritlm.serve.errors import invalid
@@ -49,7 +50,12 @@ async def compile_grammar(
         answer = None if make is None else make()
         found = answer if calls is None else calls_format(calls, answer)
         assert found is not None, "there is a format or a tool"
-        return service.model.grammar(found)
+        try:
+            return service.model.grammar(found)
+        except InputError:
+            if calls is not None:
+                _require_parameters(service.model, calls)
+            raise
 
     try:
         return await service.run_in_grammar_thread(compiled)
@@ -57,6 +63,19 @@ async def compile_grammar(
         raise invalid(f"'{param}': {error}", param=param) from None
     except (MissingExtraError, ModelError) as error:
         raise invalid(f"'{param}': {error}", param=param, code="unsupported_value") from None
+
+
+def _require_parameters(model: GritLM, calls: ToolChoice) -> None:
+    """Compile the parameters of each tool alone.
+
+    Raises:
+        InputError: for the first tool whose parameters cannot be compiled, with its name.
+    """
+    for tool in calls.tools:
+        try:
+            model.grammar(OutputFormat.json_schema(tool.parameters, strict=tool.strict))
+        except InputError as error:
+            raise InputError(f"the parameters of the tool '{tool.name}': {error}") from None
 
 
 def _formats(body: StructuredRequest) -> dict[str, MakeFormat]:
