@@ -16,7 +16,7 @@ COPY constraints.txt ./
 RUN pip install -c constraints.txt ${TORCH_OPTIONS} torch
 COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY src ./src
-RUN pip install -c constraints.txt ".[serve,rag]"
+RUN pip install -c constraints.txt ".[serve,rag,office]"
 
 FROM python:${PYTHON}-slim
 RUN useradd --system --uid 10001 --create-home gritlm \

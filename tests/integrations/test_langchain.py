@@ -154,6 +154,16 @@ def test_a_document_from_elsewhere_is_read_once(engine):
     assert again["answer"] == first["answer"]
 
 
+@pytest.mark.parametrize(
+    "metadata", [{"title": None, "score": "high", "start": None}, {"end": "x", "score": None}, {}]
+)
+def test_metadata_of_other_documents_is_not_trusted(metadata, engine):
+    document = Document("Eve has a green ball.", metadata=metadata)
+    asked = {"question": QUESTION, "documents": [document]}
+    done = cached_answers(engine, max_new_tokens=4).invoke(asked)
+    assert done["documents"][0].page_content == document.page_content
+
+
 def test_answers_stream_asynchronously(engine):
     answers = cached_answers(engine, max_new_tokens=8)
 

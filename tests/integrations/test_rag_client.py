@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
 import pytest
 
 from gritlm import SamplingParams
@@ -53,6 +58,41 @@ def test_a_wrong_key_is_one_error_that_names_the_address(client):
 def test_a_server_that_is_not_there_is_one_error():
     with pytest.raises(RuntimeError, match=r"did not answer: .*; is gritlm serve running\?"):
         RagClient("http://127.0.0.1:9").find(QUESTION, Search())
+
+
+@contextmanager
+def other_server(body: bytes) -> Iterator[str]:
+    """A server that answers each request with these bytes; its address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Print nothing."""
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"{}", b"[]", b"", b'{"data": [{}]}'])
+def test_another_server_is_one_error(body):
+    with other_server(body) as url:
+        other = RagClient(url)
+        for call in (lambda: other.find(QUESTION, Search()), lambda: other.answer(QUESTION)):
+            with pytest.raises(RuntimeError, match=rf"{url} is no gritlm server, or of another"):
+                call()
 
 
 def test_the_address_may_end_in_v1(client):

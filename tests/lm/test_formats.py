@@ -152,6 +152,10 @@ def test_what_gguf_does_not_hold_is_refused_and_leaves_no_file(tmp_path):
     scaled = {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}
     with pytest.raises(ModelError, match="rope scaling 'linear'"):
         loaded(tmp_path / "rope", rope_parameters=scaled).export(tmp_path / "a.gguf", form="gguf")
+    model = loaded(tmp_path / "quantised")
+    model.model.config.quantization_config = {"quant_method": "bitsandbytes"}
+    with pytest.raises(ModelError, match="GGUF of quantised weights is not written"):
+        model.export(tmp_path / "a.gguf", form="gguf")
     model = loaded(tmp_path / "model")
     with pytest.raises(InputError, match="dtype='q4_0' is unknown; expected one of f32"):
         model.export(tmp_path / "a.gguf", form="gguf", dtype="q4_0")

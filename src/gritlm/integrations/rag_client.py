@@ -54,7 +54,7 @@ class RagClient:
             ServerError: when the server refuses the request or does not answer.
         """
         body = {"question": question, **_search_fields(search)}
-        with self._request("/v1/rag/search", body) as response:
+        with self._request("/v1/rag/search", body) as response, self._understood():
             return [_hit(row) for row in json.loads(response.read())["data"]]
 
     def answer(
@@ -102,9 +102,10 @@ class RagClient:
             )
         body = {"question": question, **_answer_fields(override(options, overrides))}
         events = self._events("/v1/rag/answer", body)
-        first = next(events)
         trace = Trace()
-        sources = [Source(**row | {"also_in": tuple(row["also_in"])}) for row in first["sources"]]
+        with self._understood():
+            first = next(events)
+            sources = [_source(row) for row in first["sources"]]
         return AnswerStream(_pieces(chain([first], events), trace), sources, trace)
 
     def _events(self, path: str, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -118,6 +119,17 @@ class RagClient:
                 if "error" in event:
                     raise ServerError(f"{self.base_url}: {one_line(event['error']['message'])}")
                 yield event
+
+    @contextmanager
+    def _understood(self) -> Iterator[None]:
+        """Turn the errors of a response in another form into one."""
+        try:
+            yield
+        except (ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
+            reason = f"{type(error).__name__}: {one_line(error)}"
+            raise ServerError(
+                f"{self.base_url} is no gritlm server, or of another version ({reason})"
+            ) from None
 
     @contextmanager
     def _request(self, path: str, body: Mapping[str, Any]) -> Iterator[httpx.Response]:
@@ -180,6 +192,13 @@ def _answer_fields(options: AnswerOptions) -> dict[str, Any]:
         "seed": sampling.seed,
         "stop": list(sampling.stop) or None,
     }
+
+
+def _source(row: Mapping[str, Any]) -> Source:
+    """Return the source in a response; fields of newer servers are left out."""
+    known = {each.name for each in fields(Source)}
+    values = {name: value for name, value in row.items() if name in known}
+    return Source(**(values | {"also_in": tuple(row["also_in"])}))
 
 
 def _hit(row: Mapping[str, Any]) -> Hit:

@@ -11,6 +11,7 @@ from gritlm.rag.options import AnswerOptions, AnswerOverrides
 from gritlm.rag.retrieve import Search
 from gritlm.rag.types import Hit, Passage
 
+UNSCORED = 1.0  # cosine of a document without one: it is read, as the best passage is
 _OWN = ("document_id", "title", "score", "start", "end")
 
 
@@ -86,16 +87,21 @@ def hit_of(text: str, metadata: Mapping[str, Any], *, id: str | None, rank: int)
         id: id of the document; None for one made of its rank.
         rank: rank of the document, from 1.
     """
-    name = str(id or f"document-{rank}")
-    score = metadata.get("score")
+    name = id or f"document-{rank}"
+    title = metadata.get("title")
     passage = Passage(
         id=name,
         document_id=str(metadata.get("document_id", name)),
-        title=str(metadata.get("title", "")),
+        title=title if isinstance(title, str) else "",
         text=text,
         number=0,
-        start=int(metadata.get("start", 0)),
-        end=int(metadata.get("end", len(text))),
+        start=int(_number(metadata.get("start"), 0)),
+        end=int(_number(metadata.get("end"), len(text))),
         metadata={key: value for key, value in metadata.items() if key not in _OWN},
     )
-    return Hit(passage, 1.0 if score is None else float(score), rank)
+    return Hit(passage, _number(metadata.get("score"), UNSCORED), rank)
+
+
+def _number(value: object, usual: float) -> float:
+    """Return a number of a document from elsewhere; ``usual`` for any other value."""
+    return float(value) if isinstance(value, int | float) else usual

@@ -90,7 +90,7 @@ def export(
         typer.Option(
             "--format",
             help="folder: for gritlm, sentence-transformers, mteb and transformers. chat: a folder "
-            "for programs that generate, such as vLLM. gguf: a file for llama.cpp and Ollama.",
+            "for programs that generate, such as vLLM. gguf: a file for llama.cpp.",
         ),
     ] = FormOption.folder,
     gguf_type: Annotated[

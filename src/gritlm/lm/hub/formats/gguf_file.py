@@ -1,4 +1,4 @@
-"""Writing of a model as a GGUF file, which llama.cpp and Ollama load for chats.
+"""Writing of a model as a GGUF file, which llama.cpp loads for chats.
 
 llama.cpp reads causally only, so the file serves the generating half of a model. Names of tensors,
 quantisation and the layout of the file come from the ``gguf`` package.
@@ -74,7 +74,8 @@ def write(
         dtype: type of the matrices: ``f32``, ``f16``, ``bf16`` or ``q8_0``. Vectors are float32.
 
     Raises:
-        ModelError: for a family, a rope scaling or a tokenizer that is not supported here.
+        ModelError: for a family, a rope scaling or a tokenizer that is not supported here, or for
+            quantised weights.
         InputError: for an unknown type.
         OSError: for a file that cannot be written.
     """
@@ -108,6 +109,10 @@ def _family(config: Any) -> _Family:
         raise ModelError(
             f"GGUF of the family {config.model_type!r} is not written here, only of "
             f"{', '.join(_FAMILIES)}; {_ELSEWHERE}"
+        )
+    if getattr(config, "quantization_config", None) is not None:
+        raise ModelError(
+            "GGUF of quantised weights is not written; load the model without quantization"
         )
     rope = dict(getattr(config, "rope_parameters", None) or {})
     if (scaling := rope.get("rope_type", "default")) != "default":
