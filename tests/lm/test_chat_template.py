@@ -7,7 +7,7 @@ import time
 import pytest
 
 from gritlm.errors import InputError
-from gritlm.lm.chat_template import render
+from gritlm.lm.chat_template import render, template_variables
 from tests import tiny
 
 MESSAGES = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Hi <b>"}]
@@ -70,6 +70,28 @@ def test_a_template_is_rendered_as_transformers_renders_it(template):
     tokenizer.chat_template = template
     expected = tokenizer.apply_chat_template(MESSAGES, tokenize=False, add_generation_prompt=True)
     assert written(template) == expected
+
+
+THINKS = "{{ mood|default('calm') }}{% for m in messages %}{{ m.content }}{% endfor %}"
+
+
+def test_a_template_gets_the_variables_that_it_uses():
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = THINKS + "{{ eos_token }}{{ raise_exception if tools else '' }}"
+    assert template_variables(tokenizer) == {"mood"}
+    variables = {"mood": "wild", "unused": 1}
+    expected = tokenizer.apply_chat_template(MESSAGES, tokenize=False, **variables)
+    assert render(tokenizer, MESSAGES, answer=False, variables=variables) == expected
+    assert expected.startswith("wild")
+    tokenizer.chat_template = None
+    assert template_variables(tokenizer) == frozenset()
+
+
+def test_a_variable_counts_as_text_for_the_bounds():
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = "{{ mood }}"
+    long = "x" * 1_500_000
+    assert render(tokenizer, MESSAGES, answer=True, variables={"mood": long}) == long
 
 
 @pytest.mark.parametrize(("template", "said"), ENDLESS.values(), ids=ENDLESS.keys())

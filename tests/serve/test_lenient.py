@@ -67,7 +67,7 @@ def test_the_official_client_sends_them(live: Served):
     )
     assert raw.parse().choices[0].finish_reason == "length"
     named = set(raw.headers[HEADER].split(", "))
-    assert named == {*hints, "name", "chat_template_kwargs"}
+    assert named == {*hints, "name", "chat_template_kwargs.enable_thinking"}
 
 
 def test_every_field_of_the_official_client_is_known():

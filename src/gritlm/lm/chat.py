@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from gritlm import prompts
 from gritlm.errors import InputError
-from gritlm.lm.chat_template import render
+from gritlm.lm.chat_template import NO_VARIABLES, render
 from gritlm.lm.tokens import Prompt, SegmentTokenizer, require_text
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def chat_ids(
     *,
     template: str,
     start: bool = True,
+    variables: Mapping[str, Any] = NO_VARIABLES,
 ) -> list[int]:
     """Return the token ids of a conversation, ready for the model to answer.
 
@@ -34,6 +35,7 @@ def chat_ids(
         messages: text of a user, or ``{"role": "system" | "user" | "assistant", "content": str}``.
         template: ``gritlm`` or ``tokenizer``.
         start: False continues a cached prefix, with a newline instead of the BOS.
+        variables: further variables of the tokenizer's chat template.
 
     Raises:
         InputError: for an invalid conversation, or one that ends with an answer.
@@ -45,7 +47,7 @@ def chat_ids(
         )
     if template == "gritlm":
         return tokens.for_chat(prompts.for_chat(turns, start=start), start=start).ids
-    return _by_template(tokens, turns, start=start)
+    return _continued(tokens, _by_template(tokens, turns, variables), start=start)
 
 
 def conversation(
@@ -75,7 +77,7 @@ def conversation(
     ids: list[int] = []
     trained: list[tuple[int, int]] = []
     answered = False
-    for turn, piece in _marked_pieces(tokens, turns, answer=False):
+    for turn, piece in _marked_pieces(tokens, turns, NO_VARIABLES, answer=False):
         if answered and piece[:1] == [tokens.tokenizer.eos_token_id]:
             trained[-1] = (trained[-1][0], len(ids) + 1)
         answered = turn is not None and turns[turn]["role"] == "assistant" and turn not in context
@@ -136,23 +138,29 @@ def _validated(messages: Sequence[Message] | str) -> list[Message]:
     return turns
 
 
-def _by_template(tokens: SegmentTokenizer, turns: Sequence[Message], *, start: bool) -> list[int]:
+def _by_template(
+    tokens: SegmentTokenizer, turns: Sequence[Message], variables: Mapping[str, Any]
+) -> list[int]:
     """Return the ids of a rendered template; special tokens inside of messages are plain text."""
     contents = [turn["content"] for turn in turns]
     if not any(special in c for special in tokens.tokenizer.all_special_tokens for c in contents):
-        ids = tokens.markup(_rendered(tokens, turns, answer=True))
-    else:
-        ids = [i for _, piece in _marked_pieces(tokens, turns, answer=True) for i in piece]
-    return _continued(tokens, ids, start=start)
+        return tokens.markup(_rendered(tokens, turns, variables, answer=True))
+    pieces = _marked_pieces(tokens, turns, variables, answer=True)
+    return [i for _, piece in pieces for i in piece]
 
 
 def _marked_pieces(
-    tokens: SegmentTokenizer, turns: Sequence[Message], *, answer: bool
+    tokens: SegmentTokenizer,
+    turns: Sequence[Message],
+    variables: Mapping[str, Any],
+    *,
+    answer: bool,
 ) -> Iterator[tuple[int | None, list[int]]]:
     """Yield the ids of markup (with None) and messages (with their index) in their order."""
     marks = [f"content{uuid4().hex}" for _ in turns]
     marked = [turn | {"content": mark} for turn, mark in zip(turns, marks, strict=True)]
-    for part in re.split(f"({'|'.join(marks)})", _rendered(tokens, marked, answer=answer)):
+    rendered = _rendered(tokens, marked, variables, answer=answer)
+    for part in re.split(f"({'|'.join(marks)})", rendered):
         if part in marks:  # a template may drop or repeat a message
             number = marks.index(part)
             yield number, tokens.pieces([turns[number]["content"]], first=False)[0]
@@ -160,14 +168,20 @@ def _marked_pieces(
             yield None, tokens.markup(part)
 
 
-def _rendered(tokens: SegmentTokenizer, turns: Sequence[Message], *, answer: bool) -> str:
+def _rendered(
+    tokens: SegmentTokenizer,
+    turns: Sequence[Message],
+    variables: Mapping[str, Any],
+    *,
+    answer: bool,
+) -> str:
     tokenizer = tokens.tokenizer
     if tokenizer.chat_template is None:
         raise InputError(
             "this tokenizer has no chat template; set template='gritlm' in gritlm.json, or give "
             "tokenizer.chat_template one"
         )
-    return render(tokenizer, turns, answer=answer)
+    return render(tokenizer, turns, answer=answer, variables=variables)
 
 
 def _continued(tokens: SegmentTokenizer, ids: list[int], *, start: bool) -> list[int]:

@@ -11,9 +11,11 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from functools import lru_cache, wraps
+from types import MappingProxyType
 from typing import Any
 
 from jinja2 import Template, TemplateSyntaxError, nodes
+from jinja2.meta import find_undeclared_variables
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 from transformers import PreTrainedTokenizerBase
@@ -28,6 +30,8 @@ _PER_CHARACTER = 8  # a template may repeat a message
 _LARGEST_NUMBER = 100_000  # as an argument: widths, counts
 _LONG = 64  # items that a filter reads in a step
 _SIZED = (str, list, tuple, dict)
+NO_VARIABLES: Mapping[str, Any] = MappingProxyType({})
+RESERVED = frozenset({"messages", "tools", "documents", "add_generation_prompt"})  # set by render()
 
 
 class _BoundError(Exception):
@@ -60,6 +64,7 @@ def render(
     *,
     answer: bool,
     tools: Sequence[Mapping[str, Any]] | None = None,
+    variables: Mapping[str, Any] = NO_VARIABLES,
 ) -> str:
     """Return a conversation rendered by the tokenizer's chat template.
 
@@ -68,6 +73,7 @@ def render(
         messages: the conversation.
         answer: whether to end with the beginning of an assistant's turn.
         tools: tools that the template lists, in the form of OpenAI's API.
+        variables: further variables of the template, such as ``enable_thinking``.
 
     Raises:
         InputError: for a template that fails, refuses the conversation, or exceeds its limits.
@@ -80,10 +86,12 @@ def render(
                 add_generation_prompt=answer,
             )
         )
-    budget = _Budget(sum(len(str(message)) for message in messages) + len(str(tools)))
+    given = [*messages, tools, variables]
+    budget = _Budget(sum(len(str(each)) for each in given))
     token = _budget.set(budget)
     try:
         pieces = _compiled(_source(tokenizer, tools)).generate(
+            **variables,
             messages=[dict(message) for message in messages],
             tools=tools,
             documents=None,
@@ -95,6 +103,17 @@ def render(
         raise InputError(f"the chat template of this model {_reason(error)}") from error
     finally:
         _budget.reset(token)
+
+
+def template_variables(tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:
+    """Return the names of the variables that a client may set in the tokenizer's chat template.
+
+    Args:
+        tokenizer: the tokenizer; without a template, or with code in its place, it has none.
+    """
+    if tokenizer.chat_template is None or has_own_code(tokenizer):
+        return frozenset()
+    return _variables(_source(tokenizer, None)) - RESERVED - set(tokenizer.special_tokens_map)
 
 
 def has_own_code(tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -140,7 +159,18 @@ def _reason(error: Exception) -> str:
 
 
 @lru_cache(maxsize=16)
+def _variables(source: str) -> frozenset[str]:
+    environment = _environment()
+    names = find_undeclared_variables(environment.parse(source))
+    return frozenset(names) - set(environment.globals)
+
+
+@lru_cache(maxsize=16)
 def _compiled(source: str) -> Template:
+    return _environment().from_string(source)
+
+
+def _environment() -> _BoundedEnvironment:
     theirs = _compile_jinja_template("").environment
     ours = _BoundedEnvironment(
         trim_blocks=theirs.trim_blocks,
@@ -151,7 +181,7 @@ def _compiled(source: str) -> Template:
     del ours.globals["lipsum"]
     ours.filters.update({name: _guarded(function) for name, function in theirs.filters.items()})
     ours.filters[_COUNTED], ours.filters[_CONCATENATED] = _counted, _concatenated
-    return ours.from_string(source)
+    return ours
 
 
 class _BoundedEnvironment(ImmutableSandboxedEnvironment):

@@ -13,7 +13,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from gritlm.lm.chat import Message, chat_ids
-from gritlm.lm.chat_template import has_own_code, render
+from gritlm.lm.chat_template import NO_VARIABLES, has_own_code, render
 from gritlm.lm.tokens import SegmentTokenizer
 from gritlm.lm.tools.call_format import BEGIN, END, call_text
 from gritlm.lm.tools.definitions import Tool
@@ -27,6 +27,7 @@ def tool_chat_ids(
     tools: Sequence[Tool],
     *,
     template: str,
+    variables: Mapping[str, Any] = NO_VARIABLES,
 ) -> list[int]:
     """Return the token ids of a conversation with tools, ready for the model to answer.
 
@@ -35,20 +36,26 @@ def tool_chat_ids(
         messages: the conversation.
         tools: the tools that the model may call; they are listed in the prompt.
         template: ``gritlm`` or ``tokenizer``.
+        variables: further variables of the tokenizer's chat template.
 
     Raises:
         InputError: for an invalid conversation.
     """
     if not tools and not any(map(_is_of_tools, messages)):
-        return chat_ids(tokens, [dict(message) for message in messages], template=template)
+        turns = [dict(message) for message in messages]
+        return chat_ids(tokens, turns, template=template, variables=variables)
     if template == "tokenizer" and _has_calls(tokens.tokenizer):
         listed = [tool.as_openai() for tool in tools]
         turns = [_for_template(message) for message in messages]
         # A template cannot mark special tokens inside of arguments and descriptions as text.
         everything = json.dumps([turns, listed], ensure_ascii=False)
         if not any(special in everything for special in tokens.tokenizer.all_special_tokens):
-            return tokens.markup(render(tokens.tokenizer, turns, answer=True, tools=listed or None))
-    return chat_ids(tokens, plain_turns(messages, tools), template=template)
+            text = render(
+                tokens.tokenizer, turns, answer=True, tools=listed or None, variables=variables
+            )
+            return tokens.markup(text)
+    plain = plain_turns(messages, tools)
+    return chat_ids(tokens, plain, template=template, variables=variables)
 
 
 def plain_turns(messages: Sequence[ToolMessage], tools: Sequence[Tool]) -> list[Message]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Response
@@ -47,7 +47,8 @@ def routes(service: Service) -> APIRouter:
         """Convert a text or a conversation to token ids."""
         service.model_name(body.model)
         with service.scheduler.reserve():
-            return await service.run_in_worker_thread(_tokenize, service, body)
+            variables = service.prompts.template_variables(body.chat_template_kwargs or {})
+            return await service.run_in_worker_thread(_tokenize, service, body, variables)
 
     @router.post(DETOKENIZE, response_model=DetokenizeResponse, summary="Detokenize")
     async def detokenize(body: DetokenizeRequest) -> Response:
@@ -75,8 +76,8 @@ def _model_object(service: Service, name: str) -> dict[str, Any]:
     }
 
 
-def _tokenize(service: Service, body: TokenizeRequest) -> Response:
-    ids = _ids(service, body)
+def _tokenize(service: Service, body: TokenizeRequest, variables: Mapping[str, Any]) -> Response:
+    ids = _ids(service, body, variables)
     names = [service.token_texts.of(token) for token in ids] if body.return_token_strs else None
     return json_response(
         {
@@ -93,7 +94,7 @@ def _detokenize(service: Service, body: DetokenizeRequest) -> Response:
     return json_response({"prompt": service.prompts.decode(ids)})
 
 
-def _ids(service: Service, body: TokenizeRequest) -> Sequence[int]:
+def _ids(service: Service, body: TokenizeRequest, variables: Mapping[str, Any]) -> Sequence[int]:
     if (body.prompt is None) == (body.messages is None):
         raise invalid("give one of 'prompt' and 'messages'", param="prompt")
     if body.messages is not None:
@@ -103,7 +104,7 @@ def _ids(service: Service, body: TokenizeRequest) -> Sequence[int]:
                 f"the messages have {size:,} characters; expected at most {MAX_CHARACTERS:,}",
                 param="messages",
             )
-        return service.prompts.chat_ids(turns_of(body.messages))
+        return service.prompts.chat_ids(turns_of(body.messages), variables=variables)
     assert body.prompt is not None
     (ids,) = service.prompts.prompt_ids([body.prompt])
     return ids if body.add_special_tokens else ids[len(service.prompts.tokens.prefix) :]

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from gritlm.serve.config import MAX_CHOICES
-from gritlm.serve.schemas.base import Hint, RequestModel, ResponseModel, refused
+from gritlm.serve.schemas.base import (
+    MAX_FIELDS,
+    Hint,
+    RequestModel,
+    ResponseModel,
+    bounded,
+    refused,
+)
 from gritlm.serve.schemas.common import (
     Off,
     StreamOptions,
@@ -155,6 +162,21 @@ Messages = Annotated[
 ]
 
 
+def _few_variables(value: Any) -> Any:
+    return {name: each for name, each in bounded(value).items() if each is not None}
+
+
+TemplateVariables = Annotated[
+    dict[str, Any],
+    AfterValidator(_few_variables),
+    Field(
+        description="Variables of the model's chat template, such as enable_thinking; those that "
+        "it does not use are ignored.",
+        json_schema_extra={"maxProperties": MAX_FIELDS},
+    ),
+]
+
+
 class ChatCompletionRequest(SamplingFields, StructuredRequest):
     """Chat completion request as in OpenAI's API, with vLLM's sampling parameters."""
 
@@ -179,7 +201,7 @@ class ChatCompletionRequest(SamplingFields, StructuredRequest):
     service_tier: Hint = None
     store: Hint = None
     verbosity: Hint = None
-    chat_template_kwargs: Hint = None
+    chat_template_kwargs: TemplateVariables | None = None
     cache_control: Hint = None
     modalities: Annotated[list[str], Field(fail_fast=True), only(["text"])] | None = None
     chat_template: Null = None

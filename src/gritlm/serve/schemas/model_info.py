@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from gritlm.serve.schemas.base import RequestModel, ResponseModel
-from gritlm.serve.schemas.chat_completions import Messages
+from gritlm.serve.schemas.chat_completions import Messages, TemplateVariables
 
 MAX_CHARACTERS = 2**20  # of a text to tokenize
 MAX_TOKENS = 2**18  # to detokenize
@@ -40,6 +40,7 @@ class TokenizeRequest(RequestModel):
 
     prompt: str | None = Field(None, max_length=MAX_CHARACTERS)
     messages: Messages | None = None
+    chat_template_kwargs: TemplateVariables | None = None
     model: str | None = None
     add_special_tokens: bool = Field(
         True, description="Prepend the tokenizer's BOS token; for a prompt only."
