@@ -125,9 +125,7 @@ async def prompt_ids(service: Service, body: ChatCompletionRequest, tools: Seque
     variables = service.prompts.template_variables(body.chat_template_kwargs or {})
     size += len(str(variables)) if variables else 0
     service.prompts.require_characters([size], "the prompt", param="messages")
-    return await service.run_in_worker_thread(
-        service.prompts.chat_ids, messages, tools, variables
-    )
+    return await service.run_in_worker_thread(service.prompts.chat_ids, messages, tools, variables)
 
 
 class ChatResponseBuilder(ChoicesBuilder):
