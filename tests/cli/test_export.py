@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import gguf
@@ -10,12 +11,13 @@ import pytest
 from huggingface_hub import ModelCard
 
 from gritlm import GritLM
+from gritlm.evaluation.results import TaskResult
 
 
 def test_a_folder_is_written_with_the_facts_and_scores_of_its_card(run_model, lm, tmp_path: Path):
-    result = {"task": "STS-dev", "kind": "STS", "metric": "cosine_spearman", "score": 84.1}
+    result = TaskResult("STS-dev", "embedding", "STS", "cosine_spearman", 84.1, count=9, seconds=1)
     report = tmp_path / "report.json"
-    report.write_text(json.dumps({"models": [{"results": [result]}]}), encoding="utf-8")
+    report.write_text(json.dumps({"models": [{"results": [asdict(result)]}]}), encoding="utf-8")
     out = tmp_path / "out"
     words = ["--license", "mit", "--language", "en", "--language", "de", "--results", str(report)]
     done = run_model("export", str(out), *words)
