@@ -2,7 +2,8 @@
 
     python benchmarks/rag.py [--model FOLDER] [--tokens 512,1024,2048,4096] [--documents 1]
                              [--question 32] [--repeats 30] [--fresh-repeats 10]
-                             [--storage auto,int8] [--plot FILE.png]
+                             [--storage auto,int8] [--ways sequence,doc] [--margin 2]
+                             [--plot FILE.png]
 
 End to end, one question at a time: from its text to the first id of the answer, with its embedding,
 the search, reading and placing key/value state. All find the same passages; ``sequence`` and
@@ -59,6 +60,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--fresh-repeats", type=int, default=10, help="of mode none and query")
     parser.add_argument("--storage", default="auto", help="number formats of stored blocks")
+    parser.add_argument("--ways", default="", help="measured next to none; left out: all")
+    parser.add_argument(
+        "--margin", type=float, default=None, help="cosine window; left out: that of the model"
+    )
     parser.add_argument("--plot", type=Path, default=None)
     chosen = parser.parse_args()
     model = GritLM(chosen.model)
@@ -85,6 +90,7 @@ HEADER = (
     "prefilled",
     "read again",
     "reused",
+    "least ms",
     "median ms",
     "p95 ms",
     "times faster than none",
@@ -97,6 +103,10 @@ def measured(
     """Answers of every case, the cases taking turns."""
     cases = [Case("none", ""), Case("query", ""), Case("sequence", "cold")]
     cases += [Case(way, tier) for tier in ("warm", "hot") for way in CACHED]
+    if chosen.ways:
+        cases = [case for case in cases if case.way in ("none", *chosen.ways.split(","))]
+    many = chosen.documents
+    margin = chosen.margin
     with tempfile.TemporaryDirectory() as place:
         fill(model, Path(place) / "store", size, chosen.documents, storage)
         found: dict[str, list[Answer]] = {case.name: [] for case in cases}
@@ -108,9 +118,9 @@ def measured(
                     if slow and turn >= min(WARMUPS, 1) + chosen.fresh_repeats:
                         continue
                     if case.tier == "cold":
-                        answer = cold(model, place, question, chosen.documents)
+                        answer = cold(model, place, question, many, margin)
                     else:
-                        answer = ask(engines[case.tier], question, case.way, chosen.documents)
+                        answer = ask(engines[case.tier], question, case.way, many, margin)
                     if turn >= (1 if slow else WARMUPS):
                         found[case.name].append(answer)
         return found
@@ -141,7 +151,7 @@ def opened(model: GritLM, place: str, memory: int) -> RagEngine:
     return RagEngine.open(Path(place) / "store", model, memory_bytes=memory, read_only=True)
 
 
-def cold(model: GritLM, place: str, question: str, documents: int) -> Answer:
+def cold(model: GritLM, place: str, question: str, documents: int, margin: float | None) -> Answer:
     """Answer with a new engine, after the files were dropped from the page cache."""
     for path in (Path(place) / "store" / "kv").rglob("*.kv"):
         descriptor = os.open(path, os.O_RDONLY)
@@ -150,16 +160,19 @@ def cold(model: GritLM, place: str, question: str, documents: int) -> Answer:
         os.close(descriptor)
     with opened(model, place, 0) as engine:
         engine.retrieve(question, top_k=1)  # LanceDB opens its files, which is not measured
-        return ask(engine, question, "sequence", documents)
+        return ask(engine, question, "sequence", documents, margin)
 
 
-def ask(engine: RagEngine, question: str, way: str, documents: int) -> Answer:
+def ask(
+    engine: RagEngine, question: str, way: str, documents: int, margin: float | None = None
+) -> Answer:
     alone = way in ("sequence", "token")
     return engine.answer(
         question,
         top_k=documents,
         mode="doc" if alone else way,
         fusion=way if alone else "joint",
+        margin=margin,
         filter={"asked": True},
         max_new_tokens=1,
     )
@@ -198,6 +211,7 @@ def line(name: str, answers: Sequence[Answer], rows: dict[str, list[Answer]]) ->
         str(trace.tokens_prefilled),
         str(trace.tokens_recomputed),
         str(trace.tokens_reused),
+        f"{min(taken):.0f}",
         f"{median_ms(answers):.0f}",
         f"{part_of(taken, 0.95):.0f}",
         f"{median_ms(rows['none']) / median_ms(answers):.1f}x",
