@@ -87,7 +87,9 @@ def grouped_attention(
     shared = heads // key_BKTE.shape[1]
     scale = scaling if scaling is not None else width**-0.5
     grouped = (query_BHQE * scale).reshape(rows, -1, shared * size, width)
-    score = (grouped @ key_BKTE.transpose(-1, -2)).view(rows, -1, shared, size, key_BKTE.shape[2])
+    # torch copies keys that are no single piece of memory anyway, in a slower way.
+    score = grouped @ key_BKTE.contiguous().transpose(-1, -2)
+    score = score.view(rows, -1, shared, size, key_BKTE.shape[2])
     if attention_mask is not None:
         _hide(score, attention_mask[:, :, None])
     # Without conversion: softmax sums in float32 internally, and a copy takes ten times longer.

@@ -140,15 +140,35 @@ def ragged_attention(
     )
     window = _window(module, sliding_window)
     scale = scaling if scaling is not None else query_BH1E.shape[-1] ** -0.5
-    query_BH1E = query_BH1E * scale
+    mixed = attend_runs(query_BH1E * scale, key_SKCE, value_SKCE, runs, window, softcap)
+    return mixed.transpose(1, 2), None
+
+
+def attend_runs(
+    query_BH1E: Tensor,
+    key_SKCE: Tensor,
+    value_SKCE: Tensor,
+    runs: Sequence[RaggedRun],
+    window: int | None,
+    softcap: float | None = None,
+) -> Tensor:
+    """Return the attention (B, H, 1, E) of a token per sequence on its slot.
+
+    Args:
+        query_BH1E: scaled query of each sequence.
+        key_SKCE: keys of all slots.
+        value_SKCE: values of all slots.
+        runs: groups of the sequences, in their order.
+        window: sliding window of the layer in tokens; None for no window.
+        softcap: bound of the scores as in Gemma 2; None for no bound.
+    """
     mixed = []
     for run in runs:
         part, hidden = run.seen(window)
         key = key_SKCE[run.slots, :, part]
         value = value_SKCE[run.slots, :, part]
         mixed.append(_attend(query_BH1E[run.rows], key, value, hidden, softcap))
-    together = mixed[0] if len(mixed) == 1 else torch.cat(mixed)
-    return together.transpose(1, 2), None
+    return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
 
 
 def _attend(
@@ -160,7 +180,8 @@ def _attend(
 ) -> Tensor:
     """Return the attention (R, H, 1, E); heads that share keys are a single matrix product."""
     grouped = query_RH1E.reshape(len(query_RH1E), key_RKWE.shape[1], -1, query_RH1E.shape[-1])
-    score = grouped @ key_RKWE.transpose(-1, -2)
+    # torch copies keys that are no single piece of memory anyway, in a slower way.
+    score = grouped @ key_RKWE.contiguous().transpose(-1, -2)
     if softcap is not None:
         score = torch.tanh(score / softcap) * softcap
     if hidden is not None:
