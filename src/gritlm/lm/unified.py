@@ -3,8 +3,9 @@
 Shapes: B rows, L positions, T tokens of all rows without padding, D hidden size, V vocabulary,
 S positions whose logits are kept.
 
-On a CPU, packed weights and grouped heads are faster for few tokens (docs/log.md), so inference on
-few tokens runs on views derived from the two.
+On a CPU, inference runs on views derived from the two: with the lean forward pass, or, for models
+that it does not know, with packed weights and grouped heads, which are faster for few tokens
+(docs/log.md).
 """
 
 from __future__ import annotations
@@ -27,10 +28,12 @@ from gritlm.lm.attention.decode_views import compiled_view, decoding_view
 from gritlm.lm.kv.block import KVBlock
 from gritlm.lm.kv.cache import fixed, preallocated, recorded, recording
 from gritlm.lm.kv.rope import RopeTable, rope_table
+from gritlm.lm.lean.view import lean_forward_of
+from gritlm.lm.weight_version import WeightVersion
 
 log = logging.getLogger(__name__)
 
-FEW = 256  # maximum tokens of a text for which packed weights are faster
+FEW = 256  # maximum tokens of a text for which packed weights without the lean pass are faster
 
 _ATTENTION_LAYERS = {"full_attention", "sliding_attention"}
 
@@ -58,9 +61,10 @@ class UnifiedLM:
         self.packs = views.can_pack(self.decoder)
         self._lock = threading.Lock()
         self._views_lock = threading.Lock()
-        self._decoding: tuple[int, Any] | None = None  # version of the weights, view
+        self._version = WeightVersion(self.causal)
+        self._decoding: tuple[object, Any] | None = None  # version of the weights, view
         self._derived_views: dict[str, tuple[Any, Any]] = {}  # by name: decoding view, view
-        self._fingerprint: tuple[int, str] | None = None
+        self._fingerprint: tuple[object, str] | None = None
         self._rope: tuple[RopeTable | None] | None = None
 
     @property
@@ -153,7 +157,9 @@ class UnifiedLM:
     def causal_block(self, ids_T: Tensor) -> KVBlock:
         """Return the KV block of a text, computed with causal attention."""
         cache = recording(self.config.num_hidden_layers)
-        self.decoder(ids_T[None], past_key_values=cache, use_cache=True)
+        keep = {"logits_to_keep": 1} if self.has_head else {}
+        view = self.causal if torch.is_grad_enabled() else self.causal_for(len(ids_T))
+        view(ids_T[None], past_key_values=cache, use_cache=True, **keep)
         return self._blocks(recorded(cache), ids_T, [len(ids_T)], causal=True)[0]
 
     def logits(
@@ -194,15 +200,15 @@ class UnifiedLM:
 
     def causal_for(self, tokens: int) -> Any:
         """Return the fastest causal view for a number of tokens per text; for inference only."""
-        if self._is_few(tokens):
-            return self._derived("causal", views.grouped)
+        if self._has_fast_view(tokens):
+            return self._derived("causal", _fast_causal)
         return self.decoding if tokens == 1 else self.causal
 
     @property
     def decoding(self) -> Any:
-        """Causal view for one-token steps: compiled, with packed weights, or the model itself."""
+        """Causal view for one-token steps: compiled, lean, packed, or the model itself."""
         with self._views_lock:
-            version = self._version()
+            version = self._version.current()
             if self._decoding is None or self._decoding[0] != version:
                 make = compiled_view if self.compiled else decoding_view
                 self._decoding = version, make(self.causal)
@@ -211,21 +217,27 @@ class UnifiedLM:
     @property
     def stepping(self) -> Any:
         """Causal view for batched decoding steps; see :mod:`gritlm.lm.attention.ragged`."""
-        return self._derived("stepping", ragged.view)
+        return self._derived("stepping", _fast_stepping)
 
     def _bidirectional_for(self, tokens: int) -> Any:
         """Return the fastest bidirectional view for a total number of tokens."""
-        if not self._is_few(tokens) or torch.is_grad_enabled():
+        if torch.is_grad_enabled() or not self._has_fast_view(tokens):
             return self.bidirectional
+        return self._derived("bidirectional", self._fast_bidirectional)
 
-        def packed(decoding: Any) -> Any:
-            plain = decoding is self.causal
-            return self.bidirectional if plain else views.bidirectional(decoding.base_model)
+    def _fast_bidirectional(self, decoding: Any) -> Any:
+        if (lean := lean_forward_of(decoding)) is not None:
+            return lean.texts
+        plain = decoding is self.causal
+        return self.bidirectional if plain else views.bidirectional(decoding.base_model)
 
-        return self._derived("bidirectional", packed)
-
-    def _is_few(self, tokens: int) -> bool:
-        return tokens <= FEW and not self.compiled and self.causal.device.type == "cpu"
+    def _has_fast_view(self, tokens: int) -> bool:
+        """Return whether a view of the decoding view is faster for a number of tokens."""
+        if self.compiled or self.causal.device.type != "cpu":
+            return False
+        # In float32 the kernels of torch are as fast for many tokens.
+        lean = self.dtype == torch.bfloat16 and lean_forward_of(self.decoding) is not None
+        return tokens <= FEW or lean
 
     def _derived(self, name: str, make: Callable[[Any], Any]) -> Any:
         """Return a view of the decoding view, made again after a change of the weights."""
@@ -236,15 +248,11 @@ class UnifiedLM:
                 known[name] = decoding, make(decoding)
             return known[name][1]
 
-    def _version(self) -> int:
-        """Return a number that grows whenever a parameter is changed in place."""
-        return sum(parameter._version for parameter in self.causal.parameters())
-
     @property
     def fingerprint(self) -> str:
         """Hash of weights, dtype and adapter, which identifies the model of a KV block."""
         with self._lock:
-            version = self._version()
+            version = self._version.current()
             if self._fingerprint is None or self._fingerprint[0] != version:
                 self._fingerprint = version, _fingerprint(self.decoder)
             return self._fingerprint[1]
@@ -320,6 +328,14 @@ class UnifiedLM:
         """Return the device of the keys and values of each layer."""
         homes = [next(layer.parameters()).device for layer in self.decoder.layers]
         return [self.device if home.type == "meta" else home for home in homes]
+
+
+def _fast_causal(decoding: Any) -> Any:
+    return decoding if lean_forward_of(decoding) is not None else views.grouped(decoding)
+
+
+def _fast_stepping(decoding: Any) -> Any:
+    return decoding if lean_forward_of(decoding) is not None else ragged.view(decoding)
 
 
 def unpack(packed_TD: Tensor, lengths: list[int]) -> Tensor:

@@ -9,19 +9,17 @@ On a GPU, a step is bound by kernel launches: a compiled step replays a CUDA gra
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
-import psutil
 import torch
 from torch import Tensor, nn
 
 from gritlm.lm.attention import views
+from gritlm.lm.lean.linears import packing_pays, projection
+from gritlm.lm.lean.view import lean_view
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-log = logging.getLogger(__name__)
 
 
 class PackedLinear(nn.Module):
@@ -29,16 +27,24 @@ class PackedLinear(nn.Module):
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        self.packed = _ops()._reorder_linear_weight(linear.weight.detach(), 1)
-        self.bias = linear.bias
+        self._multiply = projection([linear], packed=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return _ops()._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+        return self._multiply(x)
 
 
 def decoding_view(model: PreTrainedModel) -> Any:
-    """Return a view with packed linear layers, or the model itself if packing does not pay."""
-    if not _pays(model):
+    """Return the view that is fastest for single tokens.
+
+    It has the lean forward pass if that pass knows the model, else packed linear layers if packing
+    pays; else it is the model itself.
+    """
+    packed = packing_pays(model)
+    with torch.inference_mode():
+        lean = lean_view(model, packed=packed)
+    if lean is not None:
+        return lean
+    if not packed or _has_adapter(model):
         return model
     view = views.shell(model)
     with torch.inference_mode():
@@ -56,22 +62,6 @@ def compiled_view(model: PreTrainedModel) -> Any:
     return view
 
 
-def _pays(model: PreTrainedModel) -> bool:
-    weights = list(model.parameters())
-    plain = all(w.device.type == "cpu" and w.dtype == torch.bfloat16 for w in weights)
-    if not plain or not torch.backends.mkldnn.is_available() or not _has_operators():
-        return False
-    size = sum(w.nbytes for w in weights)
-    free = psutil.virtual_memory().available
-    if 2 * size > free:
-        log.info("weights not packed for decoding: %d bytes, %d bytes free", size, free)
-        return False
-    return True
-
-
-def _has_operators() -> bool:
-    return hasattr(_ops(), "_reorder_linear_weight") and hasattr(_ops(), "_linear_pointwise")
-
-
-def _ops() -> Any:
-    return torch.ops.mkldnn
+def _has_adapter(model: PreTrainedModel) -> bool:
+    """Return whether an adapter is not merged: its layers read the weight of the layer below."""
+    return any(hasattr(module, "base_layer") for module in model.modules())

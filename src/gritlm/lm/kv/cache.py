@@ -129,16 +129,20 @@ class PatchedLayer(UnboundedLayer):
 class RecordingLayer(UnboundedLayer):
     """A cache layer that records the keys and values of a single pass."""
 
+    keys: Any
+    values: Any
+
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        self.keys = key_states
-        self.values = value_states
+        # Copies, where they are parts of larger tensors that need not be kept.
+        self.keys = key_states.contiguous()
+        self.values = value_states.contiguous()
         self.is_initialized = True
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
         self.lazy_initialization(key_states, value_states)
-        return key_states, value_states
+        return self.keys, self.values
 
     def get_seq_length(self) -> int:
         return 0

@@ -18,7 +18,7 @@ from gritlm.lm.kv.cache import recorded, recording
 _PROBE = 9  # position at which a table is tested
 
 # Kinds with frequencies that depend on the length of the text, whose keys cannot be moved.
-_LENGTH_DEPENDENT = {"dynamic", "longrope"}
+LENGTH_DEPENDENT = {"dynamic", "longrope"}
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def _declared_table(decoder: Any) -> RopeTable:
 def _refuse_length_dependent(rotary: nn.Module, layer_kind: str, name: str) -> None:
     kind = getattr(rotary, "rope_type", "default")
     kind = kind.get(layer_kind, "default") if isinstance(kind, dict) else kind
-    if kind in _LENGTH_DEPENDENT:
+    if kind in LENGTH_DEPENDENT:
         raise ModelError(
             f"{name} scales its rotary frequencies with the length of the text ({kind}): "
             "its key/value state cannot be moved"

@@ -1,0 +1,1 @@
+"""Forward pass with few operations on a CPU, for families of decoders that it knows."""

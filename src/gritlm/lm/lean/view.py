@@ -1,0 +1,199 @@
+"""Views of a model whose forward pass is the lean one.
+
+Shapes: B rows, Q tokens of a pass, T keys or tokens of all texts, D hidden size, V vocabulary, S
+positions that are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache as memoised
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+
+from gritlm.lm.attention import views
+from gritlm.lm.attention.ragged import RaggedRun
+from gritlm.lm.kv.cache import UnboundedLayer
+from gritlm.lm.lean.attention import Attention, SlotAttention, TiledAttention
+from gritlm.lm.lean.decoder import LeanDecoder
+from gritlm.lm.lean.tiles import Tile, causal_tiles, masked_tiles, seen_by_window, text_tiles
+from gritlm.lm.lean.weights import lean_weights
+
+# Options that the pass takes, or that change nothing unless they are False.
+_KNOWN = ("runs", "cache_position", "return_dict")
+
+
+def lean_view(model: Any, *, packed: bool) -> Any | None:
+    """Return a view of a model with the lean forward pass; None for a model it does not know.
+
+    Args:
+        model: a causal model, or a decoder without LM head. The view shares its tensors.
+        packed: whether the pass has a packed copy of the weights.
+    """
+    view = views.shell(model)
+    weights = lean_weights(view, packed=packed)
+    if weights is None:
+        return None
+    view.forward = LeanForward(LeanDecoder(weights), model).forward
+    return view
+
+
+def lean_forward_of(view: Any) -> LeanForward | None:
+    """Return the lean forward pass of a view; None for other views."""
+    owner = getattr(view.forward, "__self__", None)
+    return owner if isinstance(owner, LeanForward) else None
+
+
+class LeanForward:
+    """Forward pass of a model by a lean decoder; other calls than it takes go to the model itself.
+
+    Args:
+        decoder: the lean decoder.
+        model: the model.
+    """
+
+    def __init__(self, decoder: LeanDecoder, model: Any) -> None:
+        self._decoder = decoder
+        self._model = model
+        self._dtype = decoder.weights.embedding.dtype
+        self._last = len(decoder.weights.layers) - 1
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Any = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **others: Any,
+    ) -> Any:
+        """Return the logits (B, S, V), or the states (B, Q, D) of a model without LM head.
+
+        Args:
+            input_ids: token ids (B, Q).
+            attention_mask: as the model takes it.
+            position_ids: positions (B, Q); None for those after the cached tokens.
+            past_key_values: cache, extended in place.
+            use_cache: as the model takes it.
+            logits_to_keep: number of last positions with logits; 0 for all.
+            **others: groups of sequences in KV slots (``runs``), or further options of the model.
+        """
+        size = 0 if input_ids is None else input_ids.shape[1]
+        held = 0 if past_key_values is None else past_key_values.get_seq_length()
+        if (
+            input_ids is None
+            or torch.is_grad_enabled()
+            or not isinstance(logits_to_keep, int)
+            or not _is_plain_call(past_key_values, use_cache, others)
+            or not _is_known_mask(attention_mask, held + size)
+        ):
+            return self._model(
+                input_ids,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                past_key_values=past_key_values,
+                use_cache=use_cache,
+                **({"logits_to_keep": logits_to_keep} if self._decoder.weights.head else {}),
+                **others,
+            )
+        if position_ids is None:
+            position_ids = torch.arange(held, held + size)[None]
+        has_head = self._decoder.weights.head is not None
+        first = max(0, size - logits_to_keep) if logits_to_keep and has_head else 0
+        runs: Sequence[RaggedRun] | None = others.get("runs")
+        attention: Attention
+        if runs is not None:
+            attention = SlotAttention(past_key_values, runs)
+        else:
+            tiles = self._tiles(size, held, attention_mask, first)
+            attention = TiledAttention(past_key_values, tiles)
+        hidden_BSD = self._decoder.states(input_ids, position_ids, attention, first=first)
+        return self._output(hidden_BSD, past_key_values)
+
+    def texts(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        past_key_values: Any,
+        lengths: Sequence[int],
+        pause: Callable[[], None] | None = None,
+        **_: Any,
+    ) -> BaseModelOutputWithPast:
+        """Return the states of concatenated texts, each of which attends to its whole text.
+
+        Args:
+            input_ids: token ids (1, T).
+            position_ids: positions (1, T).
+            past_key_values: cache that records keys and values; None for no cache.
+            lengths: number of tokens of each text.
+            pause: checkpoint callback, called in every layer.
+        """
+        tiles = text_tiles(lengths, self._dtype)
+        attention = TiledAttention(past_key_values, lambda _layer, _window: tiles, pause)
+        hidden_1TD = self._decoder.states(input_ids, position_ids, attention)
+        return BaseModelOutputWithPast(last_hidden_state=hidden_1TD)
+
+    def _tiles(
+        self, size: int, held: int, mask: Any, first: int
+    ) -> Callable[[int, int | None], Sequence[Tile]]:
+        """Return the function from a layer and its window to the tiles of the attention."""
+
+        @memoised
+        def made(window: int | None, start: int) -> list[Tile]:
+            seen = _seen(mask, size, held, window)
+            if seen is None:
+                return causal_tiles(size, held, window, self._dtype, first=start)
+            return masked_tiles(seen, self._dtype, first=start)
+
+        return lambda layer, window: made(window, first if layer == self._last else 0)
+
+    def _output(self, hidden_BSD: Tensor, cache: Any) -> Any:
+        head = self._decoder.weights.head
+        if head is None:
+            return BaseModelOutputWithPast(last_hidden_state=hidden_BSD, past_key_values=cache)
+        return CausalLMOutputWithPast(logits=head(hidden_BSD), past_key_values=cache)
+
+
+def _is_plain_call(cache: Any, use_cache: bool | None, others: Mapping[str, Any]) -> bool:
+    """Return whether the pass has no other options, and a cache that holds every token, or none."""
+    if use_cache and cache is None:
+        return False
+    if any(
+        value is not None and value is not False and name not in _KNOWN
+        for name, value in others.items()
+    ):
+        return False
+    if others.get("return_dict") is False:
+        return False
+    layers = [] if cache is None else cache.layers
+    return all(isinstance(each, UnboundedLayer) or type(each) is DynamicLayer for each in layers)
+
+
+def _is_known_mask(mask: Any, keys: int) -> bool:
+    """Return whether a mask hides padding (B, T) or is boolean (B, 1, Q, T), or one per window."""
+    masks = list(mask.values()) if isinstance(mask, Mapping) else [mask]
+    return all(
+        each is None
+        or (
+            isinstance(each, Tensor)
+            and (each.ndim == 2 or (each.ndim == 4 and each.dtype is torch.bool))
+            and each.shape[-1] == keys
+        )
+        for each in masks
+    )
+
+
+def _seen(mask: Any, size: int, held: int, window: int | None) -> Tensor | None:
+    """Return which keys the queries see (B, Q, T); None for causal attention to all."""
+    if isinstance(mask, Mapping):
+        mask = mask["full_attention" if window is None else "sliding_attention"]
+    if mask is None or (mask.ndim == 2 and bool(mask.all())):
+        return None
+    if mask.ndim == 4:
+        return mask[:, 0]
+    return seen_by_window(size, held, window) & mask.bool()[:, None]
