@@ -10,7 +10,7 @@ the search, reading and placing key/value state. All find the same passages; ``s
 ``token`` read those within the margin of the model alone, a mode joins all in one prompt. ``cold``:
 the files are dropped from the page cache and mapped again; ``warm``: in the page cache; ``hot``: in
 memory. Mode none is the peer: the same model, number format and threads, logits of the last
-position only, no padding.
+position only, no padding. Where other work runs on the machine, compare the least CPU times.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import argparse
 import os
 import statistics
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,14 @@ class Case:
     @property
     def name(self) -> str:
         return self.way if self.way in ("none", "query") else f"{self.way} {self.tier}"
+
+
+@dataclass(frozen=True)
+class Taken:
+    """An answer, and the CPU time of its request in milliseconds."""
+
+    answer: Answer
+    cpu_ms: float
 
 
 def main() -> None:
@@ -90,6 +99,8 @@ HEADER = (
     "prefilled",
     "read again",
     "reused",
+    "least CPU ms",
+    "less CPU than none",
     "least ms",
     "median ms",
     "p95 ms",
@@ -99,7 +110,7 @@ HEADER = (
 
 def measured(
     model: GritLM, size: int, chosen: argparse.Namespace, storage: str, question: str
-) -> dict[str, list[Answer]]:
+) -> dict[str, list[Taken]]:
     """Answers of every case, the cases taking turns."""
     cases = [Case("none", ""), Case("query", ""), Case("sequence", "cold")]
     cases += [Case(way, tier) for tier in ("warm", "hot") for way in CACHED]
@@ -109,7 +120,7 @@ def measured(
     margin = chosen.margin
     with tempfile.TemporaryDirectory() as place:
         fill(model, Path(place) / "store", size, chosen.documents, storage)
-        found: dict[str, list[Answer]] = {case.name: [] for case in cases}
+        found: dict[str, list[Taken]] = {case.name: [] for case in cases}
         with opened(model, place, 0) as warm, opened(model, place, MEMORY) as hot:
             engines = {"": warm, "warm": warm, "hot": hot}
             for turn in range(WARMUPS + chosen.repeats):
@@ -118,11 +129,11 @@ def measured(
                     if slow and turn >= min(WARMUPS, 1) + chosen.fresh_repeats:
                         continue
                     if case.tier == "cold":
-                        answer = cold(model, place, question, many, margin)
+                        taken = cold(model, place, question, many, margin)
                     else:
-                        answer = ask(engines[case.tier], question, case.way, many, margin)
+                        taken = ask(engines[case.tier], question, case.way, many, margin)
                     if turn >= (1 if slow else WARMUPS):
-                        found[case.name].append(answer)
+                        found[case.name].append(taken)
         return found
 
 
@@ -165,9 +176,10 @@ def cold(model: GritLM, place: str, question: str, documents: int, margin: float
 
 def ask(
     engine: RagEngine, question: str, way: str, documents: int, margin: float | None = None
-) -> Answer:
+) -> Taken:
     alone = way in ("sequence", "token")
-    return engine.answer(
+    started = time.process_time()
+    answer = engine.answer(
         question,
         top_k=documents,
         mode="doc" if alone else way,
@@ -176,6 +188,7 @@ def ask(
         filter={"asked": True},
         max_new_tokens=1,
     )
+    return Taken(answer, 1000 * (time.process_time() - started))
 
 
 def words(model: GritLM, tokens: int, skip: int = 0) -> str:
@@ -199,18 +212,25 @@ def header(model: GritLM) -> int:
     return len(ids) + 2
 
 
-def median_ms(answers: Sequence[Answer]) -> float:
-    return statistics.median(answer.trace.milliseconds["first_token"] for answer in answers)
+def first_token_ms(answers: Sequence[Taken]) -> list[float]:
+    return [each.answer.trace.milliseconds["first_token"] for each in answers]
 
 
-def line(name: str, answers: Sequence[Answer], rows: dict[str, list[Answer]]) -> list[str]:
-    taken = [answer.trace.milliseconds["first_token"] for answer in answers]
-    trace = answers[-1].trace
+def median_ms(answers: Sequence[Taken]) -> float:
+    return statistics.median(first_token_ms(answers))
+
+
+def line(name: str, answers: Sequence[Taken], rows: dict[str, list[Taken]]) -> list[str]:
+    taken = first_token_ms(answers)
+    trace = answers[-1].answer.trace
+    least_cpu = {way: min(each.cpu_ms for each in of_way) for way, of_way in rows.items()}
     return [
         name,
-        str(trace.tokens_prefilled),
+        str(trace.tokens_prefilled + trace.tokens_selecting),
         str(trace.tokens_recomputed),
         str(trace.tokens_reused),
+        f"{least_cpu[name]:.0f}",
+        f"{least_cpu['none'] / least_cpu[name]:.1f}x",
         f"{min(taken):.0f}",
         f"{median_ms(answers):.0f}",
         f"{part_of(taken, 0.95):.0f}",

@@ -17,7 +17,7 @@ from gritlm.lm.kv.slot_memory import SlotMemory
 from gritlm.lm.lean import tiles
 from gritlm.lm.lean.linears import packing_pays
 from gritlm.lm.lean.view import lean_forward_of, lean_view
-from gritlm.lm.sampling import make_sampler
+from gritlm.lm.sampling import SamplingParams
 from gritlm.lm.unified import UnifiedLM
 from tests import tiny
 
@@ -163,10 +163,12 @@ def test_greedy_text_is_that_of_the_model(lm):
     greedy = {"max_new_tokens": 24, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
     theirs = lm.causal.generate(prompt, **greedy)
     new = theirs[0, 30:].tolist()
-    answer = complete(lm, prompt[0].tolist(), sampler=make_sampler(), max_new_tokens=24)
+    answer = complete(lm, prompt[0].tolist(), sampler=SamplingParams().sampler(), max_new_tokens=24)
     assert list(answer) == new
     kv = lm.causal_block(prompt[0, :20])
-    answer = complete(lm, prompt[0, 20:].tolist(), kv=kv, sampler=make_sampler(), max_new_tokens=24)
+    answer = complete(
+        lm, prompt[0, 20:].tolist(), kv=kv, sampler=SamplingParams().sampler(), max_new_tokens=24
+    )
     assert list(answer) == new
     inputs = {"input_ids": prompt, "attention_mask": torch.ones_like(prompt)}
     assert torch.equal(hf_generate(lm, inputs, kv=None, **{**greedy, "pad_id": 0}), theirs)
