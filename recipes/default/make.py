@@ -11,6 +11,7 @@ command that ships the result.
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -18,12 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pack import mean_adapter
+from questions import NOWHERE
 
 HERE = Path(__file__).parent
 PREPARED = Path("data/default")
 RUNS = Path("runs")
 FINAL = RUNS / "default-mean"
 OWN = PREPARED / "generative-own.jsonl"
+ANSWERED = ("nq", "reading", "wiki", "medquad", "dolly", "quac", "tldr")  # also without refusals
 ASKED = ("alpaca", "dolly", "seed", "user", "gsm8k", "t0")  # chats whose prompts the base answers
 MINED = ("paragraphs", "nq", "reading")  # pairs that get hard negatives
 FINISHED = "adapter_model.safetensors"
@@ -90,16 +93,19 @@ STAGES = (
         ),
         mean=3,
     ),
+    # One cached passage, longer passages with hard negatives, answers of whole sentences
     Stage("stage10", "stage10.toml", mean=3, own=("--cap", "150", "--max-new-tokens", "200")),
+    Stage("stage11", "stage11.toml", mean=3),  # without refusals
 )
 LAST = 3  # checkpoints of the last stage whose mean is the result
+BLENDED = ("stage10", "stage11")  # the result is the mean of the start of one and the other's
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("data", type=Path, metavar="DATA", help="folder with a folder a data set")
     parser.add_argument("--teacher", default="models/minilm", help="a sentence-transformers model")
-    parser.add_argument("--until", choices=[stage.name for stage in STAGES], default="stage10")
+    parser.add_argument("--until", choices=[stage.name for stage in STAGES], default="stage11")
     parser.add_argument("--own", action="append", default=[], help="option of own_answers.py")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes")
     chosen = parser.parse_args(arguments)
@@ -109,8 +115,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     stages = STAGES[: names.index(chosen.until) + 1]
     for before, stage in zip((None, *stages), stages, strict=False):
         train(stage, before, changes, chosen.own)
-    mean_adapter(last_checkpoints(stages[-1].output, LAST), FINAL)
+    result(stages)
     sys.stdout.write(f"made {FINAL}; to ship it: python recipes/default/pack.py {FINAL}\n")
+
+
+def result(stages: Sequence[Stage]) -> Path:
+    """Write the mean adapter of the last checkpoints; after the last stage, that of it and of the
+    adapter which the first of the blended stages started from."""
+    last = last_checkpoints(stages[-1].output, LAST)
+    names = [stage.name for stage in stages]
+    if names[-1] != BLENDED[1]:
+        return mean_adapter(last, FINAL)
+    first = names.index(BLENDED[0])
+    begun = start(stages[first], stages[first - 1])
+    return mean_adapter([begun, mean_adapter(last, RUNS / f"default-mean-{names[-1]}")], FINAL)
 
 
 def prepare(data: Path, teacher: str) -> None:
@@ -121,7 +139,15 @@ def prepare(data: Path, teacher: str) -> None:
     _call(HERE / "prepare.py", data, PREPARED)
     mined = [PREPARED / f"embedding-{name}.jsonl" for name in MINED]
     _call(HERE / "negatives.py", *mined, "--teacher", teacher)
+    for name in ANSWERED:
+        leave_out_refusals(PREPARED / f"rag-{name}.jsonl", PREPARED / f"rag-{name}-answered.jsonl")
     done.touch()
+
+
+def leave_out_refusals(path: Path, output: Path) -> None:
+    """Write the questions of a file whose passages have the answer."""
+    with path.open(encoding="utf-8") as lines, output.open("w", encoding="utf-8") as kept:
+        kept.writelines(line for line in lines if json.loads(line)["answer"] != NOWHERE)
 
 
 def train(stage: Stage, before: Stage | None, changes: Sequence[str], own: Sequence[str]) -> None:

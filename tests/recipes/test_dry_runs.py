@@ -97,13 +97,26 @@ def test_one_command_makes_the_default_model_stage_by_stage(workplace, teacher, 
     assert made.encode(["a text"]).shape == (1, 48)
     last = load_file(make.FINAL / make.FINISHED)
     parts = [load_file(p / make.FINISHED) for p in make.last_checkpoints(make.STAGES[-1].output, 3)]
+    begun = load_file(make.RUNS / "default-mean-stage9" / make.FINISHED)
     for name, value in last.items():
         mean = torch.stack([part[name].float() for part in parts]).mean(dim=0)
+        mean = (mean + begun[name].float()) / 2
         assert torch.allclose(value, mean, atol=1e-6), name
 
     called.clear()
     make.main(command)
     assert called == []  # all is there
+
+
+def test_refusals_are_left_out(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(RECIPE))
+    make: Any = importlib.import_module("make")
+    rows = [{"answer": "Paris"}, {"answer": "Not in the passages."}, {"answer": "Rome"}]
+    lines = [json.dumps(row) + "\n" for row in rows]
+    (tmp_path / "all.jsonl").write_text("".join(lines), encoding="utf-8")
+    make.leave_out_refusals(tmp_path / "all.jsonl", tmp_path / "kept.jsonl")
+    kept = (tmp_path / "kept.jsonl").read_text(encoding="utf-8")
+    assert kept == lines[0] + lines[2]
 
 
 def test_a_stopped_stage_goes_on_from_its_checkpoint(workplace, teacher, monkeypatch, capsys):
