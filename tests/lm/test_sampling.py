@@ -243,6 +243,8 @@ def test_a_chat_takes_sampling_parameters_and_overrides(grit: GritLM):
     assert grit.chat("Hello", sampling=params, seed=5) != text
     with pytest.raises(UnknownArgumentError, match="did you mean 'temperature'"):
         grit.chat("Hello", temprature=1)
+    with pytest.raises(InputError, match="the token id 400; expected 0 to 399"):
+        grit.chat("Hello", logit_bias={400: 1.0})
     with pytest.raises(InputError, match="reports no log-probabilities"):
         grit.chat("Hello", sampling=SamplingParams(logprobs=1))
 

@@ -156,6 +156,24 @@ def test_a_prompt_may_come_back_alone(live: Served):
     assert (choice.text, choice.logprobs, choice.finish_reason) == (STORY, None, "length")
 
 
+def test_prompts_with_log_probabilities_have_a_bound(live: Served):
+    body = {"prompt": [[5] * 500] * 9, "n": 16, "max_tokens": 0, "echo": True, "logprobs": 1}
+    response = live.http.post(COMPLETE, json=body)
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert error["param"] == "prompt"
+    assert "have 72,000 tokens, with echo and logprobs at most 65,536" in error["message"]
+
+
+def test_a_long_response_is_built_beside_the_event_loop(live: Served):
+    ids = [[5 + number] * 500 for number in range(4)]
+    choices = completed(live, ids, logprobs=1).choices
+    assert [len(choice.logprobs.tokens) for choice in choices] == [500] * 4
+    assert [choice.logprobs.tokens[0] for choice in choices] == [
+        live.service.token_texts.of(5 + number) for number in range(4)
+    ]
+
+
 def test_no_tokens_without_echo_are_refused(live: Served):
     error = live.http.post(COMPLETE, json={"prompt": "a", "max_tokens": 0}).json()["error"]
     assert error["param"] == "max_tokens"

@@ -311,6 +311,7 @@ class GritLM:
         output_format = OutputFormat.of(response_format or {"type": "text"})
         if output_format is not None:
             params = replace(params, mask=self.grammar(output_format).start)
+        params.check(self.lm.vocabulary_size)
         ids = self.chat_ids(messages, start=kv is None)
         blocks = own_blocks(self.lm, kv)
         prompt_ids = [*(i for block in blocks for i in block.token_ids.tolist()), *ids]

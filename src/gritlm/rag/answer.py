@@ -151,6 +151,7 @@ def generate(model: GritLM, prepared: PreparedAnswer, sampling: SamplingParams) 
     """
     prompt = prepared.prompt
     trace = prepared.trace
+    sampling.check(model.lm.vocabulary_size)
     end_ids = sampling.all_end_ids(model.end_ids)
     tokens = decode(
         stepper(model.lm, prompt.cache) if prompt.mixed is None else prompt.mixed.step,

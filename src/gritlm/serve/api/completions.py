@@ -26,6 +26,7 @@ from gritlm.serve.strict_json import new_router, stream_of
 
 _DEFAULT_TOKENS = 16  # as in OpenAI's API
 _MOST_PROMPTS = 64
+_MOST_REPORTED = 2**16  # tokens of prompts with log-probabilities: each takes a kilobyte
 
 
 def routes(service: Service) -> APIRouter:
@@ -65,6 +66,7 @@ def routes(service: Service) -> APIRouter:
                 )
                 for tokens in most
             ]
+            _require_reportable(body, sum(map(len, prompts)) * choices)
             requests = generate_requests(
                 prompts,
                 sampling,
@@ -139,6 +141,15 @@ def _echoed(service: Service, body: CompletionRequest, prompts: Sequence[Ids]) -
 def _reports_prompts(body: CompletionRequest) -> bool:
     """Return whether the engine has to report the prompts, which may be all that it reports."""
     return bool(body.echo) and (body.logprobs is not None or body.max_tokens == 0)
+
+
+def _require_reportable(body: CompletionRequest, tokens: int) -> None:
+    if _reports_prompts(body) and tokens > _MOST_REPORTED:
+        raise invalid(
+            f"the prompts of all choices have {tokens:,} tokens, with echo and logprobs at most "
+            f"{_MOST_REPORTED:,} are taken; send fewer prompts",
+            param="prompt",
+        )
 
 
 def _require_sizes(body: CompletionRequest) -> None:

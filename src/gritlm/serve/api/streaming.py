@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from asyncio import to_thread
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from gritlm.serve.http.logging import REQUEST_ID
 log = logging.getLogger(__name__)
 
 DONE = b"data: [DONE]\n\n"
+_MANY_LOGPROBS = 1024  # tokens of a response that is built next to the event loop
 
 
 @dataclass
@@ -160,7 +162,9 @@ async def as_whole(
         builder.note(event)
         if isinstance(event, OutputDelta):
             parts[index].take(event)
-    return json_response(dialect.whole(builder.whole(parts, tally)))
+    if sum(len(part.logprobs) for part in parts) < _MANY_LOGPROBS:
+        return json_response(dialect.whole(builder.whole(parts, tally)))
+    return await to_thread(lambda: json_response(dialect.whole(builder.whole(parts, tally))))
 
 
 async def as_stream(
