@@ -148,6 +148,7 @@ def test_rows_of_unequal_length_are_plain_prompts(lm, tile):
 @torch.inference_mode()
 def test_steps_over_slots_are_plain_prompts(lm):
     texts = [ids(1, size, seed=size)[0] for size in (23, 5, 14, 15)]
+    assert lean_forward_of(lm.stepping) is not None
     memory = SlotMemory(lm, 6, 32)
     slots = [0, 1, 3, 5]
     for slot, text in zip(slots, texts, strict=True):

@@ -1,8 +1,9 @@
 """Views of the causal model for fast decoding (one-token steps).
 
-On a CPU, a step multiplies a single row by every weight, so it is bound by memory bandwidth. oneDNN
-reads weights in its own layout about twice as fast as plain ones (measured in docs/log.md). The
-packed copy needs the memory of the weights again and is created at the first generated token.
+On a CPU, models that the lean pass knows (:mod:`gritlm.lm.lean`) have that one. For others, a step
+multiplies a single row by every weight, so it is bound by memory bandwidth. oneDNN reads weights in
+its own layout about twice as fast as plain ones (measured in docs/log.md). The packed copy, which
+the lean pass has too, needs the memory of the weights again and is created at the first use.
 
 On a GPU, a step is bound by kernel launches: a compiled step replays a CUDA graph.
 """
