@@ -77,13 +77,12 @@ def test_every_field_of_the_official_client_is_known():
     from openai.types.chat import completion_create_params as chat
 
     unknown = {"audio", "moderation", "web_search_options"}  # services that are not here
-    functions = {"functions", "function_call"}  # replaced by tools
     for theirs, ours in (
         (chat.CompletionCreateParamsBase, ChatCompletionRequest),
         (completion.CompletionCreateParamsBase, CompletionRequest),
         (embedding.EmbeddingCreateParams, EmbeddingsRequest),
     ):
-        assert set(theirs.__annotations__) - set(ours.model_fields) <= unknown | functions
+        assert set(theirs.__annotations__) - set(ours.model_fields) <= unknown
 
 
 def test_hints_inside_of_messages_are_named_once(live: Served):
@@ -157,6 +156,11 @@ def test_the_own_api_refuses_unknown_fields_on_every_server(live: Served):
 
 
 def test_fields_that_would_change_the_answer_are_refused_by_name(live: Served):
-    for field in ({"chat_template": "{{ 1 }}"}, {"continue_final_message": True}):
+    for field in (
+        {"chat_template": "{{ 1 }}"},
+        {"continue_final_message": True},
+        {"functions": [{"name": "look_up"}]},
+        {"function_call": "auto"},
+    ):
         error = live.http.post(CHAT, json=SHORT | field).json()["error"]
         assert (error["code"], error["param"]) == ("unsupported_value", *field)

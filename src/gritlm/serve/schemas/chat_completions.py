@@ -62,6 +62,13 @@ NoCall = Annotated[
 ]
 
 
+NoFunction = Annotated[
+    None,
+    null_only("this server knows the newer fields; send tools and tool_choice"),
+    Field(description="Only null: send tools and tool_choice."),
+]
+
+
 class TextPart(RequestModel):
     type: Annotated[
         str,
@@ -205,6 +212,8 @@ class ChatCompletionRequest(SamplingFields, StructuredRequest):
     cache_control: Hint = None
     modalities: Annotated[list[str], Field(fail_fast=True), only(["text"])] | None = None
     chat_template: Null = None
+    functions: NoFunction = None
+    function_call: NoFunction = None
     continue_final_message: Off | None = None
     tools: Tools | None = None
     tool_choice: ToolChoiceOption | None = None
