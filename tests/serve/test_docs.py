@@ -100,13 +100,15 @@ def test_variables_that_are_named_exist(path):
 
 
 def test_the_examples_that_are_shown_run(tmp_path: Path):
-    (code,) = re.findall(r"^```python\n(.*?)^```$", TEXT, re.M | re.S)
+    code = "".join(re.findall(r"^```python\n(.*?)^```$", TEXT, re.M | re.S))
     (curls,) = re.findall(r"^```bash\n(.*?)^```$", TEXT, re.M | re.S)
     with serving(tmp_path, store=True, names=("gritlm",)) as address:
         here: dict[str, Any] = {}
         exec(compile(code.replace("http://127.0.0.1:8000", address), "serving.md", "exec"), here)
         here["client"].close()
         assert len(here["query"].data[0].embedding) == 48
+        assert isinstance(here["found"].choices[0].message.parsed, here["Person"])
+        assert here["call"].function.name == "weather"
         for path, body in re.findall(r"curl http://[^/]+(\S+).*?-d '(.*?)'\n", curls, re.S):
             answer = httpx.post(address + path, json=json.loads(body))
             assert answer.status_code == 200, answer.text
