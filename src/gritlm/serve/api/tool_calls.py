@@ -14,7 +14,7 @@ from gritlm.printable import excerpt
 from gritlm.serve.errors import invalid
 from gritlm.serve.ignored_fields import ignore
 from gritlm.serve.schemas.chat_completions import ChatCompletionRequest, RequestMessage
-from gritlm.serve.schemas.tools import ToolDefinition
+from gritlm.serve.schemas.tools import ToolChoiceField, ToolDefinition
 
 
 def tools_of(body: ChatCompletionRequest) -> tuple[tuple[Tool, ...], ToolChoice | None]:
@@ -24,11 +24,11 @@ def tools_of(body: ChatCompletionRequest) -> tuple[tuple[Tool, ...], ToolChoice 
         ApiError: for invalid tools, or a choice that does not fit them.
     """
     tools = tuple(_tool(each) for each in body.tools or ())
-    option = body.tool_choice
-    function = None if option is None else option.function
-    choice = "auto" if option is None else option.type if function is None else function.name
-    if choice == "function":
+    option = body.tool_choice or ToolChoiceField(type="auto")
+    named = option.function if option.type == "function" else None
+    if option.type == "function" and named is None:
         raise invalid("'tool_choice.function' is missing", param="tool_choice.function")
+    choice = option.type if named is None else named.name
     try:
         require_tools(tools)
     except InputError as error:
@@ -37,7 +37,7 @@ def tools_of(body: ChatCompletionRequest) -> tuple[tuple[Tool, ...], ToolChoice 
     if not tools and body.parallel_tool_calls is not None:
         ignore("parallel_tool_calls")
     try:
-        calls = chosen(tools, choice, named=function is not None, parallel=parallel)
+        calls = chosen(tools, choice, named=named is not None, parallel=parallel)
     except InputError as error:
         raise invalid(f"'tool_choice': {error}", param="tool_choice") from None
     return (tools, calls) if calls is not None else ((), None)
