@@ -284,6 +284,22 @@ def nested(depth: int) -> dict[str, Any]:
     return schema
 
 
+@pytest.mark.parametrize(
+    "response_format",
+    [
+        schema_of({"const": -(2**63)}),
+        schema_of({"enum": [-(2**63) + 1, "a"]}),
+        schema_of({"type": "integer", "minimum": -1e19, "maximum": -9.3e18}),
+        {"type": "grammar", "grammar": 'start: %json {"const": -9223372036854775808}'},
+    ],
+)
+def test_a_number_at_which_the_library_would_crash_is_refused(
+    grit: GritLM, response_format: dict[str, Any]
+):
+    with pytest.raises(InputError, match="has the number -"):
+        grit.grammar(response_format)
+
+
 BOMBS = {
     "values": schema_of({"enum": [f"value {n}" for n in range(100_000)]}),
     "depth": schema_of(nested(400)),

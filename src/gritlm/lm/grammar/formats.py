@@ -7,6 +7,7 @@ compiles: https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,10 @@ from gritlm.lm.grammar.closed_schemas import closed
 
 MAX_SOURCE = 131_072  # characters of a schema, an expression or a grammar
 MAX_CHOICES = 4096
+
+# llguidance 1.9 overflows its stack, which ends the process, at integers next to -2**63.
+_LEAST = -(2.0**62)
+_NEGATIVE = re.compile(r"-\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
 
 # One space after a comma or colon is optional, and there is no other whitespace between tokens: a
 # model cannot fill its answer with it.
@@ -35,6 +40,12 @@ class OutputFormat:
     def __post_init__(self) -> None:
         if len(self.lark) > MAX_SOURCE + 1024:
             raise too_large("the grammar", len(self.lark))
+        for number in _NEGATIVE.findall(self.lark):
+            if float(number) < _LEAST:
+                raise InputError(
+                    f"the output format has the number {one_line(number, limit=40)}; expected at "
+                    f"least {_LEAST:.1e}"
+                )
 
     @classmethod
     def json_object(cls) -> OutputFormat:
