@@ -18,7 +18,7 @@ from gritlm.serve.api import (
     operations,
     rerank,
 )
-from gritlm.serve.dialects import cohere, tei, vllm
+from gritlm.serve.dialects import anthropic, cohere, ollama, ollama_models, responses, tei, vllm
 from gritlm.serve.documents import routes as document_routes
 from gritlm.serve.documents.rag_chat import chat_creator
 from gritlm.serve.http.access_log import RequestContext
@@ -52,7 +52,10 @@ def create_app(service: Service) -> FastAPI:
     errors.install_handlers(app)
     create_chat = chat_creator(service, app.state.documents)
     app.include_router(chat_completions.routes(create_chat))
-    for dialect in (cohere, tei, vllm):
+    app.include_router(responses.routes(create_chat))
+    for chats in (anthropic, ollama):
+        app.include_router(chats.routes(service, create_chat))
+    for dialect in (cohere, ollama_models, tei, vllm):
         app.include_router(dialect.routes(service))
     for part in (completions, embeddings, rerank, models, operations):
         app.include_router(part.routes(service))

@@ -14,7 +14,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gritlm.printable import excerpt
 from gritlm.serve.errors import ApiError
+from gritlm.serve.http.paths import OLLAMA
 
+JSON = b"application/json"
 POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -129,6 +131,8 @@ class RequireOwnPage:
         self._origins = frozenset(origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and _is_untyped_ollama(scope):
+            scope = {**scope, "headers": [*scope["headers"], (b"content-type", JSON)]}
         error = self._problem(scope) if scope["type"] == "http" else None
         if error is None:
             await self.app(scope, receive, send)
@@ -160,6 +164,19 @@ class RequireOwnPage:
     def _allows(self, origin: str, host: str) -> bool:
         own = origin.partition("://")[2].lower()
         return bool(own and own == host.strip().lower()) or bool({origin, "*"} & self._origins)
+
+
+def _is_untyped_ollama(scope: Scope) -> bool:
+    """Return whether a body on a path of Ollama's API has no type, as some of its clients send it.
+
+    A web page of another origin is refused by its origin, which browsers send with every body.
+    """
+    headers = Headers(scope=scope)
+    return (
+        scope["path"].startswith(OLLAMA)
+        and "content-type" not in headers
+        and "origin" not in headers
+    )
 
 
 def has_body(headers: Headers) -> bool:
