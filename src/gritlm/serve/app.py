@@ -55,6 +55,7 @@ def create_app(service: Service) -> FastAPI:
     app.include_router(responses.routes(create_chat))
     for chats in (anthropic, ollama):
         app.include_router(chats.routes(service, create_chat))
+    app.include_router(ollama.embedding_routes(service))
     for dialect in (cohere, ollama_models, tei, vllm):
         app.include_router(dialect.routes(service))
     for part in (completions, embeddings, rerank, models, operations):

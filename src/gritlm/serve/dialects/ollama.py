@@ -48,7 +48,7 @@ _LINES: dict[int | str, dict[str, Any]] = {
 
 
 def routes(service: Service, create: CreateChat) -> APIRouter:
-    """Return the routes of Ollama's API that use the model."""
+    """Return the routes of Ollama's API that generate text."""
     router = new_router(error=OllamaError, tags=["ollama"])
 
     @router.post(
@@ -72,6 +72,13 @@ def routes(service: Service, create: CreateChat) -> APIRouter:
         if turns and body.system:
             turns.insert(0, {"role": "system", "content": body.system})
         return await _generate(service, create, body, "generate", {"messages": turns})
+
+    return router
+
+
+def embedding_routes(service: Service) -> APIRouter:
+    """Return the routes of Ollama's API that embed."""
+    router = new_router(error=OllamaError, tags=["ollama"])
 
     @router.post(OLLAMA_EMBED, response_model=OllamaEmbedResponse, summary="Embed (Ollama)")
     async def embed(body: OllamaEmbedRequest) -> Response:
