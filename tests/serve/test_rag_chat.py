@@ -94,6 +94,14 @@ def test_a_follow_up_is_searched_with_the_turns_before_it(live: Served):
     assert found.usage.completion_tokens <= 4
 
 
+def test_a_conversation_that_does_not_fit_the_model_is_left_out_of_the_search(live: Served):
+    before = {"role": "user", "content": "x7" * 499}
+    found = live.openai.chat.completions.create(
+        model=RAG, messages=[before, {"role": "assistant", "content": "."}, USER], max_tokens=1
+    )
+    assert found.rag["query"] == QUESTION
+
+
 def test_only_the_end_of_a_long_conversation_is_searched_with():
     assert search_text(["a" * 600, "b" * 600, "c" * 400, "d" * 5000]) == "\n".join(
         ["b" * 600, "c" * 400, "d" * 5000]

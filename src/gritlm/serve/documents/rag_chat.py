@@ -23,7 +23,7 @@ from gritlm.serve.api.text_generation import respond, sampling_params, wants_usa
 from gritlm.serve.documents.document_store import RunningAnswer, answer_options
 from gritlm.serve.documents.routes import require_store
 from gritlm.serve.engine.requests import EngineEvent, OutputDelta
-from gritlm.serve.errors import invalid
+from gritlm.serve.errors import ApiError, invalid
 from gritlm.serve.schemas.chat_completions import ChatCompletionRequest, RequestMessage
 from gritlm.serve.schemas.rag_options import AnswerFields
 from gritlm.serve.service import Service
@@ -67,7 +67,7 @@ async def _answer(
         body.rag or AnswerFields.model_validate({}), await _sampling(service, body)
     )
     texts = conversation_of(body.messages)
-    query = search_text(texts)
+    query = await _fitting_search_text(service, texts)
     question = "\n\n".join([*_instructions(body.messages), texts[-1]])
     group, answer = await documents.begin(service, endpoint, question, options, search=query)
     builder = RagChatResponseBuilder(
@@ -120,6 +120,17 @@ def search_text(texts: Sequence[str]) -> str:
             break
         joined.insert(0, text)
     return "\n".join(joined)
+
+
+async def _fitting_search_text(service: Service, texts: Sequence[str]) -> str:
+    """Return the text to search passages for; the last message alone if the model takes no more."""
+    joined = search_text(texts)
+    with service.scheduler.reserve():
+        try:
+            await service.run_in_worker_thread(service.prompts.question, joined)
+        except ApiError:
+            return texts[-1]
+    return joined
 
 
 class RagChatResponseBuilder(ChatResponseBuilder):
