@@ -101,7 +101,7 @@ class MessageDialect:
         return _event("content_block_delta", index=self._blocks, delta=delta)
 
 
-def _event(name: str, **fields: Any) -> bytes:
+def _event(name: str, /, **fields: Any) -> bytes:
     return named_event(name, {"type": name, **fields})
 
 

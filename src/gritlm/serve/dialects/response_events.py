@@ -157,16 +157,16 @@ class ResponseDialect:
             **self._settings,
         }
 
-    def _part(self, name: str, **fields: Any) -> bytes:
+    def _part(self, name: str, /, **fields: Any) -> bytes:
         """Return an event about the text of the open message."""
         return self._of_item(name, content_index=0, **fields)
 
-    def _of_item(self, name: str, **fields: Any) -> bytes:
+    def _of_item(self, name: str, /, **fields: Any) -> bytes:
         """Return an event about the last item."""
         place = {"item_id": self._items[-1]["id"], "output_index": len(self._items) - 1}
         return self._event(name, **place, **fields)
 
-    def _event(self, name: str, **fields: Any) -> bytes:
+    def _event(self, name: str, /, **fields: Any) -> bytes:
         number = self._number
         self._number += 1
         return named_event(name, {"type": name, "sequence_number": number, **fields})
