@@ -155,9 +155,9 @@ def test_a_request_counts_before_it_is_tokenized(
     served = serve(ServerConfig(port=0), Limits(max_num_seqs=1, max_waiting=1))
     go_on, tokenize = threading.Event(), served.service.prompts.chat_ids
 
-    def slow(messages: Any) -> Any:
+    def slow(*arguments: Any) -> Any:
         go_on.wait(SOON_S)
-        return tokenize(messages)
+        return tokenize(*arguments)
 
     monkeypatch.setattr(served.service.prompts, "chat_ids", slow)
     with ThreadPoolExecutor(1) as pool:
