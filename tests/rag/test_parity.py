@@ -61,4 +61,4 @@ def test_in_bfloat16_the_default_model_holds_and_unmoved_keys_do_not(
     assert found.difference < 0.8 * found.tolerance
     monkeypatch.setattr(RopeTable, "rotate", lambda self, key, shift: key)
     unmoved = reuse_check.check(model.lm, bos=bos, causal=causal)
-    assert unmoved.difference > 1.2 * found.tolerance
+    assert unmoved.difference > 1.1 * found.tolerance

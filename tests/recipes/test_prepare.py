@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import importlib
 import json
 import re
 import subprocess
@@ -150,8 +151,10 @@ def test_some_questions_are_not_answered_in_their_passages(prepared):
 
 
 @needs_data
-def test_the_stages_name_only_files_that_are_written(prepared):
+def test_the_stages_name_only_files_that_are_written(prepared, monkeypatch):
+    monkeypatch.syspath_prepend(str(RECIPE))
     written = {path.name for path in prepared.iterdir()} | {"generative-own.jsonl"}
+    written |= {f"rag-{name}-answered.jsonl" for name in importlib.import_module("make").ANSWERED}
     for path in RECIPE.glob("stage*.toml"):
         told = config.read(path, TrainConfig)
         sources = (*told.data.embedding, *told.data.generative, *told.data.rag)
