@@ -26,8 +26,8 @@ from gritlm.lm.unified import UnifiedLM
 # Of the spread (standard deviation) of the logits. Half precision rounds at every layer: the
 # default model in bfloat16 has 0.06 (causal blocks 0.05), with unmoved keys 0.15 (0.11).
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.09, torch.float16: 0.03}
-# Single prompts in bfloat16 may round to 0.9; a wrong model is wrong for every prompt. The quartile of
-# eight prompts comes as near to the tolerance as 0.073.
+# Single prompts in bfloat16 may round to 0.9; a wrong model is wrong for every prompt. The quartile
+# of eight prompts comes as near to the tolerance as 0.073.
 _PROMPTS = 16
 _PROMPTS_EXACT = 1
 _LENGTHS = (24, 17, 9)  # tokens of the two parts and of the tail of a prompt
