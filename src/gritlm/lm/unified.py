@@ -202,7 +202,7 @@ class UnifiedLM:
         """Return the fastest causal view for a number of tokens per text; for inference only."""
         if self._has_fast_view(tokens):
             return self._derived("causal", _fast_causal)
-        return self.decoding if tokens == 1 else self.causal
+        return self.decoding if tokens == 1 and not self._has_dropout else self.causal
 
     @property
     def decoding(self) -> Any:
@@ -233,11 +233,17 @@ class UnifiedLM:
 
     def _has_fast_view(self, tokens: int) -> bool:
         """Return whether a view of the decoding view is faster for a number of tokens."""
-        if self.compiled or self.causal.device.type != "cpu":
+        if self.compiled or self.causal.device.type != "cpu" or self._has_dropout:
             return False
         # In float32 the kernels of torch are as fast for many tokens.
         lean = self.dtype == torch.bfloat16 and lean_forward_of(self.decoding) is not None
         return tokens <= FEW or lean
+
+    @property
+    def _has_dropout(self) -> bool:
+        """Whether attention is dropped at random, as in training; views for inference drop none."""
+        trains = self.bidirectional.training or self.causal.training
+        return trains and bool(getattr(self.config, "attention_dropout", 0.0))
 
     def _derived(self, name: str, make: Callable[[Any], Any]) -> Any:
         """Return a view of the decoding view, made again after a change of the weights."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import mteb
+import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict
 
@@ -39,7 +40,8 @@ def test_a_name_of_mteb_is_measured_as_the_same_rows_in_a_folder(model, tmp_path
     own = mteb_run.measure(model, folders.sts(tmp_path))
     found = mteb_run.measure(model, "STSBenchmark")
     assert (found.score, found.pairs, found.metric) == (own.score, own.pairs, "cosine_spearman")
-    assert mteb_run.measure(model, "STSBenchmark", limit=4).pairs == own.pairs[:4]
+    few = mteb_run.measure(model, "STSBenchmark", limit=4).pairs
+    assert few == pytest.approx(np.array(own.pairs[:4]), abs=1e-6)  # other texts in the batch
 
 
 def test_retrieval_in_the_older_form_is_read_and_cut(model, tmp_path, sends):

@@ -152,3 +152,17 @@ def test_the_version_of_untouched_weights_stays():
     with torch.inference_mode():
         model(PROMPT)
     assert version.current() == first
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_dropout_of_training_is_not_left_out(trains):
+    """Two passes of a model that is trained with dropout differ, also without gradients."""
+    lm = UnifiedLM(tiny.model("llama", attention_dropout=0.5))
+    for view in (lm.causal, lm.bidirectional):
+        view.train(trains)
+    ids_1L = torch.arange(5, 25)[None]
+    with torch.inference_mode():
+        one, other = (lm.logits(ids_1L) for _ in range(2))
+        text, again = (lm.hidden_packed(ids_1L[0], [20]) for _ in range(2))
+    assert torch.equal(one, other) is not trains
+    assert torch.equal(text, again) is not trains
