@@ -105,7 +105,8 @@ def test_settings_come_from_the_environment_and_ctrl_c_ends_it(
     models = httpx.get(
         f"{served.url}/v1/models", headers={"Authorization": "Bearer open sesame"}
     ).json()
-    assert [(each["id"], each["max_model_len"]) for each in models["data"]] == [("my model", 100)]
+    names = [(each["id"], each["max_model_len"]) for each in models["data"]]
+    assert names == [("my model", 100), ("my model:rag", 100)]
     assert models["data"][0]["documents"] is True
     assert served.end(signal.SIGINT) == 0
     assert "serves my model at http://127.0.0.1:" in served.said

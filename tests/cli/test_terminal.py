@@ -196,6 +196,12 @@ def test_info_prints_escapes(on_a_terminal, hostile_model):
     refused_nothing(on_a_terminal("info", "--model", f"{HOSTILE}/none"))
 
 
+def test_export_prints_escapes(on_a_terminal, hostile_model, tmp_path):
+    to = (str(tmp_path / NAME),)
+    assert r"\x1b" in refused_nothing(on_a_terminal("export", *to, *hostile_model))
+    refused_nothing(on_a_terminal("export", *to, "--model", f"{HOSTILE}/none"))
+
+
 def test_data_check_and_mine_print_escapes(on_a_terminal, hostile_model, files, tmp_path):
     model = hostile_model[:2]
     shown = refused_nothing(

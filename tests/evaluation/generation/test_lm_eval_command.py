@@ -51,6 +51,7 @@ def likelihood(model: GritLM, context: str, continuation: str) -> float:
     return sum(float(logits[place - 1, ids[0, place]]) for place in range(before, ids.shape[1]))
 
 
+@pytest.mark.filterwarnings("ignore:The distutils package is deprecated:DeprecationWarning")
 def test_the_command_of_lm_eval_measures_a_folder(folder, tasks, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
     words = ["--tasks", "tiny_choice", "--include_path", str(tasks), "--device", "cpu"]
