@@ -84,17 +84,15 @@ def _formats(body: StructuredRequest) -> dict[str, MakeFormat]:
     if body.response_format is not None and body.response_format.type != "text":
         found["response_format"] = partial(_openai_format, body.response_format)
     if body.structured_outputs is not None:
-        outputs = body.structured_outputs
-        found |= {f"structured_outputs.{k}": make for k, make in _vllm_formats(outputs).items()}
-    if body.guided_json is not None:
-        found["guided_json"] = partial(_schema, body.guided_json)
-    if body.guided_regex is not None:
-        found["guided_regex"] = partial(OutputFormat.regex, body.guided_regex)
-    if body.guided_choice is not None:
-        found["guided_choice"] = partial(OutputFormat.choice, body.guided_choice)
-    if body.guided_grammar is not None:
-        found["guided_grammar"] = partial(OutputFormat.grammar, body.guided_grammar)
-    return found
+        asked = _vllm_formats(body.structured_outputs)
+        found |= {f"structured_outputs.{name}": make for name, make in asked.items()}
+    guided = StructuredOutputs.model_construct(
+        json_=body.guided_json,
+        regex=body.guided_regex,
+        choice=body.guided_choice,
+        grammar=body.guided_grammar,
+    )
+    return found | {f"guided_{name}": make for name, make in _vllm_formats(guided).items()}
 
 
 def _vllm_formats(outputs: StructuredOutputs) -> dict[str, MakeFormat]:
