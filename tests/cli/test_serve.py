@@ -19,6 +19,7 @@ from gritlm.cli.app import create_app
 from gritlm.cli.commands import serve as command
 from gritlm.cli.commands.serve import LimitOptions, ListenOptions
 from gritlm.distribution import install_hint
+from gritlm.serve.stores import Stores
 from tests.cli.conftest import Start
 
 CHAT = {"messages": [{"role": "user", "content": "Hello"}], "temperature": 0, "max_tokens": 60}
@@ -174,7 +175,7 @@ def test_a_missing_library_names_the_extra(
 
 def test_an_address_that_others_reach_without_a_key_warns(capsys: pytest.CaptureFixture[str]):
     class Service:
-        has_documents, budget = False, 512
+        stores, budget = Stores({}), 512
         scheduler = type(
             "", (), {"max_model_len": 9, "stats": lambda _: type("", (), {"slots": 1})}
         )()

@@ -12,7 +12,7 @@ from gritlm import GritLM
 from gritlm.integrations import RagClient
 from gritlm.rag import RagEngine
 from gritlm.serve.config import ServerConfig
-from gritlm.serve.server import StoreAt
+from gritlm.serve.stores import StoreAt
 from tests import tiny
 from tests.rag.conftest import TEXTS
 from tests.serve.conftest import served
@@ -47,5 +47,5 @@ def client(grit: GritLM, tmp_path_factory: pytest.TempPathFactory) -> Iterator[R
     with RagEngine.open(folder, grit) as opened:
         opened.add(ROWS)
     settings = ServerConfig(port=0, api_keys=("secret",))
-    with served(grit, settings, store=StoreAt(folder)) as found:
+    with served(grit, settings, None, StoreAt(folder)) as found:
         yield RagClient(found.url, api_key="secret")

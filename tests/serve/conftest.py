@@ -17,8 +17,9 @@ from gritlm import GritLM
 from gritlm.lm.hub.model_config import ModelSettings as ModelSettings
 from gritlm.serve.config import ServerConfig
 from gritlm.serve.engine.limits import Limits
-from gritlm.serve.server import Server, StoreAt, bind, running
+from gritlm.serve.server import Server, bind, running
 from gritlm.serve.service import Service
+from gritlm.serve.stores import StoreAt
 from tests import tiny
 
 LENGTH = 512  # tokens that the tiny model takes
@@ -46,12 +47,12 @@ def served(
     model: GritLM,
     settings: ServerConfig,
     limits: Limits | None = None,
-    store: StoreAt | None = None,
+    *stores: StoreAt,
 ) -> Iterator[Served]:
     """A server in a thread; it has ended afterwards."""
     where: Queue[str] = Queue()
     sock = bind(settings)
-    with running(model, settings, limits or Limits(max_num_seqs=4), store) as service:
+    with running(model, settings, limits or Limits(max_num_seqs=4), stores) as service:
         server = Server(service, where.put)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, name="uvicorn")
         thread.start()
@@ -100,7 +101,7 @@ def live(grit: GritLM, store_folder: Path) -> Iterator[Served]:
     settings = ServerConfig(
         port=0, names=("tiny", "small"), max_body_bytes=2**20, allow_token_ids=True
     )
-    with served(grit, settings, store=StoreAt(store_folder)) as found:
+    with served(grit, settings, None, StoreAt(store_folder)) as found:
         documents = [{"id": name, "text": text} for name, text in TEXTS.items()]
         found.http.post("/v1/rag/documents", json={"documents": documents}).raise_for_status()
         yield found

@@ -14,7 +14,7 @@ import pytest
 from gritlm import GritLM
 from gritlm.prompts import gritlm_instruction
 from gritlm.serve.config import ServerConfig
-from gritlm.serve.server import StoreAt
+from gritlm.serve.stores import StoreAt
 from tests import tiny
 from tests.serve.conftest import LENGTH, TEXTS, ModelSettings, Served, served
 
@@ -41,7 +41,7 @@ def live(oracle: GritLM, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     """A server with a store of ``TEXTS``."""
     model = GritLM(oracle.source, dtype="float32", device="cpu")
     store = StoreAt(tmp_path_factory.mktemp("store") / "documents")
-    with served(model, ServerConfig(port=0, names=("tiny", "small")), store=store) as found:
+    with served(model, ServerConfig(port=0, names=("tiny", "small")), None, store) as found:
         documents = [{"id": name, "text": text} for name, text in TEXTS.items()]
         found.http.post("/v1/rag/documents", json={"documents": documents}).raise_for_status()
         yield found

@@ -15,7 +15,7 @@ from gritlm.lm.hub.model_config import FusionSettings, ModelSettings
 from gritlm.rag.answer import Answer
 from gritlm.rag.engine import RagEngine
 from gritlm.serve.config import ServerConfig
-from gritlm.serve.server import StoreAt
+from gritlm.serve.stores import StoreAt
 from tests import tiny
 from tests.serve.conftest import LENGTH, TEXTS, Served, served
 
@@ -58,7 +58,7 @@ def library(calibrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def server(calibrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     model = GritLM(calibrated, dtype="float32", device="cpu")
     store = StoreAt(tmp_path_factory.mktemp("served") / "store")
-    with served(model, ServerConfig(port=0), store=store) as found:
+    with served(model, ServerConfig(port=0), None, store) as found:
         documents = [{"id": name, "text": text} for name, text in TEXTS.items()]
         found.http.post("/v1/rag/documents", json={"documents": documents}).raise_for_status()
         yield found

@@ -17,7 +17,7 @@ import pytest
 from gritlm import GritLM
 from gritlm.serve.config import ServerConfig
 from gritlm.serve.engine.limits import Limits
-from gritlm.serve.server import StoreAt
+from gritlm.serve.stores import StoreAt
 from tests.serve.conftest import TEXTS, Served, served
 
 TALK = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]

@@ -23,7 +23,7 @@ from gritlm.serve.engine.errors import OverloadedError, TooManyTokensError
 from gritlm.serve.engine.limits import Limits
 from gritlm.serve.engine.queue import QueuedRequest, RequestQueue
 from gritlm.serve.schemas import rag
-from gritlm.serve.server import StoreAt
+from gritlm.serve.stores import StoreAt
 from tests.serve.asking import Asked, endless, held, scheduled, texts_of
 from tests.serve.conftest import TEXTS, Served
 
@@ -356,7 +356,7 @@ def test_large_metadata_of_an_older_store_is_not_read(
     assert {each["id"]: each["metadata"] for each in listed} == found
     (hit,) = fresh.http.post(SEARCH, json={"question": "a", "filter": usual}).json()["data"]
     assert hit["metadata"] == usual
-    library = fresh.service.rag_engine.documents()
+    library = fresh.service.stores.engines["default"].documents()
     assert {each.id: each.metadata for each in library} == {"large": large, "usual": usual}
 
 

@@ -31,7 +31,7 @@ from gritlm.serve.documents import file_reader, uploads
 from gritlm.serve.documents.document_store import RunningAnswer
 from gritlm.serve.engine.errors import OverloadedError
 from gritlm.serve.schemas.rag import AddDocumentsRequest, FileObject
-from gritlm.serve.server import StoreAt
+from gritlm.serve.stores import StoreAt
 from tests.pdfs import slow_pdf
 from tests.serve.conftest import TEXTS, Served
 
@@ -228,7 +228,7 @@ def test_a_slow_file_does_not_hold_up_the_files_of_others(
         slow = pool.submit(
             live.http.post, DOCUMENTS, json={"files": [{"name": "slow.pdf", "data": SLOW}]}
         )
-        documents = live.server.config.app.state.documents  # type: ignore[union-attr]
+        documents = live.server.config.app.state.documents["default"]  # type: ignore[union-attr]
         while not documents._reader._processes:
             sleep(0.01)
         quick = {"files": [{"name": "quick.html", "data": coded("<p>Quick.</p>")}]}

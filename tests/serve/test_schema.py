@@ -20,7 +20,7 @@ from schemathesis.specs.openapi.checks import (
 from gritlm import GritLM
 from gritlm.serve.config import ServerConfig
 from gritlm.serve.engine.limits import Limits
-from gritlm.serve.server import StoreAt
+from gritlm.serve.stores import StoreAt
 from tests.serve.conftest import TEXTS, Served, served
 
 CHECKS = [
@@ -43,6 +43,7 @@ PATHS = [
     ("GET", "/metrics"),
     ("POST", "/v1/rag/documents"),
     ("GET", "/v1/rag/documents"),
+    ("GET", "/v1/rag/stores"),
     ("DELETE", "/v1/rag/documents/{document_id}"),
     ("POST", "/v1/rag/search"),
     ("POST", "/v1/rag/answer"),

@@ -13,7 +13,7 @@ from gritlm import GritLM
 from gritlm.lm.hub.model_config import FusionSettings, ModelSettings
 from gritlm.serve.config import ServerConfig
 from gritlm.serve.engine.limits import Limits
-from gritlm.serve.server import StoreAt
+from gritlm.serve.stores import StoreAt
 from tests import tiny
 from tests.serve.conftest import TEXTS, served
 
@@ -34,8 +34,8 @@ def serving(
     ModelSettings(fusion=FusionSettings(cosine=1.0, margin=2.0)).save(made)
     model = GritLM(made, dtype="float32", device="cpu")
     settings = ServerConfig(port=0, names=names, api_keys=keys)
-    place = StoreAt(folder / "store") if store else None
-    with served(model, settings, Limits(max_num_seqs=2), place) as live:
+    places = [StoreAt(folder / "store")] if store else []
+    with served(model, settings, Limits(max_num_seqs=2), *places) as live:
         if store:
             documents = [{"id": name, "text": text} for name, text in TEXTS.items()]
             added = live.http.post("/v1/rag/documents", json={"documents": documents})

@@ -48,7 +48,7 @@ def create_app(service: Service) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.service = service
-    app.state.documents = _document_api(service)
+    app.state.documents = _document_apis(service)
     errors.install_handlers(app)
     create_chat = chat_creator(service, app.state.documents)
     app.include_router(chat_completions.routes(create_chat))
@@ -67,15 +67,16 @@ def create_app(service: Service) -> FastAPI:
     return app
 
 
-def _document_api(service: Service) -> DocumentApi | None:
-    """Build the handlers of documents, which close with the service; None without a store."""
-    if service.rag_engine is None:
-        return None
+def _document_apis(service: Service) -> dict[str, DocumentApi]:
+    """Build the handlers of each document store, which close with the service."""
+    if not service.stores.engines:
+        return {}
     from gritlm.serve.documents.handlers import DocumentApi
 
-    documents = DocumentApi(service.rag_engine)
-    service.on_close(documents.close)
-    return documents
+    apis = {name: DocumentApi(name, engine) for name, engine in service.stores.engines.items()}
+    for api in apis.values():
+        service.on_close(api.close)
+    return apis
 
 
 def open_paths(service: Service) -> frozenset[str]:

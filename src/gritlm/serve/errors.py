@@ -145,6 +145,64 @@ def no_model(name: str, known: Sequence[str]) -> ApiError:
     )
 
 
+def no_store() -> ApiError:
+    """Return the error for a request about documents, on a server without a store."""
+    return ApiError(
+        404,
+        "This server has no store of documents; start it with: gritlm serve --store FOLDER",
+        code="no_store",
+    )
+
+
+def no_store_for_key() -> ApiError:
+    """Return the error for a request about documents, with a key that may use no store."""
+    return ApiError(
+        404,
+        "This key may use no store of documents; let the operator add one to the key file",
+        code="no_store",
+    )
+
+
+def no_store_named(name: str, known: Sequence[str]) -> ApiError:
+    """Return the error for a store that does not exist, or that the key may not use.
+
+    Args:
+        name: the name in the request.
+        known: names of the stores that the key may use.
+    """
+    choices = f"expected {' or '.join(known)}" if known else "this key may use no store"
+    return ApiError(
+        404,
+        f"There is no store '{excerpt(name, 64)}'; {choices}",
+        code="store_not_found",
+        param="store",
+    )
+
+
+def several_stores(known: Sequence[str]) -> ApiError:
+    """Return the error for a request that names none of several stores."""
+    return invalid(
+        f"'store' is missing; expected {' or '.join(known)}",
+        param="store",
+        code="missing_required_parameter",
+    )
+
+
+def no_right(key: str, right: str) -> ApiError:
+    """Return the error for a key without the right that its request needs.
+
+    Args:
+        key: name of the key.
+        right: name of the right.
+    """
+    return ApiError(
+        403,
+        f"The key '{excerpt(key)}' lacks the right '{right}'; use a key that has it, or let the "
+        "operator add it to the key file",
+        code="missing_right",
+    )
+
+
 def internal(request_id: str) -> ApiError:
     """Return the error for a fault of the server; only the log has its details."""
     return ApiError(

@@ -1,7 +1,8 @@
 """Prometheus metrics, with vLLM's names behind the prefix ``gritlm_``.
 
 The prefix ends with an underscore instead of vLLM's colon, which Prometheus reserves for recording
-rules. The only labels are the route's path and the status, so the number of series is bounded.
+rules. The only labels are the route's path, the status and the name of a store, so the number of
+series is bounded.
 """
 
 from __future__ import annotations
@@ -50,6 +51,15 @@ class Metrics:
         )
         self.queue_time = self._histogram(
             "request_queue_time_seconds", "Seconds from arrival until the model began.", _SECONDS
+        )
+        self.store_requests = self._counter(
+            "rag_requests", "Searches, answers and additions of documents, by store.", "store"
+        )
+        self.store_documents = Counter(
+            "gritlm_rag_documents_added",
+            "Documents that were added or replaced, by store.",
+            ("store",),
+            registry=self._registry,
         )
         self._registry.register(_Gauges(stats))
 

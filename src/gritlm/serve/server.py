@@ -6,10 +6,8 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 
 import uvicorn
@@ -23,26 +21,13 @@ from gritlm.serve.engine.limits import Limits
 from gritlm.serve.engine.scheduler import Scheduler
 from gritlm.serve.http.connections import KEEP_ALIVE_S, Sweep, protocol
 from gritlm.serve.service import Service
+from gritlm.serve.stores import StoreAt, open_engines
 
 log = logging.getLogger(__name__)
 
 _SWEEP_TICKS = 5  # tenths of a second between two sweeps of the connections
 _MEMORY_TICKS = 300  # tenths of a second between two returns of free memory
 _SLOW_READER_S = 5  # seconds for clients to read complete responses at shutdown
-
-
-@dataclass(frozen=True)
-class StoreAt:
-    """Location of a document store.
-
-    Attributes:
-        folder: workspace of the store.
-        read_only: whether documents can only be searched; any number of servers may share a store
-            that way.
-    """
-
-    folder: Path
-    read_only: bool = False
 
 
 def bind(settings: ServerConfig) -> socket.socket:
@@ -71,44 +56,36 @@ def bind(settings: ServerConfig) -> socket.socket:
 
 @contextmanager
 def running(
-    model: GritLM, settings: ServerConfig, limits: Limits, store: StoreAt | None = None
+    model: GritLM, settings: ServerConfig, limits: Limits, stores: Sequence[StoreAt] = ()
 ) -> Iterator[Service]:
     """Run a service and its model's thread inside the context, and stop both at its end.
 
-    When the model's thread does not end in time, the store is not closed and stays as after a
+    When the model's thread does not end in time, the stores are not closed and stay as after a
     crash.
 
     Args:
         model: the model.
         settings: settings of the HTTP server.
         limits: limits of the scheduler.
-        store: the document store; None for a server without one.
+        stores: the document stores.
 
     Yields:
         The service.
     """
     scheduler = Scheduler(model, limits)
-    engine = None
-    if store is not None:
-        from gritlm.rag import needs
-
-        needs.require()
-        from gritlm.rag.engine import RagEngine
-
-        engine = RagEngine.open(
-            store.folder, model, read_only=store.read_only, longest=scheduler.max_model_len
-        )
+    engines = open_engines(stores, model, longest=scheduler.max_model_len)
     try:
         scheduler.start()
-        service = Service(model, scheduler, settings, engine, budget=limits.budget_for(model))
+        service = Service(model, scheduler, settings, engines, budget=limits.budget_for(model))
         try:
             yield service
         finally:
             scheduler.stop()
             service.close()
     finally:
-        if engine is not None and scheduler.ended:
-            engine.close()
+        if scheduler.ended:
+            for engine in engines.values():
+                engine.close()
 
 
 class Server(uvicorn.Server):
@@ -212,7 +189,7 @@ def serve(
     settings: ServerConfig,
     limits: Limits,
     *,
-    store: StoreAt | None = None,
+    stores: Sequence[StoreAt] = (),
     on_listening: Callable[[Service, str], None],
 ) -> bool:
     """Serve on a socket until SIGTERM or ctrl-C.
@@ -222,13 +199,13 @@ def serve(
         sock: a bound socket; see :func:`bind`.
         settings: settings of the HTTP server.
         limits: limits of the scheduler.
-        store: the document store; None for a server without one.
+        stores: the document stores.
         on_listening: called with the service and its address once it listens.
 
     Returns:
         Whether the model's thread has ended. If not, it is inside a forward pass, and the process
         should exit without waiting for it.
     """
-    with running(model, settings, limits, store) as service:
+    with running(model, settings, limits, stores) as service:
         Server(service, lambda url: on_listening(service, url)).run(sockets=[sock])
     return service.scheduler.ended

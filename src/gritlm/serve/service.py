@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from time import time
@@ -22,11 +22,11 @@ from gritlm.serve.engine.scheduler import Scheduler
 from gritlm.serve.errors import ApiError, invalid, no_model
 from gritlm.serve.health import HealthCheck
 from gritlm.serve.metrics import Metrics
+from gritlm.serve.stores import RAG_SUFFIX, Stores
 
 if TYPE_CHECKING:
     from gritlm.rag.engine import RagEngine
 
-RAG_SUFFIX = ":rag"  # of model names whose chats are answered from documents
 _COMPILERS = 2  # grammars compiled in parallel: a large one holds up no small one
 _SEARCHES = 2  # searches in parallel; LanceDB uses more threads for each
 
@@ -41,11 +41,12 @@ class Service:
         model: the model.
         scheduler: the scheduler of its thread.
         settings: settings of the HTTP server.
-        rag_engine: the engine of the document store; None without a store.
+        engines: engines of the document stores, by name.
         budget: most prefill or embedding tokens between two decode steps.
 
     Attributes:
         metrics: metrics of the requests.
+        stores: the document stores.
         prompts: tokenizes prompts and texts.
         token_texts: texts of single tokens, for log-probabilities.
         created: start of the service, in seconds since the epoch.
@@ -59,7 +60,7 @@ class Service:
         model: GritLM,
         scheduler: Scheduler,
         settings: ServerConfig,
-        rag_engine: RagEngine | None = None,
+        engines: Mapping[str, RagEngine] | None = None,
         *,
         budget: int = 512,
     ) -> None:
@@ -76,7 +77,7 @@ class Service:
         self.fingerprint = model.lm.fingerprint
         self.draining = False
         self.running = 0
-        self.rag_engine = rag_engine
+        self.stores = Stores(engines or {})
         self._on_close = ExitStack()
         if model.lm.has_head:
             with suppress(GritLMError):  # requests for structured output get the reason
@@ -212,18 +213,29 @@ class Service:
             raise _unsupported("generate", "embedding")
         return name
 
-    def is_rag_name(self, requested: str | None) -> bool:
-        """Return whether a model name stands for chats that are answered from documents."""
-        names = self.settings.names
-        return (
-            requested is not None
-            and requested not in names
-            and requested.removesuffix(RAG_SUFFIX) in names
-        )
+    def rag_store(self, requested: str | None) -> tuple[str, str | None] | None:
+        """Return the parts of a model name that stands for chats answered from documents.
+
+        Args:
+            requested: a name such as ``gritlm:rag`` or ``gritlm:rag:papers``.
+
+        Returns:
+            The plain model name, and the name of the store or None; None for any other name.
+        """
+        if requested is None or requested in self.settings.names:
+            return None
+        for name in self.settings.names:
+            rest = requested.removeprefix(name + RAG_SUFFIX)
+            if rest == "":
+                return name, None
+            if rest != requested and rest.startswith(":"):
+                return name, rest[1:]
+        return None
 
     def plain_name(self, requested: str) -> str:
         """Return a model name without the suffix of chats that are answered from documents."""
-        return requested.removesuffix(RAG_SUFFIX) if self.is_rag_name(requested) else requested
+        parts = self.rag_store(requested)
+        return requested if parts is None else parts[0]
 
     def rag_model_name(self, requested: str | None) -> str:
         """Return the model name as :meth:`generation_model_name` does, with or without the suffix
@@ -235,9 +247,11 @@ class Service:
 
     @property
     def chat_names(self) -> tuple[str, ...]:
-        """The model names that chats may use: with a store, each name also with ``:rag``."""
+        """The model names that chats may use: each also with ``:rag`` for the stores that the key
+        of the request may search."""
         names = self.settings.names
-        rag = [f"{name}{RAG_SUFFIX}" for name in names] if self.has_documents else []
+        suffixes = self.stores.model_suffixes
+        rag = [f"{name}{suffix}" for name in names for suffix in suffixes]
         return (*names, *(name for name in rag if name not in names))
 
     def embedding_model_name(self, requested: str | None) -> str:
@@ -250,11 +264,6 @@ class Service:
         if self.model.mode == "generative":
             raise _unsupported("embed", "generative")
         return name
-
-    @property
-    def has_documents(self) -> bool:
-        """Whether the server has a document store."""
-        return self.rag_engine is not None
 
     def response_head(self, kind: str, name: str, object: str) -> dict[str, Any]:
         """Return the fields that every response and every stream event begins with.

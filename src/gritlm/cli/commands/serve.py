@@ -20,8 +20,8 @@ from gritlm.cli.options import Dtype, ModelOptions
 if TYPE_CHECKING:
     from gritlm.serve.config import ServerConfig
     from gritlm.serve.engine.limits import Limits
-    from gritlm.serve.server import StoreAt
     from gritlm.serve.service import Service
+    from gritlm.serve.stores import StoreAt
 
 LISTENING = "Listening"
 LIMITS = "Limits"
@@ -209,14 +209,17 @@ class LimitOptions:
 
 @dataclass(frozen=True)
 class StoreOptions:
-    """Document store of the server."""
+    """Document stores of the server."""
 
     store: Annotated[
-        Path | None,
+        list[str] | None,
         option(
             env="STORE",
-            help="Folder of the document store, as gritlm index creates it; created if missing.",
             panel=STORE,
+            callback=lines,
+            metavar="[NAME=]FOLDER",
+            help="Folder of a document store, as gritlm index creates it; created if missing. May "
+            "be repeated with a name for each; one per line in the variable.",
         ),
     ] = None
     store_read_only: Annotated[
@@ -225,14 +228,17 @@ class StoreOptions:
             "--store-read-only",
             env="STORE_READ_ONLY",
             panel=STORE,
-            help="Open the store read-only; any number of servers may share it.",
+            help="Open the stores read-only; any number of servers may share them.",
         ),
     ] = False
 
-    def place(self) -> StoreAt | None:
-        from gritlm.serve.server import StoreAt
+    def places(self) -> list[StoreAt]:
+        from gritlm.serve.stores import StoreAt, require_distinct
 
-        return None if self.store is None else StoreAt(self.store, self.store_read_only)
+        read_only = self.store_read_only
+        stores = [StoreAt.parse(each, read_only=read_only) for each in self.store or ()]
+        require_distinct(stores)
+        return stores
 
 
 @dataclass(frozen=True)
@@ -287,7 +293,7 @@ def serve(
     bound_kernel_caches()
     settings = _settings(model, listen, limits)
     wanted = limits.limits()
-    place = documents.place()
+    stores = documents.places()
     with server.bind(settings) as sock:
         options = ModelOptions(model, how.adapter, how.device, how.dtype, how.threads)
         loaded = in_a_thread_of_its_own(options.load)
@@ -296,7 +302,7 @@ def serve(
             json=listen.log_format is LogFormat.json,
             level=logging.INFO if level == logging.WARNING else level,
         )
-        ended = server.serve(loaded, sock, settings, wanted, store=place, on_listening=_tell)
+        ended = server.serve(loaded, sock, settings, wanted, stores=stores, on_listening=_tell)
     if not ended:
         _leave()
 
@@ -346,7 +352,8 @@ def _tell(service: Service, where: str) -> None:
     model = service.model
     scheduler = service.scheduler
     stats = scheduler.stats()
-    store = "with documents" if service.has_documents else "no documents (--store FOLDER)"
+    names = ", ".join(service.stores.names)
+    store = f"documents: {names}" if names else "no documents (--store FOLDER)"
     logs.note(
         f"gritlm {__version__} serves {', '.join(settings.names)} at {where}\n"
         f"model: {model.source}, {str(model.dtype).removeprefix('torch.')} on {model.device} "

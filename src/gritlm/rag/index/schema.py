@@ -15,6 +15,7 @@ from gritlm.rag.identity import ModelIdentity
 from gritlm.rag.index import passage_rows
 from gritlm.rag.index.passage_rows import COLUMN, PARTS, SHOWN, SIZE, unit
 from gritlm.rag.ingest.metadata import normalise_metadata
+from gritlm.rag.kvstore.errors import OtherModelError
 from gritlm.rag.types import Passage
 
 VERSION = 2  # version of the columns
@@ -95,7 +96,7 @@ def check_maker(schema: pa.Schema, maker: ModelIdentity | None, *, place: str) -
     if found.version in READABLE:
         expected = replace(expected, version=found.version)
     if _identity(found) != _identity(expected):
-        raise InputError(
+        raise OtherModelError(
             f"{place} was made by {found}, not by {expected}; open it with the model that made it, "
             "or index the documents again into another folder"
         )

@@ -19,6 +19,10 @@ class StoreLockedError(InputError):
     """Store that another process is writing to; the message names the process."""
 
 
+class OtherModelError(InputError):
+    """Store whose blocks or vectors another model made; the message names both models."""
+
+
 class IndexDamagedError(InputError):
     """Damaged index of a store; it can be rebuilt from the segments."""
 

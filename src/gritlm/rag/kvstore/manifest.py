@@ -11,6 +11,7 @@ import torch
 
 from gritlm.atomic import replacing, sync
 from gritlm.errors import InputError, choice
+from gritlm.rag.kvstore.errors import OtherModelError
 from gritlm.rag.kvstore.record import NAMES, STORAGES
 from gritlm.rag.kvstore.segments import FOLDER as ARENAS
 from gritlm.rag.kvstore.segments import segments
@@ -72,7 +73,7 @@ def load_or_create(
         return _create(folder, maker, storage if storage != "auto" else _storage_of(dtype))
     found = _read(folder / FILE)
     if maker is not None and (maker.model, maker.digest) != (found.model, found.digest):
-        raise InputError(
+        raise OtherModelError(
             f"{folder}: this store was made by {found.name} (weights {found.model}, formats "
             f"{found.digest}), the model that came is {maker.name} (weights {maker.model}, formats "
             f"{maker.digest}); open it with the model that made it, or use another folder"

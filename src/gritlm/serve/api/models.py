@@ -31,14 +31,15 @@ def routes(service: Service) -> APIRouter:
     @router.get(MODELS, response_model=ModelListResponse, summary="List models")
     async def models() -> Response:
         """List the model of this server under each of its names. Chats with a name that ends with
-        ``:rag`` are answered from the documents of the server."""
+        ``:rag`` or ``:rag:<store>`` are answered from the documents of a store."""
         data = [_model_object(service, name) for name in service.chat_names]
         return json_response({"object": "list", "data": data})
 
     @router.get(MODELS + "/{name:path}", response_model=ModelObject, summary="Get a model")
     async def model(name: str) -> Response:
         """Return the model with this name."""
-        if not (service.has_documents and service.is_rag_name(name)):
+        parts = service.rag_store(name)
+        if parts is None or not service.stores.answers(parts[1]):
             name = service.model_name(name)
         return json_response(_model_object(service, name))
 
@@ -72,7 +73,7 @@ def _model_object(service: Service, name: str) -> dict[str, Any]:
         "query_instruction": model.settings.query_instruction,
         "embeds": model.mode != "generative",
         "writes": model.lm.has_head,
-        "documents": service.has_documents,
+        "documents": bool(service.stores.visible),
     }
 
 

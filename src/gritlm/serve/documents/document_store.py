@@ -113,6 +113,10 @@ class DocumentStore:
             step = max(1, (PAGE_BYTES - size) * read // max(1, size))  # by the size of those read
         return shown, read
 
+    def count(self) -> int:
+        """Return the number of documents."""
+        return len(self._engine.index.known())
+
     def delete(self, document_id: str) -> int:
         """Delete a document and return the number of its passages."""
         return self._engine.delete(document_id)

@@ -84,15 +84,27 @@ class AnswerResponseBuilder(ChatResponseBuilder):
 
 
 class DocumentApi:
-    """Handlers of the routes of one store."""
+    """Handlers of the routes of one store.
 
-    def __init__(self, engine: RagEngine) -> None:
+    Args:
+        name: name of the store.
+        engine: engine of the store.
+    """
+
+    def __init__(self, name: str, engine: RagEngine) -> None:
+        self._name = name
         self._store = DocumentStore(engine)
         self._reader = FileReader()
 
     def close(self) -> None:
         """Stop reading the files of running requests."""
         self._reader.close()
+
+    async def describe(self, service: Service) -> dict[str, Any]:
+        """Return the store as an object of the list of stores."""
+        documents = await service.run_in_search_thread(self._store.count)
+        about = {"documents": documents, "read_only": self._store.read_only}
+        return {"id": self._name, "object": "rag.store", **about}
 
     async def answer(self, service: Service, body: AnswerRequest) -> Response:
         """Find passages and generate an answer from them."""
@@ -134,6 +146,7 @@ class DocumentApi:
             ApiError: for a filter that the index cannot apply, or a question that is too long.
         """
         _require_filter(options.filter)
+        service.metrics.store_requests.labels(endpoint, self._name).inc()
         group = service.new_group(endpoint, first=False)
         with service.scheduler.reserve() as reservation:
             for text in {question, search or question}:
@@ -154,6 +167,7 @@ class DocumentApi:
         _require_filter(body.filter)
         name = service.embedding_model_name(body.model)
         started = monotonic()
+        service.metrics.store_requests.labels(SEARCH, self._name).inc()
         with service.scheduler.reserve():
             await service.run_in_worker_thread(service.prompts.question, body.question)
             _, hits = await self._find_passages(
@@ -182,12 +196,14 @@ class DocumentApi:
     async def add(self, service: Service, body: AddDocumentsRequest) -> Response:
         """Read, split, embed and store documents; the response is an error if none was added."""
         self._store.require_writing()
+        service.metrics.store_requests.labels(DOCUMENTS, self._name).inc()
         with service.scheduler.reserve():
             found, skipped = await service.run_in_upload_thread(
                 uploads.documents, body, self._reader
             )
             _require_few_characters(found, service.scheduler.max_request_tokens)
             added = await self._add_in_portions(service, found)
+        service.metrics.store_documents.labels(self._name).inc(added.documents)
         unread = [{"name": each.path, "reason": each.reason} for each in added.skipped]
         named = [{"name": each.path, "reason": each.reason} for each in skipped]
         gone = {each["name"] for each in unread}

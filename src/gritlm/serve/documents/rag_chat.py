@@ -10,6 +10,8 @@ from urllib.parse import quote
 from fastapi import Response
 
 from gritlm.lm.sampling import SamplingParams
+from gritlm.printable import excerpt
+from gritlm.serve.access import SEARCH, require_right
 from gritlm.serve.api.chat_completions import (
     ChatResponseBuilder,
     CreateChat,
@@ -21,9 +23,8 @@ from gritlm.serve.api.streaming import Dialect, GeneratedText, TokenUsage
 from gritlm.serve.api.structured_output import compile_grammar
 from gritlm.serve.api.text_generation import respond, sampling_params, wants_usage
 from gritlm.serve.documents.document_store import RunningAnswer, answer_options
-from gritlm.serve.documents.routes import require_store
 from gritlm.serve.engine.requests import EngineEvent, OutputDelta
-from gritlm.serve.errors import ApiError, invalid
+from gritlm.serve.errors import ApiError, invalid, no_model
 from gritlm.serve.schemas.chat_completions import ChatCompletionRequest, RequestMessage
 from gritlm.serve.schemas.rag_options import AnswerFields
 from gritlm.serve.service import Service
@@ -35,22 +36,44 @@ _MOST_HISTORY = 1000  # characters of the messages before the last one, in the s
 _DEFAULTS = SamplingParams()
 
 
-def chat_creator(service: Service, documents: DocumentApi | None) -> CreateChat:
+def chat_creator(service: Service, apis: Mapping[str, DocumentApi]) -> CreateChat:
     """Return the function behind all routes of chats, with and without documents.
 
     Args:
         service: the service with the model.
-        documents: handlers over the store; None for a server without one.
+        apis: handlers over each store, by its name.
     """
 
     async def create(
         endpoint: str, body: ChatCompletionRequest, dialect: Dialect | None = None
     ) -> Response:
-        if body.rag is None and not service.is_rag_name(body.model):
+        if body.rag is None and service.rag_store(body.model) is None:
             return await create_chat(service, endpoint, body, dialect)
-        return await _answer(require_store(documents), service, endpoint, body, dialect)
+        require_right(SEARCH)
+        return await _answer(apis[_store_of(service, body)], service, endpoint, body, dialect)
 
     return create
+
+
+def _store_of(service: Service, body: ChatCompletionRequest) -> str:
+    """Return the name of the store of a chat, from its model name or the field ``rag``.
+
+    Raises:
+        ApiError: for two different stores, or one that the key may not use.
+    """
+    _, by_model = service.rag_store(body.model) or (None, None)
+    by_field = None if body.rag is None else body.rag.store
+    if by_model is None:
+        return service.stores.choose(by_field)
+    if by_model not in service.stores.visible:
+        raise no_model(str(body.model)[:200], service.chat_names)
+    if by_field not in (None, by_model):
+        raise invalid(
+            f"'rag.store' is '{excerpt(str(by_field), 64)}' and the model name has the store "
+            f"'{by_model}'; name one store",
+            param="rag.store",
+        )
+    return by_model
 
 
 async def _answer(

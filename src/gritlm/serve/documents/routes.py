@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
 from fastapi import APIRouter, Query, Response
 
+from gritlm.serve.api.streaming import json_response
 from gritlm.serve.documents.cursors import LONGEST
-from gritlm.serve.errors import ApiError
-from gritlm.serve.http.paths import ANSWER, DOCUMENTS, SEARCH
+from gritlm.serve.http.paths import ANSWER, DOCUMENTS, SEARCH, STORES
 from gritlm.serve.schemas.rag import (
     AddDocumentsRequest,
     AddDocumentsResponse,
@@ -19,7 +20,9 @@ from gritlm.serve.schemas.rag import (
     DocumentListResponse,
     SearchRequest,
     SearchResponse,
+    StoreListResponse,
 )
+from gritlm.serve.schemas.rag_options import STORE_NAME
 from gritlm.serve.service import Service
 from gritlm.serve.strict_json import new_router, stream_of
 
@@ -29,43 +32,57 @@ if TYPE_CHECKING:
 _MOST_DOCUMENTS = 1000  # of a page
 _AFTER = "last_id of the page before."
 _LIMIT = "Most documents of the page."
+_STORE = "Name of the store; it may be left out if the key has one store, or one named default."
+
+StoreName = Annotated[str | None, Query(alias="store", max_length=STORE_NAME, description=_STORE)]
 
 
-def routes(service: Service, documents: DocumentApi | None) -> APIRouter:
+def routes(service: Service, apis: Mapping[str, DocumentApi]) -> APIRouter:
     """Return the routes of documents, search and answers.
 
     Args:
         service: the model behind the routes.
-        documents: handlers over the store; None for a server without one, which answers 404.
+        apis: handlers over each store, by its name.
     """
     router = new_router(tags=["documents"])
+
+    def store(name: str | None) -> DocumentApi:
+        return apis[service.stores.choose(name)]
+
+    @router.get(STORES, response_model=StoreListResponse, summary="List stores")
+    async def list_stores() -> Response:
+        """List the stores that the key of the request may use, with their numbers of documents."""
+        data = [await apis[name].describe(service) for name in service.stores.visible]
+        return json_response({"object": "list", "data": data})
 
     @router.post(DOCUMENTS, response_model=AddDocumentsResponse, summary="Add documents")
     async def add(body: AddDocumentsRequest) -> Response:
         """Split documents or files into passages, embed them and store their key/value state."""
-        return await require_store(documents).add(service, body)
+        return await store(body.store).add(service, body)
 
     @router.get(DOCUMENTS, response_model=DocumentListResponse, summary="List documents")
     async def list_documents(
         after: Annotated[str | None, Query(max_length=LONGEST, description=_AFTER)] = None,
         limit: Annotated[int, Query(ge=1, le=_MOST_DOCUMENTS, description=_LIMIT)] = 100,
+        store_name: StoreName = None,
     ) -> Response:
         """List the stored documents in the order of their ids."""
-        return await require_store(documents).list_documents(service, after=after, limit=limit)
+        api = store(store_name)
+        return await api.list_documents(service, after=after, limit=limit)
 
     @router.delete(
         DOCUMENTS + "/{document_id:path}",
         response_model=DeleteDocumentResponse,
         summary="Delete a document",
     )
-    async def delete(document_id: str) -> Response:
+    async def delete(document_id: str, store_name: StoreName = None) -> Response:
         """Delete a document, its passages and their key/value state."""
-        return await require_store(documents).delete(service, document_id)
+        return await store(store_name).delete(service, document_id)
 
     @router.post(SEARCH, response_model=SearchResponse, summary="Search passages")
     async def search(body: SearchRequest) -> Response:
         """Find the passages nearest to a question."""
-        return await require_store(documents).search(service, body)
+        return await store(body.store).search(service, body)
 
     @router.post(
         ANSWER,
@@ -77,21 +94,6 @@ def routes(service: Service, documents: DocumentApi | None) -> APIRouter:
         """Find passages and generate an answer from them. The events of a stream have the form of
         chat completion chunks; the first one has ``sources``, the last one ``trace`` and
         ``usage``."""
-        return await require_store(documents).answer(service, body)
+        return await store(body.store).answer(service, body)
 
     return router
-
-
-def require_store(documents: DocumentApi | None) -> DocumentApi:
-    """Return the handlers of documents.
-
-    Raises:
-        ApiError: on a server without a store.
-    """
-    if documents is None:
-        raise ApiError(
-            404,
-            "This server has no store of documents; start it with: gritlm serve --store FOLDER",
-            code="no_store",
-        )
-    return documents

@@ -7,6 +7,7 @@ COMPLETIONS = "/v1/completions"
 EMBEDDINGS = "/v1/embeddings"
 RERANK = "/v1/rerank"
 MODELS = "/v1/models"
+STORES = "/v1/rag/stores"
 DOCUMENTS = "/v1/rag/documents"
 SEARCH = "/v1/rag/search"
 ANSWER = "/v1/rag/answer"
@@ -53,6 +54,7 @@ ROUTES = frozenset(
         EMBEDDINGS,
         RERANK,
         MODELS,
+        STORES,
         DOCUMENTS,
         SEARCH,
         ANSWER,

@@ -27,7 +27,7 @@ class ModelObject(ResponseModel):
     query_instruction: str = Field(description="Default instruction of queries.")
     embeds: bool = Field(description="Whether the model embeds.")
     writes: bool = Field(description="Whether the model generates text.")
-    documents: bool = Field(description="Whether the server has a store for /v1/rag.")
+    documents: bool = Field(description="Whether the key may use a store, for /v1/rag.")
 
 
 class ModelListResponse(ResponseModel):

@@ -17,7 +17,7 @@ from gritlm.serve.schemas.common import (
     Usage,
 )
 from gritlm.serve.schemas.passages import PassageObject, TraceObject
-from gritlm.serve.schemas.rag_options import AnswerFields, SearchOptions
+from gritlm.serve.schemas.rag_options import AnswerFields, SearchOptions, StoreName
 from gritlm.serve.schemas.sampling import SamplingFields, Temperature, Tokens, TopP
 
 Metadata = Annotated[
@@ -92,6 +92,7 @@ class FileObject(ExactRequestModel):
 
 
 class AddDocumentsRequest(ExactRequestModel):
+    store: StoreName | None = None
     documents: list[DocumentObject] = Field(default_factory=list, max_length=2048, fail_fast=True)
     files: list[FileObject] = Field(default_factory=list, max_length=256, fail_fast=True)
 
@@ -111,6 +112,18 @@ class AddDocumentsResponse(ResponseModel):
     skipped: list[SkippedItem] = Field(description="The first 100 documents that were skipped.")
     skipped_count: int = Field(description="Number of all documents that were skipped.")
     seconds: float
+
+
+class StoreObject(ResponseModel):
+    id: str = Field(description="Name of the store in requests.")
+    object: Literal["rag.store"]
+    documents: int
+    read_only: bool
+
+
+class StoreListResponse(ResponseModel):
+    object: Literal["list"]
+    data: list[StoreObject]
 
 
 class StoredDocument(ResponseModel):

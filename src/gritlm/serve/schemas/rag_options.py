@@ -32,12 +32,22 @@ Filter = Annotated[
         f"match; at most {MOST_TERMS} values in all. An empty object filters nothing."
     ),
 ]
+STORE_NAME = 64  # most characters of the name of a store
+StoreName = Annotated[
+    str,
+    Field(
+        max_length=STORE_NAME,
+        description="Name of the document store; it may be left out if the key has one store, or "
+        "one named default.",
+    ),
+]
 TopPassages = Annotated[int, Field(ge=1, le=100)]
 
 
 class SearchOptions(ExactRequestModel):
     """Options of a search for passages."""
 
+    store: StoreName | None = None
     top_k: TopPassages = 3
     filter: Filter | None = None
     hybrid: bool = Field(False, description="Combine the search by vectors with full-text search.")
