@@ -16,7 +16,7 @@ from gritlm.evaluation.tasks.task import Task
 from gritlm.serve.config import ServerConfig
 from gritlm.serve.engine import kv_slots
 from gritlm.serve.engine.limits import Limits
-from gritlm.serve.engine.prompt_logprobs import CHUNK
+from gritlm.serve.engine.sequence import CHUNK
 from tests.evaluation.generation.conftest import CHOICE, COLOURS
 from tests.serve.conftest import LENGTH, TEXTS, Served
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import logging
 import time
 from bisect import insort
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -20,7 +20,6 @@ from gritlm.errors import InputError
 from gritlm.lm.gritlm import GritLM
 from gritlm.serve.engine.errors import PromptTooLongError
 from gritlm.serve.engine.kv_slots import KVSlots
-from gritlm.serve.engine.prompt_logprobs import CHUNK, PromptLogprobs
 from gritlm.serve.engine.queue import QueuedRequest, RequestQueue
 from gritlm.serve.engine.requests import (
     FinishReason,
@@ -30,8 +29,7 @@ from gritlm.serve.engine.requests import (
     RequestFailed,
     ResumeRequest,
 )
-from gritlm.serve.engine.sequence import GeneratedSequence
-from gritlm.serve.engine.slot_table import KVSlot
+from gritlm.serve.engine.sequence import RunningSequence
 
 if TYPE_CHECKING:
     from gritlm.rag.prefill import PrefilledPrompt
@@ -52,26 +50,6 @@ class _WaitingPrompt:
     queued: QueuedRequest
     request: GenerateRequest | ResumeRequest
     priority: int
-
-
-@dataclass
-class _RunningSequence:
-    """A request in its KV slot.
-
-    Attributes:
-        unread: prompt tokens that are not prefilled yet.
-        cached: prompt tokens that the slot held already.
-        prompt_logprobs: log-probabilities of the prompt; None if they are not reported.
-        output: the generated tokens; None until the prompt is prefilled.
-    """
-
-    queued: QueuedRequest
-    request: GenerateRequest | ResumeRequest
-    slot: KVSlot
-    unread: list[int] = field(default_factory=list)
-    cached: int = 0
-    prompt_logprobs: PromptLogprobs | None = None
-    output: GeneratedSequence | None = None
 
 
 class GenerationBatch:
@@ -105,8 +83,8 @@ class GenerationBatch:
         self._is_resuming = False
         self._arrivals = 0
         self._waiting: list[_WaitingPrompt] = []
-        self._prefilling: _RunningSequence | None = None
-        self._running: list[_RunningSequence] = []
+        self._prefilling: RunningSequence | None = None
+        self._running: list[RunningSequence] = []
         self._decode_s = self._token_s = 0.0
         self.steps = 0
 
@@ -123,7 +101,7 @@ class GenerationBatch:
     def __bool__(self) -> bool:
         return bool(self._waiting or self._running or self._prefilling is not None)
 
-    def _with_slot(self) -> list[_RunningSequence]:
+    def _with_slot(self) -> list[RunningSequence]:
         prefilling = [] if self._prefilling is None else [self._prefilling]
         return [*self._running, *prefilling]
 
@@ -179,7 +157,7 @@ class GenerationBatch:
     def _decode(self) -> None:
         sequences = list(self._running)
         slots = [sequence.slot for sequence in sequences]
-        tokens = [_output(sequence).token for sequence in sequences]
+        tokens = [sequence.drawn.token for sequence in sequences]
         started = time.perf_counter()
         try:
             logits_BV = self._kv_slots.step(slots, tokens)
@@ -216,17 +194,13 @@ class GenerationBatch:
         if not self._waiting:
             return False
         request = self._waiting[0].request
-        slot = self._kv_slots.open(_reusable_ids(request))
+        slot = self._kv_slots.open(request.reusable_ids)
         if slot is None:
             return False
         waiting = self._waiting.pop(0)
-        sequence = _RunningSequence(waiting.queued, request, slot)
+        sequence = RunningSequence(waiting.queued, request, slot)
         if isinstance(request, GenerateRequest):
-            sequence.cached = len(slot.ids)
-            sequence.unread = list(request.ids[sequence.cached :])
-            if request.prompt_logprobs:
-                count = request.sampling.logprobs or 0
-                sequence.prompt_logprobs = PromptLogprobs(request.ids, count)
+            sequence.begin_prompt(request)
             self._queue.mark_started(sequence.queued, len(request.ids))
             self._prefilling = sequence
         else:
@@ -234,31 +208,23 @@ class GenerationBatch:
             self._resume(sequence, request)
         return True
 
-    def _prefill_chunk(self, sequence: _RunningSequence, size: int) -> int:
+    def _prefill_chunk(self, sequence: RunningSequence, size: int) -> int:
         """Prefill the next prompt tokens of a sequence; return their number."""
-        reported = sequence.prompt_logprobs
-        size = size if reported is None else min(size, CHUNK)
-        ids = sequence.unread if self._kv_slots.whole else sequence.unread[:size]
-        room = self._room(sequence, sequence.request.sampling.max_new_tokens)
+        ids = sequence.unread if self._kv_slots.whole else sequence.next_ids(size)
+        room = sequence.room(self._kv_slots.capacity, sequence.request.sampling.max_new_tokens)
         started = time.perf_counter()
         try:
-            if reported is None:
-                logits_V = self._kv_slots.prefill(sequence.slot, ids, room=room)
-            else:
-                logits_SV = self._kv_slots.prefill(sequence.slot, ids, room=room, every=True)
-                reported.add(logits_SV)
-                logits_V = logits_SV[-1]
+            logits_V = sequence.prefill(self._kv_slots, ids, room=room)
         except Exception as error:
             log.exception("the prefill of a prompt failed; its request fails")
             self._fail(sequence, error)
             return len(ids)
         self._token_s = (time.perf_counter() - started) / len(ids)
-        sequence.unread = sequence.unread[len(ids) :]
         if not sequence.unread:
             self._start_decoding(sequence, logits_V, room)
         return len(ids)
 
-    def _resume(self, sequence: _RunningSequence, request: ResumeRequest) -> None:
+    def _resume(self, sequence: RunningSequence, request: ResumeRequest) -> None:
         """Let the request prefill its own prompt, and decode it from there on as any other."""
         try:
             prefilled = self._run_begin(sequence, request)
@@ -270,10 +236,12 @@ class GenerationBatch:
             self._fail(sequence, error)
             return
         sequence.cached = prefilled.reused
-        room = self._room(sequence, min(prefilled.room, request.sampling.max_new_tokens))
+        room = sequence.room(
+            self._kv_slots.capacity, min(prefilled.room, request.sampling.max_new_tokens)
+        )
         self._start_decoding(sequence, prefilled.logits_V, room)
 
-    def _run_begin(self, sequence: _RunningSequence, request: ResumeRequest) -> PrefilledPrompt:
+    def _run_begin(self, sequence: RunningSequence, request: ResumeRequest) -> PrefilledPrompt:
         """Prefill by the code of the request, in whose checkpoints :meth:`step` only decodes."""
         self._is_resuming = True
         try:
@@ -281,17 +249,11 @@ class GenerationBatch:
         finally:
             self._is_resuming = False
 
-    def _room(self, sequence: _RunningSequence, max_new_tokens: int) -> int:
-        """Return the most tokens that may be generated in the slot."""
-        prompt_tokens = len(sequence.slot.ids) + len(sequence.unread)
-        return min(max_new_tokens, self._kv_slots.capacity - prompt_tokens)
-
-    def _start_decoding(self, sequence: _RunningSequence, logits_V: Tensor, room: int) -> None:
+    def _start_decoding(self, sequence: RunningSequence, logits_V: Tensor, room: int) -> None:
         """Draw the first token of a prefilled sequence; every decode step includes it from now."""
         self._prefilling = None
         self._running.append(sequence)
         sequence.queued.send(PrefillFinished(len(sequence.slot.ids), sequence.cached))
-        request = sequence.request
         reported = sequence.prompt_logprobs
         if reported is not None or room == 0:
             prompt = () if reported is None else tuple(reported.tokens)
@@ -301,21 +263,15 @@ class GenerationBatch:
             self._close(sequence)
             return
         try:
-            sequence.output = GeneratedSequence(
-                self._model,
-                request.sampling,
-                request.ids if isinstance(request, GenerateRequest) else (),
-                room,
-                report_end=reported is not None,
-            )
+            sequence.begin_output(self._model, room=room)
         except Exception as error:
             log.exception("a sequence could not begin; its request fails")
             self._fail(sequence, error)
             return
         self._draw(sequence, logits_V)
 
-    def _draw(self, sequence: _RunningSequence, logits_V: Tensor) -> None:
-        output = _output(sequence)
+    def _draw(self, sequence: RunningSequence, logits_V: Tensor) -> None:
+        output = sequence.drawn
         try:
             delta = output.draw(logits_V)
         except InputError as error:  # such as a grammar that is too complex
@@ -329,24 +285,12 @@ class GenerationBatch:
         if output.ended:
             self._close(sequence)
 
-    def _fail(self, sequence: _RunningSequence, error: Exception) -> None:
+    def _fail(self, sequence: RunningSequence, error: Exception) -> None:
         sequence.queued.send(RequestFailed(error))
         self._close(sequence, sound=False)
 
-    def _close(self, sequence: _RunningSequence, *, sound: bool = True) -> None:
+    def _close(self, sequence: RunningSequence, *, sound: bool = True) -> None:
         self._kv_slots.close(sequence.slot, sound=sound)
         if sequence is self._prefilling:
             self._prefilling = None
         self._running = [running for running in self._running if running is not sequence]
-
-
-def _reusable_ids(request: GenerateRequest | ResumeRequest) -> Sequence[int]:
-    """Return the prompt tokens whose keys and values may be in a slot already."""
-    if isinstance(request, ResumeRequest) or request.prompt_logprobs:
-        return ()
-    return request.ids
-
-
-def _output(sequence: _RunningSequence) -> GeneratedSequence:
-    assert sequence.output is not None, "a running sequence is prefilled"
-    return sequence.output

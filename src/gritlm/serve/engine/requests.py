@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from gritlm.lm.sampling import SamplingParams
 from gritlm.lm.tokens import Prompt
@@ -34,6 +34,11 @@ class GenerateRequest:
     sampling: SamplingParams
     prompt_logprobs: bool = False
 
+    @property
+    def reusable_ids(self) -> tuple[int, ...]:
+        """Prompt tokens whose keys and values may be in a KV slot already."""
+        return () if self.prompt_logprobs else self.ids
+
 
 @dataclass(frozen=True)
 class ResumeRequest:
@@ -50,6 +55,7 @@ class ResumeRequest:
     begin: Callable[[Callable[[], None]], PrefilledPrompt]
     tokens: int
     sampling: SamplingParams
+    reusable_ids: ClassVar[tuple[int, ...]] = ()  # its tokens are not known
 
 
 @dataclass(frozen=True)

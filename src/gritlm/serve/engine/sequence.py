@@ -1,12 +1,13 @@
-"""A sequence while it is generated: tokens drawn from logits, and the output they add.
+"""A sequence in its KV slot: the prompt while it is prefilled, then the tokens drawn from logits.
 
-Shapes: V vocabulary.
+Shapes: V vocabulary, S positions of a chunk, K likeliest tokens.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -15,7 +16,128 @@ from gritlm.errors import ModelError
 from gritlm.lm.generator import TextStream
 from gritlm.lm.gritlm import GritLM
 from gritlm.lm.sampling import SamplingParams, is_complete
-from gritlm.serve.engine.requests import FinishReason, OutputDelta, TokenLogprob
+from gritlm.serve.engine.kv_slots import KVSlots
+from gritlm.serve.engine.queue import QueuedRequest
+from gritlm.serve.engine.requests import (
+    FinishReason,
+    GenerateRequest,
+    OutputDelta,
+    ResumeRequest,
+    TokenLogprob,
+)
+from gritlm.serve.engine.slot_table import KVSlot
+
+CHUNK = 128  # prompt tokens of a pass that reports them: all of their logits are in memory
+
+
+@dataclass
+class RunningSequence:
+    """A request in its KV slot.
+
+    Attributes:
+        unread: prompt tokens that are not prefilled yet.
+        cached: prompt tokens that the slot held already.
+        prompt_logprobs: log-probabilities of the prompt; None if they are not reported.
+        output: the generated tokens; None until the prompt is prefilled.
+    """
+
+    queued: QueuedRequest
+    request: GenerateRequest | ResumeRequest
+    slot: KVSlot
+    unread: list[int] = field(default_factory=list)
+    cached: int = 0
+    prompt_logprobs: PromptLogprobs | None = None
+    output: GeneratedSequence | None = None
+
+    def begin_prompt(self, request: GenerateRequest) -> None:
+        """Leave the prompt tokens that the slot does not hold to be prefilled."""
+        self.cached = len(self.slot.ids)
+        self.unread = list(request.ids[self.cached :])
+        if request.prompt_logprobs:
+            self.prompt_logprobs = PromptLogprobs(request.ids, request.sampling.logprobs or 0)
+
+    def next_ids(self, size: int) -> list[int]:
+        """Return the prompt tokens to prefill next, at most ``size``."""
+        return self.unread[: size if self.prompt_logprobs is None else min(size, CHUNK)]
+
+    def prefill(self, kv_slots: KVSlots, ids: list[int], *, room: int) -> Tensor:
+        """Prefill the next prompt tokens.
+
+        Args:
+            kv_slots: memory of the slot.
+            ids: the first of the unread tokens.
+            room: most tokens that may follow the prompt.
+
+        Returns:
+            The logits of the last of these tokens (V,).
+        """
+        if self.prompt_logprobs is None:
+            logits_V = kv_slots.prefill(self.slot, ids, room=room)
+        else:
+            logits_SV = kv_slots.prefill(self.slot, ids, room=room, every=True)
+            self.prompt_logprobs.add(logits_SV)
+            logits_V = logits_SV[-1]
+        self.unread = self.unread[len(ids) :]
+        return logits_V
+
+    def room(self, capacity: int, max_new_tokens: int) -> int:
+        """Return the most tokens that may be generated in a slot for ``capacity`` tokens."""
+        return min(max_new_tokens, capacity - len(self.slot.ids) - len(self.unread))
+
+    def begin_output(self, model: GritLM, *, room: int) -> None:
+        """Prepare the drawing of at most ``room`` tokens."""
+        request = self.request
+        self.output = GeneratedSequence(
+            model,
+            request.sampling,
+            request.ids if isinstance(request, GenerateRequest) else (),
+            room,
+            report_end=self.prompt_logprobs is not None,
+        )
+
+    @property
+    def drawn(self) -> GeneratedSequence:
+        """The generated tokens of a prefilled sequence."""
+        assert self.output is not None, "a running sequence is prefilled"
+        return self.output
+
+
+class PromptLogprobs:
+    """Log-probabilities of the tokens of one prompt; the first token follows no other.
+
+    Args:
+        ids: token ids of the prompt.
+        count: number of likeliest tokens that are reported at each position.
+
+    Attributes:
+        tokens: the tokens so far.
+    """
+
+    def __init__(self, ids: Sequence[int], count: int) -> None:
+        self._ids = ids
+        self._count = count
+        self.tokens = [TokenLogprob(ids[0], None)]
+
+    def add(self, logits_SV: Tensor) -> None:
+        """Add the tokens after the next S positions of the prompt.
+
+        Args:
+            logits_SV: logits of these positions; those of the last position of the prompt, which
+                no token of the prompt follows, are ignored.
+        """
+        start = len(self.tokens)
+        next_ids = self._ids[start : start + len(logits_SV)]
+        if not next_ids:
+            return
+        logprob_SV = logits_SV[: len(next_ids)].float().log_softmax(dim=-1)
+        next_S1 = torch.tensor(next_ids, device=logprob_SV.device)[:, None]
+        chosen = logprob_SV.gather(1, next_S1)[:, 0].tolist()
+        best_SK = logprob_SV.topk(min(self._count, logprob_SV.shape[1]))
+        likeliest = zip(best_SK.indices.tolist(), best_SK.values.tolist(), strict=True)
+        self.tokens += [
+            TokenLogprob(token, logprob, tuple(zip(ids, logprobs, strict=True)))
+            for token, logprob, (ids, logprobs) in zip(next_ids, chosen, likeliest, strict=True)
+        ]
 
 
 class GeneratedSequence:
