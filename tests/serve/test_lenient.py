@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gritlm.serve.config import ServerConfig
-from gritlm.serve.ignored_fields import MOST_NAMES
+from gritlm.serve.schemas.base import MOST_NAMES
 from gritlm.serve.schemas.chat_completions import ChatCompletionRequest
 from gritlm.serve.schemas.completions import CompletionRequest
 from gritlm.serve.schemas.embeddings import EmbeddingsRequest

@@ -25,8 +25,7 @@ from gritlm.serve.http.access_log import RequestContext
 from gritlm.serve.http.auth import RequireHost, RequireKey, RequireOwnPage
 from gritlm.serve.http.body_limit import BodyLimit
 from gritlm.serve.http.paths import HEALTH, LIVE, METRICS, SCHEMA
-from gritlm.serve.ignored_fields import HEADER
-from gritlm.serve.schemas.base import refuse_unknown_fields
+from gritlm.serve.schemas.base import HEADER, refuse_unknown_fields
 from gritlm.serve.service import Service
 
 if TYPE_CHECKING:

@@ -16,8 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 
-from gritlm.serve.ignored_fields import CURRENT, IgnoredFields
-from gritlm.serve.schemas.base import ErrorResponse
+from gritlm.serve.schemas.base import CURRENT, ErrorResponse, IgnoredFields
 
 M = TypeVar("M", bound=BaseModel)
 _LARGE = 2**16  # bytes of a body whose parsing would delay other requests

@@ -12,7 +12,7 @@ from gritlm.lm.tools.call_parser import CallParser, CallPiece, Pieces
 from gritlm.lm.tools.definitions import Tool, ToolChoice, chosen, require_tools
 from gritlm.printable import excerpt
 from gritlm.serve.errors import invalid
-from gritlm.serve.ignored_fields import ignore
+from gritlm.serve.schemas.base import ignore
 from gritlm.serve.schemas.chat_completions import ChatCompletionRequest, RequestMessage
 from gritlm.serve.schemas.tools import ToolChoiceField, ToolDefinition
 
