@@ -13,6 +13,7 @@ from uuid import uuid4
 from gritlm.errors import GritLMError
 from gritlm.lm.gritlm import GritLM
 from gritlm.runtime import in_a_thread_of_its_own
+from gritlm.serve.api.chat_prompts import ChatPrompts
 from gritlm.serve.api.logprobs import TokenTexts
 from gritlm.serve.api.request_group import RequestGroup
 from gritlm.serve.api.tokenization import PromptTokenizer
@@ -48,6 +49,7 @@ class Service:
         metrics: metrics of the requests.
         stores: the document stores.
         prompts: tokenizes prompts and texts.
+        chat_prompts: tokenizes conversations.
         token_texts: texts of single tokens, for log-probabilities.
         created: start of the service, in seconds since the epoch.
         fingerprint: identity of the weights.
@@ -72,6 +74,7 @@ class Service:
         self.prompts = PromptTokenizer(
             model, limit=scheduler.max_model_len, most=scheduler.max_request_tokens
         )
+        self.chat_prompts = ChatPrompts(model, self.prompts.tokens)
         self.token_texts = TokenTexts(self.prompts.tokens)
         self.created = int(time())
         self.fingerprint = model.lm.fingerprint

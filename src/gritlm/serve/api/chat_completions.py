@@ -122,10 +122,12 @@ async def prompt_ids(service: Service, body: ChatCompletionRequest, tools: Seque
     messages = turns_of(body.messages)
     size = sum(message.characters for message in body.messages)
     size += sum(len(str(tool.as_openai())) for tool in tools)
-    variables = service.prompts.template_variables(body.chat_template_kwargs or {})
+    variables = service.chat_prompts.template_variables(body.chat_template_kwargs or {})
     size += len(str(variables)) if variables else 0
     service.prompts.require_characters([size], "the prompt", param="messages")
-    return await service.run_in_worker_thread(service.prompts.chat_ids, messages, tools, variables)
+    return await service.run_in_worker_thread(
+        service.chat_prompts.chat_ids, messages, tools, variables
+    )
 
 
 class ChatResponseBuilder(ChoicesBuilder):

@@ -48,7 +48,7 @@ def routes(service: Service) -> APIRouter:
         """Convert a text or a conversation to token ids."""
         service.model_name(body.model)
         with service.scheduler.reserve():
-            variables = service.prompts.template_variables(body.chat_template_kwargs or {})
+            variables = service.chat_prompts.template_variables(body.chat_template_kwargs or {})
             return await service.run_in_worker_thread(_tokenize, service, body, variables)
 
     @router.post(DETOKENIZE, response_model=DetokenizeResponse, summary="Detokenize")
@@ -105,7 +105,7 @@ def _ids(service: Service, body: TokenizeRequest, variables: Mapping[str, Any]) 
                 f"the messages have {size:,} characters; expected at most {MAX_CHARACTERS:,}",
                 param="messages",
             )
-        return service.prompts.chat_ids(turns_of(body.messages), variables=variables)
+        return service.chat_prompts.chat_ids(turns_of(body.messages), variables=variables)
     assert body.prompt is not None
     (ids,) = service.prompts.prompt_ids([body.prompt])
     return ids if body.add_special_tokens else ids[len(service.prompts.tokens.prefix) :]

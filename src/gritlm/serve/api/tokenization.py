@@ -1,24 +1,16 @@
-"""Tokenization of the texts, conversations and token ids in requests; safe in several threads."""
+"""Tokenization of the texts and token ids in requests; safe in several threads."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from jinja2.exceptions import TemplateError
-
-from gritlm.errors import InputError
-from gritlm.lm.chat_template import NO_VARIABLES, RESERVED, template_variables
 from gritlm.lm.gritlm import GritLM
 from gritlm.lm.tokens import Prompt, SegmentTokenizer
-from gritlm.lm.tools.definitions import Tool
-from gritlm.lm.tools.prompt import ToolMessage, tool_chat_ids
 from gritlm.prompts import for_yes_no, gritlm_instruction
 from gritlm.rag.plan import question_after
 from gritlm.serve.engine.errors import TooManyTokensError
 from gritlm.serve.errors import invalid, too_long
-from gritlm.serve.ignored_fields import ignore
 
 Ids = tuple[int, ...]
 Item = str | list[int]  # a text, or its ids
@@ -47,62 +39,6 @@ class PromptTokenizer:
         self._settings = model.settings
         self._longest = max(map(len, model.tokenizer.get_vocab()))  # characters of a token
         self.vocabulary = model.lm.vocabulary_size
-
-    def template_variables(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the variables of a request that the chat template uses, and ignore the others.
-
-        Args:
-            given: ``chat_template_kwargs`` of the request.
-
-        Raises:
-            ApiError: for a variable that the server sets, or a special token in a value.
-        """
-        param = "chat_template_kwargs"
-        if reserved := sorted(RESERVED & given.keys()):
-            raise invalid(
-                f"'{param}' has '{reserved[0]}', which the server sets; leave it out", param=param
-            )
-        by_template = self._settings.template == "tokenizer"
-        known = template_variables(self.tokens.tokenizer) if by_template else frozenset()
-        for name in given:
-            if name not in known:
-                ignore(f"{param}.{name}")
-        used = {name: value for name, value in given.items() if name in known}
-        text = str(used)
-        for special in self.tokens.tokenizer.all_special_tokens:
-            if special in text:
-                raise invalid(
-                    f"'{param}' has the special token '{special}'; expected plain text", param=param
-                )
-        return used
-
-    def chat_ids(
-        self,
-        messages: Sequence[ToolMessage],
-        tools: Sequence[Tool] = (),
-        variables: Mapping[str, Any] = NO_VARIABLES,
-    ) -> Ids:
-        """Return the ids of a conversation, up to the start of the next message.
-
-        Args:
-            messages: the messages, oldest first.
-            tools: the tools that the prompt lists.
-            variables: further variables of the chat template.
-
-        Raises:
-            ApiError: if the chat template of the model refuses the conversation.
-        """
-        try:
-            template = self._settings.template
-            return tuple(
-                tool_chat_ids(self.tokens, messages, tools, template=template, variables=variables)
-            )
-        except TemplateError as error:
-            raise invalid(
-                f"the model's chat template does not take this: {error}", param="messages"
-            ) from None
-        except InputError as error:
-            raise invalid(f"'messages': {error}", param="messages") from None
 
     def prompt_ids(self, items: Sequence[Item]) -> list[Ids]:
         """Return the ids of prompts to complete; prompts of token ids are used unchanged."""
