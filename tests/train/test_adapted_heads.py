@@ -21,7 +21,7 @@ from gritlm.train.model import heads, hidden_states
 from gritlm.train.model.build import TrainingParts, build
 from gritlm.train.model.module import Weights
 from gritlm.train.objectives import losses
-from gritlm.train.run import gradient_check
+from gritlm.train.run import step_checks
 from gritlm.train.run.signals import StopSignal
 from gritlm.train.trainer import Trainer, train
 from tests import tiny
@@ -230,10 +230,10 @@ def test_experts_without_a_token_and_gradients_of_zero_are_no_alarm():
     module = Experts()
     module(torch.ones(2)).sum().backward()
     assert module.experts[1].weight.grad is None
-    gradient_check.require_gradients(module, 1)
+    step_checks.require_gradients(module, 1)
     module.unread = nn.Parameter(torch.ones(2))
     with pytest.raises(TrainingError, match="step 4: no gradient reached unread,"):
-        gradient_check.require_gradients(module, 4)
+        step_checks.require_gradients(module, 4)
 
 
 @pytest.mark.parametrize(

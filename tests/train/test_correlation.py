@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import stats
 
-from gritlm.train.objectives.correlation import average_ranks, spearman
+from gritlm.train.objectives.evaluation import average_ranks, spearman
 
 
 @pytest.mark.parametrize("seed", range(5))

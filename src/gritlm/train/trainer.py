@@ -32,14 +32,13 @@ from gritlm.train.objectives.question import QuestionObjective
 from gritlm.train.run import (
     checkpoint,
     collectives,
-    gradient_check,
     metrics_log,
     model_card,
-    non_finite,
     optim,
     parallel,
     resume,
     staging,
+    step_checks,
 )
 from gritlm.train.run.signals import StopSignal, listening
 
@@ -215,12 +214,14 @@ class Trainer:
         batch = self.loader.next(number)
         values = self.backward(batch)
         if number == self.first_step:
-            gradient_check.require_gradients(self.parts.trainee, number)
+            step_checks.require_gradients(self.parts.trainee, number)
         norm = optim.clip(self._trained(), self.settings.training.max_grad_norm)
         values |= {"grad_norm": norm, "learning_rate": self.optimizer.param_groups[0]["lr"]}
         sound = all(math.isfinite(value) for value in values.values())
         if collectives.most(int(not sound)):
-            non_finite.stop(self.output, number, batch, values, self.parts.tokenizer)
+            step_checks.stop_at_non_finite_loss(
+                self.output, number, batch, values, self.parts.tokenizer
+            )
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)

@@ -1,4 +1,4 @@
-"""Held-out evaluation: losses, accuracy and rank correlation."""
+"""Held-out evaluation: losses, accuracy and rank correlation. Shapes: N values."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gritlm.train.data.collate import Collator
 from gritlm.train.data.examples import ScoredExample
 from gritlm.train.data.sources import Dataset
 from gritlm.train.model.module import Weights
-from gritlm.train.objectives import correlation, gradcache, losses
+from gritlm.train.objectives import gradcache, losses
 from gritlm.train.objectives.embedding import EmbeddingObjective
 from gritlm.train.objectives.generation import GenerationObjective
 
@@ -112,7 +112,7 @@ class HeldOutEvaluation:
             _embedded(partial(module, "embed"), prompts, budget)
             for prompts in (batch.queries, batch.passages)
         )
-        return correlation.spearman(losses.cosines(first_ND, second_ND), batch.score_N)
+        return spearman(losses.cosines(first_ND, second_ND), batch.score_N)
 
     def _generative(self, module: Any, generation: GenerationObjective) -> float:
         """Return the mean cross-entropy over all supervised tokens."""
@@ -151,3 +151,18 @@ def _correct(score_QP: Tensor, positive_Q: Tensor, mask_QP: Tensor) -> int:
     own_QP = torch.nn.functional.one_hot(positive_Q, score_QP.shape[1]).bool()
     kept_QP = score_QP.masked_fill(mask_QP & ~own_QP, float("-inf"))
     return int((kept_QP.argmax(dim=1) == positive_Q).sum())
+
+
+def spearman(one_N: Tensor, other_N: Tensor) -> float:
+    """Return Spearman's rank correlation, -1 to 1; 0 where all values of a side are equal."""
+    ranks = [average_ranks(values_N) for values_N in (one_N, other_N)]
+    one, other = (rank_N - rank_N.mean() for rank_N in ranks)
+    scale = float(one.norm() * other.norm())
+    return float(one @ other) / scale if scale else 0.0
+
+
+def average_ranks(values_N: Tensor) -> Tensor:
+    """Return the places (N,) in ascending order, from 1, as float64; equal values share a mean."""
+    _, place_N, count_K = values_N.cpu().unique(return_inverse=True, return_counts=True)
+    last_K = count_K.cumsum(dim=0).double()
+    return (last_K - (count_K - 1) / 2)[place_N]

@@ -43,7 +43,7 @@ from gritlm.lm.hub.model_config import PROJECTION_FILE
 from gritlm.lm.hub.quiet import quiet
 from gritlm.train.model.build import TrainingParts
 from gritlm.train.run import collectives, parallel, shards, staging
-from gritlm.train.run.gradient_check import may_lack_gradient
+from gritlm.train.run.step_checks import may_lack_gradient
 
 _STATE = "state.json"
 _OPTIMIZER = "optimizer.pt"
