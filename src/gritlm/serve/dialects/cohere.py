@@ -10,8 +10,7 @@ from fastapi import APIRouter, Response
 from gritlm.serve.api.embeddings import Vectors, create_embeddings
 from gritlm.serve.api.rerank import create_ranking
 from gritlm.serve.api.streaming import json_response
-from gritlm.serve.dialects.number_formats import in_format
-from gritlm.serve.dialects.translation import translated, vector_response
+from gritlm.serve.dialects.translation import in_format, translated, vector_response
 from gritlm.serve.errors import invalid
 from gritlm.serve.http.paths import COHERE_EMBED, COHERE_V2_EMBED, COHERE_V2_RERANK
 from gritlm.serve.schemas.cohere import (
