@@ -15,7 +15,7 @@
     ├── TrainingError (RuntimeError)       a training run that cannot continue
     ├── MissingExtraError (ImportError)    an optional dependency that is not installed
     ├── serve.engine.errors: OverloadedError, DrainingError    a server that refuses new requests
-    ├── evaluation.unreachable.DataUnreachableError    a task whose data cannot be downloaded
+    ├── evaluation.harnesses.DataUnreachableError    a task whose data cannot be downloaded
     └── rag.index.lance.IndexFailedError    an index that cannot be read or written
 """
 

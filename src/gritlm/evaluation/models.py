@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
 from gritlm.errors import DownloadError, InputError, ModelError, one_line
-from gritlm.evaluation import fingerprints, tensors
+from gritlm.evaluation import fingerprints
 from gritlm.evaluation.results import Kind
 
 ModelKind = Literal["GritLM", "sentence-transformers"]
@@ -73,7 +74,7 @@ def find_model(name: str) -> EvaluatedModel:
     inside = [path for path in weights if kind != "GritLM" or path.parent == source]
     if not any(path.is_relative_to(source) for path in inside):
         raise ModelError(f"{source}: no *.safetensors file in this folder; expected a checkpoint")
-    sizes = tensors.sizes(weights)
+    sizes = tensor_sizes(weights)
     about = {
         "weights": sum(path.stat().st_size for path in weights),
         "parameters": sum(size for _, size in sizes),
@@ -216,3 +217,24 @@ def _settings(kind: ModelKind, folders: Sequence[tuple[str, Path]]) -> dict[str,
         "template": settings.template,
         "trained_to_embed": settings.trained_to_embed,
     }
+
+
+def tensor_sizes(weights: Sequence[Path]) -> list[tuple[str, int]]:
+    """Return name and number of elements of each tensor in some safetensors files.
+
+    Raises:
+        ModelError: if a file is damaged or cannot be read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    found = []
+    for path in weights:
+        try:
+            with safe_open(path, framework="numpy") as file:
+                names = file.keys()
+                found += [(name, prod(file.get_slice(name).get_shape())) for name in names]
+        except (OSError, SafetensorError) as error:
+            raise ModelError(
+                f"{path}: truncated or damaged ({error}); get the model again"
+            ) from None
+    return found

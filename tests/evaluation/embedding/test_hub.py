@@ -11,7 +11,7 @@ from datasets import Dataset, DatasetDict
 
 from gritlm.errors import InputError
 from gritlm.evaluation.embedding import local, mteb_run
-from gritlm.evaluation.unreachable import DataUnreachableError
+from gritlm.evaluation.harnesses import DataUnreachableError
 from tests.evaluation.embedding import folders
 
 

@@ -9,7 +9,7 @@ from gritlm import GritLM
 from gritlm.errors import InputError, MissingExtraError, ModeError
 from gritlm.evaluation import harnesses
 from gritlm.evaluation.generation import library, lm_eval_run, loading, loglikelihood
-from gritlm.evaluation.unreachable import DataUnreachableError
+from gritlm.evaluation.harnesses import DataUnreachableError
 
 from .conftest import CHOICE, COLOURS
 

@@ -18,7 +18,7 @@ from mteb.abstasks.pair_classification import AbsTaskPairClassification
 from mteb.get_tasks import TASK_LIST
 
 from gritlm.errors import InputError
-from gritlm.evaluation.unreachable import DataUnreachableError
+from gritlm.evaluation.harnesses import DataUnreachableError
 
 
 def names() -> list[str]:

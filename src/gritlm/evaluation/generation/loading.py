@@ -9,9 +9,9 @@ from typing import Any
 
 from gritlm.errors import InputError, one_line
 from gritlm.evaluation.generation import library, row_files
+from gritlm.evaluation.harnesses import DataUnreachableError
 from gritlm.evaluation.tasks.bad_rows import BadRows
 from gritlm.evaluation.tasks.task import Task
-from gritlm.evaluation.unreachable import DataUnreachableError
 
 FILE = "task.yaml"
 SEED = 1234  # for drawing few-shot examples; lm-eval's own
