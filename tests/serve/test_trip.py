@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests import trips
 
-MOST_FILES = 24
+MOST_FILES = 22
 
 
 def test_a_request_for_embeddings_crosses_few_files(tmp_path: Path):

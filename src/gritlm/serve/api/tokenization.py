@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
 from gritlm.lm.gritlm import GritLM
 from gritlm.lm.tokens import Prompt, SegmentTokenizer
@@ -14,10 +16,30 @@ from gritlm.serve.errors import invalid, too_long
 
 Ids = tuple[int, ...]
 Item = str | list[int]  # a text, or its ids
-Frame = tuple[list[int], list[int]]  # ids before the text, and ids behind it
-
 
 _CHARACTERS = 16  # per token, in all texts of a request together; four are usual
+_KEPT_HEADERS = 32
+_LONGEST_KEPT = 1024  # characters of an instruction whose header is kept
+
+
+@dataclass(frozen=True)
+class _Header:
+    """The header of an embedding prompt.
+
+    Attributes:
+        text: the instruction in the format of the model.
+        before: ids before the text.
+        behind: ids behind the text.
+    """
+
+    text: str
+    before: tuple[int, ...]
+    behind: tuple[int, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a prompt that do not belong to its text."""
+        return len(self.before) + len(self.behind)
 
 
 class PromptTokenizer:
@@ -39,6 +61,7 @@ class PromptTokenizer:
         self._settings = model.settings
         self._longest = max(map(len, model.tokenizer.get_vocab()))  # characters of a token
         self.vocabulary = model.lm.vocabulary_size
+        self._kept_header = lru_cache(_KEPT_HEADERS)(self._header)
 
     def prompt_ids(self, items: Sequence[Item]) -> list[Ids]:
         """Return the ids of prompts to complete; prompts of token ids are used unchanged."""
@@ -73,9 +96,9 @@ class PromptTokenizer:
         """
         most = self._most(cut)
         room = sys.maxsize if most is None else most
-        header = gritlm_instruction(instruction)
-        frame = self._frame(header)
-        self._require_header_room(room, frame)
+        is_short = len(instruction) <= _LONGEST_KEPT
+        header = self._kept_header(instruction) if is_short else self._header(instruction)
+        self._require_header_room(room, header)
         if most is None:
             self.require_characters(list(map(characters, items)), name, param=param)
         else:  # do not tokenize text that is cut off anyway
@@ -83,11 +106,11 @@ class PromptTokenizer:
         texts = [item for item in items if isinstance(item, str)]
         if len(texts) == len(items):
             prompts, _ = self.tokens.for_embedding(
-                texts, max_length=room, instruction=header, end=self._settings.embed_eos
+                texts, max_length=room, instruction=header.text, end=self._settings.embed_eos
             )
         else:
             prompts = [
-                _framed(self.check_ids(item, f"text {n}", param=param), room, frame)
+                _framed(self.check_ids(item, f"text {n}", param=param), room, header)
                 for n, item in enumerate(items)
             ]
         if most is None:
@@ -217,21 +240,21 @@ class PromptTokenizer:
             )
         return self.limit if cut == -1 else cut
 
-    def _frame(self, header: str) -> Frame:
-        """Return the ids before and behind a text with this header."""
-        (frame,), _ = self.tokens.for_embedding(
-            ["a"], max_length=sys.maxsize, instruction=header, end=self._settings.embed_eos
+    def _header(self, instruction: str) -> _Header:
+        """Return the header for an instruction in plain words."""
+        text = gritlm_instruction(instruction)
+        (prompt,), _ = self.tokens.for_embedding(
+            ["a"], max_length=sys.maxsize, instruction=text, end=self._settings.embed_eos
         )
-        start = frame.pooled[0]
-        text = self.tokens.pieces(["a"], first=False)[0]
-        return frame.ids[:start], frame.ids[start + len(text) :]
+        start = prompt.pooled[0]
+        end = start + len(self.tokens.pieces(["a"], first=False)[0])
+        return _Header(text, tuple(prompt.ids[:start]), tuple(prompt.ids[end:]))
 
-    def _require_header_room(self, room: int, frame: Frame) -> None:
-        size = sum(map(len, frame))
-        if room <= size:
+    def _require_header_room(self, room: int, header: _Header) -> None:
+        if room <= header.tokens:
             raise invalid(
-                f"truncate_prompt_tokens={room}, and the instruction takes {size} tokens; "
-                f"expected more than {size}",
+                f"truncate_prompt_tokens={room}, and the instruction takes {header.tokens} tokens; "
+                f"expected more than {header.tokens}",
                 param="truncate_prompt_tokens",
             )
 
@@ -251,8 +274,7 @@ def characters(item: Item) -> int:
     return len(item) if isinstance(item, str) else 0
 
 
-def _framed(ids: Ids, room: int, frame: Frame) -> Prompt:
+def _framed(ids: Ids, room: int, header: _Header) -> Prompt:
     """Return an embedding prompt with these ids in the place of its text."""
-    head, tail = frame
-    whole = [*head, *ids[: room - len(head) - len(tail)], *tail]
-    return Prompt(whole, pooled=(len(head), len(whole)))
+    whole = [*header.before, *ids[: room - header.tokens], *header.behind]
+    return Prompt(whole, pooled=(len(header.before), len(whole)))
