@@ -265,6 +265,35 @@ def test_the_mixture_is_that_of_single_prompts(engine, calibrate, contrast):
         logits_V = prepared.prompt.mixed.step(written[-1])
 
 
+@pytest.mark.parametrize(("contrast", "rows"), [(0.0, 5), (0.5, 6)])
+def test_the_row_without_passage_is_decoded_for_a_contrast_only(
+    engine, grit, monkeypatch, contrast, rows
+):
+    settings = replace(grit.settings, fusion=FusionSettings(1.0, 2.0, absent=0.1))
+    monkeypatch.setattr(grit, "settings", settings)
+    passes: list[tuple[int, int]] = []
+    prefill = RowBatch.prefill
+
+    def noted(batch, ids, *, keep=1):
+        passes.append((len(batch.lengths), len(ids)))
+        return prefill(batch, ids, keep=keep)
+
+    monkeypatch.setattr(RowBatch, "prefill", noted)
+    options = replace(ALL, fusion="token", contrast=contrast)
+    query = engine.query(QUESTION, options)
+    hits = engine.nearest(query, options)
+    plan = engine.plan(query, hits, options)
+    prepared = engine.read(query, plan, options)
+    prepared.prompt.mixed.step(5)
+    assert [count for count, _ in passes] == [6, rows, rows]
+    assert plan.sequences == len(prepared.prompt.caches) == rows
+    assert prepared.trace.supported is not None
+    ((_, question), (_, rest), _) = passes
+    assert prepared.trace.tokens_selecting == 5 * question + (rows - 1) * rest
+    for cache, source in zip(prepared.prompt.caches, plan.rows, strict=False):
+        assert cache.get_seq_length() == source.tokens + 1
+
+
 @pytest.mark.parametrize("fusion", ["sequence", "token", "joint"])
 def test_blocks_that_are_missing_or_damaged_change_no_answer(grit, calibrate, tmp_path, fusion):
     calibrate(1.0)

@@ -15,6 +15,7 @@ from gritlm.lm.hub.model_config import FusionSettings, ModelSettings
 from gritlm.rag.answer import Answer
 from gritlm.rag.engine import RagEngine
 from gritlm.serve.config import ServerConfig
+from gritlm.serve.engine.limits import Limits
 from gritlm.serve.stores import StoreAt
 from tests import tiny
 from tests.serve.conftest import LENGTH, TEXTS, Served, served
@@ -148,3 +149,18 @@ def test_settings_that_cannot_be_used_are_refused(server, form, param, message):
     assert message in error["message"]
     if param is not None:
         assert error["param"] == param
+
+
+def test_more_rows_than_kv_slots_are_refused_by_name(calibrated, tmp_path):
+    model = GritLM(calibrated, dtype="float32", device="cpu")
+    limits = Limits(max_num_seqs=3)
+    with served(model, ServerConfig(port=0), limits, StoreAt(tmp_path / "store")) as few:
+        documents = [{"id": name, "text": text} for name, text in TEXTS.items()]
+        few.http.post("/v1/rag/documents", json={"documents": documents}).raise_for_status()
+        form = {"fusion": "token", "contrast": 0.5}
+        response = few.http.post(ANSWER, json=body_of(form))
+        assert response.status_code == 400
+        message = response.json()["error"]["message"]
+        assert "from 4 prompts together, the server has 3 KV slots" in message
+        assert "--max-num-seqs=4" in message
+        few.http.post(ANSWER, json=body_of({"fusion": "token"})).raise_for_status()

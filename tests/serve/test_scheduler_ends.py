@@ -10,9 +10,12 @@ import pytest
 from gritlm import GritLM
 from gritlm.errors import InputError, ModeError
 from gritlm.lm.encoder import Encoder
+from gritlm.lm.kv.slot_memory import SlotMemory
 from gritlm.lm.sampling import SamplingParams
+from gritlm.serve.engine import kv_slots
+from gritlm.serve.engine.embedding import EmbeddingQueue
 from gritlm.serve.engine.errors import DrainingError, OverloadedError, PromptTooLongError
-from gritlm.serve.engine.kv_slots import BatchedSlots
+from gritlm.serve.engine.kv_slots import BatchedSlots, SeparateSlots
 from gritlm.serve.engine.limits import Limits
 from gritlm.serve.engine.requests import (
     EmbedRequest,
@@ -204,6 +207,58 @@ def test_after_a_step_that_fails_those_who_ran_are_told_and_the_thread_goes_on(m
         again = Asked(scheduler, to_write(model, "What is water?", 6)).ended()
         assert again.text == expected
         assert again.started.cached_tokens == 0  # nothing of what was there is relied on
+
+
+@pytest.mark.parametrize("separate", [False, True])
+def test_a_sequence_that_cannot_step_fails_alone(model, monkeypatch, separate):
+    texts = ["What is water?", "Tell me about cats.", "Count to ten."]
+    expected = [model.chat(text, max_new_tokens=8) for text in texts]
+    bad_work = to_write(model, "cats " * 40, 8)
+    held_tokens = len(bad_work.ids)
+    if separate:
+        monkeypatch.setattr("gritlm.serve.engine.scheduler.allocate_kv_slots", SeparateSlots)
+        step = kv_slots.prefill
+
+        def breaks(lm, cache, ids):
+            if len(ids) == 1 and int(cache.get_seq_length()) == held_tokens + 2:
+                raise RuntimeError("no such token")
+            return step(lm, cache, ids)
+
+        monkeypatch.setattr(kv_slots, "prefill", breaks)
+    else:
+        together = SlotMemory.step
+
+        def breaks_together(memory, tokens, slots, held):
+            if held_tokens + 2 in held:
+                raise RuntimeError("no such token")
+            return together(memory, tokens, slots, held)
+
+        monkeypatch.setattr(SlotMemory, "step", breaks_together)
+    with scheduled(model) as scheduler:
+        with held(scheduler):
+            bad = Asked(scheduler, bad_work)
+            good = [Asked(scheduler, to_write(model, text, 8)) for text in texts]
+        assert str(bad.error) == "no such token"
+        assert [one.text for one in good] == expected
+        assert len(bad.deltas) == 3
+
+
+def test_a_request_that_cannot_be_taken_fails_alone(model, monkeypatch):
+    add = EmbeddingQueue.add
+
+    def breaks(queue, queued, request):
+        if len(request.prompts) == 2:
+            raise MemoryError("no memory for its vectors")
+        add(queue, queued, request)
+
+    monkeypatch.setattr(EmbeddingQueue, "add", breaks)
+    with scheduled(model) as scheduler:
+        with held(scheduler):
+            bad = Asked(scheduler, texts_of([8, 9]))
+            good = Asked(scheduler, texts_of([8]))
+        assert str(bad.error) == "no memory for its vectors"
+        assert good.value.shape == (1, 48)
+        assert scheduler.stats().waiting == scheduler.stats().waiting_tokens == 0
 
 
 def test_logits_that_are_no_numbers_fail_their_own_request_only(model, monkeypatch):

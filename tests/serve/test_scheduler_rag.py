@@ -9,11 +9,13 @@ from gritlm import GritLM
 from gritlm.lm.sampling import SamplingParams
 from gritlm.lm.unified import UnifiedLM
 from gritlm.rag.engine import RagEngine
+from gritlm.rag.fusion import Mixture
 from gritlm.rag.options import AnswerOptions
 from gritlm.rag.prefill import PrefilledPrompt
 from gritlm.serve.engine import kv_slots
-from gritlm.serve.engine.errors import PromptTooLongError
-from gritlm.serve.engine.requests import ResumeRequest
+from gritlm.serve.engine.errors import PromptTooLongError, TooManyRowsError
+from gritlm.serve.engine.requests import ModelJob, ResumeRequest
+from gritlm.serve.engine.scheduler import Scheduler
 from tests import tiny
 from tests.serve.asking import Asked, held, scheduled, texts_of, to_write
 
@@ -45,7 +47,11 @@ def continuing(
     def begin(checkpoint: object) -> PrefilledPrompt:
         return engine.prepare(QUESTION, options, hits=hits).prompt
 
-    return ResumeRequest(begin, 300, sampling)
+    return ResumeRequest(begin, 300, sampling, rows=len(hits) if fusion == "token" else 1)
+
+
+def kv_used_between_steps(scheduler: Scheduler) -> int:
+    return int(Asked(scheduler, ModelJob(lambda _: scheduler.stats().kv_used)).value)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +69,7 @@ def test_an_answer_from_documents_is_that_of_the_engine(model, engine, mode, fus
     expected = engine.answer(
         QUESTION, mode=mode, fusion=fusion, top_k=3, max_new_tokens=TOKENS
     ).text
-    with scheduled(model) as scheduler:
+    with scheduled(model, max_num_seqs=8) as scheduler:
         with held(scheduler):
             beside = Asked(scheduler, to_write(model, "Tell me about cats.", TOKENS))
             asked = [Asked(scheduler, continuing(engine, mode, fusion=fusion)) for _ in range(2)]
@@ -113,14 +119,15 @@ def test_rows_and_single_sequences_take_the_same_decode_steps(model, engine, mon
     if separate:
         made = kv_slots.SeparateSlots
         monkeypatch.setattr("gritlm.serve.engine.scheduler.allocate_kv_slots", made)
-    step = kv_slots._SlotsOfModel.step
+    kind = kv_slots.SeparateSlots if separate else kv_slots.BatchedSlots
+    step = kind.step
 
     def counting(slots, running, tokens):
         together.append(len(running))
         return step(slots, running, tokens)
 
-    monkeypatch.setattr(kv_slots._SlotsOfModel, "step", counting)
-    with scheduled(model, max_num_seqs=4) as scheduler:
+    monkeypatch.setattr(kind, "step", counting)
+    with scheduled(model, max_num_seqs=8) as scheduler:
         with held(scheduler):
             first = Asked(scheduler, continuing(engine, "doc", fusion="token"))
             chats = [Asked(scheduler, to_write(model, "Tell me about cats.", TOKENS))]
@@ -130,7 +137,77 @@ def test_rows_and_single_sequences_take_the_same_decode_steps(model, engine, mon
         assert [one.text for one in chats] == [text]
         again = Asked(scheduler, to_write(model, "Tell me about cats.", TOKENS))
         assert again.text == text
-    assert max(together) == 3
+    assert max(together) == 7  # three rows of each answer, and the chat
+
+
+@pytest.mark.parametrize("separate", [False, True])
+def test_an_error_in_mixed_rows_ends_their_own_answer_only(model, engine, monkeypatch, separate):
+    texts = ["Tell me about cats.", "What is water?"]
+    expected = [model.chat(text, max_new_tokens=TOKENS) for text in texts]
+    whole = engine.answer(QUESTION, fusion="token", top_k=3, max_new_tokens=TOKENS).text
+    if separate:
+        made = kv_slots.SeparateSlots
+        monkeypatch.setattr("gritlm.serve.engine.scheduler.allocate_kv_slots", made)
+    mixed = Mixture.__call__
+    calls: list[Mixture] = []
+
+    def breaks(mixture, logits_BV):
+        calls.append(mixture)
+        if mixture is calls[0] and calls.count(mixture) == 4:
+            raise RuntimeError("rows that cannot be mixed")
+        return mixed(mixture, logits_BV)
+
+    monkeypatch.setattr(Mixture, "__call__", breaks)
+    with scheduled(model, max_num_seqs=8) as scheduler:
+        with held(scheduler):
+            bad = Asked(scheduler, continuing(engine, "doc", fusion="token"))
+            good = [Asked(scheduler, to_write(model, text, TOKENS)) for text in texts]
+            other = Asked(scheduler, continuing(engine, "doc", fusion="token"))
+        assert str(bad.error) == "rows that cannot be mixed"
+        assert [one.text for one in good] == expected
+        assert other.text == whole
+        assert kv_used_between_steps(scheduler) == 0
+        assert other.text == Asked(scheduler, continuing(engine, "doc", fusion="token")).text
+
+
+def test_every_row_of_an_answer_has_a_kv_slot(model, engine):
+    used: list[int] = []
+    with scheduled(model, max_num_seqs=4) as scheduler:
+
+        def seen(_):
+            used.append(scheduler.stats().kv_used)
+
+        with held(scheduler):
+            answer = Asked(scheduler, continuing(engine, "doc", 3, fusion="token"), seen)
+            again = Asked(scheduler, continuing(engine, "doc", 3, fusion="token"))
+        assert again.text == answer.text
+        assert kv_used_between_steps(scheduler) == 0
+    hits = engine.retrieve(QUESTION, top_k=3)
+    options = AnswerOptions(fusion="token", sampling=SamplingParams(3))
+    caches = engine.prepare(QUESTION, options, hits=hits).prompt.caches
+    assert len(caches) == 3
+    assert used[0] == sum(int(cache.get_seq_length()) for cache in caches)
+
+
+def test_an_answer_waits_until_all_of_its_rows_have_slots(model, engine):
+    with scheduled(model, max_num_seqs=3) as scheduler:
+        with held(scheduler):
+            chat = Asked(scheduler, to_write(model, "Tell me about cats.", 8))
+            answer = Asked(scheduler, continuing(engine, "doc", 3, fusion="token"))
+            behind = Asked(scheduler, to_write(model, "What is water?", 3))
+        for one in (behind, answer, chat):
+            one.ended()
+        assert chat.text == model.chat("Tell me about cats.", max_new_tokens=8)
+        assert behind.text == model.chat("What is water?", max_new_tokens=3)
+    begun = [one.ticket.begun for one in (chat, answer, behind)]
+    assert begun == sorted(begun)
+
+
+def test_more_rows_than_slots_are_refused_with_the_numbers(model, engine):
+    with scheduled(model, max_num_seqs=2) as scheduler:
+        with pytest.raises(TooManyRowsError, match="from 3 prompts together, the server has 2 KV"):
+            Asked(scheduler, continuing(engine, "doc", fusion="token"))
+        assert scheduler.stats().waiting == 0
 
 
 def test_models_whose_cache_holds_more_are_written_one_row_at_a_time(model, engine, monkeypatch):

@@ -17,6 +17,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import Cache
 
 from gritlm.lm.hub.model_config import FusionSettings
 from gritlm.lm.kv.row_batch import RowBatch
@@ -100,39 +101,25 @@ def passage_scores(
     return scores
 
 
-class MixedRows:
-    """Rows of a batch that generate one answer together.
+class Mixture:
+    """Mixture of the distributions of rows that generate one answer together.
 
     Args:
-        batch: the rows; with contrast, the last one is that without passage.
         scores: scores of the passages.
         calibrated: whether the scores are calibrated, or cosines.
-        contrast: weight of the contrast to the row without passage; 0 for no contrast.
+        contrast: weight of the contrast to a last row without passage; 0 where there is no such
+            row.
     """
 
     def __init__(
-        self,
-        batch: RowBatch,
-        scores: Sequence[PassageScore],
-        *,
-        calibrated: bool,
-        contrast: float = 0.0,
+        self, scores: Sequence[PassageScore], *, calibrated: bool, contrast: float = 0.0
     ) -> None:
-        self._batch = batch
         self._contrast = contrast
         temperature = _SCORE_TEMPERATURE if calibrated else _COSINE_TEMPERATURE
         score_B = torch.tensor([each.score for each in scores])
         self._logweight_B1 = (score_B / temperature).log_softmax(dim=0)[:, None]
 
-    def step(self, token: int) -> Tensor:
-        """Add a token to every row; return the mixed log-probabilities (V,) of the next one."""
-        return self.prefill([token])
-
-    def prefill(self, ids: Sequence[int]) -> Tensor:
-        """Add token ids to every row; return the mixed log-probabilities (V,) of the next one."""
-        return self.mixed(self._batch.prefill(ids)[:, -1])
-
-    def mixed(self, logits_BV: Tensor) -> Tensor:
+    def __call__(self, logits_BV: Tensor) -> Tensor:
         """Return the mixture (V,) of the rows' distributions, as log-probabilities."""
         logprob_BV = logits_BV.float().log_softmax(dim=-1)
         weight_B1 = self._logweight_B1.to(logprob_BV.device)
@@ -140,3 +127,28 @@ class MixedRows:
         if self._contrast:
             mixed_V = mixed_V + self._contrast * (mixed_V - logprob_BV[len(weight_B1)])
         return mixed_V
+
+
+@dataclass(frozen=True)
+class MixedRows:
+    """Rows of a batch that generate one answer together.
+
+    Attributes:
+        batch: the rows.
+        mixture: mixture of their distributions.
+    """
+
+    batch: RowBatch
+    mixture: Mixture
+
+    def step(self, token: int) -> Tensor:
+        """Add a token to every row; return the mixed log-probabilities (V,) of the next one."""
+        return self.prefill([token])
+
+    def prefill(self, ids: Sequence[int]) -> Tensor:
+        """Add token ids to every row; return the mixed log-probabilities (V,) of the next one."""
+        return self.mixture(self.batch.prefill(ids)[:, -1])
+
+    def caches(self) -> list[Cache]:
+        """Return the cache of each row, in which a token can be added to it alone."""
+        return [self.batch.row(row, room=0) for row in range(len(self.batch.lengths))]

@@ -25,10 +25,17 @@ class AnswerPlan:
     Attributes:
         fusion: use of several passages.
         rows: prompt of each passage, the best first; for ``joint`` the only prompt.
+        contrasts: whether a row without passage takes part in the answer.
     """
 
     fusion: Fusion
     rows: tuple[PromptPlan, ...]
+    contrasts: bool = False
+
+    @property
+    def sequences(self) -> int:
+        """Number of rows that generate the answer together."""
+        return len(self.rows) + self.contrasts if self.fusion == "token" else 1
 
     @property
     def tokens(self) -> int:
@@ -78,7 +85,8 @@ class Planner:
             return AnswerPlan(fusion, (plan,))
         read = candidates(hits, self._model.settings.fusion, fusion=fusion, margin=options.margin)
         rows = self._assembler.rows(question, read, max_new_tokens=tokens)
-        return AnswerPlan(fusion, tuple(replace(row, mode=options.mode) for row in rows))
+        rows = [replace(row, mode=options.mode) for row in rows]
+        return AnswerPlan(fusion, tuple(rows), contrasts=options.contrast > 0)
 
     def require_parity(self) -> None:
         """Require that the reuse check holds for this model.

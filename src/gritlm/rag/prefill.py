@@ -19,7 +19,7 @@ from gritlm.lm.kv.block import KVBlock
 from gritlm.lm.kv.cache import is_preallocated
 from gritlm.lm.kv.row_batch import RowBatch
 from gritlm.rag.cooperative import Checkpoint
-from gritlm.rag.fusion import MixedRows, PassageScore, passage_scores, read_question
+from gritlm.rag.fusion import MixedRows, Mixture, PassageScore, passage_scores, read_question
 from gritlm.rag.options import AnswerOptions
 from gritlm.rag.plan import PromptPlan
 from gritlm.rag.planner import AnswerPlan
@@ -46,6 +46,11 @@ class PrefilledPrompt:
     room: int
     reused: int = 0
     mixed: MixedRows | None = None
+
+    @property
+    def caches(self) -> list[Cache]:
+        """Cache of each row that generates the answer; a single one without ``mixed``."""
+        return [self.cache] if self.mixed is None else self.mixed.caches()
 
 
 @dataclass(frozen=True)
@@ -166,7 +171,7 @@ class Prefiller:
                 for block in self._row_blocks(row, None, cost, causal=causal, checkpoint=checkpoint)
             ]
         with trace.stage("move"):
-            if options.contrast or self._judges_absence:
+            if plan.contrasts or self._judges_absence:
                 blocks.append(None)  # a row without passage
             batch = RowBatch(self._model.lm, blocks, room=len(plan.rows[0].ids) + room)
         with trace.stage("score"):
@@ -174,7 +179,7 @@ class Prefiller:
         if checkpoint is not None:
             checkpoint()
         order = sorted(range(len(scores)), key=lambda row: -scores[row].score)
-        _trace_rows(plan, costs, order, trace, extra=len(blocks) - len(order))
+        _trace_rows(plan, costs, order, trace, bare=len(blocks) - len(order))
         with trace.stage("prefill"):
             prompt = self._go_on(batch, plan, scores, options, best=order[0], room=room)
         return ReadPassages(
@@ -235,13 +240,16 @@ class Prefiller:
         if plan.fusion == "sequence":
             cache = batch.row(best, room=len(rest) + room)
             return PrefilledPrompt(cache, prefill_one(self._model.lm, cache, rest), room)
+        if not plan.contrasts:
+            batch.keep(len(scores))  # the row without passage was read for its likelihood only
         calibrated = self._model.settings.fusion is not None
-        mixed = MixedRows(batch, scores, calibrated=calibrated, contrast=options.contrast)
+        mixture = Mixture(scores, calibrated=calibrated, contrast=options.contrast)
+        mixed = MixedRows(batch, mixture)
         return PrefilledPrompt(batch.cache, mixed.prefill(rest), room, mixed=mixed)
 
 
 def _trace_rows(
-    plan: AnswerPlan, costs: Sequence[Trace], order: Sequence[int], trace: Trace, *, extra: int
+    plan: AnswerPlan, costs: Sequence[Trace], order: Sequence[int], trace: Trace, *, bare: int
 ) -> None:
     """Count the tokens of all rows; those of the best one are the prompt of the answer.
 
@@ -250,13 +258,15 @@ def _trace_rows(
         costs: trace of the block of each row.
         order: rows, the best first.
         trace: trace of the answer.
-        extra: number of rows without passage.
+        bare: number of rows without passage.
     """
     best = plan.rows[order[0]]
     for row in order[1:]:
         trace.add_discarded(costs[row])
-    read = best.question_span[1] if plan.fusion == "sequence" else len(best.ids)
-    trace.tokens_selecting += (len(order) - 1 + extra) * read
+    selecting = best.question_span[1]
+    goes_on = plan.fusion == "token"
+    trace.tokens_selecting += (len(order) - 1) * (len(best.ids) if goes_on else selecting)
+    trace.tokens_selecting += bare * (len(best.ids) if plan.contrasts else selecting)
     trace.add_blocks(costs[order[0]])
     _trace_sections(best, trace)
 

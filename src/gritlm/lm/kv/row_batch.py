@@ -68,6 +68,13 @@ class RowBatch:
             logits_to_keep=keep,
         ).logits
 
+    def keep(self, rows: int) -> None:
+        """Keep only the first rows: tokens are no longer added to the others."""
+        self.lengths = self.lengths[:rows]
+        for layer in self._layers:
+            layer.keys = layer.keys[:rows]
+            layer.values = layer.values[:rows]
+
     def row(self, index: int, *, room: int) -> Cache:
         """Return the cache of one row, with room for more tokens.
 

@@ -159,7 +159,8 @@ class DocumentApi:
                 lambda checkpoint: self._store.read(query, plan, options, checkpoint)
             )
             tokens = min(plan.tokens, service.prompts.limit)
-            group.submit(reservation, [ResumeRequest(answer.begin, tokens, options.sampling)])
+            request = ResumeRequest(answer.begin, tokens, options.sampling, plan.sequences)
+            group.submit(reservation, [request])
         return group, answer
 
     async def search(self, service: Service, body: SearchRequest) -> Response:

@@ -104,15 +104,23 @@ class EngineLoop:
         """Move arrived requests to the queue of their kind."""
         self.last_poll = time.monotonic()
         for queued in self._queue.take():
-            match queued.request:
-                case EmbedRequest() as request:
-                    self._embedding.add(queued, request)
-                case ModelJob() as job:
-                    self._jobs.add(queued, job)
-                case GenerateRequest() | ResumeRequest() as request:
-                    assert self._generation is not None, "the scheduler refuses it at submission"
-                    self._generation.add(queued, request)
+            try:
+                self._add(queued)
+            except Exception as error:  # such as no memory for its vectors
+                log.exception("a request could not be taken; it fails alone")
+                self._queue.discard(queued)
+                queued.send(RequestFailed(error))
         self._jobs.drop_cancelled()
+
+    def _add(self, queued: QueuedRequest) -> None:
+        match queued.request:
+            case EmbedRequest() as request:
+                self._embedding.add(queued, request)
+            case ModelJob() as job:
+                self._jobs.add(queued, job)
+            case GenerateRequest() | ResumeRequest() as request:
+                assert self._generation is not None, "the scheduler refuses it at submission"
+                self._generation.add(queued, request)
 
     def _step(self) -> None:
         try:

@@ -66,3 +66,14 @@ class PromptTooLongError(InputError):
         )
         self.tokens = tokens
         self.limit = limit
+
+
+class TooManyRowsError(InputError):
+    """An answer whose rows can never have KV slots at the same time."""
+
+    def __init__(self, rows: int, limit: int) -> None:
+        super().__init__(
+            f"fusion 'token' generates the answer from {rows} prompts together, the server has "
+            f"{limit} KV slots; lower top_k or margin, take fusion 'sequence', or start the server "
+            f"with --max-num-seqs={rows}"
+        )

@@ -10,8 +10,9 @@ from __future__ import annotations
 import logging
 import time
 from bisect import insort
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -19,7 +20,7 @@ from torch import Tensor
 from gritlm.errors import InputError
 from gritlm.lm.gritlm import GritLM
 from gritlm.serve.engine.errors import PromptTooLongError
-from gritlm.serve.engine.kv_slots import KVSlots
+from gritlm.serve.engine.kv_slots import KVSlots, StepResult
 from gritlm.serve.engine.queue import QueuedRequest, RequestQueue
 from gritlm.serve.engine.requests import (
     FinishReason,
@@ -30,6 +31,7 @@ from gritlm.serve.engine.requests import (
     ResumeRequest,
 )
 from gritlm.serve.engine.sequence import RunningSequence
+from gritlm.serve.engine.slot_table import KVSlot
 
 if TYPE_CHECKING:
     from gritlm.rag.prefill import PrefilledPrompt
@@ -156,20 +158,30 @@ class GenerationBatch:
 
     def _decode(self) -> None:
         sequences = list(self._running)
-        slots = [sequence.slot for sequence in sequences]
-        tokens = [sequence.drawn.token for sequence in sequences]
+        slots = [slot for sequence in sequences for slot in sequence.slots]
+        tokens = [sequence.drawn.token for sequence in sequences for _ in sequence.slots]
         started = time.perf_counter()
         try:
-            logits_BV = self._kv_slots.step(slots, tokens)
+            results = iter(self._kv_slots.step(slots, tokens))
         except Exception as error:
             log.exception("a decode step of %d sequences failed; all of them end", len(sequences))
             for sequence in sequences:
                 self._fail(sequence, error)
             return
         self.steps += 1
-        for sequence, logits_V in zip(sequences, logits_BV, strict=True):
-            self._draw(sequence, logits_V)
+        for sequence in sequences:
+            self._go_on(sequence, list(islice(results, len(sequence.slots))))
         self._decode_s = time.perf_counter() - started
+
+    def _go_on(self, sequence: RunningSequence, results: Sequence[StepResult]) -> None:
+        """Draw the next token of a sequence, or fail it alone."""
+        try:
+            logits_V = sequence.logits(results)
+        except Exception as error:
+            log.exception("a decode step of a sequence failed; its request fails")
+            self._fail(sequence, error)
+            return
+        self._draw(sequence, logits_V)
 
     def _prefill(self) -> None:
         """Prefill waiting prompts in order, for about as long as a decode step takes."""
@@ -190,15 +202,16 @@ class GenerationBatch:
         return min(left, max(_SMALLEST_CHUNK, int(self._decode_s / self._token_s)))
 
     def _admit(self) -> bool:
-        """Give the next waiting request a slot; return False when none waits or no slot is free."""
+        """Give the next waiting request its slots; return False when none waits or too few are
+        free."""
         if not self._waiting:
             return False
         request = self._waiting[0].request
-        slot = self._kv_slots.open(request.reusable_ids)
-        if slot is None:
+        slots = self._open(request)
+        if slots is None:
             return False
         waiting = self._waiting.pop(0)
-        sequence = RunningSequence(waiting.queued, request, slot)
+        sequence = RunningSequence(waiting.queued, request, slots)
         if isinstance(request, GenerateRequest):
             sequence.begin_prompt(request)
             self._queue.mark_started(sequence.queued, len(request.ids))
@@ -207,6 +220,13 @@ class GenerationBatch:
             self._queue.mark_started(sequence.queued, request.tokens)
             self._resume(sequence, request)
         return True
+
+    def _open(self, request: GenerateRequest | ResumeRequest) -> Sequence[KVSlot] | None:
+        """Return slots for a request; None while too few are free."""
+        if isinstance(request, ResumeRequest):
+            return self._kv_slots.open_empty(request.rows)
+        slot = self._kv_slots.open(request.reusable_ids)
+        return None if slot is None else (slot,)
 
     def _prefill_chunk(self, sequence: RunningSequence, size: int) -> int:
         """Prefill the next prompt tokens of a sequence; return their number."""
@@ -231,11 +251,13 @@ class GenerationBatch:
             tokens = int(prefilled.cache.get_seq_length())
             if tokens >= self._kv_slots.capacity:
                 raise PromptTooLongError(tokens, self._kv_slots.capacity)
-            self._kv_slots.adopt(sequence.slot, prefilled)
+            for slot, cache in zip(sequence.slots, prefilled.caches, strict=True):
+                self._kv_slots.adopt(slot, cache)
         except Exception as error:
             self._fail(sequence, error)
             return
         sequence.cached = prefilled.reused
+        sequence.mixture = None if prefilled.mixed is None else prefilled.mixed.mixture
         room = sequence.room(
             self._kv_slots.capacity, min(prefilled.room, request.sampling.max_new_tokens)
         )
@@ -253,7 +275,7 @@ class GenerationBatch:
         """Draw the first token of a prefilled sequence; every decode step includes it from now."""
         self._prefilling = None
         self._running.append(sequence)
-        sequence.queued.send(PrefillFinished(len(sequence.slot.ids), sequence.cached))
+        sequence.queued.send(PrefillFinished(sequence.tokens, sequence.cached))
         reported = sequence.prompt_logprobs
         if reported is not None or room == 0:
             prompt = () if reported is None else tuple(reported.tokens)
@@ -290,7 +312,8 @@ class GenerationBatch:
         self._close(sequence, sound=False)
 
     def _close(self, sequence: RunningSequence, *, sound: bool = True) -> None:
-        self._kv_slots.close(sequence.slot, sound=sound)
+        for slot in sequence.slots:
+            self._kv_slots.close(slot, sound=sound)
         if sequence is self._prefilling:
             self._prefilling = None
         self._running = [running for running in self._running if running is not sequence]

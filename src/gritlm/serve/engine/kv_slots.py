@@ -6,11 +6,9 @@ Shapes: B sequences of a decode step, V vocabulary.
 from __future__ import annotations
 
 import logging
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from gritlm.lm.generator import prefill, prefill_with_logits
@@ -18,11 +16,11 @@ from gritlm.lm.kv.slot_memory import SlotMemory, obstacle
 from gritlm.lm.unified import UnifiedLM
 from gritlm.serve.engine.slot_table import UNKNOWN, KVSlot, SlotTable
 
-if TYPE_CHECKING:
-    from gritlm.rag.fusion import MixedRows
-    from gritlm.rag.prefill import PrefilledPrompt
-
 log = logging.getLogger(__name__)
+
+
+# Logits (V,) of the next token of a sequence, or the error of its step.
+StepResult = Tensor | Exception
 
 
 class KVSlots(Protocol):
@@ -54,6 +52,9 @@ class KVSlots(Protocol):
             The slot, or None while all slots are busy.
         """
 
+    def open_empty(self, count: int) -> list[KVSlot] | None:
+        """Assign empty slots: as many as wanted, or None while fewer are free."""
+
     def prefill(
         self, slot: KVSlot, ids: Sequence[int], *, room: int, every: bool = False
     ) -> Tensor:
@@ -67,20 +68,23 @@ class KVSlots(Protocol):
                 last one (V,).
         """
 
-    def adopt(self, slot: KVSlot, begun: PrefilledPrompt) -> None:
+    def adopt(self, slot: KVSlot, cache: Any) -> None:
         """Take over the KV state of a prompt that other code has prefilled.
 
         Args:
             slot: an assigned, empty slot.
-            begun: the prefilled prompt.
+            cache: the state, of a single row.
         """
 
-    def step(self, slots: Sequence[KVSlot], tokens: Sequence[int]) -> Tensor:
-        """Append one token to each slot and return the logits of the last positions (B, V).
+    def step(self, slots: Sequence[KVSlot], tokens: Sequence[int]) -> Sequence[StepResult]:
+        """Append one token to each slot.
 
         Args:
             slots: slots of the running sequences.
             tokens: token ids, one for each slot.
+
+        Returns:
+            The logits of the last position of each slot, or the error of its step.
         """
 
     def close(self, slot: KVSlot, *, sound: bool = True) -> None:
@@ -107,53 +111,16 @@ def allocate_kv_slots(lm: UnifiedLM, slots: int, capacity: int) -> KVSlots:
     return SeparateSlots(lm, slots, capacity)
 
 
-class _SlotsOfModel(ABC):
-    """The slot table of a model, with the figures of both kinds of slots.
-
-    An answer that several rows generate together keeps its own cache; each of its steps is a pass
-    over its rows, between the step of the other sequences and the next one.
-    """
+class _SlotsOfModel:
+    """The slot table of a model, with the figures of both kinds of slots."""
 
     def __init__(self, lm: UnifiedLM, slots: int, capacity: int) -> None:
         self._lm = lm
         self.capacity = capacity
         self._table = SlotTable(slots)
-        self._mixed: dict[int, MixedRows] = {}
 
-    def adopt(self, slot: KVSlot, begun: PrefilledPrompt) -> None:
-        slot.ids = [UNKNOWN] * int(begun.cache.get_seq_length())
-        if begun.mixed is None:
-            self._adopt(slot, begun)
-        else:
-            self._mixed[slot.number] = begun.mixed
-
-    def step(self, slots: Sequence[KVSlot], tokens: Sequence[int]) -> Tensor:
-        rows: dict[int, Tensor] = {}
-        for row, (slot, token) in enumerate(zip(slots, tokens, strict=True)):
-            if slot.number in self._mixed:
-                rows[row] = self._mixed[slot.number].step(token)
-        alone = [row for row in range(len(slots)) if row not in rows]
-        if alone:
-            logits_BV = self._step([slots[row] for row in alone], [tokens[row] for row in alone])
-            if not rows:
-                return logits_BV
-            rows.update(zip(alone, logits_BV.float(), strict=True))
-        for row in set(rows) - set(alone):
-            slots[row].ids.append(tokens[row])
-        return torch.stack([rows[row] for row in range(len(slots))])
-
-    def close(self, slot: KVSlot, *, sound: bool = True) -> None:
-        self._mixed.pop(slot.number, None)
-        self._close(slot, sound=sound)
-
-    @abstractmethod
-    def _adopt(self, slot: KVSlot, begun: PrefilledPrompt) -> None: ...
-
-    @abstractmethod
-    def _step(self, slots: Sequence[KVSlot], tokens: Sequence[int]) -> Tensor: ...
-
-    @abstractmethod
-    def _close(self, slot: KVSlot, *, sound: bool) -> None: ...
+    def open_empty(self, count: int) -> list[KVSlot] | None:
+        return self._table.take_empty(count)
 
     @property
     def tokens(self) -> int:
@@ -192,8 +159,19 @@ class BatchedSlots(_SlotsOfModel):
         slot.ids += ids
         return found
 
-    def _adopt(self, slot: KVSlot, begun: PrefilledPrompt) -> None:
-        self._memory.adopt(slot.number, begun.cache, len(slot.ids))
+    def adopt(self, slot: KVSlot, cache: Any) -> None:
+        slot.ids = _unknown_ids(cache)
+        self._memory.adopt(slot.number, cache, len(slot.ids))
+
+    def step(self, slots: Sequence[KVSlot], tokens: Sequence[int]) -> Sequence[StepResult]:
+        try:
+            return list(self._step(slots, tokens))
+        except Exception as error:
+            if len(slots) == 1:
+                return [error]
+            log.warning("a step of %d sequences failed (%s); each steps alone", len(slots), error)
+        pairs = zip(slots, tokens, strict=True)
+        return [self.step([slot], [token])[0] for slot, token in pairs]
 
     def _step(self, slots: Sequence[KVSlot], tokens: Sequence[int]) -> Tensor:
         order = sorted(range(len(slots)), key=lambda row: slots[row].number)
@@ -206,7 +184,7 @@ class BatchedSlots(_SlotsOfModel):
             slot.ids.append(token)
         return logits_BV[sorted(range(len(order)), key=order.__getitem__)]
 
-    def _close(self, slot: KVSlot, *, sound: bool) -> None:
+    def close(self, slot: KVSlot, *, sound: bool = True) -> None:
         if not sound:
             self._table.forget(slot)
             self._memory.clear(slot.number)
@@ -237,18 +215,26 @@ class SeparateSlots(_SlotsOfModel):
         slot.ids += ids
         return found
 
-    def _adopt(self, slot: KVSlot, begun: PrefilledPrompt) -> None:
-        self._caches[slot.number] = begun.cache
+    def adopt(self, slot: KVSlot, cache: Any) -> None:
+        slot.ids = _unknown_ids(cache)
+        self._caches[slot.number] = cache
 
-    def _step(self, slots: Sequence[KVSlot], tokens: Sequence[int]) -> Tensor:
-        rows = []
+    def step(self, slots: Sequence[KVSlot], tokens: Sequence[int]) -> Sequence[StepResult]:
+        found: list[StepResult] = []
         for slot, token in zip(slots, tokens, strict=True):
-            rows.append(prefill(self._lm, self._caches[slot.number], [token]))
-            slot.ids.append(token)
-        return torch.stack(rows)
+            try:
+                found.append(prefill(self._lm, self._caches[slot.number], [token]))
+                slot.ids.append(token)
+            except Exception as error:
+                found.append(error)
+        return found
 
-    def _close(self, slot: KVSlot, *, sound: bool) -> None:
+    def close(self, slot: KVSlot, *, sound: bool = True) -> None:
         del sound
         self._caches.pop(slot.number, None)
         self._table.forget(slot)
         self._table.free(slot)
+
+
+def _unknown_ids(cache: Any) -> list[int]:
+    return [UNKNOWN] * int(cache.get_seq_length())

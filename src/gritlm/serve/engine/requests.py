@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from gritlm.lm.sampling import SamplingParams
 from gritlm.lm.tokens import Prompt
@@ -50,12 +50,13 @@ class ResumeRequest:
             :attr:`ModelJob.run` does; the client receives the error that it raises.
         tokens: most tokens of the prompt, for admission.
         sampling: how tokens are drawn and when the sequence ends.
+        rows: number of rows that generate the text together; each takes a KV slot.
     """
 
     begin: Callable[[Callable[[], None]], PrefilledPrompt]
     tokens: int
     sampling: SamplingParams
-    reusable_ids: ClassVar[tuple[int, ...]] = ()  # its tokens are not known
+    rows: int = 1
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from gritlm.errors import InputError, at_least_one
 from gritlm.lm.gritlm import GritLM
 from gritlm.serve.engine.engine_loop import EngineLoop, shutdown_error
-from gritlm.serve.engine.errors import PromptTooLongError, TooManyTokensError
+from gritlm.serve.engine.errors import PromptTooLongError, TooManyRowsError, TooManyTokensError
 from gritlm.serve.engine.kv_slots import KVSlots, allocate_kv_slots
 from gritlm.serve.engine.limits import Limits
 from gritlm.serve.engine.queue import Deliver, QueuedRequest, RequestQueue, count_tokens
@@ -271,9 +271,12 @@ class Scheduler:
 
         Raises:
             PromptTooLongError: for a prompt that can never fit.
+            TooManyRowsError: for more rows than KV slots.
             InputError: for values out of range.
             ModeError: when the model was loaded without the mode that the request needs.
         """
+        if isinstance(request, ResumeRequest) and request.rows > self._slot_count:
+            raise TooManyRowsError(request.rows, self._slot_count)
         if isinstance(request, EmbedRequest):
             self._model.require_embedding()
         elif isinstance(request, GenerateRequest | ResumeRequest):

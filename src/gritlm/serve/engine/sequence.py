@@ -1,12 +1,12 @@
-"""A sequence in its KV slot: the prompt while it is prefilled, then the tokens drawn from logits.
+"""A sequence in its KV slots: the prompt while it is prefilled, then the tokens drawn from logits.
 
-Shapes: V vocabulary, S positions of a chunk, K likeliest tokens.
+Shapes: V vocabulary, S positions of a chunk, K likeliest tokens, B rows of a sequence.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -16,7 +16,7 @@ from gritlm.errors import ModelError
 from gritlm.lm.generator import TextStream
 from gritlm.lm.gritlm import GritLM
 from gritlm.lm.sampling import SamplingParams, is_complete
-from gritlm.serve.engine.kv_slots import KVSlots
+from gritlm.serve.engine.kv_slots import KVSlots, StepResult
 from gritlm.serve.engine.queue import QueuedRequest
 from gritlm.serve.engine.requests import (
     FinishReason,
@@ -32,26 +32,34 @@ CHUNK = 128  # prompt tokens of a pass that reports them: all of their logits ar
 
 @dataclass
 class RunningSequence:
-    """A request in its KV slot.
+    """A request in its KV slots: one, or one for each row of an answer from several prompts.
 
     Attributes:
+        slots: the slots.
         unread: prompt tokens that are not prefilled yet.
         cached: prompt tokens that the slot held already.
         prompt_logprobs: log-probabilities of the prompt; None if they are not reported.
         output: the generated tokens; None until the prompt is prefilled.
+        mixture: mixture of the logits (B, V) of its rows to logits (V,); None for a single slot.
     """
 
     queued: QueuedRequest
     request: GenerateRequest | ResumeRequest
-    slot: KVSlot
+    slots: Sequence[KVSlot]
     unread: list[int] = field(default_factory=list)
     cached: int = 0
     prompt_logprobs: PromptLogprobs | None = None
     output: GeneratedSequence | None = None
+    mixture: Callable[[Tensor], Tensor] | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens in its longest slot."""
+        return max(len(slot.ids) for slot in self.slots)
 
     def begin_prompt(self, request: GenerateRequest) -> None:
         """Leave the prompt tokens that the slot does not hold to be prefilled."""
-        self.cached = len(self.slot.ids)
+        self.cached = self.tokens
         self.unread = list(request.ids[self.cached :])
         if request.prompt_logprobs:
             self.prompt_logprobs = PromptLogprobs(request.ids, request.sampling.logprobs or 0)
@@ -71,10 +79,11 @@ class RunningSequence:
         Returns:
             The logits of the last of these tokens (V,).
         """
+        (slot,) = self.slots
         if self.prompt_logprobs is None:
-            logits_V = kv_slots.prefill(self.slot, ids, room=room)
+            logits_V = kv_slots.prefill(slot, ids, room=room)
         else:
-            logits_SV = kv_slots.prefill(self.slot, ids, room=room, every=True)
+            logits_SV = kv_slots.prefill(slot, ids, room=room, every=True)
             self.prompt_logprobs.add(logits_SV)
             logits_V = logits_SV[-1]
         self.unread = self.unread[len(ids) :]
@@ -82,7 +91,7 @@ class RunningSequence:
 
     def room(self, capacity: int, max_new_tokens: int) -> int:
         """Return the most tokens that may be generated in a slot for ``capacity`` tokens."""
-        return min(max_new_tokens, capacity - len(self.slot.ids) - len(self.unread))
+        return min(max_new_tokens, capacity - self.tokens - len(self.unread))
 
     def begin_output(self, model: GritLM, *, room: int) -> None:
         """Prepare the drawing of at most ``room`` tokens."""
@@ -94,6 +103,22 @@ class RunningSequence:
             room,
             report_end=self.prompt_logprobs is not None,
         )
+
+    def logits(self, results: Sequence[StepResult]) -> Tensor:
+        """Return the logits (V,) of the next token.
+
+        Args:
+            results: result of a step for each of its slots.
+
+        Raises:
+            Exception: the error of a step, or of the mixture.
+        """
+        found = []
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+            found.append(result)
+        return found[0] if self.mixture is None else self.mixture(torch.stack(found))
 
     @property
     def drawn(self) -> GeneratedSequence:

@@ -82,6 +82,16 @@ class SlotTable:
         slot.ids = list(ids[:tokens])
         return SlotAssignment(slot, tokens, source)
 
+    def take_empty(self, count: int) -> list[KVSlot] | None:
+        """Assign empty slots and mark them busy; None while fewer are idle."""
+        idle = sorted((slot for slot in self._slots if not slot.busy), key=lambda s: s.last_used)
+        if len(idle) < count:
+            return None
+        for slot in idle[:count]:
+            slot.busy = True
+            slot.ids = []
+        return idle[:count]
+
     def free(self, slot: KVSlot) -> None:
         """Mark a slot idle; it keeps its tokens until it is assigned again."""
         self._clock += 1
