@@ -485,3 +485,10 @@ def test_a_question_is_read_in_pieces_when_its_logits_are_large(
 def test_a_bounded_number_of_passages_is_read_alone(hits):
     many = [replace(hits[0], rank=rank) for rank in range(100)]
     assert candidates(many, FusionSettings(1.0, 0.1), fusion="token", margin=2.0) == many[:32]
+
+
+@pytest.mark.parametrize("fusion", ["sequence", "token", "joint"])
+def test_answers_are_the_same_without_drafts(engine: RagEngine, fusion):
+    with_drafts = replace(ALL, fusion=fusion, sampling=SamplingParams(40))
+    without = replace(with_drafts, sampling=SamplingParams(40, prompt_lookup_num_tokens=0))
+    assert engine.answer(QUESTION, with_drafts).text == engine.answer(QUESTION, without).text

@@ -42,6 +42,7 @@ class CountedChat:
             sampler=sampling.sampler(),
             max_new_tokens=self._room,
             end_ids=model.end_ids,
+            lookup=sampling.lookup(ids),
         )
         self._text = TextStream(model.tokenizer, sampling.stop)
 

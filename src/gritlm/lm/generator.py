@@ -11,13 +11,17 @@ from transformers.cache_utils import Cache
 
 from gritlm.errors import InputError, at_least_one
 from gritlm.lm.kv.block import KVBlock
-from gritlm.lm.kv.cache import is_preallocated
+from gritlm.lm.kv.cache import is_preallocated, shorten
+from gritlm.lm.prompt_lookup import PromptLookup
 from gritlm.lm.sampling import Sampler, is_complete
 from gritlm.lm.unified import UnifiedLM
 
 PIECE = 512  # tokens of a pass while other work waits for the model
 
-Step = Callable[[int], Tensor]
+
+# A pass of the model: from the tokens drawn since the last pass, and the most tokens of a draft, to
+# the draft and the logits (S, V) after the last drawn token and after each drafted one.
+DecodePass = Callable[[Sequence[int], int], tuple[list[int], Tensor]]
 
 
 def complete(
@@ -28,11 +32,12 @@ def complete(
     sampler: Sampler,
     max_new_tokens: int,
     end_ids: Collection[int] = (),
+    lookup: PromptLookup | None = None,
 ) -> Iterator[int]:
     """Generate token ids after ``kv`` and ``ids``, one by one, without the end token.
 
     Logits are computed for the last position of the prompt only, and each step writes one token
-    into a preallocated cache.
+    into a preallocated cache, or several where a draft is verified.
 
     Args:
         lm: the model.
@@ -41,6 +46,7 @@ def complete(
         sampler: function from logits (V,) to a token id.
         max_new_tokens: maximum number of new tokens.
         end_ids: token ids that end the text.
+        lookup: drafts of the next tokens; None for one token a pass.
 
     Raises:
         InputError: for an empty prompt, or one that is too long for the model.
@@ -51,7 +57,14 @@ def complete(
     blocks = own_blocks(lm, kv)
     held = sum(block.tokens for block in blocks)
     room = answer_room(lm, held + len(ids), max_new_tokens)
-    return _steps(lm, list(ids), blocks, sampler, room, frozenset(end_ids))
+
+    def tokens() -> Iterator[int]:
+        cache = prefix_cache(lm, blocks, room=len(ids) + room)
+        logits_V = prefill(lm, cache, ids)
+        step = decode_pass(lm, cache, lookup)
+        yield from decode(step, logits_V, sampler=sampler, room=room, end_ids=end_ids)
+
+    return tokens()
 
 
 def answer_room(lm: UnifiedLM, prompt: int, wanted: int) -> int:
@@ -70,20 +83,6 @@ def answer_room(lm: UnifiedLM, prompt: int, wanted: int) -> int:
     if limit is not None and prompt >= limit:
         raise InputError(f"the prompt has {prompt} tokens, the model takes {limit} with the answer")
     return wanted if limit is None else min(wanted, limit - prompt)
-
-
-def _steps(
-    lm: UnifiedLM,
-    ids: list[int],
-    kv: Sequence[KVBlock],
-    sampler: Sampler,
-    room: int,
-    end_ids: frozenset[int],
-) -> Iterator[int]:
-    cache = prefix_cache(lm, kv, room=len(ids) + room)
-    logits_V = prefill(lm, cache, ids)
-    step = stepper(lm, cache)
-    yield from decode(step, logits_V, sampler=sampler, room=room, end_ids=end_ids)
 
 
 @torch.inference_mode()
@@ -122,13 +121,34 @@ def prefill_in_pieces(
     return logits_V
 
 
-def stepper(lm: UnifiedLM, cache: Cache) -> Step:
-    """Return the function that adds a token to a cache and returns the next logits (V,)."""
-    return lambda token: prefill(lm, cache, [token])
+def decode_pass(lm: UnifiedLM, cache: Cache, lookup: PromptLookup | None = None) -> DecodePass:
+    """Return the function that adds drawn tokens to a cache, with a draft of those that follow.
+
+    Args:
+        lm: the model.
+        cache: cache of the prompt.
+        lookup: drafts; None for none. A cache that cannot be shortened takes none either.
+    """
+    if lookup is None or not is_preallocated(cache):
+        return lambda drawn, _: ([], prefill(lm, cache, drawn)[None])
+    pending = 0  # tokens of the last draft, which are in the cache
+
+    def verify(drawn: Sequence[int], room: int) -> tuple[list[int], Tensor]:
+        nonlocal pending
+        *accepted, token = drawn
+        shorten(cache, pending - len(accepted))
+        lookup.judge(pending, len(accepted))
+        for each in drawn:
+            lookup.add(each)
+        draft = lookup.draft(room)
+        pending = len(draft)
+        return draft, prefill_with_logits(lm, cache, [token, *draft])
+
+    return verify
 
 
 def decode(
-    step: Step,
+    step: DecodePass,
     logits_V: Tensor,
     *,
     sampler: Sampler,
@@ -137,23 +157,34 @@ def decode(
 ) -> Iterator[int]:
     """Generate token ids after the cached tokens, without the end token.
 
+    Every token is drawn from the model's logits. Those behind a draft are valid as long as the
+    drawn tokens are the drafted ones, so the distribution is that without drafts, and with the same
+    seed the text too.
+
     Args:
-        step: adds a token to the prompt and returns the next logits (V,).
+        step: pass of the model.
         logits_V: logits of the first new token.
         sampler: function from logits (V,) to a token id.
         room: maximum number of new tokens.
         end_ids: token ids that end the text.
     """
-    for number in range(room):
-        token = sampler(logits_V)
-        if token in end_ids:
-            return
-        yield token
-        if is_complete(sampler):
-            return
-        if number + 1 < room:
-            # Inference mode must not be active at a yield: it belongs to the thread of the caller.
-            logits_V = step(token)
+    draft: list[int] = []
+    logits_SV = logits_V[None]
+    while room:
+        drawn: list[int] = []
+        for position_V in logits_SV:
+            token = sampler(position_V)
+            if token in end_ids:
+                return
+            yield token
+            room -= 1
+            if not room or is_complete(sampler):
+                return
+            drawn.append(token)
+            if draft[len(drawn) - 1 : len(drawn)] != [token]:
+                break
+        # Inference mode must not be active at a yield: it belongs to the thread of the caller.
+        draft, logits_SV = step(drawn, room - 1)
 
 
 def own_blocks(lm: UnifiedLM, kv: KVBlock | Sequence[KVBlock] | None) -> list[KVBlock]:

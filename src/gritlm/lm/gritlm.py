@@ -323,6 +323,7 @@ class GritLM:
             sampler=params.sampler(prompt_ids=prompt_ids, end_ids=end_ids),
             max_new_tokens=params.max_new_tokens,
             end_ids=end_ids,
+            lookup=params.lookup(prompt_ids),
         )
         stream_of_text = TextStream(self.tokenizer, params.stop, ignore=params.min_new_tokens)
         pieces = stream_of_text.pieces(tokens)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
-from gritlm.lm.generator import TextStream, decode, stepper
+from gritlm.lm.generator import DecodePass, TextStream, decode, decode_pass
 from gritlm.lm.gritlm import GritLM
 from gritlm.lm.sampling import SamplingParams
 from gritlm.rag.fusion import PassageScore
@@ -154,7 +154,7 @@ def generate(model: GritLM, prepared: PreparedAnswer, sampling: SamplingParams) 
     sampling.check(model.lm.vocabulary_size)
     end_ids = sampling.all_end_ids(model.end_ids)
     tokens = decode(
-        stepper(model.lm, prompt.cache) if prompt.mixed is None else prompt.mixed.step,
+        _decode_pass(model, prompt, sampling),
         prompt.logits_V,
         sampler=sampling.sampler(end_ids=end_ids),
         room=prompt.room,
@@ -176,3 +176,10 @@ def generate(model: GritLM, prepared: PreparedAnswer, sampling: SamplingParams) 
     yield from stream.pieces(count_tokens())
     trace.milliseconds.setdefault("first_token", since_start())
     trace.add("decode", perf_counter() - started)
+
+
+def _decode_pass(model: GritLM, prompt: PrefilledPrompt, sampling: SamplingParams) -> DecodePass:
+    mixed = prompt.mixed
+    if mixed is not None:
+        return lambda drawn, _: ([], mixed.step(drawn[-1])[None])
+    return decode_pass(model.lm, prompt.cache, sampling.lookup(prompt.ids))

@@ -103,6 +103,11 @@ class PromptPlan:
         return sum(part.tokens for part in self.parts) + len(self.ids)
 
     @property
+    def all_ids(self) -> list[int]:
+        """Token ids of the whole prompt."""
+        return [*(i for part in self.parts for i in part.ids[part.cut :]), *self.ids]
+
+    @property
     def question_span(self) -> tuple[int, int]:
         """Begin and end of the question in ``ids``, in a mode that has it there."""
         if self.question is None:
@@ -200,13 +205,13 @@ class PromptAssembler:
 
     def fresh(self, plan: PromptPlan) -> PromptPlan:
         """Return the same prompt without reuse: all of it is prefilled."""
-        ids = [i for part in plan.parts for i in part.ids[part.cut :]]
         read = ((part.name, part.tokens) for part in plan.parts)
         question = plan.question
         if question is not None:
-            question = (question[0] + len(ids), question[1] + len(ids))
+            before = plan.tokens - len(plan.ids)
+            question = (question[0] + before, question[1] + before)
         return replace(
-            plan, parts=(), ids=(*ids, *plan.ids), read=(*read, *plan.read), question=question
+            plan, parts=(), ids=tuple(plan.all_ids), read=(*read, *plan.read), question=question
         )
 
     def _plan(self, mode: RagMode, question: str, found: Sequence[Hit]) -> PromptPlan:

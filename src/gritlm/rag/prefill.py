@@ -37,6 +37,7 @@ class PrefilledPrompt:
         cache: key/value state of the prompt, with room for the answer.
         logits_V: logits of the first token of the answer (V,).
         room: number of tokens that may follow.
+        ids: token ids of the prompt; of the best passage's where several are read alone.
         reused: number of prompt tokens that came from stored blocks.
         mixed: rows that generate the answer together, instead of ``cache``; None for one prompt.
     """
@@ -44,6 +45,7 @@ class PrefilledPrompt:
     cache: Cache
     logits_V: Tensor
     room: int
+    ids: Sequence[int] = ()
     reused: int = 0
     mixed: MixedRows | None = None
 
@@ -149,7 +151,7 @@ class Prefiller:
             else:
                 logits_V = prefill_in_pieces(lm, cache, plan.ids, checkpoint)
         trace.tokens_recomputed = len(positions)
-        return PrefilledPrompt(cache, logits_V, room, trace.tokens_reused)
+        return PrefilledPrompt(cache, logits_V, room, plan.all_ids, trace.tokens_reused)
 
     def _read_rows(
         self,
@@ -239,7 +241,8 @@ class Prefiller:
         rest = plan.rows[0].ids[plan.rows[0].question_span[1] :]
         if plan.fusion == "sequence":
             cache = batch.row(best, room=len(rest) + room)
-            return PrefilledPrompt(cache, prefill_one(self._model.lm, cache, rest), room)
+            logits_V = prefill_one(self._model.lm, cache, rest)
+            return PrefilledPrompt(cache, logits_V, room, plan.rows[best].all_ids)
         if not plan.contrasts:
             batch.keep(len(scores))  # the row without passage was read for its likelihood only
         calibrated = self._model.settings.fusion is not None

@@ -5,6 +5,7 @@ import torch
 
 from gritlm.errors import InputError
 from gritlm.evaluation.generation import writing
+from gritlm.evaluation.generation.continuous import greedy_answers
 from gritlm.evaluation.generation.harness import GritLMHarness
 
 from .conftest import asked
@@ -72,12 +73,34 @@ def test_a_continuation_without_tokens_is_refused(ours):
 def test_writing_goes_on_when_memory_runs_out(ours, monkeypatch):
     contexts, how = ["Cats", "Dogs", "Water"], {"max_gen_toks": 5}
     expected = written(ours, contexts, **how)
-    whole = writing._generate
+    whole = writing._generate_continuously
 
     def small(model, prompts, how):
         if len(prompts) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return whole(model, prompts, how)
 
-    monkeypatch.setattr(writing, "_generate", small)
+    monkeypatch.setattr(writing, "_generate_continuously", small)
     assert written(GritLMHarness(ours.model), contexts, **how) == expected
+
+
+@pytest.mark.parametrize("slots", [1, 3, 16])
+def test_sequences_in_slots_give_the_texts_of_transformers(ours, slots):
+    shared = ours.model.tokenizer("Cats sleep most of the day.")["input_ids"]
+    generator = torch.Generator().manual_seed(1)
+    tails = [torch.randint(3, 60, (n,), generator=generator).tolist() for n in (1, 9, 4, 20, 2, 7)]
+    prompts = [tuple([*shared, *tail]) for tail in tails]
+    for until in ((), (" the",)):
+        settings = writing.GenerationSettings(until, 17, {"do_sample": False})
+        expected = writing._generate(ours.model, prompts, settings)
+        found = greedy_answers(ours.model, prompts, until=until, max_new_tokens=17, slots=slots)
+        assert writing._texts(ours.model, found, settings) == expected
+    assert len(set(expected)) > 1
+
+
+def test_sampling_and_other_options_take_the_way_of_transformers():
+    plain = writing.generation_settings({}, end=None)
+    assert plain.is_plain_greedy
+    assert not writing.generation_settings({"num_beams": 2}, end=None).is_plain_greedy
+    hot = writing.generation_settings({"do_sample": True, "temperature": 1.0}, end=None)
+    assert not hot.is_plain_greedy

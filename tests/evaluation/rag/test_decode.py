@@ -8,7 +8,7 @@ from transformers.cache_utils import DynamicCache
 
 from gritlm.evaluation.rag import decode as writing
 from gritlm.evaluation.rag.decode import PromptToRead, replies
-from gritlm.lm.generator import decode, prefill, prefix_cache, stepper
+from gritlm.lm.generator import decode, decode_pass, prefill, prefix_cache
 from gritlm.lm.sampling import SamplingParams
 from gritlm.lm.unified import UnifiedLM
 from gritlm.rag.reuse.recompute import FIRST, read_again
@@ -53,7 +53,7 @@ def alone(lm: UnifiedLM, reading: PromptToRead, ends: set[int]) -> list[int]:
     else:
         logits_V = prefill(lm, cache, reading.ids)
     greedy = SamplingParams().sampler()
-    return list(decode(stepper(lm, cache), logits_V, sampler=greedy, room=NEW, end_ids=ends))
+    return list(decode(decode_pass(lm, cache), logits_V, sampler=greedy, room=NEW, end_ids=ends))
 
 
 def together(lm: UnifiedLM, readings: list[PromptToRead], ends: set[int]) -> list[list[int]]:

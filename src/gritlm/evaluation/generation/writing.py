@@ -1,4 +1,4 @@
-"""Generation of answers in batches padded on the left, with lm-eval's stop strings.
+"""Generation of answers in batches, with lm-eval's stop strings.
 
 Shapes: B rows, L positions.
 """
@@ -17,9 +17,11 @@ from lm_eval.models.utils import (
 )
 from lm_eval.models.utils_hf import stop_sequences_criteria
 
+from gritlm.evaluation.generation.continuous import greedy_answers
 from gritlm.evaluation.memory import BatchSizeReducer
 from gritlm.lm.encoder import batches
 from gritlm.lm.gritlm import GritLM
+from gritlm.lm.kv.slot_memory import obstacle
 from gritlm.lm.tokens import Prompt
 
 MAX_NEW_TOKENS = 256  # default of lm-eval's hf model
@@ -29,6 +31,7 @@ SEED = 1234  # for sampling; lm-eval's own
 # and values do.
 ROWS = {"cpu": 16, "mps": 16, "cuda": 64}
 TOKEN_BUDGET = {"cpu": 16384, "mps": 16384, "cuda": 65536}
+ROUNDS = 8  # prompts of a call, in rows: at its end, ever fewer sequences run
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,9 @@ class GenerationSettings:
     options: Mapping[str, Any]
 
     @property
-    def samples(self) -> bool:
-        """Whether answers are sampled; False for greedy decoding."""
-        return bool(self.options.get("do_sample"))
+    def is_plain_greedy(self) -> bool:
+        """Whether the likeliest token is taken each time, without further options."""
+        return dict(self.options) == {"do_sample": False}
 
 
 def generation_settings(gen_kwargs: Mapping[str, Any], *, end: str | None) -> GenerationSettings:
@@ -85,11 +88,31 @@ def answers(
     device = model.device.type
     rows = ROWS.get(device, ROWS["cpu"])
     budget = TOKEN_BUDGET.get(device, TOKEN_BUDGET["cpu"])
+    continuous = settings.is_plain_greedy and obstacle(model.lm) is None
+    rounds = ROUNDS if continuous else 1
+    generate = _generate_continuously if continuous else _generate
     sizes = [Prompt(list(ids)) for ids in prompts]
-    for numbers in batches(sizes, rows, budget, padded=True):
+    for numbers in batches(sizes, rounds * rows, rounds * budget, padded=True):
         chosen = [prompts[number] for number in numbers]
-        found = reducer.run(lambda batch: _generate(model, batch, settings), chosen)
+        found = reducer.run(lambda batch: generate(model, batch, settings), chosen)
         yield from zip(numbers, found, strict=True)
+
+
+def _generate_continuously(
+    model: GritLM, prompts: Sequence[tuple[int, ...]], settings: GenerationSettings
+) -> list[str]:
+    device = model.device.type
+    rows = ROWS.get(device, ROWS["cpu"])
+    budget = TOKEN_BUDGET.get(device, TOKEN_BUDGET["cpu"])
+    longest = max(len(ids) for ids in prompts) + settings.max_new_tokens
+    found = greedy_answers(
+        model,
+        prompts,
+        until=settings.until,
+        max_new_tokens=settings.max_new_tokens,
+        slots=max(1, min(rows, 2 * budget // longest)),
+    )
+    return _texts(model, found, settings)
 
 
 def _generate(
@@ -110,8 +133,9 @@ def _generate(
             eos_token_id=sorted(model.end_ids) or None,
             **settings.options,
         )
-    texts = [
-        str(model.tokenizer.decode(ids, skip_special_tokens=True))
-        for ids in found_BL[:, width:].tolist()
-    ]
+    return _texts(model, found_BL[:, width:].tolist(), settings)
+
+
+def _texts(model: GritLM, answers: Sequence[list[int]], settings: GenerationSettings) -> list[str]:
+    texts = [str(model.tokenizer.decode(ids, skip_special_tokens=True)) for ids in answers]
     return [postprocess_generated_text(text, list(settings.until), None) for text in texts]

@@ -161,6 +161,18 @@ def is_preallocated(cache: Cache) -> bool:
     return all(isinstance(layer, PreallocatedLayer) for layer in cache.layers)
 
 
+def shorten(cache: Cache, tokens: int) -> None:
+    """Remove the last tokens of a cache of preallocated layers.
+
+    Args:
+        cache: the cache; it changes in place.
+        tokens: number of tokens to remove.
+    """
+    layers: list[Any] = cache.layers
+    for layer in layers:
+        layer.length -= tokens
+
+
 def fixed(config: PreTrainedConfig, capacity: int) -> Cache:
     """Return the static cache of transformers, for compiled steps.
 
