@@ -49,7 +49,7 @@ class SamplingParams:
         stop_token_ids: further token ids that end the text and are not part of it.
         ignore_eos: whether the model's own end tokens do not end the text.
         min_new_tokens: tokens before which neither an end token nor a stop string ends the text.
-        prompt_lookup_num_tokens: most tokens that are drafted at once from earlier occurrences of
+        prompt_lookup_num_tokens: most tokens of a draft, which follows earlier occurrences of
             the last ones in prompt and text, as in transformers; one pass verifies a draft, so that
             quotations are generated faster. The text is the same but for rounding; 0 for no drafts.
         mask: function that returns a new mask of the tokens that may come next, such as

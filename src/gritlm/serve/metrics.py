@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from gritlm.serve.engine.scheduler import EngineStats
@@ -77,12 +77,12 @@ class Metrics:
 
 
 class _Gauges(Collector):
-    """Gauges that are read from the engine at every scrape."""
+    """Gauges and counters that are read from the engine at every scrape."""
 
     def __init__(self, stats: Callable[[], EngineStats]) -> None:
         self._stats = stats
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
         stats = self._stats()
         for name, help_text, value in (
             ("num_requests_running", "Requests that the model runs.", stats.running),
@@ -94,6 +94,13 @@ class _Gauges(Collector):
             ),
         ):
             yield GaugeMetricFamily(f"gritlm_{name}", help_text, value=value)
+        for name, help_text, value in (
+            ("draft", "Tokens that were drafted from earlier text.", stats.drafted),
+            ("accepted", "Drafted tokens that were right.", stats.accepted),
+        ):
+            yield CounterMetricFamily(
+                f"gritlm_spec_decode_num_{name}_tokens", help_text, value=value
+            )
 
 
 def _kv_usage(stats: EngineStats) -> float:

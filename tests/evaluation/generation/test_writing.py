@@ -89,7 +89,7 @@ def test_sequences_in_slots_give_the_texts_of_transformers(ours, slots):
     shared = ours.model.tokenizer("Cats sleep most of the day.")["input_ids"]
     generator = torch.Generator().manual_seed(1)
     tails = [torch.randint(3, 60, (n,), generator=generator).tolist() for n in (1, 9, 4, 20, 2, 7)]
-    prompts = [tuple([*shared, *tail]) for tail in tails]
+    prompts = [(*shared, *tail) for tail in tails]
     for until in ((), (" the",)):
         settings = writing.GenerationSettings(until, 17, {"do_sample": False})
         expected = writing._generate(ours.model, prompts, settings)

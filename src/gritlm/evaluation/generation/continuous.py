@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from os.path import commonprefix
 
 import torch
 from torch import Tensor
@@ -58,7 +57,7 @@ def greedy_answers(
     """
     lm = model.lm
     slots = min(slots, len(prompts))
-    prefix = commonprefix([list(ids[:-1]) for ids in prompts]) if len(prompts) > 1 else []
+    prefix = _shared_prefix(prompts) if len(prompts) > 1 else ()
     longest = max(len(ids) for ids in prompts)
     memory = SlotMemory(lm, slots + bool(prefix), longest + max_new_tokens)
     if prefix:
@@ -95,6 +94,15 @@ def greedy_answers(
                 sequence.held += 1
                 take(slot, sequence, logits_V)
     return answers
+
+
+def _shared_prefix(prompts: Sequence[Sequence[int]]) -> Sequence[int]:
+    """Return the first tokens that all prompts share, without the last token of any."""
+    first = min(prompts)  # in alphabetical order, others share at least what the last one does
+    last = max(prompts)
+    most = min(map(len, prompts)) - 1
+    size = next((at for at in range(most) if first[at] != last[at]), most)
+    return first[:size]
 
 
 def _ends(sequence: _Sequence, token: int, end_ids: Collection[int], most: int) -> bool:

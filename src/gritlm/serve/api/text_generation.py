@@ -147,6 +147,11 @@ def sampling_params(
         stop_token_ids=tuple(body.stop_token_ids or ()),
         ignore_eos=bool(body.ignore_eos),
         min_new_tokens=least,
+        prompt_lookup_num_tokens=(
+            SamplingParams().prompt_lookup_num_tokens
+            if body.prompt_lookup_num_tokens is None
+            else body.prompt_lookup_num_tokens
+        ),
         mask=None if grammar is None else grammar.start,
     )
 

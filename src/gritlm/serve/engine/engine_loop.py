@@ -78,6 +78,12 @@ class EngineLoop:
         """Decode steps of running sequences so far."""
         return 0 if self._generation is None else self._generation.steps
 
+    @property
+    def drafts(self) -> tuple[int, int]:
+        """Numbers of drafted tokens so far, and of those that were right."""
+        batch = self._generation
+        return (0, 0) if batch is None else (batch.drafted, batch.accepted)
+
     def run(self) -> None:
         """Run until the queue is drained and every request has ended, or the deadline is over."""
         while not self._is_finished():

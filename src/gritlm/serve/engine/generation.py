@@ -67,6 +67,8 @@ class GenerationBatch:
 
     Attributes:
         steps: decode steps so far.
+        drafted: drafted tokens that were verified so far.
+        accepted: number of those that were right.
     """
 
     def __init__(
@@ -89,6 +91,8 @@ class GenerationBatch:
         self._running: list[RunningSequence] = []
         self._decode_s = self._token_s = 0.0
         self.steps = 0
+        self.drafted = 0
+        self.accepted = 0
 
     @property
     def running(self) -> int:
@@ -128,6 +132,8 @@ class GenerationBatch:
     def step(self) -> None:
         """Decode one token of every running sequence, then prefill a part of waiting prompts.
 
+        A sequence that runs alone decodes several tokens where a draft of them is right.
+
         While sequences run, prefill takes about as long as the decode step, so that they keep at
         least half of their speed.
         """
@@ -158,6 +164,8 @@ class GenerationBatch:
 
     def _decode(self) -> None:
         sequences = list(self._running)
+        if len(sequences) == 1 and self._verifies_draft(sequences[0]):
+            return
         slots = [slot for sequence in sequences for slot in sequence.slots]
         tokens = [sequence.drawn.token for sequence in sequences for _ in sequence.slots]
         started = time.perf_counter()
@@ -182,6 +190,39 @@ class GenerationBatch:
             self._fail(sequence, error)
             return
         self._draw(sequence, logits_V)
+
+    def _verifies_draft(self, sequence: RunningSequence) -> bool:
+        """Decode a sequence by a draft, whose tokens count up to the first that is not drawn.
+
+        Returns:
+            Whether there was a draft.
+        """
+        output = sequence.drawn
+        draft = [] if self._kv_slots.whole or len(sequence.slots) > 1 else output.draft()
+        if not draft:
+            return False
+        (slot,) = sequence.slots
+        started = time.perf_counter()
+        try:
+            ids = [output.token, *draft]
+            logits_SV = self._kv_slots.prefill(slot, ids, room=0, every=True)
+        except Exception as error:
+            log.exception("the pass over a draft failed; its request fails")
+            self._fail(sequence, error)
+            return True
+        self.steps += 1
+        self.drafted += len(draft)
+        for accepted, logits_V in enumerate(logits_SV):
+            self._draw(sequence, logits_V)
+            if sequence not in self._running:
+                return True
+            if draft[accepted : accepted + 1] != [output.token]:
+                break
+            self.accepted += 1
+        self._kv_slots.drop(slot, len(draft) - accepted)
+        output.judge(len(draft), accepted)
+        self._decode_s = time.perf_counter() - started
+        return True
 
     def _prefill(self) -> None:
         """Prefill waiting prompts in order, for about as long as a decode step takes."""
@@ -241,7 +282,7 @@ class GenerationBatch:
             return len(ids)
         self._token_s = (time.perf_counter() - started) / len(ids)
         if not sequence.unread:
-            self._start_decoding(sequence, logits_V, room)
+            self._start_decoding(sequence, logits_V, sequence.slots[0].ids, room)
         return len(ids)
 
     def _resume(self, sequence: RunningSequence, request: ResumeRequest) -> None:
@@ -261,7 +302,7 @@ class GenerationBatch:
         room = sequence.room(
             self._kv_slots.capacity, min(prefilled.room, request.sampling.max_new_tokens)
         )
-        self._start_decoding(sequence, prefilled.logits_V, room)
+        self._start_decoding(sequence, prefilled.logits_V, prefilled.ids, room)
 
     def _run_begin(self, sequence: RunningSequence, request: ResumeRequest) -> PrefilledPrompt:
         """Prefill by the code of the request, in whose checkpoints :meth:`step` only decodes."""
@@ -271,7 +312,9 @@ class GenerationBatch:
         finally:
             self._is_resuming = False
 
-    def _start_decoding(self, sequence: RunningSequence, logits_V: Tensor, room: int) -> None:
+    def _start_decoding(
+        self, sequence: RunningSequence, logits_V: Tensor, prompt_ids: Sequence[int], room: int
+    ) -> None:
         """Draw the first token of a prefilled sequence; every decode step includes it from now."""
         self._prefilling = None
         self._running.append(sequence)
@@ -285,7 +328,7 @@ class GenerationBatch:
             self._close(sequence)
             return
         try:
-            sequence.begin_output(self._model, room=room)
+            sequence.begin_output(self._model, prompt_ids, room=room)
         except Exception as error:
             log.exception("a sequence could not begin; its request fails")
             self._fail(sequence, error)

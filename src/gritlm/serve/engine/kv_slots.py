@@ -87,6 +87,14 @@ class KVSlots(Protocol):
             The logits of the last position of each slot, or the error of its step.
         """
 
+    def drop(self, slot: KVSlot, tokens: int) -> None:
+        """Remove the last tokens of a slot, where prompts need not be prefilled in one pass.
+
+        Args:
+            slot: an assigned slot.
+            tokens: number of tokens to remove.
+        """
+
     def close(self, slot: KVSlot, *, sound: bool = True) -> None:
         """Free the slot of a sequence that has ended.
 
@@ -121,6 +129,9 @@ class _SlotsOfModel:
 
     def open_empty(self, count: int) -> list[KVSlot] | None:
         return self._table.take_empty(count)
+
+    def drop(self, slot: KVSlot, tokens: int) -> None:
+        del slot.ids[len(slot.ids) - tokens :]
 
     @property
     def tokens(self) -> int:

@@ -38,6 +38,8 @@ class EngineStats:
         kv_used: tokens whose keys and values belong to running sequences.
         kv_held: capacity of all KV slots, in tokens.
         steps: decode steps so far.
+        drafted: tokens drafted from prompts so far.
+        accepted: number of those that were right.
         started: requests that the model has begun with so far.
         queue_s: seconds that these waited, summed.
         silent_s: seconds since the engine loop last polled its queue; 0 while it is idle. The
@@ -51,6 +53,8 @@ class EngineStats:
     kv_used: int
     kv_held: int
     steps: int
+    drafted: int
+    accepted: int
     started: int
     queue_s: float
     silent_s: float
@@ -318,6 +322,8 @@ class Scheduler:
             kv_used=kv_slots.tokens if kv_slots else 0,
             kv_held=kv_slots.slots * kv_slots.capacity if kv_slots else 0,
             steps=loop.steps if loop else 0,
+            drafted=loop.drafts[0] if loop else 0,
+            accepted=loop.drafts[1] if loop else 0,
             started=queue.started,
             queue_s=queue.queue_s,
             silent_s=0.0 if last_poll is None else time.monotonic() - last_poll,

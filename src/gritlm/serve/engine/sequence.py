@@ -15,6 +15,7 @@ from torch import Tensor
 from gritlm.errors import ModelError
 from gritlm.lm.generator import TextStream
 from gritlm.lm.gritlm import GritLM
+from gritlm.lm.prompt_lookup import PromptLookup
 from gritlm.lm.sampling import SamplingParams, is_complete
 from gritlm.serve.engine.kv_slots import KVSlots, StepResult
 from gritlm.serve.engine.queue import QueuedRequest
@@ -93,14 +94,21 @@ class RunningSequence:
         """Return the most tokens that may be generated in a slot for ``capacity`` tokens."""
         return min(max_new_tokens, capacity - self.tokens - len(self.unread))
 
-    def begin_output(self, model: GritLM, *, room: int) -> None:
-        """Prepare the drawing of at most ``room`` tokens."""
+    def begin_output(self, model: GritLM, prompt_ids: Sequence[int], *, room: int) -> None:
+        """Prepare the drawing of tokens.
+
+        Args:
+            model: the model.
+            prompt_ids: token ids of the prompt, from which tokens may be drafted.
+            room: most tokens that are drawn.
+        """
         request = self.request
         self.output = GeneratedSequence(
             model,
             request.sampling,
             request.ids if isinstance(request, GenerateRequest) else (),
             room,
+            lookup=request.sampling.lookup(prompt_ids),
             report_end=self.prompt_logprobs is not None,
         )
 
@@ -173,6 +181,7 @@ class GeneratedSequence:
         sampling: how tokens are drawn and when the sequence ends.
         prompt_ids: token ids of the prompt, as far as they are known.
         room: most tokens of the sequence.
+        lookup: drafts of the next tokens; None for none.
         report_end: whether the log-probability of the end token is reported too.
 
     Attributes:
@@ -187,8 +196,10 @@ class GeneratedSequence:
         prompt_ids: Sequence[int],
         room: int,
         *,
+        lookup: PromptLookup | None = None,
         report_end: bool = False,
     ) -> None:
+        self._lookup = lookup
         self._sampling = sampling
         self._end_ids = sampling.all_end_ids(model.end_ids)
         self._sampler = sampling.sampler(prompt_ids=prompt_ids, end_ids=self._end_ids)
@@ -199,6 +210,15 @@ class GeneratedSequence:
         self._tokens = 0
         self.token = -1
         self.ended = False
+
+    def draft(self) -> list[int]:
+        """Return tokens that may follow the one that was drawn last; one pass can verify them."""
+        return [] if self._lookup is None else self._lookup.draft(self._room - self._tokens - 1)
+
+    def judge(self, drafted: int, accepted: int) -> None:
+        """Adapt later drafts to how many tokens of one were right."""
+        if self._lookup is not None:
+            self._lookup.judge(drafted, accepted)
 
     def draw(self, logits_V: Tensor) -> OutputDelta:
         """Draw the next token and return the output that it adds.
@@ -215,6 +235,8 @@ class GeneratedSequence:
                 "dtype='float32' or 'bfloat16'"
             )
         self.token = self._sampler(logits_V)
+        if self._lookup is not None:
+            self._lookup.add(self.token)
         if self.token in self._end_ids:
             self.ended = True
             text = self._stream.close()
