@@ -98,8 +98,7 @@ def greedy_answers(
 
 def _shared_prefix(prompts: Sequence[Sequence[int]]) -> Sequence[int]:
     """Return the first tokens that all prompts share, without the last token of any."""
-    first = min(prompts)  # in alphabetical order, others share at least what the last one does
-    last = max(prompts)
+    first, *_, last = sorted(map(list, prompts))  # those between share as much with both
     most = min(map(len, prompts)) - 1
     size = next((at for at in range(most) if first[at] != last[at]), most)
     return first[:size]
