@@ -13,7 +13,8 @@ from safetensors import safe_open
 
 from gritlm import GritLM, gritlm_instruction
 from gritlm.errors import ModelError
-from gritlm.lm.hub import default_model, lora, merge
+from gritlm.lm.adapters.plain import is_plain
+from gritlm.lm.hub import default_model, lora
 from gritlm.lm.hub.model_config import ModelSettings, read_settings
 from gritlm.lm.hub.weight_sources import HUB
 from tests import tiny
@@ -51,7 +52,7 @@ def test_it_has_a_card_for_the_model_hub():
 
 def test_plain_lora_of_it_needs_no_peft_to_load():
     config = json.loads((default_model.ADAPTER / lora.CONFIG_FILE).read_text(encoding="utf-8"))
-    assert merge._is_plain(config)
+    assert is_plain(config)
 
 
 def test_a_built_wheel_holds_it():

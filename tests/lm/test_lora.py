@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from gritlm import GritLM
 from gritlm.errors import ModelError
+from gritlm.lm.adapters import attach
 from gritlm.lm.hub import default_model, gguf, lora, merge
 from gritlm.lm.hub.weight_sources import HUB
 from tests import tiny, tiny_gguf
@@ -72,7 +73,7 @@ def test_an_adapter_is_merged_as_peft_merges_it(make_adapter, llama_folder, tmp_
 
 
 def test_plain_lora_needs_no_peft(adapter, llama_folder, monkeypatch):
-    monkeypatch.setattr(merge, "_Peft", None)
+    monkeypatch.setattr(attach, "PeftAdapter", None)
     assert merge.merge_adapter(plain(llama_folder), str(adapter))
 
 

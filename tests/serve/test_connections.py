@@ -46,7 +46,7 @@ def test_a_client_that_does_not_read_is_cut_off(
 ):
     monkeypatch.setattr(connections, "WRITE_S", 0.3)
     served = serve()
-    monkeypatch.setattr(served.service.prompts, "decode", lambda _: "x" * 2**24)
+    monkeypatch.setattr(served.service.first.prompts, "decode", lambda _: "x" * 2**24)
     head = (
         b"POST /detokenize HTTP/1.1",
         b"Host: localhost",

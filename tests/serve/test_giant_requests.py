@@ -115,7 +115,7 @@ def chat(text: str) -> dict[str, Any]:
 def test_a_text_that_cannot_fit_is_refused_before_it_is_tokenized(
     live: Served, monkeypatch: pytest.MonkeyPatch, path: str, body: dict[str, Any], param: str
 ):
-    tokens, read = live.service.prompts.tokens, []
+    tokens, read = live.service.first.prompts.tokens, []
     encode = tokens._encode
     monkeypatch.setattr(tokens, "_encode", lambda texts: read.extend(texts) or encode(texts))
     error = error_of(live, path, body)

@@ -423,7 +423,7 @@ def test_what_nobody_expected_is_told_without_details(
     def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("the password is swordfish")
 
-    monkeypatch.setattr(live.service.prompts, "embedding_prompts", broken)
+    monkeypatch.setattr(live.service.first.prompts, "embedding_prompts", broken)
     found = live.http.post("/v1/embeddings", json={"input": "a"}, headers={"X-Request-ID": "r1"})
     assert found.status_code == 500
     assert found.json()["error"]["code"] == "internal_error"

@@ -153,13 +153,13 @@ def test_a_request_counts_before_it_is_tokenized(
     serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
 ):
     served = serve(ServerConfig(port=0), Limits(max_num_seqs=1, max_waiting=1))
-    go_on, tokenize = threading.Event(), served.service.chat_prompts.chat_ids
+    go_on, tokenize = threading.Event(), served.service.first.chat_prompts.chat_ids
 
     def slow(*arguments: Any) -> Any:
         go_on.wait(SOON_S)
         return tokenize(*arguments)
 
-    monkeypatch.setattr(served.service.chat_prompts, "chat_ids", slow)
+    monkeypatch.setattr(served.service.first.chat_prompts, "chat_ids", slow)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(served.http.post, CHAT, json=SHORT)
         wait_until(lambda: stats(served).waiting == 1)

@@ -170,7 +170,7 @@ def test_a_long_response_is_built_beside_the_event_loop(live: Served):
     choices = completed(live, ids, logprobs=1).choices
     assert [len(choice.logprobs.tokens) for choice in choices] == [500] * 4
     assert [choice.logprobs.tokens[0] for choice in choices] == [
-        live.service.token_texts.of(5 + number) for number in range(4)
+        live.service.first.token_texts.of(5 + number) for number in range(4)
     ]
 
 

@@ -228,10 +228,10 @@ def test_a_sequence_that_cannot_step_fails_alone(model, monkeypatch, separate):
     else:
         together = SlotMemory.step
 
-        def breaks_together(memory, tokens, slots, held):
+        def breaks_together(memory, tokens, slots, held, **more):
             if held_tokens + 2 in held:
                 raise RuntimeError("no such token")
-            return together(memory, tokens, slots, held)
+            return together(memory, tokens, slots, held, **more)
 
         monkeypatch.setattr(SlotMemory, "step", breaks_together)
     with scheduled(model) as scheduler:

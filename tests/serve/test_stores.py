@@ -121,6 +121,7 @@ def test_one_store_needs_no_name(live: Served):
         "object": "rag.store",
         "documents": store["documents"],
         "read_only": False,
+        "model": "tiny",
     }
     named = live.http.post("/v1/rag/search", json={**ASKED, "store": "default"}).json()
     assert named == live.http.post("/v1/rag/search", json=ASKED).json()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
@@ -51,7 +52,19 @@ class ModelOptions:
     ] = None
     adapter: Annotated[
         str | None,
-        typer.Option(help="Folder or hub id of a LoRA adapter to load.", rich_help_panel=MODEL),
+        typer.Option(
+            help="Folder or hub id of a LoRA adapter of the model, or a run of gritlm train. "
+            "default: that of the default model.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None
+    embed_adapter: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder or hub id of a LoRA adapter that embeds only: answers are those without "
+            "it.",
+            rich_help_panel=MODEL,
+        ),
     ] = None
     device: Annotated[
         str | None,
@@ -71,11 +84,12 @@ class ModelOptions:
         int | None, typer.Option(min=1, help="Number of CPU threads.", rich_help_panel=MODEL)
     ] = None
 
-    def load(self, *, mode: str = "unified") -> GritLM:
+    def load(self, *, mode: str = "unified", adapters: Mapping[str, str] | None = None) -> GritLM:
         """Load the model and print a note when the default model is fetched first.
 
         Args:
             mode: ``unified``, ``embedding`` or ``generative``; see :class:`gritlm.GritLM`.
+            adapters: folder or hub id of further adapters by name.
         """
         from gritlm import GritLM
         from gritlm.lm.hub import default_model
@@ -88,7 +102,15 @@ class ModelOptions:
 
             torch.set_num_threads(self.threads)
         dtype = None if self.dtype is None else self.dtype.value
-        return GritLM(self.model, mode=mode, device=self.device, adapter=self.adapter, dtype=dtype)
+        return GritLM(
+            self.model,
+            mode=mode,
+            device=self.device,
+            adapter=self.adapter,
+            adapters=adapters,
+            embed_adapter=self.embed_adapter,
+            dtype=dtype,
+        )
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,8 @@ class Encoder:
         tokens: its tokenizer.
         settings: pooling, attention and normalisation.
         projection: layer applied to the states before pooling; None for no projection.
+        generating: model that reads the KV blocks, if it is another one than ``lm``; they are then
+            computed by its causal pass.
 
     Attributes:
         causal: whether texts are read with the causal view.
@@ -60,13 +62,26 @@ class Encoder:
         tokens: SegmentTokenizer,
         settings: ModelSettings,
         projection: nn.Linear | None = None,
+        *,
+        generating: UnifiedLM | None = None,
     ) -> None:
         self.lm = lm
+        self._generating = generating
         self.tokens = tokens
         self.settings = settings
         self.projection = projection
         self.causal = settings.embeds_causally
         self.pool = POOLING[settings.pooling_method]
+
+    @property
+    def shares_pass(self) -> bool:
+        """Whether the model that embeds is the one that generates."""
+        return self._generating is None
+
+    @property
+    def makes_causal_blocks(self) -> bool:
+        """Whether KV blocks come from a causal pass of their own, next to that of the vectors."""
+        return self.causal or not self.shares_pass
 
     @property
     def dimension(self) -> int:
@@ -164,17 +179,18 @@ class Encoder:
         get_cache: bool,
         pause: Callable[[], None] | None,
     ) -> tuple[Tensor, list[KVBlock]]:
+        blocks: list[KVBlock] = []
+        if get_cache and self.makes_causal_blocks:
+            reads = self.lm if self._generating is None else self._generating
+            blocks = [reads.causal_block(ids) for ids in ids_T.split(lengths)]
         if self.causal:
             ids_BL = unpack(ids_T[:, None], lengths)[..., 0]
             mask_BL = unpack(torch.ones_like(ids_T)[:, None], lengths)[..., 0]
-            blocks = (
-                [self.lm.causal_block(ids) for ids in ids_T.split(lengths)] if get_cache else []
-            )
             return self.lm.hidden(ids_BL, mask_BL, causal=True), blocks
-        if get_cache:
+        if get_cache and not self.makes_causal_blocks:
             hidden_TD, blocks = self.lm.hidden_and_blocks(ids_T, lengths)
             return unpack(hidden_TD, lengths), blocks
-        return unpack(self.lm.hidden_packed(ids_T, lengths, pause=pause), lengths), []
+        return unpack(self.lm.hidden_packed(ids_T, lengths, pause=pause), lengths), blocks
 
 
 def span_mask(spans: Sequence[tuple[int, int]], hidden_BLD: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from gritlm.errors import InputError, ModeError, UnknownArgumentError, at_least_one, choice
+from gritlm.lm.adapters.shared import AdapterChoice, ModelParts, SharedBase, require_same_tokens
 from gritlm.lm.chat import Message, chat_ids
 from gritlm.lm.encoder import EncodeOptions, Encoder
 from gritlm.lm.generator import TextStream, complete, own_blocks
@@ -62,7 +63,12 @@ class GritLM:
         embed_eos: string appended to every text to embed.
         device: device of the model; None for the best one available.
         adapter: folder or hub id of a PEFT adapter, merged into the weights when loading. It
-            replaces the adapter of the default model.
+            replaces the adapter of the default model, whose name is ``"default"``.
+        adapters: folder or hub id of further adapters of the same base, by name; see
+            :meth:`with_adapter`. No adapter is merged then, and the base is in memory once.
+        embed_adapter: folder or hub id of an adapter that embeds only: the model generates as it
+            does without, and its vectors are those of the adapter. It is not merged. KV blocks
+            come from causal passes of the model that generates.
         compile: whether to compile the decoding steps of ``chat`` (CUDA graphs on a GPU), which
             makes the start slower and each step faster.
         from_pretrained: ``dtype`` (or ``torch_dtype``; None for the fastest on this machine),
@@ -86,22 +92,44 @@ class GritLM:
         embed_eos: str | None = None,
         device: str | torch.device | None = None,
         adapter: str | Path | None = None,
+        adapters: Mapping[str, str | Path] | None = None,
+        embed_adapter: str | Path | None = None,
         compile: bool = False,
         **from_pretrained: Any,
     ) -> None:
         choice(mode, MODES, name="mode")
         source, adapter = checkpoint.resolve(model_name_or_path, adapter)
         dtype = _one_dtype(from_pretrained)
+        changes = {
+            "pooling_method": pooling_method,
+            "normalized": normalized,
+            "projection": projection,
+            "attn": attn,
+            "embed_eos": embed_eos,
+        }
+        over_base = AdapterChoice.of(adapter, adapters, embed_adapter, mode=mode)
         loaded = load(
-            source, mode=mode, device=device, dtype=dtype, adapter=adapter, options=from_pretrained
+            source,
+            mode=mode if over_base is None else "unified",
+            device=device,
+            dtype=dtype,
+            adapter=adapter if over_base is None else None,
+            options=from_pretrained,
         )
-        settings = loaded.settings.but(
-            pooling_method=pooling_method,
-            normalized=normalized,
-            projection=projection,
-            attn=attn,
-            embed_eos=embed_eos,
-        )
+        if over_base is not None:
+            base = SharedBase(
+                source,
+                loaded,
+                mode=mode,
+                compiled=compile,
+                changes=changes,
+                options=from_pretrained,
+            )
+            self._assemble_over(base, over_base, {None: self})
+            for name in self.adapters:
+                self.with_adapter(name)
+            return
+        settings = loaded.settings.but(**changes)
         self.source = source
         self.adapter = adapter
         self.dtype_reason = loaded.dtype_reason
@@ -154,6 +182,89 @@ class GritLM:
         self._lock = threading.Lock()
         self._grammars: GrammarCompiler | None = None
         self._warned = settings.trained_to_embed is not False
+        self._base: SharedBase | None = None
+        self._choice = AdapterChoice()
+        self._relatives: dict[str | None, GritLM] = {}
+
+    def _assemble_over(
+        self, base: SharedBase, chosen: AdapterChoice, relatives: dict[str | None, GritLM]
+    ) -> None:
+        """Assemble the model from a shared base and adapters that stay unmerged.
+
+        Args:
+            base: the base.
+            chosen: the adapters.
+            relatives: the models over this base by the name of their adapter, which all share.
+        """
+        parts = base.parts(chosen.adapter)
+        self.source = base.source
+        self.adapter = parts.adapter
+        self.dtype_reason = base.dtype_reason
+        self._assemble(parts.lm, parts.tokenizer, parts.settings, parts.projection, base.mode)
+        self._base = base
+        self._choice = chosen
+        self._relatives = relatives
+        if chosen.embed_adapter is not None:
+            self._embed_with(base.parts(chosen.embed_adapter))
+
+    def _embed_with(self, parts: ModelParts) -> None:
+        """Embed with another model of the same base, and generate as before."""
+        require_same_tokens(parts, self.tokenizer)
+        # A calibration holds for the weights that embed and generate together.
+        self.settings = replace(parts.settings, template=self.settings.template, fusion=None)
+        self.projection = parts.projection
+        self._encoder = Encoder(
+            parts.lm, self._tokens, self.settings, parts.projection, generating=self.lm
+        )
+        self._warned = self.settings.trained_to_embed is not False
+
+    @property
+    def shares_embedding_pass(self) -> bool:
+        """Whether the weights that embed are those that generate: False with an adapter that
+        embeds only, whose passes make no KV blocks to generate from."""
+        return self._encoder.shares_pass
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the adapters that :meth:`with_adapter` takes."""
+        return tuple(self._choice.adapters)
+
+    @property
+    def embed_adapter(self) -> str | None:
+        """Folder or hub id of the adapter that embeds only; None without one."""
+        return self._choice.embed_adapter
+
+    def with_adapter(self, name: str | None) -> GritLM:
+        """Return the model with one of its adapters, over the same base in memory.
+
+        The models are independent: they may be used from several threads, and each has its own
+        chat template, tokens and settings.
+
+        Args:
+            name: name of an adapter in the argument ``adapters`` of :class:`GritLM`; None for the
+                model without any of these.
+
+        Raises:
+            InputError: for a name that no adapter has.
+        """
+        if self._base is None and name is None:
+            return self
+        if self._base is None:
+            raise InputError(
+                f"adapter {name!r}: this model was loaded without named adapters; pass them: "
+                "GritLM(BASE, adapters={'law': 'runs/law'})"
+            )
+        chosen = self._choice.named(name)
+        with self._base.lock:
+            if name not in self._relatives:
+                relative = GritLM.__new__(GritLM)
+                relative._assemble_over(self._base, chosen, self._relatives)
+                self._relatives[name] = relative
+            return self._relatives[name]
+
+    def shares_base_with(self, other: GritLM) -> bool:
+        """Return whether two models are over the same base in memory."""
+        return self is other or (self._base is not None and self._base is other._base)
 
     def encode(
         self,
@@ -404,6 +515,7 @@ class GritLM:
         If sentence-transformers cannot compute the vectors of the model, a warning has the reason,
         and ``SentenceTransformer(folder)`` raises an error with it.
         """
+        self._require_merged()
         checkpoint.save(self.lm, self.tokenizer, self.settings, self.projection, Path(folder))
 
     def export(self, path: str | Path, *, form: ExportForm = "folder", **options: Any) -> None:
@@ -462,6 +574,8 @@ class GritLM:
     @property
     def _exported(self) -> ExportedModel:
         from gritlm.lm.hub.formats.upload import ExportedModel
+
+        self._require_merged()
 
         return ExportedModel(self.lm, self.tokenizer, self.settings, self.projection)
 
@@ -543,6 +657,23 @@ class GritLM:
                 "%s is not trained to embed: it was trained to generate only, and its vectors rank "
                 "texts poorly",
                 self.source,
+            )
+
+    def _require_merged(self) -> None:
+        """Refuse to write weights next to which an adapter is kept.
+
+        Raises:
+            InputError: with the call that merges the adapter.
+        """
+        if self.embed_adapter is not None:
+            raise InputError(
+                f"{self.embed_adapter} embeds only and the base generates, which one set of "
+                "weights cannot; write the base, or GritLM(BASE, adapter=...)"
+            )
+        if self._base is not None and self.adapter is not None:
+            raise InputError(
+                f"{self.adapter} is not merged into the base that it shares; load it alone to "
+                f"write it: GritLM({self.source!r}, adapter={self.adapter!r})"
             )
 
     def require_head(self) -> None:

@@ -23,8 +23,9 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 
 from gritlm.errors import CacheMismatchError, ModelError
+from gritlm.lm.adapters.plain import merged_parameters
 from gritlm.lm.attention import ragged, views
-from gritlm.lm.attention.decode_views import compiled_view, decoding_view
+from gritlm.lm.attention.decode_views import adapted_view, compiled_view, decoding_view
 from gritlm.lm.kv.block import KVBlock
 from gritlm.lm.kv.cache import fixed, preallocated, recorded, recording
 from gritlm.lm.kv.rope import RopeTable, rope_table
@@ -46,18 +47,23 @@ class UnifiedLM:
     Args:
         model: the decoder, with or without its LM head.
         compiled: whether one-token steps run as a compiled graph (CUDA graphs on a GPU).
+        base: the model around whose layers ``model`` has plain LoRA; None for other models.
 
     Attributes:
         causal: the model itself, unchanged.
         compiled: as the argument.
+        base: as the argument.
         bidirectional: a view of its decoder in which each token attends to its whole text.
     """
 
-    def __init__(self, model: Any, *, compiled: bool = False) -> None:
+    def __init__(
+        self, model: Any, *, compiled: bool = False, base: UnifiedLM | None = None
+    ) -> None:
         self.causal: Any = model.eval()
         self.decoder: Any = model.base_model
         self.bidirectional = views.bidirectional(self.decoder)
         self.compiled = compiled
+        self.base = base
         self.packs = views.can_pack(self.decoder)
         self._lock = threading.Lock()
         self._views_lock = threading.Lock()
@@ -96,7 +102,7 @@ class UnifiedLM:
     @property
     def vocabulary_size(self) -> int:
         """Number of token ids that the model reads."""
-        return int(self.decoder.get_input_embeddings().num_embeddings)
+        return int(self.decoder.get_input_embeddings().weight.shape[0])
 
     def kv_bytes_per_token(self) -> int:
         """Return the size of the keys and values of a token in bytes."""
@@ -210,9 +216,15 @@ class UnifiedLM:
         with self._views_lock:
             version = self._version.current()
             if self._decoding is None or self._decoding[0] != version:
-                make = compiled_view if self.compiled else decoding_view
-                self._decoding = version, make(self.causal)
+                self._decoding = version, self._decoding_view()
             return self._decoding[1]
+
+    def _decoding_view(self) -> Any:
+        if self.compiled:
+            return compiled_view(self.causal)
+        if self.base is not None:
+            return adapted_view(self.causal, self.base.decoding)
+        return decoding_view(self.causal)
 
     @property
     def stepping(self) -> Any:
@@ -256,7 +268,10 @@ class UnifiedLM:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of weights, dtype and adapter, which identifies the model of a KV block."""
+        """Hash of weights and dtype, which identifies the model of a KV block.
+
+        Plain LoRA counts as if it were merged, so its model has the same hash either way.
+        """
         with self._lock:
             version = self._version.current()
             if self._fingerprint is None or self._fingerprint[0] != version:
@@ -352,7 +367,7 @@ def unpack(packed_TD: Tensor, lengths: list[int]) -> Tensor:
 def _fingerprint(decoder: PreTrainedModel) -> str:
     """Return a hash of name, shape, dtype and up to 64 values of every parameter."""
     digest = hashlib.blake2b(digest_size=8)
-    for name, tensor in decoder.named_parameters():
+    for name, tensor in merged_parameters(decoder):
         flat = tensor.detach().flatten()
         step = max(1, flat.numel() // 64)
         values = flat[::step][:64].to("cpu", torch.float32) if flat.device.type != "meta" else None

@@ -30,13 +30,14 @@ from gritlm.rag.ingest.ingest import (
     forget,
     skipped_when_full,
 )
+from gritlm.rag.kvstore.errors import OtherModelError
 from gritlm.rag.kvstore.store import KVStore
 from gritlm.rag.options import AnswerOptions, AnswerOverrides, override
 from gritlm.rag.plan import PromptAssembler
 from gritlm.rag.planner import AnswerPlan, Planner
 from gritlm.rag.prefill import Prefiller
 from gritlm.rag.retrieve import Query, Retriever, Search
-from gritlm.rag.reuse.blocks import BlockProvider
+from gritlm.rag.reuse.blocks import BlockProvider, require_kind
 from gritlm.rag.trace import Trace
 from gritlm.rag.types import BLOCK_KINDS, BlockKind, Hit
 
@@ -118,23 +119,19 @@ class RagEngine:
         if read_only:
             workspace.require(place)
         model = GritLM() if model is None else model
-        maker = maker_of(model)
         settings = workspace.settings(place, cutting=cutting, index=index, blocks=blocks)
-        assembler = PromptAssembler(model, limit=longest)
-        check_cutting(settings.cutting, model, assembler)
+        assembler = _assembler(model, settings, longest)
         if not read_only:
             workspace.make(place)
-        store = KVStore.open(
-            place / workspace.BLOCKS,
-            maker,
+        store, passages = _open_stores(
+            place,
+            settings,
+            model,
             storage=storage,
-            dtype=model.dtype,
+            read_only=read_only,
             disk_bytes=disk_bytes,
             memory_bytes=memory_bytes,
-            read_only=read_only,
         )
-        uri = settings.index or place / workspace.PASSAGES
-        passages = _open_index(uri, maker, store, create=not read_only)
         if not read_only:
             workspace.keep(place, settings)  # last, so that an error above leaves no settings
         return cls(model, passages, store, settings.cutting, place, assembler, settings.blocks)
@@ -188,6 +185,7 @@ class RagEngine:
         kinds = (self.blocks,) if kinds is None else kinds
         for kind in kinds:
             choice(kind, BLOCK_KINDS, name="kinds")
+            require_kind(self.model, kind)
         indexer = Indexer(
             self.model,
             self.index,
@@ -363,6 +361,8 @@ class RagEngine:
             InputError: for a question that is longer than the model takes.
             ModelError: when reranking reuses state and reuse fails its check with this model.
         """
+        if options.blocks is not None:
+            require_kind(self.model, options.blocks)
         if options.mode != "none":
             self._planner.checked(checkpoint)  # no part of the answer's time
         if options.rerank:
@@ -462,8 +462,53 @@ class RagEngine:
         raise InputError(f"no passages to answer from: no passage matches the filter {shown}")
 
 
+def _assembler(
+    model: GritLM, settings: workspace.WorkspaceSettings, longest: int | None
+) -> PromptAssembler:
+    """Return the prompt assembler of a workspace, whose settings must fit the model."""
+    require_kind(model, settings.blocks)
+    assembler = PromptAssembler(model, limit=longest)
+    check_cutting(settings.cutting, model, assembler)
+    return assembler
+
+
 def _paced(checkpoint: Checkpoint | None) -> Checkpoint | None:
     return None if checkpoint is None else paced(checkpoint)
+
+
+def _open_stores(
+    place: Path,
+    settings: workspace.WorkspaceSettings,
+    model: GritLM,
+    *,
+    storage: str,
+    read_only: bool,
+    disk_bytes: int | None,
+    memory_bytes: int,
+) -> tuple[KVStore, Index]:
+    """Open the KV store and the index of a workspace: both or none.
+
+    Raises:
+        OtherModelError: with the command that indexes the documents for this model.
+    """
+    maker = maker_of(model)
+    try:
+        store = KVStore.open(
+            place / workspace.BLOCKS,
+            maker,
+            storage=storage,
+            dtype=model.dtype,
+            disk_bytes=disk_bytes,
+            memory_bytes=memory_bytes,
+            read_only=read_only,
+        )
+        uri = settings.index or place / workspace.PASSAGES
+        return store, _open_index(uri, maker, store, create=not read_only)
+    except OtherModelError as error:
+        command = workspace.index_command(place, model)
+        raise OtherModelError(
+            f"{error}. To index the documents for this model: {command}"
+        ) from None
 
 
 def _open_index(uri: str | Path, maker: ModelIdentity, store: KVStore, *, create: bool) -> Index:

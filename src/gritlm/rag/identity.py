@@ -59,16 +59,22 @@ def maker_of(model: GritLM) -> ModelIdentity:
         # Added only where they apply: the keys of older stores stay valid.
         *(["reads causally"] if settings.embeds_causally else []),
         *([] if model.projection is None else [_weights(model.projection)]),
+        *([] if model.shares_embedding_pass else ["embeds with", model.encoder.lm.fingerprint]),
     ]
-    adapter = f" with {model.adapter}" if model.adapter else ""
     return ModelIdentity(
         model=model.lm.fingerprint,
         digest=blake3(json.dumps(about).encode()).hexdigest()[:32],
-        name=f"{model.source}{adapter}, {str(model.dtype).removeprefix('torch.')}",
+        name=f"{_name(model)}, {str(model.dtype).removeprefix('torch.')}",
         rope=rope,
         kv_bytes_per_token=model.kv_bytes_per_token(),
         dimension=model.embedding_dimension,
     )
+
+
+def _name(model: GritLM) -> str:
+    chats = f" with {model.adapter}" if model.adapter else ""
+    embeds = f" embedding with {model.embed_adapter}" if model.embed_adapter else ""
+    return f"{model.source}{chats}{embeds}"
 
 
 def _weights(layer: nn.Linear) -> str:

@@ -175,6 +175,6 @@ class Retriever:
             max_length=size,
             show_progress_bar=False,
         )
-        # A model that embeds causally takes one pass for the vector and another for the block.
-        trace.tokens_embedded += size * (2 if self._model.encoder.causal else 1)
+        # A causal block takes another pass than the vector.
+        trace.tokens_embedded += size * (2 if self._model.encoder.makes_causal_blocks else 1)
         return np.asarray(vector_D), block

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shlex
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -27,6 +28,7 @@ from gritlm.rag.index.repair import Health, Mended
 from gritlm.rag.index.table import open_table
 from gritlm.rag.ingest import file_ids
 from gritlm.rag.ingest.ingest import ChunkingOptions
+from gritlm.rag.kvstore import manifest
 from gritlm.rag.kvstore.opening import refused
 from gritlm.rag.reuse import reuse_check as checking
 from gritlm.rag.reuse.reuse_check import ReuseCheck
@@ -125,6 +127,29 @@ def rebuild(place: Path, load: Callable[[], GritLM]) -> Mended:
         return np.asarray(vectors_ND)
 
     return repair.rebuild(address(place), embed)
+
+
+def may_open(place: Path, model: GritLM) -> bool:
+    """Return whether a model made the KV blocks of a workspace; True for a new workspace.
+
+    Raises:
+        InputError: when the manifest of the blocks cannot be read.
+    """
+    found = manifest.read(place / BLOCKS)
+    if found is None:
+        return True
+    maker = maker_of(model)
+    return (maker.model, maker.digest) == (found.model, found.digest)
+
+
+def index_command(place: Path, model: GritLM) -> str:
+    """Return the command that indexes documents again for a model, next to another's workspace."""
+    words = ["gritlm", "index", "DOCUMENTS", "--to", f"{place}-new", "--model", model.source]
+    if model.adapter:
+        words += ["--adapter", model.adapter]
+    if model.embed_adapter:
+        words += ["--embed-adapter", model.embed_adapter]
+    return " ".join(shlex.quote(str(word)) for word in words)
 
 
 def make(place: Path) -> None:

@@ -203,6 +203,22 @@ def no_right(key: str, right: str) -> ApiError:
     )
 
 
+def other_model(name: str, makers: Mapping[str, str]) -> ApiError:
+    """Return the error for a model whose documents are in no store, or not in the named one.
+
+    Args:
+        name: name of the model.
+        makers: name of the model of each store.
+    """
+    known = ", ".join(f"'{store}' to '{maker}'" for store, maker in makers.items())
+    return invalid(
+        f"the model '{excerpt(name)}' cannot read the documents of another model; the stores "
+        f"belong to their models: {known}",
+        param="model",
+        code="other_model",
+    )
+
+
 def internal(request_id: str) -> ApiError:
     """Return the error for a fault of the server; only the log has its details."""
     return ApiError(

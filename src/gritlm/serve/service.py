@@ -5,24 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from time import time
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from uuid import uuid4
 
-from gritlm.errors import GritLMError
 from gritlm.lm.gritlm import GritLM
 from gritlm.runtime import in_a_thread_of_its_own
-from gritlm.serve.api.chat_prompts import ChatPrompts
-from gritlm.serve.api.logprobs import TokenTexts
 from gritlm.serve.api.request_group import RequestGroup
-from gritlm.serve.api.tokenization import PromptTokenizer
 from gritlm.serve.config import UPLOAD_THREADS, ServerConfig
 from gritlm.serve.engine.requests import ModelJob
 from gritlm.serve.engine.scheduler import Scheduler
-from gritlm.serve.errors import ApiError, invalid, no_model
+from gritlm.serve.errors import ApiError, invalid, no_model, other_model
 from gritlm.serve.health import HealthCheck
 from gritlm.serve.metrics import Metrics
+from gritlm.serve.served_models import ServedModel, served_models
 from gritlm.serve.stores import RAG_SUFFIX, Stores
 
 if TYPE_CHECKING:
@@ -48,11 +45,9 @@ class Service:
     Attributes:
         metrics: metrics of the requests.
         stores: the document stores.
-        prompts: tokenizes prompts and texts.
-        chat_prompts: tokenizes conversations.
-        token_texts: texts of single tokens, for log-probabilities.
+        models: the model, and those with other adapters over its base, by each of their names.
+        first: the model of requests that name none.
         created: start of the service, in seconds since the epoch.
-        fingerprint: identity of the weights.
         draining: whether new requests are refused.
         running: accepted requests without a complete response.
     """
@@ -71,20 +66,18 @@ class Service:
         self.settings = settings
         self.budget = budget
         self.metrics = Metrics(scheduler.stats)
-        self.prompts = PromptTokenizer(
-            model, limit=scheduler.max_model_len, most=scheduler.max_request_tokens
+        self.models = served_models(
+            model,
+            settings.names,
+            limit=scheduler.max_model_len,
+            most=scheduler.max_request_tokens,
         )
-        self.chat_prompts = ChatPrompts(model, self.prompts.tokens)
-        self.token_texts = TokenTexts(self.prompts.tokens)
+        self.first = self.models[settings.names[0]]
         self.created = int(time())
-        self.fingerprint = model.lm.fingerprint
         self.draining = False
         self.running = 0
         self.stores = Stores(engines or {})
         self._on_close = ExitStack()
-        if model.lm.has_head:
-            with suppress(GritLMError):  # requests for structured output get the reason
-                _ = model.grammar_compiler  # reads the vocabulary, which would hold requests up
         self._health = HealthCheck(model, scheduler, settings.health_timeout_s)
         self._tokenize_pool = ThreadPoolExecutor(
             settings.threads, thread_name_prefix="gritlm-tokenize"
@@ -201,9 +194,27 @@ class Service:
         Raises:
             ApiError: for a name this server does not have.
         """
-        if requested is not None and requested not in self.settings.names:
+        if requested is not None and requested not in self.models:
             raise no_model(requested[:200], self.chat_names)
-        return self.settings.names[0] if requested is None else requested
+        return self.first.names[0] if requested is None else requested
+
+    def name_of(self, model: GritLM) -> str:
+        """Return the first name of a model of this server."""
+        return next(name for name, each in self.models.items() if each.model is model)
+
+    def served(self, name: str | None) -> ServedModel:
+        """Return the model behind a name of this server.
+
+        Args:
+            name: the name, perhaps with the suffix of chats that are answered from documents; None
+                for the first model.
+
+        Raises:
+            ApiError: for a name this server does not have.
+        """
+        if name is None:
+            return self.first
+        return self.models[self.model_name(self.plain_name(name))]
 
     def generation_model_name(self, requested: str | None) -> str:
         """Return the model name as :meth:`model_name` does, for a request that generates text.
@@ -225,9 +236,9 @@ class Service:
         Returns:
             The plain model name, and the name of the store or None; None for any other name.
         """
-        if requested is None or requested in self.settings.names:
+        if requested is None or requested in self.models:
             return None
-        for name in self.settings.names:
+        for name in self.models:
             rest = requested.removeprefix(name + RAG_SUFFIX)
             if rest == "":
                 return name, None
@@ -252,10 +263,36 @@ class Service:
     def chat_names(self) -> tuple[str, ...]:
         """The model names that chats may use: each also with ``:rag`` for the stores that the key
         of the request may search."""
-        names = self.settings.names
-        suffixes = self.stores.model_suffixes
-        rag = [f"{name}{suffix}" for name in names for suffix in suffixes]
+        names = tuple(self.models)
+        rag = [
+            f"{name}{suffix}"
+            for name, served in self.models.items()
+            for suffix in self.stores.model_suffixes(served.model)
+        ]
         return (*names, *(name for name in rag if name not in names))
+
+    def choose_store(self, requested: str | None, model: str | None) -> str:
+        """Return the name of the store of a request.
+
+        Args:
+            requested: the name in the request; None for a request without one.
+            model: name of the model in the request; None for that of the store.
+
+        Raises:
+            ApiError: for a store that the key may not use or that another model made, or if the
+                request has to name one of several stores.
+        """
+        if model is None:
+            return self.stores.choose(requested)
+        served = self.served(model)
+        if requested is None and (self.stores.of(served.model) or not self.stores.visible):
+            return self.stores.choose(None, served.model)
+        others = self.stores.visible if requested is None else (self.stores.choose(requested),)
+        engines = [self.stores.engines[name] for name in others]
+        if requested is not None and engines[0].model is served.model:
+            return requested
+        makers = [self.name_of(engine.model) for engine in engines]
+        raise other_model(self.plain_name(model), dict(zip(others, makers, strict=True)))
 
     def embedding_model_name(self, requested: str | None) -> str:
         """Return the model name as :meth:`model_name` does, for a request that embeds texts.
@@ -281,7 +318,7 @@ class Service:
             "object": object,
             "created": int(time()),
             "model": name,
-            "system_fingerprint": self.fingerprint,
+            "system_fingerprint": self.served(name).fingerprint,
         }
 
     async def require_healthy(self) -> None:

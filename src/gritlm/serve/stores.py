@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -109,7 +108,7 @@ def open_engines(stores: Sequence[StoreAt], model: GritLM, *, longest: int) -> d
 
     Args:
         stores: the stores.
-        model: the model.
+        model: the model. A store of one of its named adapters is opened with that.
         longest: most tokens of a prompt and its answer.
 
     Returns:
@@ -132,6 +131,7 @@ def open_engines(stores: Sequence[StoreAt], model: GritLM, *, longest: int) -> d
 def _open(store: StoreAt, model: GritLM, longest: int, count: int) -> RagEngine:
     from gritlm.rag.engine import RagEngine
 
+    model = _model_of(store, model)
     try:
         return RagEngine.open(
             store.folder,
@@ -141,18 +141,22 @@ def _open(store: StoreAt, model: GritLM, longest: int, count: int) -> RagEngine:
             memory_bytes=max(MIN_MEMORY_BYTES, MEMORY_BYTES // count),
         )
     except OtherModelError as error:
-        command = _index_command(store, model)
-        raise InputError(
-            f"store {store.name!r}: {error}. To index the documents for this model: {command}"
-        ) from None
+        raise InputError(f"store {store.name!r}: {error}") from None
 
 
-def _index_command(store: StoreAt, model: GritLM) -> str:
-    """Return the command that makes a store of this model from the documents again."""
-    words = ["gritlm", "index", "DOCUMENTS", "--to", f"{store.folder}-new", "--model", model.source]
-    if model.adapter:
-        words += ["--adapter", model.adapter]
-    return " ".join(shlex.quote(str(word)) for word in words)
+def _model_of(store: StoreAt, model: GritLM) -> GritLM:
+    """Return the model that made a store, among a model and those with its named adapters.
+
+    A new store is made by the adapter of its name, or else by the model itself; so is the store of
+    another model, which is then refused.
+    """
+    from gritlm.rag import workspace
+
+    named = store.name if store.name in model.adapters else None
+    for adapter in (named, None, *model.adapters):
+        if workspace.may_open(store.folder, model.with_adapter(adapter)):
+            return model.with_adapter(adapter)
+    return model.with_adapter(named)
 
 
 class Stores:
@@ -176,44 +180,57 @@ class Stores:
         access = ACCESS.get()
         return tuple(name for name in self.engines if access.sees(name))
 
-    @property
-    def default(self) -> str | None:
-        """Name of the store of a request that names none: the only one, or ``default``."""
-        visible = self.visible
+    def of(self, model: GritLM | None) -> tuple[str, ...]:
+        """Return the names of the visible stores of a model; None for all visible stores."""
+        if model is None:
+            return self.visible
+        return tuple(name for name in self.visible if self.engines[name].model is model)
+
+    def default(self, model: GritLM | None = None) -> str | None:
+        """Return the store of a request that names none: the only one, or ``default``.
+
+        Args:
+            model: model whose stores are considered; None for all.
+        """
+        visible = self.of(model)
         if len(visible) == 1:
             return visible[0]
         return DEFAULT if DEFAULT in visible else None
 
-    @property
-    def model_suffixes(self) -> tuple[str, ...]:
-        """Ends of the model names whose chats are answered from a store: ``:rag:<store>``."""
-        visible = self.visible
+    def model_suffixes(self, model: GritLM) -> tuple[str, ...]:
+        """Return the ends of the names of a model whose chats are answered from a store.
+
+        They are ``:rag`` and ``:rag:<store>``.
+        """
+        visible = self.of(model)
         if SEARCH not in ACCESS.get().rights:
             return ()
-        plain = (RAG_SUFFIX,) if self.default is not None else ()
+        plain = (RAG_SUFFIX,) if self.default(model) is not None else ()
         named = tuple(f"{RAG_SUFFIX}:{name}" for name in visible) if len(visible) > 1 else ()
         return plain + named
 
-    def answers(self, name: str | None) -> bool:
+    def answers(self, name: str | None, model: GritLM) -> bool:
         """Return whether chats of the current request's key can be answered from a store.
 
         Args:
             name: name of the store; None for the default one.
+            model: model of the chat.
         """
-        chosen = self.default if name is None else name
-        return chosen in self.visible and SEARCH in ACCESS.get().rights
+        chosen = self.default(model) if name is None else name
+        return chosen in self.of(model) and SEARCH in ACCESS.get().rights
 
-    def choose(self, requested: str | None) -> str:
+    def choose(self, requested: str | None, model: GritLM | None = None) -> str:
         """Return the name of the store of a request.
 
         Args:
             requested: the name in the request; None for a request without one.
+            model: model whose stores are considered; None for all.
 
         Raises:
             ApiError: for a store that does not exist or that the key may not use, with the same
                 message; or if the request has to name one of several stores.
         """
-        visible = self.visible
+        visible = self.of(model)
         if not self.engines:
             raise no_store()
         if requested is not None:
@@ -222,6 +239,7 @@ class Stores:
             return requested
         if not visible:
             raise no_store_for_key()
-        if self.default is None:
+        default = self.default(model)
+        if default is None:
             raise several_stores(visible)
-        return self.default
+        return default

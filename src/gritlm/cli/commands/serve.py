@@ -14,6 +14,7 @@ import typer
 
 from gritlm import __version__
 from gritlm.cli import logs
+from gritlm.cli.adapters import split_adapters
 from gritlm.cli.environment import lines, option, require_values
 from gritlm.cli.options import Dtype, ModelOptions
 
@@ -246,8 +247,25 @@ class ServedModelOptions:
     """Adapter, device and data type of the model."""
 
     adapter: Annotated[
+        list[str] | None,
+        option(
+            env="ADAPTER",
+            metavar="[NAME=]FOLDER",
+            callback=lines,
+            panel=MODEL,
+            help="Folder or hub id of a LoRA adapter. With NAME= it is a model of that name next "
+            "to the others, over one base in memory; may be repeated, one per line in the "
+            "variable.",
+        ),
+    ] = None
+    embed_adapter: Annotated[
         str | None,
-        option(env="ADAPTER", help="Folder or hub id of a LoRA adapter to load.", panel=MODEL),
+        option(
+            env="EMBED_ADAPTER",
+            help="Folder or hub id of a LoRA adapter that embeds only: answers are those without "
+            "it.",
+            panel=MODEL,
+        ),
     ] = None
     device: Annotated[
         str | None,
@@ -292,11 +310,14 @@ def serve(
 
     bound_kernel_caches()
     settings = _settings(model, listen, limits)
+    adapter, named = split_adapters(how.adapter or [])
     wanted = limits.limits()
     stores = documents.places()
     with server.bind(settings) as sock:
-        options = ModelOptions(model, how.adapter, how.device, how.dtype, how.threads)
-        loaded = in_a_thread_of_its_own(options.load)
+        options = ModelOptions(
+            model, adapter, how.embed_adapter, how.device, how.dtype, how.threads
+        )
+        loaded = in_a_thread_of_its_own(lambda: options.load(adapters=named))
         level = logging.getLogger(logs.NAME).level
         server_logs.configure(
             json=listen.log_format is LogFormat.json,
@@ -355,7 +376,7 @@ def _tell(service: Service, where: str) -> None:
     names = ", ".join(service.stores.names)
     store = f"documents: {names}" if names else "no documents (--store FOLDER)"
     logs.note(
-        f"gritlm {__version__} serves {', '.join(settings.names)} at {where}\n"
+        f"gritlm {__version__} serves {', '.join(service.models)} at {where}\n"
         f"model: {model.source}, {str(model.dtype).removeprefix('torch.')} on {model.device} "
         f"({model.dtype_reason}), {model.num_parameters() / 1e6:.0f} million parameters\n"
         f"limits: {stats.slots} concurrent sequences of {scheduler.max_model_len} tokens, "

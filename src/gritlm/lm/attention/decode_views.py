@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from gritlm.lm.attention import views
 from gritlm.lm.lean.linears import packing_pays, projection
-from gritlm.lm.lean.view import lean_view
+from gritlm.lm.lean.view import adapted_lean_view, lean_view
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -54,6 +54,18 @@ def decoding_view(model: PreTrainedModel) -> Any:
                 if type(child) is nn.Linear:
                     parent._modules[name] = PackedLinear(child)
     return view
+
+
+def adapted_view(model: PreTrainedModel, base_view: Any) -> Any:
+    """Return the view of a model with plain LoRA that is fastest for single tokens.
+
+    Args:
+        model: the model.
+        base_view: the fastest view of its base, whose packed weights are shared.
+    """
+    with torch.inference_mode():
+        lean = adapted_lean_view(model, base_view)
+    return model if lean is None else lean
 
 
 def compiled_view(model: PreTrainedModel) -> Any:

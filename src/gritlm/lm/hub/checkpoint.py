@@ -28,13 +28,14 @@ def resolve(name: str | Path | None, adapter: str | Path | None) -> tuple[str, s
     Args:
         name: a folder, a hub id, ``default`` or None for the default model, or ``base`` for its
             base alone. The folder of an adapter names its base.
-        adapter: folder or hub id that replaces the adapter of ``name``.
+        adapter: folder or hub id that replaces the adapter of ``name``; ``default`` for that of the
+            default model.
 
     Raises:
         DownloadError: for a base of the default model that cannot be downloaded.
         ModelError: for an adapter folder without the name of its base.
     """
-    chosen = None if adapter is None else str(adapter)
+    chosen = None if adapter is None else adapter_folder(adapter)
     if name is None or name == default_model.DEFAULT:
         return str(default_model.ensure()), chosen or str(default_model.ADAPTER)
     if name == default_model.BASE:
@@ -42,6 +43,15 @@ def resolve(name: str | Path | None, adapter: str | Path | None) -> tuple[str, s
     if lora.is_adapter_folder(str(name)) and chosen is None:
         return _base_of(str(name)), str(name)
     return str(name), chosen
+
+
+def adapter_folder(name: str | Path) -> str:
+    """Return the folder or hub id of an adapter; ``default`` stands for that of the default model.
+
+    Args:
+        name: folder, hub id or ``default``.
+    """
+    return str(default_model.ADAPTER if name == default_model.DEFAULT else name)
 
 
 def _base_of(adapter: str) -> str:

@@ -47,7 +47,15 @@ FROM_PRETRAINED = (
     "variant",
 )
 _TOKENIZER = "the tokenizer"
-_HUB = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+# Those of them that concern the download.
+HUB_OPTIONS = (
+    "cache_dir",
+    "force_download",
+    "local_files_only",
+    "revision",
+    "subfolder",
+    "token",
+)
 
 
 @dataclass(frozen=True)
@@ -96,7 +104,7 @@ def load(
         ModelError: for a checkpoint that cannot be loaded, with advice.
     """
     _require_known(options)
-    hub = {name: options[name] for name in _HUB if name in options}
+    hub = {name: options[name] for name in HUB_OPTIONS if name in options}
     config = _config(source, hub)
     _require_decoder(config, source)
     _require_sizes(config, source)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from gritlm.errors import ModelError
@@ -103,6 +104,8 @@ def resize(model: Any, shapes: Shapes, config: Mapping[str, Any], adapter: str) 
             "save_embedding_layers=True"
         )
     if wanted != has:
+        # transformers replaces the data of the parameter, which other models may share.
+        layers[0].weight = nn.Parameter(layers[0].weight.detach(), requires_grad=False)
         model.resize_token_embeddings(wanted, mean_resizing=False)
     return wanted != has
 

@@ -29,7 +29,7 @@ class SlotMemory:
     The caller keeps track of the tokens in each slot. Methods must not be called concurrently.
 
     Args:
-        lm: the model.
+        lm: the model; others with layers of the same shapes may use the slots too.
         slots: number of slots.
         capacity: room of a slot in tokens.
     """
@@ -76,21 +76,31 @@ class SlotMemory:
             buffer[slot] = 0
 
     @torch.inference_mode()
-    def step(self, tokens: Sequence[int], slots: Sequence[int], held: Sequence[int]) -> Tensor:
+    def step(
+        self,
+        tokens: Sequence[int],
+        slots: Sequence[int],
+        held: Sequence[int],
+        *,
+        view: Any = None,
+    ) -> Tensor:
         """Add a token to each of B slots and return the logits (B, V) of the next tokens.
 
         Args:
             tokens: token id for each slot.
             slots: the slots, ascending.
             held: number of tokens in each slot before the step.
+            view: view for batched decoding steps of the model whose keys and values the slots hold;
+                None for that of the memory's model.
         """
         device = self._lm.device
+        stepping = self._lm.stepping if view is None else view
         place_B = torch.tensor(held, device=device)
         slot_B = torch.tensor(slots, device=device)
         pairs = zip(self._keys, self._values, strict=True)
         cache = Cache(layers=[_StepLayer(k, v, slot_B, place_B) for k, v in pairs])
         ids_B = torch.tensor(tokens, device=device)
-        return self._lm.stepping(
+        return stepping(
             ids_B[:, None],
             position_ids=place_B[:, None],
             past_key_values=cache,

@@ -47,6 +47,16 @@ def projection(linears: Sequence[nn.Linear], *, packed: bool) -> Projection:
     return lambda x: torch.cat([part(x) for part in parts], dim=-1)
 
 
+def matrix(weight: Tensor, *, packed: bool) -> Projection:
+    """Return a function that multiplies by the transpose of a matrix.
+
+    Args:
+        weight: the matrix, outputs by inputs.
+        packed: whether it is copied into a packed one.
+    """
+    return _packed(weight, None) if packed else lambda x: F.linear(x, weight)
+
+
 def _packed(weight: Tensor, bias: Tensor | None) -> Projection:
     own = _ops()._reorder_linear_weight(weight, 1)
     multiply = _ops()._linear_pointwise

@@ -20,8 +20,9 @@ from gritlm.lm.attention.ragged import RaggedRun
 from gritlm.lm.kv.cache import UnboundedLayer
 from gritlm.lm.lean.attention import Attention, SlotAttention, TiledAttention
 from gritlm.lm.lean.decoder import LeanDecoder
+from gritlm.lm.lean.low_rank import with_low_rank
 from gritlm.lm.lean.tiles import Tile, causal_tiles, masked_tiles, seen_by_window, text_tiles
-from gritlm.lm.lean.weights import lean_weights
+from gritlm.lm.lean.weights import LeanWeights, lean_weights
 
 # Options that the pass takes, or that change nothing unless they are False.
 _KNOWN = ("runs", "cache_position", "return_dict")
@@ -38,6 +39,25 @@ def lean_view(model: Any, *, packed: bool) -> Any | None:
     weights = lean_weights(view, packed=packed)
     if weights is None:
         return None
+    view.forward = LeanForward(LeanDecoder(weights), model).forward
+    return view
+
+
+def adapted_lean_view(model: Any, base_view: Any) -> Any | None:
+    """Return a view of a model with plain LoRA that has the lean pass of its base.
+
+    Args:
+        model: a causal model, or a decoder without LM head.
+        base_view: view of its base.
+
+    Returns:
+        The view; None if the base does not have the lean pass.
+    """
+    base = lean_forward_of(base_view)
+    if base is None:
+        return None
+    view = views.shell(model)
+    weights = with_low_rank(base.weights, [view])
     view.forward = LeanForward(LeanDecoder(weights), model).forward
     return view
 
@@ -61,6 +81,11 @@ class LeanForward:
         self._model = model
         self._dtype = decoder.weights.embedding.dtype
         self._last = len(decoder.weights.layers) - 1
+
+    @property
+    def weights(self) -> LeanWeights:
+        """The weights of the pass."""
+        return self._decoder.weights
 
     def forward(
         self,

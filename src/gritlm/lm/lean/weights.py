@@ -73,6 +73,7 @@ class LeanWeights:
         heads: number of query heads.
         key_heads: number of key/value heads.
         head_size: head dimension E.
+        packed: whether the matrices are packed copies.
     """
 
     embedding: Tensor
@@ -83,6 +84,7 @@ class LeanWeights:
     heads: int
     key_heads: int
     head_size: int
+    packed: bool
 
 
 def lean_weights(model: Any, *, packed: bool) -> LeanWeights | None:
@@ -109,6 +111,7 @@ def lean_weights(model: Any, *, packed: bool) -> LeanWeights | None:
         heads=attention.q_proj.out_features // attention.head_dim,
         key_heads=attention.k_proj.out_features // attention.head_dim,
         head_size=attention.head_dim,
+        packed=packed,
     )
 
 

@@ -344,12 +344,12 @@ class Indexer:
     def _blocks_of_kinds(
         self, ids: Sequence[tuple[int, ...]], blocks: Sequence[KVBlock]
     ) -> Iterator[Keyed]:
-        embeds_causally = self.model.settings.embeds_causally
+        are_causal = self.model.encoder.makes_causal_blocks
         for token_ids, block in zip(ids, blocks, strict=True):
             for kind in self.kinds:
                 causal = kind == "causal"
                 read = block
-                if causal != embeds_causally:
+                if causal != are_causal:
                     read = blocks_of(self.model.lm, [token_ids], causal=causal)[0]
                 yield self.store.key(token_ids, causal=causal), read
 

@@ -97,6 +97,15 @@ def _create(folder: Path, maker: ModelIdentity, storage: str) -> Manifest:
     )
 
 
+def read(folder: Path) -> Manifest | None:
+    """Return the manifest of a store; None if the folder holds no store.
+
+    Raises:
+        InputError: for a manifest that cannot be read, or of another version.
+    """
+    return _read(folder / FILE) if (folder / FILE).exists() else None
+
+
 def set_budget(folder: Path, found: Manifest, disk_bytes: int | None) -> Manifest:
     """Return the manifest with another byte budget, saved to disk; None keeps the budget."""
     if disk_bytes in (None, found.disk_bytes):

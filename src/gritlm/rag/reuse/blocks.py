@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+from gritlm.errors import InputError
+from gritlm.lm.gritlm import GritLM
 from gritlm.lm.kv.block import KVBlock
 from gritlm.lm.unified import UnifiedLM
 from gritlm.rag.cooperative import Checkpoint
@@ -13,8 +15,26 @@ from gritlm.rag.kvstore.store import KVStore
 from gritlm.rag.plan import PromptPart
 from gritlm.rag.reuse.reuse_check import blocks_of
 from gritlm.rag.trace import Trace
+from gritlm.rag.types import BlockKind
 
 log = logging.getLogger(__name__)
+
+
+def require_kind(model: GritLM, kind: BlockKind | str) -> None:
+    """Refuse bidirectional blocks of a model whose embedding pass is not that which generates.
+
+    Args:
+        model: the model.
+        kind: kind of the blocks.
+
+    Raises:
+        InputError: with the kind that the model makes.
+    """
+    if kind == "bidirectional" and not model.shares_embedding_pass:
+        raise InputError(
+            "blocks='bidirectional' reuses the pass that embeds a passage, which belongs to "
+            f"{model.embed_adapter} and not to the model that generates; use blocks='causal'"
+        )
 
 
 class BlockProvider:

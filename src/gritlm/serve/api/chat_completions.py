@@ -72,27 +72,29 @@ async def create_chat(
 ) -> Response:
     """Generate the next message of a conversation; see :class:`CreateChat`."""
     name = service.generation_model_name(body.model)
+    served = service.served(name)
     logprobs = _logprobs(body)
     usage = wants_usage(body.stream, body.stream_options)
     tools, calls = tools_of(body)
     choices = body.n or 1
     with service.scheduler.reserve(choices) as reservation:
         group = service.new_group(endpoint, choices=choices)
-        grammar = await compile_grammar(service, body, calls)
+        grammar = await compile_grammar(service, served.model, body, calls)
         ids = await prompt_ids(service, body, tools)
-        max_tokens = service.prompts.max_new_tokens(ids, max_tokens_of(body), param="messages")
+        max_tokens = served.prompts.max_new_tokens(ids, max_tokens_of(body), param="messages")
         sampling = sampling_params(
             body,
             max_tokens,
-            vocabulary=service.prompts.vocabulary,
+            vocabulary=served.prompts.vocabulary,
             top_k=body.top_k,
             logprobs=logprobs,
             grammar=grammar,
         )
-        group.submit(reservation, generate_requests([ids], [sampling], choices))
+        requests = generate_requests([ids], [sampling], choices, model=served.model)
+        group.submit(reservation, requests)
     builder = ChatResponseBuilder(
         service.response_head("chatcmpl", name, ChatResponseBuilder.whole_object),
-        service.token_texts,
+        served.token_texts,
         logprobs=logprobs is not None,
         usage=usage,
         has_calls=calls is not None,
@@ -119,14 +121,15 @@ async def prompt_ids(service: Service, body: ChatCompletionRequest, tools: Seque
     Raises:
         ApiError: for a conversation that is too long, or that the chat template refuses.
     """
+    served = service.served(body.model)
     messages = turns_of(body.messages)
     size = sum(message.characters for message in body.messages)
     size += sum(len(str(tool.as_openai())) for tool in tools)
-    variables = service.chat_prompts.template_variables(body.chat_template_kwargs or {})
+    variables = served.chat_prompts.template_variables(body.chat_template_kwargs or {})
     size += len(str(variables)) if variables else 0
-    service.prompts.require_characters([size], "the prompt", param="messages")
+    served.prompts.require_characters([size], "the prompt", param="messages")
     return await service.run_in_worker_thread(
-        service.chat_prompts.chat_ids, messages, tools, variables
+        served.chat_prompts.chat_ids, messages, tools, variables
     )
 
 

@@ -16,7 +16,7 @@ from gritlm.serve.api.text_generation import (
     sampling_params,
     wants_usage,
 )
-from gritlm.serve.api.tokenization import Ids, characters
+from gritlm.serve.api.tokenization import Ids, PromptTokenizer, characters
 from gritlm.serve.engine.requests import OutputDelta, TokenLogprob
 from gritlm.serve.errors import invalid
 from gritlm.serve.http.paths import COMPLETIONS
@@ -42,24 +42,25 @@ def routes(service: Service) -> APIRouter:
     async def complete(body: CompletionRequest) -> Response:
         """Continue one or more texts, as one response or as a stream."""
         name = service.generation_model_name(body.model)
+        served = service.served(name)
         usage = wants_usage(body.stream, body.stream_options)
         _require_sizes(body)
         sizes = [characters(prompt) for prompt in body.prompt]
-        service.prompts.require_characters(sizes, "prompt {}", param="prompt")
+        served.prompts.require_characters(sizes, "prompt {}", param="prompt")
         choices = body.n or 1
         sequences = len(body.prompt) * choices
         with service.scheduler.reserve(sequences) as reservation:
             group = service.new_group(COMPLETIONS, choices=choices)
-            grammar = await compile_grammar(service, body)
-            prompts = await service.run_in_worker_thread(service.prompts.prompt_ids, body.prompt)
-            texts = await service.run_in_worker_thread(_echoed, service, body, prompts)
+            grammar = await compile_grammar(service, served.model, body)
+            prompts = await service.run_in_worker_thread(served.prompts.prompt_ids, body.prompt)
+            texts = await service.run_in_worker_thread(_echoed, served.prompts, body, prompts)
             wanted = _DEFAULT_TOKENS if body.max_tokens is None else body.max_tokens
-            most = [service.prompts.max_new_tokens(ids, wanted, param="prompt") for ids in prompts]
+            most = [served.prompts.max_new_tokens(ids, wanted, param="prompt") for ids in prompts]
             sampling = [
                 sampling_params(
                     body,
                     tokens,
-                    vocabulary=service.prompts.vocabulary,
+                    vocabulary=served.prompts.vocabulary,
                     top_k=body.top_k,
                     logprobs=body.logprobs,
                     grammar=grammar,
@@ -71,12 +72,13 @@ def routes(service: Service) -> APIRouter:
                 prompts,
                 sampling,
                 choices,
+                model=served.model,
                 prompt_logprobs=_reports_prompts(body),
             )
             group.submit(reservation, requests)
         builder = CompletionResponseBuilder(
             service.response_head("cmpl", name, CompletionResponseBuilder.whole_object),
-            service.token_texts,
+            served.token_texts,
             logprobs=body.logprobs is not None,
             usage=usage,
             echoed=[text for text in texts for _ in range(choices)],
@@ -128,12 +130,14 @@ class CompletionResponseBuilder(ChoicesBuilder):
         return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
 
 
-def _echoed(service: Service, body: CompletionRequest, prompts: Sequence[Ids]) -> list[str]:
+def _echoed(
+    tokenizer: PromptTokenizer, body: CompletionRequest, prompts: Sequence[Ids]
+) -> list[str]:
     """Return the texts of the prompts if they are part of the output."""
     if not body.echo:
         return []
     return [
-        item if isinstance(item, str) else service.prompts.decode(ids)
+        item if isinstance(item, str) else tokenizer.decode(ids)
         for item, ids in zip(body.prompt, prompts, strict=True)
     ]
 

@@ -12,6 +12,7 @@ import torch
 from fastapi import APIRouter, Response
 from numpy.typing import NDArray
 
+from gritlm.lm.gritlm import GritLM
 from gritlm.lm.vectors import truncated
 from gritlm.serve.engine.requests import EmbedRequest
 from gritlm.serve.errors import invalid
@@ -67,33 +68,34 @@ async def create_embeddings(service: Service, endpoint: str, body: EmbeddingsReq
         ApiError: if the request is refused.
     """
     name = service.embedding_model_name(body.model)
-    instruction = _instruction(service, body)
+    served = service.served(name)
+    instruction = _instruction(served.model, body)
     _require_texts(service, body)
-    _require_dimensions(service, body)
+    _require_dimensions(served.model, body)
     with service.scheduler.reserve() as reservation, service.new_group(endpoint) as group:
         prompts = await service.run_in_worker_thread(
-            service.prompts.embedding_prompts,
+            served.prompts.embedding_prompts,
             body.input,
             instruction=instruction,
             cut=_cut(body),
         )
-        group.submit(reservation, [EmbedRequest(prompts)])
+        group.submit(reservation, [EmbedRequest(prompts, served.model)])
         vectors_ND: Any = await group.result()
     tokens = sum(len(prompt.ids) for prompt in prompts)
     service.metrics.prompt_tokens.labels(endpoint).inc(tokens)
     if body.dimensions is not None:
-        normalised = service.model.settings.normalized
+        normalised = served.model.settings.normalized
         vectors_ND = await service.run_in_new_thread(
             _truncated, vectors_ND, body.dimensions, normalised=normalised
         )
     return Embedded(name, vectors_ND, tokens)
 
 
-def _instruction(service: Service, body: EmbeddingsRequest) -> str:
+def _instruction(model: GritLM, body: EmbeddingsRequest) -> str:
     if body.instruction is not None:
         return body.instruction
     words = {body.input_type, body.task}
-    return service.model.settings.query_instruction if words & _QUERY else ""
+    return model.settings.query_instruction if words & _QUERY else ""
 
 
 def _cut(body: EmbeddingsRequest) -> int | None:
@@ -119,8 +121,8 @@ def _require_texts(service: Service, body: EmbeddingsRequest) -> None:
         )
 
 
-def _require_dimensions(service: Service, body: EmbeddingsRequest) -> None:
-    size = service.model.embedding_dimension
+def _require_dimensions(model: GritLM, body: EmbeddingsRequest) -> None:
+    size = model.embedding_dimension
     if body.dimensions is not None and body.dimensions > size:
         raise invalid(
             f"dimensions={body.dimensions}; this model's vectors have {size}", param="dimensions"

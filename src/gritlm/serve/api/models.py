@@ -20,6 +20,7 @@ from gritlm.serve.schemas.model_info import (
     TokenizeRequest,
     TokenizeResponse,
 )
+from gritlm.serve.served_models import ServedModel
 from gritlm.serve.service import Service
 from gritlm.serve.strict_json import new_router
 
@@ -30,8 +31,9 @@ def routes(service: Service) -> APIRouter:
 
     @router.get(MODELS, response_model=ModelListResponse, summary="List models")
     async def models() -> Response:
-        """List the model of this server under each of its names. Chats with a name that ends with
-        ``:rag`` or ``:rag:<store>`` are answered from the documents of a store."""
+        """List the model of this server under each of its names, and those with other adapters
+        over its base, which have it as ``parent``. Chats with a name that ends with ``:rag`` or
+        ``:rag:<store>`` are answered from the documents of a store."""
         data = [_model_object(service, name) for name in service.chat_names]
         return json_response({"object": "list", "data": data})
 
@@ -39,63 +41,65 @@ def routes(service: Service) -> APIRouter:
     async def model(name: str) -> Response:
         """Return the model with this name."""
         parts = service.rag_store(name)
-        if parts is None or not service.stores.answers(parts[1]):
+        if parts is None or not service.stores.answers(parts[1], service.served(name).model):
             name = service.model_name(name)
         return json_response(_model_object(service, name))
 
     @router.post(TOKENIZE, response_model=TokenizeResponse, summary="Tokenize")
     async def tokenize(body: TokenizeRequest) -> Response:
         """Convert a text or a conversation to token ids."""
-        service.model_name(body.model)
+        served = service.served(service.model_name(body.model))
         with service.scheduler.reserve():
-            variables = service.chat_prompts.template_variables(body.chat_template_kwargs or {})
-            return await service.run_in_worker_thread(_tokenize, service, body, variables)
+            variables = served.chat_prompts.template_variables(body.chat_template_kwargs or {})
+            return await service.run_in_worker_thread(_tokenize, served, body, variables)
 
     @router.post(DETOKENIZE, response_model=DetokenizeResponse, summary="Detokenize")
     async def detokenize(body: DetokenizeRequest) -> Response:
         """Convert token ids to text."""
-        service.model_name(body.model)
+        served = service.served(service.model_name(body.model))
         with service.scheduler.reserve():
-            return await service.run_in_worker_thread(_detokenize, service, body)
+            return await service.run_in_worker_thread(_detokenize, served, body)
 
     return router
 
 
 def _model_object(service: Service, name: str) -> dict[str, Any]:
-    model = service.model
+    served = service.served(name)
+    model = served.model
     return {
         "id": name,
         "object": "model",
         "created": service.created,
         "owned_by": "gritlm",
-        "max_model_len": service.prompts.limit,
+        "parent": served.parent,
+        "max_model_len": served.prompts.limit,
         "embedding_dimension": model.embedding_dimension,
         "query_instruction": model.settings.query_instruction,
         "embeds": model.mode != "generative",
         "writes": model.lm.has_head,
-        "documents": bool(service.stores.visible),
+        "documents": bool(service.stores.of(model)),
     }
 
 
-def _tokenize(service: Service, body: TokenizeRequest, variables: Mapping[str, Any]) -> Response:
-    ids = _ids(service, body, variables)
-    names = [service.token_texts.of(token) for token in ids] if body.return_token_strs else None
+def _tokenize(served: ServedModel, body: TokenizeRequest, variables: Mapping[str, Any]) -> Response:
+    ids = _ids(served, body, variables)
+    names = [served.token_texts.of(token) for token in ids] if body.return_token_strs else None
     return json_response(
         {
             "count": len(ids),
-            "max_model_len": service.prompts.limit,
+            "max_model_len": served.prompts.limit,
             "tokens": ids,
             "token_strs": names,
         }
     )
 
 
-def _detokenize(service: Service, body: DetokenizeRequest) -> Response:
-    ids = service.prompts.check_ids(body.tokens, "'tokens'", param="tokens")
-    return json_response({"prompt": service.prompts.decode(ids)})
+def _detokenize(served: ServedModel, body: DetokenizeRequest) -> Response:
+    ids = served.prompts.check_ids(body.tokens, "'tokens'", param="tokens")
+    return json_response({"prompt": served.prompts.decode(ids)})
 
 
-def _ids(service: Service, body: TokenizeRequest, variables: Mapping[str, Any]) -> Sequence[int]:
+def _ids(served: ServedModel, body: TokenizeRequest, variables: Mapping[str, Any]) -> Sequence[int]:
     if (body.prompt is None) == (body.messages is None):
         raise invalid("give one of 'prompt' and 'messages'", param="prompt")
     if body.messages is not None:
@@ -105,7 +109,7 @@ def _ids(service: Service, body: TokenizeRequest, variables: Mapping[str, Any]) 
                 f"the messages have {size:,} characters; expected at most {MAX_CHARACTERS:,}",
                 param="messages",
             )
-        return service.chat_prompts.chat_ids(turns_of(body.messages), variables=variables)
+        return served.chat_prompts.chat_ids(turns_of(body.messages), variables=variables)
     assert body.prompt is not None
-    (ids,) = service.prompts.prompt_ids([body.prompt])
-    return ids if body.add_special_tokens else ids[len(service.prompts.tokens.prefix) :]
+    (ids,) = served.prompts.prompt_ids([body.prompt])
+    return ids if body.add_special_tokens else ids[len(served.prompts.tokens.prefix) :]

@@ -19,11 +19,12 @@ from gritlm.rag.fusion import read_question
 from gritlm.rag.plan import rows_together
 from gritlm.rag.reuse.reuse_check import blocks_of
 from gritlm.serve.api.streaming import json_response
-from gritlm.serve.api.tokenization import Ids
+from gritlm.serve.api.tokenization import Ids, PromptTokenizer
 from gritlm.serve.engine.requests import EmbedRequest, ModelJob
 from gritlm.serve.errors import invalid, too_long
 from gritlm.serve.http.paths import RERANK
 from gritlm.serve.schemas.embeddings import RerankRequest, RerankResponse
+from gritlm.serve.served_models import ServedModel
 from gritlm.serve.service import Service
 from gritlm.serve.strict_json import new_router
 
@@ -108,13 +109,14 @@ async def _cosines(
     service: Service, endpoint: str, body: RerankRequest, texts: Sequence[str]
 ) -> tuple[list[float], int]:
     """Return the cosine of the query and each document, and the tokens that were read."""
+    served = service.served(body.model)
     instruction = body.instruction
     if instruction is None:
-        instruction = service.model.settings.query_instruction
+        instruction = served.model.settings.query_instruction
     with service.scheduler.reserve() as reservation, service.new_group(endpoint) as group:
         cut = body.truncate_prompt_tokens
         query = await service.run_in_worker_thread(
-            service.prompts.embedding_prompts,
+            served.prompts.embedding_prompts,
             [body.query],
             instruction=instruction,
             cut=cut,
@@ -122,12 +124,12 @@ async def _cosines(
             name="the query",
         )
         documents = await service.run_in_worker_thread(
-            service.prompts.embedding_prompts, texts, cut=cut, param="documents"
+            served.prompts.embedding_prompts, texts, cut=cut, param="documents"
         )
-        group.submit(reservation, [EmbedRequest((*query, *documents))])
+        group.submit(reservation, [EmbedRequest((*query, *documents), served.model)])
         vectors_ND: Any = await group.result()
     cosines_1N = await service.run_in_new_thread(
-        service.model.similarity, vectors_ND[:1], vectors_ND[1:]
+        served.model.similarity, vectors_ND[:1], vectors_ND[1:]
     )
     return cosines_1N[0].tolist(), sum(len(prompt.ids) for prompt in (*query, *documents))
 
@@ -138,12 +140,15 @@ async def _by_reading(
     """Return the score of each document after which the query is read, and the tokens read."""
     if body.instruction is not None:
         raise invalid("'instruction' is for method=embed only", param="instruction")
+    served = service.served(body.model)
     with service.scheduler.reserve() as reservation, service.new_group(endpoint) as group:
-        passages, question = await service.run_in_worker_thread(_prompts, service, body, texts)
+        passages, question = await service.run_in_worker_thread(
+            _prompts, served.prompts, body, texts
+        )
         scorer = (
-            _yes_scores(service, question.ids)
+            _yes_scores(served, question.ids)
             if question.span is None
-            else _likelihood_scores(service, question.ids, question.span)
+            else _likelihood_scores(served.model, question.ids, question.span)
         )
 
         def run(checkpoint: Callable[[], None]) -> list[float]:
@@ -164,21 +169,22 @@ async def _by_reading(
 Scorer = Callable[[Sequence[Prompt], Checkpoint | None], list[float]]
 
 
-def _yes_scores(service: Service, question: Ids) -> Scorer:
+def _yes_scores(served: ServedModel, question: Ids) -> Scorer:
     """Return the scorer of method ``generate``."""
-    words = [service.prompts.first_id(word) for word in ("Yes", "No")]
-    return lambda passages, pause: [likelihood(service.model, passages[0], question, words, pause)]
+    words = [served.prompts.first_id(word) for word in ("Yes", "No")]
+    return lambda passages, pause: [likelihood(served.model, passages[0], question, words, pause)]
 
 
-def _likelihood_scores(service: Service, question: Ids, span: tuple[int, int]) -> Scorer:
+def _likelihood_scores(model: GritLM, question: Ids, span: tuple[int, int]) -> Scorer:
     """Return the scorer of method ``likelihood``, which reads documents in batches of rows."""
-    lm = service.model.lm
+    lm = model.lm
+    causal = not model.shares_embedding_pass
 
     def scores(passages: Sequence[Prompt], pause: Checkpoint | None) -> list[float]:
         together = rows_together([len(each.ids) + len(question) for each in passages])
         blocks = []
         for passage in passages[:together]:
-            blocks += blocks_of(lm, [passage.ids], causal=False, pause=pause)
+            blocks += blocks_of(lm, [passage.ids], causal=causal, pause=pause)
         return read_question(RowBatch(lm, blocks, room=len(question)), question, span)
 
     return scores
@@ -193,8 +199,8 @@ def likelihood(
 ) -> float:
     """Return the probability of the first of two tokens against the second, 0 to 1.
 
-    The passage is read with bidirectional attention, as for its embedding. The question about it
-    follows in causal attention.
+    The passage is read with bidirectional attention, as for its embedding, unless another adapter
+    embeds. The question about it follows in causal attention.
 
     Args:
         model: a model that generates.
@@ -203,7 +209,8 @@ def likelihood(
         words: token ids of the two answers, such as those of "Yes" and "No".
         pause: checkpoint callback, called between layers; None if no other work waits.
     """
-    blocks = blocks_of(model.lm, [passage.ids], causal=False, pause=pause)
+    causal = not model.shares_embedding_pass
+    blocks = blocks_of(model.lm, [passage.ids], causal=causal, pause=pause)
     cache = prefix_cache(model.lm, blocks, room=len(question))
     logits_V = prefill_in_pieces(model.lm, cache, question, pause)
     yes, no = (float(logits_V[word]) for word in words)
@@ -225,7 +232,7 @@ class _Question:
 
 
 def _prompts(
-    service: Service, body: RerankRequest, texts: Sequence[str]
+    prompts: PromptTokenizer, body: RerankRequest, texts: Sequence[str]
 ) -> tuple[tuple[Prompt, ...], _Question]:
     """Return the passages, and the tokens that follow each of them.
 
@@ -233,18 +240,18 @@ def _prompts(
         ApiError: if the query, or the query behind one of the documents, is too long.
     """
     if body.method == "generate":
-        asked = _Question(service.prompts.question_ids(body.query))
+        asked = _Question(prompts.question_ids(body.query))
     else:
-        asked = _Question(*service.prompts.question_after(body.query))
+        asked = _Question(*prompts.question_after(body.query))
     question = asked.ids
-    limit = service.prompts.limit
+    limit = prompts.limit
     if len(question) >= limit:
         raise too_long(
             f"the query has {len(question)} tokens; this model's maximum context length is {limit}",
             param="query",
         )
     cut = body.truncate_prompt_tokens
-    passages = service.prompts.embedding_prompts(
+    passages = prompts.embedding_prompts(
         texts, cut=limit - len(question) if cut == -1 else cut, param="documents"
     )
     for index, passage in enumerate(passages):

@@ -25,12 +25,13 @@ MakeFormat = Callable[[], OutputFormat]
 
 
 async def compile_grammar(
-    service: Service, body: StructuredRequest, calls: ToolChoice | None = None
+    service: Service, model: GritLM, body: StructuredRequest, calls: ToolChoice | None = None
 ) -> Grammar | None:
     """Return the grammar that the generated text has to follow; None for any text.
 
     Args:
         service: the service.
+        model: the model that generates the text.
         body: the request.
         calls: the tool calls that the answer may have; None for no calls.
 
@@ -51,10 +52,10 @@ async def compile_grammar(
         found = answer if calls is None else calls_format(calls, answer)
         assert found is not None, "there is a format or a tool"
         try:
-            return service.model.grammar(found)
+            return model.grammar(found)
         except InputError:
             if calls is not None:
-                _require_parameters(service.model, calls)
+                _require_parameters(model, calls)
             raise
 
     try:

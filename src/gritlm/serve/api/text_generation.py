@@ -9,6 +9,7 @@ from typing import Any
 from starlette.responses import Response
 
 from gritlm.lm.grammar.compiler import Grammar
+from gritlm.lm.gritlm import GritLM
 from gritlm.lm.sampling import SamplingParams
 from gritlm.serve.api.logprobs import SequenceLogprobs, TokenTexts
 from gritlm.serve.api.request_group import RequestGroup
@@ -76,6 +77,7 @@ def generate_requests(
     sampling: Sequence[SamplingParams],
     choices: int,
     *,
+    model: GritLM,
     prompt_logprobs: bool = False,
 ) -> list[GenerateRequest]:
     """Return one engine request for each choice of each prompt.
@@ -86,10 +88,11 @@ def generate_requests(
         prompts: token ids.
         sampling: sampling parameters, one set for each prompt.
         choices: texts to generate for each prompt.
+        model: model that generates.
         prompt_logprobs: whether to report the log-probabilities of the prompts too.
     """
     return [
-        GenerateRequest(ids, _for_choice(params, choice), prompt_logprobs)
+        GenerateRequest(ids, _for_choice(params, choice), prompt_logprobs, model)
         for ids, params in zip(prompts, sampling, strict=True)
         for choice in range(choices)
     ]

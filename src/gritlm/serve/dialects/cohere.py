@@ -49,7 +49,7 @@ def routes(service: Service) -> APIRouter:
             "query": body.query,
             "documents": body.documents,
             "top_n": body.top_n,
-            "truncate_prompt_tokens": _cut(service, body.max_tokens_per_doc),
+            "truncate_prompt_tokens": _cut(service, body.model, body.max_tokens_per_doc),
         }
         request = translated(RerankRequest, fields)
         ranking = await create_ranking(service, COHERE_V2_RERANK, request)
@@ -67,7 +67,7 @@ async def _embed(service: Service, body: CohereEmbedRequest, *, version: int) ->
         "input": texts,
         "dimensions": body.output_dimension,
         "input_type": "query" if body.input_type == "search_query" else "document",
-        "truncate_prompt_tokens": _cut(service, body.max_tokens),
+        "truncate_prompt_tokens": _cut(service, body.model, body.max_tokens),
     }
     if body.truncate == "NONE":
         fields["truncate_prompt_tokens"] = None
@@ -103,9 +103,10 @@ def _texts(body: CohereEmbedRequest) -> list[str]:
     return ["".join(part.text for part in each.content) for each in body.inputs]
 
 
-def _cut(service: Service, most: int | None) -> int:
+def _cut(service: Service, model: str | None, most: int | None) -> int:
     """Return the number of tokens to cut texts to; -1 for as many as the model takes."""
-    return -1 if most is None or most > service.prompts.limit else most
+    limit = service.served(model).prompts.limit
+    return -1 if most is None or most > limit else most
 
 
 def _meta(version: int, **billed: int) -> dict[str, Any]:

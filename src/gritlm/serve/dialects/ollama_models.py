@@ -18,6 +18,7 @@ from gritlm.serve.schemas.ollama import (
     OllamaShowResponse,
     OllamaVersion,
 )
+from gritlm.serve.served_models import ServedModel
 from gritlm.serve.service import Service
 from gritlm.serve.strict_json import new_router
 
@@ -41,8 +42,8 @@ def routes(service: Service) -> APIRouter:
     @router.post(OLLAMA_SHOW, response_model=OllamaShowResponse, summary="Show a model (Ollama)")
     async def show(body: OllamaShowRequest) -> Response:
         """Describe the model with this name."""
-        service.model_name(service.plain_name(plain_model_name(service, body.model)))
-        return json_response(_description(service))
+        served = service.served(plain_model_name(service, body.model))
+        return json_response(_description(service, served))
 
     @router.get(OLLAMA_VERSION, response_model=OllamaVersion, summary="Get the version (Ollama)")
     async def version() -> Response:
@@ -54,35 +55,37 @@ def routes(service: Service) -> APIRouter:
 
 def plain_model_name(service: Service, name: str) -> str:
     """Return a model name without the tag that Ollama's clients append."""
-    return name if name in service.settings.names else name.removesuffix(_TAG)
+    return name if name in service.models else name.removesuffix(_TAG)
 
 
 def _model(service: Service, name: str) -> dict[str, Any]:
+    served = service.served(name)
     return {
         "name": name,
         "model": name,
         "modified_at": timestamp(service.created),
-        "size": service.model.memory_bytes(),
-        "digest": sha256(service.fingerprint.encode()).hexdigest(),
-        "details": _details(service),
+        "size": served.model.memory_bytes(),
+        "digest": sha256(served.fingerprint.encode()).hexdigest(),
+        "details": _details(served),
     }
 
 
-def _details(service: Service) -> dict[str, Any]:
-    family = service.model.model.config.model_type
+def _details(served: ServedModel) -> dict[str, Any]:
+    model = served.model
+    family = model.model.config.model_type
     return {
-        "parent_model": "",
+        "parent_model": served.parent or "",
         "format": "safetensors",
         "family": family,
         "families": [family],
-        "parameter_size": f"{service.model.num_parameters() / 1e6:.0f}M",
-        "quantization_level": str(service.model.dtype).removeprefix("torch.").upper(),
+        "parameter_size": f"{model.num_parameters() / 1e6:.0f}M",
+        "quantization_level": str(model.dtype).removeprefix("torch.").upper(),
     }
 
 
-def _description(service: Service) -> dict[str, Any]:
-    model = service.model
-    details = _details(service)
+def _description(service: Service, served: ServedModel) -> dict[str, Any]:
+    model = served.model
+    details = _details(served)
     family = details["family"]
     abilities = {
         "completion": model.lm.has_head,
@@ -98,7 +101,7 @@ def _description(service: Service) -> dict[str, Any]:
         "model_info": {
             "general.architecture": family,
             "general.parameter_count": model.num_parameters(),
-            f"{family}.context_length": service.prompts.limit,
+            f"{family}.context_length": served.prompts.limit,
             f"{family}.embedding_length": model.embedding_dimension,
         },
         "capabilities": [name for name, has in abilities.items() if has],

@@ -59,10 +59,11 @@ def _embed_route(service: Service) -> APIRouter:
     @router.post(TEI_EMBED, response_model=TeiEmbedResponse, summary="Embed (TEI)")
     async def embed(body: TeiEmbedRequest) -> Response:
         """Embed texts: one vector for each text, in the order of the texts."""
-        if body.normalize is not None and body.normalize != service.model.settings.normalized:
+        normalized = service.served(body.model).model.settings.normalized
+        if body.normalize is not None and body.normalize != normalized:
             raise invalid(
                 f"normalize={body.normalize}, and the vectors of this model are "
-                f"{'' if service.model.settings.normalized else 'not '}normalized; leave it out",
+                f"{'' if normalized else 'not '}normalized; leave it out",
                 param="normalize",
                 code="unsupported_value",
             )

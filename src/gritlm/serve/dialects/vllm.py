@@ -51,9 +51,8 @@ async def _score(service: Service, endpoint: str, body: ScoreRequest) -> Respons
 
     one = await embedded(first, input_type="query", instruction=body.instruction)
     two = await embedded(second)
-    scores = await service.run_in_new_thread(
-        _cosines, service.model, one.vectors_ND, two.vectors_ND
-    )
+    model = service.served(one.model).model
+    scores = await service.run_in_new_thread(_cosines, model, one.vectors_ND, two.vectors_ND)
     data = [{"index": n, "object": "score", "score": score} for n, score in enumerate(scores)]
     tokens = one.tokens + two.tokens
     head = service.response_head("score", one.model, "list")

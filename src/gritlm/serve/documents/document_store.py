@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 
+from gritlm.lm.gritlm import GritLM
 from gritlm.lm.sampling import SamplingParams
 from gritlm.rag.answer import PreparedAnswer, Source
 from gritlm.rag.cooperative import OnModel, paced
@@ -42,6 +43,11 @@ class DocumentStore:
 
     def __init__(self, engine: RagEngine) -> None:
         self._engine = engine
+
+    @property
+    def model(self) -> GritLM:
+        """The model of the store."""
+        return self._engine.model
 
     @property
     def read_only(self) -> bool:

@@ -100,21 +100,27 @@ class DocumentApi:
         """Stop reading the files of running requests."""
         self._reader.close()
 
+    def model_name(self, service: Service) -> str:
+        """Return the first name of the model of the store."""
+        return service.name_of(self._store.model)
+
     async def describe(self, service: Service) -> dict[str, Any]:
         """Return the store as an object of the list of stores."""
         documents = await service.run_in_search_thread(self._store.count)
-        about = {"documents": documents, "read_only": self._store.read_only}
+        about: dict[str, Any] = {"documents": documents, "read_only": self._store.read_only}
+        about["model"] = self.model_name(service)
         return {"id": self._name, "object": "rag.store", **about}
 
     async def answer(self, service: Service, body: AnswerRequest) -> Response:
         """Find passages and generate an answer from them."""
-        name = service.generation_model_name(body.model)
+        name = service.generation_model_name(body.model or self.model_name(service))
+        served = service.served(name)
         usage = wants_usage(body.stream, body.stream_options)
-        sampling = sampling_params(body, body.max_tokens, vocabulary=service.prompts.vocabulary)
+        sampling = sampling_params(body, body.max_tokens, vocabulary=served.prompts.vocabulary)
         options = answer_options(body, sampling)
         group, answer = await self.begin(service, ANSWER, body.question, options)
         builder = AnswerResponseBuilder(
-            service.response_head("rag", name, "rag.answer"), service.token_texts, answer
+            service.response_head("rag", name, "rag.answer"), served.token_texts, answer
         )
         return await respond(
             group, builder, sequences=1, choices=1, stream=body.stream, usage=usage
@@ -146,11 +152,12 @@ class DocumentApi:
             ApiError: for a filter that the index cannot apply, or a question that is too long.
         """
         _require_filter(options.filter)
+        served = service.served(self.model_name(service))
         service.metrics.store_requests.labels(endpoint, self._name).inc()
         group = service.new_group(endpoint, first=False)
         with service.scheduler.reserve() as reservation:
             for text in {question, search or question}:
-                await service.run_in_worker_thread(service.prompts.question, text)
+                await service.run_in_worker_thread(served.prompts.question, text)
             query, hits = await self._find_passages(service, endpoint, search or question, options)
             if options.mode in _SPELLED:
                 query = replace(query, question=question)
@@ -158,19 +165,22 @@ class DocumentApi:
             answer = RunningAnswer(
                 lambda checkpoint: self._store.read(query, plan, options, checkpoint)
             )
-            tokens = min(plan.tokens, service.prompts.limit)
-            request = ResumeRequest(answer.begin, tokens, options.sampling, plan.sequences)
+            tokens = min(plan.tokens, served.prompts.limit)
+            request = ResumeRequest(
+                answer.begin, tokens, options.sampling, plan.sequences, served.model
+            )
             group.submit(reservation, [request])
         return group, answer
 
     async def search(self, service: Service, body: SearchRequest) -> Response:
         """Find passages."""
         _require_filter(body.filter)
-        name = service.embedding_model_name(body.model)
+        name = service.embedding_model_name(body.model or self.model_name(service))
+        prompts = service.served(name).prompts
         started = monotonic()
         service.metrics.store_requests.labels(SEARCH, self._name).inc()
         with service.scheduler.reserve():
-            await service.run_in_worker_thread(service.prompts.question, body.question)
+            await service.run_in_worker_thread(prompts.question, body.question)
             _, hits = await self._find_passages(
                 service, SEARCH, body.question, search_options(body)
             )

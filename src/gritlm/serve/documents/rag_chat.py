@@ -27,6 +27,7 @@ from gritlm.serve.engine.requests import EngineEvent, OutputDelta
 from gritlm.serve.errors import ApiError, invalid, no_model
 from gritlm.serve.schemas.chat_completions import ChatCompletionRequest, RequestMessage
 from gritlm.serve.schemas.rag_options import AnswerFields
+from gritlm.serve.served_models import ServedModel
 from gritlm.serve.service import Service
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def _store_of(service: Service, body: ChatCompletionRequest) -> str:
     _, by_model = service.rag_store(body.model) or (None, None)
     by_field = None if body.rag is None else body.rag.store
     if by_model is None:
-        return service.stores.choose(by_field)
+        return service.choose_store(by_field, body.model)
     if by_model not in service.stores.visible:
         raise no_model(str(body.model)[:200], service.chat_names)
     if by_field not in (None, by_model):
@@ -73,7 +74,7 @@ def _store_of(service: Service, body: ChatCompletionRequest) -> str:
             f"'{by_model}'; name one store",
             param="rag.store",
         )
-    return by_model
+    return service.choose_store(by_model, body.model)
 
 
 async def _answer(
@@ -83,19 +84,20 @@ async def _answer(
     body: ChatCompletionRequest,
     dialect: Dialect | None,
 ) -> Response:
-    name = service.rag_model_name(body.model)
+    name = service.rag_model_name(body.model or documents.model_name(service))
+    served = service.served(name)
     _require_supported(body)
     usage = wants_usage(body.stream, body.stream_options)
     options = answer_options(
-        body.rag or AnswerFields.model_validate({}), await _sampling(service, body)
+        body.rag or AnswerFields.model_validate({}), await _sampling(service, served, body)
     )
     texts = conversation_of(body.messages)
-    query = await _fitting_search_text(service, texts)
+    query = await _fitting_search_text(service, served, texts)
     question = "\n\n".join([*_instructions(body.messages), texts[-1]])
     group, answer = await documents.begin(service, endpoint, question, options, search=query)
     builder = RagChatResponseBuilder(
         service.response_head("chatcmpl", name, RagChatResponseBuilder.whole_object),
-        service.token_texts,
+        served.token_texts,
         query,
         answer,
         usage=usage,
@@ -145,12 +147,12 @@ def search_text(texts: Sequence[str]) -> str:
     return "\n".join(joined)
 
 
-async def _fitting_search_text(service: Service, texts: Sequence[str]) -> str:
+async def _fitting_search_text(service: Service, served: ServedModel, texts: Sequence[str]) -> str:
     """Return the text to search passages for; the last message alone if the model takes no more."""
     joined = search_text(texts)
     with service.scheduler.reserve():
         try:
-            await service.run_in_worker_thread(service.prompts.question, joined)
+            await service.run_in_worker_thread(served.prompts.question, joined)
         except ApiError:
             return texts[-1]
     return joined
@@ -232,15 +234,17 @@ def _citation(source: Mapping[str, Any], length: int) -> dict[str, Any]:
     return {"type": "url_citation", "url_citation": citation}
 
 
-async def _sampling(service: Service, body: ChatCompletionRequest) -> SamplingParams:
+async def _sampling(
+    service: Service, served: ServedModel, body: ChatCompletionRequest
+) -> SamplingParams:
     """Return the sampling settings of an answer, by default those of an answer without chat."""
     tokens = max_tokens_of(body)
     with service.scheduler.reserve():
-        grammar = await compile_grammar(service, body)
+        grammar = await compile_grammar(service, served.model, body)
     params = sampling_params(
         body,
         _DEFAULTS.max_new_tokens if tokens is None else tokens,
-        vocabulary=service.prompts.vocabulary,
+        vocabulary=served.prompts.vocabulary,
         top_k=body.top_k,
         grammar=grammar,
     )

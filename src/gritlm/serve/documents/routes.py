@@ -46,8 +46,8 @@ def routes(service: Service, apis: Mapping[str, DocumentApi]) -> APIRouter:
     """
     router = new_router(tags=["documents"])
 
-    def store(name: str | None) -> DocumentApi:
-        return apis[service.stores.choose(name)]
+    def store(name: str | None, model: str | None = None) -> DocumentApi:
+        return apis[service.choose_store(name, model)]
 
     @router.get(STORES, response_model=StoreListResponse, summary="List stores")
     async def list_stores() -> Response:
@@ -82,7 +82,7 @@ def routes(service: Service, apis: Mapping[str, DocumentApi]) -> APIRouter:
     @router.post(SEARCH, response_model=SearchResponse, summary="Search passages")
     async def search(body: SearchRequest) -> Response:
         """Find the passages nearest to a question."""
-        return await store(body.store).search(service, body)
+        return await store(body.store, body.model).search(service, body)
 
     @router.post(
         ANSWER,
@@ -94,6 +94,6 @@ def routes(service: Service, apis: Mapping[str, DocumentApi]) -> APIRouter:
         """Find passages and generate an answer from them. The events of a stream have the form of
         chat completion chunks; the first one has ``sources``, the last one ``trace`` and
         ``usage``."""
-        return await store(body.store).answer(service, body)
+        return await store(body.store, body.model).answer(service, body)
 
     return router

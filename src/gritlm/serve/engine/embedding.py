@@ -30,12 +30,15 @@ class _PendingTexts:
     """Texts of one request, and the vectors computed so far.
 
     Attributes:
+        model: model that embeds them.
         rows: indices of the texts that wait.
         left: number of texts without a vector.
     """
 
-    def __init__(self, queued: QueuedRequest, request: EmbedRequest, dimension: int) -> None:
+    def __init__(self, queued: QueuedRequest, request: EmbedRequest, model: GritLM) -> None:
+        dimension = model.embedding_dimension
         self.queued = queued
+        self.model = model
         self.prompts = request.prompts
         with torch.inference_mode(False):  # it may arrive while a batch runs in that mode
             self.vectors_ND = torch.empty(len(request.prompts), dimension)
@@ -66,7 +69,7 @@ class EmbeddingQueue:
     """Texts of all embedding requests, served in rotation; only the model's thread may use it.
 
     Args:
-        model: the model that embeds.
+        model: the model that embeds, unless a request has another one.
         queue: counts waiting requests.
         budget: most tokens of a batch; a longer text is a batch of its own.
 
@@ -86,7 +89,8 @@ class EmbeddingQueue:
 
     def add(self, queued: QueuedRequest, request: EmbedRequest) -> None:
         """Append the texts of a request; a request without texts ends immediately."""
-        pending = _PendingTexts(queued, request, self._model.embedding_dimension)
+        model = self._model if request.model is None else request.model
+        pending = _PendingTexts(queued, request, model)
         if request.prompts:
             self._pending.append(pending)
         else:
@@ -142,11 +146,14 @@ class EmbeddingQueue:
         return rows
 
     def _window(self) -> list[_Row]:
-        """Return some texts of every request, the first of each before the second of any."""
-        share = -(-_WINDOW // len(self._pending))
-        columns = [
-            [(pending, row) for row in islice(pending.rows, share)] for pending in self._pending
-        ]
+        """Return some texts of every request, the first of each before the second of any.
+
+        The requests are those with the model of the next one.
+        """
+        model = self._pending[0].model
+        among = [pending for pending in self._pending if pending.model is model]
+        share = -(-_WINDOW // len(among))
+        columns = [[(pending, row) for row in islice(pending.rows, share)] for pending in among]
         return [row for rows in zip_longest(*columns) for row in rows if row is not None]
 
     def _remove(self, rows: Sequence[_Row]) -> None:
@@ -166,7 +173,8 @@ class EmbeddingQueue:
                 raise RequestCancelledError
 
         prompts = [_prompt(row) for row in rows]
-        vectors_BD = self._model.encoder.vectors(prompts, pause=check_cancelled)
+        model = rows[0][0].model  # that of all of them
+        vectors_BD = model.encoder.vectors(prompts, pause=check_cancelled)
         for (pending, row), vector_D in zip(rows, vectors_BD, strict=True):
             if not pending.active:
                 continue

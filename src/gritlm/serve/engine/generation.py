@@ -58,7 +58,7 @@ class GenerationBatch:
     """Waiting, prefilling and running sequences; only the model's thread may use it.
 
     Args:
-        model: the model that generates.
+        model: the model that generates, unless a request has another one.
         queue: counts waiting requests.
         kv_slots: memory of the running sequences.
         budget: most prompt tokens that are prefilled between two decode steps.
@@ -264,10 +264,14 @@ class GenerationBatch:
 
     def _open(self, request: GenerateRequest | ResumeRequest) -> Sequence[KVSlot] | None:
         """Return slots for a request; None while too few are free."""
+        lm = self._model_of(request).lm
         if isinstance(request, ResumeRequest):
-            return self._kv_slots.open_empty(request.rows)
-        slot = self._kv_slots.open(request.reusable_ids)
+            return self._kv_slots.open_empty(request.rows, lm)
+        slot = self._kv_slots.open(request.reusable_ids, lm)
         return None if slot is None else (slot,)
+
+    def _model_of(self, request: GenerateRequest | ResumeRequest) -> GritLM:
+        return self._model if request.model is None else request.model
 
     def _prefill_chunk(self, sequence: RunningSequence, size: int) -> int:
         """Prefill the next prompt tokens of a sequence; return their number."""
@@ -328,7 +332,8 @@ class GenerationBatch:
             self._close(sequence)
             return
         try:
-            sequence.begin_output(self._model, prompt_ids, room=room)
+            model = self._model_of(sequence.request)
+            sequence.begin_output(model, prompt_ids, room=room)
         except Exception as error:
             log.exception("a sequence could not begin; its request fails")
             self._fail(sequence, error)

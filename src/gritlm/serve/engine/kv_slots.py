@@ -6,11 +6,12 @@ Shapes: B sequences of a decode step, V vocabulary.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from torch import Tensor
 
+from gritlm.lm.adapters.mixture import AdapterMixtures
 from gritlm.lm.generator import prefill, prefill_with_logits
 from gritlm.lm.kv.slot_memory import SlotMemory, obstacle
 from gritlm.lm.unified import UnifiedLM
@@ -42,18 +43,24 @@ class KVSlots(Protocol):
     @property
     def slots(self) -> int: ...
 
-    def open(self, ids: Sequence[int]) -> KVSlot | None:
+    def open(self, ids: Sequence[int], lm: UnifiedLM | None = None) -> KVSlot | None:
         """Assign a slot that holds as many first tokens of a prompt as possible.
 
         Args:
             ids: token ids of the prompt; at least one is left to prefill.
+            lm: model that reads the prompt and generates from it; None for that of the slots.
 
         Returns:
             The slot, or None while all slots are busy.
         """
 
-    def open_empty(self, count: int) -> list[KVSlot] | None:
-        """Assign empty slots: as many as wanted, or None while fewer are free."""
+    def open_empty(self, count: int, lm: UnifiedLM | None = None) -> list[KVSlot] | None:
+        """Assign empty slots: as many as wanted, or None while fewer are free.
+
+        Args:
+            count: number of slots.
+            lm: model that generates from them; None for that of the slots.
+        """
 
     def prefill(
         self, slot: KVSlot, ids: Sequence[int], *, room: int, every: bool = False
@@ -108,7 +115,7 @@ def allocate_kv_slots(lm: UnifiedLM, slots: int, capacity: int) -> KVSlots:
     """Allocate batched slots where the model can decode in them, else separate caches.
 
     Args:
-        lm: a model with an LM head.
+        lm: a model with an LM head; models over the same base may use the slots.
         slots: number of slots.
         capacity: most tokens of a slot.
     """
@@ -126,9 +133,13 @@ class _SlotsOfModel:
         self._lm = lm
         self.capacity = capacity
         self._table = SlotTable(slots)
+        self._lm_of: dict[int, UnifiedLM] = {}  # by number of the slot
 
-    def open_empty(self, count: int) -> list[KVSlot] | None:
-        return self._table.take_empty(count)
+    def open_empty(self, count: int, lm: UnifiedLM | None = None) -> list[KVSlot] | None:
+        slots = self._table.take_empty(count)
+        for slot in slots or ():
+            self._lm_of[slot.number] = self._lm if lm is None else lm
+        return slots
 
     def drop(self, slot: KVSlot, tokens: int) -> None:
         del slot.ids[len(slot.ids) - tokens :]
@@ -143,18 +154,25 @@ class _SlotsOfModel:
 
 
 class BatchedSlots(_SlotsOfModel):
-    """All slots in one memory: a decode step reads the weights once for all sequences."""
+    """All slots in one memory: a decode step reads the weights once for all sequences.
+
+    Sequences of several adapters are in one pass where the lean pass has their base, else the step
+    is a pass for each of them.
+    """
 
     whole = False
 
     def __init__(self, lm: UnifiedLM, slots: int, capacity: int) -> None:
         super().__init__(lm, slots, capacity)
         self._memory = SlotMemory(lm, slots, capacity)
+        self._mixtures = AdapterMixtures()
 
-    def open(self, ids: Sequence[int]) -> KVSlot | None:
-        assignment = self._table.take(ids)
+    def open(self, ids: Sequence[int], lm: UnifiedLM | None = None) -> KVSlot | None:
+        lm = self._lm if lm is None else lm
+        assignment = self._table.take(ids, owner=lm)
         if assignment is None:
             return None
+        self._lm_of[assignment.slot.number] = lm
         source = assignment.source
         if source is not None:
             self._memory.copy(source.number, assignment.slot.number, assignment.tokens)
@@ -166,7 +184,7 @@ class BatchedSlots(_SlotsOfModel):
         del room  # a slot has its full capacity from the beginning
         cache = self._memory.cache(slot.number, len(slot.ids))
         logits = prefill_with_logits if every else prefill
-        found = logits(self._lm, cache, ids)
+        found = logits(self._lm_of[slot.number], cache, ids)
         slot.ids += ids
         return found
 
@@ -176,7 +194,7 @@ class BatchedSlots(_SlotsOfModel):
 
     def step(self, slots: Sequence[KVSlot], tokens: Sequence[int]) -> Sequence[StepResult]:
         try:
-            return list(self._step(slots, tokens))
+            return self._step(slots, tokens)
         except Exception as error:
             if len(slots) == 1:
                 return [error]
@@ -184,16 +202,33 @@ class BatchedSlots(_SlotsOfModel):
         pairs = zip(slots, tokens, strict=True)
         return [self.step([slot], [token])[0] for slot, token in pairs]
 
-    def _step(self, slots: Sequence[KVSlot], tokens: Sequence[int]) -> Tensor:
-        order = sorted(range(len(slots)), key=lambda row: slots[row].number)
-        logits_BV = self._memory.step(
-            [tokens[row] for row in order],
-            [slots[row].number for row in order],
-            [len(slots[row].ids) for row in order],
-        )
+    def _step(self, slots: Sequence[KVSlot], tokens: Sequence[int]) -> list[Tensor]:
+        logits: dict[int, Tensor] = {}
+        for rows, view in self._passes(slots):
+            found = self._memory.step(
+                [tokens[row] for row in rows],
+                [slots[row].number for row in rows],
+                [len(slots[row].ids) for row in rows],
+                view=view,
+            )
+            logits.update(zip(rows, found, strict=True))
         for slot, token in zip(slots, tokens, strict=True):
             slot.ids.append(token)
-        return logits_BV[sorted(range(len(order)), key=order.__getitem__)]
+        return [logits[row] for row in range(len(slots))]
+
+    def _passes(self, slots: Sequence[KVSlot]) -> Iterator[tuple[list[int], Any]]:
+        """Yield the rows of each pass of a step, in the order of their slots, and its view.
+
+        It is one pass if all rows have the same model, or models that can be mixed.
+        """
+        rows = sorted(range(len(slots)), key=lambda row: slots[row].number)
+        lms = [self._lm_of[slots[row].number] for row in rows]
+        different = dict.fromkeys(lms)
+        if len(different) > 1 and (mixed := self._mixtures.view(lms)) is not None:
+            yield rows, mixed
+            return
+        for lm in different:
+            yield [row for row, of in zip(rows, lms, strict=True) if of is lm], lm.stepping
 
     def close(self, slot: KVSlot, *, sound: bool = True) -> None:
         if not sound:
@@ -211,17 +246,18 @@ class SeparateSlots(_SlotsOfModel):
         super().__init__(lm, slots, capacity)
         self._caches: dict[int, Any] = {}
 
-    def open(self, ids: Sequence[int]) -> KVSlot | None:
-        assignment = self._table.take(())  # an empty prefix: no state is kept
-        del ids
-        return None if assignment is None else assignment.slot
+    def open(self, ids: Sequence[int], lm: UnifiedLM | None = None) -> KVSlot | None:
+        del ids  # an empty prefix: no state is kept
+        slots = self.open_empty(1, lm)
+        return None if slots is None else slots[0]
 
     def prefill(
         self, slot: KVSlot, ids: Sequence[int], *, room: int, every: bool = False
     ) -> Tensor:
-        cache = self._lm.new_cache(len(ids) + room)
+        lm = self._lm_of[slot.number]
+        cache = lm.new_cache(len(ids) + room)
         logits = prefill_with_logits if every else prefill
-        found = logits(self._lm, cache, ids)
+        found = logits(lm, cache, ids)
         self._caches[slot.number] = cache
         slot.ids += ids
         return found
@@ -234,7 +270,8 @@ class SeparateSlots(_SlotsOfModel):
         found: list[StepResult] = []
         for slot, token in zip(slots, tokens, strict=True):
             try:
-                found.append(prefill(self._lm, self._caches[slot.number], [token]))
+                lm = self._lm_of[slot.number]
+                found.append(prefill(lm, self._caches[slot.number], [token]))
                 slot.ids.append(token)
             except Exception as error:
                 found.append(error)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from gritlm.lm.gritlm import GritLM
 from gritlm.lm.sampling import SamplingParams
 from gritlm.lm.tokens import Prompt
 
@@ -28,11 +29,14 @@ class GenerateRequest:
         prompt_logprobs: whether the output begins with the log-probabilities of the prompt's
             tokens, as many for each as ``sampling.logprobs``, and ends with those of the end token.
             No tokens of a KV slot are reused, and ``max_new_tokens`` may be 0.
+        model: model that generates, over the same base in memory as that of the engine; None for
+            the model of the engine.
     """
 
     ids: tuple[int, ...]
     sampling: SamplingParams
     prompt_logprobs: bool = False
+    model: GritLM | None = None
 
     @property
     def reusable_ids(self) -> tuple[int, ...]:
@@ -51,19 +55,27 @@ class ResumeRequest:
         tokens: most tokens of the prompt, for admission.
         sampling: how tokens are drawn and when the sequence ends.
         rows: number of rows that generate the text together; each takes a KV slot.
+        model: model that prefilled the prompt, as in :class:`GenerateRequest`.
     """
 
     begin: Callable[[Callable[[], None]], PrefilledPrompt]
     tokens: int
     sampling: SamplingParams
     rows: int = 1
+    model: GritLM | None = None
 
 
 @dataclass(frozen=True)
 class EmbedRequest:
-    """Tokenized texts to embed; the result is one (N, D) array of float32."""
+    """Tokenized texts to embed; the result is one (N, D) array of float32.
+
+    Attributes:
+        prompts: the texts.
+        model: model that embeds, as in :class:`GenerateRequest`.
+    """
 
     prompts: tuple[Prompt, ...]
+    model: GritLM | None = None
 
 
 @dataclass(frozen=True)

@@ -281,15 +281,19 @@ class Scheduler:
         """
         if isinstance(request, ResumeRequest) and request.rows > self._slot_count:
             raise TooManyRowsError(request.rows, self._slot_count)
+        if isinstance(request, ModelJob):
+            return
+        model = self._model if request.model is None else request.model
+        assert model.shares_base_with(self._model), "the engine has one base"
         if isinstance(request, EmbedRequest):
-            self._model.require_embedding()
-        elif isinstance(request, GenerateRequest | ResumeRequest):
-            self._model.require_head()
+            model.require_embedding()
+        else:
+            model.require_head()
             tokens = request.sampling.max_new_tokens
             reads_only = isinstance(request, GenerateRequest) and request.prompt_logprobs
             if tokens != 0 or not reads_only:
                 at_least_one(tokens, name="max_new_tokens")
-            request.sampling.check(self._model.lm.vocabulary_size)
+            request.sampling.check(model.lm.vocabulary_size)
         if isinstance(request, GenerateRequest):
             if not request.ids:
                 raise InputError("the prompt has no tokens; expected at least one")

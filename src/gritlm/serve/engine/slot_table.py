@@ -19,12 +19,14 @@ class KVSlot:
     Attributes:
         number: index of the slot.
         ids: token ids whose keys and values the slot holds.
+        owner: model that computed the keys and values; no other model may reuse them.
         busy: whether a running sequence uses it.
         last_used: logical time at which it became free; larger is later.
     """
 
     number: int
     ids: list[int] = field(default_factory=list)
+    owner: object = None
     busy: bool = False
     last_used: int = 0
 
@@ -59,18 +61,21 @@ class SlotTable:
         """Tokens held for running sequences."""
         return sum(len(slot.ids) for slot in self._slots if slot.busy)
 
-    def take(self, ids: Sequence[int]) -> SlotAssignment | None:
+    def take(self, ids: Sequence[int], owner: object = None) -> SlotAssignment | None:
         """Assign a slot to a prompt and mark it busy; None while all slots are busy.
 
         At least one token of the prompt is left to prefill, because its logits are needed.
 
         Args:
             ids: token ids of the prompt.
+            owner: model that reads the prompt.
         """
         idle = [slot for slot in self._slots if not slot.busy]
         if not idle:
             return None
-        common = [_common_prefix(slot.ids, ids[:-1]) for slot in self._slots]
+        common = [
+            _common_prefix(slot.ids, ids[:-1]) if slot.owner is owner else 0 for slot in self._slots
+        ]
         best = max(self._slots, key=lambda slot: (common[slot.number], not slot.busy))
         tokens = common[best.number]
         oldest = min(idle, key=lambda slot: slot.last_used)
@@ -80,6 +85,7 @@ class SlotTable:
         source = best if tokens and best is not slot else None
         slot.busy = True
         slot.ids = list(ids[:tokens])
+        slot.owner = owner
         return SlotAssignment(slot, tokens, source)
 
     def take_empty(self, count: int) -> list[KVSlot] | None:

@@ -20,6 +20,9 @@ class ModelObject(ResponseModel):
     object: Literal["model"]
     created: int
     owned_by: str
+    parent: str | None = Field(
+        description="The model over whose base this one is another adapter; null for the first."
+    )
     max_model_len: int = Field(
         description="Most tokens of a prompt with its output, or of a text to embed."
     )

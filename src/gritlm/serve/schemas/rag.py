@@ -119,6 +119,7 @@ class StoreObject(ResponseModel):
     object: Literal["rag.store"]
     documents: int
     read_only: bool
+    model: str = Field(description="Name of the model that made the store and answers from it.")
 
 
 class StoreListResponse(ResponseModel):

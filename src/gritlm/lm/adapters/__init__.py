@@ -1,0 +1,1 @@
+"""Adapters: merged into the weights, or over a base model that several of them share."""
