@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -481,6 +482,80 @@ def test_a_server_with_a_key_asks_for_it(visit, locked):
     here.shot("no-store")
 
 
+@pytest.mark.parametrize("key", [None, KEY])
+def test_the_api_is_shown_with_all_routes(visit, address, locked, key):
+    at = address if key is None else locked
+    here = visit("", at=f"{at}/docs", may_fail=key is not None)
+    page = here.page
+    if key is not None:
+        page.get_by_role("dialog").get_by_label("Key").fill(key)
+        page.keyboard.press("Enter")
+    page.locator(".opblock").first.wait_for()
+    schema = page.evaluate(
+        """async (key) => {
+          const response = await fetch("openapi.json", { headers: { "x-api-key": key } });
+          return response.json();
+        }""",
+        key or "",
+    )
+    shown = {
+        (row.locator(".opblock-summary-method").inner_text(), path)
+        for row in page.locator(".opblock").all()
+        if (path := row.locator("[data-path]").get_attribute("data-path"))
+    }
+    assert shown == {
+        (method.upper(), path) for path, found in schema["paths"].items() for method in found
+    }
+    row = page.locator(".opblock", has=page.locator("[data-path='/v1/models']"))
+    row.locator(".opblock-summary-control").click()
+    row.get_by_role("button", name="Try it out").click()
+    row.get_by_role("button", name="Execute").click()
+    row.locator(".live-responses-table", has_text="tiny").wait_for()
+    here.shot("docs")
+    policy = page.evaluate(
+        """async () => (await fetch("docs")).headers.get("content-security-policy")"""
+    )
+    assert policy == page.evaluate(
+        """async () => (await fetch(".")).headers.get("content-security-policy")"""
+    )
+
+
+def test_a_store_is_chosen_on_the_page(visit, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two")
+    with serving(folder, store=True, more_stores=("law",)) as at:
+        here = visit("search", at=at)
+        page = here.page
+        page.locator("#documents li").first.wait_for()
+        assert page.locator("#documents li").count() == len(TEXTS)
+        page.get_by_placeholder("What are you looking for?").fill("Who sleeps?")
+        page.keyboard.press("Enter")
+        page.locator(".hit").first.wait_for()
+        page.locator("#store").select_option("law")
+        page.get_by_text("Add documents, then search").wait_for()
+        assert page.locator(".hit").count() == 0
+        here.drop("contract.txt", "A contract needs an offer.")
+        page.locator("#documents-status").get_by_text("Added 1 document").wait_for()
+        page.reload()
+        page.locator("#documents .name", has_text="contract.txt").wait_for()
+        assert page.locator("#documents li").count() == 1
+        page.get_by_role("tab", name="Ask").click()
+        page.get_by_placeholder("A question that your documents answer").fill("What does it need?")
+        page.get_by_label("Length").fill("4")
+        page.get_by_role("button", name="Ask", exact=True).click()
+        page.get_by_text("Asked both ways").wait_for()
+        assert [body["store"] for body in here.bodies("/v1/rag/answer")] == ["law", "law"]
+        here.shot("stores")
+        page.get_by_role("tab", name="Search").click()
+        page.get_by_role("button", name="Delete contract.txt").click()
+        page.locator("#documents-status").get_by_text("Deleted").wait_for()
+
+
+def test_one_store_is_not_chosen(visit):
+    page = visit("search").page
+    page.locator("#documents li").first.wait_for()
+    assert not page.locator("#store").is_visible()
+
+
 def test_all_tabs_can_be_used_with_the_keyboard_alone(visit):
     here = visit()
     page = here.page
@@ -589,7 +664,10 @@ def test_dark_follows_the_system_and_can_be_chosen(visit):
     assert light.locator("#look").get_attribute("aria-label") == "Colours: dark. Change"
 
 
-@pytest.mark.parametrize("path", sorted(PAGE.rglob("*.*")), ids=lambda path: path.name)
+OWN = sorted(path for path in PAGE.rglob("*.*") if path.parent.name != "vendor")
+
+
+@pytest.mark.parametrize("path", OWN, ids=lambda path: path.name)
 def test_no_file_of_the_page_names_another_host(path):
     text = path.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
     assert not re.search(r"https?://|//[a-z]+\.|@import|url\(", text)
@@ -599,6 +677,15 @@ def test_no_file_of_the_page_names_another_host(path):
 def test_the_page_has_no_inline_script_or_style(path):
     text = path.read_text(encoding="utf-8")
     assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", text)
+
+
+def test_files_of_swagger_ui_are_those_that_the_readme_names():
+    vendor = PAGE / "vendor"
+    rows = re.findall(r"\| `(\S+)` \| `([0-9a-f]{64})` \|", (vendor / "README.md").read_text())
+    assert [name for name, _ in rows] == ["swagger-ui-bundle.js", "swagger-ui.css"]
+    for name, expected in rows:
+        assert sha256((vendor / name).read_bytes()).hexdigest() == expected
+    assert "Apache License" in (vendor / "LICENSE").read_text(encoding="utf-8")
 
 
 def test_labels_name_fields_that_are_there():

@@ -28,6 +28,7 @@ def serving(
     store: bool = False,
     keys: tuple[str, ...] = (),
     names: tuple[str, ...] = ("tiny",),
+    more_stores: tuple[str, ...] = (),
 ) -> Iterator[str]:
     """The address of a server with a tiny model, perhaps with a store of ``TEXTS``."""
     made = tiny.folder(folder / "model", max_position_embeddings=1024)
@@ -35,6 +36,7 @@ def serving(
     model = GritLM(made, dtype="float32", device="cpu")
     settings = ServerConfig(port=0, names=names, api_keys=keys)
     places = [StoreAt(folder / "store")] if store else []
+    places += [StoreAt(folder / name, name=name) for name in more_stores]
     with served(model, settings, Limits(max_num_seqs=2), *places) as live:
         if store:
             documents = [{"id": name, "text": text} for name, text in TEXTS.items()]
@@ -72,7 +74,7 @@ class Visit:
         self.page.on("console", self._on_console)
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("request", self._on_request)
-        self.page.goto(f"{address}/#{tab}")
+        self.page.goto(f"{address}/#{tab}" if tab else address)
 
     def close(self) -> None:
         self._context.close()

@@ -33,11 +33,13 @@ class RagClient:
         base_url: address of the server, with or without ``/v1``.
         api_key: key of the server; None for a server without keys.
         timeout_s: seconds to wait for a response, and between two events of a stream.
+        store: name of the store on the server; None for its only one, or the one named default.
     """
 
     base_url: str = "http://127.0.0.1:8000"
     api_key: str | None = field(default=None, repr=False)
     timeout_s: float = 120.0
+    store: str | None = None
 
     def __post_init__(self) -> None:
         if not self.base_url.startswith(("http://", "https://")):
@@ -131,13 +133,17 @@ class RagClient:
                 f"{self.base_url} is no gritlm server, or of another version ({reason})"
             ) from None
 
+    def _place(self) -> dict[str, str]:
+        """Return the field that names the store; servers of earlier versions do not have it."""
+        return {} if self.store is None else {"store": self.store}
+
     @contextmanager
     def _request(self, path: str, body: Mapping[str, Any]) -> Iterator[httpx.Response]:
         headers = {} if self.api_key is None else {"Authorization": f"Bearer {self.api_key}"}
         url = self.base_url.rstrip("/").removesuffix("/v1") + path
         try:
             with httpx.stream(
-                "POST", url, json=body, headers=headers, timeout=self.timeout_s
+                "POST", url, json={**body, **self._place()}, headers=headers, timeout=self.timeout_s
             ) as response:
                 if response.status_code != httpx.codes.OK:
                     raise ServerError(f"{url}: {_refusal(response)}")

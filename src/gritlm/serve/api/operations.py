@@ -1,4 +1,4 @@
-"""``/health``, ``/metrics`` and the files of the web page: routes and responses."""
+"""``/health``, ``/metrics`` and the files of the web pages: routes and responses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from starlette.staticfiles import StaticFiles
 from gritlm.serve import metrics
 from gritlm.serve.api.streaming import json_response
 from gritlm.serve.errors import draining
-from gritlm.serve.http.paths import HEALTH, LIVE, METRICS
+from gritlm.serve.http.paths import DOCS, HEALTH, LIVE, METRICS
 from gritlm.serve.schemas.model_info import HealthResponse
 from gritlm.serve.service import Service
 from gritlm.serve.strict_json import new_router
@@ -46,9 +46,10 @@ def routes(service: Service) -> APIRouter:
 
 
 def page() -> dict[str, str]:
-    """Return the files of the web page by URL path. They are static: no data of the server."""
+    """Return the files of the web pages by URL path. They are static: no data of the server."""
     found = (path.relative_to(PAGE).as_posix() for path in PAGE.rglob("*") if path.is_file())
-    return {"/": "index.html"} | {f"/{name}": name for name in sorted(found)}
+    names = {f"/{name}": name for name in sorted(found)}
+    return {"/": "index.html", DOCS: names.pop(f"{DOCS}.html"), **names}
 
 
 def page_routes() -> list[Route]:

@@ -2,6 +2,7 @@
 // {text}, {sources}, {trace}, {usage}, {finish}.
 
 import { stream } from "./api.js";
+import { store } from "./server.js";
 
 const pieces = async function* (events) {
   for await (const event of events) {
@@ -21,5 +22,5 @@ export const chat = (messages, { temperature, length }, signal) =>
 
 export const fromDocuments = (question, { mode, fusion, passages, temperature, length }, signal) =>
   pieces(stream("v1/rag/answer", {
-    question, mode, fusion, top_k: passages, temperature, max_tokens: length,
+    question, mode, fusion, top_k: passages, temperature, max_tokens: length, store: store(),
   }, signal));

@@ -6,7 +6,7 @@ import { startChat } from "./chat.js";
 import { $, h } from "./dom.js";
 import { startEmbed } from "./embed.js";
 import { startSearch } from "./search.js";
-import { condition, lookAtModel, server, whenServerChanges } from "./server.js";
+import { chooseStore, condition, lookAtModel, server, store, whenServerChanges } from "./server.js";
 import { startTabs } from "./tabs.js";
 import { startKey } from "./unlock.js";
 
@@ -37,12 +37,19 @@ const noStore = () => [
   h("pre", {}, h("code", {}, "gritlm serve --store FOLDER")),
 ];
 
+const showStores = () => {
+  $("store-label").hidden = server.stores.length < 2;
+  $("store").replaceChildren(...server.stores.map((name) => h("option", { value: name }, name)));
+  $("store").value = store() ?? "";
+};
+
 const showServer = () => {
   const { model } = server;
   const hasStore = model?.documents ?? null;
   $("server-model").textContent = model?.id ?? "";
   document.title = model ? `gritlm: ${model.id}` : "gritlm";
   $("key").hidden = !key.get();
+  showStores();
   for (const place of document.querySelectorAll("[data-no-store]")) {
     place.hidden = hasStore !== false;
     if (!place.hidden && !place.childElementCount) place.append(...noStore());
@@ -51,6 +58,7 @@ const showServer = () => {
 };
 
 whenServerChanges(showServer);
+$("store").addEventListener("change", () => chooseStore($("store").value));
 startKey(() => { showServer(); look(); });
 startChat();
 startSearch();

@@ -3,6 +3,7 @@
 import { call, post } from "./api.js";
 import { $, h, icon } from "./dom.js";
 import { asRequest, ENDINGS } from "./files.js";
+import { store } from "./server.js";
 import { showTrouble, stopped } from "./trouble.js";
 import { number, some } from "./words.js";
 
@@ -33,10 +34,12 @@ const item = (document) =>
       onclick: () => remove(document),
     }, icon("bin")));
 
+const inStore = (sign) => (store() === null ? "" : `${sign}store=${encodeURIComponent(store())}`);
+
 const fetchFrom = async (after) => {
   try {
     const query = after === null ? "" : `&after=${encodeURIComponent(after)}`;
-    const { data, total, has_more, last_id } = await call(`v1/rag/documents?limit=${PAGE}${query}`);
+    const { data, total, has_more, last_id } = await call(`v1/rag/documents?limit=${PAGE}${query}${inStore("&")}`);
     all = after === null ? data : [...all, ...data];
     more = has_more ? last_id : null;
     documents.count = total;
@@ -52,7 +55,7 @@ export const refresh = () => fetchFrom(null);
 const remove = async (document) => {
   const place = all.indexOf(document);
   try {
-    await call(`v1/rag/documents/${encodeURIComponent(document.id)}`, { method: "DELETE" });
+    await call(`v1/rag/documents/${encodeURIComponent(document.id)}${inStore("?")}`, { method: "DELETE" });
   } catch (error) {
     showTrouble($("documents-trouble"), error);
     return;
@@ -91,7 +94,7 @@ const addOne = async (item, sum) => {
     return;
   }
   try {
-    const done = await post("v1/rag/documents", body, adding.signal);
+    const done = await post("v1/rag/documents", { ...body, store: store() }, adding.signal);
     for (const name of ["documents", "passages", "unchanged"]) sum[name] += done[name];
     sum.skipped.push(...done.skipped);
     sum.unnamed += done.skipped_count - done.skipped.length;

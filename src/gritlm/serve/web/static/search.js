@@ -7,9 +7,10 @@ import { placeOf, scoreOf, titleOf } from "./sources.js";
 import { showTrouble, stopped } from "./trouble.js";
 import { duration, some } from "./words.js";
 import { whenShown } from "./tabs.js";
-import { server, whenServerChanges } from "./server.js";
+import { server, store, whenServerChanges } from "./server.js";
 
 let request = null;
+let searched = null; // name of the store
 
 const hit = (found, place) =>
   h("li", { class: "hit" },
@@ -39,7 +40,7 @@ const submit = async (event) => {
   $("search-status").textContent = "Searching";
   $("search-trouble").replaceChildren();
   try {
-    const body = { question: $("search-query").value, top_k: Number($("search-k").value), hybrid: $("search-words").checked };
+    const body = { question: $("search-query").value, top_k: Number($("search-k").value), hybrid: $("search-words").checked, store: store() };
     const { data } = await post("v1/rag/search", body, request.signal);
     $("search-hits").replaceChildren(...data.map(hit));
     $("search-status").textContent = data.length
@@ -54,10 +55,21 @@ const submit = async (event) => {
   drawEmpty();
 };
 
+// The hits of one store are not those of another.
+const clear = () => {
+  request?.abort();
+  searched = store();
+  $("search-hits").replaceChildren();
+  $("search-status").textContent = "";
+};
+
 export const startSearch = () => {
   startDocuments(drawEmpty);
   $("search-form").addEventListener("submit", submit);
   const load = () => { if (server.model?.documents) refresh(); };
   whenShown("search", load);
-  whenServerChanges(() => { if (!$("search").hidden) load(); });
+  whenServerChanges(() => {
+    if (store() !== searched) clear();
+    if (!$("search").hidden) load();
+  });
 };
