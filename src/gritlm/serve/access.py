@@ -31,6 +31,11 @@ class Access:
     stores: frozenset[str] | None = None
     owner: str = field(default="", repr=False)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the key has all rights on all stores."""
+        return self.stores is None and self.rights.issuperset(RIGHTS)
+
     def sees(self, store: str) -> bool:
         """Return whether the key may use a store."""
         return self.stores is None or store in self.stores

@@ -108,7 +108,12 @@ def _middleware(service: Service) -> list[Middleware]:
         )
     return [
         *layers,
-        Middleware(RequireKey, keys=settings.api_keys, open_paths=open_paths(service)),
+        Middleware(
+            RequireKey,
+            ring=service.key_ring,
+            needs_key=settings.needs_key,
+            open_paths=open_paths(service),
+        ),
         Middleware(RequireOwnPage, origins=settings.cors_origins),
         Middleware(
             BodyLimit,

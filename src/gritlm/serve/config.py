@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass
+from pathlib import Path
 
 from gritlm.errors import InputError
+from gritlm.serve.key_file import require_sendable
 
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")  # of this machine, in Host headers
 MAX_INPUTS = 2048  # texts of one request, as in OpenAI's API
@@ -22,7 +24,8 @@ class ServerConfig:
     Attributes:
         host: address to listen on.
         port: port to listen on; 0 for a free one.
-        api_keys: accepted API keys; without any, requests need no key.
+        api_keys: accepted API keys, with all rights; without any key, requests need none.
+        key_file: file with further keys, each with its stores and rights; None for none.
         names: model names that requests may use; responses have the first one by default.
         allowed_hosts: accepted names in the ``Host`` header. When empty, a loopback address
             accepts only its own names, so that a web page cannot reach it by a domain of its own
@@ -47,6 +50,7 @@ class ServerConfig:
     host: str = "127.0.0.1"
     port: int = 8000
     api_keys: tuple[str, ...] = ()
+    key_file: Path | None = None
     names: tuple[str, ...] = ("gritlm",)
     allowed_hosts: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
@@ -66,13 +70,18 @@ class ServerConfig:
         if not self.names or not all(self.names):
             raise InputError("names is empty; expected at least one name for the model")
         for number, key in enumerate(self.api_keys, 1):
-            _require_sendable(key, f"API key {number} of {len(self.api_keys)}")
+            require_sendable(key, f"API key {number} of {len(self.api_keys)}")
         positive = ("max_body_bytes", "body_timeout_s", "health_timeout_s", "threads")
         for name in (*positive, "max_connections"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name}={getattr(self, name)}; expected more than 0")
         if not 0 <= self.drain_s < float("inf"):
             raise InputError(f"drain_s={self.drain_s}; expected 0 or more seconds")
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether requests need an API key."""
+        return bool(self.api_keys) or self.key_file is not None
 
     @property
     def max_total_body_bytes(self) -> int:
@@ -95,20 +104,3 @@ class ServerConfig:
         if self.allowed_hosts:
             return frozenset(name.lower() for name in self.allowed_hosts)
         return frozenset((*LOCAL_NAMES, self.host)) if self.is_local else frozenset()
-
-
-def _require_sendable(key: str, name: str) -> None:
-    """Check that a header can hold an API key.
-
-    Raises:
-        InputError: for a key that it cannot hold; the message does not show the key.
-    """
-    if not key.strip():
-        raise InputError(f"{name} is empty; set it to a text, or leave it out")
-    if not key.isascii() or not key.isprintable():
-        raise InputError(
-            f"{name} has a character that an HTTP header cannot hold; use ASCII letters, digits "
-            "and punctuation"
-        )
-    if key != key.strip():
-        raise InputError(f"{name} begins or ends with a space, which HTTP headers drop; remove it")

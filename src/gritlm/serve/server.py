@@ -26,6 +26,7 @@ from gritlm.serve.stores import StoreAt, open_engines
 log = logging.getLogger(__name__)
 
 _SWEEP_TICKS = 5  # tenths of a second between two sweeps of the connections
+_KEY_TICKS = 10  # tenths of a second between two looks at the key file
 _MEMORY_TICKS = 300  # tenths of a second between two returns of free memory
 _SLOW_READER_S = 5  # seconds for clients to read complete responses at shutdown
 
@@ -148,6 +149,8 @@ class Server(uvicorn.Server):
             )
         if counter % _SWEEP_TICKS == 0:
             self._sweep(self.server_state.connections, draining=self._drain_deadline is not None)  # type: ignore[arg-type]
+        if counter % _KEY_TICKS == 0:
+            self._service.key_ring.refresh()
         if counter % _MEMORY_TICKS == 0:
             asyncio.get_running_loop().run_in_executor(None, give_back_memory)
         return await super().on_tick(counter)

@@ -18,6 +18,7 @@ from gritlm.serve.engine.requests import ModelJob
 from gritlm.serve.engine.scheduler import Scheduler
 from gritlm.serve.errors import ApiError, invalid, no_model, other_model
 from gritlm.serve.health import HealthCheck
+from gritlm.serve.key_file import KeyRing
 from gritlm.serve.metrics import Metrics
 from gritlm.serve.served_models import ServedModel, served_models
 from gritlm.serve.stores import RAG_SUFFIX, Stores
@@ -47,6 +48,7 @@ class Service:
         stores: the document stores.
         models: the model, and those with other adapters over its base, by each of their names.
         first: the model of requests that name none.
+        key_ring: the API keys.
         created: start of the service, in seconds since the epoch.
         draining: whether new requests are refused.
         running: accepted requests without a complete response.
@@ -77,6 +79,7 @@ class Service:
         self.draining = False
         self.running = 0
         self.stores = Stores(engines or {})
+        self.key_ring = KeyRing(settings.api_keys, settings.key_file, self.stores.names)
         self._on_close = ExitStack()
         self._health = HealthCheck(model, scheduler, settings.health_timeout_s)
         self._tokenize_pool = ThreadPoolExecutor(

@@ -60,6 +60,15 @@ class ListenOptions:
             "Prefer the variable: arguments are visible to other users of the machine.",
         ),
     ] = None
+    key_file: Annotated[
+        Path | None,
+        option(
+            env="KEY_FILE",
+            panel=LISTENING,
+            help="TOML or JSON-lines file with API keys, and the stores and rights of each; read "
+            "again when it changes.",
+        ),
+    ] = None
     served_model_name: Annotated[
         list[str] | None,
         option(
@@ -307,12 +316,15 @@ def serve(
     from gritlm.runtime import bound_kernel_caches, in_a_thread_of_its_own
     from gritlm.serve import server
     from gritlm.serve.http import logging as server_logs
+    from gritlm.serve.key_file import read_keys
 
     bound_kernel_caches()
     settings = _settings(model, listen, limits)
     adapter, named = split_adapters(how.adapter or [])
     wanted = limits.limits()
     stores = documents.places()
+    if settings.key_file is not None:  # a wrong file is reported before the model is loaded
+        read_keys(settings.key_file, [store.name for store in stores])
     with server.bind(settings) as sock:
         options = ModelOptions(
             model, adapter, how.embed_adapter, how.device, how.dtype, how.threads
@@ -346,6 +358,7 @@ def _settings(model: str | None, listen: ListenOptions, limits: LimitOptions) ->
         host=listen.host,
         port=listen.port,
         api_keys=tuple(listen.api_key or ()),
+        key_file=listen.key_file,
         names=tuple(listen.served_model_name or [_name(model)]),
         allowed_hosts=tuple(listen.allowed_host or ()),
         cors_origins=tuple(listen.cors_origin or ()),
@@ -382,9 +395,9 @@ def _tell(service: Service, where: str) -> None:
         f"limits: {stats.slots} concurrent sequences of {scheduler.max_model_len} tokens, "
         f"{service.budget} tokens processed between two decoding steps, request bodies of "
         f"{settings.max_body_bytes / MEGABYTE:g} MiB\n"
-        f"{store}; {'a key is needed' if settings.api_keys else 'no key is needed'}"
+        f"{store}; {'a key is needed' if settings.needs_key else 'no key is needed'}"
     )
-    if not settings.is_local and not settings.api_keys:
+    if not settings.is_local and not settings.needs_key:
         logs.write_message(
             "warning",
             f"{settings.host} can be reached from other machines and no API key is required: "

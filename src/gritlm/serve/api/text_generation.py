@@ -11,6 +11,7 @@ from starlette.responses import Response
 from gritlm.lm.grammar.compiler import Grammar
 from gritlm.lm.gritlm import GritLM
 from gritlm.lm.sampling import SamplingParams
+from gritlm.serve.access import ACCESS
 from gritlm.serve.api.logprobs import SequenceLogprobs, TokenTexts
 from gritlm.serve.api.request_group import RequestGroup
 from gritlm.serve.api.streaming import (
@@ -91,8 +92,9 @@ def generate_requests(
         model: model that generates.
         prompt_logprobs: whether to report the log-probabilities of the prompts too.
     """
+    owner = ACCESS.get().owner
     return [
-        GenerateRequest(ids, _for_choice(params, choice), prompt_logprobs, model)
+        GenerateRequest(ids, _for_choice(params, choice), prompt_logprobs, model, owner)
         for ids, params in zip(prompts, sampling, strict=True)
         for choice in range(choices)
     ]

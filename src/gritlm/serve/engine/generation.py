@@ -267,7 +267,7 @@ class GenerationBatch:
         lm = self._model_of(request).lm
         if isinstance(request, ResumeRequest):
             return self._kv_slots.open_empty(request.rows, lm)
-        slot = self._kv_slots.open(request.reusable_ids, lm)
+        slot = self._kv_slots.open(request.reusable_ids, lm, request.owner)
         return None if slot is None else (slot,)
 
     def _model_of(self, request: GenerateRequest | ResumeRequest) -> GritLM:

@@ -43,12 +43,15 @@ class KVSlots(Protocol):
     @property
     def slots(self) -> int: ...
 
-    def open(self, ids: Sequence[int], lm: UnifiedLM | None = None) -> KVSlot | None:
+    def open(
+        self, ids: Sequence[int], lm: UnifiedLM | None = None, owner: str = ""
+    ) -> KVSlot | None:
         """Assign a slot that holds as many first tokens of a prompt as possible.
 
         Args:
             ids: token ids of the prompt; at least one is left to prefill.
             lm: model that reads the prompt and generates from it; None for that of the slots.
+            owner: owner of the request, whose tokens alone are reused.
 
         Returns:
             The slot, or None while all slots are busy.
@@ -167,9 +170,11 @@ class BatchedSlots(_SlotsOfModel):
         self._memory = SlotMemory(lm, slots, capacity)
         self._mixtures = AdapterMixtures()
 
-    def open(self, ids: Sequence[int], lm: UnifiedLM | None = None) -> KVSlot | None:
+    def open(
+        self, ids: Sequence[int], lm: UnifiedLM | None = None, owner: str = ""
+    ) -> KVSlot | None:
         lm = self._lm if lm is None else lm
-        assignment = self._table.take(ids, owner=lm)
+        assignment = self._table.take(ids, owner=(lm, owner))
         if assignment is None:
             return None
         self._lm_of[assignment.slot.number] = lm
@@ -246,8 +251,10 @@ class SeparateSlots(_SlotsOfModel):
         super().__init__(lm, slots, capacity)
         self._caches: dict[int, Any] = {}
 
-    def open(self, ids: Sequence[int], lm: UnifiedLM | None = None) -> KVSlot | None:
-        del ids  # an empty prefix: no state is kept
+    def open(
+        self, ids: Sequence[int], lm: UnifiedLM | None = None, owner: str = ""
+    ) -> KVSlot | None:
+        del ids, owner  # an empty prefix: no state is kept
         slots = self.open_empty(1, lm)
         return None if slots is None else slots[0]
 

@@ -31,12 +31,14 @@ class GenerateRequest:
             No tokens of a KV slot are reused, and ``max_new_tokens`` may be 0.
         model: model that generates, over the same base in memory as that of the engine; None for
             the model of the engine.
+        owner: owner of the request; only tokens in the KV slots of its own requests are reused.
     """
 
     ids: tuple[int, ...]
     sampling: SamplingParams
     prompt_logprobs: bool = False
     model: GritLM | None = None
+    owner: str = ""
 
     @property
     def reusable_ids(self) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ class KVSlot:
     Attributes:
         number: index of the slot.
         ids: token ids whose keys and values the slot holds.
-        owner: model that computed the keys and values; no other model may reuse them.
+        owner: model and owner of the request that they were computed for; no other reuses them.
         busy: whether a running sequence uses it.
         last_used: logical time at which it became free; larger is later.
     """
@@ -64,17 +64,18 @@ class SlotTable:
     def take(self, ids: Sequence[int], owner: object = None) -> SlotAssignment | None:
         """Assign a slot to a prompt and mark it busy; None while all slots are busy.
 
-        At least one token of the prompt is left to prefill, because its logits are needed.
+        At least one token of the prompt is left to prefill, because its logits are needed. Tokens
+        of another owner are never reused: the time to the first token would tell what they are.
 
         Args:
             ids: token ids of the prompt.
-            owner: model that reads the prompt.
+            owner: model and owner of the request.
         """
         idle = [slot for slot in self._slots if not slot.busy]
         if not idle:
             return None
         common = [
-            _common_prefix(slot.ids, ids[:-1]) if slot.owner is owner else 0 for slot in self._slots
+            _common_prefix(slot.ids, ids[:-1]) if slot.owner == owner else 0 for slot in self._slots
         ]
         best = max(self._slots, key=lambda slot: (common[slot.number], not slot.busy))
         tokens = common[best.number]

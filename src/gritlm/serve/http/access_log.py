@@ -13,6 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gritlm.printable import excerpt
+from gritlm.serve.access import ACCESS
 from gritlm.serve.dialects.error_forms import ERROR_FORMS
 from gritlm.serve.errors import FORM, draining, internal
 from gritlm.serve.http import auth
@@ -99,6 +100,8 @@ class RequestContext:
         path = scope.get("raw_path", b"").decode("ascii", "replace")
         path = excerpt(path, _PATH_LENGTH)
         fields = {"method": method, "path": path, "status": status, "milliseconds": round(ms, 1)}
+        if name := ACCESS.get().name:
+            fields["key"] = name
         access.log(level, "%s %s %d %.1f ms", method, path, status, ms, extra={"fields": fields})
 
 

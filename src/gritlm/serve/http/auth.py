@@ -1,20 +1,22 @@
 """Access control: API keys, ``Host`` and ``Origin`` headers, security headers for browsers.
 
-Every path needs a key, except for the paths in ``app.open_paths``.
+Every path needs a key, except for the paths in ``app.open_paths``, and a key the rights in
+``paths.RIGHTS_OF``.
 """
 
 from __future__ import annotations
 
 import hmac
-from collections.abc import Collection, Sequence
-from hashlib import sha256
+from collections.abc import Collection
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gritlm.printable import excerpt
-from gritlm.serve.errors import ApiError
-from gritlm.serve.http.paths import OLLAMA
+from gritlm.serve.access import ACCESS, WRITE, Access
+from gritlm.serve.errors import ApiError, no_right
+from gritlm.serve.http.paths import DOCUMENTS, OLLAMA, RIGHTS_OF, ROUTES_WITH_ID
+from gritlm.serve.key_file import KeyRing, digest
 
 JSON = b"application/json"
 POLICY = "; ".join(
@@ -42,21 +44,27 @@ HEADERS = {
 
 
 class RequireKey:
-    """ASGI middleware that refuses requests without a valid API key, as bearer or ``x-api-key``.
+    """ASGI middleware that refuses requests without a valid key, or whose key lacks a right.
+
+    The key comes as bearer or as ``x-api-key``.
 
     Args:
         app: the next layer.
-        keys: the valid keys; with an empty list, no request needs a key.
+        ring: the valid keys.
+        needs_key: whether requests need a key.
         open_paths: exact paths that need no key for GET and HEAD.
     """
 
-    def __init__(self, app: ASGIApp, *, keys: Sequence[str], open_paths: Collection[str]) -> None:
+    def __init__(
+        self, app: ASGIApp, *, ring: KeyRing, needs_key: bool, open_paths: Collection[str]
+    ) -> None:
         self.app = app
-        self._digests = [_digest(key) for key in keys]
+        self._ring = ring
+        self._needs_key = needs_key
         self._open = frozenset(open_paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or not self._digests or self._is_open(scope):
+        if scope["type"] == "lifespan" or not self._needs_key or self._is_open(scope):
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
@@ -64,23 +72,51 @@ class RequireKey:
         sent = [key.strip()] if scheme.lower() == "bearer" else []
         if "x-api-key" in headers:
             sent.append(headers["x-api-key"])
-        matches = [self._is_valid(key) for key in sent]
-        if any(matches):
+        valid = [access for key in sent if (access := self._access_of(key)) is not None]
+        if not valid:
+            await _no_access(bool(scheme or sent)).response()(scope, receive, send)
+            return
+        ACCESS.set(valid[0])
+        error = _lacking(valid[0], scope["method"], scope["path"])
+        if error is None:
             await self.app(scope, receive, send)
         else:
-            await _no_access(bool(scheme or sent)).response()(scope, receive, send)
+            await error.response()(scope, receive, send)
 
     def _is_open(self, scope: Scope) -> bool:
         return scope["path"] in self._open and scope.get("method") in ("GET", "HEAD")
 
-    def _is_valid(self, key: str) -> bool:
+    def _access_of(self, key: str) -> Access | None:
         """Compare a key with all valid ones, in a time that does not depend on the key.
 
         Digests have one length, and each of them is compared.
         """
-        digest = _digest(key)
-        matches = [hmac.compare_digest(digest, valid) for valid in self._digests]
-        return any(matches)
+        hashed = digest(key)
+        found = [access for valid, access in self._ring.keys if hmac.compare_digest(hashed, valid)]
+        return found[0] if found else None
+
+
+def _lacking(access: Access, method: str, path: str) -> ApiError | None:
+    """Return the error for a right that the key of a request lacks; None if it has all.
+
+    A path that is not listed is refused to keys without all rights, whatever routes exist.
+    """
+    if access.is_full:
+        return None
+    rights = rights_of(method, path)
+    if rights is None:
+        return ApiError(404, f"{method} {excerpt(path)}: Not Found", code="not_found")
+    missing = [right for right in rights if right not in access.rights]
+    return no_right(access.name, missing[0]) if missing else None
+
+
+def rights_of(method: str, path: str) -> tuple[str, ...] | None:
+    """Return the rights that a request needs; None for a path that is not listed."""
+    beginnings = (name for start, name in ROUTES_WITH_ID.items() if path.startswith(start))
+    route = path if path in RIGHTS_OF else next(beginnings, path)
+    rights = RIGHTS_OF.get(route)
+    reads = method in ("GET", "HEAD")
+    return (WRITE,) if rights is not None and route.startswith(DOCUMENTS) and not reads else rights
 
 
 class RequireHost:
@@ -190,10 +226,6 @@ def host_name(header: str) -> str:
     if header.startswith("["):
         return header[1:].partition("]")[0]
     return header.partition(":")[0]
-
-
-def _digest(key: str) -> bytes:
-    return sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
 def _no_access(has_key: bool) -> ApiError:

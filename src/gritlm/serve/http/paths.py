@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from gritlm.serve import access
+
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 EMBEDDINGS = "/v1/embeddings"
@@ -36,6 +38,7 @@ HEALTH = "/health"
 LIVE = "/health/live"
 METRICS = "/metrics"
 SCHEMA = "/openapi.json"
+DOCS = "/docs"
 
 OLLAMA_PATHS = (
     OLLAMA_CHAT,
@@ -80,6 +83,22 @@ ROUTES = frozenset(
 ROUTES_WITH_ID = {  # by the beginnings of their paths
     MODELS + "/": MODELS + "/{name}",
     DOCUMENTS + "/": DOCUMENTS + "/{document_id}",
+}
+
+_ANY_KEY: tuple[str, ...] = ()
+# Rights that the key of a request needs; changes of documents need the right to write instead.
+RIGHTS_OF = {
+    **dict.fromkeys((CHAT, COMPLETIONS, RESPONSES, MESSAGES, COUNT_TOKENS), (access.CHAT,)),
+    **dict.fromkeys((OLLAMA_CHAT, OLLAMA_GENERATE), (access.CHAT,)),
+    **dict.fromkeys((EMBEDDINGS, COHERE_EMBED, COHERE_V2_EMBED, TEI_EMBED), (access.EMBED,)),
+    **dict.fromkeys((OLLAMA_EMBED, OLLAMA_EMBEDDINGS, SCORE, V1_SCORE), (access.EMBED,)),
+    **dict.fromkeys((RERANK, PLAIN_RERANK, COHERE_V2_RERANK), (access.EMBED,)),
+    **dict.fromkeys((DOCUMENTS, DOCUMENTS + "/{document_id}", SEARCH, STORES), (access.SEARCH,)),
+    ANSWER: (access.SEARCH, access.CHAT),
+    METRICS: (access.ADMIN,),
+    **dict.fromkeys((MODELS, MODELS + "/{name}", TOKENIZE, DETOKENIZE), _ANY_KEY),
+    **dict.fromkeys((OLLAMA_TAGS, OLLAMA_SHOW, OLLAMA_PS, OLLAMA_VERSION), _ANY_KEY),
+    **dict.fromkeys((HEALTH, LIVE, SCHEMA), _ANY_KEY),
 }
 
 # beginnings of the paths of the API
