@@ -155,6 +155,10 @@ def test_each_flag_is_an_environment_variable_too():
         (["--max-num-seqs", "0"], "max-num-seqs"),
         (["--host", "203.0.113.1"], "cannot listen on 203.0.113.1"),
         (["--api-key", ""], "API key"),
+        (["--store", "a=x", "--store", "b=./x"], "the stores 'a' and 'b' are both in"),
+        (["--store", "x", "--store", "y"], "two stores have the name 'default'"),
+        (["--store", "a="], "--store a=: the folder is missing"),
+        (["--key-file", "no/such/file"], "no/such/file: the key file cannot be read"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_before_a_model_is_loaded(

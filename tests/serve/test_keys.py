@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Iterator
 from hashlib import sha256
@@ -24,8 +25,9 @@ from gritlm.serve.key_file import KeyRing, digest, read_keys
 from gritlm.serve.stores import StoreAt
 from tests.serve.conftest import Served, served
 from tests.serve.test_http_layers import all_routes
+from tests.structure import ROOT
 
-ROOT = "root-key-0123456789"
+OWN_KEY = "root-key-0123456789"
 KEYS: dict[str, dict[str, Any]] = {
     "ann": {"stores": ["law"], "rights": ["chat", "embed", "search", "write"]},
     "bob": {"stores": ["food"], "rights": ["chat", "search"]},
@@ -68,7 +70,7 @@ def tenants(
     """A server with the stores ``law`` and ``food``, the key of its options, and those of KEYS."""
     folder = tmp_path_factory.mktemp("stores")
     stores = [StoreAt(folder / name, name=name) for name in TEXTS]
-    settings = ServerConfig(port=0, names=("tiny",), api_keys=(ROOT,), key_file=key_file)
+    settings = ServerConfig(port=0, names=("tiny",), api_keys=(OWN_KEY,), key_file=key_file)
     with served(grit, settings, None, *stores) as found:
         for name, text in TEXTS.items():
             body = {"store": name, "documents": [{"id": f"{name}-1", "text": text}]}
@@ -270,9 +272,9 @@ def test_a_wrong_or_missing_file_leaves_the_keys_as_they_were(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     path = written(tmp_path / "keys.jsonl", line("ann", ["chat"]))
-    ring = KeyRing([ROOT], path, [])
+    ring = KeyRing([OWN_KEY], path, [])
     before = ring.keys
-    assert [hashed for hashed, _ in before] == [digest(ROOT), digest(secret("ann"))]
+    assert [hashed for hashed, _ in before] == [digest(OWN_KEY), digest(secret("ann"))]
     for text in ("{", line("ann", ["fly"]), "", line("ann", []) * 2):
         written(path, text)
         os.utime(path, ns=(0, len(text)))
@@ -287,7 +289,7 @@ def test_a_wrong_or_missing_file_leaves_the_keys_as_they_were(
     assert ring.keys is before
     written(path, line("bob", ["chat"]))
     ring.refresh()
-    assert [hashed for hashed, _ in ring.keys] == [digest(ROOT), digest(secret("bob"))]
+    assert [hashed for hashed, _ in ring.keys] == [digest(OWN_KEY), digest(secret("bob"))]
 
 
 @pytest.mark.parametrize(("mode", "warns"), [(0o600, False), (0o640, True), (0o604, True)])
@@ -361,6 +363,14 @@ def test_a_missing_file_and_a_key_given_twice_are_refused(tmp_path: Path):
         KeyRing([secret("ann")], path, [])
 
 
+def test_the_file_in_the_documentation_is_read(tmp_path: Path):
+    text = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    ((_, access),) = read_keys(written(tmp_path / "keys.toml", block), ["law"])
+    assert access.stores == {"law"}
+    assert access.rights == {"chat", "embed", "search", "write"}
+
+
 def test_no_key_is_logged(tenants: Served, caplog: pytest.LogCaptureFixture, key_file: Path):
     caplog.set_level(logging.DEBUG)
     with Client(tenants, "ann") as ann:
@@ -378,7 +388,7 @@ def test_no_key_is_logged(tenants: Served, caplog: pytest.LogCaptureFixture, key
     ]
     assert logged == ["ann", "ann"]
     whole = "\n".join(f"{record.getMessage()} {vars(record)}" for record in records)
-    for each in (*map(secret, KEYS), ROOT, secret("nobody")):
+    for each in (*map(secret, KEYS), OWN_KEY, secret("nobody")):
         assert each not in whole
         assert sha256(each.encode()).hexdigest() not in whole
     assert secret("ann") not in repr(tenants.service.key_ring.keys)
