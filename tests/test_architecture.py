@@ -37,6 +37,7 @@ HOMES = {
     "matplotlib": {"train", "evaluation"},
     "mteb": {"evaluation", "integrations"},
     "openpyxl": {"rag"},
+    "opentelemetry": {"serve"},
     "orjson": {"serve"},
     "peft": {"lm", "train"},
     "prometheus_client": {"serve"},

@@ -41,8 +41,9 @@ class Access:
         return self.stores is None or store in self.stores
 
 
-# Access of the current request; all rights on a server without keys.
-ACCESS: ContextVar[Access] = ContextVar("access of the request", default=Access())  # noqa: B039
+ALL = Access()  # of requests on a server without keys
+
+ACCESS: ContextVar[Access] = ContextVar("access of the request", default=ALL)
 
 
 def require_right(right: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -20,7 +21,9 @@ from gritlm.serve.errors import ApiError, invalid, no_model, other_model
 from gritlm.serve.health import HealthCheck
 from gritlm.serve.key_file import KeyRing
 from gritlm.serve.metrics import Metrics
+from gritlm.serve.request_trace import MODEL, TRACE
 from gritlm.serve.served_models import ServedModel, served_models
+from gritlm.serve.span_export import open_span_export
 from gritlm.serve.stores import RAG_SUFFIX, Stores
 
 if TYPE_CHECKING:
@@ -49,6 +52,7 @@ class Service:
         models: the model, and those with other adapters over its base, by each of their names.
         first: the model of requests that name none.
         key_ring: the API keys.
+        spans: export of requests as spans; None for none.
         created: start of the service, in seconds since the epoch.
         draining: whether new requests are refused.
         running: accepted requests without a complete response.
@@ -80,6 +84,7 @@ class Service:
         self.running = 0
         self.stores = Stores(engines or {})
         self.key_ring = KeyRing(settings.api_keys, settings.key_file, self.stores.names)
+        self.spans = open_span_export(os.environ)
         self._on_close = ExitStack()
         self._health = HealthCheck(model, scheduler, settings.health_timeout_s)
         self._tokenize_pool = ThreadPoolExecutor(
@@ -101,6 +106,8 @@ class Service:
             self._store_pool,
         ):
             pool.shutdown(wait=True, cancel_futures=True)
+        if self.spans is not None:
+            self.spans.close()
 
     def on_close(self, callback: Callable[[], None]) -> None:
         """Register a callback that runs before the threads end."""
@@ -199,7 +206,10 @@ class Service:
         """
         if requested is not None and requested not in self.models:
             raise no_model(requested[:200], self.chat_names)
-        return self.first.names[0] if requested is None else requested
+        name = self.first.names[0] if requested is None else requested
+        if (trace := TRACE.get()) is not None:
+            trace.attributes[MODEL] = name
+        return name
 
     def name_of(self, model: GritLM) -> str:
         """Return the first name of a model of this server."""

@@ -21,6 +21,7 @@ from gritlm.serve.engine.requests import (
 )
 from gritlm.serve.engine.scheduler import RequestHandle, Reservation, Scheduler
 from gritlm.serve.metrics import Metrics
+from gritlm.serve.request_trace import TRACE, EngineStages
 
 _BURST_S = 0.5  # longest wait of an output in a response without a stream
 
@@ -60,6 +61,7 @@ class RequestGroup:
         self._woken = 0.0
         self._handles: list[RequestHandle] = []
         self._arrived = monotonic()
+        self._stages: EngineStages | None = None
         self._waiting: set[int] = set()
         self._latest: dict[int, float] = {}
 
@@ -74,6 +76,8 @@ class RequestGroup:
             OverloadedError: if too many tokens are waiting; no request is queued then.
         """
         indices = range(len(requests))
+        if (trace := TRACE.get()) is not None:
+            self._stages = EngineStages(trace, requests, self._choices, monotonic())
         self._handles = reservation.submit(requests, [self._deliver_to(n) for n in indices])
         self._waiting = set(indices) if self._first else set()
 
@@ -161,6 +165,8 @@ class RequestGroup:
                 late does not change it.
         """
         self._measure_wait(index)
+        if self._stages is not None:
+            self._stages.take(index, event, self._handles[index].begun, at)
         metrics = self._metrics
         if isinstance(event, PrefillFinished):
             if index % self._choices == 0:

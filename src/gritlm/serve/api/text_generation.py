@@ -25,6 +25,7 @@ from gritlm.serve.api.streaming import (
 from gritlm.serve.api.tokenization import Ids
 from gritlm.serve.engine.requests import EngineEvent, GenerateRequest
 from gritlm.serve.errors import invalid
+from gritlm.serve.request_trace import TRACE
 from gritlm.serve.schemas.common import StreamOptions
 from gritlm.serve.schemas.sampling import SamplingFields
 
@@ -136,7 +137,7 @@ def sampling_params(
             f"min_tokens={least}; expected at most {max_tokens}, the tokens that are generated",
             param="min_tokens",
         )
-    return SamplingParams(
+    params = SamplingParams(
         max_new_tokens=max_tokens,
         temperature=_or_default(body.temperature, 1.0),
         top_p=_or_default(body.top_p, 1.0),
@@ -159,6 +160,9 @@ def sampling_params(
         ),
         mask=None if grammar is None else grammar.start,
     )
+    if (trace := TRACE.get()) is not None:
+        trace.note_sampling(params)
+    return params
 
 
 def _or_default(value: float | None, default: float) -> float:

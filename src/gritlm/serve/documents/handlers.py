@@ -36,6 +36,7 @@ from gritlm.serve.engine.model_thread import ModelThread
 from gritlm.serve.engine.requests import EngineEvent, ResumeRequest
 from gritlm.serve.errors import ApiError, invalid, none_added
 from gritlm.serve.http.paths import ANSWER, DOCUMENTS, SEARCH
+from gritlm.serve.request_trace import retrieval_stage
 from gritlm.serve.schemas.rag import (
     AddDocumentsRequest,
     AnswerRequest,
@@ -191,6 +192,14 @@ class DocumentApi:
         self, service: Service, endpoint: str, question: str, options: AnswerOptions
     ) -> tuple[Query, list[Hit]]:
         """Embed a question and find passages; the model is free during the search."""
+        with retrieval_stage(self._name) as attributes:
+            query, hits = await self._search(service, endpoint, question, options)
+            attributes["gritlm.passages"] = len(hits)
+        return query, hits
+
+    async def _search(
+        self, service: Service, endpoint: str, question: str, options: AnswerOptions
+    ) -> tuple[Query, list[Hit]]:
         query = await service.run_short_job(
             endpoint, lambda checkpoint: self._store.embed(question, options, checkpoint)
         )

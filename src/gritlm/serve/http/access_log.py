@@ -6,20 +6,21 @@ import logging
 import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from time import perf_counter
+from time import monotonic, perf_counter
 from uuid import uuid4
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gritlm.printable import excerpt
-from gritlm.serve.access import ACCESS
+from gritlm.serve.access import ACCESS, ALL
 from gritlm.serve.dialects.error_forms import ERROR_FORMS
 from gritlm.serve.errors import FORM, draining, internal
 from gritlm.serve.http import auth
 from gritlm.serve.http.body_limit import ClientGoneError
 from gritlm.serve.http.logging import REQUEST_ID
 from gritlm.serve.http.paths import API, HEALTH, METRICS, ROUTES, ROUTES_WITH_ID
+from gritlm.serve.request_trace import TRACE, RequestTrace
 from gritlm.serve.service import Service
 
 log = logging.getLogger(__name__)
@@ -60,8 +61,10 @@ class RequestContext:
         request_id = request_id_of(Headers(scope=scope).get("x-request-id"))
         REQUEST_ID.set(request_id)
         FORM.set(ERROR_FORMS.get(scope["path"]))
+        ACCESS.set(ALL)  # a pipelined request begins in the context of the one before it
         body = _Body(receive, announced=auth.has_body(Headers(scope=scope)))
         response = _ResponseSender(send, request_id, scope["path"], body)
+        self._start_trace(scope)
         started = perf_counter()
         try:
             await self._run(scope, body.receive, response)
@@ -74,6 +77,25 @@ class RequestContext:
             response.status = 500
         finally:
             self._record(scope, response.status or GONE, 1000 * (perf_counter() - started))
+            self._end_trace(request_id, response.status or GONE)
+
+    def _start_trace(self, scope: Scope) -> None:
+        TRACE.set(None)
+        if self._service.spans is None or not scope["path"].startswith(API):
+            return
+        headers = Headers(scope=scope)
+        parent = {name: headers[name] for name in ("traceparent", "tracestate") if name in headers}
+        route = endpoint_of(scope["path"], page=self._page)
+        TRACE.set(RequestTrace(scope["method"], route, parent))
+
+    def _end_trace(self, request_id: str, status: int) -> None:
+        trace = TRACE.get()
+        if trace is None or self._service.spans is None:
+            return
+        trace.attributes["gritlm.request_id"] = request_id
+        if name := ACCESS.get().name:
+            trace.attributes["gritlm.key"] = name
+        self._service.spans.add(trace, status, monotonic())
 
     async def _run(self, scope: Scope, receive: Receive, response: _ResponseSender) -> None:
         if not scope["path"].startswith(API):

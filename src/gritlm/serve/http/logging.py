@@ -12,7 +12,7 @@ import orjson
 
 from gritlm.printable import PrintableFormatter, printable_json
 
-LOGGERS = ("gritlm", "uvicorn.error")
+LOGGERS = ("gritlm", "uvicorn.error", "opentelemetry")
 REQUEST_ID: ContextVar[str] = ContextVar("gritlm_request_id", default="")
 
 
