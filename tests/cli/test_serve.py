@@ -179,7 +179,7 @@ def test_a_missing_library_names_the_extra(
 
 def test_an_address_that_others_reach_without_a_key_warns(capsys: pytest.CaptureFixture[str]):
     class Service:
-        stores, budget = Stores({}), 512
+        stores, models, budget = Stores({}), {"m": None}, 512
         scheduler = type(
             "", (), {"max_model_len": 9, "stats": lambda _: type("", (), {"slots": 1})}
         )()
