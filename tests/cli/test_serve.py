@@ -118,6 +118,28 @@ def test_settings_come_from_the_environment_and_ctrl_c_ends_it(
     assert "one" not in "".join(line for line in served.lines if line.startswith("{"))
 
 
+def test_stores_and_a_key_file_come_from_the_environment(
+    start: Start, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    key = "a-key-of-ann-and-of-ann-alone"
+    entry = {"name": "ann", "key": key, "stores": ["law"], "rights": ["search"]}
+    keys = tmp_path / "keys.jsonl"
+    keys.write_text(json.dumps(entry), encoding="utf-8")
+    keys.chmod(0o644)
+    monkeypatch.setenv("GRITLM_STORE", f"law={tmp_path}/the law\nfood={tmp_path}/food\n")
+    monkeypatch.setenv("GRITLM_KEY_FILE", str(keys))
+    served = Process(start, str(model_folder), "--dtype", "float32", "--served-model-name", "m")
+    assert httpx.get(f"{served.url}/v1/models").status_code == 401
+    with httpx.Client(base_url=served.url, headers={"x-api-key": key}) as ann:
+        assert [each["id"] for each in ann.get("/v1/rag/stores").json()["data"]] == ["law"]
+        assert ann.post("/v1/embeddings", json={"input": "a"}).status_code == 403
+    assert served.end(signal.SIGTERM) == 0
+    assert "documents: law, food; a key is needed" in served.said
+    assert f"other users can read the key file {keys}" in served.said
+    assert key not in served.said
+    assert (tmp_path / "the law").is_dir()
+
+
 @pytest.mark.parametrize("name", ["API_KEY", "PORT", "STORE", "ALLOWED_HOST", "OPEN_METRICS"])
 @pytest.mark.parametrize("value", ["", " \n"])
 def test_a_variable_that_is_set_but_empty_is_refused(

@@ -12,8 +12,11 @@ import pytest
 from gritlm import SamplingParams
 from gritlm.errors import InputError
 from gritlm.integrations import RagClient
+from gritlm.integrations.haystack.saved_components import restored_store, saved_store
 from gritlm.rag import AnswerOptions, Recompute, Search
+from gritlm.serve import ServerConfig, StoreAt
 from tests.rag.conftest import QUESTION
+from tests.serve.conftest import served
 
 
 def test_a_search_finds_what_the_engine_finds(client, engine):
@@ -97,6 +100,23 @@ def test_another_server_is_one_error(body):
 
 def test_the_address_may_end_in_v1(client):
     assert RagClient(f"{client.base_url}/v1/", api_key="secret").find(QUESTION, Search())
+
+
+def test_a_store_is_named(grit, tmp_path):
+    stores = [StoreAt(tmp_path / name, name=name) for name in ("law", "food")]
+    with served(grit, ServerConfig(port=0), None, *stores) as live:
+        for store in stores:
+            body = {"store": store.name, "documents": [{"id": store.name, "text": "Some text."}]}
+            live.http.post("/v1/rag/documents", json=body).raise_for_status()
+            named = RagClient(live.url, store=store.name)
+            assert [hit.passage.document_id for hit in named.find("Some?", Search())] == [
+                store.name
+            ]
+            answer = named.answer("Some?", max_new_tokens=2)
+            assert [source.document_id for source in answer.sources] == [store.name]
+            assert restored_store(saved_store(named)) == named
+        with pytest.raises(RuntimeError, match="'store' is missing; expected law or food"):
+            RagClient(live.url).find("Some?", Search())
 
 
 @pytest.mark.parametrize(
