@@ -85,6 +85,10 @@ def test_a_store_is_refused_with_another_adapter(run_model, two, tmp_path):
         refused = run_model(*asked, *other)
         assert refused.exit_code == 2
         assert "was made by" in refused.stderr
+        command = f"gritlm index DOCUMENTS --to {tmp_path / 'store'}-new --model"
+        assert command in refused.stderr
+        assert all(word in refused.stderr.partition(command)[2] for word in other)
+        assert len(refused.stderr.strip().splitlines()) == 1
 
 
 def test_an_adapter_of_another_base_is_refused(run, tiny_model, two):

@@ -225,3 +225,20 @@ def test_an_address_that_others_reach_without_a_key_warns(capsys: pytest.Capture
     command._tell(Service(ListenOptions(host="0.0.0.0", api_key=["key"])), "http://0.0.0.0:8000")
     command._tell(Service(ListenOptions()), "http://127.0.0.1:8000")
     assert "warning" not in capsys.readouterr().err
+
+
+def test_a_server_of_two_adapters_says_their_names_and_answers_as_each(
+    start: Start, model_folder: Path, make_adapter: Callable[..., Path], tmp_path: Path
+):
+    folders = {"law": make_adapter(model_folder, tmp_path / "law")}
+    folders["tax"] = make_adapter(model_folder, tmp_path / "tax", r=2, lora_alpha=6)
+    words = [word for name, path in folders.items() for word in ("--adapter", f"{name}={path}")]
+    served = Process(start, str(model_folder), *words, "--dtype", "float32", "--device", "cpu")
+    assert f"serves {model_folder.name}, law, tax at" in served.said
+    with httpx.Client(base_url=served.url, timeout=60) as client:
+        for name, folder in folders.items():
+            answer = client.post("/v1/chat/completions", json=CHAT | {"model": name}).json()
+            alone = GritLM(model_folder, adapter=folder, dtype="float32", device="cpu")
+            expected = alone.chat("Hello", max_new_tokens=60)
+            assert answer["choices"][0]["message"]["content"] == expected
+    assert served.end(signal.SIGTERM) == 0

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from gritlm import GritLM
 from gritlm.errors import CacheMismatchError, InputError, ModelError
+from gritlm.lm.hub import lora
 from gritlm.lm.lean.view import lean_forward_of
 from tests import tiny
 
@@ -126,6 +130,17 @@ def test_a_name_gives_the_same_model_each_time(shared):
     assert law.with_adapter(None) is shared
     assert law.shares_base_with(shared)
     assert shared.adapters == law.adapters == ("law", "medicine")
+
+
+def test_models_over_one_base_may_be_used_from_several_threads(llama_folder, two):
+    fresh = GritLM(llama_folder, adapters=two, **OPTIONS)
+    models = [fresh.with_adapter(name) for name in (None, *two)]
+    expected = [model.chat(QUESTION, max_new_tokens=8) for model in models]
+    again = GritLM(llama_folder, adapters=two, **OPTIONS)
+    models = [again.with_adapter(name) for name in (None, *two)]
+    with ThreadPoolExecutor(3) as pool:
+        jobs = [pool.submit(models[i % 3].chat, QUESTION, max_new_tokens=8) for i in range(18)]
+    assert [job.result() for job in jobs] == expected * 6
 
 
 @pytest.mark.parametrize(
@@ -261,6 +276,15 @@ def test_an_adapter_of_another_base_is_refused_in_a_line(two, tmp_path):
     assert "its model.layers.0.mlp.down_proj has 24 outputs, the adapter's 48" in message
 
 
+def test_an_adapter_with_the_fingerprint_of_another_base_is_refused(llama_folder, two, tmp_path):
+    folder = shutil.copytree(two["law"], tmp_path / "law")
+    tensors = load_file(folder / lora.WEIGHTS_FILE)
+    save_file(tensors, folder / lora.WEIGHTS_FILE, metadata={lora.FINGERPRINT: "0" * 64})
+    for chosen in ({"adapters": {"law": folder}}, {"embed_adapter": folder}, {"adapter": folder}):
+        with pytest.raises(ModelError, match="the sizes are the same, the weights are others"):
+            GritLM(llama_folder, **chosen, **OPTIONS)
+
+
 @pytest.mark.parametrize(
     ("call", "expected"),
     [
@@ -275,6 +299,22 @@ def test_what_a_shared_base_cannot_do_is_refused(shared, call, expected):
         call(shared)
 
 
+def test_a_whole_model_is_no_adapter(llama_folder):
+    for chosen in ({"adapter": llama_folder}, {"adapters": {"law": llama_folder}}):
+        with pytest.raises(ModelError, match="it holds a whole model, so load it as the model"):
+            GritLM(llama_folder, **chosen, **OPTIONS)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_an_adapter_computes_what_it_computes_merged(llama_folder, two):
+    options = {"dtype": "float32", "device": "cuda"}
+    shared = GritLM(llama_folder, adapters=two, **options)
+    for name, folder in two.items():
+        model, merged = shared.with_adapter(name), GritLM(llama_folder, adapter=folder, **options)
+        assert np.abs(model.encode(TEXTS) - merged.encode(TEXTS)).max() < 1e-4
+        assert model.chat(QUESTION, max_new_tokens=8) == merged.chat(QUESTION, max_new_tokens=8)
+
+
 def test_other_refusals(llama_folder, two, grit):
     with pytest.raises(InputError, match="loaded without named adapters"):
         grit.with_adapter("law")
@@ -284,3 +324,13 @@ def test_other_refusals(llama_folder, two, grit):
         GritLM(llama_folder, embed_adapter=two["law"], **OPTIONS).save_pretrained("x")
     with pytest.raises(InputError, match="an adapter has an empty name"):
         GritLM(llama_folder, adapters={"": two["law"]}, **OPTIONS)
+
+
+def test_the_default_model_is_its_base_with_the_adapter_named_default(default_folder):
+    """The store of one is the store of the other. Merged weights in bfloat16 are rounded."""
+    assert default_folder.is_dir()
+    model = GritLM("base", adapters={"gritlm": "default"}, device="cpu").with_adapter("gritlm")
+    whole = GritLM(device="cpu")
+    assert model.lm.fingerprint == whole.lm.fingerprint
+    assert model.settings == whole.settings
+    assert (model.encode(TEXTS) * whole.encode(TEXTS)).sum(axis=1).min() > 0.995

@@ -79,3 +79,13 @@ def test_what_cannot_be_relied_on_is_never_used_again():
     slots.forget(place.slot)
     slots.free(place.slot)
     assert slots.take([*SYSTEM, 5]).tokens == 0
+
+
+def test_tokens_of_one_model_are_not_reused_by_another():
+    slots = SlotTable(3)
+    one, other = object(), object()
+    first = slots.take([*SYSTEM, 4], one)
+    first.slot.ids = [*SYSTEM, 4]
+    slots.free(first.slot)
+    assert slots.take([*SYSTEM, 5], other).tokens == 0
+    assert slots.take([*SYSTEM, 5], one).tokens == len(SYSTEM)

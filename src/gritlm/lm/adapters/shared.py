@@ -118,8 +118,8 @@ class SharedBase:
     Args:
         source: folder or hub id of the base.
         loaded: the base.
-        lm: the base with its views.
         mode: ``unified``, ``generative``, or ``embedding`` for models without the LM head.
+        compiled: whether one-token steps run as a compiled graph.
         changes: settings that replace those of the base and of every adapter.
         options: options of ``from_pretrained``, for the tokenizers.
 

@@ -183,7 +183,9 @@ def find_file(adapter: str, name: str) -> Path:
     folder = Path(adapter)
     if folder.is_dir():
         if not (folder / name).is_file():
-            raise ModelError(f"{adapter}: no {name} in this adapter folder")
+            whole = not is_adapter_folder(adapter) and (folder / "config.json").is_file()
+            mend = "; it holds a whole model, so load it as the model itself" if whole else ""
+            raise ModelError(f"{adapter}: no {name} in this adapter folder{mend}")
         return folder / name
     from transformers.utils.hub import cached_file
 
