@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from gritlm.errors import InputError
 from gritlm.lm.chat import conversation
 from gritlm.lm.tokens import SegmentTokenizer
+from gritlm.lm.tools.definitions import Tool
+from gritlm.lm.tools.prompt import tool_chat_ids
 from gritlm.train.config import DataConfig, SourceConfig
 from gritlm.train.data.collate import Collator
 from gritlm.train.data.examples import ChatExample
@@ -20,10 +23,11 @@ from tests.train.test_chats import ONE, row, said
 TOKENS = SegmentTokenizer(tiny.tokenizer())
 QUESTION = {"role": "user", "content": "Q"}
 ANSWER = {"role": "assistant", "content": "A"}
-CALL = '{"name": "add", "arguments": "{\\"a\\": 2}"}'
+CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 2}}\n</tool_call>'
+RESULT = "<tool_response>\n4\n</tool_response>"
 FUNCTION = {"name": "add", "arguments": '{"a": 2}'}
 WITH_TOOL = ChatExample(
-    (QUESTION, {"role": "assistant", "content": CALL}, {"role": "user", "content": "4"}, ANSWER),
+    (QUESTION, {"role": "assistant", "content": CALL}, {"role": "user", "content": RESULT}, ANSWER),
     context=(1,),
 )
 
@@ -68,7 +72,7 @@ def human(text: str) -> dict[str, str]:
             {
                 "conversations": [
                     human("Q"),
-                    {"from": "function_call", "value": CALL},
+                    {"from": "function_call", "value": json.dumps(FUNCTION)},
                     {"from": "observation", "value": "4"},
                     {"from": "gpt", "value": "A"},
                 ]
@@ -118,7 +122,7 @@ def human(text: str) -> dict[str, str]:
                 (
                     QUESTION,
                     {"role": "assistant", "content": f"Let me see.\n{CALL}"},
-                    {"role": "user", "content": '{"sum": 4}'},
+                    {"role": "user", "content": RESULT.replace("4", '{"sum": 4}')},
                     ANSWER,
                 ),
                 context=(1,),
@@ -138,7 +142,7 @@ def human(text: str) -> dict[str, str]:
                 (
                     QUESTION,
                     {"role": "assistant", "content": f"{CALL}\n{CALL}"},
-                    {"role": "user", "content": "4\n"},
+                    {"role": "user", "content": f"{RESULT}\n{RESULT.replace('4', '')}"},
                     ANSWER,
                 ),
                 context=(1,),
@@ -182,6 +186,22 @@ def test_messages_of_other_tools_are_read(record: dict[str, Any], expected: Chat
             {"messages": [QUESTION, {"role": "tool", "content": "\udfff"}, ANSWER]},
             r"messages\[1\] has a lone surrogate",
         ),
+        (
+            {"conversations": [human("Q"), {"from": "function_call", "value": "add"}, ANSWER]},
+            r"a call of conversations\[1\] is 'add' \(str\); expected \{'name'",
+        ),
+        (
+            {"messages": [QUESTION, {"role": "assistant", "tool_calls": [{"id": "1"}]}, ANSWER]},
+            r"a call of messages\[1\] is \{'id': '1'\} \(dict\); expected",
+        ),
+        (
+            {"messages": [QUESTION, ANSWER], "tools": [{"type": "function"}]},
+            r"tools\[0\] is \{'type': 'function'\} \(dict\); expected",
+        ),
+        (
+            {"messages": [QUESTION, ANSWER], "tools": "none"},
+            r"tools is 'none' \(str\); expected a list",
+        ),
         ({"messages": [{"role": "x" * 5000, "content": "Q"}]}, r"messages\[0\] has role 'xx"),
     ],
 )
@@ -200,6 +220,33 @@ def test_a_tool_call_is_read_and_not_trained(template: str):
     assert "add" in TOKENS.tokenizer.decode(prompt.ids)
     trained = [TOKENS.tokenizer.decode(prompt.ids[start:end]) for start, end in prompt.trained]
     assert [text.removesuffix("</s>") for text in trained] == ["A"]
+
+
+@pytest.mark.parametrize("system", [True, False])
+@pytest.mark.parametrize("template", ["gritlm", "tokenizer"])
+def test_a_row_with_tools_has_the_tokens_of_the_servers_prompt(template: str, system: bool):
+    arguments = '{"a": 2, "b": "\\u00e9"}'
+    call = {"type": "function", "function": {"name": "add", "arguments": arguments}}
+    parameters = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    tools = [Tool("add", "Adds numbers", parameters), Tool("now")]
+    talk = [
+        *([{"role": "system", "content": "Be brief."}] if system else []),
+        QUESTION,
+        {"role": "assistant", "content": "Let me see.", "tool_calls": [call | {"id": "1"}] * 2},
+        {"role": "tool", "tool_call_id": "1", "content": "4"},
+        {"role": "tool", "tool_call_id": "1", "content": ""},
+        {"role": "assistant", "content": "", "tool_calls": [call | {"id": "2"}]},
+        {"role": "tool", "tool_call_id": "2", "content": "5"},
+    ]
+    listed = [tool.as_openai() for tool in tools]
+    listed[0]["function"]["strict"] = listed[0]["function"]["parameters"]["required"] = None
+    example = row({"messages": [*talk, ANSWER], "tools": listed})
+    assert row({"messages": [*talk, ANSWER], "tools": json.dumps(listed)}) == example
+    trained = conversation(TOKENS, example.messages, template=template, context=example.context)
+    served = tool_chat_ids(TOKENS, talk, tools, template=template)
+    assert trained.ids[: len(served)] == served
+    ((start, _),) = trained.trained
+    assert start == len(served)
 
 
 def test_a_call_and_an_answer_of_the_same_words_are_different_rows():

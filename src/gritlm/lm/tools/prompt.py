@@ -78,12 +78,23 @@ def plain_turns(messages: Sequence[ToolMessage], tools: Sequence[Tool]) -> list[
         else:
             turns.append(turn)
         follows_result = is_result
-    if tools:
-        first = turns.pop(0)["content"] if turns and turns[0]["role"] == "system" else ""
-        instruction = tools_text(tools)
-        content = f"{first}\n\n{instruction}" if first else instruction
-        turns.insert(0, {"role": "system", "content": content})
-    return turns
+    return with_tools(turns, tools)
+
+
+def with_tools(turns: Sequence[Message], tools: Sequence[Tool]) -> list[Message]:
+    """Return plain turns with the tools listed in the system's turn, which is added if needed.
+
+    Args:
+        turns: the turns.
+        tools: the tools; an empty list changes nothing.
+    """
+    if not tools:
+        return list(turns)
+    has_system = bool(turns) and turns[0]["role"] == "system"
+    first = turns[0]["content"] if has_system else ""
+    instruction = tools_text(tools)
+    content = f"{first}\n\n{instruction}" if first else instruction
+    return [{"role": "system", "content": content}, *turns[has_system:]]
 
 
 def tools_text(tools: Sequence[Tool]) -> str:
@@ -101,6 +112,22 @@ def tools_text(tools: Sequence[Tool]) -> str:
     )
 
 
+def text_with_calls(content: str, functions: Sequence[Mapping[str, Any]]) -> str:
+    """Return the text of an assistant's turn: its content, and the calls below.
+
+    Args:
+        content: text of the turn; may be empty.
+        functions: name and arguments of each call; the arguments are an object, or its JSON.
+    """
+    calls = [call_text(each["name"], _parsed(each["arguments"])) for each in functions]
+    return "\n".join(filter(None, [content, *calls]))
+
+
+def result_text(content: str) -> str:
+    """Return the text of a call's result. The results of several calls are joined by newlines."""
+    return f"<tool_response>\n{content}\n</tool_response>"
+
+
 def _is_of_tools(message: ToolMessage) -> bool:
     return message["role"] == "tool" or bool(message.get("tool_calls"))
 
@@ -108,11 +135,9 @@ def _is_of_tools(message: ToolMessage) -> bool:
 def _plain(message: ToolMessage) -> Message:
     content = message.get("content") or ""
     if message["role"] == "tool":
-        text = f"<tool_response>\n{content}\n</tool_response>"
-        return {"role": "user", "content": text}
+        return {"role": "user", "content": result_text(content)}
     functions = [call["function"] for call in message.get("tool_calls") or ()]
-    calls = [call_text(each["name"], _parsed(each["arguments"])) for each in functions]
-    return {"role": message["role"], "content": "\n".join(filter(None, [content, *calls]))}
+    return {"role": message["role"], "content": text_with_calls(content, functions)}
 
 
 def _for_template(message: ToolMessage) -> dict[str, Any]:
@@ -129,7 +154,9 @@ def _with_objects(function: Mapping[str, Any]) -> dict[str, Any]:
     return {**function, "arguments": _parsed(function["arguments"])}
 
 
-def _parsed(arguments: str) -> Any:
+def _parsed(arguments: Any) -> Any:
+    if not isinstance(arguments, str):
+        return arguments
     try:
         found = json.loads(arguments)
     except (ValueError, RecursionError):

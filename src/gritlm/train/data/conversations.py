@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
+from gritlm.lm.tools.prompt import with_tools
 from gritlm.train.data import turns
 from gritlm.train.data.examples import ChatExample
 from gritlm.train.data.fields import RecordFields
@@ -99,10 +100,11 @@ def _chat(fields: RecordFields, turn_list: Sequence[Turn]) -> ChatExample:
         raise fields.error("no turn is an answer of the assistant; expected at least one to train")
     kept = [t for t in turn_list[: answers[-1] + 1] if t.role != "system" or t.content.strip()]
     merged = list(_with_results_joined(kept))
-    return ChatExample(
-        tuple({"role": turn.role, "content": turn.content} for turn in merged),
-        tuple(i for i, turn in enumerate(merged) if turn.role == "assistant" and turn.tool),
-    )
+    plain = [{"role": turn.role, "content": turn.content} for turn in merged]
+    messages = with_tools(plain, turns.tools_of(fields))
+    added = len(messages) - len(plain)
+    calls = [i for i, turn in enumerate(merged) if turn.role == "assistant" and turn.tool]
+    return ChatExample(tuple(messages), tuple(added + i for i in calls))
 
 
 def _with_results_joined(turn_list: Sequence[Turn]) -> Iterator[Turn]:

@@ -1,4 +1,7 @@
-"""Parser of conversation messages: roles, text parts, tool calls and their results."""
+"""Parser of conversation messages: roles, text parts, tool calls and their results.
+
+Calls and results have the text that they have in the prompts of a server.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from dataclasses import dataclass
 from reprlib import repr as short
 from typing import Any
 
+from gritlm.lm.tools.definitions import Tool
+from gritlm.lm.tools.prompt import result_text, text_with_calls
 from gritlm.train.data.fields import RecordFields
 
 _ROLES = {
@@ -58,19 +63,50 @@ def read(fields: RecordFields, message: Any, name: str) -> Turn:
     role = known[role_key]
     content = known.get(key)
     if role in _RESULTS:
-        return Turn("user", _tool_text(fields, content, name), tool=True)
+        return Turn("user", result_text(_tool_text(fields, content, name)), tool=True)
     if role in _CALLS:
-        return Turn("assistant", _tool_text(fields, content, name), tool=True)
+        return _calls_turn(fields, "", _as_json(content), name)
     if not isinstance(role, str) or role not in _ROLES:
         expected = ", ".join((*_ROLES, *_CALLS, *_RESULTS))
         raise fields.error(f"{name} has role {short(role)}; expected {expected}")
     if _ROLES[role] == "assistant" and calls is not None:
-        spoken = [] if content is None else [joined(fields, content, name)]
-        text = "\n".join(text for text in (*spoken, _calls_text(calls)) if text)
-        return Turn("assistant", fields.text(text, name), tool=True)
+        spoken = "" if content is None else fields.string(joined(fields, content, name), name)
+        return _calls_turn(fields, spoken, calls, name)
     text = joined(fields, content, name)
     check = fields.string if _ROLES[role] == "system" else fields.text
     return Turn(_ROLES[role], check(text, name))
+
+
+def tools_of(fields: RecordFields) -> list[Tool]:
+    """Return the tools in the key ``tools`` of a record: a list, or the JSON text of one.
+
+    Values that are null are left out: a table has them for the properties of other tools.
+
+    Raises:
+        InputError: for a tool without a name.
+    """
+    given = _as_json(fields.values.get("tools") or [])
+    if not isinstance(given, list | tuple):
+        raise fields.wrong(given, "tools", "a list of functions")
+    return [_tool(fields, each, f"tools[{index}]") for index, each in enumerate(given)]
+
+
+def _tool(fields: RecordFields, value: Any, name: str) -> Tool:
+    function = value.get("function", value) if isinstance(value, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise fields.wrong(value, name, "{'name': 'add', 'parameters': {...}}")
+    known = _without_nulls({key: function.get(key) for key in ("description", "parameters")})
+    if not isinstance(known.get("parameters", {}), Mapping):
+        raise fields.wrong(known["parameters"], f"{name}.parameters", "a JSON schema")
+    return Tool(function["name"], **known)
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_nulls(each) for key, each in value.items() if each is not None}
+    if isinstance(value, list | tuple):
+        return [_without_nulls(each) for each in value]
+    return value
 
 
 def joined(fields: RecordFields, content: Any, name: str) -> Any:
@@ -106,8 +142,26 @@ def _is_parts(content: Any) -> bool:
     return listed and all(isinstance(part, Mapping) and "type" in part for part in content)
 
 
-def _calls_text(calls: Any) -> str:
-    """Return the calls as JSON lines, each with name and arguments."""
+def _calls_turn(fields: RecordFields, content: str, calls: Any, name: str) -> Turn:
+    """Return the turn of one or several calls, each a function or an OpenAI call with one."""
     many: Sequence[Any] = calls if isinstance(calls, list | tuple) else [calls]
     found = [call.get("function", call) if isinstance(call, Mapping) else call for call in many]
-    return "\n".join(json.dumps(call, ensure_ascii=False, default=str) for call in found)
+    for call in found:
+        if not isinstance(call, Mapping) or not isinstance(call.get("name"), str):
+            raise fields.wrong(call, f"a call of {name}", "{'name': 'add', 'arguments': {'a': 2}}")
+    functions = [{"name": call["name"], "arguments": _arguments(call)} for call in found]
+    return Turn("assistant", fields.text(text_with_calls(content, functions), name), tool=True)
+
+
+def _arguments(call: Mapping[str, Any]) -> Any:
+    """Return the arguments of a call: an object, a JSON text, or nothing for an empty object."""
+    given = call.get("arguments")
+    return json.loads(json.dumps({} if given is None else given, default=str))
+
+
+def _as_json(content: Any) -> Any:
+    """Return the value of a JSON text; other values unchanged."""
+    try:
+        return json.loads(content) if isinstance(content, str) else content
+    except (ValueError, RecursionError):
+        return content
