@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from gritlm import serve
-from gritlm.rag.trace import Trace
+from gritlm.rag.types import Trace
 from tests.browser import chromium
 from tests.serve.conftest import TEXTS
 from tests.serve.visiting import KEY, Visit, serving

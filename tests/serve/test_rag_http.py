@@ -25,7 +25,7 @@ from gritlm.rag.ingest import records, rows
 from gritlm.rag.ingest.readers import READERS
 from gritlm.rag.kvstore.errors import IndexDamagedError, StoreFullError
 from gritlm.rag.kvstore.store import KVStore
-from gritlm.rag.trace import Trace
+from gritlm.rag.types import Trace
 from gritlm.serve.config import ServerConfig
 from gritlm.serve.documents import file_reader, uploads
 from gritlm.serve.documents.document_store import RunningAnswer

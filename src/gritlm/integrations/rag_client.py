@@ -15,8 +15,7 @@ from gritlm.errors import GritLMError, InputError, one_line
 from gritlm.rag.answer import Answer, AnswerStream, Source
 from gritlm.rag.options import AnswerOptions, AnswerOverrides, override
 from gritlm.rag.retrieve import Search
-from gritlm.rag.trace import Trace
-from gritlm.rag.types import Hit, Passage
+from gritlm.rag.types import Hit, Passage, Trace
 
 _SET_BY_SERVER = ("recompute",)
 

@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from gritlm.rag.options import AnswerOptions
     from gritlm.rag.retrieve import Search
     from gritlm.rag.reuse.recompute import Recompute
-    from gritlm.rag.trace import Trace
-    from gritlm.rag.types import Document, Hit, Passage
+    from gritlm.rag.types import Document, Hit, Passage, Trace
 
 __all__ = [
     "AddResult",
@@ -51,7 +50,7 @@ _HOMES = {
     "Recompute": "gritlm.rag.reuse.recompute",
     "Search": "gritlm.rag.retrieve",
     "Source": "gritlm.rag.answer",
-    "Trace": "gritlm.rag.trace",
+    "Trace": "gritlm.rag.types",
 }
 
 __getattr__, __dir__ = lazy.names(__name__, _HOMES)

@@ -11,8 +11,7 @@ from gritlm.lm.gritlm import GritLM
 from gritlm.lm.sampling import SamplingParams
 from gritlm.rag.fusion import PassageScore
 from gritlm.rag.prefill import PrefilledPrompt, ReadPassages
-from gritlm.rag.trace import Trace
-from gritlm.rag.types import Hit
+from gritlm.rag.types import Hit, Trace
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,7 @@ from gritlm.rag.planner import AnswerPlan, Planner
 from gritlm.rag.prefill import Prefiller
 from gritlm.rag.retrieve import Query, Retriever, Search
 from gritlm.rag.reuse.blocks import BlockProvider, require_kind
-from gritlm.rag.trace import Trace
-from gritlm.rag.types import BLOCK_KINDS, BlockKind, Hit
+from gritlm.rag.types import BLOCK_KINDS, BlockKind, Hit, Trace
 
 
 @dataclass

@@ -25,8 +25,7 @@ from gritlm.rag.plan import PromptPlan
 from gritlm.rag.planner import AnswerPlan
 from gritlm.rag.reuse.blocks import BlockProvider
 from gritlm.rag.reuse.recompute import read_again
-from gritlm.rag.trace import Trace
-from gritlm.rag.types import Hit
+from gritlm.rag.types import Hit, Trace
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,7 @@ from gritlm.rag.cooperative import Checkpoint
 from gritlm.rag.fusion import passage_scores, read_question
 from gritlm.rag.plan import MOST_ROWS, PromptAssembler, PromptPart, question_after, rows_together
 from gritlm.rag.reuse.blocks import BlockProvider
-from gritlm.rag.trace import Trace
-from gritlm.rag.types import Hit
+from gritlm.rag.types import Hit, Trace
 
 RerankMethod = Literal["yes-no", "likelihood"]
 RERANK_METHODS: tuple[RerankMethod, ...] = get_args(RerankMethod)

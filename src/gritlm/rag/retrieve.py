@@ -17,8 +17,7 @@ from gritlm.rag.index.index import Index
 from gritlm.rag.plan import PromptAssembler
 from gritlm.rag.rerank import RERANK_METHODS, Reranker, RerankMethod
 from gritlm.rag.reuse.blocks import BlockProvider
-from gritlm.rag.trace import Trace
-from gritlm.rag.types import Hit
+from gritlm.rag.types import Hit, Trace
 
 Vector = np.ndarray[Any, Any]
 

@@ -17,7 +17,7 @@ from gritlm.errors import InputError
 
 if TYPE_CHECKING:
     from gritlm.rag.answer import Answer, Source
-    from gritlm.rag.trace import Trace
+    from gritlm.rag.types import Trace
 
 
 class Mode(StrEnum):

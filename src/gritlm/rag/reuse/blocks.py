@@ -14,8 +14,7 @@ from gritlm.rag.kvstore.errors import StoreFullError
 from gritlm.rag.kvstore.store import KVStore
 from gritlm.rag.plan import PromptPart
 from gritlm.rag.reuse.reuse_check import blocks_of
-from gritlm.rag.trace import Trace
-from gritlm.rag.types import BlockKind
+from gritlm.rag.types import BlockKind, Trace
 
 log = logging.getLogger(__name__)
 

@@ -25,8 +25,7 @@ from gritlm.rag.kvstore.errors import StoreFullError
 from gritlm.rag.options import AnswerOptions
 from gritlm.rag.planner import AnswerPlan
 from gritlm.rag.retrieve import Query
-from gritlm.rag.trace import Trace
-from gritlm.rag.types import LEFT_OUT, Document, Hit, Value
+from gritlm.rag.types import LEFT_OUT, Document, Hit, Trace, Value
 from gritlm.serve.documents.cursors import cursor_of, index_behind
 from gritlm.serve.engine.requests import EngineEvent, OutputDelta, PrefillFinished
 from gritlm.serve.errors import ApiError, disk_full
