@@ -142,8 +142,7 @@ def _by_template(
     tokens: SegmentTokenizer, turns: Sequence[Message], variables: Mapping[str, Any]
 ) -> list[int]:
     """Return the ids of a rendered template; special tokens inside of messages are plain text."""
-    contents = [turn["content"] for turn in turns]
-    if not any(special in c for special in tokens.tokenizer.all_special_tokens for c in contents):
+    if not any(tokens.has_special(turn["content"]) for turn in turns):
         return tokens.markup(_rendered(tokens, turns, variables, answer=True))
     pieces = _marked_pieces(tokens, turns, variables, answer=True)
     return [i for _, piece in pieces for i in piece]

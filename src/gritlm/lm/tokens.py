@@ -47,6 +47,14 @@ class SegmentTokenizer:
         self._markup = _private_copy(tokenizer, literal=False)
         self.prefix, self.suffix = self._specials()
         self._anchor = self._find_anchor()
+        self._special_texts = frozenset(filter(None, special_tokens(tokenizer)))
+        self._special_starts = {text[0] for text in self._special_texts}
+
+    def has_special(self, text: str) -> bool:
+        """Return whether a text has a special token in it, which markup would turn into one."""
+        if not any(start in text for start in self._special_starts):
+            return False
+        return any(special in text for special in self._special_texts)
 
     def pieces(self, texts: Sequence[str], *, first: bool) -> list[list[int]]:
         """Return the token ids of each text.
@@ -178,6 +186,13 @@ class SegmentTokenizer:
         newline, alone, inside = self._encode(["\n", "a", "\na"])
         cut = inside[len(newline) :]
         return newline if inside[: len(newline)] == newline and cut != alone else []
+
+
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """Return the ids of all special tokens by their text, also of those without a role as BOS."""
+    named = zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True)
+    added = tokenizer.added_tokens_decoder.items()
+    return {**dict(named), **{token.content: number for number, token in added if token.special}}
 
 
 def _private_copy(tokenizer: PreTrainedTokenizerBase, *, literal: bool) -> Any:
