@@ -13,7 +13,8 @@ from gritlm.errors import InputError, at_least_one
 from gritlm.lm.kv.block import KVBlock
 from gritlm.lm.kv.cache import is_preallocated, shorten
 from gritlm.lm.prompt_lookup import PromptLookup
-from gritlm.lm.sampling import Sampler, is_complete
+from gritlm.lm.sampling import Sampler, SamplingParams, is_complete
+from gritlm.lm.tokens import special_tokens
 from gritlm.lm.unified import UnifiedLM
 
 PIECE = 512  # tokens of a pass while other work waits for the model
@@ -254,15 +255,26 @@ class TextStream:
         tokenizer: the tokenizer.
         stop: strings that end the text.
         ignore: number of first tokens in which no stop string ends the text.
+        shown_special_ids: ids of special tokens that the text shows; it has no others.
 
     Attributes:
         stopped: whether a stop string has been found.
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str] = (), *, ignore: int = 0
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        stop: Sequence[str] = (),
+        *,
+        ignore: int = 0,
+        shown_special_ids: Collection[int] = (),
     ) -> None:
         self.tokenizer = tokenizer
+        self._hidden_ids = (
+            set(special_tokens(tokenizer).values()).difference(shown_special_ids)
+            if shown_special_ids
+            else None
+        )
         self.stop = [s for s in stop if s]
         self._ignore = ignore
         self._ids: list[int] = []
@@ -270,6 +282,16 @@ class TextStream:
         self._context = self._done = 0
         self._held = ""
         self.stopped = False
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase, params: SamplingParams) -> TextStream:
+        """Return the stream of a text with these sampling parameters."""
+        return cls(
+            tokenizer,
+            params.stop,
+            ignore=params.min_new_tokens,
+            shown_special_ids=params.shown_special_ids,
+        )
 
     def pieces(self, tokens: Iterable[int]) -> Iterator[str]:
         """Yield pieces of text for a stream of token ids, up to the first stop string."""
@@ -325,7 +347,10 @@ class TextStream:
         return text[len(known) :]
 
     def _decode(self, ids: list[int]) -> str:
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+        if self._hidden_ids is None:
+            return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+        shown = [token for token in ids if token not in self._hidden_ids]
+        return str(self.tokenizer.decode(shown, skip_special_tokens=False))
 
     def _stops_at(self) -> int | None:
         if len(self._ids) <= self._ignore:

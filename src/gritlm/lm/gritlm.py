@@ -436,7 +436,7 @@ class GritLM:
             end_ids=end_ids,
             lookup=params.lookup(prompt_ids),
         )
-        stream_of_text = TextStream(self.tokenizer, params.stop, ignore=params.min_new_tokens)
+        stream_of_text = TextStream.of(self.tokenizer, params)
         pieces = stream_of_text.pieces(tokens)
         return pieces if stream else "".join(pieces)
 

@@ -52,6 +52,7 @@ class SamplingParams:
         prompt_lookup_num_tokens: most tokens of a draft, which follows earlier occurrences of
             the last ones in prompt and text, as in transformers; one pass verifies a draft, so that
             quotations are generated faster. The text is the same but for rounding; 0 for no drafts.
+        shown_special_ids: ids of special tokens that the text shows; it has no others.
         mask: function that returns a new mask of the tokens that may come next, such as
             ``model.grammar(...).start``. It is applied first.
     """
@@ -72,6 +73,7 @@ class SamplingParams:
     ignore_eos: bool = False
     min_new_tokens: int = 0
     prompt_lookup_num_tokens: int = 10
+    shown_special_ids: tuple[int, ...] = ()
     mask: Callable[[], LogitsProcessor] | None = None
 
     def sampler(
@@ -196,6 +198,7 @@ class SamplingOverrides(TypedDict, total=False):
     ignore_eos: bool
     min_new_tokens: int
     prompt_lookup_num_tokens: int
+    shown_special_ids: tuple[int, ...]
     mask: Callable[[], LogitsProcessor] | None
 
 

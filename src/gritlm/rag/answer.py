@@ -171,7 +171,7 @@ def generate(model: GritLM, prepared: PreparedAnswer, sampling: SamplingParams) 
             yield token
 
     started = perf_counter()
-    stream = TextStream(model.tokenizer, sampling.stop, ignore=sampling.min_new_tokens)
+    stream = TextStream.of(model.tokenizer, sampling)
     yield from stream.pieces(count_tokens())
     trace.milliseconds.setdefault("first_token", since_start())
     trace.add("decode", perf_counter() - started)

@@ -1,4 +1,4 @@
-"""Prompts with tools: by the model's chat template if it writes calls as we do, else plain turns.
+"""Prompts with tools: by the model's chat template if its format is known, else plain turns.
 
 Messages have the form of OpenAI's API: the assistant's may have ``tool_calls``, and the result of a
 call is a message with the role ``tool``.
@@ -7,18 +7,21 @@ call is a message with the role ``tool``.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
-
 from gritlm.lm.chat import Message, chat_ids
-from gritlm.lm.chat_template import NO_VARIABLES, has_own_code, render
+from gritlm.lm.chat_template import NO_VARIABLES, render
 from gritlm.lm.tokens import SegmentTokenizer
-from gritlm.lm.tools.call_format import BEGIN, END, call_text
+from gritlm.lm.tools.call_format import BEGIN, END, HERMES, CallFormat, call_text
 from gritlm.lm.tools.definitions import Tool
+from gritlm.lm.tools.native_formats import native_format
 
 ToolMessage = Mapping[str, Any]
+
+_SHORT_ID = re.compile(r"[a-zA-Z0-9]{9}")
 
 
 def tool_chat_ids(
@@ -44,18 +47,34 @@ def tool_chat_ids(
     if not tools and not any(map(_is_of_tools, messages)):
         turns = [dict(message) for message in messages]
         return chat_ids(tokens, turns, template=template, variables=variables)
-    if template == "tokenizer" and _has_calls(tokens.tokenizer):
+    native = _native(tokens, messages, tools, template)
+    if native is not None:
         listed = [tool.as_openai() for tool in tools]
-        turns = [_for_template(message) for message in messages]
-        # A template cannot mark special tokens inside of arguments and descriptions as text.
-        everything = json.dumps([turns, listed], ensure_ascii=False)
-        if not any(special in everything for special in tokens.tokenizer.all_special_tokens):
-            text = render(
-                tokens.tokenizer, turns, answer=True, tools=listed or None, variables=variables
-            )
-            return tokens.markup(text)
+        turns = [_for_template(message, native) for message in messages]
+        text = render(
+            tokens.tokenizer, turns, answer=True, tools=listed or None, variables=variables
+        )
+        return tokens.markup(text)
     plain = plain_turns(messages, tools)
     return chat_ids(tokens, plain, template=template, variables=variables)
+
+
+def call_format_of(
+    tokens: SegmentTokenizer,
+    messages: Sequence[ToolMessage],
+    tools: Sequence[Tool],
+    *,
+    template: str,
+) -> CallFormat:
+    """Return the format in which the answer to the prompt of :func:`tool_chat_ids` has its calls.
+
+    Args:
+        tokens: the tokenizer.
+        messages: the conversation.
+        tools: the tools that the model may call.
+        template: ``gritlm`` or ``tokenizer``.
+    """
+    return _native(tokens, messages, tools, template) or HERMES
 
 
 def plain_turns(messages: Sequence[ToolMessage], tools: Sequence[Tool]) -> list[Message]:
@@ -140,14 +159,41 @@ def _plain(message: ToolMessage) -> Message:
     return {"role": message["role"], "content": text_with_calls(content, functions)}
 
 
-def _for_template(message: ToolMessage) -> dict[str, Any]:
+def _native(
+    tokens: SegmentTokenizer,
+    messages: Sequence[ToolMessage],
+    tools: Sequence[Tool],
+    template: str,
+) -> CallFormat | None:
+    """Return the format of the chat template; None where the turns are plain.
+
+    A template cannot mark special tokens inside of messages, arguments and descriptions as text.
+    """
+    native = native_format(tokens.tokenizer) if template == "tokenizer" else None
+    if native is None:
+        return None
+    listed = [tool.as_openai() for tool in tools]
+    everything = json.dumps([*map(dict, messages), listed], ensure_ascii=False)
+    return None if tokens.has_special(everything) else native
+
+
+def _for_template(message: ToolMessage, native: CallFormat) -> dict[str, Any]:
     """Return a message whose arguments are objects, as chat templates of transformers expect."""
     turn = {**message, "content": message.get("content") or ""}
     if message.get("tool_calls"):
         turn["tool_calls"] = [
             {**call, "function": _with_objects(call["function"])} for call in message["tool_calls"]
         ]
+    if native.short_ids:
+        for each in (turn, *(turn.get("tool_calls") or ())):
+            each |= {key: _short_id(each[key]) for key in ("id", "tool_call_id") if each.get(key)}
     return turn
+
+
+def _short_id(call_id: str) -> str:
+    """Return an id of nine letters and digits, the same one for the same id of a client."""
+    short = _SHORT_ID.fullmatch(call_id) is not None
+    return call_id if short else sha256(call_id.encode(errors="replace")).hexdigest()[:9]
 
 
 def _with_objects(function: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,11 +208,3 @@ def _parsed(arguments: Any) -> Any:
     except (ValueError, RecursionError):
         return arguments
     return found if isinstance(found, dict) else arguments
-
-
-def _has_calls(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Return whether a chat template lists tools, and writes calls as this package does."""
-    if tokenizer.chat_template is None or has_own_code(tokenizer):
-        return False
-    source = tokenizer.get_chat_template(tools=[{}])
-    return BEGIN in source and "tools" in source and "tool_calls" in source

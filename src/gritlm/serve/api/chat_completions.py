@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from fastapi import APIRouter, Response
 
+from gritlm.lm.tools.call_format import HERMES, CallFormat
 from gritlm.lm.tools.definitions import Tool
 from gritlm.serve.api.logprobs import TokenTexts
 from gritlm.serve.api.streaming import Dialect, GeneratedText, TokenUsage
@@ -79,8 +81,9 @@ async def create_chat(
     choices = body.n or 1
     with service.scheduler.reserve(choices) as reservation:
         group = service.new_group(endpoint, choices=choices)
-        grammar = await compile_grammar(service, served.model, body, calls)
         ids = await prompt_ids(service, body, tools)
+        call_format = HERMES if calls is None else await call_format_for(service, body, tools)
+        grammar = await compile_grammar(service, served.model, body, calls, call_format)
         max_tokens = served.prompts.max_new_tokens(ids, max_tokens_of(body), param="messages")
         sampling = sampling_params(
             body,
@@ -90,6 +93,8 @@ async def create_chat(
             logprobs=logprobs,
             grammar=grammar,
         )
+        if calls is not None:
+            sampling = replace(sampling, shown_special_ids=call_format.special_ids)
         requests = generate_requests([ids], [sampling], choices, model=served.model)
         group.submit(reservation, requests)
     builder = ChatResponseBuilder(
@@ -97,7 +102,7 @@ async def create_chat(
         served.token_texts,
         logprobs=logprobs is not None,
         usage=usage,
-        has_calls=calls is not None,
+        call_format=None if calls is None else call_format,
     )
     return await respond(
         group,
@@ -133,11 +138,20 @@ async def prompt_ids(service: Service, body: ChatCompletionRequest, tools: Seque
     )
 
 
+async def call_format_for(
+    service: Service, body: ChatCompletionRequest, tools: Sequence[Tool]
+) -> CallFormat:
+    """Return the format in which the answer to a conversation has its calls."""
+    prompts = service.served(body.model).chat_prompts
+    messages = [message.as_turn() for message in body.messages]
+    return await service.run_in_worker_thread(prompts.call_format, messages, tools)
+
+
 class ChatResponseBuilder(ChoicesBuilder):
     """Builder of ``chat.completion`` objects and their chunks.
 
     Args:
-        has_calls: whether the text may have tool calls.
+        call_format: format of the calls that the text may have; None for no calls.
         options: arguments of :class:`ChoicesBuilder`.
     """
 
@@ -149,11 +163,11 @@ class ChatResponseBuilder(ChoicesBuilder):
         head: Mapping[str, Any],
         token_texts: TokenTexts,
         *,
-        has_calls: bool = False,
+        call_format: CallFormat | None = None,
         **options: bool,
     ) -> None:
         super().__init__(head, token_texts, **options)
-        self._has_calls = has_calls
+        self._call_format = call_format
         self._tool_calls: dict[int, ToolCalls] = {}
 
     def whole(self, parts: list[GeneratedText], tally: TokenUsage) -> Mapping[str, Any]:
@@ -168,13 +182,15 @@ class ChatResponseBuilder(ChoicesBuilder):
 
     def opening(self, index: int) -> Mapping[str, Any]:
         """Return the first event of a choice, which has its role."""
-        return self._chunk(index, {"role": "assistant", "content": None if self._has_calls else ""})
+        return self._chunk(
+            index, {"role": "assistant", "content": "" if self._call_format is None else None}
+        )
 
     def piece(self, index: int, delta: OutputDelta) -> Mapping[str, Any] | None:
         """Return the event for new text of a choice; None while its text may begin a call."""
         reason: str | None = delta.finish_reason
-        if self._has_calls:
-            calls = self._calls(index)
+        if self._call_format is not None:
+            calls = self._calls(index, self._call_format)
             content = calls.delta(delta.text, last=reason is not None)
             if not content and not delta.logprobs and reason is None:
                 return None
@@ -194,8 +210,8 @@ class ChatResponseBuilder(ChoicesBuilder):
     def _choice(self, index: int, part: GeneratedText) -> dict[str, Any]:
         message: dict[str, Any] = {"role": "assistant", "content": part.text, "refusal": None}
         reason: str | None = part.finish_reason
-        if self._has_calls:
-            calls = self._calls(index)
+        if self._call_format is not None:
+            calls = self._calls(index, self._call_format)
             message |= calls.message(part.text)
             reason = _finish_reason(reason, calls.count)
         return {
@@ -206,8 +222,8 @@ class ChatResponseBuilder(ChoicesBuilder):
             "stop_reason": part.stop_reason,
         }
 
-    def _calls(self, index: int) -> ToolCalls:
-        return self._tool_calls.setdefault(index, ToolCalls())
+    def _calls(self, index: int, call_format: CallFormat) -> ToolCalls:
+        return self._tool_calls.setdefault(index, ToolCalls(call_format))
 
     def _chunk(
         self,

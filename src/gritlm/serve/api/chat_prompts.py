@@ -10,9 +10,10 @@ from jinja2.exceptions import TemplateError
 from gritlm.errors import InputError
 from gritlm.lm.chat_template import NO_VARIABLES, RESERVED, template_variables
 from gritlm.lm.gritlm import GritLM
-from gritlm.lm.tokens import SegmentTokenizer
+from gritlm.lm.tokens import SegmentTokenizer, special_tokens
+from gritlm.lm.tools.call_format import CallFormat
 from gritlm.lm.tools.definitions import Tool
-from gritlm.lm.tools.prompt import ToolMessage, tool_chat_ids
+from gritlm.lm.tools.prompt import ToolMessage, call_format_of, tool_chat_ids
 from gritlm.serve.api.tokenization import Ids
 from gritlm.serve.errors import invalid
 from gritlm.serve.schemas.base import ignore
@@ -51,8 +52,8 @@ class ChatPrompts:
                 ignore(f"{param}.{name}")
         used = {name: value for name, value in given.items() if name in known}
         text = str(used)
-        for special in self._tokens.tokenizer.all_special_tokens:
-            if special in text:
+        for special in special_tokens(self._tokens.tokenizer):
+            if special and special in text:
                 raise invalid(
                     f"'{param}' has the special token '{special}'; expected plain text", param=param
                 )
@@ -85,3 +86,8 @@ class ChatPrompts:
             ) from None
         except InputError as error:
             raise invalid(f"'messages': {error}", param="messages") from None
+
+    def call_format(self, messages: Sequence[ToolMessage], tools: Sequence[Tool]) -> CallFormat:
+        """Return the format in which the answer to a conversation has its calls."""
+        template = self._settings.template
+        return call_format_of(self._tokens, messages, tools, template=template)

@@ -11,7 +11,7 @@ from gritlm.errors import InputError, MissingExtraError, ModelError
 from gritlm.lm.grammar.compiler import Grammar
 from gritlm.lm.grammar.formats import OutputFormat
 from gritlm.lm.gritlm import GritLM
-from gritlm.lm.tools.call_format import calls_format
+from gritlm.lm.tools.call_format import HERMES, CallFormat, calls_format
 from gritlm.lm.tools.definitions import ToolChoice
 from gritlm.serve.errors import invalid
 from gritlm.serve.schemas.structured_output import (
@@ -25,7 +25,11 @@ MakeFormat = Callable[[], OutputFormat]
 
 
 async def compile_grammar(
-    service: Service, model: GritLM, body: StructuredRequest, calls: ToolChoice | None = None
+    service: Service,
+    model: GritLM,
+    body: StructuredRequest,
+    calls: ToolChoice | None = None,
+    call_format: CallFormat = HERMES,
 ) -> Grammar | None:
     """Return the grammar that the generated text has to follow; None for any text.
 
@@ -34,6 +38,7 @@ async def compile_grammar(
         model: the model that generates the text.
         body: the request.
         calls: the tool calls that the answer may have; None for no calls.
+        call_format: format of these calls.
 
     Raises:
         ApiError: for more than one format, or a format that cannot be compiled.
@@ -49,7 +54,7 @@ async def compile_grammar(
 
     def compiled() -> Grammar:
         answer = None if make is None else make()
-        found = answer if calls is None else calls_format(calls, answer)
+        found = answer if calls is None else calls_format(calls, answer, call_format)
         assert found is not None, "there is a format or a tool"
         try:
             return model.grammar(found)

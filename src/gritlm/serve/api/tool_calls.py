@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from uuid import uuid4
 
 from gritlm.errors import InputError
+from gritlm.lm.tools.call_format import CallFormat
 from gritlm.lm.tools.call_parser import CallParser, CallPiece, Pieces
 from gritlm.lm.tools.definitions import Tool, ToolChoice, chosen, require_tools
 from gritlm.printable import excerpt
@@ -64,10 +64,17 @@ def turns_of(messages: Sequence[RequestMessage]) -> list[dict[str, Any]]:
 
 @dataclass
 class ToolCalls:
-    """The tool calls of one answer, while it is generated."""
+    """The tool calls of one answer, while it is generated.
 
-    _parser: CallParser = field(default_factory=CallParser)
+    Attributes:
+        call_format: format of the calls.
+    """
+
+    call_format: CallFormat
     _ids: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._parser = CallParser(self.call_format)
 
     @property
     def count(self) -> int:
@@ -95,14 +102,14 @@ class ToolCalls:
         """Return content and calls of a complete answer."""
         pieces = [self._parser.push(text), self._parser.close()]
         content = "".join(each.content for each in pieces)
-        calls = [_whole(index, pieces) for index in range(self._parser.count)]
+        calls = [self._whole(index, pieces) for index in range(self._parser.count)]
         self._ids = [call["id"] for call in calls]
         return {"content": content or None, "tool_calls": calls} if calls else {"content": content}
 
     def _as_delta(self, call: CallPiece) -> dict[str, Any]:
         if call.name is None:
             return {"index": call.index, "function": {"arguments": call.arguments}}
-        self._ids.append(_new_id())
+        self._ids.append(self.call_format.new_id())
         return {
             "index": call.index,
             "id": self._ids[-1],
@@ -110,19 +117,14 @@ class ToolCalls:
             "function": {"name": call.name, "arguments": call.arguments},
         }
 
-
-def _whole(index: int, pieces: Sequence[Pieces]) -> dict[str, Any]:
-    parts = [call for each in pieces for call in each.calls if call.index == index]
-    arguments = "".join(part.arguments for part in parts)
-    function = {"name": parts[0].name, "arguments": arguments}
-    return {"id": _new_id(), "type": "function", "function": function}
+    def _whole(self, index: int, pieces: Sequence[Pieces]) -> dict[str, Any]:
+        parts = [call for each in pieces for call in each.calls if call.index == index]
+        arguments = "".join(part.arguments for part in parts)
+        function = {"name": parts[0].name, "arguments": arguments}
+        return {"id": self.call_format.new_id(), "type": "function", "function": function}
 
 
 def _tool(definition: ToolDefinition) -> Tool:
     function = definition.function
     given = {} if function.parameters is None else {"parameters": function.parameters}
     return Tool(function.name, function.description, strict=function.strict is True, **given)
-
-
-def _new_id() -> str:
-    return f"call_{uuid4().hex[:24]}"

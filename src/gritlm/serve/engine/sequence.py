@@ -205,7 +205,7 @@ class GeneratedSequence:
         self._sampler = sampling.sampler(prompt_ids=prompt_ids, end_ids=self._end_ids)
         self._room = room
         self._report_end = report_end
-        self._stream = TextStream(model.tokenizer, sampling.stop, ignore=sampling.min_new_tokens)
+        self._stream = TextStream.of(model.tokenizer, sampling)
         self._logprob_buffer = _LogprobBuffer(self._stream)
         self._tokens = 0
         self.token = -1
