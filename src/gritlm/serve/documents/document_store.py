@@ -33,6 +33,7 @@ from gritlm.serve.schemas.rag_options import AnswerFields, SearchOptions
 
 log = logging.getLogger(__name__)
 
+SPELLED = ("none", "doc")  # modes whose prompt has the text of the question
 PAGE_BYTES = 4 * 2**20  # size of one page of documents, about
 _FIRST_READ = 8  # documents of a page to read before their size is known
 

@@ -25,6 +25,7 @@ from gritlm.serve.api.streaming import GeneratedText, TokenUsage, json_response
 from gritlm.serve.api.text_generation import respond, sampling_params, wants_usage
 from gritlm.serve.documents import uploads
 from gritlm.serve.documents.document_store import (
+    SPELLED,
     DocumentStore,
     RunningAnswer,
     answer_options,
@@ -44,7 +45,6 @@ from gritlm.serve.schemas.rag import (
 )
 from gritlm.serve.service import Service
 
-_SPELLED = ("none", "doc")  # modes whose prompt has the text of the question
 _CHARACTERS = 4  # per token of a document, about
 _PORTION = 2**16  # characters that are added before other requests take their turn
 
@@ -160,7 +160,7 @@ class DocumentApi:
             for text in {question, search or question}:
                 await service.run_in_worker_thread(served.prompts.question, text)
             query, hits = await self._find_passages(service, endpoint, search or question, options)
-            if options.mode in _SPELLED:
+            if options.mode in SPELLED:
                 query = replace(query, question=question)
             plan = await service.run_in_search_thread(self._store.plan, query, hits, options)
             answer = RunningAnswer(

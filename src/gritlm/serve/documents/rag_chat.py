@@ -10,6 +10,9 @@ from urllib.parse import quote
 from fastapi import Response
 
 from gritlm.lm.sampling import SamplingParams
+from gritlm.lm.tools.call_format import HERMES, CallFormat
+from gritlm.lm.tools.definitions import Tool, ToolChoice
+from gritlm.lm.tools.prompt import plain_turns, tools_text
 from gritlm.printable import excerpt
 from gritlm.serve.access import SEARCH, require_right
 from gritlm.serve.api.chat_completions import (
@@ -22,7 +25,8 @@ from gritlm.serve.api.logprobs import TokenTexts
 from gritlm.serve.api.streaming import Dialect, GeneratedText, TokenUsage
 from gritlm.serve.api.structured_output import compile_grammar
 from gritlm.serve.api.text_generation import respond, sampling_params, wants_usage
-from gritlm.serve.documents.document_store import RunningAnswer, answer_options
+from gritlm.serve.api.tool_calls import tools_of, turns_of
+from gritlm.serve.documents.document_store import SPELLED, RunningAnswer, answer_options
 from gritlm.serve.engine.requests import EngineEvent, OutputDelta
 from gritlm.serve.errors import ApiError, invalid, no_model
 from gritlm.serve.schemas.chat_completions import ChatCompletionRequest, RequestMessage
@@ -88,12 +92,19 @@ async def _answer(
     served = service.served(name)
     _require_supported(body)
     usage = wants_usage(body.stream, body.stream_options)
+    tools, calls = tools_of(body)
     options = answer_options(
-        body.rag or AnswerFields.model_validate({}), await _sampling(service, served, body)
+        body.rag or AnswerFields.model_validate({}), await _sampling(service, served, body, calls)
     )
+    if tools and options.mode not in SPELLED:
+        raise invalid(
+            f"'tools' and rag.mode='{options.mode}': the prompt of this mode has the text of the "
+            f"search alone; use the mode '{SPELLED[-1]}'",
+            param="tools",
+        )
     texts = conversation_of(body.messages)
     query = await _fitting_search_text(service, served, texts)
-    question = "\n\n".join([*_instructions(body.messages), texts[-1]])
+    question = _question(body.messages, tools)
     group, answer = await documents.begin(service, endpoint, question, options, search=query)
     builder = RagChatResponseBuilder(
         service.response_head("chatcmpl", name, RagChatResponseBuilder.whole_object),
@@ -101,6 +112,7 @@ async def _answer(
         query,
         answer,
         usage=usage,
+        call_format=None if calls is None else HERMES,
     )
     return await respond(
         group, builder, sequences=1, choices=1, stream=body.stream, usage=usage, dialect=dialect
@@ -108,19 +120,47 @@ async def _answer(
 
 
 def conversation_of(messages: Sequence[RequestMessage]) -> list[str]:
-    """Return the texts of the messages of user and assistant, the oldest first.
+    """Return the texts of user and assistant up to the last question, the oldest first.
 
     Raises:
-        ApiError: if the last message is not the user's, or empty.
+        ApiError: if the conversation does not end with a question of the user, or with the results
+            of calls that followed it.
     """
     last = messages[-1]
-    if last.role != "user" or not last.text.strip():
+    at = _question_index(messages)
+    if at is None or not messages[at].text.strip():
         raise invalid(
             f"the last message has role '{last.role}' and {len(last.text)} characters; an answer "
             "from documents needs a question of the user there",
             param="messages",
         )
-    return [each.text for each in messages if each.role in ("user", "assistant") and each.text]
+    asked = messages[: at + 1]
+    return [each.text for each in asked if each.role in ("user", "assistant") and each.text]
+
+
+def _question_index(messages: Sequence[RequestMessage]) -> int | None:
+    """Return the index of the last question, if calls and their results alone follow it."""
+    if messages[-1].role not in ("user", "tool"):
+        return None
+    for index in range(len(messages) - 1, -1, -1):
+        message = messages[index]
+        if message.role == "user":
+            return index
+        if message.role != "tool" and not message.tool_calls:
+            return None
+    return None
+
+
+def _question(messages: Sequence[RequestMessage], tools: Sequence[Tool]) -> str:
+    """Return the text after the passages: instructions, tools, question, calls and their results.
+
+    Raises:
+        ApiError: for the result of a call that is not in the conversation.
+    """
+    asked = plain_turns(turns_of(messages)[_question_index(messages) :], [])
+    listed = [tools_text(tools)] if tools else []
+    texts = [*_instructions(messages), *listed, *(turn["content"] for turn in asked)]
+    return "\n\n".join(texts)
 
 
 def _instructions(messages: Sequence[RequestMessage]) -> list[str]:
@@ -167,6 +207,7 @@ class RagChatResponseBuilder(ChatResponseBuilder):
         query: text that passages were searched for.
         answer: the answer that is generated.
         usage: whether each event of a stream has the field ``usage``, null until the last one.
+        call_format: format of the calls that the answer may have; None for no calls.
     """
 
     def __init__(
@@ -177,8 +218,9 @@ class RagChatResponseBuilder(ChatResponseBuilder):
         answer: RunningAnswer,
         *,
         usage: bool,
+        call_format: CallFormat | None = None,
     ) -> None:
-        super().__init__(head, token_texts, logprobs=False, usage=usage)
+        super().__init__(head, token_texts, call_format=call_format, logprobs=False, usage=usage)
         self._query = query
         self._answer = answer
         self._length = 0
@@ -186,22 +228,24 @@ class RagChatResponseBuilder(ChatResponseBuilder):
     def note(self, event: EngineEvent) -> None:
         """Record the event in the trace of the answer."""
         self._answer.note(event)
-        if isinstance(event, OutputDelta):
-            self._length += len(event.text)
 
     def whole(self, parts: list[GeneratedText], tally: TokenUsage) -> Mapping[str, Any]:
         """Return the response that is sent without a stream."""
         response = super().whole(parts, tally)
         (choice,) = response["choices"]
+        self._length = len(choice["message"]["content"] or "")
         choice["message"]["annotations"] = self._annotations()
         return {**response, "usage": self._answer.usage(), "rag": self._result()}
 
     def piece(self, index: int, delta: OutputDelta) -> Mapping[str, Any] | None:
         """Return the event for new text; the last one has the sources."""
         event = super().piece(index, delta)
-        if event is None or delta.finish_reason is None:
-            return event
+        if event is None:
+            return None
         (choice,) = event["choices"]
+        self._length += len(choice["delta"].get("content") or "")
+        if delta.finish_reason is None:
+            return event
         content = {**choice["delta"], "annotations": self._annotations()}
         return {**event, "choices": [{**choice, "delta": content}], "rag": self._result()}
 
@@ -235,12 +279,12 @@ def _citation(source: Mapping[str, Any], length: int) -> dict[str, Any]:
 
 
 async def _sampling(
-    service: Service, served: ServedModel, body: ChatCompletionRequest
+    service: Service, served: ServedModel, body: ChatCompletionRequest, calls: ToolChoice | None
 ) -> SamplingParams:
     """Return the sampling settings of an answer, by default those of an answer without chat."""
     tokens = max_tokens_of(body)
     with service.scheduler.reserve():
-        grammar = await compile_grammar(service, served.model, body)
+        grammar = await compile_grammar(service, served.model, body, calls)
     params = sampling_params(
         body,
         _DEFAULTS.max_new_tokens if tokens is None else tokens,
@@ -255,13 +299,9 @@ def _require_supported(body: ChatCompletionRequest) -> None:
     """Refuse a chat with settings that an answer from documents does not have.
 
     Raises:
-        ApiError: for several choices, log-probabilities or tools.
+        ApiError: for several choices or log-probabilities.
     """
-    refused = {
-        "n": body.n not in (None, 1),
-        "logprobs": bool(body.logprobs),
-        "tools": bool(body.tools),
-    }
+    refused = {"n": body.n not in (None, 1), "logprobs": bool(body.logprobs)}
     for name, is_set in refused.items():
         if is_set:
             raise invalid(
