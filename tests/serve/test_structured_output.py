@@ -196,7 +196,23 @@ def test_chats_without_a_format_get_what_they_get_alone(live: Served, oracle: Gr
         (
             {"structured_outputs": {"structural_tag": "{}"}},
             "structured_outputs.structural_tag",
-            "structural tags",
+            "'structures'",
+        ),
+        (
+            {"response_format": {"type": "structural_tag", "format": {"type": "tag"}}},
+            "response_format.format",
+            "'triggers'",
+        ),
+        (
+            {
+                "response_format": {
+                    "type": "structural_tag",
+                    "structures": [{"begin": "<a>", "schema": {}, "end": "</a>"}],
+                    "triggers": ["<b"],
+                }
+            },
+            "response_format",
+            "no trigger begins",
         ),
     ],
 )
@@ -208,6 +224,34 @@ def test_a_format_that_cannot_be_used_is_one_clear_400(
     assert reason in error["message"]
     assert len(error["message"]) < 600
     assert "\n" not in error["message"]
+
+
+def test_a_structural_tag_leaves_text_free_up_to_its_trigger(live: Served, grit: GritLM):
+    tag = {
+        "structures": [
+            {"begin": f"<f={name}>", "schema": {"const": name}, "end": "</f>"} for name in "ab"
+        ],
+        "triggers": ["<f="],
+    }
+    formats = [
+        {"response_format": {"type": "structural_tag", **tag}},
+        {"structured_outputs": {"structural_tag": json.dumps({"type": "structural_tag", **tag})}},
+    ]
+    for change in formats:
+        body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 6, "seed": 1}
+        found = live.http.post("/v1/chat/completions", json=body | change)
+        assert found.status_code == 200, found.text
+    start = grit.grammar({"type": "structural_tag", **tag}).start
+    for text, allowed in (
+        ("So <f it is", True),
+        ('So <f=a>"a"</f> and <f=b>"b"</f>.', True),
+        ('<f=a>"b"</f>', False),
+        ("<f=c>", False),
+    ):
+        matcher = start()._matcher
+        ids = grit.tokenizer(text, add_special_tokens=False)["input_ids"]
+        taken = matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting()
+        assert taken == allowed, text
 
 
 def test_a_hard_grammar_fails_alone(live: Served, monkeypatch: pytest.MonkeyPatch):

@@ -110,11 +110,31 @@ class OutputFormat:
         return cls(_lark_of_gbnf(source) if "::=" in source else source)
 
     @classmethod
+    def structural_tag(cls, tag: Mapping[str, Any]) -> OutputFormat:
+        """Return the format of free text in which parts with a schema stand between two tags.
+
+        Args:
+            tag: ``structures``, a list of ``{"begin": ..., "schema": {...}, "end": ...}``, and
+                ``triggers``: texts, one of which begins each ``begin``. From a trigger on, the text
+                has to be one of its structures.
+
+        Raises:
+            InputError: for other fields, a structure without a trigger, or an invalid schema.
+        """
+        if "format" in tag or not {"structures", "triggers"} <= tag.keys():
+            raise InputError(
+                f"the structural tag has the fields {one_line(sorted(tag), limit=80)}; expected "
+                "'structures', a list of {begin, schema, end}, and 'triggers', a list of texts"
+            )
+        return cls(_lark_of_tags(tag["structures"], tag["triggers"]))
+
+    @classmethod
     def of(cls, response_format: Mapping[str, Any]) -> OutputFormat | None:
         """Return the format of OpenAI's ``response_format``; None for plain text.
 
         Besides ``text``, ``json_object`` and ``json_schema`` the types ``regex``, ``choice`` and
-        ``grammar`` are known, with the value in a field of the same name.
+        ``grammar`` are known, with the value in a field of the same name, and ``structural_tag`` of
+        vLLM.
 
         Raises:
             InputError: for an unknown type, or a value that is invalid.
@@ -128,9 +148,11 @@ class OutputFormat:
             found = response_format.get(kind)
             found = found if isinstance(found, Mapping) else {}
             return cls.json_schema(found.get("schema"), strict=found.get("strict") is not False)
+        if kind == "structural_tag":
+            return cls.structural_tag({k: v for k, v in response_format.items() if k != "type"})
         makers = {"regex": cls.regex, "choice": cls.choice, "grammar": cls.grammar}
         if kind not in makers:
-            known = ("text", "json_object", "json_schema", *makers)
+            known = ("text", "json_object", "json_schema", "structural_tag", *makers)
             raise InputError(f"response_format has type {kind!r}{did_you_mean(str(kind), known)}")
         return makers[kind](response_format.get(kind, ""))
 
@@ -185,6 +207,48 @@ def _require_source(source: object, name: str) -> None:
         raise InputError(f"{name} is empty; expected text")
     if len(source) > MAX_SOURCE:
         raise too_large(name, len(source))
+
+
+def _lark_of_tags(structures: Any, triggers: Any) -> str:
+    """Return the grammar of structures; those with the same trigger share its rule."""
+    if not _are_texts(triggers) or not isinstance(structures, list | tuple) or not structures:
+        raise InputError("'structures' and 'triggers' of a structural tag are lists with items")
+    if len(structures) > MAX_CHOICES or len(triggers) > MAX_CHOICES:
+        raise InputError(
+            f"{len(structures)} structures and {len(triggers)} triggers; expected at most "
+            f"{MAX_CHOICES} of each"
+        )
+    bodies: list[list[str]] = [[] for _ in triggers]
+    rules = []
+    for number, each in enumerate(structures):
+        if not isinstance(each, Mapping) or not _are_texts([each.get("begin"), each.get("end")]):
+            raise InputError(
+                f"structure {number} is {one_line(repr(each), limit=80)}; expected texts 'begin' "
+                "and 'end', and a 'schema'"
+            )
+        begin = each["begin"]
+        place = next((n for n, text in enumerate(triggers) if begin.startswith(text)), None)
+        if place is None:
+            raise InputError(
+                f"structure {number} begins with {one_line(repr(begin), limit=80)}, which no "
+                "trigger begins; add one"
+            )
+        rest = begin.removeprefix(triggers[place])
+        head = quoted(rest) if rest else ""
+        schema = json_rule(each.get("schema"), strict=True)
+        rules.append(f"body_{number}: {head} {schema} {quoted(each['end'])}\n")
+        bodies[place].append(f"body_{number}")
+    used = [n for n, each in enumerate(bodies) if each]
+    for n in used:
+        rules.append(f"tag_{n}: trigger_{n} ({' | '.join(bodies[n])})\n")
+        rules.append(f"trigger_{n}[lazy]: TEXT {quoted(triggers[n])}\n")
+    tags = " | ".join(f"tag_{n}" for n in used)
+    return "".join([f"start: ({tags})* TEXT\nTEXT: /(.|\\n)*/\n", *rules])
+
+
+def _are_texts(values: Any) -> bool:
+    is_list = isinstance(values, list | tuple) and bool(values)
+    return is_list and all(isinstance(each, str) and each for each in values)
 
 
 def _escaped_slashes(pattern: str) -> str:

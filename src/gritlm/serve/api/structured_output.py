@@ -111,6 +111,8 @@ def _vllm_formats(outputs: StructuredOutputs) -> dict[str, MakeFormat]:
         found["regex"] = partial(OutputFormat.regex, outputs.regex)
     if outputs.choice is not None:
         found["choice"] = partial(OutputFormat.choice, outputs.choice)
+    if outputs.structural_tag is not None:
+        found["structural_tag"] = partial(_tag, outputs.structural_tag)
     if outputs.grammar is not None:
         found["grammar"] = partial(OutputFormat.grammar, outputs.grammar)
     return found
@@ -119,10 +121,27 @@ def _vllm_formats(outputs: StructuredOutputs) -> dict[str, MakeFormat]:
 def _openai_format(response_format: ResponseFormat) -> OutputFormat:
     if response_format.type == "json_object":
         return OutputFormat.json_object()
+    if response_format.type == "structural_tag":
+        return OutputFormat.structural_tag(
+            response_format.model_dump(
+                by_alias=True, include={"structures", "triggers"}, exclude_none=True
+            )
+        )
     named = response_format.json_schema
     if named is None:
         raise InputError("the type json_schema needs the field json_schema with a schema")
     return OutputFormat.json_schema(named.schema_, strict=named.strict is not False)
+
+
+def _tag(text: str) -> OutputFormat:
+    """Return the format of a structural tag, which vLLM takes as a text."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise InputError("the text is no JSON object; expected 'structures' and 'triggers'")
+    return OutputFormat.structural_tag({k: v for k, v in found.items() if k != "type"})
 
 
 def _schema(schema: dict[str, Any] | str) -> OutputFormat:

@@ -10,7 +10,7 @@ from gritlm.lm.grammar.formats import MAX_CHOICES, MAX_SOURCE
 from gritlm.serve.schemas.base import Hint, RequestModel
 from gritlm.serve.schemas.common import null_only
 
-_NoTags = null_only("this server does not support structural tags; leave it out")
+_NoTags = null_only("expected 'structures' and 'triggers' in its place")
 
 Schema = Annotated[dict[str, Any], Field(description="A JSON schema.")]
 Source = Annotated[str, Field(min_length=1, max_length=MAX_SOURCE)]
@@ -32,9 +32,22 @@ class JsonSchemaFormat(RequestModel):
     strict: bool | None = None
 
 
+class Structure(RequestModel):
+    """A JSON document of a schema between two texts."""
+
+    begin: str = Field(min_length=1)
+    schema_: Schema = Field(alias="schema")
+    end: str = Field(min_length=1)
+
+
 class ResponseFormat(RequestModel):
-    type: Literal["text", "json_object", "json_schema"]
+    """Format of an answer; ``structural_tag`` is vLLM's, with structures and triggers."""
+
+    type: Literal["text", "json_object", "json_schema", "structural_tag"]
     json_schema: JsonSchemaFormat | None = None
+    structures: Annotated[list[Structure], Field(max_length=MAX_CHOICES)] | None = None
+    triggers: Choices | None = None
+    format: Annotated[None, _NoTags] = None
 
 
 class StructuredOutputs(RequestModel):
@@ -45,7 +58,9 @@ class StructuredOutputs(RequestModel):
     regex: Source | None = None
     choice: Choices | None = None
     grammar: Source | None = Field(None, description="Lark, or GBNF of llama.cpp.")
-    structural_tag: Annotated[None, _NoTags] = None
+    structural_tag: Source | None = Field(
+        None, description="JSON text of an object with structures and triggers."
+    )
     disable_any_whitespace: Hint = None
     disable_additional_properties: Hint = None
     whitespace_pattern: Hint = None
