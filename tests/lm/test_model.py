@@ -69,6 +69,20 @@ def test_padding_does_not_change_a_hidden_state(family):
 
 
 @torch.inference_mode()
+def test_causal_texts_and_their_blocks_are_those_of_two_passes(family):
+    ids, mask = rows(30, 7, 19)
+    ids_T = ids[mask.bool()]
+    lengths = mask.sum(dim=1).tolist()
+    hidden_TD, blocks = family.causal_texts(ids_T, lengths, get_blocks=True)
+    states = family.hidden(ids, mask, causal=True)[mask.bool()]
+    assert (hidden_TD - states).abs().max() < BOUND
+    for ids_L, block in zip(ids_T.split(lengths), blocks, strict=True):
+        alone = family.causal_block(ids_L)
+        assert (block.data - alone.data).abs().max() < BOUND
+        assert block.token_ids.tolist() == ids_L.tolist()
+
+
+@torch.inference_mode()
 def test_padding_may_stand_on_either_side(lm):
     ids, mask = rows(12, 7)
     right = lm.hidden(ids, mask, causal=False)

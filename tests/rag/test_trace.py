@@ -128,3 +128,18 @@ def test_blocks_that_are_missing_and_candidates_are_counted(model, tmp_path, mod
                     )
                 assert total(asked) == sum(read)
                 assert asked.trace.tokens_reranked > 0
+
+
+def test_a_causal_model_reads_a_passage_and_a_question_once(tiny_model, tmp_path):
+    folder = tiny_model(max_position_embeddings=1024)
+    model = GritLM(folder, attn="cccc", dtype="float32", device="cpu")
+    with RagEngine.open(tmp_path / "store", model) as engine:
+        engine._planner.require_parity()
+        with counted() as read:
+            engine.add(DOCUMENTS)
+        ids = engine._assembler.passage_ids([each["text"] for each in DOCUMENTS])
+        assert sum(read) == sum(map(len, ids))
+        with counted() as read:
+            answer = engine.answer(QUESTION, AnswerOptions(1, sampling=SamplingParams(1)))
+        assert sum(read) == answer.trace.tokens_embedded + answer.trace.tokens_read
+        assert answer.trace.tokens_computed == 0

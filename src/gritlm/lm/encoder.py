@@ -80,7 +80,7 @@ class Encoder:
 
     @property
     def makes_causal_blocks(self) -> bool:
-        """Whether KV blocks come from a causal pass of their own, next to that of the vectors."""
+        """Whether KV blocks are causal: those of a causal embedding, or of another model."""
         return self.causal or not self.shares_pass
 
     @property
@@ -180,17 +180,18 @@ class Encoder:
         pause: Callable[[], None] | None,
     ) -> tuple[Tensor, list[KVBlock]]:
         blocks: list[KVBlock] = []
-        if get_cache and self.makes_causal_blocks:
-            reads = self.lm if self._generating is None else self._generating
-            blocks = [reads.causal_block(ids) for ids in ids_T.split(lengths)]
+        if get_cache and self._generating is not None:
+            blocks = [self._generating.causal_block(ids) for ids in ids_T.split(lengths)]
+        from_this_pass = get_cache and self.shares_pass
         if self.causal:
-            ids_BL = unpack(ids_T[:, None], lengths)[..., 0]
-            mask_BL = unpack(torch.ones_like(ids_T)[:, None], lengths)[..., 0]
-            return self.lm.hidden(ids_BL, mask_BL, causal=True), blocks
-        if get_cache and not self.makes_causal_blocks:
-            hidden_TD, blocks = self.lm.hidden_and_blocks(ids_T, lengths)
-            return unpack(hidden_TD, lengths), blocks
-        return unpack(self.lm.hidden_packed(ids_T, lengths, pause=pause), lengths), blocks
+            hidden_TD, own_blocks = self.lm.causal_texts(
+                ids_T, lengths, get_blocks=from_this_pass, pause=pause
+            )
+        elif from_this_pass:
+            hidden_TD, own_blocks = self.lm.hidden_and_blocks(ids_T, lengths)
+        else:
+            hidden_TD, own_blocks = self.lm.hidden_packed(ids_T, lengths, pause=pause), []
+        return unpack(hidden_TD, lengths), own_blocks if from_this_pass else blocks
 
 
 def span_mask(spans: Sequence[tuple[int, int]], hidden_BLD: Tensor) -> Tensor:

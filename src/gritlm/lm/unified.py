@@ -14,6 +14,7 @@ import hashlib
 import logging
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -160,6 +161,45 @@ class UnifiedLM:
         hidden_TD = self._packed(view, ids_T, lengths, cache, pause)
         return hidden_TD, self._blocks(recorded(cache), ids_T, lengths, causal=False)
 
+    def causal_texts(
+        self,
+        ids_T: Tensor,
+        lengths: list[int],
+        *,
+        get_blocks: bool,
+        pause: Callable[[], None] | None = None,
+    ) -> tuple[Tensor, list[KVBlock]]:
+        """Return the causal states (T, D) of concatenated texts, and their KV blocks.
+
+        Both come from one pass; for inference only.
+
+        Args:
+            ids_T: token ids of all texts, without padding.
+            lengths: number of tokens of each text.
+            get_blocks: whether the KV blocks are returned, else an empty list.
+            pause: checkpoint callback, called between layers of the lean pass.
+        """
+        cache = recording(self.config.num_hidden_layers) if get_blocks else None
+        real_BL = None
+        lean = lean_forward_of(self.causal_for(len(ids_T)))
+        if lean is not None:
+            hidden_TD = self._concatenated(
+                partial(lean.texts, causal=True), ids_T, lengths, cache, pause
+            )
+        else:
+            real_BL = unpack(torch.ones_like(ids_T)[:, None], lengths)[..., 0].bool()
+            hidden_BLD = self.decoder(
+                unpack(ids_T[:, None], lengths)[..., 0],
+                attention_mask=real_BL.long(),
+                past_key_values=cache,
+                use_cache=cache is not None,
+            ).last_hidden_state
+            hidden_TD = hidden_BLD[real_BL.to(hidden_BLD.device)]
+        if cache is None:
+            return hidden_TD, []
+        data = recorded(cache, real_BL)
+        return hidden_TD, self._blocks(data, ids_T, lengths, causal=True)
+
     def causal_block(self, ids_T: Tensor) -> KVBlock:
         """Return the KV block of a text, computed with causal attention."""
         cache = recording(self.config.num_hidden_layers)
@@ -300,6 +340,17 @@ class UnifiedLM:
     ) -> Tensor:
         if not self.packs:
             return self._one_by_one(ids_T, lengths, cache)
+        return self._concatenated(view, ids_T, lengths, cache, pause)
+
+    def _concatenated(
+        self,
+        view: Any,
+        ids_T: Tensor,
+        lengths: list[int],
+        cache: Cache | None,
+        pause: Callable[[], None] | None,
+    ) -> Tensor:
+        """Return the states (T, D) of a view that takes concatenated texts."""
         position_T = torch.cat([torch.arange(n, device=ids_T.device) for n in lengths])
         output = view(
             ids_T[None],

@@ -174,6 +174,6 @@ class Retriever:
             max_length=size,
             show_progress_bar=False,
         )
-        # A causal block takes another pass than the vector.
-        trace.tokens_embedded += size * (2 if self._model.encoder.makes_causal_blocks else 1)
+        # A block of another model takes another pass than the vector.
+        trace.tokens_embedded += size * (1 if self._model.encoder.shares_pass else 2)
         return np.asarray(vector_D), block

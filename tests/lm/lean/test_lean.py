@@ -131,6 +131,24 @@ def test_texts_are_embedded_as_by_the_bidirectional_view(lm, tile):
 
 
 @torch.inference_mode()
+def test_causal_texts_and_their_blocks_are_those_of_two_passes(lm, tile):
+    ids_T = ids(1, 61)[0]
+    lengths = [3, 17, 40, 1]
+    hidden_TD, blocks = lm.causal_texts(ids_T, lengths, get_blocks=True)
+    assert lean_forward_of(lm.causal_for(61)) is not None
+    for ids_L, ours, block in zip(
+        ids_T.split(lengths), hidden_TD.split(lengths), blocks, strict=True
+    ):
+        assert near(ours, lm.hidden(ids_L[None], causal=True)[0])
+        alone = lm.causal_block(ids_L)
+        assert near(block.data, alone.data)
+        assert (block.causal, block.token_ids.tolist()) == (True, ids_L.tolist())
+    without, none = lm.causal_texts(ids_T, lengths, get_blocks=False)
+    assert torch.equal(without, hidden_TD)
+    assert none == []
+
+
+@torch.inference_mode()
 def test_rows_of_unequal_length_are_plain_prompts(lm, tile):
     passages = [ids(1, size, seed=size)[0] for size in (21, 9, 34)]
     question = ids(1, 11)[0]

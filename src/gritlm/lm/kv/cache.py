@@ -190,16 +190,24 @@ def recording(layers: int) -> Cache:
     return Cache(layers=[RecordingLayer() for _ in range(layers)])
 
 
-def recorded(cache: Cache) -> Tensor:
-    """Return the recorded keys and values (L, 2, K, T, E) of a pass over a single row.
+def recorded(cache: Cache, real_BL: Tensor | None = None) -> Tensor:
+    """Return the recorded keys and values (L, 2, K, T, E) of a pass over T tokens.
 
     Args:
         cache: a cache of :func:`recording`, after the pass.
+        real_BL: True for tokens of the padded rows of the pass; None for a pass over a single row.
 
     Raises:
         RuntimeError: for layers that differ in the number or size of heads (raised by torch).
     """
     kept: list[Any] = list(cache.layers)
     device = kept[0].keys.device  # layers may lie on several devices, a block lies on one
-    layers = [torch.stack((layer.keys[0], layer.values[0])).to(device) for layer in kept]
+    layers = []
+    for layer in kept:
+        both = torch.stack((layer.keys, layer.values))
+        if real_BL is None:
+            layers.append(both[:, 0].to(device))
+        else:
+            real = both.transpose(2, 3)[:, real_BL.to(both.device)]
+            layers.append(real.transpose(1, 2).to(device))
     return torch.stack(layers)

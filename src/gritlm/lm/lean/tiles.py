@@ -9,7 +9,7 @@ masks for the few columns of it in which some entries are hidden.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -154,6 +154,25 @@ def text_tiles(lengths: Sequence[int], dtype: torch.dtype) -> list[Tile]:
                 padding = torch.ones(1, 1, width - length).bool()
                 hidden.append(_columns(slice(length, width), padding, dtype))
             tiles.append(Tile(slice(start, stop), slice(begin, end), width, tuple(hidden)))
+    return tiles
+
+
+def causal_text_tiles(lengths: Sequence[int], window: int | None, dtype: torch.dtype) -> list[Tile]:
+    """Return the tiles of causal attention within each of several concatenated texts.
+
+    Args:
+        lengths: number of tokens of each text.
+        window: sliding window in tokens; None for no window.
+        dtype: number format of the scores.
+    """
+    tiles = []
+    begin = 0
+    for length in lengths:
+        for tile in causal_tiles(length, 0, window, dtype):
+            queries = slice(begin + tile.queries.start, begin + tile.queries.stop)
+            keys = slice(begin + tile.keys.start, begin + tile.keys.stop)
+            tiles.append(replace(tile, queries=queries, keys=keys))
+        begin += length
     return tiles
 
 

@@ -21,7 +21,14 @@ from gritlm.lm.kv.cache import UnboundedLayer
 from gritlm.lm.lean.attention import Attention, SlotAttention, TiledAttention
 from gritlm.lm.lean.decoder import LeanDecoder
 from gritlm.lm.lean.low_rank import with_low_rank
-from gritlm.lm.lean.tiles import Tile, causal_tiles, masked_tiles, seen_by_window, text_tiles
+from gritlm.lm.lean.tiles import (
+    Tile,
+    causal_text_tiles,
+    causal_tiles,
+    masked_tiles,
+    seen_by_window,
+    text_tiles,
+)
 from gritlm.lm.lean.weights import LeanWeights, lean_weights
 
 # Options that the pass takes, or that change nothing unless they are False.
@@ -147,9 +154,10 @@ class LeanForward:
         past_key_values: Any,
         lengths: Sequence[int],
         pause: Callable[[], None] | None = None,
+        causal: bool = False,
         **_: Any,
     ) -> BaseModelOutputWithPast:
-        """Return the states of concatenated texts, each of which attends to its whole text.
+        """Return the states of concatenated texts, without attention between texts.
 
         Args:
             input_ids: token ids (1, T).
@@ -157,9 +165,19 @@ class LeanForward:
             past_key_values: cache that records keys and values; None for no cache.
             lengths: number of tokens of each text.
             pause: checkpoint callback, called in every layer.
+            causal: whether a token attends to earlier tokens only, else to its whole text.
         """
-        tiles = text_tiles(lengths, self._dtype)
-        attention = TiledAttention(past_key_values, lambda _layer, _window: tiles, pause)
+
+        @memoised
+        def made(window: int | None) -> list[Tile]:
+            if causal:
+                return causal_text_tiles(lengths, window, self._dtype)
+            return text_tiles(lengths, self._dtype)
+
+        def tiles(_: int, window: int | None) -> Sequence[Tile]:
+            return made(window if causal else None)
+
+        attention = TiledAttention(past_key_values, tiles, pause)
         hidden_1TD = self._decoder.states(input_ids, position_ids, attention)
         return BaseModelOutputWithPast(last_hidden_state=hidden_1TD)
 
