@@ -99,3 +99,32 @@ def test_a_block_of_another_model_is_refused():
     (block,) = blocks_of(UnifiedLM(tiny.model("qwen3")), PASSAGES[:1], causal=True)
     with pytest.raises(CacheMismatchError, match="KV block"):
         RowBatch(lm, [block], room=4)
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_rows_may_go_on_with_tokens_of_their_own(family):
+    """Padding inside of a row is hidden, in a later pass and in a copy of the row too."""
+    lm = UnifiedLM(tiny.model(family))
+    given = blocks(lm)
+    batch = RowBatch(lm, given, room=20)
+    first = [QUESTION, QUESTION[:2], [], [*QUESTION, *CLOSING]]
+    then = [CLOSING, [*CLOSING, *NEXT], NEXT, []]
+    first_BSV = batch.prefill_rows(first, keep=2)
+    then_BSV = batch.prefill_rows(then, keep=2)
+    assert batch.tokens == [29, 17, 17, 8]
+    for row, block in enumerate(given):
+        exact_QV = single(lm, block, first[row] + then[row])
+        size = len(first[row])
+        if size:
+            assert near(first_BSV[row, -2:], exact_QV[size - 2 : size])
+        if then[row]:
+            assert near(then_BSV[row], exact_QV[-2:])
+        cache = batch.row(row, room=len(NEXT))
+        assert cache.get_seq_length() == batch.tokens[row]
+        exact_V = single(lm, block, first[row] + then[row] + NEXT)[-1]
+        assert near(prefill(lm, cache, NEXT), exact_V)
+    some = batch.select([3, 1], room=len(NEXT))
+    assert some.tokens == [8, 17]
+    logits_BSV = some.prefill_rows([NEXT[:1], NEXT])
+    assert near(logits_BSV[0, 0], single(lm, None, first[3] + NEXT[:1])[-1])
+    assert near(logits_BSV[1, 0], single(lm, given[1], first[1] + then[1] + NEXT)[-1])

@@ -272,13 +272,13 @@ def test_the_row_without_passage_is_decoded_for_a_contrast_only(
     settings = replace(grit.settings, fusion=FusionSettings(1.0, 2.0, absent=0.1))
     monkeypatch.setattr(grit, "settings", settings)
     passes: list[tuple[int, int]] = []
-    prefill = RowBatch.prefill
+    prefill = RowBatch.prefill_rows
 
     def noted(batch, ids, *, keep=1):
-        passes.append((len(batch.lengths), len(ids)))
+        passes.append((len(ids), len(ids[0])))
         return prefill(batch, ids, keep=keep)
 
-    monkeypatch.setattr(RowBatch, "prefill", noted)
+    monkeypatch.setattr(RowBatch, "prefill_rows", noted)
     options = replace(ALL, fusion="token", contrast=contrast)
     query = engine.query(QUESTION, options)
     hits = engine.nearest(query, options)
@@ -467,13 +467,13 @@ def test_a_question_is_read_in_pieces_when_its_logits_are_large(
     whole = engine.prepare(QUESTION, ALL)
     monkeypatch.setattr("gritlm.rag.fusion._MOST_POSITIONS", positions)
     held: list[int] = []
-    prefill = RowBatch.prefill
+    prefill = RowBatch.prefill_rows
 
     def noted(batch, ids, *, keep=1):
         held.append(len(batch.lengths) * keep)
         return prefill(batch, ids, keep=keep)
 
-    monkeypatch.setattr(RowBatch, "prefill", noted)
+    monkeypatch.setattr(RowBatch, "prefill_rows", noted)
     pieces = engine.prepare(QUESTION, ALL)
     assert max(held) <= max(positions, 2 * len(TEXTS))
     assert len(held) > 1

@@ -50,36 +50,76 @@ class PassageScore:
     score: float
 
 
-@torch.inference_mode()
-def read_question(batch: RowBatch, ids: Sequence[int], span: tuple[int, int]) -> list[float]:
-    """Read the question in every row; return the mean log-probability of its tokens in each row.
+@dataclass(frozen=True)
+class SpannedIds:
+    """Token ids that are read behind a passage.
 
-    The logits of all positions are large, so a long question in many rows is read in pieces.
+    Attributes:
+        ids: the token ids.
+        span: begin and end of the question in them.
+    """
+
+    ids: Sequence[int]
+    span: tuple[int, int]
+
+
+def read_question(batch: RowBatch, ids: Sequence[int], span: tuple[int, int]) -> list[float]:
+    """Read a question in every row; return the mean log-probability of its tokens in each row.
 
     Args:
         batch: the rows, to which the tokens up to the end of the question are added.
         ids: token ids that are read after the blocks.
         span: begin and end of the question in ``ids``.
     """
-    begin, end = span
-    size = max(1, _MOST_POSITIONS // len(batch.lengths))
-    sum_B = torch.zeros(len(batch.lengths))
+    return read_questions(batch, [SpannedIds(ids, span)] * len(batch.tokens))
+
+
+@torch.inference_mode()
+def read_questions(batch: RowBatch, rows: Sequence[SpannedIds]) -> list[float]:
+    """Read the question of each row; return the mean log-probability of its tokens.
+
+    The logits of all positions are large, so long questions in many rows are read in pieces.
+
+    Args:
+        batch: the rows, to which the tokens up to the end of their questions are added.
+        rows: the question of each row.
+    """
+    width = max(row.span[1] for row in rows)
+    paddings = [width - row.span[1] for row in rows]
+    # Columns of the pass; the first one whose logits are those of a question's token.
+    needed = min(padding + row.span[0] - 1 for padding, row in zip(paddings, rows, strict=True))
+    size = max(1, _MOST_POSITIONS // len(rows))
+    sum_B = torch.zeros(len(rows))
     start = 0
-    for stop in [*range(begin - 1 + size, end, size), end]:
-        first = max(start, begin - 1)  # the position whose logits are those of the next target
-        target_Q = ids[first + 1 : min(stop + 1, end)]
-        logits_BQV = batch.prefill(ids[start:stop], keep=stop - first)[:, : len(target_Q)]
-        sum_B += _target_logprobs(logits_BQV, target_Q).sum(dim=1).cpu()
+    for stop in [*range(needed + size, width, size), width]:
+        first = max(start, needed)
+        pieces = [
+            row.ids[max(0, start - padding) : max(0, stop - padding)]
+            for padding, row in zip(paddings, rows, strict=True)
+        ]
+        logits_BSV = batch.prefill_rows(pieces, keep=stop - first)
+        target_BS = _targets(rows, paddings, range(first, stop)).to(logits_BSV.device)
+        sum_B += _target_logprobs(logits_BSV, target_BS).sum(dim=1).cpu()
         start = stop
-    return [float(total) / (end - begin) for total in sum_B]
+    sizes = [row.span[1] - row.span[0] for row in rows]
+    return [float(total) / size for total, size in zip(sum_B, sizes, strict=True)]
 
 
-def _target_logprobs(logits_BQV: Tensor, target_Q: Sequence[int]) -> Tensor:
-    """Return the log-probability (B, Q) of each token, from the logits before it."""
-    logprob_BQV = logits_BQV.float().log_softmax(dim=-1)
-    id_Q = torch.tensor(list(target_Q), device=logits_BQV.device)
-    index_BQ1 = id_Q[None, :, None].expand(len(logprob_BQV), -1, 1)
-    return logprob_BQV.gather(2, index_BQ1)[:, :, 0]
+def _targets(rows: Sequence[SpannedIds], paddings: Sequence[int], columns: range) -> Tensor:
+    """Return the next token of each row after each column (B, S), -1 outside of questions."""
+    found = []
+    for row, padding in zip(rows, paddings, strict=True):
+        places = [column + 1 - padding for column in columns]
+        begin, end = row.span
+        found.append([row.ids[at] if begin <= at < end else -1 for at in places])
+    return torch.tensor(found)
+
+
+def _target_logprobs(logits_BSV: Tensor, target_BS: Tensor) -> Tensor:
+    """Return the log-probability (B, S) of each token from its logits; 0 outside of questions."""
+    logprob_BSV = logits_BSV.float().log_softmax(dim=-1)
+    found_BS = logprob_BSV.gather(2, target_BS.clamp(min=0)[:, :, None])[:, :, 0]
+    return found_BS.masked_fill(target_BS < 0, 0.0)
 
 
 def passage_scores(
@@ -151,4 +191,4 @@ class MixedRows:
 
     def caches(self) -> list[Cache]:
         """Return the cache of each row, in which a token can be added to it alone."""
-        return [self.batch.row(row, room=0) for row in range(len(self.batch.lengths))]
+        return [self.batch.row(row, room=0) for row in range(len(self.batch.tokens))]

@@ -19,7 +19,14 @@ from gritlm.lm.kv.block import KVBlock
 from gritlm.lm.kv.cache import is_preallocated
 from gritlm.lm.kv.row_batch import RowBatch
 from gritlm.rag.cooperative import Checkpoint
-from gritlm.rag.fusion import MixedRows, Mixture, PassageScore, passage_scores, read_question
+from gritlm.rag.fusion import (
+    MixedRows,
+    Mixture,
+    PassageScore,
+    SpannedIds,
+    passage_scores,
+    read_questions,
+)
 from gritlm.rag.options import AnswerOptions
 from gritlm.rag.plan import PromptPlan
 from gritlm.rag.planner import AnswerPlan
@@ -75,6 +82,52 @@ class ReadPassages:
     gain: float | None = None
 
 
+@dataclass(frozen=True)
+class LoadedRows:
+    """The rows of an answer before they are read.
+
+    Attributes:
+        plan: the prompts.
+        blocks: block of each row; None at the end for a row without passage.
+        costs: trace of the block of each passage.
+    """
+
+    plan: AnswerPlan
+    blocks: Sequence[KVBlock | None]
+    costs: Sequence[Trace]
+
+    @property
+    def questions(self) -> list[SpannedIds]:
+        """Token ids of each row, with the span of the question in them."""
+        row = self.plan.rows[0]
+        return [SpannedIds(row.ids, row.question_span)] * len(self.blocks)
+
+
+@dataclass(frozen=True)
+class RankedRows:
+    """The rows of an answer after the question was read in each of them.
+
+    Attributes:
+        scores: scores of the passages.
+        order: indices of the rows, the best first.
+        gain: as in :class:`ReadPassages`.
+    """
+
+    scores: Sequence[PassageScore]
+    order: Sequence[int]
+    gain: float | None = None
+
+    def read(self, plan: AnswerPlan, prompt: PrefilledPrompt) -> ReadPassages:
+        """Return the passages of an answer with the state of the model."""
+        return ReadPassages(
+            prompt,
+            tuple(plan.rows[row].hits[0] for row in self.order),
+            used=1 if plan.fusion == "sequence" else len(self.order),
+            scores=tuple(self.scores[row] for row in self.order),
+            gain=self.gain,
+        )
+
+
 class Prefiller:
     """Prefills the prompts of answers with one model.
 
@@ -110,7 +163,7 @@ class Prefiller:
         Raises:
             InputError: when a prompt leaves no room for an answer.
         """
-        if len(plan.rows) > 1 or plan.fusion == "token":
+        if self._compares(plan):
             return self._read_rows(plan, options, causal=causal, trace=trace, checkpoint=checkpoint)
         (row,) = plan.rows
         if options.blocks is not None and question is not None and question.causal != causal:
@@ -162,8 +215,44 @@ class Prefiller:
         checkpoint: Checkpoint | None,
     ) -> ReadPassages:
         """Read the question behind each passage alone, and go on with the best one, or with all."""
+        room = self.room(plan, options)
+        rows = self.load_rows(plan, causal=causal, trace=trace, checkpoint=checkpoint)
+        with trace.stage("move"):
+            batch = RowBatch(self._model.lm, rows.blocks, room=len(plan.rows[0].ids) + room)
+        with trace.stage("score"):
+            likelihoods = read_questions(batch, rows.questions)
+        if checkpoint is not None:
+            checkpoint()
+        ranked = self.rank(rows, likelihoods, trace)
+        with trace.stage("prefill"):
+            prompt = self._go_on(batch, plan, ranked, options, room=room)
+        return ranked.read(plan, replace(prompt, reused=trace.tokens_reused))
+
+    def room(self, plan: AnswerPlan, options: AnswerOptions) -> int:
+        """Return the most tokens that may follow the longest row of an answer.
+
+        Raises:
+            InputError: when a prompt leaves no room for an answer.
+        """
         longest = max(row.tokens for row in plan.rows)
-        room = answer_room(self._model.lm, longest, options.sampling.max_new_tokens)
+        return answer_room(self._model.lm, longest, options.sampling.max_new_tokens)
+
+    def load_rows(
+        self,
+        plan: AnswerPlan,
+        *,
+        causal: bool,
+        trace: Trace,
+        checkpoint: Checkpoint | None = None,
+    ) -> LoadedRows:
+        """Load the block of each row of an answer.
+
+        Args:
+            plan: the prompts.
+            causal: kind of the blocks.
+            trace: takes the time.
+            checkpoint: checkpoint callback; None where no other work waits for the model.
+        """
         costs = [Trace() for _ in plan.rows]
         with trace.stage("load"):
             blocks: list[KVBlock | None] = [
@@ -171,25 +260,39 @@ class Prefiller:
                 for row, cost in zip(plan.rows, costs, strict=True)
                 for block in self._row_blocks(row, None, cost, causal=causal, checkpoint=checkpoint)
             ]
-        with trace.stage("move"):
-            if plan.contrasts or self._judges_absence:
-                blocks.append(None)  # a row without passage
-            batch = RowBatch(self._model.lm, blocks, room=len(plan.rows[0].ids) + room)
-        with trace.stage("score"):
-            scores, alone = self._scores(batch, plan)
-        if checkpoint is not None:
-            checkpoint()
+        if plan.contrasts or (self._judges_absence and self._compares(plan)):
+            blocks.append(None)
+        return LoadedRows(plan, blocks, costs)
+
+    @staticmethod
+    def _compares(plan: AnswerPlan) -> bool:
+        """Return whether the question is read in every row before one goes on."""
+        return len(plan.rows) > 1 or plan.fusion == "token"
+
+    def rank(self, rows: LoadedRows, likelihoods: Sequence[float], trace: Trace) -> RankedRows:
+        """Return the order of the rows of an answer, and count their tokens.
+
+        Args:
+            rows: the rows.
+            likelihoods: mean log-probability of the question in each row.
+            trace: takes the tokens.
+        """
+        plan = rows.plan
+        hits = [row.hits[0] for row in plan.rows]
+        settings = self._model.settings.fusion
+        scores = passage_scores(hits, likelihoods[: len(hits)], settings)
         order = sorted(range(len(scores)), key=lambda row: -scores[row].score)
-        _trace_rows(plan, costs, order, trace, bare=len(blocks) - len(order))
-        with trace.stage("prefill"):
-            prompt = self._go_on(batch, plan, scores, options, best=order[0], room=room)
-        return ReadPassages(
-            replace(prompt, reused=trace.tokens_reused),
-            tuple(plan.rows[row].hits[0] for row in order),
-            used=1 if plan.fusion == "sequence" else len(order),
-            scores=tuple(scores[row] for row in order),
-            gain=None if alone is None else max(each.likelihood for each in scores) - alone,
-        )
+        _trace_rows(plan, rows.costs, order, trace, bare=len(rows.blocks) - len(order))
+        if len(rows.blocks) == len(order):
+            return RankedRows(scores, order)
+        best = max(each.likelihood for each in scores)
+        return RankedRows(scores, order, best - likelihoods[len(hits)])
+
+    def count_single(self, rows: LoadedRows, trace: Trace) -> None:
+        """Count the tokens of an answer with a single row."""
+        (cost,) = rows.costs
+        trace.add_blocks(cost)
+        _trace_sections(rows.plan.rows[0], trace)
 
     @property
     def _judges_absence(self) -> bool:
@@ -216,36 +319,27 @@ class Prefiller:
             reuse=not fresh,
         )
 
-    def _scores(self, batch: RowBatch, plan: AnswerPlan) -> tuple[list[PassageScore], float | None]:
-        """Read the question in every row; return the score of every passage, and the mean
-        log-probability of the question without passage, if there is such a row."""
-        likelihoods = read_question(batch, plan.rows[0].ids, plan.rows[0].question_span)
-        hits = [row.hits[0] for row in plan.rows]
-        alone = likelihoods[len(hits)] if len(likelihoods) > len(hits) else None
-        settings = self._model.settings.fusion
-        return passage_scores(hits, likelihoods[: len(hits)], settings), alone
-
     @torch.inference_mode()
     def _go_on(
         self,
         batch: RowBatch,
         plan: AnswerPlan,
-        scores: Sequence[PassageScore],
+        ranked: RankedRows,
         options: AnswerOptions,
         *,
-        best: int,
         room: int,
     ) -> PrefilledPrompt:
         """Read the rest of the prompt in the best row, or in all rows."""
         rest = plan.rows[0].ids[plan.rows[0].question_span[1] :]
         if plan.fusion == "sequence":
+            best = ranked.order[0]
             cache = batch.row(best, room=len(rest) + room)
             logits_V = prefill_one(self._model.lm, cache, rest)
             return PrefilledPrompt(cache, logits_V, room, plan.rows[best].all_ids)
         if not plan.contrasts:
-            batch.keep(len(scores))  # the row without passage was read for its likelihood only
+            batch.keep(len(plan.rows))  # the row without passage was read for its likelihood only
         calibrated = self._model.settings.fusion is not None
-        mixture = Mixture(scores, calibrated=calibrated, contrast=options.contrast)
+        mixture = Mixture(ranked.scores, calibrated=calibrated, contrast=options.contrast)
         mixed = MixedRows(batch, mixture)
         return PrefilledPrompt(batch.cache, mixed.prefill(rest), room, mixed=mixed)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -161,19 +161,40 @@ class Retriever:
         Raises:
             InputError: for a question that is empty or longer than the model takes.
         """
+        return self.embedded_together([question], [trace])[0]
+
+    def check(self, question: str) -> int:
+        """Return the number of tokens of a question.
+
+        Raises:
+            InputError: for a question that is empty or longer than the model takes.
+        """
         if not question.strip():
             raise InputError("the question is empty; expected some text")
         limit = self._model.lm.max_positions
         size = len(self._assembler.question_ids(question))
         if limit is not None and size > limit:
             raise InputError(f"the question has {size} tokens, the model takes {limit}; shorten it")
-        (vector_D,), (block,) = self._model.encode(
-            [question],
+        return size
+
+    def embedded_together(
+        self, questions: Sequence[str], traces: Sequence[Trace]
+    ) -> list[tuple[Vector, KVBlock]]:
+        """Return embedding and KV block of each of several questions, as :meth:`embedded`.
+
+        Raises:
+            InputError: for a question that is empty or longer than the model takes.
+        """
+        sizes = [self.check(question) for question in questions]
+        vectors_ND, blocks = self._model.encode(
+            list(questions),
             instruction=gritlm_instruction(self._model.settings.query_instruction),
             get_cache=True,
-            max_length=size,
+            max_length=max(sizes),
             show_progress_bar=False,
         )
         # A block of another model takes another pass than the vector.
-        trace.tokens_embedded += size * (1 if self._model.encoder.shares_pass else 2)
-        return np.asarray(vector_D), block
+        passes = 1 if self._model.encoder.shares_pass else 2
+        for trace, size in zip(traces, sizes, strict=True):
+            trace.tokens_embedded += size * passes
+        return [(np.asarray(row), block) for row, block in zip(vectors_ND, blocks, strict=True)]

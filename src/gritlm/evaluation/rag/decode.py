@@ -4,8 +4,7 @@ A decode step reads all weights whether the batch has one row or many, so a batc
 than a single row. Prefill is bound by arithmetic and gains nothing from a batch; it is timed row
 by row.
 
-Shapes: B rows, K key/value heads, W tokens of the longest prompt, E head dimension, L positions,
-V vocabulary.
+Shapes: B rows, V vocabulary.
 """
 
 from __future__ import annotations
@@ -16,12 +15,11 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn.functional import pad
 
 from gritlm.lm.generator import complete, prefill, prefix_cache
 from gritlm.lm.kv.block import KVBlock
 from gritlm.lm.kv.cache import is_preallocated
+from gritlm.lm.kv.row_batch import RowBatch
 from gritlm.lm.sampling import SamplingParams
 from gritlm.lm.unified import UnifiedLM
 from gritlm.rag.reuse.recompute import FIRST, read_again
@@ -134,25 +132,13 @@ def _decode_batch(
     begun = [_prefill(lm, reading) for reading in readings]
     written = [[each.token] for each in begun]
     ends = set(end_ids)
-    sizes = [reading.tokens for reading in readings]
-    cache = _batch_caches(lm, [each.cache for each in begun], sizes, room=new)
-    mask_BL = _right_aligned(sizes).to(lm.device)
-    position_B1 = torch.tensor(sizes, device=lm.device)[:, None]
+    batch = RowBatch(lm, [each.cache for each in begun], room=new)
     for _ in range(new - 1):
         if all(ends & set(ids) for ids in written):
             break
-        mask_BL = pad(mask_BL, (0, 1), value=1)
-        logits_BV = lm.causal_for(1)(
-            torch.tensor([ids[-1:] for ids in written], device=lm.device),
-            attention_mask=mask_BL,
-            position_ids=position_B1,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
+        logits_BV = batch.prefill_rows([ids[-1:] for ids in written])[:, -1]
         for ids, token in zip(written, logits_BV.argmax(dim=-1).tolist(), strict=True):
             ids.append(token)
-        position_B1 = position_B1 + 1
     return [
         GeneratedAnswer(_cut_at_end(ids, ends), each.tokens_read, each.seconds)
         for ids, each in zip(written, begun, strict=True)
@@ -182,29 +168,6 @@ def _prefill(lm: UnifiedLM, reading: PromptToRead) -> _Prefilled:
         logits_V = prefill(lm, cache, reading.ids)
     token = int(logits_V.argmax())
     return _Prefilled(cache, token, len(positions) + len(reading.ids), perf_counter() - started)
-
-
-def _batch_caches(lm: UnifiedLM, caches: Sequence[Any], sizes: Sequence[int], *, room: int) -> Any:
-    """Return a cache of all rows, padded on the left to (B, K, W, E)."""
-    width = max(sizes)
-    batch = lm.new_cache(width + room)
-    for number in range(len(batch.layers)):
-        layers = [cache.layers[number] for cache in caches]
-        keys_BKWE = _pad_and_stack([layer.keys for layer in layers], sizes, width)
-        values_BKWE = _pad_and_stack([layer.values for layer in layers], sizes, width)
-        batch.update(keys_BKWE, values_BKWE, number)
-    return batch
-
-
-def _pad_and_stack(buffers: Sequence[Tensor], sizes: Sequence[int], width: int) -> Tensor:
-    rows = zip(buffers, sizes, strict=True)
-    return torch.cat([pad(buffer[:, :, :size], (0, 0, width - size, 0)) for buffer, size in rows])
-
-
-def _right_aligned(sizes: Sequence[int]) -> Tensor:
-    """Return the attention mask of prompts padded on the left: (B, W), 1 for tokens."""
-    width = max(sizes)
-    return (torch.arange(width) >= width - torch.tensor(sizes)[:, None]).long()
 
 
 def _cut_at_end(ids: list[int], ends: set[int]) -> list[int]:

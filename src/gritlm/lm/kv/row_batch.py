@@ -1,15 +1,16 @@
-"""Batch of prompts that begin with different KV blocks and go on with the same tokens.
+"""Batch of prompts that begin with different KV state, and go on together.
 
 Shapes: B rows, Q tokens of a pass, T cached tokens of the longest row, S positions with logits,
 V vocabulary, K key/value heads, C capacity, E head dimension.
 
-Every block keeps its own positions: keys are not rotated, keys and values are copied once. Shorter
-rows are padded on the left, so that all rows end at the same column; the mask hides the padding.
+The state of every row keeps its own positions: keys are not rotated, keys and values are copied
+once. Rows are padded on the left, also within a pass, so that all rows end at the same column; the
+mask hides the padding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -24,29 +25,36 @@ from gritlm.lm.unified import UnifiedLM
 
 
 class RowBatch:
-    """Rows of one cache, each of which begins with its own KV block.
+    """Rows of one cache, each of which begins with its own KV state.
 
     Args:
         lm: the model.
-        blocks: block of each row, at the positions from 0; None for a row without one.
+        states: state of each row, at the positions from 0: a KV block, a cache of a single row, or
+            None for a row without one.
         room: number of tokens that will be added to each row.
 
     Attributes:
-        lengths: number of tokens of each block.
+        lengths: number of tokens of each state.
+        tokens: number of tokens of each row.
         cache: key/value state of all rows.
 
     Raises:
         CacheMismatchError: for a KV block of another model.
     """
 
-    def __init__(self, lm: UnifiedLM, blocks: Sequence[KVBlock | None], *, room: int) -> None:
+    def __init__(
+        self, lm: UnifiedLM, states: Sequence[KVBlock | Cache | None], *, room: int
+    ) -> None:
         self._lm = lm
-        self.lengths = [0 if block is None else block.tokens for block in blocks]
-        self._longest = max(self.lengths)
-        self._layers = _filled(lm, blocks, self._longest, self._longest + room)
+        self.lengths = [_tokens_of(state) for state in states]
+        self.tokens = list(self.lengths)
+        longest = max(self.lengths)
+        self._layers = _filled(lm, states, longest, longest + room)
         self.cache = Cache(layers=list(self._layers))
+        # Position of the token in each column; negative in the padding.
+        length_B1 = torch.tensor(self.lengths, device=lm.device)[:, None]
+        self._position_BT = torch.arange(longest, device=lm.device) - longest + length_B1
 
-    @torch.inference_mode()
     def prefill(self, ids: Sequence[int], *, keep: int = 1) -> Tensor:
         """Add the same tokens to every row; return the logits (B, S, V) of the last positions.
 
@@ -54,88 +62,129 @@ class RowBatch:
             ids: token ids (Q,).
             keep: number of last positions with logits.
         """
+        return self.prefill_rows([ids] * len(self.tokens), keep=keep)
+
+    @torch.inference_mode()
+    def prefill_rows(self, ids: Sequence[Sequence[int]], *, keep: int = 1) -> Tensor:
+        """Add tokens to the rows; return the logits (B, S, V) of the last positions.
+
+        Args:
+            ids: token ids of each row; shorter ones are padded on the left.
+            keep: number of last positions with logits; those of padding are undefined.
+        """
+        size = max(map(len, ids))
         device = self._lm.device
-        rows = len(self.lengths)
-        length_B1 = torch.tensor(self.lengths, device=device)[:, None]
-        held = self._layers[0].length - self._longest
-        position_BQ = length_B1 + held + torch.arange(len(ids), device=device)
-        return self._lm.causal_for(rows * len(ids))(
-            torch.tensor([list(ids)] * rows, device=device),
+        held_B1 = torch.tensor(self.tokens, device=device)[:, None]
+        padding_B1 = torch.tensor([size - len(each) for each in ids], device=device)[:, None]
+        place_Q = torch.arange(size, device=device)
+        position_BQ = (held_B1 + place_Q - padding_B1).masked_fill(place_Q < padding_B1, -1)
+        logits_BSV = self._lm.causal_for(position_BQ.numel())(
+            torch.tensor([[0] * (size - len(each)) + list(each) for each in ids], device=device),
             attention_mask=self._masks(position_BQ),
-            position_ids=position_BQ,
+            position_ids=position_BQ.clamp(min=0),
             past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=keep,
         ).logits
+        self._position_BT = torch.cat((self._position_BT, position_BQ), dim=1)
+        self.tokens = [held + len(each) for held, each in zip(self.tokens, ids, strict=True)]
+        return logits_BSV
 
     def keep(self, rows: int) -> None:
         """Keep only the first rows: tokens are no longer added to the others."""
         self.lengths = self.lengths[:rows]
+        self.tokens = self.tokens[:rows]
+        self._position_BT = self._position_BT[:rows]
         for layer in self._layers:
             layer.keys = layer.keys[:rows]
             layer.values = layer.values[:rows]
 
+    def select(self, rows: Sequence[int], *, room: int) -> RowBatch:
+        """Return a new batch with copies of some rows, and room for more tokens."""
+        return RowBatch(self._lm, [self.row(row, room=0) for row in rows], room=room)
+
     def row(self, index: int, *, room: int) -> Cache:
         """Return the cache of one row, with room for more tokens.
 
-        The cache shares the memory of the batch, where the model decodes in caches of that kind.
+        The cache shares the memory of the batch, where the model decodes in caches of that kind and
+        no padding is inside of the row.
 
         Args:
             index: index of the row.
             room: number of tokens that can be added.
         """
-        start = self._longest - self.lengths[index]
-        if self._lm.compiled:
-            return self._copied(index, start, room)
+        column_T = (self._position_BT[index] >= 0).nonzero()[:, 0]
+        tokens = self.tokens[index]
+        start = self._position_BT.shape[1] - tokens
+        if self._lm.compiled or (tokens and int(column_T[0]) != start):
+            return self._copied(index, column_T, room)
         return Cache(layers=[_row(layer, index, start) for layer in self._layers])
 
-    def _copied(self, index: int, start: int, room: int) -> Cache:
-        """Return a copy of one row in a cache for compiled steps."""
-        length = self._layers[0].length
-        cache = self._lm.new_cache(length - start + room)
+    def _copied(self, index: int, column_T: Tensor, room: int) -> Cache:
+        """Return a copy of some columns of one row in a cache of its own."""
+        cache = self._lm.new_cache(len(column_T) + room)
         for number, layer in enumerate(self._layers):
-            part = slice(start, length)
-            keys = layer.keys[index : index + 1, :, part]
-            cache.update(keys, layer.values[index : index + 1, :, part], number)
+            column = column_T.to(layer.keys.device)
+            keys = layer.keys[index : index + 1, :, column]
+            cache.update(keys, layer.values[index : index + 1, :, column], number)
         return cache
 
     def _masks(self, position_BQ: Tensor) -> Tensor | dict[str, Tensor]:
         """Return the attention masks of tokens at these positions over their rows."""
-        padding_B11 = torch.tensor(
-            [self._longest - length for length in self.lengths], device=position_BQ.device
-        )[:, None, None]
-        end = self._layers[0].length + position_BQ.shape[1]
-        column_T = torch.arange(end, device=position_BQ.device)
-        ahead_BQT = position_BQ[:, :, None] - (column_T - padding_B11)
-        seen_BQT = (ahead_BQT >= 0) & (column_T >= padding_B11)
+        column_BT = torch.cat((self._position_BT, position_BQ), dim=1)
+        ahead_BQT = position_BQ[:, :, None] - column_BT[:, None]
+        seen_BQT = (ahead_BQT >= 0) & (column_BT >= 0)[:, None]
+        # Padding attends to itself: a row of scores in which all are hidden has no softmax.
+        padding_BQ = position_BQ < 0
+        end = column_BT.shape[1]
+        own_QT = torch.eye(end, dtype=torch.bool, device=column_BT.device)[-padding_BQ.shape[1] :]
+        seen_BQT |= padding_BQ[:, :, None] & own_QT
         return windowed(seen_BQT, lambda size: seen_BQT & (ahead_BQT < size), self._lm.decoder)
 
 
+def _tokens_of(state: KVBlock | Cache | None) -> int:
+    if state is None:
+        return 0
+    return state.tokens if isinstance(state, KVBlock) else int(state.get_seq_length())
+
+
+def _layers_of(
+    lm: UnifiedLM, state: KVBlock | Cache | None, tokens: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the keys and values (K, T, E) of each layer of a state with tokens."""
+    if isinstance(state, KVBlock):
+        require_block(lm, state)
+        yield from state.layers()
+    elif state is not None:
+        layers: list[Any] = list(state.layers)
+        for layer in layers:
+            yield layer.keys[0, :, :tokens], layer.values[0, :, :tokens]
+
+
+@torch.no_grad()
 def _filled(
-    lm: UnifiedLM, blocks: Sequence[KVBlock | None], longest: int, capacity: int
+    lm: UnifiedLM, states: Sequence[KVBlock | Cache | None], longest: int, capacity: int
 ) -> list[PreallocatedLayer]:
-    """Return the layers of a cache with the blocks, padded on the left with zeros."""
+    """Return the layers of a cache with the states, padded on the left with zeros."""
     layers = [PreallocatedLayer(capacity) for _ in range(lm.config.num_hidden_layers)]
     devices = lm.layer_devices()
-    for index, block in enumerate(blocks):
-        if block is None or not block.tokens:
+    sizes = [_tokens_of(state) for state in states]
+    for index, (state, tokens) in enumerate(zip(states, sizes, strict=True)):
+        if not tokens:
             continue
-        require_block(lm, block)
-        for layer, device, (keys_KTE, values_KTE) in zip(
-            layers, devices, block.layers(), strict=True
-        ):
+        found = _layers_of(lm, state, tokens)
+        for layer, device, (keys_KTE, values_KTE) in zip(layers, devices, found, strict=True):
             if not layer.is_initialized:
-                _allocate(layer, keys_KTE, rows=len(blocks), dtype=lm.dtype, device=device)
-            start = longest - block.tokens
+                _allocate(layer, keys_KTE, rows=len(states), dtype=lm.dtype, device=device)
+            start = longest - tokens
             layer.keys[index, :, start:longest] = keys_KTE
             layer.values[index, :, start:longest] = values_KTE
             layer.length = longest
     for layer in layers:
         if layer.is_initialized:
-            for row, block in enumerate(blocks):
-                held = 0 if block is None else block.tokens
-                layer.keys[row, :, : longest - held] = 0  # hidden, yet NaN would spread
-                layer.values[row, :, : longest - held] = 0
+            for row, tokens in enumerate(sizes):
+                layer.keys[row, :, : longest - tokens] = 0  # hidden, yet NaN would spread
+                layer.values[row, :, : longest - tokens] = 0
     return layers
 
 
