@@ -288,7 +288,7 @@ def test_reranking_keeps_the_candidates_and_orders_them_by_the_models_own_word(e
         BlockProvider(engine.model.lm, engine.store),
         PromptAssembler(engine.model),
         causal=True,
-    ).ranked(QUESTION, hits)
+    ).ranked(QUESTION, hits, method="yes-no")
     tokens = SegmentTokenizer(engine.model.tokenizer)
     tail = tokens.for_chat(for_yes_no(QUESTION), start=False).ids
     yes, no = (tokens.pieces([word], first=False)[0][0] for word in ("Yes", "No"))
@@ -298,10 +298,11 @@ def test_reranking_keeps_the_candidates_and_orders_them_by_the_models_own_word(e
         assert abs(score - float(exact_V[yes] - exact_V[no])) < BOUND
     assert [score for _, score in ranked] == sorted((s for _, s in ranked), reverse=True)
     before = engine.store.stats().missed
-    found = engine.answer(QUESTION, BRIEF, top_k=2, rerank=5)
+    asked = replace(BRIEF, top_k=2, rerank=5, rerank_method="yes-no")
+    found = engine.answer(QUESTION, asked)
     assert engine.store.stats().missed == before
     assert [s.id for s in found.sources] == [hit.passage.id for hit, _ in ranked[:2]]
-    everything = engine.answer(QUESTION, BRIEF, top_k=5, rerank=5)
+    everything = engine.answer(QUESTION, asked, top_k=5)
     assert [s.id for s in found.sources] == [s.id for s in everything.sources][:2]
     assert len(everything.sources) == 5
     assert "rerank" in found.trace.milliseconds

@@ -60,7 +60,7 @@ def test_caches_that_may_take_one_pass_only_get_one(model, calls):
 
 
 def test_reranking_lets_others_go_on_behind_every_passage(engine, calls):
-    search = Search(top_k=2, rerank=6)
+    search = Search(top_k=2, rerank=6, rerank_method="yes-no")
     hits = engine.find(QUESTION, search, checkpoint=lambda: calls.append(1))
     assert len(calls) >= len(DOCUMENTS)
     assert hits == engine.find(QUESTION, search)

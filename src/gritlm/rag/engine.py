@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -37,7 +36,7 @@ from gritlm.rag.options import AnswerOptions, AnswerOverrides, override
 from gritlm.rag.plan import PromptAssembler
 from gritlm.rag.planner import AnswerPlan, Planner
 from gritlm.rag.prefill import Prefiller, ReadPassages
-from gritlm.rag.retrieve import Query, Retriever, Search
+from gritlm.rag.retrieve import Query, Retriever, Search, naming_question
 from gritlm.rag.reuse.blocks import BlockProvider, require_kind
 from gritlm.rag.types import BLOCK_KINDS, BlockKind, Hit, Trace
 
@@ -354,35 +353,17 @@ class RagEngine:
             options: settings of all answers.
             first: number of the first question in the whole list, for errors.
         """
-        queries = self._queries(questions, options, first=first)
+        self._require_checks(options, None)
+        queries = self._retriever.queries(questions, first=first)
         planned = []
         for number, query in enumerate(queries, start=first):
-            with _naming_question(number):
+            with naming_question(number):
                 hits = self.ordered(query, self.nearest(query, options), options)
                 plan = self.plan(query, hits, options)
             causal = query.trace.blocks == "causal"
             planned.append(together.PlannedAnswer(plan, causal, query.block, query.trace))
         read = together.read_together(self.model, self._prefiller, planned, options)
         return [self._prepared(each, query) for each, query in zip(read, queries, strict=True)]
-
-    def _queries(
-        self, questions: Sequence[str], options: AnswerOptions, *, first: int
-    ) -> list[Query]:
-        """Embed several questions, and keep the key/value block of each."""
-        self._require_checks(options, None)
-        started = perf_counter()
-        traces = [Trace() for _ in questions]
-        for number, question in enumerate(questions, start=first):
-            with _naming_question(number):
-                self._retriever.check(question)
-        embedded = self._retriever.embedded_together(questions, traces)
-        seconds = perf_counter() - started
-        for trace in traces:
-            trace.add("embed", seconds)
-        return [
-            Query(question, *found, trace, started)
-            for question, found, trace in zip(questions, embedded, traces, strict=True)
-        ]
 
     def prepare(
         self,
@@ -552,15 +533,6 @@ def _assembler(
     assembler = PromptAssembler(model, limit=longest)
     check_cutting(settings.cutting, model, assembler)
     return assembler
-
-
-@contextmanager
-def _naming_question(number: int) -> Iterator[None]:
-    """Add the number of a question to an error about it."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"question {number} of the list: {error}") from None
 
 
 def _paced(checkpoint: Checkpoint | None) -> Checkpoint | None:

@@ -25,8 +25,9 @@ class AnswerOptions:
         filter: ``{"name": value}`` of metadata, or a condition in SQL; None searches everything.
         hybrid: search by words too, fused with the vector search by reciprocal rank.
         rerank: number of candidates that the model itself puts in order; 0 for no reranking.
-        rerank_method: ``yes-no`` asks the model whether each passage answers the question,
-            ``likelihood`` ranks by the likelihood of the question after each passage.
+        rerank_method: ``likelihood`` ranks by the likelihood of the question after each
+            passage, with the cosine as the model's calibration weighs it; ``yes-no`` asks the model
+            whether each passage answers the question.
         fusion: use of several passages: ``sequence`` reads each alone and answers from the best
             one, ``token`` mixes the distributions of all at every token, ``joint`` puts all into
             one prompt. None for ``sequence`` in mode ``doc``, for ``joint`` in the other modes.
@@ -52,7 +53,7 @@ class AnswerOptions:
     filter: str | Mapping[str, Any] | None = None
     hybrid: bool = False
     rerank: int = 0
-    rerank_method: RerankMethod = "yes-no"
+    rerank_method: RerankMethod = "likelihood"
     fusion: Fusion | None = None
     margin: float | None = None
     contrast: float = 0.0

@@ -62,7 +62,7 @@ class Reranker:
         checkpoint: Checkpoint | None = None,
         trace: Trace | None = None,
         *,
-        method: RerankMethod = "yes-no",
+        method: RerankMethod = "likelihood",
     ) -> list[tuple[Hit, float]]:
         """Return the passages with their scores, the best first; equal scores keep their order.
 
@@ -71,7 +71,7 @@ class Reranker:
             hits: passages to score.
             checkpoint: checkpoint callback, called after each passage or batch of passages.
             trace: takes the number of tokens read.
-            method: ``yes-no`` or ``likelihood``.
+            method: ``likelihood`` or ``yes-no``.
         """
         trace = Trace() if trace is None else trace
         scores: list[float] = []

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -31,8 +33,9 @@ class Search:
         filter: ``{"name": value}`` of metadata, or a condition in SQL; None searches everything.
         hybrid: search by words too, fused with the vector search by reciprocal rank.
         rerank: number of candidates that the model itself puts in order; 0 for no reranking.
-        rerank_method: ``yes-no`` asks the model whether each passage answers the question,
-            ``likelihood`` ranks by the likelihood of the question after each passage.
+        rerank_method: ``likelihood`` ranks by the likelihood of the question after each
+            passage, with the cosine as the model's calibration weighs it; ``yes-no`` asks the model
+            whether each passage answers the question.
         whole: also read metadata of more than 32 KiB; ``LEFT_OUT`` replaces it otherwise.
 
     Raises:
@@ -43,7 +46,7 @@ class Search:
     filter: str | Mapping[str, Any] | None = None
     hybrid: bool = False
     rerank: int = 0
-    rerank_method: RerankMethod = "yes-no"
+    rerank_method: RerankMethod = "likelihood"
     whole: bool = True
 
     def __post_init__(self) -> None:
@@ -71,6 +74,15 @@ class Query:
     block: KVBlock
     trace: Trace
     started: float
+
+
+@contextmanager
+def naming_question(number: int) -> Iterator[None]:
+    """Add the number of a question to an error about it."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"question {number} of the list: {error}") from None
 
 
 class Retriever:
@@ -162,6 +174,29 @@ class Retriever:
             InputError: for a question that is empty or longer than the model takes.
         """
         return self.embedded_together([question], [trace])[0]
+
+    def queries(self, questions: Sequence[str], *, first: int) -> list[Query]:
+        """Embed several questions in common batches.
+
+        Args:
+            questions: the questions.
+            first: number of the first question in the list that they are from, for errors.
+
+        Raises:
+            InputError: for a question that is empty or longer than the model takes.
+        """
+        started = perf_counter()
+        traces = [Trace() for _ in questions]
+        for number, question in enumerate(questions, start=first):
+            with naming_question(number):
+                self.check(question)
+        embedded = self.embedded_together(questions, traces)
+        for trace in traces:
+            trace.add("embed", perf_counter() - started)
+        return [
+            Query(question, *found, trace, started)
+            for question, found, trace in zip(questions, embedded, traces, strict=True)
+        ]
 
     def check(self, question: str) -> int:
         """Return the number of tokens of a question.

@@ -74,10 +74,10 @@ class AskSearchOptions:
     rerank_method: Annotated[
         RerankMethodOption,
         typer.Option(
-            help="yes-no: ask the model whether each passage answers the question; likelihood: "
-            "rank by the likelihood of the question after each passage."
+            help="likelihood: rank by the likelihood of the question after each passage; yes-no: "
+            "ask the model whether each passage answers the question."
         ),
-    ] = RerankMethodOption.yes_no
+    ] = RerankMethodOption.likelihood
 
     def metadata(self) -> dict[str, list[Any]] | None:
         """Return the filter by metadata; None without one.

@@ -23,7 +23,7 @@ class GritLMRetriever(BaseRetriever):
         filter: ``{"name": value}`` of metadata, or a condition in SQL; None searches everything.
         hybrid: search by words too, fused with the vector search by reciprocal rank.
         rerank: number of candidates that the model itself puts in order; 0 for no reranking.
-        rerank_method: ``yes-no`` or ``likelihood``.
+        rerank_method: ``likelihood`` or ``yes-no``.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
@@ -33,7 +33,7 @@ class GritLMRetriever(BaseRetriever):
     filter: str | dict[str, Any] | None = None
     hybrid: bool = False
     rerank: int = 0
-    rerank_method: RerankMethod = "yes-no"
+    rerank_method: RerankMethod = "likelihood"
 
     @field_validator("store")
     @classmethod

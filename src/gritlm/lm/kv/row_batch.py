@@ -135,10 +135,9 @@ class RowBatch:
         ahead_BQT = position_BQ[:, :, None] - column_BT[:, None]
         seen_BQT = (ahead_BQT >= 0) & (column_BT >= 0)[:, None]
         # Padding attends to itself: a row of scores in which all are hidden has no softmax.
-        padding_BQ = position_BQ < 0
-        end = column_BT.shape[1]
-        own_QT = torch.eye(end, dtype=torch.bool, device=column_BT.device)[-padding_BQ.shape[1] :]
-        seen_BQT |= padding_BQ[:, :, None] & own_QT
+        column_T = torch.arange(column_BT.shape[1], device=column_BT.device)
+        own_QT = column_T == column_T[-position_BQ.shape[1] :, None]
+        seen_BQT |= (position_BQ < 0)[:, :, None] & own_QT
         return windowed(seen_BQT, lambda size: seen_BQT & (ahead_BQT < size), self._lm.decoder)
 
 

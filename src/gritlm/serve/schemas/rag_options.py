@@ -58,9 +58,10 @@ class SearchOptions(ExactRequestModel):
         description="Number of candidates that the model reranks; 0 for no reranking.",
     )
     rerank_method: Literal["yes-no", "likelihood"] = Field(
-        "yes-no",
-        description="yes-no asks the model whether each passage answers the question; likelihood "
-        "ranks by the likelihood of the question after each passage.",
+        "likelihood",
+        description="likelihood ranks by the likelihood of the question after each passage, with "
+        "the cosine as the model's calibration weighs it; yes-no asks the model whether each "
+        "passage answers the question.",
     )
 
 
