@@ -35,7 +35,7 @@ from gritlm.rag.prefill import (
     RankedRows,
     ReadPassages,
 )
-from gritlm.rag.trace import Trace
+from gritlm.rag.types import Trace
 
 MOST_QUESTIONS = 16  # answered together: a decode step costs little more than that of one
 _MOST_TOKENS = 16_384  # of the rows of one batch, padding and room for the answers included
