@@ -21,6 +21,7 @@ def test_info_states_the_model_and_the_machine(run_model, model_folder: Path, lm
         "adapter": None,
         "dtype": "float32",
         "dtype_reason": lm.dtype_reason,
+        "quantization": None,
         "device": "cpu",
         "parameters": lm.num_parameters(),
         "memory_bytes": lm.memory_bytes(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from gritlm import GritLM
-from gritlm.errors import AttentionError, ModelError
+from gritlm.errors import AttentionError, InputError, ModelError
 from gritlm.evaluation import models
 from gritlm.evaluation.loading import loaded
+from gritlm.evaluation.runner import RunnerOptions, number_format
 from gritlm.lm import gritlm as facade
 from tests.evaluation import made
 
@@ -21,6 +23,23 @@ def test_a_model_is_in_memory_for_the_time_of_the_block(folder: Path):
     with loaded(models.find_model(str(folder)), device="cpu", dtype="float32") as ready:
         assert isinstance(ready.model, GritLM)
         assert all(ready.lacks(half) is None for half in ("embedding", "generation"))
+
+
+def test_weights_are_quantised_on_request(tiny_model: Callable[..., Path]):
+    found = models.find_model(str(tiny_model(hidden_size=64, intermediate_size=128)))
+    with loaded(found, device="cpu", dtype="float32", quantization="int4") as ready:
+        assert ready.model.quantization == "int4"
+    options = RunnerOptions(device="cpu", dtype="float32", quantization="int4")
+    assert number_format(found, options) == "float32-int4"
+
+
+def test_an_encoder_is_not_quantised(folder: Path):
+    found = replace(models.find_model(str(folder)), kind="sentence-transformers")
+    with (
+        pytest.raises(InputError, match="which quantization='int8' is not for"),
+        loaded(found, device="cpu", dtype=None, quantization="int8"),
+    ):
+        pass
 
 
 @pytest.fixture

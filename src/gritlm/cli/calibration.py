@@ -35,7 +35,9 @@ def run(models: Sequence[str], task: Path, options: RunnerOptions, *, limit: int
     from gritlm.evaluation.rag.calibrate import calibrate
 
     (name,) = models
-    model = GritLM(name, device=options.device, dtype=options.dtype)
+    model = GritLM(
+        name, device=options.device, dtype=options.dtype, quantization=options.quantization
+    )
     found = calibrate(model, task, limit=limit, progress=options.progress)
     terminal.write(json.dumps({"fusion": asdict(found.settings)}, indent=2) + "\n")
     logs.note(_figures(found))

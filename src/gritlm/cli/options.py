@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gritlm.cli import logs
+from gritlm.cli.environment import option
+from gritlm.errors import InputError
 
 if TYPE_CHECKING:
     from gritlm import GritLM
@@ -36,8 +39,77 @@ class BlockKindOption(StrEnum):
     causal = "causal"
 
 
+class Quantization(StrEnum):
+    """Formats of quantised weights."""
+
+    int8 = "int8"
+    int4 = "int4"
+    nf4 = "nf4"
+    fp8 = "fp8"
+
+
 @dataclass(frozen=True)
-class ModelOptions:
+class PlacementOptions:
+    """Format and placement of the weights; ``gritlm serve`` has the same options."""
+
+    quantization: Annotated[
+        Quantization | None,
+        option(
+            env="QUANTIZATION",
+            panel=MODEL,
+            help="Quantise the weights: int8 and int4 on a CPU; int8, nf4 and fp8 on a GPU.",
+        ),
+    ] = None
+    device_map: Annotated[
+        str | None,
+        option(
+            env="DEVICE_MAP",
+            panel=MODEL,
+            help="Spread the layers over several GPUs and the CPU: auto, balanced, "
+            "balanced_low_0 or sequential.",
+        ),
+    ] = None
+    tensor_parallel_size: Annotated[
+        int,
+        option(
+            env="TENSOR_PARALLEL_SIZE",
+            panel=MODEL,
+            min=1,
+            help="Number of processes that share each layer, started by torchrun.",
+        ),
+    ] = 1
+
+    def require_one_process(self) -> None:
+        """Refuse tensor parallelism.
+
+        Raises:
+            InputError: for more than one process.
+        """
+        if self.tensor_parallel_size > 1:
+            raise InputError(
+                f"--tensor-parallel-size {self.tensor_parallel_size}: this command runs in one "
+                "process; embed and generate run in several, this one takes --device-map auto"
+            )
+
+    @property
+    def writes_output(self) -> bool:
+        """Whether this process writes the output: the first of those that share a model."""
+        return self.tensor_parallel_size == 1 or os.environ.get("RANK", "0") == "0"
+
+    def placement(self) -> dict[str, Any]:
+        """Return the options that are set, as keyword arguments of :class:`gritlm.GritLM`."""
+        found: dict[str, Any] = {}
+        if self.quantization is not None:
+            found["quantization"] = self.quantization.value
+        if self.device_map is not None:
+            found["device_map"] = self.device_map
+        if self.tensor_parallel_size > 1:
+            found["tensor_parallel_size"] = self.tensor_parallel_size
+        return found
+
+
+@dataclass(frozen=True)
+class ModelOptions(PlacementOptions):
     """Which model, and how to run it."""
 
     model: Annotated[
@@ -83,14 +155,35 @@ class ModelOptions:
     threads: Annotated[
         int | None, typer.Option(min=1, help="Number of CPU threads.", rich_help_panel=MODEL)
     ] = None
+    max_model_len: Annotated[
+        int | None,
+        typer.Option(
+            min=8,
+            help="Maximum tokens of a text, or of a prompt and its answer. Default: those of the "
+            "model.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None
 
-    def load(self, *, mode: str = "unified", adapters: Mapping[str, str] | None = None) -> GritLM:
+    def load(
+        self,
+        *,
+        mode: str = "unified",
+        adapters: Mapping[str, str] | None = None,
+        parallel: bool = False,
+    ) -> GritLM:
         """Load the model and print a note when the default model is fetched first.
 
         Args:
             mode: ``unified``, ``embedding`` or ``generative``; see :class:`gritlm.GritLM`.
             adapters: folder or hub id of further adapters by name.
+            parallel: whether the command can run in several processes.
+
+        Raises:
+            InputError: for tensor parallelism, if the command cannot.
         """
+        if not parallel:
+            self.require_one_process()
         from gritlm import GritLM
         from gritlm.lm.hub import default_model
 
@@ -110,6 +203,8 @@ class ModelOptions:
             adapters=adapters,
             embed_adapter=self.embed_adapter,
             dtype=dtype,
+            max_model_len=self.max_model_len,
+            **self.placement(),
         )
 
 

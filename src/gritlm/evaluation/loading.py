@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gritlm.distribution import install_hint
-from gritlm.errors import AttentionError, MissingExtraError, ModelError
+from gritlm.errors import AttentionError, InputError, MissingExtraError, ModelError
 from gritlm.evaluation import memory
 from gritlm.evaluation.models import EvaluatedModel
 from gritlm.evaluation.results import Kind
@@ -42,16 +42,35 @@ class ReadyModel:
 
 @contextmanager
 def loaded(
-    evaluated: EvaluatedModel, *, device: str | None, dtype: str | None
+    evaluated: EvaluatedModel,
+    *,
+    device: str | None,
+    dtype: str | None,
+    quantization: str | None = None,
 ) -> Iterator[ReadyModel]:
     """Load a model for the duration of a ``with`` block, and free its memory afterwards.
 
+    Args:
+        evaluated: the model.
+        device: its device; None for the best one available.
+        dtype: its number format; None for the fastest on this machine.
+        quantization: format of quantised weights; None for none.
+
     Raises:
+        InputError: for a model of sentence-transformers that should be quantised.
         ModelError: if the checkpoint cannot be loaded, or the adapter belongs to another base.
         MissingExtraError: if the model needs sentence-transformers and it is not installed.
     """
-    load = _load_encoder if evaluated.kind == "sentence-transformers" else _load_gritlm
-    held = [load(evaluated, device, dtype)]
+    if evaluated.kind == "sentence-transformers":
+        if quantization is not None:
+            raise InputError(
+                f"{evaluated.name} is a sentence-transformers model, which quantization="
+                f"{quantization!r} is not for; measure it in a run without"
+            )
+        held = [_load_encoder(evaluated, device, dtype)]
+    else:
+        options = {"device": device, "dtype": dtype, "quantization": quantization}
+        held = [_load_gritlm(evaluated, options)]
     try:
         yield held[0]
     finally:
@@ -59,14 +78,14 @@ def loaded(
         memory.free()
 
 
-def _load_gritlm(evaluated: EvaluatedModel, device: str | None, dtype: str | None) -> ReadyModel:
+def _load_gritlm(evaluated: EvaluatedModel, options: dict[str, Any]) -> ReadyModel:
     """Load a GritLM in unified mode, or in the mode that its checkpoint allows.
 
     Without an LM head it can only embed; with attention that stays causal it can only generate.
     """
     from gritlm import GritLM
 
-    options: dict[str, Any] = {"adapter": evaluated.adapter, "device": device, "dtype": dtype}
+    options = {"adapter": evaluated.adapter, **options}
     try:
         return ReadyModel(GritLM(evaluated.source, **options))
     except ModelError as error:

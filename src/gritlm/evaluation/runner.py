@@ -33,6 +33,7 @@ class RunnerOptions:
         device: ``cpu``, ``cuda``, ``cuda:1`` or ``mps``; None for the best one available.
         dtype: number format of the weights, e.g. ``bfloat16``, or ``auto`` for that of the
             checkpoint; None for the fastest on this machine.
+        quantization: format of quantised weights, e.g. ``int8``; None for none.
         batch_size: number of texts to embed in a batch; None for the model's default.
         progress: whether to show a progress bar for each task.
         skip_bad: whether to leave out unusable rows of local tasks; if False, the first one
@@ -42,6 +43,7 @@ class RunnerOptions:
     limit: int | None = None
     device: str | None = None
     dtype: str | None = None
+    quantization: str | None = None
     batch_size: int | None = None
     progress: bool = False
     skip_bad: bool = True
@@ -153,7 +155,12 @@ class TaskRunner:
         if self._ready is None:
             options = self._options
             self._ready = self._stack.enter_context(
-                loading.loaded(self._evaluated, device=options.device, dtype=options.dtype)
+                loading.loaded(
+                    self._evaluated,
+                    device=options.device,
+                    dtype=options.dtype,
+                    quantization=options.quantization,
+                )
             )
         return self._ready
 
@@ -176,6 +183,11 @@ class TaskRunner:
 
 def number_format(evaluated: EvaluatedModel, options: RunnerOptions) -> str:
     """Return the number format in which a model is measured, without loading the model."""
+    dtype = _dtype(evaluated, options)
+    return dtype if options.quantization is None else f"{dtype}-{options.quantization}"
+
+
+def _dtype(evaluated: EvaluatedModel, options: RunnerOptions) -> str:
     if options.dtype is not None:
         return options.dtype
     if evaluated.kind == "sentence-transformers":

@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from gritlm.errors import InputError, ModeError, UnknownArgumentError, at_least_one, choice
+from gritlm.errors import (
+    InputError,
+    ModeError,
+    ModelError,
+    UnknownArgumentError,
+    at_least_one,
+    choice,
+)
 from gritlm.lm.adapters.shared import AdapterChoice, ModelParts, SharedBase, require_same_tokens
 from gritlm.lm.chat import Message, chat_ids
 from gritlm.lm.encoder import EncodeOptions, Encoder
@@ -26,7 +33,9 @@ from gritlm.lm.hub import checkpoint
 from gritlm.lm.hub.load import load
 from gritlm.lm.hub.load_errors import explained
 from gritlm.lm.hub.model_config import MODES, ModelSettings
+from gritlm.lm.hub.placement import Placement
 from gritlm.lm.kv.block import KVBlock
+from gritlm.lm.quantization.layers import is_quantized, quantized_parameters
 from gritlm.lm.sampling import SamplingOverrides, SamplingParams, override
 from gritlm.lm.self_check import require_numbers, require_views
 from gritlm.lm.tokens import SegmentTokenizer, as_texts, document_texts
@@ -69,6 +78,11 @@ class GritLM:
         embed_adapter: folder or hub id of an adapter that embeds only: the model generates as it
             does without, and its vectors are those of the adapter. It is not merged. KV blocks
             come from causal passes of the model that generates.
+        quantization: format of quantised weights: ``int8`` or ``int4`` on a CPU; ``int8``, ``nf4``
+            or ``fp8`` on a GPU. Adapters are merged before; None keeps the weights as they are.
+        tensor_parallel_size: number of processes that share each layer, started by torchrun.
+        max_model_len: maximum tokens of a text, or of a prompt and its answer; None for those that
+            the model was built for.
         compile: whether to compile the decoding steps of ``chat`` (CUDA graphs on a GPU), which
             makes the start slower and each step faster.
         from_pretrained: ``dtype`` (or ``torch_dtype``; None for the fastest on this machine),
@@ -79,6 +93,9 @@ class GritLM:
         UnknownArgumentError: for an unknown keyword argument.
         InputError: for a value out of range.
     """
+
+    quantization: str | None = None
+    tensor_parallel_size: int = 1
 
     def __init__(
         self,
@@ -94,6 +111,9 @@ class GritLM:
         adapter: str | Path | None = None,
         adapters: Mapping[str, str | Path] | None = None,
         embed_adapter: str | Path | None = None,
+        quantization: str | None = None,
+        tensor_parallel_size: int = 1,
+        max_model_len: int | None = None,
         compile: bool = False,
         **from_pretrained: Any,
     ) -> None:
@@ -108,10 +128,12 @@ class GritLM:
             "embed_eos": embed_eos,
         }
         over_base = AdapterChoice.of(adapter, adapters, embed_adapter, mode=mode)
+        placement = Placement(device, quantization, tensor_parallel_size)
+        placement.require_plain(compiled=compile, unmerged=over_base is not None)
         loaded = load(
             source,
             mode=mode if over_base is None else "unified",
-            device=device,
+            placement=placement,
             dtype=dtype,
             adapter=adapter if over_base is None else None,
             options=from_pretrained,
@@ -122,6 +144,7 @@ class GritLM:
                 loaded,
                 mode=mode,
                 compiled=compile,
+                longest=max_model_len,
                 changes=changes,
                 options=from_pretrained,
             )
@@ -133,8 +156,10 @@ class GritLM:
         self.source = source
         self.adapter = adapter
         self.dtype_reason = loaded.dtype_reason
+        self.quantization = placement.quantization
+        self.tensor_parallel_size = placement.tensor_parallel_size
         with explained(source):
-            lm = UnifiedLM(loaded.model, compiled=compile)
+            lm = UnifiedLM(loaded.model, compiled=compile, longest=max_model_len)
             if mode != "generative" and not settings.embeds_causally:
                 require_views(lm)
             require_numbers(lm)
@@ -423,6 +448,7 @@ class GritLM:
         if output_format is not None:
             params = replace(params, mask=self.grammar(output_format).start)
         params.check(self.lm.vocabulary_size)
+        self._require_seed(params)
         ids = self.chat_ids(messages, start=kv is None)
         blocks = own_blocks(self.lm, kv)
         prompt_ids = [*(i for block in blocks for i in block.token_ids.tolist()), *ids]
@@ -516,6 +542,7 @@ class GritLM:
         and ``SentenceTransformer(folder)`` raises an error with it.
         """
         self._require_merged()
+        self._require_whole()
         checkpoint.save(self.lm, self.tokenizer, self.settings, self.projection, Path(folder))
 
     def export(self, path: str | Path, *, form: ExportForm = "folder", **options: Any) -> None:
@@ -571,12 +598,38 @@ class GritLM:
 
         return known_facts(Path(self.source if self.adapter is None else self.adapter))
 
+    def _require_seed(self, params: SamplingParams) -> None:
+        """Refuse sampling by which processes that share a model would draw different tokens."""
+        if self.tensor_parallel_size > 1 and params.temperature > 0 and params.seed is None:
+            raise InputError(
+                f"temperature is {params.temperature} without a seed: with "
+                f"tensor_parallel_size={self.tensor_parallel_size} all processes have to draw the "
+                "same tokens; set seed"
+            )
+
+    def _require_whole(self) -> None:
+        """Refuse to write a model whose weights are quantised, or divided among processes.
+
+        Raises:
+            ModelError: for such a model.
+        """
+        if is_quantized(self.lm.causal):
+            raise ModelError(
+                "a quantised model cannot be written, its original weights are gone; load it "
+                "without quantization to write it"
+            )
+        if self.tensor_parallel_size > 1:
+            raise ModelError(
+                f"each of {self.tensor_parallel_size} processes has a part of this model; load it "
+                "without tensor_parallel_size to write it"
+            )
+
     @property
     def _exported(self) -> ExportedModel:
         from gritlm.lm.hub.formats.upload import ExportedModel
 
         self._require_merged()
-
+        self._require_whole()
         return ExportedModel(self.lm, self.tokenizer, self.settings, self.projection)
 
     @property
@@ -614,7 +667,7 @@ class GritLM:
         return frozenset(i for i in [*known, self.tokenizer.eos_token_id] if i is not None)
 
     def num_parameters(self) -> int:
-        return int(self.lm.causal.num_parameters())
+        return int(self.lm.causal.num_parameters()) + quantized_parameters(self.lm.causal)
 
     def memory_bytes(self) -> int:
         """Return the size of the weights and buffers in bytes."""

@@ -23,7 +23,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 
-from gritlm.errors import CacheMismatchError, ModelError
+from gritlm.errors import CacheMismatchError, InputError, ModelError, at_least_one
 from gritlm.lm.adapters.plain import merged_parameters
 from gritlm.lm.attention import ragged, views
 from gritlm.lm.attention.decode_views import adapted_view, compiled_view, decoding_view
@@ -49,6 +49,10 @@ class UnifiedLM:
         model: the decoder, with or without its LM head.
         compiled: whether one-token steps run as a compiled graph (CUDA graphs on a GPU).
         base: the model around whose layers ``model`` has plain LoRA; None for other models.
+        longest: maximum length of a text in tokens; None for that of the model.
+
+    Raises:
+        InputError: for a maximum length that the model does not take.
 
     Attributes:
         causal: the model itself, unchanged.
@@ -58,10 +62,18 @@ class UnifiedLM:
     """
 
     def __init__(
-        self, model: Any, *, compiled: bool = False, base: UnifiedLM | None = None
+        self,
+        model: Any,
+        *,
+        compiled: bool = False,
+        base: UnifiedLM | None = None,
+        longest: int | None = None,
     ) -> None:
         self.causal: Any = model.eval()
         self.decoder: Any = model.base_model
+        self._longest = longest if longest is not None or base is None else base._longest
+        if longest is not None:
+            _require_length(longest, self.decoder.config)
         self.bidirectional = views.bidirectional(self.decoder)
         self.compiled = compiled
         self.base = base
@@ -98,6 +110,8 @@ class UnifiedLM:
     @property
     def max_positions(self) -> int | None:
         """Maximum length of a text in tokens; None if the configuration does not have it."""
+        if self._longest is not None:
+            return self._longest
         return getattr(self.config, "max_position_embeddings", None)
 
     @property
@@ -402,6 +416,15 @@ class UnifiedLM:
         return [self.device if home.type == "meta" else home for home in homes]
 
 
+def _require_length(longest: int, config: Any) -> None:
+    at_least_one(longest, name="max_model_len")
+    limit = getattr(config, "max_position_embeddings", None)
+    if limit is not None and longest > limit:
+        raise InputError(
+            f"max_model_len={longest}, the model takes at most {limit} tokens; lower it"
+        )
+
+
 def _fast_causal(decoding: Any) -> Any:
     return decoding if lean_forward_of(decoding) is not None else views.grouped(decoding)
 
@@ -416,9 +439,14 @@ def unpack(packed_TD: Tensor, lengths: list[int]) -> Tensor:
 
 
 def _fingerprint(decoder: PreTrainedModel) -> str:
-    """Return a hash of name, shape, dtype and up to 64 values of every parameter."""
+    """Return a hash of name, shape, dtype and up to 64 values of every parameter.
+
+    Of a parameter that processes share, it covers the part of this process: its KV blocks have the
+    heads of this process only.
+    """
     digest = hashlib.blake2b(digest_size=8)
-    for name, tensor in merged_parameters(decoder):
+    for name, parameter in merged_parameters(decoder):
+        tensor = parameter.to_local() if hasattr(parameter, "to_local") else parameter
         flat = tensor.detach().flatten()
         step = max(1, flat.numel() // 64)
         values = flat[::step][:64].to("cpu", torch.float32) if flat.device.type != "meta" else None

@@ -58,9 +58,11 @@ def embed(
     Texts are embedded as documents, or as queries if --instruction is given.
     """
     destination = write.destination()
+    if model.tensor_parallel_size > 1:
+        _require_shared(texts or [], file, model.tensor_parallel_size)
     items = _items(texts or [], file, read)
     instruction = encode.header()
-    embeddings_ND = model.load(mode="embedding").encode(
+    embeddings_ND = model.load(mode="embedding", parallel=True).encode(
         [item.text for item in items],
         instruction=instruction,
         truncate_dim=vectors.truncate_dim,
@@ -68,7 +70,17 @@ def embed(
         show_progress_bar=logs.progress(),
         **encode.limits(),
     )
-    destination.write(items, embeddings_ND)
+    if model.writes_output:
+        destination.write(items, embeddings_ND)
+
+
+def _require_shared(texts: list[str], file: str | None, processes: int) -> None:
+    """Refuse stdin, of which each of several processes would read a part."""
+    if files.STDIN in (file, *texts) or not (file or texts):
+        raise InputError(
+            f"--tensor-parallel-size {processes} and stdin: each process would read a part of the "
+            "texts; use --file FILE"
+        )
 
 
 def _items(texts: list[str], file: str | None, read: ReadOptions) -> list[files.Item]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gritlm.cli import calibration, figures, logs, terminal
-from gritlm.cli.options import Dtype
+from gritlm.cli.options import Dtype, Quantization
 from gritlm.errors import InputError
 
 if TYPE_CHECKING:
@@ -99,6 +99,10 @@ class RunOptions:
             help="auto: as stored; left out: the fastest on this machine.", rich_help_panel=RUNNING
         ),
     ] = None
+    quantization: Annotated[
+        Quantization | None,
+        typer.Option(help="Measure with quantised weights.", rich_help_panel=RUNNING),
+    ] = None
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads to use.", rich_help_panel=RUNNING)
     ] = None
@@ -136,6 +140,7 @@ class RunOptions:
         return RunnerOptions(
             device=self.device,
             dtype=dtype,
+            quantization=None if self.quantization is None else self.quantization.value,
             batch_size=self.batch_size,
             progress=not logs.is_quiet() and sys.stderr.isatty(),
             skip_bad=self.skip_bad,

@@ -23,12 +23,19 @@ def generate(
     model: ModelOptions,
 ) -> None:
     """Answer a single prompt."""
+    if model.tensor_parallel_size > 1 and prompt in (None, files.STDIN):
+        raise InputError(
+            f"--tensor-parallel-size {model.tensor_parallel_size} and stdin: each process would "
+            "read a part of the prompt; pass it as an argument"
+        )
     text = _prompt(prompt)
-    lm = model.load(mode="generative")
+    lm = model.load(mode="generative", parallel=True)
     answer = lm.chat(text, stream=not no_stream, **sampling.arguments())
     for piece in [answer] if isinstance(answer, str) else answer:
-        terminal.write(piece)
-    terminal.write("\n")
+        if model.writes_output:
+            terminal.write(piece)
+    if model.writes_output:
+        terminal.write("\n")
 
 
 def _prompt(prompt: str | None) -> str:

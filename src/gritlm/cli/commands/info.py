@@ -41,6 +41,7 @@ def _model(lm: GritLM) -> dict[str, Any]:
         "adapter": lm.adapter,
         "dtype": str(lm.dtype).removeprefix("torch."),
         "dtype_reason": lm.dtype_reason,
+        "quantization": lm.quantization,
         "device": str(lm.device),
     }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,9 +16,10 @@ from gritlm import __version__
 from gritlm.cli import logs
 from gritlm.cli.adapters import split_adapters
 from gritlm.cli.environment import lines, option, require_values
-from gritlm.cli.options import Dtype, ModelOptions
+from gritlm.cli.options import Dtype, ModelOptions, PlacementOptions
 
 if TYPE_CHECKING:
+    from gritlm import GritLM
     from gritlm.serve.config import ServerConfig
     from gritlm.serve.engine.limits import Limits
     from gritlm.serve.service import Service
@@ -252,7 +253,7 @@ class StoreOptions:
 
 
 @dataclass(frozen=True)
-class ServedModelOptions:
+class ServedModelOptions(PlacementOptions):
     """Adapter, device and data type of the model."""
 
     adapter: Annotated[
@@ -312,6 +313,7 @@ def serve(
     from gritlm.serve import needs
 
     needs.require()
+    how.require_one_process()
     require_values(os.environ)
     from gritlm.runtime import bound_kernel_caches, in_a_thread_of_its_own
     from gritlm.serve import server
@@ -326,9 +328,7 @@ def serve(
     if settings.key_file is not None:  # a wrong file is reported before the model is loaded
         read_keys(settings.key_file, [store.name for store in stores])
     with server.bind(settings) as sock:
-        options = ModelOptions(
-            model, adapter, how.embed_adapter, how.device, how.dtype, how.threads
-        )
+        options = ModelOptions(model=model, **{**asdict(how), "adapter": adapter})
         loaded = in_a_thread_of_its_own(lambda: options.load(adapters=named))
         level = logging.getLogger(logs.NAME).level
         server_logs.configure(
@@ -381,6 +381,10 @@ def _name(model: str | None) -> str:
     return Path(model).resolve().name if Path(model).is_dir() else model
 
 
+def _quantized(model: GritLM) -> str:
+    return "" if model.quantization is None else f", {model.quantization} weights"
+
+
 def _tell(service: Service, where: str) -> None:
     settings = service.settings
     model = service.model
@@ -391,7 +395,8 @@ def _tell(service: Service, where: str) -> None:
     logs.note(
         f"gritlm {__version__} serves {', '.join(service.models)} at {where}\n"
         f"model: {model.source}, {str(model.dtype).removeprefix('torch.')} on {model.device} "
-        f"({model.dtype_reason}), {model.num_parameters() / 1e6:.0f} million parameters\n"
+        f"({model.dtype_reason}){_quantized(model)}, "
+        f"{model.num_parameters() / 1e6:.0f} million parameters\n"
         f"limits: {stats.slots} concurrent sequences of {scheduler.max_model_len} tokens, "
         f"{service.budget} tokens processed between two decoding steps, request bodies of "
         f"{settings.max_body_bytes / MEGABYTE:g} MiB\n"

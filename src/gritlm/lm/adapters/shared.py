@@ -120,6 +120,7 @@ class SharedBase:
         loaded: the base.
         mode: ``unified``, ``generative``, or ``embedding`` for models without the LM head.
         compiled: whether one-token steps run as a compiled graph.
+        longest: maximum length of a text in tokens; None for that of the model.
         changes: settings that replace those of the base and of every adapter.
         options: options of ``from_pretrained``, for the tokenizers.
 
@@ -137,6 +138,7 @@ class SharedBase:
         *,
         mode: str,
         compiled: bool,
+        longest: int | None = None,
         changes: Mapping[str, Any],
         options: Mapping[str, Any],
     ) -> None:
@@ -145,7 +147,8 @@ class SharedBase:
         self.mode = mode
         self._loaded = loaded
         with explained(source):
-            self._lm = UnifiedLM(loaded.model, compiled=compiled)
+            self._lm = UnifiedLM(loaded.model, compiled=compiled, longest=longest)
+        self._longest = longest
         self._changes = changes
         self._hub = {name: options[name] for name in HUB_OPTIONS if name in options}
         self._parts: dict[str | None, ModelParts] = {}
@@ -175,7 +178,7 @@ class SharedBase:
             lm = attach(self._lm, adapter, head=with_head)
             vocabulary.require_embeddings(tokenizer, lm.causal, adapter)
         else:
-            lm = self._lm if with_head else UnifiedLM(self._lm.decoder)
+            lm = self._lm if with_head else UnifiedLM(self._lm.decoder, longest=self._longest)
         settings = settings.but(**self._changes)
         with explained(adapter or self.source):
             if self.mode != "generative" and not settings.embeds_causally:

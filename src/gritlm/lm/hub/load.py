@@ -25,6 +25,9 @@ from gritlm.lm.chat_template import require_syntax
 from gritlm.lm.hub import lora, merge, vocabulary, weights
 from gritlm.lm.hub.load_errors import explained
 from gritlm.lm.hub.model_config import FILE, UNSTATED, ModelSettings, read_settings
+from gritlm.lm.hub.placement import Placement
+from gritlm.lm.lean.weights import is_known
+from gritlm.lm.quantization import layers, requirements
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +49,8 @@ FROM_PRETRAINED = (
     "tp_plan",
     "variant",
 )
+# Options by which transformers places the model itself.
+_PLACING = ("device_map", "distributed_config", "quantization_config", "tp_plan")
 _TOKENIZER = "the tokenizer"
 # Those of them that concern the download.
 HUB_OPTIONS = (
@@ -81,7 +86,7 @@ def load(
     source: str,
     *,
     mode: str,
-    device: str | torch.device | None,
+    placement: Placement,
     dtype: Any,
     adapter: str | None,
     options: dict[str, Any],
@@ -92,7 +97,7 @@ def load(
     Args:
         source: checkpoint folder or hub id.
         mode: ``unified``, ``generative``, or ``embedding`` (without the LM head).
-        device: device of the model; None for the best one available.
+        placement: where and how the weights are held.
         dtype: a torch dtype, its name, "auto" (as stored) or None (best for this machine).
         adapter: folder or hub id of a PEFT adapter. Its tokenizer, chat template and number of
             embeddings replace those of the base.
@@ -105,11 +110,11 @@ def load(
     """
     _require_known(options)
     hub = {name: options[name] for name in HUB_OPTIONS if name in options}
-    config = _config(source, hub)
-    _require_decoder(config, source)
-    _require_sizes(config, source)
-    target = runtime.choose_device(device)
-    placed = "device_map" in options
+    config = _checked_config(source, hub)
+    placement.require_fit(config, source, adapter=adapter)
+    target = runtime.choose_device(placement.device)
+    placement.prepare(target, options, adapter=adapter)
+    placed = any(options.get(name) is not None for name in _PLACING)
     chosen, reason = _dtype(dtype, target)
     if getattr(config, "attn_logit_softcapping", None):
         # transformers before 5.21 lets "sdpa" drop the soft cap on the scores (Gemma 2).
@@ -120,7 +125,7 @@ def load(
         kind = _class_for(mode if adapter is None else "unified")
         model = weights.load_weights(kind, source, config, dtype=chosen, **options)
         _forget_causal(model.config)
-        if not placed and "quantization_config" not in options:
+        if not placed:
             model = model.to(target)
     resized = False
     if adapter is not None:
@@ -130,7 +135,16 @@ def load(
             model = model.base_model if mode == "embedding" else model
     _require_end_ids(model, source)
     vocabulary.require_embeddings(tokenizer, model, adapter or source)
+    if target.type == "cpu" and placement.quantization is not None:
+        _quantize(model, placement.quantization, source)
     return LoadedModel(model.eval(), tokenizer, settings, reason, resized)
+
+
+def _quantize(model: Any, quantization: str, source: str) -> None:
+    """Quantise a model on the CPU, in place."""
+    requirements.require_dtype(quantization, model.dtype)
+    with explained(source):
+        layers.quantize(model, quantization, joined=is_known(model))
 
 
 def load_tokenizer(
@@ -212,6 +226,13 @@ def _config(source: str, hub: dict[str, Any]) -> Any:
     _require_folder(source)
     with explained(source, "config.json"):
         return AutoConfig.from_pretrained(source, trust_remote_code=False, **hub)
+
+
+def _checked_config(source: str, hub: dict[str, Any]) -> Any:
+    config = _config(source, hub)
+    _require_decoder(config, source)
+    _require_sizes(config, source)
+    return config
 
 
 def _require_decoder(config: Any, source: str) -> None:

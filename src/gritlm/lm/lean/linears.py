@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import psutil
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
-log = logging.getLogger(__name__)
+from gritlm.lm.lean.onednn import Projection, can_pack, joined_bias, pack
+from gritlm.lm.quantization.layers import joint_of
 
-Projection = Callable[[Tensor], Tensor]
+log = logging.getLogger(__name__)
 
 
 def packing_pays(model: nn.Module) -> bool:
     """Return whether packed weights are faster for a model, and fit into the free memory."""
     weights = list(model.parameters())
     plain = all(w.device.type == "cpu" and w.dtype == torch.bfloat16 for w in weights)
-    if not plain or not torch.backends.mkldnn.is_available() or not _has_operators():
+    divided = any(hasattr(w, "to_local") for w in weights)  # among processes
+    if divided or not plain or not can_pack():
         return False
     size = sum(w.nbytes for w in weights)
     free = psutil.virtual_memory().available
@@ -36,11 +37,14 @@ def projection(linears: Sequence[nn.Linear], *, packed: bool) -> Projection:
     Args:
         linears: layers with the same number of input features.
         packed: whether their weights are copied into a single packed one; else they are shared.
+            Quantised weights are shared always.
     """
+    if (joint := joint_of(linears)) is not None:
+        return joint
     if packed:
         weights = [linear.weight.detach() for linear in linears]
         weight = torch.cat(weights) if len(weights) > 1 else weights[0]
-        return _packed(weight, _joined_bias(linears))
+        return pack(weight, joined_bias(linears))
     if len(linears) == 1:
         return _plain(linears[0])
     parts = [_plain(linear) for linear in linears]
@@ -54,30 +58,8 @@ def matrix(weight: Tensor, *, packed: bool) -> Projection:
         weight: the matrix, outputs by inputs.
         packed: whether it is copied into a packed one.
     """
-    return _packed(weight, None) if packed else lambda x: F.linear(x, weight)
-
-
-def _packed(weight: Tensor, bias: Tensor | None) -> Projection:
-    own = _ops()._reorder_linear_weight(weight, 1)
-    multiply = _ops()._linear_pointwise
-    return lambda x: multiply(x, own, bias, "none", [], "")
+    return pack(weight, None) if packed else lambda x: F.linear(x, weight)
 
 
 def _plain(linear: nn.Linear) -> Projection:
     return lambda x: F.linear(x, linear.weight, linear.bias)
-
-
-def _joined_bias(linears: Sequence[nn.Linear]) -> Tensor | None:
-    if all(linear.bias is None for linear in linears):
-        return None
-    zeros = [linear.weight.new_zeros(linear.out_features) for linear in linears]
-    pairs = zip(linears, zeros, strict=True)
-    return torch.cat([zero if each.bias is None else each.bias.detach() for each, zero in pairs])
-
-
-def _has_operators() -> bool:
-    return hasattr(_ops(), "_reorder_linear_weight") and hasattr(_ops(), "_linear_pointwise")
-
-
-def _ops() -> Any:
-    return torch.ops.mkldnn

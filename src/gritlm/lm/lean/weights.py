@@ -12,12 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from gritlm.lm.kv.rope import LENGTH_DEPENDENT
-from gritlm.lm.lean.linears import Projection, projection
+from gritlm.lm.lean.linears import projection
+from gritlm.lm.lean.onednn import Projection
+from gritlm.lm.quantization.layers import QuantizedLinear
 
 # Decoders with rotary positions, RMS norms before attention and MLP, and a gated SiLU.
 _FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3", "SmolLM3")
 _DTYPES = (torch.bfloat16, torch.float32)
-_PLAIN = (nn.Linear, nn.Embedding, nn.ModuleList)
+_PLAIN = (nn.Linear, nn.Embedding, nn.ModuleList, QuantizedLinear)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 # Module of the hooks that transformers sets itself; they do nothing unless outputs are requested.
 _CAPTURING = "transformers.utils.output_capturing"
@@ -90,15 +92,15 @@ class LeanWeights:
 def lean_weights(model: Any, *, packed: bool) -> LeanWeights | None:
     """Return the weights of a model; None for one that the lean pass does not know.
 
-    It knows models of some families as transformers makes them: all on the CPU, without hooks,
-    adapters or quantised layers.
+    It knows models of some families as transformers makes them: all on the CPU, without hooks or
+    adapters. Their linear layers may be quantised by gritlm.
 
     Args:
         model: a causal model, or a decoder without LM head.
         packed: whether the weights are copied into packed ones; else they are shared.
     """
     decoder = model.base_model
-    if not _is_known(model, decoder):
+    if not is_known(model):
         return None
     attention = decoder.layers[0].self_attn
     head = None if model is decoder else projection([model.lm_head], packed=packed)
@@ -115,7 +117,9 @@ def lean_weights(model: Any, *, packed: bool) -> LeanWeights | None:
     )
 
 
-def _is_known(model: Any, decoder: Any) -> bool:
+def is_known(model: Any) -> bool:
+    """Return whether the lean pass knows a model, with or without its LM head."""
+    decoder = model.base_model
     config = decoder.config
     family = type(decoder).__name__.removesuffix("Model")
     return (

@@ -20,6 +20,7 @@ from gritlm.lm.chat import template_for
 from gritlm.lm.hub import checkpoint, export
 from gritlm.lm.hub.load import LoadedModel, load, our_template
 from gritlm.lm.hub.model_config import PROJECTION_FILE, ModelSettings
+from gritlm.lm.hub.placement import Placement
 from gritlm.lm.self_check import require_views
 from gritlm.lm.tokens import SegmentTokenizer
 from gritlm.lm.unified import UnifiedLM
@@ -185,7 +186,7 @@ def _load(
     return load(
         source,
         mode="unified",
-        device=device,
+        placement=Placement(device),
         dtype=dtype,
         adapter=adapter,
         options=options,
