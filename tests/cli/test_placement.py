@@ -13,9 +13,9 @@ TEXT = "The heron waits."
 COMMANDS = {
     "serve": (),
     "chat": (),
-    "ask": ("Why?",),
+    "ask": ("Why?", "--store", "store"),
     "index": ("docs", "--to", "store"),
-    "search": ("Why?", "docs"),
+    "search": ("Why?", "README.md"),
 }
 
 

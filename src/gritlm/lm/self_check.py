@@ -152,11 +152,12 @@ def _unlike_tokens(lm: UnifiedLM) -> list[int]:
 
     They are spread over the vocabulary, because many vocabularies begin with unused tokens.
     """
-    weight = lm.decoder.get_input_embeddings().weight
+    embeddings = lm.decoder.get_input_embeddings()
+    weight = embeddings.weight
     some = torch.linspace(0, weight.shape[0] - 1, _SAMPLE).long().unique()
     if weight.device.type == "meta":
         return some[len(some) // 4 :: len(some) // 4][:3].tolist()
-    row_SD = weight[some.to(weight.device)].float().cpu()
+    row_SD = embeddings(some.to(weight.device)).float().cpu()
     chosen = [int(row_SD.norm(dim=1).argmax())]
     for _ in range(2):
         chosen.append(int(torch.cdist(row_SD, row_SD[chosen]).amin(dim=1).argmax()))

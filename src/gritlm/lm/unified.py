@@ -445,7 +445,8 @@ def _fingerprint(decoder: PreTrainedModel) -> str:
     heads of this process only.
     """
     digest = hashlib.blake2b(digest_size=8)
-    for name, parameter in merged_parameters(decoder):
+    whole_numbers = [(n, b) for n, b in decoder.named_buffers() if b.dtype == torch.int8]
+    for name, parameter in [*merged_parameters(decoder), *whole_numbers]:
         tensor = parameter.to_local() if hasattr(parameter, "to_local") else parameter
         flat = tensor.detach().flatten()
         step = max(1, flat.numel() // 64)

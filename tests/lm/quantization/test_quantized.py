@@ -173,6 +173,19 @@ def test_an_adapter_is_merged_before(folder, make_adapter, tmp_path):
     assert np.array_equal(ours.encode(TEXTS), theirs.encode(TEXTS))
 
 
+def test_a_tied_head_is_quantised_and_counted_once(tiny_model):
+    folder = tiny_model(hidden_size=64, intermediate_size=128, tie_word_embeddings=True)
+    whole = GritLM(folder, dtype="float32", device="cpu")
+    ours = GritLM(folder, dtype="float32", device="cpu", quantization="int8")
+    assert ours.num_parameters() == whole.num_parameters()
+    embedding = ours.lm.decoder.get_input_embeddings().weight
+    assert torch.equal(embedding, whole.lm.decoder.get_input_embeddings().weight)
+    ids = torch.tensor([[1, 40, 41]])
+    with torch.inference_mode():
+        error = (ours.lm.logits(ids) - whole.lm.logits(ids)).abs().max()
+    assert 0 < error < 0.1 * whole.lm.logits(ids).abs().max()
+
+
 @pytest.mark.parametrize("mode", ["embedding", "generative"])
 def test_modes(folder, whole, mode):
     model = GritLM(folder, mode=mode, dtype="bfloat16", quantization="int8")
@@ -194,12 +207,13 @@ def test_a_quantised_model_is_not_written(quantized, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_quantised_model_is_not_trained_or_moved(quantized):
-    layer = quantized.lm.decoder.layers[0].self_attn.o_proj
+def test_a_quantised_model_is_not_trained_or_moved(folder):
+    model = GritLM(folder, dtype="bfloat16", device="cpu", quantization="int8")
+    layer = model.lm.decoder.layers[0].self_attn.o_proj
     with pytest.raises(ModelError, match="no gradients"):
         layer(torch.randn(1, 64, dtype=torch.bfloat16, requires_grad=True))
     with pytest.raises(ModelError, match="cannot be moved or converted"):
-        quantized.model.to(torch.float32)
+        model.model.to(torch.float32)
 
 
 def test_generate_of_transformers_and_blocks_use_the_quantised_weights(quantized):

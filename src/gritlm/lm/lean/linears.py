@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import psutil
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gritlm.lm.lean.onednn import Projection, can_pack, joined_bias, pack

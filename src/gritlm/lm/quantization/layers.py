@@ -121,10 +121,15 @@ def is_quantized(model: nn.Module) -> bool:
     return ours or getattr(model, "hf_quantizer", None) is not None
 
 
-def quantized_parameters(model: nn.Module) -> int:
-    """Return the number of quantised weights, which ``parameters()`` does not count."""
+def quantized_parameters(model: Any) -> int:
+    """Return the number of quantised weights, less their scales, which ``parameters()`` counts.
+
+    A head that was tied to the embeddings adds none.
+    """
     layers = [each for each in model.modules() if isinstance(each, QuantizedLinear)]
-    return sum(each.in_features * each.out_features - each.scales.numel() for each in layers)
+    head = model.get_output_embeddings() if model.config.tie_word_embeddings else None
+    whole = sum(each.in_features * each.out_features for each in layers if each is not head)
+    return whole - sum(each.scales.numel() for each in layers)
 
 
 def joint_of(linears: Sequence[nn.Module]) -> JointWeight | None:
