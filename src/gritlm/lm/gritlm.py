@@ -152,7 +152,6 @@ class GritLM:
             for name in self.adapters:
                 self.with_adapter(name)
             return
-        settings = loaded.settings.but(**changes)
         self.source = source
         self.adapter = adapter
         self.dtype_reason = loaded.dtype_reason
@@ -160,11 +159,7 @@ class GritLM:
         self.tensor_parallel_size = placement.tensor_parallel_size
         with explained(source):
             lm = UnifiedLM(loaded.model, compiled=compile, longest=max_model_len)
-            if mode != "generative" and not settings.embeds_causally:
-                require_views(lm)
-            require_numbers(lm)
-            head = checkpoint.projection([adapter, source], settings, lm)
-            self._assemble(lm, loaded.tokenizer, settings, head, mode)
+            self._assemble_alone(lm, loaded.tokenizer, loaded.settings.but(**changes), mode)
 
     @classmethod
     def around(
@@ -210,6 +205,20 @@ class GritLM:
         self._base: SharedBase | None = None
         self._choice = AdapterChoice()
         self._relatives: dict[str | None, GritLM] = {}
+
+    def _assemble_alone(
+        self,
+        lm: UnifiedLM,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: ModelSettings,
+        mode: str,
+    ) -> None:
+        """Check a model that shares no base, and assemble it with its projection."""
+        if mode != "generative" and not settings.embeds_causally:
+            require_views(lm)
+        require_numbers(lm)
+        head = checkpoint.projection([self.adapter, self.source], settings, lm)
+        self._assemble(lm, tokenizer, settings, head, mode)
 
     def _assemble_over(
         self, base: SharedBase, chosen: AdapterChoice, relatives: dict[str | None, GritLM]

@@ -15,6 +15,7 @@ import logging
 import threading
 from collections.abc import Callable
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -445,8 +446,8 @@ def _fingerprint(decoder: PreTrainedModel) -> str:
     heads of this process only.
     """
     digest = hashlib.blake2b(digest_size=8)
-    whole_numbers = [(n, b) for n, b in decoder.named_buffers() if b.dtype == torch.int8]
-    for name, parameter in [*merged_parameters(decoder), *whole_numbers]:
+    whole_numbers = ((n, b) for n, b in decoder.named_buffers() if b.dtype == torch.int8)
+    for name, parameter in chain(merged_parameters(decoder), whole_numbers):
         tensor = parameter.to_local() if hasattr(parameter, "to_local") else parameter
         flat = tensor.detach().flatten()
         step = max(1, flat.numel() // 64)
