@@ -94,8 +94,7 @@ class GritLM:
         InputError: for a value out of range.
     """
 
-    quantization: str | None = None
-    tensor_parallel_size: int = 1
+    _placement = Placement()  # that of a model in memory
 
     def __init__(
         self,
@@ -119,7 +118,6 @@ class GritLM:
     ) -> None:
         choice(mode, MODES, name="mode")
         source, adapter = checkpoint.resolve(model_name_or_path, adapter)
-        dtype = _one_dtype(from_pretrained)
         changes = {
             "pooling_method": pooling_method,
             "normalized": normalized,
@@ -134,7 +132,7 @@ class GritLM:
             source,
             mode=mode if over_base is None else "unified",
             placement=placement,
-            dtype=dtype,
+            dtype=_one_dtype(from_pretrained),
             adapter=adapter if over_base is None else None,
             options=from_pretrained,
         )
@@ -148,15 +146,12 @@ class GritLM:
                 changes=changes,
                 options=from_pretrained,
             )
-            self._assemble_over(base, over_base, {None: self})
-            for name in self.adapters:
-                self.with_adapter(name)
+            self._assemble_family(base, over_base)
             return
         self.source = source
         self.adapter = adapter
         self.dtype_reason = loaded.dtype_reason
-        self.quantization = placement.quantization
-        self.tensor_parallel_size = placement.tensor_parallel_size
+        self._placement = placement
         with explained(source):
             lm = UnifiedLM(loaded.model, compiled=compile, longest=max_model_len)
             self._assemble_alone(lm, loaded.tokenizer, loaded.settings.but(**changes), mode)
@@ -219,6 +214,12 @@ class GritLM:
         require_numbers(lm)
         head = checkpoint.projection([self.adapter, self.source], settings, lm)
         self._assemble(lm, tokenizer, settings, head, mode)
+
+    def _assemble_family(self, base: SharedBase, chosen: AdapterChoice) -> None:
+        """Assemble the models of all adapters over a shared base."""
+        self._assemble_over(base, chosen, {None: self})
+        for name in self.adapters:
+            self.with_adapter(name)
 
     def _assemble_over(
         self, base: SharedBase, chosen: AdapterChoice, relatives: dict[str | None, GritLM]
@@ -653,6 +654,16 @@ class GritLM:
     @property
     def dtype(self) -> torch.dtype:
         return self.lm.dtype
+
+    @property
+    def quantization(self) -> str | None:
+        """Format of the quantised weights; None for weights that are not."""
+        return self._placement.quantization
+
+    @property
+    def tensor_parallel_size(self) -> int:
+        """Number of processes that share each layer."""
+        return self._placement.tensor_parallel_size
 
     @property
     def max_length(self) -> int:
