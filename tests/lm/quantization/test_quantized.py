@@ -13,7 +13,7 @@ from gritlm import GritLM
 from gritlm.errors import CacheMismatchError, ModelError
 from gritlm.lm.lean.view import lean_forward_of
 from gritlm.lm.quantization.layers import JointWeight, QuantizedLinear, joint_of
-from gritlm.lm.quantization.matrices import GROUP, Int4Weight, Int8Weight
+from gritlm.lm.quantization.matrices import GROUP, Int4Weight, Int8Weight, LowRank
 
 FORMATS = ("int8", "int4")
 TEXTS = ["The quick brown fox", "Water boils at 100 degrees.", "Cats sleep most of the day. " * 6]
@@ -64,6 +64,30 @@ def test_the_copy_for_many_rows_computes_what_the_kernel_does(kind, rows):
     plain = kind.of(weight_NK, copied=False).multiply(x_MK).float()
     copied = kind.of(weight_NK, copied=True).multiply(x_MK).float()
     assert (plain - copied).norm() < 0.01 * plain.norm()
+
+
+@pytest.mark.parametrize("kind", [Int8Weight, Int4Weight])
+def test_a_token_of_a_text_is_multiplied_alike_in_texts_of_all_lengths(kind):
+    torch.manual_seed(0)
+    joint = JointWeight(kind.of(torch.randn(64, 96, dtype=torch.bfloat16), copied=True), None)
+    x_1TK = torch.randn(1, 40, 96, dtype=torch.bfloat16)
+    whole = joint(x_1TK)
+    for size in (2, 3, 5, 17):
+        assert torch.equal(joint(x_1TK[:, :size]), whole[:, :size])
+
+
+def test_4_bits_keep_the_factors_of_an_adapter_apart():
+    torch.manual_seed(0)
+    base_NK = rounded(Int4Weight.of(torch.randn(64, 96), copied=False), 96)  # has 4 bits already
+    down_RK = 0.02 * torch.randn(8, 96)
+    up_NR = torch.randn(64, 8)
+    merged_NK = base_NK + up_NR @ down_RK
+    low_rank = LowRank.of(down_RK, up_NR)
+    apart = rounded(Int4Weight.of(merged_NK, copied=False, low_rank=low_rank), 96) - merged_NK
+    without = rounded(Int4Weight.of(merged_NK, copied=False), 96) - merged_NK
+    assert apart.norm() < 0.1 * without.norm()
+    part = Int4Weight.of(merged_NK.repeat(2, 1), copied=False).rows(64, 128)
+    assert part.low_rank is None
 
 
 @pytest.mark.parametrize("kind", [Int8Weight, Int4Weight])
@@ -184,6 +208,23 @@ def test_a_tied_head_is_quantised_and_counted_once(tiny_model):
     with torch.inference_mode():
         error = (ours.lm.logits(ids) - whole.lm.logits(ids)).abs().max()
     assert 0 < error < 0.1 * whole.lm.logits(ids).abs().max()
+
+
+def test_adapters_over_the_same_4_bits_have_other_fingerprints(folder, make_adapter, tmp_path):
+    adapter = make_adapter(folder, tmp_path / "adapter", target_modules=["q_proj", "down_proj"])
+    options = {"dtype": "bfloat16", "device": "cpu", "quantization": "int4"}
+    ours = GritLM(folder, adapter=adapter, **options)
+    assert ours.num_parameters() == GritLM(folder, **options).num_parameters()
+    assert ours.lm.fingerprint != GritLM(folder, **options).lm.fingerprint
+    assert ours.lm.decoder.layers[0].self_attn.q_proj.joint.weight.low_rank is not None
+    assert ours.lm.decoder.layers[0].self_attn.o_proj.joint.weight.low_rank is None
+    ids = torch.tensor([[1, 40, 41, 42]])
+    with torch.inference_mode():
+        cache = ours.lm.new_cache(8)
+        steps = [ours.lm.logits(ids[:, [i]], cache=cache)[0, 0] for i in range(4)]
+        together = ours.lm.logits(ids)[0]
+    for step, one in zip(steps, together, strict=True):
+        assert torch.cosine_similarity(step.float(), one.float(), dim=0) > 0.999
 
 
 @pytest.mark.parametrize("mode", ["embedding", "generative"])

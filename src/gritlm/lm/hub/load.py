@@ -128,23 +128,25 @@ def load(
         if not placed:
             model = model.to(target)
     resized = False
+    factors = {}
     if adapter is not None:
         with explained(adapter):
             resized = lora.fit(model, adapter)
+            factors = merge.plain_factors(model, adapter) if placement.keeps_factors else {}
             model = merge.merge_adapter(model, adapter) if merging else model
             model = model.base_model if mode == "embedding" else model
     _require_end_ids(model, source)
     vocabulary.require_embeddings(tokenizer, model, adapter or source)
     if target.type == "cpu" and placement.quantization is not None:
-        _quantize(model, placement.quantization, source)
+        _quantize(model, placement.quantization, source, factors)
     return LoadedModel(model.eval(), tokenizer, settings, reason, resized)
 
 
-def _quantize(model: Any, quantization: str, source: str) -> None:
+def _quantize(model: Any, quantization: str, source: str, factors: dict[Any, Any]) -> None:
     """Quantise a model on the CPU, in place."""
     requirements.require_dtype(quantization, model.dtype)
     with explained(source):
-        layers.quantize(model, quantization, joined=is_known(model))
+        layers.quantize(model, quantization, joined=is_known(model), factors=factors)
 
 
 def load_tokenizer(

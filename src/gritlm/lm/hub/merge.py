@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from gritlm.lm.adapters.attach import adapter_of
 from gritlm.lm.adapters.by_peft import PeftAdapter
-from gritlm.lm.adapters.plain import PlainLora
+from gritlm.lm.adapters.plain import PlainLora, plain_lora
 from gritlm.lm.hub import lora, merge_check, tying
 
 
@@ -35,6 +35,20 @@ def merge_adapter(model: Any, adapter: str) -> Any:
     head = tying.tied_head(model, [key.removeprefix(lora.PREFIX) for key in tensors])
     ids = _trained_tokens(config)
     return _merge(adapter_of(model, adapter, config, tensors), model, head, ids)
+
+
+def plain_factors(model: Any, adapter: str) -> dict[nn.Module, tuple[Tensor, Tensor]]:
+    """Return the factors, down (R, I) and scaled up (O, R), of each layer that plain LoRA changes.
+
+    Args:
+        model: the base model with its LM head, before or after merging.
+        adapter: folder or hub id.
+    """
+    config = lora.read_config(adapter)
+    tensors = load_file(lora.find_file(adapter, lora.WEIGHTS_FILE))
+    found = plain_lora(model, adapter, config, tensors)
+    layers = [] if found is None else found.layers
+    return {each.layer: (each.one_RI, each.scale * each.other_OR.float()) for each in layers}
 
 
 def merge_trained(peft_model: Any, name: str) -> Any:

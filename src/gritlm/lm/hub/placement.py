@@ -40,6 +40,11 @@ class Placement:
         if self.quantization is not None:
             choice(self.quantization, requirements.FORMATS, name="quantization")
 
+    @property
+    def keeps_factors(self) -> bool:
+        """Whether the factors of a merged adapter are needed too."""
+        return self.quantization == "int4"
+
     def require_plain(self, *, compiled: bool, unmerged: bool) -> None:
         """Refuse compiled steps and unmerged adapters where they do not go with the placement.
 

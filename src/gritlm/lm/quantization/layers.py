@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import psutil
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from gritlm.errors import ModelError
 from gritlm.lm.lean.onednn import can_pack, joined_bias
-from gritlm.lm.quantization.matrices import WEIGHTS, Int8Weight, QuantizedWeight
+from gritlm.lm.quantization.matrices import Int4Weight, Int8Weight, LowRank, QuantizedWeight
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,8 @@ class JointWeight:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the outputs (..., N) for inputs (..., K)."""
-        y_MN = self.weight.multiply(x.reshape(-1, x.shape[-1]))
+        step = x.ndim < 3 or x.shape[-2] == 1
+        y_MN = self.weight.multiply(x.reshape(-1, x.shape[-1]), step=step)
         if self._bias_N is not None:
             y_MN += self._bias_N
         return y_MN.view(*x.shape[:-1], -1)
@@ -66,6 +68,12 @@ class QuantizedLinear(nn.Module):
         shown = joint.weight if own is None else own
         self.register_buffer("values", shown.values, persistent=False)
         self.scales = nn.Parameter(shown.scales, requires_grad=False)
+        if isinstance(shown, Int4Weight) and shown.low_rank is not None:
+            for name, factor in (("down", shown.low_rank.down), ("up", shown.low_rank.up)):
+                self.register_buffer(name, factor.values, persistent=False)
+                self.register_parameter(
+                    f"{name}_scales", nn.Parameter(factor.scales, requires_grad=False)
+                )
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the outputs (..., N) for inputs (..., K).
@@ -88,7 +96,13 @@ class QuantizedLinear(nn.Module):
         )
 
 
-def quantize(model: Any, quantization: str, *, joined: bool) -> None:
+def quantize(
+    model: Any,
+    quantization: str,
+    *,
+    joined: bool,
+    factors: Mapping[nn.Module, tuple[Tensor, Tensor]] | None = None,
+) -> None:
     """Replace the linear layers of a model on a CPU by quantised ones, in place.
 
     The embeddings keep their dtype. The LM head has 8 bits in both formats.
@@ -97,6 +111,8 @@ def quantize(model: Any, quantization: str, *, joined: bool) -> None:
         model: a decoder, with or without its LM head.
         quantization: ``int8`` or ``int4``.
         joined: whether layers of the same input are quantised as one, for the lean pass.
+        factors: the two factors, down (R, K) and up (N, R), of the adapter that is merged into each
+            layer. int4 keeps them apart.
 
     Raises:
         ModelError: for a model most of whose weights are not in linear layers, or that the format
@@ -108,7 +124,11 @@ def quantize(model: Any, quantization: str, *, joined: bool) -> None:
     with torch.inference_mode(False), torch.no_grad():
         for name, parent in list(decoder.named_modules()):
             for group in _groups(parent, joined=joined):
-                _replace(parent, group, quantization, where=name, copied=copied)
+                linears: list[Any] = [parent.get_submodule(each) for each in group]
+                low_rank = _low_rank(linears, factors or {}, model.dtype)
+                with _naming(f"{name}.{group[0]}"):
+                    weight = _weight(linears, quantization, low_rank, copied=copied)
+                _replace(parent, group, JointWeight(weight, joined_bias(linears)))
         head = model.get_output_embeddings()
         if head is not None:
             joint = JointWeight(Int8Weight.of(head.weight, copied=False), _detached(head.bias))
@@ -129,7 +149,7 @@ def quantized_parameters(model: Any) -> int:
     layers = [each for each in model.modules() if isinstance(each, QuantizedLinear)]
     head = model.get_output_embeddings() if model.config.tie_word_embeddings else None
     whole = sum(each.in_features * each.out_features for each in layers if each is not head)
-    return whole - sum(each.scales.numel() for each in layers)
+    return whole - sum(scales.numel() for each in layers for scales in each.parameters())
 
 
 def joint_of(linears: Sequence[nn.Module]) -> JointWeight | None:
@@ -149,18 +169,46 @@ def _groups(parent: nn.Module, *, joined: bool) -> list[list[str]]:
     return together + [[name] for name in names if not any(name in group for group in together)]
 
 
-def _replace(
-    parent: nn.Module, names: list[str], quantization: str, *, where: str, copied: bool
-) -> None:
-    linears: list[Any] = [parent.get_submodule(name) for name in names]
+def _weight(
+    linears: Sequence[Any], quantization: str, low_rank: LowRank | None, *, copied: bool
+) -> QuantizedWeight:
     weight_NK = torch.cat([linear.weight for linear in linears])
+    if quantization == "int8":
+        return Int8Weight.of(weight_NK, copied=copied)
+    return Int4Weight.of(weight_NK, copied=copied, low_rank=low_rank)
+
+
+def _low_rank(
+    linears: Sequence[Any],
+    factors: Mapping[nn.Module, tuple[Tensor, Tensor]],
+    dtype: torch.dtype,
+) -> LowRank | None:
+    """Return the factors of layers side by side; None if they have none."""
+    pairs = [factors.get(each) or _no_factors(each) for each in linears]
+    down_RK = torch.cat([down.float() for down, _ in pairs])
+    if not len(down_RK):
+        return None
+    up_NR = torch.block_diag(*(up.float() for _, up in pairs))
+    return LowRank.of(down_RK.to(dtype), up_NR.to(dtype))
+
+
+def _no_factors(linear: nn.Linear) -> tuple[Tensor, Tensor]:
+    return torch.zeros(0, linear.in_features), torch.zeros(linear.out_features, 0)
+
+
+@contextmanager
+def _naming(layer: str) -> Iterator[None]:
+    """Put the name of a layer in front of an error."""
     try:
-        weight = WEIGHTS[quantization].of(weight_NK, copied=copied)
+        yield
     except ModelError as error:
-        raise ModelError(f"{where}.{names[0]}: {error}") from None
-    joint = JointWeight(weight, joined_bias(linears))
+        raise ModelError(f"{layer}: {error}") from None
+
+
+def _replace(parent: nn.Module, names: Sequence[str], joint: JointWeight) -> None:
     start = 0
-    for name, linear in zip(names, linears, strict=True):
+    for name in names:
+        linear: Any = parent.get_submodule(name)
         setattr(parent, name, QuantizedLinear(joint, start, linear))
         start += linear.out_features
 

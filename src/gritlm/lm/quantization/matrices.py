@@ -1,23 +1,22 @@
 """Weight-only int8 and int4 matrices on a CPU, by the kernels of torch.
 
-The kernels read the quantised weight and are fastest for few rows. More rows are multiplied by a
-packed bfloat16 copy, where there is one (figures in docs/log.md).
+The kernels read the quantised weight and are fastest for the few rows of a decoding step. Other
+rows are multiplied by a packed bfloat16 copy, where there is one (figures in docs/log.md).
 
-Shapes: M rows, N outputs, K inputs, G groups of inputs.
+Shapes: M rows, N outputs, K inputs, G groups of inputs, R ranks.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from gritlm.errors import ModelError
-from gritlm.lm.lean.onednn import pack
+from gritlm.lm.lean.onednn import Projection, pack
 
 GROUP = 32  # inputs that share a scale and a zero point in int4
+FEW = 4  # rows of a step for which the kernels are faster than the copy
 _MANY = 48  # rows for which an int8 weight is faster converted for each product
 
 # Bounds of the int4 kernel: outputs in a block, and blocks that can be taken out of a weight.
@@ -33,8 +32,6 @@ class Int8Weight:
         scales_N: scales, in the dtype of the inputs.
         copied: whether a packed copy multiplies many rows.
     """
-
-    FEW = 4  # rows for which the kernel is faster than the packed copy
 
     def __init__(self, values_NK: Tensor, scales_N: Tensor, *, copied: bool) -> None:
         self.values = values_NK
@@ -54,14 +51,52 @@ class Int8Weight:
         """Return a part of the outputs, which shares their memory."""
         return Int8Weight(self.values[start:stop], self.scales[start:stop], copied=False)
 
-    def multiply(self, x_MK: Tensor) -> Tensor:
-        """Return the product (M, N) with rows of inputs."""
-        rows = len(x_MK)
-        if self._copy is not None and rows > self.FEW:
+    def whole(self) -> Tensor:
+        """Return the weight (N, K) in float32."""
+        return self.values.float() * self.scales.float()[:, None]
+
+    def multiply(self, x_MK: Tensor, *, step: bool = True) -> Tensor:
+        """Return the product (M, N) with rows of inputs.
+
+        Args:
+            x_MK: the inputs.
+            step: whether each row is the only token of its sequence in this pass.
+        """
+        if self._copy is not None and (len(x_MK) > FEW or not step):
             return self._copy(x_MK).mul_(self.scales)
-        if rows > _MANY:
+        if len(x_MK) > _MANY:
             return F.linear(x_MK, self.values.to(x_MK.dtype)).mul_(self.scales)
         return torch._weight_int8pack_mm(x_MK, self.values, self.scales)
+
+
+class LowRank:
+    """A product of two thin matrices in 8 bits, that of a LoRA, next to a quantised weight.
+
+    Args:
+        down: the first factor, R outputs by K inputs.
+        up: the second factor, scaled, N outputs by R inputs.
+    """
+
+    def __init__(self, down: Int8Weight, up: Int8Weight) -> None:
+        self.down = down
+        self.up = up
+
+    @classmethod
+    def of(cls, down_RK: Tensor, up_NR: Tensor) -> LowRank:
+        """Quantise both factors."""
+        return cls(Int8Weight.of(down_RK, copied=False), Int8Weight.of(up_NR, copied=False))
+
+    def multiply(self, x_MK: Tensor) -> Tensor:
+        """Return the product (M, N) with rows of inputs."""
+        return self.up.multiply(self.down.multiply(x_MK))
+
+    def rows(self, start: int, stop: int) -> LowRank:
+        """Return a part of the outputs, which shares their memory."""
+        return LowRank(self.down, self.up.rows(start, stop))
+
+    def whole(self) -> Tensor:
+        """Return the matrix (N, K) in float32."""
+        return self.up.whole() @ self.down.whole()
 
 
 class Int4Weight:
@@ -70,19 +105,31 @@ class Int4Weight:
     Args:
         values: whole numbers from 0 to 15, in the layout of the kernel.
         scales_GN2: scale and zero point, in the dtype of the inputs.
+        low_rank: term that the kernel does not compute; None for none.
         copy: linear layer that multiplies many rows; None for the kernel.
     """
 
-    FEW = 8
-
-    def __init__(self, values: Tensor, scales_GN2: Tensor, copy: Any = None) -> None:
+    def __init__(
+        self,
+        values: Tensor,
+        scales_GN2: Tensor,
+        low_rank: LowRank | None = None,
+        copy: Projection | None = None,
+    ) -> None:
         self.values = values
         self.scales = scales_GN2
+        self.low_rank = low_rank
         self._copy = copy
 
     @classmethod
-    def of(cls, weight_NK: Tensor, *, copied: bool) -> Int4Weight:
+    def of(cls, weight_NK: Tensor, *, copied: bool, low_rank: LowRank | None = None) -> Int4Weight:
         """Quantise a weight.
+
+        Args:
+            weight_NK: the weight, with the term of low rank in it.
+            copied: whether a packed copy multiplies many rows.
+            low_rank: term that is not quantised: steps of 4 bits are larger than most of what an
+                adapter changes.
 
         Raises:
             ModelError: for sizes that the kernel does not take.
@@ -93,7 +140,8 @@ class Int4Weight:
                 f"int4 takes layers with a multiple of {GROUP} inputs and of {_OUTPUTS} outputs, "
                 f"this one has {inputs} and {outputs}; take quantization='int8'"
             )
-        groups_NGI = weight_NK.float().unflatten(1, (-1, GROUP))
+        base_NK = weight_NK.float() - (0 if low_rank is None else low_rank.whole())
+        groups_NGI = base_NK.unflatten(1, (-1, GROUP))
         least_NG, largest_NG = groups_NGI.aminmax(dim=2)
         scale_NG = ((largest_NG - least_NG) / 15).clamp(min=1e-12).to(weight_NK.dtype)
         middle_NG = (least_NG + 8 * scale_NG.float()).to(weight_NK.dtype)
@@ -103,24 +151,32 @@ class Int4Weight:
         values_NK = values_NGI.flatten(1).to(torch.int32)
         copy = None
         if copied:
-            rounded_NGI = (values_NGI - 8) * scale_NG1 + middle_NG1
-            copy = pack(rounded_NGI.flatten(1).bfloat16(), None)
+            rounded_NK = ((values_NGI - 8) * scale_NG1 + middle_NG1).flatten(1)
+            rounded_NK += 0 if low_rank is None else low_rank.whole()
+            copy = pack(rounded_NK.bfloat16(), None)
         scales_GN2 = torch.stack([scale_NG, middle_NG], dim=2).transpose(0, 1).contiguous()
         packed = torch._convert_weight_to_int4pack_for_cpu(values_NK, 1)
-        return cls(packed, scales_GN2, copy)
+        return cls(packed, scales_GN2, low_rank, copy)
 
     def rows(self, start: int, stop: int) -> Int4Weight | None:
         """Return a part of the outputs, which shares their memory; None if blocks would be cut."""
         if start % _BLOCK or (stop % _BLOCK and stop != len(self.values)):
             return None
-        return Int4Weight(self.values[start:stop], self.scales[:, start:stop].contiguous())
+        low_rank = None if self.low_rank is None else self.low_rank.rows(start, stop)
+        scales_GN2 = self.scales[:, start:stop].contiguous()
+        return Int4Weight(self.values[start:stop], scales_GN2, low_rank)
 
-    def multiply(self, x_MK: Tensor) -> Tensor:
-        """Return the product (M, N) with rows of inputs."""
-        if self._copy is not None and len(x_MK) > self.FEW:
+    def multiply(self, x_MK: Tensor, *, step: bool = True) -> Tensor:
+        """Return the product (M, N) with rows of inputs.
+
+        Args:
+            x_MK: the inputs.
+            step: whether each row is the only token of its sequence in this pass.
+        """
+        if self._copy is not None and (len(x_MK) > FEW or not step):
             return self._copy(x_MK)
-        return torch._weight_int4pack_mm_for_cpu(x_MK, self.values, GROUP, self.scales)
+        y_MN = torch._weight_int4pack_mm_for_cpu(x_MK, self.values, GROUP, self.scales)
+        return y_MN if self.low_rank is None else y_MN.add_(self.low_rank.multiply(x_MK))
 
 
 QuantizedWeight = Int8Weight | Int4Weight
-WEIGHTS: dict[str, Any] = {"int8": Int8Weight, "int4": Int4Weight}
