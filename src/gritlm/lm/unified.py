@@ -72,7 +72,9 @@ class UnifiedLM:
     ) -> None:
         self.causal: Any = model.eval()
         self.decoder: Any = model.base_model
-        self._longest = longest if longest is not None or base is None else base._longest
+        self._longest: int | None = (
+            longest if longest is not None or base is None else base._longest
+        )
         if longest is not None:
             _require_length(longest, self.decoder.config)
         self.bidirectional = views.bidirectional(self.decoder)

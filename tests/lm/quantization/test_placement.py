@@ -80,6 +80,12 @@ def test_int4_refuses_sizes_that_its_kernel_does_not_take(tiny_model):
         GritLM(tiny_model(), device="cpu", dtype="float32", quantization="int4")
 
 
+def test_int8_refuses_sizes_that_its_kernel_does_not_take(tiny_model):
+    folder = tiny_model(hidden_size=40, num_attention_heads=5, num_key_value_heads=5)
+    with pytest.raises(ModelError, match=r"q_proj: int8 takes .* 40 inputs .*leave quantization"):
+        GritLM(folder, device="cpu", dtype="float32", quantization="int8")
+
+
 def test_experts_are_not_quantised(tiny_model):
     with pytest.raises(ModelError, match=r"takes models of linear layers.*leave quantization out"):
         GritLM(tiny_model("mixtral"), device="cpu", dtype="float32", quantization="int8")

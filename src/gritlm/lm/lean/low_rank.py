@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from gritlm.lm.adapters.plain import LoraLinear
-from gritlm.lm.lean.linears import Projection, matrix
+from gritlm.lm.lean.linears import matrix
+from gritlm.lm.lean.onednn import Projection
 from gritlm.lm.lean.weights import LeanLayer, LeanWeights
 
 NO_ADAPTER = -1  # number of the adapter of a row without one

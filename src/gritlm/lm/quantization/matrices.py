@@ -19,6 +19,8 @@ GROUP = 32  # inputs that share a scale and a zero point in int4
 FEW = 4  # rows of a step for which the kernels are faster than the copy
 _MANY = 48  # rows for which an int8 weight is faster converted for each product
 
+_STEP = 16  # inputs that the int8 kernel reads together; it would read beyond the end of others
+
 # Bounds of the int4 kernel: outputs in a block, and blocks that can be taken out of a weight.
 _OUTPUTS = 16
 _BLOCK = 64
@@ -41,7 +43,17 @@ class Int8Weight:
 
     @classmethod
     def of(cls, weight_NK: Tensor, *, copied: bool) -> Int8Weight:
-        """Quantise a weight."""
+        """Quantise a weight.
+
+        Raises:
+            ModelError: for sizes that the kernel does not take.
+        """
+        outputs, inputs = weight_NK.shape
+        if inputs % _STEP:
+            raise ModelError(
+                f"int8 takes layers with a multiple of {_STEP} inputs, this one has {inputs} inputs "
+                f"and {outputs} outputs; leave quantization out"
+            )
         largest_N = weight_NK.abs().amax(dim=1).float()
         scales_N = (largest_N / 127).clamp(min=1e-12).to(weight_NK.dtype)
         values_NK = (weight_NK.float() / scales_N.float()[:, None]).round_().clamp_(-127, 127)
@@ -83,8 +95,10 @@ class LowRank:
 
     @classmethod
     def of(cls, down_RK: Tensor, up_NR: Tensor) -> LowRank:
-        """Quantise both factors."""
-        return cls(Int8Weight.of(down_RK, copied=False), Int8Weight.of(up_NR, copied=False))
+        """Quantise both factors; zeros fill the ranks up to a number that the kernel takes."""
+        more = -len(down_RK) % _STEP
+        down = Int8Weight.of(F.pad(down_RK, (0, 0, 0, more)), copied=False)
+        return cls(down, Int8Weight.of(F.pad(up_NR, (0, more)), copied=False))
 
     def multiply(self, x_MK: Tensor) -> Tensor:
         """Return the product (M, N) with rows of inputs."""
