@@ -51,8 +51,8 @@ class Int8Weight:
         outputs, inputs = weight_NK.shape
         if inputs % _STEP:
             raise ModelError(
-                f"int8 takes layers with a multiple of {_STEP} inputs, this one has {inputs} inputs "
-                f"and {outputs} outputs; leave quantization out"
+                f"int8 takes layers with a multiple of {_STEP} inputs, this one has {inputs} and "
+                f"{outputs} outputs; leave quantization out"
             )
         largest_N = weight_NK.abs().amax(dim=1).float()
         scales_N = (largest_N / 127).clamp(min=1e-12).to(weight_NK.dtype)
