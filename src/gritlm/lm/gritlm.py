@@ -472,8 +472,7 @@ class GritLM:
             end_ids=end_ids,
             lookup=params.lookup(prompt_ids),
         )
-        stream_of_text = TextStream.of(self.tokenizer, params)
-        pieces = stream_of_text.pieces(tokens)
+        pieces = TextStream.of(self.tokenizer, params).pieces(tokens)
         return pieces if stream else "".join(pieces)
 
     def chat_ids(self, messages: str | Sequence[Message], *, start: bool = True) -> list[int]:
