@@ -40,6 +40,7 @@ SETTLES_S = 2.0
 POSITIONS = 1024  # of the tiny model
 REFUSED = frozenset({400, 401, 404, 405, 408, 411, 413, 415, 422, 429, 431})
 FUZZ = "fuzz"
+FUZZED = ("--max-model-len", "704", "--served-model-name", "gritlm")
 
 
 @dataclass(frozen=True)
@@ -276,7 +277,7 @@ def _last_line(text: str) -> str:
 
 
 def _fuzzed(model: str, chosen: argparse.Namespace) -> list[str]:
-    with _served(model, "--max-model-len", "96") as server:
+    with _served(model, *FUZZED) as server:
         began = time.perf_counter()
         found = attack_fuzz.run(
             server, KEY, count=chosen.fuzz, first=chosen.fuzz_from, seed=chosen.seed

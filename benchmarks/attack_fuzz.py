@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import count as counted
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -26,49 +27,10 @@ GROWTH = 0.10
 SLACK_BYTES = 40e6
 LISTED = 10
 
-# A body for each route that takes one; a route without one here gets an empty object.
-_WORDS = "What colour is the ball?"
-_CHAT = {"messages": [{"role": "user", "content": _WORDS}], "max_tokens": 2}
-BODIES: dict[str, list[dict[str, Any]]] = {
-    "/v1/chat/completions": [
-        _CHAT,
-        _CHAT | {"stream": True, "stream_options": {"include_usage": True}},
-        _CHAT
-        | {
-            "temperature": 0.7,
-            "top_p": 0.9,
-            "seed": 1,
-            "stop": ["x"],
-            "logprobs": True,
-            "top_logprobs": 2,
-            "n": 1,
-        },
-    ],
-    "/v1/completions": [
-        {"prompt": _WORDS, "max_tokens": 2},
-        {"prompt": ["a", "b"], "max_tokens": 1, "logprobs": 2, "echo": True, "stream": True},
-    ],
-    "/v1/embeddings": [
-        {"input": _WORDS},
-        {"input": ["a", "b"], "dimensions": 8, "encoding_format": "base64", "user": "u"},
-    ],
-    "/v1/rerank": [
-        {"query": "ball", "documents": ["a ball", "water"], "top_n": 1},
-        {"query": "ball", "documents": ["a ball"], "method": "generate"},
-    ],
-    "/v1/rag/documents": [
-        {"documents": [{"id": "d", "text": "A ball.", "title": "t", "metadata": {"lang": "en"}}]},
-        {"files": [{"name": "a.jsonl", "data": "eyJ0ZXh0IjogImEifQo=", "metadata": {"n": 1}}]},
-    ],
-    "/v1/rag/search": [
-        {"question": _WORDS, "top_k": 2, "filter": {"lang": ["en", "de"]}, "hybrid": True},
-    ],
-    "/v1/rag/answer": [
-        {"question": _WORDS, "max_tokens": 2, "mode": "doc", "top_k": 1, "stream": True},
-    ],
-    "/tokenize": [{"prompt": _WORDS}, {"messages": [{"role": "user", "content": "a"}]}],
-    "/detokenize": [{"tokens": [5, 6, 7]}],
-}
+# Bodies of each route that takes one; a route without one here gets an empty object.
+BODIES: dict[str, list[dict[str, Any]]] = json.loads(
+    (Path(__file__).parent / "attack_bodies.json").read_text(encoding="utf-8")
+)
 RARE = {"/v1/rag/documents": 0.25}  # it writes to disk
 
 # Written into the JSON as they are: not all of them can come out of json.dumps.
@@ -192,6 +154,7 @@ def run(server: Server, key: str, *, count: int, first: int, seed: int) -> Found
         (method.upper(), path) for path, methods in described["paths"].items() for method in methods
     ]
     found = Found(len(routes))
+    found.broken += _refused(server.url, headers)
     lock = threading.Lock()
     numbers = iter(range(first, first + count))
     usage = server.usage
@@ -224,6 +187,17 @@ def run(server: Server, key: str, *, count: int, first: int, seed: int) -> Found
     if found.bad > LISTED:
         found.broken.append(f"and {found.bad - LISTED} more")
     return found
+
+
+def _refused(url: str, headers: dict[str, str]) -> list[str]:
+    """The bodies that are refused before anything is changed: their mutants would test little."""
+    broken = []
+    for path, bodies in BODIES.items():
+        for number, body in enumerate(bodies):
+            response = httpx.post(url + path, json=body, headers=headers, timeout=PATIENCE_S)
+            if response.status_code != 200:
+                broken.append(f"{path} body {number}: {response.text[:200]}")
+    return broken
 
 
 def _note(found: Found, number: int, request: Request, status: int, text: str) -> None:
