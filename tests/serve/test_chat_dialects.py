@@ -171,6 +171,17 @@ def test_ollama_chats(llama: ollama.Client, wanted: str, oracle: GritLM):
     assert (found.model, found.done_reason) == ("tiny", "stop")
 
 
+def test_unknown_paths_have_the_errors_of_their_api(live: Served, llama: ollama.Client):
+    with pytest.raises(ollama.ResponseError) as caught:
+        llama.pull("gritlm")
+    assert caught.value.error == "POST /api/pull: Not Found"
+    assert caught.value.status_code == 404
+    cohere = live.http.post("/v2/chat", json={})
+    assert (cohere.status_code, set(cohere.json())) == (404, {"id", "message"})
+    other = live.http.post("/v1/nothing", json={})
+    assert other.json()["error"]["code"] == "not_found"
+
+
 def test_ollama_generates(llama: ollama.Client, wanted: str):
     options = {"temperature": 0, "num_predict": 20}
     body = {"model": "tiny", "prompt": QUESTION[0]["content"], "system": "Be brief."}

@@ -58,3 +58,5 @@ ERROR_FORMS: dict[str, ErrorForm] = {
     paths.COHERE_V2_RERANK: cohere,
     paths.TEI_EMBED: tei,
 }
+# Forms of errors of paths that do not exist, by the first part of the path.
+FORMS_BELOW: dict[str, ErrorForm] = {paths.OLLAMA: ollama, paths.COHERE_V2: cohere}

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gritlm.printable import excerpt
 from gritlm.serve.access import ACCESS, ALL
-from gritlm.serve.dialects.error_forms import ERROR_FORMS
+from gritlm.serve.dialects.error_forms import ERROR_FORMS, FORMS_BELOW
 from gritlm.serve.errors import FORM, draining, internal
 from gritlm.serve.http import auth
 from gritlm.serve.http.body_limit import ClientGoneError
@@ -60,7 +60,8 @@ class RequestContext:
             return
         request_id = request_id_of(Headers(scope=scope).get("x-request-id"))
         REQUEST_ID.set(request_id)
-        FORM.set(ERROR_FORMS.get(scope["path"]))
+        path = scope["path"]
+        FORM.set(ERROR_FORMS.get(path) or FORMS_BELOW.get(path[: path.find("/", 1) + 1]))
         ACCESS.set(ALL)  # a pipelined request begins in the context of the one before it
         body = _Body(receive, announced=auth.has_body(Headers(scope=scope)))
         response = _ResponseSender(send, request_id, scope["path"], body)

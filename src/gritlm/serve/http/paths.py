@@ -24,6 +24,7 @@ TEI_EMBED = "/embed"
 MESSAGES = "/v1/messages"
 COUNT_TOKENS = "/v1/messages/count_tokens"
 OLLAMA = "/api/"
+COHERE_V2 = "/v2/"
 OLLAMA_CHAT = "/api/chat"
 OLLAMA_GENERATE = "/api/generate"
 OLLAMA_EMBED = "/api/embed"
@@ -102,4 +103,4 @@ RIGHTS_OF = {
 }
 
 # beginnings of the paths of the API
-API = ("/v1/", "/v2/", OLLAMA, SCORE, PLAIN_RERANK, TEI_EMBED, TOKENIZE, DETOKENIZE)
+API = ("/v1/", COHERE_V2, OLLAMA, SCORE, PLAIN_RERANK, TEI_EMBED, TOKENIZE, DETOKENIZE)
