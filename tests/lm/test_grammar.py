@@ -364,6 +364,27 @@ def test_grammars_are_kept_within_bounds(grit: GritLM, monkeypatch: pytest.Monke
     assert made._characters <= 100
 
 
+def test_other_threads_run_while_a_grammar_is_compiled(grit: GritLM):
+    properties = {f"q{n}": {"type": "integer"} for n in range(3_000)}
+    gaps: list[float] = []
+    done = threading.Event()
+
+    def tick() -> None:
+        last = perf_counter()
+        while not done.wait(0.005):
+            gaps.append(perf_counter() - last)
+            last = perf_counter()
+
+    ticking = threading.Thread(target=tick)
+    ticking.start()
+    started = perf_counter()
+    grit.grammar(schema_of({"properties": properties}))
+    took = perf_counter() - started
+    done.set()
+    ticking.join()
+    assert max(gaps) < max(0.1, took / 2)
+
+
 def test_threads_share_a_grammar(grit: GritLM):
     grammar = grit.grammar(schema_of(PERSON))
     failures: list[BaseException] = []
