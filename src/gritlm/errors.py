@@ -16,7 +16,7 @@
     ├── MissingExtraError (ImportError)    an optional dependency that is not installed
     ├── serve.engine.errors: OverloadedError, DrainingError    a server that refuses new requests
     ├── evaluation.harnesses.DataUnreachableError    a task whose data cannot be downloaded
-    └── rag.index.lance.IndexFailedError    an index that cannot be read or written
+    └── rag.index.passage_table.IndexFailedError    an index that cannot be read or written
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import pytest
 
 from gritlm.cli.commands.ask import _line
 from gritlm.rag.answer import Source
-from gritlm.rag.index.lance import IndexFailedError
+from gritlm.rag.index.passage_table import IndexFailedError
 from gritlm.rag.kvstore.store import KVStore
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from gritlm.rag.engine import RagEngine
 from gritlm.rag.index.index import Index
-from gritlm.rag.index.lance import IndexFullError, lance_errors
+from gritlm.rag.index.lance import lance_errors
+from gritlm.rag.index.passage_table import IndexFullError
 from gritlm.rag.ingest import ingest
 from gritlm.rag.kvstore.errors import StoreFullError
 from gritlm.rag.kvstore.lmdb import lmdb_environment
@@ -41,7 +42,7 @@ def test_a_delete_that_finds_no_space_has_no_effect(engine, monkeypatch, step):
         if step == "blocks":
             patch.setattr(lmdb_environment.LmdbEnvironment, "write", no_space)
         else:
-            patch.setattr(engine.index._table, "delete", table_full)
+            patch.setattr(engine.index.table.lance, "delete", table_full)
         with pytest.raises(StoreFullError):
             engine.delete("d1")
         assert [each.id for each in engine.documents()] == IDS
@@ -51,14 +52,14 @@ def test_a_delete_that_finds_no_space_has_no_effect(engine, monkeypatch, step):
 
 
 def test_a_delete_that_took_effect_is_done_though_no_space_is_left_behind_it(engine, monkeypatch):
-    delete = engine.index._table.delete
+    delete = engine.index.table.lance.delete
 
     def then_full(where: str) -> None:
         delete(where)
         table_full()
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine.index._table, "delete", then_full)
+        patch.setattr(engine.index.table.lance, "delete", then_full)
         patch.setattr(KVStore, "gc", lambda *_, **__: raise_full())
         assert engine.delete("d1") == 1
     assert [each.id for each in engine.documents()] == [name for name in IDS if name != "d1"]

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from gritlm.rag.index.lance import reciprocal_ranks
+from gritlm.rag.index.ranking import reciprocal_ranks
 
 
 def test_one_ranking_stays_as_it_is():

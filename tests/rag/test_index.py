@@ -12,8 +12,11 @@ import pytest
 from gritlm.errors import InputError
 from gritlm.rag.identity import ModelIdentity
 from gritlm.rag.index import index as index_module
+from gritlm.rag.index import lance_table
 from gritlm.rag.index.index import Index, IndexedDocument
-from gritlm.rag.index.lance import IndexFailedError, TableQuery, lance_errors
+from gritlm.rag.index.lance import lance_errors
+from gritlm.rag.index.passage_table import IndexFailedError, Wanted
+from gritlm.rag.index.ranking import TableQuery
 from gritlm.rag.index.table import TABLE, not_indexed
 from gritlm.rag.types import Passage
 
@@ -113,7 +116,7 @@ def test_adding_a_document_again_replaces_its_passages(index):
 
 def test_new_and_known_documents_go_in_by_one_commit(index, tmp_path):
     put(index, document("a", "one", "two"))
-    table = index._table
+    table = index.table.lance
     before = table.version
     put(index, document("a", "three"), document("c", "four"), content="v2")
     assert table.version == before + 1
@@ -315,7 +318,7 @@ def test_titles_and_words_of_other_scripts_are_found(index):
         document("c", "three"),
     )
     for words, name in (("xylophone", "a"), ("睡觉", "b")):
-        scored = TableQuery(index._table, vectors(1)[0], None, exact=True).worded(words, 5)
+        scored = TableQuery(index.table, vectors(1)[0], Wanted(), exact=True).worded(words, 5)
         assert [each.document_id for _, each in scored] == [name]
 
 
@@ -376,7 +379,7 @@ def test_the_approximate_index_finds_nine_of_ten_of_the_nearest(tmp_path):
     near = Index.open(tmp_path / "index", maker, exact_below=1000)
     near.add(rows, contents=contents)
     near.optimise()
-    assert not_indexed(near._table) == 0
+    assert not_indexed(near.table.lance) == 0
     vector_ND = np.stack([vector for _, vector in rows])
     found = 0
     questions = vectors(20, seed=3, dimension=64)
@@ -393,11 +396,11 @@ def test_rows_that_came_after_the_indices_are_found_too(tmp_path):
     index.optimise()
     put(index, document("late", "xylophone", seed=42))
     question = vectors(1, seed=42)[0]
-    assert not_indexed(index._table) == 1
+    assert not_indexed(index.table.lance) == 1
     assert index.search(question, top_k=1)[0].passage.document_id == "late"
-    assert TableQuery(index._table, question, None, exact=True).worded("xylophone", 1)
+    assert TableQuery(index.table, question, Wanted(), exact=True).worded("xylophone", 1)
     index.optimise()
-    assert not_indexed(index._table) == 0
+    assert not_indexed(index.table.lance) == 0
     assert index.search(question, top_k=1)[0].passage.document_id == "late"
 
 
@@ -414,7 +417,7 @@ def test_many_small_batches_stay_in_few_files(index, monkeypatch):
     monkeypatch.setattr(index_module, "COMMITS", 8)
     for start in range(20):
         put(index, document(f"d{start}", "one", "two"))
-    assert index._table.stats()["fragment_stats"]["num_fragments"] < 10
+    assert index.table.lance.stats()["fragment_stats"]["num_fragments"] < 10
     assert len(index) == 40
     assert len(index.known()) == 20
 
@@ -440,7 +443,7 @@ def test_optimising_an_empty_index_and_a_tiny_one_works(tmp_path):
 
 def test_an_index_whose_making_was_cut_short_gets_its_index_of_words(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(index_module, "index_words", lambda table: None)
+        patch.setattr(lance_table, "index_words", lambda table: None)
         put(Index.open(tmp_path / "index", MAKER), document("a", "one"))
     index = Index.open(tmp_path / "index", MAKER)
     assert texts(index.search(vectors(1)[0], top_k=1, text="one", hybrid=True)) == {"one"}

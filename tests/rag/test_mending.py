@@ -12,7 +12,7 @@ import pytest
 from gritlm.rag.engine import RagEngine
 from gritlm.rag.index import lance, passage_rows, repair, schema, table
 from gritlm.rag.index.index import Index
-from gritlm.rag.index.lance import IndexFailedError
+from gritlm.rag.index.passage_table import IndexFailedError
 from gritlm.rag.retrieve import Search
 from tests.rag import test_index as rows
 from tests.rag.conftest import TEXTS
@@ -53,7 +53,7 @@ def embed(texts: list[str]) -> np.ndarray:
 )
 @pytest.mark.parametrize("hybrid", [False, True])
 def test_a_damaged_row_is_in_no_hit_list_and_reported(index, caplog, column, value, part, hybrid):
-    index._table.update(where="text = 'b two'", values={column: value})
+    index.table.lance.update(where="text = 'b two'", values={column: value})
     warnings: list[str] = []
     found = index.search(QUESTION, top_k=6, text="two", hybrid=hybrid, warnings=warnings)
     assert rows.texts(found) == {"a one", "a two", "b one", "c one", "c two"}
@@ -67,14 +67,14 @@ def test_a_damaged_row_is_in_no_hit_list_and_reported(index, caplog, column, val
 @pytest.mark.parametrize("column", ["document_id", "title", "metadata", "passages"])
 def test_a_damaged_document_is_in_no_listing(index, column):
     value = 9 if column == "passages" else '{"lang": "fr"}'
-    index._table.update(where="text = 'b one'", values={column: value})
+    index.table.lance.update(where="text = 'b one'", values={column: value})
     assert [each.id for each in index.documents()] == ["a", "c"]
     assert set(index.known()) == ({"a", "b", "c"} if column == "metadata" else {"a", "c"})
     assert len(index.damages) == 1
 
 
 def test_a_damaged_text_is_in_no_list_of_passages(index):
-    index._table.update(where="text = 'b one'", values={"text": "other"})
+    index.table.lance.update(where="text = 'b one'", values={"text": "other"})
     assert [each.text for each in index.passages("b")] == ["b two"]
 
 
@@ -90,13 +90,13 @@ def test_rebuilding_keeps_what_is_sound_and_names_what_is_lost(
     index, tmp_path, column, value, kept, embedded, dropped
 ):
     before = index.search(QUESTION, top_k=6)
-    index._table.update(where="text = 'b two'", values={column: value})
+    index.table.lance.update(where="text = 'b two'", values={column: value})
     place = str(tmp_path / "index")
-    assert len(repair.examine(place, index._table).problems) >= 1
+    assert len(repair.examine(place, index.table.lance).problems) >= 1
     mended = repair.rebuild(place, embed)
     assert (mended.passages, mended.embedded, mended.dropped) == (kept, embedded, dropped)
     again = Index.open(place, rows.MAKER)
-    assert repair.examine(place, again._table).problems == []
+    assert repair.examine(place, again.table.lance).problems == []
     assert set(again.known()) == {"a", "b", "c"} - set(dropped)
     after = again.search(QUESTION, top_k=6)
     assert after == before if not dropped else len(after) == kept
@@ -104,8 +104,8 @@ def test_rebuilding_keeps_what_is_sound_and_names_what_is_lost(
 
 
 def test_without_a_model_the_document_of_a_damaged_vector_is_lost(index, tmp_path):
-    index._table.update(where="text = 'b two'", values={"vector": OTHER})
-    mended = repair.rewrite(str(tmp_path / "index"), index._table, None)
+    index.table.lance.update(where="text = 'b two'", values={"vector": OTHER})
+    mended = repair.rewrite(str(tmp_path / "index"), index.table.lance, None)
     assert (mended.passages, mended.dropped) == (4, ("b",))
 
 
@@ -164,7 +164,7 @@ def old_table(place: Path) -> None:
     """A table as version 1 made it: without checksums."""
     made = Index.open(place, rows.MAKER)
     rows.put(made, rows.document("a", "one", "two"), rows.document("b", "three"))
-    found = made._table.to_arrow().drop_columns([passage_rows.COLUMN])
+    found = made.table.lance.to_arrow().drop_columns([passage_rows.COLUMN])
     about = {
         schema.KEY: found.schema.metadata[schema.KEY].replace(b'"version": 2', b'"version": 1')
     }
@@ -177,20 +177,20 @@ def test_a_table_of_the_version_before_is_read_and_gets_checksums_with_its_first
     old_table(place)
     reader = Index.open(place, rows.MAKER, create=False)
     assert len(reader.search(QUESTION, top_k=5, text="one")) == 3
-    assert not lance.has_checks(reader._table)
+    assert not lance.has_checks(reader.table.lance)
     writer = Index.open(place, rows.MAKER)
     rows.put(writer, rows.document("c", "four"))
-    assert lance.has_checks(writer._table)
+    assert lance.has_checks(writer.table.lance)
     assert set(Index.open(place, rows.MAKER).known()) == {"a", "b", "c"}
-    assert b'"version": 2' in writer._table.schema.metadata[schema.KEY]
+    assert b'"version": 2' in writer.table.lance.schema.metadata[schema.KEY]
     assert writer.delete(["a"]) == 2
-    assert repair.examine(str(place), writer._table).problems == []
+    assert repair.examine(str(place), writer.table.lance).problems == []
 
 
 def test_rebuilding_gives_a_table_of_the_version_before_its_checksums(tmp_path):
     old_table(tmp_path / "index")
     assert repair.rebuild(str(tmp_path / "index"), embed).passages == 3
-    assert lance.has_checks(Index.open(tmp_path / "index", rows.MAKER)._table)
+    assert lance.has_checks(Index.open(tmp_path / "index", rows.MAKER).table.lance)
 
 
 def test_an_id_that_was_made_from_the_content_proves_a_row_without_a_checksum():
@@ -214,7 +214,7 @@ def test_numbers_in_metadata_keep_their_checksum():
 def test_an_answer_says_what_was_left_out_and_what_to_do(grit, tmp_path):
     with RagEngine.open(tmp_path / "store", grit) as engine:
         engine.add([{"id": f"d{n}", "text": text} for n, text in enumerate(TEXTS)])
-        engine.index._table.update(where="document_id = 'd0'", values={"text": "Lies."})
+        engine.index.table.lance.update(where="document_id = 'd0'", values={"text": "Lies."})
         answer = engine.answer(
             "What colour is the ball?", top_k=5, fusion="joint", max_new_tokens=2
         )
@@ -223,7 +223,7 @@ def test_an_answer_says_what_was_left_out_and_what_to_do(grit, tmp_path):
         assert "document 'd0'" in warning
         assert f"run: gritlm store rebuild {tmp_path / 'store'}" in warning
         assert len(engine.find("ball", Search(top_k=5))) == 4
-        engine.index._table.update(values={"text": "Lies."})
+        engine.index.table.lance.update(values={"text": "Lies."})
         with pytest.raises(
             IndexFailedError, match=r"no passages to answer from: passage .* rebuild"
         ):

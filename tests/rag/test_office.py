@@ -15,9 +15,9 @@ import pytest
 
 from gritlm.errors import InputError
 from gritlm.rag.ingest import readers
+from gritlm.rag.ingest.file_reader import KINDS, FileReader
 from gritlm.rag.ingest.office import office_files, zip_package
 from gritlm.rag.ingest.sources import documents
-from gritlm.serve.documents.file_reader import KINDS, FileReader
 from tests.office import docx, epub, paragraph, table, zipped
 
 ENDINGS = (".docx", ".pptx", ".xlsx", ".epub")

@@ -21,13 +21,13 @@ from gritlm.errors import InputError
 from gritlm.rag.answer import PreparedAnswer
 from gritlm.rag.engine import RagEngine
 from gritlm.rag.index import lance
-from gritlm.rag.ingest import records, rows
+from gritlm.rag.ingest import file_reader, records, rows
 from gritlm.rag.ingest.readers import READERS
 from gritlm.rag.kvstore.errors import IndexDamagedError, StoreFullError
 from gritlm.rag.kvstore.store import KVStore
 from gritlm.rag.types import Trace
 from gritlm.serve.config import ServerConfig
-from gritlm.serve.documents import file_reader, uploads
+from gritlm.serve.documents import uploads
 from gritlm.serve.documents.document_store import RunningAnswer
 from gritlm.serve.engine.errors import OverloadedError
 from gritlm.serve.schemas.rag import AddDocumentsRequest, FileObject
@@ -206,7 +206,7 @@ def test_pages_are_read_as_the_library_reads_them():
 
 
 def test_the_process_that_reads_files_loads_no_model_library():
-    script = "import sys, gritlm.serve.documents.file_reader; print(*sys.modules)"
+    script = "import sys, gritlm.rag.ingest.file_reader; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True
     )

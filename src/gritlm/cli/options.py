@@ -48,6 +48,13 @@ class Quantization(StrEnum):
     fp8 = "fp8"
 
 
+class Reader(StrEnum):
+    """Readers of files."""
+
+    standard = "standard"
+    docling = "docling"
+
+
 @dataclass(frozen=True)
 class PlacementOptions:
     """Format and placement of the weights; ``gritlm serve`` has the same options."""

@@ -18,9 +18,11 @@ from gritlm.rag import together, workspace
 from gritlm.rag.answer import Answer, AnswerStream, PreparedAnswer
 from gritlm.rag.cooperative import Checkpoint, OnModel, paced
 from gritlm.rag.identity import ModelIdentity, maker_of
+from gritlm.rag.index import addresses
 from gritlm.rag.index.index import Index, IndexedDocument
-from gritlm.rag.index.lance import IndexFailedError
+from gritlm.rag.index.passage_table import IndexFailedError
 from gritlm.rag.ingest.file_ids import DocumentIds
+from gritlm.rag.ingest.file_reader import require_reader
 from gritlm.rag.ingest.ingest import (
     AddResult,
     ChunkingOptions,
@@ -38,7 +40,7 @@ from gritlm.rag.planner import AnswerPlan, Planner
 from gritlm.rag.prefill import Prefiller, ReadPassages
 from gritlm.rag.retrieve import Query, Retriever, Search, naming_question
 from gritlm.rag.reuse.blocks import BlockProvider, require_kind
-from gritlm.rag.types import BLOCK_KINDS, BlockKind, Hit, Trace
+from gritlm.rag.types import BLOCK_KINDS, BlockKind, Hit, ReaderName, Trace
 
 
 @dataclass
@@ -98,7 +100,7 @@ class RagEngine:
             place: folder of the workspace.
             model: a model that embeds and generates; None for the default model.
             cutting: chunking of documents; None for that of the workspace.
-            index: address of the LanceDB table (``s3://bucket/path``); None for one in the folder.
+            index: address in LanceDB, Qdrant or PostgreSQL; None for LanceDB in the folder.
             storage: number format of blocks: ``float32``, ``float16``, ``bfloat16``, ``int8`` or
                 ``int4``; ``auto`` for that of the workspace, or of the model.
             disk_bytes: most bytes of blocks on disk; None for that of the workspace, 10 GiB if new.
@@ -155,22 +157,23 @@ class RagEngine:
         on_model: OnModel | None = None,
         done: AddResult | None = None,
         text_field: str | None = None,
+        reader: ReaderName = "standard",
     ) -> AddResult:
         """Add files, folders, or dicts with ``text`` and perhaps ``id``, ``title``, ``metadata``.
 
         Unchanged documents are left as they are; a changed document replaces its old passages.
-        Unreadable files are skipped and named in the result. The id of a file does not depend on
-        the current directory: see :func:`gritlm.rag.ingest.sources.documents`.
+        Unreadable files are skipped and named in the result. Ids of files: see
+        :func:`gritlm.rag.ingest.sources.documents`.
 
         Args:
             sources: a path, a dict, or several of them.
             progress: show a progress bar.
-            kinds: kinds of KV blocks to store; None for that of the workspace. Blocks of other
-                kinds are computed at first use.
+            kinds: kinds of KV blocks to store; None for that of the workspace.
             on_model: runs all work of the model, where another thread owns it.
             done: result to fill, which is valid after an interruption too; None makes a new one.
             text_field: name of the text field of rows; None for ``text``, ``page_content``,
                 ``contents`` or ``content``.
+            reader: ``docling`` reads PDF files, scans and images by docling.
 
         Returns:
             The numbers of added, replaced, unchanged and skipped documents.
@@ -178,8 +181,10 @@ class RagEngine:
         Raises:
             InputError: for a path that does not exist.
             StoreFullError: when the disk is full; the documents added before stay.
+            MissingExtraError: when the reader is not installed.
         """
         self._require_writable()
+        require_reader(reader)
         inputs = [sources] if isinstance(sources, str | Path | Mapping) else sources
         kinds = (self.blocks,) if kinds is None else kinds
         for kind in kinds:
@@ -201,6 +206,7 @@ class RagEngine:
                 done=done,
                 progress=progress,
                 text_field=text_field,
+                reader=reader,
             )
 
     def delete(self, document_ids: str | Sequence[str]) -> int:
@@ -565,7 +571,7 @@ def _open_stores(
             memory_bytes=memory_bytes,
             read_only=read_only,
         )
-        uri = settings.index or place / workspace.PASSAGES
+        uri = addresses.resolved(settings.index, place, folder=workspace.PASSAGES)
         return store, _open_index(uri, maker, store, create=not read_only)
     except OtherModelError as error:
         command = workspace.index_command(place, model)
@@ -574,7 +580,7 @@ def _open_stores(
         ) from None
 
 
-def _open_index(uri: str | Path, maker: ModelIdentity, store: KVStore, *, create: bool) -> Index:
+def _open_index(uri: str, maker: ModelIdentity, store: KVStore, *, create: bool) -> Index:
     """Open the index of passages; the store is closed when that fails."""
     try:
         return Index.open(uri, maker, create=create)

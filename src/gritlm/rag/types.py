@@ -11,6 +11,8 @@ from typing import Any, Literal, get_args
 
 BlockKind = Literal["bidirectional", "causal"]
 BLOCK_KINDS: tuple[BlockKind, ...] = get_args(BlockKind)
+ReaderName = Literal["standard", "docling"]
+READER_NAMES: tuple[ReaderName, ...] = get_args(ReaderName)  # of files
 Scalar = str | int | float | bool | None
 Value = Scalar | list[Scalar]
 ID_NAMES = ("id", "_id")  # fields of rows

@@ -6,7 +6,7 @@ import json
 import platform
 import shlex
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -21,7 +21,8 @@ from gritlm.lm.gritlm import GritLM
 from gritlm.prompts import gritlm_instruction
 from gritlm.rag.cooperative import Checkpoint
 from gritlm.rag.identity import maker_of
-from gritlm.rag.index import repair, schema
+from gritlm.rag.index import addresses, repair, schema
+from gritlm.rag.index.databases import table_repair
 from gritlm.rag.index.index import Index, IndexedDocument
 from gritlm.rag.index.lance import lance_errors
 from gritlm.rag.index.repair import Health, Mended
@@ -40,7 +41,7 @@ CHECKED = "parity.json"
 BLOCKS = "kv"
 PASSAGES = "index"
 # Files of a workspace that has lost its settings.
-OURS = {CHECKED, BLOCKS, PASSAGES, file_ids.FILE, "cost.json"}
+OURS = {CHECKED, BLOCKS, PASSAGES, addresses.EMBEDDED_QDRANT, file_ids.FILE, "cost.json"}
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ class WorkspaceSettings:
 
     Attributes:
         cutting: chunking of documents.
-        index: address of the LanceDB table; None for a folder in the workspace.
+        index: address of the passages; None for LanceDB in the workspace, ``qdrant`` for an
+            embedded Qdrant there.
         blocks: kind of the stored KV blocks.
     """
 
@@ -83,12 +85,13 @@ def documents(place: Path) -> list[IndexedDocument]:
         IndexFailedError: when the index cannot be read.
     """
     require(place)
-    return Index.open(address(place), None, create=False).documents()
+    with Index.open(address(place), None, create=False) as index:
+        return index.documents()
 
 
 def address(place: Path) -> str:
     """Return the address of the table of passages."""
-    return settings(place).index or str(place / PASSAGES)
+    return addresses.resolved(settings(place).index, place, folder=PASSAGES)
 
 
 def examine(place: Path) -> Health:
@@ -97,11 +100,18 @@ def examine(place: Path) -> Health:
     Raises:
         IndexFailedError: when it cannot be opened.
     """
-    return repair.examine(address(place), open_table(address(place), None, create=False))
+    uri = address(place)
+    if addresses.is_lance(uri):
+        return repair.examine(uri, open_table(uri, None, create=False))
+    with closing(addresses.open_table(uri, None, create=False)) as table:
+        return table_repair.examine(table)
 
 
 def rebuild(place: Path, load: Callable[[], GritLM]) -> Mended:
     """Rebuild the table of a workspace from its sound rows.
+
+    A row of LanceDB with a damaged vector is embedded again; in other databases its document is
+    removed.
 
     Args:
         place: folder of the workspace.
@@ -126,7 +136,10 @@ def rebuild(place: Path, load: Callable[[], GritLM]) -> Mended:
         )
         return np.asarray(vectors_ND)
 
-    return repair.rebuild(address(place), embed)
+    if addresses.is_lance(address(place)):
+        return repair.rebuild(address(place), embed)
+    with closing(addresses.open_table(address(place), None, create=False)) as table:
+        return table_repair.rebuild(table)
 
 
 def may_open(place: Path, model: GritLM) -> bool:
@@ -190,6 +203,8 @@ def settings(
         InputError: when the workspace has other settings, cannot be read, or the folder holds
             other files.
     """
+    if index is not None:
+        addresses.check(index)
     if not exists(place):
         names = (p.name for p in place.iterdir()) if place.is_dir() else [place.name]
         others = sorted(name for name in names if name not in OURS and not _left_over(name))

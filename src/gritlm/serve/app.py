@@ -72,7 +72,10 @@ def _document_apis(service: Service) -> dict[str, DocumentApi]:
         return {}
     from gritlm.serve.documents.handlers import DocumentApi
 
-    apis = {name: DocumentApi(name, engine) for name, engine in service.stores.engines.items()}
+    apis = {
+        name: DocumentApi(name, engine, service.settings.reader)
+        for name, engine in service.stores.engines.items()
+    }
     for api in apis.values():
         service.on_close(api.close)
     return apis

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gritlm.errors import InputError
+from gritlm.rag.types import ReaderName
 from gritlm.serve.key_file import require_sendable
 
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")  # of this machine, in Host headers
@@ -34,6 +35,7 @@ class ServerConfig:
         open_metrics: whether ``/metrics`` needs no API key.
         allow_token_ids: whether ``/v1/embeddings`` accepts token ids. They are read as ids of this
             model's tokenizer, and many clients send ids of another one.
+        reader: reader of uploaded files: ``docling`` reads PDF files and images by docling.
         strict: whether unknown fields of a request are refused. By default they are ignored and
             named in the header ``x-gritlm-ignored``.
         max_body_bytes: most bytes of a request's body.
@@ -56,6 +58,7 @@ class ServerConfig:
     cors_origins: tuple[str, ...] = ()
     open_metrics: bool = False
     allow_token_ids: bool = False
+    reader: ReaderName = "standard"
     strict: bool = False
     max_body_bytes: int = 8 * 2**20
     body_timeout_s: float = 60.0

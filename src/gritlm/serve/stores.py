@@ -37,6 +37,7 @@ class StoreAt:
         read_only: whether documents can only be searched; any number of servers may share a store
             that way.
         name: name of the store in requests.
+        index: address of the passages of a new store; None for LanceDB in its folder.
 
     Raises:
         InputError: for a name that requests cannot use.
@@ -45,6 +46,7 @@ class StoreAt:
     folder: Path
     read_only: bool = False
     name: str = DEFAULT
+    index: str | None = None
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name) or self.name == _TAG:
@@ -99,7 +101,8 @@ def _places(folder: Path) -> Iterator[str]:
     from gritlm.rag import workspace
 
     yield os.path.normcase(folder.resolve())
-    if workspace.exists(folder) and (address := workspace.settings(folder).index) is not None:
+    if workspace.exists(folder) and workspace.settings(folder).index is not None:
+        address = workspace.address(folder)
         yield address.rstrip("/") if "://" in address else os.path.normcase(Path(address).resolve())
 
 
@@ -136,6 +139,7 @@ def _open(store: StoreAt, model: GritLM, longest: int, count: int) -> RagEngine:
         return RagEngine.open(
             store.folder,
             model,
+            index=store.index,
             read_only=store.read_only,
             longest=longest,
             memory_bytes=max(MIN_MEMORY_BYTES, MEMORY_BYTES // count),

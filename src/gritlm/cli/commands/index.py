@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gritlm.cli import logs, terminal
-from gritlm.cli.options import BlockKindOption, ModelOptions
+from gritlm.cli.options import BlockKindOption, ModelOptions, Reader
 
 if TYPE_CHECKING:
     from gritlm import GritLM
@@ -63,8 +63,9 @@ class IndexOptions:
         typer.Option(
             "--index",
             metavar="URI",
-            help="New store: LanceDB address of the passages, e.g. s3://bucket/path. "
-            "Default: the folder of the store.",
+            help="New store: database of the passages: LanceDB (s3://bucket/path), Qdrant "
+            "(qdrant://host:6333/collection, or qdrant for an embedded one in the store) or "
+            "PostgreSQL (postgresql://user@host/database). Default: LanceDB in the store.",
         ),
     ] = None
 
@@ -95,6 +96,26 @@ class IndexOptions:
         )
 
 
+@dataclass(frozen=True)
+class FileOptions:
+    """Reading of files."""
+
+    text_field: Annotated[
+        str | None,
+        typer.Option(
+            help="Field with the text of a row (.jsonl .json .csv .tsv). Default: text, "
+            "page_content, contents or content."
+        ),
+    ] = None
+    reader: Annotated[
+        Reader,
+        typer.Option(
+            help="docling: PDF files, scans and images (.png .jpg .tif .bmp .webp) by docling, "
+            "with layout and text recognition; slow."
+        ),
+    ] = Reader.standard
+
+
 def index(
     sources: Annotated[
         list[str],
@@ -107,13 +128,7 @@ def index(
     *,
     to: Annotated[Path, typer.Option("--to", help="Folder of the store; created if missing.")],
     store: IndexOptions,
-    text_field: Annotated[
-        str | None,
-        typer.Option(
-            help="Field with the text of a row (.jsonl .json .csv .tsv). Default: text, "
-            "page_content, contents or content."
-        ),
-    ] = None,
+    files: FileOptions,
     causal: Annotated[
         bool,
         typer.Option(
@@ -131,10 +146,12 @@ def index(
     from gritlm.rag import needs
 
     needs.require()
-    from gritlm.rag.index.lance import IndexFailedError
+    from gritlm.rag.index.passage_table import IndexFailedError
+    from gritlm.rag.ingest.file_reader import require_reader
     from gritlm.rag.ingest.ingest import AddResult
     from gritlm.rag.kvstore.errors import StoreFullError
 
+    require_reader(files.reader.value)
     lm = model.load()
     added = AddResult()
     with store.open(to, lm) as engine:
@@ -144,7 +161,8 @@ def index(
                 progress=not logs.is_quiet() and sys.stderr.isatty(),
                 kinds=sorted({engine.blocks, "causal"}) if causal else None,
                 done=added,
-                text_field=text_field,
+                text_field=files.text_field,
+                reader=files.reader.value,
             )
         except (KeyboardInterrupt, StoreFullError, IndexFailedError):
             _tell(added, engine.store.stats(), total=len(engine.index))

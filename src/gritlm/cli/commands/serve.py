@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,7 +16,8 @@ from gritlm import __version__
 from gritlm.cli import logs
 from gritlm.cli.adapters import split_adapters
 from gritlm.cli.environment import lines, option, require_values
-from gritlm.cli.options import Dtype, ModelOptions, PlacementOptions
+from gritlm.cli.options import Dtype, ModelOptions, PlacementOptions, Reader
+from gritlm.errors import InputError
 
 if TYPE_CHECKING:
     from gritlm import GritLM
@@ -242,13 +243,44 @@ class StoreOptions:
             help="Open the stores read-only; any number of servers may share them.",
         ),
     ] = False
+    index: Annotated[
+        str | None,
+        option(
+            env="INDEX",
+            panel=STORE,
+            metavar="URI",
+            help="New store: database of the passages, as gritlm index --index takes it. Only with "
+            "one --store.",
+        ),
+    ] = None
+
+    reader: Annotated[
+        Reader,
+        option(
+            env="READER",
+            panel=STORE,
+            help="docling: uploaded PDF files, scans and images by docling, with layout and text "
+            "recognition; slow.",
+        ),
+    ] = Reader.standard
 
     def places(self) -> list[StoreAt]:
         from gritlm.serve.stores import StoreAt, require_distinct
 
         read_only = self.store_read_only
         stores = [StoreAt.parse(each, read_only=read_only) for each in self.store or ()]
+        if self.index is not None:
+            if len(stores) != 1:
+                raise InputError(
+                    f"--index {self.index} needs one --store, not {len(stores)}; make each store "
+                    "with gritlm index --index"
+                )
+            stores = [replace(stores[0], index=self.index)]
         require_distinct(stores)
+        if self.reader != Reader.standard:
+            from gritlm.rag.ingest.file_reader import require_reader
+
+            require_reader(self.reader.value)
         return stores
 
 
@@ -321,7 +353,7 @@ def serve(
     from gritlm.serve.key_file import read_keys
 
     bound_kernel_caches()
-    settings = _settings(model, listen, limits)
+    settings = replace(_settings(model, listen, limits), reader=documents.reader.value)
     adapter, named = split_adapters(how.adapter or [])
     wanted = limits.limits()
     stores = documents.places()

@@ -76,16 +76,25 @@ def require_few_terms(where: Mapping[str, Any]) -> None:
         )
 
 
+def values_of(name: str, values: object) -> Collection[Any]:
+    """Return the allowed values of a name in a filter.
+
+    Raises:
+        InputError: for an empty list.
+    """
+    many = _many(values)
+    if not many:
+        raise InputError(f"filter {name!r} is an empty list; expected values")
+    return many
+
+
 def _many(values: object) -> Collection[Any]:
     """Return a list of values as it is, and a single value as a list of one."""
     return values if isinstance(values, list | tuple | set | frozenset) else [values]
 
 
 def _one_of(name: str, values: object) -> str:
-    many = _many(values)
-    if not many:
-        raise InputError(f"filter {name!r} is an empty list; expected values")
-    allowed: Sequence[Scalar] = [checked({name: value})[name] for value in many]
+    allowed: Sequence[Scalar] = [checked({name: value})[name] for value in values_of(name, values)]
     if name in COLUMNS:
         return among(name, map(str, allowed))
     # The name is a JSON string in a JSON path in a SQL string.

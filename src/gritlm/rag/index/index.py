@@ -1,4 +1,4 @@
-"""Index of passages in a LanceDB table: vectors, words and metadata. Shapes: D of a vector.
+"""Index of passages in a table of a database: vectors and metadata. Shapes: D of a vector.
 
 Every change is one commit of the table, so a process that dies leaves the old state or the new
 one. Readers see a commit immediately. Only one process may write: if two added the same new
@@ -10,22 +10,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
-from lancedb.table import Table
 
 from gritlm.errors import InputError, did_you_mean
 from gritlm.rag.identity import ModelIdentity
-from gritlm.rag.index import filters, lance, passage_rows, repair, schema, table_files
+from gritlm.rag.index import addresses, filters, passage_rows, schema
 from gritlm.rag.index.filters import Where
-from gritlm.rag.index.lance import IndexFailedError, TableQuery, lance_errors
+from gritlm.rag.index.lance import remedy
 from gritlm.rag.index.passage_rows import FIELDS, DamagedRow, Watch
-from gritlm.rag.index.table import index_vectors, index_words, not_indexed, open_table
+from gritlm.rag.index.passage_table import IndexFailedError, PassageTable, Row, Wanted
+from gritlm.rag.index.ranking import TableQuery
 from gritlm.rag.types import LEFT_OUT, Hit, Passage, Value
 
 log = logging.getLogger(__name__)
@@ -33,8 +30,6 @@ log = logging.getLogger(__name__)
 EXACT_BELOW = 10_000
 COMMITS = 64  # commits after which the rows are spread over too many files
 GROWN = 1.1  # required growth in rows too: keeps the cost of merging in proportion
-KEPT = timedelta(minutes=10)  # age of old versions that are kept for running searches
-FIRST = "number = 0"  # first passage of each document
 ASKED = 256  # most document ids in a condition; above it all rows are read and filtered
 FEW = 16  # rows per batch where each row may have large metadata
 
@@ -59,16 +54,20 @@ class IndexedDocument:
 
 
 class Index:
-    """Searchable passages of documents: by vector, by words and by metadata."""
+    """Searchable passages of documents: by vector, by words and by metadata.
+
+    Attributes:
+        table: rows of the passages in their database.
+    """
 
     def __init__(
-        self, table: Table, maker: ModelIdentity | None, *, uri: str, exact_below: int
+        self, table: PassageTable, maker: ModelIdentity | None, *, uri: str, exact_below: int
     ) -> None:
-        self._table = table
+        self.table = table
         self._identity = maker
         self._uri = uri
         self._exact_below = exact_below
-        self._watch = Watch(uri, lance.remedy)
+        self._watch = Watch(uri, remedy)
         self._contents: tuple[int, dict[str, str]] = (
             -1,
             {},
@@ -89,10 +88,12 @@ class Index:
         create: bool = True,
         exact_below: int = EXACT_BELOW,
     ) -> Index:
-        """Open the index in a folder or at an address of LanceDB, or create it.
+        """Open the index in a folder or at an address, or create it.
 
         Args:
-            uri: folder, or address that LanceDB accepts (``s3://bucket/name``).
+            uri: folder of a LanceDB table; or address that LanceDB accepts (``s3://bucket/name``),
+                of Qdrant (``qdrant:///folder``, ``qdrant://host:6333/collection``), or of
+                PostgreSQL with pgvector (``postgresql://user@host/database?table=name``).
             maker: identity of the model whose vectors are stored; None to inspect an existing
                 index without its model, without adding and searching.
             create: create the index if it does not exist.
@@ -103,19 +104,17 @@ class Index:
             InputError: if the index does not exist and is not to be created, was made by another
                 model or version, or the address cannot hold an index.
             IndexFailedError: if the index cannot be read.
+            MissingExtraError: if the client of the database is not installed.
         """
         uri = str(uri) if "://" in str(uri) else str(Path(uri).expanduser())
-        create = create and maker is not None
-        check_files(uri)
-        table = open_table(uri, maker, create=create)
-        with lance_errors(uri):
-            found = table.schema
-        schema.check_maker(found, maker, place=uri)
-        if create:
-            with lance_errors(uri):
-                index_words(table)
-            table_files.record(uri)
+        table = addresses.open_table(uri, maker, create=create and maker is not None)
         return cls(table, maker, uri=uri, exact_below=exact_below)
+
+    def __enter__(self) -> Index:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @property
     def damages(self) -> list[DamagedRow]:
@@ -124,8 +123,8 @@ class Index:
 
     def __len__(self) -> int:
         """Return the number of passages."""
-        with lance_errors(self._uri):
-            return self._table.count_rows()
+        with self.table.errors():
+            return self.table.count()
 
     def add(
         self, rows: Sequence[tuple[Passage, np.ndarray]], *, contents: Mapping[str, str]
@@ -141,18 +140,14 @@ class Index:
             IndexFailedError: if the table cannot be written; it is then unchanged.
         """
         batch = schema.to_arrow(rows, contents, self._maker)
-        self._add_checks()
+        self._upgrade()
         known = self.known()
         old = contents.keys() & known.keys()
         if not rows and not old:
             return
-        with lance_errors(self._uri):
-            if old:
-                self._replace(batch, old)
-            else:
-                self._table.add(batch)
-            version = self._table.version
-        table_files.record(self._uri)
+        with self.table.errors():
+            self.table.write(batch, old)
+            version = self.table.version()
         if version == self._contents[0] + 1:  # no other process has written meanwhile
             left = {name: known[name] for name in known.keys() - old}
             added = {passage.document_id for passage, _ in rows}
@@ -173,22 +168,21 @@ class Index:
         """
         if isinstance(document_ids, str):
             raise InputError(f"document_ids={document_ids!r} is one text; expected a list of ids")
-        self._add_checks()
+        self._upgrade()
         known = self.known()
         removed = set(document_ids) & known.keys()
         if not removed:
             return 0
         rows = len(self)
         try:
-            with lance_errors(self._uri):
-                self._table.delete(filters.among("document_id", removed))
+            with self.table.errors():
+                self.table.delete(removed)
         except IndexFailedError:
             if removed & self.known().keys():
                 raise
             log.warning("%s: the deletion succeeded, but an error followed", self._uri)
-        with lance_errors(self._uri):
-            version = self._table.version
-        table_files.record(self._uri)
+        with self.table.errors():
+            version = self.table.version()
         if version == self._contents[0] + 1:  # no other process wrote meanwhile
             self._contents = (version, {name: known[name] for name in known.keys() - removed})
         self._commits += 1
@@ -196,10 +190,10 @@ class Index:
 
     def known(self) -> dict[str, str]:
         """Return the content hash of each document, by id."""
-        with lance_errors(self._uri):
-            version = self._table.version
+        with self.table.errors():
+            version = self.table.version()
             if self._contents[0] != version:
-                rows = self._scan(FIRST, ())
+                rows = self._scan(Wanted(first=True), ())
                 self._contents = (version, {row["document_id"]: row["content"] for row in rows})
         return dict(self._contents[1])
 
@@ -214,10 +208,10 @@ class Index:
         """
         if ids is not None and not ids:
             return []
-        where = FIRST if ids is None else f"{FIRST} AND {filters.among('document_id', ids)}"
+        wanted = Wanted(first=True, documents=ids)
         metadata_later = not whole and self._has_large_metadata
-        with lance_errors(self._uri):
-            rows = list(self._scan(where, () if metadata_later else ("metadata",)))
+        with self.table.errors():
+            rows = list(self._scan(wanted, () if metadata_later else ("metadata",)))
             small = self._small_metadata([row["id"] for row in rows]) if metadata_later else {}
             found = [
                 IndexedDocument(
@@ -250,10 +244,10 @@ class Index:
         if wanted is not None and not wanted:
             return
         few = wanted is not None and len(wanted) <= ASKED
-        where = filters.among("document_id", wanted) if wanted and few else None
-        with lance_errors(self._uri):
+        selected = Wanted(documents=wanted if few else None)
+        with self.table.errors():
             columns = ("text", "metadata") if metadata else ("text",)
-            for passage in map(passage_rows.to_passage, self._scan(where, columns)):
+            for passage in map(passage_rows.to_passage, self._scan(selected, columns)):
                 if wanted is None or passage.document_id in wanted:
                     yield passage
 
@@ -275,8 +269,7 @@ class Index:
             top_k: largest number of hits.
             text: words of the question, for ``hybrid``.
             where: filter by metadata names (or ``document_id``, ``title``) with a value or a list
-                of allowed values: ``{"lang": "en", "year": [2023, 2024]}``. Or SQL on the columns
-                ``id document_id title text number start end metadata``:
+                of allowed values: ``{"lang": "en", "year": [2023, 2024]}``. Or, with LanceDB, SQL:
                 ``"json_get_int(metadata, 'year') >= 2020"``.
             hybrid: fuse the ranking by cosine with the ranking by words (BM25).
             whole: read metadata of more than 32 KiB too; otherwise it is ``LEFT_OUT``.
@@ -294,7 +287,7 @@ class Index:
         if hybrid and text is None:
             raise InputError("hybrid=True needs the words of the question; pass text=...")
         vector_D = passage_rows.unit(vector_D, self._maker.dimension, name="the question's vector")
-        condition = None if where is None else filters.condition(where)
+        self._check_search(where, hybrid=hybrid)
         rows = len(self)
         if not rows:
             return []
@@ -303,10 +296,11 @@ class Index:
         metadata_later = not whole and self._has_large_metadata
         exact = rows < self._exact_below
         sound = partial(self._watch.sound, warnings=warnings)
+        selected = Wanted(where=where)
         search = TableQuery(
-            self._table, vector_D, condition, exact, metadata=not metadata_later, sound=sound
+            self.table, vector_D, selected, exact, metadata=not metadata_later, sound=sound
         )
-        with lance_errors(self._uri, where):
+        with self.table.errors(where):
             hits = search.hits(min(top_k, rows), words=text if hybrid else None)
             if metadata_later:
                 small = self._small_metadata([hit.passage.id for hit in hits])
@@ -322,13 +316,8 @@ class Index:
         compared exactly until the next call.
         """
         rows = len(self)
-        with lance_errors(self._uri):
-            if rows >= self._exact_below and not_indexed(self._table) > rows // 2:
-                index_vectors(self._table)
-            self._table.optimize(cleanup_older_than=KEPT)
-        # A connection keeps the files of every index it has used open, so it is replaced.
-        self._table = open_table(self._uri, self._identity, create=False)
-        table_files.record(self._uri)
+        with self.table.errors():
+            self.table.optimise(exact_below=self._exact_below)
         self._commits = 0
         self._settled = rows
 
@@ -338,7 +327,8 @@ class Index:
             self.optimise()
 
     def close(self) -> None:
-        """Clear cached values; LanceDB holds no lock and no unwritten data."""
+        """Release the connection and clear cached values."""
+        self.table.close()
         self._contents = (-1, {})
         self._names = (-1, frozenset())
 
@@ -351,19 +341,20 @@ class Index:
             )
         return self._identity
 
-    def _add_checks(self) -> None:
-        """Add checksums to a table of version 1; damaged documents are removed."""
-        if not lance.has_checks(self._table):
-            mended = repair.rewrite(self._uri, self._table, None)
-            for line in repair.summary(mended):
-                log.warning("%s now has checksums: %s", self._uri, line)
-            self._contents = (-1, {})
+    def _upgrade(self) -> None:
+        with self.table.errors():
+            if self.table.upgrade():
+                self._contents = (-1, {})
 
-    def _replace(self, batch: pa.Table, old: Iterable[str]) -> None:
-        """Write new rows, and delete the rows of the replaced documents that have no successor."""
-        merge = self._table.merge_insert("id")
-        merge = merge.when_matched_update_all().when_not_matched_insert_all()
-        merge.when_not_matched_by_source_delete(filters.among("document_id", old)).execute(batch)
+    def _check_search(self, where: Where | None, *, hybrid: bool) -> None:
+        """Refuse a search that the database of the passages cannot do, with an InputError."""
+        if where is not None:
+            self.table.check_filter(where)
+        if hybrid and not self.table.ranks_words:
+            raise InputError(
+                f"hybrid=True needs a search by words, which {self._uri} does not have; leave it "
+                "out, or use an index of LanceDB or PostgreSQL"
+            )
 
     def _check_names(self, where: Where, *, known: Collection[str] = ()) -> None:
         """Refuse a filter with a name that no passage has in its metadata.
@@ -384,11 +375,11 @@ class Index:
 
     def _metadata_names(self) -> frozenset[str]:
         """Return the metadata names of all passages, cached for each version of the table."""
-        with lance_errors(self._uri):
-            version = self._table.version
+        with self.table.errors():
+            version = self.table.version()
             if self._names[0] != version:
                 few = FEW if self._has_large_metadata else None
-                rows = self._scan(FIRST, ("metadata",), rows=few)
+                rows = self._scan(Wanted(first=True), ("metadata",), rows=few)
                 found = frozenset(name for row in rows for name in passage_rows.to_metadata(row))
                 self._names = (version, found)
         return self._names[1]
@@ -397,8 +388,8 @@ class Index:
         """Return the metadata of passages by id, without metadata of more than 32 KiB."""
         found = {}
         for start in range(0, len(ids), FEW):
-            where = filters.among("id", ids[start : start + FEW])
-            for row in self._scan(where, ("metadata",)):
+            some = Wanted(ids=ids[start : start + FEW])
+            for row in self._scan(some, ("metadata",)):
                 if len(row["metadata"]) <= passage_rows.LARGEST:
                     found[row["id"]] = passage_rows.to_metadata(row)
         return found
@@ -406,34 +397,17 @@ class Index:
     @cached_property
     def _has_large_metadata(self) -> bool:
         """Whether there are rows of an older version, which accepted metadata of any size."""
-        with lance_errors(self._uri):
-            rows = lance.scan(self._table, passage_rows.LARGE, ("id",), rows=FEW)
-            return next(rows, None) is not None
+        with self.table.errors():
+            return self.table.has_large_metadata()
 
     def _scan(
-        self, where: str | None, columns: Sequence[str], *, rows: int | None = None
-    ) -> Iterator[dict[str, Any]]:
-        """Yield the undamaged rows that match a condition, with the given columns."""
-        found = lance.scan(self._table, where, (*FIELDS, *columns), rows=rows)
+        self, wanted: Wanted, columns: Sequence[str], *, rows: int | None = None
+    ) -> Iterator[Row]:
+        """Yield the undamaged rows of a selection, with the given columns."""
+        found = self.table.scan(wanted, (*FIELDS, *columns), rows=rows)
         yield from self._watch.sound(found)
 
 
 def _with_metadata(hit: Hit, found: Mapping[str, Mapping[str, Value]]) -> Hit:
     metadata = found.get(hit.passage.id, LEFT_OUT)
     return replace(hit, passage=replace(hit.passage, metadata=metadata))
-
-
-def check_files(uri: str) -> None:
-    """Compare the files of a table with their checksums, small files first.
-
-    A damaged file of rows is only logged, because damaged rows are left out of results.
-
-    Raises:
-        IndexFailedError: if any other file is damaged, because no row can then be trusted.
-    """
-    damaged = table_files.damaged_at_opening(uri)
-    for name in damaged:
-        reason = f"the index {uri} is damaged: {name} is not as it was written"
-        if not table_files.is_data(name):
-            raise IndexFailedError(f"{reason}; {lance.remedy(uri)}")
-        log.warning("%s; its damaged rows are left out; %s", reason, lance.remedy(uri))

@@ -150,6 +150,11 @@ def rows_of(found: pa.Table) -> list[dict[str, Any]]:
     return [row | {"vector": vector_ND[number]} for number, row in enumerate(plain)]
 
 
+def sorted_by_cosine(rows: Iterable[dict[str, Any]], vector_D: np.ndarray) -> list[dict[str, Any]]:
+    """Return rows sorted by the cosine of their vectors with a vector, ties by id."""
+    return sorted(rows, key=lambda row: (-float(np.dot(row["vector"], vector_D)), row["id"]))
+
+
 def to_passage(row: Mapping[str, Any]) -> Passage:
     """Return the passage of a row with the columns ``SHOWN`` or ``BARE``."""
     return Passage(**{name: row[name] for name in BARE}, metadata=to_metadata(row))

@@ -15,8 +15,9 @@ import pyarrow as pa
 from lancedb.table import Table
 
 from gritlm.rag.index import lance, passage_rows, schema, table_files
-from gritlm.rag.index.lance import IndexFailedError, lance_errors
+from gritlm.rag.index.lance import lance_errors
 from gritlm.rag.index.passage_rows import FIELDS, DamagedRow, unit
+from gritlm.rag.index.passage_table import IndexFailedError
 from gritlm.rag.index.table import index_words, open_table
 
 ROWS = 1024  # rows per read

@@ -92,6 +92,20 @@ def check_maker(schema: pa.Schema, maker: ModelIdentity | None, *, place: str) -
         raise InputError(
             f"{place} holds a table that gritlm did not make; index into another folder"
         ) from None
+    check_identity(found, maker, place=place)
+
+
+def check_identity(found: TableIdentity, maker: ModelIdentity | None, *, place: str) -> None:
+    """Refuse a table with the identity of another model.
+
+    Args:
+        found: identity of the table.
+        maker: identity of the model; None to check the version alone.
+        place: folder or address of the index, for messages.
+
+    Raises:
+        InputError: if the table has another model, version or dimension.
+    """
     expected = replace(found, version=VERSION) if maker is None else made_by(maker)
     if found.version in READABLE:
         expected = replace(expected, version=found.version)

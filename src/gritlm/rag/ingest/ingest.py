@@ -34,7 +34,7 @@ from gritlm.rag.kvstore.errors import StoreFullError
 from gritlm.rag.kvstore.store import KVStore
 from gritlm.rag.plan import PromptAssembler
 from gritlm.rag.reuse.reuse_check import blocks_of
-from gritlm.rag.types import Document, Passage
+from gritlm.rag.types import Document, Passage, ReaderName
 from gritlm.runtime import in_a_thread_of_its_own
 
 log = logging.getLogger(__name__)
@@ -188,6 +188,7 @@ class Indexer:
         done: AddResult | None = None,
         progress: bool = False,
         text_field: str | None = None,
+        reader: ReaderName = "standard",
     ) -> AddResult:
         """Add new documents and replace changed ones.
 
@@ -199,6 +200,7 @@ class Indexer:
             done: counts to update during the run, so that they survive an interruption.
             progress: show a progress bar.
             text_field: name of the text in rows; see :func:`gritlm.rag.ingest.sources.documents`.
+            reader: ``docling`` reads PDF files and images by docling.
 
         Returns:
             Counts of the run.
@@ -211,7 +213,12 @@ class Indexer:
         known = self.index.known()
         whole = set[str]()
         found = documents(
-            sources, skipped=done.skips, names=names, whole=whole, text_field=text_field
+            sources,
+            skipped=done.skips,
+            names=names,
+            whole=whole,
+            text_field=text_field,
+            by_docling=reader == "docling",
         )
         try:
             with tqdm(desc="indexing", unit=" passages", disable=not progress, leave=False) as bar:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from gritlm.errors import InputError
-from gritlm.rag.ingest import readers, records, rows
+from gritlm.rag.ingest import docling_files, readers, records, rows
 from gritlm.rag.ingest.document_ids import check_document_id
+from gritlm.rag.ingest.file_content import FileContent
 from gritlm.rag.ingest.file_ids import DocumentIds
+from gritlm.rag.ingest.file_reader import FileReader
 from gritlm.rag.ingest.folders import files
 from gritlm.rag.ingest.metadata import encodable, normalise_metadata
 from gritlm.rag.ingest.skips import LONGEST, SkippedSource, TakesSkipped
@@ -29,6 +32,7 @@ class _Reading:
     whole: set[str]
     max_bytes: int
     text_field: str | None
+    by_docling: bool = False
 
     def skip(self, place: str, reason: object) -> None:
         self.skipped.append(SkippedSource(place, str(reason)[:LONGEST]))
@@ -42,6 +46,7 @@ def documents(
     whole: set[str] | None = None,
     max_bytes: int = MAX_BYTES,
     text_field: str | None = None,
+    by_docling: bool = False,
 ) -> Iterator[Document]:
     """Yield the documents of all sources lazily.
 
@@ -62,6 +67,7 @@ def documents(
         max_bytes: most bytes of a file, or of a row in JSON Lines.
         text_field: name of the text in rows; None for ``text``, ``page_content``, ``contents`` or
             ``content``.
+        by_docling: read PDF files and images by docling, each in a process of its own.
 
     Raises:
         InputError: if a path does not exist or a source has another type; raised before anything
@@ -73,7 +79,8 @@ def documents(
         for source in sources:
             _check(source)
     whole = set() if whole is None else whole
-    return _once(sources, _Reading(skipped, names or DocumentIds(), whole, max_bytes, text_field))
+    reading = _Reading(skipped, names or DocumentIds(), whole, max_bytes, text_field, by_docling)
+    return _once(sources, reading)
 
 
 def _once(sources: Iterable[Source], reading: _Reading) -> Iterator[Document]:
@@ -158,26 +165,34 @@ def _file(path: Path, known_as: str, reading: _Reading) -> Iterator[tuple[str, D
         if records.is_rows(path):
             yield from _rows(path, known_as, reading)
         else:
-            yield str(path), _document(path, known_as, reading.max_bytes)
+            yield str(path), _document(path, known_as, reading)
     except OSError as error:
         reading.skip(str(path), f"unreadable: {error.strerror or error}")
     except InputError as error:
         reading.skip(str(path), error)
 
 
-def _document(path: Path, known_as: str, max_bytes: int) -> Document:
+def _document(path: Path, known_as: str, reading: _Reading) -> Document:
     ending = path.suffix.lower()
-    if ending not in readers.READERS:
+    by_docling = reading.by_docling and ending in docling_files.ENDINGS
+    if not by_docling and ending not in readers.READERS:
         known = ", ".join([*readers.READERS, *records.KINDS])
         raise InputError(f"{ending or 'no ending'}: not a kind that is read; known: {known}")
     with path.open("rb") as file:
-        data = file.read(max_bytes + 1)
-    if len(data) > max_bytes:
-        raise InputError(_too_large(max_bytes))
-    content = readers.read(ending, data)
+        data = file.read(reading.max_bytes + 1)
+    if len(data) > reading.max_bytes:
+        raise InputError(_too_large(reading.max_bytes))
+    content = _read_by_docling(ending, data) if by_docling else readers.read(ending, data)
     return Document(
         known_as, content.text, content.title, content.metadata, markdown=content.markdown
     )
+
+
+def _read_by_docling(ending: str, data: bytes) -> FileContent:
+    (content,) = FileReader("docling").contents([(ending, base64.b64encode(data).decode())])
+    if isinstance(content, str):
+        raise InputError(content)
+    return content
 
 
 def _rows(path: Path, known_as: str, reading: _Reading) -> Iterator[tuple[str, Document]]:

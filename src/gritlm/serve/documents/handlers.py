@@ -13,11 +13,12 @@ from gritlm.errors import InputError
 from gritlm.printable import excerpt
 from gritlm.rag.engine import RagEngine
 from gritlm.rag.index import filters
+from gritlm.rag.ingest.file_reader import FileReader
 from gritlm.rag.ingest.ingest import AddResult
 from gritlm.rag.ingest.skips import NAMED
 from gritlm.rag.options import AnswerOptions
 from gritlm.rag.retrieve import Query
-from gritlm.rag.types import Document, Hit
+from gritlm.rag.types import Document, Hit, ReaderName
 from gritlm.serve.api.chat_completions import ChatResponseBuilder
 from gritlm.serve.api.logprobs import TokenTexts
 from gritlm.serve.api.request_group import RequestGroup
@@ -32,7 +33,6 @@ from gritlm.serve.documents.document_store import (
     hit_of,
     search_options,
 )
-from gritlm.serve.documents.file_reader import FileReader
 from gritlm.serve.engine.model_thread import ModelThread
 from gritlm.serve.engine.requests import EngineEvent, ResumeRequest
 from gritlm.serve.errors import ApiError, invalid, none_added
@@ -90,12 +90,13 @@ class DocumentApi:
     Args:
         name: name of the store.
         engine: engine of the store.
+        reader: reader of uploaded files.
     """
 
-    def __init__(self, name: str, engine: RagEngine) -> None:
+    def __init__(self, name: str, engine: RagEngine, reader: ReaderName = "standard") -> None:
         self._name = name
         self._store = DocumentStore(engine)
-        self._reader = FileReader()
+        self._reader = FileReader(reader)
 
     def close(self) -> None:
         """Stop reading the files of running requests."""

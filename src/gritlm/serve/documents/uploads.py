@@ -13,11 +13,11 @@ from typing import Any
 from gritlm.errors import InputError
 from gritlm.rag.ingest import readers, records, rows
 from gritlm.rag.ingest.file_content import FileContent
+from gritlm.rag.ingest.file_reader import FileReader
 from gritlm.rag.ingest.metadata import normalise_metadata
 from gritlm.rag.ingest.readers import READERS
 from gritlm.rag.ingest.skips import SkippedSource, Skips
 from gritlm.rag.types import Document, Value
-from gritlm.serve.documents.file_reader import KINDS, FileReader
 from gritlm.serve.errors import invalid
 from gritlm.serve.schemas.rag import AddDocumentsRequest, FileObject
 
@@ -59,10 +59,10 @@ def _all(body: AddDocumentsRequest, reader: FileReader) -> Iterator[tuple[str, D
             yield name, rows.document(item.model_dump(exclude_none=True))
         except InputError as error:
             yield item.id or name, partial(str, error)
-    slow = [file for file in body.files if _ending(file) in KINDS]
+    slow = [file for file in body.files if _ending(file) in reader.kinds]
     read = iter(reader.contents([(_ending(file), file.data) for file in slow]))
     for file in body.files:
-        for document in _of_file(file, next(read) if _ending(file) in KINDS else None):
+        for document in _of_file(file, next(read) if _ending(file) in reader.kinds else None):
             yield file.name, document
 
 
@@ -90,11 +90,11 @@ def _ending(file: FileObject) -> str:
 
 
 def _content(ending: str, data: bytes, read: FileContent | str | None) -> FileContent:
-    if ending not in READERS:
-        known = ", ".join([*READERS, *records.KINDS])
-        raise InputError(f"{ending or 'no ending'}: not a kind that is read; known: {known}")
     if isinstance(read, str):
         raise InputError(read)
+    if read is None and ending not in READERS:
+        known = ", ".join([*READERS, *records.KINDS])
+        raise InputError(f"{ending or 'no ending'}: not a kind that is read; known: {known}")
     return readers.read(ending, data) if read is None else read
 
 

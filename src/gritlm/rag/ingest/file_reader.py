@@ -1,4 +1,4 @@
-"""Reader of HTML, PDF, Office and EPUB files, in a separate process for each request.
+"""Reader of HTML, PDF, Office and EPUB files and of scans, in a process for each request.
 
 A hostile file can make a parser run for minutes or take all memory; the process has limits on both.
 """
@@ -11,26 +11,53 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TextIO
 
-from gritlm.errors import InputError
+from gritlm.errors import DownloadError, InputError, MissingExtraError, choice
+from gritlm.rag.ingest import docling_files, readers
 from gritlm.rag.ingest.file_content import FileContent
-from gritlm.rag.ingest.readers import read
+from gritlm.rag.types import READER_NAMES, ReaderName
 
 KINDS = (".html", ".htm", ".xhtml", ".pdf", ".docx", ".pptx", ".xlsx", ".epub")
 SECONDS = 60.0  # for all files of a request
 _BYTES = 768 * 2**20  # memory of one process; a few run at a time
+# docling loads models of some hundred megabytes, and recognises a page in seconds.
+DOCLING_SECONDS = 600.0
+_DOCLING_BYTES = 16 * 2**30  # of addresses, of which PyTorch reserves many
+
+
+def require_reader(name: str) -> None:
+    """Require that a reader exists and is installed.
+
+    Raises:
+        InputError: for an unknown name.
+        MissingExtraError: naming the extra that brings it.
+    """
+    choice(name, READER_NAMES, name="reader")
+    if name == "docling":
+        docling_files.require()
 
 
 class FileReader:
-    """Reader of the files of a request in a process of its own; safe in several threads."""
+    """Reader of the files of a request in a process of its own; safe in several threads.
 
-    def __init__(self) -> None:
+    Args:
+        name: ``docling`` reads PDF files and images by docling.
+    """
+
+    def __init__(self, name: ReaderName = "standard") -> None:
+        require_reader(name)
+        self._name = name
         self._processes: set[subprocess.Popen[str]] = set()
         self._lock = threading.Lock()
         self._closed = False
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Endings of the files that are read in a process."""
+        return (*KINDS, *docling_files.ENDINGS) if self._name == "docling" else KINDS
 
     def contents(self, files: Sequence[tuple[str, str]]) -> list[FileContent | str]:
         """Return the contents of files, or the reasons why they cannot be read.
@@ -41,14 +68,15 @@ class FileReader:
         if not files:
             return []
         reason = "the process that read it broke down"
-        with _start() as process:
+        seconds = SECONDS if self._name == "standard" else DOCLING_SECONDS
+        with _start(self._name) as process:
             self._add(process)
             try:
-                output, _ = process.communicate("".join(map(_line, files)), timeout=SECONDS)
+                output, _ = process.communicate("".join(map(_line, files)), timeout=seconds)
             except subprocess.TimeoutExpired:
                 process.kill()
                 output, _ = process.communicate()
-                reason = f"it was not read within {SECONDS:g} seconds"
+                reason = f"it was not read within {seconds:g} seconds"
             finally:
                 with self._lock:
                     self._processes.discard(process)
@@ -71,9 +99,9 @@ class FileReader:
                 process.kill()
 
 
-def _start() -> subprocess.Popen[str]:
+def _start(reader: ReaderName) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", __name__],
+        [sys.executable, "-P", "-m", __name__, reader],
         text=True,
         encoding="utf-8",
         stdin=subprocess.PIPE,
@@ -84,7 +112,7 @@ def _start() -> subprocess.Popen[str]:
     )
 
 
-def main(source: TextIO, sink: TextIO) -> None:
+def main(source: TextIO, sink: TextIO, reader: str = "standard") -> None:
     """Read a file from each line of JSON and write its content as a line of JSON.
 
     This runs in the other process.
@@ -92,13 +120,16 @@ def main(source: TextIO, sink: TextIO) -> None:
     Args:
         source: lines with the ending and the base64 of a file.
         sink: takes the lines of the result.
+        reader: name of the reader.
     """
-    _limit()
+    by_docling = reader == "docling"
+    _limit(_DOCLING_BYTES if by_docling else _BYTES, DOCLING_SECONDS if by_docling else SECONDS)
     for line in source:
         ending, data = json.loads(line)
         try:
+            read = _read_by(docling=by_docling and ending in docling_files.ENDINGS)
             content = asdict(read(ending, base64.b64decode(data, validate=True)))
-        except (InputError, ValueError) as error:
+        except (InputError, DownloadError, MissingExtraError, ValueError) as error:
             content = {"error": str(error)}
         except (MemoryError, RecursionError):
             content = {"error": "reading it takes too much memory"}
@@ -106,13 +137,17 @@ def main(source: TextIO, sink: TextIO) -> None:
         sink.flush()
 
 
-def _limit() -> None:
+def _read_by(*, docling: bool) -> Callable[[str, bytes], FileContent]:
+    return docling_files.read if docling else readers.read
+
+
+def _limit(memory: int, seconds: float) -> None:
     """Limit memory and CPU time, so that this process ends even after the server was killed."""
     if sys.platform != "win32":
         import resource
 
-        resource.setrlimit(resource.RLIMIT_AS, (_BYTES, _BYTES))
-        resource.setrlimit(resource.RLIMIT_CPU, (int(SECONDS) + 1, int(SECONDS) + 1))
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+        resource.setrlimit(resource.RLIMIT_CPU, (int(seconds) + 1, int(seconds) + 1))
 
 
 def _line(file: tuple[str, str]) -> str:
@@ -125,4 +160,4 @@ def _parse(line: str) -> FileContent | str:
 
 
 if __name__ == "__main__":
-    main(sys.stdin, sys.stdout)
+    main(sys.stdin, sys.stdout, *sys.argv[1:])

@@ -1,0 +1,1 @@
+"""Databases other than LanceDB that hold the passages of an index."""

@@ -1,0 +1,157 @@
+"""Passages in a LanceDB table: every change is one commit. Shapes: D of a vector."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager
+from datetime import timedelta
+
+import numpy as np
+import pyarrow as pa
+from lancedb.table import Table
+
+from gritlm.rag.identity import ModelIdentity
+from gritlm.rag.index import filters, lance, passage_rows, repair, schema, table_files
+from gritlm.rag.index.filters import Where
+from gritlm.rag.index.lance import lance_errors
+from gritlm.rag.index.passage_table import IndexFailedError, PassageTable, Row, Wanted
+from gritlm.rag.index.table import index_vectors, index_words, not_indexed, open_table
+
+log = logging.getLogger(__name__)
+
+KEPT = timedelta(minutes=10)  # age of old versions that are kept for running searches
+FEW = 16  # rows per batch where each row may have large metadata
+
+
+class LanceTable(PassageTable):
+    """Table of passages in a folder, or at an address of LanceDB.
+
+    Attributes:
+        lance: table of the library.
+    """
+
+    ranks_words = True
+
+    def __init__(self, lance_table: Table, maker: ModelIdentity | None, *, uri: str) -> None:
+        self.lance = lance_table
+        self._maker = maker
+        self._uri = uri
+
+    @classmethod
+    def open(cls, uri: str, maker: ModelIdentity | None, *, create: bool) -> LanceTable:
+        """Open a table, or create it; see :meth:`gritlm.rag.index.index.Index.open`."""
+        check_files(uri)
+        table = open_table(uri, maker, create=create)
+        with lance_errors(uri):
+            found = table.schema
+        schema.check_maker(found, maker, place=uri)
+        if create:
+            with lance_errors(uri):
+                index_words(table)
+            table_files.record(uri)
+        return cls(table, maker, uri=uri)
+
+    def errors(self, where: Where | None = None, /) -> AbstractContextManager[None]:
+        """Translate LanceDB's exceptions."""
+        return lance_errors(self._uri, where)
+
+    def check_filter(self, where: Where) -> None:
+        """Refuse a filter that is empty, too long, or has values that metadata cannot hold."""
+        filters.condition(where)
+
+    def version(self) -> int:
+        """Return the version of the table."""
+        return self.lance.version
+
+    def count(self) -> int:
+        """Return the number of rows."""
+        return self.lance.count_rows()
+
+    def scan(
+        self, wanted: Wanted, columns: Sequence[str], *, rows: int | None = None
+    ) -> Iterator[Row]:
+        """Yield rows with their checksums in the order of storage."""
+        return lance.scan(self.lance, lance.condition(wanted), columns, rows=rows)
+
+    def nearest(
+        self,
+        vector_D: np.ndarray,
+        limit: int,
+        wanted: Wanted,
+        columns: Sequence[str],
+        *,
+        exact: bool,
+    ) -> list[Row]:
+        """Return the rows nearest to a vector."""
+        where = lance.condition(wanted)
+        query = lance.nearest(self.lance, vector_D, limit, where, columns)
+        if exact:
+            return lance.exactly(query)
+        return lance.approximately(query, rows=self.count(), filtered=where is not None)
+
+    def worded(self, words: str, limit: int, wanted: Wanted, columns: Sequence[str]) -> list[Row]:
+        """Return the rows that fit words best."""
+        return lance.worded(self.lance, words, limit, lance.condition(wanted), columns)
+
+    def write(self, batch: pa.Table, replaced: Collection[str]) -> None:
+        """Add rows and remove the old rows of documents, in one commit."""
+        if replaced:
+            merge = self.lance.merge_insert("id")
+            merge = merge.when_matched_update_all().when_not_matched_insert_all()
+            # rows of replaced documents without a successor
+            old = filters.among("document_id", replaced)
+            merge.when_not_matched_by_source_delete(old).execute(batch)
+        else:
+            self.lance.add(batch)
+        table_files.record(self._uri)
+
+    def delete(self, documents: Collection[str]) -> None:
+        """Remove the rows of documents, in one commit."""
+        try:
+            self.lance.delete(filters.among("document_id", documents))
+        finally:
+            table_files.record(self._uri)
+
+    def upgrade(self) -> bool:
+        """Add checksums to a table of version 1; damaged documents are removed."""
+        if lance.has_checks(self.lance):
+            return False
+        mended = repair.rewrite(self._uri, self.lance, None)
+        for line in repair.summary(mended):
+            log.warning("%s now has checksums: %s", self._uri, line)
+        return True
+
+    def has_large_metadata(self) -> bool:
+        """Return whether rows of an older version have metadata of more than 32 KiB."""
+        rows = lance.scan(self.lance, passage_rows.LARGE, ("id",), rows=FEW)
+        return next(rows, None) is not None
+
+    def optimise(self, *, exact_below: int) -> None:
+        """Merge the table's files and update the indices of words and vectors."""
+        rows = self.count()
+        if rows >= exact_below and not_indexed(self.lance) > rows // 2:
+            index_vectors(self.lance)
+        self.lance.optimize(cleanup_older_than=KEPT)
+        # A connection keeps the files of every index it has used open, so it is replaced.
+        self.lance = open_table(self._uri, self._maker, create=False)
+        table_files.record(self._uri)
+
+    def close(self) -> None:
+        """Do nothing: LanceDB holds no lock and no unwritten data."""
+
+
+def check_files(uri: str) -> None:
+    """Compare the files of a table with their checksums, small files first.
+
+    A damaged file of rows is only logged, because damaged rows are left out of results.
+
+    Raises:
+        IndexFailedError: if any other file is damaged, because no row can then be trusted.
+    """
+    damaged = table_files.damaged_at_opening(uri)
+    for name in damaged:
+        reason = f"the index {uri} is damaged: {name} is not as it was written"
+        if not table_files.is_data(name):
+            raise IndexFailedError(f"{reason}; {lance.remedy(uri)}")
+        log.warning("%s; its damaged rows are left out; %s", reason, lance.remedy(uri))

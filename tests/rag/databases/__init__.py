@@ -1,0 +1,1 @@
+"""Databases of passages: the same results from each of them."""
