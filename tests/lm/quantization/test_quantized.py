@@ -76,6 +76,16 @@ def test_a_token_of_a_text_is_multiplied_alike_in_texts_of_all_lengths(kind):
         assert torch.equal(joint(x_1TK[:, :size]), whole[:, :size])
 
 
+@pytest.mark.parametrize("kind", [Int8Weight, Int4Weight])
+def test_a_step_is_the_same_for_a_sequence_alone_and_next_to_others(kind):
+    torch.manual_seed(0)
+    joint = JointWeight(kind.of(torch.randn(64, 96, dtype=torch.bfloat16), copied=True), None)
+    x_B1K = torch.randn(8, 1, 96, dtype=torch.bfloat16)
+    together = joint(x_B1K)
+    for row in range(8):
+        assert torch.equal(joint(x_B1K[row : row + 1]), together[row : row + 1])
+
+
 def test_4_bits_keep_the_factors_of_an_adapter_apart():
     torch.manual_seed(0)
     base_NK = rounded(Int4Weight.of(torch.randn(64, 96), copied=False), 96)  # has 4 bits already
