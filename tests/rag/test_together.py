@@ -67,7 +67,9 @@ def assert_same(ours: Answer, theirs: Answer) -> None:
     assert [each.id for each in ours.sources] == [each.id for each in theirs.sources]
     assert [each.used for each in ours.sources] == [each.used for each in theirs.sources]
     for our, their in zip(ours.sources, theirs.sources, strict=True):
-        assert our.likelihood == pytest.approx(their.likelihood, rel=BOUND)
+        assert (our.likelihood is None) == (their.likelihood is None)
+        if their.likelihood is not None:
+            assert our.likelihood == pytest.approx(their.likelihood, rel=BOUND)
         assert our.score == pytest.approx(their.score, abs=BOUND)
     assert ours.trace.supported == theirs.trace.supported
     for name, count in vars(theirs.trace).items():
@@ -123,8 +125,10 @@ def test_questions_share_the_passes_of_the_model(engine, monkeypatch):
     monkeypatch.setattr(RowBatch, "prefill_rows", noted)
     answers = engine.answers(QUESTIONS, options_of({}))
     most = max(answer.trace.tokens_generated for answer in answers)
-    assert passes[:2] == [6 * len(QUESTIONS), len(QUESTIONS)]  # each with a row without passage
-    assert len(passes) <= 2 + most
+    rows = 6 * len(QUESTIONS)  # each question with a row without passage, in up to two pieces
+    assert 1 <= passes.count(rows) <= 2
+    assert passes[passes.count(rows)] == len(QUESTIONS)
+    assert len(passes) <= 3 + most
 
 
 def test_a_question_that_cannot_be_answered_is_named(engine):
