@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gritlm import GritLM
 from gritlm.cli.commands.serve import LimitOptions, ListenOptions, ServedModelOptions, StoreOptions
+from gritlm.cli.options import PlacementOptions
 from gritlm.serve import errors
 from gritlm.serve.app import create_app
 from gritlm.serve.config import ServerConfig
@@ -24,6 +25,8 @@ from tests.serve.visiting import serving
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
+# Options of docker, torchrun, lm-eval and `gritlm export`.
+OTHERS = {"--help", "--build-arg", "--nproc-per-node", "--format", "--model", "--tasks"}
 SIGNS = "_total|_bucket|_count|_sum"
 
 
@@ -81,7 +84,8 @@ def test_every_code_that_is_told_is_one_that_the_server_has():
 def options() -> dict[str, str]:
     """Names of the environment variables of ``gritlm serve`` by option."""
     found = {}
-    for kind in (ListenOptions, LimitOptions, StoreOptions, ServedModelOptions):
+    kinds = (ListenOptions, LimitOptions, StoreOptions, ServedModelOptions, PlacementOptions)
+    for kind in kinds:
         found |= {f"--{name.replace('_', '-')}": name.upper() for name in kind.__annotations__}
     return found
 
@@ -90,7 +94,7 @@ def options() -> dict[str, str]:
 def test_options_that_are_named_exist(path):
     text = re.sub(r"^docker .*$", "", (ROOT / path).read_text(encoding="utf-8"), flags=re.M)
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
-    assert named <= {*options(), "--help", "--build-arg"}
+    assert named <= {*options(), *OTHERS}
 
 
 @pytest.mark.parametrize("path", ["docs/serving.md", "Dockerfile"])
