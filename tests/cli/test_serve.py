@@ -213,6 +213,7 @@ def test_an_address_that_others_reach_without_a_key_warns(capsys: pytest.Capture
                 "dtype": "float32",
                 "device": "cpu",
                 "dtype_reason": "r",
+                "quantization": None,
                 "num_parameters": lambda _: 1,
             },
         )()

@@ -33,9 +33,9 @@ class Watch:
         self.done: list[tuple[str, int]] = []
         step, vectors, prefill = SlotMemory.step, Encoder.vectors, kv_slots.prefill
 
-        def watched_step(memory, tokens, *rest):
+        def watched_step(memory, tokens, *rest, **options):
             self.done.append(("step", len(tokens)))
-            return step(memory, tokens, *rest)
+            return step(memory, tokens, *rest, **options)
 
         def watched_vectors(encoder, batch, **options):
             self.done.append(("embed", sum(len(prompt.ids) for prompt in batch)))

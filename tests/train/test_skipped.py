@@ -25,7 +25,7 @@ SHAREGPT = [
     {
         "conversations": [
             {"from": "human", "value": "Call"},
-            {"from": "function_call", "value": "{}"},
+            {"from": "function_call", "value": '{"name": "add", "arguments": {"a": 2}}'},
             {"from": "observation", "value": "4"},
             {"from": "gpt", "value": "4"},
         ]
