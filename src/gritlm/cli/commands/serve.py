@@ -16,7 +16,7 @@ from gritlm import __version__
 from gritlm.cli import logs
 from gritlm.cli.adapters import split_adapters
 from gritlm.cli.environment import lines, option, require_values
-from gritlm.cli.options import Dtype, ModelOptions, PlacementOptions, Reader
+from gritlm.cli.options import MODEL, Dtype, ModelOptions, PlacementOptions, Reader
 from gritlm.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 LISTENING = "Listening"
 LIMITS = "Limits"
 STORE = "Documents"
-MODEL = "Model"
 MEGABYTE = 2**20
 
 

@@ -85,9 +85,7 @@ def answers(
         reducer: batch size limit to share with other calls; None for a new one.
     """
     reducer = reducer or BatchSizeReducer()
-    device = model.device.type
-    rows = ROWS.get(device, ROWS["cpu"])
-    budget = TOKEN_BUDGET.get(device, TOKEN_BUDGET["cpu"])
+    rows, budget = _batch_limits(model)
     continuous = settings.is_plain_greedy and obstacle(model.lm) is None
     rounds = ROUNDS if continuous else 1
     generate = _generate_continuously if continuous else _generate
@@ -98,12 +96,16 @@ def answers(
         yield from zip(numbers, found, strict=True)
 
 
+def _batch_limits(model: GritLM) -> tuple[int, int]:
+    """Return the most rows and the most tokens of a batch on the model's device."""
+    device = model.device.type
+    return ROWS.get(device, ROWS["cpu"]), TOKEN_BUDGET.get(device, TOKEN_BUDGET["cpu"])
+
+
 def _generate_continuously(
     model: GritLM, prompts: Sequence[tuple[int, ...]], settings: GenerationSettings
 ) -> list[str]:
-    device = model.device.type
-    rows = ROWS.get(device, ROWS["cpu"])
-    budget = TOKEN_BUDGET.get(device, TOKEN_BUDGET["cpu"])
+    rows, budget = _batch_limits(model)
     longest = max(len(ids) for ids in prompts) + settings.max_new_tokens
     found = greedy_answers(
         model,

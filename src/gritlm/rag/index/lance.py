@@ -26,7 +26,14 @@ from gritlm.errors import GritLMError, InputError, did_you_mean
 from gritlm.rag.index import filters
 from gritlm.rag.index.filters import Where
 from gritlm.rag.index.passage_rows import COLUMN, SHOWN, rows_of
-from gritlm.rag.index.passage_table import IndexFailedError, IndexFullError, Row, Wanted
+from gritlm.rag.index.passage_table import (
+    FREE_SPACE,
+    FULL,
+    IndexFailedError,
+    IndexFullError,
+    Row,
+    Wanted,
+)
 from gritlm.rag.workspace_marker import is_store
 
 WORDS = ("title", "text")  # columns of the search by words
@@ -38,7 +45,6 @@ PROBED = 4  # share of the partitions that is searched: at least one in this num
 ORIGIN = re.compile(r",? ?/\S+\.rs:\d+:\d+")  # source location in a message of the library
 UNKNOWN = re.compile(r"No field named [`'\"]?([^`'\".\s]+)")
 FILES = re.compile(r"\(IO\)|Not found: /|appear to be a Lance file|permission denied", re.I)
-FULL = re.compile(r"no space left|file too large|quota exceeded", re.I)
 REFUSED = re.compile(r"permission denied|read-only file system", re.I)
 
 
@@ -73,7 +79,7 @@ def lance_errors(uri: str, where: Where | None = None) -> Iterator[None]:
 def advice(uri: str, reason: str = "") -> str:
     """Return advice for a failure, as the last part of a message."""
     if FULL.search(reason):
-        return "free some space and try again: the rows stored before are complete"
+        return FREE_SPACE
     if REFUSED.search(reason):
         return "allow this user to read and write there"
     first = "see that it can be reached; " if "://" in uri else ""

@@ -5,6 +5,7 @@ LanceDB, Qdrant and PostgreSQL implement it. Shapes: D of a vector.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ import pyarrow as pa
 from gritlm.errors import GritLMError
 from gritlm.rag.index.filters import Where
 from gritlm.rag.kvstore.errors import StoreFullError
+
+FULL = re.compile(r"no space left|file too large|quota exceeded", re.I)  # in a database's errors
+FREE_SPACE = "free some space and try again: the rows stored before are complete"
 
 Row = dict[str, Any]  # columns of a passage with its checksums; the vector as an array (D,)
 

@@ -154,7 +154,7 @@ def sampling_params(
         ignore_eos=bool(body.ignore_eos),
         min_new_tokens=least,
         prompt_lookup_num_tokens=(
-            SamplingParams().prompt_lookup_num_tokens
+            SamplingParams.prompt_lookup_num_tokens
             if body.prompt_lookup_num_tokens is None
             else body.prompt_lookup_num_tokens
         ),

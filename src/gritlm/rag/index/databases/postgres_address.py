@@ -14,8 +14,7 @@ from psycopg import Connection
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from gritlm.errors import GritLMError, InputError, one_line
-from gritlm.rag.index.lance import FULL
-from gritlm.rag.index.passage_table import IndexFailedError, IndexFullError
+from gritlm.rag.index.passage_table import FREE_SPACE, FULL, IndexFailedError, IndexFullError
 
 TABLE = "gritlm_passages"
 NAMES = re.compile(r"[a-z_][a-z0-9_]{0,47}")  # room for the names of indices: 63 in PostgreSQL
@@ -100,7 +99,7 @@ def postgres_errors(uri: str) -> Iterator[None]:
 
 def _advice(error: Exception, *, full: bool) -> str:
     if full:
-        return "free some space and try again: the rows stored before are complete"
+        return FREE_SPACE
     if isinstance(error, psycopg.errors.FeatureNotSupported | psycopg.errors.UndefinedFile):
         return "install the extension pgvector on the server"
     if isinstance(error, psycopg.errors.InsufficientPrivilege):

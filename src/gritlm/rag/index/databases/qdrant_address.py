@@ -15,8 +15,8 @@ from qdrant_client.common.client_exceptions import QdrantException
 from qdrant_client.http.exceptions import ApiException
 
 from gritlm.errors import GritLMError, InputError, one_line
-from gritlm.rag.index.lance import FULL, remedy
-from gritlm.rag.index.passage_table import IndexFailedError, IndexFullError
+from gritlm.rag.index.lance import remedy
+from gritlm.rag.index.passage_table import FREE_SPACE, FULL, IndexFailedError, IndexFullError
 from gritlm.runtime import private_folder
 
 COLLECTION = "gritlm_passages"
@@ -104,7 +104,7 @@ def qdrant_errors(uri: str) -> Iterator[None]:
 
 def _advice(uri: str, reason: str) -> str:
     if FULL.search(reason):
-        return "free some space and try again: the rows stored before are complete"
+        return FREE_SPACE
     return f"see that it can be reached; if it is damaged, {remedy(uri)}"
 
 
