@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import subprocess
 import sys
@@ -13,7 +12,6 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from gritlm import GritLM
-from gritlm.cli import logs
 from gritlm.cli.app import create_app
 
 _LISTENS_TO_CTRL_C = (
@@ -40,15 +38,6 @@ def lm(model_folder: Path) -> GritLM:
 @pytest.fixture(scope="session")
 def model_options(model_folder: Path) -> list[str]:
     return ["--model", str(model_folder), "--dtype", "float32", "--device", "cpu"]
-
-
-@pytest.fixture(autouse=True)
-def _log_level_as_before() -> Iterator[None]:
-    logger = logging.getLogger(logs.NAME)
-    level, handlers = logger.level, list(logger.handlers)
-    yield
-    logger.setLevel(level)
-    logger.handlers = handlers
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from io import StringIO
 from typing import Any
 from unittest.mock import Mock
 from urllib.parse import urlsplit
@@ -222,21 +223,15 @@ def test_a_request_id_comes_back_and_stands_in_the_log(live: Served, caplog):
 
 
 def test_log_lines_are_json_without_what_was_said(live: Served, tmp_path):
-    loggers = [logging.getLogger(name) for name in logs.LOGGERS]
-    before = [(each.handlers, each.level, each.propagate) for each in loggers]
     path = tmp_path / "log"
-    try:
-        with path.open("w") as file:
-            logs.configure(json=True, stream=file)
-            body = {"messages": [{"role": "user", "content": "swordfish"}], "max_tokens": 1}
-            headers = {"X-Request-ID": "id-7", "Authorization": "Bearer swordfish"}
-            live.http.post("/v1/chat/completions?a=%0aswordfish", json=body, headers=headers)
-            live.http.get("/no%0athing", headers=headers)
-            live.http.get("/health/live")  # the lines of both are written before it is answered
-    finally:
-        for each, (handlers, level, propagate) in zip(loggers, before, strict=True):
-            each.handlers, each.propagate = handlers, propagate
-            each.setLevel(level)
+    with path.open("w") as file:
+        logs.configure(json=True, stream=file)
+        body = {"messages": [{"role": "user", "content": "swordfish"}], "max_tokens": 1}
+        headers = {"X-Request-ID": "id-7", "Authorization": "Bearer swordfish"}
+        live.http.post("/v1/chat/completions?a=%0aswordfish", json=body, headers=headers)
+        live.http.get("/no%0athing", headers=headers)
+        live.http.get("/health/live")  # the lines of both are written before it is answered
+        logs.configure(json=True, stream=StringIO())
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     chat, other = [line for line in lines if line.get("request_id") == "id-7"]
     assert (chat["request_id"], chat["status"], chat["method"]) == ("id-7", 200, "POST")

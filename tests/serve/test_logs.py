@@ -4,23 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
 from io import StringIO
 
 import pytest
 
 from gritlm.serve.http import logging as logs
+from tests.conftest import LOGGERS
 
 HOSTILE = "\x1b]0;pwn\x07\x9b2J\u202e\nerror: forged"
-
-
-@pytest.fixture(autouse=True)
-def _loggers_as_before() -> Iterator[None]:
-    loggers = [logging.getLogger(name) for name in logs.LOGGERS]
-    before = [(each.handlers, each.level, each.propagate) for each in loggers]
-    yield
-    for each, (handlers, level, propagate) in zip(loggers, before, strict=True):
-        each.handlers, each.level, each.propagate = handlers, level, propagate
 
 
 @pytest.mark.parametrize("json_lines", [False, True])
@@ -33,3 +24,7 @@ def test_a_title_in_a_log_line_stays_in_it_and_is_escaped(json_lines: bool):
     assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(written)
     if json_lines:
         assert json.loads(written)["message"] == f"title {HOSTILE}"
+
+
+def test_every_logger_that_the_server_sets_up_is_put_back_after_each_test():
+    assert set(logs.LOGGERS) <= set(LOGGERS)

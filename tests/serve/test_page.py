@@ -157,6 +157,21 @@ def test_passages_are_ranked_with_scores(visit):
     assert widths == sorted(widths, reverse=True)
 
 
+def test_a_search_that_is_sent_before_the_server_is_known_is_not_lost(visit):
+    page = visit("search").page
+    held: list[Any] = []
+    page.route("**/v1/models", lambda route: held.append(route))
+    page.reload()
+    page.get_by_placeholder("What are you looking for?").fill("Who sleeps most of the day?")
+    page.keyboard.press("Enter")
+    page.locator(".hit").first.wait_for()
+    for route in held:
+        route.continue_()
+    page.locator("#server-model", has_text="tiny").wait_for()
+    page.locator("#documents li").first.wait_for()
+    assert page.locator(".hit").count() == len(TEXTS)
+
+
 def test_a_passage_shows_the_other_documents_that_hold_it(visit):
     here = visit("search")
     page = here.page

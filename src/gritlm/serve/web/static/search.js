@@ -55,10 +55,13 @@ const submit = async (event) => {
   drawEmpty();
 };
 
-// The hits of one store are not those of another.
-const clear = () => {
-  request?.abort();
+// The hits of one store are not those of another. A search that was sent before the stores were
+// known asks the server's only one: it goes on.
+const clearForAnotherStore = () => {
+  const before = searched;
   searched = store();
+  if (before === null || before === searched) return;
+  request?.abort();
   $("search-hits").replaceChildren();
   $("search-status").textContent = "";
 };
@@ -69,7 +72,7 @@ export const startSearch = () => {
   const load = () => { if (server.model?.documents) refresh(); };
   whenShown("search", load);
   whenServerChanges(() => {
-    if (store() !== searched) clear();
+    clearForAnotherStore();
     if (!$("search").hidden) load();
   });
 };
