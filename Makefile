@@ -35,10 +35,10 @@ test: $(VENV)/.dev ## run the default tests, with the default model, and count t
 
 bench: $(VENV)/.dev ## measure speed, compared with other libraries
 	@$(BIN)/gritlm pull >/dev/null
-	$(BIN)/python benchmarks/encode.py
-	$(BIN)/python benchmarks/generate.py
-	$(BIN)/python benchmarks/train.py
-	$(BIN)/python benchmarks/rag.py
+	$(BIN)/python -m benchmarks.encode
+	$(BIN)/python -m benchmarks.generate
+	$(BIN)/python -m benchmarks.training.run
+	$(BIN)/python -m benchmarks.rag.run
 
 demo: $(VENV)/.runtime ## embed, search, chat, and answer from a store of documents
 	@$(BIN)/gritlm pull >/dev/null

@@ -1,6 +1,6 @@
 """Speed of embedding, compared with sentence-transformers and with unsorted batches.
 
-    python benchmarks/encode.py [--model FOLDER] [--texts 160] [--repeats 5]
+    python -m benchmarks.encode [--model FOLDER] [--texts 160] [--repeats 5]
 
 All sides have the same weights, threads and texts, and take turns in one run.
 """
@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import alternate, machine, mixed_texts, speeds
 
+from benchmarks.common import alternate, machine, mixed_texts, speeds
 from gritlm import GritLM, gritlm_instruction
 
 BATCH = 32

@@ -1,6 +1,6 @@
 """Speed of generating one sequence, compared with ``generate`` of transformers.
 
-    python benchmarks/generate.py [--model FOLDER] [--tokens 128] [--repeats 5]
+    python -m benchmarks.generate [--model FOLDER] [--tokens 128] [--repeats 5]
 
 Greedy, batch 1; both sides take turns in one run.
 """
@@ -10,9 +10,9 @@ from __future__ import annotations
 import argparse
 
 import torch
-from common import alternate, machine, mixed_texts, speeds
 from transformers import AutoModelForCausalLM
 
+from benchmarks.common import alternate, machine, mixed_texts, speeds
 from gritlm import GritLM
 from gritlm.lm.generator import complete
 from gritlm.lm.sampling import SamplingParams

@@ -1,6 +1,6 @@
 """Speed of decoding with drafts from the prompt, compared with one token a pass.
 
-    python benchmarks/lookup.py [--model FOLDER] [--tokens 64] [--repeats 3]
+    python -m benchmarks.lookup [--model FOLDER] [--tokens 64] [--repeats 3]
 
 Answers about the example passages that quote them, short answers about the same, and chats. Both
 sides take turns in one run; only the time after the first token counts, as CPU time.
@@ -17,8 +17,7 @@ from pathlib import Path
 from statistics import median
 from time import process_time
 
-from common import machine, table
-
+from benchmarks.common import machine, table
 from gritlm import GritLM, SamplingParams
 from gritlm.rag import AnswerOptions, RagEngine
 

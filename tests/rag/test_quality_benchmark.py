@@ -1,24 +1,21 @@
-"""benchmarks/rag_quality.py on a tiny model, and the plot of its figures."""
+"""benchmarks/rag/quality.py on a tiny model, and the plot of its figures."""
 
 from __future__ import annotations
 
-import importlib
 import json
 from argparse import Namespace
-from pathlib import Path
 
 import pytest
+from benchmarks.rag import frontier, quality
 
 from tests.rag.conftest import TEXTS
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 PNG = b"\x89PNG"
 
 
 @pytest.fixture(autouse=True)
-def plots(monkeypatch):
+def plots():
     pytest.importorskip("matplotlib", reason="the plot needs the extra train")
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
 
 
 def figures(*settings: tuple[str, list[float], float]) -> list[dict]:
@@ -34,7 +31,6 @@ def figures(*settings: tuple[str, list[float], float]) -> list[dict]:
 
 
 def test_a_point_is_the_median_time_and_the_share_with_its_interval(tmp_path):
-    frontier = importlib.import_module("rag_frontier")
     rows = figures(("slow", [300.0, 400.0], 0.3), ("fast", [5.0, 7.0, 90.0], 0.5))
     labels = {"slow": "one prompt", "fast": "sequence"}
     fast, slow = frontier.draw(tmp_path / "plot.png", rows, labels)
@@ -45,7 +41,6 @@ def test_a_point_is_the_median_time_and_the_share_with_its_interval(tmp_path):
 
 
 def test_settings_without_times_and_other_lists_are_left_out():
-    frontier = importlib.import_module("rag_frontier")
     rows = figures(("fast", [5.0], 0.5), ("given the right passage", [0.0], 0.8))
     assert frontier.names(rows) == {"fast": "fast"}
     del rows[3]["fast"]  # a setting that was not asked everything
@@ -53,7 +48,6 @@ def test_settings_without_times_and_other_lists_are_left_out():
 
 
 def test_a_run_writes_figures_of_each_question_and_the_plot(grit, tmp_path):
-    quality = importlib.import_module("rag_quality")
     documents = [{"id": f"d{number}", "text": text} for number, text in enumerate(TEXTS)]
     questions = [
         quality.Question("What colour is the ball?", ("red",), frozenset(["d3"])),

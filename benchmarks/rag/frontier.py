@@ -1,6 +1,6 @@
 """Plot of the quality of answers over the time to the first token, from figures of rag_quality.py.
 
-    python benchmarks/rag_frontier.py FIGURES.jsonl PLOT.png [--title TEXT]
+    python -m benchmarks.rag.frontier FIGURES.jsonl PLOT.png [--title TEXT]
                                       [--setting NAME=LABEL ...]
 
 FIGURES has one JSON object for each question: for each setting a list of six values: answer, id of

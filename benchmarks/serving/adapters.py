@@ -1,6 +1,6 @@
 """Cost of adapters that are not merged: decode steps, prefill and vectors, against merged ones.
 
-    python benchmarks/adapters.py [--adapters 4] [--repeats 20] [--dtype bfloat16]
+    python -m benchmarks.serving.adapters [--adapters 4] [--repeats 20] [--dtype bfloat16]
 
 The base of the default model, with its adapter and copies of it. Sides take turns in one process.
 Times are CPU times of the process, which other work on the machine changes little.
@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from common import machine, table
+from benchmarks.common import machine, table
 
 from gritlm import GritLM
 from gritlm.lm.generator import prefill

@@ -1,6 +1,6 @@
 """Effect of a hostile client on other clients: memory, response times, statuses.
 
-    python benchmarks/attack.py [--model FOLDER] [--only NAME,NAME] [--list]
+    python -m benchmarks.attack.run [--model FOLDER] [--only NAME,NAME] [--list]
                                 [--fuzz 5000] [--seed 0] [--fuzz-from 0]
 
 Every attack gets a server of its own, on loopback, with a key and a store in a temporary folder.
@@ -25,14 +25,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import attack_fuzz
-import attack_requests as requests
-from attack_requests import CLOSED, KEY, Result, ask
-from attack_watch import Seen, Watch, median, most, resident
-from common import machine, table
-from serve_common import Server, serving
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.attack import fuzz, requests
+from benchmarks.attack.requests import CLOSED, KEY, Result, ask
+from benchmarks.attack.watch import Seen, Watch, median, most, resident
+from benchmarks.common import machine, table
+from benchmarks.serving.server import Server, serving
 from tests import tiny
 
 LIMIT_S = 150.0  # for one attack
@@ -279,9 +276,7 @@ def _last_line(text: str) -> str:
 def _fuzzed(model: str, chosen: argparse.Namespace) -> list[str]:
     with _served(model, *FUZZED) as server:
         began = time.perf_counter()
-        found = attack_fuzz.run(
-            server, KEY, count=chosen.fuzz, first=chosen.fuzz_from, seed=chosen.seed
-        )
+        found = fuzz.run(server, KEY, count=chosen.fuzz, first=chosen.fuzz_from, seed=chosen.seed)
         seconds = time.perf_counter() - began
         log = server.log.read_text(errors="replace")
     statuses = ", ".join(f"{_status(s)} x{n:,}" for s, n in sorted(found.statuses.items()))

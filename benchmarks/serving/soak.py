@@ -1,6 +1,6 @@
 """Soak test of the server under mixed load: memory, errors, and resources left at the end.
 
-    python benchmarks/serve_soak.py [--minutes 10] [--model FOLDER] [--threads N] [--seed 0]
+    python -m benchmarks.serving.soak [--minutes 10] [--model FOLDER] [--threads N] [--seed 0]
                                     [--only chat,embed]
 
 Chats whole and streamed, some hung up on; texts embedded, also hung up on; reranking; documents
@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from common import machine, mixed_texts, passages_with_titles
-from serve_common import Client, serving
+from benchmarks.common import machine, mixed_texts, passages_with_titles
+from benchmarks.serving.server import Client, serving
 
 LINE_S = 15.0
 SETTLED = 0.2  # part of the time after which memory has to be flat: the second minute of ten

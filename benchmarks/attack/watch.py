@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import psutil
-from serve_common import Client, Server
+from benchmarks.serving.server import Client, Server
 
 SAMPLED_S = 0.05
 TOKENS = 120  # of each chat that runs meanwhile

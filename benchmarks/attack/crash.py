@@ -1,6 +1,6 @@
 """Crash test of the store: acknowledged data survives kills, and damaged data is never returned.
 
-    python benchmarks/crash.py --kills 300 --flips 3000 --seed 0
+    python -m benchmarks.attack.crash --kills 300 --flips 3000 --seed 0
 
 A tiny random model, so that each try is cheap. Kills: a child process adds, replaces, deletes and
 compacts, and is ended by SIGKILL, by SIGTERM or by a disk that takes no more; another child then
@@ -29,9 +29,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 from tests import tiny
 
 from gritlm import GritLM, gritlm_instruction

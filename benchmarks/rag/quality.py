@@ -1,6 +1,6 @@
 """Quality of answers from reused state, compared with plain prompts, no context, wrong documents.
 
-    python benchmarks/rag_quality.py DATA [--model FOLDER] [--sets nq,hotpotqa,musique]
+    python -m benchmarks.rag.quality DATA [--model FOLDER] [--sets nq,hotpotqa,musique]
                                      [--top-k 1,5] [--limit 100] [--storage auto]
                                      [--modes sequence,doc,...] [--kinds causal,bidirectional]
                                      [--figures FILE.jsonl] [--plot FILE.png]
@@ -29,9 +29,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import rag_frontier
 import torch
-from common import machine, table
+from benchmarks.common import machine, table
+from benchmarks.rag import frontier
 
 from gritlm import GritLM
 from gritlm.evaluation import answers
@@ -161,7 +161,7 @@ def add_figures(
     questions: Sequence[Question],
     searches: Sequence[TimedSearch],
 ) -> None:
-    """Add a setting to the figures of each question, in the form of rag_frontier.py.
+    """Add a setting to the figures of each question, in the form of frontier.py.
 
     An answer with passages given embeds the question again, so only the search is added.
     """
@@ -184,7 +184,7 @@ def save(figures: Sequence[dict[str, Any]], chosen: argparse.Namespace) -> None:
         lines = [json.dumps(each, ensure_ascii=False) + "\n" for each in figures]
         chosen.figures.write_text("".join(lines), encoding="utf-8")
     if chosen.plot is not None:
-        rag_frontier.draw(chosen.plot, figures, rag_frontier.names(figures))
+        frontier.draw(chosen.plot, figures, frontier.names(figures))
         print(chosen.plot)
 
 

@@ -1,6 +1,6 @@
 """Time to the first token of an answer, with fresh documents and with reused key/value blocks.
 
-    python benchmarks/rag.py [--model FOLDER] [--tokens 512,1024,2048,4096] [--documents 1]
+    python -m benchmarks.rag.run [--model FOLDER] [--tokens 512,1024,2048,4096] [--documents 1]
                              [--question 32] [--repeats 30] [--fresh-repeats 10]
                              [--storage auto,int8] [--ways sequence,doc] [--margin 2]
                              [--plot FILE.png]
@@ -24,7 +24,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import machine, part_of, passages_with_titles, table
+from benchmarks.common import machine, part_of, passages_with_titles, table
 
 from gritlm import GritLM
 from gritlm.prompts import gritlm_instruction

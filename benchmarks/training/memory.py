@@ -11,9 +11,9 @@ from functools import partial
 from pathlib import Path
 
 import torch
-import train_ours
-from common import passages_with_titles, peak_memory
-from train_ours import TEMPERATURE
+from benchmarks.common import passages_with_titles, peak_memory
+from benchmarks.training import ours
+from benchmarks.training.ours import TEMPERATURE
 
 from gritlm.lm.tokens import Prompt
 from gritlm.train.objectives import gradcache, losses
@@ -61,10 +61,10 @@ def growths(cases: Sequence[MemoryCase]) -> list[Measured]:
 def measured(case: MemoryCase) -> Measured:
     """Return the peak memory of a step above the memory before it, which includes gradients."""
     with tempfile.TemporaryDirectory() as folder:
-        trainer = train_ours.trainer(
+        trainer = ours.trainer(
             Path(folder) / "ours",
             case.model,
-            pairs=train_ours.pairs(2),
+            pairs=ours.pairs(2),
             length=64,
             row=64,
             budget=case.budget,

@@ -17,8 +17,8 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import httpx
-from attack_watch import resident
-from serve_common import Server
+from benchmarks.attack.watch import resident
+from benchmarks.serving.server import Server
 
 CLIENTS = 6
 PATIENCE_S = 60.0
@@ -29,7 +29,7 @@ LISTED = 10
 
 # Bodies of each route that takes one; a route without one here gets an empty object.
 BODIES: dict[str, list[dict[str, Any]]] = json.loads(
-    (Path(__file__).parent / "attack_bodies.json").read_text(encoding="utf-8")
+    (Path(__file__).parent / "bodies.json").read_text(encoding="utf-8")
 )
 RARE = {"/v1/rag/documents": 0.25}  # it writes to disk
 

@@ -1,7 +1,7 @@
 """Throughput and latency of the server, compared with the library alone in the same run.
 
-    python benchmarks/serve.py [--part 1,2,3,4] [--model FOLDER] [--chats 1,4,8,16] [--rounds 3]
-                               [--seconds 30] [--threads N] [--peer transformers]
+    python -m benchmarks.serving.run [--part 1,2,3,4] [--model FOLDER] [--chats 1,4,8,16]
+                                     [--rounds 3] [--seconds 30] [--threads N] [--peer transformers]
 
 Part 1: tokens per second of concurrent chats, compared with one chat after the other in this
 process. Part 2: texts embedded per second. Part 3: gaps between tokens while many texts are
@@ -22,10 +22,10 @@ from functools import partial
 from itertools import cycle, islice
 
 import numpy as np
-import serve_peer
 import torch
-from common import machine, part_of, passages_with_titles, table
-from serve_common import Client, Written, closed_loop, serving
+from benchmarks.common import machine, part_of, passages_with_titles, table
+from benchmarks.serving import peer as other
+from benchmarks.serving.server import Client, Written, closed_loop, serving
 
 from gritlm import GritLM, gritlm_instruction
 
@@ -116,7 +116,7 @@ def chats(bench: Bench) -> str:
             side = partial(served_chats, bench, bench.client, size, [])
             sides[f"server, {size} concurrent"] = side
         if bench.chosen.peer:
-            peer = stack.enter_context(serve_peer.running(bench.model, bench.chosen.threads))
+            peer = stack.enter_context(other.running(bench.model, bench.chosen.threads))
             for size in sizes:
                 name = f"{bench.chosen.peer} serve, {size} concurrent"
                 sides[name] = partial(served_chats, bench, peer, size, [])

@@ -1,6 +1,6 @@
 """Cost of grammars in a decode step, at eight sequences of the default model.
 
-    python benchmarks/grammar.py [--model FOLDER] [--sequences 8] [--steps 48] [--rounds 5]
+    python -m benchmarks.serving.grammar [--model FOLDER] [--sequences 8] [--steps 48] [--rounds 5]
 
 Sides take turns, in one process and one engine: no sequence has a grammar, half of them have one,
 all have one. The part of a grammar is timed inside of the steps too (masks and accepted tokens);
@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from common import machine, part_of, table
+from benchmarks.common import machine, part_of, table
 
 from gritlm import GritLM, SamplingParams
 from gritlm.lm.grammar.compiler import Constraint, Grammar

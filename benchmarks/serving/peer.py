@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from serve_common import Client, started
+from benchmarks.serving.server import Client, started
 
 from gritlm import GritLM
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import mixed_texts, passages_with_titles
+from benchmarks.common import mixed_texts, passages_with_titles
 
 from gritlm.train.config import (
     DataConfig,

@@ -1,6 +1,6 @@
 """Speed and memory of a training step, compared with sentence-transformers and TRL.
 
-    python benchmarks/train.py [--model FOLDER] [--only contrastive generative memory]
+    python -m benchmarks.training.run [--model FOLDER] [--only contrastive generative memory]
         [--pairs 64] [--chats 8] [--max-length 64] [--row 512] [--repeats 3]
 
 contrastive: GradCache compared with CachedMultipleNegativesRankingLoss of sentence-transformers.
@@ -27,11 +27,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import train_ours
-import train_peers
-from common import alternate, machine, peak_memory, table
-from train_memory import MemoryCase, growths
-from train_ours import Step
+from benchmarks.common import alternate, machine, peak_memory, table
+from benchmarks.training import ours, peers
+from benchmarks.training.memory import MemoryCase, growths
+from benchmarks.training.ours import Step
 from transformers.utils import logging as transformers_logging
 
 from gritlm.train.data.loader import Batch
@@ -101,11 +100,11 @@ def contrastive(chosen: argparse.Namespace) -> None:
         trainer = _trainer(chosen, Path(name))
         batch = trainer.loader.next(1).embedding
         assert batch is not None
-        sides = {OURS: train_ours.step(trainer, Batch(batch, []))}
-        sides |= train_peers.sentence_transformers(
+        sides = {OURS: ours.step(trainer, Batch(batch, []))}
+        sides |= peers.sentence_transformers(
             trainer, batch, Path(name), mini_batches=chosen.mini_batches
         )
-        body, _ = train_ours.sizes(trainer)
+        body, _ = ours.sizes(trainer)
         lengths = [len(prompt.ids) for prompt in (*batch.queries, *batch.passages)]
         print(
             f"contrastive, {_format(trainer)}: {chosen.pairs} pairs, texts of {min(lengths)} to "
@@ -118,9 +117,9 @@ def generative(chosen: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as name:
         trainer = _trainer(chosen, Path(name))
         samples = trainer.loader.next(1).samples
-        sides = {OURS: train_ours.step(trainer, Batch(None, samples))}
-        sides |= train_peers.trl(trainer, samples, Path(name), row=chosen.row)
-        body, head = train_ours.sizes(trainer)
+        sides = {OURS: ours.step(trainer, Batch(None, samples))}
+        sides |= peers.trl(trainer, samples, Path(name), row=chosen.row)
+        body, head = ours.sizes(trainer)
         tokens = sum(len(sample.ids) for sample in samples)
         trained = sum(end - start for sample in samples for start, end in sample.trained)
         print(
@@ -168,11 +167,11 @@ PARTS = {"contrastive": contrastive, "generative": generative, "memory": memory}
 
 
 def _trainer(chosen: argparse.Namespace, folder: Path) -> Trainer:
-    return train_ours.trainer(
+    return ours.trainer(
         folder / "ours",
         chosen.model,
-        pairs=train_ours.pairs(chosen.pairs),
-        chats=train_ours.chats(chosen.chats),
+        pairs=ours.pairs(chosen.pairs),
+        chats=ours.chats(chosen.chats),
         length=chosen.max_length,
         row=chosen.row,
         budget=chosen.budget,
@@ -215,10 +214,10 @@ def _report(
 
 def _require_agreement(losses: Mapping[str, float], *, exact: bool) -> None:
     """Say how far the losses are from ours; in float32 they must be the same."""
-    ours = losses[OURS]
-    gaps = {name: abs(loss / ours - 1) for name, loss in losses.items() if name != OURS}
+    own = losses[OURS]
+    gaps = {name: abs(loss / own - 1) for name, loss in losses.items() if name != OURS}
     shown = ", ".join(f"{losses[name]:.5f} ({gap:.1e}) {name}" for name, gap in gaps.items())
-    print(f"losses (relative difference): {ours:.5f} {OURS}, {shown}\n")
+    print(f"losses (relative difference): {own:.5f} {OURS}, {shown}\n")
     if exact and max(gaps.values()) > LARGEST_GAP:
         raise SystemExit(f"the sides do not compute the same loss; expected within {LARGEST_GAP}")
 

@@ -1,6 +1,6 @@
 """Speed and memory of adding ten thousand passages to a store, then of searches over them.
 
-    python benchmarks/rag_index.py DATA [--model FOLDER] [--passages 10000] [--max-tokens 128]
+    python -m benchmarks.rag.index DATA [--model FOLDER] [--passages 10000] [--max-tokens 128]
                                    [--storage int8] [--disk-gb 4] [--searches 200]
 
 DATA has ``twowiki-corpus`` and ``medquad``. Ten lines report passages per second since the last
@@ -24,7 +24,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import psutil
-from common import machine, part_of, table
+from benchmarks.common import machine, part_of, table
 
 from gritlm import GritLM
 from gritlm.rag import workspace

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from encode import sentence_transformer
+from benchmarks.encode import sentence_transformer
+from benchmarks.training.ours import TEMPERATURE, Step, with_gradients
 from torch.nn.utils.rnn import pad_sequence
-from train_ours import TEMPERATURE, Step, with_gradients
 from transformers import AutoModelForCausalLM
 
 from gritlm.lm.tokens import Prompt

@@ -1,0 +1,1 @@
+"""Measurements of speed, memory and endurance; each script starts by `python -m`."""
