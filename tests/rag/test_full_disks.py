@@ -10,7 +10,7 @@ import pytest
 
 from gritlm.rag.engine import RagEngine
 from gritlm.rag.index.index import Index
-from gritlm.rag.index.lance import lance_errors
+from gritlm.rag.index.lance_errors import lance_errors
 from gritlm.rag.index.passage_table import IndexFullError
 from gritlm.rag.ingest import ingest
 from gritlm.rag.kvstore.errors import StoreFullError

@@ -14,7 +14,7 @@ from gritlm.rag.identity import ModelIdentity
 from gritlm.rag.index import index as index_module
 from gritlm.rag.index import lance_table
 from gritlm.rag.index.index import Index, IndexedDocument
-from gritlm.rag.index.lance import lance_errors
+from gritlm.rag.index.lance_errors import lance_errors
 from gritlm.rag.index.passage_table import IndexFailedError, Wanted
 from gritlm.rag.index.ranking import TableQuery
 from gritlm.rag.index.table import TABLE, not_indexed

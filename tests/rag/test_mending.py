@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from gritlm.rag.engine import RagEngine
-from gritlm.rag.index import lance, passage_rows, repair, schema, table
+from gritlm.rag.index import passage_rows, repair, schema, table
 from gritlm.rag.index.index import Index
 from gritlm.rag.index.passage_table import IndexFailedError
 from gritlm.rag.retrieve import Search
@@ -177,10 +177,10 @@ def test_a_table_of_the_version_before_is_read_and_gets_checksums_with_its_first
     old_table(place)
     reader = Index.open(place, rows.MAKER, create=False)
     assert len(reader.search(QUESTION, top_k=5, text="one")) == 3
-    assert not lance.has_checks(reader.table.lance)
+    assert not passage_rows.has_checks(reader.table.lance.schema)
     writer = Index.open(place, rows.MAKER)
     rows.put(writer, rows.document("c", "four"))
-    assert lance.has_checks(writer.table.lance)
+    assert passage_rows.has_checks(writer.table.lance.schema)
     assert set(Index.open(place, rows.MAKER).known()) == {"a", "b", "c"}
     assert b'"version": 2' in writer.table.lance.schema.metadata[schema.KEY]
     assert writer.delete(["a"]) == 2
@@ -190,7 +190,7 @@ def test_a_table_of_the_version_before_is_read_and_gets_checksums_with_its_first
 def test_rebuilding_gives_a_table_of_the_version_before_its_checksums(tmp_path):
     old_table(tmp_path / "index")
     assert repair.rebuild(str(tmp_path / "index"), embed).passages == 3
-    assert lance.has_checks(Index.open(tmp_path / "index", rows.MAKER).table.lance)
+    assert passage_rows.has_checks(Index.open(tmp_path / "index", rows.MAKER).table.lance.schema)
 
 
 def test_an_id_that_was_made_from_the_content_proves_a_row_without_a_checksum():

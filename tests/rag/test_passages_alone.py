@@ -21,9 +21,8 @@ from gritlm.rag.engine import RagEngine
 from gritlm.rag.fusion import PassageScore, passage_scores
 from gritlm.rag.options import AnswerOptions
 from gritlm.rag.plan import PromptAssembler, rows_together
-from gritlm.rag.planner import candidates
 from gritlm.rag.rerank import Reranker
-from gritlm.rag.retrieve import Search
+from gritlm.rag.retrieve import Search, candidates
 from gritlm.rag.reuse.blocks import BlockProvider
 from gritlm.rag.types import Hit
 from tests.rag.conftest import QUESTION, TEXTS

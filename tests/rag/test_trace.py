@@ -39,7 +39,7 @@ def model(tiny_model) -> GritLM:
 def engine(model, tmp_path_factory) -> Iterator[RagEngine]:
     with RagEngine.open(tmp_path_factory.mktemp("engine") / "store", model) as made:
         made.add(DOCUMENTS)
-        made._planner.require_parity()  # checked once, for no question
+        made.require_reuse()  # checked once, for no question
         yield made
 
 
@@ -111,7 +111,7 @@ def test_passages_that_are_read_alone_are_counted(
 def test_blocks_that_are_missing_and_candidates_are_counted(model, tmp_path, mode, method):
     with RagEngine.open(tmp_path / "store", model) as engine:
         engine.add(DOCUMENTS)
-        engine._planner.require_parity()
+        engine.require_reuse()
         for blocks in ("causal", "bidirectional"):
             for _ in range(2):  # first computed, then from the store
                 with counted() as read:
@@ -134,7 +134,7 @@ def test_a_causal_model_reads_a_passage_and_a_question_once(tiny_model, tmp_path
     folder = tiny_model(max_position_embeddings=1024)
     model = GritLM(folder, attn="cccc", dtype="float32", device="cpu")
     with RagEngine.open(tmp_path / "store", model) as engine:
-        engine._planner.require_parity()
+        engine.require_reuse()
         with counted() as read:
             engine.add(DOCUMENTS)
         ids = engine._assembler.passage_ids([each["text"] for each in DOCUMENTS])

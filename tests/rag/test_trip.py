@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests import trips
 
-MOST_FILES = 32
+MOST_FILES = 30
 
 
 def test_an_answer_crosses_few_files(tmp_path: Path):

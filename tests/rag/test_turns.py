@@ -85,8 +85,8 @@ def test_passages_that_are_read_alone_let_others_go_on(engine, calls, mode, fusi
 
 
 def test_the_reuse_check_lets_others_go_on(engine, monkeypatch, calls):
-    monkeypatch.setattr(engine._planner, "_parity", None)
-    monkeypatch.setattr(engine._planner, "_place", None)
+    monkeypatch.setattr(engine, "_reuse_check", None)
+    monkeypatch.setattr(engine, "place", None)
     engine.query(QUESTION, AnswerOptions(), checkpoint=lambda: calls.append(1))
     assert calls
 

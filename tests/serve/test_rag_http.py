@@ -20,7 +20,7 @@ from gritlm import GritLM, jsonl
 from gritlm.errors import InputError
 from gritlm.rag.answer import PreparedAnswer
 from gritlm.rag.engine import RagEngine
-from gritlm.rag.index import lance
+from gritlm.rag.index.lance_table import LanceTable
 from gritlm.rag.ingest import file_reader, records, rows
 from gritlm.rag.ingest.readers import READERS
 from gritlm.rag.kvstore.errors import IndexDamagedError, StoreFullError
@@ -142,7 +142,7 @@ def test_documents_come_go_and_can_be_filtered_by(live: Served):
 
 def test_a_page_of_documents_reads_no_others(live: Served, monkeypatch: pytest.MonkeyPatch):
     read = []
-    scan = lance.scan
+    scan = LanceTable.scan
 
     def noted(*given: Any, **options: Any) -> Iterator[dict[str, Any]]:
         for row in scan(*given, **options):
@@ -150,7 +150,7 @@ def test_a_page_of_documents_reads_no_others(live: Served, monkeypatch: pytest.M
             yield row
 
     live.http.get(DOCUMENTS)  # ids are known then
-    monkeypatch.setattr(lance, "scan", noted)
+    monkeypatch.setattr(LanceTable, "scan", noted)
     page = live.http.get(DOCUMENTS, params={"limit": 1, "after": "ball"}).json()
     assert ([each["id"] for each in page["data"]], page["has_more"]) == (["cats"], True)
     assert [row["document_id"] for row in read] == ["cats"]

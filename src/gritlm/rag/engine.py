@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from time import perf_counter
@@ -14,11 +14,9 @@ from gritlm.errors import InputError, choice
 from gritlm.lm.gritlm import GritLM
 from gritlm.printable import excerpt
 from gritlm.rag import answer as answering
-from gritlm.rag import together, workspace
+from gritlm.rag import opening, together, workspace
 from gritlm.rag.answer import Answer, AnswerStream, PreparedAnswer
 from gritlm.rag.cooperative import Checkpoint, OnModel, paced
-from gritlm.rag.identity import ModelIdentity, maker_of
-from gritlm.rag.index import addresses
 from gritlm.rag.index.index import Index, IndexedDocument
 from gritlm.rag.index.passage_table import IndexFailedError
 from gritlm.rag.ingest.file_ids import DocumentIds
@@ -28,18 +26,17 @@ from gritlm.rag.ingest.ingest import (
     ChunkingOptions,
     DocumentInput,
     Indexer,
-    check_cutting,
     forget,
     skipped_when_full,
 )
-from gritlm.rag.kvstore.errors import OtherModelError
 from gritlm.rag.kvstore.store import KVStore
 from gritlm.rag.options import AnswerOptions, AnswerOverrides, override
-from gritlm.rag.plan import PromptAssembler
-from gritlm.rag.planner import AnswerPlan, Planner
+from gritlm.rag.plan import AnswerPlan, PromptAssembler
 from gritlm.rag.prefill import Prefiller, ReadPassages
-from gritlm.rag.retrieve import Query, Retriever, Search, naming_question
+from gritlm.rag.retrieve import Query, Retriever, Search, candidates, naming_question
+from gritlm.rag.reuse import reuse_check
 from gritlm.rag.reuse.blocks import BlockProvider, require_kind
+from gritlm.rag.reuse.reuse_check import ReuseCheck
 from gritlm.rag.types import BLOCK_KINDS, BlockKind, Hit, ReaderName, Trace
 
 
@@ -75,7 +72,8 @@ class RagEngine:
         self._retriever = Retriever(
             self.model, self.index, provider, assembler, causal=self.blocks == "causal"
         )
-        self._planner = Planner(self.model, assembler, self.place)
+        self._reuse_check: ReuseCheck | None = None  # measured at the first use
+        self._may_reuse = False
         self._prefiller = Prefiller(self.model, provider)
         self._write_lock = threading.Lock()  # or two threads could add the same document
 
@@ -121,10 +119,10 @@ class RagEngine:
             workspace.require(place)
         model = GritLM() if model is None else model
         settings = workspace.settings(place, cutting=cutting, index=index, blocks=blocks)
-        assembler = _assembler(model, settings, longest)
+        assembler = opening.assembler(model, settings, longest)
         if not read_only:
             workspace.make(place)
-        store, passages = _open_stores(
+        store, passages = opening.stores(
             place,
             settings,
             model,
@@ -255,7 +253,7 @@ class RagEngine:
             ModelError: when reranking reuses state and reuse fails its check with this model.
         """
         if search.rerank:
-            self._planner.require_parity()
+            self.require_reuse()
         return self._retriever.found(question, search, Trace(), _paced(checkpoint))[0]
 
     def answer(
@@ -460,12 +458,26 @@ class RagEngine:
         if not hits:
             self._raise_without_passages(options, trace)
         with trace.stage("plan"):
-            plan = self._planner.plan(query.question, hits, options)
+            plan = self._prompts(query.question, hits, options)
         trace.fusion = plan.fusion
         trace.mode = options.mode
         trace.blocks = self.blocks if options.blocks is None else options.blocks
         trace.dropped = tuple(hit.passage.id for hit in plan.dropped)
         return plan
+
+    def _prompts(self, question: str, hits: Sequence[Hit], options: AnswerOptions) -> AnswerPlan:
+        """Return one prompt for all passages (``joint``), or one for each of them."""
+        if options.mode != "none":
+            self.require_reuse()
+        tokens = options.sampling.max_new_tokens
+        fusion = options.fuses
+        if fusion == "joint":
+            plan = self._assembler.plan(options.mode, question, hits, max_new_tokens=tokens)
+            return AnswerPlan(fusion, (plan,))
+        read = candidates(hits, self.model.settings.fusion, fusion=fusion, margin=options.margin)
+        rows = self._assembler.rows(question, read, max_new_tokens=tokens)
+        rows = [replace(row, mode=options.mode) for row in rows]
+        return AnswerPlan(fusion, tuple(rows), contrasts=options.contrast > 0)
 
     def read(
         self,
@@ -500,9 +512,32 @@ class RagEngine:
         if options.blocks is not None:
             require_kind(self.model, options.blocks)
         if options.mode != "none":
-            self._planner.checked(checkpoint)  # no part of the answer's time
+            self.check_reuse(checkpoint)  # no part of the answer's time
         if options.rerank:
-            self._planner.require_parity()
+            self.require_reuse()
+
+    def check_reuse(self, checkpoint: Checkpoint | None = None) -> ReuseCheck:
+        """Return the result of the reuse check of this model, measured at the first use.
+
+        Args:
+            checkpoint: checkpoint callback; None where no other work waits for the model.
+        """
+        if self._reuse_check is None:
+            bos = self._assembler.prefix
+            self._reuse_check = workspace.parity(
+                self.model, self.place, bos=bos, checkpoint=checkpoint
+            )
+        return self._reuse_check
+
+    def require_reuse(self) -> None:
+        """Require that the reuse check holds for this model.
+
+        Raises:
+            ModelError: with the measured difference, when it does not hold.
+        """
+        if not self._may_reuse:
+            reuse_check.require(self.check_reuse(), name=str(self.model.source))
+            self._may_reuse = True
 
     def _supported(self, gain: float | None) -> bool | None:
         settings = self.model.settings.fusion
@@ -531,59 +566,5 @@ class RagEngine:
         raise InputError(f"no passages to answer from: no passage matches the filter {shown}")
 
 
-def _assembler(
-    model: GritLM, settings: workspace.WorkspaceSettings, longest: int | None
-) -> PromptAssembler:
-    """Return the prompt assembler of a workspace, whose settings must fit the model."""
-    require_kind(model, settings.blocks)
-    assembler = PromptAssembler(model, limit=longest)
-    check_cutting(settings.cutting, model, assembler)
-    return assembler
-
-
 def _paced(checkpoint: Checkpoint | None) -> Checkpoint | None:
     return None if checkpoint is None else paced(checkpoint)
-
-
-def _open_stores(
-    place: Path,
-    settings: workspace.WorkspaceSettings,
-    model: GritLM,
-    *,
-    storage: str,
-    read_only: bool,
-    disk_bytes: int | None,
-    memory_bytes: int,
-) -> tuple[KVStore, Index]:
-    """Open the KV store and the index of a workspace: both or none.
-
-    Raises:
-        OtherModelError: with the command that indexes the documents for this model.
-    """
-    maker = maker_of(model)
-    try:
-        store = KVStore.open(
-            place / workspace.BLOCKS,
-            maker,
-            storage=storage,
-            dtype=model.dtype,
-            disk_bytes=disk_bytes,
-            memory_bytes=memory_bytes,
-            read_only=read_only,
-        )
-        uri = addresses.resolved(settings.index, place, folder=workspace.PASSAGES)
-        return store, _open_index(uri, maker, store, create=not read_only)
-    except OtherModelError as error:
-        command = workspace.index_command(place, model)
-        raise OtherModelError(
-            f"{error}. To index the documents for this model: {command}"
-        ) from None
-
-
-def _open_index(uri: str, maker: ModelIdentity, store: KVStore, *, create: bool) -> Index:
-    """Open the index of passages; the store is closed when that fails."""
-    try:
-        return Index.open(uri, maker, create=create)
-    except BaseException:
-        store.close()
-        raise

@@ -1,4 +1,4 @@
-"""Layout of a RAG prompt: parts that are KV blocks, and tokens that are prefilled after them.
+"""Layout of RAG prompts: parts that are KV blocks, and tokens that are prefilled after them.
 
 Each part is read alone and begins with the tokenizer's BOS; only the BOS of the first part stays.
 The best passage comes last, next to the question.
@@ -16,6 +16,7 @@ from gritlm.errors import InputError
 from gritlm.lm.gritlm import GritLM
 from gritlm.lm.tokens import SegmentTokenizer
 from gritlm.prompts import RAG_FORMS, RagMode, for_rag, gritlm_instruction
+from gritlm.rag.fusion import Fusion
 from gritlm.rag.types import Hit
 
 _CACHED = 1024  # passages whose token ids are kept in memory
@@ -119,6 +120,36 @@ class PromptPlan:
         """Index of the part with the best passage; None without one."""
         found = [number for number, part in enumerate(self.parts) if part.hit is not None]
         return found[-1] if found else None
+
+
+@dataclass(frozen=True)
+class AnswerPlan:
+    """The prompts of an answer.
+
+    Attributes:
+        fusion: use of several passages.
+        rows: prompt of each passage, the best first; for ``joint`` the only prompt.
+        contrasts: whether a row without passage takes part in the answer.
+    """
+
+    fusion: Fusion
+    rows: tuple[PromptPlan, ...]
+    contrasts: bool = False
+
+    @property
+    def sequences(self) -> int:
+        """Number of rows that generate the answer together."""
+        return len(self.rows) + self.contrasts if self.fusion == "token" else 1
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens of all prompts."""
+        return sum(row.tokens for row in self.rows)
+
+    @property
+    def dropped(self) -> tuple[Hit, ...]:
+        """Passages that do not fit."""
+        return self.rows[0].dropped
 
 
 class PromptAssembler:

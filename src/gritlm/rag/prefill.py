@@ -28,8 +28,7 @@ from gritlm.rag.fusion import (
     read_questions,
 )
 from gritlm.rag.options import AnswerOptions
-from gritlm.rag.plan import PromptPlan
-from gritlm.rag.planner import AnswerPlan
+from gritlm.rag.plan import AnswerPlan, PromptPlan
 from gritlm.rag.reuse.blocks import BlockProvider
 from gritlm.rag.reuse.recompute import read_again
 from gritlm.rag.types import Hit, Trace

@@ -12,11 +12,13 @@ import numpy as np
 
 from gritlm.errors import InputError, choice
 from gritlm.lm.gritlm import GritLM
+from gritlm.lm.hub.model_config import FusionSettings
 from gritlm.lm.kv.block import KVBlock
 from gritlm.prompts import gritlm_instruction
 from gritlm.rag.cooperative import Checkpoint
+from gritlm.rag.fusion import Fusion
 from gritlm.rag.index.index import Index
-from gritlm.rag.plan import PromptAssembler
+from gritlm.rag.plan import MOST_ROWS, PromptAssembler
 from gritlm.rag.rerank import RERANK_METHODS, Reranker, RerankMethod
 from gritlm.rag.reuse.blocks import BlockProvider
 from gritlm.rag.types import Hit, Trace
@@ -233,3 +235,25 @@ class Retriever:
         for trace, size in zip(traces, sizes, strict=True):
             trace.tokens_embedded += size * passes
         return [(np.asarray(row), block) for row, block in zip(vectors_ND, blocks, strict=True)]
+
+
+def candidates(
+    hits: Sequence[Hit], settings: FusionSettings | None, *, fusion: Fusion, margin: float | None
+) -> list[Hit]:
+    """Return the passages to read, the best first; at most ``MOST_ROWS``.
+
+    The first one is always read: it may have been put there by words or by reranking.
+
+    Args:
+        hits: passages, the best first.
+        settings: calibration of the model; None without one: ``sequence`` reads the first passage.
+        fusion: ``sequence`` or ``token``.
+        margin: largest distance of a cosine from the best one; None for that of the calibration.
+    """
+    if fusion == "sequence" and settings is None:
+        return list(hits[:1])
+    if margin is None:
+        margin = settings.margin if settings is not None else float("inf")
+    best = max(hit.score for hit in hits)
+    near = [hit for hit in hits[1:] if hit.score >= best - margin]
+    return [hits[0], *near][:MOST_ROWS]

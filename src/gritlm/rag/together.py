@@ -27,7 +27,7 @@ from gritlm.lm.sampling import SamplingParams, is_complete
 from gritlm.rag.answer import Answer, PreparedAnswer, generate
 from gritlm.rag.fusion import read_questions
 from gritlm.rag.options import AnswerOptions
-from gritlm.rag.planner import AnswerPlan
+from gritlm.rag.plan import AnswerPlan
 from gritlm.rag.prefill import (
     LoadedRows,
     PrefilledPrompt,

@@ -24,7 +24,7 @@ from gritlm.rag.identity import maker_of
 from gritlm.rag.index import addresses, repair, schema
 from gritlm.rag.index.databases import table_repair
 from gritlm.rag.index.index import Index, IndexedDocument
-from gritlm.rag.index.lance import lance_errors
+from gritlm.rag.index.lance_errors import lance_errors
 from gritlm.rag.index.repair import Health, Mended
 from gritlm.rag.index.table import open_table
 from gritlm.rag.ingest import file_ids

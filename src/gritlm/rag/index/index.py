@@ -19,7 +19,7 @@ from gritlm.errors import InputError, did_you_mean
 from gritlm.rag.identity import ModelIdentity
 from gritlm.rag.index import addresses, filters, passage_rows, schema
 from gritlm.rag.index.filters import Where
-from gritlm.rag.index.lance import remedy
+from gritlm.rag.index.lance_errors import remedy
 from gritlm.rag.index.passage_rows import FIELDS, DamagedRow, Watch
 from gritlm.rag.index.passage_table import IndexFailedError, PassageTable, Row, Wanted
 from gritlm.rag.index.ranking import TableQuery

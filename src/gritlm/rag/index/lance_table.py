@@ -1,27 +1,39 @@
-"""Passages in a LanceDB table: every change is one commit. Shapes: D of a vector."""
+"""Passages in a LanceDB table: searches, and changes of one commit each. Shapes: D of a vector."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from datetime import timedelta
+from math import isqrt
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
+from lancedb.query import (
+    FullTextOperator,
+    LanceFtsQueryBuilder,
+    LanceVectorQueryBuilder,
+    MultiMatchQuery,
+)
 from lancedb.table import Table
 
 from gritlm.rag.identity import ModelIdentity
-from gritlm.rag.index import filters, lance, passage_rows, repair, schema, table_files
+from gritlm.rag.index import filters, passage_rows, repair, schema, table_files
 from gritlm.rag.index.filters import Where
-from gritlm.rag.index.lance import lance_errors
+from gritlm.rag.index.lance_errors import lance_errors, raise_translated, remedy
 from gritlm.rag.index.passage_table import IndexFailedError, PassageTable, Row, Wanted
-from gritlm.rag.index.table import index_vectors, index_words, not_indexed, open_table
+from gritlm.rag.index.table import WORDS, index_vectors, index_words, not_indexed, open_table
 
 log = logging.getLogger(__name__)
 
 KEPT = timedelta(minutes=10)  # age of old versions that are kept for running searches
 FEW = 16  # rows per batch where each row may have large metadata
+FIRST = "number = 0"  # first passage of each document
+REFINE = 4  # candidates of the ANN index compared by full vectors, in multiples of the limit
+PROBES = 64  # least number of partitions of the ANN index that are searched
+PROBED = 4  # share of the partitions that is searched: at least one in this number
 
 
 class LanceTable(PassageTable):
@@ -52,9 +64,13 @@ class LanceTable(PassageTable):
             table_files.record(uri)
         return cls(table, maker, uri=uri)
 
-    def errors(self, where: Where | None = None, /) -> AbstractContextManager[None]:
-        """Translate LanceDB's exceptions."""
-        return lance_errors(self._uri, where)
+    @contextmanager
+    def errors(self, where: Where | None = None, /) -> Iterator[None]:
+        """Translate LanceDB's exceptions; a filter is named as the cause of a failed search."""
+        try:
+            yield
+        except Exception as error:
+            raise_translated(error, self._uri, where)
 
     def check_filter(self, where: Where) -> None:
         """Refuse a filter that is empty, too long, or has values that metadata cannot hold."""
@@ -72,7 +88,7 @@ class LanceTable(PassageTable):
         self, wanted: Wanted, columns: Sequence[str], *, rows: int | None = None
     ) -> Iterator[Row]:
         """Yield rows with their checksums in the order of storage."""
-        return lance.scan(self.lance, lance.condition(wanted), columns, rows=rows)
+        return self._scan(condition(wanted), columns, rows=rows)
 
     def nearest(
         self,
@@ -83,16 +99,57 @@ class LanceTable(PassageTable):
         *,
         exact: bool,
     ) -> list[Row]:
-        """Return the rows nearest to a vector."""
-        where = lance.condition(wanted)
-        query = lance.nearest(self.lance, vector_D, limit, where, columns)
-        if exact:
-            return lance.exactly(query)
-        return lance.approximately(query, rows=self.count(), filtered=where is not None)
+        """Return the rows nearest to a vector, ties sorted by id."""
+        builder = self.lance.search(vector_D, vector_column_name="vector", query_type="vector")
+        query = cast(LanceVectorQueryBuilder, builder).distance_type("cosine")
+        query = query.limit(limit).select([*columns, *self._checks(), "_distance"])
+        where = condition(wanted)
+        if where is not None:
+            query = query.where(where)
+        query = query.bypass_vector_index() if exact else self._probing(query, where)
+        rows = passage_rows.rows_of(query.to_arrow())
+        return sorted(rows, key=lambda row: (row["_distance"], row["id"]))
+
+    def _probing(
+        self, query: LanceVectorQueryBuilder, where: str | None
+    ) -> LanceVectorQueryBuilder:
+        """Return a search in the approximate index."""
+        partitions = max(PROBES, isqrt(self.count()) // PROBED)
+        query = query.nprobes(partitions).refine_factor(REFINE)
+        # With a condition, the nearest partitions may hold too few rows that match.
+        return query if where is None else query.maximum_nprobes(0)
 
     def worded(self, words: str, limit: int, wanted: Wanted, columns: Sequence[str]) -> list[Row]:
-        """Return the rows that fit words best."""
-        return lance.worded(self.lance, words, limit, lance.condition(wanted), columns)
+        """Return the rows that fit words best by BM25, ties sorted by id."""
+        match_query = MultiMatchQuery(words, list(WORDS), boosts=None, operator=FullTextOperator.OR)
+        builder = self.lance.search(match_query, query_type="fts")
+        query = cast(LanceFtsQueryBuilder, builder)
+        query = query.limit(limit).select([*columns, *self._checks(), "_score"])
+        where = condition(wanted)
+        if where is not None:
+            query = query.where(where)
+        rows = passage_rows.rows_of(query.to_arrow())
+        return sorted(rows, key=lambda row: (-row["_score"], row["id"]))
+
+    def _scan(
+        self, where: str | None, columns: Sequence[str], *, rows: int | None = None
+    ) -> Iterator[Row]:
+        """Yield the rows that match a condition, in storage order, with their checksums.
+
+        Args:
+            where: SQL condition; None for all rows.
+            columns: columns to read.
+            rows: rows per batch; None for LanceDB's default.
+        """
+        query = self.lance.search().select([*columns, *self._checks()])
+        if where is not None:
+            query = query.where(where)
+        for batch in query.to_batches(batch_size=rows):
+            yield from passage_rows.rows_of(pa.Table.from_batches([batch]))
+
+    def _checks(self) -> list[str]:
+        """Return the column of checksums, which a table of version 1 lacks."""
+        return [passage_rows.COLUMN] if passage_rows.has_checks(self.lance.schema) else []
 
     def write(self, batch: pa.Table, replaced: Collection[str]) -> None:
         """Add rows and remove the old rows of documents, in one commit."""
@@ -115,7 +172,7 @@ class LanceTable(PassageTable):
 
     def upgrade(self) -> bool:
         """Add checksums to a table of version 1; damaged documents are removed."""
-        if lance.has_checks(self.lance):
+        if passage_rows.has_checks(self.lance.schema):
             return False
         mended = repair.rewrite(self._uri, self.lance, None)
         for line in repair.summary(mended):
@@ -124,7 +181,7 @@ class LanceTable(PassageTable):
 
     def has_large_metadata(self) -> bool:
         """Return whether rows of an older version have metadata of more than 32 KiB."""
-        rows = lance.scan(self.lance, passage_rows.LARGE, ("id",), rows=FEW)
+        rows = self._scan(passage_rows.LARGE, ("id",), rows=FEW)
         return next(rows, None) is not None
 
     def optimise(self, *, exact_below: int) -> None:
@@ -153,5 +210,19 @@ def check_files(uri: str) -> None:
     for name in damaged:
         reason = f"the index {uri} is damaged: {name} is not as it was written"
         if not table_files.is_data(name):
-            raise IndexFailedError(f"{reason}; {lance.remedy(uri)}")
-        log.warning("%s; its damaged rows are left out; %s", reason, lance.remedy(uri))
+            raise IndexFailedError(f"{reason}; {remedy(uri)}")
+        log.warning("%s; its damaged rows are left out; %s", reason, remedy(uri))
+
+
+def condition(wanted: Wanted) -> str | None:
+    """Return the SQL condition of a selection; None for all rows."""
+    terms = [FIRST] if wanted.first else []
+    if wanted.documents is not None:
+        terms.append(filters.among("document_id", wanted.documents))
+    if wanted.ids is not None:
+        terms.append(filters.among("id", wanted.ids))
+    if wanted.where is not None:
+        terms.append(f"({filters.condition(wanted.where)})")
+    if wanted.without:
+        terms.append(f"NOT ({filters.among('text', wanted.without)})")
+    return " AND ".join(terms) or None

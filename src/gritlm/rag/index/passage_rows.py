@@ -220,3 +220,8 @@ def _fits_id(row: Mapping[str, Any]) -> bool:
         return True
     embedded = f"{row['title']} {row['text']}".strip()
     return bool(name == passage_id(row["document_id"], embedded, row["number"]))
+
+
+def has_checks(table: pa.Schema) -> bool:
+    """Return whether the rows of a table have checksums; those of version 1 have none."""
+    return COLUMN in table.names

@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 from lancedb.table import Table
 
-from gritlm.rag.index import lance, passage_rows, schema, table_files
-from gritlm.rag.index.lance import lance_errors
+from gritlm.rag.index import passage_rows, schema, table_files
+from gritlm.rag.index.lance_errors import lance_errors
 from gritlm.rag.index.passage_rows import FIELDS, DamagedRow, unit
 from gritlm.rag.index.passage_table import IndexFailedError
 from gritlm.rag.index.table import index_words, open_table
@@ -194,7 +194,7 @@ def _windows(table: Table, health: Health) -> Iterator[pa.Table]:
 
 def _window(table: Table, start: int, count: int, health: Health) -> Iterator[pa.Table]:
     """Yield a range of rows; a range that cannot be read is halved, down to single rows."""
-    marks = [passage_rows.COLUMN] if lance.has_checks(table) else []
+    marks = [passage_rows.COLUMN] if passage_rows.has_checks(table.schema) else []
     found = _read(table, start, count, [*COLUMNS, *marks])
     if found is not None:
         health.failed = 0

@@ -13,10 +13,11 @@ from lancedb.table import Table
 from gritlm.errors import InputError
 from gritlm.rag.identity import ModelIdentity
 from gritlm.rag.index import schema
-from gritlm.rag.index.lance import WORDS, lance_errors
+from gritlm.rag.index.lance_errors import lance_errors
 from gritlm.runtime import private_folder
 
 TABLE = "passages"
+WORDS = ("title", "text")  # columns of the search by words
 
 
 def open_table(uri: str, maker: ModelIdentity | None, *, create: bool) -> Table:

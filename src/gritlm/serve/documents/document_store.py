@@ -23,7 +23,7 @@ from gritlm.rag.index.index import IndexedDocument
 from gritlm.rag.ingest.ingest import AddResult
 from gritlm.rag.kvstore.errors import StoreFullError
 from gritlm.rag.options import AnswerOptions
-from gritlm.rag.planner import AnswerPlan
+from gritlm.rag.plan import AnswerPlan
 from gritlm.rag.retrieve import Query
 from gritlm.rag.types import LEFT_OUT, Document, Hit, Trace, Value
 from gritlm.serve.documents.cursors import cursor_of, index_behind

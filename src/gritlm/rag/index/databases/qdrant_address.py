@@ -15,7 +15,7 @@ from qdrant_client.common.client_exceptions import QdrantException
 from qdrant_client.http.exceptions import ApiException
 
 from gritlm.errors import GritLMError, InputError, one_line
-from gritlm.rag.index.lance import remedy
+from gritlm.rag.index.lance_errors import remedy
 from gritlm.rag.index.passage_table import FREE_SPACE, FULL, IndexFailedError, IndexFullError
 from gritlm.runtime import private_folder
 
