@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -87,6 +88,13 @@ def running(client: httpx.Client, count: int) -> bool:
     return sum(map(float, found)) >= count
 
 
+def rerank(served: Process, body: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the results of a rerank request with the key of the test below."""
+    headers = {"Authorization": "Bearer open sesame"}
+    found = httpx.post(f"{served.url}/v1/rerank", headers=headers, json=body)
+    return found.raise_for_status().json()["results"]
+
+
 def test_settings_come_from_the_environment_and_ctrl_c_ends_it(
     start: Start, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -98,6 +106,7 @@ def test_settings_come_from_the_environment_and_ctrl_c_ends_it(
         "SERVED_MODEL_NAME": "my model",
         "MAX_MODEL_LEN": "100",
         "LOG_FORMAT": "json",
+        "RERANK": "likelihood",
         "STORE": str(tmp_path / "store"),
     }.items():
         monkeypatch.setenv(f"GRITLM_{name}", value)
@@ -109,6 +118,13 @@ def test_settings_come_from_the_environment_and_ctrl_c_ends_it(
     names = [(each["id"], each["max_model_len"]) for each in models["data"]]
     assert names == [("my model", 100), ("my model:rag", 100)]
     assert models["data"][0]["documents"] is True
+    body = {"query": "a", "documents": ["b", "a"]}
+    relevances = [
+        [each["relevance_score"] for each in rerank(served, body | method)]
+        for method in ({}, {"method": "likelihood"}, {"method": "embed"})
+    ]
+    assert relevances[0] == pytest.approx(relevances[1])
+    assert relevances[0] != pytest.approx(relevances[2])
     assert served.end(signal.SIGINT) == 0
     assert "serves my model at http://127.0.0.1:" in served.said
     assert "float32 on cpu" in served.said

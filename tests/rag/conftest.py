@@ -20,8 +20,8 @@ TEXTS = (
 QUESTION = "What colour is the ball?"
 
 
-def hit(text: str, rank: int = 1) -> Hit:
-    return Hit(Passage(f"p{rank}", f"d{rank}", "", text, 0, 0, len(text)), 0.5, rank)
+def hit(text: str, rank: int = 1, cosine: float = 0.5) -> Hit:
+    return Hit(Passage(f"p{rank}", f"d{rank}", "", text, 0, 0, len(text)), cosine, rank)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from gritlm import GritLM
 from gritlm.rag.cooperative import OnModel
 from gritlm.rag.engine import RagEngine
-from gritlm.serve.api import embeddings, rerank
+from gritlm.serve.api import embeddings, rerank_by_reading
 from tests.serve.conftest import TEXTS, Served
 
 ANSWER, DOCUMENTS, SEARCH = "/v1/rag/answer", "/v1/rag/documents", "/v1/rag/search"
@@ -51,7 +51,7 @@ def test_one_long_document_to_rerank_lets_others_through_while_it_is_read(
 ):
     let_in: list[int] = []
     monkeypatch.setattr(
-        rerank, "paced", lambda checkpoint: lambda: let_in.append(checkpoint() or 1)
+        rerank_by_reading, "paced", lambda checkpoint: lambda: let_in.append(checkpoint() or 1)
     )
     body = {"query": "cats", "documents": ["cat " * 200], "method": "generate"}
     live.http.post("/v1/rerank", json=body).raise_for_status()

@@ -159,6 +159,13 @@ class Encoder:
         """
         return self._read(batch, get_cache=False, pause=pause)[0].to("cpu", torch.float32)
 
+    def vectors_and_blocks(
+        self, batch: Sequence[Prompt], *, pause: Callable[[], None] | None = None
+    ) -> tuple[Tensor, list[KVBlock]]:
+        """Return the vectors of a batch of prompts as :meth:`vectors` does, and their KV blocks."""
+        vector_BD, blocks = self._read(batch, get_cache=True, pause=pause)
+        return vector_BD.to("cpu", torch.float32), blocks
+
     @torch.inference_mode()
     def _read(
         self, batch: Sequence[Prompt], get_cache: bool, pause: Callable[[], None] | None = None
@@ -188,7 +195,7 @@ class Encoder:
                 ids_T, lengths, get_blocks=from_this_pass, pause=pause
             )
         elif from_this_pass:
-            hidden_TD, own_blocks = self.lm.hidden_and_blocks(ids_T, lengths)
+            hidden_TD, own_blocks = self.lm.hidden_and_blocks(ids_T, lengths, pause=pause)
         else:
             hidden_TD, own_blocks = self.lm.hidden_packed(ids_T, lengths, pause=pause), []
         return unpack(hidden_TD, lengths), own_blocks if from_this_pass else blocks

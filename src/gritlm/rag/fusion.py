@@ -136,7 +136,7 @@ def passage_scores(
     for hit, likelihood in zip(hits, likelihoods, strict=True):
         score = hit.score
         if settings is not None:
-            score = likelihood + settings.cosine * hit.score
+            score = settings.score(likelihood, hit.score)
         scores.append(PassageScore(hit.passage.id, hit.score, likelihood, score))
     return scores
 

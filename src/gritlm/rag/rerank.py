@@ -23,10 +23,11 @@ from gritlm.errors import ModelError
 from gritlm.lm.generator import prefill, prefix_cache
 from gritlm.lm.gritlm import GritLM
 from gritlm.lm.hub.model_config import FusionSettings
+from gritlm.lm.kv.block import KVBlock
 from gritlm.lm.kv.row_batch import RowBatch
 from gritlm.prompts import for_yes_no
 from gritlm.rag.cooperative import Checkpoint
-from gritlm.rag.fusion import passage_scores, read_question
+from gritlm.rag.fusion import SpannedIds, read_question
 from gritlm.rag.plan import MOST_ROWS, PromptAssembler, PromptPart, question_after, rows_together
 from gritlm.rag.reuse.blocks import BlockProvider
 from gritlm.rag.types import Hit, Trace
@@ -35,6 +36,28 @@ RerankMethod = Literal["yes-no", "likelihood"]
 RERANK_METHODS: tuple[RerankMethod, ...] = get_args(RerankMethod)
 # The score of a model without a calibration: the likelihood alone.
 _LIKELIHOOD = FusionSettings(cosine=0.0, margin=0.0)
+
+
+def scoring_of(model: GritLM) -> FusionSettings:
+    """Return the weight of the cosine in the score of a passage: 0 without a calibration."""
+    return model.settings.fusion or _LIKELIHOOD
+
+
+def likelihood_scores(
+    model: GritLM, blocks: Sequence[KVBlock], cosines: Sequence[float], question: SpannedIds
+) -> list[float]:
+    """Return the scores by which passages are ranked: those of the fusion of passages.
+
+    Args:
+        model: the model.
+        blocks: KV block of each passage; all are read in one batch.
+        cosines: cosine of the question and each passage.
+        question: token ids of the question after a passage.
+    """
+    batch = RowBatch(model.lm, blocks, room=len(question.ids))
+    likelihoods = read_question(batch, question.ids, question.span)
+    scoring = scoring_of(model)
+    return [scoring.score(*pair) for pair in zip(likelihoods, cosines, strict=True)]
 
 
 class Reranker:
@@ -94,17 +117,16 @@ class Reranker:
         It is the score of the fusion of passages; without a calibration of the model it is the mean
         log-probability of the question alone.
         """
-        ids, span = question_after(self._assembler.tokens, question)
+        asked = SpannedIds(*question_after(self._assembler.tokens, question))
         read = self._assembler.passage_ids([hit.passage.embedded for hit in hits[:MOST_ROWS]])
-        together = rows_together([len(each) + len(ids) for each in read])
+        together = rows_together([len(each) + len(asked.ids) for each in read])
         parts = [PromptPart(read[row], hits[row]) for row in range(together)]
         own = Trace()
         blocks = self._blocks.of(parts, causal=self._causal, question=None, trace=own)
-        likelihoods = read_question(RowBatch(self._model.lm, blocks, room=len(ids)), ids, span)
         if trace is not None:
-            trace.tokens_reranked += own.tokens_computed + len(parts) * len(ids)
-        settings = self._model.settings.fusion or _LIKELIHOOD
-        return [each.score for each in passage_scores(hits[:together], likelihoods, settings)]
+            trace.tokens_reranked += own.tokens_computed + len(parts) * len(asked.ids)
+        cosines = [hit.score for hit in hits[:together]]
+        return likelihood_scores(self._model, blocks, cosines, asked)
 
     def score(self, question: str, hit: Hit, trace: Trace | None = None) -> float:
         """Return the logit of yes less the logit of no for one passage."""

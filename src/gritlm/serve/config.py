@@ -5,11 +5,14 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
-from gritlm.errors import InputError
+from gritlm.errors import InputError, choice
 from gritlm.rag.types import ReaderName
 from gritlm.serve.key_file import require_sendable
 
+RerankMethod = Literal["embed", "generate", "likelihood"]
+RERANK_METHODS: tuple[RerankMethod, ...] = get_args(RerankMethod)
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")  # of this machine, in Host headers
 MAX_INPUTS = 2048  # texts of one request, as in OpenAI's API
 MAX_CHOICES = 16  # answers to one prompt
@@ -36,6 +39,8 @@ class ServerConfig:
         allow_token_ids: whether ``/v1/embeddings`` accepts token ids. They are read as ids of this
             model's tokenizer, and many clients send ids of another one.
         reader: reader of uploaded files: ``docling`` reads PDF files and images by docling.
+        rerank: method of rerank requests that name none; None for ``likelihood`` of models with a
+            calibration, and ``embed`` of others.
         strict: whether unknown fields of a request are refused. By default they are ignored and
             named in the header ``x-gritlm-ignored``.
         max_body_bytes: most bytes of a request's body.
@@ -59,6 +64,7 @@ class ServerConfig:
     open_metrics: bool = False
     allow_token_ids: bool = False
     reader: ReaderName = "standard"
+    rerank: RerankMethod | None = None
     strict: bool = False
     max_body_bytes: int = 8 * 2**20
     body_timeout_s: float = 60.0
@@ -72,6 +78,8 @@ class ServerConfig:
             raise InputError(f"port={self.port}; expected 0 to 65535")
         if not self.names or not all(self.names):
             raise InputError("names is empty; expected at least one name for the model")
+        if self.rerank is not None:
+            choice(self.rerank, RERANK_METHODS, name="rerank")
         for number, key in enumerate(self.api_keys, 1):
             require_sendable(key, f"API key {number} of {len(self.api_keys)}")
         positive = ("max_body_bytes", "body_timeout_s", "health_timeout_s", "threads")

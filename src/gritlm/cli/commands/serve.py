@@ -39,6 +39,14 @@ class LogFormat(StrEnum):
     json = "json"
 
 
+class RankingOption(StrEnum):
+    """Method of rerank requests."""
+
+    embed = "embed"
+    generate = "generate"
+    likelihood = "likelihood"
+
+
 @dataclass(frozen=True)
 class ListenOptions:
     """Address of the server and access to it."""
@@ -113,6 +121,15 @@ class ListenOptions:
             help="Accept token ids of this model's tokenizer as input of embeddings.",
         ),
     ] = False
+    rerank: Annotated[
+        RankingOption | None,
+        option(
+            env="RERANK",
+            panel=LISTENING,
+            help="Method of rerank requests that name none. Default: likelihood of a model with a "
+            "calibration, embed (the cosine) of others.",
+        ),
+    ] = None
     strict: Annotated[
         bool,
         option(
@@ -395,6 +412,7 @@ def _settings(model: str | None, listen: ListenOptions, limits: LimitOptions) ->
         cors_origins=tuple(listen.cors_origin or ()),
         open_metrics=listen.open_metrics,
         allow_token_ids=listen.allow_token_ids,
+        rerank=None if listen.rerank is None else listen.rerank.value,
         strict=listen.strict,
         max_body_bytes=int(limits.max_body_mb * MEGABYTE),
         drain_s=limits.drain_seconds,

@@ -44,6 +44,15 @@ class FusionSettings:
             if not number or not math.isfinite(value) or (name != "absent" and value < 0):
                 raise InputError(f"fusion.{name}={value!r}; expected a finite number >= 0")
 
+    def score(self, likelihood: float, cosine: float) -> float:
+        """Return the score of a passage.
+
+        Args:
+            likelihood: mean log-probability of the question's tokens behind the passage.
+            cosine: cosine of question and passage.
+        """
+        return likelihood + self.cosine * cosine
+
 
 @dataclass(frozen=True)
 class ModelSettings:

@@ -117,6 +117,25 @@ class PromptTokenizer:
             self._require_room(prompts, param)
         return tuple(prompts)
 
+    def query_prompt(
+        self, query: str, instruction: str | None, *, cut: int | None
+    ) -> tuple[Prompt, ...]:
+        """Return the embedding prompt of the query of a request, as a tuple of one.
+
+        Args:
+            query: the query.
+            instruction: instruction in plain words; None for the model's own for queries.
+            cut: length to truncate the prompt to, as in :meth:`embedding_prompts`.
+        """
+        own = self._settings.query_instruction
+        return self.embedding_prompts(
+            [query],
+            instruction=own if instruction is None else instruction,
+            cut=cut,
+            param="query",
+            name="the query",
+        )
+
     def question(self, text: str) -> int:
         """Return the number of tokens of a search query.
 

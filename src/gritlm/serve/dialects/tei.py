@@ -42,7 +42,9 @@ def routes(service: Service) -> APIRouter:
         fields["documents"] = body.texts
         if body.truncate:
             fields["truncate_prompt_tokens"] = -1
-        ranking = await create_ranking(service, PLAIN_RERANK, translated(RerankRequest, fields))
+        request = translated(RerankRequest, fields)
+        raw = bool(body.raw_scores)
+        ranking = await create_ranking(service, PLAIN_RERANK, request, raw=raw)
         ranks: list[dict[str, Any]] = []
         for index, score in ranking.results:
             ranks.append({"index": index, "score": score})

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AliasChoices, Field, PlainValidator, WithJsonSchema
 
-from gritlm.serve.config import MAX_INPUTS
+from gritlm.serve.config import MAX_INPUTS, RerankMethod
 from gritlm.serve.schemas.base import Hint, RequestModel, ResponseModel, refused
 from gritlm.serve.schemas.common import ReadUsage
 
@@ -183,12 +183,13 @@ class RerankRequest(RequestModel):
     instruction: str | None = Field(
         None, description="Instruction for the query; by default the model's own for queries."
     )
-    method: Literal["embed", "generate", "likelihood"] = Field(
-        "embed",
+    method: RerankMethod | None = Field(
+        None,
         description="embed: relevance is the cosine of query and document. generate: relevance is "
         "the probability, 0 to 1, that the model answers yes to the question whether the document "
-        "answers the query. likelihood: relevance is the mean log-probability of the query after "
-        "the document.",
+        "answers the query. likelihood: relevance, 0 to 1, grows with the likelihood of the query "
+        "behind the document, and with the cosine if the model is calibrated; 0.5 is neutral. By "
+        "default the server's --rerank, else likelihood of a calibrated model and embed of others.",
     )
     truncate_prompt_tokens: Truncation | None = None
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, RootModel
 
 from gritlm.serve.config import MAX_INPUTS
-from gritlm.serve.schemas.base import Hint, RequestModel, ResponseModel
+from gritlm.serve.schemas.base import RequestModel, ResponseModel
 from gritlm.serve.schemas.embeddings import Rerankable, RerankRequest, RerankResponse
 
 _Text = Annotated[str, Field(min_length=1)]
@@ -46,10 +46,12 @@ class PlainRerankRequest(RerankRequest):
 
     documents: Rerankable | None = None  # type: ignore[assignment]
     texts: Rerankable | None = None
-    return_text: bool | None = Field(None, description="Only for texts, as is the next field.")
+    return_text: bool | None = Field(None, description="Only for texts, as are the next fields.")
     truncate: bool | None = Field(None, description="Cut long texts instead of refusing them.")
     truncation_direction: Literal["Right", "right"] | None = None
-    raw_scores: Hint = None
+    raw_scores: bool | None = Field(
+        None, description="Only for texts: log-odds instead of probabilities; cosines stay."
+    )
 
 
 class TeiRank(ResponseModel):
