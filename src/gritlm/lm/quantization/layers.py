@@ -32,14 +32,14 @@ class JointWeight:
 
     def __init__(self, weight: QuantizedWeight, bias_N: Tensor | None) -> None:
         self.weight = weight
-        self._bias_N = bias_N
+        self.bias = bias_N
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the outputs (..., N) for inputs (..., K)."""
         step = x.ndim < 3 or x.shape[-2] == 1
         y_MN = self.weight.multiply(x.reshape(-1, x.shape[-1]), step=step)
-        if self._bias_N is not None:
-            y_MN += self._bias_N
+        if self.bias is not None:
+            y_MN += self.bias
         return y_MN.view(*x.shape[:-1], -1)
 
 

@@ -23,7 +23,7 @@ from gritlm.lm.chat import chat_ids
 from gritlm.lm.hub.formats.gguf_vocabulary import Vocabulary, vocabulary_of
 from gritlm.lm.tokens import SegmentTokenizer
 
-GgufType = Literal["f32", "f16", "bf16", "q8_0"]
+GgufType = Literal["f32", "f16", "bf16", "q8_0", "q4_0"]
 GGUF_TYPES: tuple[GgufType, ...] = get_args(GgufType)
 
 _STORED = {
@@ -31,7 +31,10 @@ _STORED = {
     "f16": (gguf.GGMLQuantizationType.F16, gguf.LlamaFileType.MOSTLY_F16),
     "bf16": (gguf.GGMLQuantizationType.BF16, gguf.LlamaFileType.MOSTLY_BF16),
     "q8_0": (gguf.GGMLQuantizationType.Q8_0, gguf.LlamaFileType.MOSTLY_Q8_0),
+    "q4_0": (gguf.GGMLQuantizationType.Q4_0, gguf.LlamaFileType.MOSTLY_Q4_0),
 }
+_FINER = {gguf.GGMLQuantizationType.Q4_0: gguf.GGMLQuantizationType.Q8_0}  # of the vocabulary
+_VOCABULARY = ("token_embd.weight", "output.weight")
 _ELSEWHERE = "write a folder with form='chat' and convert it with llama.cpp's convert_hf_to_gguf.py"
 
 
@@ -71,7 +74,8 @@ def write(
         model: decoder of transformers with its LM head.
         tokenizer: its tokenizer, with a chat template.
         template: chat format of the model, ``gritlm`` or ``tokenizer``.
-        dtype: type of the matrices: ``f32``, ``f16``, ``bf16`` or ``q8_0``. Vectors are float32.
+        dtype: type of the matrices: ``f32``, ``f16``, ``bf16``, ``q8_0`` or ``q4_0``. Vectors are
+            float32; with ``q4_0`` embeddings and LM head have 8 bits.
 
     Raises:
         ModelError: for a family, a rope scaling or a tokenizer that is not supported here, or for
@@ -95,7 +99,7 @@ def write(
         _describe(writer, model.config)
         _add_vocabulary(writer, vocabulary, model)
         for tensor, values in _tensors(model, family):
-            kind = _stored_as(values, dtype)
+            kind = _stored_as(tensor, values, dtype)
             writer.add_tensor(tensor, gguf.quantize(values, kind), raw_dtype=kind)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
@@ -189,10 +193,13 @@ def _interleaved(value: Tensor, heads: int) -> Tensor:
     return halves.swapaxes(1, 2).reshape(value.shape).contiguous()
 
 
-def _stored_as(values: np.ndarray[Any, Any], dtype: GgufType) -> gguf.GGMLQuantizationType:
+def _stored_as(
+    tensor: str, values: np.ndarray[Any, Any], dtype: GgufType
+) -> gguf.GGMLQuantizationType:
     """Return the type of a tensor: vectors stay float32, rows that do not fit blocks bfloat16."""
     if values.ndim < 2:
         return gguf.GGMLQuantizationType.F32
     kind = _STORED[dtype][0]
+    kind = _FINER.get(kind, kind) if tensor in _VOCABULARY else kind
     block, _ = gguf.GGML_QUANT_SIZES[kind]
     return gguf.GGMLQuantizationType.BF16 if values.shape[-1] % block else kind
