@@ -157,8 +157,8 @@ def test_what_gguf_does_not_hold_is_refused_and_leaves_no_file(tmp_path):
     with pytest.raises(ModelError, match="GGUF of quantised weights is not written"):
         model.export(tmp_path / "a.gguf", form="gguf")
     model = loaded(tmp_path / "model")
-    with pytest.raises(InputError, match="dtype='q4_0' is unknown; expected one of f32"):
-        model.export(tmp_path / "a.gguf", form="gguf", dtype="q4_0")
+    with pytest.raises(InputError, match="dtype='q4_k' is unknown; expected one of f32"):
+        model.export(tmp_path / "a.gguf", form="gguf", dtype="q4_k")
     with pytest.raises(InputError, match="is a folder; pass the name of a file"):
         model.export(tmp_path, form="gguf")
     with pytest.raises(InputError, match="form='onnx' is unknown; expected one of folder, chat"):
