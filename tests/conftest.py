@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from gritlm.lm import threads
 from gritlm.lm.hub import default_model
 from tests import tiny
 
@@ -29,6 +30,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _number_of_threads() -> None:
+    """Keep the number of threads, which would depend on the other work of the machine."""
+    threads.keep(torch.get_num_threads())
 
 
 @pytest.fixture(autouse=True)

@@ -192,15 +192,14 @@ class ModelOptions(PlacementOptions):
         if not parallel:
             self.require_one_process()
         from gritlm import GritLM
+        from gritlm.lm import threads
         from gritlm.lm.hub import default_model
 
         logs.hush_libraries()
         if self.model in (None, default_model.DEFAULT, default_model.BASE):
             default_model.ensure(report=logs.note)  # the first use downloads it
         if self.threads is not None:
-            import torch
-
-            torch.set_num_threads(self.threads)
+            threads.keep(self.threads)
         dtype = None if self.dtype is None else self.dtype.value
         return GritLM(
             self.model,

@@ -25,6 +25,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 
 from gritlm.errors import CacheMismatchError, InputError, ModelError, at_least_one
+from gritlm.lm import threads
 from gritlm.lm.adapters.plain import merged_parameters
 from gritlm.lm.attention import ragged, views
 from gritlm.lm.attention.decode_views import adapted_view, compiled_view, decoding_view
@@ -263,6 +264,7 @@ class UnifiedLM:
 
     def causal_for(self, tokens: int) -> Any:
         """Return the fastest causal view for a number of tokens per text; for inference only."""
+        threads.adjust()
         if self._has_fast_view(tokens):
             return self._derived("causal", _fast_causal)
         return self.decoding if tokens == 1 and not self._has_dropout else self.causal
@@ -286,10 +288,12 @@ class UnifiedLM:
     @property
     def stepping(self) -> Any:
         """Causal view for batched decoding steps; see :mod:`gritlm.lm.attention.ragged`."""
+        threads.adjust()
         return self._derived("stepping", _fast_stepping)
 
     def _bidirectional_for(self, tokens: int) -> Any:
         """Return the fastest bidirectional view for a total number of tokens."""
+        threads.adjust()
         if torch.is_grad_enabled() or not self._has_fast_view(tokens):
             return self.bidirectional
         return self._derived("bidirectional", self._fast_bidirectional)

@@ -17,6 +17,7 @@ import transformers
 
 from gritlm.atomic import is_temporary, replacing
 from gritlm.errors import InputError, choice
+from gritlm.lm import threads
 from gritlm.lm.gritlm import GritLM
 from gritlm.prompts import gritlm_instruction
 from gritlm.rag.cooperative import Checkpoint
@@ -235,7 +236,7 @@ def machine(model: GritLM) -> str:
         str(model.device),
         str(model.dtype),
         _processor(model),
-        str(torch.get_num_threads()),
+        str(threads.most()),
         torch.__version__,
     ]
     return " ".join(about)

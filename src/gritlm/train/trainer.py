@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from gritlm.errors import InputError
+from gritlm.lm import threads
 from gritlm.lm.encoder import TOKEN_BUDGET
 from gritlm.lm.gritlm import GritLM
 from gritlm.train.config import TrainConfig
@@ -211,6 +212,7 @@ class Trainer:
 
     def step(self, number: int) -> dict[str, float]:
         """Run one optimizer step; return losses, gradient norm and learning rate by name."""
+        threads.adjust()
         batch = self.loader.next(number)
         values = self.backward(batch)
         if number == self.first_step:

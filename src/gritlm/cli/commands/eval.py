@@ -128,14 +128,13 @@ class RunOptions:
         """
         from gritlm import runtime
         from gritlm.evaluation.runner import RunnerOptions
+        from gritlm.lm import threads
 
         runtime.choose_device(
             self.device
         )  # a device that is not there is refused before models are loaded
         if self.threads is not None:
-            import torch
-
-            torch.set_num_threads(self.threads)
+            threads.keep(self.threads)
         dtype = None if self.dtype is None else self.dtype.value
         return RunnerOptions(
             device=self.device,

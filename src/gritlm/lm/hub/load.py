@@ -20,7 +20,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from gritlm import prompts, runtime
 from gritlm.errors import InputError, ModelError, UnknownArgumentError, did_you_mean
-from gritlm.lm import chat
+from gritlm.lm import chat, threads
 from gritlm.lm.chat_template import require_syntax
 from gritlm.lm.hub import lora, merge, vocabulary, weights
 from gritlm.lm.hub.load_errors import explained
@@ -108,6 +108,7 @@ def load(
         UnknownArgumentError: for an unknown option.
         ModelError: for a checkpoint that cannot be loaded, with advice.
     """
+    threads.adjust()
     _require_known(options)
     hub = {name: options[name] for name in HUB_OPTIONS if name in options}
     config = _checked_config(source, hub)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gritlm.lm import threads
 from gritlm.lm.lean.attention import Attention
 from gritlm.lm.lean.weights import LeanLayer, LeanWeights, RmsNorm
 
@@ -40,6 +41,7 @@ class LeanDecoder:
         x_BQD = F.embedding(ids_BQ, weights.embedding)
         angles = self._angles(position_BQ, x_BQD.dtype)
         for number, layer in enumerate(weights.layers):
+            threads.adjust()  # in every layer: with a core too few, a layer can take a second
             heads = self._heads(layer, _normed(x_BQD, layer.before_attention), angles)
             mixed = attention(number, layer.window, *heads)
             if number + 1 == len(weights.layers) and first:
