@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -22,7 +24,8 @@ def names(
     def get(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        module = import_module(homes[name])
+        with collection_paused():
+            module = import_module(homes[name])
         value = module if homes[name].endswith(f".{name}") else getattr(module, name)
         setattr(sys.modules[package], name, value)
         return value
@@ -31,3 +34,18 @@ def names(
         return sorted({*vars(sys.modules[package]), *homes})
 
     return get, listed
+
+
+@contextmanager
+def collection_paused() -> Iterator[None]:
+    """Pause the garbage collector while objects are created that stay, so that it frees nothing.
+
+    It takes a quarter of the time of importing transformers, and a third of that of loading.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -322,6 +322,12 @@ def _cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
+def _cut_long(path: Path) -> None:
+    """Cut a file that is too long to be parsed before it is used."""
+    padding = " " * (default_model.PARSED + 1)
+    path.write_text('{"padding": "' + padding + '", "model": {')
+
+
 def _lengthen(path: Path) -> None:
     path.write_bytes(path.read_bytes() + b"\0" * 100)
 
@@ -341,6 +347,7 @@ def _garble(path: Path) -> None:
         ("config.json", _garble),
         ("tokenizer.json", Path.unlink),
         ("tokenizer.json", _cut),
+        ("tokenizer.json", _cut_long),
         ("source.json", Path.unlink),
     ],
 )

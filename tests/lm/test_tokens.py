@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
+from tokenizers import AddedToken, Tokenizer
 
 from gritlm import gritlm_instruction
 from gritlm.errors import InputError
+from gritlm.lm import tokens
 from gritlm.lm.chat import chat_ids, template_for
 from gritlm.lm.tokens import SegmentTokenizer
 from gritlm.prompts import CHAT_TEMPLATE, for_chat
@@ -142,6 +145,29 @@ def test_the_tokenizer_of_the_user_is_left_as_it_was():
     SegmentTokenizer(tokenizer).for_embedding(["some text"] * 3, max_length=4)
     assert tokenizer.backend_tokenizer.to_str() == before
     assert tokenizer("</s>")["input_ids"] == [1, 2]
+
+
+def test_a_private_copy_is_the_tokenizer_of_the_user_without_cutting_and_padding():
+    tokenizer = tiny.tokenizer()
+    tokenizer.add_tokens(["a new word", AddedToken("<b>", lstrip=True, special=True)])
+    backend = tokenizer.backend_tokenizer
+    bare = Tokenizer.from_str(backend.to_str())
+    backend.enable_padding(length=30)
+    backend.enable_truncation(2)
+    copy = tokens._assembled(backend)
+    assert copy is not None
+    assert json.loads(copy.to_str()) == json.loads(bare.to_str())
+    backend.add_tokens(["a later word"])
+    assert copy.token_to_id("a later word") is None
+
+
+def test_a_tokenizer_that_cannot_be_assembled_is_copied_as_text(monkeypatch):
+    tokenizer = tiny.tokenizer()
+    assembled = tokens._private_copy(tokenizer, literal=True)
+    monkeypatch.setattr(tokens, "_signature", lambda _: object())  # no two tokens are equal
+    assert tokens._assembled(tokenizer.backend_tokenizer) is None
+    copied = tokens._private_copy(tokenizer, literal=True)
+    assert json.loads(copied.to_str()) == json.loads(assembled.to_str())
 
 
 def test_the_template_is_chosen_by_what_the_tokenizer_brings():

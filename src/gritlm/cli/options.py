@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 from collections.abc import Mapping
@@ -201,7 +202,7 @@ class ModelOptions(PlacementOptions):
         if self.threads is not None:
             threads.keep(self.threads)
         dtype = None if self.dtype is None else self.dtype.value
-        return GritLM(
+        model = GritLM(
             self.model,
             mode=mode,
             device=self.device,
@@ -212,6 +213,9 @@ class ModelOptions(PlacementOptions):
             max_model_len=self.max_model_len,
             **self.placement(),
         )
+        # Libraries and model stay until the end: a collection that visits them takes 0.3 s.
+        gc.freeze()
+        return model
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from gritlm.errors import (
     at_least_one,
     choice,
 )
+from gritlm.lazy import collection_paused
 from gritlm.lm.adapters.shared import AdapterChoice, ModelParts, SharedBase, require_same_tokens
 from gritlm.lm.chat import Message, chat_ids
 from gritlm.lm.encoder import EncodeOptions, Encoder
@@ -96,6 +97,7 @@ class GritLM:
 
     _placement = Placement()  # that of a model in memory
 
+    @collection_paused()
     def __init__(
         self,
         model_name_or_path: str | Path | None = None,

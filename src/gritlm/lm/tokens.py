@@ -200,13 +200,44 @@ def _private_copy(tokenizer: PreTrainedTokenizerBase, *, literal: bool) -> Any:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or not hasattr(backend, "to_str"):
         return None
-    from tokenizers import Tokenizer
+    twin = _assembled(backend)
+    if twin is None:
+        from tokenizers import Tokenizer
 
-    twin = Tokenizer.from_str(backend.to_str())
-    twin.no_truncation()
-    twin.no_padding()
+        twin = Tokenizer.from_str(backend.to_str())
+        twin.no_truncation()
+        twin.no_padding()
     twin.encode_special_tokens = literal
     return twin
+
+
+def _assembled(backend: Any) -> Any | None:
+    """Return a copy of a Rust tokenizer that shares its parts, made much faster than by its text.
+
+    Returns:
+        The copy, without truncation and padding; None if its added tokens would get other ids.
+    """
+    from tokenizers import Tokenizer
+
+    twin = Tokenizer(backend.model)
+    for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
+        found = getattr(backend, part)
+        if found is not None:
+            setattr(twin, part, found)
+    added = backend.get_added_tokens_decoder()
+    for number in sorted(added):
+        add = twin.add_special_tokens if added[number].special else twin.add_tokens
+        add([added[number]])
+    same = {number: _signature(token) for number, token in added.items()} == {
+        number: _signature(token) for number, token in twin.get_added_tokens_decoder().items()
+    }
+    return twin if same else None
+
+
+def _signature(token: Any) -> tuple[object, ...]:
+    """Return the properties of an added token; the tokens themselves compare by content alone."""
+    names = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
+    return tuple(getattr(token, name) for name in names)
 
 
 def as_texts(sentences: Any) -> list[str]:
