@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import tempfile
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from gritlm.rag import AnswerOptions, RagEngine
 
 PROMPT = 128
 OURS = "gritlm"
+COMPILED = "gritlm, compile=True"
+NO_NUMBA = "not installed: pip install numba"
 LLAMA = "llama.cpp"
 TRANSFORMERS = "transformers generate()"
 QUOTE = "Repeat the text above word for word. {}"
@@ -32,12 +35,11 @@ def decode_bfloat16(setting: Setting, weights: Path) -> Row:
     """Measure decoding in bfloat16."""
     model = GritLM(setting.model, dtype="bfloat16")
     ids = prompt(model, PROMPT)
-    compared = [
-        Compared("decode, one stream, bf16: transformers", OURS, TRANSFORMERS, 2.0),
-        Compared("decode, one stream, bf16: llama.cpp bf16", OURS, LLAMA, 1.0),
-    ]
-    row = Row("decode, one stream, bf16", "tokens/s", compared)
+    title = "decode, one stream, bf16"
+    peers = {f"{title}: transformers": (TRANSFORMERS, 2.0), f"{title}: {LLAMA} bf16": (LLAMA, 1.0)}
+    row = Row(title, "tokens/s", both_sides(peers))
     sides: dict[str, Generate] = {OURS: partial(ours, model, ids)}
+    add_compiled(row, sides, setting, dtype="bfloat16")
     sides[TRANSFORMERS] = partial(transformers_generate, model.model, ids)
     add_llama(row, sides, model, weights, "bf16", setting)
     return measured(row, sides, setting)
@@ -48,11 +50,33 @@ def decode_quantized(setting: Setting, weights: Path, *, ours_in: str, theirs_in
     plain = GritLM(setting.model, dtype="bfloat16")
     model = GritLM(setting.model, quantization=ours_in)
     title = f"decode, one stream, {ours_in}"
-    label = f"{title}: llama.cpp {theirs_in.upper()}"
-    row = Row(title, "tokens/s", [Compared(label, OURS, LLAMA, 1.0)])
+    peers = {f"{title}: {LLAMA} {theirs_in.upper()}": (LLAMA, 1.0)}
+    row = Row(title, "tokens/s", both_sides(peers))
     sides: dict[str, Generate] = {OURS: partial(ours, model, prompt(model, PROMPT))}
+    if ours_in == "int4":
+        row.missing[COMPILED] = "int4 has no compiled steps"
+    else:
+        add_compiled(row, sides, setting, quantization=ours_in)
     add_llama(row, sides, plain, weights, theirs_in, setting)
     return measured(row, sides, setting)
+
+
+def both_sides(peers: dict[str, tuple[str, float]]) -> list[Compared]:
+    """Return the ratios of our plain and compiled steps over each peer."""
+    return [
+        Compared(f"{label}{note}", side, peer, wanted)
+        for label, (peer, wanted) in peers.items()
+        for side, note in ((OURS, ""), (COMPILED, ", compile=True"))
+    ]
+
+
+def add_compiled(row: Row, sides: dict[str, Generate], setting: Setting, **options: Any) -> None:
+    """Add our compiled steps to the sides, or the reason why they are missing."""
+    if importlib.util.find_spec("numba") is None:
+        row.missing[COMPILED] = NO_NUMBA
+        return
+    model = GritLM(setting.model, compile=True, **options)
+    sides[COMPILED] = partial(ours, model, prompt(model, PROMPT))
 
 
 def measured(row: Row, sides: dict[str, Generate], setting: Setting) -> Row:

@@ -37,10 +37,15 @@ def _ratios(row: Mapping[str, Any], clock: str) -> Iterator[list[str]]:
         name = each["label"]
         wanted = f">= {each['wanted']:g}x"
         if clock not in each:
-            yield [name, "-", wanted, row["missing"].get(each["over"], "not measured")]
+            yield [name, "-", wanted, _reason(row["missing"], each)]
             continue
         verdict = "" if each[clock] >= each["wanted"] else "missed"
         yield [name, f"{each[clock]:.2f}x", wanted, verdict]
+
+
+def _reason(missing: Mapping[str, str], ratio: Mapping[str, Any]) -> str:
+    found = [missing[side] for side in (ratio["side"], ratio["over"]) if side in missing]
+    return found[0] if found else "not measured"
 
 
 def rates(figures: Mapping[str, Any]) -> str:

@@ -84,8 +84,8 @@ class GritLM:
         tensor_parallel_size: number of processes that share each layer, started by torchrun.
         max_model_len: maximum tokens of a text, or of a prompt and its answer; None for those that
             the model was built for.
-        compile: whether to compile the decoding steps of ``chat`` (CUDA graphs on a GPU), which
-            makes the start slower and each step faster.
+        compile: whether to compile decoding steps, which makes the start slower and each step
+            faster: by numba on a CPU for Llama and Mistral, else by torch (CUDA graphs on a GPU).
         from_pretrained: ``dtype`` (or ``torch_dtype``; None for the fastest on this machine),
             ``device_map``, ``quantization_config``, ``attn_implementation``, ``revision``, ...
 

@@ -24,6 +24,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 
+from gritlm.distribution import install_hint
 from gritlm.errors import CacheMismatchError, InputError, ModelError, at_least_one
 from gritlm.lm import threads
 from gritlm.lm.adapters.plain import merged_parameters
@@ -32,7 +33,9 @@ from gritlm.lm.attention.decode_views import adapted_view, compiled_view, decodi
 from gritlm.lm.kv.block import KVBlock
 from gritlm.lm.kv.cache import fixed, preallocated, recorded, recording
 from gritlm.lm.kv.rope import RopeTable, rope_table
+from gritlm.lm.lean import compiled as compiled_steps
 from gritlm.lm.lean.view import lean_forward_of
+from gritlm.lm.quantization.layers import is_quantized
 from gritlm.lm.weight_version import WeightVersion
 
 log = logging.getLogger(__name__)
@@ -49,7 +52,8 @@ class UnifiedLM:
 
     Args:
         model: the decoder, with or without its LM head.
-        compiled: whether one-token steps run as a compiled graph (CUDA graphs on a GPU).
+        compiled: whether steps of few tokens are compiled: by numba on a CPU, for models of the
+            lean pass, else as a graph of torch (CUDA graphs on a GPU).
         base: the model around whose layers ``model`` has plain LoRA; None for other models.
         longest: maximum length of a text in tokens; None for that of the model.
 
@@ -58,7 +62,7 @@ class UnifiedLM:
 
     Attributes:
         causal: the model itself, unchanged.
-        compiled: as the argument.
+        compiled: whether one-token steps run as a compiled graph of torch.
         base: as the argument.
         bidirectional: a view of its decoder in which each token attends to its whole text.
     """
@@ -79,7 +83,13 @@ class UnifiedLM:
         if longest is not None:
             _require_length(longest, self.decoder.config)
         self.bidirectional = views.bidirectional(self.decoder)
-        self.compiled = compiled
+        self._compiled_steps = compiled and compiled_steps.takes(self.causal)
+        self.compiled = compiled and not self._compiled_steps
+        if self.compiled and is_quantized(self.causal):
+            raise ModelError(
+                "compile=True and quantised weights: their steps are compiled by numba, for Llama "
+                f"and Mistral alone; {install_hint('compiled')}, or leave compile out"
+            )
         self.base = base
         self.packs = views.can_pack(self.decoder)
         self._lock = threading.Lock()
@@ -283,7 +293,7 @@ class UnifiedLM:
             return compiled_view(self.causal)
         if self.base is not None:
             return adapted_view(self.causal, self.base.decoding)
-        return decoding_view(self.causal)
+        return decoding_view(self.causal, compiled=self._compiled_steps)
 
     @property
     def stepping(self) -> Any:

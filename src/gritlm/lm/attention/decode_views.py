@@ -34,15 +34,19 @@ class PackedLinear(nn.Module):
         return self._multiply(x)
 
 
-def decoding_view(model: PreTrainedModel) -> Any:
+def decoding_view(model: PreTrainedModel, *, compiled: bool = False) -> Any:
     """Return the view that is fastest for single tokens.
 
     It has the lean forward pass if that pass knows the model, else packed linear layers if packing
     pays; else it is the model itself.
+
+    Args:
+        model: the model.
+        compiled: whether few tokens are computed by compiled steps.
     """
     packed = packing_pays(model)
     with torch.inference_mode():
-        lean = lean_view(model, packed=packed)
+        lean = lean_view(model, packed=packed, compiled=compiled)
     if lean is not None:
         return lean
     if not packed or _has_adapter(model):

@@ -55,10 +55,10 @@ class Placement:
         Raises:
             InputError: for a combination that does not work.
         """
-        if self.quantization is not None and compiled:
+        if self.quantization not in (None, "int8") and compiled:
             raise InputError(
-                f"compile=True and quantization={self.quantization!r}: quantised layers are not "
-                "compiled; leave one of the two out"
+                f"compile=True and quantization={self.quantization!r}: of quantised layers, int8 "
+                "alone is compiled; leave one of the two out"
             )
         asked = None if self.quantization is None else f"quantization={self.quantization!r}"
         if self.tensor_parallel_size > 1:

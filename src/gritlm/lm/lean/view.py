@@ -17,8 +17,9 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 
 from gritlm.lm.attention import views
 from gritlm.lm.attention.ragged import RaggedRun
-from gritlm.lm.kv.cache import UnboundedLayer
+from gritlm.lm.kv.cache import UnboundedLayer, is_preallocated
 from gritlm.lm.lean.attention import Attention, SlotAttention, TiledAttention
+from gritlm.lm.lean.compiled import CompiledStep, compiled_step
 from gritlm.lm.lean.decoder import LeanDecoder
 from gritlm.lm.lean.low_rank import with_low_rank
 from gritlm.lm.lean.tiles import (
@@ -35,18 +36,20 @@ from gritlm.lm.lean.weights import LeanWeights, lean_weights
 _KNOWN = ("runs", "cache_position", "return_dict")
 
 
-def lean_view(model: Any, *, packed: bool) -> Any | None:
+def lean_view(model: Any, *, packed: bool, compiled: bool = False) -> Any | None:
     """Return a view of a model with the lean forward pass; None for a model it does not know.
 
     Args:
         model: a causal model, or a decoder without LM head. The view shares its tensors.
         packed: whether the pass has a packed copy of the weights.
+        compiled: whether few tokens are computed by compiled steps.
     """
     view = views.shell(model)
     weights = lean_weights(view, packed=packed)
     if weights is None:
         return None
-    view.forward = LeanForward(LeanDecoder(weights), model).forward
+    step = compiled_step(view) if compiled else None
+    view.forward = LeanForward(LeanDecoder(weights), model, step).forward
     return view
 
 
@@ -81,10 +84,12 @@ class LeanForward:
     Args:
         decoder: the lean decoder.
         model: the model.
+        step: compiled steps for few tokens; None for none.
     """
 
-    def __init__(self, decoder: LeanDecoder, model: Any) -> None:
+    def __init__(self, decoder: LeanDecoder, model: Any, step: CompiledStep | None = None) -> None:
         self._decoder = decoder
+        self._step = step
         self._model = model
         self._dtype = decoder.weights.embedding.dtype
         self._last = len(decoder.weights.layers) - 1
@@ -138,6 +143,11 @@ class LeanForward:
         has_head = self._decoder.weights.head is not None
         first = max(0, size - logits_to_keep) if logits_to_keep and has_head else 0
         runs: Sequence[RaggedRun] | None = others.get("runs")
+        if self._step is not None and attention_mask is None:
+            places = (position_ids, held, runs)
+            logits = _compiled(self._step, input_ids, past_key_values, places, size - first)
+            if logits is not None:
+                return CausalLMOutputWithPast(logits=logits, past_key_values=past_key_values)
         attention: Attention
         if runs is not None:
             attention = SlotAttention(past_key_values, runs)
@@ -200,6 +210,45 @@ class LeanForward:
         if head is None:
             return BaseModelOutputWithPast(last_hidden_state=hidden_BSD, past_key_values=cache)
         return CausalLMOutputWithPast(logits=head(hidden_BSD), past_key_values=cache)
+
+
+def _compiled(
+    step: CompiledStep,
+    ids_BQ: Tensor,
+    cache: Any,
+    places: tuple[Tensor, int, Sequence[RaggedRun] | None],
+    keep: int,
+) -> Tensor | None:
+    """Return the logits (B, S, V) of a compiled step; None for a pass that it does not take.
+
+    Args:
+        step: the compiled steps.
+        ids_BQ: token ids.
+        cache: cache, extended in place; None for none.
+        places: positions (B, Q), number of cached tokens, and groups of sequences in KV slots.
+        keep: number of last positions with logits.
+    """
+    rows, size = ids_BQ.shape
+    position_BQ, held, runs = places
+    if cache is None or rows * size > step.rows:
+        return None
+    layers = cache.layers
+    if runs is not None:
+        slots = [slot for run in runs for slot in range(run.slots.start, run.slots.stop)]
+        held_B = position_BQ[:, 0].tolist()
+        return step.logits(ids_BQ[:, 0], position_BQ[:, 0], layers, slots, held_B, keep=rows)[
+            :, None
+        ]
+    if rows > 1 or not held or not is_preallocated(cache):
+        return None
+    for layer in layers:
+        if held + size > layer.capacity:
+            layer.grow(held + size)
+    places_Q = list(range(held, held + size))
+    logits = step.logits(ids_BQ[0], position_BQ[0], layers, [0] * size, places_Q, keep=keep)
+    for layer in layers:
+        layer.length = held + size
+    return logits[None]
 
 
 def _is_plain_call(cache: Any, use_cache: bool | None, others: Mapping[str, Any]) -> bool:
