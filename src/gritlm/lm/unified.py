@@ -382,7 +382,7 @@ class UnifiedLM:
         pause: Callable[[], None] | None,
     ) -> Tensor:
         """Return the states (T, D) of a view that takes concatenated texts."""
-        position_T = torch.cat([torch.arange(n, device=ids_T.device) for n in lengths])
+        position_T = torch.cat([torch.arange(n) for n in lengths]).to(ids_T.device)
         output = view(
             ids_T[None],
             position_ids=position_T[None],

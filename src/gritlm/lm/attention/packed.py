@@ -9,6 +9,9 @@ supports it, and no modeling file is copied.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache, lru_cache
+from itertools import accumulate
+from math import isclose
 from typing import Any
 
 import torch
@@ -20,6 +23,9 @@ from gritlm.errors import ModelError
 PACKED = "gritlm_packed"
 BOTH = "gritlm_both"
 GROUPED = "gritlm_grouped"
+
+_WIDEST = 256  # dimensions of a head that the flash kernel takes
+_KEPT_BORDERS = 8
 
 CHANGES_SCORES = ("s_aux", "sinks", "position_bias", "attn_bias", "alibi", "head_mask")
 
@@ -238,7 +244,17 @@ def _full(
 
 
 def _has_varlen_kernel(query: Tensor) -> bool:
-    return query.is_cuda and query.dtype in (torch.float16, torch.bfloat16)
+    """Return whether the flash kernel takes a tensor: half precision, Ampere or newer."""
+    width = query.shape[-1]
+    if not query.is_cuda or query.dtype not in (torch.float16, torch.bfloat16):
+        return False
+    return width % 8 == 0 and width <= _WIDEST and _has_flash(query.device)
+
+
+@cache
+def _has_flash(device: torch.device) -> bool:
+    """Return whether a GPU is new enough for flash attention; AMD's are."""
+    return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def _varlen(
@@ -247,10 +263,22 @@ def _varlen(
     """Compute the attention (1, T, H, E) with a single flash kernel (GPU, half precision)."""
     from torch.nn.attention.varlen import varlen_attn
 
-    if scaling is not None:
-        query = query * (scaling * query.shape[-1] ** 0.5)  # the kernel scales by 1/sqrt(E) itself
-    border_N = torch.tensor([0, *lengths], device=query.device).cumsum(0).to(torch.int32)
+    factor = 1.0 if scaling is None else scaling * query.shape[-1] ** 0.5
+    if not isclose(factor, 1.0):  # the kernel scales by 1/sqrt(E) itself
+        query = query * factor
+    border_N = _borders(tuple(lengths), query.device)
     query, key, value = (x[0].transpose(0, 1).contiguous() for x in (query, key, value))
     longest = max(lengths)
     mixed: Any = varlen_attn(query, key, value, border_N, border_N, longest, longest)
     return mixed[None]
+
+
+@lru_cache(_KEPT_BORDERS)
+def _borders(lengths: tuple[int, ...], device: torch.device) -> Tensor:
+    """Return the first token of each text and the end of the last one (N + 1), int32.
+
+    All layers of a pass share it: a copy to the GPU in each layer would wait for the layer before.
+    """
+    with torch.inference_mode(False):  # a pass of training may take it too
+        border_N = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
+        return border_N.to(device)

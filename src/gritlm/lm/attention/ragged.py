@@ -38,7 +38,8 @@ class RaggedRun:
         self.slots = slice(first_slot, first_slot + len(lengths))
         self._shortest = min(lengths)
         self._longest = max(lengths)
-        self._length_R1 = torch.tensor(lengths, device=device)[:, None]
+        self._lengths = lengths
+        self._device = device
         self._seen: dict[int | None, tuple[slice, Tensor | None]] = {}
 
     def seen(self, window: int | None) -> tuple[slice, Tensor | None]:
@@ -58,10 +59,12 @@ class RaggedRun:
         part = slice(start, self._longest)
         if self._shortest == self._longest:
             return part, None
-        place_W = torch.arange(start, self._longest, device=self._length_R1.device)
-        hidden_RW = place_W >= self._length_R1
+        # Only here: without hidden tokens nothing is copied to the device.
+        length_R1 = torch.tensor(self._lengths, device=self._device)[:, None]
+        place_W = torch.arange(start, self._longest, device=self._device)
+        hidden_RW = place_W >= length_R1
         if window is not None:
-            hidden_RW |= place_W < self._length_R1 - window
+            hidden_RW |= place_W < length_R1 - window
         return part, hidden_RW[:, None, None]
 
 
@@ -180,8 +183,9 @@ def _attend(
 ) -> Tensor:
     """Return the attention (R, H, 1, E); heads that share keys are a single matrix product."""
     grouped = query_RH1E.reshape(len(query_RH1E), key_RKWE.shape[1], -1, query_RH1E.shape[-1])
-    # torch copies keys that are no single piece of memory anyway, in a slower way.
-    score = grouped @ key_RKWE.contiguous().transpose(-1, -2)
+    # On a CPU torch copies keys that are no single piece of memory anyway, in a slower way.
+    key = key_RKWE.contiguous() if key_RKWE.device.type == "cpu" else key_RKWE
+    score = grouped @ key.transpose(-1, -2)
     if softcap is not None:
         score = torch.tanh(score / softcap) * softcap
     if hidden is not None:

@@ -226,7 +226,7 @@ class KVBlock:
         Raises:
             InputError: for positions other than the next ones of the cache; see :meth:`move`.
         """
-        held = cache.get_seq_length()
+        held = int(cache.get_seq_length())  # a tensor on the GPU for static caches
         if self.tokens and not torch.equal(self.position_T - held, torch.arange(self.tokens)):
             raise InputError(
                 f"the next tokens sit at positions {held}..{held + self.tokens - 1}, this block "

@@ -45,7 +45,7 @@ def hidden_packed(decoder: Any, ids_T: Tensor, lengths: list[int]) -> Tensor:
         ids_T: token ids of all texts.
         lengths: number of tokens of each text.
     """
-    position_T = torch.cat([torch.arange(length, device=ids_T.device) for length in lengths])
+    position_T = torch.cat([torch.arange(length) for length in lengths]).to(ids_T.device)
     # A 4-D mask keeps transformers from building one; the lengths are all that is used.
     mask_1111 = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=ids_T.device)
     output = decoder(
