@@ -13,13 +13,31 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-import psutil
 import torch
 import transformers
 
 CORPUS = Path(__file__).parents[1] / "examples" / "corpus" / "passages.jsonl"
 # Passages joined to one text: most texts are short, some are long, as in real collections.
 JOINED = (1, 1, 1, 2, 1, 1, 3, 1)
+# Dense bfloat16, from the data sheets; the first name that is part of the device's counts.
+PEAK_TFLOPS = {
+    "H100 PCIe": 756,
+    "H100 NVL": 835,
+    "H100": 989,
+    "H200": 989,
+    "GH200": 989,
+    "B200": 2250,
+    "A100": 312,
+    "A10G": 70,
+    "A10": 125,
+    "A40": 150,
+    "L40S": 362,
+    "L40": 181,
+    "L4": 121,
+    "RTX 4090": 165,
+    "RTX 3090": 71,
+    "RTX A6000": 155,
+}
 SAMPLED_S = 0.005  # between two looks at the memory of the process
 
 
@@ -79,6 +97,8 @@ def peak_memory(run: Callable[[], object]) -> int:
         run()
         _finished()
         return torch.cuda.max_memory_allocated() - before
+    import psutil
+
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)
     process = psutil.Process()
@@ -114,6 +134,14 @@ def speeds(seconds: dict[str, list[float]], amount: dict[str, float], ours: str)
         spread = f"{amount[name] / max(taken):.1f}-{amount[name] / min(taken):.1f}"
         rows.append([name, f"{rate[name]:.1f}", spread, f"{rate[ours] / rate[name]:.2f}x"])
     return table(["side", "a second (median)", "range", f"{ours} is faster by"], rows)
+
+
+def peak_tflops() -> float | None:
+    """Dense bfloat16 TFLOP/s of the GPU by its data sheet; None for an unknown one or none."""
+    if not torch.cuda.is_available():
+        return None
+    device = torch.cuda.get_device_name()
+    return next((float(peak) for name, peak in PEAK_TFLOPS.items() if name in device), None)
 
 
 def machine() -> str:

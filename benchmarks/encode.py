@@ -58,15 +58,24 @@ def main() -> None:
     print(speeds(taken, dict.fromkeys(sides, float(sum(lengths))), "gritlm"))
 
 
-def sentence_transformer(source: Path, folder: Path, dtype: torch.dtype | None) -> Any:
-    """The peer over the same weights: bidirectional, mean pooling, normalised."""
+def sentence_transformer(
+    source: Path, folder: Path, dtype: torch.dtype | None, *, attention: str | None = None
+) -> Any:
+    """The peer over the same weights: bidirectional, mean pooling, normalised.
+
+    Args:
+        dtype: format of the weights; None for the peer's default.
+        attention: implementation of the attention; None for the peer's default.
+    """
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer import modules
 
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns("chat_template*", "gritlm*"))
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(json.dumps(config | {"is_causal": False}), encoding="utf-8")
-    options = {} if dtype is None else {"model_kwargs": {"dtype": dtype}}
+    chosen = {"dtype": dtype, "attn_implementation": attention}
+    given = {name: value for name, value in chosen.items() if value is not None}
+    options = {"model_kwargs": given} if given else {}
     body = modules.Transformer(str(folder), max_seq_length=512, **options)
     if dtype is None:
         body = body.float()  # what it loads a checkpoint without a stated format as

@@ -26,8 +26,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from benchmarks.common import alternate, machine, peak_memory, table
+from benchmarks.common import alternate, machine, peak_memory, peak_tflops, table
 from benchmarks.training import ours, peers
 from benchmarks.training.memory import MemoryCase, growths
 from benchmarks.training.ours import Step
@@ -40,25 +39,6 @@ OURS = "gritlm"
 LARGEST_GAP = 1e-3  # between the losses of two sides in float32, relative
 FLAT = 0.1
 MB = 2**20
-# Dense bfloat16, from the data sheets; the first name that is part of the device's counts.
-PEAK_TFLOPS = {
-    "H100 PCIe": 756,
-    "H100 NVL": 835,
-    "H100": 989,
-    "H200": 989,
-    "GH200": 989,
-    "B200": 2250,
-    "A100": 312,
-    "A10G": 70,
-    "A10": 125,
-    "A40": 150,
-    "L40S": 362,
-    "L40": 181,
-    "L4": 121,
-    "RTX 4090": 165,
-    "RTX 3090": 71,
-    "RTX A6000": 155,
-}
 
 
 @dataclass(frozen=True)
@@ -192,7 +172,7 @@ def _report(
     _require_agreement(losses, exact=not trainer.parts.bf16)
     taken = alternate(dict(sides), repeats=chosen.repeats, warmups=0)
     rate = {name: work.tokens / statistics.median(times) for name, times in taken.items()}
-    tflops = chosen.peak_tflops or _peak_tflops()
+    tflops = chosen.peak_tflops or peak_tflops()
     header = ["side", "tokens a second (median)", "range", "ratio", "peak memory (MB)"]
     rows = []
     for name, times in taken.items():
@@ -224,13 +204,6 @@ def _require_agreement(losses: Mapping[str, float], *, exact: bool) -> None:
 
 def _format(trainer: Trainer) -> str:
     return "bfloat16 by autocast" if trainer.parts.bf16 else "float32"
-
-
-def _peak_tflops() -> float | None:
-    if not torch.cuda.is_available():
-        return None
-    device = torch.cuda.get_device_name()
-    return next((float(peak) for name, peak in PEAK_TFLOPS.items() if name in device), None)
 
 
 if __name__ == "__main__":

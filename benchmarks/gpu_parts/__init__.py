@@ -1,0 +1,1 @@
+"""Parts of the GPU benchmark: correctness of what only a GPU runs, and its speed."""
