@@ -86,7 +86,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def run_part(name: str, module: str, machine: Machine) -> list[Row]:
-    """Run a part in a new process, and return its rows; what it did before an end is kept."""
+    """Run a part in a new process, and return its rows, also those before an early end."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(LOADED)
     ours, theirs = context.Pipe(duplex=False)

@@ -1,1 +1,1 @@
-"""Parts of the GPU benchmark: correctness of what only a GPU runs, and its speed."""
+"""Parts of the GPU benchmark: correctness and speed of the code that only a GPU runs."""

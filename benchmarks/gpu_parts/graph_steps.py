@@ -26,10 +26,10 @@ def run(machine: Machine, report: Report) -> None:
 
 
 def require_compiler(machine: Machine) -> None:
-    """Skip without what torch.compile needs.
+    """Skip where a requirement of torch.compile is missing.
 
     Raises:
-        SkippedError: with the name of what is missing.
+        SkippedError: with the name of the missing program or library.
     """
     if not any(map(shutil.which, ("g++", "gcc", "clang", "cc"))):
         raise SkippedError("torch.compile needs a C++ compiler")

@@ -1,4 +1,4 @@
-"""Rows of the GPU benchmark: checks, figures, and what was skipped or failed."""
+"""Rows of the GPU benchmark: checks, figures, skipped and failed ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LAST_LINES = 30  # of a traceback
 
 
 class SkippedError(Exception):
-    """What a check needs is not here; the message is the reason."""
+    """A requirement of a check is missing here; the message is the reason."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Row:
         part: name of the part.
         kind: ``check`` holds, ``figure`` is a number, ``skipped`` was not run, ``failed`` does not
             hold or raised.
-        name: what was checked or measured.
+        name: name of the check or of the figure.
         value: the number of a figure; None for other kinds.
         unit: unit of the number.
         note: detail, reason, or traceback.
@@ -62,7 +62,7 @@ class Report:
     def attempt(self, name: str, run: Callable[[], str | None]) -> bool:
         """Run one check on its own; return whether it held.
 
-        What it raises is a row too, and the part goes on.
+        An error is a row too, and the part goes on.
 
         Args:
             name: name of the check.

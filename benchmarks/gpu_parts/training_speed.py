@@ -8,6 +8,7 @@ import torch
 
 from benchmarks.gpu_parts.machine import Machine, folder_of, release, utilisation
 from benchmarks.gpu_parts.reporting import Report
+from benchmarks.gpu_parts.training_checks import unplotted
 from benchmarks.training import ours
 from gritlm.train.data.loader import Batch
 from gritlm.train.trainer import Trainer
@@ -15,7 +16,8 @@ from gritlm.train.trainer import Trainer
 
 def run(machine: Machine, report: Report) -> None:
     for layers in machine.pick((1, 4), (1,)):
-        report.attempt(f"{layers} layers", partial(measure, machine, report, layers))
+        with unplotted():
+            report.attempt(f"{layers} layers", partial(measure, machine, report, layers))
         release()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-import psutil
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -24,6 +23,8 @@ def packing_pays(model: nn.Module) -> bool:
     if divided or not plain or not can_pack():
         return False
     size = sum(w.nbytes for w in weights)
+    import psutil  # needed on a CPU only
+
     free = psutil.virtual_memory().available
     if 2 * size > free:
         log.info("weights not packed for decoding: %d bytes, %d bytes free", size, free)

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor, nn
 
@@ -235,6 +234,8 @@ def _copies_fit(decoder: Any, dtype: torch.dtype) -> bool:
     if dtype != torch.bfloat16 or not can_pack():
         return False
     size = sum(2 * each.weight.numel() for each in decoder.modules() if type(each) is nn.Linear)
+    import psutil  # needed on a CPU only
+
     free = psutil.virtual_memory().available
     if 2 * size > free:
         log.info("no copies of quantised weights: %d bytes, %d bytes free", size, free)

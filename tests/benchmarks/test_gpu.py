@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from benchmarks import gpu
 from benchmarks.gpu_parts.machine import Machine
 
-PART = "tests.broken_part"
+from benchmarks import gpu
+
+PART = "tests.benchmarks.broken_part"
 
 
 def test_every_part_is_rehearsed(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -40,7 +41,7 @@ def test_every_part_is_rehearsed(tmp_path: Path, capsys: pytest.CaptureFixture[s
         ("hangs", "give more --minutes"),
     ],
 )
-def test_a_part_that_ends_early_is_a_row_and_keeps_what_it_did(tmp_path: Path, name, note):
+def test_a_part_that_ends_early_is_a_row_and_keeps_its_rows(tmp_path: Path, name, note):
     gpu.run_part("starts the server of processes", PART, Machine(tmp_path, True, 60))
     first, last = gpu.run_part(name, PART, Machine(tmp_path, True, 5))
     assert (first.kind, first.name) == ("figure", "before the end")

@@ -1,4 +1,4 @@
-"""A part of the GPU benchmark that ends as its name says; see test_gpu_benchmark.py."""
+"""A part of the GPU benchmark that ends as its name says; see test_gpu.py."""
 
 from __future__ import annotations
 
