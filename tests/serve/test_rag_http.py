@@ -498,12 +498,13 @@ def test_a_running_answer_does_not_keep_the_prefilled_prompt():
 
     kept = []
 
-    def read(_: object) -> PreparedAnswer:
-        prompt = Prompt()
-        kept.append(weakref.ref(prompt))
-        return PreparedAnswer(prompt, (), Trace(tokens_reused=7), 0.0)  # type: ignore[arg-type]
+    class Store:
+        def read(self, *_: object) -> PreparedAnswer:
+            prompt = Prompt()
+            kept.append(weakref.ref(prompt))
+            return PreparedAnswer(prompt, (), Trace(tokens_reused=7), 0.0)  # type: ignore[arg-type]
 
-    running = RunningAnswer(read)
+    running = RunningAnswer(Store(), None)  # type: ignore[arg-type]
     assert isinstance(running.begin(lambda: None), Prompt)
     assert kept[0]() is None
     assert running.usage()["prompt_tokens_details"] == {"cached_tokens": 7}

@@ -263,13 +263,20 @@ def test_a_request_that_cannot_be_taken_fails_alone(model, monkeypatch):
 
 def test_logits_that_are_no_numbers_fail_their_own_request_only(model, monkeypatch):
     read, expected = BatchedSlots.prefill, model.chat("What is water?", max_new_tokens=6)
+    read_together = BatchedSlots.prefill_together
+
+    def broken(logits_V, ids):
+        return logits_V * float("nan") if len(ids) > 30 else logits_V
 
     def breaks(self, slot, ids, *, room):
-        logits_V = read(self, slot, ids, room=room)
-        return logits_V * float("nan") if len(ids) > 30 else logits_V
+        return broken(read(self, slot, ids, room=room), ids)
+
+    def breaks_together(self, slots, ids):
+        return list(map(broken, read_together(self, slots, ids), ids))
 
     with scheduled(model, max_num_seqs=2) as scheduler:
         monkeypatch.setattr(BatchedSlots, "prefill", breaks)
+        monkeypatch.setattr(BatchedSlots, "prefill_together", breaks_together)
         with held(scheduler):
             bad = Asked(scheduler, to_write(model, "cats " * 40, 6))
             good = [Asked(scheduler, to_write(model, "What is water?", 6)) for _ in range(3)]

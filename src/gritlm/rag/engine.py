@@ -37,6 +37,7 @@ from gritlm.rag.retrieve import Query, Retriever, Search, candidates, naming_que
 from gritlm.rag.reuse import reuse_check
 from gritlm.rag.reuse.blocks import BlockProvider, require_kind
 from gritlm.rag.reuse.reuse_check import ReuseCheck
+from gritlm.rag.together import PlannedAnswer
 from gritlm.rag.types import BLOCK_KINDS, BlockKind, Hit, ReaderName, Trace
 
 
@@ -364,10 +365,8 @@ class RagEngine:
             with naming_question(number):
                 hits = self.ordered(query, self.nearest(query, options), options)
                 plan = self.plan(query, hits, options)
-            causal = query.trace.blocks == "causal"
-            planned.append(together.PlannedAnswer(plan, causal, query.block, query.trace))
-        read = together.read_together(self.model, self._prefiller, planned, options)
-        return [self._prepared(each, query) for each, query in zip(read, queries, strict=True)]
+            planned.append(PlannedAnswer(query, plan, options))
+        return self.read_together(planned)
 
     def prepare(
         self,
@@ -498,6 +497,26 @@ class RagEngine:
             checkpoint=checkpoint,
         )
         return self._prepared(read, query)
+
+    def read_together(
+        self,
+        planned: Sequence[PlannedAnswer],
+        *,
+        grows: bool = True,
+        checkpoint: Checkpoint | None = None,
+    ) -> list[PreparedAnswer]:
+        """Do :meth:`read` for several answers, whose rows share the passes of the model.
+
+        Args:
+            planned: the answers.
+            grows: whether the answers are generated in the caches of their prompts.
+            checkpoint: checkpoint callback.
+        """
+        read = together.read_together(
+            self.model, self._prefiller, planned, grows=grows, checkpoint=checkpoint
+        )
+        pairs = zip(read, planned, strict=True)
+        return [self._prepared(passages, each.query) for passages, each in pairs]
 
     def _prepared(self, read: ReadPassages, query: Query) -> PreparedAnswer:
         """Return an answer right before its first token."""

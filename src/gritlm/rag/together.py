@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 import torch
@@ -25,6 +26,7 @@ from gritlm.lm.kv.cache import is_preallocated
 from gritlm.lm.kv.row_batch import RowBatch
 from gritlm.lm.sampling import SamplingParams, is_complete
 from gritlm.rag.answer import Answer, PreparedAnswer, generate
+from gritlm.rag.cooperative import Checkpoint
 from gritlm.rag.fusion import read_questions
 from gritlm.rag.options import AnswerOptions
 from gritlm.rag.plan import AnswerPlan
@@ -35,6 +37,7 @@ from gritlm.rag.prefill import (
     RankedRows,
     ReadPassages,
 )
+from gritlm.rag.retrieve import Query
 from gritlm.rag.types import Trace
 
 MOST_QUESTIONS = 16  # answered together: a decode step costs little more than that of one
@@ -46,16 +49,29 @@ class PlannedAnswer:
     """An answer whose prompts are planned.
 
     Attributes:
+        query: the question; its trace takes tokens, bytes and times, those of a batch for each of
+            its answers.
         plan: the prompts.
-        causal: kind of the blocks.
-        question: block of the pass that embedded the question.
-        trace: takes tokens, bytes and times; times of a batch count for each of its answers.
+        options: settings of the answer.
     """
 
+    query: Query
     plan: AnswerPlan
-    causal: bool
-    question: KVBlock
-    trace: Trace
+    options: AnswerOptions
+
+    @property
+    def causal(self) -> bool:
+        """Whether the blocks are causal."""
+        return self.trace.blocks == "causal"
+
+    @property
+    def trace(self) -> Trace:
+        """The trace of the answer."""
+        return self.query.trace
+
+    def with_new_trace(self) -> PlannedAnswer:
+        """Return the answer with a copy of its trace."""
+        return replace(self, query=replace(self.query, trace=deepcopy(self.query.trace)))
 
 
 @dataclass(frozen=True)
@@ -74,7 +90,12 @@ class _ChosenRow:
 
 
 def read_together(
-    model: GritLM, prefiller: Prefiller, planned: Sequence[PlannedAnswer], options: AnswerOptions
+    model: GritLM,
+    prefiller: Prefiller,
+    planned: Sequence[PlannedAnswer],
+    *,
+    grows: bool = True,
+    checkpoint: Checkpoint | None = None,
 ) -> list[ReadPassages]:
     """Load the blocks of several answers and prefill the rest of their prompts.
 
@@ -82,7 +103,8 @@ def read_together(
         model: the model.
         prefiller: reads prompts with the model.
         planned: the answers.
-        options: settings of all answers.
+        grows: whether the answers are generated in the caches of their prompts.
+        checkpoint: checkpoint callback; None where no other work waits for the model.
 
     Raises:
         InputError: when a prompt leaves no room for an answer.
@@ -94,24 +116,31 @@ def read_together(
             shared.append(number)
             continue
         found[number] = prefiller.read(
-            each.plan, options, causal=each.causal, question=each.question, trace=each.trace
+            each.plan,
+            each.options,
+            causal=each.causal,
+            question=each.query.block,
+            trace=each.trace,
+            checkpoint=checkpoint,
         )
-    for group in _groups(planned, shared, options):
-        read = _read_group(model, prefiller, [planned[number] for number in group], options)
+    for group in _groups(planned, shared, grows=grows):
+        some = [planned[number] for number in group]
+        read = _read_group(model, prefiller, some, grows=grows, checkpoint=checkpoint)
         found.update(zip(group, read, strict=True))
     return [found[number] for number in range(len(planned))]
 
 
 def _groups(
-    planned: Sequence[PlannedAnswer], numbers: Sequence[int], options: AnswerOptions
+    planned: Sequence[PlannedAnswer], numbers: Sequence[int], *, grows: bool
 ) -> Iterator[list[int]]:
     """Yield answers whose rows are read in one batch."""
     group: list[int] = []
     rows = longest = 0
     for number in numbers:
-        plan = planned[number].plan
-        size = max(row.tokens for row in plan.rows) + options.sampling.max_new_tokens
-        more = len(plan.rows) + 1  # perhaps a row without passage
+        each = planned[number]
+        size = max(row.tokens for row in each.plan.rows)
+        size += each.options.sampling.max_new_tokens if grows else 0
+        more = len(each.plan.rows) + 1  # perhaps a row without passage
         if group and (rows + more) * max(longest, size) > _MOST_TOKENS:
             yield group
             group = []
@@ -124,20 +153,29 @@ def _groups(
 
 
 def _read_group(
-    model: GritLM, prefiller: Prefiller, planned: Sequence[PlannedAnswer], options: AnswerOptions
+    model: GritLM,
+    prefiller: Prefiller,
+    planned: Sequence[PlannedAnswer],
+    *,
+    grows: bool,
+    checkpoint: Checkpoint | None,
 ) -> list[ReadPassages]:
-    rooms = [prefiller.room(each.plan, options) for each in planned]
+    rooms = [prefiller.room(each.plan, each.options) for each in planned]
+    kept = rooms if grows else [0] * len(rooms)
     loaded = [
-        prefiller.load_rows(each.plan, causal=each.causal, trace=each.trace) for each in planned
+        prefiller.load_rows(each.plan, causal=each.causal, trace=each.trace, checkpoint=checkpoint)
+        for each in planned
     ]
     chosen = _choose(model, prefiller, planned, loaded)
+    if checkpoint is not None:
+        checkpoint()
     with _stage(planned, "prefill"):
         rest = max(len(row.rest) for row in chosen)
-        batch = RowBatch(model.lm, [row.state for row in chosen], room=rest + max(rooms))
+        batch = RowBatch(model.lm, [row.state for row in chosen], room=rest + max(kept))
         logits_BV = batch.prefill_rows([row.rest for row in chosen])[:, -1]
     read = []
     for number, (each, row, room) in enumerate(zip(planned, chosen, rooms, strict=True)):
-        cache = batch.row(number, room=room)
+        cache = batch.row(number, room=kept[number])
         best = 0 if row.ranked is None else row.ranked.order[0]
         ids = each.plan.rows[best].all_ids
         prompt = PrefilledPrompt(cache, logits_BV[number], room, ids, each.trace.tokens_reused)

@@ -1,4 +1,4 @@
-"""Attention of the lean pass: over cached keys, within texts, and over KV slots.
+"""Attention of the lean pass: over cached keys, within texts, side by side, and over KV slots.
 
 Shapes: B rows, Q queries, S queries that are computed, T keys, W columns of scores, H heads, K
 key/value heads, G query heads that share keys, E head dimension.
@@ -90,6 +90,31 @@ def _padded(key_BKTE: Tensor, width: int) -> Tensor:
     padded[:, :, :keys] = key_BKTE
     padded[:, :, keys:] = 0
     return padded
+
+
+class SideBySideAttention:
+    """Attention of several texts in one pass without padding, each within its own keys.
+
+    Args:
+        texts: attention of each text.
+        sizes: number of tokens of each text in the pass.
+    """
+
+    def __init__(self, texts: Sequence[Attention], sizes: list[int]) -> None:
+        self._texts = texts
+        self._sizes = sizes
+
+    def __call__(
+        self,
+        layer: int,
+        window: int | None,
+        query_1QHE: Tensor,
+        key_1QKE: Tensor,
+        value_1QKE: Tensor,
+    ) -> Tensor:
+        heads = (each.split(self._sizes, dim=1) for each in (query_1QHE, key_1QKE, value_1QKE))
+        parts = zip(self._texts, *heads, strict=True)
+        return torch.cat([attend(layer, window, *part) for attend, *part in parts], dim=1)
 
 
 class SlotAttention:

@@ -26,7 +26,12 @@ class LeanDecoder:
         self.weights = weights
 
     def states(
-        self, ids_BQ: Tensor, position_BQ: Tensor, attention: Attention, *, first: int = 0
+        self,
+        ids_BQ: Tensor,
+        position_BQ: Tensor,
+        attention: Attention,
+        *,
+        kept: slice | Tensor | None = None,
     ) -> Tensor:
         """Return the states (B, S, D) after the final norm.
 
@@ -34,8 +39,8 @@ class LeanDecoder:
             ids_BQ: token ids.
             position_BQ: their positions; (1, Q) for the same in every row.
             attention: attention of the layers.
-            first: index of the first token whose state is returned; the attention of the last layer
-                leaves out the queries before it.
+            kept: positions in the pass whose states are returned; None for all. The attention of
+                the last layer returns these alone.
         """
         weights = self.weights
         x_BQD = F.embedding(ids_BQ, weights.embedding)
@@ -44,8 +49,8 @@ class LeanDecoder:
             threads.adjust()  # in every layer: with a core too few, a layer can take a second
             heads = self._heads(layer, _normed(x_BQD, layer.before_attention), angles)
             mixed = attention(number, layer.window, *heads)
-            if number + 1 == len(weights.layers) and first:
-                x_BQD = x_BQD[:, first:].contiguous()
+            if number + 1 == len(weights.layers) and kept is not None:
+                x_BQD = x_BQD[:, kept].contiguous()
             x_BQD += layer.out(mixed)
             gate, up = layer.gate_up(_normed(x_BQD, layer.before_mlp)).chunk(2, dim=-1)
             x_BQD += layer.down(F.silu(gate).mul_(up))

@@ -18,7 +18,12 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from gritlm.lm.attention import views
 from gritlm.lm.attention.ragged import RaggedRun
 from gritlm.lm.kv.cache import UnboundedLayer, is_preallocated
-from gritlm.lm.lean.attention import Attention, SlotAttention, TiledAttention
+from gritlm.lm.lean.attention import (
+    Attention,
+    SideBySideAttention,
+    SlotAttention,
+    TiledAttention,
+)
 from gritlm.lm.lean.compiled import CompiledStep, compiled_step
 from gritlm.lm.lean.decoder import LeanDecoder
 from gritlm.lm.lean.low_rank import with_low_rank
@@ -154,8 +159,42 @@ class LeanForward:
         else:
             tiles = self._tiles(size, held, attention_mask, first)
             attention = TiledAttention(past_key_values, tiles)
-        hidden_BSD = self._decoder.states(input_ids, position_ids, attention, first=first)
+        kept = slice(first, None) if first else None
+        hidden_BSD = self._decoder.states(input_ids, position_ids, attention, kept=kept)
         return self._output(hidden_BSD, past_key_values)
+
+    def side_by_side(
+        self, ids: Sequence[Sequence[int]], caches: Sequence[Any], keep: Sequence[int]
+    ) -> Sequence[Tensor]:
+        """Return the logits (S, V) of several texts, each of which goes on after its own cache.
+
+        Args:
+            ids: token ids of each text.
+            caches: cache of each text, extended in place.
+            keep: number of last positions of each text with logits.
+        """
+        head = self._decoder.weights.head
+        assert head is not None, "a model with logits has an LM head"
+        sizes = [len(each) for each in ids]
+        attention: list[Attention] = []
+        positions = []
+        kept = []
+        start = 0
+        for size, cache, number in zip(sizes, caches, keep, strict=True):
+            held = cache.get_seq_length()
+            first = size - number
+            attention.append(TiledAttention(cache, self._tiles(size, held, None, first)))
+            positions.append(torch.arange(held, held + size))
+            kept.append(torch.arange(start + first, start + size))
+            start += size
+        hidden_1SD = self._decoder.states(
+            torch.tensor([[token for each in ids for token in each]]),
+            torch.cat(positions)[None],
+            SideBySideAttention(attention, sizes),
+            kept=torch.cat(kept),
+        )
+        logits_SV: Tensor = head(hidden_1SD)[0]
+        return logits_SV.split(list(keep))
 
     def texts(
         self,

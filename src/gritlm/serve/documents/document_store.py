@@ -1,7 +1,7 @@
 """Operations of the server on one RAG engine.
 
-`DocumentStore.embed`, `order` and `read` use the model and run on its thread. All others run in any
-thread.
+`DocumentStore.embed`, `order`, `read` and `read_together` use the model and run on its thread. All
+others run in any thread.
 """
 
 from __future__ import annotations
@@ -24,10 +24,17 @@ from gritlm.rag.ingest.ingest import AddResult
 from gritlm.rag.kvstore.errors import StoreFullError
 from gritlm.rag.options import AnswerOptions
 from gritlm.rag.plan import AnswerPlan
+from gritlm.rag.prefill import PrefilledPrompt
 from gritlm.rag.retrieve import Query
+from gritlm.rag.together import PlannedAnswer
 from gritlm.rag.types import LEFT_OUT, Document, Hit, Trace, Value
 from gritlm.serve.documents.cursors import cursor_of, index_behind
-from gritlm.serve.engine.requests import EngineEvent, OutputDelta, PrefillFinished
+from gritlm.serve.engine.requests import (
+    EngineEvent,
+    JointPrefill,
+    OutputDelta,
+    PrefillFinished,
+)
 from gritlm.serve.errors import ApiError, disk_full
 from gritlm.serve.schemas.rag_options import AnswerFields, SearchOptions
 
@@ -149,15 +156,20 @@ class DocumentStore:
         """Return the prompts of an answer."""
         return self._engine.plan(query, hits, options)
 
-    def read(
-        self,
-        query: Query,
-        plan: AnswerPlan,
-        options: AnswerOptions,
-        checkpoint: Callable[[], None],
-    ) -> PreparedAnswer:
+    def read(self, planned: PlannedAnswer, checkpoint: Callable[[], None]) -> PreparedAnswer:
         """Prefill the prompt of an answer."""
-        return self._engine.read(query, plan, options, checkpoint=paced(checkpoint))
+        return self._engine.read(
+            planned.query, planned.plan, planned.options, checkpoint=paced(checkpoint)
+        )
+
+    def read_together(
+        self, answers: Sequence[RunningAnswer], checkpoint: Callable[[], None]
+    ) -> list[PrefilledPrompt]:
+        """Prefill the prompts of several answers in common passes, as their `begin` would alone."""
+        # Copies of the traces, so that those of an attempt that fails count nothing.
+        attempts = [answer.planned.with_new_trace() for answer in answers]
+        prepared = self._engine.read_together(attempts, grows=False, checkpoint=paced(checkpoint))
+        return [answer.begun(each) for answer, each in zip(answers, prepared, strict=True)]
 
 
 class RunningAnswer:
@@ -165,15 +177,35 @@ class RunningAnswer:
 
     It does not keep the prefilled prompt: the engine has copied its state into a KV slot, and the
     rows of the other passages are freed.
+
+    Args:
+        store: the store with the passages.
+        planned: the question and the prompts of the answer.
     """
 
-    def __init__(self, read: Callable[[Callable[[], None]], PreparedAnswer]) -> None:
-        self._read = read
+    def __init__(self, store: DocumentStore, planned: PlannedAnswer) -> None:
+        self._store = store
         self._asked: tuple[tuple[Source, ...], Trace, float] | None = None
         self._began = perf_counter()
+        self.planned = planned
 
-    def begin(self, checkpoint: Callable[[], None]) -> Any:
-        prepared = self._read(checkpoint)
+    @property
+    def joint(self) -> JointPrefill | None:
+        """The passes that the answer can share; None for one whose prompt is prefilled alone."""
+        rows = self.planned.plan.rows
+        if self.planned.plan.fusion != "sequence":
+            return None
+        fresh = self.planned.options.mode == "none"
+        tokens = max(row.tokens if fresh else len(row.ids) for row in rows)
+        more = len(rows) > 1  # perhaps a row without passage
+        return JointPrefill(self._store.read_together, self, len(rows) + more, tokens)
+
+    def begin(self, checkpoint: Callable[[], None]) -> PrefilledPrompt:
+        """Prefill the prompt alone."""
+        return self.begun(self._store.read(self.planned, checkpoint))
+
+    def begun(self, prepared: PreparedAnswer) -> PrefilledPrompt:
+        """Record sources and trace of the prefilled answer; return its prompt."""
         self._asked = (prepared.sources, prepared.trace, prepared.started)
         return prepared.prompt
 

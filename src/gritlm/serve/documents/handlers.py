@@ -18,6 +18,7 @@ from gritlm.rag.ingest.ingest import AddResult
 from gritlm.rag.ingest.skips import NAMED
 from gritlm.rag.options import AnswerOptions
 from gritlm.rag.retrieve import Query
+from gritlm.rag.together import PlannedAnswer
 from gritlm.rag.types import Document, Hit, ReaderName
 from gritlm.serve.api.chat_completions import ChatResponseBuilder
 from gritlm.serve.api.logprobs import TokenTexts
@@ -164,12 +165,14 @@ class DocumentApi:
             if options.mode in SPELLED:
                 query = replace(query, question=question)
             plan = await service.run_in_search_thread(self._store.plan, query, hits, options)
-            answer = RunningAnswer(
-                lambda checkpoint: self._store.read(query, plan, options, checkpoint)
-            )
-            tokens = min(plan.tokens, served.prompts.limit)
+            answer = RunningAnswer(self._store, PlannedAnswer(query, plan, options))
             request = ResumeRequest(
-                answer.begin, tokens, options.sampling, plan.sequences, served.model
+                answer.begin,
+                min(plan.tokens, served.prompts.limit),
+                options.sampling,
+                plan.sequences,
+                served.model,
+                answer.joint,
             )
             group.submit(reservation, [request])
         return group, answer

@@ -19,7 +19,6 @@ from gritlm.lm.gritlm import GritLM
 from gritlm.serve.engine.embedding import EmbeddingQueue
 from gritlm.serve.engine.errors import RequestCancelledError, RequestInterruptedError
 from gritlm.serve.engine.generation import GenerationBatch
-from gritlm.serve.engine.kv_slots import KVSlots
 from gritlm.serve.engine.queue import QueuedRequest, RequestQueue
 from gritlm.serve.engine.requests import (
     EmbedRequest,
@@ -29,6 +28,7 @@ from gritlm.serve.engine.requests import (
     RequestFinished,
     ResumeRequest,
 )
+from gritlm.serve.engine.slot_protocol import KVSlots
 
 log = logging.getLogger(__name__)
 

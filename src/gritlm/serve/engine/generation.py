@@ -1,4 +1,4 @@
-"""Continuous batching of sequences: prefill in chunks, decode of all running sequences together.
+"""Continuous batching of sequences: prefill of waiting prompts, decode of all running sequences.
 
 The engine loop adds requests and calls :meth:`GenerationBatch.step` once in each of its steps.
 
@@ -9,18 +9,14 @@ from __future__ import annotations
 
 import logging
 import time
-from bisect import insort
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from gritlm.errors import InputError
 from gritlm.lm.gritlm import GritLM
-from gritlm.serve.engine.errors import PromptTooLongError
-from gritlm.serve.engine.kv_slots import KVSlots, StepResult
+from gritlm.serve.engine.prefill import PrefilledSequence, PromptPrefill
 from gritlm.serve.engine.queue import QueuedRequest, RequestQueue
 from gritlm.serve.engine.requests import (
     FinishReason,
@@ -31,27 +27,9 @@ from gritlm.serve.engine.requests import (
     ResumeRequest,
 )
 from gritlm.serve.engine.sequence import RunningSequence
-from gritlm.serve.engine.slot_table import KVSlot
-
-if TYPE_CHECKING:
-    from gritlm.rag.prefill import PrefilledPrompt
+from gritlm.serve.engine.slot_protocol import KVSlots, StepResult
 
 log = logging.getLogger(__name__)
-
-_SMALLEST_CHUNK = 16  # tokens of a prompt that are worth a forward pass
-
-
-@dataclass
-class _WaitingPrompt:
-    """A request that waits for a KV slot.
-
-    Attributes:
-        priority: the lower, the sooner.
-    """
-
-    queued: QueuedRequest
-    request: GenerateRequest | ResumeRequest
-    priority: int
 
 
 class GenerationBatch:
@@ -80,16 +58,12 @@ class GenerationBatch:
         checkpoint: Callable[[QueuedRequest], None],
     ) -> None:
         self._model = model
-        self._queue = queue
         self._kv_slots = kv_slots
-        self._budget = budget
-        self._checkpoint = checkpoint
-        self._is_resuming = False
-        self._arrivals = 0
-        self._waiting: list[_WaitingPrompt] = []
-        self._prefilling: RunningSequence | None = None
+        self._prefill = PromptPrefill(
+            model, queue, kv_slots, budget, checkpoint, start=self._start, fail=self._fail
+        )
         self._running: list[RunningSequence] = []
-        self._decode_s = self._token_s = 0.0
+        self._decode_s = 0.0
         self.steps = 0
         self.drafted = 0
         self.accepted = 0
@@ -105,29 +79,14 @@ class GenerationBatch:
         return 2 * self._decode_s if self._decode_s else float("inf")
 
     def __bool__(self) -> bool:
-        return bool(self._waiting or self._running or self._prefilling is not None)
+        return bool(self._with_slot() or self._prefill.waiting.prompts)
 
     def _with_slot(self) -> list[RunningSequence]:
-        prefilling = [] if self._prefilling is None else [self._prefilling]
-        return [*self._running, *prefilling]
+        return [*self._running, *self._prefill.prefilling]
 
     def add(self, queued: QueuedRequest, request: GenerateRequest | ResumeRequest) -> None:
-        """Queue a request by arrival, further answers to one prompt behind later requests.
-
-        The second answer to a prompt waits for some requests that arrive soon after, the third for
-        more of them.
-
-        Args:
-            queued: the request in the queue; its ``index`` is the number of the answer.
-            request: its content.
-        """
-        self._arrivals += queued.index == 0
-        priority = self._arrivals + queued.index * self._kv_slots.slots
-        insort(
-            self._waiting,
-            _WaitingPrompt(queued, request, priority),
-            key=lambda waiting: (waiting.priority, waiting.queued.index),
-        )
+        """Queue a request; see :class:`WaitingPrompts`."""
+        self._prefill.waiting.add(queued, request)
 
     def step(self) -> None:
         """Decode one token of every running sequence, then prefill a part of waiting prompts.
@@ -140,25 +99,18 @@ class GenerationBatch:
         self.drop_cancelled()
         if self._running:
             self._decode()
-        if not self._is_resuming:
-            self._prefill()
+        self._prefill.step(self._decode_s if self._running else None)
 
     def drop_cancelled(self) -> None:
         """Remove cancelled requests from the queue and from their slots."""
-        for waiting in self._waiting:
-            if waiting.queued.cancelled:
-                self._queue.discard(waiting.queued)
-        self._waiting = [waiting for waiting in self._waiting if not waiting.queued.cancelled]
+        self._prefill.waiting.drop_cancelled()
         for sequence in self._with_slot():
             if sequence.queued.cancelled:
                 self._close(sequence)
 
     def fail(self, error: Exception) -> None:
         """Fail every waiting and running request."""
-        for waiting in self._waiting:
-            self._queue.discard(waiting.queued)
-            waiting.queued.send(RequestFailed(error))
-        self._waiting.clear()
+        self._prefill.waiting.fail(error)
         for sequence in self._with_slot():
             self._fail(sequence, error)
 
@@ -224,103 +176,9 @@ class GenerationBatch:
         self._decode_s = time.perf_counter() - started
         return True
 
-    def _prefill(self) -> None:
-        """Prefill waiting prompts in order, for about as long as a decode step takes."""
-        decoding = bool(self._running)
-        started = time.perf_counter()
-        left = self._budget
-        while left > 0 and (self._prefilling is not None or self._admit()):
-            if self._prefilling is None:  # other code has prefilled the prompt: it runs already
-                return
-            left -= self._prefill_chunk(self._prefilling, self._chunk_size(left, decoding))
-            if decoding and time.perf_counter() - started >= self._decode_s:
-                return
-
-    def _chunk_size(self, left: int, decoding: bool) -> int:
-        """Return the prompt tokens to prefill in one pass."""
-        if not decoding or not self._token_s:
-            return left
-        return min(left, max(_SMALLEST_CHUNK, int(self._decode_s / self._token_s)))
-
-    def _admit(self) -> bool:
-        """Give the next waiting request its slots; return False when none waits or too few are
-        free."""
-        if not self._waiting:
-            return False
-        request = self._waiting[0].request
-        slots = self._open(request)
-        if slots is None:
-            return False
-        waiting = self._waiting.pop(0)
-        sequence = RunningSequence(waiting.queued, request, slots)
-        if isinstance(request, GenerateRequest):
-            sequence.begin_prompt(request)
-            self._queue.mark_started(sequence.queued, len(request.ids))
-            self._prefilling = sequence
-        else:
-            self._queue.mark_started(sequence.queued, request.tokens)
-            self._resume(sequence, request)
-        return True
-
-    def _open(self, request: GenerateRequest | ResumeRequest) -> Sequence[KVSlot] | None:
-        """Return slots for a request; None while too few are free."""
-        lm = self._model_of(request).lm
-        if isinstance(request, ResumeRequest):
-            return self._kv_slots.open_empty(request.rows, lm)
-        slot = self._kv_slots.open(request.reusable_ids, lm, request.owner)
-        return None if slot is None else (slot,)
-
-    def _model_of(self, request: GenerateRequest | ResumeRequest) -> GritLM:
-        return self._model if request.model is None else request.model
-
-    def _prefill_chunk(self, sequence: RunningSequence, size: int) -> int:
-        """Prefill the next prompt tokens of a sequence; return their number."""
-        ids = sequence.unread if self._kv_slots.whole else sequence.next_ids(size)
-        room = sequence.room(self._kv_slots.capacity, sequence.request.sampling.max_new_tokens)
-        started = time.perf_counter()
-        try:
-            logits_V = sequence.prefill(self._kv_slots, ids, room=room)
-        except Exception as error:
-            log.exception("the prefill of a prompt failed; its request fails")
-            self._fail(sequence, error)
-            return len(ids)
-        self._token_s = (time.perf_counter() - started) / len(ids)
-        if not sequence.unread:
-            self._start_decoding(sequence, logits_V, sequence.slots[0].ids, room)
-        return len(ids)
-
-    def _resume(self, sequence: RunningSequence, request: ResumeRequest) -> None:
-        """Let the request prefill its own prompt, and decode it from there on as any other."""
-        try:
-            prefilled = self._run_begin(sequence, request)
-            tokens = int(prefilled.cache.get_seq_length())
-            if tokens >= self._kv_slots.capacity:
-                raise PromptTooLongError(tokens, self._kv_slots.capacity)
-            for slot, cache in zip(sequence.slots, prefilled.caches, strict=True):
-                self._kv_slots.adopt(slot, cache)
-        except Exception as error:
-            self._fail(sequence, error)
-            return
-        sequence.cached = prefilled.reused
-        sequence.mixture = None if prefilled.mixed is None else prefilled.mixed.mixture
-        room = sequence.room(
-            self._kv_slots.capacity, min(prefilled.room, request.sampling.max_new_tokens)
-        )
-        self._start_decoding(sequence, prefilled.logits_V, prefilled.ids, room)
-
-    def _run_begin(self, sequence: RunningSequence, request: ResumeRequest) -> PrefilledPrompt:
-        """Prefill by the code of the request, in whose checkpoints :meth:`step` only decodes."""
-        self._is_resuming = True
-        try:
-            return request.begin(lambda: self._checkpoint(sequence.queued))
-        finally:
-            self._is_resuming = False
-
-    def _start_decoding(
-        self, sequence: RunningSequence, logits_V: Tensor, prompt_ids: Sequence[int], room: int
-    ) -> None:
+    def _start(self, prefilled: PrefilledSequence) -> None:
         """Draw the first token of a prefilled sequence; every decode step includes it from now."""
-        self._prefilling = None
+        sequence, logits_V, prompt_ids, room = prefilled
         self._running.append(sequence)
         sequence.queued.send(PrefillFinished(sequence.tokens, sequence.cached))
         reported = sequence.prompt_logprobs
@@ -332,7 +190,8 @@ class GenerationBatch:
             self._close(sequence)
             return
         try:
-            model = self._model_of(sequence.request)
+            own = sequence.request.model
+            model = self._model if own is None else own
             sequence.begin_output(model, prompt_ids, room=room)
         except Exception as error:
             log.exception("a sequence could not begin; its request fails")
@@ -362,6 +221,5 @@ class GenerationBatch:
     def _close(self, sequence: RunningSequence, *, sound: bool = True) -> None:
         for slot in sequence.slots:
             self._kv_slots.close(slot, sound=sound)
-        if sequence is self._prefilling:
-            self._prefilling = None
+        self._prefill.discard(sequence)
         self._running = [running for running in self._running if running is not sequence]

@@ -7,111 +7,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
 from gritlm.lm.adapters.mixture import AdapterMixtures
 from gritlm.lm.generator import prefill, prefill_with_logits
 from gritlm.lm.kv.slot_memory import SlotMemory, obstacle
+from gritlm.lm.side_by_side import read_side_by_side, reads_side_by_side
 from gritlm.lm.unified import UnifiedLM
+from gritlm.serve.engine.slot_protocol import KVSlots, StepResult
 from gritlm.serve.engine.slot_table import UNKNOWN, KVSlot, SlotTable
 
 log = logging.getLogger(__name__)
-
-
-# Logits (V,) of the next token of a sequence, or the error of its step.
-StepResult = Tensor | Exception
-
-
-class KVSlots(Protocol):
-    """Keys and values of running sequences, a slot for each.
-
-    Attributes:
-        whole: whether a prompt has to be prefilled in one pass.
-        capacity: most tokens of a slot.
-        tokens: tokens held for running sequences.
-        slots: number of slots.
-    """
-
-    whole: bool
-    capacity: int
-
-    @property
-    def tokens(self) -> int: ...
-
-    @property
-    def slots(self) -> int: ...
-
-    def open(
-        self, ids: Sequence[int], lm: UnifiedLM | None = None, owner: str = ""
-    ) -> KVSlot | None:
-        """Assign a slot that holds as many first tokens of a prompt as possible.
-
-        Args:
-            ids: token ids of the prompt; at least one is left to prefill.
-            lm: model that reads the prompt and generates from it; None for that of the slots.
-            owner: owner of the request, whose tokens alone are reused.
-
-        Returns:
-            The slot, or None while all slots are busy.
-        """
-
-    def open_empty(self, count: int, lm: UnifiedLM | None = None) -> list[KVSlot] | None:
-        """Assign empty slots: as many as wanted, or None while fewer are free.
-
-        Args:
-            count: number of slots.
-            lm: model that generates from them; None for that of the slots.
-        """
-
-    def prefill(
-        self, slot: KVSlot, ids: Sequence[int], *, room: int, every: bool = False
-    ) -> Tensor:
-        """Append S prompt tokens to a slot and return their logits.
-
-        Args:
-            slot: an assigned slot.
-            ids: token ids that follow those of the slot.
-            room: most tokens that may follow.
-            every: whether to return the logits of every position (S, V), instead of those of the
-                last one (V,).
-        """
-
-    def adopt(self, slot: KVSlot, cache: Any) -> None:
-        """Take over the KV state of a prompt that other code has prefilled.
-
-        Args:
-            slot: an assigned, empty slot.
-            cache: the state, of a single row.
-        """
-
-    def step(self, slots: Sequence[KVSlot], tokens: Sequence[int]) -> Sequence[StepResult]:
-        """Append one token to each slot.
-
-        Args:
-            slots: slots of the running sequences.
-            tokens: token ids, one for each slot.
-
-        Returns:
-            The logits of the last position of each slot, or the error of its step.
-        """
-
-    def drop(self, slot: KVSlot, tokens: int) -> None:
-        """Remove the last tokens of a slot, where prompts need not be prefilled in one pass.
-
-        Args:
-            slot: an assigned slot.
-            tokens: number of tokens to remove.
-        """
-
-    def close(self, slot: KVSlot, *, sound: bool = True) -> None:
-        """Free the slot of a sequence that has ended.
-
-        Args:
-            slot: the slot.
-            sound: False when its keys and values are not valid and must not be reused.
-        """
 
 
 def allocate_kv_slots(lm: UnifiedLM, slots: int, capacity: int) -> KVSlots:
@@ -193,6 +101,32 @@ class BatchedSlots(_SlotsOfModel):
         slot.ids += ids
         return found
 
+    def prefills_together(self, lm: UnifiedLM | None = None) -> bool:
+        return reads_side_by_side(self._lm if lm is None else lm)
+
+    def prefill_together(
+        self, slots: Sequence[KVSlot], ids: Sequence[Sequence[int]], *, every: bool = False
+    ) -> Sequence[StepResult]:
+        caches = [self._memory.cache(slot.number, len(slot.ids)) for slot in slots]
+        keep = [len(each) if every else 1 for each in ids]
+        try:
+            found = read_side_by_side(self._lm_of[slots[0].number], caches, ids, keep)
+        except Exception as error:
+            log.warning("the prefill of %d slots failed (%s); each is alone", len(slots), error)
+            return [
+                self._prefill_alone(slot, each, every)
+                for slot, each in zip(slots, ids, strict=True)
+            ]
+        for slot, each in zip(slots, ids, strict=True):
+            slot.ids += each
+        return found if every else [logits_1V[0] for logits_1V in found]
+
+    def _prefill_alone(self, slot: KVSlot, ids: Sequence[int], every: bool) -> StepResult:
+        try:
+            return self.prefill(slot, ids, room=0, every=every)
+        except Exception as error:
+            return error
+
     def adopt(self, slot: KVSlot, cache: Any) -> None:
         slot.ids = _unknown_ids(cache)
         self._memory.adopt(slot.number, cache, len(slot.ids))
@@ -268,6 +202,13 @@ class SeparateSlots(_SlotsOfModel):
         self._caches[slot.number] = cache
         slot.ids += ids
         return found
+
+    def prefills_together(self, lm: UnifiedLM | None = None) -> bool:
+        del lm
+        return False
+
+    def prefill_together(self, *_: Any, **__: Any) -> Sequence[StepResult]:
+        raise AssertionError("a prompt with a cache of its own is prefilled alone")
 
     def adopt(self, slot: KVSlot, cache: Any) -> None:
         slot.ids = _unknown_ids(cache)

@@ -5,7 +5,7 @@ Shapes: N texts, D dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -47,6 +47,25 @@ class GenerateRequest:
 
 
 @dataclass(frozen=True)
+class JointPrefill:
+    """The passes of a prefill by other code, which several requests can share.
+
+    Attributes:
+        run: prefills the prompts of several requests, from their items, and returns their KV
+            states. Requests with the same function can share passes. When it raises an error,
+            :attr:`ResumeRequest.begin` of each request is called instead.
+        item: the prompt of the request, as ``run`` takes it.
+        rows: number of rows of the request in a pass.
+        tokens: number of tokens that are read in each row.
+    """
+
+    run: Callable[[Sequence[Any], Callable[[], None]], Sequence[PrefilledPrompt]]
+    item: Any
+    rows: int
+    tokens: int
+
+
+@dataclass(frozen=True)
 class ResumeRequest:
     """A sequence whose prompt is prefilled by other code on the model's thread, such as the engine
     of cached RAG.
@@ -58,6 +77,7 @@ class ResumeRequest:
         sampling: how tokens are drawn and when the sequence ends.
         rows: number of rows that generate the text together; each takes a KV slot.
         model: model that prefilled the prompt, as in :class:`GenerateRequest`.
+        joint: prefill in passes with other requests; None for a prompt that is prefilled alone.
     """
 
     begin: Callable[[Callable[[], None]], PrefilledPrompt]
@@ -65,6 +85,7 @@ class ResumeRequest:
     sampling: SamplingParams
     rows: int = 1
     model: GritLM | None = None
+    joint: JointPrefill | None = None
 
 
 @dataclass(frozen=True)

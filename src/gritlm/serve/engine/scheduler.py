@@ -12,7 +12,7 @@ from gritlm.errors import InputError, at_least_one
 from gritlm.lm.gritlm import GritLM
 from gritlm.serve.engine.engine_loop import EngineLoop, shutdown_error
 from gritlm.serve.engine.errors import PromptTooLongError, TooManyRowsError, TooManyTokensError
-from gritlm.serve.engine.kv_slots import KVSlots, allocate_kv_slots
+from gritlm.serve.engine.kv_slots import allocate_kv_slots
 from gritlm.serve.engine.limits import Limits
 from gritlm.serve.engine.queue import Deliver, QueuedRequest, RequestQueue, count_tokens
 from gritlm.serve.engine.requests import (
@@ -22,6 +22,7 @@ from gritlm.serve.engine.requests import (
     ModelJob,
     ResumeRequest,
 )
+from gritlm.serve.engine.slot_protocol import KVSlots
 
 _GRACE_S = 1.0  # seconds after the deadline for a thread inside a forward pass
 

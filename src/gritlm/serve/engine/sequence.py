@@ -17,7 +17,6 @@ from gritlm.lm.generator import TextStream
 from gritlm.lm.gritlm import GritLM
 from gritlm.lm.prompt_lookup import PromptLookup
 from gritlm.lm.sampling import SamplingParams, is_complete
-from gritlm.serve.engine.kv_slots import KVSlots, StepResult
 from gritlm.serve.engine.queue import QueuedRequest
 from gritlm.serve.engine.requests import (
     FinishReason,
@@ -26,6 +25,7 @@ from gritlm.serve.engine.requests import (
     ResumeRequest,
     TokenLogprob,
 )
+from gritlm.serve.engine.slot_protocol import KVSlots, StepResult
 from gritlm.serve.engine.slot_table import KVSlot
 
 CHUNK = 128  # prompt tokens of a pass that reports them: all of their logits are in memory
@@ -82,13 +82,10 @@ class RunningSequence:
         """
         (slot,) = self.slots
         if self.prompt_logprobs is None:
-            logits_V = kv_slots.prefill(slot, ids, room=room)
-        else:
-            logits_SV = kv_slots.prefill(slot, ids, room=room, every=True)
-            self.prompt_logprobs.add(logits_SV)
-            logits_V = logits_SV[-1]
-        self.unread = self.unread[len(ids) :]
-        return logits_V
+            return kv_slots.prefill(slot, ids, room=room)
+        logits_SV = kv_slots.prefill(slot, ids, room=room, every=True)
+        self.prompt_logprobs.add(logits_SV)
+        return logits_SV[-1]
 
     def room(self, capacity: int, max_new_tokens: int) -> int:
         """Return the most tokens that may be generated in a slot for ``capacity`` tokens."""

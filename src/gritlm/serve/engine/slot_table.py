@@ -75,7 +75,7 @@ class SlotTable:
         if not idle:
             return None
         common = [
-            _common_prefix(slot.ids, ids[:-1]) if slot.owner == owner else 0 for slot in self._slots
+            common_prefix(slot.ids, ids[:-1]) if slot.owner == owner else 0 for slot in self._slots
         ]
         best = max(self._slots, key=lambda slot: (common[slot.number], not slot.busy))
         tokens = common[best.number]
@@ -110,7 +110,7 @@ class SlotTable:
         slot.ids = []
 
 
-def _common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
+def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
     """Count the first tokens that are the same in both."""
     for index, (a, b) in enumerate(zip(one, other, strict=False)):
         if a != b:
