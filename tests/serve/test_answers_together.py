@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 
 from gritlm import GritLM
@@ -19,7 +20,7 @@ from gritlm.rag.options import AnswerOptions
 from gritlm.rag.prefill import Prefiller
 from gritlm.rag.together import PlannedAnswer
 from gritlm.serve.documents.document_store import DocumentStore, RunningAnswer
-from gritlm.serve.engine.requests import ResumeRequest
+from gritlm.serve.engine.requests import JointRun, ModelJob, ResumeRequest
 from gritlm.serve.engine.scheduler import Scheduler
 from tests import tiny
 from tests.serve.asking import PATIENCE_S, Asked, held, scheduled, to_write
@@ -241,3 +242,50 @@ def test_sequences_decode_between_the_passes_of_answers(model, engine, monkeypat
             assert each.asked.text
         chat.ticket.cancel()
     assert len(set(steps)) == len(steps)
+
+
+def embedding_jobs(store: DocumentStore, questions: list[str]) -> list[ModelJob]:
+    options = options_of()
+    return [
+        ModelJob(
+            lambda checkpoint, question=question: store.embed(question, options, checkpoint),
+            nested=True,
+            joint=JointRun(store.embed_together, (question, options), 1, 12),
+        )
+        for question in questions
+    ]
+
+
+def test_questions_that_wait_are_embedded_in_one_pass(model, engine, monkeypatch):
+    store = DocumentStore(engine)
+    expected = [store.embed(question, options_of(), lambda: None) for question in QUESTIONS]
+    encode = GritLM.encode
+    passes: list[int] = []
+
+    def noting(model, texts, **options):
+        passes.append(len(texts))
+        return encode(model, texts, **options)
+
+    monkeypatch.setattr(GritLM, "encode", noting)
+    with scheduled(model) as scheduler:
+        with held(scheduler):
+            asked = [Asked(scheduler, job) for job in embedding_jobs(store, QUESTIONS)]
+        found = [one.value for one in asked]
+    assert passes == [len(QUESTIONS)]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.question == theirs.question
+        np.testing.assert_allclose(ours.vector_D, theirs.vector_D, atol=BOUND)
+        assert ours.trace.tokens_embedded == theirs.trace.tokens_embedded
+
+
+def test_a_question_that_cannot_be_embedded_fails_alone(model, engine):
+    store = DocumentStore(engine)
+    with scheduled(model) as scheduler:
+        with held(scheduler):
+            jobs = embedding_jobs(store, [QUESTIONS[0], " ", QUESTIONS[1], QUESTIONS[2]])
+            asked = [Asked(scheduler, job) for job in jobs]
+            asked[3].ticket.cancel()
+        assert str(asked[1].error).startswith("the question is empty")
+        found = [asked[n].value.question for n in (0, 2)]
+    assert found == [QUESTIONS[0], QUESTIONS[1]]
+    assert not asked[3].events

@@ -424,6 +424,23 @@ class RagEngine:
             vector_D, block = self._retriever.embedded(question, trace)
         return Query(question, vector_D, block, trace, started)
 
+    def queries(
+        self,
+        questions: Sequence[str],
+        options: Sequence[AnswerOptions],
+        *,
+        checkpoint: Checkpoint | None = None,
+    ) -> list[Query]:
+        """Do :meth:`query` for several questions in common passes, each with its options.
+
+        Raises:
+            InputError: as :meth:`query`, with the number of the question.
+            ModelError: as :meth:`query`.
+        """
+        for each in options:
+            self._require_checks(each, checkpoint)
+        return self._retriever.queries(questions, first=0)
+
     def nearest(self, query: Query, options: AnswerOptions) -> list[Hit]:
         """Return the passages nearest to a query, the best first; without the model.
 

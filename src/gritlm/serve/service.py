@@ -15,7 +15,7 @@ from gritlm.lm.gritlm import GritLM
 from gritlm.runtime import in_a_thread_of_its_own
 from gritlm.serve.api.request_group import RequestGroup
 from gritlm.serve.config import UPLOAD_THREADS, ServerConfig
-from gritlm.serve.engine.requests import ModelJob
+from gritlm.serve.engine.requests import JointRun, ModelJob
 from gritlm.serve.engine.scheduler import Scheduler
 from gritlm.serve.errors import ApiError, invalid, no_model, other_model
 from gritlm.serve.health import HealthCheck
@@ -164,7 +164,12 @@ class Service:
         return await loop.run_in_executor(self._store_pool, lambda: call(*args, **options))
 
     async def run_short_job(
-        self, endpoint: str, run: Callable[[Callable[[], None]], T], *, first: bool = True
+        self,
+        endpoint: str,
+        run: Callable[[Callable[[], None]], T],
+        *,
+        first: bool = True,
+        joint: JointRun | None = None,
     ) -> T:
         """Run a short job on the model's thread, for a request that holds a reservation already.
 
@@ -172,12 +177,13 @@ class Service:
             endpoint: path of the route, for the metrics.
             run: the job; it gets the checkpoint callback and calls it now and then in long work.
             first: whether the request waits for the model for the first time.
+            joint: the job together with others; None for a job that runs alone.
 
         Returns:
             The result of the job.
         """
         with self.new_group(endpoint, first=first, last=False) as group:
-            group.submit_uncounted(self.scheduler, ModelJob(run, nested=True))
+            group.submit_uncounted(self.scheduler, ModelJob(run, nested=True, joint=joint))
             return await group.result()  # type: ignore[return-value]
 
     def new_group(

@@ -31,7 +31,7 @@ from gritlm.rag.types import LEFT_OUT, Document, Hit, Trace, Value
 from gritlm.serve.documents.cursors import cursor_of, index_behind
 from gritlm.serve.engine.requests import (
     EngineEvent,
-    JointPrefill,
+    JointRun,
     OutputDelta,
     PrefillFinished,
 )
@@ -138,6 +138,16 @@ class DocumentStore:
         """Embed a question."""
         return self._engine.query(question, options, checkpoint=paced(checkpoint))
 
+    def embed_together(
+        self, asked: Sequence[tuple[str, AnswerOptions]], checkpoint: Callable[[], None]
+    ) -> list[Query]:
+        """Embed several questions in common passes, each with its options."""
+        return self._engine.queries(
+            [question for question, _ in asked],
+            [options for _, options in asked],
+            checkpoint=paced(checkpoint),
+        )
+
     def nearest(self, query: Query, options: AnswerOptions) -> list[Hit]:
         """Return the passages nearest to a question, the best first."""
         return self._engine.nearest(query, options)
@@ -190,7 +200,7 @@ class RunningAnswer:
         self.planned = planned
 
     @property
-    def joint(self) -> JointPrefill | None:
+    def joint(self) -> JointRun | None:
         """The passes that the answer can share; None for one whose prompt is prefilled alone."""
         rows = self.planned.plan.rows
         if self.planned.plan.fusion != "sequence":
@@ -198,7 +208,7 @@ class RunningAnswer:
         fresh = self.planned.options.mode == "none"
         tokens = max(row.tokens if fresh else len(row.ids) for row in rows)
         more = len(rows) > 1  # perhaps a row without passage
-        return JointPrefill(self._store.read_together, self, len(rows) + more, tokens)
+        return JointRun(self._store.read_together, self, len(rows) + more, tokens)
 
     def begin(self, checkpoint: Callable[[], None]) -> PrefilledPrompt:
         """Prefill the prompt alone."""

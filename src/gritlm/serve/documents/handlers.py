@@ -35,7 +35,7 @@ from gritlm.serve.documents.document_store import (
     search_options,
 )
 from gritlm.serve.engine.model_thread import ModelThread
-from gritlm.serve.engine.requests import EngineEvent, ResumeRequest
+from gritlm.serve.engine.requests import EngineEvent, JointRun, ResumeRequest
 from gritlm.serve.errors import ApiError, invalid, none_added
 from gritlm.serve.http.paths import ANSWER, DOCUMENTS, SEARCH
 from gritlm.serve.request_trace import retrieval_stage
@@ -159,9 +159,11 @@ class DocumentApi:
         service.metrics.store_requests.labels(endpoint, self._name).inc()
         group = service.new_group(endpoint, first=False)
         with service.scheduler.reserve() as reservation:
-            for text in {question, search or question}:
-                await service.run_in_worker_thread(served.prompts.question, text)
-            query, hits = await self._find_passages(service, endpoint, search or question, options)
+            search = question if search is None else search
+            if question != search:
+                await service.run_in_worker_thread(served.prompts.question, question)
+            tokens = await service.run_in_worker_thread(served.prompts.question, search)
+            query, hits = await self._find_passages(service, endpoint, search, options, tokens)
             if options.mode in SPELLED:
                 query = replace(query, question=question)
             plan = await service.run_in_search_thread(self._store.plan, query, hits, options)
@@ -185,27 +187,29 @@ class DocumentApi:
         started = monotonic()
         service.metrics.store_requests.labels(SEARCH, self._name).inc()
         with service.scheduler.reserve():
-            await service.run_in_worker_thread(prompts.question, body.question)
+            tokens = await service.run_in_worker_thread(prompts.question, body.question)
             _, hits = await self._find_passages(
-                service, SEARCH, body.question, search_options(body)
+                service, SEARCH, body.question, search_options(body), tokens
             )
         service.metrics.request_seconds.labels(SEARCH).observe(monotonic() - started)
         return json_response({"object": "list", "data": list(map(hit_of, hits)), "model": name})
 
     async def _find_passages(
-        self, service: Service, endpoint: str, question: str, options: AnswerOptions
+        self, service: Service, endpoint: str, question: str, options: AnswerOptions, tokens: int
     ) -> tuple[Query, list[Hit]]:
         """Embed a question and find passages; the model is free during the search."""
         with retrieval_stage(self._name) as attributes:
-            query, hits = await self._search(service, endpoint, question, options)
+            query, hits = await self._search(service, endpoint, question, options, tokens)
             attributes["gritlm.passages"] = len(hits)
         return query, hits
 
     async def _search(
-        self, service: Service, endpoint: str, question: str, options: AnswerOptions
+        self, service: Service, endpoint: str, question: str, options: AnswerOptions, tokens: int
     ) -> tuple[Query, list[Hit]]:
         query = await service.run_short_job(
-            endpoint, lambda checkpoint: self._store.embed(question, options, checkpoint)
+            endpoint,
+            lambda checkpoint: self._store.embed(question, options, checkpoint),
+            joint=JointRun(self._store.embed_together, (question, options), 1, tokens),
         )
         hits = await service.run_in_search_thread(self._store.nearest, query, options)
         if not options.rerank:

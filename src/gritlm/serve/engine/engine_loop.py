@@ -19,7 +19,8 @@ from gritlm.lm.gritlm import GritLM
 from gritlm.serve.engine.embedding import EmbeddingQueue
 from gritlm.serve.engine.errors import RequestCancelledError, RequestInterruptedError
 from gritlm.serve.engine.generation import GenerationBatch
-from gritlm.serve.engine.queue import QueuedRequest, RequestQueue
+from gritlm.serve.engine.joint import Work, run_together, shares_passes
+from gritlm.serve.engine.queue import QueuedRequest, RequestQueue, count_tokens
 from gritlm.serve.engine.requests import (
     EmbedRequest,
     GenerateRequest,
@@ -54,6 +55,7 @@ class EngineLoop:
         self, model: GritLM, queue: RequestQueue, kv_slots: KVSlots | None, budget: int
     ) -> None:
         self._queue = queue
+        self._budget = budget
         self._generation = (
             None
             if kv_slots is None
@@ -106,6 +108,11 @@ class EngineLoop:
     def _busy(self) -> bool:
         return bool(self._generation or self._embedding or self._jobs)
 
+    @property
+    def _most_tokens(self) -> int:
+        """Most tokens of a pass of several jobs, so that running sequences wait no longer."""
+        return self._budget if self._generation is None else self._generation.most_tokens
+
     def _poll(self) -> None:
         """Move arrived requests to the queue of their kind."""
         self.last_poll = time.monotonic()
@@ -148,7 +155,7 @@ class EngineLoop:
         """Run a job or embed a batch; the two alternate."""
         if self._jobs and not (self._embedding_next and self._embedding):
             self._embedding_next = True
-            self._jobs.step(self._checkpoint)
+            self._jobs.step(self._checkpoint, most_tokens=self._most_tokens)
         else:
             self._embedding_next = False
             self._step_embedding()
@@ -192,7 +199,7 @@ class EngineLoop:
         with torch.inference_mode(False):  # other requests expect the usual mode
             self._step_generation()
             self._step_embedding()
-            self._jobs.step_nested(self._checkpoint)
+            self._jobs.step_nested(self._checkpoint, most_tokens=self._most_tokens)
 
     def _refuse_late(self) -> None:
         if self._is_late:
@@ -217,7 +224,8 @@ class EngineLoop:
 
 
 class JobQueue:
-    """Waiting model jobs: one runs at a time, short ones inside the checkpoints of a long one.
+    """Waiting model jobs: one runs at a time, or several that share passes; short ones also inside
+    the checkpoints of a long one.
 
     Only the model's thread may use it.
 
@@ -259,46 +267,69 @@ class JobQueue:
                 queued.send(RequestFailed(error))
             waiting.clear()
 
-    def step(self, checkpoint: JobCheckpoint) -> None:
-        """Run one job; short and long jobs alternate.
+    def step(self, checkpoint: JobCheckpoint, *, most_tokens: int) -> None:
+        """Run one job, or several that share passes; short and long jobs alternate.
 
         Args:
-            checkpoint: called with the running job where the job lets other requests go on.
+            checkpoint: called with a running job where the job lets other requests go on.
+            most_tokens: most tokens of a pass of several jobs.
         """
         self._long_next = bool(self._long) and (self._long_next or not self._short)
         waiting = self._long if self._long_next else self._short
         self._long_next = not self._long_next
-        self._run(waiting.popleft(), checkpoint)
+        self._run(waiting, checkpoint, most_tokens)
 
-    def step_nested(self, checkpoint: JobCheckpoint) -> None:
-        """Run one short job inside a checkpoint of another job, but not inside a nested one.
+    def step_nested(self, checkpoint: JobCheckpoint, *, most_tokens: int) -> None:
+        """Run short jobs inside a checkpoint of another job, but not inside a nested one.
 
         Args:
             checkpoint: as in :meth:`step`.
+            most_tokens: as in :meth:`step`.
         """
         if self._in_nested or not self._short:
             return
         self._in_nested = True
         try:
-            self._run(self._short.popleft(), checkpoint)
+            self._run(self._short, checkpoint, most_tokens)
         finally:
             self._in_nested = False
 
-    def _run(self, queued: QueuedRequest, checkpoint: JobCheckpoint) -> None:
-        job = queued.request
-        assert isinstance(job, ModelJob), "this queue holds model jobs only"
-        self._queue.mark_started(queued, job.tokens)
-        if queued.cancelled:
-            return
-        self.running += 1
+    def _run(
+        self, waiting: deque[QueuedRequest], checkpoint: JobCheckpoint, most_tokens: int
+    ) -> None:
+        """Run the next job of a queue, with those behind it that share its passes."""
+        group = [_work(waiting.popleft())]
+        while waiting:
+            joint = [each.joint for each in group]
+            following = _work(waiting[0])
+            if not shares_passes(joint, following.joint, most_tokens=most_tokens):
+                break
+            waiting.popleft()
+            group.append(following)
+        for each in group:
+            self._queue.mark_started(each.queued, count_tokens(each.queued.request))
+        group = [each for each in group if not each.queued.cancelled]
+        self.running += len(group)
         try:
-            queued.send(RequestFinished(job.run(lambda: checkpoint(queued))))
-        except RequestCancelledError:
-            log.info("a model job was cancelled while it ran")
-        except Exception as error:
-            queued.send(RequestFailed(error))
+            for each, result in zip(group, run_together(group, checkpoint), strict=True):
+                _report(each.queued, result)
         finally:
-            self.running -= 1
+            self.running -= len(group)
+
+
+def _work(queued: QueuedRequest) -> Work:
+    job = queued.request
+    assert isinstance(job, ModelJob), "this queue holds model jobs only"
+    return Work(queued, job.run, job.joint)
+
+
+def _report(queued: QueuedRequest, result: object) -> None:
+    if isinstance(result, RequestCancelledError):
+        log.info("a model job was cancelled while it ran")
+    elif isinstance(result, Exception):
+        queued.send(RequestFailed(result))
+    else:
+        queued.send(RequestFinished(result))
 
 
 def shutdown_error() -> RequestInterruptedError:

@@ -99,7 +99,16 @@ class GenerationBatch:
         self.drop_cancelled()
         if self._running:
             self._decode()
-        self._prefill.step(self._decode_s if self._running else None)
+        self._prefill.step(self._step_bound_s)
+
+    @property
+    def most_tokens(self) -> int:
+        """Most tokens of a pass for several requests, after which the sequences decode."""
+        return self._prefill.most_tokens(self._step_bound_s)
+
+    @property
+    def _step_bound_s(self) -> float | None:
+        return self._decode_s if self._running else None
 
     def drop_cancelled(self) -> None:
         """Remove cancelled requests from the queue and from their slots."""

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from gritlm.lm.gritlm import GritLM
 from gritlm.serve.engine.errors import PromptTooLongError
+from gritlm.serve.engine.joint import Work, run_together, shares_passes
 from gritlm.serve.engine.queue import QueuedRequest, RequestQueue, count_tokens
 from gritlm.serve.engine.requests import GenerateRequest, ResumeRequest
-from gritlm.serve.engine.resume import read_prompts, shares_passes
 from gritlm.serve.engine.sequence import RunningSequence
 from gritlm.serve.engine.slot_protocol import KVSlots
 from gritlm.serve.engine.slot_table import KVSlot, common_prefix
@@ -112,6 +112,10 @@ class PromptPrefill:
             left -= self._prefill(chunks)
             if decode_s is not None and time.perf_counter() - started >= decode_s:
                 return
+
+    def most_tokens(self, decode_s: float | None) -> int:
+        """Return the most tokens of a pass for several requests, as :meth:`step` has it."""
+        return self._chunk_size(self._budget, decode_s)
 
     def _chunk_size(self, left: int, decode_s: float | None) -> int:
         """Return the prompt tokens to prefill in one pass."""
@@ -230,8 +234,8 @@ class PromptPrefill:
         """
         group: list[tuple[RunningSequence, ResumeRequest]] = []
         while isinstance(request := self.waiting.first, ResumeRequest):
-            members = [member for _, member in group]
-            if members and not shares_passes(members, request, most_tokens=size):
+            members = [member.joint for _, member in group]
+            if members and not shares_passes(members, request.joint, most_tokens=size):
                 break
             slots = self._kv_slots.open_empty(request.rows, self._model_of(request).lm)
             if slots is None:
@@ -239,8 +243,8 @@ class PromptPrefill:
             group.append((self._admitted(request, slots), request))
         self._is_resuming = True
         try:
-            asked = [(sequence.queued, request) for sequence, request in group]
-            found = read_prompts(asked, self._checkpoint)
+            works = [Work(sequence.queued, each.begin, each.joint) for sequence, each in group]
+            found = run_together(works, self._checkpoint)
         finally:
             self._is_resuming = False
         for (sequence, request), prefilled in zip(group, found, strict=True):

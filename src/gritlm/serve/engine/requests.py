@@ -47,19 +47,19 @@ class GenerateRequest:
 
 
 @dataclass(frozen=True)
-class JointPrefill:
-    """The passes of a prefill by other code, which several requests can share.
+class JointRun:
+    """Passes of the model that several requests can share.
 
     Attributes:
-        run: prefills the prompts of several requests, from their items, and returns their KV
-            states. Requests with the same function can share passes. When it raises an error,
-            :attr:`ResumeRequest.begin` of each request is called instead.
-        item: the prompt of the request, as ``run`` takes it.
+        run: does the work of several requests, from their items, and returns the result of each.
+            Requests with the same function can share passes. When it raises an error, each request
+            is run alone.
+        item: the work of the request, as ``run`` takes it.
         rows: number of rows of the request in a pass.
         tokens: number of tokens that are read in each row.
     """
 
-    run: Callable[[Sequence[Any], Callable[[], None]], Sequence[PrefilledPrompt]]
+    run: Callable[[Sequence[Any], Callable[[], None]], Sequence[Any]]
     item: Any
     rows: int
     tokens: int
@@ -77,7 +77,7 @@ class ResumeRequest:
         sampling: how tokens are drawn and when the sequence ends.
         rows: number of rows that generate the text together; each takes a KV slot.
         model: model that prefilled the prompt, as in :class:`GenerateRequest`.
-        joint: prefill in passes with other requests; None for a prompt that is prefilled alone.
+        joint: prefill together with other requests; None for a prompt that is prefilled alone.
     """
 
     begin: Callable[[Callable[[], None]], PrefilledPrompt]
@@ -85,7 +85,7 @@ class ResumeRequest:
     sampling: SamplingParams
     rows: int = 1
     model: GritLM | None = None
-    joint: JointPrefill | None = None
+    joint: JointRun | None = None
 
 
 @dataclass(frozen=True)
@@ -112,11 +112,13 @@ class ModelJob:
         tokens: estimated tokens that the model reads, for admission.
         nested: True for short work that takes no lock of other work: it may run inside the
             checkpoint of a longer job.
+        joint: the work together with that of other jobs; None for a job that runs alone.
     """
 
     run: Callable[[Callable[[], None]], object]
     tokens: int = 0
     nested: bool = False
+    joint: JointRun | None = None
 
 
 @dataclass(frozen=True)
