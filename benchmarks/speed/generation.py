@@ -22,7 +22,8 @@ from gritlm.rag import AnswerOptions, RagEngine
 
 PROMPT = 128
 OURS = "gritlm"
-COMPILED = "gritlm, compile=True"
+NOTE = ", compile=True"
+COMPILED = f"{OURS}{NOTE}"
 NO_NUMBA = "not installed: pip install numba"
 LLAMA = "llama.cpp"
 TRANSFORMERS = "transformers generate()"
@@ -66,7 +67,7 @@ def both_sides(peers: dict[str, tuple[str, float]]) -> list[Compared]:
     return [
         Compared(f"{label}{note}", side, peer, wanted)
         for label, (peer, wanted) in peers.items()
-        for side, note in ((OURS, ""), (COMPILED, ", compile=True"))
+        for side, note in ((OURS, ""), (COMPILED, NOTE))
     ]
 
 

@@ -86,6 +86,15 @@ class PlacementOptions:
             help="Number of processes that share each layer, started by torchrun.",
         ),
     ] = 1
+    compile: Annotated[
+        bool,
+        option(
+            env="COMPILE",
+            panel=MODEL,
+            help="Compile decoding steps, once for a machine: by numba on a CPU (the extra "
+            "compiled), by torch on a GPU.",
+        ),
+    ] = False
 
     def require_one_process(self) -> None:
         """Refuse tensor parallelism.
@@ -113,6 +122,8 @@ class PlacementOptions:
             found["device_map"] = self.device_map
         if self.tensor_parallel_size > 1:
             found["tensor_parallel_size"] = self.tensor_parallel_size
+        if self.compile:
+            found["compile"] = True
         return found
 
 
