@@ -30,10 +30,10 @@ from gritlm.lm import threads
 from gritlm.lm.adapters.plain import merged_parameters
 from gritlm.lm.attention import ragged, views
 from gritlm.lm.attention.decode_views import adapted_view, compiled_view, decoding_view
+from gritlm.lm.compiled import steps as compiled_steps
 from gritlm.lm.kv.block import KVBlock
 from gritlm.lm.kv.cache import fixed, preallocated, recorded, recording
 from gritlm.lm.kv.rope import RopeTable, rope_table
-from gritlm.lm.lean import compiled as compiled_steps
 from gritlm.lm.lean.view import lean_forward_of
 from gritlm.lm.quantization.layers import is_quantized
 from gritlm.lm.weight_version import WeightVersion

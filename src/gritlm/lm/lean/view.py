@@ -17,14 +17,15 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 
 from gritlm.lm.attention import views
 from gritlm.lm.attention.ragged import RaggedRun
-from gritlm.lm.kv.cache import UnboundedLayer, is_preallocated
+from gritlm.lm.compiled.passes import step_logits
+from gritlm.lm.compiled.steps import CompiledStep, compiled_step
+from gritlm.lm.kv.cache import UnboundedLayer
 from gritlm.lm.lean.attention import (
     Attention,
     SideBySideAttention,
     SlotAttention,
     TiledAttention,
 )
-from gritlm.lm.lean.compiled import CompiledStep, compiled_step
 from gritlm.lm.lean.decoder import LeanDecoder
 from gritlm.lm.lean.low_rank import with_low_rank
 from gritlm.lm.lean.tiles import (
@@ -150,7 +151,7 @@ class LeanForward:
         runs: Sequence[RaggedRun] | None = others.get("runs")
         if self._step is not None and attention_mask is None:
             places = (position_ids, held, runs)
-            logits = _compiled(self._step, input_ids, past_key_values, places, size - first)
+            logits = step_logits(self._step, input_ids, past_key_values, places, size - first)
             if logits is not None:
                 return CausalLMOutputWithPast(logits=logits, past_key_values=past_key_values)
         attention: Attention
@@ -249,45 +250,6 @@ class LeanForward:
         if head is None:
             return BaseModelOutputWithPast(last_hidden_state=hidden_BSD, past_key_values=cache)
         return CausalLMOutputWithPast(logits=head(hidden_BSD), past_key_values=cache)
-
-
-def _compiled(
-    step: CompiledStep,
-    ids_BQ: Tensor,
-    cache: Any,
-    places: tuple[Tensor, int, Sequence[RaggedRun] | None],
-    keep: int,
-) -> Tensor | None:
-    """Return the logits (B, S, V) of a compiled step; None for a pass that it does not take.
-
-    Args:
-        step: the compiled steps.
-        ids_BQ: token ids.
-        cache: cache, extended in place; None for none.
-        places: positions (B, Q), number of cached tokens, and groups of sequences in KV slots.
-        keep: number of last positions with logits.
-    """
-    rows, size = ids_BQ.shape
-    position_BQ, held, runs = places
-    if cache is None or rows * size > step.rows:
-        return None
-    layers = cache.layers
-    if runs is not None:
-        slots = [slot for run in runs for slot in range(run.slots.start, run.slots.stop)]
-        held_B = position_BQ[:, 0].tolist()
-        return step.logits(ids_BQ[:, 0], position_BQ[:, 0], layers, slots, held_B, keep=rows)[
-            :, None
-        ]
-    if rows > 1 or not held or not is_preallocated(cache):
-        return None
-    for layer in layers:
-        if held + size > layer.capacity:
-            layer.grow(held + size)
-    places_Q = list(range(held, held + size))
-    logits = step.logits(ids_BQ[0], position_BQ[0], layers, [0] * size, places_Q, keep=keep)
-    for layer in layers:
-        layer.length = held + size
-    return logits[None]
 
 
 def _is_plain_call(cache: Any, use_cache: bool | None, others: Mapping[str, Any]) -> bool:

@@ -14,158 +14,25 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
-from gritlm.lm.lean import simd
-from gritlm.lm.lean.simd import LANES
+from gritlm.lm.compiled import simd
+from gritlm.lm.compiled.row_kernels import F32, attend, compiled, multiply, normalise, rotate
+from gritlm.lm.compiled.simd import LANES
 
-_F32 = np.empty(0, np.float32)
 _SPINS = 2000  # looks at the counter before another thread may have the core
-_FAR = np.float32(-1e30)
-_TILE = 16  # outputs
 _let_others_run = numba.types.ExternalFunction("sched_yield", numba.types.int32())
 # Functions that numba types.
 add: Any = simd.add
 arrive: Any = simd.arrive
 exp: Any = simd.exp
-fma: Any = simd.fma
 inverse: Any = simd.inverse
 load: Any = simd.load
 mul: Any = simd.mul
-products_of_four: Any = simd.products_of_four
-products_of_one: Any = simd.products_of_one
-products_of_two: Any = simd.products_of_two
 seen: Any = simd.seen
 splat: Any = simd.splat
 store: Any = simd.store
-total: Any = simd.total
-_compiled: Any = numba.njit(nogil=True, cache=True, error_model="numpy")
 
 # Columns of the table of addresses of a layer.
 NORM, QUERY, KEY, VALUE, OUT, MLP_NORM, GATE, UP, DOWN = range(9)
-
-
-def _dot(kind: Any, weight: int, x: int, size: int) -> Any:
-    """Return the product of a row of a weight and a row of inputs, by their addresses."""
-    wide = kind.itemsize
-    a = b = c = d = splat(np.float32(0))
-    k = 0
-    while k + 64 <= size:
-        a = fma(load(kind, weight + wide * k), load(_F32, x + 4 * k), a)
-        b = fma(load(kind, weight + wide * (k + 16)), load(_F32, x + 4 * (k + 16)), b)
-        c = fma(load(kind, weight + wide * (k + 32)), load(_F32, x + 4 * (k + 32)), c)
-        d = fma(load(kind, weight + wide * (k + 48)), load(_F32, x + 4 * (k + 48)), d)
-        k += 64
-    while k < size:
-        a = fma(load(kind, weight + wide * k), load(_F32, x + 4 * k), a)
-        k += LANES
-    return total(add(add(a, b), add(c, d)))
-
-
-dot = _compiled(_dot)
-
-
-def _multiply(kind: Any, weight: int, scale_N: Any, x_RK: Any, out_RN: Any, part: Any) -> None:
-    """Add the outputs ``part`` of a product to columns of ``out_RN``.
-
-    Args:
-        kind: type of the weight.
-        weight: address of the weight.
-        scale_N: scale of each output; column ``part[2]`` has the first one.
-        x_RK: inputs.
-        out_RN: outputs.
-        part: first and last column that are written, and the column of the weight's first output.
-    """
-    rows, size = x_RK.shape
-    stride = out_RN.shape[1]
-    first, last, begin = part
-    # A few rows of inputs stay in the nearest cache while they meet a few rows of the weight.
-    for start in range(first, last, _TILE):
-        stop = min(start + _TILE, last)
-        for r in range(0, rows, 4):
-            x = x_RK.ctypes.data + 4 * r * size
-            for n in range(start, stop):
-                row = weight + (n - begin) * size * kind.itemsize
-                out = out_RN.ctypes.data + 4 * (r * stride + n)
-                scale = scale_N[n - begin]
-                left = rows - r
-                if left >= 4:
-                    products_of_four(kind, row, x, size, scale, out, stride)
-                elif left == 1:
-                    products_of_one(kind, row, x, size, scale, out, stride)
-                else:
-                    products_of_two(kind, row, x, size, scale, out, stride)
-                    if left == 3:
-                        x2, out2 = x + 8 * size, out + 8 * stride
-                        products_of_one(kind, row, x2, size, scale, out2, stride)
-
-
-multiply = _compiled(_multiply)
-
-
-def _normalise(kind: Any, weight: int, epsilon: Any, x_RD: Any, out_RD: Any) -> None:
-    """Write the RMS norm of each row."""
-    rows, size = x_RD.shape
-    x = x_RD.ctypes.data
-    out = out_RD.ctypes.data
-    for r in range(rows):
-        squares = splat(np.float32(0))
-        for d in range(0, size, LANES):
-            value = load(_F32, x + 4 * (r * size + d))
-            squares = fma(value, value, squares)
-        root = np.float32(1) / np.sqrt(total(squares) / np.float32(size) + epsilon)
-        for d in range(0, size, LANES):
-            value = mul(load(_F32, x + 4 * (r * size + d)), splat(np.float32(root)))
-            normed = mul(value, load(kind, weight + kind.itemsize * d))
-            store(_F32, out + 4 * (r * size + d), normed)
-
-
-normalise = _compiled(_normalise)
-
-
-def _rotate(row_RE: Any, cos_E: Any, sin_E: Any, scale: Any) -> None:
-    """Rotate a head in place."""
-    half = len(row_RE) // 2
-    for i in range(half):
-        low = row_RE[i]
-        high = row_RE[i + half]
-        row_RE[i] = (low * cos_E[i] - high * sin_E[i]) * scale
-        row_RE[i + half] = (high * cos_E[i + half] + low * sin_E[i + half]) * scale
-
-
-rotate = _compiled(_rotate)
-
-
-def _attend(plain: Any, keys: int, values: int, query_E: Any, score_T: Any, out_E: Any) -> None:
-    """Write the attention of a query over the first keys and values of a head."""
-    size = len(query_E)
-    held = len(score_T) - LANES  # the last ones pad the vectors
-    wide = plain.itemsize * size
-    query = query_E.ctypes.data
-    score = score_T.ctypes.data
-    highest = _FAR
-    for t in range(held):
-        score_T[t] = dot(plain, keys + t * wide, query, size)
-        highest = max(highest, score_T[t])
-    score_T[held:] = _FAR
-    sums = splat(np.float32(0))
-    for t in range(0, held, LANES):
-        weight = exp(add(load(_F32, score + 4 * t), splat(-highest)))
-        store(_F32, score + 4 * t, weight)
-        sums = add(sums, weight)
-    share = np.float32(1) / total(sums)
-    for e in range(0, size, LANES):
-        one = two = splat(np.float32(0))
-        place = values + plain.itemsize * e
-        t = 0
-        while t + 1 < held:
-            one = fma(splat(score_T[t]), load(plain, place + t * wide), one)
-            two = fma(splat(score_T[t + 1]), load(plain, place + (t + 1) * wide), two)
-            t += 2
-        if t < held:
-            one = fma(splat(score_T[t]), load(plain, place + t * wide), one)
-        store(_F32, out_E.ctypes.data + 4 * e, mul(add(one, two), splat(share)))
-
-
-attend = _compiled(_attend)
 
 
 def _wait(counter: Any, arrivals: int) -> None:
@@ -179,7 +46,7 @@ def _wait(counter: Any, arrivals: int) -> None:
             spins = 0
 
 
-wait = _compiled(_wait)
+wait = compiled(_wait)
 
 
 def _part(outputs: int, thread: int, threads: int) -> Any:
@@ -188,7 +55,7 @@ def _part(outputs: int, thread: int, threads: int) -> Any:
     return vectors * thread // threads * LANES, vectors * (thread + 1) // threads * LANES
 
 
-part_of = _compiled(_part)
+part_of = compiled(_part)
 
 
 class StepModel(NamedTuple):
@@ -251,11 +118,12 @@ class StepWork(NamedTuple):
     gate: Any
     up: Any
     normed_WRD: Any
+    rounded_W: Any
     score_WT: Any
     counter: Any
 
 
-def _project(model: Any, layer: int, normed_RD: Any, work: Any, part: Any) -> None:
+def _project(model: Any, layer: int, normed_RD: Any, work: Any, part: Any, rounded: Any) -> None:
     """Write the queries, keys and values of a range of outputs."""
     first, last = part
     size = work.mixed.shape[1]
@@ -266,11 +134,11 @@ def _project(model: Any, layer: int, normed_RD: Any, work: Any, part: Any) -> No
     for column, outputs in ((QUERY, size), (KEY, other), (VALUE, other)):
         own = (max(first, begin), min(last, begin + outputs), begin)
         work.qkv[:, own[0] : own[1]] = 0
-        multiply(model.weight, table[column], scale[begin:], normed_RD, work.qkv, own)
+        multiply(model.weight, table[column], scale[begin:], normed_RD, work.qkv, own, rounded)
         begin += outputs
 
 
-project = _compiled(_project)
+project = compiled(_project)
 
 
 def _remember(model: Any, layer: int, rows: Any, work: Any, head: int) -> None:
@@ -286,11 +154,11 @@ def _remember(model: Any, layer: int, rows: Any, work: Any, head: int) -> None:
         place = (rows.sequence_R[r] * model.key_heads + head) * rows.capacity + rows.place_R[r]
         for e in range(0, size, LANES):
             at = wide * (place * size + e)
-            store(model.plain, rows.cache_L2[layer, 0] + at, load(_F32, key.ctypes.data + 4 * e))
-            store(model.plain, rows.cache_L2[layer, 1] + at, load(_F32, value.ctypes.data + 4 * e))
+            store(model.plain, rows.cache_L2[layer, 0] + at, load(F32, key.ctypes.data + 4 * e))
+            store(model.plain, rows.cache_L2[layer, 1] + at, load(F32, value.ctypes.data + 4 * e))
 
 
-remember = _compiled(_remember)
+remember = compiled(_remember)
 
 
 def _recall(model: Any, layer: int, rows: Any, work: Any, head: int, score_T: Any) -> None:
@@ -313,10 +181,10 @@ def _recall(model: Any, layer: int, rows: Any, work: Any, head: int, score_T: An
         )
 
 
-recall = _compiled(_recall)
+recall = compiled(_recall)
 
 
-def _activate(model: Any, layer: int, normed_RD: Any, work: Any, part: Any) -> None:
+def _activate(model: Any, layer: int, normed_RD: Any, work: Any, part: Any, rounded: Any) -> None:
     """Write a range of the gated outputs of the MLP; it begins and ends at whole vectors."""
     first, last = part
     table = model.table_LC[layer]
@@ -326,19 +194,19 @@ def _activate(model: Any, layer: int, normed_RD: Any, work: Any, part: Any) -> N
     own = (first, last, 0)
     work.gate[:, first:last] = 0
     work.up[:, first:last] = 0
-    multiply(model.weight, table[GATE], scale, normed_RD, work.gate, own)
-    multiply(model.weight, table[UP], scale[inner:], normed_RD, work.up, own)
+    multiply(model.weight, table[GATE], scale, normed_RD, work.gate, own, rounded)
+    multiply(model.weight, table[UP], scale[inner:], normed_RD, work.up, own, rounded)
     for r in range(len(normed_RD)):
         gates = work.gate[r].ctypes.data
         ups = work.up[r].ctypes.data
         for i in range(first, last, LANES):
-            gate = load(_F32, gates + 4 * i)
+            gate = load(F32, gates + 4 * i)
             falling = exp(mul(gate, splat(np.float32(-1))))
             sigmoid = inverse(add(falling, splat(np.float32(1))))
-            store(_F32, gates + 4 * i, mul(mul(gate, sigmoid), load(_F32, ups + 4 * i)))
+            store(F32, gates + 4 * i, mul(mul(gate, sigmoid), load(F32, ups + 4 * i)))
 
 
-activate = _compiled(_activate)
+activate = compiled(_activate)
 
 
 def _step(model: Any, rows: Any, work: Any, thread: int, threads: int) -> None:
@@ -348,6 +216,7 @@ def _step(model: Any, rows: Any, work: Any, thread: int, threads: int) -> None:
     outputs = work.qkv.shape[1]
     inner = work.gate.shape[1]
     normed_RD = work.normed_WRD[thread]
+    rounded = work.rounded_W[thread]
     arrivals = 0
     for layer in range(len(model.table_LC)):
         table = model.table_LC[layer]
@@ -355,7 +224,7 @@ def _step(model: Any, rows: Any, work: Any, thread: int, threads: int) -> None:
         first, last = part_of(hidden, thread, threads)
         own = (first, last, 0)
         normalise(model.plain, table[NORM], model.epsilon, x_RD, normed_RD)
-        project(model, layer, normed_RD, work, part_of(outputs, thread, threads))
+        project(model, layer, normed_RD, work, part_of(outputs, thread, threads), rounded)
         arrivals += threads
         wait(work.counter, arrivals)
         for head in range(thread, model.key_heads, threads):
@@ -366,15 +235,15 @@ def _step(model: Any, rows: Any, work: Any, thread: int, threads: int) -> None:
             recall(model, layer, rows, work, head, work.score_WT[thread])
         arrivals += threads
         wait(work.counter, arrivals)
-        multiply(model.weight, table[OUT], scale[outputs:], work.mixed, x_RD, own)
+        multiply(model.weight, table[OUT], scale[outputs:], work.mixed, x_RD, own, rounded)
         arrivals += threads
         wait(work.counter, arrivals)
         normalise(model.plain, table[MLP_NORM], model.epsilon, x_RD, normed_RD)
-        activate(model, layer, normed_RD, work, part_of(inner, thread, threads))
+        activate(model, layer, normed_RD, work, part_of(inner, thread, threads), rounded)
         arrivals += threads
         wait(work.counter, arrivals)
         scale = scale[outputs + hidden + 2 * inner :]
-        multiply(model.weight, table[DOWN], scale, work.gate, x_RD, own)
+        multiply(model.weight, table[DOWN], scale, work.gate, x_RD, own, rounded)
         arrivals += threads
         wait(work.counter, arrivals)
     kept, vocabulary = rows.logits_RV.shape
@@ -384,9 +253,9 @@ def _step(model: Any, rows: Any, work: Any, thread: int, threads: int) -> None:
     first, last = part_of(vocabulary, thread, threads)
     own = (first, last, 0)
     rows.logits_RV[:, first:last] = 0
-    multiply(model.weight, model.head, model.head_scale_V, normed_RD, rows.logits_RV, own)
+    multiply(model.weight, model.head, model.head_scale_V, normed_RD, rows.logits_RV, own, rounded)
     arrivals += threads
     wait(work.counter, arrivals)
 
 
-step = _compiled(_step)
+step = compiled(_step)

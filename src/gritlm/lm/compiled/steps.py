@@ -5,11 +5,13 @@ Shapes: R rows, D hidden size, E head dimension, V vocabulary, L layers, S outpu
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import logging
 import sys
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
@@ -43,7 +45,7 @@ class CompiledStep:
     """
 
     def __init__(self, model: Any) -> None:
-        from gritlm.lm.lean.step_kernel import StepModel, StepRows, StepWork, step
+        from gritlm.lm.compiled.step_kernel import StepModel, StepRows, StepWork, step
 
         self._kernel = step
         self._rows = StepRows
@@ -123,6 +125,7 @@ class CompiledStep:
         return self._work(
             **{name: np.empty((rows, size), np.float32) for name, size in sizes.items()},
             normed_WRD=np.empty((threads, rows, hidden), np.float32),
+            rounded_W=np.empty((threads, rows * max(hidden, self._inner, self._heads)), np.uint16),
             score_WT=np.empty((threads, held + _LANES), np.float32),
             counter=np.zeros(1, np.int64),
         )
@@ -135,11 +138,21 @@ def compiled_step(model: Any) -> CompiledStep | None:
     try:
         from numba.core import config
 
-        setattr(config, "CACHE_DIR", str(runtime.cache_dir() / "compiled"))  # noqa: B010 - untyped
+        setattr(config, "CACHE_DIR", str(_cache_dir()))  # noqa: B010 - untyped
         return CompiledStep(model)
     except Exception as error:  # a broken installation of numba may raise anything
         log.warning("steps of decoding are not compiled, numba cannot be used: %s", error)
         return None
+
+
+def _cache_dir() -> Path:
+    """Return the folder of the machine code of these sources.
+
+    numba compares the time of a file alone, not that of the files it imports.
+    """
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
+    return runtime.cache_dir() / "compiled" / digest
 
 
 def takes(model: Any) -> bool:

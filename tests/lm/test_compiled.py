@@ -10,9 +10,9 @@ import torch
 
 from gritlm import GritLM
 from gritlm.errors import InputError, ModelError
+from gritlm.lm.compiled import steps as compiled_steps
 from gritlm.lm.generator import prefill, prefill_with_logits
 from gritlm.lm.kv.slot_memory import SlotMemory
-from gritlm.lm.lean import compiled
 from gritlm.lm.lean.view import lean_forward_of
 from tests import tiny
 
@@ -124,11 +124,11 @@ def test_other_weights_are_near_their_lean_pass(folder, options):
     ],
 )
 def test_models_that_cannot_be_compiled_are_known(family, changes):
-    assert not compiled.takes(tiny.model(family, **changes))
+    assert not compiled_steps.takes(tiny.model(family, **changes))
 
 
 def test_mistral_without_a_window_can_be_compiled():
-    assert compiled.takes(tiny.model("mistral", **SIZES, sliding_window=None))
+    assert compiled_steps.takes(tiny.model("mistral", **SIZES, sliding_window=None))
 
 
 def test_without_numba_quantised_steps_are_refused_in_a_line(folder, monkeypatch):

@@ -1,0 +1,1 @@
+"""Steps of decoding on a CPU, compiled by numba."""
