@@ -127,6 +127,21 @@ def test_models_that_cannot_be_compiled_are_known(family, changes):
     assert not compiled_steps.takes(tiny.model(family, **changes))
 
 
+def test_models_on_other_devices_have_the_steps_of_torch():
+    assert not compiled_steps.takes(tiny.model("llama", **SIZES).to("meta"))
+
+
+def test_a_kernel_that_cannot_be_compiled_leaves_the_plain_steps(folder, monkeypatch, caplog):
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("no code for this processor")
+
+    monkeypatch.setattr(compiled_steps.CompiledStep, "logits", fails)
+    model = GritLM(folder, dtype="float32", device="cpu", compile=True)
+    assert not uses_steps(model)
+    assert "steps of decoding are not compiled" in caplog.text
+    assert model.chat("a", max_new_tokens=2) is not None
+
+
 def test_mistral_without_a_window_can_be_compiled():
     assert compiled_steps.takes(tiny.model("mistral", **SIZES, sliding_window=None))
 

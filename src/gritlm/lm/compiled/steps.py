@@ -8,11 +8,13 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import logging
+import os
 import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 from queue import SimpleQueue
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -139,10 +141,23 @@ def compiled_step(model: Any) -> CompiledStep | None:
         from numba.core import config
 
         setattr(config, "CACHE_DIR", str(_cache_dir()))  # noqa: B010 - untyped
-        return CompiledStep(model)
+        step = CompiledStep(model)
+        step.logits(*_trial(model), keep=1)
+        return step
     except Exception as error:  # a broken installation of numba may raise anything
         log.warning("steps of decoding are not compiled, numba cannot be used: %s", error)
         return None
+
+
+def _trial(model: Any) -> tuple[Any, ...]:
+    """Return the arguments of a step of one token, by which the code is compiled."""
+    config = model.base_model.config
+    heads = config.num_key_value_heads
+    size = model.base_model.layers[0].self_attn.head_dim
+    zero = torch.zeros(1, dtype=torch.long)
+    empty = torch.zeros(1, heads, 1, size, dtype=model.dtype)
+    layers = [SimpleNamespace(keys=empty, values=empty)] * config.num_hidden_layers
+    return zero, zero, layers, [0], [0]
 
 
 def _cache_dir() -> Path:
@@ -160,6 +175,8 @@ def takes(model: Any) -> bool:
     decoder = model.base_model
     family = type(decoder).__name__.removesuffix("Model")
     if family not in _FAMILIES or model is decoder or sys.platform == "win32":
+        return False
+    if any(each.device.type != "cpu" for each in model.parameters()):
         return False
     if importlib.util.find_spec("numba") is None:
         return False
@@ -207,7 +224,7 @@ def _matrix(linear: Any) -> tuple[Tensor, Any]:
 
 
 _lock = threading.Lock()  # threads that wait for each other serve one step at a time
-_helpers: list[SimpleQueue[Any]] = []
+_helpers: dict[int, list[SimpleQueue[Any]]] = {}  # by process: a fork has none of the threads
 
 
 def _run(kernel: Any, arguments: tuple[Any, ...], threads: int) -> None:
@@ -216,12 +233,13 @@ def _run(kernel: Any, arguments: tuple[Any, ...], threads: int) -> None:
         kernel(*arguments, 0, 1)
         return
     with _lock:
-        while len(_helpers) < threads - 1:
+        helpers = _helpers.setdefault(os.getpid(), [])
+        while len(helpers) < threads - 1:
             requests: SimpleQueue[Any] = SimpleQueue()
             threading.Thread(target=_help, args=(requests,), daemon=True).start()
-            _helpers.append(requests)
+            helpers.append(requests)
         for number in range(1, threads):
-            _helpers[number - 1].put((kernel, (*arguments, number, threads)))
+            helpers[number - 1].put((kernel, (*arguments, number, threads)))
         kernel(*arguments, 0, threads)
 
 
