@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+import torch
+
 from gritlm.errors import InputError
 from gritlm.lm.encoder import TOKEN_BUDGET
 from gritlm.lm.gritlm import GritLM
@@ -23,7 +25,8 @@ class Limits:
     Attributes:
         max_num_seqs: most sequences that are generated together; each has a KV slot.
         max_model_len: most tokens of a prompt and its answer together. None for the length the
-            model was built for, at most 4,096 and at most what fits 2 GiB of slots (8 on a GPU).
+            model was built for, at most 4,096 and at most what fits 2 GiB of slots (on a GPU 8,
+            and half of its free memory).
         max_num_batched_tokens: most tokens of texts to embed, or of a prompt, between two decode
             steps; a longer text is a batch of its own. None for 512 on a CPU, 16,384 on a GPU.
         max_waiting: most waiting requests; one more is refused.
@@ -80,4 +83,10 @@ class Limits:
 
 
 def _slot_bytes(model: GritLM) -> int:
-    return SLOT_BYTES.get(model.device.type, SLOT_BYTES["cpu"])
+    """Return the most bytes of all KV slots; on a GPU half of the free memory is left to passes."""
+    kind = model.device.type
+    most = SLOT_BYTES.get(kind, SLOT_BYTES["cpu"])
+    if kind != "cuda":
+        return most
+    free, _ = torch.cuda.mem_get_info(model.device)
+    return min(most, free // 2)
