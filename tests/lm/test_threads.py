@@ -48,6 +48,7 @@ class Machine:
 def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     """A machine with four cores, of which torch uses all by default."""
     monkeypatch.setattr(threads, "INTERVAL", 0.0)
+    monkeypatch.setattr(threads, "FIRST", 0.0)
     monkeypatch.setattr(threads, "_defaults", lambda: {CORES})
     before = torch.get_num_threads()
     torch.set_num_threads(CORES)
@@ -228,6 +229,15 @@ def test_a_busy_process_is_seen():
     if free is None:
         pytest.skip("the processor times of this system do not follow the clock")
     assert free < 0.5
+
+
+def test_loading_uses_the_free_cores(
+    tiny_model, machine: Machine, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(threads, "_shared", [ThreadNumber(machine.read)])
+    machine.others = 3.0
+    GritLM(str(tiny_model()), device="cpu", dtype="float32")
+    assert torch.get_num_threads() == 1
 
 
 def test_passes_adjust_the_number(tiny_model, machine: Machine, monkeypatch: pytest.MonkeyPatch):

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 INTERVAL = 0.25  # seconds between two readings; the system counts in steps of 10 ms
+FIRST = 0.1  # seconds between the first two, of which the second comes before the first product
 CALM = 4  # successive readings with more free cores before the number is raised
 # A core that other processes use for less than this share still counts as free.
 SHARE = 0.25
@@ -171,8 +172,8 @@ class ThreadNumber:
 
     def _look(self) -> None:
         """Compare the processor times with those of the last reading."""
-        self._due = time.monotonic() + INTERVAL
         before, self._times = self._times, self._read()
+        self._due = time.monotonic() + (FIRST if before is None else INTERVAL)
         if before is None or self._times is None:
             free = self._limit
         else:

@@ -148,6 +148,7 @@ class UnifiedLM:
             mask_BL: 1 for real tokens; None without padding.
             causal: whether a token attends to earlier tokens only, else to its whole text.
         """
+        threads.adjust()
         if causal:
             return self.decoder(ids_BL, attention_mask=mask_BL, use_cache=False).last_hidden_state
         if not self.packs:

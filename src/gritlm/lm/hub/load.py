@@ -128,6 +128,7 @@ def load(
         _forget_causal(model.config)
         if not placed:
             model = model.to(target)
+    threads.adjust()
     resized = False
     factors = {}
     if adapter is not None:
