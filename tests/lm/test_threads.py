@@ -231,9 +231,7 @@ def test_a_busy_process_is_seen():
     assert free < 0.5
 
 
-def test_loading_uses_the_free_cores(
-    tiny_model, machine: Machine, monkeypatch: pytest.MonkeyPatch
-):
+def test_loading_uses_the_free_cores(tiny_model, machine: Machine, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(threads, "_shared", [ThreadNumber(machine.read)])
     machine.others = 3.0
     GritLM(str(tiny_model()), device="cpu", dtype="float32")

@@ -19,7 +19,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import torch
 
 log = logging.getLogger(__name__)
@@ -52,8 +51,10 @@ class CpuTimes:
 def read_cpu_times() -> CpuTimes | None:
     """Return the present processor times; None if the system does not report them."""
     try:
+        import psutil  # missing where only the GPU is used
+
         cores = psutil.cpu_times(percpu=True)
-    except (OSError, RuntimeError, AttributeError, NotImplementedError):
+    except (ImportError, OSError, RuntimeError, NotImplementedError):
         return None
     usable = _affinity()
     if usable is not None and max(usable) < len(cores):
@@ -214,11 +215,12 @@ class ThreadNumber:
 
 
 def _defaults() -> set[int]:
-    """Return the numbers that torch takes by itself: of all cores, or of all usable ones."""
-    usable = _affinity()
-    found = {os.cpu_count(), psutil.cpu_count(logical=False)}
-    found |= set() if usable is None else {len(usable), (len(usable) + 1) // 2}
-    return {each for each in found if each is not None}
+    """Return the numbers that torch takes by itself: of all or all usable cores, whole or halved.
+
+    Half of them are the physical cores of a machine with two threads a core.
+    """
+    counts = [os.cpu_count() or 1, len(_affinity() or [])]
+    return {size for count in counts for size in (count, (count + 1) // 2) if size}
 
 
 _shared: list[ThreadNumber] = []

@@ -130,6 +130,28 @@ def test_texts_are_embedded_as_by_the_bidirectional_view(lm, tile):
     assert near(blocks[2].data, recorded(cache))
 
 
+def test_short_texts_side_by_side_have_the_states_of_each_alone(lm):
+    lengths = [1, 5, 5, 32, 2, 31, 33, 64, 40, 65, 7, 7, 7]
+    plan = tiles.text_tiles(lengths, torch.float32)
+    assert [each.queries.stop - each.queries.start for each in plan] == [76, 137, 65, 21]
+    read_T = ids(1, sum(lengths))[0]
+    view = lean_view(lm.causal, packed=False)
+    assert view is not None
+    forward = lean_forward_of(view)
+    assert forward is not None
+
+    def states(text_T: Tensor, sizes: list[int]) -> Tensor:
+        position_T = torch.cat([torch.arange(size) for size in sizes])
+        return forward.texts(text_T[None], position_T[None], None, sizes).last_hidden_state[0]
+
+    with torch.inference_mode():
+        together = states(read_T, lengths).split(lengths)
+        alone = [states(text_T, [len(text_T)]) for text_T in read_T.split(lengths)]
+        assert all(near(one, other) for one, other in zip(together, alone, strict=True))
+        last = lm.hidden(read_T[None, -7:], causal=False)[0]
+        assert near(together[-1], last)
+
+
 @torch.inference_mode()
 def test_causal_texts_and_their_blocks_are_those_of_two_passes(lm, tile):
     ids_T = ids(1, 61)[0]

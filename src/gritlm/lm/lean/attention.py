@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gritlm.lm.attention.ragged import RaggedRun, attend_runs
-from gritlm.lm.lean.tiles import Tile
+from gritlm.lm.lean.tiles import SideBySide, Tile
 
 # Attention of a layer with a window: from scaled queries (B, Q, H, E), keys and values (B, Q, K, E)
 # to the mixed values (B, S, H * E) of all queries, or of the last ones.
@@ -65,9 +65,27 @@ def _attend(query_BQHE: Tensor, key_BKTE: Tensor, value_BKTE: Tensor, tile: Tile
     cache with room left anyway, in a slower way.
     """
     query_BHQE = query_BQHE[:, tile.queries].transpose(1, 2)
-    rows, heads, size, width = query_BHQE.shape
     key_BKTE = key_BKTE[:, :, tile.keys]
     value_BKTE = value_BKTE[:, :, tile.keys]
+    if tile.texts is not None:
+        apart = [_apart(each, tile.texts) for each in (query_BHQE, key_BKTE, value_BKTE)]
+        return _together(_mixed(*apart, tile), tile.texts)
+    return _mixed(query_BHQE, key_BKTE, value_BKTE, tile)
+
+
+def _apart(x_1HTE: Tensor, texts: SideBySide) -> Tensor:
+    """Return the heads of concatenated texts as one row a text (N, H, L, E)."""
+    return x_1HTE[0].transpose(0, 1)[texts.token_NL].transpose(1, 2)
+
+
+def _together(x_NLD: Tensor, texts: SideBySide) -> Tensor:
+    """Return the rows of several texts concatenated (1, T, D), without padding."""
+    return x_NLD.flatten(0, 1).index_select(0, texts.place_T)[None]
+
+
+def _mixed(query_BHQE: Tensor, key_BKTE: Tensor, value_BKTE: Tensor, tile: Tile) -> Tensor:
+    """Return the attention (B, Q, H * E) of queries over the keys of a tile."""
+    rows, heads, size, width = query_BHQE.shape
     kinds, keys = key_BKTE.shape[1:3]
     grouped = query_BHQE.reshape(rows, kinds, -1, width)
     score = grouped @ _padded(key_BKTE, tile.width).transpose(-1, -2)

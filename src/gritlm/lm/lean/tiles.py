@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from torch import Tensor
 TILE = 256  # maximum queries of a tile: its scores should stay in the cache of the processor
 _ALIGNED = 32  # rows of scores of such a multiple are faster in softmax
 _FEW_QUERIES = 8  # for as many, the padding costs more than it saves
+_SHORT = 64  # texts of up to so many tokens are computed side by side
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,27 @@ class Tile:
         keys: range of keys.
         width: number of columns of the scores: that of the keys, or more for alignment.
         hidden: masks of the columns with hidden entries; padding is hidden too.
+        texts: places of the tokens of several texts, computed side by side; None for one text.
     """
 
     queries: slice
     keys: slice
     width: int
     hidden: tuple[HiddenColumns, ...]
+    texts: SideBySide | None = None
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """Places of the tokens of N texts, which are the queries and the keys of a tile.
+
+    Attributes:
+        token_NL: token at each place of each text; any token at the places of the padding.
+        place_T: place of each token in the flattened ``token_NL``.
+    """
+
+    token_NL: Tensor
+    place_T: Tensor
 
 
 def lowest(dtype: torch.dtype) -> float:
@@ -140,21 +156,49 @@ def _two_ranges(columns: Sequence[int], size: int) -> list[slice]:
 
 
 def text_tiles(lengths: Sequence[int], dtype: torch.dtype) -> list[Tile]:
-    """Return the tiles of bidirectional attention within each of several concatenated texts."""
+    """Return the tiles of bidirectional attention within each of several concatenated texts.
+
+    The width of the scores of a text depends on its length alone, so its states do not depend on
+    the other texts. Short texts in a row with the same width are a single tile.
+    """
     tiles = []
     end = 0
-    for length in lengths:
-        begin = end
-        end += length
-        for start in range(begin, end, TILE):
-            stop = min(start + TILE, end)
-            width = _width(length, stop - start)
-            hidden = []
-            if width > length:
-                padding = torch.ones(1, 1, width - length).bool()
-                hidden.append(_columns(slice(length, width), padding, dtype))
-            tiles.append(Tile(slice(start, stop), slice(begin, end), width, tuple(hidden)))
+    for width, same in groupby(lengths, _aligned):
+        group = list(same)
+        if width <= _SHORT and len(group) > 1:
+            tiles.append(_short_texts(group, end, width, dtype))
+            end += sum(group)
+            continue
+        for length in group:
+            begin = end
+            end += length
+            padding = _padding(torch.tensor([length]), width, dtype)
+            tiles += [
+                Tile(slice(start, min(start + TILE, end)), slice(begin, end), width, padding)
+                for start in range(begin, end, TILE)
+            ]
     return tiles
+
+
+def _short_texts(lengths: Sequence[int], begin: int, width: int, dtype: torch.dtype) -> Tile:
+    """Return the tile of several short texts, of which the first begins at a token."""
+    length_N = torch.tensor(lengths)
+    end_N = length_N.cumsum(0)
+    place_L = torch.arange(max(lengths))
+    real_NL = place_L < length_N[:, None]
+    token_NL = ((end_N - length_N)[:, None] + place_L).clamp_max_(end_N[-1] - 1)
+    range_ = slice(begin, begin + int(end_N[-1]))
+    texts = SideBySide(token_NL, real_NL.flatten().nonzero()[:, 0])
+    return Tile(range_, range_, width, _padding(length_N, width, dtype), texts)
+
+
+def _padding(length_N: Tensor, width: int, dtype: torch.dtype) -> tuple[HiddenColumns, ...]:
+    """Return the masks of the columns behind the shortest of N texts; none without padding."""
+    shortest = int(length_N.min())
+    if shortest == width:
+        return ()
+    behind_N1C = torch.arange(shortest, width) >= length_N[:, None, None]
+    return (_columns(slice(shortest, width), behind_N1C, dtype),)
 
 
 def causal_text_tiles(lengths: Sequence[int], window: int | None, dtype: torch.dtype) -> list[Tile]:
@@ -177,7 +221,11 @@ def causal_text_tiles(lengths: Sequence[int], window: int | None, dtype: torch.d
 
 
 def _width(keys: int, queries: int) -> int:
-    return keys if queries <= _FEW_QUERIES else -(-keys // _ALIGNED) * _ALIGNED
+    return keys if queries <= _FEW_QUERIES else _aligned(keys)
+
+
+def _aligned(keys: int) -> int:
+    return -(-keys // _ALIGNED) * _ALIGNED
 
 
 def _columns(columns: slice, hidden_BQC: Tensor, dtype: torch.dtype) -> HiddenColumns:
