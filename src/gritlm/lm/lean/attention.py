@@ -1,7 +1,7 @@
 """Attention of the lean pass: over cached keys, within texts, side by side, and over KV slots.
 
 Shapes: B rows, Q queries, S queries that are computed, T keys, W columns of scores, H heads, K
-key/value heads, G query heads that share keys, E head dimension.
+key/value heads, G query heads that share keys, E head dimension; N texts of up to L tokens.
 """
 
 from __future__ import annotations
@@ -68,8 +68,10 @@ def _attend(query_BQHE: Tensor, key_BKTE: Tensor, value_BKTE: Tensor, tile: Tile
     key_BKTE = key_BKTE[:, :, tile.keys]
     value_BKTE = value_BKTE[:, :, tile.keys]
     if tile.texts is not None:
-        apart = [_apart(each, tile.texts) for each in (query_BHQE, key_BKTE, value_BKTE)]
-        return _together(_mixed(*apart, tile), tile.texts)
+        query_NHLE = _apart(query_BHQE, tile.texts)
+        key_NKLE = _apart(key_BKTE, tile.texts)
+        value_NKLE = _apart(value_BKTE, tile.texts)
+        return _together(_mixed(query_NHLE, key_NKLE, value_NKLE, tile), tile.texts)
     return _mixed(query_BHQE, key_BKTE, value_BKTE, tile)
 
 

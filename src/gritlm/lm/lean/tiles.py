@@ -1,6 +1,6 @@
 """Plan of the attention of a pass: which queries attend to which keys, made once for all layers.
 
-Shapes: B rows, Q queries, T keys, C columns (keys) with hidden entries.
+Shapes: B rows, Q queries, T keys, C columns (keys) with hidden entries; N texts of up to L tokens.
 
 Most queries of a pass attend to most keys. So a tile of queries has a range of keys, and additive
 masks for the few columns of it in which some entries are hidden.
