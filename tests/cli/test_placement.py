@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from gritlm import GritLM, gritlm_instruction
+from gritlm.cli.options import PlacementOptions
 
 TEXT = "The heron waits."
 COMMANDS = {
@@ -87,3 +88,8 @@ def test_device_map_and_length(run, model):
     result = run("embed", TEXT * 20, *model, "--max-model-len", "16", "--max-length", "32")
     assert result.exit_code == 2
     assert "max_length=32, the model takes at most 16 tokens" in result.stderr
+
+
+def test_compiled_steps_are_an_option_of_the_model():
+    assert PlacementOptions(compile=True).placement() == {"compile": True}
+    assert PlacementOptions().placement() == {}
