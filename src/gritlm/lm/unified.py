@@ -10,39 +10,80 @@ that it does not know, with packed weights and grouped heads, which are faster f
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
 from collections.abc import Callable
 from functools import partial
-from itertools import chain
+from operator import attrgetter, is_
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 
 from gritlm.distribution import install_hint
 from gritlm.errors import CacheMismatchError, InputError, ModelError, at_least_one
 from gritlm.lm import threads
-from gritlm.lm.adapters.plain import merged_parameters
 from gritlm.lm.attention import ragged, views
 from gritlm.lm.attention.decode_views import adapted_view, compiled_view, decoding_view
 from gritlm.lm.compiled import steps as compiled_steps
+from gritlm.lm.fingerprint import fingerprint
 from gritlm.lm.kv.block import KVBlock
 from gritlm.lm.kv.cache import fixed, preallocated, recorded, recording
 from gritlm.lm.kv.rope import RopeTable, rope_table
 from gritlm.lm.lean.view import lean_forward_of
 from gritlm.lm.quantization.layers import is_quantized
-from gritlm.lm.weight_version import WeightVersion
 
 log = logging.getLogger(__name__)
 
 FEW = 256  # maximum tokens of a text for which packed weights without the lean pass are faster
 
 _ATTENTION_LAYERS = {"full_attention", "sliding_attention"}
+_version = attrgetter("_version")  # of a parameter: changes in place
+
+
+class WeightVersion:
+    """Version of a model's weights, which changes with them.
+
+    It notices parameters changed in place, replaced parameters and replaced modules. The modules
+    are listed once: to walk the tree at every pass takes five times as long.
+
+    Args:
+        model: the model.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._replaced = 0
+        self._list()
+
+    def current(self) -> tuple[int, int]:
+        """Return the version: the number of replacements, and of changes in place."""
+        parameters = self._parameters_now()
+        if not self._is_known(parameters):
+            self._replaced += 1
+            self._list()
+            parameters = self._parameters
+        return self._replaced, sum(map(_version, parameters))
+
+    def _list(self) -> None:
+        modules = list(self._model.modules())
+        self._children = [
+            (each._modules, tuple(each._modules.values())) for each in modules if each._modules
+        ]
+        self._owners = [each._parameters for each in modules if each._parameters]
+        self._parameters = self._parameters_now()
+
+    def _parameters_now(self) -> list[Any]:
+        return [each for owner in self._owners for each in owner.values() if each is not None]
+
+    def _is_known(self, parameters: list[Any]) -> bool:
+        return (
+            len(parameters) == len(self._parameters)
+            and all(map(is_, parameters, self._parameters))
+            and all(tuple(now.values()) == before for now, before in self._children)
+        )
 
 
 class UnifiedLM:
@@ -347,7 +388,7 @@ class UnifiedLM:
         with self._lock:
             version = self._version.current()
             if self._fingerprint is None or self._fingerprint[0] != version:
-                self._fingerprint = version, _fingerprint(self.decoder)
+                self._fingerprint = version, fingerprint(self.decoder)
             return self._fingerprint[1]
 
     def require_own(self, block: KVBlock) -> None:
@@ -454,21 +495,3 @@ def _fast_stepping(decoding: Any) -> Any:
 def unpack(packed_TD: Tensor, lengths: list[int]) -> Tensor:
     """Return concatenated rows (T, D) as a batch (B, L, D), padded on the right with zeros."""
     return pad_sequence(list(packed_TD.split(lengths)), batch_first=True)
-
-
-def _fingerprint(decoder: PreTrainedModel) -> str:
-    """Return a hash of name, shape, dtype and up to 64 values of every parameter.
-
-    Of a parameter that processes share, it covers the part of this process: its KV blocks have the
-    heads of this process only.
-    """
-    digest = hashlib.blake2b(digest_size=8)
-    whole_numbers = ((n, b) for n, b in decoder.named_buffers() if b.dtype == torch.int8)
-    for name, parameter in chain(merged_parameters(decoder), whole_numbers):
-        tensor = parameter.to_local() if hasattr(parameter, "to_local") else parameter
-        flat = tensor.detach().flatten()
-        step = max(1, flat.numel() // 64)
-        values = flat[::step][:64].to("cpu", torch.float32) if flat.device.type != "meta" else None
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(b"" if values is None else values.numpy().tobytes())
-    return digest.hexdigest()

@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 from gritlm.lm.lean.view import lean_forward_of, lean_view
-from gritlm.lm.unified import UnifiedLM
-from gritlm.lm.weight_version import WeightVersion
+from gritlm.lm.unified import UnifiedLM, WeightVersion
 from tests import tiny
 
 PROMPT = torch.tensor([[5, 9, 7, 200, 31]])
