@@ -45,7 +45,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": MODEL | {"rag"},
     "scale": MODEL | {"rag"},
     "integrations": MODEL | {"rag"},
-    "cli": MODEL | {"train", "rag", "serve", "evaluation", "scale", "integrations"},
+    "adapt": MODEL | {"rag", "train", "evaluation"},
+    "cli": MODEL | {"adapt", "train", "rag", "serve", "evaluation", "scale", "integrations"},
     "gritlm": {"lm", "prompts", "lazy"},
     "__main__": {"cli"},
 }

@@ -38,6 +38,7 @@ HOMES = {
     "matplotlib": {"train", "evaluation"},
     "mteb": {"evaluation", "integrations"},
     "numba": {"lm"},
+    "openai": {"adapt"},
     "openpyxl": {"rag"},
     "opentelemetry": {"serve"},
     "orjson": {"serve"},

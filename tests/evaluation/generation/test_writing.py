@@ -5,8 +5,8 @@ import torch
 
 from gritlm.errors import InputError
 from gritlm.evaluation.generation import writing
-from gritlm.evaluation.generation.continuous import greedy_answers
 from gritlm.evaluation.generation.harness import GritLMHarness
+from gritlm.lm.continuous import greedy_answers
 
 from .conftest import asked
 

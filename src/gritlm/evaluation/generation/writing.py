@@ -17,8 +17,8 @@ from lm_eval.models.utils import (
 )
 from lm_eval.models.utils_hf import stop_sequences_criteria
 
-from gritlm.evaluation.generation.continuous import greedy_answers
 from gritlm.evaluation.memory import BatchSizeReducer
+from gritlm.lm.continuous import greedy_answers
 from gritlm.lm.encoder import batches
 from gritlm.lm.gritlm import GritLM
 from gritlm.lm.kv.slot_memory import obstacle

@@ -118,6 +118,13 @@ def check_cutting(cutting: ChunkingOptions, model: GritLM, assembler: PromptAsse
     check(around, max_tokens=cutting.max_tokens, overlap=cutting.overlap)
 
 
+def count_tokens(assembler: PromptAssembler, texts: list[str]) -> list[int]:
+    """Return the token count of each text as embedded; 0 for white space."""
+    full = [text for text in texts if text.strip()]
+    sizes = iter([len(ids) for ids in assembler.passage_ids(full)])
+    return [next(sizes) if text.strip() else 0 for text in texts]
+
+
 def _row_document_ids(files: Collection[str], ids: Iterable[str]) -> set[str]:
     """Return the document ids that belong to rows of these files."""
     if not files:  # the usual case, and ids may be many
@@ -363,16 +370,10 @@ class Indexer:
     def _cut(self, document: Document) -> list[Passage]:
         return cut(
             document,
-            tokens=self._count,
+            tokens=partial(count_tokens, self._assembler),
             max_tokens=self.cutting.max_tokens,
             overlap=self.cutting.overlap,
         )
-
-    def _count(self, texts: list[str]) -> list[int]:
-        """Return the token count of each text as embedded; 0 for white space."""
-        full = [text for text in texts if text.strip()]
-        sizes = iter([len(ids) for ids in self._assembler.passage_ids(full)])
-        return [next(sizes) if text.strip() else 0 for text in texts]
 
     def _content_hash(self, document: Document) -> str:
         return content_hash(

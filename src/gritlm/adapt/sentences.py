@@ -1,0 +1,71 @@
+"""Sentences of passages, and passages that have none: tables, code, lists of numbers."""
+
+from __future__ import annotations
+
+import re
+
+FEWEST_WORDS = 5  # of a sentence that can answer a question
+MOST_WORDS = 60
+_LETTERS = 0.6  # least share of letters and spaces in a sentence
+_ABBREVIATIONS = ("e.g.", "i.e.", "etc.", "vs.", "Dr.", "Mr.", "Mrs.", "Ms.", "No.", "St.", "v.")
+_END = re.compile(r"(?<=[.!?。！？])[\"'”’)\]]*\s+")
+_PARAGRAPH = re.compile(r"\n\s*\n|\n(?=\s*(?:[-*+#|]|\d+[.)])\s)")
+_MARKUP = re.compile(r"^\s*(?:[#>*+-]|\d+[.)])+\s+")
+_LEANS = re.compile(
+    r"^(?:it|its|they|their|them|this|that|these|those|he|his|she|her|such|both|however|also|"
+    r"therefore|thus|if so|in this|in these|in that)\b",
+    re.IGNORECASE,
+)
+
+
+def sentences(text: str) -> list[str]:
+    """Return the sentences of a text, each on one line, without marks of lists and headings.
+
+    Headings, rows of tables and lines of code are among them; see :func:`is_statement`.
+    """
+    found: list[str] = []
+    for paragraph in _PARAGRAPH.split(text):
+        line = " ".join(_MARKUP.sub("", paragraph).split())
+        held = ""
+        for piece in _END.split(line):
+            held = f"{held} {piece}".strip()
+            if not held.endswith(_ABBREVIATIONS):
+                found.append(held)
+                held = ""
+        if held:
+            found.append(held)
+    return [each for each in found if each]
+
+
+def is_statement(sentence: str) -> bool:
+    """Return whether a sentence states something: whole, of usual length, mostly letters."""
+    words = sentence.split()
+    letters = sum(each.isalpha() or each.isspace() for each in sentence)
+    return (
+        FEWEST_WORDS <= len(words) <= MOST_WORDS
+        and sentence.endswith((".", "!", "。", "！", '."', ".)"))
+        and "|" not in sentence
+        and letters >= _LETTERS * len(sentence)
+    )
+
+
+def statements(text: str) -> list[str]:
+    """Return the distinct statements of a text, in order."""
+    return list(dict.fromkeys(each for each in sentences(text) if is_statement(each)))
+
+
+def in_context(sentence: str, text: str) -> str:
+    """Return a sentence, after the one before it if it begins with a pronoun or the like."""
+    if not _LEANS.match(sentence):
+        return sentence
+    every = sentences(text)
+    at = every.index(sentence) if sentence in every else 0
+    return f"{every[at - 1]} {sentence}" if at else sentence
+
+
+def without(text: str, sentence: str) -> str | None:
+    """Return a text without one of its sentences; None if fewer than two statements are left."""
+    rest = [each for each in sentences(text) if each != sentence]
+    if sum(map(is_statement, rest)) < 2:
+        return None
+    return " ".join(rest)

@@ -1,0 +1,169 @@
+"""The model that is adapted, loaded once: vectors, likelihoods of questions, greedy texts.
+
+Shapes: P passages, Q queries, D of a vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from gritlm.adapt.collection import CollectedPassage
+from gritlm.errors import InputError
+from gritlm.evaluation import memory
+from gritlm.evaluation.rag.blocks import BlockCache
+from gritlm.lm.continuous import greedy_answers
+from gritlm.lm.generator import TextStream, complete
+from gritlm.lm.gritlm import GritLM
+from gritlm.lm.kv.row_batch import RowBatch
+from gritlm.lm.kv.slot_memory import obstacle
+from gritlm.lm.sampling import SamplingParams
+from gritlm.lm.vectors import normalise
+from gritlm.prompts import gritlm_instruction
+from gritlm.rag.fusion import read_question
+from gritlm.rag.plan import PromptAssembler, question_after
+
+SLOTS = 16  # texts that are written together: a step reads all weights whatever their number
+_BLOCK_BYTES = 2**29  # of the blocks of passages that are kept for the next questions
+
+
+class StartingModel:
+    """The model that is adapted.
+
+    Args:
+        name: ``default``, ``base``, or a folder or hub id.
+        device: its device; None for the best one.
+    """
+
+    def __init__(self, name: str, device: str | None = None) -> None:
+        self.name = name
+        self._device = device
+        self._loaded: GritLM | None = None
+        self._vectors: tuple[tuple[str, ...], Tensor] | None = None
+
+    @property
+    def model(self) -> GritLM:
+        """The model, loaded at the first use.
+
+        Raises:
+            InputError: for a model without an LM head, or without embeddings.
+        """
+        if self._loaded is None:
+            model = GritLM(self.name, device=self._device)
+            if not model.lm.has_head:
+                raise InputError(
+                    f"{self.name} has no LM head, so it cannot write or judge questions; name a "
+                    "model that embeds and generates"
+                )
+            model.require_embedding()
+            self._loaded = model
+        return self._loaded
+
+    def free(self) -> None:
+        """Free the memory of the model; it is loaded again when needed."""
+        for name in ("assembler", "_blocks", "_batched"):
+            self.__dict__.pop(name, None)
+        self._loaded = None
+        memory.free()
+
+    @cached_property
+    def assembler(self) -> PromptAssembler:
+        """Layout of the prompts of the model."""
+        return PromptAssembler(self.model)
+
+    @cached_property
+    def _blocks(self) -> BlockCache:
+        return BlockCache(self.model.lm, causal=True, most_bytes=_BLOCK_BYTES)
+
+    @cached_property
+    def _batched(self) -> bool:
+        return obstacle(self.model.lm) is None
+
+    def passage_vectors(
+        self, passages: Sequence[CollectedPassage], *, progress: bool | None = None
+    ) -> Tensor:
+        """Return the normalised vectors (P, D) of passages; those of the last call are kept.
+
+        Args:
+            passages: the passages.
+            progress: see ``show_progress_bar`` of :meth:`gritlm.GritLM.encode`.
+        """
+        names = tuple(passage.id for passage in passages)
+        if self._vectors is None or self._vectors[0] != names:
+            vector_PD = self.model.encode(
+                [passage.embedded for passage in passages],
+                instruction=gritlm_instruction(),
+                max_length=self._longest,
+                convert_to_tensor=True,
+                show_progress_bar=progress,
+            )
+            self._vectors = (names, normalise(vector_PD.float().cpu()))
+        return self._vectors[1]
+
+    def query_vectors(self, queries: Sequence[str]) -> Tensor:
+        """Return the normalised vectors (Q, D) of queries, with the instruction of the model."""
+        vector_QD = self.model.encode_query(
+            list(queries),
+            max_length=self._longest,
+            convert_to_tensor=True,
+            show_progress_bar=False,
+        )
+        return normalise(vector_QD.float().cpu())
+
+    @torch.inference_mode()
+    def likelihoods(self, question: str, texts: Sequence[str]) -> list[float]:
+        """Return the mean log-probability per token of a question after each passage alone.
+
+        Args:
+            question: the question.
+            texts: passages as they are embedded.
+        """
+        ids, span = question_after(self.assembler.tokens, question)
+        limit = (self.model.lm.max_positions or 1 << 20) - len(ids)
+        read = [each[:limit] for each in self.assembler.passage_ids(texts)]
+        batch = RowBatch(self.model.lm, self._blocks.of(read), room=len(ids))
+        return read_question(batch, ids, span)
+
+    def texts(
+        self, prompts: Sequence[Sequence[int]], *, until: Sequence[str], max_new_tokens: int
+    ) -> list[str]:
+        """Return the likeliest text after each prompt, without the string that ends it.
+
+        Args:
+            prompts: token ids.
+            until: strings that end a text.
+            max_new_tokens: most tokens of a text.
+        """
+        if not prompts:
+            return []
+        if not self._batched:
+            return [self._text(ids, until, max_new_tokens) for ids in prompts]
+        found = greedy_answers(
+            self.model, prompts, until=until, max_new_tokens=max_new_tokens, slots=SLOTS
+        )
+        texts = [str(self.model.tokenizer.decode(ids, skip_special_tokens=True)) for ids in found]
+        return [_up_to(text, until) for text in texts]
+
+    def _text(self, ids: Sequence[int], until: Sequence[str], most: int) -> str:
+        """Return a text that is written alone, by a model whose state has no KV slots."""
+        model = self.model
+        tokens = complete(
+            model.lm,
+            ids,
+            sampler=SamplingParams().sampler(),
+            max_new_tokens=most,
+            end_ids=model.end_ids,
+        )
+        return "".join(TextStream(model.tokenizer, until).pieces(tokens))
+
+    @property
+    def _longest(self) -> int:
+        return self.model.lm.max_positions or 1 << 20
+
+
+def _up_to(text: str, until: Sequence[str]) -> str:
+    cuts = [at for each in until if (at := text.find(each)) >= 0]
+    return text[: min(cuts)] if cuts else text

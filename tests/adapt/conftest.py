@@ -1,0 +1,49 @@
+"""Fixtures of the tests of adaptation: a tiny model, documents, and a writer that always writes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from gritlm.adapt import pipeline
+from tests.adapt import made
+
+
+@pytest.fixture(scope="session")
+def model_folder(tiny_model: Callable[..., Path]) -> Path:
+    """A context that a prompt with solved examples fits into."""
+    return tiny_model(max_position_embeddings=1024)
+
+
+@pytest.fixture
+def collection_folder(tmp_path: Path) -> Path:
+    """A folder with the documents."""
+    made.documents(tmp_path)
+    return tmp_path
+
+
+class Writer:
+    """Writer of questions that counts its calls; ``fail_at`` interrupts one of them."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.texts = 0
+        self.fail_at: int | None = None
+
+    def questions(self, texts: Sequence[str]) -> list[str]:
+        self.calls += 1
+        if self.calls == self.fail_at:
+            raise KeyboardInterrupt
+        self.texts += len(texts)
+        return [f"Which animal: {re.sub(r'[.]', '', text)}?" for text in texts]
+
+
+@pytest.fixture
+def writer(monkeypatch: pytest.MonkeyPatch) -> Writer:
+    """The writer of all runs of a test."""
+    found = Writer()
+    monkeypatch.setattr(pipeline, "writer_for", lambda *_: found)
+    return found

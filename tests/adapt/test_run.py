@@ -1,0 +1,89 @@
+"""Whole runs on a tiny model: their files, their report, and the way they go on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from gritlm import GritLM
+from gritlm.adapt import adapt
+from gritlm.adapt.run_folder import RunFolder
+from gritlm.errors import InputError
+from gritlm.train.config import SourceConfig
+from gritlm.train.data import sources
+from tests.adapt import made
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, model_folder):
+    """A run that has finished, and the lines that it reported; tests do not change it."""
+    folder = tmp_path_factory.mktemp("adapt")
+    made.documents(folder)
+    lines: list[str] = []
+    result = adapt(made.config(folder, model_folder), report=lines.append, progress=False)
+    return result, lines
+
+
+def test_a_run_becomes_an_adapter_with_a_report_and_a_verdict(finished, model_folder):
+    result, _ = finished
+    adapted = GritLM(result.folder, dtype="float32", device="cpu")
+    assert adapted.encode(["the cat"]).shape == (1, 48)
+    assert adapted.adapter == str(result.folder)
+    report = json.loads((result.report / "report.json").read_text())
+    assert [each["name"] for each in report["models"]] == ["before", "adapted"]
+    assert (result.report / "report.html").is_file()
+    assert result.verdict.decision in ("use", "do not use", "undecided")
+    assert result.verdict.sentence.startswith(result.verdict.decision)
+    assert {each.task for each in result.verdict.differences} >= {"held-out-questions"}
+
+
+def test_training_rows_are_read_by_the_check_and_hold_no_held_out_text(finished):
+    result, _ = finished
+    folder = RunFolder(result.folder)
+    passages = folder.read("passages.jsonl")
+    held_out = [row["text"] for row in passages if row["split"] == "held-out"]
+    assert held_out
+    for name, kind in (("pairs", "embedding"), ("answers", "rag"), ("chats", "generative")):
+        path = folder.path(f"{name}.jsonl")
+        if path.stat().st_size:
+            assert len(sources.load(SourceConfig(str(path)), kind))
+        text = path.read_text(encoding="utf-8")
+        assert not any(sentence in text for each in held_out for sentence in each.split(". "))
+
+
+def test_duplicates_and_tables_are_counted_and_left_out(finished):
+    result, _ = finished
+    assert result.counts["passages"]["duplicate"] == 1
+    assert result.counts["passages"]["without sentences"] == 1
+    assert result.counts["passages"]["kept"] == 36
+
+
+def test_a_finished_run_does_nothing_when_given_again(finished, model_folder):
+    result, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in result.folder.rglob("*") if path.is_file()}
+    lines: list[str] = []
+    again = adapt(
+        made.config(result.folder.parent, model_folder), report=lines.append, progress=False
+    )
+    assert again == result
+    assert all("finished before" in line for line in lines if not line.startswith("note"))
+    after = {path: path.stat().st_mtime_ns for path in result.folder.rglob("*") if path.is_file()}
+    assert after == before
+
+
+def test_other_settings_and_other_documents_are_refused(finished, model_folder):
+    result, _ = finished
+    folder = result.folder.parent
+    config = made.config(folder, model_folder)
+    with pytest.raises(InputError, match="other settings: top_k was 10 and is 7; use those"):
+        adapt(replace(config, top_k=7), progress=False)
+    path = folder / "animals.jsonl"
+    text = path.read_text()
+    try:
+        path.write_text(text + json.dumps({"id": "new", "text": made.text("gecko", 99)}) + "\n")
+        with pytest.raises(InputError, match="their files have changed"):
+            adapt(config, progress=False)
+    finally:
+        path.write_text(text)
