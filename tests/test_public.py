@@ -21,6 +21,7 @@ FRAMEWORKS = {
 }
 PACKAGES = (
     "gritlm",
+    "gritlm.adapt",
     "gritlm.rag",
     "gritlm.train",
     "gritlm.evaluation",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from gritlm.adapt import pipeline
+from gritlm.adapt.rows import training_rows
 from tests.adapt import made
 
 
@@ -16,6 +17,14 @@ from tests.adapt import made
 def model_folder(tiny_model: Callable[..., Path]) -> Path:
     """A context that a prompt with solved examples fits into."""
     return tiny_model(max_position_embeddings=1024)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _few_requests() -> Iterator[None]:
+    """Have few general requests answered, which takes most of the time of a tiny run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training_rows, "REQUESTS", training_rows.REQUESTS[:6])
+        yield
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from typing import Any
 
 from gritlm import atomic
 from gritlm.adapt.config import AdaptConfig
+from gritlm.adapt.rows.training_rows import ANSWERS, CHATS, PAIRS
 from gritlm.adapt.run_folder import RunFolder
 from gritlm.adapt.starting_model import StartingModel
-from gritlm.adapt.training_rows import ANSWERS, CHATS, PAIRS
 from gritlm.train.config import (
     DataConfig,
     LossConfig,

@@ -8,20 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from gritlm.adapt import (
-    collection,
-    hard_negatives,
-    measuring,
-    questions,
-    round_trip,
-    training_rows,
-)
+from gritlm.adapt import collection
 from gritlm.adapt.adapter_training import ModelFacts, count_steps, step_seconds, training_config
 from gritlm.adapt.collection import HELD_OUT, TRAIN, of_split
 from gritlm.adapt.config import AdaptConfig
-from gritlm.adapt.pipeline import Adaptation
+from gritlm.adapt.pipeline import Adaptation, require_libraries_of
+from gritlm.adapt.rows import hard_negatives, questions, round_trip, training_rows
 from gritlm.adapt.run_folder import Row, RunFolder
-from gritlm.rag import needs
 
 log = logging.getLogger(__name__)
 
@@ -81,8 +74,7 @@ def try_out(
         InputError: as :func:`gritlm.adapt.adapt` does, except for the folder of the run.
         MissingExtraError: if a library is not installed.
     """
-    needs.require()
-    measuring.general_tasks(config)
+    require_libraries_of(config)
     with TemporaryDirectory(prefix="gritlm-adapt-") as temporary:
         folder = RunFolder(Path(temporary) / "run")
         run = Adaptation(replace(config, to=str(folder.root)), folder, report, progress)

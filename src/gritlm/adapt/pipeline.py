@@ -8,28 +8,20 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from gritlm.adapt import (
-    collection,
-    fusion_step,
-    hard_negatives,
-    measuring,
-    questions,
-    real_questions,
-    report_tasks,
-    round_trip,
-    training_rows,
-)
+from gritlm.adapt import collection, fusion_step, measuring, report_tasks
 from gritlm.adapt.adapter_training import ADAPTER, FILE, ModelFacts, train_adapter
 from gritlm.adapt.collection import HELD_OUT, TRAIN, CollectedPassage, of_split
 from gritlm.adapt.config import AdaptConfig
-from gritlm.adapt.hard_negatives import HardNegatives
-from gritlm.adapt.questions import QuestionMaker
 from gritlm.adapt.report_tasks import ReportTasks
-from gritlm.adapt.round_trip import RoundTrip
-from gritlm.adapt.run_folder import FinishedStep, Outcome, Row, RunFolder
+from gritlm.adapt.rows import hard_negatives, questions, real_questions, round_trip, training_rows
+from gritlm.adapt.rows.hard_negatives import HardNegatives
+from gritlm.adapt.rows.questions import QuestionMaker
+from gritlm.adapt.rows.round_trip import RoundTrip
+from gritlm.adapt.rows.writers import writer_for
+from gritlm.adapt.run_folder import FinishedStep, Row, RunFolder, StepRows
 from gritlm.adapt.starting_model import StartingModel
 from gritlm.adapt.verdict import Verdict
-from gritlm.adapt.writers import writer_for
+from gritlm.errors import require_libraries
 from gritlm.evaluation import fingerprints
 from gritlm.rag import needs
 from gritlm.rag.ingest.skips import Skips
@@ -83,9 +75,20 @@ def adapt(
         TrainingError: if the training cannot continue.
         KeyboardInterrupt: after ctrl-C; the same call goes on.
     """
-    needs.require()
-    measuring.general_tasks(config)
+    require_libraries_of(config)
     return Adaptation(config, RunFolder(Path(config.to)), report, progress).run()
+
+
+def require_libraries_of(config: AdaptConfig) -> None:
+    """Check that all libraries of a run are installed, and that its general tasks exist.
+
+    Raises:
+        MissingExtraError: for a missing library.
+        InputError: for an unknown general task.
+    """
+    needs.require()
+    require_libraries(("datasets", "matplotlib"), what="training needs", extra="train")
+    measuring.general_tasks(config)
 
 
 class Adaptation:
@@ -238,9 +241,9 @@ class Adaptation:
         asked.counts["questions people asked"] = asked.counts.pop("kept", 0)
         return made.counts + asked.counts
 
-    def _asked(self) -> Outcome:
+    def _asked(self) -> StepRows:
         """Return the questions of people from both files; ``trained`` marks those of the first."""
-        found = Outcome()
+        found = StepRows()
         for path, trained in ((self.config.questions, True), (self.config.report_questions, False)):
             if path is not None:
                 rows = real_questions.read(path)
@@ -251,10 +254,10 @@ class Adaptation:
 
     def _filter(self) -> Mapping[str, int]:
         asked = [row for row in self.folder.read(_ASKED) if row["trained"]]
-        every = questions.distinct(Outcome([*asked, *self.folder.read(questions.FILE)])).rows
+        every = questions.distinct(StepRows([*asked, *self.folder.read(questions.FILE)])).rows
         rows = [row for row in every if row["split"] == TRAIN]
         trip = RoundTrip(self.config, self.model, self.trained)
-        made = Outcome(rows)
+        made = StepRows(rows)
         if "filter" in self.config.without:
             made.counts["kept"] = len(rows)
         else:
@@ -266,7 +269,7 @@ class Adaptation:
     def _mine(self) -> Mapping[str, int]:
         rows = self.folder.read(round_trip.FILE)
         if "negatives" in self.config.without:
-            made = Outcome([{**row, "negatives": []} for row in rows])
+            made = StepRows([{**row, "negatives": []} for row in rows])
             made.counts["kept"] = len(rows)
         else:
             mining = HardNegatives(self.config, self.model, self.trained)

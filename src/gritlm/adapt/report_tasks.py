@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gritlm.adapt.collection import HELD_OUT, TRAIN, CollectedPassage
+from gritlm.adapt.collection import HELD_OUT, CollectedPassage
 from gritlm.adapt.run_folder import Row, RunFolder
 from gritlm.adapt.starting_model import StartingModel
 from gritlm.evaluation import fingerprints
@@ -59,17 +59,21 @@ class ReportTasks:
         """
         shutil.rmtree(self.folder.path(FOLDER), ignore_errors=True)
         factual = [row for row in written if row["kind"] == "factual"]
+        unseen = {row["question"] for row in asked if row["split"] == HELD_OUT}
         found: dict[str, list[Row]] = {
             WRITTEN: factual or [row for row in written if row["kind"] == "keyword"],
             REAL: [row for row in asked if row["split"] == HELD_OUT],
-            REAL_TRAINED: [row for row in asked if row["split"] == TRAIN],
+            REAL_TRAINED: [row for row in asked if row["question"] not in unseen],
         }
         counts: dict[str, int] = {}
         for name, rows in found.items():
-            chosen = rows[: self.limit]
-            if len(chosen) >= FEWEST:
-                self._retrieval(name, chosen)
-                counts[name] = len(chosen)
+            asked_texts = list(dict.fromkeys(row["question"] for row in rows))[: self.limit]
+            if len(asked_texts) >= FEWEST:
+                # A question may be right for passages of both parts, all of which are searched.
+                chosen = set(asked_texts)
+                right = rows if name == WRITTEN else asked
+                self._retrieval(name, [row for row in right if row["question"] in chosen])
+                counts[name] = len(asked_texts)
         answered = [row for row in (*found[REAL], *factual) if row["answer"]][: self.limit]
         if len(answered) >= FEWEST:
             self._answers(answered, model)
@@ -85,20 +89,20 @@ class ReportTasks:
         for passage in self.passages:
             by_document.setdefault(passage.document, []).append(passage.id)
         document = {passage.id: passage.document for passage in self.passages}
-        judged = []
-        for number, row in enumerate(rows):
+        judged: dict[str, dict[str, None]] = {}  # question -> passages, in order
+        for row in rows:
             own = row["passage"]
             right = by_document[document[own]] if row.get("by_document") else [own]
-            judged += [f"{number}\t{passage}\t1" for passage in right]
+            judged.setdefault(row["question"], {}).update(dict.fromkeys(right))
         at = self._begin(name, "Retrieval")
         _lines(at / "corpus.jsonl", [{"_id": p.id, "text": p.embedded} for p in self.passages])
         _lines(
             at / "queries.jsonl",
-            [{"_id": str(number), "text": row["question"]} for number, row in enumerate(rows)],
+            [{"_id": str(number), "text": text} for number, text in enumerate(judged)],
         )
         (at / "qrels").mkdir()
-        head = "query-id\tcorpus-id\tscore"
-        text = "\n".join([head, *judged]) + "\n"
+        lines = [f"{n}\t{each}\t1" for n, right in enumerate(judged.values()) for each in right]
+        text = "\n".join(["query-id\tcorpus-id\tscore", *lines]) + "\n"
         (at / "qrels" / "test.tsv").write_text(text, encoding="utf-8")
 
     def _answers(self, rows: Sequence[Row], model: StartingModel) -> None:

@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 from gritlm import __version__
 from gritlm.cli import logs, terminal
 from gritlm.cli.commands import (
+    adapt,
     ask,
     chat,
     data,
@@ -52,6 +53,7 @@ COMMANDS = (
     serve.serve,
     train.train,
     mine.mine,
+    adapt.adapt,
     evaluation.eval_,
     export.export,
     pull.pull,

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from gritlm.adapt.collection import CollectedPassage
-from gritlm.adapt.general_requests import REQUESTS
+from gritlm.adapt.rows.general_requests import REQUESTS
+from gritlm.adapt.rows.sentences import without
 from gritlm.adapt.run_folder import Row, RunFolder
-from gritlm.adapt.sentences import without
 from gritlm.adapt.starting_model import StartingModel
 from gritlm.errors import InputError
 
@@ -86,17 +86,14 @@ def write_rows(
     return {"pairs": len(pairs), "answers": len(answers)}
 
 
-def write_chats(
-    folder: RunFolder, model: StartingModel, requests: Sequence[str] = REQUESTS
-) -> dict[str, int]:
+def write_chats(folder: RunFolder, model: StartingModel) -> dict[str, int]:
     """Write the model's own answers to general requests, which hold it to what it can do.
 
     Args:
         folder: folder of the run.
         model: the model that is adapted.
-        requests: general requests.
     """
-    prompts = [model.model.chat_ids(request) for request in requests]
+    prompts = [model.model.chat_ids(request) for request in REQUESTS]
     answers = model.texts(prompts, until=[], max_new_tokens=_ANSWER_TOKENS)
     rows = [
         {
@@ -105,7 +102,7 @@ def write_chats(
                 {"role": "assistant", "content": text.strip()},
             ]
         }
-        for request, text in zip(requests, answers, strict=True)
+        for request, text in zip(REQUESTS, answers, strict=True)
         if text.strip()
     ]
     folder.write(CHATS, rows)

@@ -11,6 +11,7 @@ from gritlm.adapt.config import AdaptConfig
 from gritlm.adapt.starting_model import StartingModel
 from gritlm.errors import GritLMError, first_line, require_libraries
 from gritlm.lm.chat import Message
+from gritlm.train.data.collate import key
 
 MAX_NEW_TOKENS = 48  # of a question
 RETRIES = 5
@@ -30,7 +31,18 @@ _EXAMPLES = (
         "the hive wears out its wings.",
         "Why does a worker bee live for only six weeks in summer?",
     ),
+    (
+        "Plants take in carbon dioxide through small openings in their leaves, which are called "
+        "stomata.",
+        "Through which openings do leaves take in carbon dioxide?",
+    ),
+    (
+        "Leases. A tenant may end the contract with three months' notice to the end of a month.",
+        "How much notice must a tenant give to end the contract?",
+    ),
 )
+# First words of questions. Left alone, small models ask little else than "What is ...?".
+_OPENINGS = ("", "What are", "How", "Which")
 
 
 class EndpointError(GritLMError):
@@ -66,8 +78,16 @@ class OwnWriter:
 
     def questions(self, texts: Sequence[str]) -> list[str]:
         """Return one line for each text: a question that it answers."""
-        prompts = [self._model.model.chat_ids(messages(text)) for text in texts]
-        return self._model.texts(prompts, until=["\n"], max_new_tokens=MAX_NEW_TOKENS)
+        model = self._model.model
+        openings = [_OPENINGS[key(text) % len(_OPENINGS)] for text in texts]
+        begun = [
+            model.tokenizer(opening, add_special_tokens=False)["input_ids"] for opening in openings
+        ]
+        prompts = [
+            [*model.chat_ids(messages(text)), *ids] for text, ids in zip(texts, begun, strict=True)
+        ]
+        rest = self._model.texts(prompts, until=["\n"], max_new_tokens=MAX_NEW_TOKENS)
+        return [opening + text for opening, text in zip(openings, rest, strict=True)]
 
 
 class EndpointWriter:

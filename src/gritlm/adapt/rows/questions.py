@@ -9,11 +9,11 @@ from random import Random
 
 from gritlm.adapt.collection import CollectedPassage
 from gritlm.adapt.config import AdaptConfig, QuestionKind
-from gritlm.adapt.key_terms import KeyTerms
-from gritlm.adapt.run_folder import Outcome, Row, RunFolder
-from gritlm.adapt.sentences import in_context, statements
+from gritlm.adapt.rows.key_terms import KeyTerms
+from gritlm.adapt.rows.sentences import in_context, statements
+from gritlm.adapt.rows.writers import QuestionWriter
+from gritlm.adapt.run_folder import Row, RunFolder, StepRows
 from gritlm.adapt.starting_model import StartingModel
-from gritlm.adapt.writers import QuestionWriter
 from gritlm.evaluation.rag.prompts import form_for
 from gritlm.train.data.collate import key
 
@@ -21,6 +21,7 @@ FILE = "questions.jsonl"
 REPEATED = "repeated"
 _PASSAGES = 16  # of a batch
 _FEWEST_WORDS = 3
+_LONG_WORD = 5  # letters
 _ANSWER_TOKENS = 24
 _ABOUT_THE_TEXT = re.compile(
     r"\b(?:the|this|given|above) (?:text|passage|sentence|statement|article|paragraph|author)\b",
@@ -37,9 +38,12 @@ class AskedSentence:
 
     @property
     def text(self) -> str:
-        """The text that the writer reads: title, and the sentence in its context."""
+        """The text that the writer reads: the sentence in its context, with its title if needed."""
         shown = in_context(self.sentence, self.passage.text)
-        return f"{self.passage.title}. {shown}" if self.passage.title else shown
+        title = self.passage.title
+        # With the title in front, small models ask about the title alone.
+        named = not title or _content_words(title) & _content_words(shown)
+        return shown if named else f"{title}. {shown}"
 
 
 class QuestionMaker:
@@ -65,7 +69,7 @@ class QuestionMaker:
         self._by_id = {passage.id: passage for passage in passages}
         self._terms = KeyTerms([passage.embedded for passage in passages])
 
-    def make(self, folder: RunFolder, *, progress: bool | None = None) -> Outcome:
+    def make(self, folder: RunFolder, *, progress: bool | None = None) -> StepRows:
         """Return the questions of all passages, and counts of those that are not used.
 
         Args:
@@ -77,9 +81,9 @@ class QuestionMaker:
         )
         return distinct(made)
 
-    def _of_batch(self, names: Sequence[str]) -> Outcome:
+    def _of_batch(self, names: Sequence[str]) -> StepRows:
         passages = [self._by_id[name] for name in names]
-        made = Outcome()
+        made = StepRows()
         if "factual" in self._config.kinds:
             self._ask(passages, made)
         for passage in passages:
@@ -89,13 +93,13 @@ class QuestionMaker:
                 self._add_claim(passage, made)
         return made
 
-    def _ask(self, passages: Sequence[CollectedPassage], made: Outcome) -> None:
+    def _ask(self, passages: Sequence[CollectedPassage], made: StepRows) -> None:
         asked = [each for passage in passages for each in self._chosen(passage)]
         lines = self._writer.questions([each.text for each in asked])
         usable: list[tuple[AskedSentence, str]] = []
         for each, line in zip(asked, lines, strict=True):
             question = " ".join(line.split())
-            reason = unusable(question, each.sentence)
+            reason = unusable(question, each.text)
             if reason is None:
                 usable.append((each, question))
             else:
@@ -111,23 +115,27 @@ class QuestionMaker:
         chosen = random.sample(found, min(self._config.per_passage, len(found)))
         return [AskedSentence(passage, sentence) for sentence in found if sentence in chosen]
 
-    def _quoted(self, asked: Sequence[tuple[AskedSentence, str]]) -> list[str]:
-        """Return the answers: the span that the model quotes from the sentence, or all of it."""
+    def _quoted(self, asked: Sequence[tuple[AskedSentence, str]]) -> list[str | None]:
+        """Return the spans that the model quotes from the sentences as answers; None without one.
+
+        A question whose answer is no such span is still a question that leads to its passage.
+        """
         form = form_for(self._model.model)
         prompts = [form.over(question, [each.text]) for each, question in asked]
         found = self._model.texts(prompts, until=["\n"], max_new_tokens=_ANSWER_TOKENS)
         return [
-            quoted(answer, each.sentence) for answer, (each, _) in zip(found, asked, strict=True)
+            quoted(answer, each.sentence, question)
+            for answer, (each, question) in zip(found, asked, strict=True)
         ]
 
-    def _add_keywords(self, passage: CollectedPassage, made: Outcome) -> None:
+    def _add_keywords(self, passage: CollectedPassage, made: StepRows) -> None:
         terms = self._terms.of(passage.embedded)
         if len(terms) < 2:
             made.drop("without key terms")
             return
         made.keep(_row(passage, "keyword", " ".join(terms)))
 
-    def _add_claim(self, passage: CollectedPassage, made: Outcome) -> None:
+    def _add_claim(self, passage: CollectedPassage, made: StepRows) -> None:
         """Add a sentence as a claim, one that no question is written on if there is one."""
         asked = {each.sentence for each in self._chosen(passage)}
         every = statements(passage.text)
@@ -135,35 +143,41 @@ class QuestionMaker:
         made.keep(_row(passage, "claim", sentence, sentence=sentence))
 
 
-def unusable(question: str, sentence: str) -> str | None:
-    """Return the reason why a written line is no question on a sentence; None if it is one."""
+def unusable(question: str, text: str) -> str | None:
+    """Return the reason why a written line is no question on a text; None if it is one."""
     if not question.endswith(("?", "？")):
         return "no question"
     if len(question.split()) < _FEWEST_WORDS and question.isascii():
         return "too short"
     if _ABOUT_THE_TEXT.search(question):
         return "about the text"
-    if key(question) == key(sentence):
-        return "copied"
+    if not _content_words(question) & _content_words(text):
+        return "about something else"
     return None
 
 
-def quoted(answer: str, sentence: str) -> str:
-    """Return an answer as it stands in a sentence; the whole sentence if it does not.
+def _content_words(text: str) -> set[str]:
+    """Return the words of a text that carry meaning by their length, or all of a short text."""
+    words = re.findall(r"\w+", text.casefold())
+    return {word for word in words if len(word) >= _LONG_WORD} or set(words)
+
+
+def quoted(answer: str, sentence: str, question: str) -> str | None:
+    """Return an answer as it stands in a sentence; None if it does not, or if the question has it.
 
     White space, case and the punctuation around the answer may differ.
     """
     words = answer.strip().strip(".,;:!\"'()").split()
-    if not words:
-        return sentence
+    if not words or " ".join(words).casefold() in question.casefold():
+        return None
     pattern = r"\s+".join(re.escape(word) for word in words)
     found = re.search(rf"(?<!\w){pattern}(?!\w)", sentence, re.IGNORECASE)
-    return found[0] if found else sentence
+    return found[0] if found else None
 
 
-def distinct(made: Outcome) -> Outcome:
+def distinct(made: StepRows) -> StepRows:
     """Return questions without those of an earlier row of the same split, which are counted."""
-    found = Outcome(counts=made.counts.copy())
+    found = StepRows(counts=made.counts.copy())
     seen: set[tuple[str, int]] = set()
     for row in made.rows:
         name = (row["split"], key(row["question"]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 FEWEST_WORDS = 5  # of a sentence that can answer a question
-MOST_WORDS = 60
+MOST_WORDS = 120  # clauses of contracts are long
 _LETTERS = 0.6  # least share of letters and spaces in a sentence
 _ABBREVIATIONS = ("e.g.", "i.e.", "etc.", "vs.", "Dr.", "Mr.", "Mrs.", "Ms.", "No.", "St.", "v.")
 _END = re.compile(r"(?<=[.!?。！？])[\"'”’)\]]*\s+")
@@ -30,10 +30,10 @@ def sentences(text: str) -> list[str]:
         for piece in _END.split(line):
             held = f"{held} {piece}".strip()
             if not held.endswith(_ABBREVIATIONS):
-                found.append(held)
+                found.append(_MARKUP.sub("", held))
                 held = ""
         if held:
-            found.append(held)
+            found.append(_MARKUP.sub("", held))
     return [each for each in found if each]
 
 

@@ -1,0 +1,1 @@
+"""Rows of training, made of passages: questions, filters, hard negatives."""

@@ -1,0 +1,133 @@
+"""Interrupted runs: they go on where they stopped, with the result of a run in one go."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+
+import pytest
+
+from gritlm.adapt import adapt, measuring, pipeline
+from gritlm.adapt.pipeline import Adaptation
+from gritlm.adapt.run_folder import RunFolder
+from gritlm.adapt.verdict import Verdict
+from gritlm.evaluation.outcome import Report
+from gritlm.train.run import checkpoint
+from tests.adapt import made
+
+STEPS = ["passages", "questions", "filter", "negatives", "rows", "chats", "tasks"]
+
+
+class Interrupted(Adaptation):
+    """A run that ctrl-C ends before one of its steps."""
+
+    before = ""
+
+    def _step(self, name, work, *, reads: Sequence[str], writes: Sequence[str]):
+        if name == self.before:
+            raise KeyboardInterrupt
+        return super()._step(name, work, reads=reads, writes=writes)
+
+
+def files(folder: RunFolder) -> dict[str, bytes]:
+    names = ("passages", "questions", "filtered", "negatives", "pairs", "answers", "chats", "tasks")
+    return {name: folder.path(f"{name}.jsonl").read_bytes() for name in names}
+
+
+def rows_of(config, kind=Adaptation, lines=None):
+    report = (lambda _: None) if lines is None else lines.append
+    run = kind(config, RunFolder(made.Path(config.to)), report, False)
+    run.begin()
+    run.make_rows()
+    return run
+
+
+@pytest.fixture
+def config(collection_folder, model_folder):
+    return made.config(
+        collection_folder, model_folder, kinds=("factual", "keyword", "claim"), per_passage=1
+    )
+
+
+def test_a_run_stopped_before_each_step_equals_one_in_one_go(
+    config, collection_folder, model_folder, writer
+):
+    whole = rows_of(made.config(collection_folder, model_folder, **_changed(config, "whole")))
+    for name in STEPS[1:]:
+        Interrupted.before = name
+        lines: list[str] = []
+        with pytest.raises(KeyboardInterrupt):
+            rows_of(config, Interrupted, lines)
+        ran = [line for line in lines if "finished before" not in line and "note" not in line]
+        assert len(ran) == 1, "a step that had finished ran again"
+    run = rows_of(config)
+    assert files(run.folder) == files(whole.folder)
+
+
+def _changed(config, name: str) -> dict[str, object]:
+    return {"kinds": config.kinds, "per_passage": config.per_passage, "to": f"{config.to}-{name}"}
+
+
+def test_ctrl_c_while_questions_are_written_loses_one_batch(
+    config, collection_folder, model_folder, writer
+):
+    whole = rows_of(made.config(collection_folder, model_folder, **_changed(config, "whole")))
+    calls, texts = writer.calls, writer.texts
+    assert calls == 3
+    writer.calls = writer.texts = 0
+    writer.fail_at = 2
+    with pytest.raises(KeyboardInterrupt):
+        rows_of(config)
+    writer.fail_at = None
+    run = rows_of(config)
+    assert writer.texts == texts
+    assert files(run.folder) == files(whole.folder)
+    assert not list(run.folder.folder.glob("*.part"))
+
+
+def test_an_edited_file_runs_the_steps_behind_it_again(config, writer):
+    run = rows_of(config)
+    path = run.folder.path("questions.jsonl")
+    kept = [row for row in made.rows(path) if row["kind"] != "claim"]
+    made.lines(path, kept)
+    lines: list[str] = []
+    again = rows_of(config, lines=lines)
+    assert made.rows(path) == kept
+    ran = {line.partition(":")[0] for line in lines if "finished before" not in line}
+    assert {"filter"} <= ran <= {"note", "filter", "negatives", "rows", "tasks"}
+    assert not any(row["kind"] == "claim" for row in again.folder.read("filtered.jsonl"))
+
+
+def test_ctrl_c_in_training_goes_on_from_its_checkpoint(
+    collection_folder, model_folder, monkeypatch
+):
+    config = made.config(collection_folder, model_folder, steps=3)
+    verdict = Verdict("undecided", "undecided: it was not measured")
+    measured = (Report((), "adapt", None), verdict)
+    monkeypatch.setattr(measuring, "measure", lambda *_, **__: measured)
+    folder = RunFolder(made.Path(config.to))
+
+    def stop(line: str) -> None:
+        if line.startswith("step 1"):
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        adapt(config, report=stop, progress=False)
+    assert [checkpoint.step_of(path) for path in checkpoint.checkpoints(folder.root)] == [1]
+    assert "training" not in folder.steps()
+    result = adapt(config, progress=False)
+    assert result.counts["training"] == {"steps": 3}
+    steps = [row["step"] for row in made.rows(folder.root / "metrics.jsonl")]
+    assert steps == [1, 2, 3]
+    assert not checkpoint.checkpoints(folder.root)
+
+
+def test_the_writer_of_a_run_is_that_of_the_settings(monkeypatch):
+    from gritlm.adapt.config import AdaptConfig
+    from gritlm.adapt.rows.writers import EndpointWriter, OwnWriter
+    from gritlm.adapt.starting_model import StartingModel
+
+    config = AdaptConfig(documents=("x",), to="y", questions_from="openai:http://h/v1#m")
+    assert isinstance(pipeline.writer_for(config, StartingModel("none")), EndpointWriter)
+    own = AdaptConfig(documents=("x",), to="y")
+    assert isinstance(pipeline.writer_for(own, StartingModel("none")), OwnWriter)
