@@ -12,7 +12,7 @@ from gritlm.adapt.rows import questions
 from gritlm.adapt.rows.key_terms import KeyTerms
 from gritlm.adapt.rows.questions import QuestionMaker, quoted, unusable
 from gritlm.adapt.rows.sentences import in_context, is_statement, sentences, statements, without
-from gritlm.adapt.run_folder import RunFolder, StepRows
+from gritlm.adapt.run_folder import MadeRows, RunFolder
 from gritlm.adapt.starting_model import StartingModel
 from gritlm.errors import InputError
 from tests.adapt import made
@@ -108,7 +108,7 @@ def test_equal_questions_of_a_split_are_counted_once():
             ("held-out", "How long?"),
         )
     ]
-    found = questions.distinct(StepRows(rows))
+    found = questions.distinct(MadeRows(rows))
     assert [row["split"] for row in found.rows] == ["train", "held-out"]
     assert found.counts[questions.REPEATED] == 1
 
@@ -142,7 +142,7 @@ def test_a_broken_end_of_the_batches_is_made_again(tmp_path):
 
     def work(batch):
         calls.append(list(batch))
-        return StepRows([{"n": n} for n in batch])
+        return MadeRows([{"n": n} for n in batch])
 
     whole = folder.in_batches("x.jsonl", [1, 2, 3, 4, 5], work, size=2, progress=False)
     part = folder.path("x.jsonl.part")

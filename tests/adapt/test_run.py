@@ -3,31 +3,55 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import typer
 
 from gritlm import GritLM
 from gritlm.adapt import adapt
 from gritlm.adapt.run_folder import RunFolder
+from gritlm.cli.app import create_app
 from gritlm.errors import InputError
 from gritlm.train.config import SourceConfig
 from gritlm.train.data import sources
 from tests.adapt import made
 
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "adapt.md").read_text(encoding="utf-8")
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, model_folder):
-    """A run that has finished, and the lines that it reported; tests do not change it."""
+    """The result of the code in docs/adapt.md, with quick settings; tests do not change it."""
     folder = tmp_path_factory.mktemp("adapt")
     made.documents(folder)
-    lines: list[str] = []
-    result = adapt(made.config(folder, model_folder), report=lines.append, progress=False)
-    return result, lines
+    (code,) = re.findall(r"^```python\n(.*?)^```$", DOCUMENT, re.M | re.S)
+    shown = 'AdaptConfig(documents=("notes",), to="my-field", steps=2)'
+    assert shown in code
+    namespace = {"quick": made.config(folder, model_folder)}
+    exec(compile(code.replace(shown, "quick"), "adapt.md", "exec"), namespace)
+    return namespace["result"]
+
+
+def test_the_commands_that_are_shown_have_the_options_of_the_program():
+    program = typer.main.get_command(create_app())
+    lines = [line for line in DOCUMENT.splitlines() if line.startswith("gritlm ")]
+    assert len(lines) == 5
+    for line in lines:
+        _, name, *words = shlex.split(line, comments=True)
+        program.commands[name].make_context(name, words)
+
+
+def test_every_file_of_a_step_is_in_the_document(finished):
+    for path in (finished.folder / "adapt").glob("*.jsonl"):
+        assert path.name in ("tasks.jsonl",) or f"`{path.name}`" in DOCUMENT
 
 
 def test_a_run_becomes_an_adapter_with_a_report_and_a_verdict(finished, model_folder):
-    result, _ = finished
+    result = finished
     adapted = GritLM(result.folder, dtype="float32", device="cpu")
     assert adapted.encode(["the cat"]).shape == (1, 48)
     assert adapted.adapter == str(result.folder)
@@ -40,7 +64,7 @@ def test_a_run_becomes_an_adapter_with_a_report_and_a_verdict(finished, model_fo
 
 
 def test_training_rows_are_read_by_the_check_and_hold_no_held_out_text(finished):
-    result, _ = finished
+    result = finished
     folder = RunFolder(result.folder)
     passages = folder.read("passages.jsonl")
     held_out = [row["text"] for row in passages if row["split"] == "held-out"]
@@ -54,14 +78,14 @@ def test_training_rows_are_read_by_the_check_and_hold_no_held_out_text(finished)
 
 
 def test_duplicates_and_tables_are_counted_and_left_out(finished):
-    result, _ = finished
+    result = finished
     assert result.counts["passages"]["duplicate"] == 1
     assert result.counts["passages"]["without sentences"] == 1
     assert result.counts["passages"]["kept"] == 36
 
 
 def test_a_finished_run_does_nothing_when_given_again(finished, model_folder):
-    result, _ = finished
+    result = finished
     before = {path: path.stat().st_mtime_ns for path in result.folder.rglob("*") if path.is_file()}
     lines: list[str] = []
     again = adapt(
@@ -74,7 +98,7 @@ def test_a_finished_run_does_nothing_when_given_again(finished, model_folder):
 
 
 def test_other_settings_and_other_documents_are_refused(finished, model_folder):
-    result, _ = finished
+    result = finished
     folder = result.folder.parent
     config = made.config(folder, model_folder)
     with pytest.raises(InputError, match="other settings: top_k was 10 and is 7; use those"):

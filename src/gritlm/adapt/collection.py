@@ -11,7 +11,7 @@ from typing import Literal
 
 from gritlm.adapt.config import FEW_PASSAGES, FEWEST_PASSAGES, AdaptConfig
 from gritlm.adapt.rows.sentences import statements
-from gritlm.adapt.run_folder import Row, StepRows
+from gritlm.adapt.run_folder import MadeRows, Row
 from gritlm.errors import InputError
 from gritlm.evaluation import fingerprints
 from gritlm.rag.ingest.chunking import cut
@@ -66,7 +66,7 @@ class CollectedPassage:
         return asdict(self)
 
 
-def collect(config: AdaptConfig, assembler: PromptAssembler, skips: Skips) -> StepRows:
+def collect(config: AdaptConfig, assembler: PromptAssembler, skips: Skips) -> MadeRows:
     """Read the documents; return the rows of their usable passages, split, and counts.
 
     Args:
@@ -77,7 +77,7 @@ def collect(config: AdaptConfig, assembler: PromptAssembler, skips: Skips) -> St
     Raises:
         InputError: if a path does not exist, or the training part has too few passages.
     """
-    made = StepRows()
+    made = MadeRows()
     seen: set[int] = set()
     kept: list[CollectedPassage] = []
     for passage in _passages(config, assembler, skips):

@@ -18,7 +18,7 @@ from gritlm.adapt.rows.hard_negatives import HardNegatives
 from gritlm.adapt.rows.questions import QuestionMaker
 from gritlm.adapt.rows.round_trip import RoundTrip
 from gritlm.adapt.rows.writers import writer_for
-from gritlm.adapt.run_folder import FinishedStep, Row, RunFolder, StepRows
+from gritlm.adapt.run_folder import FinishedStep, MadeRows, Row, RunFolder
 from gritlm.adapt.starting_model import StartingModel
 from gritlm.adapt.verdict import Verdict
 from gritlm.errors import require_libraries
@@ -241,9 +241,9 @@ class Adaptation:
         asked.counts["questions people asked"] = asked.counts.pop("kept", 0)
         return made.counts + asked.counts
 
-    def _asked(self) -> StepRows:
+    def _asked(self) -> MadeRows:
         """Return the questions of people from both files; ``trained`` marks those of the first."""
-        found = StepRows()
+        found = MadeRows()
         for path, trained in ((self.config.questions, True), (self.config.report_questions, False)):
             if path is not None:
                 rows = real_questions.read(path)
@@ -254,10 +254,10 @@ class Adaptation:
 
     def _filter(self) -> Mapping[str, int]:
         asked = [row for row in self.folder.read(_ASKED) if row["trained"]]
-        every = questions.distinct(StepRows([*asked, *self.folder.read(questions.FILE)])).rows
+        every = questions.distinct(MadeRows([*asked, *self.folder.read(questions.FILE)])).rows
         rows = [row for row in every if row["split"] == TRAIN]
         trip = RoundTrip(self.config, self.model, self.trained)
-        made = StepRows(rows)
+        made = MadeRows(rows)
         if "filter" in self.config.without:
             made.counts["kept"] = len(rows)
         else:
@@ -269,7 +269,7 @@ class Adaptation:
     def _mine(self) -> Mapping[str, int]:
         rows = self.folder.read(round_trip.FILE)
         if "negatives" in self.config.without:
-            made = StepRows([{**row, "negatives": []} for row in rows])
+            made = MadeRows([{**row, "negatives": []} for row in rows])
             made.counts["kept"] = len(rows)
         else:
             mining = HardNegatives(self.config, self.model, self.trained)

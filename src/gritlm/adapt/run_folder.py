@@ -33,7 +33,7 @@ Row = dict[str, Any]
 
 
 @dataclass
-class StepRows:
+class MadeRows:
     """Rows that a step makes, and counts of those that it leaves out.
 
     Attributes:
@@ -53,7 +53,7 @@ class StepRows:
         """Count a row that is left out."""
         self.counts[reason] += 1
 
-    def add(self, other: StepRows) -> None:
+    def add(self, other: MadeRows) -> None:
         """Add the rows and counts of another outcome."""
         self.rows += other.rows
         self.counts += other.counts
@@ -192,11 +192,11 @@ class RunFolder:
         self,
         name: str,
         items: Sequence[Any],
-        work: Callable[[Sequence[Any]], StepRows],
+        work: Callable[[Sequence[Any]], MadeRows],
         *,
         size: int,
         progress: bool | None = None,
-    ) -> StepRows:
+    ) -> MadeRows:
         """Apply a function to items batch by batch; go on behind the batches of an earlier attempt.
 
         Args:
@@ -212,7 +212,7 @@ class RunFolder:
         part = self.path(f"{name}.part")
         identity = fingerprints.of_values(name, size, list(items), self._inputs)
         batches = [items[start : start + size] for start in range(0, len(items), size)]
-        outcome = StepRows()
+        outcome = MadeRows()
         with _writing(part):
             done = _resume(part, identity)
             for made in done:
@@ -270,7 +270,7 @@ class RunFolder:
             )
 
 
-def _resume(part: Path, identity: str) -> list[StepRows]:
+def _resume(part: Path, identity: str) -> list[MadeRows]:
     """Return the whole batches in a file, after cutting off a broken end; begin it if needed."""
     lines = part.read_bytes().split(b"\n")[:-1] if part.is_file() else []
     rows = []
@@ -286,7 +286,7 @@ def _resume(part: Path, identity: str) -> list[StepRows]:
     whole = b"".join(line + b"\n" for line in lines[: len(rows)])
     if part.stat().st_size != len(whole):
         part.write_bytes(whole)
-    return [StepRows(row["rows"], Counter(row["counts"])) for row in rows[1:]]
+    return [MadeRows(row["rows"], Counter(row["counts"])) for row in rows[1:]]
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gritlm.adapt.collection import CollectedPassage
 from gritlm.adapt.config import AdaptConfig
-from gritlm.adapt.run_folder import Row, RunFolder, StepRows
+from gritlm.adapt.run_folder import MadeRows, Row, RunFolder
 from gritlm.adapt.starting_model import StartingModel
 from gritlm.train.data.collate import key
 from gritlm.train.mining.negatives import MiningConfig, choose
@@ -42,7 +42,7 @@ class HardNegatives:
 
     def mine(
         self, questions: Sequence[Row], folder: RunFolder, *, progress: bool | None = None
-    ) -> StepRows:
+    ) -> MadeRows:
         """Return the questions, each with the ids of its hard negatives as ``negatives``.
 
         A passage after which the question is about as likely as after its own one is a false
@@ -67,7 +67,7 @@ class HardNegatives:
 
     def _of_batch(
         self, questions: Sequence[Row], passage_PD: Tensor, own: dict[int, set[str]]
-    ) -> StepRows:
+    ) -> MadeRows:
         number = {passage.id: index for index, passage in enumerate(self.passages)}
         wanted = self.config.negatives
         found = choose(
@@ -80,7 +80,7 @@ class HardNegatives:
                 seed=self.config.seed,
             ),
         )
-        made = StepRows()
+        made = MadeRows()
         for row, indices in zip(questions, found, strict=True):
             true = self._true_negatives(row, number[row["passage"]], indices, made)
             if not true:
@@ -89,7 +89,7 @@ class HardNegatives:
         return made
 
     def _true_negatives(
-        self, row: Row, own: int, indices: Sequence[int], made: StepRows
+        self, row: Row, own: int, indices: Sequence[int], made: MadeRows
     ) -> list[int]:
         """Return the candidates that hold no answer, by the likelihood of the question."""
         if not indices:

@@ -12,7 +12,7 @@ from gritlm.adapt.config import AdaptConfig, QuestionKind
 from gritlm.adapt.rows.key_terms import KeyTerms
 from gritlm.adapt.rows.sentences import in_context, statements
 from gritlm.adapt.rows.writers import QuestionWriter
-from gritlm.adapt.run_folder import Row, RunFolder, StepRows
+from gritlm.adapt.run_folder import MadeRows, Row, RunFolder
 from gritlm.adapt.starting_model import StartingModel
 from gritlm.evaluation.rag.prompts import form_for
 from gritlm.train.data.collate import key
@@ -69,7 +69,7 @@ class QuestionMaker:
         self._by_id = {passage.id: passage for passage in passages}
         self._terms = KeyTerms([passage.embedded for passage in passages])
 
-    def make(self, folder: RunFolder, *, progress: bool | None = None) -> StepRows:
+    def make(self, folder: RunFolder, *, progress: bool | None = None) -> MadeRows:
         """Return the questions of all passages, and counts of those that are not used.
 
         Args:
@@ -81,9 +81,9 @@ class QuestionMaker:
         )
         return distinct(made)
 
-    def _of_batch(self, names: Sequence[str]) -> StepRows:
+    def _of_batch(self, names: Sequence[str]) -> MadeRows:
         passages = [self._by_id[name] for name in names]
-        made = StepRows()
+        made = MadeRows()
         if "factual" in self._config.kinds:
             self._ask(passages, made)
         for passage in passages:
@@ -93,7 +93,7 @@ class QuestionMaker:
                 self._add_claim(passage, made)
         return made
 
-    def _ask(self, passages: Sequence[CollectedPassage], made: StepRows) -> None:
+    def _ask(self, passages: Sequence[CollectedPassage], made: MadeRows) -> None:
         asked = [each for passage in passages for each in self._chosen(passage)]
         lines = self._writer.questions([each.text for each in asked])
         usable: list[tuple[AskedSentence, str]] = []
@@ -128,14 +128,14 @@ class QuestionMaker:
             for answer, (each, question) in zip(found, asked, strict=True)
         ]
 
-    def _add_keywords(self, passage: CollectedPassage, made: StepRows) -> None:
+    def _add_keywords(self, passage: CollectedPassage, made: MadeRows) -> None:
         terms = self._terms.of(passage.embedded)
         if len(terms) < 2:
             made.drop("without key terms")
             return
         made.keep(_row(passage, "keyword", " ".join(terms)))
 
-    def _add_claim(self, passage: CollectedPassage, made: StepRows) -> None:
+    def _add_claim(self, passage: CollectedPassage, made: MadeRows) -> None:
         """Add a sentence as a claim, one that no question is written on if there is one."""
         asked = {each.sentence for each in self._chosen(passage)}
         every = statements(passage.text)
@@ -175,9 +175,9 @@ def quoted(answer: str, sentence: str, question: str) -> str | None:
     return found[0] if found else None
 
 
-def distinct(made: StepRows) -> StepRows:
+def distinct(made: MadeRows) -> MadeRows:
     """Return questions without those of an earlier row of the same split, which are counted."""
-    found = StepRows(counts=made.counts.copy())
+    found = MadeRows(counts=made.counts.copy())
     seen: set[tuple[str, int]] = set()
     for row in made.rows:
         name = (row["split"], key(row["question"]))

@@ -10,7 +10,7 @@ from pathlib import Path
 from gritlm import jsonl
 from gritlm.adapt.collection import CollectedPassage
 from gritlm.adapt.rows.questions import asked_row
-from gritlm.adapt.run_folder import StepRows
+from gritlm.adapt.run_folder import MadeRows
 from gritlm.adapt.starting_model import StartingModel
 from gritlm.errors import InputError, one_line
 
@@ -89,7 +89,7 @@ def read(path: str) -> list[RealQuestion]:
 
 def assign(
     asked: Sequence[RealQuestion], passages: Sequence[CollectedPassage], model: StartingModel
-) -> StepRows:
+) -> MadeRows:
     """Return rows of questions with the passage that answers each.
 
     Of a document with several passages, and of the whole collection for a question whose document
@@ -102,7 +102,7 @@ def assign(
     """
     places = Places(passages)
     number = {passage.id: index for index, passage in enumerate(passages)}
-    made = StepRows()
+    made = MadeRows()
     if not asked:
         return made
     passage_PD = model.passage_vectors(passages)

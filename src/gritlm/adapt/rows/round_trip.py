@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gritlm.adapt.collection import CollectedPassage
 from gritlm.adapt.config import AdaptConfig
-from gritlm.adapt.run_folder import Row, RunFolder, StepRows
+from gritlm.adapt.run_folder import MadeRows, Row, RunFolder
 from gritlm.adapt.starting_model import StartingModel
 from gritlm.train.mining.negatives import nearest
 
@@ -42,7 +42,7 @@ class RoundTrip:
 
     def filter(
         self, questions: Sequence[Row], folder: RunFolder, *, progress: bool | None = None
-    ) -> StepRows:
+    ) -> MadeRows:
         """Return the questions that lead back to their passages, with rank and likelihood.
 
         Args:
@@ -59,12 +59,12 @@ class RoundTrip:
             progress=progress,
         )
 
-    def _of_batch(self, questions: Sequence[Row], passage_PD: Tensor) -> StepRows:
+    def _of_batch(self, questions: Sequence[Row], passage_PD: Tensor) -> MadeRows:
         number = {passage.id: index for index, passage in enumerate(self.passages)}
         query_QD = self.model.query_vectors([row["question"] for row in questions])
         depth = max(self.config.top_k, _OTHERS + 1)
         indices_QK = nearest(query_QD, passage_PD, depth)[1].tolist()
-        made = StepRows()
+        made = MadeRows()
         for row, near in zip(questions, indices_QK, strict=True):
             own = number[row["passage"]]
             if own not in near[: self.config.top_k]:
