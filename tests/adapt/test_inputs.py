@@ -11,9 +11,10 @@ from typing import ClassVar
 
 import pytest
 
-from gritlm.adapt import adapt, report_tasks, try_out
+from gritlm.adapt import adapt, collection, report_tasks, try_out
 from gritlm.adapt.collection import HELD_OUT, TRAIN, CollectedPassage
 from gritlm.adapt.config import AdaptConfig
+from gritlm.adapt.pipeline import Adaptation
 from gritlm.adapt.report_tasks import ReportTasks
 from gritlm.adapt.rows import real_questions, writers
 from gritlm.adapt.rows.real_questions import Places
@@ -51,6 +52,39 @@ def test_too_few_passages_are_refused_and_nothing_is_trained(tmp_path, model_fol
     with pytest.raises(InputError, match=r"12 usable passages, \d of them to train on; expected"):
         adapt(made.config(tmp_path, model_folder), progress=False)
     assert not list((tmp_path / "run").glob("*.safetensors"))
+
+
+def test_documents_can_be_added_to_a_run_that_had_too_few(tmp_path, model_folder, writer):
+    made.documents(tmp_path, count=12)
+    with pytest.raises(InputError, match="add documents"):
+        adapt(made.config(tmp_path, model_folder), progress=False)
+    made.documents(tmp_path)
+    folder = RunFolder(tmp_path / "run")
+    run = Adaptation(made.config(tmp_path, model_folder), folder, lambda _: None, progress=False)
+    run.begin()
+    assert folder.steps()["passages"].counts["kept"] == 36
+
+
+def test_passages_longer_than_the_model_takes_are_refused(collection_folder, tiny_model):
+    config = made.config(collection_folder, tiny_model(), max_tokens=300)
+    with pytest.raises(InputError, match="passages of 300 tokens are longer than the model takes"):
+        adapt(config, progress=False)
+
+
+def test_a_script_that_the_tokenizer_does_not_know_is_noted(model_folder):
+    assembler = StartingModel(str(model_folder), "cpu").assembler
+    assert collection.language_note(PASSAGES, assembler) is None
+    greek = CollectedPassage("x", "x", "", "Η γάτα κοιμάται όλη μέρα στον κήπο.", 0)
+    note = collection.language_note([greek], assembler)
+    assert note is not None
+    assert "hardly knows their language" in note
+
+
+def test_a_prompt_without_room_has_an_empty_text(tiny_model):
+    model = StartingModel(str(tiny_model()), "cpu")
+    first, second = model.texts([[5] * 10, [5] * 250], until=["\n"], max_new_tokens=8)
+    assert second == ""
+    assert isinstance(first, str)
 
 
 def test_missing_documents_and_a_foreign_folder_are_refused(collection_folder, model_folder):
@@ -128,11 +162,20 @@ def test_real_questions_get_their_passages_and_become_tasks(tmp_path, model_fold
     ]
     made.lines(
         path,
-        [*rows, {"question": "Who knows?", "document": "gecko"}, {"question": "Which one sleeps?"}],
+        [
+            *rows,
+            {"question": "Who knows?", "document": "gecko"},
+            {"question": "Which one sleeps?"},
+            {"question": "long " * 300, "document": "fox"},
+        ],
     )
     model = StartingModel(str(model_folder), "cpu")
     found = real_questions.assign(real_questions.read(str(path)), PASSAGES, model)
-    assert found.counts == {"kept": 21, real_questions.UNKNOWN_DOCUMENT: 1}
+    assert found.counts == {
+        "kept": 21,
+        real_questions.UNKNOWN_DOCUMENT: 1,
+        real_questions.TOO_LONG: 1,
+    }
     assert [row["passage"] for row in found.rows[:20]] == [passage.id for passage in PASSAGES]
     assert [row["known"] for row in found.rows] == [True] * 20 + [False]
     folder = RunFolder(tmp_path / "run")

@@ -16,6 +16,7 @@ from gritlm.adapt import adapt
 from gritlm.adapt.run_folder import RunFolder
 from gritlm.cli.app import create_app
 from gritlm.errors import InputError
+from gritlm.rag import RagEngine
 from gritlm.train.config import SourceConfig
 from gritlm.train.data import sources
 from tests.adapt import made
@@ -61,6 +62,28 @@ def test_a_run_becomes_an_adapter_with_a_report_and_a_verdict(finished, model_fo
     assert result.verdict.decision in ("use", "do not use", "undecided")
     assert result.verdict.sentence.startswith(result.verdict.decision)
     assert {each.task for each in result.verdict.differences} >= {"held-out-questions"}
+
+
+def test_a_store_of_the_model_before_is_refused_with_the_command_that_indexes_again(
+    finished, model_folder, tmp_path
+):
+    options = {"dtype": "float32", "device": "cpu"}
+    with RagEngine.open(tmp_path / "store", GritLM(model_folder, **options)) as engine:
+        engine.add([{"id": "cat", "text": made.text("cat", 2)}])
+    adapted = GritLM(model_folder, adapter=finished.folder, **options)
+    with pytest.raises(InputError, match="gritlm index"):
+        RagEngine.open(tmp_path / "store", adapted)
+    with RagEngine.open(tmp_path / "other", adapted) as engine:
+        engine.add([{"id": "cat", "text": made.text("cat", 2)}])
+        assert engine.documents()[0].id == "cat"
+
+
+def test_the_adapter_is_a_model_of_its_own_over_a_shared_base(finished, model_folder):
+    base = GritLM(model_folder, adapters={"field": finished.folder}, dtype="float32", device="cpu")
+    alone = GritLM(model_folder, adapter=finished.folder, dtype="float32", device="cpu")
+    vectors = [each.encode(["a cat"]) for each in (base.with_adapter("field"), alone, base)]
+    assert abs(vectors[0] - vectors[1]).max() < 1e-5
+    assert abs(vectors[0] - vectors[2]).max() > 1e-5
 
 
 def test_training_rows_are_read_by_the_check_and_hold_no_held_out_text(finished):

@@ -135,10 +135,15 @@ def step_seconds(run: TrainConfig, *, progress: bool | None = False) -> float:
     Args:
         run: settings of the run.
         progress: show a progress bar; None: on a terminal.
+
+    Raises:
+        KeyboardInterrupt: if a signal ended the measuring.
     """
     with TemporaryDirectory(prefix="gritlm-adapt-") as folder:
         few = replace(run.training, output_dir=folder, max_steps=_MEASURED)
-        train(replace(run, training=few), report=_ignore, progress=progress)
+        result = train(replace(run, training=few), report=_ignore, progress=progress)
+        if result.stopped:
+            raise KeyboardInterrupt
         entries = metrics_log.read(Path(folder))
         return median([float(entry["seconds"]) for entry in entries[1:] if "seconds" in entry])
 

@@ -14,9 +14,10 @@ from gritlm.adapt.rows.sentences import statements
 from gritlm.adapt.run_folder import MadeRows, Row
 from gritlm.errors import InputError
 from gritlm.evaluation import fingerprints
+from gritlm.lm.gritlm import GritLM
 from gritlm.rag.ingest.chunking import cut
 from gritlm.rag.ingest.folders import files
-from gritlm.rag.ingest.ingest import count_tokens
+from gritlm.rag.ingest.ingest import ChunkingOptions, check_cutting, count_tokens
 from gritlm.rag.ingest.skips import Skips
 from gritlm.rag.ingest.sources import documents
 from gritlm.rag.plan import PromptAssembler
@@ -33,6 +34,8 @@ TRAIN: Split = "train"
 HELD_OUT: Split = "held-out"
 _FEW_DOCUMENTS = 10  # with fewer, neighbouring passages are split, not documents
 _STRETCH = 10  # passages that stay together then
+_COUNTED = 50  # passages whose tokens show how well the tokenizer knows the language
+_TOKENS_A_CHARACTER = 0.75  # English: 0.25; of an unknown script: 1 to 3
 
 
 @dataclass(frozen=True)
@@ -66,17 +69,22 @@ class CollectedPassage:
         return asdict(self)
 
 
-def collect(config: AdaptConfig, assembler: PromptAssembler, skips: Skips) -> MadeRows:
+def collect(
+    config: AdaptConfig, model: GritLM, assembler: PromptAssembler, skips: Skips
+) -> MadeRows:
     """Read the documents; return the rows of their usable passages, split, and counts.
 
     Args:
         config: settings of the run.
+        model: the model that is adapted, whose context bounds a passage.
         assembler: counts the tokens of passages, as an index does.
         skips: receives files and rows that cannot be read.
 
     Raises:
-        InputError: if a path does not exist, or the training part has too few passages.
+        InputError: if a path does not exist, passages would be longer than the model takes, or the
+            training part has too few passages.
     """
+    check_cutting(ChunkingOptions(config.max_tokens), model, assembler)
     made = MadeRows()
     seen: set[int] = set()
     kept: list[CollectedPassage] = []
@@ -152,6 +160,23 @@ def advice(train: int) -> str | None:
     return (
         f"{train} passages to train on are few: expect small differences and wide intervals, and "
         f"add documents up to {FEW_PASSAGES} passages or more if you can"
+    )
+
+
+def language_note(passages: Sequence[CollectedPassage], assembler: PromptAssembler) -> str | None:
+    """Return a warning for a language that the tokenizer hardly knows; None for others.
+
+    Args:
+        passages: passages of the collection, of which the first are counted.
+        assembler: prompts of the model.
+    """
+    texts = [passage.text for passage in passages[:_COUNTED]]
+    share = sum(count_tokens(assembler, texts)) / sum(map(len, texts))
+    if share <= _TOKENS_A_CHARACTER:
+        return None
+    return (
+        f"the tokenizer of the model takes {share:.1f} tokens for a character of these documents: "
+        "it hardly knows their language; use a model that was trained on it"
     )
 
 

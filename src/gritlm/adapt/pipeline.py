@@ -221,11 +221,14 @@ class Adaptation:
 
     def _collect(self) -> Mapping[str, int]:
         skips = Skips()
-        made = collection.collect(self.config, self.model.assembler, skips)
+        assembler = self.model.assembler
+        made = collection.collect(self.config, self.model.model, assembler, skips)
         for skipped in skips.named[:_NAMED_SKIPS]:
             self._report(f"skipped {skipped.path}: {skipped.reason}")
         if skips.count:
             made.counts["files and rows skipped"] = skips.count
+        if note := collection.language_note(collection.load(made.rows), assembler):
+            self._report(f"note: {note}")
         self.folder.write(collection.FILE, made.rows)
         return made.counts
 

@@ -89,6 +89,8 @@ class RunFolder:
     def open(self, settings: Mapping[str, Any], documents: str) -> None:
         """Begin a run, or go on with one that has the same settings and documents.
 
+        A run without a finished step begins again, whatever its settings were.
+
         Args:
             settings: settings that a run must keep, as JSON values.
             documents: digest of the documents and question files.
@@ -100,6 +102,7 @@ class RunFolder:
         state = self._state()
         if state is None:
             self._require_new()
+        if state is None or not state["steps"]:
             new = {"version": VERSION, "settings": dict(settings), "documents": documents}
             self._write_state({**new, "steps": {}})
             return

@@ -132,18 +132,24 @@ class StartingModel:
     ) -> list[str]:
         """Return the likeliest text after each prompt, without the string that ends it.
 
+        A prompt that leaves no room for a text has an empty one.
+
         Args:
             prompts: token ids.
             until: strings that end a text.
             max_new_tokens: most tokens of a text.
         """
-        if not prompts:
-            return []
+        room = self._longest - max_new_tokens
+        usable = [ids for ids in prompts if len(ids) <= room]
+        texts = iter(self._texts(usable, until, max_new_tokens) if usable else [])
+        return [next(texts) if len(ids) <= room else "" for ids in prompts]
+
+    def _texts(
+        self, prompts: Sequence[Sequence[int]], until: Sequence[str], most: int
+    ) -> list[str]:
         if not self._batched:
-            return [self._text(ids, until, max_new_tokens) for ids in prompts]
-        found = greedy_answers(
-            self.model, prompts, until=until, max_new_tokens=max_new_tokens, slots=SLOTS
-        )
+            return [self._text(ids, until, most) for ids in prompts]
+        found = greedy_answers(self.model, prompts, until=until, max_new_tokens=most, slots=SLOTS)
         texts = [str(self.model.tokenizer.decode(ids, skip_special_tokens=True)) for ids in found]
         return [_up_to(text, until) for text in texts]
 

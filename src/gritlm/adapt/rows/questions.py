@@ -24,7 +24,8 @@ _FEWEST_WORDS = 3
 _LONG_WORD = 5  # letters
 _ANSWER_TOKENS = 24
 _ABOUT_THE_TEXT = re.compile(
-    r"\b(?:the|this|given|above) (?:text|passage|sentence|statement|article|paragraph|author)\b",
+    r"\b(?:the|this|given|above) (?:text|passage|sentence|statement|article|paragraph|author)\b|"
+    r"\bof the following\b",
     re.IGNORECASE,
 )
 

@@ -16,6 +16,8 @@ from gritlm.errors import InputError, one_line
 
 ASKED = "asked"  # source of their rows
 _CANDIDATES = 4  # passages that a question without one is read after
+_LONGEST = 1000  # characters of a question
+TOO_LONG = "asked at too great length"
 UNKNOWN_DOCUMENT = "asked about documents that are not used"
 
 
@@ -111,6 +113,9 @@ def assign(
         among = passages if each.about is None else places.of(each.about)
         if not among:
             made.drop(UNKNOWN_DOCUMENT)
+            continue
+        if len(each.question) > _LONGEST:
+            made.drop(TOO_LONG)
             continue
         score_P = passage_PD[[number[passage.id] for passage in among]] @ query_D
         near = [among[i] for i in score_P.topk(min(_CANDIDATES, len(among))).indices.tolist()]

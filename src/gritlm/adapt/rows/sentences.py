@@ -43,7 +43,7 @@ def is_statement(sentence: str) -> bool:
     letters = sum(each.isalpha() or each.isspace() for each in sentence)
     return (
         FEWEST_WORDS <= len(words) <= MOST_WORDS
-        and sentence.endswith((".", "!", "。", "！", '."', ".)"))
+        and sentence.endswith((".", "!", ";", "。", "！", '."', ".)"))
         and "|" not in sentence
         and letters >= _LETTERS * len(sentence)
     )

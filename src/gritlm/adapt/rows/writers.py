@@ -42,7 +42,7 @@ _EXAMPLES = (
     ),
 )
 # First words of questions. Left alone, small models ask little else than "What is ...?".
-_OPENINGS = ("", "What are", "How", "Which")
+_OPENINGS = ("", "What are", "How")
 
 
 class EndpointError(GritLMError):
