@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import pytest
 
+from gritlm import GritLM
 from gritlm.adapt import adapt, collection, report_tasks, try_out
 from gritlm.adapt.collection import HELD_OUT, TRAIN, CollectedPassage
 from gritlm.adapt.config import AdaptConfig
@@ -22,8 +23,10 @@ from gritlm.adapt.rows.writers import EndpointError, EndpointWriter
 from gritlm.adapt.run_folder import RunFolder
 from gritlm.adapt.starting_model import StartingModel
 from gritlm.errors import InputError
+from gritlm.serve import ServerConfig
 from tests import tiny
 from tests.adapt import made
+from tests.serve.conftest import served
 
 
 @pytest.mark.parametrize(
@@ -277,3 +280,14 @@ def test_a_trial_shows_examples_and_an_estimate_and_writes_no_run(
     assert found.passages["kept"] == 36
     assert found.steps >= 4
     assert found.total > found.seconds["training"] > 0
+
+
+def test_the_server_of_this_package_can_be_the_endpoint(model_folder):
+    model = GritLM(model_folder, dtype="float32", device="cpu")
+    text = "Cats sleep most of the day."
+    expected = model.chat(
+        writers.messages(text), max_new_tokens=writers.MAX_NEW_TOKENS, stop=["\n"]
+    )
+    with served(model, ServerConfig(port=0, names=("tiny",))) as server:
+        writer = EndpointWriter(f"{server.url}/v1", "tiny")
+        assert writer.questions([text, text]) == [expected] * 2

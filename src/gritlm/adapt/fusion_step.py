@@ -5,14 +5,18 @@ Training resets these settings, which belong to the weights.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
 from gritlm.adapt import report_tasks
 from gritlm.adapt.run_folder import Row, RunFolder
+from gritlm.errors import InputError
 from gritlm.evaluation.rag.calibrate import calibrate
 from gritlm.lm.gritlm import GritLM
+
+log = logging.getLogger(__name__)
 
 SETTINGS = "../gritlm.json"  # relative to the files of the steps
 FEWEST = 20  # questions of a calibration
@@ -47,14 +51,21 @@ def calibrate_adapter(folder: RunFolder, device: str | None) -> dict[str, int]:
         device: device of the model; None for the best one.
 
     Returns:
-        The number of questions; 0 for too few, which leaves the adapter without a calibration.
+        The number of questions; 0 for too few, or a model whose keys cannot be moved, which leaves
+        the adapter without a calibration.
     """
     rows = folder.read(report_tasks.CALIBRATION)
     if len(rows) < FEWEST:
         return {"questions": 0}
     task: Path = folder.path(report_tasks.CALIBRATION).parent
     model = GritLM(folder.root, device=device)
-    found = calibrate(model, task)
+    if model.lm.rope() is None:
+        return {"questions": 0}
+    try:
+        found = calibrate(model, task)
+    except InputError as error:  # too few questions fit the model's context
+        log.warning("the adapter has no calibration: %s", error)
+        return {"questions": 0}
     model.settings.but(fusion=found.settings).save(folder.root)
     return {
         "questions": found.questions,

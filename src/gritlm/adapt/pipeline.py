@@ -115,16 +115,13 @@ class Adaptation:
         """Run all steps, and return the result."""
         self.begin()
         self.make_rows()
-        facts = self._facts()
-        self.model.free()
         self._step(
             "training",
-            lambda: train_adapter(
-                self.config, self.folder, facts, report=self._report, progress=self._progress
-            ),
+            self._train,
             reads=[training_rows.PAIRS, training_rows.ANSWERS, training_rows.CHATS],
             writes=[FILE, ADAPTER],
         )
+        self.model.free()
         self._step(
             "calibration",
             lambda: fusion_step.calibrate_adapter(self.folder, self.config.device),
@@ -304,8 +301,12 @@ class Adaptation:
         )
         return tasks.write(held_out, asked, self.model)
 
-    def _facts(self) -> ModelFacts:
-        return ModelFacts.of(self.model)
+    def _train(self) -> Mapping[str, int]:
+        facts = ModelFacts.of(self.model)
+        self.model.free()
+        return train_adapter(
+            self.config, self.folder, facts, report=self._report, progress=self._progress
+        )
 
     def _measure(self) -> Mapping[str, int]:
         found, self._verdict = measuring.measure(

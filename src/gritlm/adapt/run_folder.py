@@ -66,7 +66,7 @@ class FinishedStep:
     Attributes:
         inputs: digest of the files that it reads.
         counts: its counts.
-        seconds: its duration, in seconds, over all attempts.
+        seconds: duration of the attempt that finished, in seconds.
     """
 
     inputs: str
