@@ -8,11 +8,11 @@ from functools import partial
 from typing import Any
 
 import torch
-from gritlm.evaluation.generation.continuous import greedy_answers
 
 from benchmarks.gpu_parts.machine import Machine, in_memory, release
 from benchmarks.gpu_parts.reporting import Report, SkippedError
 from gritlm import GritLM
+from gritlm.lm.continuous import greedy_answers
 
 
 def run(machine: Machine, report: Report) -> None:

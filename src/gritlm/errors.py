@@ -15,6 +15,7 @@
     ├── TrainingError (RuntimeError)       a training run that cannot continue
     ├── MissingExtraError (ImportError)    an optional dependency that is not installed
     ├── serve.engine.errors: OverloadedError, DrainingError    a server that refuses new requests
+    ├── adapt.rows.writers.EndpointError    an endpoint that writes no questions
     ├── evaluation.harnesses.DataUnreachableError    a task whose data cannot be downloaded
     └── rag.index.passage_table.IndexFailedError    an index that cannot be read or written
 """
