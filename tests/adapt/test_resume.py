@@ -121,6 +121,15 @@ def test_ctrl_c_in_training_goes_on_from_its_checkpoint(
     assert steps == [1, 2, 3]
     assert not checkpoint.checkpoints(folder.root)
 
+    before = (folder.root / "adapter_model.safetensors").read_bytes()
+    pairs = folder.path("pairs.jsonl")
+    made.lines(pairs, made.rows(pairs)[:-1])
+    lines: list[str] = []
+    adapt(config, report=lines.append, progress=False)
+    assert any(line.startswith("training: 3 steps (") for line in lines)
+    assert "training: 3 steps (finished before)" not in lines
+    assert (folder.root / "adapter_model.safetensors").read_bytes() != before
+
 
 def test_the_writer_of_a_run_is_that_of_the_settings(monkeypatch):
     from gritlm.adapt.config import AdaptConfig
