@@ -230,6 +230,39 @@ def test_eval_prints_escapes(on_a_terminal, hostile_model, files, tmp_path):
     refused_nothing(on_a_terminal("eval", folder, "--tasks", HOSTILE, *words[2:]))
 
 
+def test_adapt_prints_escapes(on_a_terminal, hostile_model, files, tmp_path):
+    words = (*hostile_model[:2], "--device", "cpu", "--steps", "1", "--max-tokens", "512")
+    few = ("adapt", str(files / "documents"), "--to", str(tmp_path / NAME), *words)
+    shown = refused_nothing(on_a_terminal(*few))
+    assert r"\x1b" in shown  # the name of a file that is skipped
+    assert "0 usable passages" in shown
+    many = tmp_path / "many.jsonl"
+    told = "have written into the long reports of every winter and every summer since then"
+    rows = [
+        {
+            "id": f"k{n}",
+            "title": HOSTILE,
+            "text": f"The keepers of colony {n} {told} {HOSTILE} {told}.",
+        }
+        for n in range(60)
+    ]
+    many.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    trial = (
+        "adapt",
+        str(many),
+        "--to",
+        str(tmp_path / "run"),
+        "--dry-run",
+        *words,
+        "--without",
+        "filter",
+    )
+    shown = refused_nothing(on_a_terminal(*trial))
+    assert "training steps" in shown
+    assert r"\x1b" in shown or r"\u001b" in shown  # the rows that are shown as examples
+    assert not (tmp_path / "run").exists()
+
+
 def test_every_command_is_in_a_test_of_this_file():
     tested = Path(__file__).read_text(encoding="utf-8")
     members = [member.__name__.rstrip("_") for *_, group in GROUPS for member in group]

@@ -219,9 +219,11 @@ class Adaptation:
     def _collect(self) -> Mapping[str, int]:
         skips = Skips()
         assembler = self.model.assembler
-        made = collection.collect(self.config, self.model.model, assembler, skips)
-        for skipped in skips.named[:_NAMED_SKIPS]:
-            self._report(f"skipped {skipped.path}: {skipped.reason}")
+        try:
+            made = collection.collect(self.config, self.model.model, assembler, skips)
+        finally:  # also before the error of a collection of which nothing could be read
+            for skipped in skips.named[:_NAMED_SKIPS]:
+                self._report(f"skipped {skipped.path}: {skipped.reason}")
         if skips.count:
             made.counts["files and rows skipped"] = skips.count
         if note := collection.language_note(collection.load(made.rows), assembler):
