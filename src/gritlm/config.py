@@ -7,7 +7,7 @@ lists, tuples, dicts and unions (``| None``) of these. An unknown key is an erro
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
@@ -189,3 +189,17 @@ def _at(place: _Place, value: Any) -> _Place:
 
 def _required(field: Field[Any]) -> bool:
     return field.default is MISSING and field.default_factory is MISSING
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return a phrase for each setting of a run that is not what it was, sorted by name.
+
+    Args:
+        before: settings of the earlier run.
+        now: settings of this run.
+    """
+    return [
+        f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
+        for name in sorted({*before, *now})
+        if before.get(name) != now.get(name)
+    ]

@@ -21,6 +21,7 @@ from typing import Any
 from tqdm import tqdm
 
 from gritlm import atomic, jsonl
+from gritlm.config import differences
 from gritlm.errors import InputError
 from gritlm.evaluation import fingerprints
 
@@ -106,13 +107,7 @@ class RunFolder:
             new = {"version": VERSION, "settings": dict(settings), "documents": documents}
             self._write_state({**new, "steps": {}})
             return
-        before = state["settings"]
-        differing = [
-            f"{name} was {before.get(name)!r} and is {settings.get(name)!r}"
-            for name in sorted({*before, *settings})
-            if before.get(name) != settings.get(name)
-        ]
-        if differing:
+        if differing := differences(state["settings"], settings):
             raise InputError(
                 f"{self.root} holds a run with other settings: {'; '.join(differing)}; use those, "
                 "or name another folder"

@@ -122,7 +122,7 @@ class StartingModel:
             texts: passages as they are embedded.
         """
         ids, span = question_after(self.assembler.tokens, question)
-        limit = (self.model.lm.max_positions or 1 << 20) - len(ids)
+        limit = self._longest - len(ids)
         read = [each[:limit] for each in self.assembler.passage_ids(texts)]
         batch = RowBatch(self.model.lm, self._blocks.of(read), room=len(ids))
         return read_question(batch, ids, span)

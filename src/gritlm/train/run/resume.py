@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from gritlm.config import differences
 from gritlm.errors import InputError
 from gritlm.train.config import (
     DataConfig,
@@ -155,12 +156,7 @@ def require_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path
     """
     before = {**{name: value for name, value in _defaults() if name in now}, **before}
     before |= {name: _with_defaults(before[name]) for name in _SOURCES if name in before}
-    differing = [
-        f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
-        for name in sorted({*before, *now})
-        if before.get(name) != now.get(name)
-    ]
-    if differing:
+    if differing := differences(before, now):
         raise InputError(
             f"{folder} was made with other settings: {'; '.join(differing)}; use those, or start "
             "a new run in another output_dir"
