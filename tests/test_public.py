@@ -27,6 +27,7 @@ PACKAGES = (
     "gritlm.evaluation",
     "gritlm.serve",
     "gritlm.integrations",
+    "gritlm.scale",
     *FRAMEWORKS,
 )
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
