@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -60,6 +61,19 @@ def mixed_texts(count: int) -> list[str]:
         texts.append(" ".join(chosen))
         at += size
     return texts
+
+
+def prompt_ids(tokenizer: Any, tokens: int) -> list[int]:
+    """Return the first token ids of natural text.
+
+    Raises:
+        RuntimeError: if the example texts have fewer tokens.
+    """
+    text = " ".join(mixed_texts(120))
+    ids: list[int] = tokenizer(text, verbose=False)["input_ids"][:tokens]
+    if len(ids) < tokens:
+        raise RuntimeError(f"the example texts have {len(ids)} tokens, {tokens} are needed")
+    return ids
 
 
 def part_of(values: Iterable[float], part: float) -> float:

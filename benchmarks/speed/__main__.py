@@ -3,16 +3,16 @@
     python -m benchmarks.speed [--only ROW ...] [--threads N] [--clock wall|cpu] [--quick]
                                [--to docs]
 
-Each row is measured by itself; the figures of a row replace those of an earlier run in
-``benchmarks.json``, so a run that was interrupted goes on with ``--only``. Peers that are not
-installed are named in the table. CPU time (``--clock cpu``) is for a machine with other work, and
-for one thread: threads that wait for each other take CPU time too.
+Each side has a process of its own; one works at a time, the others are blocked. The figures of a
+row replace those of an earlier run in ``benchmarks.json``, so a run that was interrupted goes on
+with ``--only``. Peers that are not installed, and sides that fail, are named in the table; the exit
+code is 1 if a side failed. CPU time (``--clock cpu``) is for a machine with other work, and for one
+thread: threads that wait for each other take CPU time too.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import sys
 import tempfile
@@ -45,7 +45,7 @@ ROWS: dict[str, Measure] = {
 }
 
 
-def main() -> None:
+def main() -> int:
     chosen = arguments()
     torch.set_num_threads(chosen.threads)
     setting = Setting(chosen.model, chosen.threads, chosen.quick)
@@ -57,20 +57,24 @@ def main() -> None:
         "clock": chosen.clock,
         "threads": chosen.threads,
         "quick": chosen.quick,
+        "apart": True,
         "llama.cpp": llamacpp.facts(),
     }
     figures["rows"] = figures.pop("rows", {})
+    failed = False
     with tempfile.TemporaryDirectory() as folder:
         for name in chosen.only or ROWS:
             began = perf_counter()
-            figures["rows"][name] = ROWS[name](setting, Path(folder)).as_json()
+            row = ROWS[name](setting, Path(folder))
+            failed = failed or row.failed
+            figures["rows"][name] = row.as_json()
             figures["rows"] = {
                 each: figures["rows"][each] for each in ROWS if each in figures["rows"]
             }
             page.write(figures, chosen.to)
-            gc.collect()
             print(f"{name}: {perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
     print(f"{figures['machine']}, {chosen.clock} time\n\n{page.ratios(figures)}")
+    return int(failed)
 
 
 def earlier(path: Path) -> dict[str, Any]:
@@ -90,4 +94,4 @@ def arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

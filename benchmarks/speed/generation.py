@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.common import CORPUS, mixed_texts
+from benchmarks.common import CORPUS, prompt_ids
 from benchmarks.speed import llamacpp
-from benchmarks.speed.measure import Compared, Row, Setting, Taken, alternate, less, timed
+from benchmarks.speed.measure import Compared, Row, Setting, Taken, less, timed
+from benchmarks.speed.workers import Apart, Room, Round, compare
 from gritlm import GritLM, SamplingParams
 from gritlm.lm.generator import complete, prefill, prefix_cache
 from gritlm.rag import AnswerOptions, RagEngine
@@ -28,41 +29,33 @@ NO_NUMBA = "not installed: pip install numba"
 LLAMA = "llama.cpp"
 TRANSFORMERS = "transformers generate()"
 QUOTE = "Repeat the text above word for word. {}"
+WITH, WITHOUT = "with drafts", "without drafts"
 
 Generate = Callable[[int], object]
 
 
-def decode_bfloat16(setting: Setting, weights: Path) -> Row:
+def decode_bfloat16(setting: Setting, folder: Path) -> Row:
     """Measure decoding in bfloat16."""
-    model = GritLM(setting.model, dtype="bfloat16")
-    ids = prompt(model, PROMPT)
     title = "decode, one stream, bf16"
     peers = {f"{title}: transformers": (TRANSFORMERS, 2.0), f"{title}: {LLAMA} bf16": (LLAMA, 1.0)}
     row = Row(title, "tokens/s", both_sides(peers))
-    sides: dict[str, Generate] = {OURS: partial(ours, model, ids)}
-    add_compiled(row, sides, setting, dtype="bfloat16")
-    sides[TRANSFORMERS] = partial(transformers_generate, model.model, ids)
-    add_llama(row, sides, model, weights, "bf16", setting)
-    return measured(row, sides, setting)
+    places = ours_apart(row, dtype="bfloat16")
+    places.append(Apart([TRANSFORMERS], transformers_decoding))
+    places += llamacpp.apart(row, LLAMA, "bf16", setting, folder, llama_decoding)
+    return decoded(row, places, setting, folder)
 
 
-def decode_quantized(setting: Setting, weights: Path, *, ours_in: str, theirs_in: str) -> Row:
+def decode_quantized(setting: Setting, folder: Path, *, ours_in: str, theirs_in: str) -> Row:
     """Measure decoding with quantised weights."""
-    plain = GritLM(setting.model, dtype="bfloat16")
-    model = GritLM(setting.model, quantization=ours_in)
     title = f"decode, one stream, {ours_in}"
     peers = {f"{title}: {LLAMA} {theirs_in.upper()}": (LLAMA, 1.0)}
     row = Row(title, "tokens/s", both_sides(peers))
-    sides: dict[str, Generate] = {OURS: partial(ours, model, prompt(model, PROMPT))}
-    if ours_in == "int4":
-        row.missing[COMPILED] = "int4 has no compiled steps"
-    else:
-        add_compiled(row, sides, setting, quantization=ours_in)
-    add_llama(row, sides, plain, weights, theirs_in, setting)
-    return measured(row, sides, setting)
+    places = ours_apart(row, quantization=ours_in)
+    places += llamacpp.apart(row, LLAMA, theirs_in, setting, folder, llama_decoding)
+    return decoded(row, places, setting, folder)
 
 
-def both_sides(peers: dict[str, tuple[str, float]]) -> list[Compared]:
+def both_sides(peers: Mapping[str, tuple[str, float]]) -> list[Compared]:
     """Return the ratios of our plain and compiled steps over each peer."""
     return [
         Compared(f"{label}{note}", side, peer, wanted)
@@ -71,22 +64,57 @@ def both_sides(peers: dict[str, tuple[str, float]]) -> list[Compared]:
     ]
 
 
-def add_compiled(row: Row, sides: dict[str, Generate], setting: Setting, **options: Any) -> None:
-    """Add our compiled steps to the sides, or the reason why they are missing."""
-    if importlib.util.find_spec("numba") is None:
+def ours_apart(row: Row, **options: Any) -> list[Apart]:
+    """Return our plain and compiled steps; the row has the reason where the latter are missing."""
+    places = [Apart([OURS], partial(our_decoding, OURS, options))]
+    if options.get("quantization") == "int4":
+        row.missing[COMPILED] = "int4 has no compiled steps"
+    elif importlib.util.find_spec("numba") is None:
         row.missing[COMPILED] = NO_NUMBA
-        return
-    model = GritLM(setting.model, compile=True, **options)
-    sides[COMPILED] = partial(ours, model, prompt(model, PROMPT))
+    else:
+        compiled = partial(our_decoding, COMPILED, {**options, "compile": True})
+        places.append(Apart([COMPILED], compiled))
+    return places
 
 
-def measured(row: Row, sides: dict[str, Generate], setting: Setting) -> Row:
-    """Return a row with the time of each token after the first one."""
-    tokens = 32 if setting.quick else 128
-    runs = {name: partial(after_first, side, tokens) for name, side in sides.items()}
-    row.taken = alternate(runs, setting.repeats)
-    row.notes.append(f"prompt of {PROMPT} tokens, {tokens} new ones, without the first")
-    return row
+def decoded(row: Row, places: list[Apart], setting: Setting, folder: Path) -> Row:
+    """Measure the time of each token after the first one."""
+    row.notes.append(
+        f"prompt of {PROMPT} tokens, {new_tokens(setting)} new ones, without the first"
+    )
+    return compare(row, places, setting, folder)
+
+
+def new_tokens(setting: Setting) -> int:
+    return 32 if setting.quick else 128
+
+
+def our_decoding(side: str, options: Mapping[str, Any], room: Room) -> dict[str, Round]:
+    """Prepare decoding with a model that has these options."""
+    model = GritLM(room.setting.model, **options)
+    return {side: generating(partial(ours, model, prompt_ids(model.tokenizer, PROMPT)), room)}
+
+
+def transformers_decoding(room: Room) -> dict[str, Round]:
+    """Prepare decoding by transformers, with the weights of our model."""
+    model = GritLM(room.setting.model, dtype="bfloat16")
+    generate = partial(transformers_generate, model.model, prompt_ids(model.tokenizer, PROMPT))
+    return {TRANSFORMERS: generating(generate, room)}
+
+
+def llama_decoding(path: Path, room: Room) -> dict[str, Round]:
+    """Prepare decoding by llama.cpp."""
+    peer = llama(path, room)
+    ids = llamacpp.prompt(path)[:PROMPT]
+    return {LLAMA: generating(partial(peer.complete, ids), room)}
+
+
+def llama(path: Path, room: Room) -> llamacpp.LlamaCpp:
+    return llamacpp.LlamaCpp(path, threads=room.setting.threads, context=4096)
+
+
+def generating(generate: Generate, room: Room) -> Round:
+    return partial(after_first, generate, new_tokens(room.setting))
 
 
 def after_first(generate: Generate, tokens: int) -> Taken:
@@ -95,39 +123,59 @@ def after_first(generate: Generate, tokens: int) -> Taken:
     return less(timed(lambda: generate(tokens + 1), tokens + 1), first)
 
 
-def prefill_row(setting: Setting, weights: Path, *, tokens: int) -> Row:
+def prefill_row(setting: Setting, folder: Path, *, tokens: int) -> Row:
     """Measure the time to the logits after a prompt."""
-    model = GritLM(setting.model, dtype="bfloat16")
-    ids = prompt(model, tokens)
     title = f"prefill, {tokens} tokens"
     label = f"{title}: llama.cpp"
     row = Row(title, "tokens/s", [Compared(f"{label} bf16", OURS, LLAMA, 2.0)])
-    sides: dict[str, Generate] = {OURS: lambda _: prefill(model.lm, empty(model, tokens), ids)}
-    add_llama(row, sides, model, weights, "bf16", setting, tokens)
-    runs = {name: partial(prefilled, side, tokens) for name, side in sides.items()}
-    row.taken = alternate(runs, 1 if tokens > 1000 else setting.repeats)
-    return row
+    places = [Apart([OURS], partial(our_prefill, tokens))]
+    theirs = partial(llama_prefill, tokens)
+    places += llamacpp.apart(row, LLAMA, "bf16", setting, folder, theirs)
+    repeats = 1 if tokens > 1000 else None
+    return compare(row, places, setting, folder, repeats=repeats)
 
 
-def prefilled(generate: Generate, tokens: int) -> Taken:
-    return timed(lambda: generate(1), tokens)
+def our_prefill(tokens: int, room: Room) -> dict[str, Round]:
+    """Prepare the prefill of a prompt."""
+    model = GritLM(room.setting.model, dtype="bfloat16")
+    ids = prompt_ids(model.tokenizer, tokens)
+
+    def read() -> None:
+        prefill(model.lm, prefix_cache(model.lm, None, room=tokens + 1), ids)
+
+    return {OURS: partial(timed, read, tokens)}
 
 
-def lookup(setting: Setting, _: Path) -> Row:
+def llama_prefill(tokens: int, path: Path, room: Room) -> dict[str, Round]:
+    """Prepare the prefill of a prompt by llama.cpp."""
+    ids = llamacpp.prompt(path)[:tokens]
+    return {LLAMA: partial(timed, partial(llama(path, room).complete, ids, 1), tokens)}
+
+
+def lookup(setting: Setting, folder: Path) -> Row:
     """Measure answers that quote their passage, with and without drafts."""
-    model = GritLM(setting.model, dtype="bfloat16")
     title = "prompt lookup, answers that quote"
-    compared = [Compared(f"{title}: ours without", "with drafts", "without drafts", 2.0)]
-    row = Row(title, "tokens/s", compared)
-    with tempfile.TemporaryDirectory() as folder, RagEngine.open(folder, model) as engine:
-        engine.add(CORPUS)
-        lines = (CORPUS.parent / "questions.jsonl").read_text(encoding="utf-8").splitlines()
-        asked = [json.loads(line)["text"] for line in lines[: 2 if setting.quick else 8]]
-        drafts = {"with drafts": SamplingParams().prompt_lookup_num_tokens, "without drafts": 0}
-        sides = {name: partial(quoted, engine, asked, most) for name, most in drafts.items()}
-        row.taken = alternate(sides, setting.repeats, warmups=0)
-    row.notes.append(f"{len(asked)} questions, at most 64 tokens, without the first pieces")
-    return row
+    row = Row(title, "tokens/s", [Compared(f"{title}: ours without", WITH, WITHOUT, 2.0)])
+    count = len(quoting(setting))
+    row.notes.append(f"{count} questions, at most 64 tokens, without the first pieces")
+    return compare(row, [Apart([WITH, WITHOUT], answering)], setting, folder, warmups=0)
+
+
+def quoting(setting: Setting) -> list[str]:
+    """Return questions about the example passages."""
+    lines = (CORPUS.parent / "questions.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["text"] for line in lines[: 2 if setting.quick else 8]]
+
+
+def answering(room: Room) -> dict[str, Round]:
+    """Prepare answers with and without drafts, by one engine."""
+    model = GritLM(room.setting.model, dtype="bfloat16")
+    place = room.closing.enter_context(tempfile.TemporaryDirectory())
+    engine = room.closing.enter_context(RagEngine.open(place, model))
+    engine.add(CORPUS)
+    asked = quoting(room.setting)
+    most = SamplingParams().prompt_lookup_num_tokens
+    return {WITH: partial(quoted, engine, asked, most), WITHOUT: partial(quoted, engine, asked, 0)}
 
 
 def quoted(engine: Any, asked: list[str], most: int) -> Taken:
@@ -161,35 +209,3 @@ def transformers_generate(model: Any, ids: list[int], tokens: int) -> object:
         min_new_tokens=tokens,
         do_sample=False,
     )
-
-
-def add_llama(
-    row: Row,
-    sides: dict[str, Generate],
-    model: GritLM,
-    weights: Path,
-    kind: str,
-    setting: Setting,
-    size: int = PROMPT,
-) -> None:
-    """Add llama.cpp to the sides, or the reason why it is missing."""
-    if not llamacpp.is_installed():
-        row.missing[LLAMA] = llamacpp.ABSENT
-        return
-    path = llamacpp.write_weights(model, weights, kind)
-    peer = llamacpp.LlamaCpp(path, threads=setting.threads, context=4096)
-    ids = prompt(model, size)
-    sides[LLAMA] = lambda tokens: peer.complete(ids, tokens)
-
-
-def empty(model: GritLM, tokens: int) -> Any:
-    return prefix_cache(model.lm, None, room=tokens + 1)
-
-
-def prompt(model: GritLM, tokens: int) -> list[int]:
-    """Return the ids of natural text."""
-    text = " ".join(mixed_texts(120))
-    ids: list[int] = model.tokenizer(text, verbose=False)["input_ids"][:tokens]
-    if len(ids) < tokens:
-        raise RuntimeError(f"the example texts have {len(ids)} tokens, {tokens} are needed")
-    return ids

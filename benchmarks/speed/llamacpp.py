@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common import prompt_ids
+from benchmarks.speed.measure import Row, Setting
+from benchmarks.speed.workers import Apart, Room, Round, run_apart
 from gritlm import GritLM
 
+LONGEST = 2048  # tokens of a prompt
 ABSENT = "not installed: pip install xllamacpp"
 HOST = "127.0.0.1"
 
@@ -30,18 +36,49 @@ def facts() -> dict[str, str]:
     return {"xllamacpp": xllamacpp.__version__, "system": xllamacpp.get_system_info().strip()}
 
 
-def write_weights(model: GritLM, folder: Path, kind: str) -> Path:
-    """Return a GGUF file with the weights of a model, its adapter merged.
+def apart(
+    row: Row,
+    side: str,
+    kind: str,
+    setting: Setting,
+    folder: Path,
+    prepare: Callable[[Path, Room], Mapping[str, Round]],
+) -> list[Apart]:
+    """Return llama.cpp as a side with a process of its own; empty where it cannot be measured.
 
     Args:
-        model: the model, not quantised.
-        folder: folder of the file.
+        row: row of the side; completed by the reason where it cannot be measured.
+        side: name of the side.
         kind: type of the matrices, as ``bf16`` or ``q8_0``.
+        setting: settings of the run.
+        folder: folder of the run; the weights are written into it once, by another process.
+        prepare: function from the GGUF file and the arguments of a process to its rounds.
     """
+    if not is_installed():
+        row.missing[side] = ABSENT
+        return []
     path = folder / f"{kind}.gguf"
-    if not path.is_file():
-        model.export(path, form="gguf", dtype=kind)
-    return path
+    write = partial(_write, path, kind)
+    if not path.is_file() and not run_apart(row, [side], write, setting, folder):
+        return []
+    return [Apart([side], partial(prepare, path))]
+
+
+def _write(path: Path, kind: str, room: Room) -> None:
+    """Write the weights of our model, its adapter merged, and the ids of the prompts."""
+    model = GritLM(room.setting.model, dtype="bfloat16")
+    _prompt_file(path).write_text(json.dumps(prompt_ids(model.tokenizer, LONGEST)))
+    model.export(path, form="gguf", dtype=kind)
+
+
+def prompt(path: Path) -> list[int]:
+    """Return the token ids of the prompts for a GGUF file."""
+    ids: list[int] = json.loads(_prompt_file(path).read_text())
+    return ids
+
+
+def _prompt_file(path: Path) -> Path:
+    return path.with_suffix(".json")
 
 
 def server(path: Path, *, threads: int, context: int, slots: int = 1) -> Any:

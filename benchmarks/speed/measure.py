@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
 CLOCKS = ("wall", "cpu")
+
+
+class SideError(Exception):
+    """A side cannot be measured; the text is the reason, in one line."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,7 @@ class Row:
         compared: the ratios.
         taken: measurements of each side.
         missing: reason of each side that could not be measured.
+        failed: whether a side was to be measured and failed.
         notes: further facts.
     """
 
@@ -78,7 +84,15 @@ class Row:
     compared: Sequence[Compared]
     taken: dict[str, list[Taken]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
+    failed: bool = False
     notes: list[str] = field(default_factory=list)
+
+    def fail(self, sides: Iterable[str], reason: object) -> None:
+        """Note that sides were to be measured and failed."""
+        for side in sides:
+            print(f"{self.title}, {side}: {reason}", file=sys.stderr, flush=True)
+            self.missing[side] = str(reason)
+        self.failed = True
 
     def as_json(self) -> dict[str, Any]:
         """Return rates and ratios of both clocks."""
@@ -124,13 +138,34 @@ def less(whole: Taken, part: Taken) -> Taken:
 
 
 def alternate(
-    sides: Mapping[str, Callable[[], Taken]], repeats: int, *, warmups: int = 1
+    sides: Mapping[str, Callable[[], Taken]],
+    repeats: int,
+    *,
+    warmups: int = 1,
+    fail: Callable[[Sequence[str], SideError], None] | None = None,
 ) -> dict[str, list[Taken]]:
-    """Return the measurements of each side, which take turns after the warmups."""
+    """Return the measurements of each side, which take turns after the warmups.
+
+    Args:
+        sides: function of each side that measures once.
+        repeats: number of measurements of a side.
+        warmups: number of turns before.
+        fail: callback for a side that fails, which takes part no more; None to raise the error.
+
+    Raises:
+        SideError: for a side that fails, without the callback.
+    """
     taken: dict[str, list[Taken]] = {name: [] for name in sides}
     for turn in range(warmups + repeats):
-        for name, side in sides.items():
-            found = side()
+        for name in list(taken):
+            try:
+                found = sides[name]()
+            except SideError as error:
+                if fail is None:
+                    raise
+                fail([name], error)
+                del taken[name]
+                continue
             if turn >= warmups:
                 taken[name].append(found)
     return taken

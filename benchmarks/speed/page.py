@@ -69,6 +69,11 @@ def page(figures: Mapping[str, Any]) -> str:
         f"Machine: {figures['machine']}. Date: {figures['date']}. Rates are of {clock}"
         f"{'' if figures['clock'] == 'wall' else ', because other work shared the machine'}.{quick}"
     ]
+    if figures.get("apart"):
+        facts.append(
+            "Libraries that are compared, and plain and compiled steps, are in processes of their "
+            "own."
+        )
     if peers:
         facts.append(
             f"llama.cpp: xllamacpp {peers['xllamacpp']}, the wheel of the package index, which "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -17,7 +16,8 @@ import torch
 from benchmarks.serving.run import HEADER, TEXT_TOKENS, questions, texts_of
 from benchmarks.serving.server import CHAT, Client, Server, closed_loop, serving
 from benchmarks.speed import llamacpp
-from benchmarks.speed.measure import Compared, Row, Setting, Taken, alternate, timed
+from benchmarks.speed.measure import Compared, Row, Setting, Taken, timed
+from benchmarks.speed.workers import Apart, Room, Round, compare
 from gritlm import GritLM
 
 CLIENTS = 8
@@ -31,9 +31,8 @@ EMBEDDED = f"gritlm serve, {CLIENTS} clients, one text a request"
 CALL = "GritLM.encode, one call"
 
 
-def chats(setting: Setting, weights: Path) -> Row:
+def chats(setting: Setting, folder: Path) -> Row:
     """Measure eight chats at a time."""
-    model = GritLM(setting.model, dtype="bfloat16")
     title = f"{CLIENTS} chats"
     compared = [
         Compared(f"{title}: one by one (GritLM.generate)", SERVED, GENERATE, 5.0),
@@ -41,50 +40,62 @@ def chats(setting: Setting, weights: Path) -> Row:
         Compared(f"{title}: llama.cpp's server", SERVED, LLAMA, 1.0),
     ]
     row = Row(title, "tokens/s", compared)
-    asked = questions()
-    one_by_one = 1 if setting.quick else 3
-    sides: dict[str, Callable[[], Taken]] = {
-        GENERATE: lambda: spent(partial(generated, model), list(islice(asked, one_by_one))),
-        ALONE: lambda: spent(partial(chatted, model), list(islice(asked, one_by_one))),
-    }
-    with ExitStack() as stack:
-        runner = stack.enter_context(asyncio.Runner())
-        ours = stack.enter_context(serving(arguments(setting)))
-        sides[SERVED] = partial(served_chats, runner, ours, asked)
-        if llamacpp.is_installed():
-            path = llamacpp.write_weights(model, weights, "bf16")
-            other = llamacpp.other_process(
-                path, threads=setting.threads, context=CONTEXT, slots=CLIENTS
-            )
-            sides[LLAMA] = partial(served_chats, runner, stack.enter_context(other), asked)
-        else:
-            row.missing[LLAMA] = llamacpp.ABSENT
-        row.taken = alternate(sides, setting.repeats)
+    places = [Apart([GENERATE, ALONE], chats_one_by_one), Apart([SERVED], our_server)]
+    places += llamacpp.apart(row, LLAMA, "bf16", setting, folder, llama_server)
     row.notes.append(
         f"{TOKENS} tokens an answer, prompts of some 130 tokens that are new to all sides, their "
         "reading included; CPU time of servers is that of their processes"
     )
-    return row
+    return compare(row, places, setting, folder)
 
 
-def embeddings(setting: Setting, _: Path) -> Row:
+def chats_one_by_one(room: Room) -> dict[str, Round]:
+    """Prepare chats of the library, one after the other."""
+    model = GritLM(room.setting.model, dtype="bfloat16")
+    asked = questions()
+    count = 1 if room.setting.quick else 3
+    return {
+        GENERATE: lambda: spent(partial(generated, model), list(islice(asked, count))),
+        ALONE: lambda: spent(partial(chatted, model), list(islice(asked, count))),
+    }
+
+
+def our_server(room: Room) -> dict[str, Round]:
+    """Prepare chats with our server, which is a process of its own."""
+    runner = room.closing.enter_context(asyncio.Runner())
+    server = room.closing.enter_context(serving(arguments(room.setting)))
+    return {SERVED: partial(served_chats, runner, server, questions())}
+
+
+def llama_server(path: Path, room: Room) -> dict[str, Round]:
+    """Prepare chats with llama.cpp's server, which is a process of its own."""
+    runner = room.closing.enter_context(asyncio.Runner())
+    options = {"threads": room.setting.threads, "context": CONTEXT, "slots": CLIENTS}
+    server = room.closing.enter_context(llamacpp.other_process(path, **options))
+    return {LLAMA: partial(served_chats, runner, server, questions())}
+
+
+def embeddings(setting: Setting, folder: Path) -> Row:
     """Measure embeddings over HTTP with one text a request."""
-    model = GritLM(setting.model, dtype="bfloat16")
     title = "embeddings over HTTP, one text a request"
     row = Row(title, "texts/s", [Compared(f"{title}: one call", EMBEDDED, CALL, 0.95)])
-    texts = texts_of(model, TEXT_TOKENS, 16 if setting.quick else 96)
-    with asyncio.Runner() as runner, serving(arguments(setting)) as ours:
-        row.taken = alternate(
-            {
-                CALL: lambda: timed(lambda: model.encode(texts, instruction=HEADER), len(texts)),
-                EMBEDDED: lambda: served(
-                    runner, ours, [partial(embed, text) for text in texts], lambda _: 1
-                ),
-            },
-            setting.repeats,
-        )
-    row.notes.append(f"{len(texts)} texts of {TEXT_TOKENS} tokens, {CLIENTS} clients")
-    return row
+    count = 16 if setting.quick else 96
+    row.notes.append(f"{count} texts of {TEXT_TOKENS} tokens, {CLIENTS} clients")
+    places = [Apart([CALL, EMBEDDED], partial(embedding, count))]
+    return compare(row, places, setting, folder)
+
+
+def embedding(count: int, room: Room) -> dict[str, Round]:
+    """Prepare one call of the library, and our server, which is a process of its own."""
+    model = GritLM(room.setting.model, dtype="bfloat16")
+    texts = texts_of(model, TEXT_TOKENS, count)
+    runner = room.closing.enter_context(asyncio.Runner())
+    server = room.closing.enter_context(serving(arguments(room.setting)))
+    requests = [partial(embed, text) for text in texts]
+    return {
+        CALL: partial(timed, lambda: model.encode(texts, instruction=HEADER), count),
+        EMBEDDED: lambda: served(runner, server, requests, lambda _: 1),
+    }
 
 
 def arguments(setting: Setting) -> list[str]:

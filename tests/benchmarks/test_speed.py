@@ -57,6 +57,12 @@ def test_the_first_part_of_some_work_does_not_count():
     assert less(Taken(5.0, 4.0, 10), Taken(2.0, 1.0, 1)) == Taken(3.0, 3.0, 9)
 
 
+def test_the_page_says_whether_the_sides_were_apart():
+    sentence = "in processes of their own"
+    assert sentence not in page.page(figures())
+    assert sentence in page.page(figures() | {"apart": True})
+
+
 def test_figures_and_page_are_written_together(tmp_path):
     page.write(figures(), tmp_path)
     read = json.loads((tmp_path / "benchmarks.json").read_text(encoding="utf-8"))
