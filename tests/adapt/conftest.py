@@ -10,6 +10,7 @@ import pytest
 
 from gritlm.adapt import pipeline
 from gritlm.adapt.rows import training_rows
+from gritlm.adapt.rows.writers import QuestionRequest
 from tests.adapt import made
 
 
@@ -42,12 +43,14 @@ class Writer:
         self.texts = 0
         self.fail_at: int | None = None
 
-    def questions(self, texts: Sequence[str]) -> list[str]:
+    def questions(self, requests: Sequence[QuestionRequest]) -> list[str]:
         self.calls += 1
         if self.calls == self.fail_at:
             raise KeyboardInterrupt
-        self.texts += len(texts)
-        return [f"Which animal: {re.sub(r'[.]', '', text)}?" for text in texts]
+        self.texts += len(requests)
+        return [
+            f"Which animal: {each.opening} {re.sub(r'[.]', '', each.text)}?" for each in requests
+        ]
 
 
 @pytest.fixture

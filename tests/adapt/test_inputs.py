@@ -19,7 +19,7 @@ from gritlm.adapt.pipeline import Adaptation
 from gritlm.adapt.report_tasks import ReportTasks
 from gritlm.adapt.rows import real_questions, writers
 from gritlm.adapt.rows.real_questions import Places
-from gritlm.adapt.rows.writers import EndpointError, EndpointWriter
+from gritlm.adapt.rows.writers import EndpointError, EndpointWriter, QuestionRequest
 from gritlm.adapt.run_folder import RunFolder
 from gritlm.adapt.starting_model import StartingModel
 from gritlm.errors import InputError
@@ -254,7 +254,8 @@ def address() -> Iterator[str]:
 
 def test_an_endpoint_writes_the_questions_and_is_asked_again_after_a_failure(address):
     writer = EndpointWriter(address, "gritlm")
-    assert writer.questions(["Cats sleep.", "Dogs walk."]) == ["How long do cats sleep?"] * 2
+    requests = [QuestionRequest("Cats sleep."), QuestionRequest("Dogs walk.", "topic")]
+    assert writer.questions(requests) == ["How long do cats sleep?"] * 2
     assert len(Handler.bodies) == 3
     assert {body["model"] for body in Handler.bodies} == {"gritlm"}
     assert Handler.bodies[0]["messages"][-1]["content"].startswith(("Cats sleep.", "Dogs walk."))
@@ -264,7 +265,7 @@ def test_an_endpoint_that_fails_is_named(address, monkeypatch):
     monkeypatch.setattr(writers, "RETRIES", 0)
     monkeypatch.setattr(Handler, "failures", 9)
     with pytest.raises(EndpointError, match=r"wrote no question: .*; check the address"):
-        EndpointWriter(address, "gritlm").questions(["Cats sleep."])
+        EndpointWriter(address, "gritlm").questions([QuestionRequest("Cats sleep.")])
 
 
 def test_a_trial_shows_examples_and_an_estimate_and_writes_no_run(
@@ -284,10 +285,10 @@ def test_a_trial_shows_examples_and_an_estimate_and_writes_no_run(
 
 def test_the_server_of_this_package_can_be_the_endpoint(model_folder):
     model = GritLM(model_folder, dtype="float32", device="cpu")
-    text = "Cats sleep most of the day."
+    request = QuestionRequest("Cats sleep most of the day.")
     expected = model.chat(
-        writers.messages(text), max_new_tokens=writers.MAX_NEW_TOKENS, stop=["\n"]
+        writers.messages(request), max_new_tokens=writers.MAX_NEW_TOKENS, stop=["\n"]
     )
     with served(model, ServerConfig(port=0, names=("tiny",))) as server:
         writer = EndpointWriter(f"{server.url}/v1", "tiny")
-        assert writer.questions([text, text]) == [expected] * 2
+        assert writer.questions([request, request]) == [expected] * 2

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from gritlm.adapt.collection import CollectedPassage
-from gritlm.adapt.config import AdaptConfig
+from gritlm.adapt.config import QUESTION_KINDS, AdaptConfig
 from gritlm.adapt.rows import questions
 from gritlm.adapt.rows.key_terms import KeyTerms
 from gritlm.adapt.rows.questions import QuestionMaker, quoted, unusable
@@ -123,10 +123,11 @@ def test_every_kind_is_made_and_nothing_is_asked_twice(tmp_path, model_folder, w
     maker = QuestionMaker(config, StartingModel(str(model_folder), "cpu"), writer, passages)
     found = maker.make(folder, progress=False)
     kinds = [row["kind"] for row in found.rows]
-    assert [kinds.count(kind) for kind in ("factual", "keyword", "claim")] == [40, 20, 20]
+    counts = {kind: kinds.count(kind) for kind in QUESTION_KINDS}
+    assert counts == {"factual": 40, "topic": 40, "keyword": 20, "claim": 20}
     by_passage = {passage.id: passage.text for passage in passages}
     for row in found.rows:
-        if row["kind"] != "keyword":
+        if row["kind"] in ("factual", "claim"):
             assert row["sentence"] in by_passage[row["passage"]]
     asked = {row["sentence"] for row in found.rows if row["kind"] == "factual"}
     assert not asked & {row["sentence"] for row in found.rows if row["kind"] == "claim"}

@@ -26,11 +26,13 @@ from gritlm.train.config import (
     TrainConfig,
     TrainingConfig,
 )
+from gritlm.train.model.layers import layer_names
 from gritlm.train.run import checkpoint, metrics_log
 from gritlm.train.trainer import TrainResult, train
 
 FILE = "training.json"
 ADAPTER = "../adapter_model.safetensors"  # relative to the files of the steps
+_EARLIER = 4096  # passages of earlier steps, which are negatives without a pass of the model
 _PASSES = 2  # over the pairs, at most
 _FEWEST_STEPS = 4
 _MEASURED = 3  # steps whose time is measured; the first is not representative
@@ -49,6 +51,7 @@ class ModelFacts:
         causal: whether it embeds causally, so that its blocks are causal ones only.
         movable: whether its keys can be moved, so that it answers from cached passages.
         longest: most tokens that it takes; None for no limit.
+        layers: names of its layers from the lowest one, as ``freeze`` takes them.
     """
 
     dimension: int
@@ -56,6 +59,7 @@ class ModelFacts:
     causal: bool
     movable: bool
     longest: int | None
+    layers: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, starting: StartingModel) -> ModelFacts:
@@ -67,6 +71,7 @@ class ModelFacts:
             causal=model.settings.embeds_causally,
             movable=model.lm.rope() is not None,
             longest=model.lm.max_positions,
+            layers=layer_names(model.lm.decoder),
         )
 
 
@@ -87,7 +92,11 @@ def training_config(config: AdaptConfig, folder: RunFolder, facts: ModelFacts) -
     chats = config.chats or str(folder.path(CHATS))
     return TrainConfig(
         model=ModelConfig(
-            base=config.model, lora=True, lora_r=config.lora_r, lora_alpha=2 * config.lora_r
+            base=config.model,
+            lora=True,
+            lora_r=config.lora_r,
+            lora_alpha=2 * config.lora_r,
+            freeze=facts.layers[: int(config.frozen * len(facts.layers))],
         ),
         data=DataConfig(
             embedding=(SourceConfig(str(folder.path(PAIRS)), instruction=facts.instruction),),
@@ -101,6 +110,7 @@ def training_config(config: AdaptConfig, folder: RunFolder, facts: ModelFacts) -
         ),
         loss=LossConfig(
             temperature=0.03,
+            earlier_passages=0 if "negatives" in config.without else _EARLIER,
             matryoshka_dims=matryoshka_dims(facts.dimension),
             loss_gen_type="sample",
             kl_weight=kl,

@@ -7,7 +7,8 @@ from typing import Any, Literal, get_args
 
 from gritlm.errors import InputError, choice
 
-QuestionKind = Literal["factual", "keyword", "claim"]
+WrittenKind = Literal["factual", "topic"]
+QuestionKind = Literal["factual", "topic", "keyword", "claim"]
 QUESTION_KINDS: tuple[QuestionKind, ...] = get_args(QuestionKind)
 Stage = Literal["filter", "negatives", "kl"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -49,9 +50,10 @@ class AdaptConfig:
             questions; None for the model itself.
         chats: file of conversations that hold the model to what it could do before; None for
             answers of the model itself to general requests.
-        kinds: kinds of questions: ``factual`` (written by a model, on one sentence each),
-            ``keyword`` (key terms of a passage), ``claim`` (a sentence of a passage).
-        per_passage: most factual questions of a passage.
+        kinds: kinds of questions: ``factual`` and ``topic`` (written by a model, on one sentence or
+            on the beginning of a passage), ``keyword`` (key terms of a passage), ``claim`` (a
+            sentence of a passage).
+        per_passage: most factual questions, and most topic questions, of a passage.
         max_passages: most passages that are used; whole documents are left out beyond it.
         max_tokens: most tokens of a passage.
         held_out: share of the documents that are not trained, for the report.
@@ -63,6 +65,7 @@ class AdaptConfig:
         minutes: minutes of training, from which the number of steps follows.
         batch_size: questions of a step.
         generative_batch_size: answers and conversations of a step.
+        frozen: share of the layers, from the lowest one, that are not trained: a step costs less.
         learning_rate: peak learning rate.
         kl_weight: weight of the divergence from the base on conversations, and from fresh passages
             on answers over cached ones.
@@ -95,7 +98,8 @@ class AdaptConfig:
     steps: int | None = None
     minutes: float = 30.0
     batch_size: int = 16
-    generative_batch_size: int = 8
+    generative_batch_size: int = 4
+    frozen: float = 0.5
     learning_rate: float = 1e-4
     kl_weight: float = 1.0
     lora_r: int = 16
@@ -130,6 +134,8 @@ class AdaptConfig:
         for name in ("kl_weight", "margin"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"{name} = {getattr(self, name)}; expected a number of at least 0")
+        if not 0 <= self.frozen < 1:
+            raise InputError(f"frozen = {self.frozen}; expected a share of at least 0 and below 1")
         if not 0 < self.held_out < 1:
             raise InputError(f"held_out = {self.held_out}; expected a share above 0 and below 1")
 

@@ -58,10 +58,10 @@ class ReportTasks:
             model: the model that is adapted, whose nearest passages are the wrong documents.
         """
         shutil.rmtree(self.folder.path(FOLDER), ignore_errors=True)
-        factual = [row for row in written if row["kind"] == "factual"]
+        by_model = [row for row in written if row["kind"] in ("factual", "topic")]
         unseen = {row["question"] for row in asked if row["split"] == HELD_OUT}
         found: dict[str, list[Row]] = {
-            WRITTEN: factual or [row for row in written if row["kind"] == "keyword"],
+            WRITTEN: by_model or [row for row in written if row["kind"] == "keyword"],
             REAL: [row for row in asked if row["split"] == HELD_OUT],
             REAL_TRAINED: [row for row in asked if row["question"] not in unseen],
         }
@@ -74,7 +74,7 @@ class ReportTasks:
                 right = rows if name == WRITTEN else asked
                 self._retrieval(name, [row for row in right if row["question"] in chosen])
                 counts[name] = len(asked_texts)
-        answered = [row for row in (*found[REAL], *factual) if row["answer"]][: self.limit]
+        answered = [row for row in (*found[REAL], *by_model) if row["answer"]][: self.limit]
         if len(answered) >= FEWEST:
             self._answers(answered, model)
             counts[ANSWERS] = len(answered)

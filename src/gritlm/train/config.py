@@ -191,6 +191,8 @@ class LossConfig:
     Attributes:
         temperature: temperature of the contrastive loss.
         negatives_cross_device: use the passages of all processes as negatives.
+        earlier_passages: number of passages of earlier steps whose vectors, as they were then, are
+            further negatives (XBM). A resumed run begins without them.
         symmetric: add the loss of each positive against all queries.
         matryoshka_dims: numbers of leading dimensions; the contrastive loss is the weighted sum of
             the losses on each of them (list the full size too).
@@ -213,6 +215,7 @@ class LossConfig:
 
     temperature: float = 0.02
     negatives_cross_device: bool = True
+    earlier_passages: int = 0
     symmetric: bool = False
     contrastive_weight: float = 1.0
     matryoshka_dims: tuple[int, ...] = ()
@@ -234,7 +237,7 @@ class LossConfig:
         sides = ("teacher_temperature", "student_temperature", "question_temperature")
         _at_least(self, 0, "temperature", "scored_temperature", *sides, above=True)
         _at_least(self, 0, "contrastive_weight", "scored_weight", "teacher_weight")
-        _at_least(self, 0, "kl_weight", "rag_kl_weight", "question_weight")
+        _at_least(self, 0, "kl_weight", "rag_kl_weight", "question_weight", "earlier_passages")
         if self.matryoshka_weights and len(self.matryoshka_weights) != len(self.matryoshka_dims):
             raise InputError(
                 f"{len(self.matryoshka_weights)} matryoshka_weights for "
@@ -268,7 +271,7 @@ class TrainingConfig:
             negatives of each other, and ``token_budget`` bounds the memory of either.
         token_budget: maximum number of tokens whose graphs are in memory together. Rows are grouped
             by length under it, and the rest is read twice (GradCache). None: 4,096 on a CPU,
-            16,384 on a GPU.
+            16,384 on a GPU, and more if the lower layers are frozen.
         packing: put several generative samples into a row of ``generative_max_len`` tokens.
         warmup_steps: number of steps, or the share of all steps if below 1.
         bf16: autocast to bfloat16; None: if the hardware multiplies bfloat16.

@@ -22,10 +22,11 @@ from gritlm.train.data import skipped
 from gritlm.train.data.collate import Collator
 from gritlm.train.data.loader import Batch, BatchShare, Loader
 from gritlm.train.data.sources import Dataset
-from gritlm.train.model import heads
+from gritlm.train.model import heads, layers
 from gritlm.train.model.build import build
 from gritlm.train.objectives import evaluation
 from gritlm.train.objectives.distillation import Teacher
+from gritlm.train.objectives.earlier_passages import EarlierPassages
 from gritlm.train.objectives.embedding import EmbeddingObjective
 from gritlm.train.objectives.generation import GenerationObjective
 from gritlm.train.objectives.gradcache import Ranks
@@ -48,7 +49,7 @@ log = logging.getLogger(__name__)
 Evaluate = Callable[[GritLM], Mapping[str, float]]
 Report = Callable[[str], None]
 
-# Tokens whose graphs are in memory together; 1.4 MB each for the default model.
+# Tokens whose graphs are in memory together; 1.4 MB each for all layers of the default model.
 _BUDGET = {"cpu": 4096, "mps": 4096, "cuda": 16384}
 _SKIPPED = 5  # rows of a source that the log names; skipped.jsonl has more
 _LINES = 20  # progress lines of a run without a progress bar
@@ -346,8 +347,10 @@ class Trainer:
     def _create_objectives(self) -> tuple[EmbeddingObjective, GenerationObjective]:
         run = self.settings
         trainee = self.parts.trainee
-        budget = run.training.token_budget or _BUDGET.get(trainee.device.type, _BUDGET["cpu"])
+        most = _BUDGET.get(trainee.device.type, _BUDGET["cpu"])
+        budget = run.training.token_budget or int(most / layers.graph_share(trainee.decoder))
         teacher = run.loss.teacher if run.embeds else None
+        earlier = run.loss.earlier_passages
         at_once = min(budget, _mini_batch_tokens(trainee.device))
         embedding = EmbeddingObjective(
             run.loss,
@@ -355,6 +358,7 @@ class Trainer:
             at_once,
             mask=run.data.mask_false_negatives,
             teacher=None if teacher is None else Teacher(teacher, device=trainee.device),
+            earlier=EarlierPassages(earlier) if earlier else None,
         )
         generation = GenerationObjective(
             run.loss,

@@ -1,4 +1,4 @@
-"""Questions about passages: written on single sentences, made of key terms, or claims."""
+"""Questions about passages: written on sentences or topics, made of key terms, or claims."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gritlm.adapt.collection import CollectedPassage
 from gritlm.adapt.config import AdaptConfig, QuestionKind
 from gritlm.adapt.rows.key_terms import KeyTerms
 from gritlm.adapt.rows.sentences import in_context, statements
-from gritlm.adapt.rows.writers import QuestionWriter
+from gritlm.adapt.rows.writers import OPENINGS, QuestionRequest, QuestionWriter
 from gritlm.adapt.run_folder import MadeRows, Row, RunFolder
 from gritlm.adapt.starting_model import StartingModel
 from gritlm.evaluation.rag.prompts import form_for
@@ -20,6 +20,7 @@ from gritlm.train.data.collate import key
 FILE = "questions.jsonl"
 REPEATED = "repeated"
 _PASSAGES = 16  # of a batch
+_BEGIN_WORDS = 80  # of a passage, which a question on its topic is written on
 _FEWEST_WORDS = 3
 _LONG_WORD = 5  # letters
 _ANSWER_TOKENS = 24
@@ -53,7 +54,7 @@ class QuestionMaker:
     Args:
         config: settings of the run.
         model: the model that is adapted, which quotes the answers.
-        writer: writer of factual questions.
+        writer: writer of factual and topic questions.
         passages: all passages of the collection.
     """
 
@@ -87,6 +88,8 @@ class QuestionMaker:
         made = MadeRows()
         if "factual" in self._config.kinds:
             self._ask(passages, made)
+        if "topic" in self._config.kinds:
+            self._ask_about_topics(passages, made)
         for passage in passages:
             if "keyword" in self._config.kinds:
                 self._add_keywords(passage, made)
@@ -96,18 +99,42 @@ class QuestionMaker:
 
     def _ask(self, passages: Sequence[CollectedPassage], made: MadeRows) -> None:
         asked = [each for passage in passages for each in self._chosen(passage)]
-        lines = self._writer.questions([each.text for each in asked])
-        usable: list[tuple[AskedSentence, str]] = []
-        for each, line in zip(asked, lines, strict=True):
-            question = " ".join(line.split())
-            reason = unusable(question, each.text)
-            if reason is None:
-                usable.append((each, question))
-            else:
-                made.drop(reason)
+        openings = OPENINGS["factual"]
+        requests = [
+            QuestionRequest(each.text, opening=openings[key(each.text) % len(openings)])
+            for each in asked
+        ]
+        written = self._written(requests, made)
+        usable = [(each, found) for each, found in zip(asked, written, strict=True) if found]
         answers = self._quoted(usable)
         for (each, question), answer in zip(usable, answers, strict=True):
             made.keep(_row(each.passage, "factual", question, answer, each.sentence))
+
+    def _ask_about_topics(self, passages: Sequence[CollectedPassage], made: MadeRows) -> None:
+        asked = [(passage, each) for passage in passages for each in self._topics(passage)]
+        written = self._written([request for _, request in asked], made)
+        for (passage, _), question in zip(asked, written, strict=True):
+            if question:
+                made.keep(_row(passage, "topic", question))
+
+    def _topics(self, passage: CollectedPassage) -> list[QuestionRequest]:
+        """Return the requests for questions on the beginning of a passage, with its title."""
+        begin = " ".join(passage.text.split()[:_BEGIN_WORDS])
+        text = f"{passage.title}. {begin}" if passage.title else begin
+        openings = OPENINGS["topic"]
+        number = min(self._config.per_passage, len(openings))
+        random = Random(f"{self._config.seed} topic {passage.id}")
+        return [QuestionRequest(text, "topic", each) for each in random.sample(openings, number)]
+
+    def _written(self, requests: Sequence[QuestionRequest], made: MadeRows) -> list[str | None]:
+        """Return the written questions; None for a line that is not usable, which is counted."""
+        found: list[str | None] = []
+        for request, line in zip(requests, self._writer.questions(requests), strict=True):
+            question = " ".join(line.split())
+            if reason := unusable(question, request.text):
+                made.drop(reason)
+            found.append(None if reason else question)
+        return found
 
     def _chosen(self, passage: CollectedPassage) -> list[AskedSentence]:
         """Return the sentences of a passage to write questions on, drawn with the run's seed."""

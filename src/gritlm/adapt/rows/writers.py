@@ -3,46 +3,94 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from gritlm.adapt.config import AdaptConfig
+from gritlm.adapt.config import AdaptConfig, WrittenKind
 from gritlm.adapt.starting_model import StartingModel
 from gritlm.errors import GritLMError, first_line, require_libraries
 from gritlm.lm.chat import Message
-from gritlm.train.data.collate import key
 
 MAX_NEW_TOKENS = 48  # of a question
 RETRIES = 5
 TIMEOUT_S = 60.0
 _TOGETHER = 8  # requests to an endpoint
 
-_ASK = "Write a question that this text answers."
-# Without a solved example small models write about the text instead of its content.
-_EXAMPLES = (
-    (
-        "Panama Canal. The canal opened in 1914 and shortens the voyage from New York to San "
-        "Francisco by some 12,600 kilometres.",
-        "By how much does the Panama Canal shorten the voyage from New York to San Francisco?",
-    ),
-    (
-        "Honey bees. A worker bee lives for about six weeks in summer, because the work outside of "
-        "the hive wears out its wings.",
-        "Why does a worker bee live for only six weeks in summer?",
-    ),
-    (
-        "Plants take in carbon dioxide through small openings in their leaves, which are called "
-        "stomata.",
-        "Through which openings do leaves take in carbon dioxide?",
-    ),
-    (
-        "Leases. A tenant may end the contract with three months' notice to the end of a month.",
-        "How much notice must a tenant give to end the contract?",
-    ),
-)
 # First words of questions. Left alone, small models ask little else than "What is ...?".
-_OPENINGS = ("", "What are", "How")
+OPENINGS: Mapping[WrittenKind, tuple[str, ...]] = {
+    "factual": ("", "What are", "How", "Is", "Does"),
+    "topic": ("", "What are", "What causes", "How is", "Is", "Can", "Does"),
+}
+_ASK: Mapping[WrittenKind, str] = {
+    "factual": "Write a question that this text answers.",
+    "topic": "Write a question about the subject that this text answers.",
+}
+# Without solved examples small models write about the text instead of its content.
+_EXAMPLES: Mapping[WrittenKind, tuple[tuple[str, str], ...]] = {
+    "factual": (
+        (
+            "Panama Canal. The canal opened in 1914 and shortens the voyage from New York to San "
+            "Francisco by some 12,600 kilometres.",
+            "By how much does the Panama Canal shorten the voyage from New York to San Francisco?",
+        ),
+        (
+            "Honey bees. A worker bee lives for about six weeks in summer, because the work "
+            "outside of the hive wears out its wings.",
+            "Why does a worker bee live for only six weeks in summer?",
+        ),
+        (
+            "Plants take in carbon dioxide through small openings in their leaves, which are "
+            "called stomata.",
+            "Through which openings do leaves take in carbon dioxide?",
+        ),
+        (
+            "Leases. A tenant may end the contract with three months' notice to the end of a "
+            "month.",
+            "How much notice must a tenant give to end the contract?",
+        ),
+    ),
+    "topic": (
+        (
+            "Panama Canal. The canal cuts across the Isthmus of Panama and connects the Atlantic "
+            "with the Pacific Ocean. France began to dig in 1881 but stopped because of high costs "
+            "and many deaths; the United States took over in 1904 and opened it ten years later.",
+            "Who built the Panama Canal?",
+        ),
+        (
+            "Honey bees. Bees leave the hive in a swarm when it becomes too small. The old queen "
+            "takes half of the workers with her, and a young queen stays behind. Beekeepers "
+            "prevent this by giving the bees more room in spring.",
+            "Why do honey bees swarm?",
+        ),
+        (
+            "Leases. A tenant may end the contract with three months' notice to the end of a "
+            "month. The notice must be in writing and signed by all tenants.",
+            "Can a tenant end a lease?",
+        ),
+        (
+            "Rust. Iron rusts when it meets water and oxygen. Salt makes it faster. Paint, oil or "
+            "a layer of zinc keep water away from the metal.",
+            "How is rust prevented?",
+        ),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class QuestionRequest:
+    """Request for a question.
+
+    Attributes:
+        text: the text that the question is about.
+        kind: ``factual`` or ``topic``.
+        opening: first words that a small model goes on from; may be empty.
+    """
+
+    text: str
+    kind: WrittenKind = "factual"
+    opening: str = ""
 
 
 class EndpointError(GritLMError):
@@ -52,18 +100,19 @@ class EndpointError(GritLMError):
 class QuestionWriter(Protocol):
     """Writer of questions."""
 
-    def questions(self, texts: Sequence[str]) -> list[str]:
-        """Return one line for each text: a question that it answers."""
+    def questions(self, requests: Sequence[QuestionRequest]) -> list[str]:
+        """Return one line for each request: a question that its text answers."""
         ...
 
 
-def messages(text: str) -> list[Message]:
+def messages(request: QuestionRequest) -> list[Message]:
     """Return the conversation that asks for a question on a text."""
+    ask = _ASK[request.kind]
     found: list[Message] = []
-    for example, question in _EXAMPLES:
-        found.append({"role": "user", "content": f"{example}\n\n{_ASK}"})
+    for example, question in _EXAMPLES[request.kind]:
+        found.append({"role": "user", "content": f"{example}\n\n{ask}"})
         found.append({"role": "assistant", "content": question})
-    return [*found, {"role": "user", "content": f"{text}\n\n{_ASK}"}]
+    return [*found, {"role": "user", "content": f"{request.text}\n\n{ask}"}]
 
 
 class OwnWriter:
@@ -76,18 +125,18 @@ class OwnWriter:
     def __init__(self, model: StartingModel) -> None:
         self._model = model
 
-    def questions(self, texts: Sequence[str]) -> list[str]:
-        """Return one line for each text: a question that it answers."""
+    def questions(self, requests: Sequence[QuestionRequest]) -> list[str]:
+        """Return one line for each request: a question that its text answers."""
         model = self._model.model
-        openings = [_OPENINGS[key(text) % len(_OPENINGS)] for text in texts]
-        begun = [
-            model.tokenizer(opening, add_special_tokens=False)["input_ids"] for opening in openings
-        ]
         prompts = [
-            [*model.chat_ids(messages(text)), *ids] for text, ids in zip(texts, begun, strict=True)
+            [
+                *model.chat_ids(messages(request)),
+                *model.tokenizer(request.opening, add_special_tokens=False)["input_ids"],
+            ]
+            for request in requests
         ]
         rest = self._model.texts(prompts, until=["\n"], max_new_tokens=MAX_NEW_TOKENS)
-        return [opening + text for opening, text in zip(openings, rest, strict=True)]
+        return [request.opening + text for request, text in zip(requests, rest, strict=True)]
 
 
 class EndpointWriter:
@@ -111,19 +160,19 @@ class EndpointWriter:
             timeout=TIMEOUT_S,
         )
 
-    def questions(self, texts: Sequence[str]) -> list[str]:
-        """Return one line for each text: a question that it answers.
+    def questions(self, requests: Sequence[QuestionRequest]) -> list[str]:
+        """Return one line for each request: a question that its text answers.
 
         Raises:
             EndpointError: if the endpoint fails after all retries.
         """
         with ThreadPoolExecutor(_TOGETHER) as pool:
-            return list(pool.map(self._question, texts))
+            return list(pool.map(self._question, requests))
 
-    def _question(self, text: str) -> str:
+    def _question(self, request: QuestionRequest) -> str:
         from openai import OpenAIError
 
-        conversation: Any = messages(text)
+        conversation: Any = messages(request)
         try:
             answer = self._client.chat.completions.create(
                 model=self._model,

@@ -28,6 +28,7 @@ class Kind(StrEnum):
     """Kinds of questions."""
 
     factual = "factual"
+    topic = "topic"
     keyword = "keyword"
     claim = "claim"
 
@@ -71,7 +72,11 @@ class QuestionOptions:
     ] = None
     per_passage: Annotated[
         int,
-        typer.Option(min=1, help="Most factual questions of a passage.", rich_help_panel=QUESTIONS),
+        typer.Option(
+            min=1,
+            help="Most factual questions, and most topic questions, of a passage.",
+            rich_help_panel=QUESTIONS,
+        ),
     ] = 2
     top_k: Annotated[
         int,
@@ -111,6 +116,15 @@ class AdapterOptions:
     batch_size: Annotated[
         int, typer.Option(min=1, help="Questions of a step.", rich_help_panel=TRAINING)
     ] = 16
+    frozen: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=0.99,
+            help="Share of the layers, from the lowest one, that are not trained.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = 0.5
     learning_rate: Annotated[
         float, typer.Option(help="Peak learning rate.", rich_help_panel=TRAINING)
     ] = 1e-4

@@ -17,6 +17,7 @@ from gritlm.train.config import LossConfig
 from gritlm.train.data.collate import EmbeddingBatch, Keys, QueryPassageBatch, ScoredBatch
 from gritlm.train.objectives import gradcache, losses
 from gritlm.train.objectives.distillation import Teacher
+from gritlm.train.objectives.earlier_passages import EarlierPassages
 from gritlm.train.objectives.gradcache import Ranks
 from gritlm.train.objectives.losses import PairLoss
 from gritlm.train.run import collectives
@@ -35,6 +36,7 @@ class EmbeddingObjective:
         at_once: maximum number of tokens of a mini-batch.
         mask: exclude false negatives.
         teacher: model whose similarities are distilled; None without distillation.
+        earlier: passages of earlier steps as further negatives; None for none.
     """
 
     loss: LossConfig
@@ -42,6 +44,7 @@ class EmbeddingObjective:
     at_once: int
     mask: bool = True
     teacher: Teacher | None = None
+    earlier: EarlierPassages | None = None
 
     def backward(
         self, embed: Embed, batch: EmbeddingBatch | ScoredBatch, ranks: Ranks
@@ -56,11 +59,14 @@ class EmbeddingObjective:
         if not self.loss.negatives_cross_device:
             ranks = Ranks(most=ranks.most, unsynced=ranks.unsynced)
         shared = collectives.gathered if self.loss.negatives_cross_device else _own
-        terms = self._loss_terms(batch, shared)
+        keys = _shared_keys(batch, shared)
+        terms = self._loss_terms(batch, keys, shared)
         parts: dict[str, float] = {}
 
         def loss(query_QD: Tensor, passage_PD: Tensor) -> Tensor:
             found = {name: term(query_QD, passage_PD) for name, term in terms.items()}
+            if self.earlier is not None and keys is not None:
+                self.earlier.add(passage_PD, keys)
             parts.update({name: float(part.detach()) for name, part in found.items()})
             return torch.stack(list(found.values())).sum()
 
@@ -78,22 +84,22 @@ class EmbeddingObjective:
         return {name: collectives.mean(value) for name, value in found.items()}
 
     def _loss_terms(
-        self, batch: EmbeddingBatch | ScoredBatch, shared: Shared
+        self, batch: EmbeddingBatch | ScoredBatch, keys: Keys | None, shared: Shared
     ) -> dict[str, PairLoss]:
         """Return the weighted loss terms by name."""
         terms: dict[str, PairLoss] = {}
         if isinstance(batch, ScoredBatch):
             terms["scored"] = self._scored(batch, shared)
-        else:
-            terms["contrastive"] = self._contrastive(batch, shared)
+        elif keys is not None:
+            terms["contrastive"] = self._contrastive(keys)
         if self.teacher is not None:
             terms["distillation"] = self._distillation(batch, shared, self.teacher)
         return terms
 
-    def _contrastive(self, batch: EmbeddingBatch, shared: Shared) -> PairLoss:
-        keys = Keys(*(shared(getattr(batch.keys, field.name)) for field in fields(Keys)))
+    def _contrastive(self, keys: Keys) -> PairLoss:
         positive_Q = keys.first_P.nonzero()[:, 0]
-        mask_QP = keys.false_negatives() if self.mask else None
+        earlier_ED, every = (None, keys) if self.earlier is None else self.earlier.beyond(keys)
+        mask_QP = every.false_negatives() if self.mask else None
 
         def loss(query_QD: Tensor, passage_PD: Tensor) -> Tensor:
             device = query_QD.device
@@ -106,7 +112,10 @@ class EmbeddingObjective:
                 mask_QP=None if mask_QP is None else mask_QP.to(device),
             )
 
-        return self._weighted(loss, self.loss.contrastive_weight)
+        weighted = self._weighted(loss, self.loss.contrastive_weight)
+        if earlier_ED is None:
+            return weighted
+        return lambda query_QD, passage_PD: weighted(query_QD, torch.cat([passage_PD, earlier_ED]))
 
     def _scored(self, batch: ScoredBatch, shared: Shared) -> PairLoss:
         score_N = shared(batch.score_N)
@@ -135,6 +144,13 @@ class EmbeddingObjective:
             )
 
         return loss
+
+
+def _shared_keys(batch: EmbeddingBatch | ScoredBatch, shared: Shared) -> Keys | None:
+    """Return the keys of the texts of all processes; None for scored pairs."""
+    if isinstance(batch, ScoredBatch):
+        return None
+    return Keys(*(shared(getattr(batch.keys, field.name)) for field in fields(Keys)))
 
 
 def _own(values: Tensor) -> Tensor:
