@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gritlm import GritLM, gritlm_instruction
-from gritlm.rag import Answer, RagEngine
+from gritlm.rag import Answer, Quote, RagEngine
 
 CORPUS = Path(__file__).parent / "corpus"
 TITLE = "Given a scientific paper title, retrieve the paper's abstract"
@@ -123,7 +123,8 @@ def answer_from_store(model: GritLM, question: str = QUERY) -> None:
             ]
             for mode, fusion in WAYS.items()
         }
-    show_answer(question, asked["doc"][0])
+        quote = engine.quote(question, asked["doc"][0])
+    show_answer(question, asked["doc"][0], quote)
     table = new_table("mode", "tokens reused", "tokens read", "time to first token")
     for mode, answers in asked.items():
         trace = answers[0].trace  # of the warm-up, whose time does not count
@@ -138,14 +139,13 @@ def answer_from_store(model: GritLM, question: str = QUERY) -> None:
     console.print(table)
 
 
-def show_answer(question: str, answer: Answer) -> None:
-    """Show an answer, the sentence that it comes from, and the scores of all candidates."""
+def show_answer(question: str, answer: Answer, quote: Quote | None) -> None:
+    """Show an answer, the sentence that answers best, and the scores of all candidates."""
     console.print(f"\n[bold]{question}[/]")
     show([answer.text])
     titles = {source.id: source.title for source in answer.sources}
-    for source in answer.sources:
-        if source.used:
-            console.print(Text(f"from {source.title}: ") + quoted(source.text, answer.text))
+    if quote is not None:
+        console.print(Text(f"from {titles[quote.source]}: ") + marked(quote.text, answer.text))
     if answer.trace.scores:
         table = new_table("passage read", "cosine", "log-likelihood of the question", "score")
         for each in answer.trace.scores:
@@ -155,20 +155,17 @@ def show_answer(question: str, answer: Answer) -> None:
         console.print(table)
 
 
-def quoted(passage: str, answer: str) -> Text:
-    """Return the sentence with the longest run of words of the answer, the run marked."""
-    words = [*re.finditer(r"\w+", passage)]
+def marked(sentence: str, answer: str) -> Text:
+    """Return the sentence with the longest run of words of the answer marked."""
+    words = [*re.finditer(r"\w+", sentence)]
     ours = [word[0].lower() for word in words]
     theirs = re.findall(r"\w+", answer.lower())
     run = SequenceMatcher(None, ours, theirs, autojunk=False).find_longest_match()
     if not run.size:
-        return Text(passage)
+        return Text(sentence)
     start, end = words[run.a].start(), words[run.a + run.size - 1].end()
-    first = max((stop.end() for stop in re.finditer(r"[.!?]\s+", passage[:start])), default=0)
-    stop = re.search(r"[.!?](?=\s|$)", passage[end:])
-    last = len(passage) if stop is None else end + stop.end()
-    marked = Text(f"*{passage[start:end]}*", style="bold green")
-    return Text(passage[first:start]) + marked + Text(passage[end:last])
+    middle = Text(f"*{sentence[start:end]}*", style="bold green")
+    return Text(sentence[:start]) + middle + Text(sentence[end:])
 
 
 def rows(name: str) -> list[dict[str, Any]]:

@@ -49,7 +49,8 @@ def test_the_python_of_the_readme_runs_in_order(default_folder, at_root, capsys)
     assert nearest.tolist() == [0, 1]
     assert "Hot rock and gas" in printed
     # The answer from documents is the one that is shown.
-    assert "Apply firm but gentle pressure\n['First Aid']\n" in printed
+    sentence = "To stop bleeding, apply firm but gentle pressure, using gauze."
+    assert f"Apply firm but gentle pressure\n{sentence}\n['First Aid']\n" in printed
 
 
 def invoke(words: list[str], model_folder: Path) -> Result:

@@ -11,9 +11,11 @@ from gritlm import GritLM
 from gritlm.rag import RagEngine
 
 CORPUS = Path(__file__).parents[2] / "examples" / "corpus"
-# Measured with the default model and default settings: 12 answers in bfloat16, 11 in float32, and
-# 20 passages. Rounding differs between processors, which may turn an answer or two.
+# Measured with the default model and default settings in bfloat16: 12 answers (11 in float32), 17
+# together with the quote, and 20 passages. Rounding differs between processors, which may turn an
+# answer or two.
 RIGHT_ANSWERS = 9
+RIGHT_QUOTES = 14
 RIGHT_PASSAGES = 19
 
 
@@ -46,19 +48,24 @@ def test_the_facts_are_in_the_passages():
 
 
 def test_the_default_model_answers_with_the_key_facts(default_folder, tmp_path):
-    answers, passages = 0, 0
+    answers, quotes, passages = 0, 0, 0
     model = GritLM()
     with RagEngine.open(tmp_path / "store", model) as engine:
         engine.add(CORPUS / "passages.jsonl")
         for question in rows("questions"):
             answer = engine.answer(question["text"])
+            quote = engine.quote(question["text"], answer)
+            assert quote is not None
             (document,) = (each.document_id for each in answer.sources if each.used)
             right = has_facts(answer.text, question["facts"])
             answers += right
+            quotes += has_facts(f"{answer.text}\n{quote.text}", question["facts"])
             passages += document.partition("#")[2] == question["passage"]
             print("right" if right else "wrong", question["text"], repr(answer.text), document)
-    print(f"{answers} right answers, {passages} right passages")
+            print("  quote", repr(quote.text))
+    print(f"{answers} right answers, {quotes} with the quote, {passages} right passages")
     assert answers >= RIGHT_ANSWERS
+    assert quotes >= RIGHT_QUOTES
     assert passages >= RIGHT_PASSAGES
 
 

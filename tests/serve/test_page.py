@@ -102,15 +102,16 @@ def test_settings_of_a_chat_reach_the_server(visit):
     assert (body["temperature"], body["max_completion_tokens"]) == (0.5, 3)
 
 
-def without_drafts(route):
-    """Let an answer take one token a step: drafts would end it sooner."""
-    body = route.request.post_data_json | {"prompt_lookup_num_tokens": 0}
+def take_long(route):
+    """Let an answer have its full length, and take one token a step."""
+    slow = {"prompt_lookup_num_tokens": 0, "ignore_eos": True}
+    body = route.request.post_data_json | slow
     route.continue_(post_data=json.dumps(body))
 
 
 def test_an_answer_that_is_stopped_keeps_what_was_written(visit):
     here = visit()
-    here.page.route("**/v1/chat/completions", without_drafts)
+    here.page.route("**/v1/chat/completions", take_long)
     here.settings(length=900)
     here.say("Hello")  # this model has much to say to that
     here.page.wait_for_function(  # in the page: the answer may end before a click from outside
@@ -271,6 +272,47 @@ def test_the_use_of_passages_follows_the_mode(visit):
     assert page.get_by_role("radio", name="all, in one prompt").is_checked()
     page.get_by_role("radio", name="documents", exact=True).check()
     assert not any(each.is_disabled() for each in fusions.all())
+
+
+def test_the_sentence_that_answers_best_is_quoted_below_the_answer(visit):
+    here = visit("ask")
+    page = here.page
+    page.route("**/v1/rerank", lambda route: route.fulfill(json={"results": [{"index": 1}]}))
+    text = "It is red, e.g. in autumn. The library opens at nine. On <b>Sundays</b> it is closed."
+    source = {"id": "a", "document_id": "a", "title": "Library", "text": text, "start": 0}
+    source |= {"end": len(text), "score": 0.9, "also_in": [], "used": True, "likelihood": -1.0}
+    events: list[dict[str, Any]] = [
+        {"choices": [], "sources": [source]},
+        {"choices": [{"delta": {"content": "Opens at nine"}}]},
+        {"choices": [{"delta": {}, "finish_reason": "stop"}]},
+    ]
+    ask_with_answer(page, events)
+    here.shot("ask-quoted-sentence")
+    (sent,) = here.bodies("/v1/rerank")
+    assert sent["query"] == "When does it open?"
+    assert sent["documents"][1:] == [
+        "Library The library opens at nine.",
+        "Library On <b>Sundays</b> it is closed.",
+    ]
+    assert page.locator("#ask-quote").inner_text() == "The library opens at nine."
+    assert page.locator("#ask-quote mark").inner_text() == "opens at nine"
+
+
+def test_an_answer_stands_without_a_quote_where_ranking_is_refused(visit):
+    here = visit("ask", may_fail=True)
+    page = here.page
+    page.route("**/v1/rerank", lambda route: route.fulfill(status=403, json={"error": {}}))
+    text = "It is red. The library opens at nine."
+    source = {"id": "a", "document_id": "a", "title": "", "text": text, "start": 0}
+    source |= {"end": len(text), "score": 0.9, "also_in": [], "used": True, "likelihood": -1.0}
+    events: list[dict[str, Any]] = [
+        {"choices": [], "sources": [source]},
+        {"choices": [{"delta": {"content": "nine"}}]},
+    ]
+    ask_with_answer(page, events)
+    assert page.locator("#ask-quote").is_hidden()
+    assert page.locator("#ask-answer").inner_text() == "nine"
+    assert not page.locator("#ask-trouble").inner_text()
 
 
 def ask_with_answer(page: Any, events: list[dict[str, Any]]) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from gritlm.rag.ingest.ingest import AddResult, ChunkingOptions
     from gritlm.rag.kvstore.store import KVStore
     from gritlm.rag.options import AnswerOptions
+    from gritlm.rag.quote import Quote
     from gritlm.rag.retrieve import Search
     from gritlm.rag.reuse.recompute import Recompute
     from gritlm.rag.types import Document, Hit, Passage, Trace
@@ -28,6 +29,7 @@ __all__ = [
     "IndexedDocument",
     "KVStore",
     "Passage",
+    "Quote",
     "RagEngine",
     "Recompute",
     "Search",
@@ -46,6 +48,7 @@ _HOMES = {
     "IndexedDocument": "gritlm.rag.index.index",
     "KVStore": "gritlm.rag.kvstore.store",
     "Passage": "gritlm.rag.types",
+    "Quote": "gritlm.rag.quote",
     "RagEngine": "gritlm.rag.engine",
     "Recompute": "gritlm.rag.reuse.recompute",
     "Search": "gritlm.rag.retrieve",

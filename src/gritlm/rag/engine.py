@@ -17,6 +17,7 @@ from gritlm.rag import answer as answering
 from gritlm.rag import opening, together, workspace
 from gritlm.rag.answer import Answer, AnswerStream, PreparedAnswer
 from gritlm.rag.cooperative import Checkpoint, OnModel, paced
+from gritlm.rag.fusion import SpannedIds
 from gritlm.rag.index.index import Index, IndexedDocument
 from gritlm.rag.index.passage_table import IndexFailedError
 from gritlm.rag.ingest.file_ids import DocumentIds
@@ -31,8 +32,9 @@ from gritlm.rag.ingest.ingest import (
 )
 from gritlm.rag.kvstore.store import KVStore
 from gritlm.rag.options import AnswerOptions, AnswerOverrides, override
-from gritlm.rag.plan import AnswerPlan, PromptAssembler
+from gritlm.rag.plan import AnswerPlan, PromptAssembler, question_after
 from gritlm.rag.prefill import Prefiller, ReadPassages
+from gritlm.rag.quote import Quote, best_sentence
 from gritlm.rag.retrieve import Query, Retriever, Search, candidates, naming_question
 from gritlm.rag.reuse import reuse_check
 from gritlm.rag.reuse.blocks import BlockProvider, require_kind
@@ -315,6 +317,29 @@ class RagEngine:
         prepared = self.prepare(question, options, hits=hits)
         pieces = answering.generate(self.model, prepared, options.sampling)
         return AnswerStream(pieces, prepared.sources, prepared.trace)
+
+    def quote(self, question: str, answer: Answer) -> Quote | None:
+        """Return the sentence of an answer's passage that answers the question best.
+
+        Each sentence is read alone with the question behind it, about as many tokens as the passage
+        has, so this takes longer than a short answer.
+
+        Args:
+            question: the question of the answer.
+            answer: the answer. The best passage that it comes from is quoted.
+
+        Returns:
+            The sentence and its place in the passage; None for an answer without a passage.
+
+        Raises:
+            InputError: for a question that is empty or longer than the model takes.
+        """
+        source = next((each for each in answer.sources if each.used), None)
+        if source is None:
+            return None
+        vector_D, _ = self._retriever.embedded(question, Trace())
+        asked = SpannedIds(*question_after(self._assembler.tokens, question))
+        return best_sentence(self.model, vector_D, asked, source)
 
     def answers(
         self,

@@ -17,6 +17,8 @@ from gritlm.errors import InputError
 
 if TYPE_CHECKING:
     from gritlm.rag.answer import Answer, Source
+    from gritlm.rag.options import AnswerOptions
+    from gritlm.rag.quote import Quote
     from gritlm.rag.types import Trace
 
 
@@ -132,6 +134,10 @@ class AnswerFlags:
     max_new_tokens: Annotated[
         int, typer.Option(min=1, help="Maximum number of tokens to generate.")
     ] = 128
+    quote: Annotated[
+        bool,
+        typer.Option(help="Quote the sentence of the passage that answers the question best."),
+    ] = True
 
 
 def ask(
@@ -146,7 +152,7 @@ def ask(
         ),
     ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print answer, sources and trace as a JSON object.")
+        bool, typer.Option("--json", help="Print answer, quote, sources and trace as JSON.")
     ] = False,
     search: AskSearchOptions,
     model: ModelOptions,
@@ -155,13 +161,36 @@ def ask(
     from gritlm.rag import needs
 
     needs.require()
-    from gritlm.lm.sampling import SamplingParams
     from gritlm.rag.engine import RagEngine
+
+    options = _options(search, answer)
+    lm = model.load()
+    with RagEngine.open(store, lm, read_only=True) as engine:
+        stream = engine.stream(question, options)
+        for piece in stream:
+            if not as_json:
+                terminal.write(piece)
+        found = engine.quote(question, stream.answer) if answer.quote else None
+        if as_json:
+            terminal.write(json_line(_as_dict(stream.answer, found)))
+            return
+        quoted = "" if found is None else f'\n\n"{" ".join(found.text.split())}"'
+        terminal.write(quoted + "\n\n" + "".join(map(_line, stream.sources)))
+        if stream.trace.supported is False:
+            logs.note(
+                "the passages may not hold the answer: with them the question is hardly likelier"
+            )
+        if trace:
+            _show(stream.trace)
+
+
+def _options(search: AskSearchOptions, answer: AnswerFlags) -> AnswerOptions:
+    from gritlm.lm.sampling import SamplingParams
     from gritlm.rag.options import AnswerOptions
     from gritlm.rag.reuse.recompute import BEST, FIRST
 
     recompute = {Again.none: None, Again.first: FIRST, Again.best: BEST}[answer.recompute]
-    options = AnswerOptions(
+    return AnswerOptions(
         top_k=search.top_k,
         filter=search.metadata(),
         hybrid=search.hybrid,
@@ -175,21 +204,6 @@ def ask(
         recompute=recompute,
         sampling=SamplingParams(answer.max_new_tokens),
     )
-    lm = model.load()
-    with RagEngine.open(store, lm, read_only=True) as engine:
-        stream = engine.stream(question, options)
-        if as_json:
-            terminal.write(json_line(_as_dict(stream.whole())))
-            return
-        for piece in stream:
-            terminal.write(piece)
-        terminal.write("\n\n" + "".join(map(_line, stream.sources)))
-        if stream.trace.supported is False:
-            logs.note(
-                "the passages may not hold the answer: with them the question is hardly likelier"
-            )
-        if trace:
-            _show(stream.trace)
 
 
 def _values(text: str) -> list[Any]:
@@ -201,9 +215,10 @@ def _values(text: str) -> list[Any]:
     return [text, found] if isinstance(found, bool | int | float) else [text]
 
 
-def _as_dict(answer: Answer) -> dict[str, Any]:
+def _as_dict(answer: Answer, quote: Quote | None) -> dict[str, Any]:
     return {
         "answer": answer.text,
+        "quote": None if quote is None else asdict(quote),
         "sources": [asdict(source) for source in answer.sources],
         "trace": dict(answer.trace.as_dict()),
     }

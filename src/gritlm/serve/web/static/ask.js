@@ -4,8 +4,9 @@ import * as answers from "./answers.js";
 import { documents, refresh } from "./documents.js";
 import { $, eachFrame, h } from "./dom.js";
 import { markdown } from "./markdown.js";
+import { bestSentence } from "./quote.js";
 import { server, whenServerChanges } from "./server.js";
-import { markAnswer, sourceItems } from "./sources.js";
+import { markAnswer, marked, sourceItems } from "./sources.js";
 import { whenShown } from "./tabs.js";
 import { charts, readNow, stages } from "./took.js";
 import { showTrouble, stopped } from "./trouble.js";
@@ -61,7 +62,15 @@ const drawSources = (sources) => {
   $("ask-sources").replaceChildren(...sourceItems(sources));
 };
 
-const drawQuote = ([main]) => markAnswer($("ask-sources"), main.sources, main.text);
+const drawMarks = ([main]) => markAnswer($("ask-sources"), main.sources, main.text);
+
+// Quotes the sentence of the passage that answers the question best, below the answer.
+const quote = async ([main], question) => {
+  const source = main.sources.find((each) => each.used);
+  const sentence = source ? await bestSentence(question, source, control.signal) : null;
+  $("ask-quote").hidden = !sentence;
+  $("ask-quote").replaceChildren(...(sentence ? marked(sentence, main.text) : []));
+};
 
 // Asks in one way. The page measures the time from sending to the arrival of the first token.
 const askOne = async (one, wanted, drawn) => {
@@ -100,6 +109,7 @@ const submit = async (event) => {
   $("ask-empty").hidden = true;
   $("ask-result").hidden = false;
   $("ask-other").open = false;
+  $("ask-quote").hidden = true;
   drawSources([]);
   const drawn = eachFrame(() => draw(all));
   drawn();
@@ -107,8 +117,10 @@ const submit = async (event) => {
     for (const one of all) {
       $("ask-status").textContent = one.fresh ? "Answering without stored state" : "Answering with stored state";
       await askOne(one, wanted, drawn);
-      if (one.shown) drawQuote(all);
+      if (one.shown) drawMarks(all);
     }
+    $("ask-status").textContent = "Looking for the sentence";
+    await quote(all, wanted.question);
     $("ask-status").textContent = all.length > 1 ? "Asked both ways" : "Answered";
   } catch (error) {
     $("ask-status").textContent = stopped(error) ? "Stopped" : "";

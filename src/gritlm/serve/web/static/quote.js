@@ -1,4 +1,7 @@
-// The longest run of words of an answer that also stands in a passage.
+// Words and sentences of a passage: the run of words of an answer that also stands in it, and the
+// sentence that answers the question best.
+
+import { post } from "./api.js";
 
 const wordsOf = (text) =>
   [...text.matchAll(/[\p{L}\p{N}]+/gu)].map((match) => ({
@@ -25,4 +28,25 @@ export const quoteIn = (passage, answer) => {
   });
   if (!best.length) return null;
   return [ours[best.last - best.length + 1].start, ours[best.last].end];
+};
+
+const MOST_SENTENCES = 64; // of a passage, which are read for a quote
+
+export const sentencesOf = (text) =>
+  [...new Intl.Segmenter(undefined, { granularity: "sentence" }).segment(text)]
+    .map(({ segment }) => segment.trim())
+    .filter(Boolean);
+
+// The sentence of a source that answers the question best, as the server ranks them; null if it refuses.
+export const bestSentence = async (question, source, signal) => {
+  const sentences = sentencesOf(source.text).slice(0, MOST_SENTENCES);
+  if (sentences.length < 2) return sentences[0] ?? null;
+  const documents = sentences.map((sentence) => `${source.title} ${sentence}`.trim());
+  try {
+    const { results } = await post("v1/rerank", { query: question, documents, top_n: 1, return_documents: false }, signal);
+    return sentences[results[0].index];
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    return null; // the answer stands without a quote, e.g. with a key that may not rank
+  }
 };

@@ -18,12 +18,15 @@ export const placeOf = (source) =>
 
 export const scoreOf = (source) => source.score.toFixed(3);
 
-const passageOf = (source, answer) => {
-  const found = source.used ? quoteIn(source.text, answer) : null;
-  if (!found) return [source.text];
+// The pieces of a text, in which the words of an answer are marked.
+export const marked = (text, answer) => {
+  const found = quoteIn(text, answer);
+  if (!found) return [text];
   const [start, end] = found;
-  return [source.text.slice(0, start), h("mark", {}, source.text.slice(start, end)), source.text.slice(end)];
+  return [text.slice(0, start), h("mark", {}, text.slice(start, end)), text.slice(end)];
 };
+
+const passageOf = (source, answer) => (source.used ? marked(source.text, answer) : [source.text]);
 
 const signed = (value) => value.toFixed(2).replace("-", "\u2212");
 
