@@ -33,7 +33,7 @@ def spawn(work: Callable[[int, str], None], folder: Path) -> None:
     context = start_processes(
         _do, (work, str(folder)), nprocs=SIZE, join=False, start_method="spawn"
     )
-    end = time.monotonic() + 6 * TIMEOUT_S
+    end = time.monotonic() + 9 * TIMEOUT_S
     try:
         while not context.join(timeout=1):
             assert time.monotonic() < end, "the processes hang"

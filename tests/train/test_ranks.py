@@ -18,6 +18,7 @@ from gritlm import GritLM
 from gritlm.errors import TrainingError
 from gritlm.train.config import EvaluationConfig, TrainConfig
 from gritlm.train.data import loader
+from gritlm.train.run import metrics_log
 from gritlm.train.trainer import train
 from tests.train import runs
 from tests.train.ranks import joined, spawn
@@ -95,6 +96,9 @@ def run_of_two(folder: Path, way: str) -> TrainConfig:
 def all_runs(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     with joined(rank, f"{folder}/meet"):
+        half = {"per_device_train_batch_size": 4, "per_device_generative_bs": 2}
+        sharded = merged_run(Path(folder) / "two" / "merged", distribution="fsdp", **half)
+        train(sharded, evaluate=first_value)
         for way in WAYS:
             run = run_of_two(Path(folder), way)
             train(run)
@@ -112,6 +116,16 @@ def all_runs(rank: int, folder: str) -> None:
             )
 
 
+def merged_run(output: Path, **training: Any) -> TrainConfig:
+    """A run with adapters whose folder has merged weights."""
+    training = {"save_merged": True, "output_dir": str(output), **training}
+    return runs.make(output.parents[1], rag=True, model={"lora": True}, training=training)
+
+
+def first_value(model: GritLM) -> dict[str, float]:
+    return {"first": float(model.encode("a")[0])}
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs of two processes, each once whole and once gone on from its second step."""
@@ -127,6 +141,17 @@ def one(folder: Path, way: str) -> TrainConfig:
     said = {name: value for name, value in WAYS[way].items() if name in OF_ONE}
     output = {"output_dir": str(folder / "one" / way)}
     return runs.make(folder, rag=True, loss=LOSS, **{**said, "training": output})
+
+
+def test_merged_weights_and_metrics_of_a_sharded_run_equal_those_of_one_process(folder):
+    expected = merged_run(folder / "one" / "merged")
+    found = folder / "two" / "merged"
+    measured = train(expected, evaluate=first_value).metrics["eval/first"]
+    runs.assert_same_weights(expected.training.output_dir, found, AFTER_ADAM)
+    (entry,) = [line for line in metrics_log.read(found) if "eval/first" in line]
+    assert abs(entry["eval/first"] - measured) <= AFTER_ADAM
+    merged = GritLM(found, dtype="float32", device="cpu")
+    assert abs(first_value(merged)["first"] - entry["eval/first"]) <= BOUND
 
 
 @pytest.mark.parametrize("way", WAYS)

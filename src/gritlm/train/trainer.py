@@ -43,6 +43,7 @@ from gritlm.train.run import (
     step_checks,
 )
 from gritlm.train.run.signals import StopSignal, listening
+from gritlm.train.run.whole_model import whole_model, write_merged
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +79,7 @@ def train(
     evaluate: Evaluate | None = None,
     report: Report = log.info,
     progress: bool | None = None,
+    stop: StopSignal | None = None,
 ) -> TrainResult:
     """Train a model; under torchrun, together with the other processes.
 
@@ -85,9 +87,10 @@ def train(
         run: settings of the run.
         evaluate: function of the current model that returns metrics by name. It is called every
             ``eval_steps`` steps and at the end; ``metrics.jsonl`` has its values as ``eval/NAME``.
-            Not available with ``distribution = "fsdp"``.
+            With ``distribution = "fsdp"`` it gets a copy with the gathered weights.
         report: callback for log lines.
         progress: whether to show a progress bar; None: on a terminal only.
+        stop: signal to stop that is set elsewhere, e.g. by another process; None: none.
 
     Returns:
         The output folder, the number of steps and the last metrics.
@@ -97,16 +100,20 @@ def train(
         TrainingError: non-finite loss, full disk, or lost process; earlier checkpoints stay whole.
     """
     with parallel.processes(run.training.timeout_s):
-        return _train(run, evaluate, report, progress)
+        return _train(run, evaluate, report, progress, stop)
 
 
 def _train(
-    run: TrainConfig, evaluate: Evaluate | None, report: Report, progress: bool | None
+    run: TrainConfig,
+    evaluate: Evaluate | None,
+    report: Report,
+    progress: bool | None,
+    stop: StopSignal | None,
 ) -> TrainResult:
     """Run in a scope of its own, so that the trainer is freed before the process group."""
     trainer = Trainer(run, evaluate, report, progress=progress)
-    with listening() as stop:  # before the first step there is nothing to save
-        return trainer.run(stop)
+    with listening(stop) as signal:  # before the first step there is nothing to save
+        return trainer.run(signal)
 
 
 class Trainer:
@@ -147,7 +154,7 @@ class Trainer:
         self.done = 0
         self.module = parallel.wrapped(self.parts.trainee, training, bf16=self.parts.bf16)
         if parallel.is_sharded(self.module):
-            self._require_whole_weights_unneeded()
+            self._require_shardable()
         self.optimizer = optim.optimizer(self.module, training)
         self.embedding_objective, self.generation_objective = self._create_objectives()
         self.question_objective = QuestionObjective(
@@ -176,14 +183,7 @@ class Trainer:
         if number := sum(rows.skipped.count for many in self._rows().values() for rows in many):
             self.metrics.skipped(self.done, number)
 
-    def _require_whole_weights_unneeded(self) -> None:
-        if self.evaluate is not None:
-            raise InputError("evaluate= needs the full weights; use it with distribution = 'ddp'")
-        if self.settings.training.save_merged:
-            raise InputError(
-                "[training]: save_merged needs the full weights; with distribution = 'fsdp' save "
-                "the adapter, and merge it with GritLM(folder).save_pretrained(other)"
-            )
+    def _require_shardable(self) -> None:
         if self.settings.model.qlora:
             raise InputError("[model]: qlora weights cannot be sharded; use distribution = 'ddp'")
 
@@ -308,12 +308,9 @@ class Trainer:
         found = self.held_out.losses(
             self.module, self.embedding_objective, self.generation_objective
         )
-        if self.evaluate is not None and parallel.is_main():
-            settings = self.parts.settings
-            head = trainee.projection
-            model = GritLM.around(trainee.causal, self.parts.tokenizer, settings, head)
-            with torch.inference_mode():
-                found |= self.evaluate(model)
+        if self.evaluate is not None:
+            with whole_model(self.parts, self.module) as model, torch.inference_mode():
+                found |= {} if model is None else self.evaluate(model)
         collectives.most(0)
         trainee.train()
         return dict(found)
@@ -326,8 +323,11 @@ class Trainer:
         def write(work: Path) -> None:
             if not parallel.is_main():
                 return
-            merged = self.settings.training.save_merged
-            checkpoint.write_model(work, self.parts, state, merged=merged)
+            merged = self.settings.training.save_merged and self.parts.trainee.adapted
+            if merged and state is not None:
+                write_merged(work, self.parts, state)
+            else:
+                checkpoint.write_model(work, self.parts, state, merged=merged)
             metrics_log.plot(self.output)
             model_card.write(
                 work,

@@ -97,10 +97,10 @@ class Trainee(nn.Module):
     def device(self) -> torch.device:
         return self.decoder.get_input_embeddings().weight.device
 
-    def move_frozen(self, device: torch.device) -> None:
-        """Move the copy of the starting model to a device."""
-        if self._frozen[0] is not None:
-            self._frozen[0].to(device)
+    @property
+    def frozen(self) -> Any:
+        """The copy of the starting model; None for none."""
+        return self._frozen[0]
 
     def forward(self, job: str, *args: Any) -> Any:
         """Call ``embed``, ``write`` or ``score`` under autocast.
@@ -203,8 +203,8 @@ class Trainee(nn.Module):
     def _reference_head(self, weights: Weights) -> Head:
         if weights.own:
             return heads.head_of(self.causal)
-        if self._frozen[0] is not None:
-            return heads.head_of(self._frozen[0])
+        if self.frozen is not None:
+            return heads.head_of(self.frozen)
         return heads.head_of(self.causal, adapted=False)
 
     def _reference(self, rows: PackedBatch, weights: Weights) -> Tensor:
@@ -215,8 +215,8 @@ class Trainee(nn.Module):
     def _reference_states(self, rows: PackedBatch, weights: Weights) -> Tensor:
         if weights.own:
             hidden_BLD = hidden_states.generative_states(self.decoder, without_blocks(rows))
-        elif self._frozen[0] is not None:
-            hidden_BLD = hidden_states.generative_states(self._frozen[0].base_model, rows)
+        elif self.frozen is not None:
+            hidden_BLD = hidden_states.generative_states(self.frozen.base_model, rows)
         else:
             trained = [p for p in self.model.parameters() if p.requires_grad]
             with self.model.disable_adapter():

@@ -88,7 +88,11 @@ def wrapped(trainee: Trainee, training: TrainingConfig, *, bf16: bool) -> Any:
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     # The root stays unsharded between forward and backward: the loss uses its LM head.
     sharded = fully_shard(trainee, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
-    trainee.move_frozen(trainee.device)
+    if trainee.frozen is not None:
+        # Its embeddings and LM head stay whole: the loss reads the head on its own.
+        for layer in trainee.frozen.base_model.layers:
+            fully_shard(layer, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
+        trainee.frozen.to(trainee.device)
     return sharded
 
 

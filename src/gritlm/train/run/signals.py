@@ -27,9 +27,13 @@ class StopSignal:
 
 
 @contextmanager
-def listening() -> Iterator[StopSignal]:
-    """Catch SIGINT and SIGTERM inside the block; restore the earlier handlers afterwards."""
-    stop = StopSignal()
+def listening(stop: StopSignal | None = None) -> Iterator[StopSignal]:
+    """Catch SIGINT and SIGTERM inside the block; restore the earlier handlers afterwards.
+
+    Args:
+        stop: state that something else may set too; None for a new one.
+    """
+    stop = stop or StopSignal()
     if threading.current_thread() is not threading.main_thread():
         yield stop  # only the main thread may change what signals do
         return
