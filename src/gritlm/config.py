@@ -78,6 +78,20 @@ def read(path: str | Path, kind: type[T], overrides: Sequence[str] = ()) -> T:
     return _section(table, kind, _Place(str(path)))
 
 
+def from_mapping(values: Mapping[str, Any], kind: type[T], *, source: str) -> T:
+    """Return settings that were read already, as an instance of a dataclass.
+
+    Args:
+        values: sections, or values, by the names of the fields.
+        kind: the dataclass.
+        source: name of the values in messages.
+
+    Raises:
+        InputError: for an unknown or missing key or a value of another type.
+    """
+    return _section(dict(values), kind, _Place(source))
+
+
 def _load(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))

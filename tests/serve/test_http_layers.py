@@ -61,7 +61,7 @@ def locked(grit) -> Iterator[Served]:
 
 
 def test_every_route_but_those_listed_needs_the_key(locked: Served):
-    walked, open_paths = set(), app.open_paths(locked.service)
+    walked, open_paths = set(), app.open_paths(locked.service.settings)
     with httpx.Client(base_url=locked.url) as bare:
         for method, path in all_routes(locked):
             walked.add(path)

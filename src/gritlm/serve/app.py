@@ -18,6 +18,7 @@ from gritlm.serve.api import (
     operations,
     rerank,
 )
+from gritlm.serve.config import ServerConfig
 from gritlm.serve.dialects import anthropic, cohere, ollama, ollama_models, responses, tei, vllm
 from gritlm.serve.documents import routes as document_routes
 from gritlm.serve.documents.rag_chat import chat_creator
@@ -81,10 +82,10 @@ def _document_apis(service: Service) -> dict[str, DocumentApi]:
     return apis
 
 
-def open_paths(service: Service) -> frozenset[str]:
+def open_paths(settings: ServerConfig) -> frozenset[str]:
     """Return the paths that need no API key for GET and HEAD."""
     paths = {HEALTH, LIVE, *operations.page()}
-    return frozenset(paths | {METRICS} if service.settings.open_metrics else paths)
+    return frozenset(paths | {METRICS} if settings.open_metrics else paths)
 
 
 def _middleware(service: Service) -> list[Middleware]:
@@ -115,7 +116,7 @@ def _middleware(service: Service) -> list[Middleware]:
             RequireKey,
             ring=service.key_ring,
             needs_key=settings.needs_key,
-            open_paths=open_paths(service),
+            open_paths=open_paths(settings),
         ),
         Middleware(RequireOwnPage, origins=settings.cors_origins),
         Middleware(

@@ -15,12 +15,14 @@ import typer
 from gritlm import __version__
 from gritlm.cli import logs
 from gritlm.cli.adapters import split_adapters
+from gritlm.cli.cluster import ClusterOptions, model_source
 from gritlm.cli.environment import lines, option, require_values
 from gritlm.cli.options import MODEL, Dtype, ModelOptions, PlacementOptions, Reader
 from gritlm.errors import InputError
 
 if TYPE_CHECKING:
     from gritlm import GritLM
+    from gritlm.scale.serving import ModelSource
     from gritlm.serve.config import ServerConfig
     from gritlm.serve.engine.limits import Limits
     from gritlm.serve.service import Service
@@ -352,6 +354,7 @@ def serve(
     limits: LimitOptions,
     documents: StoreOptions,
     how: ServedModelOptions,
+    cluster: ClusterOptions,
 ) -> None:
     """Serve a model over HTTP: chats, embeddings, reranking and cached RAG.
 
@@ -362,6 +365,7 @@ def serve(
 
     needs.require()
     how.require_one_process()
+    cluster.require_ray()
     require_values(os.environ)
     from gritlm.runtime import bound_kernel_caches, in_a_thread_of_its_own
     from gritlm.serve import server
@@ -375,8 +379,12 @@ def serve(
     stores = documents.places()
     if settings.key_file is not None:  # a wrong file is reported before the model is loaded
         read_keys(settings.key_file, [store.name for store in stores])
+    options = ModelOptions(model=model, **{**asdict(how), "adapter": adapter})
+    if cluster.ray:
+        source = model_source(options, named, limits.max_model_len)
+        _serve_on_cluster(cluster, source, settings, wanted, stores, how.threads, listen.log_format)
+        return
     with server.bind(settings) as sock:
-        options = ModelOptions(model=model, **{**asdict(how), "adapter": adapter})
         loaded = in_a_thread_of_its_own(lambda: options.load(adapters=named))
         level = logging.getLogger(logs.NAME).level
         server_logs.configure(
@@ -386,6 +394,42 @@ def serve(
         ended = server.serve(loaded, sock, settings, wanted, stores=stores, on_listening=_tell)
     if not ended:
         _leave()
+
+
+def _serve_on_cluster(
+    cluster: ClusterOptions,
+    source: ModelSource,
+    settings: ServerConfig,
+    limits: Limits,
+    stores: list[StoreAt],
+    threads: int | None,
+    log_format: LogFormat,
+) -> None:
+    """Serve in replicas on a Ray cluster."""
+    from gritlm.scale.serving import ServingConfig
+    from gritlm.scale.serving.run import serve as run
+
+    if any(store.index is not None for store in stores):
+        raise InputError("--index does not go with --ray; make the store with gritlm index --index")
+    key_file = settings.key_file
+    config = ServingConfig(
+        model=source,
+        server=replace(settings, key_file=None if key_file is None else key_file.resolve()),
+        limits=limits,
+        stores=tuple(f"{store.name}={store.folder.resolve()}" for store in stores),
+        store_read_only=any(store.read_only for store in stores),
+        replicas=cluster.scaling(threads),
+        log_format=log_format.value,
+    )
+    names = ", ".join(settings.names)
+    count = config.replicas.least
+    run(
+        config,
+        address=cluster.address,
+        on_listening=lambda url: logs.note(
+            f"gritlm {__version__} serves {names} at {url}\nreplicas: {count}"
+        ),
+    )
 
 
 def _leave() -> None:

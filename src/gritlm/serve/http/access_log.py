@@ -58,13 +58,9 @@ class RequestContext:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        request_id = request_id_of(Headers(scope=scope).get("x-request-id"))
-        REQUEST_ID.set(request_id)
-        path = scope["path"]
-        FORM.set(ERROR_FORMS.get(path) or FORMS_BELOW.get(path[: path.find("/", 1) + 1]))
-        ACCESS.set(ALL)  # a pipelined request begins in the context of the one before it
-        body = _Body(receive, announced=auth.has_body(Headers(scope=scope)))
-        response = _ResponseSender(send, request_id, scope["path"], body)
+        request_id = begin_request(scope)
+        body = IncomingBody(receive, announced=auth.has_body(Headers(scope=scope)))
+        response = ResponseSender(send, request_id, scope["path"], body)
         self._start_trace(scope)
         started = perf_counter()
         try:
@@ -98,7 +94,7 @@ class RequestContext:
             trace.attributes["gritlm.key"] = name
         self._service.spans.add(trace, status, monotonic())
 
-    async def _run(self, scope: Scope, receive: Receive, response: _ResponseSender) -> None:
+    async def _run(self, scope: Scope, receive: Receive, response: ResponseSender) -> None:
         if not scope["path"].startswith(API):
             await self.app(scope, receive, response.send)
         elif self._service.draining:
@@ -128,7 +124,7 @@ class RequestContext:
         access.log(level, "%s %s %d %.1f ms", method, path, status, ms, extra={"fields": fields})
 
 
-class _Body:
+class IncomingBody:
     """The incoming body of a request.
 
     Attributes:
@@ -146,7 +142,7 @@ class _Body:
         return message
 
 
-class _ResponseSender:
+class ResponseSender:
     """Sender of a response, which adds headers.
 
     A response that is sent before the body of its request was read closes the connection, so that
@@ -156,7 +152,7 @@ class _ResponseSender:
         status: status of the response; 0 while none has been sent.
     """
 
-    def __init__(self, send: Send, request_id: str, path: str, body: _Body) -> None:
+    def __init__(self, send: Send, request_id: str, path: str, body: IncomingBody) -> None:
         self._send = send
         self._request_id = request_id
         self._path = path
@@ -177,6 +173,16 @@ class _ResponseSender:
 
     def _is_api(self) -> bool:
         return self._path.startswith((*API, HEALTH, METRICS))
+
+
+def begin_request(scope: Scope) -> str:
+    """Set the context of a request (id, form of errors, no rights yet), and return its id."""
+    request_id = request_id_of(Headers(scope=scope).get("x-request-id"))
+    REQUEST_ID.set(request_id)
+    path = scope["path"]
+    FORM.set(ERROR_FORMS.get(path) or FORMS_BELOW.get(path[: path.find("/", 1) + 1]))
+    ACCESS.set(ALL)  # a pipelined request begins in the context of the one before it
+    return request_id
 
 
 def request_id_of(header: str | None) -> str:
