@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from gritlm import lazy
 
-__all__: list[str] = []
+if TYPE_CHECKING:
+    from gritlm.scale.training import Workers, train
 
-_HOMES: dict[str, str] = {}
+__all__ = ["Workers", "train"]
+
+_HOMES = {
+    "Workers": "gritlm.scale.training",
+    "train": "gritlm.scale.training",
+}
 
 __getattr__, __dir__ = lazy.names(__name__, _HOMES)

@@ -30,6 +30,17 @@ def train(
         ),
     ] = None,
     skip_bad: SkipBad = False,
+    ray: Annotated[
+        bool,
+        typer.Option("--ray", help="Train in processes on a Ray cluster, instead of torchrun."),
+    ] = False,
+    address: Annotated[
+        str | None,
+        typer.Option(help="With --ray: address of the cluster. Default: this machine alone."),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, help="With --ray: number of processes, on a GPU each.")
+    ] = 1,
 ) -> None:
     """Train a model to embed and to generate.
 
@@ -39,9 +50,15 @@ def train(
     logs.hush_libraries()
     # PEFT imports it if it is installed; it warns about missing 4-bit kernels on a CPU.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    from gritlm.train.trainer import train as start
+    if ray:
+        from gritlm.scale.training import Workers
+        from gritlm.scale.training import train as start_workers
 
-    result = start(run, report=logs.note_above_bar, progress=logs.progress())
+        result = start_workers(run, Workers(workers), address=address, report=logs.note_above_bar)
+    else:
+        from gritlm.train.trainer import train as start
+
+        result = start(run, report=logs.note_above_bar, progress=logs.progress())
     first = os.environ.get("RANK", "0") == "0"  # only one process of torchrun prints
     if result.stopped and first:
         logs.write_message(
