@@ -104,7 +104,7 @@ def test_a_client_that_leaves_frees_its_slot(deployed):
     body = chat("Cats", max_tokens=400, stream=True, ignore_eos=True)
     with deployed.http.stream("POST", CHAT, json=body) as response:
         next(response.iter_lines())
-        wait_for(lambda: sum(deployed.running().values()) == 1)
+    wait_for(lambda: 'status="499"' in deployed.http.get("/metrics").text)
     wait_for(lambda: sum(deployed.running().values()) == 0)
 
 

@@ -7,8 +7,9 @@ import os
 import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 
-from gritlm.errors import one_line
+from gritlm.errors import InputError, one_line
 from gritlm.scale.cluster import ClusterError, connected
 from gritlm.scale.serving.config import ServingConfig
 from gritlm.serve.server import address as url_of
@@ -32,9 +33,12 @@ def serve(
 
     Raises:
         ClusterError: for a cluster that cannot be reached, or replicas that do not start.
-        InputError: for an address in use, or stores that share a name or a folder.
+        InputError: for an address in use, stores that share a name or a folder, or a missing
+            folder of the model on this machine.
     """
     settings.places()
+    if address is None:
+        _require_folder(settings.model.name)
     with bind(settings.server) as sock:  # reports an address in use before a model is loaded
         url = url_of(sock)
         host, port = sock.getsockname()[:2]
@@ -59,6 +63,16 @@ def serve(
             ray_serve.delete(APPLICATION)
             if address is None:
                 ray_serve.shutdown()
+
+
+def _require_folder(model: str | None) -> None:
+    """Require the folder of a model, before replicas try to load it several times.
+
+    Raises:
+        InputError: for an absolute path that does not exist.
+    """
+    if model is not None and Path(model).is_absolute() and not Path(model).exists():
+        raise InputError(f"model {model}: there is no such folder; give a folder or a hub id")
 
 
 def _reason(error: RuntimeError) -> str:
