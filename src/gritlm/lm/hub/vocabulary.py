@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from gritlm.errors import ModelError
 from gritlm.lm.hub.model_config import read_object
+from gritlm.lm.hub.model_scan import scanned_once
 from gritlm.lm.hub.quiet import quiet
+
+with scanned_once():
+    from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 _TEMPLATE_FILE = "chat_template.jinja"
