@@ -14,6 +14,7 @@ from gritlm.lm.compiled import steps as compiled_steps
 from gritlm.lm.generator import prefill, prefill_with_logits
 from gritlm.lm.kv.slot_memory import SlotMemory
 from gritlm.lm.lean.view import lean_forward_of
+from gritlm.lm.unified import UnifiedLM
 from tests import tiny
 
 pytest.importorskip("numba", reason="compiled steps need the extra compiled")
@@ -152,6 +153,15 @@ def test_without_numba_quantised_steps_are_refused_in_a_line(folder, monkeypatch
     monkeypatch.setattr(importlib.util, "find_spec", absent)
     with pytest.raises(ModelError, match=r"numba.*\[compiled\]"):
         GritLM(folder, device="cpu", compile=True, quantization="int8")
+
+
+def test_without_numba_a_line_names_the_other_compiler(monkeypatch, caplog):
+    monkeypatch.setattr(compiled_steps, "has_numba", lambda: False)
+    lm = UnifiedLM(tiny.model("llama", **SIZES), compiled=True)
+    assert lm.compiled
+    (record,) = caplog.records
+    assert "without numba" in record.getMessage()
+    assert "[compiled]" in record.getMessage()
 
 
 def test_int4_is_not_compiled(folder):

@@ -131,6 +131,12 @@ class UnifiedLM:
                 "compile=True and quantised weights: their steps are compiled by numba, for Llama "
                 f"and Mistral alone; {install_hint('compiled')}, or leave compile out"
             )
+        if self.compiled and self.causal.device.type == "cpu" and not compiled_steps.has_numba():
+            log.warning(
+                "compile=True without numba: torch compiles the steps, which takes minutes and "
+                "needs a C++ compiler; %s, or leave compile out",
+                install_hint("compiled"),
+            )
         self.base = base
         self.packs = views.can_pack(self.decoder)
         self._lock = threading.Lock()

@@ -178,7 +178,7 @@ def takes(model: Any) -> bool:
         return False
     if any(each.device.type != "cpu" for each in model.parameters()):
         return False
-    if importlib.util.find_spec("numba") is None:
+    if not has_numba():
         return False
     linears = [each for each in model.modules() if isinstance(each, (nn.Linear, QuantizedLinear))]
     config = decoder.config
@@ -197,6 +197,11 @@ def takes(model: Any) -> bool:
         and all(_is_plain(each) for each in linears)
         and len({type(each) for each in linears}) == 1
     )
+
+
+def has_numba() -> bool:
+    """Return whether numba is installed."""
+    return importlib.util.find_spec("numba") is not None
 
 
 def _is_plain(linear: Any) -> bool:
