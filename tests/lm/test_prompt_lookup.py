@@ -56,6 +56,24 @@ def test_the_tokens_behind_the_last_occurrence_are_drafted():
     assert lookup.draft(0) == []
 
 
+def test_a_draft_that_no_pass_verifies_is_judged_by_the_tokens_that_are_drawn():
+    known = [7, 8, 9, *range(20, 40), 7, 8, 9]
+    lookup = PromptLookup(known, most=8)
+    assert lookup.expected(4) == 2.0
+    lookup.watch(lookup.draft(8))
+    for token in range(20, 24):
+        lookup.watch(lookup.draft(8))  # the first one is still compared
+        lookup.add(token)
+    assert (lookup.drafted, lookup.accepted) == (4, 4)
+    assert lookup.expected(4) > 2.8
+    assert lookup.draft(8) == list(range(24, 32))  # twice as long as before
+    lookup.watch(lookup.draft(8))
+    lookup.add(24)
+    lookup.add(99)
+    assert (lookup.drafted, lookup.accepted) == (12, 5)
+    assert lookup.expected(4) < 2.0
+
+
 def test_two_tokens_are_enough_and_one_is_not():
     assert PromptLookup([7, 8, 3, 4, 1, 7, 8], most=8).draft(8) == [3, 4, 1, 7]
     assert PromptLookup([8, 3, 4, 1, 8], most=8).draft(8) == []

@@ -128,3 +128,31 @@ def test_rows_may_go_on_with_tokens_of_their_own(family):
     logits_BSV = some.prefill_rows([NEXT[:1], NEXT])
     assert near(logits_BSV[0, 0], single(lm, None, first[3] + NEXT[:1])[-1])
     assert near(logits_BSV[1, 0], single(lm, given[1], first[1] + then[1] + NEXT)[-1])
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_the_last_tokens_of_a_row_can_be_removed(family):
+    """As many as each row wants, also all of a pass; the columns that no row needs are freed."""
+    lm = UnifiedLM(tiny.model(family))
+    given = blocks(lm)
+    batch = RowBatch(lm, given, room=8)
+    wrong = [40, 41, 42]
+    batch.prefill_rows([QUESTION + wrong, QUESTION + wrong[:1], QUESTION, [*QUESTION, *CLOSING]])
+    columns = batch.cache.get_seq_length()
+    batch.drop([3, 1, 0, 0])
+    assert batch.tokens == [27, 16, 20, 8]
+    assert batch.cache.get_seq_length() == columns
+    batch.prefill_rows([wrong[:2]] * 4)
+    batch.drop([2] * 4)
+    assert batch.cache.get_seq_length() == columns
+    found_BSV = batch.prefill_rows([NEXT, NEXT[:2], NEXT, NEXT], keep=2)
+    read = [QUESTION, QUESTION, QUESTION, [*QUESTION, *CLOSING]]
+    after = [NEXT, NEXT[:2], NEXT, NEXT]
+    for row, block in enumerate(given):
+        exact_QV = single(lm, block, read[row] + after[row])
+        assert near(found_BSV[row], exact_QV[-2:])
+    some = batch.select([1, 0], room=4)
+    logits_BSV = some.prefill_rows([CLOSING, CLOSING])
+    for row, chosen in enumerate((1, 0)):
+        exact_QV = single(lm, given[chosen], read[chosen] + after[chosen] + CLOSING)
+        assert near(logits_BSV[row, -1], exact_QV[-1])

@@ -8,7 +8,12 @@ import torch
 from gritlm import GritLM
 from gritlm.lm.generator import prefill_with_logits
 from gritlm.lm.kv.slot_memory import SlotMemory
-from gritlm.lm.side_by_side import read_side_by_side, reads_side_by_side
+from gritlm.lm.side_by_side import (
+    read_side_by_side,
+    reads_side_by_side,
+    worthwhile_drafts,
+    worthwhile_padded_drafts,
+)
 
 BOUND = 1e-5
 HELD = [0, 37, 5, 0]  # tokens in the slots before
@@ -54,3 +59,31 @@ def test_logits_and_later_tokens_are_those_of_each_text_alone(tiny_model, family
 def test_a_model_without_the_lean_pass_reads_each_text_alone(tiny_model):
     model = GritLM(tiny_model("gemma2"), dtype="float32", device="cpu")
     assert not reads_side_by_side(model.lm)
+
+
+def test_drafts_are_verified_where_more_tokens_are_expected_than_by_steps():
+    """Eight texts: a step takes as long as 32 tokens, a pass side by side as 48 and the drafts."""
+    long, short = [7] * 10, [7] * 4
+    none: list[int] = []
+    sure = [long] * 4 + [none] * 4
+    assert worthwhile_drafts(sure, [10.0] * 4 + [0.0] * 4) == sure
+    assert worthwhile_drafts([short] + [none] * 7, [4.0] + [0.0] * 7) is None
+    assert worthwhile_drafts([long] * 8, [1.0] * 8) is None
+    doubtful = worthwhile_drafts([long] * 4 + [short] * 4, [10.0] * 4 + [0.5] * 4)
+    assert doubtful == [long] * 4 + [none] * 4
+
+
+def test_drafts_have_to_gain_more_where_a_step_is_compiled():
+    found = [[7] * 8, [7] * 8]
+    assert worthwhile_drafts(found, [2.0, 2.0]) == found
+    assert worthwhile_drafts(found, [2.0, 2.0], compiled=True) is None
+    assert worthwhile_drafts(found, [7.0, 7.0], compiled=True) == found
+
+
+def test_drafts_of_a_padded_pass_are_cut_to_the_size_that_pays():
+    long, short = [7] * 10, [7] * 4
+    assert worthwhile_padded_drafts([long] * 8, [9.0] * 8, rows=8) == [long] * 8
+    assert worthwhile_padded_drafts([short] + [[]] * 7, [4.0] + [0.0] * 7, rows=8) == [[]] * 8
+    cut = worthwhile_padded_drafts([long] + [short] * 7, [5.0] + [4.0] * 7, rows=8)
+    assert cut == [short] * 8
+    assert worthwhile_padded_drafts([[], []], [0.0, 0.0], rows=4) == [[], []]

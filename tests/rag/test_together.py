@@ -131,6 +131,29 @@ def test_questions_share_the_passes_of_the_model(engine, monkeypatch):
     assert len(passes) <= passes.count(rows) + 1 + most
 
 
+def test_drafts_of_several_answers_share_passes(engine, monkeypatch):
+    passes: list[list[int]] = []
+    prefill = RowBatch.prefill_rows
+
+    def noted(batch, ids, *, keep=1):
+        passes.append([len(each) for each in ids])
+        return prefill(batch, ids, keep=keep)
+
+    monkeypatch.setattr(RowBatch, "prefill_rows", noted)
+    found = {}
+    for most in (0, 10):
+        sampling = SamplingParams(60, prompt_lookup_num_tokens=most, ignore_eos=True)
+        passes.clear()
+        answers = engine.answers(QUESTIONS, AnswerOptions(sampling=sampling))
+        assert [answer.trace.tokens_generated for answer in answers] == [60] * len(QUESTIONS)
+        decoded = passes[-59:] if most == 0 else [each for each in passes if sum(each) < 60]
+        found[most] = [answer.text for answer in answers], decoded
+    assert found[10][0] == found[0][0]
+    assert {size for each in found[0][1] for size in each} == {1}
+    assert max(size for each in found[10][1] for size in each) > 2
+    assert any(0 in sizes for sizes in found[10][1]), "no answer ended before the others"
+
+
 def test_a_question_that_cannot_be_answered_is_named(engine):
     with pytest.raises(InputError, match="question 1 of the list: the question is empty"):
         engine.answers([QUESTION, " "])

@@ -130,7 +130,7 @@ def test_a_prompt_that_fails_in_a_pass_fails_alone(model, monkeypatch):
 
 
 def test_a_cancelled_prompt_is_not_in_the_pass(model, passes):
-    requests = [to_write(model, text, TOKENS) for text in TEXTS]
+    requests = [to_write(model, text, TOKENS, prompt_lookup_num_tokens=0) for text in TEXTS]
     with scheduled(model) as scheduler:
         with held(scheduler):
             asked = [Asked(scheduler, request) for request in requests]

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 _MATCHES = (3, 2)  # lengths of the final tokens that are looked up, in this order
 _FIRST_SIZE = 4  # tokens of the first draft
 _LONGEST_PAUSE = 32  # tokens without a draft after drafts that were wrong
+_MEMORY = 0.75  # weight of earlier drafts in the expectation, once for each draft since
 _WIDTH = array("i").itemsize
 
 
@@ -38,6 +39,9 @@ class PromptLookup:
         self._size = min(_FIRST_SIZE, most)
         self._failures = 0
         self._pause = 0
+        self._recent = (_FIRST_SIZE / 2, float(_FIRST_SIZE))  # right and all drafted tokens
+        self._watched: list[int] = []
+        self._right = 0
         self.drafted = 0
         self.accepted = 0
 
@@ -45,6 +49,8 @@ class PromptLookup:
         """Add a token that was generated."""
         self._known += array("i", [token]).tobytes()
         self._pause = max(0, self._pause - 1)
+        if self._watched:
+            self._compare(token)
 
     def draft(self, room: int) -> list[int]:
         """Return the tokens that may come next; none where nothing similar was seen.
@@ -61,6 +67,34 @@ class PromptLookup:
                 return array("i", bytes(self._known[end : end + size * _WIDTH])).tolist()
         return []
 
+    def expected(self, drafted: int) -> float:
+        """Return the expected number of right tokens in a draft, by those before.
+
+        Args:
+            drafted: number of its tokens.
+        """
+        right, seen = self._recent
+        return drafted * right / seen
+
+    def watch(self, draft: Sequence[int]) -> None:
+        """Compare a draft that no pass verifies with the tokens that are added from now on.
+
+        So later drafts adapt without a pass. A draft that is compared already is not replaced.
+
+        Args:
+            draft: tokens of the draft.
+        """
+        if not self._watched:
+            self._watched = list(draft)
+            self._right = 0
+
+    def _compare(self, token: int) -> None:
+        """Compare an added token with the watched draft."""
+        right = token == self._watched[self._right]
+        self._right += right
+        if not right or self._right == len(self._watched):
+            self.judge(len(self._watched), self._right)
+
     def judge(self, drafted: int, accepted: int) -> None:
         """Adapt to the result of a draft.
 
@@ -70,6 +104,9 @@ class PromptLookup:
         """
         if not drafted:
             return
+        self._watched = []
+        right, seen = self._recent
+        self._recent = (_MEMORY * right + accepted, _MEMORY * seen + drafted)
         self.drafted += drafted
         self.accepted += accepted
         if accepted == 0:

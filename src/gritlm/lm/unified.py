@@ -336,6 +336,12 @@ class UnifiedLM:
                 self._decoding = version, self._decoding_view()
             return self._decoding[1]
 
+    @property
+    def compiled_rows(self) -> int:
+        """Most sequences of a step that numba compiled; 0 without such steps."""
+        lean = lean_forward_of(self.decoding)
+        return 0 if lean is None else lean.compiled_rows
+
     def _decoding_view(self) -> Any:
         if self.compiled:
             return compiled_view(self.causal)

@@ -13,21 +13,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from time import perf_counter
 
 import torch
-from torch import Tensor
 from transformers.cache_utils import Cache
 
-from gritlm.lm.generator import TextStream
 from gritlm.lm.gritlm import GritLM
 from gritlm.lm.kv.block import KVBlock
 from gritlm.lm.kv.cache import is_preallocated
 from gritlm.lm.kv.row_batch import RowBatch
-from gritlm.lm.sampling import SamplingParams, is_complete
+from gritlm.lm.sampling import SamplingParams
 from gritlm.rag.answer import Answer, PreparedAnswer, generate
 from gritlm.rag.cooperative import Checkpoint
 from gritlm.rag.fusion import read_questions
+from gritlm.rag.growing_text import GrowingText, choose_drafts
 from gritlm.rag.options import AnswerOptions
 from gritlm.rag.plan import AnswerPlan
 from gritlm.rag.prefill import (
@@ -247,51 +245,13 @@ def generate_together(
             batched.append(number)
         else:
             texts[number] = "".join(generate(model, each, sampling))
-    growing = [_GrowingText(model, prepared[number], sampling) for number in batched]
+    growing = [GrowingText(model, prepared[number], sampling) for number in batched]
     _decode(model, growing)
     texts.update((number, each.text) for number, each in zip(batched, growing, strict=True))
     return [Answer(texts[number], each.sources, each.trace) for number, each in enumerate(prepared)]
 
 
-class _GrowingText:
-    """The text of one answer while it is generated.
-
-    Attributes:
-        prepared: the answer before its first token.
-        text: the text so far.
-        token: the token drawn last.
-        ended: whether the text is complete.
-    """
-
-    def __init__(self, model: GritLM, prepared: PreparedAnswer, sampling: SamplingParams) -> None:
-        self._end_ids = sampling.all_end_ids(model.end_ids)
-        self._sampler = sampling.sampler(end_ids=self._end_ids)
-        self._stream = TextStream(model.tokenizer, sampling.stop, ignore=sampling.min_new_tokens)
-        self._began = perf_counter()
-        self.prepared = prepared
-        self.text = ""
-        self.token = -1
-        self.ended = False
-
-    def draw(self, logits_V: Tensor) -> None:
-        """Draw the next token."""
-        trace = self.prepared.trace
-        self.token = self._sampler(logits_V)
-        now = perf_counter()
-        trace.milliseconds.setdefault("first_token", 1000 * (now - self.prepared.started))
-        if self.token in self._end_ids:
-            self.ended = True
-        else:
-            trace.tokens_generated += 1
-            self.text += self._stream.push(self.token)
-            full = trace.tokens_generated == self.prepared.prompt.room
-            self.ended = full or self._stream.stopped or is_complete(self._sampler)
-        if self.ended:
-            self.text += "" if self._stream.stopped else self._stream.close()
-            trace.add("decode", now - self._began)
-
-
-def _decode(model: GritLM, texts: Sequence[_GrowingText]) -> None:
+def _decode(model: GritLM, texts: Sequence[GrowingText]) -> None:
     """Generate texts to their ends, in batches within a number of tokens."""
     if not texts:
         return
@@ -311,8 +271,11 @@ def _decode(model: GritLM, texts: Sequence[_GrowingText]) -> None:
         if 2 * len(left) <= len(running):
             batch = batch.select(left, room=room)
             running = [running[row] for row in left]
-        ids = [[] if text.ended else [text.token] for text in running]
-        logits_BV = batch.prefill_rows(ids)[:, -1]
-        for text, logits_V in zip(running, logits_BV, strict=True):
-            if not text.ended:
-                text.draw(logits_V)
+        drafts = choose_drafts(running)
+        ids = [
+            [] if text.ended else [text.token, *draft]
+            for text, draft in zip(running, drafts, strict=True)
+        ]
+        logits_BSV = batch.prefill_rows(ids, keep=max(map(len, ids)))
+        rows = zip(running, drafts, logits_BSV, strict=True)
+        batch.drop([text.draw_drafted(draft, logits_SV) for text, draft, logits_SV in rows])

@@ -20,7 +20,7 @@ from transformers.cache_utils import Cache
 from gritlm.lm.attention.block_mask import windowed
 from gritlm.lm.generator import require_block
 from gritlm.lm.kv.block import KVBlock
-from gritlm.lm.kv.cache import PreallocatedLayer
+from gritlm.lm.kv.cache import PreallocatedLayer, shorten
 from gritlm.lm.unified import UnifiedLM
 
 
@@ -89,6 +89,24 @@ class RowBatch:
         self._position_BT = torch.cat((self._position_BT, position_BQ), dim=1)
         self.tokens = [held + len(each) for held, each in zip(self.tokens, ids, strict=True)]
         return logits_BSV
+
+    @torch.inference_mode()
+    def drop(self, tokens: Sequence[int]) -> None:
+        """Remove the last tokens of each row, all of which were added by the last pass.
+
+        Args:
+            tokens: number of tokens to remove from each row.
+        """
+        if not any(tokens):
+            return
+        for row, count in enumerate(tokens):
+            if count:
+                self._position_BT[row, -count:] = -1
+        self.tokens = [held - count for held, count in zip(self.tokens, tokens, strict=True)]
+        column_T = (self._position_BT >= 0).any(dim=0).nonzero()[:, 0]
+        end = int(column_T[-1]) + 1 if len(column_T) else 0
+        shorten(self.cache, self._position_BT.shape[1] - end)
+        self._position_BT = self._position_BT[:, :end]
 
     def keep(self, rows: int) -> None:
         """Keep only the first rows: tokens are no longer added to the others."""

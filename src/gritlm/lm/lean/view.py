@@ -105,6 +105,11 @@ class LeanForward:
         """The weights of the pass."""
         return self._decoder.weights
 
+    @property
+    def compiled_rows(self) -> int:
+        """Most rows of a compiled step; 0 without compiled steps."""
+        return 0 if self._step is None else self._step.rows
+
     def forward(
         self,
         input_ids: Tensor | None = None,

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gritlm.errors import InputError
 from gritlm.lm.gritlm import GritLM
+from gritlm.serve.engine.drafts import choose_drafts, read_drafts
 from gritlm.serve.engine.prefill import PrefilledSequence, PromptPrefill
 from gritlm.serve.engine.queue import QueuedRequest, RequestQueue
 from gritlm.serve.engine.requests import (
@@ -91,7 +92,7 @@ class GenerationBatch:
     def step(self) -> None:
         """Decode one token of every running sequence, then prefill a part of waiting prompts.
 
-        A sequence that runs alone decodes several tokens where a draft of them is right.
+        Sequences decode several tokens where drafts of them are right.
 
         While sequences run, prefill takes about as long as the decode step, so that they keep at
         least half of their speed.
@@ -125,11 +126,18 @@ class GenerationBatch:
 
     def _decode(self) -> None:
         sequences = list(self._running)
-        if len(sequences) == 1 and self._verifies_draft(sequences[0]):
-            return
+        started = time.perf_counter()
+        drafts = choose_drafts(sequences, self._kv_slots, self._model)
+        if drafts is None:
+            self._step(sequences)
+        else:
+            self._verify(sequences, drafts)
+        self._decode_s = time.perf_counter() - started
+
+    def _step(self, sequences: Sequence[RunningSequence]) -> None:
+        """Decode one token of each sequence."""
         slots = [slot for sequence in sequences for slot in sequence.slots]
         tokens = [sequence.drawn.token for sequence in sequences for _ in sequence.slots]
-        started = time.perf_counter()
         try:
             results = iter(self._kv_slots.step(slots, tokens))
         except Exception as error:
@@ -140,7 +148,6 @@ class GenerationBatch:
         self.steps += 1
         for sequence in sequences:
             self._go_on(sequence, list(islice(results, len(sequence.slots))))
-        self._decode_s = time.perf_counter() - started
 
     def _go_on(self, sequence: RunningSequence, results: Sequence[StepResult]) -> None:
         """Draw the next token of a sequence, or fail it alone."""
@@ -152,38 +159,32 @@ class GenerationBatch:
             return
         self._draw(sequence, logits_V)
 
-    def _verifies_draft(self, sequence: RunningSequence) -> bool:
-        """Decode a sequence by a draft, whose tokens count up to the first that is not drawn.
-
-        Returns:
-            Whether there was a draft.
-        """
-        output = sequence.drawn
-        draft = [] if self._kv_slots.whole or len(sequence.slots) > 1 else output.draft()
-        if not draft:
-            return False
-        (slot,) = sequence.slots
-        started = time.perf_counter()
-        try:
-            ids = [output.token, *draft]
-            logits_SV = self._kv_slots.prefill(slot, ids, room=0, every=True)
-        except Exception as error:
-            log.exception("the pass over a draft failed; its request fails")
-            self._fail(sequence, error)
-            return True
+    def _verify(self, sequences: Sequence[RunningSequence], drafts: Sequence[list[int]]) -> None:
+        """Decode sequences by their drafts, each up to the first token that is not drawn."""
         self.steps += 1
+        results = read_drafts(sequences, drafts, self._kv_slots)
+        for sequence, draft, result in zip(sequences, drafts, results, strict=True):
+            if isinstance(result, Exception):
+                log.error("the pass over a draft failed; its request fails", exc_info=result)
+                self._fail(sequence, result)
+                continue
+            self._draw_drafted(sequence, draft, result)
+
+    def _draw_drafted(
+        self, sequence: RunningSequence, draft: Sequence[int], logits_SV: Tensor
+    ) -> None:
+        output = sequence.drawn
         self.drafted += len(draft)
         for accepted, logits_V in enumerate(logits_SV):
             self._draw(sequence, logits_V)
-            if sequence not in self._running:
-                return True
+            if not any(running is sequence for running in self._running):
+                return
             if draft[accepted : accepted + 1] != [output.token]:
                 break
             self.accepted += 1
+        (slot,) = sequence.slots
         self._kv_slots.drop(slot, len(draft) - accepted)
         output.judge(len(draft), accepted)
-        self._decode_s = time.perf_counter() - started
-        return True
 
     def _start(self, prefilled: PrefilledSequence) -> None:
         """Draw the first token of a prefilled sequence; every decode step includes it from now."""

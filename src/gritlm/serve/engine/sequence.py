@@ -212,6 +212,15 @@ class GeneratedSequence:
         """Return tokens that may follow the one that was drawn last; one pass can verify them."""
         return [] if self._lookup is None else self._lookup.draft(self._room - self._tokens - 1)
 
+    def expected(self, drafted: int) -> float:
+        """Return the expected number of right tokens in a draft of some length."""
+        return 0.0 if self._lookup is None else self._lookup.expected(drafted)
+
+    def watch(self, draft: Sequence[int]) -> None:
+        """Adapt later drafts by the tokens that are drawn next, where no pass verifies this one."""
+        if self._lookup is not None:
+            self._lookup.watch(draft)
+
     def judge(self, drafted: int, accepted: int) -> None:
         """Adapt later drafts to how many tokens of one were right."""
         if self._lookup is not None:
