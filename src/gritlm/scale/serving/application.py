@@ -17,7 +17,6 @@ from gritlm.scale.serving.replica import Replica
 from gritlm.scale.serving.router import KVRouter
 
 _GATEWAY_REQUESTS = 4096  # running requests of a gateway, which does no work of its own
-_GATEWAY_CPUS = 0.05
 _STATS_S = 1.0  # seconds between two reports of the stores that a replica writes to
 _MARGIN = 64  # requests of a replica that need no place in the engine's queue
 _HEALTH_PERIOD_S = 10.0
@@ -57,7 +56,7 @@ def build(settings: ServingConfig) -> Application:
         name="Gateway",
         num_replicas=settings.replicas.gateways,
         max_ongoing_requests=_GATEWAY_REQUESTS,
-        ray_actor_options={"num_cpus": _GATEWAY_CPUS},
+        ray_actor_options={"num_cpus": 0},  # a core for it would be missing to the replicas
         graceful_shutdown_timeout_s=settings.server.drain_s + 5,
         graceful_shutdown_wait_loop_s=0.5,
         max_surge_percent=100,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gritlm.errors import InputError, one_line
 from gritlm.scale.cluster import ClusterError, connected
-from gritlm.scale.serving.config import ServingConfig
+from gritlm.scale.serving.config import Replicas, ServingConfig
 from gritlm.serve.server import address as url_of
 from gritlm.serve.server import bind
 from gritlm.train.run.signals import listening
@@ -50,6 +50,8 @@ def serve(
 
         from gritlm.scale.serving.application import build
 
+        if address is None:
+            _require_devices(settings.replicas)
         ray_serve.start(http_options={"host": host, "port": port})
         try:
             ray_serve.run(build(settings), name=APPLICATION, route_prefix="/")
@@ -73,6 +75,24 @@ def _require_folder(model: str | None) -> None:
     """
     if model is not None and Path(model).is_absolute() and not Path(model).exists():
         raise InputError(f"model {model}: there is no such folder; give a folder or a hub id")
+
+
+def _require_devices(replicas: Replicas) -> None:
+    """Require the devices of the replicas, which Ray Serve would wait for forever.
+
+    Raises:
+        InputError: for fewer devices, with both numbers.
+    """
+    import ray
+
+    have = ray.cluster_resources()
+    needed = {"CPU": replicas.least * (replicas.cpus or 1), "GPU": replicas.least * replicas.gpus}
+    for name, number in needed.items():
+        if number > have.get(name, 0):
+            raise InputError(
+                f"{replicas.least} replicas need {number:g} {name}s, this machine has "
+                f"{have.get(name, 0):g}; use fewer replicas or threads, or a cluster (--address)"
+            )
 
 
 def _reason(error: RuntimeError) -> str:
