@@ -191,7 +191,32 @@ class RagEngine:
         for kind in kinds:
             choice(kind, BLOCK_KINDS, name="kinds")
             require_kind(self.model, kind)
-        indexer = Indexer(
+        indexer = self.indexer(kinds, on_model=on_model)
+        with self._write_lock:
+            return indexer.add(
+                inputs,  # type: ignore[arg-type]
+                names=self.names,
+                done=done,
+                progress=progress,
+                text_field=text_field,
+                reader=reader,
+            )
+
+    def indexer(
+        self,
+        kinds: Sequence[str],
+        *,
+        on_model: OnModel | None = None,
+        form: type[Indexer] = Indexer,
+    ) -> Indexer:
+        """Return an indexer of documents into this workspace.
+
+        Args:
+            kinds: kinds of KV blocks to store.
+            on_model: runs all work of the model, where another thread owns it.
+            form: class of the indexer.
+        """
+        return form(
             self.model,
             self.index,
             self.store,
@@ -200,15 +225,6 @@ class RagEngine:
             kinds=kinds,
             on_model=on_model,
         )
-        with self._write_lock:
-            return indexer.add(
-                inputs,  # type: ignore[arg-type]
-                names=self._names,
-                done=done,
-                progress=progress,
-                text_field=text_field,
-                reader=reader,
-            )
 
     def delete(self, document_ids: str | Sequence[str]) -> int:
         """Delete documents and their KV blocks, and return the number of deleted passages.
@@ -607,7 +623,7 @@ class RagEngine:
         return gain >= settings.absent
 
     @cached_property
-    def _names(self) -> DocumentIds:
+    def names(self) -> DocumentIds:
         return DocumentIds(self.place)
 
     def _require_writable(self) -> None:

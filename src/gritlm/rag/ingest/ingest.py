@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -143,6 +143,41 @@ def forget(store: KVStore, assembler: PromptAssembler, passages: Sequence[Passag
         store.delete([store.key(ids, causal=causal) for ids in read for causal in (False, True)])
 
 
+def encode_passages(
+    model: GritLM,
+    assembler: PromptAssembler,
+    texts: Sequence[str],
+    kinds: Sequence[str],
+    key: Callable[..., bytes],
+) -> tuple[np.ndarray[Any, Any], list[Keyed]]:
+    """Return the vectors (N, D) of passages, and their KV blocks of each kind with keys.
+
+    Args:
+        model: model that embeds them.
+        assembler: prompt assembler of the same model.
+        texts: the texts of N passages, as embedded.
+        kinds: kinds of KV blocks.
+        key: function of token ids and ``causal`` that names a block.
+    """
+    vectors_ND, blocks = model.encode(
+        texts,
+        instruction=gritlm_instruction(),
+        get_cache=True,
+        max_length=model.lm.max_positions or 1 << 20,
+        show_progress_bar=False,
+    )
+    are_causal = model.encoder.makes_causal_blocks
+    keyed: list[Keyed] = []
+    for token_ids, block in zip(assembler.passage_ids(texts), blocks, strict=True):
+        for kind in kinds:
+            causal = kind == "causal"
+            read = block
+            if causal != are_causal:
+                read = blocks_of(model.lm, [token_ids], causal=causal)[0]
+            keyed.append((key(token_ids, causal=causal), read))
+    return vectors_ND, keyed
+
+
 @contextmanager
 def skipped_when_full(consequence: str) -> Iterator[None]:
     """Log a full disk instead of failing, for steps that only save space or time."""
@@ -229,8 +264,7 @@ class Indexer:
         )
         try:
             with tqdm(desc="indexing", unit=" passages", disable=not progress, leave=False) as bar:
-                for batch in self._batches(found, known, done):
-                    self._write(batch, done)
+                for batch in self._written(self._batches(found, known, done), done):
                     bar.update(sum(len(pending.passages) for pending in batch))
             self._remove(_row_document_ids(whole, known) - self._seen, done)
             self._store_missing_blocks(done)
@@ -270,19 +304,31 @@ class Indexer:
         if batch:
             yield batch
 
-    def _write(self, batch: Sequence[PendingDocument], done: AddResult) -> None:
+    def _written(
+        self, batches: Iterable[list[PendingDocument]], done: AddResult
+    ) -> Iterator[list[PendingDocument]]:
+        """Yield each batch when its passages are in the index and its KV blocks in the store."""
+        for batch in batches:
+            passages = [passage for pending in batch for passage in pending.passages]
+            # Large documents are embedded in parts too, because KV blocks take much memory.
+            vectors = []
+            for start in range(0, len(passages), BATCH):
+                vectors.append(self._embed(passages[start : start + BATCH], done))
+            self._commit(batch, np.concatenate(vectors), done)
+            yield batch
+
+    def _commit(
+        self, batch: Sequence[PendingDocument], vectors_ND: np.ndarray[Any, Any], done: AddResult
+    ) -> None:
+        """Write the passages of a batch, whose blocks are stored, into the index."""
         passages = [passage for pending in batch for passage in pending.passages]
-        # Large documents are embedded in parts too, because KV blocks take much memory.
-        vectors = []
-        for start in range(0, len(passages), BATCH):
-            vectors.append(self._embed(passages[start : start + BATCH], done))
         contents = {pending.document.id: pending.content for pending in batch}
         replaced = contents.keys() & self.index.known().keys()
         old = list(self.index.passages(replaced, metadata=False))
         # Blocks first: a missing block is recomputed, an orphaned block would stay for ever.
         kept = {passage.embedded for passage in passages}
         forget(self.store, self._assembler, [p for p in old if p.embedded not in kept])
-        self.index.add(list(zip(passages, np.concatenate(vectors), strict=True)), contents=contents)
+        self.index.add(list(zip(passages, vectors_ND, strict=True)), contents=contents)
         done.documents += len(batch)
         done.passages += len(passages)
         done.replaced += len(replaced)
@@ -335,15 +381,7 @@ class Indexer:
         return np.concatenate(vectors)
 
     def _encode_texts(self, texts: Sequence[str]) -> tuple[np.ndarray[Any, Any], list[Keyed]]:
-        """Return the vectors (N, D) of texts, and their KV blocks of each kind with keys."""
-        vectors_ND, blocks = self.model.encode(
-            texts,
-            instruction=gritlm_instruction(),
-            get_cache=True,
-            max_length=self.model.lm.max_positions or 1 << 20,
-            show_progress_bar=False,
-        )
-        return vectors_ND, list(self._blocks_of_kinds(self._assembler.passage_ids(texts), blocks))
+        return encode_passages(self.model, self._assembler, texts, self.kinds, self.store.key)
 
     def _store_blocks(self, blocks: list[Keyed]) -> int:
         """Store KV blocks and return how many were admitted.
@@ -354,18 +392,6 @@ class Indexer:
         if self._on_model is None:
             return self.store.put_many(blocks)
         return in_a_thread_of_its_own(lambda: self.store.put_many(blocks))
-
-    def _blocks_of_kinds(
-        self, ids: Sequence[tuple[int, ...]], blocks: Sequence[KVBlock]
-    ) -> Iterator[Keyed]:
-        are_causal = self.model.encoder.makes_causal_blocks
-        for token_ids, block in zip(ids, blocks, strict=True):
-            for kind in self.kinds:
-                causal = kind == "causal"
-                read = block
-                if causal != are_causal:
-                    read = blocks_of(self.model.lm, [token_ids], causal=causal)[0]
-                yield self.store.key(token_ids, causal=causal), read
 
     def _cut(self, document: Document) -> list[Passage]:
         return cut(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -19,7 +20,7 @@ from gritlm.rag.kvstore.errors import Damage, full
 from gritlm.rag.kvstore.manifest import Manifest
 from gritlm.rag.kvstore.opening import WriterLock
 from gritlm.rag.kvstore.reads import MemoryCache, RecordAccess
-from gritlm.rag.kvstore.record import FLOATS, block_key
+from gritlm.rag.kvstore.record import FLOATS, RecordHeader, block_key
 from gritlm.rag.kvstore.stats import FetchCounts, StoreStats
 from gritlm.rag.kvstore.writer import StoreWriter
 
@@ -154,17 +155,47 @@ class KVStore:
             CacheMismatchError: if a block was made by another model.
             StoreFullError: if the disk is full; stored blocks stay readable.
         """
+        maker = self._maker
+        return self._append(
+            (key, partial(codec.to_record, key, block, maker=maker, storage=self.storage))
+            for key, block in items
+        )
+
+    def put_records(self, records: Iterable[tuple[RecordHeader, memoryview]]) -> int:
+        """Store blocks that :func:`codec.to_record` has encoded elsewhere, as put_many does.
+
+        Args:
+            records: header and payload of each block, in the number format of this store.
+
+        Raises:
+            InputError: for a record of another number format.
+            StoreFullError: if the disk is full; stored blocks stay readable.
+        """
+
+        def encoded(header: RecordHeader, payload: memoryview) -> tuple[RecordHeader, memoryview]:
+            if header.storage != self.storage:
+                raise InputError(
+                    f"a block is stored as {header.storage}, {self.folder} holds {self.storage}"
+                )
+            return header, payload
+
+        return self._append(
+            (header.key, partial(encoded, header, payload)) for header, payload in records
+        )
+
+    def _append(
+        self, items: Iterable[tuple[bytes, Callable[[], tuple[RecordHeader, memoryview]]]]
+    ) -> int:
+        """Append records by key, each of which is encoded if it is missing, and commit them."""
         writer = self._writer
         stored = 0
         since = 0
         before = writer.lost
         try:
-            for key, block in items:
+            for key, encode in items:
                 with self._mutex:
                     if not writer.has(key):
-                        header, payload = codec.to_record(
-                            key, block, maker=self._maker, storage=self.storage
-                        )
+                        header, payload = encode()
                         if not writer.append(header, payload):
                             continue
                         since += len(payload)
