@@ -56,7 +56,7 @@ HOMES = {
     "sentence_transformers": {"train", "evaluation", "integrations"},
     "starlette": {"serve", "scale"},
     "tokenizers": {"lm"},
-    "transformers": {"lm", "train", "cli", "rag"},
+    "transformers": {"lm", "train", "cli", "rag", "scale"},
     "typer": {"cli"},
     "uvicorn": {"serve"},
     "xxhash": {"rag"},

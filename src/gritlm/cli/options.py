@@ -184,6 +184,18 @@ class ModelOptions(PlacementOptions):
         ),
     ] = None
 
+    def arguments(self) -> dict[str, Any]:
+        """Return the options as keyword arguments of :class:`gritlm.GritLM`."""
+        return {
+            "model_name_or_path": self.model,
+            "device": self.device,
+            "adapter": self.adapter,
+            "embed_adapter": self.embed_adapter,
+            "dtype": None if self.dtype is None else self.dtype.value,
+            "max_model_len": self.max_model_len,
+            **self.placement(),
+        }
+
     def load(
         self,
         *,
@@ -212,18 +224,7 @@ class ModelOptions(PlacementOptions):
             default_model.ensure(report=logs.note)  # the first use downloads it
         if self.threads is not None:
             threads.keep(self.threads)
-        dtype = None if self.dtype is None else self.dtype.value
-        model = GritLM(
-            self.model,
-            mode=mode,
-            device=self.device,
-            adapter=self.adapter,
-            adapters=adapters,
-            embed_adapter=self.embed_adapter,
-            dtype=dtype,
-            max_model_len=self.max_model_len,
-            **self.placement(),
-        )
+        model = GritLM(mode=mode, adapters=adapters, **self.arguments())
         # Libraries and model stay until the end: a collection that visits them takes 0.3 s.
         gc.freeze()
         return model

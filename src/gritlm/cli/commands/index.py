@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gritlm.cli import logs, terminal
+from gritlm.cli import bulk, logs, terminal
 from gritlm.cli.options import BlockKindOption, ModelOptions, Reader
+from gritlm.errors import InputError
 
 if TYPE_CHECKING:
     from gritlm import GritLM
@@ -137,41 +138,87 @@ def index(
         ),
     ] = False,
     model: ModelOptions,
+    ray: bulk.ClusterOptions,
 ) -> None:
     """Split documents into passages, embed them, and store vectors, keys and values.
 
     Unchanged documents are skipped and changed ones are replaced. After ctrl-C, the same command
-    continues the run. Files that cannot be read are skipped and listed.
+    continues the run. Files that cannot be read are skipped and listed. With --ray, the passages
+    are embedded on a cluster.
     """
+    ray.require_ray()
     from gritlm.rag import needs
 
     needs.require()
-    from gritlm.rag.index.passage_table import IndexFailedError
     from gritlm.rag.ingest.file_reader import require_reader
+
+    require_reader(files.reader.value)
+    if ray.ray:
+        if causal or files.reader is not Reader.standard:
+            raise InputError("--ray takes neither --causal nor --reader; leave them out")
+        _index_on_ray(sources, to, store, files.text_field, model, ray)
+        return
+    with store.open(to, model.load()) as engine:
+        _index_here(sources, engine, files, causal=causal)
+
+
+def _index_here(sources: list[str], engine: RagEngine, files: FileOptions, *, causal: bool) -> None:
+    from gritlm.rag.index.passage_table import IndexFailedError
     from gritlm.rag.ingest.ingest import AddResult
     from gritlm.rag.kvstore.errors import StoreFullError
 
-    require_reader(files.reader.value)
-    lm = model.load()
     added = AddResult()
-    with store.open(to, lm) as engine:
-        try:
-            engine.add(
-                sources,
-                progress=not logs.is_quiet() and sys.stderr.isatty(),
-                kinds=sorted({engine.blocks, "causal"}) if causal else None,
-                done=added,
-                text_field=files.text_field,
-                reader=files.reader.value,
-            )
-        except (KeyboardInterrupt, StoreFullError, IndexFailedError):
-            _tell(added, engine.store.stats(), total=len(engine.index))
-            logs.write_message(
-                "stopped",
-                "the added documents are in the store; the same command goes on from there",
-            )
-            raise
+    try:
+        engine.add(
+            sources,
+            progress=not logs.is_quiet() and sys.stderr.isatty(),
+            kinds=sorted({engine.blocks, "causal"}) if causal else None,
+            done=added,
+            text_field=files.text_field,
+            reader=files.reader.value,
+        )
+    except (KeyboardInterrupt, StoreFullError, IndexFailedError):
         _tell(added, engine.store.stats(), total=len(engine.index))
+        logs.write_message(
+            "stopped",
+            "the added documents are in the store; the same command goes on from there",
+        )
+        raise
+    _tell(added, engine.store.stats(), total=len(engine.index))
+
+
+def _index_on_ray(
+    sources: list[str],
+    to: Path,
+    store: IndexOptions,
+    text_field: str | None,
+    model: ModelOptions,
+    ray: bulk.ClusterOptions,
+) -> None:
+    from gritlm import scale
+    from gritlm.rag import AddResult
+    from gritlm.scale.ray_library import require
+
+    require()
+    logs.hush_libraries()
+    settings = scale.IndexSettings(
+        model=bulk.model_arguments(model),
+        workers=ray.pool(model.threads),
+        cutting=store.chunking(),
+        index=store.address,
+        storage=store.storage.value,
+        blocks=None if store.blocks is None else store.blocks.value,
+        disk_bytes=None if store.disk_gb is None else int(store.disk_gb * 1e9),
+        text_field=text_field,
+        progress=not logs.is_quiet() and sys.stderr.isatty(),
+    )
+    added = AddResult()
+    try:
+        report = scale.index(sources, to, settings, address=ray.cluster, done=added)
+    except KeyboardInterrupt:
+        logs.write_message("stopped", "the same command goes on from there")
+        raise
+    _tell(added, report.blocks, total=report.passages)
 
 
 def _tell(added: AddResult, stats: StoreStats, *, total: int) -> None:

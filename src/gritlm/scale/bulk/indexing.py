@@ -1,0 +1,276 @@
+"""Bulk indexing: passages and KV blocks computed by many workers, written into one workspace.
+
+This process reads and cuts the documents and is the only writer of the workspace. Workers embed
+batches of passages and return vectors and encoded blocks. A batch is committed as a whole, so a run
+that was killed goes on: documents that are in the workspace are not embedded again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gritlm import GritLM
+from gritlm.rag import AddResult, ChunkingOptions, RagEngine
+from gritlm.rag.ingest.ingest import BATCH, DocumentInput, Indexer, PendingDocument, encode_passages
+from gritlm.rag.kvstore import codec
+from gritlm.rag.kvstore.record import RecordHeader, block_key
+from gritlm.rag.kvstore.stats import StoreStats
+from gritlm.rag.types import BlockKind
+from gritlm.scale import cluster
+from gritlm.scale.bulk.bulk_options import WorkerPool
+
+_IN_FLIGHT = 2  # batches of a worker: one that it computes and one that waits
+
+
+@dataclass(frozen=True)
+class IndexSettings:
+    """Settings of the workspace and of the workers.
+
+    Attributes:
+        model: arguments of :class:`gritlm.GritLM`.
+        workers: workers that embed; the most of them start.
+        cutting: chunking of documents; None for that of the workspace.
+        index: address of the passages, e.g. of LanceDB on S3; None for LanceDB in the workspace.
+        storage: number format of KV blocks; ``auto`` for that of the workspace, or of the model.
+        blocks: kind of the KV blocks; None for that of the workspace, ``causal`` if new.
+        disk_bytes: most bytes of blocks on disk; None for that of the workspace.
+        text_field: name of the text in rows; None for the usual names.
+        progress: whether to show a bar.
+    """
+
+    model: dict[str, Any]
+    workers: WorkerPool = field(default_factory=WorkerPool)
+    cutting: ChunkingOptions | None = None
+    index: str | None = None
+    storage: str = "auto"
+    blocks: BlockKind | None = None
+    disk_bytes: int | None = None
+    text_field: str | None = None
+    progress: bool = False
+
+
+@dataclass(frozen=True)
+class IndexReport:
+    """Result of bulk indexing.
+
+    Attributes:
+        added: counts of the run.
+        blocks: contents of the store of KV blocks.
+        passages: number of passages in the workspace.
+    """
+
+    added: AddResult
+    blocks: StoreStats
+    passages: int
+
+
+def index(
+    sources: Iterable[DocumentInput],
+    workspace: str | Path,
+    settings: IndexSettings,
+    *,
+    address: str | None = None,
+    done: AddResult | None = None,
+) -> IndexReport:
+    """Index documents on all devices of a cluster into one workspace.
+
+    The result is what ``RagEngine.add`` makes in one process, and is opened by ``RagEngine.open``.
+
+    Args:
+        sources: files, folders and rows, which this process reads.
+        workspace: folder of the workspace, which this process writes.
+        settings: settings of the workspace and of the workers.
+        address: address of a Ray cluster; ``auto`` for that of this machine, None for a Ray of
+            this process alone.
+        done: counts to update during the run, so that they survive an interruption.
+
+    Raises:
+        MissingExtraError: without Ray.
+        InputError: for sources or a workspace that cannot be used.
+        ClusterError: for a cluster that cannot be used, or a worker that fails.
+    """
+    model = GritLM(**settings.model)
+    with (
+        RagEngine.open(
+            workspace,
+            model,
+            cutting=settings.cutting,
+            index=settings.index,
+            storage=settings.storage,
+            blocks=settings.blocks,
+            disk_bytes=settings.disk_bytes,
+        ) as engine,
+        cluster.connected(address),
+    ):
+        indexer = engine.indexer([engine.blocks], form=ClusterIndexer)
+        assert isinstance(indexer, ClusterIndexer)
+        indexer.start_workers(settings)
+        try:
+            added = indexer.add(
+                sources,
+                names=engine.names,
+                done=done,
+                progress=settings.progress,
+                text_field=settings.text_field,
+            )
+            return IndexReport(added, engine.store.stats(), len(engine.index))
+        finally:
+            indexer.stop_workers()
+
+
+@dataclass(frozen=True)
+class EncodedBatch:
+    """Vectors and encoded KV blocks of a batch of passages.
+
+    Attributes:
+        vectors_ND: vectors of N passages.
+        headers: header of each block.
+        payloads: bytes of each block.
+    """
+
+    vectors_ND: np.ndarray
+    headers: list[RecordHeader]
+    payloads: list[np.ndarray]
+
+
+class PassageWorker:
+    """The actor that embeds passages and encodes their KV blocks.
+
+    Args:
+        model: arguments of :class:`gritlm.GritLM`.
+        threads: number of CPU threads; None on a GPU.
+        kinds: kinds of KV blocks.
+        storage: number format of the blocks.
+        expected: hash of the weights of the workspace's model.
+    """
+
+    def __init__(
+        self,
+        model: dict[str, Any],
+        threads: int | None,
+        kinds: tuple[str, ...],
+        storage: str,
+        expected: str,
+    ) -> None:
+        from gritlm.errors import ModelError
+        from gritlm.lm import threads as cpu_threads
+        from gritlm.rag.identity import maker_of
+        from gritlm.rag.plan import PromptAssembler
+
+        if threads is not None:
+            cpu_threads.keep(threads)
+        self._model = GritLM(**model)
+        self._maker = maker_of(self._model)
+        if self._maker.model != expected:
+            raise ModelError(
+                f"a worker has other weights ({self._maker.model}) than this process ({expected}); "
+                "pass a model that is the same on every machine, and --dtype"
+            )
+        self._assembler = PromptAssembler(self._model)
+        self._kinds = kinds
+        self._storage = storage
+
+    def encode(self, texts: list[str]) -> EncodedBatch:
+        """Return vectors and encoded KV blocks of passages.
+
+        Args:
+            texts: texts of the passages, as embedded.
+        """
+        vectors: list[np.ndarray] = []
+        headers: list[RecordHeader] = []
+        payloads: list[np.ndarray] = []
+        for start in range(0, len(texts), BATCH):
+            vectors_ND, keyed = encode_passages(
+                self._model,
+                self._assembler,
+                texts[start : start + BATCH],
+                self._kinds,
+                self._key,
+            )
+            vectors.append(vectors_ND)
+            for key, block in keyed:
+                header, payload = codec.to_record(
+                    key, block, maker=self._maker, storage=self._storage
+                )
+                headers.append(header)
+                payloads.append(np.frombuffer(payload, dtype=np.uint8))
+        return EncodedBatch(np.concatenate(vectors), headers, payloads)
+
+    def _key(self, ids: tuple[int, ...], *, causal: bool) -> bytes:
+        return block_key(self._maker, ids, causal=causal, storage=self._storage)
+
+
+class ClusterIndexer(Indexer):
+    """An indexer whose batches are embedded by workers; see :func:`index`.
+
+    Batches are committed in their order, so any number of workers makes the same table.
+    """
+
+    def start_workers(self, settings: IndexSettings) -> None:
+        """Start the workers, in the order in which the cluster has room.
+
+        Args:
+            settings: settings of the workers.
+        """
+        import ray
+
+        found = cluster.devices()
+        if settings.model.get("device") == "cpu":
+            found = replace(found, gpus=0)
+        cpus = settings.workers.cpus
+        room = found.gpus or max(1, found.cpus // cpus)
+        number = min(settings.workers.most or settings.workers.least or room, room)
+        resources = {"num_gpus": 1, "num_cpus": 1} if found.gpus else {"num_cpus": cpus}
+        form: Any = ray.remote(PassageWorker).options(
+            max_restarts=-1, max_task_retries=-1, **resources
+        )
+        threads = None if found.gpus else cpus
+        maker = self.store.about.model
+        self._workers: list[Any] = [
+            form.remote(settings.model, threads, self.kinds, self.store.storage, maker)
+            for _ in range(number)
+        ]
+
+    def stop_workers(self) -> None:
+        """End the workers."""
+        import ray
+
+        for worker in self._workers:
+            ray.kill(worker)
+
+    def _written(
+        self, batches: Iterable[list[PendingDocument]], done: AddResult
+    ) -> Iterator[list[PendingDocument]]:
+        import ray
+
+        waiting: deque[tuple[Any, Any, list[PendingDocument]]] = deque()
+        free = [worker for _ in range(_IN_FLIGHT) for worker in self._workers]
+        try:
+            for batch in batches:
+                if not free:
+                    result, worker, oldest = waiting.popleft()
+                    free.append(worker)
+                    yield self._receive(ray.get(result), oldest, done)
+                worker = free.pop(0)
+                texts = [each.embedded for pending in batch for each in pending.passages]
+                waiting.append((worker.encode.remote(texts), worker, batch))
+            while waiting:
+                result, _, oldest = waiting.popleft()
+                yield self._receive(ray.get(result), oldest, done)
+        except ray.exceptions.RayError as error:
+            raise cluster.explain(error, "bulk indexing") from None
+
+    def _receive(
+        self, found: EncodedBatch, batch: list[PendingDocument], done: AddResult
+    ) -> list[PendingDocument]:
+        """Write the blocks and passages of a batch, and return the batch."""
+        records = zip(found.headers, (each.data for each in found.payloads), strict=True)
+        done.stored += self.store.put_records(records)
+        self._commit(batch, found.vectors_ND, done)
+        return batch

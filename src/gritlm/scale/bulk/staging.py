@@ -1,0 +1,183 @@
+"""Staging folder of a job: its manifest, the parts that are done, and their publication at the end.
+
+The staging folder is next to the output and has its name with an ending. A part is done when its
+file is there. A local output appears by one renaming. On an object store the files are copied and
+``_SUCCESS`` is written last, as Spark and Hadoop do: without it the output is not complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gritlm import atomic
+from gritlm.errors import InputError
+from gritlm.scale.bulk import part_files
+from gritlm.scale.bulk.vector_worker import EmbeddedPart
+from gritlm.scale.storage import Location, explained
+
+ENDING = ".staging"
+MANIFEST = "_manifest.json"
+SUCCESS = "_SUCCESS"
+REJECTED = "_rejected"
+LOCK = "_lock"
+_PART = re.compile(r"part-(\d{7})\.parquet")
+_COPIES = 16  # objects that are copied at the same time
+
+
+@dataclass(frozen=True)
+class Staging:
+    """The folders of a job.
+
+    Attributes:
+        output: folder of the result.
+        folder: the staging folder next to it.
+    """
+
+    output: Location
+    folder: Location
+
+    @classmethod
+    def of(cls, output: Location) -> Staging:
+        """Return the folders of a job with this output."""
+        return cls(output, output.sibling(ENDING))
+
+    def is_published(self, job: dict[str, Any]) -> bool:
+        """Return whether the output is complete and of this job.
+
+        Args:
+            job: description of the job.
+
+        Raises:
+            InputError: for an output of another job, or a folder with other files.
+        """
+        if not self.output.exists():
+            return False
+        if self.output.child(SUCCESS).exists():
+            self._require_same(
+                self.output.child(MANIFEST), job, "delete it, or name another output"
+            )
+            return True
+        begun = self.folder.child(MANIFEST).exists()
+        if self.output.files() and not (begun and not self.output.is_local):
+            raise InputError(
+                f"{self.output.url} exists and is not the result of a finished job; "
+                "name another output"
+            )
+        return False
+
+    def begin(self, job: dict[str, Any]) -> None:
+        """Write the manifest of a new job, or compare that of the job to go on with.
+
+        Args:
+            job: description of the job.
+
+        Raises:
+            StorageError: for a folder that cannot be written.
+            InputError: for the staging folder of another job.
+        """
+        self.folder.require_writable()
+        manifest = self.folder.child(MANIFEST)
+        if manifest.exists():
+            self._require_same(manifest, job, "delete it, or name another output")
+        else:
+            manifest.write(json.dumps({"digest": digest(job), **job}, indent=1).encode())
+
+    def _require_same(self, manifest: Location, job: dict[str, Any], advice: str) -> None:
+        try:
+            known = json.loads(manifest.read())
+        except ValueError:
+            raise InputError(f"{manifest.url} is damaged; {advice}") from None
+        if known.get("digest") != digest(job):
+            changed = [name for name in job if known.get(name) != job[name]]
+            raise InputError(
+                f"{manifest.url} is of another job: its {' and '.join(changed) or 'parts'} "
+                f"differ; {advice}"
+            )
+
+    def done(self) -> set[int]:
+        """Return the numbers of the parts that are done."""
+        names = (_PART.fullmatch(each.base_name) for each in self.folder.files())
+        return {int(name[1]) for name in names if name}
+
+    def fingerprint(self, parts: set[int]) -> str | None:
+        """Return the fingerprint of the weights that made the parts; None without any.
+
+        Args:
+            parts: parts that are done.
+        """
+        import pyarrow.parquet as pq
+
+        if not parts:
+            return None
+        file = self._part(min(parts))
+        with explained(file.url, "read"):
+            metadata = pq.read_schema(file.path, filesystem=file.filesystem).metadata or {}
+        return metadata.get(part_files.FINGERPRINT, b"").decode() or None
+
+    def write(self, part: EmbeddedPart) -> None:
+        """Write the files of a part; from then on it is done.
+
+        Args:
+            part: the part.
+        """
+        if part.rejected:
+            self._rejected(part.number).write(part_files.rejected_table(part.rejected))
+        self._part(part.number).write(part_files.vector_table(part))
+
+    def rows(self, *, rejected: bool = False) -> int:
+        """Return the number of rows of all parts, from the footers of their files.
+
+        Args:
+            rejected: whether to count the rejected rows.
+
+        Raises:
+            StorageError: for a damaged file.
+        """
+        import pyarrow.dataset as ds
+
+        folder = self.folder.child(REJECTED) if rejected else self.folder
+        paths = [each.path for each in folder.files() if _PART.fullmatch(each.base_name)]
+        if not paths:
+            return 0
+        with explained(folder.url, "read"):
+            found = ds.dataset(paths, filesystem=folder.filesystem, format="parquet")
+            return int(found.count_rows())
+
+    def publish(self) -> None:
+        """Make the result appear in the output, and remove the staging folder."""
+        self.folder.child(SUCCESS).write(b"")
+        if self.output.is_local:
+            with explained(self.output.url, "written"):
+                staged, output = Path(self.folder.path), Path(self.output.path)
+                staged.joinpath(LOCK).unlink(missing_ok=True)
+                staged.rename(output)
+                atomic.sync(output.parent)
+            return
+        names = [each.path[len(self.folder.path) + 1 :] for each in self.folder.files(deep=True)]
+        copied = [name for name in names if name != SUCCESS and not name.startswith(LOCK)]
+        with ThreadPoolExecutor(_COPIES) as pool:
+            list(pool.map(self._copy, copied))
+        self.output.child(SUCCESS).write(b"")
+        self.folder.delete_folder()
+
+    def _copy(self, name: str) -> None:
+        source, target = self.folder.child(name), self.output.child(name)
+        with explained(target.url, "written"):
+            source.filesystem.copy_file(source.path, target.path)
+
+    def _part(self, number: int) -> Location:
+        return self.folder.child(f"part-{number:07d}.parquet")
+
+    def _rejected(self, number: int) -> Location:
+        return self.folder.child(f"{REJECTED}/part-{number:07d}.parquet")
+
+
+def digest(job: dict[str, Any]) -> str:
+    """Return a hash of the description of a job."""
+    return hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()
