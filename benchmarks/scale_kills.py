@@ -168,7 +168,8 @@ def kill_driver(trial: Trial, driver: subprocess.Popen[bytes]) -> None:
 def kill_worker(trial: Trial, driver: subprocess.Popen[bytes]) -> None:
     del trial, driver
     for process in psutil.process_iter(["cmdline"]):
-        if "VectorWorker" in " ".join(process.info["cmdline"] or []):
+        is_worker = "VectorWorker" in " ".join(process.info["cmdline"] or [])
+        if is_worker and psutil.Process() in process.parents():
             process.kill()
             return
 

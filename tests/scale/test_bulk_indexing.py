@@ -73,10 +73,8 @@ def content(place, folder):
 
 
 @pytest.mark.usefixtures("ray_on_this_machine")
-@pytest.mark.parametrize("workers", [1, 2])
-def test_any_number_of_workers_makes_the_workspace_of_one_process(
-    tmp_path, folder, source, alone, workers
-):
+def test_two_workers_make_the_workspace_of_one_process(tmp_path, folder, source, alone):
+    workers = 2
     place = tmp_path / "store"
     report = index([source], place, settings(folder, workers))
     assert report.added.documents == ROWS
@@ -93,7 +91,7 @@ def test_any_number_of_workers_makes_the_workspace_of_one_process(
 
 def test_a_killed_run_goes_on_with_the_rest(tmp_path, folder, ray_on_this_machine):
     rows = [
-        {"id": f"d{number:04d}", "text": collection.passage(number) * 4} for number in range(600)
+        {"id": f"d{number:04d}", "text": collection.passage(number) * 4} for number in range(300)
     ]
     path = collection.write_lines(tmp_path / "rows.jsonl", rows)
     place = tmp_path / "store"
@@ -104,7 +102,7 @@ def test_a_killed_run_goes_on_with_the_rest(tmp_path, folder, ray_on_this_machin
     arenas = place / "kv" / "arenas"
     until = time.monotonic() + 90
     while job.poll() is None and time.monotonic() < until:
-        if sum(each.stat().st_size for each in arenas.glob("*.kv")) > 8_000_000:  # several batches
+        if sum(each.stat().st_size for each in arenas.glob("*.kv")) > 6_000_000:  # several batches
             break
         time.sleep(0.02)
     job.kill()

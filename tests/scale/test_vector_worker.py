@@ -91,8 +91,9 @@ def test_the_row_at_which_workers_end_is_found_and_left_out(model, prompts, monk
 
     monkeypatch.setattr(model.encoder, "vectors", vectors)
     for attempt in range(10):
-        ended, rows = attempts.begin(5)
+        ended, rows, embedded = attempts.begin(5)
         assert ended == attempt
+        assert not embedded
         embedding = PartEmbedding(model, budget=512 >> ended)
         if ended >= SLOWLY:
             embedding.slow_down(lambda row: attempts.announce(5, row))
@@ -105,7 +106,7 @@ def test_the_row_at_which_workers_end_is_found_and_left_out(model, prompts, monk
     assert attempt == SLOWLY + 1
     assert reasons == {bad: "ended"}
     attempts.end(5)
-    assert attempts.begin(5) == (0, [bad])
+    assert attempts.begin(5) == (0, [bad], True)
 
 
 def test_a_vector_that_is_not_finite_is_left_out(model, prompts, monkeypatch):

@@ -624,6 +624,7 @@ class RagEngine:
 
     @cached_property
     def names(self) -> DocumentIds:
+        """Document ids of files, by the folders that were added before."""
         return DocumentIds(self.place)
 
     def _require_writable(self) -> None:

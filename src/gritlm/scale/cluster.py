@@ -59,7 +59,8 @@ def connected(address: str | None = None) -> Iterator[None]:
     local: dict[str, Any] = {"include_dashboard": False} if alone else {}
     try:
         ray.init(
-            address=address,
+            # Without an address Ray would join any cluster that it finds on this machine.
+            address="local" if alone else address,
             namespace=NAMESPACE,
             logging_level=logging.ERROR,
             log_to_driver=False,
@@ -127,5 +128,6 @@ def _reason(error: Exception, address: str | None) -> str:
         )
     return (
         f"no Ray cluster at {place}: {first_line(error, limit=200)}; start one with "
-        "ray start --head, or leave out the address to use this machine alone"
+        "ray start --head, or set RAY_AUTH_MODE=token if it asks for a token; without an address "
+        "this machine is used alone"
     )

@@ -19,18 +19,23 @@ class Attempts:
         self._begun: dict[int, int] = {}
         self._row: dict[int, int] = {}
         self._bad: dict[int, set[int]] = {}
+        self._embedded: set[int] = set()
 
-    def begin(self, part: int) -> tuple[int, list[int]]:
-        """Return how often a part was begun before, and the rows at which single rows ended.
+    def begin(self, part: int) -> tuple[int, list[int], bool]:
+        """Return how often a part was begun in vain, the rows at which that ended, and its state.
 
         Args:
             part: number of the part.
+
+        Returns:
+            The number, the rows, and whether the part was embedded before: Ray computes a part
+            again if a node is lost that had results of it.
         """
         before = self._begun.get(part, 0)
         self._begun[part] = before + 1
         if part in self._row:
             self._bad.setdefault(part, set()).add(self._row.pop(part))
-        return before, sorted(self._bad.get(part, ()))
+        return before, sorted(self._bad.get(part, ())), part in self._embedded
 
     def announce(self, part: int, row: int) -> None:
         """Note the single row that is embedded now.
@@ -49,6 +54,7 @@ class Attempts:
         """
         self._row.pop(part, None)
         self._begun.pop(part, None)
+        self._embedded.add(part)
 
 
 def start_attempts() -> Any:

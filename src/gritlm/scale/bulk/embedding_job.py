@@ -132,7 +132,9 @@ def _description(
     return {
         "version": VERSION,
         "input": [[each.location.url, each.size, each.changed] for each in files],
-        "model": {name: str(value) for name, value in sorted(options.model.items())},
+        "model": {
+            name: str(value) for name, value in sorted(options.model.items()) if name != "token"
+        },
         "texts": [tokens.max_length, tokens.truncate, tokens.instruction],
         "columns": [options.parts.field, options.parts.id_field],
         "parts": [options.parts.rows, options.parts.line_bytes],

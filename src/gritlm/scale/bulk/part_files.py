@@ -36,5 +36,6 @@ def _parquet(table: Any) -> Any:
     import pyarrow.parquet as pq
 
     buffer = pa.BufferOutputStream()
-    pq.write_table(table, buffer)
+    # Vectors have no values in common: dictionaries and compression cost time and save nothing.
+    pq.write_table(table, buffer, use_dictionary=False, compression="NONE", write_statistics=False)
     return buffer.getvalue()

@@ -38,7 +38,8 @@ class StagingWriter:
         """Write a batch of parts, and return their counts."""
         parts: list[EmbeddedPart] = [pickle.loads(content) for content in batch["content"]]
         for part in parts:
-            self._staging.write(part)
+            if not self._staging.is_done(part.number):  # Ray may call this again for a part
+                self._staging.write(part)
         return {
             "part": [part.number for part in parts],
             "rows": [len(part.ids) for part in parts],
@@ -116,6 +117,7 @@ class EmbeddingPipeline:
             fn_constructor_args=(
                 WorkerOptions(self.options.model, threads, fingerprint),
                 [start_attempts()],
+                self.staging.is_done,
             ),
             batch_size=1,
             compute=pool,
@@ -124,7 +126,7 @@ class EmbeddingPipeline:
         return embedded.map_batches(
             StagingWriter(self.staging).__call__,
             batch_size=1,
-            compute=TaskPoolStrategy(size=max(_WRITERS, pool.max_size)),
+            compute=TaskPoolStrategy(size=min(len(todo), max(_WRITERS, pool.max_size))),
             **helper,
         )
 

@@ -105,6 +105,14 @@ class Staging:
         names = (_PART.fullmatch(each.base_name) for each in self.folder.files())
         return {int(name[1]) for name in names if name}
 
+    def is_done(self, number: int) -> bool:
+        """Return whether a part is done.
+
+        Args:
+            number: number of the part.
+        """
+        return self._part(number).exists()
+
     def fingerprint(self, parts: set[int]) -> str | None:
         """Return the fingerprint of the weights that made the parts; None without any.
 

@@ -45,7 +45,7 @@ class EmbeddedPart:
 
     Attributes:
         number: number of the part.
-        ids: ids of the rows.
+        ids: ids of the rows; none if the file of the part was there already.
         vectors_ND: their vectors.
         rejected: rows without a vector.
         tokens: number of tokens that were read.
@@ -67,10 +67,13 @@ class VectorWorker:
 
     Args:
         options: settings of the worker.
-        attempts: actor that counts the attempts.
+        attempts: list with the actor that counts the attempts.
+        is_done: function of the number of a part that returns whether its file is there.
     """
 
-    def __init__(self, options: WorkerOptions, attempts: Any) -> None:
+    def __init__(
+        self, options: WorkerOptions, attempts: Any, is_done: Callable[[int], bool]
+    ) -> None:
         from gritlm import GritLM
         from gritlm.lm import threads
         from gritlm.lm.fingerprint import fingerprint
@@ -79,6 +82,7 @@ class VectorWorker:
             threads.keep(options.threads)
         self._model = GritLM(**options.model, mode="embedding")
         self._attempts = attempts[0]
+        self._is_done = is_done
         self._fingerprint = fingerprint(self._model.lm.decoder)
         if options.fingerprint not in (None, self._fingerprint):
             raise InputError(
@@ -95,7 +99,10 @@ class VectorWorker:
     def _part(self, part: TokenisedPart) -> EmbeddedPart:
         import ray
 
-        ended, bad = ray.get(self._attempts.begin.remote(part.number))
+        ended, bad, embedded = ray.get(self._attempts.begin.remote(part.number))
+        if embedded and self._is_done(part.number):
+            empty_ND = np.zeros((0, self._model.encoder.dimension), dtype=np.float32)
+            return EmbeddedPart(part.number, [], empty_ND, [], 0, 0, self._fingerprint)
         embedding = PartEmbedding(self._model, budget=self._model.encoder.token_budget >> ended)
         reasons = dict.fromkeys(bad, "the worker ended while it embedded this row alone")
         if ended >= SLOWLY:
