@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gritlm.cli import logs, terminal
+from gritlm.cli.cluster import CLUSTER, absolute
 from gritlm.cli.options import ModelOptions
 from gritlm.errors import InputError
 
 if TYPE_CHECKING:
     from gritlm.scale import EmbedReport, PartOptions, WorkerPool
 
-PANEL = "Cluster"
-
 
 @dataclass(frozen=True)
-class ClusterOptions:
+class BulkRayOptions:
     """Work on a Ray cluster."""
 
     ray: Annotated[
@@ -27,7 +25,7 @@ class ClusterOptions:
         typer.Option(
             "--ray",
             help="Use all devices of a Ray cluster. A killed run goes on with the same command.",
-            rich_help_panel=PANEL,
+            rich_help_panel=CLUSTER,
         ),
     ] = False
     cluster: Annotated[
@@ -36,7 +34,7 @@ class ClusterOptions:
             "--address",
             help="Address of the cluster; auto: that of this machine. Default: a Ray of this "
             "process alone.",
-            rich_help_panel=PANEL,
+            rich_help_panel=CLUSTER,
         ),
     ] = None
     workers: Annotated[
@@ -45,7 +43,7 @@ class ClusterOptions:
             metavar="N or MIN:MAX",
             help="Number of workers that compute. Default: one for each GPU, or for each CPU on a "
             "cluster without GPUs.",
-            rich_help_panel=PANEL,
+            rich_help_panel=CLUSTER,
         ),
     ] = None
 
@@ -83,7 +81,7 @@ class ClusterOptions:
 
 
 @dataclass(frozen=True)
-class BulkInputOptions(ClusterOptions):
+class BulkInputOptions(BulkRayOptions):
     """Files of bulk embedding, and their parts."""
 
     input: Annotated[
@@ -91,20 +89,22 @@ class BulkInputOptions(ClusterOptions):
         typer.Option(
             help="Parquet, JSON Lines or text file, or a folder of them; a path or an address such "
             "as s3://bucket/folder. May be repeated.",
-            rich_help_panel=PANEL,
+            rich_help_panel=CLUSTER,
         ),
     ] = None
     id_field: Annotated[
         str | None,
         typer.Option(
             help="Field or column with the id of a row. Default: id or _id, else file and row.",
-            rich_help_panel=PANEL,
+            rich_help_panel=CLUSTER,
         ),
     ] = None
     part_rows: Annotated[
         int,
         typer.Option(
-            min=1, help="Rows of a Parquet file that are committed together.", rich_help_panel=PANEL
+            min=1,
+            help="Rows of a Parquet file that are committed together.",
+            rich_help_panel=CLUSTER,
         ),
     ] = 1024
     part_bytes: Annotated[
@@ -112,7 +112,7 @@ class BulkInputOptions(ClusterOptions):
         typer.Option(
             min=1,
             help="Bytes of a JSON Lines or text file that are committed together.",
-            rich_help_panel=PANEL,
+            rich_help_panel=CLUSTER,
         ),
     ] = 512 * 1024
     reject_long: Annotated[
@@ -120,7 +120,7 @@ class BulkInputOptions(ClusterOptions):
         typer.Option(
             "--reject-long",
             help="Leave out texts of more than --max-length tokens instead of truncating them.",
-            rich_help_panel=PANEL,
+            rich_help_panel=CLUSTER,
         ),
     ] = False
 
@@ -151,10 +151,8 @@ def model_arguments(model: ModelOptions) -> dict[str, Any]:
     """
     model.require_one_process()
     found = {name: value for name, value in model.arguments().items() if value is not None}
-    for name in ("model_name_or_path", "adapter", "embed_adapter"):
-        if name in found and Path(found[name]).exists():
-            found[name] = str(Path(found[name]).absolute())
-    return found
+    folders = ("model_name_or_path", "adapter", "embed_adapter")
+    return found | {name: absolute(found[name]) for name in folders if name in found}
 
 
 def write_report(report: EmbedReport) -> None:

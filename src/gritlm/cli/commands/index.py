@@ -138,7 +138,7 @@ def index(
         ),
     ] = False,
     model: ModelOptions,
-    ray: bulk.ClusterOptions,
+    ray: bulk.BulkRayOptions,
 ) -> None:
     """Split documents into passages, embed them, and store vectors, keys and values.
 
@@ -193,7 +193,7 @@ def _index_on_ray(
     store: IndexOptions,
     text_field: str | None,
     model: ModelOptions,
-    ray: bulk.ClusterOptions,
+    ray: bulk.BulkRayOptions,
 ) -> None:
     from gritlm import scale
     from gritlm.rag import AddResult

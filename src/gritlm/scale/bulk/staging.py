@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 
 from gritlm import atomic
 from gritlm.errors import InputError
-from gritlm.scale.bulk import part_files
+from gritlm.scale.bulk.part_rows import RejectedRow
 from gritlm.scale.bulk.vector_worker import EmbeddedPart
 from gritlm.scale.storage import Location, explained
 
@@ -27,6 +28,7 @@ SUCCESS = "_SUCCESS"
 REJECTED = "_rejected"
 LOCK = "_lock"
 _PART = re.compile(r"part-(\d{7})\.parquet")
+_FINGERPRINT = b"gritlm.weights"  # metadata of a file: hash of the weights that made it
 _COPIES = 16  # objects that are copied at the same time
 
 
@@ -126,7 +128,7 @@ class Staging:
         file = self._part(min(parts))
         with explained(file.url, "read"):
             metadata = pq.read_schema(file.path, filesystem=file.filesystem).metadata or {}
-        return metadata.get(part_files.FINGERPRINT, b"").decode() or None
+        return metadata.get(_FINGERPRINT, b"").decode() or None
 
     def write(self, part: EmbeddedPart) -> None:
         """Write the files of a part; from then on it is done.
@@ -135,8 +137,8 @@ class Staging:
             part: the part.
         """
         if part.rejected:
-            self._rejected(part.number).write(part_files.rejected_table(part.rejected))
-        self._part(part.number).write(part_files.vector_table(part))
+            self._rejected(part.number).write(_rejected_table(part.rejected))
+        self._part(part.number).write(_vector_table(part))
 
     def rows(self, *, rejected: bool = False) -> int:
         """Return the number of rows of all parts, from the footers of their files.
@@ -189,3 +191,33 @@ class Staging:
 def digest(job: dict[str, Any]) -> str:
     """Return a hash of the description of a job."""
     return hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()
+
+
+def _vector_table(part: EmbeddedPart) -> Any:
+    """Return the file of the vectors of a part, as a buffer of pyarrow."""
+    import pyarrow as pa
+
+    vectors_ND = part.vectors_ND
+    flat = pa.array(vectors_ND.reshape(-1))
+    vectors = pa.FixedSizeListArray.from_arrays(flat, vectors_ND.shape[1])
+    table = pa.table({"id": pa.array(part.ids, pa.string()), "embedding": vectors})
+    return _parquet(table.replace_schema_metadata({_FINGERPRINT: part.fingerprint}))
+
+
+def _rejected_table(rows: Sequence[RejectedRow]) -> Any:
+    """Return the file of rejected rows, as a buffer of pyarrow."""
+    import pyarrow as pa
+
+    names = pa.array([row.id for row in rows], pa.string())
+    reasons = pa.array([row.reason for row in rows], pa.string())
+    return _parquet(pa.table({"id": names, "reason": reasons}))
+
+
+def _parquet(table: Any) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    buffer = pa.BufferOutputStream()
+    # Vectors have no values in common: dictionaries and compression cost time and save nothing.
+    pq.write_table(table, buffer, use_dictionary=False, compression="NONE", write_statistics=False)
+    return buffer.getvalue()
