@@ -85,7 +85,8 @@ def _kills(http: httpx.Client, kill: Callable[[httpx.Client], None], count: int)
         asked += 1
         right += added.status_code == 200
         if added.status_code == 200:
-            lost += http.get(DOCUMENTS, params={"limit": 500}).text.count(document["id"]) != 1
+            listed = http.get(DOCUMENTS, params={"limit": 500}).json()["data"]
+            lost += [each["id"] for each in listed].count(document["id"]) != 1
         _wait_for_replicas(http)
     otherwise = sum(ends.values()) - ends["complete"] - ends["error"]
     cells = [count, ends["complete"], ends["error"], otherwise, f"{right} of {asked}", lost]
