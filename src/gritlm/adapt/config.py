@@ -7,7 +7,8 @@ from typing import Any, Literal, get_args
 
 from gritlm.errors import InputError, choice
 
-WrittenKind = Literal["factual", "topic"]
+WrittenKind = Literal["factual", "topic"]  # written by a model
+WRITTEN_KINDS: tuple[WrittenKind, ...] = get_args(WrittenKind)
 QuestionKind = Literal["factual", "topic", "keyword", "claim"]
 QUESTION_KINDS: tuple[QuestionKind, ...] = get_args(QuestionKind)
 Stage = Literal["filter", "negatives", "kl"]

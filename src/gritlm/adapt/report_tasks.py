@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gritlm.adapt.collection import HELD_OUT, CollectedPassage
+from gritlm.adapt.config import WRITTEN_KINDS
 from gritlm.adapt.run_folder import Row, RunFolder
 from gritlm.adapt.starting_model import StartingModel
 from gritlm.evaluation import fingerprints
@@ -58,7 +59,7 @@ class ReportTasks:
             model: the model that is adapted, whose nearest passages are the wrong documents.
         """
         shutil.rmtree(self.folder.path(FOLDER), ignore_errors=True)
-        by_model = [row for row in written if row["kind"] in ("factual", "topic")]
+        by_model = [row for row in written if row["kind"] in WRITTEN_KINDS]
         unseen = {row["question"] for row in asked if row["split"] == HELD_OUT}
         found: dict[str, list[Row]] = {
             WRITTEN: by_model or [row for row in written if row["kind"] == "keyword"],

@@ -16,6 +16,7 @@ from gritlm.errors import InputError
 from gritlm.evaluation import memory
 from gritlm.evaluation.rag.blocks import BlockCache
 from gritlm.lm.continuous import greedy_answers
+from gritlm.lm.free_memory import free_memory
 from gritlm.lm.generator import TextStream, complete
 from gritlm.lm.gritlm import GritLM
 from gritlm.lm.kv.row_batch import RowBatch
@@ -27,7 +28,11 @@ from gritlm.rag.fusion import read_question
 from gritlm.rag.plan import PromptAssembler, question_after
 
 SLOTS = 16  # texts that are written together: a step reads all weights whatever their number
-_BLOCK_BYTES = 2**29  # of the blocks of passages that are kept for the next questions
+# Bytes of the blocks of passages that are kept for the next questions: at least, at most, and the
+# share of the free memory between them. A block of the default model has some 4 MB.
+_LEAST_BLOCKS = 2**29
+_MOST_BLOCKS = 2**32
+_BLOCKS_SHARE = 0.25
 
 
 class StartingModel:
@@ -76,7 +81,7 @@ class StartingModel:
 
     @cached_property
     def _blocks(self) -> BlockCache:
-        return BlockCache(self.model.lm, causal=True, most_bytes=_BLOCK_BYTES)
+        return BlockCache(self.model.lm, causal=True, most_bytes=_block_bytes(self.model.lm.device))
 
     @cached_property
     def _batched(self) -> bool:
@@ -168,6 +173,12 @@ class StartingModel:
     @property
     def _longest(self) -> int:
         return self.model.lm.max_positions or 1 << 20
+
+
+def _block_bytes(device: torch.device) -> int:
+    if device.type != "cpu":
+        return _LEAST_BLOCKS
+    return int(min(max(_LEAST_BLOCKS, _BLOCKS_SHARE * free_memory()), _MOST_BLOCKS))
 
 
 def _up_to(text: str, until: Sequence[str]) -> str:

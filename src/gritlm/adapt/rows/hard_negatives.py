@@ -6,13 +6,14 @@ Shapes: P passages, Q queries, D of a vector.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 
 from gritlm.adapt.collection import CollectedPassage
-from gritlm.adapt.config import AdaptConfig
+from gritlm.adapt.config import WRITTEN_KINDS, AdaptConfig
 from gritlm.adapt.run_folder import MadeRows, Row, RunFolder
 from gritlm.adapt.starting_model import StartingModel
 from gritlm.train.data.collate import key
@@ -40,13 +41,18 @@ class HardNegatives:
     model: StartingModel
     passages: Sequence[CollectedPassage]
 
+    @cached_property
+    def _places(self) -> Mapping[str, int]:
+        return {passage.id: place for place, passage in enumerate(self.passages)}
+
     def mine(
         self, questions: Sequence[Row], folder: RunFolder, *, progress: bool | None = None
     ) -> MadeRows:
         """Return the questions, each with the ids of its hard negatives as ``negatives``.
 
         A passage after which the question is about as likely as after its own one is a false
-        negative: it may hold the answer too.
+        negative: it may hold the answer too. Key terms and claims have no negatives: their words
+        lead to the passage, and in training a negative costs as much as a pair.
 
         Args:
             questions: filtered questions.
@@ -68,12 +74,12 @@ class HardNegatives:
     def _of_batch(
         self, questions: Sequence[Row], passage_PD: Tensor, own: dict[int, set[str]]
     ) -> MadeRows:
-        number = {passage.id: index for index, passage in enumerate(self.passages)}
+        places = self._places
         wanted = self.config.negatives
         found = choose(
             self.model.query_vectors([row["question"] for row in questions]),
             passage_PD,
-            [{number[name] for name in own[key(row["question"])]} for row in questions],
+            [{places[name] for name in own[key(row["question"])]} for row in questions],
             MiningConfig(
                 num_negatives=_CANDIDATES * wanted,
                 range_max=max(_RANGE, _CANDIDATES * wanted),
@@ -82,7 +88,10 @@ class HardNegatives:
         )
         made = MadeRows()
         for row, indices in zip(questions, found, strict=True):
-            true = self._true_negatives(row, number[row["passage"]], indices, made)
+            if row["kind"] not in WRITTEN_KINDS:
+                made.keep({**row, "negatives": []})
+                continue
+            true = self._true_negatives(row, places[row["passage"]], indices, made)
             if not true:
                 made.drop(WITHOUT)
             made.keep({**row, "negatives": [self.passages[index].id for index in true[:wanted]]})

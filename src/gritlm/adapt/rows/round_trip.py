@@ -8,8 +8,9 @@ Shapes: P passages, Q queries, D of a vector.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 
@@ -40,6 +41,10 @@ class RoundTrip:
     model: StartingModel
     passages: Sequence[CollectedPassage]
 
+    @cached_property
+    def _places(self) -> Mapping[str, int]:
+        return {passage.id: place for place, passage in enumerate(self.passages)}
+
     def filter(
         self, questions: Sequence[Row], folder: RunFolder, *, progress: bool | None = None
     ) -> MadeRows:
@@ -60,13 +65,12 @@ class RoundTrip:
         )
 
     def _of_batch(self, questions: Sequence[Row], passage_PD: Tensor) -> MadeRows:
-        number = {passage.id: index for index, passage in enumerate(self.passages)}
         query_QD = self.model.query_vectors([row["question"] for row in questions])
         depth = max(self.config.top_k, _OTHERS + 1)
         indices_QK = nearest(query_QD, passage_PD, depth)[1].tolist()
         made = MadeRows()
         for row, near in zip(questions, indices_QK, strict=True):
-            own = number[row["passage"]]
+            own = self._places[row["passage"]]
             if own not in near[: self.config.top_k]:
                 made.drop(NOT_NEAR)
                 continue

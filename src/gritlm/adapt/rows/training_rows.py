@@ -39,15 +39,13 @@ def pair(row: Row, passages: Mapping[str, CollectedPassage]) -> Row:
     """Return the embedding row of a question.
 
     The passage of a claim is its positive without the claim itself (an inverse cloze task), so that
-    more than equal words lead from one to the other. Key terms and claims have no hard negatives:
-    their words lead to the passage, and each negative costs as much as a pair.
+    more than equal words lead from one to the other.
     """
     own = passages[row["passage"]]
     positive = own.embedded
     if row["kind"] == "claim" and (rest := without(own.text, row["sentence"])):
         positive = f"{own.title} {rest}".strip()
-    asked = row["kind"] not in ("keyword", "claim")
-    negatives = [passages[name].embedded for name in row["negatives"] if asked]
+    negatives = [passages[name].embedded for name in row["negatives"]]
     return {"query": row["question"], "pos": [positive], "neg": negatives}
 
 

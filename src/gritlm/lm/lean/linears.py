@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gritlm.lm.free_memory import free_memory
 from gritlm.lm.lean.onednn import Projection, can_pack, joined_bias, pack
 from gritlm.lm.quantization.layers import joint_of
 
@@ -23,9 +24,7 @@ def packing_pays(model: nn.Module) -> bool:
     if divided or not plain or not can_pack():
         return False
     size = sum(w.nbytes for w in weights)
-    import psutil  # needed on a CPU only
-
-    free = psutil.virtual_memory().available
+    free = free_memory()
     if 2 * size > free:
         log.info("weights not packed for decoding: %d bytes, %d bytes free", size, free)
         return False

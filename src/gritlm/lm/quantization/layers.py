@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gritlm.errors import ModelError
+from gritlm.lm.free_memory import free_memory
 from gritlm.lm.lean.onednn import can_pack, joined_bias
 from gritlm.lm.quantization.matrices import Int4Weight, Int8Weight, LowRank, QuantizedWeight
 
@@ -234,9 +235,7 @@ def _copies_fit(decoder: Any, dtype: torch.dtype) -> bool:
     if dtype != torch.bfloat16 or not can_pack():
         return False
     size = sum(2 * each.weight.numel() for each in decoder.modules() if type(each) is nn.Linear)
-    import psutil  # needed on a CPU only
-
-    free = psutil.virtual_memory().available
+    free = free_memory()
     if 2 * size > free:
         log.info("no copies of quantised weights: %d bytes, %d bytes free", size, free)
         return False
