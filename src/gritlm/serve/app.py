@@ -11,6 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 from gritlm import __version__
 from gritlm.serve import errors
 from gritlm.serve.api import (
+    adaptations,
     chat_completions,
     completions,
     embeddings,
@@ -58,7 +59,7 @@ def create_app(service: Service) -> FastAPI:
     app.include_router(ollama.embedding_routes(service))
     for dialect in (cohere, ollama_models, tei, vllm):
         app.include_router(dialect.routes(service))
-    for part in (completions, embeddings, rerank, models, operations):
+    for part in (completions, embeddings, rerank, models, adaptations, operations):
         app.include_router(part.routes(service))
     app.include_router(document_routes.routes(service, app.state.documents))
     app.router.routes.extend(operations.page_routes())

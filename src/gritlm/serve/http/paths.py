@@ -9,6 +9,7 @@ COMPLETIONS = "/v1/completions"
 EMBEDDINGS = "/v1/embeddings"
 RERANK = "/v1/rerank"
 MODELS = "/v1/models"
+ADAPTATIONS = "/v1/adaptations"
 STORES = "/v1/rag/stores"
 DOCUMENTS = "/v1/rag/documents"
 SEARCH = "/v1/rag/search"
@@ -58,6 +59,7 @@ ROUTES = frozenset(
         EMBEDDINGS,
         RERANK,
         MODELS,
+        ADAPTATIONS,
         STORES,
         DOCUMENTS,
         SEARCH,
@@ -97,7 +99,7 @@ RIGHTS_OF = {
     **dict.fromkeys((DOCUMENTS, DOCUMENTS + "/{document_id}", SEARCH, STORES), (access.SEARCH,)),
     ANSWER: (access.SEARCH, access.CHAT),
     METRICS: (access.ADMIN,),
-    **dict.fromkeys((MODELS, MODELS + "/{name}", TOKENIZE, DETOKENIZE), _ANY_KEY),
+    **dict.fromkeys((MODELS, MODELS + "/{name}", ADAPTATIONS, TOKENIZE, DETOKENIZE), _ANY_KEY),
     **dict.fromkeys((OLLAMA_TAGS, OLLAMA_SHOW, OLLAMA_PS, OLLAMA_VERSION), _ANY_KEY),
     **dict.fromkeys((HEALTH, LIVE, SCHEMA), _ANY_KEY),
 }

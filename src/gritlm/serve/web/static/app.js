@@ -1,5 +1,6 @@
 // Entry point: starts the parts of the page and polls the server.
 
+import { lookAtAdaptations } from "./adaptations.js";
 import { key } from "./api.js";
 import { startAsk } from "./ask.js";
 import { startChat } from "./chat.js";
@@ -15,6 +16,7 @@ const LOOK_EVERY_MS = 10_000;
 const look = async () => {
   try {
     await lookAtModel();
+    await lookAtAdaptations();
   } catch {
     // The header shows that there is no model; the next request shows the reason.
   }

@@ -2,7 +2,8 @@
 
 import { $ } from "./dom.js";
 
-const tabs = () => [...document.querySelectorAll('[role="tab"]')];
+const every = () => [...document.querySelectorAll('[role="tab"]')];
+const tabs = () => every().filter((tab) => !tab.hidden);
 
 const shown = new Map();
 
@@ -10,7 +11,7 @@ const shown = new Map();
 export const whenShown = (name, when) => shown.set(name, when);
 
 const show = (name, { focus = false } = {}) => {
-  for (const tab of tabs()) {
+  for (const tab of every()) {
     const chosen = tab.getAttribute("aria-controls") === name;
     tab.setAttribute("aria-selected", String(chosen));
     tab.tabIndex = chosen ? 0 : -1;
@@ -33,15 +34,28 @@ const onKey = (event) => {
   show(all.at(to % all.length).getAttribute("aria-controls"), { focus: true });
 };
 
-export const startTabs = () => {
+const asked = location.hash; // before the first tab is shown
+
+const named = (hash) => {
   const names = tabs().map((tab) => tab.getAttribute("aria-controls"));
+  return names.find((name) => `#${name}` === hash) ?? names[0];
+};
+
+// Offers the tab of that name, which was hidden, and shows it if the address asked for it.
+export const offerTab = (name) => {
+  const tab = every().find((each) => each.getAttribute("aria-controls") === name);
+  if (!tab.hidden) return;
+  tab.hidden = false;
+  if (asked === `#${name}` && location.hash === `#${named("")}`) show(name);
+};
+
+export const startTabs = () => {
   const list = document.querySelector('[role="tablist"]');
   list.addEventListener("keydown", onKey);
   list.addEventListener("click", (event) => {
     const tab = event.target.closest('[role="tab"]');
     if (tab) show(tab.getAttribute("aria-controls"));
   });
-  const named = () => names.find((name) => `#${name}` === location.hash) ?? names[0];
-  addEventListener("hashchange", () => show(named()));
-  show(named());
+  addEventListener("hashchange", () => show(named(location.hash)));
+  show(named(location.hash));
 };
