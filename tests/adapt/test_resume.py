@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -11,6 +14,7 @@ from gritlm.adapt import adapt, measuring, pipeline
 from gritlm.adapt.pipeline import Adaptation
 from gritlm.adapt.run_folder import RunFolder
 from gritlm.adapt.verdict import Verdict
+from gritlm.errors import InputError
 from gritlm.evaluation.outcome import Report
 from gritlm.train.run import checkpoint
 from tests.adapt import made
@@ -37,8 +41,11 @@ def files(folder: RunFolder) -> dict[str, bytes]:
 def rows_of(config, kind=Adaptation, lines=None):
     report = (lambda _: None) if lines is None else lines.append
     run = kind(config, RunFolder(made.Path(config.to)), report, False)
-    run.begin()
-    run.make_rows()
+    try:
+        run.begin()
+        run.make_rows()
+    finally:
+        run.folder.close()
     return run
 
 
@@ -129,6 +136,40 @@ def test_ctrl_c_in_training_goes_on_from_its_checkpoint(
     assert any(line.startswith("training: 3 steps (") for line in lines)
     assert "training: 3 steps (finished before)" not in lines
     assert (folder.root / "adapter_model.safetensors").read_bytes() != before
+
+
+HOLDER = """
+import sys
+from filelock import FileLock
+with FileLock(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_folder_that_another_process_uses_is_refused(config, writer):
+    folder = rows_of(config).folder
+    before = files(folder)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder.root.with_name(f".{folder.root.name}.lock"))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(InputError) as caught:
+            adapt(replace(config, seed=7), progress=False)
+        assert str(caught.value) == (
+            f"{folder.root} is used by another run of gritlm adapt; wait until it has ended, or "
+            "name another folder"
+        )
+    finally:
+        holder.communicate()
+    lines: list[str] = []
+    rows_of(config, lines=lines)
+    assert files(folder) == before
+    assert all("finished before" in line for line in lines if "note" not in line)
 
 
 def test_the_writer_of_a_run_is_that_of_the_settings(monkeypatch):

@@ -79,6 +79,7 @@ def try_out(
         folder = RunFolder(Path(temporary) / "run")
         run = Adaptation(replace(config, to=str(folder.root)), folder, report, progress)
         run.begin()
+        folder.close()
         passages = folder.steps()["passages"].counts
         every = run.passages
         trained = of_split(every, TRAIN)

@@ -70,13 +70,18 @@ def adapt(
 
     Raises:
         InputError: for too few passages, other settings than those of the run in the folder, a
-            model without an LM head, a full disk, or questions that cannot be read.
+            folder that another process uses, a model without an LM head, a full disk, or questions
+            that cannot be read.
         MissingExtraError: if a library is not installed.
         TrainingError: if the training cannot continue.
         KeyboardInterrupt: after ctrl-C; the same call goes on.
     """
     require_libraries_of(config)
-    return Adaptation(config, RunFolder(Path(config.to)), report, progress).run()
+    folder = RunFolder(Path(config.to))
+    try:
+        return Adaptation(config, folder, report, progress).run()
+    finally:
+        folder.close()
 
 
 def require_libraries_of(config: AdaptConfig) -> None:

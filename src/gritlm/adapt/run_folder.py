@@ -18,6 +18,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from gritlm import atomic, jsonl
@@ -86,20 +87,24 @@ class RunFolder:
         self.root = root
         self.folder = root / FOLDER
         self._inputs = ""  # digest of the step that runs
+        # Next to the folder, so that it is no file of the adapter.
+        self._held = FileLock(root.absolute().with_name(f".{root.absolute().name}.lock"))
 
     def open(self, settings: Mapping[str, Any], documents: str) -> None:
         """Begin a run, or go on with one that has the same settings and documents.
 
-        A run without a finished step begins again, whatever its settings were.
+        A run without a finished step begins again, whatever its settings were. The folder is locked
+        until :meth:`close`, or the end of the process.
 
         Args:
             settings: settings that a run must keep, as JSON values.
             documents: digest of the documents and question files.
 
         Raises:
-            InputError: if the folder holds something else, or a run with other settings or of
-                other documents.
+            InputError: if the folder holds something else, a run with other settings or of other
+                documents, or one that another process goes on with.
         """
+        self._lock()
         state = self._state()
         if state is None:
             self._require_new()
@@ -117,6 +122,10 @@ class RunFolder:
                 f"{self.root} holds a run over other documents or questions: their files have "
                 "changed since it began; name another folder"
             )
+
+    def close(self) -> None:
+        """Let other processes use the folder."""
+        self._held.release()
 
     def steps(self) -> dict[str, FinishedStep]:
         """Return the finished steps by name, in order."""
@@ -257,6 +266,18 @@ class RunFolder:
         path = self.path(FILE)
         with _writing(path), atomic.replacing(path) as unfinished:
             unfinished.write_text(json.dumps(state, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+    def _lock(self) -> None:
+        path = Path(self._held.lock_file)
+        with _writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self._held.acquire(timeout=0)
+            except Timeout:
+                raise InputError(
+                    f"{self.root} is used by another run of gritlm adapt; wait until it has ended, "
+                    "or name another folder"
+                ) from None
 
     def _require_new(self) -> None:
         if self.root.exists() and not self.root.is_dir():
