@@ -91,6 +91,14 @@ def test_a_passage_that_answers_too_is_no_negative(tmp_path: Path):
     assert found.counts[hard_negatives.FALSE_NEGATIVE] == 1
 
 
+def test_claims_and_key_terms_get_no_negatives_and_are_not_read(tmp_path: Path):
+    mining = HardNegatives(config(), WordModel(PASSAGES), PASSAGES)
+    asked = [row("fox foxville", "fox", "keyword"), row("owl owlville", "owl", "claim")]
+    found = mining.mine(asked, RunFolder(tmp_path), progress=False)
+    assert [each["negatives"] for each in found.rows] == [[], []]
+    assert found.counts == {"kept": 2}
+
+
 def test_a_margin_that_no_passage_keeps_leaves_a_question_without_negatives(tmp_path: Path):
     mining = HardNegatives(config(margin=1.5), WordModel(PASSAGES), PASSAGES)
     asked = [row("How long does the fox sleep in foxville?", "fox")]

@@ -12,6 +12,7 @@ from gritlm.adapt.rows import questions
 from gritlm.adapt.rows.key_terms import KeyTerms
 from gritlm.adapt.rows.questions import QuestionMaker, quoted, unusable
 from gritlm.adapt.rows.sentences import in_context, is_statement, sentences, statements, without
+from gritlm.adapt.rows.writers import OPENINGS, OwnWriter, QuestionRequest, messages
 from gritlm.adapt.run_folder import MadeRows, RunFolder
 from gritlm.adapt.starting_model import StartingModel
 from gritlm.errors import InputError
@@ -176,3 +177,18 @@ def test_a_state_of_another_version_is_refused(tmp_path):
     folder.path("adapt.json").write_text(json.dumps({"version": 99}))
     with pytest.raises(InputError, match="no state of a run of this version"):
         folder.open({}, "")
+
+
+def test_a_written_question_goes_on_from_its_opening(model_folder):
+    writer = OwnWriter(StartingModel(str(model_folder), "cpu"))
+    text = made.text("owl", 3)
+    requests = [QuestionRequest(text, "topic", begin) for begin in OPENINGS["topic"][1:3]]
+    found = writer.questions([*requests, QuestionRequest(text)])
+    assert [line.startswith(each.opening) for line, each in zip(found, requests, strict=False)] == [
+        True,
+        True,
+    ]
+    assert len(found) == 3
+    prompts = [messages(each)[-1]["content"] for each in (requests[0], QuestionRequest(text))]
+    assert all(str(prompt).startswith(text) for prompt in prompts)
+    assert prompts[0] != prompts[1]
