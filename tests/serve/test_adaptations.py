@@ -116,7 +116,7 @@ def test_only_adapters_with_a_report_are_listed(live, runs):
 
 
 def test_a_key_is_needed_where_the_server_has_keys(live):
-    assert ADAPTATIONS not in open_paths(live.service)
+    assert ADAPTATIONS not in open_paths(live.service.settings)
     assert RIGHTS_OF[ADAPTATIONS] == RIGHTS_OF[MODELS]
 
 

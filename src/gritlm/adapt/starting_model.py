@@ -16,11 +16,11 @@ from gritlm.errors import InputError
 from gritlm.evaluation import memory
 from gritlm.evaluation.rag.blocks import BlockCache
 from gritlm.lm.continuous import greedy_answers
-from gritlm.lm.free_memory import free_memory
 from gritlm.lm.generator import TextStream, complete
 from gritlm.lm.gritlm import GritLM
 from gritlm.lm.kv.row_batch import RowBatch
 from gritlm.lm.kv.slot_memory import obstacle
+from gritlm.lm.quantization.layers import free_memory
 from gritlm.lm.sampling import SamplingParams
 from gritlm.lm.vectors import normalise
 from gritlm.prompts import gritlm_instruction

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gritlm.lm.free_memory import free_memory
 from gritlm.lm.lean.onednn import Projection, can_pack, joined_bias, pack
-from gritlm.lm.quantization.layers import joint_of
+from gritlm.lm.quantization.layers import free_memory, joint_of
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from gritlm.errors import ModelError
-from gritlm.lm.free_memory import free_memory
 from gritlm.lm.lean.onednn import can_pack, joined_bias
 from gritlm.lm.quantization.matrices import Int4Weight, Int8Weight, LowRank, QuantizedWeight
 
@@ -228,6 +227,13 @@ def _require_linear(decoder: Any, quantization: str) -> None:
             f"layers, here they have {100 * linear // max(1, inner)} % of the weights (experts of "
             "a mixture have none); leave quantization out"
         )
+
+
+def free_memory() -> int:
+    """Return the bytes of main memory that are free, or can be freed without swapping."""
+    import psutil  # missing where only the GPU is used
+
+    return int(psutil.virtual_memory().available)
 
 
 def _copies_fit(decoder: Any, dtype: torch.dtype) -> bool:
