@@ -70,6 +70,7 @@ def measure(wanted: argparse.Namespace, texts: list[str], source: Path) -> None:
         alone.append(seconds_alone(model, texts))
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         ray.init(
+            address="local",
             num_cpus=wanted.cores,
             include_dashboard=False,
             log_to_driver=False,
