@@ -82,14 +82,13 @@ def test_demo_shows_the_answer_its_passage_and_the_tokens_of_both_modes(model, c
     ("answer", "sentence"),
     [
         ("Press hard, using gauze", "Press firmly, *using gauze*."),
-        ("It stops.", "*It stops*."),
-        ("cats", "To begin, wait. Press firmly, using gauze. It stops."),
+        ("Press firmly, using gauze.", "*Press firmly, using gauze*."),
+        ("cats", "Press firmly, using gauze."),
     ],
 )
-def test_demo_quotes_the_sentence_with_the_words_of_the_answer(answer, sentence):
+def test_demo_marks_the_words_of_the_answer_in_the_quoted_sentence(answer, sentence):
     demo = runpy.run_path(str(ROOT / "examples" / "demo.py"))
-    passage = "To begin, wait. Press firmly, using gauze. It stops."
-    assert demo["quoted"](passage, answer).plain == sentence
+    assert demo["marked"]("Press firmly, using gauze.", answer).plain == sentence
 
 
 def test_finetune_trains_an_adapter_and_embeds_with_it(folder, tmp_path, monkeypatch, capsys):

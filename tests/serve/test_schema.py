@@ -36,6 +36,7 @@ PATHS = [
     ("POST", "/v1/rerank"),
     ("GET", "/v1/models"),
     ("GET", "/v1/models/{name}"),
+    ("GET", "/v1/adaptations"),
     ("POST", "/tokenize"),
     ("POST", "/detokenize"),
     ("GET", "/health"),
