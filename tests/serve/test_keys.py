@@ -89,7 +89,7 @@ class Client(httpx.Client):
 def test_every_route_needs_a_right_or_is_for_every_key(tenants: Served):
     for_all = {"/v1/models", "/v1/models/x", "/tokenize", "/detokenize", "/openapi.json"}
     for_all |= {"/api/tags", "/api/show", "/api/ps", "/api/version", "/health", "/health/live"}
-        for_all |= {"/v1/adaptations"}
+    for_all |= {"/v1/adaptations"}
     schema = tenants.http.get("/openapi.json").json()
     in_schema = {path.partition("{")[0].rstrip("/") for path in schema["paths"]}
     refused = set()
