@@ -92,6 +92,7 @@ def page(figures: Mapping[str, Any]) -> str:
 def write(figures: Mapping[str, Any], folder: Path = DOCS) -> None:
     """Write figures and page."""
     text = json.dumps(figures, indent=1, ensure_ascii=False) + "\n"
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / FIGURES.name).write_text(text, encoding="utf-8")
     (folder / PAGE.name).write_text(page(figures), encoding="utf-8")
 
