@@ -26,17 +26,8 @@ from gritlm.scale.bulk.tokenising import PartTokeniser, TokenOptions
 from gritlm.scale.storage import Location, shown
 from tests.scale import collection
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-]
+pytestmark = collection.WARNINGS
 ROWS = 300
-
-
-@pytest.fixture(scope="module")
-def folder(tiny_model):
-    return tiny_model()
 
 
 @pytest.fixture(scope="module")

@@ -18,18 +18,9 @@ from gritlm.rag.plan import PromptAssembler
 from gritlm.scale import IndexSettings, WorkerPool, index
 from tests.scale import collection
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-]
+pytestmark = collection.WARNINGS
 CUTTING = ChunkingOptions(max_tokens=48)
 ROWS = 90
-
-
-@pytest.fixture(scope="module")
-def folder(tiny_model):
-    return tiny_model()
 
 
 @pytest.fixture(scope="module")

@@ -21,11 +21,7 @@ from gritlm.scale.bulk.staging import Staging
 from gritlm.scale.storage import Location, StorageError, explained
 from tests.scale import collection
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-]
+pytestmark = collection.WARNINGS
 KEY, SECRET = "AKIATESTTESTTEST", "a-secret-that-is-never-shown"
 
 

@@ -355,7 +355,7 @@ class RagEngine:
             return None
         vector_D, _ = self._retriever.embedded(question, Trace())
         asked = SpannedIds(*question_after(self._assembler.tokens, question))
-        return best_sentence(self.model, vector_D, asked, source)
+        return best_sentence(self.model, self._assembler, vector_D, asked, source)
 
     def answers(
         self,

@@ -25,7 +25,7 @@ from gritlm.rag.reuse.reuse_check import blocks_of
 
 # An end of a sentence (a full stop of Chinese or Japanese needs no space), or of a paragraph.
 _END = re.compile(r"[.!?…][\"'”’)\]]*\s+|[。！？][”’」』）]*\s*|\n\s*\n\s*")
-_ABBREVIATIONS = ("e.g.", "i.e.", "etc.", "vs.", "Dr.", "Mr.", "Mrs.", "Ms.", "No.", "St.", "v.")
+ABBREVIATIONS = ("e.g.", "i.e.", "etc.", "vs.", "Dr.", "Mr.", "Mrs.", "Ms.", "No.", "St.", "v.")
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,18 @@ class Quote:
     score: float | None = None
 
 
-def best_sentence(model: GritLM, vector_D: Vector, question: SpannedIds, source: Source) -> Quote:
+def best_sentence(
+    model: GritLM,
+    assembler: PromptAssembler,
+    vector_D: Vector,
+    question: SpannedIds,
+    source: Source,
+) -> Quote:
     """Return the sentence of a passage that answers a question best; the first of equal ones.
 
     Args:
         model: the model.
+        assembler: lays out prompts for the model.
         vector_D: embedding of the question (D,).
         question: token ids of the question after a passage.
         source: the passage.
@@ -60,7 +67,7 @@ def best_sentence(model: GritLM, vector_D: Vector, question: SpannedIds, source:
     if len(spans) == 1:
         return _quote(source, spans[0], None)
     texts = [f"{source.title} {source.text[start:end]}".strip() for start, end in spans]
-    scores = _scores(model, vector_D, question, texts)
+    scores = _scores(model, assembler, vector_D, question, texts)
     best = max(range(len(spans)), key=scores.__getitem__)
     return _quote(source, spans[best], scores[best])
 
@@ -73,7 +80,7 @@ def sentence_spans(text: str) -> list[tuple[int, int]]:
     spans = []
     start = 0
     for end in re.finditer(_END, text):
-        if text[start : end.end()].rstrip().endswith(_ABBREVIATIONS):
+        if text[start : end.end()].rstrip().endswith(ABBREVIATIONS):
             continue
         spans.append((start, end.end()))
         start = end.end()
@@ -88,7 +95,11 @@ def _stripped(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def _scores(
-    model: GritLM, vector_D: Vector, question: SpannedIds, texts: Sequence[str]
+    model: GritLM,
+    assembler: PromptAssembler,
+    vector_D: Vector,
+    question: SpannedIds,
+    texts: Sequence[str],
 ) -> list[float]:
     """Return the score of each text, from its vector and its causal KV block."""
     longest = model.lm.max_positions or 1 << 20
@@ -97,7 +108,7 @@ def _scores(
     )
     query_1D = torch.as_tensor(vector_D, device=vectors_ND.device)[None]
     cosines = model.similarity(query_1D, vectors_ND)[0].tolist()
-    read = PromptAssembler(model).passage_ids(texts)
+    read = assembler.passage_ids(texts)
     scores: list[float] = []
     while len(scores) < len(texts):
         rest = read[len(scores) :]

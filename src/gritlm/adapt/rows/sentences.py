@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 
+from gritlm.rag.quote import ABBREVIATIONS
+
 FEWEST_WORDS = 5  # of a sentence that can answer a question
 MOST_WORDS = 120  # clauses of contracts are long
 _LETTERS = 0.6  # least share of letters and spaces in a sentence
-_ABBREVIATIONS = ("e.g.", "i.e.", "etc.", "vs.", "Dr.", "Mr.", "Mrs.", "Ms.", "No.", "St.", "v.")
 _END = re.compile(r"(?<=[.!?。！？])[\"'”’)\]]*\s+")
 _PARAGRAPH = re.compile(r"\n\s*\n|\n(?=\s*(?:[-*+#|]|\d+[.)])\s)")
 _MARKUP = re.compile(r"^\s*(?:[#>*+-]|\d+[.)])+\s+")
@@ -29,7 +30,7 @@ def sentences(text: str) -> list[str]:
         held = ""
         for piece in _END.split(line):
             held = f"{held} {piece}".strip()
-            if not held.endswith(_ABBREVIATIONS):
+            if not held.endswith(ABBREVIATIONS):
                 found.append(_MARKUP.sub("", held))
                 held = ""
         if held:
