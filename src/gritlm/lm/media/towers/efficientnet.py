@@ -32,14 +32,15 @@ _STAGES = (
 )
 
 
-def prepared(image: Image.Image) -> NDArray[np.float32]:
+def prepared(pixels_HWC: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return an image (3, H, W) as the network reads it: square on white, values from -1 to 1."""
+    image = Image.fromarray(pixels_HWC)
     side = max(image.size)
     square = Image.new("RGB", (side, side), "white")
     square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
     small = square.resize((SIZE, SIZE), Image.Resampling.BICUBIC)
-    pixels_HWC = np.asarray(small, dtype=np.float32)
-    return ((pixels_HWC - 127) / 128).transpose(2, 0, 1)
+    values_HWC = np.asarray(small, dtype=np.float32)
+    return ((values_HWC - 127) / 128).transpose(2, 0, 1)
 
 
 class EfficientNetLite0(nn.Module):

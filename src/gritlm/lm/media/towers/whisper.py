@@ -20,6 +20,11 @@ WINDOW = 30  # seconds that the encoder reads in one pass
 _HOP = 320  # samples of a frame of the output
 
 
+def frames(samples: int) -> int:
+    """Return the number of frames of the output for a number of samples."""
+    return max(1, -(-samples // _HOP))
+
+
 class WhisperTower:
     """Whisper's encoder, with its log-mel spectrogram, in evaluation mode.
 
@@ -53,7 +58,6 @@ class WhisperTower:
         Args:
             samples: samples from -1 to 1, at 16 kHz.
         """
-        frames = -(-len(samples) // _HOP)
         mel = self._spectrogram(
             samples, sampling_rate=RATE, padding=False, pad_to_multiple_of=_HOP, return_tensors="pt"
         )
@@ -62,7 +66,7 @@ class WhisperTower:
         hidden_BMF = hidden_BMF + self.encoder.embed_positions.weight[: hidden_BMF.shape[1]]
         for layer in self.encoder.layers:
             hidden_BMF = _first(layer(hidden_BMF, None))
-        return self.encoder.layer_norm(hidden_BMF)[0, :frames]
+        return self.encoder.layer_norm(hidden_BMF)[0, : frames(len(samples))]
 
 
 def _first(output: Any) -> Tensor:
