@@ -12,6 +12,7 @@ from transformers.cache_utils import Cache
 from gritlm.errors import InputError, at_least_one
 from gritlm.lm.kv.block import KVBlock
 from gritlm.lm.kv.cache import is_preallocated, shorten
+from gritlm.lm.media.senses import MediaTokens
 from gritlm.lm.prompt_lookup import PromptLookup
 from gritlm.lm.sampling import Sampler, SamplingParams, is_complete
 from gritlm.lm.tokens import special_tokens
@@ -34,6 +35,7 @@ def complete(
     max_new_tokens: int,
     end_ids: Collection[int] = (),
     lookup: PromptLookup | None = None,
+    media: Sequence[MediaTokens] = (),
 ) -> Iterator[int]:
     """Generate token ids after ``kv`` and ``ids``, one by one, without the end token.
 
@@ -48,6 +50,7 @@ def complete(
         max_new_tokens: maximum number of new tokens.
         end_ids: token ids that end the text.
         lookup: drafts of the next tokens; None for one token a pass.
+        media: images and sounds of the prompt.
 
     Raises:
         InputError: for an empty prompt, or one that is too long for the model.
@@ -61,7 +64,7 @@ def complete(
 
     def tokens() -> Iterator[int]:
         cache = prefix_cache(lm, blocks, room=len(ids) + room)
-        logits_V = prefill(lm, cache, ids)
+        logits_V = prefill(lm, cache, ids, media=media)
         step = decode_pass(lm, cache, lookup)
         yield from decode(step, logits_V, sampler=sampler, room=room, end_ids=end_ids)
 
@@ -87,9 +90,12 @@ def answer_room(lm: UnifiedLM, prompt: int, wanted: int) -> int:
 
 
 @torch.inference_mode()
-def prefill(lm: UnifiedLM, cache: Cache, ids: Sequence[int]) -> Tensor:
+def prefill(
+    lm: UnifiedLM, cache: Cache, ids: Sequence[int], *, media: Sequence[MediaTokens] = ()
+) -> Tensor:
     """Compute ``ids`` after the cached tokens; return the logits (V,) of the next token."""
-    return lm.logits(torch.tensor([ids], device=lm.device), cache=cache, keep=1)[0, -1]
+    ids_1L = torch.tensor([ids], device=lm.device)
+    return lm.logits(ids_1L, cache=cache, keep=1, media=media)[0, -1]
 
 
 @torch.inference_mode()

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import torch
 from numpy.typing import NDArray
@@ -36,10 +36,14 @@ from gritlm.lm.hub.load_errors import explained
 from gritlm.lm.hub.model_config import MODES, ModelSettings
 from gritlm.lm.hub.placement import Placement
 from gritlm.lm.kv.block import KVBlock
+from gritlm.lm.media.chat import chat_prompt, has_parts
+from gritlm.lm.media.inputs import as_inputs, document_inputs, is_single
+from gritlm.lm.media.limits import LOCAL, MediaRules
+from gritlm.lm.media.senses import KINDS, Senses
 from gritlm.lm.quantization.layers import is_quantized, quantized_parameters
 from gritlm.lm.sampling import SamplingOverrides, SamplingParams, override
 from gritlm.lm.self_check import require_numbers, require_views
-from gritlm.lm.tokens import SegmentTokenizer, as_texts, document_texts
+from gritlm.lm.tokens import Prompt, SegmentTokenizer, as_texts
 from gritlm.lm.unified import UnifiedLM
 from gritlm.lm.vectors import as_rows, handed_out, normalise, truncated
 from gritlm.prompts import gritlm_instruction
@@ -93,9 +97,13 @@ class GritLM:
         ModelError: for a checkpoint that cannot be loaded or whose attention cannot be changed.
         UnknownArgumentError: for an unknown keyword argument.
         InputError: for a value out of range.
+
+    Attributes:
+        media_rules: limits on images and sound, and where they may come from.
     """
 
     _placement = Placement()  # that of a model in memory
+    media_rules: MediaRules = LOCAL
 
     @collection_paused()
     def __init__(
@@ -155,7 +163,9 @@ class GritLM:
         self.dtype_reason = loaded.dtype_reason
         self._placement = placement
         with explained(source):
-            lm = UnifiedLM(loaded.model, compiled=compile, longest=max_model_len)
+            lm = UnifiedLM(
+                loaded.model, compiled=compile, longest=max_model_len, senses=loaded.senses
+            )
             self._assemble_alone(lm, loaded.tokenizer, loaded.settings.but(**changes), mode)
 
     @classmethod
@@ -305,7 +315,7 @@ class GritLM:
 
     def encode(
         self,
-        sentences: str | Sequence[str],
+        sentences: Any,
         *,
         batch_size: int = 256,
         max_length: int | None = None,
@@ -319,12 +329,16 @@ class GritLM:
         precision: str = "float32",
         show_progress_bar: bool | None = None,
     ) -> Any:
-        """Return the embeddings of texts, in the order of the texts.
+        """Return the embeddings of texts, images and sounds, in their order.
 
         Args:
-            sentences: a text, or a sequence of N texts.
+            sentences: a text, or a sequence of N texts. For a model that reads images or sound, an
+                input may also be an image (path, bytes, PIL image), a sound (path, bytes), a dict
+                (``{"text": ..., "image": ..., "audio": ...}``), a content part of OpenAI's chats,
+                or a list of these. A string is text; a path is a :class:`pathlib.Path`.
             batch_size: maximum number of texts in a batch; a token budget limits it further.
-            max_length: maximum tokens of a text with its header; truncation logs a warning.
+            max_length: maximum tokens of a text with its header; truncation logs a warning. An
+                input with an image or a sound is not cut: a longer one is refused.
             instruction: the formatted header, as ``gritlm_instruction("Retrieve ...")`` returns it.
             embed_instruction: whether to pool the tokens of the header too.
             get_cache: whether to also return a :class:`KVBlock` per text.
@@ -343,7 +357,7 @@ class GritLM:
             ModeError: for a model loaded with ``mode="generative"``.
         """
         self.require_embedding()
-        many = as_texts(sentences)
+        many = as_inputs(sentences, self.media_rules, reads_media=self.lm.senses is not None)
         as_texts([instruction])
         options = EncodeOptions(
             batch_size=at_least_one(batch_size, name="batch_size"),
@@ -353,6 +367,8 @@ class GritLM:
             add_special_tokens=add_special_tokens,
             get_cache=get_cache,
             progress=show_progress_bar,
+            max_media_length=self._media_length(max_length),
+            rules=self.media_rules,
         )
         vectors_ND, blocks = self._encoder.encode(many, options)
         vectors_ND = self._shortened(vectors_ND, truncate_dim)
@@ -360,29 +376,25 @@ class GritLM:
             vectors_ND = vectors_ND.to(self.dtype)
         device = self.device if convert_to_tensor else None
         vectors = handed_out(vectors_ND, precision=precision, device=device)
-        if isinstance(sentences, str):
+        if is_single(sentences):
             vectors = vectors[0]
         return (vectors, blocks) if get_cache else vectors
 
-    def encode_queries(self, queries: str | Sequence[str], **options: Any) -> Any:
+    def encode_queries(self, queries: Any, **options: Any) -> Any:
         """Encode queries: the same as :meth:`encode`, under the name that BEIR uses."""
         return self.encode(queries, **options)
 
-    def encode_corpus(
-        self,
-        corpus: str | Sequence[str] | Mapping[str, str] | Sequence[Mapping[str, str]],
-        **options: Any,
-    ) -> Any:
+    def encode_corpus(self, corpus: Any, **options: Any) -> Any:
         """Encode documents as :meth:`encode` does, with title and text joined by a space.
 
         Args:
-            corpus: texts, or ``{"title": ..., "text": ...}``.
+            corpus: texts, ``{"title": ..., "text": ...}``, or other inputs of :meth:`encode`.
             options: arguments of :meth:`encode`.
         """
-        return self.encode(document_texts(corpus), **options)
+        return self.encode(document_inputs(corpus), **options)
 
     def encode_query(
-        self, sentences: str | Sequence[str], *, instruction: str | None = None, **options: Any
+        self, sentences: Any, *, instruction: str | None = None, **options: Any
     ) -> Any:
         """Encode queries as :meth:`encode` does, by default with the model's query instruction.
 
@@ -401,7 +413,7 @@ class GritLM:
         """Encode documents as :meth:`encode_corpus` does, by default with an empty instruction.
 
         Args:
-            sentences: texts, or ``{"title": ..., "text": ...}``.
+            sentences: texts, ``{"title": ..., "text": ...}``, or other inputs of :meth:`encode`.
             instruction: the formatted header; None for the header without an instruction.
             options: other arguments of :meth:`encode`.
         """
@@ -418,7 +430,7 @@ class GritLM:
 
     def chat(
         self,
-        messages: str | Sequence[Message],
+        messages: str | Sequence[Mapping[str, Any]],
         *,
         kv: KVBlock | None = None,
         stream: bool = False,
@@ -429,7 +441,8 @@ class GritLM:
         """Answer a message or a conversation.
 
         Args:
-            messages: a text, or ``{"role": "system" | "user" | "assistant", "content": str}``.
+            messages: a text, or ``{"role": "system" | "user" | "assistant", "content": ...}`` with
+                a text, or a list of content parts with images and sounds.
             kv: KV block before the conversation, as ``encode(get_cache=True)`` returns it; it is
                 moved to position 0.
             stream: whether to return an iterator over pieces of text instead of the text.
@@ -461,18 +474,20 @@ class GritLM:
             params = replace(params, mask=self.grammar(output_format).start)
         params.check(self.lm.vocabulary_size)
         self._require_seed(params)
-        ids = self.chat_ids(messages, start=kv is None)
+        prompt = self.chat_prompt(messages, start=kv is None)
         blocks = own_blocks(self.lm, kv)
-        prompt_ids = [*(i for block in blocks for i in block.token_ids.tolist()), *ids]
+        known_ids = [*(i for block in blocks for i in block.token_ids.tolist()), *prompt.ids]
+        prompt_ids = [number for number in known_ids if number >= 0]  # no tokens of images
         end_ids = params.all_end_ids(self.end_ids)
         tokens = complete(
             self.lm,
-            ids,
+            prompt.ids,
             kv=kv,
             sampler=params.sampler(prompt_ids=prompt_ids, end_ids=end_ids),
             max_new_tokens=params.max_new_tokens,
             end_ids=end_ids,
             lookup=params.lookup(prompt_ids),
+            media=prompt.media,
         )
         pieces = TextStream.of(self.tokenizer, params).pieces(tokens)
         return pieces if stream else "".join(pieces)
@@ -488,6 +503,29 @@ class GritLM:
             InputError: for an invalid conversation.
         """
         return chat_ids(self._tokens, messages, template=self.settings.template, start=start)
+
+    def chat_prompt(
+        self, messages: str | Sequence[Mapping[str, Any]], *, start: bool = True
+    ) -> Prompt:
+        """Return the prompt that :meth:`chat` makes of a conversation, with images and sounds.
+
+        Args:
+            messages: as in :meth:`chat`.
+            start: False if a KV block comes before the conversation.
+
+        Raises:
+            InputError: for an invalid conversation, or a part that the model does not read.
+        """
+        if not has_parts(messages):
+            return Prompt(self.chat_ids(cast("Sequence[Message]", messages), start=start))
+        return chat_prompt(
+            self._tokens,
+            cast("Sequence[Mapping[str, Any]]", messages),
+            senses=self.lm.senses,
+            template=self.settings.template,
+            start=start,
+            rules=self.media_rules,
+        )
 
     def grammar(self, response_format: Mapping[str, Any] | OutputFormat) -> Grammar:
         """Compile the grammar of an output format, for ``SamplingParams(mask=grammar.start)``.
@@ -650,6 +688,17 @@ class GritLM:
         return self.lm.causal
 
     @property
+    def senses(self) -> Senses | None:
+        """Towers by which the model reads images and sound; None for text only."""
+        return self.lm.senses
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """What the model reads: ``text``, and ``image`` or ``sound`` if it has towers for them."""
+        senses = self.lm.senses
+        return ("text", *(kind for kind in KINDS if senses is not None and kind in senses.kinds))
+
+    @property
     def device(self) -> torch.device:
         return self.lm.device
 
@@ -689,11 +738,17 @@ class GritLM:
         return frozenset(i for i in [*known, self.tokenizer.eos_token_id] if i is not None)
 
     def num_parameters(self) -> int:
-        return int(self.lm.causal.num_parameters()) + quantized_parameters(self.lm.causal)
+        """Return the number of parameters, those of towers for images and sound included."""
+        senses = self.lm.senses
+        towers = 0 if senses is None else sum(p.numel() for p in senses.module.parameters())
+        own = int(self.lm.causal.num_parameters()) + quantized_parameters(self.lm.causal)
+        return own + towers
 
     def memory_bytes(self) -> int:
         """Return the size of the weights and buffers in bytes."""
-        return int(self.lm.causal.get_memory_footprint())
+        senses = self.lm.senses
+        towers = 0 if senses is None else sum(p.nbytes for p in senses.module.parameters())
+        return int(self.lm.causal.get_memory_footprint()) + towers
 
     def kv_bytes_per_token(self) -> int:
         """Return the bytes of the keys and values of a token, in the dtype of the model."""
@@ -707,6 +762,11 @@ class GritLM:
         if limit is not None and requested > limit:
             raise InputError(f"max_length={requested}, the model takes at most {limit} tokens")
         return requested
+
+    def _media_length(self, requested: int | None) -> int:
+        """Return the maximum length of an input with images or sound, in tokens."""
+        limit = self.lm.max_positions
+        return requested or (1 << 20 if limit is None else limit)
 
     def _shortened(self, vectors_ND: Tensor, size: int | None) -> Tensor:
         if size is None:

@@ -1,0 +1,59 @@
+"""Families of models that read images or sound, by the model type in their configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gritlm.errors import ModelError
+from gritlm.lm.media.native import NativeSenses
+from gritlm.lm.media.processors import load_processor
+from gritlm.lm.media.text_decoder import decoder_name, text_decoder
+
+FAMILIES: dict[str, type[NativeSenses]] = {
+    "idefics3": NativeSenses,
+    "smolvlm": NativeSenses,
+}
+
+
+def has_senses(config: Any) -> bool:
+    """Return whether a configuration has parts for other things than text."""
+    return config.get_text_config() is not config
+
+
+def require_family(config: Any, source: str) -> None:
+    """Refuse a model with towers of a family that is not known.
+
+    Args:
+        config: configuration of the model.
+        source: folder or hub id, for the message.
+
+    Raises:
+        ModelError: for another family, by its name.
+    """
+    kind = config.model_type
+    if kind not in FAMILIES:
+        raise ModelError(
+            f"{source}: {kind!r} reads more than text, in a way that gritlm does not know; it "
+            f"takes {', '.join(FAMILIES)}; to use its text decoder, save that as a checkpoint of "
+            "its own"
+        )
+
+
+def with_senses(
+    whole: Any, source: str, tokenizer: Any, hub: Mapping[str, Any]
+) -> tuple[Any, NativeSenses]:
+    """Return the text decoder of a model, with its LM head if any, and its senses.
+
+    Args:
+        whole: the model, as transformers loads it. It loses its text decoder.
+        source: folder or hub id.
+        tokenizer: its tokenizer.
+        hub: options of ``from_pretrained`` for the download.
+    """
+    core = whole.base_model
+    processor = load_processor(source, core.config, tokenizer, hub)
+    model = text_decoder(whole)
+    decoder = model.base_model
+    del core._modules[decoder_name(core)]  # the senses are towers and projectors only
+    return model, FAMILIES[core.config.model_type](core.eval(), decoder, processor)

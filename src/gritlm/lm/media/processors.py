@@ -1,0 +1,87 @@
+"""Processors of checkpoints: from images and sounds to token ids and inputs of the towers.
+
+They are those of transformers, with its PIL and numpy backends. Processors of models that read
+videos too need torchvision for these; videos are not read here, so their part is left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gritlm.errors import ModelError, require_libraries
+
+_LEGACY_TEMPLATE = "chat_template.json"
+
+
+def load_processor(source: str, config: Any, tokenizer: Any, hub: Mapping[str, Any]) -> Any:
+    """Return the processor of a checkpoint, without its part for videos.
+
+    Args:
+        source: folder or hub id.
+        config: configuration of the checkpoint.
+        tokenizer: its tokenizer, to which the processor may add its special tokens.
+        hub: options of ``from_pretrained`` for the download.
+
+    Raises:
+        MissingExtraError: when Pillow is not installed.
+    """
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+
+    kind: Any = PROCESSOR_MAPPING[type(config)]
+    parts = [_part(name, source, tokenizer, hub) for name in kind.get_attributes()]
+    settings, _ = kind.get_processor_dict(source, **hub)
+    return _without_video(kind).from_args_and_dict(parts, settings)
+
+
+def _part(name: str, source: str, tokenizer: Any, hub: Mapping[str, Any]) -> Any:
+    """Return a part of a processor; None for the part for videos."""
+    if name == "tokenizer":
+        return tokenizer
+    if name == "image_processor":
+        require_libraries(["PIL"], what="a model that reads images needs", extra="media")
+        from transformers import AutoImageProcessor
+
+        return AutoImageProcessor.from_pretrained(source, backend="pil", **hub)
+    if name in ("feature_extractor", "audio_processor"):
+        from transformers import AutoFeatureExtractor
+
+        return AutoFeatureExtractor.from_pretrained(source, **hub)
+    return None
+
+
+def _without_video(kind: type[Any]) -> type[Any]:
+    """Return a class of processors that does not check the type of parts that are missing."""
+
+    class Processor(kind):  # type: ignore[misc]
+        def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
+            if argument is None:
+                return type(None)
+            return super().check_argument_for_proper_class(argument_name, argument)
+
+    return Processor
+
+
+def older_template(source: str, hub: Mapping[str, Any]) -> str | None:
+    """Return the chat template in the file of older processors; None without that file.
+
+    Args:
+        source: folder or hub id.
+        hub: options of ``from_pretrained`` for the download.
+
+    Raises:
+        ModelError: for a file that is damaged.
+    """
+    from transformers.utils.hub import cached_file
+
+    path = cached_file(source, _LEGACY_TEMPLATE, _raise_exceptions_for_missing_entries=False, **hub)
+    if path is None:
+        return None
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{path}: no valid JSON ({error}); download it again") from None
+    template = found.get("chat_template") if isinstance(found, dict) else None
+    return template if isinstance(template, str) else None
