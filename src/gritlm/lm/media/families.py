@@ -6,13 +6,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from gritlm.errors import ModelError
+from gritlm.lm.media.hearing import Qwen2AudioSenses, VoxtralSenses
 from gritlm.lm.media.native import NativeSenses
 from gritlm.lm.media.processors import load_processor
 from gritlm.lm.media.text_decoder import decoder_name, text_decoder
+from gritlm.lm.media.vision import Gemma3Senses, Qwen3VisionSenses, QwenVisionSenses
 
 FAMILIES: dict[str, type[NativeSenses]] = {
+    "gemma3": Gemma3Senses,
     "idefics3": NativeSenses,
+    "internvl": NativeSenses,
+    "llava_onevision": NativeSenses,
+    "qwen2_5_vl": QwenVisionSenses,
+    "qwen2_audio": Qwen2AudioSenses,
+    "qwen2_vl": QwenVisionSenses,
+    "qwen3_vl": Qwen3VisionSenses,
     "smolvlm": NativeSenses,
+    "voxtral": VoxtralSenses,
 }
 
 

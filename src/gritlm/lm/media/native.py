@@ -37,22 +37,21 @@ class NativeSenses(Senses):
         processor: its processor.
 
     Attributes:
+        reads: what models of the family read.
         around: tokens before and after an image or a sound where no chat template writes them.
     """
 
+    reads: ClassVar[frozenset[Kind]] = frozenset({"image"})
     around: ClassVar[Mapping[Kind, tuple[str, str]]] = {}
 
     def __init__(self, core: Any, decoder: Any, processor: Any) -> None:
         self.module = core
         self.decoder = decoder
         self.processor = processor
-        self.kinds = self._kinds()
+        self.kinds = self.reads
         names = {"image": "image_token", "sound": "audio_token"}
         self.media_tokens = {kind: getattr(processor, names[kind]) for kind in self.kinds}
         self._maker = fingerprint(core)
-
-    def _kinds(self) -> frozenset[Kind]:
-        return frozenset({"image"})
 
     def read(self, content: DecodedImage | DecodedSound) -> MediaTokens:
         """Return the tokens of an image or a sound, as the processor of the model makes them."""

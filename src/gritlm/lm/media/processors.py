@@ -28,12 +28,21 @@ def load_processor(source: str, config: Any, tokenizer: Any, hub: Mapping[str, A
     Raises:
         MissingExtraError: when Pillow is not installed.
     """
-    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
-
-    kind: Any = PROCESSOR_MAPPING[type(config)]
+    kind = _kind(config)
     parts = [_part(name, source, tokenizer, hub) for name in kind.get_attributes()]
     settings, _ = kind.get_processor_dict(source, **hub)
     return _without_video(kind).from_args_and_dict(parts, settings)
+
+
+def _kind(config: Any) -> Any:
+    """Return the class of the processor of a model.
+
+    That of SmolVLM needs a library for the texts around videos; for images it is that of Idefics3.
+    """
+    from transformers import Idefics3Processor
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+
+    return Idefics3Processor if config.model_type == "smolvlm" else PROCESSOR_MAPPING[type(config)]
 
 
 def _part(name: str, source: str, tokenizer: Any, hub: Mapping[str, Any]) -> Any:

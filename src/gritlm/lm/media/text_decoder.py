@@ -93,5 +93,6 @@ def text_decoder(whole: Any) -> Any:
         causal.config = config
     else:
         causal = DecoderWithHead(decoder, whole.lm_head)
+    config.tie_word_embeddings = causal.lm_head.weight is decoder.get_input_embeddings().weight
     causal.generation_config = whole.generation_config
     return causal.eval()
