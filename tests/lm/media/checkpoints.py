@@ -179,9 +179,7 @@ def gemma3(folder: Path) -> Path:
         eoi_token_index=eoi,
         image_token_index=image,
     )
-    images = image_processing_pil_gemma3.Gemma3ImageProcessorPil(
-        size={"height": 28, "width": 28}
-    )
+    images = image_processing_pil_gemma3.Gemma3ImageProcessorPil(size={"height": 28, "width": 28})
     kind = hf.Gemma3ForConditionalGeneration
     return _save(folder, kind, config, tokens, images, image_seq_length=4)
 

@@ -20,9 +20,7 @@ class Qwen2AudioSenses(NativeSenses):
     """Qwen2-Audio: a sound of up to 30 s, a token for 40 ms of it."""
 
     reads: ClassVar[frozenset[Kind]] = frozenset({"sound"})
-    around: ClassVar[Mapping[Kind, tuple[str, str]]] = {
-        "sound": ("<|audio_bos|>", "<|audio_eos|>")
-    }
+    around: ClassVar[Mapping[Kind, tuple[str, str]]] = {"sound": ("<|audio_bos|>", "<|audio_eos|>")}
 
     def _pass(self, kind: Kind, inputs: Mapping[str, Any]) -> MediaFeatures:
         """Return the states of the steps with sound, as the model computes them in its forward."""
