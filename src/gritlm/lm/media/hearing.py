@@ -54,7 +54,7 @@ class VoxtralSenses(NativeSenses):
     def _processed_sound(self, content: DecodedSound) -> Mapping[str, Any]:
         """Return the windows of a sound (B, F, S), padded to a whole number of them."""
         extractor = self.processor.feature_extractor
-        samples = resampled(content, extractor.sampling_rate)
+        samples = resampled(content, int(extractor.sampling_rate)).samples
         found = extractor(
             samples,
             sampling_rate=extractor.sampling_rate,

@@ -84,7 +84,7 @@ class NativeSenses(Senses):
         self._require_short(content)
         return self.processor(
             text=[self.media_tokens["sound"]],
-            audio=[resampled(content, rate)],
+            audio=[resampled(content, rate).samples],
             sampling_rate=rate,
             add_special_tokens=False,
             return_tensors="pt",

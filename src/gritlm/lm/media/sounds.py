@@ -53,8 +53,8 @@ def decode_sound(part: SoundPart, rules: MediaRules) -> DecodedSound:
     return DecodedSound(np.ascontiguousarray(mono, dtype=np.float32), rate)
 
 
-def resampled(sound: DecodedSound, rate: int) -> NDArray[np.float32]:
-    """Return the samples of a sound at another rate, low-pass filtered.
+def resampled(sound: DecodedSound, rate: int) -> DecodedSound:
+    """Return a sound at another rate, low-pass filtered.
 
     The filter is a windowed sinc, as in torchaudio.
 
@@ -63,7 +63,7 @@ def resampled(sound: DecodedSound, rate: int) -> NDArray[np.float32]:
         rate: samples per second.
     """
     if sound.rate == rate:
-        return sound.samples
+        return sound
     ratio = Fraction(rate, sound.rate).limit_denominator(_TERM)
     old, new = ratio.denominator, ratio.numerator
     cutoff = min(old, new) * _ROLLOFF
@@ -76,7 +76,7 @@ def resampled(sound: DecodedSound, rate: int) -> NDArray[np.float32]:
     padded_N = F.pad(torch.from_numpy(sound.samples), (width, width + old))
     made_MS = F.conv1d(padded_N[None, None], filter_MK[:, None], stride=old)[0]
     length = -(-new * len(sound.samples) // old)
-    return np.ascontiguousarray(made_MS.T.flatten()[:length].numpy())
+    return DecodedSound(np.ascontiguousarray(made_MS.T.flatten()[:length].numpy()), rate)
 
 
 def _as_floats(array: Any, name: str) -> NDArray[np.float32]:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from gritlm.errors import InputError
-from gritlm.lm.media.decoding import resampled
 from gritlm.lm.media.senses import (
     DecodedImage,
     DecodedSound,
@@ -22,6 +21,7 @@ from gritlm.lm.media.senses import (
     Senses,
     placeholder_ids,
 )
+from gritlm.lm.media.sounds import resampled
 from gritlm.lm.media.towers import efficientnet, whisper
 from gritlm.lm.media.towers.efficientnet import EfficientNetLite0
 from gritlm.lm.media.towers.projector import Projector
