@@ -48,6 +48,13 @@ class WhisperTower:
         self.encoder = WhisperEncoder(config).eval().requires_grad_(False)
         self.encoder.load_state_dict(_renamed(weights, layers))
 
+    def spectrogram(self, samples: NDArray[np.float32]) -> Tensor:
+        """Return the log-mel spectrogram (1, bands, N) of a sound, padded to whole frames."""
+        mel = self._spectrogram(
+            samples, sampling_rate=RATE, padding=False, pad_to_multiple_of=_HOP, return_tensors="pt"
+        )
+        return mel.input_features.to(self.encoder.dtype)
+
     @torch.inference_mode()
     def read(self, samples: NDArray[np.float32]) -> Tensor:
         """Return the features (M, F) of a sound of at most 30 seconds.
@@ -58,10 +65,7 @@ class WhisperTower:
         Args:
             samples: samples from -1 to 1, at 16 kHz.
         """
-        mel = self._spectrogram(
-            samples, sampling_rate=RATE, padding=False, pad_to_multiple_of=_HOP, return_tensors="pt"
-        )
-        hidden_BFM = F.gelu(self.encoder.conv1(mel.input_features.to(self.encoder.dtype)))
+        hidden_BFM = F.gelu(self.encoder.conv1(self.spectrogram(samples)))
         hidden_BMF = F.gelu(self.encoder.conv2(hidden_BFM)).transpose(1, 2)
         hidden_BMF = hidden_BMF + self.encoder.embed_positions.weight[: hidden_BMF.shape[1]]
         for layer in self.encoder.layers:
