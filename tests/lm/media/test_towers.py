@@ -100,7 +100,9 @@ def test_window_of_thirty_seconds_is_what_transformers_computes() -> None:
 def test_short_sound_has_fifty_features_a_second(seconds: float) -> None:
     tower = WhisperTower(_whisper()[1])
     samples = _sound(seconds)
-    assert len(tower.read(samples)) == whisper.frames(len(samples)) == max(1, -(-len(samples) // 320))
+    assert (
+        len(tower.read(samples)) == whisper.frames(len(samples)) == max(1, -(-len(samples) // 320))
+    )
 
 
 def test_weights_of_a_ctranslate2_file(tmp_path: Path) -> None:

@@ -41,7 +41,9 @@ def read_weights(path: Path, *, prefix: str) -> dict[str, Tensor]:
                 if name.startswith(prefix):
                     found[name.removeprefix(prefix)] = tensor
     except (struct.error, UnicodeDecodeError, IndexError, ValueError) as error:
-        raise ModelError(f"{path}: not a whole CTranslate2 model ({error}); fetch it again") from None
+        raise ModelError(
+            f"{path}: not a whole CTranslate2 model ({error}); fetch it again"
+        ) from None
     return found
 
 

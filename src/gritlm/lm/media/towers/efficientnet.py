@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 SIZE = 224  # pixels of a side of an input image
 GRID = 7  # positions of a side of the features
@@ -86,7 +86,14 @@ class _Convolution(nn.Module):
     """A convolution with TensorFlow's padding, batch normalisation, and ReLU6 or none."""
 
     def __init__(
-        self, inputs: int, out: int, *, kernel: int, stride: int = 1, groups: int = 1, relu: bool = True
+        self,
+        inputs: int,
+        out: int,
+        *,
+        kernel: int,
+        stride: int = 1,
+        groups: int = 1,
+        relu: bool = True,
     ) -> None:
         super().__init__()
         self.convolution = nn.Conv2d(inputs, out, kernel, stride, groups=groups, bias=False)

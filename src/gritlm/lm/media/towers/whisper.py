@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 from transformers import WhisperConfig, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 RATE = 16_000  # samples a second
 WINDOW = 30  # seconds that the encoder reads in one pass
 _HOP = 320  # samples of a frame of the output
+_SHORTEST = 640  # samples; the spectrogram is not defined for fewer than 201
 
 
 def frames(samples: int) -> int:
@@ -34,7 +35,9 @@ class WhisperTower:
 
     def __init__(self, weights: dict[str, Tensor]) -> None:
         size, bands, _ = weights["conv1/weight"].shape
-        layers = len({name.split("/")[0] for name in weights if name.startswith("layer_")} - {"layer_norm"})
+        layers = len(
+            {name.split("/")[0] for name in weights if name.startswith("layer_")} - {"layer_norm"}
+        )
         config = WhisperConfig(
             d_model=size,
             num_mel_bins=bands,
@@ -50,9 +53,9 @@ class WhisperTower:
 
     def spectrogram(self, samples: NDArray[np.float32]) -> Tensor:
         """Return the log-mel spectrogram (1, bands, N) of a sound, padded to whole frames."""
-        mel = self._spectrogram(
-            samples, sampling_rate=RATE, padding=False, pad_to_multiple_of=_HOP, return_tensors="pt"
-        )
+        whole = max(_SHORTEST, frames(len(samples)) * _HOP)
+        padded = np.pad(samples, (0, whole - len(samples)))
+        mel = self._spectrogram(padded, sampling_rate=RATE, padding=False, return_tensors="pt")
         return mel.input_features.to(self.encoder.dtype)
 
     @torch.inference_mode()
