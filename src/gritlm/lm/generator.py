@@ -106,7 +106,12 @@ def prefill_with_logits(lm: UnifiedLM, cache: Cache, ids: Sequence[int]) -> Tens
 
 @torch.inference_mode()
 def prefill_in_pieces(
-    lm: UnifiedLM, cache: Cache, ids: Sequence[int], checkpoint: Callable[[], None] | None
+    lm: UnifiedLM,
+    cache: Cache,
+    ids: Sequence[int],
+    checkpoint: Callable[[], None] | None,
+    *,
+    media: Sequence[MediaTokens] = (),
 ) -> Tensor:
     """Prefill a cache, in pieces of :data:`PIECE` tokens if there is a checkpoint callback.
 
@@ -115,17 +120,30 @@ def prefill_in_pieces(
         cache: cache of the tokens before; extended in place.
         ids: token ids.
         checkpoint: callback between the pieces; None where no other work waits for the model.
+        media: images and sounds of the prompt, none of which is cut.
 
     Returns:
         The logits of the next token (V,).
     """
     if checkpoint is None or not is_preallocated(cache):
-        return prefill(lm, cache, ids)  # other kinds of cache may need a single pass
-    for start in range(0, len(ids), PIECE):
-        if start:
-            checkpoint()
-        logits_V = prefill(lm, cache, ids[start : start + PIECE])
-    return logits_V
+        return prefill(lm, cache, ids, media=media)  # other caches may need a single pass
+    start = 0
+    while True:
+        end = _end_of_piece(ids, start + PIECE)
+        piece = ids[start:end]
+        needed = media if any(token < 0 for token in piece) else ()
+        logits_V = prefill(lm, cache, piece, media=needed)
+        if end >= len(ids):
+            return logits_V
+        start = end
+        checkpoint()
+
+
+def _end_of_piece(ids: Sequence[int], end: int) -> int:
+    """Return the end of a piece, behind the placeholders of an image that would be cut."""
+    while end < len(ids) and ids[end] < 0 and ids[end - 1] < 0:
+        end += 1
+    return end
 
 
 def decode_pass(lm: UnifiedLM, cache: Cache, lookup: PromptLookup | None = None) -> DecodePass:

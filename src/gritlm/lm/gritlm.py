@@ -175,6 +175,8 @@ class GritLM:
         tokenizer: PreTrainedTokenizerBase,
         settings: ModelSettings,
         projection: nn.Linear | None = None,
+        *,
+        senses: Senses | None = None,
     ) -> GritLM:
         """Return a GritLM for a transformers model that is in memory, e.g. in training.
 
@@ -183,12 +185,14 @@ class GritLM:
             tokenizer: its tokenizer.
             settings: its settings, with ``template`` other than ``auto``.
             projection: layer applied to the states before pooling; None for no projection.
+            senses: towers by which the model reads images and sound; None for text only.
         """
         wrapped = cls.__new__(cls)
         wrapped.source = "a model in memory"
         wrapped.adapter = None
         wrapped.dtype_reason = "as handed in"
-        wrapped._assemble(UnifiedLM(model), tokenizer, settings, projection, "unified")
+        lm = UnifiedLM(model, senses=senses)
+        wrapped._assemble(lm, tokenizer, settings, projection, "unified")
         return wrapped
 
     def _assemble(

@@ -160,6 +160,14 @@ class UnifiedLM:
         self._fingerprint: tuple[object, str] | None = None
         self._rope: tuple[RopeTable | None] | None = None
 
+    def without_head(self, longest: int | None) -> UnifiedLM:
+        """Return the model without its LM head.
+
+        Args:
+            longest: maximum length of a text in tokens; None for that of the model.
+        """
+        return UnifiedLM(self.decoder, longest=longest, senses=self.senses)
+
     @property
     def config(self) -> Any:
         return self.decoder.config

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gritlm import GritLM
 from gritlm.errors import InputError, ModelError
+from gritlm.lm import generator
 from gritlm.lm.generator import prefill, prefix_cache
 from gritlm.lm.media.inputs import as_parts
 from gritlm.lm.media.limits import LOCAL
@@ -269,3 +270,29 @@ def test_a_model_says_what_it_reads(cases):
     assert cases("idefics3").grit.reads == ("text", "image")
     assert cases("voxtral").grit.reads == ("text", "sound")
     assert set(IMAGES) | {"qwen2_audio", "voxtral"} == set(FAMILIES)
+
+
+@pytest.mark.parametrize("name", ["gemma3", "idefics3", "internvl", "qwen3_vl", "voxtral"])
+def test_a_saved_model_is_the_same_model(cases, name, tmp_path):
+    case = cases(name)
+    case.grit.save_pretrained(tmp_path)
+    again = GritLM(tmp_path, dtype="float32", device="cpu")
+    inputs = [{"text": "What is this?", **case.media(0)}, "A text."]
+    np.testing.assert_array_equal(again.encode(inputs), case.grit.encode(inputs))
+    assert again.reads == case.grit.reads
+    assert again.chat("What?", max_new_tokens=4) == case.grit.chat("What?", max_new_tokens=4)
+
+
+def test_a_prompt_in_pieces_equals_a_prompt_in_one(cases, monkeypatch):
+    """Pieces end behind an image, whose tokens Gemma 3 reads together."""
+    case = cases("gemma3")
+    lm = case.grit.lm
+    prompt = prompt_of(case, ["Some text before.", image(1), "and after it.", image(2), "more"])
+    whole_V = prefill(lm, lm.new_cache(64), prompt.ids, media=prompt.media)
+    monkeypatch.setattr(generator, "PIECE", 11)
+    pauses: list[int] = []
+    pieces_V = generator.prefill_in_pieces(
+        lm, lm.new_cache(64), prompt.ids, lambda: pauses.append(1), media=prompt.media
+    )
+    assert pauses
+    torch.testing.assert_close(pieces_V, whole_V, **CLOSE)

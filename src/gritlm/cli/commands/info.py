@@ -43,6 +43,7 @@ def _model(lm: GritLM) -> dict[str, Any]:
         "dtype_reason": lm.dtype_reason,
         "quantization": lm.quantization,
         "device": str(lm.device),
+        "reads": ", ".join(lm.reads),
     }
 
 

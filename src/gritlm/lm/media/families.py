@@ -9,7 +9,7 @@ from gritlm.errors import ModelError
 from gritlm.lm.media.hearing import Qwen2AudioSenses, VoxtralSenses
 from gritlm.lm.media.native import NativeSenses
 from gritlm.lm.media.processors import load_processor
-from gritlm.lm.media.text_decoder import decoder_name, text_decoder
+from gritlm.lm.media.text_decoder import text_decoder
 from gritlm.lm.media.vision import Gemma3Senses, Qwen3VisionSenses, QwenVisionSenses
 
 FAMILIES: dict[str, type[NativeSenses]] = {
@@ -56,14 +56,11 @@ def with_senses(
     """Return the text decoder of a model, with its LM head if any, and its senses.
 
     Args:
-        whole: the model, as transformers loads it. It loses its text decoder.
+        whole: the model, as transformers loads it. It loses its text decoder and its LM head.
         source: folder or hub id.
         tokenizer: its tokenizer.
         hub: options of ``from_pretrained`` for the download.
     """
-    core = whole.base_model
-    processor = load_processor(source, core.config, tokenizer, hub)
+    processor = load_processor(source, whole.config, tokenizer, hub)
     model = text_decoder(whole)
-    decoder = model.base_model
-    del core._modules[decoder_name(core)]  # the senses are towers and projectors only
-    return model, FAMILIES[core.config.model_type](core.eval(), decoder, processor)
+    return model, FAMILIES[whole.config.model_type](whole.eval(), processor)

@@ -5,14 +5,18 @@ Shapes: M placeholders, D hidden size, T tokens.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from gritlm.errors import GritLMError, InputError, ModelError, one_line
+from gritlm.lm.attention.views import shell
 from gritlm.lm.fingerprint import fingerprint
+from gritlm.lm.media.processors import Processor
 from gritlm.lm.media.senses import (
     DecodedImage,
     DecodedSound,
@@ -23,6 +27,7 @@ from gritlm.lm.media.senses import (
     placeholder_ids,
 )
 from gritlm.lm.media.sounds import resampled
+from gritlm.lm.media.text_decoder import decoder_name
 
 # What a processor returns next to the inputs of the tower.
 _OF_TEXT = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
@@ -32,8 +37,7 @@ class NativeSenses(Senses):
     """Towers and projectors of a model of transformers, without its text decoder.
 
     Args:
-        core: the model without its LM head; its text decoder may be missing.
-        decoder: its text decoder.
+        whole: the model, as transformers loads it. It loses its text decoder and its LM head.
         processor: its processor.
 
     Attributes:
@@ -44,13 +48,18 @@ class NativeSenses(Senses):
     reads: ClassVar[frozenset[Kind]] = frozenset({"image"})
     around: ClassVar[Mapping[Kind, tuple[str, str]]] = {}
 
-    def __init__(self, core: Any, decoder: Any, processor: Any) -> None:
+    def __init__(self, whole: Any, processor: Processor) -> None:
+        core = whole.base_model
+        self._whole = whole
+        self._decoder_name = decoder_name(core)
+        self.decoder = core._modules.pop(self._decoder_name)
+        whole._modules.pop("lm_head", None)
         self.module = core
-        self.decoder = decoder
-        self.processor = processor
+        self.processor = processor.made
+        self._settings = processor.settings
         self.kinds = self.reads
         names = {"image": "image_token", "sound": "audio_token"}
-        self.media_tokens = {kind: getattr(processor, names[kind]) for kind in self.kinds}
+        self.media_tokens = {kind: getattr(processor.made, names[kind]) for kind in self.kinds}
         self._maker = fingerprint(core)
 
     def read(self, content: DecodedImage | DecodedSound) -> MediaTokens:
@@ -151,6 +160,19 @@ class NativeSenses(Senses):
         del kind
         output = self.module.get_image_features(**inputs, return_dict=True)
         return MediaFeatures(as_rows(output.pooler_output))
+
+    def save(self, model: Any, folder: Path) -> None:
+        """Write the whole model and the parts of its processor to a folder."""
+        whole = shell(self._whole)
+        core = whole.base_model
+        core._modules[self._decoder_name] = model.base_model
+        if model is not model.base_model:
+            whole._modules["lm_head"] = model.lm_head
+        whole.save_pretrained(folder)
+        for name in ("image_processor", "feature_extractor"):
+            if (part := getattr(self.processor, name, None)) is not None:
+                part.save_pretrained(folder)
+        (folder / "processor_config.json").write_text(json.dumps(self._settings, indent=2) + "\n")
 
 
 def as_rows(states: Any) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,20 @@ from gritlm.errors import ModelError, require_libraries
 _LEGACY_TEMPLATE = "chat_template.json"
 
 
-def load_processor(source: str, config: Any, tokenizer: Any, hub: Mapping[str, Any]) -> Any:
+@dataclass(frozen=True)
+class Processor:
+    """Processor of a checkpoint.
+
+    Attributes:
+        made: the processor, of transformers.
+        settings: its own settings in ``processor_config.json``, without those of its parts.
+    """
+
+    made: Any
+    settings: dict[str, Any]
+
+
+def load_processor(source: str, config: Any, tokenizer: Any, hub: Mapping[str, Any]) -> Processor:
     """Return the processor of a checkpoint, without its part for videos.
 
     Args:
@@ -30,8 +44,10 @@ def load_processor(source: str, config: Any, tokenizer: Any, hub: Mapping[str, A
     """
     kind = _kind(config)
     parts = [_part(name, source, tokenizer, hub) for name in kind.get_attributes()]
-    settings, _ = kind.get_processor_dict(source, **hub)
-    return _without_video(kind).from_args_and_dict(parts, settings)
+    found, _ = kind.get_processor_dict(source, **hub)
+    attributes = [*kind.get_attributes(), "processor_class", "chat_template", "auto_map"]
+    settings = {name: value for name, value in found.items() if name not in attributes}
+    return Processor(_without_video(kind).from_args_and_dict(parts, settings), settings)
 
 
 def _kind(config: Any) -> Any:

@@ -12,12 +12,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from gritlm.errors import ModelError
 
 Kind = Literal["image", "sound"]
 KINDS: tuple[Kind, ...] = ("image", "sound")
@@ -160,6 +163,19 @@ class Senses(Protocol):
         del run
         return {}
 
+    def save(self, model: Any, folder: Path) -> None:
+        """Write the weights and the configuration of a model with its senses to a folder.
+
+        Args:
+            model: the text decoder, with its LM head if any.
+            folder: the target.
+
+        Raises:
+            ModelError: for senses that are not saved with a model.
+        """
+        del model, folder
+        raise ModelError(f"{type(self).__name__} is not saved together with a model")
+
 
 def placeholder_ids(inputs: Mapping[str, Any], maker: str, count: int) -> tuple[int, ...]:
     """Return the negative ids of the placeholders of an image or a sound.
@@ -171,13 +187,23 @@ def placeholder_ids(inputs: Mapping[str, Any], maker: str, count: int) -> tuple[
     """
     digest = hashlib.shake_128(maker.encode())
     for name in sorted(inputs):
-        value = inputs[name]
         digest.update(f"\0{name}\0".encode())
-        if isinstance(value, Tensor):
-            array = value.detach().to("cpu").contiguous().flatten()
-            digest.update(f"{tuple(value.shape)}{value.dtype}".encode())
-            digest.update(array.view(torch.uint8).numpy().tobytes())
-        else:
-            digest.update(repr(value).encode())
+        _add(digest, inputs[name])
     numbers = np.frombuffer(digest.digest(8 * count), dtype=np.uint64) | _TOP_BIT
     return tuple(numbers.astype(np.int64).tolist())
+
+
+def _add(digest: Any, value: Any) -> None:
+    """Add a value to a digest: a tensor, an array, or a list of values."""
+    if isinstance(value, Tensor):
+        flat = value.detach().to("cpu").contiguous().flatten()
+        digest.update(f"{tuple(value.shape)}{value.dtype}".encode())
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
+    elif isinstance(value, np.ndarray):
+        digest.update(f"{value.shape}{value.dtype}".encode())
+        digest.update(np.ascontiguousarray(value).tobytes())
+    elif isinstance(value, list | tuple):
+        for each in value:
+            _add(digest, each)
+    else:
+        digest.update(f"\0{value!r}".encode())

@@ -48,7 +48,7 @@ class Qwen3VisionSenses(QwenVisionSenses):
 
 
 class Gemma3Senses(NativeSenses):
-    """Gemma 3: in the causal pass, the tokens of an image attend to each other in both directions."""
+    """Gemma 3: in the causal pass too, the tokens of an image attend to all of them."""
 
     def decoder_options(self, run: MediaPass) -> dict[str, Any]:
         """Return the attention masks of a causal pass."""

@@ -1,0 +1,174 @@
+"""The library with images and sound: mixed inputs, chats, refusals."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+
+from gritlm import GritLM
+from gritlm.errors import InputError
+from gritlm.lm.chat_template import needs_parts
+from tests.lm.media.checkpoints import TEMPLATE
+from tests.lm.media.conftest import image, sound
+
+
+def test_vectors_of_mixed_inputs_are_in_one_space(seeing):
+    inputs = ["A text.", image(), {"text": "t", "image": image(1)}, ["a", image(2)]]
+    vectors = seeing.encode(inputs)
+    assert vectors.shape == (4, seeing.embedding_dimension)
+    assert seeing.encode(image()).shape == (seeing.embedding_dimension,)
+    queries = seeing.encode_query([image(), "A text."])
+    documents = seeing.encode_document([{"title": "T", "image": image()}, {"text": "A text."}])
+    assert seeing.similarity(queries, documents).shape == (2, 2)
+    np.testing.assert_allclose(
+        seeing.encode({"image": image()}), seeing.encode([image()])[0], rtol=0, atol=1e-6
+    )
+
+
+def test_an_instruction_is_read_and_not_pooled(seeing):
+    header = "<|user|>\nFind the picture\n<|embed|>\n"
+    plain = seeing.encode([image()])
+    instructed = seeing.encode([image()], instruction=header)
+    pooled = seeing.encode([image()], instruction=header, embed_instruction=True)
+    assert not np.allclose(plain, instructed, atol=1e-3)
+    assert not np.allclose(pooled, instructed, atol=1e-3)
+
+
+def test_inputs_with_media_are_held_in_windows(seeing, monkeypatch):
+    expected = seeing.encode([image(seed) for seed in range(5)])
+    monkeypatch.setattr("gritlm.lm.encoder.WINDOW", 2)
+    found = seeing.encode([image(seed) for seed in range(5)])
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+def test_blocks_are_in_the_order_of_the_inputs(seeing):
+    _, blocks = seeing.encode([image(), "A text.", image(1)], get_cache=True)
+    assert [min(block.token_ids.tolist()) < 0 for block in blocks] == [True, False, True]
+    same, other = (
+        [n for n in block.token_ids.tolist() if n < 0]
+        for block in seeing.encode([image(), image(1)], get_cache=True)[1]
+    )
+    assert same == [n for n in blocks[0].token_ids.tolist() if n < 0]
+    assert not set(same) & set(other)
+
+
+def test_an_input_with_an_image_is_not_cut(seeing):
+    with pytest.raises(InputError, match=r"input 1 of 2 has \d+ tokens, \d+ of them of images"):
+        seeing.encode(["A text.", image()], max_length=20)
+    with pytest.raises(InputError, match=r"the maximum is 512"):
+        seeing.encode([[image(seed, (56, 56)) for seed in range(20)]])
+
+
+def test_a_kind_that_the_model_does_not_read_is_refused(seeing, hearing):
+    with pytest.raises(InputError, match="is a sound, this model reads text and image"):
+        seeing.encode({"audio": sound()})
+    with pytest.raises(InputError, match="is a image, this model reads text and sound"):
+        hearing.encode({"image": image()})
+
+
+@pytest.mark.parametrize("value", [image(), [image()], {"image": image()}, [{"audio": sound()}]])
+def test_a_text_model_refuses_images_and_sounds(grit_of_text, value):
+    with pytest.raises(InputError, match="this model reads text only") as raised:
+        grit_of_text.encode(value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_chat_with_an_image_needs_a_model_for_it(grit_of_text):
+    part = {"type": "image", "image": image()}
+    with pytest.raises(InputError, match="this model reads text only"):
+        grit_of_text.chat([{"role": "user", "content": [part]}])
+    parts = [{"type": "text", "text": "One "}, {"type": "text", "text": "text."}]
+    both = [
+        grit_of_text.chat([{"role": "user", "content": content}], max_new_tokens=4)
+        for content in (parts, "One text.")
+    ]
+    assert both[0] == both[1]
+
+
+@pytest.fixture(scope="session")
+def grit_of_text(tiny_model) -> GritLM:
+    return GritLM(tiny_model(), dtype="float32", device="cpu")
+
+
+def test_a_sound_that_is_too_long_for_the_model_is_refused(hearing):
+    with pytest.raises(InputError, match=r"the sound of .*is 1\.5 s long, the model hears 1"):
+        hearing.encode({"audio": sound(seconds=1.5)})
+
+
+def test_long_sounds_are_windows_where_the_model_takes_them(cases):
+    model = cases("voxtral").grit
+    lengths = [len(model.chat_prompt(_heard(s)).media[0].placeholders) for s in (0.5, 1.5, 2.5)]
+    assert lengths == [lengths[0], 2 * lengths[0], 3 * lengths[0]]
+
+
+def _heard(seconds: float) -> list[dict]:
+    return [{"role": "user", "content": [{"type": "audio", "audio": sound(seconds=seconds)}]}]
+
+
+def test_text_of_an_input_is_never_a_token_of_media(seeing):
+    """The text names the tokens by which the template and the processor know an image."""
+    part = {"type": "image", "image": image()}
+    text = {"type": "text", "text": "Is <image> or <fake_token_around_image> an image?"}
+    prompt = seeing.chat_prompt([{"role": "user", "content": [text, part, text]}])
+    number = seeing.tokenizer.convert_tokens_to_ids("<image>")
+    assert number not in prompt.ids
+    assert len([n for n in prompt.ids if n < 0]) == len(prompt.media[0].placeholders)
+    fake = seeing.tokenizer.convert_tokens_to_ids("<fake_token_around_image>")
+    assert prompt.ids.count(fake) == prompt.media[0].ids.count(fake)
+
+
+def test_a_template_that_drops_plain_texts_gets_parts(seeing):
+    assert needs_parts(TEMPLATE)
+    assert not needs_parts("{% for m in messages %}{{ m['content'] }}{% endfor %}")
+    ids = seeing.chat_ids("What is this?")
+    assert "What is this?" in seeing.tokenizer.decode(ids)
+
+
+def test_penalties_and_drafts_ignore_the_tokens_of_images(seeing):
+    part = {"type": "image", "image": image()}
+    turns = [{"role": "user", "content": [part, {"type": "text", "text": "What is this?"}]}]
+    plain = seeing.chat(turns, max_new_tokens=6)
+    assert seeing.chat(turns, max_new_tokens=6, prompt_lookup_num_tokens=4) == plain
+    assert seeing.chat(turns, max_new_tokens=6, repetition_penalty=1.3, frequency_penalty=0.2)
+
+
+@pytest.mark.parametrize(
+    ("messages", "said"),
+    [
+        ([{"role": "robot", "content": ["x"]}], "message 0 has role 'robot'"),
+        ([{"role": "user", "content": [{"type": "hologram"}]}], "part 0 of message 0 has the type"),
+        ([{"role": "user", "content": []}], "message 0 is empty"),
+        (
+            [{"role": "user", "content": [image()]}, {"role": "assistant", "content": "x"}],
+            "the last message is the assistant's",
+        ),
+    ],
+)
+def test_a_bad_conversation_gets_one_clear_line(seeing, messages, said):
+    with pytest.raises(InputError, match=said):
+        seeing.chat(messages)
+
+
+def test_conversations_go_on_after_a_cached_image(seeing):
+    _, (block,) = seeing.encode([image()], get_cache=True)
+    part = {"type": "image", "image": image(1)}
+    assert seeing.chat("What is it?", kv=block, max_new_tokens=3)
+    assert seeing.chat([{"role": "user", "content": [part, "?"]}], kv=block, max_new_tokens=3)
+
+
+def test_transformers_generates_after_a_cached_image_where_positions_are_ordinary(seeing, cases):
+    _, (block,) = seeing.encode([image()], get_cache=True)
+    ids = seeing.tokenizer("What?", return_tensors="pt")
+    assert seeing.generate(ids, kv=block, max_new_tokens=3).shape[1] > ids["input_ids"].shape[1]
+    other = cases("qwen2_vl").grit
+    _, (block,) = other.encode([image()], get_cache=True)
+    with pytest.raises(InputError, match="use chat"):
+        other.generate(other.tokenizer("What?", return_tensors="pt"), kv=block, max_new_tokens=3)
+
+
+def test_texts_are_cut_as_ever_next_to_images(seeing, caplog):
+    with caplog.at_level(logging.WARNING):
+        seeing.encode(["word " * 400, image()], max_length=100)
+    assert "1 of 1 texts are longer than max_length=100" in caplog.text
