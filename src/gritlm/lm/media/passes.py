@@ -66,28 +66,20 @@ def decoder_inputs(
     """
     if senses is None:
         raise InputError("the prompt has an image or a sound, and this model reads text only")
-    ids = ids_T.tolist()
     items = _distinct(media)
-    placed = _placed(ids, items)
-    features = {index: senses.features(items[index]) for index in {each.item for each in placed}}
+    placed = _placed(ids_T.tolist(), items)
     table = decoder.get_input_embeddings()
-    known_T = _known(ids_T, placed, items, rows=table.weight.shape[0])
+    at_P = torch.tensor([each.token for each in placed], dtype=torch.long, device=ids_T.device)
+    known_T = ids_T.index_put((at_P,), _known(placed, items, len(table.weight)).to(ids_T))
     embedding_TD = table(known_T)
     deep: tuple[Tensor, ...] = ()
     if placed:
-        at_P = torch.tensor([each.token for each in placed], device=ids_T.device)
-        states = [features[each.item].states_MD[each.feature] for each in placed]
-        state_PD = torch.stack(states).to(embedding_TD.device, embedding_TD.dtype)
-        embedding_TD = embedding_TD.index_put((at_P.to(embedding_TD.device),), state_PD)
-        layers = max(len(each.deep) for each in features.values())
-        deep = tuple(
-            torch.stack([features[each.item].deep[layer][each.feature] for each in placed])
-            for layer in range(layers)
-        )
-    item_T = torch.full((len(ids),), -1)
-    for each in placed:
-        item_T[each.token] = each.item
-    run = MediaPass(known_T, tuple(lengths), item_T.to(ids_T.device), deep, held[0], causal)
+        state_PD, deep = _features(senses, placed, items)
+        place_P = at_P.to(embedding_TD.device)
+        embedding_TD = embedding_TD.index_put((place_P,), state_PD.to(embedding_TD))
+    item_T = torch.full_like(ids_T, -1)
+    item_T[at_P] = torch.tensor([each.item for each in placed], dtype=torch.long).to(ids_T)
+    run = MediaPass(known_T, tuple(lengths), item_T, deep, held[0], causal)
     position_ids, after = _positions(lengths, placed, items, start=held[1])
     arguments = {
         "inputs_embeds": embedding_TD[None],
@@ -95,6 +87,27 @@ def decoder_inputs(
         **senses.decoder_options(run),
     }
     return DecoderInputs(arguments, after)
+
+
+def _features(
+    senses: Senses, placed: Sequence[_Placed], items: Sequence[MediaTokens]
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Return the states (P, D) of all placeholders, and those of the first layers."""
+    found = {index: senses.features(items[index]) for index in {each.item for each in placed}}
+    starts = {}
+    count = 0
+    for index, features in found.items():
+        starts[index] = count
+        count += len(features.states_MD)
+    row_P = torch.tensor([starts[each.item] + each.feature for each in placed])
+
+    def rows(states: Sequence[Tensor]) -> Tensor:
+        joined = torch.cat([*states])
+        return joined[row_P.to(joined.device)]
+
+    layers = zip(*(features.deep for features in found.values()), strict=True)
+    deep = tuple(rows(states) for states in layers)
+    return rows([features.states_MD for features in found.values()]), deep
 
 
 def _distinct(media: Sequence[MediaTokens]) -> list[MediaTokens]:
@@ -121,15 +134,11 @@ def _placed(ids: Sequence[int], items: Sequence[MediaTokens]) -> list[_Placed]:
     return found
 
 
-def _known(
-    ids_T: Tensor, placed: Sequence[_Placed], items: Sequence[MediaTokens], *, rows: int
-) -> Tensor:
-    """Return the token ids with a token of the vocabulary in the place of each placeholder."""
-    known_T = ids_T.clone()
-    for each in placed:
-        number = items[each.item].placeholder
-        known_T[each.token] = number if number < rows else 0  # without an embedding of its own
-    return known_T
+def _known(placed: Sequence[_Placed], items: Sequence[MediaTokens], rows: int) -> Tensor:
+    """Return a token id of the vocabulary (P,) for each placeholder."""
+    numbers = [items[each.item].placeholder for each in placed]
+    known = [number if number < rows else 0 for number in numbers]  # without an embedding
+    return torch.tensor(known, dtype=torch.long)
 
 
 def _positions(

@@ -90,6 +90,11 @@ def build(
     load_start = partial(load_from, base, adapter=adapter, merging=not config.adapted)
     continued = weights is not None and not config.adapted
     loaded = load_from(str(weights)) if continued else load_start()
+    if loaded.senses is not None:
+        raise ModelError(
+            f"{base} reads images or sound, and a run would write its text decoder alone; train a "
+            "text model"
+        )
     settings = _settings(run, loaded)
     lm = UnifiedLM(loaded.model)
     _require_usable(lm, run, settings)
