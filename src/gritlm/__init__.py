@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from gritlm.lm.gritlm import GritLM
     from gritlm.lm.hub.formats.hub_card import CardFacts, CardScore
     from gritlm.lm.kv.block import KVBlock
-    from gritlm.lm.media.limits import MediaRules
+    from gritlm.lm.media.files import MediaRules
     from gritlm.lm.sampling import SamplingParams
     from gritlm.prompts import gritlm_instruction
 
@@ -36,7 +36,7 @@ _HOMES = {
     "CardScore": "gritlm.lm.hub.formats.hub_card",
     "GritLM": "gritlm.lm.gritlm",
     "KVBlock": "gritlm.lm.kv.block",
-    "MediaRules": "gritlm.lm.media.limits",
+    "MediaRules": "gritlm.lm.media.files",
     "SamplingParams": "gritlm.lm.sampling",
     "gritlm_instruction": "gritlm.prompts",
 }

@@ -18,9 +18,9 @@ from tqdm import tqdm
 from gritlm.errors import ModelError
 from gritlm.lm.hub.model_config import ModelSettings
 from gritlm.lm.kv.block import KVBlock
+from gritlm.lm.media.files import LOCAL, MediaRules
 from gritlm.lm.media.inputs import Parts
-from gritlm.lm.media.limits import LOCAL, MediaRules
-from gritlm.lm.media.prompts import embedding_prompt
+from gritlm.lm.media.media_prompts import embedding_prompt
 from gritlm.lm.media.senses import MediaTokens
 from gritlm.lm.tokens import Prompt, SegmentTokenizer
 from gritlm.lm.unified import UnifiedLM, unpack

@@ -15,7 +15,7 @@ from gritlm.lm.kv.cache import is_preallocated, shorten
 from gritlm.lm.media.senses import MediaTokens
 from gritlm.lm.prompt_lookup import PromptLookup
 from gritlm.lm.sampling import Sampler, SamplingParams, is_complete
-from gritlm.lm.tokens import special_tokens
+from gritlm.lm.tokens import Prompt, special_tokens
 from gritlm.lm.unified import UnifiedLM
 
 PIECE = 512  # tokens of a pass while other work waits for the model
@@ -28,34 +28,33 @@ DecodePass = Callable[[Sequence[int], int], tuple[list[int], Tensor]]
 
 def complete(
     lm: UnifiedLM,
-    ids: Sequence[int],
+    prompt: Sequence[int] | Prompt,
     *,
     kv: KVBlock | Sequence[KVBlock] | None = None,
     sampler: Sampler,
     max_new_tokens: int,
     end_ids: Collection[int] = (),
     lookup: PromptLookup | None = None,
-    media: Sequence[MediaTokens] = (),
 ) -> Iterator[int]:
-    """Generate token ids after ``kv`` and ``ids``, one by one, without the end token.
+    """Generate token ids after ``kv`` and a prompt, one by one, without the end token.
 
     Logits are computed for the last position of the prompt only, and each step writes one token
     into a preallocated cache, or several where a draft is verified.
 
     Args:
         lm: the model.
-        ids: token ids of the prompt.
+        prompt: token ids, or a prompt with its images and sounds.
         kv: KV blocks before the prompt, concatenated as in :meth:`KVBlock.join`.
         sampler: function from logits (V,) to a token id.
         max_new_tokens: maximum number of new tokens.
         end_ids: token ids that end the text.
         lookup: drafts of the next tokens; None for one token a pass.
-        media: images and sounds of the prompt.
 
     Raises:
         InputError: for an empty prompt, or one that is too long for the model.
         CacheMismatchError: for a KV block of another model.
     """
+    ids, media = (prompt.ids, prompt.media) if isinstance(prompt, Prompt) else (prompt, ())
     if not ids:
         raise InputError("the prompt has no tokens; expected at least one")
     blocks = own_blocks(lm, kv)

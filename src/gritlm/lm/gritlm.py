@@ -36,10 +36,10 @@ from gritlm.lm.hub.load_errors import explained
 from gritlm.lm.hub.model_config import MODES, ModelSettings
 from gritlm.lm.hub.placement import Placement
 from gritlm.lm.kv.block import KVBlock
-from gritlm.lm.media.chat import chat_prompt, has_parts
-from gritlm.lm.media.inputs import as_inputs, document_inputs, is_single
-from gritlm.lm.media.limits import LOCAL, MediaRules
+from gritlm.lm.media.files import LOCAL, MediaRules
+from gritlm.lm.media.media_chat import chat_prompt, has_parts
 from gritlm.lm.media.senses import KINDS, Senses
+from gritlm.lm.media.sequences import as_inputs, document_inputs, is_single
 from gritlm.lm.quantization.layers import is_quantized, quantized_parameters
 from gritlm.lm.sampling import SamplingOverrides, SamplingParams, override
 from gritlm.lm.self_check import require_numbers, require_views
@@ -163,9 +163,7 @@ class GritLM:
         self.dtype_reason = loaded.dtype_reason
         self._placement = placement
         with explained(source):
-            lm = UnifiedLM(
-                loaded.model, compiled=compile, longest=max_model_len, senses=loaded.senses
-            )
+            lm = loaded.unified(compiled=compile, longest=max_model_len)
             self._assemble_alone(lm, loaded.tokenizer, loaded.settings.but(**changes), mode)
 
     @classmethod
@@ -336,13 +334,9 @@ class GritLM:
         """Return the embeddings of texts, images and sounds, in their order.
 
         Args:
-            sentences: a text, or a sequence of N texts. For a model that reads images or sound, an
-                input may also be an image (path, bytes, PIL image), a sound (path, bytes), a dict
-                (``{"text": ..., "image": ..., "audio": ...}``), a content part of OpenAI's chats,
-                or a list of these. A string is text; a path is a :class:`pathlib.Path`.
+            sentences: a text, N texts, or N inputs with images and sound (see docs/senses.md).
             batch_size: maximum number of texts in a batch; a token budget limits it further.
-            max_length: maximum tokens of a text with its header; truncation logs a warning. An
-                input with an image or a sound is not cut: a longer one is refused.
+            max_length: maximum tokens of a text with its header; truncation logs a warning.
             instruction: the formatted header, as ``gritlm_instruction("Retrieve ...")`` returns it.
             embed_instruction: whether to pool the tokens of the header too.
             get_cache: whether to also return a :class:`KVBlock` per text.
@@ -376,12 +370,10 @@ class GritLM:
         )
         vectors_ND, blocks = self._encoder.encode(many, options)
         vectors_ND = self._shortened(vectors_ND, truncate_dim)
-        if recast:
-            vectors_ND = vectors_ND.to(self.dtype)
+        vectors_ND = vectors_ND.to(self.dtype) if recast else vectors_ND
         device = self.device if convert_to_tensor else None
         vectors = handed_out(vectors_ND, precision=precision, device=device)
-        if is_single(sentences):
-            vectors = vectors[0]
+        vectors = vectors[0] if is_single(sentences) else vectors
         return (vectors, blocks) if get_cache else vectors
 
     def encode_queries(self, queries: Any, **options: Any) -> Any:
@@ -479,19 +471,16 @@ class GritLM:
         params.check(self.lm.vocabulary_size)
         self._require_seed(params)
         prompt = self.chat_prompt(messages, start=kv is None)
-        blocks = own_blocks(self.lm, kv)
-        known_ids = [*(i for block in blocks for i in block.token_ids.tolist()), *prompt.ids]
-        prompt_ids = [number for number in known_ids if number >= 0]  # no tokens of images
+        prompt_ids = _text_ids(own_blocks(self.lm, kv), prompt)
         end_ids = params.all_end_ids(self.end_ids)
         tokens = complete(
             self.lm,
-            prompt.ids,
+            prompt,
             kv=kv,
             sampler=params.sampler(prompt_ids=prompt_ids, end_ids=end_ids),
             max_new_tokens=params.max_new_tokens,
             end_ids=end_ids,
             lookup=params.lookup(prompt_ids),
-            media=prompt.media,
         )
         pieces = TextStream.of(self.tokenizer, params).pieces(tokens)
         return pieces if stream else "".join(pieces)
@@ -698,7 +687,7 @@ class GritLM:
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """What the model reads: ``text``, and ``image`` or ``sound`` if it has towers for them."""
+        """Kinds of inputs: ``text``, and ``image`` or ``sound`` if there are towers for them."""
         senses = self.lm.senses
         return ("text", *(kind for kind in KINDS if senses is not None and kind in senses.kinds))
 
@@ -826,6 +815,12 @@ class GritLM:
                 "this model was loaded with mode='embedding' and has no LM head to write with; "
                 "load it with mode='unified'"
             )
+
+
+def _text_ids(blocks: Sequence[KVBlock], prompt: Prompt) -> list[int]:
+    """Return the token ids of KV blocks and a prompt, without those of images and sounds."""
+    held = [number for block in blocks for number in block.token_ids.tolist()]
+    return [number for number in (*held, *prompt.ids) if number >= 0]
 
 
 def _one_dtype(options: dict[str, Any]) -> Any:

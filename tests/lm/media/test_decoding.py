@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from gritlm.errors import InputError, MissingExtraError
+from gritlm.lm.media.files import LOCAL, MediaRules
 from gritlm.lm.media.images import decode_image
 from gritlm.lm.media.inputs import ImagePart, SoundPart
-from gritlm.lm.media.limits import LOCAL, MediaRules
 from gritlm.lm.media.senses import DecodedSound, placeholder_ids
 from gritlm.lm.media.sounds import decode_sound, resampled
 from tests.lm.media.conftest import image

@@ -13,9 +13,9 @@ from gritlm import GritLM
 from gritlm.errors import InputError, ModelError
 from gritlm.lm import generator
 from gritlm.lm.generator import prefill, prefix_cache
+from gritlm.lm.media.files import LOCAL
 from gritlm.lm.media.inputs import as_parts
-from gritlm.lm.media.limits import LOCAL
-from gritlm.lm.media.prompts import embedding_prompt
+from gritlm.lm.media.media_prompts import embedding_prompt
 from gritlm.lm.tokens import Prompt
 from tests.lm.media.checkpoints import FAMILIES, IMAGES
 from tests.lm.media.conftest import Case, image

@@ -12,16 +12,14 @@ import torch
 from PIL import Image
 
 from gritlm.errors import InputError
+from gritlm.lm.media.files import LOCAL, UNTRUSTED, MediaRules, WebAddress
 from gritlm.lm.media.inputs import (
     ImagePart,
+    InputText,
     SoundPart,
-    TextPart,
-    WebAddress,
-    as_inputs,
     as_parts,
-    document_inputs,
 )
-from gritlm.lm.media.limits import LOCAL, UNTRUSTED, MediaRules
+from gritlm.lm.media.sequences import as_inputs, document_inputs
 from tests.lm.media.conftest import image, sound
 
 
@@ -84,19 +82,19 @@ def test_forms_of_a_sound(value):
 
 def test_parts_keep_their_order():
     assert kinds({"text": "t", "image": [image(), image()]}) == [
-        "TextPart",
+        "InputText",
         "ImagePart",
         "ImagePart",
     ]
-    assert kinds({"image": image(), "text": "t"}) == ["ImagePart", "TextPart"]
-    assert kinds([image(), "text", {"audio": sound()}]) == ["ImagePart", "TextPart", "SoundPart"]
+    assert kinds({"image": image(), "text": "t"}) == ["ImagePart", "InputText"]
+    assert kinds([image(), "text", {"audio": sound()}]) == ["ImagePart", "InputText", "SoundPart"]
 
 
 def test_a_string_is_text_whatever_it_names(tmp_path):
     path = tmp_path / "picture.png"
     path.write_bytes(PNG)
     for text in (str(path), DATA_URL, "https://example.org/a.png"):
-        assert as_parts(text, "it", LOCAL) == (TextPart(text),)
+        assert as_parts(text, "it", LOCAL) == (InputText(text),)
 
 
 def test_inputs_without_media_are_texts():

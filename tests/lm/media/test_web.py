@@ -11,9 +11,8 @@ import pytest
 
 from gritlm.errors import InputError
 from gritlm.lm.media import web
+from gritlm.lm.media.files import MediaRules, file_bytes
 from gritlm.lm.media.inputs import as_parts
-from gritlm.lm.media.limits import MediaRules
-from gritlm.lm.media.sources import file_bytes
 
 
 class Answers(BaseHTTPRequestHandler):

@@ -147,9 +147,7 @@ class SharedBase:
         self.mode = mode
         self._loaded = loaded
         with explained(source):
-            self._lm = UnifiedLM(
-                loaded.model, compiled=compiled, longest=longest, senses=loaded.senses
-            )
+            self._lm = loaded.unified(compiled=compiled, longest=longest)
         self._longest = longest
         self._changes = changes
         self._hub = {name: options[name] for name in HUB_OPTIONS if name in options}

@@ -32,6 +32,7 @@ from gritlm.lm.media.families import has_senses, require_family, with_senses
 from gritlm.lm.media.processors import older_template
 from gritlm.lm.media.senses import Senses
 from gritlm.lm.quantization import layers, requirements
+from gritlm.lm.unified import UnifiedLM
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +88,15 @@ class LoadedModel:
     resized: bool = False
     senses: Senses | None = None
 
+    def unified(self, *, compiled: bool, longest: int | None) -> UnifiedLM:
+        """Return the model with a causal and a bidirectional view.
+
+        Args:
+            compiled: whether steps of few tokens are compiled.
+            longest: maximum length of a text in tokens; None for that of the model.
+        """
+        return UnifiedLM(self.model, compiled=compiled, longest=longest, senses=self.senses)
+
 
 def load(
     source: str,
@@ -123,9 +133,7 @@ def load(
     placement.prepare(target, options, adapter=adapter)
     placed = any(options.get(name) is not None for name in _PLACING)
     chosen, reason = _dtype(dtype, target)
-    if getattr(config, "attn_logit_softcapping", None):
-        # transformers before 5.21 lets "sdpa" drop the soft cap on the scores (Gemma 2).
-        options.setdefault("attn_implementation", "eager")
+    _keep_soft_cap(config.get_text_config(), options)
     tokenizer, settings = load_tokenizer(source, adapter=adapter, hub=hub, config=config)
     with explained(source):
         # An adapter uses the names of the whole model, so the head is removed after merging.
@@ -144,14 +152,18 @@ def load(
             model = merge.merge_adapter(model, adapter) if merging else model
             model = model.base_model if mode == "embedding" else model
     _require_end_ids(model, source)
-    senses = None
-    if has_senses(config):
-        with explained(source, "the processor"):
-            model, senses = with_senses(model, source, tokenizer, hub)
+    with explained(source, "the processor"):
+        model, senses = with_senses(model, source, tokenizer, hub)
     vocabulary.require_embeddings(tokenizer, model, adapter or source)
     if target.type == "cpu" and placement.quantization is not None:
         _quantize(model, placement.quantization, source, factors)
     return LoadedModel(model.eval(), tokenizer, settings, reason, resized, senses)
+
+
+def _keep_soft_cap(config: Any, options: dict[str, Any]) -> None:
+    """Choose attention with a soft cap: before transformers 5.21, ``sdpa`` drops it (Gemma 2)."""
+    if getattr(config, "attn_logit_softcapping", None):
+        options.setdefault("attn_implementation", "eager")
 
 
 def _quantize(model: Any, quantization: str, source: str, factors: dict[Any, Any]) -> None:

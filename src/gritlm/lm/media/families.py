@@ -52,8 +52,10 @@ def require_family(config: Any, source: str) -> None:
 
 def with_senses(
     whole: Any, source: str, tokenizer: Any, hub: Mapping[str, Any]
-) -> tuple[Any, NativeSenses]:
+) -> tuple[Any, NativeSenses | None]:
     """Return the text decoder of a model, with its LM head if any, and its senses.
+
+    A model that reads text only is returned as it is.
 
     Args:
         whole: the model, as transformers loads it. It loses its text decoder and its LM head.
@@ -61,6 +63,8 @@ def with_senses(
         tokenizer: its tokenizer.
         hub: options of ``from_pretrained`` for the download.
     """
+    if not has_senses(whole.config):
+        return whole, None
     processor = load_processor(source, whole.config, tokenizer, hub)
     model = text_decoder(whole)
     return model, FAMILIES[whole.config.model_type](whole.eval(), processor)

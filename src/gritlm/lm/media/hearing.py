@@ -12,7 +12,7 @@ import torch
 from transformers.masking_utils import create_bidirectional_mask
 
 from gritlm.lm.media.native import NativeSenses, as_rows
-from gritlm.lm.media.processors import Processor
+from gritlm.lm.media.processors import MediaProcessor
 from gritlm.lm.media.senses import DecodedSound, Kind, MediaFeatures
 from gritlm.lm.media.sounds import resampled
 
@@ -47,7 +47,7 @@ class VoxtralSenses(NativeSenses):
     reads: ClassVar[frozenset[Kind]] = frozenset({"sound"})
     around: ClassVar[Mapping[Kind, tuple[str, str]]] = {"sound": ("[BEGIN_AUDIO]", "")}
 
-    def __init__(self, whole: Any, processor: Processor) -> None:
+    def __init__(self, whole: Any, processor: MediaProcessor) -> None:
         super().__init__(whole, processor)
         # The code of transformers that formats conversations knows files alone, not media tokens.
         self.media_tokens = {}

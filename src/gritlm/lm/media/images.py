@@ -11,11 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gritlm.errors import InputError, MissingExtraError, one_line, require_libraries
+from gritlm.lm.media.files import MediaRules, file_bytes, is_heif
 from gritlm.lm.media.inputs import ImagePart, WebAddress
-from gritlm.lm.media.limits import MediaRules
 from gritlm.lm.media.senses import DecodedImage
-from gritlm.lm.media.sniff import is_heif
-from gritlm.lm.media.sources import file_bytes
 
 if TYPE_CHECKING:
     from PIL import Image as Pillow

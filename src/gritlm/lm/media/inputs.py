@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,15 +17,14 @@ from typing import Any, Literal
 import numpy as np
 
 from gritlm.errors import InputError, one_line
-from gritlm.lm.media.limits import MediaRules
-from gritlm.lm.media.sniff import kind_of_bytes, kind_of_path
-from gritlm.lm.tokens import as_texts, document_texts, require_text
+from gritlm.lm.media.files import MediaRules, WebAddress, kind_of_bytes, kind_of_path
+from gritlm.lm.tokens import require_text
 
 _SHOWN = 80  # characters of an input in a message
 
 
 @dataclass(frozen=True)
-class TextPart:
+class InputText:
     """Text of an input."""
 
     text: str
@@ -59,15 +58,8 @@ class SoundPart:
     rate: int | None = None
 
 
-@dataclass(frozen=True)
-class WebAddress:
-    """Address of an image or a sound on the web, which is not fetched yet."""
-
-    url: str
-
-
 MediaPart = ImagePart | SoundPart
-Part = TextPart | ImagePart | SoundPart
+Part = InputText | ImagePart | SoundPart
 Parts = tuple[Part, ...]
 
 _KEYS: dict[str, Literal["text", "image", "sound", "video"]] = {
@@ -77,7 +69,7 @@ _KEYS: dict[str, Literal["text", "image", "sound", "video"]] = {
     "video": "video",
 }
 # Types of content parts: those of OpenAI's chats, and of the chat templates of transformers.
-_TYPES: dict[str, tuple[Literal["text", "image", "sound"], tuple[str, ...]]] = {
+CONTENT_TYPES: dict[str, tuple[Literal["text", "image", "sound"], tuple[str, ...]]] = {
     "text": ("text", ("text",)),
     "input_text": ("text", ("text",)),
     "image": ("image", ("image", "url", "path", "base64")),
@@ -87,81 +79,6 @@ _TYPES: dict[str, tuple[Literal["text", "image", "sound"], tuple[str, ...]]] = {
     "audio_url": ("sound", ("audio_url",)),
     "input_audio": ("sound", ("input_audio",)),
 }
-
-
-def as_inputs(value: Any, rules: MediaRules, *, reads_media: bool) -> list[str | Parts]:
-    """Return an input, or a sequence of inputs, as a list of texts and of parts.
-
-    Args:
-        value: an input in any form of :func:`as_parts`, or any iterable of inputs.
-        rules: limits and permissions.
-        reads_media: whether the model reads images or sound; one that does not takes no dicts.
-
-    Raises:
-        InputError: for an item of another form, with its index.
-    """
-    single = is_single(value)
-    if isinstance(value, str) or not (single or hasattr(value, "__iter__")):
-        return [*as_texts(value)]
-    many = [value] if single else list(value)
-    if all(isinstance(each, str) for each in many) or not (
-        reads_media or any(map(names_media, many))
-    ):
-        return [*as_texts(value if single else many)]
-    found: list[str | Parts] = []
-    for index, each in enumerate(many):
-        parts = as_parts(each, f"input {index} of {len(many)}", rules)
-        text = joined_text(parts)
-        found.append(parts if text is None else text)
-    return found
-
-
-def is_single(value: Any) -> bool:
-    """Return whether a value is a single input, not a sequence of inputs."""
-    return isinstance(value, str | bytes | bytearray | Mapping | Path | Part) or (
-        hasattr(value, "getbands") or isinstance(value, np.ndarray) or hasattr(value, "detach")
-    )
-
-
-def names_media(value: Any) -> bool:
-    """Return whether an input has an image, a sound or a video in it, as far as its form shows."""
-    if isinstance(value, list | tuple):
-        return any(map(names_media, value))
-    if isinstance(value, Mapping):
-        keys = {"image", "audio", "video", "array"}
-        return bool(keys & set(value)) or value.get("type") in _TYPES
-    if isinstance(value, bytes | bytearray):
-        return kind_of_bytes(bytes(value[:64])) is not None
-    return isinstance(value, Path | ImagePart | SoundPart) or hasattr(value, "getbands")
-
-
-def document_inputs(corpus: Any) -> Any:
-    """Return documents as inputs, with title and text joined by a space.
-
-    Args:
-        corpus: texts, inputs with images and sound, or dicts with ``text`` and, optionally,
-            ``title``, as :func:`gritlm.lm.tokens.document_texts` takes them.
-
-    Raises:
-        InputError: for a document without a text, an image or a sound, with its index.
-    """
-    if is_single(corpus):
-        return _document(corpus) if names_media(corpus) else document_texts(corpus)
-    if not hasattr(corpus, "__iter__"):
-        return document_texts(corpus)
-    many = list(corpus)
-    if not any(map(names_media, many)):
-        return document_texts(many)
-    return [_document(each) if names_media(each) else document_texts(each) for each in many]
-
-
-def _document(document: Any) -> Any:
-    """Return a document with images or sound, its title at the beginning of its text."""
-    if not isinstance(document, Mapping) or not isinstance(document.get("title"), str):
-        return document
-    text = f"{document['title']} {document.get('text') or ''}".strip()
-    rest = {key: value for key, value in document.items() if key not in ("title", "text")}
-    return {"text": text, **rest}
 
 
 def as_parts(value: Any, name: str, rules: MediaRules) -> Parts:
@@ -176,9 +93,9 @@ def as_parts(value: Any, name: str, rules: MediaRules) -> Parts:
         InputError: for an input of another form, an empty one, or one that the rules refuse.
     """
     parts = tuple(_parts(value, name, rules))
-    if not any(not isinstance(part, TextPart) or part.text for part in parts):
+    if not any(not isinstance(part, InputText) or part.text for part in parts):
         raise InputError(f"{name} is empty; expected some text, an image or a sound")
-    count = sum(not isinstance(part, TextPart) for part in parts)
+    count = sum(not isinstance(part, InputText) for part in parts)
     if count > rules.most_parts:
         raise InputError(
             f"{name} has {count} images and sounds, at most {rules.most_parts} are read; split it"
@@ -196,7 +113,7 @@ def _parts(value: Any, name: str, rules: MediaRules) -> Iterator[Part]:
         yield from _of_mapping(value, name, rules)
     elif isinstance(value, str):
         require_text(value, name)
-        yield TextPart(value)
+        yield InputText(value)
     elif isinstance(value, Part):
         yield value
     else:
@@ -230,16 +147,16 @@ def _of_kind(kind: str, value: Any, name: str, rules: MediaRules) -> Part:
     if not isinstance(value, str):
         raise InputError(f"the text of {name} is {type(value).__name__}; expected a text")
     require_text(value, f"the text of {name}")
-    return TextPart(value)
+    return InputText(value)
 
 
 def _content_part(value: Mapping[str, Any], name: str, rules: MediaRules) -> Part:
-    kind, keys = _TYPES.get(str(value["type"]), ("text", ()))
+    kind, keys = CONTENT_TYPES.get(str(value["type"]), ("text", ()))
     found = [value[key] for key in keys if value.get(key) is not None]
     if not keys:
         raise InputError(
             f"{name} has the type {one_line(value['type'], limit=_SHOWN)!r}; expected "
-            f"{', '.join(_TYPES)}"
+            f"{', '.join(CONTENT_TYPES)}"
         )
     if len(found) != 1:
         raise InputError(f"{name} has the type {value['type']!r} without {' or '.join(keys)}")
@@ -372,9 +289,3 @@ def _array(value: Any) -> np.ndarray[Any, Any] | None:
     if hasattr(value, "detach") and hasattr(value, "numpy"):
         return np.asarray(value.detach().cpu().numpy())
     return None
-
-
-def joined_text(parts: Sequence[Part]) -> str | None:
-    """Return the text of parts that are texts only; None if an image or a sound is among them."""
-    texts = [part.text for part in parts if isinstance(part, TextPart)]
-    return "".join(texts) if len(texts) == len(parts) else None

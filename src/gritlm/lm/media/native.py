@@ -16,7 +16,7 @@ from torch import Tensor
 from gritlm.errors import GritLMError, InputError, ModelError, one_line
 from gritlm.lm.attention.views import shell
 from gritlm.lm.fingerprint import fingerprint
-from gritlm.lm.media.processors import Processor
+from gritlm.lm.media.processors import MediaProcessor
 from gritlm.lm.media.senses import (
     DecodedImage,
     DecodedSound,
@@ -41,14 +41,14 @@ class NativeSenses(Senses):
         processor: its processor.
 
     Attributes:
-        reads: what models of the family read.
+        reads: kinds of media that models of the family read.
         around: tokens before and after an image or a sound where no chat template writes them.
     """
 
     reads: ClassVar[frozenset[Kind]] = frozenset({"image"})
     around: ClassVar[Mapping[Kind, tuple[str, str]]] = {}
 
-    def __init__(self, whole: Any, processor: Processor) -> None:
+    def __init__(self, whole: Any, processor: MediaProcessor) -> None:
         core = whole.base_model
         self._whole = whole
         self._decoder_name = decoder_name(core)

@@ -18,7 +18,7 @@ _LEGACY_TEMPLATE = "chat_template.json"
 
 
 @dataclass(frozen=True)
-class Processor:
+class MediaProcessor:
     """Processor of a checkpoint.
 
     Attributes:
@@ -30,7 +30,9 @@ class Processor:
     settings: dict[str, Any]
 
 
-def load_processor(source: str, config: Any, tokenizer: Any, hub: Mapping[str, Any]) -> Processor:
+def load_processor(
+    source: str, config: Any, tokenizer: Any, hub: Mapping[str, Any]
+) -> MediaProcessor:
     """Return the processor of a checkpoint, without its part for videos.
 
     Args:
@@ -47,7 +49,7 @@ def load_processor(source: str, config: Any, tokenizer: Any, hub: Mapping[str, A
     found, _ = kind.get_processor_dict(source, **hub)
     attributes = [*kind.get_attributes(), "processor_class", "chat_template", "auto_map"]
     settings = {name: value for name, value in found.items() if name not in attributes}
-    return Processor(_without_video(kind).from_args_and_dict(parts, settings), settings)
+    return MediaProcessor(_without_video(kind).from_args_and_dict(parts, settings), settings)
 
 
 def _kind(config: Any) -> Any:
@@ -80,13 +82,13 @@ def _part(name: str, source: str, tokenizer: Any, hub: Mapping[str, Any]) -> Any
 def _without_video(kind: type[Any]) -> type[Any]:
     """Return a class of processors that does not check the type of parts that are missing."""
 
-    class Processor(kind):  # type: ignore[misc]
+    class WithoutVideo(kind):  # type: ignore[misc]
         def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
             if argument is None:
                 return type(None)
             return super().check_argument_for_proper_class(argument_name, argument)
 
-    return Processor
+    return WithoutVideo
 
 
 def older_template(source: str, hub: Mapping[str, Any]) -> str | None:

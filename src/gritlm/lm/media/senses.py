@@ -132,7 +132,7 @@ class Senses(Protocol):
     protocol and inherits the methods that only a few families need.
 
     Attributes:
-        kinds: what the model reads: ``image``, ``sound`` or both.
+        kinds: kinds that the model reads: ``image``, ``sound`` or both.
         media_tokens: text of the token by which the chat template of the model names an image or a
             sound; empty for a template that knows texts only, where media tokens stand in place.
         module: towers and projectors, for their device, size and training.

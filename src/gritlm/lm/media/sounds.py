@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from gritlm.errors import InputError, MissingExtraError, one_line
+from gritlm.lm.media.files import MediaRules, file_bytes
 from gritlm.lm.media.inputs import SoundPart
-from gritlm.lm.media.limits import MediaRules
 from gritlm.lm.media.senses import DecodedSound
-from gritlm.lm.media.sources import file_bytes
 from gritlm.lm.media.wav import is_wav, read_wav
 
 _RATES = (1_000, 768_000)

@@ -12,10 +12,9 @@ from gritlm import prompts
 from gritlm.errors import InputError
 from gritlm.lm.chat import ROLES, chat_ids, continued
 from gritlm.lm.chat_template import render
-from gritlm.lm.media.decoding import media_tokens
-from gritlm.lm.media.inputs import Part, Parts, TextPart, as_parts
-from gritlm.lm.media.limits import MediaRules
-from gritlm.lm.media.prompts import require_senses
+from gritlm.lm.media.files import MediaRules
+from gritlm.lm.media.inputs import InputText, Part, Parts, as_parts
+from gritlm.lm.media.media_prompts import media_tokens, require_senses
 from gritlm.lm.media.senses import Kind, MediaTokens, Senses
 from gritlm.lm.tokens import Prompt, SegmentTokenizer
 
@@ -79,7 +78,7 @@ def chat_prompt(
         InputError: for an invalid conversation, or a part that the model does not read.
     """
     rows = [_parts_of(turn, f"message {index}", rules) for index, turn in enumerate(messages)]
-    if all(isinstance(part, TextPart) for _, parts in rows for part in parts):
+    if all(isinstance(part, InputText) for _, parts in rows for part in parts):
         texts = [{"role": role, "content": _text(parts)} for role, parts in rows]
         return Prompt(chat_ids(tokens, texts, template=template, start=start))
     if rows[-1][0] == "assistant":
@@ -107,11 +106,11 @@ def _parts_of(turn: Mapping[str, Any], name: str, rules: MediaRules) -> tuple[st
 
 
 def _text(parts: Sequence[Part]) -> str:
-    return "".join(part.text for part in parts if isinstance(part, TextPart))
+    return "".join(part.text for part in parts if isinstance(part, InputText))
 
 
 def _read(part: Part, senses: Senses | None, rules: MediaRules) -> str | MediaTokens:
-    if isinstance(part, TextPart):
+    if isinstance(part, InputText):
         return part.text
     return media_tokens(part, require_senses(senses, part), rules)
 
