@@ -256,13 +256,13 @@ def voxtral(folder: Path) -> Path:
             num_hidden_layers=2,
             num_attention_heads=2,
             hidden_size=32,
-            intermediate_size=128,
-            max_source_positions=48,
+            intermediate_size=64,
+            max_source_positions=50,
             initializer_range=0.15,
         ),
         audio_token_id=tokens.convert_tokens_to_ids("[AUDIO]"),
     )
-    sounds = hf.WhisperFeatureExtractor(feature_size=16, chunk_length=1, hop_length=166)
+    sounds = hf.WhisperFeatureExtractor(feature_size=16, chunk_length=1)
     return _save(folder, hf.VoxtralForConditionalGeneration, config, tokens, sounds)
 
 
