@@ -7,9 +7,11 @@ import logging
 import numpy as np
 import pytest
 
-from gritlm import GritLM
-from gritlm.errors import InputError
+from gritlm import GritLM, SamplingParams
+from gritlm.errors import InputError, ModelError
 from gritlm.lm.chat_template import needs_parts
+from gritlm.lm.generator import complete
+from gritlm.lm.tokens import Prompt
 from tests.lm.media.checkpoints import TEMPLATE
 from tests.lm.media.conftest import image, sound
 
@@ -172,3 +174,36 @@ def test_texts_are_cut_as_ever_next_to_images(seeing, caplog):
     with caplog.at_level(logging.WARNING):
         seeing.encode(["word " * 400, image()], max_length=100)
     assert "1 of 1 texts are longer than max_length=100" in caplog.text
+
+
+def test_a_quantised_model_reads_images_too(cases):
+    case = cases("idefics3")
+    model = GritLM(case.folder, dtype="float32", device="cpu", quantization="int8")
+    vectors = model.encode([image(), "A text."])
+    cosine = case.grit.similarity_pairwise(vectors, case.grit.encode([image(), "A text."]))
+    assert cosine.min() > 0.95
+    assert model.chat([{"role": "user", "content": [image(), "What?"]}], max_new_tokens=3)
+
+
+def test_a_model_that_reads_images_is_not_written_as_gguf(seeing, tmp_path):
+    with pytest.raises(ModelError, match="GGUF file holds text models"):
+        seeing.export(tmp_path / "model.gguf", form="gguf")
+
+
+def test_the_size_of_a_model_has_its_towers(seeing):
+    assert seeing.num_parameters() > seeing.lm.causal.num_parameters()
+    assert seeing.memory_bytes() >= 4 * seeing.num_parameters()
+
+
+def test_a_prompt_without_its_images_is_refused(seeing):
+    prompt = seeing.chat_prompt([{"role": "user", "content": [image(), "What?"]}])
+    other = seeing.chat_prompt([{"role": "user", "content": [image(1), "What?"]}])
+    with pytest.raises(InputError, match="not passed with the prompt"):
+        next(
+            complete(
+                seeing.lm,
+                Prompt(prompt.ids, media=other.media),
+                sampler=SamplingParams().sampler(),
+                max_new_tokens=2,
+            )
+        )
