@@ -99,6 +99,11 @@ def test_a_sound_that_is_too_long_for_the_model_is_refused(hearing):
         hearing.encode({"audio": sound(seconds=1.5)})
 
 
+def test_a_sound_that_is_too_short_for_a_token_is_refused(hearing):
+    with pytest.raises(InputError, match=r"too small for a single token|the processor"):
+        hearing.encode({"audio": sound(seconds=0.005)})
+
+
 def test_long_sounds_are_windows_where_the_model_takes_them(cases):
     model = cases("voxtral").grit
     lengths = [len(model.chat_prompt(_heard(s)).media[0].placeholders) for s in (0.5, 1.5, 2.5)]

@@ -19,7 +19,7 @@ from gritlm.lm.media.inputs import (
     SoundPart,
     as_parts,
 )
-from gritlm.lm.media.sequences import as_inputs, document_inputs
+from gritlm.lm.media.sequences import as_inputs, document_inputs, is_single
 from tests.lm.media.conftest import image, sound
 
 
@@ -105,6 +105,12 @@ def test_inputs_without_media_are_texts():
     assert isinstance(found[3][0], ImagePart)
     assert as_inputs("a text", LOCAL, reads_media=True) == ["a text"]
     assert len(as_inputs(image(), LOCAL, reads_media=True)) == 1
+
+
+@pytest.mark.parametrize("texts", [np.array(["one", "two"]), ("one", "two"), iter(["one", "two"])])
+def test_sequences_of_texts_stay_sequences(texts):
+    assert not is_single(texts)
+    assert as_inputs(texts, LOCAL, reads_media=True) == ["one", "two"]
 
 
 def test_documents_keep_their_images():

@@ -110,6 +110,8 @@ class NativeSenses(Senses):
 
     def _tokens(self, kind: Kind, ids: list[int], inputs: Mapping[str, Any]) -> MediaTokens:
         placeholder = self._placeholder(kind)
+        if placeholder not in ids:
+            raise InputError(f"this {kind} is too small for a single token of the model")
         numbers = iter(placeholder_ids(inputs, self._maker, ids.count(placeholder)))
         before, after = self.around.get(kind, ("", ""))
         offsets, extent = self._offsets(inputs)

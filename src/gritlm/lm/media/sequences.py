@@ -49,10 +49,14 @@ def as_inputs(value: Any, rules: MediaRules, *, reads_media: bool) -> list[str |
 
 
 def is_single(value: Any) -> bool:
-    """Return whether a value is a single input, not a sequence of inputs."""
-    return isinstance(value, str | bytes | bytearray | Mapping | Path | Part) or (
-        hasattr(value, "getbands") or isinstance(value, np.ndarray) or hasattr(value, "detach")
-    )
+    """Return whether a value is a single input, not a sequence of inputs.
+
+    An array of numbers is one; an array of texts is a sequence.
+    """
+    if isinstance(value, np.ndarray):
+        return value.dtype.kind in "buif"
+    single = isinstance(value, str | bytes | bytearray | Mapping | Path | Part)
+    return single or hasattr(value, "getbands") or hasattr(value, "detach")
 
 
 def names_media(value: Any) -> bool:
