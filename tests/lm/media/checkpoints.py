@@ -70,7 +70,7 @@ def tokenizer(special: dict[str, str], extra: list[str], image: str = "", sound:
 
 
 def idefics3(folder: Path) -> Path:
-    tokens = _idefics_tokens()
+    tokens = idefics_tokens()
     config = hf.Idefics3Config(
         vision_config=idefics3_parts.Idefics3VisionConfig(**VISION),
         text_config=hf.LlamaConfig(**TEXT),
@@ -86,7 +86,7 @@ def idefics3(folder: Path) -> Path:
 
 
 def smolvlm(folder: Path) -> Path:
-    tokens = _idefics_tokens()
+    tokens = idefics_tokens()
     config = hf.SmolVLMConfig(
         vision_config=hf.models.smolvlm.SmolVLMVisionConfig(**VISION),
         text_config=hf.LlamaConfig(**TEXT),
@@ -101,7 +101,7 @@ def smolvlm(folder: Path) -> Path:
     return _save(folder, kind, config, tokens, images, image_seq_len=4)
 
 
-def _idefics_tokens() -> Any:
+def idefics_tokens() -> Any:
     extra = ["<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>"]
     extra += [f"<row_{row}_col_{column}>" for row in (1, 2) for column in (1, 2)]
     return tokenizer({}, extra, image="<image>")

@@ -11,8 +11,10 @@ from gritlm import GritLM, SamplingParams
 from gritlm.errors import InputError, ModelError
 from gritlm.lm.chat_template import needs_parts
 from gritlm.lm.generator import complete
-from gritlm.lm.tokens import Prompt
-from tests.lm.media.checkpoints import TEMPLATE
+from gritlm.lm.media.files import LOCAL
+from gritlm.lm.media.media_chat import chat_prompt
+from gritlm.lm.tokens import Prompt, SegmentTokenizer
+from tests.lm.media.checkpoints import TEMPLATE, idefics_tokens
 from tests.lm.media.conftest import image, sound
 
 
@@ -131,6 +133,58 @@ def test_a_template_that_drops_plain_texts_gets_parts(seeing):
     assert not needs_parts("{% for m in messages %}{{ m['content'] }}{% endfor %}")
     ids = seeing.chat_ids("What is this?")
     assert "What is this?" in seeing.tokenizer.decode(ids)
+
+
+IMAGES_FIRST = (  # in the manner of LLaVA-OneVision
+    "{% for m in messages %}<|{{ m['role'] }}|>\n"
+    "{% for part in m['content'] | selectattr('type', 'equalto', 'image') %}<image>\n{% endfor %}"
+    "{% for part in m['content'] | selectattr('type', 'equalto', 'text') %}{{ part['text'] }}"
+    "{% endfor %}\n{% endfor %}<|assistant|>\n"
+)
+EITHER = (  # in the manner of Qwen2-VL
+    "{% for m in messages %}<|{{ m['role'] }}|>\n{% if m['content'] is string %}{{ m['content'] }}"
+    "{% else %}{% for part in m['content'] %}{% if part['type'] == 'image' or 'image' in part %}"
+    "<image>{% elif 'text' in part %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}\n"
+    "{% endfor %}<|assistant|>\n"
+)
+
+
+def prompt_by(template: str, senses, messages) -> str:
+    """Return the prompt of a chat by a template as text, with ``*`` for tokens of an image."""
+    made = idefics_tokens()
+    made.chat_template = template
+    prompt = chat_prompt(
+        SegmentTokenizer(made),
+        messages,
+        senses=senses,
+        template="tokenizer",
+        start=True,
+        rules=LOCAL,
+    )
+    text = made.decode([number if number >= 0 else 0 for number in prompt.ids])
+    return text.replace("<pad>", "*")
+
+
+def test_the_places_of_images_are_those_of_the_template(seeing):
+    parts = [{"type": "text", "text": "Look: "}, {"type": "image", "image": image(size=(20, 20))}]
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": parts}]
+    first = prompt_by(IMAGES_FIRST, seeing.senses, turns)
+    assert first.index("*") < first.index("Look: ")
+    inside = prompt_by(EITHER, seeing.senses, turns)
+    assert inside.index("Look: ") < inside.index("*")
+    assert "Be brief." in first
+    assert "Be brief." in inside
+
+
+def test_a_template_without_images_is_refused(seeing):
+    parts = [image(), "What?"]
+    with pytest.raises(InputError, match="another number of images than the 1 of the conv"):
+        prompt_by(
+            "{% for m in messages %}{% for part in m['content'] %}{{ part['text'] }}"
+            "{% endfor %}{% endfor %}",
+            seeing.senses,
+            [{"role": "user", "content": parts}],
+        )
 
 
 def test_penalties_and_drafts_ignore_the_tokens_of_images(seeing):
