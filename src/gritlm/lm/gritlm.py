@@ -37,6 +37,7 @@ from gritlm.lm.hub.model_config import MODES, ModelSettings
 from gritlm.lm.hub.placement import Placement
 from gritlm.lm.kv.block import KVBlock
 from gritlm.lm.media.files import LOCAL, MediaRules
+from gritlm.lm.media.inputs import Parts
 from gritlm.lm.media.media_chat import chat_prompt, has_parts
 from gritlm.lm.media.senses import KINDS, Senses
 from gritlm.lm.media.sequences import as_inputs, document_inputs, is_single
@@ -355,7 +356,7 @@ class GritLM:
             ModeError: for a model loaded with ``mode="generative"``.
         """
         self.require_embedding()
-        many = as_inputs(sentences, self.media_rules, reads_media=self.lm.senses is not None)
+        many, single = self._inputs(sentences)
         as_texts([instruction])
         options = EncodeOptions(
             batch_size=at_least_one(batch_size, name="batch_size"),
@@ -373,7 +374,7 @@ class GritLM:
         vectors_ND = vectors_ND.to(self.dtype) if recast else vectors_ND
         device = self.device if convert_to_tensor else None
         vectors = handed_out(vectors_ND, precision=precision, device=device)
-        vectors = vectors[0] if is_single(sentences) else vectors
+        vectors = vectors[0] if single else vectors
         return (vectors, blocks) if get_cache else vectors
 
     def encode_queries(self, queries: Any, **options: Any) -> Any:
@@ -755,6 +756,16 @@ class GritLM:
         if limit is not None and requested > limit:
             raise InputError(f"max_length={requested}, the model takes at most {limit} tokens")
         return requested
+
+    def _inputs(self, sentences: Any) -> tuple[Sequence[str | Parts], bool]:
+        """Return the inputs of a call of :meth:`encode`, and whether it is a single one."""
+        if isinstance(sentences, str):
+            return as_texts(sentences), True
+        if isinstance(sentences, list) and all(isinstance(each, str) for each in sentences):
+            return as_texts(sentences), False
+        reads_media = self.lm.senses is not None
+        many = as_inputs(sentences, self.media_rules, reads_media=reads_media)
+        return many, is_single(sentences)
 
     def _media_length(self, requested: int | None) -> int:
         """Return the maximum length of an input with images or sound, in tokens."""
