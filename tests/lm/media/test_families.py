@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from gritlm import GritLM
 from gritlm.errors import InputError, ModelError
 from gritlm.lm import generator
 from gritlm.lm.generator import prefill, prefix_cache
+from gritlm.lm.media.families import require_family
 from gritlm.lm.media.files import LOCAL
 from gritlm.lm.media.inputs import as_parts
 from gritlm.lm.media.media_prompts import embedding_prompt
@@ -268,6 +270,11 @@ def test_a_family_that_is_not_known_is_refused_by_its_name(tmp_path):
     hf.LlavaConfig().save_pretrained(tmp_path)
     with pytest.raises(ModelError, match=r"'llava' reads more than text.*gemma3, idefics3"):
         GritLM(tmp_path)
+
+
+def test_a_family_that_cannot_be_taken_is_refused_with_the_reason():
+    with pytest.raises(ModelError, match=r"'gemma3n' is not taken: .* share the keys"):
+        require_family(SimpleNamespace(model_type="gemma3n"), "the folder")
 
 
 def test_a_model_says_what_it_reads(cases):

@@ -25,6 +25,12 @@ FAMILIES: dict[str, type[NativeSenses]] = {
     "voxtral": VoxtralSenses,
 }
 
+# Families that are known and not taken, with the reason.
+REFUSED = {
+    "gemma3n": "its image tower needs timm, and its last layers share the keys of earlier ones, so "
+    "a pass leaves no KV block of all layers",
+}
+
 
 def has_senses(config: Any) -> bool:
     """Return whether a configuration has parts for other things than text."""
@@ -42,6 +48,10 @@ def require_family(config: Any, source: str) -> None:
         ModelError: for another family, by its name.
     """
     kind = config.model_type
+    if kind in REFUSED:
+        raise ModelError(
+            f"{source}: {kind!r} is not taken: {REFUSED[kind]}; use {', '.join(FAMILIES)}"
+        )
     if kind not in FAMILIES:
         raise ModelError(
             f"{source}: {kind!r} reads more than text, in a way that gritlm does not know; it "
