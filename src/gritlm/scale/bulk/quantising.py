@@ -35,9 +35,8 @@ def quantise(staging: Staging, count: int, precision: str) -> None:
 
     parts = ray.data.from_items([{"part": number} for number in range(count)])
     try:
-        rows = parts.map_batches(Extremes(staging).of_parts, batch_size=_PARTS).take_all()
-        if not rows:
-            return
+        found = parts.map_batches(Extremes(staging).of_parts, batch_size=_PARTS).take_all()
+        rows = found or [{"low": 0.0, "high": 0.0}]  # all rows of the job are rejected
         low_D = np.min([row["low"] for row in rows], axis=0).astype(np.float32)
         high_D = np.max([row["high"] for row in rows], axis=0).astype(np.float32)
         writer = QuantisedWriter(staging, low_D, high_D, precision)
