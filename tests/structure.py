@@ -45,7 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": MODEL | {"rag"},
     "integrations": MODEL | {"rag"},
     "adapt": MODEL | {"rag", "train", "evaluation"},
-    "scale": MODEL | {"rag", "train", "evaluation", "serve"},
+    "scale": MODEL | {"rag", "train", "evaluation", "serve", "adapt"},
     "cli": MODEL | {"adapt", "train", "rag", "serve", "evaluation", "scale", "integrations"},
     "gritlm": {"lm", "prompts", "lazy"},
     "__main__": {"cli"},

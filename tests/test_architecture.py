@@ -28,7 +28,7 @@ HOMES = {
     "httpx": {"integrations"},
     "huggingface_hub": {"lm", "evaluation"},
     "jinja2": {"evaluation", "lm", "serve"},
-    "lancedb": {"rag"},
+    "lancedb": {"rag", "scale"},
     "langchain_core": {"integrations"},
     "liger_kernel": {"train"},
     "llama_index": {"integrations"},

@@ -34,6 +34,18 @@ def test_sentences_keep_abbreviations_and_lose_marks():
     assert len(statements(TEXT)) == 3
 
 
+def test_a_closing_quote_stays_with_its_sentence():
+    first = 'The keeper said "the cat sleeps all day." '
+    second = "Nobody (in the village) had seen it."
+    assert statements(first + second) == [first.strip(), second]
+
+
+def test_sentences_without_spaces_are_statements():
+    first, second = "図書館は毎朝九時に開きます。", "猫は一日に十二時間眠ります。"
+    assert statements(first + second) == [first, second]
+    assert statements("図書館。") == []
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -8,21 +8,28 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import torch
 
 pytest.importorskip("ray", reason="Ray is not installed")
 
 from gritlm import GritLM, gritlm_instruction
 from gritlm.errors import GritLMError, InputError, ModelError
-from gritlm.scale import BulkOptions, PartOptions, WorkerPool, embed
+from gritlm.lm.vectors import to_precision, truncated
+from gritlm.scale import BulkOptions, PartOptions, VectorForm, WorkerPool, embed
 from gritlm.scale.bulk.embedding_job import _description
 from gritlm.scale.bulk.only_job import only_job
 from gritlm.scale.bulk.part_rows import PartRows
-from gritlm.scale.bulk.staging import Staging
+from gritlm.scale.bulk.quantising import Extremes, QuantisedWriter
+from gritlm.scale.bulk.staging import Staging, part_file, read_vectors
 from gritlm.scale.bulk.tokenising import PartTokeniser, TokenOptions
+from gritlm.scale.bulk.vector_worker import EmbeddedPart
 from gritlm.scale.storage import Location, shown
 from tests.scale import collection
 
@@ -82,6 +89,55 @@ def test_any_number_of_workers_gives_the_table_of_one_process(tmp_path, folder, 
     again = embed(sources, output, chosen)  # complete: nothing starts
     assert (again.rows, again.rejected, again.resumed) == (ROWS, 2, report.parts)
     assert (output / "_SUCCESS").stat().st_mtime_ns == before
+
+
+@pytest.mark.usefixtures("ray_on_this_machine")
+@pytest.mark.parametrize(
+    "form", [VectorForm(8), VectorForm(24, "ubinary"), VectorForm(24, "int8")], ids=str
+)
+def test_dimensions_and_precision_are_those_of_encode(tmp_path, folder, expected, form):
+    """Values of 8 bits are scaled between the extremes of all parts."""
+    source = collection.write_lines(tmp_path / "rows.jsonl", collection.rows(ROWS))
+    output = tmp_path / "out"
+    embed(source, output, options(folder, vectors=form, workers=WorkerPool(2)))
+    normalised = torch.from_numpy(expected)
+    if form.truncate_dim:
+        normalised = truncated(normalised, form.truncate_dim, normalised=True)
+    alone_ND = to_precision(normalised.numpy(), form.precision)
+    table = pq.read_table(output).sort_by("id")
+    found_ND = np.array(table["embedding"].to_pylist())
+    assert table["id"].to_pylist() == [row["id"] for row in collection.rows(ROWS)]
+    assert table.schema.field("embedding").type.value_type == pa.from_numpy_dtype(alone_ND.dtype)
+    if form.precision == "float32":
+        assert np.abs(found_ND - alone_ND).max() < 1e-5
+    else:  # a value within 1e-5 of the border between two levels
+        differing = found_ND != alone_ND
+        assert differing.mean() < 0.002
+        if form.precision == "int8":
+            assert np.abs(found_ND - alone_ND.astype(int)).max() <= 1
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "rows.jsonl"}
+
+
+def test_quantising_goes_on_with_the_parts_that_are_left(tmp_path):
+    staging = Staging.of(Location.of(tmp_path / "out"), scaled=True)
+    staging.begin({"version": 1})
+    values = np.array([[0.0, -1.0], [0.5, 1.0]], dtype=np.float32)
+    for number, row_ND in enumerate(values[:, None]):
+        staging.write(EmbeddedPart(number, [f"d{number}"], row_ND, [], 1, 0, "abc"))
+    batch = {"part": np.arange(2)}
+    extremes = Extremes(staging).of_parts(batch)
+    low_D, high_D = extremes["low"][0], extremes["high"][0]
+    assert (low_D.tolist(), high_D.tolist()) == ([0.0, -1.0], [0.5, 1.0])
+    writer = QuantisedWriter(staging, low_D, high_D, "uint8")
+    writer.write_parts({"part": np.array([0])})
+    first = part_file(staging.folder, 0)
+    before = Path(first.path).stat().st_mtime_ns
+    writer.write_parts(batch)
+    assert Path(first.path).stat().st_mtime_ns == before
+    found = [read_vectors(part_file(staging.folder, number)) for number in range(2)]
+    expected_ND = to_precision(values, "uint8")
+    assert np.array_equal(np.concatenate([each.vectors_ND for each in found]), expected_ND)
+    assert [(each.ids, each.fingerprint) for each in found] == [(["d0"], "abc"), (["d1"], "abc")]
 
 
 def test_a_killed_job_goes_on_and_embeds_no_part_twice(tmp_path, folder, ray_on_this_machine):
@@ -172,6 +228,7 @@ def test_a_model_or_length_that_cannot_be_used_is_refused_before_ray_starts(tmp_
     for changes, message in (
         ({"model": {"model_name_or_path": str(tmp_path / "none")}}, "none"),
         ({"max_length": 100_000}, "max_length=100000, the model takes at most 256"),
+        ({"vectors": VectorForm(49)}, "truncate_dim=49; expected 1 to 48"),
     ):
         with pytest.raises((InputError, ModelError), match=message):
             embed(source, tmp_path / "out", options(folder, **changes))

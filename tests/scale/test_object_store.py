@@ -6,6 +6,7 @@ import io
 import logging
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -15,6 +16,7 @@ pytest.importorskip("moto", reason="moto is not installed")
 from gritlm import GritLM
 from gritlm.errors import InputError
 from gritlm.scale import BulkOptions, PartOptions, WorkerPool, embed
+from gritlm.scale.bulk import lance
 from gritlm.scale.bulk import only_job as lock
 from gritlm.scale.bulk.only_job import only_job
 from gritlm.scale.bulk.staging import Staging
@@ -123,3 +125,20 @@ def test_credentials_that_are_missing_are_explained():
     ):
         raise OSError("AWS Error ACCESS_DENIED during HeadObject operation")
     assert str(caught.value).startswith("s3://data/in cannot be read with the credentials")
+
+
+def test_a_lance_table_is_written_to_a_bucket_and_read(server):
+    pytest.importorskip("lancedb", reason="LanceDB is not installed")
+    target = Location.of(address(server, "data/tables/x.lance"))
+    assert lance.find_table(target) is None
+    schema = pa.schema([("id", pa.string()), ("text", pa.string())])
+    batch = pa.record_batch([["a", "b", "c"], ["one", "two", "three"]], schema=schema)
+    lance.write_table(target, schema, iter([batch]))
+    version = lance.open_table(target).version
+    found = lance.read_rows(target, version, range(1, 3), {"id", "other"})
+    assert found.to_pylist() == [{"id": "b"}, {"id": "c"}]
+    wrong = Location.of(address(server, "none/tables/x.lance"))
+    with pytest.raises(StorageError, match="cannot be written") as raised:
+        lance.write_table(wrong, schema, iter([batch]))
+    assert SECRET not in str(raised.value)
+    assert "\n" not in str(raised.value)

@@ -18,7 +18,7 @@ from gritlm.adapt.rows.hard_negatives import HardNegatives
 from gritlm.adapt.rows.questions import QuestionMaker
 from gritlm.adapt.rows.round_trip import RoundTrip
 from gritlm.adapt.rows.writers import writer_for
-from gritlm.adapt.run_folder import FinishedStep, MadeRows, Row, RunFolder
+from gritlm.adapt.run_folder import FinishedStep, MadeRows, Row, RunFolder, Spread
 from gritlm.adapt.starting_model import StartingModel
 from gritlm.adapt.verdict import Verdict
 from gritlm.errors import require_libraries
@@ -53,7 +53,11 @@ class AdaptResult:
 
 
 def adapt(
-    config: AdaptConfig, *, report: Report = log.info, progress: bool | None = None
+    config: AdaptConfig,
+    *,
+    report: Report = log.info,
+    progress: bool | None = None,
+    spread: Spread = map,
 ) -> AdaptResult:
     """Adapt a model to a collection of documents, and measure the difference.
 
@@ -64,6 +68,7 @@ def adapt(
         config: settings of the run.
         report: callback for lines of the log.
         progress: show progress bars; None: on a terminal.
+        spread: applies the function of a step to batches of rows, in their order.
 
     Returns:
         The folder of the adapter, the verdict, and counts and seconds of each step.
@@ -77,7 +82,7 @@ def adapt(
         KeyboardInterrupt: after ctrl-C; the same call goes on.
     """
     require_libraries_of(config)
-    folder = RunFolder(Path(config.to))
+    folder = RunFolder(Path(config.to), spread)
     try:
         return Adaptation(config, folder, report, progress).run()
     finally:

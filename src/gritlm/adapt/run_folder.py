@@ -11,7 +11,7 @@ import errno
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,6 +61,10 @@ class MadeRows:
         self.counts += other.counts
 
 
+Work = Callable[[Sequence[Any]], MadeRows]  # of a batch
+Spread = Callable[[Work, Sequence[Sequence[Any]]], Iterable[MadeRows]]
+
+
 @dataclass(frozen=True)
 class FinishedStep:
     """A step that has finished.
@@ -81,10 +85,12 @@ class RunFolder:
 
     Args:
         root: the folder; its files are in the folder ``adapt`` inside of it.
+        spread: applies the function of a step to its batches, in their order.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, spread: Spread = map) -> None:
         self.root = root
+        self._spread = spread
         self.folder = root / FOLDER
         self._inputs = ""  # digest of the step that runs
         # Next to the folder, so that it is no file of the adapter.
@@ -199,7 +205,7 @@ class RunFolder:
         self,
         name: str,
         items: Sequence[Any],
-        work: Callable[[Sequence[Any]], MadeRows],
+        work: Work,
         *,
         size: int,
         progress: bool | None = None,
@@ -235,8 +241,8 @@ class RunFolder:
                     leave=False,
                 ) as bar,
             ):
-                for batch in batches[len(done) :]:
-                    made = work(batch)
+                rest = batches[len(done) :]
+                for batch, made in zip(rest, self._spread(work, rest), strict=True):
                     line = {"rows": made.rows, "counts": dict(made.counts)}
                     file.write(json.dumps(line, ensure_ascii=False) + "\n")
                     file.flush()

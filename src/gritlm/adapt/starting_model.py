@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -48,6 +49,12 @@ class StartingModel:
         self._device = device
         self._loaded: GritLM | None = None
         self._vectors: tuple[tuple[str, ...], Tensor] | None = None
+
+    def __reduce__(self) -> tuple[type[StartingModel], tuple[str, str | None]]:
+        """Return how another process makes it, which loads the model itself."""
+        folder = Path(self.name)
+        name = str(folder.resolve()) if folder.exists() else self.name
+        return StartingModel, (name, self._device)
 
     @property
     def model(self) -> GritLM:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gritlm.cli import logs, terminal
-from gritlm.cli.cluster import CLUSTER, absolute
+from gritlm.cli.cluster import CLUSTER, absolute, refuse_without_ray
 from gritlm.cli.options import ModelOptions
 from gritlm.errors import InputError
 
@@ -51,11 +51,9 @@ class BulkRayOptions:
         """Refuse options of a cluster without --ray.
 
         Raises:
-            InputError: naming the option.
+            InputError: for the first option.
         """
-        for name, value in self._given().items():
-            if value and not self.ray:
-                raise InputError(f"{name} is an option of work on a cluster; add --ray")
+        refuse_without_ray(self._given(), ray=self.ray)
 
     def _given(self) -> dict[str, Any]:
         return {"--address": self.cluster, "--workers": self.workers}
@@ -127,9 +125,9 @@ class BulkInputOptions(BulkRayOptions):
     def _given(self) -> dict[str, Any]:
         return {
             **super()._given(),
-            "--input": self.input,
+            "--input": ", ".join(self.input) if self.input else None,
             "--id-field": self.id_field,
-            "--reject-long": self.reject_long,
+            "--reject-long": self.reject_long or None,
         }
 
     def parts(self, field: str) -> PartOptions:

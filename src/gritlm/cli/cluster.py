@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from gritlm.cli.environment import option
 from gritlm.errors import InputError
+from gritlm.printable import excerpt
 
 if TYPE_CHECKING:
     from gritlm.cli.options import ModelOptions
@@ -67,12 +68,29 @@ class ClusterOptions:
         Raises:
             InputError: for the first option that differs from its default.
         """
-        if self.ray:
-            return
-        for name in ("address", "replicas", "max_replicas", "gpus_per_replica"):
-            if getattr(self, name) != getattr(ClusterOptions, name):
-                flag = "--" + name.replace("_", "-")
-                raise InputError(f"{flag} {getattr(self, name)} needs --ray")
+        names = ("address", "replicas", "max_replicas", "gpus_per_replica")
+        given = {
+            "--" + name.replace("_", "-"): getattr(self, name)
+            for name in names
+            if getattr(self, name) != getattr(ClusterOptions, name)
+        }
+        refuse_without_ray(given, ray=self.ray)
+
+
+def refuse_without_ray(given: Mapping[str, Any], *, ray: bool) -> None:
+    """Refuse options of work on a cluster without ``--ray``.
+
+    Args:
+        given: values of the options by their names; None for an option that was not given.
+        ray: whether ``--ray`` was given.
+
+    Raises:
+        InputError: for the first option.
+    """
+    for name, value in given.items():
+        if value is not None and not ray:
+            named = name if value is True else f"{name} {excerpt(str(value))}"
+            raise InputError(f"{named} needs --ray; add --ray, or leave {name} out")
 
 
 def model_source(

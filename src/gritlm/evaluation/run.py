@@ -78,8 +78,8 @@ def evaluate(
         BadRowError: for the first unusable row of a local task, with ``skip_bad=False``.
     """
     options = replace(options or RunnerOptions(), limit=plan.limit)
-    digests = {each.name: fingerprints.of_task(each.task, each.kind) for each in plan.tasks}
-    finished: list[list[MeasuredTask]] = [[] for _ in models]
+    digests = task_digests(plan)
+    finished: list[dict[str, MeasuredTask]] = [{} for _ in models]
     stopped = False
     try:
         for position, evaluated in enumerate(models):
@@ -91,13 +91,46 @@ def evaluate(
                     step = (number, len(models) * len(plan.tasks), evaluated.name, chosen.name)
                     _notify(watch, Step(*step))
                     done = runner.measure(chosen, digests[chosen.name])
-                    finished[position].append(done)
+                    finished[position][chosen.name] = done
                     _notify(watch, Step(*step, done))
     except KeyboardInterrupt:
         stopped = True
+    formats = [number_format(evaluated, options) for evaluated in models]
+    return make_report(models, plan, finished, formats=formats, command=command, stopped=stopped)
+
+
+def task_digests(plan: SuitePlan) -> dict[str, str]:
+    """Return the digest of each task of a plan, by name.
+
+    Args:
+        plan: the plan.
+    """
+    return {each.name: fingerprints.of_task(each.task, each.kind) for each in plan.tasks}
+
+
+def make_report(
+    models: Sequence[EvaluatedModel],
+    plan: SuitePlan,
+    finished: Sequence[Mapping[str, MeasuredTask]],
+    *,
+    formats: Sequence[str],
+    command: str = "",
+    stopped: bool = False,
+) -> Report:
+    """Return the report of measured tasks, in the order of the plan.
+
+    Args:
+        models: the models.
+        plan: the tasks.
+        finished: for each model its measured tasks by name; those of the plan that are missing
+            count as interrupted.
+        formats: for each model the number format in which it was measured.
+        command: command line.
+        stopped: whether the run was interrupted.
+    """
     outcomes = tuple(
-        _outcome(evaluated, done, plan.tasks, options)
-        for evaluated, done in zip(models, finished, strict=True)
+        _outcome(evaluated, done, plan.tasks, dtype)
+        for evaluated, done, dtype in zip(models, finished, formats, strict=True)
     )
     local = tuple(each.task for each in plan.tasks if isinstance(each.task, Task))
     return Report(outcomes, plan.suite, plan.limit, environment.about(command), local, stopped)
@@ -110,16 +143,18 @@ def _notify(watch: Watch | None, step: Step) -> None:
 
 def _outcome(
     evaluated: EvaluatedModel,
-    finished: Sequence[MeasuredTask],
+    finished: Mapping[str, MeasuredTask],
     tasks: Sequence[ChosenTask],
-    options: RunnerOptions,
+    dtype: str,
 ) -> Outcome:
     """Return the outcome of a model; tasks after an interruption count as skipped."""
-    rest = [MeasuredTask(chosen, reason=INTERRUPTED) for chosen in tasks[len(finished) :]]
+    measured = [
+        finished.get(chosen.name, MeasuredTask(chosen, reason=INTERRUPTED)) for chosen in tasks
+    ]
     about = {
         "source": str(evaluated.source),
         "adapter": None if evaluated.adapter is None else str(evaluated.adapter),
-        "dtype": number_format(evaluated, options),
+        "dtype": dtype,
         **evaluated.about,
     }
     return Outcome(
@@ -127,12 +162,12 @@ def _outcome(
         evaluated.kind,
         evaluated.digest,
         about,
-        results=tuple(result for done in finished for result in done.results),
+        results=tuple(result for done in measured for result in done.results),
         skipped=tuple(
             SkippedTask(evaluated.name, done.chosen.kind, done.chosen.name, done.reason)
-            for done in (*finished, *rest)
+            for done in measured
             if not done.results
         ),
-        computed=tuple(done.chosen.name for done in finished if done.results and not done.cached),
-        known=tuple(result.task for done in finished if done.cached for result in done.results),
+        computed=tuple(done.chosen.name for done in measured if done.results and not done.cached),
+        known=tuple(result.task for done in measured if done.cached for result in done.results),
     )

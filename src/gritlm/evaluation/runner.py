@@ -118,7 +118,7 @@ class TaskRunner:
         """
         if why := self._evaluated.cannot(chosen.kind):
             return MeasuredTask(chosen, reason=why)
-        key = self._key(chosen.kind, digest)
+        key = self.key(chosen.kind, digest)
         if known := self._cache.find(key):
             return MeasuredTask(chosen, tuple(known), cached=True)
         if why := self._load().lacks(chosen.kind):
@@ -164,7 +164,13 @@ class TaskRunner:
             )
         return self._ready
 
-    def _key(self, kind: Kind, digest: str) -> CacheKey:
+    def key(self, kind: Kind, digest: str) -> CacheKey:
+        """Return the key of a result, without loading the model.
+
+        Args:
+            kind: kind of the task.
+            digest: digest of the task.
+        """
         evaluated = self._evaluated
         options = self._options
         library = "transformers" if evaluated.kind == "GritLM" else evaluated.kind

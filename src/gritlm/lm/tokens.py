@@ -71,6 +71,10 @@ class SegmentTokenizer:
         self._special_texts = frozenset(filter(None, special_tokens(tokenizer)))
         self._special_starts = {text[0] for text in self._special_texts}
 
+    def __reduce__(self) -> tuple[type[SegmentTokenizer], tuple[PreTrainedTokenizerBase]]:
+        """Return how another process makes the same tokenizer."""
+        return SegmentTokenizer, (self.tokenizer,)
+
     def has_special(self, text: str) -> bool:
         """Return whether a text has a special token in it, which markup would turn into one."""
         if not any(start in text for start in self._special_starts):

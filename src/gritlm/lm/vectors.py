@@ -136,8 +136,23 @@ def to_precision(vectors_ND: NDArray[np.float32], precision: str) -> NDArray[np.
             len(vectors_ND),
             _FEW,
         )
-    low_D = vectors_ND.min(axis=0)
-    high_D = vectors_ND.max(axis=0)
+    return scaled(vectors_ND, vectors_ND.min(axis=0), vectors_ND.max(axis=0), precision)
+
+
+def scaled(
+    vectors_ND: NDArray[np.float32],
+    low_D: NDArray[np.float32],
+    high_D: NDArray[np.float32],
+    precision: str,
+) -> NDArray[np.generic]:
+    """Quantise vectors (N, D) to 256 levels of each dimension.
+
+    Args:
+        vectors_ND: vectors in float32.
+        low_D: lowest value of each dimension.
+        high_D: highest value of each dimension.
+        precision: ``int8`` or ``uint8``.
+    """
     step_D = (high_D - low_D) / 255
     level_ND = (vectors_ND - low_D) / np.where(step_D == 0, 1, step_D)
     return level_ND.astype(np.uint8) if precision == "uint8" else (level_ND - 128).astype(np.int8)

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 from gritlm import lazy
 
 if TYPE_CHECKING:
-    from gritlm.scale.bulk.bulk_options import BulkOptions, EmbedReport, WorkerPool
+    from gritlm.scale.adaptation import adapt
+    from gritlm.scale.bulk.bulk_options import BulkOptions, EmbedReport, VectorForm
     from gritlm.scale.bulk.embedding_job import embed
     from gritlm.scale.bulk.indexing import IndexReport, IndexSettings, index
     from gritlm.scale.bulk.parts import PartOptions
+    from gritlm.scale.evaluation import evaluate
     from gritlm.scale.training import Workers, train
+    from gritlm.scale.worker_pool import WorkerPool
 
 __all__ = [
     "BulkOptions",
@@ -19,9 +22,12 @@ __all__ = [
     "IndexReport",
     "IndexSettings",
     "PartOptions",
+    "VectorForm",
     "WorkerPool",
     "Workers",
+    "adapt",
     "embed",
+    "evaluate",
     "index",
     "train",
 ]
@@ -32,9 +38,12 @@ _HOMES = {
     "IndexReport": "gritlm.scale.bulk.indexing",
     "IndexSettings": "gritlm.scale.bulk.indexing",
     "PartOptions": "gritlm.scale.bulk.parts",
-    "WorkerPool": "gritlm.scale.bulk.bulk_options",
+    "VectorForm": "gritlm.scale.bulk.bulk_options",
+    "WorkerPool": "gritlm.scale.worker_pool",
     "Workers": "gritlm.scale.training",
+    "adapt": "gritlm.scale.adaptation",
     "embed": "gritlm.scale.bulk.embedding_job",
+    "evaluate": "gritlm.scale.evaluation",
     "index": "gritlm.scale.bulk.indexing",
     "train": "gritlm.scale.training",
 }

@@ -90,10 +90,14 @@ def cause(error: BaseException) -> BaseException | None:
     """
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, GritLMError):
-            return seen
+        # Ray's own error comes first: its class is derived from that of the error in it too.
         inner = getattr(seen, "cause", None)
-        seen = inner if isinstance(inner, BaseException) else seen.__cause__
+        if isinstance(inner, BaseException):
+            seen = inner
+        elif isinstance(seen, GritLMError):
+            return seen
+        else:
+            seen = seen.__cause__
     return None
 
 

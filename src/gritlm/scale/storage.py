@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -37,11 +37,13 @@ class Location:
         filesystem: file system of pyarrow; it can be sent to workers.
         path: path in it.
         url: address for messages, without credentials.
+        address: the address itself, for clients other than pyarrow; it may have credentials.
     """
 
     filesystem: Any
     path: str
     url: str
+    address: str = field(default="", repr=False)
 
     @classmethod
     def of(cls, url: str | Path) -> Location:
@@ -58,10 +60,10 @@ class Location:
         text = str(url)
         if "://" not in text:
             path = Path(text).expanduser().absolute()
-            return cls(fs.LocalFileSystem(), path.as_posix(), text)
+            return cls(fs.LocalFileSystem(), path.as_posix(), text, path.as_posix())
         with explained(shown(text), "opened"):
             filesystem, path = fs.FileSystem.from_uri(text)
-        return cls(filesystem, path.rstrip("/"), shown(text))
+        return cls(filesystem, path.rstrip("/"), shown(text), text)
 
     @property
     def is_local(self) -> bool:
@@ -80,8 +82,7 @@ class Location:
         Args:
             name: its path in this folder.
         """
-        plain, mark, query = self.url.partition("?")
-        return Location(self.filesystem, f"{self.path}/{name}", f"{plain}/{name}{mark}{query}")
+        return self.renamed(lambda path: f"{path}/{name}")
 
     def sibling(self, ending: str) -> Location:
         """Return the location whose name is this one's with an ending.
@@ -89,9 +90,19 @@ class Location:
         Args:
             ending: the ending.
         """
-        plain, mark, query = self.url.partition("?")
-        url = f"{plain.rstrip('/')}{ending}{mark}{query}"
-        return Location(self.filesystem, f"{self.path}{ending}", url)
+        return self.renamed(lambda path: f"{path.rstrip('/')}{ending}")
+
+    def renamed(self, change: Callable[[str], str]) -> Location:
+        """Return the location whose path is changed, in its addresses too.
+
+        Args:
+            change: function of a path, or of an address without its options.
+        """
+        changed = []
+        for url in (self.url, self.address):
+            plain, mark, query = url.partition("?")
+            changed.append(f"{change(plain)}{mark}{query}")
+        return Location(self.filesystem, change(self.path), *changed)
 
     def exists(self) -> bool:
         """Return whether there is a file or a folder that is not empty on an object store."""

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from gritlm.errors import InputError
 from gritlm.lm import threads
 from gritlm.lm.encoder import TOKEN_BUDGET
 from gritlm.lm.gritlm import GritLM
@@ -23,7 +22,7 @@ from gritlm.train.data.collate import Collator
 from gritlm.train.data.loader import Batch, BatchShare, Loader
 from gritlm.train.data.sources import Dataset
 from gritlm.train.model import heads, layers
-from gritlm.train.model.build import build
+from gritlm.train.model.build import TrainingParts, build
 from gritlm.train.objectives import evaluation
 from gritlm.train.objectives.distillation import Teacher
 from gritlm.train.objectives.earlier_passages import EarlierPassages
@@ -39,6 +38,7 @@ from gritlm.train.run import (
     optim,
     parallel,
     resume,
+    sharding,
     staging,
     step_checks,
 )
@@ -139,7 +139,7 @@ class Trainer:
             resume.require_same(state["settings"], fixed_settings, start)
         whole = start if start and not checkpoint.is_sharded(start) else None
         torch.manual_seed(run.training.seed)
-        self.parts = build(run, device=parallel.local_device(run.training), weights=whole)
+        self.parts = _build(run, whole)
         self.collator = Collator(self.parts.tokens, self.parts.settings, run.data, run.rag)
         self.loader = Loader(run, self.collator, share)
         self.fixed_settings = fixed_settings
@@ -152,9 +152,7 @@ class Trainer:
         """Create module, optimizer, schedule and metrics log; restore a checkpoint if given."""
         training = self.settings.training
         self.done = 0
-        self.module = parallel.wrapped(self.parts.trainee, training, bf16=self.parts.bf16)
-        if parallel.is_sharded(self.module):
-            self._require_shardable()
+        self.module = parallel.wrapped(self.parts.trainee, training)
         self.optimizer = optim.optimizer(self.module, training)
         self.embedding_objective, self.generation_objective = self._create_objectives()
         self.question_objective = QuestionObjective(
@@ -182,10 +180,6 @@ class Trainer:
         )
         if number := sum(rows.skipped.count for many in self._rows().values() for rows in many):
             self.metrics.skipped(self.done, number)
-
-    def _require_shardable(self) -> None:
-        if self.settings.model.qlora:
-            raise InputError("[model]: qlora weights cannot be sharded; use distribution = 'ddp'")
 
     def run(self, stop: StopSignal) -> TrainResult:
         """Run the remaining steps and write the trained model."""
@@ -402,6 +396,13 @@ class Trainer:
     def _report_step(self, number: int, values: Mapping[str, float]) -> None:
         if not self.metrics.has_bar and number % max(1, self.steps // _LINES) == 0:
             self.report(f"step {number} of {self.steps}: {_format_metrics(values)}")
+
+
+def _build(run: TrainConfig, weights: Path | None) -> TrainingParts:
+    """Load the model in every process, or in one that shards it over all of them."""
+    if parallel.shards(run.training):
+        return sharding.build_sharded(run, weights=weights)
+    return build(run, device=parallel.local_device(run.training), weights=weights)
 
 
 def _mini_batch_tokens(device: torch.device) -> int:

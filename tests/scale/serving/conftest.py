@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
+import signal
 import socket
+import subprocess
+import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +23,7 @@ from gritlm.lm.hub.model_config import ModelSettings
 from gritlm.scale.serving import ModelSource, Replicas, ServingConfig
 from gritlm.serve import Limits, ServerConfig
 from tests import tiny
+from tests.scale.conftest import SRC
 
 APPLICATION = "gritlm"
 LENGTH = 512  # tokens that the tiny model takes
@@ -41,6 +51,15 @@ class Deployed:
         found = (line for line in lines if line.startswith("gritlm_num_requests_running{"))
         return {line.split('"')[1]: float(line.split()[-1]) for line in found}
 
+    def counts(self, metric: str, endpoint: str) -> dict[str, float]:
+        """Values of a counter of one endpoint, by the names of the replicas."""
+        found: dict[str, float] = {}
+        for line in self.http.get("/metrics").raise_for_status().text.splitlines():
+            if line.startswith(f"gritlm_{metric}_total{{") and f'endpoint="{endpoint}"' in line:
+                name = line.split('"')[1]
+                found[name] = found.get(name, 0) + float(line.split()[-1])
+        return found
+
     def kill(self, replica: str) -> None:
         """Kill the process of a replica."""
         import ray
@@ -54,6 +73,50 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+@dataclass(frozen=True)
+class Command:
+    """``gritlm serve --ray`` in a process of its own."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+    url: str
+
+    def end(self) -> None:
+        """End the command by SIGTERM, and require that it ends well."""
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(60) == 0, self.log.read_text()
+
+
+@contextmanager
+def serving(model: Path, variables: dict[str, str], log: Path, *more: str) -> Iterator[Command]:
+    """Start ``gritlm serve --ray`` and wait until it listens."""
+    fixed = ["--ray", "--port", "0", "--threads", "1", "--device", "cpu", "--dtype", "float32"]
+    command = [sys.executable, "-m", "gritlm", "serve", str(model), *fixed, *more]
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, env=variables, stdout=output, stderr=output)
+    try:
+        until = time.monotonic() + 120
+        while (found := re.search(r" at (http://\S+)", log.read_text())) is None:
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < until, log.read_text()
+            time.sleep(0.2)
+        yield Command(process, log, found[1])
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def variables() -> Iterator[dict[str, str]]:
+    """Variables of a process that does not find the Ray of other tests."""
+    pytest.importorskip("ray", reason="Ray is not installed")
+    folder = tempfile.mkdtemp(prefix="g", dir="/tmp")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    more = {"PYTHONPATH": str(SRC), "RAY_TMPDIR": folder, "OMP_NUM_THREADS": "1"}
+    yield {**kept, **more, "RAY_USAGE_STATS_ENABLED": "0"}
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

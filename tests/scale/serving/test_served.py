@@ -13,6 +13,7 @@ from tests import tiny
 from tests.scale.serving.conftest import Deployed
 
 CHAT = "/v1/chat/completions"
+EMBEDDINGS = "/v1/embeddings"
 
 
 def chat(text: str, **more: Any) -> dict[str, Any]:
@@ -67,7 +68,7 @@ def test_keys_and_sizes_are_checked_before_the_body_is_read(deployed):
 
 
 def test_a_conversation_returns_to_the_replica_that_holds_its_state(deployed):
-    for number in range(6):
+    for number in range(10):
         first = {"role": "user", "content": f"Tell me about the number {number} and the park."}
         opening = {"model": "tiny", "messages": [first], "temperature": 0, "max_tokens": 8}
         answer = deployed.http.post(CHAT, json=opening).raise_for_status().json()
@@ -80,6 +81,9 @@ def test_a_conversation_returns_to_the_replica_that_holds_its_state(deployed):
         again = deployed.http.post(CHAT, json={**opening, "messages": turns}).json()
         cached = again["usage"]["prompt_tokens_details"]["cached_tokens"]
         assert cached >= answer["usage"]["prompt_tokens"]
+    hits = deployed.counts("prompt_tokens_cached", CHAT)
+    assert len(hits) == 2
+    assert min(hits.values()) > 0  # the conversations are spread
 
 
 def test_documents_go_to_the_one_writer_and_every_replica_finds_them(deployed):
@@ -94,6 +98,47 @@ def test_documents_go_to_the_one_writer_and_every_replica_finds_them(deployed):
     assert http.delete("/v1/rag/documents/d3").status_code == 200
     body = {"question": "When does water boil?", "mode": "doc", "top_k": 1, "max_tokens": 4}
     assert http.post("/v1/rag/answer", json=body).raise_for_status().json()["sources"]
+
+
+def test_requests_of_a_store_go_to_the_replica_that_holds_its_blocks(deployed):
+    endpoint = "/v1/rag/answer"
+    body = {"question": "When does water boil?", "mode": "doc", "top_k": 1, "max_tokens": 2}
+    before = deployed.counts("http_requests", endpoint)
+    hits = deployed.counts("prompt_tokens_cached", endpoint)
+    for _ in range(6):
+        deployed.http.post(endpoint, json=body).raise_for_status()
+    after = deployed.counts("http_requests", endpoint)
+    (home,) = (name for name, count in after.items() if count != before.get(name, 0))
+    assert after[home] - before.get(home, 0) == 6
+    cached = deployed.counts("prompt_tokens_cached", endpoint)
+    assert cached[home] > hits.get(home, 0)
+    assert {name: count for name, count in cached.items() if name != home and count} == {}
+
+
+def test_other_requests_go_to_the_replica_that_is_idle(deployed):
+    done = threading.Event()
+
+    def talk() -> None:
+        while not done.is_set():
+            body = chat("One conversation", max_tokens=100, ignore_eos=True)
+            deployed.http.post(CHAT, json=body).raise_for_status()
+
+    before = {path: deployed.counts("http_requests", path) for path in (CHAT, EMBEDDINGS)}
+    clients = [threading.Thread(target=talk) for _ in range(3)]
+    for client in clients:
+        client.start()
+    wait_for(lambda: sum(deployed.running().values()) >= 2)
+    for number in range(5):
+        asked = {"model": "tiny", "input": f"text {number}"}
+        deployed.http.post(EMBEDDINGS, json=asked).raise_for_status()
+    done.set()
+    for client in clients:
+        client.join()
+    after = {path: deployed.counts("http_requests", path) for path in (CHAT, EMBEDDINGS)}
+    (busy,) = (name for name, n in after[CHAT].items() if n != before[CHAT].get(name, 0))
+    (idle,) = (name for name in deployed.running() if name != busy)
+    assert after[EMBEDDINGS].get(busy, 0) == before[EMBEDDINGS].get(busy, 0)
+    assert after[EMBEDDINGS][idle] == before[EMBEDDINGS].get(idle, 0) + 5
 
 
 def test_metrics_have_every_replica(deployed):

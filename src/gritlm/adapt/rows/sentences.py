@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 
-from gritlm.rag.quote import ABBREVIATIONS
+from gritlm.rag.quote import sentence_spans
 
 FEWEST_WORDS = 5  # of a sentence that can answer a question
 MOST_WORDS = 120  # clauses of contracts are long
 _LETTERS = 0.6  # least share of letters and spaces in a sentence
-_END = re.compile(r"(?<=[.!?。！？])[\"'”’)\]]*\s+")
+_CLOSING = "\"'”’)]"  # behind the end of a sentence
+_UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")  # two make a word
 _PARAGRAPH = re.compile(r"\n\s*\n|\n(?=\s*(?:[-*+#|]|\d+[.)])\s)")
 _MARKUP = re.compile(r"^\s*(?:[#>*+-]|\d+[.)])+\s+")
 _LEANS = re.compile(
@@ -27,24 +28,17 @@ def sentences(text: str) -> list[str]:
     found: list[str] = []
     for paragraph in _PARAGRAPH.split(text):
         line = " ".join(_MARKUP.sub("", paragraph).split())
-        held = ""
-        for piece in _END.split(line):
-            held = f"{held} {piece}".strip()
-            if not held.endswith(ABBREVIATIONS):
-                found.append(_MARKUP.sub("", held))
-                held = ""
-        if held:
-            found.append(_MARKUP.sub("", held))
+        found += [_MARKUP.sub("", line[start:end]) for start, end in sentence_spans(line)]
     return [each for each in found if each]
 
 
 def is_statement(sentence: str) -> bool:
     """Return whether a sentence states something: whole, of usual length, mostly letters."""
-    words = sentence.split()
+    words = len(sentence.split()) + len(_UNSPACED.findall(sentence)) // 2
     letters = sum(each.isalpha() or each.isspace() for each in sentence)
     return (
-        FEWEST_WORDS <= len(words) <= MOST_WORDS
-        and sentence.endswith((".", "!", ";", "。", "！", '."', ".)"))
+        FEWEST_WORDS <= words <= MOST_WORDS
+        and sentence.rstrip(_CLOSING).endswith((".", "!", ";", "。", "！"))
         and "|" not in sentence
         and letters >= _LETTERS * len(sentence)
     )

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gritlm.cli import logs, terminal
+from gritlm.cli.bulk import BulkRayOptions
+from gritlm.errors import InputError
 
 if TYPE_CHECKING:
     from gritlm.adapt.config import AdaptConfig
@@ -210,27 +212,38 @@ class DocumentOptions:
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a passage.")] = 256
 
 
-def adapt(
-    documents: Annotated[list[str], typer.Argument(help="Files and folders, as for gritlm index.")],
-    *,
-    to: Annotated[str, typer.Option(help="Folder of the run, which becomes the adapter.")],
+@dataclass(frozen=True)
+class AdaptRunOptions(BulkRayOptions):
+    """Trial of a run, and work on a Ray cluster."""
+
     dry_run: Annotated[
         bool,
         typer.Option(
             "--dry-run", help="Print examples of each step and an estimate; write nothing."
         ),
-    ] = False,
+    ] = False
+
+
+def adapt(
+    documents: Annotated[list[str], typer.Argument(help="Files and folders, as for gritlm index.")],
+    *,
+    to: Annotated[str, typer.Option(help="Folder of the run, which becomes the adapter.")],
     passages: DocumentOptions,
     questions: QuestionOptions,
     training: AdapterOptions,
     report: AdaptReportOptions,
+    running: AdaptRunOptions,
 ) -> None:
     """Adapt a model to a field: from a folder of documents to an adapter with a report.
 
     The model writes questions about the documents, filters them, finds hard negatives, and is
     trained on them. Some documents are held out to measure the difference. Prints whether the
-    adapter should be used. After ctrl-C the same command goes on.
+    adapter should be used. After ctrl-C the same command goes on. With --ray, the workers of a
+    cluster write and filter the questions.
     """
+    running.require_ray()
+    if running.ray and running.dry_run:
+        raise InputError("--dry-run is a trial in one process; leave --ray out")
     from gritlm.adapt.config import AdaptConfig
 
     given: dict[str, Any] = {
@@ -250,11 +263,26 @@ def adapt(
     logs.hush_libraries()
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
-        _run(config, dry_run=dry_run)
+        if running.ray:
+            _print_result(_spread(config, running))
+        else:
+            _run(config, dry_run=running.dry_run)
     except KeyboardInterrupt:
-        more = "" if dry_run else "; the same command goes on from there"
+        more = "" if running.dry_run else "; the same command goes on from there"
         logs.write_message("stopped", f"the finished steps are in {to}{more}")
         raise typer.Exit(INTERRUPTED) from None
+
+
+def _spread(config: AdaptConfig, ray: BulkRayOptions) -> AdaptResult:
+    from gritlm.scale import adapt as start
+
+    return start(
+        config,
+        workers=ray.pool(None),
+        address=ray.cluster,
+        report=logs.note_above_bar,
+        progress=logs.progress(),
+    )
 
 
 def _run(config: AdaptConfig, *, dry_run: bool) -> None:

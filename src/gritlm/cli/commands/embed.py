@@ -67,9 +67,9 @@ def embed(
     """
     ray.require_ray()
     if ray.ray:
-        if given := _refused(texts or [], read, write, encode, vectors):
+        if given := _refused(texts or [], read, write, encode):
             raise InputError(f"--ray and {given}: bulk embedding does not take it; leave it out")
-        _embed_on_ray(ray, write.output, read.field, encode, model)
+        _embed_on_ray(ray, write.output, read.field, encode, vectors, model)
         return
     destination = write.destination()
     if model.tensor_parallel_size > 1:
@@ -98,7 +98,12 @@ def _require_shared(texts: list[str], file: str | None, processes: int) -> None:
 
 
 def _embed_on_ray(
-    ray: bulk.BulkInputOptions, output: str, field: str, encode: EncodeFlags, model: ModelOptions
+    ray: bulk.BulkInputOptions,
+    output: str,
+    field: str,
+    encode: EncodeFlags,
+    vectors: VectorOptions,
+    model: ModelOptions,
 ) -> None:
     from gritlm import scale
     from gritlm.scale.ray_library import require
@@ -111,6 +116,7 @@ def _embed_on_ray(
         instruction=encode.header(),
         max_length=encode.max_length,
         truncate=not ray.reject_long,
+        vectors=scale.VectorForm(vectors.truncate_dim, vectors.precision.value),
         parts=ray.parts(field),
         workers=ray.pool(model.threads),
         progress=logs.progress(),
@@ -129,7 +135,6 @@ def _refused(
     read: TextFileOptions,
     write: WriteOptions,
     encode: EncodeFlags,
-    vectors: VectorOptions,
 ) -> str | None:
     """Return the first option that bulk embedding does not take; None without any."""
     given = {
@@ -138,8 +143,6 @@ def _refused(
         "--input-format": read.input_format is not InputFormat.auto,
         "--format": write.format is not None,
         "--batch-size": encode.batch_size is not None,
-        "--truncate-dim": vectors.truncate_dim is not None,
-        "--precision": vectors.precision is not Precision.float32,
     }
     return next((name for name, is_given in given.items() if is_given), None)
 

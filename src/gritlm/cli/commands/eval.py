@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gritlm.cli import calibration, figures, logs, terminal
+from gritlm.cli.bulk import BulkRayOptions
 from gritlm.cli.options import Dtype, Quantization
 from gritlm.errors import InputError
 
 if TYPE_CHECKING:
     from gritlm.evaluation.cache import ResultCache
+    from gritlm.evaluation.outcome import Report
     from gritlm.evaluation.runner import RunnerOptions
     from gritlm.evaluation.tasks.suites import SuitePlan
 
@@ -120,8 +123,11 @@ class RunOptions:
         ),
     ] = True
 
-    def runner_options(self) -> RunnerOptions:
+    def runner_options(self, *, elsewhere: bool = False) -> RunnerOptions:
         """Return the options of the runner, after setting the number of threads of torch.
+
+        Args:
+            elsewhere: whether other machines run the models; their devices are not checked here.
 
         Raises:
             InputError: for an unknown device, or one that this machine does not have.
@@ -130,9 +136,8 @@ class RunOptions:
         from gritlm.evaluation.runner import RunnerOptions
         from gritlm.lm import threads
 
-        runtime.choose_device(
-            self.device
-        )  # a device that is not there is refused before models are loaded
+        if not elsewhere:  # a missing device is refused before models are loaded
+            runtime.choose_device(self.device)
         if self.threads is not None:
             threads.keep(self.threads)
         dtype = None if self.dtype is None else self.dtype.value
@@ -208,32 +213,44 @@ def eval_(
             rich_help_panel=RUNNING,
         ),
     ] = None,
+    ray: BulkRayOptions,
 ) -> None:
     """Measure embedding, generation and RAG of models, and write one report.
 
     Prints the figures; the folder of --output has them as JSON, Markdown and a page for a browser.
-    Differences are to the first model. Exit code 3: nothing could be measured.
+    Differences are to the first model. Exit code 3: nothing could be measured. With --ray, the
+    tasks are measured by the workers of a cluster.
     """
+    ray.require_ray()
+    if ray.ray and calibrate is not None:
+        raise InputError("--calibrate is one task, which one process measures; leave --ray out")
     if calibrate is not None:
         options = running.runner_options()
         calibration.run(models or ["default"], calibrate, options, limit=tasks.limit)
         return
     cache = results.open_cache()
     plan = tasks.plan()
-    options = running.runner_options()
+    options = running.runner_options(elsewhere=ray.ray)
     logs.hush_libraries()
     from gritlm.evaluation.models import find_models
-    from gritlm.evaluation.report import view, write
     from gritlm.evaluation.run import evaluate
 
     found = find_models(models or ["default"])
     command = shlex.join(["gritlm", *sys.argv[1:]])
-    report = evaluate(
+    run = partial(_spread, ray, running.threads) if ray.ray else evaluate
+    report = run(
         found, plan, cache=cache, options=options, command=command, watch=figures.print_step
     )
+    _write_report(report, results.output)
+
+
+def _write_report(report: Report, output: Path) -> None:
+    """Write and print a report, and exit with the code of its run."""
+    from gritlm.evaluation.report import view, write
+
     sections = view.sections(report)
     # Before the tables are printed: the reader of a pipe may have left.
-    paths = write.write_report(report, results.output, sections)
+    paths = write.write_report(report, output, sections)
     for each in view.reasons(report):
         logs.write_message("skipped", f"{each.model}: {', '.join(each.tasks)}: {each.reason}")
     figures.print_tables(sections, [model.name for model in report.models])
@@ -246,3 +263,14 @@ def eval_(
     if report.is_empty:
         logs.write_message("error", "nothing could be measured")
         raise typer.Exit(NOTHING_RAN)
+
+
+def _spread(
+    ray: BulkRayOptions, threads: int | None, *measured: Any, command: str, **options: Any
+) -> Report:
+    """Evaluate on a cluster."""
+    from gritlm.scale import evaluate
+
+    pool = ray.pool(threads)
+    report = evaluate(*measured, workers=pool, address=ray.cluster, **options)
+    return replace(report, about={**report.about, "command": command})

@@ -5,32 +5,33 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from gritlm.errors import InputError
+from gritlm.errors import at_least_one, choice
+from gritlm.lm.vectors import PRECISIONS
 from gritlm.scale.bulk.parts import PartOptions
+from gritlm.scale.worker_pool import WorkerPool
 
 
 @dataclass(frozen=True)
-class WorkerPool:
-    """Workers that embed.
+class VectorForm:
+    """Dimensions and data type of the vectors, as in :meth:`gritlm.GritLM.encode`.
 
     Attributes:
-        least: fewest workers; None for the most.
-        most: most workers, which start while there are parts that wait; None for one a device.
-        cpus: CPUs, and threads, of a worker on a cluster without GPUs.
+        truncate_dim: dimensions to keep; None for all.
+        precision: ``float32``, ``int8``, ``uint8``, ``binary`` or ``ubinary``.
     """
 
-    least: int | None = None
-    most: int | None = None
-    cpus: int = 1
+    truncate_dim: int | None = None
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
-        least = 1 if self.least is None else self.least
-        most = least if self.most is None else self.most
-        if least < 1 or most < least or self.cpus < 1:
-            raise InputError(
-                f"{self.least} to {self.most} workers with {self.cpus} CPUs each; expected at "
-                "least 1 worker and 1 CPU, and no fewer at most than at least"
-            )
+        choice(self.precision, PRECISIONS, name="precision")
+        if self.truncate_dim is not None:
+            at_least_one(self.truncate_dim, name="truncate_dim")
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether a value depends on the extremes of its dimension over all vectors."""
+        return self.precision in ("int8", "uint8")
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class BulkOptions:
         instruction: the formatted header of queries; empty for documents.
         max_length: maximum tokens of a text; None for that of the model.
         truncate: whether longer texts are cut; if not, they go to the rejected rows.
+        vectors: dimensions and data type of the vectors.
         parts: size of the parts, and the columns that are read.
         workers: workers that embed.
         progress: whether to show a bar; None shows it on a terminal.
@@ -52,6 +54,7 @@ class BulkOptions:
     instruction: str = ""
     max_length: int | None = None
     truncate: bool = True
+    vectors: VectorForm = field(default_factory=VectorForm)
     parts: PartOptions = field(default_factory=PartOptions)
     workers: WorkerPool = field(default_factory=WorkerPool)
     progress: bool | None = None

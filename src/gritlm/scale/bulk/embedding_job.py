@@ -11,6 +11,7 @@ from typing import Any
 from gritlm.errors import InputError
 from gritlm.scale import cluster, ray_library
 from gritlm.scale.bulk import parts as parting
+from gritlm.scale.bulk import quantising
 from gritlm.scale.bulk.bulk_options import BulkOptions, EmbedReport
 from gritlm.scale.bulk.only_job import only_job
 from gritlm.scale.bulk.parts import InputFile, Part
@@ -58,10 +59,11 @@ def embed(
     parts = parting.plan(files, options.parts)
     source, adapter, tokens = _tokens(options)
     job = _description(files, options, tokens)
-    staging = Staging.of(Location.of(output))
+    staging = Staging.of(Location.of(output), scaled=options.vectors.is_scaled)
     if staging.is_published(job):
+        staging.remove_floats()
         log.warning("%s is complete; nothing is embedded", staging.output.url)
-        complete = Staging(staging.output, staging.output)
+        complete = Staging.finished(staging.output)
         return _report(complete, parts, resumed=len(parts), counts=[], started=started)
     tokeniser = {"source": source, "adapter": adapter, "options": tokens}
     pipeline = EmbeddingPipeline(staging, files, parts, options, tokeniser)
@@ -70,8 +72,12 @@ def embed(
         done = staging.done()
         with cluster.connected(address):
             counts = list(pipeline.rows(done))
-        if missing := len(parts) - len(staging.done()):
-            raise cluster.ClusterError(f"{missing} parts are missing; run the same command again")
+            if missing := len(parts) - len(staging.done()):
+                raise cluster.ClusterError(
+                    f"{missing} parts are missing; run the same command again"
+                )
+            if options.vectors.is_scaled:
+                quantising.quantise(staging, len(parts), options.vectors.precision)
         report = _report(staging, parts, resumed=len(done), counts=counts, started=started)
         staging.publish()
     return report
@@ -117,12 +123,20 @@ def _tokens(options: BulkOptions) -> tuple[str, str | None, TokenOptions]:
     with explained(source):
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     positions = model.get("max_model_len") or getattr(config, "max_position_embeddings", None)
+    _require_dimension(options, settings.projection or config.hidden_size)
     longest = options.max_length or settings.longest_text(positions)
     if positions is not None and longest > positions:
         raise InputError(f"max_length={longest}, the model takes at most {positions} tokens")
     if settings.trained_to_embed is False:
         log.warning("%s is not trained to embed; its vectors rank texts poorly", source)
     return source, adapter, TokenOptions(longest, options.truncate, options.instruction)
+
+
+def _require_dimension(options: BulkOptions, dimension: int) -> None:
+    """Refuse more dimensions than the vectors have, before workers start."""
+    size = options.vectors.truncate_dim
+    if size is not None and size > dimension:
+        raise InputError(f"truncate_dim={size}; expected 1 to {dimension}")
 
 
 def _description(
@@ -136,6 +150,7 @@ def _description(
             name: str(value) for name, value in sorted(options.model.items()) if name != "token"
         },
         "texts": [tokens.max_length, tokens.truncate, tokens.instruction],
+        "vectors": [options.vectors.truncate_dim, options.vectors.precision],
         "columns": [options.parts.field, options.parts.id_field],
         "parts": [options.parts.rows, options.parts.line_bytes],
     }

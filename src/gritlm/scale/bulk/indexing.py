@@ -23,7 +23,7 @@ from gritlm.rag.kvstore.record import RecordHeader, block_key
 from gritlm.rag.kvstore.stats import StoreStats
 from gritlm.rag.types import BlockKind
 from gritlm.scale import cluster
-from gritlm.scale.bulk.bulk_options import WorkerPool
+from gritlm.scale.worker_pool import WorkerPool
 
 _IN_FLIGHT = 2  # batches of a worker: one that it computes and one that waits
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from gritlm import jsonl
 from gritlm.errors import InputError, one_line
+from gritlm.scale.bulk import lance
 from gritlm.scale.bulk.parts import InputFile, Part, PartOptions, open_lines
 from gritlm.scale.storage import explained
 
@@ -55,7 +56,12 @@ def read_part(part: Part, file: InputFile, options: PartOptions) -> PartRows:
         StorageError: for a file that cannot be read.
     """
     rows = PartRows([], [], [])
-    read = {"parquet": _parquet_rows, "jsonl": _json_rows, "text": _text_rows}[file.form]
+    read = {
+        "parquet": _parquet_rows,
+        "lance": _lance_rows,
+        "jsonl": _json_rows,
+        "text": _text_rows,
+    }[file.form]
     with explained(file.location.url, "read"):
         for name, row in read(part, file, options):
             _add(rows, name, row, options)
@@ -96,13 +102,26 @@ def _parquet_rows(
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(file.location.path, filesystem=file.location.filesystem) as opened:
-        wanted = {options.field, options.id_field, "id", "_id", "title"}
+        wanted = _columns(options)
         columns = [name for name in opened.schema_arrow.names if name in wanted]
         counts = [opened.metadata.row_group(group).num_rows for group in range(part.group)]
         table = opened.read_row_group(part.group, columns=columns)
     first = sum(counts) + part.start
     for index, row in enumerate(table.slice(part.start, part.stop - part.start).to_pylist()):
         yield f"{file.location.name}#{first + index}", row
+
+
+def _lance_rows(
+    part: Part, file: InputFile, options: PartOptions
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    numbers = range(part.start, part.stop)
+    table = lance.read_rows(file.location, file.changed, numbers, _columns(options))
+    for number, row in zip(numbers, table.to_pylist(), strict=True):
+        yield f"{file.location.name}#{number}", row
+
+
+def _columns(options: PartOptions) -> set[str]:
+    return {options.field, options.id_field or "id", "id", "_id", "title"}
 
 
 def _json_rows(

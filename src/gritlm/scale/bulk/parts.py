@@ -1,4 +1,4 @@
-"""Parts of the input of a job: row ranges of Parquet files and byte ranges of files of lines.
+"""Parts of the input of a job: row ranges of tables and byte ranges of files of lines.
 
 The same files and settings give the same parts, with the same numbers: a job that was killed knows
 by them what is done.
@@ -13,6 +13,7 @@ from typing import Any
 
 from gritlm import jsonl
 from gritlm.errors import InputError, did_you_mean, one_line
+from gritlm.scale.bulk import lance
 from gritlm.scale.storage import Location, explained
 
 FORMS = {
@@ -30,7 +31,7 @@ class PartOptions:
     """Size of the parts, and the columns that are read.
 
     Attributes:
-        rows: rows of a part of a Parquet file.
+        rows: rows of a part of a Parquet file or a Lance table.
         line_bytes: bytes of a part of a file of lines.
         field: column or field with the text.
         id_field: column or field with the id; None for ``id`` or ``_id``, where there is one.
@@ -50,13 +51,13 @@ class PartOptions:
 
 @dataclass(frozen=True)
 class InputFile:
-    """A file of the input.
+    """A file or Lance table of the input.
 
     Attributes:
         location: where it is.
-        form: ``parquet``, ``jsonl`` or ``text``.
-        size: its bytes.
-        changed: time of its last change, in nanoseconds.
+        form: ``parquet``, ``jsonl``, ``text`` or ``lance``.
+        size: its bytes, or the rows of a Lance table.
+        changed: time of its last change in nanoseconds, or the version of a Lance table.
     """
 
     location: Location
@@ -72,8 +73,8 @@ class Part:
     Attributes:
         number: number of the part in the job.
         file: number of the file among the files of the job.
-        group: row group of a Parquet file; -1 for a file of lines.
-        start: first row in the row group, or first byte.
+        group: row group of a Parquet file; -1 for other files.
+        start: first row in the row group or Lance table, or first byte.
         stop: row or byte behind the last one.
     """
 
@@ -96,12 +97,17 @@ def input_files(sources: Sequence[str | Location]) -> list[InputFile]:
     found: list[InputFile] = []
     for source in sources:
         location = source if isinstance(source, Location) else Location.of(source)
-        found += _files_of(location)
+        found += [_table(location)] if lance.is_table(location) else _files_of(location)
     if not found:
         raise InputError(
             f"no file to read in {', '.join(map(str, sources))}; expected {', '.join(FORMS)}"
         )
     return found
+
+
+def _table(location: Location) -> InputFile:
+    table = lance.open_table(location)
+    return InputFile(location, "lance", table.count_rows(), table.version)
 
 
 def _files_of(location: Location) -> list[InputFile]:
@@ -114,7 +120,10 @@ def _files_of(location: Location) -> list[InputFile]:
     if here.is_file:
         form = FORMS.get(here.extension and f".{here.extension.lower()}")
         if form is None:
-            raise InputError(f"{location.url}: expected a file of {', '.join(FORMS)}, or a folder")
+            raise InputError(
+                f"{location.url}: expected a file of {', '.join(FORMS)}, a folder, or "
+                f"NAME{lance.ENDING}"
+            )
         return [InputFile(location, form, here.size, here.mtime_ns or 0)]
     files = []
     for each in location.files(deep=True):
@@ -137,9 +146,7 @@ def plan(files: Sequence[InputFile], options: PartOptions) -> list[Part]:
     """
     parts: list[Part] = []
     for number, file in enumerate(files):
-        ranges = (
-            _row_ranges(file, options) if file.form == "parquet" else _byte_ranges(file, options)
-        )
+        ranges = _RANGES.get(file.form, _byte_ranges)(file, options)
         for group, start, stop in ranges:
             parts.append(Part(len(parts), number, group, start, stop))
     return parts
@@ -162,11 +169,21 @@ def _row_ranges(file: InputFile, options: PartOptions) -> Iterator[tuple[int, in
             yield group, start, min(start + size, rows)
 
 
+def _lance_ranges(file: InputFile, options: PartOptions) -> Iterator[tuple[int, int, int]]:
+    table = lance.open_table(file.location, version=file.changed)
+    _require_columns(file.location.url, table.schema.names, options)
+    for start in range(0, file.size, options.rows):
+        yield -1, start, min(start + options.rows, file.size)
+
+
 def _byte_ranges(file: InputFile, options: PartOptions) -> Iterator[tuple[int, int, int]]:
     if file.form == "jsonl":
         _require_field(file, options)
     for start in range(0, file.size, options.line_bytes):
         yield -1, start, min(start + options.line_bytes, file.size)
+
+
+_RANGES = {"parquet": _row_ranges, "lance": _lance_ranges}
 
 
 def _require_field(file: InputFile, options: PartOptions) -> None:

@@ -7,19 +7,19 @@ import pickle
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from gritlm.errors import InputError, ModelError
+from gritlm.errors import ModelError
 from gritlm.scale import cluster
 from gritlm.scale.bulk.attempts import start_attempts
-from gritlm.scale.bulk.bulk_options import BulkOptions, WorkerPool
+from gritlm.scale.bulk.bulk_options import BulkOptions
 from gritlm.scale.bulk.parts import InputFile, Part
 from gritlm.scale.bulk.staging import Staging
 from gritlm.scale.bulk.tokenising import TokenisingWorker
 from gritlm.scale.bulk.vector_worker import EmbeddedPart, VectorWorker, WorkerOptions
+from gritlm.scale.worker_pool import WorkerPool, worker_resources
 
-_DEVICE_SHARE = 0.9  # of a CPU for a worker that embeds, so that tokenising has the rest
 _HELPER_SHARE = 0.05
 _WRITERS = 2  # fewest processes that may write
 
@@ -93,13 +93,11 @@ class EmbeddingPipeline:
         from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 
         DataContext.get_current().enable_progress_bars = False
-        found = cluster.devices()
-        if self.options.model.get("device") == "cpu":
-            found = replace(found, gpus=0)
-        pool, device = _pool(self.options.workers, found, len(todo))
-        cpus = self.options.workers.cpus
-        helper: dict[str, Any] = {"num_cpus": 1.0 if found.gpus else _HELPER_SHARE * cpus}
-        threads = None if found.gpus else cpus
+        workers = self.options.workers
+        pool, device = _pool(workers, self.options.model.get("device"), len(todo))
+        on_gpu = "num_gpus" in device
+        helper: dict[str, Any] = {"num_cpus": 1.0 if on_gpu else _HELPER_SHARE * workers.cpus}
+        threads = None if on_gpu else workers.cpus
         parts = [
             {"part": n, "content": pickle.dumps((self.parts[n], self.files[self.parts[n].file]))}
             for n in todo
@@ -115,7 +113,7 @@ class EmbeddingPipeline:
         embedded = tokenised.map_batches(
             VectorWorker,
             fn_constructor_args=(
-                WorkerOptions(self.options.model, threads, fingerprint),
+                WorkerOptions(self.options.model, threads, fingerprint, self.options.vectors),
                 [start_attempts()],
                 self.staging.is_done,
             ),
@@ -131,20 +129,13 @@ class EmbeddingPipeline:
         )
 
 
-def _pool(workers: WorkerPool, found: cluster.Devices, parts: int) -> tuple[Any, dict[str, Any]]:
+def _pool(workers: WorkerPool, device: str | None, parts: int) -> tuple[Any, dict[str, Any]]:
     """Return the pool of the workers that embed, and the resources of each."""
     from ray.data import ActorPoolStrategy
 
-    number = found.gpus or max(1, found.cpus // workers.cpus)
-    most = min(workers.most or workers.least or number, max(1, parts))
-    least = min(workers.least or most, most)
-    if found.gpus:
-        device: dict[str, Any] = {"num_gpus": 1.0, "num_cpus": 1.0}
-    else:
-        device = {"num_cpus": workers.cpus * _DEVICE_SHARE}
-    if least > number:
-        raise InputError(f"{least} workers, the cluster has room for {number}; ask for fewer")
-    return ActorPoolStrategy(min_size=least, max_size=most), device
+    resources, most = worker_resources(workers, device=device)
+    most = min(most, max(1, parts))
+    return ActorPoolStrategy(min_size=min(workers.least or most, most), max_size=most), resources
 
 
 @contextmanager

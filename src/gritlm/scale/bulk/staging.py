@@ -2,7 +2,8 @@
 
 The staging folder is next to the output and has its name with an ending. A part is done when its
 file is there. A local output appears by one renaming. On an object store the files are copied and
-``_SUCCESS`` is written last, as Spark and Hadoop do: without it the output is not complete.
+``_SUCCESS`` is written last, as Spark and Hadoop do: without it the output is not complete. A Lance
+table (``NAME.lance``) is written from the files, and appears with its first version.
 """
 
 from __future__ import annotations
@@ -16,13 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gritlm import atomic
 from gritlm.errors import InputError
+from gritlm.scale.bulk import lance, lance_output
 from gritlm.scale.bulk.part_rows import RejectedRow
 from gritlm.scale.bulk.vector_worker import EmbeddedPart
 from gritlm.scale.storage import Location, explained
 
 ENDING = ".staging"
+FLOATS = ".float32"  # of the folder of vectors that are quantised at the end
 MANIFEST = "_manifest.json"
 SUCCESS = "_SUCCESS"
 REJECTED = "_rejected"
@@ -39,15 +44,28 @@ class Staging:
     Attributes:
         output: folder of the result.
         folder: the staging folder next to it.
+        floats: folder of the vectors before they are quantised; the staging folder if they are not.
     """
 
     output: Location
     folder: Location
+    floats: Location
 
     @classmethod
-    def of(cls, output: Location) -> Staging:
-        """Return the folders of a job with this output."""
-        return cls(output, output.sibling(ENDING))
+    def of(cls, output: Location, *, scaled: bool = False) -> Staging:
+        """Return the folders of a job.
+
+        Args:
+            output: folder of the result.
+            scaled: whether the vectors are quantised when all of them are known.
+        """
+        folder = output.sibling(ENDING)
+        return cls(output, folder, output.sibling(FLOATS) if scaled else folder)
+
+    @classmethod
+    def finished(cls, output: Location) -> Staging:
+        """Return the folders of a job that is complete."""
+        return cls(output, output, output)
 
     def is_published(self, job: dict[str, Any]) -> bool:
         """Return whether the output is complete and of this job.
@@ -58,6 +76,8 @@ class Staging:
         Raises:
             InputError: for an output of another job, or a folder with other files.
         """
+        if lance.is_table(self.output):
+            return lance_output.is_written(self.output, digest(job))
         if not self.output.exists():
             return False
         if self.output.child(SUCCESS).exists():
@@ -84,6 +104,7 @@ class Staging:
             InputError: for the staging folder of another job.
         """
         self.folder.require_writable()
+        self.floats.make_folder()
         manifest = self.folder.child(MANIFEST)
         if manifest.exists():
             self._require_same(manifest, job, "delete it, or name another output")
@@ -104,7 +125,7 @@ class Staging:
 
     def done(self) -> set[int]:
         """Return the numbers of the parts that are done."""
-        names = (_PART.fullmatch(each.base_name) for each in self.folder.files())
+        names = (_PART.fullmatch(each.base_name) for each in self.floats.files())
         return {int(name[1]) for name in names if name}
 
     def is_done(self, number: int) -> bool:
@@ -113,7 +134,7 @@ class Staging:
         Args:
             number: number of the part.
         """
-        return self._part(number).exists()
+        return part_file(self.floats, number).exists()
 
     def fingerprint(self, parts: set[int]) -> str | None:
         """Return the fingerprint of the weights that made the parts; None without any.
@@ -125,7 +146,7 @@ class Staging:
 
         if not parts:
             return None
-        file = self._part(min(parts))
+        file = part_file(self.floats, min(parts))
         with explained(file.url, "read"):
             metadata = pq.read_schema(file.path, filesystem=file.filesystem).metadata or {}
         return metadata.get(_FINGERPRINT, b"").decode() or None
@@ -138,7 +159,8 @@ class Staging:
         """
         if part.rejected:
             self._rejected(part.number).write(_rejected_table(part.rejected))
-        self._part(part.number).write(_vector_table(part))
+        table = vector_table(part.ids, part.vectors_ND, part.fingerprint)
+        part_file(self.floats, part.number).write(table)
 
     def rows(self, *, rejected: bool = False) -> int:
         """Return the number of rows of all parts, from the footers of their files.
@@ -151,7 +173,9 @@ class Staging:
         """
         import pyarrow.dataset as ds
 
-        folder = self.folder.child(REJECTED) if rejected else self.folder
+        if lance.is_table(self.floats):
+            return lance_output.count(self.floats, rejected=rejected)
+        folder = self.folder.child(REJECTED) if rejected else self.floats
         paths = [each.path for each in folder.files() if _PART.fullmatch(each.base_name)]
         if not paths:
             return 0
@@ -162,12 +186,26 @@ class Staging:
     def publish(self) -> None:
         """Make the result appear in the output, and remove the staging folder."""
         self.folder.child(SUCCESS).write(b"")
+        if lance.is_table(self.output):
+            known = json.loads(self.folder.child(MANIFEST).read())["digest"]
+            numbers = sorted(self.done())
+            rejected = self.folder.child(REJECTED).files()
+            lance_output.write(
+                self.output,
+                [part_file(self.folder, number) for number in numbers],
+                [self.folder.child(f"{REJECTED}/{each.base_name}") for each in rejected],
+                known,
+            )
+            self.folder.delete_folder()
+            self.remove_floats()
+            return
         if self.output.is_local:
             with explained(self.output.url, "written"):
                 staged, output = Path(self.folder.path), Path(self.output.path)
                 staged.joinpath(LOCK).unlink(missing_ok=True)
                 staged.rename(output)
                 atomic.sync(output.parent)
+            self.remove_floats()
             return
         names = [each.path[len(self.folder.path) + 1 :] for each in self.folder.files(deep=True)]
         copied = [name for name in names if name != SUCCESS and not name.startswith(LOCK)]
@@ -175,17 +213,30 @@ class Staging:
             list(pool.map(self._copy, copied))
         self.output.child(SUCCESS).write(b"")
         self.folder.delete_folder()
+        self.remove_floats()
+
+    def remove_floats(self) -> None:
+        """Remove the vectors that have been quantised, if any are left."""
+        if self.floats.path not in (self.folder.path, self.output.path) and self.floats.exists():
+            self.floats.delete_folder()
 
     def _copy(self, name: str) -> None:
         source, target = self.folder.child(name), self.output.child(name)
         with explained(target.url, "written"):
             source.filesystem.copy_file(source.path, target.path)
 
-    def _part(self, number: int) -> Location:
-        return self.folder.child(f"part-{number:07d}.parquet")
-
     def _rejected(self, number: int) -> Location:
-        return self.folder.child(f"{REJECTED}/part-{number:07d}.parquet")
+        return part_file(self.folder.child(REJECTED), number)
+
+
+def part_file(folder: Location, number: int) -> Location:
+    """Return the file of a part.
+
+    Args:
+        folder: its folder.
+        number: number of the part.
+    """
+    return folder.child(f"part-{number:07d}.parquet")
 
 
 def digest(job: dict[str, Any]) -> str:
@@ -193,15 +244,54 @@ def digest(job: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()
 
 
-def _vector_table(part: EmbeddedPart) -> Any:
-    """Return the file of the vectors of a part, as a buffer of pyarrow."""
+def vector_table(ids: Sequence[str], vectors_ND: np.ndarray, fingerprint: str) -> Any:
+    """Return the file of the vectors of a part, as a buffer of pyarrow.
+
+    Args:
+        ids: ids of N rows.
+        vectors_ND: their vectors.
+        fingerprint: hash of the weights.
+    """
     import pyarrow as pa
 
-    vectors_ND = part.vectors_ND
     flat = pa.array(vectors_ND.reshape(-1))
     vectors = pa.FixedSizeListArray.from_arrays(flat, vectors_ND.shape[1])
-    table = pa.table({"id": pa.array(part.ids, pa.string()), "embedding": vectors})
-    return _parquet(table.replace_schema_metadata({_FINGERPRINT: part.fingerprint}))
+    table = pa.table({"id": pa.array(ids, pa.string()), "embedding": vectors})
+    return _parquet(table.replace_schema_metadata({_FINGERPRINT: fingerprint}))
+
+
+@dataclass(frozen=True)
+class PartVectors:
+    """Content of the file of a part.
+
+    Attributes:
+        ids: ids of N rows.
+        vectors_ND: their vectors.
+        fingerprint: hash of the weights.
+    """
+
+    ids: list[str]
+    vectors_ND: np.ndarray
+    fingerprint: str
+
+
+def read_vectors(file: Location) -> PartVectors:
+    """Return the vectors of a part.
+
+    Args:
+        file: the file of the part.
+
+    Raises:
+        StorageError: for a file that cannot be read.
+    """
+    import pyarrow.parquet as pq
+
+    with explained(file.url, "read"):
+        table = pq.read_table(file.path, filesystem=file.filesystem)
+    column = table["embedding"].combine_chunks()
+    vectors_ND = column.flatten().to_numpy().reshape(-1, column.type.list_size)
+    fingerprint = (table.schema.metadata or {}).get(_FINGERPRINT, b"").decode()
+    return PartVectors(table["id"].to_pylist(), vectors_ND, fingerprint)
 
 
 def _rejected_table(rows: Sequence[RejectedRow]) -> Any:

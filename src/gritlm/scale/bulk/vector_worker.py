@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gritlm.errors import InputError
 from gritlm.scale.bulk.attempts import SLOWLY
+from gritlm.scale.bulk.bulk_options import VectorForm
 from gritlm.scale.bulk.part_rows import RejectedRow
 from gritlm.scale.bulk.tokenising import TokenisedPart, as_column
 
@@ -32,11 +33,13 @@ class WorkerOptions:
         model: arguments of :class:`gritlm.GritLM`.
         threads: number of CPU threads; None on a GPU, where the number does not matter.
         fingerprint: hash of the weights with which the job began; None for a new job.
+        vectors: dimensions and data type of the vectors.
     """
 
     model: dict[str, Any]
     threads: int | None
     fingerprint: str | None = None
+    vectors: VectorForm = field(default_factory=VectorForm)
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,7 @@ class VectorWorker:
         if options.threads is not None:
             threads.keep(options.threads)
         self._model = GritLM(**options.model, mode="embedding")
+        self._form = options.vectors
         self._attempts = attempts[0]
         self._is_done = is_done
         self._fingerprint = fingerprint(self._model.lm.decoder)
@@ -102,7 +106,8 @@ class VectorWorker:
         ended, bad, embedded = ray.get(self._attempts.begin.remote(part.number))
         if embedded and self._is_done(part.number):
             empty_ND = np.zeros((0, self._model.encoder.dimension), dtype=np.float32)
-            return EmbeddedPart(part.number, [], empty_ND, [], 0, 0, self._fingerprint)
+            formed_ND = self._formed(empty_ND)
+            return EmbeddedPart(part.number, [], formed_ND, [], 0, 0, self._fingerprint)
         embedding = PartEmbedding(self._model, budget=self._model.encoder.token_budget >> ended)
         reasons = dict.fromkeys(bad, "the worker ended while it embedded this row alone")
         if ended >= SLOWLY:
@@ -115,7 +120,7 @@ class VectorWorker:
         return EmbeddedPart(
             part.number,
             [part.ids[row] for row in kept],
-            vectors_ND[kept],
+            self._formed(vectors_ND[kept]),
             [
                 *part.rejected,
                 *(RejectedRow(part.ids[row], reasons[row]) for row in sorted(reasons)),
@@ -124,6 +129,20 @@ class VectorWorker:
             part.cut,
             self._fingerprint,
         )
+
+    def _formed(self, vectors_ND: np.ndarray) -> np.ndarray:
+        """Return vectors with their dimensions and data type; float32 if they are scaled later."""
+        import torch
+
+        from gritlm.lm.vectors import to_precision, truncated
+
+        form = self._form
+        if form.truncate_dim is not None:
+            normalised = self._model.settings.normalized
+            whole = torch.from_numpy(vectors_ND)
+            cut_ND = truncated(whole, form.truncate_dim, normalised=normalised)
+            vectors_ND = cut_ND.numpy()
+        return vectors_ND if form.is_scaled else to_precision(vectors_ND, form.precision)
 
 
 class PartEmbedding:

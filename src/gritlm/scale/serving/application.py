@@ -12,36 +12,22 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouter
 
 from gritlm.scale.serving.autoscaling import WaitingTokens
 from gritlm.scale.serving.config import ServingConfig, read
-from gritlm.scale.serving.gateway import Gateway
+from gritlm.scale.serving.deployments import ListeningGateway, ProxiedGateway
 from gritlm.scale.serving.replica import Replica
 from gritlm.scale.serving.router import KVRouter
 
 _GATEWAY_REQUESTS = 4096  # running requests of a gateway, which does no work of its own
 _STATS_S = 1.0  # seconds between two reports of the stores that a replica writes to
 _MARGIN = 64  # requests of a replica that need no place in the engine's queue
+_CLOSING_S = 10.0  # seconds for a gateway to close its connections after it has drained
 _HEALTH_PERIOD_S = 10.0
+_LOOK_BACK_S = 11.0  # more than the 10 seconds between two reports of a replica's load
 _STARTS = 2  # a model that cannot be loaded is reported after as many tries
 _LOGGING = {"enable_access_log": False}  # the replicas have an access log of their own
 
 
-@serve.ingress()
-class GatewayDeployment:
-    """Deployment of the gateway.
-
-    Args:
-        replicas: handle of the replicas.
-        settings: settings of the application.
-    """
-
-    def __init__(self, replicas: Any, settings: ServingConfig) -> None:
-        self._gateway = Gateway(replicas, settings)
-
-    def __serve_build_asgi_app__(self) -> Gateway:
-        return self._gateway
-
-
 def build(settings: ServingConfig) -> Application:
-    """Return the application for ``serve.run``.
+    """Return the application for ``serve.run``, behind Ray Serve's proxy.
 
     Args:
         settings: its settings, which are checked here.
@@ -49,20 +35,40 @@ def build(settings: ServingConfig) -> Application:
     Raises:
         InputError: for stores that share a name or a folder.
     """
+    return _gateway(ProxiedGateway, settings, {"num_replicas": settings.replicas.gateways})
+
+
+def build_listening(settings: ServingConfig, node: str) -> Application:
+    """Return the application with a gateway that listens on host and port of the settings itself.
+
+    Args:
+        settings: its settings, which are checked here.
+        node: address of the node that listens.
+
+    Raises:
+        InputError: for stores that share a name or a folder.
+    """
+    # An update stops the gateway before the next one starts: one socket has the port.
+    pinned = {"ray_actor_options": {"resources": {f"node:{node}": 0.001}}, "max_surge_percent": 0}
+    return _gateway(ListeningGateway, settings, pinned)
+
+
+def _gateway(deployment: type, settings: ServingConfig, options: dict[str, Any]) -> Application:
+    """Return a gateway that is bound to its replicas."""
     settings.places()
-    replicas = _replicas(settings).bind(settings)
-    gateway: Any = serve.deployment(
-        GatewayDeployment,
+    # A core for it would be missing to the replicas.
+    actor = {"num_cpus": 0, **options.pop("ray_actor_options", {})}
+    made: Any = serve.deployment(
+        deployment,
         name="Gateway",
-        num_replicas=settings.replicas.gateways,
         max_ongoing_requests=_GATEWAY_REQUESTS,
-        ray_actor_options={"num_cpus": 0},  # a core for it would be missing to the replicas
-        graceful_shutdown_timeout_s=settings.server.drain_s + 5,
+        ray_actor_options=actor,
+        graceful_shutdown_timeout_s=settings.server.drain_s + _CLOSING_S,
         graceful_shutdown_wait_loop_s=0.5,
-        max_surge_percent=100,
         logging_config=_LOGGING,
+        **{"max_surge_percent": 100, **options},
     )
-    return gateway.bind(replicas, settings)
+    return made.bind(_replicas(settings).bind(settings), settings)
 
 
 def app(arguments: Mapping[str, Any]) -> Application:
@@ -99,7 +105,7 @@ def _replicas(settings: ServingConfig) -> Any:
                 max_replicas=most,
                 upscale_delay_s=scaling.upscale_delay_s,
                 downscale_delay_s=scaling.downscale_delay_s,
-                look_back_period_s=max(2.0, min(30.0, scaling.upscale_delay_s)),
+                look_back_period_s=max(_LOOK_BACK_S, min(30.0, scaling.upscale_delay_s)),
                 policy=policy,
             )
         }

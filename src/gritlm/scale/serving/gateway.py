@@ -21,7 +21,7 @@ from gritlm.scale.serving.replica import NOT_WRITER
 from gritlm.scale.serving.replica_metrics import merged
 from gritlm.scale.serving.routes import Route, route_of
 from gritlm.serve.app import open_paths
-from gritlm.serve.errors import ApiError
+from gritlm.serve.errors import ApiError, draining
 from gritlm.serve.http import paths
 from gritlm.serve.http.access_log import IncomingBody, ResponseSender, begin_request
 from gritlm.serve.http.auth import RequireHost, RequireKey, has_body
@@ -39,7 +39,7 @@ _HEALTH_MARGIN_S = 5.0
 
 
 class Gateway:
-    """The application behind Ray Serve's proxy.
+    """The application behind Ray Serve's proxy, or a socket of its own.
 
     It checks the key and the size of a request before it reads the body, as ``gritlm serve`` does,
     and ends streams of replicas that die with an error event.
@@ -47,9 +47,17 @@ class Gateway:
     Args:
         replicas: handle of the replicas.
         settings: settings of the application.
+        behind_proxy: whether Ray Serve's proxy receives the requests, and adds their ids.
+
+    Attributes:
+        running: number of running requests.
+        draining: whether new requests are refused.
     """
 
-    def __init__(self, replicas: Any, settings: ServingConfig) -> None:
+    def __init__(self, replicas: Any, settings: ServingConfig, *, behind_proxy: bool) -> None:
+        self.running = 0
+        self.draining = False
+        self._behind_proxy = behind_proxy
         server = settings.server
         stores = tuple(store.name for store in settings.places())
         self._ring = KeyRing(server.api_keys, server.key_file, stores)
@@ -76,7 +84,22 @@ class Gateway:
         headers = [each for each in scope["headers"] if each[0] != b"x-request-id"]
         scope = {**scope, "headers": [*headers, (b"x-request-id", request_id)]}
         body = IncomingBody(receive, announced=has_body(Headers(scope=scope)))
-        response = ResponseSender(_without_id(send), request_id.decode(), scope["path"], body)
+        if self._behind_proxy:
+            send = _without_id(send)
+        response = ResponseSender(send, request_id.decode(), scope["path"], body)
+        is_api = scope["path"].startswith(paths.API)
+        if self.draining and (is_api or scope["path"] == paths.HEALTH):
+            await draining().response()(scope, body.receive, response.send)
+        elif not is_api:
+            await self._run(scope, body, response)
+        else:
+            self.running += 1
+            try:
+                await self._run(scope, body, response)
+            finally:
+                self.running -= 1
+
+    async def _run(self, scope: Scope, body: IncomingBody, response: ResponseSender) -> None:
         with suppress(ClientGoneError):
             await self._app(scope, body.receive, response.send)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from gritlm.lm.tokens import SegmentTokenizer
 from gritlm.lm.unified import UnifiedLM
 from gritlm.train.config import ModelConfig, TrainConfig
 from gritlm.train.model import hidden_states, lora
-from gritlm.train.model.module import Trainee
+from gritlm.train.model.module import ReferenceModel, Trainee
 
 # Attentions that take 4-D masks and restarting positions, which training uses.
 _ATTENTIONS = ("eager", "sdpa", packed.BOTH)
@@ -61,7 +60,11 @@ class TrainingParts:
 
 
 def build(
-    run: TrainConfig, *, device: str | None = None, weights: Path | None = None
+    run: TrainConfig,
+    *,
+    device: str | None = None,
+    weights: Path | None = None,
+    complete: bool = True,
 ) -> TrainingParts:
     """Load the base and prepare it: adapters, frozen parameters, projection.
 
@@ -69,6 +72,8 @@ def build(
         run: settings of the run.
         device: device to load to; None: the device of training.
         weights: checkpoint with the trained weights, to resume from.
+        complete: whether to add the reference of the KL divergence and the memory savings; a
+            sharded run adds them to the module of each process.
 
     Raises:
         ModelError: a base or adapter cannot be loaded, or its attention cannot be bidirectional.
@@ -76,25 +81,11 @@ def build(
         MissingExtraError: QLoRA or Liger kernels are not installed.
     """
     config = run.model
-    train_device = runtime.choose_device(run.training.device)
-    bf16 = _bf16(run, train_device)
+    bf16 = _bf16(run, runtime.choose_device(run.training.device))
     base, adapter = checkpoint.resolve(config.base, config.adapter)
-    load_from = partial(
-        _load,
-        config=config,
-        train_device=train_device,
-        bf16=bf16,
-        device=train_device if device is None else runtime.choose_device(device),
-    )
-    # With LoRA the initial adapter is trained further; otherwise it is merged into the weights.
-    load_start = partial(load_from, base, adapter=adapter, merging=not config.adapted)
     continued = weights is not None and not config.adapted
-    loaded = load_from(str(weights)) if continued else load_start()
-    if loaded.senses is not None:
-        raise ModelError(
-            f"{base} reads images or sound, and a run would write its text decoder alone; train a "
-            "text model"
-        )
+    loaded = _load(run, str(weights), device) if continued else _load_start(run, device)
+    _require_text(loaded, base)
     settings = _settings(run, loaded)
     lm = UnifiedLM(loaded.model)
     _require_usable(lm, run, settings)
@@ -104,22 +95,60 @@ def build(
     head = checkpoint.projection([weights] if weights else [adapter, base], settings, lm)
     if head is not None:
         head = head.to(torch.float32).requires_grad_(run.embeds)
-    frozen = None
-    if run.loss.kl_weight and run.writes and not config.adapted:
-        start = load_start() if continued else loaded
-        frozen = _frozen_copy(start.model)
+    reference = None
+    if complete and needs_reference(run):
+        reference = load_reference(run, device) if continued else _copy(loaded.model)
     model = lora.add_adapters(loaded.model, config, weights or adapter, bf16=bf16)
     trainee = Trainee(
-        model, settings, head, autocast=torch.bfloat16 if bf16 else None, frozen=frozen
+        model, settings, head, autocast=torch.bfloat16 if bf16 else None, reference=reference
     )
     _freeze(trainee, config.freeze)
     unread = () if run.writes else _freeze_head(trainee)
     _require_trained(trainee, run)
-    _enable_memory_savings(trainee, run)
+    if complete:
+        enable_memory_savings(trainee, run)
     tokens = SegmentTokenizer(loaded.tokenizer)
     return TrainingParts(
         trainee, loaded.tokenizer, tokens, settings, base, bf16, unread, loaded.resized, obstacle
     )
+
+
+def _require_text(loaded: LoadedModel, base: str) -> None:
+    """Refuse a model that reads images or sound.
+
+    Raises:
+        ModelError: the message has the reason.
+    """
+    if loaded.senses is not None:
+        raise ModelError(
+            f"{base} reads images or sound, and a run would write its text decoder alone; train a "
+            "text model"
+        )
+
+
+def needs_reference(run: TrainConfig) -> bool:
+    """Return whether a copy of the starting model is the reference of a KL divergence.
+
+    With adapters it is not needed: without them the model is the starting model.
+    """
+    return bool(run.loss.kl_weight and run.writes and not run.model.adapted)
+
+
+def load_reference(run: TrainConfig, device: str | None = None) -> ReferenceModel:
+    """Load the starting model, as the reference of the KL divergence.
+
+    Args:
+        run: settings of the run.
+        device: device to load to; None: the device of training.
+
+    Raises:
+        ModelError: the base or its adapter cannot be loaded.
+    """
+    return ReferenceModel(_load_start(run, device).model)
+
+
+def _copy(model: Any) -> ReferenceModel:
+    return ReferenceModel(copy.deepcopy(model))
 
 
 def _require_usable(lm: UnifiedLM, run: TrainConfig, settings: ModelSettings) -> None:
@@ -164,20 +193,30 @@ def _bf16(run: TrainConfig, device: torch.device) -> bool:
     return runtime.choose_dtype(device).dtype == torch.bfloat16
 
 
+def _load_start(run: TrainConfig, device: str | None) -> LoadedModel:
+    """Load the starting model.
+
+    With LoRA the initial adapter is trained further; otherwise it is merged into the weights.
+    """
+    base, adapter = checkpoint.resolve(run.model.base, run.model.adapter)
+    return _load(run, base, device, adapter=adapter, merging=not run.model.adapted)
+
+
 def _load(
+    run: TrainConfig,
     source: str,
+    device: str | None,
     *,
-    config: ModelConfig,
-    device: torch.device,
-    train_device: torch.device,
-    bf16: bool,
     adapter: str | None = None,
     merging: bool = True,
 ) -> LoadedModel:
     """Load a model: trained weights in float32 (master weights), frozen ones in bfloat16."""
+    config = run.model
+    train_device = runtime.choose_device(run.training.device)
+    target = train_device if device is None else runtime.choose_device(device)
     options: dict[str, Any] = {}
+    register_attention(run)
     if config.attn_implementation is not None:
-        packed.register_both()
         options["attn_implementation"] = config.attn_implementation
     if config.qlora:
         if train_device.type == "cpu":
@@ -186,17 +225,27 @@ def _load(
                 "no gradient; use lora = true"
             )
         options["quantization_config"] = _quantization_config()
-        options["device_map"] = {"": device}
-    dtype = torch.bfloat16 if config.adapted and bf16 else torch.float32
+        options["device_map"] = {"": target}
+    in_bf16 = config.adapted and _bf16(run, train_device)
     return load(
         source,
         mode="unified",
-        placement=Placement(device),
-        dtype=dtype,
+        placement=Placement(target),
+        dtype=torch.bfloat16 if in_bf16 else torch.float32,
         adapter=adapter,
         options=options,
         merging=merging,
     )
+
+
+def register_attention(run: TrainConfig) -> None:
+    """Make gritlm's attention for concatenated texts known to transformers in this process.
+
+    Args:
+        run: settings of the run, which may name it.
+    """
+    if run.model.attn_implementation is not None:
+        packed.register_both()
 
 
 def _quantization_config() -> Any:
@@ -237,10 +286,6 @@ def _overrides(config: ModelConfig) -> dict[str, Any]:
         "query_instruction",
     )
     return {name: getattr(config, name) for name in names}
-
-
-def _frozen_copy(model: Any) -> Any:
-    return copy.deepcopy(model).requires_grad_(False).eval()
 
 
 def _freeze(trainee: Trainee, names: tuple[str, ...]) -> None:
@@ -297,8 +342,16 @@ def _require_used(trainee: Trainee, own: nn.Module | None, objective: str, other
         )
 
 
-def _enable_memory_savings(trainee: Trainee, run: TrainConfig) -> None:
-    """Turn on gradient checkpointing and Liger kernels, as the run sets them."""
+def enable_memory_savings(trainee: Trainee, run: TrainConfig) -> None:
+    """Turn on gradient checkpointing and Liger kernels, as the run sets them.
+
+    Args:
+        trainee: the module.
+        run: settings of the run.
+
+    Raises:
+        MissingExtraError: Liger kernels are not installed.
+    """
     if run.training.gradient_checkpointing:
         # transformers before about 5.18 has the older name only.
         newer = getattr(trainee.causal, "activation_checkpointing_enable", None)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.utils.rnn import pad_sequence
 
 from gritlm.lm.attention.packed import BOTH
@@ -45,6 +46,27 @@ class Weights:
     router: float = 0.0
 
 
+class ReferenceModel(nn.Module):
+    """Causal LM without gradient: the starting model, as the reference of the KL divergence.
+
+    Args:
+        model: causal LM of transformers.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.requires_grad_(False).eval()
+
+    def forward(self, rows: PackedBatch) -> Tensor:
+        """Return the states of generative rows (B, L, D).
+
+        Args:
+            rows: the batch.
+        """
+        return hidden_states.generative_states(self.model.base_model, rows)
+
+
 class Trainee(nn.Module):
     """Causal LM of transformers, with or without PEFT adapters, and an optional projection.
 
@@ -60,7 +82,7 @@ class Trainee(nn.Module):
         projection: nn.Linear | None = None,
         *,
         autocast: torch.dtype | None = None,
-        frozen: Any = None,
+        reference: ReferenceModel | None = None,
     ) -> None:
         """Combine model and projection to one module.
 
@@ -69,8 +91,8 @@ class Trainee(nn.Module):
             settings: how the model embeds and chats.
             projection: linear layer between states and pooling; None for none.
             autocast: dtype of matrix products; None: the dtype of the weights.
-            frozen: copy of the starting model, as reference of the KL divergence. With adapters it
-                is not needed: without them the model is the starting model.
+            reference: copy of the starting model, for the KL divergence. With adapters it is not
+                needed: without them the model is the starting model.
         """
         super().__init__()
         self.model = model
@@ -78,7 +100,7 @@ class Trainee(nn.Module):
         self.settings = settings
         self.autocast = autocast
         self.pool = POOLING[settings.pooling_method]
-        self._frozen = [frozen]  # in a list, so that torch does not register its parameters
+        self._references = [reference]  # in a list: torch must not register its parameters
 
     @property
     def causal(self) -> Any:
@@ -98,9 +120,17 @@ class Trainee(nn.Module):
         return self.decoder.get_input_embeddings().weight.device
 
     @property
-    def frozen(self) -> Any:
-        """The copy of the starting model; None for none."""
-        return self._frozen[0]
+    def reference(self) -> Any:
+        """The copy of the starting model; None without one."""
+        return self._references[0]
+
+    def refer_to(self, reference: ReferenceModel) -> None:
+        """Set the copy of the starting model.
+
+        Args:
+            reference: the copy, possibly sharded.
+        """
+        self._references[0] = reference
 
     def forward(self, job: str, *args: Any) -> Any:
         """Call ``embed``, ``write`` or ``score`` under autocast.
@@ -129,6 +159,8 @@ class Trainee(nn.Module):
 
     def embed(self, prompts: Sequence[Prompt]) -> Tensor:
         """Return the vectors of prompts (B, D), float32."""
+        if isinstance(self.reference, FSDPModule):
+            self.reference.reshard()  # its LM head stays whole between the passes that read it
         hidden_BLD = self._read(prompts)
         if self.projection is not None:
             hidden_BLD = self.projection(hidden_BLD)
@@ -203,8 +235,8 @@ class Trainee(nn.Module):
     def _reference_head(self, weights: Weights) -> Head:
         if weights.own:
             return heads.head_of(self.causal)
-        if self.frozen is not None:
-            return heads.head_of(self.frozen)
+        if self.reference is not None:
+            return heads.head_of(self.reference.model)
         return heads.head_of(self.causal, adapted=False)
 
     def _reference(self, rows: PackedBatch, weights: Weights) -> Tensor:
@@ -215,8 +247,8 @@ class Trainee(nn.Module):
     def _reference_states(self, rows: PackedBatch, weights: Weights) -> Tensor:
         if weights.own:
             hidden_BLD = hidden_states.generative_states(self.decoder, without_blocks(rows))
-        elif self.frozen is not None:
-            hidden_BLD = hidden_states.generative_states(self.frozen.base_model, rows)
+        elif self.reference is not None:
+            hidden_BLD = self.reference(rows)
         else:
             trained = [p for p in self.model.parameters() if p.requires_grad]
             with self.model.disable_adapter():

@@ -51,6 +51,7 @@ _RANDOM = "random.pt"
 _SHARDS = "shards"
 _PREFIX = "model."
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+_FROM_MAIN = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
 
 
 def save(
@@ -172,12 +173,26 @@ def restore(folder: Path, module: Any, optimizer: torch.optim.Optimizer) -> None
             set_model_state_dict(module, state["model"], options=StateDictOptions(strict=False))
             set_optimizer_state_dict(module, optimizer, state["optimizer"])
         else:
-            moments = shards.load_tensors(extra / _OPTIMIZER)
-            _require_moments(module, moments["state"])
-            set_optimizer_state_dict(module, optimizer, moments, options=_WHOLE)
+            _restore_moments(extra / _OPTIMIZER, module, optimizer)
         _restore_random(shards.load_tensors(extra / _RANDOM))
     except (Exception, CheckpointException) as error:  # a damaged file raises errors of any kind
         raise InputError(f"{folder} cannot be continued from: {_reason(error)}") from error
+
+
+def _restore_moments(file: Path, module: Any, optimizer: torch.optim.Optimizer) -> None:
+    """Restore the moments; for a sharded module the main process alone reads them."""
+
+    def load() -> Any:
+        found = shards.load_tensors(file)
+        _require_moments(module, found["state"])
+        return found
+
+    if not parallel.is_sharded(module):
+        set_optimizer_state_dict(module, optimizer, load(), options=_WHOLE)
+        return
+    moments: dict[str, Any] = {}
+    collectives.from_main(lambda: moments.update(load()))
+    set_optimizer_state_dict(module, optimizer, moments, options=_FROM_MAIN)
 
 
 def _require_moments(module: nn.Module, state: Mapping[str, Mapping[str, Tensor]]) -> None:

@@ -13,13 +13,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from gritlm.errors import GritLMError, TrainingError, one_line
 from gritlm.train.objectives.gradcache import Ranks
+
+T = TypeVar("T")
 
 
 def ranks(unsynced: Callable[[], AbstractContextManager[object]] = nullcontext) -> Ranks:
@@ -69,6 +72,33 @@ def mean(value: float) -> float:
     if not together():
         return value
     return float(gathered(torch.tensor([value], dtype=torch.float64)).mean())
+
+
+def from_main(make: Callable[[], T]) -> T:
+    """Return a value that the main process computes, in every process.
+
+    Args:
+        make: called in the main process; its value is sent to the others.
+
+    Raises:
+        GritLMError: the error of the main process, in every process.
+    """
+    if not together():
+        return make()
+    found: list[Any] = [None, None]
+    raised: Exception | None = None
+    if rank() == 0:
+        try:
+            found[0] = make()
+        except Exception as error:  # the others must not wait for the value
+            raised = error
+            known = isinstance(error, GritLMError)
+            found[1] = error if known else TrainingError(one_line(error, limit=300))
+    dist.broadcast_object_list(found, src=0)
+    if raised is not None or found[1] is not None:
+        raise raised or found[1]
+    value: T = found[0]
+    return value
 
 
 def rank() -> int:

@@ -1,4 +1,4 @@
-"""Wrapping of the trained module for one process, DDP or FSDP2.
+"""Processes of a run: their group, their devices, and the module for one of them or DDP.
 
 torch's own wrappers are called directly: accelerate refuses FSDP2 on CPUs, where the tests run it.
 """
@@ -13,8 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from gritlm.errors import TrainingError, one_line
@@ -53,8 +52,8 @@ def processes(timeout_s: float) -> Iterator[None]:
 def local_device(training: TrainingConfig) -> str | None:
     """Return the device a process loads the model to: its own GPU, unless the run names one.
 
-    With FSDP2 the model is loaded into main memory; each layer moves to the GPUs when it is
-    sharded, so that no GPU holds the whole model.
+    With FSDP2 the main process loads the model into main memory, and each parameter is sent from
+    there to the GPUs, so that no GPU holds the whole model.
     """
     if (
         training.device not in (None, "cuda")
@@ -67,33 +66,18 @@ def local_device(training: TrainingConfig) -> str | None:
     return "cpu" if training.distribution == "fsdp" else f"cuda:{number}"
 
 
-def wrapped(trainee: Trainee, training: TrainingConfig, *, bf16: bool) -> Any:
-    """Return the module to call in training: ``trainee`` itself, or wrapped by DDP or FSDP2."""
-    if not collectives.together():
+def shards(training: TrainingConfig) -> bool:
+    """Return whether the weights are sharded over the processes."""
+    return collectives.together() and training.distribution == "fsdp"
+
+
+def wrapped(trainee: Trainee, training: TrainingConfig) -> Any:
+    """Return the module to call in training: wrapped by DDP, or ``trainee`` itself."""
+    if not collectives.together() or is_sharded(trainee):
         return trainee
-    if training.distribution == "ddp":
-        # If both objectives are trained, the last pass of a step is generative: no projection.
-        unused = trainee.projection is not None and training.mode == "unified"
-        return DistributedDataParallel(trainee, find_unused_parameters=unused)
-    on_gpu = torch.cuda.is_available() and training.device != "cpu"
-    device_type = "cuda" if on_gpu else "cpu"
-    mesh = init_device_mesh(device_type, (dist.get_world_size(),))
-    low_precision = bf16 and device_type == "cuda"
-    policy = (
-        MixedPrecisionPolicy(torch.bfloat16, torch.float32)
-        if low_precision
-        else MixedPrecisionPolicy()
-    )
-    for layer in trainee.decoder.layers:
-        fully_shard(layer, mesh=mesh, mp_policy=policy)
-    # The root stays unsharded between forward and backward: the loss uses its LM head.
-    sharded = fully_shard(trainee, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
-    if trainee.frozen is not None:
-        # Its embeddings and LM head stay whole: the loss reads the head on its own.
-        for layer in trainee.frozen.base_model.layers:
-            fully_shard(layer, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
-        trainee.frozen.to(trainee.device)
-    return sharded
+    # If both objectives are trained, the last pass of a step is generative: no projection.
+    unused = trainee.projection is not None and training.mode == "unified"
+    return DistributedDataParallel(trainee, find_unused_parameters=unused)
 
 
 def unsynced(module: Any) -> AbstractContextManager[object]:
