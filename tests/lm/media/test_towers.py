@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -31,9 +32,13 @@ def _whisper(layers: int = 2) -> tuple[WhisperEncoder, dict[str, Tensor]]:
     """Return an encoder of transformers, and its weights under CTranslate2's names."""
     torch.manual_seed(1)
     config = WhisperConfig(
-        d_model=64, num_mel_bins=80, encoder_layers=layers, encoder_attention_heads=1,
-        encoder_ffn_dim=32, max_source_positions=1500,
-    )  # fmt: skip
+        d_model=64,
+        num_mel_bins=80,
+        encoder_layers=layers,
+        encoder_attention_heads=1,
+        encoder_ffn_dim=32,
+        max_source_positions=1500,
+    )
     encoder = WhisperEncoder(config).eval()
     found = {"position_encodings/encodings": encoder.embed_positions.weight}
     for name, module in (("conv1", encoder.conv1), ("conv2", encoder.conv2)):
@@ -80,9 +85,9 @@ def _written(path: Path, tensors: dict[str, np.ndarray], version: int = 6) -> Pa
     return path
 
 
-def _name(file: object, text: str) -> None:
+def _name(file: BinaryIO, text: str) -> None:
     data = text.encode() + b"\0"
-    file.write(struct.pack("<H", len(data)) + data)  # type: ignore[attr-defined]
+    file.write(struct.pack("<H", len(data)) + data)
 
 
 def test_window_of_thirty_seconds_is_what_transformers_computes() -> None:

@@ -40,7 +40,7 @@ def prepared(pixels_HWC: NDArray[np.uint8]) -> NDArray[np.float32]:
     square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
     small = square.resize((SIZE, SIZE), Image.Resampling.BICUBIC)
     values_HWC = np.asarray(small, dtype=np.float32)
-    return ((values_HWC - 127) / 128).transpose(2, 0, 1)
+    return ((values_HWC - np.float32(127)) / np.float32(128)).transpose(2, 0, 1)
 
 
 class EfficientNetLite0(nn.Module):

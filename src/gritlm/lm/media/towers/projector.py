@@ -1,6 +1,7 @@
 """Projectors from the features of a frozen tower to the embedding space of a decoder.
 
-Shapes: B images or sounds, M feature vectors of each, F features, W width, Q queries, D hidden size.
+Shapes: B images or sounds, M feature vectors of each, F features, W width, Q media tokens of an
+image, D hidden size.
 """
 
 from __future__ import annotations

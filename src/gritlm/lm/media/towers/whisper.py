@@ -55,7 +55,9 @@ class WhisperTower:
         """Return the log-mel spectrogram (1, bands, N) of a sound, padded to whole frames."""
         whole = max(_SHORTEST, frames(len(samples)) * _HOP)
         padded = np.pad(samples, (0, whole - len(samples)))
-        mel = self._spectrogram(padded, sampling_rate=RATE, padding=False, return_tensors="pt")
+        mel = self._spectrogram(
+            padded, sampling_rate=RATE, padding="do_not_pad", return_tensors="pt"
+        )
         return mel.input_features.to(self.encoder.dtype)
 
     @torch.inference_mode()
