@@ -119,7 +119,7 @@ def test_any_number_of_workers_makes_one_table_and_writes_blocks_to_shared_stora
     found, tiers = answers(place, folder, shared)
     expected, _ = answers(alone, folder)
     assert found == expected
-    assert tiers == {"shared"}
+    assert tiers in ({"shared"}, {"shared", "memory"})  # a passage may be in several answers
     again = index([source], tmp_path / "again", settings(folder, workers, shared))
     assert again.added.stored == report.passages
     assert table(tmp_path / "again")[0] == ids
