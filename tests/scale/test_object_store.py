@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
 
 import numpy as np
 import pyarrow as pa
@@ -21,42 +20,17 @@ from gritlm.scale.bulk import only_job as lock
 from gritlm.scale.bulk.only_job import only_job
 from gritlm.scale.bulk.staging import Staging
 from gritlm.scale.storage import Location, StorageError, explained
-from tests.scale import collection
+from tests.scale import collection, object_store
+from tests.scale.object_store import KEY, SECRET, address, names
 
 pytestmark = collection.WARNINGS
-KEY, SECRET = "AKIATESTTESTTEST", "a-secret-that-is-never-shown"
 
 
 @pytest.fixture(scope="module")
 def server():
     """Address of an S3 server, with the bucket ``data``."""
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    started = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    started.start()
-    host, port = started.get_host_and_port()
-    client = boto3.client(
-        "s3",
-        endpoint_url=f"http://{host}:{port}",
-        aws_access_key_id=KEY,
-        aws_secret_access_key=SECRET,
-        region_name="us-east-1",
-    )
-    client.create_bucket(Bucket="data")
-    yield client, f"{host}:{port}"
-    started.stop()
-
-
-def address(server, path):
-    host = server[1].replace(":", "%3A")
-    return f"s3://{KEY}:{SECRET}@{path}?endpoint_override={host}&scheme=http&region=us-east-1"
-
-
-def names(server, prefix):
-    found = server[0].list_objects_v2(Bucket="data", Prefix=prefix)
-    return sorted(each["Key"][len(prefix) :] for each in found.get("Contents", []))
+    with object_store.started() as found:
+        yield found
 
 
 @pytest.mark.usefixtures("ray_on_this_machine")

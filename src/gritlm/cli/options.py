@@ -18,10 +18,16 @@ from gritlm.errors import InputError
 
 if TYPE_CHECKING:
     from gritlm import GritLM
+    from gritlm.rag.kvstore.shared.shared_blocks import SharedBlocks
 
 MODEL = "Model"
 SAMPLING = "Sampling"
 MESSAGES = "Messages"
+SHARED_BLOCKS = (
+    "Folder, or address such as s3://bucket/blocks, of KV blocks that several stores and machines "
+    "share: missing ones are fetched there where that is faster than computing them."
+)
+SharedBlocksUri = Annotated[str | None, typer.Option(metavar="URI", help=SHARED_BLOCKS)]
 
 
 class Dtype(StrEnum):
@@ -409,3 +415,22 @@ def _header(instruction: str, *, raw: bool) -> str:
             EMBED.strip(),
         )
     return gritlm_instruction(instruction)
+
+
+def connect_blocks(url: str | None, *, to_write: bool = False) -> SharedBlocks | None:
+    """Return the storage of an address; None without one.
+
+    Args:
+        url: folder or address.
+        to_write: write and delete a small object there first.
+
+    Raises:
+        InputError: for an address that is not read.
+        MissingExtraError: without the libraries of the extra ``scale``.
+        StorageError: for storage that cannot be written.
+    """
+    if url is None:
+        return None
+    from gritlm.scale import shared_blocks
+
+    return shared_blocks(url, writable=to_write)

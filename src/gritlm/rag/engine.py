@@ -28,8 +28,9 @@ from gritlm.rag.ingest.ingest import (
     DocumentInput,
     Indexer,
     forget,
-    skipped_when_full,
 )
+from gritlm.rag.kvstore.errors import skipped_when_full
+from gritlm.rag.kvstore.shared.shared_blocks import SharedBlocks
 from gritlm.rag.kvstore.store import KVStore
 from gritlm.rag.options import AnswerOptions, AnswerOverrides, override
 from gritlm.rag.plan import AnswerPlan, PromptAssembler, question_after
@@ -94,6 +95,7 @@ class RagEngine:
         read_only: bool = False,
         longest: int | None = None,
         blocks: BlockKind | None = None,
+        shared_blocks: SharedBlocks | None = None,
     ) -> RagEngine:
         """Open the workspace in a folder, or make a new one.
 
@@ -109,13 +111,14 @@ class RagEngine:
             read_only: change nothing, in any number of processes; computed blocks are not kept.
             longest: most tokens of a prompt and its answer; None for the limit of the model.
             blocks: kind of the stored blocks; None for that of the workspace, ``causal`` if new.
+            shared_blocks: storage of blocks that several workspaces share; None for none.
 
         Returns:
             The engine. Close it, or use it in a ``with`` statement.
 
         Raises:
-            InputError: when another model made the workspace, another process writes to it, or a
-                read-only one is missing.
+            InputError: when another model made the workspace, another process writes to it, or it
+                cannot be read.
         """
         place = Path(place)
         if read_only:
@@ -136,6 +139,8 @@ class RagEngine:
         )
         if not read_only:
             workspace.keep(place, settings)  # last, so that an error above leaves no settings
+        if shared_blocks is not None:
+            store.attach(shared_blocks)
         return cls(model, passages, store, settings.cutting, place, assembler, settings.blocks)
 
     def close(self) -> None:
@@ -229,8 +234,9 @@ class RagEngine:
     def delete(self, document_ids: str | Sequence[str]) -> int:
         """Delete documents and their KV blocks, and return the number of deleted passages.
 
-        A block shared with another document is computed again at its next use. The model is not
-        used, so any thread may call this.
+        The blocks are deleted in memory, on disk and in shared storage. A block shared with another
+        document or workspace is computed again at its next use. The model is not used, so any
+        thread may call this.
         """
         self._require_writable()
         ids = [document_ids] if isinstance(document_ids, str) else list(document_ids)

@@ -103,8 +103,8 @@ class Trace:
         tokens_selecting: tokens read behind the passages that the answer does not come from.
         tokens_generated: tokens of the answer.
         parts: name, tokens and tier of each part of the prompt, in reading order.
-        bytes_read: bytes of key/value state by tier: ``memory``, ``disk``, ``embedding`` (of the
-            question), ``computed`` (missing before).
+        bytes_read: bytes of key/value state by tier: ``memory``, ``disk``, ``shared`` (storage of
+            several machines), ``embedding`` (of the question), ``computed`` (missing before).
         milliseconds: time of each stage; ``first_token`` is the time from the text of the question
             to the first token of the answer.
         scores: passages that were read alone, the best first, each with ``passage``, ``cosine``,

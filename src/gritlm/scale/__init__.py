@@ -8,6 +8,7 @@ from gritlm import lazy
 
 if TYPE_CHECKING:
     from gritlm.scale.adaptation import adapt
+    from gritlm.scale.block_storage import shared_blocks
     from gritlm.scale.bulk.bulk_options import BulkOptions, EmbedReport, VectorForm
     from gritlm.scale.bulk.embedding_job import embed
     from gritlm.scale.bulk.indexing import IndexReport, IndexSettings, index
@@ -29,6 +30,7 @@ __all__ = [
     "embed",
     "evaluate",
     "index",
+    "shared_blocks",
     "train",
 ]
 
@@ -45,6 +47,7 @@ _HOMES = {
     "embed": "gritlm.scale.bulk.embedding_job",
     "evaluate": "gritlm.scale.evaluation",
     "index": "gritlm.scale.bulk.indexing",
+    "shared_blocks": "gritlm.scale.block_storage",
     "train": "gritlm.scale.training",
 }
 

@@ -12,7 +12,8 @@ from uuid import uuid4
 
 from gritlm.errors import GritLMError, first_line
 
-_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]*@")  # s3://key:secret@bucket
+# s3://key:secret@bucket; a secret with a slash should be quoted and may not be.
+_CREDENTIALS = re.compile(r"(?<=://)(?:[^@\s]*:[^@\s]*|[^/@\s]*)@")
 _REFUSED = ("access_denied", "access denied", "forbidden", "credential", "permission", "signature")
 _SECRETS = ("access_key", "secret_key", "session_token", "password", "token")
 _ASIDE = ".unfinished-"

@@ -19,6 +19,7 @@ from gritlm.serve.errors import no_store, no_store_for_key, no_store_named, seve
 
 if TYPE_CHECKING:
     from gritlm.rag.engine import RagEngine
+    from gritlm.rag.kvstore.shared.shared_blocks import SharedBlocks
 
 RAG_SUFFIX = ":rag"  # of model names whose chats are answered from documents
 DEFAULT = "default"  # name of a store that is given by its folder alone
@@ -38,6 +39,7 @@ class StoreAt:
             that way.
         name: name of the store in requests.
         index: address of the passages of a new store; None for LanceDB in its folder.
+        shared_blocks: storage of KV blocks that other stores and machines share; None for none.
 
     Raises:
         InputError: for a name that requests cannot use.
@@ -47,6 +49,7 @@ class StoreAt:
     read_only: bool = False
     name: str = DEFAULT
     index: str | None = None
+    shared_blocks: SharedBlocks | None = None
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name) or self.name == _TAG:
@@ -143,6 +146,7 @@ def _open(store: StoreAt, model: GritLM, longest: int, count: int) -> RagEngine:
             read_only=store.read_only,
             longest=longest,
             memory_bytes=max(MIN_MEMORY_BYTES, MEMORY_BYTES // count),
+            shared_blocks=store.shared_blocks,
         )
     except OtherModelError as error:
         raise InputError(f"store {store.name!r}: {error}") from None

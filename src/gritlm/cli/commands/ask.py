@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gritlm.cli import logs, terminal
-from gritlm.cli.options import BlockKindOption, ModelOptions
+from gritlm.cli.options import BlockKindOption, ModelOptions, SharedBlocksUri, connect_blocks
 from gritlm.cli.output import json_line
 from gritlm.errors import InputError
 
@@ -138,6 +138,7 @@ class AnswerFlags:
         bool,
         typer.Option(help="Quote the sentence of the passage that answers the question best."),
     ] = True
+    shared_blocks: SharedBlocksUri = None
 
 
 def ask(
@@ -164,8 +165,9 @@ def ask(
     from gritlm.rag.engine import RagEngine
 
     options = _options(search, answer)
+    shared = connect_blocks(answer.shared_blocks)
     lm = model.load()
-    with RagEngine.open(store, lm, read_only=True) as engine:
+    with RagEngine.open(store, lm, read_only=True, shared_blocks=shared) as engine:
         stream = engine.stream(question, options)
         for piece in stream:
             if not as_json:

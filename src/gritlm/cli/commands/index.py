@@ -11,14 +11,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gritlm.cli import bulk, logs, terminal
-from gritlm.cli.options import BlockKindOption, ModelOptions, Reader
+from gritlm.cli.options import (
+    BlockKindOption,
+    ModelOptions,
+    Reader,
+    SharedBlocksUri,
+    connect_blocks,
+)
 from gritlm.errors import InputError
 
 if TYPE_CHECKING:
     from gritlm import GritLM
     from gritlm.rag.engine import RagEngine
     from gritlm.rag.ingest.ingest import AddResult, ChunkingOptions
+    from gritlm.rag.kvstore.shared.shared_blocks import SharedBlocks
     from gritlm.rag.kvstore.stats import StoreStats
+    from gritlm.scale import IndexSettings
 
 
 class Storage(StrEnum):
@@ -69,8 +77,9 @@ class IndexOptions:
             "PostgreSQL (postgresql://user@host/database). Default: LanceDB in the store.",
         ),
     ] = None
+    shared_blocks: SharedBlocksUri = None
 
-    def open(self, folder: Path, lm: GritLM) -> RagEngine:
+    def open(self, folder: Path, lm: GritLM, shared: SharedBlocks | None) -> RagEngine:
         """Open the store of a folder, or create it."""
         from gritlm.rag.engine import RagEngine
 
@@ -82,7 +91,12 @@ class IndexOptions:
             storage=self.storage.value,
             blocks=None if self.blocks is None else self.blocks.value,
             disk_bytes=None if self.disk_gb is None else int(self.disk_gb * 1e9),
+            shared_blocks=shared,
         )
+
+    def shared(self) -> SharedBlocks | None:
+        """Return the shared storage of KV blocks, which must be writable; None without one."""
+        return connect_blocks(self.shared_blocks, to_write=True)
 
     def chunking(self) -> ChunkingOptions | None:
         """Return the chunking options; None, without an option, keeps those of the store."""
@@ -156,9 +170,11 @@ def index(
     if ray.ray:
         if causal or files.reader is not Reader.standard:
             raise InputError("--ray takes neither --causal nor --reader; leave them out")
-        _index_on_ray(sources, to, store, files.text_field, model, ray)
+        settings = _ray_settings(store, files.text_field, model, ray)
+        _index_on_ray(sources, to, settings, ray.cluster)
         return
-    with store.open(to, model.load()) as engine:
+    shared = store.shared()
+    with store.open(to, model.load(), shared) as engine:
         _index_here(sources, engine, files, causal=causal)
 
 
@@ -187,21 +203,17 @@ def _index_here(sources: list[str], engine: RagEngine, files: FileOptions, *, ca
     _tell(added, engine.store.stats(), total=len(engine.index))
 
 
-def _index_on_ray(
-    sources: list[str],
-    to: Path,
+def _ray_settings(
     store: IndexOptions,
     text_field: str | None,
     model: ModelOptions,
     ray: bulk.BulkRayOptions,
-) -> None:
+) -> IndexSettings:
     from gritlm import scale
-    from gritlm.rag import AddResult
     from gritlm.scale.ray_library import require
 
     require()
-    logs.hush_libraries()
-    settings = scale.IndexSettings(
+    return scale.IndexSettings(
         model=bulk.model_arguments(model),
         workers=ray.pool(model.threads),
         cutting=store.chunking(),
@@ -211,10 +223,20 @@ def _index_on_ray(
         disk_bytes=None if store.disk_gb is None else int(store.disk_gb * 1e9),
         text_field=text_field,
         progress=not logs.is_quiet() and sys.stderr.isatty(),
+        shared_blocks=store.shared(),
     )
+
+
+def _index_on_ray(
+    sources: list[str], to: Path, settings: IndexSettings, cluster: str | None
+) -> None:
+    from gritlm import scale
+    from gritlm.rag import AddResult
+
+    logs.hush_libraries()
     added = AddResult()
     try:
-        report = scale.index(sources, to, settings, address=ray.cluster, done=added)
+        report = scale.index(sources, to, settings, address=cluster, done=added)
     except KeyboardInterrupt:
         logs.write_message("stopped", "the same command goes on from there")
         raise

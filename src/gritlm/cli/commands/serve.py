@@ -17,7 +17,15 @@ from gritlm.cli import logs
 from gritlm.cli.adapters import split_adapters
 from gritlm.cli.cluster import ClusterOptions, model_source
 from gritlm.cli.environment import lines, option, require_values
-from gritlm.cli.options import MODEL, Dtype, ModelOptions, PlacementOptions, Reader
+from gritlm.cli.options import (
+    MODEL,
+    SHARED_BLOCKS,
+    Dtype,
+    ModelOptions,
+    PlacementOptions,
+    Reader,
+    connect_blocks,
+)
 from gritlm.errors import InputError
 
 if TYPE_CHECKING:
@@ -271,6 +279,10 @@ class StoreOptions:
             "one --store.",
         ),
     ] = None
+    shared_blocks: Annotated[
+        str | None,
+        option(env="SHARED_BLOCKS", panel=STORE, metavar="URI", help=SHARED_BLOCKS),
+    ] = None
 
     reader: Annotated[
         Reader,
@@ -295,11 +307,12 @@ class StoreOptions:
                 )
             stores = [replace(stores[0], index=self.index)]
         require_distinct(stores)
+        shared = connect_blocks(self.shared_blocks)
         if self.reader != Reader.standard:
             from gritlm.rag.ingest.file_reader import require_reader
 
             require_reader(self.reader.value)
-        return stores
+        return [replace(store, shared_blocks=shared) for store in stores]
 
 
 @dataclass(frozen=True)
@@ -411,6 +424,8 @@ def _serve_on_cluster(
 
     if any(store.index is not None for store in stores):
         raise InputError("--index does not go with --ray; make the store with gritlm index --index")
+    if any(store.shared_blocks is not None for store in stores):
+        raise InputError("--shared-blocks does not go with --ray; leave it out")
     key_file = settings.key_file
     config = ServingConfig(
         model=source,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gritlm.cli import logs, terminal
-from gritlm.cli.options import ModelOptions
+from gritlm.cli.options import ModelOptions, SharedBlocksUri, connect_blocks
 from gritlm.cli.output import json_line
 from gritlm.errors import GritLMError, InputError
 
@@ -52,9 +52,13 @@ def delete(
         typer.Argument(help="Ids of documents, as gritlm store list prints them.", metavar="ID..."),
     ],
     *,
+    shared_blocks: SharedBlocksUri = None,
     model: ModelOptions,
 ) -> None:
     """Delete documents and their KV blocks, which are found by the model that computed them.
+
+    Blocks in shared storage are deleted with --shared-blocks, or when the store is next opened with
+    it.
 
     Exits with code 2 if the store has none of the documents.
     """
@@ -72,7 +76,8 @@ def delete(
             f"{place} has no document {ids[0]!r}{_suggestion(ids[0], known)}; "
             f"gritlm store list {place} lists the documents"
         )
-    with RagEngine.open(place, model.load()) as engine:
+    shared = connect_blocks(shared_blocks)
+    with RagEngine.open(place, model.load(), shared_blocks=shared) as engine:
         engine.delete(found)
     terminal.write("".join(f"deleted {each}: {known[each]} passages\n" for each in found))
     for each in sorted(unknown):

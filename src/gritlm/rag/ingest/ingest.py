@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -30,10 +29,11 @@ from gritlm.rag.ingest.chunking import check, content_hash, cut
 from gritlm.rag.ingest.file_ids import DocumentIds
 from gritlm.rag.ingest.skips import SkippedSource, Skips
 from gritlm.rag.ingest.sources import documents
-from gritlm.rag.kvstore.errors import StoreFullError
+from gritlm.rag.kvstore.errors import skipped_when_full
+from gritlm.rag.kvstore.shared.shared_blocks import KnownBlocks
 from gritlm.rag.kvstore.store import KVStore
 from gritlm.rag.plan import PromptAssembler
-from gritlm.rag.reuse.reuse_check import blocks_of
+from gritlm.rag.reuse.blocks import measured_block
 from gritlm.rag.types import Document, Passage, ReaderName
 from gritlm.runtime import in_a_thread_of_its_own
 
@@ -149,8 +149,11 @@ def encode_passages(
     texts: Sequence[str],
     kinds: Sequence[str],
     key: Callable[..., bytes],
+    known: KnownBlocks | None = None,
 ) -> tuple[np.ndarray[Any, Any], list[Keyed]]:
     """Return the vectors (N, D) of passages, and their KV blocks of each kind with keys.
+
+    Blocks that need a pass of their own, and are known already, are left out.
 
     Args:
         model: model that embeds them.
@@ -158,6 +161,7 @@ def encode_passages(
         texts: the texts of N passages, as embedded.
         kinds: kinds of KV blocks.
         key: function of token ids and ``causal`` that names a block.
+        known: blocks of other workspaces; None for none.
     """
     vectors_ND, blocks = model.encode(
         texts,
@@ -171,20 +175,14 @@ def encode_passages(
     for token_ids, block in zip(assembler.passage_ids(texts), blocks, strict=True):
         for kind in kinds:
             causal = kind == "causal"
+            name = key(token_ids, causal=causal)
             read = block
             if causal != are_causal:
-                read = blocks_of(model.lm, [token_ids], causal=causal)[0]
-            keyed.append((key(token_ids, causal=causal), read))
+                if known is not None and known.obtain(name, len(token_ids)):
+                    continue
+                read = measured_block(model.lm, token_ids, causal=causal, known=known)
+            keyed.append((name, read))
     return vectors_ND, keyed
-
-
-@contextmanager
-def skipped_when_full(consequence: str) -> Iterator[None]:
-    """Log a full disk instead of failing, for steps that only save space or time."""
-    try:
-        yield
-    except StoreFullError as error:
-        log.warning("%s: %s", consequence, error)
 
 
 class Indexer:
@@ -343,8 +341,11 @@ class Indexer:
     def _store_missing_blocks(self, done: AddResult) -> None:
         """Store missing KV blocks of unchanged documents while there is room.
 
-        After a removal, the documents of this run are included: they may share removed blocks.
+        After a removal, the documents of this run are included: they may share removed blocks. With
+        a shared tier, missing blocks come from there at their next use, or are computed then.
         """
+        if self.store.is_shared:
+            return
         kept = self._seen if done.removed else self._unchanged
         candidates = self.index.passages(kept, metadata=False)
         incomplete = [passage for passage in candidates if self._lacks_blocks(passage)]
@@ -377,11 +378,15 @@ class Indexer:
             vectors_ND, new_blocks = encode() if self._on_model is None else self._on_model(encode)
             vectors.append(vectors_ND)
             blocks += new_blocks
-        done.stored += self._store_blocks(blocks)
+        known = len(texts) * len(self.kinds) - len(blocks)
+        done.stored += self._store_blocks(blocks) + known
         return np.concatenate(vectors)
 
     def _encode_texts(self, texts: Sequence[str]) -> tuple[np.ndarray[Any, Any], list[Keyed]]:
-        return encode_passages(self.model, self._assembler, texts, self.kinds, self.store.key)
+        known = self.store if self.store.is_shared else None
+        return encode_passages(
+            self.model, self._assembler, texts, self.kinds, self.store.key, known
+        )
 
     def _store_blocks(self, blocks: list[Keyed]) -> int:
         """Store KV blocks and return how many were admitted.

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import errno
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from gritlm.errors import InputError
+
+log = logging.getLogger(__name__)
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -76,3 +81,12 @@ def damaged_index(folder: Path, reason: object) -> IndexDamagedError:
         f"{folder}: the index of this store is damaged ({reason}); the payloads are not lost: "
         f"run `gritlm store rebuild {folder}`"
     )
+
+
+@contextmanager
+def skipped_when_full(consequence: str) -> Iterator[None]:
+    """Log a full disk instead of failing, for steps that only save space or time."""
+    try:
+        yield
+    except StoreFullError as error:
+        log.warning("%s: %s", consequence, error)

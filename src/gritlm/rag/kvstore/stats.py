@@ -16,7 +16,7 @@ class FetchCounts:
 
     Attributes:
         block: the KV block, on the CPU.
-        tier: "memory" or "disk" (which the system may have in its page cache).
+        tier: "memory", "disk" (which the system may have in its page cache) or "shared".
         nbytes: bytes read from that tier.
     """
 
@@ -44,6 +44,7 @@ class StoreStats:
         memory_bytes: byte limit of the memory cache.
         from_memory: fetches served from memory.
         from_disk: fetches served from disk.
+        from_shared: fetches served from shared storage.
         missed: fetches of blocks that are not stored.
         refused: new blocks that were not admitted.
         evicted: blocks that were evicted.
@@ -64,6 +65,7 @@ class StoreStats:
     memory_bytes: int
     from_memory: int
     from_disk: int
+    from_shared: int
     missed: int
     refused: int
     evicted: int
@@ -103,6 +105,7 @@ def gather(
         memory_bytes=memory.capacity,
         from_memory=fetched["memory"],
         from_disk=fetched["disk"],
+        from_shared=fetched["shared"],
         missed=fetched["missed"],
         refused=0 if writer is None else writer.refused,
         evicted=0 if writer is None else writer.evicted,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import wait as wait_for
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,17 +17,21 @@ from gritlm.errors import InputError
 from gritlm.lm.kv.block import KVBlock
 from gritlm.rag.kvstore import codec, opening
 from gritlm.rag.kvstore import stats as store_stats
-from gritlm.rag.kvstore.errors import Damage, full
+from gritlm.rag.kvstore.errors import Damage, full, skipped_when_full
 from gritlm.rag.kvstore.manifest import Manifest
 from gritlm.rag.kvstore.opening import WriterLock
 from gritlm.rag.kvstore.reads import MemoryCache, RecordAccess
 from gritlm.rag.kvstore.record import FLOATS, RecordHeader, block_key
+from gritlm.rag.kvstore.shared.pending_deletes import PendingDeletes
+from gritlm.rag.kvstore.shared.shared_tier import SharedTier
 from gritlm.rag.kvstore.stats import FetchCounts, StoreStats
 from gritlm.rag.kvstore.writer import StoreWriter
 
 if TYPE_CHECKING:
     from gritlm.rag.identity import ModelIdentity
+    from gritlm.rag.kvstore.shared.shared_blocks import SharedBlocks
 
+_Encoded = tuple[bytes, Callable[[], tuple[RecordHeader, memoryview]]]
 _BATCH_BYTES = 256 * 2**20  # bytes on disk per commit of put_many
 
 
@@ -57,7 +62,11 @@ class KVStore:
         self._records = access
         self._lock = lock
         self._memory = MemoryCache(memory_bytes)
-        self._fetched = {"memory": 0, "disk": 0, "missed": 0}
+        self._fetched = {"memory": 0, "disk": 0, "shared": 0, "missed": 0}
+        self._shared: SharedTier | None = None
+        self._pending = None if lock is None else PendingDeletes(access.folder)
+        self._borrowed = set[bytes]()  # cached in memory, and not in this store
+        self._deletes = 0
         self._mutex = threading.RLock()
         self._open = True
 
@@ -143,7 +152,7 @@ class KVStore:
             CacheMismatchError: if the block was made by another model.
             StoreFullError: if the disk is full; stored blocks stay readable.
         """
-        return self.put_many([(key, block)]) == 1
+        return self._append(self._encoded([(key, block)]), wait=False) == 1
 
     def put_many(self, items: Iterable[tuple[bytes, KVBlock]]) -> int:
         """Store blocks with one sync and commit per 256 MiB; return how many are stored.
@@ -155,14 +164,12 @@ class KVStore:
             CacheMismatchError: if a block was made by another model.
             StoreFullError: if the disk is full; stored blocks stay readable.
         """
-        maker = self._maker
-        return self._append(
-            (key, partial(codec.to_record, key, block, maker=maker, storage=self.storage))
-            for key, block in items
-        )
+        return self._append(self._encoded(items), wait=True)
 
     def put_records(self, records: Iterable[tuple[RecordHeader, memoryview]]) -> int:
         """Store blocks that :func:`codec.to_record` has encoded elsewhere, as put_many does.
+
+        They do not go to the shared tier: the process that encoded them decides that.
 
         Args:
             records: header and payload of each block, in the number format of this store.
@@ -180,26 +187,43 @@ class KVStore:
             return header, payload
 
         return self._append(
-            (header.key, partial(encoded, header, payload)) for header, payload in records
+            ((header.key, partial(encoded, header, payload)) for header, payload in records),
+            wait=True,
+            ships=False,
         )
 
-    def _append(
-        self, items: Iterable[tuple[bytes, Callable[[], tuple[RecordHeader, memoryview]]]]
-    ) -> int:
-        """Append records by key, each of which is encoded if it is missing, and commit them."""
+    def _encoded(self, items: Iterable[tuple[bytes, KVBlock]]) -> Iterator[_Encoded]:
+        maker = self._maker
+        for key, block in items:
+            yield key, partial(codec.to_record, key, block, maker=maker, storage=self.storage)
+
+    def _append(self, items: Iterable[_Encoded], *, wait: bool, ships: bool = True) -> int:
+        """Append records by key, each of which is encoded if it is missing, and commit them.
+
+        Args:
+            items: key of each record, and the function that encodes it.
+            wait: wait until the shared tier has the records too.
+            ships: whether they go there.
+        """
         writer = self._writer
         stored = 0
         since = 0
         before = writer.lost
+        shipped = []
         try:
             for key, encode in items:
                 with self._mutex:
-                    if not writer.has(key):
-                        header, payload = encode()
-                        if not writer.append(header, payload):
-                            continue
-                        since += len(payload)
+                    if writer.has(key):
+                        stored += 1
+                        continue
+                header, payload = encode()
+                if self._shared is not None and ships:
+                    shipped.append(self._shared.ship(header, payload, wait=wait))
+                with self._mutex:
+                    if not writer.append(header, payload):
+                        continue
                     stored += 1
+                    since += len(payload)
                     if since >= _BATCH_BYTES:
                         writer.commit()
                         since = 0
@@ -207,28 +231,86 @@ class KVStore:
             with self._mutex:
                 writer.commit()
                 lost = writer.lost - before
+        if wait:
+            wait_for([each for each in shipped if each is not None])
         if lost:  # in a failed commit of another thread, which included pending records of this one
             raise full(self.folder, "the new blocks could not be made known to the index")
         return stored
 
-    def fetch(self, key: bytes) -> FetchCounts | None:
-        """Return a block at positions 0..T-1 on the CPU; None if it is missing or damaged."""
+    def attach(self, shared: SharedBlocks) -> None:
+        """Use shared storage as a further tier: missing blocks come from it, new ones go to it.
+
+        A store that was opened for reading only fetches. Deletes that have not reached the storage
+        are carried out now.
+
+        Args:
+            shared: the storage.
+        """
+        self._shared = SharedTier(shared, self._maker, self.storage, writes=not self.read_only)
+        if self._pending is not None:
+            self._pending.connect(self._shared.url)
+            self._delete_shared()
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether shared storage is a tier of this store."""
+        return self._shared is not None
+
+    def fetch(self, key: bytes, *, tokens: int | None = None) -> FetchCounts | None:
+        """Return a block at positions 0..T-1 on the CPU; None if it is missing or damaged.
+
+        Args:
+            key: key of the block.
+            tokens: its tokens, by which the shared tier decides whether it is worth fetching; None
+                fetches it at any cost.
+        """
         maker = self._maker
         with self._mutex:
             found = self._fetch(key, maker)
-            self._fetched["missed" if found is None else found.tier] += 1
             if found is not None and self._access.writer is not None:
                 self._access.writer.transactions.used(key)
-            return found
+        if found is None and self._shared is not None:
+            found = self._fetch_shared(self._shared, key, tokens)
+        with self._mutex:
+            self._fetched["missed" if found is None else found.tier] += 1
+        return found
+
+    def obtain(self, key: bytes, tokens: int) -> bool:
+        """Return whether a block is stored, after fetching it from the shared tier if need be.
+
+        Args:
+            key: key of the block.
+            tokens: its tokens.
+        """
+        return key in self or self.fetch(key, tokens=tokens) is not None
+
+    def measure_prefill(self, tokens: int, seconds: float) -> None:
+        """Note the time to compute a block, for the decisions of the shared tier.
+
+        Args:
+            tokens: tokens of the block.
+            seconds: time of the pass.
+        """
+        if self._shared is not None:
+            self._shared.costs.measure_prefill(tokens, seconds)
 
     def delete(self, keys: Iterable[bytes]) -> int:
-        """Remove blocks and return how many existed; :meth:`gc` frees their bytes on disk."""
+        """Remove blocks from every tier and return how many this store held.
+
+        :meth:`gc` frees their bytes on disk. A shared tier that cannot be reached deletes them
+        later.
+        """
         keys = list(keys)
         writer = self._writer
         with self._mutex:
+            self._deletes += 1
+            if self._pending is not None:
+                self._pending.add(keys)
             for key in keys:
                 self._memory.forget(key)
-            return writer.remove(keys)
+            removed = writer.remove(keys)
+        self._delete_shared()
+        return removed
 
     def evict(self, nbytes: int) -> int:
         """Remove the blocks of least worth until ``nbytes`` are free; return the bytes freed."""
@@ -285,6 +367,8 @@ class KVStore:
                 self._open = False
                 self._memory.clear()
                 try:
+                    if self._shared is not None:
+                        self._shared.close()
                     self._records.close()
                 finally:
                     if self._lock is not None:
@@ -327,17 +411,54 @@ class KVStore:
 
     def _fetch(self, key: bytes, maker: ModelIdentity) -> FetchCounts | None:
         entry = self._access.find(key)
-        if entry is None:
+        if entry is None and key not in self._borrowed:
             self._memory.forget(key)
             return None
         cached = self._memory.get(key)
         if cached is not None:
             return FetchCounts(cached, "memory", cached.nbytes)
+        if entry is None:
+            return None
         found = self._access.read(key, entry)
         if found is None:
             return None
         block = codec.from_record(*found, maker)
         return FetchCounts(self._keep_in_memory(key, block), "disk", found[0].payload)
+
+    def _fetch_shared(
+        self, shared: SharedTier, key: bytes, tokens: int | None
+    ) -> FetchCounts | None:
+        """Fetch a block from the shared tier, and keep it in this store, or in memory if reading.
+
+        Other threads may use the store meanwhile.
+        """
+        deletes = self._deletes
+        record = shared.fetch(key, tokens)
+        if record is None:
+            return None
+        header, raw_LB = record
+        block = codec.from_record(header, raw_LB, self._maker)
+        with self._mutex:
+            writer = self._access.writer
+            if writer is None:
+                self._memory.put(key, block)
+                self._borrowed = {each for each in (*self._borrowed, key) if each in self._memory}
+            elif deletes == self._deletes:  # else its document may be gone by now
+                with skipped_when_full("a fetched block was not stored"):
+                    writer.append(header, raw_LB.numpy().data.cast("B"))
+                    writer.commit()
+        return FetchCounts(block, "shared", header.payload)
+
+    def _delete_shared(self) -> None:
+        """Carry out the deletes that have not reached the shared tier."""
+        if self._pending is None:
+            return
+        if self._shared is not None:
+            keys = self._pending.keys()
+            if self._shared.delete(keys):
+                with self._mutex:
+                    self._pending.remove(keys)
+        self._pending.warn()
 
     def _keep_in_memory(self, key: bytes, block: KVBlock) -> KVBlock:
         """Cache a block and return it.

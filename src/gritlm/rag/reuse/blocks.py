@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from time import perf_counter
+
+import torch
 
 from gritlm.errors import InputError
 from gritlm.lm.gritlm import GritLM
@@ -11,6 +14,7 @@ from gritlm.lm.kv.block import KVBlock
 from gritlm.lm.unified import UnifiedLM
 from gritlm.rag.cooperative import Checkpoint
 from gritlm.rag.kvstore.errors import StoreFullError
+from gritlm.rag.kvstore.shared.shared_blocks import KnownBlocks
 from gritlm.rag.kvstore.store import KVStore
 from gritlm.rag.plan import PromptPart
 from gritlm.rag.reuse.reuse_check import blocks_of
@@ -34,6 +38,26 @@ def require_kind(model: GritLM, kind: BlockKind | str) -> None:
             "blocks='bidirectional' reuses the pass that embeds a passage, which belongs to "
             f"{model.embed_adapter} and not to the model that generates; use blocks='causal'"
         )
+
+
+def measured_block(
+    lm: UnifiedLM, ids: Sequence[int], *, causal: bool, known: KnownBlocks | None
+) -> KVBlock:
+    """Return the KV block of a text, and note the time of its prefill.
+
+    Args:
+        lm: the model.
+        ids: token ids of the text.
+        causal: kind of the block.
+        known: takes the time; None measures nothing.
+    """
+    started = perf_counter()
+    block = blocks_of(lm, [ids], causal=causal)[0]
+    if known is not None and known.is_shared:
+        if lm.device.type == "cuda":
+            torch.cuda.synchronize(lm.device)
+        known.measure_prefill(len(ids), perf_counter() - started)
+    return block
 
 
 class BlockProvider:
@@ -93,9 +117,9 @@ class BlockProvider:
             block = blocks_of(self.lm, [part.ids], causal=causal)[0]
             return "computed", block, block.nbytes
         key = self.store.key(part.ids, causal=causal)
-        if (found := self.store.fetch(key)) is not None:
+        if (found := self.store.fetch(key, tokens=len(part.ids))) is not None:
             return found.tier, found.block, found.nbytes
-        block = blocks_of(self.lm, [part.ids], causal=causal)[0]
+        block = measured_block(self.lm, part.ids, causal=causal, known=self.store)
         if not self.store.read_only:
             try:
                 self.store.put(key, block)

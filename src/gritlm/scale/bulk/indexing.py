@@ -1,14 +1,16 @@
 """Bulk indexing: passages and KV blocks computed by many workers, written into one workspace.
 
 This process reads and cuts the documents and is the only writer of the workspace. Workers embed
-batches of passages and return vectors and encoded blocks. A batch is committed as a whole, so a run
-that was killed goes on: documents that are in the workspace are not embedded again.
+batches of passages and return vectors and encoded blocks. With shared storage, each worker writes
+its blocks there, and returns only vectors. A batch is committed as a whole, so a run that was
+killed goes on: documents that are in the workspace are not embedded again.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,13 @@ from typing import Any
 import numpy as np
 
 from gritlm import GritLM
+from gritlm.lm.kv.block import KVBlock
 from gritlm.rag import AddResult, ChunkingOptions, RagEngine
 from gritlm.rag.ingest.ingest import BATCH, DocumentInput, Indexer, PendingDocument, encode_passages
 from gritlm.rag.kvstore import codec
 from gritlm.rag.kvstore.record import RecordHeader, block_key
+from gritlm.rag.kvstore.shared.shared_blocks import SharedBlocks
+from gritlm.rag.kvstore.shared.shared_tier import SharedTier
 from gritlm.rag.kvstore.stats import StoreStats
 from gritlm.rag.types import BlockKind
 from gritlm.scale import cluster
@@ -42,6 +47,8 @@ class IndexSettings:
         disk_bytes: most bytes of blocks on disk; None for that of the workspace.
         text_field: name of the text in rows; None for the usual names.
         progress: whether to show a bar.
+        shared_blocks: storage to which the workers write KV blocks; None sends all blocks to the
+            workspace.
     """
 
     model: dict[str, Any]
@@ -53,6 +60,7 @@ class IndexSettings:
     disk_bytes: int | None = None
     text_field: str | None = None
     progress: bool = False
+    shared_blocks: SharedBlocks | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +113,7 @@ def index(
             storage=settings.storage,
             blocks=settings.blocks,
             disk_bytes=settings.disk_bytes,
+            shared_blocks=settings.shared_blocks,
         ) as engine,
         cluster.connected(address),
     ):
@@ -130,13 +139,30 @@ class EncodedBatch:
 
     Attributes:
         vectors_ND: vectors of N passages.
-        headers: header of each block.
-        payloads: bytes of each block.
+        headers: header of each block for the workspace.
+        payloads: bytes of each of these blocks.
+        shared: number of blocks in shared storage.
     """
 
     vectors_ND: np.ndarray
     headers: list[RecordHeader]
     payloads: list[np.ndarray]
+    shared: int = 0
+
+
+@dataclass(frozen=True)
+class BlockSettings:
+    """Settings of the KV blocks that workers encode.
+
+    Attributes:
+        kinds: kinds of the blocks.
+        storage: number format.
+        shared: storage for them; None returns all blocks to the caller.
+    """
+
+    kinds: tuple[str, ...]
+    storage: str
+    shared: SharedBlocks | None = None
 
 
 class PassageWorker:
@@ -145,18 +171,12 @@ class PassageWorker:
     Args:
         model: arguments of :class:`gritlm.GritLM`.
         threads: number of CPU threads; None on a GPU.
-        kinds: kinds of KV blocks.
-        storage: number format of the blocks.
+        blocks: settings of the KV blocks.
         expected: hash of the weights of the workspace's model.
     """
 
     def __init__(
-        self,
-        model: dict[str, Any],
-        threads: int | None,
-        kinds: tuple[str, ...],
-        storage: str,
-        expected: str,
+        self, model: dict[str, Any], threads: int | None, blocks: BlockSettings, expected: str
     ) -> None:
         from gritlm.errors import ModelError
         from gritlm.lm import threads as cpu_threads
@@ -173,37 +193,57 @@ class PassageWorker:
                 "pass a model that is the same on every machine, and --dtype"
             )
         self._assembler = PromptAssembler(self._model)
-        self._kinds = kinds
-        self._storage = storage
+        self._blocks = blocks
+        self._shared: SharedTier | None = None
+        if blocks.shared is not None:
+            self._shared = SharedTier(blocks.shared, self._maker, blocks.storage, writes=True)
 
     def encode(self, texts: list[str]) -> EncodedBatch:
-        """Return vectors and encoded KV blocks of passages.
+        """Return vectors of passages, and the KV blocks that are not in shared storage.
 
         Args:
             texts: texts of the passages, as embedded.
         """
         vectors: list[np.ndarray] = []
-        headers: list[RecordHeader] = []
-        payloads: list[np.ndarray] = []
+        encoded: list[_Shipped] = []
         for start in range(0, len(texts), BATCH):
             vectors_ND, keyed = encode_passages(
                 self._model,
                 self._assembler,
                 texts[start : start + BATCH],
-                self._kinds,
+                self._blocks.kinds,
                 self._key,
+                self._shared,
             )
             vectors.append(vectors_ND)
-            for key, block in keyed:
-                header, payload = codec.to_record(
-                    key, block, maker=self._maker, storage=self._storage
-                )
-                headers.append(header)
-                payloads.append(np.frombuffer(payload, dtype=np.uint8))
-        return EncodedBatch(np.concatenate(vectors), headers, payloads)
+            encoded += [self._ship(key, block) for key, block in keyed]
+        left = [each for each in encoded if each.written is None or not each.written.result()]
+        return EncodedBatch(
+            np.concatenate(vectors),
+            [each.header for each in left],
+            [np.frombuffer(each.payload, dtype=np.uint8) for each in left],
+            len(texts) * len(self._blocks.kinds) - len(left),
+        )
+
+    def _ship(self, key: bytes, block: KVBlock) -> _Shipped:
+        """Encode a block, and begin to write it to shared storage if there is any."""
+        storage = self._blocks.storage
+        header, payload = codec.to_record(key, block, maker=self._maker, storage=storage)
+        if self._shared is None:
+            return _Shipped(header, payload, None)
+        return _Shipped(header, payload, self._shared.ship(header, payload, wait=True))
 
     def _key(self, ids: tuple[int, ...], *, causal: bool) -> bytes:
-        return block_key(self._maker, ids, causal=causal, storage=self._storage)
+        return block_key(self._maker, ids, causal=causal, storage=self._blocks.storage)
+
+
+@dataclass(frozen=True)
+class _Shipped:
+    """An encoded block, and whether it is in shared storage, when that is known."""
+
+    header: RecordHeader
+    payload: memoryview
+    written: Future[bool] | None
 
 
 class ClusterIndexer(Indexer):
@@ -232,9 +272,9 @@ class ClusterIndexer(Indexer):
         )
         threads = None if found.gpus else cpus
         maker = self.store.about.model
+        blocks = BlockSettings(self.kinds, self.store.storage, settings.shared_blocks)
         self._workers: list[Any] = [
-            form.remote(settings.model, threads, self.kinds, self.store.storage, maker)
-            for _ in range(number)
+            form.remote(settings.model, threads, blocks, maker) for _ in range(number)
         ]
 
     def stop_workers(self) -> None:
@@ -271,6 +311,6 @@ class ClusterIndexer(Indexer):
     ) -> list[PendingDocument]:
         """Write the blocks and passages of a batch, and return the batch."""
         records = zip(found.headers, (each.data for each in found.payloads), strict=True)
-        done.stored += self.store.put_records(records)
+        done.stored += self.store.put_records(records) + found.shared
         self._commit(batch, found.vectors_ND, done)
         return batch

@@ -1,0 +1,1 @@
+"""The shared tier: KV blocks on storage that several machines reach."""
