@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from gritlm.lm.gritlm import GritLM
     from gritlm.lm.hub.formats.hub_card import CardFacts, CardScore
     from gritlm.lm.kv.block import KVBlock
+    from gritlm.lm.media.files import MediaRules
     from gritlm.lm.sampling import SamplingParams
     from gritlm.prompts import gritlm_instruction
 
@@ -24,6 +25,7 @@ __all__ = [
     "CardScore",
     "GritLM",
     "KVBlock",
+    "MediaRules",
     "SamplingParams",
     "__version__",
     "gritlm_instruction",
@@ -34,6 +36,7 @@ _HOMES = {
     "CardScore": "gritlm.lm.hub.formats.hub_card",
     "GritLM": "gritlm.lm.gritlm",
     "KVBlock": "gritlm.lm.kv.block",
+    "MediaRules": "gritlm.lm.media.files",
     "SamplingParams": "gritlm.lm.sampling",
     "gritlm_instruction": "gritlm.prompts",
 }

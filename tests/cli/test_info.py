@@ -10,6 +10,7 @@ import torch
 import transformers
 
 import gritlm
+from tests.lm.media.checkpoints import idefics3
 
 
 def test_info_states_the_model_and_the_machine(run_model, model_folder: Path, lm):
@@ -23,6 +24,7 @@ def test_info_states_the_model_and_the_machine(run_model, model_folder: Path, lm
         "dtype_reason": lm.dtype_reason,
         "quantization": None,
         "device": "cpu",
+        "reads": "text",
         "parameters": lm.num_parameters(),
         "memory_bytes": lm.memory_bytes(),
         "embedding_dimension": 48,
@@ -50,6 +52,12 @@ def test_info_is_readable_without_json(run_model):
     assert shown["adapter"] == "-"
     assert shown["normalized"] == "yes"
     assert shown["memory_bytes"].endswith("MiB)")
+
+
+def test_info_shows_what_a_model_reads(run, tmp_path):
+    result = run("info", "--json", "--model", str(idefics3(tmp_path)))
+    facts = json.loads(result.stdout)
+    assert (facts["model"], facts["reads"]) == ("idefics3", "text, image")
 
 
 def test_the_number_format_asked_for_is_used(run, model_folder: Path):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Message = dict[str, str]
 
-_ROLES = ("system", "user", "assistant")
+ROLES = ("system", "user", "assistant")
 
 
 def chat_ids(
@@ -47,7 +47,7 @@ def chat_ids(
         )
     if template == "gritlm":
         return tokens.for_chat(prompts.for_chat(turns, start=start), start=start).ids
-    return _continued(tokens, _by_template(tokens, turns, variables), start=start)
+    return continued(tokens, _by_template(tokens, turns, variables), start=start)
 
 
 def conversation(
@@ -127,9 +127,9 @@ def _validated(messages: Sequence[Message] | str) -> list[Message]:
                 f"message {index} is {turn!r}; expected "
                 "{'role': 'user', 'content': 'text'} with a text"
             )
-        if turn.get("role") not in _ROLES:
+        if turn.get("role") not in ROLES:
             raise InputError(
-                f"message {index} has role {turn.get('role')!r}; expected {', '.join(_ROLES)}"
+                f"message {index} has role {turn.get('role')!r}; expected {', '.join(ROLES)}"
             )
     for index, turn in enumerate(turns):
         require_text(turn["content"], f"message {index}")
@@ -183,8 +183,14 @@ def _rendered(
     return render(tokenizer, turns, answer=answer, variables=variables)
 
 
-def _continued(tokens: SegmentTokenizer, ids: list[int], *, start: bool) -> list[int]:
-    """Return the ids; after a prefix, replace the BOS by a newline."""
+def continued(tokens: SegmentTokenizer, ids: list[int], *, start: bool) -> list[int]:
+    """Return the ids of a conversation; after a prefix, replace the BOS by a newline.
+
+    Args:
+        tokens: the tokenizer.
+        ids: the ids, with the BOS if the template writes one.
+        start: whether the conversation begins the sequence.
+    """
     if start:
         return ids
     bos = tokens.tokenizer.bos_token_id

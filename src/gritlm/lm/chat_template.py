@@ -92,7 +92,7 @@ def render(
     try:
         pieces = _compiled(_source(tokenizer, tools)).generate(
             **variables,
-            messages=[dict(message) for message in messages],
+            messages=[_fitting(message, tokenizer) for message in messages],
             tools=tools,
             documents=None,
             add_generation_prompt=answer,
@@ -101,6 +101,42 @@ def render(
         return _joined(pieces, budget)
     except Exception as error:  # a template can raise any exception
         raise InputError(f"the chat template of this model {_reason(error)}") from error
+    finally:
+        _budget.reset(token)
+
+
+def _fitting(message: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """Return a message with its content as parts, if the template would drop a plain text."""
+    content = message.get("content")
+    if not isinstance(content, str) or not needs_parts(str(tokenizer.chat_template)):
+        return dict(message)
+    return {**message, "content": [{"type": "text", "text": content}]}
+
+
+@lru_cache(maxsize=16)
+def needs_parts(source: str) -> bool:
+    """Return whether a chat template writes content parts only, and drops plain texts.
+
+    Args:
+        source: the template.
+    """
+    if "content" not in source or ("'type'" not in source and '"type"' not in source):
+        return False
+    text = "a text"
+    plain = [{"role": "user", "content": text}]
+    parts = [{"role": "user", "content": [{"type": "text", "text": text}]}]
+    return text not in _tried(source, plain) and text in _tried(source, parts)
+
+
+def _tried(source: str, messages: Sequence[Mapping[str, Any]]) -> str:
+    """Return what a template writes; an empty text if it fails."""
+    budget = _Budget(0)
+    token = _budget.set(budget)
+    try:
+        pieces = _compiled(source).generate(messages=messages, add_generation_prompt=True)
+        return _joined(pieces, budget)
+    except Exception:  # a template can raise any exception
+        return ""
     finally:
         _budget.reset(token)
 

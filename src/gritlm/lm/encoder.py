@@ -18,11 +18,17 @@ from tqdm import tqdm
 from gritlm.errors import ModelError
 from gritlm.lm.hub.model_config import ModelSettings
 from gritlm.lm.kv.block import KVBlock
+from gritlm.lm.media.files import LOCAL, MediaRules
+from gritlm.lm.media.inputs import Parts
+from gritlm.lm.media.media_prompts import embedding_prompt
+from gritlm.lm.media.senses import MediaTokens
 from gritlm.lm.tokens import Prompt, SegmentTokenizer
 from gritlm.lm.unified import UnifiedLM, unpack
 from gritlm.lm.vectors import POOLING, normalise
 
 log = logging.getLogger(__name__)
+
+WINDOW = 16  # inputs with images or sound that are decoded and in memory together
 
 # Maximum tokens of a batch. On a CPU, a batch that exceeds the cache is slower.
 TOKEN_BUDGET = {"cpu": 512, "mps": 4096, "cuda": 16384}
@@ -30,7 +36,11 @@ TOKEN_BUDGET = {"cpu": 512, "mps": 4096, "cuda": 16384}
 
 @dataclass(frozen=True)
 class EncodeOptions:
-    """Options of a call of ``encode``; see :meth:`gritlm.GritLM.encode`."""
+    """Options of a call of ``encode``; see :meth:`gritlm.GritLM.encode`.
+
+    ``max_media_length`` is the maximum length of an input with images or sound, which is not cut,
+    and ``rules`` are the limits on these.
+    """
 
     batch_size: int
     max_length: int
@@ -39,6 +49,8 @@ class EncodeOptions:
     add_special_tokens: bool
     get_cache: bool
     progress: bool | None
+    max_media_length: int = 1 << 20
+    rules: MediaRules = LOCAL
 
 
 class Encoder:
@@ -89,32 +101,71 @@ class Encoder:
             return self.projection.out_features
         return int(self.lm.config.hidden_size)
 
-    def encode(self, texts: Sequence[str], options: EncodeOptions) -> tuple[Tensor, list[KVBlock]]:
-        """Return the vectors (N, D) of the texts in float32, and their KV blocks if requested.
+    def encode(
+        self, inputs: Sequence[str | Parts], options: EncodeOptions
+    ) -> tuple[Tensor, list[KVBlock]]:
+        """Return the vectors (N, D) of the inputs in float32, and their KV blocks if requested.
+
+        Texts are computed as if they were alone in the call, whatever the other inputs are.
 
         Args:
-            texts: N texts.
+            inputs: N texts, or inputs with images and sound.
             options: instruction, lengths and batch size.
 
         Returns:
-            The vectors and the KV blocks in the order of the texts; no blocks without
+            The vectors and the KV blocks in the order of the inputs; no blocks without
             ``get_cache``.
 
         Raises:
             InputError: for an empty text, or an instruction that leaves no tokens for the text.
             ModelError: for a vector with NaN or infinite values.
         """
-        prompts = self._prompts(texts, options)
-        vectors_ND = torch.empty(len(prompts), self.dimension)
-        blocks: list[KVBlock | None] = [None] * len(prompts)
-        with _progress(len(prompts), options.progress) as bar:
-            for rows in batches(prompts, options.batch_size, self.token_budget):
-                vector_BD, read = self._read([prompts[row] for row in rows], options.get_cache)
-                vectors_ND[rows] = self._finite(vector_BD.cpu(), rows)
-                for row, block in zip(rows, read, strict=False):
-                    blocks[row] = block
-                bar.update(len(rows))
+        vectors_ND = torch.empty(len(inputs), self.dimension)
+        blocks: list[KVBlock | None] = [None] * len(inputs)
+        with _progress(len(inputs), options.progress) as bar:
+            for where, prompts in self._prompts_in_windows(inputs, options):
+                for batch in batches(prompts, options.batch_size, self.token_budget):
+                    rows = [where[index] for index in batch]
+                    vector_BD, read = self._read(
+                        [prompts[index] for index in batch], options.get_cache
+                    )
+                    vectors_ND[rows] = self._finite(vector_BD.cpu(), rows)
+                    for row, block in zip(rows, read, strict=False):
+                        blocks[row] = block
+                    bar.update(len(rows))
         return vectors_ND, [block for block in blocks if block is not None]
+
+    def _prompts_in_windows(
+        self, inputs: Sequence[str | Parts], options: EncodeOptions
+    ) -> Iterator[tuple[list[int], list[Prompt]]]:
+        """Yield rows and their prompts: all texts, then a few inputs with media at a time."""
+        texts = {row: each for row, each in enumerate(inputs) if isinstance(each, str)}
+        yield list(texts), self._prompts(list(texts.values()), options)
+        others = [(row, each) for row, each in enumerate(inputs) if not isinstance(each, str)]
+        for start in range(0, len(others), WINDOW):
+            window = others[start : start + WINDOW]
+            prompts = [
+                self._media_prompt(each, f"input {row} of {len(inputs)}", options)
+                for row, each in window
+            ]
+            yield [row for row, _ in window], prompts
+
+    def _media_prompt(self, parts: Parts, name: str, options: EncodeOptions) -> Prompt:
+        frame = self.tokens.embedding_frame(
+            instruction=options.instruction,
+            end=self.settings.embed_eos,
+            embed_instruction=options.embed_instruction,
+            specials=options.add_special_tokens,
+        )
+        return embedding_prompt(
+            parts,
+            name=name,
+            tokens=self.tokens,
+            senses=self.lm.senses,
+            frame=frame,
+            max_length=options.max_media_length,
+            rules=options.rules,
+        )
 
     def _finite(self, vector_BD: Tensor, rows: list[int]) -> Tensor:
         good_B = torch.isfinite(vector_BD).all(dim=1)
@@ -172,7 +223,10 @@ class Encoder:
     ) -> tuple[Tensor, list[KVBlock]]:
         lengths = [len(prompt.ids) for prompt in batch]
         ids_T = torch.tensor([i for prompt in batch for i in prompt.ids], device=self.lm.device)
-        hidden_BLD, blocks = self._hidden(ids_T, lengths, get_cache=get_cache, pause=pause)
+        media = tuple(each for prompt in batch for each in prompt.media)
+        hidden_BLD, blocks = self._hidden(
+            ids_T, lengths, get_cache=get_cache, pause=pause, media=media
+        )
         if self.projection is not None:
             hidden_BLD = self.projection(hidden_BLD.to(self.projection.weight.device))
         vector_BD = self.pool(hidden_BLD, span_mask([p.pooled for p in batch], hidden_BLD))
@@ -185,19 +239,24 @@ class Encoder:
         *,
         get_cache: bool,
         pause: Callable[[], None] | None,
+        media: Sequence[MediaTokens],
     ) -> tuple[Tensor, list[KVBlock]]:
         blocks: list[KVBlock] = []
         if get_cache and self._generating is not None:
-            blocks = [self._generating.causal_block(ids) for ids in ids_T.split(lengths)]
+            rows = ids_T.split(lengths)
+            blocks = [self._generating.causal_block(ids, media=media) for ids in rows]
         from_this_pass = get_cache and self.shares_pass
         if self.causal:
             hidden_TD, own_blocks = self.lm.causal_texts(
-                ids_T, lengths, get_blocks=from_this_pass, pause=pause
+                ids_T, lengths, get_blocks=from_this_pass, pause=pause, media=media
             )
         elif from_this_pass:
-            hidden_TD, own_blocks = self.lm.hidden_and_blocks(ids_T, lengths, pause=pause)
+            hidden_TD, own_blocks = self.lm.hidden_and_blocks(
+                ids_T, lengths, pause=pause, media=media
+            )
         else:
-            hidden_TD, own_blocks = self.lm.hidden_packed(ids_T, lengths, pause=pause), []
+            hidden_TD = self.lm.hidden_packed(ids_T, lengths, pause=pause, media=media)
+            own_blocks = []
         return unpack(hidden_TD, lengths), own_blocks if from_this_pass else blocks
 
 

@@ -12,9 +12,10 @@ from transformers.cache_utils import Cache
 from gritlm.errors import InputError, at_least_one
 from gritlm.lm.kv.block import KVBlock
 from gritlm.lm.kv.cache import is_preallocated, shorten
+from gritlm.lm.media.senses import MediaTokens
 from gritlm.lm.prompt_lookup import PromptLookup
 from gritlm.lm.sampling import Sampler, SamplingParams, is_complete
-from gritlm.lm.tokens import special_tokens
+from gritlm.lm.tokens import Prompt, special_tokens
 from gritlm.lm.unified import UnifiedLM
 
 PIECE = 512  # tokens of a pass while other work waits for the model
@@ -27,7 +28,7 @@ DecodePass = Callable[[Sequence[int], int], tuple[list[int], Tensor]]
 
 def complete(
     lm: UnifiedLM,
-    ids: Sequence[int],
+    prompt: Sequence[int] | Prompt,
     *,
     kv: KVBlock | Sequence[KVBlock] | None = None,
     sampler: Sampler,
@@ -35,14 +36,14 @@ def complete(
     end_ids: Collection[int] = (),
     lookup: PromptLookup | None = None,
 ) -> Iterator[int]:
-    """Generate token ids after ``kv`` and ``ids``, one by one, without the end token.
+    """Generate token ids after ``kv`` and a prompt, one by one, without the end token.
 
     Logits are computed for the last position of the prompt only, and each step writes one token
     into a preallocated cache, or several where a draft is verified.
 
     Args:
         lm: the model.
-        ids: token ids of the prompt.
+        prompt: token ids, or a prompt with its images and sounds.
         kv: KV blocks before the prompt, concatenated as in :meth:`KVBlock.join`.
         sampler: function from logits (V,) to a token id.
         max_new_tokens: maximum number of new tokens.
@@ -53,6 +54,7 @@ def complete(
         InputError: for an empty prompt, or one that is too long for the model.
         CacheMismatchError: for a KV block of another model.
     """
+    ids, media = (prompt.ids, prompt.media) if isinstance(prompt, Prompt) else (prompt, ())
     if not ids:
         raise InputError("the prompt has no tokens; expected at least one")
     blocks = own_blocks(lm, kv)
@@ -61,7 +63,7 @@ def complete(
 
     def tokens() -> Iterator[int]:
         cache = prefix_cache(lm, blocks, room=len(ids) + room)
-        logits_V = prefill(lm, cache, ids)
+        logits_V = prefill(lm, cache, ids, media=media)
         step = decode_pass(lm, cache, lookup)
         yield from decode(step, logits_V, sampler=sampler, room=room, end_ids=end_ids)
 
@@ -87,9 +89,12 @@ def answer_room(lm: UnifiedLM, prompt: int, wanted: int) -> int:
 
 
 @torch.inference_mode()
-def prefill(lm: UnifiedLM, cache: Cache, ids: Sequence[int]) -> Tensor:
+def prefill(
+    lm: UnifiedLM, cache: Cache, ids: Sequence[int], *, media: Sequence[MediaTokens] = ()
+) -> Tensor:
     """Compute ``ids`` after the cached tokens; return the logits (V,) of the next token."""
-    return lm.logits(torch.tensor([ids], device=lm.device), cache=cache, keep=1)[0, -1]
+    ids_1L = torch.tensor([ids], device=lm.device)
+    return lm.logits(ids_1L, cache=cache, keep=1, media=media)[0, -1]
 
 
 @torch.inference_mode()
@@ -100,7 +105,12 @@ def prefill_with_logits(lm: UnifiedLM, cache: Cache, ids: Sequence[int]) -> Tens
 
 @torch.inference_mode()
 def prefill_in_pieces(
-    lm: UnifiedLM, cache: Cache, ids: Sequence[int], checkpoint: Callable[[], None] | None
+    lm: UnifiedLM,
+    cache: Cache,
+    ids: Sequence[int],
+    checkpoint: Callable[[], None] | None,
+    *,
+    media: Sequence[MediaTokens] = (),
 ) -> Tensor:
     """Prefill a cache, in pieces of :data:`PIECE` tokens if there is a checkpoint callback.
 
@@ -109,17 +119,30 @@ def prefill_in_pieces(
         cache: cache of the tokens before; extended in place.
         ids: token ids.
         checkpoint: callback between the pieces; None where no other work waits for the model.
+        media: images and sounds of the prompt, none of which is cut.
 
     Returns:
         The logits of the next token (V,).
     """
     if checkpoint is None or not is_preallocated(cache):
-        return prefill(lm, cache, ids)  # other kinds of cache may need a single pass
-    for start in range(0, len(ids), PIECE):
-        if start:
-            checkpoint()
-        logits_V = prefill(lm, cache, ids[start : start + PIECE])
-    return logits_V
+        return prefill(lm, cache, ids, media=media)  # other caches may need a single pass
+    start = 0
+    while True:
+        end = _end_of_piece(ids, start + PIECE)
+        piece = ids[start:end]
+        needed = media if any(token < 0 for token in piece) else ()
+        logits_V = prefill(lm, cache, piece, media=needed)
+        if end >= len(ids):
+            return logits_V
+        start = end
+        checkpoint()
+
+
+def _end_of_piece(ids: Sequence[int], end: int) -> int:
+    """Return the end of a piece, behind the placeholders of an image that would be cut."""
+    while end < len(ids) and ids[end] < 0 and ids[end - 1] < 0:
+        end += 1
+    return end
 
 
 def decode_pass(lm: UnifiedLM, cache: Cache, lookup: PromptLookup | None = None) -> DecodePass:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import torch
 from numpy.typing import NDArray
@@ -36,10 +36,15 @@ from gritlm.lm.hub.load_errors import explained
 from gritlm.lm.hub.model_config import MODES, ModelSettings
 from gritlm.lm.hub.placement import Placement
 from gritlm.lm.kv.block import KVBlock
+from gritlm.lm.media.files import LOCAL, MediaRules
+from gritlm.lm.media.inputs import Parts
+from gritlm.lm.media.media_chat import chat_prompt, has_parts
+from gritlm.lm.media.senses import KINDS, Senses
+from gritlm.lm.media.sequences import as_inputs, document_inputs, is_single
 from gritlm.lm.quantization.layers import is_quantized, quantized_parameters
 from gritlm.lm.sampling import SamplingOverrides, SamplingParams, override
 from gritlm.lm.self_check import require_numbers, require_views
-from gritlm.lm.tokens import SegmentTokenizer, as_texts, document_texts
+from gritlm.lm.tokens import Prompt, SegmentTokenizer, as_texts
 from gritlm.lm.unified import UnifiedLM
 from gritlm.lm.vectors import as_rows, handed_out, normalise, truncated
 from gritlm.prompts import gritlm_instruction
@@ -93,9 +98,13 @@ class GritLM:
         ModelError: for a checkpoint that cannot be loaded or whose attention cannot be changed.
         UnknownArgumentError: for an unknown keyword argument.
         InputError: for a value out of range.
+
+    Attributes:
+        media_rules: limits on images and sound, and where they may come from.
     """
 
     _placement = Placement()  # that of a model in memory
+    media_rules: MediaRules = LOCAL
 
     @collection_paused()
     def __init__(
@@ -155,7 +164,7 @@ class GritLM:
         self.dtype_reason = loaded.dtype_reason
         self._placement = placement
         with explained(source):
-            lm = UnifiedLM(loaded.model, compiled=compile, longest=max_model_len)
+            lm = loaded.unified(compiled=compile, longest=max_model_len)
             self._assemble_alone(lm, loaded.tokenizer, loaded.settings.but(**changes), mode)
 
     @classmethod
@@ -165,6 +174,8 @@ class GritLM:
         tokenizer: PreTrainedTokenizerBase,
         settings: ModelSettings,
         projection: nn.Linear | None = None,
+        *,
+        senses: Senses | None = None,
     ) -> GritLM:
         """Return a GritLM for a transformers model that is in memory, e.g. in training.
 
@@ -173,12 +184,14 @@ class GritLM:
             tokenizer: its tokenizer.
             settings: its settings, with ``template`` other than ``auto``.
             projection: layer applied to the states before pooling; None for no projection.
+            senses: towers by which the model reads images and sound; None for text only.
         """
         wrapped = cls.__new__(cls)
         wrapped.source = "a model in memory"
         wrapped.adapter = None
         wrapped.dtype_reason = "as handed in"
-        wrapped._assemble(UnifiedLM(model), tokenizer, settings, projection, "unified")
+        lm = UnifiedLM(model, senses=senses)
+        wrapped._assemble(lm, tokenizer, settings, projection, "unified")
         return wrapped
 
     def _assemble(
@@ -305,7 +318,7 @@ class GritLM:
 
     def encode(
         self,
-        sentences: str | Sequence[str],
+        sentences: Any,
         *,
         batch_size: int = 256,
         max_length: int | None = None,
@@ -319,10 +332,10 @@ class GritLM:
         precision: str = "float32",
         show_progress_bar: bool | None = None,
     ) -> Any:
-        """Return the embeddings of texts, in the order of the texts.
+        """Return the embeddings of texts, images and sounds, in their order.
 
         Args:
-            sentences: a text, or a sequence of N texts.
+            sentences: a text, N texts, or N inputs with images and sound (see docs/senses.md).
             batch_size: maximum number of texts in a batch; a token budget limits it further.
             max_length: maximum tokens of a text with its header; truncation logs a warning.
             instruction: the formatted header, as ``gritlm_instruction("Retrieve ...")`` returns it.
@@ -343,7 +356,7 @@ class GritLM:
             ModeError: for a model loaded with ``mode="generative"``.
         """
         self.require_embedding()
-        many = as_texts(sentences)
+        many, single = self._inputs(sentences)
         as_texts([instruction])
         options = EncodeOptions(
             batch_size=at_least_one(batch_size, name="batch_size"),
@@ -353,36 +366,32 @@ class GritLM:
             add_special_tokens=add_special_tokens,
             get_cache=get_cache,
             progress=show_progress_bar,
+            max_media_length=self._media_length(max_length),
+            rules=self.media_rules,
         )
         vectors_ND, blocks = self._encoder.encode(many, options)
         vectors_ND = self._shortened(vectors_ND, truncate_dim)
-        if recast:
-            vectors_ND = vectors_ND.to(self.dtype)
+        vectors_ND = vectors_ND.to(self.dtype) if recast else vectors_ND
         device = self.device if convert_to_tensor else None
         vectors = handed_out(vectors_ND, precision=precision, device=device)
-        if isinstance(sentences, str):
-            vectors = vectors[0]
+        vectors = vectors[0] if single else vectors
         return (vectors, blocks) if get_cache else vectors
 
-    def encode_queries(self, queries: str | Sequence[str], **options: Any) -> Any:
+    def encode_queries(self, queries: Any, **options: Any) -> Any:
         """Encode queries: the same as :meth:`encode`, under the name that BEIR uses."""
         return self.encode(queries, **options)
 
-    def encode_corpus(
-        self,
-        corpus: str | Sequence[str] | Mapping[str, str] | Sequence[Mapping[str, str]],
-        **options: Any,
-    ) -> Any:
+    def encode_corpus(self, corpus: Any, **options: Any) -> Any:
         """Encode documents as :meth:`encode` does, with title and text joined by a space.
 
         Args:
-            corpus: texts, or ``{"title": ..., "text": ...}``.
+            corpus: texts, ``{"title": ..., "text": ...}``, or other inputs of :meth:`encode`.
             options: arguments of :meth:`encode`.
         """
-        return self.encode(document_texts(corpus), **options)
+        return self.encode(document_inputs(corpus), **options)
 
     def encode_query(
-        self, sentences: str | Sequence[str], *, instruction: str | None = None, **options: Any
+        self, sentences: Any, *, instruction: str | None = None, **options: Any
     ) -> Any:
         """Encode queries as :meth:`encode` does, by default with the model's query instruction.
 
@@ -401,7 +410,7 @@ class GritLM:
         """Encode documents as :meth:`encode_corpus` does, by default with an empty instruction.
 
         Args:
-            sentences: texts, or ``{"title": ..., "text": ...}``.
+            sentences: texts, ``{"title": ..., "text": ...}``, or other inputs of :meth:`encode`.
             instruction: the formatted header; None for the header without an instruction.
             options: other arguments of :meth:`encode`.
         """
@@ -418,7 +427,7 @@ class GritLM:
 
     def chat(
         self,
-        messages: str | Sequence[Message],
+        messages: str | Sequence[Mapping[str, Any]],
         *,
         kv: KVBlock | None = None,
         stream: bool = False,
@@ -429,7 +438,8 @@ class GritLM:
         """Answer a message or a conversation.
 
         Args:
-            messages: a text, or ``{"role": "system" | "user" | "assistant", "content": str}``.
+            messages: a text, or ``{"role": "system" | "user" | "assistant", "content": ...}`` with
+                a text, or a list of content parts with images and sounds.
             kv: KV block before the conversation, as ``encode(get_cache=True)`` returns it; it is
                 moved to position 0.
             stream: whether to return an iterator over pieces of text instead of the text.
@@ -461,13 +471,12 @@ class GritLM:
             params = replace(params, mask=self.grammar(output_format).start)
         params.check(self.lm.vocabulary_size)
         self._require_seed(params)
-        ids = self.chat_ids(messages, start=kv is None)
-        blocks = own_blocks(self.lm, kv)
-        prompt_ids = [*(i for block in blocks for i in block.token_ids.tolist()), *ids]
+        prompt = self.chat_prompt(messages, start=kv is None)
+        prompt_ids = _text_ids(own_blocks(self.lm, kv), prompt)
         end_ids = params.all_end_ids(self.end_ids)
         tokens = complete(
             self.lm,
-            ids,
+            prompt,
             kv=kv,
             sampler=params.sampler(prompt_ids=prompt_ids, end_ids=end_ids),
             max_new_tokens=params.max_new_tokens,
@@ -488,6 +497,29 @@ class GritLM:
             InputError: for an invalid conversation.
         """
         return chat_ids(self._tokens, messages, template=self.settings.template, start=start)
+
+    def chat_prompt(
+        self, messages: str | Sequence[Mapping[str, Any]], *, start: bool = True
+    ) -> Prompt:
+        """Return the prompt that :meth:`chat` makes of a conversation, with images and sounds.
+
+        Args:
+            messages: as in :meth:`chat`.
+            start: False if a KV block comes before the conversation.
+
+        Raises:
+            InputError: for an invalid conversation, or a part that the model does not read.
+        """
+        if not has_parts(messages):
+            return Prompt(self.chat_ids(cast("Sequence[Message]", messages), start=start))
+        return chat_prompt(
+            self._tokens,
+            cast("Sequence[Mapping[str, Any]]", messages),
+            senses=self.lm.senses,
+            template=self.settings.template,
+            start=start,
+            rules=self.media_rules,
+        )
 
     def grammar(self, response_format: Mapping[str, Any] | OutputFormat) -> Grammar:
         """Compile the grammar of an output format, for ``SamplingParams(mask=grammar.start)``.
@@ -650,6 +682,17 @@ class GritLM:
         return self.lm.causal
 
     @property
+    def senses(self) -> Senses | None:
+        """Towers by which the model reads images and sound; None for text only."""
+        return self.lm.senses
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Kinds of inputs: ``text``, and ``image`` or ``sound`` if there are towers for them."""
+        senses = self.lm.senses
+        return ("text", *(kind for kind in KINDS if senses is not None and kind in senses.kinds))
+
+    @property
     def device(self) -> torch.device:
         return self.lm.device
 
@@ -689,11 +732,17 @@ class GritLM:
         return frozenset(i for i in [*known, self.tokenizer.eos_token_id] if i is not None)
 
     def num_parameters(self) -> int:
-        return int(self.lm.causal.num_parameters()) + quantized_parameters(self.lm.causal)
+        """Return the number of parameters, those of towers for images and sound included."""
+        senses = self.lm.senses
+        towers = 0 if senses is None else sum(p.numel() for p in senses.module.parameters())
+        own = int(self.lm.causal.num_parameters()) + quantized_parameters(self.lm.causal)
+        return own + towers
 
     def memory_bytes(self) -> int:
         """Return the size of the weights and buffers in bytes."""
-        return int(self.lm.causal.get_memory_footprint())
+        senses = self.lm.senses
+        towers = 0 if senses is None else sum(p.nbytes for p in senses.module.parameters())
+        return int(self.lm.causal.get_memory_footprint()) + towers
 
     def kv_bytes_per_token(self) -> int:
         """Return the bytes of the keys and values of a token, in the dtype of the model."""
@@ -707,6 +756,21 @@ class GritLM:
         if limit is not None and requested > limit:
             raise InputError(f"max_length={requested}, the model takes at most {limit} tokens")
         return requested
+
+    def _inputs(self, sentences: Any) -> tuple[Sequence[str | Parts], bool]:
+        """Return the inputs of a call of :meth:`encode`, and whether it is a single one."""
+        if isinstance(sentences, str):
+            return as_texts(sentences), True
+        if isinstance(sentences, list) and all(isinstance(each, str) for each in sentences):
+            return as_texts(sentences), False
+        reads_media = self.lm.senses is not None
+        many = as_inputs(sentences, self.media_rules, reads_media=reads_media)
+        return many, is_single(sentences)
+
+    def _media_length(self, requested: int | None) -> int:
+        """Return the maximum length of an input with images or sound, in tokens."""
+        limit = self.lm.max_positions
+        return requested or (1 << 20 if limit is None else limit)
 
     def _shortened(self, vectors_ND: Tensor, size: int | None) -> Tensor:
         if size is None:
@@ -762,6 +826,12 @@ class GritLM:
                 "this model was loaded with mode='embedding' and has no LM head to write with; "
                 "load it with mode='unified'"
             )
+
+
+def _text_ids(blocks: Sequence[KVBlock], prompt: Prompt) -> list[int]:
+    """Return the token ids of KV blocks and a prompt, without those of images and sounds."""
+    held = [number for block in blocks for number in block.token_ids.tolist()]
+    return [number for number in (*held, *prompt.ids) if number >= 0]
 
 
 def _one_dtype(options: dict[str, Any]) -> Any:

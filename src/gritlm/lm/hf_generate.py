@@ -66,12 +66,18 @@ def _behind(
     transformers gets the ids of the block too; they are removed from the result.
     """
     require_block(lm, kv)
+    if kv.end is not None:
+        raise InputError(
+            "generate(kv=...) counts positions by tokens, and those of this block's image share "
+            "positions (M-RoPE); use chat(kv=...)"
+        )
     if not _is_plain(model, options) or "streamer" in options or "max_length" in options:
         raise InputError(
             "generate(kv=...) takes neither beams, a cache, an assistant, a streamer nor "
             "max_length; leave them out (max_new_tokens counts the new ones)"
         )
-    prefix_BT = kv.token_ids.to(ids_BL.device).expand(len(ids_BL), -1)
+    known_T = kv.token_ids.clamp(min=0)  # transformers looks up the placeholders of images too
+    prefix_BT = known_T.to(ids_BL.device).expand(len(ids_BL), -1)
     mask_BL = options.pop("attention_mask", None)
     if mask_BL is None:
         mask_BL = torch.ones_like(ids_BL)

@@ -13,20 +13,41 @@ from gritlm.prompts import Segment
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from gritlm.lm.media.senses import MediaTokens
+
 
 @dataclass(frozen=True)
 class Prompt:
     """Token ids of a prompt, with spans.
 
     Attributes:
-        ids: the token ids.
+        ids: the token ids; negative ones are placeholders of ``media``.
         pooled: half-open span of the positions that are pooled.
         trained: half-open spans of the positions in the loss.
+        media: images and sounds of the prompt.
     """
 
     ids: list[int]
     pooled: tuple[int, int] = (0, 0)
     trained: tuple[tuple[int, int], ...] = ()
+    media: tuple[MediaTokens, ...] = ()
+
+
+@dataclass(frozen=True)
+class EmbeddingFrame:
+    """Tokens before and after each text to embed.
+
+    Attributes:
+        head: token ids before a text: BOS and header.
+        tail: token ids after a text.
+        pooled_from: index of the first pooled token.
+        first: whether a text begins the sequence, without a header before it.
+    """
+
+    head: tuple[int, ...]
+    tail: tuple[int, ...]
+    pooled_from: int
+    first: bool
 
 
 class SegmentTokenizer:
@@ -139,25 +160,38 @@ class SegmentTokenizer:
         Raises:
             InputError: for an empty text, or a header that leaves no tokens for a text.
         """
-        head = list(self.prefix) if specials else []
-        head += self.pieces([instruction], first=True)[0] if instruction else []
-        tail = self._ending(end) + (list(self.suffix) if specials else [])
-        room = max_length - len(head) - len(tail)
+        frame = self.embedding_frame(
+            instruction=instruction,
+            end=end,
+            embed_instruction=embed_instruction,
+            specials=specials,
+        )
+        room = max_length - len(frame.head) - len(frame.tail)
         if texts and room < 1:
             raise InputError(
-                f"text 0 of {len(texts)} has no room: the instruction takes {len(head)} tokens "
-                f"and max_length is {max_length}; shorten it or raise max_length"
+                f"text 0 of {len(texts)} has no room: the instruction takes {len(frame.head)} "
+                f"tokens and max_length is {max_length}; shorten it or raise max_length"
             )
-        pooled_from = len(head) if instruction and not embed_instruction else 0
         prompts = []
         cut = 0
-        for index, ids in enumerate(self.pieces(texts, first=not instruction)):
+        for index, ids in enumerate(self.pieces(texts, first=frame.first)):
             if not ids:
                 raise InputError(f"text {index} of {len(texts)} is empty; expected some text")
             cut += len(ids) > room
-            whole = head + ids[:room] + tail
-            prompts.append(Prompt(whole, pooled=(pooled_from, len(whole))))
+            whole = [*frame.head, *ids[:room], *frame.tail]
+            prompts.append(Prompt(whole, pooled=(frame.pooled_from, len(whole))))
         return prompts, cut
+
+    def embedding_frame(
+        self, *, instruction: str, end: str, embed_instruction: bool, specials: bool
+    ) -> EmbeddingFrame:
+        """Return the tokens around each text to embed; the arguments are those of
+        :meth:`for_embedding`."""
+        head = list(self.prefix) if specials else []
+        head += self.pieces([instruction], first=True)[0] if instruction else []
+        tail = self._ending(end) + (list(self.suffix) if specials else [])
+        pooled_from = len(head) if instruction and not embed_instruction else 0
+        return EmbeddingFrame(tuple(head), tuple(tail), pooled_from, not instruction)
 
     def _ending(self, end: str) -> list[int]:
         if not end:

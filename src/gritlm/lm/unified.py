@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from operator import attrgetter, is_
 from typing import Any
@@ -30,9 +30,18 @@ from gritlm.lm.attention.decode_views import adapted_view, compiled_view, decodi
 from gritlm.lm.compiled import steps as compiled_steps
 from gritlm.lm.fingerprint import fingerprint
 from gritlm.lm.kv.block import KVBlock
-from gritlm.lm.kv.cache import fixed, preallocated, recorded, recording
+from gritlm.lm.kv.cache import (
+    fixed,
+    position_offset,
+    preallocated,
+    recorded,
+    recording,
+    set_position_offset,
+)
 from gritlm.lm.kv.rope import RopeTable, rope_table
 from gritlm.lm.lean.view import lean_forward_of
+from gritlm.lm.media.passes import DecoderInputs, decoder_inputs
+from gritlm.lm.media.senses import MediaTokens, Senses
 from gritlm.lm.quantization.layers import is_quantized
 
 log = logging.getLogger(__name__)
@@ -97,6 +106,7 @@ class UnifiedLM:
             lean pass, else as a graph of torch (CUDA graphs on a GPU).
         base: the model around whose layers ``model`` has plain LoRA; None for other models.
         longest: maximum length of a text in tokens; None for that of the model.
+        senses: towers by which the model reads images and sound; None for text only.
 
     Raises:
         InputError: for a maximum length that the model does not take.
@@ -105,6 +115,7 @@ class UnifiedLM:
         causal: the model itself, unchanged.
         compiled: whether one-token steps run as a compiled graph of torch.
         base: as the argument.
+        senses: as the argument, or those of ``base``.
         bidirectional: a view of its decoder in which each token attends to its whole text.
     """
 
@@ -115,6 +126,7 @@ class UnifiedLM:
         compiled: bool = False,
         base: UnifiedLM | None = None,
         longest: int | None = None,
+        senses: Senses | None = None,
     ) -> None:
         self.causal: Any = model.eval()
         self.decoder: Any = model.base_model
@@ -138,6 +150,7 @@ class UnifiedLM:
                 install_hint("compiled"),
             )
         self.base = base
+        self.senses: Senses | None = senses if base is None else base.senses
         self.packs = views.can_pack(self.decoder)
         self._lock = threading.Lock()
         self._views_lock = threading.Lock()
@@ -146,6 +159,14 @@ class UnifiedLM:
         self._derived_views: dict[str, tuple[Any, Any]] = {}  # by name: decoding view, view
         self._fingerprint: tuple[object, str] | None = None
         self._rope: tuple[RopeTable | None] | None = None
+
+    def without_head(self, longest: int | None) -> UnifiedLM:
+        """Return the model without its LM head.
+
+        Args:
+            longest: maximum length of a text in tokens; None for that of the model.
+        """
+        return UnifiedLM(self.decoder, longest=longest, senses=self.senses)
 
     @property
     def config(self) -> Any:
@@ -209,7 +230,12 @@ class UnifiedLM:
         return hidden_BLD
 
     def hidden_packed(
-        self, ids_T: Tensor, lengths: list[int], *, pause: Callable[[], None] | None = None
+        self,
+        ids_T: Tensor,
+        lengths: list[int],
+        *,
+        pause: Callable[[], None] | None = None,
+        media: Sequence[MediaTokens] = (),
     ) -> Tensor:
         """Return the bidirectional states (T, D) of concatenated texts.
 
@@ -218,12 +244,20 @@ class UnifiedLM:
             lengths: number of tokens of each text.
             pause: checkpoint callback, called between layers if the model's attention can be
                 exchanged.
+            media: images and sounds of the texts.
         """
+        if media:
+            return self._packed_media(ids_T, lengths, media, None, pause)[0]
         view = self._bidirectional_for(len(ids_T))
         return self._packed(view, ids_T, lengths, None, pause)
 
     def hidden_and_blocks(
-        self, ids_T: Tensor, lengths: list[int], *, pause: Callable[[], None] | None = None
+        self,
+        ids_T: Tensor,
+        lengths: list[int],
+        *,
+        pause: Callable[[], None] | None = None,
+        media: Sequence[MediaTokens] = (),
     ) -> tuple[Tensor, list[KVBlock]]:
         """Return the states of :meth:`hidden_packed` and the KV block of each text.
 
@@ -231,11 +265,15 @@ class UnifiedLM:
             ids_T: token ids of all texts, without padding.
             lengths: number of tokens of each text.
             pause: checkpoint callback, as in :meth:`hidden_packed`.
+            media: images and sounds of the texts.
         """
         cache = recording(self.config.num_hidden_layers)
+        if media:
+            hidden_TD, after = self._packed_media(ids_T, lengths, media, cache, pause)
+            return hidden_TD, self._blocks(recorded(cache), ids_T, lengths, after=after)
         view = self._bidirectional_for(len(ids_T))
         hidden_TD = self._packed(view, ids_T, lengths, cache, pause)
-        return hidden_TD, self._blocks(recorded(cache), ids_T, lengths, causal=False)
+        return hidden_TD, self._blocks(recorded(cache), ids_T, lengths)
 
     def causal_texts(
         self,
@@ -244,6 +282,7 @@ class UnifiedLM:
         *,
         get_blocks: bool,
         pause: Callable[[], None] | None = None,
+        media: Sequence[MediaTokens] = (),
     ) -> tuple[Tensor, list[KVBlock]]:
         """Return the causal states (T, D) of concatenated texts, and their KV blocks.
 
@@ -254,7 +293,10 @@ class UnifiedLM:
             lengths: number of tokens of each text.
             get_blocks: whether the KV blocks are returned, else an empty list.
             pause: checkpoint callback, called between layers of the lean pass.
+            media: images and sounds of the texts.
         """
+        if media:
+            return self._causal_media(ids_T, lengths, media, get_blocks=get_blocks)
         cache = recording(self.config.num_hidden_layers) if get_blocks else None
         real_BL = None
         lean = lean_forward_of(self.causal_for(len(ids_T)))
@@ -276,8 +318,15 @@ class UnifiedLM:
         data = recorded(cache, real_BL)
         return hidden_TD, self._blocks(data, ids_T, lengths, causal=True)
 
-    def causal_block(self, ids_T: Tensor) -> KVBlock:
-        """Return the KV block of a text, computed with causal attention."""
+    def causal_block(self, ids_T: Tensor, *, media: Sequence[MediaTokens] = ()) -> KVBlock:
+        """Return the KV block of a text, computed with causal attention.
+
+        Args:
+            ids_T: token ids of the text.
+            media: images and sounds of the text.
+        """
+        if media:
+            return self._causal_media(ids_T, [len(ids_T)], media, get_blocks=True)[1][0]
         cache = recording(self.config.num_hidden_layers)
         keep = {"logits_to_keep": 1} if self.has_head else {}
         view = self.causal if torch.is_grad_enabled() else self.causal_for(len(ids_T))
@@ -291,6 +340,7 @@ class UnifiedLM:
         *,
         cache: Cache | None = None,
         keep: int = 0,
+        media: Sequence[MediaTokens] = (),
     ) -> Tensor:
         """Return the next-token logits (B, S, V) of the causal view.
 
@@ -299,7 +349,10 @@ class UnifiedLM:
             mask_BL: 1 for real tokens, with a column for each cached token too.
             cache: cache of the tokens before; extended in place.
             keep: number of last positions with logits; 0 for all.
+            media: images and sounds of the (only) row.
         """
+        if media:
+            return self._logits_of_media(ids_BL, media, cache, keep)
         tokens = 1 if ids_BL.shape[1] == 1 else ids_BL.numel()
         view = self.causal if torch.is_grad_enabled() else self.causal_for(tokens)
         return view(
@@ -308,7 +361,80 @@ class UnifiedLM:
             past_key_values=cache,
             use_cache=cache is not None,
             logits_to_keep=keep,
+            **_shifted(ids_BL, cache),
         ).logits
+
+    def _logits_of_media(
+        self, ids_BL: Tensor, media: Sequence[MediaTokens], cache: Cache | None, keep: int
+    ) -> Tensor:
+        """Return the logits of a prompt with media tokens, after the cached tokens."""
+        held = 0 if cache is None else int(cache.get_seq_length())
+        first = held + (0 if cache is None else position_offset(cache))
+        lengths = [ids_BL.shape[1]]
+        given = self._decoder_inputs(ids_BL[0], lengths, media, held=(held, first), causal=True)
+        output = self.causal(
+            past_key_values=cache,
+            use_cache=cache is not None,
+            logits_to_keep=keep,
+            **given.arguments,
+        )
+        if cache is not None:
+            set_position_offset(cache, given.after[0] - held - lengths[0])
+        return output.logits
+
+    def _decoder_inputs(
+        self,
+        ids_T: Tensor,
+        lengths: list[int],
+        media: Sequence[MediaTokens],
+        *,
+        held: tuple[int, int] = (0, 0),
+        causal: bool,
+    ) -> DecoderInputs:
+        threads.adjust()
+        return decoder_inputs(
+            self.decoder, self.senses, ids_T, lengths, media, held=held, causal=causal
+        )
+
+    def _packed_media(
+        self,
+        ids_T: Tensor,
+        lengths: list[int],
+        media: Sequence[MediaTokens],
+        cache: Cache | None,
+        pause: Callable[[], None] | None,
+    ) -> tuple[Tensor, list[int]]:
+        """Return the bidirectional states (T, D) of texts with media, and the position after each.
+
+        The view of the model itself computes them: faster views take token ids only.
+        """
+        if not self.packs:
+            raise ModelError(f"{type(self.causal).__name__} has its attention built in")
+        given = self._decoder_inputs(ids_T, lengths, media, causal=False)
+        output = self.bidirectional(
+            past_key_values=cache,
+            use_cache=cache is not None,
+            lengths=lengths,
+            pause=pause,
+            **given.arguments,
+        )
+        return output.last_hidden_state[0], given.after
+
+    def _causal_media(
+        self, ids_T: Tensor, lengths: list[int], media: Sequence[MediaTokens], *, get_blocks: bool
+    ) -> tuple[Tensor, list[KVBlock]]:
+        """Return the causal states (T, D) of texts with media, each in its own pass, and blocks."""
+        states = []
+        blocks = []
+        for row in ids_T.split(lengths):
+            cache = recording(self.config.num_hidden_layers)
+            given = self._decoder_inputs(row, [len(row)], media, causal=True)
+            output = self.decoder(past_key_values=cache, use_cache=True, **given.arguments)
+            states.append(output.last_hidden_state[0])
+            if get_blocks:
+                data = recorded(cache)
+                blocks += self._blocks(data, row, [len(row)], causal=True, after=given.after)
+        return torch.cat(states), blocks
 
     def new_cache(self, capacity: int) -> Cache:
         """Return an empty cache for ``capacity`` tokens that :attr:`decoding` accepts."""
@@ -460,9 +586,15 @@ class UnifiedLM:
         return hidden_BLD[mask_BL.bool()]
 
     def _blocks(
-        self, data: Tensor, ids_T: Tensor, lengths: list[int], *, causal: bool
+        self,
+        data: Tensor,
+        ids_T: Tensor,
+        lengths: list[int],
+        *,
+        causal: bool = False,
+        after: list[int] | None = None,
     ) -> list[KVBlock]:
-        return KVBlock.split(
+        blocks = KVBlock.split(
             data,
             ids_T.cpu(),
             lengths,
@@ -470,6 +602,7 @@ class UnifiedLM:
             model=self.fingerprint,
             rope=self.rope(),
         )
+        return blocks if after is None else [*map(KVBlock.ending_at, blocks, after)]
 
     def rope(self) -> RopeTable | None:
         """Return the table that moves keys to other positions; None if they cannot be moved."""
@@ -494,6 +627,16 @@ def _require_length(longest: int, config: Any) -> None:
         raise InputError(
             f"max_model_len={longest}, the model takes at most {limit} tokens; lower it"
         )
+
+
+def _shifted(ids_BL: Tensor, cache: Cache | None) -> dict[str, Tensor]:
+    """Return positions that are not those of the tokens' indices, as after a block of an image."""
+    offset = 0 if cache is None else position_offset(cache)
+    if cache is None or not offset:
+        return {}
+    first = int(cache.get_seq_length()) + offset
+    position_L = torch.arange(first, first + ids_BL.shape[1], device=ids_BL.device)
+    return {"position_ids": position_L.expand(len(ids_BL), -1)}
 
 
 def _fast_causal(decoding: Any) -> Any:

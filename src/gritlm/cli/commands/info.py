@@ -35,14 +35,17 @@ def info(
 
 
 def _model(lm: GritLM) -> dict[str, Any]:
+    towers = None if lm.senses is None else lm.senses.module
+    config = getattr(towers, "config", lm.lm.config)  # that of the whole model, if it has towers
     return {
-        "model": lm.lm.config.model_type,
+        "model": config.model_type,
         "source": lm.source,
         "adapter": lm.adapter,
         "dtype": str(lm.dtype).removeprefix("torch."),
         "dtype_reason": lm.dtype_reason,
         "quantization": lm.quantization,
         "device": str(lm.device),
+        "reads": ", ".join(lm.reads),
     }
 
 

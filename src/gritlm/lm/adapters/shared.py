@@ -147,7 +147,7 @@ class SharedBase:
         self.mode = mode
         self._loaded = loaded
         with explained(source):
-            self._lm = UnifiedLM(loaded.model, compiled=compiled, longest=longest)
+            self._lm = loaded.unified(compiled=compiled, longest=longest)
         self._longest = longest
         self._changes = changes
         self._hub = {name: options[name] for name in HUB_OPTIONS if name in options}
@@ -178,7 +178,7 @@ class SharedBase:
             lm = attach(self._lm, adapter, head=with_head)
             vocabulary.require_embeddings(tokenizer, lm.causal, adapter)
         else:
-            lm = self._lm if with_head else UnifiedLM(self._lm.decoder, longest=self._longest)
+            lm = self._lm if with_head else self._lm.without_head(self._longest)
         settings = settings.but(**self._changes)
         with explained(adapter or self.source):
             if self.mode != "generative" and not settings.embeds_causally:

@@ -125,7 +125,10 @@ def save(
     folder.mkdir(parents=True, exist_ok=True)
     staging = folder / f".saving-{os.getpid()}"
     try:
-        lm.causal.save_pretrained(staging)
+        if lm.senses is None:
+            lm.causal.save_pretrained(staging)
+        else:
+            lm.senses.save(lm.causal, staging)
         tokenizer.save_pretrained(staging)
         settings.save(staging)
         head = None if projection is None else projection.state_dict()

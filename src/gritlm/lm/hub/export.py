@@ -49,6 +49,8 @@ ADAPTER = (
 
 def obstacle(lm: UnifiedLM, settings: ModelSettings) -> str | None:
     """Return why sentence-transformers cannot compute a model's vectors; None when it can."""
+    if lm.senses is not None:
+        return "It makes other prompts of images and sound than gritlm does"
     if settings.pooling_method == "weightedmean":
         return "Its weights count the prompt's tokens, so pooling_method='weightedmean' differs"
     if settings.embed_eos:

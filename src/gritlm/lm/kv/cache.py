@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache, CacheLayerMixin, StaticCache
 
 _GROWTH = 256
+_OFFSET = "gritlm_position_offset"  # attribute of a cache
 
 
 class UnboundedLayer(CacheLayerMixin):
@@ -159,6 +160,24 @@ def preallocated(layers: int, capacity: int) -> Cache:
 def is_preallocated(cache: Cache) -> bool:
     """Return whether a cache consists of preallocated layers, which can be overwritten."""
     return all(isinstance(layer, PreallocatedLayer) for layer in cache.layers)
+
+
+def position_offset(cache: Cache) -> int:
+    """Return the position of the next token minus the number of cached tokens.
+
+    It is 0 unless the tokens of an image share positions, as with M-RoPE.
+    """
+    return int(getattr(cache, _OFFSET, 0))
+
+
+def set_position_offset(cache: Cache, offset: int) -> None:
+    """Set the offset that :func:`position_offset` returns.
+
+    Args:
+        cache: the cache; it changes in place.
+        offset: position of the next token minus the number of cached tokens.
+    """
+    setattr(cache, _OFFSET, offset)
 
 
 def shorten(cache: Cache, tokens: int) -> None:

@@ -85,6 +85,7 @@ def build(
     base, adapter = checkpoint.resolve(config.base, config.adapter)
     continued = weights is not None and not config.adapted
     loaded = _load(run, str(weights), device) if continued else _load_start(run, device)
+    _require_text(loaded, base)
     settings = _settings(run, loaded)
     lm = UnifiedLM(loaded.model)
     _require_usable(lm, run, settings)
@@ -110,6 +111,19 @@ def build(
     return TrainingParts(
         trainee, loaded.tokenizer, tokens, settings, base, bf16, unread, loaded.resized, obstacle
     )
+
+
+def _require_text(loaded: LoadedModel, base: str) -> None:
+    """Refuse a model that reads images or sound.
+
+    Raises:
+        ModelError: the message has the reason.
+    """
+    if loaded.senses is not None:
+        raise ModelError(
+            f"{base} reads images or sound, and a run would write its text decoder alone; train a "
+            "text model"
+        )
 
 
 def needs_reference(run: TrainConfig) -> bool:

@@ -11,7 +11,7 @@ from huggingface_hub import HfApi
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from gritlm.errors import GritLMError, InputError, choice, first_line
+from gritlm.errors import GritLMError, InputError, ModelError, choice, first_line
 from gritlm.lm.hub import checkpoint
 from gritlm.lm.hub.formats import gguf_file, hub_card
 from gritlm.lm.hub.formats.gguf_file import GgufType
@@ -71,6 +71,11 @@ def write(
     if form == "gguf":
         if path.is_dir():
             raise InputError(f"{path} is a folder; pass the name of a file, such as model.gguf")
+        if model.lm.senses is not None:
+            raise ModelError(
+                "a GGUF file holds text models, and this one reads images or sound too; use "
+                "form='folder'"
+            )
         gguf_file.write(
             path,
             model.lm.causal,

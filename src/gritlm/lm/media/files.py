@@ -1,0 +1,111 @@
+"""Files of images and sound: limits, permissions, kinds and bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gritlm.errors import InputError, one_line
+from gritlm.lm.media.senses import Kind
+from gritlm.lm.media.web import fetch
+
+_IMAGES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*")
+_SOUNDS = (b"fLaC", b"OggS", b"ID3", b"\xff\xfb", b"\xff\xf3", b"\xff\xf2", b"\xff\xf1", b"FORM")
+_HEIF = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
+_IMAGE_NAMES = frozenset(
+    {".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".heic", ".heif", ".avif"}
+)
+_SOUND_NAMES = frozenset({".wav", ".mp3", ".flac", ".ogg", ".opus", ".aac", ".m4a", ".aiff"})
+
+
+@dataclass(frozen=True)
+class MediaRules:
+    """Limits on images and sound, and where they may come from.
+
+    Attributes:
+        most_bytes: largest file in bytes.
+        most_pixels: most pixels of an image.
+        longest_sound: longest sound in seconds.
+        most_parts: most images and sounds of an input.
+        files: whether an input may name files of this machine.
+        web: whether an input may name ``http`` and ``https`` addresses, which are then fetched;
+            addresses of private networks are refused.
+    """
+
+    most_bytes: int = 64 << 20
+    most_pixels: int = 64_000_000
+    longest_sound: float = 3600.0
+    most_parts: int = 256
+    files: bool = True
+    web: bool = False
+
+
+LOCAL = MediaRules()
+UNTRUSTED = MediaRules(most_bytes=16 << 20, longest_sound=600.0, most_parts=32, files=False)
+
+
+@dataclass(frozen=True)
+class WebAddress:
+    """Address of an image or a sound on the web, which is not fetched yet."""
+
+    url: str
+
+
+def kind_of_bytes(head: bytes) -> Kind | None:
+    """Return the kind of a file from its first bytes; None if they are not known."""
+    if head.startswith(b"RIFF"):
+        return {b"WAVE": "sound", b"WEBP": "image"}.get(head[8:12])  # type: ignore[return-value]
+    if head.startswith(_IMAGES) or is_heif(head) or head[4:12] == b"ftypavif":
+        return "image"
+    if head.startswith(_SOUNDS) or head[4:11] == b"ftypM4A":
+        return "sound"
+    return None
+
+
+def is_heif(head: bytes) -> bool:
+    """Return whether the first bytes are those of a HEIC or HEIF image."""
+    return head[4:8] == b"ftyp" and head[8:12] in _HEIF
+
+
+def kind_of_path(path: Path) -> Kind | None:
+    """Return the kind of a file from the ending of its name; None if it is not known."""
+    ending = path.suffix.lower()
+    if ending in _IMAGE_NAMES:
+        return "image"
+    return "sound" if ending in _SOUND_NAMES else None
+
+
+def file_bytes(source: Path | WebAddress | bytes, name: str, rules: MediaRules) -> bytes:
+    """Return the bytes of a file.
+
+    Args:
+        source: a path, an address, or the bytes themselves.
+        name: name of the image or sound in messages.
+        rules: limits.
+
+    Raises:
+        InputError: for a file that cannot be read, or is too large.
+    """
+    if isinstance(source, bytes):
+        content = source
+    elif isinstance(source, WebAddress):
+        content = fetch(source.url, name=name, most_bytes=rules.most_bytes)
+    else:
+        content = _read(source, name, rules)
+    if not content:
+        raise InputError(f"{name} is an empty file")
+    if len(content) > rules.most_bytes:
+        raise InputError(f"{name} has more than {rules.most_bytes:,} bytes, which are not read")
+    return content
+
+
+def _read(path: Path, name: str, rules: MediaRules) -> bytes:
+    if not path.is_file():  # a folder, or a pipe that would block
+        raise InputError(f"{name}: there is no file {one_line(path, limit=200)}")
+    try:
+        with path.open("rb") as file:
+            return file.read(rules.most_bytes + 1)
+    except OSError as error:
+        raise InputError(
+            f"{name}: {one_line(path, limit=200)} cannot be read ({error.strerror})"
+        ) from None

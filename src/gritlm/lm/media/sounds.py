@@ -1,0 +1,125 @@
+"""Decoding of sound, within limits: mono, float32, at the rate that a model takes.
+
+Shapes: N samples, C channels.
+"""
+
+from __future__ import annotations
+
+import io
+from fractions import Fraction
+from importlib.util import find_spec
+from math import ceil
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from gritlm.errors import InputError, MissingExtraError, one_line
+from gritlm.lm.media.files import MediaRules, file_bytes
+from gritlm.lm.media.inputs import SoundPart
+from gritlm.lm.media.senses import DecodedSound
+from gritlm.lm.media.wav import is_wav, read_wav
+
+_RATES = (1_000, 768_000)
+_CROSSINGS = 6  # zero crossings of the low-pass filter on each side
+_ROLLOFF = 0.99  # of the lower half rate
+# Largest term of the ratio of two rates. All usual rates fit; others are rounded by 1e-4 or less.
+_TERM = 500
+
+
+def decode_sound(part: SoundPart, rules: MediaRules) -> DecodedSound:
+    """Return the samples of a sound, its channels averaged.
+
+    Args:
+        part: the sound.
+        rules: limits.
+
+    Raises:
+        InputError: for a sound that is broken, empty, silent or too long.
+        MissingExtraError: when the library for its format is not installed.
+    """
+    if part.rate is not None:
+        samples = _as_floats(np.asarray(part.source), part.name)
+        rate = part.rate
+    else:
+        content = file_bytes(part.source, part.name, rules)
+        reader = read_wav if is_wav(content) else _read_other
+        samples, rate = reader(content, part.name)
+    _require_audible(samples, rate, part.name, rules)
+    mono = samples if samples.ndim == 1 else samples.mean(axis=0)
+    return DecodedSound(np.ascontiguousarray(mono, dtype=np.float32), rate)
+
+
+def resampled(sound: DecodedSound, rate: int) -> DecodedSound:
+    """Return a sound at another rate, low-pass filtered.
+
+    The filter is a windowed sinc, as in torchaudio.
+
+    Args:
+        sound: the sound.
+        rate: samples per second.
+    """
+    if sound.rate == rate:
+        return sound
+    ratio = Fraction(rate, sound.rate).limit_denominator(_TERM)
+    old, new = ratio.denominator, ratio.numerator
+    cutoff = min(old, new) * _ROLLOFF
+    width = ceil(_CROSSINGS * old / cutoff)
+    tap_K = torch.arange(-width, width + old, dtype=torch.float64) / old
+    phase_M = torch.arange(0, -new, -1, dtype=torch.float64) / new
+    time_MK = ((phase_M[:, None] + tap_K) * cutoff).clamp(-_CROSSINGS, _CROSSINGS)
+    window_MK = torch.cos(time_MK * torch.pi / _CROSSINGS / 2) ** 2
+    filter_MK = (torch.sinc(time_MK) * window_MK * cutoff / old).float()
+    padded_N = F.pad(torch.from_numpy(sound.samples), (width, width + old))
+    made_MS = F.conv1d(padded_N[None, None], filter_MK[:, None], stride=old)[0]
+    length = -(-new * len(sound.samples) // old)
+    return DecodedSound(np.ascontiguousarray(made_MS.T.flatten()[:length].numpy()), rate)
+
+
+def _as_floats(array: Any, name: str) -> NDArray[np.float32]:
+    """Return samples (N,) or (C, N) as floats; integers are divided by their range."""
+    if array.ndim not in (1, 2) or array.dtype.kind not in "iuf":
+        raise InputError(
+            f"{name} is an array of shape {array.shape} and type {array.dtype}; expected samples, "
+            "or channels of samples"
+        )
+    if array.dtype.kind == "f":
+        return array.astype(np.float32)
+    if array.dtype.kind == "u":
+        half = 2 ** (8 * array.dtype.itemsize - 1)
+        return (array.astype(np.float32) - half) / half
+    return array.astype(np.float32) / 2 ** (8 * array.dtype.itemsize - 1)
+
+
+def _read_other(content: bytes, name: str) -> tuple[NDArray[np.float32], int]:
+    """Return the samples (C, N) of a file that is not WAV, read by soundfile."""
+    if find_spec("soundfile") is None:
+        raise MissingExtraError(
+            f"{name} is not a WAV file; other formats need soundfile (pip install soundfile), or "
+            "convert it: ffmpeg -i FILE out.wav"
+        )
+    import soundfile
+
+    try:
+        samples, rate = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
+    except Exception as error:  # of libsndfile, in several types
+        raise InputError(f"{name} is not a sound that is read here: {one_line(error)}") from None
+    return np.ascontiguousarray(samples.T), int(rate)
+
+
+def _require_audible(samples: NDArray[np.float32], rate: int, name: str, rules: MediaRules) -> None:
+    if not _RATES[0] <= rate <= _RATES[1]:
+        raise InputError(f"{name} has {rate} samples a second; expected {_RATES[0]} to {_RATES[1]}")
+    if not samples.size:
+        raise InputError(f"{name} is empty; expected some samples")
+    seconds = samples.shape[-1] / rate
+    if seconds > rules.longest_sound:
+        raise InputError(
+            f"{name} is {seconds:.0f} s long, at most {rules.longest_sound:.0f} s are read; cut it"
+        )
+    if not np.isfinite(samples).all():
+        raise InputError(f"{name} has samples that are not finite; save it again")
+    if not samples.any():
+        raise InputError(f"{name} is silent: all samples are 0")

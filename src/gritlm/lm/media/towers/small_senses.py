@@ -1,0 +1,99 @@
+"""Small towers and trained projectors, by which a text-only decoder reads images and sound.
+
+Shapes: M features or media tokens, F features of a vector, D hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gritlm.errors import InputError
+from gritlm.lm.media.senses import (
+    DecodedImage,
+    DecodedSound,
+    Kind,
+    MediaFeatures,
+    MediaTokens,
+    Senses,
+    placeholder_ids,
+)
+from gritlm.lm.media.sounds import resampled
+from gritlm.lm.media.towers import efficientnet, whisper
+from gritlm.lm.media.towers.efficientnet import EfficientNetLite0
+from gritlm.lm.media.towers.projector import Projector
+from gritlm.lm.media.towers.whisper import WhisperTower
+
+
+class SmallSenses(Senses):
+    """Senses of frozen towers with trained projectors.
+
+    Args:
+        image: the image tower and its projector; None for a model that reads no images.
+        sound: the sound tower and its projector; None for a model that hears nothing.
+        placeholder: token id in whose place features are.
+        maker: fingerprint of towers and projectors.
+    """
+
+    kinds: frozenset[Kind]
+    media_tokens: Mapping[Kind, str] = {}
+    module: nn.Module
+
+    def __init__(
+        self,
+        image: tuple[EfficientNetLite0, Projector] | None,
+        sound: tuple[WhisperTower, Projector] | None,
+        *,
+        placeholder: int,
+        maker: str,
+    ) -> None:
+        self._image = image
+        self._sound = sound
+        self._placeholder = placeholder
+        self._maker = maker
+        modules: dict[str, nn.Module] = {}
+        if image is not None:
+            modules |= {"image_tower": image[0], "image_projector": image[1]}
+        if sound is not None:
+            modules |= {"sound_tower": sound[0].encoder, "sound_projector": sound[1]}
+        self.module = nn.ModuleDict(modules).eval()
+        present: dict[Kind, object] = {"image": image, "sound": sound}
+        self.kinds = frozenset(kind for kind, parts in present.items() if parts is not None)
+
+    def read(self, content: DecodedImage | DecodedSound) -> MediaTokens:
+        if isinstance(content, DecodedImage):
+            if self._image is None:
+                raise InputError("an image: this model reads text and sound; leave it out")
+            pixels = torch.from_numpy(efficientnet.prepared(content.pixels))
+            return self._tokens("image", {"pixels": pixels}, self._image[1].tokens(0))
+        if self._sound is None:
+            raise InputError("a sound: this model reads text and images; leave it out")
+        longest = whisper.WINDOW
+        if content.seconds > longest:
+            raise InputError(
+                f"a sound of {content.seconds:.1f} s, the model hears at most {longest} s in one "
+                "part; cut it into several"
+            )
+        samples = torch.from_numpy(resampled(content, whisper.RATE).samples)
+        count = self._sound[1].tokens(whisper.frames(len(samples)))
+        return self._tokens("sound", {"samples": samples}, count)
+
+    def _tokens(self, kind: Kind, inputs: dict[str, Tensor], count: int) -> MediaTokens:
+        ids = placeholder_ids(inputs, self._maker, count)
+        return MediaTokens(kind, ids, self._placeholder, inputs)
+
+    def features(self, tokens: MediaTokens) -> MediaFeatures:
+        tower: Any
+        if tokens.kind == "image":
+            assert self._image is not None
+            tower, projector = self._image
+            features_MF = tower(tokens.inputs["pixels"][None])[0]
+        else:
+            assert self._sound is not None
+            tower, projector = self._sound
+            features_MF = tower.read(tokens.inputs["samples"].numpy())
+        device = projector.leave.weight.device
+        return MediaFeatures(projector([features_MF.float().to(device)])[0])

@@ -1,0 +1,116 @@
+"""Downloads from public addresses of the web; private networks and redirects are refused.
+
+The name is resolved once, every address it has must be public, and the connection goes to such an
+address: a second answer of the name server cannot lead elsewhere.
+"""
+
+from __future__ import annotations
+
+import http.client
+import ipaddress
+import socket
+import ssl
+import time
+from typing import Any
+from urllib.parse import urlsplit
+
+from gritlm.errors import InputError, one_line
+
+_SECONDS = 10.0  # of a connection, and of each wait for bytes
+_LONGEST = 60.0  # seconds of a download
+_PIECE = 1 << 16
+_PORTS = {"http": 80, "https": 443}
+_TRANSLATED = ipaddress.ip_network("64:ff9b::/96")  # IPv4 addresses, private ones among them
+
+
+def fetch(url: str, *, name: str, most_bytes: int) -> bytes:
+    """Return the content of an address.
+
+    Args:
+        url: an ``http`` or ``https`` address.
+        name: name of the content in messages.
+        most_bytes: most bytes that are read.
+
+    Raises:
+        InputError: for an address that is invalid, private, redirected or unreachable, or content
+            that is too large.
+    """
+    shown = one_line(url, limit=120)
+    try:
+        parts = urlsplit(url)
+        port = parts.port or _PORTS[parts.scheme]
+        host = (parts.hostname or "").encode("idna").decode("ascii")
+    except (ValueError, KeyError, UnicodeError):
+        raise InputError(f"{name}: {shown} is not a valid http or https address") from None
+    if not host or parts.username is not None:
+        raise InputError(f"{name}: {shown} is not a valid address of a public host")
+    connection = _Pinned(host, port, _public_address(host, port, name), parts.scheme == "https")
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    try:
+        connection.request("GET", path, headers={"User-Agent": "gritlm", "Accept": "*/*"})
+        return _content(connection.getresponse(), f"{name}: {shown}", most_bytes)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{name}: {shown} cannot be fetched: {one_line(error)}") from None
+    finally:
+        connection.close()
+
+
+def _content(answer: http.client.HTTPResponse, name: str, most_bytes: int) -> bytes:
+    if answer.status != http.client.OK:
+        raise InputError(f"{name} answers with status {answer.status}; expected 200, no redirect")
+    content = bytearray()
+    end = time.monotonic() + _LONGEST
+    while piece := answer.read1(_PIECE):
+        content += piece
+        if time.monotonic() > end:
+            raise InputError(f"{name} takes more than {_LONGEST:.0f} s; send its bytes instead")
+        if len(content) > most_bytes:
+            raise InputError(f"{name} has more than {most_bytes:,} bytes, which are not read")
+    return bytes(content)
+
+
+def _public_address(host: str, port: int, name: str) -> str:
+    """Return an address of a host, all of whose addresses must be public."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise InputError(
+            f"{name}: the host {one_line(host, limit=80)} is not found ({one_line(error)})"
+        ) from None
+    addresses = [str(entry[4][0]).split("%")[0] for entry in found]
+    for address in addresses:
+        if not _is_public(address):
+            raise InputError(
+                f"{name}: the host {one_line(host, limit=80)} has the private address {address}; "
+                "only public addresses are fetched"
+            )
+    if not addresses:
+        raise InputError(f"{name}: the host {one_line(host, limit=80)} has no address")
+    return addresses[0]
+
+
+def _is_public(address: str) -> bool:
+    number: Any = ipaddress.ip_address(address)
+    mapped = getattr(number, "ipv4_mapped", None) or getattr(number, "sixtofour", None)
+    number = mapped or number
+    return bool(number.is_global and not number.is_multicast and number not in _TRANSLATED)
+
+
+class _Pinned(http.client.HTTPConnection):
+    """A connection to a given address of a host; the certificate is checked for the host."""
+
+    def __init__(self, host: str, port: int, address: str, encrypted: bool) -> None:
+        super().__init__(host, port, timeout=_SECONDS)
+        self._address = address
+        self._encrypted = encrypted
+        if encrypted:
+            self.default_port = _PORTS["https"]
+
+    def connect(self) -> None:
+        plain = socket.create_connection((self._address, self.port), timeout=_SECONDS)
+        self.sock = plain
+        if self._encrypted:
+            context = ssl.create_default_context()
+            self.sock = context.wrap_socket(plain, server_hostname=self.host)
