@@ -40,7 +40,7 @@ def finished(tmp_path_factory, model_folder):
 def test_the_commands_that_are_shown_have_the_options_of_the_program():
     program = typer.main.get_command(create_app())
     lines = [line for line in DOCUMENT.splitlines() if line.startswith("gritlm ")]
-    assert len(lines) == 5
+    assert len(lines) == 6
     for line in lines:
         _, name, *words = shlex.split(line, comments=True)
         program.commands[name].make_context(name, words)
