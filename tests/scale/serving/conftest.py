@@ -145,6 +145,7 @@ def settings(model: Path, tmp_path_factory: pytest.TempPathFactory) -> ServingCo
         server=ServerConfig(names=("tiny",), api_keys=(KEY,), drain_s=20),
         limits=Limits(max_num_seqs=4),
         stores=(str(tmp_path_factory.mktemp("store") / "documents"),),
+        shared_blocks=str(tmp_path_factory.mktemp("blocks")),
         replicas=Replicas(least=2, cpus=1),
     )
 

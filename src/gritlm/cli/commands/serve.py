@@ -294,6 +294,13 @@ class StoreOptions:
         ),
     ] = Reader.standard
 
+    @property
+    def blocks_address(self) -> str | None:
+        """Address of shared blocks for other machines: a folder with its whole path."""
+        if self.shared_blocks is None or "://" in self.shared_blocks:
+            return self.shared_blocks
+        return str(Path(self.shared_blocks).expanduser().absolute())
+
     def places(self) -> list[StoreAt]:
         from gritlm.serve.stores import StoreAt, require_distinct
 
@@ -395,7 +402,9 @@ def serve(
     options = ModelOptions(model=model, **{**asdict(how), "adapter": adapter})
     if cluster.ray:
         source = model_source(options, named, limits.max_model_len)
-        _serve_on_cluster(cluster, source, settings, wanted, stores, how.threads, listen.log_format)
+        _serve_on_cluster(
+            cluster, source, settings, wanted, documents, how.threads, listen.log_format
+        )
         return
     with server.bind(settings) as sock:
         loaded = in_a_thread_of_its_own(lambda: options.load(adapters=named))
@@ -414,7 +423,7 @@ def _serve_on_cluster(
     source: ModelSource,
     settings: ServerConfig,
     limits: Limits,
-    stores: list[StoreAt],
+    documents: StoreOptions,
     threads: int | None,
     log_format: LogFormat,
 ) -> None:
@@ -422,17 +431,17 @@ def _serve_on_cluster(
     from gritlm.scale.serving import ServingConfig
     from gritlm.scale.serving.run import serve as run
 
-    if any(store.index is not None for store in stores):
+    stores = documents.places()
+    if documents.index is not None:
         raise InputError("--index does not go with --ray; make the store with gritlm index --index")
-    if any(store.shared_blocks is not None for store in stores):
-        raise InputError("--shared-blocks does not go with --ray; leave it out")
     key_file = settings.key_file
     config = ServingConfig(
         model=source,
         server=replace(settings, key_file=None if key_file is None else key_file.resolve()),
         limits=limits,
         stores=tuple(f"{store.name}={store.folder.resolve()}" for store in stores),
-        store_read_only=any(store.read_only for store in stores),
+        store_read_only=documents.store_read_only,
+        shared_blocks=documents.blocks_address,
         replicas=cluster.scaling(threads),
         log_format=log_format.value,
     )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from gritlm import config
 from gritlm.errors import InputError
 from gritlm.lm.gritlm import GritLM
+from gritlm.scale.block_storage import shared_blocks
 from gritlm.serve.config import ServerConfig
 from gritlm.serve.engine.limits import Limits
 from gritlm.serve.stores import StoreAt, require_distinct
@@ -124,6 +125,8 @@ class ServingConfig:
         limits: limits of the engine of each replica.
         stores: folders of document stores, or ``name=folder``, with one path on every machine.
         store_read_only: whether no replica writes to the stores.
+        shared_blocks: folder that all machines reach, or address, of KV blocks that other stores
+            and machines share; None for none. Its credentials come from the environment.
         replicas: number and resources of the replicas.
         log_format: format of the log lines of replicas, ``text`` or ``json``.
     """
@@ -133,6 +136,7 @@ class ServingConfig:
     limits: Limits = field(default_factory=Limits)
     stores: tuple[str, ...] = ()
     store_read_only: bool = False
+    shared_blocks: str | None = None
     replicas: Replicas = Replicas()
     log_format: Literal["text", "json"] = "text"
 
@@ -140,11 +144,14 @@ class ServingConfig:
         """Return the document stores.
 
         Raises:
-            InputError: for two stores that share a name or a folder.
+            InputError: for two stores that share a name or a folder, or an address of another kind.
         """
         found = tuple(StoreAt.parse(text, read_only=self.store_read_only) for text in self.stores)
         require_distinct(found)
-        return found
+        if self.shared_blocks is None:
+            return found
+        blocks = shared_blocks(self.shared_blocks)
+        return tuple(replace(store, shared_blocks=blocks) for store in found)
 
 
 def read(arguments: Mapping[str, Any]) -> ServingConfig:
