@@ -15,7 +15,7 @@ from typing import Any
 from gritlm.adapt.config import AdaptConfig
 from gritlm.adapt.pipeline import AdaptResult
 from gritlm.adapt.pipeline import adapt as adapt_here
-from gritlm.adapt.run_folder import MadeRows
+from gritlm.adapt.run_folder import MadeRows, Work
 from gritlm.errors import InputError
 from gritlm.scale import cluster
 from gritlm.scale.worker_pool import (
@@ -27,8 +27,6 @@ from gritlm.scale.worker_pool import (
 )
 
 log = logging.getLogger(__name__)
-
-Work = Callable[[Sequence[Any]], MadeRows]
 
 
 def adapt(

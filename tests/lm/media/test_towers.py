@@ -13,12 +13,17 @@ from torch import Tensor, nn
 from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from gritlm.errors import ModelError
+from gritlm import GritLM
+from gritlm.errors import InputError, ModelError
+from gritlm.lm.hub.model_config import ModelSettings
+from gritlm.lm.media.senses import DecodedImage, DecodedSound
 from gritlm.lm.media.towers import efficientnet, whisper
 from gritlm.lm.media.towers.ctranslate2_file import read_weights
 from gritlm.lm.media.towers.efficientnet import EfficientNetLite0
 from gritlm.lm.media.towers.projector import Projector, ProjectorConfig
+from gritlm.lm.media.towers.small_senses import SmallSenses
 from gritlm.lm.media.towers.whisper import WhisperTower
+from tests import tiny
 
 _IMAGE = ProjectorConfig(
     features=12, stack=1, positions=9, queries=4, width=16, layers=2, hidden=24, scale=0.1
@@ -163,3 +168,50 @@ def test_projector_has_the_scale_of_the_embeddings() -> None:
     config = ProjectorConfig(64, 1, 49, 16, 128, 2, hidden=576, scale=0.14)
     states = Projector(config).eval()([torch.randn(49, 64)])[0]
     assert 0.1 < states.std() < 0.2
+
+
+def _small_model() -> GritLM:
+    """Return a tiny text-only decoder with both towers, all of random weights."""
+    torch.manual_seed(4)
+    decoder = tiny.model()
+    size = decoder.config.hidden_size
+    image = ProjectorConfig(efficientnet.FEATURES, 1, 49, 4, 16, 1, hidden=size, scale=0.1)
+    sound = ProjectorConfig(64, 4, 375, None, 16, 1, hidden=size, scale=0.1)
+    tokenizer = tiny.tokenizer()
+    senses = SmallSenses(
+        (EfficientNetLite0(), Projector(image)),
+        (WhisperTower(_whisper()[1]), Projector(sound)),
+        placeholder=tokenizer.eos_token_id,
+        maker="test",
+    )
+    settings = ModelSettings(template="gritlm")
+    return GritLM.around(decoder, tokenizer, settings, senses=senses)
+
+
+def test_text_only_decoder_reads_images_and_sound_by_small_towers() -> None:
+    model = _small_model()
+    pictures = [np.full((20, 30, 3), shade, np.uint8) for shade in (0, 200)]
+    sound = {"array": _sound(0.5), "sampling_rate": whisper.RATE}
+    vectors, blocks = model.encode([*pictures, sound, "a text"], get_cache=True)
+    assert vectors.shape == (4, model.embedding_dimension)
+    assert [len(block) - len(blocks[0]) for block in blocks[:3]] == [0, 0, 7 - 4]
+    assert not torch.equal(blocks[0].token_ids, blocks[1].token_ids)
+    assert abs(vectors[0] - vectors[1]).max() > 1e-3
+    assert np.allclose(model.encode(["a text"])[0], vectors[3], atol=0)
+
+
+def test_projector_behind_a_frozen_tower_has_gradients() -> None:
+    senses = _small_model().lm.senses
+    assert senses is not None
+    tokens = senses.read(DecodedImage(np.zeros((8, 8, 3), np.uint8)))
+    senses.features(tokens).states_MD.sum().backward()
+    trained = [name for name, each in senses.module.named_parameters() if each.grad is not None]
+    assert trained
+    assert all(name.startswith("image_projector.") for name in trained)
+
+
+def test_sound_longer_than_the_window_is_refused() -> None:
+    senses = _small_model().lm.senses
+    assert senses is not None
+    with pytest.raises(InputError, match=r"it is 31\.0 s long, the model hears 30 s"):
+        senses.read(DecodedSound(np.ones(31_000, np.float32), 1_000))

@@ -25,6 +25,7 @@ from gritlm.lm.media.senses import (
     MediaTokens,
     Senses,
     placeholder_ids,
+    require_short,
 )
 from gritlm.lm.media.sounds import resampled
 from gritlm.lm.media.text_decoder import decoder_name
@@ -102,11 +103,8 @@ class NativeSenses(Senses):
     def _require_short(self, content: DecodedSound) -> None:
         """Refuse a sound that the processor would cut."""
         longest = getattr(self.processor.feature_extractor, "chunk_length", None)
-        if longest is not None and content.seconds > longest:
-            raise InputError(
-                f"it is {content.seconds:.1f} s long, the model hears {longest} s; cut it into "
-                "windows"
-            )
+        if longest is not None:
+            require_short(content, longest)
 
     def _tokens(self, kind: Kind, ids: list[int], inputs: Mapping[str, Any]) -> MediaTokens:
         placeholder = self._placeholder(kind)

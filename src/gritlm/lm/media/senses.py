@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gritlm.errors import ModelError
+from gritlm.errors import InputError, ModelError
 
 Kind = Literal["image", "sound"]
 KINDS: tuple[Kind, ...] = ("image", "sound")
@@ -207,3 +207,19 @@ def _add(digest: Any, value: Any) -> None:
             _add(digest, each)
     else:
         digest.update(f"\0{value!r}".encode())
+
+
+def require_short(content: DecodedSound, seconds: float) -> None:
+    """Refuse a sound that is longer than the tower reads in one pass.
+
+    Args:
+        content: the sound.
+        seconds: longest sound of the tower.
+
+    Raises:
+        InputError: with both lengths.
+    """
+    if content.seconds > seconds:
+        raise InputError(
+            f"it is {content.seconds:.1f} s long, the model hears {seconds} s; cut it into windows"
+        )

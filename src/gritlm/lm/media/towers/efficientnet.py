@@ -69,7 +69,7 @@ class EfficientNetLite0(nn.Module):
         network.load_state_dict(_renamed(weights))
         return network
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def forward(self, pixels_BCHW: Tensor) -> Tensor:
         """Return the features (B, M, F) of the grid, those of a finer grid in blocks of four."""
         x = self.stem(pixels_BCHW)

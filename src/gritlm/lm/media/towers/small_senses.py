@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gritlm.errors import InputError
 from gritlm.lm.media.senses import (
     DecodedImage,
     DecodedSound,
@@ -20,6 +19,7 @@ from gritlm.lm.media.senses import (
     MediaTokens,
     Senses,
     placeholder_ids,
+    require_short,
 )
 from gritlm.lm.media.sounds import resampled
 from gritlm.lm.media.towers import efficientnet, whisper
@@ -50,35 +50,26 @@ class SmallSenses(Senses):
         placeholder: int,
         maker: str,
     ) -> None:
-        self._image = image
-        self._sound = sound
+        self._towers: dict[Kind, tuple[Any, Projector]] = {}
         self._placeholder = placeholder
         self._maker = maker
         modules: dict[str, nn.Module] = {}
         if image is not None:
+            self._towers["image"] = image
             modules |= {"image_tower": image[0], "image_projector": image[1]}
         if sound is not None:
+            self._towers["sound"] = sound
             modules |= {"sound_tower": sound[0].encoder, "sound_projector": sound[1]}
         self.module = nn.ModuleDict(modules).eval()
-        present: dict[Kind, object] = {"image": image, "sound": sound}
-        self.kinds = frozenset(kind for kind, parts in present.items() if parts is not None)
+        self.kinds = frozenset(self._towers)
 
     def read(self, content: DecodedImage | DecodedSound) -> MediaTokens:
         if isinstance(content, DecodedImage):
-            if self._image is None:
-                raise InputError("an image: this model reads text and sound; leave it out")
             pixels = torch.from_numpy(efficientnet.prepared(content.pixels))
-            return self._tokens("image", {"pixels": pixels}, self._image[1].tokens(0))
-        if self._sound is None:
-            raise InputError("a sound: this model reads text and images; leave it out")
-        longest = whisper.WINDOW
-        if content.seconds > longest:
-            raise InputError(
-                f"a sound of {content.seconds:.1f} s, the model hears at most {longest} s in one "
-                "part; cut it into several"
-            )
+            return self._tokens("image", {"pixels": pixels}, self._towers["image"][1].tokens(0))
+        require_short(content, whisper.WINDOW)
         samples = torch.from_numpy(resampled(content, whisper.RATE).samples)
-        count = self._sound[1].tokens(whisper.frames(len(samples)))
+        count = self._towers["sound"][1].tokens(whisper.frames(len(samples)))
         return self._tokens("sound", {"samples": samples}, count)
 
     def _tokens(self, kind: Kind, inputs: dict[str, Tensor], count: int) -> MediaTokens:
@@ -86,14 +77,10 @@ class SmallSenses(Senses):
         return MediaTokens(kind, ids, self._placeholder, inputs)
 
     def features(self, tokens: MediaTokens) -> MediaFeatures:
-        tower: Any
+        tower, projector = self._towers[tokens.kind]
         if tokens.kind == "image":
-            assert self._image is not None
-            tower, projector = self._image
             features_MF = tower(tokens.inputs["pixels"][None])[0]
         else:
-            assert self._sound is not None
-            tower, projector = self._sound
             features_MF = tower.read(tokens.inputs["samples"].numpy())
         device = projector.leave.weight.device
         return MediaFeatures(projector([features_MF.float().to(device)])[0])

@@ -60,7 +60,7 @@ class WhisperTower:
         )
         return mel.input_features.to(self.encoder.dtype)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def read(self, samples: NDArray[np.float32]) -> Tensor:
         """Return the features (M, F) of a sound of at most 30 seconds.
 
