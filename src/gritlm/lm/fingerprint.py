@@ -6,12 +6,12 @@ import hashlib
 from itertools import chain
 
 import torch
-from transformers import PreTrainedModel
+from torch import nn
 
 from gritlm.lm.adapters.plain import merged_parameters
 
 
-def fingerprint(decoder: PreTrainedModel) -> str:
+def fingerprint(decoder: nn.Module) -> str:
     """Return a hash of name, shape, dtype and up to 64 values of every parameter.
 
     Of a parameter that processes share, it covers the part of this process: its KV blocks have the

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from blake3 import blake3
 from torch import nn
 
+from gritlm.lm.fingerprint import fingerprint
 from gritlm.lm.gritlm import GritLM
 from gritlm.lm.kv.rope import RopeTable
 from gritlm.prompts import gritlm_instruction
@@ -26,7 +27,8 @@ class ModelIdentity:
     Attributes:
         model: fingerprint of weights, number format and adapter.
         digest: hash of everything else: tokenizer, templates, prefix, table of rotary positions,
-            attention and pooling of embeddings, weights of the projection.
+            attention and pooling of embeddings, weights of the projection, towers of images and
+            sound.
         name: name of the model for messages.
         rope: table of rotary positions for moving keys; None if keys cannot be moved.
         kv_bytes_per_token: bytes of a token in the model's own number format.
@@ -60,6 +62,11 @@ def maker_of(model: GritLM) -> ModelIdentity:
         *(["reads causally"] if settings.embeds_causally else []),
         *([] if model.projection is None else [_weights(model.projection)]),
         *([] if model.shares_embedding_pass else ["embeds with", model.encoder.lm.fingerprint]),
+        *(
+            []
+            if model.senses is None
+            else ["reads", *model.reads, fingerprint(model.senses.module)]
+        ),
     ]
     return ModelIdentity(
         model=model.lm.fingerprint,

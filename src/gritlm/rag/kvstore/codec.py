@@ -86,6 +86,8 @@ def to_record(
         causal=block.causal,
         token_ids=ids,
     )
+    if block.end is not None:
+        header = header.ending_at(block.end)
     return header, raw_LB.numpy().data.cast("B")
 
 
@@ -95,7 +97,7 @@ def from_record(header: RecordHeader, raw_LB: Tensor, maker: ModelIdentity) -> K
     Its data is a view of the payload if the store keeps the model's own number format.
     """
     place_T = torch.arange(header.shape[2])
-    return KVBlock(
+    block = KVBlock(
         data=decode(raw_LB, header.shape, header.storage, FLOATS[header.dtype]),
         token_ids=torch.from_numpy(header.token_ids.astype("int64")),
         stored_T=place_T,
@@ -104,6 +106,7 @@ def from_record(header: RecordHeader, raw_LB: Tensor, maker: ModelIdentity) -> K
         model=maker.model,
         rope=maker.rope,
     )
+    return block.ending_at(header.end)
 
 
 def encode(data: Tensor, storage: str) -> Tensor:

@@ -3,6 +3,9 @@
 ``header | zeros up to 4 KiB | payload, layer by layer | zeros up to 4 KiB``. The header has the
 key, shape, number formats and token ids, and checksums: xxh3-64 of each layer (fast, compared on
 reads), blake3 of the payload (compared by ``verify``), and xxh3-64 of the header itself.
+
+Version 1 has token ids of 32 bits. Version 2 is for blocks with images or sound: their placeholders
+have negative ids of 64 bits, and the position after the last token may not be the number of tokens.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 Shape = tuple[int, int, int, int]  # L, K, T, E
 
 VERSION = 1
+MEDIA_VERSION = 2  # of records of blocks with images or sound
 KEY_VERSION = 1  # of block contents; another version gives other keys
 ALIGN = 4096
 KEY_BYTES = 32
@@ -43,7 +47,9 @@ _MAGIC = b"gritlmKV"
 # magic, version, storage, number format, causal, length of the header, commit, bytes of payload,
 # L K T E, key, blake3 of the payload
 _FIXED = struct.Struct("<8sHBBB3xIQQ4I32s32s")
+_END = struct.Struct("<Q")  # of version 2: the position after the last token
 _CHECK = struct.Struct("<Q")
+_ID_TYPES = {VERSION: "<u4", MEDIA_VERSION: "<i8"}
 _DTYPES = tuple(FLOATS)
 
 
@@ -74,7 +80,8 @@ class RecordHeader:
         commit: number of the index commit that adds the record.
         layers: xxh3-64 of each layer's bytes.
         digest: blake3 of the payload.
-        token_ids: (T,) uint32.
+        token_ids: (T,) uint32; int64 in a record of version 2.
+        end: position after the last token.
     """
 
     key: bytes
@@ -86,16 +93,27 @@ class RecordHeader:
     layers: tuple[int, ...]
     digest: bytes
     token_ids: np.ndarray
+    end: int
+
+    @property
+    def version(self) -> int:
+        """Version of the record: the first one that can hold the block."""
+        return VERSION if self.token_ids.dtype == np.uint32 else MEDIA_VERSION
 
     @property
     def nbytes(self) -> int:
         """Bytes of the header without padding."""
-        return _FIXED.size + 8 * len(self.layers) + 4 * len(self.token_ids) + _CHECK.size
+        end = 0 if self.version == VERSION else _END.size
+        return _FIXED.size + 8 * len(self.layers) + end + self.token_ids.nbytes + _CHECK.size
 
     @property
     def payload(self) -> int:
         """Bytes of the payload without padding."""
         return len(self.layers) * layer_nbytes(self.shape, self.storage)
+
+    def ending_at(self, position: int) -> RecordHeader:
+        """Return the header of a block with images, with the position after its last token."""
+        return replace(self, end=position)
 
     def at(self, commit: int) -> RecordHeader:
         """Return the header with another commit number, for a copy of the record."""
@@ -174,7 +192,7 @@ def describe(
     causal: bool,
     token_ids: Sequence[int],
 ) -> RecordHeader:
-    """Return the header of an encoded block, with commit number 0.
+    """Return the header of an encoded block with consecutive positions, with commit number 0.
 
     Args:
         key: key of the block, 32 bytes.
@@ -183,9 +201,10 @@ def describe(
         dtype: name of the block's number format.
         storage: name of the number format on disk.
         causal: whether the tokens were read with causal attention.
-        token_ids: ids of the T tokens.
+        token_ids: ids of the T tokens; negative ones are placeholders of images and sound.
     """
     layers = raw_LB.numpy()
+    version = MEDIA_VERSION if any(number < 0 for number in token_ids) else VERSION
     return RecordHeader(
         key=key,
         shape=shape,
@@ -195,7 +214,8 @@ def describe(
         commit=0,
         layers=tuple(xxh3_64_intdigest(layer) for layer in layers),
         digest=blake3(layers.data.cast("B")).digest(),
-        token_ids=np.asarray(token_ids, dtype="<u4"),
+        token_ids=np.asarray(token_ids, dtype=_ID_TYPES[version]),
+        end=len(token_ids),
     )
 
 
@@ -203,7 +223,7 @@ def pack(header: RecordHeader) -> bytes:
     """Return the bytes of a header, padded to the offset of the payload."""
     fixed = _FIXED.pack(
         _MAGIC,
-        VERSION,
+        header.version,
         STORAGES.index(header.storage),
         _DTYPES.index(header.dtype),
         header.causal,
@@ -215,7 +235,8 @@ def pack(header: RecordHeader) -> bytes:
         header.digest,
     )
     layers = np.asarray(header.layers, dtype="<u8").tobytes()
-    body = fixed + layers + header.token_ids.tobytes()
+    end = b"" if header.version == VERSION else _END.pack(header.end)
+    body = fixed + layers + end + header.token_ids.tobytes()
     body += _CHECK.pack(xxh3_64_intdigest(body))
     return body.ljust(aligned(len(body)), b"\0")
 
@@ -249,10 +270,16 @@ def unpack(body: bytes) -> RecordHeader:
     ):
         raise DamagedRecordError("the checksum of the header does not fit")
     _, version, storage, dtype, causal, nbytes, commit, payload, *rest = _FIXED.unpack_from(body)
-    if version != VERSION:
-        raise DamagedRecordError(f"the record has version {version}, this gritlm reads {VERSION}")
+    if version not in _ID_TYPES:
+        known = " and ".join(map(str, _ID_TYPES))
+        raise DamagedRecordError(f"the record has version {version}, this gritlm reads {known}")
     shape = (rest[0], rest[1], rest[2], rest[3])
     border = _FIXED.size + 8 * shape[0]
+    end = shape[2]
+    first = border
+    if version == MEDIA_VERSION:
+        (end,) = _END.unpack_from(body, border)
+        first += _END.size
     header = RecordHeader(
         key=rest[4],
         shape=shape,
@@ -262,7 +289,8 @@ def unpack(body: bytes) -> RecordHeader:
         commit=commit,
         layers=tuple(np.frombuffer(body[_FIXED.size : border], dtype="<u8").tolist()),
         digest=rest[5],
-        token_ids=np.frombuffer(body[border : -_CHECK.size], dtype="<u4"),
+        token_ids=np.frombuffer(body[first : -_CHECK.size], dtype=_ID_TYPES[version]),
+        end=end,
     )
     if (header.nbytes, header.payload) != (nbytes, payload):
         raise DamagedRecordError("the header does not fit its shape")
