@@ -170,7 +170,7 @@ def test_messages_of_other_tools_are_read(record: dict[str, Any], expected: Chat
     [
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]},
-            r"messages\[0\].content\[0\] has type 'image_url'; expected 'text'",
+            r"messages\[0\].content\[0\] has the address 'x'; expected a data: URL",
         ),
         (
             {"messages": [{"role": "user", "content": [{"type": "text", "text": 3}]}]},

@@ -45,6 +45,10 @@ class SourceConfig:
         name: name in logs and the model card; None: the last part of the path, without suffix.
         questions: whether the queries are questions; with ``loss.question_weight`` their likelihood
             after their own passage is trained to be higher than after their hard negatives.
+        media_folder: folder of relative paths to images and sounds in rows; None: that of the data
+            file.
+        media_web: whether rows may name images and sounds by addresses of the web; private
+            addresses are always refused.
     """
 
     path: str
@@ -55,6 +59,8 @@ class SourceConfig:
     split: str = "train"
     name: str | None = None
     questions: bool = False
+    media_folder: str | None = None
+    media_web: bool = False
 
     def __post_init__(self) -> None:
         _at_least(self, 0, "weight", above=True)
@@ -134,6 +140,8 @@ class DataConfig:
             before the run starts.
         mask_false_negatives: exclude from the negatives of a query all passages that are (nearly)
             equal to one of its positives, and positives of the same query in other rows.
+        check_media: decode every image and sound once before the start, so that a broken one ends
+            the run there; otherwise only their files are looked for.
     """
 
     embedding: tuple[SourceConfig, ...] = ()
@@ -147,6 +155,7 @@ class DataConfig:
     deduplicate: bool = True
     skip_bad_rows: bool = False
     mask_false_negatives: bool = True
+    check_media: bool = True
 
     def __post_init__(self) -> None:
         lengths = ("query_max_len", "passage_max_len", "generative_max_len")

@@ -2,49 +2,23 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
-from uuid import uuid4
 
-from gritlm import prompts
 from gritlm.errors import InputError
 from gritlm.lm.chat import ROLES, chat_ids, continued
-from gritlm.lm.chat_template import render
 from gritlm.lm.media.files import MediaRules
 from gritlm.lm.media.inputs import InputText, Part, Parts, as_parts
-from gritlm.lm.media.media_prompts import media_tokens, require_senses
-from gritlm.lm.media.senses import Kind, MediaTokens, Senses
+from gritlm.lm.media.media_turns import (
+    MediaTurn,
+    Piece,
+    media_of,
+    read_turn,
+    segment_pieces,
+    template_pieces,
+)
+from gritlm.lm.media.senses import Senses
 from gritlm.lm.tokens import Prompt, SegmentTokenizer
-
-# Types of content parts in chat templates.
-_TYPES: dict[Kind, str] = {"image": "image", "sound": "audio"}
-
-
-@dataclass(frozen=True)
-class _Turn:
-    """A message: its role, and its parts with the tokens of images and sounds."""
-
-    role: str
-    parts: tuple[str | MediaTokens, ...]
-
-
-@dataclass
-class _Marks:
-    """Marks in a rendered conversation, and the token ids that they stand for."""
-
-    ids: dict[str, Sequence[int]] = field(default_factory=dict)
-
-    def mark(self, ids: Sequence[int]) -> str:
-        name = f"content{uuid4().hex}"
-        self.ids[name] = ids
-        return name
-
-    def split(self, text: str, others: Sequence[str] = ()) -> list[str]:
-        """Return the marks, other texts, and what is between them, in their order."""
-        known = [*map(re.escape, (*self.ids, *others))]
-        return re.split(f"({'|'.join(known)})", text) if known else [text]
 
 
 def has_parts(messages: Any) -> bool:
@@ -83,16 +57,84 @@ def chat_prompt(
         return Prompt(chat_ids(tokens, texts, template=template, start=start))
     if rows[-1][0] == "assistant":
         raise InputError("the last message is the assistant's; expected a message of the user")
-    turns = [
-        _Turn(role, tuple(_read(part, senses, rules) for part in parts)) for role, parts in rows
-    ]
-    media = tuple(part for turn in turns for part in turn.parts if isinstance(part, MediaTokens))
+    turns = [read_turn(role, parts, senses, rules) for role, parts in rows]
     if template == "gritlm":
-        ids = _by_segments(tokens, turns, start=start)
+        pieces = [piece for piece, _ in segment_pieces(tokens, turns, start=start)]
+        ids = [*(tokens.prefix if start else ()), *_joined(pieces)]
     else:
         names = {} if senses is None else senses.media_tokens
-        ids = continued(tokens, _by_template(tokens, turns, names), start=start)
-    return Prompt(ids, media=media)
+        ids = continued(tokens, _joined(template_pieces(tokens, turns, names)), start=start)
+    return Prompt(ids, media=media_of(turns))
+
+
+def conversation_prompt(
+    tokens: SegmentTokenizer,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    senses: Senses | None,
+    template: str,
+    context: Collection[int] = (),
+    rules: MediaRules,
+) -> Prompt:
+    """Return a whole conversation with images and sound, with the spans of its answers.
+
+    It is :func:`gritlm.lm.chat.conversation` for training, and its tokens before an answer are
+    those of :func:`chat_prompt`.
+
+    Args:
+        tokens: the tokenizer.
+        messages: ``{"role": ..., "content": ...}`` with a text or a tuple of parts; those of the
+            assistant are texts.
+        senses: towers of the model; None for a model that reads text only.
+        template: ``gritlm`` or ``tokenizer``.
+        context: indices of the assistant's messages that are not in the loss, such as tool calls.
+        rules: limits on images and sound.
+
+    Raises:
+        InputError: for a part that the model does not read, or a conversation that the chat
+            template refuses.
+    """
+    turns = [
+        read_turn(str(each["role"]), _as_parts(each["content"]), senses, rules) for each in messages
+    ]
+    if template == "gritlm":
+        return _trained_segments(tokens, turns, context)
+    answers = [number for number, turn in enumerate(turns) if turn.role == "assistant"]
+    names = {} if senses is None else senses.media_tokens
+    ids: list[int] = []
+    trained: list[tuple[int, int]] = []
+    answered = False
+    for piece in template_pieces(tokens, turns, names, answer=False, apart=answers):
+        if answered and [*piece.ids[:1]] == [tokens.tokenizer.eos_token_id]:
+            trained[-1] = (trained[-1][0], len(ids) + 1)
+        answered = piece.message is not None and piece.message not in context
+        if answered:
+            trained.append((len(ids), len(ids) + len(piece.ids)))
+        ids += piece.ids
+    return Prompt(ids, trained=tuple(trained), media=media_of(turns))
+
+
+def _trained_segments(
+    tokens: SegmentTokenizer, turns: Sequence[MediaTurn], context: Collection[int]
+) -> Prompt:
+    ids = list(tokens.prefix)
+    trained: list[tuple[int, int]] = []
+    for piece, in_loss in segment_pieces(tokens, turns, answer=False, context=context):
+        end = len(ids) + len(piece.ids)
+        if in_loss and trained and trained[-1][1] == len(ids):
+            trained[-1] = (trained[-1][0], end)
+        elif in_loss:
+            trained.append((len(ids), end))
+        ids += piece.ids
+    return Prompt(ids, trained=tuple(trained), media=media_of(turns))
+
+
+def _as_parts(content: str | Parts) -> Parts:
+    return (InputText(content),) if isinstance(content, str) else content
+
+
+def _joined(pieces: Iterable[Piece]) -> list[int]:
+    return [number for piece in pieces for number in piece.ids]
 
 
 def _parts_of(turn: Mapping[str, Any], name: str, rules: MediaRules) -> tuple[str, Parts]:
@@ -107,113 +149,3 @@ def _parts_of(turn: Mapping[str, Any], name: str, rules: MediaRules) -> tuple[st
 
 def _text(parts: Sequence[Part]) -> str:
     return "".join(part.text for part in parts if isinstance(part, InputText))
-
-
-def _read(part: Part, senses: Senses | None, rules: MediaRules) -> str | MediaTokens:
-    if isinstance(part, InputText):
-        return part.text
-    return media_tokens(part, require_senses(senses, part), rules)
-
-
-def _by_segments(tokens: SegmentTokenizer, turns: Sequence[_Turn], *, start: bool) -> list[int]:
-    """Return the ids of a conversation in the format of the GritLM paper."""
-    marks = _Marks()
-    messages = [{"role": turn.role, "content": _inline(turn, marks)} for turn in turns]
-    ids = list(tokens.prefix) if start else []
-    first = start
-    for segment in prompts.for_chat(messages, start=start):
-        for piece in filter(None, marks.split(segment.text)):
-            ids += marks.ids.get(piece) or tokens.pieces([piece], first=first)[0]
-            first = False
-        if segment.end and tokens.tokenizer.eos_token_id is not None:
-            ids.append(tokens.tokenizer.eos_token_id)
-    return ids
-
-
-def _inline(turn: _Turn, marks: _Marks) -> str:
-    """Return the text of a turn with marks in the place of images and sounds."""
-    return "".join(part if isinstance(part, str) else marks.mark(part.alone) for part in turn.parts)
-
-
-def _by_template(
-    tokens: SegmentTokenizer, turns: Sequence[_Turn], names: Mapping[Kind, str]
-) -> list[int]:
-    """Return the ids of a rendered chat template.
-
-    Args:
-        tokens: the tokenizer.
-        turns: the conversation.
-        names: texts by which the template names an image or a sound; empty for a template that
-            knows texts only.
-    """
-    marks = _Marks()
-    plain = not any(_is_special(part, tokens, names) for turn in turns for part in turn.parts)
-    messages = []
-    for turn in turns:
-        literal = _Turn(turn.role, tuple(_literal(p, tokens, marks, plain) for p in turn.parts))
-        content = _structured(literal) if names else _inline(literal, marks)
-        messages.append({"role": turn.role, "content": content})
-    rendered = render(tokens.tokenizer, messages, answer=True)
-    media = [part for turn in turns for part in turn.parts if isinstance(part, MediaTokens)]
-    queues = {kind: iter([each for each in media if each.kind == kind]) for kind in names}
-    kinds = {name: kind for kind, name in names.items()}
-    ids: list[int] = []
-    for piece in marks.split(rendered, [*kinds]):
-        if piece in marks.ids:
-            ids += marks.ids[piece]
-        elif piece in kinds:
-            ids += _next_ids(queues[kinds[piece]], kinds[piece], media)
-        elif piece:
-            ids += tokens.markup(piece)
-    _require_all(queues, media)
-    return ids
-
-
-def _is_special(
-    part: str | MediaTokens, tokens: SegmentTokenizer, names: Mapping[Kind, str]
-) -> bool:
-    """Return whether a text would be taken for a special token."""
-    return isinstance(part, str) and (
-        tokens.has_special(part) or any(name in part for name in names.values())
-    )
-
-
-def _literal(
-    part: str | MediaTokens, tokens: SegmentTokenizer, marks: _Marks, plain: bool
-) -> str | MediaTokens:
-    """Return a part, or a mark in the place of a text with special tokens in the conversation."""
-    if plain or not isinstance(part, str):
-        return part
-    return marks.mark(tokens.pieces([part], first=False)[0])
-
-
-def _structured(turn: _Turn) -> list[dict[str, str]]:
-    return [
-        {"type": "text", "text": part} if isinstance(part, str) else {"type": _TYPES[part.kind]}
-        for part in turn.parts
-    ]
-
-
-def _next_ids(
-    queue: Iterator[MediaTokens], kind: Kind, media: Sequence[MediaTokens]
-) -> Sequence[int]:
-    found = next(queue, None)
-    if found is None:
-        raise _unlike(kind, media)
-    return found.ids
-
-
-def _require_all(
-    queues: Mapping[Kind, Iterator[MediaTokens]], media: Sequence[MediaTokens]
-) -> None:
-    for kind, queue in queues.items():
-        if next(queue, None) is not None:
-            raise _unlike(kind, media)
-
-
-def _unlike(kind: Kind, media: Sequence[MediaTokens]) -> InputError:
-    count = sum(each.kind == kind for each in media)
-    return InputError(
-        f"the chat template of this model writes another number of {kind}s than the {count} of "
-        "the conversation; restore the template, or pass a single one"
-    )

@@ -17,6 +17,10 @@ from torch import Tensor
 from gritlm.errors import InputError
 from gritlm.lm.chat import conversation
 from gritlm.lm.hub.model_config import ModelSettings
+from gritlm.lm.media.files import LOCAL
+from gritlm.lm.media.media_chat import conversation_prompt
+from gritlm.lm.media.media_prompts import embedding_prompt
+from gritlm.lm.media.senses import Senses
 from gritlm.lm.tokens import Prompt, SegmentTokenizer
 from gritlm.prompts import gritlm_instruction
 from gritlm.train.config import DataConfig, RagConfig
@@ -97,7 +101,15 @@ class ScoredBatch(QueryPassageBatch):
 
 
 class Collator:
-    """Conversion of examples to batches with one tokenizer and one set of maximum lengths."""
+    """Conversion of examples to batches with one tokenizer and one set of maximum lengths.
+
+    Args:
+        tokens: the tokenizer.
+        settings: how the model embeds and chats.
+        data: maximum lengths and group sizes.
+        rag: conversion of RAG rows; None for the defaults.
+        senses: towers of the model; None for a model that reads text only.
+    """
 
     def __init__(
         self,
@@ -105,8 +117,10 @@ class Collator:
         settings: ModelSettings,
         data: DataConfig,
         rag: RagConfig | None = None,
+        senses: Senses | None = None,
     ) -> None:
         self.tokens = tokens
+        self.senses = senses
         self.settings = settings
         self.data = data
         self.rag = rag or RagConfig()
@@ -183,11 +197,13 @@ class Collator:
     def require_usable(self, row: Row) -> None:
         """Raise an error for a row that cannot be tokenised.
 
-        Each instruction and each sequence of roles is tried only once.
+        Each instruction and each sequence of roles is tried only once. Images and sounds are
+        decoded, unless ``check_media`` is false.
 
         Raises:
-            InputError: an instruction leaves no room for a text, a text has no tokens, or the chat
-                template of the tokenizer refuses a conversation.
+            InputError: an instruction leaves no room for a text, a text has no tokens, the chat
+                template of the tokenizer refuses a conversation, or an image or a sound is broken,
+                too long, or not read by the model.
         """
         if isinstance(row, EmbeddingExample):
             self._require_tokens(row.query, "query_max_len")
@@ -201,6 +217,10 @@ class Collator:
 
     def _require_tokens(self, text: InstructedText, name: str) -> None:
         limit = getattr(self.data, name)
+        if text.parts:
+            if self.data.check_media or self.senses is None:
+                self._media_prompt(text, limit, name)
+            return
         if (text.instruction, name) not in self._checked_instructions:
             self._prompts([InstructedText("a", text.instruction)], limit, name)
             self._checked_instructions.add((text.instruction, name))
@@ -211,6 +231,10 @@ class Collator:
 
     def _require_template(self, row: ChatExample) -> None:
         roles = tuple(turn["role"] for turn in row.messages)
+        if row.has_media:
+            if self.data.check_media or self.senses is None:
+                self.chat(row)
+            return
         if self.settings.template == "tokenizer" and roles not in self._checked_roles:
             self.chat(row)
             self._checked_roles.add(roles)
@@ -248,20 +272,59 @@ class Collator:
         Raises:
             InputError: the chat template of the tokenizer refuses the conversation.
         """
-        whole = conversation(
-            self.tokens, row.messages, template=self.settings.template, context=row.context
-        )
+        whole = self._conversation(row)
         limit = self.data.generative_max_len
         spans = [(start, min(end, limit)) for start, end in whole.trained if start < limit]
         if not any(end > max(1, start) for start, end in spans):
             return None
-        return Prompt(whole.ids[:limit], trained=tuple(spans))
+        return Prompt(whole.ids[:limit], trained=tuple(spans), media=whole.media)
+
+    def _conversation(self, row: ChatExample) -> Prompt:
+        """Return the whole conversation; its images and sounds must be within the limit."""
+        template = self.settings.template
+        if not row.has_media:
+            return conversation(self.tokens, row.messages, template=template, context=row.context)
+        whole = conversation_prompt(
+            self.tokens,
+            row.messages,
+            senses=self.senses,
+            template=template,
+            context=row.context,
+            rules=LOCAL,
+        )
+        limit = self.data.generative_max_len
+        last = max((at for at, number in enumerate(whole.ids) if number < 0), default=0)
+        if last >= limit:
+            raise InputError(
+                f"the images and sounds of the conversation end at token {last + 1}, "
+                f"generative_max_len is {limit}; raise it, or reduce their size"
+            )
+        return whole
+
+    def _media_prompt(self, text: InstructedText, limit: int, name: str) -> Prompt:
+        """Return the prompt of an input with images or sounds, which is not cut."""
+        frame = self.tokens.embedding_frame(
+            instruction=gritlm_instruction(text.instruction),
+            end=self.settings.embed_eos,
+            embed_instruction=False,
+            specials=True,
+        )
+        return embedding_prompt(
+            text.parts,
+            name=f"the input (limit {name})",
+            tokens=self.tokens,
+            senses=self.senses,
+            frame=frame,
+            max_length=limit,
+            rules=LOCAL,
+        )
 
     def _prompts(self, texts: Sequence[InstructedText], limit: int, name: str) -> list[Prompt]:
         """Tokenise texts in their order; texts with the same instruction in one call."""
-        prompts: list[Prompt | None] = [None] * len(texts)
-        for instruction in dict.fromkeys(text.instruction for text in texts):
-            chosen = [i for i, text in enumerate(texts) if text.instruction == instruction]
+        prompts = [self._media_prompt(text, limit, name) if text.parts else None for text in texts]
+        plain = {i: text for i, text in enumerate(texts) if not text.parts}
+        for instruction in dict.fromkeys(text.instruction for text in plain.values()):
+            chosen = [i for i, text in plain.items() if text.instruction == instruction]
             try:
                 found, _ = self.tokens.for_embedding(
                     [texts[i].text for i in chosen],
@@ -286,11 +349,11 @@ def _keys(rows: Sequence[EmbeddingExample], groups: Sequence[Sequence[Instructed
     positive_QM = torch.full((len(rows), _MOST_POSITIVES), _PADDING, dtype=torch.long)
     for number, row in enumerate(rows):
         chosen = [groups[number][0], *row.positives][:_MOST_POSITIVES]
-        positive_QM[number, : len(chosen)] = torch.tensor([key(text.text) for text in chosen])
-    query = [key(row.query.text) for row in rows]
+        positive_QM[number, : len(chosen)] = torch.tensor([key(text.identity) for text in chosen])
+    query = [key(row.query.identity) for row in rows]
     return Keys(
         query_Q=torch.tensor(query),
-        passage_P=torch.tensor([key(text.text) for group in groups for text in group]),
+        passage_P=torch.tensor([key(text.identity) for group in groups for text in group]),
         positive_QM=positive_QM,
         owner_P=torch.tensor([query[i] for i, group in enumerate(groups) for _ in group]),
         first_P=torch.tensor([not place for group in groups for place in range(len(group))]),

@@ -14,9 +14,10 @@ from textwrap import shorten
 from typing import Any
 
 from gritlm.errors import InputError
+from gritlm.lm.media.inputs import InputText, Parts
 from gritlm.lm.tokens import document_texts
 from gritlm.train.config import SourceConfig
-from gritlm.train.data import conversations
+from gritlm.train.data import conversations, media
 from gritlm.train.data.examples import (
     EmbeddingExample,
     InstructedText,
@@ -28,7 +29,8 @@ from gritlm.train.data.examples import (
 from gritlm.train.data.fields import RecordFields
 
 _KNOWN: dict[Kind, str] = {
-    "embedding": "{query, pos, neg}, {anchor, positive, negative}, {sentence1, sentence2, score}",
+    "embedding": "{query, pos, neg}, {anchor, positive, negative}, {sentence1, sentence2, score}, "
+    "{qry, qry_image_path, pos_text, pos_image_path, neg_text, neg_image_path}",
     "generative": conversations.KNOWN,
     "rag": "{query or question, documents, answer or answers}",
 }
@@ -82,6 +84,50 @@ def _triplet(fields: RecordFields) -> EmbeddingExample:
     return _pairs(fields, query, {"positive": values["positive"]}, negatives)
 
 
+def _vlm2vec(fields: RecordFields) -> EmbeddingExample:
+    """Parse a record of VLM2Vec: texts with placeholders of images, and columns of paths."""
+    source = fields.source
+    queries = _image_texts(fields, "qry", source.instruction)
+    if len(queries) != 1:
+        raise fields.error(f"the row has {len(queries)} queries; expected one")
+    positives = _image_texts(fields, "pos", source.passage_instruction)
+    positives += _image_texts(fields, "tgt", source.passage_instruction)
+    negatives = _image_texts(fields, "neg", source.passage_instruction)
+    return _example(
+        fields,
+        queries[0],
+        {f"pos[{index}]": each for index, each in enumerate(positives)},
+        {f"neg[{index}]": each for index, each in enumerate(negatives)},
+    )
+
+
+def _image_texts(fields: RecordFields, side: str, instruction: str) -> list[InstructedText]:
+    """Return the inputs of a side: one, or one for each entry of its lists; empty ones are left
+    out."""
+    texts = _column(fields, (side, f"{side}_text"))
+    images = _column(fields, (f"{side}_image_path", f"{side}_img_path", f"{side}_image"))
+    count = max(len(texts), len(images))
+    if {len(texts), len(images)} - {0, count}:
+        raise fields.error(
+            f"{side} has {len(texts)} texts and {len(images)} images; expected as many"
+        )
+    found = []
+    for index in range(count):
+        name = f"{side}[{index}]"
+        text = fields.string(texts[index] or "", name) if texts else ""
+        image = images[index] if images else None
+        pictures = [media.single(fields, "image", image, name)] if image else []
+        if parts := media.with_images(fields, text, pictures, name):
+            found.append(_instructed(parts, instruction))
+    return found
+
+
+def _column(fields: RecordFields, names: Sequence[str]) -> list[Any]:
+    """Return the values of the first key that a record has; a single value is a list of one."""
+    value: Any = next((fields.values[name] for name in names if name in fields.values), [])
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
 def _scored(first: str, second: str, score: str) -> Callable[[RecordFields], Row]:
     """Return a parser of scored pairs with the given keys for both texts and the score."""
 
@@ -101,12 +147,22 @@ def _pairs(
     fields: RecordFields, query: InstructedText, positive: dict[str, Any], negative: dict[str, Any]
 ) -> EmbeddingExample:
     positives = _passages(fields, positive)
-    negatives = _passages(fields, negative)
     if not positives:
         raise fields.error(f"{next(iter(positive))!r} is empty; expected at least one passage")
-    right = {normalised(text.text) for text in positives.values()}
+    return _example(fields, query, positives, _passages(fields, negative))
+
+
+def _example(
+    fields: RecordFields,
+    query: InstructedText,
+    positives: dict[str, InstructedText],
+    negatives: dict[str, InstructedText],
+) -> EmbeddingExample:
+    if not positives:
+        raise fields.error("the row has no positive; expected at least one")
+    right = {normalised(text.identity) for text in positives.values()}
     for name, text in negatives.items():
-        if normalised(text.text) in right:
+        if normalised(text.identity) in right:
             raise fields.error(f"{name} is equal to a positive; take it out of the negatives")
     return EmbeddingExample(query, tuple(positives.values()), tuple(negatives.values()))
 
@@ -115,20 +171,31 @@ def _passages(fields: RecordFields, columns: dict[str, Any]) -> dict[str, Instru
     """Return passages by name (``neg[0]``); a single text is one passage."""
     found: dict[str, InstructedText] = {}
     for key, value in columns.items():
-        if not isinstance(value, str | list | tuple):
+        alone = isinstance(value, str) or media.is_media(value)
+        if not alone and not isinstance(value, list | tuple):
             raise fields.wrong(value, key, "a list of passages")
-        for index, passage in enumerate([value] if isinstance(value, str) else value):
-            name = key if isinstance(value, str) else f"{key}[{index}]"
+        for index, passage in enumerate([value] if alone else value):
+            name = key if alone else f"{key}[{index}]"
             found[name] = _embedded(fields, passage, name, fields.source.passage_instruction)
     return found
 
 
 def _embedded(fields: RecordFields, value: Any, name: str, instruction: str) -> InstructedText:
     own, text = value if isinstance(value, list | tuple) and len(value) == 2 else ("", value)
+    own = fields.string(own, f"the instruction of {name}")
+    instruction = own if own.strip() else instruction
+    if media.is_media(text):
+        return _instructed(media.parts_of(fields, text, name), instruction)
     if not isinstance(text, str):
         raise fields.wrong(value, name, "a text or [instruction, text]")
-    own = fields.string(own, f"the instruction of {name}")
-    return InstructedText(fields.text(text, name), own if own.strip() else instruction)
+    return InstructedText(fields.text(text, name), instruction)
+
+
+def _instructed(parts: Parts, instruction: str) -> InstructedText:
+    """Return an input of parts; one of texts only is a text."""
+    text = "".join(part.text for part in parts if isinstance(part, InputText))
+    plain = all(isinstance(part, InputText) for part in parts)
+    return InstructedText(text, instruction, () if plain else parts)
 
 
 def _rag(fields: RecordFields) -> RagExample:
@@ -159,6 +226,8 @@ _FORMS: dict[Kind, Sequence[_Form]] = {
     "embedding": [
         (("query", "pos"), _flag_embedding),
         (("anchor", "positive"), _triplet),
+        (("qry",), _vlm2vec),
+        (("qry_text",), _vlm2vec),
         *(
             ((f"{text}1", f"{text}2", score), _scored(f"{text}1", f"{text}2", score))
             for text in ("sentence", "text")

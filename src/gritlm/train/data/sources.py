@@ -26,6 +26,7 @@ from gritlm.train.data.examples import (
     RagExample,
     Row,
     ScoredExample,
+    content_identity,
 )
 from gritlm.train.data.formats import normalised, parse
 from gritlm.train.data.readers import RecordReader
@@ -234,13 +235,14 @@ def _texts(row: Row) -> Iterator[str]:
     if isinstance(row, EmbeddingExample):
         passages = (row.query, *row.positives, *row.negatives)
         yield str(len(row.positives))
-        yield from (text for each in passages for text in (each.instruction, each.text))
+        yield from (text for each in passages for text in (each.instruction, each.identity))
     elif isinstance(row, ScoredExample):
         yield repr(row.score)
         pair = (row.first, row.second)
-        yield from (text for each in pair for text in (each.instruction, each.text))
+        yield from (text for each in pair for text in (each.instruction, each.identity))
     elif isinstance(row, ChatExample):
         yield from map(str, row.context)
-        yield from (text for each in row.messages for text in (each["role"], each["content"]))
+        for each in row.messages:
+            yield from (each["role"], content_identity(each["content"]))
     elif isinstance(row, RagExample):
         yield from (row.question, row.answer, *row.documents)

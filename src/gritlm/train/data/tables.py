@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ class Table:
     """Records of a dataset of the ``datasets`` library."""
 
     def __init__(self, dataset: Any, name: str) -> None:
-        self._dataset = dataset
+        self._dataset = _undecoded(dataset)
         self._name = name
         if not len(self):
             raise InputError(f"{name} is empty; expected rows")
@@ -31,6 +32,24 @@ class Table:
 
     def place(self, index: int) -> str:
         return f"{self._name}:{index + 1}"
+
+
+def _undecoded(dataset: Any) -> Any:
+    """Return a dataset whose images and sounds are their files, not decoded by ``datasets``."""
+    for name, feature in (getattr(dataset, "features", None) or {}).items():
+        if (stored := _stored(feature)) != feature:
+            dataset = dataset.cast_column(name, stored)
+    return dataset
+
+
+def _stored(feature: Any) -> Any:
+    """Return a feature with ``decode=False``, also inside of lists and dicts."""
+    if isinstance(feature, Mapping):
+        return {name: _stored(each) for name, each in feature.items()}
+    if getattr(feature, "decode", False) is True:
+        return replace(feature, decode=False)
+    inner = getattr(feature, "feature", None)
+    return feature if inner is None else replace(feature, feature=_stored(inner))
 
 
 def from_file(path: Path) -> Table:

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from reprlib import repr as short
 from typing import Any
 
+from gritlm.lm.media.inputs import Parts
 from gritlm.lm.tools.definitions import Tool
 from gritlm.lm.tools.prompt import result_text, text_with_calls
 from gritlm.train.data.fields import RecordFields
+from gritlm.train.data.media import AttachedMedia, has_media
 
 _ROLES = {
     "system": "system",
@@ -35,22 +37,23 @@ class Turn:
 
     Attributes:
         role: ``system``, ``user`` or ``assistant``; tool results have the role ``user``.
-        content: the text.
+        content: the text; the parts of a turn with images or sounds.
         tool: whether the turn is a tool call or a tool result; both are never in the loss.
     """
 
     role: str
-    content: str
+    content: str | Parts
     tool: bool = False
 
 
-def read(fields: RecordFields, message: Any, name: str) -> Turn:
+def read(fields: RecordFields, message: Any, name: str, attached: AttachedMedia) -> Turn:
     """Return the turn of a ``{"role", "content"}`` or ``{"from", "value"}`` message.
 
     Args:
         fields: record of the message.
         message: the message.
         name: name of the message, for errors.
+        attached: images and sounds that the record lists.
 
     Raises:
         InputError: the message is invalid; the error has its name, its value and the valid forms.
@@ -72,9 +75,24 @@ def read(fields: RecordFields, message: Any, name: str) -> Turn:
     if _ROLES[role] == "assistant" and calls is not None:
         spoken = "" if content is None else fields.string(joined(fields, content, name), name)
         return _calls_turn(fields, spoken, calls, name)
+    if _ROLES[role] == "user":
+        parts = _with_media(fields, content, name, attached)
+        if parts is not None:
+            return Turn("user", parts)
     text = joined(fields, content, name)
     check = fields.string if _ROLES[role] == "system" else fields.text
     return Turn(_ROLES[role], check(text, name))
+
+
+def _with_media(
+    fields: RecordFields, content: Any, name: str, attached: AttachedMedia
+) -> Parts | None:
+    """Return the parts of a user's content with images or sounds; None for one without."""
+    if has_media(content):
+        return attached.of_parts(content, name)
+    text = joined(fields, content, name)
+    found = attached.of_text(text) if isinstance(text, str) else text
+    return found if isinstance(found, tuple) else None
 
 
 def tools_of(fields: RecordFields) -> list[Tool]:
@@ -124,7 +142,10 @@ def _part(fields: RecordFields, part: Any, name: str) -> str:
     if isinstance(part, Mapping) and part.get("type", "text") == "text":
         return fields.string(part.get("text"), name)
     if isinstance(part, Mapping):
-        raise fields.error(f"{name} has type {short(part['type'])}; expected 'text'")
+        raise fields.error(
+            f"{name} has type {short(part['type'])}; expected 'text' (images and sounds are taken "
+            "in turns of the user)"
+        )
     return fields.string(part, name)
 
 

@@ -203,9 +203,9 @@ class _Findings:
         )
 
     def _compare_negatives(self, place: str, row: EmbeddingExample) -> None:
-        right = {key(text.text) for text in row.positives}
+        right = {key(text.identity) for text in row.positives}
         for number, text in enumerate(row.negatives, start=1):
-            if key(text.text) in right:
+            if key(text.identity) in right:
                 self._nearly_equal += 1
                 shown = shorten(text.text, 60, placeholder=" ...")
                 self.problem(

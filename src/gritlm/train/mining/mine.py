@@ -41,11 +41,12 @@ def mine_rows(
         progress: see ``show_progress_bar`` of :meth:`gritlm.GritLM.encode`.
 
     Raises:
-        InputError: there are no rows.
+        InputError: there are no rows, or one has an image or a sound.
     """
     rows = list(rows)
     if not rows:
         raise InputError("there are no rows to mine negatives for")
+    _require_texts(rows)
     pool = _pool(rows, corpus or ())
     index_of = {name: index for index, name in enumerate(pool)}
     queries = {key(row.query.text): row.query for row in rows}
@@ -66,6 +67,16 @@ def mine_rows(
     passages = [*pool.values()]
     for row, indices in zip(rows, found, strict=True):
         yield record(row, [passages[index] for index in indices])
+
+
+def _require_texts(rows: Sequence[EmbeddingExample]) -> None:
+    """Raise an error for a row with images or sounds."""
+    for number, row in enumerate(rows, start=1):
+        if any(each.parts for each in (row.query, *row.positives, *row.negatives)):
+            raise InputError(
+                f"row {number} has an image or a sound, and negatives are mined for texts only; "
+                "leave it out"
+            )
 
 
 def record(row: EmbeddingExample, negatives: Sequence[InstructedText] = ()) -> dict[str, Any]:
