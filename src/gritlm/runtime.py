@@ -53,6 +53,22 @@ def give_back_memory() -> None:
             trim(0)
 
 
+def limit_process(memory: int, seconds: float) -> None:
+    """Limit the memory and the CPU time of this process, which ends beyond them.
+
+    There is no effect on Windows.
+
+    Args:
+        memory: most bytes of its addresses.
+        seconds: most seconds of CPU time.
+    """
+    if sys.platform != "win32":
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+        resource.setrlimit(resource.RLIMIT_CPU, (int(seconds) + 1, int(seconds) + 1))
+
+
 def in_a_thread_of_its_own(run: Callable[[], _T]) -> _T:
     """Return the result of ``run``, called in a new thread that leaves no OpenMP threads behind.
 

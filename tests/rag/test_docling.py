@@ -71,7 +71,7 @@ def test_missing_models_are_one_line_with_the_next_step():
 def test_the_process_has_limits_of_its_own(monkeypatch):
     seen = []
     monkeypatch.setattr(
-        file_reader, "_limit", lambda memory, seconds: seen.append((memory, seconds))
+        file_reader, "limit_process", lambda memory, seconds: seen.append((memory, seconds))
     )
     for name in ("standard", "docling"):
         file_reader.main(iter(()), None, name)

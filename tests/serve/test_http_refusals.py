@@ -129,9 +129,8 @@ def test_null_is_left_out_everywhere(live: Served):
 def test_a_picture_is_refused_where_it_stands(live: Served):
     parts = [{"type": "image_url", "image_url": {"url": "http://example.org/cat.png"}}]
     error = error_of(live, CHAT, json={"messages": [{"role": "user", "content": parts}]})
-    assert error["param"] == "messages[0].content[0].type"
-    assert error["code"] == "unsupported_value"
-    assert "text only" in error["message"]
+    assert error["param"] == "messages"
+    assert "the image of part 0 of message 0 is on the web" in error["message"]
 
 
 def test_other_tools_than_functions_are_refused_in_plain_words(live: Served):

@@ -62,8 +62,8 @@ def test_a_prompt_that_fails_midway_leaves_nothing_to_build_on(model, monkeypatc
     work, read = to_write(model, asks("What is water?"), 10), BatchedSlots.prefill
     expected = model.chat(asks("What is water?"), max_new_tokens=10)
 
-    def breaks(self, slot, ids, *, room):
-        read(self, slot, ids, room=room)
+    def breaks(self, slot, ids, **options):
+        read(self, slot, ids, **options)
         monkeypatch.undo()
         raise RuntimeError("out of memory")
 

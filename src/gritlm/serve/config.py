@@ -49,6 +49,11 @@ class ServerConfig:
         drain_s: seconds that accepted requests get to finish after SIGTERM.
         threads: number of threads that tokenize.
         max_connections: most open connections, idle ones included.
+        allow_media_urls: whether images and sounds may be named by ``http`` and ``https``
+            addresses, which the server then fetches; those of private networks are refused.
+        max_media_pixels: most pixels of an image.
+        max_media_seconds: longest sound in seconds.
+        max_media_items: most images and sounds of a request.
 
     Raises:
         InputError: for a value out of range.
@@ -72,6 +77,10 @@ class ServerConfig:
     drain_s: float = 30.0
     threads: int = 2
     max_connections: int = 512
+    allow_media_urls: bool = False
+    max_media_pixels: int = 25_000_000
+    max_media_seconds: float = 600.0
+    max_media_items: int = 32
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 65536:
@@ -83,7 +92,8 @@ class ServerConfig:
         for number, key in enumerate(self.api_keys, 1):
             require_sendable(key, f"API key {number} of {len(self.api_keys)}")
         positive = ("max_body_bytes", "body_timeout_s", "health_timeout_s", "threads")
-        for name in (*positive, "max_connections"):
+        media = ("max_media_pixels", "max_media_seconds", "max_media_items")
+        for name in (*positive, "max_connections", *media):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name}={getattr(self, name)}; expected more than 0")
         if not 0 <= self.drain_s < float("inf"):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from uuid import uuid4
 
 from gritlm.lm.gritlm import GritLM
+from gritlm.lm.media.decoding.isolated import DecodingProcesses
 from gritlm.runtime import in_a_thread_of_its_own
 from gritlm.serve.api.request_group import RequestGroup
 from gritlm.serve.config import UPLOAD_THREADS, ServerConfig
@@ -53,6 +54,7 @@ class Service:
         first: the model of requests that name none.
         key_ring: the API keys.
         spans: export of requests as spans; None for none.
+        decoding: the processes that decode images and sounds of requests.
         created: start of the service, in seconds since the epoch.
         draining: whether new requests are refused.
         running: accepted requests without a complete response.
@@ -85,7 +87,9 @@ class Service:
         self.stores = Stores(engines or {})
         self.key_ring = KeyRing(settings.api_keys, settings.key_file, self.stores.names)
         self.spans = open_span_export(os.environ)
+        self.decoding = DecodingProcesses()
         self._on_close = ExitStack()
+        self._on_close.callback(self.decoding.close)
         self._health = HealthCheck(model, scheduler, settings.health_timeout_s)
         self._tokenize_pool = ThreadPoolExecutor(
             settings.threads, thread_name_prefix="gritlm-tokenize"

@@ -269,6 +269,9 @@ def voxtral(folder: Path) -> Path:
 def _save(folder: Path, kind: Any, config: Any, tokens: Any, part: Any, **settings: Any) -> Path:
     torch.manual_seed(0)
     model = kind._from_config(config, dtype=torch.float32).eval()
+    for name, weight in model.named_parameters():
+        if "projection_weight" in name:  # Gemma 3 begins with zeros, which no image would pass
+            torch.nn.init.normal_(weight, std=0.15)
     model.save_pretrained(folder)
     tokens.save_pretrained(folder)
     part.save_pretrained(folder)

@@ -82,6 +82,7 @@ class SlotMemory:
         slots: Sequence[int],
         held: Sequence[int],
         *,
+        offsets: Sequence[int] | None = None,
         view: Any = None,
     ) -> Tensor:
         """Add a token to each of B slots and return the logits (B, V) of the next tokens.
@@ -90,19 +91,21 @@ class SlotMemory:
             tokens: token id for each slot.
             slots: the slots, ascending.
             held: number of tokens in each slot before the step.
+            offsets: position of each token minus that number; None for 0.
             view: view for batched decoding steps of the model whose keys and values the slots hold;
                 None for that of the memory's model.
         """
         device = self._lm.device
         stepping = self._lm.stepping if view is None else view
         place_B = torch.tensor(held, device=device)
+        position_B = place_B if offsets is None else place_B + torch.tensor(offsets, device=device)
         slot_B = torch.tensor(slots, device=device)
         pairs = zip(self._keys, self._values, strict=True)
         cache = Cache(layers=[_StepLayer(k, v, slot_B, place_B) for k, v in pairs])
         ids_B = torch.tensor(tokens, device=device)
         return stepping(
             ids_B[:, None],
-            position_ids=place_B[:, None],
+            position_ids=position_B[:, None],
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,

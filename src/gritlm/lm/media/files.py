@@ -1,13 +1,22 @@
-"""Files of images and sound: limits, permissions, kinds and bytes."""
+"""Files of images and sound: limits, permissions, kinds and bytes, and their decoded content.
+
+Shapes: H rows, W columns, N samples.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from gritlm.errors import InputError, one_line
-from gritlm.lm.media.senses import Kind
 from gritlm.lm.media.web import fetch
+
+Kind = Literal["image", "sound"]
 
 _IMAGES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*")
 _SOUNDS = (b"fLaC", b"OggS", b"ID3", b"\xff\xfb", b"\xff\xf3", b"\xff\xf2", b"\xff\xf1", b"FORM")
@@ -16,6 +25,30 @@ _IMAGE_NAMES = frozenset(
     {".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".heic", ".heif", ".avif"}
 )
 _SOUND_NAMES = frozenset({".wav", ".mp3", ".flac", ".ogg", ".opus", ".aac", ".m4a", ".aiff"})
+
+
+@dataclass(frozen=True, eq=False)
+class DecodedImage:
+    """Pixels (H, W, 3) of an upright RGB image, uint8."""
+
+    pixels: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
+class DecodedSound:
+    """Mono sound.
+
+    Attributes:
+        samples: samples (N,) in float32, within [-1, 1].
+        rate: samples per second.
+    """
+
+    samples: NDArray[np.float32]
+    rate: int
+
+    @property
+    def seconds(self) -> float:
+        return len(self.samples) / self.rate
 
 
 @dataclass(frozen=True)
@@ -30,6 +63,10 @@ class MediaRules:
         files: whether an input may name files of this machine.
         web: whether an input may name ``http`` and ``https`` addresses, which are then fetched;
             addresses of private networks are refused.
+        decoder: decoder of an image or a sound within the limits, in another process perhaps; None
+            for the one of :func:`gritlm.lm.media.media_prompts.decode`.
+        spend: called with the number of tokens of each image and sound; it raises an error where
+            they are too many. None for no limit on all of them together.
     """
 
     most_bytes: int = 64 << 20
@@ -38,6 +75,8 @@ class MediaRules:
     most_parts: int = 256
     files: bool = True
     web: bool = False
+    decoder: Callable[[Any, MediaRules], DecodedImage | DecodedSound] | None = None
+    spend: Callable[[int], None] | None = None
 
 
 LOCAL = MediaRules()

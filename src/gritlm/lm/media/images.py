@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gritlm.errors import InputError, MissingExtraError, one_line, require_libraries
-from gritlm.lm.media.files import MediaRules, WebAddress, file_bytes, is_heif
+from gritlm.lm.media.files import DecodedImage, MediaRules, WebAddress, file_bytes, is_heif
 from gritlm.lm.media.inputs import ImagePart
-from gritlm.lm.media.senses import DecodedImage
 
 if TYPE_CHECKING:
     from PIL import Image as Pillow

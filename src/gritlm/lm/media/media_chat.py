@@ -7,6 +7,7 @@ from typing import Any
 
 from gritlm.errors import InputError
 from gritlm.lm.chat import ROLES, chat_ids, continued
+from gritlm.lm.chat_template import NO_VARIABLES
 from gritlm.lm.media.files import MediaRules
 from gritlm.lm.media.inputs import InputText, Part, Parts, as_parts
 from gritlm.lm.media.media_turns import (
@@ -37,6 +38,7 @@ def chat_prompt(
     template: str,
     start: bool,
     rules: MediaRules,
+    variables: Mapping[str, Any] = NO_VARIABLES,
 ) -> Prompt:
     """Return the prompt of a conversation with images and sound, ready for the model to answer.
 
@@ -47,6 +49,7 @@ def chat_prompt(
         template: ``gritlm`` or ``tokenizer``.
         start: False continues a cached prefix, with a newline instead of the BOS.
         rules: limits on images and sound.
+        variables: further variables of the tokenizer's chat template.
 
     Raises:
         InputError: for an invalid conversation, or a part that the model does not read.
@@ -54,7 +57,7 @@ def chat_prompt(
     rows = [_parts_of(turn, f"message {index}", rules) for index, turn in enumerate(messages)]
     if all(isinstance(part, InputText) for _, parts in rows for part in parts):
         texts = [{"role": role, "content": _text(parts)} for role, parts in rows]
-        return Prompt(chat_ids(tokens, texts, template=template, start=start))
+        return Prompt(chat_ids(tokens, texts, template=template, start=start, variables=variables))
     if rows[-1][0] == "assistant":
         raise InputError("the last message is the assistant's; expected a message of the user")
     turns = [read_turn(role, parts, senses, rules) for role, parts in rows]
@@ -63,7 +66,8 @@ def chat_prompt(
         ids = [*(tokens.prefix if start else ()), *_joined(pieces)]
     else:
         names = {} if senses is None else senses.media_tokens
-        ids = continued(tokens, _joined(template_pieces(tokens, turns, names)), start=start)
+        pieces = [*template_pieces(tokens, turns, names, variables=variables)]
+        ids = continued(tokens, _joined(pieces), start=start)
     return Prompt(ids, media=media_of(turns))
 
 

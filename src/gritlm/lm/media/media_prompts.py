@@ -1,14 +1,14 @@
-"""Tokens of the images and sounds of an input, and prompts of inputs to embed."""
+"""Tokens of the images and sounds of an input, their places in a prompt, and prompts to embed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from gritlm.errors import InputError
-from gritlm.lm.media.files import MediaRules
+from gritlm.lm.media.files import DecodedImage, DecodedSound, Kind, MediaRules
 from gritlm.lm.media.images import decode_image
 from gritlm.lm.media.inputs import ImagePart, InputText, MediaPart, Part
-from gritlm.lm.media.senses import DecodedImage, DecodedSound, Kind, MediaTokens, Senses
+from gritlm.lm.media.senses import MediaTokens, Senses
 from gritlm.lm.media.sounds import decode_sound
 from gritlm.lm.tokens import EmbeddingFrame, Prompt, SegmentTokenizer
 
@@ -28,6 +28,8 @@ def decode(part: MediaPart, rules: MediaRules) -> DecodedImage | DecodedSound:
     Raises:
         InputError: for content that is broken or exceeds the limits.
     """
+    if rules.decoder is not None:
+        return rules.decoder(part, rules)
     return decode_image(part, rules) if isinstance(part, ImagePart) else decode_sound(part, rules)
 
 
@@ -48,9 +50,12 @@ def media_tokens(part: MediaPart, senses: Senses, rules: MediaRules) -> MediaTok
         raise InputError(f"{part.name} is a {kind_of(part)}, this model reads text and {known}")
     content = decode(part, rules)
     try:
-        return senses.read(content)
+        found = senses.read(content)
+        if rules.spend is not None:
+            rules.spend(len(found.ids))
     except InputError as error:
         raise InputError(f"{part.name}: {error}") from None
+    return found
 
 
 def embedding_prompt(
@@ -95,6 +100,35 @@ def embedding_prompt(
             f"maximum is {max_length}; pass less, or raise max_length"
         )
     return Prompt(ids, pooled=(frame.pooled_from, len(ids)), media=tuple(media))
+
+
+def end_of_media(ids: Sequence[int], end: int, media: Sequence[MediaTokens]) -> int:
+    """Return the end of a piece of a prompt that cuts no image and no sound.
+
+    Args:
+        ids: token ids of the prompt, or of its rest.
+        end: number of tokens of the piece, at least.
+        media: images and sounds of the prompt.
+    """
+    last = {number: each.placeholders[-1] for each in media for number in each.placeholders}
+    before = next((number for number in reversed(ids[:end]) if number in last), None)
+    if before is None or before == last[before]:
+        return end
+    return ids.index(last[before], end) + 1
+
+
+def position_offset_of(ids: Sequence[int], media: Sequence[MediaTokens]) -> int:
+    """Return the position after the first tokens of a prompt, minus their number.
+
+    It is 0 unless the tokens of an image share positions, as with M-RoPE.
+
+    Args:
+        ids: the first tokens, which cut no image.
+        media: images and sounds of the prompt.
+    """
+    first = {each.placeholders[0]: each for each in media if each.offsets_3M is not None}
+    inside = [first[number] for number in ids if number in first]
+    return sum(each.extent - len(each.placeholders) for each in inside)
 
 
 def require_senses(senses: Senses | None, part: MediaPart) -> Senses:

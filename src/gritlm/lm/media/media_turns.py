@@ -8,11 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 from uuid import uuid4
 
 from gritlm import prompts
 from gritlm.errors import InputError
-from gritlm.lm.chat_template import render
+from gritlm.lm.chat_template import NO_VARIABLES, render
 from gritlm.lm.media.files import MediaRules
 from gritlm.lm.media.inputs import InputText, Part
 from gritlm.lm.media.media_prompts import media_tokens, require_senses
@@ -134,6 +135,7 @@ def template_pieces(
     *,
     answer: bool = True,
     apart: Collection[int] = (),
+    variables: Mapping[str, Any] = NO_VARIABLES,
 ) -> Iterator[Piece]:
     """Yield the pieces of a rendered chat template.
 
@@ -144,6 +146,7 @@ def template_pieces(
             knows texts only.
         answer: whether to end with the beginning of an assistant's turn.
         apart: indices of messages of a single text that are pieces of their own.
+        variables: further variables of the template.
 
     Raises:
         InputError: the template refuses the conversation, or writes another number of images.
@@ -160,7 +163,7 @@ def template_pieces(
             literal = MediaTurn(turn.role, tuple(parts))
         content = _structured(literal) if names else _inline(literal, marks)
         messages.append({"role": turn.role, "content": content})
-    rendered = render(tokens.tokenizer, messages, answer=answer)
+    rendered = render(tokens.tokenizer, messages, answer=answer, variables=variables)
     media = media_of(turns)
     queues = {kind: iter([each for each in media if each.kind == kind]) for kind in names}
     kinds = {name: kind for kind, name in names.items()}

@@ -4,7 +4,7 @@ An image or a sound becomes *media tokens*: a run of token ids, in which placeho
 features of a tower. The id of a placeholder is negative and follows from the content, so whatever
 is keyed by token ids (KV blocks, prefix caches) never takes one image for another.
 
-Shapes: H rows, W columns, N samples, M placeholders, D hidden size, T tokens.
+Shapes: M placeholders, D hidden size, T tokens.
 """
 
 from __future__ import annotations
@@ -13,43 +13,20 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gritlm.errors import InputError, ModelError
+from gritlm.lm.media.files import DecodedImage as DecodedImage
+from gritlm.lm.media.files import DecodedSound as DecodedSound
+from gritlm.lm.media.files import Kind as Kind
 
-Kind = Literal["image", "sound"]
 KINDS: tuple[Kind, ...] = ("image", "sound")
 
 _TOP_BIT = np.uint64(1 << 63)
-
-
-@dataclass(frozen=True, eq=False)
-class DecodedImage:
-    """Pixels (H, W, 3) of an upright RGB image, uint8."""
-
-    pixels: NDArray[np.uint8]
-
-
-@dataclass(frozen=True, eq=False)
-class DecodedSound:
-    """Mono sound.
-
-    Attributes:
-        samples: samples (N,) in float32, within [-1, 1].
-        rate: samples per second.
-    """
-
-    samples: NDArray[np.float32]
-    rate: int
-
-    @property
-    def seconds(self) -> float:
-        return len(self.samples) / self.rate
 
 
 @dataclass(frozen=True, eq=False)

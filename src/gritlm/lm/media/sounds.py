@@ -12,14 +12,11 @@ from math import ceil
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.nn import functional as F
 
 from gritlm.errors import InputError, MissingExtraError, one_line
-from gritlm.lm.media.files import MediaRules, file_bytes
+from gritlm.lm.media.files import DecodedSound, MediaRules, file_bytes
 from gritlm.lm.media.inputs import SoundPart
-from gritlm.lm.media.senses import DecodedSound
 from gritlm.lm.media.wav import is_wav, read_wav
 
 _RATES = (1_000, 768_000)
@@ -45,11 +42,18 @@ def decode_sound(part: SoundPart, rules: MediaRules) -> DecodedSound:
         rate = part.rate
     else:
         content = file_bytes(part.source, part.name, rules)
-        reader = read_wav if is_wav(content) else _read_other
-        samples, rate = reader(content, part.name)
+        if is_wav(content):
+            samples, rate = read_wav(content, part.name)
+        else:
+            samples, rate = _read_other(content, part.name, rules)
     _require_audible(samples, rate, part.name, rules)
     mono = samples if samples.ndim == 1 else samples.mean(axis=0)
     return DecodedSound(np.ascontiguousarray(mono, dtype=np.float32), rate)
+
+
+def most_samples(rules: MediaRules) -> int:
+    """Return the most samples of a sound within the limits."""
+    return ceil(rules.longest_sound * _RATES[1])
 
 
 def resampled(sound: DecodedSound, rate: int) -> DecodedSound:
@@ -61,6 +65,9 @@ def resampled(sound: DecodedSound, rate: int) -> DecodedSound:
         sound: the sound.
         rate: samples per second.
     """
+    import torch  # here: a process that only decodes has no use for it
+    from torch.nn import functional as F
+
     if sound.rate == rate:
         return sound
     ratio = Fraction(rate, sound.rate).limit_denominator(_TERM)
@@ -93,7 +100,7 @@ def _as_floats(array: Any, name: str) -> NDArray[np.float32]:
     return array.astype(np.float32) / 2 ** (8 * array.dtype.itemsize - 1)
 
 
-def _read_other(content: bytes, name: str) -> tuple[NDArray[np.float32], int]:
+def _read_other(content: bytes, name: str, rules: MediaRules) -> tuple[NDArray[np.float32], int]:
     """Return the samples (C, N) of a file that is not WAV, read by soundfile."""
     if find_spec("soundfile") is None:
         raise MissingExtraError(
@@ -103,10 +110,17 @@ def _read_other(content: bytes, name: str) -> tuple[NDArray[np.float32], int]:
     import soundfile
 
     try:
-        samples, rate = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
+        with soundfile.SoundFile(io.BytesIO(content)) as file:
+            rate = int(file.samplerate)
+            # No more than shows that it is too long: a small file can hold hours of silence.
+            _require_length(file.frames / rate, name, rules)
+            frames = ceil((rules.longest_sound + 1) * rate)
+            samples = file.read(frames, dtype="float32", always_2d=True)
+    except InputError:
+        raise
     except Exception as error:  # of libsndfile, in several types
         raise InputError(f"{name} is not a sound that is read here: {one_line(error)}") from None
-    return np.ascontiguousarray(samples.T), int(rate)
+    return np.ascontiguousarray(samples.T), rate
 
 
 def _require_audible(samples: NDArray[np.float32], rate: int, name: str, rules: MediaRules) -> None:
@@ -114,12 +128,15 @@ def _require_audible(samples: NDArray[np.float32], rate: int, name: str, rules: 
         raise InputError(f"{name} has {rate} samples a second; expected {_RATES[0]} to {_RATES[1]}")
     if not samples.size:
         raise InputError(f"{name} is empty; expected some samples")
-    seconds = samples.shape[-1] / rate
-    if seconds > rules.longest_sound:
-        raise InputError(
-            f"{name} is {seconds:.0f} s long, at most {rules.longest_sound:.0f} s are read; cut it"
-        )
+    _require_length(samples.shape[-1] / rate, name, rules)
     if not np.isfinite(samples).all():
         raise InputError(f"{name} has samples that are not finite; save it again")
     if not samples.any():
         raise InputError(f"{name} is silent: all samples are 0")
+
+
+def _require_length(seconds: float, name: str, rules: MediaRules) -> None:
+    if seconds > rules.longest_sound:
+        raise InputError(
+            f"{name} is {seconds:.0f} s long, at most {rules.longest_sound:.0f} s are read; cut it"
+        )

@@ -19,6 +19,7 @@ from gritlm.errors import DownloadError, InputError, MissingExtraError, choice
 from gritlm.rag.ingest import docling_files, readers
 from gritlm.rag.ingest.file_content import FileContent
 from gritlm.rag.types import READER_NAMES, ReaderName
+from gritlm.runtime import limit_process
 
 KINDS = (".html", ".htm", ".xhtml", ".pdf", ".docx", ".pptx", ".xlsx", ".epub")
 SECONDS = 60.0  # for all files of a request
@@ -123,7 +124,10 @@ def main(source: TextIO, sink: TextIO, reader: str = "standard") -> None:
         reader: name of the reader.
     """
     by_docling = reader == "docling"
-    _limit(_DOCLING_BYTES if by_docling else _BYTES, DOCLING_SECONDS if by_docling else SECONDS)
+    # CPU time too, so that this process ends even after the server was killed.
+    limit_process(
+        _DOCLING_BYTES if by_docling else _BYTES, DOCLING_SECONDS if by_docling else SECONDS
+    )
     for line in source:
         ending, data = json.loads(line)
         try:
@@ -139,15 +143,6 @@ def main(source: TextIO, sink: TextIO, reader: str = "standard") -> None:
 
 def _read_by(*, docling: bool) -> Callable[[str, bytes], FileContent]:
     return docling_files.read if docling else readers.read
-
-
-def _limit(memory: int, seconds: float) -> None:
-    """Limit memory and CPU time, so that this process ends even after the server was killed."""
-    if sys.platform != "win32":
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-        resource.setrlimit(resource.RLIMIT_CPU, (int(seconds) + 1, int(seconds) + 1))
 
 
 def _line(file: tuple[str, str]) -> str:

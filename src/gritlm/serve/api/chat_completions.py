@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol
 
 from fastapi import APIRouter, Response
 
+from gritlm.lm.tokens import Prompt
 from gritlm.lm.tools.call_format import HERMES, CallFormat
 from gritlm.lm.tools.definitions import Tool
 from gritlm.serve.api.logprobs import TokenTexts
+from gritlm.serve.api.media import require_plain, with_media
 from gritlm.serve.api.streaming import Dialect, GeneratedText, TokenUsage
 from gritlm.serve.api.structured_output import compile_grammar
 from gritlm.serve.api.text_generation import (
@@ -20,7 +23,6 @@ from gritlm.serve.api.text_generation import (
     sampling_params,
     wants_usage,
 )
-from gritlm.serve.api.tokenization import Ids
 from gritlm.serve.api.tool_calls import ToolCalls, tools_of, turns_of
 from gritlm.serve.engine.requests import OutputDelta, TokenLogprob
 from gritlm.serve.errors import invalid
@@ -81,10 +83,12 @@ async def create_chat(
     choices = body.n or 1
     with service.scheduler.reserve(choices) as reservation:
         group = service.new_group(endpoint, choices=choices)
-        ids = await prompt_ids(service, body, tools)
+        prompt = await read_prompt(service, body, tools)
         call_format = HERMES if calls is None else await call_format_for(service, body, tools)
         grammar = await compile_grammar(service, served.model, body, calls, call_format)
-        max_tokens = served.prompts.max_new_tokens(ids, max_tokens_of(body), param="messages")
+        max_tokens = served.prompts.max_new_tokens(
+            prompt.ids, max_tokens_of(body), param="messages"
+        )
         sampling = sampling_params(
             body,
             max_tokens,
@@ -95,7 +99,7 @@ async def create_chat(
         )
         if calls is not None:
             sampling = replace(sampling, shown_special_ids=call_format.special_ids)
-        requests = generate_requests([ids], [sampling], choices, model=served.model)
+        requests = generate_requests([prompt], [sampling], choices, model=served.model)
         group.submit(reservation, requests)
     builder = ChatResponseBuilder(
         service.response_head("chatcmpl", name, ChatResponseBuilder.whole_object),
@@ -115,8 +119,10 @@ async def create_chat(
     )
 
 
-async def prompt_ids(service: Service, body: ChatCompletionRequest, tools: Sequence[Tool]) -> Ids:
-    """Return the token ids of a conversation, up to the start of the next message.
+async def read_prompt(
+    service: Service, body: ChatCompletionRequest, tools: Sequence[Tool]
+) -> Prompt:
+    """Return the prompt of a conversation, up to the start of the next message.
 
     Args:
         service: the service with the model.
@@ -124,7 +130,8 @@ async def prompt_ids(service: Service, body: ChatCompletionRequest, tools: Seque
         tools: tools that the prompt lists.
 
     Raises:
-        ApiError: for a conversation that is too long, or that the chat template refuses.
+        ApiError: for a conversation that is too long, that the chat template refuses, or with an
+            image or a sound that is not read.
     """
     served = service.served(body.model)
     messages = turns_of(body.messages)
@@ -133,9 +140,14 @@ async def prompt_ids(service: Service, body: ChatCompletionRequest, tools: Seque
     variables = served.chat_prompts.template_variables(body.chat_template_kwargs or {})
     size += len(str(variables)) if variables else 0
     served.prompts.require_characters([size], "the prompt", param="messages")
-    return await service.run_in_worker_thread(
+    if any(message.media for message in body.messages):
+        require_plain(body.messages, tools)
+        read = partial(served.chat_prompts.media_prompt, messages, variables)
+        return await with_media(service, read, most_tokens=served.prompts.limit)
+    ids = await service.run_in_worker_thread(
         served.chat_prompts.chat_ids, messages, tools, variables
     )
+    return Prompt(list(ids))
 
 
 async def call_format_for(

@@ -7,10 +7,12 @@ from typing import Any
 
 from jinja2.exceptions import TemplateError
 
-from gritlm.errors import InputError
+from gritlm.errors import InputError, MissingExtraError
 from gritlm.lm.chat_template import NO_VARIABLES, RESERVED, template_variables
 from gritlm.lm.gritlm import GritLM
-from gritlm.lm.tokens import SegmentTokenizer, special_tokens
+from gritlm.lm.media.files import MediaRules
+from gritlm.lm.media.media_chat import chat_prompt
+from gritlm.lm.tokens import Prompt, SegmentTokenizer, special_tokens
 from gritlm.lm.tools.call_format import CallFormat
 from gritlm.lm.tools.definitions import Tool
 from gritlm.lm.tools.prompt import ToolMessage, call_format_of, tool_chat_ids
@@ -30,6 +32,7 @@ class ChatPrompts:
     def __init__(self, model: GritLM, tokens: SegmentTokenizer) -> None:
         self._tokens = tokens
         self._settings = model.settings
+        self._senses = model.lm.senses
 
     def template_variables(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return the variables of a request that the chat template uses, and ignore the others.
@@ -85,6 +88,40 @@ class ChatPrompts:
                 f"the model's chat template does not take this: {error}", param="messages"
             ) from None
         except InputError as error:
+            raise invalid(f"'messages': {error}", param="messages") from None
+
+    def media_prompt(
+        self,
+        messages: Sequence[ToolMessage],
+        variables: Mapping[str, Any],
+        rules: MediaRules,
+    ) -> Prompt:
+        """Return the prompt of a conversation with images and sounds.
+
+        Args:
+            messages: the messages, oldest first, without calls and their results.
+            variables: further variables of the chat template.
+            rules: limits on images and sounds, and how they are decoded.
+
+        Raises:
+            ApiError: for an image or a sound that is not read, or a conversation that the chat
+                template refuses.
+        """
+        try:
+            return chat_prompt(
+                self._tokens,
+                messages,
+                senses=self._senses,
+                template=self._settings.template,
+                start=True,
+                rules=rules,
+                variables=variables,
+            )
+        except TemplateError as error:
+            raise invalid(
+                f"the model's chat template does not take this: {error}", param="messages"
+            ) from None
+        except (InputError, MissingExtraError) as error:
             raise invalid(f"'messages': {error}", param="messages") from None
 
     def call_format(self, messages: Sequence[ToolMessage], tools: Sequence[Tool]) -> CallFormat:

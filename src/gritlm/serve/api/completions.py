@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
+from gritlm.lm.tokens import Prompt
 from gritlm.serve.api.streaming import GeneratedText, TokenUsage
 from gritlm.serve.api.structured_output import compile_grammar
 from gritlm.serve.api.text_generation import (
@@ -69,7 +70,7 @@ def routes(service: Service) -> APIRouter:
             ]
             _require_reportable(body, sum(map(len, prompts)) * choices)
             requests = generate_requests(
-                prompts,
+                [Prompt(list(ids)) for ids in prompts],
                 sampling,
                 choices,
                 model=served.model,

@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
+from gritlm.serve.api.media import require_texts
 from gritlm.serve.api.streaming import json_response
 from gritlm.serve.api.tool_calls import turns_of
 from gritlm.serve.errors import invalid
@@ -109,6 +110,7 @@ def _ids(served: ServedModel, body: TokenizeRequest, variables: Mapping[str, Any
                 f"the messages have {size:,} characters; expected at most {MAX_CHARACTERS:,}",
                 param="messages",
             )
+        require_texts(body.messages, "tokenization")
         return served.chat_prompts.chat_ids(turns_of(body.messages), variables=variables)
     assert body.prompt is not None
     (ids,) = served.prompts.prompt_ids([body.prompt])

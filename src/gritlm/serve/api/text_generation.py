@@ -11,6 +11,7 @@ from starlette.responses import Response
 from gritlm.lm.grammar.compiler import Grammar
 from gritlm.lm.gritlm import GritLM
 from gritlm.lm.sampling import SamplingParams
+from gritlm.lm.tokens import Prompt
 from gritlm.serve.access import ACCESS
 from gritlm.serve.api.logprobs import SequenceLogprobs, TokenTexts
 from gritlm.serve.api.request_group import RequestGroup
@@ -22,7 +23,6 @@ from gritlm.serve.api.streaming import (
     as_stream,
     as_whole,
 )
-from gritlm.serve.api.tokenization import Ids
 from gritlm.serve.engine.requests import EngineEvent, GenerateRequest
 from gritlm.serve.errors import invalid
 from gritlm.serve.request_trace import TRACE
@@ -75,7 +75,7 @@ class ChoicesBuilder:
 
 
 def generate_requests(
-    prompts: Sequence[Ids],
+    prompts: Sequence[Prompt],
     sampling: Sequence[SamplingParams],
     choices: int,
     *,
@@ -87,7 +87,7 @@ def generate_requests(
     The choices of a prompt differ in their seed: ``seed``, ``seed + 1`` and so on.
 
     Args:
-        prompts: token ids.
+        prompts: the prompts.
         sampling: sampling parameters, one set for each prompt.
         choices: texts to generate for each prompt.
         model: model that generates.
@@ -95,8 +95,15 @@ def generate_requests(
     """
     owner = ACCESS.get().owner
     return [
-        GenerateRequest(ids, _for_choice(params, choice), prompt_logprobs, model, owner)
-        for ids, params in zip(prompts, sampling, strict=True)
+        GenerateRequest(
+            tuple(prompt.ids),
+            _for_choice(params, choice),
+            prompt_logprobs,
+            model,
+            owner,
+            prompt.media,
+        )
+        for prompt, params in zip(prompts, sampling, strict=True)
         for choice in range(choices)
     ]
 

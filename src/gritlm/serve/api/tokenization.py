@@ -180,7 +180,7 @@ class PromptTokenizer:
         """Return the text of token ids, special tokens included."""
         return str(self.tokens.tokenizer.decode(list(ids), skip_special_tokens=False))
 
-    def max_new_tokens(self, ids: Ids, wanted: int | None, *, param: str) -> int:
+    def max_new_tokens(self, ids: Sequence[int], wanted: int | None, *, param: str) -> int:
         """Return the number of tokens that may be generated for a prompt.
 
         Args:

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, Response
 
-from gritlm.serve.api.chat_completions import CreateChat, prompt_ids
+from gritlm.serve.api.chat_completions import CreateChat, read_prompt
 from gritlm.serve.api.streaming import json_response
 from gritlm.serve.api.tool_calls import tools_of
 from gritlm.serve.dialects.message_events import MessageDialect
@@ -62,8 +62,8 @@ def routes(service: Service, create: CreateChat) -> APIRouter:
         request = translated(ChatCompletionRequest, _conversation(body))
         tools, _ = tools_of(request)
         with service.scheduler.reserve():
-            ids = await prompt_ids(service, request, tools)
-        return json_response({"input_tokens": len(ids)})
+            prompt = await read_prompt(service, request, tools)
+        return json_response({"input_tokens": len(prompt.ids)})
 
     return router
 

@@ -11,8 +11,7 @@ from gritlm.serve.api.streaming import json_response
 from gritlm.serve.dialects.translation import translated
 from gritlm.serve.errors import invalid
 from gritlm.serve.http.paths import SCORE, V1_SCORE
-from gritlm.serve.schemas.embeddings import EmbeddingsRequest
-from gritlm.serve.schemas.scores import ScoreRequest, ScoreResponse
+from gritlm.serve.schemas.embeddings import EmbeddingsRequest, ScoreRequest, ScoreResponse
 from gritlm.serve.service import Service
 from gritlm.serve.strict_json import new_router
 

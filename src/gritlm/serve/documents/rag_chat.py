@@ -22,6 +22,7 @@ from gritlm.serve.api.chat_completions import (
     max_tokens_of,
 )
 from gritlm.serve.api.logprobs import TokenTexts
+from gritlm.serve.api.media import require_texts
 from gritlm.serve.api.streaming import Dialect, GeneratedText, TokenUsage
 from gritlm.serve.api.structured_output import compile_grammar
 from gritlm.serve.api.text_generation import respond, sampling_params, wants_usage
@@ -91,6 +92,7 @@ async def _answer(
     name = service.rag_model_name(body.model or documents.model_name(service))
     served = service.served(name)
     _require_supported(body)
+    require_texts(body.messages, "an answer from documents")
     usage = wants_usage(body.stream, body.stream_options)
     tools, calls = tools_of(body)
     options = answer_options(

@@ -47,6 +47,8 @@ def choose_drafts(
 
 def _share_a_pass(sequences: Sequence[RunningSequence], kv_slots: KVSlots, model: GritLM) -> bool:
     models = [each.request.model or model for each in sequences]
+    if any(slot.offset for each in sequences for slot in each.slots):
+        return False  # a pass over several texts takes tokens at their own positions only
     return all(each is models[0] for each in models) and kv_slots.prefills_together(models[0].lm)
 
 

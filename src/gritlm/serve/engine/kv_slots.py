@@ -13,7 +13,9 @@ from torch import Tensor
 
 from gritlm.lm.adapters.mixture import AdapterMixtures
 from gritlm.lm.generator import prefill, prefill_with_logits
+from gritlm.lm.kv.cache import position_offset, set_position_offset
 from gritlm.lm.kv.slot_memory import SlotMemory, obstacle
+from gritlm.lm.media.senses import MediaTokens
 from gritlm.lm.side_by_side import read_side_by_side, reads_side_by_side
 from gritlm.lm.unified import UnifiedLM
 from gritlm.serve.engine.slot_protocol import KVSlots, StepResult
@@ -92,13 +94,20 @@ class BatchedSlots(_SlotsOfModel):
         return assignment.slot
 
     def prefill(
-        self, slot: KVSlot, ids: Sequence[int], *, room: int, every: bool = False
+        self,
+        slot: KVSlot,
+        ids: Sequence[int],
+        *,
+        room: int,
+        every: bool = False,
+        media: Sequence[MediaTokens] = (),
     ) -> Tensor:
         del room  # a slot has its full capacity from the beginning
         cache = self._memory.cache(slot.number, len(slot.ids))
-        logits = prefill_with_logits if every else prefill
-        found = logits(self._lm_of[slot.number], cache, ids)
+        set_position_offset(cache, slot.offset)
+        found = _prefill(self._lm_of[slot.number], cache, ids, every, media)
         slot.ids += ids
+        slot.offset = position_offset(cache)
         return found
 
     def prefills_together(self, lm: UnifiedLM | None = None) -> bool:
@@ -129,6 +138,7 @@ class BatchedSlots(_SlotsOfModel):
 
     def adopt(self, slot: KVSlot, cache: Any) -> None:
         slot.ids = _unknown_ids(cache)
+        slot.offset = position_offset(cache)
         self._memory.adopt(slot.number, cache, len(slot.ids))
 
     def step(self, slots: Sequence[KVSlot], tokens: Sequence[int]) -> Sequence[StepResult]:
@@ -148,6 +158,7 @@ class BatchedSlots(_SlotsOfModel):
                 [tokens[row] for row in rows],
                 [slots[row].number for row in rows],
                 [len(slots[row].ids) for row in rows],
+                offsets=[slots[row].offset for row in rows],
                 view=view,
             )
             logits.update(zip(rows, found, strict=True))
@@ -193,12 +204,17 @@ class SeparateSlots(_SlotsOfModel):
         return None if slots is None else slots[0]
 
     def prefill(
-        self, slot: KVSlot, ids: Sequence[int], *, room: int, every: bool = False
+        self,
+        slot: KVSlot,
+        ids: Sequence[int],
+        *,
+        room: int,
+        every: bool = False,
+        media: Sequence[MediaTokens] = (),
     ) -> Tensor:
         lm = self._lm_of[slot.number]
         cache = lm.new_cache(len(ids) + room)
-        logits = prefill_with_logits if every else prefill
-        found = logits(lm, cache, ids)
+        found = _prefill(lm, cache, ids, every, media)
         self._caches[slot.number] = cache
         slot.ids += ids
         return found
@@ -230,6 +246,14 @@ class SeparateSlots(_SlotsOfModel):
         self._caches.pop(slot.number, None)
         self._table.forget(slot)
         self._table.free(slot)
+
+
+def _prefill(
+    lm: UnifiedLM, cache: Any, ids: Sequence[int], every: bool, media: Sequence[MediaTokens]
+) -> Tensor:
+    if every:
+        return prefill_with_logits(lm, cache, ids)
+    return prefill(lm, cache, ids, media=media)
 
 
 def _unknown_ids(cache: Any) -> list[int]:

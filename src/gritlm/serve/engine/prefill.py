@@ -161,7 +161,8 @@ class PromptPrefill:
     def _joins(self, request: GenerateRequest) -> bool:
         """Return whether a prompt shares the next pass with those that are prefilled already.
 
-        A prompt that begins as one of them waits until it finds these tokens in a slot.
+        A prompt that begins as one of them waits until it finds these tokens in a slot. One with an
+        image or a sound has a pass of its own.
         """
         if not self.prefilling:
             return True
@@ -171,7 +172,7 @@ class PromptPrefill:
             return False
         if any(self._model_of(member) is not model for member in members):
             return False
-        return not any(map(_reports_prompt, [request, *members])) and not any(
+        return not any(map(_is_read_alone, [request, *members])) and not any(
             self._begins_as(request, each) for each in self.prefilling
         )
 
@@ -278,5 +279,5 @@ class PromptPrefill:
             self._kv_slots.adopt(slot, cache)
 
 
-def _reports_prompt(request: GenerateRequest | ResumeRequest) -> bool:
-    return isinstance(request, GenerateRequest) and request.prompt_logprobs
+def _is_read_alone(request: GenerateRequest | ResumeRequest) -> bool:
+    return isinstance(request, GenerateRequest) and bool(request.prompt_logprobs or request.media)

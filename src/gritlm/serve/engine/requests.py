@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from gritlm.lm.gritlm import GritLM
+from gritlm.lm.media.senses import MediaTokens
 from gritlm.lm.sampling import SamplingParams
 from gritlm.lm.tokens import Prompt
 
@@ -24,7 +25,7 @@ class GenerateRequest:
     """A prompt to continue.
 
     Attributes:
-        ids: token ids of the prompt; never empty.
+        ids: token ids of the prompt; never empty. Negative ones are placeholders of ``media``.
         sampling: how tokens are drawn and when the sequence ends.
         prompt_logprobs: whether the output begins with the log-probabilities of the prompt's
             tokens, as many for each as ``sampling.logprobs``, and ends with those of the end token.
@@ -32,6 +33,7 @@ class GenerateRequest:
         model: model that generates, over the same base in memory as that of the engine; None for
             the model of the engine.
         owner: owner of the request; only tokens in the KV slots of its own requests are reused.
+        media: images and sounds of the prompt. Each is prefilled in one pass.
     """
 
     ids: tuple[int, ...]
@@ -39,11 +41,15 @@ class GenerateRequest:
     prompt_logprobs: bool = False
     model: GritLM | None = None
     owner: str = ""
+    media: tuple[MediaTokens, ...] = ()
 
     @property
     def reusable_ids(self) -> tuple[int, ...]:
-        """Prompt tokens whose keys and values may be in a KV slot already."""
-        return () if self.prompt_logprobs else self.ids
+        """Prompt tokens whose keys and values may be in a KV slot already.
+
+        The last token is never reused, so no image may end with it.
+        """
+        return () if self.prompt_logprobs or self.ids[-1] < 0 else self.ids
 
 
 @dataclass(frozen=True)

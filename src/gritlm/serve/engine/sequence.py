@@ -15,6 +15,8 @@ from torch import Tensor
 from gritlm.errors import ModelError
 from gritlm.lm.generator import TextStream
 from gritlm.lm.gritlm import GritLM
+from gritlm.lm.media.media_prompts import end_of_media, position_offset_of
+from gritlm.lm.media.senses import MediaTokens
 from gritlm.lm.prompt_lookup import PromptLookup
 from gritlm.lm.sampling import SamplingParams, is_complete
 from gritlm.serve.engine.queue import QueuedRequest
@@ -60,14 +62,26 @@ class RunningSequence:
 
     def begin_prompt(self, request: GenerateRequest) -> None:
         """Leave the prompt tokens that the slot does not hold to be prefilled."""
+        (slot,) = self.slots
         self.cached = self.tokens
         self.unread = list(request.ids[self.cached :])
+        slot.offset = position_offset_of(request.ids[: self.cached], request.media)
         if request.prompt_logprobs:
             self.prompt_logprobs = PromptLogprobs(request.ids, request.sampling.logprobs or 0)
 
     def next_ids(self, size: int) -> list[int]:
-        """Return the prompt tokens to prefill next, at most ``size``."""
-        return self.unread[: size if self.prompt_logprobs is None else min(size, CHUNK)]
+        """Return the prompt tokens to prefill next: ``size``, or more where an image would be cut.
+
+        Args:
+            size: most tokens of the pass.
+        """
+        end = size if self.prompt_logprobs is None else min(size, CHUNK)
+        return self.unread[: end_of_media(self.unread, end, self.media)]
+
+    @property
+    def media(self) -> tuple[MediaTokens, ...]:
+        """The images and sounds of the prompt."""
+        return self.request.media if isinstance(self.request, GenerateRequest) else ()
 
     def prefill(self, kv_slots: KVSlots, ids: list[int], *, room: int) -> Tensor:
         """Prefill the next prompt tokens.
@@ -82,7 +96,8 @@ class RunningSequence:
         """
         (slot,) = self.slots
         if self.prompt_logprobs is None:
-            return kv_slots.prefill(slot, ids, room=room)
+            media = self.media if any(number < 0 for number in ids) else ()
+            return kv_slots.prefill(slot, ids, room=room, media=media)
         logits_SV = kv_slots.prefill(slot, ids, room=room, every=True)
         self.prompt_logprobs.add(logits_SV)
         return logits_SV[-1]
@@ -103,9 +118,9 @@ class RunningSequence:
         self.output = GeneratedSequence(
             model,
             request.sampling,
-            request.ids if isinstance(request, GenerateRequest) else (),
+            _texts(request.ids) if isinstance(request, GenerateRequest) else (),
             room,
-            lookup=request.sampling.lookup(prompt_ids),
+            lookup=request.sampling.lookup(_texts(prompt_ids)),
             report_end=self.prompt_logprobs is not None,
         )
 
@@ -130,6 +145,11 @@ class RunningSequence:
         """The generated tokens of a prefilled sequence."""
         assert self.output is not None, "a running sequence is prefilled"
         return self.output
+
+
+def _texts(ids: Sequence[int]) -> list[int]:
+    """Return token ids without those of images and sounds."""
+    return [number for number in ids if number >= 0]
 
 
 class PromptLogprobs:

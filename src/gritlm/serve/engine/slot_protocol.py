@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from gritlm.lm.media.senses import MediaTokens
 from gritlm.lm.unified import UnifiedLM
 from gritlm.serve.engine.slot_table import KVSlot
 
@@ -59,7 +60,13 @@ class KVSlots(Protocol):
         """
 
     def prefill(
-        self, slot: KVSlot, ids: Sequence[int], *, room: int, every: bool = False
+        self,
+        slot: KVSlot,
+        ids: Sequence[int],
+        *,
+        room: int,
+        every: bool = False,
+        media: Sequence[MediaTokens] = (),
     ) -> Tensor:
         """Append S prompt tokens to a slot and return their logits.
 
@@ -69,6 +76,7 @@ class KVSlots(Protocol):
             room: most tokens that may follow.
             every: whether to return the logits of every position (S, V), instead of those of the
                 last one (V,).
+            media: images and sounds of these tokens, none of which is cut; not with ``every``.
         """
 
     def prefills_together(self, lm: UnifiedLM | None = None) -> bool:

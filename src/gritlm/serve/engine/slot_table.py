@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-UNKNOWN = -1  # id of a token that other code prefilled; no prompt can have it
+UNKNOWN = -1  # id of a token that other code prefilled; no prompt has it
 
 
 @dataclass
@@ -22,6 +22,8 @@ class KVSlot:
         owner: model and owner of the request that they were computed for; no other reuses them.
         busy: whether a running sequence uses it.
         last_used: logical time at which it became free; larger is later.
+        offset: position of the next token, minus the number of tokens. It is 0 unless the tokens of
+            an image share positions, as with M-RoPE.
     """
 
     number: int
@@ -29,6 +31,7 @@ class KVSlot:
     owner: object = None
     busy: bool = False
     last_used: int = 0
+    offset: int = 0
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ class SlotTable:
         slot.busy = True
         slot.ids = list(ids[:tokens])
         slot.owner = owner
+        slot.offset = 0
         return SlotAssignment(slot, tokens, source)
 
     def take_empty(self, count: int) -> list[KVSlot] | None:
@@ -97,6 +101,7 @@ class SlotTable:
         for slot in idle[:count]:
             slot.busy = True
             slot.ids = []
+            slot.offset = 0
         return idle[:count]
 
     def free(self, slot: KVSlot) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from gritlm.serve.config import MAX_CHOICES
 from gritlm.serve.schemas.base import (
@@ -22,6 +22,7 @@ from gritlm.serve.schemas.common import (
     null_only,
     only,
 )
+from gritlm.serve.schemas.content_parts import Content, ContentPart
 from gritlm.serve.schemas.passages import Annotation, RagResult
 from gritlm.serve.schemas.rag_options import AnswerFields
 from gritlm.serve.schemas.sampling import SamplingFields, Tokens, TopK
@@ -35,7 +36,6 @@ from gritlm.serve.schemas.tools import (
 )
 
 MAX_MESSAGES = 4096
-MAX_PARTS = 1024  # of a message
 
 
 def _known_role(role: Any) -> Any:
@@ -66,45 +66,6 @@ NoFunction = Annotated[
     None,
     null_only("this server knows the newer fields; send tools and tool_choice"),
     Field(description="Only null: send tools and tool_choice."),
-]
-
-
-class TextPart(RequestModel):
-    type: Annotated[
-        str,
-        only("text", why="this server reads text only; expected 'text'"),
-        Field(json_schema_extra={"enum": ["text"]}),
-    ]
-    text: str
-    cache_control: Hint = None
-
-
-def _as_parts(value: Any) -> Any:
-    """Return the content of a message as a list of parts."""
-    if isinstance(value, str):
-        return [TextPart(type="text", text=value)]
-    if value is None:
-        raise refused(
-            "unsupported_value",
-            "null, which only messages of the assistant with tool_calls may have; expected text",
-        )
-    if not isinstance(value, list):
-        raise refused("wrong_type", "expected text, or a list of parts with text")
-    return value
-
-
-_PART = {
-    "type": "object",
-    "properties": {"type": {"enum": ["text"]}, "text": {"type": "string"}},
-    "required": ["type", "text"],
-    "additionalProperties": True,
-}
-_CONTENT = {"anyOf": [{"type": "string"}, {"type": "array", "items": _PART, "maxItems": MAX_PARTS}]}
-Content = Annotated[
-    list[TextPart],
-    Field(fail_fast=True, max_length=MAX_PARTS),
-    BeforeValidator(_as_parts),
-    WithJsonSchema(_CONTENT),
 ]
 
 
@@ -147,7 +108,12 @@ class RequestMessage(RequestModel):
 
     @property
     def text(self) -> str:
-        return "".join(part.text for part in self.content)
+        return "".join(part.text or "" for part in self.content)
+
+    @property
+    def media(self) -> list[ContentPart]:
+        """The images and sounds of the content."""
+        return [part for part in self.content if part.is_media]
 
     @property
     def characters(self) -> int:
@@ -156,9 +122,13 @@ class RequestMessage(RequestModel):
         return len(self.text) + calls
 
     def as_turn(self) -> dict[str, Any]:
-        """Return role, text and calls for the chat template."""
+        """Return role, content and calls for the chat template.
+
+        The content is a text, or a list of parts if an image or a sound is among them.
+        """
         role = "system" if self.role == "developer" else self.role
-        turn: dict[str, Any] = {"role": role, "content": self.text}
+        content = [part.as_part() for part in self.content] if self.media else self.text
+        turn: dict[str, Any] = {"role": role, "content": content}
         if self.tool_calls:
             turn["tool_calls"] = [call.model_dump(exclude={"index"}) for call in self.tool_calls]
         return turn if self.tool_call_id is None else turn | {"tool_call_id": self.tool_call_id}

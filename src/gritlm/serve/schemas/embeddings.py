@@ -1,4 +1,4 @@
-"""Models of ``POST /v1/embeddings`` and ``POST /v1/rerank``."""
+"""Models of ``POST /v1/embeddings``, ``POST /v1/rerank`` and vLLM's ``POST /score``."""
 
 from __future__ import annotations
 
@@ -204,4 +204,41 @@ class RerankResponse(ResponseModel):
     id: str
     model: str
     results: list[RerankResult]
+    usage: ReadUsage
+
+
+_Text = Annotated[str, Field(min_length=1)]
+_Texts = _Text | Annotated[list[_Text], Field(fail_fast=True, min_length=1, max_length=MAX_INPUTS)]
+
+
+class ScoreRequest(RequestModel):
+    """Score request as in vLLM: one text and others, or two lists of the same length.
+
+    The fields may be named ``queries`` and ``documents`` too.
+    """
+
+    text_1: _Texts = Field(validation_alias=AliasChoices("text_1", "queries"))
+    text_2: _Texts = Field(validation_alias=AliasChoices("text_2", "documents", "items"))
+    model: str | None = None
+    instruction: str | None = Field(
+        None, description="Instruction for text_1; by default the model's own for queries."
+    )
+    truncate_prompt_tokens: Truncation | None = None
+    user: Hint = None
+    priority: Hint = None
+    encoding_format: Hint = None
+
+
+class ScoreObject(ResponseModel):
+    index: int
+    object: Literal["score"]
+    score: float = Field(description="Cosine of the two texts.")
+
+
+class ScoreResponse(ResponseModel):
+    id: str
+    object: Literal["list"]
+    created: int
+    model: str
+    data: list[ScoreObject]
     usage: ReadUsage

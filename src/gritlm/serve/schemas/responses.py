@@ -8,7 +8,8 @@ from pydantic import Field
 
 from gritlm.lm.tools.definitions import MAX_TOOLS
 from gritlm.serve.schemas.base import Hint, RequestModel, ResponseModel
-from gritlm.serve.schemas.chat_completions import MAX_MESSAGES, MAX_PARTS, Null
+from gritlm.serve.schemas.chat_completions import MAX_MESSAGES, Null
+from gritlm.serve.schemas.content_parts import MAX_PARTS
 from gritlm.serve.schemas.passages import RagResult
 from gritlm.serve.schemas.rag_options import AnswerFields
 from gritlm.serve.schemas.sampling import Temperature, Tokens, TopP

@@ -1,0 +1,1 @@
+"""Decoding of images and sounds from outside, in processes of their own."""
