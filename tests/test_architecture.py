@@ -52,6 +52,7 @@ HOMES = {
     "pyarrow": {"cli", "rag", "scale"},
     "pydantic": {"serve", "integrations"},
     "pypdf": {"rag"},
+    "pypdfium2": {"rag"},
     "ray": {"scale"},
     "rich": {"cli"},
     "semantic_text_splitter": {"rag"},

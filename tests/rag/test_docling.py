@@ -6,6 +6,7 @@ Without docling these tests use what is missing; with it, the models are not on 
 from __future__ import annotations
 
 from base64 import b64encode
+from dataclasses import replace
 from importlib.util import find_spec
 
 import pytest
@@ -16,7 +17,7 @@ from gritlm.rag import RagEngine
 from gritlm.rag.ingest import docling_files, file_reader
 from gritlm.rag.ingest.file_reader import FileReader
 from gritlm.rag.ingest.skips import SkippedSource
-from gritlm.rag.ingest.sources import documents
+from gritlm.rag.ingest.sources import TEXTS, documents
 
 WITHOUT = pytest.mark.skipif(find_spec("docling") is not None, reason="docling is installed")
 MISSING = r"the reader docling needs docling, which is not installed; .*\[docling\]"
@@ -56,7 +57,9 @@ def test_its_process_takes_pdf_files_and_images_and_says_what_is_missing(monkeyp
         assert "the reader docling needs docling" in reason
     (tmp_path / "scan.png").write_bytes(PNG)
     skipped: list[SkippedSource] = []
-    assert list(documents([tmp_path], skipped=skipped, by_docling=True)) == []
+    assert (
+        list(documents([tmp_path], skipped=skipped, reading=replace(TEXTS, reader="docling"))) == []
+    )
     assert "the reader docling needs docling" in skipped[0].reason
 
 

@@ -11,7 +11,7 @@ from gritlm.lm.gritlm import GritLM
 from gritlm.lm.sampling import SamplingParams
 from gritlm.rag.fusion import PassageScore
 from gritlm.rag.prefill import PrefilledPrompt, ReadPassages
-from gritlm.rag.types import Hit, Trace
+from gritlm.rag.types import Hit, MediaPlace, Trace
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Source:
             and scored lower.
         likelihood: mean log-probability of the question behind the passage; None where it was not
             needed.
+        media: page or time of a passage that is an image or a sound; None for text.
     """
 
     id: str
@@ -43,6 +44,7 @@ class Source:
     also_in: tuple[str, ...] = ()
     used: bool = True
     likelihood: float | None = None
+    media: MediaPlace | None = None
 
     @staticmethod
     def of(hit: Hit, score: PassageScore | None = None, *, used: bool = True) -> Source:
@@ -59,6 +61,7 @@ class Source:
             also_in=hit.also_in,
             used=used,
             likelihood=None if score is None else score.likelihood,
+            media=passage.media,
         )
 
 

@@ -32,6 +32,8 @@ from gritlm.rag.ingest.ingest import (
 from gritlm.rag.kvstore.errors import skipped_when_full
 from gritlm.rag.kvstore.shared.shared_blocks import SharedBlocks
 from gritlm.rag.kvstore.store import KVStore
+from gritlm.rag.media.media_library import MediaLibrary
+from gritlm.rag.media.media_reading import media_reading
 from gritlm.rag.options import AnswerOptions, AnswerOverrides, override
 from gritlm.rag.plan import AnswerPlan, PromptAssembler, question_after
 from gritlm.rag.prefill import Prefiller, ReadPassages
@@ -72,7 +74,9 @@ class RagEngine:
     def __post_init__(self) -> None:
         assembler = PromptAssembler(self.model) if self.assembler is None else self.assembler
         self._assembler = assembler
-        provider = BlockProvider(self.model.lm, self.store)
+        if assembler.media is None and self.model.senses is not None:
+            assembler.media = MediaLibrary(self.model, assembler.tokens, self.place)
+        provider = BlockProvider(self.model.lm, self.store, assembler.media)
         self._retriever = Retriever(
             self.model, self.index, provider, assembler, causal=self.blocks == "causal"
         )
@@ -167,6 +171,8 @@ class RagEngine:
     ) -> AddResult:
         """Add files, folders, or dicts with ``text`` and perhaps ``id``, ``title``, ``metadata``.
 
+        A model that reads images or sound indexes files of these too.
+
         Unchanged documents are left as they are; a changed document replaces its old passages.
         Unreadable files are skipped and named in the result. Ids of files: see
         :func:`gritlm.rag.ingest.sources.documents`.
@@ -179,18 +185,20 @@ class RagEngine:
             done: result to fill, which is valid after an interruption too; None makes a new one.
             text_field: name of the text field of rows; None for ``text``, ``page_content``,
                 ``contents`` or ``content``.
-            reader: ``docling`` reads PDF files, scans and images by docling.
+            reader: ``docling`` reads PDF files, scans and images by docling; ``pages`` embeds the
+                pages of PDF files as images instead of their text, ``pages-and-text`` both.
 
         Returns:
             The numbers of added, replaced, unchanged and skipped documents.
 
         Raises:
-            InputError: for a path that does not exist.
+            InputError: for a path that does not exist, or pages and a model that reads no images.
             StoreFullError: when the disk is full; the documents added before stay.
             MissingExtraError: when the reader is not installed.
         """
         self._require_writable()
         require_reader(reader)
+        reading = media_reading(self.model, self.cutting.seconds, reader)
         inputs = [sources] if isinstance(sources, str | Path | Mapping) else sources
         kinds = (self.blocks,) if kinds is None else kinds
         for kind in kinds:
@@ -204,7 +212,7 @@ class RagEngine:
                 done=done,
                 progress=progress,
                 text_field=text_field,
-                reader=reader,
+                reading=reading,
             )
 
     def indexer(
@@ -351,13 +359,14 @@ class RagEngine:
             answer: the answer. The best passage that it comes from is quoted.
 
         Returns:
-            The sentence and its place in the passage; None for an answer without a passage.
+            The sentence and its place in the passage; None for an answer without a passage, or from
+            an image or a sound.
 
         Raises:
             InputError: for a question that is empty or longer than the model takes.
         """
         source = next((each for each in answer.sources if each.used), None)
-        if source is None:
+        if source is None or source.media is not None:
             return None
         vector_D, _ = self._retriever.embedded(question, Trace())
         asked = SpannedIds(*question_after(self._assembler.tokens, question))

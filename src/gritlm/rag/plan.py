@@ -17,7 +17,8 @@ from gritlm.lm.gritlm import GritLM
 from gritlm.lm.tokens import SegmentTokenizer
 from gritlm.prompts import RAG_FORMS, RagMode, for_rag, gritlm_instruction
 from gritlm.rag.fusion import Fusion
-from gritlm.rag.types import Hit
+from gritlm.rag.media.media_library import MediaLibrary
+from gritlm.rag.types import Hit, Passage
 
 _CACHED = 1024  # passages whose token ids are kept in memory
 QUESTION = "question"
@@ -70,6 +71,11 @@ class PromptPart:
         return len(self.ids) - self.cut
 
     @property
+    def hits(self) -> tuple[Hit, ...]:
+        """The passage, if the part is one."""
+        return () if self.hit is None else (self.hit,)
+
+    @property
     def name(self) -> str:
         """Id of the passage, or ``question``."""
         return QUESTION if self.hit is None else self.hit.passage.id
@@ -107,6 +113,11 @@ class PromptPlan:
     def all_ids(self) -> list[int]:
         """Token ids of the whole prompt."""
         return [*(i for part in self.parts for i in part.ids[part.cut :]), *self.ids]
+
+    @property
+    def text_ids(self) -> list[int]:
+        """Token ids of the whole prompt, without the placeholders of images and sound."""
+        return [number for number in self.all_ids if number >= 0]
 
     @property
     def question_span(self) -> tuple[int, int]:
@@ -160,14 +171,18 @@ class PromptAssembler:
     Args:
         model: the model.
         limit: most tokens of a prompt and its answer; None for the limit of the model.
+        media: images and sounds of passages; None where all passages are text.
     """
 
-    def __init__(self, model: GritLM, *, limit: int | None = None) -> None:
+    def __init__(
+        self, model: GritLM, *, limit: int | None = None, media: MediaLibrary | None = None
+    ) -> None:
         self.tokens = SegmentTokenizer(model.tokenizer)
         self._settings = model.settings
         own = model.lm.max_positions or sys.maxsize
         self._limit = own if limit is None else min(own, limit)
         self.prefix = self.tokens.prefix
+        self.media = media
         # The binary search below needs the same passages many times, and so do other questions.
         self._passage = lru_cache(_CACHED)(lambda text: self.passage_ids([text])[0])
 
@@ -178,6 +193,27 @@ class PromptAssembler:
     def passage_ids(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         """Return the token ids of passages, as they are embedded."""
         return self._embedded(texts, "")
+
+    def ids_of(self, passages: Sequence[Passage]) -> list[tuple[int, ...]]:
+        """Return the token ids of passages of any kind, as they are embedded.
+
+        Raises:
+            InputError: for an image or a sound that is missing in the store.
+        """
+        seen = {
+            passage.id: ids
+            for passage in passages
+            if self.media is not None and (ids := self.media.ids(passage.id)) is not None
+        }
+        for passage in passages:
+            if passage.media is not None and passage.id not in seen:
+                raise InputError(
+                    f"the {passage.media.kind} of passage {passage.id} is not in the store: "
+                    f"{passage.text}; index {passage.document_id!r} again"
+                )
+        texts = [passage.embedded for passage in passages if passage.id not in seen]
+        read = iter(map(self._passage, texts) if len(texts) == 1 else self.passage_ids(texts))
+        return [seen[each.id] if each.id in seen else next(read) for each in passages]
 
     def plan(
         self, mode: RagMode, question: str, found: Sequence[Hit], *, max_new_tokens: int
@@ -252,7 +288,7 @@ class PromptAssembler:
             if before == "question":
                 parts.append(PromptPart(self.question_ids(question)))
             else:
-                parts += [PromptPart(self._passage(hit.passage.embedded), hit) for hit in hits]
+                parts += [PromptPart(self.ids_of([hit.passage])[0], hit) for hit in hits]
         parts = [replace(part, cut=len(self.prefix) if n else 0) for n, part in enumerate(parts)]
         ids, read, span = self._tail(mode, question, hits, start=not parts)
         plan = PromptPlan(mode, tuple(parts), ids, read, hits, span)
@@ -263,6 +299,8 @@ class PromptAssembler:
     ) -> tuple[tuple[int, ...], tuple[tuple[str, int], ...], tuple[int, int] | None]:
         """Return the token ids after the parts, name and length of each of their sections, and
         begin and end of the question in them."""
+        if RAG_FORMS[mode].fresh == "documents":
+            _require_texts(mode, hits)
         texts = [hit.passage.embedded for hit in hits]
         segments = for_rag(mode, question=question, documents=texts)
         # The tokenizer returns the spans of trained segments only.
@@ -284,3 +322,13 @@ class PromptAssembler:
             end=self._settings.embed_eos,
         )
         return [tuple(prompt.ids) for prompt in prompts]
+
+
+def _require_texts(mode: RagMode, hits: Sequence[Hit]) -> None:
+    """Refuse passages that cannot be spelled out in a prompt."""
+    for hit in hits:
+        if (place := hit.passage.media) is not None:
+            raise InputError(
+                f"mode {mode!r} reads the text of passages, and {hit.passage.text} is of kind "
+                f"{place.kind}; use mode 'doc'"
+            )

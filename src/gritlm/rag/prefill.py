@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from gritlm.errors import InputError
 from gritlm.lm.generator import answer_room, prefill_in_pieces, prefix_cache
 from gritlm.lm.generator import prefill as prefill_one
 from gritlm.lm.gritlm import GritLM
@@ -184,6 +185,7 @@ class Prefiller:
         lm = self._model.lm
         room = answer_room(lm, plan.tokens, options.sampling.max_new_tokens)
         _trace_sections(plan, trace)
+        _require_movable(plan, blocks)
         with trace.stage("move"):
             cache = prefix_cache(lm, blocks, room=len(plan.ids) + room)
         positions: list[int] = []
@@ -195,14 +197,18 @@ class Prefiller:
                 "no tokens recomputed: the cache of this model does not support it"
             )
             positions = []
+        ids = [i for block in blocks for i in block.token_ids.tolist()]
+        if positions and min(ids) < 0:
+            trace.reasons.append("no tokens recomputed: the prompt has images or sound")
+            positions = []
         with trace.stage("prefill"):
             if positions:
-                ids = [i for block in blocks for i in block.token_ids.tolist()]
                 logits_V = read_again(lm, cache, positions, ids=ids, tail=plan.ids)
             else:
-                logits_V = prefill_in_pieces(lm, cache, plan.ids, checkpoint)
+                media = self._blocks.media_of(plan.ids, plan.hits)
+                logits_V = prefill_in_pieces(lm, cache, plan.ids, checkpoint, media=media)
         trace.tokens_recomputed = len(positions)
-        return PrefilledPrompt(cache, logits_V, room, plan.all_ids, trace.tokens_reused)
+        return PrefilledPrompt(cache, logits_V, room, plan.text_ids, trace.tokens_reused)
 
     def _read_rows(
         self,
@@ -334,13 +340,27 @@ class Prefiller:
             best = ranked.order[0]
             cache = batch.row(best, room=len(rest) + room)
             logits_V = prefill_one(self._model.lm, cache, rest)
-            return PrefilledPrompt(cache, logits_V, room, plan.rows[best].all_ids)
+            return PrefilledPrompt(cache, logits_V, room, plan.rows[best].text_ids)
         if not plan.contrasts:
             batch.keep(len(plan.rows))  # the row without passage was read for its likelihood only
         calibrated = self._model.settings.fusion is not None
         mixture = Mixture(ranked.scores, calibrated=calibrated, contrast=options.contrast)
         mixed = MixedRows(batch, mixture)
         return PrefilledPrompt(batch.cache, mixed.prefill(rest), room, mixed=mixed)
+
+
+def _require_movable(plan: PromptPlan, blocks: Sequence[KVBlock]) -> None:
+    """Refuse a prompt of several blocks, one of which must stay at position 0.
+
+    Raises:
+        InputError: with the use of passages that is possible.
+    """
+    if len(blocks) > 1 and any(block.end is not None for block in blocks):
+        raise InputError(
+            f"mode {plan.mode!r} joins {len(blocks)} blocks, and the positions of images of this "
+            "model have three dimensions (M-RoPE), so their blocks cannot be joined; use "
+            "fusion='sequence', which reads each passage alone, with mode='doc'"
+        )
 
 
 def _trace_rows(

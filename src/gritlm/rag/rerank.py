@@ -118,7 +118,7 @@ class Reranker:
         log-probability of the question alone.
         """
         asked = SpannedIds(*question_after(self._assembler.tokens, question))
-        read = self._assembler.passage_ids([hit.passage.embedded for hit in hits[:MOST_ROWS]])
+        read = self._assembler.ids_of([hit.passage for hit in hits[:MOST_ROWS]])
         together = rows_together([len(each) + len(asked.ids) for each in read])
         parts = [PromptPart(read[row], hits[row]) for row in range(together)]
         own = Trace()
@@ -132,7 +132,7 @@ class Reranker:
         """Return the logit of yes less the logit of no for one passage."""
         lm = self._model.lm
         own = Trace()
-        (ids,) = self._assembler.passage_ids([hit.passage.embedded])
+        (ids,) = self._assembler.ids_of([hit.passage])
         part = PromptPart(ids, hit)
         blocks = self._blocks.of([part], causal=self._causal, question=None, trace=own)
         tail = self._assembler.tokens.for_chat(for_yes_no(question), start=False).ids

@@ -175,7 +175,7 @@ def _read_group(
     for number, (each, row, room) in enumerate(zip(planned, chosen, rooms, strict=True)):
         cache = batch.row(number, room=kept[number])
         best = 0 if row.ranked is None else row.ranked.order[0]
-        ids = each.plan.rows[best].all_ids
+        ids = each.plan.rows[best].text_ids
         prompt = PrefilledPrompt(cache, logits_BV[number], room, ids, each.trace.tokens_reused)
         if row.ranked is None:
             read.append(ReadPassages(prompt, each.plan.rows[0].hits, used=1))

@@ -11,8 +11,9 @@ from typing import Any, Literal, get_args
 
 BlockKind = Literal["bidirectional", "causal"]
 BLOCK_KINDS: tuple[BlockKind, ...] = get_args(BlockKind)
-ReaderName = Literal["standard", "docling"]
+ReaderName = Literal["standard", "docling", "pages", "pages-and-text"]
 READER_NAMES: tuple[ReaderName, ...] = get_args(ReaderName)  # of files
+MediaKind = Literal["image", "sound"]
 Scalar = str | int | float | bool | None
 Value = Scalar | list[Scalar]
 ID_NAMES = ("id", "_id")  # fields of rows
@@ -20,9 +21,78 @@ TEXT_NAMES = ("text", "page_content", "contents", "content")  # gritlm, LangChai
 LEFT_OUT: Mapping[str, Value] = MappingProxyType({})  # placeholder of metadata too large to be read
 
 
+RESERVED = "gritlm."  # beginning of the names of metadata that gritlm adds itself
+
+
+@dataclass(frozen=True)
+class MediaPlace:
+    """Place of a passage that is an image or a sound, in its document.
+
+    Attributes:
+        kind: ``image`` or ``sound``.
+        page: number of the page, from 1; None for an image that is no page, and for sound.
+        start: begin of a window of sound, in seconds; None for images.
+        end: end of the window, in seconds.
+    """
+
+    kind: MediaKind
+    page: int | None = None
+    start: float | None = None
+    end: float | None = None
+
+    @property
+    def label(self) -> str:
+        """The page or the time, for people; empty for an image that is no page."""
+        if self.page is not None:
+            return f"page {self.page}"
+        if self.start is None or self.end is None:
+            return ""
+        return f"{clock(self.start)}-{clock(self.end)}"
+
+    def metadata(self) -> dict[str, Value]:
+        """Return the place as metadata of its passage."""
+        own: dict[str, Value] = {
+            "media": self.kind,
+            "page": self.page,
+            "start": self.start,
+            "end": self.end,
+        }
+        return {f"{RESERVED}{name}": value for name, value in own.items() if value is not None}
+
+    @staticmethod
+    def of(metadata: Mapping[str, Value]) -> MediaPlace | None:
+        """Return the place in the metadata of a passage; None for a passage of text."""
+        own = {name: metadata.get(f"{RESERVED}{name}") for name in ("media", *PLACES)}
+        kind = own.pop("media")
+        return None if kind is None else MediaPlace(kind, **own)  # type: ignore[arg-type]
+
+
+PLACES = ("page", "start", "end")
+
+
+def clock(seconds: float) -> str:
+    """Return a time as hours, minutes and seconds: ``1:02:05``, ``0:30``."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+@dataclass(frozen=True)
+class MediaPiece:
+    """An image or a sound of a document, which is embedded as one passage.
+
+    Attributes:
+        data: bytes of a PNG image or a WAV file.
+        place: its place in the document.
+    """
+
+    data: bytes = field(repr=False)
+    place: MediaPlace
+
+
 @dataclass(frozen=True)
 class Document:
-    """A text with an id, as it is added.
+    """A text with an id, as it is added, or a file of images and sound.
 
     Attributes:
         id: unique id; adding another text under the same id replaces the document.
@@ -30,6 +100,7 @@ class Document:
         title: title; it is embedded in front of each passage.
         metadata: names and values to filter by.
         markdown: whether headings of the text are borders of passages.
+        media: pages, images and sounds, each of which becomes a passage before those of the text.
     """
 
     id: str
@@ -37,21 +108,24 @@ class Document:
     title: str = ""
     metadata: Mapping[str, Value] = field(default_factory=dict)
     markdown: bool = False
+    media: tuple[MediaPiece, ...] = ()
 
 
 @dataclass(frozen=True)
 class Passage:
-    """A span of a document's text, short enough to be embedded in one pass.
+    """A span of a document's text, short enough to be embedded in one pass; or an image or a sound.
+
+    The text of an image or a sound is the id of its document, with the page or the time.
 
     Attributes:
-        id: hash of the document's id and the embedded text: the same content has the same id.
+        id: hash of the document's id and the embedded content: the same content has the same id.
         document_id: id of the document.
         title: title of the document.
         text: text of the passage.
         number: index among the passages of the document, from 0.
         start: offset of its first character in the document's text.
         end: offset behind its last character.
-        metadata: metadata of the document.
+        metadata: metadata of the document; that of an image or a sound has its place too.
     """
 
     id: str
@@ -67,6 +141,11 @@ class Passage:
     def embedded(self) -> str:
         """The embedded text: title and text, joined as ``encode_corpus`` does."""
         return f"{self.title} {self.text}".strip()
+
+    @property
+    def media(self) -> MediaPlace | None:
+        """Place of an image or a sound; None for text, and where metadata was not read."""
+        return MediaPlace.of(self.metadata)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ V vocabulary, K key/value heads, C capacity, E head dimension.
 
 The state of every row keeps its own positions: keys are not rotated, keys and values are copied
 once. Rows are padded on the left, also within a pass, so that all rows end at the same column; the
-mask hides the padding.
+mask hides the padding. Tokens of an image may share positions (M-RoPE): the tokens after a state
+begin at the position where it ends.
 """
 
 from __future__ import annotations
@@ -20,7 +21,12 @@ from transformers.cache_utils import Cache
 from gritlm.lm.attention.block_mask import windowed
 from gritlm.lm.generator import require_block
 from gritlm.lm.kv.block import KVBlock
-from gritlm.lm.kv.cache import PreallocatedLayer, shorten
+from gritlm.lm.kv.cache import (
+    PreallocatedLayer,
+    position_offset,
+    set_position_offset,
+    shorten,
+)
 from gritlm.lm.unified import UnifiedLM
 
 
@@ -47,6 +53,7 @@ class RowBatch:
     ) -> None:
         self._lm = lm
         self.lengths = [_tokens_of(state) for state in states]
+        self._offsets = [_offset_of(state) for state in states]
         self.tokens = list(self.lengths)
         longest = max(self.lengths)
         self._layers = _filled(lm, states, longest, longest + room)
@@ -76,12 +83,13 @@ class RowBatch:
         device = self._lm.device
         held_B1 = torch.tensor(self.tokens, device=device)[:, None]
         padding_B1 = torch.tensor([size - len(each) for each in ids], device=device)[:, None]
+        offset_B1 = torch.tensor(self._offsets, device=device)[:, None]
         place_Q = torch.arange(size, device=device)
         position_BQ = (held_B1 + place_Q - padding_B1).masked_fill(place_Q < padding_B1, -1)
         logits_BSV = self._lm.causal_for(position_BQ.numel())(
             torch.tensor([[0] * (size - len(each)) + list(each) for each in ids], device=device),
             attention_mask=self._masks(position_BQ),
-            position_ids=position_BQ.clamp(min=0),
+            position_ids=(position_BQ + offset_B1).clamp(min=0),
             past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=keep,
@@ -112,6 +120,7 @@ class RowBatch:
         """Keep only the first rows: tokens are no longer added to the others."""
         self.lengths = self.lengths[:rows]
         self.tokens = self.tokens[:rows]
+        self._offsets = self._offsets[:rows]
         self._position_BT = self._position_BT[:rows]
         for layer in self._layers:
             layer.keys = layer.keys[:rows]
@@ -135,8 +144,12 @@ class RowBatch:
         tokens = self.tokens[index]
         start = self._position_BT.shape[1] - tokens
         if self._lm.compiled or (tokens and int(column_T[0]) != start):
-            return self._copied(index, column_T, room)
-        return Cache(layers=[_row(layer, index, start) for layer in self._layers])
+            cache = self._copied(index, column_T, room)
+        else:
+            cache = Cache(layers=[_row(layer, index, start) for layer in self._layers])
+        if self._offsets[index]:
+            set_position_offset(cache, self._offsets[index])
+        return cache
 
     def _copied(self, index: int, column_T: Tensor, room: int) -> Cache:
         """Return a copy of some columns of one row in a cache of its own."""
@@ -163,6 +176,13 @@ def _tokens_of(state: KVBlock | Cache | None) -> int:
     if state is None:
         return 0
     return state.tokens if isinstance(state, KVBlock) else int(state.get_seq_length())
+
+
+def _offset_of(state: KVBlock | Cache | None) -> int:
+    """Return the position after a state minus the number of its tokens."""
+    if isinstance(state, KVBlock):
+        return 0 if state.end is None else state.end - state.tokens
+    return 0 if state is None else position_offset(state)
 
 
 def _layers_of(

@@ -21,10 +21,25 @@ Kind = Literal["image", "sound"]
 _IMAGES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*")
 _SOUNDS = (b"fLaC", b"OggS", b"ID3", b"\xff\xfb", b"\xff\xf3", b"\xff\xf2", b"\xff\xf1", b"FORM")
 _HEIF = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
-_IMAGE_NAMES = frozenset(
-    {".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".heic", ".heif", ".avif"}
-)
-_SOUND_NAMES = frozenset({".wav", ".mp3", ".flac", ".ogg", ".opus", ".aac", ".m4a", ".aiff"})
+# Endings of the names of files.
+ENDINGS: dict[Kind, frozenset[str]] = {
+    "image": frozenset(
+        [
+            ".png",
+            ".jpg",
+            ".jpeg",
+            ".gif",
+            ".bmp",
+            ".tif",
+            ".tiff",
+            ".webp",
+            ".heic",
+            ".heif",
+            ".avif",
+        ]
+    ),
+    "sound": frozenset([".wav", ".mp3", ".flac", ".ogg", ".opus", ".aac", ".m4a", ".aiff"]),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,9 +124,7 @@ def is_heif(head: bytes) -> bool:
 def kind_of_path(path: Path) -> Kind | None:
     """Return the kind of a file from the ending of its name; None if it is not known."""
     ending = path.suffix.lower()
-    if ending in _IMAGE_NAMES:
-        return "image"
-    return "sound" if ending in _SOUND_NAMES else None
+    return next((kind for kind, endings in ENDINGS.items() if ending in endings), None)
 
 
 def file_bytes(source: Path | WebAddress | bytes, name: str, rules: MediaRules) -> bytes:

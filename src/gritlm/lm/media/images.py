@@ -45,6 +45,15 @@ def decode_image(part: ImagePart, rules: MediaRules) -> DecodedImage:
         return DecodedImage(_upright(_opened(content, part.name), part.name, rules))
 
 
+def png_of(image: DecodedImage) -> bytes:
+    """Return an image as a PNG file."""
+    from PIL import Image
+
+    with io.BytesIO() as file:
+        Image.fromarray(image.pixels).save(file, "PNG")
+        return file.getvalue()
+
+
 def _opened(content: bytes, name: str) -> Pillow.Image:
     from PIL import Image, UnidentifiedImageError
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gritlm.errors import InputError
+from gritlm.lm.media.senses import DecodedSound
 
 _PCM = 1
 _FLOAT = 3
@@ -98,3 +99,12 @@ def _samples(body: bytes, form: WavFormat) -> NDArray[np.float32]:
     else:
         flat = np.frombuffer(whole, dtype=f"<i{width}").astype(np.float32) / 2 ** (form.bits - 1)
     return np.ascontiguousarray(flat.reshape(-1, form.channels).T)
+
+
+def wav_of(sound: DecodedSound) -> bytes:
+    """Return a sound as a WAV file of 16-bit integers."""
+    samples = np.round(np.clip(sound.samples, -1, 1) * (2**15 - 1)).astype("<i2").tobytes()
+    form = struct.pack("<HHIIHH", _PCM, 1, sound.rate, 2 * sound.rate, 2, 16)
+    body = b"WAVEfmt " + struct.pack("<I", len(form)) + form
+    body += b"data" + struct.pack("<I", len(samples)) + samples
+    return b"RIFF" + struct.pack("<I", len(body)) + body

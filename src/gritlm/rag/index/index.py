@@ -220,7 +220,7 @@ class Index:
                     passages=row["passages"],
                     metadata=small.get(row["id"], LEFT_OUT)
                     if metadata_later
-                    else passage_rows.to_metadata(row),
+                    else passage_rows.own_metadata(row),
                     content=row["content"],
                 )
                 for row in rows

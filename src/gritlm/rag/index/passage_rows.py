@@ -17,7 +17,7 @@ from blake3 import blake3
 from xxhash import xxh3_64_digest
 
 from gritlm.errors import InputError
-from gritlm.rag.types import LEFT_OUT, Passage, Value
+from gritlm.rag.types import LEFT_OUT, RESERVED, Passage, Value
 
 log = logging.getLogger(__name__)
 
@@ -164,6 +164,14 @@ def to_metadata(row: Mapping[str, Any]) -> Mapping[str, Value]:
     """Return the metadata of a row; ``LEFT_OUT`` if the column was not read."""
     found: Mapping[str, Value] = json.loads(row["metadata"]) if "metadata" in row else LEFT_OUT
     return found
+
+
+def own_metadata(row: Mapping[str, Any]) -> Mapping[str, Value]:
+    """Return the metadata of a row's document, without the place of an image or a sound in it."""
+    found = to_metadata(row)
+    if not any(name.startswith(RESERVED) for name in found):
+        return found
+    return {name: value for name, value in found.items() if not name.startswith(RESERVED)}
 
 
 def unit(vector_D: np.ndarray, dimension: int, *, name: str) -> np.ndarray:

@@ -12,6 +12,7 @@ from semantic_text_splitter import MarkdownSplitter, TextSplitter
 
 from gritlm.errors import InputError
 from gritlm.rag.index.passage_rows import passage_id
+from gritlm.rag.media.media_passages import media_passages, piece_hashes
 from gritlm.rag.types import Document, Passage
 
 VERSION = 1  # version of the chunking rules
@@ -26,6 +27,8 @@ Counter = Callable[[list[str]], list[int]]
 
 def cut(document: Document, *, tokens: Counter, max_tokens: int, overlap: int = 0) -> list[Passage]:
     """Return the passages of a document in order; together they hold all text but white space.
+
+    Those of images and sounds come first.
 
     Args:
         document: document to cut.
@@ -64,9 +67,10 @@ def cut(document: Document, *, tokens: Counter, max_tokens: int, overlap: int = 
         raise InputError(f"document {document.id!r} cannot be cut at max_tokens={max_tokens}")
 
     stretch = max(WINDOW, 2 * LONGEST * max_tokens)
-    return [
+    seen = media_passages(document, title)
+    return seen + [
         _passage(document, title, number, start, text)
-        for number, (start, text) in enumerate(_chunks(document.text, split, stretch))
+        for number, (start, text) in enumerate(_chunks(document.text, split, stretch), len(seen))
     ]
 
 
@@ -83,6 +87,7 @@ def content_hash(document: Document, *, max_tokens: int, overlap: int = 0) -> st
         document.markdown,
         max_tokens,
         overlap,
+        *piece_hashes(document),  # of text alone: the hash that older versions computed
     ]
     return blake3(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 

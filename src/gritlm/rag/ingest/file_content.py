@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from gritlm.errors import InputError
-from gritlm.rag.types import Value
+from gritlm.rag.types import MediaPiece, MediaPlace, Value
 
 LEAST_TEXT = 2**20  # characters, or decompressed bytes, that any file may hold
 GROWTH = 50  # of them for each byte of a file, above that
@@ -23,12 +25,30 @@ UNTITLED = {  # what programs fill in
 
 @dataclass(frozen=True)
 class FileContent:
-    """Text, title and metadata read from a file."""
+    """Text, title and metadata read from a file, and its images and sounds."""
 
     text: str
     title: str = ""
     markdown: bool = False
     metadata: Mapping[str, Value] = field(default_factory=dict)
+    media: tuple[MediaPiece, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the content as values of JSON."""
+        media = [
+            {"data": base64.b64encode(piece.data).decode(), "place": asdict(piece.place)}
+            for piece in self.media
+        ]
+        return {**vars(self), "metadata": dict(self.metadata), "media": media}
+
+    @staticmethod
+    def from_json(content: dict[str, Any]) -> FileContent:
+        """Return the content of values that :meth:`as_json` returned."""
+        media = tuple(
+            MediaPiece(base64.b64decode(each["data"]), MediaPlace(**each["place"]))
+            for each in content["media"]
+        )
+        return FileContent(**{**content, "media": media})
 
 
 def own_title(title: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -28,13 +29,15 @@ from gritlm.rag.index.index import Index
 from gritlm.rag.ingest.chunking import check, content_hash, cut
 from gritlm.rag.ingest.file_ids import DocumentIds
 from gritlm.rag.ingest.skips import SkippedSource, Skips
-from gritlm.rag.ingest.sources import documents
+from gritlm.rag.ingest.sources import TEXTS, documents
 from gritlm.rag.kvstore.errors import skipped_when_full
 from gritlm.rag.kvstore.shared.shared_blocks import KnownBlocks
 from gritlm.rag.kvstore.store import KVStore
+from gritlm.rag.media.media_passages import ReadPiece, encode_media
+from gritlm.rag.media.media_reading import MediaReading
 from gritlm.rag.plan import PromptAssembler
 from gritlm.rag.reuse.blocks import measured_block
-from gritlm.rag.types import Document, Passage, ReaderName
+from gritlm.rag.types import RESERVED, Document, Passage
 from gritlm.runtime import in_a_thread_of_its_own
 
 log = logging.getLogger(__name__)
@@ -52,10 +55,12 @@ class ChunkingOptions:
     Attributes:
         max_tokens: most tokens of a passage, its title included.
         overlap: most tokens that a passage repeats of the passage before.
+        seconds: length of a window of sound, in seconds.
     """
 
     max_tokens: int = 256
     overlap: int = 0
+    seconds: float = 30.0
 
 
 @dataclass
@@ -95,11 +100,19 @@ class AddResult:
 
 @dataclass(frozen=True)
 class PendingDocument:
-    """Document to index, with its passages and the hash of its content."""
+    """Document to index, with its passages and the hash of its content.
+
+    Attributes:
+        document: the document.
+        passages: its passages.
+        content: hash of its content.
+        media: images and sounds, by the ids of their passages.
+    """
 
     document: Document
     passages: Sequence[Passage]
     content: str
+    media: Mapping[str, ReadPiece] = field(default_factory=dict)
 
 
 def check_cutting(cutting: ChunkingOptions, model: GritLM, assembler: PromptAssembler) -> None:
@@ -137,10 +150,15 @@ def _row_document_ids(files: Collection[str], ids: Iterable[str]) -> set[str]:
 
 
 def forget(store: KVStore, assembler: PromptAssembler, passages: Sequence[Passage]) -> None:
-    """Delete the KV blocks of passages from a store; its ``gc`` frees their bytes on disk."""
+    """Delete the KV blocks of passages from a store; its ``gc`` frees their bytes on disk.
+
+    The files of images and sounds are deleted too.
+    """
     if passages:
-        read = assembler.passage_ids([passage.embedded for passage in passages])
+        read = assembler.ids_of(passages)
         store.delete([store.key(ids, causal=causal) for ids in read for causal in (False, True)])
+        if assembler.media is not None:
+            assembler.media.delete([passage.id for passage in passages])
 
 
 def encode_passages(
@@ -228,7 +246,7 @@ class Indexer:
         done: AddResult | None = None,
         progress: bool = False,
         text_field: str | None = None,
-        reader: ReaderName = "standard",
+        reading: MediaReading = TEXTS,
     ) -> AddResult:
         """Add new documents and replace changed ones.
 
@@ -240,7 +258,7 @@ class Indexer:
             done: counts to update during the run, so that they survive an interruption.
             progress: show a progress bar.
             text_field: name of the text in rows; see :func:`gritlm.rag.ingest.sources.documents`.
-            reader: ``docling`` reads PDF files and images by docling.
+            reading: reader of files, and options for images and sounds.
 
         Returns:
             Counts of the run.
@@ -258,7 +276,7 @@ class Indexer:
             names=names,
             whole=whole,
             text_field=text_field,
-            by_docling=reader == "docling",
+            reading=reading,
         )
         try:
             with tqdm(desc="indexing", unit=" passages", disable=not progress, leave=False) as bar:
@@ -293,7 +311,12 @@ class Indexer:
             if not passages:
                 done.skips.append(SkippedSource(document.id, "it holds no text"))
                 continue
-            batch.append(PendingDocument(document, passages, content))
+            try:
+                media = self._read_media(document, passages)
+            except InputError as error:
+                done.skips.append(SkippedSource(document.id, str(error)))
+                continue
+            batch.append(PendingDocument(document, passages, content, media))
             size += len(passages)
             if size >= BATCH:
                 yield batch
@@ -301,6 +324,30 @@ class Indexer:
                 size = 0
         if batch:
             yield batch
+
+    def _read_media(self, document: Document, passages: Sequence[Passage]) -> dict[str, ReadPiece]:
+        """Return the images and sounds of a document by the ids of their passages.
+
+        Raises:
+            InputError: for one that the model does not take, with its place.
+        """
+        if name := next((each for each in document.metadata if each.startswith(RESERVED)), None):
+            raise InputError(
+                f"metadata {name!r} begins with {RESERVED!r}, which is kept for gritlm"
+            )
+        library = self._assembler.media
+        if document.media and (library is None or not library.has_folder):
+            raise InputError("images and sounds need a workspace in a folder; use RagEngine.open")
+        found = {}
+        for passage, piece in zip(passages, document.media, strict=False):
+            assert library is not None
+            try:
+                prompt = library.prompt(passage.title, piece.place.kind, piece.data)
+            except InputError as error:
+                place = piece.place.label
+                raise InputError(f"{place}: {error}" if place else str(error)) from None
+            found[passage.id] = ReadPiece(piece, prompt.ids)
+        return found
 
     def _written(
         self, batches: Iterable[list[PendingDocument]], done: AddResult
@@ -310,10 +357,31 @@ class Indexer:
             passages = [passage for pending in batch for passage in pending.passages]
             # Large documents are embedded in parts too, because KV blocks take much memory.
             vectors = []
-            for start in range(0, len(passages), BATCH):
-                vectors.append(self._embed(passages[start : start + BATCH], done))
-            self._commit(batch, np.concatenate(vectors), done)
+            with self._media_saved(batch):
+                for start in range(0, len(passages), BATCH):
+                    vectors.append(self._embed(passages[start : start + BATCH], done))
+                self._commit(batch, np.concatenate(vectors), done)
             yield batch
+
+    @contextmanager
+    def _media_saved(self, batch: Sequence[PendingDocument]) -> Iterator[None]:
+        """Write the images and sounds of a batch, and delete new ones if it is not committed."""
+        library = self._assembler.media
+        if library is None:
+            yield
+            return
+        new: list[str] = []
+        try:
+            for pending in batch:
+                for passage in pending.passages:
+                    if (read := pending.media.get(passage.id)) is not None:
+                        data, kind = read.piece.data, read.piece.place.kind
+                        if library.save(passage, kind, data, read.ids):
+                            new.append(passage.id)
+            yield
+        except BaseException:
+            library.delete(new)
+            raise
 
     def _commit(
         self, batch: Sequence[PendingDocument], vectors_ND: np.ndarray[Any, Any], done: AddResult
@@ -324,8 +392,11 @@ class Indexer:
         replaced = contents.keys() & self.index.known().keys()
         old = list(self.index.passages(replaced, metadata=False))
         # Blocks first: a missing block is recomputed, an orphaned block would stay for ever.
-        kept = {passage.embedded for passage in passages}
-        forget(self.store, self._assembler, [p for p in old if p.embedded not in kept])
+        kept = {passage.id for passage in passages}
+        texts = {passage.embedded for passage in passages if not self._is_media(passage)}
+        gone = [p for p in old if p.id not in kept]
+        gone = [p for p in gone if self._is_media(p) or p.embedded not in texts]
+        forget(self.store, self._assembler, gone)
         self.index.add(list(zip(passages, vectors_ND, strict=True)), contents=contents)
         done.documents += len(batch)
         done.passages += len(passages)
@@ -361,14 +432,39 @@ class Indexer:
             self._embed(batch, done)
 
     def _lacks_blocks(self, passage: Passage) -> bool:
-        (ids,) = self._assembler.passage_ids([passage.embedded])
+        (ids,) = self._assembler.ids_of([passage])
         return any(
             self.store.key(ids, causal=kind == "causal") not in self.store for kind in self.kinds
         )
 
+    def _is_media(self, passage: Passage) -> bool:
+        library = self._assembler.media
+        return library is not None and library.ids(passage.id) is not None
+
     def _embed(self, passages: Sequence[Passage], done: AddResult) -> np.ndarray[Any, Any]:
         """Embed passages, store their KV blocks, and return the vectors (N, D)."""
-        texts = [passage.embedded for passage in passages]
+        seen = [number for number, passage in enumerate(passages) if self._is_media(passage)]
+        others = [number for number in range(len(passages)) if number not in set(seen)]
+        vectors = [self._embed_media(passages[number], done) for number in seen]
+        if others:
+            texts = [passages[number].embedded for number in others]
+            vectors.append(self._embed_texts(texts, done))
+        place = np.argsort([*seen, *others])
+        return np.concatenate(vectors)[place]
+
+    def _embed_media(self, passage: Passage, done: AddResult) -> np.ndarray[Any, Any]:
+        """Embed an image or a sound, store its KV blocks, and return its vector (1, D)."""
+        library = self._assembler.media
+        assert library is not None, "only a library knows which passages are media"
+        known = self.store if self.store.is_shared else None
+        encode = partial(
+            encode_media, self.model, library, passage, self.kinds, self.store.key, known
+        )
+        vector_1D, blocks = encode() if self._on_model is None else self._on_model(encode)
+        done.stored += self._store_blocks(blocks) + len(self.kinds) - len(blocks)
+        return vector_1D
+
+    def _embed_texts(self, texts: Sequence[str], done: AddResult) -> np.ndarray[Any, Any]:
         vectors: list[np.ndarray[Any, Any]] = []
         blocks: list[Keyed] = []
         shared = self._on_model is not None

@@ -78,6 +78,18 @@ def pdf(data: bytes) -> FileContent:
     Raises:
         InputError: if the PDF is broken, encrypted, or has no text.
     """
+    content = pdf_if_any(data)
+    if not content.text.strip():
+        raise InputError("a PDF without text, as scanners make it; recognise its text first (OCR)")
+    return content
+
+
+def pdf_if_any(data: bytes) -> FileContent:
+    """Return the text of all pages of a PDF, which may be empty, and its title.
+
+    Raises:
+        InputError: if the PDF is broken or encrypted.
+    """
     with only_errors("pypdf"):
         try:
             reader = PdfReader(BytesIO(data))
@@ -94,10 +106,7 @@ def pdf(data: bytes) -> FileContent:
             raise InputError(f"no PDF that can be read ({what}: {error})") from error
     if locked:
         raise InputError("encrypted: it asks for a password; save it without one")
-    text = pdf_text.text_of(pages)
-    if not text.strip():
-        raise InputError("a PDF without text, as scanners make it; recognise its text first (OCR)")
-    return FileContent(text, own_title(title))
+    return FileContent(pdf_text.text_of(pages), own_title(title))
 
 
 def _pages(reader: PdfReader, size: int) -> list[str]:

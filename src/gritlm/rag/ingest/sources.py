@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gritlm.errors import InputError
+from gritlm.errors import InputError, MissingExtraError
+from gritlm.lm.media.files import LOCAL, kind_of_path
 from gritlm.rag.ingest import docling_files, readers, records, rows
 from gritlm.rag.ingest.document_ids import check_document_id
 from gritlm.rag.ingest.file_content import FileContent
@@ -17,9 +18,12 @@ from gritlm.rag.ingest.file_reader import FileReader
 from gritlm.rag.ingest.folders import files
 from gritlm.rag.ingest.metadata import encodable, normalise_metadata
 from gritlm.rag.ingest.skips import LONGEST, SkippedSource, TakesSkipped
-from gritlm.rag.types import Document
+from gritlm.rag.media import media_files
+from gritlm.rag.media.media_reading import PAGE_READERS, MediaReading
+from gritlm.rag.types import Document, MediaKind
 
 MAX_BYTES = 50_000_000
+TEXTS = MediaReading((), LOCAL, seconds=30.0)
 Source = str | Path | Mapping[str, Any] | Document
 
 
@@ -32,7 +36,12 @@ class _Reading:
     whole: set[str]
     max_bytes: int
     text_field: str | None
-    by_docling: bool = False
+    media: MediaReading
+
+    @property
+    def by_docling(self) -> bool:
+        """Whether PDF files and scans are read by docling."""
+        return self.media.reader == "docling"
 
     def skip(self, place: str, reason: object) -> None:
         self.skipped.append(SkippedSource(place, str(reason)[:LONGEST]))
@@ -46,7 +55,7 @@ def documents(
     whole: set[str] | None = None,
     max_bytes: int = MAX_BYTES,
     text_field: str | None = None,
-    by_docling: bool = False,
+    reading: MediaReading = TEXTS,
 ) -> Iterator[Document]:
     """Yield the documents of all sources lazily.
 
@@ -67,7 +76,7 @@ def documents(
         max_bytes: most bytes of a file, or of a row in JSON Lines.
         text_field: name of the text in rows; None for ``text``, ``page_content``, ``contents`` or
             ``content``.
-        by_docling: read PDF files and images by docling, each in a process of its own.
+        reading: reader of files, and options for images and sounds.
 
     Raises:
         InputError: if a path does not exist or a source has another type; raised before anything
@@ -79,8 +88,8 @@ def documents(
         for source in sources:
             _check(source)
     whole = set() if whole is None else whole
-    reading = _Reading(skipped, names or DocumentIds(), whole, max_bytes, text_field, by_docling)
-    return _once(sources, reading)
+    options = _Reading(skipped, names or DocumentIds(), whole, max_bytes, text_field, reading)
+    return _once(sources, options)
 
 
 def _once(sources: Iterable[Source], reading: _Reading) -> Iterator[Document]:
@@ -137,7 +146,7 @@ def _read(source: Source, name: str, reading: _Reading) -> Iterator[tuple[str, D
 
 
 def _whole(document: Document) -> Document:
-    if not document.id or not document.text.strip():
+    if not document.id or not (document.text.strip() or document.media):
         raise InputError("empty: a document needs an id and text")
     if not all(map(encodable, (document.id, document.title, document.text))):
         raise InputError("it holds half a surrogate pair; expected whole Unicode text")
@@ -175,21 +184,49 @@ def _file(path: Path, known_as: str, reading: _Reading) -> Iterator[tuple[str, D
 def _document(path: Path, known_as: str, reading: _Reading) -> Document:
     ending = path.suffix.lower()
     by_docling = reading.by_docling and ending in docling_files.ENDINGS
-    if not by_docling and ending not in readers.READERS:
+    kind = None if by_docling else kind_of_path(path)
+    if not by_docling and kind is None and ending not in readers.READERS:
         known = ", ".join([*readers.READERS, *records.KINDS])
         raise InputError(f"{ending or 'no ending'}: not a kind that is read; known: {known}")
+    media = reading.media
+    if kind is not None and kind not in media.kinds:
+        raise InputError(
+            f"{ending}: not a kind that is read by this model; index {kind}s with one that takes "
+            "them, such as those of docs/senses.md"
+        )
+    most = reading.max_bytes if kind is None else media.rules.most_bytes
     with path.open("rb") as file:
-        data = file.read(reading.max_bytes + 1)
-    if len(data) > reading.max_bytes:
-        raise InputError(_too_large(reading.max_bytes))
-    content = _read_by_docling(ending, data) if by_docling else readers.read(ending, data)
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise InputError(_too_large(most))
+    content = _content(ending, data, reading, kind)
     return Document(
-        known_as, content.text, content.title, content.metadata, markdown=content.markdown
+        known_as,
+        content.text,
+        content.title,
+        content.metadata,
+        markdown=content.markdown,
+        media=content.media,
     )
 
 
-def _read_by_docling(ending: str, data: bytes) -> FileContent:
-    (content,) = FileReader("docling").contents([(ending, base64.b64encode(data).decode())])
+def _content(ending: str, data: bytes, reading: _Reading, kind: MediaKind | None) -> FileContent:
+    media = reading.media
+    if reading.by_docling and ending in docling_files.ENDINGS:
+        return _read_in_process(FileReader("docling"), ending, data)
+    if kind is not None:
+        try:
+            pieces = media_files.read(kind, data, media.rules, seconds=media.seconds)
+        except MissingExtraError as error:
+            raise InputError(str(error)) from None
+        return FileContent("", media=tuple(pieces))
+    if ending == ".pdf" and media.reader in PAGE_READERS:
+        return _read_in_process(FileReader(media.reader), ending, data)
+    return readers.read(ending, data)
+
+
+def _read_in_process(reader: FileReader, ending: str, data: bytes) -> FileContent:
+    (content,) = reader.contents([(ending, base64.b64encode(data).decode())])
     if isinstance(content, str):
         raise InputError(content)
     return content

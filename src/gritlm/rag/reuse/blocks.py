@@ -11,14 +11,16 @@ import torch
 from gritlm.errors import InputError
 from gritlm.lm.gritlm import GritLM
 from gritlm.lm.kv.block import KVBlock
+from gritlm.lm.media.senses import MediaTokens
 from gritlm.lm.unified import UnifiedLM
 from gritlm.rag.cooperative import Checkpoint
 from gritlm.rag.kvstore.errors import StoreFullError
 from gritlm.rag.kvstore.shared.shared_blocks import KnownBlocks
 from gritlm.rag.kvstore.store import KVStore
+from gritlm.rag.media.media_library import MediaLibrary
 from gritlm.rag.plan import PromptPart
 from gritlm.rag.reuse.reuse_check import blocks_of
-from gritlm.rag.types import BlockKind, Trace
+from gritlm.rag.types import BlockKind, Hit, Trace
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +43,12 @@ def require_kind(model: GritLM, kind: BlockKind | str) -> None:
 
 
 def measured_block(
-    lm: UnifiedLM, ids: Sequence[int], *, causal: bool, known: KnownBlocks | None
+    lm: UnifiedLM,
+    ids: Sequence[int],
+    *,
+    causal: bool,
+    known: KnownBlocks | None,
+    media: Sequence[MediaTokens] = (),
 ) -> KVBlock:
     """Return the KV block of a text, and note the time of its prefill.
 
@@ -50,9 +57,10 @@ def measured_block(
         ids: token ids of the text.
         causal: kind of the block.
         known: takes the time; None measures nothing.
+        media: images and sounds of the text.
     """
     started = perf_counter()
-    block = blocks_of(lm, [ids], causal=causal)[0]
+    block = blocks_of(lm, [ids], causal=causal, media=media)[0]
     if known is not None and known.is_shared:
         if lm.device.type == "cuda":
             torch.cuda.synchronize(lm.device)
@@ -61,11 +69,33 @@ def measured_block(
 
 
 class BlockProvider:
-    """Loads or computes the KV blocks of prompt parts; only the first block keeps its BOS."""
+    """Provider that loads or computes the KV blocks of prompt parts; only the first keeps its BOS.
 
-    def __init__(self, lm: UnifiedLM, store: KVStore) -> None:
+    Args:
+        lm: the model.
+        store: store of the blocks.
+        library: images and sounds of passages; None where all passages are text.
+    """
+
+    def __init__(self, lm: UnifiedLM, store: KVStore, library: MediaLibrary | None = None) -> None:
         self.lm = lm
         self.store = store
+        self._library = library
+
+    def media_of(self, ids: Sequence[int], hits: Sequence[Hit]) -> tuple[MediaTokens, ...]:
+        """Return the images and sounds of a prompt, decoded again.
+
+        Args:
+            ids: token ids of the prompt.
+            hits: its passages.
+
+        Raises:
+            InputError: for a passage whose file is missing or was changed.
+        """
+        if self._library is None or all(number >= 0 for number in ids):
+            return ()
+        seen = [hit.passage for hit in hits if self._library.ids(hit.passage.id) is not None]
+        return tuple(each for passage in seen for each in self._library.prompt_of(passage).media)
 
     def of(
         self,
@@ -93,7 +123,8 @@ class BlockProvider:
             if reuse:
                 block = self._block(part, causal=causal, question=question, trace=trace)
             else:
-                block = blocks_of(self.lm, [part.ids], causal=causal)[0]
+                media = self.media_of(part.ids, part.hits)
+                block = blocks_of(self.lm, [part.ids], causal=causal, media=media)[0]
                 trace.part(part.name, tokens=part.tokens, tier="read")
             blocks.append(block[part.cut :])
             if checkpoint is not None:
@@ -119,7 +150,13 @@ class BlockProvider:
         key = self.store.key(part.ids, causal=causal)
         if (found := self.store.fetch(key, tokens=len(part.ids))) is not None:
             return found.tier, found.block, found.nbytes
-        block = measured_block(self.lm, part.ids, causal=causal, known=self.store)
+        block = measured_block(
+            self.lm,
+            part.ids,
+            causal=causal,
+            known=self.store,
+            media=self.media_of(part.ids, part.hits),
+        )
         if not self.store.read_only:
             try:
                 self.store.put(key, block)

@@ -21,6 +21,7 @@ from gritlm.errors import ModelError
 from gritlm.lm.attention.block_mask import as_mask, lay_out, seen
 from gritlm.lm.generator import prefix_cache
 from gritlm.lm.kv.block import KVBlock
+from gritlm.lm.media.senses import MediaTokens
 from gritlm.lm.unified import UnifiedLM
 
 # Of the spread (standard deviation) of the logits. Half precision rounds at every layer: the
@@ -152,6 +153,7 @@ def blocks_of(
     *,
     causal: bool,
     pause: Callable[[], None] | None = None,
+    media: Sequence[MediaTokens] = (),
 ) -> list[KVBlock]:
     """Compute the KV block of each part in a pass of its own.
 
@@ -161,12 +163,13 @@ def blocks_of(
         causal: kind of the blocks.
         pause: checkpoint callback between the layers of bidirectional blocks, for models whose
             attention can be replaced.
+        media: images and sounds of the parts.
     """
     rows = [torch.tensor(ids, device=lm.device) for ids in parts]
     if causal:
-        return [lm.causal_block(ids_T) for ids_T in rows]
+        return [lm.causal_block(ids_T, media=media) for ids_T in rows]
     sizes = [len(ids_T) for ids_T in rows]
-    return lm.hidden_and_blocks(torch.cat(rows), sizes, pause=pause)[1]
+    return lm.hidden_and_blocks(torch.cat(rows), sizes, pause=pause, media=media)[1]
 
 
 def _difference(lm: UnifiedLM, bos: Sequence[int], causal: bool, random: Random) -> float:
