@@ -161,6 +161,7 @@ def about_store(client: httpx.Client, store: str) -> list[httpx.Response]:
         client.post("/v1/messages", json={**chat, "model": f"tiny:rag:{store}"}),
         client.post("/api/chat", json={**chat, "model": f"tiny:rag:{store}"}),
         client.get("/v1/rag/documents", params={"store": store}),
+        client.get("/v1/rag/media/x", params={"store": store}),
         client.get(f"/v1/models/tiny:rag:{store}"),
         client.delete("/v1/rag/documents/food-1", params={"store": store}),
         client.post("/v1/rag/documents", json=documents),

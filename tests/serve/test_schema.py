@@ -46,6 +46,7 @@ PATHS = [
     ("GET", "/v1/rag/documents"),
     ("GET", "/v1/rag/stores"),
     ("DELETE", "/v1/rag/documents/{document_id}"),
+    ("GET", "/v1/rag/media/{passage_id}"),
     ("POST", "/v1/rag/search"),
     ("POST", "/v1/rag/answer"),
     ("POST", "/score"),

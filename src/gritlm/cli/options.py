@@ -60,6 +60,8 @@ class Reader(StrEnum):
 
     standard = "standard"
     docling = "docling"
+    pages = "pages"
+    pages_and_text = "pages-and-text"
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ from gritlm.rag.reuse import reuse_check
 from gritlm.rag.reuse.blocks import BlockProvider, require_kind
 from gritlm.rag.reuse.reuse_check import ReuseCheck
 from gritlm.rag.together import PlannedAnswer
-from gritlm.rag.types import BLOCK_KINDS, BlockKind, Hit, ReaderName, Trace
+from gritlm.rag.types import BLOCK_KINDS, BlockKind, Hit, MediaKind, ReaderName, Trace
 
 
 @dataclass
@@ -266,6 +266,20 @@ class RagEngine:
             whole: also read metadata of more than 32 KiB; ``LEFT_OUT`` replaces it otherwise.
         """
         return self.index.documents(ids, whole=whole)
+
+    def media(self, passage_id: str) -> tuple[MediaKind, bytes] | None:
+        """Return the kind and the bytes of a passage's image (PNG) or sound (WAV).
+
+        The model is not used, so any thread may call this.
+
+        Args:
+            passage_id: id of the passage, as in a hit or a source.
+
+        Returns:
+            None for a passage of text, or an unknown one.
+        """
+        library = self._assembler.media
+        return None if library is None else library.content(passage_id)
 
     def retrieve(self, question: str, *, top_k: int = 3, filter: Any = None) -> list[Hit]:
         """Return the passages nearest to a question, the best first."""

@@ -19,6 +19,7 @@ from gritlm.serve.api import (
     operations,
     rerank,
 )
+from gritlm.serve.api.media import media_rules
 from gritlm.serve.config import ServerConfig
 from gritlm.serve.dialects import anthropic, cohere, ollama, ollama_models, responses, tei, vllm
 from gritlm.serve.documents import routes as document_routes
@@ -74,8 +75,9 @@ def _document_apis(service: Service) -> dict[str, DocumentApi]:
         return {}
     from gritlm.serve.documents.handlers import DocumentApi
 
+    settings = service.settings
     apis = {
-        name: DocumentApi(name, engine, service.settings.reader)
+        name: DocumentApi(name, engine, settings.reader, media_rules(settings))
         for name, engine in service.stores.engines.items()
     }
     for api in apis.values():

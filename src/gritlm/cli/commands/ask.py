@@ -228,9 +228,13 @@ def _as_dict(answer: Answer, quote: Quote | None) -> dict[str, Any]:
 
 def _line(source: Source) -> str:
     place = f"{source.document_id}:{source.start}-{source.end}"
+    if source.media is not None:
+        label = source.media.label
+        place = f"{source.document_id}, {label}" if label else source.document_id
     also = f"  (also in: {', '.join(source.also_in)})" if source.also_in else ""
     mark = "*" if source.used else " "
-    return f"{mark} {source.score:.3f}  {place}{also}  {' '.join(source.text.split())[:80]}\n"
+    shown = " ".join(source.text.split())[:80] if source.media is None else source.media.kind
+    return f"{mark} {source.score:.3f}  {place}{also}  {shown}\n"
 
 
 def _show(trace: Trace) -> None:

@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -50,6 +50,10 @@ class IndexOptions:
     ] = None
     overlap: Annotated[
         int | None, typer.Option(min=0, help="New store: tokens shared by adjacent passages.")
+    ] = None
+    window_seconds: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="New store: seconds of a passage of a recording. Default: 30."),
     ] = None
     storage: Annotated[Storage, typer.Option(help="New store: data type of the KV blocks.")] = (
         Storage.auto
@@ -102,13 +106,13 @@ class IndexOptions:
         """Return the chunking options; None, without an option, keeps those of the store."""
         from gritlm.rag.ingest.ingest import ChunkingOptions
 
-        if self.max_tokens is None and self.overlap is None:
-            return None
-        defaults = ChunkingOptions()
-        return ChunkingOptions(
-            defaults.max_tokens if self.max_tokens is None else self.max_tokens,
-            defaults.overlap if self.overlap is None else self.overlap,
-        )
+        options = {
+            "max_tokens": self.max_tokens,
+            "overlap": self.overlap,
+            "seconds": self.window_seconds,
+        }
+        given: dict[str, Any] = {n: value for n, value in options.items() if value is not None}
+        return ChunkingOptions(**given) if given else None
 
 
 @dataclass(frozen=True)
@@ -126,17 +130,34 @@ class FileOptions:
         Reader,
         typer.Option(
             help="docling: PDF files, scans and images (.png .jpg .tif .bmp .webp) by docling, "
-            "with layout and text recognition; slow."
+            "with layout and text recognition; slow. pages: pages of PDF files as images, for a "
+            "model that reads images; pages-and-text: their text too."
         ),
     ] = Reader.standard
+    pages: Annotated[
+        bool,
+        typer.Option("--pages", help="Embed the pages of PDF files as images: --reader pages."),
+    ] = False
+
+    def chosen(self) -> Reader:
+        """Return the reader of files.
+
+        Raises:
+            InputError: for --pages and another reader.
+        """
+        if not self.pages:
+            return self.reader
+        if self.reader not in (Reader.standard, Reader.pages):
+            raise InputError(f"--pages and --reader {self.reader.value}: give one of the two")
+        return Reader.pages
 
 
 def index(
     sources: Annotated[
         list[str],
         typer.Argument(
-            help="Files (.txt .md .html .pdf .docx .pptx .xlsx .epub .jsonl .json .csv .tsv) or "
-            "folders.",
+            help="Files (.txt .md .html .pdf .docx .pptx .xlsx .epub .jsonl .json .csv .tsv, and "
+            "images and sounds for a model that reads them) or folders.",
             metavar="FOLDER...",
         ),
     ],
@@ -166,15 +187,20 @@ def index(
     needs.require()
     from gritlm.rag.ingest.file_reader import require_reader
 
-    require_reader(files.reader.value)
+    reader = files.chosen()
+    require_reader(reader.value)
     if ray.ray:
-        if causal or files.reader is not Reader.standard:
-            raise InputError("--ray takes neither --causal nor --reader; leave them out")
+        if causal or reader is not Reader.standard:
+            raise InputError("--ray takes neither --causal, --pages nor --reader; leave them out")
         settings = _ray_settings(store, files.text_field, model, ray)
         _index_on_ray(sources, to, settings, ray.cluster)
         return
     shared = store.shared()
-    with store.open(to, model.load(), shared) as engine:
+    lm = model.load()
+    from gritlm.rag.media.media_reading import require_seeing
+
+    require_seeing(lm, reader.value)  # before a store is made
+    with store.open(to, lm, shared) as engine:
         _index_here(sources, engine, files, causal=causal)
 
 
@@ -191,7 +217,7 @@ def _index_here(sources: list[str], engine: RagEngine, files: FileOptions, *, ca
             kinds=sorted({engine.blocks, "causal"}) if causal else None,
             done=added,
             text_field=files.text_field,
-            reader=files.reader.value,
+            reader=files.chosen().value,
         )
     except (KeyboardInterrupt, StoreFullError, IndexFailedError):
         _tell(added, engine.store.stats(), total=len(engine.index))

@@ -290,7 +290,8 @@ class StoreOptions:
             env="READER",
             panel=STORE,
             help="docling: uploaded PDF files, scans and images by docling, with layout and text "
-            "recognition; slow.",
+            "recognition; slow. pages: pages of PDF files as images, for a model that reads "
+            "images; pages-and-text: their text too.",
         ),
     ] = Reader.standard
 

@@ -341,8 +341,9 @@ class Indexer:
         found = {}
         for passage, piece in zip(passages, document.media, strict=False):
             assert library is not None
+            read = partial(library.prompt, passage.title, piece.place.kind, piece.data)
             try:
-                prompt = library.prompt(passage.title, piece.place.kind, piece.data)
+                prompt = read() if self._on_model is None else in_a_thread_of_its_own(read)
             except InputError as error:
                 place = piece.place.label
                 raise InputError(f"{place}: {error}" if place else str(error)) from None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -67,8 +68,9 @@ class MediaLibrary:
         """Return the kind of a passage's file and its bytes; None for a passage without a file."""
         for kind, ending in ENDINGS.items():
             path = self._path(passage_id, ending)
-            if path is not None and path.is_file():
-                return kind, path.read_bytes()
+            if path is not None:
+                with suppress(FileNotFoundError):
+                    return kind, path.read_bytes()
         return None
 
     def save(self, passage: Passage, kind: MediaKind, data: bytes, ids: Iterable[int]) -> bool:

@@ -50,11 +50,24 @@ def media_reading(model: GritLM, seconds: float, reader: ReaderName) -> MediaRea
     Raises:
         InputError: for images of pages and a model that reads no images.
     """
+    require_seeing(model, reader)
     kinds: list[MediaKind] = [] if model.senses is None else sorted(model.senses.kinds)
-    if reader in PAGE_READERS and "image" not in kinds:
+    return MediaReading(kinds, model.media_rules, seconds, reader)
+
+
+def require_seeing(model: GritLM, reader: ReaderName) -> None:
+    """Refuse images of pages for a model that reads no images.
+
+    Args:
+        model: the model.
+        reader: reader of files.
+
+    Raises:
+        InputError: with the kinds that the model reads.
+    """
+    if reader in PAGE_READERS and (model.senses is None or "image" not in model.senses.kinds):
         raise InputError(
             f"the reader {reader} embeds images of pages, and {model.source} reads "
             f"{' and '.join(model.reads)} only; load a model that reads images, such as SmolVLM or "
             "Qwen2.5-VL, or use the reader standard"
         )
-    return MediaReading(kinds, model.media_rules, seconds, reader)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from gritlm.errors import InputError
 from gritlm.lm.gritlm import GritLM
 from gritlm.rag.kvstore.errors import StoreLockedError
+from gritlm.serve.api.media import media_rules
 from gritlm.serve.documents.handlers import DocumentApi
 from gritlm.serve.service import Service
 from gritlm.serve.stores import StoreAt, open_engines
@@ -81,7 +82,8 @@ class SharedStores:
             log.info("this replica now writes to the store %s", name)
             self._replaced.append(self.engines[name])
             self.engines[name] = service.stores.engines[name] = engine
-            apis[name] = DocumentApi(name, engine, service.settings.reader)
+            settings = service.settings
+            apis[name] = DocumentApi(name, engine, settings.reader, media_rules(settings))
             service.on_close(apis[name].close)
 
     def close(self) -> None:

@@ -27,7 +27,7 @@ from gritlm.rag.plan import AnswerPlan
 from gritlm.rag.prefill import PrefilledPrompt
 from gritlm.rag.retrieve import Query
 from gritlm.rag.together import PlannedAnswer
-from gritlm.rag.types import LEFT_OUT, Document, Hit, Trace, Value
+from gritlm.rag.types import LEFT_OUT, Document, Hit, MediaKind, Trace, Value
 from gritlm.serve.documents.cursors import cursor_of, index_behind
 from gritlm.serve.engine.requests import (
     EngineEvent,
@@ -133,6 +133,10 @@ class DocumentStore:
     def delete(self, document_id: str) -> int:
         """Delete a document and return the number of its passages."""
         return self._engine.delete(document_id)
+
+    def media(self, passage_id: str) -> tuple[MediaKind, bytes] | None:
+        """Return the kind and the bytes of a passage's image or sound; None without one."""
+        return self._engine.media(passage_id)
 
     def embed(self, question: str, options: AnswerOptions, checkpoint: Callable[[], None]) -> Query:
         """Embed a question."""

@@ -10,16 +10,18 @@ from typing import Any
 from starlette.responses import Response
 
 from gritlm.errors import InputError
+from gritlm.lm.media.files import MediaRules
 from gritlm.printable import excerpt
 from gritlm.rag.engine import RagEngine
 from gritlm.rag.index import filters
 from gritlm.rag.ingest.file_reader import FileReader
 from gritlm.rag.ingest.ingest import AddResult
 from gritlm.rag.ingest.skips import NAMED
+from gritlm.rag.media.media_reading import media_reading
 from gritlm.rag.options import AnswerOptions
 from gritlm.rag.retrieve import Query
 from gritlm.rag.together import PlannedAnswer
-from gritlm.rag.types import Document, Hit, ReaderName
+from gritlm.rag.types import Document, Hit, MediaKind, ReaderName
 from gritlm.serve.api.chat_completions import ChatResponseBuilder
 from gritlm.serve.api.logprobs import TokenTexts
 from gritlm.serve.api.request_group import RequestGroup
@@ -47,6 +49,9 @@ from gritlm.serve.schemas.rag import (
 from gritlm.serve.service import Service
 
 _CHARACTERS = 4  # per token of a document, about
+_MOST_MEDIA = 500  # images and windows of sound that a request may add
+_MEDIA_TYPES: dict[MediaKind, str] = {"image": "image/png", "sound": "audio/wav"}
+_IMAGE_CHARACTERS = 2**12  # that an image or a sound counts as
 _PORTION = 2**16  # characters that are added before other requests take their turn
 
 
@@ -92,12 +97,25 @@ class DocumentApi:
         name: name of the store.
         engine: engine of the store.
         reader: reader of uploaded files.
+        rules: limits on images and sounds; None for those of the model.
+
+    Raises:
+        InputError: for a reader of images of pages, and a model that reads none.
     """
 
-    def __init__(self, name: str, engine: RagEngine, reader: ReaderName = "standard") -> None:
+    def __init__(
+        self,
+        name: str,
+        engine: RagEngine,
+        reader: ReaderName = "standard",
+        rules: MediaRules | None = None,
+    ) -> None:
         self._name = name
         self._store = DocumentStore(engine)
-        self._reader = FileReader(reader)
+        reading = media_reading(engine.model, engine.cutting.seconds, reader)
+        if rules is not None:
+            reading = replace(reading, rules=rules)
+        self._reader = FileReader(reader, reading)
 
     def close(self) -> None:
         """Stop reading the files of running requests."""
@@ -268,6 +286,21 @@ class DocumentApi:
             found = await service.run_in_search_thread(self._store.all, after=after, limit=limit)
         return json_response(found)
 
+    async def media(self, service: Service, passage_id: str) -> Response:
+        """Return the file of a passage that is an image or a sound."""
+        with service.scheduler.reserve():
+            found = await service.run_in_search_thread(self._store.media, passage_id)
+        if found is None:
+            raise ApiError(
+                404,
+                f"There is no image or sound of a passage '{excerpt(passage_id)}'",
+                code="passage_not_found",
+                param="passage_id",
+            )
+        kind, data = found
+        headers = {"Cache-Control": "private, max-age=3600"}
+        return Response(data, media_type=_MEDIA_TYPES[kind], headers=headers)
+
     async def delete(self, service: Service, document_id: str) -> Response:
         """Delete a document, its passages and their key/value state."""
         self._store.require_writing()
@@ -288,7 +321,7 @@ def _portions(found: Sequence[Document]) -> Iterator[Sequence[Document]]:
     """Yield runs of documents that are added together."""
     start = size = 0
     for end, document in enumerate(found, start=1):
-        size += len(document.text)
+        size += len(document.text) + _IMAGE_CHARACTERS * len(document.media)
         if size >= _PORTION or end == len(found):
             yield found[start:end]
             start = end
@@ -309,6 +342,14 @@ def _require_few_characters(found: Sequence[Document], tokens: int) -> None:
             f"({_CHARACTERS} for each of --max-request-tokens={tokens:,}) a request; send them "
             "in several requests, or cut a long one into several documents",
             param="documents",
+            code="max_tokens_per_request",
+        )
+    media = sum(len(document.media) for document in found)
+    if media > _MOST_MEDIA:
+        raise invalid(
+            f"the files have {media:,} pages, images and windows of sound, the server takes at "
+            f"most {_MOST_MEDIA} a request; send them in several requests",
+            param="files",
             code="max_tokens_per_request",
         )
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Path, Query, Response
 
 from gritlm.serve.api.streaming import json_response
 from gritlm.serve.documents.cursors import LONGEST
-from gritlm.serve.http.paths import ANSWER, DOCUMENTS, SEARCH, STORES
+from gritlm.serve.http.paths import ANSWER, DOCUMENTS, PASSAGE_MEDIA, SEARCH, STORES
 from gritlm.serve.schemas.rag import (
     AddDocumentsRequest,
     AddDocumentsResponse,
@@ -33,6 +33,16 @@ _MOST_DOCUMENTS = 1000  # of a page
 _AFTER = "last_id of the page before."
 _LIMIT = "Most documents of the page."
 _STORE = "Name of the store; it may be left out if the key has one store, or one named default."
+
+_MEDIA: dict[int | str, dict[str, object]] = {
+    200: {
+        "description": "A PNG image, or a WAV file.",
+        "content": {
+            name: {"schema": {"type": "string", "format": "binary"}}
+            for name in ("image/png", "audio/wav")
+        },
+    }
+}
 
 StoreName = Annotated[str | None, Query(alias="store", max_length=STORE_NAME, description=_STORE)]
 
@@ -79,10 +89,7 @@ def routes(service: Service, apis: Mapping[str, DocumentApi]) -> APIRouter:
         """Delete a document, its passages and their key/value state."""
         return await store(store_name).delete(service, document_id)
 
-    @router.post(SEARCH, response_model=SearchResponse, summary="Search passages")
-    async def search(body: SearchRequest) -> Response:
-        """Find the passages nearest to a question."""
-        return await store(body.store, body.model).search(service, body)
+    _search_routes(router, service, store)
 
     @router.post(
         ANSWER,
@@ -97,3 +104,30 @@ def routes(service: Service, apis: Mapping[str, DocumentApi]) -> APIRouter:
         return await store(body.store, body.model).answer(service, body)
 
     return router
+
+
+def _search_routes(router: APIRouter, service: Service, store: Callable[..., DocumentApi]) -> None:
+    """Add the routes of passages: the search, and their images and sounds.
+
+    Args:
+        router: router of documents.
+        service: the model behind the routes.
+        store: function that returns the handlers of a store by its name and its model.
+    """
+
+    @router.get(
+        PASSAGE_MEDIA,
+        response_class=Response,
+        responses=_MEDIA,
+        summary="Get the image or the sound of a passage",
+    )
+    async def media(
+        passage_id: Annotated[str, Path(max_length=LONGEST)], store_name: StoreName = None
+    ) -> Response:
+        """Return the image or the sound that was embedded as a passage."""
+        return await store(store_name).media(service, passage_id)
+
+    @router.post(SEARCH, response_model=SearchResponse, summary="Search passages")
+    async def search(body: SearchRequest) -> Response:
+        """Find the passages nearest to a question."""
+        return await store(body.store, body.model).search(service, body)

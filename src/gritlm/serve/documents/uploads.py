@@ -100,7 +100,14 @@ def _content(ending: str, data: bytes, read: FileContent | str | None) -> FileCo
 
 def _document(name: str, content: FileContent, metadata: dict[str, Value]) -> Document:
     both = normalise_metadata({**content.metadata, **metadata})
-    return Document(name, content.text, content.title, both, markdown=content.markdown)
+    return Document(
+        name,
+        content.text,
+        content.title,
+        both,
+        markdown=content.markdown,
+        media=content.media,
+    )
 
 
 def _of_rows(

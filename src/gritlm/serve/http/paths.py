@@ -12,6 +12,8 @@ MODELS = "/v1/models"
 ADAPTATIONS = "/v1/adaptations"
 STORES = "/v1/rag/stores"
 DOCUMENTS = "/v1/rag/documents"
+MEDIA = "/v1/rag/media"
+PASSAGE_MEDIA = MEDIA + "/{passage_id}"
 SEARCH = "/v1/rag/search"
 ANSWER = "/v1/rag/answer"
 RESPONSES = "/v1/responses"
@@ -86,6 +88,7 @@ ROUTES = frozenset(
 ROUTES_WITH_ID = {  # by the beginnings of their paths
     MODELS + "/": MODELS + "/{name}",
     DOCUMENTS + "/": DOCUMENTS + "/{document_id}",
+    MEDIA + "/": PASSAGE_MEDIA,
 }
 
 _ANY_KEY: tuple[str, ...] = ()
@@ -97,6 +100,7 @@ RIGHTS_OF = {
     **dict.fromkeys((OLLAMA_EMBED, OLLAMA_EMBEDDINGS, SCORE, V1_SCORE), (access.EMBED,)),
     **dict.fromkeys((RERANK, PLAIN_RERANK, COHERE_V2_RERANK), (access.EMBED,)),
     **dict.fromkeys((DOCUMENTS, DOCUMENTS + "/{document_id}", SEARCH, STORES), (access.SEARCH,)),
+    PASSAGE_MEDIA: (access.SEARCH,),
     ANSWER: (access.SEARCH, access.CHAT),
     METRICS: (access.ADMIN,),
     **dict.fromkeys((MODELS, MODELS + "/{name}", ADAPTATIONS, TOKENIZE, DETOKENIZE), _ANY_KEY),

@@ -9,6 +9,15 @@ from pydantic import Field
 from gritlm.serve.schemas.base import ResponseModel
 
 
+class MediaObject(ResponseModel):
+    """Place of a passage that is an image or a sound, in its document."""
+
+    kind: Literal["image", "sound"]
+    page: int | None = Field(None, description="Number of the page, from 1.")
+    start: float | None = Field(None, description="Begin of a window of sound, in seconds.")
+    end: float | None = None
+
+
 class PassageObject(ResponseModel):
     id: str
     document_id: str
@@ -28,6 +37,11 @@ class PassageObject(ResponseModel):
     likelihood: float | None = Field(
         None,
         description="Mean log-probability of the question behind the passage; null if not needed.",
+    )
+    media: MediaObject | None = Field(
+        None,
+        description="Page or time of a passage that is an image or a sound, whose file is at "
+        "/v1/rag/media/{id}; null for text.",
     )
 
 

@@ -81,7 +81,7 @@ class DocumentObject(ExactRequestModel):
 
 class FileObject(ExactRequestModel):
     """A file: .txt .md .html .pdf .docx .pptx .xlsx .epub .jsonl .json .csv or .tsv, by the ending
-    of its name. The name is its id."""
+    of its name; an image or a sound for a model that reads them. The name is its id."""
 
     name: DocumentId
     data: Base64 = Field(description="Bytes of the file in base64, which may have line breaks.")

@@ -67,7 +67,7 @@ const drawMarks = ([main]) => markAnswer($("ask-sources"), main.sources, main.te
 // Quotes the sentence of the passage that answers the question best, below the answer.
 const quote = async ([main], question) => {
   const source = main.sources.find((each) => each.used);
-  const sentence = source ? await bestSentence(question, source, control.signal) : null;
+  const sentence = source && !source.media ? await bestSentence(question, source, control.signal) : null;
   $("ask-quote").hidden = !sentence;
   $("ask-quote").replaceChildren(...(sentence ? marked(sentence, main.text) : []));
 };

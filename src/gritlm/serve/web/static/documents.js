@@ -160,7 +160,8 @@ const startDrop = () => {
 export const startDocuments = (changed) => {
   told = changed;
   $("drop-hint").textContent = ENDINGS.join("  ");
-  $("files").accept = ENDINGS.join();
+  // A server whose model reads no images or sound says so.
+  $("files").accept = [...ENDINGS, "image/*", "audio/*"].join();
   startDrop();
   $("files").addEventListener("change", async () => {
     await addFiles($("files").files);

@@ -3,6 +3,7 @@
 import { post } from "./api.js";
 import { documents, refresh, startDocuments } from "./documents.js";
 import { $, h, share } from "./dom.js";
+import { mediaOf } from "./media.js";
 import { placeOf, scoreOf, titleOf } from "./sources.js";
 import { showTrouble, stopped } from "./trouble.js";
 import { duration, some } from "./words.js";
@@ -19,7 +20,7 @@ const hit = (found, place) =>
       h("h3", {}, titleOf(found)),
       h("div", { class: "bar", "aria-hidden": "true" }, share(h("i"), found.score)),
       h("span", { class: "score", title: "Cosine of query and passage" }, scoreOf(found))),
-    h("p", {}, found.text),
+    found.media ? mediaOf(found) : h("p", {}, found.text),
     h("p", { class: "place" }, placeOf(found)));
 
 const emptyWords = () =>

@@ -1,6 +1,7 @@
 // Sources of an answer, each a line that unfolds to its passage.
 
 import { h } from "./dom.js";
+import { labelOf, mediaOf } from "./media.js";
 import { quoteIn } from "./quote.js";
 
 export const titleOf = (source) => source.title || source.document_id;
@@ -13,8 +14,15 @@ const others = (ids) => {
   return `, also in ${ids.slice(0, NAMED).join(", ")}${rest}`;
 };
 
+const spanOf = (source) =>
+  source.media ? labelOf(source.media) : `characters ${source.start} to ${source.end}`;
+
 export const placeOf = (source) =>
-  `${source.document_id}, characters ${source.start} to ${source.end}${others(source.also_in)}`;
+  `${[source.document_id, spanOf(source)].filter(Boolean).join(", ")}${others(source.also_in)}`;
+
+// The text of a passage, or its image or sound.
+const contentOf = (source, ...text) =>
+  source.media ? mediaOf(source) : h("p", { class: "passage" }, ...text);
 
 export const scoreOf = (source) => source.score.toFixed(3);
 
@@ -38,7 +46,7 @@ const likelihoodOf = (source) =>
 // Marks the words of a finished answer in the passages that it comes from, and unfolds the first one.
 export const markAnswer = (list, sources, answer) => {
   for (const [place, item] of [...list.children].entries()) {
-    item.querySelector(".passage").replaceChildren(...passageOf(sources[place], answer));
+    item.querySelector(".passage")?.replaceChildren(...passageOf(sources[place], answer));
   }
   const first = sources.findIndex((source) => source.used);
   if (first >= 0) list.children[first].querySelector("details").open = true;
@@ -54,5 +62,5 @@ export const sourceItems = (sources, answer = "") =>
           sources.length > 1 ? h("span", { class: "use" }, source.used ? "answered from" : "not used") : null,
           likelihoodOf(source),
           h("span", { class: "score", title: "Cosine of question and passage" }, scoreOf(source))),
-        h("p", { class: "passage" }, ...passageOf(source, answer)),
+        contentOf(source, ...passageOf(source, answer)),
         h("p", { class: "place" }, placeOf(source)))));

@@ -1,0 +1,44 @@
+// Passages that are images and sounds: their page or time, and the file itself.
+
+import { fileUrl } from "./api.js";
+import { h } from "./dom.js";
+import { store } from "./server.js";
+import { clock } from "./words.js";
+
+// The page or the time of a passage in its document; empty for an image that is no page.
+export const labelOf = ({ page, start, end }) => {
+  if (page !== null) return `page ${page}`;
+  return start === null ? "" : `${clock(start)} to ${clock(end)}`;
+};
+
+const addressOf = (source) => {
+  const named = store() === null ? "" : `?store=${encodeURIComponent(store())}`;
+  return `v1/rag/media/${encodeURIComponent(source.id)}${named}`;
+};
+
+const element = (source, url) => {
+  const name = [source.title || source.document_id, labelOf(source.media)].filter(Boolean).join(", ");
+  return source.media.kind === "image"
+    ? h("img", { src: url, alt: name })
+    : h("audio", { src: url, controls: true, "aria-label": name });
+};
+
+const load = async (figure, source) => {
+  try {
+    figure.replaceChildren(element(source, await fileUrl(addressOf(source))));
+  } catch (error) {
+    figure.replaceChildren(h("p", { class: "place" }, error.message));
+  }
+};
+
+// Returns the image or the sound of a passage, which is fetched when it first comes into view.
+export const mediaOf = (source) => {
+  const figure = h("figure", { class: "media" });
+  const observer = new IntersectionObserver((entries) => {
+    if (!entries.some((entry) => entry.isIntersecting)) return;
+    observer.disconnect();
+    load(figure, source);
+  });
+  observer.observe(figure);
+  return figure;
+};
