@@ -14,6 +14,7 @@ from gritlm.rag.index import passage_rows, repair, schema, table
 from gritlm.rag.index.index import Index
 from gritlm.rag.index.passage_table import IndexFailedError
 from gritlm.rag.retrieve import Search
+from gritlm.rag.types import Passage
 from tests.rag import test_index as rows
 from tests.rag.conftest import TEXTS
 
@@ -30,13 +31,13 @@ def index(tmp_path: Path) -> Index:
     return made
 
 
-def embed(texts: list[str]) -> np.ndarray:
+def embed(passages: list[Passage]) -> np.ndarray:
     known = {
         f"{name} {word}": rows.vectors(2, number)[place]
         for number, name in enumerate("abc")
         for place, word in enumerate(("one", "two"))
     }
-    return np.stack([known[text] for text in texts])
+    return np.stack([known[passage.embedded] for passage in passages])
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from gritlm.atomic import is_temporary, replacing
 from gritlm.errors import InputError, choice
 from gritlm.lm import threads
 from gritlm.lm.gritlm import GritLM
-from gritlm.prompts import gritlm_instruction
+from gritlm.lm.tokens import SegmentTokenizer
 from gritlm.rag.cooperative import Checkpoint
 from gritlm.rag.identity import maker_of
 from gritlm.rag.index import addresses, repair, schema
@@ -32,9 +32,11 @@ from gritlm.rag.ingest import file_ids
 from gritlm.rag.ingest.ingest import ChunkingOptions
 from gritlm.rag.kvstore import manifest
 from gritlm.rag.kvstore.opening import refused
+from gritlm.rag.media.media_library import MediaLibrary
+from gritlm.rag.media.media_passages import vectors_of
 from gritlm.rag.reuse import reuse_check as checking
 from gritlm.rag.reuse.reuse_check import ReuseCheck
-from gritlm.rag.types import BLOCK_KINDS, BlockKind
+from gritlm.rag.types import BLOCK_KINDS, BlockKind, Passage
 from gritlm.rag.workspace_marker import FORMAT, NAME
 from gritlm.runtime import private_folder
 
@@ -123,19 +125,13 @@ def rebuild(place: Path, load: Callable[[], GritLM]) -> Mended:
         InputError: when the loaded model is not the model of the workspace.
     """
 
-    def embed(texts: list[str]) -> np.ndarray:
+    def embed(passages: list[Passage]) -> np.ndarray:
         model = load()
         with lance_errors(address(place)):
             found = open_table(address(place), None, create=False).schema
         schema.check_maker(found, maker_of(model), place=address(place))
-        longest = model.lm.max_positions or 1 << 20
-        vectors_ND = model.encode(
-            texts,
-            instruction=gritlm_instruction(),
-            max_length=longest,
-            show_progress_bar=False,
-        )
-        return np.asarray(vectors_ND)
+        library = MediaLibrary(model, SegmentTokenizer(model.tokenizer), place)
+        return vectors_of(model, library, passages)
 
     if addresses.is_lance(address(place)):
         return repair.rebuild(address(place), embed)

@@ -12,6 +12,7 @@ from gritlm.lm.kv.block import KVBlock
 from gritlm.lm.sampling import SamplingParams
 from gritlm.prompts import for_rag
 from gritlm.rag.engine import RagEngine
+from gritlm.rag.media.media_passages import vectors_of
 from gritlm.rag.options import AnswerOptions
 from tests.rag.media.conftest import QUESTION, opened, picture
 
@@ -214,3 +215,18 @@ def test_metadata_of_gritlm_is_not_taken_from_documents(seeing, tmp_path):
     with opened(tmp_path / "store", seeing) as engine:
         (skipped,) = engine.add([row]).skipped
     assert "'gritlm.media' begins with 'gritlm.'" in skipped.reason
+
+
+def test_a_repair_embeds_images_again_as_images(seeing, tmp_path):
+    path = picture(tmp_path / "photo.png")
+    with opened(tmp_path / "store", seeing) as engine:
+        engine.add([path, {"id": "cats", "title": "Cats", "text": "They sleep."}])
+        passages = list(engine.index.passages(engine.index.known()))
+        library = engine._assembler.media
+        vectors_ND = vectors_of(seeing, library, passages)
+        inputs = [path if each.media else "Cats They sleep." for each in passages]
+        expected_ND = seeing.encode_document(inputs)
+        assert np.abs(vectors_ND - expected_ND).max() < 1e-4
+        library.delete([each.id for each in passages])
+        with pytest.raises(InputError, match="has lost its file"):
+            vectors_of(seeing, library, passages)

@@ -19,12 +19,13 @@ from gritlm.rag.index.lance_errors import lance_errors
 from gritlm.rag.index.passage_rows import FIELDS, DamagedRow, unit
 from gritlm.rag.index.passage_table import IndexFailedError
 from gritlm.rag.index.table import index_words, open_table
+from gritlm.rag.types import Passage
 
 ROWS = 1024  # rows per read
 HOPELESS = 16  # consecutive unreadable rows after which neighbouring rows are not tried one by one
 COLUMNS = (*FIELDS, "metadata", "text", "vector")
 
-Embed = Callable[[list[str]], np.ndarray]
+Embed = Callable[[list[Passage]], np.ndarray]
 
 
 @dataclass
@@ -109,7 +110,7 @@ def rebuild(uri: str, embed: Embed) -> Mended:
 
     Args:
         uri: folder or address of the index.
-        embed: returns the vectors (N, D) of texts, for rows with a damaged vector.
+        embed: returns the vectors (N, D) of passages, for rows with a damaged vector.
 
     Raises:
         IndexFailedError: if the table cannot be written; the old table then stays.
@@ -134,7 +135,7 @@ def rewrite(uri: str, table: Table, embed: Embed | None) -> Mended:
     Args:
         uri: folder or address of the index.
         table: table of the index.
-        embed: returns the vectors (N, D) of texts; None removes documents with damaged vectors.
+        embed: returns the vectors (N, D) of passages; None removes documents with damaged vectors.
     """
     health = examine(uri, table, mends_vectors=embed is not None)
     broken = health.broken()
@@ -171,8 +172,7 @@ def _kept(
     vector_ND = passage_rows.vectors_of(rows).copy()
     to_embed = [n for n in to_embed if plain[n]["document_id"] not in broken]
     if to_embed and embed is not None:
-        texts = [f"{plain[n]['title']} {plain[n]['text']}".strip() for n in to_embed]
-        new_ND = embed(texts)
+        new_ND = embed([passage_rows.to_passage(plain[n]) for n in to_embed])
         for n, vector_D in zip(to_embed, new_ND, strict=True):
             vector_ND[n] = unit(vector_D, vector_ND.shape[1], name="a recomputed vector")
         embedded[0] += len(to_embed)

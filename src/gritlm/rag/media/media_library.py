@@ -16,7 +16,7 @@ import numpy as np
 from gritlm.atomic import replacing
 from gritlm.errors import InputError
 from gritlm.lm.gritlm import GritLM
-from gritlm.lm.media.inputs import ImagePart, InputText, MediaPart, SoundPart
+from gritlm.lm.media.inputs import ImagePart, InputText, Part, SoundPart
 from gritlm.lm.media.media_prompts import embedding_prompt
 from gritlm.lm.tokens import Prompt, SegmentTokenizer
 from gritlm.prompts import gritlm_instruction
@@ -117,8 +117,6 @@ class MediaLibrary:
             InputError: for content that the model does not take.
         """
         model = self._model
-        name = f"the {kind}"
-        part: MediaPart = ImagePart(data, name) if kind == "image" else SoundPart(data, name)
         frame = self._tokens.embedding_frame(
             instruction=gritlm_instruction(),
             end=model.settings.embed_eos,
@@ -126,8 +124,8 @@ class MediaLibrary:
             specials=True,
         )
         return embedding_prompt(
-            [*([InputText(title)] if title else []), part],
-            name=name,
+            _parts(title, kind, data),
+            name=f"the {kind}",
             tokens=self._tokens,
             senses=model.senses,
             frame=frame,
@@ -144,10 +142,7 @@ class MediaLibrary:
         found = self.content(passage.id)
         ids = self.ids(passage.id)
         if found is None or ids is None:
-            raise InputError(
-                f"passage {passage.id} has lost its file in {self._folder}; index "
-                f"{passage.document_id!r} again"
-            )
+            raise self._lost(passage)
         prompt = self.prompt(passage.title, *found)
         if tuple(prompt.ids) != ids:
             raise InputError(
@@ -156,7 +151,31 @@ class MediaLibrary:
             )
         return prompt
 
+    def parts_of(self, passage: Passage) -> list[Part]:
+        """Return the input of a passage that is an image or a sound.
+
+        Raises:
+            InputError: for a file that is missing.
+        """
+        found = self.content(passage.id)
+        if found is None:
+            raise self._lost(passage)
+        return _parts(passage.title, *found)
+
+    def _lost(self, passage: Passage) -> InputError:
+        return InputError(
+            f"passage {passage.id} has lost its file in {self._folder}; index "
+            f"{passage.document_id!r} again"
+        )
+
     def _path(self, passage_id: str, ending: str) -> Path | None:
         if self._folder is None or not _ID.fullmatch(passage_id):
             return None
         return self._folder / f"{passage_id}{ending}"
+
+
+def _parts(title: str, kind: MediaKind, data: bytes) -> list[Part]:
+    """Return the input of an image or a sound after a title."""
+    name = f"the {kind}"
+    part: Part = ImagePart(data, name) if kind == "image" else SoundPart(data, name)
+    return [InputText(title), part] if title else [part]

@@ -14,6 +14,7 @@ from blake3 import blake3
 
 from gritlm.lm.gritlm import GritLM
 from gritlm.lm.kv.block import KVBlock
+from gritlm.prompts import gritlm_instruction
 from gritlm.rag.index.passage_rows import passage_id
 from gritlm.rag.kvstore.shared.shared_blocks import KnownBlocks
 from gritlm.rag.media.media_library import MediaLibrary
@@ -85,6 +86,32 @@ def encode_media(
             )
         keyed.append((name, read))
     return vector_1D.numpy(), keyed
+
+
+def vectors_of(
+    model: GritLM, library: MediaLibrary, passages: Sequence[Passage]
+) -> np.ndarray[Any, Any]:
+    """Return the vectors (N, D) of passages of any kind.
+
+    Args:
+        model: model that embeds them.
+        library: library with the files of images and sounds.
+        passages: N passages.
+
+    Raises:
+        InputError: for an image or a sound whose file is missing.
+    """
+    inputs = [
+        passage.embedded if passage.media is None else library.parts_of(passage)
+        for passage in passages
+    ]
+    vectors_ND = model.encode(
+        inputs,
+        instruction=gritlm_instruction(),
+        max_length=model.lm.max_positions or 1 << 20,
+        show_progress_bar=False,
+    )
+    return np.asarray(vectors_ND)
 
 
 def _passage(document: Document, title: str, number: int, piece: MediaPiece) -> Passage:
