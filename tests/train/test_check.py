@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from gritlm.errors import InputError
 from gritlm.lm.hub.model_config import ModelSettings
@@ -180,3 +181,23 @@ def test_as_many_rows_are_shown_as_asked_for_from_the_first_good_one(found):
     places = [place for place, _ in found("{broken", *rows, limits=ResultLimits(samples=2)).samples]
     assert [place[-1] for place in places] == ["2", "3"]
     assert found(*rows, limits=ResultLimits(samples=0)).samples == ()
+
+
+def test_images_are_decoded_and_shown_by_their_size(found, tmp_path):
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "a.png")
+    (tmp_path / "broken.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
+    pairs = [{"query": "q", "pos": [{"image": f"{name}.png"}]} for name in ("a", "broken")]
+    findings = found(*pairs)
+    assert ("pooled", "[image of 40 x 30 pixels]") in marked(findings)[1][1]
+    assert findings.problem_count == 1
+    assert "rows.jsonl:2: the image of pos[0] is broken" in findings.problems[0]
+    chat = {
+        "image": "a.png",
+        "conversations": [
+            {"from": "human", "value": "<image>Q"},
+            {"from": "gpt", "value": "An answer."},
+        ],
+    }
+    ((name, pieces),) = marked(found(chat))
+    assert name == "conversation"
+    assert ("other", "<|user|>\n[image of 40 x 30 pixels]Q\n<|assistant|>\n") in pieces

@@ -32,6 +32,12 @@ class Prompt:
     trained: tuple[tuple[int, int], ...] = ()
     media: tuple[MediaTokens, ...] = ()
 
+    @property
+    def readable_ids(self) -> list[int]:
+        """The token ids, with an id of the vocabulary for each placeholder."""
+        known = {number: each.placeholder for each in self.media for number in each.placeholders}
+        return [known.get(number, number) for number in self.ids]
+
 
 @dataclass(frozen=True)
 class EmbeddingFrame:

@@ -95,6 +95,8 @@ class ModelConfig:
             ``lm_head`` and ``embed_tokens``.
         lora_modules_to_save: names of modules that are trained in full and saved with the adapter.
         freeze: substrings of parameter names; parameters with a matching name are not trained.
+        train_towers: train the towers of a model that reads images or sound too; otherwise they
+            are frozen, and their projectors are trained.
     """
 
     base: str | None = None
@@ -116,6 +118,7 @@ class ModelConfig:
     lora_modules_to_save: tuple[str, ...] = ()
     use_dora: bool = False
     freeze: tuple[str, ...] = ()
+    train_towers: bool = False
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "lora_r", "lora_alpha", "projection")

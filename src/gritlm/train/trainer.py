@@ -140,7 +140,13 @@ class Trainer:
         whole = start if start and not checkpoint.is_sharded(start) else None
         torch.manual_seed(run.training.seed)
         self.parts = _build(run, whole)
-        self.collator = Collator(self.parts.tokens, self.parts.settings, run.data, run.rag)
+        self.collator = Collator(
+            self.parts.tokens,
+            self.parts.settings,
+            run.data,
+            run.rag,
+            senses=self.parts.trainee.senses,
+        )
         self.loader = Loader(run, self.collator, share)
         self.fixed_settings = fixed_settings
         self.steps = self._count_steps()
@@ -342,7 +348,8 @@ class Trainer:
         run = self.settings
         trainee = self.parts.trainee
         most = _BUDGET.get(trainee.device.type, _BUDGET["cpu"])
-        budget = run.training.token_budget or int(most / layers.graph_share(trainee.decoder))
+        share = 1.0 if trainee.trains_towers else layers.graph_share(trainee.decoder)
+        budget = run.training.token_budget or int(most / share)
         teacher = run.loss.teacher if run.embeds else None
         earlier = run.loss.earlier_passages
         at_once = min(budget, _mini_batch_tokens(trainee.device))

@@ -14,10 +14,8 @@ from gritlm.lm.generator import complete
 from gritlm.lm.media.files import LOCAL
 from gritlm.lm.media.media_chat import chat_prompt
 from gritlm.lm.tokens import Prompt, SegmentTokenizer
-from gritlm.train.model.build import build
 from tests.lm.media.checkpoints import TEMPLATE, idefics_tokens
 from tests.lm.media.conftest import image, sound
-from tests.train import runs
 
 
 def test_vectors_of_mixed_inputs_are_in_one_space(seeing):
@@ -268,10 +266,3 @@ def test_a_prompt_without_its_images_is_refused(seeing):
                 max_new_tokens=2,
             )
         )
-
-
-def test_training_refuses_a_base_that_reads_images(cases, tmp_path):
-    """A run would write its text decoder alone, which is another model."""
-    run = runs.make(tmp_path, model={"base": str(cases("idefics3").folder)})
-    with pytest.raises(ModelError, match="would write its text decoder alone"):
-        build(run)

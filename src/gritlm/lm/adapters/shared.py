@@ -17,6 +17,7 @@ from gritlm.lm.hub import checkpoint, vocabulary
 from gritlm.lm.hub.load import HUB_OPTIONS, LoadedModel, load_tokenizer
 from gritlm.lm.hub.load_errors import explained
 from gritlm.lm.hub.model_config import ModelSettings
+from gritlm.lm.media import trained_towers
 from gritlm.lm.self_check import require_numbers, require_views
 from gritlm.lm.unified import UnifiedLM
 
@@ -174,6 +175,8 @@ class SharedBase:
         settings = self._loaded.settings
         with_head = self.mode != "embedding"
         if adapter is not None:
+            if self._lm.senses is not None:
+                trained_towers.require_none(adapter, self.source)
             tokenizer, settings = load_tokenizer(self.source, adapter=adapter, hub=self._hub)
             lm = attach(self._lm, adapter, head=with_head)
             vocabulary.require_embeddings(tokenizer, lm.causal, adapter)

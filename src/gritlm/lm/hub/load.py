@@ -28,6 +28,7 @@ from gritlm.lm.hub.load_errors import explained
 from gritlm.lm.hub.model_config import FILE, UNSTATED, ModelSettings, read_settings
 from gritlm.lm.hub.placement import Placement
 from gritlm.lm.lean.weights import is_known
+from gritlm.lm.media import trained_towers
 from gritlm.lm.media.families import has_senses, require_family, with_senses
 from gritlm.lm.media.processors import older_template
 from gritlm.lm.media.senses import Senses
@@ -143,21 +144,61 @@ def load(
         if not placed:
             model = model.to(target)
     threads.adjust()
-    resized = False
-    factors = {}
-    if adapter is not None:
-        with explained(adapter):
-            resized = lora.fit(model, adapter)
-            factors = merge.plain_factors(model, adapter) if placement.keeps_factors else {}
-            model = merge.merge_adapter(model, adapter) if merging else model
-            model = model.base_model if mode == "embedding" else model
+    # An adapter has the names of the whole model, or those of its text decoder after training here.
+    adapts_decoder = adapter is not None and _adapts_decoder(config, adapter, hub)
+    applied = _Applied(adapter, mode, merging=merging, keeps_factors=placement.keeps_factors)
+    model = model if adapts_decoder else applied.to(model)
     _require_end_ids(model, source)
     with explained(source, "the processor"):
         model, senses = with_senses(model, source, tokenizer, hub)
+    if adapter is not None and adapts_decoder and senses is not None:
+        model = applied.to(model)
+        trained_towers.load(senses, adapter, hub)
     vocabulary.require_embeddings(tokenizer, model, adapter or source)
     if target.type == "cpu" and placement.quantization is not None:
-        _quantize(model, placement.quantization, source, factors)
-    return LoadedModel(model.eval(), tokenizer, settings, reason, resized, senses)
+        _quantize(model, placement.quantization, source, applied.factors)
+    return LoadedModel(model.eval(), tokenizer, settings, reason, applied.resized, senses)
+
+
+class _Applied:
+    """An adapter that is applied to its base.
+
+    Args:
+        adapter: folder or hub id; None for no adapter.
+        mode: mode of the model.
+        merging: whether to merge the adapter; False only prepares the base.
+        keeps_factors: whether the factors of its layers are kept.
+
+    Attributes:
+        resized: whether it changed the number of embeddings.
+        factors: its factors by layer.
+    """
+
+    def __init__(
+        self, adapter: str | None, mode: str, *, merging: bool, keeps_factors: bool
+    ) -> None:
+        self._adapter = adapter
+        self._mode = mode
+        self._merging = merging
+        self._keeps_factors = keeps_factors
+        self.resized = False
+        self.factors: dict[Any, Any] = {}
+
+    def to(self, model: Any) -> Any:
+        """Return the model with the adapter."""
+        adapter = self._adapter
+        if adapter is None:
+            return model
+        with explained(adapter):
+            self.resized = lora.fit(model, adapter)
+            self.factors = merge.plain_factors(model, adapter) if self._keeps_factors else {}
+            merged = merge.merge_adapter(model, adapter) if self._merging else model
+        return merged.base_model if self._mode == "embedding" else merged
+
+
+def _adapts_decoder(config: Any, adapter: str, hub: dict[str, Any]) -> bool:
+    """Return whether an adapter has the names of the text decoder of a model with towers."""
+    return has_senses(config) and trained_towers.has_file(adapter, hub)
 
 
 def _keep_soft_cap(config: Any, options: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ Shapes: M placeholders, D hidden size, T tokens.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -44,10 +44,12 @@ class NativeSenses(Senses):
     Attributes:
         reads: kinds of media that models of the family read.
         around: tokens before and after an image or a sound where no chat template writes them.
+        projectors: parts of the names of the projectors' parameters.
     """
 
     reads: ClassVar[frozenset[Kind]] = frozenset({"image"})
     around: ClassVar[Mapping[Kind, tuple[str, str]]] = {}
+    projectors: Sequence[str] = (".connector.", ".multi_modal_projector.", ".image_newline")
 
     def __init__(self, whole: Any, processor: MediaProcessor) -> None:
         core = whole.base_model
@@ -160,6 +162,11 @@ class NativeSenses(Senses):
         del kind
         output = self.module.get_image_features(**inputs, return_dict=True)
         return MediaFeatures(as_rows(output.pooler_output))
+
+    def update(self, weights: Mapping[str, Tensor]) -> None:
+        """Replace parameters of towers and projectors."""
+        super().update(weights)
+        self._maker = fingerprint(self.module)
 
     def save(self, model: Any, folder: Path) -> None:
         """Write the whole model and the parts of its processor to a folder."""

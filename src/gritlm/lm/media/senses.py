@@ -113,11 +113,16 @@ class Senses(Protocol):
         media_tokens: text of the token by which the chat template of the model names an image or a
             sound; empty for a template that knows texts only, where media tokens stand in place.
         module: towers and projectors, for their device, size and training.
+        projectors: parts of the names of the projectors' parameters in ``module``, which training
+            changes while the towers stay as they are.
+        attends_within: whether the tokens of an image attend to each other in a causal pass too.
     """
 
     kinds: frozenset[Kind]
     media_tokens: Mapping[Kind, str]
     module: nn.Module
+    projectors: Sequence[str] = ()
+    attends_within: bool = False
 
     def read(self, content: DecodedImage | DecodedSound) -> MediaTokens:
         """Return the tokens of an image or a sound, without a pass of the tower.
@@ -140,6 +145,18 @@ class Senses(Protocol):
         del run
         return {}
 
+    def update(self, weights: Mapping[str, Tensor]) -> None:
+        """Replace parameters of :attr:`module`; the ids of placeholders change with them.
+
+        Args:
+            weights: the parameters by name.
+
+        Raises:
+            ModelError: for a parameter that the module does not have, or of another shape.
+        """
+        require_parameters(self.module, weights)
+        self.module.load_state_dict(dict(weights), strict=False)
+
     def save(self, model: Any, folder: Path) -> None:
         """Write the weights and the configuration of a model with its senses to a folder.
 
@@ -152,6 +169,26 @@ class Senses(Protocol):
         """
         del model, folder
         raise ModelError(f"{type(self).__name__} is not saved together with a model")
+
+
+def require_parameters(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Refuse weights that are not those of a module's parameters.
+
+    Args:
+        module: the module.
+        weights: some of its parameters by name.
+
+    Raises:
+        ModelError: with the name of the first other parameter.
+    """
+    known = dict(module.named_parameters())
+    for name, value in weights.items():
+        if name not in known or known[name].shape != value.shape:
+            has = tuple(known[name].shape) if name in known else "none"
+            raise ModelError(
+                f"the trained weights of towers and projectors have {name} of shape "
+                f"{tuple(value.shape)}, the model {has}; load them with their own base"
+            )
 
 
 def placeholder_ids(inputs: Mapping[str, Any], maker: str, count: int) -> tuple[int, ...]:

@@ -61,6 +61,8 @@ class DecoderWithHead(PreTrainedModel, GenerationMixin):
         return CausalLMOutputWithPast(
             logits=self.lm_head(output.last_hidden_state[:, kept]),
             past_key_values=output.past_key_values,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
         )
 
 
@@ -95,4 +97,5 @@ def text_decoder(whole: Any) -> Any:
         causal = DecoderWithHead(decoder, whole.lm_head)
     config.tie_word_embeddings = causal.lm_head.weight is decoder.get_input_embeddings().weight
     causal.generation_config = whole.generation_config
+    causal.name_or_path = whole.name_or_path
     return causal.eval()

@@ -5,7 +5,7 @@ Shapes: M placeholders, D hidden size, T tokens of a pass, L tokens with the cac
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -22,6 +22,7 @@ class QwenVisionSenses(NativeSenses):
     around: ClassVar[Mapping[Kind, tuple[str, str]]] = {
         "image": ("<|vision_start|>", "<|vision_end|>")
     }
+    projectors: Sequence[str] = (".merger.", ".deepstack_merger_list.")
 
     def _offsets(self, inputs: Mapping[str, Any]) -> tuple[Tensor | None, int]:
         (grid,) = inputs["image_grid_thw"]
@@ -49,6 +50,8 @@ class Qwen3VisionSenses(QwenVisionSenses):
 
 class Gemma3Senses(NativeSenses):
     """Gemma 3: in the causal pass too, the tokens of an image attend to all of them."""
+
+    attends_within = True
 
     def decoder_options(self, run: MediaPass) -> dict[str, Any]:
         """Return the attention masks of a causal pass."""

@@ -47,9 +47,10 @@ def view(name: str, prompt: Prompt, tokens: SegmentTokenizer) -> ExampleView:
     """
     spans = []
     before = ""
+    ids = prompt.readable_ids
     for _, end, mark in _spans(prompt):
         # Decode from the start: a span decoded alone can lose its leading space.
-        prefix = str(tokens.tokenizer.decode(prompt.ids[:end], clean_up_tokenization_spaces=False))
+        prefix = str(tokens.tokenizer.decode(ids[:end], clean_up_tokenization_spaces=False))
         spans.append(LabelledSpan(prefix[len(before) :], mark))
         before = prefix
     return ExampleView(name, tuple(spans))

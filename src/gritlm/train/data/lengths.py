@@ -24,6 +24,7 @@ from gritlm.train.data.examples import (
     Row,
     ScoredExample,
 )
+from gritlm.train.data.stand_ins import with_stand_ins
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,13 @@ class LengthCounter:
     def prompts(self, row: Row) -> dict[str, Prompt]:
         """Return the prompts of a row by name; empty if no token in the loss is left.
 
+        A text stands in the place of each image and sound, whose tokens are not counted.
+
         Raises:
-            InputError: a text has no tokens, or its instruction leaves no room for it.
+            InputError: a text has no tokens, its instruction leaves no room for it, or an image or
+                a sound is broken.
         """
+        row = with_stand_ins(row)
         if isinstance(row, EmbeddingExample):
             return self._embedding(row)
         if isinstance(row, ScoredExample):

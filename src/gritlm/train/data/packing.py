@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gritlm.errors import InputError
+from gritlm.lm.media.senses import MediaTokens
 from gritlm.lm.tokens import Prompt
 from gritlm.train.objectives.losses import IGNORE
 
@@ -32,6 +34,7 @@ class PackedBatch:
         sample_BL: index of the sample; padding has the index of the last sample of its row.
         real_BL: false for padding.
         seen_BLL: tokens (last axis) that each token attends to; None: earlier ones of its sample.
+        media: images and sounds of the samples; their placeholders are negative ids.
     """
 
     ids_BL: Tensor
@@ -40,14 +43,14 @@ class PackedBatch:
     sample_BL: Tensor
     real_BL: Tensor
     seen_BLL: Tensor | None = None
+    media: tuple[MediaTokens, ...] = ()
 
     def to(self, device: torch.device) -> PackedBatch:
-        moved = {
-            field.name: value.to(device)
-            for field in fields(self)
-            if (value := getattr(self, field.name)) is not None
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Any] = {
+            name: each.to(device) for name, each in values.items() if isinstance(each, Tensor)
         }
-        return PackedBatch(**moved)
+        return replace(self, **moved)
 
 
 def packed(samples: Sequence[Prompt], *, capacity: int, pad: int = 0) -> PackedBatch:
@@ -123,4 +126,5 @@ def rows(samples: Sequence[Prompt], plan: Sequence[Sequence[int]], *, pad: int =
             start = end
         position_BL[number, start:] = torch.arange(width - start)
         real_BL[number, :start] = True
-    return PackedBatch(ids_BL, labels_BL, position_BL, sample_BL, real_BL)
+    media = tuple(each for row in plan for index in row for each in samples[index].media)
+    return PackedBatch(ids_BL, labels_BL, position_BL, sample_BL, real_BL, media=media)

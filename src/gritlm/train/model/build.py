@@ -20,11 +20,12 @@ from gritlm.lm.hub import checkpoint, export
 from gritlm.lm.hub.load import LoadedModel, load, our_template
 from gritlm.lm.hub.model_config import PROJECTION_FILE, ModelSettings
 from gritlm.lm.hub.placement import Placement
+from gritlm.lm.media import trained_towers
 from gritlm.lm.self_check import require_views
 from gritlm.lm.tokens import SegmentTokenizer
 from gritlm.lm.unified import UnifiedLM
 from gritlm.train.config import ModelConfig, TrainConfig
-from gritlm.train.model import hidden_states, lora
+from gritlm.train.model import hidden_states, lora, towers
 from gritlm.train.model.module import ReferenceModel, Trainee
 
 # Attentions that take 4-D masks and restarting positions, which training uses.
@@ -85,9 +86,13 @@ def build(
     base, adapter = checkpoint.resolve(config.base, config.adapter)
     continued = weights is not None and not config.adapted
     loaded = _load(run, str(weights), device) if continued else _load_start(run, device)
-    _require_text(loaded, base)
+    senses = loaded.senses
+    if senses is not None:
+        towers.prepare(senses, run)
+        if weights is not None:
+            trained_towers.load(senses, str(weights))
     settings = _settings(run, loaded)
-    lm = UnifiedLM(loaded.model)
+    lm = UnifiedLM(loaded.model, senses=senses)
     _require_usable(lm, run, settings)
     obstacle = export.obstacle(lm, settings)  # before the weights are sharded
     if weights and settings.projection and not (weights / PROJECTION_FILE).is_file():
@@ -99,10 +104,10 @@ def build(
     if complete and needs_reference(run):
         reference = load_reference(run, device) if continued else _copy(loaded.model)
     model = lora.add_adapters(loaded.model, config, weights or adapter, bf16=bf16)
-    trainee = Trainee(
-        model, settings, head, autocast=torch.bfloat16 if bf16 else None, reference=reference
-    )
+    autocast = torch.bfloat16 if bf16 else None
+    trainee = Trainee(model, settings, head, autocast=autocast, reference=reference, senses=senses)
     _freeze(trainee, config.freeze)
+    trainee.keep_features()
     unread = () if run.writes else _freeze_head(trainee)
     _require_trained(trainee, run)
     if complete:
@@ -111,19 +116,6 @@ def build(
     return TrainingParts(
         trainee, loaded.tokenizer, tokens, settings, base, bf16, unread, loaded.resized, obstacle
     )
-
-
-def _require_text(loaded: LoadedModel, base: str) -> None:
-    """Refuse a model that reads images or sound.
-
-    Raises:
-        ModelError: the message has the reason.
-    """
-    if loaded.senses is not None:
-        raise ModelError(
-            f"{base} reads images or sound, and a run would write its text decoder alone; train a "
-            "text model"
-        )
 
 
 def needs_reference(run: TrainConfig) -> bool:
@@ -158,7 +150,8 @@ def _require_usable(lm: UnifiedLM, run: TrainConfig, settings: ModelSettings) ->
             f"[model]: attn_implementation = {attends!r} cannot be trained: it takes no 4-D "
             f"mask; use one of {', '.join(_ATTENTIONS)}"
         )
-    if run.writes and run.training.packing and not hidden_states.keeps_samples_apart(lm.decoder):
+    packs = run.writes and run.training.packing and lm.senses is None
+    if packs and not hidden_states.keeps_samples_apart(lm.decoder):
         raise InputError(
             f"[training]: {type(lm.causal).__name__} lets samples of a packed row attend to each "
             "other; use packing = false"
@@ -333,7 +326,7 @@ def _require_trained(trainee: Trainee, run: TrainConfig) -> None:
 
 def _require_used(trainee: Trainee, own: nn.Module | None, objective: str, other: str) -> None:
     """Raise an error if an objective has no trained parameter in decoder or own module."""
-    modules = [trainee.decoder] if own is None else [trainee.decoder, own]
+    modules = [trainee.decoder, trainee.towers, *([] if own is None else [own])]
     if not any(p.requires_grad for module in modules for p in module.parameters()):
         trained = next(name for name, p in trainee.named_parameters() if p.requires_grad)
         raise InputError(

@@ -88,7 +88,7 @@ def generative_states_and_routers(
     """Return :func:`generative_states` and, if wanted, each router's logits (B * L, experts)."""
     seen_BLL = rows.seen_BLL
     unwrapped = _unwrapped(decoder)
-    mask = None if seen_BLL is None else _masks(seen_BLL, rows.position_BL, unwrapped)
+    mask = None if seen_BLL is None else masks(seen_BLL, rows.position_BL, unwrapped)
     extra = {"output_router_logits": True} if wanted else {}
     output = decoder(
         rows.ids_BL, attention_mask=mask, position_ids=rows.position_BL, use_cache=False, **extra
@@ -105,8 +105,14 @@ def full_mask(mask_BL: Tensor, decoder: Any) -> Tensor:
     return as_mask(real_BL[:, None, :].expand(-1, real_BL.shape[1], -1), decoder)
 
 
-def _masks(seen_BLL: Tensor, position_BL: Tensor, decoder: Any) -> Tensor | dict[str, Tensor]:
-    """Return the mask, or a dict of masks for a decoder with several kinds of layers."""
+def masks(seen_BLL: Tensor, position_BL: Tensor, decoder: Any) -> Tensor | dict[str, Tensor]:
+    """Return the mask, or a dict of masks for a decoder with several kinds of layers.
+
+    Args:
+        seen_BLL: tokens (last axis) that each token attends to.
+        position_BL: positions within the samples, for sliding windows.
+        decoder: decoder of transformers without its LM head.
+    """
     distance_BLL = position_BL[:, :, None] - position_BL[:, None, :]
     mutual_BLL = seen_BLL & seen_BLL.transpose(1, 2)
     return windowed(seen_BLL, lambda size: seen_BLL & (mutual_BLL | (distance_BLL < size)), decoder)

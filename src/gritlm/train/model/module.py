@@ -19,12 +19,14 @@ from torch.nn.utils.rnn import pad_sequence
 from gritlm.lm.attention.packed import BOTH
 from gritlm.lm.encoder import span_mask
 from gritlm.lm.hub.model_config import ModelSettings
+from gritlm.lm.media.senses import Senses
 from gritlm.lm.tokens import Prompt
 from gritlm.lm.unified import unpack
 from gritlm.lm.vectors import POOLING, normalise
 from gritlm.train.data.packing import PackedBatch
 from gritlm.train.data.rag_samples import without_blocks
-from gritlm.train.model import heads, hidden_states
+from gritlm.train.model import heads, hidden_states, media_states
+from gritlm.train.model.towers import KeptFeatures, anchored
 from gritlm.train.objectives import losses
 from gritlm.train.objectives.chunked_loss import Head
 
@@ -83,6 +85,7 @@ class Trainee(nn.Module):
         *,
         autocast: torch.dtype | None = None,
         reference: ReferenceModel | None = None,
+        senses: Senses | None = None,
     ) -> None:
         """Combine model and projection to one module.
 
@@ -93,6 +96,7 @@ class Trainee(nn.Module):
             autocast: dtype of matrix products; None: the dtype of the weights.
             reference: copy of the starting model, for the KL divergence. With adapters it is not
                 needed: without them the model is the starting model.
+            senses: towers by which the model reads images and sound; None for text only.
         """
         super().__init__()
         self.model = model
@@ -101,6 +105,8 @@ class Trainee(nn.Module):
         self.autocast = autocast
         self.pool = POOLING[settings.pooling_method]
         self._references = [reference]  # in a list: torch must not register its parameters
+        self.senses = senses
+        self.towers = nn.Module() if senses is None else senses.module
 
     @property
     def causal(self) -> Any:
@@ -118,6 +124,22 @@ class Trainee(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.decoder.get_input_embeddings().weight.device
+
+    @property
+    def trains_towers(self) -> bool:
+        """Whether a parameter of the towers or their projectors is trained."""
+        return any(p.requires_grad for p in self.towers.parameters())
+
+    def train(self, mode: bool = True) -> Trainee:
+        """Set the mode; towers and projectors are always in evaluation mode."""
+        super().train(mode)
+        self.towers.eval()
+        return self
+
+    def keep_features(self) -> None:
+        """Keep the features of images and sounds, if no parameter of the towers is trained."""
+        if self.senses is not None and not self.trains_towers:
+            self.senses = KeptFeatures(self.senses)
 
     @property
     def reference(self) -> Any:
@@ -165,11 +187,14 @@ class Trainee(nn.Module):
         if self.projection is not None:
             hidden_BLD = self.projection(hidden_BLD)
         pooled_BL = span_mask([prompt.pooled for prompt in prompts], hidden_BLD)
-        vector_BD = self.pool(hidden_BLD, pooled_BL)
+        vector_BD = anchored(self.pool(hidden_BLD, pooled_BL), self.towers)
         return normalise(vector_BD) if self.settings.normalized else vector_BD
 
     def _read(self, prompts: Sequence[Prompt]) -> Tensor:
         """Return the states (B, L, D); arbitrary after the end of a text."""
+        if any(prompt.media for prompt in prompts):
+            causal = self.settings.embeds_causally
+            return media_states.prompt_states(self.decoder, self.senses, prompts, causal=causal)
         unpadded = self.decoder.config._attn_implementation == BOTH
         if unpadded and not self.settings.embeds_causally:
             ids_T = torch.tensor([i for prompt in prompts for i in prompt.ids], device=self.device)
@@ -193,16 +218,27 @@ class Trainee(nn.Module):
             weights: weights of the loss terms.
         """
         reference_ND = self._reference(rows, weights) if weights.kl else None
-        hidden_BLD, router_logits = hidden_states.generative_states_and_routers(
-            self.decoder, rows, wanted=bool(weights.router)
-        )
+        hidden_BLD, router_logits = self._generative(rows, wanted=bool(weights.router))
         total, kl = self._next_token(hidden_BLD, rows, weights, reference_ND)
         parts = {"kl": kl, "cross_entropy": total.detach() - weights.kl * kl}
         if weights.router:
             router_loss = heads.router_loss(self.causal, router_logits, rows.real_BL)
             parts["router"] = router_loss.detach()
             total = total + weights.router * router_loss
-        return total, parts
+        return anchored(total, self.towers), parts
+
+    def _generative(self, rows: PackedBatch, *, wanted: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return the states of generative rows, and each router's logits if wanted.
+
+        A model with senses gets a mask for texts too: by three-dimensional positions, transformers
+        does not keep the samples of a row apart.
+        """
+        if self.senses is None or rows.seen_BLL is not None:
+            return hidden_states.generative_states_and_routers(self.decoder, rows, wanted=wanted)
+        arguments = media_states.generative_arguments(self.decoder, self.senses, rows)
+        extra = {"output_router_logits": True} if wanted else {}
+        output = self.decoder(use_cache=False, **arguments, **extra)
+        return output.last_hidden_state, output.router_logits if wanted else ()
 
     def score(self, rows: PackedBatch) -> Tensor:
         """Return the mean log-likelihood per token in the loss of each row (B,), float32.

@@ -41,6 +41,8 @@ from gritlm.lm.hub.merge import merge_trained
 from gritlm.lm.hub.model_config import FILE as _SETTINGS
 from gritlm.lm.hub.model_config import PROJECTION_FILE
 from gritlm.lm.hub.quiet import quiet
+from gritlm.lm.media import trained_towers
+from gritlm.train.model import towers
 from gritlm.train.model.build import TrainingParts
 from gritlm.train.run import collectives, parallel, shards, staging
 from gritlm.train.run.step_checks import may_lack_gradient
@@ -50,6 +52,7 @@ _OPTIMIZER = "optimizer.pt"
 _RANDOM = "random.pt"
 _SHARDS = "shards"
 _PREFIX = "model."
+_NAME = "the trained adapter"  # in messages
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 _FROM_MAIN = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
 
@@ -118,11 +121,16 @@ def _write_model(
     inner = None
     if state is not None:
         inner = {k.removeprefix(_PREFIX): v for k, v in state.items() if k.startswith(_PREFIX)}
-    if merged and trainee.adapted:
-        merge_trained(trainee.model, "the trained adapter").save_pretrained(folder)
+    if trainee.senses is not None and (merged or not trainee.adapted):
+        whole = merge_trained(trainee.model, _NAME) if trainee.adapted else trainee.causal
+        trainee.senses.save(whole, folder)
+    elif merged and trainee.adapted:
+        merge_trained(trainee.model, _NAME).save_pretrained(folder)
     elif trainee.adapted:
         trainee.model.save_pretrained(folder, state_dict=inner, save_embedding_layers=parts.resized)
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty template
+        if trainee.senses is not None:
+            trained_towers.write(folder, towers.trained(trainee.towers))
     else:
         trainee.model.save_pretrained(folder, state_dict=inner)
     parts.tokenizer.save_pretrained(folder)

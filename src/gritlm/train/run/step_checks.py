@@ -79,10 +79,14 @@ def _rows(batch: Batch, tokenizer: Any) -> Iterator[dict[str, Any]]:
         sides = {"query": batch.embedding.queries, "passage": batch.embedding.passages}
         for side, prompts in sides.items():
             for prompt in prompts:
-                yield {"kind": side, "text": tokenizer.decode(prompt.ids), "pooled": prompt.pooled}
+                yield {
+                    "kind": side,
+                    "text": tokenizer.decode(prompt.readable_ids),
+                    "pooled": prompt.pooled,
+                }
     for sample in batch.samples:
         yield {
             "kind": "sample",
-            "text": tokenizer.decode(sample.ids),
+            "text": tokenizer.decode(sample.readable_ids),
             "trained": sample.trained,
         }

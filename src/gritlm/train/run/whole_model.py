@@ -35,7 +35,13 @@ def whole_model(parts: TrainingParts, module: Any) -> Iterator[GritLM | None]:
     if not parallel.is_main():
         yield None
     elif not sharded:
-        yield GritLM.around(trainee.causal, parts.tokenizer, parts.settings, trainee.projection)
+        yield GritLM.around(
+            trainee.causal,
+            parts.tokenizer,
+            parts.settings,
+            trainee.projection,
+            senses=trainee.senses,
+        )
     else:
         with TemporaryDirectory() as folder:
             checkpoint.write_model(Path(folder), parts, state)

@@ -5,12 +5,13 @@ Shapes: M features or media tokens, F features of a vector, D hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gritlm.lm.fingerprint import fingerprint
 from gritlm.lm.media.senses import (
     DecodedImage,
     DecodedSound,
@@ -41,6 +42,7 @@ class SmallSenses(Senses):
     kinds: frozenset[Kind]
     media_tokens: Mapping[Kind, str] = {}
     module: nn.Module
+    projectors: Sequence[str] = (".image_projector.", ".sound_projector.")
 
     def __init__(
         self,
@@ -71,6 +73,11 @@ class SmallSenses(Senses):
         samples = torch.from_numpy(resampled(content, whisper.RATE).samples)
         count = self._towers["sound"][1].tokens(whisper.frames(len(samples)))
         return self._tokens("sound", {"samples": samples}, count)
+
+    def update(self, weights: Mapping[str, Tensor]) -> None:
+        """Replace parameters of towers and projectors."""
+        super().update(weights)
+        self._maker = fingerprint(self.module)
 
     def _tokens(self, kind: Kind, inputs: dict[str, Tensor], count: int) -> MediaTokens:
         ids = placeholder_ids(inputs, self._maker, count)
