@@ -200,4 +200,4 @@ def test_images_are_decoded_and_shown_by_their_size(found, tmp_path):
     }
     ((name, pieces),) = marked(found(chat))
     assert name == "conversation"
-    assert ("other", "<|user|>\n[image of 40 x 30 pixels]Q\n<|assistant|>\n") in pieces
+    assert ("other", "<s><|user|>\n[image of 40 x 30 pixels]Q\n<|assistant|>\n") in pieces

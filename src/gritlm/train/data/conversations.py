@@ -10,7 +10,7 @@ from gritlm.lm.tools.prompt import with_tools
 from gritlm.train.data import turns
 from gritlm.train.data.examples import ChatExample
 from gritlm.train.data.fields import RecordFields
-from gritlm.train.data.media import AttachedMedia
+from gritlm.train.data.media.row_media import AttachedMedia
 from gritlm.train.data.turns import Turn
 
 KNOWN = (

@@ -17,7 +17,7 @@ from gritlm.errors import InputError
 from gritlm.lm.media.inputs import InputText, Parts
 from gritlm.lm.tokens import document_texts
 from gritlm.train.config import SourceConfig
-from gritlm.train.data import conversations, media
+from gritlm.train.data import conversations
 from gritlm.train.data.examples import (
     EmbeddingExample,
     InstructedText,
@@ -27,6 +27,7 @@ from gritlm.train.data.examples import (
     ScoredExample,
 )
 from gritlm.train.data.fields import RecordFields
+from gritlm.train.data.media.row_media import is_media, parts_of, single, with_images
 
 _KNOWN: dict[Kind, str] = {
     "embedding": "{query, pos, neg}, {anchor, positive, negative}, {sentence1, sentence2, score}, "
@@ -116,8 +117,8 @@ def _image_texts(fields: RecordFields, side: str, instruction: str) -> list[Inst
         name = f"{side}[{index}]"
         text = fields.string(texts[index] or "", name) if texts else ""
         image = images[index] if images else None
-        pictures = [media.single(fields, "image", image, name)] if image else []
-        if parts := media.with_images(fields, text, pictures, name):
+        pictures = [single(fields, "image", image, name)] if image else []
+        if parts := with_images(fields, text, pictures, name):
             found.append(_instructed(parts, instruction))
     return found
 
@@ -171,7 +172,7 @@ def _passages(fields: RecordFields, columns: dict[str, Any]) -> dict[str, Instru
     """Return passages by name (``neg[0]``); a single text is one passage."""
     found: dict[str, InstructedText] = {}
     for key, value in columns.items():
-        alone = isinstance(value, str) or media.is_media(value)
+        alone = isinstance(value, str) or is_media(value)
         if not alone and not isinstance(value, list | tuple):
             raise fields.wrong(value, key, "a list of passages")
         for index, passage in enumerate([value] if alone else value):
@@ -184,8 +185,8 @@ def _embedded(fields: RecordFields, value: Any, name: str, instruction: str) -> 
     own, text = value if isinstance(value, list | tuple) and len(value) == 2 else ("", value)
     own = fields.string(own, f"the instruction of {name}")
     instruction = own if own.strip() else instruction
-    if media.is_media(text):
-        return _instructed(media.parts_of(fields, text, name), instruction)
+    if is_media(text):
+        return _instructed(parts_of(fields, text, name), instruction)
     if not isinstance(text, str):
         raise fields.wrong(value, name, "a text or [instruction, text]")
     return InstructedText(fields.text(text, name), instruction)

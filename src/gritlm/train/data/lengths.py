@@ -24,7 +24,7 @@ from gritlm.train.data.examples import (
     Row,
     ScoredExample,
 )
-from gritlm.train.data.stand_ins import with_stand_ins
+from gritlm.train.data.media.stand_ins import with_stand_ins
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from gritlm.lm.media.inputs import Parts
 from gritlm.lm.tools.definitions import Tool
 from gritlm.lm.tools.prompt import result_text, text_with_calls
 from gritlm.train.data.fields import RecordFields
-from gritlm.train.data.media import AttachedMedia, has_media
+from gritlm.train.data.media.row_media import AttachedMedia, has_media
 
 _ROLES = {
     "system": "system",
