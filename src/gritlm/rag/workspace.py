@@ -32,6 +32,7 @@ from gritlm.rag.ingest import file_ids
 from gritlm.rag.ingest.ingest import ChunkingOptions
 from gritlm.rag.kvstore import manifest
 from gritlm.rag.kvstore.opening import refused
+from gritlm.rag.media import media_library
 from gritlm.rag.media.media_library import MediaLibrary
 from gritlm.rag.media.media_passages import vectors_of
 from gritlm.rag.reuse import reuse_check as checking
@@ -44,7 +45,15 @@ CHECKED = "parity.json"
 BLOCKS = "kv"
 PASSAGES = "index"
 # Files of a workspace that has lost its settings.
-OURS = {CHECKED, BLOCKS, PASSAGES, addresses.EMBEDDED_QDRANT, file_ids.FILE, "cost.json"}
+OURS = {
+    CHECKED,
+    BLOCKS,
+    PASSAGES,
+    media_library.FOLDER,
+    addresses.EMBEDDED_QDRANT,
+    file_ids.FILE,
+    "cost.json",
+}
 
 
 @dataclass(frozen=True)
