@@ -7,13 +7,15 @@ import pytest
 import torch
 
 from gritlm.errors import InputError
-from gritlm.lm.generator import complete, prefill, prefix_cache
+from gritlm.lm.generator import complete, prefill, prefill_with_logits, prefix_cache
 from gritlm.lm.kv.block import KVBlock
 from gritlm.lm.sampling import SamplingParams
 from gritlm.prompts import for_rag
 from gritlm.rag.engine import RagEngine
 from gritlm.rag.media.media_passages import vectors_of
 from gritlm.rag.options import AnswerOptions
+from gritlm.rag.plan import question_after
+from gritlm.rag.retrieve import Search
 from tests.rag.media.conftest import QUESTION, opened, picture
 
 FAMILIES = ("smolvlm", "internvl", "llava_onevision", "qwen2_5_vl", "qwen3_vl")
@@ -230,3 +232,25 @@ def test_a_repair_embeds_images_again_as_images(seeing, tmp_path):
         library.delete([each.id for each in passages])
         with pytest.raises(InputError, match="has lost its file"):
             vectors_of(seeing, library, passages)
+
+
+@pytest.mark.parametrize("method", ["likelihood", "yes-no"])
+@pytest.mark.parametrize("family", ["smolvlm", "qwen2_5_vl"])
+def test_images_are_reranked_by_the_model(model_of, tmp_path, family, method):
+    model = model_of(family)
+    with opened(tmp_path / "store", model) as engine:
+        engine.add([picture(tmp_path / f"{n}.png", n) for n in range(3)])
+        found = engine.find(QUESTION, Search(top_k=3, rerank=3, rerank_method=method))
+        assert [hit.rank for hit in found] == [1, 2, 3]
+        if method == "yes-no":
+            return
+        ids, span = question_after(engine._assembler.tokens, QUESTION)
+        scores = []
+        for hit in found:  # each alone, after its own block
+            prompt = engine._assembler.media.prompt_of(hit.passage)
+            block = model.lm.causal_block(torch.tensor(prompt.ids), media=prompt.media)
+            cache = prefix_cache(model.lm, block, room=len(ids))
+            logits_SV = prefill_with_logits(model.lm, cache, ids).log_softmax(dim=-1)
+            places = range(*span)
+            scores.append(sum(float(logits_SV[at - 1, ids[at]]) for at in places) / len(places))
+        assert scores == sorted(scores, reverse=True)

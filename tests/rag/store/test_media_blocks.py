@@ -12,7 +12,8 @@ from gritlm.errors import InputError
 from gritlm.lm.kv.block import KVBlock
 from gritlm.lm.media.senses import placeholder_ids
 from gritlm.rag.identity import maker_of
-from gritlm.rag.kvstore import record
+from gritlm.rag.kvstore import codec, record
+from gritlm.rag.kvstore.shared import shared_record
 from gritlm.rag.kvstore.store import KVStore
 from tests.lm.media.checkpoints import qwen2_vl, smolvlm
 from tests.lm.media.conftest import image
@@ -76,6 +77,17 @@ def test_two_images_have_two_keys_and_a_wrong_one_is_refused(tmp_path):
         assert store.key(IDS, causal=False) != store.key(other, causal=False)
         with pytest.raises(InputError, match="is not the name of this block"):
             store.put(store.key(other, causal=False), seen())
+
+
+def test_a_block_of_an_image_is_the_same_object_in_shared_storage():
+    maker, made = blocks.maker(), seen(end=3)
+    key = record.block_key(maker, IDS, causal=False, storage="float32")
+    header, payload = codec.to_record(key, made, maker=maker, storage="float32")
+    content = shared_record.pack(header, payload)
+    read, raw_LB = shared_record.unpack(content, key, maker, "float32")
+    found = codec.from_record(read, raw_LB, maker)
+    assert torch.equal(found.data, made.data)
+    assert (found.token_ids.tolist(), found.end) == (IDS, 3)
 
 
 @pytest.mark.parametrize("family", [smolvlm, qwen2_vl])
