@@ -1,4 +1,4 @@
-"""Measuring functions of the three kinds of tasks, and batch sizes that shrink on demand."""
+"""Measuring functions of the kinds of tasks, and batch sizes that shrink on demand."""
 
 from __future__ import annotations
 
@@ -75,7 +75,12 @@ Measure = Callable[[Any, Task | str, MeasureOptions], Sequence[TaskResult]]
 
 def measures() -> Mapping[Kind, Measure]:
     """Return the measuring function of every kind."""
-    return {"embedding": _embedding, "generation": _generation, "rag": _rag}
+    return {
+        "embedding": _embedding,
+        "generation": _generation,
+        "rag": _rag,
+        "senses": _senses,
+    }
 
 
 def hubs() -> Hubs:
@@ -122,6 +127,23 @@ def _rag(model: Any, task: Task | str, how: MeasureOptions) -> Sequence[TaskResu
     assert isinstance(task, Task), "rag tasks are always local"
     return measure.measure(
         model, task, limit=how.limit, progress=how.progress, skip_bad_rows=how.skip_bad
+    )
+
+
+def _senses(model: Any, task: Task | str, how: MeasureOptions) -> Sequence[TaskResult]:
+    from gritlm.evaluation.senses import measure
+
+    assert isinstance(task, Task), "tasks with images and sound are always local"
+    return how.batch.halving(
+        lambda size: measure.measure(
+            model,
+            task,
+            limit=how.limit,
+            batch_size=size,
+            progress=how.progress,
+            skip_bad_rows=how.skip_bad,
+        ),
+        default=measure.BATCH,
     )
 
 

@@ -13,6 +13,7 @@ from gritlm.evaluation import memory
 from gritlm.evaluation.models import EvaluatedModel
 from gritlm.evaluation.results import Kind
 
+# Tasks with images and sound embed or generate: a task that the model cannot do is refused by it.
 _GENERATES: dict[Kind, bool] = {"embedding": False, "generation": True, "rag": True}
 
 
@@ -33,9 +34,10 @@ class ReadyModel:
         """Return the reason why the model cannot do a kind of task; None if it can."""
         mode = getattr(self.model, "mode", "embedding")
         more = f": {self.why}" if self.why else ""
-        if _GENERATES[kind] and mode == "embedding":
+        generates = _GENERATES.get(kind)
+        if generates is True and mode == "embedding":
             return f"it only embeds{more}"
-        if not _GENERATES[kind] and mode == "generative":
+        if generates is False and mode == "generative":
             return f"it only writes{more}"
         return None
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gritlm.errors import DownloadError, InputError, ModelError, one_line
-from gritlm.evaluation import fingerprints
+from gritlm.evaluation import fingerprints, inputs
+from gritlm.evaluation.inputs import Inputs
 from gritlm.evaluation.results import Kind
 
 ModelKind = Literal["GritLM", "sentence-transformers"]
@@ -35,6 +36,7 @@ class EvaluatedModel:
         has_head: whether the files hold a separate LM head; without one it is either tied to the
             embeddings or was not saved.
         about: settings that can be read without loading the model.
+        reads: inputs that it reads: ``text``, ``image``, ``sound``.
     """
 
     name: str
@@ -44,12 +46,21 @@ class EvaluatedModel:
     digest: str
     has_head: bool = True
     about: dict[str, Any] = field(default_factory=dict)
+    reads: Inputs = inputs.TEXT
 
-    def cannot(self, kind: Kind) -> str | None:
-        """Return why a kind of task cannot be measured; None if the files show no reason."""
-        if self.kind == "sentence-transformers" and kind != "embedding":
+    def cannot(self, kind: Kind, needs: Inputs = inputs.TEXT) -> str | None:
+        """Return why a task cannot be measured; None if the files show no reason.
+
+        Args:
+            kind: kind of the task.
+            needs: inputs of the task.
+        """
+        encoder = self.kind == "sentence-transformers"
+        if encoder and kind not in ("embedding", "senses"):
             return "it only embeds (a sentence-transformers model)"
-        return None
+        if encoder and needs - self.reads:
+            return "of a sentence-transformers model, only the vectors of texts are measured"
+        return inputs.unread(needs, self.reads)
 
 
 def find_model(name: str) -> EvaluatedModel:
@@ -88,6 +99,7 @@ def find_model(name: str) -> EvaluatedModel:
         fingerprints.of_files(files),
         any(name.startswith(_HEADS) for name, _ in sizes),
         about,
+        inputs.of_model(source) if kind == "GritLM" else inputs.TEXT,
     )
 
 

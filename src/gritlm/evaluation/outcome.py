@@ -8,11 +8,12 @@ from typing import Any
 from gritlm.evaluation.results import Kind, TaskResult
 from gritlm.evaluation.tasks.task import Task
 
-KINDS: tuple[Kind, ...] = ("embedding", "generation", "rag")
+KINDS: tuple[Kind, ...] = ("embedding", "generation", "rag", "senses")
 TITLES: dict[Kind, str] = {
     "embedding": "Embedding",
     "generation": "Generation",
     "rag": "Answering from passages",
+    "senses": "Images and sound",
 }
 
 

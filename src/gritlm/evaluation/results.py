@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-Kind = Literal["embedding", "generation", "rag"]
+Kind = Literal["embedding", "generation", "rag", "senses"]
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class TaskResult:
 
     Attributes:
         task: name of the task, e.g. ``STSBenchmark-dev``.
-        half: kind of the task: ``embedding``, ``generation`` or ``rag``.
+        half: kind of the task: ``embedding``, ``generation``, ``rag`` or ``senses``.
         kind: type of the task, e.g. ``STS``, ``Retrieval``, ``multiple_choice``, ``QA``.
         metric: name of the main metric, e.g. ``cosine_spearman``, ``acc``, ``match``.
         score: main score in percent, 0 to 100 (perplexities and the like unscaled).

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from gritlm.evaluation import environment, fingerprints, kinds
+from gritlm.errors import InputError
+from gritlm.evaluation import environment, fingerprints, inputs, kinds
 from gritlm.evaluation.cache import ResultCache
 from gritlm.evaluation.kinds import Measure
 from gritlm.evaluation.models import EvaluatedModel
@@ -13,7 +14,7 @@ from gritlm.evaluation.outcome import Outcome, Report, SkippedTask
 from gritlm.evaluation.results import Kind
 from gritlm.evaluation.runner import MeasuredTask, RunnerOptions, TaskRunner, number_format
 from gritlm.evaluation.tasks.discovery import ChosenTask
-from gritlm.evaluation.tasks.suites import SuitePlan
+from gritlm.evaluation.tasks.suites import NAMED, SuitePlan
 from gritlm.evaluation.tasks.task import Task
 
 INTERRUPTED = "interrupted before it was measured"
@@ -76,7 +77,10 @@ def evaluate(
         ModelError: if a model cannot be loaded. Results measured before are in the cache.
         MissingExtraError: if a library that a task needs is not installed.
         BadRowError: for the first unusable row of a local task, with ``skip_bad=False``.
+        InputError: if the plan names a task with images or sound that none of the models reads.
     """
+    if plan.suite == NAMED:
+        _require_readers(models, plan.tasks)
     options = replace(options or RunnerOptions(), limit=plan.limit)
     digests = task_digests(plan)
     finished: list[dict[str, MeasuredTask]] = [{} for _ in models]
@@ -97,6 +101,21 @@ def evaluate(
         stopped = True
     formats = [number_format(evaluated, options) for evaluated in models]
     return make_report(models, plan, finished, formats=formats, command=command, stopped=stopped)
+
+
+def _require_readers(models: Sequence[EvaluatedModel], tasks: Sequence[ChosenTask]) -> None:
+    """Refuse tasks, chosen by name, whose inputs no model reads."""
+    for chosen in tasks:
+        reasons = [inputs.unread(chosen.needs, evaluated.reads) for evaluated in models]
+        if all(reasons):
+            found = "; ".join(
+                f"{evaluated.name}: {reason}"
+                for evaluated, reason in zip(models, reasons, strict=True)
+            )
+            raise InputError(
+                f"task {chosen.name!r} cannot be measured ({found}); name a model that reads "
+                f"{inputs.listed(chosen.needs)}, or leave the task out"
+            )
 
 
 def task_digests(plan: SuitePlan) -> dict[str, str]:

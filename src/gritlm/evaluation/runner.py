@@ -116,7 +116,7 @@ class TaskRunner:
             MissingExtraError: if a library that the task needs is not installed.
             BadRowError: for the first unusable row, with ``skip_bad=False``.
         """
-        if why := self._evaluated.cannot(chosen.kind):
+        if why := self._evaluated.cannot(chosen.kind, chosen.needs):
             return MeasuredTask(chosen, reason=why)
         key = self.key(chosen.kind, digest)
         if known := self._cache.find(key):

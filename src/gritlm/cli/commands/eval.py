@@ -1,4 +1,4 @@
-"""``gritlm eval``: evaluation of models on embedding, generation and RAG tasks."""
+"""``gritlm eval``: evaluation of models on tasks of text, images and sound."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class TaskOptions:
     suite: Annotated[
         str | None,
         typer.Option(
-            help="quick (when left out), embedding, generation, rag or full.",
+            help="quick (when left out), embedding, generation, rag, senses or full.",
             rich_help_panel=TASKS,
         ),
     ] = None

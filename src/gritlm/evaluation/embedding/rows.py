@@ -65,6 +65,8 @@ def read(
     columns: Mapping[str, Column],
     bad: BadRows,
     check: Callable[[TaskRow], None] | None = None,
+    *,
+    limit: int | None = None,
 ) -> list[TaskRow]:
     """Return the usable rows of a file; blank lines are ignored.
 
@@ -73,6 +75,7 @@ def read(
         columns: required columns and the type of their values.
         bad: collector of lines that are not a JSON object, lack a column or have a wrong value.
         check: function that raises ``InputError`` for a row that is unusable for another reason.
+        limit: number of usable rows after which to stop; None for all.
 
     Raises:
         InputError: if the file is missing, empty, not UTF-8 or has mostly unusable rows; for the
@@ -85,7 +88,7 @@ def read(
             check(row)
         return row
 
-    rows = bad.keep_usable(jsonl.text_lines(path), usable, path=path)
+    rows = bad.keep_usable(jsonl.text_lines(path), usable, path=path, limit=limit)
     if not rows:
         raise InputError(f"{path} has no rows; expected {', '.join(columns)} in each line")
     return rows

@@ -63,7 +63,7 @@ class ReportSection:
     """Section of the report for one kind of task.
 
     Attributes:
-        kind: ``embedding``, ``generation`` or ``rag``.
+        kind: ``embedding``, ``generation``, ``rag`` or ``senses``.
         headline: main figure of the kind; None if the models have no task in common.
         groups: means of the tasks of a type (of a setting, for rag), with at least two tasks.
         rows: row of each task.

@@ -10,14 +10,16 @@ from pathlib import Path
 
 from gritlm import config
 from gritlm.errors import InputError
-from gritlm.evaluation import harnesses
+from gritlm.evaluation import harnesses, inputs
+from gritlm.evaluation.inputs import Inputs
 from gritlm.evaluation.results import Kind
 from gritlm.evaluation.tasks import layouts
 from gritlm.evaluation.tasks.task import Task
 
 ABOUT = "task.toml"
 
-# Kind -> function that lists the names its harness knows; for names that are no local task.
+# Kind -> function that lists the names its harness knows, for names that are no local task. A
+# mapping has the inputs of each task; a plain list has tasks of text.
 Hubs = Mapping[Kind, Callable[[], Iterable[str]]]
 
 
@@ -27,13 +29,15 @@ class ChosenTask:
 
     Attributes:
         name: name of the task.
-        kind: ``embedding``, ``generation`` or ``rag``.
+        kind: ``embedding``, ``generation``, ``rag`` or ``senses``.
         task: a local task, or a name that the harness knows.
+        needs: inputs that a model must read: ``text``, ``image``, ``sound``.
     """
 
     name: str
     kind: Kind
     task: Task | str
+    needs: Inputs = inputs.TEXT
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ def local(folder: Path) -> list[Task]:
 
 def chosen(task: Task) -> ChosenTask:
     """Return a local task as a task to measure."""
-    return ChosenTask(task.name, task.half, task)
+    return ChosenTask(task.name, task.half, task, inputs.of_type(task.type))
 
 
 def named(names: Sequence[str], tasks: Sequence[Task], hubs: Hubs) -> list[ChosenTask]:
@@ -83,7 +87,7 @@ def named(names: Sequence[str], tasks: Sequence[Task], hubs: Hubs) -> list[Chose
     Raises:
         InputError: for an unknown name; the message suggests similar ones.
     """
-    known: dict[Kind, set[str]] = {}
+    known: dict[Kind, Mapping[str, Inputs]] = {}
     by_name = {task.name: task for task in tasks}
     found = []
     for name in dict.fromkeys(names):  # a name given twice is measured once
@@ -93,15 +97,16 @@ def named(names: Sequence[str], tasks: Sequence[Task], hubs: Hubs) -> list[Chose
         kind = _find_kind(name, hubs, known)
         if kind is None:
             raise InputError(_unknown(name, by_name, known))
-        found.append(ChosenTask(name, kind, name))
+        found.append(ChosenTask(name, kind, name, known[kind][name]))
     return found
 
 
-def _find_kind(name: str, hubs: Hubs, known: dict[Kind, set[str]]) -> Kind | None:
+def _find_kind(name: str, hubs: Hubs, known: dict[Kind, Mapping[str, Inputs]]) -> Kind | None:
     """Return the kind of the first harness that knows a name; names are listed when needed."""
     for kind, names in hubs.items():
         if kind not in known:
-            known[kind] = set(names())  # lm-eval reads thousands of files for this
+            found = names()  # lm-eval reads thousands of files for this
+            known[kind] = found if isinstance(found, Mapping) else dict.fromkeys(found, inputs.TEXT)
         if name in known[kind]:
             return kind
     return None
@@ -130,7 +135,7 @@ def _task(folder: Path) -> Task:
     return Task(folder=folder, **vars(about) | found)
 
 
-def _unknown(name: str, local: Iterable[str], known: Mapping[Kind, set[str]]) -> str:
+def _unknown(name: str, local: Iterable[str], known: Mapping[Kind, Iterable[str]]) -> str:
     words = {word.lower(): word for words in (*known.values(), local) for word in sorted(words)}
     near = [words[word] for word in get_close_matches(name.lower(), words, n=3)]
     places = ["no local task", *(harnesses.NAMES[kind] for kind in known)]

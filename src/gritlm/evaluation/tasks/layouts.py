@@ -22,6 +22,9 @@ _ROWS_CHECKED = 100  # rows of each file
 
 # Type -> file -> columns of each row. A folder without task.toml is of the first type that fits.
 LAYOUTS: dict[str, dict[str, tuple[str, ...]]] = {
+    "ImageQA": {TEST: ("image", "question", "answer")},
+    "ImageText": {TEST: ("image", "name")},
+    "AudioText": {TEST: ("audio", "text")},
     "Retrieval": {
         "corpus.jsonl": ("_id", "text"),
         "queries.jsonl": ("_id", "text"),
@@ -35,6 +38,8 @@ LAYOUTS: dict[str, dict[str, tuple[str, ...]]] = {
     "QA": {TEST: ("question", "answers", "documents")},
 }
 GENERATION = ("multiple_choice", "loglikelihood", "loglikelihood_rolling", "generate_until")
+# Types with images or sound, and the input that they need.
+SENSES: dict[str, str] = {"ImageQA": "image", "ImageText": "image", "AudioText": "sound"}
 FILES = {YAML, *(file for layout in LAYOUTS.values() for file in layout)}
 
 
@@ -42,6 +47,8 @@ def kind_of(task_type: str) -> Kind:
     """Return the kind that a type of task belongs to."""
     if task_type in GENERATION:
         return "generation"
+    if task_type in SENSES:
+        return "senses"
     return "rag" if task_type == "QA" else "embedding"
 
 

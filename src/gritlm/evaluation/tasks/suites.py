@@ -13,6 +13,7 @@ from gritlm.evaluation.tasks.discovery import ChosenTask, Hubs
 from gritlm.evaluation.tasks.task import Task
 
 SAMPLES = Path(__file__).parents[1] / "samples"
+NAMED = "tasks"  # suite of tasks that were listed by name
 QUICK_ROWS = 50  # rows of each task when the quick suite runs on a folder of the user
 
 
@@ -72,7 +73,8 @@ SUITES = {
     "embedding": Suite(("embedding",), _EMBEDDING),
     "generation": Suite(("generation",), _GENERATION),
     "rag": Suite(("rag",)),
-    "full": Suite(("embedding", "generation", "rag"), (*_EMBEDDING, *_GENERATION)),
+    "senses": Suite(("senses",)),
+    "full": Suite(("embedding", "generation", "rag", "senses"), (*_EMBEDDING, *_GENERATION)),
 }
 
 
@@ -102,9 +104,9 @@ def make_plan(
     """Return the tasks of a suite, or some tasks by name.
 
     Args:
-        suite: ``quick`` (the samples of this package), ``embedding``, ``generation``, ``rag`` or
-            ``full``. The embedding, generation and full suites use tasks of mteb and lm-eval
-            unless ``data`` is set.
+        suite: ``quick`` (the samples of this package), ``embedding``, ``generation``, ``rag``,
+            ``senses`` or ``full``. The embedding, generation and full suites use tasks of mteb and
+            lm-eval unless ``data`` is set.
         tasks: names of tasks to measure instead of a suite: local tasks, or those in ``hubs``.
         data: folder of local tasks; a suite then consists of the tasks in this folder. None for
             the samples of this package.
@@ -119,7 +121,7 @@ def make_plan(
     if suite not in SUITES:
         raise InputError(f"--suite {suite!r} is unknown{did_you_mean(suite, SUITES)}")
     if tasks:
-        return SuitePlan("tasks", tuple(discovery.named(tasks, _local(data), hubs or {})), limit)
+        return SuitePlan(NAMED, tuple(discovery.named(tasks, _local(data), hubs or {})), limit)
     chosen = SUITES[suite]
     if data is None and chosen.hub:
         samples = [

@@ -3,10 +3,11 @@
 ::
 
     name = "NQ-report"            # else the name of the folder
-    half = "embedding"            # embedding | generation | rag
+    half = "embedding"            # embedding | generation | rag | senses
     type = "Retrieval"            # STS | Retrieval | Classification | Clustering |
                                   # PairClassification | Reranking; generation tasks: lm-eval's
-                                  # output_type; rag: QA
+                                  # output_type; rag: QA; senses: ImageText |
+                                  # AudioText | ImageQA
     description = "..."
     language = "eng"
     instruction = "Given a question, retrieve passages that answer it"
@@ -19,7 +20,9 @@ label (0 or 1); Classification ``train.jsonl`` and ``test.jsonl`` with text, lab
 ``test.jsonl`` with text, label; Reranking ``test.jsonl`` with query, positive, negative (lists of
 texts); Retrieval in BEIR's layout (``corpus.jsonl``, ``queries.jsonl``, ``qrels/test.tsv``);
 generation ``task.yaml`` of lm-eval and ``test.jsonl``; rag ``test.jsonl`` with question, answers
-and documents (the first ``gold`` of them, 1 by default, hold the answer).
+and documents (the first ``gold`` of them, 1 by default, hold the answer); ImageText ``test.jsonl``
+with image and name; AudioText with audio and text; ImageQA with image, question and answer (a text
+or a list of texts). Images and sounds are paths of files in the folder.
 """
 
 from __future__ import annotations
@@ -36,8 +39,8 @@ class Task:
 
     Attributes:
         name: name of the task.
-        half: kind of the task: ``embedding``, ``generation`` or ``rag`` (the key in ``task.toml``
-            is ``half``).
+        half: kind of the task: ``embedding``, ``generation``, ``rag`` or ``senses`` (the key in
+            ``task.toml`` is ``half``).
         type: type of the task, e.g. ``STS``.
         folder: folder of the files.
         description: description shown in reports.

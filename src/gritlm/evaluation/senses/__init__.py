@@ -1,0 +1,1 @@
+"""Evaluation with images and sound: search between them and texts, and questions about images."""
