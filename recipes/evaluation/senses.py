@@ -34,6 +34,16 @@ FULL_SIDE, SMALL_SIDE = 512, 128  # most pixels of the longer side of clip art
 FULL_SPEECH, SMALL_SPEECH = 500, 20
 SMALL_CLIPART, SMALL_SHAPES, SMALL_QUESTIONS = 60, 40, 4  # questions of each picture
 
+# Clip art that is not in a small set: marks of brands, and a picture whose content is missing.
+LEFT_OUT = {
+    "coke lower left corner",
+    "linux powered",
+    "orleans express upper left corner",
+    "quake icon",
+    "sprint cell phone",
+    "duck yellow ii",
+}
+
 Row = dict[str, Any]
 ABOUT = {
     "Clipart": {
@@ -76,10 +86,18 @@ def clipart(listed: Path, root: Path, out: Path, *, small: bool) -> None:
     """Write pictures of clip art with their names, on white."""
     found = by_hash(test_rows(listed), lambda row: row["path"])
     side = SMALL_SIDE if small else FULL_SIDE
-    rows = []
-    for number, row in enumerate(found[: SMALL_CLIPART if small else None]):
-        file = f"pictures/{number:03}.png"
-        save_picture(root / row["path"], out / file, side=side, palette=small)
+    rows: list[Row] = []
+    seen: set[bytes] = set()
+    for row in found:
+        if small and (len(rows) == SMALL_CLIPART or row["name"] in LEFT_OUT):
+            continue
+        picture = on_white(root / row["path"], side=side)
+        content = picture.tobytes()
+        if small and (content in seen or len(set(content)) == 1):
+            continue  # a copy, or a blank page
+        seen.add(content)
+        file = f"pictures/{len(rows):03}.png"
+        save_picture(picture, out / file, palette=small)
         rows.append({"image": file, "name": row["name"]})
     write(out, rows)
 
@@ -95,7 +113,8 @@ def shapes(folder: Path, out: Path, *, small: bool) -> None:
     rows = []
     for number in numbers:
         file = f"pictures/{number}.png"
-        save_picture(folder / "images" / f"{number}.png", out / file, side=SMALL_SIDE)
+        picture = on_white(folder / "images" / f"{number}.png", side=SMALL_SIDE)
+        save_picture(picture, out / file, palette=True)
         asked = by_picture[number]
         rows += [{"image": file, **row} for row in (mixed(asked) if small else asked)]
     write(out, rows)
@@ -141,17 +160,20 @@ def by_hash(items: Iterable[Any], key: Callable[[Any], str]) -> list[Any]:
     return sorted(items, key=lambda item: hashlib.sha256(key(item).encode()).digest())
 
 
-def save_picture(source: Path, target: Path, *, side: int, palette: bool = True) -> None:
-    """Write a picture on white, with at most this many pixels on its longer side."""
+def on_white(source: Path, *, side: int) -> Image.Image:
+    """Return a picture on white, with at most this many pixels on its longer side."""
     with Image.open(source) as opened:
         picture = opened.convert("RGBA")
     white = Image.new("RGBA", picture.size, "white")
     picture = Image.alpha_composite(white, picture).convert("RGB")
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
-    if palette:
-        picture = picture.quantize(256)
+    return picture
+
+
+def save_picture(picture: Image.Image, target: Path, *, palette: bool) -> None:
+    """Write a picture as PNG, with 256 colours or with all."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(target, optimize=True)
+    (picture.quantize(256) if palette else picture).save(target, optimize=True)
 
 
 def save_sound(text: str, voice: str, target: Path) -> None:

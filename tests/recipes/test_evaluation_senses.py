@@ -35,7 +35,7 @@ def pictures(tmp_path: Path) -> Path:
     listed = []
     for number, part in enumerate(("test", "train", "test")):
         pixels = np.zeros((300, 800, 4), dtype=np.uint8)
-        pixels[:, 400:] = (200, 0, 0, 255)
+        pixels[:, 400:] = (200, 0, 10 * number, 255)
         Image.fromarray(pixels).save(tmp_path / f"{number}.png")
         listed.append({"part": part, "path": f"{number}.png", "name": f"name {number}"})
     path = tmp_path / "pictures.jsonl"
@@ -56,8 +56,24 @@ def test_clip_art_is_on_white_and_of_the_part_test(tmp_path: Path, pictures: Pat
             sides[name] = image.size
             picture = image.convert("RGB")
         assert picture.getpixel((3, 3)) == (255, 255, 255)
-        assert picture.getpixel((sides[name][0] - 3, 3)) == (200, 0, 0)
+        assert picture.getpixel((sides[name][0] - 3, 3))[:2] == (200, 0)
     assert sides == {"full": (512, 192), "small": (128, 48)}
+
+
+def test_a_small_set_has_no_copies_blank_pictures_or_brands(tmp_path: Path, pictures: Path):
+    Image.new("RGBA", (90, 90)).save(tmp_path / "blank.png")
+    listed = pictures.read_text(encoding="utf-8")
+    for path, name in (("0.png", "copy"), ("blank.png", "nothing"), ("1.png", "quake icon")):
+        listed += json.dumps({"part": "test", "path": path, "name": name}) + "\n"
+    pictures.write_text(listed, encoding="utf-8")
+    run(tmp_path / "full", "--clipart", pictures, tmp_path)
+    run(tmp_path / "small", "--clipart", pictures, tmp_path, "--small")
+    full, small = (rows(discovery.local(tmp_path / name)[0]) for name in ("full", "small"))
+    assert len(full) == 5
+    names = {row["name"] for row in small}
+    assert len(small) == len(names) == 2
+    assert "name 2" in names
+    assert names & {"name 0", "copy"}
 
 
 def test_questions_keep_their_pictures(tmp_path: Path):

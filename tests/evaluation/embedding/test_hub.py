@@ -8,6 +8,7 @@ import mteb
 import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict
+from mteb.get_tasks import TASK_LIST
 
 from gritlm.errors import InputError
 from gritlm.evaluation.embedding import local, mteb_run
@@ -105,13 +106,19 @@ def test_an_unknown_name_is_refused_with_the_nearest(model):
         mteb_run.measure(model, "STSBenchmrk")
 
 
-def test_a_task_of_images_is_refused(model):
-    with pytest.raises(InputError, match="CIFAR10 is made of image; expected text alone"):
+def test_a_task_that_the_model_does_not_read_is_refused(model):
+    with pytest.raises(InputError, match="CIFAR10 is not measured: it reads text; the task has im"):
         mteb_run.measure(model, "CIFAR10")
+    video = next(task for task in TASK_LIST if "video" in task.metadata.modalities)
+    with pytest.raises(InputError, match=r"is made of .*video.*; expected text, image, audio"):
+        mteb_run.measure(model, video.metadata.name)
 
 
-def test_names_are_those_of_tasks_of_text():
+def test_names_have_the_inputs_of_the_tasks():
     names = mteb_run.names()
-    assert names == sorted(names)
-    assert {"STSBenchmark", "NFCorpus", "Banking77Classification"} <= set(names)
-    assert "CIFAR10" not in names
+    assert list(names) == sorted(names)
+    assert names["STSBenchmark"] == names["NFCorpus"] == {"text"}
+    assert names["CIFAR10"] == {"image"}
+    assert names["Flickr30kI2TRetrieval"] == {"text", "image"}
+    assert names["ClothoA2TRetrieval"] == {"text", "sound"}
+    assert not any("video" in inputs for inputs in names.values())

@@ -6,8 +6,10 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from gritlm.evaluation import harnesses
-from gritlm.evaluation.embedding import instructions
+from gritlm.evaluation.embedding import batches, instructions
 from gritlm.evaluation.embedding.instructions import TaskInstructions
 from gritlm.prompts import gritlm_instruction
 
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from gritlm.lm.gritlm import GritLM, Vectors
-
-BLANK = "."  # stands for a blank text, which has no token to pool
 
 
 def mteb_encoder(model: GritLM) -> GritLMEncoder:
@@ -56,27 +56,34 @@ class GritLMEncoder:
         show_progress_bar: bool = False,
         precision: str = "float32",
     ) -> NDArray[Any]:
-        """Return the embeddings of batches of texts: (N, D), float32.
+        """Return the embeddings of batches of texts, images and sounds: (N, D), float32.
 
         Args:
-            inputs: batches, each a mapping with a list of texts in the column ``text``.
+            inputs: batches, each a mapping with lists in the columns ``text``, ``image`` and
+                ``audio``, or some of them.
             task_metadata: metadata of the task, which selects the instructions.
             hf_split: ignored.
             hf_subset: ignored.
             prompt_type: ``query``, ``document``, or None for a task without these two sides.
-            batch_size: number of texts in a batch.
+            batch_size: number of inputs in a batch.
             show_progress_bar: whether to show a progress bar.
             precision: ``float32``, or a quantized format of :meth:`GritLM.encode`.
+
+        Raises:
+            InputError: for images or sounds that the model does not read, and for videos.
         """
         sides = self.sides or instructions.of(task_metadata)
-        texts = [text if text.strip() else BLANK for batch in inputs for text in batch["text"]]
-        return self.model.encode(
-            texts,
-            instruction=gritlm_instruction(sides.of(prompt_type)),
-            batch_size=batch_size,
-            show_progress_bar=show_progress_bar,
-            precision=precision,
-        )
+        vectors = [
+            self.model.encode(
+                group,
+                instruction=gritlm_instruction(sides.of(prompt_type)),
+                batch_size=batch_size,
+                show_progress_bar=show_progress_bar,
+                precision=precision,
+            )
+            for group in batches.groups(inputs, batch_size)
+        ]
+        return np.concatenate(vectors)
 
     def similarity(self, embeddings1: Vectors, embeddings2: Vectors) -> Tensor:
         """Return the cosine similarity of each pair of vectors: (N, M)."""

@@ -5,7 +5,7 @@ Only tasks of mteb itself are here; ``local.py`` makes mteb tasks of local folde
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from typing import Any
 
@@ -18,28 +18,44 @@ from mteb.abstasks.pair_classification import AbsTaskPairClassification
 from mteb.get_tasks import TASK_LIST
 
 from gritlm.errors import InputError
+from gritlm.evaluation import inputs
 from gritlm.evaluation.harnesses import DataUnreachableError
+from gritlm.evaluation.inputs import Inputs
+
+_KINDS = {"text": "text", "image": "image", "audio": "sound"}  # mteb's modalities that are read
 
 
-def names() -> list[str]:
-    """Return the sorted names of mteb's text-only tasks."""
-    return sorted(task.metadata.name for task in TASK_LIST if task.metadata.modalities == ["text"])
+def names() -> dict[str, Inputs]:
+    """Return the names of mteb's tasks, sorted, with their inputs; none has videos."""
+    found = {
+        task.metadata.name: _inputs(task.metadata.modalities)
+        for task in TASK_LIST
+        if _KINDS.keys() >= set(task.metadata.modalities)
+    }
+    return dict(sorted(found.items()))
 
 
-def load(name: str, limit: int | None = None) -> AbsTask:
+def _inputs(modalities: Iterable[str]) -> Inputs:
+    return frozenset(_KINDS[each] for each in modalities)
+
+
+def load(name: str, limit: int | None = None, *, reads: Inputs = inputs.TEXT) -> AbsTask:
     """Return a task with its data, downloaded if needed.
 
     Args:
         name: name of the task in mteb.
         limit: number of rows to keep of each measured part; for retrieval, number of queries,
             with all passages. None for all.
+        reads: inputs that the model reads.
 
     Raises:
-        InputError: for an unknown name, with similar ones; for a task of images or sound; or if
-            the rows of the task cannot be cut.
+        InputError: for an unknown name, with similar ones; for a task with inputs that the model
+            does not read, or with videos; or if the rows of the task cannot be cut.
         DataUnreachableError: if the data cannot be downloaded.
     """
     task = _find(name)
+    if why := inputs.unread(_inputs(task.modalities), reads):
+        raise InputError(f"{name} is not measured: {why}")
     for part in parts(task):
         try:
             part.load_data()
@@ -72,8 +88,10 @@ def _find(name: str) -> AbsTask:
         near = get_close_matches(name, names(), n=3)
         hint = f"did you mean {', '.join(map(repr, near))}?" if near else "nothing is near it"
         raise InputError(f"mteb has no task {name!r}; {hint}") from None
-    if task.modalities != ["text"]:
-        raise InputError(f"{name} is made of {', '.join(task.modalities)}; expected text alone")
+    if not set(task.modalities) <= _KINDS.keys():
+        raise InputError(
+            f"{name} is made of {', '.join(task.modalities)}; expected {', '.join(_KINDS)}"
+        )
     return task
 
 

@@ -18,6 +18,8 @@ from gritlm.lm.hub import default_model
 
 log = logging.getLogger(__name__)
 
+_MODALITIES = {"text": "text", "image": "image", "sound": "audio"}
+
 
 def meta_of(model: GritLM) -> ModelMeta:
     """Return mteb's metadata of a model.
@@ -38,6 +40,7 @@ def meta_of(model: GritLM) -> ModelMeta:
             "similarity_fn_name": ScoringFunction.COSINE,
             "framework": ["GritLM", "PyTorch"],
             "use_instructions": True,
+            "modalities": [_MODALITIES[kind] for kind in model.reads],
             "open_weights": True,
             "license": _license(facts.license),
             "languages": _hf_langs_to_iso_lang_scripts(list(facts.languages)),

@@ -9,10 +9,11 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from gritlm.errors import InputError, at_least_one
-from gritlm.evaluation import harnesses
+from gritlm.evaluation import harnesses, inputs
 from gritlm.evaluation.embedding import instructions, library
 from gritlm.evaluation.embedding.encoder import GritLMEncoder
 from gritlm.evaluation.embedding.once import EncodeOnce
+from gritlm.evaluation.inputs import Inputs
 from gritlm.evaluation.results import TaskResult
 from gritlm.evaluation.tasks.bad_rows import BadRows
 from gritlm.evaluation.tasks.task import Task
@@ -26,8 +27,8 @@ BATCH = 256  # GritLM bounds a batch further, by its number of tokens
 BATCH_ELSE = 32  # default of sentence-transformers
 
 
-def names() -> list[str]:
-    """Return the sorted names of mteb's text-only tasks, for :func:`measure`.
+def names() -> dict[str, Inputs]:
+    """Return the names of mteb's tasks for :func:`measure`, sorted, with their inputs.
 
     Raises:
         MissingExtraError: if mteb is not installed.
@@ -75,7 +76,8 @@ def measure(
         score) and for tasks of several subsets (their score is the mean over subsets).
 
     Raises:
-        InputError: for an unknown task, wrong files, or an object that is not a model; if more
+        InputError: for an unknown task, a task with images or sound that the model does not read,
+            wrong files, or an object that is not a model; if more
             than half of a file's rows are unusable; or for the first unusable row if
             ``skip_bad_rows`` is False.
         DataUnreachableError: if the data of a task of mteb cannot be downloaded.
@@ -92,17 +94,20 @@ def measure(
 
         started = time.perf_counter()  # the import of mteb does not count
         bad = BadRows(skip=skip_bad_rows)
-        ready = _load_task(task, first, bad)
+        ready = _load_task(task, first, bad, model)
         heard = items.listen(ready)
         scores = _evaluate(_encoder(model, task, ready), ready, size, Path(folder), progress)
         found = mteb_results.of(ready, scores, heard, Path(folder), time.perf_counter() - started)
         return found.without_rows(bad.count, bad.reasons)
 
 
-def _load_task(task: Task | str, limit: int | None, bad: BadRows) -> AbsTask:
+def _load_task(task: Task | str, limit: int | None, bad: BadRows, model: Any) -> AbsTask:
     from gritlm.evaluation.embedding import hub, local
 
-    return local.make(task, limit, bad) if isinstance(task, Task) else hub.load(task, limit)
+    if isinstance(task, Task):
+        return local.make(task, limit, bad)
+    reads = frozenset(model.reads) if isinstance(model, GritLM) else inputs.TEXT
+    return hub.load(task, limit, reads=reads)
 
 
 def _encoder(model: Any, task: Task | str, ready: AbsTask) -> EncodeOnce:

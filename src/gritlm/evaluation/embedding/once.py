@@ -1,15 +1,18 @@
 """Encoder that embeds each distinct text of a task once.
 
-Shapes: N texts, D dimensions.
+Shapes: N inputs, D dimensions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from gritlm.evaluation.embedding.batches import has_media
 
 if TYPE_CHECKING:
     from mteb.abstasks.task_metadata import TaskMetadata
@@ -23,7 +26,7 @@ class EncodeOnce:
     mteb embeds the two columns of a pair, or the rows to train and to test on, in separate calls,
     and many texts are in both: these vectors are kept. Queries and documents come in a single call
     each (documents in chunks, one of them in memory at a time). There, only repeated texts within
-    the call are skipped.
+    the call are skipped. Images and sounds are passed on as they come.
 
     Args:
         inner: the encoder.
@@ -43,8 +46,22 @@ class EncodeOnce:
         prompt_type: Any = None,
         **options: Any,
     ) -> NDArray[Any]:
-        """Return the embeddings of batches of texts, as the inner encoder does: (N, D)."""
-        texts = [text for batch in inputs for text in batch["text"]]
+        """Return the embeddings of batches, as the inner encoder does: (N, D)."""
+        batches = iter(inputs)
+        first: Any = next(batches, {"text": []})
+        together: Any = chain([first], batches)
+        if has_media(first) or "text" not in first:
+            return np.asarray(
+                self.inner.encode(
+                    together,
+                    task_metadata=task_metadata,
+                    hf_split=hf_split,
+                    hf_subset=hf_subset,
+                    prompt_type=prompt_type,
+                    **options,
+                )
+            )
+        texts = [text for batch in together for text in batch["text"]]
         known = self._known if prompt_type is None else {}
         new = [text for text in dict.fromkeys(texts) if text not in known]
         if new:

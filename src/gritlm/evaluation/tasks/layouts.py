@@ -22,9 +22,6 @@ _ROWS_CHECKED = 100  # rows of each file
 
 # Type -> file -> columns of each row. A folder without task.toml is of the first type that fits.
 LAYOUTS: dict[str, dict[str, tuple[str, ...]]] = {
-    "ImageQA": {TEST: ("image", "question", "answer")},
-    "ImageText": {TEST: ("image", "name")},
-    "AudioText": {TEST: ("audio", "text")},
     "Retrieval": {
         "corpus.jsonl": ("_id", "text"),
         "queries.jsonl": ("_id", "text"),
@@ -36,6 +33,9 @@ LAYOUTS: dict[str, dict[str, tuple[str, ...]]] = {
     "Clustering": {TEST: ("text", "label")},
     "Reranking": {TEST: ("query", "positive", "negative")},
     "QA": {TEST: ("question", "answers", "documents")},
+    "ImageQA": {TEST: ("image", "question", "answer")},
+    "ImageText": {TEST: ("image", "name")},
+    "AudioText": {TEST: ("audio", "text")},
 }
 GENERATION = ("multiple_choice", "loglikelihood", "loglikelihood_rolling", "generate_until")
 # Types with images or sound, and the input that they need.
