@@ -33,8 +33,7 @@ def inputs_of(batch: Mapping[str, Any]) -> list[Any]:
     if not has_media(batch):
         if "text" not in batch:
             raise InputError(
-                f"a batch of the task has the columns {', '.join(batch) or 'none'}; expected text, "
-                "image or audio"
+                f"a batch of the task has the columns {[*batch]}; expected text, image or audio"
             )
         return [text if text.strip() else BLANK for text in batch["text"]]
     columns = [column for column in (*MEDIA, "text") if column in batch]
