@@ -34,6 +34,7 @@ def built(folder: Path, family: str, **sections: Any) -> tuple[TrainingParts, An
     parts = build(run)
     parts.trainee.train()
     if family == "gemma3":  # begins as zeros
+        torch.manual_seed(0)
         torch.nn.init.normal_(
             parts.trainee.towers.multi_modal_projector.mm_input_projection_weight.data
         )
@@ -231,3 +232,26 @@ def test_texts_are_packed_as_alone(tmp_path, family):
     with torch.no_grad():
         alone, together = (parts.trainee("write", each, weights)[0] for each in rows)
     assert abs(float(alone) - float(together)) <= EXACT * float(alone)
+
+
+@pytest.mark.parametrize("family", EVERY)
+def test_bfloat16_gives_nearly_the_same(tmp_path, family):
+    """With LoRA: frozen weights in bfloat16, trained projectors in float32, autocast."""
+    found = []
+    for bf16 in (False, True):
+        parts, run = built(tmp_path, family, model={"lora": True}, training={"bf16": bf16})
+        batch, samples = collated(parts, run)
+        embed = partial(parts.trainee, "embed")
+        groups = (batch.queries, batch.passages)
+        contrasted = gradcache.backward(embed, groups, contrastive(batch), budget=200)
+        rows = packing.packed(samples, capacity=400)
+        count = losses.divisor_of(rows.labels_BL, kind="mixed")
+        written, _ = parts.trainee("write", rows, Weights(torch.full((count,), 1.0 / count)))
+        written.backward()
+        slopes = gradients(parts.trainee)
+        assert all(
+            slope.dtype == torch.float32 and slope.isfinite().all() for slope in slopes.values()
+        )
+        found.append((float(contrasted), float(written.detach())))
+    for exact, rounded in zip(*found, strict=True):
+        assert abs(rounded - exact) <= 0.1 * exact

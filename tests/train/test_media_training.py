@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from gritlm import GritLM
-from gritlm.train.run import metrics_log
+from gritlm.errors import GritLMError, InputError
+from gritlm.train.model.build import build
+from gritlm.train.run import checkpoint, metrics_log
 from gritlm.train.trainer import train
 from tests.train import media_runs, runs
 from tests.train.ranks import joined, spawn
@@ -151,3 +153,44 @@ def test_two_processes_train_as_one(tmp_path):
             one, two = _one(place, family, lora == "True"), _two(place, family, lora == "True")
             runs.assert_same_course(one, two, BOUND)
             runs.assert_same_weights(place / "out", place / "two", BOUND)
+
+
+def test_a_broken_image_that_was_not_checked_ends_the_run_with_its_line(tmp_path):
+    run = media_runs.make(tmp_path, training={"mode": "embedding"}, data={"check_media": False})
+    for number in range(media_runs.FILES):
+        (tmp_path / f"{number}.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    with pytest.raises(
+        InputError, match=r"media.jsonl:\d+: the image of (query|pos|neg).* is not an image"
+    ):
+        train(run, progress=False)
+
+
+@pytest.fixture
+def adapter(tmp_path) -> tuple[Path, str]:
+    """The folder of an adapter as it is at the start of a run, and its base."""
+    run = media_runs.make(tmp_path, model={"lora": True})
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    checkpoint.write_model(folder, build(run), None)
+    return folder, str(run.model.base)
+
+
+def refused(folder: Path, **options: Any) -> str:
+    with pytest.raises(GritLMError) as caught:
+        GritLM(folder, dtype="float32", device="cpu", **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_an_adapter_with_damaged_or_foreign_projectors_is_refused(adapter):
+    folder, base = adapter
+    assert GritLM(folder, dtype="float32", device="cpu").reads == ("text", "image")
+    path = folder / "towers.safetensors"
+    (name, value), *_ = load_file(path).items()
+    save_file({name: torch.zeros(2, *value.shape)}, path)
+    assert f"have {name} of shape (2, " in refused(folder)
+    save_file({"other": value}, path)
+    assert "have other of shape" in refused(folder)
+    path.write_bytes(b"damaged")
+    assert f"{path} is damaged" in refused(folder)
+    assert "do not share; load it alone" in refused(base, adapters={"mine": folder})

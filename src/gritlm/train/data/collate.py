@@ -194,31 +194,36 @@ class Collator:
             "passage_texts": [text.text for text in passages],
         }
 
-    def require_usable(self, row: Row) -> None:
+    def require_usable(self, row: Row, *, reads_media: bool | None = None) -> None:
         """Raise an error for a row that cannot be tokenised.
 
-        Each instruction and each sequence of roles is tried only once. Images and sounds are
-        decoded, unless ``check_media`` is false.
+        Each instruction and each sequence of roles is tried only once.
+
+        Args:
+            row: the example.
+            reads_media: whether images and sounds are decoded; None: as ``check_media`` sets it.
 
         Raises:
             InputError: an instruction leaves no room for a text, a text has no tokens, the chat
                 template of the tokenizer refuses a conversation, or an image or a sound is broken,
                 too long, or not read by the model.
         """
+        decodes = self.data.check_media if reads_media is None else reads_media
+        decodes = decodes or self.senses is None
         if isinstance(row, EmbeddingExample):
-            self._require_tokens(row.query, "query_max_len")
+            self._require_tokens(row.query, "query_max_len", decodes=decodes)
             for text in (*row.positives, *row.negatives):
-                self._require_tokens(text, "passage_max_len")
+                self._require_tokens(text, "passage_max_len", decodes=decodes)
         elif isinstance(row, ScoredExample):
-            self._require_tokens(row.first, "query_max_len")
-            self._require_tokens(row.second, "passage_max_len")
+            self._require_tokens(row.first, "query_max_len", decodes=decodes)
+            self._require_tokens(row.second, "passage_max_len", decodes=decodes)
         elif isinstance(row, ChatExample):
-            self._require_template(row)
+            self._require_template(row, decodes=decodes)
 
-    def _require_tokens(self, text: InstructedText, name: str) -> None:
+    def _require_tokens(self, text: InstructedText, name: str, *, decodes: bool) -> None:
         limit = getattr(self.data, name)
         if text.parts:
-            if self.data.check_media or self.senses is None:
+            if decodes:
                 self._media_prompt(text, limit, name)
             return
         if (text.instruction, name) not in self._checked_instructions:
@@ -229,10 +234,10 @@ class Collator:
         ):  # the tokenizer may drop other characters
             self._prompts([text], limit, name)
 
-    def _require_template(self, row: ChatExample) -> None:
+    def _require_template(self, row: ChatExample, *, decodes: bool) -> None:
         roles = tuple(turn["role"] for turn in row.messages)
         if row.has_media:
-            if self.data.check_media or self.senses is None:
+            if decodes:
                 self.chat(row)
             return
         if self.settings.template == "tokenizer" and roles not in self._checked_roles:

@@ -132,7 +132,7 @@ class Loader:
         questions = []
         if stream := self._streams.get("embedding"):
             chosen_rows = stream.next()
-            embedding = self._embedding(self._rows("embedding", chosen_rows), step)
+            embedding = self._embedding(chosen_rows, step)
             questions = self._question_groups(chosen_rows, step)
         samples = []
         if stream := self._streams.get("generative"):
@@ -185,12 +185,31 @@ class Loader:
     def _random(self, name: str, step: int, place: int) -> Random:
         return Random(f"{self._run.training.seed} {name} {step} {place}")
 
-    def _embedding(self, rows: list[Any], step: int) -> EmbeddingBatch | ScoredBatch:
+    def _embedding(
+        self, chosen: Sequence[tuple[int, int]], step: int
+    ) -> EmbeddingBatch | ScoredBatch:
+        rows = self._rows("embedding", chosen)
         own_rows = self._share.of(rows)
-        if isinstance(rows[0], ScoredExample):
-            return self._collator.scored(own_rows)
         draws = [self._random("embedding", step, place) for place in range(len(rows))]
-        return self._collator.embedding(own_rows, self._share.of(draws))
+        try:
+            if isinstance(rows[0], ScoredExample):
+                return self._collator.scored(own_rows)
+            return self._collator.embedding(own_rows, self._share.of(draws))
+        except InputError:
+            self._require_usable(self._share.of(chosen))
+            raise
+
+    def _require_usable(self, chosen: Sequence[tuple[int, int]]) -> None:
+        """Raise an error with the place of the first row that cannot be used.
+
+        All rows are checked at loading, but their images and sounds only with ``check_media``.
+        """
+        for source, row in chosen:
+            found = self.rows["embedding"][source]
+            try:
+                self._collator.require_usable(found[row], reads_media=True)
+            except InputError as error:
+                raise InputError(f"{found.place(row)}: {error}") from None
 
     def _question_groups(
         self, chosen: Sequence[tuple[int, int]], step: int
