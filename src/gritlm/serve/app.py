@@ -19,7 +19,6 @@ from gritlm.serve.api import (
     operations,
     rerank,
 )
-from gritlm.serve.api.media import media_rules
 from gritlm.serve.config import ServerConfig
 from gritlm.serve.dialects import anthropic, cohere, ollama, ollama_models, responses, tei, vllm
 from gritlm.serve.documents import routes as document_routes
@@ -28,6 +27,7 @@ from gritlm.serve.http.access_log import RequestContext
 from gritlm.serve.http.auth import RequireHost, RequireKey, RequireOwnPage
 from gritlm.serve.http.body_limit import BodyLimit
 from gritlm.serve.http.paths import HEALTH, LIVE, METRICS, SCHEMA
+from gritlm.serve.media_decoding import media_rules
 from gritlm.serve.schemas.base import HEADER, refuse_unknown_fields
 from gritlm.serve.service import Service
 

@@ -18,6 +18,7 @@ MAX_INPUTS = 2048  # texts of one request, as in OpenAI's API
 MAX_CHOICES = 16  # answers to one prompt
 MAX_STOPS = 4  # stop strings of one request
 MAX_BODIES = 8  # request bodies of the largest size that fit the memory for bodies
+MEDIA_BYTES = 2**31  # inputs of image and sound towers that waiting and running requests hold
 UPLOAD_THREADS = 3  # that parse uploaded files: a slow file delays no other request
 
 

@@ -35,6 +35,7 @@ from gritlm.serve.http.logging import REQUEST_ID
 
 log = logging.getLogger(__name__)
 
+AUDIO = "/v1/audio/"  # of OpenAI's API; no route of this server begins with it
 INVALID = "invalid_request_error"
 SERVER = "server_error"
 LIMIT = "rate_limit_error"
@@ -142,6 +143,20 @@ def no_model(name: str, known: Sequence[str]) -> ApiError:
         f"The model '{excerpt(name)}' does not exist; this server has {', '.join(known)}",
         code="model_not_found",
         param="model",
+    )
+
+
+def no_audio(path: str) -> ApiError:
+    """Return the error for a request to transcribe, translate or speak.
+
+    Args:
+        path: path of the request.
+    """
+    return ApiError(
+        404,
+        f"This server has no {excerpt(path)}: no model here transcribes or speaks; to ask a model "
+        "that reads sound, send the sound as an input_audio part of a chat",
+        code="not_found",
     )
 
 
@@ -427,6 +442,8 @@ def install_handlers(app: FastAPI) -> None:
 
 def _from_http(error: HTTPException, request: Request) -> ApiError:
     route = f"{request.method} {excerpt(request.url.path)}"
+    if error.status_code == HTTPStatus.NOT_FOUND and request.url.path.startswith(AUDIO):
+        return no_audio(request.url.path)
     code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
     message = f"{route}: {error.detail}"
     return ApiError(error.status_code, message, code=code, headers=error.headers)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from uuid import uuid4
 
 from gritlm.lm.gritlm import GritLM
-from gritlm.lm.media.decoding.isolated import DecodingProcesses
 from gritlm.runtime import in_a_thread_of_its_own
 from gritlm.serve.api.request_group import RequestGroup
 from gritlm.serve.config import UPLOAD_THREADS, ServerConfig
@@ -21,6 +20,7 @@ from gritlm.serve.engine.scheduler import Scheduler
 from gritlm.serve.errors import ApiError, invalid, no_model, other_model
 from gritlm.serve.health import HealthCheck
 from gritlm.serve.key_file import KeyRing
+from gritlm.serve.media_decoding import MediaDecoding
 from gritlm.serve.metrics import Metrics
 from gritlm.serve.request_trace import MODEL, TRACE
 from gritlm.serve.served_models import ServedModel, served_models
@@ -54,7 +54,7 @@ class Service:
         first: the model of requests that name none.
         key_ring: the API keys.
         spans: export of requests as spans; None for none.
-        decoding: the processes that decode images and sounds of requests.
+        decoding: decodes images and sounds of requests.
         created: start of the service, in seconds since the epoch.
         draining: whether new requests are refused.
         running: accepted requests without a complete response.
@@ -87,7 +87,7 @@ class Service:
         self.stores = Stores(engines or {})
         self.key_ring = KeyRing(settings.api_keys, settings.key_file, self.stores.names)
         self.spans = open_span_export(os.environ)
-        self.decoding = DecodingProcesses()
+        self.decoding = MediaDecoding(settings)
         self._on_close = ExitStack()
         self._on_close.callback(self.decoding.close)
         self._health = HealthCheck(model, scheduler, settings.health_timeout_s)

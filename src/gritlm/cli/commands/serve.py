@@ -131,6 +131,16 @@ class ListenOptions:
             help="Accept token ids of this model's tokenizer as input of embeddings.",
         ),
     ] = False
+    allow_media_urls: Annotated[
+        bool,
+        option(
+            "--allow-media-urls",
+            env="ALLOW_MEDIA_URLS",
+            panel=LISTENING,
+            help="Fetch images and sounds that requests name by http and https addresses; private "
+            "networks and redirects are refused. Default: data: URLs alone.",
+        ),
+    ] = False
     rerank: Annotated[
         RankingOption | None,
         option(
@@ -214,6 +224,33 @@ class LimitOptions:
             min=0.001,
         ),
     ] = 8.0
+    max_media_pixels: Annotated[
+        int,
+        option(
+            env="MAX_MEDIA_PIXELS",
+            help="Maximum number of pixels of an image.",
+            panel=LIMITS,
+            min=1,
+        ),
+    ] = 25_000_000
+    max_media_seconds: Annotated[
+        float,
+        option(
+            env="MAX_MEDIA_SECONDS",
+            help="Maximum length of a sound, in seconds.",
+            panel=LIMITS,
+            min=0.1,
+        ),
+    ] = 600.0
+    max_media_items: Annotated[
+        int,
+        option(
+            env="MAX_MEDIA_ITEMS",
+            help="Maximum number of images and sounds of a request.",
+            panel=LIMITS,
+            min=1,
+        ),
+    ] = 32
     max_connections: Annotated[
         int,
         option(
@@ -486,6 +523,10 @@ def _settings(model: str | None, listen: ListenOptions, limits: LimitOptions) ->
         max_body_bytes=int(limits.max_body_mb * MEGABYTE),
         drain_s=limits.drain_seconds,
         max_connections=limits.max_connections,
+        allow_media_urls=listen.allow_media_urls,
+        max_media_pixels=limits.max_media_pixels,
+        max_media_seconds=limits.max_media_seconds,
+        max_media_items=limits.max_media_items,
     )
 
 

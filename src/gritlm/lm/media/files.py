@@ -80,8 +80,8 @@ class MediaRules:
             addresses of private networks are refused.
         decoder: decoder of an image or a sound within the limits, in another process perhaps; None
             for the one of :func:`gritlm.lm.media.media_prompts.decode`.
-        spend: called with the number of tokens of each image and sound; it raises an error where
-            they are too many. None for no limit on all of them together.
+        spend: called with the tokens of each image and sound (``MediaTokens``); it raises an error
+            where they are too many. None for no limit on all of them together.
     """
 
     most_bytes: int = 64 << 20
@@ -91,7 +91,7 @@ class MediaRules:
     files: bool = True
     web: bool = False
     decoder: Callable[[Any, MediaRules], DecodedImage | DecodedSound] | None = None
-    spend: Callable[[int], None] | None = None
+    spend: Callable[[Any], None] | None = None
 
 
 LOCAL = MediaRules()

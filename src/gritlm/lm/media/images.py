@@ -100,7 +100,7 @@ def _upright(image: Pillow.Image, name: str, rules: MediaRules) -> Any:
         return np.array(_rgb(upright), dtype=np.uint8)
     except Image.DecompressionBombError as error:
         raise InputError(f"{name} is refused: {one_line(error)}") from None
-    except InputError:
+    except (InputError, MemoryError):
         raise
     except Exception as error:  # decoders raise errors of any type
         raise InputError(f"{name} is broken: {one_line(error)}") from None

@@ -52,7 +52,7 @@ def media_tokens(part: MediaPart, senses: Senses, rules: MediaRules) -> MediaTok
     try:
         found = senses.read(content)
         if rules.spend is not None:
-            rules.spend(len(found.ids))
+            rules.spend(found)
     except InputError as error:
         raise InputError(f"{part.name}: {error}") from None
     return found

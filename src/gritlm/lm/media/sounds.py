@@ -116,7 +116,7 @@ def _read_other(content: bytes, name: str, rules: MediaRules) -> tuple[NDArray[n
             _require_length(file.frames / rate, name, rules)
             frames = ceil((rules.longest_sound + 1) * rate)
             samples = file.read(frames, dtype="float32", always_2d=True)
-    except InputError:
+    except (InputError, MemoryError):
         raise
     except Exception as error:  # of libsndfile, in several types
         raise InputError(f"{name} is not a sound that is read here: {one_line(error)}") from None

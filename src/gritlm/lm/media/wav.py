@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gritlm.errors import InputError
-from gritlm.lm.media.senses import DecodedSound
+from gritlm.lm.media.files import DecodedSound
 
 _PCM = 1
 _FLOAT = 3

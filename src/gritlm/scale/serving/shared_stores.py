@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from gritlm.errors import InputError
 from gritlm.lm.gritlm import GritLM
 from gritlm.rag.kvstore.errors import StoreLockedError
-from gritlm.serve.api.media import media_rules
 from gritlm.serve.documents.handlers import DocumentApi
+from gritlm.serve.media_decoding import media_rules
 from gritlm.serve.service import Service
 from gritlm.serve.stores import StoreAt, open_engines
 

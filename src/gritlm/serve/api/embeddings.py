@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,15 @@ from fastapi import APIRouter, Response
 from numpy.typing import NDArray
 
 from gritlm.lm.gritlm import GritLM
+from gritlm.lm.tokens import Prompt
 from gritlm.lm.vectors import truncated
+from gritlm.serve.api.media import require_texts, with_media
 from gritlm.serve.engine.requests import EmbedRequest
 from gritlm.serve.errors import invalid
 from gritlm.serve.http.paths import EMBEDDINGS
-from gritlm.serve.schemas.embeddings import EmbeddingsRequest, EmbeddingsResponse
+from gritlm.serve.schemas.content_parts import PartsInput, input_of_parts
+from gritlm.serve.schemas.embeddings import EmbeddingInputs, EmbeddingsRequest, EmbeddingsResponse
+from gritlm.serve.served_models import ServedModel
 from gritlm.serve.service import Service
 from gritlm.serve.strict_json import new_router
 
@@ -69,16 +74,11 @@ async def create_embeddings(service: Service, endpoint: str, body: EmbeddingsReq
     """
     name = service.embedding_model_name(body.model)
     served = service.served(name)
-    instruction = _instruction(served.model, body)
-    _require_texts(service, body)
+    items, instruction = _input(served.model, body)
+    _require_texts(service, items)
     _require_dimensions(served.model, body)
     with service.scheduler.reserve() as reservation, service.new_group(endpoint) as group:
-        prompts = await service.run_in_worker_thread(
-            served.prompts.embedding_prompts,
-            body.input,
-            instruction=instruction,
-            cut=_cut(body),
-        )
+        prompts = await _prompts(service, served, items, instruction, _cut(body))
         group.submit(reservation, [EmbedRequest(prompts, served.model)])
         vectors_ND: Any = await group.result()
     tokens = sum(len(prompt.ids) for prompt in prompts)
@@ -89,6 +89,60 @@ async def create_embeddings(service: Service, endpoint: str, body: EmbeddingsReq
             _truncated, vectors_ND, body.dimensions, normalised=normalised
         )
     return Embedded(name, vectors_ND, tokens)
+
+
+async def _prompts(
+    service: Service, served: ServedModel, items: EmbeddingInputs, instruction: str, cut: int | None
+) -> tuple[Prompt, ...]:
+    """Return the prompts of all inputs, those with images or sounds at their places.
+
+    Raises:
+        ApiError: for an input that is too long, or an image or a sound that is not read.
+    """
+    texts: Any = [item for item in items if not isinstance(item, PartsInput)]
+    found = await service.run_in_worker_thread(
+        served.prompts.embedding_prompts, texts, instruction=instruction, cut=cut
+    )
+    if len(texts) == len(items):
+        return found
+    media = {n: item for n, item in enumerate(items) if isinstance(item, PartsInput)}
+    read = partial(served.prompts.media_prompts, media, instruction)
+    made = await with_media(service, read, most_tokens=service.scheduler.max_request_tokens)
+    rest = iter(found)
+    return tuple(made[n] if n in made else next(rest) for n in range(len(items)))
+
+
+def _input(model: GritLM, body: EmbeddingsRequest) -> tuple[EmbeddingInputs, str]:
+    """Return the inputs of a request, and its instruction.
+
+    Raises:
+        ApiError: for a request with neither input nor messages, or messages of another form.
+    """
+    if (body.input is None) == (body.messages is None):
+        both = body.input is not None
+        raise invalid(
+            "'input' and 'messages' are both given; give one" if both else "'input' is missing",
+            param="input",
+            code="invalid_value" if both else "missing_required_parameter",
+        )
+    if body.input is not None:
+        return body.input, _instruction(model, body)
+    messages = body.messages or []
+    *before, last = messages
+    if last.role != "user" or [each.role for each in before] not in ([], ["system"]):
+        raise invalid(
+            f"'messages' has the roles {', '.join(each.role for each in messages)[:80]}; an input "
+            "to embed is one message of the user, perhaps after one of the system, which is its "
+            "instruction",
+            param="messages",
+        )
+    item = input_of_parts(last.content)
+    if not item:
+        raise invalid("the message of the user is empty; expected some text", param="messages")
+    require_texts(before, "an instruction")
+    if before and body.instruction is None:
+        return [item], before[0].text
+    return [item], _instruction(model, body)
 
 
 def _instruction(model: GritLM, body: EmbeddingsRequest) -> str:
@@ -105,13 +159,13 @@ def _cut(body: EmbeddingsRequest) -> int | None:
     return -1 if body.truncate in (True, "END") or body.truncation else None
 
 
-def _require_texts(service: Service, body: EmbeddingsRequest) -> None:
+def _require_texts(service: Service, items: EmbeddingInputs) -> None:
     """Refuse token ids, unless the server was started to take them.
 
     Raises:
         ApiError: for token ids, which may come from the tokenizer of another model.
     """
-    if not service.settings.allow_token_ids and not isinstance(body.input[0], str):
+    if not service.settings.allow_token_ids and isinstance(items[0], list):
         raise invalid(
             "'input' holds token ids, and ids of another tokenizer would give vectors of other "
             "words; send text (LangChain's OpenAIEmbeddings: check_embedding_ctx_length=False). "

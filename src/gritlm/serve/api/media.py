@@ -1,4 +1,4 @@
-"""Images and sounds of requests: rules of the server, and where they are decoded."""
+"""Images and sounds of requests: where they are read, and where they are refused."""
 
 from __future__ import annotations
 
@@ -8,28 +8,11 @@ from typing import TypeVar
 from gritlm.lm.media.files import MediaRules
 from gritlm.lm.tools.definitions import Tool
 from gritlm.runtime import in_a_thread_of_its_own
-from gritlm.serve.config import ServerConfig
 from gritlm.serve.errors import invalid
 from gritlm.serve.schemas.chat_completions import RequestMessage
 from gritlm.serve.service import Service
 
 T = TypeVar("T")
-
-
-def media_rules(settings: ServerConfig) -> MediaRules:
-    """Return the rules for images and sounds of requests.
-
-    Args:
-        settings: settings of the server.
-    """
-    return MediaRules(
-        most_bytes=settings.max_body_bytes,
-        most_pixels=settings.max_media_pixels,
-        longest_sound=settings.max_media_seconds,
-        most_parts=settings.max_media_items,
-        files=False,
-        web=settings.allow_media_urls,
-    )
 
 
 async def with_media(service: Service, read: Callable[[MediaRules], T], *, most_tokens: int) -> T:
@@ -40,11 +23,10 @@ async def with_media(service: Service, read: Callable[[MediaRules], T], *, most_
         read: the function; the rules that it gets decode in a process of the request.
         most_tokens: most tokens of the images and sounds.
     """
-    rules = media_rules(service.settings)
 
     def run() -> T:
-        with service.decoding.rules(rules, most_tokens=most_tokens) as isolated:
-            return read(isolated)
+        with service.decoding.rules(most_tokens=most_tokens) as rules:
+            return read(rules)
 
     # Processors multiply matrices.
     return await service.run_in_upload_thread(in_a_thread_of_its_own, run)

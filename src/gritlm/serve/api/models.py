@@ -78,6 +78,7 @@ def _model_object(service: Service, name: str) -> dict[str, Any]:
         "query_instruction": model.settings.query_instruction,
         "embeds": model.mode != "generative",
         "writes": model.lm.has_head,
+        "reads": model.reads,
         "documents": bool(service.stores.of(model)),
     }
 

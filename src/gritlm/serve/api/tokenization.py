@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from gritlm.errors import InputError, MissingExtraError
 from gritlm.lm.gritlm import GritLM
+from gritlm.lm.media.files import MediaRules
+from gritlm.lm.media.inputs import as_parts
+from gritlm.lm.media.media_prompts import embedding_prompt
 from gritlm.lm.tokens import Prompt, SegmentTokenizer
 from gritlm.prompts import for_yes_no, gritlm_instruction
 from gritlm.rag.plan import question_after
 from gritlm.serve.engine.errors import TooManyTokensError
 from gritlm.serve.errors import invalid, too_long
+from gritlm.serve.schemas.content_parts import PartsInput
 
 Ids = tuple[int, ...]
 Item = str | list[int]  # a text, or its ids
@@ -59,6 +64,7 @@ class PromptTokenizer:
         self._request_tokens = most
         self.tokens = SegmentTokenizer(model.tokenizer)
         self._settings = model.settings
+        self._senses = model.lm.senses
         self._longest = max(map(len, model.tokenizer.get_vocab()))  # characters of a token
         self.vocabulary = model.lm.vocabulary_size
         self._kept_header = lru_cache(_KEPT_HEADERS)(self._header)
@@ -116,6 +122,43 @@ class PromptTokenizer:
         if most is None:
             self._require_room(prompts, param)
         return tuple(prompts)
+
+    def media_prompts(
+        self, inputs: Mapping[int, PartsInput], instruction: str, rules: MediaRules
+    ) -> dict[int, Prompt]:
+        """Return the embedding prompts of inputs with images or sounds, which are not cut.
+
+        Args:
+            inputs: the inputs, by their index in the request.
+            instruction: instruction in plain words; empty for no instruction.
+            rules: limits on images and sounds, and how they are decoded.
+
+        Raises:
+            ApiError: for an input that is too long, or an image or a sound that is not read.
+        """
+        sizes = [each.characters for each in inputs.values()]
+        self.require_characters(sizes, "an input with an image or a sound", param="input")
+        frame = self.tokens.embedding_frame(
+            instruction=gritlm_instruction(instruction),
+            end=self._settings.embed_eos,
+            embed_instruction=False,
+            specials=True,
+        )
+        try:
+            return {
+                index: embedding_prompt(
+                    as_parts(list(each.parts), f"item {index}", rules),
+                    name=f"item {index}",
+                    tokens=self.tokens,
+                    senses=self._senses,
+                    frame=frame,
+                    max_length=self.limit,
+                    rules=rules,
+                )
+                for index, each in inputs.items()
+            }
+        except (InputError, MissingExtraError) as error:
+            raise invalid(f"'input': {error}", param="input") from None
 
     def query_prompt(
         self, query: str, instruction: str | None, *, cut: int | None

@@ -18,6 +18,7 @@ from gritlm.serve.schemas.anthropic import (
     AnthropicMessage,
     CountTokensRequest,
     CountTokensResponse,
+    ImageBlockParam,
     MessagesRequest,
     MessagesResponse,
     MessageStreamEvent,
@@ -110,7 +111,7 @@ def _turns(message: AnthropicMessage) -> list[dict[str, Any]]:
         return [{"role": message.role, "content": message.content}]
     results: list[dict[str, Any]] = []
     calls: list[dict[str, Any]] = []
-    texts: list[str] = []
+    parts: list[dict[str, Any]] = []
     for block in message.content:
         if isinstance(block, ToolResultParam):
             content = _text(block.content)
@@ -119,12 +120,14 @@ def _turns(message: AnthropicMessage) -> list[dict[str, Any]]:
             arguments = orjson.dumps(block.input).decode()
             function = {"name": block.name, "arguments": arguments}
             calls.append({"id": block.id, "type": "function", "function": function})
+        elif isinstance(block, ImageBlockParam):
+            parts.append(block.as_part())
         else:
-            texts.append(block.text)
-    turn: dict[str, Any] = {"role": message.role, "content": "".join(texts)}
+            parts.append({"type": "text", "text": block.text})
+    turn: dict[str, Any] = {"role": message.role, "content": parts or ""}
     if calls:
         turn["tool_calls"] = calls
-    return [*results, turn] if texts or calls or not results else results
+    return [*results, turn] if parts or calls or not results else results
 
 
 def _text(texts: Texts | None) -> str:

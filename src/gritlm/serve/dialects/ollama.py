@@ -68,7 +68,8 @@ def routes(service: Service, create: CreateChat) -> APIRouter:
     )
     async def generate(body: OllamaGenerateRequest) -> Response:
         """Answer a prompt as a message of the user, as lines of JSON or as one response."""
-        turns = [{"role": "user", "content": body.prompt}] if body.prompt else []
+        content = _content(body.prompt, body.images)
+        turns = [{"role": "user", "content": content}] if content else []
         if turns and body.system:
             turns.insert(0, {"role": "system", "content": body.system})
         return await _generate(service, create, body, "generate", {"messages": turns})
@@ -159,6 +160,15 @@ def _format(body: OllamaRequest) -> dict[str, Any] | None:
     return {"type": "json_schema", "json_schema": {"schema": body.format}}
 
 
+def _content(text: str, images: Sequence[str] | None) -> str | list[dict[str, Any]]:
+    """Return a text, or content parts with images before it."""
+    if not images:
+        return text
+    urls = [f"data:image/png;base64,{data}" for data in images]  # the bytes name their format
+    parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+    return [*parts, {"type": "text", "text": text}] if text else parts
+
+
 def _turns(messages: Sequence[OllamaMessage]) -> list[dict[str, Any]]:
     """Return messages for OpenAI's API, with an id for each call: Ollama's calls have none.
 
@@ -167,7 +177,8 @@ def _turns(messages: Sequence[OllamaMessage]) -> list[dict[str, Any]]:
     turns: list[dict[str, Any]] = []
     open_calls: list[tuple[str, str]] = []  # id and name of calls without a result
     for number, message in enumerate(messages):
-        turn: dict[str, Any] = {"role": message.role, "content": message.content}
+        content = _content(message.content, message.images)
+        turn: dict[str, Any] = {"role": message.role, "content": content}
         if message.role == "tool":
             named = [call for call in open_calls if message.tool_name in (None, call[1])]
             call = named[0] if named else (f"call_{number}", "")

@@ -91,6 +91,8 @@ def _description(service: Service, served: ServedModel) -> dict[str, Any]:
         "completion": model.lm.has_head,
         "tools": model.lm.has_head,
         "embedding": model.mode != "generative",
+        "vision": "image" in model.reads,
+        "audio": "sound" in model.reads,
     }
     return {
         "modelfile": "",

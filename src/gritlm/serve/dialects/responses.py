@@ -79,14 +79,14 @@ def _turns(items: Sequence[Item]) -> list[dict[str, Any]]:
         elif isinstance(item, InputCallOutput):
             turns.append({"role": "tool", "tool_call_id": item.call_id, "content": item.output})
         else:
-            turns.append({"role": item.role, "content": _text(item)})
+            turns.append({"role": item.role, "content": _content(item)})
     return turns
 
 
-def _text(item: InputMessage) -> str:
+def _content(item: InputMessage) -> str | list[dict[str, Any]]:
     if isinstance(item.content, str):
         return item.content
-    return "".join(part.text for part in item.content)
+    return [part.as_part() for part in item.content]
 
 
 def _format(body: ResponsesRequest) -> dict[str, Any] | None:

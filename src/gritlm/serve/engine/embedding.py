@@ -148,13 +148,16 @@ class EmbeddingQueue:
     def _window(self) -> list[_Row]:
         """Return some texts of every request, the first of each before the second of any.
 
-        The requests are those with the model of the next one.
+        The requests are those with the model of the next one. Inputs with images or sound are not
+        mixed with texts, whose passes are others.
         """
         model = self._pending[0].model
         among = [pending for pending in self._pending if pending.model is model]
         share = -(-_WINDOW // len(among))
         columns = [[(pending, row) for row in islice(pending.rows, share)] for pending in among]
-        return [row for rows in zip_longest(*columns) for row in rows if row is not None]
+        window = [row for rows in zip_longest(*columns) for row in rows if row is not None]
+        has_media = bool(_prompt(window[0]).media)
+        return [row for row in window if bool(_prompt(row).media) == has_media]
 
     def _remove(self, rows: Sequence[_Row]) -> None:
         """Remove texts from those that wait, and rotate to the next request."""

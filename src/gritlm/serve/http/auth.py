@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gritlm.printable import excerpt
 from gritlm.serve.access import ACCESS, WRITE, Access
-from gritlm.serve.errors import ApiError, no_right
+from gritlm.serve.errors import AUDIO, ApiError, no_audio, no_right
 from gritlm.serve.http.paths import DOCUMENTS, OLLAMA, RIGHTS_OF, ROUTES_WITH_ID
 from gritlm.serve.key_file import KeyRing, digest
 
@@ -190,6 +190,8 @@ class RequireOwnPage:
             )
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         if has_body(headers) and kind != "application/json":
+            if scope["path"].startswith(AUDIO):  # whose clients send files as forms
+                return no_audio(scope["path"])
             return ApiError(
                 415,
                 f"The body's Content-Type is '{excerpt(kind)}'; send it with Content-Type: "

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from gritlm.lm.tools.definitions import MAX_TOOLS
-from gritlm.serve.schemas.base import Hint, RequestModel, ResponseModel
+from gritlm.serve.schemas.base import Hint, RequestModel, ResponseModel, refused
 from gritlm.serve.schemas.chat_completions import MAX_MESSAGES
 from gritlm.serve.schemas.content_parts import MAX_PARTS
 from gritlm.serve.schemas.passages import RagResult
@@ -22,6 +22,35 @@ class TextBlockParam(RequestModel):
     text: str
     cache_control: Hint = None
     citations: Hint = None
+
+
+class ImageSource(RequestModel):
+    """Bytes of an image in base64, or an address of the web where the server allows it."""
+
+    type: Literal["base64", "url"]
+    media_type: Annotated[str, Field(max_length=64)] | None = None
+    data: Annotated[str, Field(min_length=1)] | None = None
+    url: Annotated[str, Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _require_content(self) -> ImageSource:
+        if (self.data if self.type == "base64" else self.url) is None:
+            needed = "data" if self.type == "base64" else "url"
+            raise refused("missing_content", f"a source of the type '{self.type}' needs '{needed}'")
+        return self
+
+
+class ImageBlockParam(RequestModel):
+    type: Literal["image"]
+    source: ImageSource
+    cache_control: Hint = None
+
+    def as_part(self) -> dict[str, Any]:
+        """Return the image as a part of a chat."""
+        kind = self.source.media_type or "image/png"
+        data = f"data:{kind};base64,{self.source.data}"
+        url = data if self.source.type == "base64" else self.source.url
+        return {"type": "image_url", "image_url": {"url": url}}
 
 
 Texts = str | Annotated[list[TextBlockParam], Field(fail_fast=True, max_length=MAX_PARTS)]
@@ -47,7 +76,9 @@ class ToolResultParam(RequestModel):
     cache_control: Hint = None
 
 
-Block = Annotated[TextBlockParam | ToolUseParam | ToolResultParam, Field(discriminator="type")]
+Block = Annotated[
+    TextBlockParam | ImageBlockParam | ToolUseParam | ToolResultParam, Field(discriminator="type")
+]
 
 
 class AnthropicMessage(RequestModel):

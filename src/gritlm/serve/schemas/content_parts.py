@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 
-from gritlm.serve.schemas.base import Hint, RequestModel, refused
+from gritlm.serve.schemas.base import CURRENT, Hint, RequestModel, refused
 from gritlm.serve.schemas.common import only
 
 MAX_PARTS = 1024  # of a message
@@ -129,3 +137,97 @@ Content = Annotated[
     BeforeValidator(as_parts),
     WithJsonSchema(_CONTENT),
 ]
+
+
+@dataclass(frozen=True)
+class PartsInput:
+    """Input to embed that has an image or a sound: its parts, as the library takes them."""
+
+    parts: tuple[dict[str, Any], ...]
+
+    @property
+    def characters(self) -> int:
+        """Characters of its texts."""
+        return sum(len(part.get("text", "")) for part in self.parts)
+
+
+OBJECT_FIELDS = ("text", "image", "audio", "content")
+_OBJECT_TEXT = {"anyOf": [_SOME_TEXT, {"type": "null"}]}
+INPUT_OBJECT_SCHEMA = {
+    "type": "object",
+    "properties": {
+        **dict.fromkeys(OBJECT_FIELDS[:3], _OBJECT_TEXT),
+        "content": {
+            "anyOf": [
+                {"type": "array", "items": PART_SCHEMA, "minItems": 1, "maxItems": MAX_PARTS},
+                {"type": "null"},
+            ]
+        },
+    },
+    "additionalProperties": False,
+}
+
+
+def input_of_object(value: dict[str, Any], name: str) -> str | PartsInput:
+    """Return an input to embed that a client sent as an object.
+
+    Args:
+        value: ``text``, ``image`` and ``audio`` as in Jina's API, the last two as addresses or
+            base64; or ``content``, a list of content parts.
+        name: name of the input in messages.
+
+    Raises:
+        PydanticCustomError: for an object of another form.
+    """
+    fields = {key: each for key, each in value.items() if each is not None}
+    if not fields or not fields.keys() <= set(OBJECT_FIELDS):
+        others = [repr(key[:40]) for key in fields if key not in OBJECT_FIELDS] or ["no field"]
+        raise refused(
+            "unsupported_value",
+            f"{name} has {', '.join(others[:3])}; expected {', '.join(OBJECT_FIELDS)}",
+        )
+    if "content" in fields:
+        if len(fields) > 1:
+            raise refused("unsupported_value", f"{name} has 'content' and other fields; give one")
+        return input_of_parts(_content(fields["content"], name))
+    parts: list[dict[str, Any]] = []
+    for key, each in fields.items():
+        if not isinstance(each, str) or not each:
+            raise refused("wrong_type", f"{name} has a '{key}' that is no text; expected some")
+        parts.append(_jina_part(key, each))
+    return _joined(parts)
+
+
+def input_of_parts(parts: list[ContentPart]) -> str | PartsInput:
+    """Return the input of content parts: a text, if no image and no sound is among them."""
+    return _joined([part.as_part() for part in parts])
+
+
+def _joined(parts: list[dict[str, Any]]) -> str | PartsInput:
+    if all(part["type"] == "text" for part in parts):
+        return "".join(part["text"] for part in parts)
+    return PartsInput(tuple(parts))
+
+
+def _content(value: Any, name: str) -> list[ContentPart]:
+    if not isinstance(value, list) or not 1 <= len(value) <= MAX_PARTS:
+        raise refused(
+            "wrong_type", f"{name} has a 'content' that is no list of 1 to {MAX_PARTS} parts"
+        )
+    try:
+        return _PARTS.validate_python(value, context=CURRENT.get(None))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise refused("wrong_type", f"{name}: content.{place}: {first['msg']}") from None
+
+
+def _jina_part(key: str, value: str) -> dict[str, Any]:
+    if key == "text":
+        return {"type": "text", "text": value}
+    if value.startswith(("data:", "http://", "https://")):
+        return {"type": f"{key}_url", f"{key}_url": {"url": value}}
+    return {"type": key, "base64": value}
+
+
+_PARTS = TypeAdapter(list[ContentPart])

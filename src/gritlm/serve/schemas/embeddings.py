@@ -7,10 +7,17 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, AliasChoices, Field, PlainValidator, WithJsonSchema
 
 from gritlm.serve.config import MAX_INPUTS, RerankMethod
-from gritlm.serve.schemas.base import Hint, RequestModel, ResponseModel, refused
+from gritlm.serve.schemas.base import Hint, RequestModel, ResponseModel, bounded, refused
+from gritlm.serve.schemas.chat_completions import Messages
 from gritlm.serve.schemas.common import ReadUsage
+from gritlm.serve.schemas.content_parts import (
+    INPUT_OBJECT_SCHEMA,
+    PartsInput,
+    input_of_object,
+)
 
 Inputs = list[str] | list[list[int]]
+EmbeddingInputs = Inputs | list[str | PartsInput]
 Truncation = Annotated[
     int,
     Field(
@@ -77,6 +84,25 @@ def input_items(value: Any) -> Inputs:
     return items
 
 
+def embedding_items(value: Any) -> EmbeddingInputs:
+    """Return a list of inputs to embed, as :func:`input_items` does; some may be objects.
+
+    Args:
+        value: the field as it was sent.
+
+    Raises:
+        PydanticCustomError: for an invalid item; the message has its index.
+    """
+    many = [value] if isinstance(value, dict) else value
+    if not isinstance(many, list) or not any(isinstance(each, dict) for each in many):
+        return input_items(value)
+    input_items(["an object" if isinstance(each, dict) else each for each in many])
+    return [
+        input_of_object(bounded(each), f"item {index}") if isinstance(each, dict) else each
+        for index, each in enumerate(many)
+    ]
+
+
 def _is_id(value: Any) -> bool:
     return type(value) is int
 
@@ -98,17 +124,29 @@ _SCHEMA = {
         {"type": "array", "items": _IDS, **_ITEMS},
     ]
 }
+_OBJECTS = {"type": "array", "items": {"anyOf": [_TEXT, INPUT_OBJECT_SCHEMA]}, **_ITEMS}
+_EMBEDDING_SCHEMA = {"anyOf": [*_SCHEMA["anyOf"], INPUT_OBJECT_SCHEMA, _OBJECTS]}
 
 Input = Annotated[Inputs, PlainValidator(input_items), WithJsonSchema(_SCHEMA)]
+EmbeddingInput = Annotated[
+    EmbeddingInputs, PlainValidator(embedding_items), WithJsonSchema(_EMBEDDING_SCHEMA)
+]
 
 
 class EmbeddingsRequest(RequestModel):
     """Embedding request as in OpenAI's API, with ``instruction``, ``input_type`` and
-    ``truncate_prompt_tokens``."""
+    ``truncate_prompt_tokens``; it has ``input`` or ``messages``."""
 
-    input: Input = Field(
-        description="A text or a list of texts. Token ids only if the server runs with "
-        "--allow-token-ids."
+    input: EmbeddingInput | None = Field(
+        None,
+        description="A text or a list of texts. An input with an image or a sound is an object: "
+        "image and audio as data: URLs or base64, next to text, or content, a list of content "
+        "parts. Token ids only if the server runs with --allow-token-ids.",
+    )
+    messages: Messages | None = Field(
+        None,
+        description="A single input as in vLLM: a message of the user, perhaps after a message of "
+        "the system, which is the instruction.",
     )
     model: str | None = None
     encoding_format: Literal["float", "base64"] | None = Field(

@@ -30,6 +30,7 @@ class ModelObject(ResponseModel):
     query_instruction: str = Field(description="Default instruction of queries.")
     embeds: bool = Field(description="Whether the model embeds.")
     writes: bool = Field(description="Whether the model generates text.")
+    reads: list[Literal["text", "image", "sound"]] = Field(description="Kinds of inputs.")
     documents: bool = Field(description="Whether the key may use a store, for /v1/rag.")
 
 

@@ -10,15 +10,15 @@ from gritlm.serve.config import MAX_INPUTS
 from gritlm.serve.schemas.base import Hint, RequestModel, ResponseModel
 from gritlm.serve.schemas.chat_completions import MAX_MESSAGES
 from gritlm.serve.schemas.common import Off, only
+from gritlm.serve.schemas.content_parts import MAX_PARTS
 from gritlm.serve.schemas.passages import RagResult
 from gritlm.serve.schemas.rag_options import AnswerFields
 from gritlm.serve.schemas.sampling import Seed, Stop, Temperature, TopK, TopP
 from gritlm.serve.schemas.tools import MAX_CALLS, Name, Tools
 
-NoImages = Annotated[
-    list[Any],
-    only([], why="this server reads text only; leave it out"),
-    Field(json_schema_extra={"maxItems": 0}),
+Images = Annotated[
+    list[Annotated[str, Field(min_length=1)]],
+    Field(fail_fast=True, max_length=MAX_PARTS, description="Bytes of images in base64."),
 ]
 NoText = Annotated[
     str,
@@ -81,7 +81,7 @@ class OllamaToolCall(RequestModel):
 class OllamaMessage(RequestModel):
     role: Literal["system", "user", "assistant", "tool"]
     content: str = ""
-    images: NoImages | None = None
+    images: Images | None = None
     tool_calls: (
         Annotated[list[OllamaToolCall], Field(fail_fast=True, max_length=MAX_CALLS)] | None
     ) = None
@@ -104,7 +104,7 @@ class OllamaGenerateRequest(OllamaRequest):
 
     prompt: str = ""
     system: str | None = None
-    images: NoImages | None = None
+    images: Images | None = None
     suffix: NoText | None = None
     template: NoText | None = None
     raw: Off | None = None

@@ -9,7 +9,7 @@ from pydantic import Field
 from gritlm.lm.tools.definitions import MAX_TOOLS
 from gritlm.serve.schemas.base import Hint, RequestModel, ResponseModel
 from gritlm.serve.schemas.chat_completions import MAX_MESSAGES, Null
-from gritlm.serve.schemas.content_parts import MAX_PARTS
+from gritlm.serve.schemas.content_parts import MAX_PARTS, InputAudio
 from gritlm.serve.schemas.passages import RagResult
 from gritlm.serve.schemas.rag_options import AnswerFields
 from gritlm.serve.schemas.sampling import Temperature, Tokens, TopP
@@ -18,8 +18,41 @@ from gritlm.serve.schemas.tools import Name, ToolType
 
 
 class InputPart(RequestModel):
+    """Text of a message."""
+
     type: Literal["input_text", "output_text", "text"]
     text: str
+
+    def as_part(self) -> dict[str, Any]:
+        """Return the part as a chat has it."""
+        return {"type": "text", "text": self.text}
+
+
+class InputImage(RequestModel):
+    """An image: a data: URL, or an address of the web where the server allows it."""
+
+    type: Literal["input_image"]
+    image_url: str = Field(min_length=1)
+    detail: Hint = None
+    file_id: Null = None
+
+    def as_part(self) -> dict[str, Any]:
+        """Return the part as a chat has it."""
+        return {"type": "image_url", "image_url": {"url": self.image_url}}
+
+
+class InputSound(RequestModel):
+    """A sound, as in chats."""
+
+    type: Literal["input_audio"]
+    input_audio: InputAudio
+
+    def as_part(self) -> dict[str, Any]:
+        """Return the part as a chat has it."""
+        return {"type": self.type, self.type: self.input_audio.model_dump()}
+
+
+ContentItem = Annotated[InputPart | InputImage | InputSound, Field(discriminator="type")]
 
 
 class InputMessage(RequestModel):
@@ -27,7 +60,7 @@ class InputMessage(RequestModel):
 
     type: Literal["message"] = "message"
     role: Literal["user", "assistant", "system", "developer"]
-    content: str | Annotated[list[InputPart], Field(fail_fast=True, max_length=MAX_PARTS)]
+    content: str | Annotated[list[ContentItem], Field(fail_fast=True, max_length=MAX_PARTS)]
     id: Hint = None
     status: Hint = None
     phase: Hint = None

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import sys
+from contextlib import suppress
 from typing import Any, BinaryIO
 
 from gritlm.errors import InputError, MissingExtraError, one_line
@@ -62,6 +63,10 @@ def _decoded(kind: str, content: bytes, name: str, rules: MediaRules) -> tuple[d
 def _run(memory: str, seconds: str) -> None:
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # a library that prints disturbs no reply
+    with suppress(ImportError):  # each image then gets the reason
+        from PIL import Image
+
+        Image.init()  # all decoders are loaded while there is memory
     limit_process(int(memory), math.ceil(float(seconds)))
     main(sys.stdin.buffer, replies)
 

@@ -18,10 +18,11 @@ import numpy as np
 from gritlm.errors import InputError
 from gritlm.lm.media.files import DecodedImage, DecodedSound, MediaRules, file_bytes
 from gritlm.lm.media.inputs import ImagePart, MediaPart
+from gritlm.lm.media.senses import MediaTokens
 from gritlm.lm.media.sounds import most_samples
 
 SECONDS = 60.0  # for all images and sounds of a request
-_BASE_BYTES = 384 * 2**20  # memory of a process that decodes nothing, with room for sounds
+_BASE_BYTES = 512 * 2**20  # memory of a process that decodes nothing, with room for sounds
 _PIXEL_BYTES = 24  # memory for a pixel: the image and its copies in other modes
 _LINE = 2**16  # most bytes of the first line of a reply
 
@@ -107,13 +108,13 @@ class _Decoder:
         self._tokens = 0
         self._most_tokens = most_tokens
 
-    def spend(self, tokens: int) -> None:
+    def spend(self, found: MediaTokens) -> None:
         """Count the tokens of an image or a sound.
 
         Raises:
             InputError: when the request has too many.
         """
-        self._tokens += tokens
+        self._tokens += len(found.ids)
         if self._tokens > self._most_tokens:
             raise InputError(
                 f"the images and sounds up to it have {self._tokens} tokens, the request may have "
