@@ -79,8 +79,7 @@ def evaluate(
         BadRowError: for the first unusable row of a local task, with ``skip_bad=False``.
         InputError: if the plan names a task with images or sound that none of the models reads.
     """
-    if plan.suite == NAMED:
-        _require_readers(models, plan.tasks)
+    require_readers(models, plan)
     options = replace(options or RunnerOptions(), limit=plan.limit)
     digests = task_digests(plan)
     finished: list[dict[str, MeasuredTask]] = [{} for _ in models]
@@ -103,9 +102,17 @@ def evaluate(
     return make_report(models, plan, finished, formats=formats, command=command, stopped=stopped)
 
 
-def _require_readers(models: Sequence[EvaluatedModel], tasks: Sequence[ChosenTask]) -> None:
-    """Refuse tasks, chosen by name, whose inputs no model reads."""
-    for chosen in tasks:
+def require_readers(models: Sequence[EvaluatedModel], plan: SuitePlan) -> None:
+    """Refuse a plan that names a task whose inputs no model reads; a suite may have such tasks.
+
+    Args:
+        models: the models.
+        plan: the tasks.
+
+    Raises:
+        InputError: with the task, and the inputs that each model reads.
+    """
+    for chosen in plan.tasks if plan.suite == NAMED else ():
         reasons = [inputs.unread(chosen.needs, evaluated.reads) for evaluated in models]
         if all(reasons):
             found = "; ".join(

@@ -16,7 +16,7 @@ from gritlm.evaluation.cache import CacheKey, ResultCache
 from gritlm.evaluation.models import EvaluatedModel
 from gritlm.evaluation.outcome import Report
 from gritlm.evaluation.results import Kind
-from gritlm.evaluation.run import Step, Watch, make_report, task_digests
+from gritlm.evaluation.run import Step, Watch, make_report, require_readers, task_digests
 from gritlm.evaluation.runner import MeasuredTask, RunnerOptions, TaskRunner, number_format
 from gritlm.evaluation.tasks.discovery import ChosenTask
 from gritlm.evaluation.tasks.suites import SuitePlan
@@ -61,7 +61,9 @@ def evaluate(
         ModelError: if a model cannot be loaded.
         BadRowError: for the first unusable row of a local task, with ``skip_bad=False``.
         ClusterError: for a cluster that cannot be used.
+        InputError: if the plan names a task with images or sound that none of the models reads.
     """
+    require_readers(models, plan)
     options = replace(options or RunnerOptions(), limit=plan.limit, progress=False)
     digests = task_digests(plan)
     total = len(models) * len(plan.tasks)
