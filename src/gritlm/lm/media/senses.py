@@ -125,7 +125,9 @@ class Senses(Protocol):
     attends_within: bool = False
 
     def read(self, content: DecodedImage | DecodedSound) -> MediaTokens:
-        """Return the tokens of an image or a sound, without a pass of the tower.
+        """Return the tokens of an image or a sound.
+
+        No tower has to read it for that, unless the number of tokens depends on its features.
 
         Raises:
             InputError: for content that the model does not take: a kind not in :attr:`kinds`, a

@@ -25,7 +25,7 @@ from gritlm.lm.media.senses import (
 from gritlm.lm.media.sounds import resampled
 from gritlm.lm.media.towers import efficientnet, whisper
 from gritlm.lm.media.towers.efficientnet import EfficientNetLite0
-from gritlm.lm.media.towers.projector import Projector
+from gritlm.lm.media.towers.projector import Predictions, Projector, mean_of_runs, word_runs
 from gritlm.lm.media.towers.whisper import WhisperTower
 
 
@@ -66,28 +66,41 @@ class SmallSenses(Senses):
         self.kinds = frozenset(self._towers)
 
     def read(self, content: DecodedImage | DecodedSound) -> MediaTokens:
+        """Return the tokens of an image or a sound.
+
+        The number of tokens of a sound is that of the words that the projector hears, so its tower
+        reads it here.
+        """
         if isinstance(content, DecodedImage):
             pixels = torch.from_numpy(efficientnet.prepared(content.pixels))
-            return self._tokens("image", {"pixels": pixels}, self._towers["image"][1].tokens(0))
+            return self._tokens("image", pixels, self._towers["image"][1].vectors(0), {})
         require_short(content, whisper.WINDOW)
+        tower, projector = self._towers["sound"]
         samples = torch.from_numpy(resampled(content, whisper.RATE).samples)
-        count = self._towers["sound"][1].tokens(whisper.frames(len(samples)))
-        return self._tokens("sound", {"samples": samples}, count)
+        features_MF = tower.read(samples.numpy())
+        with torch.no_grad():
+            runs = word_runs(self._predictions(projector, features_MF).logits_MV)
+        return self._tokens("sound", samples, len(runs), {"features": features_MF, "runs": runs})
 
     def update(self, weights: Mapping[str, Tensor]) -> None:
         """Replace parameters of towers and projectors."""
         super().update(weights)
         self._maker = fingerprint(self.module)
 
-    def _tokens(self, kind: Kind, inputs: dict[str, Tensor], count: int) -> MediaTokens:
-        ids = placeholder_ids(inputs, self._maker, count)
-        return MediaTokens(kind, ids, self._placeholder, inputs)
+    def _tokens(
+        self, kind: Kind, content: Tensor, count: int, inputs: dict[str, Any]
+    ) -> MediaTokens:
+        ids = placeholder_ids({kind: content}, self._maker, count)
+        return MediaTokens(kind, ids, self._placeholder, inputs or {"pixels": content})
 
     def features(self, tokens: MediaTokens) -> MediaFeatures:
         tower, projector = self._towers[tokens.kind]
         if tokens.kind == "image":
             features_MF = tower(tokens.inputs["pixels"][None])[0]
-        else:
-            features_MF = tower.read(tokens.inputs["samples"].numpy())
-        device = projector.leave.weight.device
-        return MediaFeatures(projector([features_MF.float().to(device)])[0])
+            return MediaFeatures(self._predictions(projector, features_MF).states_MD)
+        states_MD = self._predictions(projector, tokens.inputs["features"]).states_MD
+        return MediaFeatures(mean_of_runs(states_MD, tokens.inputs["runs"]))
+
+    @staticmethod
+    def _predictions(projector: Projector, features_MF: Tensor) -> Predictions:
+        return projector([features_MF.float().to(projector.leave.weight.device)])[0]
