@@ -25,10 +25,10 @@ from torch.nn import functional as F
 from gritlm import GritLM
 from gritlm.lm.media.towers.projector import Projector, ProjectorConfig
 
-_PICTURES = 96  # of a step of embedding
-_QUESTION_PICTURES = 10  # of a step of questions
+_PICTURES = 64  # of a step of embedding
+_QUESTION_PICTURES = 8  # of a step of questions
 _QUESTIONS = 6  # of a picture
-_NAMED = 8  # pictures of a step that are named in a chat
+_NAMED = 5  # pictures of a step that are named in a chat
 _RATE = 3e-4
 _SCALE = 20.0
 _APART = 100  # pictures of easy-vqa's training set that are not trained on
@@ -155,6 +155,10 @@ def main() -> None:
         questions.setdefault(picture, []).append((question, answer))
     asked = sorted(questions)[:-_APART]
     apart = [(i, turn) for i in sorted(questions)[-_APART:] for turn in questions[i][:4]]
+    summary = projector.summary
+    means_NF = torch.from_numpy(
+        np.stack([one.astype(np.float32).mean(0) for one in pictures])
+    )
     optimizer = torch.optim.AdamW(projector.parameters(), lr=_RATE, weight_decay=0.05)
     chance = random.Random(3)
     started = time.time()
@@ -163,12 +167,23 @@ def main() -> None:
         for group in optimizer.param_groups:
             group["lr"] = _RATE * min(1, (step + 1) / 20) * (0.5 + 0.5 * math.cos(math.pi * done))
         batch = chance.sample(train, _PICTURES)
-        texts = [rows[i]["name"] if chance.random() < 0.7 else rows[i]["also"][0] for i in batch]
+        texts = [_caption(rows[i], chance) for i in batch]
         states = _states(projector, [pictures[i] for i in batch])
         vectors_BD = decoder.embed(states)
         similar_BN = _SCALE * vectors_BD @ names_ND.T
         labels = torch.tensor([place[text] for text in texts])
-        embedding = F.cross_entropy(similar_BN, labels)
+        with torch.no_grad():
+            projector.eval()
+            wanted_BD = summary.vectors(means_NF[torch.tensor(batch)])
+            projector.train()
+        near = 1 - (vectors_BD * wanted_BD).sum(1).mean()
+        embedding = F.cross_entropy(similar_BN, labels) + 5 * near
+        guessed = chance.sample(train, 256)
+        guesses = summary.vectors(means_NF[torch.tensor(guessed)])
+        direct = F.cross_entropy(
+            _SCALE * guesses @ names_ND.T,
+            torch.tensor([place[_caption(rows[i], chance)] for i in guessed]),
+        )
         named = [
             decoder.answer_logits(states[k], [(chance.choice(_NAMING), rows[batch[k]]["name"])])
             for k in range(_NAMED)
@@ -183,19 +198,23 @@ def main() -> None:
             for k, i in enumerate(chosen)
         ]
         answering = _cross_entropy(answered)
-        (embedding + 0.3 * naming + answering).backward()
+        (embedding + 0.2 * naming + answering + 0.3 * direct).backward()
         torch.nn.utils.clip_grad_norm_(projector.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         step += 1
         if step % 5 == 0:
-            losses = [round(float(loss.detach()), 3) for loss in (embedding, naming, answering)]
+            losses = [round(float(loss.detach()), 3) for loss in (embedding, near, naming, answering, direct)]
             print(step, round(time.time() - started), *losses, flush=True)
         if step % 40 == 0:
             _report(projector, decoder, pictures, rows, dev, names_ND, place, shapes, apart)
             torch.save({"config": saved["config"], "state": projector.state_dict()}, out)
     _report(projector, decoder, pictures, rows, dev, names_ND, place, shapes, apart)
     torch.save({"config": saved["config"], "state": projector.state_dict()}, out)
+
+
+def _caption(row: dict[str, Any], chance: random.Random) -> str:
+    return str(row["name"] if chance.random() < 0.7 else row["also"][0])
 
 
 def _cross_entropy(found: list[tuple[Tensor, Tensor]]) -> Tensor:

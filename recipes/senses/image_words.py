@@ -68,15 +68,13 @@ def main() -> None:
     ids = {caption: targets(model.tokenizer, caption) for *_, many in rows for caption in many}
     words = sorted({word for many in ids.values() for word in many})
     place = {word: 1 + index for index, word in enumerate(words)}
-    features = {
-        name: np.load(data / f"{name}.npy")
-        for name in ("pictures", "vqa_train")
-    }
+    features = {name: np.load(data / f"{name}.npy") for name in ("pictures", "vqa_train")}
     config = ProjectorConfig(
         features=features["pictures"].shape[2],
         stack=1,
         positions=features["pictures"].shape[1],
         queries=_QUERIES,
+        summary=0,
         width=256,
         layers=2,
         words=len(words),

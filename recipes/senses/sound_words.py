@@ -151,6 +151,7 @@ def main() -> None:
         stack=2,
         positions=None,
         queries=None,
+        summary=0,
         width=256,
         layers=2,
         words=len(words),
@@ -181,7 +182,9 @@ def main() -> None:
         step += 1
         if step % 100 == 0:
             seconds = round(time.time() - started)
-            print(step, seconds, round(float(loss.detach()), 3), round(float(spelled), 3), flush=True)
+            print(
+                step, seconds, round(float(loss.detach()), 3), round(float(spelled), 3), flush=True
+            )
         if step % 500 == 0:
             print("dev", round(error_rate(projector, speech, place, "dev"), 3), flush=True)
             torch.save({"config": config.as_dict(), "state": projector.state_dict()}, out)

@@ -228,7 +228,7 @@ class ModelOptions(PlacementOptions):
         from gritlm.lm.hub import default_model
 
         logs.hush_libraries()
-        if self.model in (None, default_model.DEFAULT, default_model.BASE):
+        if self.model in default_model.OURS:
             default_model.ensure(report=logs.note)  # the first use downloads it
         if self.threads is not None:
             threads.keep(self.threads)

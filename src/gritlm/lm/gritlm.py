@@ -35,6 +35,7 @@ from gritlm.lm.hub.load import load
 from gritlm.lm.hub.load_errors import explained
 from gritlm.lm.hub.model_config import MODES, ModelSettings
 from gritlm.lm.hub.placement import Placement
+from gritlm.lm.hub.projectors import with_projectors
 from gritlm.lm.kv.block import KVBlock
 from gritlm.lm.media.files import LOCAL, MediaRules
 from gritlm.lm.media.inputs import Parts
@@ -147,6 +148,7 @@ class GritLM:
             adapter=adapter if over_base is None else None,
             options=from_pretrained,
         )
+        loaded = with_projectors(loaded, model_name_or_path, source)
         if over_base is not None:
             base = SharedBase(
                 source,

@@ -20,17 +20,48 @@ from gritlm.lm.media.senses import DecodedImage, DecodedSound
 from gritlm.lm.media.towers import efficientnet, whisper
 from gritlm.lm.media.towers.ctranslate2_file import read_weights
 from gritlm.lm.media.towers.efficientnet import EfficientNetLite0
-from gritlm.lm.media.towers.projector import Projector, ProjectorConfig
+from gritlm.lm.media.towers.projector import (
+    Projector,
+    ProjectorConfig,
+    mean_of_runs,
+    word_runs,
+)
+from gritlm.lm.media.towers.projector_files import load_projector, save_projector
 from gritlm.lm.media.towers.small_senses import SmallSenses
 from gritlm.lm.media.towers.whisper import WhisperTower
 from tests import tiny
 
 _IMAGE = ProjectorConfig(
-    features=12, stack=1, positions=9, queries=4, width=16, layers=2, hidden=24, scale=0.1
+    features=12,
+    stack=1,
+    positions=9,
+    queries=4,
+    summary=2,
+    width=16,
+    layers=2,
+    words=6,
+    hidden=24,
 )
 _SOUND = ProjectorConfig(
-    features=12, stack=4, positions=20, queries=None, width=16, layers=2, hidden=24, scale=0.1
+    features=12,
+    stack=2,
+    positions=None,
+    queries=None,
+    summary=0,
+    width=16,
+    layers=2,
+    words=6,
+    hidden=24,
 )
+
+
+def _projector(config: ProjectorConfig) -> Projector:
+    """Return a projector of random weights, whose words are the first tokens of a vocabulary."""
+    torch.manual_seed(3)
+    projector = Projector(config)
+    projector.words_V = torch.arange(config.words, dtype=torch.int32)
+    projector.use_embeddings(torch.randn(config.words + 5, config.hidden))
+    return projector.eval()
 
 
 def _whisper(layers: int = 2) -> tuple[WhisperEncoder, dict[str, Tensor]]:
@@ -153,21 +184,60 @@ def test_image_is_padded_with_white() -> None:
 
 @pytest.mark.parametrize("config", [_IMAGE, _SOUND], ids=["image", "sound"])
 def test_projector_of_a_batch_is_that_of_each_alone(config: ProjectorConfig) -> None:
-    torch.manual_seed(3)
-    projector = Projector(config).eval()
+    projector = _projector(config)
     sizes = (9, 9, 9) if config.queries else (1, 7, 20)
     features = [torch.randn(size, 12) for size in sizes]
     together = projector(features)
-    for one, states in zip(features, together, strict=True):
-        assert states.shape == (projector.tokens(len(one)), 24)
-        assert torch.allclose(projector([one])[0], states, atol=1e-6)
+    for one, found in zip(features, together, strict=True):
+        assert found.states_MD.shape == (projector.vectors(len(one)), 24)
+        alone = projector([one])[0]
+        assert torch.allclose(alone.states_MD, found.states_MD, atol=1e-6)
+        assert torch.allclose(alone.logits_MV, found.logits_MV, atol=1e-5)
 
 
-def test_projector_has_the_scale_of_the_embeddings() -> None:
-    torch.manual_seed(3)
-    config = ProjectorConfig(64, 1, 49, 16, 128, 2, hidden=576, scale=0.14)
-    states = Projector(config).eval()([torch.randn(49, 64)])[0]
-    assert 0.1 < states.std() < 0.2
+def test_word_token_is_a_mean_of_embeddings_before_training() -> None:
+    projector = _projector(_SOUND)
+    found = projector([torch.randn(8, 12)])[0]
+    words_VD = torch.cat([projector.no_word[None], projector.embeddings_VD])
+    assert torch.allclose(found.states_MD, found.logits_MV.softmax(-1) @ words_VD, atol=1e-6)
+
+
+def test_runs_of_frames_join_the_same_word_and_skip_frames_without_one() -> None:
+    heard = torch.tensor([0, 2, 2, 0, 2, 1, 1, 1, 3, 0])
+    logits_MV = torch.nn.functional.one_hot(heard, 5).float()
+    runs = word_runs(logits_MV)
+    assert runs == [(1, 3), (4, 5), (5, 8), (8, 9)]
+    states_MD = torch.arange(10.0)[:, None]
+    assert mean_of_runs(states_MD, runs).flatten().tolist() == [1.5, 4, 6, 8]
+
+
+def test_frames_without_any_word_leave_the_frame_nearest_to_one() -> None:
+    logits_MV = torch.tensor([[3.0, 0, 0], [3.0, 1, 2], [3.0, 0, 1]])
+    assert word_runs(logits_MV) == [(1, 2)]
+
+
+def test_projector_file_round_trip(tmp_path: Path) -> None:
+    projector = _projector(_IMAGE)
+    save_projector(projector, "image", tmp_path)
+    embeddings = torch.cat([projector.embeddings_VD, torch.zeros(1, 24)])
+    again = load_projector(tmp_path / "image.safetensors", embeddings)
+    features = [torch.randn(9, 12)]
+    found, wanted = (each(features)[0].states_MD for each in (again, projector))
+    assert torch.allclose(found, wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(4, 24), (20, 16)], ids=["vocabulary", "hidden"])
+def test_projector_of_another_decoder_is_refused(tmp_path: Path, shape: tuple[int, int]) -> None:
+    save_projector(_projector(_IMAGE), "image", tmp_path)
+    with pytest.raises(ModelError, match=r"is for a decoder of hidden size 24 .* up to 5; this"):
+        load_projector(tmp_path / "image.safetensors", torch.zeros(shape))
+
+
+@pytest.mark.parametrize("content", [b"", b"no tensors", b"{}"])
+def test_damaged_projector_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "image.safetensors").write_bytes(content)
+    with pytest.raises(ModelError, match="is not the file of a projector"):
+        load_projector(tmp_path / "image.safetensors", torch.zeros(9, 24))
 
 
 def _small_model() -> GritLM:
@@ -175,12 +245,19 @@ def _small_model() -> GritLM:
     torch.manual_seed(4)
     decoder = tiny.model()
     size = decoder.config.hidden_size
-    image = ProjectorConfig(efficientnet.FEATURES, 1, 49, 4, 16, 1, hidden=size, scale=0.1)
-    sound = ProjectorConfig(64, 4, 375, None, 16, 1, hidden=size, scale=0.1)
+    words = 7
+    image = ProjectorConfig(efficientnet.FEATURES, 1, 49, 4, 2, 16, 1, words=words, hidden=size)
+    sound = ProjectorConfig(64, 2, None, None, 0, 16, 1, words=words, hidden=size)
+    projectors = []
+    for config in (image, sound):
+        projector = Projector(config)
+        projector.words_V = torch.arange(words, dtype=torch.int32)
+        projector.use_embeddings(decoder.get_input_embeddings().weight)
+        projectors.append(projector)
     tokenizer = tiny.tokenizer()
     senses = SmallSenses(
-        (EfficientNetLite0(), Projector(image)),
-        (WhisperTower(_whisper()[1]), Projector(sound)),
+        (EfficientNetLite0(), projectors[0]),
+        (WhisperTower(_whisper()[1]), projectors[1]),
         placeholder=tokenizer.eos_token_id,
         maker="test",
     )
@@ -194,9 +271,13 @@ def test_text_only_decoder_reads_images_and_sound_by_small_towers() -> None:
     sound = {"array": _sound(0.5), "sampling_rate": whisper.RATE}
     vectors, blocks = model.encode([*pictures, sound, "a text"], get_cache=True)
     assert vectors.shape == (4, model.embedding_dimension)
-    assert [len(block) - len(blocks[0]) for block in blocks[:3]] == [0, 0, 7 - 4]
+    heard = model.encoder.lm.senses.read(
+        DecodedSound(sound["array"], whisper.RATE)  # type: ignore[arg-type]
+    )
+    assert len(blocks[0]) == len(blocks[1])
+    assert len(blocks[2]) - len(blocks[0]) == len(heard.ids) - 6
     assert not torch.equal(blocks[0].token_ids, blocks[1].token_ids)
-    assert abs(vectors[0] - vectors[1]).max() > 1e-3
+    assert abs(vectors[0] - vectors[1]).max() > 1e-5
     assert np.allclose(model.encode(["a text"])[0], vectors[3], atol=0)
 
 

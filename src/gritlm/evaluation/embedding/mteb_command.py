@@ -51,7 +51,7 @@ def register(model: GritLM) -> str:
 
 
 def _is_ours(name: str) -> bool:
-    return name in (default_model.DEFAULT, default_model.BASE) or Path(name).is_dir()
+    return name in default_model.OURS or Path(name).is_dir()
 
 
 def _place_of(words: Sequence[str], options: Sequence[str]) -> int | None:

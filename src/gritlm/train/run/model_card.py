@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from gritlm import __version__
-from gritlm.lm.hub.default_model import BASE, DEFAULT
+from gritlm.lm.hub.default_model import BASE, OURS
 from gritlm.lm.hub.weight_sources import HUB
 from gritlm.train.config import TrainConfig
 from gritlm.train.data.sources import Dataset
 from gritlm.train.run import metrics_log
 
-_OURS = (None, DEFAULT, BASE)
 _LATEST = ("loss_emb", "loss_gen")
 
 
@@ -41,7 +40,7 @@ def write(
     """
     tags = ["gritlm", *(["sentence-similarity", "feature-extraction"] if run.embeds else [])]
     mode = run.training.mode
-    ours = run.model.base in _OURS
+    ours = run.model.base in OURS
     base = HUB if ours else run.model.base  # the published name, not a local path
     start = f"the default model (`{HUB}`)" if ours and run.model.base != BASE else f"`{base}`"
     lines = [

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+from gritlm.lm.media.towers.summary import Summary
+
 NO_WORD = 0  # index of the class "no word"
 _HEADS = 8
 _KERNEL = 5  # stacked frames of a sound that a vector is made of
@@ -32,7 +34,8 @@ class ProjectorConfig:
         features: features of a vector of the tower.
         stack: consecutive vectors that become one.
         positions: number of vectors of an image; None for sounds, of any number.
-        queries: number of media tokens of an image; None for a vector for each stacked one.
+        queries: number of word tokens of an image; None for one for each stacked vector.
+        summary: number of summary tokens of an image.
         width: width of the layers.
         layers: number of layers.
         words: number of words of the decoder's vocabulary that are predicted.
@@ -43,6 +46,7 @@ class ProjectorConfig:
     stack: int
     positions: int | None
     queries: int | None
+    summary: int
     width: int
     layers: int
     words: int
@@ -57,7 +61,7 @@ class Predictions:
     """Outputs of a projector for an image or a sound.
 
     Attributes:
-        logits_MV: logits of no word and of each word.
+        logits_MV: logits of no word and of each word, without those of summary tokens.
         states_MD: states for the decoder.
     """
 
@@ -109,6 +113,9 @@ class Projector(nn.Module):
         nn.init.zeros_(self.difference.weight)
         nn.init.zeros_(self.difference.bias)
         self.register_buffer("words_V", torch.zeros(config.words, dtype=torch.int32))
+        self.summary = None
+        if config.summary:
+            self.summary = Summary(config.features, config.summary, config.hidden)
         embeddings = torch.zeros(config.words, config.hidden)
         self.register_buffer("embeddings_VD", embeddings, persistent=False)
 
@@ -123,7 +130,9 @@ class Projector(nn.Module):
 
     def vectors(self, vectors: int) -> int:
         """Return the number of outputs for a number of vectors of the tower."""
-        return self.config.queries or -(-vectors // self.config.stack)
+        if self.config.queries is not None:
+            return self.config.queries + self.config.summary
+        return -(-vectors // self.config.stack)
 
     def forward(self, features: Sequence[Tensor]) -> list[Predictions]:
         """Return the outputs for each image or sound.
@@ -135,6 +144,10 @@ class Projector(nn.Module):
         logits_BMV = self.word_logits(hidden_BMW)
         mixed_BMD = logits_BMV.softmax(-1) @ self._embeddings()
         states_BMD = mixed_BMD + self.difference(hidden_BMW)
+        if self.summary is not None:
+            means_BF = torch.stack([one_MF.mean(0) for one_MF in features])
+            summary_BQD = self.summary.states(self.summary.vectors(means_BF))
+            states_BMD = torch.cat([states_BMD, summary_BQD], dim=1)
         sizes = [self.vectors(len(one_MF)) for one_MF in features]
         return [
             Predictions(logits_MV[:size], states_MD[:size])
@@ -177,7 +190,7 @@ def word_runs(logits_MV: Tensor) -> list[tuple[int, int]]:
     one is the only run.
     """
     found_M = logits_MV.argmax(-1).tolist()
-    runs = []
+    runs: list[tuple[int, int]] = []
     for index, word in enumerate(found_M):
         if word == NO_WORD:
             continue

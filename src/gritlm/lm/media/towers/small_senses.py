@@ -6,6 +6,7 @@ Shapes: M features or media tokens, F features of a vector, D hidden size.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from gritlm.lm.media.sounds import resampled
 from gritlm.lm.media.towers import efficientnet, whisper
 from gritlm.lm.media.towers.efficientnet import EfficientNetLite0
 from gritlm.lm.media.towers.projector import Predictions, Projector, mean_of_runs, word_runs
+from gritlm.lm.media.towers.projector_files import SUBFOLDER, save_projector
 from gritlm.lm.media.towers.whisper import WhisperTower
 
 
@@ -100,6 +102,14 @@ class SmallSenses(Senses):
             return MediaFeatures(self._predictions(projector, features_MF).states_MD)
         states_MD = self._predictions(projector, tokens.inputs["features"]).states_MD
         return MediaFeatures(mean_of_runs(states_MD, tokens.inputs["runs"]))
+
+    def save(self, model: Any, folder: Path) -> None:
+        """Write a model, and its projectors to the folder ``senses`` in it; towers are not kept."""
+        model.save_pretrained(folder)
+        target = folder / SUBFOLDER
+        target.mkdir()
+        for kind, (_, projector) in self._towers.items():
+            save_projector(projector, kind, target)
 
     @staticmethod
     def _predictions(projector: Projector, features_MF: Tensor) -> Predictions:
