@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from frozen_decoder import Decoder, caption_of, vectors_of
 from torch import Tensor
 from torch.nn import functional as F
 
-from gritlm import GritLM
 from gritlm.lm.media.towers.projector import Projector, ProjectorConfig
 
 _PICTURES = 64  # of a step of embedding
@@ -39,95 +39,6 @@ _NAMING = (
     "What do you see?",
     "Describe the picture.",
 )
-
-
-class Decoder:
-    """The frozen decoder of the default model."""
-
-    def __init__(self) -> None:
-        self.model = GritLM()
-        causal = self.model.lm.causal
-        causal.requires_grad_(False)
-        self.decoder = self.model.lm.decoder
-        self.table_VD = causal.get_input_embeddings().weight
-        self.dtype = self.table_VD.dtype
-        tokens = self.model._tokens
-        frame = tokens.embedding_frame(
-            instruction=_header(), end="", embed_instruction=False, specials=True
-        )
-        self.head, self.tail, self.pooled_from = frame.head, frame.tail, frame.pooled_from
-        before = self.model.chat_ids([{"role": "user", "content": "\u2603"}])
-        mark = tokens.pieces(["\u2603"], first=False)[0]
-        start = next(i for i in range(len(before)) if before[i : i + len(mark)] == mark)
-        self.before = before[:start]
-        self.after = before[start + len(mark) :]
-        self.end = int(next(iter(self.model.end_ids)))
-        self._tokens = tokens
-
-    def ids(self, text: str) -> list[int]:
-        return list(self._tokens.pieces([text], first=False)[0])
-
-    def rows(self, ids: Any) -> Tensor:
-        return self.table_VD[torch.tensor(ids)]
-
-    def embed(self, states_BMD: Tensor) -> Tensor:
-        """Return the normalised vectors (B, D) of media tokens, as encode_document does."""
-        count = len(states_BMD)
-        parts = [self.rows(self.head).expand(count, -1, -1), states_BMD.to(self.dtype)]
-        if self.tail:
-            parts.append(self.rows(self.tail).expand(count, -1, -1))
-        x_BTD = torch.cat(parts, dim=1)
-        length = x_BTD.shape[1]
-        mask = torch.zeros(count, 1, length, length, dtype=self.dtype)
-        h_BTD = self.decoder(
-            inputs_embeds=x_BTD, attention_mask=mask, use_cache=False
-        ).last_hidden_state
-        return F.normalize(h_BTD[:, self.pooled_from :].float().mean(1), dim=-1)
-
-    def answer_logits(
-        self, states_MD: Tensor, turns: list[tuple[str, str]]
-    ) -> tuple[Tensor, Tensor]:
-        """Return the logits (N, V) and labels (N,) of answers about one picture.
-
-        The turns share the picture and do not see each other.
-        """
-        shared = [self.rows(self.before), states_MD.to(self.dtype)]
-        start = sum(len(part) for part in shared)
-        ids: list[int] = []
-        positions = list(range(start))
-        owner = [-1] * start
-        places, labels = [], []
-        for number, (question, answer) in enumerate(turns):
-            asked = self.ids("\n" + question) + list(self.after)
-            replied = [*self.ids(answer), self.end]
-            for offset, label in enumerate(replied):
-                places.append(start + len(ids) + len(asked) - 1 + offset)
-                labels.append(label)
-            own = asked + replied[:-1]
-            ids += own
-            positions += range(start, start + len(own))
-            owner += [number] * len(own)
-        x_TD = torch.cat([*shared, self.rows(ids)])
-        owners = torch.tensor(owner)
-        order = torch.arange(len(owner))
-        seen = (order[:, None] >= order[None]) & (
-            (owners[None] == -1) | (owners[None] == owners[:, None])
-        )
-        mask = torch.zeros(seen.shape, dtype=self.dtype).masked_fill(~seen, -1e9)
-        h_TD = self.decoder(
-            inputs_embeds=x_TD[None],
-            attention_mask=mask[None, None],
-            position_ids=torch.tensor(positions)[None],
-            use_cache=False,
-        ).last_hidden_state[0]
-        logits_NV = h_TD[torch.tensor(places)] @ self.table_VD.T
-        return logits_NV.float(), torch.tensor(labels)
-
-
-def _header() -> str:
-    from gritlm import gritlm_instruction
-
-    return gritlm_instruction()
 
 
 def main() -> None:
@@ -147,7 +58,7 @@ def main() -> None:
     shapes = np.load(data / "vqa_train.npy")
     names = sorted({text for row in rows for text in (row["name"], row["also"][0])})
     place = {name: index for index, name in enumerate(names)}
-    names_ND = torch.from_numpy(_vectors(decoder.model, names, data / "names.npy"))
+    names_ND = torch.from_numpy(vectors_of(decoder.model, names, data / "names.npy"))
     questions: dict[int, list[tuple[str, str]]] = {}
     for question, answer, picture in json.loads(
         (data / "vqa/easy_vqa/data/train/questions.json").read_text()
@@ -156,9 +67,7 @@ def main() -> None:
     asked = sorted(questions)[:-_APART]
     apart = [(i, turn) for i in sorted(questions)[-_APART:] for turn in questions[i][:4]]
     summary = projector.summary
-    means_NF = torch.from_numpy(
-        np.stack([one.astype(np.float32).mean(0) for one in pictures])
-    )
+    means_NF = torch.from_numpy(np.stack([one.astype(np.float32).mean(0) for one in pictures]))
     optimizer = torch.optim.AdamW(projector.parameters(), lr=_RATE, weight_decay=0.05)
     chance = random.Random(3)
     started = time.time()
@@ -167,7 +76,7 @@ def main() -> None:
         for group in optimizer.param_groups:
             group["lr"] = _RATE * min(1, (step + 1) / 20) * (0.5 + 0.5 * math.cos(math.pi * done))
         batch = chance.sample(train, _PICTURES)
-        texts = [_caption(rows[i], chance) for i in batch]
+        texts = [caption_of(rows[i], chance) for i in batch]
         states = _states(projector, [pictures[i] for i in batch])
         vectors_BD = decoder.embed(states)
         similar_BN = _SCALE * vectors_BD @ names_ND.T
@@ -182,7 +91,7 @@ def main() -> None:
         guesses = summary.vectors(means_NF[torch.tensor(guessed)])
         direct = F.cross_entropy(
             _SCALE * guesses @ names_ND.T,
-            torch.tensor([place[_caption(rows[i], chance)] for i in guessed]),
+            torch.tensor([place[caption_of(rows[i], chance)] for i in guessed]),
         )
         named = [
             decoder.answer_logits(states[k], [(chance.choice(_NAMING), rows[batch[k]]["name"])])
@@ -204,17 +113,16 @@ def main() -> None:
         optimizer.zero_grad()
         step += 1
         if step % 5 == 0:
-            losses = [round(float(loss.detach()), 3) for loss in (embedding, near, naming, answering, direct)]
+            losses = [
+                round(float(loss.detach()), 3)
+                for loss in (embedding, near, naming, answering, direct)
+            ]
             print(step, round(time.time() - started), *losses, flush=True)
         if step % 40 == 0:
             _report(projector, decoder, pictures, rows, dev, names_ND, place, shapes, apart)
             torch.save({"config": saved["config"], "state": projector.state_dict()}, out)
     _report(projector, decoder, pictures, rows, dev, names_ND, place, shapes, apart)
     torch.save({"config": saved["config"], "state": projector.state_dict()}, out)
-
-
-def _caption(row: dict[str, Any], chance: random.Random) -> str:
-    return str(row["name"] if chance.random() < 0.7 else row["also"][0])
 
 
 def _cross_entropy(found: list[tuple[Tensor, Tensor]]) -> Tensor:
@@ -229,16 +137,6 @@ def _states(projector: Projector, features: list[Any]) -> Tensor:
             for one in tensors
         ]
     return torch.stack([one.states_MD for one in projector(tensors)])
-
-
-def _vectors(model: GritLM, names: list[str], file: Path) -> Any:
-    """Return the vectors of names, computed once."""
-    if not file.exists():
-        np.save(file, model.encode_document(names))
-    found = np.load(file)
-    if len(found) != len(names):
-        raise SystemExit(f"{file} has {len(found)} vectors, expected {len(names)}; delete it")
-    return found
 
 
 @torch.no_grad()

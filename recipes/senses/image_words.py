@@ -2,8 +2,9 @@
 
 Usage: python recipes/senses/image_words.py DATA OUT MINUTES
 
-DATA has pictures.jsonl, pictures.npy, and vqa_train.npy with the folder of easy-vqa, vqa. The first media tokens of a picture predict its name, the others its topics;
-a picture of easy-vqa is named by colour and shape.
+DATA has pictures.jsonl, pictures.npy and vqa_train.npy, and the package easy-vqa in the folder vqa.
+The first media tokens of a picture predict its name, the others its topics; a picture of easy-vqa
+is named by colour and shape.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def captions(data: Path) -> list[tuple[str, int, list[str]]]:
 def colours_and_shapes(folder: Path) -> list[tuple[str, str]]:
     """Return colour and shape of each picture of easy-vqa, from its questions; empty if unknown."""
     found: dict[int, dict[str, str]] = {}
-    for question, answer, picture in json.loads((folder / "questions.json").read_text()):
+    for _, answer, picture in json.loads((folder / "questions.json").read_text()):
         if answer not in ("yes", "no"):
             kind = "shape" if answer in _SHAPES else "colour"
             found.setdefault(picture, {})[kind] = answer

@@ -25,7 +25,8 @@ from PIL import Image
 _HELD_OUT = 200
 _MOST_PIXELS = 20_000_000
 _DULL = re.compile(
-    r"theme|icon collection|hash\(|untitled|unknown|no title|clipart by|^img|^image|^\d+$|^page|svg",
+    r"theme|icon collection|hash\(|untitled|unknown|no title|clipart by"
+    r"|^img|^image|^\d+$|^page|svg",
     re.IGNORECASE,
 )
 
