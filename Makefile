@@ -30,8 +30,8 @@ check: $(VENV)/.dev ## check format, lint, types and wording
 	$(BIN)/mypy
 	$(BIN)/python tests/language.py
 
-test: $(VENV)/.dev ## run the default tests, with the default model, and count the lines they run
-	@$(BIN)/gritlm pull >/dev/null
+test: $(VENV)/.dev ## run the default tests, with the default model and its towers, and count the lines they run
+	@$(BIN)/gritlm pull >/dev/null && $(BIN)/gritlm pull senses >/dev/null
 	$(BIN)/coverage run -m pytest
 	@$(BIN)/coverage report >.coverage.txt; status=$$?; tail -n 2 .coverage.txt; exit $$status
 

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from gritlm.lm import threads
 from gritlm.lm.hub import default_model
+from gritlm.lm.media.towers import published
 from tests import tiny
 
 LOGGERS = (
@@ -47,6 +48,15 @@ def _logging_as_before() -> Iterator[None]:
     for each, (handlers, level, propagate) in zip(loggers, before, strict=True):
         each.handlers, each.propagate = handlers, propagate
         each.setLevel(level)
+
+
+@pytest.fixture(scope="session")
+def towers_folder(default_folder: Path) -> Path:
+    """Folder of the towers of the model ``senses``; `make test` downloads them."""
+    folder = published.folder()
+    if not (folder / published.SOURCE_FILE).is_file():
+        pytest.skip("the towers are not in the cache folder; get them with: gritlm pull senses")
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -81,3 +81,17 @@ def test_a_cache_folder_that_cannot_be_made_is_an_error_of_one_line(
 def test_an_unknown_source_to_pull_from_is_refused(error_of):
     message = error_of("pull", "--source", "floppy")
     assert all(name in message for name in ("floppy", "auto", "wheel", "hub"))
+
+
+def test_the_default_model_with_towers_reads_images_and_sound(run, towers_folder: Path):
+    facts = json.loads(run("info", "--json", "--device", "cpu", "--model", "senses").stdout)
+    assert facts["reads"] == "text, image, sound"
+
+
+def test_pull_of_towers_that_exist_prints_their_folder(run, towers_folder: Path):
+    result = run("pull", "senses")
+    assert result.stdout == f"{towers_folder}\n"
+
+
+def test_the_model_hub_is_no_source_of_the_towers(error_of):
+    assert "the towers come from the package index" in error_of("pull", "senses", "--source", "hub")

@@ -35,13 +35,13 @@ from gritlm.lm.hub.load import load
 from gritlm.lm.hub.load_errors import explained
 from gritlm.lm.hub.model_config import MODES, ModelSettings
 from gritlm.lm.hub.placement import Placement
-from gritlm.lm.hub.projectors import with_projectors
 from gritlm.lm.kv.block import KVBlock
 from gritlm.lm.media.files import LOCAL, MediaRules
 from gritlm.lm.media.inputs import Parts
 from gritlm.lm.media.media_chat import chat_prompt, has_parts
 from gritlm.lm.media.senses import KINDS, Senses
 from gritlm.lm.media.sequences import as_inputs, document_inputs, is_single
+from gritlm.lm.media.towers.loading import with_projectors
 from gritlm.lm.quantization.layers import is_quantized, quantized_parameters
 from gritlm.lm.sampling import SamplingOverrides, SamplingParams, override
 from gritlm.lm.self_check import require_numbers, require_views

@@ -17,7 +17,7 @@ from gritlm.lm.media.towers.projector_files import SUBFOLDER, has_projectors, lo
 from gritlm.lm.media.towers.small_senses import SmallSenses
 
 # Projectors of the default model. They change only together with its adapter.
-OF_DEFAULT_MODEL = Path(__file__).parents[1] / "media" / "projectors"
+OF_DEFAULT_MODEL = Path(__file__).parents[1] / "projectors"
 
 log = logging.getLogger(__name__)
 
