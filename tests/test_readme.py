@@ -37,7 +37,7 @@ def at_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def test_the_python_of_the_readme_runs_in_order(default_folder, at_root, capsys):
+def test_the_python_of_the_readme_runs_in_order(towers_folder, at_root, capsys):
     namespace: dict[str, Any] = {}
     for code in blocks("python"):
         exec(compile(code, "README.md", "exec"), namespace)
@@ -48,6 +48,7 @@ def test_the_python_of_the_readme_runs_in_order(default_folder, at_root, capsys)
     nearest = model.similarity(namespace["q_rep"], namespace["d_rep"]).argmax(dim=1)
     assert nearest.tolist() == [0, 1]
     assert "Hot rock and gas" in printed
+    assert "\ntriangle\n" in printed
     # The answer from documents is the one that is shown.
     sentence = "To stop bleeding, apply firm but gentle pressure, using gauze."
     assert f"Apply firm but gentle pressure\n{sentence}\n['First Aid']\n" in printed
@@ -82,3 +83,15 @@ def test_the_files_the_readme_links_to_exist():
 
 def flat(text: str) -> str:
     return " ".join(text.split())
+
+
+def test_the_chinese_readme_has_the_same_code_links_and_models():
+    chinese = (ROOT / "README.zh.md").read_text(encoding="utf-8")
+    fenced = re.compile(r"^```.*?^```$", flags=re.MULTILINE | re.DOTALL)
+    assert fenced.findall(chinese) == fenced.findall(README)
+    link = re.compile(r"\]\(([^)]+)\)")
+    switches = {"README.md", "README.zh.md"}
+    assert set(link.findall(chinese)) - switches == set(link.findall(README)) - switches
+    assert chinese.count("\n## ") == README.count("\n## ")
+    for command in re.findall(r"`((?:make|gritlm|pip) [^`]*)`", fenced.sub("", README)):
+        assert f"`{command}`" in chinese, command

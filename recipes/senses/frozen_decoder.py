@@ -6,6 +6,7 @@ Shapes: B pictures, M media tokens, T tokens, N answer tokens, V vocabulary, D h
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from gritlm import GritLM, gritlm_instruction
 
@@ -48,21 +50,32 @@ class Decoder:
         return list(self._tokens.pieces([text], first=False)[0])
 
     def rows(self, ids: Any) -> Tensor:
-        return self.table_VD[torch.tensor(ids)]
+        return self.table_VD[torch.tensor(ids, dtype=torch.long)]
 
-    def embed(self, states_BMD: Tensor) -> Tensor:
-        """Return the normalised vectors (B, D) of media tokens, as encode_document does."""
-        count = len(states_BMD)
-        parts = [self.rows(self.head).expand(count, -1, -1), states_BMD.to(self.dtype)]
-        if self.tail:
-            parts.append(self.rows(self.tail).expand(count, -1, -1))
-        x_BTD = torch.cat(parts, dim=1)
-        length = x_BTD.shape[1]
-        mask = torch.zeros(count, 1, length, length, dtype=self.dtype)
+    def embed(self, states: Sequence[Tensor]) -> Tensor:
+        """Return the normalised vectors (B, D) of media tokens, as encode_document does.
+
+        Args:
+            states: media tokens (M, D) of each picture or sound.
+        """
+        rows = [
+            torch.cat([self.rows(self.head), each_MD.to(self.dtype), self.rows(self.tail)])
+            for each_MD in states
+        ]
+        lengths = torch.tensor([len(row) for row in rows])
+        x_BTD = pad_sequence(rows, batch_first=True)
+        present_BT = torch.arange(x_BTD.shape[1])[None] < lengths[:, None]
+        mask = torch.zeros(len(rows), 1, 1, x_BTD.shape[1], dtype=self.dtype)
+        mask = mask.masked_fill(~present_BT[:, None, None], torch.finfo(self.dtype).min)
         h_BTD = self.decoder(
-            inputs_embeds=x_BTD, attention_mask=mask, use_cache=False
+            inputs_embeds=x_BTD,
+            attention_mask=mask.expand(-1, -1, x_BTD.shape[1], -1),
+            use_cache=False,
         ).last_hidden_state
-        return F.normalize(h_BTD[:, self.pooled_from :].float().mean(1), dim=-1)
+        pooled_BT = present_BT.clone()
+        pooled_BT[:, : self.pooled_from] = False
+        weights_BT = pooled_BT / pooled_BT.sum(1, keepdim=True)
+        return F.normalize((h_BTD.float() * weights_BT[..., None]).sum(1), dim=-1)
 
     def answer_logits(
         self, states_MD: Tensor, turns: list[tuple[str, str]]

@@ -99,14 +99,21 @@ class Letters(nn.Module):
         )
 
 
-def batch_loss(projector: Projector, inputs: list[torch.Tensor], wanted: list[list[int]]) -> Any:
-    """Return the loss over the words of a batch and some others."""
+def words_loss(
+    projector: Projector, hidden_BMW: torch.Tensor, sizes: list[int], wanted: list[list[int]]
+) -> Any:
+    """Return the loss over the words of a batch and some others.
+
+    Args:
+        projector: the projector.
+        hidden_BMW: its hidden states, padded.
+        sizes: number of frames of each sentence.
+        wanted: words of each sentence.
+    """
     own = sorted({word for line in wanted for word in line})
     others = torch.randint(1, projector.config.words + 1, (_OTHERS,)).tolist()
     chosen = own + sorted(set(others) - set(own))
     place = {word: 1 + index for index, word in enumerate(chosen)}
-    with torch.autocast("cpu", torch.bfloat16):
-        hidden_BMW = projector.hidden(inputs)
     rows = torch.tensor(chosen)
     embeddings_VD = torch.cat([projector.no_word[None], projector.embeddings_VD[rows - 1]])
     bias_V = torch.cat([projector.bias[:1], projector.bias[rows]])
@@ -115,7 +122,7 @@ def batch_loss(projector: Projector, inputs: list[torch.Tensor], wanted: list[li
     return F.ctc_loss(
         logits.float().log_softmax(-1).transpose(0, 1),
         torch.tensor([place[word] for line in wanted for word in line]),
-        torch.tensor([projector.vectors(len(one)) for one in inputs]),
+        torch.tensor(sizes),
         torch.tensor([len(line) for line in wanted]),
         blank=NO_WORD,
         zero_infinity=True,
@@ -171,9 +178,12 @@ def main() -> None:
         for group in optimizer.param_groups:
             group["lr"] = _RATE * min(1, step / 200) * (0.5 + 0.5 * math.cos(math.pi * done))
         batch = chance.sample(train, _BATCH)
-        inputs = [_masked(speech.features(row), chance) for row in batch]
-        loss = batch_loss(projector, inputs, [[place[w] for w in row["labels"]] for row in batch])
+        inputs = [masked(speech.features(row), chance) for row in batch]
         sizes = [projector.vectors(len(one)) for one in inputs]
+        with torch.autocast("cpu", torch.bfloat16):
+            hidden_BMW = projector.hidden(inputs)
+        wanted = [[place[word] for word in row["labels"]] for row in batch]
+        loss = words_loss(projector, hidden_BMW, sizes, wanted)
         spelled = letters.loss([row["text"] for row in batch], sizes)
         (loss + 0.3 * spelled).backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
@@ -192,7 +202,7 @@ def main() -> None:
     torch.save({"config": config.as_dict(), "state": projector.state_dict()}, out)
 
 
-def _masked(features_MF: torch.Tensor, chance: random.Random) -> torch.Tensor:
+def masked(features_MF: torch.Tensor, chance: random.Random) -> torch.Tensor:
     """Return features with two short spans set to zero."""
     for _ in range(2):
         start = chance.randrange(len(features_MF))

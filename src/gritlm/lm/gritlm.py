@@ -41,7 +41,7 @@ from gritlm.lm.media.inputs import Parts
 from gritlm.lm.media.media_chat import chat_prompt, has_parts
 from gritlm.lm.media.senses import KINDS, Senses
 from gritlm.lm.media.sequences import as_inputs, document_inputs, is_single
-from gritlm.lm.media.towers.loading import with_projectors
+from gritlm.lm.media.towers.projector_loading import with_projectors
 from gritlm.lm.quantization.layers import is_quantized, quantized_parameters
 from gritlm.lm.sampling import SamplingOverrides, SamplingParams, override
 from gritlm.lm.self_check import require_numbers, require_views

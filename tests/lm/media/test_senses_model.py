@@ -12,7 +12,7 @@ import torch
 
 from gritlm import GritLM
 from gritlm.errors import InputError, ModelError
-from gritlm.lm.media.towers.loading import OF_DEFAULT_MODEL
+from gritlm.lm.media.towers.projector_loading import OF_DEFAULT_MODEL
 
 SHAPE = Path(__file__).parents[3] / "examples" / "pictures" / "shape.png"
 TEXTS = ["A volcano is a vent in the crust.", "What does a bee make?"]

@@ -142,8 +142,7 @@ class Projector(nn.Module):
         """
         hidden_BMW = self.hidden(features)
         logits_BMV = self.word_logits(hidden_BMW)
-        mixed_BMD = logits_BMV.softmax(-1) @ self._embeddings()
-        states_BMD = mixed_BMD + self.difference(hidden_BMW)
+        states_BMD = self.states(hidden_BMW, logits_BMV)
         if self.summary is not None:
             means_BF = torch.stack([one_MF.mean(0) for one_MF in features])
             summary_BQD = self.summary.states(self.summary.vectors(means_BF))
@@ -172,6 +171,10 @@ class Projector(nn.Module):
     def word_logits(self, hidden_BMW: Tensor) -> Tensor:
         """Return the logits (B, M, 1 + V) of no word and of each word."""
         return F.linear(self.leave(hidden_BMW), self._embeddings(), self.bias)
+
+    def states(self, hidden_BMW: Tensor, logits_BMV: Tensor) -> Tensor:
+        """Return the states (B, M, D) of word tokens."""
+        return logits_BMV.softmax(-1) @ self._embeddings() + self.difference(hidden_BMW)
 
     def _embeddings(self) -> Tensor:
         return torch.cat([self.no_word[None], self.embeddings_VD])
