@@ -13,7 +13,7 @@ WEIGHTS := $(BIN)/python -m pip --disable-pip-version-check install -qq --no-dep
 PINS := pyproject.toml constraints.txt weights.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup fix check test bench demo clean
+.PHONY: help setup fix check test bench demo docs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -42,6 +42,11 @@ bench: $(VENV)/.bench ## measure speed next to other libraries: one table, and d
 demo: $(VENV)/.runtime ## embed, search, chat, and answer from a store of documents
 	@$(BIN)/gritlm pull >/dev/null
 	@$(BIN)/python examples/demo.py
+
+docs: $(VENV)/.docs ## build the documentation site in build/site; a broken link is an error
+	@$(BIN)/python docs/site/prepare.py build/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "the site is in build/site; view it with: $(BIN)/python -m http.server -d build/site" >&2
 
 clean: ## remove the environment and build outputs; keep the models in the cache folder
 	rm -rf $(VENV) build dist .coverage .coverage.txt .mypy_cache .pytest_cache .ruff_cache
@@ -88,4 +93,8 @@ $(VENV)/.dev: $(VENV)/.runtime $(PINS) weights-dev.txt
 
 $(VENV)/.bench: $(VENV)/.dev
 	@$(PIP) -e ".[cli,rag,serve,dev,bench]"
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.dev
+	@$(PIP) -e ".[cli,rag,serve,dev,docs]"
 	@touch $@

@@ -1,0 +1,89 @@
+"""Write the sources of the documentation site: the guides, the README files, and the reference.
+
+Usage: python docs/site/prepare.py FOLDER
+
+Links between pages stay links. A link to another file of the repository becomes its path, since the
+site is not served from the repository.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import reference
+
+ROOT = Path(__file__).parents[2]
+_READMES = {"index.md": "README.md", "index.zh.md": "README.zh.md"}
+_GENERATED = {
+    "reference/python.md": reference.python,
+    "reference/cli.md": reference.command_line,
+    "reference/http.md": reference.http,
+    "reference/training.md": reference.training_settings,
+    "reference/metrics.md": reference.metrics,
+}
+_PICTURES = "examples/pictures"
+_LINK = re.compile(r"(!?)\[((?:[^\]\[]|\[[^\]]*\])*)\]\((?!https?:|#|mailto:)([^)#\s]+)(#[^)]*)?\)")
+_FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+
+
+def prepare(target: Path) -> None:
+    """Write all pages and images of the site.
+
+    Args:
+        target: folder, which is replaced.
+    """
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(ROOT / "docs" / "images", target / "images")
+    shutil.copytree(ROOT / _PICTURES, target / _PICTURES, ignore=shutil.ignore_patterns("*.md"))
+    pages = {path.name: f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")}
+    for name, source in (pages | _READMES).items():
+        text = (ROOT / source).read_text(encoding="utf-8")
+        _write(target / name, renewed(text, posixpath.dirname(source)))
+    for name, written in _GENERATED.items():
+        _write(target / name, written())
+
+
+def renewed(text: str, folder: str) -> str:
+    """Return the text of a page with its links as links of the site, or as paths.
+
+    Args:
+        text: Markdown; code blocks are kept as they are.
+        folder: folder of the page in the repository.
+    """
+
+    def replaced(found: re.Match[str]) -> str:
+        image, label, target, place = found.groups()
+        path = posixpath.normpath(posixpath.join(folder, target))
+        page = _page_of(path)
+        if page is not None:
+            return f"{image}[{label}]({page}{place or ''})"
+        return label if path in label else f"{label} (`{path}`)"
+
+    parts = _FENCED.split(text)
+    fences = [*_FENCED.findall(text), ""]
+    return "".join(
+        _LINK.sub(replaced, part) + fence for part, fence in zip(parts, fences, strict=True)
+    )
+
+
+def _page_of(path: str) -> str | None:
+    """Return the page or image of the site for a path of the repository; None without one."""
+    for name, source in _READMES.items():
+        if path == source:
+            return name
+    if path.startswith("docs/"):
+        return path.removeprefix("docs/")
+    return path if path.startswith(f"{_PICTURES}/") and path.endswith(".png") else None
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    prepare(Path(sys.argv[1]))

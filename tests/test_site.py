@@ -1,0 +1,99 @@
+"""Sources of the documentation site: its pages, links and reference."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import typer
+import yaml
+
+from gritlm.cli.app import create_app
+
+ROOT = Path(__file__).parents[1]
+LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)")
+
+
+@pytest.fixture(scope="module")
+def prepare() -> Iterator[ModuleType]:
+    """The script that writes the sources."""
+    sys.path.insert(0, str(ROOT / "docs" / "site"))
+    yield importlib.import_module("prepare")
+    sys.path.pop(0)
+    for name in ("prepare", "reference"):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture(scope="module")
+def folder(prepare: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("site") / "docs"
+    prepare.prepare(target)
+    return target
+
+
+def _pages_of(navigation: list[object]) -> Iterator[str]:
+    for entry in navigation:
+        for value in entry.values() if isinstance(entry, dict) else [entry]:
+            if isinstance(value, list):
+                yield from _pages_of(value)
+            else:
+                yield str(value)
+
+
+def test_the_navigation_has_every_page_once(folder: Path) -> None:
+    settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    listed = sorted(_pages_of(settings["nav"]))
+    written = {path.relative_to(folder).as_posix() for path in folder.rglob("*.md")}
+    assert listed == sorted(name for name in written if not name.endswith(".zh.md"))
+
+
+def test_every_link_of_a_page_leads_to_a_file_of_the_site(folder: Path) -> None:
+    fenced = re.compile(r"^```.*?^```$", flags=re.MULTILINE | re.DOTALL)
+    broken = []
+    for page in folder.glob("*.md"):
+        text = fenced.sub("", page.read_text(encoding="utf-8"))
+        broken += [
+            (page.name, link) for link in LINK.findall(text) if not (folder / link).is_file()
+        ]
+    assert not broken
+
+
+def test_a_link_to_a_file_outside_of_the_site_becomes_its_path(prepare: ModuleType) -> None:
+    text = "See [the card](../src/gritlm/lm/adapter/README.md), [here](rag.md#a)."
+    assert prepare.renewed(text, "docs") == (
+        "See the card (`src/gritlm/lm/adapter/README.md`), [here](rag.md#a)."
+    )
+    code = "```python\nx = [a](b)\n```"
+    assert prepare.renewed(code, "docs") == code
+
+
+def test_the_page_of_the_command_line_has_every_command(folder: Path) -> None:
+    page = (folder / "reference" / "cli.md").read_text(encoding="utf-8")
+    command = typer.main.get_command(create_app())
+    names = [name for name, each in command.commands.items() if not each.hidden]  # type: ignore[attr-defined]
+    assert names
+    assert all(f"`gritlm {name}`" in page for name in names)
+
+
+def test_the_page_of_python_has_every_public_name(folder: Path) -> None:
+    page = (folder / "reference" / "python.md").read_text(encoding="utf-8")
+    for module in ("gritlm", "gritlm.rag", "gritlm.train", "gritlm.evaluation", "gritlm.serve"):
+        for name in importlib.import_module(module).__all__:
+            assert name.startswith("__") or re.search(rf"\b{name}\b", page), name
+
+
+@pytest.mark.parametrize(
+    ("page", "content"),
+    [
+        ("http.md", "## `POST /v1/chat/completions`"),
+        ("training.md", "| `learning_rate` |"),
+        ("metrics.md", "`gritlm_prompt_tokens_total`"),
+    ],
+)
+def test_the_reference_is_written_from_the_program(folder: Path, page: str, content: str) -> None:
+    assert content in (folder / "reference" / page).read_text(encoding="utf-8")
