@@ -30,7 +30,7 @@ from gritlm.lm.media.towers.projector import (
 
 _BATCH = 48
 _OTHERS = 1000  # other sentences that a step compares with
-_RATE = 3e-4
+_RATE = 1e-4
 _SCALE = 20.0
 
 

@@ -67,7 +67,8 @@ class GritLM:
     Args:
         model_name_or_path: hub id or checkpoint folder of a decoder or an adapter; None or
             ``"default"`` for the default model, whose base is downloaded at the first use;
-            ``"base"`` for that base without its embedding adapter.
+            ``"base"`` for that base without its embedding adapter; ``"senses"`` for the default
+            model that also reads images and sound.
         mode: ``unified``, ``embedding`` (loads no LM head) or ``generative``.
         pooling_method: ``mean``, ``weightedmean``, ``lasttoken`` or ``cls``. The default of this
             and of the next four arguments is the value in the checkpoint's ``gritlm.json``, else
