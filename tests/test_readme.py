@@ -48,7 +48,7 @@ def test_the_python_of_the_readme_runs_in_order(towers_folder, at_root, capsys):
     nearest = model.similarity(namespace["q_rep"], namespace["d_rep"]).argmax(dim=1)
     assert nearest.tolist() == [0, 1]
     assert "Hot rock and gas" in printed
-    assert "\ntriangle\n" in printed
+    assert "triangle\n" in printed
     # The answer from documents is the one that is shown.
     sentence = "To stop bleeding, apply firm but gentle pressure, using gauze."
     assert f"Apply firm but gentle pressure\n{sentence}\n['First Aid']\n" in printed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,8 @@ from gritlm import GritLM
 from gritlm.errors import InputError, ModelError
 from gritlm.lm.media.towers.projector_loading import OF_DEFAULT_MODEL
 
-SHAPE = Path(__file__).parents[3] / "examples" / "pictures" / "shape.png"
+ROOT = Path(__file__).parents[3]
+SHAPE = ROOT / "examples" / "pictures" / "shape.png"
 TEXTS = ["A volcano is a vent in the crust.", "What does a bee make?"]
 
 
@@ -82,3 +84,14 @@ def test_a_projector_for_another_decoder_next_to_a_model_is_refused(
     shutil.copytree(OF_DEFAULT_MODEL, folder / "senses")
     with pytest.raises(ModelError, match="is for a decoder of hidden size 576"):
         GritLM(folder)
+
+
+def test_the_example_of_the_docs_prints_what_it_says(
+    towers_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    text = (ROOT / "docs" / "senses.md").read_text(encoding="utf-8")
+    code = next(b for b in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if '"senses"' in b)
+    exec(compile(code, "senses.md", "exec"), {})
+    printed = capsys.readouterr().out.splitlines()
+    assert printed == re.findall(r"^print\(.*\)  # (.+)$", code, re.MULTILINE)
