@@ -19,20 +19,24 @@ def of_type(task_type: str) -> Inputs:
     return TEXT if found is None else TEXT | {found}
 
 
-def of_model(folder: Path) -> Inputs:
-    """Return the inputs that a checkpoint reads, by its configuration; nothing is loaded.
+def of_model(folder: Path, projectors: Path) -> Inputs:
+    """Return the inputs that a model reads, by its files; nothing is loaded.
 
     Args:
         folder: folder of the checkpoint.
+        projectors: folder of projectors for images and sound, which need not exist.
     """
     from gritlm.lm.media.families import FAMILIES
+    from gritlm.lm.media.senses import KINDS
 
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return TEXT  # loading the model reports the damage
     family = FAMILIES.get(config.get("model_type", "")) if isinstance(config, dict) else None
-    return TEXT if family is None else TEXT | family.reads
+    if family is not None:
+        return TEXT | family.reads
+    return TEXT | {kind for kind in KINDS if (projectors / f"{kind}.safetensors").is_file()}
 
 
 def unread(needs: Inputs, reads: Inputs) -> str | None:

@@ -88,8 +88,9 @@ def _load_gritlm(evaluated: EvaluatedModel, options: dict[str, Any]) -> ReadyMod
     from gritlm import GritLM
 
     options = {"adapter": evaluated.adapter, **options}
+    name = evaluated.own_name or evaluated.source
     try:
-        return ReadyModel(GritLM(evaluated.source, **options))
+        return ReadyModel(GritLM(name, **options))
     except ModelError as error:
         attention = isinstance(error, AttentionError)
         if not attention and (evaluated.has_head or evaluated.adapter is not None):
@@ -97,7 +98,7 @@ def _load_gritlm(evaluated: EvaluatedModel, options: dict[str, Any]) -> ReadyMod
         mode = "generative" if attention else "embedding"
         why = error.with_traceback(None)  # the frames of the traceback would keep the weights
     try:
-        return ReadyModel(GritLM(evaluated.source, mode=mode, **options), str(why))
+        return ReadyModel(GritLM(name, mode=mode, **options), str(why))
     except ModelError:
         raise why from None
 

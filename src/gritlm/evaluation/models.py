@@ -37,6 +37,8 @@ class EvaluatedModel:
             embeddings or was not saved.
         about: settings that can be read without loading the model.
         reads: inputs that it reads: ``text``, ``image``, ``sound``.
+        own_name: name of a model of this package whose files do not tell it from another one
+            (``senses``); None to load it by its files.
     """
 
     name: str
@@ -47,6 +49,7 @@ class EvaluatedModel:
     has_head: bool = True
     about: dict[str, Any] = field(default_factory=dict)
     reads: Inputs = inputs.TEXT
+    own_name: str | None = None
 
     def cannot(self, kind: Kind, needs: Inputs = inputs.TEXT) -> str | None:
         """Return why a task cannot be measured; None if the files show no reason.
@@ -67,8 +70,8 @@ def find_model(name: str) -> EvaluatedModel:
     """Find a model by name, and download it if needed.
 
     Args:
-        name: ``default``, ``base``, a folder or a hub id; ``LABEL=NAME`` sets the name in the
-            report.
+        name: ``default``, ``base``, ``senses``, a folder or a hub id; ``LABEL=NAME`` sets the name
+            in the report.
 
     Raises:
         ModelError: if the folder is missing, holds no checkpoint, or has damaged weights.
@@ -78,8 +81,10 @@ def find_model(name: str) -> EvaluatedModel:
     source, adapter = _resolve(location)
     kind: ModelKind = "sentence-transformers" if _is_encoder(source) else "GritLM"
     folders = [("model", source), *([] if adapter is None else [("adapter", adapter)])]
+    projectors, own_name = _projectors(location, source)
     patterns = _COUNTED + (_INSIDE if kind == "sentence-transformers" else ())
     files = [pair for where, folder in folders for pair in _files(where, folder, patterns)]
+    files += _files("senses", projectors, ("*.safetensors",))
     weights = [path for _, path in files if path.suffix == ".safetensors"]
     # A sentence-transformers model may have its weights in the folder of a module.
     inside = [path for path in weights if kind != "GritLM" or path.parent == source]
@@ -99,7 +104,8 @@ def find_model(name: str) -> EvaluatedModel:
         fingerprints.of_files(files),
         any(name.startswith(_HEADS) for name, _ in sizes),
         about,
-        inputs.of_model(source) if kind == "GritLM" else inputs.TEXT,
+        inputs.of_model(source, projectors) if kind == "GritLM" else inputs.TEXT,
+        own_name,
     )
 
 
@@ -117,8 +123,9 @@ def find_models(names: Sequence[str]) -> list[EvaluatedModel]:
     """Find the models to evaluate, and download those that are not on this machine.
 
     Args:
-        names: ``default`` (the default model), ``base`` (the model it was trained from), folders
-            of checkpoints or adapters, or hub ids; ``LABEL=NAME`` sets the name in the report.
+        names: ``default`` (the default model), ``base`` (the model it was trained from), ``senses``
+            (the default model that also reads images and sound), folders of checkpoints or
+            adapters, or hub ids; ``LABEL=NAME`` sets the name in the report.
 
     Returns:
         The models in the order of the names. Nothing is loaded yet.
@@ -138,6 +145,16 @@ def find_models(names: Sequence[str]) -> list[EvaluatedModel]:
                     f"other-name={names[position]}"
                 )
     return found
+
+
+def _projectors(location: str, source: Path) -> tuple[Path, str | None]:
+    """Return the folder of a model's projectors, and the name that alone loads them."""
+    from gritlm.lm.hub import default_model
+    from gritlm.lm.media.towers import projector_files, projector_loading
+
+    if location == default_model.SENSES:
+        return projector_loading.OF_DEFAULT_MODEL, location
+    return source / projector_files.SUBFOLDER, None
 
 
 def _split_label(name: str) -> tuple[str, str]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
+import gritlm
 from gritlm.errors import InputError
-from gritlm.evaluation import inputs, models
+from gritlm.evaluation import inputs, loading, models
 from gritlm.evaluation.cache import ResultCache
 from gritlm.evaluation.outcome import Report
 from gritlm.evaluation.report import view
@@ -19,6 +22,7 @@ from gritlm.evaluation.tasks import suites
 from gritlm.evaluation.tasks.bad_rows import BadRows
 from gritlm.evaluation.tasks.suites import SuitePlan
 from gritlm.lm.media.files import LOCAL
+from gritlm.lm.media.towers import projector_loading
 from tests import tiny
 from tests.evaluation.senses import tasks
 
@@ -112,8 +116,39 @@ def test_a_named_task_that_no_model_reads_is_refused(
     assert [len(model.results) for model in report.models] == [0, 2]
 
 
-def test_a_configuration_tells_what_a_model_reads(tmp_path: Path, seeing_folder: Path):
-    assert inputs.of_model(seeing_folder) == {"text", "image"}
-    assert inputs.of_model(tiny.folder(tmp_path / "text")) == {"text"}
+def test_files_tell_what_a_model_reads(tmp_path: Path, seeing_folder: Path):
+    text = tiny.folder(tmp_path / "text")
+    assert inputs.of_model(seeing_folder, tmp_path) == {"text", "image"}
+    assert inputs.of_model(text, tmp_path / "senses") == {"text"}
     (tmp_path / "config.json").write_text("{", encoding="utf-8")
-    assert inputs.of_model(tmp_path) == {"text"}
+    assert inputs.of_model(tmp_path, tmp_path) == {"text"}
+
+
+def test_projectors_belong_to_a_model(tmp_path: Path):
+    text = tiny.folder(tmp_path / "text")
+    plain = models.find_model(str(text))
+    (text / "senses").mkdir()
+    save_file({"weight": torch.ones(2)}, text / "senses" / "sound.safetensors")
+    hears = models.find_model(str(text))
+    assert (plain.reads, hears.reads) == ({"text"}, {"text", "sound"})
+    assert hears.digest != plain.digest
+    assert hears.own_name is None
+
+
+def test_the_small_model_is_loaded_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    text = tiny.folder(tmp_path / "text")
+    monkeypatch.setattr(models, "_resolve", lambda name: (text, None))
+    monkeypatch.setattr(projector_loading, "OF_DEFAULT_MODEL", tmp_path)
+    for kind in ("image", "sound"):
+        save_file({"weight": torch.ones(2)}, tmp_path / f"{kind}.safetensors")
+    default, senses = models.find_models(["default", "senses"])
+    assert (default.own_name, senses.own_name) == (None, "senses")
+    assert default.reads == {"text"}
+    assert senses.reads == {"text", "image", "sound"}
+    assert senses.digest != default.digest
+    taken = []
+    monkeypatch.setattr(gritlm, "GritLM", lambda name, **_: taken.append(name))
+    for each in (default, senses):
+        with loading.loaded(each, device="cpu", dtype=None):
+            pass
+    assert taken == [text, "senses"]

@@ -54,7 +54,7 @@ def name_of(model: GritLM) -> str:
     """Return the name of a model as ``owner/name``: that of a hub, or the folder of this owner."""
     source = str(model.source if model.adapter is None else model.adapter)
     if source == str(default_model.ADAPTER):
-        return "gritlm/default"
+        return "gritlm/default" if model.senses is None else "gritlm/senses"
     if source.count("/") == 1 and not Path(source).exists():
         return source
     return f"gritlm/{Path(source).resolve().name}"
