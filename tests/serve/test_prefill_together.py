@@ -34,10 +34,10 @@ def passes(monkeypatch) -> list[list[int]]:
         noted.append(list(map(len, ids)))
         return together(lm, caches, ids, keep)
 
-    def noted_alone(slots, slot, ids, *, room, every=False):
+    def noted_alone(slots, slot, ids, *, room, **options):
         if room:  # not the pass over a draft
             noted.append([len(ids)])
-        return alone(slots, slot, ids, room=room, every=every)
+        return alone(slots, slot, ids, room=room, **options)
 
     monkeypatch.setattr(kv_slots, "read_side_by_side", noted_together)
     monkeypatch.setattr(BatchedSlots, "prefill", noted_alone)
