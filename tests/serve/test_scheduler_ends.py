@@ -219,7 +219,7 @@ def test_a_sequence_that_cannot_step_fails_alone(model, monkeypatch, separate):
         monkeypatch.setattr("gritlm.serve.engine.scheduler.allocate_kv_slots", SeparateSlots)
         step = kv_slots.prefill
 
-        def breaks(lm, cache, ids):
+        def breaks(lm, cache, ids, **options):
             if len(ids) == 1 and int(cache.get_seq_length()) == held_tokens + 2:
                 raise RuntimeError("no such token")
             return step(lm, cache, ids)
@@ -268,7 +268,7 @@ def test_logits_that_are_no_numbers_fail_their_own_request_only(model, monkeypat
     def broken(logits_V, ids):
         return logits_V * float("nan") if len(ids) > 30 else logits_V
 
-    def breaks(self, slot, ids, *, room):
+    def breaks(self, slot, ids, *, room, **options):
         return broken(read(self, slot, ids, room=room), ids)
 
     def breaks_together(self, slots, ids):

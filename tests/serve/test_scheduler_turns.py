@@ -41,9 +41,9 @@ class Watch:
             self.done.append(("embed", sum(len(prompt.ids) for prompt in batch)))
             return vectors(encoder, batch, **options)
 
-        def watched_prefill(lm, cache, ids):
+        def watched_prefill(lm, cache, ids, **options):
             self.done.append(("read", len(ids)))
-            return prefill(lm, cache, ids)
+            return prefill(lm, cache, ids, **options)
 
         monkeypatch.setattr(SlotMemory, "step", watched_step)
         monkeypatch.setattr(Encoder, "vectors", watched_vectors)
