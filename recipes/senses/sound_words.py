@@ -30,7 +30,7 @@ _FEATURES = 384
 _BATCH = 32
 _RATE = 1.5e-3
 _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789' "
-_OTHERS = 1024  # words of a batch that nobody speaks in it
+_OTHERS = 1024  # further words in the loss of a batch, which do not occur in it
 
 
 def labels(tokenizer: Any, text: str) -> list[int]:

@@ -291,6 +291,17 @@ def test_projector_behind_a_frozen_tower_has_gradients() -> None:
     assert all(name.startswith("image_projector.") for name in trained)
 
 
+def test_towers_on_another_device_get_their_inputs_there() -> None:
+    senses = _small_model().lm.senses
+    assert senses is not None
+    image = senses.read(DecodedImage(np.zeros((8, 8, 3), np.uint8)))
+    senses.module.to("meta")
+    assert senses.features(image).states_MD.device.type == "meta"
+    tower = WhisperTower(_whisper()[1])
+    tower.encoder.to("meta")
+    assert tower.read(_sound(0.3)).device.type == "meta"
+
+
 def test_sound_longer_than_the_window_is_refused() -> None:
     senses = _small_model().lm.senses
     assert senses is not None

@@ -98,7 +98,8 @@ class SmallSenses(Senses):
     def features(self, tokens: MediaTokens) -> MediaFeatures:
         tower, projector = self._towers[tokens.kind]
         if tokens.kind == "image":
-            features_MF = tower(tokens.inputs["pixels"][None])[0]
+            pixels = tokens.inputs["pixels"][None].to(tower.head.convolution.weight)
+            features_MF = tower(pixels)[0]
             return MediaFeatures(self._predictions(projector, features_MF).states_MD)
         states_MD = self._predictions(projector, tokens.inputs["features"]).states_MD
         return MediaFeatures(mean_of_runs(states_MD, tokens.inputs["runs"]))
@@ -107,7 +108,7 @@ class SmallSenses(Senses):
         """Write a model, and its projectors to the folder ``senses`` in it; towers are not kept."""
         model.save_pretrained(folder)
         target = folder / SUBFOLDER
-        target.mkdir()
+        target.mkdir(exist_ok=True)
         for kind, (_, projector) in self._towers.items():
             save_projector(projector, kind, target)
 

@@ -58,7 +58,7 @@ class WhisperTower:
         mel = self._spectrogram(
             padded, sampling_rate=RATE, padding="do_not_pad", return_tensors="pt"
         )
-        return mel.input_features.to(self.encoder.dtype)
+        return mel.input_features.to(self.encoder.conv1.weight)
 
     @torch.no_grad()
     def read(self, samples: NDArray[np.float32]) -> Tensor:
