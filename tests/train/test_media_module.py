@@ -13,15 +13,17 @@ from torch import Tensor
 
 from gritlm import GritLM
 from gritlm.errors import InputError
+from gritlm.lm.hub import default_model
 from gritlm.lm.tokens import Prompt
 from gritlm.train.data import packing
 from gritlm.train.data.collate import Collator, EmbeddingBatch
 from gritlm.train.data.sources import load
+from gritlm.train.model import towers
 from gritlm.train.model.build import TrainingParts, build
 from gritlm.train.model.module import Weights
 from gritlm.train.objectives import gradcache, losses
 from tests.lm.media.checkpoints import FAMILIES
-from tests.train import media_runs
+from tests.train import media_runs, runs
 from tests.train.reading import distance
 
 BOUND = 1e-4
@@ -161,6 +163,20 @@ def test_gradcache_over_a_mixed_batch_equals_one_big_batch(tmp_path, family, bud
     ours = gradcache.backward(embed, groups, contrastive(batch), budget=budget, kept=kept)
     assert abs(float(ours) - float(loss.detach())) <= EXACT * abs(float(ours))
     assert distance(gradients(trainee), expected) <= BOUND
+
+
+def test_a_base_with_small_senses_is_refused(tmp_path, monkeypatch):
+    run = runs.make(tmp_path)
+    monkeypatch.setattr(default_model, "ensure", lambda: Path(run.model.base))
+    for name in ("default", run.model.base):
+        towers.require_no_small_senses(name, run.model.base)
+    with pytest.raises(InputError, match=r"base = 'senses' has projectors .* base = 'default'"):
+        build(runs.make(tmp_path, model={"base": "senses"}))
+    folder = Path(run.model.base) / "senses"
+    folder.mkdir()
+    (folder / "sound.safetensors").touch()
+    with pytest.raises(InputError, match=r"has projectors .* a vision-language checkpoint"):
+        build(run)
 
 
 def test_features_of_frozen_projectors_are_computed_once(tmp_path):

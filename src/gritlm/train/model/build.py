@@ -84,6 +84,7 @@ def build(
     config = run.model
     bf16 = _bf16(run, runtime.choose_device(run.training.device))
     base, adapter = checkpoint.resolve(config.base, config.adapter)
+    towers.require_no_small_senses(config.base, base)
     continued = weights is not None and not config.adapted
     loaded = _load(run, str(weights), device) if continued else _load_start(run, device)
     senses = loaded.senses

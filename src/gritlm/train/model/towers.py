@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from gritlm.errors import InputError
+from gritlm.lm.hub.default_model import SENSES
 from gritlm.lm.media.senses import Kind, MediaFeatures, MediaPass, MediaTokens, Senses
+from gritlm.lm.media.towers.projector_files import SUBFOLDER, has_projectors
 from gritlm.train.config import TrainConfig
 
 _KEPT_BYTES = 512 << 20
@@ -91,6 +93,26 @@ def prepare(senses: Senses, run: TrainConfig) -> None:
         parameter.requires_grad_(trained)
         if trained:
             parameter.data = parameter.data.float()
+
+
+def require_no_small_senses(base: str | None, source: str) -> None:
+    """Raise an error for a text model with the projectors of the small senses.
+
+    Without the error, a run would train its text decoder alone.
+
+    Args:
+        base: name of the model in the settings of the run.
+        source: its folder or hub id.
+
+    Raises:
+        InputError: the message names the models that can be trained.
+    """
+    if base == SENSES or has_projectors(Path(source) / SUBFOLDER):
+        raise InputError(
+            f"[model]: base = {base!r} has projectors of the small senses, which cannot be trained "
+            "here; use base = 'default' to train on texts, or a vision-language checkpoint such as "
+            "HuggingFaceTB/SmolVLM-500M-Instruct to train on images"
+        )
 
 
 def _require_taken(run: TrainConfig) -> None:
