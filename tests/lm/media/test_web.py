@@ -54,12 +54,24 @@ def server() -> Iterator[str]:
         "[fd00::1]",
         "[::ffff:10.0.0.1]",
         "[64:ff9b::a00:1]",
+        "[64:ff9b:1::7f00:1]",
+        "[::127.0.0.1]",
+        "[::ffff:0:127.0.0.1]",
+        "[fec0::1]",
         "[2002:a00:1::]",
+        "[2002:7f00:1::]",
     ],
 )
 def test_a_private_address_is_refused(address):
     with pytest.raises(InputError, match="has the private address"):
         web.fetch(f"http://{address}/x.png", name="the image", most_bytes=100)
+
+
+@pytest.mark.parametrize(
+    "address", ["8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "2002:808:808::"]
+)
+def test_a_public_address_is_known(address):
+    assert web._is_public(address)
 
 
 def test_a_name_with_one_private_address_is_refused(monkeypatch):

@@ -20,7 +20,9 @@ _SECONDS = 10.0  # of a connection, and of each wait for bytes
 _LONGEST = 60.0  # seconds of a download
 _PIECE = 1 << 16
 _PORTS = {"http": 80, "https": 443}
-_TRANSLATED = ipaddress.ip_network("64:ff9b::/96")  # IPv4 addresses, private ones among them
+# Other IPv6 addresses are local, unassigned, or stand for IPv4 addresses that may be private
+# (::/96, 64:ff9b::/96, 64:ff9b:1::/48); some versions of Python call them global.
+_GLOBAL = ipaddress.ip_network("2000::/3")
 
 
 def fetch(url: str, *, name: str, most_bytes: int) -> bytes:
@@ -95,7 +97,8 @@ def _is_public(address: str) -> bool:
     number: Any = ipaddress.ip_address(address)
     mapped = getattr(number, "ipv4_mapped", None) or getattr(number, "sixtofour", None)
     number = mapped or number
-    return bool(number.is_global and not number.is_multicast and number not in _TRANSLATED)
+    unicast = number.version == 4 or number in _GLOBAL
+    return bool(unicast and number.is_global and not number.is_multicast)
 
 
 class _Pinned(http.client.HTTPConnection):
