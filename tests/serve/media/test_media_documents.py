@@ -134,7 +134,9 @@ def test_files_of_passages_need_the_key_of_their_store(storing):
     (hit,) = server.http.post("/v1/rag/search", json=search, headers=key).json()["data"]
     path = f"/v1/rag/media/{hit['id']}"
     assert httpx.get(server.url + path).status_code == 401
-    assert server.http.get(path, headers=key).status_code == 200
+    found = server.http.get(path, headers=key)
+    assert found.status_code == 200
+    assert found.headers["cache-control"] == "no-store"
     for name in ("x", "0" * 32, "..%2Fstore.json", hit["id"] + ".ids"):
         reply = server.http.get(f"/v1/rag/media/{name}", headers=key)
         assert reply.status_code == 404, name

@@ -298,7 +298,7 @@ class DocumentApi:
                 param="passage_id",
             )
         kind, data = found
-        headers = {"Cache-Control": "private, max-age=3600"}
+        headers = {"Cache-Control": "no-store"}  # a browser cannot show it after its key is revoked
         return Response(data, media_type=_MEDIA_TYPES[kind], headers=headers)
 
     async def delete(self, service: Service, document_id: str) -> Response:
