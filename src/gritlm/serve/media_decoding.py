@@ -83,7 +83,7 @@ class MediaMemory:
 
     @property
     def nbytes(self) -> int:
-        """The bytes that are held; those of a request that has ended no longer count."""
+        """The bytes that are held; bytes of a request that has ended no longer count."""
         with self._lock:
             return sum(self._held.values())
 
@@ -91,16 +91,17 @@ class MediaMemory:
         """Count an image or a sound until nothing refers to it.
 
         Raises:
-            OverloadedError: when there are too many bytes already.
+            OverloadedError: when all of them together would exceed the limit.
         """
-        if self.nbytes >= self._most:
-            raise OverloadedError(
-                f"images and sounds of waiting requests reach the server's limit of "
-                f"{self._most:,} bytes; try again, with fewer of them in a request",
-                retry_after_s=_RETRY_S,
-            )
+        new = sum(_nbytes(value) for value in found.inputs.values())
         with self._lock:
-            self._held[found] = sum(_nbytes(value) for value in found.inputs.values())
+            if sum(self._held.values()) + new > self._most:
+                raise OverloadedError(
+                    f"images and sounds of waiting requests exceed the server's limit of "
+                    f"{self._most:,} bytes; try again, with fewer of them in a request",
+                    retry_after_s=_RETRY_S,
+                )
+            self._held[found] = new
 
 
 def _nbytes(value: Any) -> int:

@@ -6,6 +6,7 @@ import gc
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
@@ -104,15 +105,27 @@ def test_the_memory_of_a_request_is_free_when_it_has_ended(open_server: Served):
 def test_images_of_all_requests_have_a_bound(models):
     _, oracle = models("smolvlm")
     (found,) = oracle.chat_prompt(asked(image_part())).media
-    memory = MediaMemory(1)
+    size = sum(value.nbytes for value in found.inputs.values())
+    with pytest.raises(OverloadedError, match=f"exceed the server's limit of {size - 1:,} bytes"):
+        MediaMemory(size - 1).add(found)
+    memory = MediaMemory(size)
     memory.add(found)
-    assert memory.nbytes > 1
+    assert memory.nbytes == size
     (other,) = oracle.chat_prompt(asked(image_part(png(1)))).media
-    with pytest.raises(OverloadedError, match="reach the server's limit of 1 bytes"):
+    with pytest.raises(OverloadedError, match="exceed the server's limit"):
         memory.add(other)
     del found
     gc.collect()
     memory.add(other)
+
+
+def test_two_threads_cannot_pass_the_bound_together(models):
+    _, oracle = models("smolvlm")
+    found = [oracle.chat_prompt(asked(image_part(png(seed)))).media[0] for seed in range(8)]
+    memory = MediaMemory(sum(value.nbytes for value in found[0].inputs.values()))
+    with ThreadPoolExecutor(8) as pool:
+        errors = [task.exception() for task in [pool.submit(memory.add, each) for each in found]]
+    assert [type(error) for error in errors].count(OverloadedError) == 7
 
 
 def test_a_full_memory_is_reported_as_overload(open_server: Served, monkeypatch):
