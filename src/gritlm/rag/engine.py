@@ -28,6 +28,7 @@ from gritlm.rag.ingest.ingest import (
     DocumentInput,
     Indexer,
     forget,
+    forget_media,
 )
 from gritlm.rag.kvstore.errors import skipped_when_full
 from gritlm.rag.kvstore.shared.shared_blocks import SharedBlocks
@@ -252,6 +253,7 @@ class RagEngine:
             passages = list(self.index.passages(ids, metadata=False))
             forget(self.store, self._assembler, passages)
             deleted = self.index.delete(ids)
+            forget_media(self._assembler, passages)
             with skipped_when_full("the bytes of deleted blocks are not freed"):
                 self.store.gc()
         return deleted

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from gritlm.lm.kv.block import KVBlock
 from gritlm.prompts import gritlm_instruction
 from gritlm.rag.cooperative import OnModel
 from gritlm.rag.index.index import Index
+from gritlm.rag.index.passage_table import IndexFailedError
 from gritlm.rag.ingest.chunking import check, content_hash, cut
 from gritlm.rag.ingest.file_ids import DocumentIds
 from gritlm.rag.ingest.skips import SkippedSource, Skips
@@ -152,13 +153,20 @@ def _row_document_ids(files: Collection[str], ids: Iterable[str]) -> set[str]:
 def forget(store: KVStore, assembler: PromptAssembler, passages: Sequence[Passage]) -> None:
     """Delete the KV blocks of passages from a store; its ``gc`` frees their bytes on disk.
 
-    The files of images and sounds are deleted too.
+    The files of images and sounds stay: see :func:`forget_media`.
     """
     if passages:
         read = assembler.ids_of(passages)
         store.delete([store.key(ids, causal=causal) for ids in read for causal in (False, True)])
-        if assembler.media is not None:
-            assembler.media.delete([passage.id for passage in passages])
+
+
+def forget_media(assembler: PromptAssembler, passages: Sequence[Passage]) -> None:
+    """Delete the files of images and sounds, after the index no longer has their passages.
+
+    A missing block is recomputed, a missing file is lost.
+    """
+    if assembler.media is not None:
+        assembler.media.delete([passage.id for passage in passages])
 
 
 def encode_passages(
@@ -366,7 +374,10 @@ class Indexer:
 
     @contextmanager
     def _media_saved(self, batch: Sequence[PendingDocument]) -> Iterator[None]:
-        """Write the images and sounds of a batch, and delete new ones if it is not committed."""
+        """Write the images and sounds of a batch, and delete new ones if it is not committed.
+
+        An error can follow the commit, so the index decides; if it cannot be read, they stay.
+        """
         library = self._assembler.media
         if library is None:
             yield
@@ -376,12 +387,16 @@ class Indexer:
             for pending in batch:
                 for passage in pending.passages:
                     if (read := pending.media.get(passage.id)) is not None:
+                        if library.ids(passage.id) is None:
+                            new.append(passage.id)  # before it is written, perhaps in part
                         data, kind = read.piece.data, read.piece.place.kind
-                        if library.save(passage, kind, data, read.ids):
-                            new.append(passage.id)
+                        library.save(passage, kind, data, read.ids)
             yield
         except BaseException:
-            library.delete(new)
+            ids = [pending.document.id for pending in batch]
+            with suppress(InputError, IndexFailedError):
+                kept = {each.id for each in self.index.passages(ids, metadata=False)}
+                library.delete(each for each in new if each not in kept)
             raise
 
     def _commit(
@@ -399,6 +414,7 @@ class Indexer:
         gone = [p for p in gone if self._is_media(p) or p.embedded not in texts]
         forget(self.store, self._assembler, gone)
         self.index.add(list(zip(passages, vectors_ND, strict=True)), contents=contents)
+        forget_media(self._assembler, gone)
         done.documents += len(batch)
         done.passages += len(passages)
         done.replaced += len(replaced)
@@ -406,8 +422,10 @@ class Indexer:
     def _remove(self, removed_ids: Collection[str], done: AddResult) -> None:
         if not removed_ids:
             return
-        forget(self.store, self._assembler, list(self.index.passages(removed_ids, metadata=False)))
+        gone = list(self.index.passages(removed_ids, metadata=False))
+        forget(self.store, self._assembler, gone)
         self.index.delete(removed_ids)
+        forget_media(self._assembler, gone)
         done.removed += len(removed_ids)
 
     def _store_missing_blocks(self, done: AddResult) -> None:
