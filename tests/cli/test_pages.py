@@ -41,7 +41,7 @@ def test_pages_and_images_are_indexed_and_answers_cite_their_pages(run, seeing, 
     result = run("index", str(files), "--pages", "--to", store, *seeing)
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith("added 2 documents (0 of them replaced) with 3 passages")
-    assert "call.wav: .wav: not a kind that is read by this model" in result.stderr
+    assert "call.wav: .wav: this model reads text and image only; load a model" in result.stderr
     ask = ("ask", "What?", "--store", store, "--max-new-tokens", "4", "--fusion", "token")
     result = run(*ask, "--margin", "2", *seeing)
     assert result.exit_code == 0, result.output

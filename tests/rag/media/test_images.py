@@ -198,7 +198,10 @@ def test_a_model_of_text_skips_images_and_refuses_pages(grit, tmp_path):
     picture(tmp_path / "photo.png")
     with opened(tmp_path / "store", grit) as engine:
         (skipped,) = engine.add([tmp_path / "photo.png"]).skipped
-        assert skipped.reason.startswith(".png: not a kind that is read by this model")
+        assert skipped.reason == (
+            ".png: this model reads text only; load a model that reads images, such as SmolVLM or "
+            "Qwen2.5-VL"
+        )
         with pytest.raises(InputError, match=r"the reader pages embeds .* text only"):
             engine.add([tmp_path / "photo.png"], reader="pages")
 

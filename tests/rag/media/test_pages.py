@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from dataclasses import replace
 from importlib.util import find_spec
 from io import BytesIO
 
@@ -13,11 +14,13 @@ from pypdf import PdfWriter
 
 from gritlm import errors
 from gritlm.errors import InputError, MissingExtraError
+from gritlm.lm.media.files import MediaRules
 from gritlm.lm.sampling import SamplingParams
 from gritlm.rag.ingest.file_reader import FileReader
 from gritlm.rag.media import pdf_pages
+from gritlm.rag.media.media_reading import MediaReading
 from tests.pdfs import lines_pdf
-from tests.rag.media.conftest import QUESTION, opened
+from tests.rag.media.conftest import QUESTION, opened, picture
 
 THREE = ["Cats sleep most of the day.", "Dogs like walks.", "Water boils at 100 degrees."]
 BRIEF = SamplingParams(max_new_tokens=4)
@@ -96,6 +99,19 @@ def test_the_document_keeps_pages_beside_or_instead_of_text(seeing, tmp_path):
 def test_a_scan_without_text_has_pages():
     (content,) = FileReader("pages-and-text").contents([(".pdf", _base64(sized(200, 300)))])
     assert (content.text, len(content.media)) == ("", 1)
+
+
+def test_rules_with_functions_are_passed_as_plain_limits(tmp_path):
+    data = picture(tmp_path / "photo.png").read_bytes()  # 40 x 60 pixels
+    rules = MediaRules(most_pixels=2400, decoder=lambda *_: None, spend=lambda _: None)
+    reader = FileReader("standard", MediaReading(["image"], rules, seconds=30.0))
+    (content,) = reader.contents([(".png", _base64(data))])
+    assert np.array_equal(pixels(content.media[0].data), pixels(data))
+    reader = FileReader(
+        "standard", MediaReading(["image"], replace(rules, most_pixels=2399), seconds=30.0)
+    )
+    (reason,) = reader.contents([(".png", _base64(data))])
+    assert "pixels" in reason
 
 
 @pytest.mark.parametrize(

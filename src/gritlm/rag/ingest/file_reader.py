@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, TextIO
 
 from gritlm.errors import DownloadError, InputError, MissingExtraError, choice, require_libraries
@@ -31,6 +31,7 @@ DOCLING_SECONDS = 600.0
 _TORCH_BYTES = 16 * 2**30  # of addresses, of which PyTorch reserves many
 PAGES_SECONDS = 300.0
 _PAGES_BYTES = 3 * 2**30
+_RULES = ("most_bytes", "most_pixels", "longest_sound")  # that hold for one file
 
 
 def require_reader(name: str) -> None:
@@ -102,7 +103,7 @@ class FileReader:
         kinds = {name: kind for name, kind in self._media_kinds.items() if name in endings}
         if self._media is None or not kinds:
             return ""
-        rules = asdict(self._media.rules)
+        rules = {name: getattr(self._media.rules, name) for name in _RULES}
         return json.dumps({"kinds": kinds, "rules": rules, "seconds": self._media.seconds})
 
     def close(self) -> None:

@@ -24,6 +24,7 @@ from gritlm.rag.types import Document, MediaKind
 
 MAX_BYTES = 50_000_000
 TEXTS = MediaReading((), LOCAL, seconds=30.0)
+_EXAMPLES: dict[MediaKind, str] = {"image": "SmolVLM or Qwen2.5-VL", "sound": "Qwen2-Audio"}
 Source = str | Path | Mapping[str, Any] | Document
 
 
@@ -191,8 +192,8 @@ def _document(path: Path, known_as: str, reading: _Reading) -> Document:
     media = reading.media
     if kind is not None and kind not in media.kinds:
         raise InputError(
-            f"{ending}: not a kind that is read by this model; index {kind}s with one that takes "
-            "them, such as those of docs/senses.md"
+            f"{ending}: this model reads {' and '.join(['text', *sorted(media.kinds)])} only; load "
+            f"a model that reads {kind}s, such as {_EXAMPLES[kind]}"
         )
     most = reading.max_bytes if kind is None else media.rules.most_bytes
     with path.open("rb") as file:
