@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,9 +13,10 @@ import pytest
 from PIL import Image
 
 from gritlm.errors import InputError
+from gritlm.lm.media import files
 from gritlm.lm.media.decoding import isolated
 from gritlm.lm.media.decoding.isolated import DecodingProcesses
-from gritlm.lm.media.files import MediaRules
+from gritlm.lm.media.files import MediaRules, WebAddress
 from gritlm.lm.media.images import decode_image
 from gritlm.lm.media.inputs import ImagePart, SoundPart
 from gritlm.lm.media.media_prompts import decode
@@ -74,6 +76,23 @@ def test_time_is_limited(monkeypatch):
         pytest.raises(InputError, match=r"have 0\.01 seconds to be decoded"),
     ):
         decode(ImagePart(png(), "the image"), rules)
+
+
+def test_the_addresses_of_a_request_share_their_time(monkeypatch):
+    given = []
+
+    def fetch(url: str, *, seconds: float, **_: object) -> bytes:
+        given.append(seconds)
+        time.sleep(0.2)
+        return png()
+
+    monkeypatch.setattr(files, "fetch", fetch)
+    with DecodingProcesses().rules(RULES, most_tokens=100) as rules:
+        for _ in range(2):
+            decode(ImagePart(WebAddress("https://example.org/x.png"), "the image"), rules)
+    first, second = given
+    assert first == isolated.SECONDS
+    assert second <= first - 0.2
 
 
 def test_a_process_that_crashes_is_reported(monkeypatch):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
@@ -21,6 +23,16 @@ class Answers(BaseHTTPRequestHandler):
             self.send_response(302)
             self.send_header("Location", "http://10.0.0.1/")
             self.end_headers()
+            return
+        if self.path in ("/slow-header", "/slow-content"):
+            self.send_response(200)
+            if self.path == "/slow-content":
+                self.end_headers()
+            self.flush_headers()
+            with suppress(OSError):  # the client hangs up
+                for _ in range(60):
+                    self.wfile.write(b"x")
+                    time.sleep(0.1)
             return
         self.send_response(200)
         self.end_headers()
@@ -116,3 +128,23 @@ def test_a_host_that_does_not_answer_is_named(monkeypatch):
         port = free.getsockname()[1]
     with pytest.raises(InputError, match="cannot be fetched"):
         web.fetch(f"http://127.0.0.1:{port}/", name="the image", most_bytes=100)
+
+
+@pytest.mark.parametrize("path", ["/slow-header", "/slow-content"])
+def test_one_deadline_holds_for_headers_and_content(server, monkeypatch, path):
+    monkeypatch.setattr(web, "_is_public", lambda _: True)
+    started = time.monotonic()
+    with pytest.raises(InputError, match="takes more than 10 s to answer, or 60 s in all; send"):
+        web.fetch(server + path, name="the image", most_bytes=5000, seconds=0.5)
+    assert time.monotonic() - started < 3
+
+
+def test_a_host_that_accepts_and_is_silent_is_left(monkeypatch):
+    monkeypatch.setattr(web, "_is_public", lambda _: True)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        for scheme in ("http", "https"):
+            started = time.monotonic()
+            url = f"{scheme}://127.0.0.1:{silent.getsockname()[1]}/"
+            with pytest.raises(InputError, match="takes more than 10 s to answer"):
+                web.fetch(url, name="the image", most_bytes=100, seconds=0.3)
+            assert time.monotonic() - started < 3

@@ -189,7 +189,7 @@ def test_bad_images_are_skipped_and_leave_nothing(seeing, tmp_path):
         added = engine.add([tmp_path / "in"])
         broken, empty = (each.reason for each in added.skipped)
         assert broken.startswith("the image is not an image that is read here; expected PNG, JPEG")
-        assert empty == "the image is an empty file"
+        assert empty == "the image is an empty file; save it again"
         assert added.documents == 0
         assert not (tmp_path / "store/media").exists()
 

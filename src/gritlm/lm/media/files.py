@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gritlm.errors import InputError, one_line
-from gritlm.lm.media.web import fetch
+from gritlm.lm.media.web import LONGEST, fetch
 
 Kind = Literal["image", "sound"]
 
@@ -127,13 +127,16 @@ def kind_of_path(path: Path) -> Kind | None:
     return next((kind for kind, endings in ENDINGS.items() if ending in endings), None)
 
 
-def file_bytes(source: Path | WebAddress | bytes, name: str, rules: MediaRules) -> bytes:
+def file_bytes(
+    source: Path | WebAddress | bytes, name: str, rules: MediaRules, *, seconds: float = LONGEST
+) -> bytes:
     """Return the bytes of a file.
 
     Args:
         source: a path, an address, or the bytes themselves.
         name: name of the image or sound in messages.
         rules: limits.
+        seconds: most seconds of fetching an address.
 
     Raises:
         InputError: for a file that cannot be read, or is too large.
@@ -141,13 +144,13 @@ def file_bytes(source: Path | WebAddress | bytes, name: str, rules: MediaRules) 
     if isinstance(source, bytes):
         content = source
     elif isinstance(source, WebAddress):
-        content = fetch(source.url, name=name, most_bytes=rules.most_bytes)
+        content = fetch(source.url, name=name, most_bytes=rules.most_bytes, seconds=seconds)
     else:
         content = _read(source, name, rules)
     if not content:
-        raise InputError(f"{name} is an empty file")
+        raise InputError(f"{name} is an empty file; save it again")
     if len(content) > rules.most_bytes:
-        raise InputError(f"{name} has more than {rules.most_bytes:,} bytes, which are not read")
+        raise InputError(f"{name} has more than {rules.most_bytes:,} bytes; use a smaller file")
     return content
 
 

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,7 +22,7 @@ from gritlm.lm.media.inputs import ImagePart, MediaPart
 from gritlm.lm.media.senses import MediaTokens
 from gritlm.lm.media.sounds import most_samples
 
-SECONDS = 60.0  # for all images and sounds of a request
+SECONDS = 60.0  # for all images and sounds of a request; its addresses have as many to be fetched
 _BASE_BYTES = 512 * 2**20  # memory of a process that decodes nothing, with room for sounds
 _PIXEL_BYTES = 24  # memory for a pixel: the image and its copies in other modes
 _LINE = 2**16  # most bytes of the first line of a reply
@@ -103,6 +104,7 @@ class _Decoder:
         self._process: subprocess.Popen[bytes] | None = None
         self._timer: threading.Timer | None = None
         self._late = False
+        self._fetching = SECONDS
         self._left = rules.most_parts
         self._most = rules.most_parts
         self._tokens = 0
@@ -133,7 +135,9 @@ class _Decoder:
                 "send several requests"
             )
         self._left -= 1
-        content = file_bytes(part.source, part.name, rules)
+        started = time.monotonic()
+        content = file_bytes(part.source, part.name, rules, seconds=self._fetching)
+        self._fetching -= time.monotonic() - started
         is_image = isinstance(part, ImagePart)
         header = {
             "kind": "image" if is_image else "sound",
