@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
 import wave
 import zlib
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -204,6 +207,81 @@ def test_a_bad_sound_gets_one_clear_line(content, rules, said):
 def test_another_format_names_the_library_or_the_damage():
     with pytest.raises((InputError, MissingExtraError), match=r"soundfile|not a sound"):
         heard(b"ID3\x04 not really")
+
+
+class Compressed:
+    """Stand-in for soundfile.SoundFile: a small file with many samples of 0.5, which counts the
+    samples that are in memory together."""
+
+    samplerate, channels, frames = 48_000, 2, 480_000
+    largest = 0
+
+    def __init__(self, _: object) -> None:
+        self.rest = self.frames
+
+    def __enter__(self) -> Compressed:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def read(self, frames: int, *, dtype: str, always_2d: bool) -> np.ndarray:
+        assert (dtype, always_2d) == ("float32", True)
+        length = min(frames, self.rest)
+        self.rest -= length
+        type(self).largest = max(self.largest, length * self.channels)
+        return np.broadcast_to(np.float32(0.5), (length, self.channels))
+
+    def blocks(self, size: int, *, frames: int, **options: object):
+        while frames > 0 and self.rest:
+            block = self.read(min(size, frames), **options)
+            frames -= len(block)
+            yield block
+
+
+@pytest.fixture
+def compressed(monkeypatch: pytest.MonkeyPatch) -> type[Compressed]:
+    library = ModuleType("soundfile")
+    library.__spec__ = ModuleSpec("soundfile", None)
+    library.SoundFile = type("Counted", (Compressed,), {})  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "soundfile", library)
+    return library.SoundFile
+
+
+@pytest.mark.parametrize(("rate", "channels", "seconds"), [(48_000, 255, 20), (384_000, 1, 2)])
+def test_channels_of_a_compressed_sound_are_averaged_in_blocks(compressed, rate, channels, seconds):
+    compressed.samplerate = rate
+    compressed.channels = channels
+    compressed.frames = rate * seconds
+    sound = heard(b"OggS and more", MediaRules(longest_sound=20.0))
+    assert (sound.rate, sound.samples.shape) == (rate, (rate * seconds,))
+    assert (sound.samples == 0.5).all()
+    assert compressed.largest <= 2**20
+
+
+@pytest.mark.parametrize(
+    ("rate", "frames", "said"),
+    [
+        (0, 10**6, "0 samples a second; expected 1000 to 768000"),
+        (2_000_000, 10**7, "2000000 samples a second; expected 1000 to 768000"),
+        (48_000, 48_000 * 11, "11 s long, at most 10 s are read; cut it"),
+        (768_000, 768_000 * 10, "7,680,000 samples, at most 960,000 are read; convert it"),
+    ],
+)
+def test_a_compressed_sound_beyond_the_limits_is_not_decoded(compressed, rate, frames, said):
+    compressed.samplerate = rate
+    compressed.frames = frames
+    with pytest.raises(InputError, match=said):
+        heard(b"OggS and more", MediaRules(longest_sound=10.0))
+    assert compressed.largest == 0
+
+
+def test_flac_is_decoded_as_wav():
+    soundfile = pytest.importorskip("soundfile")
+    stereo = np.stack([TONE, TONE / 2], axis=1)
+    with io.BytesIO() as file:
+        soundfile.write(file, stereo, 16_000, format="FLAC", subtype="PCM_24")
+        sound = heard(file.getvalue())
+    assert np.abs(sound.samples - stereo.mean(axis=1)).max() < 1e-6
 
 
 def test_placeholders_are_negative_and_follow_from_the_content():

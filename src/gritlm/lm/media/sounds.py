@@ -20,6 +20,8 @@ from gritlm.lm.media.inputs import SoundPart
 from gritlm.lm.media.wav import is_wav, read_wav
 
 _RATES = (1_000, 768_000)
+_MOST_RATE = 96_000  # of a compressed file of the longest length; shorter ones may have more
+_BLOCK = 2**20  # samples of all channels that are decoded together
 _CROSSINGS = 6  # zero crossings of the low-pass filter on each side
 _ROLLOFF = 0.99  # of the lower half rate
 # Largest term of the ratio of two rates. All usual rates fit; others are rounded by 1e-4 or less.
@@ -101,7 +103,7 @@ def _as_floats(array: Any, name: str) -> NDArray[np.float32]:
 
 
 def _read_other(content: bytes, name: str, rules: MediaRules) -> tuple[NDArray[np.float32], int]:
-    """Return the samples (C, N) of a file that is not WAV, read by soundfile."""
+    """Return the samples (N,) of a file that is not WAV, read by soundfile, channels averaged."""
     if find_spec("soundfile") is None:
         raise MissingExtraError(
             f"{name} is not a WAV file; other formats need soundfile (pip install soundfile), or "
@@ -112,20 +114,28 @@ def _read_other(content: bytes, name: str, rules: MediaRules) -> tuple[NDArray[n
     try:
         with soundfile.SoundFile(io.BytesIO(content)) as file:
             rate = int(file.samplerate)
-            # No more than shows that it is too long: a small file can hold hours of silence.
-            _require_length(file.frames / rate, name, rules)
-            frames = ceil((rules.longest_sound + 1) * rate)
-            samples = file.read(frames, dtype="float32", always_2d=True)
+            _require_rate(rate, name)
+            _require_frames(file.frames, rate, name, rules)
+            # No more than shows that it is too long: a small file can hold hours of silence, in
+            # many channels, which are averaged block by block.
+            blocks = file.blocks(
+                max(1, _BLOCK // file.channels),
+                frames=ceil((rules.longest_sound + 1) * min(rate, _MOST_RATE)),
+                dtype="float32",
+                always_2d=True,
+            )
+            found = [block_NC.mean(axis=1) for block_NC in blocks]
     except (InputError, MemoryError):
         raise
     except Exception as error:  # of libsndfile, in several types
         raise InputError(f"{name} is not a sound that is read here: {one_line(error)}") from None
-    return np.ascontiguousarray(samples.T), rate
+    samples = np.concatenate(found) if found else np.zeros(0, dtype=np.float32)
+    _require_frames(len(samples), rate, name, rules)
+    return samples, rate
 
 
 def _require_audible(samples: NDArray[np.float32], rate: int, name: str, rules: MediaRules) -> None:
-    if not _RATES[0] <= rate <= _RATES[1]:
-        raise InputError(f"{name} has {rate} samples a second; expected {_RATES[0]} to {_RATES[1]}")
+    _require_rate(rate, name)
     if not samples.size:
         raise InputError(f"{name} is empty; expected some samples")
     _require_length(samples.shape[-1] / rate, name, rules)
@@ -133,6 +143,22 @@ def _require_audible(samples: NDArray[np.float32], rate: int, name: str, rules: 
         raise InputError(f"{name} has samples that are not finite; save it again")
     if not samples.any():
         raise InputError(f"{name} is silent: all samples are 0")
+
+
+def _require_rate(rate: int, name: str) -> None:
+    if not _RATES[0] <= rate <= _RATES[1]:
+        raise InputError(f"{name} has {rate} samples a second; expected {_RATES[0]} to {_RATES[1]}")
+
+
+def _require_frames(frames: int, rate: int, name: str, rules: MediaRules) -> None:
+    """Require that a sound is within the limits, before its samples are in memory."""
+    _require_length(frames / rate, name, rules)
+    most = ceil(rules.longest_sound * _MOST_RATE)
+    if frames > most:
+        raise InputError(
+            f"{name} has {frames:,} samples, at most {most:,} are read; convert it: "
+            "ffmpeg -i FILE -ar 48000 out.wav"
+        )
 
 
 def _require_length(seconds: float, name: str, rules: MediaRules) -> None:
