@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from base64 import b64encode
 from dataclasses import replace
 from importlib.util import find_spec
-from io import BytesIO
+from io import BytesIO, StringIO
 
 import numpy as np
 import pytest
@@ -16,8 +19,9 @@ from gritlm import errors
 from gritlm.errors import InputError, MissingExtraError
 from gritlm.lm.media.files import MediaRules
 from gritlm.lm.sampling import SamplingParams
+from gritlm.rag.ingest import file_reader
 from gritlm.rag.ingest.file_reader import FileReader
-from gritlm.rag.media import pdf_pages
+from gritlm.rag.media import media_files, pdf_pages
 from gritlm.rag.media.media_reading import MediaReading
 from tests.pdfs import lines_pdf
 from tests.rag.media.conftest import QUESTION, opened, picture
@@ -47,7 +51,7 @@ def pixels(data: bytes) -> np.ndarray:
 
 
 def test_pages_are_rendered_with_their_numbers():
-    pages = pdf_pages.render(lines_pdf(THREE))
+    pages = pdf_pages.render(lines_pdf(THREE), most_bytes=10**9)
     assert [page.place.page for page in pages] == [1, 2, 3]
     assert [page.place.label for page in pages] == ["page 1", "page 2", "page 3"]
     for page in pages:
@@ -61,7 +65,7 @@ def test_pages_are_rendered_with_their_numbers():
 
 @pytest.mark.parametrize("size", [(30, 40), (14_000, 14_000), (14_000, 20)])
 def test_a_page_of_any_size_stays_within_the_limit_of_pixels(size):
-    (page,) = pdf_pages.render(sized(*size))
+    (page,) = pdf_pages.render(sized(*size), most_bytes=10**9)
     height, width, _ = pixels(page.data).shape
     assert max(height, width) <= pdf_pages.LONGEST
     assert (width > height) == (size[0] > size[1])
@@ -139,11 +143,59 @@ def test_a_file_that_cannot_be_rendered_is_skipped_with_its_reason(seeing, tmp_p
 def test_a_file_of_many_pages_is_refused(monkeypatch):
     monkeypatch.setattr(pdf_pages, "MOST_PAGES", 2)
     with pytest.raises(InputError, match="has 3 pages, at most 2 are read as images; split it"):
-        pdf_pages.render(lines_pdf(THREE))
+        pdf_pages.render(lines_pdf(THREE), most_bytes=10**9)
     monkeypatch.setattr(pdf_pages, "MOST_PAGES", 500)
-    monkeypatch.setattr(pdf_pages, "_MOST_BYTES", 100)
-    with pytest.raises(InputError, match="first 1 pages have more than 100 bytes; split"):
-        pdf_pages.render(lines_pdf(THREE))
+    with pytest.raises(InputError, match="first 1 pages have more than the 100 bytes that are le"):
+        pdf_pages.render(lines_pdf(THREE), most_bytes=100)
+
+
+def test_the_pages_of_all_files_of_a_request_are_limited_together(monkeypatch):
+    pages = pdf_pages.render(lines_pdf(THREE), most_bytes=10**9)
+    size = sum(len(page.data) for page in pages)
+    monkeypatch.setattr(file_reader, "_MEDIA_BYTES", size + len(pages[0].data) + 9)
+    monkeypatch.setattr(file_reader, "limit_process", lambda *_: None)
+    files = [lines_pdf(THREE), lines_pdf(THREE), lines_pdf(THREE[:1])]
+    sink = StringIO()
+    source = StringIO("".join(json.dumps([".pdf", _base64(file)]) + "\n" for file in files))
+    file_reader.main(source, sink, "pages")
+    first, second, third = map(json.loads, sink.getvalue().splitlines())
+    assert (len(first["media"]), len(third["media"])) == (3, 1)
+    left = len(pages[0].data) + 9
+    assert f"first 2 pages have more than the {left:,} bytes that are left" in second["error"]
+
+
+def test_the_images_of_all_files_of_a_request_are_limited_together(tmp_path, monkeypatch):
+    data = picture(tmp_path / "photo.png").read_bytes()
+    (kept,) = media_files.read("image", data, MediaRules(), seconds=1.0)
+    monkeypatch.setattr(file_reader, "_MEDIA_BYTES", len(kept.data) + 9)
+    monkeypatch.setattr(file_reader, "limit_process", lambda *_: None)
+    reader = FileReader("standard", MediaReading(["image"], MediaRules(), seconds=1.0))
+    sink = StringIO()
+    line = json.dumps([".png", _base64(data)]) + "\n"
+    file_reader.main(StringIO(line * 2), sink, "standard", reader._media_options([".png"]))
+    first, second = map(json.loads, sink.getvalue().splitlines())
+    assert len(first["media"]) == 1
+    assert f"images and sounds have {len(kept.data):,} bytes, the files of a" in second["error"]
+
+
+def test_a_process_that_returns_too_much_is_killed(monkeypatch):
+    short, long = (_base64(f"<p>{'cats ' * n}</p>".encode()) for n in (1, 1000))
+    monkeypatch.setattr(file_reader, "_MOST_OUTPUT", 2000)
+    found = FileReader().contents([(".html", short), (".html", long), (".html", short)])
+    assert found[0].text.strip() == "cats"
+    assert found[1:] == [found[1]] * 2
+    assert found[1].startswith("the files up to it have more than 2,000 bytes of content; send")
+
+
+def test_output_without_an_end_is_not_collected(monkeypatch):
+    script = "import sys\nwhile True: sys.stdout.write('x' * 1000)"
+    pipe = subprocess.PIPE
+    endless = subprocess.Popen([sys.executable, "-c", script], stdin=pipe, stdout=pipe)
+    monkeypatch.setattr(file_reader, "_start", lambda *_: endless)
+    monkeypatch.setattr(file_reader, "_MOST_OUTPUT", 10**6)
+    (reason,) = FileReader().contents([(".html", "x" * 10**6)])
+    assert "more than 1,000,000 bytes of content" in reason
+    assert endless.returncode is not None
 
 
 def test_without_pypdfium2_nothing_is_begun(seeing, tmp_path, monkeypatch):

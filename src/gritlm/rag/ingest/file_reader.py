@@ -12,8 +12,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 from gritlm.errors import DownloadError, InputError, MissingExtraError, choice, require_libraries
 from gritlm.rag.ingest import docling_files, readers
@@ -31,6 +32,8 @@ DOCLING_SECONDS = 600.0
 _TORCH_BYTES = 16 * 2**30  # of addresses, of which PyTorch reserves many
 PAGES_SECONDS = 300.0
 _PAGES_BYTES = 3 * 2**30
+_MEDIA_BYTES = 512 * 2**20  # of all images and sounds of a request, pages too
+_MOST_OUTPUT = 2**30  # bytes of all contents of a request, images and sounds in base64
 _RULES = ("most_bytes", "most_pixels", "longest_sound")  # that hold for one file
 
 
@@ -62,7 +65,7 @@ class FileReader:
         self._name = name
         self._media = media
         self._media_kinds = {} if media is None else media.endings()
-        self._processes: set[subprocess.Popen[str]] = set()
+        self._processes: set[subprocess.Popen[bytes]] = set()
         self._lock = threading.Lock()
         self._closed = False
 
@@ -80,22 +83,14 @@ class FileReader:
         """
         if not files:
             return []
-        reason = "the process that read it broke down"
         seconds, _ = _limits(self._name, has_media=False)
         with _start(self._name, self._media_options({ending for ending, _ in files})) as process:
             self._add(process)
             try:
-                output, _ = process.communicate("".join(map(_line, files)), timeout=seconds)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                output, _ = process.communicate()
-                reason = f"it was not read within {seconds:g} seconds"
+                contents, reason = _exchange(process, files, seconds)
             finally:
                 with self._lock:
                     self._processes.discard(process)
-        contents = [
-            _parse(line) for line in output.splitlines(keepends=True) if line.endswith("\n")
-        ]
         return contents + [reason] * (len(files) - len(contents))
 
     def _media_options(self, endings: Collection[str]) -> str:
@@ -113,7 +108,7 @@ class FileReader:
             for process in self._processes:
                 process.kill()
 
-    def _add(self, process: subprocess.Popen[str]) -> None:
+    def _add(self, process: subprocess.Popen[bytes]) -> None:
         with self._lock:
             self._processes.add(process)
             if self._closed:
@@ -128,17 +123,61 @@ def _limits(reader: str, *, has_media: bool) -> tuple[float, int]:
     return seconds, _TORCH_BYTES if has_media else nbytes
 
 
-def _start(reader: ReaderName, media: str) -> subprocess.Popen[str]:
+def _start(reader: ReaderName, media: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-P", "-m", __name__, reader, media],
-        text=True,
-        encoding="utf-8",
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env={name: value for name, value in os.environ.items() if not name.startswith("GRITLM_")},
         start_new_session=True,  # ctrl-C reaches the server alone, which finishes its requests
     )
+
+
+def _exchange(
+    process: subprocess.Popen[bytes], files: Sequence[tuple[str, str]], seconds: float
+) -> tuple[list[FileContent | str], str]:
+    """Return the contents that a process returned, and the reason why there are no more.
+
+    The process is killed when its time is over, or its output is too long for this process.
+    """
+    assert process.stdin is not None, "it has a pipe"
+    assert process.stdout is not None, "it has a pipe"
+    reasons = []
+
+    def kill(reason: str) -> None:
+        reasons.append(reason)
+        process.kill()
+
+    late = f"it was not read within {seconds:g} seconds"
+    timer = threading.Timer(seconds, kill, [late])
+    timer.daemon = True
+    writer = threading.Thread(target=_send, args=(process.stdin, files), daemon=True)
+    timer.start()
+    writer.start()
+    contents = []
+    left = _MOST_OUTPUT
+    try:
+        while (line := process.stdout.readline(left + 1)).endswith(b"\n") and len(line) <= left:
+            left -= len(line)
+            contents.append(_parse(line))
+        if len(line) > left:
+            kill(
+                f"the files up to it have more than {_MOST_OUTPUT:,} bytes of content; send fewer "
+                "files in a request, or smaller ones"
+            )
+        writer.join()
+    finally:
+        timer.cancel()
+        process.kill()
+    return contents, reasons[0] if reasons else "the process that read it broke down"
+
+
+def _send(pipe: IO[bytes], files: Sequence[tuple[str, str]]) -> None:
+    """Write files to a process, which may end before it has read them all."""
+    with suppress(OSError), pipe:
+        for file in files:
+            pipe.write(_line(file).encode())
 
 
 def main(source: TextIO, sink: TextIO, reader: str = "standard", media: str = "") -> None:
@@ -156,12 +195,19 @@ def main(source: TextIO, sink: TextIO, reader: str = "standard", media: str = ""
     # CPU time too, so that this process ends even after the server was killed.
     limit_process(nbytes, seconds)
     options = json.loads(media) if media else {"kinds": {}}
+    left = _MEDIA_BYTES
     for line in source:
         ending, data = json.loads(line)
         try:
-            content = _read(
-                reader, options, ending, base64.b64decode(data, validate=True)
-            ).as_json()
+            found = _read(reader, options, ending, base64.b64decode(data, validate=True), left)
+            size = sum(len(piece.data) for piece in found.media)
+            if size > left:
+                raise InputError(
+                    f"its images and sounds have {size:,} bytes, the files of a request at most "
+                    f"{_MEDIA_BYTES:,}; split it, or send fewer files in a request"
+                )
+            left -= size
+            content = found.as_json()
         except (InputError, DownloadError, MissingExtraError, ValueError) as error:
             content = {"error": str(error)}
         except (MemoryError, RecursionError):
@@ -170,12 +216,14 @@ def main(source: TextIO, sink: TextIO, reader: str = "standard", media: str = ""
         sink.flush()
 
 
-def _read(reader: str, media: Mapping[str, Any], ending: str, data: bytes) -> FileContent:
+def _read(
+    reader: str, media: Mapping[str, Any], ending: str, data: bytes, most_bytes: int
+) -> FileContent:
     if reader == "docling" and ending in docling_files.ENDINGS:
         return docling_files.read(ending, data)
     if reader in PAGE_READERS and ending == ".pdf":
         content = FileContent("") if reader == "pages" else readers.pdf_if_any(data)
-        return replace(content, media=tuple(pdf_pages.render(data)))
+        return replace(content, media=tuple(pdf_pages.render(data, most_bytes=most_bytes)))
     if ending in media["kinds"]:
         return _read_media(media, ending, data)
     return readers.read(ending, data)
@@ -195,7 +243,7 @@ def _line(file: tuple[str, str]) -> str:
     return json.dumps(file) + "\n"
 
 
-def _parse(line: str) -> FileContent | str:
+def _parse(line: bytes) -> FileContent | str:
     content = json.loads(line)
     return str(content["error"]) if "error" in content else FileContent.from_json(content)
 

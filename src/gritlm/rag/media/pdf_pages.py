@@ -14,14 +14,14 @@ from gritlm.rag.types import MediaPiece, MediaPlace
 MOST_PAGES = 500
 _DENSITY = 144 / 72  # pixels per point
 LONGEST = 1536  # pixels of the longer side; larger pages are rendered smaller
-_MOST_BYTES = 512 * 2**20  # of all images of a file
 
 
-def render(data: bytes) -> list[MediaPiece]:
+def render(data: bytes, *, most_bytes: int) -> list[MediaPiece]:
     """Return an image of each page of a PDF file.
 
     Args:
         data: bytes of the file.
+        most_bytes: most bytes of all images.
 
     Raises:
         InputError: for a file that is broken, encrypted or empty, or has too many pages.
@@ -43,23 +43,23 @@ def render(data: bytes) -> list[MediaPiece]:
             raise InputError(
                 f"it has {count:,} pages, at most {MOST_PAGES} are read as images; split it"
             )
-        return _pages(document, count)
+        return _pages(document, count, most_bytes)
     except pypdfium2.PdfiumError as error:
         raise InputError(f"no PDF that can be read ({one_line(error)})") from None
     finally:
         document.close()
 
 
-def _pages(document: Any, count: int) -> list[MediaPiece]:
+def _pages(document: Any, count: int, most_bytes: int) -> list[MediaPiece]:
     pieces = []
     size = 0
     for number in range(count):
         image = _png(document[number], number + 1)
         size += len(image)
-        if size > _MOST_BYTES:
+        if size > most_bytes:
             raise InputError(
-                f"the images of its first {number + 1} pages have more than {_MOST_BYTES:,} bytes; "
-                "split the file"
+                f"the images of its first {number + 1} pages have more than the {most_bytes:,} "
+                "bytes that are left to the request; split the file, or send fewer files"
             )
         pieces.append(MediaPiece(image, MediaPlace("image", page=number + 1)))
     return pieces
