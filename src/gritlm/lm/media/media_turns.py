@@ -57,7 +57,7 @@ class _Marks:
         return name
 
     def split(self, text: str, others: Sequence[str] = ()) -> list[str]:
-        """Return the marks, other texts, and what is between them, in their order."""
+        """Return the marks, other texts, and the text between them, in their order."""
         known = [*map(re.escape, (*self.pieces, *others))]
         return re.split(f"({'|'.join(known)})", text) if known else [text]
 

@@ -149,7 +149,7 @@ class EmbeddingQueue:
         """Return some texts of every request, the first of each before the second of any.
 
         The requests are those with the model of the next one. Inputs with images or sound are not
-        mixed with texts, whose passes are others.
+        mixed with texts, which have other passes.
         """
         model = self._pending[0].model
         among = [pending for pending in self._pending if pending.model is model]

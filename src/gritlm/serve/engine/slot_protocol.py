@@ -74,16 +74,16 @@ class KVSlots(Protocol):
             slot: an assigned slot.
             ids: token ids that follow those of the slot.
             room: most tokens that may follow.
-            every: whether to return the logits of every position (S, V), instead of those of the
-                last one (V,).
-            media: images and sounds of these tokens, none of which is cut; not with ``every``.
+            every: whether to return the logits of every position (S, V), instead of the logits
+                of the last position (V,).
+            media: images and sounds of these tokens, each of them complete; not with ``every``.
         """
 
     def prefills_together(self, lm: UnifiedLM | None = None) -> bool:
         """Return whether :meth:`prefill_together` takes the slots of a model.
 
         Args:
-            lm: the model; None for that of the slots.
+            lm: the model; None for the model of the slots.
         """
 
     def prefill_together(

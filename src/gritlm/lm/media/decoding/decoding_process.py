@@ -52,7 +52,7 @@ def main(source: BinaryIO, sink: BinaryIO) -> None:
 
 
 def _decoded(kind: str, content: bytes, name: str, rules: MediaRules) -> tuple[dict[str, Any], Any]:
-    """Return what describes a decoded array, and its bytes."""
+    """Return the shape of a decoded array (and the rate of a sound), and its bytes."""
     if kind == "image":
         pixels = decode_image(ImagePart(content, name), rules).pixels
         return {"shape": pixels.shape}, pixels.tobytes()
