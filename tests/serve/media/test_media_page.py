@@ -62,11 +62,26 @@ def visit(browser: Any, models, tmp_path: Path) -> Iterator[Callable[[str, str],
         yield open_page
 
 
+def search(page: Any) -> None:
+    page.locator("#search-query").fill("What is it?")
+    page.locator("#search-query").press("Enter")
+
+
+# Keeps the object URLs that are not revoked in window.kept.
+KEPT = """() => {
+  window.kept = new Set();
+  const make = URL.createObjectURL;
+  const revoke = URL.revokeObjectURL;
+  URL.createObjectURL = (file) => { const url = make.call(URL, file); kept.add(url); return url; };
+  URL.revokeObjectURL = (url) => { kept.delete(url); revoke.call(URL, url); };
+}"""
+
+
 def test_a_search_shows_the_images_of_its_passages(visit):
     here = visit("smolvlm", "search")
     page = here.page
-    page.locator("#search-query").fill("What is it?")
-    page.locator("#search-query").press("Enter")
+    page.evaluate(KEPT)
+    search(page)
     page.locator(".hit").nth(2).wait_for()
     for number in range(3):
         image = page.locator(".hit").nth(number).locator(".media img")
@@ -79,6 +94,7 @@ def test_a_search_shows_the_images_of_its_passages(visit):
     assert widths[names.index("cat.png")] == 60
     places = page.locator(".hit .place").all_text_contents()
     assert sorted(places) == ["cat.png", "report.pdf, page 1", "report.pdf, page 2"]
+    page.wait_for_function("kept.size === 0")
     here.shot("search-pages")
     assert here.complaints == []
 
@@ -107,8 +123,8 @@ def test_an_answer_shows_the_page_that_it_comes_from(visit):
 def test_a_sound_is_played_at_its_place(visit):
     here = visit("qwen2_audio", "search")
     page = here.page
-    page.locator("#search-query").fill("What is it?")
-    page.locator("#search-query").press("Enter")
+    page.evaluate(KEPT)
+    search(page)
     page.locator(".hit").nth(2).wait_for()
     first = page.locator(".hit").first
     audio = first.locator("audio")
@@ -120,4 +136,13 @@ def test_a_sound_is_played_at_its_place(visit):
     assert 0.3 < length < 0.9
     audio.evaluate("audio => { audio.muted = true; return audio.play(); }")
     page.wait_for_function("audio => audio.currentTime > 0", arg=handle)
+    assert page.evaluate("kept.has(document.querySelector('.hit audio').src)")
+    before = audio.get_attribute("src")
+    page.evaluate("document.querySelector('.hit').id = 'replaced'")
+    search(page)
+    page.locator("#replaced").wait_for(state="detached")
+    first.locator("audio").wait_for()
+    assert first.locator("audio").get_attribute("src") != before
+    page.wait_for_function("url => !kept.has(url)", arg=before)
+    assert page.evaluate("[...document.querySelectorAll('audio')].every(a => kept.has(a.src))")
     assert here.complaints == []

@@ -67,7 +67,8 @@ const send = async (path, options) => {
 export const call = async (path, { method = "GET", body, signal } = {}) =>
   (await send(path, { method, body, signal })).json();
 
-// Fetches a file with the key and returns its address for an element of the page.
+// Fetches a file with the key and returns its address for an element of the page. The caller revokes
+// the address, which keeps the file in memory.
 export const fileUrl = async (path) => URL.createObjectURL(await (await send(path, { method: "GET" })).blob());
 
 export const post = (path, body, signal) => call(path, { method: "POST", body, signal });

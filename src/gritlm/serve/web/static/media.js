@@ -16,16 +16,30 @@ const addressOf = (source) => {
   return `v1/rag/media/${encodeURIComponent(source.id)}${named}`;
 };
 
+const soundUrls = new Map(); // the address of the sound of each figure, which may be played again
+
+const revokeReplaced = () => {
+  for (const [figure, url] of soundUrls) {
+    if (figure.isConnected) continue;
+    URL.revokeObjectURL(url);
+    soundUrls.delete(figure);
+  }
+};
+
 const element = (source, url) => {
   const name = [source.title || source.document_id, labelOf(source.media)].filter(Boolean).join(", ");
+  const revoke = () => URL.revokeObjectURL(url);
   return source.media.kind === "image"
-    ? h("img", { src: url, alt: name })
+    ? h("img", { src: url, alt: name, onload: revoke, onerror: revoke })
     : h("audio", { src: url, controls: true, "aria-label": name });
 };
 
 const load = async (figure, source) => {
   try {
-    figure.replaceChildren(element(source, await fileUrl(addressOf(source))));
+    const url = await fileUrl(addressOf(source));
+    figure.replaceChildren(element(source, url));
+    if (source.media.kind !== "image") soundUrls.set(figure, url);
+    revokeReplaced();
   } catch (error) {
     figure.replaceChildren(h("p", { class: "place" }, error.message));
   }
