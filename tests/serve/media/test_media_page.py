@@ -94,7 +94,7 @@ def test_a_search_shows_the_images_of_its_passages(visit):
     assert widths[names.index("cat.png")] == 60
     places = page.locator(".hit .place").all_text_contents()
     assert sorted(places) == ["cat.png", "report.pdf, page 1", "report.pdf, page 2"]
-    page.wait_for_function("kept.size === 0")
+    page.wait_for_function("() => kept.size === 0")
     here.shot("search-pages")
     assert here.complaints == []
 
