@@ -198,7 +198,12 @@ def test_a_store_is_looked_after(run, store):
         0,
         "4 blocks, 0 damaged\n4 passages, 0 problems\n",
     )
-    assert run("store", "gc", str(store)).stdout.endswith("bytes given back\n")
+    freed = run("store", "gc", str(store)).stdout
+    assert freed.endswith("bytes given back\n")
+    (store / "media").mkdir()
+    (store / f"media/{'0' * 32}.png").write_bytes(b"12345")  # of a run that was killed
+    assert run("store", "gc", str(store)).stdout == "5 bytes given back\n"
+    (store / "media").rmdir()
     assert run("store", "rebuild", str(store)).stdout == (
         "4 blocks found\n4 passages kept, 0 embedded again\n"
     )

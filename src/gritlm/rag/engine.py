@@ -281,7 +281,8 @@ class RagEngine:
             None for a passage of text, or an unknown one.
         """
         library = self._assembler.media
-        return None if library is None else library.content(passage_id)
+        found = None if library is None else library.content(passage_id)
+        return found if found is not None and self.index.has(passage_id) else None
 
     def retrieve(self, question: str, *, top_k: int = 3, filter: Any = None) -> list[Hit]:
         """Return the passages nearest to a question, the best first."""

@@ -106,6 +106,25 @@ def address(place: Path) -> str:
     return addresses.resolved(settings(place).index, place, folder=PASSAGES)
 
 
+def delete_orphaned_media(place: Path) -> int:
+    """Delete files of images and sounds without a passage, and return their bytes.
+
+    Nothing is deleted if the table has damaged rows, which may be theirs.
+
+    Args:
+        place: folder of a workspace that no other process writes to.
+
+    Raises:
+        IndexFailedError: when the index cannot be read.
+    """
+    folder = place / media_library.FOLDER
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return 0
+    with Index.open(address(place), None, create=False) as index:
+        known = {passage.id for passage in index.passages(metadata=False)}
+        return 0 if index.damages else media_library.delete_orphans(place, known)
+
+
 def examine(place: Path) -> Health:
     """Read the whole table of a workspace and compare its checksums.
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from gritlm.lm.sampling import SamplingParams
+from gritlm.rag import workspace
+from gritlm.rag.index import passage_rows
 from gritlm.rag.index.index import Index
 from gritlm.rag.index.passage_table import IndexFailedError
 from gritlm.rag.media import media_library
@@ -79,3 +82,31 @@ def test_a_file_without_its_ids_is_deleted_after_a_failure(seeing, tmp_path, mon
         with pytest.raises(OSError, match="No space left"):
             engine.add([picture(tmp_path / "photo.png")])
         assert kept(tmp_path / "store") == set()
+
+
+def test_files_of_a_killed_run_are_not_returned_and_are_deleted_by_gc(seeing, tmp_path):
+    store = tmp_path / "store"
+    with opened(store, seeing) as engine:
+        engine.add([picture(tmp_path / "photo.png")])
+        (passage,) = engine.index.passages()
+        before = kept(store)
+        orphan = replace(passage, id="0" * 32)  # as if the process died before the commit
+        engine._assembler.media.save(orphan, "image", b"12345", [1])
+        (store / "media" / f".{passage.id}.png.{'1' * 32}.tmp").write_bytes(b"123")
+        (store / "media/notes.txt").write_text("not of gritlm")
+        assert engine.media(orphan.id) is None
+        assert engine.media(passage.id)[0] == "image"
+    assert workspace.delete_orphaned_media(store) == 5 + 8 + 3
+    assert kept(store) == before | {"notes.txt"}
+    with opened(store, seeing) as engine:
+        assert len(engine.answer(QUESTION, FRESH).sources) == 1
+
+
+def test_gc_deletes_no_file_while_rows_are_damaged(seeing, tmp_path, monkeypatch):
+    store = tmp_path / "store"
+    with opened(store, seeing) as engine:
+        engine.add([picture(tmp_path / "photo.png")])
+    before = kept(store)
+    monkeypatch.setattr(passage_rows, "damaged_part", lambda _: "text")
+    assert workspace.delete_orphaned_media(store) == 0
+    assert kept(store) == before

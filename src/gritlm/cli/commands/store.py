@@ -131,9 +131,14 @@ def _verify_passages(place: Path) -> bool:
 
 
 def gc(place: Place) -> None:
-    """Free the disk space of deleted KV blocks."""
-    with _open_blocks(place, read_only=False) as store:
-        terminal.write(f"{store.gc()} bytes given back\n")
+    """Free the disk space of deleted KV blocks, and of images and sounds without a passage."""
+    with _open_blocks(place, read_only=False) as store:  # keeps other writers out
+        from gritlm.rag import workspace
+
+        freed = store.gc()
+        if workspace.exists(place):
+            freed += workspace.delete_orphaned_media(place)
+        terminal.write(f"{freed} bytes given back\n")
 
 
 def rebuild(place: Place, *, model: ModelOptions) -> None:

@@ -251,6 +251,11 @@ class Index:
                 if wanted is None or passage.document_id in wanted:
                     yield passage
 
+    def has(self, passage_id: str) -> bool:
+        """Return whether there is an undamaged passage with an id."""
+        with self.table.errors():
+            return any(True for _ in self._scan(Wanted(ids=[passage_id]), ()))
+
     def search(
         self,
         vector_D: np.ndarray,

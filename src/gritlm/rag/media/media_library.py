@@ -7,7 +7,7 @@ The id of a passage follows from the content, so a file never changes.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from gritlm.rag.types import MediaKind, Passage
 FOLDER = "media"
 ENDINGS: dict[MediaKind, str] = {"image": ".png", "sound": ".wav"}
 _ID = re.compile(r"[0-9a-f]{32}")
+_FILE = re.compile(r"\.?(?P<id>[0-9a-f]{32})\.(ids|png|wav)(?P<temporary>\.[0-9a-f]{32}\.tmp)?")
 _KNOWN = 4096  # passages whose token ids are kept in memory
 
 
@@ -172,6 +173,25 @@ class MediaLibrary:
         if self._folder is None or not _ID.fullmatch(passage_id):
             return None
         return self._folder / f"{passage_id}{ending}"
+
+
+def delete_orphans(place: Path, known: Collection[str]) -> int:
+    """Delete files that a killed process left: those of no passage, and temporary ones.
+
+    Args:
+        place: folder of a workspace that no other process writes to.
+        known: ids of all passages of its index.
+
+    Returns:
+        The bytes of the files.
+    """
+    size = 0
+    for path in (place / FOLDER).glob("*"):
+        name = _FILE.fullmatch(path.name)
+        if name is not None and (name["temporary"] or name["id"] not in known):
+            size += path.stat().st_size
+            path.unlink()
+    return size
 
 
 def _parts(title: str, kind: MediaKind, data: bytes) -> list[Part]:
