@@ -31,7 +31,8 @@ check: $(VENV)/.dev ## check format, lint, types and wording
 	$(BIN)/python tests/language.py
 
 test: $(VENV)/.dev ## run the default tests, with the default model and its towers, and count the lines they run
-	@$(BIN)/gritlm pull >/dev/null && $(BIN)/gritlm pull senses >/dev/null
+	@$(BIN)/gritlm pull >/dev/null
+	@$(BIN)/gritlm pull senses >/dev/null || echo "tests of the model senses are skipped" >&2
 	$(BIN)/coverage run -m pytest
 	@$(BIN)/coverage report >.coverage.txt; status=$$?; tail -n 2 .coverage.txt; exit $$status
 
