@@ -164,7 +164,7 @@ def test_a_pdf_that_cannot_be_read_is_skipped_with_the_reason(tmp_path, data, re
         ("a.txt", "café".encode("latin-1"), "byte 4 (0xe9) is not UTF-8"),
         ("a.txt", "é ".encode() * 9 + b"\xff", "damaged: byte 28 (0xff) is not UTF-8"),
         ("a.txt", b"\xff\xfea", "damaged: it says utf-16"),
-        ("a.png", b"text", "not a kind that is read"),
+        ("a.png", b"text", "this model reads text only; load a model that reads images"),
         ("a", b"text", "no ending"),
     ],
 )
