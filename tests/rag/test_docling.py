@@ -40,7 +40,7 @@ def test_images_are_no_documents_by_default(tmp_path):
     (tmp_path / "scan.png").write_bytes(PNG)
     skipped: list[SkippedSource] = []
     assert list(documents([tmp_path], skipped=skipped)) == []
-    assert ".png: not a kind that is read" in skipped[0].reason
+    assert ".png: this model reads text only" in skipped[0].reason
 
 
 @WITHOUT
