@@ -372,6 +372,8 @@ def test_an_answer_that_its_passages_hardly_support_says_so(visit, supported):
     ]
     ask_with_answer(page, events)
     note = page.get_by_text("The passages may not hold the answer")
+    if supported is False:
+        note.wait_for()
     assert note.is_visible() == (supported is False)
 
 
