@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
 from pathlib import Path
 from typing import BinaryIO
 
@@ -307,3 +309,14 @@ def test_sound_longer_than_the_window_is_refused() -> None:
     assert senses is not None
     with pytest.raises(InputError, match=r"it is 31\.0 s long, the model hears 30 s"):
         senses.read(DecodedSound(np.ones(31_000, np.float32), 1_000))
+
+
+def test_a_text_model_is_imported_without_pillow_and_without_towers() -> None:
+    code = (
+        "import sys; sys.modules['PIL'] = None; import gritlm.lm.gritlm; "
+        "print([name for name in sys.modules if name.startswith('gritlm.lm.media.towers.')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    towers = {"efficientnet", "whisper", "small_senses", "published"}
+    assert not [name for name in towers if f"towers.{name}'" in done.stdout]

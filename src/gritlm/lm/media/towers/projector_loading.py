@@ -6,15 +6,16 @@ import hashlib
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gritlm.lm.hub import default_model
 from gritlm.lm.hub.load import LoadedModel
 from gritlm.lm.media.senses import KINDS, Kind
-from gritlm.lm.media.towers import published
 from gritlm.lm.media.towers.projector import Projector
 from gritlm.lm.media.towers.projector_files import SUBFOLDER, has_projectors, load_projector
-from gritlm.lm.media.towers.small_senses import SmallSenses
+
+if TYPE_CHECKING:
+    from gritlm.lm.media.towers.small_senses import SmallSenses
 
 # Projectors of the default model. They change only together with its adapter.
 OF_DEFAULT_MODEL = Path(__file__).parents[1] / "projectors"
@@ -55,6 +56,10 @@ def _senses(folder: Path, model: Any, *, placeholder: int) -> SmallSenses:
         model: the text decoder that they were trained for.
         placeholder: token id in whose place features are.
     """
+    # Text-only models load neither Pillow nor the towers.
+    from gritlm.lm.media.towers import published
+    from gritlm.lm.media.towers.small_senses import SmallSenses
+
     embeddings = model.get_input_embeddings().weight
     found: dict[Kind, Projector] = {}
     digest = hashlib.sha256(published.FOLDER.encode())
