@@ -11,10 +11,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import torch
+import projector_states
 
 from gritlm.lm.media.senses import Kind
-from gritlm.lm.media.towers.projector import Projector, ProjectorConfig
 from gritlm.lm.media.towers.projector_files import save_projector
 
 
@@ -24,9 +23,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     kinds: tuple[Kind, ...] = ("image", "sound")
     for kind, file in zip(kinds, sys.argv[1:3], strict=True):
-        saved = torch.load(file, weights_only=True)
-        projector = Projector(ProjectorConfig(**saved["config"]))
-        projector.load_state_dict(saved["state"])
+        projector = projector_states.load(Path(file))
         save_projector(projector.half(), kind, folder)
 
 

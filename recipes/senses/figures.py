@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import projector_states
 import torch
 from frozen_decoder import Decoder
 from sound_decoder import spoken_states
 from sound_words import Speech
 from torch import Tensor
-
-from gritlm.lm.media.towers.projector import Projector, ProjectorConfig
 
 _SAMPLES = 2000
 
@@ -45,15 +44,6 @@ def recalls(name: str, other: str, similar_NN: Tensor) -> None:
             print(f"| {words} among {count}, recall@{most} | {share} |", flush=True)
 
 
-def loaded(path: str, decoder: Decoder) -> Projector:
-    """Return a trained projector, in evaluation mode."""
-    saved = torch.load(path, weights_only=True)
-    projector = Projector(ProjectorConfig(**saved["config"]))
-    projector.load_state_dict(saved["state"])
-    projector.use_embeddings(decoder.table_VD)
-    return projector.eval()
-
-
 def texts(decoder: Decoder, names: list[str]) -> Tensor:
     return torch.from_numpy(decoder.model.encode_document(names))
 
@@ -64,7 +54,9 @@ def main() -> None:
     torch.set_num_threads(1)
     pictures_folder, speech_folder = Path(sys.argv[1]), Path(sys.argv[2])
     decoder = Decoder()
-    image, sound = loaded(sys.argv[3], decoder), loaded(sys.argv[4], decoder)
+    image, sound = (
+        projector_states.load(Path(path), decoder.table_VD).eval() for path in sys.argv[3:5]
+    )
     rows = [json.loads(line) for line in (pictures_folder / "pictures.jsonl").open()]
     chosen = [index for index, row in enumerate(rows) if row["part"] == "test"]
     features = np.load(pictures_folder / "pictures.npy", mmap_mode="r")

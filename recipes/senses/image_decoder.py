@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import projector_states
 import torch
 from frozen_decoder import Decoder, caption_of, vectors_of
 from torch import Tensor
 from torch.nn import functional as F
 
-from gritlm.lm.media.towers.projector import Projector, ProjectorConfig
+from gritlm.lm.media.towers.projector import Projector
 
 _PICTURES = 64  # of a step of embedding
 _QUESTION_PICTURES = 8  # of a step of questions
@@ -47,10 +48,7 @@ def main() -> None:
     torch.manual_seed(1)
     data, begin, out, minutes = *map(Path, sys.argv[1:4]), float(sys.argv[4])
     decoder = Decoder()
-    saved = torch.load(begin, weights_only=True)
-    projector = Projector(ProjectorConfig(**saved["config"]))
-    projector.load_state_dict(saved["state"])
-    projector.use_embeddings(decoder.table_VD)
+    projector = projector_states.load(begin, decoder.table_VD)
     rows = [json.loads(line) for line in (data / "pictures.jsonl").read_text().splitlines()]
     train = [index for index, row in enumerate(rows) if row["part"] == "train"]
     dev = [index for index, row in enumerate(rows) if row["part"] == "dev"]
@@ -120,9 +118,9 @@ def main() -> None:
             print(step, round(time.time() - started), *losses, flush=True)
         if step % 40 == 0:
             _report(projector, decoder, pictures, rows, dev, names_ND, place, shapes, apart)
-            torch.save({"config": saved["config"], "state": projector.state_dict()}, out)
+            projector_states.save(projector, out)
     _report(projector, decoder, pictures, rows, dev, names_ND, place, shapes, apart)
-    torch.save({"config": saved["config"], "state": projector.state_dict()}, out)
+    projector_states.save(projector, out)
 
 
 def _cross_entropy(found: list[tuple[Tensor, Tensor]]) -> Tensor:

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import projector_states
 import torch
 from frozen_decoder import Decoder, caption_of, vectors_of
 from torch import Tensor
 from torch.nn import functional as F
 
-from gritlm.lm.media.towers.projector import Projector, ProjectorConfig
 from gritlm.lm.media.towers.summary import Summary
 
 _TOKENS = 4
@@ -141,9 +141,7 @@ def main() -> None:
     chance = random.Random(3)
     decoder = Decoder()
     pictures = Pictures(data, decoder)
-    saved = torch.load(begin, weights_only=True)
-    projector = Projector(ProjectorConfig(**saved["config"] | {"summary": _TOKENS}))
-    projector.load_state_dict(saved["state"], strict=False)
+    projector = projector_states.load(begin, summary=_TOKENS)
     summary = projector.summary
     assert summary is not None
     summary.center_D.copy_(pictures.names_ND.mean(0))
@@ -158,8 +156,7 @@ def main() -> None:
         direct_ND = summary.vectors(pictures.means_NF[torch.tensor(dev)])
     print("vectors", pictures.recall(dev, direct_ND), flush=True)
     learn_tokens(summary, pictures, decoder, minutes, chance)
-    config = projector.config.as_dict()
-    torch.save({"config": config, "state": projector.state_dict()}, out)
+    projector_states.save(projector, out)
 
 
 if __name__ == "__main__":

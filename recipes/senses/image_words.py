@@ -17,12 +17,13 @@ import time
 from pathlib import Path
 
 import numpy as np
+import projector_states
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from gritlm import GritLM
-from gritlm.lm.media.towers.projector import NO_WORD, Projector, ProjectorConfig
+from gritlm.lm.media.towers.projector import NO_WORD
 
 _QUERIES = 8
 _BATCH = 128
@@ -70,20 +71,14 @@ def main() -> None:
     words = sorted({word for many in ids.values() for word in many})
     place = {word: 1 + index for index, word in enumerate(words)}
     features = {name: np.load(data / f"{name}.npy") for name in ("pictures", "vqa_train")}
-    config = ProjectorConfig(
+    projector = projector_states.new(
+        words,
+        model.lm.causal.get_input_embeddings().weight,
         features=features["pictures"].shape[2],
         stack=1,
         positions=features["pictures"].shape[1],
         queries=_QUERIES,
-        summary=0,
-        width=256,
-        layers=2,
-        words=len(words),
-        hidden=model.lm.causal.config.hidden_size,
     )
-    projector = Projector(config)
-    projector.words_V = torch.tensor(words, dtype=torch.int32)
-    projector.use_embeddings(model.lm.causal.get_input_embeddings().weight)
     optimizer = torch.optim.AdamW(projector.parameters(), lr=_RATE, weight_decay=0.05)
     chance = random.Random(3)
     started = time.time()
@@ -107,7 +102,7 @@ def main() -> None:
         step += 1
         if step % 20 == 0:
             print(step, round(time.time() - started), round(float(loss.detach()), 3), flush=True)
-    torch.save({"config": config.as_dict(), "state": projector.state_dict()}, out)
+    projector_states.save(projector, out)
 
 
 def _tensor(features: NDArray[np.float16], chance: random.Random) -> torch.Tensor:

@@ -15,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 
+import projector_states
 import torch
 from frozen_decoder import Decoder, vectors_of
 from sound_words import Speech, error_rate, masked, words_loss
@@ -23,7 +24,6 @@ from torch.nn import functional as F
 
 from gritlm.lm.media.towers.projector import (
     Projector,
-    ProjectorConfig,
     mean_of_runs,
     word_runs,
 )
@@ -77,10 +77,7 @@ def main() -> None:
     data, begin, out, minutes = *map(Path, sys.argv[1:4]), float(sys.argv[4])
     decoder = Decoder()
     speech = Speech(data, decoder.model.tokenizer)
-    saved = torch.load(begin, weights_only=True)
-    projector = Projector(ProjectorConfig(**saved["config"]))
-    projector.load_state_dict(saved["state"])
-    projector.use_embeddings(decoder.table_VD)
+    projector = projector_states.load(begin, decoder.table_VD)
     place = {int(word): 1 + index for index, word in enumerate(projector.words_V)}
     train = speech.part("train")
     texts_ND = torch.from_numpy(
@@ -120,10 +117,10 @@ def main() -> None:
             print(step, round(time.time() - started), *losses, flush=True)
         if step % 60 == 0:
             print("recall", recall(projector, decoder, speech, dev_ND), flush=True)
-            torch.save({"config": saved["config"], "state": projector.state_dict()}, out)
+            projector_states.save(projector, out)
     print("recall", recall(projector, decoder, speech, dev_ND), flush=True)
     print("wrong words", round(error_rate(projector, speech, place, "dev"), 3), flush=True)
-    torch.save({"config": saved["config"], "state": projector.state_dict()}, out)
+    projector_states.save(projector, out)
 
 
 if __name__ == "__main__":

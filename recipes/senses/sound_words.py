@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import projector_states
 import torch
 from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
 from gritlm import GritLM
-from gritlm.lm.media.towers.projector import NO_WORD, Projector, ProjectorConfig, word_runs
+from gritlm.lm.media.towers.projector import NO_WORD, Projector, word_runs
 
 _FEATURES = 384
 _BATCH = 32
@@ -153,20 +154,14 @@ def main() -> None:
     train = speech.part("train")
     words = sorted({word for row in train for word in row["labels"]})
     place = {word: 1 + index for index, word in enumerate(words)}
-    config = ProjectorConfig(
+    projector = projector_states.new(
+        words,
+        model.lm.causal.get_input_embeddings().weight,
         features=_FEATURES,
         stack=2,
         positions=None,
         queries=None,
-        summary=0,
-        width=256,
-        layers=2,
-        words=len(words),
-        hidden=model.lm.causal.config.hidden_size,
     )
-    projector = Projector(config)
-    projector.words_V = torch.tensor(words, dtype=torch.int32)
-    projector.use_embeddings(model.lm.causal.get_input_embeddings().weight)
     letters = Letters(projector)
     trained = [*projector.parameters(), *letters.parameters()]
     optimizer = torch.optim.AdamW(trained, lr=_RATE, weight_decay=0.05)
@@ -197,9 +192,9 @@ def main() -> None:
             )
         if step % 500 == 0:
             print("dev", round(error_rate(projector, speech, place, "dev"), 3), flush=True)
-            torch.save({"config": config.as_dict(), "state": projector.state_dict()}, out)
+            projector_states.save(projector, out)
     print("dev", round(error_rate(projector, speech, place, "dev"), 3), flush=True)
-    torch.save({"config": config.as_dict(), "state": projector.state_dict()}, out)
+    projector_states.save(projector, out)
 
 
 def masked(features_MF: torch.Tensor, chance: random.Random) -> torch.Tensor:
