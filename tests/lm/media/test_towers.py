@@ -320,3 +320,13 @@ def test_a_text_model_is_imported_without_pillow_and_without_towers() -> None:
     assert done.returncode == 0, done.stderr
     towers = {"efficientnet", "whisper", "small_senses", "published"}
     assert not [name for name in towers if f"towers.{name}'" in done.stdout]
+
+
+def test_without_pillow_the_small_senses_name_the_extra() -> None:
+    code = (
+        "import sys; sys.modules['PIL'] = None; from tests.lm.media.test_towers import "
+        "_small_model; _small_model().encode([{'image': b'picture'}])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "MissingExtraError" in done.stderr.splitlines()[-1], done.stderr
+    assert "media" in done.stderr.splitlines()[-1]

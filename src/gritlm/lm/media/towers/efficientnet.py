@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -34,6 +33,8 @@ _STAGES = (
 
 def prepared(pixels_HWC: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return an image (3, H, W) as the network reads it: square on white, values from -1 to 1."""
+    from PIL import Image
+
     image = Image.fromarray(pixels_HWC)
     side = max(image.size)
     square = Image.new("RGB", (side, side), "white")
