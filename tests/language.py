@@ -99,7 +99,7 @@ def pages() -> Iterator[tuple[Path, int, str]]:
     """Yield path, number and text of the lines of documentation and of comments in run files."""
     for path in [
         ROOT / "README.md",
-        *(ROOT / "docs").glob("*.md"),
+        *(ROOT / "docs").rglob("*.md"),
         *(ROOT / "recipes").rglob("*.md"),
     ]:
         if path.name not in HISTORY:

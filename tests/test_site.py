@@ -55,10 +55,10 @@ def test_the_navigation_has_every_page_once(folder: Path) -> None:
 def test_every_link_of_a_page_leads_to_a_file_of_the_site(folder: Path) -> None:
     fenced = re.compile(r"^```.*?^```$", flags=re.MULTILINE | re.DOTALL)
     broken = []
-    for page in folder.glob("*.md"):
+    for page in folder.rglob("*.md"):
         text = fenced.sub("", page.read_text(encoding="utf-8"))
         broken += [
-            (page.name, link) for link in LINK.findall(text) if not (folder / link).is_file()
+            (page.name, link) for link in LINK.findall(text) if not (page.parent / link).is_file()
         ]
     assert not broken
 
@@ -67,6 +67,10 @@ def test_a_link_to_a_file_outside_of_the_site_becomes_its_path(prepare: ModuleTy
     text = "See [the card](../src/gritlm/lm/adapter/README.md), [here](rag.md#a)."
     assert prepare.renewed(text, "docs") == (
         "See the card (`src/gritlm/lm/adapter/README.md`), [here](rag.md#a)."
+    )
+    deeper = "[Modes](../rag.md#modes), [start](../../README.md)."
+    assert prepare.renewed(deeper, "docs/concepts", "concepts") == (
+        "[Modes](../rag.md#modes), [start](../index.md)."
     )
     code = "```python\nx = [a](b)\n```"
     assert prepare.renewed(code, "docs") == code

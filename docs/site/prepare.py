@@ -39,20 +39,24 @@ def prepare(target: Path) -> None:
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(ROOT / "docs" / "images", target / "images")
     shutil.copytree(ROOT / _PICTURES, target / _PICTURES, ignore=shutil.ignore_patterns("*.md"))
-    pages = {path.name: f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")}
+    pages = {
+        path.relative_to(ROOT / "docs").as_posix(): path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "docs").rglob("*.md")
+    }
     for name, source in (pages | _READMES).items():
         text = (ROOT / source).read_text(encoding="utf-8")
-        _write(target / name, renewed(text, posixpath.dirname(source)))
+        _write(target / name, renewed(text, posixpath.dirname(source), posixpath.dirname(name)))
     for name, written in _GENERATED.items():
         _write(target / name, written())
 
 
-def renewed(text: str, folder: str) -> str:
+def renewed(text: str, folder: str, site_folder: str = "") -> str:
     """Return the text of a page with its links as links of the site, or as paths.
 
     Args:
         text: Markdown; code blocks are kept as they are.
         folder: folder of the page in the repository.
+        site_folder: folder of the page in the site.
     """
 
     def replaced(found: re.Match[str]) -> str:
@@ -60,6 +64,7 @@ def renewed(text: str, folder: str) -> str:
         path = posixpath.normpath(posixpath.join(folder, target))
         page = _page_of(path)
         if page is not None:
+            page = posixpath.relpath(page, site_folder or ".")
             return f"{image}[{label}]({page}{place or ''})"
         return label if path in label else f"{label} (`{path}`)"
 
