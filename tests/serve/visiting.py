@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from gritlm import GritLM
+from gritlm import GritLM, serve
 from gritlm.lm.hub.model_config import FusionSettings, ModelSettings
 from gritlm.serve.config import ServerConfig
 from gritlm.serve.engine.limits import Limits
@@ -17,6 +17,7 @@ from gritlm.serve.stores import StoreAt
 from tests import tiny
 from tests.serve.conftest import TEXTS, served
 
+PAGE = Path(serve.__file__).with_name("web")
 KEY = "sesame"
 TIMEOUT_MS = 20_000
 
@@ -94,20 +95,20 @@ class Visit:
     def settings(self, **values: object) -> None:
         """Set ``length``, ``system`` or ``temperature`` of the chat."""
         self.page.locator("#server-model", has_text="tiny").wait_for()
-        self.page.get_by_role("button", name="Settings").click()
+        self.page.locator("#chat-settings-button").click()
         for name, value in values.items():
             self.page.locator(f"#chat-{name}").fill(str(value))
-        self.page.get_by_role("button", name="Settings").click()
+        self.page.locator("#chat-settings-button").click()
 
     def say(self, text: str) -> None:
         """Send a message of the chat."""
-        self.page.get_by_label("Message", exact=True).fill(text)
+        self.page.locator("#chat-text").fill(text)
         self.page.keyboard.press("Enter")
 
     def answered(self, turns: int) -> None:
         """Wait until so many answers have ended."""
         self.page.locator(".facts").nth(turns - 1).wait_for()
-        self.page.get_by_role("button", name="Send").wait_for()
+        self.page.locator("#chat-send").wait_for()
 
     def drop(self, name: str, text: str) -> None:
         """Let a file fall on the place for documents."""

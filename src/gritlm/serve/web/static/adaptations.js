@@ -2,6 +2,7 @@
 
 import { call } from "./api.js";
 import { $, h } from "./dom.js";
+import { t } from "./language.js";
 import { offerTab } from "./tabs.js";
 import { duration, number } from "./words.js";
 
@@ -11,7 +12,7 @@ const signed = new Intl.NumberFormat("en", {
 });
 
 const interval = ({ low, high }) =>
-  low === null || high === null ? "unknown" : `${signed.format(low)} to ${signed.format(high)}`;
+  low === null || high === null ? t("adapted.unknown") : t("adapted.range", { low: signed.format(low), high: signed.format(high) });
 
 // Only a difference whose whole interval is on one side of zero has a colour.
 const direction = ({ low, high }) => (low > 0 ? "better" : high !== null && high < 0 ? "worse" : null);
@@ -21,8 +22,8 @@ const table = (caption, columns, rows) =>
     h("thead", {}, h("tr", {}, ...columns.map((name) => h("th", { scope: "col" }, name)))),
     h("tbody", {}, ...rows)));
 
-const scores = (differences) => table("Scores before and after",
-  ["Task", "Before", "After", "Difference", "95% interval"],
+const scores = (differences) => table(t("adapted.scores"),
+  [t("adapted.task"), t("adapted.before"), t("adapted.after"), t("adapted.difference"), t("adapted.interval")],
   differences.map(({ task, before, after, estimate }) => h("tr", { class: direction(estimate) },
     h("th", { scope: "row" }, task),
     h("td", {}, points.format(before)), h("td", {}, points.format(after)),
@@ -30,8 +31,8 @@ const scores = (differences) => table("Scores before and after",
 
 const counts = (found) => Object.entries(found).map(([name, count]) => `${number(count)} ${name}`).join(", ");
 
-const steps = (found) => h("details", { class: "stages" }, h("summary", {}, "Every step"),
-  table("Steps", ["Step", "Counts", "Time"], Object.entries(found).map(([name, step]) => h("tr", {},
+const steps = (found) => h("details", { class: "stages" }, h("summary", {}, t("adapted.steps")),
+  table(t("adapted.stepsTable"), [t("adapted.step"), t("adapted.counts"), t("adapted.time")], Object.entries(found).map(([name, step]) => h("tr", {},
     h("th", { scope: "row" }, name), h("td", {}, counts(step.counts)),
     h("td", {}, duration(1000 * step.seconds))))));
 

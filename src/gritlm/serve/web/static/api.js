@@ -1,5 +1,7 @@
 // Client of the server's API: requests with the key, parsed responses, the server's error messages.
 
+import { t } from "./language.js";
+
 const KEY = "gritlm.key";
 
 export const key = {
@@ -25,7 +27,7 @@ const headers = (body) => ({
 });
 
 const messageOf = (status, error) =>
-  typeof error?.message === "string" ? error.message : `The server answered with status ${status}.`;
+  typeof error?.message === "string" ? error.message : t("error.status", { status });
 
 const refused = async (response) => {
   const text = await response.text();
@@ -49,7 +51,7 @@ const reach = async (path, { method, body, signal }) => {
     });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new ApiError("The server cannot be reached. Is it still running?", { code: "unreachable" });
+    throw new ApiError(t("error.unreachable"), { code: "unreachable" });
   }
 };
 
@@ -74,7 +76,7 @@ export const fileUrl = async (path) => URL.createObjectURL(await (await send(pat
 export const post = (path, body, signal) => call(path, { method: "POST", body, signal });
 
 const brokenOff = () =>
-  new ApiError("The answer broke off: the server closed the connection.", { code: "broken_off" });
+  new ApiError(t("error.brokenOff"), { code: "broken_off" });
 
 async function* linesOf(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();

@@ -6,6 +6,8 @@ import { startAsk } from "./ask.js";
 import { startChat } from "./chat.js";
 import { $, h } from "./dom.js";
 import { startEmbed } from "./embed.js";
+import { t, translatePage } from "./language.js";
+import { startLooks } from "./looks.js";
 import { startSearch } from "./search.js";
 import { chooseStore, condition, lookAtModel, server, store, whenServerChanges } from "./server.js";
 import { startTabs } from "./tabs.js";
@@ -35,7 +37,7 @@ const watch = async () => {
 };
 
 const noStore = () => [
-  h("p", {}, "This server has no document store. Start it with one; the folder is created if it does not exist:"),
+  h("p", {}, t("page.noStore")),
   h("pre", {}, h("code", {}, "gritlm serve --store FOLDER")),
 ];
 
@@ -59,6 +61,8 @@ const showServer = () => {
   for (const place of document.querySelectorAll("[data-needs-store]")) place.hidden = hasStore === false;
 };
 
+translatePage();
+startLooks();
 whenServerChanges(showServer);
 $("store").addEventListener("change", () => chooseStore($("store").value));
 startKey(() => { showServer(); look(); });

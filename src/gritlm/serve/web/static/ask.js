@@ -3,6 +3,7 @@
 import * as answers from "./answers.js";
 import { documents, refresh } from "./documents.js";
 import { $, eachFrame, h } from "./dom.js";
+import { t } from "./language.js";
 import { markdown } from "./markdown.js";
 import { bestSentence } from "./quote.js";
 import { server, whenServerChanges } from "./server.js";
@@ -10,7 +11,6 @@ import { markAnswer, marked, sourceItems } from "./sources.js";
 import { whenShown } from "./tabs.js";
 import { charts, readNow, stages } from "./took.js";
 import { showTrouble, stopped } from "./trouble.js";
-import { number, some } from "./words.js";
 
 let control = null;
 
@@ -28,8 +28,8 @@ const way = (name, mode, fusion, fresh) =>
 // The fresh answer next to a cached one reads all passages in one prompt.
 const ways = ({ mode, fusion }) =>
   mode === "none"
-    ? [way("fresh", "none", fusion, true)]
-    : [way("cached", mode, fusion, false), way("fresh", "none", "joint", true)];
+    ? [way(t("ask.fresh"), "none", fusion, true)]
+    : [way(t("ask.cached"), mode, fusion, false), way(t("ask.fresh"), "none", "joint", true)];
 
 const times = (ratio) => (ratio >= 10 ? ratio.toFixed(0) : ratio.toFixed(1));
 
@@ -37,11 +37,11 @@ const verdict = ([cached, fresh]) => {
   if (!fresh?.trace || cached.first === null || fresh.first === null) return [];
   const ratio = fresh.first / cached.first;
   const spared = readNow(fresh.trace) - readNow(cached.trace);
-  const sentence = `${number(readNow(cached.trace))} tokens were read instead of ${number(readNow(fresh.trace))}.`;
-  if (cached.trace.tokens_computed) return [`${sentence} The state of ${number(cached.trace.tokens_computed)} tokens had to be computed first; ask again to reuse it.`];
-  if (spared <= 0) return [`No tokens were saved: mode ${cached.trace.mode} read as many as without stored state.`];
-  if (ratio < 1.05) return [`${sentence} It was no faster: for few tokens, loading state takes as long as computing it.`];
-  return [h("strong", {}, `${times(ratio)}× sooner`), sentence];
+  const sentence = t("ask.tokens", { cached: readNow(cached.trace), fresh: readNow(fresh.trace) });
+  if (cached.trace.tokens_computed) return [`${sentence} ${t("ask.computed", { count: cached.trace.tokens_computed })}`];
+  if (spared <= 0) return [t("ask.noneSaved", { mode: cached.trace.mode })];
+  if (ratio < 1.05) return [`${sentence} ${t("ask.noFaster")}`];
+  return [h("strong", {}, t("ask.sooner", { ratio: times(ratio) })), sentence];
 };
 
 const draw = (all) => {
@@ -115,15 +115,15 @@ const submit = async (event) => {
   drawn();
   try {
     for (const one of all) {
-      $("ask-status").textContent = one.fresh ? "Answering without stored state" : "Answering with stored state";
+      $("ask-status").textContent = one.fresh ? t("ask.runningFresh") : t("ask.runningCached");
       await askOne(one, wanted, drawn);
       if (one.shown) drawMarks(all);
     }
-    $("ask-status").textContent = "Looking for the sentence";
+    $("ask-status").textContent = t("ask.quoting");
     await quote(all, wanted.question);
-    $("ask-status").textContent = all.length > 1 ? "Asked both ways" : "Answered";
+    $("ask-status").textContent = all.length > 1 ? t("ask.both") : t("ask.done");
   } catch (error) {
-    $("ask-status").textContent = stopped(error) ? "Stopped" : "";
+    $("ask-status").textContent = stopped(error) ? t("ask.stopped") : "";
     if (!stopped(error)) showTrouble($("ask-trouble"), error);
     for (const one of all) one.running = false;
     $("ask-result").hidden = !all[0].text;
@@ -134,17 +134,12 @@ const submit = async (event) => {
 };
 
 const MODES = {
-  doc: "Reuse the stored state of the documents; compute the question.",
-  "doc-query": "Reuse both: the state of the question comes from the search and is moved behind the documents. Only the end of the prompt is computed.",
-  "query-doc": "Reuse both in the other order: the state of the documents is moved behind the question.",
-  query: "Reuse the state of the question from the search; compute the documents.",
-  none: "Compute everything, once; there is nothing to compare.",
+  doc: "ask.modeHint.doc", "doc-query": "ask.modeHint.docQuery", "query-doc": "ask.modeHint.queryDoc",
+  query: "ask.modeHint.query", none: "ask.modeHint.none",
 };
 
 const FUSIONS = {
-  sequence: "Read the question after each passage alone, and answer from the passage after which it is most likely.",
-  token: "Read each passage alone, and mix what they predict at every token.",
-  joint: "Put all passages into one prompt.",
+  sequence: "ask.fusionHint.sequence", token: "ask.fusionHint.token", joint: "ask.fusionHint.joint",
 };
 
 const showChoice = () => {
@@ -155,8 +150,8 @@ const showChoice = () => {
     if (!alone && input.value === "joint") input.checked = true;
   }
   const { mode, fusion } = chosen();
-  $("ask-mode-hint").textContent = MODES[mode];
-  $("ask-fusion-hint").textContent = FUSIONS[fusion];
+  $("ask-mode-hint").textContent = t(MODES[mode]);
+  $("ask-fusion-hint").textContent = t(FUSIONS[fusion]);
 };
 
 const onKey = (event) => {
@@ -170,8 +165,8 @@ const drawEmpty = async () => {
   if ($("ask").hidden || !server.model?.documents) return;
   await refresh();
   $("ask-empty-text").textContent = documents.count
-    ? `The answer from ${some(documents.count, "document")} appears here, with its sources and the cost of both ways.`
-    : "There are no documents yet. Add some on the Search tab, then ask about them here.";
+    ? t("ask.emptyCount", documents)
+    : t("ask.empty");
 };
 
 export const startAsk = () => {

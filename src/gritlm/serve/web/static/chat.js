@@ -2,11 +2,11 @@
 
 import * as answers from "./answers.js";
 import { $, eachFrame, h, icon } from "./dom.js";
+import { t } from "./language.js";
 import { markdown } from "./markdown.js";
 import { server, whenServerChanges } from "./server.js";
 import { sourceItems } from "./sources.js";
 import { stopped, trouble } from "./trouble.js";
-import { duration, number, some } from "./words.js";
 
 const KEPT = "gritlm.chat";
 const SETTINGS = "gritlm.chat.settings";
@@ -53,23 +53,23 @@ const copy = (turn) =>
     class: "quiet", type: "button",
     onclick: async () => {
       await navigator.clipboard.writeText(turn.answer);
-      $("chat-status").textContent = "Copied";
+      $("chat-status").textContent = t("chat.copied");
     },
-  }, icon("copy"), "Copy");
+  }, icon("copy"), t("chat.copy"));
 
 // The elements of a turn, and `update`, which redraws them from the turn.
 const draw = (turn) => {
   const text = h("div", { class: "text" });
   const below = h("div");
   const item = h("li", { class: "turn" },
-    h("div", { class: "mine" }, h("span", { class: "unseen" }, "You: "), turn.question),
-    h("div", { class: "theirs" }, h("span", { class: "unseen" }, "Answer: "), text, below));
+    h("div", { class: "mine" }, h("span", { class: "unseen" }, t("chat.you")), turn.question),
+    h("div", { class: "theirs" }, h("span", { class: "unseen" }, t("chat.answer")), text, below));
   const update = () => {
     const writing = running?.turn === turn;
     text.classList.toggle("writing", writing);
     text.replaceChildren(...markdown(turn.answer));
     below.replaceChildren(...[
-      turn.sources?.length ? h("ol", { class: "sources", "aria-label": "Sources" }, ...sourceItems(turn.sources, writing ? "" : turn.answer)) : null,
+      turn.sources?.length ? h("ol", { class: "sources", "aria-label": t("page.sources") }, ...sourceItems(turn.sources, writing ? "" : turn.answer)) : null,
       turn.error ? trouble(turn.error, () => again(turn)) : null,
       !writing && turn.answer ? h("div", { class: "facts" }, copy(turn), turn.facts && h("span", {}, turn.facts)) : null,
     ].filter(Boolean));
@@ -99,12 +99,12 @@ const factsOf = ({ usage, trace, finish, first, started }) => {
   const rest = (performance.now() - started - first) / 1000;
   const reused = trace?.tokens_reused ?? usage?.prompt_tokens_details?.cached_tokens;
   return [
-    written && some(written, "token"),
-    first && `first after ${duration(first)}`,
-    written > 1 && rest > LEAST_S && `${number((written - 1) / rest)} a second`,
-    reused ? `${number(reused)} of the prompt reused` : null,
-    finish === "length" && "cut at the token limit",
-    finish === "stopped" && "stopped",
+    written && t("chat.facts.tokens", { count: written }),
+    first && t("chat.facts.first", { ms: first }),
+    written > 1 && rest > LEAST_S && t("chat.facts.rate", { rate: (written - 1) / rest }),
+    reused ? t("chat.facts.reused", { count: reused }) : null,
+    finish === "length" && t("chat.facts.length"),
+    finish === "stopped" && t("chat.facts.stopped"),
   ].filter(Boolean).join(" · ");
 };
 
@@ -138,7 +138,7 @@ const run = async (turn) => {
   $("talk").append(item);
   frame();
   $("talk").setAttribute("aria-busy", "true");
-  $("chat-status").textContent = "Writing";
+  $("chat-status").textContent = t("chat.writing");
   toBottom();
   const drawn = eachFrame(() => {
     const follow = atBottom();
@@ -150,7 +150,7 @@ const run = async (turn) => {
   drawn();
   frame();
   $("talk").removeAttribute("aria-busy");
-  $("chat-status").textContent = turn.error ? "" : finish === "stopped" ? "Stopped" : "The answer is complete";
+  $("chat-status").textContent = turn.error ? "" : finish === "stopped" ? t("chat.stopped") : t("chat.complete");
   keep();
 };
 

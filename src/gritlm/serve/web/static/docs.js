@@ -2,6 +2,7 @@
 
 import { call, key } from "./api.js";
 import { $ } from "./dom.js";
+import { translatePage } from "./language.js";
 import { showTrouble } from "./trouble.js";
 import { startKey } from "./unlock.js";
 
@@ -32,5 +33,6 @@ const show = async () => {
   }
 };
 
+translatePage();
 startKey(show);
 show();

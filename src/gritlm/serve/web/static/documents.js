@@ -3,9 +3,10 @@
 import { call, post } from "./api.js";
 import { $, h, icon } from "./dom.js";
 import { asRequest, ENDINGS } from "./files.js";
+import { t } from "./language.js";
 import { store } from "./server.js";
 import { showTrouble, stopped } from "./trouble.js";
-import { number, some } from "./words.js";
+import { number } from "./words.js";
 
 const PAGE = 50;
 
@@ -28,9 +29,9 @@ const item = (document) =>
     icon("file"),
     h("span", {},
       h("span", { class: "name", title: document.id }, document.title || document.id),
-      h("span", { class: "size" }, some(document.passages, "passage"))),
+      h("span", { class: "size" }, t("documents.passages", { count: document.passages }))),
     h("button", {
-      class: "round", type: "button", "aria-label": `Delete ${document.title || document.id}`, title: "Delete",
+      class: "round", type: "button", "aria-label": t("documents.deleteOne", { name: document.title || document.id }), title: t("documents.delete"),
       onclick: () => remove(document),
     }, icon("bin")));
 
@@ -63,7 +64,7 @@ const remove = async (document) => {
   all = all.filter((each) => each !== document);
   documents.count -= 1;
   draw();
-  $("documents-status").textContent = `Deleted ${document.title || document.id}`;
+  $("documents-status").textContent = t("documents.deleted", { name: document.title || document.id });
   // Where the focus was is gone; the next document takes it.
   ($("documents").querySelectorAll("button")[Math.min(place, all.length - 1)] ?? $("files")).focus();
 };
@@ -72,14 +73,14 @@ const progress = (done, of, name) => {
   // Without a value the bar just moves: of one document there is nothing to count.
   if (of > 1) $("adding-bar").value = done / of;
   else $("adding-bar").removeAttribute("value");
-  $("adding-text").textContent = of > 1 ? `${done + 1} of ${of}: ${name}` : name;
+  $("adding-text").textContent = of > 1 ? t("documents.progress", { place: done + 1, of, name }) : name;
 };
 
 const summary = (sum) => [
-  sum.documents ? `Added ${some(sum.documents, "document")} in ${some(sum.passages, "passage")}` : null,
-  sum.unchanged ? `${some(sum.unchanged, "document")} known already` : null,
-  ...sum.skipped.map(({ name, reason }) => `${name}: ${reason}`),
-  sum.unnamed ? `${number(sum.unnamed)} more skipped` : null,
+  sum.documents ? t("documents.added", sum) : null,
+  sum.unchanged ? t("documents.unchanged", { count: sum.unchanged }) : null,
+  ...sum.skipped.map((each) => t("documents.skipped", each)),
+  sum.unnamed ? t("documents.unnamed", { count: sum.unnamed }) : null,
 ].filter(Boolean).join(". ");
 
 // What is wrong with this one; others may go in.
@@ -137,7 +138,7 @@ const paste = async (event) => {
   const title = $("paste-title").value.trim();
   $("paste-form").reset();
   const document = { text, ...(title ? { title } : {}) };
-  await add([{ name: title || "the pasted text", body: async () => ({ documents: [document] }) }]);
+  await add([{ name: title || t("documents.pasted"), body: async () => ({ documents: [document] }) }]);
 };
 
 const startDrop = () => {

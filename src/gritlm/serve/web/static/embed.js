@@ -3,10 +3,10 @@
 import { post } from "./api.js";
 import { $ } from "./dom.js";
 import { heat } from "./heat.js";
+import { t } from "./language.js";
 import { plane } from "./plane.js";
 import { showTrouble, stopped } from "./trouble.js";
 import { cosines, decoded, pca } from "./vectors.js";
-import { duration, number, some } from "./words.js";
 
 const LEAST = 2;
 const MOST = 50;
@@ -24,9 +24,9 @@ const texts = () => $("embed-texts").value.split("\n").map((line) => line.trim()
 
 const count = () => {
   const found = texts().length;
-  $("embed-count").textContent = `${found} of ${MOST}`;
-  const wrong = found < LEAST ? `${some(found, "text")}; expected at least ${LEAST}, one a line`
-    : found > MOST ? `${found} texts; this page draws up to ${MOST}` : "";
+  $("embed-count").textContent = t("embed.count", { count: found, most: MOST });
+  const wrong = found < LEAST ? t("embed.few", { count: found, least: LEAST })
+    : found > MOST ? t("embed.many", { count: found, most: MOST }) : "";
   $("embed-texts").setCustomValidity(wrong);
 };
 
@@ -44,7 +44,7 @@ const submit = async (event) => {
   request = new AbortController();
   const lines = texts();
   const instruction = $("embed-instruction").value.trim();
-  $("embed-status").textContent = "Embedding";
+  $("embed-status").textContent = t("embed.running");
   $("embed-trouble").replaceChildren();
   try {
     const started = performance.now();
@@ -54,8 +54,9 @@ const submit = async (event) => {
     const took = performance.now() - started;
     const vectors = data.map((each) => decoded(each.embedding));
     last = { lines, vectors };
-    $("embed-status").textContent =
-      `${some(lines.length, "vector")} of ${some(vectors[0].length, "dimension")} from ${number(usage.prompt_tokens)} tokens in ${duration(took)}`;
+    $("embed-status").textContent = t("embed.done", {
+      vectors: lines.length, dimensions: vectors[0].length, tokens: usage.prompt_tokens, ms: took,
+    });
     draw();
   } catch (error) {
     if (stopped(error)) return;

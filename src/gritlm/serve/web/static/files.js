@@ -1,6 +1,6 @@
 // Files chosen in the browser, as requests of the API.
 
-import { bytes } from "./words.js";
+import { t } from "./language.js";
 
 export const ENDINGS = [
   ".txt", ".md", ".html", ".pdf", ".docx", ".pptx", ".xlsx", ".epub", ".csv", ".jsonl",
@@ -17,14 +17,14 @@ const inBase64 = (file) =>
 
 // Returns the body of a request that adds one file. Throws an error with the reason if it cannot.
 export const asRequest = async (file) => {
-  if (file.size === 0) throw new Error("it is empty");
+  if (file.size === 0) throw new Error(t("file.empty"));
   if (file.size > LARGEST)
-    throw new Error(`it has ${bytes(file.size)}, the page takes ${bytes(LARGEST)}; add it with gritlm index`);
+    throw new Error(t("file.large", { size: file.size, most: LARGEST }));
   let data;
   try {
     data = await inBase64(file);
   } catch {
-    throw new Error("it cannot be read");
+    throw new Error(t("file.unreadable"));
   }
   return { files: [{ name: file.name, data }] };
 };

@@ -1,6 +1,7 @@
 // Similarity matrix as coloured squares, with values where they fit and below for the chosen one.
 
 import { h, svg } from "./dom.js";
+import { t } from "./language.js";
 
 const HEAD = 26;
 const READABLE = 29;
@@ -46,7 +47,7 @@ const heads = (count, side) =>
 
 const scale = ([low, high]) =>
   h("p", { class: "scale" }, low.toFixed(2), h("i", { "aria-hidden": "true" }), high.toFixed(2),
-    h("span", {}, "cosine, from the least to the most alike"));
+    h("span", {}, t("heat.scale")));
 
 const mostAlike = (similar) => {
   let best = [0, 1];
@@ -65,7 +66,7 @@ export const heat = (texts, similar, room) => {
   const cursor = svg("rect", { class: "cursor", width: side, height: side });
   const field = svg("svg", {
     class: "heat", width: span, height: span, viewBox: `0 0 ${span} ${span}`, tabindex: "0", role: "application",
-    "aria-label": `Similarity of ${size} texts. Arrow keys move among the values.`, "aria-describedby": "heat-readout",
+    "aria-label": t("heat.label", { size }), "aria-describedby": "heat-readout",
   }, ...heads(size, side), ...similar.flatMap((row, i) => row.map((value, j) => cellOf(value, i, j, side, limits))), cursor);
   const readout = h("div", { class: "readout", id: "heat-readout", role: "status" });
   let at = mostAlike(similar);

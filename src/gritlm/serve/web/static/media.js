@@ -2,13 +2,14 @@
 
 import { fileUrl } from "./api.js";
 import { h } from "./dom.js";
+import { t } from "./language.js";
 import { store } from "./server.js";
 import { clock } from "./words.js";
 
 // The page or the time of a passage in its document; empty for an image that is no page.
 export const labelOf = ({ page, start, end }) => {
-  if (page !== null) return `page ${page}`;
-  return start === null ? "" : `${clock(start)} to ${clock(end)}`;
+  if (page !== null) return t("place.page", { page });
+  return start === null ? "" : t("place.time", { start: clock(start), end: clock(end) });
 };
 
 const addressOf = (source) => {
@@ -27,7 +28,7 @@ const revokeReplaced = () => {
 };
 
 const element = (source, url) => {
-  const name = [source.title || source.document_id, labelOf(source.media)].filter(Boolean).join(", ");
+  const name = [source.title || source.document_id, labelOf(source.media)].filter(Boolean).join(t("place.join"));
   const revoke = () => URL.revokeObjectURL(url);
   return source.media.kind === "image"
     ? h("img", { src: url, alt: name, onload: revoke, onerror: revoke })

@@ -1,6 +1,7 @@
 // Map of texts as points, by the principal components of their vectors.
 
 import { h, svg } from "./dom.js";
+import { t } from "./language.js";
 
 const WIDEST = 760;
 const EDGE = 34;
@@ -56,7 +57,7 @@ export const plane = (texts, { points, shares }, room) => {
   const spots = placed(points, width, height);
   const drawing = svg("svg", {
     class: "plane", width, height, viewBox: `0 0 ${width} ${height}`, role: "img",
-    "aria-label": `${texts.length} texts as points; the list below names them`,
+    "aria-label": t("plane.label", { size: texts.length }),
   },
   svg("path", { class: "axis", d: `M${width / 2} 4V${height - 4}M4 ${height / 2}H${width - 4}` }),
   ...labels(texts, spots, width, height).filter(Boolean),
@@ -66,9 +67,9 @@ export const plane = (texts, { points, shares }, room) => {
       svg("circle", { cx: x, cy: y, r: RADIUS }),
       svg("text", { class: "number", x, y: y + 4 }, String(k + 1)))));
   return [
-    h("p", { class: "hint" }, `The first two principal components, with ${percent(shares[0])} and ${percent(shares[1] ?? 0)} of the variance.`),
+    h("p", { class: "hint" }, t("plane.variance", { first: percent(shares[0]), second: percent(shares[1] ?? 0) })),
     drawing,
-    h("ol", { class: "names", "aria-label": "Texts" }, ...texts.map((text, k) =>
+    h("ol", { class: "names", "aria-label": t("plane.names") }, ...texts.map((text, k) =>
       h("li", {}, h("span", {}, String(k + 1)), h("span", { title: text }, text)))),
   ];
 };

@@ -3,10 +3,10 @@
 import { post } from "./api.js";
 import { documents, refresh, startDocuments } from "./documents.js";
 import { $, h, share } from "./dom.js";
+import { t } from "./language.js";
 import { mediaOf } from "./media.js";
 import { placeOf, scoreOf, titleOf } from "./sources.js";
 import { showTrouble, stopped } from "./trouble.js";
-import { duration, some } from "./words.js";
 import { whenShown } from "./tabs.js";
 import { server, store, whenServerChanges } from "./server.js";
 
@@ -19,14 +19,14 @@ const hit = (found, place) =>
       h("span", { class: "rank" }, String(place + 1)),
       h("h3", {}, titleOf(found)),
       h("div", { class: "bar", "aria-hidden": "true" }, share(h("i"), found.score)),
-      h("span", { class: "score", title: "Cosine of query and passage" }, scoreOf(found))),
+      h("span", { class: "score", title: t("search.cosine") }, scoreOf(found))),
     found.media ? mediaOf(found) : h("p", {}, found.text),
     h("p", { class: "place" }, placeOf(found)));
 
 const emptyWords = () =>
   documents.count
-    ? `${some(documents.count, "document")} to search. Use your own words.`
-    : "Add documents, then search them in your own words.";
+    ? t("search.count", documents)
+    : t("search.empty");
 
 const drawEmpty = () => {
   $("search-empty-text").textContent = emptyWords();
@@ -38,15 +38,15 @@ const submit = async (event) => {
   request?.abort();
   request = new AbortController();
   const started = performance.now();
-  $("search-status").textContent = "Searching";
+  $("search-status").textContent = t("search.running");
   $("search-trouble").replaceChildren();
   try {
     const body = { question: $("search-query").value, top_k: Number($("search-k").value), hybrid: $("search-words").checked, store: store() };
     const { data } = await post("v1/rag/search", body, request.signal);
     $("search-hits").replaceChildren(...data.map(hit));
     $("search-status").textContent = data.length
-      ? `${some(data.length, "passage")} in ${duration(performance.now() - started)}`
-      : "No passages found.";
+      ? t("search.found", { count: data.length, ms: performance.now() - started })
+      : t("search.none");
   } catch (error) {
     if (stopped(error)) return;
     $("search-hits").replaceChildren();

@@ -1,6 +1,7 @@
 // State of the server: health, model, and its document stores.
 
 import { call, health } from "./api.js";
+import { t } from "./language.js";
 
 const STORE = "gritlm.store";
 
@@ -41,15 +42,15 @@ export const lookAtModel = async () => {
   changes.dispatchEvent(new Event("change"));
 };
 
-const WORDS = { ok: "ready", draining: "shutting down" };
+const WORDS = { ok: "server.ready", draining: "server.draining" };
 
 // {state: ready | wait | bad, words}
 export const condition = async () => {
   try {
     const { ok, status, body } = await health();
-    const code = ok ? body.status : (body.error?.code ?? `status ${status}`);
-    return { state: ok ? "ready" : "wait", words: WORDS[code] ?? code };
+    const code = ok ? body.status : (body.error?.code ?? t("server.status", { status }));
+    return { state: ok ? "ready" : "wait", words: WORDS[code] ? t(WORDS[code]) : code };
   } catch {
-    return { state: "bad", words: "cannot be reached" };
+    return { state: "bad", words: t("server.gone") };
   }
 };

@@ -1,6 +1,7 @@
 // Sources of an answer, each a line that unfolds to its passage.
 
 import { h } from "./dom.js";
+import { t } from "./language.js";
 import { labelOf, mediaOf } from "./media.js";
 import { quoteIn } from "./quote.js";
 
@@ -10,15 +11,14 @@ const NAMED = 3; // other documents that are named
 
 const others = (ids) => {
   if (!ids?.length) return "";
-  const rest = ids.length > NAMED ? " and others" : "";
-  return `, also in ${ids.slice(0, NAMED).join(", ")}${rest}`;
+  return t("place.others", { ids: ids.slice(0, NAMED), more: ids.length > NAMED });
 };
 
 const spanOf = (source) =>
-  source.media ? labelOf(source.media) : `characters ${source.start} to ${source.end}`;
+  source.media ? labelOf(source.media) : t("place.characters", source);
 
 export const placeOf = (source) =>
-  `${[source.document_id, spanOf(source)].filter(Boolean).join(", ")}${others(source.also_in)}`;
+  `${[source.document_id, spanOf(source)].filter(Boolean).join(t("place.join"))}${others(source.also_in)}`;
 
 // The text of a passage, or its image or sound.
 const contentOf = (source, ...text) =>
@@ -41,7 +41,7 @@ const signed = (value) => value.toFixed(2).replace("-", "\u2212");
 const likelihoodOf = (source) =>
   source.likelihood === null || source.likelihood === undefined
     ? null
-    : h("span", { class: "score", title: "Mean log-probability of the question after this passage" }, signed(source.likelihood));
+    : h("span", { class: "score", title: t("source.likelihood") }, signed(source.likelihood));
 
 // Marks the words of a finished answer in the passages that it comes from, and unfolds the first one.
 export const markAnswer = (list, sources, answer) => {
@@ -59,8 +59,8 @@ export const sourceItems = (sources, answer = "") =>
         h("summary", {},
           h("span", { class: "number" }, String(place + 1)),
           h("span", { class: "name" }, titleOf(source)),
-          sources.length > 1 ? h("span", { class: "use" }, source.used ? "answered from" : "not used") : null,
+          sources.length > 1 ? h("span", { class: "use" }, source.used ? t("source.used") : t("source.unused")) : null,
           likelihoodOf(source),
-          h("span", { class: "score", title: "Cosine of question and passage" }, scoreOf(source))),
+          h("span", { class: "score", title: t("source.cosine") }, scoreOf(source))),
         contentOf(source, ...passageOf(source, answer)),
         h("p", { class: "place" }, placeOf(source)))));

@@ -1,6 +1,7 @@
 // Cost of both ways of answering, as bars on one scale.
 
 import { h, share } from "./dom.js";
+import { t } from "./language.js";
 import { duration, number } from "./words.js";
 
 const bar = (row, of, format) => {
@@ -12,7 +13,7 @@ const bar = (row, of, format) => {
     h("span", { class: "stack", "aria-hidden": "true" },
       ...parts.map((part) => share(h("i", { class: part.kind ?? "" }), of ? part.value / of : 0))),
     h("span", { class: pending ? "value pending" : "value" },
-      pending ? "waiting" : format(row.counted ?? sum)),
+      pending ? t("took.waiting") : format(row.counted ?? sum)),
   ];
 };
 
@@ -30,23 +31,23 @@ export const readNow = (trace) =>
 
 // `ways`: [{name, fresh, first, trace}]; first (ms) and trace are null until they are known.
 export const charts = (ways) => [
-  chart("Time to the first token", ways.map(({ name, first, fresh }) => ({
+  chart(t("took.first"), ways.map(({ name, first, fresh }) => ({
     name, parts: first === null ? null : [{ value: first, kind: fresh ? "fresh" : "" }],
   })), duration),
-  chart("Tokens read before it", ways.map(({ name, trace, fresh }) => ({
+  chart(t("took.read"), ways.map(({ name, trace, fresh }) => ({
     name,
     parts: trace === null ? null : [
       { value: readNow(trace), kind: fresh ? "fresh" : "" },
       { value: Math.max(0, trace.tokens_reused - trace.tokens_recomputed), kind: "reused" },
     ],
     counted: trace === null ? null : readNow(trace),
-  })), number, [["reused", "from stored state"]]),
+  })), number, [["reused", t("took.reused")]]),
 ];
 
 const STAGES = {
-  embed: "embed the question", search: "search", rerank: "rerank", plan: "plan", load: "load state",
-  move: "copy state", score: "read the question", prefill: "prefill", decode: "decode",
-  first_token: "to the first token, in the engine", queue: "wait in the queue",
+  embed: "stage.embed", search: "stage.search", rerank: "stage.rerank", plan: "stage.plan", load: "stage.load",
+  move: "stage.move", score: "stage.score", prefill: "stage.prefill", decode: "stage.decode",
+  first_token: "stage.firstToken", queue: "stage.queue",
 };
 
 export const stages = (ways) => {
@@ -55,9 +56,9 @@ export const stages = (ways) => {
   const order = Object.keys(STAGES);
   names.sort((a, b) => order.indexOf(a) - order.indexOf(b));
   return h("table", { class: "plain" },
-    h("thead", {}, h("tr", {}, h("th", { scope: "col" }, h("span", { class: "unseen" }, "Stage")),
+    h("thead", {}, h("tr", {}, h("th", { scope: "col" }, h("span", { class: "unseen" }, t("took.stage"))),
       ...known.map((way) => h("th", { scope: "col" }, way.name)))),
-    h("tbody", {}, ...names.map((name) => h("tr", {}, h("th", { scope: "row" }, STAGES[name] ?? name),
+    h("tbody", {}, ...names.map((name) => h("tr", {}, h("th", { scope: "row" }, STAGES[name] ? t(STAGES[name]) : name),
       ...known.map((way) => {
         const ms = way.trace.milliseconds[name];
         return h("td", {}, ms === undefined ? "–" : duration(ms));

@@ -4,8 +4,6 @@ const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 
 export const number = (value) => whole.format(value);
 
-export const some = (value, one, many = `${one}s`) => `${number(value)} ${value === 1 ? one : many}`;
-
 export const duration = (ms) => {
   if (ms < 10) return `${ms.toFixed(1)} ms`;
   if (ms < 1000) return `${whole.format(ms)} ms`;
@@ -13,7 +11,7 @@ export const duration = (ms) => {
 };
 
 export const bytes = (value) => {
-  if (value < 1000) return some(value, "byte");
+  if (value < 1000) return `${value} B`;
   return value < 1e6 ? `${(value / 1e3).toFixed(0)} kB` : `${(value / 1e6).toFixed(1)} MB`;
 };
 

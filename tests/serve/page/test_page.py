@@ -4,63 +4,20 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import re
-from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 
-from gritlm import serve
 from gritlm.rag.types import Trace
-from tests.browser import chromium
 from tests.serve.conftest import TEXTS
-from tests.serve.visiting import KEY, Visit, serving
+from tests.serve.visiting import KEY, PAGE, serving
 
-PAGE = Path(serve.__file__).with_name("web")
 TABS = ("chat", "search", "ask", "embed")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server with a store in which there are some documents."""
-    with serving(tmp_path_factory.mktemp("page"), store=True) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server that wants a key and has no store."""
-    with serving(tmp_path_factory.mktemp("locked"), keys=(KEY,)) as found:
-        yield found
-
-
-@pytest.fixture
-def visit(browser: Any, address: str, tmp_path: Path) -> Iterator[Callable[..., Visit]]:
-    """Opens the page; at the end nobody may have complained, and no other host been asked."""
-    visits: list[Visit] = []
-    shots = Path(os.environ.get("GRITLM_SCREENSHOTS", tmp_path))
-
-    def open_page(tab: str = "chat", *, at: str = address, **how: Any) -> Visit:
-        visits.append(Visit(browser, at, tab, shots, **how))
-        return visits[-1]
-
-    yield open_page
-    for each in visits:
-        each.close()
-        assert each.complaints == []
-        assert each.hosts == {urlsplit(each.address).netloc}
 
 
 def test_the_header_tells_which_model_is_served_and_how_the_server_is(visit):
