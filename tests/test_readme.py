@@ -83,15 +83,3 @@ def test_the_files_the_readme_links_to_exist():
 
 def flat(text: str) -> str:
     return " ".join(text.split())
-
-
-def test_the_chinese_readme_has_the_same_code_links_and_models():
-    chinese = (ROOT / "README.zh.md").read_text(encoding="utf-8")
-    fenced = re.compile(r"^```.*?^```$", flags=re.MULTILINE | re.DOTALL)
-    assert fenced.findall(chinese) == fenced.findall(README)
-    link = re.compile(r"\]\(([^)]+)\)")
-    switches = {"README.md", "README.zh.md"}
-    assert set(link.findall(chinese)) - switches == set(link.findall(README)) - switches
-    assert chinese.count("\n## ") == README.count("\n## ")
-    for command in re.findall(r"`((?:make|gritlm|pip) [^`]*)`", fenced.sub("", README)):
-        assert f"`{command}`" in chinese, command

@@ -3,7 +3,7 @@
 Usage: python docs/site/prepare.py FOLDER
 
 Links between pages stay links. A link to another file of the repository becomes its path, since the
-site is not served from the repository.
+site is not served from the repository. A page ``X.zh.md`` is the Chinese version of ``X.md``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 import reference
+import translation
 
 ROOT = Path(__file__).parents[2]
 _READMES = {"index.md": "README.md", "index.zh.md": "README.zh.md"}
@@ -25,9 +26,13 @@ _GENERATED = {
     "reference/training.md": reference.training_settings,
     "reference/metrics.md": reference.metrics,
 }
+# The documented names may be on the site once, so the Chinese site leads to the English page.
+_ENGLISH_ONLY = (
+    "# Python\n\n公开接口的说明取自源代码的 docstring，只有英文："
+    '<a href="../../../reference/python/">Python reference</a>。\n'
+)
 _PICTURES = "examples/pictures"
 _LINK = re.compile(r"(!?)\[((?:[^\]\[]|\[[^\]]*\])*)\]\((?!https?:|#|mailto:)([^)#\s]+)(#[^)]*)?\)")
-_FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 
 
 def prepare(target: Path) -> None:
@@ -44,10 +49,13 @@ def prepare(target: Path) -> None:
         for path in (ROOT / "docs").rglob("*.md")
     }
     for name, source in (pages | _READMES).items():
-        text = (ROOT / source).read_text(encoding="utf-8")
+        text = translation.without_switch((ROOT / source).read_text(encoding="utf-8"))
+        if name.endswith(translation.SUFFIX):
+            text = translation.with_english_anchors(text, source, ROOT)
         _write(target / name, renewed(text, posixpath.dirname(source), posixpath.dirname(name)))
     for name, written in _GENERATED.items():
         _write(target / name, written())
+    _write(target / "reference" / "python.zh.md", _ENGLISH_ONLY)
 
 
 def renewed(text: str, folder: str, site_folder: str = "") -> str:
@@ -68,8 +76,8 @@ def renewed(text: str, folder: str, site_folder: str = "") -> str:
             return f"{image}[{label}]({page}{place or ''})"
         return label if path in label else f"{label} (`{path}`)"
 
-    parts = _FENCED.split(text)
-    fences = [*_FENCED.findall(text), ""]
+    parts = translation.FENCED.split(text)
+    fences = [*translation.FENCED.findall(text), ""]
     return "".join(
         _LINK.sub(replaced, part) + fence for part, fence in zip(parts, fences, strict=True)
     )
