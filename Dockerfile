@@ -6,8 +6,10 @@
 # A plain torch brings gigabytes for CUDA, which a GPU needs (docker run --gpus all). For a CPU give
 # pip an index of CPU builds: docker build --build-arg TORCH_OPTIONS="--index-url ..." -t gritlm .
 
+# BASE is any image with Debian's layout in which "python" is Python 3.11 or newer with venv.
 ARG PYTHON=3.12
-FROM python:${PYTHON}-slim AS build
+ARG BASE=python:${PYTHON}-slim
+FROM ${BASE} AS build
 ARG TORCH_OPTIONS=""
 WORKDIR /src
 RUN python -m venv /opt/gritlm
@@ -18,8 +20,8 @@ COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY src ./src
 RUN pip install -c constraints.txt ".[serve,rag,office]"
 
-FROM python:${PYTHON}-slim
-RUN useradd --system --uid 10001 --create-home gritlm \
+FROM ${BASE}
+RUN useradd --uid 10001 --create-home gritlm \
     && mkdir /models /store && chown gritlm /models /store
 COPY --from=build /opt/gritlm /opt/gritlm
 ENV PATH=/opt/gritlm/bin:$PATH \
@@ -27,7 +29,8 @@ ENV PATH=/opt/gritlm/bin:$PATH \
     GRITLM_CACHE=/models \
     GRITLM_STORE=/store \
     GRITLM_HOST=0.0.0.0
-USER gritlm
+# By number, so that a cluster can see that it is not root.
+USER 10001
 WORKDIR /home/gritlm
 VOLUME ["/models", "/store"]
 EXPOSE 8000

@@ -5,6 +5,8 @@ PYTHON ?= python3
 TORCH_OPTIONS ?=
 # Options of the measurement, e.g. BENCH="--only encode shares --threads 2".
 BENCH ?=
+# Options of the check of a release, e.g. RELEASE="--extras rag,serve".
+RELEASE ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,10 +15,10 @@ WEIGHTS := $(BIN)/python -m pip --disable-pip-version-check install -qq --no-dep
 PINS := pyproject.toml constraints.txt weights.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup fix check test bench demo docs clean
+.PHONY: help setup fix check test bench demo docs release-check clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
 
 setup: $(VENV)/.dev ## create the virtual environment, with everything for development
 
@@ -48,6 +50,11 @@ docs: $(VENV)/.docs ## build the documentation site in build/site; a broken link
 	@$(BIN)/python docs/site/prepare.py build/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "the site is in build/site; view it with: $(BIN)/python -m http.server -d build/site" >&2
+
+release-check: $(VENV)/.release ## build wheel and sdist, install them with each extra in empty environments, and run them
+	@$(BIN)/gritlm pull >/dev/null
+	@$(BIN)/gritlm pull senses >/dev/null
+	@$(BIN)/python -m tests.release --torch-options "$(TORCH_OPTIONS)" $(RELEASE)
 
 clean: ## remove the environment and build outputs; keep the models in the cache folder
 	rm -rf $(VENV) build dist .coverage .coverage.txt .mypy_cache .pytest_cache .ruff_cache
@@ -94,6 +101,10 @@ $(VENV)/.dev: $(VENV)/.runtime $(PINS) weights-dev.txt
 
 $(VENV)/.bench: $(VENV)/.dev
 	@$(PIP) -e ".[cli,rag,serve,dev,bench]"
+	@touch $@
+
+$(VENV)/.release: $(VENV)/.dev
+	@$(PIP) -e ".[cli,rag,serve,dev,release]"
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.dev

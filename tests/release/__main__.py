@@ -1,0 +1,21 @@
+"""Check of a release: ``python -m tests.release``, or ``make release-check``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from tests.release.check import ROOT, check
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.release", description=__doc__)
+    parser.add_argument("--work", type=Path, default=ROOT / "build" / "release", help="folder")
+    parser.add_argument("--extras", help="names with commas, or none; all when left out")
+    parser.add_argument("--torch-options", default="", help="options of pip for PyTorch")
+    given = parser.parse_args()
+    return check(given.work, torch_options=given.torch_options, names=given.extras)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
