@@ -25,7 +25,7 @@ def prepare() -> Iterator[ModuleType]:
     sys.path.insert(0, str(ROOT / "docs" / "site"))
     yield importlib.import_module("prepare")
     sys.path.pop(0)
-    for name in ("prepare", "reference"):
+    for name in ("prepare", "reference", "drawings"):
         sys.modules.pop(name, None)
 
 
@@ -74,6 +74,24 @@ def test_a_link_to_a_file_outside_of_the_site_becomes_its_path(prepare: ModuleTy
     )
     code = "```python\nx = [a](b)\n```"
     assert prepare.renewed(code, "docs") == code
+
+
+def test_a_chinese_drawing_has_no_english_words(folder: Path) -> None:
+    drawings = sorted((folder / "images").glob("*.zh.svg"))
+    assert len(drawings) == len(list((ROOT / "docs" / "images").glob("*.svg"))) >= 4
+    for path in drawings:
+        texts = re.findall(r"<(?:text|title|desc)\b[^>]*>([^<]+)<", path.read_text("utf-8"))
+        assert any(re.search(r"[\u4e00-\u9fff]", text) for text in texts), path.name
+        assert not any("vector" in text or "question" in text for text in texts), path.name
+
+
+def test_a_drawing_with_an_unknown_text_is_refused(prepare: ModuleType) -> None:
+    drawn = '<text x="1">vector</text><text x="2">7</text>'
+    assert prepare.drawings.chinese(drawn, {"vector": "向量"}, "a.svg") == drawn.replace(
+        "vector", "向量"
+    )
+    with pytest.raises(SystemExit, match=r"a\.svg: 'vector' is not in"):
+        prepare.drawings.chinese(drawn, {}, "a.svg")
 
 
 def test_the_page_of_the_command_line_has_every_command(folder: Path) -> None:

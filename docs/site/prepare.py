@@ -14,6 +14,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import drawings
 import reference
 import translation
 
@@ -43,6 +44,7 @@ def prepare(target: Path) -> None:
     """
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(ROOT / "docs" / "images", target / "images")
+    drawings.write_chinese(target / "images")
     shutil.copytree(ROOT / _PICTURES, target / _PICTURES, ignore=shutil.ignore_patterns("*.md"))
     pages = {
         path.relative_to(ROOT / "docs").as_posix(): path.relative_to(ROOT).as_posix()
