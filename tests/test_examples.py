@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import runpy
 from collections.abc import Callable
@@ -9,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from gritlm import GritLM
+from gritlm.cli.app import create_app
 from gritlm.serve.config import ServerConfig
 from tests.serve.conftest import served
 
@@ -63,19 +66,40 @@ def test_rag_answers_from_one_passage_and_reads_less_than_it_reuses(model, capsy
     assert reused > 0
 
 
-def test_demo_shows_the_answer_its_passage_and_the_tokens_of_both_modes(model, capsys):
+def test_demo_names_the_wrong_results_of_an_untrained_model(model, tmp_path, capsys):
     demo = runpy.run_path(str(ROOT / "examples" / "demo.py"))
-    demo["answer_from_store"](model)
+    store = tmp_path / "store"
+    assert demo["main"](model, store) == 1
     out = capsys.readouterr().out
-    assert f"{demo['QUERY']}\n" in out
+    question, fact = demo["CHAT"]
+    assert f"{question}\n" in out
+    assert out.count(f"wrong: the answer names {fact}") == 2  # where it happens, and at the end
+    assert "To try next" not in out
+    assert f"{demo['QUERY'][0]}\n" in out
     assert "\nfrom " in out
     read = {
-        mode: tuple(map(int, counts))
-        for mode, *counts in re.findall(r"^ ?(none|doc) \(\w+\) +(\d+) +(\d+) +\d+ ms", out, re.M)
+        way: (int(reused), int(read))
+        for way, reused, read in re.findall(
+            r"^ ?from (one prompt|stored state) +(\d+) +(\d+) +\d+ ms", out, re.M
+        )
     }
-    assert read["none"][0] == 0
-    assert read["doc"][0] > 0
-    assert read["doc"][1] < read["none"][1]
+    assert read["one prompt"][0] == 0
+    assert read["stored state"][0] > 0
+    assert read["stored state"][1] < read["one prompt"][1]
+
+
+def test_demo_ends_with_commands_that_exist(capsys, tmp_path):
+    demo = runpy.run_path(str(ROOT / "examples" / "demo.py"))
+    demo["check"]("water is wet", True)
+    assert demo["finish"](41.6, tmp_path) == 0
+    out = capsys.readouterr().out
+    assert "right: water is wet\n" in out
+    assert "Done in 42 s" in out
+    known = set(typer.main.get_command(create_app()).commands)
+    tried = re.findall(r"gritlm (\w+)", out)
+    assert len(tried) == 3
+    assert set(tried) <= known
+    assert f"serve --store {os.path.relpath(tmp_path)}\n" in out
 
 
 @pytest.mark.parametrize(
