@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,42 @@ def test_compose_names_files_that_exist_and_options_of_serve():
     for name in ("prometheus.yml", "grafana/datasource.yml", "grafana/dashboards.yml"):
         assert loaded(name)
     assert json.loads((DEPLOY / "grafana.json").read_text(encoding="utf-8"))["uid"] == "gritlm"
+
+
+def test_the_page_of_docker_names_services_ports_volumes_and_variables_that_exist():
+    page = (DEPLOY.parent / "docs" / "docker.md").read_text(encoding="utf-8")
+    compose = loaded("compose.yml")
+    rows = {row[0]: row for row in re.findall(r"^\| `(\w+)` \| (.*?) \|(?: .* \|)?$", page, re.M)}
+    for name, service in compose["services"].items():
+        ports = [port.rpartition(":")[0] for port in service.get("ports", [])]
+        assert [f"http://{port}" for port in ports] == re.findall(r"http://\S+", rows[name][1])
+    volumes = {f"{compose['name']}_{volume}" for volume in compose["volumes"]}
+    assert volumes == {name for name in rows if name.startswith(f"{compose['name']}_")}
+    assert set(re.findall(r"gritlm_\w+", page)) <= volumes
+    assert set(re.findall(r"GRITLM_\w+", page)) <= served_options()
+    arguments = re.findall(r"^ARG (\w+)", container_file(), re.M)
+    assert {name for name in rows if name.isupper()} == set(arguments)
+    assert set(compose["services"]["gritlm"]["build"]["args"]) <= set(arguments)
+
+
+def container_file() -> str:
+    return (DEPLOY.parent / "Dockerfile").read_text(encoding="utf-8")
+
+
+def test_the_image_has_all_that_the_build_of_the_package_reads():
+    """The wheel is built in the image, from the files that .dockerignore lets in."""
+    lines = (DEPLOY.parent / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    allowed = {line[1:] for line in lines if line.startswith("!")}
+    copied = {
+        name
+        for line in re.findall(r"^COPY (?!--from)(.*) \./", container_file(), re.M)
+        for name in line.split()
+    }
+    project = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    read = {project["project"]["readme"], *project["project"]["license-files"], "pyproject.toml"}
+    assert lines[0] == "*"
+    assert copied == allowed
+    assert read | {"src", "constraints.txt"} == allowed
 
 
 def test_the_chart_names_values_that_exist_and_options_of_serve():
