@@ -99,7 +99,7 @@ $(VENV)/.bench: $(VENV)/.dev
 	@touch $@
 
 $(VENV)/.release: $(VENV)/.dev
-	@$(PIP) -e ".[cli,rag,serve,dev,release]"
+	@$(INSTALL) dev release
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.dev
