@@ -3,6 +3,8 @@
 PYTHON ?= python3
 # Options for the installation of PyTorch only, e.g. an index with builds for a CPU.
 TORCH_OPTIONS ?=
+# Processes that run the tests; each takes some 4 GB of memory and its share of the cores.
+PROCESSES ?= 2
 # Options of the measurement, e.g. BENCH="--only encode shares --threads 2".
 BENCH ?=
 # Options of the check of a release, e.g. RELEASE="--extras rag,serve".
@@ -35,7 +37,8 @@ check: $(VENV)/.dev ## check format, lint, types and wording
 test: $(VENV)/.dev ## run the default tests, with the default model and its towers, and count the lines they run
 	@$(BIN)/gritlm pull >/dev/null
 	@$(BIN)/gritlm pull senses >/dev/null || echo "tests of the model senses are skipped" >&2
-	$(BIN)/coverage run -m pytest
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$$($(BIN)/python -c "import os; print(max(1, os.cpu_count() // $(PROCESSES)))")} \
+		$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --cov --cov-report= --cov-fail-under=0
 	@$(BIN)/coverage report >.coverage.txt; status=$$?; tail -n 2 .coverage.txt; exit $$status
 
 bench: $(VENV)/.bench ## measure speed next to other libraries: one table, and docs/benchmarks.md

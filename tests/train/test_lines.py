@@ -99,7 +99,11 @@ def test_a_json_list_that_cannot_be_used_is_named(tmp_path, content, message):
     assert refused(path).startswith(f"{path}{message}")
 
 
-@pytest.mark.parametrize("content", [b"no gzip", gzip.compress(b'{"query": "q"}' * 9)[:-12]])
+@pytest.mark.parametrize(
+    "content",
+    [b"no gzip", gzip.compress(b'{"query": "q"}' * 9)[:-12]],
+    ids=["other format", "cut off"],
+)
 def test_a_broken_compressed_file_is_named(tmp_path, content):
     path = tmp_path / "bad.jsonl.gz"
     path.write_bytes(content)
