@@ -17,7 +17,7 @@ WEIGHTS := $(BIN)/python -m pip --disable-pip-version-check install -qq --no-com
 PINS := pyproject.toml constraints.txt weights.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup fix check test bench demo docs release-check clean
+.PHONY: help setup fix check test bench demo docs release-check screenshots clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -58,6 +58,10 @@ release-check: $(VENV)/.release ## build wheel and sdist, install them with each
 	@$(BIN)/gritlm pull >/dev/null
 	@$(BIN)/gritlm pull senses >/dev/null
 	@$(BIN)/python -m tests.release --torch-options "$(TORCH_OPTIONS)" $(RELEASE)
+
+screenshots: $(VENV)/.dev ## make the screenshots of the page, from a real server; needs Chromium
+	@$(BIN)/gritlm pull >/dev/null
+	$(BIN)/python -m docs.screenshots.make
 
 clean: ## remove the environment and build outputs; keep the models in the cache folder
 	rm -rf $(VENV) build dist .coverage .coverage.txt .mypy_cache .pytest_cache .ruff_cache

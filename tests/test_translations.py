@@ -91,8 +91,13 @@ def places(path: str, translation: ModuleType) -> Counter[tuple[str, int]]:
         page = page if target else path
         anchors = [each.anchor for each in translation.headings(read(page))] if place else [""]
         assert place in anchors, f"{path} links to {link}; expected one of {anchors}"
-        found[english_of(page) if page.endswith(".zh.md") else page, anchors.index(place)] += 1
+        found[in_english(page), anchors.index(place)] += 1
     return found
+
+
+def in_english(page: str) -> str:
+    """Return the English page, or the picture of the page in English."""
+    return english_of(page) if page.endswith(".zh.md") else page.replace("-zh.png", ".png")
 
 
 def test_a_chinese_page_links_where_the_english_page_links(chinese, translation):

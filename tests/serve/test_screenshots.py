@@ -1,0 +1,129 @@
+"""Screenshots of the page: their questions are answered right, and documents show their files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from docs.screenshots import pictures, scenes
+from docs.screenshots.questions import Question, digest, guide, questions
+from docs.screenshots.server import running_server, upload
+from docs.screenshots.visitor import WrongAnswerError, check
+from docs.screenshots.walk import MOST_BYTES, SCREEN, WALK
+from PIL import Image
+
+from gritlm.rag.quote import sentence_spans
+from tests.browser import chromium
+from tests.serve.visiting import serving
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [*ROOT.glob("README*.md"), *(ROOT / "docs").glob("**/*.md")]
+RECORD = pictures.record()
+# As the page asks them.
+CHAT = {"model": "gritlm", "temperature": 0, "max_completion_tokens": 512}
+ANSWER = {"mode": "doc", "fusion": "sequence", "top_k": 5, "temperature": 0, "max_tokens": 96}
+
+
+@pytest.fixture(scope="module")
+def client(
+    default_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[httpx.Client]:
+    """The server of the screenshots: `gritlm serve` with the default model."""
+    with running_server(tmp_path_factory.mktemp("server")) as address:
+        upload(address, guide().name, guide().pdf())
+        with httpx.Client(base_url=address, timeout=120) as http:
+            yield http
+
+
+def post(client: httpx.Client, path: str, **body: object) -> dict:
+    return client.post(path, json=body).raise_for_status().json()
+
+
+def test_the_chat_is_answered_with_its_facts(client):
+    question = questions()["chat"]
+    messages = [{"role": "user", "content": question.text}]
+    answer = post(client, "/v1/chat/completions", messages=messages, **CHAT)
+    check(question, answer["choices"][0]["message"]["content"])
+
+
+@pytest.mark.parametrize("name", ["chat-documents", "ask", "ask-guide"])
+def test_a_question_is_answered_from_its_document_and_the_sentence_is_quoted(client, name):
+    question = questions()[name]
+    answer = post(client, "/v1/rag/answer", question=question.text, **ANSWER)
+    check(question, answer["answer"])
+    (used,) = (source for source in answer["sources"] if source["used"])
+    assert used["document_id"] == question.document
+    assert answer["trace"]["supported"] is not False
+    assert quoted(client, question, used) == question.quote
+
+
+def quoted(client: httpx.Client, question: Question, source: dict) -> str:
+    """The sentence of a passage that the server ranks first, as the page asks for it."""
+    text = source["text"]
+    sentences = [" ".join(text[start:end].split()) for start, end in sentence_spans(text)]
+    documents = [f"{source['title']} {sentence}".strip() for sentence in sentences]
+    ranked = post(client, "/v1/rerank", query=question.text, documents=documents, top_n=1)
+    return sentences[ranked["results"][0]["index"]]
+
+
+def test_the_search_finds_its_passage_first(client):
+    question = questions()["search"]
+    first, *_ = post(client, "/v1/rag/search", question=question.text, top_k=5)["data"]
+    assert first["document_id"] == question.document
+    check(question, first["text"])
+
+
+def test_a_fact_is_whole_words_in_any_case_and_each_group_counts():
+    question = Question("q", "?", [["two cups", "2 cups"], ["day"]])
+    assert question.missing("Two cups a DAY.") == []
+    assert question.missing("12 cups a week") == ["two cups or 2 cups", "day"]
+
+
+def test_no_picture_of_a_wrong_answer_is_written(tmp_path, monkeypatch):
+    """A tiny model answers with random words."""
+    monkeypatch.setattr(pictures, "FOLDER", tmp_path / "images")
+    (tmp_path / "images").mkdir()
+    with (
+        serving(tmp_path, store=True) as address,
+        chromium() as browser,
+        pytest.raises(WrongAnswerError, match="photosynthesis"),
+    ):
+        scenes.take(browser, address, "page-chat.png")
+    assert list((tmp_path / "images").iterdir()) == []
+
+
+def test_the_pictures_show_the_present_questions():
+    """If not: make screenshots."""
+    assert set(RECORD) == {*scenes.PICTURES, WALK}
+    assert {made["questions"] for made in RECORD.values()} == {digest()}
+
+
+@pytest.mark.parametrize("name", sorted(scenes.PICTURES))
+def test_a_picture_is_small_and_has_the_size_of_its_screen(name):
+    path = pictures.FOLDER / name
+    assert path.stat().st_size <= pictures.MOST_BYTES
+    with Image.open(path) as picture:
+        assert picture.size == scenes.size(name)
+
+
+def test_the_moving_picture_is_small_and_shows_the_steps():
+    path = pictures.FOLDER / WALK
+    assert path.stat().st_size <= MOST_BYTES
+    with Image.open(path) as film:
+        assert film.size == SCREEN.pixels
+        assert film.n_frames >= 10
+
+
+def test_every_picture_is_shown_and_every_picture_shown_exists():
+    link = re.compile(r"!\[([^\]]*)\]\((?!https?:)([^)]+)\)")
+    shown = set()
+    for path in DOCUMENTS:
+        for alternative, target in link.findall(path.read_text(encoding="utf-8")):
+            assert (path.parent / target).is_file(), f"{path.name} shows {target}"
+            assert alternative.strip(), f"{path.name} shows {target} without a text for readers"
+            shown.add((path.parent / target).resolve())
+    unused = [n for n in RECORD if (pictures.FOLDER / n).resolve() not in shown]
+    assert not unused
