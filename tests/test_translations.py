@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
-GROUPS = ("Concepts", "Guides")  # of the navigation, whose pages have a Chinese version
+GROUPS = ("Concepts", "Guides", "Clients")  # of the navigation; their pages have a Chinese version
 # Guides that are not translated yet; a new guide comes with its Chinese page.
 WAITING = {"docs/serving.md", "docs/training.md"}
 CHINESE = sorted(
@@ -51,7 +51,9 @@ def english_of(path: str) -> str:
 def guides() -> set[str]:
     navigation = yaml.safe_load(read("mkdocs.yml"))["nav"]
     found = [pages for group in navigation for name, pages in group.items() if name in GROUPS]
-    return {f"docs/{page}" for pages in found for entry in pages for page in entry.values()}
+    entries = [entry for pages in found for entry in pages]
+    paths = [entry if isinstance(entry, str) else next(iter(entry.values())) for entry in entries]
+    return {f"docs/{path}" for path in paths}
 
 
 @pytest.fixture(params=CHINESE)
@@ -193,9 +195,9 @@ def test_every_title_of_the_navigation_is_translated():
     (languages,) = (each["i18n"]["languages"] for each in settings["plugins"] if "i18n" in each)
     (translated,) = (each["nav_translations"] for each in languages if each["locale"] == "zh")
 
-    def titles(entries: list[dict]) -> Iterator[str]:
+    def titles(entries: list[dict | str]) -> Iterator[str]:
         for entry in entries:
-            for title, below in entry.items():
+            for title, below in ({} if isinstance(entry, str) else entry).items():
                 yield title
                 if isinstance(below, list):
                     yield from titles(below)
