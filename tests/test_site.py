@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from types import ModuleType
 import pytest
 import typer
 import yaml
+from benchmarks.speed.page import page as benchmarks_page
 
 from gritlm.cli.app import create_app
 
@@ -25,7 +27,7 @@ def prepare() -> Iterator[ModuleType]:
     sys.path.insert(0, str(ROOT / "docs" / "site"))
     yield importlib.import_module("prepare")
     sys.path.pop(0)
-    for name in ("prepare", "reference", "drawings"):
+    for name in ("prepare", "drawings", "landing", "reference"):
         sys.modules.pop(name, None)
 
 
@@ -119,3 +121,16 @@ def test_the_page_of_python_has_every_public_name(folder: Path) -> None:
 )
 def test_the_reference_is_written_from_the_program(folder: Path, page: str, content: str) -> None:
     assert content in (folder / "reference" / page).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("name", "title"), [("index.md", "Start"), ("index.zh.md", "开始")])
+def test_the_first_page_leads_to_each_kind_of_reader(folder: Path, name: str, title: str) -> None:
+    cards, _, _ = (folder / name).read_text(encoding="utf-8").partition(f"\n## {title}")
+    linked = LINK.findall(cards)
+    assert {"rag.md", "serving.md", "clients/index.md", "reference/cli.md"} <= {*linked}
+
+
+def test_the_benchmarks_are_made_from_their_figures(folder: Path) -> None:
+    figures = json.loads((ROOT / "docs" / "benchmarks.json").read_text(encoding="utf-8"))
+    shown = (folder / "benchmarks.md").read_text(encoding="utf-8")
+    assert shown == benchmarks_page(figures)

@@ -22,14 +22,17 @@ _INTRODUCTION = """# Benchmarks
 Made by `make bench` on one machine. Each ratio is from a single run, in which the sides take turns
 with the same weights and the same number of threads, and is the ratio of the medians.
 `benchmarks.json` next to this page has every measurement; `python -m benchmarks.speed.page` makes
-this page from it. What was tried, and what lost, is in [log.md](log.md).
+this page from it. Attempts, and those that lost, are in [log.md](log.md).
+
+A ratio of 2x means that gritlm does twice as much in a second as the side after the colon. *Wanted*
+is the goal that was set before the measurement; a goal that is not reached is marked *missed*.
 """
 
 
 def ratios(figures: Mapping[str, Any]) -> str:
     """Return the table of the ratios."""
     lines = [line for row in figures["rows"].values() for line in _ratios(row, figures["clock"])]
-    return table(["", "measured", "wanted", ""], lines)
+    return table(["gritlm, compared with", "measured", "wanted", ""], lines)
 
 
 def _ratios(row: Mapping[str, Any], clock: str) -> Iterator[list[str]]:

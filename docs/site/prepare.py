@@ -15,11 +15,18 @@ import sys
 from pathlib import Path
 
 import drawings
+import landing
 import reference
 import translation
 
 ROOT = Path(__file__).parents[2]
-_READMES = {"index.md": "README.md", "index.zh.md": "README.zh.md"}
+_ROOT_PAGES = {
+    "index.md": "README.md",
+    "index.zh.md": "README.zh.md",
+    "contributing.md": "CONTRIBUTING.md",
+    "changelog.md": "CHANGELOG.md",
+}
+_FIRST_PAGES = ("index.md", "index.zh.md")
 _GENERATED = {
     "reference/python.md": reference.python,
     "reference/cli.md": reference.command_line,
@@ -45,16 +52,20 @@ def prepare(target: Path) -> None:
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(ROOT / "docs" / "images", target / "images")
     drawings.write_chinese(target / "images")
+    shutil.copy(Path(__file__).with_name("site.css"), target)
     shutil.copytree(ROOT / _PICTURES, target / _PICTURES, ignore=shutil.ignore_patterns("*.md"))
     pages = {
         path.relative_to(ROOT / "docs").as_posix(): path.relative_to(ROOT).as_posix()
         for path in (ROOT / "docs").rglob("*.md")
     }
-    for name, source in (pages | _READMES).items():
+    for name, source in (pages | _ROOT_PAGES).items():
         text = translation.without_switch((ROOT / source).read_text(encoding="utf-8"))
         if name.endswith(translation.SUFFIX):
             text = translation.with_english_anchors(text, source, ROOT)
-        _write(target / name, renewed(text, posixpath.dirname(source), posixpath.dirname(name)))
+        text = renewed(text, posixpath.dirname(source), posixpath.dirname(name))
+        if name in _FIRST_PAGES:
+            text = landing.with_cards(text, chinese=name == _FIRST_PAGES[1])
+        _write(target / name, text)
     for name, written in _GENERATED.items():
         _write(target / name, written())
     _write(target / "reference" / "python.zh.md", _ENGLISH_ONLY)
@@ -87,7 +98,7 @@ def renewed(text: str, folder: str, site_folder: str = "") -> str:
 
 def _page_of(path: str) -> str | None:
     """Return the page or image of the site for a path of the repository; None without one."""
-    for name, source in _READMES.items():
+    for name, source in _ROOT_PAGES.items():
         if path == source:
             return name
     if path.startswith("docs/"):
