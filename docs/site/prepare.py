@@ -24,6 +24,7 @@ _ROOT_PAGES = {
     "index.md": "README.md",
     "index.zh.md": "README.zh.md",
     "contributing.md": "CONTRIBUTING.md",
+    "contributing.zh.md": "CONTRIBUTING.zh.md",
     "changelog.md": "CHANGELOG.md",
 }
 _FIRST_PAGES = ("index.md", "index.zh.md")
