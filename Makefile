@@ -9,6 +9,8 @@ PROCESSES ?= 2
 BENCH ?=
 # Options of the check of a release, e.g. RELEASE="--extras rag,serve".
 RELEASE ?=
+# Names of the notebooks to run, e.g. NOTEBOOKS="1_search 5_serve"; empty for all.
+NOTEBOOKS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,7 +19,7 @@ WEIGHTS := $(BIN)/python -m pip --disable-pip-version-check install -qq --no-com
 PINS := pyproject.toml constraints.txt weights.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup fix check test bench demo docs release-check screenshots clean
+.PHONY: help setup fix check test bench demo notebooks docs release-check screenshots clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -48,6 +50,10 @@ bench: $(VENV)/.bench ## measure speed next to other libraries: one table, and d
 demo: $(VENV)/.runtime ## embed, search, chat, and answer from a store of documents
 	@$(BIN)/gritlm pull >/dev/null
 	@$(BIN)/python examples/demo.py
+
+notebooks: $(VENV)/.dev ## run the notebooks and keep their outputs (some minutes each)
+	@$(BIN)/gritlm pull >/dev/null
+	@$(BIN)/python tests/notebooks.py $(NOTEBOOKS)
 
 docs: $(VENV)/.docs ## build the documentation site in build/site; a broken link is an error
 	@$(BIN)/python docs/site/prepare.py build/docs

@@ -7,6 +7,7 @@ reasons are in CONTRIBUTING.md.
 from __future__ import annotations
 
 import ast
+import json
 import re
 import sys
 from collections import Counter
@@ -95,12 +96,23 @@ def scripts() -> dict[Path, ast.Module]:
     return {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(paths)}
 
 
+def notebook_pages() -> Iterator[tuple[Path, int, str]]:
+    """Yield path, number of the cell and text of the lines of Markdown in notebooks."""
+    for path in sorted((ROOT / "examples").rglob("*.ipynb")):
+        for number, cell in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"], 1):
+            if cell["cell_type"] == "markdown":
+                prose = _CODE.sub("", "".join(cell["source"]))
+                yield from ((path, number, line) for line in prose.splitlines())
+
+
 def pages() -> Iterator[tuple[Path, int, str]]:
     """Yield path, number and text of the lines of documentation and of comments in run files."""
+    yield from notebook_pages()
     for path in [
         ROOT / "README.md",
         *(ROOT / "docs").rglob("*.md"),
         *(ROOT / "recipes").rglob("*.md"),
+        *(ROOT / "examples").rglob("README.md"),
     ]:
         if path.name not in HISTORY:
             text = path.read_text(encoding="utf-8")

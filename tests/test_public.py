@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import json
 import re
 import subprocess
 import sys
@@ -32,6 +33,7 @@ PACKAGES = (
 )
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+NOTEBOOKS = sorted((ROOT / "examples").rglob("*.ipynb"))
 
 
 def public(package: str) -> list[str]:
@@ -43,15 +45,19 @@ NAMES = [(package, name) for package in PACKAGES for name in public(package)]
 
 
 def python_of(path: Path) -> Iterator[str]:
-    """Yield the Python of an example, or of the code blocks of a page."""
+    """Yield the Python of an example, of the cells of a notebook, or of the blocks of a page."""
     text = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        cells = (cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code")
+        yield from ("".join(cell["source"]) for cell in cells)
+        return
     yield from (
         [text] if path.suffix == ".py" else re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)
     )
 
 
-@pytest.mark.parametrize("path", [*PAGES, *EXAMPLES], ids=lambda path: path.name)
-def test_pages_and_examples_import_public_names_alone(path):
+@pytest.mark.parametrize("path", [*PAGES, *EXAMPLES, *NOTEBOOKS], ids=lambda path: path.name)
+def test_pages_examples_and_notebooks_import_public_names_alone(path):
     for code in python_of(path):
         for node in ast.walk(ast.parse(code)):
             if isinstance(node, ast.Import):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import importlib
 import json
 import re
@@ -27,7 +28,7 @@ def prepare() -> Iterator[ModuleType]:
     sys.path.insert(0, str(ROOT / "docs" / "site"))
     yield importlib.import_module("prepare")
     sys.path.pop(0)
-    for name in ("prepare", "drawings", "landing", "reference"):
+    for name in ("prepare", "drawings", "landing", "notebook_pages", "reference"):
         sys.modules.pop(name, None)
 
 
@@ -134,3 +135,28 @@ def test_the_benchmarks_are_made_from_their_figures(folder: Path) -> None:
     figures = json.loads((ROOT / "docs" / "benchmarks.json").read_text(encoding="utf-8"))
     shown = (folder / "benchmarks.md").read_text(encoding="utf-8")
     assert shown == benchmarks_page(figures)
+
+
+def test_a_page_of_a_notebook_has_its_cells_outputs_and_images(
+    prepare: ModuleType, tmp_path: Path
+) -> None:
+    pages = importlib.import_module("notebook_pages")
+    stream = {"output_type": "stream", "name": "stdout", "text": ["2\n"]}
+    png = base64.b64encode(b"image").decode()
+    figure = {"output_type": "display_data", "data": {"image/png": png, "text/plain": ["<F>"]}}
+    cells = [
+        {"cell_type": "markdown", "source": ["# Sums\n", "See [two](2.ipynb)."]},
+        {"cell_type": "code", "source": ["print(1 + 1)"], "outputs": [stream, figure]},
+    ]
+    (tmp_path / "1.ipynb").write_text(json.dumps({"cells": cells}), encoding="utf-8")
+    page = pages.write(tmp_path / "1.ipynb", tmp_path / "site", str.upper)
+    assert page == (
+        "# SUMS\nSEE [TWO](2.IPYNB).\n\n```python\nprint(1 + 1)\n```\n\n```text\n2\n```\n\n"
+        "![Figure of the cell above](1-1.png)\n"
+    )
+    assert (tmp_path / "site" / "1-1.png").read_bytes() == b"image"
+
+
+def test_a_link_to_a_notebook_becomes_a_link_to_its_page(prepare: ModuleType) -> None:
+    text = "[one](examples/notebooks/1_search.ipynb), [all](examples/notebooks/README.md)"
+    assert prepare.renewed(text, "") == "[one](notebooks/1_search.md), [all](notebooks/index.md)"

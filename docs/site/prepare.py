@@ -1,4 +1,4 @@
-"""Write the sources of the documentation site: the guides, the README files, and the reference.
+"""Write the sources of the documentation site: guides, README files, notebooks and reference.
 
 Usage: python docs/site/prepare.py FOLDER
 
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import drawings
 import landing
+import notebook_pages
 import reference
 import translation
 
@@ -26,6 +27,7 @@ _ROOT_PAGES = {
     "contributing.md": "CONTRIBUTING.md",
     "contributing.zh.md": "CONTRIBUTING.zh.md",
     "changelog.md": "CHANGELOG.md",
+    "notebooks/index.md": f"{notebook_pages.FOLDER}/README.md",
 }
 _FIRST_PAGES = ("index.md", "index.zh.md")
 _GENERATED = {
@@ -67,9 +69,22 @@ def prepare(target: Path) -> None:
         if name in _FIRST_PAGES:
             text = landing.with_cards(text, chinese=name == _FIRST_PAGES[1])
         _write(target / name, text)
+    _write_notebooks(target)
     for name, written in _GENERATED.items():
         _write(target / name, written())
     _write(target / "reference" / "python.zh.md", _ENGLISH_ONLY)
+
+
+def _write_notebooks(target: Path) -> None:
+    """Write a page for every notebook, and its images."""
+    for source in sorted((ROOT / notebook_pages.FOLDER).glob("*.ipynb")):
+        name = f"notebooks/{source.stem}.md"
+        text = notebook_pages.write(
+            source,
+            target / "notebooks",
+            lambda part: renewed(part, notebook_pages.FOLDER, "notebooks"),
+        )
+        _write(target / name, text)
 
 
 def renewed(text: str, folder: str, site_folder: str = "") -> str:
@@ -102,6 +117,8 @@ def _page_of(path: str) -> str | None:
     for name, source in _ROOT_PAGES.items():
         if path == source:
             return name
+    if (page := notebook_pages.page_of(path)) is not None:
+        return page
     if path.startswith("docs/"):
         return path.removeprefix("docs/")
     return path if path.startswith(f"{_PICTURES}/") and path.endswith(".png") else None
