@@ -17,7 +17,7 @@ import yaml
 ROOT = Path(__file__).parents[1]
 GROUPS = ("Concepts", "Guides", "Clients")  # of the navigation; their pages have a Chinese version
 # Guides that are not translated yet; a new guide comes with its Chinese page.
-WAITING = {"docs/serving.md", "docs/training.md"}
+WAITING = {"docs/serving.md"}
 CHINESE = sorted(
     path.relative_to(ROOT).as_posix()
     for path in (*ROOT.glob("*.zh.md"), *(ROOT / "docs").rglob("*.zh.md"))
