@@ -23,8 +23,14 @@ from gritlm.rag.rerank import likelihood_scores
 from gritlm.rag.retrieve import Vector
 from gritlm.rag.reuse.reuse_check import blocks_of
 
-# An end of a sentence (a full stop of Chinese or Japanese needs no space), or of a paragraph.
-_END = re.compile(r"[.!?…][\"'”’)\]]*\s+|[。！？][”’」』）]*\s*|\n\s*\n\s*")
+_CJK = r"[\u3005-\u30ff\u3400-\u9fff\uf900-\ufaff\uff66-\uff9f]"
+_CLOSING = r"[\"'”’」』）》】)\]]*+"
+# An end of a sentence, or of a paragraph. Chinese and Japanese have no space after it; the sentence
+# goes on after a quotation that a particle follows.
+_END = re.compile(
+    rf"[.!?…]{_CLOSING}\s+|[。！？；｡]+{_CLOSING}(?!と|って)\s*"
+    rf"|(?<={_CJK})(?:…+|[!?]+){_CLOSING}\s*|\n\s*\n\s*"
+)
 ABBREVIATIONS = ("e.g.", "i.e.", "etc.", "vs.", "Dr.", "Mr.", "Mrs.", "Ms.", "No.", "St.", "v.")
 
 

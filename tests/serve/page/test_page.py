@@ -345,6 +345,13 @@ def test_an_answer_that_its_passages_hardly_support_says_so(visit, supported):
         ("It was built.", "", None),
         ("", "some words", None),
         ("a b a b c", "a b c", "a b c"),
+        ("图书馆上午九点开门，晚上关门。", "九点", "九点"),
+        ("😀她说：「九点开门」👍。", "上午九点开门！", "九点开门"),
+        ("😀 𠮷野家在这里", "𠮷野家", "𠮷野家"),
+        ("用Qwen3模型检索", "Qwen3模型", "Qwen3模型"),
+        ("東京タワーは333メートルです。", "高さ333メートル", "333メートル"),
+        ("도서관은 문을 닫습니다.", "문을 닫습니다", "문을 닫습니다"),
+        ("图书馆开门。", "狗", None),
     ],
 )
 def test_a_quote_is_the_longest_run_of_words_or_a_number(visit, passage, answer, quote):

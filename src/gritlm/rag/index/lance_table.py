@@ -11,12 +11,7 @@ from typing import cast
 
 import numpy as np
 import pyarrow as pa
-from lancedb.query import (
-    FullTextOperator,
-    LanceFtsQueryBuilder,
-    LanceVectorQueryBuilder,
-    MultiMatchQuery,
-)
+from lancedb.query import LanceFtsQueryBuilder, LanceVectorQueryBuilder
 from lancedb.table import Table
 
 from gritlm.rag.identity import ModelIdentity
@@ -24,7 +19,15 @@ from gritlm.rag.index import filters, passage_rows, repair, schema, table_files
 from gritlm.rag.index.filters import Where
 from gritlm.rag.index.lance_errors import lance_errors, raise_translated, remedy
 from gritlm.rag.index.passage_table import IndexFailedError, PassageTable, Row, Wanted
-from gritlm.rag.index.table import WORDS, index_vectors, index_words, not_indexed, open_table
+from gritlm.rag.index.table import (
+    has_pairs,
+    index_vectors,
+    index_words,
+    not_indexed,
+    open_table,
+    with_pairs,
+    words_query,
+)
 
 log = logging.getLogger(__name__)
 
@@ -121,8 +124,7 @@ class LanceTable(PassageTable):
 
     def worded(self, words: str, limit: int, wanted: Wanted, columns: Sequence[str]) -> list[Row]:
         """Return the rows that fit words best by BM25, ties sorted by id."""
-        match_query = MultiMatchQuery(words, list(WORDS), boosts=None, operator=FullTextOperator.OR)
-        builder = self.lance.search(match_query, query_type="fts")
+        builder = self.lance.search(words_query(self.lance, words), query_type="fts")
         query = cast(LanceFtsQueryBuilder, builder)
         query = query.limit(limit).select([*columns, *self._checks(), "_score"])
         where = condition(wanted)
@@ -153,6 +155,7 @@ class LanceTable(PassageTable):
 
     def write(self, batch: pa.Table, replaced: Collection[str]) -> None:
         """Add rows and remove the old rows of documents, in one commit."""
+        batch = with_pairs(batch) if has_pairs(self.lance) else batch
         if replaced:
             merge = self.lance.merge_insert("id")
             merge = merge.when_matched_update_all().when_not_matched_insert_all()

@@ -18,7 +18,7 @@ from gritlm.rag.index import passage_rows, schema, table_files
 from gritlm.rag.index.lance_errors import lance_errors
 from gritlm.rag.index.passage_rows import FIELDS, DamagedRow, unit
 from gritlm.rag.index.passage_table import IndexFailedError
-from gritlm.rag.index.table import index_words, open_table
+from gritlm.rag.index.table import index_words, open_table, with_pairs, with_pairs_field
 from gritlm.rag.types import Passage
 
 ROWS = 1024  # rows per read
@@ -146,10 +146,10 @@ def rewrite(uri: str, table: Table, embed: Embed | None) -> Mended:
         for rows in _windows(table, Health()):
             kept = _kept(rows, broken, embed, embedded)
             if len(kept):
-                yield from passage_rows.sealed(kept, target).to_batches()
+                yield from passage_rows.sealed(with_pairs(kept), target).to_batches()
 
     with lance_errors(uri):
-        target = schema.current(table.schema)
+        target = with_pairs_field(schema.current(table.schema))
         reader = pa.RecordBatchReader.from_batches(target, batches())
         table.add(reader, mode="overwrite")
         index_words(table)

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
+from collections.abc import Sequence
 from datetime import timedelta
 from math import isqrt
 from pathlib import Path
 
 import lancedb
+import pyarrow as pa
 from lancedb.index import FTS, IvfSq
+from lancedb.query import (
+    BooleanQuery,
+    FullTextOperator,
+    FullTextQuery,
+    MultiMatchQuery,
+    Occur,
+)
 from lancedb.table import Table
 
 from gritlm.errors import InputError
@@ -18,6 +29,13 @@ from gritlm.runtime import private_folder
 
 TABLE = "passages"
 WORDS = ("title", "text")  # columns of the search by words
+PAIRS = "pairs"  # column of the pairs of characters; missing in older tables
+_LETTERS = (  # Chinese with its iteration marks, and Japanese
+    r"\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+    r"\U00020000-\U0003ffff"
+)
+_RUN = re.compile(rf"[{_LETTERS}]+|[\uac00-\ud7a3]+")  # or Korean
+_LINE_END = re.compile(rf"(?<=[{_LETTERS}])[^\S\n]*\n[^\S\n]*(?=[{_LETTERS}])")
 
 
 def open_table(uri: str, maker: ModelIdentity | None, *, create: bool) -> Table:
@@ -45,18 +63,65 @@ def open_table(uri: str, maker: ModelIdentity | None, *, create: bool) -> Table:
             return database.open_table(TABLE)
         if not create or maker is None:
             raise InputError(_missing(uri))
-        return database.create_table(TABLE, schema=schema.table_schema(maker), exist_ok=True)
+        made = with_pairs_field(schema.table_schema(maker))
+        return database.create_table(TABLE, schema=made, exist_ok=True)
+
+
+def has_pairs(table: Table) -> bool:
+    """Return whether a table has the pairs of characters of its texts."""
+    return PAIRS in table.schema.names
+
+
+def with_pairs_field(found: pa.Schema) -> pa.Schema:
+    """Return a schema with the column of pairs of characters."""
+    return found if PAIRS in found.names else found.append(pa.field(PAIRS, pa.string()))
+
+
+def with_pairs(rows: pa.Table) -> pa.Table:
+    """Return rows with the pairs of characters of their titles and texts."""
+    texts = zip(*(rows.column(name).to_pylist() for name in WORDS), strict=True)
+    pairs = [character_pairs("\n\n".join(each)) or None for each in texts]
+    kept = rows.drop_columns([PAIRS]) if PAIRS in rows.column_names else rows
+    return kept.append_column(PAIRS, pa.array(pairs, pa.string()))
+
+
+def character_pairs(text: str) -> str:
+    """Return the pairs of neighbouring characters of Chinese, Japanese and Korean words.
+
+    These words have no spaces between them, or have particles at their ends, so a dictionary may
+    split a text and a question differently. Other text has no pairs.
+    """
+    plain = _LINE_END.sub("", unicodedata.normalize("NFKC", text))
+    runs = _RUN.findall(plain)
+    return " ".join(run[start : start + 2] for run in runs for start in range(max(1, len(run) - 1)))
+
+
+def words_query(table: Table, words: str) -> FullTextQuery:
+    """Return the query of a search by words: any word, or any pair of characters."""
+    pairs = character_pairs(words) if has_pairs(table) else ""
+    query = _any_of(words, WORDS)
+    if not pairs:
+        return query
+    return BooleanQuery([(Occur.SHOULD, query), (Occur.SHOULD, _any_of(pairs, (PAIRS,)))])
+
+
+def _any_of(words: str, columns: Sequence[str]) -> MultiMatchQuery:
+    return MultiMatchQuery(words, list(columns), boosts=None, operator=FullTextOperator.OR)
 
 
 def index_words(table: Table) -> None:
-    """Create the missing full-text indices of titles and texts.
+    """Create the missing full-text indices of titles, texts and pairs of characters.
 
-    The tokenizer splits words by Unicode rules, so scripts without spaces work too.
+    The tokenizer of titles and texts splits words by Unicode rules and a dictionary, so scripts
+    without spaces work too. Pairs are separated by spaces.
     """
+    pairs = FTS(base_tokenizer="whitespace", stem=False, remove_stop_words=False)
+    configs = dict.fromkeys(WORDS, FTS(base_tokenizer="icu"))
+    configs |= {PAIRS: pairs} if has_pairs(table) else {}
     indexed = {column for config in table.list_indices() for column in config.columns}
-    for column in WORDS:
+    for column, config in configs.items():
         if column not in indexed:
-            table.create_index(column, config=FTS(base_tokenizer="icu"))
+            table.create_index(column, config=config)
 
 
 def index_vectors(table: Table) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import lru_cache
@@ -19,6 +20,10 @@ VERSION = 1  # version of the chunking rules
 FEWEST = 16  # least tokens of text in a passage: one character may take four
 TITLE_SHARE = 4  # a title takes at most 1/TITLE_SHARE of a passage
 LONGEST = 12  # most characters per token: longer texts count as too long without tokenizing
+# Ends of Chinese and Japanese sentences that the splitter does not know, and the brackets that it
+# takes for the end of the sentence before them.
+PAUSE = re.compile(r"(?<=[\u3005-\u30ff\u3400-\u9fff\uf900-\ufaff])(?:；|…+)")
+OPENING = re.compile(r"(?<=[。！？])[「『（【《〈“‘]")
 WINDOW = 16_000  # characters per call of the splitter, whose time grows with their square
 
 Chunks = list[tuple[int, str]]  # offset and text of each chunk
@@ -61,7 +66,8 @@ def cut(document: Document, *, tokens: Counter, max_tokens: int, overlap: int = 
         # If a word is longer than a passage, the splitter exceeds its limit slightly.
         for limit in range(room, room // 2, -1):
             splitter = kind.from_callback(size, limit, min(overlap, limit // 2))
-            chunks = splitter.chunk_indices(text)
+            found = splitter.chunk_indices(_with_sentence_ends(text))
+            chunks = [(start, text[start : start + len(chunk)]) for start, chunk in found]
             if all(size(chunk) <= room for _, chunk in chunks):
                 return chunks
         raise InputError(f"document {document.id!r} cannot be cut at max_tokens={max_tokens}")
@@ -104,6 +110,12 @@ def _chunks(text: str, split: Callable[[str], Chunks], stretch: int) -> Iterator
         cut_again = end < len(text) and len(chunks) > 1
         yield from ((begin + start, chunk) for start, chunk in chunks[: -1 if cut_again else None])
         begin += chunks[-1][0] if cut_again else stretch
+
+
+def _with_sentence_ends(text: str) -> str:
+    """Return a text of the same length in which the splitter finds sentences of all languages."""
+    paused = PAUSE.sub(lambda end: "。" * len(end[0]), text)
+    return OPENING.sub("一", paused)
 
 
 def _passage(document: Document, title: str, number: int, start: int, text: str) -> Passage:

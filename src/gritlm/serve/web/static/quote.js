@@ -3,8 +3,13 @@
 
 import { post } from "./api.js";
 
+// Chinese and Japanese have no spaces between words, so each character counts as a word. Offsets are
+// those of JavaScript, where a character such as an emoji has two.
+const CHARACTER = "[\\p{Script=Han}\\p{Script=Hiragana}\\p{Script=Katakana}ー]";
+const WORD = new RegExp(`${CHARACTER}|(?:(?!${CHARACTER})[\\p{L}\\p{N}])+`, "gu");
+
 const wordsOf = (text) =>
-  [...text.matchAll(/[\p{L}\p{N}]+/gu)].map((match) => ({
+  [...text.matchAll(WORD)].map((match) => ({
     word: match[0].toLowerCase(), start: match.index, end: match.index + match[0].length,
   }));
 
