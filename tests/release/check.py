@@ -29,11 +29,11 @@ class Release:
 
     Attributes:
         work: folder of the check.
-        pip_options: options of pip, for example an index with builds of PyTorch for a CPU.
+        torch_options: options of pip for PyTorch only, for example an index of builds for a CPU.
     """
 
     work: Path
-    pip_options: tuple[str, ...] = ()
+    torch_options: tuple[str, ...] = ()
 
     @property
     def dist(self) -> Path:
@@ -137,9 +137,9 @@ class Release:
     def install(self) -> Outcome:
         """Install the wheel in an empty environment."""
         pins = ("-c", str(ROOT / "constraints.txt"))
-        plain = environments.create(self.plain.folder, pip_options=(*self.plain.pip_options, *pins))
+        plain = environments.create(self.plain.folder, pip_options=pins)
         before = plain.size()
-        plain.install("torch")
+        plain.install(*self.torch_options, "torch")
         plain.install(str(self.wheel))
         environments.run([str(plain.python), "-m", "pip", "check"], self.work)
         return Outcome("plain wheel, all dependencies fit", plain.size() - before)
@@ -147,7 +147,7 @@ class Release:
     @property
     def plain(self) -> Environment:
         """Environment with the wheel alone."""
-        return Environment(self.work / "plain", self.pip_options)
+        return Environment(self.work / "plain")
 
 
 def tested_pythons(root: Path) -> list[str]:
@@ -218,7 +218,6 @@ def check(work: Path, *, torch_options: str = "", names: str | None = None) -> i
                 release.wheel,
                 below=release.plain,
                 work=release.work,
-                options=release.pip_options,
             ),
         )
     return report.finish()

@@ -40,10 +40,10 @@ class Environment:
         (found,) = (self.folder / "lib").glob("python3*/site-packages")
         return found
 
-    def install(self, *requirements: str) -> None:
-        """Install requirements with pip, and check that all of them fit together."""
+    def install(self, *words: str) -> None:
+        """Install requirements with pip; further options may stand between them."""
         pip = [str(self.python), "-m", "pip", "--disable-pip-version-check"]
-        run([*pip, "install", "-q", *self.pip_options, *requirements], self.folder)
+        run([*pip, "install", "-q", *self.pip_options, *words], self.folder)
 
     def size(self) -> int:
         """Return the bytes of the installed packages."""

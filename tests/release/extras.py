@@ -79,9 +79,7 @@ def check_plain(environment: Environment, folder: Path, root: Path) -> Outcome:
     return Outcome(f"{version}: info, embed, search, generate with the default model")
 
 
-def check(
-    name: str, wheel: Path, *, below: Environment, work: Path, options: tuple[str, ...]
-) -> Outcome:
+def check(name: str, wheel: Path, *, below: Environment, work: Path) -> Outcome:
     """Install an extra on top of the plain wheel, and run its test.
 
     Args:
@@ -89,14 +87,13 @@ def check(
         wheel: the wheel that is installed below.
         below: environment with the wheel alone.
         work: folder for environment and files.
-        options: options of pip, without constraints.
     """
     extra = EXTRAS[name]
     root = SMOKE.parents[2]
     pins = ("-c", str(root / "constraints.txt")) if extra.is_pinned else ()
     own = environments.create(
         work / "environment",
-        pip_options=(*options, *pins, "--find-links", str(wheel.parent)),
+        pip_options=(*pins, "--find-links", str(wheel.parent)),
         below=below,
     )
     before = own.size()

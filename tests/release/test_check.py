@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,13 @@ def test_every_extra_of_the_package_has_a_test():
         assert set(extra.needs) <= set(extras.EXTRAS)
         if extra.is_run:
             assert {"eval": "evaluation"}.get(name, name.replace("-", "_")) in defined
+
+
+def test_the_server_brings_all_that_it_imports():
+    """The server imports the room of documents, with or without a store."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    found = project["optional-dependencies"]
+    assert set(found["rag"]) <= set(found["serve"])
 
 
 def test_extras_are_chosen_by_name():
