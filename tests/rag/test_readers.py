@@ -71,6 +71,20 @@ def test_an_encoding_is_found_in_no_time_however_long_the_text_is():
     assert perf_counter() - started < 5
 
 
+def test_the_pages_of_a_text_begin_where_their_words_do():
+    pages = ["one two", "", "three-\x00\nfour and hyphen-", "ated words", "so\xadft -\nlast"]
+    text, starts = pdf_text.text_of(pages)
+    assert text == "one two\n\nthreefour and hyphenated words\n\nsoft -\nlast"
+    assert starts == (0, 9, 9, 29, 41)
+    assert [text[start:][:4] for start in starts] == ["one ", "thre", "thre", "ated", "soft"]
+
+
+def test_a_page_that_repeats_the_head_of_another_begins_behind_it():
+    pages = [f"Annual report of the company {n}\nText {n * 'x'}" for n in range(1, 5)]
+    text, starts = pdf_text.text_of(pages)
+    assert [text[start:].split()[0] for start in starts] == ["Annual", "Text", "Text", "Text"]
+
+
 def test_long_lines_take_no_time():
     started = perf_counter()
     readers.markdown(b"a <!-- b --> " * 200_000)

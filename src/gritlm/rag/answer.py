@@ -32,6 +32,7 @@ class Source:
         likelihood: mean log-probability of the question behind the passage; None where it was not
             needed.
         media: page or time of a passage that is an image or a sound; None for text.
+        page: number of the page on which the passage begins; None where no page is known.
     """
 
     id: str
@@ -45,6 +46,7 @@ class Source:
     used: bool = True
     likelihood: float | None = None
     media: MediaPlace | None = None
+    page: int | None = None
 
     @staticmethod
     def of(hit: Hit, score: PassageScore | None = None, *, used: bool = True) -> Source:
@@ -62,6 +64,7 @@ class Source:
             used=used,
             likelihood=None if score is None else score.likelihood,
             media=passage.media,
+            page=passage.page,
         )
 
 

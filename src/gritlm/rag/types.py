@@ -22,6 +22,7 @@ LEFT_OUT: Mapping[str, Value] = MappingProxyType({})  # placeholder of metadata 
 
 
 RESERVED = "gritlm."  # beginning of the names of metadata that gritlm adds itself
+PAGE = f"{RESERVED}page"
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ class Document:
         metadata: names and values to filter by.
         markdown: whether headings of the text are borders of passages.
         media: pages, images and sounds, each of which becomes a passage before those of the text.
+        pages: offset in the text at which each page begins; empty for a text without pages.
     """
 
     id: str
@@ -109,6 +111,7 @@ class Document:
     metadata: Mapping[str, Value] = field(default_factory=dict)
     markdown: bool = False
     media: tuple[MediaPiece, ...] = ()
+    pages: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,12 @@ class Passage:
     def media(self) -> MediaPlace | None:
         """Place of an image or a sound; None for text, and where metadata was not read."""
         return MediaPlace.of(self.metadata)
+
+    @property
+    def page(self) -> int | None:
+        """Number of the page on which it begins, from 1; None where no page is known."""
+        page = self.metadata.get(PAGE)
+        return page if isinstance(page, int) else None
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,10 @@ class Metrics:
 
     Args:
         stats: returns the figures of the engine; called at every scrape.
+        token_bytes: bytes of the keys and values of a token.
     """
 
-    def __init__(self, stats: Callable[[], EngineStats]) -> None:
+    def __init__(self, stats: Callable[[], EngineStats], token_bytes: int = 0) -> None:
         self._registry = CollectorRegistry()
         self.requests = self._counter("http_requests", "HTTP requests by status.", "status")
         self.prompt_tokens = self._counter(
@@ -61,7 +62,7 @@ class Metrics:
             ("store",),
             registry=self._registry,
         )
-        self._registry.register(_Gauges(stats))
+        self._registry.register(_Gauges(stats, token_bytes))
 
     def exposition(self) -> bytes:
         """Return all metrics in the text format of Prometheus."""
@@ -79,8 +80,9 @@ class Metrics:
 class _Gauges(Collector):
     """Gauges and counters that are read from the engine at every scrape."""
 
-    def __init__(self, stats: Callable[[], EngineStats]) -> None:
+    def __init__(self, stats: Callable[[], EngineStats], token_bytes: int) -> None:
         self._stats = stats
+        self._token_bytes = token_bytes
 
     def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
         stats = self._stats()
@@ -91,6 +93,11 @@ class _Gauges(Collector):
                 "kv_cache_usage_perc",
                 "Fraction of the KV slots' tokens in use, 0 to 1.",
                 _kv_usage(stats),
+            ),
+            (
+                "kv_cache_bytes",
+                "Bytes of the KV slots when all are full.",
+                self._token_bytes * stats.kv_held,
             ),
         ):
             yield GaugeMetricFamily(f"gritlm_{name}", help_text, value=value)

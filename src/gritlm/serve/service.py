@@ -73,7 +73,7 @@ class Service:
         self.scheduler = scheduler
         self.settings = settings
         self.budget = budget
-        self.metrics = Metrics(scheduler.stats)
+        self.metrics = Metrics(scheduler.stats, model.kv_bytes_per_token())
         self.models = served_models(
             model,
             settings.names,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
 
@@ -14,7 +15,7 @@ from semantic_text_splitter import MarkdownSplitter, TextSplitter
 from gritlm.errors import InputError
 from gritlm.rag.index.passage_rows import passage_id
 from gritlm.rag.media.media_passages import media_passages, piece_hashes
-from gritlm.rag.types import Document, Passage
+from gritlm.rag.types import PAGE, Document, Passage, Value
 
 VERSION = 1  # version of the chunking rules
 FEWEST = 16  # least tokens of text in a passage: one character may take four
@@ -94,6 +95,7 @@ def content_hash(document: Document, *, max_tokens: int, overlap: int = 0) -> st
         max_tokens,
         overlap,
         *piece_hashes(document),  # of text alone: the hash that older versions computed
+        *document.pages,
     ]
     return blake3(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
@@ -127,9 +129,16 @@ def _passage(document: Document, title: str, number: int, start: int, text: str)
         number=number,
         start=start,
         end=start + len(text),
-        metadata=document.metadata,
+        metadata=_with_page(document, start),
     )
     return replace(passage, id=passage_id(document.id, passage.embedded, number))
+
+
+def _with_page(document: Document, start: int) -> Mapping[str, Value]:
+    """Return the metadata of a passage, with the page on which it begins, where it is known."""
+    if not document.pages:
+        return document.metadata
+    return {**document.metadata, PAGE: bisect_right(document.pages, start)}
 
 
 def _shorten_title(title: str, tokens: Counter, most: int) -> str:

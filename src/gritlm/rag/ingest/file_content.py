@@ -25,13 +25,23 @@ UNTITLED = {  # what programs fill in
 
 @dataclass(frozen=True)
 class FileContent:
-    """Text, title and metadata read from a file, and its images and sounds."""
+    """Text, title and metadata read from a file, and its images and sounds.
+
+    Attributes:
+        text: the text.
+        title: title of the file; empty without one.
+        markdown: whether headings of the text are borders of passages.
+        metadata: names and values to filter by.
+        media: pages, images and sounds.
+        pages: offset in the text at which each page begins; empty for a text without pages.
+    """
 
     text: str
     title: str = ""
     markdown: bool = False
     metadata: Mapping[str, Value] = field(default_factory=dict)
     media: tuple[MediaPiece, ...] = ()
+    pages: tuple[int, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return the content as values of JSON."""
@@ -48,7 +58,7 @@ class FileContent:
             MediaPiece(base64.b64decode(each["data"]), MediaPlace(**each["place"]))
             for each in content["media"]
         )
-        return FileContent(**{**content, "media": media})
+        return FileContent(**{**content, "media": media, "pages": tuple(content["pages"])})
 
 
 def own_title(title: str) -> str:

@@ -75,6 +75,8 @@ class AddResult:
         unchanged: number of documents that were indexed already.
         removed: number of documents whose rows are no longer in their file.
         stored: number of stored KV blocks; the store's budget may refuse some.
+        cut: number of passages that new and changed documents were cut into so far.
+        embedded: number of these passages whose vectors are computed.
         skips: sources and rows that could not be read: the first 100, and the count of all.
         seconds: duration of the run, in seconds.
     """
@@ -85,6 +87,8 @@ class AddResult:
     unchanged: int = 0
     removed: int = 0
     stored: int = 0
+    cut: int = 0
+    embedded: int = 0
     skips: Skips = field(default_factory=Skips)
     seconds: float = 0.0
 
@@ -326,6 +330,7 @@ class Indexer:
                 continue
             batch.append(PendingDocument(document, passages, content, media))
             size += len(passages)
+            done.cut += len(passages)
             if size >= BATCH:
                 yield batch
                 batch = []
@@ -481,6 +486,7 @@ class Indexer:
         )
         vector_1D, blocks = encode() if self._on_model is None else self._on_model(encode)
         done.stored += self._store_blocks(blocks) + len(self.kinds) - len(blocks)
+        done.embedded += 1
         return vector_1D
 
     def _embed_texts(self, texts: Sequence[str], done: AddResult) -> np.ndarray[Any, Any]:
@@ -493,6 +499,7 @@ class Indexer:
             vectors_ND, new_blocks = encode() if self._on_model is None else self._on_model(encode)
             vectors.append(vectors_ND)
             blocks += new_blocks
+            done.embedded += len(vectors_ND)
         known = len(texts) * len(self.kinds) - len(blocks)
         done.stored += self._store_blocks(blocks) + known
         return np.concatenate(vectors)

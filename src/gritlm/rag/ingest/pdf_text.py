@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 BORDER = "\n\n"  # between pages
+MARK = "\0"  # in front of a page until the text is complete
 EDGE = 3  # lines at the top and at the bottom of a page that may be a running head
 NEAR = 2  # pages back that a head is looked for: left and right ones may differ
 FEWEST_WORDS = 3  # of a head with a page number
@@ -32,7 +34,7 @@ PAGE_WORDS = {
     "из",
 }
 NUMBER = re.compile(r"\d+")
-HYPHENATED = re.compile(r"(?<=[^\W\d_])[-\u2010\xad]\n{1,2}(?=[^\W\d_])")
+HYPHENATED = re.compile(r"(?<=[^\W\d_])[-\u2010\xad]\n{1,2}\0?(?=[^\W\d_])")
 WORD_BEFORE = re.compile(r"[^\W\d_]*$")
 WORD_BEHIND = re.compile(r"[^\W\d_]*")
 LONGEST_PART = 40  # letters of a part of a word
@@ -49,10 +51,19 @@ LIGATURES = str.maketrans(
 )
 
 
-def text_of(pages: Sequence[str]) -> str:
-    """Return the text of all pages without page numbers, running heads and line hyphens."""
-    kept = ["\n".join(line.rstrip() for line in lines).strip() for lines in _bodies(pages)]
-    return _joined(BORDER.join(filter(None, kept))).replace("\xad", "")
+def text_of(pages: Sequence[str]) -> tuple[str, tuple[int, ...]]:
+    """Return the text of all pages without page numbers, running heads and line hyphens.
+
+    Returns:
+        The text, and the offset in it at which each page begins; an empty page begins where the
+        next one does.
+    """
+    bodies = ["\n".join(line.rstrip() for line in lines).strip() for lines in _bodies(pages)]
+    kept = [body.replace(MARK, "") for body in bodies]
+    marked = _joined(BORDER.join(MARK + body for body in kept if body)).replace("\xad", "")
+    sizes = iter([len(text) for text in marked.split(MARK)[1:]])
+    starts = accumulate((next(sizes) if body else 0 for body in kept), initial=0)
+    return marked.replace(MARK, ""), tuple(starts)[:-1]
 
 
 def _bodies(pages: Sequence[str]) -> Iterator[list[str]]:
@@ -143,8 +154,9 @@ def _joined(text: str) -> str:
         tail = WORD_BEHIND.match(text[found.end() : found.end() + LONGEST_PART])
         if head is None or tail is None or not tail[0][:1].islower():
             return found[0]
+        mark = MARK if found[0].endswith(MARK) else ""
         whole = f"{head[0]}{tail[0]}".lower()
         hyphenated = f"{head[0]}-{tail[0]}".lower()
-        return "-" if hyphenated in words and whole not in words else ""
+        return mark if whole in words or hyphenated not in words else f"-{mark}"
 
     return HYPHENATED.sub(join, text)

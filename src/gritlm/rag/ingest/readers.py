@@ -106,7 +106,8 @@ def pdf_if_any(data: bytes) -> FileContent:
             raise InputError(f"no PDF that can be read ({what}: {error})") from error
     if locked:
         raise InputError("encrypted: it asks for a password; save it without one")
-    return FileContent(pdf_text.text_of(pages), own_title(title))
+    text, starts = pdf_text.text_of(pages)
+    return FileContent(text, own_title(title), pages=starts)
 
 
 def _pages(reader: PdfReader, size: int) -> list[str]:

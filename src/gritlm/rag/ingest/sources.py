@@ -208,6 +208,7 @@ def _document(path: Path, known_as: str, reading: _Reading) -> Document:
         content.metadata,
         markdown=content.markdown,
         media=content.media,
+        pages=content.pages,
     )
 
 

@@ -136,6 +136,11 @@ class KVStore:
         with self._mutex:
             return sum(self._access.index.sizes().values())
 
+    @property
+    def memory_nbytes(self) -> int:
+        """Bytes of the blocks in the memory cache."""
+        return self._memory.nbytes
+
     def key(self, ids: Sequence[int], *, causal: bool) -> bytes:
         """Return the key of the KV block that prefilling these token ids produces."""
         return block_key(self._maker, ids, causal=causal, storage=self.storage)

@@ -80,6 +80,10 @@ def _model_object(service: Service, name: str) -> dict[str, Any]:
         "writes": model.lm.has_head,
         "reads": model.reads,
         "documents": bool(service.stores.of(model)),
+        "parameters": model.num_parameters(),
+        "dtype": str(model.lm.dtype).removeprefix("torch."),
+        "device": str(model.device),
+        "memory_bytes": model.memory_bytes(),
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from asyncio import to_thread
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -182,7 +182,7 @@ async def as_stream(
     events = group.events()
     first = await anext(events)
     content = _events(first, events, builder, TokenUsage(choices), include_usage)
-    return _Stream(_frames(content, dialect), group, dialect.media_type)
+    return EventStream(event_frames(content, dialect), group, dialect.media_type)
 
 
 def json_response(content: Any) -> Response:
@@ -190,20 +190,31 @@ def json_response(content: Any) -> Response:
     return Response(orjson.dumps(content), media_type="application/json")
 
 
-class _Stream(StreamingResponse):
-    """Stream of events; the engine requests are cancelled however the stream ends."""
+class EventStream(StreamingResponse):
+    """Stream of events.
 
-    def __init__(self, frames: AsyncIterator[bytes], group: RequestGroup, media_type: str) -> None:
+    Args:
+        frames: bytes of the events.
+        running: context of the request, which ends however the stream ends.
+        media_type: content type of the stream.
+    """
+
+    def __init__(
+        self,
+        frames: AsyncIterator[bytes],
+        running: AbstractContextManager[Any],
+        media_type: str = OpenAIDialect.media_type,
+    ) -> None:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         super().__init__(frames, headers=headers, media_type=media_type)
-        self._group = group
+        self._running = running
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._group:
+        with self._running:
             await super().__call__(scope, receive, send)
 
 
-async def _frames(
+async def event_frames(
     events: AsyncGenerator[Mapping[str, Any]], dialect: Dialect
 ) -> AsyncIterator[bytes]:
     """Yield the bytes of all events; an error is the last of them."""

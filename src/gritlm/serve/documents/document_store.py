@@ -130,6 +130,11 @@ class DocumentStore:
         """Return the number of documents."""
         return len(self._engine.index.known())
 
+    def block_bytes(self) -> tuple[int, int]:
+        """Return the bytes of the stored key/value state on disk, and in the memory cache."""
+        store = self._engine.store
+        return store.nbytes, store.memory_nbytes
+
     def delete(self, document_id: str) -> int:
         """Delete a document and return the number of its passages."""
         return self._engine.delete(document_id)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from time import monotonic
 from typing import Any
@@ -15,19 +16,25 @@ from gritlm.printable import excerpt
 from gritlm.rag.engine import RagEngine
 from gritlm.rag.index import filters
 from gritlm.rag.ingest.file_reader import FileReader
-from gritlm.rag.ingest.ingest import AddResult
-from gritlm.rag.ingest.skips import NAMED
 from gritlm.rag.media.media_reading import media_reading
 from gritlm.rag.options import AnswerOptions
 from gritlm.rag.retrieve import Query
 from gritlm.rag.together import PlannedAnswer
-from gritlm.rag.types import Document, Hit, MediaKind, ReaderName
+from gritlm.rag.types import Hit, MediaKind, ReaderName
 from gritlm.serve.api.chat_completions import ChatResponseBuilder
 from gritlm.serve.api.logprobs import TokenTexts
 from gritlm.serve.api.request_group import RequestGroup
-from gritlm.serve.api.streaming import GeneratedText, TokenUsage, json_response
+from gritlm.serve.api.streaming import (
+    EventStream,
+    GeneratedText,
+    OpenAIDialect,
+    TokenUsage,
+    event_frames,
+    json_response,
+)
 from gritlm.serve.api.text_generation import respond, sampling_params, wants_usage
 from gritlm.serve.documents import uploads
+from gritlm.serve.documents.addition import Addition
 from gritlm.serve.documents.document_store import (
     SPELLED,
     DocumentStore,
@@ -36,9 +43,8 @@ from gritlm.serve.documents.document_store import (
     hit_of,
     search_options,
 )
-from gritlm.serve.engine.model_thread import ModelThread
 from gritlm.serve.engine.requests import EngineEvent, JointRun, ResumeRequest
-from gritlm.serve.errors import ApiError, invalid, none_added
+from gritlm.serve.errors import ApiError, invalid
 from gritlm.serve.http.paths import ANSWER, DOCUMENTS, SEARCH
 from gritlm.serve.request_trace import retrieval_stage
 from gritlm.serve.schemas.rag import (
@@ -48,11 +54,7 @@ from gritlm.serve.schemas.rag import (
 )
 from gritlm.serve.service import Service
 
-_CHARACTERS = 4  # per token of a document, about
-_MOST_MEDIA = 500  # images and windows of sound that a request may add
 _MEDIA_TYPES: dict[MediaKind, str] = {"image": "image/png", "sound": "audio/wav"}
-_IMAGE_CHARACTERS = 2**12  # that an image or a sound counts as
-_PORTION = 2**16  # characters that are added before other requests take their turn
 
 
 class AnswerResponseBuilder(ChatResponseBuilder):
@@ -128,7 +130,9 @@ class DocumentApi:
     async def describe(self, service: Service) -> dict[str, Any]:
         """Return the store as an object of the list of stores."""
         documents = await service.run_in_search_thread(self._store.count)
+        disk, memory = await service.run_in_search_thread(self._store.block_bytes)
         about: dict[str, Any] = {"documents": documents, "read_only": self._store.read_only}
+        about |= {"disk_bytes": disk, "memory_bytes": memory}
         about["model"] = self.model_name(service)
         return {"id": self._name, "object": "rag.store", **about}
 
@@ -243,42 +247,17 @@ class DocumentApi:
         """Read, split, embed and store documents; the response is an error if none was added."""
         self._store.require_writing()
         service.metrics.store_requests.labels(DOCUMENTS, self._name).inc()
-        with service.scheduler.reserve():
+        with ExitStack() as running:
+            running.enter_context(service.scheduler.reserve())
             found, skipped = await service.run_in_upload_thread(
                 uploads.documents, body, self._reader
             )
-            _require_few_characters(found, service.scheduler.max_request_tokens)
-            added = await self._add_in_portions(service, found)
-        service.metrics.store_documents.labels(self._name).inc(added.documents)
-        unread = [{"name": each.path, "reason": each.reason} for each in added.skipped]
-        named = [{"name": each.path, "reason": each.reason} for each in skipped]
-        gone = {each["name"] for each in unread}
-        answer: dict[str, Any] = {
-            "object": "rag.documents.added",
-            "ids": [document.id for document in found if document.id not in gone],
-            "documents": added.documents,
-            "passages": added.passages,
-            "replaced": added.replaced,
-            "unchanged": added.unchanged,
-            "seconds": added.seconds,
-            "skipped": [*named, *unread][:NAMED],
-            "skipped_count": skipped.count + added.skipped_count,
-        }
-        if added.documents or added.unchanged:
-            return json_response(answer)
-        return none_added(answer["skipped"], answer["skipped_count"]).response(answer)
-
-    async def _add_in_portions(self, service: Service, found: Sequence[Document]) -> AddResult:
-        """Add documents in portions, so that other requests can add documents in between."""
-        added = AddResult()
-        started = monotonic()
-        with ModelThread(service.scheduler) as on_model:
-            for some in _portions(found):
-                await service.run_in_store_thread(
-                    self._store.add, some, added, on_model, of=len(found)
-                )
-        service.metrics.request_seconds.labels(DOCUMENTS).observe(monotonic() - started)
-        return added
+            addition = Addition(self._store, self._name, found, skipped)
+            addition.require_few_characters(service.scheduler.max_request_tokens)
+            if not body.stream:
+                return await addition.respond(service)
+            events = addition.events(service)
+            return EventStream(event_frames(events, OpenAIDialect()), running.pop_all())
 
     async def list_documents(self, service: Service, *, after: str | None, limit: int) -> Response:
         """List the stored documents."""
@@ -315,43 +294,6 @@ class DocumentApi:
             )
         gone = {"id": document_id, "object": "rag.document.deleted", "deleted": True}
         return json_response({**gone, "passages": passages})
-
-
-def _portions(found: Sequence[Document]) -> Iterator[Sequence[Document]]:
-    """Yield runs of documents that are added together."""
-    start = size = 0
-    for end, document in enumerate(found, start=1):
-        size += len(document.text) + _IMAGE_CHARACTERS * len(document.media)
-        if size >= _PORTION or end == len(found):
-            yield found[start:end]
-            start = end
-            size = 0
-
-
-def _require_few_characters(found: Sequence[Document], tokens: int) -> None:
-    """Refuse documents that are too long for one request.
-
-    Raises:
-        ApiError: if the documents have more characters than a request may have.
-    """
-    size = sum(len(document.text) for document in found)
-    most = tokens * _CHARACTERS
-    if size > most:
-        raise invalid(
-            f"the documents have {size:,} characters, the server takes at most {most:,} "
-            f"({_CHARACTERS} for each of --max-request-tokens={tokens:,}) a request; send them "
-            "in several requests, or cut a long one into several documents",
-            param="documents",
-            code="max_tokens_per_request",
-        )
-    media = sum(len(document.media) for document in found)
-    if media > _MOST_MEDIA:
-        raise invalid(
-            f"the files have {media:,} pages, images and windows of sound, the server takes at "
-            f"most {_MOST_MEDIA} a request; send them in several requests",
-            param="files",
-            code="max_tokens_per_request",
-        )
 
 
 def _require_filter(filter: str | Mapping[str, Any] | None) -> None:

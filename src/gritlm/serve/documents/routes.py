@@ -13,6 +13,7 @@ from gritlm.serve.http.paths import ANSWER, DOCUMENTS, PASSAGE_MEDIA, SEARCH, ST
 from gritlm.serve.schemas.rag import (
     AddDocumentsRequest,
     AddDocumentsResponse,
+    AddProgress,
     AnswerChunk,
     AnswerRequest,
     AnswerResponse,
@@ -65,9 +66,15 @@ def routes(service: Service, apis: Mapping[str, DocumentApi]) -> APIRouter:
         data = [await apis[name].describe(service) for name in service.stores.visible]
         return json_response({"object": "list", "data": data})
 
-    @router.post(DOCUMENTS, response_model=AddDocumentsResponse, summary="Add documents")
+    @router.post(
+        DOCUMENTS,
+        response_model=AddDocumentsResponse,
+        responses=stream_of(AddProgress),
+        summary="Add documents",
+    )
     async def add(body: AddDocumentsRequest) -> Response:
-        """Split documents or files into passages, embed them and store their key/value state."""
+        """Split documents or files into passages, embed them and store their key/value state. The
+        events of a stream begin when the files are read."""
         return await store(body.store).add(service, body)
 
     @router.get(DOCUMENTS, response_model=DocumentListResponse, summary="List documents")
@@ -90,24 +97,11 @@ def routes(service: Service, apis: Mapping[str, DocumentApi]) -> APIRouter:
         return await store(store_name).delete(service, document_id)
 
     _search_routes(router, service, store)
-
-    @router.post(
-        ANSWER,
-        response_model=AnswerResponse,
-        responses=stream_of(AnswerChunk),
-        summary="Answer from documents",
-    )
-    async def answer(body: AnswerRequest) -> Response:
-        """Find passages and generate an answer from them. The events of a stream have the form of
-        chat completion chunks; the first one has ``sources``, the last one ``trace`` and
-        ``usage``."""
-        return await store(body.store, body.model).answer(service, body)
-
     return router
 
 
 def _search_routes(router: APIRouter, service: Service, store: Callable[..., DocumentApi]) -> None:
-    """Add the routes of passages: the search, and their images and sounds.
+    """Add the routes of passages: the search, answers, and their images and sounds.
 
     Args:
         router: router of documents.
@@ -131,3 +125,15 @@ def _search_routes(router: APIRouter, service: Service, store: Callable[..., Doc
     async def search(body: SearchRequest) -> Response:
         """Find the passages nearest to a question."""
         return await store(body.store, body.model).search(service, body)
+
+    @router.post(
+        ANSWER,
+        response_model=AnswerResponse,
+        responses=stream_of(AnswerChunk),
+        summary="Answer from documents",
+    )
+    async def answer(body: AnswerRequest) -> Response:
+        """Find passages and generate an answer from them. The events of a stream have the form of
+        chat completion chunks; the first one has ``sources``, the last one ``trace`` and
+        ``usage``."""
+        return await store(body.store, body.model).answer(service, body)

@@ -107,6 +107,7 @@ def _document(name: str, content: FileContent, metadata: dict[str, Value]) -> Do
         both,
         markdown=content.markdown,
         media=content.media,
+        pages=content.pages,
     )
 
 

@@ -32,6 +32,12 @@ class ModelObject(ResponseModel):
     writes: bool = Field(description="Whether the model generates text.")
     reads: list[Literal["text", "image", "sound"]] = Field(description="Kinds of inputs.")
     documents: bool = Field(description="Whether the key may use a store, for /v1/rag.")
+    parameters: int = Field(description="Number of parameters.")
+    dtype: str = Field(description="Number format of the weights.")
+    device: str = Field(description="Device of the weights.")
+    memory_bytes: int = Field(
+        description="Size of the weights in bytes, those of a shared base included."
+    )
 
 
 class ModelListResponse(ResponseModel):

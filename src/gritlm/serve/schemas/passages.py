@@ -43,6 +43,10 @@ class PassageObject(ResponseModel):
         description="Page or time of a passage that is an image or a sound, whose file is at "
         "/v1/rag/media/{id}; null for text.",
     )
+    page: int | None = Field(
+        None,
+        description="Number of the page on which the passage begins, from 1; null if not known.",
+    )
 
 
 class TraceObject(ResponseModel):

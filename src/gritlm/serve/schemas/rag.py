@@ -95,6 +95,11 @@ class AddDocumentsRequest(ExactRequestModel):
     store: StoreName | None = None
     documents: list[DocumentObject] = Field(default_factory=list, max_length=2048, fail_fast=True)
     files: list[FileObject] = Field(default_factory=list, max_length=256, fail_fast=True)
+    stream: bool = Field(
+        False,
+        description="Send events of the progress while passages are embedded; the last event is "
+        "the response.",
+    )
 
 
 class SkippedItem(ResponseModel):
@@ -114,12 +119,22 @@ class AddDocumentsResponse(ResponseModel):
     seconds: float
 
 
+class AddProgress(ResponseModel):
+    """An event of a stream of progress. The last event of the stream is the response."""
+
+    object: Literal["rag.documents.progress"]
+    passages: int = Field(description="Number of passages embedded so far.")
+    share: float = Field(description="Part of the documents' text that is embedded, 0 to 1.")
+
+
 class StoreObject(ResponseModel):
     id: str = Field(description="Name of the store in requests.")
     object: Literal["rag.store"]
     documents: int
     read_only: bool
     model: str = Field(description="Name of the model that made the store and answers from it.")
+    disk_bytes: int = Field(description="Size of the stored key/value state on disk.")
+    memory_bytes: int = Field(description="Size of the key/value state in the memory cache.")
 
 
 class StoreListResponse(ResponseModel):

@@ -1,0 +1,106 @@
+"""Progress of the addition of documents, as events of a stream."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tests.serve.conftest import Served
+
+DOCUMENTS = "/v1/rag/documents"
+SEARCH = "/v1/rag/search"
+
+
+def events(live: Served, documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add documents with a stream, and return its events."""
+    body = {"documents": documents, "stream": True}
+    with live.http.stream("POST", DOCUMENTS, json=body) as response:
+        assert response.status_code == 200, response.read()
+        assert response.headers["content-type"].startswith("text/event-stream")
+        lines = [line for line in response.iter_lines() if line]
+    assert lines[-1] == "data: [DONE]"
+    return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
+
+
+def many(name: str, count: int) -> dict[str, Any]:
+    """Return a document of many passages, each with words of its own."""
+    text = "\n\n".join(f"{name} {n}. " + "Rain falls on the hills. " * 20 for n in range(count))
+    return {"id": name, "text": text}
+
+
+def test_a_stream_has_the_progress_and_at_last_the_response(live: Served):
+    *progress, last = events(live, [many("long", 150), many("short", 3)])
+    assert last["object"] == "rag.documents.added"
+    assert (last["documents"], last["ids"]) == (2, ["long", "short"])
+    assert {each["object"] for each in progress} == {"rag.documents.progress"}
+    shares = [each["share"] for each in progress]
+    assert shares == sorted(shares)
+    assert shares[0] == 0
+    assert shares[-1] <= 1
+    counts = [each["passages"] for each in progress]
+    assert counts == sorted(counts)
+    assert any(0 < count <= last["passages"] for count in counts)
+    for name in ("long", "short"):
+        live.http.delete(f"{DOCUMENTS}/{name}").raise_for_status()
+
+
+def test_the_response_without_a_stream_is_the_same(live: Served):
+    (_, streamed) = events(live, [many("a", 1)])[0], events(live, [many("b", 1)])[-1]
+    whole = live.http.post(DOCUMENTS, json={"documents": [many("c", 1)]}).json()
+    assert whole.keys() == streamed.keys()
+    assert whole["ids"] == ["c"]
+    assert whole["documents"] == streamed["documents"] == 1
+    for name in "abc":
+        live.http.delete(f"{DOCUMENTS}/{name}").raise_for_status()
+
+
+def test_what_is_wrong_before_the_stream_begins_has_its_own_status(live: Served):
+    refused = live.http.post(DOCUMENTS, json={"documents": [], "stream": True})
+    assert refused.status_code == 400
+    body = {"documents": [{"text": "Rain."}], "store": "other", "stream": True}
+    refused = live.http.post(DOCUMENTS, json=body)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (404, "store")
+
+
+def test_a_stream_of_which_no_document_is_added_ends_with_the_error(live: Served):
+    with live.http.stream(
+        "POST", DOCUMENTS, json={"documents": [{"id": "a", "text": " "}], "stream": True}
+    ) as response:
+        lines = [line for line in response.iter_lines() if line]
+    error = json.loads(lines[-1].removeprefix("data: "))["error"]
+    assert error["code"] == "no_documents_added"
+    assert "[DONE]" not in lines[-1]
+
+
+def test_a_client_that_leaves_stops_the_addition(live: Served):
+    before = live.http.get(DOCUMENTS).json()["total"]
+    body = {"documents": [many(f"left{n}", 120) for n in range(6)], "stream": True}
+    with live.http.stream("POST", DOCUMENTS, json=body) as response:
+        next(response.iter_lines())
+    known = {"question": "Who sleeps?", "top_k": 1}
+    assert live.http.post(SEARCH, json=known).status_code == 200  # the reservation is returned
+    found = live.http.get(DOCUMENTS).json()
+    assert found["total"] < before + 6
+    for each in found["data"]:
+        if each["id"].startswith("left"):
+            live.http.delete(f"{DOCUMENTS}/{each['id']}").raise_for_status()
+
+
+def test_passages_of_a_pdf_have_their_page(live: Served):
+    from base64 import b64encode
+
+    from tests.pdfs import lines_pdf
+
+    pages = [f"Chapter {word}\n" + f"The {word} is {word}. " * 40 for word in ("fox", "owl", "elk")]
+    file = {"name": "animals.pdf", "data": b64encode(lines_pdf(pages)).decode()}
+    live.http.post(DOCUMENTS, json={"files": [file]}).raise_for_status()
+    found = live.http.post(SEARCH, json={"question": "owl", "top_k": 20}).json()["data"]
+    ours = {hit["page"] for hit in found if hit["document_id"] == "animals.pdf"}
+    assert ours <= {1, 2, 3}
+    assert len(ours) > 1
+    for hit in found:
+        if hit["document_id"] == "animals.pdf":
+            assert ("fox", "owl", "elk")[hit["page"] - 1] in hit["text"]
+        else:
+            assert hit["page"] is None
+    live.http.delete(f"{DOCUMENTS}/animals.pdf").raise_for_status()
