@@ -26,7 +26,7 @@ KEPT = rf"(?:{NAMES}|gritlm|serve|--store|FOLDER|\.\w+|ms|s|kB|MB|B)"
 # Content, not texts of the page: documents, questions, answers, texts to embed.
 CONTENT = """
 [lang=en], .mine, .text, .passage, .quote, .plane, .heat, .readout p, .names, .hit > :not(.place),
-.name, .hit h3, .server-model, title
+.name, .cluster h3, .hit h3, .server-model, title
 """
 WORDS = """(content) => {
   const found = [];
@@ -139,6 +139,7 @@ def search(here: Any) -> None:
 
 def ask(here: Any) -> None:
     here.page.locator("#ask-question").fill("What colour is the ball?")
+    here.page.locator("#ask-options-button").click()
     here.page.locator("#ask-length").fill("4")
     here.page.locator("#ask-send").click()
     here.page.get_by_text("两种方式都已回答").wait_for()

@@ -6,18 +6,21 @@ import { store } from "./server.js";
 
 const pieces = async function* (events) {
   for await (const event of events) {
-    if (event.sources) yield { sources: event.sources };
+    const { sources, trace } = event.rag ?? event;
+    if (sources) yield { sources };
     const [choice] = event.choices ?? [];
     if (choice?.delta?.content) yield { text: choice.delta.content };
     if (choice?.finish_reason) yield { finish: choice.finish_reason };
-    if (event.trace) yield { trace: event.trace };
+    if (trace) yield { trace };
     if (event.usage) yield { usage: event.usage };
   }
 };
 
-export const chat = (messages, { temperature, length }, signal) =>
+// `passages`: candidates of an answer from documents; null for an answer without documents.
+export const chat = (messages, { temperature, length, passages }, signal) =>
   pieces(stream("v1/chat/completions", {
     messages, temperature, max_completion_tokens: length, stream_options: { include_usage: true },
+    ...(passages === null ? {} : { rag: { top_k: passages, ...(store() === null ? {} : { store: store() }) } }),
   }, signal));
 
 export const fromDocuments = (question, { mode, fusion, passages, temperature, length }, signal) =>

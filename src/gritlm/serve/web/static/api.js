@@ -19,9 +19,9 @@ export class ApiError extends Error {
   }
 }
 
-const address = (path) => new URL(path, document.baseURI);
+export const address = (path) => new URL(path, document.baseURI);
 
-const headers = (body) => ({
+export const headers = (body) => ({
   ...(body === undefined ? {} : { "Content-Type": "application/json" }),
   ...(key.get() ? { Authorization: `Bearer ${key.get()}` } : {}),
 });
@@ -29,19 +29,20 @@ const headers = (body) => ({
 const messageOf = (status, error) =>
   typeof error?.message === "string" ? error.message : t("error.status", { status });
 
-const refused = async (response) => {
-  const text = await response.text();
+// Returns the error of a response with this status and text.
+export const refusal = (status, text, request) => {
   let error = null;
   try {
     error = JSON.parse(text).error;
   } catch {
     // A proxy in between answers in another form.
   }
-  return new ApiError(messageOf(response.status, error), {
-    status: response.status, code: error?.code ?? null, type: error?.type ?? null,
-    param: error?.param ?? null, request: response.headers.get("x-request-id"),
+  return new ApiError(messageOf(status, error), {
+    status, code: error?.code ?? null, type: error?.type ?? null, param: error?.param ?? null, request,
   });
 };
+
+export const unreachable = () => new ApiError(t("error.unreachable"), { code: "unreachable" });
 
 const reach = async (path, { method, body, signal }) => {
   try {
@@ -51,23 +52,33 @@ const reach = async (path, { method, body, signal }) => {
     });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new ApiError(t("error.unreachable"), { code: "unreachable" });
+    throw unreachable();
   }
 };
 
-const send = async (path, options) => {
+// Runs a request again with the key that the user enters, for as long as the server wants another one.
+export const withKey = async (request) => {
   for (;;) {
     const used = key.get();
-    const response = await reach(path, options);
-    if (response.ok) return response;
-    const error = await refused(response);
-    // Another request may have brought the key while this one was on its way.
-    if (error.status !== 401 || !(key.get() !== used || (await key.ask(error, used)))) throw error;
+    try {
+      return await request();
+    } catch (error) {
+      // Another request may have brought the key while this one was on its way.
+      if (error.status !== 401 || !(key.get() !== used || (await key.ask(error, used)))) throw error;
+    }
   }
 };
+
+const send = (path, options) => withKey(async () => {
+  const response = await reach(path, options);
+  if (response.ok) return response;
+  throw refusal(response.status, await response.text(), response.headers.get("x-request-id"));
+});
 
 export const call = async (path, { method = "GET", body, signal } = {}) =>
   (await send(path, { method, body, signal })).json();
+
+export const text = async (path) => (await send(path, { method: "GET" })).text();
 
 // Fetches a file with the key and returns its address for an element of the page. The caller revokes
 // the address, which keeps the file in memory.
@@ -75,7 +86,7 @@ export const fileUrl = async (path) => URL.createObjectURL(await (await send(pat
 
 export const post = (path, body, signal) => call(path, { method: "POST", body, signal });
 
-const brokenOff = () =>
+export const brokenOff = () =>
   new ApiError(t("error.brokenOff"), { code: "broken_off" });
 
 async function* linesOf(response) {
@@ -96,16 +107,23 @@ async function* linesOf(response) {
   }
 }
 
+// Returns the object of a line of server-sent events; null for a line that holds none.
+export const eventOf = (line, status) => {
+  if (!line.startsWith("data:")) return null;
+  const data = line.slice(5).trim();
+  if (data === "[DONE]") return { done: true };
+  const event = JSON.parse(data);
+  if (event.error) throw new ApiError(messageOf(status, event.error), event.error);
+  return event;
+};
+
 // Yields the parsed object of each server-sent event.
 export async function* stream(path, body, signal) {
   const response = await send(path, { method: "POST", body: { ...body, stream: true }, signal });
   for await (const line of linesOf(response)) {
-    if (!line.startsWith("data:")) continue;
-    const data = line.slice(5).trim();
-    if (data === "[DONE]") return;
-    const event = JSON.parse(data);
-    if (event.error) throw new ApiError(messageOf(response.status, event.error), event.error);
-    yield event;
+    const event = eventOf(line, response.status);
+    if (event?.done) return;
+    if (event) yield event;
   }
   throw brokenOff();
 }

@@ -8,6 +8,7 @@ import { $, h } from "./dom.js";
 import { startEmbed } from "./embed.js";
 import { t, translatePage } from "./language.js";
 import { startLooks } from "./looks.js";
+import { showMachineName, startMachine } from "./machine.js";
 import { startSearch } from "./search.js";
 import { chooseStore, condition, lookAtModel, server, store, whenServerChanges } from "./server.js";
 import { startTabs } from "./tabs.js";
@@ -50,7 +51,7 @@ const showStores = () => {
 const showServer = () => {
   const { model } = server;
   const hasStore = model?.documents ?? null;
-  $("server-model").textContent = model?.id ?? "";
+  showMachineName();
   document.title = model ? `gritlm: ${model.id}` : "gritlm";
   $("key").hidden = !key.get();
   showStores();
@@ -63,6 +64,7 @@ const showServer = () => {
 
 translatePage();
 startLooks();
+startMachine();
 whenServerChanges(showServer);
 $("store").addEventListener("change", () => chooseStore($("store").value));
 startKey(() => { showServer(); look(); });

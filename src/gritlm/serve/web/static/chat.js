@@ -1,102 +1,66 @@
-// The Chat tab: a conversation that is kept until a new one starts or the browser tab is closed.
+// The Chat tab: a conversation, answered by the model or from documents, and kept in this browser.
 
 import * as answers from "./answers.js";
-import { $, eachFrame, h, icon } from "./dom.js";
+import { fitSettings, settings, startSettings } from "./chat-settings.js";
+import { conversations, current, keep, open } from "./conversations.js";
+import { $, eachFrame } from "./dom.js";
+import { startHistory } from "./history.js";
 import { t } from "./language.js";
-import { markdown } from "./markdown.js";
-import { server, whenServerChanges } from "./server.js";
-import { sourceItems } from "./sources.js";
-import { stopped, trouble } from "./trouble.js";
+import { bestSentence } from "./quote.js";
+import { whenServerChanges } from "./server.js";
+import { drawTurn } from "./turns.js";
+import { stopped } from "./trouble.js";
 
-const KEPT = "gritlm.chat";
-const SETTINGS = "gritlm.chat.settings";
 const PASSAGES = 5;
 const LEAST_S = 0.2; // seconds; tokens that arrive faster come in one piece and give no rate
 
-// A turn: {question, answer, sources, facts, error}; the last two only once it has ended.
-let turns = [];
+// A turn: {question, answer, sources, sentence, facts, error}; the last three only once it has ended.
+let conversation = current();
 let running = null;
 
-const keep = () => sessionStorage.setItem(KEPT, JSON.stringify(turns.map(({ error, ...turn }) => turn)));
+const before = (turn) => conversation.turns.filter((each) => each.answer && each !== turn);
 
-const settings = () => ({
-  system: $("chat-system").value.trim(),
-  temperature: Number($("chat-temperature").value),
-  length: Number($("chat-length").value),
-  documents: !$("chat-documents-label").hidden && $("chat-documents").checked,
-});
+const spoken = (turns) => turns.flatMap(({ question, answer }) => [
+  { role: "user", content: question }, { role: "assistant", content: answer },
+]);
 
-const keepSettings = () => {
-  $("chat-temperature-out").textContent = settings().temperature;
-  sessionStorage.setItem(SETTINGS, JSON.stringify(settings()));
-};
+// A question that refers to the one before: it is searched together with that one.
+const REFERS = /\b(it|its|they|them|their|this|that|these|those|he|she|him|her)\b|[它他她这那其]/i;
+const FEW_WORDS = 2;
 
-const recall = (name) => {
-  try {
-    return JSON.parse(sessionStorage.getItem(name));
-  } catch {
-    return null;
-  }
-};
+const refers = (question) => REFERS.test(question) || question.trim().split(/\s+/).length <= FEW_WORDS;
 
-const messages = (question, system) => [
-  ...(system ? [{ role: "system", content: system }] : []),
-  ...turns.filter((turn) => turn.answer && turn.question !== undefined && turn !== running?.turn).flatMap((turn) => [
-    { role: "user", content: turn.question }, { role: "assistant", content: turn.answer },
-  ]),
-  { role: "user", content: question },
-];
-
-// Browsers allow access to the clipboard on localhost and over HTTPS only.
-const copy = (turn) =>
-  navigator.clipboard && h("button", {
-    class: "quiet", type: "button",
-    onclick: async () => {
-      await navigator.clipboard.writeText(turn.answer);
-      $("chat-status").textContent = t("chat.copied");
-    },
-  }, icon("copy"), t("chat.copy"));
-
-// The elements of a turn, and `update`, which redraws them from the turn.
-const draw = (turn) => {
-  const text = h("div", { class: "text" });
-  const below = h("div");
-  const item = h("li", { class: "turn" },
-    h("div", { class: "mine" }, h("span", { class: "unseen" }, t("chat.you")), turn.question),
-    h("div", { class: "theirs" }, h("span", { class: "unseen" }, t("chat.answer")), text, below));
-  const update = () => {
-    const writing = running?.turn === turn;
-    text.classList.toggle("writing", writing);
-    text.replaceChildren(...markdown(turn.answer));
-    below.replaceChildren(...[
-      turn.sources?.length ? h("ol", { class: "sources", "aria-label": t("page.sources") }, ...sourceItems(turn.sources, writing ? "" : turn.answer)) : null,
-      turn.error ? trouble(turn.error, () => again(turn)) : null,
-      !writing && turn.answer ? h("div", { class: "facts" }, copy(turn), turn.facts && h("span", {}, turn.facts)) : null,
-    ].filter(Boolean));
-  };
-  update();
-  return { item, update };
+const messages = (turn, { system, documents }) => {
+  const earlier = before(turn);
+  const last = refers(turn.question) ? earlier.slice(-1) : [];
+  return [
+    ...(system ? [{ role: "system", content: system }] : []),
+    ...spoken(documents ? last : earlier),
+    { role: "user", content: turn.question },
+  ];
 };
 
 const atBottom = () => innerHeight + scrollY > document.documentElement.scrollHeight - 120;
 
 const toBottom = () => scrollTo({ top: document.documentElement.scrollHeight });
 
+const drawn = (turn) => drawTurn(turn, { isRunning: (each) => running?.turn === each, again });
+
 const show = () => {
-  $("talk").replaceChildren(...turns.map((turn) => draw(turn).item));
+  $("talk").replaceChildren(...conversation.turns.map((turn) => drawn(turn).item));
   frame();
 };
 
 const frame = () => {
-  $("chat-empty").hidden = turns.length > 0;
-  $("chat-new").hidden = turns.length === 0;
+  $("chat-empty").hidden = conversation.turns.length > 0;
+  $("chat-new").hidden = conversation.turns.length === 0;
   $("chat-send").hidden = running !== null;
   $("chat-stop").hidden = running === null;
 };
 
-const factsOf = ({ usage, trace, finish, first, started }) => {
+const factsOf = ({ usage, trace, finish, first, started, ended }) => {
   const written = usage?.completion_tokens ?? trace?.tokens_generated;
-  const rest = (performance.now() - started - first) / 1000;
+  const rest = (ended - started - first) / 1000;
   const reused = trace?.tokens_reused ?? usage?.prompt_tokens_details?.cached_tokens;
   return [
     written && t("chat.facts.tokens", { count: written }),
@@ -110,12 +74,11 @@ const factsOf = ({ usage, trace, finish, first, started }) => {
 
 const write = async (turn, update) => {
   const seen = { started: performance.now(), first: 0 };
-  const { system, ...how } = settings();
+  const how = settings();
+  const { signal } = running.control;
   try {
-    const pieces = how.documents
-      ? answers.fromDocuments(turn.question, { ...how, mode: "doc", fusion: "sequence", passages: PASSAGES }, running.control.signal)
-      : answers.chat(messages(turn.question, system), how, running.control.signal);
-    for await (const piece of pieces) {
+    const passages = how.documents ? PASSAGES : null;
+    for await (const piece of answers.chat(messages(turn, how), { ...how, passages }, signal)) {
       if (piece.text) {
         seen.first ||= performance.now() - seen.started;
         turn.answer += piece.text;
@@ -124,45 +87,51 @@ const write = async (turn, update) => {
       Object.assign(seen, piece);
       update();
     }
+    seen.ended = performance.now();
+    const used = turn.sources?.find((source) => source.used && !source.media);
+    if (used) turn.sentence = await bestSentence(turn.question, used, signal);
   } catch (error) {
     if (stopped(error)) seen.finish = "stopped";
     else turn.error = error;
   }
+  seen.ended ??= performance.now();
   turn.facts = factsOf(seen);
   return seen;
 };
 
 const run = async (turn) => {
   running = { turn, control: new AbortController() };
-  const { item, update } = draw(turn);
+  const { item, update } = drawn(turn);
   $("talk").append(item);
   frame();
   $("talk").setAttribute("aria-busy", "true");
   $("chat-status").textContent = t("chat.writing");
   toBottom();
-  const drawn = eachFrame(() => {
+  const redraw = eachFrame(() => {
     const follow = atBottom();
     update();
     if (follow) toBottom();
   });
-  const { finish } = await write(turn, drawn);
+  const talk = conversation;
+  const { finish } = await write(turn, redraw);
   running = null;
-  drawn();
+  redraw();
   frame();
   $("talk").removeAttribute("aria-busy");
   $("chat-status").textContent = turn.error ? "" : finish === "stopped" ? t("chat.stopped") : t("chat.complete");
-  keep();
+  if (talk === conversation) keep(conversation);
 };
 
 const ask = (question) => {
   const turn = { question, answer: "", sources: null, facts: "" };
-  turns.push(turn);
+  conversation.turns.push(turn);
+  keep(conversation);
   return run(turn);
 };
 
 const again = (turn) => {
   if (running) return;
-  turns = turns.filter((each) => each !== turn);
+  conversation.turns = conversation.turns.filter((each) => each !== turn);
   show();
   ask(turn.question);
   $("chat-text").focus();
@@ -181,11 +150,14 @@ const stop = () => {
   $("chat-text").focus();
 };
 
-const startNew = () => {
+// Shows the conversation with this id; null for a new one. An answer that is being written ends here.
+const turnTo = (id) => {
+  if (running && conversations().some((each) => each.id === conversation.id)) keep(conversation);
   stop();
-  turns = [];
-  keep();
+  open(id);
+  conversation = current();
   show();
+  toBottom();
 };
 
 const onKey = (event) => {
@@ -195,46 +167,18 @@ const onKey = (event) => {
   }
 };
 
-const openSettings = (open) => {
-  $("chat-settings").hidden = !open;
-  $("chat-settings-button").setAttribute("aria-expanded", String(open));
-  if (turns.length) toBottom();
-};
-
-// By default an answer takes up to half of the context length; the conversation has the rest.
-const fit = () => {
-  $("chat-documents-label").hidden = !server.model.documents;
-  $("chat-length").max = server.model.max_model_len;
-  const half = Math.floor(server.model.max_model_len / 2);
-  if (settings().length > half) $("chat-length").value = half;
-};
-
-const restore = () => {
-  turns = recall(KEPT) ?? [];
-  const kept = recall(SETTINGS);
-  if (!kept) return;
-  $("chat-system").value = kept.system;
-  $("chat-temperature").value = kept.temperature;
-  $("chat-length").value = kept.length;
-  $("chat-documents").checked = kept.documents;
-};
-
 export const startChat = () => {
-  restore();
+  startSettings(() => { if (conversation.turns.length) toBottom(); });
   show();
-  $("chat-temperature-out").textContent = settings().temperature;
+  startHistory({ open: turnTo, closed: (id) => { if (id === conversation.id) turnTo(null); } });
   $("chat-form").addEventListener("submit", submit);
-  $("chat-form").addEventListener("change", keepSettings);
-  $("chat-temperature").addEventListener("input", keepSettings);
-  $("chat-form").addEventListener("invalid", () => openSettings(true), { capture: true });
   $("chat-text").addEventListener("keydown", onKey);
   $("chat-stop").addEventListener("click", stop);
-  $("chat-new").addEventListener("click", startNew);
-  $("chat-settings-button").addEventListener("click", () => openSettings($("chat-settings").hidden));
+  $("chat-new").addEventListener("click", () => turnTo(null));
   addEventListener("keydown", (event) => { if (event.key === "Escape" && running) stop(); });
   $("chat-ideas").addEventListener("click", (event) => {
     const idea = event.target.closest("button");
     if (idea) ask(idea.textContent);
   });
-  whenServerChanges(fit);
+  whenServerChanges(fitSettings);
 };

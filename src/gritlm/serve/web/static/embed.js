@@ -1,15 +1,18 @@
-// The Embed tab: vectors of texts, drawn as a similarity matrix and a map.
+// The Embed tab: vectors of texts, drawn as a similarity matrix and a map with clusters.
 
-import { post } from "./api.js";
+import { call, post } from "./api.js";
+import { clustersOf } from "./clusters.js";
 import { $ } from "./dom.js";
 import { heat } from "./heat.js";
 import { t } from "./language.js";
 import { plane } from "./plane.js";
+import { server, store, whenServerChanges } from "./server.js";
 import { showTrouble, stopped } from "./trouble.js";
 import { cosines, decoded, pca } from "./vectors.js";
 
 const LEAST = 2;
-const MOST = 50;
+const MOST = 150;
+const IN_MATRIX = 50; // texts; more are drawn as a map only
 const SIDE_BY_SIDE = 10;
 const EXAMPLE = [
   "The museum opens at ten.", "Visitors may come in from ten o'clock.", "The gallery is closed on Mondays.",
@@ -34,8 +37,11 @@ const draw = () => {
   if (!last) return;
   $("embed-result").hidden = false;
   $("embed-result").classList.toggle("many", last.lines.length > SIDE_BY_SIDE);
-  $("heat").replaceChildren(...heat(last.lines, cosines(last.vectors), $("heat").clientWidth));
-  $("plane").replaceChildren(...plane(last.lines, pca(last.vectors), $("plane").clientWidth));
+  const tooMany = last.lines.length > IN_MATRIX;
+  $("heat-card").hidden = tooMany;
+  $("heat").replaceChildren(...(tooMany ? [] : heat(last.lines, cosines(last.vectors), $("heat").clientWidth)));
+  $("plane-note").textContent = tooMany ? t("heat.many", { most: IN_MATRIX }) : "";
+  $("plane").replaceChildren(...plane(last.lines, last.map, last.clusters, $("plane").clientWidth));
 };
 
 const submit = async (event) => {
@@ -53,7 +59,7 @@ const submit = async (event) => {
     }, request.signal);
     const took = performance.now() - started;
     const vectors = data.map((each) => decoded(each.embedding));
-    last = { lines, vectors };
+    last = { lines, vectors, map: pca(vectors), clusters: clustersOf(vectors) };
     $("embed-status").textContent = t("embed.done", {
       vectors: lines.length, dimensions: vectors[0].length, tokens: usage.prompt_tokens, ms: took,
     });
@@ -66,18 +72,34 @@ const submit = async (event) => {
   }
 };
 
+const fill = (lines) => {
+  $("embed-texts").value = lines.join("\n");
+  count();
+  $("embed-texts").focus();
+};
+
+// The titles of the stored documents, as many as the page draws.
+const fillTitles = async () => {
+  $("embed-trouble").replaceChildren();
+  try {
+    const named = store() === null ? "" : `&store=${encodeURIComponent(store())}`;
+    const { data } = await call(`v1/rag/documents?limit=${MOST}${named}`);
+    fill([...new Set(data.map((each) => (each.title || each.id).replace(/\s+/g, " ")))]);
+  } catch (error) {
+    showTrouble($("embed-trouble"), error);
+  }
+};
+
 export const startEmbed = () => {
   count();
+  whenServerChanges(() => { $("embed-titles").hidden = !server.model?.documents; });
+  $("embed-titles").addEventListener("click", fillTitles);
   $("embed-texts").addEventListener("input", count);
   $("embed-form").addEventListener("submit", submit);
-  $("embed-example").addEventListener("click", () => {
-    $("embed-texts").value = EXAMPLE.join("\n");
-    count();
-    $("embed-texts").focus();
-  });
+  $("embed-example").addEventListener("click", () => fill(EXAMPLE));
   let width = 0;
   new ResizeObserver(([entry]) => {
     const now = Math.round(entry.contentRect.width);
     if (now && now !== width) { width = now; draw(); }
-  }).observe($("heat"));
+  }).observe($("embed-result"));
 };

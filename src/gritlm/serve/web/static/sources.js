@@ -3,9 +3,13 @@
 import { h } from "./dom.js";
 import { t } from "./language.js";
 import { labelOf, mediaOf } from "./media.js";
-import { quoteIn } from "./quote.js";
 
-export const titleOf = (source) => source.title || source.document_id;
+// The title of the document and the page, where it has pages.
+export const titleOf = (source) => {
+  const page = source.media?.page ?? source.page;
+  const title = source.title || source.document_id;
+  return page ? [title, t("place.page", { page })].join(t("place.join")) : title;
+};
 
 const NAMED = 3; // other documents that are named
 
@@ -21,20 +25,10 @@ export const placeOf = (source) =>
   `${[source.document_id, spanOf(source)].filter(Boolean).join(t("place.join"))}${others(source.also_in)}`;
 
 // The text of a passage, or its image or sound.
-const contentOf = (source, ...text) =>
-  source.media ? mediaOf(source) : h("p", { class: "passage" }, ...text);
+const contentOf = (source) =>
+  source.media ? mediaOf(source) : h("p", { class: "passage", tabindex: "0", role: "group", "aria-label": t("source.passage") }, source.text);
 
 export const scoreOf = (source) => source.score.toFixed(3);
-
-// The pieces of a text, in which the words of an answer are marked.
-export const marked = (text, answer) => {
-  const found = quoteIn(text, answer);
-  if (!found) return [text];
-  const [start, end] = found;
-  return [text.slice(0, start), h("mark", {}, text.slice(start, end)), text.slice(end)];
-};
-
-const passageOf = (source, answer) => (source.used ? marked(source.text, answer) : [source.text]);
 
 const signed = (value) => value.toFixed(2).replace("-", "\u2212");
 
@@ -43,16 +37,8 @@ const likelihoodOf = (source) =>
     ? null
     : h("span", { class: "score", title: t("source.likelihood") }, signed(source.likelihood));
 
-// Marks the words of a finished answer in the passages that it comes from, and unfolds the first one.
-export const markAnswer = (list, sources, answer) => {
-  for (const [place, item] of [...list.children].entries()) {
-    item.querySelector(".passage")?.replaceChildren(...passageOf(sources[place], answer));
-  }
-  const first = sources.findIndex((source) => source.used);
-  if (first >= 0) list.children[first].querySelector("details").open = true;
-};
-
-export const sourceItems = (sources, answer = "") =>
+// Items of a list; quotation.js marks an answer in them.
+export const sourceItems = (sources) =>
   sources.map((source, place) =>
     h("li", { class: source.used ? "source used" : "source" },
       h("details", {},
@@ -62,5 +48,5 @@ export const sourceItems = (sources, answer = "") =>
           sources.length > 1 ? h("span", { class: "use" }, source.used ? t("source.used") : t("source.unused")) : null,
           likelihoodOf(source),
           h("span", { class: "score", title: t("source.cosine") }, scoreOf(source))),
-        contentOf(source, ...passageOf(source, answer)),
+        contentOf(source),
         h("p", { class: "place" }, placeOf(source)))));

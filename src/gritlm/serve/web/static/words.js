@@ -12,7 +12,23 @@ export const duration = (ms) => {
 
 export const bytes = (value) => {
   if (value < 1000) return `${value} B`;
-  return value < 1e6 ? `${(value / 1e3).toFixed(0)} kB` : `${(value / 1e6).toFixed(1)} MB`;
+  if (value < 1e6) return `${(value / 1e3).toFixed(0)} kB`;
+  return value < 1e9 ? `${(value / 1e6).toFixed(1)} MB` : `${(value / 1e9).toFixed(2)} GB`;
+};
+
+// A large number in short: 135 M, 7.2 B.
+export const amount = (value) => {
+  const [unit, sign] = [[1e9, " B"], [1e6, " M"], [1e3, " k"]].find(([least]) => value >= least) ?? [1, ""];
+  const short = value / unit;
+  return `${short < 10 && unit > 1 ? short.toFixed(1) : Math.round(short)}${sign}`;
+};
+
+// Seconds as hours and minutes, or days: 0:42:05, 3 d 4:05:09.
+export const span = (seconds) => {
+  const whole = Math.max(0, Math.floor(seconds));
+  const padded = (value) => String(value).padStart(2, "0");
+  const time = `${Math.floor(whole / 3600) % 24}:${padded(Math.floor(whole / 60) % 60)}:${padded(whole % 60)}`;
+  return whole < 86_400 ? time : `${Math.floor(whole / 86_400)} d ${time}`;
 };
 
 // A time in a recording: 0:30, 1:02:05.
