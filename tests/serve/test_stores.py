@@ -116,11 +116,14 @@ def test_one_store_needs_no_name(live: Served):
     names = [each.id for each in live.openai.models.list()]
     assert names == ["tiny", "small", "tiny:rag", "small:rag"]
     (store,) = live.http.get("/v1/rag/stores").json()["data"]
+    assert store["disk_bytes"] > 0
     assert store == {
         "id": "default",
         "object": "rag.store",
         "documents": store["documents"],
         "read_only": False,
+        "disk_bytes": store["disk_bytes"],
+        "memory_bytes": store["memory_bytes"],
         "model": "tiny",
     }
     named = live.http.post("/v1/rag/search", json={**ASKED, "store": "default"}).json()
