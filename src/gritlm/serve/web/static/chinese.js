@@ -177,7 +177,7 @@ export const chinese = {
   "ask.cached": "缓存",
   "ask.cachedHint": "使用存下的状态",
   "ask.fresh": "重新读取",
-  "ask.freshHint": "重新读取段落",
+  "ask.freshHint": "把段落再读一遍",
   "ask.figures": ({ ms }) => `首个词元 ${duration(ms)}`,
   "ask.figuresRead": ({ count }) => `读取 ${number(count)} 个词元`,
   "ask.options": "选项",
