@@ -63,7 +63,7 @@ docs: $(VENV)/.docs ## build the documentation site in build/site; a broken link
 release-check: $(VENV)/.release ## build wheel and sdist, install them with each extra in empty environments, and run them
 	@$(BIN)/gritlm pull >/dev/null
 	@$(BIN)/gritlm pull senses >/dev/null
-	@$(BIN)/python -m tests.release --torch-options "$(TORCH_OPTIONS)" $(RELEASE)
+	@$(BIN)/python -m tests.release --torch-options="$(TORCH_OPTIONS)" $(RELEASE)
 
 screenshots: $(VENV)/.dev ## make the screenshots of the page, from a real server; needs Chromium
 	@$(BIN)/gritlm pull >/dev/null

@@ -46,6 +46,7 @@ EXTRAS = {
     "langchain-tests": Extra(),
     "llama-index": Extra(needs=("rag",)),
     "media": Extra(),
+    "notebooks": Extra(),
     "office": Extra(needs=("rag",)),
     "otel": Extra(needs=("serve",)),
     "pages": Extra(needs=("rag",)),

@@ -273,6 +273,10 @@ def release(examples: Path) -> None:
     imported("build", "twine", "check_wheel_contents")
 
 
+def notebooks(examples: Path) -> None:
+    imported("jupyterlab", "langchain_openai", "matplotlib", "openai")
+
+
 def langchain_tests(examples: Path) -> None:
     imported("langchain_tests", "langchain_core")
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import re
+import shlex
 import sys
 import tomllib
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 import yaml
 
 from tests.release import check, environments, extras
+from tests.release.__main__ import parse
 from tests.release.report import Outcome, ReleaseError, Report
 
 ROOT = Path(__file__).parents[2]
@@ -106,6 +109,14 @@ def test_the_workflow_runs_the_script_of_the_clone_on_the_supported_versions():
     assert check.tested_pythons(ROOT)[0] == "3.11"
     assert {"run": "bash .ci/run"} in workflow["jobs"]["test"]["steps"]
     assert {"run": "make release-check"} in workflow["jobs"]["release-check"]["steps"]
+
+
+def test_the_makefile_passes_options_that_begin_with_dashes():
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (recipe,) = re.findall(r"-m tests\.release (.*) \$\(RELEASE\)$", text, re.M)
+    option = "--index-url x"
+    words = shlex.split(recipe.replace("$(TORCH_OPTIONS)", option))
+    assert parse([*words, "--extras", "none"]).torch_options == option
 
 
 def test_the_workflow_has_few_rights_and_pinned_actions():
