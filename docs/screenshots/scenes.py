@@ -58,6 +58,11 @@ def embed(visitor: Visitor, _: Asked) -> None:
     visitor.show("#embed-result")
 
 
+def machine(visitor: Visitor, _: Asked) -> None:
+    """Open the panel of model and machine."""
+    visitor.open_machine()
+
+
 DESKTOP = Screen(1200, 900)
 DARK = Screen(1200, 900, dark=True)
 CHINESE = Screen(1200, 900, language="zh-CN")
@@ -72,6 +77,7 @@ PICTURES = {
     "page-ask-zh.png": [Scene("ask", CHINESE, ask)],
     "page-ask-dark.png": [Scene("ask", DARK, ask_guide)],
     "page-embed.png": [Scene("embed", DESKTOP, embed)],
+    "page-machine.png": [Scene("chat", DESKTOP, machine)],
     "page-phone.png": [Scene("ask", PHONE, ask_guide), Scene("chat", PHONE_DARK, chat)],
 }
 

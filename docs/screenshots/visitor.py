@@ -11,6 +11,7 @@ from typing import Any
 from docs.screenshots.questions import Guide, Question
 
 TIMEOUT_MS = 120_000
+MACHINE_MS = 2000  # time between two measurements of the panel of the machine
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 # Without a font, two different characters are drawn as the same box.
 _DRAWS_CHINESE = """() => {
@@ -152,9 +153,10 @@ class Visitor:
 
     def answered(self, question: Question) -> None:
         """Wait until a question is answered and a sentence quoted, and check both."""
-        self.page.locator("#ask-quote").wait_for()
+        self.page.locator("#ask-quote:not(:empty)").wait_for()
         self.page.locator("#ask-send").wait_for()
-        check(question, self.page.locator("#ask-answer").inner_text())
+        for answer in ("#ask-answer", "#ask-other-text"):  # cached and fresh
+            check(question, self.page.locator(answer).text_content())
         quoted = " ".join(self.page.locator("#ask-quote").inner_text().split())
         if question.quote is not None and question.quote not in quoted:
             raise WrongAnswerError(f"{question.text!r}: the page quotes {quoted!r}")
@@ -167,6 +169,12 @@ class Visitor:
         self.page.locator("#embed-texts").fill("\n".join(texts))
         self.page.locator("#embed-form button[type=submit]").click()
         self.page.locator("#heat .heat").wait_for()
+
+    def open_machine(self) -> None:
+        """Open the panel of model and machine, and wait for its second measurement."""
+        self.page.locator("#server-model").click()
+        self.page.locator("#machine-body dd").first.wait_for()
+        self.page.wait_for_timeout(2 * MACHINE_MS)
 
 
 def check(question: Question, answer: str) -> None:

@@ -24,7 +24,9 @@ DOCUMENTS = [*ROOT.glob("README*.md"), *(ROOT / "docs").glob("**/*.md")]
 RECORD = pictures.record()
 # As the page asks them.
 CHAT = {"model": "gritlm", "temperature": 0, "max_completion_tokens": 512}
-ANSWER = {"mode": "doc", "fusion": "sequence", "top_k": 5, "temperature": 0, "max_tokens": 96}
+CACHED = {"mode": "doc", "fusion": "sequence"}
+FRESH = {"mode": "none", "fusion": "joint"}
+LENGTH = {"top_k": 5, "temperature": 0, "max_tokens": 96}
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +54,19 @@ def test_the_chat_is_answered_with_its_facts(client):
 @pytest.mark.parametrize("name", ["chat-documents", "ask", "ask-guide"])
 def test_a_question_is_answered_from_its_document_and_the_sentence_is_quoted(client, name):
     question = questions()[name]
-    answer = post(client, "/v1/rag/answer", question=question.text, **ANSWER)
+    answer = post(client, "/v1/rag/answer", question=question.text, **CACHED, **LENGTH)
     check(question, answer["answer"])
     (used,) = (source for source in answer["sources"] if source["used"])
     assert used["document_id"] == question.document
     assert answer["trace"]["supported"] is not False
     assert quoted(client, question, used) == question.quote
+
+
+@pytest.mark.parametrize("name", ["ask", "ask-guide"])
+def test_the_fresh_answer_next_to_the_cached_one_is_right_too(client, name):
+    question = questions()[name]
+    answer = post(client, "/v1/rag/answer", question=question.text, **FRESH, **LENGTH)
+    check(question, answer["answer"])
 
 
 def quoted(client: httpx.Client, question: Question, source: dict) -> str:
