@@ -62,6 +62,13 @@ def post(url: str, body: Any) -> Any:
         return json.load(answer)
 
 
+def served(address: str) -> str:
+    """Return the name of the model of a server."""
+    with urllib.request.urlopen(f"{address}/v1/models", timeout=120) as answer:
+        name: str = json.load(answer)["data"][0]["id"]
+    return name
+
+
 @contextmanager
 def serving(*words: str, **environment: str) -> Iterator[str]:
     """Start ``gritlm serve``, yield its address, and end it with SIGTERM."""
@@ -177,9 +184,10 @@ def docling(examples: Path) -> None:
 
 def serve(examples: Path) -> None:
     with serving() as address:
-        vectors = post(f"{address}/v1/embeddings", {"model": "default", "input": "A text"})
+        model = served(address)
+        vectors = post(f"{address}/v1/embeddings", {"model": model, "input": "A text"})
         expect(len(vectors["data"][0]["embedding"]) == 576, "the vector")
-        chat = {"model": "default", "messages": [{"role": "user", "content": "Hello"}]}
+        chat = {"model": model, "messages": [{"role": "user", "content": "Hello"}]}
         done = post(f"{address}/v1/chat/completions", {**chat, "max_tokens": 8})
         expect(done["choices"][0]["message"]["content"], "the chat")
 
@@ -197,7 +205,7 @@ def otel(examples: Path) -> None:
     threading.Thread(target=collector.serve_forever, daemon=True).start()
     endpoint = f"http://127.0.0.1:{collector.server_port}"
     with serving(OTEL_EXPORTER_OTLP_ENDPOINT=endpoint) as address:
-        post(f"{address}/v1/embeddings", {"model": "default", "input": "A text"})
+        post(f"{address}/v1/embeddings", {"model": served(address), "input": "A text"})
     expect(spans, "no span was exported")
 
 
