@@ -28,7 +28,7 @@ def prepare() -> Iterator[ModuleType]:
     sys.path.insert(0, str(ROOT / "docs" / "site"))
     yield importlib.import_module("prepare")
     sys.path.pop(0)
-    for name in ("prepare", "drawings", "landing", "notebook_pages", "reference"):
+    for name in ("prepare", "drawings", "hooks", "landing", "notebook_pages", "reference"):
         sys.modules.pop(name, None)
 
 
@@ -110,6 +110,23 @@ def test_the_page_of_python_has_every_public_name(folder: Path) -> None:
     for module in ("gritlm", "gritlm.rag", "gritlm.train", "gritlm.evaluation", "gritlm.serve"):
         for name in importlib.import_module(module).__all__:
             assert name.startswith("__") or re.search(rf"\b{name}\b", page), name
+
+
+def test_roles_of_docstrings_are_not_shown(prepare: ModuleType) -> None:
+    hooks = importlib.import_module("hooks")
+    shown = hooks.on_page_content("see :meth:<code>with_adapter</code>, a:b <code>:c</code>")
+    assert shown == "see <code>with_adapter</code>, a:b <code>:c</code>"
+
+
+def test_a_public_name_without_a_docstring_is_refused(prepare: ModuleType) -> None:
+    class Bare:
+        """A class with a bare method."""
+
+        def bare(self) -> None:
+            return None
+
+    with pytest.raises(ValueError, match=r"^place\.Bare\.bare: no docstring"):
+        prepare.reference._require_documented(Bare, "place.Bare")
 
 
 @pytest.mark.parametrize(

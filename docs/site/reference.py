@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any, get_type_hints
@@ -21,8 +22,13 @@ PUBLIC = (
 
 
 def python() -> str:
-    """Return the page of the public names, each from its docstring."""
-    lines = ["# Python", "", "Everything else may move at any time.", ""]
+    """Return the page of the public names, each from its docstring.
+
+    Raises:
+        ValueError: if a public class or function, or a public method of one, has no docstring.
+    """
+    about = "These names are the public interface. Everything else may move at any time."
+    lines = ["# Python", "", about, ""]
     for name in PUBLIC:
         module = importlib.import_module(name)
         lines += [f"## `{name}`", "", str(module.__doc__).strip().split("\n\n")[0], ""]
@@ -34,12 +40,26 @@ def python() -> str:
             if place is None:
                 lines += [f"### `{public}`", "", f"A value: `{value!r}`.", ""]
             else:
+                _require_documented(value, place)
                 lines += [f"::: {place}", "    options:", "      heading_level: 3", ""]
     return "\n".join(lines)
 
 
 def _is_documented(value: Any) -> bool:
     return hasattr(value, "__qualname__") and hasattr(value, "__module__")
+
+
+def _require_documented(value: Any, place: str) -> None:
+    names = {place: value}
+    if inspect.isclass(value):
+        names |= {
+            f"{place}.{name}": each
+            for name, each in vars(value).items()
+            if name[0] != "_" and (inspect.isroutine(each) or isinstance(each, property))
+        }
+    missing = [name for name, each in names.items() if not inspect.getdoc(each)]
+    if missing:
+        raise ValueError(f"{', '.join(missing)}: no docstring; every public name needs one")
 
 
 def command_line() -> str:

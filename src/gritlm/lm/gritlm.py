@@ -697,10 +697,12 @@ class GritLM:
 
     @property
     def device(self) -> torch.device:
+        """Device of the embedding layer, which gets the inputs."""
         return self.lm.device
 
     @property
     def dtype(self) -> torch.dtype:
+        """Data type of the weights."""
         return self.lm.dtype
 
     @property
@@ -725,6 +727,7 @@ class GritLM:
 
     @property
     def embedding_dimension(self) -> int:
+        """Number of components of a vector."""
         return self._encoder.dimension
 
     @property

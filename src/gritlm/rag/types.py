@@ -241,6 +241,7 @@ class Trace:
             self.add(name, perf_counter() - started)
 
     def add(self, name: str, seconds: float) -> None:
+        """Add seconds to the time of a stage."""
         self.milliseconds[name] = self.milliseconds.get(name, 0.0) + 1000 * seconds
 
     def part(

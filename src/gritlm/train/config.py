@@ -370,8 +370,10 @@ class TrainConfig:
 
     @property
     def embeds(self) -> bool:
+        """Whether the run trains the embedding objective."""
         return self.training.mode != "generative"
 
     @property
     def writes(self) -> bool:
+        """Whether the run trains the generation objective."""
         return self.training.mode != "embedding"

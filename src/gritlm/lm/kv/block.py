@@ -54,6 +54,7 @@ class KVBlock:
 
     @property
     def tokens(self) -> int:
+        """Number of tokens."""
         return self.data.shape[3]
 
     @property
@@ -63,10 +64,12 @@ class KVBlock:
 
     @property
     def dtype(self) -> torch.dtype:
+        """Data type of keys and values."""
         return self.data.dtype
 
     @property
     def device(self) -> torch.device:
+        """Device of keys and values."""
         return self.data.device
 
     def __len__(self) -> int:

@@ -79,6 +79,7 @@ class MiningConfig:
 
     @property
     def floor(self) -> float:
+        """Least score of a negative; minus infinity without ``min_score``."""
         return -float("inf") if self.min_score is None else self.min_score
 
 
