@@ -33,6 +33,7 @@ RUN = {
     "docs/adapt.md": "tests/adapt/test_run.py",
     "docs/evaluation.md": "tests/evaluation/test_docs.py",
     "docs/integrations.md": "tests/integrations/test_integration_docs.py",
+    "docs/quickstart.md": "tests/serve/test_client_pages.py",
     "docs/rag.md": "tests/test_page_code.py",
     "docs/scale.md": "tests/test_page_code.py",
     "docs/senses.md": "tests/test_page_code.py",
@@ -65,7 +66,7 @@ SHOWN = {
     },
 }
 # Programs that are not ours: there is nothing here to compare their options with.
-OTHERS = {"docker", "export", "git", "lm_eval", "pip", "serve"}
+OTHERS = {"docker", "export", "git", "lm_eval", "pip", "serve", "source"}
 PLACE = "http://127.0.0.1:8000"
 ALL = [block for page in pages() for block in blocks(page)]
 

@@ -5,6 +5,11 @@ from __future__ import annotations
 # Page, then title and text in English and in Chinese.
 _CARDS = (
     (
+        "quickstart.md",
+        ("Quickstart", "First answer, your own PDF, client and adapter, in four steps."),
+        ("快速上手", "四步：第一个答案、自己的 PDF、客户端和适配器。"),
+    ),
+    (
         "concepts/two-attentions.md",
         ("Understand it", "Two kinds of attention, KV blocks and several passages, with drawings."),
         ("了解原理", "两种注意力、KV 块、多个段落：三页短文，配有示意图。"),
@@ -23,6 +28,11 @@ _CARDS = (
         "clients/index.md",
         ("Connect a client", "openai, LangChain, LlamaIndex, Ollama and others, task by task."),
         ("连接客户端", "openai、LangChain、LlamaIndex、Ollama 等，按任务给出代码。"),
+    ),
+    (
+        "training.md",
+        ("Train", "Embedding and generation in one run, with your data."),
+        ("训练", "用你的数据，在一次运行中训练两种能力。"),
     ),
     (
         "adapt.md",

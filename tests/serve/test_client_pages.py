@@ -1,4 +1,4 @@
-"""The code of docs/clients runs against a server with a tiny model and a store."""
+"""The code of docs/clients and quickstart.md runs against a server with a tiny model and a store."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def blocks(language: str, page: Path) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text("utf-8"), re.M | re.S)
 
 
-WITH_PYTHON = [page for page in PAGES if blocks("python", page)]
+WITH_PYTHON = [page for page in (*PAGES, FOLDER.parent / "quickstart.md") if blocks("python", page)]
 
 
 def is_installed(module: str) -> bool:
