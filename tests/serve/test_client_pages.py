@@ -1,4 +1,4 @@
-"""The code of docs/clients and quickstart.md runs against a server with a tiny model and a store."""
+"""Code of docs/clients and quickstart.md, against a server with a tiny model and a store."""
 
 from __future__ import annotations
 
