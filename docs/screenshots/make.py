@@ -12,12 +12,13 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from docs.screenshots import pictures
 from docs.screenshots.questions import digest, guide
 from docs.screenshots.scenes import PICTURES, take
 from docs.screenshots.server import StartError, remove, running_server, upload
-from docs.screenshots.visitor import FontError, WrongAnswerError, chromium
+from docs.screenshots.visitor import BrowserError, WrongAnswerError, check_fonts, chromium
 from docs.screenshots.walk import WALK, take_walk
 
 NAMES = [*PICTURES, WALK]
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     try:
         make(arguments or NAMES)
-    except (StartError, FontError, WrongAnswerError, pictures.SizeError) as error:
+    except (StartError, BrowserError, WrongAnswerError, pictures.SizeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
@@ -45,22 +46,25 @@ def main(arguments: Sequence[str]) -> int:
 
 def make(names: Sequence[str]) -> None:
     """Make pictures one after the other, and note each in the record when it is written."""
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        running_server(Path(folder)) as address,
-        chromium() as browser,
-    ):
-        for name in names:
-            if name in UPLOADING:
-                remove(address, guide().name)
-            else:
-                upload(address, guide().name, guide().pdf())
-            if name == WALK:
-                take_walk(browser, address)
-            else:
-                take(browser, address, name)
-            pictures.note(name, digest())
-            print(f"docs/images/{name}", file=sys.stderr)
+    with tempfile.TemporaryDirectory() as folder, chromium() as browser:
+        check_fonts(browser)
+        with running_server(Path(folder)) as address:
+            make_from(browser, address, names)
+
+
+def make_from(browser: Any, address: str, names: Sequence[str]) -> None:
+    """Make pictures from a server with the example passages."""
+    for name in names:
+        if name in UPLOADING:
+            remove(address, guide().name)
+        else:
+            upload(address, guide().name, guide().pdf())
+        if name == WALK:
+            take_walk(browser, address)
+        else:
+            take(browser, address, name)
+        pictures.note(name, digest())
+        print(f"docs/images/{name}", file=sys.stderr)
 
 
 if __name__ == "__main__":

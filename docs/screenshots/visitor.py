@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from docs.screenshots.questions import Guide, Question
@@ -28,8 +29,8 @@ class WrongAnswerError(Exception):
     """The page shows an answer that lacks a fact, or another passage or sentence."""
 
 
-class FontError(Exception):
-    """The browser has no font for Chinese, which stands in the header of the page."""
+class BrowserError(Exception):
+    """Chromium or a font for Chinese, which stands in the header of the page, is missing."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +64,30 @@ class Screen:
 
 @contextmanager
 def chromium() -> Iterator[Any]:
-    """Start Chromium: the one of the system, or that of playwright."""
+    """Start Chromium: the one of the system, or that of playwright.
+
+    Raises:
+        BrowserError: this machine has no Chromium.
+    """
     from playwright.sync_api import sync_playwright
 
-    found = next((path for name in NAMES if (path := shutil.which(name))), None)
     with sync_playwright() as playwright:
+        own = playwright.chromium.executable_path
+        found = next((path for name in NAMES if (path := shutil.which(name))), own)
+        if not Path(found).is_file():
+            raise BrowserError("this machine has no Chromium; on Debian: apt install chromium")
         started = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
         yield started
         started.close()
+
+
+def check_fonts(browser: Any) -> None:
+    """Raise BrowserError if the browser draws boxes for Chinese."""
+    page = browser.new_page()
+    drawn = page.evaluate(_DRAWS_CHINESE)
+    page.close()
+    if not drawn:
+        raise BrowserError("Chromium has no Chinese font; on Debian: apt install fonts-noto-cjk")
 
 
 class Visitor:
@@ -93,10 +110,6 @@ class Visitor:
         self.page.set_default_timeout(TIMEOUT_MS)
         self.page.goto(f"{address}/#{tab}")
         self.page.locator("#server[data-state=ready]").wait_for()
-        if not self.page.evaluate(_DRAWS_CHINESE):
-            raise FontError(
-                "Chromium draws boxes for Chinese; on Debian: apt install fonts-noto-cjk"
-            )
 
     def close(self) -> None:
         """Close the window."""

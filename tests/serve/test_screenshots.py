@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from docs.screenshots import pictures, scenes
+from docs.screenshots import make, pictures, scenes
 from docs.screenshots.questions import Question, digest, guide, questions
 from docs.screenshots.server import running_server, upload
 from docs.screenshots.visitor import WrongAnswerError, check
@@ -102,6 +102,24 @@ def test_no_picture_of_a_wrong_answer_is_written(tmp_path, monkeypatch):
     ):
         scenes.take(browser, address, "page-chat.png")
     assert list((tmp_path / "images").iterdir()) == []
+
+
+def test_a_name_that_no_picture_has_is_refused(capsys):
+    assert make.main(["page-asks.png"]) == 2
+    message = capsys.readouterr().err
+    assert "no picture is named page-asks.png; the names are page-search.png, " in message
+
+
+def test_the_check_lists_the_pictures_that_show_an_older_page(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(pictures, "RECORD", tmp_path / "record.json")
+    pictures.note("page-ask.png", "questions")
+    assert make.main(["--check"]) == 0
+    assert capsys.readouterr().err == ""
+    (tmp_path / "web" / "static").mkdir(parents=True)
+    (tmp_path / "web" / "index.html").write_text("<p>another page</p>")
+    monkeypatch.setattr(pictures, "PAGE", tmp_path / "web")
+    assert make.main(["--check"]) == 0
+    assert capsys.readouterr().err.startswith("page-ask.png shows an older form of the page")
 
 
 def test_the_pictures_show_the_present_questions():
