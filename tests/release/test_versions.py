@@ -5,10 +5,14 @@ from __future__ import annotations
 import shutil
 import subprocess
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 
 import gritlm
+from gritlm.cli import main
+from gritlm.serve.app import create_app
+from gritlm.serve.config import ServerConfig
 from tests.release import versions
 from tests.release.report import ReleaseError
 
@@ -43,6 +47,17 @@ def change(path: Path, before: str, after: str) -> None:
 def test_every_place_has_the_version_of_the_package():
     assert versions.source_version(ROOT) == gritlm.__version__
     assert versions.problems(ROOT) == []
+
+
+def test_the_openapi_document_and_the_command_have_the_version(monkeypatch, capsys):
+    # The routes keep the service for later requests; the document needs only its settings.
+    service = MagicMock(settings=ServerConfig())
+    service.stores.engines = {}
+    assert create_app(service).openapi()["info"]["version"] == VERSION
+    monkeypatch.setattr("sys.argv", ["gritlm", "--version"])
+    with pytest.raises(SystemExit):
+        main()
+    assert capsys.readouterr().out == f"gritlm {VERSION}\n"
 
 
 @pytest.mark.parametrize(
