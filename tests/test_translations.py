@@ -99,7 +99,9 @@ def places(path: str, translation: ModuleType) -> Counter[tuple[str, int]]:
 
 def in_english(page: str) -> str:
     """Return the English page, or the picture of the page in English."""
-    return english_of(page) if page.endswith(".zh.md") else page.replace("-zh.png", ".png")
+    if page.endswith(".zh.md"):
+        return english_of(page)
+    return re.sub(r"-zh(?=\.(?:png|webp)$)", "", page)
 
 
 def test_a_chinese_page_links_where_the_english_page_links(chinese, translation):

@@ -19,10 +19,10 @@ from docs.screenshots.questions import digest, guide
 from docs.screenshots.scenes import PICTURES, take
 from docs.screenshots.server import StartError, remove, running_server, upload
 from docs.screenshots.visitor import BrowserError, WrongAnswerError, check_fonts, chromium
-from docs.screenshots.walk import WALK, take_walk
+from docs.screenshots.walk import WALKS, take_walk
 
-NAMES = [*PICTURES, WALK]
-UPLOADING = {"page-search.png", WALK}  # their visitors upload the PDF file
+NAMES = [*PICTURES, *WALKS]
+UPLOADING = {"page-search.png", *WALKS}  # their visitors upload the PDF file
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -59,8 +59,8 @@ def make_from(browser: Any, address: str, names: Sequence[str]) -> None:
             remove(address, guide().name)
         else:
             upload(address, guide().name, guide().pdf())
-        if name == WALK:
-            take_walk(browser, address)
+        if name in WALKS:
+            take_walk(browser, address, name)
         else:
             take(browser, address, name)
         pictures.note(name, digest())

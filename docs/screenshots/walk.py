@@ -1,4 +1,4 @@
-"""A short moving picture: a PDF file is uploaded, and a question about it answered."""
+"""Short moving pictures: a PDF file is uploaded, and a question about it answered."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from docs.screenshots.questions import guide, questions
 from docs.screenshots.visitor import Screen, Visitor
 from PIL import Image
 
-WALK = "page-walk.webp"
-SCREEN = Screen(1000, 760)
+WALKS = {
+    "page-walk.webp": Screen(1000, 760),
+    "page-walk-zh.webp": Screen(1000, 760, language="zh-CN"),
+}
 MOST_BYTES = 1_000_000
 WORD_MS = 180
 
@@ -36,8 +38,11 @@ class Film:
         self.views.append(pictures.opened(self.visitor.picture()))
         self.times_ms.append(time_ms)
 
-    def save(self) -> None:
+    def save(self, name: str) -> None:
         """Write the views as an animated WebP file.
+
+        Args:
+            name: name of the file.
 
         Raises:
             SizeError: the file would have more than ``MOST_BYTES``.
@@ -49,22 +54,27 @@ class Film:
             written, "WEBP", save_all=True, append_images=rest, quality=70, method=6, **times
         )
         if written.tell() > MOST_BYTES:
-            raise pictures.SizeError(f"{WALK} has {written.tell()} bytes, more than {MOST_BYTES}")
-        (pictures.FOLDER / WALK).write_bytes(written.getvalue())
+            raise pictures.SizeError(f"{name} has {written.tell()} bytes, more than {MOST_BYTES}")
+        (pictures.FOLDER / name).write_bytes(written.getvalue())
 
 
-def take_walk(browser: Any, address: str) -> None:
-    """Walk through the page and write the moving picture; the PDF file is not yet in the store.
+def take_walk(browser: Any, address: str, name: str) -> None:
+    """Walk through the page and write a moving picture.
+
+    Args:
+        browser: Chromium.
+        address: address of the server, whose store does not have the PDF file.
+        name: name of the picture.
 
     Raises:
         WrongAnswerError: the answer or the quoted sentence is wrong; no file is written.
     """
-    visitor = Visitor(browser, address, "search", SCREEN)
+    visitor = Visitor(browser, address, "search", WALKS[name])
     try:
         film = Film(visitor)
         upload(film)
         ask(film)
-        film.save()
+        film.save(name)
     finally:
         visitor.close()
 

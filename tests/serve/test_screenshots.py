@@ -12,7 +12,7 @@ from docs.screenshots import make, pictures, scenes
 from docs.screenshots.questions import Question, digest, guide, questions
 from docs.screenshots.server import running_server, upload
 from docs.screenshots.visitor import WrongAnswerError, check
-from docs.screenshots.walk import MOST_BYTES, SCREEN, WALK
+from docs.screenshots.walk import MOST_BYTES, WALKS
 from PIL import Image
 
 from gritlm.rag.quote import sentence_spans
@@ -124,7 +124,7 @@ def test_the_check_lists_the_pictures_that_show_an_older_page(tmp_path, monkeypa
 
 def test_the_pictures_show_the_present_questions():
     """If not: make screenshots."""
-    assert set(RECORD) == {*scenes.PICTURES, WALK}
+    assert set(RECORD) == {*scenes.PICTURES, *WALKS}
     assert {made["questions"] for made in RECORD.values()} == {digest()}
 
 
@@ -136,11 +136,12 @@ def test_a_picture_is_small_and_has_the_size_of_its_screen(name):
         assert picture.size == scenes.size(name)
 
 
-def test_the_moving_picture_is_small_and_shows_the_steps():
-    path = pictures.FOLDER / WALK
+@pytest.mark.parametrize("name", sorted(WALKS))
+def test_a_moving_picture_is_small_and_shows_the_steps(name):
+    path = pictures.FOLDER / name
     assert path.stat().st_size <= MOST_BYTES
     with Image.open(path) as film:
-        assert film.size == SCREEN.pixels
+        assert film.size == WALKS[name].pixels
         assert film.n_frames >= 10
 
 
