@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from benchmarks.rag import chinese_words
 
 from gritlm.rag.index import lance_table
 from gritlm.rag.index import table as table_module
@@ -198,3 +200,12 @@ def test_a_semicolon_or_dots_between_latin_words_do_not_divide_more_than_before(
 )
 def test_sentences_end_at_full_width_punctuation(text, sentences):
     assert [text[start:end] for start, end in sentence_spans(text)] == sentences
+
+
+def test_the_benchmark_counts_the_strings_that_are_found(tmp_path, monkeypatch, capsys):
+    page = tmp_path / "page.md"
+    page.write_text(f"{TEXTS['library']}\n\n{TEXTS['traditional']}\n", encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["chinese_words", str(page), "--strings", "9"])
+    chinese_words.main()
+    rows = [line.split("|") for line in capsys.readouterr().out.splitlines() if "pairs" in line]
+    assert [row[5:7] for row in rows] == [[" 9 ", " 9 "]] * 3
