@@ -31,6 +31,7 @@ from tests.doc_pages import ROOT, Block, blocks, commands, pages
 RUN = {
     "README.md": "tests/test_readme.py",
     "docs/adapt.md": "tests/adapt/test_run.py",
+    "docs/chinese.md": "tests/test_chinese.py",
     "docs/evaluation.md": "tests/evaluation/test_docs.py",
     "docs/integrations.md": "tests/integrations/test_integration_docs.py",
     "docs/quickstart.md": "tests/serve/test_client_pages.py",
