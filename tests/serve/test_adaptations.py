@@ -172,3 +172,15 @@ def test_the_page_shows_the_reports_and_hides_the_tab_without_any(browser, live,
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     here.close()
     assert here.complaints == []
+
+
+def test_the_reports_are_shown_in_chinese(browser, live, runs, tmp_path):
+    write(runs["medicine"])
+    here = Visit(browser, live.url, "adapted", tmp_path, locale="zh-CN")
+    here.page.get_by_role("heading", name="medicine").wait_for()
+    assert here.page.get_by_role("heading", level=1).inner_text() == "适配器"
+    columns = here.page.locator(".card.adapted thead").first.locator("th").all_inner_texts()
+    assert columns == ["任务", "训练前", "训练后", "差值", "95% 置信区间"]
+    assert here.page.locator(".card.adapted tbody td").nth(3).inner_text() == "+2.0 至 +11.0"
+    here.close()
+    assert here.complaints == []
