@@ -54,7 +54,7 @@ def test_a_pdf_is_sent_and_indexed_with_progress_and_its_page_is_cited(visit, em
     indexed = [(int(number.split()[0]), bar) for words, number, bar in seen if "passage" in number]
     assert indexed == sorted(indexed)
     assert any(0 < bar <= 1 for _, bar in indexed)
-    page.get_by_role("tab", name="Ask").click()
+    page.get_by_role("link", name="Ask about your documents").click()
     page.locator("#ask-question").fill("The lamp of room 17")
     page.locator("#ask-send").click()
     page.get_by_text("Asked both ways").wait_for()

@@ -73,6 +73,7 @@ const add = async (items, changed) => {
   adding = new AbortController();
   $("adding").hidden = false;
   $("documents-status").textContent = "";
+  $("documents-next").hidden = true;
   $("documents-trouble").replaceChildren();
   try {
     for (const [place, item] of items.entries()) await addOne({ ...item, place, of: items.length }, sum);
@@ -83,6 +84,7 @@ const add = async (items, changed) => {
   $("adding").hidden = true;
   await changed();
   if (failed && !stopped(failed)) showTrouble($("documents-trouble"), failed);
+  $("documents-next").hidden = sum.documents === 0;
   $("documents-status").textContent = [failed && stopped(failed) ? t("adding.stopped") : "", summary(sum)].filter(Boolean).join(t("adding.join"));
 };
 

@@ -2,6 +2,12 @@
 
 import { bytes, duration, number } from "./words.js";
 
+// A large number in units of ten thousand.
+const inChinese = (value) => {
+  if (value < 1e4) return number(value);
+  return value < 1e8 ? `${number(value / 1e4)} 万` : `${(value / 1e8).toFixed(2)} 亿`;
+};
+
 export const chinese = {
   "page.language": "语言：中文。Switch to English",
   "page.otherLanguage": "English",
@@ -126,6 +132,7 @@ export const chinese = {
   "adding.unnamed": ({ count }) => `另有 ${number(count)} 项被跳过`,
   "adding.stopped": "已停止",
   "adding.join": "；",
+  "adding.next": "就文档提问",
   "file.empty": "文件是空的",
   "file.large": ({ size, most }) => `文件有 ${bytes(size)}，页面最多接受 ${bytes(most)}；请用 gritlm index 添加`,
   "file.unreadable": "无法读取文件",
@@ -258,6 +265,7 @@ export const chinese = {
   "machine.model": "模型",
   "machine.name": "名称",
   "machine.parameters": "参数量",
+  "machine.amount": ({ value }) => inChinese(value),
   "machine.dtype": "数值格式",
   "machine.device": "设备",
   "machine.context": "上下文长度",

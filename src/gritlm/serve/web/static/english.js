@@ -1,6 +1,6 @@
 // Texts of the page in English, by key. A function gets the values of its text.
 
-import { bytes, duration, number } from "./words.js";
+import { amount, bytes, duration, number } from "./words.js";
 
 const some = (value, one, many = `${one}s`) => `${number(value)} ${value === 1 ? one : many}`;
 
@@ -128,6 +128,7 @@ export const english = {
   "adding.unnamed": ({ count }) => `${number(count)} more skipped`,
   "adding.stopped": "Stopped",
   "adding.join": ". ",
+  "adding.next": "Ask about your documents",
   "file.empty": "it is empty",
   "file.large": ({ size, most }) => `it has ${bytes(size)}, the page takes ${bytes(most)}; add it with gritlm index`,
   "file.unreadable": "it cannot be read",
@@ -260,6 +261,7 @@ export const english = {
   "machine.model": "Model",
   "machine.name": "Name",
   "machine.parameters": "Parameters",
+  "machine.amount": ({ value }) => amount(value),
   "machine.dtype": "Number format",
   "machine.device": "Device",
   "machine.context": "Context length",

@@ -5,7 +5,7 @@ import { $, h, share } from "./dom.js";
 import { t } from "./language.js";
 import { server } from "./server.js";
 import { trouble } from "./trouble.js";
-import { amount, bytes, number, span } from "./words.js";
+import { bytes, number, span } from "./words.js";
 
 const EVERY_MS = 2000;
 
@@ -36,7 +36,7 @@ const group = (name, rows) => h("section", {}, h("h3", {}, name), h("dl", {}, ..
 
 const modelRows = (model, version) => [
   row(t("machine.name"), model.id),
-  row(t("machine.parameters"), amount(model.parameters)),
+  row(t("machine.parameters"), t("machine.amount", { value: model.parameters })),
   row(t("machine.dtype"), model.dtype),
   row(t("machine.device"), model.device),
   row(t("machine.context"), t("machine.tokens", { count: model.max_model_len })),
