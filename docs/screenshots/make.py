@@ -18,9 +18,16 @@ from docs.screenshots import pictures
 from docs.screenshots.questions import digest, guide
 from docs.screenshots.scenes import PICTURES, take
 from docs.screenshots.server import StartError, remove, running_server, upload
-from docs.screenshots.visitor import BrowserError, WrongAnswerError, check_fonts, chromium
+from docs.screenshots.visitor import (
+    BrowserError,
+    LayoutError,
+    WrongAnswerError,
+    check_fonts,
+    chromium,
+)
 from docs.screenshots.walk import WALKS, take_walk
 
+ERRORS = (StartError, BrowserError, LayoutError, WrongAnswerError, pictures.SizeError)
 NAMES = [*PICTURES, *WALKS]
 UPLOADING = {"page-search.png", *WALKS}  # their visitors upload the PDF file
 
@@ -38,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     try:
         make(arguments or NAMES)
-    except (StartError, BrowserError, WrongAnswerError, pictures.SizeError) as error:
+    except ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

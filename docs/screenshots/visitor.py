@@ -29,6 +29,10 @@ class WrongAnswerError(Exception):
     """The page shows an answer that lacks a fact, or another passage or sentence."""
 
 
+class LayoutError(Exception):
+    """The page does not fit the screen."""
+
+
 class BrowserError(Exception):
     """Chromium or a font for Chinese, which stands in the header of the page, is missing."""
 
@@ -97,6 +101,7 @@ class Visitor:
     """
 
     def __init__(self, browser: Any, address: str, tab: str, screen: Screen) -> None:
+        self.screen = screen
         self._context = browser.new_context(
             viewport={"width": screen.width, "height": screen.height},
             device_scale_factor=screen.scale,
@@ -116,7 +121,8 @@ class Visitor:
         self._context.close()
 
     def picture(self) -> bytes:
-        """Return the window as a PNG file."""
+        """Return the window as a PNG file; a page that is wider than the window is refused."""
+        check_width(self.page, self.screen)
         return self.page.screenshot(animations="disabled", caret="hide")
 
     def show(self, selector: str, *, space: int = 16) -> None:
@@ -188,6 +194,13 @@ class Visitor:
         self.page.locator("#server-model").click()
         self.page.locator("#machine-body dd").first.wait_for()
         self.page.wait_for_timeout(2 * MACHINE_MS)
+
+
+def check_width(page: Any, screen: Screen) -> None:
+    """Raise LayoutError if a page is wider than the screen, which cuts it in the picture."""
+    width = page.evaluate("document.documentElement.scrollWidth")
+    if width > screen.width:
+        raise LayoutError(f"the page is {width} pixels wide, the screen {screen.width}")
 
 
 def check(question: Question, answer: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 from docs.screenshots import make, pictures, scenes
 from docs.screenshots.questions import Question, digest, guide, questions
 from docs.screenshots.server import running_server, upload
-from docs.screenshots.visitor import WrongAnswerError, check
+from docs.screenshots.visitor import LayoutError, WrongAnswerError, check, check_width
 from docs.screenshots.walk import MOST_BYTES, WALKS
 from PIL import Image
 
@@ -102,6 +102,16 @@ def test_no_picture_of_a_wrong_answer_is_written(tmp_path, monkeypatch):
     ):
         scenes.take(browser, address, "page-chat.png")
     assert list((tmp_path / "images").iterdir()) == []
+
+
+def test_a_page_that_is_wider_than_the_screen_is_refused():
+    with chromium() as browser:
+        page = browser.new_page(viewport={"width": 390, "height": 844})
+        page.set_content("<p style='width: 300px'>narrow</p>")
+        check_width(page, scenes.PHONE)
+        page.set_content("<p style='width: 700px'>wide</p>")
+        with pytest.raises(LayoutError, match=r"7\d\d pixels wide, the screen 390"):
+            check_width(page, scenes.PHONE)
 
 
 def test_a_name_that_no_picture_has_is_refused(capsys):
