@@ -248,9 +248,11 @@ def train(examples: Path) -> None:
 
 
 def evaluation(examples: Path) -> None:
-    gritlm("eval", "--limit", "2", "--no-cache", "--output", "report")
+    tasks = "COVID-QA,winogrande,KV-RAG"  # embedding, generation, answers
+    gritlm("eval", "--tasks", tasks, "--limit", "2", "--no-cache", "--output", "report")
     report = json.loads(Path("report/report.json").read_text(encoding="utf-8"))
-    expect(report, "the report is empty")
+    found = {result["task"].split(" ")[0] for result in report["models"][0]["results"]}
+    expect(found == set(tasks.split(",")), f"results of {found}")
 
 
 def adapt(examples: Path) -> None:
