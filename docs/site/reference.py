@@ -76,7 +76,7 @@ def _commands(command: Any, name: str, level: int) -> Iterator[str]:
     yield from [f"{'#' * level} `{name}`", "", _plain(command.help), ""]
     rows = [_option(each) for each in command.params if not getattr(each, "hidden", False)]
     if rows:
-        yield from ["| argument or option | | default |", "|---|---|---|", *rows, ""]
+        yield from _table("| argument or option | | default |", rows)
     for child, each in sorted(getattr(command, "commands", {}).items()):
         if not each.hidden:
             yield from _commands(each, f"{name} {child}", min(level + 1, 4))
@@ -110,7 +110,11 @@ def http() -> str:
 
 
 def _endpoints(schema: dict[str, Any]) -> str:
-    lines = ["# HTTP", "", "The server describes itself at `/openapi.json`; `/docs` shows it.", ""]
+    about = (
+        "The server describes itself at `/openapi.json`; `/docs` shows it. Fields without a "
+        "description have the meaning of the API that the route belongs to, such as OpenAI's."
+    )
+    lines = ["# HTTP", "", about, ""]
     for path, methods in schema["paths"].items():
         for method, about in methods.items():
             lines += [f"## `{method.upper()} {path}`", "", _prose(about), ""]
@@ -130,7 +134,7 @@ def _fields(body: dict[str, Any], schema: dict[str, Any]) -> list[str]:
         f"| `{field}` | {_kind(about)} | {_plain(about.get('description'))} |"
         for field, about in shape.get("properties", {}).items()
     ]
-    return ["| field | type | |", "|---|---|---|", *rows, ""] if rows else []
+    return _table("| field | type | |", rows) if rows else []
 
 
 def _kind(about: dict[str, Any]) -> str:
@@ -146,7 +150,11 @@ def training_settings() -> str:
     """Return the page of the settings of a run file."""
     from gritlm.train import TrainConfig
 
-    lines = ["# Settings of training", "", "Sections and keys of a run file of `gritlm train`.", ""]
+    about = (
+        "Sections and keys of a run file of `gritlm train`. "
+        "Their meaning: [Train](../training.md)."
+    )
+    lines = ["# Settings of training", "", about, ""]
     return "\n".join([*lines, *_settings(TrainConfig, "")])
 
 
@@ -155,15 +163,22 @@ def _settings(kind: type, section: str) -> Iterator[str]:
     plain = [field for field in fields(kind) if not is_dataclass(hints[field.name])]
     if plain:
         yield from [f"## `[{section}]`" if section else "## Top level", ""]
-        yield from ["| key | type | default |", "|---|---|---|"]
-        for field in plain:
-            default = "" if repr(field.default).startswith("<") else f"`{field.default!r}`"
-            shown = str(field.type).replace("|", "\\|")
-            yield f"| `{field.name}` | `{shown}` | {_cell(default)} |"
-        yield ""
+        yield from _table("| key | type | default |", [_setting(field) for field in plain])
     for field in fields(kind):
         if is_dataclass(hints[field.name]):
             yield from _settings(hints[field.name], f"{section}.{field.name}".lstrip("."))
+
+
+def _setting(field: Any) -> str:
+    default = "" if repr(field.default).startswith("<") else f"`{field.default!r}`"
+    shown = str(field.type).replace("|", "\\|")
+    return f"| `{field.name}` | `{shown}` | {_cell(default)} |"
+
+
+def _table(head: str, rows: list[str]) -> list[str]:
+    """Return the lines of a table whose names are not broken (site.css)."""
+    rule = "|" + "---|" * (head.count("|") - 1)
+    return ['<div class="reference" markdown>', "", head, rule, *rows, "", "</div>", ""]
 
 
 def metrics() -> str:
@@ -178,4 +193,4 @@ def metrics() -> str:
         if line.startswith("# HELP "):
             _, _, name, about = line.split(" ", 3)
             rows.append(f"| `{name}` | {_cell(about)} |")
-    return "\n".join(["# Metrics", "", "| metric at `/metrics` | |", "|---|---|", *rows, ""])
+    return "\n".join(["# Metrics", "", *_table("| metric at `/metrics` | |", rows)])
