@@ -16,6 +16,9 @@ from tests import notebooks
 
 ROOT = notebooks.ROOT
 PATHS = notebooks.paths()
+# An adaptation has many steps; the kept outputs of it are checked in the default run.
+SLOW = {"4_adapt"}
+RUNS = [pytest.param(path, marks=[pytest.mark.slow] if path.stem in SLOW else []) for path in PATHS]
 MOST_BYTES = 150_000  # of a notebook with its outputs
 # Parts of texts that only the machine of the author has: paths, and noise of a terminal.
 FOREIGN = re.compile(r"/home/|/root|/Users/|/tmp|/var/|\.venv|site-packages|\x1b\[|\d+%\|")
@@ -153,7 +156,7 @@ def test_kept_outputs_have_the_facts_of_the_story(path):
     assert missing(FACTS[path.stem] + KEPT[path.stem], notebooks.read(path)) == []
 
 
-@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
 def test_a_notebook_runs_and_its_outputs_have_the_facts(path, few, tmp_path, default_folder):
     settings = {
         name: str(few) if value == FEW else value for name, value in SMALL[path.stem].items()
