@@ -151,8 +151,7 @@ def training_settings() -> str:
     from gritlm.train import TrainConfig
 
     about = (
-        "Sections and keys of a run file of `gritlm train`. "
-        "Their meaning: [Train](../training.md)."
+        "Sections and keys of a run file of `gritlm train`. Their meaning: [Train](../training.md)."
     )
     lines = ["# Settings of training", "", about, ""]
     return "\n".join([*lines, *_settings(TrainConfig, "")])
