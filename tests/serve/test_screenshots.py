@@ -24,6 +24,7 @@ DOCUMENTS = [*ROOT.glob("README*.md"), *(ROOT / "docs").glob("**/*.md")]
 RECORD = pictures.record()
 # As the page asks them.
 CHAT = {"model": "gritlm", "temperature": 0, "max_completion_tokens": 512}
+IDEAS = ("chat", "idea-sleep", "idea-water")
 CACHED = {"mode": "doc", "fusion": "sequence"}
 FRESH = {"mode": "none", "fusion": "joint"}
 LENGTH = {"top_k": 5, "temperature": 0, "max_tokens": 96}
@@ -44,11 +45,28 @@ def post(client: httpx.Client, path: str, **body: object) -> dict:
     return client.post(path, json=body).raise_for_status().json()
 
 
-def test_the_chat_is_answered_with_its_facts(client):
-    question = questions()["chat"]
+def chat(client: httpx.Client, messages: list[dict[str, str]], **more: object) -> str:
+    answer = post(client, "/v1/chat/completions", messages=messages, **CHAT, **more)
+    return answer["choices"][0]["message"]["content"]
+
+
+@pytest.mark.parametrize("name", IDEAS)
+def test_an_idea_of_the_chat_is_answered_with_its_facts(client, name):
+    question = questions()[name]
+    check(question, chat(client, [{"role": "user", "content": question.text}]))
+
+
+def test_the_ideas_of_the_chat_are_questions_whose_answers_are_checked():
+    page = (pictures.PAGE / "index.html").read_text(encoding="utf-8")
+    (ideas,) = re.findall(r'id="chat-ideas">(.*?)</div>', page, flags=re.DOTALL)
+    assert re.findall(r">([^<>]+)</button>", ideas) == [questions()[name].text for name in IDEAS]
+
+
+def test_the_chat_answers_from_the_document(client):
+    """The page sends this question alone, since it does not refer to the one before."""
+    question = questions()["chat-documents"]
     messages = [{"role": "user", "content": question.text}]
-    answer = post(client, "/v1/chat/completions", messages=messages, **CHAT)
-    check(question, answer["choices"][0]["message"]["content"])
+    check(question, chat(client, messages, rag={"top_k": 5}))
 
 
 @pytest.mark.parametrize("name", ["chat-documents", "ask", "ask-guide"])

@@ -24,10 +24,11 @@ def documents(page: Any, *titles: str) -> None:
     )
 
 
-def answers(page: Any, text: str) -> None:
+def answers(page: Any, text: str, of_source: dict[str, Any] | None = None) -> None:
     """Let the server answer with a long passage, in which one sentence is the best."""
     source = {"id": "a", "document_id": "a", "title": "Library", "text": TEXT, "start": 0}
     source |= {"end": len(TEXT), "score": 0.9, "also_in": [], "used": True, "likelihood": -1.0}
+    source |= of_source or {}
     events = [{"choices": [], "sources": [source]}, {"choices": [{"delta": {"content": text}}]}]
     body = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
     headers = {"content-type": "text/event-stream"}
@@ -133,6 +134,27 @@ def test_the_quoted_sentence_is_marked_in_its_passage_and_shown_on_demand(visit)
     )
     assert inside()
     assert page.evaluate("document.activeElement.matches('mark.sentence')")
+
+
+def test_lines_of_a_pdf_are_joined_and_a_sentence_over_two_lines_is_quoted_whole(visit):
+    here = visit("ask")
+    page = here.page
+    lines = ["Opening hours", "On weekdays visitors may come in from eight.", "- bring a card"]
+    lines += ["In summer it is different, for the staff is away. The library", "opens at nine."]
+    answers(page, "nine", {"text": "\n".join(lines), "page": 2})
+    ask(page)
+    (sent,) = here.bodies("/v1/rerank")
+    assert sent["documents"][-1] == f"Library {SENTENCE}"
+    assert page.locator("#ask-quote blockquote").inner_text() == SENTENCE
+    joined = "\n".join([*lines[:3], f"{lines[3]} {lines[4]}"])
+    assert page.locator("#ask-sources .passage").text_content() == joined
+
+
+def test_sources_with_long_titles_fit_a_phone(visit):
+    page = visit("ask", viewport={"width": 360, "height": 800}, is_mobile=True).page
+    answers(page, "nine", {"title": "The report of the libraries of the county", "page": 12})
+    ask(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
 def test_escape_stops_an_answer(visit):

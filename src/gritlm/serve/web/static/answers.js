@@ -2,12 +2,16 @@
 // {text}, {sources}, {trace}, {usage}, {finish}.
 
 import { stream } from "./api.js";
+import { joined } from "./quote.js";
 import { store } from "./server.js";
+
+// A passage of a PDF file, which has pages, without the line breaks of the file.
+export const readable = (source) => (source.page ? { ...source, text: joined(source.text) } : source);
 
 const pieces = async function* (events) {
   for await (const event of events) {
     const { sources, trace } = event.rag ?? event;
-    if (sources) yield { sources };
+    if (sources) yield { sources: sources.map(readable) };
     const [choice] = event.choices ?? [];
     if (choice?.delta?.content) yield { text: choice.delta.content };
     if (choice?.finish_reason) yield { finish: choice.finish_reason };

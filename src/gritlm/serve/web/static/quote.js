@@ -37,9 +37,13 @@ export const quoteIn = (passage, answer) => {
 
 const MOST_SENTENCES = 64; // of a passage, which are read for a quote
 
+// Joins lines that were broken at the width of a page. The length is the same, so offsets stay. Short lines
+// (headings), lists and indented lines are kept.
+export const joined = (text) => text.replace(/(?<=[^\n]{40})\n(?!\s|[-*\u2022#|>]|\d+[.)]\s)/g, " ");
+
 export const sentencesOf = (text) =>
-  [...new Intl.Segmenter(undefined, { granularity: "sentence" }).segment(text)]
-    .map(({ segment }) => segment.trim())
+  [...new Intl.Segmenter(undefined, { granularity: "sentence" }).segment(joined(text))]
+    .map(({ segment, index }) => text.slice(index, index + segment.length).trim())
     .filter(Boolean);
 
 // The sentence of a source that answers the question best, as the server ranks them; null if it refuses.

@@ -1,5 +1,6 @@
 // The Search tab: passages ranked by meaning, next to the list of documents.
 
+import { readable } from "./answers.js";
 import { post } from "./api.js";
 import { documents, refresh, startDocuments } from "./documents.js";
 import { $, h, share } from "./dom.js";
@@ -43,7 +44,7 @@ const submit = async (event) => {
   try {
     const body = { question: $("search-query").value, top_k: Number($("search-k").value), hybrid: $("search-words").checked, store: store() };
     const { data } = await post("v1/rag/search", body, request.signal);
-    $("search-hits").replaceChildren(...data.map(hit));
+    $("search-hits").replaceChildren(...data.map(readable).map(hit));
     $("search-status").textContent = data.length
       ? t("search.found", { count: data.length, ms: performance.now() - started })
       : t("search.none");
