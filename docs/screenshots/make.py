@@ -17,7 +17,7 @@ from typing import Any
 from docs.screenshots import pictures
 from docs.screenshots.questions import digest, guide
 from docs.screenshots.scenes import PICTURES, take
-from docs.screenshots.server import StartError, remove, running_server, upload
+from docs.screenshots.server import StartError, answer_once, remove, running_server, upload
 from docs.screenshots.visitor import (
     BrowserError,
     LayoutError,
@@ -56,6 +56,7 @@ def make(names: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as folder, chromium() as browser:
         check_fonts(browser)
         with running_server(Path(folder)) as address:
+            answer_once(address)
             make_from(browser, address, names)
 
 

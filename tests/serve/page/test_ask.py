@@ -139,7 +139,7 @@ def test_the_quoted_sentence_is_marked_in_its_passage_and_shown_on_demand(visit)
 def test_lines_of_a_pdf_are_joined_and_a_sentence_over_two_lines_is_quoted_whole(visit):
     here = visit("ask")
     page = here.page
-    lines = ["Opening hours", "On weekdays visitors may come in from eight.", "- bring a card"]
+    lines = ["Opening hours", "On weekdays visitors may come in from eight.", "Summer"]
     lines += ["In summer it is different, for the staff is away. The library", "opens at nine."]
     answers(page, "nine", {"text": "\n".join(lines), "page": 2})
     ask(page)

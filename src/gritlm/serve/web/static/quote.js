@@ -37,9 +37,9 @@ export const quoteIn = (passage, answer) => {
 
 const MOST_SENTENCES = 64; // of a passage, which are read for a quote
 
-// Joins lines that were broken at the width of a page. The length is the same, so offsets stay. Short lines
-// (headings), lists and indented lines are kept.
-export const joined = (text) => text.replace(/(?<=[^\n]{40})\n(?!\s|[-*\u2022#|>]|\d+[.)]\s)/g, " ");
+// Joins lines that were broken at the width of a page. The length is the same, so offsets stay. A line that is
+// short (a heading) or ends a sentence is kept, and so are lists and indented lines.
+export const joined = (text) => text.replace(/(?<=[^\n]{39}[^\n.!?:。！？])\n(?!\s|[-*\u2022#|>]|\d+[.)]\s)/g, " ");
 
 export const sentencesOf = (text) =>
   [...new Intl.Segmenter(undefined, { granularity: "sentence" }).segment(joined(text))]
