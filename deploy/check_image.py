@@ -13,6 +13,7 @@ import argparse
 import http.client
 import json
 import re
+import secrets
 import shlex
 import shutil
 import socket
@@ -21,7 +22,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,13 +46,15 @@ class Image:
 
     Attributes:
         tool: docker or podman, with its global options.
-        name: name of the image, and of everything that the check makes.
+        name: name of the image.
         build_options: options of ``build``.
         run_options: options of ``run``.
         models: folder with models that is mounted; None for a volume, into which the server
             downloads the default model.
         port: port on this machine.
         has_host_network: whether the container shares the network of this machine.
+        container: name of the container, with which the names of its volumes begin; of this run
+            alone, because the check removes them.
     """
 
     tool: list[str]
@@ -61,6 +64,7 @@ class Image:
     models: Path | None = None
     port: int = 8000
     has_host_network: bool = False
+    container: str = field(default_factory=lambda: f"gritlm-check-{secrets.token_hex(4)}")
 
     def call(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command of the tool."""
@@ -87,13 +91,13 @@ class Image:
         if self.has_host_network:
             network = ["--network", "host", "-e", "GRITLM_HOST=127.0.0.1"]
             network += ["-e", f"GRITLM_PORT={self.port}"]
-        volumes = ["-v", f"{self.models or self.name + '-models'}:/models"]
-        volumes += ["-v", f"{self.name}-store:/store"]
+        volumes = ["-v", f"{self.models or self.container + '-models'}:/models"]
+        volumes += ["-v", f"{self.container}-store:/store"]
         options = [*network, *volumes, *self.run_options, "-e", f"GRITLM_API_KEY={KEY}"]
-        self.call("run", "-d", "--name", self.name, *options, self.name)
+        self.call("run", "-d", "--name", self.container, *options, self.name)
         for _ in range(1200):
             if self.state("Running") != "true":
-                logs = self.call("logs", self.name, check=False)
+                logs = self.call("logs", self.container, check=False)
                 raise CheckError(f"the container ended: {(logs.stderr or logs.stdout)[-400:]}")
             try:
                 if self.ask("GET", "/health", key=None)[0] == 200:
@@ -105,16 +109,17 @@ class Image:
 
     def state(self, name: str) -> str:
         """Return a value of the container's state."""
-        return self.call("inspect", "--format", f"{{{{.State.{name}}}}}", self.name).stdout.strip()
+        value = f"{{{{.State.{name}}}}}"
+        return self.call("inspect", "--format", value, self.container).stdout.strip()
 
     def remove(self) -> None:
         """Remove the container, if there is one."""
-        self.call("rm", "-f", self.name, check=False)
+        self.call("rm", "-f", self.container, check=False)
 
     def remove_volumes(self) -> None:
         """Remove the volumes of the check."""
         for volume in ("models", "store"):
-            self.call("volume", "rm", "-f", f"{self.name}-{volume}", check=False)
+            self.call("volume", "rm", "-f", f"{self.container}-{volume}", check=False)
 
     @contextmanager
     def response(
@@ -205,13 +210,13 @@ def answer(image: Image) -> str:
 
 def check_rights(image: Image) -> str:
     """Check the user of the server, its capabilities, and that it cannot change the program."""
-    user = image.call("exec", image.name, "id", "-u").stdout.strip()
+    user = image.call("exec", image.container, "id", "-u").stdout.strip()
     expect(user == USER, f"the user is {user}, expected {USER}")
-    status = image.call("exec", image.name, "cat", "/proc/1/status").stdout
+    status = image.call("exec", image.container, "cat", "/proc/1/status").stdout
     capabilities = dict(re.findall(r"^(Uid|CapEff):\s+(\w+)", status, re.M))
     expect(capabilities["Uid"] == USER, f"the server has user {capabilities['Uid']}")
     expect(int(capabilities["CapEff"], 16) == 0, f"capabilities {capabilities['CapEff']}")
-    written = image.call("exec", image.name, "touch", "/opt/gritlm/file", check=False)
+    written = image.call("exec", image.container, "touch", "/opt/gritlm/file", check=False)
     expect(written.returncode != 0, "the server may write to /opt/gritlm")
     return f"user {user}, no capabilities, the program is read-only"
 
@@ -220,7 +225,7 @@ def check_health(image: Image) -> str:
     """Run the health check of the Dockerfile in the container."""
     text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
     (command,) = re.findall(r"^HEALTHCHECK .*?CMD (\[.*?\])$", text, re.M | re.S)
-    image.call("exec", image.name, *json.loads(command))
+    image.call("exec", image.container, *json.loads(command))
     return "passes"
 
 
@@ -243,7 +248,7 @@ def check_drain(image: Image) -> str:
     reader.start()
     expect(begun.wait(60), "the stream did not begin within 60 s")
     before = len(events)
-    image.call("stop", "-t", str(_DRAIN), image.name)
+    image.call("stop", "-t", str(_DRAIN), image.container)
     reader.join(timeout=10)
     lines = [line for line in events if line]
     expect(lines[-1] == "data: [DONE]", f"the stream ended with {lines[-1]!r}")
@@ -271,7 +276,7 @@ def step(name: str, work: Callable[[], str]) -> None:
     start = time.monotonic()
     try:
         text = work()
-    except (CheckError, OSError, KeyError, http.client.HTTPException) as error:
+    except (CheckError, OSError, KeyError, ValueError, http.client.HTTPException) as error:
         reason = error if isinstance(error, CheckError) else repr(error)
         raise SystemExit(f"{name:<10} FAILED: {reason}") from None
     print(f"{name:<10} {time.monotonic() - start:7.1f} s  {text}", flush=True)
@@ -311,7 +316,6 @@ def main() -> None:
         step("base", lambda: make_base(image, given.debootstrap))
     if not given.no_build:
         step("build", image.build)
-    image.remove()
     try:
         step("start", image.start)
         step("health", lambda: check_health(image))
@@ -321,8 +325,9 @@ def main() -> None:
         step("drain", lambda: check_drain(image))
         step("volumes", lambda: check_volumes(image))
     finally:
-        image.remove()
-        image.remove_volumes()
+        with suppress(CheckError):  # a tool that is not installed, which a step has reported
+            image.remove()
+            image.remove_volumes()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Stand-in for docker in tests: a container is a ``gritlm serve`` of this machine.
 
-``python container_tool.py FOLDER COMMAND ...``; FOLDER keeps the volumes and the running process.
+``python container_tool.py FOLDER COMMAND ...``; FOLDER keeps the volumes, the running process, and
+the list of the commands.
 """
 
 from __future__ import annotations
@@ -73,7 +74,9 @@ def execute(folder: Path, words: list[str]) -> int:
 
 def main() -> int:
     folder, command, words = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
-    if command == "build" and "fail" in words:
+    with (folder / "commands").open("a") as commands:
+        print(command, *words, file=commands)
+    if command in ("build", "run") and "fail" in words:
         print("step 1\nno space left on device", file=sys.stderr)
         return 1
     if command == "image":

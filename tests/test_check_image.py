@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import re
 import shlex
 import subprocess
 import sys
@@ -67,6 +69,32 @@ def test_a_build_that_fails_ends_with_one_line(tool):
     assert line.endswith("step 1 | no space left on device")
 
 
+@pytest.mark.parametrize("models", [True, False])
+def test_nothing_that_an_earlier_container_of_the_image_has_is_used_or_removed(
+    tool, tmp_path, models
+):
+    mounted = ["--models", str(tmp_path)] if models else []
+    done = check(tool, "--no-build", "--image", "gritlm", *mounted, "--run-option", "fail")
+    assert done.returncode == 1
+    assert done.stderr.startswith("start")
+    run, remove, *volumes = (tmp_path / "commands").read_text().splitlines()
+    (name,) = re.findall(r"--name (\S+)", run)
+    assert re.fullmatch(r"gritlm-check-[0-9a-f]{8}", name)
+    assert f"-v {tmp_path if models else name + '-models'}:/models -v {name}-store:/store" in run
+    assert run.endswith(" gritlm")
+    assert remove == f"rm -f {name}"
+    assert volumes == [f"volume rm -f {name}-models", f"volume rm -f {name}-store"]
+
+
+def test_each_run_has_names_of_its_own(script, tool):
+    assert script.Image(tool).container != script.Image(tool).container
+
+
+def test_a_reply_that_is_no_json_ends_with_one_line(script):
+    with pytest.raises(SystemExit, match=r"^health +FAILED: JSONDecodeError"):
+        script.step("health", lambda: json.loads("<html>"))
+
+
 @pytest.mark.parametrize(
     ("name", "value", "problem"),
     [
@@ -86,7 +114,8 @@ def test_the_check_knows_the_user_of_the_image(script):
     assert f"\nUSER {script.USER}\n" in (ROOT / "Dockerfile").read_text(encoding="utf-8")
 
 
-def test_a_tool_that_is_not_installed_is_named():
-    done = check(["no-such-tool"])
+@pytest.mark.parametrize("words", [[], ["--no-build"]])
+def test_a_tool_that_is_not_installed_is_named(words):
+    done = check(["no-such-tool"], *words)
     assert done.returncode == 1
     assert done.stderr.endswith("no-such-tool is not installed; name another tool with --tool\n")
