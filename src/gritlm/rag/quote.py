@@ -24,12 +24,13 @@ from gritlm.rag.retrieve import Vector
 from gritlm.rag.reuse.reuse_check import blocks_of
 
 _CJK = r"[\u3005-\u30ff\u3400-\u9fff\uf900-\ufaff\uff66-\uff9f]"
-_CLOSING = r"[\"'”’」』）》】)\]]*+"
-# An end of a sentence, or of a paragraph. Chinese and Japanese have no space after it; the sentence
-# goes on after a quotation that a particle follows.
+_BRACKET = r"[\"'”’」』）》】)\]]"
+# A quotation ends a sentence unless a particle follows: 「行く。」と言った is one sentence.
+_CLOSED = rf"(?:{_BRACKET}++(?!と|って)|(?!{_BRACKET}))"
+# An end of a sentence, or of a paragraph. Chinese and Japanese have no space after it.
 _END = re.compile(
-    rf"[.!?…]{_CLOSING}\s+|[。！？；｡]+{_CLOSING}(?!と|って)\s*"
-    rf"|(?<={_CJK})(?:…+|[!?]+){_CLOSING}\s*|\n\s*\n\s*"
+    rf"[.!?…]{_BRACKET}*+\s+|[。！？；｡][。！？；｡!?]*+{_CLOSED}\s*"
+    rf"|(?<={_CJK})(?:…++|[!?]++){_CLOSED}\s*|\n\s*\n\s*"
 )
 ABBREVIATIONS = ("e.g.", "i.e.", "etc.", "vs.", "Dr.", "Mr.", "Mrs.", "Ms.", "No.", "St.", "v.")
 
