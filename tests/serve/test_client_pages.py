@@ -84,8 +84,9 @@ def test_the_python_of_a_client_page_runs(
 
 
 def curls() -> list[str]:
-    lines = "".join(blocks("bash", FOLDER / "curl.md")).replace("\\\n", " ").splitlines()
-    return [line for line in lines if line.strip()]
+    pages = (FOLDER / "index.md", FOLDER / "curl.md")
+    code = "".join(block for page in pages for block in blocks("bash", page))
+    return [line for line in code.replace("\\\n", " ").splitlines() if line.strip()]
 
 
 @pytest.mark.parametrize("command", curls())
