@@ -37,7 +37,7 @@ _CARDS = (
     (
         "adapt.md",
         ("Adapt to a field", "An adapter from a folder of your documents, without labels."),
-        ("适应一个领域", "只用一个文件夹的文档训练适配器，无需标注。"),
+        ("领域适配", "只用一个文件夹的文档训练适配器，无需标注。"),
     ),
     (
         "reference/cli.md",

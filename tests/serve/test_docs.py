@@ -76,7 +76,7 @@ def test_every_code_that_is_told_is_one_that_the_server_has():
     source = "".join(
         path.read_text(encoding="utf-8") for path in Path(errors.__file__).parent.rglob("*.py")
     )
-    for _, codes in re.findall(r"^\| (\d{3}) \| (.*?) \|", section("What is refused"), re.M):
+    for _, codes in re.findall(r"^\| (\d{3}) \| (.*?) \|", section("Refused requests"), re.M):
         for code in re.findall(r"`(\w+)`", codes):
             assert f'"{code}"' in source
 
