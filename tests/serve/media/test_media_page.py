@@ -104,7 +104,7 @@ def test_an_answer_shows_the_page_that_it_comes_from(visit):
     page = here.page
     page.locator("#ask-question").fill("What is it?")
     page.locator("#ask-question").press("Enter")
-    page.locator("#ask-status", has_text="Asked both ways").wait_for()
+    page.locator("#ask-status", has_text="Answered twice").wait_for()
     used = page.locator("#ask-sources .used")
     used.first.locator("details[open] .media").scroll_into_view_if_needed()
     image = used.first.locator("details[open] .media img")

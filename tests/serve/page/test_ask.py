@@ -45,7 +45,7 @@ def answers(page: Any, text: str, of_source: dict[str, Any] | None = None) -> No
 def ask(page: Any) -> None:
     page.locator("#ask-question").fill("When does it open?")
     page.keyboard.press("Enter")
-    page.get_by_text("Asked both ways").wait_for()
+    page.get_by_text("Answered twice").wait_for()
 
 
 def test_a_newcomer_sees_a_question_and_a_button(visit):
@@ -74,7 +74,7 @@ def test_questions_to_try_are_made_of_the_titles_of_the_store(visit):
     ]
     assert [each.get_attribute("lang") for each in ideas.all()] == ["en", "en", "zh-CN"]
     ideas.nth(1).click()
-    page.get_by_text("Asked both ways").wait_for()
+    page.get_by_text("Answered twice").wait_for()
     asked = {body["question"] for body in here.bodies("/v1/rag/answer")}
     assert asked == {"What should I know about Ferries?"}
 

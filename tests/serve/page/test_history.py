@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.serve.conftest import TEXTS
+from tests.serve.visiting import KEY
 
 
 def talked(visit: Any, *questions: str) -> Any:
@@ -119,7 +120,13 @@ def test_an_answer_from_documents_is_saved_with_its_sources_and_its_quote(visit)
 
 
 @pytest.mark.parametrize(
-    ("question", "alone"), [("What boils at 100 degrees?", True), ("Where is it?", False)]
+    ("question", "alone"),
+    [
+        ("What boils at 100 degrees?", True),
+        ("Where is it?", False),
+        ("其实水在多少度沸腾，其他液体呢？", True),
+        ("它是什么颜色的，为什么？", False),
+    ],
 )
 def test_a_question_that_refers_to_the_one_before_is_searched_with_it(visit, question, alone):
     here = visit()
@@ -154,3 +161,50 @@ def test_damaged_and_full_storage_does_no_harm(visit):
     found = names(page)
     assert found[0] == "q11"
     assert 1 < len(found) < 12
+
+
+def test_a_conversation_that_is_too_large_alone_leaves_the_others(visit):
+    here = visit()
+    page = here.page
+    page.evaluate(
+        """async () => {
+          const { keep } = await import("./static/conversations.js");
+          const turns = (answer) => [{ question: "q", answer }];
+          keep({ id: "small", title: "small", changed: 0, turns: turns("a") });
+          keep({ id: "huge", title: "huge", changed: 0, turns: turns("x".repeat(8_000_000)) });
+        }"""
+    )
+    page.get_by_role("button", name="History").click()
+    assert names(page) == ["small"]
+
+
+def test_a_turn_that_failed_is_not_kept(visit):
+    here = visit(may_fail=True)
+    page = here.page
+    page.evaluate(
+        """async () => {
+          const { keep } = await import("./static/conversations.js");
+          const failed = { question: "r", answer: "", error: "no" };
+          const turns = [{ question: "q", answer: "a" }, failed];
+          keep({ id: "one", title: "one", changed: 0, turns });
+        }"""
+    )
+    (kept,) = page.evaluate("JSON.parse(localStorage.getItem('gritlm.conversations'))")
+    assert [turn["question"] for turn in kept["turns"]] == ["q"]
+
+
+def test_forgetting_the_key_removes_the_conversations(visit, locked):
+    here = visit(at=locked, may_fail=True)
+    page = here.page
+    page.get_by_role("dialog").get_by_label("Key").fill(KEY)
+    page.keyboard.press("Enter")
+    page.locator("#server-model", has_text="tiny").wait_for()
+    here.settings(length=4)
+    here.say("Hello")
+    here.answered(1)
+    assert page.evaluate("JSON.parse(localStorage.getItem('gritlm.conversations')).length") == 1
+    page.get_by_role("button", name="API key").click()
+    page.get_by_role("button", name="Forget key and conversations").click()
+    page.wait_for_function("() => localStorage.getItem('gritlm.conversations') === '[]'")
+    page.get_by_role("dialog").get_by_label("Key").wait_for()
+    assert page.locator("#talk li").count() == 0

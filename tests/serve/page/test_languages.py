@@ -142,7 +142,7 @@ def ask(here: Any) -> None:
     here.page.locator("#ask-options-button").click()
     here.page.locator("#ask-length").fill("4")
     here.page.locator("#ask-send").click()
-    here.page.get_by_text("两种方式都已回答").wait_for()
+    here.page.get_by_text("已回答两遍").wait_for()
 
 
 def embed(here: Any) -> None:

@@ -36,6 +36,22 @@ def test_groups_of_vectors_are_found_and_named_by_the_text_nearest_to_the_centre
     assert page.evaluate(CLUSTERS, vectors_ND.tolist()) == found
 
 
+def test_a_direction_that_all_vectors_share_hides_no_group(visit):
+    page = visit().page
+    shared_D = 20 * np.random.default_rng(5).normal(size=24)
+    vectors_ND = groups((5, 3, 7), 0.2) + shared_D
+    found = page.evaluate(CLUSTERS, vectors_ND.tolist())
+    assert [each["members"] for each in found] == [[*range(5)], [*range(5, 8)], [*range(8, 15)]]
+
+
+def test_a_single_outlier_is_no_cluster(visit):
+    page = visit().page
+    vectors_ND = groups((30, 30), 0.3)
+    vectors_ND[7] = -10 * vectors_ND[40]
+    sizes = [len(each["members"]) for each in page.evaluate(CLUSTERS, vectors_ND.tolist())]
+    assert min(sizes) >= 10
+
+
 def test_vectors_without_groups_are_one_cluster(visit):
     page = visit().page
     scattered = np.random.default_rng(1).normal(size=(60, 300)).tolist()
@@ -79,7 +95,7 @@ def _base64(row: np.ndarray) -> str:
 def test_the_titles_of_the_stored_documents_are_mapped(visit):
     here = visit("embed")
     page = here.page
-    page.get_by_role("button", name="Titles of your documents").click()
+    page.get_by_role("button", name="Use the titles of your documents").click()
     page.wait_for_function("() => document.getElementById('embed-texts').value !== ''")
     lines = page.locator("#embed-texts").input_value().split("\n")
     assert set(TEXTS) <= set(lines)

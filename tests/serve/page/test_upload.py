@@ -57,12 +57,41 @@ def test_a_pdf_is_sent_and_indexed_with_progress_and_its_page_is_cited(visit, em
     page.get_by_role("link", name="Ask about your documents").click()
     page.locator("#ask-question").fill("The lamp of room 17")
     page.locator("#ask-send").click()
-    page.get_by_text("Asked both ways").wait_for()
+    page.get_by_text("Answered twice").wait_for()
     here.shot("upload-asked")
     used = page.locator("#ask-sources .source.used").first
     cited = re.search(r"house\.pdf, page (\d+)", used.locator(".name").inner_text())
     assert cited
     assert f"room {int(cited[1]) - 1} " in used.locator(".passage").inner_text()
+
+
+def test_a_text_that_is_pasted_during_an_addition_is_not_lost(visit, empty, tmp_path):
+    here = visit("search", at=empty, may_fail=True)
+    page = here.page
+    page.locator("#server-model", has_text="tiny").wait_for()
+    held: list[Any] = []
+    page.route("**/v1/rag/documents", lambda route: held.append(route))
+    page.locator("#files").set_input_files(pdf(tmp_path / "first.pdf", 2))
+    page.locator("#adding-text", has_text="first.pdf").wait_for()
+    page.get_by_text("Paste a text").click()
+    page.locator("#paste-text").fill("The door is green.")
+    page.get_by_role("button", name="Add text").click()
+    page.locator("#documents-status").get_by_text("Documents are being added").wait_for()
+    assert page.locator("#paste-text").input_value() == "The door is green."
+    assert len(held) == 1
+    page.get_by_role("button", name="Stop").click()
+    page.locator("#documents-status").get_by_text("Stopped").wait_for()
+
+
+def test_a_phone_has_a_button_that_leads_to_the_documents(visit):
+    here = visit("search", viewport={"width": 390, "height": 700})
+    page = here.page
+    page.locator("#documents .name").first.wait_for()
+    page.get_by_role("button", name="Documents (").click()
+    page.wait_for_function(
+        "() => { const box = document.getElementById('documents-title').getBoundingClientRect();"
+        " return box.top >= 0 && box.bottom < innerHeight; }"
+    )
 
 
 def test_an_upload_can_be_stopped(visit, empty, tmp_path):

@@ -43,7 +43,7 @@ const summary = (sum) => [
 // What is wrong with this one; others may be added.
 const REFUSED = ["no_documents_added", "max_tokens_per_request", "request_too_large"];
 
-const addOne = async (item, sum) => {
+const addOne = async (item, to, sum) => {
   let body;
   try {
     body = await item.body();
@@ -53,7 +53,7 @@ const addOne = async (item, sum) => {
   }
   try {
     show(item, "sending", 0, percent(0));
-    const done = await upload("v1/rag/documents", { ...body, store: store() }, {
+    const done = await upload("v1/rag/documents", { ...body, store: to }, {
       signal: adding.signal, ...progressOf(item),
     });
     for (const name of ["documents", "passages", "unchanged", "seconds"]) sum[name] += done[name];
@@ -67,7 +67,8 @@ const addOne = async (item, sum) => {
 
 // `items`: [{name, body}]. One request each, so that stopping loses one at most. `changed` runs at the end.
 const add = async (items, changed) => {
-  if (adding || !items.length) return;
+  if (!items.length) return;
+  const to = store();
   const sum = { documents: 0, passages: 0, unchanged: 0, seconds: 0, skipped: [], unnamed: 0 };
   let failed = null;
   adding = new AbortController();
@@ -76,7 +77,7 @@ const add = async (items, changed) => {
   $("documents-next").hidden = true;
   $("documents-trouble").replaceChildren();
   try {
-    for (const [place, item] of items.entries()) await addOne({ ...item, place, of: items.length }, sum);
+    for (const [place, item] of items.entries()) await addOne({ ...item, place, of: items.length }, to, sum);
   } catch (error) {
     failed = error;
   }
@@ -88,10 +89,17 @@ const add = async (items, changed) => {
   $("documents-status").textContent = [failed && stopped(failed) ? t("adding.stopped") : "", summary(sum)].filter(Boolean).join(t("adding.join"));
 };
 
-const addFiles = (files, changed) =>
-  add([...files].map((file) => ({ name: file.name, body: () => asRequest(file) })), changed);
+// Whether an addition may start; the page says so if another one runs.
+const isFree = () => {
+  if (adding) $("documents-status").textContent = t("adding.busy");
+  return adding === null;
+};
+
+const addFiles = async (files, changed) =>
+  isFree() && add([...files].map((file) => ({ name: file.name, body: () => asRequest(file) })), changed);
 
 const addPasted = async (changed) => {
+  if (!isFree()) return;
   const text = $("paste-text").value;
   const title = $("paste-title").value.trim();
   $("paste-form").reset();

@@ -1,4 +1,4 @@
-// Two answers next to each other, from stored key/value state and without it, with what each took.
+// Two answers next to each other, from stored key/value state and without it, with the cost of each.
 
 import { $, h } from "./dom.js";
 import { t } from "./language.js";
@@ -10,7 +10,7 @@ const way = (name, hint, mode, fusion, fresh) =>
 
 // The fresh answer next to a cached one reads all passages in one prompt.
 export const ways = ({ mode, fusion }) => {
-  const fresh = (used) => way(t("ask.fresh"), t("ask.freshHint"), "none", used, true);
+  const fresh = (used) => way(t("ask.fresh"), t(used === "joint" ? "ask.freshHint" : "ask.freshEach"), "none", used, true);
   return mode === "none"
     ? [fresh(fusion)]
     : [way(t("ask.cached"), t("ask.cachedHint"), mode, fusion, false), fresh("joint")];

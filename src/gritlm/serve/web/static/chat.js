@@ -25,10 +25,13 @@ const spoken = (turns) => turns.flatMap(({ question, answer }) => [
 ]);
 
 // A question that refers to the one before: it is searched together with that one.
-const REFERS = /\b(it|its|they|them|their|this|that|these|those|he|she|him|her)\b|[它他她这那其]/i;
+const REFERS = /\b(it|its|they|them|their|this|that|these|those|he|she|him|her)\b|它|她|(?<!其)他|[这那][个些种样是]|其(?![实他它余次])/i;
 const FEW_WORDS = 2;
+const WORDS = new Intl.Segmenter(undefined, { granularity: "word" });
 
-const refers = (question) => REFERS.test(question) || question.trim().split(/\s+/).length <= FEW_WORDS;
+const wordsOf = (text) => [...WORDS.segment(text)].filter(({ isWordLike }) => isWordLike);
+
+const refers = (question) => REFERS.test(question) || wordsOf(question).length <= FEW_WORDS;
 
 const messages = (turn, { system, documents }) => {
   const earlier = before(turn);

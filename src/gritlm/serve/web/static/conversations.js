@@ -14,7 +14,8 @@ const read = () => {
   }
 };
 
-// Writes the newest conversations; the oldest ones give way if the browser has no more room.
+// Writes the newest conversations; the oldest ones give way if the browser has no more room. One that
+// does not fit alone is not kept, and the others stay.
 const write = (all) => {
   let kept = all.toSorted((a, b) => b.changed - a.changed).slice(0, MOST);
   for (;;) {
@@ -22,7 +23,7 @@ const write = (all) => {
       localStorage.setItem(KEPT, JSON.stringify(kept));
       return;
     } catch {
-      if (!kept.length) return; // storage is switched off
+      if (kept.length <= 1) return; // too large alone, or storage is switched off
       kept = kept.slice(0, -1);
     }
   }
@@ -48,9 +49,9 @@ export const open = (id) => {
   else sessionStorage.setItem(CURRENT, id);
 };
 
-// Keeps a conversation after its turns have changed. Errors are not kept.
+// Keeps a conversation after its turns have changed. Turns that failed are not kept.
 export const keep = (conversation) => {
-  const turns = conversation.turns.map(({ error, ...turn }) => turn);
+  const turns = conversation.turns.filter(({ error }) => !error);
   const others = read().filter((each) => each.id !== conversation.id);
   if (!turns.length) return write(others);
   const kept = read().find((each) => each.id === conversation.id);
@@ -62,6 +63,11 @@ export const keep = (conversation) => {
 
 export const rename = (id, title) =>
   write(read().map((each) => (each.id === id ? { ...each, title } : each)));
+
+export const removeAll = () => {
+  open(null);
+  write([]);
+};
 
 export const remove = (id) => write(read().filter((each) => each.id !== id));
 

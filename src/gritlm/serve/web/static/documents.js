@@ -19,6 +19,7 @@ let redrawn = () => {};
 
 const draw = () => {
   $("documents-count").textContent = documents.count ? number(documents.count) : "";
+  $("documents-go").textContent = t("documents.go", documents);
   $("documents").replaceChildren(...all.map(item));
   $("documents-more").hidden = more === null;
   redrawn();
@@ -75,4 +76,8 @@ export const startDocuments = (changed) => {
   redrawn = changed;
   startAdding(refresh);
   $("documents-more").addEventListener("click", () => fetchFrom(more));
+  $("documents-go").addEventListener("click", () => {
+    $("documents-title").scrollIntoView();
+    $("files").focus({ preventScroll: true });
+  });
 };

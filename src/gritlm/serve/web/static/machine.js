@@ -10,6 +10,7 @@ import { bytes, number, span } from "./words.js";
 const EVERY_MS = 2000;
 
 let timer = 0;
+let openings = 0; // a refresh of an earlier opening starts no timer
 let last = null; // {time, metrics} of the refresh before
 
 // Sums the samples of each metric over their labels, from the text format of Prometheus.
@@ -96,13 +97,13 @@ const refresh = async () => {
   last = now;
 };
 
-const watch = async () => {
+const watch = async (opening) => {
   try {
     await refresh();
   } catch (error) {
     $("machine-body").replaceChildren(trouble(error));
   }
-  if ($("machine").open) timer = setTimeout(watch, EVERY_MS);
+  if ($("machine").open && opening === openings) timer = setTimeout(() => watch(opening), EVERY_MS);
 };
 
 export const showMachineName = () => {
@@ -117,7 +118,8 @@ export const startMachine = () => {
   $("server-model").addEventListener("click", () => {
     last = null;
     $("machine").showModal();
-    watch();
+    openings += 1;
+    watch(openings);
   });
   $("machine-close").addEventListener("click", () => $("machine").close());
   $("machine").addEventListener("close", () => clearTimeout(timer));

@@ -32,10 +32,13 @@ export const scoreOf = (source) => source.score.toFixed(3);
 
 const signed = (value) => value.toFixed(2).replace("-", "\u2212");
 
-const likelihoodOf = (source) =>
-  source.likelihood === null || source.likelihood === undefined
-    ? null
-    : h("span", { class: "score", title: t("source.likelihood") }, signed(source.likelihood));
+const scoresOf = (source) => {
+  const scores = [t("source.cosine", { value: scoreOf(source) })];
+  if (source.likelihood !== null && source.likelihood !== undefined) {
+    scores.push(t("source.likelihood", { value: signed(source.likelihood) }));
+  }
+  return scores.join(" · ");
+};
 
 // Items of a list; quotation.js marks an answer in them.
 export const sourceItems = (sources) =>
@@ -45,8 +48,7 @@ export const sourceItems = (sources) =>
         h("summary", {},
           h("span", { class: "number" }, String(place + 1)),
           h("span", { class: "name" }, titleOf(source)),
-          sources.length > 1 ? h("span", { class: "use" }, source.used ? t("source.used") : t("source.unused")) : null,
-          likelihoodOf(source),
-          h("span", { class: "score", title: t("source.cosine") }, scoreOf(source))),
+          sources.length > 1 ? h("span", { class: "use" }, source.used ? t("source.used") : t("source.unused")) : null),
         contentOf(source),
-        h("p", { class: "place" }, placeOf(source)))));
+        h("p", { class: "place" }, placeOf(source)),
+        h("p", { class: "scores" }, scoresOf(source)))));

@@ -1,6 +1,7 @@
 // Dialog for the API key.
 
 import { key } from "./api.js";
+import { removeAll } from "./conversations.js";
 import { $ } from "./dom.js";
 import { trouble } from "./trouble.js";
 
@@ -35,6 +36,7 @@ export const startKey = (changed) => {
   });
   $("key-cancel").addEventListener("click", () => close(""));
   $("key-dialog").addEventListener("cancel", () => { $("key-dialog").returnValue = ""; });
-  $("key-forget").addEventListener("click", () => { key.forget(); close(""); });
+  // Conversations quote documents that the next user of this browser may have no key for.
+  $("key-forget").addEventListener("click", () => { key.forget(); removeAll(); location.reload(); });
   $("key").addEventListener("click", () => ask(null, ""));
 };
