@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 from typing import Any
 
+import pytest
+
+from gritlm.serve.documents import addition
+from gritlm.serve.documents.document_store import DocumentStore
+from gritlm.serve.stores import StoreAt
 from tests.serve.conftest import Served
 
 DOCUMENTS = "/v1/rag/documents"
@@ -72,17 +79,59 @@ def test_a_stream_of_which_no_document_is_added_ends_with_the_error(live: Served
     assert "[DONE]" not in lines[-1]
 
 
-def test_a_client_that_leaves_stops_the_addition(live: Served):
+def test_the_share_grows_with_the_documents_of_a_table(serve, tmp_path, monkeypatch):
+    monkeypatch.setattr(addition, "_EVERY_S", 0.001)
+    rows = [{"id": f"row{n:03}", "text": f"Row {n:03} of a table."} for n in range(500)]
+    *progress, last = events(serve(None, None, StoreAt(tmp_path / "store")), rows)
+    assert (last["documents"], last["passages"]) == (500, 500)
+    assert len({each["share"] for each in progress}) > 3
+    for each in progress:
+        assert each["share"] == pytest.approx(min(each["passages"] / 500, 0.99), abs=0.02)
+
+
+def stored_documents(live: Served) -> int:
+    """Return the number of documents that the metrics count."""
+    (line,) = re.findall(
+        r"^gritlm_rag_documents_added_total.* (\S+)$", live.http.get("/metrics").text, re.M
+    )
+    return int(float(line))
+
+
+def test_a_client_that_leaves_stops_the_addition(live: Served, monkeypatch):
+    calls: list[bool] = []  # whether each portion has ended
+    add = DocumentStore.add
+
+    def slowly(self: DocumentStore, *words: Any, **options: Any) -> None:
+        calls.append(False)
+        try:
+            add(self, *words, **options)
+        finally:
+            time.sleep(0.3)
+            calls[-1] = True
+
+    monkeypatch.setattr(DocumentStore, "add", slowly)
     before = live.http.get(DOCUMENTS).json()["total"]
-    body = {"documents": [many(f"left{n}", 120) for n in range(6)], "stream": True}
-    with live.http.stream("POST", DOCUMENTS, json=body) as response:
-        next(response.iter_lines())
-    known = {"question": "Who sleeps?", "top_k": 1}
-    assert live.http.post(SEARCH, json=known).status_code == 200  # the reservation is returned
+    counted = stored_documents(live)
+    documents = [many(f"left{n}", 20) | {"metadata": {"left": n}} for n in range(30)]
+    with live.http.stream("POST", DOCUMENTS, json={"documents": documents, "stream": True}) as sent:
+        lines = (line for line in sent.iter_lines() if line)
+        next(line for line in lines if json.loads(line[6:])["passages"] > 200)
+    deadline = time.monotonic() + 20
+    while live.service.scheduler.stats().waiting:
+        assert time.monotonic() < deadline, "the reservation is not released"
+        time.sleep(0.001)
+    assert all(calls)
+    assert len(calls) < 5  # portions
     found = live.http.get(DOCUMENTS).json()
-    assert found["total"] < before + 6
+    assert 1 <= found["total"] - before < 30
+    assert stored_documents(live) - counted == found["total"] - before
+    time.sleep(0.5)
+    assert live.http.get(DOCUMENTS).json()["total"] == found["total"]
     for each in found["data"]:
         if each["id"].startswith("left"):
+            body = {"question": "Rain", "top_k": 1, "filter": {"left": int(each["id"][4:])}}
+            (hit,) = live.http.post(SEARCH, json=body).raise_for_status().json()["data"]
+            assert hit["document_id"] == each["id"]
             live.http.delete(f"{DOCUMENTS}/{each['id']}").raise_for_status()
 
 

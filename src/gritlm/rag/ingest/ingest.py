@@ -76,6 +76,7 @@ class AddResult:
         removed: number of documents whose rows are no longer in their file.
         stored: number of stored KV blocks; the store's budget may refuse some.
         cut: number of passages that new and changed documents were cut into so far.
+        cut_documents: number of these documents.
         embedded: number of these passages whose vectors are computed.
         skips: sources and rows that could not be read: the first 100, and the count of all.
         seconds: duration of the run, in seconds.
@@ -88,6 +89,7 @@ class AddResult:
     removed: int = 0
     stored: int = 0
     cut: int = 0
+    cut_documents: int = 0
     embedded: int = 0
     skips: Skips = field(default_factory=Skips)
     seconds: float = 0.0
@@ -331,6 +333,7 @@ class Indexer:
             batch.append(PendingDocument(document, passages, content, media))
             size += len(passages)
             done.cut += len(passages)
+            done.cut_documents += 1
             if size >= BATCH:
                 yield batch
                 batch = []

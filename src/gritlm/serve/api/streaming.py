@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import orjson
+from anyio import CancelScope
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
@@ -201,22 +202,27 @@ class EventStream(StreamingResponse):
 
     def __init__(
         self,
-        frames: AsyncIterator[bytes],
+        frames: AsyncGenerator[bytes],
         running: AbstractContextManager[Any],
         media_type: str = OpenAIDialect.media_type,
     ) -> None:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         super().__init__(frames, headers=headers, media_type=media_type)
+        self._frames = frames
         self._running = running
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._running:
-            await super().__call__(scope, receive, send)
+            try:
+                await super().__call__(scope, receive, send)
+            finally:
+                with CancelScope(shield=True):  # the work of the stream ends before its context
+                    await self._frames.aclose()
 
 
 async def event_frames(
     events: AsyncGenerator[Mapping[str, Any]], dialect: Dialect
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes]:
     """Yield the bytes of all events; an error is the last of them."""
     try:
         async with aclosing(events):

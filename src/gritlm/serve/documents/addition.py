@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import accumulate
 from time import monotonic
 from typing import Any
 
+from anyio import CancelScope
 from starlette.responses import Response
 
+from gritlm.rag.cooperative import OnModel
 from gritlm.rag.ingest.ingest import AddResult
 from gritlm.rag.ingest.skips import NAMED, Skips
 from gritlm.rag.types import Document
@@ -24,6 +28,7 @@ _MOST_MEDIA = 500  # images and windows of sound that a request may add
 _IMAGE_CHARACTERS = 2**12  # that an image or a sound counts as
 _PORTION = 2**16  # characters that are added before other requests take their turn
 _EVERY_S = 0.2  # seconds between two events of the progress
+_UNFINISHED = 0.99  # the largest share in an event: the last documents must be written too
 
 
 class Addition:
@@ -44,9 +49,9 @@ class Addition:
         self._found = found
         self._skipped = skipped
         self._added = AddResult()
-        self._finished = 0.0  # size of the portions that are complete
-        self._begun = 0.0  # size of the portion that is being added
-        self._before = AddResult()  # counts when that portion began
+        self._ends = [0, *accumulate(map(_size, found))]  # size of the first documents, by count
+        self._finished = 0  # documents of the portions that are complete
+        self._before = AddResult()  # counts when the current portion began
         self._share = 0.0
 
     def require_few_characters(self, tokens: int) -> None:
@@ -80,7 +85,7 @@ class Addition:
     async def respond(self, service: Service) -> Response:
         """Add the documents; the response is an error if none was added."""
         await self._add(service)
-        answer = self._answer(service)
+        answer = self._answer()
         if self._went_in:
             return json_response(answer)
         return none_added(answer["skipped"], answer["skipped_count"]).response(answer)
@@ -99,36 +104,57 @@ class Addition:
             await task
         finally:
             task.cancel()
-            await asyncio.wait({task})
-        answer = self._answer(service)
+            with CancelScope(shield=True):  # a client that left cancels every wait, also this one
+                await asyncio.gather(task, return_exceptions=True)
+        answer = self._answer()
         if not self._went_in:
             raise none_added(answer["skipped"], answer["skipped_count"])
         yield answer
 
     async def _add(self, service: Service) -> None:
-        """Add documents in portions, so that other requests can add documents in between."""
+        """Add documents in portions, so that other requests can add documents in between.
+
+        When it is cancelled, it ends after its thread has ended.
+        """
         started = monotonic()
-        with ModelThread(service.scheduler) as on_model:
-            for some in _portions(self._found):
-                self._before = AddResult(cut=self._added.cut, embedded=self._added.embedded)
-                self._begun = sum(map(_size, some))
-                await service.run_in_store_thread(
-                    self._store.add, some, self._added, on_model, of=len(self._found)
-                )
-                self._finished += self._begun
-                self._begun = 0.0
+        running: asyncio.Task[None] | None = None
+        try:
+            with ModelThread(service.scheduler) as on_model:
+                for some in _portions(self._found):
+                    self._before = replace(self._added)
+                    running = asyncio.create_task(
+                        service.run_in_store_thread(self._add_portion, service, some, on_model)
+                    )
+                    await asyncio.wait({running})  # unlike await, it does not cancel the task
+                    await running
+                    self._finished += len(some)
+        finally:
+            if running is not None:
+                await asyncio.gather(running, return_exceptions=True)
         service.metrics.request_seconds.labels(DOCUMENTS).observe(monotonic() - started)
+
+    def _add_portion(self, service: Service, some: Sequence[Document], on_model: OnModel) -> None:
+        """Add some documents, and count those that are stored, however the addition ends."""
+        before = self._added.documents
+        try:
+            self._store.add(some, self._added, on_model, of=len(self._found))
+        finally:
+            stored = self._added.documents - before
+            service.metrics.store_documents.labels(self._name).inc(stored)
 
     def _progress(self) -> dict[str, Any]:
         """Return the event of the progress so far; the share never shrinks."""
-        cut = self._added.cut - self._before.cut
-        embedded = self._added.embedded - self._before.embedded
-        total = sum(map(_size, self._found))
-        part = self._begun * embedded / cut if cut else 0.0
-        self._share = max(self._share, min(1.0, (self._finished + part) / total if total else 0.0))
+        now = replace(self._added)
+        begin = self._ends[self._finished]
+        cut = now.cut - self._before.cut
+        read = self._finished + _documents_read(now) - _documents_read(self._before)
+        embedded = (now.embedded - self._before.embedded) / cut if cut else 0.0
+        total = self._ends[-1]
+        size = begin + embedded * (self._ends[min(read, len(self._found))] - begin)
+        self._share = max(self._share, min(_UNFINISHED, size / total if total else 0.0))
         return {
             "object": "rag.documents.progress",
-            "passages": self._added.embedded,
+            "passages": now.embedded,
             "share": self._share,
         }
 
@@ -136,9 +162,8 @@ class Addition:
     def _went_in(self) -> bool:
         return bool(self._added.documents or self._added.unchanged)
 
-    def _answer(self, service: Service) -> dict[str, Any]:
+    def _answer(self) -> dict[str, Any]:
         added = self._added
-        service.metrics.store_documents.labels(self._name).inc(added.documents)
         unread = [{"name": each.path, "reason": each.reason} for each in added.skipped]
         named = [{"name": each.path, "reason": each.reason} for each in self._skipped]
         gone = {each["name"] for each in unread}
@@ -157,6 +182,11 @@ class Addition:
 
 def _size(document: Document) -> int:
     return len(document.text) + _IMAGE_CHARACTERS * len(document.media)
+
+
+def _documents_read(counts: AddResult) -> int:
+    """Return the number of documents that are cut, unchanged or skipped so far."""
+    return counts.cut_documents + counts.unchanged + counts.skipped_count
 
 
 def _portions(found: Sequence[Document]) -> Iterator[Sequence[Document]]:
