@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
 import random
 from functools import cache
 from itertools import pairwise
 from time import perf_counter
 
 import pytest
+from blake3 import blake3
 
 from gritlm.errors import InputError
 from gritlm.rag.ingest.chunking import content_hash, cut
@@ -182,3 +184,28 @@ def test_the_hash_of_the_content_changes_with_all_that_passages_depend_on():
     }
     assert len(others) == 6
     assert one not in others
+
+
+def version_1(document: Document) -> str:
+    """Return the hash of a version without rules for Chinese, and without pages."""
+    parts = [1, document.title, document.text, dict(document.metadata), document.markdown, 64, 0]
+    return blake3(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+@pytest.mark.parametrize(
+    ("text", "pages", "same"),
+    [
+        ("One; two… “three.” Four.", (), True),
+        ("天空是蓝色的。雨停了！", (), True),
+        ("雨停了；风停了。", (), False),
+        ("雨停了……风停了。", (), False),
+        ("走吧。「もう行く。」", (), False),
+        ("One page.", (0,), True),
+        ("One page.\n\nAnother.", (0, 11), False),
+    ],
+)
+def test_documents_of_older_versions_are_indexed_again_only_if_their_passages_change(
+    text, pages, same
+):
+    document = Document("d", text, "title", {"a": 1}, pages=pages)
+    assert (content_hash(document, max_tokens=64) == version_1(document)) == same

@@ -18,6 +18,7 @@ from gritlm.rag.media.media_passages import media_passages, piece_hashes
 from gritlm.rag.types import PAGE, Document, Passage, Value
 
 VERSION = 1  # version of the chunking rules
+ENDS_VERSION = 1  # version of the rules for the ends of Chinese and Japanese sentences
 FEWEST = 16  # least tokens of text in a passage: one character may take four
 TITLE_SHARE = 4  # a title takes at most 1/TITLE_SHARE of a passage
 LONGEST = 12  # most characters per token: longer texts count as too long without tokenizing
@@ -84,18 +85,22 @@ def cut(document: Document, *, tokens: Counter, max_tokens: int, overlap: int = 
 def content_hash(document: Document, *, max_tokens: int, overlap: int = 0) -> str:
     """Return a hash, 32 characters, of everything that the passages of a document depend on.
 
-    A document with another hash must be indexed again.
+    A document with another hash must be indexed again. A rule that does not change the passages of
+    a document is not in its hash, nor is the page of a text of one page: what an older version
+    indexed stays.
     """
+    text = document.text
     parts = [
         VERSION,
         document.title,
-        document.text,
+        text,
         dict(document.metadata),
         document.markdown,
         max_tokens,
         overlap,
         *piece_hashes(document),  # of text alone: the hash that older versions computed
-        *document.pages,
+        *([f"sentence ends {ENDS_VERSION}"] if _with_sentence_ends(text) != text else []),
+        *(document.pages if len(document.pages) > 1 else ()),
     ]
     return blake3(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
