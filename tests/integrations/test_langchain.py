@@ -23,6 +23,8 @@ from gritlm.integrations.langchain import (
     GritLMRetriever,
     cached_answers,
 )
+from gritlm.rag import RagEngine
+from tests.pdfs import lines_pdf
 from tests.rag.conftest import QUESTION, TEXTS
 
 
@@ -112,6 +114,26 @@ def test_a_retriever_finds_passages_with_their_metadata(kind, engine, request):
     assert found[0].metadata["even"] is True
     assert found[0].metadata["document_id"] == hits[0].passage.document_id
     assert found[0].metadata["score"] == pytest.approx(hits[0].score, abs=1e-5)
+
+
+def test_passages_of_a_pdf_are_added_again_and_keep_their_page(grit, tmp_path):
+    words = ("fox", "owl", "elk")
+    pages = [f"Chapter {word}\n" + f"The {word} is {word}. " * 40 for word in words]
+    (tmp_path / "animals.pdf").write_bytes(lines_pdf(pages))
+    with RagEngine.open(tmp_path / "store", grit) as opened:
+        opened.add([tmp_path / "animals.pdf"])
+        found = GritLMRetriever(store=opened, k=20).invoke("owl")
+        assert {each.metadata["page"] for each in found} == {1, 2, 3}
+        assert [
+            name for each in found for name in each.metadata if name.startswith("gritlm.")
+        ] == []
+        answers = cached_answers(opened, max_new_tokens=2)
+        done = answers.invoke({"question": "owl", "documents": found[:1]})
+        assert done["documents"][0].metadata["page"] == found[0].metadata["page"]
+        added = opened.add(each.model_dump() for each in found)
+        assert (added.documents, added.skipped) == (len(found), [])
+        again = GritLMRetriever(store=opened, k=1, filter={"page": 2}).invoke("owl")
+        assert again[0].metadata["page"] == 2
 
 
 @pytest.mark.parametrize("kind", ["engine", "client"])

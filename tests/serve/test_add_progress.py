@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from gritlm.integrations import RagClient
+from gritlm.rag import Search
 from gritlm.serve.documents import addition
 from gritlm.serve.documents.document_store import DocumentStore
 from gritlm.serve.stores import StoreAt
@@ -150,6 +152,9 @@ def test_passages_of_a_pdf_have_their_page(live: Served):
     for hit in found:
         if hit["document_id"] == "animals.pdf":
             assert ("fox", "owl", "elk")[hit["page"] - 1] in hit["text"]
+            assert not any(name.startswith("gritlm.") for name in hit["metadata"])
         else:
             assert hit["page"] is None
+    hits = RagClient(live.url).find("owl", Search(top_k=20))
+    assert [hit.passage.page for hit in hits] == [hit["page"] for hit in found]
     live.http.delete(f"{DOCUMENTS}/animals.pdf").raise_for_status()

@@ -15,7 +15,7 @@ from gritlm.errors import GritLMError, InputError, one_line
 from gritlm.rag.answer import Answer, AnswerStream, Source
 from gritlm.rag.options import AnswerOptions, AnswerOverrides, override
 from gritlm.rag.retrieve import Search
-from gritlm.rag.types import Hit, Passage, Trace
+from gritlm.rag.types import Hit, Passage, Trace, with_page
 
 _SET_BY_SERVER = ("recompute",)
 
@@ -216,7 +216,7 @@ def _hit(row: Mapping[str, Any]) -> Hit:
         number=0,
         start=row["start"],
         end=row["end"],
-        metadata=row["metadata"] or {},
+        metadata=with_page(row["metadata"] or {}, None if row.get("media") else row.get("page")),
     )
     return Hit(passage, row["score"], row["rank"], tuple(row["also_in"]))
 

@@ -9,10 +9,11 @@ from gritlm.errors import InputError
 from gritlm.rag.answer import AnswerStream, Source
 from gritlm.rag.options import AnswerOptions, AnswerOverrides
 from gritlm.rag.retrieve import Search
-from gritlm.rag.types import Hit, Passage
+from gritlm.rag.types import Hit, Passage, with_page
 
 UNSCORED = 1.0  # cosine of a document without one: it is read, as the best passage is
 _OWN = ("document_id", "title", "score", "start", "end")
+_PLACE = frozenset(("document_id", "start", "end"))  # documents from elsewhere lack one of them
 
 
 class PassageStore(Protocol):
@@ -53,12 +54,14 @@ def require_store(store: object) -> None:
 def hit_metadata(hit: Hit) -> dict[str, Any]:
     """Return the metadata of a hit for a framework: that of its document, and its place in it."""
     passage = hit.passage
-    return dict(passage.metadata) | {
+    page = {} if passage.page is None else {"page": passage.page}
+    return dict(passage.shown_metadata) | {
         "document_id": passage.document_id,
         "title": passage.title,
         "score": hit.score,
         "start": passage.start,
         "end": passage.end,
+        **page,
     }
 
 
@@ -70,6 +73,7 @@ def source_metadata(source: Source) -> dict[str, Any]:
         "score": source.score,
         "start": source.start,
         "end": source.end,
+        "page": source.page,
         "used": source.used,
         "likelihood": source.likelihood,
     }
@@ -89,6 +93,8 @@ def hit_of(text: str, metadata: Mapping[str, Any], *, id: str | None, rank: int)
     """
     name = id or f"document-{rank}"
     title = metadata.get("title")
+    others = {key: value for key, value in metadata.items() if key not in _OWN}
+    page = others.get("page") if metadata.keys() >= _PLACE else None
     passage = Passage(
         id=name,
         document_id=str(metadata.get("document_id", name)),
@@ -97,7 +103,7 @@ def hit_of(text: str, metadata: Mapping[str, Any], *, id: str | None, rank: int)
         number=0,
         start=int(_number(metadata.get("start"), 0)),
         end=int(_number(metadata.get("end"), len(text))),
-        metadata={key: value for key, value in metadata.items() if key not in _OWN},
+        metadata=with_page(others, page if isinstance(page, int) else None),
     )
     return Hit(passage, _number(metadata.get("score"), UNSCORED), rank)
 

@@ -25,6 +25,18 @@ RESERVED = "gritlm."  # beginning of the names of metadata that gritlm adds itse
 PAGE = f"{RESERVED}page"
 
 
+def given_metadata(metadata: Mapping[str, Value]) -> Mapping[str, Value]:
+    """Return the metadata that a document was added with: without the names that gritlm adds."""
+    if not any(name.startswith(RESERVED) for name in metadata):
+        return metadata
+    return {name: value for name, value in metadata.items() if not name.startswith(RESERVED)}
+
+
+def with_page(metadata: Mapping[str, Value], page: int | None) -> Mapping[str, Value]:
+    """Return the metadata of a passage of text with its page; unchanged where none is known."""
+    return metadata if page is None else {**metadata, PAGE: page}
+
+
 @dataclass(frozen=True)
 class MediaPlace:
     """Place of a passage that is an image or a sound, in its document.
@@ -149,6 +161,11 @@ class Passage:
     def media(self) -> MediaPlace | None:
         """Place of an image or a sound; None for text, and where metadata was not read."""
         return MediaPlace.of(self.metadata)
+
+    @property
+    def shown_metadata(self) -> Mapping[str, Value]:
+        """Metadata of its document; that of an image or a sound has its place too."""
+        return given_metadata(self.metadata) if self.media is None else self.metadata
 
     @property
     def page(self) -> int | None:

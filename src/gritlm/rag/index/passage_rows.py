@@ -17,7 +17,7 @@ from blake3 import blake3
 from xxhash import xxh3_64_digest
 
 from gritlm.errors import InputError
-from gritlm.rag.types import LEFT_OUT, RESERVED, Passage, Value
+from gritlm.rag.types import LEFT_OUT, Passage, Value, given_metadata
 
 log = logging.getLogger(__name__)
 
@@ -168,10 +168,7 @@ def to_metadata(row: Mapping[str, Any]) -> Mapping[str, Value]:
 
 def own_metadata(row: Mapping[str, Any]) -> Mapping[str, Value]:
     """Return the metadata of a row's document, without the place of an image or a sound in it."""
-    found = to_metadata(row)
-    if not any(name.startswith(RESERVED) for name in found):
-        return found
-    return {name: value for name, value in found.items() if not name.startswith(RESERVED)}
+    return given_metadata(to_metadata(row))
 
 
 def unit(vector_D: np.ndarray, dimension: int, *, name: str) -> np.ndarray:

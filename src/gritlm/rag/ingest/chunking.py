@@ -15,7 +15,7 @@ from semantic_text_splitter import MarkdownSplitter, TextSplitter
 from gritlm.errors import InputError
 from gritlm.rag.index.passage_rows import passage_id
 from gritlm.rag.media.media_passages import media_passages, piece_hashes
-from gritlm.rag.types import PAGE, Document, Passage, Value
+from gritlm.rag.types import Document, Passage, Value, with_page
 
 VERSION = 1  # version of the chunking rules
 ENDS_VERSION = 1  # version of the rules for the ends of Chinese and Japanese sentences
@@ -141,9 +141,8 @@ def _passage(document: Document, title: str, number: int, start: int, text: str)
 
 def _with_page(document: Document, start: int) -> Mapping[str, Value]:
     """Return the metadata of a passage, with the page on which it begins, where it is known."""
-    if not document.pages:
-        return document.metadata
-    return {**document.metadata, PAGE: bisect_right(document.pages, start)}
+    page = bisect_right(document.pages, start) if document.pages else None
+    return with_page(document.metadata, page)
 
 
 def _shorten_title(title: str, tokens: Counter, most: int) -> str:

@@ -292,7 +292,7 @@ def answer_options(body: AnswerFields, sampling: SamplingParams) -> AnswerOption
 
 def hit_of(hit: Hit) -> dict[str, Any]:
     """Return a passage as an object of the search response."""
-    about = {"rank": hit.rank, "metadata": _metadata(hit.passage.metadata)}
+    about = {"rank": hit.rank, "metadata": _metadata(hit.passage.shown_metadata)}
     return asdict(Source.of(hit)) | about
 
 
