@@ -97,7 +97,9 @@ def test_hybrid_search_and_filters_work_with_chinese(index):
     assert only.passage.text == "国家图书馆的古籍"
 
 
-def test_an_index_made_before_the_pairs_is_searched_and_gets_them_by_rebuild(tmp_path, monkeypatch):
+def test_an_index_made_before_the_pairs_is_searched_and_gets_them_by_rebuild(
+    tmp_path, monkeypatch, caplog
+):
     place = tmp_path / "index"
     with monkeypatch.context() as patch:
         patch.setattr(table_module, "with_pairs_field", lambda found: found)
@@ -106,13 +108,19 @@ def test_an_index_made_before_the_pairs_is_searched_and_gets_them_by_rebuild(tmp
     old = Index.open(place, MAKER)
     assert "pairs" not in old.table.lance.schema.names
     put(old, rows("train", TEXTS["train"]))
+    found(old, "library hours")
+    assert caplog.messages == []
     assert found(old, "图书馆") == ["library"]
     assert found(old, "微调") == ["train"]
     assert found(old, "全角") == []
+    (line,) = caplog.messages
+    assert line.startswith(f"the index {place} has no pairs of characters")
+    assert line.endswith("run: gritlm store rebuild STORE")
     rebuild(str(place), lambda passages: vectors(len(passages)))
     new = Index.open(place, MAKER)
     assert isinstance(new.table, lance_table.LanceTable)
     assert found(new, "全角") == ["wide"]
+    assert not any("pairs of characters" in each for each in caplog.messages[1:])
     put(new, rows("more", "半角与全角"))
     assert {*found(new, "全角")} == {"wide", "more"}
 

@@ -20,6 +20,7 @@ from gritlm.rag.index.filters import Where
 from gritlm.rag.index.lance_errors import lance_errors, raise_translated, remedy
 from gritlm.rag.index.passage_table import IndexFailedError, PassageTable, Row, Wanted
 from gritlm.rag.index.table import (
+    character_pairs,
     has_pairs,
     index_vectors,
     index_words,
@@ -52,6 +53,7 @@ class LanceTable(PassageTable):
         self.lance = lance_table
         self._maker = maker
         self._uri = uri
+        self._warned = False
 
     @classmethod
     def open(cls, uri: str, maker: ModelIdentity | None, *, create: bool) -> LanceTable:
@@ -124,6 +126,7 @@ class LanceTable(PassageTable):
 
     def worded(self, words: str, limit: int, wanted: Wanted, columns: Sequence[str]) -> list[Row]:
         """Return the rows that fit words best by BM25, ties sorted by id."""
+        self._warn_without_pairs(words)
         builder = self.lance.search(words_query(self.lance, words), query_type="fts")
         query = cast(LanceFtsQueryBuilder, builder)
         query = query.limit(limit).select([*columns, *self._checks(), "_score"])
@@ -132,6 +135,18 @@ class LanceTable(PassageTable):
             query = query.where(where)
         rows = passage_rows.rows_of(query.to_arrow())
         return sorted(rows, key=lambda row: (-row["_score"], row["id"]))
+
+    def _warn_without_pairs(self, words: str) -> None:
+        """Log, once, that Chinese, Japanese and Korean words are searched without their pairs."""
+        if self._warned or has_pairs(self.lance) or not character_pairs(words):
+            return
+        self._warned = True
+        log.warning(
+            "the index %s has no pairs of characters, so the search by words finds fewer Chinese, "
+            "Japanese and Korean words; %s",
+            self._uri,
+            remedy(self._uri),
+        )
 
     def _scan(
         self, where: str | None, columns: Sequence[str], *, rows: int | None = None
