@@ -19,6 +19,7 @@ import tomllib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from time import perf_counter
 from urllib.error import URLError
@@ -154,6 +155,8 @@ def describe(packages: Sequence[Package]) -> str:
         ((count, each.name) for each, count in zip(packages, sizes, strict=True) if count),
         reverse=True,
     )
+    if not known:
+        return f"{len(packages)} packages, size unknown"
     total = sum(count for count, _ in known) / 1e6
     largest = ", ".join(f"{name} {count / 1e6:.0f}" for count, name in known[:LARGEST])
     least = "at least " if None in sizes else ""
@@ -172,7 +175,7 @@ def size(url: str) -> int | None:
     try:
         with urlopen(Request(url, method="HEAD"), timeout=10) as response:
             length = response.headers.get("Content-Length")
-    except (URLError, OSError, ValueError):
+    except (URLError, OSError, ValueError, HTTPException):
         return None
     return int(length) if length and length.isdigit() else None
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import runpy
+import socket
 import subprocess
 import sys
+import threading
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -83,6 +85,26 @@ def test_an_unknown_size_makes_the_total_a_lower_bound(script, wheels):
     known = package("outer", "1.0", (wheels / "outer-1.0-py3-none-any.whl").as_uri())
     missing = package("inner", "1.0", (wheels / "missing.whl").as_uri())
     assert "2 packages, at least 2 MB to download (outer 2)" in script["describe"]([known, missing])
+
+
+def test_without_a_size_no_total_is_printed(script):
+    package = script["Package"]("inner", "1.0", "file:///missing/inner.whl")
+    assert script["describe"]([package]) == "1 packages, size unknown"
+
+
+def test_a_server_that_does_not_speak_http_reports_no_size(script):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def reply() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"no status line\r\n\r\n")
+
+        thread = threading.Thread(target=reply)
+        thread.start()
+        assert script["size"](f"http://127.0.0.1:{server.getsockname()[1]}/inner.whl") is None
+        thread.join()
 
 
 def test_an_error_of_pip_ends_the_installation(tmp_path):
