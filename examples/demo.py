@@ -104,7 +104,7 @@ def compare(model: GritLM) -> None:
 
 def search(engine: RagEngine) -> None:
     """Index a small corpus of real passages and search it."""
-    heading("3. It searches: vector and key/value state of a passage are computed when it is added")
+    heading("3. It searches: passages are read when they are added")
     added = engine.add(CORPUS / "passages.jsonl")
     size = engine.store.nbytes / 1e6
     console.print(

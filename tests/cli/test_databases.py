@@ -25,7 +25,7 @@ def test_an_embedded_qdrant_is_made_listed_verified_and_changed(run, model_optio
     rebuilt = run("store", "rebuild", store, *model_options)
     assert "1 passages kept, 0 embedded again" in rebuilt.output
     again = run(*index, *model_options)
-    assert "unchanged: 1 documents" in again.output
+    assert "unchanged: 1 document" in again.output
     asked = run("ask", "What colour is the ball?", "--store", store, *model_options)
     assert asked.exit_code == 0, asked.output
     deleted = run("store", "delete", store, "notes/ball.md", *model_options)

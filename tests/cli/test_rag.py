@@ -58,8 +58,8 @@ def test_the_field_of_the_text_is_named_and_skipped_rows_are_counted(run_model, 
     place = str(tmp_path / "store")
     files = (str(tmp_path / "tea.csv"), str(tmp_path / "bad.jsonl"))
     result = run_model("index", *files, "--text-field", "story", "--to", place)
-    assert result.stdout.startswith("added 1 documents")
-    assert "skipped: 300; the store has 1 passages" in result.stdout
+    assert result.stdout.startswith("added 1 document (0 of them replaced) with 1 passage in")
+    assert "skipped: 300; the store has 1 passage" in result.stdout
     assert result.stderr.count("bad.jsonl:") == 100
     assert "200 more, which are not named" in result.stderr
 
@@ -82,7 +82,7 @@ def test_rows_that_are_gone_are_told(run_model, tmp_path):
     run_model("index", str(rows), "--to", place)
     rows.write_text('{"text": "It opens at ten."}\n{"text": "It rains."}\n')
     again = run_model("index", str(rows), "--to", place)
-    assert "removed: 1 documents; unchanged: 1 documents; skipped: 0;" in again.stdout
+    assert "removed: 1 document; unchanged: 1 document; skipped: 0;" in again.stdout
     assert "the store has 2 passages" in again.stdout
 
 
@@ -436,6 +436,7 @@ def test_the_passage_that_answers_is_marked():
     source = Source("p", "notes/a.txt", "", "It rains.", 0, 9, 0.5)
     assert _line(source) == "* 0.500  notes/a.txt:0-9  It rains.\n"
     assert _line(replace(source, used=False)) == "  0.500  notes/a.txt:0-9  It rains.\n"
+    assert _line(replace(source, page=3)) == "* 0.500  notes/a.txt, page 3  It rains.\n"
 
 
 def test_candidates_are_reranked_by_likelihood(run_model, store):

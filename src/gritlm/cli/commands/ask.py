@@ -228,6 +228,8 @@ def _as_dict(answer: Answer, quote: Quote | None) -> dict[str, Any]:
 
 def _line(source: Source) -> str:
     place = f"{source.document_id}:{source.start}-{source.end}"
+    if source.page is not None:
+        place = f"{source.document_id}, page {source.page}"
     if source.media is not None:
         label = source.media.label
         place = f"{source.document_id}, {label}" if label else source.document_id

@@ -269,18 +269,23 @@ def _index_on_ray(
     _tell(added, report.blocks, total=report.passages)
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def _tell(added: AddResult, stats: StoreStats, *, total: int) -> None:
     for each in added.skipped:
         logs.write_message("skipped", f"{each.path}: {each.reason}")
     if more := added.skipped_count - len(added.skipped):
         logs.write_message("skipped", f"{more:,} more, which are not named")
     speed = f", {added.passages / added.seconds:.0f} a second" if added.passages else ""
-    removed = f"removed: {added.removed} documents; " if added.removed else ""
+    removed = f"removed: {_count(added.removed, 'document')}; " if added.removed else ""
     terminal.write(
-        f"added {added.documents} documents ({added.replaced} of them replaced) with "
-        f"{added.passages} passages in {added.seconds:.1f} s{speed}\n"
-        f"{removed}unchanged: {added.unchanged} documents; skipped: {added.skipped_count}; "
-        f"the store has {total} passages, and {stats.blocks} key/value blocks in "
+        f"added {_count(added.documents, 'document')} ({added.replaced} of them replaced) with "
+        f"{_count(added.passages, 'passage')} in {added.seconds:.1f} s{speed}\n"
+        f"{removed}unchanged: {_count(added.unchanged, 'document')}; "
+        f"skipped: {added.skipped_count}; the store has {_count(total, 'passage')}, "
+        f"and {_count(stats.blocks, 'key/value block')} in "
         f"{stats.live_bytes / 1e9:.2f} of {stats.disk_bytes / 1e9:.1f} GB\n"
     )
     if gone := stats.refused + stats.evicted:
