@@ -41,7 +41,7 @@ check: $(VENV)/.dev ## check format, lint, types and wording
 test: $(VENV)/.dev ## run the default tests, with the default model and its towers, and count the lines they run
 	@$(BIN)/gritlm pull >/dev/null
 	@$(BIN)/gritlm pull senses >/dev/null || echo "tests of the model senses are skipped" >&2
-	@status=0; threads=$${OMP_NUM_THREADS:-$$($(BIN)/python -c "import os; print(max(1, os.cpu_count() // $(PROCESSES)))")}; \
+	@rm -f .coverage.txt; status=0; threads=$${OMP_NUM_THREADS:-$$($(BIN)/python -c "import os; print(max(1, os.cpu_count() // $(PROCESSES)))")}; \
 	OMP_NUM_THREADS=$$threads $(PYTEST) --numprocesses $(PROCESSES) --dist loadfile --ignore tests/scale || status=$$?; \
 	$(PYTEST) --cov-append tests/scale || status=$$?; \
 	$(BIN)/coverage report >.coverage.txt || status=$$?; tail -n 2 .coverage.txt; exit $$status
