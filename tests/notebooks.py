@@ -70,12 +70,12 @@ def printed(notebook: NotebookNode) -> str:
     return "\n".join(text for kind, text in texts(notebook) if kind in ("stdout", "text/plain"))
 
 
-def run(path: Path, workplace: Path, **parameters: object) -> NotebookNode:
+def run(path: Path, folder: Path, **parameters: object) -> NotebookNode:
     """Run a notebook in a copy of the folder ``examples``, and return it with its outputs.
 
     Args:
         path: the notebook.
-        workplace: an empty folder for the copy, and for all files that the notebook writes.
+        folder: an empty folder for the copy, and for all files that the notebook writes.
         parameters: values that replace those of the cell tagged ``parameters``.
 
     Raises:
@@ -84,12 +84,12 @@ def run(path: Path, workplace: Path, **parameters: object) -> NotebookNode:
     """
     notebook = read(path)
     set_parameters(notebook, parameters)
-    copy = workplace / "examples"
+    copy = folder / "examples"
     shutil.copytree(ROOT / "examples", copy, ignore=shutil.ignore_patterns("__pycache__", "work"))
     environment = {
         **os.environ,
-        "IPYTHONDIR": str(workplace / "ipython"),
-        "JUPYTER_RUNTIME_DIR": str(workplace / "runtime"),
+        "IPYTHONDIR": str(folder / "ipython"),
+        "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),
         "PYTHONWARNINGS": "ignore",
         "TQDM_DISABLE": "1",
     }
@@ -141,8 +141,8 @@ def main(names: list[str]) -> None:
         raise SystemExit(f"no notebook is named {first!r}; there are: {known}")
     for path in chosen:
         started = perf_counter()
-        with tempfile.TemporaryDirectory() as workplace:
-            keep(run(path, Path(workplace)), path)
+        with tempfile.TemporaryDirectory() as folder:
+            keep(run(path, Path(folder)), path)
         print(f"{path.stem}: {perf_counter() - started:.0f} s")
 
 

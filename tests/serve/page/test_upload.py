@@ -65,14 +65,20 @@ def test_a_pdf_is_sent_and_indexed_with_progress_and_its_page_is_cited(visit, em
     assert f"room {int(cited[1]) - 1} " in used.locator(".passage").inner_text()
 
 
-def test_a_text_that_is_pasted_during_an_addition_is_not_lost(visit, empty, tmp_path):
-    here = visit("search", at=empty, may_fail=True)
-    page = here.page
+def held_upload(page: Any, file: Path) -> list[Any]:
+    """Begin an upload that the server never answers, and return the list of its requests."""
     page.locator("#server-model", has_text="tiny").wait_for()
     held: list[Any] = []
     page.route("**/v1/rag/documents", lambda route: held.append(route))
-    page.locator("#files").set_input_files(pdf(tmp_path / "first.pdf", 2))
-    page.locator("#adding-text", has_text="first.pdf").wait_for()
+    page.locator("#files").set_input_files(file)
+    page.locator("#adding-text", has_text=file.name).wait_for()
+    return held
+
+
+def test_a_text_that_is_pasted_during_an_addition_is_not_lost(visit, empty, tmp_path):
+    here = visit("search", at=empty, may_fail=True)
+    page = here.page
+    held = held_upload(page, pdf(tmp_path / "first.pdf", 2))
     page.get_by_text("Paste a text").click()
     page.locator("#paste-text").fill("The door is green.")
     page.get_by_role("button", name="Add text").click()
@@ -97,11 +103,7 @@ def test_a_phone_has_a_button_that_leads_to_the_documents(visit):
 def test_an_upload_can_be_stopped(visit, empty, tmp_path):
     here = visit("search", at=empty, may_fail=True)
     page = here.page
-    page.locator("#server-model", has_text="tiny").wait_for()
-    held: list[Any] = []
-    page.route("**/v1/rag/documents", lambda route: held.append(route))
-    page.locator("#files").set_input_files(pdf(tmp_path / "stopped.pdf", 2))
-    page.locator("#adding-text", has_text="stopped.pdf").wait_for()
+    held_upload(page, pdf(tmp_path / "stopped.pdf", 2))
     page.get_by_role("button", name="Stop").click()
     page.locator("#documents-status").get_by_text("Stopped").wait_for()
     assert page.locator("#adding").is_hidden()
